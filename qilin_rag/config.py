@@ -1,0 +1,193 @@
+"""Configuration: where presets and prompts are found, how settings are layered, and the settings of a run.
+
+Layers, each over the one before: defaults < file < flags < `--set key=value`. Files are data: they are read with
+`safe_load`, and can name only registered components; `package.module:Class` is for the command line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import yaml
+from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationError
+
+from qilin_rag.errors import UsageError, unknown_name
+from qilin_rag.registry import LLMS, RETRIEVERS, explain
+from qilin_rag.text import clean
+from qilin_rag.types import Frozen
+
+_PACKAGE = Path(__file__).parent
+
+
+class Named(Frozen):
+    """A component by registered name and settings, not built yet."""
+
+    name: str
+    settings: dict[str, Any] = {}
+
+
+class RunConfig(Frozen):
+    """All settings of one run, resolved: what the manifest records and what `run` is given."""
+
+    data: str = Field(default_factory=lambda: os.environ.get("QILIN_RAG_DATA") or "sample")
+    retriever: Named = Named(name="bm25")
+    llm: Named = Named(name="extractive")
+    llm_label: str = "extractive"
+    prompt: str = "default"
+    top_k: PositiveInt = 5
+    metrics: dict[str, dict[str, Any]] = {"rouge_l": {}}
+    seed: int = 0
+    limit: PositiveInt | None = None
+    ids: Path | None = None
+    concurrency: PositiveInt = 16
+    runs_dir: Path = Path("runs")
+    fresh: bool = False
+    fail_on_error: NonNegativeFloat = 0.0
+
+
+def cache_dir() -> Path:
+    """Where indexes are kept between runs: $QILIN_RAG_CACHE, else the user's cache folder."""
+    named = os.environ.get("QILIN_RAG_CACHE")
+    return Path(named) if named else platformdirs.user_cache_path("qilin_rag")
+
+
+def _resource_roots() -> list[Path]:
+    checkout = _PACKAGE.parent
+    shipped = checkout if (checkout / "pyproject.toml").is_file() else _PACKAGE / "resources"
+    return list(dict.fromkeys([Path.cwd(), shipped]))
+
+
+def resource_names(kind: str) -> dict[str, Path]:
+    """All YAML files of a folder (`prompts`, `configs/llms`) by name; the working directory's come first."""
+    found: dict[str, Path] = {}
+    for root in _resource_roots():
+        for path in sorted((root / kind).glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def find_resource(kind: str, name: str) -> Path:
+    """The file of a named prompt or preset; unknown names get the nearest ones suggested."""
+    found = resource_names(kind)
+    if name not in found:
+        raise unknown_name(Path(kind).name.removesuffix("s"), name, found)
+    return found[name]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping; anything else is a UsageError naming file and line."""
+    try:
+        content = yaml.safe_load(clean(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UsageError(f"{path}: expected a mapping of settings")
+    return content
+
+
+def parse_overrides(assignments: Iterable[str]) -> list[tuple[list[str], Any]]:
+    """`--set a.b=value` as (["a", "b"], value); the value is read as a YAML scalar or list."""
+    parsed = []
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
+            raise UsageError(f"--set {assignment!r}: expected key=value, for example retriever.k1=1.2")
+        try:
+            parsed.append((key.split("."), yaml.safe_load(value) if value else ""))
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {assignment!r}: the value is not valid YAML") from error
+    return parsed
+
+
+def _named(layer: Any, kind: str) -> dict[str, Any]:
+    """A component in a file or flag: a name, or a mapping with `name` and its settings."""
+    if isinstance(layer, str):
+        return {"name": layer}
+    if isinstance(layer, dict) and isinstance(layer.get("name"), str):
+        return dict(layer)
+    raise UsageError(f"{kind}: expected a name, or a mapping with 'name' and its settings; got {layer!r}")
+
+
+def _metrics(layer: Any) -> dict[str, dict[str, Any]]:
+    if isinstance(layer, str):
+        layer = [name.strip() for name in layer.split(",") if name.strip()]
+    if isinstance(layer, list) and all(isinstance(name, str) for name in layer):
+        return {name: {} for name in layer}
+    if isinstance(layer, dict) and all(isinstance(value, dict) for value in layer.values()):
+        return {str(name): dict(settings) for name, settings in layer.items()}
+    raise UsageError(f"metrics: expected names, or a mapping of names to settings; got {layer!r}")
+
+
+def resolve_run(
+    flags: Mapping[str, Any], overrides: Iterable[str] = (), file: Path | None = None
+) -> RunConfig:
+    """Layer file, flags (None = not given) and `--set` assignments over the defaults; LLM presets are filled in."""
+    from_file = read_yaml(file) if file else {}
+    for kind in ("retriever", "llm"):
+        if kind in from_file and ":" in _named(from_file[kind], kind)["name"]:
+            raise UsageError(f"{file}: {kind} must be a registered name; give package.module:Class as --{kind}")
+    given = {**from_file, **{key: value for key, value in flags.items() if value is not None}}
+    base_url = given.pop("base_url", None)
+    retriever = _named(given.pop("retriever", "bm25"), "retriever")
+    llm = _named(given.pop("llm", "extractive"), "llm")
+    metrics = _metrics(given.pop("metrics", ["rouge_l"]))
+    label = llm["name"]
+    llm = {**_preset(label), **{key: value for key, value in llm.items() if key != "name"}}
+    if base_url is not None:
+        llm["base_url"] = base_url
+    for path, value in parse_overrides(overrides):
+        match path:
+            case ["retriever", key]:
+                retriever[key] = value
+            case ["llm", key]:
+                llm[key] = value
+            case ["metrics", metric, key]:
+                if metric not in metrics:
+                    raise unknown_name("metric in this run", metric, metrics)
+                metrics[metric][key] = value
+            case [key] if key in RunConfig.model_fields and key not in ("retriever", "llm", "llm_label", "metrics"):
+                given[key] = value
+            case _:
+                known = [*RunConfig.model_fields, "retriever.KEY", "llm.KEY", "metrics.NAME.KEY"]
+                raise unknown_name("setting in --set", ".".join(path), known)
+    retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
+    if llm_class == "openai" and label == "openai" and isinstance(llm.get("model"), str):
+        label = llm["model"]  # an unnamed endpoint is known by its model
+    settings = {
+        **given,
+        "retriever": {"name": retriever_name, "settings": retriever},
+        "llm": {"name": llm_class, "settings": llm},
+        "llm_label": label,
+        "metrics": metrics,
+    }
+    RETRIEVERS.resolve(retriever_name)
+    LLMS.resolve(llm_class)
+    try:
+        return RunConfig(**settings)
+    except ValidationError as error:
+        raise UsageError(f"{file or 'run'}: {explain(error, RunConfig)}") from error
+
+
+def _preset(name: str) -> dict[str, Any]:
+    """An LLM preset's settings, its class under `name`; a name without a preset is a class itself."""
+    if ":" in name or name in LLMS.table():
+        return {"name": name}
+    presets = resource_names("configs/llms")
+    if name not in presets:
+        raise unknown_name("llm", name, [*presets, *LLMS.table()])
+    preset = read_yaml(presets[name])
+    kind = preset.pop("class", None)
+    if kind not in LLMS.table():
+        raise UsageError(f"{presets[name]}: class must be one of {', '.join(LLMS.table())}; got {kind!r}")
+    return {**preset, "name": kind}

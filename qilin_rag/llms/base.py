@@ -1,0 +1,43 @@
+"""The interface of an LLM under test."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from qilin_rag.errors import QilinError
+from qilin_rag.prompts import RenderedPrompt
+from qilin_rag.registry import Component
+from qilin_rag.types import Completion
+
+
+class LLMError(QilinError):
+    """This question got no answer; the run goes on and records it as failed."""
+
+
+class FatalLLMError(QilinError):
+    """No question can get an answer (server gone, key refused): the run stops, what is done is kept."""
+
+
+class LLM(Component):
+    """Answers prompts; several calls of `generate` run at once on one event loop."""
+
+    @property
+    def prompt_budget(self) -> int | None:
+        """Tokens a prompt may have, None where there is no limit."""
+        return None
+
+    def check(self) -> dict[str, Any]:
+        """Before anything else is done: raise a QilinError if no call can succeed; else what is known of the server."""
+        return {}
+
+    @abstractmethod
+    async def generate(self, prompt: RenderedPrompt) -> Completion:
+        """Answer one prompt. `finish_reason` is `stop`, `length` (cut off) or `content_filter` (refused).
+
+        LLMError for this prompt alone, FatalLLMError where going on makes no sense.
+        """
+
+    async def close(self) -> None:
+        """Free connections; called once after the last call."""
+        return None

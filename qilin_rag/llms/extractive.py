@@ -1,0 +1,70 @@
+"""A reader without an LLM: it answers with the sentences of the notes that match the question best.
+
+The embedded default, so that everything runs with nothing but Python, and the lower bound of every leaderboard.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from pydantic import PositiveInt
+
+from qilin_rag.llms.base import LLM
+from qilin_rag.prompts import RenderedPrompt
+from qilin_rag.text import mixed_tokens, normalise, sentences, strip_tags
+from qilin_rag.types import Completion, Note, Usage
+
+
+class Extractive(LLM):
+    """Takes whole sentences up to `max_chars`, and says nothing where it was given no note.
+
+    Notes are read in the order of how much of the question they hold, weighted by rarity among the notes given;
+    within that order sentences are taken as they stand, near-repeats left out.
+    """
+
+    max_chars: PositiveInt = 320
+
+    async def generate(self, prompt: RenderedPrompt) -> Completion:
+        """The best-matching sentences, in reading order."""
+        text = self.read(prompt.query, prompt.notes)
+        return Completion(text=text, raw=text, model="extractive", finish_reason="stop", usage=Usage())
+
+    def read(self, query: str, notes: list[Note]) -> str:
+        """The answer to `query` from `notes`."""
+        parts = [(i, sentence) for i, note in enumerate(notes) for sentence in _sentences_of(note)]
+        grams = [_bigrams(sentence) for _, sentence in parts]
+        note_grams = [_bigrams(f"{note.title}\n{note.content}") for note in notes]
+        asked = _bigrams(query)
+        n_holding = Counter(gram for held in note_grams for gram in held)
+        rarity = {gram: math.log(1 + len(notes) / (0.5 + n_holding[gram])) for gram in asked}
+
+        def overlap(held: set[str]) -> float:
+            return sum(rarity[gram] for gram in asked & held)
+
+        whole = sum(rarity.values()) or 1.0
+        relevance = [
+            2 * overlap(note_grams[i]) / whole + overlap(held) / whole - 0.1 * i
+            for (i, _), held in zip(parts, grams, strict=True)
+        ]
+        taken: list[int] = []
+        n_chars = 0
+        for row in sorted(range(len(parts)), key=lambda row: (-relevance[row], row)):
+            fits = n_chars + len(parts[row][1]) <= self.max_chars
+            if fits and not any(_repeats(grams[row], grams[other]) for other in taken):
+                taken.append(row)
+                n_chars += len(parts[row][1])
+        return "\n".join(parts[row][1] for row in sorted(taken))
+
+
+def _sentences_of(note: Note) -> list[str]:
+    return [sentence for sentence in sentences(strip_tags(note.content)) if len(sentence) > 1]
+
+
+def _bigrams(text: str) -> set[str]:
+    tokens = mixed_tokens(normalise(text))
+    return {a + b for a, b in zip(tokens, tokens[1:], strict=False)} or set(tokens)
+
+
+def _repeats(grams: set[str], other: set[str]) -> bool:
+    return len(grams & other) > 0.6 * min(len(grams), len(other))

@@ -1,0 +1,231 @@
+"""Any server that speaks OpenAI's chat completions: vLLM, llama.cpp, the public APIs.
+
+Every sampling field is sent with every request: a server fills in what is missing from the model's own
+generation_config, and the same command would mean different sampling on different servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import random
+import time
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
+
+from pydantic import PositiveFloat, PositiveInt, PrivateAttr, field_validator
+
+from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.llms.base import LLM, FatalLLMError, LLMError
+from qilin_rag.llms.retry import TransientError, parse_retry_after, with_retries
+from qilin_rag.prompts import RenderedPrompt
+from qilin_rag.text import clean
+from qilin_rag.types import Completion, Usage
+
+if TYPE_CHECKING:
+    import openai
+
+CHECK_TIMEOUT_S = 5.0
+
+
+class OpenAICompatible(LLM):
+    """One model behind one address.
+
+    `api_key_env` names the environment variable that holds the key (servers on this machine need none).
+    `extra_body` is sent as it is, for sampling fields that only some servers know. `context_length` and
+    `max_tokens` (of the answer) bound the prompt. `timeout_s` is the deadline of one request.
+    """
+
+    operational: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env", "timeout_s", "max_tries"})
+
+    model: str
+    base_url: str = "http://127.0.0.1:8000/v1"
+    api_key_env: str = "OPENAI_API_KEY"
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: PositiveInt = 1024
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = 0
+    extra_body: dict[str, Any] = {}
+    context_length: PositiveInt = 32768
+    timeout_s: PositiveFloat = 180.0
+    max_tries: PositiveInt = 10
+
+    _client: openai.AsyncOpenAI | None = PrivateAttr(default=None)
+    _rng: random.Random = PrivateAttr(default_factory=random.Random)
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, base_url: str) -> str:
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected an address like http://127.0.0.1:8000/v1")
+        if parts.username or parts.password:
+            raise ValueError("an address is written to the manifest, so it must not hold a password; use api_key_env")
+        return base_url.rstrip("/")
+
+    @property
+    def prompt_budget(self) -> int:
+        """What the answer leaves of the context."""
+        if self.max_tokens >= self.context_length:
+            raise UsageError(
+                f"llm.max_tokens ({self.max_tokens}) leaves no room for a prompt in "
+                f"llm.context_length ({self.context_length})"
+            )
+        return self.context_length - self.max_tokens
+
+    @property
+    def _is_local(self) -> bool:
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+    def _api_key(self) -> str:
+        key = os.environ.get(self.api_key_env, "")
+        if key or self._is_local:
+            return key or "none"
+        raise UsageError(f"{self.base_url} needs a key: set the environment variable {self.api_key_env}")
+
+    def _client_settings(self) -> dict[str, Any]:
+        return {"base_url": self.base_url, "api_key": self._api_key(), "max_retries": 0}
+
+    def check(self) -> dict[str, Any]:
+        """Ask the server for its models: fails within seconds if there is no server, no such model, or a bad key."""
+        import openai
+
+        http_client = openai.DefaultHttpxClient(trust_env=not self._is_local)
+        client = openai.OpenAI(**self._client_settings(), timeout=CHECK_TIMEOUT_S, http_client=http_client)
+        try:
+            served = [model.id for model in client.models.list().data]
+        except openai.APIConnectionError as error:
+            raise self._no_server(error.__cause__ or error) from error
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise self._key_refused(error) from error
+        except (openai.OpenAIError, AttributeError, TypeError, ValueError):
+            return {"base_url": self.base_url}  # some servers answer chats but do not list models
+        finally:
+            client.close()
+        if served and self.model not in served and self._is_local:
+            raise UsageError(
+                f"{self.base_url} serves {', '.join(map(repr, served[:5]))}, not {self.model!r}; "
+                "name one of them with --set llm.model=NAME"
+            )
+        return {"base_url": self.base_url, "models": [model for model in served if model == self.model]}
+
+    def _no_server(self, cause: BaseException) -> FatalLLMError:
+        if not self._is_local:
+            return FatalLLMError(f"no answer from {self.base_url} ({cause}); check the address and the network")
+        port = urlsplit(self.base_url).port or 80
+        return FatalLLMError(
+            f"no server answers at {self.base_url} ({cause}); start one in an environment that has vLLM: "
+            f"vllm serve {self.model} --port {port}, or give another address with --base-url"
+        )
+
+    def _key_refused(self, error: openai.APIStatusError) -> FatalLLMError:
+        return FatalLLMError(
+            f"{self.base_url} refused the key in {self.api_key_env} ({error.status_code}); check that variable"
+        )
+
+    async def generate(self, prompt: RenderedPrompt) -> Completion:
+        """One chat completion, tried again up to `max_tries` times where that can help."""
+        try:
+            return await with_retries(lambda: self._call(prompt), self.max_tries, self._rng)
+        except TransientError as error:
+            import openai
+
+            if isinstance(error.__cause__, openai.APIConnectionError) and not isinstance(
+                error.__cause__, openai.APITimeoutError
+            ):
+                raise self._no_server(error) from error
+            raise LLMError(f"{error} ({self.max_tries} tries)") from error
+
+    async def _call(self, prompt: RenderedPrompt) -> Completion:
+        import openai
+
+        if self._client is None:
+            http_client = openai.DefaultAsyncHttpxClient(
+                trust_env=not self._is_local, limits=openai.DEFAULT_CONNECTION_LIMITS
+            )
+            self._client = openai.AsyncOpenAI(
+                **self._client_settings(), timeout=self.timeout_s, http_client=http_client
+            )
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                response = await self._client.chat.completions.create(
+                    model=self.model,
+                    messages=prompt.messages,  # type: ignore[arg-type]
+                    temperature=self.temperature,
+                    top_p=self.top_p,
+                    max_tokens=self.max_tokens,
+                    presence_penalty=self.presence_penalty,
+                    frequency_penalty=self.frequency_penalty,
+                    seed=self.seed,
+                    n=1,
+                    stream=False,
+                    extra_body=self.extra_body or None,
+                )
+        except TimeoutError as error:
+            raise TransientError(f"no answer within {self.timeout_s:g} s") from error
+        except openai.APIConnectionError as error:
+            raise TransientError(f"connection failed: {error.__cause__ or error}") from error
+        except openai.APIStatusError as error:
+            if _is_filtered(error):
+                return Completion(text="", raw="", model=self.model, finish_reason="content_filter")
+            raise self._status_error(error) from error
+        except (openai.OpenAIError, ValueError) as error:
+            raise TransientError(f"unreadable answer: {str(error)[:200]}") from error
+        return self._completion(response, time.perf_counter() - started)
+
+    def _status_error(self, error: openai.APIStatusError) -> Exception:
+        """What a refusal means: for this question, for all, or only for now."""
+        text = f"HTTP {error.status_code}: {self._redacted(error.message)[:300]}"
+        if error.status_code in (401, 403):
+            return self._key_refused(error)
+        if error.status_code == 404:
+            return FatalLLMError(f"{self.base_url} knows no model {self.model!r} or no such path ({text})")
+        if error.code == "insufficient_quota":
+            return FatalLLMError(f"{self.base_url}: the account's quota is used up ({text})")
+        if error.status_code in (408, 409, 425, 429) or error.status_code >= 500:
+            return TransientError(text, parse_retry_after(error.response.headers.get("retry-after")))
+        return LLMError(text)
+
+    def _redacted(self, text: str) -> str:
+        key = os.environ.get(self.api_key_env, "")
+        return text.replace(key, "***") if len(key) >= 8 else text
+
+    def _completion(self, response: Any, latency_s: float) -> Completion:
+        choices = getattr(response, "choices", None)
+        if not choices or getattr(choices[0], "message", None) is None:
+            raise TransientError("unreadable answer: no choices in it")
+        raw = clean(choices[0].message.content or "")
+        usage = response.usage
+        return Completion(
+            text=raw.strip(),
+            raw=raw,
+            model=response.model or self.model,
+            finish_reason=choices[0].finish_reason or "stop",
+            usage=Usage(
+                prompt_tokens=usage.prompt_tokens if usage else None,
+                completion_tokens=usage.completion_tokens if usage else None,
+            ),
+            latency_s=latency_s,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+
+def _is_filtered(error: openai.APIStatusError) -> bool:
+    """Whether a refusal comes from the provider's content filter."""
+    return error.status_code == 400 and error.code in ("content_filter", "data_inspection_failed", "1301")
+
+
+__all__ = ["OpenAICompatible", "QilinError"]

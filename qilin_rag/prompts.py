@@ -1,0 +1,119 @@
+"""Prompts: YAML files with a template for questions with notes and one without, rendered in Jinja's sandbox."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from jinja2 import meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import ValidationError
+
+from qilin_rag.config import find_resource, read_yaml
+from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.registry import explain
+from qilin_rag.text import estimate_tokens
+from qilin_rag.types import Frozen, Message, Note
+
+VARIABLES = {"query": "the question's text", "notes": "the notes, best first: each has title and content"}
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
+)
+
+
+class PromptTooLongError(QilinError):
+    """Even without any note the prompt is over the budget."""
+
+
+class RenderedPrompt(NamedTuple):
+    """What an LLM is given: the chat messages, and for readers that are no LLM the parts they were made of."""
+
+    messages: list[Message]
+    query: str
+    notes: list[Note]
+    notes_given: int
+
+
+class Prompt(Frozen):
+    """One way to ask. `version` is for people; what identifies a prompt is the hash of its templates."""
+
+    name: str
+    language: str
+    description: str
+    version: int = 1
+    system: str = ""
+    with_notes: str
+    without_notes: str
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the three templates: two prompts with the same hash ask the same."""
+        templates = json.dumps([self.system, self.with_notes, self.without_notes], ensure_ascii=False)
+        return hashlib.sha256(templates.encode()).hexdigest()
+
+    @cached_property
+    def _templates(self) -> tuple[jinja2.Template, jinja2.Template, jinja2.Template]:
+        return tuple(  # type: ignore[return-value]
+            self._compile(part) for part in ("system", "with_notes", "without_notes")
+        )
+
+    def _compile(self, part: str) -> jinja2.Template:
+        source: str = getattr(self, part)
+        try:
+            unknown = meta.find_undeclared_variables(_ENVIRONMENT.parse(source)) - set(VARIABLES)
+            if unknown:
+                raise UsageError(
+                    f"prompt {self.name!r}, {part}: unknown variable {min(unknown)!r}; known: {', '.join(VARIABLES)}"
+                )
+            return _ENVIRONMENT.from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise UsageError(f"prompt {self.name!r}, {part}, line {error.lineno}: {error.message}") from error
+
+    def _messages(self, query: str, notes: Sequence[Note]) -> list[Message]:
+        system, with_notes, without_notes = self._templates
+        values = {"query": query, "notes": [{"title": note.title, "content": note.content} for note in notes]}
+        try:
+            user = (with_notes if notes else without_notes).render(values).strip()
+            asked: list[Message] = [{"role": "user", "content": user}]
+            instruction = system.render(values).strip()
+        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise UsageError(f"prompt {self.name!r} can't be rendered: {error}") from error
+        return [{"role": "system", "content": instruction}, *asked] if instruction else asked
+
+    def render(self, query: str, notes: Sequence[Note], budget: int | None = None) -> RenderedPrompt:
+        """Fill the templates; whole notes are dropped from the end until the estimate fits `budget` tokens.
+
+        The question is never cut: PromptTooLongError when it does not fit even alone.
+        """
+        kept = list(notes)
+        while True:
+            messages = self._messages(query, kept)
+            n_tokens = sum(estimate_tokens(message["content"]) for message in messages)
+            if budget is None or n_tokens <= budget:
+                return RenderedPrompt(messages, query, kept, len(notes))
+            if not kept:
+                raise PromptTooLongError(f"about {n_tokens} prompt tokens without any note; the budget is {budget}")
+            kept.pop()
+
+
+def load_prompt(name: str) -> Prompt:
+    """A prompt by name (`prompts/NAME.yaml`, working directory first) or by the path of a YAML file.
+
+    It is rendered once on an example, so that a wrong template is found before anything is spent.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else find_resource("prompts", name)
+    content: dict[str, Any] = read_yaml(path)
+    try:
+        prompt = Prompt(**{"name": path.stem, **content})
+    except (ValidationError, TypeError) as error:
+        detail = explain(error, Prompt) if isinstance(error, ValidationError) else error
+        raise UsageError(f"prompt {path}: {detail}") from error
+    example = Note(note_idx=0, title="标题", content="正文")
+    for notes in ([example], []):
+        prompt.render("问题", notes)
+    return prompt

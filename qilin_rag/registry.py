@@ -1,0 +1,142 @@
+"""Components and the tables that name them: retrievers, LLMs and scorers, ours and third parties'.
+
+A component *is* its configuration: a frozen model whose fields are its parameters. Validation, YAML, the
+manifest and the fingerprint all come from that one definition; heavy state is built lazily and kept private.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from qilin_rag.errors import QilinError, UsageError, unknown_name
+
+
+class Component(BaseModel):
+    """A pluggable part of the harness, defined by its fields.
+
+    `operational` names the fields that cannot change any output (addresses, timeouts): they stay out of the
+    fingerprint. Raise `version` when the same fields come to mean other output.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    version: ClassVar[int] = 1
+    operational: ClassVar[frozenset[str]] = frozenset()
+    requires: ClassVar[str | None] = None
+
+    @classmethod
+    def class_path(cls) -> str:
+        """`module:Class`, under which this component can be named anywhere."""
+        return f"{cls.__module__}:{cls.__qualname__}"
+
+    def identity(self) -> dict[str, Any]:
+        """Everything about this component that can change what comes out of it."""
+        return {
+            "class": self.class_path(),
+            "version": self.version,
+            **self.model_dump(mode="json", exclude=set(self.operational)),
+        }
+
+    def changed(self) -> dict[str, Any]:
+        """The output-changing fields that were set to other than their default: what tells two of a kind apart."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.operational))
+
+
+C = TypeVar("C", bound=Component)
+
+
+class Registry(Generic[C]):
+    """Names for the components of one kind, each a lazy `"module:Class"` string.
+
+    Third parties join through the entry-point group `qilin_rag.<kind>s`, or are named `package.module:Class`.
+    """
+
+    def __init__(self, kind: str, table: Mapping[str, str]) -> None:
+        self.kind = kind
+        self._builtin = dict(table)
+
+    def table(self) -> dict[str, str]:
+        """All names, with what each stands for; two definitions of one name are an error."""
+        table = dict(self._builtin)
+        for entry in entry_points(group=f"qilin_rag.{self.kind}s"):
+            if table.get(entry.name, entry.value) != entry.value:
+                raise UsageError(
+                    f"two {self.kind}s are called {entry.name!r}: {table[entry.name]} and {entry.value}; "
+                    "uninstall one of the two packages"
+                )
+            table[entry.name] = entry.value
+        return table
+
+    def resolve(self, name: str) -> type[Component]:
+        """The class behind a registered name or a `package.module:Class`."""
+        path = name if ":" in name else self.table().get(name)
+        if path is None:
+            raise unknown_name(self.kind, name, self.table())
+        module_name, _, class_name = path.partition(":")
+        if str(Path.cwd()) not in sys.path and path == name:
+            sys.path.insert(0, str(Path.cwd()))  # a class of the user's own working directory
+        try:
+            found = getattr(importlib.import_module(module_name), class_name)
+        except ImportError as error:
+            raise UsageError(f"{self.kind} {name!r} can't be imported: {error}") from error
+        except AttributeError as error:
+            raise UsageError(f"{self.kind} {name!r}: module {module_name} has no {class_name!r}") from error
+        if not (isinstance(found, type) and issubclass(found, Component)):
+            raise UsageError(f"{self.kind} {name!r}: {class_name} is not a qilin_rag component")
+        return found
+
+    def create(self, name: str, settings: Mapping[str, Any]) -> C:
+        """Build the named component; a wrong setting is reported by name, with the settings it has."""
+        cls = self.resolve(name)
+        try:
+            return cls(**settings)  # type: ignore[return-value]
+        except ValidationError as error:
+            raise UsageError(f"{self.kind} {name}: {explain(error, cls)}") from error
+
+
+RETRIEVERS: Registry[Any] = Registry(
+    "retriever",
+    {
+        "none": "qilin_rag.retrievers.none:NoRetriever",
+        "bm25": "qilin_rag.retrievers.bm25:BM25",
+        "oracle": "qilin_rag.retrievers.oracle:Oracle",
+    },
+)
+LLMS: Registry[Any] = Registry(
+    "llm",
+    {
+        "extractive": "qilin_rag.llms.extractive:Extractive",
+        "openai": "qilin_rag.llms.openai_compatible:OpenAICompatible",
+    },
+)
+SCORERS: Registry[Any] = Registry(
+    "metric",
+    {
+        "rouge_l": "qilin_rag.scorers.rouge:RougeL",
+        "rouge_l_word": "qilin_rag.scorers.rouge:RougeLWord",
+        "retrieval": "qilin_rag.scorers.retrieval:Retrieval",
+    },
+)
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem of a validation error in one line: which setting, what is wrong with it, what there is."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return str(unknown_name("setting", where, model.model_fields))
+    if first["type"] == "missing":
+        return f"setting {where!r} is missing"
+    value = re.sub(r"\s+", " ", repr(first["input"]))[:80]
+    return f"setting {where!r} is {value}: {first['msg'].removeprefix('Value error, ')}"
+
+
+__all__ = ["LLMS", "RETRIEVERS", "SCORERS", "Component", "QilinError", "Registry", "explain"]

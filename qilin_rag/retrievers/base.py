@@ -1,0 +1,44 @@
+"""The interface of a retriever, and the one order in which hits are ranked."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from qilin_rag.data import NoteStore
+from qilin_rag.registry import Component
+from qilin_rag.types import Hit, Question
+
+
+class Retriever(Component):
+    """Finds notes for questions."""
+
+    @abstractmethod
+    def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
+        """Up to `k` hits for each question, in the questions' order, each list ranked by (-score, note_idx).
+
+        A note that does not match (score 0) is no hit.
+        """
+
+
+def rank_hits(
+    scores: npt.NDArray[np.floating], note_idxs: npt.NDArray[np.int64], k: int
+) -> tuple[list[Hit], int]:
+    """The `k` best notes with a score above 0, ordered by (-score, note_idx).
+
+    `scores` and `note_idxs` have shape (n_notes,). Also says how many notes were left out although they tie with
+    the last hit: where that is not 0, the order of ids decided who is in.
+    """
+    matching = np.flatnonzero(scores > 0)
+    if len(matching) > k:
+        cut = np.partition(scores[matching], -k)[-k]
+        matching = matching[scores[matching] >= cut]
+    order = np.lexsort((note_idxs[matching], -scores[matching]))
+    best = matching[order[:k]]
+    hits = [
+        Hit(note_idx=int(note_idxs[row]), score=float(scores[row]), rank=rank) for rank, row in enumerate(best, start=1)
+    ]
+    return hits, len(matching) - len(best)

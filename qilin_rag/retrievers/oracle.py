@@ -1,0 +1,23 @@
+"""The notes that the reference answer cites: the upper bound of retrieval (the paper's condition Oracle)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qilin_rag.data import NoteStore
+from qilin_rag.retrievers.base import Retriever
+from qilin_rag.types import Hit, Question
+
+
+class Oracle(Retriever):
+    """All of a question's reference notes in the order they are cited; `k` does not cut them."""
+
+    def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
+        """The reference notes, scored n, n-1, ..., 1 so that every evaluator keeps their order."""
+        return [
+            [
+                Hit(note_idx=note_idx, score=float(len(question.reference_notes) - rank + 1), rank=rank)
+                for rank, note_idx in enumerate(question.reference_notes, start=1)
+            ]
+            for question in questions
+        ]

@@ -1,0 +1,237 @@
+"""The run directory: what is written when, and how it survives a crash.
+
+samples.jsonl is appended to and flushed as each question ends; a half line that a crash left is repaired on the
+next start. Everything else is written to a temporary file and renamed. One process at a time holds the lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Literal, TypeVar
+
+import filelock
+from pydantic import BaseModel, ValidationError
+
+from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.types import Frozen, Question, Sample, Score, Summary
+
+SCHEMA_VERSION = 1
+T = TypeVar("T", bound=BaseModel)
+
+
+class Manifest(Frozen):
+    """manifest.json: all that is needed to know what a run is, and to do it again."""
+
+    schema_version: int = SCHEMA_VERSION
+    state: Literal["running", "complete", "incomplete"]
+    fingerprint: str
+    identity: dict[str, Any]
+    config: dict[str, Any]
+    data: dict[str, Any]
+    prompt: dict[str, Any]
+    question_set_sha256: str
+    n_questions: int
+    labels: dict[str, str]
+    packages: dict[str, str]
+    python: str
+    git_commit: str | None
+    server: dict[str, Any]
+    started: str
+    updated: str
+    generation_s: float = 0.0
+
+
+class RunDirectory:
+    """One run on disk. Reading needs no lock; writing happens inside `locked()`."""
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is created or read yet."""
+        self.path = path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory for writing; a lock that a dead process held is free (the system releases it)."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.path / ".lock", timeout=0)
+            with lock:
+                yield
+        except filelock.Timeout:
+            raise UsageError(
+                f"{self.path} is in use by another process; wait for it, or write elsewhere with --runs-dir"
+            ) from None
+        except OSError as error:
+            raise QilinError(f"{error.filename or self.path}: can't be written: {error.strerror or error}") from error
+
+    def read_manifest(self) -> Manifest:
+        """The manifest; a UsageError where this is no run directory or one of another version."""
+        path = self.path / "manifest.json"
+        content = self._read_json(path)
+        version = content.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise UsageError(f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}")
+        return _validated(Manifest, path, content)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Replace manifest.json."""
+        self._write("manifest.json", manifest.model_dump_json(indent=2) + "\n")
+
+    def read_summary(self) -> Summary:
+        """The summary; a UsageError where the run has none yet."""
+        path = self.path / "summary.json"
+        return _validated(Summary, path, self._read_json(path))
+
+    def write_summary(self, summary: Summary) -> None:
+        """Replace summary.json."""
+        self._write("summary.json", summary.model_dump_json(indent=2) + "\n")
+
+    def read_questions(self) -> list[Question]:
+        """The questions the run is about, with their references: what scoring needs besides the samples."""
+        return list(_read_lines(self.path / "questions.jsonl", Question))
+
+    def write_questions(self, questions: Iterable[Question]) -> None:
+        """Replace questions.jsonl."""
+        self._write_lines("questions.jsonl", questions)
+
+    def read_scores(self) -> list[Score]:
+        """All scores of the run; empty where nothing was scored yet."""
+        path = self.path / "scores.jsonl"
+        return list(_read_lines(path, Score)) if path.exists() else []
+
+    def write_scores(self, scores: Iterable[Score]) -> None:
+        """Replace scores.jsonl."""
+        self._write_lines("scores.jsonl", scores)
+
+    def write_trec_run(self, samples: Iterable[Sample], tag: str) -> None:
+        """Replace run.trec: `question_id Q0 note_idx rank score tag`."""
+        lines = (
+            f"{'_'.join(sample.question_id.split()) or '_'} Q0 {hit.note_idx} {hit.rank} {hit.score!r} {tag}\n"
+            for sample in samples
+            for hit in sample.hits
+        )
+        self._write("run.trec", "".join(lines))
+
+    def read_samples(self) -> tuple[dict[str, Sample], list[Sample]]:
+        """The last line of each question by id, and every line ever written (for usage). A half last line is skipped."""
+        lines = list(_read_lines(self.path / "samples.jsonl", Sample, half_line_ok=True))
+        return {sample.question_id: sample for sample in lines}, lines
+
+    @contextmanager
+    def samples_writer(self) -> Iterator[SamplesWriter]:
+        """Append to samples.jsonl, after mending a half line at its end."""
+        path = self.path / "samples.jsonl"
+        _mend_last_line(path)
+        with path.open("ab", buffering=0) as file:
+            yield SamplesWriter(file)
+            os.fsync(file.fileno())
+
+    def set_aside_samples(self) -> Path | None:
+        """Rename samples.jsonl for a fresh start; what it cost to make stays on disk."""
+        path = self.path / "samples.jsonl"
+        if not path.exists():
+            return None
+        aside = path.with_name(f"samples-until-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.jsonl")
+        path.rename(aside)
+        return aside
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UsageError(f"{self.path} is not a finished run directory: {path.name} is not there") from None
+        except OSError as error:
+            raise UsageError(f"{path} can't be read: {error.strerror}") from error
+        except ValueError as error:
+            raise UsageError(f"{path} is not valid JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise UsageError(f"{path}: expected a JSON object")
+        return content
+
+    def _write_lines(self, name: str, rows: Iterable[BaseModel]) -> None:
+        self._write(name, "".join(f"{row.model_dump_json()}\n" for row in rows))
+
+    def _write(self, name: str, text: str) -> None:
+        temporary = self.path / f".{name}.{os.getpid()}.tmp"
+        try:
+            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class SamplesWriter:
+    """Appends one sample a line, each with a single write that is with the system before `write` returns."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """`file` is open for appending and unbuffered."""
+        self._file = file
+
+    def write(self, sample: Sample) -> None:
+        """Append one line."""
+        line = memoryview(sample.model_dump_json().encode() + b"\n")
+        while line:
+            line = line[self._file.write(line) :]
+
+
+def _mend_last_line(path: Path) -> None:
+    """Cut off a half last line, or end it where only its line break is missing."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content_end = file.seek(0, os.SEEK_END)
+        line_start = _start_of_last_line(file, content_end)
+        if line_start == content_end:
+            return
+        file.seek(line_start)
+        try:
+            Sample.model_validate_json(file.read())
+        except ValidationError:
+            file.truncate(line_start)
+        else:
+            file.write(b"\n")
+
+
+def _start_of_last_line(file: IO[bytes], end: int) -> int:
+    """Offset just after the last line break before `end`."""
+    block_end = end
+    while block_end > 0:
+        block_start = max(0, block_end - 65536)
+        file.seek(block_start)
+        found = file.read(block_end - block_start).rfind(b"\n")
+        if found >= 0:
+            return block_start + found + 1
+        block_end = block_start
+    return 0
+
+
+def _read_lines(path: Path, model: type[T], half_line_ok: bool = False) -> Iterator[T]:
+    """Every line as `model`; a line that is not one is a UsageError with its number."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line_number, line in enumerate(file, start=1):
+            try:
+                yield model.model_validate_json(line)
+            except ValidationError as error:
+                if half_line_ok and not line.endswith(b"\n"):
+                    return
+                raise UsageError(
+                    f"{path}, line {line_number}: not a {model.__name__.lower()}: {error.errors()[0]['msg']}; "
+                    "mend or remove the line, or start anew with run --fresh"
+                ) from error
+
+
+def _validated(model: type[T], path: Path, content: dict[str, Any]) -> T:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

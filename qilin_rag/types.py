@@ -1,0 +1,116 @@
+"""The plain frozen types at which the stages meet; a file in a run directory holds one of these a line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+Status = Literal["ok", "failed", "filtered", "truncated"]
+Message = dict[str, str]
+
+
+class Frozen(BaseModel):
+    """A value: immutable, and a field nobody declared is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Note(Frozen):
+    """A short post; the unit of retrieval."""
+
+    note_idx: int
+    title: str
+    content: str
+
+    @property
+    def text(self) -> str:
+        """What retrievers index: title, a space, content, as the paper joins them."""
+        return f"{self.title} {self.content}"
+
+
+class Question(Frozen):
+    """A query with the answers users favoured and the notes those answers cite."""
+
+    id: str
+    query: str
+    references: list[str]
+    reference_notes: list[int] = []
+    meta: dict[str, Any] = {}
+
+
+class Hit(Frozen):
+    """One retrieved note. A ranking is ordered by (-score, note_idx); ranks count from 1."""
+
+    note_idx: int
+    score: FiniteFloat
+    rank: Annotated[int, Field(ge=1)]
+
+
+class Usage(Frozen):
+    """Tokens of one call as the server counted them; None where it did not say."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Completion(Frozen):
+    """What an LLM returned: `text` is what is scored, `raw` what came over the wire."""
+
+    text: str
+    raw: str
+    model: str
+    finish_reason: str
+    usage: Usage = Usage()
+    latency_s: FiniteFloat = 0.0
+
+
+class Sample(Frozen):
+    """One question, done: a line of samples.jsonl."""
+
+    question_id: str
+    query: str
+    status: Status
+    hits: list[Hit]
+    notes_given: int
+    notes_used: int
+    messages: list[Message]
+    answer: str
+    raw: str
+    finish_reason: str | None = None
+    usage: Usage = Usage()
+    latency_s: FiniteFloat = 0.0
+    error: str | None = None
+
+
+class Score(Frozen):
+    """One metric of one question; `value` None means unscored, and `reason` says why."""
+
+    question_id: str
+    metric: str
+    value: FiniteFloat | None
+    reason: str | None = None
+
+
+class MetricSummary(Frozen):
+    """A metric over all questions of a run.
+
+    `value`, `stderr` and `ci95` speak of the `n` scored questions (null where too few to say);
+    `value_unscored_as_zero` is the bound that counts the `n_unscored` others as 0.
+    """
+
+    value: FiniteFloat | None
+    n: int
+    n_unscored: int
+    value_unscored_as_zero: FiniteFloat | None
+    stderr: FiniteFloat | None
+    ci95: tuple[FiniteFloat, FiniteFloat] | None
+    signature: str
+
+
+class Summary(Frozen):
+    """summary.json: the figures of a run, a function of its samples and scores alone."""
+
+    metrics: dict[str, MetricSummary]
+    counts: dict[str, int]
+    usage: Usage
