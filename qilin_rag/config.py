@@ -129,9 +129,7 @@ def _metrics(layer: Any) -> dict[str, dict[str, Any]]:
     raise UsageError(f"metrics: expected names, or a mapping of names to settings; got {layer!r}")
 
 
-def resolve_run(
-    flags: Mapping[str, Any], overrides: Iterable[str] = (), file: Path | None = None
-) -> RunConfig:
+def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: Path | None = None) -> RunConfig:
     """Layer file, flags (None = not given) and `--set` assignments over the defaults; LLM presets are filled in."""
     from_file = read_yaml(file) if file else {}
     for kind in ("retriever", "llm"):

@@ -10,6 +10,7 @@ import math
 import platform
 import random
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -274,6 +275,7 @@ def _answer_pending(config: RunConfig, parts: _Parts, directory: RunDirectory, p
         logger.info("%d of %d questions are already answered in %s", n_done, len(parts.questions), directory.path)
     if not pending:
         return
+    directory.discard_scores()  # they don't speak of what is answered now
     hits = parts.retriever.search(pending, parts.dataset.notes, config.top_k)
     progress.start("answering", len(parts.questions), n_done)
     with directory.samples_writer() as writer:
@@ -285,9 +287,7 @@ def _answer_pending(config: RunConfig, parts: _Parts, directory: RunDirectory, p
         asyncio.run(_answer_all(parts, list(zip(pending, hits, strict=True)), config.concurrency, finish))
 
 
-async def _answer_all(
-    parts: _Parts, jobs: Sequence[tuple[Question, list[Hit]]], concurrency: int, finish: Any
-) -> None:
+async def _answer_all(parts: _Parts, jobs: Sequence[tuple[Question, list[Hit]]], concurrency: int, finish: Any) -> None:
     """Answer all jobs, `concurrency` at a time; each sample is handed on the moment it is done."""
     queue = iter(jobs)
 
@@ -364,23 +364,29 @@ def _score(directory: RunDirectory, scorers: Sequence[Scorer], seed: int) -> Sum
     for scorer in scorers:
         signatures |= scorer.signatures()
         scores += scorer.score(samples, questions)
-    wanted = {question.id for question in questions}
-    kept = [score for score in directory.read_scores() if score.metric not in signatures and score.question_id in wanted]
-    if kept:
-        earlier = directory.read_summary().metrics
-        covered = {metric for metric in earlier if _covers(metric, kept, len(questions))}
-        kept = [score for score in kept if score.metric in covered]
-        signatures = {metric: earlier[metric].signature for metric in earlier if metric in covered} | signatures
+    kept, kept_signatures = _kept_scores(directory, questions, signatures)
     scores = kept + scores
-    summary = summarise(samples, lines, scores, signatures, seed)
+    summary = summarise(samples, lines, scores, kept_signatures | signatures, seed)
     directory.write_trec_run(samples, tag=directory.path.name)
     directory.write_scores(scores)
     directory.write_summary(summary)
     return summary
 
 
-def _covers(metric: str, scores: Iterable[Score], n_questions: int) -> bool:
-    return sum(score.metric == metric for score in scores) == n_questions
+def _kept_scores(
+    directory: RunDirectory, questions: Sequence[Question], rescored: Mapping[str, str]
+) -> tuple[list[Score], dict[str, str]]:
+    """Earlier scores of other metrics that cover all of the run's questions, and those metrics' signatures."""
+    earlier = directory.earlier_signatures()
+    wanted = {question.id for question in questions}
+    scores = [score for score in directory.read_scores() if score.question_id in wanted]
+    counts = Counter(score.metric for score in scores)
+    kept = {
+        metric: signature
+        for metric, signature in earlier.items()
+        if metric not in rescored and counts[metric] == len(questions)
+    }
+    return [score for score in scores if score.metric in kept], kept
 
 
 def summarise(
@@ -396,7 +402,8 @@ def summarise(
         if score.value is not None:
             values[score.metric].append(score.value)
     counts = {"questions": len(samples)} | {
-        status: sum(sample.status == status for sample in samples) for status in ("ok", "failed", "filtered", "truncated")
+        status: sum(sample.status == status for sample in samples)
+        for status in ("ok", "failed", "filtered", "truncated")
     }
     return Summary(
         metrics={

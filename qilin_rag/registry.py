@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from qilin_rag.errors import QilinError, UsageError, unknown_name
+from qilin_rag.errors import UsageError, unknown_name
 
 
 class Component(BaseModel):
@@ -30,7 +30,6 @@ class Component(BaseModel):
 
     version: ClassVar[int] = 1
     operational: ClassVar[frozenset[str]] = frozenset()
-    requires: ClassVar[str | None] = None
 
     @classmethod
     def class_path(cls) -> str:
@@ -137,6 +136,3 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"setting {where!r} is missing"
     value = re.sub(r"\s+", " ", repr(first["input"]))[:80]
     return f"setting {where!r} is {value}: {first['msg'].removeprefix('Value error, ')}"
-
-
-__all__ = ["LLMS", "RETRIEVERS", "SCORERS", "Component", "QilinError", "Registry", "explain"]

@@ -90,6 +90,17 @@ class RunDirectory:
         """Replace summary.json."""
         self._write("summary.json", summary.model_dump_json(indent=2) + "\n")
 
+    def earlier_signatures(self) -> dict[str, str]:
+        """The metrics this run was scored by so far, with their signatures; empty where there are none."""
+        if not (self.path / "summary.json").exists():
+            return {}
+        return {name: metric.signature for name, metric in self.read_summary().metrics.items()}
+
+    def discard_scores(self) -> None:
+        """Remove scores.jsonl and summary.json, before samples change under them."""
+        for name in ("summary.json", "scores.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+
     def read_questions(self) -> list[Question]:
         """The questions the run is about, with their references: what scoring needs besides the samples."""
         return list(_read_lines(self.path / "questions.jsonl", Question))
@@ -117,7 +128,7 @@ class RunDirectory:
         self._write("run.trec", "".join(lines))
 
     def read_samples(self) -> tuple[dict[str, Sample], list[Sample]]:
-        """The last line of each question by id, and every line ever written (for usage). A half last line is skipped."""
+        """Each question's last line by id, and every line ever written (for usage); a half last line is skipped."""
         lines = list(_read_lines(self.path / "samples.jsonl", Sample, half_line_ok=True))
         return {sample.question_id: sample for sample in lines}, lines
 

@@ -57,8 +57,7 @@ class Dataset:
 def hash_questions(questions: Sequence[Question]) -> str:
     """Hash of a set of questions: ids, queries, references; their order does not matter."""
     digests = sorted(
-        _digest([question.id, question.query, question.references, question.reference_notes])
-        for question in questions
+        _digest([question.id, question.query, question.references, question.reference_notes]) for question in questions
     )
     return hashlib.sha256(b"".join(digests)).hexdigest()
 

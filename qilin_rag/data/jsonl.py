@@ -1,6 +1,6 @@
-"""The generic layout: notes.jsonl (note_idx, title, content) and dqa.jsonl (search_idx, query, answers, ref_note_idx_list).
+"""The generic layout: notes.jsonl and dqa.jsonl.
 
-Extra keys of a question are kept in its `meta`; extra keys of a note are ignored.
+A note has note_idx, title and content; a question search_idx, query, answers and ref_note_idx_list. Extra keys of a question are kept in its `meta`; extra keys of a note are ignored.
 """
 
 from __future__ import annotations

@@ -40,4 +40,4 @@ class LLM(Component):
 
     async def close(self) -> None:
         """Free connections; called once after the last call."""
-        return None
+        return

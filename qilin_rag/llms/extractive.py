@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 
 from pydantic import PositiveInt
 
@@ -63,7 +64,7 @@ def _sentences_of(note: Note) -> list[str]:
 
 def _bigrams(text: str) -> set[str]:
     tokens = mixed_tokens(normalise(text))
-    return {a + b for a, b in zip(tokens, tokens[1:], strict=False)} or set(tokens)
+    return {a + b for a, b in pairwise(tokens)} or set(tokens)
 
 
 def _repeats(grams: set[str], other: set[str]) -> bool:

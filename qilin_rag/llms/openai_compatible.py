@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import PositiveFloat, PositiveInt, PrivateAttr, field_validator
 
-from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.errors import UsageError
 from qilin_rag.llms.base import LLM, FatalLLMError, LLMError
 from qilin_rag.llms.retry import TransientError, parse_retry_after, with_retries
 from qilin_rag.prompts import RenderedPrompt
@@ -226,6 +226,3 @@ class OpenAICompatible(LLM):
 def _is_filtered(error: openai.APIStatusError) -> bool:
     """Whether a refusal comes from the provider's content filter."""
     return error.status_code == 400 and error.code in ("content_filter", "data_inspection_failed", "1301")
-
-
-__all__ = ["OpenAICompatible", "QilinError"]

@@ -16,7 +16,7 @@ Analyzer = Literal["word", "char", "cjk-bigram"]
 # CJKAnalyzer.getDefaultStopSet()
 _STOP_WORDS = frozenset(
     "a and are as at be but by for if in into is it no not of on or s such t that the their then there these they "
-    "this to was will with www".split()
+    "this to was will with www".split()  # noqa: SIM905
 )
 _MAX_TOKEN_CHARS = 255  # StandardTokenizer cuts longer words into pieces
 _WIDTH_FORMS = regex.compile(r"[！-～]+|[ウ-ヽ]?[･-ﾟ]+")
@@ -50,8 +50,9 @@ def _lucene_token() -> regex.Pattern[str]:
     part = rf"(?:{katakana}|(?:{letters}|{digits})+)"  # WB9, 10
     joiner = rf"\p{{WB=ExtendNumLet}}(?:\p{{WB=ExtendNumLet}}|{extend})*"  # WB13a, b
     han = rf"[\p{{Han}}\p{{Hiragana}}--[々〻]](?:{extend})*"
-    hangul = rf"(?:\p{{Hangul}}{extend}*+)++(?!{alpha}|\p{{WB=Numeric}}|\p{{WB=ExtendNumLet}}|[\p{{WB=MidLetter}}\p{{WB=MidNumLet}}']{alpha})"
-    pictograph = r"[\p{Emoji_Presentation}\p{Extended_Pictographic}★]"  # ★ was one in Lucene's Unicode 12.1
+    word_goes_on = rf"{alpha}|\p{{WB=Numeric}}|\p{{WB=ExtendNumLet}}|[\p{{WB=MidLetter}}\p{{WB=MidNumLet}}']{alpha}"
+    hangul = rf"(?:\p{{Hangul}}{extend}*+)++(?!{word_goes_on})"
+    pictograph = r"[\p{Emoji_Presentation}\p{Extended_Pictographic}★]"  # ★ was one in Unicode 12.1
     emoji = rf"(?={pictograph})(?!\p{{RI}})\X|[#*]\ufe0f?\u20e3|\p{{RI}}{{2}}"
     return regex.compile(
         rf"((?:{han}|{katakana}(?!\p{{WB=ExtendNumLet}})|{hangul})+)"

@@ -24,9 +24,7 @@ class Retriever(Component):
         """
 
 
-def rank_hits(
-    scores: npt.NDArray[np.floating], note_idxs: npt.NDArray[np.int64], k: int
-) -> tuple[list[Hit], int]:
+def rank_hits(scores: npt.NDArray[np.floating], note_idxs: npt.NDArray[np.int64], k: int) -> tuple[list[Hit], int]:
     """The `k` best notes with a score above 0, ordered by (-score, note_idx).
 
     `scores` and `note_idxs` have shape (n_notes,). Also says how many notes were left out although they tie with

@@ -100,7 +100,9 @@ def _load(path: Path, described: dict[str, Any]) -> bm25s.BM25:
             raise QilinError(f"the index {path} was made for another corpus or other settings; delete that folder")
         return bm25s.BM25.load(path, mmap=True, show_progress=False)
     except (OSError, ValueError, KeyError) as error:
-        raise QilinError(f"the index {path} is damaged ({error}); delete that folder, it will be built again") from error
+        raise QilinError(
+            f"the index {path} is damaged ({error}); delete that folder, it will be built again"
+        ) from error
 
 
 def _keep(index: bm25s.BM25, path: Path, described: dict[str, Any]) -> bm25s.BM25:

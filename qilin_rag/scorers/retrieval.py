@@ -45,7 +45,9 @@ class Retrieval(Scorer):
         names = {measure: metric for metric, measure in measures.items()}
         judged = [row for row, question in enumerate(questions) if question.reference_notes]
         qrels = [
-            ir_measures.Qrel(str(row), str(note_idx), 1) for row in judged for note_idx in questions[row].reference_notes
+            ir_measures.Qrel(str(row), str(note_idx), 1)
+            for row in judged
+            for note_idx in questions[row].reference_notes
         ]
         run = [
             ir_measures.ScoredDoc(str(row), str(hit.note_idx), float(-hit.rank))

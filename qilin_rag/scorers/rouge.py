@@ -42,9 +42,8 @@ class RougeL(AnswerScorer):
     def signatures(self) -> dict[str, str]:
         """Tokens, what is stripped, normalisation, formula, treatment of several references."""
         stripped = "citations+emphasis" if self.strip_markup else "nothing"
-        return {
-            self.metric: f"rouge_l|tokens:{self.tokens}|strip:{stripped}|norm:nfkc+lower|f1:lcs|refs:max|v{self.version}"
-        }
+        made = f"tokens:{self.tokens}|strip:{stripped}|norm:nfkc+lower|f1:lcs|refs:max|v{self.version}"
+        return {self.metric: f"rouge_l|{made}"}
 
     def tokenize(self, text: str) -> Sequence[str]:
         """The tokens that are compared."""

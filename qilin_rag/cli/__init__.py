@@ -1,0 +1,48 @@
+"""The command line. Each command group is one thin file; what a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from qilin_rag.cli import catalogue, evaluate, results
+from qilin_rag.errors import QilinError
+
+app = typer.Typer(
+    name="qilin-rag",
+    help="Evaluate retrieval-augmented answers to Qilin's DQA queries: retrieve, prompt, generate, score, compare.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(evaluate.run)
+app.command()(evaluate.score)
+app.command()(results.leaderboard)
+app.command()(results.show)
+app.command(name="list")(catalogue.list_names)
+
+
+@app.callback(invoke_without_command=True)
+def _top(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+    if version:
+        from qilin_rag import __version__
+
+        typer.echo(f"qilin-rag {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; what we stop for on purpose is one line on standard error and its own exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    try:
+        app()
+    except QilinError as error:
+        typer.secho("error: ", err=True, fg="red", bold=True, nl=False)
+        typer.echo(" ".join(str(error).split()), err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output (head, less) is gone
+        sys.stderr.close()
+        sys.exit(141)

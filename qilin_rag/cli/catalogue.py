@@ -1,0 +1,58 @@
+"""`list`: what can be named on the command line."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from qilin_rag.cli import ui
+
+
+class Kind(StrEnum):
+    """What there is to list."""
+
+    retrievers = "retrievers"
+    llms = "llms"
+    prompts = "prompts"
+    metrics = "metrics"
+
+
+def list_names(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """The retrievers, LLMs, prompts or metrics that can be named, each with what it is."""
+    names = _describe(kind)
+    if as_json:
+        ui.print_json(names)
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, description in names.items():
+        table.add_row(name, description)
+    ui.console().print(table)
+
+
+def _describe(kind: Kind) -> dict[str, str]:
+    from qilin_rag.config import read_yaml, resource_names
+    from qilin_rag.prompts import load_prompt
+    from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS
+
+    if kind is Kind.prompts:
+        return {name: load_prompt(str(path)).description for name, path in resource_names("prompts").items()}
+    registry = {Kind.retrievers: RETRIEVERS, Kind.llms: LLMS, Kind.metrics: SCORERS}[kind]
+    names = {name: _first_line(registry.resolve(name)) for name in registry.table()}
+    if kind is Kind.llms:
+        for name, path in resource_names("configs/llms").items():
+            preset = read_yaml(path)
+            names[name] = f"preset: {preset.get('model')} at {preset.get('base_url', 'a server of your own')}"
+    return names
+
+
+def _first_line(component: type) -> str:
+    return (component.__doc__ or "").strip().split("\n")[0]

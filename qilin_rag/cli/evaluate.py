@@ -1,0 +1,131 @@
+"""`run` and `score`: make a run, and score one again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qilin_rag.cli import ui
+
+if TYPE_CHECKING:
+    from qilin_rag.pipeline import Run
+
+Metrics = Annotated[str | None, typer.Option(help="Comma-separated metrics (see: list metrics). [default: rouge_l]")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages below warnings.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Any setting: retriever.k1=1.2, llm.model=NAME, metrics.rouge_l.tokens=word."
+    ),
+]
+
+
+def run(
+    retriever: Annotated[
+        str | None, typer.Option(help="none, bm25, oracle, or package.module:Class. [default: bm25]")
+    ] = None,
+    llm: Annotated[
+        str | None,
+        typer.Option(help="A preset (see: list llms), openai, or package.module:Class. [default: extractive]"),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="A folder with notes.jsonl and dqa.jsonl. [default: $QILIN_RAG_DATA, else sample]"),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="A prompt's name or YAML file (see: list prompts). [default: default]")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Notes a question gets; oracle gives all references. [default: 5]")
+    ] = None,
+    metrics: Metrics = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first N questions of a seeded permutation.")] = None,
+    ids: Annotated[
+        Path | None, typer.Option(help="Only the questions whose ids stand in this file, one a line.")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Questions asked at once. [default: 16]")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Address of the OpenAI-compatible server.")] = None,
+    runs_dir: Annotated[Path | None, typer.Option(help="Where runs are kept. [default: runs]")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file with any of these settings; flags win over it.")
+    ] = None,
+    settings: Settings = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ask every question again; earlier answers are set aside.")
+    ] = False,
+    fail_on_error: Annotated[
+        float | None,
+        typer.Option(help="Failed questions allowed before exit code 3: a share below 1, else a number. [default: 0]"),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Retrieve, prompt, generate and score: one run, resumed where an earlier one stopped."""
+    from qilin_rag.config import resolve_run
+    from qilin_rag.pipeline import run as run_pipeline
+
+    ui.set_up_logs(quiet or as_json)
+    flags = {
+        "retriever": retriever,
+        "llm": llm,
+        "data": data,
+        "prompt": prompt,
+        "top_k": top_k,
+        "metrics": metrics,
+        "limit": limit,
+        "ids": ids,
+        "concurrency": concurrency,
+        "base_url": base_url,
+        "runs_dir": runs_dir,
+        "fresh": fresh or None,
+        "fail_on_error": fail_on_error,
+    }
+    resolved = resolve_run(flags, settings or [], config)
+    try:
+        with ui.progress_bar(quiet) as bar:
+            finished = run_pipeline(resolved, bar)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; every finished answer is kept, the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
+    _print(finished, as_json)
+
+
+def score(
+    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    metrics: Metrics = None,
+    settings: Settings = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score a finished run again, or by other metrics; no model is called."""
+    from qilin_rag.config import resolve_run
+    from qilin_rag.pipeline import score_run
+
+    ui.set_up_logs(quiet or as_json)
+    _print(score_run(run_directory, resolve_run({"metrics": metrics}, settings or []).metrics), as_json)
+
+
+def _print(finished: Run, as_json: bool) -> None:
+    directory, manifest, summary = finished
+    if as_json:
+        ui.print_json({"run": str(directory.path), **summary.model_dump(mode="json")})
+        return
+    from rich.table import Table
+
+    labels = manifest.labels
+    table = Table("metric", box=None, pad_edge=False, header_style="bold")
+    for column in ("value", "95% interval", "scored"):
+        table.add_column(column, justify="right")
+    for name, metric in summary.metrics.items():
+        interval = f"{metric.ci95[0]:.4f} .. {metric.ci95[1]:.4f}" if metric.ci95 else "-"
+        value = "unscored" if metric.value is None else f"{metric.value:.4f}"
+        table.add_row(name, value, interval, f"{metric.n}/{metric.n + metric.n_unscored}")
+    console = ui.console()
+    console.print(f"{labels['retriever']} + {labels['llm']}, prompt {labels['prompt']}; {labels['data']}", style="bold")
+    console.print(table)
+    counts = ", ".join(f"{n} {status}" for status, n in summary.counts.items() if n and status != "questions")
+    console.print(f"{summary.counts['questions']} questions: {counts}")
+    typer.echo(directory.path)

@@ -1,0 +1,180 @@
+"""`leaderboard` and `show`: all runs together, and one sample whole."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qilin_rag.cli import ui
+
+if TYPE_CHECKING:
+    from qilin_rag.reports.leaderboard import Table as Board
+    from qilin_rag.store import RunDirectory
+
+
+class Format(StrEnum):
+    """How the leaderboard is written."""
+
+    table = "table"
+    md = "md"
+    csv = "csv"
+    json = "json"
+
+
+def leaderboard(
+    runs_dir: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
+    output_format: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.table,
+    out: Annotated[Path | None, typer.Option(help="Write to this file (table is written as plain text).")] = None,
+) -> None:
+    """LLM x retriever over all complete runs, a block a metric, the best marked."""
+    from qilin_rag.errors import UsageError
+    from qilin_rag.reports import leaderboard as board
+
+    tables = board.leaderboard(runs_dir)
+    match output_format:
+        case Format.table:
+            text = _as_text(tables, to_file=out is not None)
+        case Format.md:
+            text = board.as_markdown(tables)
+        case Format.csv:
+            text = _as_csv(board.as_rows(tables))
+        case Format.json:
+            import json
+
+            text = json.dumps(board.as_json(tables), ensure_ascii=False, indent=2)
+    if out is None:
+        typer.echo(text.rstrip("\n"))
+        return
+    try:
+        out.write_text(text.rstrip("\n") + "\n", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UsageError(f"--out {out} can't be written: {error.strerror}") from error
+
+
+def _as_text(tables: list[Board], to_file: bool) -> str:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from qilin_rag.reports.leaderboard import format_cell
+
+    console = ui.console()
+    with console.capture() as capture:
+        for data in tables:
+            console.print(f"{data.data}, {data.n_questions} questions", style="bold")
+            for block in data.blocks:
+                drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+                drawn.add_column(Text(block.metric), overflow="fold")
+                for column in block.columns:
+                    drawn.add_column(Text(column), justify="right", overflow="fold")
+                for row, cells in zip(block.rows, block.cells, strict=True):
+                    figures = [
+                        Text(f"{format_cell(cell)} *", style="bold green")
+                        if cell and cell.best
+                        else Text(f"{format_cell(cell)}  ")
+                        for cell in cells
+                    ]
+                    drawn.add_row(Text(row), *figures)
+                console.print(drawn)
+                console.print()
+            console.print("* best of its column, or of the one row; signatures:")
+            for block in data.blocks:
+                console.print(f"  {block.signature}", style="dim")
+            for note in data.notes:
+                console.print(f"  {note}", style="yellow")
+            console.print()
+    text = capture.get()
+    return Text.from_ansi(text).plain if to_file else text
+
+
+def _as_csv(rows: list[dict[str, object]]) -> str:
+    import csv
+    import io
+
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def show(
+    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    question: Annotated[str | None, typer.Option(help="The id of the question to show whole.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """What a run is, or with --question one sample whole: hits, prompt, answer, references, scores."""
+    from qilin_rag.errors import unknown_name
+    from qilin_rag.store import RunDirectory
+
+    directory = RunDirectory(run_directory)
+    manifest = directory.read_manifest()
+    samples, _ = directory.read_samples()
+    if question is None:
+        _show_run(directory, as_json)
+        return
+    questions = {asked.id: asked for asked in directory.read_questions()}
+    if question not in questions or question not in samples:
+        raise unknown_name("question in this run", question, samples)
+    asked, sample = questions[question], samples[question]
+    scores = [score for score in directory.read_scores() if score.question_id == question]
+    if as_json:
+        ui.print_json(
+            {
+                "question": asked.model_dump(mode="json"),
+                "sample": sample.model_dump(mode="json"),
+                "scores": [score.model_dump(mode="json") for score in scores],
+            }
+        )
+        return
+    console = ui.console()
+    console.print(f"question {asked.id}: {asked.query}", style="bold")
+    console.print(f"{manifest.labels['retriever']} + {manifest.labels['llm']}, prompt {manifest.labels['prompt']}\n")
+    console.print(f"hits (* = reference note; {sample.notes_used} of {sample.notes_given} notes used)", style="bold")
+    for hit in sample.hits:
+        mark = "*" if hit.note_idx in asked.reference_notes else " "
+        console.print(f"  {hit.rank:>2} {mark} note {hit.note_idx}  {hit.score:.4f}")
+    for message in sample.messages:
+        console.print(f"\n{message['role']}", style="bold")
+        console.print(message["content"])
+    console.print(f"\nanswer ({sample.status}{f': {sample.error}' if sample.error else ''})", style="bold")
+    console.print(sample.answer)
+    for number, reference in enumerate(asked.references, start=1):
+        console.print(f"\nreference {number}", style="bold")
+        console.print(reference)
+    console.print("\nscores", style="bold")
+    for score in scores:
+        console.print(
+            f"  {score.metric}  {'unscored: ' + str(score.reason) if score.value is None else f'{score.value:.4f}'}"
+        )
+
+
+def _show_run(directory: RunDirectory, as_json: bool) -> None:
+    manifest = directory.read_manifest()
+    samples, _ = directory.read_samples()
+    scores: dict[str, dict[str, float | None]] = {}
+    for score in directory.read_scores():
+        scores.setdefault(score.question_id, {})[score.metric] = score.value
+    if as_json:
+        ui.print_json({"manifest": manifest.model_dump(mode="json"), "scores": scores})
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    console = ui.console()
+    facts = {"run": directory.path, "state": manifest.state, **manifest.labels, "started": manifest.started}
+    for name, fact in facts.items():
+        console.print(f"{name:<10} {fact}")
+    shown = next(iter(scores.values()), {})
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("question", "status", *shown, "query / error"):
+        table.add_column(column, overflow="fold")
+    for question_id, sample in samples.items():
+        figures = [
+            "-" if (value := scores.get(question_id, {}).get(name)) is None else f"{value:.4f}" for name in shown
+        ]
+        table.add_row(Text(question_id), sample.status, *figures, Text(sample.error or sample.query))
+    console.print(table)

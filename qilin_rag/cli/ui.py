@@ -1,0 +1,81 @@
+"""How the command line looks: figures on standard output, progress and logs on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+PIPE_WIDTH_CHARS = 160
+
+
+def console() -> Console:
+    """Standard output; where it is no terminal, wide enough that nothing is folded. NO_COLOR turns colours off."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH_CHARS, highlight=False, emoji=False, markup=False)
+
+
+def print_json(value: Any) -> None:
+    """A value for programs, as one JSON document."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def set_up_logs(quiet: bool) -> None:
+    """Our own messages to standard error: all from INFO, with `quiet` only warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    ours = logging.getLogger("qilin_rag")
+    ours.handlers = [handler]
+    ours.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+class Bar:
+    """Progress as a bar on standard error."""
+
+    def __init__(self, progress: Progress) -> None:
+        """`progress` is live."""
+        self._progress = progress
+        self._n_failed = 0
+
+    def start(self, stage: str, total: int, done: int = 0) -> None:
+        """A stage begins."""
+        self._stage = stage
+        self._task = self._progress.add_task(stage, total=total, completed=done)
+
+    def advance(self, failed: bool = False) -> None:
+        """One more is done; failures are counted beside the bar."""
+        self._n_failed += failed
+        label = f"{self._stage} ({self._n_failed} failed)" if self._n_failed else self._stage
+        self._progress.update(self._task, advance=1, description=label)
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Bar | None]:
+    """A bar where somebody watches; None with `quiet` or where standard error is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, *times, console=Console(stderr=True)) as progress:
+        yield Bar(progress)

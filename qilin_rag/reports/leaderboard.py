@@ -1,0 +1,244 @@
+"""The leaderboard: LLM x retriever, one block a metric, over all complete runs of a folder.
+
+Figures stand in one table only where they were measured on the same questions: each set of questions gets its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from qilin_rag.errors import UsageError
+from qilin_rag.store import Manifest, RunDirectory
+from qilin_rag.types import Frozen, MetricSummary, Summary
+
+RETRIEVER_ORDER = {"none": 0, "bm25": 1, "oracle": 9}
+
+
+class Cell(Frozen):
+    """One run under one metric."""
+
+    value: float | None
+    n: int
+    n_unscored: int
+    best: bool
+    run: str
+
+
+class Block(Frozen):
+    """One metric: `cells[row][column]` is None where there is no such run."""
+
+    metric: str
+    signature: str
+    rows: list[str]
+    columns: list[str]
+    cells: list[list[Cell | None]]
+
+
+class Table(Frozen):
+    """All blocks over one set of questions."""
+
+    data: str
+    n_questions: int
+    blocks: list[Block]
+    notes: list[str]
+
+
+class _Entry(NamedTuple):
+    path: Path
+    manifest: Manifest
+    summary: Summary
+
+
+def leaderboard(runs_dir: Path) -> list[Table]:
+    """The tables of a folder of runs, one for each data set and set of questions; largest first."""
+    if not runs_dir.is_dir():
+        raise UsageError(f"{runs_dir} is not a folder of runs; begin with: qilin-rag run")
+    entries, left_out = _read(runs_dir)
+    if not entries:
+        why = f" ({left_out[0]})" if left_out else ""
+        raise UsageError(f"{runs_dir} holds no complete run{why}; begin with: qilin-rag run")
+    groups: dict[tuple[str, str], list[_Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[entry.manifest.data["sha256"], entry.manifest.question_set_sha256].append(entry)
+    ordered = sorted(groups.values(), key=lambda group: (-group[0].manifest.n_questions, group[0].path.name))
+    tables = [_table(group) for group in ordered]
+    tables[-1] = tables[-1].model_copy(update={"notes": tables[-1].notes + left_out})
+    return tables
+
+
+def _read(runs_dir: Path) -> tuple[list[_Entry], list[str]]:
+    entries, left_out = [], []
+    for path in sorted(child.parent for child in runs_dir.glob("*/manifest.json")):
+        directory = RunDirectory(path)
+        manifest = directory.read_manifest()
+        if manifest.state == "complete":
+            entries.append(_Entry(path, manifest, directory.read_summary()))
+        else:
+            left_out.append(f"left out, {manifest.state}: {path.name}")
+    return entries, left_out
+
+
+def _table(group: Sequence[_Entry]) -> Table:
+    rows = _row_labels(group)
+    columns = sorted({entry.manifest.labels["retriever"] for entry in group}, key=_column_order)
+    metrics = dict.fromkeys(metric for entry in group for metric in entry.summary.metrics)
+    signatures: dict[tuple[str, str], dict[tuple[str, str], _Entry]] = defaultdict(dict)
+    for metric in sorted(metrics, key=lambda name: ("@" in name, list(metrics).index(name))):
+        for entry in group:
+            if metric in entry.summary.metrics:
+                signature = entry.summary.metrics[metric].signature
+                signatures[metric, signature][rows[entry.path], entry.manifest.labels["retriever"]] = entry
+    row_order = list(dict.fromkeys(rows[entry.path] for entry in sorted(group, key=lambda entry: rows[entry.path])))
+    return Table(
+        data=group[0].manifest.labels["data"],
+        n_questions=group[0].manifest.n_questions,
+        blocks=[
+            _block(metric, signature, found, row_order, columns) for (metric, signature), found in signatures.items()
+        ],
+        notes=_footnotes(group),
+    )
+
+
+def _block(
+    metric: str,
+    signature: str,
+    found: dict[tuple[str, str], _Entry],
+    row_order: Sequence[str],
+    column_order: Sequence[str],
+) -> Block:
+    rows = [row for row in row_order if any(at == row for at, _ in found)]
+    columns = [column for column in column_order if any(at == column for _, at in found)]
+    values = {at: entry.summary.metrics[metric] for at, entry in found.items()}
+    best = _best(values, by_column=len(rows) > 1)
+    return Block(
+        metric=metric,
+        signature=signature,
+        rows=rows,
+        columns=columns,
+        cells=[
+            [
+                Cell(
+                    value=values[row, column].value,
+                    n=values[row, column].n,
+                    n_unscored=values[row, column].n_unscored,
+                    best=(row, column) in best,
+                    run=found[row, column].path.name,
+                )
+                if (row, column) in found
+                else None
+                for column in columns
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _best(values: dict[tuple[str, str], MetricSummary], by_column: bool) -> set[tuple[str, str]]:
+    """The best of each column; of the one row where there is only one."""
+    rivals: dict[str, list[tuple[float, tuple[str, str]]]] = defaultdict(list)
+    for (row, column), summary in values.items():
+        if summary.value is not None:
+            rivals[column if by_column else row].append((summary.value, (row, column)))
+    return {
+        at
+        for group in rivals.values()
+        if len(group) > 1
+        for value, at in group
+        if value == max(value for value, _ in group)
+    }
+
+
+def _row_labels(group: Sequence[_Entry]) -> dict[Path, str]:
+    """LLM; with prompt, then with number of notes, then with fingerprint, as far as needed to tell runs apart."""
+    prompts = {entry.manifest.labels["prompt"] for entry in group}
+    top_ks = {entry.manifest.config["top_k"] for entry in group}
+    labels = {}
+    for entry in group:
+        parts = [entry.manifest.labels["llm"]]
+        if len(prompts) > 1:
+            parts.append(entry.manifest.labels["prompt"])
+        if len(top_ks) > 1:
+            parts.append(f"top {entry.manifest.config['top_k']}")
+        labels[entry.path] = " · ".join(parts)
+    taken = Counter((labels[entry.path], entry.manifest.labels["retriever"]) for entry in group)
+    for entry in group:
+        if taken[labels[entry.path], entry.manifest.labels["retriever"]] > 1:
+            labels[entry.path] += f" · {entry.manifest.fingerprint[:8]}"
+    return labels
+
+
+def _column_order(column: str) -> tuple[int, str]:
+    """From no notes to the right notes; retrievers we don't know stand before the oracle."""
+    return RETRIEVER_ORDER.get(column.split(" ")[0], RETRIEVER_ORDER["oracle"] - 1), column
+
+
+def _footnotes(group: Iterable[_Entry]) -> list[str]:
+    notes = []
+    for entry in group:
+        counts = entry.summary.counts
+        unusual = [f"{counts[status]} {status}" for status in ("failed", "filtered", "truncated") if counts[status]]
+        if unusual:
+            notes.append(f"{entry.path.name}: {', '.join(unusual)} of {counts['questions']}")
+    return notes
+
+
+def as_json(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """Plain data, for programs."""
+    return [table.model_dump(mode="json") for table in tables]
+
+
+def as_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """One flat record a figure, for CSV."""
+    return [
+        {
+            "data": table.data,
+            "n_questions": table.n_questions,
+            "metric": block.metric,
+            "llm": row,
+            "retriever": column,
+            "value": cell.value,
+            "n": cell.n,
+            "n_unscored": cell.n_unscored,
+            "best": cell.best,
+            "run": cell.run,
+            "signature": block.signature,
+        }
+        for table in tables
+        for block in table.blocks
+        for row, cells in zip(block.rows, block.cells, strict=True)
+        for column, cell in zip(block.columns, cells, strict=True)
+        if cell is not None
+    ]
+
+
+def as_markdown(tables: Sequence[Table]) -> str:
+    """GitHub tables; the best figures in bold."""
+    lines: list[str] = []
+    for table in tables:
+        lines += [f"### {_escape(table.data)}, {table.n_questions} questions", ""]
+        for block in table.blocks:
+            header = [block.metric, *block.columns]
+            lines.append("| " + " | ".join(map(_escape, header)) + " |")
+            lines.append("|---|" + "---:|" * len(block.columns))
+            for row, cells in zip(block.rows, block.cells, strict=True):
+                shown = [f"**{format_cell(cell)}**" if cell and cell.best else format_cell(cell) for cell in cells]
+                lines.append("| " + " | ".join([_escape(row), *shown]) + " |")
+            lines += ["", f"`{block.signature}`", ""]
+        lines += [f"- {_escape(note)}" for note in table.notes] + [""] * bool(table.notes)
+    return "\n".join(lines)
+
+
+def format_cell(cell: Cell | None) -> str:
+    """Four decimals; how many were scored where it was not all; `-` where there is no run."""
+    if cell is None:
+        return "-"
+    value = "unscored" if cell.value is None else f"{cell.value:.4f}"
+    return f"{value} ({cell.n}/{cell.n + cell.n_unscored})" if cell.n_unscored else value
+
+
+def _escape(text: str) -> str:
+    """Names come from files and flags: nothing in them may end a cell or begin markup."""
+    return "".join(f"\\{char}" if char in r"\|*_`<>[]" else " " if char in "\r\n" else char for char in text)
