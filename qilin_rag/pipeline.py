@@ -17,8 +17,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
 from qilin_rag.config import RunConfig
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.data.dataset import hash_questions
@@ -28,10 +26,10 @@ from qilin_rag.prompts import Prompt, PromptTooLongError, load_prompt
 from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS
 from qilin_rag.retrievers import Retriever
 from qilin_rag.scorers import Scorer
-from qilin_rag.stats import bootstrap_ci95, standard_error
 from qilin_rag.store import Manifest, RunDirectory
+from qilin_rag.summary import summarise
 from qilin_rag.text import clean, slug
-from qilin_rag.types import Hit, MetricSummary, Question, Sample, Score, Status, Summary, Usage
+from qilin_rag.types import Hit, Question, Sample, Score, Status, Summary
 
 logger = logging.getLogger(__name__)
 
@@ -387,54 +385,6 @@ def _kept_scores(
         if metric not in rescored and counts[metric] == len(questions)
     }
     return [score for score in scores if score.metric in kept], kept
-
-
-def summarise(
-    samples: Sequence[Sample],
-    lines: Sequence[Sample],
-    scores: Sequence[Score],
-    signatures: Mapping[str, str],
-    seed: int = 0,
-) -> Summary:
-    """The figures of a run from its samples (one a question), all lines ever written (for usage), and its scores."""
-    values: dict[str, list[float]] = {metric: [] for metric in signatures}
-    for score in scores:
-        if score.value is not None:
-            values[score.metric].append(score.value)
-    counts = {"questions": len(samples)} | {
-        status: sum(sample.status == status for sample in samples)
-        for status in ("ok", "failed", "filtered", "truncated")
-    }
-    return Summary(
-        metrics={
-            metric: _summarise_metric(np.array(values[metric]), len(samples), signature, seed)
-            for metric, signature in signatures.items()
-        },
-        counts=counts,
-        usage=Usage(
-            prompt_tokens=_total(line.usage.prompt_tokens for line in lines),
-            completion_tokens=_total(line.usage.completion_tokens for line in lines),
-        ),
-    )
-
-
-def _summarise_metric(values: np.ndarray[Any, Any], n_questions: int, signature: str, seed: int) -> MetricSummary:
-    n = len(values)
-    return MetricSummary(
-        value=float(values.mean()) if n else None,
-        n=n,
-        n_unscored=n_questions - n,
-        value_unscored_as_zero=float(values.sum() / n_questions) if n_questions else None,
-        stderr=standard_error(values),
-        ci95=bootstrap_ci95(values, seed),
-        signature=signature,
-    )
-
-
-def _total(counts: Iterable[int | None]) -> int | None:
-    """The sum of what is known; None where nothing is."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
 
 
 def _check_failures(directory: RunDirectory, summary: Summary, fail_on_error: float) -> None:

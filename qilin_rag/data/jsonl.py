@@ -1,6 +1,7 @@
 """The generic layout: notes.jsonl and dqa.jsonl.
 
-A note has note_idx, title and content; a question search_idx, query, answers and ref_note_idx_list. Extra keys of a question are kept in its `meta`; extra keys of a note are ignored.
+A note has note_idx, title and content (extra keys are ignored); a question has search_idx, query, answers and
+ref_note_idx_list (extra keys are kept in its `meta`).
 """
 
 from __future__ import annotations

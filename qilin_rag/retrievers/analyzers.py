@@ -15,8 +15,8 @@ Analyzer = Literal["word", "char", "cjk-bigram"]
 
 # CJKAnalyzer.getDefaultStopSet()
 _STOP_WORDS = frozenset(
-    "a and are as at be but by for if in into is it no not of on or s such t that the their then there these they "
-    "this to was will with www".split()  # noqa: SIM905
+    "a and are as at be but by for if in into is it no not of on or s such t that the their then there "  # noqa: SIM905
+    "these they this to was will with www".split()
 )
 _MAX_TOKEN_CHARS = 255  # StandardTokenizer cuts longer words into pieces
 _WIDTH_FORMS = regex.compile(r"[！-～]+|[ウ-ヽ]?[･-ﾟ]+")

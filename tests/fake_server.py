@@ -1,0 +1,143 @@
+"""An OpenAI-compatible server on loopback that misbehaves on demand."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Fault = str | None
+MODEL = "fake-model"
+
+
+def echo(body: dict[str, Any]) -> str:
+    """The default answer: a function of the last message alone."""
+    return f"关于“{body['messages'][-1]['content'][-40:]}”的回答"
+
+
+class FakeServer:
+    """`fault(n, body)` says what goes wrong with the n-th chat call (from 1), None for nothing.
+
+    Faults: an HTTP status such as "500", "429 2" (with Retry-After: 2), "reset", "hang", "broken json", "not json",
+    "empty choices", "null content", "length", "filtered", "filtered 400", "overflow".
+    """
+
+    def __init__(
+        self,
+        latency_s: float = 0.0,
+        fault: Callable[[int, dict[str, Any]], Fault] = lambda n, body: None,
+        answer: Callable[[dict[str, Any]], str] = echo,
+    ) -> None:
+        self.latency_s, self.fault, self.answer = latency_s, fault, answer
+        self.calls: list[dict[str, Any]] = []
+        self.authorizations: list[str | None] = []
+        self.models = [MODEL]
+        self.n_at_once = self.most_at_once = 0
+        self.lock = threading.Lock()
+        self.stopping = threading.Event()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"fake": self}))
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+
+    def __enter__(self) -> FakeServer:
+        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stopping.set()
+        self._http.shutdown()
+        self._http.server_close()
+
+    def completion(self, text: str | None, finish_reason: str = "stop") -> dict[str, Any]:
+        return {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": MODEL,
+            "choices": [
+                {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}
+            ],
+            "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+        }
+
+
+class _Handler(BaseHTTPRequestHandler):
+    fake: FakeServer
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, *arguments: object) -> None:
+        """Quiet."""
+
+    def do_GET(self) -> None:
+        if self.path == "/v1/models":
+            self._send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.fake.models]})
+        else:
+            self._send(404, {"error": {"message": "no such path"}})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        fake = self.fake
+        with fake.lock:
+            fake.calls.append(body)
+            fake.authorizations.append(self.headers["Authorization"])
+            n = len(fake.calls)
+            fake.n_at_once += 1
+            fake.most_at_once = max(fake.most_at_once, fake.n_at_once)
+        try:
+            time.sleep(fake.latency_s)
+            self._answer(fake.fault(n, body), body)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+        finally:
+            with fake.lock:
+                fake.n_at_once -= 1
+
+    def _answer(self, fault: Fault, body: dict[str, Any]) -> None:
+        good = self.fake.completion(self.fake.answer(body))
+        match fault.split() if fault else []:
+            case []:
+                self._send(200, good)
+            case ["reset"]:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
+                self.close_connection = True
+            case ["hang"]:
+                self.fake.stopping.wait(30)
+                self.close_connection = True
+            case ["broken", "json"]:
+                self._send_raw(200, b'{"choices": [{"mess', "application/json")
+            case ["not", "json"]:
+                self._send_raw(200, b"<html>hello</html>", "text/html")
+            case ["empty", "choices"]:
+                self._send(200, good | {"choices": []})
+            case ["null", "content"]:
+                self._send(200, self.fake.completion(None))
+            case ["length"]:
+                self._send(200, self.fake.completion("只写到一", "length"))
+            case ["filtered"]:
+                self._send(200, self.fake.completion(None, "content_filter"))
+            case ["filtered", "400"]:
+                self._send(400, {"error": {"message": "the prompt was refused", "code": "content_filter"}})
+            case ["overflow"]:
+                error = {"message": "maximum context length is 10 tokens", "code": "context_length_exceeded"}
+                self._send(400, {"error": error})
+            case [status, *wait]:
+                headers = {"Retry-After": wait[0]} if wait else {}
+                key = str(self.headers["Authorization"]).removeprefix("Bearer ")
+                self._send(int(status), {"error": {"message": f"status {status} for key {key}"}}, headers)
+
+    def _send(self, status: int, value: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        self._send_raw(status, json.dumps(value, ensure_ascii=False).encode(), "application/json", headers)
+
+    def _send_raw(self, status: int, content: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
