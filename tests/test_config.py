@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qilin_rag.config import find_resource, resolve_run, resource_names
+from qilin_rag.errors import UsageError
+
+
+def test_defaults() -> None:
+    config = resolve_run({})
+    assert (config.data, config.retriever.name, config.llm.name, config.top_k) == ("sample", "bm25", "extractive", 5)
+    assert config.metrics == {"rouge_l": {}}
+
+
+def test_the_environment_names_another_default_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QILIN_RAG_DATA", "/some/where")
+    assert resolve_run({}).data == "/some/where"
+    assert resolve_run({"data": "sample"}).data == "sample"
+
+
+def test_layers_defaults_file_flags_set(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("retriever: {name: bm25, k1: 2.0, b: 0.1}\ntop_k: 3\nlimit: 7\nmetrics: [rouge_l, rouge_l_word]\n")
+    config = resolve_run({"top_k": 4, "limit": None}, ["retriever.k1=1.5", "metrics.rouge_l.tokens=word"], file)
+    assert config.retriever.settings == {"k1": 1.5, "b": 0.1}
+    assert (config.top_k, config.limit) == (4, 7)
+    assert config.metrics == {"rouge_l": {"tokens": "word"}, "rouge_l_word": {}}
+
+
+def test_a_preset_is_filled_in_and_can_be_overridden() -> None:
+    config = resolve_run({"llm": "qwen2.5-72b", "base_url": "http://10.0.0.1:9/v1"}, ["llm.temperature=0.7"])
+    assert config.llm_label == "qwen2.5-72b"
+    assert config.llm.name == "openai"
+    assert config.llm.settings["model"] == "Qwen/Qwen2.5-72B-Instruct"
+    assert config.llm.settings["base_url"] == "http://10.0.0.1:9/v1"
+    assert config.llm.settings["temperature"] == 0.7
+
+
+def test_an_endpoint_without_a_preset_is_known_by_its_model() -> None:
+    config = resolve_run({"llm": "openai"}, ["llm.model=my/model"])
+    assert config.llm_label == "my/model"
+
+
+def test_the_papers_five_llms_have_presets() -> None:
+    assert {"gpt-3.5-turbo", "gpt-4o-mini", "qwen2.5-72b", "llama3.3-70b", "glm-4"} <= set(
+        resource_names("configs/llms")
+    )
+
+
+def test_the_working_directory_comes_first(tmp_path: Path) -> None:
+    own = tmp_path / "prompts"
+    own.mkdir()
+    (own / "default.yaml").write_text("{}")
+    assert find_resource("prompts", "default") == own / "default.yaml"
+    assert find_resource("prompts", "concise") != own / "concise.yaml"
+
+
+@pytest.mark.parametrize(
+    ("flags", "overrides", "file", "message"),
+    [
+        ({"llm": "qwen2.5-27b"}, [], None, "unknown llm 'qwen2.5-27b'; did you mean qwen2.5-72b?"),
+        ({"retriever": "mb25"}, [], None, "unknown retriever 'mb25'"),
+        ({"top_k": 0}, [], None, "setting 'top_k' is 0"),
+        ({"limit": -1}, [], None, "setting 'limit' is -1"),
+        ({}, ["retriever"], None, "expected key=value"),
+        ({}, ["topk=3"], None, "unknown setting in --set 'topk'; did you mean top_k?"),
+        ({}, ["llm.a.b=3"], None, "unknown setting in --set 'llm.a.b'"),
+        ({}, ["retriever.k1=[1"], None, "not valid YAML"),
+        ({}, ["metrics.bertscore.model=x"], None, "unknown metric in this run 'bertscore'"),
+        ({}, [], "topk: 3", "unknown setting 'topk'; did you mean top_k?"),
+        ({}, [], "- a", "expected a mapping"),
+        ({}, [], "a: [", "line 1: not valid YAML"),
+        ({}, [], "retriever: 3", "expected a name"),
+        ({}, [], "retriever: os:system", "must be a registered name"),
+        ({}, [], "llm: !!python/object/apply:os.system [id]", "not valid YAML"),
+    ],
+)
+def test_wrong_settings_are_named(
+    tmp_path: Path, flags: dict[str, object], overrides: list[str], file: str | None, message: str
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(file or "")
+    with pytest.raises(UsageError) as caught:
+        resolve_run(flags, overrides, path if file else None)
+    assert message in str(caught.value)
+
+
+def test_a_preset_can_only_name_registered_classes(tmp_path: Path) -> None:
+    folder = tmp_path / "configs" / "llms"
+    folder.mkdir(parents=True)
+    (folder / "bad.yaml").write_text("class: os:system\n")
+    with pytest.raises(UsageError, match="class must be one of"):
+        resolve_run({"llm": "bad"})

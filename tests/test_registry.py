@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from qilin_rag import registry
+from qilin_rag.errors import UsageError
+from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS, Component, Registry
+
+
+@pytest.mark.parametrize("table", [RETRIEVERS, LLMS, SCORERS])
+def test_every_name_stands_for_a_component(table: Registry[Component]) -> None:
+    for name in table.table():
+        assert issubclass(table.resolve(name), Component)
+
+
+def test_a_component_is_its_configuration() -> None:
+    bm25 = RETRIEVERS.create("bm25", {"k1": 1.2})
+    assert bm25.changed() == {"k1": 1.2}
+    assert bm25.identity() == {
+        "class": "qilin_rag.retrievers.bm25:BM25",
+        "version": 1,
+        "k1": 1.2,
+        "b": 0.4,
+        "analyzer": "word",
+    }
+
+
+def test_operational_fields_are_no_part_of_the_identity() -> None:
+    a = LLMS.create("openai", {"model": "m", "base_url": "http://127.0.0.1:1/v1", "timeout_s": 3})
+    b = LLMS.create("openai", {"model": "m", "base_url": "https://other.example/v1"})
+    assert a.identity() == b.identity()
+    assert a.identity() != LLMS.create("openai", {"model": "m", "temperature": 0.5}).identity()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("bm52", {}, "unknown retriever 'bm52'; did you mean bm25?"),
+        ("zzz", {}, "unknown retriever 'zzz'; known: bm25, none, oracle"),
+        ("bm25", {"k2": 1}, "unknown setting 'k2'; did you mean k1?"),
+        ("bm25", {"k1": "much"}, "setting 'k1' is 'much'"),
+        ("bm25", {"b": 2}, "setting 'b' is 2"),
+        ("bm25", {"analyzer": "wrod"}, "'word', 'char' or 'cjk-bigram'"),
+        ("no.such.module:X", {}, "can't be imported"),
+        ("qilin_rag.retrievers.bm25:X", {}, "has no 'X'"),
+        ("pathlib:Path", {}, "is not a qilin_rag component"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(name: str, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        RETRIEVERS.create(name, settings)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_third_parties_join_by_entry_point_and_doubles_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("mine", "qilin_rag.retrievers.oracle:Oracle", "qilin_rag.retrievers")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == "qilin_rag.retrievers" else [])
+    assert RETRIEVERS.create("mine", {}).class_path() == "qilin_rag.retrievers.oracle:Oracle"
+    taken = EntryPoint("bm25", "other.package:BM25", "qilin_rag.retrievers")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [taken])
+    with pytest.raises(UsageError, match="two retrievers are called 'bm25'"):
+        RETRIEVERS.table()
