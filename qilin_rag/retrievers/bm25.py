@@ -83,7 +83,8 @@ class BM25(Retriever):
             ids = array("i", (vocabulary.setdefault(term, len(vocabulary)) for term in analyze(note.text)))
             corpus.append(np.array(ids, dtype=np.int32))
         index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene")
-        index.index((corpus, vocabulary), show_progress=False)
+        with np.errstate(invalid="ignore"):  # 0/0 where no note holds any term: their average length is 0
+            index.index((corpus, vocabulary), show_progress=False)
         return index
 
 

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score import rouge_scorer
+
+from qilin_rag.scorers.rouge import RougeL, RougeLWord, lcs_f1
+from qilin_rag.text import clean, mixed_tokens, normalise, strip_markup
+from qilin_rag.types import Question, Sample
+
+CHINESE = "冷萃咖啡怎么做多肉夏天浇水的了一是不我有在这个上们来到时大地为子中你说生国年着就那和要她出也得里后自以会"
+ENGLISH = ["the", "coffee", "machine", "SPF50", "cold-brew", "a", "I", "WiFi", "3.14", "don't"]
+EMOJI = ["😀", "👨‍👩‍👧", "1️⃣", "🇨🇳", "❗", "☕️"]
+MARKUP = ["[第1篇](#)", "**", "`", "__", "[1]", "\n", "　", "Ｆｕｌｌ", "ﾊﾝｶｸ"]
+
+
+class SameTokens:
+    """Our tokens, for rouge_score."""
+
+    def __init__(self, scorer: RougeL) -> None:
+        self._scorer = scorer
+
+    def tokenize(self, text: str) -> list[str]:
+        return list(self._scorer.tokenize(text))
+
+
+def theirs(scorer: RougeL) -> Any:
+    return rouge_scorer.RougeScorer(["rougeL"], tokenizer=SameTokens(scorer))
+
+
+def random_text(rng: random.Random, n_parts: int) -> str:
+    kinds: list[Any] = rng.choice(
+        [[CHINESE], [ENGLISH], [CHINESE, ENGLISH], [CHINESE, EMOJI], [CHINESE, ENGLISH, EMOJI, MARKUP], [EMOJI]]
+    )
+    glue = rng.choice(["", " "])
+    return glue.join(rng.choice(rng.choice(kinds)) for _ in range(n_parts))
+
+
+def test_ten_thousand_pairs_equal_rouge_score() -> None:
+    rng = random.Random(20261121)
+    answers = [random_text(rng, rng.choice([0, 1, 5, 20, 60])) for _ in range(9_990)]
+    targets = [random_text(rng, rng.choice([0, 1, 5, 20, 60])) for _ in range(9_990)]
+    long = [random_text(rng, 1_500) for _ in range(10)]
+    answers += long
+    targets += [*long[5:], *long[:5]]
+    for scorer in (RougeL(), RougeLWord()):
+        some = range(0, len(answers), 20 if isinstance(scorer, RougeLWord) else 1)
+        oracle = theirs(scorer)
+        mine = scorer.score_answers([answers[i] for i in some], [[targets[i]] for i in some])
+        for value, i in zip(mine, some, strict=True):
+            assert abs(value - oracle.score(targets[i], answers[i])["rougeL"].fmeasure) <= 1e-9
+
+
+def test_the_best_reference_counts_as_in_rouge_score() -> None:
+    rng = random.Random(5)
+    oracle = theirs(RougeL())
+    for _ in range(200):
+        answer, *targets = (random_text(rng, rng.randint(0, 30)) for _ in range(4))
+        [mine] = RougeL().score_answers([answer], [targets])
+        assert mine == pytest.approx(oracle.score_multi(targets, answer)["rougeL"].fmeasure, abs=1e-9)
+
+
+@given(st.text(max_size=60))
+def test_identical_text_scores_one_unless_nothing_is_left_of_it(value: str) -> None:
+    value = clean(value)
+    [score] = RougeL().score_answers([value], [[value]])
+    assert score == (1.0 if normalise(strip_markup(value)).split() else 0.0)
+
+
+def test_by_hand() -> None:
+    assert lcs_f1("ABCBDAB", "BDCABA") == 2 * (4 / 7) * (4 / 6) / (4 / 7 + 4 / 6)
+    assert lcs_f1([], ["a"]) == lcs_f1(["a"], []) == lcs_f1([], []) == lcs_f1(["a"], ["b"]) == 0.0
+    assert lcs_f1(["粗研磨", "咖啡"], ["咖啡"]) == pytest.approx(2 / 3)
+
+
+def test_rouge_scores_own_tokenizer_would_drop_chinese() -> None:
+    """The silent error that the tokens are there to avoid."""
+    naive = rouge_scorer.RougeScorer(["rougeL"])
+    assert naive.score("冷萃咖啡", "冷萃咖啡")["rougeL"].fmeasure == 0
+    assert RougeL().score_answers(["冷萃咖啡"], [["冷萃咖啡"]]) == [1.0]
+
+
+def test_markup_width_and_case_do_not_count() -> None:
+    assert RougeL().score_answers(["**ＳＰＦ50**[第1篇](#)"], [["spf50"]]) == [1.0]
+    assert RougeL(strip_markup=False).score_answers(["**spf50**"], [["spf50"]])[0] < 1
+
+
+def test_signatures_tell_settings_apart() -> None:
+    scorers = [RougeL(), RougeL(tokens="word"), RougeL(strip_markup=False), RougeLWord(tokens="mixed")]
+    assert len({*(scorer.signatures()["rouge_l"] for scorer in scorers[:3])}) == 3
+    assert scorers[1].signatures()["rouge_l"] == RougeLWord().signatures()["rouge_l_word"]
+
+
+@pytest.mark.parametrize(
+    ("status", "value", "reason"),
+    [("ok", 1.0, None), ("truncated", 1.0, None), ("failed", None, "failed"), ("filtered", None, "filtered")],
+)
+def test_which_answers_are_scored(status: Any, value: float | None, reason: str | None) -> None:
+    sample = Sample(
+        question_id="1",
+        query="q",
+        status=status,
+        hits=[],
+        notes_given=0,
+        notes_used=0,
+        messages=[],
+        answer="好",
+        raw="好",
+    )
+    [score] = RougeL().score([sample], [Question(id="1", query="q", references=["好"])])
+    assert (score.value, score.reason) == (value, reason)
+
+
+def test_an_empty_answer_scores_zero() -> None:
+    assert RougeL().score_answers(["", "  "], [["好"], ["好"]]) == [0.0, 0.0]
+    assert mixed_tokens("  ") == []

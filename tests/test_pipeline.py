@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_rag.config import resolve_run
+from qilin_rag.data import load_dataset
+from qilin_rag.errors import FailedSamplesError, QilinError, UsageError
+from qilin_rag.llms import retry
+from qilin_rag.pipeline import Run, run, score_run, select_questions
+from qilin_rag.summary import summarise
+from qilin_rag.types import Sample, Score
+from tests.fake_server import MODEL, FakeServer
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "BASE_S", 0.001)
+    monkeypatch.setattr(retry, "LONGEST_S", 0.01)
+
+
+def do(data: object, *overrides: str, **flags: Any) -> Run:
+    return run(resolve_run({"data": str(data), **flags}, overrides))
+
+
+def ask(data: object, server: FakeServer, *overrides: str, **flags: Any) -> Run:
+    return do(data, f"llm.model={MODEL}", *overrides, llm="openai", base_url=server.url, **flags)
+
+
+def test_the_main_job(data_dir: Path) -> None:
+    directory, manifest, summary = do(data_dir, retriever="oracle")
+    assert directory.path.parent == Path("runs")
+    assert directory.path.name.startswith("small-oracle-extractive-default-")
+    assert {path.name for path in directory.path.iterdir()} == {
+        ".lock",
+        "manifest.json",
+        "questions.jsonl",
+        "samples.jsonl",
+        "run.trec",
+        "scores.jsonl",
+        "summary.json",
+    }
+    assert manifest.state == "complete"
+    assert summary.counts == {"questions": 3, "ok": 3, "failed": 0, "filtered": 0, "truncated": 0}
+    assert set(summary.metrics) == {"recall@5", "ndcg@5", "mrr@5", "rouge_l"}
+    rouge = summary.metrics["rouge_l"]
+    assert rouge.n == 3
+    assert rouge.value is not None
+    assert 0.3 < rouge.value < 1
+    assert rouge.signature.startswith("rouge_l|tokens:mixed|")
+    assert summary.metrics["recall@5"].value == 1
+    scores = directory.read_scores()
+    assert len(scores) == 12
+    assert rouge.value == pytest.approx(
+        sum(score.value or 0 for score in scores if score.metric == "rouge_l") / 3, abs=1e-12
+    )
+    assert json.loads((directory.path / "manifest.json").read_text())["config"]["retriever"]["name"] == "oracle"
+
+
+def test_every_retriever_orders_as_it_should_on_the_sample() -> None:
+    values = [do("sample", retriever=name).summary.metrics["rouge_l"].value for name in ("none", "bm25", "oracle")]
+    none, bm25, oracle = (value for value in values if value is not None)
+    assert none < bm25 < oracle
+
+
+def test_messages_sent_are_the_messages_kept(data_dir: Path, server: FakeServer) -> None:
+    directory, _, summary = ask(data_dir, server, retriever="oracle", prompt="cite")
+    samples, _ = directory.read_samples()
+    assert sorted(sample.messages[-1]["content"] for sample in samples.values()) == sorted(
+        call["messages"][-1]["content"] for call in server.calls
+    )
+    assert all("第1篇" in sample.messages[-1]["content"] for sample in samples.values())
+    assert summary.usage.prompt_tokens == 300
+
+
+def test_the_same_configuration_finds_its_run_again(data_dir: Path, server: FakeServer) -> None:
+    first = ask(data_dir, server)
+    again = ask(data_dir, server, concurrency=1, metrics="rouge_l_word")
+    assert again.directory.path == first.directory.path
+    assert len(server.calls) == 3
+    assert {"rouge_l", "rouge_l_word"} < set(again.summary.metrics)
+    assert again.summary.metrics["rouge_l"] == first.summary.metrics["rouge_l"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "flags"),
+    [
+        (["llm.temperature=0.5"], {}),
+        (["llm.max_tokens=9"], {}),
+        (["llm.seed=1"], {}),
+        (["llm.extra_body={top_k: 1}"], {}),
+        (["retriever.k1=2"], {}),
+        ([], {"top_k": 3}),
+        ([], {"prompt": "concise"}),
+        ([], {"retriever": "none"}),
+    ],
+)
+def test_what_changes_answers_is_another_run(
+    data_dir: Path, server: FakeServer, overrides: list[str], flags: dict[str, Any]
+) -> None:
+    first = ask(data_dir, server)
+    other = ask(data_dir, server, *overrides, **flags)
+    assert other.directory.path != first.directory.path
+    assert len(server.calls) == 6
+
+
+def test_a_larger_limit_extends_the_run(data_dir: Path, server: FakeServer) -> None:
+    one = ask(data_dir, server, limit=1)
+    assert (one.summary.counts["questions"], len(server.calls)) == (1, 1)
+    two = ask(data_dir, server, limit=2)
+    assert two.directory.path == one.directory.path
+    assert (two.summary.counts["questions"], len(server.calls)) == (2, 2)
+    whole = ask(data_dir, server)
+    assert (whole.summary.counts["questions"], len(server.calls)) == (3, 3)
+    again = ask(data_dir, server, limit=1)
+    assert again.summary.metrics == one.summary.metrics
+    assert len(server.calls) == 3
+
+
+def test_limits_are_nested_and_seeded() -> None:
+    questions = load_dataset("sample").questions
+    chosen = {n: select_questions(questions, resolve_run({"limit": n})) for n in (5, 20, 60, 100)}
+    assert chosen[5] == chosen[20][:5] == chosen[60][:5]
+    assert sorted(question.id for question in chosen[100]) == sorted(question.id for question in questions)
+    assert chosen[20] != list(questions[:20])
+    assert chosen[20] != select_questions(questions, resolve_run({"limit": 20}, ["seed=1"]))
+
+
+def test_ids_name_questions(data_dir: Path, tmp_path: Path) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("3\n\n1\n3\n")
+    directory = do(data_dir, ids=ids).directory
+    assert [question.id for question in directory.read_questions()] == ["3", "1"]
+    for text, message in (("9\n1\n", "no question '9' \\(1 of 2"), ("\n", "names no question")):
+        ids.write_text(text)
+        with pytest.raises(UsageError, match=message):
+            do(data_dir, ids=ids)
+    with pytest.raises(UsageError, match="can't be read"):
+        do(data_dir, ids=tmp_path / "nowhere")
+
+
+def test_failed_questions_are_unscored_counted_and_asked_again(data_dir: Path, server: FakeServer) -> None:
+    server.fault = lambda n, body: "overflow" if "手冲水温" in body["messages"][-1]["content"][-20:] else None
+    with pytest.raises(FailedSamplesError, match="1 of 3 questions failed"):
+        ask(data_dir, server)
+    allowed = ask(data_dir, server, fail_on_error=0.4)
+    rouge = allowed.summary.metrics["rouge_l"]
+    assert (rouge.n, rouge.n_unscored) == (2, 1)
+    assert rouge.value is not None
+    assert rouge.value_unscored_as_zero == pytest.approx(rouge.value * 2 / 3)
+    assert len(server.calls) == 4  # the failed one was asked twice
+    assert allowed.summary.usage.prompt_tokens == 200
+    server.fault = lambda n, body: None
+    healed = ask(data_dir, server)
+    assert healed.summary.counts["ok"] == 3
+    assert healed.summary.metrics["rouge_l"].n == 3
+
+
+def test_filtered_and_truncated_answers_have_their_own_status(data_dir: Path, server: FakeServer) -> None:
+    faults = {1: "filtered", 2: "length"}
+    server.fault = lambda n, body: faults.get(n)
+    summary = ask(data_dir, server, concurrency=1).summary
+    assert summary.counts == {"questions": 3, "ok": 1, "failed": 0, "filtered": 1, "truncated": 1}
+    assert summary.metrics["rouge_l"].n == 2
+    ask(data_dir, server)
+    assert len(server.calls) == 3
+
+
+def test_concurrency_is_bounded_and_used(server: FakeServer) -> None:
+    server.latency_s = 0.03
+    ask("sample", server, concurrency=7, limit=40)
+    assert server.most_at_once == 7
+
+
+def test_notes_that_do_not_fit_are_dropped_and_recorded(data_dir: Path, server: FakeServer) -> None:
+    directory = ask(data_dir, server, "llm.context_length=190", "llm.max_tokens=10", retriever="oracle").directory
+    samples, _ = directory.read_samples()
+    assert (samples["2"].notes_given, samples["2"].notes_used) == (2, 0)
+    assert (samples["1"].notes_given, samples["1"].notes_used) == (1, 0)
+    with pytest.raises(FailedSamplesError):
+        ask(data_dir, server, "llm.context_length=20", "llm.max_tokens=10")
+
+
+def test_a_refused_key_stops_the_run_and_keeps_what_is_done(data_dir: Path, server: FakeServer) -> None:
+    server.fault = lambda n, body: "401" if n == 3 else None
+    with pytest.raises(QilinError, match="refused the key"):
+        ask(data_dir, server, concurrency=1)
+    [manifest] = Path("runs").glob("*/manifest.json")
+    assert json.loads(manifest.read_text())["state"] == "incomplete"
+    server.fault = lambda n, body: None
+    assert ask(data_dir, server).manifest.state == "complete"
+    assert len(server.calls) == 4
+
+
+def test_no_server_no_work(data_dir: Path) -> None:
+    with pytest.raises(QilinError, match="no server answers"):
+        do(data_dir, "llm.model=m", llm="openai", base_url="http://127.0.0.1:9/v1")
+    assert not Path("runs").exists()
+    assert not Path("cache").exists()
+
+
+def test_fresh_asks_again_and_keeps_the_old_answers(data_dir: Path, server: FakeServer) -> None:
+    directory = ask(data_dir, server).directory
+    ask(data_dir, server, fresh=True)
+    assert len(server.calls) == 6
+    assert len(list(directory.path.glob("samples-until-*.jsonl"))) == 1
+
+
+def test_scoring_again_needs_neither_data_nor_model(data_dir: Path, server: FakeServer) -> None:
+    first = ask(data_dir, server)
+    for file in data_dir.iterdir():
+        file.unlink()
+    again = score_run(first.directory.path, {"rouge_l_word": {}, "rouge_l": {"tokens": "word"}})
+    assert len(server.calls) == 3
+    assert again.summary.metrics["rouge_l"].value == again.summary.metrics["rouge_l_word"].value
+    assert again.summary.metrics["rouge_l"].signature == again.summary.metrics["rouge_l_word"].signature
+    back = score_run(first.directory.path, {"rouge_l": {}})
+    assert back.summary.metrics["rouge_l"] == first.summary.metrics["rouge_l"]
+    assert back.summary.metrics["rouge_l_word"] == again.summary.metrics["rouge_l_word"]
+
+
+def test_a_run_that_is_not_finished_is_not_scored(data_dir: Path, server: FakeServer) -> None:
+    server.fault = lambda n, body: "401"
+    with pytest.raises(QilinError):
+        ask(data_dir, server)
+    [path] = Path("runs").iterdir()
+    with pytest.raises(UsageError, match="is incomplete"):
+        score_run(path, {"rouge_l": {}})
+
+
+def test_the_key_is_in_no_file_of_a_run(
+    data_dir: Path, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-1234567890")
+    server.fault = lambda n, body: "400" if n == 1 else None
+    ask(data_dir, server, fail_on_error=1)
+    assert server.authorizations[0] == "Bearer sk-secret-1234567890"
+    files = [Path(folder) / name for folder, _, names in os.walk(tmp_path) for name in names]
+    assert len(files) > 5
+    assert not [file for file in files if b"sk-secret" in file.read_bytes()]
+
+
+def test_a_changed_corpus_is_another_run(data_dir: Path) -> None:
+    first = do(data_dir)
+    with (data_dir / "notes.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"note_idx": 99, "title": "新", "content": "冷萃"}\n')
+    assert do(data_dir).directory.path != first.directory.path
+
+
+def test_oracle_names_missing_notes(data_dir: Path) -> None:
+    text = (data_dir / "dqa.jsonl").read_text(encoding="utf-8")
+    (data_dir / "dqa.jsonl").write_text(text.replace("[12, 13]", "[12, 555]"), encoding="utf-8")
+    with pytest.raises(UsageError, match="has no note 555"):
+        do(data_dir, retriever="oracle")
+
+
+def test_a_summary_is_never_nan() -> None:
+    summary = summarise([], [], [], {"rouge_l": "s"})
+    assert summary.metrics["rouge_l"].value is None
+    sample = Sample(
+        question_id="1",
+        query="",
+        status="failed",
+        hits=[],
+        notes_given=0,
+        notes_used=0,
+        messages=[],
+        answer="",
+        raw="",
+    )
+    unscored = Score(question_id="1", metric="rouge_l", value=None, reason="failed")
+    metric = summarise([sample], [sample], [unscored], {"rouge_l": "s"}).metrics["rouge_l"]
+    assert (metric.value, metric.stderr, metric.ci95, metric.n_unscored) == (None, None, None, 1)
+    with pytest.raises(ValueError, match="finite"):
+        Score(question_id="1", metric="rouge_l", value=float("nan"))

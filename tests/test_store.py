@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qilin_rag.errors import UsageError
+from qilin_rag.store import RunDirectory
+from qilin_rag.types import Hit, Sample
+
+
+def sample(question_id: str, answer: str = "答", status: str = "ok") -> Sample:
+    return Sample(
+        question_id=question_id,
+        query="问",
+        status=status,
+        hits=[Hit(note_idx=7, score=1.5, rank=1)],
+        notes_given=1,
+        notes_used=1,
+        messages=[],
+        answer=answer,
+        raw=answer,
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    directory = RunDirectory(tmp_path / "run")
+    with directory.locked(), directory.samples_writer() as writer:
+        writer.write(sample("1", "第一\n行"))
+        writer.write(sample("2"))
+    return directory
+
+
+def append(run: RunDirectory, question_id: str) -> None:
+    with run.locked(), run.samples_writer() as writer:
+        writer.write(sample(question_id))
+
+
+def test_samples_come_back_and_a_later_line_supersedes(run: RunDirectory) -> None:
+    with run.locked(), run.samples_writer() as writer:
+        writer.write(sample("1", "again"))
+    samples, lines = run.read_samples()
+    assert list(samples) == ["1", "2"]
+    assert samples["1"].answer == "again"
+    assert [line.answer for line in lines] == ["第一\n行", "答", "again"]
+
+
+def test_every_cut_of_the_last_line_is_survived(run: RunDirectory) -> None:
+    """Whatever part of the last line reached the disk: whole lines stay, the half one is asked again."""
+    path = run.path / "samples.jsonl"
+    whole = path.read_bytes()
+    first_end = whole.index(b"\n") + 1
+    for cut in range(first_end, len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        survivors = {"1", "2"} if cut >= len(whole) - 1 else {"1"}
+        assert set(run.read_samples()[0]) == survivors
+        append(run, "3")
+        assert set(run.read_samples()[0]) == survivors | {"3"}
+        assert path.read_bytes().count(b"\n") == len(survivors) + 1
+
+
+def test_a_half_first_line_and_a_long_half_line_are_survived(run: RunDirectory) -> None:
+    path = run.path / "samples.jsonl"
+    path.write_bytes(b'{"question_id": "1", "query": "' + b"x" * 200_000)
+    append(run, "2")
+    assert set(run.read_samples()[0]) == {"2"}
+
+
+def test_a_broken_line_in_the_middle_is_named_not_skipped(run: RunDirectory) -> None:
+    path = run.path / "samples.jsonl"
+    path.write_bytes(b"{}\n" + path.read_bytes())
+    with pytest.raises(UsageError, match=r"samples\.jsonl, line 1: not a sample"):
+        run.read_samples()
+
+
+def test_a_second_process_is_refused_and_a_dead_ones_lock_is_free(run: RunDirectory) -> None:
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time; from pathlib import Path; from qilin_rag.store import RunDirectory\n"
+            "with RunDirectory(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(60)",
+            str(run.path),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match="in use by another process"), run.locked():
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with run.locked():
+        pass
+
+
+def test_a_failed_write_leaves_the_old_file(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.write_scores([])
+    (run.path / "scores.jsonl").write_text("old\n")
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        run.write_scores([])
+    assert (run.path / "scores.jsonl").read_text() == "old\n"
+    assert not list(run.path.glob("*.tmp"))
+
+
+def test_the_trec_run_is_six_columns_whatever_the_ids(run: RunDirectory) -> None:
+    run.write_trec_run([sample("a b\tc\n"), sample("2")], tag="tag")
+    lines = (run.path / "run.trec").read_text().splitlines()
+    assert lines == ["a_b_c Q0 7 1 1.5 tag", "2 Q0 7 1 1.5 tag"]
+
+
+def test_what_is_no_run_directory_is_said(tmp_path: Path, run: RunDirectory) -> None:
+    with pytest.raises(UsageError, match=r"manifest\.json is not there"):
+        RunDirectory(tmp_path).read_manifest()
+    (run.path / "manifest.json").write_text(json.dumps({"schema_version": 99}))
+    with pytest.raises(UsageError, match="schema version 99, this program reads 1"):
+        run.read_manifest()
+    (run.path / "manifest.json").write_text("{")
+    with pytest.raises(UsageError, match="not valid JSON"):
+        run.read_manifest()
+
+
+def test_a_fresh_start_keeps_the_old_samples(run: RunDirectory) -> None:
+    aside = run.set_aside_samples()
+    assert aside is not None
+    assert aside.read_bytes().count(b"\n") == 2
+    assert run.read_samples() == ({}, [])
+    assert run.set_aside_samples() is None
