@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -83,6 +84,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             main()
+        logging.getLogger("qilin_rag").handlers = []  # they write to this call's standard error
         code = left.value.code
         assert code is None or isinstance(code, int)
         return Outcome(code or 0, *capsys.readouterr())

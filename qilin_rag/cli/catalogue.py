@@ -23,7 +23,7 @@ def list_names(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """The retrievers, LLMs, prompts or metrics that can be named, each with what it is."""
+    """List what can be named, with what it is."""
     names = _describe(kind)
     if as_json:
         ui.print_json(names)

@@ -63,7 +63,10 @@ def run(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Retrieve, prompt, generate and score: one run, resumed where an earlier one stopped."""
+    """Do one run: retrieve, prompt, generate, score.
+
+    The same command finds its run again and goes on where it stopped; nothing that was answered is asked twice.
+    """
     from qilin_rag.config import resolve_run
     from qilin_rag.pipeline import run as run_pipeline
 
@@ -100,7 +103,10 @@ def score(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score a finished run again, or by other metrics; no model is called."""
+    """Score a run again, without a model.
+
+    Scores by other metrics stay as they are.
+    """
     from qilin_rag.config import resolve_run
     from qilin_rag.pipeline import score_run
 

@@ -29,7 +29,10 @@ def leaderboard(
     output_format: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.table,
     out: Annotated[Path | None, typer.Option(help="Write to this file (table is written as plain text).")] = None,
 ) -> None:
-    """LLM x retriever over all complete runs, a block a metric, the best marked."""
+    """Put all complete runs in one table.
+
+    LLM x retriever, one block a metric, the best marked; runs over other questions get tables of their own.
+    """
     from qilin_rag.errors import UsageError
     from qilin_rag.reports import leaderboard as board
 
@@ -106,7 +109,10 @@ def show(
     question: Annotated[str | None, typer.Option(help="The id of the question to show whole.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """What a run is, or with --question one sample whole: hits, prompt, answer, references, scores."""
+    """Show a run, or one of its samples.
+
+    With --question the sample whole: hits, messages, answer, references, scores.
+    """
     from qilin_rag.errors import unknown_name
     from qilin_rag.store import RunDirectory
 

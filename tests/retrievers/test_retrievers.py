@@ -5,12 +5,13 @@ import logging
 import math
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.errors import QilinError
-from qilin_rag.retrievers.analyzers import ANALYZERS
+from qilin_rag.retrievers.analyzers import ANALYZERS, Analyzer
 from qilin_rag.retrievers.bm25 import BM25
 from qilin_rag.retrievers.none import NoRetriever
 from qilin_rag.retrievers.oracle import Oracle
@@ -54,15 +55,15 @@ def reference_bm25(query: list[str], documents: list[list[str]], k1: float, b: f
     return scores
 
 
-@pytest.mark.parametrize("analyzer", ["word", "char", "cjk-bigram"])
+@pytest.mark.parametrize("analyzer", get_args(Analyzer))
 @pytest.mark.parametrize(("k1", "b"), [(0.9, 0.4), (1.5, 0.75), (0.0, 1.0)])
-def test_bm25_scores_are_the_formulas(analyzer: str, k1: float, b: float) -> None:
+def test_bm25_scores_are_the_formulas(analyzer: Analyzer, k1: float, b: float) -> None:
     sample = load_dataset("sample")
     questions = sample.questions[:10]
-    analyze = ANALYZERS[analyzer]  # type: ignore[index]
+    analyze = ANALYZERS[analyzer]
     notes = list(sample.notes)
     documents = [analyze(note.text) for note in notes]
-    rankings = BM25(analyzer=analyzer, k1=k1, b=b).search(questions, sample.notes, 10)  # type: ignore[arg-type]
+    rankings = BM25(analyzer=analyzer, k1=k1, b=b).search(questions, sample.notes, 10)
     for question, hits in zip(questions, rankings, strict=True):
         scores = reference_bm25(analyze(question.query), documents, k1, b)
         expected = sorted(
@@ -142,8 +143,9 @@ def test_a_cache_that_cannot_be_written_costs_only_the_saving(
 
 def test_real_chinese_questions(shared: Path) -> None:
     data = load_dataset(str(shared / "data" / "cmrc_dqa"))
-    for analyzer, least in (("word", 0.985), ("cjk-bigram", 0.99)):
-        rankings = BM25(analyzer=analyzer).search(data.questions, data.notes, 5)  # type: ignore[arg-type]
+    least_by_analyzer: dict[Analyzer, float] = {"word": 0.985, "cjk-bigram": 0.99}
+    for analyzer, least in least_by_analyzer.items():
+        rankings = BM25(analyzer=analyzer).search(data.questions, data.notes, 5)
         found = [
             question.reference_notes[0] in [hit.note_idx for hit in hits]
             for question, hits in zip(data.questions, rankings, strict=True)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from qilin_rag.config import resolve_run
+from qilin_rag.errors import UsageError
+from qilin_rag.pipeline import run
+from qilin_rag.reports.leaderboard import Cell, as_markdown, as_rows, format_cell, leaderboard
+from qilin_rag.store import RunDirectory
+from tests.conftest import Cli
+
+
+def do(data: Path, *overrides: str, **flags: object) -> RunDirectory:
+    return run(resolve_run({"data": str(data), **flags}, overrides)).directory
+
+
+@pytest.fixture
+def runs(data_dir: Path) -> Path:
+    for retriever in ("oracle", "none", "bm25"):
+        do(data_dir, retriever=retriever)
+    do(data_dir, "llm.max_chars=10", retriever="bm25")
+    return Path("runs")
+
+
+def test_llm_by_retriever_a_block_a_metric(data_dir: Path) -> None:
+    for retriever in ("oracle", "none", "bm25"):
+        do(data_dir, retriever=retriever)
+    [table] = leaderboard(Path("runs"))
+    assert (table.data, table.n_questions) == ("small", 3)
+    assert [block.metric for block in table.blocks] == ["rouge_l", "recall@5", "ndcg@5", "mrr@5"]
+    block = table.blocks[0]
+    assert (block.rows, block.columns) == (["extractive"], ["none", "bm25", "oracle"])
+    values = [cell.value for cell in block.cells[0] if cell is not None and cell.value is not None]
+    assert values == sorted(values)
+    assert len(values) == 3
+    assert [cell.best for cell in block.cells[0] if cell] == [False, False, True]
+
+
+def test_rows_are_told_apart_only_as_far_as_needed(runs: Path, data_dir: Path) -> None:
+    [table] = leaderboard(runs)
+    assert len(table.blocks[0].rows) == 3  # two settings of one LLM under bm25 carry their fingerprints
+    assert "extractive" in table.blocks[0].rows
+    do(data_dir, retriever="oracle", prompt="concise")
+    [table] = leaderboard(runs)
+    assert "extractive · concise" in table.blocks[0].rows
+
+
+def test_the_best_of_each_column_is_marked(runs: Path) -> None:
+    [table] = leaderboard(runs)
+    block = table.blocks[0]
+    column = block.columns.index("bm25")
+    cells = [row[column] for row in block.cells if row[column] is not None]
+    assert len(cells) == 2
+    best = [cell for cell in cells if cell and cell.best]
+    assert len(best) == 1
+    assert best[0].value == max(cell.value or 0 for cell in cells if cell)
+
+
+def test_unlike_sets_of_questions_never_share_a_table(runs: Path, data_dir: Path) -> None:
+    do(data_dir, retriever="oracle", prompt="concise", limit=2)
+    do(Path("sample"))
+    tables = leaderboard(runs)
+    assert [(table.data, table.n_questions) for table in tables] == [
+        ("bundled sample, not Qilin", 60),
+        ("small", 3),
+        ("small", 2),
+    ]
+
+
+def test_unlike_signatures_never_share_a_block(runs: Path, data_dir: Path) -> None:
+    do(data_dir, "metrics.rouge_l.tokens=word", retriever="oracle")
+    [table] = leaderboard(runs)
+    rouge = [block for block in table.blocks if block.metric == "rouge_l"]
+    assert len(rouge) == 2
+    assert rouge[0].signature != rouge[1].signature
+
+
+def test_incomplete_runs_are_left_out_and_named(runs: Path) -> None:
+    path = next(runs.glob("small-oracle-*"))
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"state": "incomplete"}))
+    [table] = leaderboard(runs)
+    assert "oracle" not in table.blocks[0].columns
+    assert table.notes == [f"left out, incomplete: {path.name}"]
+
+
+def test_no_run_is_said_with_the_next_step(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(UsageError, match="begin with: qilin-rag run"):
+            leaderboard(path)
+
+
+def test_partly_scored_figures_say_so() -> None:
+    cell = Cell(value=0.5, n=2, n_unscored=1, best=False, run="r")
+    assert format_cell(cell) == "0.5000 (2/3)"
+    assert format_cell(cell.model_copy(update={"value": None, "n": 0, "n_unscored": 3})) == "unscored (0/3)"
+    assert format_cell(None) == "-"
+
+
+def test_markdown_escapes_names(runs: Path) -> None:
+    for path in runs.iterdir():
+        manifest = json.loads((path / "manifest.json").read_text())
+        manifest["labels"] |= {"llm": "a|b\n<script>*", "data": "**x**"}
+        (path / "manifest.json").write_text(json.dumps(manifest))
+    text = as_markdown(leaderboard(runs))
+    assert "<script>" not in text
+    assert "| a\\|b \\<script\\>\\*" in text
+    assert "\\*\\*x\\*\\*" in text
+
+
+def test_all_formats_from_the_command_line(runs: Path, cli: Cli, tmp_path: Path) -> None:
+    shown = cli("leaderboard")
+    assert shown.code == 0
+    assert "rouge_l" in shown.out
+    assert "small, 3 questions" in shown.out
+    assert "rouge_l|tokens:mixed|" in shown.out
+    assert all(len(line) <= 160 for line in shown.out.splitlines())
+    rows = list(csv.DictReader(cli("leaderboard", "--format", "csv").out.splitlines()))
+    assert [row["retriever"] for row in rows] == ["none", "oracle", "bm25", "bm25"] * 4
+    [table] = json.loads(cli("leaderboard", "--format", "json").out)
+    assert table["blocks"][0]["cells"][0][0]["value"] == float(rows[0]["value"])
+    assert "| extractive |" in cli("leaderboard", "--format", "md").out
+    assert len(rows) == len(as_rows(leaderboard(runs)))
+    out = tmp_path / "board.txt"
+    assert cli("leaderboard", "--out", out).code == 0
+    assert "\x1b" not in out.read_text(encoding="utf-8")
+    missing = cli("leaderboard", "--out", tmp_path / "no" / "where.txt")
+    assert (missing.code, "can't be written" in missing.err) == (2, True)

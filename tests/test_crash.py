@@ -1,0 +1,122 @@
+"""kill -9 at random moments, Ctrl-C, and what is left on disk after."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import write_jsonl
+from tests.fake_server import MODEL, FakeServer
+
+CONCURRENCY = 8
+
+
+def make_data(folder: Path, n_questions: int) -> Path:
+    folder.mkdir()
+    notes = [{"note_idx": i, "title": f"笔记{i}", "content": f"第{i}号的做法：泡{i}分钟。"} for i in range(50)]
+    questions = [
+        {"search_idx": i, "query": f"<{i}>号怎么做", "answers": [f"泡{i % 50}分钟。"], "ref_note_idx_list": [i % 50]}
+        for i in range(n_questions)
+    ]
+    write_jsonl(folder / "notes.jsonl", notes)
+    write_jsonl(folder / "dqa.jsonl", questions)
+    return folder
+
+
+def question_of(body: dict[str, Any]) -> str:
+    return str(body["messages"][-1]["content"]).rsplit("<", 1)[1].split(">")[0]
+
+
+def start(data: Path, server: FakeServer, runs_dir: Path) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "qilin_rag",
+        "run",
+        "--data",
+        data,
+        "--llm",
+        "openai",
+        "--set",
+        f"llm.model={MODEL}",
+    ]
+    command += ["--base-url", server.url, "--concurrency", str(CONCURRENCY), "--runs-dir", runs_dir, "--json"]
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished_questions(runs_dir: Path) -> set[str]:
+    finished = set()
+    for path in runs_dir.glob("*/samples.jsonl"):
+        for line in path.read_bytes().splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                finished.add(json.loads(line)["question_id"])
+    return finished
+
+
+def check_kills(tmp_path: Path, n_questions: int, n_kills: int, latency_s: float) -> None:
+    data = make_data(tmp_path / "many", n_questions)
+    answer = lambda body: f"泡{int(question_of(body)) % 7}分钟。"  # noqa: E731
+    rng = random.Random(20261121)
+    n_killed = 0
+    with FakeServer(latency_s=latency_s, answer=answer) as server:
+        while n_killed < n_kills:
+            done_before, calls_before = finished_questions(tmp_path / "killed"), len(server.calls)
+            process = start(data, server, tmp_path / "killed")
+            deadline = time.monotonic() + 30
+            while len(server.calls) == calls_before and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 2 * n_questions * latency_s / CONCURRENCY / n_kills))
+            process.kill()
+            process.communicate()
+            n_killed += 1
+            asked = {question_of(body) for body in server.calls[calls_before:]}
+            assert not asked & done_before
+        calls_before, done_before = len(server.calls), finished_questions(tmp_path / "killed")
+        out, err = start(data, server, tmp_path / "killed").communicate(timeout=120)
+        assert not {question_of(body) for body in server.calls[calls_before:]} & done_before
+        assert json.loads(out)["counts"]["ok"] == n_questions, err
+        assert len(server.calls) - n_questions <= CONCURRENCY * n_kills
+        assert 0 < len(done_before) < n_questions
+        start(data, server, tmp_path / "whole").communicate(timeout=120)
+    [killed] = (tmp_path / "killed").glob("*/summary.json")
+    [whole] = (tmp_path / "whole").glob("*/summary.json")
+    assert killed.read_bytes() == whole.read_bytes()
+    for name in ("scores.jsonl", "questions.jsonl"):
+        assert killed.with_name(name).read_bytes() == whole.with_name(name).read_bytes()
+
+
+def test_killed_three_times(tmp_path: Path) -> None:
+    check_kills(tmp_path, n_questions=60, n_kills=3, latency_s=0.1)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_in_a_run_of_500_questions(tmp_path: Path) -> None:
+    check_kills(tmp_path, n_questions=500, n_kills=20, latency_s=0.3)
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "many", 60)
+    with FakeServer(latency_s=0.2) as server:
+        process = start(data, server, tmp_path / "runs")
+        deadline = time.monotonic() + 30
+        while not finished_questions(tmp_path / "runs") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert "the same command goes on from here" in err
+        assert "Traceback" not in err
+        [manifest] = (tmp_path / "runs").glob("*/manifest.json")
+        assert json.loads(manifest.read_text())["state"] == "incomplete"
+        n_kept = len(finished_questions(tmp_path / "runs"))
+        out, _ = start(data, server, tmp_path / "runs").communicate(timeout=60)
+        assert json.loads(out)["counts"]["ok"] == 60
+        assert 0 < n_kept < 60
