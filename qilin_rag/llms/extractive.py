@@ -6,7 +6,6 @@ The embedded default, so that everything runs with nothing but Python, and the l
 from __future__ import annotations
 
 import math
-from collections import Counter
 from itertools import pairwise
 
 from pydantic import PositiveInt
@@ -35,9 +34,11 @@ class Extractive(LLM):
         """The answer to `query` from `notes`."""
         parts = [(i, sentence) for i, note in enumerate(notes) for sentence in _sentences_of(note)]
         grams = [_bigrams(sentence) for _, sentence in parts]
-        note_grams = [_bigrams(f"{note.title}\n{note.content}") for note in notes]
+        note_grams = [_bigrams(note.title) for note in notes]
+        for (i, _), held in zip(parts, grams, strict=True):
+            note_grams[i] |= held
         asked = _bigrams(query)
-        n_holding = Counter(gram for held in note_grams for gram in held)
+        n_holding = {gram: sum(gram in held for held in note_grams) for gram in asked}
         rarity = {gram: math.log(1 + len(notes) / (0.5 + n_holding[gram])) for gram in asked}
 
         def overlap(held: set[str]) -> float:
