@@ -83,7 +83,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
     """Do one run, or what is left of it: questions that already have an answer on disk are not asked again.
 
     All configuration is checked, and the server asked whether it is there, before the first expensive step.
-    Raises FailedSamplesError, when everything is written, if more questions failed than `config.fail_on_error`.
+    Questions that failed are counted in the summary; `check_failures` says whether they are too many.
     """
     progress = progress or Silent()
     parts = _build(config)
@@ -112,8 +112,18 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
         summary = _score(directory, parts.scorers, config.seed)
         manifest = manifest.model_copy(update={"state": "complete"})
         directory.write_manifest(manifest)
-    _check_failures(directory, summary, config.fail_on_error)
     return Run(directory, manifest, summary)
+
+
+def check_failures(finished: Run, fail_on_error: float) -> None:
+    """FailedSamplesError if more questions failed than allowed: a share of all below 1, else a number."""
+    failed, total = finished.summary.counts["failed"], finished.summary.counts["questions"]
+    allowed = math.floor(fail_on_error * total) if fail_on_error < 1 else int(fail_on_error)
+    if failed > allowed:
+        raise FailedSamplesError(
+            f"{failed} of {total} questions failed (allowed: {allowed}); the same command asks those again; "
+            f"the reasons: qilin-rag show {finished.directory.path}"
+        )
 
 
 def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], seed: int = 0) -> Run:
@@ -385,13 +395,3 @@ def _kept_scores(
         if metric not in rescored and counts[metric] == len(questions)
     }
     return [score for score in scores if score.metric in kept], kept
-
-
-def _check_failures(directory: RunDirectory, summary: Summary, fail_on_error: float) -> None:
-    failed, total = summary.counts["failed"], summary.counts["questions"]
-    allowed = math.floor(fail_on_error * total) if fail_on_error < 1 else int(fail_on_error)
-    if failed > allowed:
-        raise FailedSamplesError(
-            f"{failed} of {total} questions failed (allowed: {allowed}); the same command asks those again; "
-            f"the reasons: qilin-rag show {directory.path}"
-        )

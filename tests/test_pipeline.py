@@ -11,7 +11,7 @@ from qilin_rag.config import resolve_run
 from qilin_rag.data import load_dataset
 from qilin_rag.errors import FailedSamplesError, QilinError, UsageError
 from qilin_rag.llms import retry
-from qilin_rag.pipeline import Run, run, score_run, select_questions
+from qilin_rag.pipeline import Run, check_failures, run, score_run, select_questions
 from qilin_rag.summary import summarise
 from qilin_rag.types import Sample, Score
 from tests.fake_server import MODEL, FakeServer
@@ -24,7 +24,10 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def do(data: object, *overrides: str, **flags: Any) -> Run:
-    return run(resolve_run({"data": str(data), **flags}, overrides))
+    config = resolve_run({"data": str(data), **flags}, overrides)
+    finished = run(config)
+    check_failures(finished, config.fail_on_error)
+    return finished
 
 
 def ask(data: object, server: FakeServer, *overrides: str, **flags: Any) -> Run:

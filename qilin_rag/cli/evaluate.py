@@ -68,6 +68,7 @@ def run(
     The same command finds its run again and goes on where it stopped; nothing that was answered is asked twice.
     """
     from qilin_rag.config import resolve_run
+    from qilin_rag.pipeline import check_failures
     from qilin_rag.pipeline import run as run_pipeline
 
     ui.set_up_logs(quiet or as_json)
@@ -94,6 +95,7 @@ def run(
         typer.echo("interrupted; every finished answer is kept, the same command goes on from here", err=True)
         raise typer.Exit(130) from None
     _print(finished, as_json)
+    check_failures(finished, resolved.fail_on_error)
 
 
 def score(

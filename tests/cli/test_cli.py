@@ -100,6 +100,8 @@ def test_failed_questions_end_with_code_3(data_dir: Path, cli: Cli, server: Fake
     done = cli(*command)
     assert (done.code, done.err.count("\n")) == (3, 2)  # the index being built, and the error
     assert "error: 3 of 3 questions failed" in done.err
+    assert "unscored" in done.out
+    assert "3 questions: 3 failed" in done.out
     assert cli(*command, "--fail-on-error", "3").code == 0
     run = next(Path("runs").iterdir())
     assert "maximum context length" in cli("show", run).out
