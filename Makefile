@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN     = $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Build environments are pinned as well.
-export PIP_CONSTRAINT = $(CURDIR)/constraints.txt
+export PIP_CONSTRAINT = constraints.txt
 
 .PHONY: help demo test test-all lint format bench clean
 help:

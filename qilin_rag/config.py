@@ -10,11 +10,11 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import platformdirs
 import yaml
-from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import Field, FiniteFloat, PositiveInt, ValidationError
 
 from qilin_rag.errors import UsageError, unknown_name
 from qilin_rag.registry import LLMS, RETRIEVERS, explain
@@ -32,22 +32,31 @@ class Named(Frozen):
 
 
 class RunConfig(Frozen):
-    """All settings of one run, resolved: what the manifest records and what `run` is given."""
+    """All settings of one run, resolved: what the manifest records and what `run` is given.
+
+    `llm_label` is the name the LLM was given by; `llm_changes` what was set on top of what that name stands for.
+    """
 
     data: str = Field(default_factory=lambda: os.environ.get("QILIN_RAG_DATA") or "sample")
     retriever: Named = Named(name="bm25")
     llm: Named = Named(name="extractive")
     llm_label: str = "extractive"
+    llm_changes: dict[str, Any] = {}
     prompt: str = "default"
     top_k: PositiveInt = 5
-    metrics: dict[str, dict[str, Any]] = {"rouge_l": {}}
+    metrics: dict[str, dict[str, Any]] = {"retrieval": {}, "rouge_l": {}}
     seed: int = 0
     limit: PositiveInt | None = None
     ids: Path | None = None
     concurrency: PositiveInt = 16
     runs_dir: Path = Path("runs")
     fresh: bool = False
-    fail_on_error: NonNegativeFloat = 0.0
+    fail_on_error: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+
+
+_PLAIN_SETTINGS = [
+    name for name in RunConfig.model_fields if name not in ("retriever", "llm", "llm_label", "llm_changes", "metrics")
+]
 
 
 def cache_dir() -> Path:
@@ -82,7 +91,7 @@ def find_resource(kind: str, name: str) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping; anything else is a UsageError naming file and line."""
     try:
-        content = yaml.safe_load(clean(path.read_text(encoding="utf-8")))
+        content = _safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -104,10 +113,24 @@ def parse_overrides(assignments: Iterable[str]) -> list[tuple[list[str], Any]]:
         if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
             raise UsageError(f"--set {assignment!r}: expected key=value, for example retriever.k1=1.2")
         try:
-            parsed.append((key.split("."), yaml.safe_load(value) if value else ""))
+            parsed.append((key.split("."), _safe_load(value) if value else ""))
         except yaml.YAMLError as error:
             raise UsageError(f"--set {assignment!r}: the value is not valid YAML") from error
     return parsed
+
+
+def _safe_load(text: str) -> Any:
+    """YAML as plain data; what a loader can raise besides YAMLError (a 13th month, deep nesting) is one, too."""
+    try:
+        return yaml.safe_load(clean(text))
+    except (ValueError, RecursionError) as error:
+        raise yaml.YAMLError(str(error)) from error
+
+
+def _names_in(settings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The components a file names."""
+    names = {kind: [_named(settings[kind], kind)["name"]] for kind in ("retriever", "llm") if kind in settings}
+    return names | ({"metrics": list(_metrics(settings["metrics"]))} if "metrics" in settings else {})
 
 
 def _named(layer: Any, kind: str) -> dict[str, Any]:
@@ -132,45 +155,47 @@ def _metrics(layer: Any) -> dict[str, dict[str, Any]]:
 def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: Path | None = None) -> RunConfig:
     """Layer file, flags (None = not given) and `--set` assignments over the defaults; LLM presets are filled in."""
     from_file = read_yaml(file) if file else {}
-    for kind in ("retriever", "llm"):
-        if kind in from_file and ":" in _named(from_file[kind], kind)["name"]:
+    for kind, names in _names_in(from_file).items():
+        if any(":" in name for name in names):
             raise UsageError(f"{file}: {kind} must be a registered name; give package.module:Class as --{kind}")
     given = {**from_file, **{key: value for key, value in flags.items() if value is not None}}
     base_url = given.pop("base_url", None)
     retriever = _named(given.pop("retriever", "bm25"), "retriever")
     llm = _named(given.pop("llm", "extractive"), "llm")
-    metrics = _metrics(given.pop("metrics", ["rouge_l"]))
+    metrics = {"retrieval": {}, **_metrics(given.pop("metrics", ["rouge_l"]))}  # these come with every run
     label = llm["name"]
-    llm = {**_preset(label), **{key: value for key, value in llm.items() if key != "name"}}
+    preset = _preset(label)
+    llm = {**preset, **{key: value for key, value in llm.items() if key != "name"}}
     if base_url is not None:
         llm["base_url"] = base_url
     for path, value in parse_overrides(overrides):
         match path:
-            case ["retriever", key]:
+            case ["retriever", key] if key != "name":
                 retriever[key] = value
-            case ["llm", key]:
+            case ["llm", key] if key != "name":
                 llm[key] = value
             case ["metrics", metric, key]:
                 if metric not in metrics:
                     raise unknown_name("metric in this run", metric, metrics)
                 metrics[metric][key] = value
-            case [key] if key in RunConfig.model_fields and key not in ("retriever", "llm", "llm_label", "metrics"):
+            case [key] if key in _PLAIN_SETTINGS:
                 given[key] = value
             case _:
-                known = [*RunConfig.model_fields, "retriever.KEY", "llm.KEY", "metrics.NAME.KEY"]
+                known = [*_PLAIN_SETTINGS, "retriever.KEY", "llm.KEY", "metrics.NAME.KEY"]
                 raise unknown_name("setting in --set", ".".join(path), known)
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
-    if llm_class == "openai" and label == "openai" and isinstance(llm.get("model"), str):
-        label = llm["model"]  # an unnamed endpoint is known by its model
+    RETRIEVERS.resolve(retriever_name)
+    untold = LLMS.resolve(llm_class).operational
+    if label == "openai" and isinstance(llm.get("model"), str):
+        label, untold = llm["model"], untold | {"model"}  # an endpoint without a preset is known by its model
     settings = {
         **given,
         "retriever": {"name": retriever_name, "settings": retriever},
         "llm": {"name": llm_class, "settings": llm},
         "llm_label": label,
+        "llm_changes": {key: llm[key] for key in llm if key not in untold and llm[key] != preset.get(key)},
         "metrics": metrics,
     }
-    RETRIEVERS.resolve(retriever_name)
-    LLMS.resolve(llm_class)
     try:
         return RunConfig(**settings)
     except ValidationError as error:

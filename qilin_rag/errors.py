@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_MOST_NAMES = 20
+
 
 class QilinError(Exception):
     """Anything we stop for on purpose; its text says what, where and what to do next."""
@@ -28,5 +30,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not in a table, with the nearest names suggested."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
+    shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {shown or 'none'}"
     return UsageError(f"unknown {kind} {name!r}; {hint}")

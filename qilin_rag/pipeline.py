@@ -2,62 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import logging
-import math
 import platform
 import random
 import subprocess
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
+from qilin_rag.answering import Progress, System, answer, pending_questions, third_party
 from qilin_rag.config import RunConfig
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.data.dataset import hash_questions
-from qilin_rag.errors import FailedSamplesError, QilinError, UsageError
-from qilin_rag.llms import LLM, LLMError
-from qilin_rag.prompts import Prompt, PromptTooLongError, load_prompt
-from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS
-from qilin_rag.retrievers import Retriever
-from qilin_rag.scorers import Scorer
+from qilin_rag.errors import FailedSamplesError, UsageError
+from qilin_rag.llms import LLM, FatalLLMError
+from qilin_rag.prompts import load_prompt
+from qilin_rag.registry import LLMS, RETRIEVERS
+from qilin_rag.scoring import build_scorers, score_directory
 from qilin_rag.store import Manifest, RunDirectory
-from qilin_rag.summary import summarise
-from qilin_rag.text import clean, slug
-from qilin_rag.types import Hit, Question, Sample, Score, Status, Summary
+from qilin_rag.text import slug
+from qilin_rag.types import Question, Summary
 
 logger = logging.getLogger(__name__)
 
 FINGERPRINT_VERSION = 1
-RETRIEVAL_SCORER = "retrieval"
 RECORDED_PACKAGES = ("qilin-rag", "bm25s", "ir-measures", "numpy", "openai", "rapidfuzz", "rjieba")
-
-
-class Progress(Protocol):
-    """Told how far a stage is; the command line draws a bar of it."""
-
-    def start(self, stage: str, total: int, done: int = 0) -> None:
-        """A stage begins."""
-        ...
-
-    def advance(self, failed: bool = False) -> None:
-        """One more is done."""
-        ...
-
-
-class Silent:
-    """Progress nobody watches."""
-
-    def start(self, stage: str, total: int, done: int = 0) -> None:
-        """Nothing."""
-
-    def advance(self, failed: bool = False) -> None:
-        """Nothing."""
 
 
 class Run(NamedTuple):
@@ -68,49 +41,47 @@ class Run(NamedTuple):
     summary: Summary
 
 
-class _Parts(NamedTuple):
-    """What a configuration stands for, built and checked."""
-
-    dataset: Dataset
-    retriever: Retriever
-    prompt: Prompt
-    llm: LLM
-    scorers: list[Scorer]
-    questions: list[Question]
-
-
 def run(config: RunConfig, progress: Progress | None = None) -> Run:
     """Do one run, or what is left of it: questions that already have an answer on disk are not asked again.
 
     All configuration is checked, and the server asked whether it is there, before the first expensive step.
     Questions that failed are counted in the summary; `check_failures` says whether they are too many.
     """
-    progress = progress or Silent()
-    parts = _build(config)
-    identity = _identity(config, parts)
-    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    server = parts.llm.check()
-    directory = RunDirectory(_path(config, parts.dataset, fingerprint))
+    scorers = build_scorers(config.metrics)
+    prompt = load_prompt(config.prompt)
+    retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
+    llm = LLMS.create(config.llm.name, config.llm.settings)
+    server, unreachable = _check(llm, config)
+    dataset = load_dataset(config.data)
+    questions = select_questions(dataset.questions, config)
+    system = System(retriever, dataset.notes, prompt, llm, config.top_k, config.concurrency)
+    identity = _identity(dataset, system)
+    directory = RunDirectory(config.runs_dir / _name(config, dataset, _fingerprint(identity)))
     with directory.locked():
+        manifest = _manifest(config, dataset, system, questions, directory, identity, server)
         if config.fresh and (aside := directory.set_aside_samples()):
             logger.info("the earlier samples are kept in %s", aside)
-        directory.write_questions(parts.questions)
-        manifest = _manifest(config, parts, identity, fingerprint, server, directory)
+        finished, _ = directory.read_samples()
+        pending = pending_questions(questions, finished)
+        if pending and unreachable:
+            raise unreachable
         directory.write_manifest(manifest)
-        try:
-            _answer_pending(config, parts, directory, progress)
-        finally:
-            _, lines = directory.read_samples()
-            manifest = manifest.model_copy(
-                update={
-                    "state": "incomplete",
-                    "updated": _now(),
-                    "generation_s": round(sum(line.latency_s for line in lines), 3),
-                }
-            )
-            directory.write_manifest(manifest)
-        summary = _score(directory, parts.scorers, config.seed)
-        manifest = manifest.model_copy(update={"state": "complete"})
+        directory.write_questions(questions)
+        if pending:
+            if len(pending) < len(questions):
+                n_done = len(questions) - len(pending)
+                logger.info("%d of %d questions are already answered in %s", n_done, len(questions), directory.path)
+            directory.discard_scores({question.id for question in pending})
+            if progress:
+                progress.start("answering", len(questions), len(questions) - len(pending))
+            try:
+                answer(system, pending, directory, progress)
+            finally:
+                directory.write_manifest(manifest.model_copy(update={"state": "incomplete", "updated": _now()}))
+        finished, lines = directory.read_samples()
+        summary = score_directory(directory, finished, lines, scorers, config.seed)
+        generation_s = round(sum(line.latency_s for line in lines), 3)
+        manifest = manifest.model_copy(update={"state": "complete", "updated": _now(), "generation_s": generation_s})
         directory.write_manifest(manifest)
     return Run(directory, manifest, summary)
 
@@ -118,30 +89,27 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
 def check_failures(finished: Run, fail_on_error: float) -> None:
     """FailedSamplesError if more questions failed than allowed: a share of all below 1, else a number."""
     failed, total = finished.summary.counts["failed"], finished.summary.counts["questions"]
-    allowed = math.floor(fail_on_error * total) if fail_on_error < 1 else int(fail_on_error)
-    if failed > allowed:
+    if failed > (fail_on_error * total if fail_on_error < 1 else fail_on_error):
         raise FailedSamplesError(
-            f"{failed} of {total} questions failed (allowed: {allowed}); the same command asks those again; "
-            f"the reasons: qilin-rag show {finished.directory.path}"
+            f"{failed} of {total} questions failed (--fail-on-error {fail_on_error:g}); the same command asks those "
+            f"again; the reasons: qilin-rag show {finished.directory.path}"
         )
 
 
-def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], seed: int = 0) -> Run:
-    """Score a finished run with these metrics (and the retrieval figures) from what it has on disk; no model is called.
+def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]]) -> Run:
+    """Score a finished run with these metrics from what it has on disk; no model is called.
 
-    Scores of other metrics stay as they are.
+    Scores by other metrics stay as they are.
     """
+    scorers = build_scorers(metrics)
     directory = RunDirectory(path)
-    manifest = directory.read_manifest()
-    if manifest.state != "complete":
-        raise UsageError(f"{path} is {manifest.state}; finish it with the command that began it, then score")
+    directory.read_manifest()
     with directory.locked():
-        return Run(directory, manifest, _score(directory, build_scorers(metrics), seed))
-
-
-def build_scorers(metrics: Mapping[str, Mapping[str, Any]]) -> list[Scorer]:
-    """The named scorers, and the retrieval figures, which come with every run."""
-    return [SCORERS.create(name, settings) for name, settings in {RETRIEVAL_SCORER: {}, **metrics}.items()]
+        manifest = directory.read_manifest()
+        if manifest.state != "complete":
+            raise UsageError(f"{path} is {manifest.state}; finish it with the command that began it, then score")
+        finished, lines = directory.read_samples()
+        return Run(directory, manifest, score_directory(directory, finished, lines, scorers, manifest.config["seed"]))
 
 
 def select_questions(questions: Sequence[Question], config: RunConfig) -> list[Question]:
@@ -160,7 +128,7 @@ def select_questions(questions: Sequence[Question], config: RunConfig) -> list[Q
 
 def _named_questions(questions: Iterable[Question], path: Path) -> list[Question]:
     try:
-        wanted = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        wanted = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--ids {path} can't be read: {error}") from error
     by_id = {question.id: question for question in questions}
@@ -172,65 +140,76 @@ def _named_questions(questions: Iterable[Question], path: Path) -> list[Question
     return [by_id[question_id] for question_id in dict.fromkeys(wanted)]
 
 
-def _build(config: RunConfig) -> _Parts:
-    scorers = build_scorers(config.metrics)
-    prompt = load_prompt(config.prompt)
-    retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
-    llm = LLMS.create(config.llm.name, config.llm.settings)
-    dataset = load_dataset(config.data)
-    return _Parts(dataset, retriever, prompt, llm, scorers, select_questions(dataset.questions, config))
+def _check(llm: LLM, config: RunConfig) -> tuple[dict[str, Any], FatalLLMError | None]:
+    """What the server says of itself, before the data is read.
+
+    Its absence matters only where questions are left to ask: it is raised at once, unless a run of this name may
+    turn out to be finished.
+    """
+    try:
+        with third_party(f"llm {llm.class_path()}"):
+            return llm.check(), None
+    except FatalLLMError as error:
+        names = f"*-{slug(config.llm_label)}-{slug(Path(config.prompt).stem)}-*/summary.json"
+        if next(config.runs_dir.glob(names), None) is None:
+            raise
+        return {}, error
 
 
-def _identity(config: RunConfig, parts: _Parts) -> dict[str, Any]:
+def _identity(dataset: Dataset, system: System) -> dict[str, Any]:
     """All that can change an answer; its hash is the fingerprint under which a run is found again."""
     return {
         "fingerprint_version": FINGERPRINT_VERSION,
-        "data": parts.dataset.sha256,
-        "retriever": parts.retriever.identity(),
-        "top_k": config.top_k,
-        "prompt": parts.prompt.sha256,
-        "llm": parts.llm.identity(),
+        "data": dataset.sha256,
+        "retriever": system.retriever.identity(),
+        "top_k": system.top_k,
+        "prompt": system.prompt.sha256,
+        "llm": system.llm.identity(),
     }
 
 
-def _path(config: RunConfig, dataset: Dataset, fingerprint: str) -> Path:
+def _fingerprint(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _name(config: RunConfig, dataset: Dataset, fingerprint: str) -> str:
     names = (dataset.name, config.retriever.name, config.llm_label, Path(config.prompt).stem)
-    return config.runs_dir / "-".join([*map(slug, names), fingerprint[:8]])
+    return "-".join([*map(slug, names), fingerprint[:8]])
 
 
 def _manifest(
     config: RunConfig,
-    parts: _Parts,
-    identity: dict[str, Any],
-    fingerprint: str,
-    server: dict[str, Any],
+    dataset: Dataset,
+    system: System,
+    questions: Sequence[Question],
     directory: RunDirectory,
+    identity: dict[str, Any],
+    server: dict[str, Any],
 ) -> Manifest:
     started = _now()
     if (directory.path / "manifest.json").exists():
         earlier = directory.read_manifest()
-        if earlier.fingerprint != fingerprint:
-            raise UsageError(f"{directory.path} belongs to another configuration ({earlier.fingerprint[:16]})")
+        if earlier.identity != identity:
+            raise UsageError(f"{directory.path} belongs to another configuration; write elsewhere with --runs-dir")
         started = earlier.started
     effective = {
-        "retriever": {"name": config.retriever.name, "settings": parts.retriever.model_dump(mode="json")},
-        "llm": {"name": config.llm.name, "settings": parts.llm.model_dump(mode="json")},
+        "retriever": {"name": config.retriever.name, "settings": system.retriever.model_dump(mode="json")},
+        "llm": {"name": config.llm.name, "settings": system.llm.model_dump(mode="json")},
     }
-    details = _describe(parts.retriever.changed())
     return Manifest(
         state="running",
-        fingerprint=fingerprint,
+        fingerprint=_fingerprint(identity),
         identity=identity,
         config=config.model_dump(mode="json") | effective,
-        data={"label": parts.dataset.label, "sha256": parts.dataset.sha256, "n_notes": len(parts.dataset.notes)},
-        prompt={"name": parts.prompt.name, "version": parts.prompt.version, "sha256": parts.prompt.sha256},
-        question_set_sha256=hash_questions(parts.questions),
-        n_questions=len(parts.questions),
+        data={"label": dataset.label, "sha256": dataset.sha256, "n_notes": len(dataset.notes)},
+        prompt={"name": system.prompt.name, "version": system.prompt.version, "sha256": system.prompt.sha256},
+        question_set_sha256=hash_questions(questions),
+        n_questions=len(questions),
         labels={
-            "data": parts.dataset.label,
-            "retriever": f"{config.retriever.name} {details}".strip(),
-            "llm": config.llm_label,
-            "prompt": parts.prompt.name,
+            "data": dataset.label,
+            "retriever": _describe(config.retriever.name, system.retriever.changed()),
+            "llm": _describe(config.llm_label, config.llm_changes),
+            "prompt": system.prompt.name,
         },
         packages={name: found for name in RECORDED_PACKAGES if (found := _installed(name))},
         python=platform.python_version(),
@@ -241,8 +220,9 @@ def _manifest(
     )
 
 
-def _describe(settings: Mapping[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in settings.items())
+def _describe(name: str, changes: Mapping[str, Any]) -> str:
+    """A component's name, with the settings that tell it apart from what the name alone means."""
+    return " ".join([name, *(f"{key}={value}" for key, value in changes.items())])
 
 
 def _installed(package: str) -> str | None:
@@ -268,130 +248,3 @@ def _git_commit() -> str | None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _answer_pending(config: RunConfig, parts: _Parts, directory: RunDirectory, progress: Progress) -> None:
-    """Retrieve for and answer every question that has no finished line yet."""
-    finished, _ = directory.read_samples()
-    pending = [
-        question
-        for question in parts.questions
-        if question.id not in finished or finished[question.id].status == "failed"
-    ]
-    n_done = len(parts.questions) - len(pending)
-    if n_done:
-        logger.info("%d of %d questions are already answered in %s", n_done, len(parts.questions), directory.path)
-    if not pending:
-        return
-    directory.discard_scores()  # they don't speak of what is answered now
-    hits = parts.retriever.search(pending, parts.dataset.notes, config.top_k)
-    progress.start("answering", len(parts.questions), n_done)
-    with directory.samples_writer() as writer:
-
-        def finish(sample: Sample) -> None:
-            writer.write(sample)
-            progress.advance(failed=sample.status == "failed")
-
-        asyncio.run(_answer_all(parts, list(zip(pending, hits, strict=True)), config.concurrency, finish))
-
-
-async def _answer_all(parts: _Parts, jobs: Sequence[tuple[Question, list[Hit]]], concurrency: int, finish: Any) -> None:
-    """Answer all jobs, `concurrency` at a time; each sample is handed on the moment it is done."""
-    queue = iter(jobs)
-
-    async def worker() -> None:
-        for question, hits in queue:
-            finish(await _answer(parts, question, hits))
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(concurrency, len(jobs))):
-                group.create_task(worker())
-    except* QilinError as errors:
-        raise _first(errors) from None
-    except* OSError as errors:
-        raise _first(errors) from None
-    finally:
-        await parts.llm.close()
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group
-
-
-async def _answer(parts: _Parts, question: Question, hits: list[Hit]) -> Sample:
-    """One question through prompt and LLM; what can't be answered becomes a failed sample with the reason."""
-    sample: dict[str, Any] = {
-        "question_id": question.id,
-        "query": question.query,
-        "hits": hits,
-        "notes_given": len(hits),
-        "notes_used": 0,
-        "messages": [],
-        "answer": "",
-        "raw": "",
-    }
-    notes = parts.dataset.notes.get([hit.note_idx for hit in hits])
-    try:
-        prompt = parts.prompt.render(question.query, notes, parts.llm.prompt_budget)
-        sample |= {"messages": prompt.messages, "notes_used": len(prompt.notes)}
-        completion = await parts.llm.generate(prompt)
-    except (LLMError, PromptTooLongError) as error:
-        return Sample(**sample, status="failed", error=clean(str(error)))
-    except QilinError:
-        raise
-    except Exception as error:  # an LLM of the user's own may raise anything; it costs this question only
-        logger.debug("question %s", question.id, exc_info=True)
-        return Sample(**sample, status="failed", error=clean(f"{type(error).__name__}: {error}"))
-    statuses: dict[str, Status] = {"length": "truncated", "content_filter": "filtered"}
-    return Sample(
-        **sample
-        | {
-            "answer": clean(completion.text),
-            "raw": clean(completion.raw),
-            "finish_reason": completion.finish_reason,
-            "usage": completion.usage,
-            "latency_s": completion.latency_s,
-        },
-        status=statuses.get(completion.finish_reason, "ok"),
-    )
-
-
-def _score(directory: RunDirectory, scorers: Sequence[Scorer], seed: int) -> Summary:
-    """Score the samples of a run's questions, and write run.trec, scores.jsonl and summary.json."""
-    questions = directory.read_questions()
-    by_id, lines = directory.read_samples()
-    unanswered = [question.id for question in questions if question.id not in by_id]
-    if unanswered:
-        raise UsageError(f"{directory.path}: {len(unanswered)} questions have no sample yet; run it again to go on")
-    samples = [by_id[question.id] for question in questions]
-    scores: list[Score] = []
-    signatures: dict[str, str] = {}
-    for scorer in scorers:
-        signatures |= scorer.signatures()
-        scores += scorer.score(samples, questions)
-    kept, kept_signatures = _kept_scores(directory, questions, signatures)
-    scores = kept + scores
-    summary = summarise(samples, lines, scores, kept_signatures | signatures, seed)
-    directory.write_trec_run(samples, tag=directory.path.name)
-    directory.write_scores(scores)
-    directory.write_summary(summary)
-    return summary
-
-
-def _kept_scores(
-    directory: RunDirectory, questions: Sequence[Question], rescored: Mapping[str, str]
-) -> tuple[list[Score], dict[str, str]]:
-    """Earlier scores of other metrics that cover all of the run's questions, and those metrics' signatures."""
-    earlier = directory.earlier_signatures()
-    wanted = {question.id for question in questions}
-    scores = [score for score in directory.read_scores() if score.question_id in wanted]
-    counts = Counter(score.metric for score in scores)
-    kept = {
-        metric: signature
-        for metric, signature in earlier.items()
-        if metric not in rescored and counts[metric] == len(questions)
-    }
-    return [score for score in scores if score.metric in kept], kept

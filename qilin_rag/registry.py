@@ -6,6 +6,7 @@ manifest and the fingerprint all come from that one definition; heavy state is b
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import re
 import sys
@@ -26,7 +27,7 @@ class Component(BaseModel):
     fingerprint. Raise `version` when the same fields come to mean other output.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     version: ClassVar[int] = 1
     operational: ClassVar[frozenset[str]] = frozenset()
@@ -42,7 +43,16 @@ class Component(BaseModel):
             "class": self.class_path(),
             "version": self.version,
             **self.model_dump(mode="json", exclude=set(self.operational)),
+            **self._source_hash(),
         }
+
+    @classmethod
+    def _source_hash(cls) -> dict[str, str]:
+        """Who writes a component of their own edits it: its file is part of what it is. Ours have `version`."""
+        source = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        if cls.__module__.startswith("qilin_rag.") or not source:
+            return {}
+        return {"source_sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest()}
 
     def changed(self) -> dict[str, Any]:
         """The output-changing fields that were set to other than their default: what tells two of a kind apart."""
@@ -58,8 +68,10 @@ class Registry(Generic[C]):
     Third parties join through the entry-point group `qilin_rag.<kind>s`, or are named `package.module:Class`.
     """
 
-    def __init__(self, kind: str, table: Mapping[str, str]) -> None:
+    def __init__(self, kind: str, base: str, table: Mapping[str, str]) -> None:
+        """`base` is the class that all of a kind derive from, lazy as well."""
         self.kind = kind
+        self._base = base
         self._builtin = dict(table)
 
     def table(self) -> dict[str, str]:
@@ -83,13 +95,14 @@ class Registry(Generic[C]):
         if str(Path.cwd()) not in sys.path and path == name:
             sys.path.insert(0, str(Path.cwd()))  # a class of the user's own working directory
         try:
-            found = getattr(importlib.import_module(module_name), class_name)
-        except ImportError as error:
-            raise UsageError(f"{self.kind} {name!r} can't be imported: {error}") from error
-        except AttributeError as error:
-            raise UsageError(f"{self.kind} {name!r}: module {module_name} has no {class_name!r}") from error
-        if not (isinstance(found, type) and issubclass(found, Component)):
-            raise UsageError(f"{self.kind} {name!r}: {class_name} is not a qilin_rag component")
+            module = importlib.import_module(module_name)
+        except Exception as error:  # a module of the user's own may raise anything
+            raise UsageError(f"{self.kind} {name!r} can't be imported: {type(error).__name__}: {error}") from error
+        found = getattr(module, class_name, None)
+        base_module, _, base_name = self._base.partition(":")
+        base = getattr(importlib.import_module(base_module), base_name)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise UsageError(f"{self.kind} {name!r}: {module_name} has no {base_name} called {class_name!r}")
         return found
 
     def create(self, name: str, settings: Mapping[str, Any]) -> C:
@@ -99,10 +112,13 @@ class Registry(Generic[C]):
             return cls(**settings)  # type: ignore[return-value]
         except ValidationError as error:
             raise UsageError(f"{self.kind} {name}: {explain(error, cls)}") from error
+        except TypeError as error:  # a method of the interface is missing
+            raise UsageError(f"{self.kind} {name}: {error}") from error
 
 
 RETRIEVERS: Registry[Any] = Registry(
     "retriever",
+    "qilin_rag.retrievers.base:Retriever",
     {
         "none": "qilin_rag.retrievers.none:NoRetriever",
         "bm25": "qilin_rag.retrievers.bm25:BM25",
@@ -111,6 +127,7 @@ RETRIEVERS: Registry[Any] = Registry(
 )
 LLMS: Registry[Any] = Registry(
     "llm",
+    "qilin_rag.llms.base:LLM",
     {
         "extractive": "qilin_rag.llms.extractive:Extractive",
         "openai": "qilin_rag.llms.openai_compatible:OpenAICompatible",
@@ -118,6 +135,7 @@ LLMS: Registry[Any] = Registry(
 )
 SCORERS: Registry[Any] = Registry(
     "metric",
+    "qilin_rag.scorers.base:Scorer",
     {
         "rouge_l": "qilin_rag.scorers.rouge:RougeL",
         "rouge_l_word": "qilin_rag.scorers.rouge:RougeLWord",
@@ -134,5 +152,5 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return str(unknown_name("setting", where, model.model_fields))
     if first["type"] == "missing":
         return f"setting {where!r} is missing"
-    value = re.sub(r"\s+", " ", repr(first["input"]))[:80]
+    value = re.sub(r"//[^/@]*@|\?.*", "...", re.sub(r"\s+", " ", repr(first["input"])))[:80]  # addresses may hold keys
     return f"setting {where!r} is {value}: {first['msg'].removeprefix('Value error, ')}"

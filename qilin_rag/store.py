@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,17 +56,19 @@ class RunDirectory:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the directory for writing; a lock that a dead process held is free (the system releases it)."""
-        try:
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path / ".lock", timeout=0)
-            with lock:
-                yield
-        except filelock.Timeout:
-            raise UsageError(
-                f"{self.path} is in use by another process; wait for it, or write elsewhere with --runs-dir"
-            ) from None
-        except OSError as error:
-            raise QilinError(f"{error.filename or self.path}: can't be written: {error.strerror or error}") from error
+            try:
+                lock.acquire()
+            except filelock.Timeout:
+                raise UsageError(
+                    f"{self.path} is in use by another process; wait for it, or write elsewhere with --runs-dir"
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def read_manifest(self) -> Manifest:
         """The manifest; a UsageError where this is no run directory or one of another version."""
@@ -90,16 +92,11 @@ class RunDirectory:
         """Replace summary.json."""
         self._write("summary.json", summary.model_dump_json(indent=2) + "\n")
 
-    def earlier_signatures(self) -> dict[str, str]:
-        """The metrics this run was scored by so far, with their signatures; empty where there are none."""
-        if not (self.path / "summary.json").exists():
-            return {}
-        return {name: metric.signature for name, metric in self.read_summary().metrics.items()}
-
-    def discard_scores(self) -> None:
-        """Remove scores.jsonl and summary.json, before samples change under them."""
-        for name in ("summary.json", "scores.jsonl"):
-            (self.path / name).unlink(missing_ok=True)
+    def discard_scores(self, question_ids: Collection[str]) -> None:
+        """Forget summary and scores of these questions, before their samples change."""
+        with _writing(self.path):
+            (self.path / "summary.json").unlink(missing_ok=True)
+        self.write_scores([score for score in self.read_scores() if score.question_id not in question_ids])
 
     def read_questions(self) -> list[Question]:
         """The questions the run is about, with their references: what scoring needs besides the samples."""
@@ -118,10 +115,16 @@ class RunDirectory:
         """Replace scores.jsonl."""
         self._write_lines("scores.jsonl", scores)
 
-    def write_trec_run(self, samples: Iterable[Sample], tag: str) -> None:
-        """Replace run.trec: `question_id Q0 note_idx rank score tag`."""
+    def write_trec_run(self, samples: Iterable[Sample]) -> None:
+        """Replace run.trec: `question_id Q0 note_idx rank score tag`.
+
+        Scores count down to 1 with the rank, so that no evaluator can order ties in its own way; the retriever's
+        scores are in samples.jsonl.
+        """
+        tag = self.path.resolve().name.replace(" ", "_")
         lines = (
-            f"{'_'.join(sample.question_id.split()) or '_'} Q0 {hit.note_idx} {hit.rank} {hit.score!r} {tag}\n"
+            f"{'_'.join(sample.question_id.split()) or '_'} Q0 {hit.note_idx} {hit.rank} "
+            f"{len(sample.hits) - hit.rank + 1} {tag}\n"
             for sample in samples
             for hit in sample.hits
         )
@@ -136,10 +139,15 @@ class RunDirectory:
     def samples_writer(self) -> Iterator[SamplesWriter]:
         """Append to samples.jsonl, after mending a half line at its end."""
         path = self.path / "samples.jsonl"
-        _mend_last_line(path)
-        with path.open("ab", buffering=0) as file:
+        with _writing(path):
+            _mend_last_line(path)
+            file = path.open("ab", buffering=0)
+        try:
             yield SamplesWriter(file)
-            os.fsync(file.fileno())
+        finally:
+            with _writing(path):
+                os.fsync(file.fileno())
+                file.close()
 
     def set_aside_samples(self) -> Path | None:
         """Rename samples.jsonl for a fresh start; what it cost to make stays on disk."""
@@ -147,7 +155,8 @@ class RunDirectory:
         if not path.exists():
             return None
         aside = path.with_name(f"samples-until-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.jsonl")
-        path.rename(aside)
+        with _writing(path):
+            path.rename(aside)
         return aside
 
     def _read_json(self, path: Path) -> dict[str, Any]:
@@ -168,14 +177,26 @@ class RunDirectory:
 
     def _write(self, name: str, text: str) -> None:
         temporary = self.path / f".{name}.{os.getpid()}.tmp"
-        try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with _writing(self.path / name):
+            try:
+                with temporary.open("w", encoding="utf-8", newline="\n") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(self.path / name)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A write the system refuses (full disk, no permission) is one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise QilinError(
+            f"{path} can't be written: {error.strerror or error}; what was written before is kept"
+        ) from error
 
 
 class SamplesWriter:
@@ -188,8 +209,9 @@ class SamplesWriter:
     def write(self, sample: Sample) -> None:
         """Append one line."""
         line = memoryview(sample.model_dump_json().encode() + b"\n")
-        while line:
-            line = line[self._file.write(line) :]
+        with _writing(Path(self._file.name)):
+            while line:
+                line = line[self._file.write(line) :]
 
 
 def _mend_last_line(path: Path) -> None:

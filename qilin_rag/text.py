@@ -6,8 +6,11 @@ import math
 import re
 import unicodedata
 
-_CITED = r"(?:第\s*)?\d+(?:\s*篇)?"
-_CITATION = re.compile(rf"\[{_CITED}(?:\s*[,，、]\s*{_CITED})*\](?:\(#[^)\s]*\))?")
+_CITED = r"(?:第\s*)?\d{1,2}(?:\s*篇)?"
+_CITATION = re.compile(
+    r"[\[［][^\[\]［］\n]{1,20}[\]］][(（]#[^)）\s]*[)）]"  # any link to nowhere: [第1篇](#), [笔记一](#), [1-3](#)
+    rf"|[\[［]{_CITED}(?:\s*[-–,，、]\s*{_CITED})*[\]］]"  # a bare number: [1], [第1篇], [1, 3]
+)
 _EMPHASIS = re.compile(r"\*\*|__|`+")
 _TAG_OR_STICKER = re.compile(r"#[^#\s\[\]]{1,40}\[话题\]#|\[[^\[\]\s]{1,8}R\]")
 _MIXED_TOKEN = re.compile(r"[a-z0-9]+|\S")
@@ -25,7 +28,10 @@ def clean(text: str) -> str:
 
 
 def strip_markup(text: str) -> str:
-    """Remove citation markers (`[第1篇](#)`, `[1]`, `[1](#)`) and the emphasis marks `**`, `__` and backticks."""
+    """Remove citation markers (`[第1篇](#)`, `[1]`, `[1](#)`) and the emphasis marks `**`, `__` and backticks.
+
+    A number of three or more digits in brackets is no citation.
+    """
     return _EMPHASIS.sub("", _CITATION.sub("", text))
 
 
@@ -68,6 +74,7 @@ def estimate_tokens(text: str) -> int:
     return math.ceil(n_ascii / 3 + (len(text.encode("utf-8", "replace")) - n_ascii) / 2.5)
 
 
-def slug(text: str, max_chars: int = 40) -> str:
-    """A name that is safe as one part of a path: no separators, no leading dot, never empty."""
-    return _UNSAFE_IN_NAME.sub("-", text)[:max_chars].strip("-.") or "unnamed"
+def slug(text: str, max_bytes: int = 48) -> str:
+    """A name that is safe as one part of a path: no separators, no leading dot, bounded in bytes, never empty."""
+    name = _UNSAFE_IN_NAME.sub("-", clean(text)).encode()[:max_bytes].decode(errors="ignore")
+    return name.strip("-.") or "unnamed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
 
 Status = Literal["ok", "failed", "filtered", "truncated"]
 Message = dict[str, str]
@@ -84,12 +84,16 @@ class Sample(Frozen):
 
 
 class Score(Frozen):
-    """One metric of one question; `value` None means unscored, and `reason` says why."""
+    """One metric of one question; `value` None means unscored, and `reason` says why.
+
+    `signature` says how it was made; it is filled in when the scores of a run are put together.
+    """
 
     question_id: str
     metric: str
     value: FiniteFloat | None
     reason: str | None = None
+    signature: str = ""
 
 
 class MetricSummary(Frozen):
@@ -100,8 +104,8 @@ class MetricSummary(Frozen):
     """
 
     value: FiniteFloat | None
-    n: int
-    n_unscored: int
+    n: NonNegativeInt
+    n_unscored: NonNegativeInt
     value_unscored_as_zero: FiniteFloat | None
     stderr: FiniteFloat | None
     ci95: tuple[FiniteFloat, FiniteFloat] | None

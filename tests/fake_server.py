@@ -24,7 +24,7 @@ class FakeServer:
     """`fault(n, body)` says what goes wrong with the n-th chat call (from 1), None for nothing.
 
     Faults: an HTTP status such as "500", "429 2" (with Retry-After: 2), "reset", "hang", "broken json", "not json",
-    "empty choices", "null content", "length", "filtered", "filtered 400", "overflow".
+    "empty choices", "null content", "ended REASON", "length", "filtered", "filtered 400", "overflow".
     """
 
     def __init__(
@@ -127,6 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
             case ["overflow"]:
                 error = {"message": "maximum context length is 10 tokens", "code": "context_length_exceeded"}
                 self._send(400, {"error": error})
+            case ["ended", reason]:
+                self._send(200, self.fake.completion("答", reason))
             case [status, *wait]:
                 headers = {"Retry-After": wait[0]} if wait else {}
                 key = str(self.headers["Authorization"]).removeprefix("Bearer ")

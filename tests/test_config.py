@@ -11,7 +11,7 @@ from qilin_rag.errors import UsageError
 def test_defaults() -> None:
     config = resolve_run({})
     assert (config.data, config.retriever.name, config.llm.name, config.top_k) == ("sample", "bm25", "extractive", 5)
-    assert config.metrics == {"rouge_l": {}}
+    assert config.metrics == {"retrieval": {}, "rouge_l": {}}
 
 
 def test_the_environment_names_another_default_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +26,7 @@ def test_layers_defaults_file_flags_set(tmp_path: Path) -> None:
     config = resolve_run({"top_k": 4, "limit": None}, ["retriever.k1=1.5", "metrics.rouge_l.tokens=word"], file)
     assert config.retriever.settings == {"k1": 1.5, "b": 0.1}
     assert (config.top_k, config.limit) == (4, 7)
-    assert config.metrics == {"rouge_l": {"tokens": "word"}, "rouge_l_word": {}}
+    assert config.metrics == {"retrieval": {}, "rouge_l": {"tokens": "word"}, "rouge_l_word": {}}
 
 
 def test_a_preset_is_filled_in_and_can_be_overridden() -> None:
@@ -36,6 +36,7 @@ def test_a_preset_is_filled_in_and_can_be_overridden() -> None:
     assert config.llm.settings["model"] == "Qwen/Qwen2.5-72B-Instruct"
     assert config.llm.settings["base_url"] == "http://10.0.0.1:9/v1"
     assert config.llm.settings["temperature"] == 0.7
+    assert config.llm_changes == {"temperature": 0.7}
 
 
 def test_an_endpoint_without_a_preset_is_known_by_its_model() -> None:
@@ -74,6 +75,12 @@ def test_the_working_directory_comes_first(tmp_path: Path) -> None:
         ({}, [], "a: [", "line 1: not valid YAML"),
         ({}, [], "retriever: 3", "expected a name"),
         ({}, [], "retriever: os:system", "must be a registered name"),
+        ({}, [], "metrics: ['os:system']", "must be a registered name"),
+        ({}, ["llm.name=openai"], None, "unknown setting in --set 'llm.name'"),
+        ({}, ["llm_label=x"], None, "unknown setting in --set 'llm_label'"),
+        ({}, ["data=2024-13-45"], None, "not valid YAML"),
+        ({}, ["data=" + "[" * 5000], None, "not valid YAML"),
+        ({"fail_on_error": float("inf")}, [], None, "setting 'fail_on_error' is inf"),
         ({}, [], "llm: !!python/object/apply:os.system [id]", "not valid YAML"),
     ],
 )

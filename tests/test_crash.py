@@ -49,7 +49,13 @@ def start(data: Path, server: FakeServer, runs_dir: Path) -> subprocess.Popen[st
         f"llm.model={MODEL}",
     ]
     command += ["--base-url", server.url, "--concurrency", str(CONCURRENCY), "--runs-dir", runs_dir, "--json"]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    )
 
 
 def finished_questions(runs_dir: Path) -> set[str]:

@@ -39,7 +39,7 @@ def test_blank_lines_a_byte_order_mark_and_a_missing_last_line_break_are_fine(tm
 
 
 def test_extra_keys_of_a_question_are_kept(data_dir: Path) -> None:
-    write_jsonl(data_dir / "dqa.jsonl", [{**QUESTIONS[0], "user_idx": 7, "search_idx": "a-1"}])
+    write_jsonl(data_dir / "dqa.jsonl", [{**QUESTIONS[0], "user_idx": 7, "nested": [[1]], "search_idx": "a-1"}])
     question = load_dataset(str(data_dir)).questions[0]
     assert (question.id, question.meta) == ("a-1", {"user_idx": 7})
 

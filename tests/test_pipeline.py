@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from qilin_rag.data import load_dataset
 from qilin_rag.errors import FailedSamplesError, QilinError, UsageError
 from qilin_rag.llms import retry
 from qilin_rag.pipeline import Run, check_failures, run, score_run, select_questions
-from qilin_rag.summary import summarise
+from qilin_rag.scoring import summarise
 from qilin_rag.types import Sample, Score
 from tests.fake_server import MODEL, FakeServer
 
@@ -254,16 +255,16 @@ def test_a_changed_corpus_is_another_run(data_dir: Path) -> None:
     assert do(data_dir).directory.path != first.directory.path
 
 
-def test_oracle_names_missing_notes(data_dir: Path) -> None:
+def test_oracle_names_missing_notes_before_the_first_call(data_dir: Path, server: FakeServer) -> None:
     text = (data_dir / "dqa.jsonl").read_text(encoding="utf-8")
     (data_dir / "dqa.jsonl").write_text(text.replace("[12, 13]", "[12, 555]"), encoding="utf-8")
-    with pytest.raises(UsageError, match="has no note 555"):
-        do(data_dir, retriever="oracle")
+    with pytest.raises(UsageError, match="notes that are not in the data: 555"):
+        ask(data_dir, server, retriever="oracle")
+    assert server.calls == []
 
 
 def test_a_summary_is_never_nan() -> None:
-    summary = summarise([], [], [], {"rouge_l": "s"})
-    assert summary.metrics["rouge_l"].value is None
+    assert summarise([], [], []).metrics == {}
     sample = Sample(
         question_id="1",
         query="",
@@ -276,7 +277,126 @@ def test_a_summary_is_never_nan() -> None:
         raw="",
     )
     unscored = Score(question_id="1", metric="rouge_l", value=None, reason="failed")
-    metric = summarise([sample], [sample], [unscored], {"rouge_l": "s"}).metrics["rouge_l"]
+    metric = summarise([sample], [sample], [unscored]).metrics["rouge_l"]
     assert (metric.value, metric.stderr, metric.ci95, metric.n_unscored) == (None, None, None, 1)
     with pytest.raises(ValueError, match="finite"):
         Score(question_id="1", metric="rouge_l", value=float("nan"))
+
+
+def test_two_metrics_of_one_name_are_refused_before_the_first_call(data_dir: Path, server: FakeServer) -> None:
+    with pytest.raises(UsageError, match="give 'rouge_l'; name only one"):
+        ask(data_dir, server, metrics="rouge_l,qilin_rag.scorers.rouge:RougeL")
+    assert server.calls == []
+
+
+def test_an_answer_that_ended_in_an_unknown_way_is_failed_not_scored_zero(data_dir: Path, server: FakeServer) -> None:
+    server.fault = lambda n, body: "ended strangely" if n == 1 else "ended sensitive" if n == 2 else None
+    summary = ask(data_dir, server, fail_on_error=1, concurrency=1).summary
+    assert summary.counts == {"questions": 3, "ok": 1, "failed": 1, "filtered": 1, "truncated": 0}
+    assert summary.metrics["rouge_l"].n == 1
+
+
+def test_a_finished_run_needs_no_server(data_dir: Path) -> None:
+    with FakeServer() as running:
+        first = ask(data_dir, running)
+    assert ask(data_dir, running).summary == first.summary
+    with pytest.raises(QilinError, match="no server answers"):
+        ask(data_dir, running, prompt="concise")
+    with pytest.raises(QilinError, match="no server answers"):
+        ask(data_dir, running, "llm.temperature=1")
+
+
+def test_a_smaller_selection_forgets_no_score(data_dir: Path) -> None:
+    first = do(data_dir)
+    word = score_run(first.directory.path, {"rouge_l_word": {}}).summary.metrics["rouge_l_word"]
+    assert do(data_dir, limit=1).summary.metrics["rouge_l_word"].n == 1
+    assert do(data_dir).summary.metrics["rouge_l_word"] == word
+
+
+def test_scores_of_a_question_asked_again_are_forgotten(data_dir: Path, server: FakeServer) -> None:
+    server.fault = lambda n, body: "overflow" if n == 1 else None
+    first = ask(data_dir, server, fail_on_error=1, concurrency=1)
+    score_run(first.directory.path, {"rouge_l_word": {}})
+    again = ask(data_dir, server)
+    assert "rouge_l_word" not in again.summary.metrics  # it does not cover the question answered now
+    assert score_run(first.directory.path, {"rouge_l_word": {}}).summary.metrics["rouge_l_word"].n == 3
+
+
+def test_scoring_again_keeps_the_seed_of_the_run(data_dir: Path) -> None:
+    first = do(data_dir, "seed=5")
+    again = score_run(first.directory.path, {"rouge_l": {}})
+    assert again.summary == first.summary
+
+
+def test_the_trec_run_gives_the_same_figures_as_the_summary(data_dir: Path) -> None:
+    import ir_measures
+
+    path = data_dir / "notes.jsonl"
+    path.write_text("".join(f'{{"note_idx": {i}, "title": "", "content": "冷萃"}}\n' for i in (30, 20, 10, 40)))
+    directory, _, summary = do(data_dir, ids=named(data_dir, "1"))
+    qrels = [ir_measures.Qrel("1", "10", 1)]
+    lines = (line.split() for line in (directory.path / "run.trec").read_text().splitlines())
+    ranking = [ir_measures.ScoredDoc(fields[0], fields[2], float(fields[4])) for fields in lines]
+    [found] = ir_measures.iter_calc([ir_measures.RR @ 5], qrels, ranking)
+    assert found.value == summary.metrics["mrr@5"].value == 1.0
+
+
+def named(folder: Path, *ids: str) -> Path:
+    path = folder / "ids.txt"
+    path.write_text("\ufeff" + "\n".join(ids), encoding="utf-8")
+    return path
+
+
+def test_components_of_the_users_own_that_go_wrong(data_dir: Path) -> None:
+    Path("odd.py").write_text(
+        "from qilin_rag.llms import LLM\nfrom qilin_rag.retrievers import Retriever\nfrom qilin_rag.scorers import *\n"
+        "class Text(LLM):\n"
+        "    async def generate(self, prompt): return 'text'\n"
+        "    async def close(self): raise ValueError('late')\n"
+        "class Few(Retriever):\n"
+        "    def search(self, questions, notes, k): return []\n"
+        "class Gone(Retriever):\n"
+        "    def search(self, questions, notes, k): raise ConnectionRefusedError('no')\n"
+        "class Nan(AnswerScorer):\n"
+        "    metric = 'nan'\n"
+        "    def signatures(self): return {'nan': 'nan'}\n"
+        "    def score_answers(self, answers, references): return [float('nan')] * len(answers)\n"
+        "class Other(Nan):\n"
+        "    def signatures(self): return {'other': 'nan'}\n"
+        "class Half(Retriever):\n"
+        "    pass\n",
+        encoding="utf-8",
+    )
+    assert run(resolve_run({"data": str(data_dir), "llm": "odd:Text"})).summary.counts["failed"] == 3
+    nan = do(data_dir, metrics="odd:Nan").summary.metrics["nan"]
+    assert (nan.value, nan.n, nan.n_unscored) == (None, 0, 3)
+    for flags, message in (
+        ({"retriever": "odd:Few"}, "gave 0 rankings for 3 questions"),
+        ({"retriever": "odd:Gone"}, "odd:Gone failed: ConnectionRefusedError: no"),
+        ({"retriever": "odd:Half"}, "abstract"),
+        ({"metrics": "odd:Other"}, "odd:Other failed: KeyError"),
+    ):
+        with pytest.raises(QilinError, match=message):
+            do(data_dir, **flags)
+
+
+def test_an_edited_component_is_another_run(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (
+        "from qilin_rag.llms import LLM\nfrom qilin_rag.types import Completion\nclass L(LLM):\n"
+        "    async def generate(self, prompt):\n"
+        "        return Completion(text='{}', raw='', model='l', finish_reason='stop')\n"
+    )
+    paths = set()
+    for text in ("一", "二"):
+        Path("edited.py").write_text(source.format(text), encoding="utf-8")
+        paths.add(do(data_dir, llm="edited:L").directory.path)
+    assert len(paths) == 2
+
+
+def test_a_run_inside_of_a_running_loop(data_dir: Path, server: FakeServer) -> None:
+    """As in a notebook."""
+
+    async def cell() -> Run:
+        return ask(data_dir, server)
+
+    assert asyncio.run(cell()).summary.counts["ok"] == 3

@@ -40,12 +40,16 @@ def test_operational_fields_are_no_part_of_the_identity() -> None:
         ("bm52", {}, "unknown retriever 'bm52'; did you mean bm25?"),
         ("zzz", {}, "unknown retriever 'zzz'; known: bm25, none, oracle"),
         ("bm25", {"k2": 1}, "unknown setting 'k2'; did you mean k1?"),
+        ("qilin_rag.llms.extractive:Extractive", {}, "has no Retriever called 'Extractive'"),
+        (":X", {}, "can't be imported"),
+        (".m:X", {}, "can't be imported"),
+        ("bm25", {"k1": float("inf")}, "setting 'k1' is inf"),
         ("bm25", {"k1": "much"}, "setting 'k1' is 'much'"),
         ("bm25", {"b": 2}, "setting 'b' is 2"),
         ("bm25", {"analyzer": "wrod"}, "'word', 'char' or 'cjk-bigram'"),
         ("no.such.module:X", {}, "can't be imported"),
-        ("qilin_rag.retrievers.bm25:X", {}, "has no 'X'"),
-        ("pathlib:Path", {}, "is not a qilin_rag component"),
+        ("qilin_rag.retrievers.bm25:X", {}, "has no Retriever called 'X'"),
+        ("pathlib:Path", {}, "has no Retriever called 'Path'"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(name: str, settings: dict[str, object], message: str) -> None:

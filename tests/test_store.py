@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qilin_rag.errors import UsageError
+from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.store import RunDirectory
 from qilin_rag.types import Hit, Sample
 
@@ -109,16 +109,16 @@ def test_a_failed_write_leaves_the_old_file(run: RunDirectory, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(QilinError, match=r"scores\.jsonl can't be written: No space left"):
         run.write_scores([])
     assert (run.path / "scores.jsonl").read_text() == "old\n"
     assert not list(run.path.glob("*.tmp"))
 
 
 def test_the_trec_run_is_six_columns_whatever_the_ids(run: RunDirectory) -> None:
-    run.write_trec_run([sample("a b\tc\n"), sample("2")], tag="tag")
+    run.write_trec_run([sample("a b\tc\n"), sample("2")])
     lines = (run.path / "run.trec").read_text().splitlines()
-    assert lines == ["a_b_c Q0 7 1 1.5 tag", "2 Q0 7 1 1.5 tag"]
+    assert lines == ["a_b_c Q0 7 1 1 run", "2 Q0 7 1 1 run"]
 
 
 def test_what_is_no_run_directory_is_said(tmp_path: Path, run: RunDirectory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -37,7 +38,8 @@ def _top(version: bool = typer.Option(False, "--version", help="Print the versio
 def main() -> None:
     """Run the command line; what we stop for on purpose is one line on standard error and its own exit code."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+        if stream is not None:  # closed by the caller
+            stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     try:
         app()
     except QilinError as error:
@@ -45,5 +47,7 @@ def main() -> None:
         typer.echo(" ".join(str(error).split()), err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output (head, less) is gone
-        sys.stderr.close()
-        sys.exit(141)
+        os._exit(141)
+    except OSError as error:
+        typer.echo(f"error: {error.filename or 'output'}: {error.strerror or error}", err=True)
+        os._exit(1)  # standard output may be what can't be written: it must not be flushed again

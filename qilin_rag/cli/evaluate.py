@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
+from qilin_rag.errors import UsageError
 
 if TYPE_CHECKING:
     from qilin_rag.pipeline import Run
@@ -92,7 +93,8 @@ def run(
         with ui.progress_bar(quiet) as bar:
             finished = run_pipeline(resolved, bar)
     except KeyboardInterrupt:
-        typer.echo("interrupted; every finished answer is kept, the same command goes on from here", err=True)
+        again = "the same command without --fresh" if fresh else "the same command"
+        typer.echo(f"interrupted; every finished answer is kept, {again} goes on from here", err=True)
         raise typer.Exit(130) from None
     _print(finished, as_json)
     check_failures(finished, resolved.fail_on_error)
@@ -113,6 +115,9 @@ def score(
     from qilin_rag.pipeline import score_run
 
     ui.set_up_logs(quiet or as_json)
+    others = [setting for setting in settings or [] if not setting.startswith("metrics.")]
+    if others:
+        raise UsageError(f"--set {others[0]}: score only takes metrics.NAME.KEY=VALUE")
     _print(score_run(run_directory, resolve_run({"metrics": metrics}, settings or []).metrics), as_json)
 
 

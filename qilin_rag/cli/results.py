@@ -145,12 +145,12 @@ def show(
         console.print(f"  {hit.rank:>2} {mark} note {hit.note_idx}  {hit.score:.4f}")
     for message in sample.messages:
         console.print(f"\n{message['role']}", style="bold")
-        console.print(message["content"])
+        console.print(message["content"], soft_wrap=True)
     console.print(f"\nanswer ({sample.status}{f': {sample.error}' if sample.error else ''})", style="bold")
-    console.print(sample.answer)
+    console.print(sample.answer, soft_wrap=True)
     for number, reference in enumerate(asked.references, start=1):
         console.print(f"\nreference {number}", style="bold")
-        console.print(reference)
+        console.print(reference, soft_wrap=True)
     console.print("\nscores", style="bold")
     for score in scores:
         console.print(

@@ -19,7 +19,7 @@ PIPE_WIDTH_CHARS = 160
 
 
 def console() -> Console:
-    """Standard output; where it is no terminal, wide enough that nothing is folded. NO_COLOR turns colours off."""
+    """Standard output; where it is no terminal, wide enough for tables. NO_COLOR turns colours off."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH_CHARS, highlight=False, emoji=False, markup=False)

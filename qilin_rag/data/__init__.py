@@ -18,8 +18,12 @@ def load_dataset(source: str) -> Dataset:
     """Open a dataset: `sample` (bundled), or the path of a folder that holds notes.jsonl and dqa.jsonl."""
     if source == "sample":
         return load_jsonl(_SAMPLE, name="sample", label=SAMPLE_LABEL)
-    path = Path(source).expanduser()
-    if not path.exists():
+    try:
+        path = Path(source).expanduser()
+        is_there = path.exists()
+    except (OSError, RuntimeError, ValueError):
+        is_there = False
+    if not is_there:
         raise UsageError(f"data {source!r}: no such file or folder; give a folder with notes.jsonl and dqa.jsonl")
     if not (path / "notes.jsonl").is_file() or not (path / "dqa.jsonl").is_file():
         missing = next(name for name in ("notes.jsonl", "dqa.jsonl") if not (path / name).is_file())

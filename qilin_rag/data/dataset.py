@@ -34,6 +34,10 @@ class NoteStore(Protocol):
         """Stream all notes in storage order."""
         ...
 
+    def missing(self, note_idxs: Sequence[int]) -> list[int]:
+        """Those of these ids that no note has."""
+        ...
+
     def get(self, note_idxs: Sequence[int]) -> list[Note]:
         """The named notes, in the order asked for; a UsageError names those that are not there."""
         ...

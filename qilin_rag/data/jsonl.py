@@ -1,7 +1,7 @@
 """The generic layout: notes.jsonl and dqa.jsonl.
 
 A note has note_idx, title and content (extra keys are ignored); a question has search_idx, query, answers and
-ref_note_idx_list (extra keys are kept in its `meta`).
+ref_note_idx_list (extra keys with a plain value are kept in its `meta`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from qilin_rag.text import clean
 from qilin_rag.types import Note, Question
 
 _MAX_NOTE_IDX = 2**63 - 1
+_SCALARS = (str, int, float, bool, type(None))
 
 
 def load_jsonl(folder: Path, name: str, label: str) -> Dataset:
@@ -85,15 +86,15 @@ class JsonlNotes:
 
     def get(self, note_idxs: Sequence[int]) -> list[Note]:
         """The named notes, read from the memory-mapped file in the order asked for."""
-        wanted = np.asarray(note_idxs, dtype=np.int64)
-        slots = np.searchsorted(self._sorted, wanted)
-        known = slots < len(self)
-        known[known] = self._sorted[slots[known]] == wanted[known]
-        if not known.all():
-            missing = sorted({int(note_idx) for note_idx in wanted[~known]})
-            shown = ", ".join(map(str, missing[:10])) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-            raise UsageError(f"{self._path} has no note {shown}")
+        missing = self.missing(note_idxs)
+        if missing:
+            raise UsageError(f"{self._path} has no note {', '.join(map(str, missing[:10]))}")
+        slots = np.searchsorted(self._sorted, np.asarray(note_idxs, dtype=np.int64))
         return [self._read(int(self._order[slot])) for slot in slots]
+
+    def missing(self, note_idxs: Sequence[int]) -> list[int]:
+        """Those of these ids that no note has."""
+        return [int(note_idx) for note_idx in np.setdiff1d(np.asarray(note_idxs, dtype=np.int64), self._note_idxs)]
 
     def _read(self, row: int) -> Note:
         start = int(self._offsets[row])
@@ -177,7 +178,11 @@ def _questions(path: Path) -> Iterator[Question]:
             query=_text_of(path, line_number, row, "query"),
             references=[clean(answer) for answer in answers],
             reference_notes=list(dict.fromkeys(notes)),
-            meta={clean(key): value for key, value in row.items() if key not in known},
+            meta={
+                clean(key): clean(value) if isinstance(value, str) else value
+                for key, value in row.items()
+                if key not in known and isinstance(value, _SCALARS)
+            },
         )
     if not seen:
         raise UsageError(f"{path} holds no question")

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     import openai
 
 CHECK_TIMEOUT_S = 5.0
+# Other servers' words for how an answer ended.
+_FINISH_REASONS = {"eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop"}
+_FINISH_REASONS |= {"max_tokens": "length", "model_length": "length", "sensitive": "content_filter"}
+_PASSING = frozenset({"abort", "error", "network_error"})
 
 
 class OpenAICompatible(LLM):
@@ -62,8 +66,8 @@ class OpenAICompatible(LLM):
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("expected an address like http://127.0.0.1:8000/v1")
-        if parts.username or parts.password:
-            raise ValueError("an address is written to the manifest, so it must not hold a password; use api_key_env")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("an address is written down, so it must hold no password or ?query; use api_key_env")
         return base_url.rstrip("/")
 
     @property
@@ -85,7 +89,9 @@ class OpenAICompatible(LLM):
             return host == "localhost"
 
     def _api_key(self) -> str:
-        key = os.environ.get(self.api_key_env, "")
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise UsageError(f"the key in {self.api_key_env} holds characters that no key has; set it again")
         if key or self._is_local:
             return key or "none"
         raise UsageError(f"{self.base_url} needs a key: set the environment variable {self.api_key_env}")
@@ -102,7 +108,7 @@ class OpenAICompatible(LLM):
         try:
             served = [model.id for model in client.models.list().data]
         except openai.APIConnectionError as error:
-            raise self._no_server(error.__cause__ or error) from error
+            raise self._no_server(self._redacted(str(error.__cause__ or error))) from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise self._key_refused(error) from error
         except (openai.OpenAIError, AttributeError, TypeError, ValueError):
@@ -116,7 +122,7 @@ class OpenAICompatible(LLM):
             )
         return {"base_url": self.base_url, "models": [model for model in served if model == self.model]}
 
-    def _no_server(self, cause: BaseException) -> FatalLLMError:
+    def _no_server(self, cause: str) -> FatalLLMError:
         if not self._is_local:
             return FatalLLMError(f"no answer from {self.base_url} ({cause}); check the address and the network")
         port = urlsplit(self.base_url).port or 80
@@ -137,10 +143,8 @@ class OpenAICompatible(LLM):
         except TransientError as error:
             import openai
 
-            if isinstance(error.__cause__, openai.APIConnectionError) and not isinstance(
-                error.__cause__, openai.APITimeoutError
-            ):
-                raise self._no_server(error) from error
+            if isinstance(error.__cause__, openai.APIConnectionError):
+                await asyncio.to_thread(self.check)  # stops the run if the server is gone, not only for this question
             raise LLMError(f"{error} ({self.max_tries} tries)") from error
 
     async def _call(self, prompt: RenderedPrompt) -> Completion:
@@ -172,13 +176,13 @@ class OpenAICompatible(LLM):
         except TimeoutError as error:
             raise TransientError(f"no answer within {self.timeout_s:g} s") from error
         except openai.APIConnectionError as error:
-            raise TransientError(f"connection failed: {error.__cause__ or error}") from error
+            raise TransientError(self._redacted(f"connection failed: {error.__cause__ or error}")) from error
         except openai.APIStatusError as error:
             if _is_filtered(error):
                 return Completion(text="", raw="", model=self.model, finish_reason="content_filter")
             raise self._status_error(error) from error
         except (openai.OpenAIError, ValueError) as error:
-            raise TransientError(f"unreadable answer: {str(error)[:200]}") from error
+            raise TransientError(self._redacted(f"unreadable answer: {str(error)[:200]}")) from error
         return self._completion(response, time.perf_counter() - started)
 
     def _status_error(self, error: openai.APIStatusError) -> Exception:
@@ -195,20 +199,23 @@ class OpenAICompatible(LLM):
         return LLMError(text)
 
     def _redacted(self, text: str) -> str:
-        key = os.environ.get(self.api_key_env, "")
+        key = os.environ.get(self.api_key_env, "").strip()
         return text.replace(key, "***") if len(key) >= 8 else text
 
     def _completion(self, response: Any, latency_s: float) -> Completion:
         choices = getattr(response, "choices", None)
         if not choices or getattr(choices[0], "message", None) is None:
             raise TransientError("unreadable answer: no choices in it")
+        finish_reason = choices[0].finish_reason or "stop"
+        if finish_reason in _PASSING:
+            raise TransientError(f"the server ended the answer with {finish_reason!r}")
         raw = clean(choices[0].message.content or "")
         usage = response.usage
         return Completion(
             text=raw.strip(),
             raw=raw,
             model=response.model or self.model,
-            finish_reason=choices[0].finish_reason or "stop",
+            finish_reason=_FINISH_REASONS.get(finish_reason, finish_reason),
             usage=Usage(
                 prompt_tokens=usage.prompt_tokens if usage else None,
                 completion_tokens=usage.completion_tokens if usage else None,

@@ -73,11 +73,14 @@ def _read(runs_dir: Path) -> tuple[list[_Entry], list[str]]:
     entries, left_out = [], []
     for path in sorted(child.parent for child in runs_dir.glob("*/manifest.json")):
         directory = RunDirectory(path)
-        manifest = directory.read_manifest()
-        if manifest.state == "complete":
-            entries.append(_Entry(path, manifest, directory.read_summary()))
-        else:
-            left_out.append(f"left out, {manifest.state}: {path.name}")
+        try:
+            manifest = directory.read_manifest()
+            if manifest.state == "complete":
+                entries.append(_Entry(path, manifest, directory.read_summary()))
+            else:
+                left_out.append(f"left out, {manifest.state}: {path.name}")
+        except UsageError as error:
+            left_out.append(f"left out, unreadable: {error}")
     return entries, left_out
 
 
@@ -152,7 +155,7 @@ def _best(values: dict[tuple[str, str], MetricSummary], by_column: bool) -> set[
 
 
 def _row_labels(group: Sequence[_Entry]) -> dict[Path, str]:
-    """LLM; with prompt, then with number of notes, then with fingerprint, as far as needed to tell runs apart."""
+    """LLM; with prompt, number of notes, fingerprint, name of the folder, as far as needed to tell runs apart."""
     prompts = {entry.manifest.labels["prompt"] for entry in group}
     top_ks = {entry.manifest.config["top_k"] for entry in group}
     labels = {}
@@ -163,10 +166,13 @@ def _row_labels(group: Sequence[_Entry]) -> dict[Path, str]:
         if len(top_ks) > 1:
             parts.append(f"top {entry.manifest.config['top_k']}")
         labels[entry.path] = " · ".join(parts)
-    taken = Counter((labels[entry.path], entry.manifest.labels["retriever"]) for entry in group)
-    for entry in group:
-        if taken[labels[entry.path], entry.manifest.labels["retriever"]] > 1:
-            labels[entry.path] += f" · {entry.manifest.fingerprint[:8]}"
+    fingerprints = {entry.path: entry.manifest.fingerprint[:8] for entry in group}
+    folders = {entry.path: entry.path.name for entry in group}
+    for distinguished in (fingerprints, folders):
+        taken = Counter((labels[entry.path], entry.manifest.labels["retriever"]) for entry in group)
+        for entry in group:
+            if taken[labels[entry.path], entry.manifest.labels["retriever"]] > 1:
+                labels[entry.path] += f" · {distinguished[entry.path]}"
     return labels
 
 

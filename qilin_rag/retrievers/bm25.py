@@ -20,7 +20,6 @@ from pydantic import Field, PrivateAttr
 
 from qilin_rag.config import cache_dir
 from qilin_rag.data import NoteStore
-from qilin_rag.errors import QilinError
 from qilin_rag.retrievers.analyzers import ANALYZERS, Analyzer
 from qilin_rag.retrievers.base import Retriever, rank_hits
 from qilin_rag.types import Hit, Question
@@ -63,14 +62,13 @@ class BM25(Retriever):
 
     def _load_or_build(self, notes: NoteStore) -> bm25s.BM25:
         """The index of these notes: from this object, else from the cache folder, else built and kept there."""
-        if self._index and self._index[0] == notes.sha256:
-            return self._index[1]
-        described = self.identity() | {"notes": notes.sha256, "order": _order_digest(notes), "bm25s": version("bm25s")}
+        described = self.identity() | {"notes": notes.sha256, "order": _order_digest(notes)}
+        described |= {package: version(package) for package in ("bm25s", "regex", "rjieba")}
         key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-        path = cache_dir() / "indexes" / f"bm25-{key[:24]}"
-        index = _load(path, described) if path.exists() else _keep(self._build(notes), path, described)
-        self._index = (notes.sha256, index)
-        return index
+        if self._index is None or self._index[0] != key:
+            path = cache_dir() / "indexes" / f"bm25-{key[:24]}"
+            self._index = key, _load(path, described) or _keep(self._build(notes), path, described)
+        return self._index[1]
 
     def _build(self, notes: NoteStore) -> bm25s.BM25:
         import bm25s
@@ -93,17 +91,28 @@ def _order_digest(notes: NoteStore) -> str:
     return hashlib.sha256(notes.note_idxs.tobytes()).hexdigest()
 
 
-def _load(path: Path, described: dict[str, Any]) -> bm25s.BM25:
+def _load(path: Path, described: dict[str, Any]) -> bm25s.BM25 | None:
+    """The kept index; None where there is none, or (said in a warning) only a damaged one, which is removed."""
     import bm25s
 
+    if not path.exists():
+        return None
     try:
-        if json.loads((path / "qilin_rag.json").read_text(encoding="utf-8")) != described:
-            raise QilinError(f"the index {path} was made for another corpus or other settings; delete that folder")
-        return bm25s.BM25.load(path, mmap=True, show_progress=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise QilinError(
-            f"the index {path} is damaged ({error}); delete that folder, it will be built again"
-        ) from error
+        kept = json.loads((path / "qilin_rag.json").read_text(encoding="utf-8"))
+        index = bm25s.BM25.load(path, mmap=True, show_progress=False)
+        if kept != described | _sizes(index):
+            raise ValueError("it was made for another corpus or other settings")
+        return index
+    except Exception as error:  # whatever a half-written or overwritten file makes numpy, json or bm25s raise
+        logger.warning("the index %s is damaged (%s: %s); building it again", path, type(error).__name__, error)
+        shutil.rmtree(path, ignore_errors=True)
+        return None
+
+
+def _sizes(index: bm25s.BM25) -> dict[str, int]:
+    """What an index holds: terms and notes that have drifted apart are noticed by it."""
+    scores = index.scores
+    return {"n_terms": len(index.vocab_dict), "n_notes": scores["num_docs"], "n_postings": len(scores["data"])}
 
 
 def _keep(index: bm25s.BM25, path: Path, described: dict[str, Any]) -> bm25s.BM25:
@@ -113,7 +122,9 @@ def _keep(index: bm25s.BM25, path: Path, described: dict[str, Any]) -> bm25s.BM2
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         index.save(temporary, show_progress=False)
-        (temporary / "qilin_rag.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        (temporary / "qilin_rag.json").write_text(
+            json.dumps(described | _sizes(index), indent=2) + "\n", encoding="utf-8"
+        )
         os.replace(temporary, path)  # noqa: PTH105 - fails where another process was first, which is fine
     except OSError as error:
         if not path.exists():

@@ -6,6 +6,7 @@ unscored: their value is None, never a silent 0.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -39,13 +40,15 @@ class AnswerScorer(Scorer):
         """Score the answers that count; the others get None and the reason."""
         counted = [i for i, sample in enumerate(samples) if sample.status in ("ok", "truncated")]
         values = self.score_answers([samples[i].answer for i in counted], [questions[i].references for i in counted])
-        by_row = dict(zip(counted, values, strict=True))
+        by_row = dict(zip(counted, map(float, values), strict=True))
         return [
-            Score(
+            Score(question_id=sample.question_id, metric=self.metric, value=by_row[i])
+            if math.isfinite(by_row.get(i, math.nan))
+            else Score(
                 question_id=sample.question_id,
                 metric=self.metric,
-                value=by_row.get(i),
-                reason=None if i in by_row else sample.status,
+                value=None,
+                reason="not a number" if i in by_row else sample.status,
             )
             for i, sample in enumerate(samples)
         ]

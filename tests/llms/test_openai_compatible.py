@@ -149,6 +149,26 @@ def test_a_server_that_goes_away_stops_the_run() -> None:
         generate(gone, max_tries=2)
 
 
+def test_one_question_that_breaks_the_connection_costs_only_itself(server: FakeServer) -> None:
+    server.fault = lambda n, body: "reset"
+    with pytest.raises(LLMError, match="connection failed"):
+        generate(server, max_tries=2)
+
+
+@pytest.mark.parametrize("key", ["sk-secret\x7f1234", "sk-secret\n1234", "sk-密钥-1234567890"])
+def test_a_key_no_key_can_be_is_refused_unseen(server: FakeServer, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UsageError, match="holds characters that no key has") as caught:
+        OpenAICompatible(model=MODEL, base_url=server.url).check()
+    assert "sk-" not in str(caught.value)
+
+
+def test_a_key_from_a_file_may_end_with_a_line_break(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-1234567890\n")
+    assert generate(server).text
+    assert server.authorizations == ["Bearer sk-secret-1234567890"]
+
+
 def test_loopback_bypasses_a_proxy(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{unused_port()}")
@@ -174,10 +194,13 @@ def test_a_public_address_needs_a_key() -> None:
         OpenAICompatible(model="m", base_url="https://api.example.com/v1").check()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:8000", "ftp://x/v1", "http://", "http://user:secret@host/v1"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8000", "ftp://x/v1", "http://", "http://user:secret@host/v1", "http://h/v1?key=secret"]
+)
 def test_wrong_addresses_are_refused(address: str) -> None:
-    with pytest.raises(QilinError, match="setting 'base_url'"):
+    with pytest.raises(QilinError, match="setting 'base_url'") as caught:
         LLMS.create("openai", {"model": "m", "base_url": address})
+    assert "secret" not in str(caught.value)
 
 
 def test_the_answer_must_leave_room_for_a_prompt() -> None:

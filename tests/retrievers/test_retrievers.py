@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import Counter
@@ -10,7 +9,6 @@ from typing import get_args
 import pytest
 
 from qilin_rag.data import Dataset, load_dataset
-from qilin_rag.errors import QilinError
 from qilin_rag.retrievers.analyzers import ANALYZERS, Analyzer
 from qilin_rag.retrievers.bm25 import BM25
 from qilin_rag.retrievers.none import NoRetriever
@@ -119,16 +117,27 @@ def test_another_corpus_gets_another_index(small: Dataset, data_dir: Path, tmp_p
     assert len(list((tmp_path / "cache" / "indexes").iterdir())) == 2
 
 
-def test_a_damaged_or_foreign_index_is_refused(small: Dataset, tmp_path: Path) -> None:
-    BM25().search(small.questions, small.notes, 5)
+@pytest.mark.parametrize("name", ["qilin_rag.json", "data.csc.index.npy", "params.index.json", "vocab.index.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"notes": "other"}'])
+def test_a_damaged_or_foreign_index_is_built_again(
+    small: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: str
+) -> None:
+    first = BM25().search(small.questions, small.notes, 5)
     [index] = (tmp_path / "cache" / "indexes").iterdir()
-    described = json.loads((index / "qilin_rag.json").read_text())
-    (index / "qilin_rag.json").write_text(json.dumps(described | {"notes": "other"}))
-    with pytest.raises(QilinError, match="made for another corpus"):
-        BM25().search(small.questions, small.notes, 5)
-    (index / "qilin_rag.json").write_text("{")
-    with pytest.raises(QilinError, match="is damaged"):
-        BM25().search(small.questions, small.notes, 5)
+    (index / name).write_text(content)
+    assert BM25().search(small.questions, small.notes, 5) == first
+    assert "building it again" in caplog.text
+
+
+def test_one_object_serves_the_same_notes_in_another_order(small: Dataset, data_dir: Path, tmp_path: Path) -> None:
+    retriever = BM25()
+    first = retriever.search(small.questions, small.notes, 5)
+    lines = (data_dir / "notes.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (data_dir / "notes.jsonl").write_text("".join(reversed(lines)), encoding="utf-8")
+    turned = load_dataset(str(data_dir))
+    assert turned.notes.sha256 == small.notes.sha256
+    again = retriever.search(small.questions, turned.notes, 5)
+    assert [[hit.note_idx for hit in hits] for hits in again] == [[hit.note_idx for hit in hits] for hits in first]
 
 
 def test_a_cache_that_cannot_be_written_costs_only_the_saving(

@@ -1,0 +1,178 @@
+"""Retrieve -> prompt -> generate: the questions of a run that have no answer yet, many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+from qilin_rag.data import NoteStore
+from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.llms import LLM, LLMError
+from qilin_rag.prompts import Prompt, PromptTooLongError
+from qilin_rag.retrievers import Retriever
+from qilin_rag.store import RunDirectory
+from qilin_rag.text import clean
+from qilin_rag.types import Completion, Hit, Question, Sample, Status
+
+logger = logging.getLogger(__name__)
+
+STATUSES: dict[str, Status] = {"stop": "ok", "length": "truncated", "content_filter": "filtered"}
+
+
+class Progress(Protocol):
+    """Told how far a stage is; the command line draws a bar of it."""
+
+    def start(self, stage: str, total: int, done: int = 0) -> None:
+        """A stage begins."""
+        ...
+
+    def advance(self, failed: bool = False) -> None:
+        """One more is done."""
+        ...
+
+
+class System(NamedTuple):
+    """What is evaluated: a retriever over notes, a prompt, and an LLM."""
+
+    retriever: Retriever
+    notes: NoteStore
+    prompt: Prompt
+    llm: LLM
+    top_k: int
+    concurrency: int
+
+
+def pending_questions(questions: Sequence[Question], finished: dict[str, Sample]) -> list[Question]:
+    """The questions without an answer on disk: never asked, or failed."""
+    return [
+        question for question in questions if question.id not in finished or finished[question.id].status == "failed"
+    ]
+
+
+def answer(system: System, questions: Sequence[Question], directory: RunDirectory, progress: Progress | None) -> None:
+    """Retrieve for all questions, then answer them; each sample is on disk the moment it is done."""
+    hits = retrieve(system, questions)
+    with directory.samples_writer() as writer:
+
+        def finish(sample: Sample) -> None:
+            writer.write(sample)
+            if progress:
+                progress.advance(failed=sample.status == "failed")
+
+        _run_async(lambda: _answer_all(system, list(zip(questions, hits, strict=True)), finish))
+
+
+def retrieve(system: System, questions: Sequence[Question]) -> list[list[Hit]]:
+    """The hits of each question, all of them notes that are there: found out before the first LLM call."""
+    with third_party(f"retriever {system.retriever.class_path()}"):
+        hits = list(system.retriever.search(questions, system.notes, system.top_k))
+        found = {hit.note_idx for ranking in hits for hit in ranking}
+    if len(hits) != len(questions):
+        raise UsageError(
+            f"retriever {system.retriever.class_path()} gave {len(hits)} rankings for {len(questions)} questions"
+        )
+    if missing := system.notes.missing(sorted(found)):
+        shown = ", ".join(map(str, missing[:10])) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
+        raise UsageError(f"the retriever names notes that are not in the data: {shown}")
+    return hits
+
+
+@contextmanager
+def third_party(name: str) -> Iterator[None]:
+    """Whatever a component of the user's own raises becomes one line that names it; -v shows where."""
+    try:
+        yield
+    except QilinError:
+        raise
+    except Exception as error:
+        logger.debug("%s failed", name, exc_info=True)
+        raise QilinError(f"{name} failed: {type(error).__name__}: {error}") from error
+
+
+def _run_async(work: Callable[[], Any]) -> None:
+    """Run a coroutine to its end, in a thread of its own where a loop is running already (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work())
+        return
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(work())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+
+
+async def _answer_all(
+    system: System, jobs: Sequence[tuple[Question, list[Hit]]], finish: Callable[[Sample], None]
+) -> None:
+    """Answer all jobs, so many at a time; the first error that stops the run cancels what is under way."""
+    queue = iter(jobs)
+
+    async def worker() -> None:
+        for question, hits in queue:
+            finish(await _answer(system, question, hits))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(system.concurrency, len(jobs))):
+                group.create_task(worker())
+    except* QilinError as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        try:
+            await system.llm.close()
+        except Exception as error:
+            logger.warning("closing %s failed: %s", system.llm.class_path(), error)
+
+
+async def _answer(system: System, question: Question, hits: list[Hit]) -> Sample:
+    """One question through prompt and LLM; what can't be answered becomes a failed sample with the reason."""
+    sample: dict[str, Any] = {
+        "question_id": question.id,
+        "query": question.query,
+        "hits": hits,
+        "notes_given": len(hits),
+        "notes_used": 0,
+        "messages": [],
+        "answer": "",
+        "raw": "",
+    }
+    try:
+        notes = system.notes.get([hit.note_idx for hit in hits])
+        prompt = system.prompt.render(question.query, notes, system.llm.prompt_budget)
+        sample |= {"messages": prompt.messages, "notes_used": len(prompt.notes)}
+        return Sample(**sample | _outcome(await system.llm.generate(prompt)))
+    except (LLMError, PromptTooLongError) as error:
+        return Sample(**sample, status="failed", error=clean(str(error)))
+    except QilinError:
+        raise
+    except Exception as error:  # an LLM of the user's own may raise anything; it costs this question only
+        logger.debug("question %s", question.id, exc_info=True)
+        return Sample(**sample, status="failed", error=clean(f"{type(error).__name__}: {error}"))
+
+
+def _outcome(completion: Completion) -> dict[str, Any]:
+    """The part of a sample that the LLM made."""
+    status = STATUSES.get(completion.finish_reason)
+    return {
+        "answer": clean(completion.text),
+        "raw": clean(completion.raw),
+        "finish_reason": completion.finish_reason,
+        "usage": completion.usage,
+        "latency_s": completion.latency_s,
+        "status": status or "failed",
+        "error": None if status else f"the answer ended with {completion.finish_reason!r}",
+    }

@@ -1,0 +1,115 @@
+"""Score the samples of a run and sum up the figures; no model under test is called."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qilin_rag.answering import third_party
+from qilin_rag.errors import UsageError
+from qilin_rag.registry import SCORERS
+from qilin_rag.scorers import Scorer
+from qilin_rag.stats import bootstrap_ci95, standard_error
+from qilin_rag.store import RunDirectory
+from qilin_rag.types import MetricSummary, Question, Sample, Score, Summary, Usage
+
+
+def build_scorers(metrics: Mapping[str, Mapping[str, Any]]) -> list[Scorer]:
+    """The named scorers; two that give a metric of the same name are refused."""
+    scorers: list[Scorer] = [SCORERS.create(name, settings) for name, settings in metrics.items()]
+    with third_party("signatures of a metric"):
+        names = Counter(metric for scorer in scorers for metric in scorer.signatures())
+    doubles = [metric for metric, n in names.items() if n > 1]
+    if doubles:
+        raise UsageError(f"two of the metrics {', '.join(metrics)} give {doubles[0]!r}; name only one of them")
+    return scorers
+
+
+def score_samples(scorers: Iterable[Scorer], samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
+    """The scores of all samples by all scorers, each with the signature of its metric."""
+    scores: list[Score] = []
+    for scorer in scorers:
+        with third_party(f"metric {scorer.class_path()}"):
+            signatures = scorer.signatures()
+            made = scorer.score(samples, questions)
+            scores += [score.model_copy(update={"signature": signatures[score.metric]}) for score in made]
+        counts = Counter(score.metric for score in made)
+        if wrong := [metric for metric in signatures if counts[metric] != len(samples)]:
+            gave = f"{counts[wrong[0]]} scores of {wrong[0]!r} for {len(samples)} samples"
+            raise UsageError(f"metric {scorer.class_path()} gave {gave}")
+    return scores
+
+
+def score_directory(
+    directory: RunDirectory,
+    finished: Mapping[str, Sample],
+    lines: Sequence[Sample],
+    scorers: Sequence[Scorer],
+    seed: int,
+) -> Summary:
+    """Score a run's samples, keep its scores by other metrics, and write run.trec, scores.jsonl and summary.json.
+
+    `finished` is the last line of each question, `lines` every line ever written (for usage).
+    """
+    questions = directory.read_questions()
+    unanswered = sum(question.id not in finished for question in questions)
+    if unanswered:
+        raise UsageError(f"{directory.path}: {unanswered} questions have no sample yet; run it again to go on")
+    samples = [finished[question.id] for question in questions]
+    made = score_samples(scorers, samples, questions)
+    again = {(score.metric, score.question_id) for score in made}
+    scores = [score for score in directory.read_scores() if (score.metric, score.question_id) not in again] + made
+    summary = summarise(samples, lines, scores, seed)
+    directory.write_trec_run(samples)
+    directory.write_scores(scores)
+    directory.write_summary(summary)
+    return summary
+
+
+def summarise(samples: Sequence[Sample], lines: Sequence[Sample], scores: Iterable[Score], seed: int = 0) -> Summary:
+    """The figures of a run: a pure function, so that a resumed run ends like any other.
+
+    A metric is summed up where all `samples` have a score by it under one signature; scores of other questions
+    (of a run with a larger limit) are passed over.
+    """
+    wanted = {sample.question_id for sample in samples}
+    by_metric: dict[str, list[Score]] = {}
+    for score in scores:
+        if score.question_id in wanted:
+            by_metric.setdefault(score.metric, []).append(score)
+    counts = Counter(sample.status for sample in samples)
+    return Summary(
+        metrics={
+            metric: _summarise_metric(found, seed)
+            for metric, found in by_metric.items()
+            if len(found) == len(samples) and len({score.signature for score in found}) == 1
+        },
+        counts={"questions": len(samples)}
+        | {status: counts[status] for status in ("ok", "failed", "filtered", "truncated")},
+        usage=Usage(
+            prompt_tokens=_total(line.usage.prompt_tokens for line in lines),
+            completion_tokens=_total(line.usage.completion_tokens for line in lines),
+        ),
+    )
+
+
+def _summarise_metric(scores: Sequence[Score], seed: int) -> MetricSummary:
+    values = np.array([score.value for score in scores if score.value is not None], dtype=np.float64)
+    return MetricSummary(
+        value=float(values.mean()) if len(values) else None,
+        n=len(values),
+        n_unscored=len(scores) - len(values),
+        value_unscored_as_zero=float(values.sum() / len(scores)),
+        stderr=standard_error(values),
+        ci95=bootstrap_ci95(values, seed),
+        signature=scores[0].signature,
+    )
+
+
+def _total(counts: Iterable[int | None]) -> int | None:
+    """The sum of what is known; None where nothing is."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
