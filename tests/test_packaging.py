@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).parents[1]
 @pytest.mark.slow
 def test_the_wheel_works_outside_of_a_checkout(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, CHECKOUT], check=True)
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, "."], cwd=CHECKOUT, check=True)
     [wheel] = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
@@ -26,7 +26,7 @@ def test_the_wheel_works_outside_of_a_checkout(tmp_path: Path) -> None:
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "prompts/", "configs/"))]
     site = tmp_path / "site"
-    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True)
+    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], cwd=CHECKOUT, check=True)
     environment = {**os.environ, "PYTHONPATH": str(site)}
     where = "import qilin_rag, sys; sys.stdout.write(qilin_rag.__file__)"
     used = subprocess.run([sys.executable, "-c", where], env=environment, cwd=tmp_path, capture_output=True, text=True)
