@@ -83,7 +83,7 @@ def retrieve(system: System, questions: Sequence[Question]) -> list[list[Hit]]:
 
 @contextmanager
 def third_party(name: str) -> Iterator[None]:
-    """Whatever a component of the user's own raises becomes one line that names it; -v shows where."""
+    """Whatever a component of the user's own raises becomes one line that names it; --verbose shows where."""
     try:
         yield
     except QilinError:

@@ -62,6 +62,7 @@ def run(
         typer.Option(help="Failed questions allowed before exit code 3: a share below 1, else a number. [default: 0]"),
     ] = None,
     quiet: Quiet = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks of components of your own.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Do one run: retrieve, prompt, generate, score.
@@ -72,7 +73,7 @@ def run(
     from qilin_rag.pipeline import check_failures
     from qilin_rag.pipeline import run as run_pipeline
 
-    ui.set_up_logs(quiet or as_json)
+    ui.set_up_logs(quiet or as_json, verbose)
     flags = {
         "retriever": retriever,
         "llm": llm,

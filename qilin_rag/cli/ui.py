@@ -30,13 +30,13 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def set_up_logs(quiet: bool) -> None:
-    """Our own messages to standard error: all from INFO, with `quiet` only warnings."""
+def set_up_logs(quiet: bool, verbose: bool = False) -> None:
+    """Our own messages to standard error: from INFO, with `quiet` only warnings, with `verbose` tracebacks as well."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     ours = logging.getLogger("qilin_rag")
     ours.handlers = [handler]
-    ours.setLevel(logging.WARNING if quiet else logging.INFO)
+    ours.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
 
 
 class Bar:

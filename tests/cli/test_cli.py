@@ -167,3 +167,13 @@ def test_output_into_a_closed_pipe_is_no_traceback(data_dir: Path) -> None:
     command = f"{sys.executable} -m qilin_rag list llms | head -c 5"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
+
+
+def test_verbose_shows_where_a_component_of_the_users_own_failed(data_dir: Path, cli: Cli) -> None:
+    Path("mine.py").write_text(
+        "from qilin_rag.retrievers import Retriever\nclass R(Retriever):\n    def search(self, questions, notes, k): 1 / 0\n"
+    )
+    command = ["run", "--data", data_dir, "--retriever", "mine:R"]
+    short = cli(*command)
+    assert (short.code, short.err) == (1, "error: retriever mine:R failed: ZeroDivisionError: division by zero\n")
+    assert "def search" in cli(*command, "--verbose").err
