@@ -171,7 +171,8 @@ def test_output_into_a_closed_pipe_is_no_traceback(data_dir: Path) -> None:
 
 def test_verbose_shows_where_a_component_of_the_users_own_failed(data_dir: Path, cli: Cli) -> None:
     Path("mine.py").write_text(
-        "from qilin_rag.retrievers import Retriever\nclass R(Retriever):\n    def search(self, questions, notes, k): 1 / 0\n"
+        "from qilin_rag.retrievers import Retriever\nclass R(Retriever):\n"
+        "    def search(self, questions, notes, k): 1 / 0\n"
     )
     command = ["run", "--data", data_dir, "--retriever", "mine:R"]
     short = cli(*command)
