@@ -34,14 +34,14 @@ class Named(Frozen):
 class RunConfig(Frozen):
     """All settings of one run, resolved: what the manifest records and what `run` is given.
 
-    `llm_label` is the name the LLM was given by; `llm_changes` what was set on top of what that name stands for.
+    `llm_label` is the name the LLM was given by, `llm_preset` the settings which that name alone stands for.
     """
 
     data: str = Field(default_factory=lambda: os.environ.get("QILIN_RAG_DATA") or "sample")
     retriever: Named = Named(name="bm25")
     llm: Named = Named(name="extractive")
     llm_label: str = "extractive"
-    llm_changes: dict[str, Any] = {}
+    llm_preset: dict[str, Any] = {}
     prompt: str = "default"
     top_k: PositiveInt = 5
     metrics: dict[str, dict[str, Any]] = {"retrieval": {}, "rouge_l": {}}
@@ -55,7 +55,7 @@ class RunConfig(Frozen):
 
 
 _PLAIN_SETTINGS = [
-    name for name in RunConfig.model_fields if name not in ("retriever", "llm", "llm_label", "llm_changes", "metrics")
+    name for name in RunConfig.model_fields if name not in ("retriever", "llm", "llm_label", "llm_preset", "metrics")
 ]
 
 
@@ -185,15 +185,15 @@ def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: P
                 raise unknown_name("setting in --set", ".".join(path), known)
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
     RETRIEVERS.resolve(retriever_name)
-    untold = LLMS.resolve(llm_class).operational
+    LLMS.resolve(llm_class)
     if label == "openai" and isinstance(llm.get("model"), str):
-        label, untold = llm["model"], untold | {"model"}  # an endpoint without a preset is known by its model
+        label, preset = llm["model"], {"model": llm["model"]}  # an endpoint without a preset is known by its model
     settings = {
         **given,
         "retriever": {"name": retriever_name, "settings": retriever},
         "llm": {"name": llm_class, "settings": llm},
         "llm_label": label,
-        "llm_changes": {key: llm[key] for key in llm if key not in untold and llm[key] != preset.get(key)},
+        "llm_preset": {key: value for key, value in preset.items() if key != "name"},
         "metrics": metrics,
     }
     try:

@@ -208,7 +208,7 @@ def _manifest(
         labels={
             "data": dataset.label,
             "retriever": _describe(config.retriever.name, system.retriever.changed()),
-            "llm": _describe(config.llm_label, config.llm_changes),
+            "llm": _describe(config.llm_label, system.llm.changed(config.llm_preset)),
             "prompt": system.prompt.name,
         },
         packages={name: found for name in RECORDED_PACKAGES if (found := _installed(name))},

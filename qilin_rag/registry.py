@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -54,9 +55,14 @@ class Component(BaseModel):
             return {}
         return {"source_sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest()}
 
-    def changed(self) -> dict[str, Any]:
-        """The output-changing fields that were set to other than their default: what tells two of a kind apart."""
-        return self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.operational))
+    def changed(self, base: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+        """The output-changing fields that differ from `base`, or where it is silent from their default.
+
+        What tells two of a kind apart, or one from the preset it was made from.
+        """
+        expected = type(self).model_construct(**base).model_dump(mode="json", warnings=False)
+        fields = self.model_dump(mode="json", exclude=set(self.operational))
+        return {name: value for name, value in fields.items() if name not in expected or expected[name] != value}
 
 
 C = TypeVar("C", bound=Component)

@@ -36,7 +36,8 @@ def test_a_preset_is_filled_in_and_can_be_overridden() -> None:
     assert config.llm.settings["model"] == "Qwen/Qwen2.5-72B-Instruct"
     assert config.llm.settings["base_url"] == "http://10.0.0.1:9/v1"
     assert config.llm.settings["temperature"] == 0.7
-    assert config.llm_changes == {"temperature": 0.7}
+    assert config.llm_preset["model"] == "Qwen/Qwen2.5-72B-Instruct"
+    assert "temperature" not in config.llm_preset
 
 
 def test_an_endpoint_without_a_preset_is_known_by_its_model() -> None:

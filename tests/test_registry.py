@@ -18,6 +18,10 @@ def test_every_name_stands_for_a_component(table: Registry[Component]) -> None:
 def test_a_component_is_its_configuration() -> None:
     bm25 = RETRIEVERS.create("bm25", {"k1": 1.2})
     assert bm25.changed() == {"k1": 1.2}
+    assert bm25.changed({"k1": 1.2, "b": 0.1}) == {"b": 0.4}
+    preset = {"model": "m", "extra_body": {"top_k": -1}}
+    changes = {"model": "m", "extra_body": {}, "temperature": 0, "top_p": 0.9, "timeout_s": 3}
+    assert LLMS.create("openai", changes).changed(preset) == {"extra_body": {}, "top_p": 0.9}
     assert bm25.identity() == {
         "class": "qilin_rag.retrievers.bm25:BM25",
         "version": 1,
