@@ -55,7 +55,7 @@ def pending_questions(questions: Sequence[Question], finished: dict[str, Sample]
 
 def answer(system: System, questions: Sequence[Question], directory: RunDirectory, progress: Progress | None) -> None:
     """Retrieve for all questions, then answer them; each sample is on disk the moment it is done."""
-    hits = retrieve(system, questions)
+    hits = retrieve(system.retriever, system.notes, questions, system.top_k)
     with directory.samples_writer() as writer:
 
         def finish(sample: Sample) -> None:
@@ -66,16 +66,14 @@ def answer(system: System, questions: Sequence[Question], directory: RunDirector
         _run_async(lambda: _answer_all(system, list(zip(questions, hits, strict=True)), finish))
 
 
-def retrieve(system: System, questions: Sequence[Question]) -> list[list[Hit]]:
+def retrieve(retriever: Retriever, notes: NoteStore, questions: Sequence[Question], k: int) -> list[list[Hit]]:
     """The hits of each question, all of them notes that are there: found out before the first LLM call."""
-    with third_party(f"retriever {system.retriever.class_path()}"):
-        hits = list(system.retriever.search(questions, system.notes, system.top_k))
+    with third_party(f"retriever {retriever.class_path()}"):
+        hits = list(retriever.search(questions, notes, k))
         found = {hit.note_idx for ranking in hits for hit in ranking}
     if len(hits) != len(questions):
-        raise UsageError(
-            f"retriever {system.retriever.class_path()} gave {len(hits)} rankings for {len(questions)} questions"
-        )
-    if missing := system.notes.missing(sorted(found)):
+        raise UsageError(f"retriever {retriever.class_path()} gave {len(hits)} rankings for {len(questions)} questions")
+    if missing := notes.missing(sorted(found)):
         shown = ", ".join(map(str, missing[:10])) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
         raise UsageError(f"the retriever names notes that are not in the data: {shown}")
     return hits

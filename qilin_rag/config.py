@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field, FiniteFloat, PositiveInt, ValidationError
 
 from qilin_rag.errors import UsageError, unknown_name
-from qilin_rag.registry import LLMS, RETRIEVERS, explain
+from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS, Registry, explain
 from qilin_rag.text import clean
 from qilin_rag.types import Frozen
 
@@ -127,10 +127,13 @@ def _safe_load(text: str) -> Any:
         raise yaml.YAMLError(str(error)) from error
 
 
-def _names_in(settings: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The components a file names."""
-    names = {kind: [_named(settings[kind], kind)["name"]] for kind in ("retriever", "llm") if kind in settings}
-    return names | ({"metrics": list(_metrics(settings["metrics"]))} if "metrics" in settings else {})
+def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any], list[str]]]:
+    """The components a file names, by kind."""
+    for kind, registry in (("retriever", RETRIEVERS), ("llm", LLMS)):
+        if kind in settings:
+            yield kind, registry, [_named(settings[kind], kind)["name"]]
+    if "metrics" in settings:
+        yield "metrics", SCORERS, list(_metrics(settings["metrics"]))
 
 
 def _named(layer: Any, kind: str) -> dict[str, Any]:
@@ -155,8 +158,8 @@ def _metrics(layer: Any) -> dict[str, dict[str, Any]]:
 def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: Path | None = None) -> RunConfig:
     """Layer file, flags (None = not given) and `--set` assignments over the defaults; LLM presets are filled in."""
     from_file = read_yaml(file) if file else {}
-    for kind, names in _names_in(from_file).items():
-        if any(":" in name for name in names):
+    for kind, registry, names in _names_in(from_file):
+        if any(":" in name and not registry.is_registered(name) for name in names):
             raise UsageError(f"{file}: {kind} must be a registered name; give package.module:Class as --{kind}")
     given = {**from_file, **{key: value for key, value in flags.items() if value is not None}}
     base_url = given.pop("base_url", None)

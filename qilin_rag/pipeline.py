@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qilin_rag.answering import Progress, System, answer, pending_questions, third_party
+from qilin_rag.answering import Progress, System, answer, pending_questions, retrieve, third_party
 from qilin_rag.config import RunConfig
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.data.dataset import hash_questions
@@ -22,10 +22,12 @@ from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.prompts import load_prompt
 from qilin_rag.registry import LLMS, RETRIEVERS
-from qilin_rag.scoring import build_scorers, score_directory
-from qilin_rag.store import Manifest, RunDirectory
+from qilin_rag.scorers.retrieval import Retrieval
+from qilin_rag.scoring import build_scorers, score_directory, summarise_metric
+from qilin_rag.store import Manifest, RunDirectory, write_text
 from qilin_rag.text import slug
-from qilin_rag.types import Question, Summary
+from qilin_rag.trec import format_trec
+from qilin_rag.types import MetricSummary, Question, Summary
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +112,24 @@ def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]]) -> Run:
             raise UsageError(f"{path} is {manifest.state}; finish it with the command that began it, then score")
         finished, lines = directory.read_samples()
         return Run(directory, manifest, score_directory(directory, finished, lines, scorers, manifest.config["seed"]))
+
+
+def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
+    """The first stage alone: write the hits of the run's questions to a TREC file, and sum up how good they are."""
+    retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
+    dataset = load_dataset(config.data)
+    questions = select_questions(dataset.questions, config)
+    rankings = retrieve(retriever, dataset.notes, questions, config.top_k)
+    tag = _describe(config.retriever.name, retriever.changed())
+    write_text(out, format_trec(zip((question.id for question in questions), rankings, strict=True), tag))
+    figures: dict[str, MetricSummary] = {}
+    for k in sorted({min(5, config.top_k), config.top_k}):
+        scorer = Retrieval(k=k)
+        scores = scorer.score_hits(rankings, questions)
+        for metric, signature in scorer.signatures().items():
+            signed = [score.model_copy(update={"signature": signature}) for score in scores if score.metric == metric]
+            figures[metric] = summarise_metric(signed, config.seed)
+    return figures
 
 
 def select_questions(questions: Sequence[Question], config: RunConfig) -> list[Question]:

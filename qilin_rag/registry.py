@@ -25,13 +25,15 @@ class Component(BaseModel):
     """A pluggable part of the harness, defined by its fields.
 
     `operational` names the fields that cannot change any output (addresses, timeouts): they stay out of the
-    fingerprint. Raise `version` when the same fields come to mean other output.
+    fingerprint. Raise `version` when the same fields come to mean other output. `argument` is the field that may be
+    given with the name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     version: ClassVar[int] = 1
     operational: ClassVar[frozenset[str]] = frozenset()
+    argument: ClassVar[str | None] = None
 
     @classmethod
     def class_path(cls) -> str:
@@ -72,6 +74,7 @@ class Registry(Generic[C]):
     """Names for the components of one kind, each a lazy `"module:Class"` string.
 
     Third parties join through the entry-point group `qilin_rag.<kind>s`, or are named `package.module:Class`.
+    What follows a registered name and a colon is that component's `argument`: `trec:run.trec`.
     """
 
     def __init__(self, kind: str, base: str, table: Mapping[str, str]) -> None:
@@ -92,10 +95,14 @@ class Registry(Generic[C]):
             table[entry.name] = entry.value
         return table
 
+    def is_registered(self, name: str) -> bool:
+        """Whether this is a name of the table, with or without an argument."""
+        return name.partition(":")[0] in self.table()
+
     def resolve(self, name: str) -> type[Component]:
-        """The class behind a registered name or a `package.module:Class`."""
-        path = name if ":" in name else self.table().get(name)
-        if path is None:
+        """The class behind a registered name (and its argument) or a `package.module:Class`."""
+        path = self.table().get(name.partition(":")[0], name)
+        if ":" not in path:
             raise unknown_name(self.kind, name, self.table())
         module_name, _, class_name = path.partition(":")
         if str(Path.cwd()) not in sys.path and path == name:
@@ -114,6 +121,11 @@ class Registry(Generic[C]):
     def create(self, name: str, settings: Mapping[str, Any]) -> C:
         """Build the named component; a wrong setting is reported by name, with the settings it has."""
         cls = self.resolve(name)
+        registered, colon, argument = name.partition(":")
+        if colon and self.is_registered(name):
+            if cls.argument is None:
+                raise UsageError(f"{self.kind} {registered} takes no argument after a colon, here {argument!r}")
+            settings = {cls.argument: argument, **settings}
         try:
             return cls(**settings)  # type: ignore[return-value]
         except ValidationError as error:
@@ -129,6 +141,8 @@ RETRIEVERS: Registry[Any] = Registry(
         "none": "qilin_rag.retrievers.none:NoRetriever",
         "bm25": "qilin_rag.retrievers.bm25:BM25",
         "oracle": "qilin_rag.retrievers.oracle:Oracle",
+        "random": "qilin_rag.retrievers.random:Random",
+        "trec": "qilin_rag.retrievers.trec:Trec",
     },
 )
 LLMS: Registry[Any] = Registry(

@@ -83,7 +83,7 @@ def summarise(samples: Sequence[Sample], lines: Sequence[Sample], scores: Iterab
     counts = Counter(sample.status for sample in samples)
     return Summary(
         metrics={
-            metric: _summarise_metric(found, seed)
+            metric: summarise_metric(found, seed)
             for metric, found in by_metric.items()
             if len(found) == len(samples) and len({score.signature for score in found}) == 1
         },
@@ -96,7 +96,8 @@ def summarise(samples: Sequence[Sample], lines: Sequence[Sample], scores: Iterab
     )
 
 
-def _summarise_metric(scores: Sequence[Score], seed: int) -> MetricSummary:
+def summarise_metric(scores: Sequence[Score], seed: int = 0) -> MetricSummary:
+    """One metric over all its scores."""
     values = np.array([score.value for score in scores if score.value is not None], dtype=np.float64)
     return MetricSummary(
         value=float(values.mean()) if len(values) else None,

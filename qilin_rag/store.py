@@ -18,6 +18,7 @@ import filelock
 from pydantic import BaseModel, ValidationError
 
 from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.trec import format_trec
 from qilin_rag.types import Frozen, Question, Sample, Score, Summary
 
 SCHEMA_VERSION = 1
@@ -116,19 +117,9 @@ class RunDirectory:
         self._write_lines("scores.jsonl", scores)
 
     def write_trec_run(self, samples: Iterable[Sample]) -> None:
-        """Replace run.trec: `question_id Q0 note_idx rank score tag`.
-
-        Scores count down to 1 with the rank, so that no evaluator can order ties in its own way; the retriever's
-        scores are in samples.jsonl.
-        """
-        tag = self.path.resolve().name.replace(" ", "_")
-        lines = (
-            f"{'_'.join(sample.question_id.split()) or '_'} Q0 {hit.note_idx} {hit.rank} "
-            f"{len(sample.hits) - hit.rank + 1} {tag}\n"
-            for sample in samples
-            for hit in sample.hits
-        )
-        self._write("run.trec", "".join(lines))
+        """Replace run.trec; the retriever's own scores are in samples.jsonl."""
+        rankings = ((sample.question_id, sample.hits) for sample in samples)
+        self._write("run.trec", format_trec(rankings, tag=self.path.resolve().name))
 
     def read_samples(self) -> tuple[dict[str, Sample], list[Sample]]:
         """Each question's last line by id, and every line ever written (for usage); a half last line is skipped."""
@@ -176,16 +167,21 @@ class RunDirectory:
         self._write(name, "".join(f"{row.model_dump_json()}\n" for row in rows))
 
     def _write(self, name: str, text: str) -> None:
-        temporary = self.path / f".{name}.{os.getpid()}.tmp"
-        with _writing(self.path / name):
-            try:
-                with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(self.path / name)
-            finally:
-                temporary.unlink(missing_ok=True)
+        write_text(self.path / name, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file in one step: a reader, or a crash, finds the old content or the new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _writing(path):
+        try:
+            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

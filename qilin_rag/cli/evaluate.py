@@ -8,34 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
+from qilin_rag.cli.options import AsJson, Data, Limit, Metrics, Quiet, RetrieverName, Settings
 from qilin_rag.errors import UsageError
 
 if TYPE_CHECKING:
     from qilin_rag.pipeline import Run
 
-Metrics = Annotated[str | None, typer.Option(help="Comma-separated metrics (see: list metrics). [default: rouge_l]")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages below warnings.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Any setting: retriever.k1=1.2, llm.model=NAME, metrics.rouge_l.tokens=word."
-    ),
-]
-
 
 def run(
-    retriever: Annotated[
-        str | None, typer.Option(help="none, bm25, oracle, or package.module:Class. [default: bm25]")
-    ] = None,
+    retriever: RetrieverName = None,
     llm: Annotated[
         str | None,
         typer.Option(help="A preset (see: list llms), openai, or package.module:Class. [default: extractive]"),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="A folder with notes.jsonl and dqa.jsonl. [default: $QILIN_RAG_DATA, else sample]"),
-    ] = None,
+    data: Data = None,
     prompt: Annotated[
         str | None, typer.Option(help="A prompt's name or YAML file (see: list prompts). [default: default]")
     ] = None,
@@ -43,7 +29,7 @@ def run(
         int | None, typer.Option(help="Notes a question gets; oracle gives all references. [default: 5]")
     ] = None,
     metrics: Metrics = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first N questions of a seeded permutation.")] = None,
+    limit: Limit = None,
     ids: Annotated[
         Path | None, typer.Option(help="Only the questions whose ids stand in this file, one a line.")
     ] = None,
@@ -127,19 +113,10 @@ def _print(finished: Run, as_json: bool) -> None:
     if as_json:
         ui.print_json({"run": str(directory.path), **summary.model_dump(mode="json")})
         return
-    from rich.table import Table
-
     labels = manifest.labels
-    table = Table("metric", box=None, pad_edge=False, header_style="bold")
-    for column in ("value", "95% interval", "scored"):
-        table.add_column(column, justify="right")
-    for name, metric in summary.metrics.items():
-        interval = f"{metric.ci95[0]:.4f} .. {metric.ci95[1]:.4f}" if metric.ci95 else "-"
-        value = "unscored" if metric.value is None else f"{metric.value:.4f}"
-        table.add_row(name, value, interval, f"{metric.n}/{metric.n + metric.n_unscored}")
     console = ui.console()
     console.print(f"{labels['retriever']} + {labels['llm']}, prompt {labels['prompt']}; {labels['data']}", style="bold")
-    console.print(table)
+    ui.print_metrics(summary.metrics)
     counts = ", ".join(f"{n} {status}" for status, n in summary.counts.items() if n and status != "questions")
     console.print(f"{summary.counts['questions']} questions: {counts}")
     typer.echo(directory.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+    from qilin_rag.types import MetricSummary
 
 PIPE_WIDTH_CHARS = 160
 
@@ -28,6 +30,20 @@ def console() -> Console:
 def print_json(value: Any) -> None:
     """A value for programs, as one JSON document."""
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_metrics(metrics: Mapping[str, MetricSummary]) -> None:
+    """Figures as a table: value, interval, how many were scored."""
+    from rich.table import Table
+
+    table = Table("metric", box=None, pad_edge=False, header_style="bold")
+    for column in ("value", "95% interval", "scored"):
+        table.add_column(column, justify="right")
+    for name, metric in metrics.items():
+        interval = f"{metric.ci95[0]:.4f} .. {metric.ci95[1]:.4f}" if metric.ci95 else "-"
+        value = "unscored" if metric.value is None else f"{metric.value:.4f}"
+        table.add_row(name, value, interval, f"{metric.n}/{metric.n + metric.n_unscored}")
+    console().print(table)
 
 
 def set_up_logs(quiet: bool, verbose: bool = False) -> None:

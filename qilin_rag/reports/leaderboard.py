@@ -14,7 +14,7 @@ from qilin_rag.errors import UsageError
 from qilin_rag.store import Manifest, RunDirectory
 from qilin_rag.types import Frozen, MetricSummary, Summary
 
-RETRIEVER_ORDER = {"none": 0, "bm25": 1, "oracle": 9}
+RETRIEVER_ORDER = {"none": 0, "random": 1, "bm25": 2, "oracle": 9}
 
 
 class Cell(Frozen):

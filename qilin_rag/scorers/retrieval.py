@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import PositiveInt
 
 from qilin_rag.scorers.base import Scorer
-from qilin_rag.types import Question, Sample, Score
+from qilin_rag.types import Hit, Question, Sample, Score
 
 
 class Retrieval(Scorer):
@@ -39,6 +39,10 @@ class Retrieval(Scorer):
 
     def score(self, samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
         """Each measure of each sample's hits, whatever became of the answer."""
+        return self.score_hits([sample.hits for sample in samples], questions)
+
+    def score_hits(self, rankings: Sequence[Sequence[Hit]], questions: Sequence[Question]) -> list[Score]:
+        """Each measure of each question's ranking."""
         import ir_measures
 
         measures = self._measures()
@@ -52,7 +56,7 @@ class Retrieval(Scorer):
         run = [
             ir_measures.ScoredDoc(str(row), str(hit.note_idx), float(-hit.rank))
             for row in judged
-            for hit in samples[row].hits
+            for hit in rankings[row]
         ]
         values = {(row, metric): 0.0 for row in judged for metric in measures}
         if run:
@@ -60,11 +64,11 @@ class Retrieval(Scorer):
                 values[int(found.query_id), names[found.measure]] = float(found.value)
         return [
             Score(
-                question_id=sample.question_id,
+                question_id=question.id,
                 metric=metric,
                 value=values.get((row, metric)),
                 reason=None if (row, metric) in values else "no reference notes",
             )
-            for row, sample in enumerate(samples)
+            for row, question in enumerate(questions)
             for metric in measures
         ]

@@ -12,7 +12,7 @@ from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 
 HEAVY = {"torch", "transformers", "pandas", "langchain", "openai", "faiss", "bm25s", "numpy", "jinja2", "yaml"}
-COMMANDS = ["run", "score", "leaderboard", "show", "list"]
+COMMANDS = ["run", "score", "retrieve", "leaderboard", "show", "list"]
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
@@ -178,3 +178,18 @@ def test_verbose_shows_where_a_component_of_the_users_own_failed(data_dir: Path,
     short = cli(*command)
     assert (short.code, short.err) == (1, "error: retriever mine:R failed: ZeroDivisionError: division by zero\n")
     assert "def search" in cli(*command, "--verbose").err
+
+
+def test_retrieve_and_run_on_from_the_file(data_dir: Path, cli: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "hits.trec"
+    done = cli("retrieve", "--data", data_dir, "--retriever", "bm25", "--top-k", 4, "--out", out, "--json")
+    figures = json.loads(done.out)["metrics"]
+    assert set(figures) == {"recall@4", "ndcg@4", "mrr@4"}
+    assert len(out.read_text().splitlines()) == 5
+    direct = json.loads(cli("run", "--data", data_dir, "--retriever", "bm25", "--json").out)["metrics"]
+    on = json.loads(cli("run", "--data", data_dir, "--retriever", f"trec:{out}", "--json").out)["metrics"]
+    assert on == direct
+    assert "recall@100" in cli("retrieve", "--data", data_dir, "--out", out).out
+    missing = cli("run", "--data", data_dir, "--retriever", "trec:nowhere.trec")
+    assert (missing.code, "nowhere.trec can't be read" in missing.err) == (2, True)
+    assert cli("retrieve", "--data", data_dir, "--out", tmp_path / "no" / "where").code == 1

@@ -13,6 +13,8 @@ from qilin_rag.retrievers.analyzers import ANALYZERS, Analyzer
 from qilin_rag.retrievers.bm25 import BM25
 from qilin_rag.retrievers.none import NoRetriever
 from qilin_rag.retrievers.oracle import Oracle
+from qilin_rag.retrievers.random import Random
+from qilin_rag.retrievers.trec import Trec
 from qilin_rag.types import Question
 from tests.conftest import write_jsonl
 
@@ -148,6 +150,35 @@ def test_a_cache_that_cannot_be_written_costs_only_the_saving(
     [hits] = BM25().search(ask("冷萃"), small.notes, 5)
     assert [hit.note_idx for hit in hits] == [10]
     assert "can't be kept" in caplog.text
+
+
+def test_random_notes_depend_on_seed_and_question_only(small: Dataset) -> None:
+    first = Random().search(small.questions, small.notes, 3)
+    assert all(len({hit.note_idx for hit in hits}) == 3 for hits in first)
+    assert Random().search(small.questions[::-1], small.notes, 3) == first[::-1]
+    assert Random(seed=1).search(small.questions, small.notes, 3) != first
+    assert {hit.note_idx for hit in Random().search(small.questions, small.notes, 99)[0]} == {10, 11, 12, 13, 14}
+
+
+def test_random_notes_are_drawn_evenly(small: Dataset) -> None:
+    many = [Question(id=str(i), query="", references=["x"]) for i in range(5000)]
+    counts = Counter(hit.note_idx for hits in Random().search(many, small.notes, 1) for hit in hits)
+    assert all(900 < n < 1100 for n in counts.values())
+
+
+def test_a_trec_run_is_a_retriever(small: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.trec"
+    path.write_text("1 Q0 11 1 0.5 x\n1 Q0 10 2 0.9 x\n3 Q0 12 1 -1 x\n")
+    rankings = Trec(path=path).search(small.questions, small.notes, 1)
+    assert [[hit.note_idx for hit in hits] for hits in rankings] == [[10], [], [12]]
+    assert "has no hits for 1 of 3 questions" in caplog.text
+
+
+def test_a_trec_run_is_what_it_says_not_where_it_lies(tmp_path: Path) -> None:
+    for name, text in (("a", "1 Q0 11 1 0.5 x\n"), ("b", "1 Q0 11 1 0.5 x\n"), ("c", "1 Q0 12 1 0.5 x\n")):
+        (tmp_path / name).write_text(text)
+    a, b, c = (Trec(path=tmp_path / name).identity() for name in "abc")
+    assert a == b != c
 
 
 def test_real_chinese_questions(shared: Path) -> None:

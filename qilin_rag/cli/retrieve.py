@@ -1,0 +1,38 @@
+"""`retrieve`: the first stage alone, as a TREC run and its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qilin_rag.cli import ui
+from qilin_rag.cli.options import AsJson, Data, Limit, Quiet, RetrieverName, Settings
+
+
+def retrieve(
+    out: Annotated[Path, typer.Option(help="The TREC run to write.")],
+    retriever: RetrieverName = None,
+    data: Data = None,
+    top_k: Annotated[int, typer.Option(help="Notes a question gets.")] = 100,
+    limit: Limit = None,
+    settings: Settings = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Retrieve only, into a TREC run.
+
+    Prints recall, nDCG and reciprocal rank; `run --retriever trec:FILE` goes on from the file.
+    """
+    from qilin_rag.config import resolve_run
+    from qilin_rag.pipeline import retrieve_only
+
+    ui.set_up_logs(quiet or as_json)
+    flags = {"retriever": retriever, "data": data, "top_k": top_k, "limit": limit}
+    figures = retrieve_only(resolve_run(flags, settings or []), out)
+    if as_json:
+        ui.print_json({"out": str(out), "metrics": {name: figure.model_dump() for name, figure in figures.items()}})
+        return
+    ui.print_metrics(figures)
+    typer.echo(out)

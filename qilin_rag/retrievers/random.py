@@ -1,0 +1,27 @@
+"""Notes drawn at random: what an answer owes to notes that have nothing to do with the question."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from qilin_rag.data import NoteStore
+from qilin_rag.retrievers.base import Retriever
+from qilin_rag.types import Hit, Question
+
+
+class Random(Retriever):
+    """k different notes for each question, by `seed` and the question's id: the same whatever else is asked."""
+
+    seed: int = 0
+
+    def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
+        """The drawn notes, scored k, k-1, ..., 1 in the order drawn."""
+        note_idxs = sorted(map(int, notes.note_idxs))
+        rankings = []
+        for question in questions:
+            drawn = random.Random(f"{self.seed} {question.id}").sample(note_idxs, min(k, len(note_idxs)))
+            rankings.append(
+                [Hit(note_idx=n, score=float(len(drawn) - rank + 1), rank=rank) for rank, n in enumerate(drawn, 1)]
+            )
+        return rankings

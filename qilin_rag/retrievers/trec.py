@@ -1,0 +1,42 @@
+"""The hits of a TREC run file: whatever another system retrieved."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from qilin_rag.data import NoteStore
+from qilin_rag.errors import UsageError
+from qilin_rag.retrievers.base import Retriever
+from qilin_rag.trec import read_trec, trec_id
+from qilin_rag.types import Hit, Question
+
+logger = logging.getLogger(__name__)
+
+
+class Trec(Retriever):
+    """The first k hits of each question in the file at `path`; a question that is not in it gets no note."""
+
+    argument: ClassVar[str] = "path"
+    operational: ClassVar[frozenset[str]] = frozenset({"path"})
+
+    path: Path
+
+    def identity(self) -> dict[str, Any]:
+        """What the file says counts, not where it lies."""
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{self.path} can't be read: {error.strerror}") from error
+        return super().identity() | {"run_sha256": hashlib.sha256(content).hexdigest()}
+
+    def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
+        """The hits of each question by its id."""
+        run = read_trec(self.path)
+        absent = sum(trec_id(question.id) not in run for question in questions)
+        if absent:
+            logger.warning("%s has no hits for %d of %d questions", self.path, absent, len(questions))
+        return [run.get(trec_id(question.id), [])[:k] for question in questions]
