@@ -122,6 +122,7 @@ async def _answer_all(
     async def worker() -> None:
         for question, hits in queue:
             finish(await _answer(system, question, hits))
+            await asyncio.sleep(0)  # a reader that never waits must not keep Ctrl-C waiting either
 
     try:
         async with asyncio.TaskGroup() as group:

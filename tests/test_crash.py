@@ -36,19 +36,12 @@ def question_of(body: dict[str, Any]) -> str:
 
 
 def start(data: Path, server: FakeServer, runs_dir: Path) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "qilin_rag",
-        "run",
-        "--data",
-        data,
-        "--llm",
-        "openai",
-        "--set",
-        f"llm.model={MODEL}",
-    ]
-    command += ["--base-url", server.url, "--concurrency", str(CONCURRENCY), "--runs-dir", runs_dir, "--json"]
+    return launch(data, runs_dir, "--llm", "openai", "--set", f"llm.model={MODEL}", "--base-url", server.url)
+
+
+def launch(data: Path, runs_dir: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "qilin_rag", "run", "--data", data, "--runs-dir", runs_dir, "--json", *arguments]
+    command += ["--concurrency", str(CONCURRENCY)]
     return subprocess.Popen(
         list(map(str, command)),
         stdout=subprocess.PIPE,
@@ -126,3 +119,20 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path: Path) -> None:
         out, _ = start(data, server, tmp_path / "runs").communicate(timeout=60)
         assert json.loads(out)["counts"]["ok"] == 60
         assert 0 < n_kept < 60
+
+
+def test_ctrl_c_stops_a_reader_that_never_waits(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "many", 200)
+    (tmp_path / "busy.py").write_text(
+        "import time\nfrom qilin_rag.llms.extractive import Extractive\n"
+        "class Busy(Extractive):\n    async def generate(self, prompt):\n"
+        "        time.sleep(0.1)\n        return await super().generate(prompt)\n"
+    )
+    process = launch(data, tmp_path / "runs", "--llm", "busy:Busy")
+    deadline = time.monotonic() + 30
+    while not finished_questions(tmp_path / "runs") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert 0 < len(finished_questions(tmp_path / "runs")) < 100
