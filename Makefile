@@ -24,6 +24,11 @@ $(VENV)/dev: $(VENV)/core
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+$(VENV)/all: $(VENV)/dev
+	$(BIN)/python -m pip install --quiet torch
+	$(BIN)/python -m pip install --quiet --editable '.[dev,test-neural]'
+	touch $@
+
 demo: $(VENV)/core
 	@for retriever in none bm25 oracle; do \
 		$(BIN)/python -m qilin_rag run --data sample --retriever $$retriever --llm extractive --runs-dir runs/demo --quiet || exit $$?; \
@@ -40,7 +45,7 @@ lint: $(VENV)/dev
 test: lint
 	$(BIN)/python -m pytest -m "not slow and not gpu and not vllm and not browser"
 
-test-all: lint
+test-all: $(VENV)/all lint
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/dev

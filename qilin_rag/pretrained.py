@@ -1,0 +1,65 @@
+"""Pretrained models by folder or hub name: found, fetched, and known by what they contain."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+from qilin_rag.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+_CONTENT = {".json", ".txt", ".model", ".safetensors", ".bin"}
+_OTHER_FORMATS = ("onnx/*", "openvino/*", "*.onnx", "*.h5", "*.msgpack", "*.ot", "*.gguf")
+
+
+def find_model(name: str) -> Path | None:
+    """The folder of a model that is on this machine: a path, or a hub name whose files were downloaded before."""
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file() or (folder / "modules.json").is_file():
+        return folder
+    return None if folder.exists() else _snapshot(name, offline=True)
+
+
+def fetch_model(name: str) -> Path:
+    """The folder of a model, downloaded from the hub where it is not here; a UsageError says why it can't be had."""
+    if found := find_model(name):
+        return found
+    if Path(name).expanduser().exists():
+        raise UsageError(f"model {name!r}: no config.json in this folder, so it is no pretrained model")
+    logger.info("fetching model %s", name)
+    if fetched := _snapshot(name, offline=False):
+        return fetched
+    raise UsageError(
+        f"model {name!r} is no folder here and can't be fetched from the model hub; give the folder of a "
+        "pretrained model, or check its name and the network"
+    )
+
+
+def model_sha256(folder: Path) -> str:
+    """Hash of the files that make the model (configuration, tokenizer, weights), wherever the folder lies."""
+    paths = sorted(
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.suffix in _CONTENT and not {"onnx", "openvino", ".cache"} & set(path.relative_to(folder).parts)
+    )
+    if any(path.suffix == ".safetensors" for path in paths):
+        paths = [path for path in paths if path.suffix != ".bin"]
+    total = hashlib.sha256()
+    for path in paths:
+        with (folder / path).open("rb") as file:
+            total.update(f"{path.as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def _snapshot(name: str, offline: bool) -> Path | None:
+    """The hub's files in its own cache; None where they can't be had, whatever the reason."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=offline, ignore_patterns=list(_OTHER_FORMATS)))
+    except Exception as error:  # no such model, no network, nothing kept: an error class each, of several libraries
+        logger.debug("model %s, offline=%s: %s", name, offline, error)
+        return None
+    return folder if (folder / "config.json").is_file() or (folder / "modules.json").is_file() else None
