@@ -16,7 +16,7 @@ from qilin_rag.prompts import Prompt, PromptTooLongError
 from qilin_rag.retrievers import Retriever
 from qilin_rag.store import RunDirectory
 from qilin_rag.text import clean
-from qilin_rag.types import Completion, Hit, Question, Sample, Status
+from qilin_rag.types import Completion, Hit, MissingNotes, Question, Sample, Status
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,15 @@ class System(NamedTuple):
     prompt: Prompt
     llm: LLM
     top_k: int
+    missing_notes: MissingNotes
     concurrency: int
+
+
+class Retrieved(NamedTuple):
+    """What a question gets: hits whose text is there, and how many others there were."""
+
+    hits: list[Hit]
+    n_missing: int = 0
 
 
 def pending_questions(questions: Sequence[Question], finished: dict[str, Sample]) -> list[Question]:
@@ -53,9 +61,13 @@ def pending_questions(questions: Sequence[Question], finished: dict[str, Sample]
     ]
 
 
-def answer(system: System, questions: Sequence[Question], directory: RunDirectory, progress: Progress | None) -> None:
-    """Retrieve for all questions, then answer them; each sample is on disk the moment it is done."""
-    hits = retrieve(system.retriever, system.notes, questions, system.top_k)
+def answer(
+    system: System,
+    jobs: Sequence[tuple[Question, Retrieved]],
+    directory: RunDirectory,
+    progress: Progress | None,
+) -> None:
+    """Answer these questions from what was retrieved for them; each sample is on disk the moment it is done."""
     with directory.samples_writer() as writer:
 
         def finish(sample: Sample) -> None:
@@ -63,20 +75,30 @@ def answer(system: System, questions: Sequence[Question], directory: RunDirector
             if progress:
                 progress.advance(failed=sample.status == "failed")
 
-        _run_async(lambda: _answer_all(system, list(zip(questions, hits, strict=True)), finish))
+        _run_async(lambda: _answer_all(system, jobs, finish))
 
 
-def retrieve(retriever: Retriever, notes: NoteStore, questions: Sequence[Question], k: int) -> list[list[Hit]]:
-    """The hits of each question, all of them notes that are there: found out before the first LLM call."""
+def retrieve(
+    retriever: Retriever, notes: NoteStore, questions: Sequence[Question], k: int, missing_notes: MissingNotes
+) -> list[Retrieved]:
+    """The hits of each question; those that name no note of the data are an error, or skipped and counted."""
     with third_party(f"retriever {retriever.class_path()}"):
         hits = list(retriever.search(questions, notes, k))
         found = {hit.note_idx for ranking in hits for hit in ranking}
     if len(hits) != len(questions):
         raise UsageError(f"retriever {retriever.class_path()} gave {len(hits)} rankings for {len(questions)} questions")
-    if missing := notes.missing(sorted(found)):
+    missing = notes.missing(sorted(found))
+    if missing and missing_notes == "error":
         shown = ", ".join(map(str, missing[:10])) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-        raise UsageError(f"the retriever names notes that are not in the data: {shown}")
-    return hits
+        raise UsageError(f"the retriever names notes that are not in the data: {shown}; --missing-notes skip goes on")
+    return [_without(set(missing), ranking) for ranking in hits]
+
+
+def _without(missing: set[int], hits: Sequence[Hit]) -> Retrieved:
+    """The hits that are there, ranked anew."""
+    there = [hit for hit in hits if hit.note_idx not in missing]
+    ranked = [hit.model_copy(update={"rank": rank}) for rank, hit in enumerate(there, start=1)]
+    return Retrieved(ranked if len(there) < len(hits) else list(hits), len(hits) - len(there))
 
 
 @contextmanager
@@ -114,14 +136,14 @@ def _run_async(work: Callable[[], Any]) -> None:
 
 
 async def _answer_all(
-    system: System, jobs: Sequence[tuple[Question, list[Hit]]], finish: Callable[[Sample], None]
+    system: System, jobs: Sequence[tuple[Question, Retrieved]], finish: Callable[[Sample], None]
 ) -> None:
     """Answer all jobs, so many at a time; the first error that stops the run cancels what is under way."""
     queue = iter(jobs)
 
     async def worker() -> None:
-        for question, hits in queue:
-            finish(await _answer(system, question, hits))
+        for question, found in queue:
+            finish(await _answer(system, question, found))
             await asyncio.sleep(0)  # a reader that never waits must not keep Ctrl-C waiting either
 
     try:
@@ -137,20 +159,21 @@ async def _answer_all(
             logger.warning("closing %s failed: %s", system.llm.class_path(), error)
 
 
-async def _answer(system: System, question: Question, hits: list[Hit]) -> Sample:
+async def _answer(system: System, question: Question, found: Retrieved) -> Sample:
     """One question through prompt and LLM; what can't be answered becomes a failed sample with the reason."""
     sample: dict[str, Any] = {
         "question_id": question.id,
         "query": question.query,
-        "hits": hits,
-        "notes_given": len(hits),
+        "hits": found.hits,
+        "notes_missing": found.n_missing,
+        "notes_given": len(found.hits),
         "notes_used": 0,
         "messages": [],
         "answer": "",
         "raw": "",
     }
     try:
-        notes = system.notes.get([hit.note_idx for hit in hits])
+        notes = system.notes.get([hit.note_idx for hit in found.hits])
         prompt = system.prompt.render(question.query, notes, system.llm.prompt_budget)
         sample |= {"messages": prompt.messages, "notes_used": len(prompt.notes)}
         return Sample(**sample | _outcome(await system.llm.generate(prompt)))

@@ -19,7 +19,7 @@ from pydantic import Field, FiniteFloat, PositiveInt, ValidationError
 from qilin_rag.errors import UsageError, unknown_name
 from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS, Registry, explain
 from qilin_rag.text import clean
-from qilin_rag.types import Frozen
+from qilin_rag.types import AnswerSelection, Frozen, MissingNotes, ReferenceSelection
 
 _PACKAGE = Path(__file__).parent
 
@@ -38,6 +38,9 @@ class RunConfig(Frozen):
     """
 
     data: str = Field(default_factory=lambda: os.environ.get("QILIN_RAG_DATA") or "sample")
+    answers: AnswerSelection = "engaged"
+    references: ReferenceSelection = "own"
+    missing_notes: MissingNotes = "error"
     retriever: Named = Named(name="bm25")
     llm: Named = Named(name="extractive")
     llm_label: str = "extractive"

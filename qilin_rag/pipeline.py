@@ -54,9 +54,9 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
     retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
     llm = LLMS.create(config.llm.name, config.llm.settings)
     server, unreachable = _check(llm, config)
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.data, config.answers, config.references)
     questions = select_questions(dataset.questions, config)
-    system = System(retriever, dataset.notes, prompt, llm, config.top_k, config.concurrency)
+    system = System(retriever, dataset.notes, prompt, llm, config.top_k, config.missing_notes, config.concurrency)
     identity = _identity(dataset, system)
     directory = RunDirectory(config.runs_dir / _name(config, dataset, _fingerprint(identity)))
     with directory.locked():
@@ -67,6 +67,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
         pending = pending_questions(questions, finished)
         if pending and unreachable:
             raise unreachable
+        found = retrieve(retriever, dataset.notes, pending, config.top_k, config.missing_notes) if pending else []
         directory.write_manifest(manifest)
         directory.write_questions(questions)
         if pending:
@@ -77,7 +78,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
             if progress:
                 progress.start("answering", len(questions), len(questions) - len(pending))
             try:
-                answer(system, pending, directory, progress)
+                answer(system, list(zip(pending, found, strict=True)), directory, progress)
             finally:
                 directory.write_manifest(manifest.model_copy(update={"state": "incomplete", "updated": _now()}))
         finished, lines = directory.read_samples()
@@ -117,10 +118,11 @@ def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]]) -> Run:
 def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
     """The first stage alone: write the hits of the run's questions to a TREC file, and sum up how good they are."""
     retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.data, config.answers, config.references)
     questions = select_questions(dataset.questions, config)
-    rankings = retrieve(retriever, dataset.notes, questions, config.top_k)
-    tag = _describe(config.retriever.name, retriever.changed())
+    found = retrieve(retriever, dataset.notes, questions, config.top_k, config.missing_notes)
+    rankings = [hits for hits, _ in found]
+    tag = _describe(config.retriever.name, retriever.changed(RETRIEVERS.implied(config.retriever.name)))
     write_text(out, format_trec(zip((question.id for question in questions), rankings, strict=True), tag))
     figures: dict[str, MetricSummary] = {}
     for k in sorted({min(5, config.top_k), config.top_k}):
@@ -183,6 +185,7 @@ def _identity(dataset: Dataset, system: System) -> dict[str, Any]:
         "data": dataset.sha256,
         "retriever": system.retriever.identity(),
         "top_k": system.top_k,
+        "missing_notes": system.missing_notes,
         "prompt": system.prompt.sha256,
         "llm": system.llm.identity(),
     }
@@ -227,7 +230,9 @@ def _manifest(
         n_questions=len(questions),
         labels={
             "data": dataset.label,
-            "retriever": _describe(config.retriever.name, system.retriever.changed()),
+            "retriever": _describe(
+                config.retriever.name, system.retriever.changed(RETRIEVERS.implied(config.retriever.name))
+            ),
             "llm": _describe(config.llm_label, system.llm.changed(config.llm_preset)),
             "prompt": system.prompt.name,
         },

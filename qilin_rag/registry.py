@@ -118,14 +118,19 @@ class Registry(Generic[C]):
             raise UsageError(f"{self.kind} {name!r}: {module_name} has no {base_name} called {class_name!r}")
         return found
 
+    def implied(self, name: str) -> dict[str, Any]:
+        """The setting that stands in the name itself, after a colon."""
+        registered, colon, argument = name.partition(":")
+        if not colon or not self.is_registered(name):
+            return {}
+        if (field := self.resolve(name).argument) is None:
+            raise UsageError(f"{self.kind} {registered} takes no argument after a colon, here {argument!r}")
+        return {field: argument}
+
     def create(self, name: str, settings: Mapping[str, Any]) -> C:
         """Build the named component; a wrong setting is reported by name, with the settings it has."""
         cls = self.resolve(name)
-        registered, colon, argument = name.partition(":")
-        if colon and self.is_registered(name):
-            if cls.argument is None:
-                raise UsageError(f"{self.kind} {registered} takes no argument after a colon, here {argument!r}")
-            settings = {cls.argument: argument, **settings}
+        settings = {**self.implied(name), **settings}
         try:
             return cls(**settings)  # type: ignore[return-value]
         except ValidationError as error:
@@ -142,6 +147,7 @@ RETRIEVERS: Registry[Any] = Registry(
         "bm25": "qilin_rag.retrievers.bm25:BM25",
         "oracle": "qilin_rag.retrievers.oracle:Oracle",
         "random": "qilin_rag.retrievers.random:Random",
+        "recorded": "qilin_rag.retrievers.recorded:Recorded",
         "trec": "qilin_rag.retrievers.trec:Trec",
     },
 )

@@ -14,7 +14,7 @@ from qilin_rag.registry import SCORERS
 from qilin_rag.scorers import Scorer
 from qilin_rag.stats import bootstrap_ci95, standard_error
 from qilin_rag.store import RunDirectory
-from qilin_rag.types import MetricSummary, Question, Sample, Score, Summary, Usage
+from qilin_rag.types import LeftOut, MetricSummary, Question, Sample, Score, Summary, Usage
 
 
 def build_scorers(metrics: Mapping[str, Mapping[str, Any]]) -> list[Scorer]:
@@ -89,6 +89,10 @@ def summarise(samples: Sequence[Sample], lines: Sequence[Sample], scores: Iterab
         },
         counts={"questions": len(samples)}
         | {status: counts[status] for status in ("ok", "failed", "filtered", "truncated")},
+        left_out=LeftOut(
+            notes=sum(sample.notes_missing for sample in samples),
+            questions_without_notes=sum(bool(sample.notes_missing) and not sample.hits for sample in samples),
+        ),
         usage=Usage(
             prompt_tokens=_total(line.usage.prompt_tokens for line in lines),
             completion_tokens=_total(line.usage.completion_tokens for line in lines),

@@ -105,7 +105,7 @@ class RunDirectory:
 
     def write_questions(self, questions: Iterable[Question]) -> None:
         """Replace questions.jsonl."""
-        self._write_lines("questions.jsonl", questions)
+        self._write_lines("questions.jsonl", (question.model_copy(update={"recorded": {}}) for question in questions))
 
     def read_scores(self) -> list[Score]:
         """All scores of the run; empty where nothing was scored yet."""

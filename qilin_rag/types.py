@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
 
 Status = Literal["ok", "failed", "filtered", "truncated"]
 Message = dict[str, str]
+AnswerSelection = Literal["engaged", "liked", "content", "citation", "experience", "shown"]
+ReferenceSelection = Literal["own", "query"]
+MissingNotes = Literal["error", "skip"]
 
 
 class Frozen(BaseModel):
@@ -30,12 +33,16 @@ class Note(Frozen):
 
 
 class Question(Frozen):
-    """A query with the answers users favoured and the notes those answers cite."""
+    """A query with the answers users favoured and the notes those answers cite.
+
+    `recorded` holds results that came with the data, by retriever: `(note_idx, score)` pairs, best first.
+    """
 
     id: str
     query: str
     references: list[str]
     reference_notes: list[int] = []
+    recorded: dict[str, list[tuple[int, FiniteFloat]]] = {}
     meta: dict[str, Any] = {}
 
 
@@ -66,12 +73,16 @@ class Completion(Frozen):
 
 
 class Sample(Frozen):
-    """One question, done: a line of samples.jsonl."""
+    """One question, done: a line of samples.jsonl.
+
+    `notes_missing` hits had no text in the data and were left out; `hits` are the others.
+    """
 
     question_id: str
     query: str
     status: Status
     hits: list[Hit]
+    notes_missing: int = 0
     notes_given: int
     notes_used: int
     messages: list[Message]
@@ -112,9 +123,22 @@ class MetricSummary(Frozen):
     signature: str
 
 
+class LeftOut(Frozen):
+    """Hits left out because the data has no text for them, and the questions that had no other hit."""
+
+    notes: NonNegativeInt = 0
+    questions_without_notes: NonNegativeInt = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.notes} hits not in the data left out, {self.questions_without_notes} questions left without notes"
+        )
+
+
 class Summary(Frozen):
     """summary.json: the figures of a run, a function of its samples and scores alone."""
 
     metrics: dict[str, MetricSummary]
     counts: dict[str, int]
+    left_out: LeftOut = LeftOut()
     usage: Usage

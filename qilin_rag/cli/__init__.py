@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from qilin_rag.cli import catalogue, evaluate, results, retrieve
+from qilin_rag.cli import catalogue, data, evaluate, results, retrieve
 from qilin_rag.errors import QilinError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command()(evaluate.score)
 app.command()(retrieve.retrieve)
 app.command()(results.leaderboard)
 app.command()(results.show)
+app.add_typer(data.app)
 app.command(name="list")(catalogue.list_names)
 
 

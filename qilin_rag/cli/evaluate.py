@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, Data, Limit, Metrics, Quiet, RetrieverName, Settings
+from qilin_rag.cli.options import (
+    Answers,
+    AsJson,
+    Data,
+    Limit,
+    Metrics,
+    MissingNotes,
+    Quiet,
+    References,
+    RetrieverName,
+    Settings,
+)
 from qilin_rag.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +33,9 @@ def run(
         typer.Option(help="A preset (see: list llms), openai, or package.module:Class. [default: extractive]"),
     ] = None,
     data: Data = None,
+    answers: Answers = None,
+    references: References = None,
+    missing_notes: MissingNotes = None,
     prompt: Annotated[
         str | None, typer.Option(help="A prompt's name or YAML file (see: list prompts). [default: default]")
     ] = None,
@@ -64,6 +78,9 @@ def run(
         "retriever": retriever,
         "llm": llm,
         "data": data,
+        "answers": answers,
+        "references": references,
+        "missing_notes": missing_notes,
         "prompt": prompt,
         "top_k": top_k,
         "metrics": metrics,
@@ -119,4 +136,6 @@ def _print(finished: Run, as_json: bool) -> None:
     ui.print_metrics(summary.metrics)
     counts = ", ".join(f"{n} {status}" for status, n in summary.counts.items() if n and status != "questions")
     console.print(f"{summary.counts['questions']} questions: {counts}")
+    if summary.left_out.notes:
+        console.print(str(summary.left_out), style="yellow")
     typer.echo(directory.path)

@@ -20,6 +20,24 @@ RetrieverName = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option(help="A folder with notes.jsonl and dqa.jsonl. [default: $QILIN_RAG_DATA, else sample]"),
+    typer.Option(
+        help="sample, hub:OWNER/NAME, or a folder with the tables notes and dqa as parquet, arrow, csv or jsonl. "
+        "[default: $QILIN_RAG_DATA, else sample]"
+    ),
+]
+Answers = Annotated[
+    str | None,
+    typer.Option(
+        help="Which answers make a question: engaged (any feedback), liked, content, citation, experience, shown. "
+        "[default: engaged]"
+    ),
+]
+References = Annotated[
+    str | None,
+    typer.Option(help="own: the question's own answers; query: those to the same query as well. [default: own]"),
+]
+MissingNotes = Annotated[
+    str | None,
+    typer.Option(help="Hits that the data has no note for: error, or skip (left out and counted). [default: error]"),
 ]
 Limit = Annotated[int | None, typer.Option(help="Only the first N questions of a seeded permutation.")]

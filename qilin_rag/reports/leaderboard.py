@@ -188,6 +188,8 @@ def _footnotes(group: Iterable[_Entry]) -> list[str]:
         unusual = [f"{counts[status]} {status}" for status in ("failed", "filtered", "truncated") if counts[status]]
         if unusual:
             notes.append(f"{entry.path.name}: {', '.join(unusual)} of {counts['questions']}")
+        if entry.summary.left_out.notes:
+            notes.append(f"{entry.path.name}: {entry.summary.left_out}")
     return notes
 
 

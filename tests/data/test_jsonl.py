@@ -7,7 +7,6 @@ import pytest
 
 from qilin_rag.data import load_dataset
 from qilin_rag.data.dataset import hash_questions
-from qilin_rag.data.jsonl import JsonlNotes
 from qilin_rag.errors import UsageError
 from tests.conftest import NOTES, QUESTIONS, write_jsonl
 
@@ -30,12 +29,13 @@ def test_notes_are_got_by_id_in_the_order_asked_for(data_dir: Path) -> None:
         notes.get([99, 10, 9])
 
 
-def test_blank_lines_a_byte_order_mark_and_a_missing_last_line_break_are_fine(tmp_path: Path) -> None:
-    path = tmp_path / "notes.jsonl"
+def test_blank_lines_a_byte_order_mark_and_a_missing_last_line_break_are_fine(data_dir: Path) -> None:
+    path = data_dir / "notes.jsonl"
     lines = [json.dumps(note, ensure_ascii=False) for note in NOTES]
     path.write_text("\ufeff" + lines[0] + "\r\n\n  \n" + "\n".join(lines[1:]), encoding="utf-8", newline="")
-    assert [note.model_dump() for note in JsonlNotes(path)] == NOTES
-    assert [note.model_dump() for note in JsonlNotes(path).get([10, 14])] == [NOTES[0], NOTES[4]]
+    notes = load_dataset(str(data_dir)).notes
+    assert [note.model_dump() for note in notes] == NOTES
+    assert [note.model_dump() for note in notes.get([10, 14])] == [NOTES[0], NOTES[4]]
 
 
 def test_extra_keys_of_a_question_are_kept(data_dir: Path) -> None:
@@ -74,7 +74,8 @@ def test_lone_surrogates_in_the_data_become_replacement_characters(data_dir: Pat
         ('{"note_idx": -1, "title": "", "content": ""}', "line 2: note_idx must be a whole number"),
         ('{"note_idx": 1e400, "title": "", "content": ""}', "line 2: note_idx must be a whole number"),
         ('{"note_idx": 99999999999999999999, "title": "", "content": ""}', "line 2: note_idx must be a whole number"),
-        ('{"note_idx": 1, "title": null, "content": ""}', "line 2: title must be text, not NoneType"),
+        ('{"note_idx": 1, "title": ["a"], "content": ""}', "line 2: title must be text, not ['a']"),
+        ('{"note_idx": null, "title": "", "content": ""}', "line 2: note_idx is missing"),
         ('{"note_idx": 10, "title": "", "content": ""}', "line 2: note_idx 10 is already on line 1"),
         ("[" * 100_000, "line 2: not valid JSON"),
     ],
@@ -93,9 +94,11 @@ def test_a_wrong_note_is_named_by_file_and_line(data_dir: Path, line: str, messa
         ({"answers": "text"}, "answers must be a list"),
         ({"answers": ["  "]}, "answers must be a list"),
         ({"query": 3}, "query must be text"),
-        ({"search_idx": None}, "search_idx must be"),
+        ({"search_idx": None}, "search_idx is missing"),
+        ({"search_idx": [1]}, "search_idx must be a whole number or text"),
         ({"search_idx": 1}, "search_idx 1 is already on line 1"),
-        ({"ref_note_idx_list": ["10"]}, "ref_note_idx_list must be"),
+        ({"ref_note_idx_list": ["10"]}, "ref_note_idx_list [0] must be a whole number from 0, not '10'"),
+        ({"ref_note_idx_list": [None]}, "ref_note_idx_list holds a missing value"),
         ({"ref_note_idx_list": 10}, "ref_note_idx_list must be"),
     ],
 )
@@ -115,9 +118,9 @@ def test_bytes_that_are_not_utf8_are_named(data_dir: Path) -> None:
 @pytest.mark.parametrize("missing", ["notes.jsonl", "dqa.jsonl"])
 def test_a_missing_file_is_named(data_dir: Path, missing: str) -> None:
     (data_dir / missing).unlink()
-    with pytest.raises(UsageError, match=f"{missing} is not there"):
+    with pytest.raises(UsageError, match=f"table {missing.removesuffix('.jsonl')} is not there"):
         load_dataset(str(data_dir))
-    with pytest.raises(UsageError, match="no such file or folder"):
+    with pytest.raises(UsageError, match="no such folder"):
         load_dataset("/no/such/place")
 
 

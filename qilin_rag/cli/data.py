@@ -1,0 +1,110 @@
+"""`data`: validate, stats and convert data sets."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qilin_rag.cli import ui
+from qilin_rag.cli.options import AsJson, Quiet
+
+app = typer.Typer(
+    name="data", help="Look at data sets: validate, stats, convert.", no_args_is_help=True, rich_markup_mode=None
+)
+DataArgument = Annotated[
+    str, typer.Argument(metavar="DATA", help="sample, hub:OWNER/NAME, or a folder of tables.", show_default=False)
+]
+
+
+class Encoding(StrEnum):
+    """What tables can be written as."""
+
+    parquet = "parquet"
+    arrow = "arrow"
+    jsonl = "jsonl"
+
+
+@app.command()
+def validate(
+    data: DataArgument,
+    show: Annotated[int, typer.Option(help="Defects shown of each column of each file.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Report every defect with table, row and column.
+
+    Exit code 1 if there is any. --json gives all of them.
+    """
+    from qilin_rag.data.encodings import Defect
+    from qilin_rag.data.schema import TABLES
+    from qilin_rag.data.source import open_source
+    from qilin_rag.data.validate import validate as validate_source
+
+    defects: list[Defect] = []
+    n_rows = validate_source(open_source(data, list(TABLES)), defects.append)
+    if as_json:
+        found = [defect._replace(path=str(defect.path))._asdict() for defect in defects]  # type: ignore[arg-type]
+        ui.print_json({"rows": n_rows, "n_defects": len(defects), "defects": found})
+    else:
+        groups: dict[tuple[Path, str], list[Defect]] = defaultdict(list)
+        for defect in defects:
+            groups[defect.path, defect.column].append(defect)
+        for (path, column), found_there in groups.items():
+            for defect in found_there[:show]:
+                typer.echo(defect)
+            if len(found_there) > show:
+                typer.echo(f"{path}: {len(found_there) - show} more of {column or 'these'}")
+        rows = ", ".join(f"{name} {n:,}" for name, n in n_rows.items())
+        typer.echo(f"{len(defects)} defects in {sum(n_rows.values()):,} rows ({rows})")
+    if defects:
+        raise typer.Exit(1)
+
+
+@app.command()
+def stats(data: DataArgument, as_json: AsJson = False) -> None:
+    """Print what is in a data set: rows, lengths, answers by feedback."""
+    from qilin_rag.data.describe import describe
+    from qilin_rag.data.schema import TABLES
+    from qilin_rag.data.source import open_source
+
+    ui.set_up_logs(as_json)
+    figures = describe(open_source(data, list(TABLES)))
+    if as_json:
+        ui.print_json(figures)
+        return
+    from rich.table import Table
+
+    drawn = Table(box=None, pad_edge=False, show_header=False)
+    drawn.add_column(style="bold")
+    drawn.add_column()
+    drawn.add_column(justify="right")
+    for subject, values in figures.items():
+        for i, (name, value) in enumerate(values.items()):
+            shown = f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+            drawn.add_row(subject if i == 0 else "", name, shown)
+    ui.console().print(drawn)
+
+
+@app.command()
+def convert(
+    data: DataArgument,
+    to: Annotated[Encoding, typer.Option(help="What the tables are written as.")],
+    out: Annotated[Path, typer.Option(help="A new folder to write.")],
+    quiet: Quiet = False,
+) -> None:
+    """Write the same tables in another encoding.
+
+    parquet is written as on the hub, a folder of shards a table.
+    """
+    from qilin_rag.data.convert import convert as convert_source
+    from qilin_rag.data.schema import TABLES
+    from qilin_rag.data.source import open_source
+
+    ui.set_up_logs(quiet)
+    written = convert_source(open_source(data, list(TABLES)), to, out)
+    if not quiet:
+        typer.echo(", ".join(f"{name} {n:,}" for name, n in written.items()))
+    typer.echo(out)

@@ -1,0 +1,152 @@
+"""Single values of a table: checked and converted to their column's type, and numpy's printed form parsed."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from typing import Any
+
+import pyarrow as pa
+
+from qilin_rag.text import clean
+
+_MOST = 2**63 - 1
+_SHOWN_CHARS = 60
+_MOST_NESTED = 8
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<open>\[|array\(|\{)|(?P<close>[\])}])|(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+    r"""|(?P<number>[-+]?(?:nan|inf|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))|(?P<none>None)|(?P<colon>:)"""
+    r"""|(?:,\s*dtype=[\w.]+)|,)""",
+    re.DOTALL,
+)
+
+
+def convert(value: Any, kind: pa.DataType) -> Any:
+    """`value` as Python data of this type, None where it is missing (null, NaN).
+
+    A ValueError says what is wrong with it, to stand after the column's name.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if pa.types.is_integer(kind):
+        return _whole(value)
+    if pa.types.is_floating(kind):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"must be a number, not {shown(value)}")
+        return float(value)
+    if pa.types.is_string(kind):
+        if not isinstance(value, str):
+            raise ValueError(f"must be text, not {shown(value)}")
+        return clean(value)
+    if pa.types.is_list(kind):
+        if not isinstance(value, list):
+            raise ValueError(f"must be a list, not {shown(value)}")
+        return [_inside(i, item, kind.value_type) for i, item in enumerate(value)]
+    if not isinstance(value, dict):
+        raise ValueError(f"must be a mapping, not {shown(value)}")
+    return {field.name: _inside(field.name, value.get(field.name), field.type) for field in kind}
+
+
+def identifier(value: Any) -> str | None:
+    """A question's id: text as it is, a whole number as its digits."""
+    if isinstance(value, str) or value is None:
+        return convert(value, pa.string())  # type: ignore[no-any-return]
+    try:
+        number = convert(value, pa.int64())
+    except ValueError:
+        raise ValueError(f"must be a whole number or text, not {shown(value)}") from None
+    return None if number is None else str(number)
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: short, on one line."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
+
+
+def _whole(value: Any) -> int:
+    number = int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= _MOST:
+        raise ValueError(f"must be a whole number from 0, not {shown(value)}")
+    return number
+
+
+def _inside(where: int | str, value: Any, kind: pa.DataType) -> Any:
+    try:
+        return convert(value, kind)
+    except ValueError as error:
+        raise ValueError(f"[{where!r}] {error}") from None
+
+
+def parse_cell(text: str, kind: pa.DataType) -> Any:
+    """A CSV cell as Python data: text as it is, numbers, and lists in numpy's printed form.
+
+    An empty cell is missing, except that an empty text is a text.
+    """
+    if pa.types.is_string(kind):
+        return text
+    if not text.strip():
+        return None
+    if pa.types.is_list(kind):
+        return parse_repr(text)
+    try:
+        return float(text) if re.search(r"[.eEn]", text) else int(text)
+    except ValueError:
+        return text
+
+
+def parse_repr(text: str) -> Any:
+    """Parse what numpy prints for nested arrays, numbers, strings and dicts, with or without commas; never executed.
+
+    A ValueError says where it is not that.
+    """
+    stack: list[tuple[str, list[Any]]] = [("", [])]
+    at = 0
+    end = len(text.rstrip())
+    while at < end:
+        token = _TOKEN.match(text, at)
+        if token is None:
+            raise ValueError(f"can't be parsed at character {at}: {shown(text[at : at + _SHOWN_CHARS])}")
+        at = token.end()
+        match token.lastgroup, token[token.lastgroup] if token.lastgroup else "":
+            case "open", opened:
+                stack.append((opened, []))
+                if len(stack) > _MOST_NESTED:
+                    raise ValueError("is nested too deeply")
+            case "close", closed:
+                opened, items = stack.pop()
+                if {"[": "]", "array(": ")", "{": "}"}.get(opened) != closed:
+                    raise ValueError(f"has a {closed!r} too many or of the wrong kind at character {at - 1}")
+                stack[-1][1].append(_closed(opened, items))
+            case "text", quoted:
+                stack[-1][1].append(ast.literal_eval(quoted))
+            case "number", number:
+                stack[-1][1].append(float(number) if re.search(r"[.eEn]", number) else int(number))
+            case "none", _:
+                stack[-1][1].append(None)
+            case "colon", _:
+                stack[-1][1].append(_COLON)
+            case _:
+                pass
+    if len(stack) > 1 or len(stack[0][1]) != 1:
+        raise ValueError("is not one whole list")
+    return stack[0][1][0]
+
+
+_COLON = object()
+
+
+def _closed(opened: str, items: list[Any]) -> Any:
+    if opened == "{":
+        keys, colons, values = items[::3], items[1::3], items[2::3]
+        if len(keys) != len(values) or any(colon is not _COLON for colon in colons) or _COLON in [*keys, *values]:
+            raise ValueError("holds a mapping that is not key: value")
+        return dict(zip(map(str, keys), values, strict=True))
+    if any(item is _COLON for item in items):
+        raise ValueError("has a ':' outside a mapping")
+    if opened == "array(":
+        if len(items) != 1 or not isinstance(items[0], list):
+            raise ValueError("holds an array that is no list")
+        return items[0]
+    return items

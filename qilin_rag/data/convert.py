@@ -1,0 +1,104 @@
+"""The same tables in another encoding, table by table, streamed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from qilin_rag.data.encodings import present_columns, read_batches, with_columns
+from qilin_rag.data.schema import TABLES
+from qilin_rag.data.source import Source
+from qilin_rag.errors import QilinError, UsageError
+
+WRITTEN = ("parquet", "arrow", "jsonl")
+_SHARD_ROWS = 500_000
+
+
+def convert(source: Source, encoding: str, out: Path) -> dict[str, int]:
+    """Write every table of `source` to the folder `out`, which must be new or empty; the rows written by table.
+
+    Parquet is written in the layout of the hub, a folder of shards a table; arrow and jsonl as one file a table.
+    Columns that are not of the table are left out, except plain values under other keys of dqa.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is there and not empty; name a new folder")
+    temporary: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        written = {name: _convert_table(source, name, encoding, temporary) for name in source.tables()}
+        temporary.chmod(0o755)
+        temporary.replace(out)
+        return written
+    except OSError as error:
+        raise QilinError(f"{out} can't be written: {error.strerror or error}; nothing is left of it") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _convert_table(source: Source, name: str, encoding: str, folder: Path) -> int:
+    table = TABLES[name]
+    source_encoding, files = source.files(name)
+    columns = present_columns(source_encoding, files, table)
+    schema = pa.schema([(column, table.columns[column]) for column in columns])
+    batches = (
+        with_columns(batch.rows, schema) for path in files for batch in read_batches(source_encoding, path, table)
+    )
+    match encoding:
+        case "parquet":
+            return _write_parquet(batches, schema, folder / name)
+        case "arrow":
+            with pa.ipc.new_file(str(folder / f"{name}.arrow"), schema) as writer:
+                return sum(_written(writer, batch) for batch in batches)
+        case "jsonl":
+            with (folder / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+                return sum(file.write(json.dumps(row, ensure_ascii=False) + "\n") > 0 for row in _rows(batches))
+    raise UsageError(f"--to {encoding}: must be one of {', '.join(WRITTEN)}")
+
+
+def _write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, folder: Path) -> int:
+    """Shards of bounded size, named as the hub names them when their number is known."""
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    shards: list[Path] = []
+    n_rows = 0
+    writer: pq.ParquetWriter | None = None
+    try:
+        for batch in batches:
+            if writer is None or n_rows >= _SHARD_ROWS * len(shards):
+                if writer is not None:
+                    writer.close()
+                shards.append(folder / f"{len(shards)}.part")
+                writer = pq.ParquetWriter(shards[-1], schema, compression="zstd")
+            writer.write_batch(batch)
+            n_rows += len(batch)
+        if writer is None:
+            shards.append(folder / "0.part")
+            writer = pq.ParquetWriter(shards[-1], schema)
+    finally:
+        if writer is not None:
+            writer.close()
+    for i, shard in enumerate(shards):
+        shard.rename(folder / f"train-{i:05d}-of-{len(shards):05d}.parquet")
+    return n_rows
+
+
+def _written(writer: pa.ipc.RecordBatchFileWriter, batch: pa.RecordBatch) -> int:
+    writer.write_batch(batch)
+    return len(batch)
+
+
+def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    """Rows as JSON has them: what is missing is left out, other plain values stand under their own keys."""
+    for batch in batches:
+        for row in batch.to_pylist():
+            extra = json.loads(row.pop("extra", None) or "{}")
+            yield {key: value for key, value in row.items() if value is not None} | extra

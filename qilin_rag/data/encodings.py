@@ -1,0 +1,328 @@
+"""Table files: found in a folder in any encoding, and read in batches of the table's own columns and types.
+
+Encodings: parquet and arrow (one file, or a folder of shards as on the hub), csv (lists as numpy prints them),
+jsonl. Each defect is reported with file, row and column; who reads data to use it stops at the first.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qilin_rag.data.cells import convert, identifier, parse_cell
+from qilin_rag.data.schema import Table
+from qilin_rag.errors import UsageError
+from qilin_rag.text import clean
+
+ENCODINGS = ("parquet", "arrow", "csv", "jsonl")
+BATCH_ROWS = 4096
+_ROWWISE_BATCH_ROWS = 1024
+_PLAIN = (str, int, float, bool)
+
+
+class Defect(NamedTuple):
+    """Something wrong in a table; `place` is a row (from 0) or a line (from 1) of `path`, or empty."""
+
+    path: Path
+    place: str
+    column: str
+    problem: str
+
+    def __str__(self) -> str:
+        where = f"{self.path}, {self.place}" if self.place else str(self.path)
+        return f"{where}: {f'{self.column} ' if self.column else ''}{self.problem}"
+
+
+Report = Callable[[Defect], None]
+
+
+def stop(defect: Defect) -> NoReturn:
+    """The report of who reads data to use it."""
+    raise UsageError(str(defect))
+
+
+class Batch(NamedTuple):
+    """Some rows of a table, and where they stand."""
+
+    rows: pa.RecordBatch
+    path: Path
+    unit: str
+    numbers: Sequence[int]
+
+    def place(self, row: int) -> str:
+        """`line 3` or `row 2`: where a row of this batch stands in its file."""
+        return f"{self.unit} {self.numbers[row]}"
+
+
+def find_files(folder: Path, name: str) -> tuple[str, list[Path]] | None:
+    """The encoding and files of a table in a folder: `NAME.ENCODING`, or a folder `NAME` with shards."""
+    for encoding in ENCODINGS:
+        single = folder / f"{name}.{encoding}"
+        shards = sorted((folder / name).glob(f"*.{encoding}"))
+        if found := [single] if single.is_file() else shards:
+            return encoding, found
+    return None
+
+
+def present_columns(encoding: str, files: Sequence[Path], table: Table, report: Report = stop) -> list[str]:
+    """The table's columns that any of the files has, in the table's order."""
+    there: set[str] = set()
+    for path in files:
+        with _reading(path, report):
+            match encoding:
+                case "parquet":
+                    import pyarrow.parquet as pq
+
+                    there |= set(pq.read_schema(path, memory_map=True).names)
+                case "arrow":
+                    with pa.memory_map(str(path)) as source:
+                        there |= set(_open_arrow(source).schema.names)
+                case "csv":
+                    with path.open(encoding="utf-8-sig", newline="") as file:
+                        there |= set(next(csv.reader(file), []))
+                case _:
+                    for _, row in _json_lines(path, report):
+                        there |= row.keys()
+    names = _names(table, sorted(there))
+    others = "extra" in table.columns and encoding in ("csv", "jsonl") and there - set(names.values())
+    return [name for name in table.columns if name in names or (name == "extra" and others)]
+
+
+def with_columns(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The rows in the columns of `schema`, null where they have no such column."""
+    there = set(rows.schema.names)
+    arrays = [rows.column(field.name) if field.name in there else pa.nulls(len(rows), field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+@contextmanager
+def _reading(path: Path, report: Report) -> Iterator[None]:
+    """What makes a file unreadable is a defect of the file."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
+        problem = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        report(Defect(path, "", "", f"can't be read: {problem}"))
+
+
+def read_batches(
+    encoding: str, path: Path, table: Table, columns: Sequence[str] | None = None, report: Report = stop
+) -> Iterator[Batch]:
+    """One file of a table in batches: the named columns (default: all) that the file has, under their own names.
+
+    Values that are reported as defects are null.
+    """
+    wanted = {name: table.columns[name] for name in columns or table.columns}
+    with _reading(path, report):
+        yield from (_columnar if encoding in ("parquet", "arrow") else _rowwise)(encoding, path, table, wanted, report)
+
+
+def _names(table: Table, there: Sequence[str]) -> dict[str, str]:
+    """The table's columns that are there, with the name each has there."""
+    aliases = {table.aliases.get(name, name): name for name in there}
+    return {name: aliases[name] for name in table.columns if name in aliases}
+
+
+def _columnar(
+    encoding: str, path: Path, table: Table, wanted: Mapping[str, pa.DataType], report: Report
+) -> Iterator[Batch]:
+    first = 0
+    known: dict[str, str] | None = None
+    for batch in _record_batches(encoding, path, table, wanted):
+        if known is None:
+            known = _names(table, batch.schema.names)
+            for name in table.required:
+                if name in wanted and name not in known:
+                    report(Defect(path, "", "", f"column {name!r} is missing"))
+        numbers = range(first, first + len(batch))
+        first += len(batch)
+        arrays = {
+            name: _conform(batch.column(known[name]), name, kind, table, path, numbers, report)
+            for name, kind in wanted.items()
+            if name in known
+        }
+        yield Batch(pa.RecordBatch.from_pydict(arrays), path, "row", numbers)
+
+
+def _record_batches(
+    encoding: str, path: Path, table: Table, wanted: Mapping[str, pa.DataType]
+) -> Iterator[pa.RecordBatch]:
+    """The file's own batches, of bounded size; of other columns no more is read than their names."""
+    if encoding == "parquet":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(path, memory_map=True) as file:
+            names = _names(table, file.schema_arrow.names)
+            chosen = [there for name, there in names.items() if name in wanted]
+            if not file.metadata.num_rows:
+                yield from pa.Table.from_batches([], file.schema_arrow).select(chosen).to_batches()
+            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=chosen)
+        return
+    with pa.memory_map(str(path)) as source:
+        reader = _open_arrow(source)
+        is_file = isinstance(reader, pa.ipc.RecordBatchFileReader)
+        for batch in map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader:
+            for start in range(0, max(1, len(batch)), BATCH_ROWS):
+                yield batch.slice(start, BATCH_ROWS)
+
+
+def _open_arrow(source: pa.NativeFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
+    """An Arrow file, or the streaming form, which the datasets library writes under the same name."""
+    try:
+        return pa.ipc.open_file(source)
+    except pa.ArrowInvalid:
+        source.seek(0)
+        return pa.ipc.open_stream(source)
+
+
+def _conform(
+    array: pa.Array, name: str, kind: pa.DataType, table: Table, path: Path, numbers: Sequence[int], report: Report
+) -> pa.Array:
+    """A column in its own type: at once where that works, else value by value, to say which is wrong."""
+    try:
+        return _cast(array, kind)
+    except (pa.ArrowException, ValueError):
+        pass
+    values = []
+    for number, value in zip(numbers, array, strict=True):
+        try:
+            plain = value.as_py()
+            values.append(identifier(plain) if _is_identifier(table, name) else convert(plain, kind))
+        except ValueError as error:
+            problem = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+            report(Defect(path, f"row {number}", name, problem))
+            values.append(None)
+    return pa.array(values, kind)
+
+
+def _is_identifier(table: Table, name: str) -> bool:
+    return name == table.key and pa.types.is_string(table.columns[name])
+
+
+def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The whole array in this type, NaN as null; raises where any value does not fit, or may not."""
+    if pa.types.is_null(array.type):
+        return pa.nulls(len(array), kind)
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if pa.types.is_list(kind):
+        if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
+            raise ValueError("no list")
+        array = pa.concat_arrays([array.cast(pa.list_(array.type.value_type))])  # offsets from 0
+        missing = array.is_null() if array.null_count else None
+        return pa.ListArray.from_arrays(array.offsets, _cast(array.values, kind.value_type), kind, mask=missing)
+    if pa.types.is_struct(kind):
+        if not pa.types.is_struct(array.type):
+            raise ValueError("no mapping")
+        there = {field.name for field in array.type}
+        fields = [
+            _cast(pc.struct_field(array, field.name), field.type)
+            if field.name in there
+            else pa.nulls(len(array), field.type)
+            for field in kind
+        ]
+        return pa.StructArray.from_arrays(fields, fields=list(kind), mask=array.is_null() if array.null_count else None)
+    if pa.types.is_string(kind):
+        if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+            raise ValueError("no text")
+        array = array.cast(kind)
+        array.validate(full=True)
+        return array
+    if pa.types.is_boolean(array.type) or not pa.types.is_primitive(array.type) or pa.types.is_temporal(array.type):
+        raise ValueError("no number")
+    if pa.types.is_floating(array.type):
+        array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
+    array = array.cast(kind)
+    if pa.types.is_integer(kind) and (pc.min(array).as_py() or 0) < 0:
+        raise ValueError("below 0")
+    if pa.types.is_floating(kind) and pc.any(pc.is_inf(array)).as_py():
+        raise ValueError("infinite")
+    return array
+
+
+def _rowwise(
+    encoding: str, path: Path, table: Table, wanted: Mapping[str, pa.DataType], report: Report
+) -> Iterator[Batch]:
+    """Rows as Python data, a batch at a time."""
+    unit, rows = ("line", _json_lines(path, report)) if encoding == "jsonl" else ("row", _csv_rows(path, report))
+    pending: list[dict[str, Any]] = []
+    numbers: list[int] = []
+
+    def batch() -> Batch:
+        there = {name: kind for name, kind in wanted.items() if any(name in row for row in pending)}
+        arrays = {name: pa.array([row.get(name) for row in pending], kind) for name, kind in there.items()}
+        whole = Batch(pa.RecordBatch.from_pydict(arrays), path, unit, list(numbers))
+        pending.clear()
+        numbers.clear()
+        return whole
+
+    for number, row in rows:
+        place = f"{unit} {number}"
+        names = _names(table, list(row))
+        for name in table.required:
+            if name in wanted and name not in names:
+                there = next((alias for alias, own in table.aliases.items() if own == name), name)
+                report(Defect(path, place, "", f"key {there!r} is missing"))
+        converted: dict[str, Any] = {}
+        for name, there in names.items():
+            if name not in wanted:
+                continue
+            try:
+                value = parse_cell(row[there], wanted[name]) if encoding == "csv" else row[there]
+                is_identifier = _is_identifier(table, name)
+                converted[name] = identifier(value) if is_identifier else convert(value, wanted[name])
+            except ValueError as error:
+                report(Defect(path, place, there, str(error)))
+                converted[name] = None
+        if "extra" in wanted and "extra" not in row:
+            others = {clean(key): value for key, value in row.items() if key not in names.values()}
+            plain = {key: value for key, value in others.items() if isinstance(value, _PLAIN)}
+            converted["extra"] = clean(json.dumps(plain, ensure_ascii=False)) if plain else None
+        pending.append(converted)
+        numbers.append(number)
+        if len(pending) == _ROWWISE_BATCH_ROWS:
+            yield batch()
+    if pending:
+        yield batch()
+
+
+def _json_lines(path: Path, report: Report) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every line that is not blank, as an object."""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if not raw.strip():
+                continue
+            try:
+                row = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+                problem = "" if isinstance(row, dict) else "expected a JSON object"
+            except UnicodeDecodeError as error:
+                problem = f"not UTF-8 text (byte {error.start} of the line)"
+            except json.JSONDecodeError as error:
+                problem = f"not valid JSON: {error.msg} (column {error.colno})"
+            except (RecursionError, ValueError) as error:
+                problem = f"not valid JSON: {error}"
+            if problem:
+                report(Defect(path, f"line {number}", "", problem))
+            else:
+                yield number, row
+
+
+def _csv_rows(path: Path, report: Report) -> Iterator[tuple[int, dict[str, str]]]:
+    """Every record after the header, by column."""
+    csv.field_size_limit(2**31 - 1)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        for number, cells in enumerate(reader):
+            if len(cells) != len(header):
+                problem = f"has {len(cells)} cells under {len(header)} column names"
+                report(Defect(path, f"row {number}", "", problem))
+            else:
+                yield number, dict(zip(header, cells, strict=True))

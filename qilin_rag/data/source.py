@@ -1,0 +1,77 @@
+"""Where data comes from: the bundled sample, a folder, or the Hugging Face hub; found as a folder of tables."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from qilin_rag.data.encodings import ENCODINGS, find_files
+from qilin_rag.data.schema import TABLES
+from qilin_rag.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_LABEL = "bundled sample, not Qilin"
+_SAMPLE = Path(__file__).parent / "sample"
+_HUB = "hub:"
+
+
+class Source(NamedTuple):
+    """A folder of tables, under a name (for paths) and a label (for people)."""
+
+    folder: Path
+    name: str
+    label: str
+
+    def files(self, table: str) -> tuple[str, list[Path]]:
+        """Encoding and files of a table; a UsageError says what was looked for."""
+        if found := find_files(self.folder, table):
+            return found
+        raise UsageError(
+            f"data {str(self.folder)!r}: table {table} is not there; "
+            f"looked for {table}.{', .'.join(ENCODINGS)} and for shards in a folder {table}"
+        )
+
+    def tables(self) -> list[str]:
+        """The tables that are there; none is a UsageError."""
+        found = [name for name in TABLES if find_files(self.folder, name)]
+        if not found:
+            raise UsageError(f"data {str(self.folder)!r}: no table is there; known: {', '.join(TABLES)}")
+        return found
+
+
+def open_source(name: str, tables: Sequence[str] = ("notes", "dqa")) -> Source:
+    """`sample` (bundled), the path of a folder, or `hub:OWNER/NAME`, of which these tables are fetched once."""
+    if name == "sample":
+        return Source(_SAMPLE, "sample", SAMPLE_LABEL)
+    if name.startswith(_HUB):
+        return _fetch(name.removeprefix(_HUB), tables)
+    try:
+        folder = Path(name).expanduser()
+        is_there = folder.is_dir()
+    except (OSError, RuntimeError, ValueError):
+        is_there = False
+    if not is_there:
+        raise UsageError(
+            f"data {name!r}: no such folder; give a folder with the tables notes and dqa, sample, or hub:OWNER/NAME"
+        )
+    label = folder.resolve().name
+    return Source(folder, label, label)
+
+
+def _fetch(repository: str, tables: Sequence[str]) -> Source:
+    """The tables from the hub's own cache, downloaded where they are not there."""
+    from huggingface_hub import snapshot_download
+
+    patterns = [f"{table}/*" for table in tables]
+    try:
+        folder = snapshot_download(repository, repo_type="dataset", allow_patterns=patterns)
+    except Exception as error:  # no such repository, no network: an error class each, of several libraries
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"data 'hub:{repository}' can't be fetched from the Hugging Face hub: {reason}; check the name and the "
+            "network, or give the folder of a downloaded copy"
+        ) from error
+    return Source(Path(folder), repository, repository)

@@ -1,0 +1,180 @@
+"""Every defect of a data set, with table, row and column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qilin_rag.data.encodings import Batch, Defect, Report, read_batches
+from qilin_rag.data.questions import NO_ANSWER, pairs_problem
+from qilin_rag.data.schema import ACTIONS, FEEDBACK, NOTES, PAIRS, TABLES, Table
+from qilin_rag.data.source import Source
+
+_SHOWN_IDS = 5
+
+
+def validate(source: Source, report: Report) -> dict[str, int]:
+    """Read every value of every table that is there and report what is wrong; the number of rows by table.
+
+    Missing columns, wrong types, ids that are missing or there twice, notes and users that are not in their tables,
+    empty texts, queries and answers, feedback without an answer, actions that are neither 0 nor 1.
+    """
+    keys: dict[str, _Keys] = {}
+    reported: set[tuple[str, str]] = set()
+
+    def once(defect: Defect) -> None:
+        """A value of the wrong type is read as missing, and is not reported for that as well."""
+        if defect.problem != "is missing" or (defect.place, defect.column) not in reported:
+            reported.add((defect.place, defect.column))
+            report(defect)
+
+    for name in source.tables():  # notes and users come first
+        table, found = TABLES[name], _Keys()
+        encoding, files = source.files(name)
+        for path in files:
+            reported.clear()
+            for batch in read_batches(encoding, path, table, report=once):
+                found.add(batch, table.key)
+                for row, column, problem in _problems(table, batch, keys):
+                    once(Defect(path, batch.place(row), column, problem))
+        found.report_doubles(table.key, report)
+        keys[name] = found
+    return {name: found.n_rows for name, found in keys.items()}
+
+
+class _Keys:
+    """The key values of a table, and where each stands."""
+
+    def __init__(self) -> None:
+        self._batches: list[Batch] = []
+        self._values: list[npt.NDArray[np.generic]] = []
+        self.n_rows = 0
+
+    def add(self, batch: Batch, key: str) -> None:
+        """Remember the keys of a batch; what else it holds is let go."""
+        self.n_rows += len(batch.rows)
+        if key in batch.rows.schema.names:
+            column = batch.rows.column(key)
+            rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+            numbers = [batch.numbers[row] for row in rows.tolist()] if column.null_count else batch.numbers
+            self._batches.append(batch._replace(rows=None, numbers=numbers))
+            self._values.append(column.drop_null().to_numpy(zero_copy_only=False))
+
+    @cached_property
+    def values(self) -> npt.NDArray[np.generic]:
+        """All values, in the order of the rows; asked for when all are there."""
+        return np.concatenate(self._values) if self._values else np.zeros(0, np.int64)
+
+    @cached_property
+    def _sorted(self) -> npt.NDArray[np.generic]:
+        return np.unique(self.values)
+
+    def hold(self, wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """For each of these values whether it is there."""
+        if not len(self._sorted):
+            return np.zeros(len(wanted), dtype=bool)
+        places = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
+        found: npt.NDArray[np.bool_] = self._sorted[places] == wanted
+        return found
+
+    def report_doubles(self, key: str, report: Report) -> None:
+        """One defect for each value that was there before."""
+        values = self.values
+        order = np.argsort(values, kind="stable")
+        again = np.flatnonzero(values[order][1:] == values[order][:-1])
+        starts = np.cumsum([0, *map(len, self._values)])
+
+        def stands(position: int) -> tuple[Batch, str]:
+            i = int(np.searchsorted(starts, position, side="right")) - 1
+            return self._batches[i], self._batches[i].place(int(position - starts[i]))
+
+        for i in again.tolist():
+            (first, first_place), (batch, place) = stands(order[i]), stands(order[i + 1])
+            where = first_place if first.path == batch.path else f"{first_place} of {first.path.name}"
+            report(Defect(batch.path, place, key, f"{values[order[i]]} is already on {where}"))
+
+
+def _problems(table: Table, batch: Batch, keys: dict[str, _Keys]) -> Iterator[tuple[int, str, str]]:
+    """Row in the batch, column and problem of what fits its type and is wrong all the same."""
+    there = {name: batch.rows.column(name) for name in batch.rows.schema.names}
+    for name in table.required:
+        if name in there and name not in ("note_title", "note_content"):
+            yield from ((row, name, "is missing") for row in _rows(there[name].is_null()))
+    if "query" in there:
+        yield from ((row, "query", "is empty") for row in _rows(_is_blank(there["query"])))
+    if {"note_title", "note_content"} <= there.keys():
+        title, content = (pc.fill_null(there[name], "") for name in ("note_title", "note_content"))
+        no_text = pc.and_(_is_blank(title), _is_blank(content))
+        yield from ((row, "note_content", "is empty, and so is the title") for row in _rows(no_text))
+    if "user_idx" in there and table.name != "user_feat" and "user_feat" in keys:
+        users = there["user_idx"]
+        known = keys["user_feat"].hold(pc.fill_null(users, -1).to_numpy())
+        for row in np.flatnonzero(~known & users.is_valid().to_numpy(zero_copy_only=False)).tolist():
+            yield row, "user_idx", f"{users[row]} is not in the table user_feat"
+    if table.name == "dqa":
+        yield from _answer_problems(there)
+    for name in table.note_columns:
+        if name in there:
+            yield from _list_problems(name, table, there[name], keys.get("notes"))
+
+
+def _answer_problems(there: dict[str, pa.Array]) -> Iterator[tuple[int, str, str]]:
+    """Answers that are empty, and feedback on no answer."""
+    for name in FEEDBACK:
+        if name in there:
+            odd = pc.invert(pc.is_in(there[name], pa.array([-1.0, 0.0, 1.0, None])))
+            yield from ((row, name, f"must be -1, 0 or 1, not {there[name][row]}") for row in _rows(odd))
+    flags = [pc.fill_null(pc.equal(there[name], 1), False) for name in FEEDBACK if name in there]
+    for row, answer in enumerate(there["dqa_output"].to_pylist() if "dqa_output" in there else []):
+        if answer is not None and not answer.strip():
+            yield row, "dqa_output", "is empty; where no answer was shown it must be -1"
+        elif (answer is None or answer.strip() in NO_ANSWER) and any(flag[row].as_py() for flag in flags):
+            yield row, "dqa_output", "is no answer, but has feedback"
+    if "dqa_output" not in there:
+        nothing = there["answers"].is_null() if "answers" in there else pa.array([True] * len(there["search_idx"]))
+        yield from ((row, "answers", "is missing") for row in _rows(nothing))
+    for row, answers in enumerate(there["answers"].to_pylist() if "answers" in there else []):
+        if answers is not None and not (answers and all(answer and answer.strip() for answer in answers)):
+            yield row, "answers", "must be a list of at least one text that is not empty"
+
+
+def _list_problems(name: str, table: Table, column: pa.Array, notes: _Keys | None) -> Iterator[tuple[int, str, str]]:
+    """Elements that are missing or malformed, and notes that are not there."""
+    parents = pc.list_parent_indices(column).to_numpy()
+    items = pc.list_flatten(column)
+    if column.type == PAIRS:
+        if (pc.fill_null(pc.not_equal(pc.list_value_length(items), 2), True)).to_numpy(zero_copy_only=False).any():
+            rows = ((row, pairs_problem(pairs)) for row, pairs in enumerate(column.to_pylist()) if pairs)
+            yield from ((row, name, problem) for row, problem in rows if problem)
+            return
+        note_idxs = pc.list_element(items, 0)
+    elif column.type == NOTES:
+        note_idxs = items
+    else:
+        note_idxs = pc.struct_field(items, "note_idx")
+        for action in ACTIONS:
+            odd = pc.invert(pc.is_in(pc.struct_field(items, action), pa.array([0, 1, None])))
+            yield from ((int(parents[i]), name, f"holds a {action} that is neither 0 nor 1") for i in _rows(odd))
+    yield from ((int(parents[i]), name, "holds a note_idx that is missing") for i in _rows(note_idxs.is_null()))
+    if notes is not None:
+        values = note_idxs.drop_null().to_numpy(zero_copy_only=False)
+        owners = parents[note_idxs.is_valid().to_numpy(zero_copy_only=False)]
+        outside = ~notes.hold(values)
+        for row in np.unique(owners[outside]).tolist():
+            missing = [int(value) for value in dict.fromkeys(values[outside & (owners == row)])]
+            shown = ", ".join(map(str, missing[:_SHOWN_IDS])) + (", ..." if len(missing) > _SHOWN_IDS else "")
+            yield row, name, f"names notes that are not in the table notes ({len(missing)}): {shown}"
+
+
+def _is_blank(texts: pa.Array) -> pa.Array:
+    return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), False)
+
+
+def _rows(mask: pa.Array) -> list[int]:
+    """Where a mask is true."""
+    return np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False)).tolist()

@@ -1,0 +1,37 @@
+"""The results that came with the data: the nearest there is to the conditions of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from qilin_rag.data import NoteStore
+from qilin_rag.errors import UsageError
+from qilin_rag.retrievers.base import Retriever
+from qilin_rag.types import Hit, Question
+
+
+class Recorded(Retriever):
+    """Results recorded with the data: `recorded:bm25` (Anserini) or `recorded:dpr` (a BERT bi-encoder), best 100."""
+
+    argument: ClassVar[str | None] = "results"
+
+    results: str
+
+    def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
+        """The best `k` recorded notes of each question, each note once; a question without any is a UsageError."""
+        rankings = []
+        for question in questions:
+            if self.results not in question.recorded:
+                raise UsageError(
+                    f"the data has no recorded results {self.results!r} for question {question.id}; "
+                    f"it has {', '.join(question.recorded) or 'none'}"
+                )
+            best: dict[int, float] = {}
+            for note_idx, score in question.recorded[self.results]:
+                best[note_idx] = max(score, best.get(note_idx, score))
+            ranked = sorted(best.items(), key=lambda pair: (-pair[1], pair[0]))[:k]
+            rankings.append(
+                [Hit(note_idx=i, score=score, rank=rank) for rank, (i, score) in enumerate(ranked, start=1)]
+            )
+        return rankings
