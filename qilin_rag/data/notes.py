@@ -10,8 +10,9 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -28,26 +29,33 @@ from qilin_rag.types import Note
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # of what the cached file holds; raise it when that changes
+_VERSION = 2  # of what the cached files hold; raise it when that changes
 _LARGEST_IN_MEMORY_BYTES = 16 * 2**20
+_GROUP_ROWS = 256  # so few that all fields of a note lie together: reading one touches few pages
 _TABLE = TABLES["notes"]
-_TEXT = ("note_idx", "note_title", "note_content", "sha256")
+_TEXT = ("note_idx", "note_title", "note_content")
 
 
 class NoteStore:
     """All notes of a corpus, without holding them as Python objects."""
 
-    def __init__(self, source: pa.NativeFile) -> None:
-        """`source` is an Arrow file that `open_notes` made."""
-        self._source = source
-        self._text = self._reader([0, 1, 2])
-        digests = self._reader([0, 3])
-        batches = [digests.get_batch(i) for i in range(digests.num_record_batches)]
-        self._starts = np.cumsum([0, *map(len, batches)])
-        self._note_idxs = np.concatenate([np.zeros(0, np.int64), *(batch.column(0).to_numpy() for batch in batches)])
-        self._order = np.argsort(self._note_idxs, kind="stable")
-        self._sorted = self._note_idxs[self._order]
-        self._digests = [batch.column(1) for batch in batches]
+    def __init__(
+        self,
+        open_file: Callable[[bool], pa.NativeFile],
+        note_idxs: npt.NDArray[np.int64],
+        digests: npt.NDArray[np.void],
+    ) -> None:
+        """`open_file(mapped)` opens an Arrow file of notes, its groups of equal length but the last, memory-mapped
+        or for reading on; `note_idxs` and `digests` of shape (n_notes,) are in its order."""
+        self._open_file = open_file
+        self._note_idxs = note_idxs
+        self._digests = digests
+        self._order = np.argsort(note_idxs, kind="stable")
+        self._sorted = note_idxs[self._order]
+        self._text = self._reader(_TEXT)
+        n_groups = -(-len(note_idxs) // _GROUP_ROWS)
+        if len(digests) != len(note_idxs) or self._text.num_record_batches != n_groups:
+            raise pa.ArrowInvalid(f"{len(note_idxs)} ids, {len(digests)} digests, {n_groups} groups do not match")
 
     @property
     def note_idxs(self) -> npt.NDArray[np.int64]:
@@ -57,22 +65,21 @@ class NoteStore:
     @cached_property
     def sha256(self) -> str:
         """Hash of what the notes say, whatever the layout and the order they are stored in."""
-        parts = [np.frombuffer(array.buffers()[1], "V32", len(array), 32 * array.offset) for array in self._digests]
-        digests = np.concatenate([np.zeros(0, "V32"), *parts])
-        return hashlib.sha256(digests[self._order].tobytes()).hexdigest()
+        return hashlib.sha256(self._digests[self._order].tobytes()).hexdigest()
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """What there is of each note, for `read`."""
-        return [name for name in self._reader().schema.names if name != "sha256"]
+        return list(pa.ipc.open_file(self._open_file(True)).schema.names)
 
     def __len__(self) -> int:
         return len(self._note_idxs)
 
     def __iter__(self) -> Iterator[Note]:
-        """Stream all notes in storage order."""
-        for i in range(self._text.num_record_batches):
-            columns = [column.to_pylist() for column in self._text.get_batch(i).columns]
+        """Stream all notes in storage order; what was read is let go."""
+        reader = self._reader(_TEXT, mapped=False)
+        for i in range(reader.num_record_batches):
+            columns = [column.to_pylist() for column in reader.get_batch(i).columns]
             for note_idx, title, content in zip(*columns, strict=True):
                 yield Note.model_construct(note_idx=note_idx, title=title, content=content)
 
@@ -84,29 +91,30 @@ class NoteStore:
     def get(self, note_idxs: Sequence[int]) -> list[Note]:
         """The named notes, in the order asked for; a UsageError names those that are not there."""
         notes = []
-        for slot in self._slots_of_all(note_idxs):
-            batch, row = self._place(slot)
-            note_idx, title, content = (column[row].as_py() for column in self._text.get_batch(batch).columns)
+        for slot in self._slots_of_all(note_idxs).tolist():
+            group, row = divmod(slot, _GROUP_ROWS)
+            note_idx, title, content = (column[row].as_py() for column in self._text.get_batch(group).columns)
             notes.append(Note.model_construct(note_idx=note_idx, title=title, content=content))
         return notes
 
     def read(self, note_idxs: Sequence[int], columns: Sequence[str] | None = None) -> pa.Table:
         """Any columns of the named notes (default: all), a row each in the order asked for."""
-        names = self._reader().schema.names
-        chosen = [names.index(name) for name in columns or self.columns]
-        reader = self._reader(sorted(chosen))
-        slots = self._slots_of_all(note_idxs)
-        batches = np.searchsorted(self._starts, slots, side="right") - 1
+        reader = self._reader(columns or self.columns)
+        groups, rows = np.divmod(self._slots_of_all(note_idxs), _GROUP_ROWS)
         parts = [reader.schema.empty_table()]
-        for batch in np.unique(batches):
-            rows = pa.array(slots[batches == batch] - self._starts[batch])
-            parts.append(pa.Table.from_batches([reader.get_batch(int(batch)).take(rows)]))
-        back = np.argsort(np.argsort(batches, kind="stable"), kind="stable")
-        return pa.concat_tables(parts).take(pa.array(back)).select([names[i] for i in chosen])
+        for group in np.unique(groups).tolist():
+            batch = reader.get_batch(group).take(pa.array(rows[groups == group]))
+            parts.append(pa.Table.from_batches([batch]))
+        back = np.argsort(np.argsort(groups, kind="stable"), kind="stable")
+        return pa.concat_tables(parts).take(pa.array(back)).select(list(columns or self.columns))
 
-    def _reader(self, fields: Sequence[int] = ()) -> pa.ipc.RecordBatchFileReader:
-        """All fields, or these by number."""
-        return pa.ipc.open_file(self._source, options=pa.ipc.IpcReadOptions(included_fields=list(fields)))
+    def _reader(self, columns: Sequence[str], mapped: bool = True) -> pa.ipc.RecordBatchFileReader:
+        """A reader of these columns alone."""
+        source = self._open_file(mapped)
+        if unknown := set(columns) - set(self.columns):
+            raise UsageError(f"the notes have no column {sorted(unknown)[0]!r}; they have {', '.join(self.columns)}")
+        fields = [self.columns.index(name) for name in columns]
+        return pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=sorted(fields)))
 
     def _slots(self, note_idxs: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Where each note stands in storage order; -1 where there is none."""
@@ -122,11 +130,6 @@ class NoteStore:
             raise UsageError(f"the data has no note {', '.join(map(str, self.missing(note_idxs)[:10]))}")
         return slots
 
-    def _place(self, slot: int) -> tuple[int, int]:
-        """Batch, and row in it."""
-        batch = int(np.searchsorted(self._starts, slot, side="right")) - 1
-        return batch, int(slot - self._starts[batch])
-
 
 def note_digest(note_idx: int, title: str, content: str) -> bytes:
     """32 bytes that stand for what one note says."""
@@ -141,48 +144,61 @@ def open_notes(encoding: str, files: Sequence[Path]) -> NoteStore:
         raise UsageError(f"{error.filename} can't be read: {error.strerror}") from error
     if sum(stat.st_size for stat in stats) <= _LARGEST_IN_MEMORY_BYTES:
         sink = pa.BufferOutputStream()
-        _convert(encoding, files, sink)
-        return NoteStore(pa.BufferReader(sink.getvalue()))
+        note_idxs, digests = _convert(encoding, files, sink)
+        buffer = sink.getvalue()
+        return NoteStore(lambda mapped: pa.BufferReader(buffer), note_idxs, digests)
     seen = [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in zip(files, stats, strict=True)]
     key = hashlib.sha256(json.dumps([_VERSION, seen]).encode()).hexdigest()
-    return _open_kept(cache_dir() / "notes" / f"{key[:24]}.arrow", encoding, files)
-
-
-def _open_kept(path: Path, encoding: str, files: Sequence[Path]) -> NoteStore:
-    """The converted notes from the cache folder, converted now where they are not there or damaged."""
-    if path.exists():
-        try:
-            return NoteStore(pa.memory_map(str(path)))
-        except (pa.ArrowException, OSError) as error:
-            logger.warning("%s is damaged (%s); converting the notes again", path, str(error).splitlines()[0])
-    logger.info("converting the notes of %s for random access, once", files[0].parent)
-    temporary: Path | None = None
+    folder = cache_dir() / "notes" / key[:24]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        with pa.OSFile(name, "wb") as sink:
-            _convert(encoding, files, sink)
-        temporary.replace(path)
-        return NoteStore(pa.memory_map(str(path)))
+        return _open_kept(folder)
+    except FileNotFoundError:
+        logger.info("converting the notes of %s for random access, once", files[0].parent)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        logger.warning("%s is damaged (%s); converting the notes again", folder, str(error).splitlines()[0])
+    try:
+        _keep(encoding, files, folder)
+        return _open_kept(folder)
     except OSError as error:
         raise QilinError(
-            f"the notes can't be converted in {path.parent}: {os.strerror(error.errno) if error.errno else error}; "
+            f"the notes can't be converted in {folder.parent}: {os.strerror(error.errno) if error.errno else error}; "
             "name a folder with space for them in QILIN_RAG_CACHE"
         ) from error
+
+
+def _open_kept(folder: Path) -> NoteStore:
+    """Notes that were converted before; raises what numpy and pyarrow raise where they are not all there."""
+    path = str(folder / "notes.arrow")
+    note_idxs = np.load(folder / "note_idxs.npy", allow_pickle=False)
+    digests = np.load(folder / "sha256.npy", mmap_mode="r", allow_pickle=False)
+    return NoteStore(lambda mapped: pa.memory_map(path) if mapped else pa.OSFile(path), note_idxs, digests)
+
+
+def _keep(encoding: str, files: Sequence[Path], folder: Path) -> None:
+    """Convert to a temporary folder and rename it: another process finds all of it, or nothing."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        with pa.OSFile(str(temporary / "notes.arrow"), "wb") as sink:
+            note_idxs, digests = _convert(encoding, files, sink)
+        np.save(temporary / "note_idxs.npy", note_idxs)
+        np.save(temporary / "sha256.npy", digests)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _convert(encoding: str, files: Sequence[Path], sink: pa.NativeFile) -> None:
-    """Write all notes as one Arrow file, with the digest of each."""
+def _convert(
+    encoding: str, files: Sequence[Path], sink: pa.NativeFile
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.void]]:
+    """Write all notes as one Arrow file; their ids and digests, shape (n_notes,) each."""
     columns = present_columns(encoding, files, _TABLE)
-    others = [name for name in columns if name not in _TEXT]
-    schema = pa.schema([(name, _TABLE.columns.get(name, pa.binary(32))) for name in (*_TEXT, *others)])
-    note_idxs: list[npt.NDArray[np.int64]] = []
-    with pa.ipc.new_file(sink, schema) as writer:
+    schema = pa.schema([(name, _TABLE.columns[name]) for name in dict.fromkeys([*_TEXT, *columns])])
+    note_idxs: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    digests = bytearray()
+
+    def checked() -> Iterator[pa.RecordBatch]:
         for path in files:
             for batch in read_batches(encoding, path, _TABLE):
                 rows = with_columns(batch.rows, schema)
@@ -190,11 +206,30 @@ def _convert(encoding: str, files: Sequence[Path], sink: pa.NativeFile) -> None:
                     stop(Defect(path, batch.place(missing.index(True).as_py()), "note_idx", "is missing"))
                 texts = [pc.fill_null(column, "") for column in rows.columns[1:3]]
                 lines = zip(*(column.to_pylist() for column in (rows.column(0), *texts)), strict=True)
-                digests = pa.array([note_digest(*line) for line in lines], pa.binary(32))
-                arrays = [rows.column(0), *texts, digests, *rows.columns[4:]]
-                writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
-                note_idxs.append(rows.column(0).to_numpy())
+                digests.extend(b"".join(note_digest(*line) for line in lines))
+                note_idxs.append(rows.column(0).to_numpy().copy())
+                yield pa.RecordBatch.from_arrays([rows.column(0), *texts, *rows.columns[3:]], schema=schema)
+
+    with pa.ipc.new_file(sink, schema) as writer:
+        for group in _regrouped(checked(), _GROUP_ROWS):
+            writer.write_batch(group)
     _refuse_doubles(note_idxs, encoding, files)
+    return np.concatenate(note_idxs), np.frombuffer(bytes(digests), "V32")
+
+
+def _regrouped(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of this size; only the last may be shorter."""
+    rest: list[pa.RecordBatch] = []
+    for batch in batches:
+        rest.append(batch)
+        n_rows = sum(map(len, rest))
+        if n_rows >= size:
+            table = pa.Table.from_batches(rest)
+            whole = n_rows - n_rows % size
+            yield from table.slice(0, whole).combine_chunks().to_batches(max_chunksize=size)
+            rest = table.slice(whole).to_batches()
+    if rest:
+        yield from pa.Table.from_batches(rest).combine_chunks().to_batches(max_chunksize=size)
 
 
 def _refuse_doubles(note_idxs: Sequence[npt.NDArray[np.int64]], encoding: str, files: Sequence[Path]) -> None:

@@ -68,14 +68,17 @@ def test_a_large_corpus_is_converted_once_and_memory_mapped(
     second = load_dataset(str(layout))
     assert first.sha256 == second.sha256
     assert list(first.notes) == list(second.notes)
-    assert kept.suffix == ".arrow"
+    assert sorted(path.name for path in kept.iterdir()) == ["note_idxs.npy", "notes.arrow", "sha256.npy"]
 
 
+@pytest.mark.parametrize("name", ["notes.arrow", "note_idxs.npy", "sha256.npy"])
 def test_a_damaged_conversion_is_made_again(
-    layout: Path, kept_on_disk: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: str, kept_on_disk: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    layout = write_parquet(tmp_path / "data")
     first = load_dataset(str(layout)).sha256
-    [kept] = (tmp_path / "cache" / "notes").iterdir()
+    [folder] = (tmp_path / "cache" / "notes").iterdir()
+    kept = folder / name
     whole = kept.read_bytes()
     kept.write_bytes(whole[: len(whole) // 2])
     with caplog.at_level(logging.WARNING, "qilin_rag"):
@@ -141,3 +144,29 @@ def test_a_file_that_is_not_what_its_name_says_is_one_line(tmp_path: Path, encod
     (folder / f"notes.{encoding}").write_bytes(b"no table at all \xff")
     with pytest.raises(UsageError, match=rf"notes\.{encoding}: can't be read"):
         load_dataset(str(folder))
+
+
+def test_notes_of_many_groups_over_shards(tmp_path: Path, kept_on_disk: None) -> None:
+    rows = [
+        {"note_idx": 7 * i % 1009, "note_title": f"t{i}", "note_content": f"c{i}", "imp_num": float(i)}
+        for i in range(1009)
+    ]
+    store = load_dataset(str(write_parquet(tmp_path / "data", {**TABLES, "notes": rows}))).notes
+    assert len(list(store)) == len(store) == 1009
+    wanted = [7 * i % 1009 for i in (1008, 0, 255, 256, 504, 505, 511, 512, 0)]
+    assert [note.title for note in store.get(wanted)] == [
+        "t1008",
+        "t0",
+        "t255",
+        "t256",
+        "t504",
+        "t505",
+        "t511",
+        "t512",
+        "t0",
+    ]
+    assert store.read(wanted, ["imp_num"]).column(0).to_pylist() == [1008, 0, 255, 256, 504, 505, 511, 512, 0]
+    assert [note.note_idx for note in store] == store.note_idxs.tolist()
+    assert store.missing([2000, 5, 2000, -1]) == [-1, 2000]
+    with pytest.raises(UsageError, match="the notes have no column 'title'; they have note_idx"):
+        store.read([1], ["title"])
