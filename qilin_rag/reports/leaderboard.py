@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qilin_rag.errors import UsageError
+from qilin_rag.scoring import remarks
 from qilin_rag.store import Manifest, RunDirectory
 from qilin_rag.types import Frozen, MetricSummary, Summary
 
@@ -188,6 +189,7 @@ def _footnotes(group: Iterable[_Entry]) -> list[str]:
         unusual = [f"{counts[status]} {status}" for status in ("failed", "filtered", "truncated") if counts[status]]
         if unusual:
             notes.append(f"{entry.path.name}: {', '.join(unusual)} of {counts['questions']}")
+        notes += [f"{entry.path.name}: {remark}" for remark in remarks(entry.summary.metrics)]
     return notes
 
 
