@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from qilin_rag.answering import third_party
-from qilin_rag.errors import UsageError
+from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.registry import SCORERS
 from qilin_rag.scorers import Scorer
 from qilin_rag.stats import bootstrap_ci95, standard_error
@@ -42,14 +42,15 @@ def usable_scorers(metrics: Iterable[str]) -> tuple[dict[str, Scorer], dict[str,
     for name in metrics:
         scorer: Scorer = SCORERS.create(name, {})
         try:
-            if why := scorer.unavailable():
-                left_out[name] = why
-            else:
+            with third_party(f"metric {scorer.class_path()}"):
+                if why := scorer.unavailable():
+                    left_out[name] = why
+                    continue
                 scorer.signatures()
-                prepare([scorer])
+                scorer.prepare()
                 usable[name] = scorer
-        except UsageError as error:
-            left_out[name] = str(error)
+        except QilinError as error:
+            left_out[name] = " ".join(str(error).split())
     return usable, left_out
 
 

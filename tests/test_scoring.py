@@ -47,11 +47,13 @@ def config(data: Path, *optional: str, **flags: object) -> RunConfig:
     return resolved.model_copy(update={"optional_metrics": [f"ready_or_not:{name}" for name in optional]})
 
 
-def test_values_may_come_with_a_remark(data_dir: Path) -> None:
+def test_values_may_come_with_a_remark(data_dir: Path, cli: Cli) -> None:
     summary = run(config(data_dir, metrics="ready_or_not:Ready")).summary
     ready = summary.metrics["ready"]
     assert (ready.value, ready.n, ready.reasons) == (0.75, 2, {"half": 1, "not a number": 1})
     assert remarks(summary.metrics) == ["ready: half (1 of 3)", "ready: not a number (1 of 3)"]
+    [path] = Path("runs").iterdir()
+    assert "ready  0.5000: half" in cli("show", path, "--question", "2").out
     [table] = leaderboard(Path("runs"))
     assert [note.partition(": ")[2] for note in table.notes] == remarks(summary.metrics)
 
@@ -68,7 +70,7 @@ def test_a_remark_that_metrics_share_is_said_once(data_dir: Path, server: FakeSe
 
 def test_optional_metrics_are_scored_where_they_can_be(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "qilin_rag")
-    finished = run(config(data_dir, "Ready", "Absent", "Broken"))
+    finished = run(config(data_dir, "Ready", "Absent", "Broken", "Odd"))
     assert {"rouge_l", "ready"} < set(finished.summary.metrics)
     assert not {"absent", "broken"} & set(finished.summary.metrics)
     assert set(finished.manifest.config["metrics"]) == {"retrieval", "rouge_l", "ready_or_not:Ready"}
@@ -77,6 +79,8 @@ def test_optional_metrics_are_scored_where_they_can_be(data_dir: Path, caplog: p
     assert said == [
         f"ready_or_not:Absent is left out: its model is not here; {again}:Absent",
         f"ready_or_not:Broken is left out: its model is broken; {again}:Broken",
+        "ready_or_not:Odd is left out: metric ready_or_not:Odd failed: ZeroDivisionError: division by zero; "
+        f"{again}:Odd",
     ]
     scored = score_run(finished.directory.path, {"rouge_l": {}}, ["ready_or_not:Ready", "ready_or_not:Absent"])
     assert scored.summary.metrics == finished.summary.metrics

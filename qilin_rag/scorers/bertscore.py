@@ -133,7 +133,11 @@ class BertScore(AnswerScorer):
 
 
 def _f1(answers: Sequence[Encoded], references: Sequence[Encoded]) -> list[float]:
-    """F1 of each pair: every token goes with its most similar one of the other side, special tokens included."""
+    """F1 of each pair: every token goes with its most similar one of the other side, special tokens included.
+
+    Padding is no partner. In bert_score it is one of similarity 0, so that its figures depend on the batch where a
+    token's best similarity is below 0, which trained encoders hardly know.
+    """
     import torch
 
     def pad(rows: Sequence[torch.Tensor]) -> torch.Tensor:
