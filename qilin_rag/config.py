@@ -22,6 +22,9 @@ from qilin_rag.text import clean
 from qilin_rag.types import AnswerSelection, Frozen, MissingNotes, ReferenceSelection
 
 _PACKAGE = Path(__file__).parent
+_EVERY_RUN_METRICS = ("retrieval",)
+_DEFAULT_METRICS = ("rouge_l",)
+_OPTIONAL_METRICS = ("bertscore",)
 
 
 class Named(Frozen):
@@ -35,6 +38,7 @@ class RunConfig(Frozen):
     """All settings of one run, resolved: what the manifest records and what `run` is given.
 
     `llm_label` is the name the LLM was given by, `llm_preset` the settings which that name alone stands for.
+    `metrics` must be usable; `optional_metrics` are scored too where they can be with what is on this machine.
     """
 
     data: str = Field(default_factory=lambda: os.environ.get("QILIN_RAG_DATA") or "sample")
@@ -47,7 +51,8 @@ class RunConfig(Frozen):
     llm_preset: dict[str, Any] = {}
     prompt: str = "default"
     top_k: PositiveInt = 5
-    metrics: dict[str, dict[str, Any]] = {"retrieval": {}, "rouge_l": {}}
+    metrics: dict[str, dict[str, Any]] = {name: {} for name in _EVERY_RUN_METRICS + _DEFAULT_METRICS}
+    optional_metrics: list[str] = list(_OPTIONAL_METRICS)
     seed: int = 0
     limit: PositiveInt | None = None
     ids: Path | None = None
@@ -57,9 +62,8 @@ class RunConfig(Frozen):
     fail_on_error: Annotated[FiniteFloat, Field(ge=0)] = 0.0
 
 
-_PLAIN_SETTINGS = [
-    name for name in RunConfig.model_fields if name not in ("retriever", "llm", "llm_label", "llm_preset", "metrics")
-]
+_COMPOSED_SETTINGS = {"retriever", "llm", "llm_label", "llm_preset", "metrics", "optional_metrics"}
+_PLAIN_SETTINGS = [name for name in RunConfig.model_fields if name not in _COMPOSED_SETTINGS]
 
 
 def cache_dir() -> Path:
@@ -168,7 +172,9 @@ def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: P
     base_url = given.pop("base_url", None)
     retriever = _named(given.pop("retriever", "bm25"), "retriever")
     llm = _named(given.pop("llm", "extractive"), "llm")
-    metrics = {"retrieval": {}, **_metrics(given.pop("metrics", ["rouge_l"]))}  # these come with every run
+    optional = [] if "metrics" in given else list(_OPTIONAL_METRICS)
+    named = _metrics(given.pop("metrics", list(_DEFAULT_METRICS)))
+    metrics: dict[str, dict[str, Any]] = {**{name: {} for name in _EVERY_RUN_METRICS}, **named}
     label = llm["name"]
     preset = _preset(label)
     llm = {**preset, **{key: value for key, value in llm.items() if key != "name"}}
@@ -181,6 +187,9 @@ def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: P
             case ["llm", key] if key != "name":
                 llm[key] = value
             case ["metrics", metric, key]:
+                if metric in optional:  # who sets it, wants it
+                    optional.remove(metric)
+                    metrics[metric] = {}
                 if metric not in metrics:
                     raise unknown_name("metric in this run", metric, metrics)
                 metrics[metric][key] = value
@@ -201,6 +210,7 @@ def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: P
         "llm_label": label,
         "llm_preset": {key: value for key, value in preset.items() if key != "name"},
         "metrics": metrics,
+        "optional_metrics": optional,
     }
     try:
         return RunConfig(**settings)

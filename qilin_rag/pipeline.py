@@ -22,8 +22,9 @@ from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.prompts import load_prompt
 from qilin_rag.registry import LLMS, RETRIEVERS
+from qilin_rag.scorers import Scorer
 from qilin_rag.scorers.retrieval import Retrieval
-from qilin_rag.scoring import build_scorers, score_directory, summarise_metric
+from qilin_rag.scoring import build_scorers, prepare, score_directory, summarise_metric, usable_scorers
 from qilin_rag.store import Manifest, RunDirectory, write_text
 from qilin_rag.text import slug
 from qilin_rag.trec import format_trec
@@ -32,7 +33,17 @@ from qilin_rag.types import MetricSummary, Question, Summary
 logger = logging.getLogger(__name__)
 
 FINGERPRINT_VERSION = 1
-RECORDED_PACKAGES = ("qilin-rag", "bm25s", "ir-measures", "numpy", "openai", "rapidfuzz", "rjieba")
+RECORDED_PACKAGES = (
+    "qilin-rag",
+    "bm25s",
+    "ir-measures",
+    "numpy",
+    "openai",
+    "rapidfuzz",
+    "rjieba",
+    "torch",
+    "transformers",
+)
 
 
 class Run(NamedTuple):
@@ -56,6 +67,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
     server, unreachable = _check(llm, config)
     dataset = load_dataset(config.data, config.answers, config.references)
     questions = select_questions(dataset.questions, config)
+    config, scorers, left_out = _complete_metrics(config, scorers)
     system = System(retriever, dataset.notes, prompt, llm, config.top_k, config.missing_notes, config.concurrency)
     identity = _identity(dataset, system)
     directory = RunDirectory(config.runs_dir / _name(config, dataset, _fingerprint(identity)))
@@ -86,6 +98,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
         generation_s = round(sum(line.latency_s for line in lines), 3)
         manifest = manifest.model_copy(update={"state": "complete", "updated": _now(), "generation_s": generation_s})
         directory.write_manifest(manifest)
+    _say_left_out(left_out, directory)
     return Run(directory, manifest, summary)
 
 
@@ -99,10 +112,10 @@ def check_failures(finished: Run, fail_on_error: float) -> None:
         )
 
 
-def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]]) -> Run:
-    """Score a finished run with these metrics from what it has on disk; no model is called.
+def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], optional_metrics: Sequence[str] = ()) -> Run:
+    """Score a finished run with these metrics from what it has on disk; no LLM is called.
 
-    Scores by other metrics stay as they are.
+    `optional_metrics` are left out where they can't be used as things stand. Scores by other metrics stay as they are.
     """
     scorers = build_scorers(metrics)
     directory = RunDirectory(path)
@@ -111,8 +124,11 @@ def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]]) -> Run:
         manifest = directory.read_manifest()
         if manifest.state != "complete":
             raise UsageError(f"{path} is {manifest.state}; finish it with the command that began it, then score")
+        more, left_out = usable_scorers(optional_metrics)
         finished, lines = directory.read_samples()
-        return Run(directory, manifest, score_directory(directory, finished, lines, scorers, manifest.config["seed"]))
+        scored = score_directory(directory, finished, lines, [*scorers, *more.values()], manifest.config["seed"])
+    _say_left_out(left_out, directory)
+    return Run(directory, manifest, scored)
 
 
 def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
@@ -146,6 +162,23 @@ def select_questions(questions: Sequence[Question], config: RunConfig) -> list[Q
         random.Random(config.seed).shuffle(chosen)
         chosen = chosen[: config.limit]
     return chosen
+
+
+def _complete_metrics(config: RunConfig, scorers: Sequence[Scorer]) -> tuple[RunConfig, list[Scorer], dict[str, str]]:
+    """Make the scorers ready, and decide on the optional metrics: the manifest names those that are scored.
+
+    Last come the metrics that are left out, and why.
+    """
+    prepare(scorers)
+    more, left_out = usable_scorers(config.optional_metrics)
+    metrics = config.metrics | {name: {} for name in more}
+    return config.model_copy(update={"metrics": metrics, "optional_metrics": []}), [*scorers, *more.values()], left_out
+
+
+def _say_left_out(left_out: Mapping[str, str], directory: RunDirectory) -> None:
+    for metric, why in left_out.items():
+        again = f"qilin-rag score {directory.path} --metrics {metric}"
+        logger.info("%s is left out: %s; to add it later: %s", metric, why, again)
 
 
 def _named_questions(questions: Iterable[Question], path: Path) -> list[Question]:

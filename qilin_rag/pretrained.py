@@ -10,7 +10,8 @@ from qilin_rag.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-_CONTENT = {".json", ".txt", ".model", ".safetensors", ".bin"}
+_WEIGHTS = {".safetensors", ".bin"}
+_CONTENT = {".json", ".txt", ".model"} | _WEIGHTS
 _OTHER_FORMATS = ("onnx/*", "openvino/*", "*.onnx", "*.h5", "*.msgpack", "*.ot", "*.gguf")
 
 
@@ -62,4 +63,6 @@ def _snapshot(name: str, offline: bool) -> Path | None:
     except Exception as error:  # no such model, no network, nothing kept: an error class each, of several libraries
         logger.debug("model %s, offline=%s: %s", name, offline, error)
         return None
+    if offline and not any(path.suffix in _WEIGHTS for path in folder.rglob("*")):
+        return None  # only its configuration or tokenizer was ever downloaded
     return folder if (folder / "config.json").is_file() or (folder / "modules.json").is_file() else None

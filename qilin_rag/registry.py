@@ -165,6 +165,7 @@ SCORERS: Registry[Any] = Registry(
     {
         "rouge_l": "qilin_rag.scorers.rouge:RougeL",
         "rouge_l_word": "qilin_rag.scorers.rouge:RougeLWord",
+        "bertscore": "qilin_rag.scorers.bertscore:BertScore",
         "retrieval": "qilin_rag.scorers.retrieval:Retrieval",
     },
 )

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from qilin_rag.answering import third_party
-from qilin_rag.errors import UsageError
+from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.registry import SCORERS
 from qilin_rag.scorers import Scorer
 from qilin_rag.stats import bootstrap_ci95, standard_error
 from qilin_rag.store import RunDirectory
-from qilin_rag.types import LeftOut, MetricSummary, Question, Sample, Score, Summary, Usage
+from qilin_rag.types import LeftOut, MetricSummary, Question, Sample, Score, Status, Summary, Usage
 
 
 def build_scorers(metrics: Mapping[str, Mapping[str, Any]]) -> list[Scorer]:
@@ -26,6 +26,32 @@ def build_scorers(metrics: Mapping[str, Mapping[str, Any]]) -> list[Scorer]:
     if doubles:
         raise UsageError(f"two of the metrics {', '.join(metrics)} give {doubles[0]!r}; name only one of them")
     return scorers
+
+
+def prepare(scorers: Iterable[Scorer]) -> None:
+    """Load what they need for scoring; what can't be had is an error here and not after the last LLM call."""
+    for scorer in scorers:
+        with third_party(f"metric {scorer.class_path()}"):
+            scorer.prepare()
+
+
+def usable_scorers(metrics: Iterable[str]) -> tuple[dict[str, Scorer], dict[str, str]]:
+    """Those of these metrics that can be used with what is on this machine, prepared; why the others can't."""
+    usable: dict[str, Scorer] = {}
+    left_out: dict[str, str] = {}
+    for name in metrics:
+        scorer: Scorer = SCORERS.create(name, {})
+        try:
+            with third_party(f"metric {scorer.class_path()}"):
+                if why := scorer.unavailable():
+                    left_out[name] = why
+                    continue
+                scorer.signatures()
+                scorer.prepare()
+                usable[name] = scorer
+        except QilinError as error:
+            left_out[name] = " ".join(str(error).split())
+    return usable, left_out
 
 
 def score_samples(scorers: Iterable[Scorer], samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
@@ -111,7 +137,21 @@ def summarise_metric(scores: Sequence[Score], seed: int = 0) -> MetricSummary:
         stderr=standard_error(values),
         ci95=bootstrap_ci95(values, seed),
         signature=scores[0].signature,
+        reasons=dict(sorted(Counter(score.reason for score in scores if score.reason).items())),
     )
+
+
+def remarks(metrics: Mapping[str, MetricSummary]) -> list[str]:
+    """What to say beside the figures, "bertscore: cut to 512 tokens (3 of 60)"; metrics with the same remark share it.
+
+    Failed, filtered and truncated answers are left out: they are counted for the run as a whole.
+    """
+    said: dict[str, list[str]] = {}
+    for name, metric in metrics.items():
+        for reason, n in metric.reasons.items():
+            if reason not in get_args(Status):
+                said.setdefault(f"{reason} ({n} of {metric.n + metric.n_unscored})", []).append(name)
+    return [f"{', '.join(names)}: {remark}" for remark, names in said.items()]
 
 
 def _total(counts: Iterable[int | None]) -> int | None:

@@ -97,6 +97,7 @@ class Sample(Frozen):
 class Score(Frozen):
     """One metric of one question; `value` None means unscored, and `reason` says why.
 
+    A scored value may have a `reason`, too: something to know about it ("cut to 512 tokens").
     `signature` says how it was made; it is filled in when the scores of a run are put together.
     """
 
@@ -111,7 +112,8 @@ class MetricSummary(Frozen):
     """A metric over all questions of a run.
 
     `value`, `stderr` and `ci95` speak of the `n` scored questions (null where too few to say);
-    `value_unscored_as_zero` is the bound that counts the `n_unscored` others as 0.
+    `value_unscored_as_zero` is the bound that counts the `n_unscored` others as 0. `reasons` counts the reasons
+    that scores were given with, unscored or not.
     """
 
     value: FiniteFloat | None
@@ -121,6 +123,7 @@ class MetricSummary(Frozen):
     stderr: FiniteFloat | None
     ci95: tuple[FiniteFloat, FiniteFloat] | None
     signature: str
+    reasons: dict[str, int] = {}
 
 
 class LeftOut(Frozen):

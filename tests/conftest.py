@@ -15,6 +15,9 @@ import pytest
 from qilin_rag.cli import main
 from tests.fake_server import FakeServer
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test fetches a model, or finds one that its user happens to have
+os.environ["HF_HUB_CACHE"] = str(Path(__file__).with_name("no-such-folder"))
+
 NOTES = [
     {"note_idx": 10, "title": "冷萃咖啡", "content": "粗研磨咖啡粉80克，冷水800毫升，冷藏12小时后过滤。#咖啡[话题]#"},
     {"note_idx": 11, "title": "手冲咖啡", "content": "水温92度，粉水比1:15，闷蒸30秒。[赞R]"},

@@ -14,6 +14,16 @@ def test_defaults() -> None:
     assert config.metrics == {"retrieval": {}, "rouge_l": {}}
 
 
+def test_bertscore_is_optional_until_it_is_named() -> None:
+    assert resolve_run({}).optional_metrics == resolve_run({}, ["metrics.rouge_l.tokens=word"]).optional_metrics
+    assert resolve_run({}).optional_metrics == ["bertscore"]
+    for named in (resolve_run({"metrics": "rouge_l"}), resolve_run({"metrics": "bertscore"})):
+        assert named.optional_metrics == []
+    by_setting = resolve_run({}, ["metrics.bertscore.model=x", "metrics.bertscore.layer=2"])
+    assert by_setting.metrics == {"retrieval": {}, "rouge_l": {}, "bertscore": {"model": "x", "layer": 2}}
+    assert by_setting.optional_metrics == []
+
+
 def test_the_environment_names_another_default_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QILIN_RAG_DATA", "/some/where")
     assert resolve_run({}).data == "/some/where"
@@ -70,7 +80,9 @@ def test_the_working_directory_comes_first(tmp_path: Path) -> None:
         ({}, ["topk=3"], None, "unknown setting in --set 'topk'; did you mean top_k?"),
         ({}, ["llm.a.b=3"], None, "unknown setting in --set 'llm.a.b'"),
         ({}, ["retriever.k1=[1"], None, "not valid YAML"),
-        ({}, ["metrics.bertscore.model=x"], None, "unknown metric in this run 'bertscore'"),
+        ({}, ["metrics.bleu.model=x"], None, "unknown metric in this run 'bleu'"),
+        ({"metrics": "rouge_l"}, ["metrics.bertscore.model=x"], None, "unknown metric in this run 'bertscore'"),
+        ({}, ["optional_metrics=[]"], None, "unknown setting in --set 'optional_metrics'"),
         ({}, [], "topk: 3", "unknown setting 'topk'; did you mean top_k?"),
         ({}, [], "- a", "expected a mapping"),
         ({}, [], "a: [", "line 1: not valid YAML"),

@@ -37,6 +37,8 @@ def test_a_hub_name_is_found_where_it_was_downloaded(tmp_path: Path, monkeypatch
     folder = write_model(tmp_path / "snapshot")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **kwargs: str(folder))
     assert find_model("someone/model") == folder
+    (folder / "model.safetensors").unlink()
+    assert find_model("someone/model") is None  # only its configuration was downloaded
 
 
 def test_what_cannot_be_had_is_one_line(tmp_path: Path) -> None:

@@ -122,7 +122,8 @@ def score(
     others = [setting for setting in settings or [] if not setting.startswith("metrics.")]
     if others:
         raise UsageError(f"--set {others[0]}: score only takes metrics.NAME.KEY=VALUE")
-    _print(score_run(run_directory, resolve_run({"metrics": metrics}, settings or []).metrics), as_json)
+    config = resolve_run({"metrics": metrics}, settings or [])
+    _print(score_run(run_directory, config.metrics, config.optional_metrics), as_json)
 
 
 def _print(finished: Run, as_json: bool) -> None:

@@ -6,7 +6,12 @@ from typing import Annotated
 
 import typer
 
-Metrics = Annotated[str | None, typer.Option(help="Comma-separated metrics (see: list metrics). [default: rouge_l]")]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        help="Comma-separated metrics (see: list metrics). [default: rouge_l, and bertscore where its model is]"
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages below warnings.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 Settings = Annotated[

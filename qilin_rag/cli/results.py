@@ -153,9 +153,8 @@ def show(
         console.print(reference, soft_wrap=True)
     console.print("\nscores", style="bold")
     for score in scores:
-        console.print(
-            f"  {score.metric}  {'unscored: ' + str(score.reason) if score.value is None else f'{score.value:.4f}'}"
-        )
+        value = "unscored" if score.value is None else f"{score.value:.4f}"
+        console.print(f"  {score.metric}  {value}{f': {score.reason}' if score.reason else ''}")
 
 
 def _show_run(directory: RunDirectory, as_json: bool) -> None:

@@ -33,8 +33,10 @@ def print_json(value: Any) -> None:
 
 
 def print_metrics(metrics: Mapping[str, MetricSummary]) -> None:
-    """Figures as a table: value, interval, how many were scored."""
+    """Figures as a table: value, interval, how many were scored; under it what is to be said about them."""
     from rich.table import Table
+
+    from qilin_rag.scoring import remarks
 
     table = Table("metric", box=None, pad_edge=False, header_style="bold")
     for column in ("value", "95% interval", "scored"):
@@ -44,6 +46,8 @@ def print_metrics(metrics: Mapping[str, MetricSummary]) -> None:
         value = "unscored" if metric.value is None else f"{metric.value:.4f}"
         table.add_row(name, value, interval, f"{metric.n}/{metric.n + metric.n_unscored}")
     console().print(table)
+    for remark in remarks(metrics):
+        console().print(remark, style="yellow")
 
 
 def set_up_logs(quiet: bool, verbose: bool = False) -> None:

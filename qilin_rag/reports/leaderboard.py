@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qilin_rag.errors import UsageError
+from qilin_rag.scoring import remarks
 from qilin_rag.store import Manifest, RunDirectory
 from qilin_rag.types import Frozen, MetricSummary, Summary
 
@@ -190,6 +191,7 @@ def _footnotes(group: Iterable[_Entry]) -> list[str]:
             notes.append(f"{entry.path.name}: {', '.join(unusual)} of {counts['questions']}")
         if entry.summary.left_out.notes:
             notes.append(f"{entry.path.name}: {entry.summary.left_out}")
+        notes += [f"{entry.path.name}: {remark}" for remark in remarks(entry.summary.metrics)]
     return notes
 
 

@@ -97,7 +97,9 @@ def test_show_a_run_and_a_question_whole(data_dir: Path, cli: Cli) -> None:
 def test_list(cli: Cli) -> None:
     assert {"none", "bm25", "oracle"} <= set(json.loads(cli("list", "retrievers", "--json").out))
     assert {"extractive", "openai", "qwen2.5-72b"} <= set(json.loads(cli("list", "llms", "--json").out))
-    assert {"rouge_l", "rouge_l_word", "retrieval"} <= set(json.loads(cli("list", "metrics", "--json").out))
+    assert {"rouge_l", "rouge_l_word", "bertscore", "retrieval"} <= set(
+        json.loads(cli("list", "metrics", "--json").out)
+    )
     assert "zero-shot RAG in Chinese" in cli("list", "prompts").out
 
 
@@ -111,7 +113,7 @@ def test_failed_questions_end_with_code_3(data_dir: Path, cli: Cli, server: Fake
     server.fault = lambda n, body: "overflow"
     command = ["run", "--data", data_dir, "--llm", "openai", "--set", f"llm.model={MODEL}", "--base-url", server.url]
     done = cli(*command)
-    assert (done.code, done.err.count("\n")) == (3, 2)  # the index being built, and the error
+    assert (done.code, done.err.count("\n")) == (3, 3)  # the index being built, what is not scored, the error
     assert "error: 3 of 3 questions failed" in done.err
     assert "unscored" in done.out
     assert "3 questions: 3 failed" in done.out

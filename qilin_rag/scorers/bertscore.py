@@ -1,0 +1,167 @@
+"""BERTScore (Zhang et al. 2020): how well the tokens of answer and reference match in a pretrained encoder's space.
+
+F1 as the package bert_score 0.3.13 computes it, without idf weights and without rescaling.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from pydantic import PositiveInt, PrivateAttr
+
+from qilin_rag.errors import UsageError
+from qilin_rag.extras import missing_modules, require
+from qilin_rag.pretrained import fetch_model, find_model, model_sha256
+from qilin_rag.scorers.base import AnswerScorer, Remarked
+from qilin_rag.scorers.encoder import Encoded, Encoder, max_tokens
+from qilin_rag.text import normalise, slug, strip_markup
+
+logger = logging.getLogger(__name__)
+
+_MODULES = ("torch", "transformers")
+_BATCHES_HELD = 4
+Pair = tuple[str, str]
+T = TypeVar("T")
+
+
+class BertScore(AnswerScorer):
+    """BERTScore F1, the best over the references; 0 where a side is empty.
+
+    `model`: a hub name or a folder; `layer`: whose output is compared (1 is the first). `strip_markup` removes
+    citation markers and emphasis marks from both sides first. `device` None is cuda where there is one.
+    """
+
+    metric: ClassVar[str] = "bertscore"
+    operational: ClassVar[frozenset[str]] = frozenset({"batch_size", "device"})
+
+    model: str = "bert-base-chinese"
+    layer: PositiveInt = 8
+    strip_markup: bool = True
+    batch_size: PositiveInt = 32
+    device: str | None = None
+
+    _found: tuple[Path, str] | None = PrivateAttr(default=None)
+    _encoder: Encoder | None = PrivateAttr(default=None)
+
+    def unavailable(self) -> str | None:
+        """What is missing: packages, or the model, which is then not on this machine."""
+        if missing := missing_modules(*_MODULES):
+            return f"{' and '.join(missing)} not installed, pip install 'qilin-rag[neural]'"
+        return None if find_model(self.model) else f"model {self.model!r} is not on this machine"
+
+    def signatures(self) -> dict[str, str]:
+        """Model with the first digits of its content's hash, layer, weighting, limit, and what is done to texts."""
+        folder, digest = self._find()
+        name = slug(folder.resolve().name) if Path(self.model).expanduser().exists() else self.model
+        stripped = "citations+emphasis" if self.strip_markup else "nothing"
+        made = (
+            f"model:{name}@{digest[:8]}|layer:{self.layer}|f1:greedy|idf:no|rescale:no|max:{max_tokens(folder)} tokens"
+        )
+        return {self.metric: f"bertscore|{made}|strip:{stripped}|norm:nfkc+lower|refs:max|v{self.version}"}
+
+    def prepare(self) -> None:
+        """Load model and tokenizer, onto the CPU until scoring; a UsageError where they can't be used."""
+        self._load()
+        if self.device is not None:
+            _check_device(self.device)
+
+    def prepare_text(self, text: str) -> str:
+        """The text that is compared."""
+        return normalise(strip_markup(text) if self.strip_markup else text).strip()
+
+    def score_answers(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Remarked]:
+        """The best F1 over each answer's references, with a remark where one of these texts had to be cut."""
+        ours = [self.prepare_text(answer) for answer in answers]
+        theirs = [[self.prepare_text(target) for target in targets] for targets in references]
+        pairs = list(dict.fromkeys((a, t) for a, targets in zip(ours, theirs, strict=True) for t in targets))
+        if not pairs:
+            return [Remarked(0.0) for _ in answers]
+        encoder = self._load()
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        token_ids, is_cut = encoder.tokenize(texts)
+        cut = {text for text, was_cut in zip(texts, is_cut, strict=True) if was_cut}
+        if cut:
+            most = encoder.max_text_tokens
+            logger.warning("bertscore: %d of %d texts were longer than %d tokens and cut", len(cut), len(texts), most)
+        f1 = dict(self._match(encoder, pairs, dict(zip(texts, token_ids, strict=True))))
+        return [
+            Remarked(
+                max((f1[answer, target] for target in targets), default=0.0),
+                f"cut to {encoder.max_tokens} tokens" if not cut.isdisjoint([answer, *targets]) else None,
+            )
+            for answer, targets in zip(ours, theirs, strict=True)
+        ]
+
+    def _match(
+        self, encoder: Encoder, pairs: Sequence[Pair], token_ids: dict[str, list[int]]
+    ) -> Iterator[tuple[Pair, float]]:
+        """Each pair's F1, the shortest first; vectors are made once a text and held no longer than they are needed."""
+        device = self._device()
+        size = {text: len(ids) for text, ids in token_ids.items()}
+        ordered = sorted(pairs, key=lambda pair: max(size[pair[0]], size[pair[1]]))
+        groups = list(_batches(ordered, _BATCHES_HELD * self.batch_size))
+        last_use = {text: i for i, group in enumerate(groups) for pair in group for text in pair}
+        held: dict[str, Encoded] = {}
+        for i, group in enumerate(groups):
+            new = sorted({text for pair in group for text in pair} - held.keys(), key=lambda text: (size[text], text))
+            for batch in _batches(new, self.batch_size):
+                held |= zip(batch, encoder.encode([token_ids[text] for text in batch], device), strict=True)
+            for some in _batches(group, self.batch_size):
+                yield from zip(some, _f1([held[a] for a, _ in some], [held[t] for _, t in some]), strict=True)
+            held = {text: encoded for text, encoded in held.items() if last_use[text] > i}
+
+    def _find(self) -> tuple[Path, str]:
+        """The model's folder and the hash of its content."""
+        if self._found is None:
+            require("neural", *_MODULES, what="bertscore")
+            folder = fetch_model(self.model)
+            self._found = folder, model_sha256(folder)
+        return self._found
+
+    def _load(self) -> Encoder:
+        if self._encoder is None:
+            self._encoder = Encoder(self._find()[0], self.layer)
+        return self._encoder
+
+    def _device(self) -> str:
+        import torch
+
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _f1(answers: Sequence[Encoded], references: Sequence[Encoded]) -> list[float]:
+    """F1 of each pair: every token goes with its most similar one of the other side, special tokens included.
+
+    Padding is no partner. In bert_score it is one of similarity 0, so that its figures depend on the batch where a
+    token's best similarity is below 0, which trained encoders hardly know.
+    """
+    import torch
+
+    def pad(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+
+    ours, theirs = pad([answer.vectors for answer in answers]), pad([target.vectors for target in references])
+    our_weights, their_weights = pad([answer.weights for answer in answers]), pad([t.weights for t in references])
+    there = ours.any(dim=2).unsqueeze(2) & theirs.any(dim=2).unsqueeze(1)
+    similarity = (ours @ theirs.transpose(1, 2)).masked_fill(~there, -1.0)
+    precision = (similarity.amax(2) * our_weights).sum(1) / our_weights.sum(1)
+    recall = (similarity.amax(1) * their_weights).sum(1) / their_weights.sum(1)
+    f1 = 2 * precision * recall / (precision + recall)
+    found: list[float] = torch.nan_to_num(f1, nan=0.0, posinf=0.0, neginf=0.0).tolist()  # no token: 0 / 0
+    return found
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except Exception as error:  # no such device, or none left on it: a class each
+        raise UsageError(f"bertscore can't use device {device!r}: {error}") from error

@@ -1,0 +1,162 @@
+"""A pretrained encoder (transformers) up to one of its layers: token vectors of texts, as BERTScore wants them."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from qilin_rag.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_MAX_TOKENS = 512
+_LONGEST_BELIEVED = 1_000_000  # tokenizers that know no limit name one of 1e30
+_POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "ibert"}
+
+
+class Encoded(NamedTuple):
+    """A text: fp32 vectors of unit length (tokens x hidden size), and a weight a token, 0 for [CLS] and [SEP]."""
+
+    vectors: torch.Tensor
+    weights: torch.Tensor
+
+
+def max_tokens(folder: Path) -> int:
+    """The longest input in tokens, special ones included: the least of what model and tokenizer say, else 512.
+
+    Read from the folder's JSON files, so that it is known without loading anything.
+    """
+    config = _read_json(folder / "config.json")
+    limits = [_read_json(folder / "tokenizer_config.json", optional=True).get("model_max_length")]
+    if isinstance(positions := config.get("max_position_embeddings"), int):
+        unused = config.get("pad_token_id", 1) + 1 if config.get("model_type") in _POSITIONS_AFTER_PADDING else 0
+        limits.append(positions - unused)
+    known = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit <= _LONGEST_BELIEVED]
+    return min(known, default=DEFAULT_MAX_TOKENS)
+
+
+class Encoder:
+    """The first `layer` layers of a model, in fp32, and its tokenizer."""
+
+    def __init__(self, folder: Path, layer: int) -> None:
+        """Load from `folder`, onto the CPU; whatever is wrong with it is a UsageError."""
+        self.max_tokens = max_tokens(folder)
+        try:
+            with _quiet():
+                self._tokenizer = _load_tokenizer(folder)
+                self._model = _load_model(folder, layer)
+        except UsageError:
+            raise
+        except Exception as error:  # broken files: an error class each, of several libraries
+            raise UsageError(
+                f"model {folder} can't be loaded: {type(error).__name__}: {error}; fetch it again, or name another one"
+            ) from error
+        marks = (self._tokenizer.cls_token_id, self._tokenizer.sep_token_id)
+        self._weightless = [token_id for token_id in marks if token_id is not None]
+        n_known = self._model.get_input_embeddings().num_embeddings
+        if len(self._tokenizer) > n_known:
+            raise UsageError(
+                f"model {folder} knows {n_known} tokens, its tokenizer {len(self._tokenizer)}: they don't belong "
+                "together; fetch the model again, or name another one"
+            )
+
+    @property
+    def max_text_tokens(self) -> int:
+        """The longest text in tokens, special ones not counted."""
+        return self.max_tokens - int(self._tokenizer.num_special_tokens_to_add())
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
+        """The token ids of each text with the special ones, and whether it had to be cut at its end."""
+        with _quiet():
+            ids: list[list[int]] = self._tokenizer(list(texts))["input_ids"] if texts else []
+            cut = [len(of_text) > self.max_tokens for of_text in ids]
+            if any(cut):
+                long = [text for text, is_cut in zip(texts, cut, strict=True) if is_cut]
+                shorter = iter(self._tokenizer(long, truncation=True, max_length=self.max_tokens)["input_ids"])
+                ids = [next(shorter) if is_cut else of_text for of_text, is_cut in zip(ids, cut, strict=True)]
+        return ids, cut
+
+    def encode(self, batch: Sequence[Sequence[int]], device: str) -> list[Encoded]:
+        """The vectors of these texts, given as token ids, from one pass of the model; they stay on `device`."""
+        import torch
+
+        tokenizer, model = self._tokenizer, self._model.to(device)
+        lengths = torch.tensor([len(ids) for ids in batch])
+        rows = [torch.tensor(ids) for ids in batch]
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+        seen = torch.arange(padded.shape[1]) < lengths[:, None]
+        special = torch.isin(padded, torch.tensor(self._weightless, dtype=torch.long))
+        weights = (~special).float().to(device)
+        with torch.inference_mode():
+            hidden = model(padded.to(device), attention_mask=seen.long().to(device))[0]
+            vectors = hidden / hidden.norm(dim=-1, keepdim=True)
+        return [Encoded(vectors[i, :n].clone(), weights[i, :n]) for i, n in enumerate(lengths.tolist())]
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    """The tokenizer; one without a vocabulary, which transformers makes up where the files are missing, is refused."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise UsageError(f"model {folder} has no tokenizer: no tokenizer.json or vocabulary in this folder")
+    if tokenizer.pad_token_id is None:
+        raise UsageError(f"model {folder} can't be used: its tokenizer has no padding token; name an encoder like BERT")
+    return tokenizer
+
+
+def _load_model(folder: Path, layer: int) -> Any:
+    """The model cut off above `layer`; weights that are not in the files are refused, not drawn at random."""
+    from transformers import AutoConfig, AutoModel
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    is_encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not (
+        getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False)
+    )
+    if not is_encoder:
+        raise UsageError(f"model {folder} is no encoder (its type is {config.model_type!r}); name one like BERT")
+    if layer > config.num_hidden_layers:
+        raise UsageError(f"model {folder} has {config.num_hidden_layers} layers, no layer {layer}")
+    config.num_hidden_layers = layer
+    model, found = AutoModel.from_pretrained(
+        folder, config=config, local_files_only=True, trust_remote_code=False, output_loading_info=True
+    )
+    if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
+        raise UsageError(f"model {folder} lacks {len(missing)} of its weights, {missing[0]} for one; fetch it again")
+    return model.float().eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars, reports and warnings of transformers; its settings are put back afterwards."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:
+    if optional and not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} can't be read: {error}; fetch the model again, or name another one") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: expected a JSON object; fetch the model again, or name another one")
+    return content
