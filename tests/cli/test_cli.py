@@ -12,7 +12,7 @@ from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 
 HEAVY = {"torch", "transformers", "pandas", "langchain", "openai", "faiss", "bm25s", "numpy", "jinja2", "yaml"}
-COMMANDS = ["run", "score", "retrieve", "leaderboard", "show", "list"]
+COMMANDS = ["run", "score", "retrieve", "index", "leaderboard", "show", "list"]
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
