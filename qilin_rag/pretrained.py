@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from qilin_rag.errors import UsageError
@@ -51,6 +53,31 @@ def model_sha256(folder: Path) -> str:
         with (folder / path).open("rb") as file:
             total.update(f"{path.as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep what transformers and sentence-transformers say off the terminal: it goes to our debug log."""
+    from transformers.utils import logging as transformers_logging
+
+    talkers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers")]
+    before = [(talker.handlers, talker.propagate) for talker in talkers]
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    for talker in talkers:
+        talker.handlers, talker.propagate = [_ToDebugLog()], False
+    try:
+        yield
+    finally:
+        if had_bars:
+            transformers_logging.enable_progress_bar()
+        for talker, (handlers, propagate) in zip(talkers, before, strict=True):
+            talker.handlers, talker.propagate = handlers, propagate
+
+
+class _ToDebugLog(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        logger.debug("%s: %s", record.name, record.getMessage())
 
 
 def _snapshot(name: str, offline: bool) -> Path | None:
