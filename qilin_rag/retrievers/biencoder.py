@@ -17,7 +17,7 @@ from pydantic import Field, PositiveInt, PrivateAttr
 from qilin_rag.data import NoteStore
 from qilin_rag.errors import UsageError
 from qilin_rag.extras import require
-from qilin_rag.pretrained import fetch_model, model_sha256, quiet_loading
+from qilin_rag.pretrained import check_all_loaded, fetch_model, model_sha256, quiet_loading
 from qilin_rag.retrievers.base import rank_hits
 from qilin_rag.retrievers.kept_index import IndexedRetriever
 from qilin_rag.retrievers.prefixes import Prefixes, model_prefixes
@@ -159,11 +159,12 @@ class BiEncoder(IndexedRetriever):
 
         folder, _ = self._find_model()
         try:
-            with quiet_loading():
+            with quiet_loading() as messages:
                 encoder = SentenceTransformer(str(folder), device=self.device, local_files_only=True).float()
         except Exception as error:  # whatever unfit files make torch, transformers or their tokenizers raise
             reason = f"{type(error).__name__}: {error}"
             raise UsageError(f"model {self.model!r} can't be loaded: {reason}") from error
+        check_all_loaded(self.model, messages)
         if pooling := self.pooling or _default_pooling(folder):
             _set_pooling(encoder, pooling)
         if self.max_length is not None:

@@ -19,9 +19,10 @@ from qilin_rag.types import Question
 from tests.conftest import Cli, write_jsonl
 
 torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
-sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs sentence-transformers")
 pytest.importorskip("faiss", reason="needs faiss-cpu")
+safetensors = pytest.importorskip("safetensors.torch", reason="needs safetensors")
 transformers = pytest.importorskip("transformers", reason="needs transformers")
+sentence_transformers = pytest.importorskip("sentence_transformers", reason="needs sentence-transformers")
 
 MAX_POSITIONS = 64
 
@@ -216,7 +217,7 @@ def test_the_notes_are_encoded_in_chunks_in_their_order(
     assert [[hit.note_idx for hit in hits] for hits in parts] == [[hit.note_idx for hit in hits] for hits in whole]
 
 
-def test_what_cannot_be_used_is_one_line(small: Dataset, model: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_used_is_one_line(small: Dataset, made_model: Path, model: Path) -> None:
     def refused(match: str, **settings: Any) -> None:
         with pytest.raises(UsageError, match=match) as caught:
             BiEncoder(**({"model": str(model)} | settings)).search(small.questions, small.notes, 5)
@@ -224,6 +225,10 @@ def test_what_cannot_be_used_is_one_line(small: Dataset, model: Path, tmp_path: 
 
     refused("max_length 65: model .* reads 64 tokens at most", max_length=65)
     weights = model / "model.safetensors"
+    some = {name: tensor for name, tensor in safetensors.load_file(weights).items() if "layer.1.attention" not in name}
+    safetensors.save_file(some, weights, metadata={"format": "pt"})
+    refused(r"weights are not in its files \(encoder\.layer\.1\.attention")
+    weights.write_bytes((made_model / weights.name).read_bytes())
     tensors = transformers.AutoModel.from_pretrained(model)
     tensors.embeddings.word_embeddings.weight.data[:] = math.nan
     tensors.save_pretrained(model)
