@@ -76,17 +76,17 @@ class BiEncoder(IndexedRetriever):
 
     def index_identity(self) -> dict[str, Any]:
         """All but the query's prefix: the notes' vectors don't depend on it."""
+        require("neural", "torch", "sentence_transformers", "faiss", what="retriever biencoder")
         return {name: value for name, value in self.identity().items() if name != "query_prefix"}
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """The `k` notes nearest to each question, whatever their score."""
         if not len(notes) or not questions:
             return [[] for _ in questions]
-        require("neural", "torch", "sentence_transformers", "faiss", what="retriever biencoder")
         vectors: Vectors = self.open_index(notes)
         prefix = self._prefixes().query
         logger.info("encoding %d queries, prefix %r", len(questions), prefix)
-        texts = [question.query or " " for question in questions]  # some tokenizers make no token at all of ""
+        texts = [self._clip(question.query or " ") for question in questions]  # "" may be no token at all
         queries = self._encode(texts, prefix, [f"query {question.id}" for question in questions])
         rankings, n_tied = _nearest(queries, vectors, notes.note_idxs, k)
         if n_tied:
@@ -95,15 +95,13 @@ class BiEncoder(IndexedRetriever):
 
     def write_files(self, notes: NoteStore, folder: Path) -> None:
         """The notes' vectors in the order of the store, shape (n_notes, dimension), float32; one chunk in memory."""
-        require("neural", "torch", "sentence_transformers", "faiss", what="retriever biencoder")
         prefix = self._prefixes().passage
         logger.info("indexing %d notes (biencoder, %s, passage prefix %r)", len(notes), self.model, prefix)
         n_done, logged = 0, time.monotonic()
-        stream = iter(notes)
+        stream = ((self._clip(note.text), f"note {note.note_idx}") for note in notes)
         with (folder / _VECTORS).open("wb") as file:
             while chunk := list(itertools.islice(stream, _CHUNK_NOTES)):
-                texts = [note.text for note in chunk]
-                vectors = self._encode(texts, prefix, [f"note {note.note_idx}" for note in chunk])
+                vectors = self._encode([text for text, _ in chunk], prefix, [name for _, name in chunk])
                 if not n_done:
                     shape = (len(notes), vectors.shape[1])
                     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
@@ -132,13 +130,11 @@ class BiEncoder(IndexedRetriever):
         return Prefixes(*(mine if text is None else text for text, mine in zip(given, own, strict=True)))
 
     def _encode(self, texts: list[str], prefix: str, names: list[str]) -> Vectors:
-        """Vectors of shape (n_texts, dimension); a UsageError names the first that is not finite."""
-        if self._encoder is None:
-            self._encoder = self._load()
-        max_chars = int(self._encoder.max_seq_length or 512) * _MAX_CHARS_PER_TOKEN
+        """Vectors of shape (n_texts, dimension); a UsageError names the first text whose vector is not finite."""
+        encoder = self._model()
         with quiet_loading():
-            vectors: Vectors = self._encoder.encode(
-                [text[:max_chars] for text in texts],
+            vectors: Vectors = encoder.encode(
+                texts,
                 prompt=prefix,
                 batch_size=self.batch_size,
                 normalize_embeddings=self.normalize,
@@ -153,6 +149,15 @@ class BiEncoder(IndexedRetriever):
             )
         return vectors
 
+    def _clip(self, text: str) -> str:
+        """The text without what lies far beyond what the model reads."""
+        return text[: int(self._model().max_seq_length or 512) * _MAX_CHARS_PER_TOKEN]
+
+    def _model(self) -> SentenceTransformer:
+        if self._encoder is None:
+            self._encoder = self._load()
+        return self._encoder
+
     def _load(self) -> SentenceTransformer:
         """The model in full precision, with our pooling and length."""
         from sentence_transformers import SentenceTransformer
@@ -162,7 +167,7 @@ class BiEncoder(IndexedRetriever):
             with quiet_loading() as messages:
                 encoder = SentenceTransformer(str(folder), device=self.device, local_files_only=True).float()
         except Exception as error:  # whatever unfit files make torch, transformers or their tokenizers raise
-            reason = f"{type(error).__name__}: {error}"
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise UsageError(f"model {self.model!r} can't be loaded: {reason}") from error
         check_all_loaded(self.model, messages)
         if pooling := self.pooling or _default_pooling(folder):

@@ -125,3 +125,18 @@ def test_the_command(data_dir: Path, cli: Cli) -> None:
     (data_dir / "notes.jsonl").write_text("")
     assert "no note to index" in cli("index", "bm25", "--data", data_dir, "--out", "d").err
     assert not Path("d").exists()
+
+
+def test_a_biencoder_without_its_packages_comes_with_the_pip_line(
+    data_dir: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    monkeypatch.setattr("qilin_rag.extras.find_spec", lambda module: None)
+    settings = ["--retriever", "biencoder", "--set", "retriever.model=model"]
+    for command in (["index", "biencoder", *settings[2:], "--out", "x"], ["retrieve", *settings, "--out", "x.trec"]):
+        done = cli(*command, "--data", data_dir)
+        assert done.code == 2
+        assert (
+            "needs torch, sentence_transformers, faiss, not installed here: pip install 'qilin-rag[neural]'" in done.err
+        )
