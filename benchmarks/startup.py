@@ -10,7 +10,7 @@ import subprocess
 import sys
 from statistics import median
 
-COMMANDS: list[list[str]] = [[], ["run"], ["score"], ["retrieve"], ["leaderboard"], ["show"], ["list"]]
+COMMANDS: list[list[str]] = [[], ["run"], ["score"], ["retrieve"], ["index"], ["leaderboard"], ["show"], ["list"]]
 N_RUNS = 7
 
 

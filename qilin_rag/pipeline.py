@@ -22,6 +22,7 @@ from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.prompts import load_prompt
 from qilin_rag.registry import LLMS, RETRIEVERS
+from qilin_rag.retrievers import IndexedRetriever
 from qilin_rag.scorers import Scorer
 from qilin_rag.scorers.retrieval import Retrieval
 from qilin_rag.scoring import build_scorers, prepare, score_directory, summarise_metric, usable_scorers
@@ -52,6 +53,14 @@ class Run(NamedTuple):
     directory: RunDirectory
     manifest: Manifest
     summary: Summary
+
+
+class Index(NamedTuple):
+    """An index that was written: the folder, how many notes it is of, and its size on disk."""
+
+    path: Path
+    n_notes: int
+    n_bytes: int
 
 
 def run(config: RunConfig, progress: Progress | None = None) -> Run:
@@ -148,6 +157,17 @@ def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
             signed = [score.model_copy(update={"signature": signature}) for score in scores if score.metric == metric]
             figures[metric] = summarise_metric(signed, config.seed)
     return figures
+
+
+def build_index(config: RunConfig, out: Path) -> Index:
+    """Index the run's notes for its retriever into the folder `out`, which `--set retriever.index=` then names."""
+    retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
+    if not isinstance(retriever, IndexedRetriever):
+        raise UsageError(f"retriever {config.retriever.name} has no index to build; bm25 and biencoder have one")
+    notes = load_dataset(config.data).notes
+    with third_party(f"retriever {retriever.class_path()}"):
+        retriever.write_index(notes, out)
+    return Index(out, len(notes), sum(path.stat().st_size for path in out.iterdir()))
 
 
 def select_questions(questions: Sequence[Question], config: RunConfig) -> list[Question]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from qilin_rag.errors import UsageError
@@ -52,6 +55,48 @@ def model_sha256(folder: Path) -> str:
         with (folder / path).open("rb") as file:
             total.update(f"{path.as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()
+
+
+def check_all_loaded(name: str, messages: list[str]) -> None:
+    """UsageError where transformers said that weights are missing in the files: it draws those at random.
+
+    A pooler is often missing, and nothing here uses one. `messages` are those of `quiet_loading`.
+    """
+    report = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(messages))
+    missing = [key.strip() for key in re.findall(r"^([^|\n]+)\|\s*MISSING", report, re.MULTILINE)]
+    if missing := [key for key in missing if not key.startswith("pooler.")]:
+        raise UsageError(f"model {name!r}: weights are not in its files ({missing[0]}), so they would be random")
+
+
+@contextmanager
+def quiet_loading() -> Iterator[list[str]]:
+    """Keep what transformers and sentence-transformers say off the terminal: it goes to our debug log, and is given."""
+    from transformers.utils import logging as transformers_logging
+
+    talkers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers")]
+    before = [(talker.handlers, talker.propagate) for talker in talkers]
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    keeper = _Keeper()
+    for talker in talkers:
+        talker.handlers, talker.propagate = [keeper], False
+    try:
+        yield keeper.messages
+    finally:
+        if had_bars:
+            transformers_logging.enable_progress_bar()
+        for talker, (handlers, propagate) in zip(talkers, before, strict=True):
+            talker.handlers, talker.propagate = handlers, propagate
+
+
+class _Keeper(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+        logger.debug("%s: %s", record.name, self.messages[-1])
 
 
 def _snapshot(name: str, offline: bool) -> Path | None:

@@ -145,6 +145,7 @@ RETRIEVERS: Registry[Any] = Registry(
     {
         "none": "qilin_rag.retrievers.none:NoRetriever",
         "bm25": "qilin_rag.retrievers.bm25:BM25",
+        "biencoder": "qilin_rag.retrievers.biencoder:BiEncoder",
         "oracle": "qilin_rag.retrievers.oracle:Oracle",
         "random": "qilin_rag.retrievers.random:Random",
         "recorded": "qilin_rag.retrievers.recorded:Recorded",

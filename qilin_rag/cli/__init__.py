@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from qilin_rag.cli import catalogue, data, evaluate, results, retrieve
+from qilin_rag.cli import catalogue, data, evaluate, index, results, retrieve
 from qilin_rag.errors import QilinError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command()(evaluate.run)
 app.command()(evaluate.score)
 app.command()(retrieve.retrieve)
+app.command()(index.index)
 app.command()(results.leaderboard)
 app.command()(results.show)
 app.add_typer(data.app)

@@ -20,17 +20,20 @@ class Retriever(Component):
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """Up to `k` hits for each question, in the questions' order, each list ranked by (-score, note_idx).
 
-        A note that does not match (score 0) is no hit.
+        A note that does not match is no hit: where terms are matched, one that scores 0.
         """
 
 
-def rank_hits(scores: npt.NDArray[np.floating], note_idxs: npt.NDArray[np.int64], k: int) -> tuple[list[Hit], int]:
-    """The `k` best notes with a score above 0, ordered by (-score, note_idx).
+def rank_hits(
+    scores: npt.NDArray[np.floating], note_idxs: npt.NDArray[np.int64], k: int, above: float = 0.0
+) -> tuple[list[Hit], int]:
+    """The `k` best notes with a score greater than `above`, ordered by (-score, note_idx).
 
-    `scores` and `note_idxs` have shape (n_notes,). Also says how many notes were left out although they tie with
-    the last hit: where that is not 0, the order of ids decided who is in.
+    Where every score is a hit, as a similarity of vectors is, `above` is `-math.inf`. `scores` and `note_idxs` have
+    shape (n_notes,). Also says how many notes were left out although they tie with the last hit: where that is not
+    0, the order of ids decided who is in.
     """
-    matching = np.flatnonzero(scores > 0)
+    matching = np.flatnonzero(scores > above)
     if len(matching) > k:
         cut = np.partition(scores[matching], -k)[-k]
         matching = matching[scores[matching] >= cut]

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-import shutil
-import tempfile
 from array import array
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
-from qilin_rag.config import cache_dir
 from qilin_rag.data import NoteStore
 from qilin_rag.retrievers.analyzers import ANALYZERS, Analyzer
-from qilin_rag.retrievers.base import Retriever, rank_hits
+from qilin_rag.retrievers.base import rank_hits
+from qilin_rag.retrievers.kept_index import IndexedRetriever
 from qilin_rag.types import Hit, Question
 
 if TYPE_CHECKING:
@@ -30,23 +24,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class BM25(Retriever):
+class BM25(IndexedRetriever):
     """BM25 with Lucene's idf (Kamphuis et al. 2020, "accurate" variant); defaults are Anserini's k1 and b.
 
     `analyzer`: `word` (jieba), `char`, or `cjk-bigram` (Lucene's CJKAnalyzer, as the dataset's own BM25 column).
     """
 
+    packages: ClassVar[tuple[str, ...]] = ("bm25s", "regex", "rjieba")
+
     k1: Annotated[float, Field(ge=0)] = 0.9
     b: Annotated[float, Field(ge=0, le=1)] = 0.4
     analyzer: Analyzer = "word"
-
-    _index: tuple[str, bm25s.BM25] | None = PrivateAttr(default=None)
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """The best `k` notes of each question; those that share no term with it are no hits."""
         if not len(notes):
             return [[] for _ in questions]
-        index = self._load_or_build(notes)
+        index: bm25s.BM25 = self.open_index(notes)
         analyze = ANALYZERS[self.analyzer]
         rankings = []
         n_tied = 0
@@ -60,15 +54,15 @@ class BM25(Retriever):
             logger.info("%d of %d rankings had ties at rank %d; lower note_idx stayed", n_tied, len(questions), k)
         return rankings
 
-    def _load_or_build(self, notes: NoteStore) -> bm25s.BM25:
-        """The index of these notes: from this object, else from the cache folder, else built and kept there."""
-        described = self.identity() | {"notes": notes.sha256, "order": _order_digest(notes)}
-        described |= {package: version(package) for package in ("bm25s", "regex", "rjieba")}
-        key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-        if self._index is None or self._index[0] != key:
-            path = cache_dir() / "indexes" / f"bm25-{key[:24]}"
-            self._index = key, _load(path, described) or _keep(self._build(notes), path, described)
-        return self._index[1]
+    def write_files(self, notes: NoteStore, folder: Path) -> None:
+        """bm25s' own format: a sparse matrix in .npy files, the vocabulary in JSON."""
+        self._build(notes).save(folder, show_progress=False)
+
+    def read_files(self, folder: Path) -> bm25s.BM25:
+        """The index with its matrix memory-mapped."""
+        import bm25s
+
+        return bm25s.BM25.load(folder, mmap=True, show_progress=False)
 
     def _build(self, notes: NoteStore) -> bm25s.BM25:
         import bm25s
@@ -84,52 +78,3 @@ class BM25(Retriever):
         with np.errstate(invalid="ignore"):  # 0/0 where no note holds any term: their average length is 0
             index.index((corpus, vocabulary), show_progress=False)
         return index
-
-
-def _order_digest(notes: NoteStore) -> str:
-    """Rows of the index are rows of the store, so the order of the notes is part of what an index fits."""
-    return hashlib.sha256(notes.note_idxs.tobytes()).hexdigest()
-
-
-def _load(path: Path, described: dict[str, Any]) -> bm25s.BM25 | None:
-    """The kept index; None where there is none, or (said in a warning) only a damaged one, which is removed."""
-    import bm25s
-
-    if not path.exists():
-        return None
-    try:
-        kept = json.loads((path / "qilin_rag.json").read_text(encoding="utf-8"))
-        index = bm25s.BM25.load(path, mmap=True, show_progress=False)
-        if kept != described | _sizes(index):
-            raise ValueError("it was made for another corpus or other settings")
-        return index
-    except Exception as error:  # whatever a half-written or overwritten file makes numpy, json or bm25s raise
-        logger.warning("the index %s is damaged (%s: %s); building it again", path, type(error).__name__, error)
-        shutil.rmtree(path, ignore_errors=True)
-        return None
-
-
-def _sizes(index: bm25s.BM25) -> dict[str, int]:
-    """What an index holds: terms and notes that have drifted apart are noticed by it."""
-    scores = index.scores
-    return {"n_terms": len(index.vocab_dict), "n_notes": scores["num_docs"], "n_postings": len(scores["data"])}
-
-
-def _keep(index: bm25s.BM25, path: Path, described: dict[str, Any]) -> bm25s.BM25:
-    """Save the index under `path` in one step; a read-only or full cache costs only the saving."""
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        index.save(temporary, show_progress=False)
-        (temporary / "qilin_rag.json").write_text(
-            json.dumps(described | _sizes(index), indent=2) + "\n", encoding="utf-8"
-        )
-        os.replace(temporary, path)  # noqa: PTH105 - fails where another process was first, which is fine
-    except OSError as error:
-        if not path.exists():
-            logger.warning("the index can't be kept in %s (%s); it will be built again next time", path, error.strerror)
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return index

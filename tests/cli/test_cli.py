@@ -16,6 +16,7 @@ COMMANDS = [
     "run",
     "score",
     "retrieve",
+    "index",
     "leaderboard",
     "show",
     "list",
