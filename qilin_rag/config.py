@@ -129,9 +129,18 @@ def parse_overrides(assignments: Iterable[str]) -> list[tuple[list[str], Any]]:
 def _safe_load(text: str) -> Any:
     """YAML as plain data; what a loader can raise besides YAMLError (a 13th month, deep nesting) is one, too."""
     try:
-        return yaml.safe_load(clean(text))
+        return _cleaned(yaml.safe_load(clean(text)))
     except (ValueError, RecursionError) as error:
         raise yaml.YAMLError(str(error)) from error
+
+
+def _cleaned(value: Any) -> Any:
+    """The same data in text that can be written: an escape in YAML may stand for half a character."""
+    if isinstance(value, dict):
+        return {_cleaned(key): _cleaned(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    return clean(value) if isinstance(value, str) else value
 
 
 def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any], list[str]]]:

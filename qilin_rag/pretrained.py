@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,7 +82,9 @@ def quiet_loading() -> Iterator[list[str]]:
     for talker in talkers:
         talker.handlers, talker.propagate = [keeper], False
     try:
-        yield keeper.messages
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield keeper.messages
     finally:
         if had_bars:
             transformers_logging.enable_progress_bar()

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from qilin_rag.config import find_resource, read_yaml
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.registry import explain
-from qilin_rag.text import estimate_tokens
+from qilin_rag.text import clean, estimate_tokens
 from qilin_rag.types import Frozen, Message, Note
 
 VARIABLES = {"query": "the question's text", "notes": "the notes, best first: each has title and content"}
@@ -78,9 +78,9 @@ class Prompt(Frozen):
         system, with_notes, without_notes = self._templates
         values = {"query": query, "notes": [{"title": note.title, "content": note.content} for note in notes]}
         try:
-            user = (with_notes if notes else without_notes).render(values).strip()
+            user = clean((with_notes if notes else without_notes).render(values).strip())
             asked: list[Message] = [{"role": "user", "content": user}]
-            instruction = system.render(values).strip()
+            instruction = clean(system.render(values).strip())
         except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise UsageError(f"prompt {self.name!r} can't be rendered: {error}") from error
         return [{"role": "system", "content": instruction}, *asked] if instruction else asked

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qilin_rag.errors import UsageError
+from qilin_rag.pretrained import quiet_loading
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +46,7 @@ class Encoder:
         """Load from `folder`, onto the CPU; whatever is wrong with it is a UsageError."""
         self.max_tokens = max_tokens(folder)
         try:
-            with _quiet():
+            with quiet_loading():
                 self._tokenizer = _load_tokenizer(folder)
                 self._model = _load_model(folder, layer)
         except UsageError:
@@ -72,7 +71,7 @@ class Encoder:
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
         """The token ids of each text with the special ones, and whether it had to be cut at its end."""
-        with _quiet():
+        with quiet_loading():
             ids: list[list[int]] = self._tokenizer(list(texts))["input_ids"] if texts else []
             cut = [len(of_text) > self.max_tokens for of_text in ids]
             if any(cut):
@@ -130,24 +129,6 @@ def _load_model(folder: Path, layer: int) -> Any:
     if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
         raise UsageError(f"model {folder} lacks {len(missing)} of its weights, {missing[0]} for one; fetch it again")
     return model.float().eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars, reports and warnings of transformers; its settings are put back afterwards."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:

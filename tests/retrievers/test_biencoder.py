@@ -257,7 +257,8 @@ def test_the_index_is_kept_and_the_notes_are_not_encoded_again(
 
 
 def test_nothing_of_the_libraries_reaches_the_terminal(data_dir: Path, model: Path, cli: Cli) -> None:
-    done = cli("run", "--data", data_dir, "--retriever", "biencoder", "--set", f"retriever.model={model}")
+    setting = f"retriever.model={model}"
+    done = cli("run", "--data", data_dir, "--retriever", "biencoder", "--set", setting, "--metrics", "rouge_l")
     assert done.code == 0
     assert done.err.splitlines() == [
         f"indexing 5 notes (biencoder, {model}, passage prefix '')",
