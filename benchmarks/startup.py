@@ -10,7 +10,18 @@ import subprocess
 import sys
 from statistics import median
 
-COMMANDS: list[list[str]] = [[], ["run"], ["score"], ["retrieve"], ["index"], ["leaderboard"], ["show"], ["list"]]
+COMMANDS: list[list[str]] = [
+    [],
+    ["run"],
+    ["score"],
+    ["retrieve"],
+    ["index"],
+    ["leaderboard"],
+    ["show"],
+    ["doctor"],
+    ["data"],
+    ["list"],
+]
 N_RUNS = 7
 
 

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from qilin_rag.cli import catalogue, data, evaluate, index, results, retrieve
+from qilin_rag.cli import catalogue, data, doctor, evaluate, index, results, retrieve
 from qilin_rag.errors import QilinError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command()(index.index)
 app.command()(results.leaderboard)
 app.command()(results.show)
 app.add_typer(data.app)
+app.command()(doctor.doctor)
 app.command(name="list")(catalogue.list_names)
 
 

@@ -11,13 +11,16 @@ from qilin_rag.cli import ui
 from qilin_rag.cli.options import (
     Answers,
     AsJson,
+    BaseUrl,
     Data,
     Limit,
+    LlmName,
     Metrics,
     MissingNotes,
     Quiet,
     References,
     RetrieverName,
+    RunsDir,
     Settings,
 )
 from qilin_rag.errors import UsageError
@@ -28,10 +31,7 @@ if TYPE_CHECKING:
 
 def run(
     retriever: RetrieverName = None,
-    llm: Annotated[
-        str | None,
-        typer.Option(help="A preset (see: list llms), openai, or package.module:Class. [default: extractive]"),
-    ] = None,
+    llm: LlmName = None,
     data: Data = None,
     answers: Answers = None,
     references: References = None,
@@ -48,8 +48,8 @@ def run(
         Path | None, typer.Option(help="Only the questions whose ids stand in this file, one a line.")
     ] = None,
     concurrency: Annotated[int | None, typer.Option(help="Questions asked at once. [default: 16]")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Address of the OpenAI-compatible server.")] = None,
-    runs_dir: Annotated[Path | None, typer.Option(help="Where runs are kept. [default: runs]")] = None,
+    base_url: BaseUrl = None,
+    runs_dir: RunsDir = None,
     config: Annotated[
         Path | None, typer.Option(help="A YAML file with any of these settings; flags win over it.")
     ] = None,

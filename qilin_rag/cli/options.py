@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,3 +47,9 @@ MissingNotes = Annotated[
     typer.Option(help="Hits that the data has no note for: error, or skip (left out and counted). [default: error]"),
 ]
 Limit = Annotated[int | None, typer.Option(help="Only the first N questions of a seeded permutation.")]
+LlmName = Annotated[
+    str | None,
+    typer.Option(help="A preset (see: list llms), openai, or package.module:Class. [default: extractive]"),
+]
+BaseUrl = Annotated[str | None, typer.Option(help="Address of the OpenAI-compatible server.")]
+RunsDir = Annotated[Path | None, typer.Option(help="Where runs are kept. [default: runs]")]

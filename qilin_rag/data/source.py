@@ -42,12 +42,15 @@ class Source(NamedTuple):
         return found
 
 
-def open_source(name: str, tables: Sequence[str] = ("notes", "dqa")) -> Source:
-    """`sample` (bundled), the path of a folder, or `hub:OWNER/NAME`, of which these tables are fetched once."""
+def open_source(name: str, tables: Sequence[str] = ("notes", "dqa"), fetch: bool = True) -> Source:
+    """`sample` (bundled), the path of a folder, or `hub:OWNER/NAME`, of which these tables are fetched once.
+
+    Without `fetch`, a data set of the hub that was not fetched before is an error.
+    """
     if name == "sample":
         return Source(_SAMPLE, "sample", SAMPLE_LABEL)
     if name.startswith(_HUB):
-        return _fetch(name.removeprefix(_HUB), tables)
+        return _from_hub(name.removeprefix(_HUB), tables, fetch)
     try:
         folder = Path(name).expanduser()
         is_there = folder.is_dir()
@@ -61,13 +64,13 @@ def open_source(name: str, tables: Sequence[str] = ("notes", "dqa")) -> Source:
     return Source(folder, label, label)
 
 
-def _fetch(repository: str, tables: Sequence[str]) -> Source:
+def _from_hub(repository: str, tables: Sequence[str], fetch: bool) -> Source:
     """The tables from the hub's own cache, downloaded where they are not there."""
     from huggingface_hub import snapshot_download
 
     patterns = [f"{table}/*" for table in tables]
     try:
-        folder = snapshot_download(repository, repo_type="dataset", allow_patterns=patterns)
+        folder = snapshot_download(repository, repo_type="dataset", allow_patterns=patterns, local_files_only=not fetch)
     except Exception as error:  # no such repository, no network: an error class each, of several libraries
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(

@@ -20,6 +20,7 @@ COMMANDS = [
     "leaderboard",
     "show",
     "list",
+    "doctor",
     "data",
     "data validate",
     "data stats",

@@ -26,7 +26,9 @@ def test_the_hub_is_asked_for_the_tables_that_are_needed(
     data = load_dataset("hub:THUIR/Qilin")
     assert data.label == "THUIR/Qilin"
     assert len(data.questions) == 3
-    assert asked == [("THUIR/Qilin", {"repo_type": "dataset", "allow_patterns": ["notes/*", "dqa/*"]})]
+    assert asked == [
+        ("THUIR/Qilin", {"repo_type": "dataset", "allow_patterns": ["notes/*", "dqa/*"], "local_files_only": False})
+    ]
     done = cli("run", "--data", "hub:THUIR/Qilin")
     assert "runs/THUIR-Qilin-bm25-extractive-default-" in done.out
     cli("data", "validate", "hub:THUIR/Qilin")

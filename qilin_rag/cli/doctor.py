@@ -1,0 +1,54 @@
+"""`doctor`: what is here and what is missing."""
+
+from __future__ import annotations
+
+import typer
+
+from qilin_rag.cli import ui
+from qilin_rag.cli.options import AsJson, BaseUrl, Data, LlmName, Metrics, RetrieverName, RunsDir, Settings
+
+
+def doctor(
+    retriever: RetrieverName = None,
+    llm: LlmName = None,
+    data: Data = None,
+    metrics: Metrics = None,
+    base_url: BaseUrl = None,
+    runs_dir: RunsDir = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is installed, what is missing and how to get it.
+
+    With the options of a run it looks at what that run needs: its server, its models, its data. Nothing is fetched.
+    Exit code 1 where something the run needs is not there.
+    """
+    from qilin_rag.config import resolve_run
+    from qilin_rag.doctor import examine
+
+    ui.set_up_logs(quiet=True)
+    flags = {
+        "retriever": retriever,
+        "llm": llm,
+        "data": data,
+        "metrics": metrics,
+        "base_url": base_url,
+        "runs_dir": runs_dir,
+    }
+    findings = list(examine(resolve_run(flags, settings or [])))
+    if as_json:
+        ui.print_json([finding._asdict() for finding in findings])
+    else:
+        from rich.table import Table
+        from rich.text import Text
+
+        styles = {"ok": "green", "missing": "yellow", "failed": "bold red"}
+        drawn = Table(box=None, pad_edge=False, show_header=False)
+        for name in ("subject", "state", "detail"):
+            drawn.add_column(name, overflow="fold")
+        for finding in findings:
+            detail = finding.detail + (f"\n→ {finding.advice}" if finding.advice else "")
+            drawn.add_row(finding.subject, Text(finding.state, style=styles[finding.state]), Text(detail))
+        ui.console().print(drawn)
+    if any(finding.state == "failed" for finding in findings):
+        raise typer.Exit(1)

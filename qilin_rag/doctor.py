@@ -1,0 +1,166 @@
+"""What is here and what is missing for a run: packages, data, models, the server, keys, places to write."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from packaging.requirements import Requirement
+
+from qilin_rag.config import RunConfig, cache_dir, read_yaml, resource_names
+from qilin_rag.data.source import open_source
+from qilin_rag.errors import QilinError
+from qilin_rag.pretrained import find_model
+from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS
+
+EXTRAS = {
+    "neural": "biencoder and bertscore",
+    "langchain": "LangChain's models and retrievers",
+    "vllm": "serving a model here",
+    "rankers": "training the rankers",
+    "analysis": "tables and plots of the data",
+}
+_ELSEWHERE = {"runs": "name another folder: --runs-dir", "cache": "name another folder: QILIN_RAG_CACHE"}
+_LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+_PROBE_TIMEOUT_S = 1.0
+
+
+class Finding(NamedTuple):
+    """One thing looked at. `failed` is needed by the run asked about; `missing` is not, unless it is asked for."""
+
+    subject: str
+    state: Literal["ok", "missing", "failed"]
+    detail: str
+    advice: str = ""
+
+
+def examine(config: RunConfig) -> Iterator[Finding]:
+    """Look at everything that the run of `config` needs, and at what other runs could use; nothing is fetched."""
+    yield Finding("python", "ok", f"{sys.version.split()[0]}, qilin-rag {_version('qilin-rag')}")
+    yield _gpu()
+    for extra, purpose in EXTRAS.items():
+        yield _packages(extra, purpose)
+    yield _data(config.data)
+    yield from _models(config)
+    yield _llm(config)
+    yield from _presets(except_for=config.llm_label)
+    for subject, folder in (("runs", config.runs_dir), ("cache", cache_dir())):
+        yield _folder(subject, folder)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _gpu() -> Finding:
+    """GPUs as the driver sees them, so that no torch is needed to ask."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        found = (
+            subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip().splitlines()
+        )
+    except (OSError, subprocess.SubprocessError):
+        found = []
+    return Finding("gpu", "ok", "; ".join(found)) if found else Finding("gpu", "missing", "none seen")
+
+
+def _packages(extra: str, purpose: str) -> Finding:
+    """The packages of an extra, as this package's own metadata names them."""
+    wanted = [Requirement(line) for line in requires("qilin-rag") or []]
+    named = [
+        each for each in wanted if each.marker and each.marker.evaluate({"extra": extra}) and each.name != "qilin-rag"
+    ]
+    there = {each.name: _version(each.name) for each in named}
+    wrong = [each.name for each in named if not (found := there[each.name]) or not each.specifier.contains(found, True)]
+    if not wrong:
+        return Finding(extra, "ok", ", ".join(f"{name} {found}" for name, found in there.items()))
+    where = " in an environment of its own" if extra == "vllm" else ""
+    detail = ", ".join(f"{name} {there[name]} is too old" if there[name] else f"no {name}" for name in wrong)
+    return Finding(extra, "missing", f"{detail}: {purpose}", f"pip install 'qilin-rag[{extra}]'{where}")
+
+
+def _data(name: str) -> Finding:
+    try:
+        source = open_source(name, fetch=False)
+        tables = {table: source.files(table) for table in ("notes", "dqa")}
+    except QilinError as error:
+        return Finding("data", "failed", str(error))
+    found = ", ".join(f"{table} ({encoding}, {len(files)} files)" for table, (encoding, files) in tables.items())
+    return Finding("data", "ok", f"{source.label}: {found}")
+
+
+def _models(config: RunConfig) -> Iterator[Finding]:
+    """The pretrained models of the run, else those that biencoder and bertscore have by default."""
+    retriever = config.retriever.settings if config.retriever.name == "biencoder" else {}
+    for registry, name, settings, key in (
+        (RETRIEVERS, "biencoder", retriever, "retriever.model"),
+        (SCORERS, "bertscore", config.metrics.get("bertscore", {}), "metrics.bertscore.model"),
+    ):
+        model = settings.get("model") or registry.resolve(name).model_fields["model"].default
+        if folder := find_model(model):
+            yield Finding(name, "ok", f"model {model}" + ("" if str(folder) == model else f", in {folder}"))
+        elif Path(model).expanduser().exists():
+            yield Finding(name, "failed", f"{model} is no pretrained model", f"name another folder: --set {key}=FOLDER")
+        else:
+            advice = f"fetched from the hub on first use; or --set {key}=FOLDER"
+            yield Finding(name, "missing", f"model {model} is not on this machine", advice)
+
+
+def _llm(config: RunConfig) -> Finding:
+    """The LLM of the run, asked whether it could answer."""
+    try:
+        said = LLMS.create(config.llm.name, config.llm.settings).check()
+    except QilinError as error:
+        return Finding(f"llm {config.llm_label}", "failed", str(error))
+    details = ", ".join(f"{key} {value}" for key, value in said.items() if value) or "needs no server"
+    return Finding(f"llm {config.llm_label}", "ok", details)
+
+
+def _presets(except_for: str) -> Iterator[Finding]:
+    """The other LLMs by preset: is there something at a local address, is there a key for another one."""
+    for name, path in resource_names("configs/llms").items():
+        if name == except_for:
+            continue
+        preset = read_yaml(path)
+        llm: Any = LLMS.resolve(preset["class"]).model_construct(**preset)
+        address = urlsplit(llm.base_url)
+        if address.hostname in _LOCAL_HOSTS:
+            is_up = _answers(address.hostname, address.port or 80)
+            state = f"something answers at {address.netloc}" if is_up else f"no server at {address.netloc}"
+            yield Finding(f"llm {name}", "ok" if is_up else "missing", state, "" if is_up else f"its command: {path}")
+        else:
+            has_key = bool(os.environ.get(llm.api_key_env))
+            state = f"{llm.api_key_env} is {'set' if has_key else 'not set'}"
+            advice = "" if has_key else f"export {llm.api_key_env}=..."
+            yield Finding(f"llm {name}", "ok" if has_key else "missing", state, advice)
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=_PROBE_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
+
+
+def _folder(subject: str, folder: Path) -> Finding:
+    """Whether files can be written there, and how much space there is."""
+    there = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            free_gb = shutil.disk_usage(there).free / 2**30
+    except OSError as error:
+        return Finding(subject, "failed", f"{folder} can't be written: {error.strerror}", _ELSEWHERE[subject])
+    return Finding(subject, "ok", f"{folder}, {free_gb:,.0f} GB free")

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qilin_rag import doctor
+from tests.conftest import Cli
+from tests.fake_server import MODEL, FakeServer
+
+Findings = dict[str, dict[str, str]]
+
+
+@pytest.fixture
+def examine(cli: Cli) -> Callable[..., tuple[int, Findings]]:
+    def call(*arguments: object) -> tuple[int, Findings]:
+        done = cli("doctor", *arguments, "--json")
+        return done.code, {finding["subject"]: finding for finding in json.loads(done.out)}
+
+    return call
+
+
+def test_a_fresh_machine_can_do_the_default_run(examine: Callable[..., tuple[int, Findings]], own_folder: Path) -> None:
+    code, found = examine()
+    assert code == 0
+    assert found["data"]["detail"] == "bundled sample, not Qilin: notes (jsonl, 1 files), dqa (jsonl, 1 files)"
+    assert found["llm extractive"] | {"advice": ""} == found["llm extractive"]
+    assert found["llm gpt-4o-mini"]["advice"] == "export OPENAI_API_KEY=..."
+    assert found["bertscore"]["state"] == "missing"
+    assert {"python", "gpu", "runs", "cache", *doctor.EXTRAS} <= found.keys()
+    assert list(own_folder.iterdir()) == []
+
+
+def test_missing_packages_come_with_the_pip_line(monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
+    installed = {"torch": "2.0.0", "faiss-cpu": "1.15.1"}
+    monkeypatch.setattr(doctor, "_version", installed.get)
+    found = doctor._packages("neural", "dense retrieval")
+    assert found.state == "missing"
+    assert "no sentence-transformers" in found.detail
+    assert "torch 2.0.0 is too old" in found.detail
+    assert "faiss" not in found.detail
+    assert found.advice == "pip install 'qilin-rag[neural]'"
+    installed |= {"torch": "2.13.0+cpu", "sentence-transformers": "6.2.0"}
+    assert doctor._packages("neural", "dense retrieval").state == "ok"
+
+
+def test_the_server_of_the_run_is_asked(
+    server: FakeServer, examine: Callable[..., tuple[int, Findings]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("--llm", "openai", "--set", f"llm.model={MODEL}", "--base-url")
+    code, found = examine(*asked, server.url)
+    assert (code, found[f"llm {MODEL}"]["state"]) == (0, "ok")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        code, found = examine(*asked, f"http://127.0.0.1:{closed.getsockname()[1]}/v1")
+    assert (code, found[f"llm {MODEL}"]["state"]) == (1, "failed")
+    assert "no server answers" in found[f"llm {MODEL}"]["detail"]
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    assert "sk-secret" not in json.dumps(examine()[1])
+    assert examine()[1]["llm gpt-4o-mini"]["state"] == "ok"
+
+
+def test_data_models_and_folders_of_the_run(examine: Callable[..., tuple[int, Findings]], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    model = tmp_path / "model"
+    model.mkdir()
+    settings = ("--retriever", "biencoder", "--set", f"retriever.model={model}", "--data", "nowhere")
+    code, found = examine(*settings, "--runs-dir", tmp_path / "file" / "runs")
+    assert code == 1
+    assert "no such folder" in found["data"]["detail"]
+    assert "is no pretrained model" in found["biencoder"]["detail"]
+    assert found["runs"]["state"] == "failed"
+    (model / "config.json").write_text("{}")
+    assert examine(*settings)[1]["biencoder"]["state"] == "ok"
+
+
+def test_the_table_names_the_next_step(cli: Cli) -> None:
+    done = cli("doctor")
+    assert done.code == 0
+    assert "→ pip install 'qilin-rag[vllm]' in an environment of its own" in done.out
