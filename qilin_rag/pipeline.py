@@ -9,16 +9,17 @@ import platform
 import random
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qilin_rag.answering import Progress, System, answer, pending_questions, retrieve, third_party
+from qilin_rag.answering import Progress, Retrieved, System, answer, pending_questions, retrieve, third_party
 from qilin_rag.config import RunConfig
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.data.dataset import hash_questions
-from qilin_rag.errors import FailedSamplesError, UsageError
+from qilin_rag.errors import FailedSamplesError, QilinError, UsageError
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.prompts import load_prompt
 from qilin_rag.registry import LLMS, RETRIEVERS
@@ -91,24 +92,37 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
         found = retrieve(retriever, dataset.notes, pending, config.top_k, config.missing_notes) if pending else []
         directory.write_manifest(manifest)
         directory.write_questions(questions)
-        if pending:
-            if len(pending) < len(questions):
-                n_done = len(questions) - len(pending)
-                logger.info("%d of %d questions are already answered in %s", n_done, len(questions), directory.path)
-            directory.discard_scores({question.id for question in pending})
-            if progress:
-                progress.start("answering", len(questions), len(questions) - len(pending))
-            try:
-                answer(system, list(zip(pending, found, strict=True)), directory, progress)
-            finally:
+        try:
+            if pending:
+                _answer_pending(system, questions, list(zip(pending, found, strict=True)), directory, progress)
+            finished, lines = directory.read_samples()
+            summary = score_directory(directory, finished, lines, scorers, config.seed)
+        except BaseException:
+            with suppress(QilinError):  # a full disk may refuse this as well; the first error is the one to say
                 directory.write_manifest(manifest.model_copy(update={"state": "incomplete", "updated": _now()}))
-        finished, lines = directory.read_samples()
-        summary = score_directory(directory, finished, lines, scorers, config.seed)
+            raise
         generation_s = round(sum(line.latency_s for line in lines), 3)
         manifest = manifest.model_copy(update={"state": "complete", "updated": _now(), "generation_s": generation_s})
         directory.write_manifest(manifest)
     _say_left_out(left_out, directory)
     return Run(directory, manifest, summary)
+
+
+def _answer_pending(
+    system: System,
+    questions: Sequence[Question],
+    pending: Sequence[tuple[Question, Retrieved]],
+    directory: RunDirectory,
+    progress: Progress | None,
+) -> None:
+    """Answer what is left of these questions; scores of what is asked again are forgotten first."""
+    n_done = len(questions) - len(pending)
+    if n_done:
+        logger.info("%d of %d questions are already answered in %s", n_done, len(questions), directory.path)
+    directory.discard_scores({question.id for question, _ in pending})
+    if progress:
+        progress.start("answering", len(questions), n_done)
+    answer(system, pending, directory, progress)
 
 
 def check_failures(finished: Run, fail_on_error: float) -> None:

@@ -84,6 +84,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["qilin-rag", *map(str, arguments)])
         monkeypatch.setenv("NO_COLOR", "1")
+        monkeypatch.setattr("qilin_rag.cli.signals.install", lambda: None)  # they are this process's
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             main()

@@ -101,18 +101,25 @@ def test_killed_twenty_times_in_a_run_of_500_questions(tmp_path: Path) -> None:
     check_kills(tmp_path, n_questions=500, n_kills=20, latency_s=0.3)
 
 
-def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("signum", "said"),
+    [
+        (signal.SIGINT, "interrupted"),
+        (signal.SIGTERM, "ended by SIGTERM"),
+        (signal.SIGHUP, "ended by SIGHUP"),
+    ],
+)
+def test_a_signal_keeps_what_is_done_and_says_so(tmp_path: Path, signum: signal.Signals, said: str) -> None:
     data = make_data(tmp_path / "many", 60)
     with FakeServer(latency_s=0.2) as server:
         process = start(data, server, tmp_path / "runs")
         deadline = time.monotonic() + 30
         while not finished_questions(tmp_path / "runs") and time.monotonic() < deadline:
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signum)
         _, err = process.communicate(timeout=30)
-        assert process.returncode == 130
-        assert "the same command goes on from here" in err
-        assert "Traceback" not in err
+        assert process.returncode == 128 + signum
+        assert err == f"{said}; every finished answer is kept, the same command goes on from here\n"
         [manifest] = (tmp_path / "runs").glob("*/manifest.json")
         assert json.loads(manifest.read_text())["state"] == "incomplete"
         n_kept = len(finished_questions(tmp_path / "runs"))
@@ -136,3 +143,25 @@ def test_ctrl_c_stops_a_reader_that_never_waits(tmp_path: Path) -> None:
     process.communicate(timeout=30)
     assert process.returncode == 130
     assert 0 < len(finished_questions(tmp_path / "runs")) < 100
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_another_command_is_one_line(tmp_path: Path, signum: signal.Signals) -> None:
+    slow = "import time\nfrom qilin_rag.retrievers import Retriever\nprint('here', flush=True)\n"
+    slow += "class Slow(Retriever):\n    def search(self, questions, notes, k):\n        time.sleep(60)\n"
+    (tmp_path / "slow.py").write_text(slow)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qilin_rag", "retrieve", "--retriever", "slow:Slow", "--out", "x.trec"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "here\n"
+    time.sleep(0.5)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signum
+    assert err == {signal.SIGINT: "interrupted\n", signal.SIGTERM: "ended by SIGTERM\n"}[signum]
+    assert not Path("x.trec").exists()

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from qilin_rag.cli import catalogue, data, doctor, evaluate, index, results, retrieve
+from qilin_rag.cli import catalogue, data, doctor, evaluate, index, results, retrieve, signals
 from qilin_rag.errors import QilinError
 
 app = typer.Typer(
@@ -44,8 +44,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # closed by the caller
             stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    signals.install()
     try:
         app()
+    except SystemExit as end:
+        if not signals.is_interrupt(end):
+            raise
+        typer.echo(signals.describe(end), err=True)
+        sys.exit(signals.exit_code())
     except QilinError as error:
         typer.secho("error: ", err=True, fg="red", bold=True, nl=False)
         typer.echo(" ".join(str(error).split()), err=True)

@@ -23,6 +23,7 @@ from qilin_rag.cli.options import (
     RunsDir,
     Settings,
 )
+from qilin_rag.cli.signals import Interrupted
 from qilin_rag.errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,8 +99,7 @@ def run(
             finished = run_pipeline(resolved, bar)
     except KeyboardInterrupt:
         again = "the same command without --fresh" if fresh else "the same command"
-        typer.echo(f"interrupted; every finished answer is kept, {again} goes on from here", err=True)
-        raise typer.Exit(130) from None
+        raise Interrupted(f"every finished answer is kept, {again} goes on from here") from None
     _print(finished, as_json)
     check_failures(finished, resolved.fail_on_error)
 
