@@ -67,6 +67,11 @@ class RunDirectory:
                     f"{self.path} is in use by another process; wait for it, or write elsewhere with --runs-dir"
                 ) from None
         try:
+            for path in self.path.iterdir():
+                if path.suffix in (".json", ".jsonl", ".trec") and (path.is_symlink() or not path.is_file()):
+                    raise UsageError(
+                        f"{path} is a link or no plain file; move it away, or write elsewhere with --runs-dir"
+                    )
             yield
         finally:
             lock.release()
@@ -151,6 +156,7 @@ class RunDirectory:
         return aside
 
     def _read_json(self, path: Path) -> dict[str, Any]:
+        _check_plain(path)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -245,6 +251,7 @@ def _read_lines(path: Path, model: type[T], half_line_ok: bool = False) -> Itera
     """Every line as `model`; a line that is not one is a UsageError with its number."""
     if not path.exists():
         return
+    _check_plain(path)
     with path.open("rb") as file:
         for line_number, line in enumerate(file, start=1):
             try:
@@ -256,6 +263,12 @@ def _read_lines(path: Path, model: type[T], half_line_ok: bool = False) -> Itera
                     f"{path}, line {line_number}: not a {model.__name__.lower()}: {error.errors()[0]['msg']}; "
                     "mend or remove the line, or start anew with run --fresh"
                 ) from error
+
+
+def _check_plain(path: Path) -> None:
+    """Opening a pipe would wait for ever."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no plain file; move it away")
 
 
 def _validated(model: type[T], path: Path, content: dict[str, Any]) -> T:

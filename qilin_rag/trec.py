@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from qilin_rag.errors import UsageError
 from qilin_rag.types import Hit
 
 
 def trec_id(question_id: str) -> str:
-    """A question's id as one field of a TREC file: white space becomes `_`."""
-    return "_".join(question_id.split()) or "_"
+    """A question's id as one field of a TREC file: white space, control characters and `%` as in an URL.
+
+    Different ids stay different; the empty one is `%`.
+    """
+    return re.sub(r"[\s%\x00-\x1f\x7f]", lambda found: quote(found[0], safe=""), question_id) or "%"
 
 
 def format_trec(rankings: Iterable[tuple[str, Sequence[Hit]]], tag: str) -> str:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +13,7 @@ import pytest
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.store import RunDirectory
 from qilin_rag.types import Hit, Sample
+from tests.conftest import QUESTIONS, Cli, write_jsonl
 
 
 def sample(question_id: str, answer: str = "答", status: str = "ok") -> Sample:
@@ -118,7 +122,7 @@ def test_a_failed_write_leaves_the_old_file(run: RunDirectory, monkeypatch: pyte
 def test_the_trec_run_is_six_columns_whatever_the_ids(run: RunDirectory) -> None:
     run.write_trec_run([sample("a b\tc\n"), sample("2")])
     lines = (run.path / "run.trec").read_text().splitlines()
-    assert lines == ["a_b_c Q0 7 1 1 run", "2 Q0 7 1 1 run"]
+    assert lines == ["a%20b%09c%0A Q0 7 1 1 run", "2 Q0 7 1 1 run"]
 
 
 def test_what_is_no_run_directory_is_said(tmp_path: Path, run: RunDirectory) -> None:
@@ -138,3 +142,64 @@ def test_a_fresh_start_keeps_the_old_samples(run: RunDirectory) -> None:
     assert aside.read_bytes().count(b"\n") == 2
     assert run.read_samples() == ({}, [])
     assert run.set_aside_samples() is None
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "manifest.json", "scores.jsonl", "run.trec"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_nothing_is_written_through_links_or_into_pipes(data_dir: Path, cli: Cli, name: str, kind: str) -> None:
+    run = Path(cli("run", "--data", data_dir).out.splitlines()[-1])
+    elsewhere = data_dir / "precious"
+    elsewhere.write_text("precious")
+    (run / name).unlink()
+    match kind:
+        case "link":
+            (run / name).symlink_to(elsewhere)
+        case "pipe":
+            os.mkfifo(run / name)
+        case _:
+            (run / name).mkdir()
+    done = cli("run", "--data", data_dir)
+    assert done.code == 2
+    assert f"{run / name} is a link or no plain file" in done.err
+    assert elsewhere.read_text() == "precious"
+    assert cli("show", run).code in (0, 2)
+
+
+def test_a_full_disk_is_one_line_and_what_was_written_is_kept(data_dir: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: both refuse a write half way."""
+    write_jsonl(data_dir / "dqa.jsonl", [{**QUESTIONS[0], "search_idx": i} for i in range(200)])
+    command = [sys.executable, "-m", "qilin_rag", "run", "--data", str(data_dir), "--metrics", "rouge_l", "--json"]
+    limits = (100_000, resource.RLIM_INFINITY)
+    full = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits),
+    )
+    assert full.returncode == 1
+    assert re.fullmatch(r"error: runs/\S+/samples\.jsonl can't be written: File too large; .* is kept\n", full.stderr)
+    [samples] = Path("runs").glob("*/samples.jsonl")
+    kept = samples.read_bytes().rpartition(b"\n")[0].split(b"\n")
+    assert 10 < len(kept) < 200
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert json.loads(again.stdout)["counts"]["ok"] == 200
+    lines = samples.read_bytes().splitlines()
+    assert len(lines) == 200
+    assert lines[: len(kept)] == kept
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_one_line(data_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    done = cli("run", "--data", data_dir, "--runs-dir", locked)
+    assert done.code == 1
+    assert "can't be written: Permission denied" in done.err
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(data_dir: Path, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "file").write_text("")
+    done = cli("run", "--data", data_dir, "--runs-dir", tmp_path / "file" / "runs")
+    assert done.code == 1
+    assert "can't be written: Not a directory" in done.err

@@ -175,7 +175,8 @@ def _show_run(directory: RunDirectory, as_json: bool) -> None:
         console.print(f"{name:<10} {fact}")
     shown = next(iter(scores.values()), {})
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("question", "status", *shown, "query / error"):
+    table.add_column("question", no_wrap=True, overflow="ellipsis", max_width=40)
+    for column in ("status", *shown, "query / error"):
         table.add_column(column, overflow="fold")
     for question_id, sample in samples.items():
         figures = [
