@@ -213,7 +213,8 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if pa.types.is_list(kind):
-        if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
+        kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+        if not any(is_kind(array.type) for is_kind in kinds):
             raise ValueError("no list")
         array = pa.concat_arrays([array.cast(pa.list_(array.type.value_type))])  # offsets from 0
         missing = array.is_null() if array.null_count else None

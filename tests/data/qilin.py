@@ -63,6 +63,7 @@ TABLES: Mapping[str, Rows] = {
             "taxonomy1_id": "nan",
             "note_idx": 3 + i,
             "image_path": ["image/a.jpg", "image/b.jpg"][:i],
+            "note_embedding": [0.5, -0.25, 1.0 * i],
         }
         for i, (title, content) in enumerate(
             [
@@ -115,16 +116,16 @@ def write_parquet(folder: Path, tables: Mapping[str, Rows] = TABLES) -> Path:
 
 
 def write_arrow(folder: Path, tables: Mapping[str, Rows] = TABLES, stream: bool = False) -> Path:
-    """One file a table; as the datasets library does (a stream of 32-bit floats, large strings), or an IPC file."""
+    """One file a table; as the datasets library does (a stream, large strings, lists of fixed size), or an IPC file."""
     folder.mkdir(parents=True)
     for name, rows in tables.items():
         table = pa.Table.from_pylist(rows)
         if stream:
-            kinds = [
-                field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field
-                for field in table.schema
-            ]
-            table = table.cast(pa.schema(kinds))
+            kinds = {field.name: pa.large_string() for field in table.schema if pa.types.is_string(field.type)}
+            kinds |= {"note_embedding": pa.list_(pa.float64(), 3)} if name == "notes" else {}
+            table = table.cast(
+                pa.schema([field.with_type(kinds.get(field.name, field.type)) for field in table.schema])
+            )
         with (pa.ipc.new_stream if stream else pa.ipc.new_file)(str(folder / f"{name}.arrow"), table.schema) as writer:
             writer.write_table(table, max_chunksize=2)
     return folder

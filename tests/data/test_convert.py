@@ -80,7 +80,7 @@ def test_a_defect_leaves_nothing_behind(tmp_path: Path, data_dir: Path, cli: Cli
 def test_stats(tmp_path: Path, cli: Cli) -> None:
     source = write_csv(tmp_path / "csv")
     figures = json.loads(cli("data", "stats", source, "--json").out)
-    assert figures["table notes"] == {"rows": 4, "columns": 7}
+    assert figures["table notes"] == {"rows": 4, "columns": 8}
     assert figures["notes"]["without text"] == 0
     assert figures["notes"]["title length, longest"] == 8
     answers = figures["answers"]

@@ -105,7 +105,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(
 
 
 def test_optional_columns_may_be_absent(tmp_path: Path) -> None:
-    lean = columns(TABLES, "notes", ["imp_num", "image_path", "note_type", "taxonomy1_id"])
+    lean = columns(TABLES, "notes", ["imp_num", "image_path", "note_type", "taxonomy1_id", "note_embedding"])
     lean = columns(
         lean, "dqa", ["bm25_results", "dpr_results", "query_from_type", "recent_clicked_note_idxs", "session_idx"]
     )
