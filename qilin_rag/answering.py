@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 from qilin_rag.data import NoteStore
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.llms import LLM, LLMError
-from qilin_rag.prompts import Prompt, PromptTooLongError
+from qilin_rag.llms.cache import ResponseCache, request_key
+from qilin_rag.prompts import Prompt, PromptTooLongError, RenderedPrompt
 from qilin_rag.retrievers import Retriever
 from qilin_rag.store import RunDirectory
 from qilin_rag.text import clean
@@ -45,6 +46,7 @@ class System(NamedTuple):
     top_k: int
     missing_notes: MissingNotes
     concurrency: int
+    cache: ResponseCache | None = None
 
 
 class Retrieved(NamedTuple):
@@ -143,7 +145,10 @@ async def _answer_all(
 
     async def worker() -> None:
         for question, found in queue:
-            finish(await _answer(system, question, found))
+            sample, kept = await _answer(system, question, found)
+            finish(sample)
+            if kept and system.cache:  # after the sample, so that a cached answer is never one of this run's own
+                system.cache.put(*kept)
             await asyncio.sleep(0)  # a reader that never waits must not keep Ctrl-C waiting either
 
     try:
@@ -159,8 +164,11 @@ async def _answer_all(
             logger.warning("closing %s failed: %s", system.llm.class_path(), error)
 
 
-async def _answer(system: System, question: Question, found: Retrieved) -> Sample:
-    """One question through prompt and LLM; what can't be answered becomes a failed sample with the reason."""
+async def _answer(system: System, question: Question, found: Retrieved) -> tuple[Sample, tuple[str, Completion] | None]:
+    """One question through prompt and LLM; what can't be answered becomes a failed sample with the reason.
+
+    Beside the sample, what the response cache should keep: an answer, whole or cut off.
+    """
     sample: dict[str, Any] = {
         "question_id": question.id,
         "query": question.query,
@@ -176,14 +184,27 @@ async def _answer(system: System, question: Question, found: Retrieved) -> Sampl
         notes = system.notes.get([hit.note_idx for hit in found.hits])
         prompt = system.prompt.render(question.query, notes, system.llm.prompt_budget)
         sample |= {"messages": prompt.messages, "notes_used": len(prompt.notes)}
-        return Sample(**sample | _outcome(await system.llm.generate(prompt)))
+        completion, key = await _complete(system, prompt)
+        done = Sample(**sample | _outcome(completion))
+        return done, (key, completion) if key and done.status in ("ok", "truncated") else None
     except (LLMError, PromptTooLongError) as error:
-        return Sample(**sample, status="failed", error=clean(str(error)))
+        return Sample(**sample, status="failed", error=clean(str(error))), None
     except QilinError:
         raise
     except Exception as error:  # an LLM of the user's own may raise anything; it costs this question only
         logger.debug("question %s", question.id, exc_info=True)
-        return Sample(**sample, status="failed", error=clean(f"{type(error).__name__}: {error}"))
+        return Sample(**sample, status="failed", error=clean(f"{type(error).__name__}: {error}")), None
+
+
+async def _complete(system: System, prompt: RenderedPrompt) -> tuple[Completion, str | None]:
+    """The LLM's answer, or that to an earlier request like this; with the key under which a new one is to be kept."""
+    request = system.llm.request(prompt) if system.cache else None
+    if request is None or system.cache is None:
+        return await system.llm.generate(prompt), None
+    key = request_key(request)
+    if found := system.cache.get(key):
+        return found.model_copy(update={"cached": True, "latency_s": 0.0}), None
+    return await system.llm.generate(prompt), key
 
 
 def _outcome(completion: Completion) -> dict[str, Any]:
@@ -195,6 +216,7 @@ def _outcome(completion: Completion) -> dict[str, Any]:
         "finish_reason": completion.finish_reason,
         "usage": completion.usage,
         "latency_s": completion.latency_s,
+        "cached": completion.cached,
         "status": status or "failed",
         "error": None if status else f"the answer ended with {completion.finish_reason!r}",
     }

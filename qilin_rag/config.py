@@ -59,6 +59,7 @@ class RunConfig(Frozen):
     concurrency: PositiveInt = 16
     runs_dir: Path = Path("runs")
     fresh: bool = False
+    cache: bool = True
     fail_on_error: Annotated[FiniteFloat, Field(ge=0)] = 0.0
 
 

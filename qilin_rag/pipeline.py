@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qilin_rag.answering import Progress, Retrieved, System, answer, pending_questions, retrieve, third_party
-from qilin_rag.config import RunConfig
+from qilin_rag.config import RunConfig, cache_dir
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.data.dataset import hash_questions
 from qilin_rag.errors import FailedSamplesError, QilinError, UsageError
 from qilin_rag.llms import LLM, FatalLLMError
+from qilin_rag.llms.cache import ResponseCache
 from qilin_rag.prompts import load_prompt
 from qilin_rag.registry import LLMS, RETRIEVERS
 from qilin_rag.retrievers import IndexedRetriever
@@ -78,7 +79,10 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
     dataset = load_dataset(config.data, config.answers, config.references)
     questions = select_questions(dataset.questions, config)
     config, scorers, left_out = _complete_metrics(config, scorers)
-    system = System(retriever, dataset.notes, prompt, llm, config.top_k, config.missing_notes, config.concurrency)
+    cache = ResponseCache(cache_dir() / "responses.sqlite", ask_again=config.fresh) if config.cache else None
+    system = System(
+        retriever, dataset.notes, prompt, llm, config.top_k, config.missing_notes, config.concurrency, cache
+    )
     identity = _identity(dataset, system)
     directory = RunDirectory(config.runs_dir / _name(config, dataset, _fingerprint(identity)))
     with directory.locked():

@@ -115,13 +115,14 @@ def summarise(samples: Sequence[Sample], lines: Sequence[Sample], scores: Iterab
         },
         counts={"questions": len(samples)}
         | {status: counts[status] for status in ("ok", "failed", "filtered", "truncated")},
+        cached=sum(sample.cached for sample in samples),
         left_out=LeftOut(
             notes=sum(sample.notes_missing for sample in samples),
             questions_without_notes=sum(bool(sample.notes_missing) and not sample.hits for sample in samples),
         ),
         usage=Usage(
-            prompt_tokens=_total(line.usage.prompt_tokens for line in lines),
-            completion_tokens=_total(line.usage.completion_tokens for line in lines),
+            prompt_tokens=_total(line.usage.prompt_tokens for line in lines if not line.cached),
+            completion_tokens=_total(line.usage.completion_tokens for line in lines if not line.cached),
         ),
     )
 

@@ -62,7 +62,10 @@ class Usage(Frozen):
 
 
 class Completion(Frozen):
-    """What an LLM returned: `text` is what is scored, `raw` what came over the wire."""
+    """What an LLM returned: `text` is what is scored, `raw` what came over the wire.
+
+    `cached`: it is the answer to an earlier request like this one; `usage` is what that took.
+    """
 
     text: str
     raw: str
@@ -70,6 +73,7 @@ class Completion(Frozen):
     finish_reason: str
     usage: Usage = Usage()
     latency_s: FiniteFloat = 0.0
+    cached: bool = False
 
 
 class Sample(Frozen):
@@ -91,6 +95,7 @@ class Sample(Frozen):
     finish_reason: str | None = None
     usage: Usage = Usage()
     latency_s: FiniteFloat = 0.0
+    cached: bool = False
     error: str | None = None
 
 
@@ -139,9 +144,13 @@ class LeftOut(Frozen):
 
 
 class Summary(Frozen):
-    """summary.json: the figures of a run, a function of its samples and scores alone."""
+    """summary.json: the figures of a run, a function of its samples and scores alone.
+
+    `cached` answers came from the response cache; `usage` counts the others.
+    """
 
     metrics: dict[str, MetricSummary]
     counts: dict[str, int]
+    cached: NonNegativeInt = 0
     left_out: LeftOut = LeftOut()
     usage: Usage

@@ -39,15 +39,21 @@ def start(data: Path, server: FakeServer, runs_dir: Path) -> subprocess.Popen[st
     return launch(data, runs_dir, "--llm", "openai", "--set", f"llm.model={MODEL}", "--base-url", server.url)
 
 
+def hear_signals() -> None:
+    """Tests in the background, or under nohup, ignore some; their children would as well."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
+
+
 def launch(data: Path, runs_dir: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "qilin_rag", "run", "--data", data, "--runs-dir", runs_dir, "--json", *arguments]
-    command += ["--concurrency", str(CONCURRENCY)]
+    command += ["--concurrency", str(CONCURRENCY), "--no-cache"]
     return subprocess.Popen(
         list(map(str, command)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+        preexec_fn=hear_signals,
     )
 
 
@@ -155,7 +161,7 @@ def test_a_signal_to_another_command_is_one_line(tmp_path: Path, signum: signal.
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=hear_signals,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "here\n"

@@ -58,6 +58,9 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Ask every question again; earlier answers are set aside.")
     ] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither use nor keep answers to requests that were sent before.")
+    ] = False,
     fail_on_error: Annotated[
         float | None,
         typer.Option(help="Failed questions allowed before exit code 3: a share below 1, else a number. [default: 0]"),
@@ -91,6 +94,7 @@ def run(
         "base_url": base_url,
         "runs_dir": runs_dir,
         "fresh": fresh or None,
+        "cache": False if no_cache else None,
         "fail_on_error": fail_on_error,
     }
     resolved = resolve_run(flags, settings or [], config)
@@ -136,7 +140,8 @@ def _print(finished: Run, as_json: bool) -> None:
     console.print(f"{labels['retriever']} + {labels['llm']}, prompt {labels['prompt']}; {labels['data']}", style="bold")
     ui.print_metrics(summary.metrics)
     counts = ", ".join(f"{n} {status}" for status, n in summary.counts.items() if n and status != "questions")
-    console.print(f"{summary.counts['questions']} questions: {counts}")
+    from_cache = f" ({summary.cached} from the cache of answers)" if summary.cached else ""
+    console.print(f"{summary.counts['questions']} questions: {counts}{from_cache}")
     if summary.left_out.notes:
         console.print(str(summary.left_out), style="yellow")
     typer.echo(directory.path)

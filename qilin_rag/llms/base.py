@@ -31,6 +31,10 @@ class LLM(Component):
         """Before anything else is done: raise a QilinError if no call can succeed; else what is known of the server."""
         return {}
 
+    def request(self, prompt: RenderedPrompt) -> dict[str, Any] | None:
+        """All that decides the answer (server, model, sampling, messages), for the response cache; None: not kept."""
+        return None
+
     @abstractmethod
     async def generate(self, prompt: RenderedPrompt) -> Completion:
         """Answer one prompt. `finish_reason` is `stop`, `length` (cut off) or `content_filter` (refused).

@@ -30,6 +30,8 @@ CHECK_TIMEOUT_S = 5.0
 # Other servers' words for how an answer ended.
 _FINISH_REASONS = {"eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop"}
 _FINISH_REASONS |= {"max_tokens": "length", "model_length": "length", "sensitive": "content_filter"}
+# What a server says of a model that another one of the same name may not share (vLLM: the folder, the length).
+_SERVED = ("root", "max_model_len", "parent", "owned_by")
 _PASSING = frozenset({"abort", "error", "network_error"})
 
 
@@ -58,6 +60,7 @@ class OpenAICompatible(LLM):
     max_tries: PositiveInt = 10
 
     _client: openai.AsyncOpenAI | None = PrivateAttr(default=None)
+    _served: dict[str, Any] = PrivateAttr(default_factory=dict)
     _rng: random.Random = PrivateAttr(default_factory=random.Random)
 
     @field_validator("base_url")
@@ -106,7 +109,8 @@ class OpenAICompatible(LLM):
         http_client = openai.DefaultHttpxClient(trust_env=not self._is_local)
         client = openai.OpenAI(**self._client_settings(), timeout=CHECK_TIMEOUT_S, http_client=http_client)
         try:
-            served = [model.id for model in client.models.list().data]
+            listed = {model.id: model.to_dict() for model in client.models.list().data}
+            served = list(listed)
         except openai.APIConnectionError as error:
             raise self._no_server(self._redacted(str(error.__cause__ or error))) from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
@@ -120,7 +124,9 @@ class OpenAICompatible(LLM):
                 f"{self.base_url} serves {', '.join(map(repr, served[:5]))}, not {self.model!r}; "
                 "name one of them with --set llm.model=NAME"
             )
-        return {"base_url": self.base_url, "models": [model for model in served if model == self.model]}
+        details = listed.get(self.model, {})
+        self._served = {key: details[key] for key in _SERVED if key in details}
+        return {"base_url": self.base_url, "models": [model for model in served if model == self.model], **self._served}
 
     def _no_server(self, cause: str) -> FatalLLMError:
         if not self._is_local:
@@ -135,6 +141,25 @@ class OpenAICompatible(LLM):
         return FatalLLMError(
             f"{self.base_url} refused the key in {self.api_key_env} ({error.status_code}); check that variable"
         )
+
+    def request(self, prompt: RenderedPrompt) -> dict[str, Any]:
+        """Address, what the server said of its model, and the body of the request."""
+        return {"base_url": self.base_url, "served": self._served, **self._body(prompt)}
+
+    def _body(self, prompt: RenderedPrompt) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "messages": prompt.messages,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_tokens,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "seed": self.seed,
+            "n": 1,
+            "stream": False,
+            "extra_body": self.extra_body or None,
+        }
 
     async def generate(self, prompt: RenderedPrompt) -> Completion:
         """One chat completion, tried again up to `max_tries` times where that can help."""
@@ -160,19 +185,7 @@ class OpenAICompatible(LLM):
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self.timeout_s):
-                response = await self._client.chat.completions.create(
-                    model=self.model,
-                    messages=prompt.messages,  # type: ignore[arg-type]
-                    temperature=self.temperature,
-                    top_p=self.top_p,
-                    max_tokens=self.max_tokens,
-                    presence_penalty=self.presence_penalty,
-                    frequency_penalty=self.frequency_penalty,
-                    seed=self.seed,
-                    n=1,
-                    stream=False,
-                    extra_body=self.extra_body or None,
-                )
+                response = await self._client.chat.completions.create(**self._body(prompt))
         except TimeoutError as error:
             raise TransientError(f"no answer within {self.timeout_s:g} s") from error
         except openai.APIConnectionError as error:

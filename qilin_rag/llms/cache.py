@@ -1,0 +1,81 @@
+"""Answers that were paid for, by the request that got them: one SQLite file, shared by all runs of this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from qilin_rag.types import Completion
+
+logger = logging.getLogger(__name__)
+
+_WAIT_S = 30.0  # for another process that writes
+T = TypeVar("T")
+
+
+def request_key(request: Mapping[str, Any]) -> str:
+    """Hash of all that decides an answer: one field changed is another key."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+class ResponseCache:
+    """Completions by `request_key`; several processes may use one file.
+
+    A file that can't be read or written is said once: then answers are not kept, and nothing else is lost.
+    """
+
+    def __init__(self, path: Path, ask_again: bool = False) -> None:
+        """Nothing is opened before the first request. With `ask_again` it only keeps, and answers nothing."""
+        self._path = path
+        self._ask_again = ask_again
+        self._connection: sqlite3.Connection | None = None
+        self._is_broken = False
+
+    def get(self, key: str) -> Completion | None:
+        """The completion of an earlier request like this one."""
+        if self._ask_again:
+            return None
+        query = "SELECT completion FROM responses WHERE key = ?"
+        found = self._do(lambda connection: connection.execute(query, (key,)).fetchone())
+        try:
+            return Completion.model_validate_json(found[0]) if found else None
+        except ValidationError:  # of another version of this program
+            return None
+
+    def put(self, key: str, completion: Completion) -> None:
+        """Keep a completion, in place of one that is there under this key."""
+        row = (key, completion.model_dump_json())
+        self._do(lambda connection: connection.execute("INSERT OR REPLACE INTO responses VALUES (?, ?)", row))
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        if self._is_broken:
+            return None
+        try:
+            if self._connection is None:
+                self._connection = self._open()
+            return work(self._connection)
+        except (sqlite3.Error, OSError) as error:
+            self._is_broken = True
+            logger.warning("answers can't be kept in %s: %s; the run goes on without", self._path, error)
+            return None
+
+    def _open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self._path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last answers, never the file
+        connection.execute("CREATE TABLE IF NOT EXISTS responses (key TEXT PRIMARY KEY, completion TEXT NOT NULL)")
+        return connection
