@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from qilin_rag.data import NoteStore
 from qilin_rag.errors import QilinError, UsageError
-from qilin_rag.llms import LLM, LLMError
+from qilin_rag.llms import LLM, ContextOverflowError, LLMError
 from qilin_rag.llms.cache import ResponseCache, request_key
 from qilin_rag.prompts import Prompt, PromptTooLongError, RenderedPrompt
 from qilin_rag.retrievers import Retriever
@@ -182,9 +182,16 @@ async def _answer(system: System, question: Question, found: Retrieved) -> tuple
     }
     try:
         notes = system.notes.get([hit.note_idx for hit in found.hits])
-        prompt = system.prompt.render(question.query, notes, system.llm.prompt_budget)
-        sample |= {"messages": prompt.messages, "notes_used": len(prompt.notes)}
-        completion, key = await _complete(system, prompt)
+        while True:
+            prompt = system.prompt.render(question.query, notes, system.llm.prompt_budget)
+            sample |= {"messages": prompt.messages, "notes_used": len(prompt.notes)}
+            try:
+                completion, key = await _complete(system, prompt)
+                break
+            except ContextOverflowError:
+                if not prompt.notes:
+                    raise
+                notes = prompt.notes[:-1]  # whole notes go, the last first; the question is never cut
         done = Sample(**sample | _outcome(completion))
         return done, (key, completion) if key and done.status in ("ok", "truncated") else None
     except (LLMError, PromptTooLongError) as error:

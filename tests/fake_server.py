@@ -110,6 +110,16 @@ class _Handler(BaseHTTPRequestHandler):
             case ["hang"]:
                 self.fake.stopping.wait(30)
                 self.close_connection = True
+            case ["cut"]:
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", "5000")
+                self.end_headers()
+                self.wfile.write(b'{"choices": [{"mess')
+                self.close_connection = True
+            case ["goodbye"]:
+                self._send(200, good)
+                self.close_connection = True
             case ["broken", "json"]:
                 self._send_raw(200, b'{"choices": [{"mess', "application/json")
             case ["not", "json"]:

@@ -1,5 +1,5 @@
 """LLMs: what answers. `LLM.generate` is the whole interface."""
 
-from qilin_rag.llms.base import LLM, FatalLLMError, LLMError
+from qilin_rag.llms.base import LLM, ContextOverflowError, FatalLLMError, LLMError
 
-__all__ = ["LLM", "FatalLLMError", "LLMError"]
+__all__ = ["LLM", "ContextOverflowError", "FatalLLMError", "LLMError"]

@@ -15,6 +15,10 @@ class LLMError(QilinError):
     """This question got no answer; the run goes on and records it as failed."""
 
 
+class ContextOverflowError(LLMError):
+    """The server takes no prompt of this length: with fewer notes it may."""
+
+
 class FatalLLMError(QilinError):
     """No question can get an answer (server gone, key refused): the run stops, what is done is kept."""
 

@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import os
 import random
+import re
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
@@ -17,7 +18,8 @@ from urllib.parse import urlsplit
 from pydantic import PositiveFloat, PositiveInt, PrivateAttr, field_validator
 
 from qilin_rag.errors import UsageError
-from qilin_rag.llms.base import LLM, FatalLLMError, LLMError
+from qilin_rag.llms.base import LLM, ContextOverflowError, FatalLLMError, LLMError
+from qilin_rag.llms.limiter import AdaptiveLimit
 from qilin_rag.llms.retry import TransientError, parse_retry_after, with_retries
 from qilin_rag.prompts import RenderedPrompt
 from qilin_rag.text import clean
@@ -32,6 +34,9 @@ _FINISH_REASONS = {"eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop
 _FINISH_REASONS |= {"max_tokens": "length", "model_length": "length", "sensitive": "content_filter"}
 # What a server says of a model that another one of the same name may not share (vLLM: the folder, the length).
 _SERVED = ("root", "max_model_len", "parent", "owned_by")
+_TOO_LONG = re.compile(
+    r"context (length|window|size)|(prompt|input) is too long|too many (input )?tokens", re.IGNORECASE
+)
 _PASSING = frozenset({"abort", "error", "network_error"})
 
 
@@ -60,6 +65,7 @@ class OpenAICompatible(LLM):
     max_tries: PositiveInt = 10
 
     _client: openai.AsyncOpenAI | None = PrivateAttr(default=None)
+    _limit: AdaptiveLimit | None = PrivateAttr(default=None)
     _served: dict[str, Any] = PrivateAttr(default_factory=dict)
     _rng: random.Random = PrivateAttr(default_factory=random.Random)
 
@@ -164,13 +170,27 @@ class OpenAICompatible(LLM):
     async def generate(self, prompt: RenderedPrompt) -> Completion:
         """One chat completion, tried again up to `max_tries` times where that can help."""
         try:
-            return await with_retries(lambda: self._call(prompt), self.max_tries, self._rng)
+            return await with_retries(lambda: self._limited_call(prompt), self.max_tries, self._rng)
         except TransientError as error:
             import openai
 
             if isinstance(error.__cause__, openai.APIConnectionError):
                 await asyncio.to_thread(self.check)  # stops the run if the server is gone, not only for this question
             raise LLMError(f"{error} ({self.max_tries} tries)") from error
+
+    async def _limited_call(self, prompt: RenderedPrompt) -> Completion:
+        """One try, when the server can be expected to take it."""
+        if self._limit is None:
+            self._limit = AdaptiveLimit()
+        async with self._limit.call() as begun_in:
+            try:
+                completion = await self._call(prompt)
+            except TransientError as error:
+                if error.is_overload:
+                    self._limit.slow_down(begun_in)
+                raise
+            self._limit.speed_up()
+            return completion
 
     async def _call(self, prompt: RenderedPrompt) -> Completion:
         import openai
@@ -208,7 +228,12 @@ class OpenAICompatible(LLM):
         if error.code == "insufficient_quota":
             return FatalLLMError(f"{self.base_url}: the account's quota is used up ({text})")
         if error.status_code in (408, 409, 425, 429) or error.status_code >= 500:
-            return TransientError(text, parse_retry_after(error.response.headers.get("retry-after")))
+            retry_after_s = parse_retry_after(error.response.headers.get("retry-after"))
+            return TransientError(text, retry_after_s, is_overload=error.status_code in (429, 503))
+        if error.status_code in (400, 413, 422) and (
+            error.code == "context_length_exceeded" or _TOO_LONG.search(error.message)
+        ):
+            return ContextOverflowError(text)
         return LLMError(text)
 
     def _redacted(self, text: str) -> str:
@@ -237,7 +262,8 @@ class OpenAICompatible(LLM):
         )
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and forget what was learnt on this event loop."""
+        self._limit = None
         if self._client is not None:
             await self._client.close()
             self._client = None

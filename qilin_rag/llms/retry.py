@@ -20,10 +20,11 @@ LONGEST_RETRY_AFTER_S = 300.0
 class TransientError(Exception):
     """A call that may well succeed when made again."""
 
-    def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
-        """`retry_after_s`: how long the server asked us to wait."""
+    def __init__(self, reason: str, retry_after_s: float | None = None, is_overload: bool = False) -> None:
+        """`retry_after_s`: how long the server asked us to wait; `is_overload`: it got too many calls at once."""
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+        self.is_overload = is_overload
 
 
 def parse_retry_after(header: str | None) -> float | None:

@@ -1,0 +1,138 @@
+"""Whole runs against a server that misbehaves: the right status, nothing asked twice, the same answers."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_rag.config import resolve_run
+from qilin_rag.llms import retry
+from qilin_rag.pipeline import Run, run
+from tests.conftest import NOTES, write_jsonl
+from tests.fake_server import MODEL, FakeServer
+
+PASSING = (
+    "429",
+    "429 0.01",
+    "500",
+    "503",
+    "503 0.01",
+    "hang",
+    "reset",
+    "cut",
+    "goodbye",
+    "broken json",
+    "empty choices",
+)
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "BASE_S", 0.005)
+    monkeypatch.setattr(retry, "LONGEST_S", 0.05)
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    write_jsonl(folder / "notes.jsonl", NOTES)
+    rows = [
+        {"search_idx": i, "query": f"<{i}>冷萃", "answers": ["冷藏"], "ref_note_idx_list": [10]} for i in range(300)
+    ]
+    write_jsonl(folder / "dqa.jsonl", rows)
+    return folder
+
+
+def question_of(body: dict[str, Any]) -> str:
+    return str(body["messages"][-1]["content"]).rsplit("<", 1)[1].split(">")[0]
+
+
+def ask(data: Path, server: FakeServer, *overrides: str, **flags: Any) -> Run:
+    given = {"data": str(data), "llm": "openai", "base_url": server.url, "cache": False, "metrics": "rouge_l", **flags}
+    return run(resolve_run(given, [f"llm.model={MODEL}", *overrides]))
+
+
+def answers(done: Run) -> dict[str, str]:
+    return {sample.question_id: sample.answer for sample in done.directory.read_samples()[1]}
+
+
+def test_a_mix_of_passing_faults_changes_no_answer(many: Path, server: FakeServer, tmp_path: Path) -> None:
+    rng = random.Random(20261121)
+    answered: set[str] = set()
+    again: list[str] = []
+
+    def fault(n: int, body: dict[str, Any]) -> str | None:
+        question = question_of(body)
+        if question in answered:
+            again.append(question)
+        chosen = rng.choice(PASSING) if rng.random() < 0.3 else None
+        if chosen in (None, "goodbye"):
+            answered.add(question)
+        return chosen
+
+    server.answer = lambda body: f"答{question_of(body)}"
+    clean = ask(many, server, runs_dir=tmp_path / "clean")
+    server.fault = fault
+    done = ask(many, server, "llm.timeout_s=1.5", runs_dir=tmp_path / "faults")
+    assert done.summary.counts == {"questions": 300, "ok": 300, "failed": 0, "filtered": 0, "truncated": 0}
+    assert answers(done) == answers(clean)
+    assert again == []
+    assert len(server.calls) > 660
+
+
+def test_concurrency_falls_on_refusals_and_climbs_again(many: Path, server: FakeServer) -> None:
+    server.latency_s = 0.01
+    n_refused = 0
+
+    def fault(n: int, body: dict[str, Any]) -> str | None:
+        nonlocal n_refused
+        is_too_much = server.n_at_once > 4
+        n_refused += is_too_much
+        return "429" if is_too_much else None
+
+    server.fault = fault
+    done = ask(many, server, concurrency=64)
+    assert done.summary.counts["ok"] == 300
+    assert n_refused < 300  # 64 at once would be refused 15 times of 16 until they are through
+
+
+def test_a_context_that_is_too_long_drops_notes_and_says_so(data_dir: Path, server: FakeServer) -> None:
+    def fault(n: int, body: dict[str, Any]) -> str | None:
+        return "overflow" if "【第2篇】" in body["messages"][-1]["content"] else None
+
+    server.fault = fault
+    done = ask(data_dir, server, retriever="oracle")
+    samples, _ = done.directory.read_samples()
+    assert {key: (sample.status, sample.notes_given, sample.notes_used) for key, sample in samples.items()} == {
+        "1": ("ok", 1, 1),
+        "2": ("ok", 2, 1),
+        "3": ("ok", 1, 1),
+    }
+    assert "【第2篇】" not in samples["2"].messages[-1]["content"]
+    server.fault = lambda n, body: "overflow"
+    failed = ask(data_dir, server, retriever="bm25")
+    assert failed.summary.counts["failed"] == 3
+    assert all("maximum context length" in (sample.error or "") for sample in failed.directory.read_samples()[1])
+
+
+@pytest.mark.parametrize(
+    ("fault", "counts"),
+    [
+        ("filtered", {"filtered": 3}),
+        ("filtered 400", {"filtered": 3}),
+        ("length", {"truncated": 3}),
+        ("null content", {"ok": 3}),
+        ("400", {"failed": 3}),
+        ("ended tool_calls", {"failed": 3}),
+    ],
+)
+def test_the_status_of_every_end(data_dir: Path, server: FakeServer, fault: str, counts: dict[str, int]) -> None:
+    server.fault = lambda n, body: fault
+    done = ask(data_dir, server)
+    assert {key: n for key, n in done.summary.counts.items() if n and key != "questions"} == counts
+    assert json.loads((done.directory.path / "manifest.json").read_text())["state"] == "complete"
