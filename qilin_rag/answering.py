@@ -220,7 +220,8 @@ def _outcome(completion: Completion) -> dict[str, Any]:
     return {
         "answer": clean(completion.text),
         "raw": clean(completion.raw),
-        "finish_reason": completion.finish_reason,
+        "model": clean(completion.model),
+        "finish_reason": clean(completion.finish_reason),
         "usage": completion.usage,
         "latency_s": completion.latency_s,
         "cached": completion.cached,

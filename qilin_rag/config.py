@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import platformdirs
 import yaml
-from pydantic import Field, FiniteFloat, PositiveInt, ValidationError
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from qilin_rag.errors import UsageError, unknown_name
 from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS, Registry, explain
@@ -53,7 +53,7 @@ class RunConfig(Frozen):
     top_k: PositiveInt = 5
     metrics: dict[str, dict[str, Any]] = {name: {} for name in _EVERY_RUN_METRICS + _DEFAULT_METRICS}
     optional_metrics: list[str] = list(_OPTIONAL_METRICS)
-    seed: int = 0
+    seed: NonNegativeInt = 0
     limit: PositiveInt | None = None
     ids: Path | None = None
     concurrency: PositiveInt = 16

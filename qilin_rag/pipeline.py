@@ -9,7 +9,6 @@ import platform
 import random
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +18,7 @@ from qilin_rag.answering import Progress, Retrieved, System, answer, pending_que
 from qilin_rag.config import RunConfig, cache_dir
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.data.dataset import hash_questions
-from qilin_rag.errors import FailedSamplesError, QilinError, UsageError
+from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.cache import ResponseCache
 from qilin_rag.prompts import load_prompt
@@ -86,25 +85,23 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
     identity = _identity(dataset, system)
     directory = RunDirectory(config.runs_dir / _name(config, dataset, _fingerprint(identity)))
     with directory.locked():
-        manifest = _manifest(config, dataset, system, questions, directory, identity, server)
-        if config.fresh and (aside := directory.set_aside_samples()):
-            logger.info("the earlier samples are kept in %s", aside)
-        finished, _ = directory.read_samples()
+        earlier = _earlier_manifest(directory, identity)
+        manifest = _manifest(config, dataset, system, questions, identity, server)
+        finished = {} if config.fresh else directory.read_samples()[0]
         pending = pending_questions(questions, finished)
         if pending and unreachable:
             raise unreachable
         found = retrieve(retriever, dataset.notes, pending, config.top_k, config.missing_notes) if pending else []
-        directory.write_manifest(manifest)
-        directory.write_questions(questions)
-        try:
-            if pending:
-                _answer_pending(system, questions, list(zip(pending, found, strict=True)), directory, progress)
-            finished, lines = directory.read_samples()
-            summary = score_directory(directory, finished, lines, scorers, config.seed)
-        except BaseException:
-            with suppress(QilinError):  # a full disk may refuse this as well; the first error is the one to say
-                directory.write_manifest(manifest.model_copy(update={"state": "incomplete", "updated": _now()}))
-            raise
+        manifest = _continued(manifest, earlier, is_asking=bool(pending))
+        if earlier is None or pending or earlier.question_set_sha256 != manifest.question_set_sha256:
+            directory.write_manifest(manifest)  # incomplete, until all is scored
+            if config.fresh and (aside := directory.set_aside_samples()):
+                logger.info("the earlier samples are kept in %s", aside)
+            directory.write_questions(questions)
+        if pending:
+            _answer_pending(system, questions, list(zip(pending, found, strict=True)), directory, progress)
+        finished, lines = directory.read_samples()
+        summary = score_directory(directory, finished, lines, scorers, config.seed)
         generation_s = round(sum(line.latency_s for line in lines), 3)
         manifest = manifest.model_copy(update={"state": "complete", "updated": _now(), "generation_s": generation_s})
         directory.write_manifest(manifest)
@@ -153,7 +150,7 @@ def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], optional_met
             raise UsageError(f"{path} is {manifest.state}; finish it with the command that began it, then score")
         more, left_out = usable_scorers(optional_metrics)
         finished, lines = directory.read_samples()
-        scored = score_directory(directory, finished, lines, [*scorers, *more.values()], manifest.config["seed"])
+        scored = score_directory(directory, finished, lines, [*scorers, *more.values()], manifest.seed)
     _say_left_out(left_out, directory)
     return Run(directory, manifest, scored)
 
@@ -243,7 +240,7 @@ def _check(llm: LLM, config: RunConfig) -> tuple[dict[str, Any], FatalLLMError |
         with third_party(f"llm {llm.class_path()}"):
             return llm.check(), None
     except FatalLLMError as error:
-        names = f"*-{slug(config.llm_label)}-{slug(Path(config.prompt).stem)}-*/summary.json"
+        names = f"*-{slug(config.llm_label)}-{slug(Path(config.prompt).stem)}-*/samples.jsonl"
         if next(config.runs_dir.glob(names), None) is None:
             raise
         return {}, error
@@ -271,27 +268,38 @@ def _name(config: RunConfig, dataset: Dataset, fingerprint: str) -> str:
     return "-".join([*map(slug, names), fingerprint[:8]])
 
 
+def _earlier_manifest(directory: RunDirectory, identity: dict[str, Any]) -> Manifest | None:
+    """The manifest of the run that this one goes on with."""
+    if not (directory.path / "manifest.json").exists():
+        return None
+    earlier = directory.read_manifest()
+    if earlier.identity != identity:
+        raise UsageError(f"{directory.path} belongs to another configuration; write elsewhere with --runs-dir")
+    return earlier
+
+
+def _continued(manifest: Manifest, earlier: Manifest | None, is_asking: bool) -> Manifest:
+    """The manifest with what stays of the earlier one: when it began, and where its answers come from."""
+    if earlier is None:
+        return manifest
+    kept = ["started"] if is_asking else ["started", "packages", "python", "git_commit", "server"]
+    return manifest.model_copy(update={name: getattr(earlier, name) for name in kept})
+
+
 def _manifest(
     config: RunConfig,
     dataset: Dataset,
     system: System,
     questions: Sequence[Question],
-    directory: RunDirectory,
     identity: dict[str, Any],
     server: dict[str, Any],
 ) -> Manifest:
-    started = _now()
-    if (directory.path / "manifest.json").exists():
-        earlier = directory.read_manifest()
-        if earlier.identity != identity:
-            raise UsageError(f"{directory.path} belongs to another configuration; write elsewhere with --runs-dir")
-        started = earlier.started
     effective = {
         "retriever": {"name": config.retriever.name, "settings": system.retriever.model_dump(mode="json")},
         "llm": {"name": config.llm.name, "settings": system.llm.model_dump(mode="json")},
     }
     return Manifest(
-        state="running",
+        state="incomplete",
         fingerprint=_fingerprint(identity),
         identity=identity,
         config=config.model_dump(mode="json") | effective,
@@ -299,6 +307,7 @@ def _manifest(
         prompt={"name": system.prompt.name, "version": system.prompt.version, "sha256": system.prompt.sha256},
         question_set_sha256=hash_questions(questions),
         n_questions=len(questions),
+        seed=config.seed,
         labels={
             "data": dataset.label,
             "retriever": _describe(
@@ -311,7 +320,7 @@ def _manifest(
         python=platform.python_version(),
         git_commit=_git_commit(),
         server=server,
-        started=started,
+        started=_now(),
         updated=_now(),
     )
 

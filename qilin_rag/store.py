@@ -7,6 +7,7 @@ next start. Everything else is written to a temporary file and renamed. One proc
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,28 +17,49 @@ from typing import IO, Any, Literal, TypeVar
 
 import filelock
 from pydantic import BaseModel, ValidationError
+from typing_extensions import TypedDict
 
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.trec import format_trec
 from qilin_rag.types import Frozen, Question, Sample, Score, Summary
 
+logger = logging.getLogger(__name__)
+
 SCHEMA_VERSION = 1
 T = TypeVar("T", bound=BaseModel)
+
+
+class Labels(TypedDict):
+    """What people read in tables."""
+
+    data: str
+    retriever: str
+    llm: str
+    prompt: str
+
+
+class DataRecord(TypedDict):
+    """Which data a run is about."""
+
+    label: str
+    sha256: str
+    n_notes: int
 
 
 class Manifest(Frozen):
     """manifest.json: all that is needed to know what a run is, and to do it again."""
 
     schema_version: int = SCHEMA_VERSION
-    state: Literal["running", "complete", "incomplete"]
+    state: Literal["complete", "incomplete"]
     fingerprint: str
     identity: dict[str, Any]
     config: dict[str, Any]
-    data: dict[str, Any]
+    data: DataRecord
     prompt: dict[str, Any]
     question_set_sha256: str
     n_questions: int
-    labels: dict[str, str]
+    seed: int
+    labels: Labels
     packages: dict[str, str]
     python: str
     git_commit: str | None
@@ -82,7 +104,9 @@ class RunDirectory:
         content = self._read_json(path)
         version = content.get("schema_version")
         if version != SCHEMA_VERSION:
-            raise UsageError(f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}")
+            raise UsageError(
+                f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; write elsewhere with --runs-dir"
+            )
         return _validated(Manifest, path, content)
 
     def write_manifest(self, manifest: Manifest) -> None:
@@ -113,9 +137,12 @@ class RunDirectory:
         self._write_lines("questions.jsonl", (question.model_copy(update={"recorded": {}}) for question in questions))
 
     def read_scores(self) -> list[Score]:
-        """All scores of the run; empty where nothing was scored yet."""
-        path = self.path / "scores.jsonl"
-        return list(_read_lines(path, Score)) if path.exists() else []
+        """All scores of the run; empty where nothing was scored yet, or (said in a warning) the file is damaged."""
+        try:
+            return list(_read_lines(self.path / "scores.jsonl", Score))
+        except UsageError as error:
+            logger.warning("%s; its scores are made again where they are asked for", error)
+            return []
 
     def write_scores(self, scores: Iterable[Score]) -> None:
         """Replace scores.jsonl."""
@@ -163,8 +190,10 @@ class RunDirectory:
             raise UsageError(f"{self.path} is not a finished run directory: {path.name} is not there") from None
         except OSError as error:
             raise UsageError(f"{path} can't be read: {error.strerror}") from error
-        except ValueError as error:
-            raise UsageError(f"{path} is not valid JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise UsageError(
+                f"{path} is not valid JSON: {error}; move it away, and the same command makes it again"
+            ) from error
         if not isinstance(content, dict):
             raise UsageError(f"{path}: expected a JSON object")
         return content
@@ -259,9 +288,9 @@ def _read_lines(path: Path, model: type[T], half_line_ok: bool = False) -> Itera
             except ValidationError as error:
                 if half_line_ok and not line.endswith(b"\n"):
                     return
+                hint = "; mend or remove the line, or start anew with run --fresh" if model is Sample else ""
                 raise UsageError(
-                    f"{path}, line {line_number}: not a {model.__name__.lower()}: {error.errors()[0]['msg']}; "
-                    "mend or remove the line, or start anew with run --fresh"
+                    f"{path}, line {line_number}: not a {model.__name__.lower()}: {error.errors()[0]['msg']}{hint}"
                 ) from error
 
 

@@ -79,7 +79,8 @@ class Completion(Frozen):
 class Sample(Frozen):
     """One question, done: a line of samples.jsonl.
 
-    `notes_missing` hits had no text in the data and were left out; `hits` are the others.
+    `notes_missing` hits had no text in the data and were left out; `hits` are the others. `model` is the name that the
+    server answered under.
     """
 
     question_id: str
@@ -92,6 +93,7 @@ class Sample(Frozen):
     messages: list[Message]
     answer: str
     raw: str
+    model: str | None = None
     finish_reason: str | None = None
     usage: Usage = Usage()
     latency_s: FiniteFloat = 0.0

@@ -148,7 +148,7 @@ def test_ids_name_questions(data_dir: Path, tmp_path: Path) -> None:
 
 
 def test_failed_questions_are_unscored_counted_and_asked_again(data_dir: Path, server: FakeServer) -> None:
-    server.fault = lambda n, body: "overflow" if "手冲水温" in body["messages"][-1]["content"][-20:] else None
+    server.fault = lambda n, body: "400" if "手冲水温" in body["messages"][-1]["content"][-20:] else None
     with pytest.raises(FailedSamplesError, match="1 of 3 questions failed"):
         ask(data_dir, server)
     allowed = ask(data_dir, server, fail_on_error=0.4)
@@ -314,7 +314,7 @@ def test_a_smaller_selection_forgets_no_score(data_dir: Path) -> None:
 
 
 def test_scores_of_a_question_asked_again_are_forgotten(data_dir: Path, server: FakeServer) -> None:
-    server.fault = lambda n, body: "overflow" if n == 1 else None
+    server.fault = lambda n, body: "400" if n == 1 else None
     first = ask(data_dir, server, fail_on_error=1, concurrency=1)
     score_run(first.directory.path, {"rouge_l_word": {}})
     again = ask(data_dir, server)
