@@ -89,11 +89,23 @@ def retrieve(
         found = {hit.note_idx for ranking in hits for hit in ranking}
     if len(hits) != len(questions):
         raise UsageError(f"retriever {retriever.class_path()} gave {len(hits)} rankings for {len(questions)} questions")
+    for question, ranking in zip(questions, hits, strict=True):
+        if problem := _ranking_problem(ranking, None if retriever.ignores_k else k):
+            raise UsageError(f"retriever {retriever.class_path()}, question {question.id}: {problem}")
     missing = notes.missing(sorted(found))
     if missing and missing_notes == "error":
         shown = ", ".join(map(str, missing[:10])) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
         raise UsageError(f"the retriever names notes that are not in the data: {shown}; --missing-notes skip goes on")
     return [_without(set(missing), ranking) for ranking in hits]
+
+
+def _ranking_problem(hits: Sequence[Hit], k: int | None) -> str | None:
+    """What is wrong with a ranking that a retriever, perhaps of the user's own, gave."""
+    if [hit.rank for hit in hits] != list(range(1, len(hits) + 1)):
+        return "ranks must be 1, 2, ... in this order"
+    if len({hit.note_idx for hit in hits}) < len(hits):
+        return "a note is named twice"
+    return f"{len(hits)} notes where at most {k} were asked for" if k is not None and len(hits) > k else None
 
 
 def _without(missing: set[int], hits: Sequence[Hit]) -> Retrieved:

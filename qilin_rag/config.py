@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import platformdirs
 import yaml
-from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from qilin_rag.errors import UsageError, unknown_name
 from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS, Registry, explain
@@ -22,6 +23,7 @@ from qilin_rag.text import clean
 from qilin_rag.types import AnswerSelection, Frozen, MissingNotes, ReferenceSelection
 
 _PACKAGE = Path(__file__).parent
+_MOST_VALUES = 100_000
 _EVERY_RUN_METRICS = ("retrieval",)
 _DEFAULT_METRICS = ("rouge_l",)
 _OPTIONAL_METRICS = ("bertscore",)
@@ -62,6 +64,16 @@ class RunConfig(Frozen):
     cache: bool = True
     fail_on_error: Annotated[FiniteFloat, Field(ge=0)] = 0.0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _label(cls, values: Any) -> Any:
+        """An LLM that is given without a label is called by its name."""
+        if isinstance(values, dict) and "llm" in values and "llm_label" not in values:
+            llm = values["llm"]
+            name = llm.name if isinstance(llm, Named) else llm.get("name") if isinstance(llm, dict) else None
+            return {**values, "llm_label": name} if name else values
+        return values
+
 
 _COMPOSED_SETTINGS = {"retriever", "llm", "llm_label", "llm_preset", "metrics", "optional_metrics"}
 _PLAIN_SETTINGS = [name for name in RunConfig.model_fields if name not in _COMPOSED_SETTINGS]
@@ -70,7 +82,7 @@ _PLAIN_SETTINGS = [name for name in RunConfig.model_fields if name not in _COMPO
 def cache_dir() -> Path:
     """Where indexes are kept between runs: $QILIN_RAG_CACHE, else the user's cache folder."""
     named = os.environ.get("QILIN_RAG_CACHE")
-    return Path(named) if named else platformdirs.user_cache_path("qilin_rag")
+    return Path(named).expanduser() if named else platformdirs.user_cache_path("qilin_rag")
 
 
 def _resource_roots() -> list[Path]:
@@ -101,7 +113,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = _safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror}") from error
+        raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text (byte {error.start})") from error
     except yaml.YAMLError as error:
@@ -130,9 +142,33 @@ def parse_overrides(assignments: Iterable[str]) -> list[tuple[list[str], Any]]:
 def _safe_load(text: str) -> Any:
     """YAML as plain data; what a loader can raise besides YAMLError (a 13th month, deep nesting) is one, too."""
     try:
-        return _cleaned(yaml.safe_load(clean(text)))
+        value = yaml.safe_load(clean(text))
+        if _n_values(value, {}) > _MOST_VALUES:
+            raise yaml.YAMLError(f"its aliases stand for more than {_MOST_VALUES} values")
+        return _cleaned(value)
     except (ValueError, RecursionError) as error:
         raise yaml.YAMLError(str(error)) from error
+
+
+def _n_values(value: Any, known: dict[int, int]) -> int:
+    """How many values a document holds once its aliases are written out; each object is counted once."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = _MOST_VALUES  # a list that holds itself
+        items = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_n_values(item, known) for item in items)
+    return known[id(value)]
+
+
+def _refuse_unwritable(given: Mapping[str, Any]) -> None:
+    """Paths and names that the manifest could not hold, or the system not open."""
+    for name, value in given.items():
+        if isinstance(value, str | Path) and ("\0" in str(value) or clean(str(value)) != str(value)):
+            raise UsageError(
+                f"{name} {ascii(str(value))[:80]} holds a character that no name can have; "
+                "where the system's language is not UTF-8, set LANG=C.UTF-8"
+            )
 
 
 def _cleaned(value: Any) -> Any:
@@ -159,7 +195,7 @@ def _named(layer: Any, kind: str) -> dict[str, Any]:
         return {"name": layer}
     if isinstance(layer, dict) and isinstance(layer.get("name"), str):
         return dict(layer)
-    raise UsageError(f"{kind}: expected a name, or a mapping with 'name' and its settings; got {layer!r}")
+    raise UsageError(f"{kind}: expected a name, or a mapping with 'name' and its settings; got {reprlib.repr(layer)}")
 
 
 def _metrics(layer: Any) -> dict[str, dict[str, Any]]:
@@ -169,7 +205,7 @@ def _metrics(layer: Any) -> dict[str, dict[str, Any]]:
         return {name: {} for name in layer}
     if isinstance(layer, dict) and all(isinstance(value, dict) for value in layer.values()):
         return {str(name): dict(settings) for name, settings in layer.items()}
-    raise UsageError(f"metrics: expected names, or a mapping of names to settings; got {layer!r}")
+    raise UsageError(f"metrics: expected names, or a mapping of names to settings; got {reprlib.repr(layer)}")
 
 
 def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: Path | None = None) -> RunConfig:
@@ -179,6 +215,7 @@ def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: P
         if any(":" in name and not registry.is_registered(name) for name in names):
             raise UsageError(f"{file}: {kind} must be a registered name; give package.module:Class as --{kind}")
     given = {**from_file, **{key: value for key, value in flags.items() if value is not None}}
+    _refuse_unwritable(given)
     base_url = given.pop("base_url", None)
     retriever = _named(given.pop("retriever", "bm25"), "retriever")
     llm = _named(given.pop("llm", "extractive"), "llm")

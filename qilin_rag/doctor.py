@@ -162,5 +162,5 @@ def _folder(subject: str, folder: Path) -> Finding:
         with tempfile.TemporaryFile(dir=there):
             free_gb = shutil.disk_usage(there).free / 2**30
     except OSError as error:
-        return Finding(subject, "failed", f"{folder} can't be written: {error.strerror}", _ELSEWHERE[subject])
+        return Finding(subject, "failed", f"{folder} can't be written: {error.strerror or error}", _ELSEWHERE[subject])
     return Finding(subject, "ok", f"{folder}, {free_gb:,.0f} GB free")

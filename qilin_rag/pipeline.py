@@ -74,6 +74,9 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
     prompt = load_prompt(config.prompt)
     retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
     llm = LLMS.create(config.llm.name, config.llm.settings)
+    for scorer in scorers:
+        if isinstance(scorer, Retrieval) and scorer.k > config.top_k and not retriever.ignores_k:
+            logger.warning("figures at %d are of the %d notes that --top-k gives", scorer.k, config.top_k)
     server, unreachable = _check(llm, config)
     dataset = load_dataset(config.data, config.answers, config.references)
     questions = select_questions(dataset.questions, config)
@@ -157,6 +160,8 @@ def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], optional_met
 
 def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
     """The first stage alone: write the hits of the run's questions to a TREC file, and sum up how good they are."""
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {str(out)!r} must be a file in a folder that is there")
     retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
     dataset = load_dataset(config.data, config.answers, config.references)
     questions = select_questions(dataset.questions, config)
@@ -252,7 +257,7 @@ def _identity(dataset: Dataset, system: System) -> dict[str, Any]:
         "fingerprint_version": FINGERPRINT_VERSION,
         "data": dataset.sha256,
         "retriever": system.retriever.identity(),
-        "top_k": system.top_k,
+        "top_k": None if system.retriever.ignores_k else system.top_k,
         "missing_notes": system.missing_notes,
         "prompt": system.prompt.sha256,
         "llm": system.llm.identity(),
@@ -264,7 +269,7 @@ def _fingerprint(identity: dict[str, Any]) -> str:
 
 
 def _name(config: RunConfig, dataset: Dataset, fingerprint: str) -> str:
-    names = (dataset.name, config.retriever.name, config.llm_label, Path(config.prompt).stem)
+    names = (dataset.name, RETRIEVERS.short_name(config.retriever.name), config.llm_label, Path(config.prompt).stem)
     return "-".join([*map(slug, names), fingerprint[:8]])
 
 

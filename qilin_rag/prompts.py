@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import jinja2
 from jinja2 import meta
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import ValidationError
 
@@ -21,9 +23,24 @@ from qilin_rag.text import clean, estimate_tokens
 from qilin_rag.types import Frozen, Message, Note
 
 VARIABLES = {"query": "the question's text", "notes": "the notes, best first: each has title and content"}
-_ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
-)
+_LONGEST_REPEAT = 10**6
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, which also refuses what a short expression can make huge."""
+
+    intercepted_binops = frozenset(["*", "**"])
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """`**` and long repetitions are refused."""
+        sized = next((side for side in (left, right) if hasattr(side, "__len__")), "")
+        times = next((side for side in (left, right) if isinstance(side, int)), 0)
+        if operator == "**" or len(sized) * times > _LONGEST_REPEAT:
+            raise SecurityError(f"{operator} is not available for this")
+        return super().call_binop(context, operator, left, right)
+
+
+_ENVIRONMENT = _Sandbox(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)
 
 
 class PromptTooLongError(QilinError):
@@ -73,6 +90,8 @@ class Prompt(Frozen):
             return _ENVIRONMENT.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise UsageError(f"prompt {self.name!r}, {part}, line {error.lineno}: {error.message}") from error
+        except (RecursionError, MemoryError, ValueError) as error:
+            raise UsageError(f"prompt {self.name!r}, {part} can't be read: {type(error).__name__}") from error
 
     def _messages(self, query: str, notes: Sequence[Note]) -> list[Message]:
         system, with_notes, without_notes = self._templates
@@ -81,24 +100,32 @@ class Prompt(Frozen):
             user = clean((with_notes if notes else without_notes).render(values).strip())
             asked: list[Message] = [{"role": "user", "content": user}]
             instruction = clean(system.render(values).strip())
-        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise UsageError(f"prompt {self.name!r} can't be rendered: {error}") from error
+        except Exception as error:  # a template may do anything that an expression can
+            raise UsageError(f"prompt {self.name!r} can't be rendered: {error or type(error).__name__}") from error
         return [{"role": "system", "content": instruction}, *asked] if instruction else asked
 
     def render(self, query: str, notes: Sequence[Note], budget: int | None = None) -> RenderedPrompt:
-        """Fill the templates; whole notes are dropped from the end until the estimate fits `budget` tokens.
+        """Fill the templates; where the estimate exceeds `budget` tokens, whole notes that don't fit are left out.
 
-        The question is never cut: PromptTooLongError when it does not fit even alone.
+        The best come first: a note stays if it fits beside those before it. The question is never cut:
+        PromptTooLongError when it does not fit even alone.
         """
-        kept = list(notes)
-        while True:
-            messages = self._messages(query, kept)
-            n_tokens = sum(estimate_tokens(message["content"]) for message in messages)
-            if budget is None or n_tokens <= budget:
-                return RenderedPrompt(messages, query, kept, len(notes))
-            if not kept:
-                raise PromptTooLongError(f"about {n_tokens} prompt tokens without any note; the budget is {budget}")
-            kept.pop()
+        messages = self._messages(query, notes)
+        if budget is None or _n_tokens(messages) <= budget:
+            return RenderedPrompt(messages, query, list(notes), len(notes))
+        kept: list[Note] = []
+        messages = self._messages(query, kept)
+        if (n_tokens := _n_tokens(messages)) > budget:
+            raise PromptTooLongError(f"about {n_tokens} prompt tokens without any note; the budget is {budget}")
+        for note in notes:
+            longer = self._messages(query, [*kept, note])
+            if _n_tokens(longer) <= budget:
+                messages, kept = longer, [*kept, note]
+        return RenderedPrompt(messages, query, kept, len(notes))
+
+
+def _n_tokens(messages: Sequence[Message]) -> int:
+    return sum(estimate_tokens(message["content"]) for message in messages)
 
 
 def load_prompt(name: str) -> Prompt:
@@ -113,7 +140,7 @@ def load_prompt(name: str) -> Prompt:
     except (ValidationError, TypeError) as error:
         detail = explain(error, Prompt) if isinstance(error, ValidationError) else error
         raise UsageError(f"prompt {path}: {detail}") from error
-    example = Note(note_idx=0, title="标题", content="正文")
-    for notes in ([example], []):
+    examples = [Note(note_idx=i, title="标题", content="正文") for i in range(5)]
+    for notes in (examples, []):
         prompt.render("问题", notes)
     return prompt

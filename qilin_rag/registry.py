@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
+import reprlib
 import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -52,10 +53,11 @@ class Component(BaseModel):
     @classmethod
     def _source_hash(cls) -> dict[str, str]:
         """Who writes a component of their own edits it: its file is part of what it is. Ours have `version`."""
-        source = getattr(sys.modules.get(cls.__module__), "__file__", None)
-        if cls.__module__.startswith("qilin_rag.") or not source:
-            return {}
-        return {"source_sha256": hashlib.sha256(Path(source).read_bytes()).hexdigest()}
+        modules = dict.fromkeys(base.__module__ for base in cls.__mro__ if issubclass(base, Component))
+        theirs = [name for name in modules if not name.startswith("qilin_rag.")]
+        sources = [getattr(sys.modules.get(name), "__file__", None) for name in theirs]
+        contents = b"".join(Path(source).read_bytes() for source in sources if source)
+        return {"source_sha256": hashlib.sha256(contents).hexdigest()} if contents else {}
 
     def changed(self, base: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
         """The output-changing fields that differ from `base`, or where it is silent from their default.
@@ -127,6 +129,12 @@ class Registry(Generic[C]):
             raise UsageError(f"{self.kind} {registered} takes no argument after a colon, here {argument!r}")
         return {field: argument}
 
+    def short_name(self, name: str) -> str:
+        """The name for a path: without its argument where that changes no output (the place of a file)."""
+        implied = self.implied(name)
+        is_operational = bool(implied) and implied.keys() <= self.resolve(name).operational
+        return name.partition(":")[0] if is_operational else name
+
     def create(self, name: str, settings: Mapping[str, Any]) -> C:
         """Build the named component; a wrong setting is reported by name, with the settings it has."""
         cls = self.resolve(name)
@@ -180,5 +188,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return str(unknown_name("setting", where, model.model_fields))
     if first["type"] == "missing":
         return f"setting {where!r} is missing"
-    value = re.sub(r"//[^/@]*@|\?.*", "...", re.sub(r"\s+", " ", repr(first["input"])))[:80]  # addresses may hold keys
+    value = re.sub(r"//[^/@]*@|\?.*", "...", re.sub(r"\s+", " ", reprlib.repr(first["input"])))[
+        :80
+    ]  # addresses may hold keys
     return f"setting {where!r} is {value}: {first['msg'].removeprefix('Value error, ')}"

@@ -14,6 +14,7 @@ from qilin_rag.registry import SCORERS
 from qilin_rag.scorers import Scorer
 from qilin_rag.stats import bootstrap_ci95, standard_error
 from qilin_rag.store import RunDirectory
+from qilin_rag.text import clean
 from qilin_rag.types import LeftOut, MetricSummary, Question, Sample, Score, Status, Summary, Usage
 
 
@@ -61,11 +62,11 @@ def score_samples(scorers: Iterable[Scorer], samples: Sequence[Sample], question
         with third_party(f"metric {scorer.class_path()}"):
             signatures = scorer.signatures()
             made = scorer.score(samples, questions)
-            scores += [score.model_copy(update={"signature": signatures[score.metric]}) for score in made]
-        counts = Counter(score.metric for score in made)
-        if wrong := [metric for metric in signatures if counts[metric] != len(samples)]:
-            gave = f"{counts[wrong[0]]} scores of {wrong[0]!r} for {len(samples)} samples"
-            raise UsageError(f"metric {scorer.class_path()} gave {gave}")
+            scores += [score.model_copy(update={"signature": clean(signatures[score.metric])}) for score in made]
+        wanted = Counter(sample.question_id for sample in samples)
+        for metric in signatures:
+            if Counter(score.question_id for score in made if score.metric == metric) != wanted:
+                raise UsageError(f"metric {scorer.class_path()} must give each question one score of {metric!r}")
     return scores
 
 
@@ -117,8 +118,13 @@ def summarise(samples: Sequence[Sample], lines: Sequence[Sample], scores: Iterab
         | {status: counts[status] for status in ("ok", "failed", "filtered", "truncated")},
         cached=sum(sample.cached for sample in samples),
         left_out=LeftOut(
-            notes=sum(sample.notes_missing for sample in samples),
-            questions_without_notes=sum(bool(sample.notes_missing) and not sample.hits for sample in samples),
+            not_in_data=sum(sample.notes_missing for sample in samples),
+            too_long=sum(sample.notes_given - sample.notes_used for sample in samples if sample.status != "failed"),
+            questions_without_notes=sum(
+                not sample.notes_used and sample.notes_given + sample.notes_missing > 0
+                for sample in samples
+                if sample.status != "failed"
+            ),
         ),
         usage=Usage(
             prompt_tokens=_total(line.usage.prompt_tokens for line in lines if not line.cached),

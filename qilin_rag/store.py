@@ -105,7 +105,8 @@ class RunDirectory:
         version = content.get("schema_version")
         if version != SCHEMA_VERSION:
             raise UsageError(
-                f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; write elsewhere with --runs-dir"
+                f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; "
+                "write elsewhere with --runs-dir"
             )
         return _validated(Manifest, path, content)
 
@@ -189,7 +190,7 @@ class RunDirectory:
         except FileNotFoundError:
             raise UsageError(f"{self.path} is not a finished run directory: {path.name} is not there") from None
         except OSError as error:
-            raise UsageError(f"{path} can't be read: {error.strerror}") from error
+            raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:
             raise UsageError(
                 f"{path} is not valid JSON: {error}; move it away, and the same command makes it again"
@@ -206,7 +207,15 @@ class RunDirectory:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file in one step: a reader, or a crash, finds the old content or the new."""
+    """Write a whole file in one step: a reader, or a crash, finds the old content or the new.
+
+    A device or a pipe is written to as it is, and a link stays one.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with _writing(path):
+            path.write_text(text, encoding="utf-8", newline="\n")
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _writing(path):
         try:

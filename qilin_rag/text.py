@@ -15,6 +15,8 @@ _EMPHASIS = re.compile(r"\*\*|__|`+")
 _TAG_OR_STICKER = re.compile(r"#[^#\s\[\]]{1,40}\[话题\]#|\[[^\[\]\s]{1,8}R\]")
 _MIXED_TOKEN = re.compile(r"[a-z0-9]+|\S")
 _SENTENCE = re.compile(r"[^。！？!?；;…\n]+[。！？!?；;…]*")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_ASCII_DIGIT = re.compile(r"[0-9]")
 _UNSAFE_IN_NAME = re.compile(r"[^\w.-]+")
 
 
@@ -25,6 +27,11 @@ def clean(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
+
+
+def printable(text: str) -> str:
+    """Text that does nothing to a terminal: control characters other than line break and tab as `\\x1b`."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def strip_markup(text: str) -> str:
@@ -66,12 +73,15 @@ def sentences(text: str) -> list[str]:
 
 
 def estimate_tokens(text: str) -> int:
-    """A cautious estimate of LLM tokens without the model's tokenizer: 3 ASCII characters or 2.5 other bytes each.
+    """A cautious estimate of LLM tokens without the model's tokenizer: a digit, 3 other ASCII characters, 2.5 bytes.
 
-    A Chinese character counts 1.2 (models since 2023 need 0.6 to 1.2), so the estimate errs on the long side.
+    A Chinese character counts 1.2 (models since 2023 need 0.6 to 1.2), and some models take digits one by one, so the
+    estimate errs on the long side.
     """
     n_ascii = len(text.encode("ascii", "ignore"))
-    return math.ceil(n_ascii / 3 + (len(text.encode("utf-8", "replace")) - n_ascii) / 2.5)
+    n_digits = len(_ASCII_DIGIT.findall(text))
+    n_other_bytes = len(text.encode("utf-8", "replace")) - n_ascii
+    return math.ceil(n_digits + (n_ascii - n_digits) / 3 + n_other_bytes / 2.5)
 
 
 def slug(text: str, max_bytes: int = 48) -> str:

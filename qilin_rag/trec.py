@@ -51,6 +51,8 @@ def read_trec(path: Path) -> dict[str, list[Hit]]:
                     )
                 except (IndexError, ValueError) as error:
                     raise UsageError(f"{path}, line {line_number}: expected id Q0 note_idx rank score tag") from error
+                if not 0 <= note_idx < 2**63:
+                    raise UsageError(f"{path}, line {line_number}: no note can be called {note_idx}")
                 if not math.isfinite(score):
                     raise UsageError(f"{path}, line {line_number}: the score must be a number, not {fields[4]}")
                 if note_idx in scores.setdefault(question_id, {}):

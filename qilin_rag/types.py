@@ -49,7 +49,7 @@ class Question(Frozen):
 class Hit(Frozen):
     """One retrieved note. A ranking is ordered by (-score, note_idx); ranks count from 1."""
 
-    note_idx: int
+    note_idx: Annotated[int, Field(ge=0, lt=2**63)]
     score: FiniteFloat
     rank: Annotated[int, Field(ge=1)]
 
@@ -134,15 +134,19 @@ class MetricSummary(Frozen):
 
 
 class LeftOut(Frozen):
-    """Hits left out because the data has no text for them, and the questions that had no other hit."""
+    """Notes that questions did not get: not in the data, or too long for the prompt; questions left without any."""
 
-    notes: NonNegativeInt = 0
+    not_in_data: NonNegativeInt = 0
+    too_long: NonNegativeInt = 0
     questions_without_notes: NonNegativeInt = 0
 
     def __str__(self) -> str:
-        return (
-            f"{self.notes} hits not in the data left out, {self.questions_without_notes} questions left without notes"
-        )
+        parts = {
+            "hits not in the data": self.not_in_data,
+            "notes too long for the prompt": self.too_long,
+            "questions left without notes": self.questions_without_notes,
+        }
+        return ", ".join(f"{n} {what}" for what, n in parts.items() if n)
 
 
 class Summary(Frozen):

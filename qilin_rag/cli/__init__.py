@@ -9,6 +9,7 @@ import typer
 
 from qilin_rag.cli import catalogue, data, doctor, evaluate, index, results, retrieve, signals
 from qilin_rag.errors import QilinError
+from qilin_rag.text import printable
 
 app = typer.Typer(
     name="qilin-rag",
@@ -41,9 +42,10 @@ def _top(version: bool = typer.Option(False, "--version", help="Print the versio
 
 def main() -> None:
     """Run the command line; what we stop for on purpose is one line on standard error and its own exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # closed by the caller
-            stream.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+        getattr(sys, name).reconfigure(encoding="utf-8", errors="replace")
     signals.install()
     try:
         app()
@@ -54,10 +56,8 @@ def main() -> None:
         sys.exit(signals.exit_code())
     except QilinError as error:
         typer.secho("error: ", err=True, fg="red", bold=True, nl=False)
-        typer.echo(" ".join(str(error).split()), err=True)
+        typer.echo(printable(" ".join(str(error).split())), err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output (head, less) is gone
-        os._exit(141)
     except OSError as error:
         typer.echo(f"error: {error.filename or 'output'}: {error.strerror or error}", err=True)
         os._exit(1)  # standard output may be what can't be written: it must not be flushed again

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from qilin_rag.cli import ui
+from qilin_rag.errors import QilinError
 
 
 class Kind(StrEnum):
@@ -40,11 +42,10 @@ def list_names(
 
 def _describe(kind: Kind) -> dict[str, str]:
     from qilin_rag.config import read_yaml, resource_names
-    from qilin_rag.prompts import load_prompt
     from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS
 
     if kind is Kind.prompts:
-        return {name: load_prompt(str(path)).description for name, path in resource_names("prompts").items()}
+        return {name: _prompt_line(path) for name, path in resource_names("prompts").items()}
     registry = {Kind.retrievers: RETRIEVERS, Kind.llms: LLMS, Kind.metrics: SCORERS}[kind]
     names = {name: _first_line(registry.resolve(name)) for name in registry.table()}
     if kind is Kind.llms:
@@ -52,6 +53,15 @@ def _describe(kind: Kind) -> dict[str, str]:
             preset = read_yaml(path)
             names[name] = f"preset: {preset.get('model')} at {preset.get('base_url', 'a server of your own')}"
     return names
+
+
+def _prompt_line(path: Path) -> str:
+    from qilin_rag.prompts import load_prompt
+
+    try:
+        return load_prompt(str(path)).description
+    except QilinError as error:
+        return f"can't be used: {error}"
 
 
 def _first_line(component: type) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import AsJson, Quiet
+from qilin_rag.text import printable
 
 app = typer.Typer(
     name="data", help="Look at data sets: validate, stats, convert.", no_args_is_help=True, rich_markup_mode=None
@@ -54,7 +55,7 @@ def validate(
             groups[defect.path, defect.column].append(defect)
         for (path, column), found_there in groups.items():
             for defect in found_there[:show]:
-                typer.echo(defect)
+                typer.echo(printable(str(defect)))
             if len(found_there) > show:
                 typer.echo(f"{path}: {len(found_there) - show} more of {column or 'these'}")
         rows = ", ".join(f"{name} {n:,}" for name, n in n_rows.items())

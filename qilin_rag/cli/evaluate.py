@@ -142,6 +142,6 @@ def _print(finished: Run, as_json: bool) -> None:
     counts = ", ".join(f"{n} {status}" for status, n in summary.counts.items() if n and status != "questions")
     from_cache = f" ({summary.cached} from the cache of answers)" if summary.cached else ""
     console.print(f"{summary.counts['questions']} questions: {counts}{from_cache}")
-    if summary.left_out.notes:
-        console.print(str(summary.left_out), style="yellow")
+    if left_out := str(summary.left_out):
+        console.print(left_out, style="yellow")
     typer.echo(directory.path)

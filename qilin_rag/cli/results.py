@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
+from qilin_rag.text import printable
 
 if TYPE_CHECKING:
     from qilin_rag.reports.leaderboard import Table as Board
@@ -49,12 +50,13 @@ def leaderboard(
 
             text = json.dumps(board.as_json(tables), ensure_ascii=False, indent=2)
     if out is None:
-        typer.echo(text.rstrip("\n"))
+        is_drawn = output_format is Format.table
+        typer.echo(text.rstrip("\n") if is_drawn else printable(text.rstrip("\n")))
         return
     try:
         out.write_text(text.rstrip("\n") + "\n", encoding="utf-8", newline="\n")
     except OSError as error:
-        raise UsageError(f"--out {out} can't be written: {error.strerror}") from error
+        raise UsageError(f"--out {out} can't be written: {error.strerror or error}") from error
 
 
 def _as_text(tables: list[Board], to_file: bool) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from qilin_rag.text import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -22,9 +24,18 @@ PIPE_WIDTH_CHARS = 160
 
 def console() -> Console:
     """Standard output; where it is no terminal, wide enough for tables. NO_COLOR turns colours off."""
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
-    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH_CHARS, highlight=False, emoji=False, markup=False)
+    class Harmless(Console):
+        """What data holds can't steer the terminal."""
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            for text, style, control in super().render(renderable, options):
+                yield Segment(text if control else printable(text), style, control)
+
+    width = None if sys.stdout.isatty() else PIPE_WIDTH_CHARS
+    return Harmless(width=width, highlight=False, emoji=False, markup=False)
 
 
 def print_json(value: Any) -> None:

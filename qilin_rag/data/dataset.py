@@ -31,12 +31,12 @@ class Dataset:
 
 
 def hash_questions(questions: Sequence[Question]) -> str:
-    """Hash of a set of questions: ids, queries, references; their order does not matter."""
-    return _hash_of_set(
-        [question.id, question.query, question.references, question.reference_notes] for question in questions
-    )
+    """Hash of a set of questions, but for recorded results; their order does not matter."""
+    return _hash_of_set(question.model_dump(mode="json", exclude={"recorded"}) for question in questions)
 
 
 def _hash_of_set(values: Iterable[object]) -> str:
-    digests = sorted(hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).digest() for value in values)
+    digests = sorted(
+        hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True).encode()).digest() for value in values
+    )
     return hashlib.sha256(b"".join(digests)).hexdigest()

@@ -42,12 +42,12 @@ class Extractive(LLM):
         rarity = {gram: math.log(1 + len(notes) / (0.5 + n_holding[gram])) for gram in asked}
 
         def overlap(held: set[str]) -> float:
-            return sum(rarity[gram] for gram in asked & held)
+            return math.fsum(rarity[gram] for gram in asked & held)  # the same whatever the order of a set
 
-        whole = sum(rarity.values()) or 1.0
+        whole = math.fsum(rarity.values()) or 1.0
+        of_note = [overlap(held) for held in note_grams]
         relevance = [
-            2 * overlap(note_grams[i]) / whole + overlap(held) / whole - 0.1 * i
-            for (i, _), held in zip(parts, grams, strict=True)
+            2 * of_note[i] / whole + overlap(held) / whole - 0.1 * i for (i, _), held in zip(parts, grams, strict=True)
         ]
         taken: list[int] = []
         n_chars = 0

@@ -73,7 +73,7 @@ class OpenAICompatible(LLM):
     @classmethod
     def _plain_address(cls, base_url: str) -> str:
         parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:  # a wrong port raises
             raise ValueError("expected an address like http://127.0.0.1:8000/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("an address is written down, so it must hold no password or ?query; use api_key_env")

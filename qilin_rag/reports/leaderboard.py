@@ -141,11 +141,11 @@ def _block(
 
 
 def _best(values: dict[tuple[str, str], MetricSummary], by_column: bool) -> set[tuple[str, str]]:
-    """The best of each column; of the one row where there is only one."""
+    """The best of each column; of the one row where there is only one. What a run left unscored counts 0 here."""
     rivals: dict[str, list[tuple[float, tuple[str, str]]]] = defaultdict(list)
     for (row, column), summary in values.items():
-        if summary.value is not None:
-            rivals[column if by_column else row].append((summary.value, (row, column)))
+        if summary.value is not None and summary.value_unscored_as_zero is not None:
+            rivals[column if by_column else row].append((summary.value_unscored_as_zero, (row, column)))
     return {
         at
         for group in rivals.values()
@@ -189,8 +189,8 @@ def _footnotes(group: Iterable[_Entry]) -> list[str]:
         unusual = [f"{counts[status]} {status}" for status in ("failed", "filtered", "truncated") if counts[status]]
         if unusual:
             notes.append(f"{entry.path.name}: {', '.join(unusual)} of {counts['questions']}")
-        if entry.summary.left_out.notes:
-            notes.append(f"{entry.path.name}: {entry.summary.left_out}")
+        if left_out := str(entry.summary.left_out):
+            notes.append(f"{entry.path.name}: {left_out}")
         notes += [f"{entry.path.name}: {remark}" for remark in remarks(entry.summary.metrics)]
     return notes
 

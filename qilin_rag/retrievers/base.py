@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,9 @@ from qilin_rag.types import Hit, Question
 
 
 class Retriever(Component):
-    """Finds notes for questions."""
+    """Finds notes for questions. `ignores_k`: what it finds does not depend on how many are asked for."""
+
+    ignores_k: ClassVar[bool] = False
 
     @abstractmethod
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:

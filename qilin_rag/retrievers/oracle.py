@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from qilin_rag.data import NoteStore
 from qilin_rag.retrievers.base import Retriever
@@ -11,6 +12,8 @@ from qilin_rag.types import Hit, Question
 
 class Oracle(Retriever):
     """All of a question's reference notes in the order they are cited; `k` does not cut them."""
+
+    ignores_k: ClassVar[bool] = True
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """The reference notes, scored n, n-1, ..., 1 so that every evaluator keeps their order."""

@@ -30,13 +30,15 @@ class Trec(Retriever):
         try:
             content = self.path.read_bytes()
         except OSError as error:
-            raise UsageError(f"{self.path} can't be read: {error.strerror}") from error
+            raise UsageError(f"{self.path} can't be read: {error.strerror or error}") from error
         return super().identity() | {"run_sha256": hashlib.sha256(content).hexdigest()}
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """The hits of each question by its id."""
         run = read_trec(self.path)
         absent = sum(trec_id(question.id) not in run for question in questions)
+        if absent == len(questions) > 0:
+            raise UsageError(f"{self.path} has no hits for any of the {absent} questions; is it of other data?")
         if absent:
             logger.warning("%s has no hits for %d of %d questions", self.path, absent, len(questions))
         return [run.get(trec_id(question.id), [])[:k] for question in questions]

@@ -209,4 +209,4 @@ def test_retrieve_and_run_on_from_the_file(data_dir: Path, cli: Cli, tmp_path: P
     assert "recall@100" in cli("retrieve", "--data", data_dir, "--out", out).out
     missing = cli("run", "--data", data_dir, "--retriever", "trec:nowhere.trec")
     assert (missing.code, "nowhere.trec can't be read" in missing.err) == (2, True)
-    assert cli("retrieve", "--data", data_dir, "--out", tmp_path / "no" / "where").code == 1
+    assert cli("retrieve", "--data", data_dir, "--out", tmp_path / "no" / "where").code == 2
