@@ -19,8 +19,8 @@ from pydantic import PositiveFloat, PositiveInt, PrivateAttr, field_validator
 from qilin_rag.errors import UsageError
 from qilin_rag.llms.base import LLM, FatalLLMError, LLMError
 from qilin_rag.llms.retry import TransientError, parse_retry_after, with_retries
+from qilin_rag.llms.thinking import read_answer
 from qilin_rag.prompts import RenderedPrompt
-from qilin_rag.text import clean
 from qilin_rag.types import Completion, Usage
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 CHECK_TIMEOUT_S = 5.0
 # Other servers' words for how an answer ended.
-_FINISH_REASONS = {"eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop"}
-_FINISH_REASONS |= {"max_tokens": "length", "model_length": "length", "sensitive": "content_filter"}
-_PASSING = frozenset({"abort", "error", "network_error"})
+FINISH_REASONS = {"eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop"}
+FINISH_REASONS |= {"max_tokens": "length", "model_length": "length", "sensitive": "content_filter"}
+PASSING = frozenset({"abort", "error", "network_error"})
 
 
 class OpenAICompatible(LLM):
@@ -207,15 +207,17 @@ class OpenAICompatible(LLM):
         if not choices or getattr(choices[0], "message", None) is None:
             raise TransientError("unreadable answer: no choices in it")
         finish_reason = choices[0].finish_reason or "stop"
-        if finish_reason in _PASSING:
+        if finish_reason in PASSING:
             raise TransientError(f"the server ended the answer with {finish_reason!r}")
-        raw = clean(choices[0].message.content or "")
+        message = choices[0].message
+        reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+        answer = read_answer(message.content, reasoning, FINISH_REASONS.get(finish_reason, finish_reason))
         usage = response.usage
         return Completion(
-            text=raw.strip(),
-            raw=raw,
+            text=answer.text,
+            raw=answer.raw,
             model=response.model or self.model,
-            finish_reason=_FINISH_REASONS.get(finish_reason, finish_reason),
+            finish_reason=answer.finish_reason,
             usage=Usage(
                 prompt_tokens=usage.prompt_tokens if usage else None,
                 completion_tokens=usage.completion_tokens if usage else None,
