@@ -31,6 +31,7 @@ CHECK_TIMEOUT_S = 5.0
 FINISH_REASONS = {"eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop"}
 FINISH_REASONS |= {"max_tokens": "length", "model_length": "length", "sensitive": "content_filter"}
 PASSING = frozenset({"abort", "error", "network_error"})
+FILTERED = ("content_filter", "data_inspection_failed", "1301")
 
 
 class OpenAICompatible(LLM):
@@ -234,4 +235,4 @@ class OpenAICompatible(LLM):
 
 def _is_filtered(error: openai.APIStatusError) -> bool:
     """Whether a refusal comes from the provider's content filter."""
-    return error.status_code == 400 and error.code in ("content_filter", "data_inspection_failed", "1301")
+    return error.status_code == 400 and error.code in FILTERED
