@@ -81,7 +81,8 @@ def meaning(error: Exception, name: str) -> Exception:
     if getattr(error, "code", None) == "insufficient_quota":
         return FatalLLMError(f"{name}: the account's quota is used up ({text})")
     if status is None:
-        passes = bool(getattr(error, "is_retryable", False) or _PASSES.search(classes))
+        is_stale = isinstance(error, RuntimeError) and "loop is closed" in text  # a connection kept from another run
+        passes = bool(is_stale or getattr(error, "is_retryable", False) or _PASSES.search(classes))
     else:
         passes = status in _PASSING_STATUSES or status >= 500
     return TransientError(text, _retry_after_s(error)) if passes else LLMError(text)

@@ -109,8 +109,8 @@ class LangChainRetriever(Retriever):
             pass
         wrong = f"is {value!r:.40}" if self.id_key in document.metadata else "is missing"
         raise UsageError(
-            f"{self._name}: metadata[{self.id_key!r}] {wrong} in a document that begins {document.page_content[:30]!r}; "
-            "it must hold the note_idx (another key: --set retriever.id_key=KEY)"
+            f"{self._name}: metadata[{self.id_key!r}] {wrong} in a document that begins "
+            f"{document.page_content[:30]!r}; it must hold the note_idx (another key: --set retriever.id_key=KEY)"
         )
 
 
