@@ -26,7 +26,7 @@ $(VENV)/dev: $(VENV)/core
 
 $(VENV)/all: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet torch
-	$(BIN)/python -m pip install --quiet --editable '.[dev,test-neural]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,test-neural,test-langchain]'
 	touch $@
 
 demo: $(VENV)/core

@@ -180,13 +180,14 @@ def _cleaned(value: Any) -> Any:
     return clean(value) if isinstance(value, str) else value
 
 
-def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any], list[str]]]:
-    """The components a file names, by kind."""
+def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any], dict[str, dict[str, Any]]]]:
+    """The components a file names, with their settings, by kind."""
     for kind, registry in (("retriever", RETRIEVERS), ("llm", LLMS)):
         if kind in settings:
-            yield kind, registry, [_named(settings[kind], kind)["name"]]
+            its = _named(settings[kind], kind)
+            yield kind, registry, {its.pop("name"): its}
     if "metrics" in settings:
-        yield "metrics", SCORERS, list(_metrics(settings["metrics"]))
+        yield "metrics", SCORERS, _metrics(settings["metrics"])
 
 
 def _named(layer: Any, kind: str) -> dict[str, Any]:
@@ -211,9 +212,9 @@ def _metrics(layer: Any) -> dict[str, dict[str, Any]]:
 def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: Path | None = None) -> RunConfig:
     """Layer file, flags (None = not given) and `--set` assignments over the defaults; LLM presets are filled in."""
     from_file = read_yaml(file) if file else {}
-    for kind, registry, names in _names_in(from_file):
-        if any(":" in name and not registry.is_registered(name) for name in names):
-            raise UsageError(f"{file}: {kind} must be a registered name; give package.module:Class as --{kind}")
+    for kind, registry, named in _names_in(from_file):
+        if any(registry.names_code(name, its) for name, its in named.items()):
+            raise UsageError(f"{file}: {kind} must be a registered name; code (package.module:NAME) goes to --{kind}")
     given = {**from_file, **{key: value for key, value in flags.items() if value is not None}}
     _refuse_unwritable(given)
     base_url = given.pop("base_url", None)
@@ -268,7 +269,7 @@ def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: P
 def _preset(name: str) -> dict[str, Any]:
     """An LLM preset's settings, its class under `name`; a name without a preset is a class itself."""
     if ":" in name or name in LLMS.table():
-        return {"name": name}
+        return {"name": name, **LLMS.implied(name)}
     presets = resource_names("configs/llms")
     if name not in presets:
         raise unknown_name("llm", name, [*presets, *LLMS.table()])
@@ -276,4 +277,6 @@ def _preset(name: str) -> dict[str, Any]:
     kind = preset.pop("class", None)
     if kind not in LLMS.table():
         raise UsageError(f"{presets[name]}: class must be one of {', '.join(LLMS.table())}; got {kind!r}")
+    if LLMS.names_code(kind, preset):
+        raise UsageError(f"{presets[name]}: a preset can't name code (package.module:NAME); that goes to --llm")
     return {**preset, "name": kind}

@@ -131,9 +131,9 @@ def _llm(config: RunConfig) -> Finding:
 def _presets(except_for: str) -> Iterator[Finding]:
     """The other LLMs by preset: is there something at a local address, is there a key for another one."""
     for name, path in resource_names("configs/llms").items():
-        if name == except_for:
-            continue
         preset = read_yaml(path)
+        if name == except_for or preset.get("class") != "openai":
+            continue
         llm: Any = LLMS.resolve(preset["class"]).model_construct(**preset)
         address = urlsplit(llm.base_url)
         if address.hostname in _LOCAL_HOSTS:

@@ -39,6 +39,8 @@ RECORDED_PACKAGES = (
     "qilin-rag",
     "bm25s",
     "ir-measures",
+    "langchain",
+    "langchain-core",
     "numpy",
     "openai",
     "rapidfuzz",

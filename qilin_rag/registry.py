@@ -6,20 +6,18 @@ manifest and the fingerprint all come from that one definition; heavy state is b
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import re
 import reprlib
-import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qilin_rag.errors import UsageError, unknown_name
+from qilin_rag.factories import import_object, source_hash
 
 
 class Component(BaseModel):
@@ -52,12 +50,13 @@ class Component(BaseModel):
 
     @classmethod
     def _source_hash(cls) -> dict[str, str]:
-        """Who writes a component of their own edits it: its file is part of what it is. Ours have `version`."""
-        modules = dict.fromkeys(base.__module__ for base in cls.__mro__ if issubclass(base, Component))
-        theirs = [name for name in modules if not name.startswith("qilin_rag.")]
-        sources = [getattr(sys.modules.get(name), "__file__", None) for name in theirs]
-        contents = b"".join(Path(source).read_bytes() for source in sources if source)
-        return {"source_sha256": hashlib.sha256(contents).hexdigest()} if contents else {}
+        """The hash of the files of a component of the user's own, and of the classes it is made from."""
+        return source_hash(*dict.fromkeys(base.__module__ for base in cls.__mro__ if issubclass(base, Component)))
+
+    @classmethod
+    def names_code(cls, settings: Mapping[str, Any]) -> bool:
+        """Whether these settings name code to import, which a file may not do."""
+        return False
 
     def changed(self, base: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
         """The output-changing fields that differ from `base`, or where it is silent from their default.
@@ -107,13 +106,7 @@ class Registry(Generic[C]):
         if ":" not in path:
             raise unknown_name(self.kind, name, self.table())
         module_name, _, class_name = path.partition(":")
-        if str(Path.cwd()) not in sys.path and path == name:
-            sys.path.insert(0, str(Path.cwd()))  # a class of the user's own working directory
-        try:
-            module = importlib.import_module(module_name)
-        except Exception as error:  # a module of the user's own may raise anything
-            raise UsageError(f"{self.kind} {name!r} can't be imported: {type(error).__name__}: {error}") from error
-        found = getattr(module, class_name, None)
+        found = import_object(path, f"{self.kind} {name!r}", own=path == name)
         base_module, _, base_name = self._base.partition(":")
         base = getattr(importlib.import_module(base_module), base_name)
         if not (isinstance(found, type) and issubclass(found, base)):
@@ -135,6 +128,12 @@ class Registry(Generic[C]):
         is_operational = bool(implied) and implied.keys() <= self.resolve(name).operational
         return name.partition(":")[0] if is_operational else name
 
+    def names_code(self, name: str, settings: Mapping[str, Any]) -> bool:
+        """Whether this component is code of the user's own, by its name or by what its settings name."""
+        if not self.is_registered(name):
+            return ":" in name
+        return self.resolve(name).names_code({**self.implied(name), **settings})
+
     def create(self, name: str, settings: Mapping[str, Any]) -> C:
         """Build the named component; a wrong setting is reported by name, with the settings it has."""
         cls = self.resolve(name)
@@ -154,6 +153,7 @@ RETRIEVERS: Registry[Any] = Registry(
         "none": "qilin_rag.retrievers.none:NoRetriever",
         "bm25": "qilin_rag.retrievers.bm25:BM25",
         "biencoder": "qilin_rag.retrievers.biencoder:BiEncoder",
+        "langchain": "qilin_rag.retrievers.langchain:LangChainRetriever",
         "oracle": "qilin_rag.retrievers.oracle:Oracle",
         "random": "qilin_rag.retrievers.random:Random",
         "recorded": "qilin_rag.retrievers.recorded:Recorded",
@@ -165,6 +165,7 @@ LLMS: Registry[Any] = Registry(
     "qilin_rag.llms.base:LLM",
     {
         "extractive": "qilin_rag.llms.extractive:Extractive",
+        "langchain": "qilin_rag.llms.langchain:LangChain",
         "openai": "qilin_rag.llms.openai_compatible:OpenAICompatible",
     },
 )

@@ -24,7 +24,8 @@ class FakeServer:
     """`fault(n, body)` says what goes wrong with the n-th chat call (from 1), None for nothing.
 
     Faults: an HTTP status such as "500", "429 2" (with Retry-After: 2), "reset", "hang", "broken json", "not json",
-    "empty choices", "null content", "ended REASON", "length", "filtered", "filtered 400", "overflow".
+    "empty choices", "null content", "reasoning FIELD", "ended REASON", "length", "filtered", "filtered 400",
+    "overflow".
     """
 
     def __init__(
@@ -128,6 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, good | {"choices": []})
             case ["null", "content"]:
                 self._send(200, self.fake.completion(None))
+            case ["reasoning", field]:
+                good["choices"][0]["message"][field] = "想一想"
+                self._send(200, good)
             case ["length"]:
                 self._send(200, self.fake.completion("只写到一", "length"))
             case ["filtered"]:

@@ -42,6 +42,13 @@ def test_the_python_example(written: list[str], capsys: pytest.CaptureFixture[st
     assert 0 < float(capsys.readouterr().out) <= 1
 
 
+def test_the_langchain_example(written: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("langchain_core", reason="needs LangChain: pip install 'qilin-rag[langchain]'")
+    [example] = re.findall(r"^The other way.*?```python\n(.*?)```", README, re.DOTALL | re.MULTILINE)
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out == "手冲咖啡 水温92度。\n"
+
+
 def test_the_printed_figures_are_those_of_the_demo(cli: Cli) -> None:
     shown = {}
     for retriever in ("none", "bm25", "oracle"):

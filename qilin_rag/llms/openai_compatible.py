@@ -21,8 +21,8 @@ from qilin_rag.errors import UsageError
 from qilin_rag.llms.base import LLM, ContextOverflowError, FatalLLMError, LLMError
 from qilin_rag.llms.limiter import AdaptiveLimit
 from qilin_rag.llms.retry import TransientError, parse_retry_after, with_retries
+from qilin_rag.llms.thinking import read_answer
 from qilin_rag.prompts import RenderedPrompt
-from qilin_rag.text import clean
 from qilin_rag.types import Completion, Usage
 
 if TYPE_CHECKING:
@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 
 CHECK_TIMEOUT_S = 5.0
 # Other servers' words for how an answer ended.
-_FINISH_REASONS = {"eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop"}
-_FINISH_REASONS |= {"max_tokens": "length", "model_length": "length", "sensitive": "content_filter"}
+FINISH_REASONS = {"eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop"}
+FINISH_REASONS |= {"max_tokens": "length", "model_length": "length", "sensitive": "content_filter"}
+PASSING = frozenset({"abort", "error", "network_error"})
+FILTERED = ("content_filter", "data_inspection_failed", "1301")
 # What a server says of a model that another one of the same name may not share (vLLM: the folder, the length).
 _SERVED = ("root", "max_model_len", "parent", "owned_by")
 _TOO_LONG = re.compile(
     r"context (length|window|size)|(prompt|input) is too long|too many (input )?tokens", re.IGNORECASE
 )
-_PASSING = frozenset({"abort", "error", "network_error"})
 
 
 class OpenAICompatible(LLM):
@@ -245,15 +246,17 @@ class OpenAICompatible(LLM):
         if not choices or getattr(choices[0], "message", None) is None:
             raise TransientError("unreadable answer: no choices in it")
         finish_reason = choices[0].finish_reason or "stop"
-        if finish_reason in _PASSING:
+        if finish_reason in PASSING:
             raise TransientError(f"the server ended the answer with {finish_reason!r}")
-        raw = clean(choices[0].message.content or "")
+        message = choices[0].message
+        reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+        answer = read_answer(message.content, reasoning, FINISH_REASONS.get(finish_reason, finish_reason))
         usage = response.usage
         return Completion(
-            text=raw.strip(),
-            raw=raw,
+            text=answer.text,
+            raw=answer.raw,
             model=response.model or self.model,
-            finish_reason=_FINISH_REASONS.get(finish_reason, finish_reason),
+            finish_reason=answer.finish_reason,
             usage=Usage(
                 prompt_tokens=usage.prompt_tokens if usage else None,
                 completion_tokens=usage.completion_tokens if usage else None,
@@ -271,4 +274,4 @@ class OpenAICompatible(LLM):
 
 def _is_filtered(error: openai.APIStatusError) -> bool:
     """Whether a refusal comes from the provider's content filter."""
-    return error.status_code == 400 and error.code in ("content_filter", "data_inspection_failed", "1301")
+    return error.status_code == 400 and error.code in FILTERED

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from qilin_rag.data import NoteStore
 from qilin_rag.registry import Component
+from qilin_rag.retrievers.documents import note_retriever
 from qilin_rag.types import Hit, Question
+
+if TYPE_CHECKING:
+    from langchain_core.retrievers import BaseRetriever
 
 
 class Retriever(Component):
@@ -25,6 +29,14 @@ class Retriever(Component):
 
         A note that does not match is no hit: where terms are matched, one that scores 0.
         """
+
+    def as_langchain(self, notes: NoteStore, k: int = 5, questions: Sequence[Question] = ()) -> BaseRetriever:
+        """This retriever over these notes as one of LangChain's.
+
+        A document is title, line break and content of a note; its metadata has note_idx, title, score and rank.
+        A query that is one of `questions` is searched as that one: oracle, recorded and trec know no other.
+        """
+        return note_retriever(self.search, notes, k, questions)
 
 
 def rank_hits(

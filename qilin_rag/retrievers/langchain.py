@@ -1,0 +1,132 @@
+"""Any retriever of LangChain as the retriever of a run."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import PositiveInt, PrivateAttr, model_validator
+
+from qilin_rag.data import NoteStore
+from qilin_rag.errors import UsageError
+from qilin_rag.extras import require
+from qilin_rag.factories import import_object, make_object, refuse_secrets, source_hash
+from qilin_rag.retrievers.base import Retriever
+from qilin_rag.types import Hit, Question
+
+if TYPE_CHECKING:
+    from langchain_core.documents import Document
+    from langchain_core.retrievers import BaseRetriever
+
+logger = logging.getLogger(__name__)
+
+
+class LangChainRetriever(Retriever):
+    """A LangChain retriever: `langchain:package.module:factory`.
+
+    `factory` is a BaseRetriever, or a class or function that makes one of `settings`; where it has parameters `k` and
+    `notes`, it gets the number of notes wanted and the run's notes. `id_key` is where a document's metadata has the
+    note_idx; of several documents of one note (chunks) the best counts. The order is the retriever's: scores are those
+    in metadata["score"] where all documents of a question have one and none is above the one before it; else the n
+    documents score n, n-1, ..., 1. Up to `max_concurrency` questions are asked at once.
+    """
+
+    argument: ClassVar[str | None] = "spec"
+    operational: ClassVar[frozenset[str]] = frozenset({"max_concurrency"})
+
+    spec: str
+    settings: dict[str, Any] = {}
+    id_key: str = "note_idx"
+    max_concurrency: PositiveInt = 16
+
+    _made: tuple[NoteStore, int, BaseRetriever] | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _fit_to_be_written_down(self) -> LangChainRetriever:
+        if not all(self.spec.partition(":")):
+            raise ValueError("expected langchain:package.module:factory")
+        refuse_secrets(self.settings, self._name)
+        return self
+
+    @classmethod
+    def names_code(cls, settings: Mapping[str, Any]) -> bool:
+        """It always does."""
+        return "spec" in settings
+
+    def identity(self) -> dict[str, Any]:
+        """The file of the factory counts as well."""
+        import_object(self.spec, self._name)
+        return super().identity() | source_hash(self.spec.partition(":")[0])
+
+    def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
+        """The first `k` notes that the retriever finds for each question."""
+        found = self._retriever(notes, k).batch(
+            [question.query for question in questions], config={"max_concurrency": self.max_concurrency}
+        )
+        rankings = [self._scored(documents) for documents in found]
+        if n_unordered := sum(is_unordered for _, is_unordered in rankings):
+            logger.warning(
+                "%s: in %d of %d rankings the scores rise down the list (distances?); ranked by place instead",
+                self._name,
+                n_unordered,
+                len(rankings),
+            )
+        return [_hits(pairs, k) for pairs, _ in rankings]
+
+    @property
+    def _name(self) -> str:
+        return f"retriever langchain:{self.spec}"
+
+    def _retriever(self, notes: NoteStore, k: int) -> BaseRetriever:
+        """Made once for the same notes and k."""
+        if self._made is None or self._made[0] is not notes or self._made[1] != k:
+            require("langchain", "langchain_core", what=self._name)
+            from langchain_core.retrievers import BaseRetriever
+
+            offered = {"k": k, "notes": notes}
+            self._made = notes, k, make_object(self.spec, self._name, BaseRetriever, self.settings, offered)
+        return self._made[2]
+
+    def _scored(self, documents: Sequence[Document]) -> tuple[list[tuple[int, float]], bool]:
+        """The notes with their scores, and whether the documents had scores in another order than their own."""
+        note_idxs = [self._note_idx(document) for document in documents]
+        scores = [_score(document) for document in documents]
+        known = [score for score in scores if score is not None]
+        is_unordered = any(later > earlier for earlier, later in pairwise(known))
+        if is_unordered or len(known) < len(scores):
+            known = [float(len(scores) - place) for place in range(len(scores))]
+        return list(zip(note_idxs, known, strict=True)), is_unordered
+
+    def _note_idx(self, document: Document) -> int:
+        value = document.metadata.get(self.id_key)
+        try:
+            if not isinstance(value, bool) and (isinstance(value, str) or int(value) == value):
+                return int(value)
+        except (TypeError, ValueError, OverflowError):
+            pass
+        wrong = f"is {value!r:.40}" if self.id_key in document.metadata else "is missing"
+        raise UsageError(
+            f"{self._name}: metadata[{self.id_key!r}] {wrong} in a document that begins "
+            f"{document.page_content[:30]!r}; it must hold the note_idx (another key: --set retriever.id_key=KEY)"
+        )
+
+
+def _score(document: Document) -> float | None:
+    value = document.metadata.get("score")
+    try:
+        score = math.nan if value is None else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return score if math.isfinite(score) else None
+
+
+def _hits(pairs: Sequence[tuple[int, float]], k: int) -> list[Hit]:
+    """The `k` best notes, each once, ordered by (-score, note_idx)."""
+    best: dict[int, float] = {}
+    for note_idx, score in pairs:
+        best.setdefault(note_idx, score)  # scores fall
+    ranked = sorted(best.items(), key=lambda pair: (-pair[1], pair[0]))[:k]
+    return [Hit(note_idx=note_idx, score=score, rank=rank) for rank, (note_idx, score) in enumerate(ranked, start=1)]
