@@ -77,7 +77,11 @@ def answer(
             if progress:
                 progress.advance(failed=sample.status == "failed")
 
-        _run_async(lambda: _answer_all(system, jobs, finish))
+        try:
+            _run_async(lambda: _answer_all(system, jobs, finish))
+        finally:
+            if system.cache:
+                system.cache.close()
 
 
 def retrieve(
