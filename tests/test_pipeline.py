@@ -175,8 +175,8 @@ def test_filtered_and_truncated_answers_have_their_own_status(data_dir: Path, se
 
 
 def test_concurrency_is_bounded_and_used(server: FakeServer) -> None:
-    server.latency_s = 0.03
-    ask("sample", server, concurrency=7, limit=40)
+    server.latency_s = 0.5  # long enough for all to be under way, on a busy machine as well
+    ask("sample", server, concurrency=7, limit=16)
     assert server.most_at_once == 7
 
 
