@@ -9,7 +9,7 @@ import platform
 import random
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +21,7 @@ from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.data.dataset import hash_questions
 from qilin_rag.errors import FailedSamplesError, QilinError, UsageError
 from qilin_rag.llms import LLM, FatalLLMError
+from qilin_rag.llms.servers import engine_of, serving
 from qilin_rag.prompts import load_prompt
 from qilin_rag.registry import LLMS, RETRIEVERS
 from qilin_rag.retrievers import IndexedRetriever
@@ -79,7 +80,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
     questions = select_questions(dataset.questions, config)
     config, scorers, left_out = _complete_metrics(config, scorers)
     system = System(retriever, dataset.notes, prompt, llm, config.top_k, config.missing_notes, config.concurrency)
-    identity = _identity(dataset, system)
+    identity = _identity(dataset, system, config)
     directory = RunDirectory(config.runs_dir / _name(config, dataset, _fingerprint(identity)))
     with directory.locked():
         manifest = _manifest(config, dataset, system, questions, directory, identity, server)
@@ -94,7 +95,13 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
         directory.write_questions(questions)
         try:
             if pending:
-                _answer_pending(system, questions, list(zip(pending, found, strict=True)), directory, progress)
+                log = directory.path / "server.log"
+                with serving(llm, config.llm_label, log) if config.serve else nullcontext(llm) as live:
+                    if config.serve:
+                        manifest = manifest.model_copy(update={"server": live.check()})
+                        directory.write_manifest(manifest)
+                    jobs = list(zip(pending, found, strict=True))
+                    _answer_pending(system._replace(llm=live), questions, jobs, directory, progress)
             finished, lines = directory.read_samples()
             summary = score_directory(directory, finished, lines, scorers, config.seed)
         except BaseException:
@@ -237,6 +244,9 @@ def _check(llm: LLM, config: RunConfig) -> tuple[dict[str, Any], FatalLLMError |
     """
     try:
         with third_party(f"llm {llm.class_path()}"):
+            if config.serve:  # the server itself comes last, when all else is known to be right
+                engine_of(llm, config.llm_label).installed_version()
+                return {}, None
             return llm.check(), None
     except FatalLLMError as error:
         names = f"*-{slug(config.llm_label)}-{slug(Path(config.prompt).stem)}-*/summary.json"
@@ -245,8 +255,9 @@ def _check(llm: LLM, config: RunConfig) -> tuple[dict[str, Any], FatalLLMError |
         return {}, error
 
 
-def _identity(dataset: Dataset, system: System) -> dict[str, Any]:
+def _identity(dataset: Dataset, system: System, config: RunConfig) -> dict[str, Any]:
     """All that can change an answer; its hash is the fingerprint under which a run is found again."""
+    engine = {"engine": engine_of(system.llm, config.llm_label).identity()} if config.serve else {}
     return {
         "fingerprint_version": FINGERPRINT_VERSION,
         "data": dataset.sha256,
@@ -255,6 +266,7 @@ def _identity(dataset: Dataset, system: System) -> dict[str, Any]:
         "missing_notes": system.missing_notes,
         "prompt": system.prompt.sha256,
         "llm": system.llm.identity(),
+        **engine,
     }
 
 
@@ -282,6 +294,7 @@ def _manifest(
         if earlier.identity != identity:
             raise UsageError(f"{directory.path} belongs to another configuration; write elsewhere with --runs-dir")
         started = earlier.started
+        server = server or earlier.server  # nothing was asked of one, so the earlier is the one that answered
     effective = {
         "retriever": {"name": config.retriever.name, "settings": system.retriever.model_dump(mode="json")},
         "llm": {"name": config.llm.name, "settings": system.llm.model_dump(mode="json")},

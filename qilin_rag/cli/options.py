@@ -49,7 +49,7 @@ MissingNotes = Annotated[
 Limit = Annotated[int | None, typer.Option(help="Only the first N questions of a seeded permutation.")]
 LlmName = Annotated[
     str | None,
-    typer.Option(help="A preset (see: list llms), openai, or package.module:Class. [default: extractive]"),
+    typer.Option(help="A preset (see: list llms), openai, gguf:FILE, or package.module:Class. [default: extractive]"),
 ]
 BaseUrl = Annotated[str | None, typer.Option(help="Address of the OpenAI-compatible server.")]
 RunsDir = Annotated[Path | None, typer.Option(help="Where runs are kept. [default: runs]")]
