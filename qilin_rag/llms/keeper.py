@@ -39,9 +39,10 @@ def main(grace_s: float, command: list[str]) -> int:
             break
     for signum, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_WAIT_S)):
         deadline = time.monotonic() + wait_s
-        while _signal_all(server, signum) and time.monotonic() < deadline:
-            signum = signal.Signals(0) if signum == signal.SIGTERM else signum  # ask once, then only look
+        anything = _signal_all(server, signum)
+        while anything and time.monotonic() < deadline:
             time.sleep(POLL_S / 2)
+            anything = _signal_all(server, 0 if signum == signal.SIGTERM else signum)  # asked once; 0 only looks
     status = ended.get(server, -signal.SIGKILL)
     return status if status >= 0 else 128 - status
 
