@@ -248,6 +248,6 @@ def _sampled_sha256(path: Path) -> str:
         total.update(f"{'' if file == path else file.relative_to(path).as_posix()} {size}\n".encode())
         with file.open("rb") as content:
             for number in range(_N_SAMPLES):
-                content.seek(number * size // _N_SAMPLES)
+                content.seek(number * max(0, size - _SAMPLED_BYTES) // (_N_SAMPLES - 1))
                 total.update(content.read(_SAMPLED_BYTES))
     return total.hexdigest()

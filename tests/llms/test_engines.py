@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qilin_rag.config import resource_names
+from qilin_rag.config import resource_names, resolve_run
 from qilin_rag.errors import UsageError
 from qilin_rag.llms.engines import build_engine
 from qilin_rag.llms.openai_compatible import OpenAICompatible
@@ -15,7 +16,7 @@ from qilin_rag.registry import LLMS
 
 
 def flags(command: list[str]) -> dict[str, str]:
-    return {flag: value for flag, value in zip(command, command[1:], strict=False) if flag.startswith("--")}
+    return {flag: value for flag, value in pairwise(command) if flag.startswith("--")}
 
 
 @pytest.mark.parametrize(
@@ -73,8 +74,6 @@ def test_which_python_runs_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["qwen2.5-72b", "llama3.3-70b"])
 def test_presets_name_an_engine(name: str) -> None:
-    from qilin_rag.config import resolve_run
-
     assert name in resource_names("configs/llms")
     config = resolve_run({"llm": name})
     llm = LLMS.create(config.llm.name, config.llm.settings)
