@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.config import resource_names, resolve_run
+from qilin_rag.config import resolve_run, resource_names
 from qilin_rag.errors import UsageError
 from qilin_rag.llms.engines import build_engine
 from qilin_rag.llms.openai_compatible import OpenAICompatible
