@@ -29,7 +29,8 @@ _N_SAMPLES = 64
 _PROBE = """
 import importlib.metadata as m, importlib.util as u, sys
 module, names = sys.argv[1], sys.argv[2:]
-if u.find_spec(module) is None: sys.exit(3)
+spec = u.find_spec(module)
+if spec is None or spec.origin is None: sys.exit(3)  # a mere folder of that name is no package
 for name in names:
     try: print(m.version(name)); break
     except m.PackageNotFoundError: pass

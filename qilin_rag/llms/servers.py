@@ -39,9 +39,10 @@ SAY_EVERY_S = 15.0
 REQUEST_TIMEOUT_S = 5.0
 STOP_MARGIN_S = 10.0
 TAIL_BYTES = 1 << 16
-_TAIL_LINES = 3
+_REASON_LINES = 3
 _LINE_CHARS = 240
-_ERROR = re.compile(r"\b[A-Z]\w*(?:Error|Exception): \S|\berror: \S")
+# The line in which Python, or a command line, says what is wrong; before it what vLLM puts in front of every line.
+_ERROR = re.compile(r"(?:^|[\])] )(?=[\w.]*(?:Error|Exception): \S|[\w.]+: error: \S)")
 
 
 class Server:
@@ -290,10 +291,12 @@ def _last_line(log: Path) -> str:
 
 
 def _reason(log: Path) -> str:
-    """The first error in the end of the log, which the others follow from, and the last lines."""
+    """The first error in the end of the log, which others follow from, with its next lines; else the last lines."""
     lines = log_lines(log)
-    first = next((line for line in lines if _ERROR.search(line)), None)
-    told = lines[-_TAIL_LINES:]
-    if first is not None and first not in told:
-        told = [first, "...", *told]
-    return " | ".join(line[-_LINE_CHARS:] for line in told) or "its log is empty"
+    for number, line in enumerate(lines):
+        if found := _ERROR.search(line):
+            told = [line[found.end() :], *lines[number + 1 : number + _REASON_LINES]]
+            break
+    else:
+        told = lines[-_REASON_LINES:]
+    return " | ".join(line[:_LINE_CHARS] for line in told) or "its log is empty"

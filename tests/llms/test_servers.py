@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from qilin_rag.errors import UsageError
-from qilin_rag.llms import FatalLLMError
+from qilin_rag.llms import FatalLLMError, servers
 from qilin_rag.llms.engines import VLLM
 from qilin_rag.llms.servers import Server
 from tests.conftest import Cli
@@ -111,7 +111,7 @@ def test_a_server_that_dies_at_start_says_why(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(FatalLLMError) as raised, server(tmp_path):
         pass
     assert "vLLM ended with exit code 1 before it was ready: ValueError: the model needs 140 GiB" in str(raised.value)
-    assert str(raised.value).endswith(f"RuntimeError: engine core failed; its whole log: {tmp_path}/logs/server.log")
+    assert str(raised.value).endswith(f"; its whole log: {tmp_path}/logs/server.log")
 
 
 def test_a_server_that_is_never_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,3 +300,29 @@ def test_serve_says_that_the_server_died(processes: Processes) -> None:
     _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 1
     assert err.startswith("error: vLLM was killed by SIGKILL (out of memory?) by itself")
+
+
+WARNING = "(APIServer pid=1) WARNING 11-21 [x.py:2] as in `OSError: [Errno 24] Too many open files`"
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([], "its log is empty"),
+        (["one", "two", "three", "four"], "two | three | four"),
+        ([WARNING, "end"], f"{WARNING} | end"),
+        (
+            ["\x1b[36m(Engine pid=2)\x1b[0m ERROR 11-21 [core.py:7] ValueError: No memory", "at a", "at b", "end"],
+            "ValueError: No memory | at a | at b",
+        ),
+        (
+            [WARNING, "(APIServer pid=1) a.b.ValidationError: 1 error", "too long"],
+            "a.b.ValidationError: 1 error | too long",
+        ),
+        (["usage: x", "server.py: error: no such file"], "server.py: error: no such file"),
+    ],
+)
+def test_the_reason_is_found_in_a_log(tmp_path: Path, lines: list[str], reason: str) -> None:
+    log = tmp_path / "log"
+    log.write_text("\n".join(lines))
+    assert servers._reason(log) == reason
