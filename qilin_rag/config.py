@@ -27,6 +27,8 @@ _MOST_VALUES = 100_000
 _EVERY_RUN_METRICS = ("retrieval",)
 _DEFAULT_METRICS = ("rouge_l",)
 _OPTIONAL_METRICS = ("bertscore",)
+_GGUF = "gguf:"
+_GGUF_CONTEXT_LENGTH = 8192
 
 
 class Named(Frozen):
@@ -59,6 +61,7 @@ class RunConfig(Frozen):
     limit: PositiveInt | None = None
     ids: Path | None = None
     concurrency: PositiveInt = 16
+    serve: bool = False
     runs_dir: Path = Path("runs")
     fresh: bool = False
     cache: bool = True
@@ -228,12 +231,16 @@ def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: P
     llm = {**preset, **{key: value for key, value in llm.items() if key != "name"}}
     if base_url is not None:
         llm["base_url"] = base_url
+    if isinstance(engine := llm.get("engine"), dict) and "python" in engine:
+        raise UsageError("a file can't name a program (engine.python); give it with --set llm.engine.python=PATH")
     for path, value in parse_overrides(overrides):
         match path:
             case ["retriever", key] if key != "name":
                 retriever[key] = value
             case ["llm", key] if key != "name":
                 llm[key] = value
+            case ["llm", "engine", *keys]:
+                llm["engine"] = _with_setting(llm.get("engine"), keys, value)
             case ["metrics", metric, key]:
                 if metric in optional:  # who sets it, wants it
                     optional.remove(metric)
@@ -249,6 +256,12 @@ def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: P
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
     RETRIEVERS.resolve(retriever_name)
     LLMS.resolve(llm_class)
+    if label.startswith(_GGUF):
+        label = preset["model"]
+        if "base_url" not in llm:
+            given.setdefault("serve", True)
+    if given.get("serve") and base_url is not None:
+        raise UsageError("--serve starts a server of its own, so it takes no --base-url; leave one of them out")
     if label == "openai" and isinstance(llm.get("model"), str):
         label, preset = llm["model"], {"model": llm["model"]}  # an endpoint without a preset is known by its model
     settings = {
@@ -266,8 +279,27 @@ def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: P
         raise UsageError(f"{file or 'run'}: {explain(error, RunConfig)}") from error
 
 
+def _with_setting(engine: Any, keys: list[str], value: Any) -> dict[str, Any]:
+    """An engine block (or its bare name) with one setting, or one environment variable, changed."""
+    settings: dict[str, Any] = {"name": engine} if isinstance(engine, str) else dict(engine or {})
+    match keys:
+        case [key]:
+            return settings | {key: value}
+        case ["environment", variable]:
+            return settings | {"environment": {**settings.get("environment", {}), variable: value}}
+    raise unknown_name("setting in --set", ".".join(["llm.engine", *keys]), ["llm.engine.KEY"])
+
+
+def _gguf_preset(path: str) -> dict[str, Any]:
+    """What `gguf:PATH` stands for: the file, served by llama.cpp, known by its name."""
+    settings = {"model": Path(path).stem, "context_length": _GGUF_CONTEXT_LENGTH}
+    return {"name": "openai", **settings, "engine": {"name": "llamacpp", "model": path}}
+
+
 def _preset(name: str) -> dict[str, Any]:
     """An LLM preset's settings, its class under `name`; a name without a preset is a class itself."""
+    if name.startswith(_GGUF):
+        return _gguf_preset(name.removeprefix(_GGUF))
     if ":" in name or name in LLMS.table():
         return {"name": name, **LLMS.implied(name)}
     presets = resource_names("configs/llms")

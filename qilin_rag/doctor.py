@@ -139,7 +139,8 @@ def _presets(except_for: str) -> Iterator[Finding]:
         if address.hostname in _LOCAL_HOSTS:
             is_up = _answers(address.hostname, address.port or 80)
             state = f"something answers at {address.netloc}" if is_up else f"no server at {address.netloc}"
-            yield Finding(f"llm {name}", "ok" if is_up else "missing", state, "" if is_up else f"its command: {path}")
+            advice = "" if is_up else f"qilin-rag serve {name}, or run --serve"
+            yield Finding(f"llm {name}", "ok" if is_up else "missing", state, advice)
         else:
             has_key = bool(os.environ.get(llm.api_key_env))
             state = f"{llm.api_key_env} is {'set' if has_key else 'not set'}"

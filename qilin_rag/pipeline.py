@@ -9,6 +9,7 @@ import platform
 import random
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +22,7 @@ from qilin_rag.data.dataset import hash_questions
 from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.cache import ResponseCache
+from qilin_rag.llms.servers import engine_of, serving
 from qilin_rag.prompts import load_prompt
 from qilin_rag.registry import LLMS, RETRIEVERS
 from qilin_rag.retrievers import IndexedRetriever
@@ -87,7 +89,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
     system = System(
         retriever, dataset.notes, prompt, llm, config.top_k, config.missing_notes, config.concurrency, cache
     )
-    identity = _identity(dataset, system)
+    identity = _identity(dataset, system, config)
     directory = RunDirectory(config.runs_dir / _name(config, dataset, _fingerprint(identity)))
     with directory.locked():
         earlier = _earlier_manifest(directory, identity)
@@ -98,13 +100,19 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
             raise unreachable
         found = retrieve(retriever, dataset.notes, pending, config.top_k, config.missing_notes) if pending else []
         manifest = _continued(manifest, earlier, is_asking=bool(pending))
-        if earlier is None or pending or earlier.question_set_sha256 != manifest.question_set_sha256:
-            directory.write_manifest(manifest)  # incomplete, until all is scored
-            if config.fresh and (aside := directory.set_aside_samples()):
-                logger.info("the earlier samples are kept in %s", aside)
-            directory.write_questions(questions)
-        if pending:
-            _answer_pending(system, questions, list(zip(pending, found, strict=True)), directory, progress)
+        is_serving = config.serve and bool(pending)
+        log = directory.path / "server.log"
+        with serving(llm, config.llm_label, log) if is_serving else nullcontext(llm) as live:
+            if is_serving:
+                manifest = manifest.model_copy(update={"server": live.check()})
+            if earlier is None or pending or earlier.question_set_sha256 != manifest.question_set_sha256:
+                directory.write_manifest(manifest)  # incomplete, until all is scored
+                if config.fresh and (aside := directory.set_aside_samples()):
+                    logger.info("the earlier samples are kept in %s", aside)
+                directory.write_questions(questions)
+            if pending:
+                jobs = list(zip(pending, found, strict=True))
+                _answer_pending(system._replace(llm=live), questions, jobs, directory, progress)
         finished, lines = directory.read_samples()
         summary = score_directory(directory, finished, lines, scorers, config.seed)
         generation_s = round(sum(line.latency_s for line in lines), 3)
@@ -245,6 +253,9 @@ def _check(llm: LLM, config: RunConfig) -> tuple[dict[str, Any], FatalLLMError |
     """
     try:
         with third_party(f"llm {llm.class_path()}"):
+            if config.serve:  # the server itself comes last, when all else is known to be right
+                engine_of(llm, config.llm_label).installed_version()
+                return {}, None
             return llm.check(), None
     except FatalLLMError as error:
         names = f"*-{slug(config.llm_label)}-{slug(Path(config.prompt).stem)}-*/samples.jsonl"
@@ -253,8 +264,9 @@ def _check(llm: LLM, config: RunConfig) -> tuple[dict[str, Any], FatalLLMError |
         return {}, error
 
 
-def _identity(dataset: Dataset, system: System) -> dict[str, Any]:
+def _identity(dataset: Dataset, system: System, config: RunConfig) -> dict[str, Any]:
     """All that can change an answer; its hash is the fingerprint under which a run is found again."""
+    engine = {"engine": engine_of(system.llm, config.llm_label).identity()} if config.serve else {}
     return {
         "fingerprint_version": FINGERPRINT_VERSION,
         "data": dataset.sha256,
@@ -263,6 +275,7 @@ def _identity(dataset: Dataset, system: System) -> dict[str, Any]:
         "missing_notes": system.missing_notes,
         "prompt": system.prompt.sha256,
         "llm": system.llm.identity(),
+        **engine,
     }
 
 

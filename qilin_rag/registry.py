@@ -169,6 +169,14 @@ LLMS: Registry[Any] = Registry(
         "openai": "qilin_rag.llms.openai_compatible:OpenAICompatible",
     },
 )
+ENGINES: Registry[Any] = Registry(
+    "engine",
+    "qilin_rag.llms.engines:Engine",
+    {
+        "vllm": "qilin_rag.llms.engines:VLLM",
+        "llamacpp": "qilin_rag.llms.engines:LlamaCpp",
+    },
+)
 SCORERS: Registry[Any] = Registry(
     "metric",
     "qilin_rag.scorers.base:Scorer",

@@ -50,6 +50,9 @@ def run(
     ] = None,
     concurrency: Annotated[int | None, typer.Option(help="Questions asked at once. [default: 16]")] = None,
     base_url: BaseUrl = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Start the preset's own server for this run, and stop it after.")
+    ] = False,
     runs_dir: RunsDir = None,
     config: Annotated[
         Path | None, typer.Option(help="A YAML file with any of these settings; flags win over it.")
@@ -92,6 +95,7 @@ def run(
         "ids": ids,
         "concurrency": concurrency,
         "base_url": base_url,
+        "serve": serve or None,
         "runs_dir": runs_dir,
         "fresh": fresh or None,
         "cache": False if no_cache else None,

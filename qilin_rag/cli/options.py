@@ -50,7 +50,8 @@ Limit = Annotated[int | None, typer.Option(help="Only the first N questions of a
 LlmName = Annotated[
     str | None,
     typer.Option(
-        help="A preset (see: list llms), openai, langchain:SPEC, or package.module:Class. [default: extractive]"
+        help="A preset (see: list llms), openai, gguf:FILE, langchain:SPEC, or package.module:Class. "
+        "[default: extractive]"
     ),
 ]
 BaseUrl = Annotated[str | None, typer.Option(help="Address of the OpenAI-compatible server.")]

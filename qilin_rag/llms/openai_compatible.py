@@ -46,10 +46,11 @@ class OpenAICompatible(LLM):
 
     `api_key_env` names the environment variable that holds the key (servers on this machine need none).
     `extra_body` is sent as it is, for sampling fields that only some servers know. `context_length` and
-    `max_tokens` (of the answer) bound the prompt. `timeout_s` is the deadline of one request.
+    `max_tokens` (of the answer) bound the prompt. `timeout_s` is the deadline of one request. `engine` (vllm or
+    llamacpp, with its settings) is what `serve` and `run --serve` start; it counts where they do.
     """
 
-    operational: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env", "timeout_s", "max_tries"})
+    operational: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env", "timeout_s", "max_tries", "engine"})
 
     model: str
     base_url: str = "http://127.0.0.1:8000/v1"
@@ -64,6 +65,7 @@ class OpenAICompatible(LLM):
     context_length: PositiveInt = 32768
     timeout_s: PositiveFloat = 180.0
     max_tries: PositiveInt = 10
+    engine: dict[str, Any] | None = None
 
     _client: openai.AsyncOpenAI | None = PrivateAttr(default=None)
     _limit: AdaptiveLimit | None = PrivateAttr(default=None)
@@ -79,6 +81,11 @@ class OpenAICompatible(LLM):
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("an address is written down, so it must hold no password or ?query; use api_key_env")
         return base_url.rstrip("/")
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _named_engine(cls, engine: Any) -> Any:
+        return {"name": engine} if isinstance(engine, str) else engine
 
     @property
     def prompt_budget(self) -> int:
@@ -138,6 +145,11 @@ class OpenAICompatible(LLM):
     def _no_server(self, cause: str) -> FatalLLMError:
         if not self._is_local:
             return FatalLLMError(f"no answer from {self.base_url} ({cause}); check the address and the network")
+        if self.engine:
+            return FatalLLMError(
+                f"no server answers at {self.base_url} ({cause}); start the engine of this preset for this run with "
+                "--serve, or for several with the command serve; or give another address with --base-url"
+            )
         port = urlsplit(self.base_url).port or 80
         return FatalLLMError(
             f"no server answers at {self.base_url} ({cause}); start one in an environment that has vLLM: "

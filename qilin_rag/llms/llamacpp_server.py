@@ -1,0 +1,51 @@
+"""Serves a GGUF file through xllamacpp's OpenAI-compatible server: PYTHON llamacpp_server.py --model FILE --port N ...
+
+Run by the Python that has xllamacpp, which need not have this package. Further `NAME=VALUE` arguments set llama.cpp's
+own parameters by the names that xllamacpp has for them, for example `flash_attn=true` or `n_batch=512`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+
+
+def main() -> None:
+    """Serve until ended by a signal."""
+    parser = argparse.ArgumentParser()
+    for flag in ("--model", "--name"):
+        parser.add_argument(flag, required=True)
+    for flag in ("--port", "--context-length"):
+        parser.add_argument(flag, type=int, required=True)
+    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--gpu-layers", type=int, default=-1)
+    parser.add_argument("parameters", nargs="*", metavar="NAME=VALUE")
+    given = parser.parse_args()
+
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = given.model
+    params.model_alias = {given.name}
+    params.hostnames = ["127.0.0.1"]
+    params.port = given.port
+    params.n_ctx = given.context_length * given.parallel  # llama.cpp divides it among the slots
+    params.n_parallel = given.parallel
+    params.n_gpu_layers = given.gpu_layers
+    params.sampling.seed = 0
+    if given.threads:
+        params.cpuparams.n_threads = given.threads
+    for parameter in given.parameters:
+        name, equals, value = parameter.partition("=")
+        if not equals or not hasattr(params, name):
+            parser.error(f"{parameter!r}: expected NAME=VALUE with a parameter of xllamacpp.CommonParams")
+        setattr(params, name, type(getattr(params, name))(json.loads(value)))
+    server = xllamacpp.Server(params)
+    print(f"serving {given.name} at {server.listening_address}", flush=True)  # noqa: T201
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Real vLLM and real llama.cpp, where this machine has them, with random models made on the spot."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TINY_MODELS = Path(__file__).with_name("tiny_models.py")
+CHECKOUT = Path(__file__).parents[2]
+DEADLINE_S = 400
+N_QUESTIONS = 20
+RUN = ["run", "--data=sample", f"--limit={N_QUESTIONS}", "--concurrency=2", "--metrics=rouge_l", "--json"]
+
+
+def python_with(variable: str, folder: str, *modules: str) -> str:
+    """A Python that has these modules: the one the variable names, that of an environment in the checkout, or ours."""
+    named = os.environ.get(variable)
+    for python in [named] if named else [str(CHECKOUT / folder / "bin" / "python"), sys.executable]:
+        code = f"import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, {modules})))"
+        if Path(python).exists() and subprocess.run([python, "-c", code], check=False).returncode == 0:
+            return python
+    pytest.skip(f"no Python with {' and '.join(modules)}: `make {folder[1:]}-env` makes {folder}, or set {variable}")
+
+
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The options that name a tiny random Qwen2 and the vLLM that serves it."""
+    python = python_with("QILIN_RAG_VLLM_PYTHON", ".vllm", "vllm", "transformers")
+    model = tmp_path_factory.mktemp("models") / "tiny-qwen2"
+    subprocess.run([python, TINY_MODELS, "qwen2", model], check=True, capture_output=True)
+    settings = {
+        "model": "tiny-qwen2",
+        "context_length": 8192,
+        "max_tokens": 64,
+        "engine": "vllm",
+        "engine.model": model,
+        "engine.python": python,
+        "engine.dtype": "bfloat16",
+        "engine.environment.VLLM_CPU_KVCACHE_SPACE": 1,
+        "engine.extra_arguments": "[--enforce-eager]",  # starts in half the time
+    }
+    return [f"--set=llm.{name}={value}" for name, value in settings.items()]
+
+
+def launch(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "qilin_rag", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below one, by id."""
+    found: list[int] = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+        if parent == pid:
+            child = int(stat.parent.name)
+            found += [child, *descendants(child)]
+    return found
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.05)
+
+
+def finished() -> list[dict[str, Any]]:
+    lines = [line for path in Path("runs").glob("*/samples.jsonl") for line in path.read_text().splitlines(True)]
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def check_run(done: dict[str, Any], engine: str) -> dict[str, Any]:
+    """All questions answered, with usage; the manifest's server."""
+    counts = done["counts"]
+    assert counts["ok"] + counts["truncated"] == counts["questions"] == N_QUESTIONS
+    assert len(finished()) == N_QUESTIONS
+    for sample in finished():
+        assert sample["usage"]["prompt_tokens"] > 100
+        assert sample["usage"]["completion_tokens"] > 0
+    server: dict[str, Any] = json.loads((Path(done["run"]) / "manifest.json").read_text())["server"]
+    if engine:
+        assert server["engine"] == engine
+        assert server["version"][0].isdigit()
+    return server
+
+
+@pytest.mark.vllm
+def test_vllm_by_serve(vllm: list[str]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    serve = launch("serve", "openai", *vllm, "--port", port, "--log", "server.log", "--quiet")
+    assert serve.stdout is not None
+    address = serve.stdout.readline().strip()
+    assert address == f"http://127.0.0.1:{port}/v1", serve.communicate()[1]
+    started = descendants(serve.pid)
+    assert len(started) >= 3  # the keeper, the server, its engine
+    run = launch(*RUN, "--llm=openai", *vllm, f"--base-url={address}")
+    out, err = run.communicate(timeout=DEADLINE_S)
+    assert run.returncode == 0, err
+    assert check_run(json.loads(out), "")["models"] == ["tiny-qwen2"]
+    serve.send_signal(signal.SIGINT)
+    _, err = serve.communicate(timeout=60)
+    assert serve.returncode == 130
+    assert err == "interrupted; the server is stopped\n"
+    assert not list(filter(is_alive, started))
+
+
+@pytest.mark.vllm
+def test_vllm_around_a_run_killed_half_way(vllm: list[str]) -> None:
+    command = [*RUN, "--llm=openai", *vllm, "--serve"]
+    run = launch(*command)
+    wait_until(finished, run)
+    started = descendants(run.pid)
+    [engine] = [pid for pid in started if "EngineCore" in command_of(pid)]
+    os.kill(engine, signal.SIGKILL)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 1
+    assert "in the middle of the run (every finished answer is kept)" in err
+    assert not list(filter(is_alive, started))
+    n_kept = len(finished())
+    assert 0 < n_kept < N_QUESTIONS
+    assert {sample["status"] for sample in finished()} <= {"ok", "truncated"}
+
+    again = launch(*command)
+    out, err = again.communicate(timeout=DEADLINE_S)
+    assert again.returncode == 0, err
+    server = check_run(json.loads(out), "vLLM")
+    assert server["settings"]["dtype"] == "bfloat16"
+    assert server["environment"]["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert server["context_length"] == 8192
+
+
+@pytest.mark.vllm
+def test_vllm_around_a_run_interrupted(vllm: list[str]) -> None:
+    run = launch(*RUN, "--llm=openai", *vllm, "--serve")
+    wait_until(finished, run)
+    started = descendants(run.pid)
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 130
+    assert "every finished answer is kept" in err
+    assert not list(filter(is_alive, started))
+
+
+@pytest.mark.slow
+def test_a_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = python_with("QILIN_RAG_LLAMACPP_PYTHON", ".llamacpp", "xllamacpp", "gguf")
+    subprocess.run([python, TINY_MODELS, "gguf", tmp_path / "tiny.gguf"], check=True, capture_output=True)
+    monkeypatch.setenv("QILIN_RAG_LLAMACPP_PYTHON", python)
+    run = launch(*RUN, "--llm=gguf:tiny.gguf", "--set=llm.max_tokens=32")
+    wait_until(finished, run)
+    started = descendants(run.pid)
+    out, err = run.communicate(timeout=DEADLINE_S)
+    assert run.returncode == 0, err
+    server = check_run(json.loads(out), "xllamacpp")
+    assert server["model"] == "tiny"
+    assert server["settings"]["model"] == "tiny.gguf"
+    assert not list(filter(is_alive, started))
