@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import write_jsonl
+from tests.conftest import hear_signals, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 
 CONCURRENCY = 8
@@ -37,12 +37,6 @@ def question_of(body: dict[str, Any]) -> str:
 
 def start(data: Path, server: FakeServer, runs_dir: Path) -> subprocess.Popen[str]:
     return launch(data, runs_dir, "--llm", "openai", "--set", f"llm.model={MODEL}", "--base-url", server.url)
-
-
-def hear_signals() -> None:
-    """Tests in the background, or under nohup, ignore some; their children would as well."""
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_DFL)
 
 
 def launch(data: Path, runs_dir: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -19,7 +19,7 @@ from qilin_rag.errors import UsageError
 from qilin_rag.llms import FatalLLMError, servers
 from qilin_rag.llms.engines import VLLM
 from qilin_rag.llms.servers import Server
-from tests.conftest import Cli
+from tests.conftest import Cli, hear_signals
 
 DEADLINE_S = 30
 
@@ -80,7 +80,7 @@ def launch(*arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=hear_signals,
     )
 
 
