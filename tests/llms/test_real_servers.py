@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import hear_signals
+
 TINY_MODELS = Path(__file__).with_name("tiny_models.py")
 CHECKOUT = Path(__file__).parents[2]
 DEADLINE_S = 400
