@@ -81,6 +81,7 @@ $(LLAMACPP)/ready:
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/rouge.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/notes_memory.py
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

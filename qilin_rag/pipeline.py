@@ -25,7 +25,7 @@ from qilin_rag.llms.cache import ResponseCache
 from qilin_rag.llms.servers import engine_of, serving
 from qilin_rag.prompts import load_prompt
 from qilin_rag.registry import LLMS, RETRIEVERS
-from qilin_rag.retrievers import IndexedRetriever
+from qilin_rag.retrievers import IndexedRetriever, Retriever
 from qilin_rag.scorers import Scorer
 from qilin_rag.scorers.retrieval import Retrieval
 from qilin_rag.scoring import build_scorers, prepare, score_directory, summarise_metric, usable_scorers
@@ -177,7 +177,7 @@ def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
     questions = select_questions(dataset.questions, config)
     found = retrieve(retriever, dataset.notes, questions, config.top_k, config.missing_notes)
     rankings = [hits for hits, _ in found]
-    tag = _describe(config.retriever.name, retriever.changed(RETRIEVERS.implied(config.retriever.name)))
+    tag = _retriever_label(config, retriever)
     write_text(out, format_trec(zip((question.id for question in questions), rankings, strict=True), tag))
     figures: dict[str, MetricSummary] = {}
     for k in sorted({min(5, config.top_k), config.top_k}):
@@ -330,9 +330,7 @@ def _manifest(
         seed=config.seed,
         labels={
             "data": dataset.label,
-            "retriever": _describe(
-                config.retriever.name, system.retriever.changed(RETRIEVERS.implied(config.retriever.name))
-            ),
+            "retriever": _retriever_label(config, system.retriever),
             "llm": _describe(config.llm_label, system.llm.changed(config.llm_preset)),
             "prompt": system.prompt.name,
         },
@@ -343,6 +341,10 @@ def _manifest(
         started=_now(),
         updated=_now(),
     )
+
+
+def _retriever_label(config: RunConfig, retriever: Retriever) -> str:
+    return _describe(config.retriever.name, retriever.changed(RETRIEVERS.implied(config.retriever.name)))
 
 
 def _describe(name: str, changes: Mapping[str, Any]) -> str:

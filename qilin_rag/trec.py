@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from qilin_rag.errors import UsageError
-from qilin_rag.types import Hit
+from qilin_rag.types import Hit, ranked
 
 
 def trec_id(question_id: str) -> str:
@@ -60,10 +60,4 @@ def read_trec(path: Path) -> dict[str, list[Hit]]:
                 scores[question_id][note_idx] = score
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} can't be read: {error}") from error
-    return {
-        question_id: [
-            Hit(note_idx=note_idx, score=score, rank=rank)
-            for rank, (note_idx, score) in enumerate(sorted(found.items(), key=lambda pair: (-pair[1], pair[0])), 1)
-        ]
-        for question_id, found in scores.items()
-    }
+    return {question_id: ranked(found) for question_id, found in scores.items()}

@@ -128,7 +128,7 @@ def parse_repr(text: str) -> Any:
             case "colon", _:
                 stack[-1][1].append(_COLON)
             case _:
-                pass
+                pass  # a comma, or the dtype that numpy adds
     if len(stack) > 1 or len(stack[0][1]) != 1:
         raise ValueError("is not one whole list")
     return stack[0][1][0]

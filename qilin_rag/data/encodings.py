@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -186,10 +186,8 @@ def _conform(
     array: pa.Array, name: str, kind: pa.DataType, table: Table, path: Path, numbers: Sequence[int], report: Report
 ) -> pa.Array:
     """A column in its own type: at once where that works, else value by value, to say which is wrong."""
-    try:
+    with suppress(pa.ArrowException, ValueError):  # which value it was is found out below
         return _cast(array, kind)
-    except (pa.ArrowException, ValueError):
-        pass
     values = []
     for number, value in zip(numbers, array, strict=True):
         try:

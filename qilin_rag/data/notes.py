@@ -213,8 +213,9 @@ def _convert(
     with pa.ipc.new_file(sink, schema) as writer:
         for group in _regrouped(checked(), _GROUP_ROWS):
             writer.write_batch(group)
-    _refuse_doubles(note_idxs, encoding, files)
-    return np.concatenate(note_idxs), np.frombuffer(bytes(digests), "V32")
+    all_idxs = np.concatenate(note_idxs)
+    _refuse_doubles(all_idxs, encoding, files)
+    return all_idxs, np.frombuffer(bytes(digests), "V32")
 
 
 def _regrouped(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
@@ -232,9 +233,9 @@ def _regrouped(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Reco
         yield from pa.Table.from_batches(rest).combine_chunks().to_batches(max_chunksize=size)
 
 
-def _refuse_doubles(note_idxs: Sequence[npt.NDArray[np.int64]], encoding: str, files: Sequence[Path]) -> None:
+def _refuse_doubles(note_idxs: npt.NDArray[np.int64], encoding: str, files: Sequence[Path]) -> None:
     """A UsageError that names both places of an id that is there twice."""
-    ids, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *note_idxs]), return_counts=True)
+    ids, counts = np.unique(note_idxs, return_counts=True)
     if not (counts > 1).any():
         return
     double = int(ids[counts > 1][0])

@@ -49,11 +49,6 @@ class Table(NamedTuple):
         """The columns that point to notes, other than the key."""
         return [name for name, kind in self.columns.items() if kind in (NOTES, PAIRS) or _is_details(name)]
 
-    @property
-    def details_columns(self) -> list[str]:
-        """The columns that hold the notes exposed for a request."""
-        return [name for name in self.columns if _is_details(name)]
-
 
 def _is_details(column: str) -> bool:
     return column.endswith("_details_with_idx")

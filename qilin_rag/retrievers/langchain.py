@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +16,7 @@ from qilin_rag.errors import UsageError
 from qilin_rag.extras import require
 from qilin_rag.factories import import_object, make_object, refuse_secrets, source_hash
 from qilin_rag.retrievers.base import Retriever
-from qilin_rag.types import Hit, Question
+from qilin_rag.types import Hit, Question, ranked
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
@@ -102,11 +103,9 @@ class LangChainRetriever(Retriever):
 
     def _note_idx(self, document: Document) -> int:
         value = document.metadata.get(self.id_key)
-        try:
+        with suppress(TypeError, ValueError, OverflowError):  # not a whole number, so it is said below what it is
             if not isinstance(value, bool) and (isinstance(value, str) or int(value) == value):
                 return int(value)
-        except (TypeError, ValueError, OverflowError):
-            pass
         wrong = f"is {value!r:.40}" if self.id_key in document.metadata else "is missing"
         raise UsageError(
             f"{self._name}: metadata[{self.id_key!r}] {wrong} in a document that begins "
@@ -128,5 +127,4 @@ def _hits(pairs: Sequence[tuple[int, float]], k: int) -> list[Hit]:
     best: dict[int, float] = {}
     for note_idx, score in pairs:
         best.setdefault(note_idx, score)  # scores fall
-    ranked = sorted(best.items(), key=lambda pair: (-pair[1], pair[0]))[:k]
-    return [Hit(note_idx=note_idx, score=score, rank=rank) for rank, (note_idx, score) in enumerate(ranked, start=1)]
+    return ranked(best, k)

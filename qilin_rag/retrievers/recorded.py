@@ -8,7 +8,7 @@ from typing import ClassVar
 from qilin_rag.data import NoteStore
 from qilin_rag.errors import UsageError
 from qilin_rag.retrievers.base import Retriever
-from qilin_rag.types import Hit, Question
+from qilin_rag.types import Hit, Question, ranked
 
 
 class Recorded(Retriever):
@@ -30,8 +30,5 @@ class Recorded(Retriever):
             best: dict[int, float] = {}
             for note_idx, score in question.recorded[self.results]:
                 best[note_idx] = max(score, best.get(note_idx, score))
-            ranked = sorted(best.items(), key=lambda pair: (-pair[1], pair[0]))[:k]
-            rankings.append(
-                [Hit(note_idx=i, score=score, rank=rank) for rank, (i, score) in enumerate(ranked, start=1)]
-            )
+            rankings.append(ranked(best, k))
         return rankings

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import hear_signals
+from tests.conftest import launch
 
 TINY_MODELS = Path(__file__).with_name("tiny_models.py")
 CHECKOUT = Path(__file__).parents[2]
@@ -52,16 +52,6 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "engine.extra_arguments": "[--enforce-eager]",  # starts in half the time
     }
     return [f"--set=llm.{name}={value}" for name, value in settings.items()]
-
-
-def launch(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "qilin_rag", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hear_signals,
-    )
 
 
 def descendants(pid: int) -> list[int]:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from qilin_rag.errors import UsageError
 from qilin_rag.llms import FatalLLMError, servers
 from qilin_rag.llms.engines import VLLM
 from qilin_rag.llms.servers import Server
-from tests.conftest import Cli, hear_signals
+from tests.conftest import Cli, launch
 
 DEADLINE_S = 30
 
@@ -72,16 +71,6 @@ def server(tmp_path: Path, **settings: Any) -> Server:
 
 
 ENGINE = ["--llm=openai", "--set=llm.model=tiny", "--set=llm.engine=vllm", "--set=llm.engine.stop_timeout_s=0.3"]
-
-
-def launch(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "qilin_rag", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hear_signals,
-    )
 
 
 def test_a_server_answers_and_leaves_nothing(tmp_path: Path, processes: Processes) -> None:
