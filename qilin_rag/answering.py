@@ -15,7 +15,7 @@ from qilin_rag.llms import LLM, ContextOverflowError, LLMError
 from qilin_rag.llms.cache import ResponseCache, request_key
 from qilin_rag.prompts import Prompt, PromptTooLongError, RenderedPrompt
 from qilin_rag.retrievers import Retriever
-from qilin_rag.store import RunDirectory
+from qilin_rag.store import SAMPLES, RunDirectory
 from qilin_rag.text import clean
 from qilin_rag.types import Completion, Hit, MissingNotes, Question, Sample, Status
 
@@ -25,15 +25,32 @@ STATUSES: dict[str, Status] = {"stop": "ok", "length": "truncated", "content_fil
 
 
 class Progress(Protocol):
-    """Told how far a stage is; the command line draws a bar of it."""
+    """Told how far a stage is; the command line draws a bar of it. Stages may stand in one another."""
 
     def start(self, stage: str, total: int, done: int = 0) -> None:
-        """A stage begins."""
+        """A stage begins, within the one that is under way."""
         ...
 
     def advance(self, failed: bool = False) -> None:
-        """One more is done."""
+        """One more is done of the stage that began last."""
         ...
+
+    def end(self) -> None:
+        """The stage that began last is over."""
+        ...
+
+
+@contextmanager
+def stage(progress: Progress | None, name: str, total: int, done: int = 0) -> Iterator[None]:
+    """A stage of `total` steps, from its beginning to its end, where somebody wants to know."""
+    if progress is None:
+        yield
+        return
+    progress.start(name, total, done)
+    try:
+        yield
+    finally:
+        progress.end()
 
 
 class System(NamedTuple):
@@ -56,6 +73,13 @@ class Retrieved(NamedTuple):
     n_missing: int = 0
 
 
+class Job(NamedTuple):
+    """One question to ask."""
+
+    question: Question
+    found: Retrieved
+
+
 def pending_questions(questions: Sequence[Question], finished: dict[str, Sample]) -> list[Question]:
     """The questions without an answer on disk: never asked, or failed."""
     return [
@@ -65,12 +89,13 @@ def pending_questions(questions: Sequence[Question], finished: dict[str, Sample]
 
 def answer(
     system: System,
-    jobs: Sequence[tuple[Question, Retrieved]],
+    jobs: Sequence[Job],
     directory: RunDirectory,
     progress: Progress | None,
+    file_name: str = SAMPLES,
 ) -> None:
     """Answer these questions from what was retrieved for them; each sample is on disk the moment it is done."""
-    with directory.samples_writer() as writer:
+    with directory.samples_writer(file_name) as writer:
 
         def finish(sample: Sample) -> None:
             writer.write(sample)
@@ -84,23 +109,26 @@ def answer(
                 system.cache.close()
 
 
-def retrieve(
-    retriever: Retriever, notes: NoteStore, questions: Sequence[Question], k: int, missing_notes: MissingNotes
-) -> list[Retrieved]:
-    """The hits of each question; those that name no note of the data are an error, or skipped and counted."""
+def search(retriever: Retriever, notes: NoteStore, questions: Sequence[Question], k: int) -> list[list[Hit]]:
+    """The ranking of each question; one that is none is a UsageError."""
     with third_party(f"retriever {retriever.class_path()}"):
-        hits = list(retriever.search(questions, notes, k))
-        found = {hit.note_idx for ranking in hits for hit in ranking}
+        hits = [list(ranking) for ranking in retriever.search(questions, notes, k)]
+        problems = [_ranking_problem(ranking, None if retriever.ignores_k else k) for ranking in hits]
     if len(hits) != len(questions):
         raise UsageError(f"retriever {retriever.class_path()} gave {len(hits)} rankings for {len(questions)} questions")
-    for question, ranking in zip(questions, hits, strict=True):
-        if problem := _ranking_problem(ranking, None if retriever.ignores_k else k):
+    for question, problem in zip(questions, problems, strict=True):
+        if problem:
             raise UsageError(f"retriever {retriever.class_path()}, question {question.id}: {problem}")
-    missing = notes.missing(sorted(found))
+    return hits
+
+
+def known_notes(rankings: Sequence[Sequence[Hit]], notes: NoteStore, missing_notes: MissingNotes) -> list[Retrieved]:
+    """The hits that a question gets; those that name no note of the data are an error, or skipped and counted."""
+    missing = notes.missing(sorted({hit.note_idx for ranking in rankings for hit in ranking}))
     if missing and missing_notes == "error":
         shown = ", ".join(map(str, missing[:10])) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
         raise UsageError(f"the retriever names notes that are not in the data: {shown}; --missing-notes skip goes on")
-    return [_without(set(missing), ranking) for ranking in hits]
+    return [_without(set(missing), ranking) for ranking in rankings]
 
 
 def _ranking_problem(hits: Sequence[Hit], k: int | None) -> str | None:
@@ -153,9 +181,7 @@ def _run_async(work: Callable[[], Any]) -> None:
         raise raised[0]
 
 
-async def _answer_all(
-    system: System, jobs: Sequence[tuple[Question, Retrieved]], finish: Callable[[Sample], None]
-) -> None:
+async def _answer_all(system: System, jobs: Sequence[Job], finish: Callable[[Sample], None]) -> None:
     """Answer all jobs, so many at a time; the first error that stops the run cancels what is under way."""
     queue = iter(jobs)
 

@@ -64,6 +64,7 @@ class RunConfig(Frozen):
     serve: bool = False
     runs_dir: Path = Path("runs")
     fresh: bool = False
+    repeat: PositiveInt = 1
     cache: bool = True
     fail_on_error: Annotated[FiniteFloat, Field(ge=0)] = 0.0
 

@@ -2,54 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import platform
 import random
-import subprocess
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qilin_rag.answering import Progress, Retrieved, System, answer, pending_questions, retrieve, third_party
+from qilin_rag.answering import (
+    Job,
+    Progress,
+    Retrieved,
+    System,
+    answer,
+    known_notes,
+    pending_questions,
+    search,
+    stage,
+    third_party,
+)
 from qilin_rag.config import RunConfig, cache_dir
-from qilin_rag.data import Dataset, load_dataset
-from qilin_rag.data.dataset import hash_questions
+from qilin_rag.data import load_dataset
 from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.cache import ResponseCache
 from qilin_rag.llms.servers import engine_of, serving
 from qilin_rag.prompts import load_prompt
+from qilin_rag.provenance import continued, fingerprint, folder_name, new_manifest, now, retriever_label, run_identity
 from qilin_rag.registry import LLMS, RETRIEVERS
 from qilin_rag.retrievers import IndexedRetriever, Retriever
 from qilin_rag.scorers import Scorer
 from qilin_rag.scorers.retrieval import Retrieval
 from qilin_rag.scoring import build_scorers, prepare, score_directory, summarise_metric, usable_scorers
-from qilin_rag.store import Manifest, RunDirectory, write_text
+from qilin_rag.sharing import Shared
+from qilin_rag.store import REPEATS, Manifest, RunDirectory, write_text
 from qilin_rag.text import slug
 from qilin_rag.trec import format_trec
-from qilin_rag.types import MetricSummary, Question, Summary
+from qilin_rag.types import MetricSummary, Question, Sample, Summary
 
 logger = logging.getLogger(__name__)
-
-FINGERPRINT_VERSION = 1
-RECORDED_PACKAGES = (
-    "qilin-rag",
-    "bm25s",
-    "ir-measures",
-    "langchain",
-    "langchain-core",
-    "numpy",
-    "openai",
-    "rapidfuzz",
-    "rjieba",
-    "torch",
-    "transformers",
-)
 
 
 class Run(NamedTuple):
@@ -74,69 +67,141 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
     All configuration is checked, and the server asked whether it is there, before the first expensive step.
     Questions that failed are counted in the summary; `check_failures` says whether they are too many.
     """
-    scorers = build_scorers(config.metrics)
-    prompt = load_prompt(config.prompt)
-    retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
-    llm = LLMS.create(config.llm.name, config.llm.settings)
-    for scorer in scorers:
-        if isinstance(scorer, Retrieval) and scorer.k > config.top_k and not retriever.ignores_k:
-            logger.warning("figures at %d are of the %d notes that --top-k gives", scorer.k, config.top_k)
-    server, unreachable = _check(llm, config)
-    dataset = load_dataset(config.data, config.answers, config.references)
-    questions = select_questions(dataset.questions, config)
-    config, scorers, left_out = _complete_metrics(config, scorers)
-    cache = ResponseCache(cache_dir() / "responses.sqlite", ask_again=config.fresh) if config.cache else None
-    system = System(
-        retriever, dataset.notes, prompt, llm, config.top_k, config.missing_notes, config.concurrency, cache
-    )
-    identity = _identity(dataset, system, config)
-    directory = RunDirectory(config.runs_dir / _name(config, dataset, _fingerprint(identity)))
-    with directory.locked():
-        earlier = _earlier_manifest(directory, identity)
-        manifest = _manifest(config, dataset, system, questions, identity, server)
-        finished = {} if config.fresh else directory.read_samples()[0]
-        pending = pending_questions(questions, finished)
-        if pending and unreachable:
-            raise unreachable
-        found = retrieve(retriever, dataset.notes, pending, config.top_k, config.missing_notes) if pending else []
-        manifest = _continued(manifest, earlier, is_asking=bool(pending))
-        is_serving = config.serve and bool(pending)
-        log = directory.path / "server.log"
-        with serving(llm, config.llm_label, log) if is_serving else nullcontext(llm) as live:
-            if is_serving:
-                manifest = manifest.model_copy(update={"server": live.check()})
-            if earlier is None or pending or earlier.question_set_sha256 != manifest.question_set_sha256:
-                directory.write_manifest(manifest)  # incomplete, until all is scored
-                if config.fresh and (aside := directory.set_aside_samples()):
-                    logger.info("the earlier samples are kept in %s", aside)
-                directory.write_questions(questions)
-            if pending:
-                jobs = list(zip(pending, found, strict=True))
-                _answer_pending(system._replace(llm=live), questions, jobs, directory, progress)
-        finished, lines = directory.read_samples()
-        summary = score_directory(directory, finished, lines, scorers, config.seed)
+    task = Task(config, Shared())
+    with task.directory.locked():
+        task.find_work()
+        with (
+            serving(task.llm, config.llm_label, task.server_log) if task.needs_server else nullcontext(task.llm) as llm
+        ):
+            task.ask(llm, progress)
+        return task.finish()
+
+
+class Task:
+    """A run on its way: made (all is checked), `find_work`, `ask`, `finish`, the last three under the folder's lock.
+
+    Apart, so that the runs of a sweep can share one server, and be scored when it no longer holds the GPU.
+    """
+
+    def __init__(self, config: RunConfig, shared: Shared) -> None:
+        """Check everything that can be checked before something is spent."""
+        metrics = json.dumps([config.metrics, config.optional_metrics], sort_keys=True)
+        scorers = shared.once(("named metrics", metrics), lambda: build_scorers(config.metrics))
+        prompt = load_prompt(config.prompt)
+        retriever = shared.once(("retriever", config.retriever.model_dump_json()), lambda: _retriever(config))
+        for scorer in scorers:
+            if isinstance(scorer, Retrieval) and scorer.k > config.top_k and not retriever.ignores_k:
+                logger.warning("figures at %d are of the %d notes that --top-k gives", scorer.k, config.top_k)
+        chosen_llm = ("llm", config.llm.model_dump_json(), config.llm_label, config.prompt, config.serve)
+        self.llm, self._server, self._unreachable = shared.once(chosen_llm, lambda: _checked_llm(config))
+        selection = (config.data, config.answers, config.references)
+        self._dataset = shared.once(("data", selection), lambda: load_dataset(*selection))
+        self.questions = select_questions(self._dataset.questions, config)
+        more, self._left_out = shared.once(("metrics", metrics), lambda: _make_ready(scorers, config))
+        self._scorers = [*scorers, *more.values()]
+        chosen = config.metrics | {name: {} for name in more}
+        self.config = config.model_copy(update={"metrics": chosen, "optional_metrics": []})
+        self._shared = shared
+        asks_again = config.fresh or config.repeat > 1
+        cache = ResponseCache(cache_dir() / "responses.sqlite", asks_again) if config.cache else None
+        notes = self._dataset.notes
+        self._system = System(
+            retriever, notes, prompt, self.llm, config.top_k, config.missing_notes, config.concurrency, cache
+        )
+        self._identity = run_identity(self._dataset, self._system, config)
+        name = folder_name(config, self._dataset, fingerprint(self._identity))
+        self.directory = RunDirectory(config.runs_dir / name)
+        self._jobs: list[Job] = []
+        self._n_repeats_left = 0
+
+    @property
+    def label(self) -> str:
+        """What tells this run apart from others, for people."""
+        labels = (self.config.retriever.name, self.config.llm_label)
+        return f"{' + '.join(labels)}, prompt {self.config.prompt}, top {self.config.top_k}"
+
+    @property
+    def server_log(self) -> Path:
+        """Where the log of a server for this run goes."""
+        return self.directory.path / "server.log"
+
+    @property
+    def needs_server(self) -> bool:
+        """Whether a server has to be started for what is left to ask."""
+        return self.config.serve and self._is_asking
+
+    @property
+    def _is_asking(self) -> bool:
+        return bool(self._jobs) or self._n_repeats_left > 0
+
+    def find_work(self) -> None:
+        """Read what is done, and retrieve for the questions that are left."""
+        config, system = self.config, self._system
+        self._earlier = _earlier_manifest(self.directory, self._identity)
+        finished = {} if config.fresh else self.directory.read_samples()[0]
+        pending = pending_questions(self.questions, finished)
+        repeats = {} if config.fresh else self._repeats_left(finished)
+        self._n_repeats_left = (config.repeat - 1) * len(pending) + sum(repeats.values())
+        if self._unreachable and (pending or self._n_repeats_left):
+            raise self._unreachable
+        hits = self._shared.search(system.retriever, self._dataset, pending, config.top_k) if pending else []
+        found = known_notes(hits, system.notes, config.missing_notes)
+        self._jobs = [Job(*pair) for pair in zip(pending, found, strict=True)]
+
+    def ask(self, llm: LLM, progress: Progress | None) -> None:
+        """Ask what is left, of `llm`: the run's own, or the same with a server around it."""
+        server = llm.check() if llm is not self.llm else self._server
+        manifest = new_manifest(self.config, self._dataset, self._system, self.questions, self._identity, server)
+        self._manifest = continued(manifest, self._earlier, self._is_asking)
+        is_other_set = self._earlier is None or self._earlier.question_set_sha256 != self._manifest.question_set_sha256
+        if self._is_asking or is_other_set:
+            self.directory.write_manifest(self._manifest)  # incomplete, until all is scored
+            if self.config.fresh and (aside := self.directory.set_aside_samples()):
+                logger.info("the earlier samples are kept in %s", aside)
+            self.directory.write_questions(self.questions)
+        system = self._system._replace(llm=llm)
+        if self._jobs:
+            n_done = len(self.questions) - len(self._jobs)
+            if n_done:
+                what = (n_done, len(self.questions), self.directory.path)
+                logger.info("%d of %d questions are already answered in %s", *what)
+            self.directory.discard_scores({job.question.id for job in self._jobs})
+            with stage(progress, "answering", len(self.questions), n_done):
+                answer(system, self._jobs, self.directory, progress)
+        if self.config.repeat > 1:
+            self._repeat(system._replace(cache=None), progress)
+
+    def _repeat(self, system: System, progress: Progress | None) -> None:
+        """Ask again what was answered, with the notes it was asked with."""
+        finished, _ = self.directory.read_samples()
+        left = self._repeats_left(finished)
+        times = [question for question in self.questions for _ in range(left.get(question.id, 0))]
+        jobs = [Job(question, Retrieved(finished[question.id].hits)) for question in times]
+        if jobs:
+            with stage(progress, "repeating", len(jobs)):
+                answer(system, jobs, self.directory, progress, REPEATS)
+
+    def _repeats_left(self, finished: Mapping[str, Sample]) -> dict[str, int]:
+        """How often each answered question is still to be asked again."""
+        done = Counter(sample.question_id for sample in self.directory.read_repeats() if sample.is_answered)
+        wanted = self.config.repeat - 1
+        return {
+            question.id: left
+            for question in self.questions
+            if question.id in finished and finished[question.id].is_answered
+            if (left := wanted - done[question.id]) > 0
+        }
+
+    def finish(self) -> Run:
+        """Score what is there, and say that the run is complete."""
+        finished, lines = self.directory.read_samples()
+        summary = score_directory(self.directory, finished, lines, self._scorers, self.config.seed)
         generation_s = round(sum(line.latency_s for line in lines), 3)
-        manifest = manifest.model_copy(update={"state": "complete", "updated": _now(), "generation_s": generation_s})
-        directory.write_manifest(manifest)
-    _say_left_out(left_out, directory)
-    return Run(directory, manifest, summary)
-
-
-def _answer_pending(
-    system: System,
-    questions: Sequence[Question],
-    pending: Sequence[tuple[Question, Retrieved]],
-    directory: RunDirectory,
-    progress: Progress | None,
-) -> None:
-    """Answer what is left of these questions; scores of what is asked again are forgotten first."""
-    n_done = len(questions) - len(pending)
-    if n_done:
-        logger.info("%d of %d questions are already answered in %s", n_done, len(questions), directory.path)
-    directory.discard_scores({question.id for question, _ in pending})
-    if progress:
-        progress.start("answering", len(questions), n_done)
-    answer(system, pending, directory, progress)
+        done = {"state": "complete", "updated": now(), "generation_s": generation_s}
+        manifest = self._manifest.model_copy(update=done)
+        self.directory.write_manifest(manifest)
+        _say_left_out(self._left_out, self.directory)
+        return Run(self.directory, manifest, summary)
 
 
 def check_failures(finished: Run, fail_on_error: float) -> None:
@@ -172,12 +237,12 @@ def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
     """The first stage alone: write the hits of the run's questions to a TREC file, and sum up how good they are."""
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise UsageError(f"--out {str(out)!r} must be a file in a folder that is there")
-    retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
+    retriever = _retriever(config)
     dataset = load_dataset(config.data, config.answers, config.references)
     questions = select_questions(dataset.questions, config)
-    found = retrieve(retriever, dataset.notes, questions, config.top_k, config.missing_notes)
-    rankings = [hits for hits, _ in found]
-    tag = _retriever_label(config, retriever)
+    hits = search(retriever, dataset.notes, questions, config.top_k)
+    rankings = [found.hits for found in known_notes(hits, dataset.notes, config.missing_notes)]
+    tag = retriever_label(config, retriever)
     write_text(out, format_trec(zip((question.id for question in questions), rankings, strict=True), tag))
     figures: dict[str, MetricSummary] = {}
     for k in sorted({min(5, config.top_k), config.top_k}):
@@ -191,7 +256,7 @@ def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
 
 def build_index(config: RunConfig, out: Path) -> Index:
     """Index the run's notes for its retriever into the folder `out`, which `--set retriever.index=` then names."""
-    retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
+    retriever = _retriever(config)
     if not isinstance(retriever, IndexedRetriever):
         raise UsageError(f"retriever {config.retriever.name} has no index to build; bm25 and biencoder have one")
     notes = load_dataset(config.data).notes
@@ -214,15 +279,10 @@ def select_questions(questions: Sequence[Question], config: RunConfig) -> list[Q
     return chosen
 
 
-def _complete_metrics(config: RunConfig, scorers: Sequence[Scorer]) -> tuple[RunConfig, list[Scorer], dict[str, str]]:
-    """Make the scorers ready, and decide on the optional metrics: the manifest names those that are scored.
-
-    Last come the metrics that are left out, and why.
-    """
+def _make_ready(scorers: Sequence[Scorer], config: RunConfig) -> tuple[dict[str, Scorer], dict[str, str]]:
+    """Prepare the scorers; the optional ones that can be used, prepared, and why the others are left out."""
     prepare(scorers)
-    more, left_out = usable_scorers(config.optional_metrics)
-    metrics = config.metrics | {name: {} for name in more}
-    return config.model_copy(update={"metrics": metrics, "optional_metrics": []}), [*scorers, *more.values()], left_out
+    return usable_scorers(config.optional_metrics)
 
 
 def _say_left_out(left_out: Mapping[str, str], directory: RunDirectory) -> None:
@@ -245,47 +305,29 @@ def _named_questions(questions: Iterable[Question], path: Path) -> list[Question
     return [by_id[question_id] for question_id in dict.fromkeys(wanted)]
 
 
-def _check(llm: LLM, config: RunConfig) -> tuple[dict[str, Any], FatalLLMError | None]:
-    """What the server says of itself, before the data is read.
+def _retriever(config: RunConfig) -> Retriever:
+    retriever: Retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
+    return retriever
 
-    Its absence matters only where questions are left to ask: it is raised at once, unless a run of this name may
-    turn out to be finished.
+
+def _checked_llm(config: RunConfig) -> tuple[LLM, dict[str, Any], FatalLLMError | None]:
+    """The LLM, what its server says of itself, and the error where it is not there.
+
+    Its absence matters only where questions are left to ask: it is raised at once, before the data is read, unless a
+    run of this name may turn out to be finished.
     """
+    llm: LLM = LLMS.create(config.llm.name, config.llm.settings)
     try:
         with third_party(f"llm {llm.class_path()}"):
             if config.serve:  # the server itself comes last, when all else is known to be right
                 engine_of(llm, config.llm_label).installed_version()
-                return {}, None
-            return llm.check(), None
+                return llm, {}, None
+            return llm, llm.check(), None
     except FatalLLMError as error:
         names = f"*-{slug(config.llm_label)}-{slug(Path(config.prompt).stem)}-*/samples.jsonl"
         if next(config.runs_dir.glob(names), None) is None:
             raise
-        return {}, error
-
-
-def _identity(dataset: Dataset, system: System, config: RunConfig) -> dict[str, Any]:
-    """All that can change an answer; its hash is the fingerprint under which a run is found again."""
-    engine = {"engine": engine_of(system.llm, config.llm_label).identity()} if config.serve else {}
-    return {
-        "fingerprint_version": FINGERPRINT_VERSION,
-        "data": dataset.sha256,
-        "retriever": system.retriever.identity(),
-        "top_k": None if system.retriever.ignores_k else system.top_k,
-        "missing_notes": system.missing_notes,
-        "prompt": system.prompt.sha256,
-        "llm": system.llm.identity(),
-        **engine,
-    }
-
-
-def _fingerprint(identity: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def _name(config: RunConfig, dataset: Dataset, fingerprint: str) -> str:
-    names = (dataset.name, RETRIEVERS.short_name(config.retriever.name), config.llm_label, Path(config.prompt).stem)
-    return "-".join([*map(slug, names), fingerprint[:8]])
+        return llm, {}, error
 
 
 def _earlier_manifest(directory: RunDirectory, identity: dict[str, Any]) -> Manifest | None:
@@ -296,82 +338,3 @@ def _earlier_manifest(directory: RunDirectory, identity: dict[str, Any]) -> Mani
     if earlier.identity != identity:
         raise UsageError(f"{directory.path} belongs to another configuration; write elsewhere with --runs-dir")
     return earlier
-
-
-def _continued(manifest: Manifest, earlier: Manifest | None, is_asking: bool) -> Manifest:
-    """The manifest with what stays of the earlier one: when it began, and where its answers come from."""
-    if earlier is None:
-        return manifest
-    kept = ["started"] if is_asking else ["started", "packages", "python", "git_commit", "server"]
-    return manifest.model_copy(update={name: getattr(earlier, name) for name in kept})
-
-
-def _manifest(
-    config: RunConfig,
-    dataset: Dataset,
-    system: System,
-    questions: Sequence[Question],
-    identity: dict[str, Any],
-    server: dict[str, Any],
-) -> Manifest:
-    effective = {
-        "retriever": {"name": config.retriever.name, "settings": system.retriever.model_dump(mode="json")},
-        "llm": {"name": config.llm.name, "settings": system.llm.model_dump(mode="json")},
-    }
-    return Manifest(
-        state="incomplete",
-        fingerprint=_fingerprint(identity),
-        identity=identity,
-        config=config.model_dump(mode="json") | effective,
-        data={"label": dataset.label, "sha256": dataset.sha256, "n_notes": len(dataset.notes)},
-        prompt={"name": system.prompt.name, "version": system.prompt.version, "sha256": system.prompt.sha256},
-        question_set_sha256=hash_questions(questions),
-        n_questions=len(questions),
-        seed=config.seed,
-        labels={
-            "data": dataset.label,
-            "retriever": _retriever_label(config, system.retriever),
-            "llm": _describe(config.llm_label, system.llm.changed(config.llm_preset)),
-            "prompt": system.prompt.name,
-        },
-        packages={name: found for name in RECORDED_PACKAGES if (found := _installed(name))},
-        python=platform.python_version(),
-        git_commit=_git_commit(),
-        server=server,
-        started=_now(),
-        updated=_now(),
-    )
-
-
-def _retriever_label(config: RunConfig, retriever: Retriever) -> str:
-    return _describe(config.retriever.name, retriever.changed(RETRIEVERS.implied(config.retriever.name)))
-
-
-def _describe(name: str, changes: Mapping[str, Any]) -> str:
-    """A component's name, with the settings that tell it apart from what the name alone means."""
-    return " ".join([name, *(f"{key}={value}" for key, value in changes.items())])
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout this program runs from; None for an installed package."""
-    checkout = Path(__file__).parent.parent
-    if not (checkout / ".git").exists():
-        return None
-    try:
-        asked = subprocess.run(
-            ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return asked.stdout.strip() or None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

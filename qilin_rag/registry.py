@@ -184,6 +184,7 @@ SCORERS: Registry[Any] = Registry(
         "rouge_l": "qilin_rag.scorers.rouge:RougeL",
         "rouge_l_word": "qilin_rag.scorers.rouge:RougeLWord",
         "bertscore": "qilin_rag.scorers.bertscore:BertScore",
+        "contains": "qilin_rag.scorers.contains:Contains",
         "retrieval": "qilin_rag.scorers.retrieval:Retrieval",
     },
 )

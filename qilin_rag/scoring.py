@@ -15,7 +15,7 @@ from qilin_rag.scorers import Scorer
 from qilin_rag.stats import bootstrap_ci95, standard_error
 from qilin_rag.store import RunDirectory
 from qilin_rag.text import clean
-from qilin_rag.types import LeftOut, MetricSummary, Question, Sample, Score, Status, Summary, Usage
+from qilin_rag.types import LeftOut, MetricSummary, Question, Repeats, Sample, Score, Status, Summary, Usage
 
 
 def build_scorers(metrics: Mapping[str, Mapping[str, Any]]) -> list[Scorer]:
@@ -89,14 +89,20 @@ def score_directory(
     made = score_samples(scorers, samples, questions)
     again = {(score.metric, score.question_id) for score in made}
     scores = [score for score in directory.read_scores() if (score.metric, score.question_id) not in again] + made
-    summary = summarise(samples, lines, scores, seed)
+    summary = summarise(samples, lines, scores, seed, directory.read_repeats())
     directory.write_trec_run(samples)
     directory.write_scores(scores)
     directory.write_summary(summary)
     return summary
 
 
-def summarise(samples: Sequence[Sample], lines: Sequence[Sample], scores: Iterable[Score], seed: int = 0) -> Summary:
+def summarise(
+    samples: Sequence[Sample],
+    lines: Sequence[Sample],
+    scores: Iterable[Score],
+    seed: int = 0,
+    repeats: Sequence[Sample] = (),
+) -> Summary:
     """The figures of a run: a pure function, so that a resumed run ends like any other.
 
     A metric is summed up where all `samples` have a score by it under one signature; scores of other questions
@@ -108,6 +114,7 @@ def summarise(samples: Sequence[Sample], lines: Sequence[Sample], scores: Iterab
         if score.question_id in wanted:
             by_metric.setdefault(score.metric, []).append(score)
     counts = Counter(sample.status for sample in samples)
+    called = [line for line in (*lines, *repeats) if not line.cached]
     return Summary(
         metrics={
             metric: summarise_metric(found, seed)
@@ -127,10 +134,27 @@ def summarise(samples: Sequence[Sample], lines: Sequence[Sample], scores: Iterab
             ),
         ),
         usage=Usage(
-            prompt_tokens=_total(line.usage.prompt_tokens for line in lines if not line.cached),
-            completion_tokens=_total(line.usage.completion_tokens for line in lines if not line.cached),
+            prompt_tokens=_total(line.usage.prompt_tokens for line in called),
+            completion_tokens=_total(line.usage.completion_tokens for line in called),
         ),
+        repeats=_compare_repeats(samples, repeats),
     )
+
+
+def _compare_repeats(samples: Sequence[Sample], repeats: Iterable[Sample]) -> Repeats | None:
+    """How many answers changed, of those that were asked for most often; None where nothing was repeated."""
+    first = {sample.question_id: sample.answer for sample in samples if sample.is_answered}
+    again: dict[str, list[str]] = {}
+    for repeat in repeats:
+        if repeat.is_answered and repeat.question_id in first:
+            again.setdefault(repeat.question_id, []).append(repeat.answer)
+    if not again:
+        return None
+    times = max(map(len, again.values()))
+    complete = {question_id: answers for question_id, answers in again.items() if len(answers) == times}
+    changed = sum(any(answer != first[question_id] for answer in answers) for question_id, answers in complete.items())
+    share = changed / len(complete)
+    return Repeats(times=1 + times, questions=len(complete), changed=changed, share_changed=share)
 
 
 def summarise_metric(scores: Sequence[Score], seed: int = 0) -> MetricSummary:

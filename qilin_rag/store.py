@@ -26,6 +26,7 @@ from qilin_rag.types import Frozen, Question, Sample, Score, Summary
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
+SAMPLES, REPEATS = "samples.jsonl", "repeats.jsonl"
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -156,13 +157,17 @@ class RunDirectory:
 
     def read_samples(self) -> tuple[dict[str, Sample], list[Sample]]:
         """Each question's last line by id, and every line ever written (for usage); a half last line is skipped."""
-        lines = list(_read_lines(self.path / "samples.jsonl", Sample, half_line_ok=True))
+        lines = list(_read_lines(self.path / SAMPLES, Sample, half_line_ok=True))
         return {sample.question_id: sample for sample in lines}, lines
 
+    def read_repeats(self) -> list[Sample]:
+        """What `--repeat` asked for once more: any number of lines a question; a half last line is skipped."""
+        return list(_read_lines(self.path / REPEATS, Sample, half_line_ok=True))
+
     @contextmanager
-    def samples_writer(self) -> Iterator[SamplesWriter]:
-        """Append to samples.jsonl, after mending a half line at its end."""
-        path = self.path / "samples.jsonl"
+    def samples_writer(self, file_name: str = SAMPLES) -> Iterator[SamplesWriter]:
+        """Append to a file of samples, after mending a half line at its end."""
+        path = self.path / file_name
         with _writing(path):
             _mend_last_line(path)
             file = path.open("ab", buffering=0)
@@ -174,14 +179,15 @@ class RunDirectory:
                 file.close()
 
     def set_aside_samples(self) -> Path | None:
-        """Rename samples.jsonl for a fresh start; what it cost to make stays on disk."""
-        path = self.path / "samples.jsonl"
-        if not path.exists():
-            return None
-        aside = path.with_name(f"samples-until-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.jsonl")
-        with _writing(path):
-            path.rename(aside)
-        return aside
+        """Rename samples.jsonl (and what was repeated) for a fresh start; what it cost to make stays on disk."""
+        now = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+        kept = None
+        for path in (self.path / REPEATS, self.path / SAMPLES):
+            if path.exists():
+                kept = path.with_name(f"{path.stem}-until-{now}.jsonl")
+                with _writing(path):
+                    path.rename(kept)
+        return kept
 
     def _read_json(self, path: Path) -> dict[str, Any]:
         _check_plain(path)

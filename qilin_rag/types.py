@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 Status = Literal["ok", "failed", "filtered", "truncated"]
 Message = dict[str, str]
@@ -107,6 +107,11 @@ class Sample(Frozen):
     cached: bool = False
     error: str | None = None
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether there is an answer to score, whole or cut off."""
+        return self.status in ("ok", "truncated")
+
 
 class Score(Frozen):
     """One metric of one question; `value` None means unscored, and `reason` says why.
@@ -156,8 +161,21 @@ class LeftOut(Frozen):
         return ", ".join(f"{n} {what}" for what, n in parts.items() if n)
 
 
+class Repeats(Frozen):
+    """Answers that were asked for `times` times: of so many questions, in how many one differed from the first."""
+
+    times: PositiveInt
+    questions: NonNegativeInt
+    changed: NonNegativeInt
+    share_changed: FiniteFloat
+
+    def __str__(self) -> str:
+        share = f"{self.changed} of {self.questions} answers changed ({self.share_changed:.1%})"
+        return f"asked {self.times} times: {share}"
+
+
 class Summary(Frozen):
-    """summary.json: the figures of a run, a function of its samples and scores alone.
+    """summary.json: the figures of a run, a function of its samples, repeats and scores alone.
 
     `cached` answers came from the response cache; `usage` counts the others.
     """
@@ -166,4 +184,5 @@ class Summary(Frozen):
     counts: dict[str, int]
     cached: NonNegativeInt = 0
     left_out: LeftOut = LeftOut()
+    repeats: Repeats | None = None
     usage: Usage

@@ -61,6 +61,12 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Ask every question again; earlier answers are set aside.")
     ] = False,
+    repeat: Annotated[
+        int | None,
+        typer.Option(
+            help="Ask every question so many times, past the cache, and say how many answers change. [default: 1]"
+        ),
+    ] = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Neither use nor keep answers to requests that were sent before.")
     ] = False,
@@ -98,6 +104,7 @@ def run(
         "serve": serve or None,
         "runs_dir": runs_dir,
         "fresh": fresh or None,
+        "repeat": repeat,
         "cache": False if no_cache else None,
         "fail_on_error": fail_on_error,
     }
@@ -146,6 +153,8 @@ def _print(finished: Run, as_json: bool) -> None:
     counts = ", ".join(f"{n} {status}" for status, n in summary.counts.items() if n and status != "questions")
     from_cache = f" ({summary.cached} from the cache of answers)" if summary.cached else ""
     console.print(f"{summary.counts['questions']} questions: {counts}{from_cache}")
+    if summary.repeats:
+        console.print(str(summary.repeats))
     if left_out := str(summary.left_out):
         console.print(left_out, style="yellow")
     typer.echo(directory.path)

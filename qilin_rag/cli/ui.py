@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -15,7 +16,7 @@ from qilin_rag.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from qilin_rag.types import MetricSummary
 
@@ -76,18 +77,31 @@ class Bar:
     def __init__(self, progress: Progress) -> None:
         """`progress` is live."""
         self._progress = progress
-        self._n_failed = 0
+        self._stages: list[_Stage] = []
 
     def start(self, stage: str, total: int, done: int = 0) -> None:
-        """A stage begins."""
-        self._stage = stage
-        self._task = self._progress.add_task(stage, total=total, completed=done)
+        """A stage begins; its bar stands under that of the stage it is part of."""
+        self._stages.append(_Stage(stage, self._progress.add_task(stage, total=total, completed=done)))
 
     def advance(self, failed: bool = False) -> None:
         """One more is done; failures are counted beside the bar."""
-        self._n_failed += failed
-        label = f"{self._stage} ({self._n_failed} failed)" if self._n_failed else self._stage
-        self._progress.update(self._task, advance=1, description=label)
+        stage = self._stages[-1]
+        stage.n_failed += failed
+        label = f"{stage.name} ({stage.n_failed} failed)" if stage.n_failed else stage.name
+        self._progress.update(stage.task, advance=1, description=label)
+
+    def end(self) -> None:
+        """The bar of a stage within another goes, the outermost stays."""
+        stage = self._stages.pop()
+        if self._stages:
+            self._progress.remove_task(stage.task)
+
+
+@dataclass
+class _Stage:
+    name: str
+    task: TaskID
+    n_failed: int = 0
 
 
 @contextmanager

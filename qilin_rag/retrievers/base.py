@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 
 
 class Retriever(Component):
-    """Finds notes for questions. `ignores_k`: what it finds does not depend on how many are asked for."""
+    """Finds notes for questions.
+
+    `ignores_k`: what it finds does not depend on how many are asked for. `nested`: the hits at k are the first k of
+    those at a larger k, so that one search does for both.
+    """
 
     ignores_k: ClassVar[bool] = False
+    nested: ClassVar[bool] = False
 
     @abstractmethod
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:

@@ -49,6 +49,7 @@ class BiEncoder(IndexedRetriever):
     """
 
     operational: ClassVar[frozenset[str]] = IndexedRetriever.operational | {"batch_size", "device"}
+    nested: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers")
 
     model: str = "BAAI/bge-base-zh-v1.5"

@@ -30,6 +30,7 @@ class BM25(IndexedRetriever):
     `analyzer`: `word` (jieba), `char`, or `cjk-bigram` (Lucene's CJKAnalyzer, as the dataset's own BM25 column).
     """
 
+    nested: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("bm25s", "regex", "rjieba")
 
     k1: Annotated[float, Field(ge=0)] = 0.9

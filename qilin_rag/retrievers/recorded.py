@@ -15,6 +15,7 @@ class Recorded(Retriever):
     """Results recorded with the data: `recorded:bm25` (Anserini) or `recorded:dpr` (a BERT bi-encoder), best 100."""
 
     argument: ClassVar[str | None] = "results"
+    nested: ClassVar[bool] = True
 
     results: str
 

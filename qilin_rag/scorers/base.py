@@ -55,7 +55,7 @@ class AnswerScorer(Scorer):
 
     def score(self, samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
         """Score the answers that count; the others get None and the reason."""
-        counted = [i for i, sample in enumerate(samples) if sample.status in ("ok", "truncated")]
+        counted = [i for i, sample in enumerate(samples) if sample.is_answered]
         values = self.score_answers([samples[i].answer for i in counted], [questions[i].references for i in counted])
         by_row = dict(zip(counted, values, strict=True))
         return [self._judge(sample, by_row.get(i)) for i, sample in enumerate(samples)]

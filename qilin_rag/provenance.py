@@ -1,0 +1,147 @@
+"""What a run is: the hash under which it is found again, the folder it lies in, and its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from qilin_rag.answering import System
+from qilin_rag.config import RunConfig
+from qilin_rag.data import Dataset
+from qilin_rag.data.dataset import hash_questions
+from qilin_rag.llms.servers import engine_of
+from qilin_rag.registry import RETRIEVERS
+from qilin_rag.retrievers import Retriever
+from qilin_rag.store import Manifest
+from qilin_rag.text import slug
+from qilin_rag.types import Question
+
+FINGERPRINT_VERSION = 1
+RECORDED_PACKAGES = (
+    "qilin-rag",
+    "bm25s",
+    "ir-measures",
+    "langchain",
+    "langchain-core",
+    "numpy",
+    "openai",
+    "rapidfuzz",
+    "rjieba",
+    "torch",
+    "transformers",
+)
+
+
+def run_identity(dataset: Dataset, system: System, config: RunConfig) -> dict[str, Any]:
+    """All that can change an answer; its hash is the fingerprint under which a run is found again."""
+    engine = {"engine": engine_of(system.llm, config.llm_label).identity()} if config.serve else {}
+    return {
+        "fingerprint_version": FINGERPRINT_VERSION,
+        "data": dataset.sha256,
+        "retriever": system.retriever.identity(),
+        "top_k": None if system.retriever.ignores_k else system.top_k,
+        "missing_notes": system.missing_notes,
+        "prompt": system.prompt.sha256,
+        "llm": system.llm.identity(),
+        **engine,
+    }
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """Hash of an identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def folder_name(config: RunConfig, dataset: Dataset, fingerprint: str) -> str:
+    """What the run directory is called: for people, and by its end for us."""
+    names = (dataset.name, RETRIEVERS.short_name(config.retriever.name), config.llm_label, Path(config.prompt).stem)
+    return "-".join([*map(slug, names), fingerprint[:8]])
+
+
+def continued(manifest: Manifest, earlier: Manifest | None, is_asking: bool) -> Manifest:
+    """The manifest with what stays of the earlier one: when it began, and where its answers come from."""
+    if earlier is None:
+        return manifest
+    kept = ["started"] if is_asking else ["started", "packages", "python", "git_commit", "server"]
+    return manifest.model_copy(update={name: getattr(earlier, name) for name in kept})
+
+
+def new_manifest(
+    config: RunConfig,
+    dataset: Dataset,
+    system: System,
+    questions: Sequence[Question],
+    identity: dict[str, Any],
+    server: dict[str, Any],
+) -> Manifest:
+    """The manifest of a run that begins now; `server` is what the LLM's server says of itself."""
+    effective = {
+        "retriever": {"name": config.retriever.name, "settings": system.retriever.model_dump(mode="json")},
+        "llm": {"name": config.llm.name, "settings": system.llm.model_dump(mode="json")},
+    }
+    return Manifest(
+        state="incomplete",
+        fingerprint=fingerprint(identity),
+        identity=identity,
+        config=config.model_dump(mode="json") | effective,
+        data={"label": dataset.label, "sha256": dataset.sha256, "n_notes": len(dataset.notes)},
+        prompt={"name": system.prompt.name, "version": system.prompt.version, "sha256": system.prompt.sha256},
+        question_set_sha256=hash_questions(questions),
+        n_questions=len(questions),
+        seed=config.seed,
+        labels={
+            "data": dataset.label,
+            "retriever": retriever_label(config, system.retriever),
+            "llm": _describe(config.llm_label, system.llm.changed(config.llm_preset)),
+            "prompt": system.prompt.name,
+        },
+        packages={name: found for name in RECORDED_PACKAGES if (found := _installed(name))},
+        python=platform.python_version(),
+        git_commit=_git_commit(),
+        server=server,
+        started=now(),
+        updated=now(),
+    )
+
+
+def retriever_label(config: RunConfig, retriever: Retriever) -> str:
+    """The retriever in tables: its name and what differs from its defaults."""
+    return _describe(config.retriever.name, retriever.changed(RETRIEVERS.implied(config.retriever.name)))
+
+
+def _describe(name: str, changes: Mapping[str, Any]) -> str:
+    """A component's name, with the settings that tell it apart from what the name alone means."""
+    return " ".join([name, *(f"{key}={value}" for key, value in changes.items())])
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout this program runs from; None for an installed package."""
+    checkout = Path(__file__).parent.parent
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() or None
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,48 @@
+"""What several runs need only once: data, models, and what a retriever found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+from qilin_rag.answering import search
+from qilin_rag.data import Dataset
+from qilin_rag.retrievers import Retriever
+from qilin_rag.types import Hit, Question
+
+T = TypeVar("T")
+
+
+class Shared:
+    """Made by the first run that asks, used by all after it. A single run has one of its own."""
+
+    def __init__(self) -> None:
+        """Nothing is made yet."""
+        self._made: dict[Hashable, Any] = {}
+        self._found: dict[Hashable, dict[str, tuple[int, list[Hit]]]] = {}
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gave for this key the first time."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
+
+    def search(self, retriever: Retriever, dataset: Dataset, questions: Sequence[Question], k: int) -> list[list[Hit]]:
+        """The hits of each question, searched for only where no search before has found them.
+
+        A retriever whose rankings are `nested` is not asked for 5 after it was asked for 10.
+        """
+        any_k = retriever.nested or retriever.ignores_k
+        named = (retriever.class_path(), retriever.model_dump_json(), dataset.sha256, None if any_k else k)
+        found = self._found.setdefault(named, {})
+        unknown = [
+            question
+            for question in questions
+            if question.id not in found or (found[question.id][0] < k and not retriever.ignores_k)
+        ]
+        if unknown:
+            hits = search(retriever, dataset.notes, unknown, k)
+            found.update((question.id, (k, ranking)) for question, ranking in zip(unknown, hits, strict=True))
+        rankings = [found[question.id][1] for question in questions]
+        return rankings if retriever.ignores_k else [ranking[:k] for ranking in rankings]
