@@ -215,7 +215,13 @@ def _metrics(layer: Any) -> dict[str, dict[str, Any]]:
 
 def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: Path | None = None) -> RunConfig:
     """Layer file, flags (None = not given) and `--set` assignments over the defaults; LLM presets are filled in."""
-    from_file = read_yaml(file) if file else {}
+    return resolve(read_yaml(file) if file else {}, flags, overrides, file)
+
+
+def resolve(
+    from_file: Mapping[str, Any], flags: Mapping[str, Any], overrides: Iterable[str], file: Path | None
+) -> RunConfig:
+    """As `resolve_run`, with what the file says."""
     for kind, registry, named in _names_in(from_file):
         if any(registry.names_code(name, its) for name, its in named.items()):
             raise UsageError(f"{file}: {kind} must be a registered name; code (package.module:NAME) goes to --{kind}")

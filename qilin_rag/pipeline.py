@@ -74,7 +74,11 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
             serving(task.llm, config.llm_label, task.server_log) if task.needs_server else nullcontext(task.llm) as llm
         ):
             task.ask(llm, progress)
-        return task.finish()
+        finished = task.finish()
+    for metric, why in task.left_out.items():
+        again = f"qilin-rag score {finished.directory.path} --metrics {metric}"
+        logger.info("%s is left out: %s; to add it later: %s", metric, why, again)
+    return finished
 
 
 class Task:
@@ -91,13 +95,13 @@ class Task:
         retriever = shared.once(("retriever", config.retriever.model_dump_json()), lambda: _retriever(config))
         for scorer in scorers:
             if isinstance(scorer, Retrieval) and scorer.k > config.top_k and not retriever.ignores_k:
-                logger.warning("figures at %d are of the %d notes that --top-k gives", scorer.k, config.top_k)
-        chosen_llm = ("llm", config.llm.model_dump_json(), config.llm_label, config.prompt, config.serve)
+                shared.warn(f"figures at {scorer.k} are of the {config.top_k} notes that --top-k gives")
+        chosen_llm = ("llm", config.llm.model_dump_json(), config.llm_label, config.serve)
         self.llm, self._server, self._unreachable = shared.once(chosen_llm, lambda: _checked_llm(config))
         selection = (config.data, config.answers, config.references)
         self._dataset = shared.once(("data", selection), lambda: load_dataset(*selection))
         self.questions = select_questions(self._dataset.questions, config)
-        more, self._left_out = shared.once(("metrics", metrics), lambda: _make_ready(scorers, config))
+        more, self.left_out = shared.once(("metrics", metrics), lambda: _make_ready(scorers, config))
         self._scorers = [*scorers, *more.values()]
         chosen = config.metrics | {name: {} for name in more}
         self.config = config.model_copy(update={"metrics": chosen, "optional_metrics": []})
@@ -128,10 +132,11 @@ class Task:
     @property
     def needs_server(self) -> bool:
         """Whether a server has to be started for what is left to ask."""
-        return self.config.serve and self._is_asking
+        return self.config.serve and self.is_asking
 
     @property
-    def _is_asking(self) -> bool:
+    def is_asking(self) -> bool:
+        """Whether anything is left to ask."""
         return bool(self._jobs) or self._n_repeats_left > 0
 
     def find_work(self) -> None:
@@ -148,13 +153,16 @@ class Task:
         found = known_notes(hits, system.notes, config.missing_notes)
         self._jobs = [Job(*pair) for pair in zip(pending, found, strict=True)]
 
-    def ask(self, llm: LLM, progress: Progress | None) -> None:
-        """Ask what is left, of `llm`: the run's own, or the same with a server around it."""
+    def ask(self, llm: LLM, progress: Progress | None, label: str = "") -> None:
+        """Ask what is left, of `llm`: the run's own, or the same with a server around it.
+
+        `label` stands before the stage in the progress.
+        """
         server = llm.check() if llm is not self.llm else self._server
         manifest = new_manifest(self.config, self._dataset, self._system, self.questions, self._identity, server)
-        self._manifest = continued(manifest, self._earlier, self._is_asking)
+        self._manifest = continued(manifest, self._earlier, self.is_asking)
         is_other_set = self._earlier is None or self._earlier.question_set_sha256 != self._manifest.question_set_sha256
-        if self._is_asking or is_other_set:
+        if self.is_asking or is_other_set:
             self.directory.write_manifest(self._manifest)  # incomplete, until all is scored
             if self.config.fresh and (aside := self.directory.set_aside_samples()):
                 logger.info("the earlier samples are kept in %s", aside)
@@ -166,19 +174,19 @@ class Task:
                 what = (n_done, len(self.questions), self.directory.path)
                 logger.info("%d of %d questions are already answered in %s", *what)
             self.directory.discard_scores({job.question.id for job in self._jobs})
-            with stage(progress, "answering", len(self.questions), n_done):
+            with stage(progress, f"{label}answering", len(self.questions), n_done):
                 answer(system, self._jobs, self.directory, progress)
         if self.config.repeat > 1:
-            self._repeat(system._replace(cache=None), progress)
+            self._repeat(system._replace(cache=None), progress, label)
 
-    def _repeat(self, system: System, progress: Progress | None) -> None:
+    def _repeat(self, system: System, progress: Progress | None, label: str) -> None:
         """Ask again what was answered, with the notes it was asked with."""
         finished, _ = self.directory.read_samples()
         left = self._repeats_left(finished)
         times = [question for question in self.questions for _ in range(left.get(question.id, 0))]
         jobs = [Job(question, Retrieved(finished[question.id].hits)) for question in times]
         if jobs:
-            with stage(progress, "repeating", len(jobs)):
+            with stage(progress, f"{label}repeating", len(jobs)):
                 answer(system, jobs, self.directory, progress, REPEATS)
 
     def _repeats_left(self, finished: Mapping[str, Sample]) -> dict[str, int]:
@@ -200,7 +208,6 @@ class Task:
         done = {"state": "complete", "updated": now(), "generation_s": generation_s}
         manifest = self._manifest.model_copy(update=done)
         self.directory.write_manifest(manifest)
-        _say_left_out(self._left_out, self.directory)
         return Run(self.directory, manifest, summary)
 
 
@@ -229,7 +236,8 @@ def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], optional_met
         more, left_out = usable_scorers(optional_metrics)
         finished, lines = directory.read_samples()
         scored = score_directory(directory, finished, lines, [*scorers, *more.values()], manifest.seed)
-    _say_left_out(left_out, directory)
+    for metric, why in left_out.items():
+        logger.info("%s is left out: %s", metric, why)
     return Run(directory, manifest, scored)
 
 
@@ -285,12 +293,6 @@ def _make_ready(scorers: Sequence[Scorer], config: RunConfig) -> tuple[dict[str,
     return usable_scorers(config.optional_metrics)
 
 
-def _say_left_out(left_out: Mapping[str, str], directory: RunDirectory) -> None:
-    for metric, why in left_out.items():
-        again = f"qilin-rag score {directory.path} --metrics {metric}"
-        logger.info("%s is left out: %s; to add it later: %s", metric, why, again)
-
-
 def _named_questions(questions: Iterable[Question], path: Path) -> list[Question]:
     try:
         wanted = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -324,7 +326,7 @@ def _checked_llm(config: RunConfig) -> tuple[LLM, dict[str, Any], FatalLLMError 
                 return llm, {}, None
             return llm, llm.check(), None
     except FatalLLMError as error:
-        names = f"*-{slug(config.llm_label)}-{slug(Path(config.prompt).stem)}-*/samples.jsonl"
+        names = f"*-{slug(config.llm_label)}-*/samples.jsonl"
         if next(config.runs_dir.glob(names), None) is None:
             raise
         return llm, {}, error

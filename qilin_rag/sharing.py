@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
@@ -9,6 +10,8 @@ from qilin_rag.answering import search
 from qilin_rag.data import Dataset
 from qilin_rag.retrievers import Retriever
 from qilin_rag.types import Hit, Question
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -27,6 +30,10 @@ class Shared:
             self._made[key] = make()
         made: T = self._made[key]
         return made
+
+    def warn(self, message: str) -> None:
+        """A warning that runs have in common, said once."""
+        self.once(("warning", message), lambda: logger.warning(message))
 
     def search(self, retriever: Retriever, dataset: Dataset, questions: Sequence[Question], k: int) -> list[list[Hit]]:
         """The hits of each question, searched for only where no search before has found them.

@@ -40,7 +40,7 @@ def leaderboard(
     tables = board.leaderboard(runs_dir)
     match output_format:
         case Format.table:
-            text = _as_text(tables, to_file=out is not None)
+            text = board_as_text(tables, to_file=out is not None)
         case Format.md:
             text = board.as_markdown(tables)
         case Format.csv:
@@ -59,7 +59,8 @@ def leaderboard(
         raise UsageError(f"--out {out} can't be written: {error.strerror or error}") from error
 
 
-def _as_text(tables: list[Board], to_file: bool) -> str:
+def board_as_text(tables: list[Board], to_file: bool = False) -> str:
+    """Tables as a terminal shows them; without colours for a file."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

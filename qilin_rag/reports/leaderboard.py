@@ -5,6 +5,7 @@ Figures stand in one table only where they were measured on the same questions: 
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -57,22 +58,34 @@ def leaderboard(runs_dir: Path) -> list[Table]:
     """The tables of a folder of runs, one for each data set and set of questions; largest first."""
     if not runs_dir.is_dir():
         raise UsageError(f"{runs_dir} is not a folder of runs; begin with: qilin-rag run")
-    entries, left_out = _read(runs_dir)
+    entries, left_out = _read(sorted(child.parent for child in runs_dir.glob("*/manifest.json")))
     if not entries:
         why = f" ({left_out[0]})" if left_out else ""
         raise UsageError(f"{runs_dir} holds no complete run{why}; begin with: qilin-rag run")
+    return _tables(entries, left_out)
+
+
+def leaderboard_of(run_directories: Sequence[Path]) -> list[Table]:
+    """The tables of these runs alone; there must be a complete one among them."""
+    entries, left_out = _read(run_directories)
+    if not entries:
+        raise UsageError(f"none of these runs is complete ({', '.join(left_out)})")
+    return _tables(entries, left_out)
+
+
+def _tables(entries: Sequence[_Entry], left_out: Sequence[str]) -> list[Table]:
     groups: dict[tuple[str, str], list[_Entry]] = defaultdict(list)
     for entry in entries:
         groups[entry.manifest.data["sha256"], entry.manifest.question_set_sha256].append(entry)
     ordered = sorted(groups.values(), key=lambda group: (-group[0].manifest.n_questions, group[0].path.name))
     tables = [_table(group) for group in ordered]
-    tables[-1] = tables[-1].model_copy(update={"notes": tables[-1].notes + left_out})
+    tables[-1] = tables[-1].model_copy(update={"notes": [*tables[-1].notes, *left_out]})
     return tables
 
 
-def _read(runs_dir: Path) -> tuple[list[_Entry], list[str]]:
+def _read(run_directories: Iterable[Path]) -> tuple[list[_Entry], list[str]]:
     entries, left_out = [], []
-    for path in sorted(child.parent for child in runs_dir.glob("*/manifest.json")):
+    for path in run_directories:
         directory = RunDirectory(path)
         try:
             manifest = directory.read_manifest()
@@ -94,8 +107,9 @@ def _table(group: Sequence[_Entry]) -> Table:
         for entry in group:
             if metric in entry.summary.metrics:
                 signature = entry.summary.metrics[metric].signature
-                signatures[metric, signature][rows[entry.path], entry.manifest.labels["retriever"]] = entry
-    row_order = list(dict.fromkeys(rows[entry.path] for entry in sorted(group, key=lambda entry: rows[entry.path])))
+                for row in rows[entry.path]:
+                    signatures[metric, signature][row, entry.manifest.labels["retriever"]] = entry
+    row_order = sorted({row for entry in group for row in rows[entry.path]}, key=_natural)
     return Table(
         data=group[0].manifest.labels["data"],
         n_questions=group[0].manifest.n_questions,
@@ -149,32 +163,43 @@ def _best(values: dict[tuple[str, str], MetricSummary], by_column: bool) -> set[
     return {
         at
         for group in rivals.values()
-        if len(group) > 1
+        if len({value for value, _ in group}) > 1
         for value, at in group
         if value == max(value for value, _ in group)
     }
 
 
-def _row_labels(group: Sequence[_Entry]) -> dict[Path, str]:
-    """LLM; with prompt, number of notes, fingerprint, name of the folder, as far as needed to tell runs apart."""
+def _row_labels(group: Sequence[_Entry]) -> dict[Path, list[str]]:
+    """LLM; with prompt, number of notes, fingerprint, name of the folder, as far as needed to tell runs apart.
+
+    A run that does not depend on the number of notes stands in the row of each number.
+    """
     prompts = {entry.manifest.labels["prompt"] for entry in group}
-    top_ks = {entry.manifest.config["top_k"] for entry in group}
+    top_ks = sorted({k for entry in group if (k := entry.manifest.identity.get("top_k")) is not None})
     labels = {}
     for entry in group:
-        parts = [entry.manifest.labels["llm"]]
+        label = entry.manifest.labels["llm"]
         if len(prompts) > 1:
-            parts.append(entry.manifest.labels["prompt"])
-        if len(top_ks) > 1:
-            parts.append(f"top {entry.manifest.config['top_k']}")
-        labels[entry.path] = " · ".join(parts)
+            label += f" · {entry.manifest.labels['prompt']}"
+        own_k = entry.manifest.identity.get("top_k")
+        tops = [f" · top {k}" for k in top_ks if own_k in (k, None)] if len(top_ks) > 1 else [""]
+        labels[entry.path] = [label + top for top in tops]
     fingerprints = {entry.path: entry.manifest.fingerprint[:8] for entry in group}
     folders = {entry.path: entry.path.name for entry in group}
     for distinguished in (fingerprints, folders):
-        taken = Counter((labels[entry.path], entry.manifest.labels["retriever"]) for entry in group)
-        for entry in group:
-            if taken[labels[entry.path], entry.manifest.labels["retriever"]] > 1:
-                labels[entry.path] += f" · {distinguished[entry.path]}"
+        places = [
+            (row, entry.manifest.labels["retriever"], entry.path) for entry in group for row in labels[entry.path]
+        ]
+        taken = Counter((row, column) for row, column, _ in places)
+        for path in {path for row, column, path in places if taken[row, column] > 1}:
+            labels[path] = [f"{row} · {distinguished[path]}" for row in labels[path]]
     return labels
+
+
+def _natural(row: str) -> list[tuple[bool, int, str]]:
+    """A sort key by which 7b stands before 72b."""
+    parts = re.split(r"([0-9]+)", row)
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def _column_order(column: str) -> tuple[int, str]:

@@ -22,6 +22,7 @@ COMMANDS = [
     "show",
     "list",
     "doctor",
+    "sweep",
     "data",
     "data validate",
     "data stats",

@@ -153,6 +153,52 @@ def test_a_run_with_its_server(data_dir: Path, processes: Processes, cli: Cli) -
     assert json.loads((run / "manifest.json").read_text())["server"] == manifest["server"]
 
 
+def test_runs_of_a_sweep_share_a_server(data_dir: Path, processes: Processes, cli: Cli) -> None:
+    presets = Path("configs/llms")
+    presets.mkdir(parents=True)
+    for name in ("one", "two"):
+        engine = "{name: vllm, stop_timeout_s: 0.3}"
+        (presets / f"{name}.yaml").write_text(f"class: openai\nmodel: {name}\nengine: {engine}\n")
+    Path("grid.yaml").write_text(
+        "retrievers: [none, bm25]\nprompts: [default, concise]\nllms: [one, extractive, two]\n"
+    )
+    sweep = ("sweep", "grid.yaml", "--data", data_dir, "--serve", "--json")
+    done = cli(*sweep)
+    assert done.code == 0, done.err
+    runs = json.loads(done.out)["runs"]
+    assert len(runs) == 12
+    assert processes.n_started() == 2
+    assert processes.alive() == []
+    manifests = [json.loads((Path(run["run"]) / "manifest.json").read_text()) for run in runs]
+    served = {manifest["labels"]["llm"]: manifest["server"].get("model") for manifest in manifests}
+    assert served == {"one": "one", "two": "two", "extractive": None}
+    assert cli(*sweep).out == done.out
+    assert processes.n_started() == 2  # nothing was left to ask
+
+
+def test_a_server_that_dies_in_a_sweep_costs_only_its_own_runs(
+    data_dir: Path, processes: Processes, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("grid.yaml").write_text("retrievers: [none, bm25, oracle]\nllms: [mine, extractive]\n")
+    presets = Path("configs/llms")
+    presets.mkdir(parents=True)
+    engine = "{name: vllm, stop_timeout_s: 0.3}"
+    (presets / "mine.yaml").write_text(f"class: openai\nmodel: tiny\nengine: {engine}\n")
+    monkeypatch.setenv("STANDIN", "dies after 4")
+    sweep = ("sweep", "grid.yaml", "--data", data_dir, "--serve", "--concurrency", "1")
+    done = cli(*sweep)
+    assert done.code == 1
+    assert done.err.count("not finished: ") == 2
+    assert "not finished: bm25 + mine, prompt default, top 5: vLLM ended with exit code 9" in done.err
+    assert "2 of 6 runs are not finished; the same command goes on with them" in done.err
+    assert "extractive" in done.out
+    assert processes.alive() == []
+    monkeypatch.setenv("STANDIN", "")
+    assert cli(*sweep).code == 0
+    lines = [path.read_text().splitlines() for path in Path("runs").glob("*-mine-*/samples.jsonl")]
+    assert sorted(map(len, lines)) == [3, 3, 3]
+
+
 def test_settings_that_change_answers_make_another_run(data_dir: Path, cli: Cli) -> None:
     def run(*settings: str) -> str:
         done = cli("run", "--data", data_dir, *ENGINE, "--serve", "--json", *(f"--set={each}" for each in settings))

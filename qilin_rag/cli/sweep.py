@@ -1,0 +1,100 @@
+"""`sweep`: a grid of runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qilin_rag.cli import ui
+from qilin_rag.cli.options import AsJson, Data, Limit, Metrics, Quiet, RunsDir, Settings
+from qilin_rag.cli.signals import Interrupted
+from qilin_rag.errors import QilinError
+
+if TYPE_CHECKING:
+    from qilin_rag.sweep import Swept
+
+
+def sweep(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A YAML file with the lists of the grid, or one's name in configs/.")
+    ],
+    retrievers: Annotated[
+        str | None, typer.Option(help="Only these, separated by commas, for the file's list.")
+    ] = None,
+    llms: Annotated[str | None, typer.Option(help="Only these, separated by commas, for the file's list.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="Only these, separated by commas, for the file's list.")] = None,
+    data: Data = None,
+    metrics: Metrics = None,
+    limit: Limit = None,
+    concurrency: Annotated[int | None, typer.Option(help="Questions asked at once. [default: 16]")] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Start the server of each preset that has one, one after another.")
+    ] = False,
+    runs_dir: RunsDir = None,
+    settings: Settings = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Do a grid of runs: retrievers x LLMs x prompts x top-k.
+
+    Retrieval is done once a retriever, one LLM after another is asked, and the same command goes on where it stopped.
+    """
+    from qilin_rag.sweep import read_sweep
+    from qilin_rag.sweep import sweep as sweep_runs
+
+    ui.set_up_logs(quiet or as_json)
+    named = {"retrievers": retrievers, "llms": llms, "prompts": prompts}
+    axes = {axis: _names(given) for axis, given in named.items() if given is not None}
+    flags = {
+        "data": data,
+        "metrics": metrics,
+        "limit": limit,
+        "concurrency": concurrency,
+        "serve": serve or None,
+        "runs_dir": runs_dir,
+    }
+    configs = read_sweep(config, axes, flags, settings or [])
+    try:
+        with ui.progress_bar(quiet) as bar:
+            swept = sweep_runs(configs, bar)
+    except KeyboardInterrupt:
+        raise Interrupted("every finished answer is kept, the same command goes on from here") from None
+    _print(swept, as_json)
+    _check(swept, configs[0].fail_on_error)
+
+
+def _names(given: str) -> list[str]:
+    return [name.strip() for name in given.split(",") if name.strip()]
+
+
+def _print(swept: Swept, as_json: bool) -> None:
+    if as_json:
+        runs = [{"run": str(run.directory.path), **run.summary.model_dump(mode="json")} for run in swept.runs]
+        ui.print_json({"runs": runs, "failures": [failure._asdict() for failure in swept.failures]})
+        return
+    from qilin_rag.cli.results import board_as_text
+    from qilin_rag.reports.leaderboard import leaderboard_of
+
+    if swept.runs:
+        typer.echo(board_as_text(leaderboard_of([run.directory.path for run in swept.runs])).rstrip("\n"))
+
+
+def _check(swept: Swept, fail_on_error: float) -> None:
+    """Every run that is not finished is said, then the first of them ends the command."""
+    from qilin_rag.errors import FailedSamplesError
+    from qilin_rag.pipeline import check_failures
+
+    for failure in swept.failures:
+        typer.secho(f"not finished: {failure.run}: {failure.reason}", err=True, fg="red")
+    if swept.failures:
+        n_runs = len(swept.runs) + len(swept.failures)
+        raise QilinError(f"{len(swept.failures)} of {n_runs} runs are not finished; the same command goes on with them")
+    failed = []
+    for run in swept.runs:
+        try:
+            check_failures(run, fail_on_error)
+        except FailedSamplesError as error:
+            failed.append(error)
+    if failed:
+        raise FailedSamplesError(f"in {len(failed)} of {len(swept.runs)} runs questions failed; the first: {failed[0]}")

@@ -1,0 +1,171 @@
+"""A grid of runs from one file: retrievers x LLMs x prompts x top-k, with all that they share done once."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from qilin_rag.answering import Progress, stage
+from qilin_rag.config import RunConfig, find_resource, read_yaml, resolve
+from qilin_rag.errors import QilinError, UsageError, unknown_name
+from qilin_rag.llms import LLM, FatalLLMError
+from qilin_rag.llms.servers import serving
+from qilin_rag.pipeline import Run, Task
+from qilin_rag.sharing import Shared
+
+logger = logging.getLogger(__name__)
+
+AXES = {"retrievers": "retriever", "llms": "llm", "prompts": "prompt", "top_k": "top_k"}
+"""The lists of a grid, and the setting of a run that each is of."""
+
+
+class Failure(NamedTuple):
+    """A run that could not be finished, and why."""
+
+    run: str
+    reason: str
+
+
+class Swept(NamedTuple):
+    """What came of a sweep."""
+
+    runs: list[Run]
+    failures: list[Failure]
+
+
+def read_sweep(
+    name: str, axes: Mapping[str, Sequence[Any]], flags: Mapping[str, Any], overrides: Iterable[str] = ()
+) -> list[RunConfig]:
+    """The runs of a grid: a file, or the name of one in `configs/`.
+
+    `axes` replace lists of the file, `flags` (None = not given) are for every run, and so are `overrides`.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else find_resource("configs", name)
+    settings = read_yaml(path)
+    grid = {axis: _listed(path, axis, settings.pop(axis, None)) for axis in AXES}
+    for axis, setting in AXES.items():
+        if setting in settings:
+            raise UsageError(f"{path}: a sweep has {axis} (a list), not {setting}")
+    unknown = [key for key in settings if key not in RunConfig.model_fields]
+    if unknown:
+        raise UsageError(f"{path}: {unknown_name('setting', unknown[0], [*AXES, *RunConfig.model_fields])}")
+    of_file = {axis: values for axis, values in grid.items() if values and axis not in axes}
+    of_flags = {axis: list(values) for axis, values in axes.items()}
+    chosen = of_file | of_flags
+    configs = []
+    for combination in itertools.product(*chosen.values()):
+        at = dict(zip(chosen, combination, strict=True))
+        from_file = {AXES[axis]: value for axis, value in at.items() if axis in of_file}
+        from_flags = {AXES[axis]: value for axis, value in at.items() if axis in of_flags}
+        config = resolve({**settings, **from_file}, {**flags, **from_flags}, overrides, path)
+        # An LLM that names no engine is somebody else's server, whatever is asked of the others.
+        can_serve = bool(config.llm.settings.get("engine"))
+        configs.append(config if can_serve else config.model_copy(update={"serve": False}))
+    return configs
+
+
+def _listed(path: Path, axis: str, values: Any) -> list[Any]:
+    if values is None:
+        return []
+    if axis == "top_k" and isinstance(values, int):
+        return [values]
+    if not isinstance(values, list) or not values:
+        raise UsageError(f"{path}: {axis} must be a list with at least one entry; got {reprlib.repr(values)}")
+    return values
+
+
+def sweep(configs: Sequence[RunConfig], progress: Progress | None = None) -> Swept:
+    """Do these runs, or what is left of them: one LLM after another, each with at most one server.
+
+    Everything is checked before anything is spent. After that, a run that can't be finished costs no other; where an
+    LLM is gone, its other runs are given up.
+    """
+    shared = Shared()
+    tasks: dict[Path, Task] = {}
+    for config in configs:
+        task = Task(config, shared)
+        tasks.setdefault(task.directory.path, task)  # without notes, every top-k is the same run
+    if len(tasks) < len(configs):
+        logger.info("%d of %d runs are the same as others", len(configs) - len(tasks), len(configs))
+    by_llm: dict[int, list[Task]] = {}
+    for task in tasks.values():
+        by_llm.setdefault(id(task.llm), []).append(task)
+    done = Swept([], [])
+    for metric, why in next(iter(tasks.values())).left_out.items():
+        logger.info("%s is left out: %s; to add it later: qilin-rag score RUN --metrics %s", metric, why, metric)
+    with stage(progress, "runs", len(tasks)):
+        for group in by_llm.values():
+            _sweep_llm(group, done, progress)
+    order = {path: number for number, path in enumerate(tasks)}
+    done.runs.sort(key=lambda run: order[run.directory.path])
+    return done
+
+
+def _sweep_llm(group: Sequence[Task], done: Swept, progress: Progress | None) -> None:
+    """The runs of one LLM: asked with one server, if one is needed, and scored when it is gone."""
+    with ExitStack() as locks:
+        ready = _find_work(group, locks, done, progress)
+        lacking = next((task for task in ready if task.needs_server), None)
+        server = serving(lacking.llm, lacking.config.llm_label, lacking.server_log) if lacking else nullcontext()
+        gone: QilinError | None = None
+        errors: dict[Path, QilinError | None] = {}
+        for task in ready:
+            if not task.is_asking:
+                errors[task.directory.path] = _ask(task, None, progress)
+        try:
+            with server as served:
+                for task in ready:
+                    if task.is_asking:
+                        errors[task.directory.path] = _ask(task, served, progress)
+        except FatalLLMError as error:  # nobody answers any more: what is left for this LLM has to wait
+            gone = error
+        for task in ready:
+            if why := errors.get(task.directory.path, gone):
+                _give_up(task, why, done, progress)
+            else:
+                _finish(task, done, progress)
+
+
+def _ask(task: Task, served: LLM | None, progress: Progress | None) -> QilinError | None:
+    """What kept this run, and no other, from its answers."""
+    try:
+        task.ask(served or task.llm, progress, f"{task.label}: ")
+    except FatalLLMError:
+        raise
+    except QilinError as error:
+        return error
+    return None
+
+
+def _find_work(group: Sequence[Task], locks: ExitStack, done: Swept, progress: Progress | None) -> list[Task]:
+    """Those of the runs that can go on, in their order; the largest top-k first, since it holds the hits of others."""
+    ready = []
+    for task in sorted(group, key=lambda task: -task.config.top_k):
+        try:
+            locks.enter_context(task.directory.locked())
+            task.find_work()
+            ready.append(task)
+        except QilinError as error:
+            _give_up(task, error, done, progress)
+    return sorted(ready, key=group.index)
+
+
+def _finish(task: Task, done: Swept, progress: Progress | None) -> None:
+    try:
+        done.runs.append(task.finish())
+    except QilinError as error:
+        _give_up(task, error, done, progress)
+    else:
+        if progress:
+            progress.advance()
+
+
+def _give_up(task: Task, error: QilinError, done: Swept, progress: Progress | None) -> None:
+    done.failures.append(Failure(task.label, " ".join(str(error).split())))
+    if progress:
+        progress.advance(failed=True)
