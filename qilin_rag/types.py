@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt
 
 Status = Literal["ok", "failed", "filtered", "truncated"]
 Message = dict[str, str]
@@ -66,6 +66,21 @@ class Usage(Frozen):
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+
+
+class Price(Frozen):
+    """What a provider takes for a million tokens, by its list of the day `as_of` (as precise as it is known)."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")]
+    prompt_per_mtok: NonNegativeFloat
+    completion_per_mtok: NonNegativeFloat
+    as_of: Annotated[str, BeforeValidator(str), Field(pattern=r"^\d{4}(-\d\d){0,2}$")]
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """The price of so many tokens, without the discounts that a provider may give."""
+        return (prompt_tokens * self.prompt_per_mtok + completion_tokens * self.completion_per_mtok) / 1e6
 
 
 class Completion(Frozen):

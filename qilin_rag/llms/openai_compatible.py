@@ -1,7 +1,8 @@
 """Any server that speaks OpenAI's chat completions: vLLM, llama.cpp, the public APIs.
 
 Every sampling field is sent with every request: a server fills in what is missing from the model's own
-generation_config, and the same command would mean different sampling on different servers.
+generation_config, and the same command would mean different sampling on different servers. Only what a model refuses
+is left out, by a null in its preset.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import random
 import re
 import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import PositiveFloat, PositiveInt, PrivateAttr, field_validator
@@ -45,21 +46,29 @@ class OpenAICompatible(LLM):
     """One model behind one address.
 
     `api_key_env` names the environment variable that holds the key (servers on this machine need none).
-    `extra_body` is sent as it is, for sampling fields that only some servers know. `context_length` and
+    A sampling field that is null is not sent, and `max_tokens` is sent under the name `max_tokens_field`.
+    `extra_body` is sent as it is, for fields that only some servers know. `context_length` and
     `max_tokens` (of the answer) bound the prompt. `timeout_s` is the deadline of one request. `engine` (vllm or
     llamacpp, with its settings) is what `serve` and `run --serve` start; it counts where they do.
     """
 
-    operational: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env", "timeout_s", "max_tries", "engine"})
+    operational: ClassVar[frozenset[str]] = LLM.operational | {
+        "base_url",
+        "api_key_env",
+        "timeout_s",
+        "max_tries",
+        "engine",
+    }
 
     model: str
     base_url: str = "http://127.0.0.1:8000/v1"
     api_key_env: str = "OPENAI_API_KEY"
-    temperature: float = 0.0
-    top_p: float = 1.0
+    temperature: float | None = 0.0
+    top_p: float | None = 1.0
     max_tokens: PositiveInt = 1024
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    presence_penalty: float | None = 0.0
+    frequency_penalty: float | None = 0.0
     seed: int | None = 0
     extra_body: dict[str, Any] = {}
     context_length: PositiveInt = 32768
@@ -96,6 +105,11 @@ class OpenAICompatible(LLM):
                 f"llm.context_length ({self.context_length})"
             )
         return self.context_length - self.max_tokens
+
+    @property
+    def answer_budget(self) -> int:
+        """As it is sent."""
+        return self.max_tokens
 
     @property
     def _is_local(self) -> bool:
@@ -166,15 +180,18 @@ class OpenAICompatible(LLM):
         return {"base_url": self.base_url, "served": self._served, **self._body(prompt)}
 
     def _body(self, prompt: RenderedPrompt) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "messages": prompt.messages,
+        sampling = {
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "max_tokens": self.max_tokens,
+            self.max_tokens_field: self.max_tokens,
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
             "seed": self.seed,
+        }
+        return {
+            "model": self.model,
+            "messages": prompt.messages,
+            **{name: value for name, value in sampling.items() if value is not None},
             "n": 1,
             "stream": False,
             "extra_body": self.extra_body or None,

@@ -63,6 +63,19 @@ def test_a_completion_is_read_and_every_sampling_field_is_sent(server: FakeServe
     }
 
 
+def test_a_field_that_is_null_is_not_sent_and_one_may_have_another_name(server: FakeServer) -> None:
+    refused = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
+    generate(server, max_tokens=7, max_tokens_field="max_completion_tokens", **dict.fromkeys(refused))
+    [body] = server.calls
+    assert body == {
+        "model": MODEL,
+        "messages": PROMPT.messages,
+        "max_completion_tokens": 7,
+        "n": 1,
+        "stream": False,
+    }
+
+
 @pytest.mark.parametrize("fault", ["429", "500", "503", "reset", "broken json", "not json", "empty choices", "408"])
 def test_what_may_pass_is_tried_again(server: FakeServer, fault: str) -> None:
     server.fault = lambda n, body: fault if n < 4 else None
