@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from qilin_rag.answering import Progress, Retrieved, System, answer, pending_questions, retrieve, third_party
 from qilin_rag.config import RunConfig, cache_dir
+from qilin_rag.cost import Clock, calls_s, cost_of
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.data.dataset import hash_questions
 from qilin_rag.errors import FailedSamplesError, UsageError
@@ -32,7 +33,7 @@ from qilin_rag.scoring import build_scorers, prepare, score_directory, summarise
 from qilin_rag.store import Manifest, RunDirectory, write_text
 from qilin_rag.text import slug
 from qilin_rag.trec import format_trec
-from qilin_rag.types import MetricSummary, Question, Summary
+from qilin_rag.types import MetricSummary, Question, Summary, Times
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
     All configuration is checked, and the server asked whether it is there, before the first expensive step.
     Questions that failed are counted in the summary; `check_failures` says whether they are too many.
     """
+    clock = Clock()
     scorers = build_scorers(config.metrics)
     prompt = load_prompt(config.prompt)
     retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
@@ -91,15 +93,20 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
     )
     identity = _identity(dataset, system, config)
     directory = RunDirectory(config.runs_dir / _name(config, dataset, _fingerprint(identity)))
-    with directory.locked():
+    with directory.locked(), clock.kept_by(directory):
         earlier = _earlier_manifest(directory, identity)
         manifest = _manifest(config, dataset, system, questions, identity, server)
         finished = {} if config.fresh else directory.read_samples()[0]
         pending = pending_questions(questions, finished)
         if pending and unreachable:
             raise unreachable
-        found = retrieve(retriever, dataset.notes, pending, config.top_k, config.missing_notes) if pending else []
+        with clock.stage("retrieval"):
+            found = retrieve(retriever, dataset.notes, pending, config.top_k, config.missing_notes) if pending else []
         manifest = _continued(manifest, earlier, is_asking=bool(pending))
+        times = Times() if earlier is None or config.fresh else earlier.times
+        is_done = earlier is not None and earlier.state == "complete" and not pending  # scoring again takes no time
+        begun = times if is_done else clock.begin(times, asks=bool(pending))
+        manifest = manifest.model_copy(update={"times": begun})
         is_serving = config.serve and bool(pending)
         log = directory.path / "server.log"
         with serving(llm, config.llm_label, log) if is_serving else nullcontext(llm) as live:
@@ -112,11 +119,14 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
                 directory.write_questions(questions)
             if pending:
                 jobs = list(zip(pending, found, strict=True))
-                _answer_pending(system._replace(llm=live), questions, jobs, directory, progress)
+                with clock.stage("generation"):
+                    _answer_pending(system._replace(llm=live), questions, jobs, directory, progress)
         finished, lines = directory.read_samples()
-        summary = score_directory(directory, finished, lines, scorers, config.seed)
-        generation_s = round(sum(line.latency_s for line in lines), 3)
-        manifest = manifest.model_copy(update={"state": "complete", "updated": _now(), "generation_s": generation_s})
+        with clock.stage("scoring"):
+            summary = score_directory(directory, finished, lines, scorers, config.seed)
+        cost = cost_of(summary, llm.price)
+        took = {"generation_s": calls_s(lines), "times": times if is_done else clock.end(), "cost": cost}
+        manifest = manifest.model_copy(update={"state": "complete", "updated": _now(), **took})
         directory.write_manifest(manifest)
     _say_left_out(left_out, directory)
     return Run(directory, manifest, summary)

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from qilin_rag.answering import third_party
+from qilin_rag.cost import is_uncounted
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.registry import SCORERS
 from qilin_rag.scorers import Scorer
@@ -125,11 +126,13 @@ def summarise(samples: Sequence[Sample], lines: Sequence[Sample], scores: Iterab
                 for sample in samples
                 if sample.status != "failed"
             ),
+            cut_by_server=sum(sample.prompt_cut for sample in samples),
         ),
         usage=Usage(
             prompt_tokens=_total(line.usage.prompt_tokens for line in lines if not line.cached),
             completion_tokens=_total(line.usage.completion_tokens for line in lines if not line.cached),
         ),
+        uncounted=sum(map(is_uncounted, lines)),
     )
 
 

@@ -83,6 +83,34 @@ class Price(Frozen):
         return (prompt_tokens * self.prompt_per_mtok + completion_tokens * self.completion_per_mtok) / 1e6
 
 
+class Cost(Frozen):
+    """What answers cost by the price list of `as_of`; where the amount is not known, `unknown` says why.
+
+    No currency: nothing was paid for.
+    """
+
+    amount: FiniteFloat | None = None
+    currency: str | None = None
+    as_of: str | None = None
+    unknown: str | None = None
+
+
+class Times(Frozen):
+    """Seconds of a run by the clock, over all its sittings; `wall_s` is the whole of them.
+
+    `untimed` sittings were killed (or still go on) and are in none of the seconds. `cut_off` sittings ended before all
+    questions were answered: what the server did for the calls under way then is in no figure.
+    """
+
+    retrieval_s: FiniteFloat = 0.0
+    generation_s: FiniteFloat = 0.0
+    scoring_s: FiniteFloat = 0.0
+    wall_s: FiniteFloat = 0.0
+    sittings: NonNegativeInt = 0
+    untimed: NonNegativeInt = 0
+    cut_off: NonNegativeInt = 0
+
+
 class Completion(Frozen):
     """What an LLM returned: `text` is what is scored, `raw` what came over the wire.
 
@@ -102,7 +130,7 @@ class Sample(Frozen):
     """One question, done: a line of samples.jsonl.
 
     `notes_missing` hits had no text in the data and were left out; `hits` are the others. `model` is the name that the
-    server answered under.
+    server answered under. `prompt_cut`: the server counted so few tokens that it can't have read the whole prompt.
     """
 
     question_id: str
@@ -118,6 +146,7 @@ class Sample(Frozen):
     model: str | None = None
     finish_reason: str | None = None
     usage: Usage = Usage()
+    prompt_cut: bool = False
     latency_s: FiniteFloat = 0.0
     cached: bool = False
     error: str | None = None
@@ -156,17 +185,22 @@ class MetricSummary(Frozen):
 
 
 class LeftOut(Frozen):
-    """Notes that questions did not get: not in the data, or too long for the prompt; questions left without any."""
+    """Notes that questions did not get: not in the data, or too long for the prompt; questions left without any.
+
+    `cut_by_server`: prompts of which the server read only a part, by its own count of tokens.
+    """
 
     not_in_data: NonNegativeInt = 0
     too_long: NonNegativeInt = 0
     questions_without_notes: NonNegativeInt = 0
+    cut_by_server: NonNegativeInt = 0
 
     def __str__(self) -> str:
         parts = {
             "hits not in the data": self.not_in_data,
             "notes too long for the prompt": self.too_long,
             "questions left without notes": self.questions_without_notes,
+            "prompts cut by the server (by its own count of tokens)": self.cut_by_server,
         }
         return ", ".join(f"{n} {what}" for what, n in parts.items() if n)
 
@@ -174,7 +208,8 @@ class LeftOut(Frozen):
 class Summary(Frozen):
     """summary.json: the figures of a run, a function of its samples and scores alone.
 
-    `cached` answers came from the response cache; `usage` counts the others.
+    `cached` answers came from the response cache; `usage` counts the others, but for `uncounted` answers of which the
+    server gave no (or not both) numbers of tokens.
     """
 
     metrics: dict[str, MetricSummary]
@@ -182,3 +217,4 @@ class Summary(Frozen):
     cached: NonNegativeInt = 0
     left_out: LeftOut = LeftOut()
     usage: Usage
+    uncounted: NonNegativeInt = 0

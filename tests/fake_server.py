@@ -25,7 +25,8 @@ class FakeServer:
 
     Faults: an HTTP status such as "500", "429 2" (with Retry-After: 2), "reset", "hang", "broken json", "not json",
     "empty choices", "null content", "reasoning FIELD", "ended REASON", "length", "filtered", "filtered 400",
-    "overflow".
+    "overflow", "trickle" (a byte now and then), "no model" (404), "no model 400", "other model NAME" (answers),
+    "no usage", "usage N" (prompt tokens counted).
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class FakeServer:
         self._http.shutdown()
         self._http.server_close()
 
-    def completion(self, text: str | None, finish_reason: str = "stop") -> dict[str, Any]:
+    def completion(self, text: str | None, finish_reason: str = "stop", prompt_tokens: int = 100) -> dict[str, Any]:
         return {
             "id": "x",
             "object": "chat.completion",
@@ -63,7 +64,11 @@ class FakeServer:
             "choices": [
                 {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}
             ],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+            "usage": {
+                "prompt_tokens": prompt_tokens,
+                "completion_tokens": 10,
+                "total_tokens": prompt_tokens + 10,
+            },
         }
 
 
@@ -100,7 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
                 fake.n_at_once -= 1
 
     def _answer(self, fault: Fault, body: dict[str, Any]) -> None:
-        good = self.fake.completion(self.fake.answer(body))
+        n_chars = sum(len(message["content"]) for message in body["messages"])
+        good = self.fake.completion(self.fake.answer(body), prompt_tokens=max(100, n_chars // 2))
         match fault.split() if fault else []:
             case []:
                 self._send(200, good)
@@ -118,6 +124,24 @@ class _Handler(BaseHTTPRequestHandler):
                 self.end_headers()
                 self.wfile.write(b'{"choices": [{"mess')
                 self.close_connection = True
+            case ["trickle"]:
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", "5000")
+                self.end_headers()
+                while not self.fake.stopping.wait(0.02):
+                    self.wfile.write(b" ")
+                    self.wfile.flush()
+                self.close_connection = True
+            case ["no", "model", *status]:
+                error = {"message": f"The model {body['model']} does not exist", "code": "model_not_found"}
+                self._send(int(status[0]) if status else 404, {"error": error})
+            case ["other", "model", name]:
+                self._send(200, good | {"model": name})
+            case ["no", "usage"]:
+                self._send(200, good | {"usage": None})
+            case ["usage", n]:
+                self._send(200, self.fake.completion("答", prompt_tokens=int(n)))
             case ["goodbye"]:
                 self._send(200, good)
                 self.close_connection = True

@@ -78,7 +78,8 @@ def test_messages_sent_are_the_messages_kept(data_dir: Path, server: FakeServer)
         call["messages"][-1]["content"] for call in server.calls
     )
     assert all("第1篇" in sample.messages[-1]["content"] for sample in samples.values())
-    assert summary.usage.prompt_tokens == 300
+    assert summary.usage.completion_tokens == 30
+    assert summary.usage.prompt_tokens == sum(sample.usage.prompt_tokens or 0 for sample in samples.values())
 
 
 def test_the_same_configuration_finds_its_run_again(data_dir: Path, server: FakeServer) -> None:
@@ -157,7 +158,7 @@ def test_failed_questions_are_unscored_counted_and_asked_again(data_dir: Path, s
     assert rouge.value is not None
     assert rouge.value_unscored_as_zero == pytest.approx(rouge.value * 2 / 3)
     assert len(server.calls) == 4  # the failed one was asked twice
-    assert allowed.summary.usage.prompt_tokens == 200
+    assert allowed.summary.usage.completion_tokens == 20
     server.fault = lambda n, body: None
     healed = ask(data_dir, server)
     assert healed.summary.counts["ok"] == 3

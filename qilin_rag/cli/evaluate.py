@@ -135,9 +135,12 @@ def score(
 
 
 def _print(finished: Run, as_json: bool) -> None:
+    from qilin_rag.cost import describe
+
     directory, manifest, summary = finished
     if as_json:
-        ui.print_json({"run": str(directory.path), **summary.model_dump(mode="json")})
+        took = manifest.model_dump(mode="json", include={"generation_s", "times", "cost"})
+        ui.print_json({"run": str(directory.path), **summary.model_dump(mode="json"), **took})
         return
     labels = manifest.labels
     console = ui.console()
@@ -148,4 +151,6 @@ def _print(finished: Run, as_json: bool) -> None:
     console.print(f"{summary.counts['questions']} questions: {counts}{from_cache}")
     if left_out := str(summary.left_out):
         console.print(left_out, style="yellow")
+    for line in describe(manifest, summary):
+        console.print(line, style="dim")
     typer.echo(directory.path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import os
 import random
 import re
@@ -29,14 +30,18 @@ from qilin_rag.types import Completion, Usage
 if TYPE_CHECKING:
     import openai
 
+logger = logging.getLogger(__name__)
+
 CHECK_TIMEOUT_S = 5.0
 # Other servers' words for how an answer ended.
 FINISH_REASONS = {"eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop"}
 FINISH_REASONS |= {"max_tokens": "length", "model_length": "length", "sensitive": "content_filter"}
+NO_MODEL = ("model_not_found", "1211")
 PASSING = frozenset({"abort", "error", "network_error"})
 FILTERED = ("content_filter", "data_inspection_failed", "1301")
 # What a server says of a model that another one of the same name may not share (vLLM: the folder, the length).
 _SERVED = ("root", "max_model_len", "parent", "owned_by")
+_VERSION = re.compile(r"[-_@:](latest|\d{4}-\d{2}-\d{2}|\d{8}|\d{6}|\d{4})$")
 _TOO_LONG = re.compile(
     r"context (length|window|size)|(prompt|input) is too long|too many (input )?tokens", re.IGNORECASE
 )
@@ -80,6 +85,7 @@ class OpenAICompatible(LLM):
     _limit: AdaptiveLimit | None = PrivateAttr(default=None)
     _served: dict[str, Any] = PrivateAttr(default_factory=dict)
     _rng: random.Random = PrivateAttr(default_factory=random.Random)
+    _is_model_said: bool = PrivateAttr(default=False)
 
     @field_validator("base_url")
     @classmethod
@@ -253,7 +259,7 @@ class OpenAICompatible(LLM):
         text = f"HTTP {error.status_code}: {self._redacted(error.message)[:300]}"
         if error.status_code in (401, 403):
             return self._key_refused(error)
-        if error.status_code == 404:
+        if error.status_code == 404 or (error.status_code < 500 and error.code in NO_MODEL):
             return FatalLLMError(f"{self.base_url} knows no model {self.model!r} or no such path ({text})")
         if error.code == "insufficient_quota":
             return FatalLLMError(f"{self.base_url}: the account's quota is used up ({text})")
@@ -277,6 +283,15 @@ class OpenAICompatible(LLM):
         finish_reason = choices[0].finish_reason or "stop"
         if finish_reason in PASSING:
             raise TransientError(f"the server ended the answer with {finish_reason!r}")
+        if response.model and not self._is_model_said and not _is_same_model(self.model, response.model):
+            self._is_model_said = True
+            logger.warning(
+                "%s answers as %r where %r was asked for (said once); "
+                "where that is not the same by another name, the answers are another model's",
+                self.base_url,
+                response.model,
+                self.model,
+            )
         message = choices[0].message
         reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
         answer = read_answer(message.content, reasoning, FINISH_REASONS.get(finish_reason, finish_reason))
@@ -299,6 +314,12 @@ class OpenAICompatible(LLM):
         if self._client is not None:
             await self._client.close()
             self._client = None
+
+
+def _is_same_model(asked: str, answered: str) -> bool:
+    """Whether two names stand for one model: in any case, with or without an owner before and a version after it."""
+    asked, answered = (name.lower().rpartition("/")[2] for name in (asked, answered))
+    return asked in (answered, _VERSION.sub("", answered)) or _VERSION.sub("", asked) == answered
 
 
 def _is_filtered(error: openai.APIStatusError) -> bool:
