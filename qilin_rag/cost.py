@@ -85,10 +85,17 @@ def cost_of(summary: Summary, price: Price | None) -> Cost:
         return Cost(unknown=f"{_some(summary.uncounted, 'answer')} without a count of tokens")
     if prompt_tokens is None or completion_tokens is None:
         return Cost(amount=0.0) if summary.cached else Cost(unknown="nothing was answered")
+    return tokens_cost(prompt_tokens, completion_tokens, price)
+
+
+def tokens_cost(prompt_tokens: int, completion_tokens: int | None, price: Price | None) -> Cost:
+    """The price of so many tokens; that of none is known in any case."""
     if prompt_tokens == completion_tokens == 0:
         return Cost(amount=0.0)
     if price is None:
         return Cost(unknown="no price is known; --set llm.price= gives one")
+    if completion_tokens is None:
+        return Cost(unknown="nothing bounds the answers")
     amount = price.of(prompt_tokens, completion_tokens)
     return Cost(amount=amount, currency=price.currency, as_of=price.as_of)
 

@@ -289,6 +289,11 @@ def _identity(dataset: Dataset, system: System, config: RunConfig) -> dict[str, 
     }
 
 
+def run_directory(config: RunConfig, dataset: Dataset, system: System) -> RunDirectory:
+    """Where the run of this configuration is kept."""
+    return RunDirectory(config.runs_dir / _name(config, dataset, _fingerprint(_identity(dataset, system, config))))
+
+
 def _fingerprint(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 

@@ -39,6 +39,7 @@ class FakeServer:
         self.calls: list[dict[str, Any]] = []
         self.authorizations: list[str | None] = []
         self.models = [MODEL]
+        self.models_status = 200
         self.n_at_once = self.most_at_once = 0
         self.lock = threading.Lock()
         self.stopping = threading.Event()
@@ -81,7 +82,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Quiet."""
 
     def do_GET(self) -> None:
-        if self.path == "/v1/models":
+        if self.path == "/v1/models" and self.fake.models_status != 200:
+            self._send(self.fake.models_status, {"error": {"message": f"no: {self.headers['Authorization']}"}})
+        elif self.path == "/v1/models":
             self._send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.fake.models]})
         else:
             self._send(404, {"error": {"message": "no such path"}})

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -235,18 +234,6 @@ def test_a_run_that_is_not_finished_is_not_scored(data_dir: Path, server: FakeSe
     [path] = Path("runs").iterdir()
     with pytest.raises(UsageError, match="is incomplete"):
         score_run(path, {"rouge_l": {}})
-
-
-def test_the_key_is_in_no_file_of_a_run(
-    data_dir: Path, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-1234567890")
-    server.fault = lambda n, body: "400" if n == 1 else None
-    ask(data_dir, server, fail_on_error=1)
-    assert server.authorizations[0] == "Bearer sk-secret-1234567890"
-    files = [Path(folder) / name for folder, _, names in os.walk(tmp_path) for name in names]
-    assert len(files) > 5
-    assert not [file for file in files if b"sk-secret" in file.read_bytes()]
 
 
 def test_a_changed_corpus_is_another_run(data_dir: Path) -> None:

@@ -132,6 +132,18 @@ def test_keys_stay_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "key None" in running.log.read_text()
 
 
+def test_a_run_with_its_server_writes_no_key(
+    data_dir: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-1234567890")
+    done = cli("run", "--data", data_dir, *ENGINE, "--serve", "--verbose")
+    assert done.code == 0, done.err
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"server.log", "manifest.json", "samples.jsonl"} < {path.name for path in files}
+    assert not [path for path in files if b"very-secret" in path.read_bytes()]
+    assert "very-secret" not in done.out + done.err
+
+
 def test_the_context_must_fit(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"llm.context_length=1024"):
         server(tmp_path, max_model_len=1024)
