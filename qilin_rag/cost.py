@@ -15,15 +15,19 @@ STAGES = ("retrieval", "generation", "scoring")
 
 
 class Clock:
-    """The seconds of one sitting of a run: of each stage, and of the whole from here on."""
+    """The seconds of one sitting of a run: of each stage, and of the whole from here on.
+
+    `is_on_record`: its begin is written down.
+    """
 
     def __init__(self) -> None:
         """The sitting has begun; nothing of it is written down yet."""
         self._started = time.perf_counter()
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._finished: set[str] = set()
-        self._before: Times | None = None
+        self._before = Times()
         self._asks = False
+        self.is_on_record = False
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -38,26 +42,25 @@ class Clock:
     def begin(self, before: Times, asks: bool) -> Times:
         """What to write down before the first call (`asks`: there will be one); all there will be if we are killed."""
         self._before, self._asks = before, asks
-        begun = {"sittings": 1, "untimed": 1, "cut_off": int(asks)}
-        return before.model_copy(update={name: getattr(before, name) + n for name, n in begun.items()})
+        more = {"sittings": 1, "untimed": 1, "cut_off": int(asks)}
+        return before.model_copy(update={name: getattr(before, name) + n for name, n in more.items()})
 
     def end(self) -> Times:
         """The times of the run with this sitting, which was begun."""
-        before = self._before or Times()
         took = {f"{stage}_s": self._seconds[stage] for stage in STAGES}
         took |= {"wall_s": time.perf_counter() - self._started}
         counted = {"sittings": 1, "cut_off": int(self._asks and "generation" not in self._finished)}
-        return before.model_copy(
-            update={name: round(getattr(before, name) + more, 3) for name, more in {**took, **counted}.items()}
+        return self._before.model_copy(
+            update={name: round(getattr(self._before, name) + more, 3) for name, more in {**took, **counted}.items()}
         )
 
     @contextmanager
     def kept_by(self, directory: RunDirectory) -> Iterator[None]:
-        """A sitting that was begun and ends in an error, or is interrupted, leaves its seconds in the manifest."""
+        """A sitting that is on record leaves its seconds there also if it ends in an error, or is interrupted."""
         try:
             yield
         except BaseException:
-            if self._before is not None:
+            if self.is_on_record:
                 with suppress(QilinError):
                     directory.write_manifest(directory.read_manifest().model_copy(update={"times": self.end()}))
             raise

@@ -114,6 +114,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
                 manifest = manifest.model_copy(update={"server": live.check()})
             if earlier is None or pending or earlier.question_set_sha256 != manifest.question_set_sha256:
                 directory.write_manifest(manifest)  # incomplete, until all is scored
+                clock.is_on_record = not is_done
                 if config.fresh and (aside := directory.set_aside_samples()):
                     logger.info("the earlier samples are kept in %s", aside)
                 directory.write_questions(questions)

@@ -76,8 +76,9 @@ def plan(config: RunConfig) -> Plan:
     asked = _rendered(system, pending, found)
     left, cache_unknown = _uncached(asked, llm) if _uses_cache(config) else (asked, None)
     calls = sorted((_call(each) for each in left), key=lambda call: -call.prompt_tokens)
-    prompt_tokens = sum(call.prompt_tokens for call in calls)
-    answer_tokens = None if llm.answer_budget is None else llm.answer_budget * len(calls)
+    prompt_tokens = sum(call.prompt_tokens for call in calls) if llm.takes_tokens else 0
+    most = llm.answer_budget if llm.takes_tokens else 0
+    answer_tokens = None if most is None else most * len(calls)
     return Plan(
         run=str(directory.path),
         questions=len(questions),

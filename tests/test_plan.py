@@ -135,6 +135,11 @@ def test_an_llm_whose_answers_nothing_bounds(data_dir: Path) -> None:
     assert planned.cost_from.amount is not None
 
 
+def test_a_reader_without_an_llm_costs_nothing(data_dir: Path) -> None:
+    planned = plan(resolve_run({"data": str(data_dir)}))
+    assert (planned.calls, planned.prompt_tokens, planned.answer_tokens, planned.cost_to.amount) == (3, 0, 0, 0)
+
+
 def test_from_the_command_line(data_dir: Path, cli: Cli, server: FakeServer) -> None:
     command = ["run", "--data", data_dir, "--llm", "openai", "--set", f"llm.model={MODEL}", "--base-url", server.url]
     shown = cli(*command, "--set", PRICE, "--dry-run")

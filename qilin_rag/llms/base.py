@@ -24,9 +24,13 @@ class FatalLLMError(QilinError):
 
 
 class LLM(Component):
-    """Answers prompts; several calls of `generate` run at once on one event loop. `price` null: unknown."""
+    """Answers prompts; several calls of `generate` run at once on one event loop.
+
+    `price` null: unknown. `takes_tokens`: a prompt costs tokens at all.
+    """
 
     operational: ClassVar[frozenset[str]] = frozenset({"price"})
+    takes_tokens: ClassVar[bool] = True
 
     price: Price | None = None
 

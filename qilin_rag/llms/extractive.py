@@ -25,6 +25,8 @@ class Extractive(LLM):
     within that order sentences are taken as they stand, near-repeats left out.
     """
 
+    takes_tokens = False
+
     max_chars: PositiveInt = 320
 
     async def generate(self, prompt: RenderedPrompt) -> Completion:

@@ -225,6 +225,18 @@ def test_a_preset_file_can_name_no_program(data_dir: Path, cli: Cli) -> None:
     assert "can't name a program" in done.err
 
 
+def test_a_server_that_does_not_start_changes_nothing_of_an_earlier_run(
+    data_dir: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("run", "--data", data_dir, *ENGINE, "--serve", "--quiet")
+    assert cli(*command).code == 0
+    [run] = Path("runs").iterdir()
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.suffix != ".log"}
+    monkeypatch.setenv("STANDIN", "dies")
+    assert cli(*command, "--fresh").code == 1
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.suffix != ".log"} == before
+
+
 def test_a_server_that_dies_half_way(
     tmp_path: Path, processes: Processes, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
