@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +17,7 @@ from qilin_rag.llms.cache import ResponseCache, request_key
 from qilin_rag.prompts import Prompt, PromptTooLongError, RenderedPrompt
 from qilin_rag.retrievers import Retriever
 from qilin_rag.store import SAMPLES, RunDirectory
-from qilin_rag.text import clean
+from qilin_rag.text import clean, fewest_tokens
 from qilin_rag.types import Completion, Hit, MissingNotes, Question, Sample, Status
 
 logger = logging.getLogger(__name__)
@@ -181,6 +182,19 @@ def _run_async(work: Callable[[], Any]) -> None:
         raise raised[0]
 
 
+def calls_left(
+    questions: Sequence[Question], finished: Mapping[str, Sample], repeats: Iterable[Sample], times: int
+) -> dict[str, int]:
+    """How often each answered question must be asked again, so that there are `times` answers to it."""
+    done = Counter(sample.question_id for sample in repeats if sample.is_answered)
+    return {
+        question.id: left
+        for question in questions
+        if question.id in finished and finished[question.id].is_answered
+        if (left := times - 1 - done[question.id]) > 0
+    }
+
+
 async def _answer_all(system: System, jobs: Sequence[Job], finish: Callable[[Sample], None]) -> None:
     """Answer all jobs, so many at a time; the first error that stops the run cancels what is under way."""
     queue = iter(jobs)
@@ -234,7 +248,7 @@ async def _answer(system: System, question: Question, found: Retrieved) -> tuple
                 if not prompt.notes:
                     raise
                 notes = prompt.notes[:-1]  # whole notes go, the last first; the question is never cut
-        done = Sample(**sample | _outcome(completion))
+        done = Sample(**sample | _outcome(completion), prompt_cut=_seems_cut(prompt, completion))
         return done, (key, completion) if key and done.status in ("ok", "truncated") else None
     except (LLMError, PromptTooLongError) as error:
         return Sample(**sample, status="failed", error=clean(str(error))), None
@@ -254,6 +268,15 @@ async def _complete(system: System, prompt: RenderedPrompt) -> tuple[Completion,
     if found := system.cache.get(key):
         return found.model_copy(update={"cached": True, "latency_s": 0.0}), None
     return await system.llm.generate(prompt), key
+
+
+def _seems_cut(prompt: RenderedPrompt, completion: Completion) -> bool:
+    """Whether the server counted too few tokens for this prompt: some cut what is too long for them without a word.
+
+    A count of 0 is none: so do servers that found the whole prompt in their own cache.
+    """
+    counted = completion.usage.prompt_tokens
+    return counted is not None and 0 < counted < sum(fewest_tokens(message["content"]) for message in prompt.messages)
 
 
 def _outcome(completion: Completion) -> dict[str, Any]:

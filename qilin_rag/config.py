@@ -267,6 +267,9 @@ def resolve(
         label = preset["model"]
         if "base_url" not in llm:
             given.setdefault("serve", True)
+    is_as_preset = all(llm.get(key) == preset.get(key) for key in ("model", "base_url"))
+    if llm.get("price") is preset.get("price") and not is_as_preset:
+        llm.pop("price", None)  # that of another model, or of this one elsewhere
     if given.get("serve") and base_url is not None:
         raise UsageError("--serve starts a server of its own, so it takes no --base-url; leave one of them out")
     if label == "openai" and isinstance(llm.get("model"), str):

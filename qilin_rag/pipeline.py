@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +16,7 @@ from qilin_rag.answering import (
     Retrieved,
     System,
     answer,
+    calls_left,
     known_notes,
     pending_questions,
     search,
@@ -24,15 +24,16 @@ from qilin_rag.answering import (
     third_party,
 )
 from qilin_rag.config import RunConfig, cache_dir
+from qilin_rag.cost import Clock, calls_s, cost_of
 from qilin_rag.data import load_dataset
 from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.cache import ResponseCache
 from qilin_rag.llms.servers import engine_of, serving
 from qilin_rag.prompts import load_prompt
-from qilin_rag.provenance import continued, fingerprint, folder_name, new_manifest, now, retriever_label, run_identity
-from qilin_rag.registry import LLMS, RETRIEVERS
-from qilin_rag.retrievers import IndexedRetriever, Retriever
+from qilin_rag.provenance import continued, new_manifest, now, retriever_label, run_directory, run_identity
+from qilin_rag.registry import LLMS
+from qilin_rag.retrievers import IndexedRetriever
 from qilin_rag.scorers import Scorer
 from qilin_rag.scorers.retrieval import Retrieval
 from qilin_rag.scoring import build_scorers, prepare, score_directory, summarise_metric, usable_scorers
@@ -40,7 +41,7 @@ from qilin_rag.sharing import Shared
 from qilin_rag.store import REPEATS, Manifest, RunDirectory, write_text
 from qilin_rag.text import slug
 from qilin_rag.trec import format_trec
-from qilin_rag.types import MetricSummary, Question, Sample, Summary
+from qilin_rag.types import MetricSummary, Question, Sample, Summary, Times
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +76,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
         ):
             task.ask(llm, progress)
         finished = task.finish()
-    for metric, why in task.left_out.items():
-        again = f"qilin-rag score {finished.directory.path} --metrics {metric}"
-        logger.info("%s is left out: %s; to add it later: %s", metric, why, again)
+    say_left_out(task.left_out, finished.directory.path)
     return finished
 
 
@@ -92,14 +91,13 @@ class Task:
         metrics = json.dumps([config.metrics, config.optional_metrics], sort_keys=True)
         scorers = shared.once(("named metrics", metrics), lambda: build_scorers(config.metrics))
         prompt = load_prompt(config.prompt)
-        retriever = shared.once(("retriever", config.retriever.model_dump_json()), lambda: _retriever(config))
+        retriever = shared.retriever(config)
         for scorer in scorers:
             if isinstance(scorer, Retrieval) and scorer.k > config.top_k and not retriever.ignores_k:
                 shared.warn(f"figures at {scorer.k} are of the {config.top_k} notes that --top-k gives")
         chosen_llm = ("llm", config.llm.model_dump_json(), config.llm_label, config.serve)
         self.llm, self._server, self._unreachable = shared.once(chosen_llm, lambda: _checked_llm(config))
-        selection = (config.data, config.answers, config.references)
-        self._dataset = shared.once(("data", selection), lambda: load_dataset(*selection))
+        self._dataset = shared.dataset(config)
         self.questions = select_questions(self._dataset.questions, config)
         more, self.left_out = shared.once(("metrics", metrics), lambda: _make_ready(scorers, config))
         self._scorers = [*scorers, *more.values()]
@@ -113,8 +111,8 @@ class Task:
             retriever, notes, prompt, self.llm, config.top_k, config.missing_notes, config.concurrency, cache
         )
         self._identity = run_identity(self._dataset, self._system, config)
-        name = folder_name(config, self._dataset, fingerprint(self._identity))
-        self.directory = RunDirectory(config.runs_dir / name)
+        self.directory = run_directory(config, self._dataset, self._system)
+        self._clock = Clock()
         self._jobs: list[Job] = []
         self._n_repeats_left = 0
 
@@ -149,8 +147,9 @@ class Task:
         self._n_repeats_left = (config.repeat - 1) * len(pending) + sum(repeats.values())
         if self._unreachable and (pending or self._n_repeats_left):
             raise self._unreachable
-        hits = self._shared.search(system.retriever, self._dataset, pending, config.top_k) if pending else []
-        found = known_notes(hits, system.notes, config.missing_notes)
+        with self._clock.stage("retrieval"):
+            hits = self._shared.search(system.retriever, self._dataset, pending, config.top_k) if pending else []
+            found = known_notes(hits, system.notes, config.missing_notes)
         self._jobs = [Job(*pair) for pair in zip(pending, found, strict=True)]
 
     def ask(self, llm: LLM, progress: Progress | None, label: str = "") -> None:
@@ -158,16 +157,29 @@ class Task:
 
         `label` stands before the stage in the progress.
         """
+        with self._clock.kept_by(self.directory):
+            self._ask(llm, progress, label)
+
+    def _ask(self, llm: LLM, progress: Progress | None, label: str) -> None:
         server = llm.check() if llm is not self.llm else self._server
         manifest = new_manifest(self.config, self._dataset, self._system, self.questions, self._identity, server)
         self._manifest = continued(manifest, self._earlier, self.is_asking)
         is_other_set = self._earlier is None or self._earlier.question_set_sha256 != self._manifest.question_set_sha256
+        times = Times() if self._earlier is None or self.config.fresh else self._earlier.times
+        is_done = self._earlier is not None and self._earlier.state == "complete" and not self.is_asking
+        self._times = times if is_done else None  # scoring again takes no time
+        begun = times if is_done else self._clock.begin(times, asks=self.is_asking)
+        self._manifest = self._manifest.model_copy(update={"times": begun})
         if self.is_asking or is_other_set:
             self.directory.write_manifest(self._manifest)  # incomplete, until all is scored
             if self.config.fresh and (aside := self.directory.set_aside_samples()):
                 logger.info("the earlier samples are kept in %s", aside)
             self.directory.write_questions(self.questions)
-        system = self._system._replace(llm=llm)
+        if self.is_asking:
+            with self._clock.stage("generation"):
+                self._answer(self._system._replace(llm=llm), progress, label)
+
+    def _answer(self, system: System, progress: Progress | None, label: str) -> None:
         if self._jobs:
             n_done = len(self.questions) - len(self._jobs)
             if n_done:
@@ -190,25 +202,29 @@ class Task:
                 answer(system, jobs, self.directory, progress, REPEATS)
 
     def _repeats_left(self, finished: Mapping[str, Sample]) -> dict[str, int]:
-        """How often each answered question is still to be asked again."""
-        done = Counter(sample.question_id for sample in self.directory.read_repeats() if sample.is_answered)
-        wanted = self.config.repeat - 1
-        return {
-            question.id: left
-            for question in self.questions
-            if question.id in finished and finished[question.id].is_answered
-            if (left := wanted - done[question.id]) > 0
-        }
+        return calls_left(self.questions, finished, self.directory.read_repeats(), self.config.repeat)
 
     def finish(self) -> Run:
         """Score what is there, and say that the run is complete."""
-        finished, lines = self.directory.read_samples()
-        summary = score_directory(self.directory, finished, lines, self._scorers, self.config.seed)
-        generation_s = round(sum(line.latency_s for line in lines), 3)
-        done = {"state": "complete", "updated": now(), "generation_s": generation_s}
-        manifest = self._manifest.model_copy(update=done)
+        with self._clock.kept_by(self.directory):
+            finished, lines = self.directory.read_samples()
+            with self._clock.stage("scoring"):
+                summary = score_directory(self.directory, finished, lines, self._scorers, self.config.seed)
+        took = {
+            "generation_s": calls_s([*lines, *self.directory.read_repeats()]),
+            "times": self._clock.end() if self._times is None else self._times,
+            "cost": cost_of(summary, self.llm.price),
+        }
+        manifest = self._manifest.model_copy(update={"state": "complete", "updated": now(), **took})
         self.directory.write_manifest(manifest)
         return Run(self.directory, manifest, summary)
+
+
+def say_left_out(left_out: Mapping[str, str], run: Path | str) -> None:
+    """Which optional metrics were not scored in `run`, why not, and how to add them."""
+    for metric, why in left_out.items():
+        again = f"qilin-rag score {run} --metrics {metric}"
+        logger.info("%s is left out: %s; to add it later: %s", metric, why, again)
 
 
 def check_failures(finished: Run, fail_on_error: float) -> None:
@@ -236,8 +252,7 @@ def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], optional_met
         more, left_out = usable_scorers(optional_metrics)
         finished, lines = directory.read_samples()
         scored = score_directory(directory, finished, lines, [*scorers, *more.values()], manifest.seed)
-    for metric, why in left_out.items():
-        logger.info("%s is left out: %s", metric, why)
+    say_left_out(left_out, directory.path)
     return Run(directory, manifest, scored)
 
 
@@ -245,8 +260,8 @@ def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
     """The first stage alone: write the hits of the run's questions to a TREC file, and sum up how good they are."""
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise UsageError(f"--out {str(out)!r} must be a file in a folder that is there")
-    retriever = _retriever(config)
-    dataset = load_dataset(config.data, config.answers, config.references)
+    shared = Shared()
+    retriever, dataset = shared.retriever(config), shared.dataset(config)
     questions = select_questions(dataset.questions, config)
     hits = search(retriever, dataset.notes, questions, config.top_k)
     rankings = [found.hits for found in known_notes(hits, dataset.notes, config.missing_notes)]
@@ -264,7 +279,7 @@ def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
 
 def build_index(config: RunConfig, out: Path) -> Index:
     """Index the run's notes for its retriever into the folder `out`, which `--set retriever.index=` then names."""
-    retriever = _retriever(config)
+    retriever = Shared().retriever(config)
     if not isinstance(retriever, IndexedRetriever):
         raise UsageError(f"retriever {config.retriever.name} has no index to build; bm25 and biencoder have one")
     notes = load_dataset(config.data).notes
@@ -305,11 +320,6 @@ def _named_questions(questions: Iterable[Question], path: Path) -> list[Question
     if not wanted:
         raise UsageError(f"--ids {path} names no question")
     return [by_id[question_id] for question_id in dict.fromkeys(wanted)]
-
-
-def _retriever(config: RunConfig) -> Retriever:
-    retriever: Retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
-    return retriever
 
 
 def _checked_llm(config: RunConfig) -> tuple[LLM, dict[str, Any], FatalLLMError | None]:

@@ -111,20 +111,21 @@ class Prompt(Frozen):
         PromptTooLongError when it does not fit even alone.
         """
         messages = self._messages(query, notes)
-        if budget is None or _n_tokens(messages) <= budget:
+        if budget is None or estimated_tokens(messages) <= budget:
             return RenderedPrompt(messages, query, list(notes), len(notes))
         kept: list[Note] = []
         messages = self._messages(query, kept)
-        if (n_tokens := _n_tokens(messages)) > budget:
+        if (n_tokens := estimated_tokens(messages)) > budget:
             raise PromptTooLongError(f"about {n_tokens} prompt tokens without any note; the budget is {budget}")
         for note in notes:
             longer = self._messages(query, [*kept, note])
-            if _n_tokens(longer) <= budget:
+            if estimated_tokens(longer) <= budget:
                 messages, kept = longer, [*kept, note]
         return RenderedPrompt(messages, query, kept, len(notes))
 
 
-def _n_tokens(messages: Sequence[Message]) -> int:
+def estimated_tokens(messages: Sequence[Message]) -> int:
+    """A cautious estimate of the prompt's tokens (see `estimate_tokens`)."""
     return sum(estimate_tokens(message["content"]) for message in messages)
 
 

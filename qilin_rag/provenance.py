@@ -19,7 +19,7 @@ from qilin_rag.data.dataset import hash_questions
 from qilin_rag.llms.servers import engine_of
 from qilin_rag.registry import RETRIEVERS
 from qilin_rag.retrievers import Retriever
-from qilin_rag.store import Manifest
+from qilin_rag.store import Manifest, RunDirectory
 from qilin_rag.text import slug
 from qilin_rag.types import Question
 
@@ -63,6 +63,12 @@ def folder_name(config: RunConfig, dataset: Dataset, fingerprint: str) -> str:
     """What the run directory is called: for people, and by its end for us."""
     names = (dataset.name, RETRIEVERS.short_name(config.retriever.name), config.llm_label, Path(config.prompt).stem)
     return "-".join([*map(slug, names), fingerprint[:8]])
+
+
+def run_directory(config: RunConfig, dataset: Dataset, system: System) -> RunDirectory:
+    """Where the run of this configuration is kept."""
+    name = folder_name(config, dataset, fingerprint(run_identity(dataset, system, config)))
+    return RunDirectory(config.runs_dir / name)
 
 
 def continued(manifest: Manifest, earlier: Manifest | None, is_asking: bool) -> Manifest:

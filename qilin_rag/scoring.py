@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from qilin_rag.answering import third_party
+from qilin_rag.cost import is_uncounted
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.registry import SCORERS
 from qilin_rag.scorers import Scorer
@@ -132,11 +133,13 @@ def summarise(
                 for sample in samples
                 if sample.status != "failed"
             ),
+            cut_by_server=sum(sample.prompt_cut for sample in samples),
         ),
         usage=Usage(
             prompt_tokens=_total(line.usage.prompt_tokens for line in called),
             completion_tokens=_total(line.usage.completion_tokens for line in called),
         ),
+        uncounted=sum(map(is_uncounted, (*lines, *repeats))),
         repeats=_compare_repeats(samples, repeats),
     )
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 from qilin_rag.answering import search
-from qilin_rag.data import Dataset
+from qilin_rag.config import RunConfig
+from qilin_rag.data import Dataset, load_dataset
+from qilin_rag.registry import RETRIEVERS
 from qilin_rag.retrievers import Retriever
 from qilin_rag.types import Hit, Question
 
@@ -30,6 +32,20 @@ class Shared:
             self._made[key] = make()
         made: T = self._made[key]
         return made
+
+    def dataset(self, config: RunConfig) -> Dataset:
+        """The data of a run."""
+        selection = (config.data, config.answers, config.references)
+        return self.once(("data", selection), lambda: load_dataset(*selection))
+
+    def retriever(self, config: RunConfig) -> Retriever:
+        """The retriever of a run."""
+
+        def create() -> Retriever:
+            retriever: Retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
+            return retriever
+
+        return self.once(("retriever", config.retriever.model_dump_json()), create)
 
     def warn(self, message: str) -> None:
         """A warning that runs have in common, said once."""

@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.trec import format_trec
-from qilin_rag.types import Frozen, Question, Sample, Score, Summary
+from qilin_rag.types import Cost, Frozen, Question, Sample, Score, Summary, Times
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,10 @@ class DataRecord(TypedDict):
 
 
 class Manifest(Frozen):
-    """manifest.json: all that is needed to know what a run is, and to do it again."""
+    """manifest.json: all that is needed to know what a run is, and to do it again.
+
+    `generation_s` is the sum over all calls, `times` what the clock said; `cost` is there when the run is complete.
+    """
 
     schema_version: int = SCHEMA_VERSION
     state: Literal["complete", "incomplete"]
@@ -68,6 +71,8 @@ class Manifest(Frozen):
     started: str
     updated: str
     generation_s: float = 0.0
+    times: Times = Times()
+    cost: Cost | None = None
 
 
 class RunDirectory:

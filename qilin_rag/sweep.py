@@ -15,7 +15,7 @@ from qilin_rag.config import RunConfig, find_resource, read_yaml, resolve
 from qilin_rag.errors import QilinError, UsageError, unknown_name
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.servers import serving
-from qilin_rag.pipeline import Run, Task
+from qilin_rag.pipeline import Run, Task, say_left_out
 from qilin_rag.sharing import Shared
 
 logger = logging.getLogger(__name__)
@@ -96,8 +96,7 @@ def sweep(configs: Sequence[RunConfig], progress: Progress | None = None) -> Swe
     for task in tasks.values():
         by_llm.setdefault(id(task.llm), []).append(task)
     done = Swept([], [])
-    for metric, why in next(iter(tasks.values())).left_out.items():
-        logger.info("%s is left out: %s; to add it later: qilin-rag score RUN --metrics %s", metric, why, metric)
+    say_left_out(next(iter(tasks.values())).left_out, "RUN")
     with stage(progress, "runs", len(tasks)):
         for group in by_llm.values():
             _sweep_llm(group, done, progress)

@@ -17,6 +17,8 @@ _MIXED_TOKEN = re.compile(r"[a-z0-9]+|\S")
 _SENTENCE = re.compile(r"[^。！？!?；;…\n]+[。！？!?；;…]*")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ASCII_DIGIT = re.compile(r"[0-9]")
+_NEITHER_ASCII_NOR_CHINESE = re.compile(r"[^\x21-\x7e\u3400-\u9fff]")
+_REPEATED = re.compile(r"(.{1,4}?)\1+", re.DOTALL)
 _UNSAFE_IN_NAME = re.compile(r"[^\w.-]+")
 
 
@@ -82,6 +84,16 @@ def estimate_tokens(text: str) -> int:
     n_digits = len(_ASCII_DIGIT.findall(text))
     n_other_bytes = len(text.encode("utf-8", "replace")) - n_ascii
     return math.ceil(n_digits + (n_ascii - n_digits) / 3 + n_other_bytes / 2.5)
+
+
+def fewest_tokens(text: str) -> int:
+    """Fewer tokens than an LLM's tokenizer makes of a prompt: to notice a server that read only a part of it.
+
+    A third of the estimate. Of it, the tokenizers of Qwen 2.5 to 3.6, DeepSeek V4 and GPT (cl100k, o200k) make 0.45 to
+    1.55 of real Chinese notes, 0.6 to 0.8 of English and 0.33 to 1 of digits. Where they make less (blanks and other
+    repeats down to 0.03, Thai 0.14, Russian 0.25) nothing, or one of the repeats, is counted.
+    """
+    return estimate_tokens(_NEITHER_ASCII_NOR_CHINESE.sub("", _REPEATED.sub(r"\1", text))) // 3
 
 
 def slug(text: str, max_bytes: int = 48) -> str:

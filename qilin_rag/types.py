@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+)
 
 Status = Literal["ok", "failed", "filtered", "truncated"]
 Message = dict[str, str]
@@ -68,6 +77,48 @@ class Usage(Frozen):
     completion_tokens: int | None = None
 
 
+class Price(Frozen):
+    """What a provider takes for a million tokens, by its list of the day `as_of` (as precise as it is known)."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")]
+    prompt_per_mtok: NonNegativeFloat
+    completion_per_mtok: NonNegativeFloat
+    as_of: Annotated[str, BeforeValidator(str), Field(pattern=r"^\d{4}(-\d\d){0,2}$")]
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """The price of so many tokens, without the discounts that a provider may give."""
+        return (prompt_tokens * self.prompt_per_mtok + completion_tokens * self.completion_per_mtok) / 1e6
+
+
+class Cost(Frozen):
+    """What answers cost by the price list of `as_of`; where the amount is not known, `unknown` says why.
+
+    No currency: nothing was paid for.
+    """
+
+    amount: FiniteFloat | None = None
+    currency: str | None = None
+    as_of: str | None = None
+    unknown: str | None = None
+
+
+class Times(Frozen):
+    """Seconds of a run by the clock, over all its sittings.
+
+    `untimed` sittings were killed (or still go on) and are in none of the seconds. `cut_off` sittings ended before all
+    questions were answered: what the server did for the calls under way then is in no figure.
+    """
+
+    retrieval_s: FiniteFloat = 0.0
+    generation_s: FiniteFloat = 0.0
+    scoring_s: FiniteFloat = 0.0
+    sittings: NonNegativeInt = 0
+    untimed: NonNegativeInt = 0
+    cut_off: NonNegativeInt = 0
+
+
 class Completion(Frozen):
     """What an LLM returned: `text` is what is scored, `raw` what came over the wire.
 
@@ -87,7 +138,7 @@ class Sample(Frozen):
     """One question, done: a line of samples.jsonl.
 
     `notes_missing` hits had no text in the data and were left out; `hits` are the others. `model` is the name that the
-    server answered under.
+    server answered under. `prompt_cut`: the server counted so few tokens that it can't have read the whole prompt.
     """
 
     question_id: str
@@ -103,6 +154,7 @@ class Sample(Frozen):
     model: str | None = None
     finish_reason: str | None = None
     usage: Usage = Usage()
+    prompt_cut: bool = False
     latency_s: FiniteFloat = 0.0
     cached: bool = False
     error: str | None = None
@@ -146,17 +198,22 @@ class MetricSummary(Frozen):
 
 
 class LeftOut(Frozen):
-    """Notes that questions did not get: not in the data, or too long for the prompt; questions left without any."""
+    """Notes that questions did not get: not in the data, or too long for the prompt; questions left without any.
+
+    `cut_by_server`: prompts of which the server read only a part, by its own count of tokens.
+    """
 
     not_in_data: NonNegativeInt = 0
     too_long: NonNegativeInt = 0
     questions_without_notes: NonNegativeInt = 0
+    cut_by_server: NonNegativeInt = 0
 
     def __str__(self) -> str:
         parts = {
             "hits not in the data": self.not_in_data,
             "notes too long for the prompt": self.too_long,
             "questions left without notes": self.questions_without_notes,
+            "prompts cut by the server (by its own count of tokens)": self.cut_by_server,
         }
         return ", ".join(f"{n} {what}" for what, n in parts.items() if n)
 
@@ -177,7 +234,8 @@ class Repeats(Frozen):
 class Summary(Frozen):
     """summary.json: the figures of a run, a function of its samples, repeats and scores alone.
 
-    `cached` answers came from the response cache; `usage` counts the others.
+    `cached` answers came from the response cache; `usage` counts the others, but for `uncounted` answers of which the
+    server gave no (or not both) numbers of tokens.
     """
 
     metrics: dict[str, MetricSummary]
@@ -186,3 +244,4 @@ class Summary(Frozen):
     left_out: LeftOut = LeftOut()
     repeats: Repeats | None = None
     usage: Usage
+    uncounted: NonNegativeInt = 0

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hypothesis
 import pytest
 
 from qilin_rag.cli import main
@@ -19,6 +20,8 @@ from tests.fake_server import FakeServer
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test fetches a model, or finds one that its user happens to have
 os.environ["HF_HUB_CACHE"] = str(Path(__file__).with_name("no-such-folder"))
+hypothesis.settings.register_profile("no times", deadline=None)  # tests check results, never times
+hypothesis.settings.load_profile("no times")
 
 NOTES = [
     {"note_idx": 10, "title": "冷萃咖啡", "content": "粗研磨咖啡粉80克，冷水800毫升，冷藏12小时后过滤。#咖啡[话题]#"},

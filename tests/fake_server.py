@@ -25,7 +25,8 @@ class FakeServer:
 
     Faults: an HTTP status such as "500", "429 2" (with Retry-After: 2), "reset", "hang", "broken json", "not json",
     "empty choices", "null content", "reasoning FIELD", "ended REASON", "length", "filtered", "filtered 400",
-    "overflow".
+    "overflow", "trickle" (a byte now and then), "no model" (404), "no model 400", "other model NAME" (answers),
+    "no usage", "usage N" (prompt tokens counted).
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class FakeServer:
         self.calls: list[dict[str, Any]] = []
         self.authorizations: list[str | None] = []
         self.models = [MODEL]
+        self.models_status = 200
         self.n_at_once = self.most_at_once = 0
         self.lock = threading.Lock()
         self.stopping = threading.Event()
@@ -54,7 +56,7 @@ class FakeServer:
         self._http.shutdown()
         self._http.server_close()
 
-    def completion(self, text: str | None, finish_reason: str = "stop") -> dict[str, Any]:
+    def completion(self, text: str | None, finish_reason: str = "stop", prompt_tokens: int = 100) -> dict[str, Any]:
         return {
             "id": "x",
             "object": "chat.completion",
@@ -63,7 +65,11 @@ class FakeServer:
             "choices": [
                 {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}
             ],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+            "usage": {
+                "prompt_tokens": prompt_tokens,
+                "completion_tokens": 10,
+                "total_tokens": prompt_tokens + 10,
+            },
         }
 
 
@@ -76,7 +82,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Quiet."""
 
     def do_GET(self) -> None:
-        if self.path == "/v1/models":
+        if self.path == "/v1/models" and self.fake.models_status != 200:
+            self._send(self.fake.models_status, {"error": {"message": f"no: {self.headers['Authorization']}"}})
+        elif self.path == "/v1/models":
             self._send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.fake.models]})
         else:
             self._send(404, {"error": {"message": "no such path"}})
@@ -100,7 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
                 fake.n_at_once -= 1
 
     def _answer(self, fault: Fault, body: dict[str, Any]) -> None:
-        good = self.fake.completion(self.fake.answer(body))
+        n_chars = sum(len(message["content"]) for message in body["messages"])
+        good = self.fake.completion(self.fake.answer(body), prompt_tokens=max(100, n_chars // 2))
         match fault.split() if fault else []:
             case []:
                 self._send(200, good)
@@ -118,6 +127,24 @@ class _Handler(BaseHTTPRequestHandler):
                 self.end_headers()
                 self.wfile.write(b'{"choices": [{"mess')
                 self.close_connection = True
+            case ["trickle"]:
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", "5000")
+                self.end_headers()
+                while not self.fake.stopping.wait(0.02):
+                    self.wfile.write(b" ")
+                    self.wfile.flush()
+                self.close_connection = True
+            case ["no", "model", *status]:
+                error = {"message": f"The model {body['model']} does not exist", "code": "model_not_found"}
+                self._send(int(status[0]) if status else 404, {"error": error})
+            case ["other", "model", name]:
+                self._send(200, good | {"model": name})
+            case ["no", "usage"]:
+                self._send(200, good | {"usage": None})
+            case ["usage", n]:
+                self._send(200, self.fake.completion("答", prompt_tokens=int(n)))
             case ["goodbye"]:
                 self._send(200, good)
                 self.close_connection = True

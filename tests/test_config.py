@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from qilin_rag.config import find_resource, resolve_run, resource_names
 from qilin_rag.errors import UsageError
+from qilin_rag.llms.engines import build_engine
+from qilin_rag.registry import LLMS
 
 
 def test_defaults() -> None:
@@ -61,6 +64,58 @@ def test_the_papers_five_llms_have_presets() -> None:
     )
 
 
+@pytest.mark.parametrize("name", resource_names("configs/llms"))
+def test_every_preset_can_be_used(name: str) -> None:
+    """By a server of one's own that it knows how to start, or by an API whose key it names."""
+    config = resolve_run({"llm": name})
+    llm = LLMS.create(config.llm.name, config.llm.settings)
+    about = find_resource("configs/llms", name).read_text(encoding="utf-8").splitlines()[0]
+    assert about.startswith("# ")
+    assert llm.prompt_budget > 8192
+    if llm.engine:
+        assert f"`qilin-rag serve {name}`" in about
+        assert build_engine(llm.engine, name).arguments(llm.model, llm.context_length, 8000)
+        assert llm.price is None
+    else:
+        assert llm.base_url.startswith("https://")
+        assert about.endswith(f"The key comes from {llm.api_key_env}.")
+
+
+def test_each_api_has_a_key_of_its_own() -> None:
+    presets = [resolve_run({"llm": name}).llm for name in resource_names("configs/llms")]
+    apis = [llm for llm in (LLMS.create(preset.name, preset.settings) for preset in presets) if not llm.engine]
+    hosts = {(urlsplit(llm.base_url).hostname, llm.api_key_env) for llm in apis}
+    assert len(hosts) == len({host for host, _ in hosts}) == len({key for _, key in hosts}) == 5
+
+
+def test_the_price_of_a_preset_is_that_of_its_model_at_its_address() -> None:
+    assert resolve_run({"llm": "gpt-4o-mini"}, ["llm.temperature=1"]).llm.settings["price"]["currency"] == "USD"
+    assert "price" not in resolve_run({"llm": "gpt-4o-mini"}, ["llm.model=gpt-4o"]).llm.settings
+    assert "price" not in resolve_run({"llm": "gpt-4o-mini", "base_url": "http://127.0.0.1/v1"}).llm.settings
+    given = "llm.price={currency: CNY, prompt_per_mtok: 1, completion_per_mtok: 2, as_of: 2026-11-21}"
+    priced = resolve_run({"llm": "gpt-4o-mini", "base_url": "http://127.0.0.1/v1"}, [given])
+    price = LLMS.create(priced.llm.name, priced.llm.settings).price
+    assert (price.currency, price.as_of, price.of(2_000_000, 500_000)) == ("CNY", "2026-11-21", 3.0)
+
+
+@pytest.mark.parametrize(
+    ("price", "message"),
+    [
+        ("3", "setting 'price' is 3"),
+        ("{currency: dollars, prompt_per_mtok: 1, completion_per_mtok: 2, as_of: 2026-11}", "'price.currency'"),
+        ("{currency: USD, prompt_per_mtok: -1, completion_per_mtok: 2, as_of: 2026-11}", "'price.prompt_per_mtok'"),
+        ("{currency: USD, prompt_per_mtok: .inf, completion_per_mtok: 2, as_of: 2026-11}", "'price.prompt_per_mtok'"),
+        ("{currency: USD, prompt_per_mtok: 1, completion_per_mtok: 2}", "setting 'price.as_of' is missing"),
+        ("{currency: USD, prompt_per_mtok: 1, completion_per_mtok: 2, as_of: today}", "'price.as_of'"),
+    ],
+)
+def test_a_wrong_price_is_named(price: str, message: str) -> None:
+    config = resolve_run({"llm": "openai"}, ["llm.model=m", f"llm.price={price}"])
+    with pytest.raises(UsageError) as caught:
+        LLMS.create(config.llm.name, config.llm.settings)
+    assert message in str(caught.value)
+
+
 def test_the_working_directory_comes_first(tmp_path: Path) -> None:
     own = tmp_path / "prompts"
     own.mkdir()
@@ -72,7 +127,7 @@ def test_the_working_directory_comes_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "overrides", "file", "message"),
     [
-        ({"llm": "qwen2.5-27b"}, [], None, "unknown llm 'qwen2.5-27b'; did you mean qwen2.5-72b?"),
+        ({"llm": "lama3.3-70b"}, [], None, "unknown llm 'lama3.3-70b'; did you mean llama3.3-70b"),
         ({"retriever": "mb25"}, [], None, "unknown retriever 'mb25'"),
         ({"top_k": 0}, [], None, "setting 'top_k' is 0"),
         ({"limit": -1}, [], None, "setting 'limit' is -1"),

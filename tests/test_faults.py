@@ -12,7 +12,7 @@ import pytest
 from qilin_rag.config import resolve_run
 from qilin_rag.llms import retry
 from qilin_rag.pipeline import Run, run
-from tests.conftest import NOTES, write_jsonl
+from tests.conftest import NOTES, Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 
 PASSING = (
@@ -118,6 +118,53 @@ def test_a_context_that_is_too_long_drops_notes_and_says_so(data_dir: Path, serv
     failed = ask(data_dir, server, retriever="bm25")
     assert failed.summary.counts["failed"] == 3
     assert all("maximum context length" in (sample.error or "") for sample in failed.directory.read_samples()[1])
+
+
+def command(data: Path, server: FakeServer, *more: object) -> list[object]:
+    asked = ["--llm", "openai", "--set", f"llm.model={MODEL}", "--base-url", server.url, "--metrics", "rouge_l"]
+    return ["run", "--data", data, *asked, "--no-cache", *more]
+
+
+@pytest.mark.parametrize("fault", ["no model", "no model 400"])
+def test_a_model_that_is_not_there_stops_the_run(data_dir: Path, server: FakeServer, cli: Cli, fault: str) -> None:
+    server.fault = lambda n, body: fault
+    done = cli(*command(data_dir, server, "--concurrency", 1))
+    assert (done.code, len(server.calls)) == (1, 1)
+    assert f"knows no model '{MODEL}'" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_answers_of_another_model_are_kept_and_said_once(data_dir: Path, server: FakeServer, cli: Cli) -> None:
+    server.fault = lambda n, body: "other model tiny-model"
+    done = cli(*command(data_dir, server, "--json"))
+    assert (done.code, json.loads(done.out)["counts"]["ok"]) == (0, 3)
+    assert done.err.count("answers as 'tiny-model' where 'fake-model' was asked for") == 1
+    [path] = Path("runs").glob("*/samples.jsonl")
+    assert all(json.loads(line)["model"] == "tiny-model" for line in path.read_text().splitlines())
+
+
+def test_answers_that_trickle_run_into_the_deadline(data_dir: Path, server: FakeServer, cli: Cli) -> None:
+    server.fault = lambda n, body: "trickle" if n == 1 else None
+    once = cli(*command(data_dir, server, "--set", "llm.timeout_s=0.5", "--json"))
+    assert (once.code, json.loads(once.out)["counts"]["ok"], len(server.calls)) == (0, 3, 4)
+    server.fault = lambda n, body: "trickle"
+    never = cli(*command(data_dir, server, "--set", "llm.timeout_s=0.2", "--set", "llm.max_tries=2", "--fresh"))
+    assert never.code == 3
+    assert "3 of 3 questions failed" in never.err
+    assert "no answer within 0.2 s (2 tries)" in cli("show", next(Path("runs").iterdir())).out
+
+
+def test_prompts_that_the_server_cuts_are_counted(data_dir: Path, server: FakeServer, cli: Cli) -> None:
+    server.fault = lambda n, body: {1: "usage 30", 2: "usage 0"}.get(n)
+    done = cli(*command(data_dir, server, "--concurrency", 1))
+    assert done.code == 0
+    assert "1 prompts cut by the server (by its own count of tokens)" in done.out
+    run_directory = next(Path("runs").iterdir())
+    lines = [json.loads(line) for line in (run_directory / "samples.jsonl").read_text().splitlines()]
+    assert [line["prompt_cut"] for line in lines] == [True, False, False]
+    assert "ok, prompt cut by the server" in cli("show", run_directory).out
+    assert "answer (ok, prompt cut by the server)" in cli("show", run_directory, "--question", "1").out
+    assert "1 prompts cut by the server" in cli("leaderboard").out
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,6 @@ def damaged(rows: list[dict[str, Any]], row: int, column: int, value: Any, is_go
 
 @settings(
     max_examples=100,
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

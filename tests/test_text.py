@@ -70,6 +70,27 @@ def test_a_slug_is_one_safe_part_of_a_path(name: str) -> None:
     assert len(slug.encode()) <= 48
 
 
+@pytest.mark.parametrize(
+    ("prompt", "counted"),
+    [
+        ("冷萃咖啡：粗研磨咖啡粉80克，加冷水800毫升，冷藏12小时后过滤，喝之前按口味兑水或牛奶。", (34, 36, 30, 41, 66)),
+        ("The quick brown fox jumps over the lazy dog, and nobody was surprised by it.", (17, 17, 17, 17, 17)),
+        ("13812345678 2026-11-21 08:30 20263.14159 11010519491231002X", (59, 59, 29, 29, 29)),
+        ("冷萃" + " " * 200 + "-" * 200 + "\n" * 50, (11, 11, 12, 12, 13)),
+        ("哈哈哈哈哈哈哈哈哈哈哈哈哈哈哈哈😭😭😭😭！！！！！！", (15, 11, 14, 14, 27)),
+        ("นี่คือข้อความภาษาไทย Это русский текст, 이것은 한국어", (10, 18, 16, 13, 35)),
+    ],
+)
+def test_no_tokenizer_makes_fewer_tokens(prompt: str, counted: tuple[int, ...]) -> None:
+    """Counted by the tokenizers of Qwen 3.6, Qwen 2.5, DeepSeek V4, GPT-4o (o200k) and GPT-4 (cl100k)."""
+    assert text.fewest_tokens(prompt) < min(counted)
+
+
+def test_a_note_that_is_cut_by_two_thirds_is_noticed() -> None:
+    note = "冷萃咖啡：粗研磨咖啡粉80克，加冷水800毫升，冷藏12小时后过滤，喝之前按口味兑水或牛奶。"
+    assert text.fewest_tokens(note) > 34 / 3
+
+
 def test_token_estimate_is_on_the_long_side() -> None:
     assert text.estimate_tokens("") == 0
     assert text.estimate_tokens("多肉夏天怎么浇水") >= 8

@@ -23,6 +23,7 @@ from qilin_rag.cli.options import (
     RunsDir,
     Settings,
 )
+from qilin_rag.cli.plan import print_plan
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.errors import UsageError
 
@@ -70,6 +71,9 @@ def run(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Neither use nor keep answers to requests that were sent before.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be asked and what it would cost; call no LLM.")
+    ] = False,
     fail_on_error: Annotated[
         float | None,
         typer.Option(help="Failed questions allowed before exit code 3: a share below 1, else a number. [default: 0]"),
@@ -85,6 +89,7 @@ def run(
     from qilin_rag.config import resolve_run
     from qilin_rag.pipeline import check_failures
     from qilin_rag.pipeline import run as run_pipeline
+    from qilin_rag.plan import plan
 
     ui.set_up_logs(quiet or as_json, verbose)
     flags = {
@@ -109,6 +114,9 @@ def run(
         "fail_on_error": fail_on_error,
     }
     resolved = resolve_run(flags, settings or [], config)
+    if dry_run:
+        print_plan(plan(resolved), as_json)
+        return
     try:
         with ui.progress_bar(quiet) as bar:
             finished = run_pipeline(resolved, bar)
@@ -142,9 +150,12 @@ def score(
 
 
 def _print(finished: Run, as_json: bool) -> None:
+    from qilin_rag.cost import describe
+
     directory, manifest, summary = finished
     if as_json:
-        ui.print_json({"run": str(directory.path), **summary.model_dump(mode="json")})
+        took = manifest.model_dump(mode="json", include={"generation_s", "times", "cost"})
+        ui.print_json({"run": str(directory.path), **summary.model_dump(mode="json"), **took})
         return
     labels = manifest.labels
     console = ui.console()
@@ -157,4 +168,6 @@ def _print(finished: Run, as_json: bool) -> None:
         console.print(str(summary.repeats))
     if left_out := str(summary.left_out):
         console.print(left_out, style="yellow")
+    for line in describe(manifest, summary):
+        console.print(line, style="dim")
     typer.echo(directory.path)

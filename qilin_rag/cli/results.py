@@ -14,6 +14,7 @@ from qilin_rag.text import printable
 if TYPE_CHECKING:
     from qilin_rag.reports.leaderboard import Table as Board
     from qilin_rag.store import RunDirectory
+    from qilin_rag.types import Sample
 
 
 class Format(StrEnum):
@@ -65,7 +66,7 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    from qilin_rag.reports.leaderboard import format_cell
+    from qilin_rag.reports.leaderboard import format_cell, spending_rows
 
     console = ui.console()
     with console.capture() as capture:
@@ -84,6 +85,14 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
                         for cell in cells
                     ]
                     drawn.add_row(Text(row), *figures)
+                console.print(drawn)
+                console.print()
+            if spending := spending_rows(data):
+                drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+                for number, name in enumerate(spending[0]):
+                    drawn.add_column(name, justify="left" if number < 2 else "right", overflow="fold")
+                for texts in spending[1:]:
+                    drawn.add_row(*map(Text, texts))
                 console.print(drawn)
                 console.print()
             console.print("* best of its column, or of the one row; signatures:")
@@ -149,7 +158,7 @@ def show(
     for message in sample.messages:
         console.print(f"\n{message['role']}", style="bold")
         console.print(message["content"], soft_wrap=True)
-    console.print(f"\nanswer ({sample.status}{f': {sample.error}' if sample.error else ''})", style="bold")
+    console.print(f"\nanswer ({_status(sample)}{f': {sample.error}' if sample.error else ''})", style="bold")
     console.print(sample.answer, soft_wrap=True)
     for number, reference in enumerate(asked.references, start=1):
         console.print(f"\nreference {number}", style="bold")
@@ -160,14 +169,26 @@ def show(
         console.print(f"  {score.metric}  {value}{f': {score.reason}' if score.reason else ''}")
 
 
+def _status(sample: Sample) -> str:
+    return f"{sample.status}, prompt cut by the server" if sample.prompt_cut else sample.status
+
+
 def _show_run(directory: RunDirectory, as_json: bool) -> None:
+    from qilin_rag.cost import calls_s, cost_of, describe, price_of
+    from qilin_rag.scoring import summarise
+
     manifest = directory.read_manifest()
-    samples, _ = directory.read_samples()
+    samples, lines = directory.read_samples()
+    summary = summarise(list(samples.values()), lines, [])
+    manifest = manifest.model_copy(
+        update={"generation_s": calls_s(lines), "cost": cost_of(summary, price_of(manifest))}  # of the run so far
+    )
     scores: dict[str, dict[str, float | None]] = {}
     for score in directory.read_scores():
         scores.setdefault(score.question_id, {})[score.metric] = score.value
     if as_json:
-        ui.print_json({"manifest": manifest.model_dump(mode="json"), "scores": scores})
+        answers = summary.model_dump(mode="json", exclude={"metrics"})
+        ui.print_json({"manifest": manifest.model_dump(mode="json"), "answers": answers, "scores": scores})
         return
     from rich.table import Table
     from rich.text import Text
@@ -176,6 +197,8 @@ def _show_run(directory: RunDirectory, as_json: bool) -> None:
     facts = {"run": directory.path, "state": manifest.state, **manifest.labels, "started": manifest.started}
     for name, fact in facts.items():
         console.print(f"{name:<10} {fact}")
+    for line in describe(manifest, summary):
+        console.print(line)
     shown = next(iter(scores.values()), {})
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("question", no_wrap=True, overflow="ellipsis", max_width=40)
@@ -185,5 +208,5 @@ def _show_run(directory: RunDirectory, as_json: bool) -> None:
         figures = [
             "-" if (value := scores.get(question_id, {}).get(name)) is None else f"{value:.4f}" for name in shown
         ]
-        table.add_row(Text(question_id), sample.status, *figures, Text(sample.error or sample.query))
+        table.add_row(Text(question_id), _status(sample), *figures, Text(sample.error or sample.query))
     console.print(table)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from qilin_rag.errors import QilinError
 from qilin_rag.prompts import RenderedPrompt
 from qilin_rag.registry import Component
-from qilin_rag.types import Completion
+from qilin_rag.types import Completion, Price
 
 
 class LLMError(QilinError):
@@ -24,11 +24,24 @@ class FatalLLMError(QilinError):
 
 
 class LLM(Component):
-    """Answers prompts; several calls of `generate` run at once on one event loop."""
+    """Answers prompts; several calls of `generate` run at once on one event loop.
+
+    `price` null: unknown. `takes_tokens`: a prompt costs tokens at all.
+    """
+
+    operational: ClassVar[frozenset[str]] = frozenset({"price"})
+    takes_tokens: ClassVar[bool] = True
+
+    price: Price | None = None
 
     @property
     def prompt_budget(self) -> int | None:
         """Tokens a prompt may have, None where there is no limit."""
+        return None
+
+    @property
+    def answer_budget(self) -> int | None:
+        """Tokens an answer may have, None where that is not known."""
         return None
 
     def check(self) -> dict[str, Any]:

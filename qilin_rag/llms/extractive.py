@@ -15,6 +15,8 @@ from qilin_rag.prompts import RenderedPrompt
 from qilin_rag.text import mixed_tokens, normalise, sentences, strip_tags
 from qilin_rag.types import Completion, Note, Usage
 
+NO_TOKENS = Usage(prompt_tokens=0, completion_tokens=0)
+
 
 class Extractive(LLM):
     """Takes whole sentences up to `max_chars`, and says nothing where it was given no note.
@@ -23,12 +25,14 @@ class Extractive(LLM):
     within that order sentences are taken as they stand, near-repeats left out.
     """
 
+    takes_tokens = False
+
     max_chars: PositiveInt = 320
 
     async def generate(self, prompt: RenderedPrompt) -> Completion:
         """The best-matching sentences, in reading order."""
         text = self.read(prompt.query, prompt.notes)
-        return Completion(text=text, raw=text, model="extractive", finish_reason="stop", usage=Usage())
+        return Completion(text=text, raw=text, model="extractive", finish_reason="stop", usage=NO_TOKENS)
 
     def read(self, query: str, notes: list[Note]) -> str:
         """The answer to `query` from `notes`."""

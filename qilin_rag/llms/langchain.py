@@ -46,7 +46,7 @@ class LangChain(LLM):
     """
 
     argument: ClassVar[str | None] = "spec"
-    operational: ClassVar[frozenset[str]] = frozenset({"base_url", "timeout_s", "max_tries"})
+    operational: ClassVar[frozenset[str]] = LLM.operational | {"base_url", "timeout_s", "max_tries"}
 
     spec: str
     settings: dict[str, Any] = {}
@@ -88,6 +88,11 @@ class LangChain(LLM):
                 f"llm.context_length ({self.context_length})"
             )
         return left
+
+    @property
+    def answer_budget(self) -> int | None:
+        """What is asked for; a provider's own limit is not known."""
+        return self.max_tokens
 
     def identity(self) -> dict[str, Any]:
         """The file of a factory of the user's own counts as well."""

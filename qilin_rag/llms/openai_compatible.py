@@ -1,18 +1,20 @@
 """Any server that speaks OpenAI's chat completions: vLLM, llama.cpp, the public APIs.
 
 Every sampling field is sent with every request: a server fills in what is missing from the model's own
-generation_config, and the same command would mean different sampling on different servers.
+generation_config, and the same command would mean different sampling on different servers. Only what a model refuses
+is left out, by a null in its preset.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import os
 import random
 import re
 import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import PositiveFloat, PositiveInt, PrivateAttr, field_validator
@@ -28,14 +30,18 @@ from qilin_rag.types import Completion, Usage
 if TYPE_CHECKING:
     import openai
 
+logger = logging.getLogger(__name__)
+
 CHECK_TIMEOUT_S = 5.0
 # Other servers' words for how an answer ended.
 FINISH_REASONS = {"eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop"}
 FINISH_REASONS |= {"max_tokens": "length", "model_length": "length", "sensitive": "content_filter"}
+NO_MODEL = ("model_not_found", "1211")
 PASSING = frozenset({"abort", "error", "network_error"})
 FILTERED = ("content_filter", "data_inspection_failed", "1301")
 # What a server says of a model that another one of the same name may not share (vLLM: the folder, the length).
 _SERVED = ("root", "max_model_len", "parent", "owned_by")
+_VERSION = re.compile(r"[-_@:](latest|\d{4}-\d{2}-\d{2}|\d{8}|\d{6}|\d{4})$")
 _TOO_LONG = re.compile(
     r"context (length|window|size)|(prompt|input) is too long|too many (input )?tokens", re.IGNORECASE
 )
@@ -45,21 +51,29 @@ class OpenAICompatible(LLM):
     """One model behind one address.
 
     `api_key_env` names the environment variable that holds the key (servers on this machine need none).
-    `extra_body` is sent as it is, for sampling fields that only some servers know. `context_length` and
+    A sampling field that is null is not sent, and `max_tokens` is sent under the name `max_tokens_field`.
+    `extra_body` is sent as it is, for fields that only some servers know. `context_length` and
     `max_tokens` (of the answer) bound the prompt. `timeout_s` is the deadline of one request. `engine` (vllm or
     llamacpp, with its settings) is what `serve` and `run --serve` start; it counts where they do.
     """
 
-    operational: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env", "timeout_s", "max_tries", "engine"})
+    operational: ClassVar[frozenset[str]] = LLM.operational | {
+        "base_url",
+        "api_key_env",
+        "timeout_s",
+        "max_tries",
+        "engine",
+    }
 
     model: str
     base_url: str = "http://127.0.0.1:8000/v1"
     api_key_env: str = "OPENAI_API_KEY"
-    temperature: float = 0.0
-    top_p: float = 1.0
+    temperature: float | None = 0.0
+    top_p: float | None = 1.0
     max_tokens: PositiveInt = 1024
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    presence_penalty: float | None = 0.0
+    frequency_penalty: float | None = 0.0
     seed: int | None = 0
     extra_body: dict[str, Any] = {}
     context_length: PositiveInt = 32768
@@ -71,6 +85,7 @@ class OpenAICompatible(LLM):
     _limit: AdaptiveLimit | None = PrivateAttr(default=None)
     _served: dict[str, Any] = PrivateAttr(default_factory=dict)
     _rng: random.Random = PrivateAttr(default_factory=random.Random)
+    _is_model_said: bool = PrivateAttr(default=False)
 
     @field_validator("base_url")
     @classmethod
@@ -96,6 +111,11 @@ class OpenAICompatible(LLM):
                 f"llm.context_length ({self.context_length})"
             )
         return self.context_length - self.max_tokens
+
+    @property
+    def answer_budget(self) -> int:
+        """As it is sent."""
+        return self.max_tokens
 
     @property
     def _is_local(self) -> bool:
@@ -166,15 +186,18 @@ class OpenAICompatible(LLM):
         return {"base_url": self.base_url, "served": self._served, **self._body(prompt)}
 
     def _body(self, prompt: RenderedPrompt) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "messages": prompt.messages,
+        sampling = {
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "max_tokens": self.max_tokens,
+            self.max_tokens_field: self.max_tokens,
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
             "seed": self.seed,
+        }
+        return {
+            "model": self.model,
+            "messages": prompt.messages,
+            **{name: value for name, value in sampling.items() if value is not None},
             "n": 1,
             "stream": False,
             "extra_body": self.extra_body or None,
@@ -236,7 +259,7 @@ class OpenAICompatible(LLM):
         text = f"HTTP {error.status_code}: {self._redacted(error.message)[:300]}"
         if error.status_code in (401, 403):
             return self._key_refused(error)
-        if error.status_code == 404:
+        if error.status_code == 404 or (error.status_code < 500 and error.code in NO_MODEL):
             return FatalLLMError(f"{self.base_url} knows no model {self.model!r} or no such path ({text})")
         if error.code == "insufficient_quota":
             return FatalLLMError(f"{self.base_url}: the account's quota is used up ({text})")
@@ -260,6 +283,15 @@ class OpenAICompatible(LLM):
         finish_reason = choices[0].finish_reason or "stop"
         if finish_reason in PASSING:
             raise TransientError(f"the server ended the answer with {finish_reason!r}")
+        if response.model and not self._is_model_said and not _is_same_model(self.model, response.model):
+            self._is_model_said = True
+            logger.warning(
+                "%s answers as %r where %r was asked for (said once); "
+                "where that is not the same by another name, the answers are another model's",
+                self.base_url,
+                response.model,
+                self.model,
+            )
         message = choices[0].message
         reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
         answer = read_answer(message.content, reasoning, FINISH_REASONS.get(finish_reason, finish_reason))
@@ -282,6 +314,12 @@ class OpenAICompatible(LLM):
         if self._client is not None:
             await self._client.close()
             self._client = None
+
+
+def _is_same_model(asked: str, answered: str) -> bool:
+    """Whether two names stand for one model: in any case, with or without an owner before and a version after it."""
+    asked, answered = (name.lower().rpartition("/")[2] for name in (asked, answered))
+    return asked in (answered, _VERSION.sub("", answered)) or _VERSION.sub("", asked) == answered
 
 
 def _is_filtered(error: openai.APIStatusError) -> bool:

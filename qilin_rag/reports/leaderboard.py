@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qilin_rag.cost import format_amount
 from qilin_rag.errors import UsageError
 from qilin_rag.scoring import remarks
 from qilin_rag.store import Manifest, RunDirectory
-from qilin_rag.types import Frozen, MetricSummary, Summary
+from qilin_rag.types import Cost, Frozen, MetricSummary, Summary
 
 RETRIEVER_ORDER = {"none": 0, "random": 1, "bm25": 2, "oracle": 9}
 
@@ -39,13 +40,26 @@ class Block(Frozen):
     cells: list[list[Cell | None]]
 
 
+class Spending(Frozen):
+    """Tokens of one run (without those of cached answers, nor of `uncounted` ones) and their cost."""
+
+    llm: str
+    retriever: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    uncounted: int
+    cost: Cost
+    run: str
+
+
 class Table(Frozen):
-    """All blocks over one set of questions."""
+    """All blocks over one set of questions, and what each run took."""
 
     data: str
     n_questions: int
     blocks: list[Block]
     notes: list[str]
+    spending: list[Spending] = []
 
 
 class _Entry(NamedTuple):
@@ -110,6 +124,7 @@ def _table(group: Sequence[_Entry]) -> Table:
                 for row in rows[entry.path]:
                     signatures[metric, signature][row, entry.manifest.labels["retriever"]] = entry
     row_order = sorted({row for entry in group for row in rows[entry.path]}, key=_natural)
+    first_rows = [(rows[entry.path][0], entry) for entry in group]
     return Table(
         data=group[0].manifest.labels["data"],
         n_questions=group[0].manifest.n_questions,
@@ -117,6 +132,21 @@ def _table(group: Sequence[_Entry]) -> Table:
             _block(metric, signature, found, row_order, columns) for (metric, signature), found in signatures.items()
         ],
         notes=_footnotes(group),
+        spending=[
+            _spending(entry, row) for row, entry in sorted(first_rows, key=lambda pair: row_order.index(pair[0]))
+        ],
+    )
+
+
+def _spending(entry: _Entry, row: str) -> Spending:
+    return Spending(
+        llm=row,
+        retriever=entry.manifest.labels["retriever"],
+        prompt_tokens=entry.summary.usage.prompt_tokens,
+        completion_tokens=entry.summary.usage.completion_tokens,
+        uncounted=entry.summary.uncounted,
+        cost=entry.manifest.cost or Cost(unknown="not recorded"),
+        run=entry.path.name,
     )
 
 
@@ -220,6 +250,21 @@ def _footnotes(group: Iterable[_Entry]) -> list[str]:
     return notes
 
 
+def spending_rows(table: Table) -> list[list[str]]:
+    """Tokens and cost of the runs that used any, under a header; empty where none did."""
+    rows = [
+        [
+            each.llm,
+            each.retriever,
+            *("unknown" if n is None else f"{n:,}" for n in (each.prompt_tokens, each.completion_tokens)),
+            "unknown" if each.cost.amount is None else f"{format_amount(each.cost.amount)} {each.cost.currency or ''}",
+        ]
+        for each in table.spending
+        if each.completion_tokens or each.uncounted
+    ]
+    return [["tokens", "", "prompt", "completion", "cost"], *rows] if rows else []
+
+
 def as_json(tables: Sequence[Table]) -> list[dict[str, Any]]:
     """Plain data, for programs."""
     return [table.model_dump(mode="json") for table in tables]
@@ -227,6 +272,7 @@ def as_json(tables: Sequence[Table]) -> list[dict[str, Any]]:
 
 def as_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
     """One flat record a figure, for CSV."""
+    spending = {each.run: each for table in tables for each in table.spending}
     return [
         {
             "data": table.data,
@@ -239,6 +285,10 @@ def as_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
             "n_unscored": cell.n_unscored,
             "best": cell.best,
             "run": cell.run,
+            "prompt_tokens": spending[cell.run].prompt_tokens,
+            "completion_tokens": spending[cell.run].completion_tokens,
+            "cost": spending[cell.run].cost.amount,
+            "currency": spending[cell.run].cost.currency,
             "signature": block.signature,
         }
         for table in tables
@@ -262,6 +312,8 @@ def as_markdown(tables: Sequence[Table]) -> str:
                 shown = [f"**{format_cell(cell)}**" if cell and cell.best else format_cell(cell) for cell in cells]
                 lines.append("| " + " | ".join([_escape(row), *shown]) + " |")
             lines += ["", f"`{block.signature}`", ""]
+        if spending := [f"| {' | '.join(map(_escape, cells))} |" for cells in spending_rows(table)]:
+            lines += [spending[0], "|---|---|---:|---:|---:|", *spending[1:], ""]
         lines += [f"- {_escape(note)}" for note in table.notes] + [""] * bool(table.notes)
     return "\n".join(lines)
 

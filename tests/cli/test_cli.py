@@ -138,7 +138,7 @@ def test_no_server_ends_with_code_1(data_dir: Path, cli: Cli) -> None:
     [
         (["--data", "nowhere"], "data 'nowhere': no such folder"),
         (["--retriever", "mb25"], "unknown retriever 'mb25'; did you mean bm25?"),
-        (["--llm", "qwen2.5-27b"], "did you mean qwen2.5-72b?"),
+        (["--llm", "lama3.3-70b"], "did you mean llama3.3-70b"),
         (["--metrics", "rouge"], "unknown metric 'rouge'; did you mean rouge_l"),
         (["--prompt", "defualt"], "unknown prompt 'defualt'; did you mean default?"),
         (["--prompt", "bad.yaml"], "unknown variable 'nots'"),

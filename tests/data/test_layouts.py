@@ -56,6 +56,7 @@ def test_the_same_run_whatever_the_layout(layout: Path, tmp_path: Path, cli: Cli
         for data in (reference, layout)
     )
     assert first.pop("run").rpartition("-")[2] == second.pop("run").rpartition("-")[2]
+    assert first.pop("times").keys() == second.pop("times").keys()
     assert first == second
 
 

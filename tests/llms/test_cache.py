@@ -40,6 +40,8 @@ def key_of(llm: OpenAICompatible, prompt: RenderedPrompt = PROMPT) -> str:
         {"frequency_penalty": 0.1},
         {"seed": 1},
         {"seed": None},
+        {"temperature": None},
+        {"max_tokens_field": "max_completion_tokens"},
         {"extra_body": {"top_k": 1}},
     ],
 )
@@ -50,9 +52,7 @@ def test_one_field_changed_is_another_request(change: dict[str, Any]) -> None:
 
 def test_every_sampling_field_is_in_the_key() -> None:
     """A field that is added to the client later must be in `request`, or be one that changes no answer."""
-    others = {"api_key_env", "timeout_s", "max_tries", "context_length"} | {
-        "engine"
-    }  # what --serve starts is not cached
+    others = OpenAICompatible.operational - {"base_url"} | {"context_length", "max_tokens_field"}
     fields = set(OpenAICompatible.model_fields) - others
     assert fields <= PLAIN.request(PROMPT).keys()
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from typing import Any
@@ -63,6 +64,19 @@ def test_a_completion_is_read_and_every_sampling_field_is_sent(server: FakeServe
     }
 
 
+def test_a_field_that_is_null_is_not_sent_and_one_may_have_another_name(server: FakeServer) -> None:
+    refused = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
+    generate(server, max_tokens=7, max_tokens_field="max_completion_tokens", **dict.fromkeys(refused))
+    [body] = server.calls
+    assert body == {
+        "model": MODEL,
+        "messages": PROMPT.messages,
+        "max_completion_tokens": 7,
+        "n": 1,
+        "stream": False,
+    }
+
+
 @pytest.mark.parametrize("fault", ["429", "500", "503", "reset", "broken json", "not json", "empty choices", "408"])
 def test_what_may_pass_is_tried_again(server: FakeServer, fault: str) -> None:
     server.fault = lambda n, body: fault if n < 4 else None
@@ -85,6 +99,48 @@ def test_retry_after_is_honoured(server: FakeServer) -> None:
     assert time.perf_counter() - started >= 1
 
 
+def test_an_answer_that_trickles_is_ended_by_the_deadline(server: FakeServer) -> None:
+    """Each byte comes in time, the whole never does."""
+    server.fault = lambda n, body: "trickle" if n == 1 else None
+    assert generate(server, timeout_s=0.3).text == "关于“怎么做”的回答"
+    assert len(server.calls) == 2
+    server.fault = lambda n, body: "trickle"
+    with pytest.raises(LLMError, match=r"no answer within 0\.3 s \(2 tries\)"):
+        generate(server, timeout_s=0.3, max_tries=2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "is_said"),
+    [
+        ("gpt-4o-mini", "gpt-4o-mini-2024-07-18", False),
+        ("gpt-4o-mini-2024-07-18", "gpt-4o-mini", False),
+        ("gpt-3.5-turbo", "gpt-3.5-turbo-0125", False),
+        ("qwen-plus-latest", "qwen-plus", False),
+        ("Qwen/Qwen2.5-72B-Instruct", "qwen2.5-72b-instruct", False),
+        ("gpt-4o-mini", "gpt-4o", True),
+        ("gpt-4o", "gpt-4o-mini", True),
+        ("gpt-4o-2024-08-06", "gpt-4o-2024-11-20", True),
+        ("qwen2.5-72b", "qwen2.5-7b", True),
+    ],
+)
+def test_an_answer_of_another_model_is_said_once(
+    server: FakeServer, caplog: pytest.LogCaptureFixture, asked: str, answered: str, is_said: bool
+) -> None:
+    server.fault = lambda n, body: f"other model {answered}"
+    llm = OpenAICompatible(model=asked, base_url=server.url)
+
+    async def twice() -> list[Completion]:
+        try:
+            return [await llm.generate(PROMPT), await llm.generate(PROMPT)]
+        finally:
+            await llm.close()
+
+    with caplog.at_level(logging.WARNING, "qilin_rag"):
+        assert [completion.model for completion in asyncio.run(twice())] == [answered, answered]
+    said = [f"answers as '{answered}' where '{asked}' was asked for" in each.message for each in caplog.records]
+    assert said == [True] * is_said
+
+
 @pytest.mark.parametrize("fault", ["500", "empty choices", "broken json"])
 def test_what_never_passes_fails_this_question(server: FakeServer, fault: str) -> None:
     server.fault = lambda n, body: fault
@@ -100,7 +156,15 @@ def test_a_prompt_that_is_refused_fails_this_question_at_once(server: FakeServer
     assert len(server.calls) == 1
 
 
-@pytest.mark.parametrize(("fault", "reason"), [("401", "refused the key"), ("404", "knows no model")])
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("401", "refused the key"),
+        ("404", "knows no model"),
+        ("no model", "knows no model"),
+        ("no model 400", "no model"),
+    ],
+)
 def test_what_can_never_work_stops_the_run(server: FakeServer, fault: str, reason: str) -> None:
     server.fault = lambda n, body: fault
     with pytest.raises(FatalLLMError, match=reason):

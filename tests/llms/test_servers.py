@@ -132,6 +132,18 @@ def test_keys_stay_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "key None" in running.log.read_text()
 
 
+def test_a_run_with_its_server_writes_no_key(
+    data_dir: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-1234567890")
+    done = cli("run", "--data", data_dir, *ENGINE, "--serve", "--verbose")
+    assert done.code == 0, done.err
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"server.log", "manifest.json", "samples.jsonl"} < {path.name for path in files}
+    assert not [path for path in files if b"very-secret" in path.read_bytes()]
+    assert "very-secret" not in done.out + done.err
+
+
 def test_the_context_must_fit(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"llm.context_length=1024"):
         server(tmp_path, max_model_len=1024)
@@ -257,6 +269,18 @@ def test_a_preset_file_can_name_no_program(data_dir: Path, cli: Cli) -> None:
     done = cli("run", "--data", data_dir, "--llm", "mine", "--serve")
     assert done.code == 2
     assert "can't name a program" in done.err
+
+
+def test_a_server_that_does_not_start_changes_nothing_of_an_earlier_run(
+    data_dir: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("run", "--data", data_dir, *ENGINE, "--serve", "--quiet")
+    assert cli(*command).code == 0
+    [run] = Path("runs").iterdir()
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.suffix != ".log"}
+    monkeypatch.setenv("STANDIN", "dies")
+    assert cli(*command, "--fresh").code == 1
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.suffix != ".log"} == before
 
 
 def test_a_server_that_dies_half_way(

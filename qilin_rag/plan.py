@@ -1,0 +1,167 @@
+"""What a run would do, and what it would cost: all that is free is done, no LLM is called, no run is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from qilin_rag.answering import Retrieved, System, calls_left, known_notes, pending_questions, third_party
+from qilin_rag.config import RunConfig, cache_dir
+from qilin_rag.cost import tokens_cost
+from qilin_rag.errors import QilinError
+from qilin_rag.llms import LLM
+from qilin_rag.llms.cache import ResponseCache, request_key
+from qilin_rag.pipeline import select_questions
+from qilin_rag.prompts import PromptTooLongError, RenderedPrompt, estimated_tokens, load_prompt
+from qilin_rag.provenance import run_directory
+from qilin_rag.registry import LLMS
+from qilin_rag.scoring import build_scorers
+from qilin_rag.sharing import Shared
+from qilin_rag.types import Cost, Frozen, LeftOut, Message, Question
+
+
+class Call(Frozen):
+    """One call that would be made; `prompt_tokens` is our estimate."""
+
+    question_id: str
+    prompt_tokens: int
+    messages: list[Message]
+
+
+class Plan(Frozen):
+    """What would be asked, and what it would cost.
+
+    Of `questions`, `answered` ones have an answer in `run` already, `cached` ones in the response cache, and `too_long`
+    ones fail unasked; `calls` are left (with `--repeat` several to a question). `cache_unknown`: why it can't be told
+    what is cached (then nothing is). `prompt_tokens` is our estimate, on the long side, `answer_tokens` the most that
+    the answers may have: `cost_from` is for answers of no length, `cost_to` for the longest. `examples`: the longest
+    prompt, the middle, the shortest.
+    """
+
+    run: str
+    questions: int
+    answered: int
+    cached: int
+    cache_unknown: str | None
+    too_long: int
+    calls: int
+    prompt_tokens: int
+    answer_tokens: int | None
+    cost_from: Cost
+    cost_to: Cost
+    left_out: LeftOut
+    examples: list[Call]
+
+
+class _Asked(NamedTuple):
+    question: Question
+    found: Retrieved
+    prompt: RenderedPrompt
+
+
+def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
+    """Everything that `run` does before its first call, but for asking whether the server is there.
+
+    Neither key nor server are needed; without them it is not known what the cache holds.
+    """
+    shared = shared or Shared()
+    build_scorers(config.metrics)
+    prompt = load_prompt(config.prompt)
+    retriever, dataset = shared.retriever(config), shared.dataset(config)
+    llm: LLM = LLMS.create(config.llm.name, config.llm.settings)
+    questions = select_questions(dataset.questions, config)
+    system = System(retriever, dataset.notes, prompt, llm, config.top_k, config.missing_notes, config.concurrency)
+    directory = run_directory(config, dataset, system)
+    finished = {} if config.fresh else directory.read_samples()[0]
+    pending = pending_questions(questions, finished)
+    hits = shared.search(retriever, dataset, pending, config.top_k) if pending else []
+    asked = _rendered(system, pending, known_notes(hits, dataset.notes, config.missing_notes))
+    left, cache_unknown = _uncached(asked, llm) if _uses_cache(config) else (asked, None)
+    n_cached = len(asked) - len(left)
+    times = {question.id: config.repeat for question in pending}
+    if finished:
+        again = calls_left(questions, finished, directory.read_repeats(), config.repeat)
+        repeated = [question for question in questions if question.id in again]
+        left = left + _rendered(system, repeated, [Retrieved(finished[each.id].hits) for each in repeated])
+        times |= again
+    calls = sorted((_call(each) for each in left), key=lambda call: -call.prompt_tokens)
+    n_calls = sum(times[call.question_id] for call in calls)
+    prompt_tokens = sum(call.prompt_tokens * times[call.question_id] for call in calls) if llm.takes_tokens else 0
+    most = llm.answer_budget if llm.takes_tokens else 0
+    answer_tokens = None if most is None else most * n_calls
+    return Plan(
+        run=str(directory.path),
+        questions=len(questions),
+        answered=len(questions) - len(pending),
+        cached=n_cached,
+        cache_unknown=cache_unknown,
+        too_long=len(pending) - len(asked),
+        calls=n_calls,
+        prompt_tokens=prompt_tokens,
+        answer_tokens=answer_tokens,
+        cost_from=tokens_cost(prompt_tokens, 0, llm.price),
+        cost_to=tokens_cost(prompt_tokens, answer_tokens, llm.price),
+        left_out=_left_out(asked),
+        examples=[calls[i] for i in sorted({0, len(calls) // 2, len(calls) - 1})] if calls else [],
+    )
+
+
+def _rendered(system: System, questions: Sequence[Question], found: Sequence[Retrieved]) -> list[_Asked]:
+    """The prompts, without those that are too long even with no note."""
+    asked = []
+    for question, retrieved in zip(questions, found, strict=True):
+        notes = system.notes.get([hit.note_idx for hit in retrieved.hits])
+        try:
+            asked.append(
+                _Asked(question, retrieved, system.prompt.render(question.query, notes, system.llm.prompt_budget))
+            )
+        except PromptTooLongError:
+            continue
+    return asked
+
+
+def _uses_cache(config: RunConfig) -> bool:
+    """Whether the run would; what a server of our own answers is not kept."""
+    return config.cache and not config.fresh and not config.serve and config.repeat == 1
+
+
+def _uncached(asked: list[_Asked], llm: LLM) -> tuple[list[_Asked], str | None]:
+    """The questions without an answer in the cache; or why that can't be told.
+
+    What the server says of its model is a part of the key, so it has to be asked, which is free.
+    """
+    path, name = cache_dir() / "responses.sqlite", f"llm {llm.class_path()}"
+    with third_party(name):
+        if not path.exists() or not asked or llm.request(asked[0].prompt) is None:
+            return asked, None
+    try:
+        with third_party(name):
+            llm.check()
+    except QilinError as error:
+        return asked, str(error)
+    cache = ResponseCache(path)
+    try:
+        with third_party(name):
+            return [each for each in asked if not _is_cached(each.prompt, llm, cache)], None
+    finally:
+        cache.close()
+
+
+def _is_cached(prompt: RenderedPrompt, llm: LLM, cache: ResponseCache) -> bool:
+    request = llm.request(prompt)
+    return request is not None and cache.get(request_key(request)) is not None
+
+
+def _call(asked: _Asked) -> Call:
+    messages = asked.prompt.messages
+    return Call(question_id=asked.question.id, prompt_tokens=estimated_tokens(messages), messages=messages)
+
+
+def _left_out(asked: Sequence[_Asked]) -> LeftOut:
+    return LeftOut(
+        not_in_data=sum(each.found.n_missing for each in asked),
+        too_long=sum(each.prompt.notes_given - len(each.prompt.notes) for each in asked),
+        questions_without_notes=sum(
+            not each.prompt.notes and each.prompt.notes_given + each.found.n_missing > 0 for each in asked
+        ),
+    )

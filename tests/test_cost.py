@@ -1,0 +1,199 @@
+"""Seconds, tokens and cost of a run: what is known is said, what is not is `unknown`, and never 0."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_rag.config import resolve_run
+from qilin_rag.cost import cost_of, describe, format_amount, format_seconds
+from qilin_rag.errors import QilinError
+from qilin_rag.llms import retry
+from qilin_rag.pipeline import Run, run
+from qilin_rag.reports.leaderboard import as_rows, leaderboard, spending_rows
+from qilin_rag.types import Cost, Price, Summary, Usage
+from tests.conftest import Cli, launch
+from tests.fake_server import MODEL, FakeServer
+
+PRICE = Price(currency="USD", prompt_per_mtok=10, completion_per_mtok=20, as_of="2026-11")
+PRICED = "llm.price={currency: USD, prompt_per_mtok: 10, completion_per_mtok: 20, as_of: 2026-11}"
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "BASE_S", 0.001)
+    monkeypatch.setattr(retry, "LONGEST_S", 0.01)
+
+
+def ask(data: object, server: FakeServer, *overrides: str, **flags: Any) -> Run:
+    given = {"data": str(data), "llm": "openai", "base_url": server.url, "metrics": "rouge_l", **flags}
+    return run(resolve_run(given, [f"llm.model={MODEL}", *overrides]))
+
+
+def summary(prompt: int | None, completion: int | None, **others: Any) -> Summary:
+    usage = Usage(prompt_tokens=prompt, completion_tokens=completion)
+    return Summary(metrics={}, counts={}, usage=usage, **others)
+
+
+@pytest.mark.parametrize(
+    ("took", "price", "cost"),
+    [
+        (summary(1000, 100), PRICE, Cost(amount=0.012, currency="USD", as_of="2026-11")),
+        (summary(1000, 100), None, Cost(unknown="no price is known; --set llm.price= gives one")),
+        (summary(1000, 100, uncounted=1), PRICE, Cost(unknown="1 answer without a count of tokens")),
+        (summary(None, None, uncounted=1200), PRICE, Cost(unknown="1,200 answers without a count of tokens")),
+        (summary(None, None), PRICE, Cost(unknown="nothing was answered")),
+        (summary(None, None, cached=3), None, Cost(amount=0)),
+        (summary(0, 0), None, Cost(amount=0)),
+    ],
+)
+def test_what_is_not_known_is_unknown(took: Summary, price: Price | None, cost: Cost) -> None:
+    assert cost_of(took, price) == cost
+
+
+def test_a_run_records_what_it_took(data_dir: Path, server: FakeServer, cli: Cli) -> None:
+    done = ask(data_dir, server, PRICED)
+    usage = done.summary.usage
+    assert usage.prompt_tokens is not None
+    assert done.manifest.cost == Cost(
+        amount=(usage.prompt_tokens * 10 + 30 * 20) / 1e6, currency="USD", as_of="2026-11"
+    )
+    times = done.manifest.times
+    assert (times.sittings, times.untimed, times.cut_off) == (1, 0, 0)
+    assert times.generation_s > 0
+    assert times.scoring_s > 0
+    assert done.directory.read_manifest() == done.manifest
+    again = ask(data_dir, server, PRICED)
+    assert (again.manifest.times, again.manifest.cost) == (times, done.manifest.cost)
+    shown = json.loads(cli("show", done.directory.path, "--json").out)
+    assert shown["manifest"]["cost"] == done.manifest.cost.model_dump()
+    assert shown["answers"]["usage"] == usage.model_dump()
+    assert f"{usage.prompt_tokens} prompt + 30 completion tokens, cost" in cli("show", done.directory.path).out
+
+
+def test_a_price_given_later_counts_for_the_whole_run(data_dir: Path, server: FakeServer) -> None:
+    first = ask(data_dir, server)
+    assert first.manifest.cost is not None
+    assert first.manifest.cost.amount is None
+    priced = ask(data_dir, server, PRICED)
+    assert priced.directory.path == first.directory.path
+    assert len(server.calls) == 3
+    assert priced.manifest.cost == cost_of(first.summary, PRICE)
+
+
+def test_an_answer_without_a_count_makes_the_cost_unknown(data_dir: Path, server: FakeServer, cli: Cli) -> None:
+    faults = {1: "no usage", 2: "filtered 400", 3: "400"}
+    server.fault = lambda n, body: faults.get(n)
+    done = ask(data_dir, server, PRICED, concurrency=1)
+    assert done.summary.uncounted == 1  # what was refused unread, and what failed, is no answer
+    assert done.manifest.cost == Cost(unknown="1 answer without a count of tokens")
+    assert "tokens unknown, cost unknown (1 answer without a count of tokens)" in describe(*done[1:])[1]
+    healed = ask(data_dir, server, PRICED)  # asks the failed one again
+    assert healed.summary.usage.completion_tokens == 10
+    assert healed.manifest.cost == done.manifest.cost
+    assert "1 answer without a count of tokens" in cli("show", done.directory.path).out
+
+
+def test_cached_answers_cost_nothing_and_are_said(data_dir: Path, server: FakeServer) -> None:
+    ask(data_dir, server, PRICED, limit=2)
+    mixed = ask(data_dir, server, PRICED, runs_dir="b")
+    assert mixed.summary.usage.completion_tokens == 10
+    assert describe(*mixed[1:])[-1].endswith("USD (prices of 2026-11); 2 answers from the cache, at no cost")
+    free = ask(data_dir, server, runs_dir="c")
+    assert describe(*free[1:])[-1] == "no tokens, no cost; 3 answers from the cache, at no cost"
+
+
+def test_a_reader_without_an_llm_takes_no_tokens(data_dir: Path) -> None:
+    done = run(resolve_run({"data": str(data_dir)}))
+    assert describe(*done[1:])[-1] == "no tokens, no cost"
+
+
+def test_sittings_add_up_and_say_what_is_missing(data_dir: Path, server: FakeServer) -> None:
+    server.latency_s = 0.05
+    server.fault = lambda n, body: "401" if n == 3 else None
+    with pytest.raises(QilinError, match="refused the key"):
+        ask(data_dir, server, PRICED, concurrency=1)
+    [path] = Path("runs").glob("*/manifest.json")
+    stopped = json.loads(path.read_text())
+    assert (stopped["state"], stopped["cost"]) == ("incomplete", None)
+    assert stopped["times"]["generation_s"] >= 0.1
+    server.fault = lambda n, body: None
+    done = ask(data_dir, server, PRICED)
+    times = done.manifest.times
+    assert (times.sittings, times.untimed, times.cut_off) == (2, 0, 1)
+    assert times.generation_s > stopped["times"]["generation_s"]
+    assert done.manifest.generation_s >= 0.15  # all three calls
+    said = describe(*done[1:])
+    assert " in 2 sittings: retrieval " in said[0]
+    assert said[2] == "1 sitting cut off: the calls under way then are not in these tokens"
+    fresh = ask(data_dir, server, fresh=True).manifest.times
+    assert (fresh.sittings, fresh.cut_off) == (1, 0)
+
+
+def test_a_killed_sitting_is_counted_but_not_timed(data_dir: Path, server: FakeServer, cli: Cli) -> None:
+    server.fault = lambda n, body: "hang" if n == 3 else None
+    command = ["run", "--data", data_dir, "--llm", "openai", "--base-url", server.url, "--concurrency", "1", "--json"]
+    command += ["--set", f"llm.model={MODEL}", "--set", PRICED]
+    process = launch(*command)
+    deadline = time.monotonic() + 30
+    while len(server.calls) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    [path] = Path("runs").iterdir()
+    halfway = cli("show", path)
+    assert "state      incomplete" in halfway.out
+    assert " + 20 completion tokens, cost " in halfway.out
+    assert "1 sitting killed: not in these seconds" in halfway.out
+    assert "retrieval 0" not in halfway.out  # no seconds are known
+    server.fault = lambda n, body: None
+    done = json.loads(cli(*command).out)
+    assert (done["times"]["sittings"], done["times"]["untimed"], done["times"]["cut_off"]) == (2, 1, 1)
+    assert done["usage"]["completion_tokens"] == 30
+    assert done["cost"]["currency"] == "USD"
+    shown = cli("show", path).out
+    assert " in 2 sittings: " in shown
+    assert "1 sitting killed: not in these seconds" in shown
+    assert "1 sitting cut off: the calls under way then are not in these tokens" in shown
+
+
+def test_the_leaderboard_lists_tokens_and_cost(data_dir: Path, server: FakeServer, cli: Cli) -> None:
+    run(resolve_run({"data": str(data_dir)}))
+    [table] = leaderboard(Path("runs"))
+    assert spending_rows(table) == []
+    ask(data_dir, server, PRICED)
+    ask(data_dir, server, retriever="none")
+    server.fault = lambda n, body: "no usage"
+    ask(data_dir, server, PRICED, retriever="oracle", cache=False)
+    [table] = leaderboard(Path("runs"))
+    costs = {row[1]: row[3:] for row in spending_rows(table)[1:]}
+    assert costs["bm25"][0] == "30"
+    assert costs["bm25"][1].endswith(" USD")
+    assert costs["none"] == ["30", "unknown"]
+    assert costs["oracle"] == ["unknown", "unknown"]
+    assert {row["currency"] for row in as_rows([table]) if row["cost"]} == {"USD"}
+    for output_format in ("table", "md"):
+        shown = cli("leaderboard", "--format", output_format).out
+        assert "tokens" in shown
+        assert "extractive" in shown
+        assert " USD" in shown
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [(0, "0.00"), (1234.5, "1,234.50"), (0.5, "0.500"), (0.012345, "0.0123"), (0.00000123, "0.00000123"), (1, "1.00")],
+)
+def test_amounts_are_seen(amount: float, shown: str) -> None:
+    assert format_amount(amount) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.04, "0.0 s"), (59.94, "59.9 s"), (59.96, "1 min 0 s"), (3599, "59 min 59 s"), (7384, "2 h 3 min")],
+)
+def test_seconds_are_read(seconds: float, shown: str) -> None:
+    assert format_seconds(seconds) == shown
