@@ -16,6 +16,7 @@ from qilin_rag.errors import QilinError, UsageError, unknown_name
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.servers import serving
 from qilin_rag.pipeline import Run, Task, say_left_out
+from qilin_rag.plan import Plan, plan
 from qilin_rag.sharing import Shared
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,16 @@ def _listed(path: Path, axis: str, values: Any) -> list[Any]:
     if not isinstance(values, list) or not values:
         raise UsageError(f"{path}: {axis} must be a list with at least one entry; got {reprlib.repr(values)}")
     return values
+
+
+def plan_sweep(configs: Sequence[RunConfig]) -> list[Plan]:
+    """What each run of a sweep would ask and cost; runs that are the same as an earlier one are left out."""
+    shared = Shared()
+    plans: dict[str, Plan] = {}
+    for config in configs:
+        planned = plan(config, shared)
+        plans.setdefault(planned.run, planned)
+    return list(plans.values())
 
 
 def sweep(configs: Sequence[RunConfig], progress: Progress | None = None) -> Swept:

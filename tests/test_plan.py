@@ -160,3 +160,16 @@ def test_from_the_command_line(data_dir: Path, cli: Cli, server: FakeServer) -> 
     again = cli(*command, "--dry-run").out
     assert "0 calls for 3 questions\n3 have an answer in runs/small-bm25-fake-model-default-" in again
     assert "cost: none" in again
+
+
+def test_repeats_are_planned_as_they_are_made(data_dir: Path, server: FakeServer) -> None:
+    def planned(repeat: int) -> int:
+        config = resolve_run(
+            {"data": str(data_dir), "llm": "openai", "base_url": server.url, "repeat": repeat}, [f"llm.model={MODEL}"]
+        )
+        calls, before = plan(config).calls, len(server.calls)
+        run(config)
+        assert len(server.calls) - before == calls
+        return calls
+
+    assert [planned(1), planned(3), planned(3), planned(4)] == [3, 6, 0, 3]

@@ -230,3 +230,24 @@ def test_a_sweep_that_is_ended_goes_on(data_dir: Path, cli: Cli, server: FakeSer
     assert done.code == 0, done.err
     assert len(server.calls) - n_before == 9 - finished
     assert [each["counts"]["ok"] for each in json.loads(done.out)["runs"]] == [3, 3, 3]
+
+
+def test_a_dry_run_of_a_sweep(data_dir: Path, cli: Cli, server: FakeServer) -> None:
+    preset("mine", server)
+    folder = Path("configs/llms")
+    priced = (folder / "mine.yaml").read_text() + (
+        "price: {currency: USD, prompt_per_mtok: 1, completion_per_mtok: 2, as_of: 2026-11}\nmax_tokens: 10\n"
+    )
+    (folder / "priced.yaml").write_text(priced)
+    command = ("sweep", write_grid("retrievers: [none, bm25]\nllms: [mine, priced]\ntop_k: [1, 2]"), "--data", data_dir)
+    said = cli(*command, "--dry-run")
+    assert said.code == 0, said.err
+    assert "6 runs: 18 calls" in said.out
+    assert "USD + unknown for 3 of 6 runs" in said.out
+    assert said.out.count("the longest: question") == 1
+    assert server.calls == []
+    assert not Path("runs").exists()
+    plans = json.loads(cli(*command, "--dry-run", "--json").out)
+    assert [plan["calls"] for plan in plans] == [3] * 6
+    assert cli(*command, "--quiet").code == 0
+    assert sum(plan["calls"] for plan in json.loads(cli(*command, "--dry-run", "--json").out)) == 0

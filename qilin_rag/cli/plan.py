@@ -1,4 +1,4 @@
-"""How `run --dry-run` looks."""
+"""How `run --dry-run` and `sweep --dry-run` look."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from qilin_rag.cli import ui
 
 if TYPE_CHECKING:
     from qilin_rag.plan import Plan
+    from qilin_rag.types import Cost
 
 
 def print_plan(plan: Plan, as_json: bool) -> None:
     """How many calls, tokens and coins, then examples of the prompts, whole."""
-    from qilin_rag.cost import format_amount
-
     if as_json:
         ui.print_json(plan.model_dump(mode="json"))
         return
@@ -35,16 +34,74 @@ def print_plan(plan: Plan, as_json: bool) -> None:
     console.print(
         f"tokens: about {plan.prompt_tokens:,} in prompts (our estimate, on the long side), {answers} in answers"
     )
-    if plan.cost_to.amount is None or plan.cost_from.amount is None:
+    if plan.cost_to.amount is None:
         console.print(f"cost: unknown ({plan.cost_to.unknown})")
     elif plan.cost_to.currency is None:
         console.print("cost: none")
     else:
-        amounts = f"{format_amount(plan.cost_from.amount)} to {format_amount(plan.cost_to.amount)}"
-        console.print(f"cost: {amounts} {plan.cost_to.currency} (prices of {plan.cost_to.as_of}, without discounts)")
+        priced = f"prices of {plan.cost_to.as_of}, without discounts"
+        console.print(f"cost: {_cost_range(plan.cost_from, plan.cost_to)} ({priced})")
+    print_examples(plan)
+
+
+def print_examples(plan: Plan) -> None:
+    """The longest, the middle and the shortest prompt, whole."""
+    console = ui.console()
     which = ("the longest", "in the middle", "the shortest") if len(plan.examples) == 3 else ("a prompt",) * 3
     for label, call in zip(which, plan.examples, strict=False):
         console.print(f"\n{label}: question {call.question_id}, about {call.prompt_tokens:,} tokens", style="bold")
         for message in call.messages:
             console.print(message["role"], style="bold")
             console.print(message["content"], soft_wrap=True)
+
+
+def print_plans(plans: list[Plan], as_json: bool) -> None:
+    """A line a run, the sums by currency, and examples of the first prompts."""
+    from pathlib import Path
+
+    from rich.table import Table
+    from rich.text import Text
+
+    if as_json:
+        ui.print_json([plan.model_dump(mode="json") for plan in plans])
+        return
+    console = ui.console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("run", overflow="fold")
+    for column in ("calls", "prompt tokens", "cost"):
+        table.add_column(column, justify="right")
+    for plan in plans:
+        cost = _cost_range(plan.cost_from, plan.cost_to)
+        table.add_row(Text(Path(plan.run).name), f"{plan.calls:,}", f"{plan.prompt_tokens:,}", cost)
+    console.print(table)
+    n_calls, n_tokens = sum(plan.calls for plan in plans), sum(plan.prompt_tokens for plan in plans)
+    console.print(
+        f"{len(plans)} runs: {n_calls:,} calls, about {n_tokens:,} prompt tokens (our estimate)", style="bold"
+    )
+    console.print(f"cost: {_total_cost(plans)}, without discounts")
+    if first := next((plan for plan in plans if plan.examples), None):
+        console.print(f"\nfor example, {Path(first.run).name}:")
+        print_examples(first)
+
+
+def _total_cost(plans: list[Plan]) -> str:
+    """The sums by currency; what is unknown stays beside them."""
+    from qilin_rag.types import Cost
+
+    parts = []
+    for currency in sorted({plan.cost_to.currency for plan in plans if plan.cost_to.currency}):
+        ours = [plan for plan in plans if plan.cost_to.currency == currency]
+        low = sum(plan.cost_from.amount or 0 for plan in ours)
+        high = sum(plan.cost_to.amount or 0 for plan in ours)
+        parts.append(_cost_range(Cost(amount=low, currency=currency), Cost(amount=high, currency=currency)))
+    if unknown := sum(plan.cost_to.amount is None for plan in plans):
+        parts.append(f"unknown for {unknown} of {len(plans)} runs")
+    return " + ".join(parts) or "none"
+
+
+def _cost_range(low: Cost, high: Cost) -> str:
+    from qilin_rag.cost import format_amount
+
+    if high.amount is None or low.amount is None:
+        return "unknown"
+    return f"{format_amount(low.amount)} to {format_amount(high.amount)} {high.currency}" if high.currency else "none"

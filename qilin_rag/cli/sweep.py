@@ -8,6 +8,7 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import AsJson, Data, Limit, Metrics, Quiet, RunsDir, Settings
+from qilin_rag.cli.plan import print_plans
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.errors import QilinError
 
@@ -33,6 +34,9 @@ def sweep(
     ] = False,
     runs_dir: RunsDir = None,
     settings: Settings = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be asked and what it would cost; call no LLM.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -40,7 +44,7 @@ def sweep(
 
     Retrieval is done once a retriever, one LLM after another is asked, and the same command goes on where it stopped.
     """
-    from qilin_rag.sweep import read_sweep
+    from qilin_rag.sweep import plan_sweep, read_sweep
     from qilin_rag.sweep import sweep as sweep_runs
 
     ui.set_up_logs(quiet or as_json)
@@ -55,6 +59,9 @@ def sweep(
         "runs_dir": runs_dir,
     }
     configs = read_sweep(config, axes, flags, settings or [])
+    if dry_run:
+        print_plans(plan_sweep(configs), as_json)
+        return
     try:
         with ui.progress_bar(quiet) as bar:
             swept = sweep_runs(configs, bar)
