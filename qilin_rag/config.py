@@ -42,7 +42,8 @@ class RunConfig(Frozen):
     """All settings of one run, resolved: what the manifest records and what `run` is given.
 
     `llm_label` is the name the LLM was given by, `llm_preset` the settings which that name alone stands for.
-    `metrics` must be usable; `optional_metrics` are scored too where they can be with what is on this machine.
+    `metrics` must be usable; `optional_metrics` are scored too where they can be with what is on this machine. `note`
+    is a word for people, shown beside the LLM in tables.
     """
 
     data: str = Field(default_factory=lambda: os.environ.get("QILIN_RAG_DATA") or "sample")
@@ -66,6 +67,7 @@ class RunConfig(Frozen):
     fresh: bool = False
     repeat: PositiveInt = 1
     cache: bool = True
+    note: Annotated[str, Field(max_length=60)] = ""
     fail_on_error: Annotated[FiniteFloat, Field(ge=0)] = 0.0
 
     @model_validator(mode="before")

@@ -27,7 +27,9 @@ class Format(StrEnum):
 
 
 def leaderboard(
-    runs_dir: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
+    runs_dir: Annotated[
+        list[Path] | None, typer.Option(help="A folder of runs; may be given several times. [default: runs]")
+    ] = None,
     output_format: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.table,
     out: Annotated[Path | None, typer.Option(help="Write to this file (table is written as plain text).")] = None,
 ) -> None:
@@ -38,7 +40,7 @@ def leaderboard(
     from qilin_rag.errors import UsageError
     from qilin_rag.reports import leaderboard as board
 
-    tables = board.leaderboard(runs_dir)
+    tables = board.leaderboard(*(runs_dir or [Path("runs")]))
     match output_format:
         case Format.table:
             text = board_as_text(tables, to_file=out is not None)

@@ -68,14 +68,14 @@ class _Entry(NamedTuple):
     summary: Summary
 
 
-def leaderboard(runs_dir: Path) -> list[Table]:
-    """The tables of a folder of runs, one for each data set and set of questions; largest first."""
-    if not runs_dir.is_dir():
-        raise UsageError(f"{runs_dir} is not a folder of runs; begin with: qilin-rag run")
-    entries, left_out = _read(sorted(child.parent for child in runs_dir.glob("*/manifest.json")))
+def leaderboard(*runs_dirs: Path) -> list[Table]:
+    """The tables of folders of runs, one for each data set and set of questions; largest first."""
+    if absent := next((folder for folder in runs_dirs if not folder.is_dir()), None):
+        raise UsageError(f"{absent} is not a folder of runs; begin with: qilin-rag run")
+    entries, left_out = _read(sorted(child.parent for folder in runs_dirs for child in folder.glob("*/manifest.json")))
     if not entries:
         why = f" ({left_out[0]})" if left_out else ""
-        raise UsageError(f"{runs_dir} holds no complete run{why}; begin with: qilin-rag run")
+        raise UsageError(f"{', '.join(map(str, runs_dirs))} holds no complete run{why}; begin with: qilin-rag run")
     return _tables(entries, left_out)
 
 
@@ -209,6 +209,8 @@ def _row_labels(group: Sequence[_Entry]) -> dict[Path, list[str]]:
     labels = {}
     for entry in group:
         label = entry.manifest.labels["llm"]
+        if note := entry.manifest.config.get("note"):
+            label += f" ({note})"
         if len(prompts) > 1:
             label += f" · {entry.manifest.labels['prompt']}"
         own_k = entry.manifest.identity.get("top_k")

@@ -142,3 +142,25 @@ def test_all_formats_from_the_command_line(runs: Path, cli: Cli, tmp_path: Path)
     assert "\x1b" not in out.read_text(encoding="utf-8")
     missing = cli("leaderboard", "--out", tmp_path / "no" / "where.txt")
     assert (missing.code, "can't be written" in missing.err) == (2, True)
+
+
+def test_several_folders_and_a_note_in_one_table(runs: Path, data_dir: Path, cli: Cli) -> None:
+    do(data_dir, "note=recorded", "llm.max_chars=20", retriever="oracle", runs_dir=Path("kept"))
+    [table] = leaderboard(runs, Path("kept"))
+    assert table.blocks[0].rows == [
+        "extractive",
+        "extractive max_chars=10",
+        "extractive max_chars=20 (recorded)",
+    ]
+    assert "(recorded)" in cli("leaderboard", "--runs-dir", runs, "--runs-dir", "kept").out
+    assert "nowhere is not a folder" in cli("leaderboard", "--runs-dir", runs, "--runs-dir", "nowhere").err
+
+
+def test_what_does_not_depend_on_k_stands_in_each_row(data_dir: Path) -> None:
+    for k in (2, 10):
+        do(data_dir, retriever="bm25", top_k=k)
+    do(data_dir, retriever="oracle")
+    block = leaderboard(Path("runs"))[0].blocks[0]
+    assert block.rows == ["extractive · top 2", "extractive · top 10"]
+    assert [cell.run.split("-")[1] if cell else None for row in block.cells for cell in row] == ["bm25", "oracle"] * 2
+    assert not any(cell.best for row in block.cells for cell in row[1:] if cell)  # a run is no rival of its own
