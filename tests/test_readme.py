@@ -27,7 +27,7 @@ def written() -> list[str]:
 
 
 def test_files_and_commands(written: list[str], cli: Cli) -> None:
-    assert written == ["mine/notes.jsonl", "mine/dqa.jsonl", "prompts/steps.yaml", "mine_rag.py"]
+    assert written == ["grid.yaml", "mine/notes.jsonl", "mine/dqa.jsonl", "prompts/steps.yaml", "mine_rag.py"]
     assert len(COMMANDS) >= 11
     for command in COMMANDS:
         done = cli(*shlex.split(command))
