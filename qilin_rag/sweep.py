@@ -31,6 +31,11 @@ class Failure(NamedTuple):
     run: str
     reason: str
 
+    @classmethod
+    def of(cls, task: Task, error: QilinError) -> Failure:
+        """What `error` did to this run."""
+        return cls(task.label, " ".join(str(error).split()))
+
 
 class Swept(NamedTuple):
     """What came of a sweep."""
@@ -134,11 +139,13 @@ def _sweep_llm(group: Sequence[Task], done: Swept, progress: Progress | None) ->
                         errors[task.directory.path] = _ask(task, served, progress)
         except FatalLLMError as error:  # nobody answers any more: what is left for this LLM has to wait
             gone = error
+            for _ in range(len(ready) - len(errors)):
+                _advance(progress, failed=True)
         for task in ready:
             if why := errors.get(task.directory.path, gone):
-                _give_up(task, why, done, progress)
+                done.failures.append(Failure.of(task, why))
             else:
-                _finish(task, done, progress)
+                _finish(task, done)
 
 
 def _ask(task: Task, served: LLM | None, progress: Progress | None) -> QilinError | None:
@@ -148,7 +155,9 @@ def _ask(task: Task, served: LLM | None, progress: Progress | None) -> QilinErro
     except FatalLLMError:
         raise
     except QilinError as error:
+        _advance(progress, failed=True)
         return error
+    _advance(progress)
     return None
 
 
@@ -161,21 +170,18 @@ def _find_work(group: Sequence[Task], locks: ExitStack, done: Swept, progress: P
             task.find_work()
             ready.append(task)
         except QilinError as error:
-            _give_up(task, error, done, progress)
+            done.failures.append(Failure.of(task, error))
+            _advance(progress, failed=True)
     return sorted(ready, key=group.index)
 
 
-def _finish(task: Task, done: Swept, progress: Progress | None) -> None:
+def _finish(task: Task, done: Swept) -> None:
     try:
         done.runs.append(task.finish())
     except QilinError as error:
-        _give_up(task, error, done, progress)
-    else:
-        if progress:
-            progress.advance()
+        done.failures.append(Failure.of(task, error))
 
 
-def _give_up(task: Task, error: QilinError, done: Swept, progress: Progress | None) -> None:
-    done.failures.append(Failure(task.label, " ".join(str(error).split())))
+def _advance(progress: Progress | None, failed: bool = False) -> None:
     if progress:
-        progress.advance(failed=True)
+        progress.advance(failed)

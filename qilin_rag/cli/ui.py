@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -62,9 +62,21 @@ def print_metrics(metrics: Mapping[str, MetricSummary]) -> None:
         console().print(remark, style="yellow")
 
 
+class _ToStandardError(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at the moment: above a bar while one is drawn."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: TextIO) -> None:
+        """The one that logging found when it was set up is not kept."""
+
+
 def set_up_logs(quiet: bool, verbose: bool = False) -> None:
     """Our own messages to standard error: from INFO, with `quiet` only warnings, with `verbose` tracebacks as well."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStandardError()
     handler.setFormatter(logging.Formatter("%(message)s"))
     ours = logging.getLogger("qilin_rag")
     ours.handlers = [handler]
