@@ -79,6 +79,14 @@ def test_a_wrong_grid_is_one_line(text: str, said: str, cli: Cli) -> None:
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("axis", ["--retrievers", "--llms", "--prompts"])
+def test_a_list_that_names_nothing_is_one_line(axis: str, cli: Cli) -> None:
+    for dry_run in ([], ["--dry-run"]):
+        done = cli("sweep", write_grid("llms: [extractive]"), axis, " ,", *dry_run)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert f"{axis} ' ,' names nothing" in done.err
+
+
 def test_the_papers_table_has_a_file() -> None:
     configs = read_sweep("table11", {}, {})
     assert len(configs) == 20
