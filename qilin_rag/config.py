@@ -10,6 +10,7 @@ import os
 import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -178,11 +179,15 @@ def _refuse_unwritable(given: Mapping[str, Any]) -> None:
 
 
 def _cleaned(value: Any) -> Any:
-    """The same data in text that can be written: an escape in YAML may stand for half a character."""
+    """The same data as it can be written: a date is its text, an escape may stand for half a character."""
     if isinstance(value, dict):
         return {_cleaned(key): _cleaned(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_cleaned(item) for item in value]
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, bytes | set | tuple):
+        raise yaml.YAMLError(f"a setting can't be of the type {type(value).__name__}")
     return clean(value) if isinstance(value, str) else value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -88,7 +87,7 @@ class Task:
 
     def __init__(self, config: RunConfig, shared: Shared) -> None:
         """Check everything that can be checked before something is spent."""
-        metrics = json.dumps([config.metrics, config.optional_metrics], sort_keys=True)
+        metrics = repr([config.metrics, config.optional_metrics])
         scorers = shared.once(("named metrics", metrics), lambda: build_scorers(config.metrics))
         prompt = load_prompt(config.prompt)
         retriever = shared.retriever(config)

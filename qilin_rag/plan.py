@@ -14,7 +14,6 @@ from qilin_rag.llms.cache import ResponseCache, request_key
 from qilin_rag.pipeline import select_questions
 from qilin_rag.prompts import PromptTooLongError, RenderedPrompt, estimated_tokens, load_prompt
 from qilin_rag.provenance import run_directory
-from qilin_rag.registry import LLMS
 from qilin_rag.scoring import build_scorers
 from qilin_rag.sharing import Shared
 from qilin_rag.types import Cost, Frozen, LeftOut, Message, Question
@@ -68,7 +67,7 @@ def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
     build_scorers(config.metrics)
     prompt = load_prompt(config.prompt)
     retriever, dataset = shared.retriever(config), shared.dataset(config)
-    llm: LLM = LLMS.create(config.llm.name, config.llm.settings)
+    llm = shared.llm(config)
     questions = select_questions(dataset.questions, config)
     system = System(retriever, dataset.notes, prompt, llm, config.top_k, config.missing_notes, config.concurrency)
     directory = run_directory(config, dataset, system)
@@ -76,7 +75,7 @@ def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
     pending = pending_questions(questions, finished)
     hits = shared.search(retriever, dataset, pending, config.top_k) if pending else []
     asked = _rendered(system, pending, known_notes(hits, dataset.notes, config.missing_notes))
-    left, cache_unknown = _uncached(asked, llm) if _uses_cache(config) else (asked, None)
+    left, cache_unknown = _uncached(asked, llm, shared) if _uses_cache(config) else (asked, None)
     n_cached = len(asked) - len(left)
     times = {question.id: config.repeat for question in pending}
     if finished:
@@ -88,7 +87,7 @@ def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
     n_calls = sum(times[call.question_id] for call in calls)
     prompt_tokens = sum(call.prompt_tokens * times[call.question_id] for call in calls) if llm.takes_tokens else 0
     most = llm.answer_budget if llm.takes_tokens else 0
-    answer_tokens = None if most is None else most * n_calls
+    answer_tokens = None if most is None and n_calls else (most or 0) * n_calls
     return Plan(
         run=str(directory.path),
         questions=len(questions),
@@ -125,26 +124,32 @@ def _uses_cache(config: RunConfig) -> bool:
     return config.cache and not config.fresh and not config.serve and config.repeat == 1
 
 
-def _uncached(asked: list[_Asked], llm: LLM) -> tuple[list[_Asked], str | None]:
+def _uncached(asked: list[_Asked], llm: LLM, shared: Shared) -> tuple[list[_Asked], str | None]:
     """The questions without an answer in the cache; or why that can't be told.
 
-    What the server says of its model is a part of the key, so it has to be asked, which is free.
+    What the server says of its model is a part of the key, so it has to be asked (once), which is free.
     """
     path, name = cache_dir() / "responses.sqlite", f"llm {llm.class_path()}"
     with third_party(name):
         if not path.exists() or not asked or llm.request(asked[0].prompt) is None:
             return asked, None
-    try:
-        with third_party(name):
-            llm.check()
-    except QilinError as error:
-        return asked, str(error)
+    if unknown := shared.once(("check", id(llm)), lambda: _why_not_there(llm)):
+        return asked, unknown
     cache = ResponseCache(path)
     try:
         with third_party(name):
             return [each for each in asked if not _is_cached(each.prompt, llm, cache)], None
     finally:
         cache.close()
+
+
+def _why_not_there(llm: LLM) -> str | None:
+    try:
+        with third_party(f"llm {llm.class_path()}"):
+            llm.check()
+    except QilinError as error:
+        return str(error)
+    return None
 
 
 def _is_cached(prompt: RenderedPrompt, llm: LLM, cache: ResponseCache) -> bool:

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from qilin_rag.answering import search
 from qilin_rag.config import RunConfig
 from qilin_rag.data import Dataset, load_dataset
-from qilin_rag.registry import RETRIEVERS
+from qilin_rag.llms import LLM
+from qilin_rag.registry import LLMS, RETRIEVERS
 from qilin_rag.retrievers import Retriever
 from qilin_rag.types import Hit, Question
 
@@ -46,6 +47,15 @@ class Shared:
             return retriever
 
         return self.once(("retriever", config.retriever.model_dump_json()), create)
+
+    def llm(self, config: RunConfig) -> LLM:
+        """The LLM of a run; nobody has asked yet whether its server is there."""
+
+        def create() -> LLM:
+            llm: LLM = LLMS.create(config.llm.name, config.llm.settings)
+            return llm
+
+        return self.once(("llm", config.llm.model_dump_json()), create)
 
     def warn(self, message: str) -> None:
         """A warning that runs have in common, said once."""

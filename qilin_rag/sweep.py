@@ -137,7 +137,7 @@ def _sweep_llm(group: Sequence[Task], done: Swept, progress: Progress | None) ->
                 for task in ready:
                     if task.is_asking:
                         errors[task.directory.path] = _ask(task, served, progress)
-        except FatalLLMError as error:  # nobody answers any more: what is left for this LLM has to wait
+        except QilinError as error:  # no server, or nobody answers any more: what is left for this LLM has to wait
             gone = error
             for _ in range(len(ready) - len(errors)):
                 _advance(progress, failed=True)

@@ -98,6 +98,17 @@ def test_the_price_of_a_preset_is_that_of_its_model_at_its_address() -> None:
     assert (price.currency, price.as_of, price.of(2_000_000, 500_000)) == ("CNY", "2026-11-21", 3.0)
 
 
+def test_values_are_such_as_json_holds(tmp_path: Path) -> None:
+    dated = resolve_run({}, ["metrics.rouge_l.since=2026-11-21"])
+    assert dated.metrics["rouge_l"] == {"since": "2026-11-21"}
+    for value in ("!!binary gICA", "!!set {a, b}", "!!pairs [a: 1]"):
+        with pytest.raises(UsageError, match="is not valid YAML"):
+            resolve_run({}, [f"retriever.k1={value}"])
+        (tmp_path / "run.yaml").write_text(f"note: {value}\n")
+        with pytest.raises(UsageError, match=r"run\.yaml: not valid YAML: a setting can't be of the type"):
+            resolve_run({}, file=tmp_path / "run.yaml")
+
+
 @pytest.mark.parametrize(
     ("price", "message"),
     [

@@ -10,10 +10,21 @@ import pytest
 
 from qilin_rag.config import RunConfig, resolve_run
 from qilin_rag.errors import UsageError
+from qilin_rag.llms import LLM
 from qilin_rag.pipeline import run
 from qilin_rag.plan import plan
+from qilin_rag.prompts import RenderedPrompt
+from qilin_rag.types import Completion
 from tests.conftest import Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
+
+
+class Boundless(LLM):
+    """Nothing is known of the length of its answers."""
+
+    async def generate(self, prompt: RenderedPrompt) -> Completion:
+        return Completion(text="答", raw="答", model="m", finish_reason="stop")
+
 
 PRICE = "llm.price={currency: USD, prompt_per_mtok: 10, completion_per_mtok: 20, as_of: 2026-11}"
 
@@ -58,6 +69,14 @@ def test_what_is_answered_already_is_not_planned(data_dir: Path, server: FakeSer
     before = sorted(Path("runs").rglob("*"))
     assert plan(configured(data_dir, server, prompt="concise", cache=False)).calls == 3
     assert sorted(Path("runs").rglob("*")) == before
+
+
+def test_where_nothing_is_left_an_answer_without_bounds_costs_nothing(data_dir: Path) -> None:
+    config = resolve_run({"data": str(data_dir), "llm": "tests.test_plan:Boundless"})
+    assert plan(config).cost_to.unknown == "no price is known; --set llm.price= gives one"
+    run(config)
+    nothing = plan(config)
+    assert (nothing.calls, nothing.answer_tokens, nothing.cost_to.amount) == (0, 0, 0)
 
 
 def test_cached_answers_cost_no_call(data_dir: Path, server: FakeServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,16 @@ def test_the_share_of_answers_that_change(data_dir: Path, fickle: FakeServer, cl
     assert "asked 3 times: 1 of 3 answers changed (33.3%)" in said.out
     assert ask(data_dir, fickle, repeat=4).summary.repeats == expected.model_copy(update={"times": 4})
     assert len(fickle.calls) == 12
+
+
+def test_what_repeats_took_is_shown(data_dir: Path, fickle: FakeServer, cli: Cli) -> None:
+    done = ask(data_dir, fickle, repeat=3)
+    shown = json.loads(cli("show", done.directory.path, "--json").out)
+    assert shown["answers"] == done.summary.model_dump(mode="json", exclude={"metrics"})
+    assert shown["manifest"] == done.manifest.model_dump(mode="json")
+    said = cli("show", done.directory.path).out
+    assert "90 completion tokens" in said
+    assert "asked 3 times: 1 of 3 answers changed" in said
 
 
 def test_repeats_go_past_the_cache(data_dir: Path, fickle: FakeServer) -> None:

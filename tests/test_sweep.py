@@ -14,6 +14,7 @@ import pytest
 from qilin_rag.config import RunConfig
 from qilin_rag.data import NoteStore
 from qilin_rag.errors import UsageError
+from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.pipeline import run
 from qilin_rag.retrievers import Retriever
 from qilin_rag.retrievers.bm25 import BM25
@@ -77,6 +78,14 @@ def test_a_wrong_grid_is_one_line(text: str, said: str, cli: Cli) -> None:
     assert said in done.err
     assert done.err.count("\n") == 1
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("axis", ["--retrievers", "--llms", "--prompts"])
+def test_a_list_that_names_nothing_is_one_line(axis: str, cli: Cli) -> None:
+    for dry_run in ([], ["--dry-run"]):
+        done = cli("sweep", write_grid("llms: [extractive]"), axis, " ,", *dry_run)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert f"{axis} ' ,' names nothing" in done.err
 
 
 def test_the_papers_table_has_a_file() -> None:
@@ -251,3 +260,23 @@ def test_a_dry_run_of_a_sweep(data_dir: Path, cli: Cli, server: FakeServer) -> N
     assert [plan["calls"] for plan in plans] == [3] * 6
     assert cli(*command, "--quiet").code == 0
     assert sum(plan["calls"] for plan in json.loads(cli(*command, "--dry-run", "--json").out)) == 0
+
+
+def test_a_dry_run_asks_a_server_once_whether_it_is_there(
+    data_dir: Path, cli: Cli, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset("mine", server)
+    grid = write_grid("retrievers: [none, bm25, oracle]\nllms: [mine]")
+    assert cli("sweep", grid, "--data", data_dir).code == 0
+    checked = []
+    check = OpenAICompatible.check
+    monkeypatch.setattr(OpenAICompatible, "check", lambda self: checked.append(self.base_url) or check(self))
+    command = ("sweep", grid, "--data", data_dir, "--runs-dir", "b", "--dry-run")
+    assert "3 runs: 0 calls" in cli(*command).out
+    assert checked == [server.url]
+    with FakeServer() as gone:
+        preset("mine", gone)
+    said = cli(*command)
+    assert "3 runs: 9 calls" in said.out
+    assert said.out.count("which answers are cached is not known, none is counted") == 1
+    assert checked == [server.url, gone.url]

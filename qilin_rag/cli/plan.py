@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from qilin_rag.types import Cost
 
 
+_CACHE_UNKNOWN = "which answers are cached is not known, none is counted"
+
+
 def print_plan(plan: Plan, as_json: bool) -> None:
     """How many calls, tokens and coins, then examples of the prompts, whole."""
     if as_json:
@@ -27,7 +30,7 @@ def print_plan(plan: Plan, as_json: bool) -> None:
         if n:
             console.print(f"{n:,} {reason}")
     if plan.cache_unknown:
-        console.print(f"which answers are cached is not known, none is counted: {plan.cache_unknown}", style="yellow")
+        console.print(f"{_CACHE_UNKNOWN}: {plan.cache_unknown}", style="yellow")
     if left_out := str(plan.left_out):
         console.print(left_out, style="yellow")
     answers = "as many as the LLM likes" if plan.answer_tokens is None else f"0 to {plan.answer_tokens:,}"
@@ -79,6 +82,8 @@ def print_plans(plans: list[Plan], as_json: bool) -> None:
         f"{len(plans)} runs: {n_calls:,} calls, about {n_tokens:,} prompt tokens (our estimate)", style="bold"
     )
     console.print(f"cost: {_total_cost(plans)}, without discounts")
+    for why in dict.fromkeys(plan.cache_unknown for plan in plans if plan.cache_unknown):
+        console.print(f"{_CACHE_UNKNOWN}: {why}", style="yellow")
     if first := next((plan for plan in plans if plan.examples), None):
         console.print(f"\nfor example, {Path(first.run).name}:")
         print_examples(first)

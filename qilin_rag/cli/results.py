@@ -13,7 +13,7 @@ from qilin_rag.text import printable
 
 if TYPE_CHECKING:
     from qilin_rag.reports.leaderboard import Table as Board
-    from qilin_rag.store import RunDirectory
+    from qilin_rag.store import Manifest, RunDirectory
     from qilin_rag.types import Sample
 
 
@@ -132,9 +132,9 @@ def show(
 
     directory = RunDirectory(run_directory)
     manifest = directory.read_manifest()
-    samples, _ = directory.read_samples()
+    samples, lines = directory.read_samples()
     if question is None:
-        _show_run(directory, as_json)
+        _show_run(directory, manifest, samples, lines, as_json)
         return
     questions = {asked.id: asked for asked in directory.read_questions()}
     if question not in questions or question not in samples:
@@ -175,16 +175,16 @@ def _status(sample: Sample) -> str:
     return f"{sample.status}, prompt cut by the server" if sample.prompt_cut else sample.status
 
 
-def _show_run(directory: RunDirectory, as_json: bool) -> None:
+def _show_run(
+    directory: RunDirectory, manifest: Manifest, samples: dict[str, Sample], lines: list[Sample], as_json: bool
+) -> None:
     from qilin_rag.cost import calls_s, cost_of, describe, price_of
     from qilin_rag.scoring import summarise
 
-    manifest = directory.read_manifest()
-    samples, lines = directory.read_samples()
-    summary = summarise(list(samples.values()), lines, [])
-    manifest = manifest.model_copy(
-        update={"generation_s": calls_s(lines), "cost": cost_of(summary, price_of(manifest))}  # of the run so far
-    )
+    repeats = directory.read_repeats()
+    summary = summarise(list(samples.values()), lines, [], repeats=repeats)
+    so_far = {"generation_s": calls_s([*lines, *repeats]), "cost": cost_of(summary, price_of(manifest))}
+    manifest = manifest.model_copy(update=so_far)
     scores: dict[str, dict[str, float | None]] = {}
     for score in directory.read_scores():
         scores.setdefault(score.question_id, {})[score.metric] = score.value
@@ -199,6 +199,8 @@ def _show_run(directory: RunDirectory, as_json: bool) -> None:
     facts = {"run": directory.path, "state": manifest.state, **manifest.labels, "started": manifest.started}
     for name, fact in facts.items():
         console.print(f"{name:<10} {fact}")
+    if summary.repeats:
+        console.print(str(summary.repeats))
     for line in describe(manifest, summary):
         console.print(line)
     shown = next(iter(scores.values()), {})

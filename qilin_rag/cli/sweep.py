@@ -10,7 +10,7 @@ from qilin_rag.cli import ui
 from qilin_rag.cli.options import AsJson, Data, Limit, Metrics, Quiet, RunsDir, Settings
 from qilin_rag.cli.plan import print_plans
 from qilin_rag.cli.signals import Interrupted
-from qilin_rag.errors import QilinError
+from qilin_rag.errors import QilinError, UsageError
 
 if TYPE_CHECKING:
     from qilin_rag.sweep import Swept
@@ -49,7 +49,7 @@ def sweep(
 
     ui.set_up_logs(quiet or as_json)
     named = {"retrievers": retrievers, "llms": llms, "prompts": prompts}
-    axes = {axis: _names(given) for axis, given in named.items() if given is not None}
+    axes = {axis: _names(axis, given) for axis, given in named.items() if given is not None}
     flags = {
         "data": data,
         "metrics": metrics,
@@ -71,8 +71,10 @@ def sweep(
     _check(swept, configs[0].fail_on_error)
 
 
-def _names(given: str) -> list[str]:
-    return [name.strip() for name in given.split(",") if name.strip()]
+def _names(axis: str, given: str) -> list[str]:
+    if names := [name.strip() for name in given.split(",") if name.strip()]:
+        return names
+    raise UsageError(f"--{axis} {given!r} names nothing; leave it out for the file's list")
 
 
 def _print(swept: Swept, as_json: bool) -> None:

@@ -63,7 +63,7 @@ class Table(Frozen):
 
 
 class _Entry(NamedTuple):
-    path: Path
+    name: str
     manifest: Manifest
     summary: Summary
 
@@ -72,7 +72,8 @@ def leaderboard(*runs_dirs: Path) -> list[Table]:
     """The tables of folders of runs, one for each data set and set of questions; largest first."""
     if absent := next((folder for folder in runs_dirs if not folder.is_dir()), None):
         raise UsageError(f"{absent} is not a folder of runs; begin with: qilin-rag run")
-    entries, left_out = _read(sorted(child.parent for folder in runs_dirs for child in folder.glob("*/manifest.json")))
+    folders = {folder.resolve(): folder for folder in runs_dirs}.values()
+    entries, left_out = _read(sorted(child.parent for folder in folders for child in folder.glob("*/manifest.json")))
     if not entries:
         why = f" ({left_out[0]})" if left_out else ""
         raise UsageError(f"{', '.join(map(str, runs_dirs))} holds no complete run{why}; begin with: qilin-rag run")
@@ -91,22 +92,25 @@ def _tables(entries: Sequence[_Entry], left_out: Sequence[str]) -> list[Table]:
     groups: dict[tuple[str, str], list[_Entry]] = defaultdict(list)
     for entry in entries:
         groups[entry.manifest.data["sha256"], entry.manifest.question_set_sha256].append(entry)
-    ordered = sorted(groups.values(), key=lambda group: (-group[0].manifest.n_questions, group[0].path.name))
+    ordered = sorted(groups.values(), key=lambda group: (-group[0].manifest.n_questions, group[0].name))
     tables = [_table(group) for group in ordered]
     tables[-1] = tables[-1].model_copy(update={"notes": [*tables[-1].notes, *left_out]})
     return tables
 
 
-def _read(run_directories: Iterable[Path]) -> tuple[list[_Entry], list[str]]:
+def _read(run_directories: Sequence[Path]) -> tuple[list[_Entry], list[str]]:
+    """The complete runs, and what is to be said of the others; a name that two folders hold stands with its folder."""
     entries, left_out = [], []
+    folders_with = Counter(path.name for path in run_directories)
     for path in run_directories:
         directory = RunDirectory(path)
+        name = str(path) if folders_with[path.name] > 1 else path.name
         try:
             manifest = directory.read_manifest()
             if manifest.state == "complete":
-                entries.append(_Entry(path, manifest, directory.read_summary()))
+                entries.append(_Entry(name, manifest, directory.read_summary()))
             else:
-                left_out.append(f"left out, {manifest.state}: {path.name}")
+                left_out.append(f"left out, {manifest.state}: {name}")
         except UsageError as error:
             left_out.append(f"left out, unreadable: {error}")
     return entries, left_out
@@ -121,10 +125,10 @@ def _table(group: Sequence[_Entry]) -> Table:
         for entry in group:
             if metric in entry.summary.metrics:
                 signature = entry.summary.metrics[metric].signature
-                for row in rows[entry.path]:
+                for row in rows[entry.name]:
                     signatures[metric, signature][row, entry.manifest.labels["retriever"]] = entry
-    row_order = sorted({row for entry in group for row in rows[entry.path]}, key=_natural)
-    first_rows = [(rows[entry.path][0], entry) for entry in group]
+    row_order = sorted({row for entry in group for row in rows[entry.name]}, key=_natural)
+    first_rows = [(rows[entry.name][0], entry) for entry in group]
     return Table(
         data=group[0].manifest.labels["data"],
         n_questions=group[0].manifest.n_questions,
@@ -146,7 +150,7 @@ def _spending(entry: _Entry, row: str) -> Spending:
         completion_tokens=entry.summary.usage.completion_tokens,
         uncounted=entry.summary.uncounted,
         cost=entry.manifest.cost or Cost(unknown="not recorded"),
-        run=entry.path.name,
+        run=entry.name,
     )
 
 
@@ -173,7 +177,7 @@ def _block(
                     n=values[row, column].n,
                     n_unscored=values[row, column].n_unscored,
                     best=(row, column) in best,
-                    run=found[row, column].path.name,
+                    run=found[row, column].name,
                 )
                 if (row, column) in found
                 else None
@@ -199,8 +203,8 @@ def _best(values: dict[tuple[str, str], MetricSummary], by_column: bool) -> set[
     }
 
 
-def _row_labels(group: Sequence[_Entry]) -> dict[Path, list[str]]:
-    """LLM; with prompt, number of notes, fingerprint, name of the folder, as far as needed to tell runs apart.
+def _row_labels(group: Sequence[_Entry]) -> dict[str, list[str]]:
+    """LLM; with prompt, number of notes, fingerprint, name, as far as needed to tell runs apart.
 
     A run that does not depend on the number of notes stands in the row of each number.
     """
@@ -215,16 +219,16 @@ def _row_labels(group: Sequence[_Entry]) -> dict[Path, list[str]]:
             label += f" · {entry.manifest.labels['prompt']}"
         own_k = entry.manifest.identity.get("top_k")
         tops = [f" · top {k}" for k in top_ks if own_k in (k, None)] if len(top_ks) > 1 else [""]
-        labels[entry.path] = [label + top for top in tops]
-    fingerprints = {entry.path: entry.manifest.fingerprint[:8] for entry in group}
-    folders = {entry.path: entry.path.name for entry in group}
-    for distinguished in (fingerprints, folders):
+        labels[entry.name] = [label + top for top in tops]
+    fingerprints = {entry.name: entry.manifest.fingerprint[:8] for entry in group}
+    names = {entry.name: entry.name for entry in group}
+    for distinguished in (fingerprints, names):
         places = [
-            (row, entry.manifest.labels["retriever"], entry.path) for entry in group for row in labels[entry.path]
+            (row, entry.manifest.labels["retriever"], entry.name) for entry in group for row in labels[entry.name]
         ]
         taken = Counter((row, column) for row, column, _ in places)
-        for path in {path for row, column, path in places if taken[row, column] > 1}:
-            labels[path] = [f"{row} · {distinguished[path]}" for row in labels[path]]
+        for name in {name for row, column, name in places if taken[row, column] > 1}:
+            labels[name] = [f"{row} · {distinguished[name]}" for row in labels[name]]
     return labels
 
 
@@ -245,10 +249,10 @@ def _footnotes(group: Iterable[_Entry]) -> list[str]:
         counts = entry.summary.counts
         unusual = [f"{counts[status]} {status}" for status in ("failed", "filtered", "truncated") if counts[status]]
         if unusual:
-            notes.append(f"{entry.path.name}: {', '.join(unusual)} of {counts['questions']}")
+            notes.append(f"{entry.name}: {', '.join(unusual)} of {counts['questions']}")
         if left_out := str(entry.summary.left_out):
-            notes.append(f"{entry.path.name}: {left_out}")
-        notes += [f"{entry.path.name}: {remark}" for remark in remarks(entry.summary.metrics)]
+            notes.append(f"{entry.name}: {left_out}")
+        notes += [f"{entry.name}: {remark}" for remark in remarks(entry.summary.metrics)]
     return notes
 
 

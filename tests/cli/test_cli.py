@@ -145,6 +145,7 @@ def test_no_server_ends_with_code_1(data_dir: Path, cli: Cli) -> None:
         (["--set", "retriever.k2=1"], "unknown setting 'k2'; did you mean k1?"),
         (["--set", "retreiver.k1=1"], "unknown setting in --set 'retreiver.k1'"),
         (["--set", "k1"], "expected key=value"),
+        (["--set", "metrics.rouge_l.since={1: 2026-11-21, b: c}"], "unknown setting 'since'"),
         (["--top-k", "0"], "setting 'top_k' is 0"),
         (["--llm", "openai"], "setting 'model' is missing"),
         (["--llm", "extractive", "--base-url", "http://127.0.0.1:1/v1"], "unknown setting 'base_url'"),

@@ -211,6 +211,20 @@ def test_a_server_that_dies_in_a_sweep_costs_only_its_own_runs(
     assert sorted(map(len, lines)) == [3, 3, 3]
 
 
+def test_a_server_that_can_not_be_started_costs_only_its_own_runs(
+    data_dir: Path, processes: Processes, cli: Cli
+) -> None:
+    presets = Path("configs/llms")
+    presets.mkdir(parents=True)
+    (presets / "mine.yaml").write_text("class: openai\nmodel: tiny\nengine: {name: vllm, max_model_len: 100}\n")
+    Path("grid.yaml").write_text("retrievers: [none, oracle]\nllms: [mine, extractive]\n")
+    done = cli("sweep", "grid.yaml", "--data", data_dir, "--serve")
+    assert done.code == 1
+    assert done.err.count("not finished: ") == done.err.count("is more than the server's llm.engine.max_model_len") == 2
+    assert len(list(Path("runs").glob("*-extractive-*/summary.json"))) == 2
+    assert processes.n_started() == 0
+
+
 def test_settings_that_change_answers_make_another_run(data_dir: Path, cli: Cli) -> None:
     def run(*settings: str) -> str:
         done = cli("run", "--data", data_dir, *ENGINE, "--serve", "--json", *(f"--set={each}" for each in settings))

@@ -144,6 +144,24 @@ def test_all_formats_from_the_command_line(runs: Path, cli: Cli, tmp_path: Path)
     assert (missing.code, "can't be written" in missing.err) == (2, True)
 
 
+def test_a_run_of_one_name_in_two_folders_shows_twice(runs: Path) -> None:
+    """A copy made elsewhere: other figures under the same name and fingerprint."""
+    shutil.copytree(runs, "theirs")
+    theirs = next(Path("theirs").glob("small-oracle-*"))
+    summary = json.loads((theirs / "summary.json").read_text())
+    summary["usage"] = {"prompt_tokens": 7, "completion_tokens": 9}
+    (theirs / "summary.json").write_text(json.dumps(summary))
+    [table] = leaderboard(runs, Path("theirs"))
+    shown = {cell.run for row in table.blocks[0].cells for cell in row if cell}
+    assert shown == {str(path.parent) for path in Path().glob("*/*/manifest.json")}
+    tokens = {row["run"]: row["completion_tokens"] for row in as_rows([table])}
+    assert [run for run, n in tokens.items() if n == 9] == [str(theirs)]
+
+
+def test_a_folder_given_twice_is_read_once(runs: Path) -> None:
+    assert leaderboard(runs, runs.resolve(), Path("runs/../runs")) == leaderboard(runs)
+
+
 def test_several_folders_and_a_note_in_one_table(runs: Path, data_dir: Path, cli: Cli) -> None:
     do(data_dir, "note=recorded", "llm.max_chars=20", retriever="oracle", runs_dir=Path("kept"))
     [table] = leaderboard(runs, Path("kept"))
