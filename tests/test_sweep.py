@@ -268,9 +268,14 @@ def test_a_dry_run_asks_a_server_once_whether_it_is_there(
     preset("mine", server)
     grid = write_grid("retrievers: [none, bm25, oracle]\nllms: [mine]")
     assert cli("sweep", grid, "--data", data_dir).code == 0
-    checked = []
+    checked: list[str] = []
     check = OpenAICompatible.check
-    monkeypatch.setattr(OpenAICompatible, "check", lambda self: checked.append(self.base_url) or check(self))
+
+    def counted(self: OpenAICompatible) -> dict[str, Any]:
+        checked.append(self.base_url)
+        return check(self)
+
+    monkeypatch.setattr(OpenAICompatible, "check", counted)
     command = ("sweep", grid, "--data", data_dir, "--runs-dir", "b", "--dry-run")
     assert "3 runs: 0 calls" in cli(*command).out
     assert checked == [server.url]
