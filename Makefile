@@ -82,10 +82,11 @@ bench: $(VENV)/dev
 	$(BIN)/python benchmarks/rouge.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/notes_memory.py
+	$(BIN)/python benchmarks/harness_overhead.py
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(LLAMACPP) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	rm -rf $(VENV) $(VLLM) $(LLAMACPP) .bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
