@@ -193,9 +193,9 @@ def compare(bench: Bench, n_rounds: int, latency_s: float = 0.05, concurrency: i
     for name, found in took.items():
         line = f"{name:11} wall {median(t.wall_s for t in found):6.1f} s   CPU {median(t.cpu_s for t in found):6.2f} s"
         if name != "ours":
-            wall, cpu = (
-                median(ours[i] / peer[i] for ours, peer in zip(took["ours"], found, strict=True)) for i in (0, 1)
-            )
+            pairs = list(zip(took["ours"], found, strict=True))
+            wall = median(ours.wall_s / peer.wall_s for ours, peer in pairs)
+            cpu = median(ours.cpu_s / peer.cpu_s for ours, peer in pairs)
             line += f"   ours takes {wall:.2f} of the wall time, {cpu:.2f} of the CPU time"
         print(line, flush=True)
 

@@ -185,8 +185,8 @@ def _run_async(work: Callable[[], Any]) -> None:
 def calls_left(
     questions: Sequence[Question], finished: Mapping[str, Sample], repeats: Iterable[Sample], times: int
 ) -> dict[str, int]:
-    """How often each answered question must be asked again, so that there are `times` answers to it."""
-    done = Counter(sample.question_id for sample in repeats if sample.is_answered)
+    """How often each answered question must be asked again, so that `times` calls did not fail."""
+    done = Counter(sample.question_id for sample in repeats if sample.status != "failed")
     return {
         question.id: left
         for question in questions

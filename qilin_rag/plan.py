@@ -30,11 +30,11 @@ class Call(Frozen):
 class Plan(Frozen):
     """What would be asked, and what it would cost.
 
-    Of `questions`, `answered` ones have an answer in `run` already, `cached` ones in the response cache, and `too_long`
-    ones fail unasked; `calls` are left (with `--repeat` several to a question). `cache_unknown`: why it can't be told
-    what is cached (then nothing is). `prompt_tokens` is our estimate, on the long side, `answer_tokens` the most that
-    the answers may have: `cost_from` is for answers of no length, `cost_to` for the longest. `examples`: the longest
-    prompt, the middle, the shortest.
+    Of `questions`, `answered` ones have an answer in `run` already, `cached` ones in the response cache (or will, by an
+    earlier run of the sweep), and `too_long` ones fail unasked; `calls` are left (with `--repeat` several to a
+    question). `cache_unknown`: why it can't be told what is cached from before (then nothing is). `prompt_tokens` is an
+    estimate, on the long side, `answer_tokens` the most that the answers may have: `cost_from` is for answers of no
+    length, `cost_to` for the longest. `examples`: the longest prompt, the middle, the shortest.
     """
 
     run: str
@@ -125,22 +125,27 @@ def _uses_cache(config: RunConfig) -> bool:
 
 
 def _uncached(asked: list[_Asked], llm: LLM, shared: Shared) -> tuple[list[_Asked], str | None]:
-    """The questions without an answer in the cache; or why that can't be told.
+    """The questions whose answer neither is in the cache nor will be when this run's turn comes; or why we can't tell.
 
     What the server says of its model is a part of the key, so it has to be asked (once), which is free.
     """
-    path, name = cache_dir() / "responses.sqlite", f"llm {llm.class_path()}"
-    with third_party(name):
-        if not path.exists() or not asked or llm.request(asked[0].prompt) is None:
-            return asked, None
-    if unknown := shared.once(("check", id(llm)), lambda: _why_not_there(llm)):
-        return asked, unknown
-    cache = ResponseCache(path)
+    path = cache_dir() / "responses.sqlite"
+    if not asked or _key(asked[0].prompt, llm) is None:
+        return asked, None
+    unknown = shared.once(("check", id(llm)), lambda: _why_not_there(llm)) if path.exists() else None
+    by_earlier_runs: set[str | None] = shared.once("planned requests", set)
+    keys = [_key(each.prompt, llm) for each in asked]
+    cache = ResponseCache(path, ask_again=unknown is not None or not path.exists())
     try:
-        with third_party(name):
-            return [each for each in asked if not _is_cached(each.prompt, llm, cache)], None
+        left = [
+            each
+            for each, key in zip(asked, keys, strict=True)
+            if key is None or not (key in by_earlier_runs or cache.get(key))
+        ]
     finally:
         cache.close()
+    by_earlier_runs.update(keys)
+    return left, unknown
 
 
 def _why_not_there(llm: LLM) -> str | None:
@@ -152,9 +157,10 @@ def _why_not_there(llm: LLM) -> str | None:
     return None
 
 
-def _is_cached(prompt: RenderedPrompt, llm: LLM, cache: ResponseCache) -> bool:
-    request = llm.request(prompt)
-    return request is not None and cache.get(request_key(request)) is not None
+def _key(prompt: RenderedPrompt, llm: LLM) -> str | None:
+    with third_party(f"llm {llm.class_path()}"):
+        request = llm.request(prompt)
+        return None if request is None else request_key(request)
 
 
 def _call(asked: _Asked) -> Call:

@@ -80,6 +80,14 @@ def test_a_repeat_that_failed_is_asked_again(data_dir: Path, fickle: FakeServer)
     assert len(fickle.calls) == 7
 
 
+def test_a_repeat_that_was_filtered_is_not_asked_again(data_dir: Path, fickle: FakeServer) -> None:
+    fickle.fault = lambda n, body: "filtered" if n == 5 else None
+    first = ask(data_dir, fickle, repeat=2, concurrency=1).summary
+    assert first.repeats and first.repeats.questions == 2
+    assert ask(data_dir, fickle, repeat=2).summary == first
+    assert len(fickle.calls) == 6
+
+
 def test_what_failed_has_no_repeats(data_dir: Path, server: FakeServer) -> None:
     server.fault = lambda n, body: "400"
     assert ask(data_dir, server, repeat=2).summary.repeats is None

@@ -251,14 +251,16 @@ def test_a_dry_run_of_a_sweep(data_dir: Path, cli: Cli, server: FakeServer) -> N
     command = ("sweep", write_grid("retrievers: [none, bm25]\nllms: [mine, priced]\ntop_k: [1, 2]"), "--data", data_dir)
     said = cli(*command, "--dry-run")
     assert said.code == 0, said.err
-    assert "6 runs: 18 calls" in said.out
     assert "USD + unknown for 3 of 6 runs" in said.out
     assert said.out.count("the longest: question") == 1
     assert server.calls == []
     assert not Path("runs").exists()
     plans = json.loads(cli(*command, "--dry-run", "--json").out)
-    assert [plan["calls"] for plan in plans] == [3] * 6
+    assert [plan["questions"] for plan in plans] == [3] * 6
+    n_calls = sum(plan["calls"] for plan in plans)
+    assert f"6 runs: {n_calls} calls" in said.out
     assert cli(*command, "--quiet").code == 0
+    assert len(server.calls) == n_calls
     assert sum(plan["calls"] for plan in json.loads(cli(*command, "--dry-run", "--json").out)) == 0
 
 
@@ -266,22 +268,34 @@ def test_a_dry_run_asks_a_server_once_whether_it_is_there(
     data_dir: Path, cli: Cli, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preset("mine", server)
-    grid = write_grid("retrievers: [none, bm25, oracle]\nllms: [mine]")
+    grid = write_grid("retrievers: [none, bm25]\nllms: [mine]")
     assert cli("sweep", grid, "--data", data_dir).code == 0
     checked: list[str] = []
     check = OpenAICompatible.check
 
-    def counted(self: OpenAICompatible) -> dict[str, Any]:
-        checked.append(self.base_url)
-        return check(self)
+    def counted(llm: OpenAICompatible) -> dict[str, Any]:
+        checked.append(llm.base_url)
+        return check(llm)
 
     monkeypatch.setattr(OpenAICompatible, "check", counted)
     command = ("sweep", grid, "--data", data_dir, "--runs-dir", "b", "--dry-run")
-    assert "3 runs: 0 calls" in cli(*command).out
+    assert "2 runs: 0 calls" in cli(*command).out
     assert checked == [server.url]
     with FakeServer() as gone:
         preset("mine", gone)
     said = cli(*command)
-    assert "3 runs: 9 calls" in said.out
+    assert "2 runs: 6 calls" in said.out
     assert said.out.count("which answers are cached is not known, none is counted") == 1
     assert checked == [server.url, gone.url]
+
+
+def test_a_dry_run_knows_which_answers_runs_will_share(data_dir: Path, cli: Cli, server: FakeServer) -> None:
+    """Two retrievers that find the same notes make the same prompts, and the second is answered from the cache."""
+    preset("mine", server)
+    grid = write_grid("retrievers: [bm25, {name: bm25, k1: 1.2}, none]\nllms: [mine]\ntop_k: 1")
+    plans = json.loads(cli("sweep", grid, "--data", data_dir, "--dry-run", "--json").out)
+    assert cli("sweep", grid, "--data", data_dir).code == 0
+    assert [(plan["calls"], plan["cached"]) for plan in plans] == [(3, 0), (0, 3), (3, 0)]
+    assert len(server.calls) == 6
+    uncached = cli("sweep", grid, "--data", data_dir, "--set=cache=false", "--runs-dir=b", "--dry-run", "--json").out
+    assert [plan["calls"] for plan in json.loads(uncached)] == [3, 3, 3]
