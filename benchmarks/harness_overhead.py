@@ -2,11 +2,11 @@
 
 The endpoint gives a fixed answer after a fixed latency, in a process that counts for nobody. All three send the same
 messages, which is checked there: real prompts of some 4 KB, which ours retrieves (bm25) and renders itself while the
-peers read them from a file. Ours scores by ROUGE-L and retrieval figures, the peers by exact match. CPU seconds are user
-and system time of the whole process with its children. The peers get environments of their own, made by pip once.
+peers read them from a file. Ours scores by ROUGE-L and retrieval figures, the peers by exact match. CPU seconds are
+user and system time of the whole process with its children. The peers get environments of their own, made by pip once.
 Then ours alone, at a longer latency: its share of the throughput that latency and concurrency allow.
 
-usage: python benchmarks/harness_overhead.py [--rounds 3] [--questions 2000] [--folder .bench] [--only throughput]
+usage: python benchmarks/harness_overhead.py [--rounds 3] [--questions 2000] [--folder .bench] [--only peers|throughput]
 """
 
 from __future__ import annotations
@@ -193,9 +193,9 @@ def compare(bench: Bench, n_rounds: int, latency_s: float = 0.05, concurrency: i
     for name, found in took.items():
         line = f"{name:11} wall {median(t.wall_s for t in found):6.1f} s   CPU {median(t.cpu_s for t in found):6.2f} s"
         if name != "ours":
-            wall, cpu = (
-                median(ours[i] / peer[i] for ours, peer in zip(took["ours"], found, strict=True)) for i in (0, 1)
-            )
+            pairs = list(zip(took["ours"], found, strict=True))
+            wall = median(ours.wall_s / peer.wall_s for ours, peer in pairs)
+            cpu = median(ours.cpu_s / peer.cpu_s for ours, peer in pairs)
             line += f"   ours takes {wall:.2f} of the wall time, {cpu:.2f} of the CPU time"
         print(line, flush=True)
 
