@@ -2,11 +2,11 @@
 
 The endpoint gives a fixed answer after a fixed latency, in a process that counts for nobody. All three send the same
 messages, which is checked there: real prompts of some 4 KB, which ours retrieves (bm25) and renders itself while the
-peers read them from a file. Ours scores by ROUGE-L and retrieval figures, the peers by exact match. CPU is user
-and system seconds of the whole process with its children. The peers get environments of their own, made by pip once.
+peers read them from a file. Ours scores by ROUGE-L and retrieval figures, the peers by exact match. CPU seconds are
+user and system time of the whole process with its children. The peers get environments of their own, made by pip once.
 Then ours alone, at a longer latency: its share of the throughput that latency and concurrency allow.
 
-usage: python benchmarks/harness_overhead.py [--rounds 3] [--questions 2000] [--folder .bench] [--only throughput]
+usage: python benchmarks/harness_overhead.py [--rounds 3] [--questions 2000] [--folder .bench] [--only peers|throughput]
 """
 
 from __future__ import annotations

@@ -43,8 +43,7 @@ class FakeServer:
         self.n_at_once = self.most_at_once = 0
         self.lock = threading.Lock()
         self.stopping = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"fake": self}))
-        self._http.daemon_threads = True
+        self._http = _HTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"fake": self}))
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
 
     def __enter__(self) -> FakeServer:
@@ -71,6 +70,11 @@ class FakeServer:
                 "total_tokens": prompt_tokens + 10,
             },
         }
+
+
+class _HTTPServer(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024  # connections that come at once
 
 
 class _Handler(BaseHTTPRequestHandler):

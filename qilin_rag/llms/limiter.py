@@ -26,18 +26,27 @@ class AdaptiveLimit:
         """Calls that may be under way at once."""
         return self._limit
 
+    @property
+    def _n_free(self) -> int:
+        """Places that are free; below 0 where the limit was lowered under more calls."""
+        return max(1, int(min(self._limit, 1e9))) - self._n_under_way
+
     @asynccontextmanager
     async def call(self) -> AsyncIterator[int]:
         """Wait for a place, and hold it; the value is what `slow_down` wants to know."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._n_under_way < max(1, int(min(self._limit, 1e9))))
+            try:
+                await self._changed.wait_for(lambda: self._n_free > 0)
+            except asyncio.CancelledError:
+                self._changed.notify(self._n_free)  # it may have been this one that was told of a free place
+                raise
             self._n_under_way += 1
         try:
             yield self._round
         finally:
             self._n_under_way -= 1
             async with self._changed:
-                self._changed.notify_all()
+                self._changed.notify(self._n_free)
 
     def slow_down(self, begun_in: int) -> None:
         """A call was refused: halve the limit, once for all the calls that were under way together."""

@@ -72,3 +72,36 @@ def test_a_call_that_is_cancelled_frees_its_place() -> None:
             pass
 
     asyncio.run(main())
+
+
+def test_a_free_place_goes_on_to_the_next_where_the_one_that_was_told_is_cancelled() -> None:
+    async def main() -> None:
+        limit = AdaptiveLimit()
+        async with limit.call() as begun_in:
+            limit.slow_down(begun_in)
+        async with limit.call():
+            first, second = (asyncio.create_task(limit.call().__aenter__()) for _ in range(2))
+            await asyncio.sleep(0)
+        first.cancel()
+        async with asyncio.timeout(10):
+            await second
+
+    asyncio.run(main())
+
+
+def test_all_places_that_become_free_are_taken() -> None:
+    async def main() -> int:
+        limit = AdaptiveLimit()
+        calls = [limit.call() for _ in range(3)]
+        async with limit.call(), limit.call(), limit.call(), limit.call() as begun_in:
+            limit.slow_down(begun_in)
+            waiting = [asyncio.create_task(call.__aenter__()) for call in calls]
+            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        n_in = sum(task.done() for task in waiting)
+        for task in waiting:
+            task.cancel()
+        return n_in
+
+    assert asyncio.run(main()) == 2

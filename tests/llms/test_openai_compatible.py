@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 import time
 from typing import Any
 
@@ -271,3 +272,24 @@ def test_the_answer_must_leave_room_for_a_prompt() -> None:
     assert OpenAICompatible(model="m", context_length=100, max_tokens=30).prompt_budget == 70
     with pytest.raises(UsageError, match="leaves no room"):
         _ = OpenAICompatible(model="m", context_length=100, max_tokens=100).prompt_budget
+
+
+def test_as_many_calls_as_are_made_are_under_way_at_once(server: FakeServer) -> None:
+    n_calls = 150  # more than any client's usual pool
+    all_are_here = threading.Barrier(n_calls)
+
+    def answer(body: dict[str, Any]) -> str:
+        all_are_here.wait(60)  # breaks, and with it the answer, where one is held back
+        return "答"
+
+    server.answer = answer
+    llm = OpenAICompatible(model=MODEL, base_url=server.url, max_tries=1)
+
+    async def main() -> list[Completion]:
+        try:
+            return await asyncio.gather(*(llm.generate(PROMPT) for _ in range(n_calls)))
+        finally:
+            await llm.close()
+
+    assert [completion.text for completion in asyncio.run(main())] == ["答"] * n_calls
+    assert server.most_at_once == n_calls
