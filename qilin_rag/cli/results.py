@@ -45,16 +45,15 @@ def leaderboard(
         case Format.table:
             text = board_as_text(tables, to_file=out is not None)
         case Format.md:
-            text = board.as_markdown(tables)
+            text = printable(board.as_markdown(tables))
         case Format.csv:
-            text = _as_csv(board.as_rows(tables))
+            text = printable(_as_csv(board.as_rows(tables)))
         case Format.json:
             import json
 
-            text = json.dumps(board.as_json(tables), ensure_ascii=False, indent=2)
+            text = printable(json.dumps(board.as_json(tables), ensure_ascii=False, indent=2))
     if out is None:
-        is_drawn = output_format is Format.table
-        typer.echo(text.rstrip("\n") if is_drawn else printable(text.rstrip("\n")))
+        typer.echo(text.rstrip("\n"))
         return
     try:
         out.write_text(text.rstrip("\n") + "\n", encoding="utf-8", newline="\n")

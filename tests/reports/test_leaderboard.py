@@ -162,6 +162,16 @@ def test_a_folder_given_twice_is_read_once(runs: Path) -> None:
     assert leaderboard(runs, runs.resolve(), Path("runs/../runs")) == leaderboard(runs)
 
 
+@pytest.mark.parametrize("output_format", ["table", "md", "csv", "json"])
+def test_a_note_can_not_steer_the_terminal(output_format: str, data_dir: Path, cli: Cli) -> None:
+    do(data_dir, 'note="\\e[31mred"')
+    shown = cli("leaderboard", "--format", output_format).out
+    assert cli("leaderboard", "--format", output_format, "--out", "board").code == 0
+    for text in (shown, Path("board").read_text(encoding="utf-8")):
+        assert "[31m" in text
+        assert "\x1b" not in text
+
+
 def test_several_folders_and_a_note_in_one_table(runs: Path, data_dir: Path, cli: Cli) -> None:
     do(data_dir, "note=recorded", "llm.max_chars=20", retriever="oracle", runs_dir=Path("kept"))
     [table] = leaderboard(runs, Path("kept"))
