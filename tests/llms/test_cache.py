@@ -96,6 +96,20 @@ def test_several_processes_may_write(tmp_path: Path) -> None:
     assert sqlite3.connect(path).execute("SELECT count(*) FROM responses").fetchone() == (401,)
 
 
+def opens(path: Path) -> bool:
+    cache = ResponseCache(path)
+    cache.put("k", ANSWER)
+    kept = cache.get("k") == ANSWER
+    cache.close()
+    return kept
+
+
+def test_several_processes_may_open_a_new_file_at_once(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(8) as pool:
+        for i in range(60):
+            assert all(pool.map(opens, [tmp_path / f"{i}.sqlite"] * 8))
+
+
 @pytest.mark.parametrize("damage", ["no database at all" * 100, None])
 def test_a_broken_file_is_said_once_and_costs_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str | None
