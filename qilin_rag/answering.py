@@ -14,7 +14,7 @@ from qilin_rag.data import NoteStore
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.llms import LLM, ContextOverflowError, LLMError
 from qilin_rag.llms.cache import ResponseCache, request_key
-from qilin_rag.prompts import Prompt, PromptTooLongError, RenderedPrompt
+from qilin_rag.prompts import Prompt, PromptTooLongError, RenderedPrompt, estimated_tokens
 from qilin_rag.retrievers import Retriever
 from qilin_rag.store import SAMPLES, RunDirectory
 from qilin_rag.text import clean, fewest_tokens
@@ -129,7 +129,8 @@ def known_notes(rankings: Sequence[Sequence[Hit]], notes: NoteStore, missing_not
     if missing and missing_notes == "error":
         shown = ", ".join(map(str, missing[:10])) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
         raise UsageError(f"the retriever names notes that are not in the data: {shown}; --missing-notes skip goes on")
-    return [_without(set(missing), ranking) for ranking in rankings]
+    gone = set(missing)
+    return [_without(gone, ranking) for ranking in rankings]
 
 
 def _ranking_problem(hits: Sequence[Hit], k: int | None) -> str | None:
@@ -144,8 +145,9 @@ def _ranking_problem(hits: Sequence[Hit], k: int | None) -> str | None:
 def _without(missing: set[int], hits: Sequence[Hit]) -> Retrieved:
     """The hits that are there, ranked anew."""
     there = [hit for hit in hits if hit.note_idx not in missing]
-    ranked = [hit.model_copy(update={"rank": rank}) for rank, hit in enumerate(there, start=1)]
-    return Retrieved(ranked if len(there) < len(hits) else list(hits), len(hits) - len(there))
+    if len(there) < len(hits):
+        there = [hit.model_copy(update={"rank": rank}) for rank, hit in enumerate(there, start=1)]
+    return Retrieved(there, len(hits) - len(there))
 
 
 @contextmanager
@@ -276,7 +278,9 @@ def _seems_cut(prompt: RenderedPrompt, completion: Completion) -> bool:
     A count of 0 is none: so do servers that found the whole prompt in their own cache.
     """
     counted = completion.usage.prompt_tokens
-    return counted is not None and 0 < counted < sum(fewest_tokens(message["content"]) for message in prompt.messages)
+    if not counted or 3 * counted >= estimated_tokens(prompt.messages):  # quickly said, and true of nearly all
+        return False
+    return counted < sum(fewest_tokens(message["content"]) for message in prompt.messages)
 
 
 def _outcome(completion: Completion) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class NoteStore:
         for i in range(reader.num_record_batches):
             columns = [column.to_pylist() for column in reader.get_batch(i).columns]
             for note_idx, title, content in zip(*columns, strict=True):
-                yield Note.model_construct(note_idx=note_idx, title=title, content=content)
+                yield Note(note_idx=note_idx, title=title, content=content)
 
     def missing(self, note_idxs: Sequence[int]) -> list[int]:
         """Those of these ids that no note has, in order, each once."""
@@ -94,7 +94,7 @@ class NoteStore:
         for slot in self._slots_of_all(note_idxs).tolist():
             group, row = divmod(slot, _GROUP_ROWS)
             note_idx, title, content = (column[row].as_py() for column in self._text.get_batch(group).columns)
-            notes.append(Note.model_construct(note_idx=note_idx, title=title, content=content))
+            notes.append(Note(note_idx=note_idx, title=title, content=content))
         return notes
 
     def read(self, note_idxs: Sequence[int], columns: Sequence[str] | None = None) -> pa.Table:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import logging
 import os
 import random
 import re
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import PositiveFloat, PositiveInt, PrivateAttr, field_validator
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, PrivateAttr, field_validator
 
 from qilin_rag.errors import UsageError
 from qilin_rag.llms.base import LLM, ContextOverflowError, FatalLLMError, LLMError
@@ -45,6 +46,30 @@ _VERSION = re.compile(r"[-_@:](latest|\d{4}-\d{2}-\d{2}|\d{8}|\d{6}|\d{4})$")
 _TOO_LONG = re.compile(
     r"context (length|window|size)|(prompt|input) is too long|too many (input )?tokens", re.IGNORECASE
 )
+
+
+class _Message(BaseModel):
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Tokens(BaseModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class ChatCompletion(BaseModel):
+    """What is read of a server's answer; whatever else is in it is passed over."""
+
+    choices: Annotated[list[_Choice], Field(min_length=1)]
+    model: str | None = None
+    usage: _Tokens | None = None
 
 
 class OpenAICompatible(LLM):
@@ -182,8 +207,9 @@ class OpenAICompatible(LLM):
         )
 
     def request(self, prompt: RenderedPrompt) -> dict[str, Any]:
-        """Address, what the server said of its model, and the body of the request."""
-        return {"base_url": self.base_url, "served": self._served, **self._body(prompt)}
+        """Address, what the server said of its model, and what it is sent."""
+        extra = {"extra_body": self.extra_body or None}
+        return {"base_url": self.base_url, "served": self._served, **self._body(prompt), **extra}
 
     def _body(self, prompt: RenderedPrompt) -> dict[str, Any]:
         sampling = {
@@ -200,7 +226,6 @@ class OpenAICompatible(LLM):
             **{name: value for name, value in sampling.items() if value is not None},
             "n": 1,
             "stream": False,
-            "extra_body": self.extra_body or None,
         }
 
     async def generate(self, prompt: RenderedPrompt) -> Completion:
@@ -228,20 +253,28 @@ class OpenAICompatible(LLM):
             self._limit.speed_up()
             return completion
 
+    def _open_client(self) -> openai.AsyncOpenAI:
+        """A client over aiohttp: httpx looks through all its connections for each call."""
+        import httpx2
+        import openai
+
+        limits = httpx2.Limits(max_connections=0)  # aiohttp's way to say no limit: --concurrency is the limit
+        http_client = openai.DefaultAioHttpClient(trust_env=not self._is_local, limits=limits)
+        return openai.AsyncOpenAI(**self._client_settings(), timeout=self.timeout_s, http_client=http_client)
+
     async def _call(self, prompt: RenderedPrompt) -> Completion:
         import openai
 
         if self._client is None:
-            http_client = openai.DefaultAsyncHttpxClient(
-                trust_env=not self._is_local, limits=openai.DEFAULT_CONNECTION_LIMITS
-            )
-            self._client = openai.AsyncOpenAI(
-                **self._client_settings(), timeout=self.timeout_s, http_client=http_client
-            )
+            self._client = self._open_client()
+        body = {**self._body(prompt), **self.extra_body}
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self.timeout_s):
-                response = await self._client.chat.completions.create(**self._body(prompt))
+                # Not chat.completions.create: walking through its types takes longer than the call itself.
+                content = await self._client.post("/chat/completions", cast_to=bytes, body=body)
+            latency_s = time.perf_counter() - started
+            reply = ChatCompletion.model_validate(json.loads(content))
         except TimeoutError as error:
             raise TransientError(f"no answer within {self.timeout_s:g} s") from error
         except openai.APIConnectionError as error:
@@ -251,8 +284,8 @@ class OpenAICompatible(LLM):
                 return Completion(text="", raw="", model=self.model, finish_reason="content_filter")
             raise self._status_error(error) from error
         except (openai.OpenAIError, ValueError) as error:
-            raise TransientError(self._redacted(f"unreadable answer: {str(error)[:200]}")) from error
-        return self._completion(response, time.perf_counter() - started)
+            raise TransientError(f"unreadable answer: {self._redacted(' '.join(str(error).split()))[:200]}") from error
+        return self._completion(reply, latency_s)
 
     def _status_error(self, error: openai.APIStatusError) -> Exception:
         """What a refusal means: for this question, for all, or only for now."""
@@ -276,35 +309,28 @@ class OpenAICompatible(LLM):
         key = os.environ.get(self.api_key_env, "").strip()
         return text.replace(key, "***") if len(key) >= 8 else text
 
-    def _completion(self, response: Any, latency_s: float) -> Completion:
-        choices = getattr(response, "choices", None)
-        if not choices or getattr(choices[0], "message", None) is None:
-            raise TransientError("unreadable answer: no choices in it")
-        finish_reason = choices[0].finish_reason or "stop"
+    def _completion(self, reply: ChatCompletion, latency_s: float) -> Completion:
+        message = reply.choices[0].message
+        finish_reason = reply.choices[0].finish_reason or "stop"
         if finish_reason in PASSING:
             raise TransientError(f"the server ended the answer with {finish_reason!r}")
-        if response.model and not self._is_model_said and not _is_same_model(self.model, response.model):
+        if reply.model and not self._is_model_said and not _is_same_model(self.model, reply.model):
             self._is_model_said = True
             logger.warning(
                 "%s answers as %r where %r was asked for (said once); "
                 "where that is not the same by another name, the answers are another model's",
                 self.base_url,
-                response.model,
+                reply.model,
                 self.model,
             )
-        message = choices[0].message
-        reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+        reasoning = message.reasoning_content or message.reasoning
         answer = read_answer(message.content, reasoning, FINISH_REASONS.get(finish_reason, finish_reason))
-        usage = response.usage
         return Completion(
             text=answer.text,
             raw=answer.raw,
-            model=response.model or self.model,
+            model=reply.model or self.model,
             finish_reason=answer.finish_reason,
-            usage=Usage(
-                prompt_tokens=usage.prompt_tokens if usage else None,
-                completion_tokens=usage.completion_tokens if usage else None,
-            ),
+            usage=Usage(**reply.usage.model_dump()) if reply.usage else Usage(),
             latency_s=latency_s,
         )
 
