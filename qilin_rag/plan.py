@@ -59,7 +59,7 @@ class _Asked(NamedTuple):
 
 
 def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
-    """Everything that `run` does before its first call, but for asking whether the server is there.
+    """What `run` would ask, from the same search, prompts and run directory; nothing is written there.
 
     Neither key nor server are needed; without them it is not known what the cache holds.
     """

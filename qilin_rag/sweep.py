@@ -88,11 +88,11 @@ def _listed(path: Path, axis: str, values: Any) -> list[Any]:
 def plan_sweep(configs: Sequence[RunConfig]) -> list[Plan]:
     """What each run of a sweep would ask and cost; runs that are the same as an earlier one are left out."""
     shared = Shared()
-    plans: dict[str, Plan] = {}
-    for config in configs:
-        planned = plan(config, shared)
-        plans.setdefault(planned.run, planned)
-    return list(plans.values())
+    plans: dict[str, tuple[int, Plan]] = {}
+    for number in sorted(range(len(configs)), key=lambda i: -configs[i].top_k):  # a long ranking holds the short ones
+        planned = plan(configs[number], shared)
+        plans.setdefault(planned.run, (number, planned))
+    return [planned for _, planned in sorted(plans.values(), key=lambda plan: plan[0])]
 
 
 def sweep(configs: Sequence[RunConfig], progress: Progress | None = None) -> Swept:

@@ -18,7 +18,7 @@ from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.pipeline import run
 from qilin_rag.retrievers import Retriever
 from qilin_rag.retrievers.bm25 import BM25
-from qilin_rag.sweep import read_sweep, sweep
+from qilin_rag.sweep import plan_sweep, read_sweep, sweep
 from qilin_rag.types import Hit
 from tests.conftest import Cli, launch
 from tests.fake_server import MODEL, FakeServer
@@ -131,6 +131,9 @@ def test_retrieval_is_done_once_a_retriever(data_dir: Path, name: str, searched:
     SEARCHED.clear()
     path = write_grid("llms: [extractive]\nprompts: [default, concise, cite]\ntop_k: [1, 2]\n")
     configs = read_sweep(path, {"retrievers": [f"tests.test_sweep:{name}"]}, {"data": str(data_dir)})
+    assert [plan.calls for plan in plan_sweep(configs)] == [3] * 6
+    assert searched == SEARCHED
+    SEARCHED.clear()
     swept = sweep(configs)
     assert searched == SEARCHED
     assert [each.manifest.config["top_k"] for each in swept.runs] == [1, 2] * 3  # in the order of the grid

@@ -10,27 +10,31 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from qilin_rag.scorers.base import AnswerScorer
-from qilin_rag.text import normalise, strip_markup
+from qilin_rag.text import mixed_tokens, normalise, strip_markup
 
 
-def _letters_and_digits(text: str) -> str:
-    """What is compared: neither markup nor punctuation nor white space."""
-    return "".join(char for char in normalise(strip_markup(text)) if char.isalnum())
+def _tokens(text: str) -> str:
+    """What is compared: tokens with a space on both sides, neither markup nor punctuation."""
+    tokens = [token for token in mixed_tokens(normalise(strip_markup(text))) if token.isalnum()]
+    return " ".join(["", *tokens, ""]) if tokens else ""
 
 
 class Contains(AnswerScorer):
-    """1 where the answer contains one of the references whole, else 0; letters and digits alone are compared."""
+    """1 where the answer contains one of the references whole, else 0.
+
+    Compared are whole tokens, a character or a run of Latin letters and digits: `312度` does not contain `12度`.
+    """
 
     metric: ClassVar[str] = "contains"
 
     def signatures(self) -> dict[str, str]:
         """What is stripped, normalisation, treatment of several references."""
-        made = f"strip:citations+emphasis|norm:nfkc+lower+alphanumeric|refs:any|v{self.version}"
+        made = f"strip:citations+emphasis|norm:nfkc+lower|tok:mixed+alphanumeric|refs:any|v{self.version}"
         return {self.metric: f"contains|{made}"}
 
     def score_answers(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
         """1 or 0 for each answer."""
         return [
-            float(any(wanted in said for target in targets if (wanted := _letters_and_digits(target))))
-            for said, targets in zip(map(_letters_and_digits, answers), references, strict=True)
+            float(any(wanted in said for target in targets if (wanted := _tokens(target))))
+            for said, targets in zip(map(_tokens, answers), references, strict=True)
         ]
