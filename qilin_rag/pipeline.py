@@ -35,12 +35,13 @@ from qilin_rag.registry import LLMS
 from qilin_rag.retrievers import IndexedRetriever
 from qilin_rag.scorers import Scorer
 from qilin_rag.scorers.retrieval import Retrieval
-from qilin_rag.scoring import build_scorers, prepare, score_directory, summarise_metric, usable_scorers
+from qilin_rag.scoring import build_scorers, prepare, score_directory, summarise_metrics, usable_scorers
 from qilin_rag.sharing import Shared
+from qilin_rag.stats import query_clusters
 from qilin_rag.store import REPEATS, Manifest, RunDirectory, write_text
 from qilin_rag.text import slug
 from qilin_rag.trec import format_trec
-from qilin_rag.types import MetricSummary, Question, Sample, Summary, Times
+from qilin_rag.types import MetricSummary, Question, Sample, Score, Summary, Times
 
 logger = logging.getLogger(__name__)
 
@@ -266,14 +267,14 @@ def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
     rankings = [found.hits for found in known_notes(hits, dataset.notes, config.missing_notes)]
     tag = retriever_label(config, retriever)
     write_text(out, format_trec(zip((question.id for question in questions), rankings, strict=True), tag))
-    figures: dict[str, MetricSummary] = {}
+    signed: dict[str, list[Score]] = {}
     for k in sorted({min(5, config.top_k), config.top_k}):
         scorer = Retrieval(k=k)
         scores = scorer.score_hits(rankings, questions)
         for metric, signature in scorer.signatures().items():
-            signed = [score.model_copy(update={"signature": signature}) for score in scores if score.metric == metric]
-            figures[metric] = summarise_metric(signed, config.seed)
-    return figures
+            of_metric = (score for score in scores if score.metric == metric)
+            signed[metric] = [score.model_copy(update={"signature": signature}) for score in of_metric]
+    return summarise_metrics(signed, query_clusters([question.query for question in questions]), config.seed)
 
 
 def build_index(config: RunConfig, out: Path) -> Index:

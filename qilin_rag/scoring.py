@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from qilin_rag.answering import third_party
 from qilin_rag.cost import is_uncounted
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.registry import SCORERS
 from qilin_rag.scorers import Scorer
-from qilin_rag.stats import bootstrap_ci95, standard_error
+from qilin_rag.stats import Clusters, intervals95, query_clusters, standard_error
 from qilin_rag.store import RunDirectory
 from qilin_rag.text import clean
 from qilin_rag.types import LeftOut, MetricSummary, Question, Repeats, Sample, Score, Status, Summary, Usage
@@ -114,14 +116,15 @@ def summarise(
     for score in scores:
         if score.question_id in wanted:
             by_metric.setdefault(score.metric, []).append(score)
+    complete = {
+        metric: _by_question(found, samples)
+        for metric, found in by_metric.items()
+        if len(found) == len(samples) and len({score.signature for score in found}) == 1
+    }
     counts = Counter(sample.status for sample in samples)
     called = [line for line in (*lines, *repeats) if not line.cached]
     return Summary(
-        metrics={
-            metric: summarise_metric(found, seed)
-            for metric, found in by_metric.items()
-            if len(found) == len(samples) and len({score.signature for score in found}) == 1
-        },
+        metrics=summarise_metrics(complete, query_clusters([sample.query for sample in samples]), seed),
         counts={"questions": len(samples)}
         | {status: counts[status] for status in ("ok", "failed", "filtered", "truncated")},
         cached=sum(sample.cached for sample in samples),
@@ -160,19 +163,41 @@ def _compare_repeats(samples: Sequence[Sample], repeats: Iterable[Sample]) -> Re
     return Repeats(times=1 + times, questions=len(complete), changed=changed, share_changed=share)
 
 
-def summarise_metric(scores: Sequence[Score], seed: int = 0) -> MetricSummary:
-    """One metric over all its scores."""
-    values = np.array([score.value for score in scores if score.value is not None], dtype=np.float64)
-    return MetricSummary(
-        value=float(values.mean()) if len(values) else None,
-        n=len(values),
-        n_unscored=len(scores) - len(values),
-        value_unscored_as_zero=float(values.sum() / len(scores)),
-        stderr=standard_error(values),
-        ci95=bootstrap_ci95(values, seed),
-        signature=scores[0].signature,
-        reasons=dict(sorted(Counter(score.reason for score in scores if score.reason).items())),
-    )
+def _by_question(scores: Iterable[Score], samples: Sequence[Sample]) -> list[Score]:
+    by_question = {score.question_id: score for score in scores}
+    return [by_question[sample.question_id] for sample in samples]
+
+
+def summarise_metrics(
+    metrics: Mapping[str, Sequence[Score]], clusters: Clusters | None = None, seed: int = 0
+) -> dict[str, MetricSummary]:
+    """Each metric over its scores, all of the same questions in the same order, `clusters` of them (n_questions,)."""
+    if not metrics:
+        return {}
+    values = as_values(list(metrics.values()))
+    intervals = intervals95(values, clusters, seed)
+    summaries = {}
+    for (metric, scores), column, interval in zip(metrics.items(), values.T, intervals, strict=True):
+        is_scored = ~np.isnan(column)
+        scored = column[is_scored]
+        summaries[metric] = MetricSummary(
+            value=float(scored.mean()) if len(scored) else None,
+            n=len(scored),
+            n_unscored=len(scores) - len(scored),
+            value_unscored_as_zero=float(scored.sum() / len(scores)),
+            stderr=standard_error(scored, None if clusters is None else clusters[is_scored]),
+            ci95=(interval.low, interval.high) if interval else None,
+            ci95_method=interval.method if interval else None,
+            signature=scores[0].signature,
+            reasons=dict(sorted(Counter(score.reason for score in scores if score.reason).items())),
+        )
+    return summaries
+
+
+def as_values(columns: Sequence[Sequence[Score]]) -> npt.NDArray[np.float64]:
+    """Scores as (n, n_columns), NaN where unscored."""
+    nan = math.nan
+    return np.array([[nan if score.value is None else score.value for score in scores] for scores in columns]).T
 
 
 def remarks(metrics: Mapping[str, MetricSummary]) -> list[str]:
@@ -182,6 +207,8 @@ def remarks(metrics: Mapping[str, MetricSummary]) -> list[str]:
     """
     said: dict[str, list[str]] = {}
     for name, metric in metrics.items():
+        if metric.ci95_method == "percentile":
+            said.setdefault("percentile interval, BCa says nothing here", []).append(name)
         for reason, n in metric.reasons.items():
             if reason not in get_args(Status):
                 said.setdefault(f"{reason} ({n} of {metric.n + metric.n_unscored})", []).append(name)

@@ -183,6 +183,7 @@ class MetricSummary(Frozen):
     """A metric over all questions of a run.
 
     `value`, `stderr` and `ci95` speak of the `n` scored questions (null where too few to say);
+    Repeated queries count as one cluster in both; `ci95_method` is `percentile` where BCa says nothing (see `stats`).
     `value_unscored_as_zero` is the bound that counts the `n_unscored` others as 0. `reasons` counts the reasons
     that scores were given with, unscored or not.
     """
@@ -193,6 +194,7 @@ class MetricSummary(Frozen):
     value_unscored_as_zero: FiniteFloat | None
     stderr: FiniteFloat | None
     ci95: tuple[FiniteFloat, FiniteFloat] | None
+    ci95_method: Literal["bca", "percentile"] | None = None
     signature: str
     reasons: dict[str, int] = {}
 
