@@ -207,11 +207,11 @@ def remarks(metrics: Mapping[str, MetricSummary]) -> list[str]:
     """
     said: dict[str, list[str]] = {}
     for name, metric in metrics.items():
-        if metric.ci95_method == "percentile":
-            said.setdefault("percentile interval, BCa says nothing here", []).append(name)
         for reason, n in metric.reasons.items():
             if reason not in get_args(Status):
                 said.setdefault(f"{reason} ({n} of {metric.n + metric.n_unscored})", []).append(name)
+    if by_percentiles := [name for name, metric in metrics.items() if metric.ci95_method == "percentile"]:
+        said["interval by percentiles, BCa says nothing here"] = by_percentiles
     return [f"{', '.join(names)}: {remark}" for remark, names in said.items()]
 
 
