@@ -1,0 +1,121 @@
+"""Finished runs as reports read them: their figures by question, side by side."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from qilin_rag.errors import UsageError, unknown_name
+from qilin_rag.scoring import build_scorers, score_samples, summarise
+from qilin_rag.stats import Clusters, Values, clusters_by, query_clusters
+from qilin_rag.store import Manifest, RunDirectory
+from qilin_rag.types import Question, Sample, Score, Summary
+
+
+class Measured(NamedTuple):
+    """One run: `scores[metric][question_id]`, of the questions it is about."""
+
+    name: str
+    directory: RunDirectory
+    manifest: Manifest
+    summary: Summary
+    questions: dict[str, Question]
+    scores: dict[str, dict[str, Score]]
+
+    def signature(self, metric: str) -> str | None:
+        """How this run's figures of a metric were made; None where it has none."""
+        found = self.summary.metrics.get(metric)
+        return found.signature if found else None
+
+    def samples(self) -> dict[str, Sample]:
+        """Its samples, read anew."""
+        finished = self.directory.read_samples()[0]
+        return {question_id: finished[question_id] for question_id in self.questions if question_id in finished}
+
+
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """The run directories in these folders of runs; a UsageError names a folder that is not there."""
+    if absent := next((folder for folder in folders if not folder.is_dir()), None):
+        raise UsageError(f"{absent} is not a folder of runs; begin with: qilin-rag run")
+    distinct = {folder.resolve(): folder for folder in folders}.values()
+    return sorted(manifest.parent for folder in distinct for manifest in folder.glob("*/manifest.json"))
+
+
+def read_runs(run_directories: Sequence[Path], with_incomplete: bool = False) -> tuple[list[Measured], list[str]]:
+    """The complete runs, and what is to be said of the others; a name that two folders hold stands with its folder.
+
+    `with_incomplete` takes runs that have not ended, too, as far as they have come.
+    """
+    runs, left_out = [], []
+    folders_with = Counter(path.name for path in run_directories)
+    for path in run_directories:
+        name = str(path) if folders_with[path.name] > 1 else path.name
+        try:
+            manifest = RunDirectory(path).read_manifest()
+            if manifest.state == "complete":
+                runs.append(read_run(path, name))
+            elif with_incomplete:
+                runs.append(_read_incomplete(path, name))
+            else:
+                left_out.append(f"left out, {manifest.state}: {name}")
+        except UsageError as error:
+            left_out.append(f"left out, unreadable: {error}")
+    return runs, left_out
+
+
+def read_run(path: Path, name: str | None = None) -> Measured:
+    """A complete run; a UsageError where it is none, or its scores are gone."""
+    directory = RunDirectory(path)
+    manifest = directory.read_manifest()
+    if manifest.state != "complete":
+        raise UsageError(f"{path} is {manifest.state}; the command that began it goes on with it")
+    summary = directory.read_summary()
+    questions = {question.id: question for question in directory.read_questions()}
+    scores = _by_metric(directory.read_scores(), questions)
+    if lacking := next((metric for metric in summary.metrics if len(scores[metric]) < len(questions)), None):
+        raise UsageError(
+            f"{path}: scores.jsonl lacks scores by {lacking}; make them again: qilin-rag score {path} --metrics {lacking}"
+        )
+    return Measured(name or path.name, directory, manifest, summary, questions, scores)
+
+
+def _read_incomplete(path: Path, name: str) -> Measured:
+    """What has an answer so far, scored here by the run's own metrics."""
+    directory = RunDirectory(path)
+    manifest = directory.read_manifest()
+    finished, lines = directory.read_samples()
+    asked = [question for question in directory.read_questions() if question.id in finished]
+    if not asked:
+        raise UsageError(f"{path} has no answer yet")
+    samples = [finished[question.id] for question in asked]
+    scores = score_samples(build_scorers(manifest.config["metrics"]), samples, asked)
+    questions = {question.id: question for question in asked}
+    summary = summarise(samples, lines, scores, manifest.seed)
+    return Measured(name, directory, manifest, summary, questions, _by_metric(scores, questions))
+
+
+def _by_metric(scores: Sequence[Score], questions: Mapping[str, Question]) -> dict[str, dict[str, Score]]:
+    found: dict[str, dict[str, Score]] = defaultdict(dict)
+    for score in scores:
+        if score.question_id in questions:
+            found[score.metric][score.question_id] = score
+    return found
+
+
+def values_of(runs: Sequence[Measured], metric: str, question_ids: Sequence[str]) -> Values:
+    """The figures (n_questions, n_runs) of runs under a metric that all of them have; NaN where unscored."""
+    columns = [[run.scores[metric][question_id].value for question_id in question_ids] for run in runs]
+    return np.array(columns, dtype=np.float64).T.reshape(len(question_ids), len(runs))
+
+
+def clusters_of(questions: Sequence[Question], by: str | None = None) -> Clusters:
+    """Clusters (n_questions,) of the same query, or of the same value of a field of the questions' `meta`."""
+    if by is None:
+        return query_clusters([question.query for question in questions])
+    if lacking := next((question for question in questions if question.meta.get(by) is None), None):
+        raise unknown_name(f"field of question {lacking.id}", by, lacking.meta)
+    return clusters_by([str(question.meta[by]) for question in questions])
