@@ -14,11 +14,11 @@ from qilin_rag.data import NoteStore
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.llms import LLM, ContextOverflowError, LLMError
 from qilin_rag.llms.cache import ResponseCache, request_key
-from qilin_rag.prompts import Prompt, PromptTooLongError, RenderedPrompt, estimated_tokens
+from qilin_rag.prompts import BEST_FIRST, NoteForm, Prompt, PromptTooLongError, RenderedPrompt, estimated_tokens
 from qilin_rag.retrievers import Retriever
 from qilin_rag.store import SAMPLES, RunDirectory
 from qilin_rag.text import clean, fewest_tokens
-from qilin_rag.types import Completion, Hit, MissingNotes, Question, Sample, Status
+from qilin_rag.types import Completion, Hit, MissingNotes, Note, Question, Sample, Status
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,12 @@ class System(NamedTuple):
     top_k: int
     missing_notes: MissingNotes
     concurrency: int
+    form: NoteForm = BEST_FIRST
     cache: ResponseCache | None = None
+
+    def render(self, question: Question, notes: Sequence[Note]) -> RenderedPrompt:
+        """The prompt for a question from its notes, best first."""
+        return self.prompt.render(question.query, notes, self.llm.prompt_budget, self.form, question.id)
 
 
 class Retrieved(NamedTuple):
@@ -241,7 +246,7 @@ async def _answer(system: System, question: Question, found: Retrieved) -> tuple
     try:
         notes = system.notes.get([hit.note_idx for hit in found.hits])
         while True:
-            prompt = system.prompt.render(question.query, notes, system.llm.prompt_budget)
+            prompt = system.render(question, notes)
             sample |= {"messages": prompt.messages, "notes_used": len(prompt.notes)}
             try:
                 completion, key = await _complete(system, prompt)
@@ -249,7 +254,8 @@ async def _answer(system: System, question: Question, found: Retrieved) -> tuple
             except ContextOverflowError:
                 if not prompt.notes:
                     raise
-                notes = prompt.notes[:-1]  # whole notes go, the last first; the question is never cut
+                kept = {note.note_idx for note in prompt.notes}  # whole notes go, the worst first, wherever they stand
+                notes = [note for note in notes if note.note_idx in kept][:-1]
         done = Sample(**sample | _outcome(completion), prompt_cut=_seems_cut(prompt, completion))
         return done, (key, completion) if key and done.status in ("ok", "truncated") else None
     except (LLMError, PromptTooLongError) as error:

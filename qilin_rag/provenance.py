@@ -51,7 +51,18 @@ def run_identity(dataset: Dataset, system: System, config: RunConfig) -> dict[st
         "prompt": system.prompt.sha256,
         "llm": system.llm.identity(),
         **engine,
+        **changed_note_settings(config),
     }
+
+
+def changed_note_settings(config: RunConfig) -> dict[str, Any]:
+    """How the notes stand in the prompt where that is not the default; runs from before these settings stay the same.
+
+    With `shuffled` the seed, which then changes answers.
+    """
+    settings: dict[str, Any] = {name: getattr(config, name) for name in ("note_order", "note_chars")}
+    changed = {name: value for name, value in settings.items() if value != RunConfig.model_fields[name].default}
+    return changed | ({"seed": config.seed} if config.note_order == "shuffled" else {})
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
