@@ -25,6 +25,9 @@ def sweep(
     ] = None,
     llms: Annotated[str | None, typer.Option(help="Only these, separated by commas, for the file's list.")] = None,
     prompts: Annotated[str | None, typer.Option(help="Only these, separated by commas, for the file's list.")] = None,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Add the retrievers random and oracle_top_k, to compare with.")
+    ] = False,
     data: Data = None,
     metrics: Metrics = None,
     limit: Limit = None,
@@ -40,7 +43,7 @@ def sweep(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Do a grid of runs: retrievers x LLMs x prompts x top-k.
+    """Do a grid of runs: retrievers x LLMs x prompts x top-k (x note_order x note_chars).
 
     Retrieval is done once a retriever, one LLM after another is asked, and the same command goes on where it stopped.
     """
@@ -58,7 +61,7 @@ def sweep(
         "serve": serve or None,
         "runs_dir": runs_dir,
     }
-    configs = read_sweep(config, axes, flags, settings or [])
+    configs = read_sweep(config, axes, flags, settings or [], controls)
     if dry_run:
         print_plans(plan_sweep(configs), as_json)
         return
