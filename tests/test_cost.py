@@ -14,7 +14,8 @@ from qilin_rag.cost import cost_of, describe, format_amount, format_seconds
 from qilin_rag.errors import QilinError
 from qilin_rag.llms import retry
 from qilin_rag.pipeline import Run, run
-from qilin_rag.reports.leaderboard import as_rows, leaderboard, spending_rows
+from qilin_rag.reports.formats import as_rows, spending_rows
+from qilin_rag.reports.leaderboard import leaderboard
 from qilin_rag.types import Cost, Price, Summary, Usage
 from tests.conftest import Cli, launch
 from tests.fake_server import MODEL, FakeServer

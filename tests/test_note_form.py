@@ -50,18 +50,21 @@ def sent_for(server: FakeServer, query: str) -> list[list[dict[str, str]]]:
 
 
 @pytest.mark.parametrize(
-    ("order", "expected"),
-    [("best_first", ["多肉度夏", "多肉换盆", "冷萃咖啡"]), ("best_last", ["冷萃咖啡", "多肉换盆", "多肉度夏"])],
+    ("order", "expected", "note_idxs"),
+    [
+        ("best_first", ["多肉度夏", "多肉换盆", "冷萃咖啡"], [12, 13, 10]),
+        ("best_last", ["冷萃咖啡", "多肉换盆", "多肉度夏"], [10, 13, 12]),
+    ],
 )
 def test_the_llm_reads_the_notes_in_this_order(
-    data_dir: Path, server: FakeServer, order: str, expected: list[str]
+    data_dir: Path, server: FakeServer, order: str, expected: list[str], note_idxs: list[int]
 ) -> None:
     done = ask(data_dir, server, f"note_order={order}")
     [messages] = sent_for(server, "多肉怎么养")
     assert titles(messages) == expected
     sample = done.directory.read_samples()[0]["2"]
     assert [hit.note_idx for hit in sample.hits] == [12, 13, 10]  # the ranking, whatever the order in the prompt
-    assert (sample.notes_given, sample.notes_used) == (3, 3)
+    assert (sample.notes_given, sample.notes_used, sample.prompt_notes) == (3, 3, note_idxs)
 
 
 def test_shuffled_goes_by_seed_question_and_note() -> None:
@@ -106,7 +109,7 @@ def test_where_the_server_finds_it_too_long_the_worst_note_goes_first(
     left = [set(titles(messages)) for messages in sent_for(server, "多肉怎么养")]
     assert left == [{"多肉度夏", "多肉换盆", "冷萃咖啡"}, {"多肉度夏", "多肉换盆"}, {"多肉度夏"}]
     sample = done.directory.read_samples()[0]["2"]
-    assert (sample.status, sample.notes_given, sample.notes_used) == ("ok", 3, 1)
+    assert (sample.status, sample.notes_given, sample.notes_used, sample.prompt_notes) == ("ok", 3, 1, [12])
 
 
 @pytest.mark.parametrize("override", ["note_order=best_last", "note_order=shuffled", "note_chars=4"])
@@ -162,6 +165,22 @@ def test_wrong_settings_are_one_line(data_dir: Path, cli: Cli) -> None:
         assert said in done.err
     with pytest.raises(UsageError, match="note_order"):
         resolve_run({}, ["note_order=4"])
+
+
+def test_citations_are_counted_by_the_order_in_the_prompt(data_dir: Path, server: FakeServer) -> None:
+    server.answer = lambda body: "断水[第1篇](#)。"
+    (first, last) = (
+        ask(data_dir, server, f"note_order={order}", metrics="citations", retriever="oracle").directory.read_scores()
+        for order in ("best_first", "best_last")
+    )
+    assert first == last  # both are reference notes
+    ranked = ask(data_dir, server, metrics="citations").directory.read_scores()
+    turned = ask(data_dir, server, "note_order=best_last", metrics="citations").directory.read_scores()
+    of_question = [
+        next(s.value for s in scores if (s.metric, s.question_id) == ("citation_precision", "2"))
+        for scores in (ranked, turned)
+    ]
+    assert of_question == [1, 0]  # [第1篇] is note 12, a reference, and then note 10, which is none
 
 
 def test_the_embedded_reader_reads_what_the_prompt_holds(data_dir: Path) -> None:

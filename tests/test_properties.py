@@ -18,7 +18,8 @@ from qilin_rag.errors import QilinError
 from qilin_rag.llms import LLM, LLMError
 from qilin_rag.pipeline import run, score_run
 from qilin_rag.prompts import RenderedPrompt
-from qilin_rag.reports.leaderboard import as_json, as_markdown, as_rows, leaderboard
+from qilin_rag.reports.formats import as_html, as_json, as_latex, as_markdown, as_rows
+from qilin_rag.reports.leaderboard import Options, leaderboard
 from qilin_rag.types import Completion
 
 
@@ -217,5 +218,5 @@ def test_a_result_or_one_error(
         again = run(config)
         assert counts["failed"] or again.summary == finished.summary
         assert score_run(finished.directory.path, {"rouge_l": {}}).summary == again.summary
-        boards = leaderboard(folder / "runs")
-        as_markdown(boards), as_rows(boards), as_json(boards)
+        boards = leaderboard(folder / "runs", options=Options(controls=True, paper=True))
+        as_markdown(boards), as_rows(boards), as_json(boards), as_latex(boards), as_html(boards)

@@ -12,6 +12,7 @@ from qilin_rag.cli import ui
 from qilin_rag.text import printable
 
 if TYPE_CHECKING:
+    from qilin_rag.reports.leaderboard import Cell
     from qilin_rag.reports.leaderboard import Table as Board
     from qilin_rag.store import Manifest, RunDirectory
     from qilin_rag.types import Sample
@@ -24,34 +25,55 @@ class Format(StrEnum):
     md = "md"
     csv = "csv"
     json = "json"
+    latex = "latex"
+    html = "html"
 
 
 def leaderboard(
     runs_dir: Annotated[
         list[Path] | None, typer.Option(help="A folder of runs; may be given several times. [default: runs]")
     ] = None,
+    common: Annotated[
+        bool, typer.Option(help="One table over the questions that all runs have; incomplete runs, too.")
+    ] = False,
+    controls: Annotated[
+        bool, typer.Option(help="Rows that tell what a figure is worth: references shuffled; equal answer length.")
+    ] = False,
+    paper: Annotated[bool, typer.Option(help="The Qilin paper's figures, as far as they are certain.")] = False,
+    cluster_by: Annotated[
+        str | None, typer.Option(help="Field of the questions' meta that makes clusters. [default: the query]")
+    ] = None,
     output_format: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.table,
     out: Annotated[Path | None, typer.Option(help="Write to this file (table is written as plain text).")] = None,
 ) -> None:
     """Put all complete runs in one table.
 
-    LLM x retriever, one block a metric, the best marked; runs over other questions get tables of their own.
+    LLM x retriever, one block a metric, with 95% intervals; the best marked, and what is not significantly worse. Runs
+    over other questions get tables of their own.
     """
     from qilin_rag.errors import UsageError
+    from qilin_rag.reports import formats
     from qilin_rag.reports import leaderboard as board
 
-    tables = board.leaderboard(*(runs_dir or [Path("runs")]))
+    options = board.Options(common=common, controls=controls, paper=paper, cluster_by=cluster_by)
+    tables = board.leaderboard(*(runs_dir or [Path("runs")]), options=options)
     match output_format:
         case Format.table:
             text = board_as_text(tables, to_file=out is not None)
         case Format.md:
-            text = printable(board.as_markdown(tables))
+            text = formats.as_markdown(tables)
         case Format.csv:
-            text = printable(_as_csv(board.as_rows(tables)))
+            text = _as_csv(formats.as_rows(tables))
         case Format.json:
             import json
 
-            text = printable(json.dumps(board.as_json(tables), ensure_ascii=False, indent=2))
+            text = json.dumps(formats.as_json(tables), ensure_ascii=False, indent=2)
+        case Format.latex:
+            text = formats.as_latex(tables)
+        case Format.html:
+            text = formats.as_html(tables)
+    if output_format is not Format.table:
+        text = printable(text)
     if out is None:
         typer.echo(text.rstrip("\n"))
         return
@@ -67,38 +89,44 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    from qilin_rag.reports.leaderboard import format_cell, spending_rows
+    from qilin_rag.reports import formats
+
+    def cell_text(cell: Cell | None) -> Text:
+        mark, style = (
+            (" *", "bold green") if cell and cell.best else (" =", "green") if cell and cell.tied else ("  ", "")
+        )
+        text = Text(f"{formats.format_cell(cell)}{mark}", style=style)
+        if interval := formats.format_interval(cell):
+            text.append(f"\n{interval}  ", style="dim not bold default")
+        return text
+
+    def new_table() -> Table:
+        return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
 
     console = ui.console()
     with console.capture() as capture:
         for data in tables:
-            console.print(f"{data.data}, {data.n_questions} questions", style="bold")
+            console.print(formats.title(data), style="bold")
             for block in data.blocks:
-                drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+                drawn = new_table()
                 drawn.add_column(Text(block.metric), overflow="fold")
                 for column in block.columns:
                     drawn.add_column(Text(column), justify="right", overflow="fold")
-                for row, cells in zip(block.rows, block.cells, strict=True):
-                    figures = [
-                        Text(f"{format_cell(cell)} *", style="bold green")
-                        if cell and cell.best
-                        else Text(f"{format_cell(cell)}  ")
-                        for cell in cells
-                    ]
-                    drawn.add_row(Text(row), *figures)
+                for row, kind, cells in zip(block.rows, block.kinds, block.cells, strict=True):
+                    drawn.add_row(Text(row, style="" if kind == "run" else "italic"), *map(cell_text, cells))
                 console.print(drawn)
                 console.print()
-            if spending := spending_rows(data):
-                drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+            if spending := formats.spending_rows(data):
+                drawn = new_table()
                 for number, name in enumerate(spending[0]):
                     drawn.add_column(name, justify="left" if number < 2 else "right", overflow="fold")
                 for texts in spending[1:]:
                     drawn.add_row(*map(Text, texts))
                 console.print(drawn)
                 console.print()
-            console.print("* best of its column, or of the one row; signatures:")
+            console.print(f"* {formats.MARKS.replace('tied:', '= tied:')}")
             for block in data.blocks:
-                console.print(f"  {block.signature}", style="dim")
+                console.print(f"  {formats.legend(block)}", style="dim")
             for note in data.notes:
                 console.print(f"  {note}", style="yellow")
             console.print()

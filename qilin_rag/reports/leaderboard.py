@@ -1,43 +1,92 @@
-"""The leaderboard: LLM x retriever, one block a metric, over all complete runs of a folder.
+"""The leaderboard: LLM x retriever, one block a metric, over all complete runs of a folder, and how sure it is.
 
-Figures stand in one table only where they were measured on the same questions: each set of questions gets its own.
+Figures stand in one table only where they were measured on the same questions: each set of questions gets its own,
+unless `common` asks for those that all runs have. Every figure has its interval; the best of a column is compared with
+each other one, question by question, and what is not significantly worse is marked as tied.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import median
+from typing import Literal, NamedTuple
 
-from qilin_rag.cost import format_amount
+import numpy as np
+
 from qilin_rag.errors import UsageError
+from qilin_rag.reports.controls import control_runs
+from qilin_rag.reports.measured import Measured, clusters_of, find_runs, read_runs, values_of
+from qilin_rag.reports.paper import REMARK, paper_rows
 from qilin_rag.scoring import remarks
-from qilin_rag.store import Manifest, RunDirectory
-from qilin_rag.types import Cost, Frozen, MetricSummary, Summary
+from qilin_rag.stats import (
+    Clusters,
+    Interval,
+    Values,
+    detectable_difference,
+    holm,
+    intervals95,
+    permutation_test,
+    standard_error,
+)
+from qilin_rag.types import Cost, Frozen
 
-RETRIEVER_ORDER = {"none": 0, "random": 1, "bm25": 2, "oracle": 9}
+RETRIEVER_ORDER = {"none": 0, "random": 1, "bm25": 2, "oracle_top_k": 8, "oracle": 9}
+ALPHA = 0.05
+
+At = tuple[str, str]  # row, column
+Kind = Literal["run", "control", "paper"]
+
+
+class Options(Frozen):
+    """What a leaderboard shows.
+
+    `common`: all runs over the same data in one table, over the questions that all of them have; incomplete ones, too.
+    `controls`: rows that tell what a figure is worth (see `controls`). `paper`: the paper's figures as rows.
+    `cluster_by`: the field of the questions' meta that makes clusters, instead of the query.
+    """
+
+    common: bool = False
+    controls: bool = False
+    paper: bool = False
+    cluster_by: str | None = None
 
 
 class Cell(Frozen):
-    """One run under one metric."""
+    """One run under one metric.
+
+    `tied`: not the best, but not significantly worse (or not to be told: `p` is Holm's, over all that are compared with
+    the best). `likely`: a figure of the paper that most likely is of this retriever.
+    """
 
     value: float | None
-    n: int
-    n_unscored: int
-    best: bool
-    run: str
+    n: int | None = None
+    n_unscored: int = 0
+    ci95: tuple[float, float] | None = None
+    best: bool = False
+    tied: bool = False
+    p: float | None = None
+    likely: bool = False
+    run: str | None = None
 
 
 class Block(Frozen):
-    """One metric: `cells[row][column]` is None where there is no such run."""
+    """One metric: `cells[row][column]` is None where there is no such run; `kinds` says what each row is.
+
+    `detectable`: the smallest true difference that these questions would show four times in five (the median over what
+    was compared with the best).
+    """
 
     metric: str
     signature: str
     rows: list[str]
+    kinds: list[Kind]
     columns: list[str]
     cells: list[list[Cell | None]]
+    detectable: float | None = None
 
 
 class Spending(Frozen):
@@ -57,153 +106,239 @@ class Table(Frozen):
 
     data: str
     n_questions: int
+    n_clusters: int
     blocks: list[Block]
     notes: list[str]
     spending: list[Spending] = []
 
 
-class _Entry(NamedTuple):
-    name: str
-    manifest: Manifest
-    summary: Summary
+class _Grid(NamedTuple):
+    """The runs of one block by place; `competing` places are compared with the best."""
+
+    metric: str
+    signature: str
+    runs: dict[At, Measured]
+    competing: set[At]
 
 
-def leaderboard(*runs_dirs: Path) -> list[Table]:
+def leaderboard(*runs_dirs: Path, options: Options | None = None) -> list[Table]:
     """The tables of folders of runs, one for each data set and set of questions; largest first."""
-    if absent := next((folder for folder in runs_dirs if not folder.is_dir()), None):
-        raise UsageError(f"{absent} is not a folder of runs; begin with: qilin-rag run")
-    folders = {folder.resolve(): folder for folder in runs_dirs}.values()
-    entries, left_out = _read(sorted(child.parent for folder in folders for child in folder.glob("*/manifest.json")))
-    if not entries:
-        why = f" ({left_out[0]})" if left_out else ""
-        raise UsageError(f"{', '.join(map(str, runs_dirs))} holds no complete run{why}; begin with: qilin-rag run")
-    return _tables(entries, left_out)
+    found = find_runs(runs_dirs)
+    why = f"{', '.join(map(str, runs_dirs))} holds no complete run"
+    return _tables(found, options or Options(), f"{why}{{}}; begin with: qilin-rag run")
 
 
-def leaderboard_of(run_directories: Sequence[Path]) -> list[Table]:
+def leaderboard_of(run_directories: Sequence[Path], options: Options | None = None) -> list[Table]:
     """The tables of these runs alone; there must be a complete one among them."""
-    entries, left_out = _read(run_directories)
-    if not entries:
-        raise UsageError(f"none of these runs is complete ({', '.join(left_out)})")
-    return _tables(entries, left_out)
+    return _tables(run_directories, options or Options(), "none of these runs is complete{}")
 
 
-def _tables(entries: Sequence[_Entry], left_out: Sequence[str]) -> list[Table]:
-    groups: dict[tuple[str, str], list[_Entry]] = defaultdict(list)
-    for entry in entries:
-        groups[entry.manifest.data["sha256"], entry.manifest.question_set_sha256].append(entry)
-    ordered = sorted(groups.values(), key=lambda group: (-group[0].manifest.n_questions, group[0].name))
-    tables = [_table(group) for group in ordered]
+def _tables(run_directories: Sequence[Path], options: Options, none_found: str) -> list[Table]:
+    runs, left_out = read_runs(run_directories, with_incomplete=options.common)
+    if not runs:
+        raise UsageError(none_found.format(f" ({left_out[0]})" if left_out else ""))
+    groups: dict[tuple[str, ...], list[Measured]] = defaultdict(list)
+    for run in runs:
+        of_questions = () if options.common else (run.manifest.question_set_sha256,)
+        groups[run.manifest.data["sha256"], *of_questions].append(run)
+    ordered = sorted(groups.values(), key=lambda group: (-len(group[0].questions), group[0].name))
+    tables = [_table(group, options) for group in ordered]
     tables[-1] = tables[-1].model_copy(update={"notes": [*tables[-1].notes, *left_out]})
     return tables
 
 
-def _read(run_directories: Sequence[Path]) -> tuple[list[_Entry], list[str]]:
-    """The complete runs, and what is to be said of the others; a name that two folders hold stands with its folder."""
-    entries, left_out = [], []
-    folders_with = Counter(path.name for path in run_directories)
-    for path in run_directories:
-        directory = RunDirectory(path)
-        name = str(path) if folders_with[path.name] > 1 else path.name
-        try:
-            manifest = directory.read_manifest()
-            if manifest.state == "complete":
-                entries.append(_Entry(name, manifest, directory.read_summary()))
-            else:
-                left_out.append(f"left out, {manifest.state}: {name}")
-        except UsageError as error:
-            left_out.append(f"left out, unreadable: {error}")
-    return entries, left_out
-
-
-def _table(group: Sequence[_Entry]) -> Table:
+def _table(group: Sequence[Measured], options: Options) -> Table:
+    shared = set.intersection(*(set(run.questions) for run in group))
+    if not shared:
+        raise UsageError(f"{group[0].name} and {group[1].name} have no question in common; leave one out")
+    ids = [question_id for question_id in group[0].questions if question_id in shared]
+    clusters = clusters_of([group[0].questions[question_id] for question_id in ids], options.cluster_by)
     rows = _row_labels(group)
-    columns = sorted({entry.manifest.labels["retriever"] for entry in group}, key=_column_order)
-    metrics = dict.fromkeys(metric for entry in group for metric in entry.summary.metrics)
-    signatures: dict[tuple[str, str], dict[tuple[str, str], _Entry]] = defaultdict(dict)
-    for metric in sorted(metrics, key=lambda name: ("@" in name, list(metrics).index(name))):
-        for entry in group:
-            if metric in entry.summary.metrics:
-                signature = entry.summary.metrics[metric].signature
-                for row in rows[entry.name]:
-                    signatures[metric, signature][row, entry.manifest.labels["retriever"]] = entry
-    row_order = sorted({row for entry in group for row in rows[entry.name]}, key=_natural)
-    first_rows = [(rows[entry.name][0], entry) for entry in group]
+    row_order = sorted({row for run in group for row in rows[run.name]}, key=_natural)
+    notes = _footnotes(group, len(ids))
+    controls: list[tuple[str, Measured, Measured]] = []
+    if options.controls:
+        controls, lacking = control_runs(group, ids)
+        notes += lacking
+    if options.paper:
+        notes.append(REMARK)
+    grids = _grids(group, rows, controls)
+    own_rows = [*row_order, *sorted({row for grid in grids for row, _ in grid.runs} - set(row_order), key=_natural)]
+    first_rows = sorted(group, key=lambda run: row_order.index(rows[run.name][0]))
     return Table(
         data=group[0].manifest.labels["data"],
-        n_questions=group[0].manifest.n_questions,
-        blocks=[
-            _block(metric, signature, found, row_order, columns) for (metric, signature), found in signatures.items()
-        ],
-        notes=_footnotes(group),
-        spending=[
-            _spending(entry, row) for row, entry in sorted(first_rows, key=lambda pair: row_order.index(pair[0]))
-        ],
+        n_questions=len(ids),
+        n_clusters=len(np.unique(clusters)),
+        blocks=_blocks(grids, ids, clusters, own_rows, options.paper),
+        notes=notes,
+        spending=[_spending(run, rows[run.name][0]) for run in first_rows],
     )
 
 
-def _spending(entry: _Entry, row: str) -> Spending:
-    return Spending(
-        llm=row,
-        retriever=entry.manifest.labels["retriever"],
-        prompt_tokens=entry.summary.usage.prompt_tokens,
-        completion_tokens=entry.summary.usage.completion_tokens,
-        uncounted=entry.summary.uncounted,
-        cost=entry.manifest.cost or Cost(unknown="not recorded"),
-        run=entry.name,
+def _grids(
+    group: Sequence[Measured], rows: Mapping[str, Sequence[str]], controls: Sequence[tuple[str, Measured, Measured]]
+) -> list[_Grid]:
+    """A grid for each metric and signature; retrieval figures last."""
+    metrics = list(dict.fromkeys(metric for run in group for metric in run.summary.metrics))
+    grids = []
+    for metric in sorted(metrics, key=lambda name: ("@" in name, metrics.index(name))):
+        for signature in dict.fromkeys(found for run in group if (found := run.signature(metric))):
+            places = {
+                (row, _column(run)): run
+                for run in group
+                if run.signature(metric) == signature
+                for row in rows[run.name]
+            }
+            of_controls = {
+                (f"{row} · {what}", _column(run)): control
+                for what, run, control in controls
+                if run.signature(metric) == signature and metric in control.scores
+                for row in rows[run.name]
+            }
+            grids.append(_Grid(metric, signature, places | of_controls, set(places)))
+    return grids
+
+
+def _column(run: Measured) -> str:
+    return run.manifest.labels["retriever"]
+
+
+def _blocks(
+    grids: Sequence[_Grid], ids: Sequence[str], clusters: Clusters, row_order: Sequence[str], with_paper: bool
+) -> list[Block]:
+    """All blocks at once: figures of all metrics share their resamples, and comparisons their signs."""
+    by_run = [list({run.name: run for run in grid.runs.values()}.values()) for grid in grids]
+    matrices = [values_of(runs, grid.metric, ids) for runs, grid in zip(by_run, grids, strict=True)]
+    intervals = iter(intervals95(np.hstack(matrices), clusters))
+    cells: list[dict[str, Cell]] = []
+    pairs: list[list[_Pair]] = []
+    for grid, runs, matrix in zip(grids, by_run, matrices, strict=True):
+        columns = {run.name: column for run, column in zip(runs, matrix.T, strict=True)}
+        cells.append({name: _cell(name, column, next(intervals)) for name, column in columns.items()})
+        pairs.append(_pairs(grid, columns))
+    differences = [pair.difference for of_grid in pairs for pair in of_grid]
+    p_values = iter(permutation_test(np.stack(differences, axis=1), clusters) if differences else [])
+    blocks = []
+    for grid, found, of_grid in zip(grids, cells, pairs, strict=True):
+        tested = [(pair, 1.0 if (p := next(p_values)) is None else p) for pair in of_grid]
+        quoted = paper_rows(grid.metric) if with_paper else {}
+        blocks.append(_block(grid, _marked(found, tested), _detectable(of_grid, clusters), row_order, quoted))
+    return blocks
+
+
+def _cell(name: str, column: Values, interval: Interval | None) -> Cell:
+    scored = column[~np.isnan(column)]
+    return Cell(
+        value=float(scored.mean()) if len(scored) else None,
+        n=len(scored),
+        n_unscored=len(column) - len(scored),
+        ci95=interval[:2] if interval else None,
+        run=name,
     )
+
+
+class _Pair(NamedTuple):
+    """The best run of a column and another one, with `difference` = best - other by question."""
+
+    best: str
+    other: str
+    difference: Values
+
+
+def _pairs(grid: _Grid, columns: Mapping[str, Values]) -> list[_Pair]:
+    """The best run of each column with each other one of it; where there is only one row, of that row.
+
+    What a run left unscored counts 0 in the choice of the best; where all are the same, none is. Nothing is the best by
+    a metric of which the highest is not (its signature says so).
+    """
+    if "|best:" in grid.signature:
+        return []
+    by_column = len({row for row, _ in grid.competing}) > 1
+    families: dict[str, dict[str, float]] = defaultdict(dict)
+    for row, column in sorted(grid.competing):
+        name = grid.runs[row, column].name
+        if not np.isnan(columns[name]).all():
+            families[column if by_column else row][name] = float(np.nansum(columns[name]))
+    found = []
+    for family in families.values():
+        if len(set(family.values())) > 1:
+            best = max(family, key=family.__getitem__)
+            found += [_Pair(best, name, columns[best] - columns[name]) for name in family if name != best]
+    return found
+
+
+def _marked(cells: Mapping[str, Cell], tested: Sequence[tuple[_Pair, float]]) -> dict[str, Cell]:
+    """The cells with the best marked, and what is tied with it; Holm's correction over all that one best is tested on.
+
+    A run with the best's own figure is as good as it is.
+    """
+    marked = dict(cells)
+    families: dict[str, list[tuple[_Pair, float]]] = defaultdict(list)
+    for pair, p in tested:
+        families[pair.best].append((pair, p))
+    for best, family in families.items():
+        marked[best] = cells[best].model_copy(update={"best": True})
+        for (pair, _), p in zip(family, holm([p for _, p in family]), strict=True):
+            is_equal = abs(pair.difference.sum()) < 1e-9  # never where a question is unscored: NaN
+            is_worse = p <= ALPHA and np.nansum(pair.difference) > 0
+            marks = {"best": bool(is_equal), "tied": not is_worse and not is_equal, "p": p}
+            marked[pair.other] = cells[pair.other].model_copy(update=marks)
+    return marked
+
+
+def _detectable(pairs: Sequence[_Pair], clusters: Clusters) -> float | None:
+    """The smallest difference that could have been shown: the median over what was compared."""
+    errors = [
+        standard_error(pair.difference[is_scored], clusters[is_scored])
+        for pair in pairs
+        for is_scored in [~np.isnan(pair.difference)]
+    ]
+    found = [detectable_difference(error) for error in errors if error]
+    return median(found) if found else None
 
 
 def _block(
-    metric: str,
-    signature: str,
-    found: dict[tuple[str, str], _Entry],
+    grid: _Grid,
+    cells: Mapping[str, Cell],
+    detectable: float | None,
     row_order: Sequence[str],
-    column_order: Sequence[str],
+    of_paper: Mapping[str, Mapping[str, float]],
 ) -> Block:
-    rows = [row for row in row_order if any(at == row for at, _ in found)]
-    columns = [column for column in column_order if any(at == column for _, at in found)]
-    values = {at: entry.summary.metrics[metric] for at, entry in found.items()}
-    best = _best(values, by_column=len(rows) > 1)
+    rows = [row for row in row_order if any(at == row for at, _ in grid.runs)]
+    columns = sorted({column for _, column in grid.runs} | set(chain(*of_paper.values())), key=_column_order)
+    kinds: list[Kind] = ["run" if any(at == row for at, _ in grid.competing) else "control" for row in rows]
+    measured = [
+        [cells[grid.runs[row, column].name] if (row, column) in grid.runs else None for column in columns]
+        for row in rows
+    ]
+    quoted = [
+        [Cell(value=found[column], likely=column != "none") if column in found else None for column in columns]
+        for found in of_paper.values()
+    ]
     return Block(
-        metric=metric,
-        signature=signature,
-        rows=rows,
+        metric=grid.metric,
+        signature=grid.signature,
+        rows=[*rows, *of_paper],
+        kinds=[*kinds, *("paper" for _ in of_paper)],
         columns=columns,
-        cells=[
-            [
-                Cell(
-                    value=values[row, column].value,
-                    n=values[row, column].n,
-                    n_unscored=values[row, column].n_unscored,
-                    best=(row, column) in best,
-                    run=found[row, column].name,
-                )
-                if (row, column) in found
-                else None
-                for column in columns
-            ]
-            for row in rows
-        ],
+        cells=measured + quoted,
+        detectable=detectable,
     )
 
 
-def _best(values: dict[tuple[str, str], MetricSummary], by_column: bool) -> set[tuple[str, str]]:
-    """The best of each column; of the one row where there is only one. What a run left unscored counts 0 here."""
-    rivals: dict[str, list[tuple[float, tuple[str, str]]]] = defaultdict(list)
-    for (row, column), summary in values.items():
-        if summary.value is not None and summary.value_unscored_as_zero is not None:
-            rivals[column if by_column else row].append((summary.value_unscored_as_zero, (row, column)))
-    return {
-        at
-        for group in rivals.values()
-        if len({value for value, _ in group}) > 1
-        for value, at in group
-        if value == max(value for value, _ in group)
-    }
+def _spending(run: Measured, row: str) -> Spending:
+    return Spending(
+        llm=row,
+        retriever=_column(run),
+        prompt_tokens=run.summary.usage.prompt_tokens,
+        completion_tokens=run.summary.usage.completion_tokens,
+        uncounted=run.summary.uncounted,
+        cost=run.manifest.cost or Cost(unknown="not recorded"),
+        run=run.name,
+    )
 
 
-def _row_labels(group: Sequence[_Entry]) -> dict[str, list[str]]:
+def _row_labels(group: Sequence[Measured]) -> dict[str, list[str]]:
     """LLM; with prompt, number of notes, fingerprint, name, as far as needed to tell runs apart.
 
     A run that does not depend on the number of notes stands in the row of each number.
@@ -243,95 +378,16 @@ def _column_order(column: str) -> tuple[int, str]:
     return RETRIEVER_ORDER.get(column.split(" ")[0], RETRIEVER_ORDER["oracle"] - 1), column
 
 
-def _footnotes(group: Iterable[_Entry]) -> list[str]:
+def _footnotes(group: Iterable[Measured], n_questions: int) -> list[str]:
     notes = []
-    for entry in group:
-        counts = entry.summary.counts
+    for run in group:
+        counts = run.summary.counts
         unusual = [f"{counts[status]} {status}" for status in ("failed", "filtered", "truncated") if counts[status]]
         if unusual:
-            notes.append(f"{entry.name}: {', '.join(unusual)} of {counts['questions']}")
-        if left_out := str(entry.summary.left_out):
-            notes.append(f"{entry.name}: {left_out}")
-        notes += [f"{entry.name}: {remark}" for remark in remarks(entry.summary.metrics)]
+            notes.append(f"{run.name}: {', '.join(unusual)} of {counts['questions']}")
+        if left_out := str(run.summary.left_out):
+            notes.append(f"{run.name}: {left_out}")
+        if len(run.questions) > n_questions or run.manifest.state != "complete":
+            notes.append(f"{run.name} ({run.manifest.state}): {n_questions} of its {len(run.questions)} questions")
+        notes += [f"{run.name}: {remark}" for remark in remarks(run.summary.metrics)]
     return notes
-
-
-def spending_rows(table: Table) -> list[list[str]]:
-    """Tokens and cost of the runs that used any, under a header; empty where none did."""
-    rows = [
-        [
-            each.llm,
-            each.retriever,
-            *("unknown" if n is None else f"{n:,}" for n in (each.prompt_tokens, each.completion_tokens)),
-            "unknown" if each.cost.amount is None else f"{format_amount(each.cost.amount)} {each.cost.currency or ''}",
-        ]
-        for each in table.spending
-        if each.completion_tokens or each.uncounted
-    ]
-    return [["tokens", "", "prompt", "completion", "cost"], *rows] if rows else []
-
-
-def as_json(tables: Sequence[Table]) -> list[dict[str, Any]]:
-    """Plain data, for programs."""
-    return [table.model_dump(mode="json") for table in tables]
-
-
-def as_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
-    """One flat record a figure, for CSV."""
-    spending = {each.run: each for table in tables for each in table.spending}
-    return [
-        {
-            "data": table.data,
-            "n_questions": table.n_questions,
-            "metric": block.metric,
-            "llm": row,
-            "retriever": column,
-            "value": cell.value,
-            "n": cell.n,
-            "n_unscored": cell.n_unscored,
-            "best": cell.best,
-            "run": cell.run,
-            "prompt_tokens": spending[cell.run].prompt_tokens,
-            "completion_tokens": spending[cell.run].completion_tokens,
-            "cost": spending[cell.run].cost.amount,
-            "currency": spending[cell.run].cost.currency,
-            "signature": block.signature,
-        }
-        for table in tables
-        for block in table.blocks
-        for row, cells in zip(block.rows, block.cells, strict=True)
-        for column, cell in zip(block.columns, cells, strict=True)
-        if cell is not None
-    ]
-
-
-def as_markdown(tables: Sequence[Table]) -> str:
-    """GitHub tables; the best figures in bold."""
-    lines: list[str] = []
-    for table in tables:
-        lines += [f"### {_escape(table.data)}, {table.n_questions} questions", ""]
-        for block in table.blocks:
-            header = [block.metric, *block.columns]
-            lines.append("| " + " | ".join(map(_escape, header)) + " |")
-            lines.append("|---|" + "---:|" * len(block.columns))
-            for row, cells in zip(block.rows, block.cells, strict=True):
-                shown = [f"**{format_cell(cell)}**" if cell and cell.best else format_cell(cell) for cell in cells]
-                lines.append("| " + " | ".join([_escape(row), *shown]) + " |")
-            lines += ["", f"`{block.signature}`", ""]
-        if spending := [f"| {' | '.join(map(_escape, cells))} |" for cells in spending_rows(table)]:
-            lines += [spending[0], "|---|---|---:|---:|---:|", *spending[1:], ""]
-        lines += [f"- {_escape(note)}" for note in table.notes] + [""] * bool(table.notes)
-    return "\n".join(lines)
-
-
-def format_cell(cell: Cell | None) -> str:
-    """Four decimals; how many were scored where it was not all; `-` where there is no run."""
-    if cell is None:
-        return "-"
-    value = "unscored" if cell.value is None else f"{cell.value:.4f}"
-    return f"{value} ({cell.n}/{cell.n + cell.n_unscored})" if cell.n_unscored else value
-
-
-def _escape(text: str) -> str:
-    """Names come from files and flags: nothing in them may end a cell or begin markup."""
-    return "".join(f"\\{char}" if char in r"\|*_`<>[]" else " " if char in "\r\n" else char for char in text)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qilin_rag.errors import UsageError, unknown_name
+from qilin_rag.registry import SCORERS
 from qilin_rag.scoring import build_scorers, score_samples, summarise
 from qilin_rag.stats import Clusters, Values, clusters_by, query_clusters
 from qilin_rag.store import Manifest, RunDirectory
@@ -77,9 +78,7 @@ def read_run(path: Path, name: str | None = None) -> Measured:
     questions = {question.id: question for question in directory.read_questions()}
     scores = _by_metric(directory.read_scores(), questions)
     if lacking := next((metric for metric in summary.metrics if len(scores[metric]) < len(questions)), None):
-        raise UsageError(
-            f"{path}: scores.jsonl lacks scores by {lacking}; make them again: qilin-rag score {path} --metrics {lacking}"
-        )
+        raise UsageError(f"{path}: scores.jsonl lacks scores by {lacking}; to make them again: qilin-rag score {path}")
     return Measured(name or path.name, directory, manifest, summary, questions, scores)
 
 
@@ -91,8 +90,11 @@ def _read_incomplete(path: Path, name: str) -> Measured:
     asked = [question for question in directory.read_questions() if question.id in finished]
     if not asked:
         raise UsageError(f"{path} has no answer yet")
+    metrics = manifest.config["metrics"]
+    if foreign := next((name for name in metrics if SCORERS.names_code(name, metrics[name])), None):
+        raise UsageError(f"{path} is incomplete, and its metric {foreign} is not one of the registered ones")
     samples = [finished[question.id] for question in asked]
-    scores = score_samples(build_scorers(manifest.config["metrics"]), samples, asked)
+    scores = score_samples(build_scorers(metrics), samples, asked)
     questions = {question.id: question for question in asked}
     summary = summarise(samples, lines, scores, manifest.seed)
     return Measured(name, directory, manifest, summary, questions, _by_metric(scores, questions))

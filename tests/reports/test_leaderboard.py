@@ -3,15 +3,22 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 
 from qilin_rag.config import resolve_run
 from qilin_rag.errors import UsageError
 from qilin_rag.pipeline import run
-from qilin_rag.reports.leaderboard import Cell, as_markdown, as_rows, format_cell, leaderboard
+from qilin_rag.reports.formats import as_html, as_latex, as_markdown, as_rows, format_cell, title
+from qilin_rag.reports.leaderboard import Cell, Options, Table, leaderboard
+from qilin_rag.scoring import summarise
+from qilin_rag.stats import permutation_test
 from qilin_rag.store import RunDirectory
+from qilin_rag.types import Score
 from tests.conftest import Cli
 
 
@@ -68,6 +75,15 @@ def test_the_best_of_each_column_is_marked(runs: Path) -> None:
     assert best[0].value == max(cell.value or 0 for cell in cells if cell)
 
 
+def test_nothing_is_marked_where_the_highest_is_not_the_best(data_dir: Path) -> None:
+    for retriever in ("none", "oracle"):
+        do(data_dir, retriever=retriever, metrics="rouge_l,length_ratio")
+    [table] = leaderboard(Path("runs"))
+    marked = {block.metric: [cell.best for cell in block.cells[0] if cell] for block in table.blocks}
+    assert marked["rouge_l"] == [False, True]
+    assert marked["length_ratio"] == [False, False]
+
+
 def test_unlike_sets_of_questions_never_share_a_table(runs: Path, data_dir: Path) -> None:
     do(data_dir, retriever="oracle", prompt="concise", limit=2)
     do(Path("sample"))
@@ -96,8 +112,8 @@ def test_incomplete_runs_are_left_out_and_named(runs: Path) -> None:
     (runs / "foreign").mkdir()
     (runs / "foreign" / "manifest.json").write_text("{}")
     [table] = leaderboard(runs)
-    assert table.notes[1] == f"left out, incomplete: {path.name}"
-    assert table.notes[0].startswith("left out, unreadable: ")
+    assert table.notes[-1] == f"left out, incomplete: {path.name}"
+    assert table.notes[-2].startswith("left out, unreadable: ")
 
 
 def test_no_run_is_said_with_the_next_step(tmp_path: Path) -> None:
@@ -136,6 +152,8 @@ def test_all_formats_from_the_command_line(runs: Path, cli: Cli, tmp_path: Path)
     [table] = json.loads(cli("leaderboard", "--format", "json").out)
     assert table["blocks"][0]["cells"][0][0]["value"] == float(rows[0]["value"])
     assert "| extractive |" in cli("leaderboard", "--format", "md").out
+    assert r"\begin{tabular}{lrrr}" in cli("leaderboard", "--format", "latex").out
+    assert "<!doctype html>" in cli("leaderboard", "--format", "html").out
     assert len(rows) == len(as_rows(leaderboard(runs)))
     out = tmp_path / "board.txt"
     assert cli("leaderboard", "--out", out).code == 0
@@ -190,5 +208,177 @@ def test_what_does_not_depend_on_k_stands_in_each_row(data_dir: Path) -> None:
     do(data_dir, retriever="oracle")
     block = leaderboard(Path("runs"))[0].blocks[0]
     assert block.rows == ["extractive · top 2", "extractive · top 10"]
-    assert [cell.run.split("-")[1] if cell else None for row in block.cells for cell in row] == ["bm25", "oracle"] * 2
+    assert [cell.run.split("-")[1] if cell and cell.run else None for row in block.cells for cell in row] == [
+        "bm25",
+        "oracle",
+    ] * 2
     assert not any(cell.best for row in block.cells for cell in row[1:] if cell)  # a run is no rival of its own
+
+
+N = 40
+
+
+def make_run(folder: Path, name: str, values: Sequence[float | None], queries: Sequence[str] | None = None) -> None:
+    """A complete run with these figures of a metric, in the row `name` and the column bm25."""
+    [real] = Path("real").iterdir()
+    directory = RunDirectory(folder / name)
+    shutil.copytree(real, directory.path)
+    manifest = directory.read_manifest()
+    labels = {**manifest.labels, "llm": name, "retriever": "bm25"}
+    asked = directory.read_questions()[0]
+    questions = [
+        asked.model_copy(update={"id": str(i), "query": queries[i] if queries else f"q{i}", "meta": {"user": i // 2}})
+        for i in range(len(values))
+    ]
+    scores = [
+        Score(question_id=str(i), metric="m", value=value, signature="m|made up", reason=None if value else "made up")
+        for i, value in enumerate(values)
+    ]
+    sample = next(iter(directory.read_samples()[0].values()))
+    samples = [sample.model_copy(update={"question_id": each.id, "query": each.query}) for each in questions]
+    directory.write_manifest(
+        manifest.model_copy(
+            update={
+                "labels": labels,
+                "n_questions": len(values),
+                "question_set_sha256": f"{len(values)}",
+                "fingerprint": name * 8,
+            }
+        )
+    )
+    directory.write_questions(questions)
+    directory.write_scores(scores)
+    directory.write_summary(summarise(samples, samples, scores))
+    (directory.path / "samples.jsonl").write_text("".join(f"{each.model_dump_json()}\n" for each in samples))
+
+
+@pytest.fixture
+def made(data_dir: Path) -> Path:
+    do(data_dir, retriever="bm25", limit=1, runs_dir=Path("real"))
+    return Path("made")
+
+
+def cell_of(table: Table, row: str) -> Cell:
+    block = next(block for block in table.blocks if block.metric == "m")
+    [cell] = [cell for cell in block.cells[block.rows.index(row)] if cell]
+    return cell
+
+
+def test_what_is_not_significantly_worse_than_the_best_is_tied(made: Path) -> None:
+    rng = np.random.default_rng(0)
+    good = rng.random(N)
+    close = good - rng.normal(0.01, 0.2, N)
+    bad = good - rng.normal(0.3, 0.2, N)
+    for name, values in {"good": good, "close": close, "bad": bad}.items():
+        make_run(made, name, values.tolist())
+    [table] = leaderboard(made)
+    best, tied, worse = (cell_of(table, row) for row in ("good", "close", "bad"))
+    assert (best.best, best.tied, best.p) == (True, False, None)
+    assert (tied.best, tied.tied) == (False, True)
+    assert (worse.best, worse.tied) == (False, False)
+    raw = permutation_test(np.stack([good - close, good - bad], axis=1))
+    assert [tied.p, worse.p] == pytest.approx([raw[0], 2 * (raw[1] or 0)])
+    errors = [scipy.stats.sem(good - other) for other in (close, bad)]
+    block = next(block for block in table.blocks if block.metric == "m")
+    assert block.detectable == pytest.approx(np.mean(errors) * (1.959964 + 0.841621), rel=1e-6)
+    theirs = scipy.stats.bootstrap((good,), np.mean, method="BCa", rng=np.random.default_rng(3)).confidence_interval
+    assert best.ci95 == pytest.approx((theirs.low, theirs.high), abs=5e-3)
+    text = as_markdown([table])
+    assert f"**{best.value:.4f}**" in text
+    assert f"<ins>{tied.value:.4f}</ins>" in text
+    assert rf"\textbf{{{best.value:.4f}}}" in as_latex([table])
+    assert rf"\underline{{{tied.value:.4f}}}" in as_latex([table])
+    assert f"<b>{best.value:.4f}</b>" in as_html([table])
+
+
+def test_runs_are_compared_on_the_questions_scored_in_both(made: Path) -> None:
+    """Without its unscored questions the second run is as good on every question: not significantly worse."""
+    make_run(made, "all", [0.9] * 20 + [0.1] * 20)
+    make_run(made, "half", [*[None] * 20, *[0.1] * 20])
+    [table] = leaderboard(made)
+    half = cell_of(table, "half")
+    assert half.value == pytest.approx(0.1)
+    assert (half.n, half.n_unscored, half.best, half.tied, half.p) == (20, 20, False, True, 1.0)
+
+
+def test_copies_of_one_query_are_one_piece_of_evidence(made: Path) -> None:
+    """Six queries, each asked seven times: one difference a query, and 6 wins have p = 2 / 64."""
+    queries = [f"q{i % 6}" for i in range(42)]
+    make_run(made, "a", [0.5 + 0.01 * (i % 6) for i in range(42)], queries)
+    make_run(made, "b", [0.4 + 0.02 * (i % 6) for i in range(42)], queries)
+    [table] = leaderboard(made)
+    assert (table.n_questions, table.n_clusters) == (42, 6)
+    assert "42 questions (6 distinct)" in title(table)
+    assert cell_of(table, "b").p == pytest.approx(2 / 64)
+    [table] = leaderboard(made, options=Options(cluster_by="user"))
+    assert table.n_clusters == 21
+    with pytest.raises(UsageError, match="unknown field of question 0 'usr'"):
+        leaderboard(made, options=Options(cluster_by="usr"))
+
+
+def test_unlike_sets_of_questions_in_one_table_if_told(runs: Path, data_dir: Path) -> None:
+    do(data_dir, retriever="oracle", prompt="concise", limit=2)
+    path = next(runs.glob("small-none-*"))
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"state": "incomplete"}))
+    (path / "scores.jsonl").unlink()
+    (path / "summary.json").unlink()
+    [table] = leaderboard(runs, options=Options(common=True))
+    assert table.n_questions == 2
+    assert table.blocks[0].columns == ["none", "bm25", "oracle"]
+    assert all(cell.n == 2 for row in table.blocks[0].cells for cell in row if cell)
+    assert f"{path.name} (incomplete): 2 of its 3 questions" in table.notes
+
+
+def test_controls_have_rows_of_their_own(runs: Path) -> None:
+    [plain] = leaderboard(runs)
+    [table] = leaderboard(runs, options=Options(controls=True))
+    block = table.blocks[0]
+    assert block.rows == [
+        "extractive",
+        "extractive max_chars=10",
+        "extractive max_chars=10 · equal length",
+        "extractive max_chars=10 · references shuffled",
+        "extractive · equal length",
+        "extractive · references shuffled",
+    ]
+    assert block.kinds == ["run"] * 2 + ["control"] * 4
+    assert block.cells[:2] == plain.blocks[0].cells  # nothing competes with a control
+    shuffled, own = block.cells[5][2], block.cells[0][2]
+    assert shuffled and own and shuffled.value is not None and own.value is not None
+    assert shuffled.value < own.value / 2
+    assert not any(cell.best or cell.tied for row in block.cells[2:] for cell in row if cell)
+    assert [each.rows for each in table.blocks[1:]] == [each.rows for each in plain.blocks[1:]]
+
+
+def test_the_papers_figures_stand_where_they_are_certain(runs: Path) -> None:
+    [table] = leaderboard(runs, options=Options(paper=True))
+    block = table.blocks[0]
+    row = block.cells[block.rows.index("Qwen2.5-72B (paper)")]
+    assert list(zip(block.columns, map(format_cell, row), strict=True)) == [
+        ("none", "0.342"),
+        ("bm25", "~0.396"),
+        ("oracle", "-"),
+    ]
+    assert "paper" not in {kind for block in table.blocks if "@" in block.metric for kind in block.kinds}
+
+
+def test_names_end_no_table_and_begin_no_markup(runs: Path) -> None:
+    for path in runs.iterdir():
+        manifest = json.loads((path / "manifest.json").read_text())
+        manifest["labels"] |= {"llm": r"a&b\end{tabular}<script>"}
+        (path / "manifest.json").write_text(json.dumps(manifest))
+    tables = leaderboard(runs)
+    latex = as_latex(tables)
+    assert latex.count(r"\end{tabular}") == len(tables[0].blocks)
+    assert r"a\&b\textbackslash{}end\{tabular\}<script>" in latex
+    assert "<script>" not in as_html(tables)
+
+
+def test_csv_has_the_right_types(runs: Path, cli: Cli) -> None:
+    """What pandas makes of it: numbers are numbers, marks are booleans."""
+    rows = list(csv.DictReader(cli("leaderboard", "--format", "csv", "--paper").out.splitlines()))
+    for row in rows:
+        float(row["value"])
+        assert row["best"] in ("True", "False")
+        assert row["n"] == ("" if row["kind"] == "paper" else "3")

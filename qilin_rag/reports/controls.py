@@ -1,0 +1,120 @@
+"""Rows that tell what a figure is worth, from saved answers alone: the metric's floor, and figures at equal length.
+
+Two further controls need answers of their own and are retrievers: `random` (notes that have nothing to do with the
+question) and `oracle_top_k` (the right notes, no more of them than the other retrievers give).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from qilin_rag.errors import QilinError
+from qilin_rag.registry import SCORERS
+from qilin_rag.reports.measured import Measured
+from qilin_rag.scorers import AnswerScorer
+from qilin_rag.text import mixed_tokens, normalise, strip_markup
+from qilin_rag.types import Question, Sample
+
+SHUFFLED = "references shuffled"
+EQUAL_LENGTH = "equal length"
+
+
+def control_runs(
+    runs: Sequence[Measured], question_ids: Sequence[str]
+) -> tuple[list[tuple[str, Measured, Measured]], list[str]]:
+    """The controls of each run as runs of their own, with what they are; and the metrics that can't have any.
+
+    `references shuffled`: each answer against the references of another question, what a metric gives to any answer.
+    `equal length`: each answer cut to the number of tokens of the shortest that any run gives to the question.
+    """
+    samples = {run.name: run.samples() for run in runs}
+    shortest = _shortest(samples.values(), question_ids)
+    order = np.random.default_rng(0).permutation(len(question_ids)).tolist()
+    other = {question_ids[i]: question_ids[j] for i, j in zip(order, [*order[1:], *order[:1]], strict=True)}
+    controls, lacking = [], set()
+    scorers: dict[tuple[str, str | None], AnswerScorer | None] = {}
+    for run in runs:
+        usable, unusable = _scorers(run, scorers)
+        lacking |= unusable
+        asked = [run.questions[question_id] for question_id in question_ids]
+        shuffled = [
+            question.model_copy(update={"references": run.questions[other[question.id]].references})
+            for question in asked
+        ]
+        answered = [samples[run.name][question_id] for question_id in question_ids]
+        cut = [_cut(sample, shortest.get(sample.question_id)) for sample in answered]
+        controls.append((SHUFFLED, run, _scored(run, SHUFFLED, usable, answered, shuffled)))
+        controls.append((EQUAL_LENGTH, run, _scored(run, EQUAL_LENGTH, usable, cut, asked)))
+    return controls, [f"no controls for {metric}: {why}" for metric, why in sorted(lacking)]
+
+
+def _scorers(
+    run: Measured, made: dict[tuple[str, str | None], AnswerScorer | None]
+) -> tuple[list[AnswerScorer], set[tuple[str, str]]]:
+    """The scorers that made the run's figures of answers; which can't be had again, and why.
+
+    Only registered ones: a run is a file, and a file must not name code to import.
+    """
+    named: Mapping[str, Mapping[str, object]] = {
+        **{metric: {} for metric in run.summary.metrics},
+        **run.manifest.config["metrics"],
+    }
+    usable, unusable = [], set()
+    for name, settings in named.items():
+        if not SCORERS.is_registered(name) or SCORERS.names_code(name, settings):
+            continue
+        scorer = SCORERS.create(name, settings)
+        if not isinstance(scorer, AnswerScorer) or scorer.metric not in run.summary.metrics:
+            continue
+        key = (f"{name} {scorer.model_dump_json()}", run.signature(scorer.metric))
+        if key not in made:
+            try:
+                made[key] = scorer if scorer.signatures()[scorer.metric] == run.signature(scorer.metric) else None
+            except QilinError as error:
+                unusable.add((scorer.metric, " ".join(str(error).split())))
+                continue
+        if kept := made[key]:
+            usable.append(kept)
+    return usable, unusable
+
+
+def _scored(
+    run: Measured, what: str, scorers: Iterable[AnswerScorer], samples: Sequence[Sample], questions: Sequence[Question]
+) -> Measured:
+    scores = {
+        scorer.metric: {score.question_id: score for score in scorer.score(samples, questions)} for scorer in scorers
+    }
+    return run._replace(name=f"{run.name} · {what}", scores=scores)
+
+
+def _tokens(text: str) -> list[str]:
+    return mixed_tokens(normalise(strip_markup(text)))
+
+
+def _shortest(runs: Iterable[Mapping[str, Sample]], question_ids: Iterable[str]) -> dict[str, int]:
+    """Tokens of the shortest answer to each question; one that says nothing is not counted."""
+    found: dict[str, int] = {}
+    for samples in runs:
+        for question_id in question_ids:
+            sample = samples[question_id]
+            if sample.is_answered and (n := len(_tokens(sample.answer))):
+                found[question_id] = min(n, found.get(question_id, n))
+    return found
+
+
+def _cut(sample: Sample, n_tokens: int | None) -> Sample:
+    """The answer's beginning of so many tokens; markup is gone, as scorers take it away anyway."""
+    text = normalise(strip_markup(sample.answer))
+    if n_tokens is None or not sample.is_answered or len(mixed_tokens(text)) <= n_tokens:
+        return sample
+    return sample.model_copy(update={"answer": _beginning(text, n_tokens)})
+
+
+def _beginning(text: str, n_tokens: int) -> str:
+    """The shortest beginning of a text that has so many tokens."""
+    end = 0
+    for token in mixed_tokens(text)[:n_tokens]:
+        end = text.index(token, end) + len(token)
+    return text[:end]

@@ -1,0 +1,204 @@
+"""A leaderboard as Markdown, LaTeX, HTML, plain data and flat records; every name in it is taken for hostile text."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from qilin_rag.cost import format_amount
+from qilin_rag.reports.leaderboard import Block, Cell, Table
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "·": r"$\cdot$",
+    "\n": " ",
+    "\r": " ",
+    **{char: f"\\{char}" for char in "&%$#_"},
+}
+_STYLE = (
+    "body{font:15px/1.4 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}"
+    "table{border-collapse:collapse;margin:1rem 0}th,td{padding:.25rem .8rem;text-align:right}"
+    "th:first-child,td:first-child{text-align:left}thead th{border-bottom:2px solid}"
+    "small,code,li{color:#666}td small{display:block}tr.other td{color:#666;font-style:italic}"
+)
+
+
+def format_cell(cell: Cell | None) -> str:
+    """Four decimals; how many were scored where it was not all; `-` where there is no run."""
+    if cell is None:
+        return "-"
+    value = "unscored" if cell.value is None else f"{'~' if cell.likely else ''}{cell.value:.{4 if cell.run else 3}f}"
+    return f"{value} ({cell.n}/{cell.n + cell.n_unscored})" if cell.n is not None and cell.n_unscored else value
+
+
+def format_interval(cell: Cell | None) -> str:
+    """The 95% interval, `[.31, .36]`; empty where there is none."""
+    return f"[{cell.ci95[0]:.3f}, {cell.ci95[1]:.3f}]" if cell and cell.ci95 else ""
+
+
+def legend(block: Block) -> str:
+    """What the marks of a block mean, and what its questions can show."""
+    shown = f"; differences under about {block.detectable:.3f} can hardly be shown" if block.detectable else ""
+    return f"{block.metric}: {block.signature}{shown}"
+
+
+MARKS = (
+    "best of its column (of its row, where there is one); tied: not significantly worse (paired sign-flip test, "
+    "Holm, .05); 95% BCa intervals; what can hardly be shown: found four times in five"
+)
+
+
+def spending_rows(table: Table) -> list[list[str]]:
+    """Tokens and cost of the runs that used any, under a header; empty where none did."""
+    rows = [
+        [
+            each.llm,
+            each.retriever,
+            *("unknown" if n is None else f"{n:,}" for n in (each.prompt_tokens, each.completion_tokens)),
+            "unknown" if each.cost.amount is None else f"{format_amount(each.cost.amount)} {each.cost.currency or ''}",
+        ]
+        for each in table.spending
+        if each.completion_tokens or each.uncounted
+    ]
+    return [["tokens", "", "prompt", "completion", "cost"], *rows] if rows else []
+
+
+def title(table: Table) -> str:
+    """The data set and how many questions it is about."""
+    same = f" ({table.n_clusters} distinct)" if table.n_clusters < table.n_questions else ""
+    return f"{table.data}, {table.n_questions} questions{same}"
+
+
+def as_json(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """Plain data, for programs."""
+    return [table.model_dump(mode="json") for table in tables]
+
+
+def as_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """One flat record a figure, for CSV."""
+    spending = {each.run: each for table in tables for each in table.spending}
+    rows = []
+    for table in tables:
+        for block in table.blocks:
+            for row, kind, cells in zip(block.rows, block.kinds, block.cells, strict=True):
+                for column, cell in zip(block.columns, cells, strict=True):
+                    if cell is None:
+                        continue
+                    spent = spending.get(cell.run) if cell.run else None
+                    rows.append(
+                        {
+                            "data": table.data,
+                            "n_questions": table.n_questions,
+                            "metric": block.metric,
+                            "kind": kind,
+                            "llm": row,
+                            "retriever": column,
+                            "value": cell.value,
+                            "ci95_low": cell.ci95[0] if cell.ci95 else None,
+                            "ci95_high": cell.ci95[1] if cell.ci95 else None,
+                            "n": cell.n,
+                            "n_unscored": cell.n_unscored,
+                            "best": cell.best,
+                            "tied": cell.tied,
+                            "p": cell.p,
+                            "run": cell.run,
+                            "prompt_tokens": spent and spent.prompt_tokens,
+                            "completion_tokens": spent and spent.completion_tokens,
+                            "cost": spent and spent.cost.amount,
+                            "currency": spent and spent.cost.currency,
+                            "signature": block.signature,
+                        }
+                    )
+    return rows
+
+
+def as_markdown(tables: Sequence[Table]) -> str:
+    """GitHub tables; the best figures in bold, tied ones underlined."""
+    lines: list[str] = []
+    for table in tables:
+        lines += [f"### {_md(title(table))}", ""]
+        for block in table.blocks:
+            lines.append("| " + " | ".join(map(_md, [block.metric, *block.columns])) + " |")
+            lines.append("|---|" + "---:|" * len(block.columns))
+            for row, cells in zip(block.rows, block.cells, strict=True):
+                lines.append("| " + " | ".join([_md(row), *map(_md_cell, cells)]) + " |")
+            lines += ["", f"{_md(legend(block))}", ""]
+        if spending := [f"| {' | '.join(map(_md, cells))} |" for cells in spending_rows(table)]:
+            lines += [spending[0], "|---|---|---:|---:|---:|", *spending[1:], ""]
+        lines += [f"- **Bold**: {MARKS}; ties are underlined", *(f"- {_md(note)}" for note in table.notes), ""]
+    return "\n".join(lines)
+
+
+def _md(text: str) -> str:
+    """Names come from files and flags: nothing in them may end a cell or begin markup."""
+    return "".join(f"\\{char}" if char in r"\|*_`<>[]" else " " if char in "\r\n" else char for char in text)
+
+
+def _md_cell(cell: Cell | None) -> str:
+    text, interval = _md(format_cell(cell)), _md(format_interval(cell))
+    shown = f"**{text}**" if cell and cell.best else f"<ins>{text}</ins>" if cell and cell.tied else text
+    return f"{shown} {interval}" if interval else shown
+
+
+def as_latex(tables: Sequence[Table]) -> str:
+    """Tables of the booktabs package, one a block; the best figures in bold, tied ones underlined."""
+    lines = [r"% needs \usepackage{booktabs}; for Chinese names also \usepackage{xeCJK} and xelatex"]
+    for table in tables:
+        for block in table.blocks:
+            caption = [title(table), legend(block), f"Bold: {MARKS}; ties are underlined", *table.notes]
+            header = " & ".join(map(_tex, [block.metric, *block.columns])) + r" \\"
+            lines += ["", r"\begin{table}", r"\centering", r"\begin{tabular}{l" + "r" * len(block.columns) + "}"]
+            lines += [r"\toprule", header, r"\midrule"]
+            for number, (row, cells) in enumerate(zip(block.rows, block.cells, strict=True)):
+                if number and block.kinds[number] != block.kinds[number - 1]:
+                    lines.append(r"\midrule")
+                lines.append(" & ".join([_tex(row), *map(_tex_cell, cells)]) + r" \\")
+            lines += [r"\bottomrule", r"\end{tabular}", r"\caption{" + _tex(". ".join(caption)) + ".}", r"\end{table}"]
+    return "\n".join(lines)
+
+
+def _tex(text: str) -> str:
+    return "".join(_LATEX.get(char, char) for char in text)
+
+
+def _tex_cell(cell: Cell | None) -> str:
+    text = _tex(format_cell(cell))
+    marked = rf"\textbf{{{text}}}" if cell and cell.best else rf"\underline{{{text}}}" if cell and cell.tied else text
+    interval = _tex(format_interval(cell))
+    return rf"{marked} {{\scriptsize {interval}}}" if interval else marked
+
+
+def as_html(tables: Sequence[Table]) -> str:
+    """One page without scripts; the best figures in bold, tied ones underlined."""
+    parts = []
+    for table in tables:
+        parts.append(f"<h2>{html.escape(title(table))}</h2>")
+        for block in table.blocks:
+            parts += ["<table><thead><tr>", *_tags("th", [block.metric, *block.columns]), "</tr></thead><tbody>"]
+            for row, kind, cells in zip(block.rows, block.kinds, block.cells, strict=True):
+                parts.append(f"<tr{'' if kind == 'run' else ' class=other'}>")
+                parts += [f"<th scope=row>{html.escape(row)}</th>", *map(_html_cell, cells), "</tr>"]
+            parts += ["</tbody></table>", f"<p><code>{html.escape(legend(block))}</code></p>"]
+        if spending := spending_rows(table):
+            parts.append("<table>")
+            parts += [f"<tr>{''.join(_tags('td', cells))}</tr>" for cells in spending]
+            parts.append("</table>")
+        parts += [f"<p><small>Bold: {MARKS}; ties are underlined</small></p><ul>", *_tags("li", table.notes), "</ul>"]
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
+    body = "\n".join(parts)
+    return f'<!doctype html>\n<html lang="en"><head>{head}<title>Leaderboard</title></head>\n<body>{body}</body></html>'
+
+
+def _tags(tag: str, texts: Iterable[str]) -> list[str]:
+    return [f"<{tag}>{html.escape(text)}</{tag}>" for text in texts]
+
+
+def _html_cell(cell: Cell | None) -> str:
+    text = html.escape(format_cell(cell))
+    shown = f"<b>{text}</b>" if cell and cell.best else f"<u>{text}</u>" if cell and cell.tied else text
+    return f"<td>{shown}<small>{html.escape(format_interval(cell))}</small></td>"
