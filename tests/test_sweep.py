@@ -69,7 +69,8 @@ def test_the_notes_have_axes_of_their_own() -> None:
 
 
 def test_one_factor_at_a_time_around_the_first_of_each_list() -> None:
-    axes = {"retrievers": ["none", "bm25"], "prompts": ["cite", "bare"], "top_k": [5, 1, 3], "note_chars": [None, 9]}
+    axes: dict[str, list[Any]] = {"retrievers": ["none", "bm25"], "prompts": ["cite", "bare"], "top_k": [5, 1, 3]}
+    axes["note_chars"] = [None, 9]
     configs = read_sweep(None, axes, {}, one_factor=True)
     factors = [("cite", 5, None), ("cite", 5, 9), ("cite", 1, None), ("cite", 3, None), ("bare", 5, None)]
     assert [(config.prompt, config.top_k, config.note_chars) for config in configs] == factors * 2

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from qilin_rag.cli import catalogue, data, doctor, evaluate, index, results, retrieve, serve, signals, sweep
+from qilin_rag.cli import ablate, catalogue, data, doctor, evaluate, index, results, retrieve, serve, signals, sweep
 from qilin_rag.errors import QilinError
 from qilin_rag.text import printable
 
@@ -23,10 +23,12 @@ app = typer.Typer(
 app.command()(evaluate.run)
 app.command()(evaluate.score)
 app.command()(sweep.sweep)
+app.command()(ablate.ablate)
 app.command()(serve.serve)
 app.command()(retrieve.retrieve)
 app.command()(index.index)
 app.command()(results.leaderboard)
+app.command()(ablate.sensitivity)
 app.command()(results.show)
 app.add_typer(data.app)
 app.command()(doctor.doctor)

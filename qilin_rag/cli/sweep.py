@@ -52,7 +52,7 @@ def sweep(
 
     ui.set_up_logs(quiet or as_json)
     named = {"retrievers": retrievers, "llms": llms, "prompts": prompts}
-    axes = {axis: _names(axis, given) for axis, given in named.items() if given is not None}
+    axes = {axis: listed(axis, given) for axis, given in named.items() if given is not None}
     flags = {
         "data": data,
         "metrics": metrics,
@@ -71,13 +71,14 @@ def sweep(
     except KeyboardInterrupt:
         raise Interrupted("every finished answer is kept, the same command goes on from here") from None
     _print(swept, as_json)
-    _check(swept, configs[0].fail_on_error)
+    check_swept(swept, configs[0].fail_on_error)
 
 
-def _names(axis: str, given: str) -> list[str]:
+def listed(axis: str, given: str) -> list[str]:
+    """The names in an option that takes several, separated by commas."""
     if names := [name.strip() for name in given.split(",") if name.strip()]:
         return names
-    raise UsageError(f"--{axis} {given!r} names nothing; leave it out for the file's list")
+    raise UsageError(f"--{axis} {given!r} names nothing; leave it out, or name one")
 
 
 def _print(swept: Swept, as_json: bool) -> None:
@@ -92,7 +93,7 @@ def _print(swept: Swept, as_json: bool) -> None:
         typer.echo(board_as_text(leaderboard_of([run.directory.path for run in swept.runs])).rstrip("\n"))
 
 
-def _check(swept: Swept, fail_on_error: float) -> None:
+def check_swept(swept: Swept, fail_on_error: float) -> None:
     """Every run that is not finished is said, then the first of them ends the command."""
     from qilin_rag.errors import FailedSamplesError
     from qilin_rag.pipeline import check_failures
