@@ -48,7 +48,7 @@ def ablate(
     prompts: Annotated[str | None, typer.Option(help="The first is the default, in this and the next lists.")] = None,
     top_k: Annotated[str | None, typer.Option(help="Numbers of notes: 5,1,3,10.")] = None,
     note_order: Annotated[str | None, typer.Option(help="best_first,best_last,shuffled")] = None,
-    note_chars: Annotated[str | None, typer.Option(help="Characters of each note's content: all,200,100.")] = None,
+    note_chars: Annotated[str | None, typer.Option(help="Characters of each note's content: whole,200,100.")] = None,
     metric: Annotated[str, typer.Option(help="The figure that is compared.")] = "rouge_l",
     saved: Annotated[
         bool, typer.Option("--saved", help="Report on the complete runs of --runs-dir; ask nothing, read no data.")
@@ -88,7 +88,7 @@ def ablate(
         axes["note_order"] = list(listed("note-order", note_order))
     if note_chars is not None:
         named = listed("note-chars", note_chars)
-        axes["note_chars"] = [None if name == "all" else _number("--note-chars", name) for name in named]
+        axes["note_chars"] = [None if name == "whole" else _number("--note-chars", name) for name in named]
     if saved:
         if config is not None or dry_run:
             raise UsageError(
@@ -107,7 +107,7 @@ def ablate(
             "runs_dir": runs_dir,
         }
         configs = read_sweep(config, axes, flags, settings or [], one_factor=True)
-        _check_scored(configs[0], metric)
+        _check_comparable(configs, metric)
         if dry_run:
             print_plans(plan_sweep(configs), as_json)
             return
@@ -160,12 +160,15 @@ def _number(option: str, name: str) -> int:
     raise UsageError(f"{option}: {name!r} is no number")
 
 
-def _check_scored(config: RunConfig, metric: str) -> None:
-    """A metric that the runs would not have is an error before anything is asked."""
+def _check_comparable(configs: Sequence[RunConfig], metric: str) -> None:
+    """That there would be nothing to compare, is an error before anything is asked."""
     from qilin_rag.scoring import build_scorers
+    from qilin_rag.sweep import FACTORS
 
-    scored = {name for scorer in build_scorers(config.metrics) for name in scorer.signatures()}
-    if metric not in scored | set(config.optional_metrics):
+    if len({tuple(getattr(config, factor) for factor in FACTORS.values()) for config in configs}) == 1:
+        raise UsageError("nothing to compare: give two or more --prompts, --top-k, --note-order or --note-chars")
+    scored = {name for scorer in build_scorers(configs[0].metrics) for name in scorer.signatures()}
+    if metric not in scored | set(configs[0].optional_metrics):
         raise UsageError(f"--metric: {metric!r} is not scored by these runs; --metrics names what is")
 
 

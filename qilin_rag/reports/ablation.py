@@ -224,7 +224,7 @@ def _placed(
     systems = {system: _Runs(its.pop(None), its) for system, its in found.items() if None in its}  # type: ignore[arg-type]
     notes = [f"{r} + {llm}: left out, it has no run at the default" for r, llm in found if (r, llm) not in systems]
     if n_apart:
-        notes.append(f"{n_apart} runs left out: they differ from the default in more than one factor")
+        notes.append(f"left out, since more than one factor is unlike the default: {n_apart} of {len(group)} runs")
     if any(factor == "top_k" for runs in systems.values() for factor, _ in runs.others):
         any_k = [
             f"{r} + {llm}" for (r, llm), runs in systems.items() if runs.default.manifest.identity["top_k"] is None

@@ -22,12 +22,11 @@ class Section(NamedTuple):
 def ablation_sections(reports: Sequence[Ablation]) -> Iterator[Section]:
     """For each factor its differences, then how the order of systems changes."""
     for report in reports:
-        about = f"{report.data}, {report.n_questions} questions ({report.n_clusters} distinct queries): {report.metric}"
+        about = f"{report.data}, {report.n_questions} questions ({report.n_clusters} distinct queries)"
+        yield Section(about, [], [], [report.signature, *report.notes])
         for factor in report.factors:
-            n_others = len({level.level for system in factor.systems for level in system.levels}) - 1
-            yield _differences(f"{about}; {factor.factor}: {factor.default!r} against {n_others} others", factor)
+            yield _differences(f"{report.metric} by {factor.factor}, compared with {factor.default}", factor)
             yield from (_stability(factor, ranked) for ranked in factor.rankings)
-        yield Section(report.signature, [], [], report.notes)
 
 
 def _differences(title: str, factor: Factor) -> Section:
@@ -63,7 +62,7 @@ def _stability(factor: Factor, ranked: Ranking) -> Section:
     if ranked.least_alike:
         agreement += f"; lowest: {_tau(ranked.lowest_tau)} ({', '.join(ranked.least_alike)})"
     order = f"order by {factor.default}: {' > '.join(ranked.by_default)}"
-    title = f"order of {ranked.of}, {ranked.n_questions} questions"
+    title = f"order of {ranked.of} by {factor.factor}, {ranked.n_questions} questions"
     return Section(title, [factor.factor, f"tau with {factor.default}", "best"], rows, [order, agreement])
 
 
