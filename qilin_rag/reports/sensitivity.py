@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from statistics import fmean
 from typing import Any, get_args
 
 import numpy as np
+from pydantic import ValidationError
 
 from qilin_rag.errors import UsageError
+from qilin_rag.registry import explain
 from qilin_rag.reports.measured import Measured
 from qilin_rag.scorers import AnswerScorer, Scorer
 from qilin_rag.scoring import as_values, prepare, score_samples
 from qilin_rag.stats import Values, kendall_tau
-from qilin_rag.types import Frozen, Question, Sample, Score
+from qilin_rag.types import Frozen, Question, Sample
 
+AS_IT_IS = "as it is"
 LAYER_STEPS = (-2, 2)
 """BERTScore layers below and above the one in use that are tried where nobody names any."""
+
+
+GROUPINGS: dict[str, Callable[[list[float]], float]] = {"references: mean": fmean, "references: first": itemgetter(0)}
+"""What becomes of the values of an answer against each reference alone; as it is, a metric takes all at once."""
 
 
 class Variant(Frozen):
@@ -60,31 +68,41 @@ def sensitivity(runs: Sequence[Measured], scorers: Sequence[Scorer], layers: Seq
     chosen = [scorer for scorer in scorers if isinstance(scorer, AnswerScorer)]
     if not chosen:
         raise UsageError("none of these metrics compares answers with references; rouge_l does")
-    return [_sensitivity(runs, scorer, layers) for scorer in chosen]
-
-
-def _sensitivity(runs: Sequence[Measured], scorer: AnswerScorer, layers: Sequence[int]) -> Sensitivity:
-    made, notes = _made_otherwise(scorer, layers)
+    prepare(chosen)
     questions = list(runs[0].questions.values())
-    samples = [[run.samples()[question.id] for question in questions] for run in runs]
-    prepare([scorer])
-    values = {"as it is": _values([_scores(scorer, its, questions) for its in samples])}
-    values |= {name: _values([_scores(other, its, questions) for its in samples]) for name, other in made.items()}
+    finished = [run.samples() for run in runs]
+    samples = [[of_run[question.id] for question in questions] for of_run in finished]
+    return [_sensitivity(runs, samples, questions, scorer, layers) for scorer in chosen]
+
+
+def _sensitivity(
+    runs: Sequence[Measured],
+    samples: Sequence[Sequence[Sample]],
+    questions: Sequence[Question],
+    scorer: AnswerScorer,
+    layers: Sequence[int],
+) -> Sensitivity:
+    values = {AS_IT_IS: _values(scorer, samples, questions)}
+    notes = []
+    for change in _changes(scorer, layers):
+        [(name, value)] = change.items()
+        label = f"{name}: {str(value).lower()}"
+        try:
+            values[label] = _values(_made_with(scorer, change), samples, questions)
+        except UsageError as error:
+            if name != "layer" or layers:
+                raise
+            notes.append(f"{label}: left out, {error}")
     if any(len(question.references) > 1 for question in questions):
-        by_reference = [_by_reference(scorer, its, questions) for its in samples]
-        values["references: mean"] = np.array(
-            [[fmean(each) if each else np.nan for each in its] for its in by_reference]
-        ).T
-        values["references: first"] = np.array(
-            [[each[0] if each else np.nan for each in its] for its in by_reference]
-        ).T
+        alone = [_by_reference(scorer, of_run, questions) for of_run in samples]
+        for label, of in GROUPINGS.items():
+            values[label] = np.array([[of(each) if each else np.nan for each in of_run] for of_run in alone]).T
     else:
         notes.append("every question has one reference: best, mean and first are the same")
     shared = ~np.isnan(np.stack(list(values.values()))).any(axis=(0, 2))
     if not shared.any():
         raise UsageError(f"{scorer.metric}: no question is scored in every run")
     names = _names(runs)
-    means = {name: matrix[shared].mean(axis=0).tolist() for name, matrix in values.items()}
     return Sensitivity(
         data=runs[0].manifest.labels["data"],
         n_questions=len(questions),
@@ -92,7 +110,7 @@ def _sensitivity(runs: Sequence[Measured], scorer: AnswerScorer, layers: Sequenc
         metric=scorer.metric,
         signature=scorer.signatures()[scorer.metric],
         runs=names,
-        variants=_variants(names, means),
+        variants=_variants(names, {label: matrix[shared].mean(axis=0).tolist() for label, matrix in values.items()}),
         notes=notes,
     )
 
@@ -113,8 +131,8 @@ def _variants(names: Sequence[str], means: Mapping[str, Sequence[float]]) -> lis
     ]
 
 
-def _made_otherwise(scorer: AnswerScorer, layers: Sequence[int]) -> tuple[dict[str, AnswerScorer], list[str]]:
-    """The scorer with one setting changed: tokens, stripping, layer; and which layers its model does not have."""
+def _changes(scorer: AnswerScorer, layers: Sequence[int]) -> list[dict[str, Any]]:
+    """Other settings for this metric, one at a time: tokens, stripping, layer."""
     settings = scorer.model_dump()
     changes: list[dict[str, Any]] = []
     if "tokens" in settings:
@@ -122,31 +140,24 @@ def _made_otherwise(scorer: AnswerScorer, layers: Sequence[int]) -> tuple[dict[s
         changes += [{"tokens": tokens} for tokens in every if tokens != settings["tokens"]]
     if "strip_markup" in settings:
         changes.append({"strip_markup": not settings["strip_markup"]})
-    made, notes = {}, []
-    if "layer" in settings:
-        own = settings["layer"]
+    if own := settings.get("layer"):
         changes += [{"layer": layer} for layer in layers or [own + step for step in LAYER_STEPS] if layer != own]
-    for change in changes:
-        [(name, value)] = change.items()
-        label = f"{name}: {str(value).lower()}"
-        try:
-            made[label] = type(scorer)(**settings | change)
-            prepare([made[label]])
-        except (UsageError, ValueError) as error:
-            if name != "layer" or layers:
-                raise UsageError(f"{scorer.metric}, {label}: {error}") from error
-            made.pop(label, None)
-            notes.append(f"{label}: left out, the model has no such layer")
-    return made, notes
+    return changes
 
 
-def _scores(scorer: AnswerScorer, samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
-    return score_samples([scorer], samples, questions)
+def _made_with(scorer: AnswerScorer, change: Mapping[str, Any]) -> AnswerScorer:
+    """The scorer with another setting, ready; a UsageError where there is no such one."""
+    try:
+        made = type(scorer)(**{**scorer.model_dump(), **change})
+    except ValidationError as error:
+        raise UsageError(f"{scorer.metric}: {explain(error, type(scorer))}") from error
+    prepare([made])
+    return made
 
 
-def _values(scores: Sequence[Sequence[Score]]) -> Values:
+def _values(scorer: AnswerScorer, samples: Sequence[Sequence[Sample]], questions: Sequence[Question]) -> Values:
     """(n_questions, n_runs), NaN where unscored."""
-    return as_values(scores)
+    return as_values([score_samples([scorer], of_run, questions) for of_run in samples])
 
 
 def _by_reference(scorer: AnswerScorer, samples: Sequence[Sample], questions: Sequence[Question]) -> list[list[float]]:
@@ -156,7 +167,7 @@ def _by_reference(scorer: AnswerScorer, samples: Sequence[Sample], questions: Se
         for row, question in enumerate(questions)
         for reference in question.references
     ]
-    scores = _scores(scorer, [samples[row] for row, _ in alone], [question for _, question in alone])
+    scores = score_samples([scorer], [samples[row] for row, _ in alone], [question for _, question in alone])
     found: list[list[float]] = [[] for _ in questions]
     for (row, _), score in zip(alone, scores, strict=True):
         if score.value is not None:

@@ -156,6 +156,35 @@ def test_where_every_question_has_one_reference_that_is_said(two_references: Pat
     assert report.notes == ["every question has one reference: best, mean and first are the same"]
 
 
+def test_layers_of_bertscore(two_references: Path, tmp_path: Path, cli: Cli) -> None:
+    pytest.importorskip("torch", reason="needs torch: pip install 'qilin-rag[neural]'")
+    pytest.importorskip("transformers", reason="needs transformers: pip install 'qilin-rag[neural]'")
+    from qilin_rag.scorers.bertscore import BertScore
+    from tests.scorers.test_bertscore import N_LAYERS, tiny_bert
+
+    folder = tiny_bert(tmp_path / "tiny-bert")
+    texts = (SECOND, FIRST[:4])
+    runs = measured(*(say(two_references, words) for words in texts))
+    [report] = sensitivity(runs, [BertScore(model=str(folder), layer=2)], [1, N_LAYERS])
+    found = by_name(report)
+    assert list(found)[:4] == ["as it is", "strip_markup: false", "layer: 1", f"layer: {N_LAYERS}"]
+    for layer in (1, N_LAYERS):
+        scored = BertScore(model=str(folder), layer=layer).score_answers(texts, [[FIRST, SECOND]] * 2)
+        assert found[f"layer: {layer}"].means == pytest.approx([each.value for each in scored])
+    [report] = sensitivity(runs, [BertScore(model=str(folder), layer=N_LAYERS)])
+    assert f"layer: {N_LAYERS - 2}" in by_name(report)
+    assert f"layer: {N_LAYERS + 2}" not in by_name(report)
+    [note] = [note for note in report.notes if note.startswith(f"layer: {N_LAYERS + 2}: left out")]
+    assert f"has {N_LAYERS} layers" in note
+    paths = [each.directory.path for each in runs]
+    refused = cli(
+        *("sensitivity", *paths, "--metrics", "bertscore", "--set", f"metrics.bertscore.model={folder}"),
+        *("--set", "metrics.bertscore.layer=2", "--layers", "99"),
+    )
+    assert (refused.code, refused.err.count("\n")) == (2, 1), refused.err
+    assert f"has {N_LAYERS} layers, no layer 99" in refused.err
+
+
 @pytest.mark.parametrize(
     ("scorers", "said"), [([Citations()], "none of these metrics compares"), ([], "none of these metrics compares")]
 )
