@@ -90,10 +90,19 @@ def ablate(
         named = listed("note-chars", note_chars)
         axes["note_chars"] = [None if name == "whole" else _number("--note-chars", name) for name in named]
     if saved:
-        if config is not None or dry_run:
-            raise UsageError(
-                f"--saved {'asks nothing' if dry_run else 'takes no file'}: it reads the runs of --runs-dir"
-            )
+        of_new_runs = {
+            "CONFIG": config,
+            "--data": data,
+            "--metrics": metrics,
+            "--limit": limit,
+            "--concurrency": concurrency,
+            "--serve": serve or None,
+            "--set": settings,
+            "--dry-run": dry_run or None,
+        }
+        if unused := next((name for name, value in of_new_runs.items() if value is not None), None):
+            raise UsageError(f"--saved reads the runs of --runs-dir as they are, so it takes no {unused}")
+        swept = None
         wanted = {AXES[axis]: values for axis, values in axes.items()}
         runs, left_out = saved_runs([runs_dir or Path("runs")], wanted)
         [default, *_] = read_sweep(None, {axis: values[:1] for axis, values in axes.items() if axis in FACTORS}, {})
@@ -112,7 +121,8 @@ def ablate(
             print_plans(plan_sweep(configs), as_json)
             return
         swept = _sweep(configs, quiet)
-        check_swept(swept, configs[0].fail_on_error)
+        if swept.failures:
+            check_swept(swept, configs[0].fail_on_error)
         runs, left_out = read_runs([run.directory.path for run in swept.runs])
         default = configs[0]
     reports = ablation(runs, default_settings(default), metric)
@@ -120,6 +130,8 @@ def ablate(
         last = reports[-1]
         reports[-1] = last.model_copy(update={"notes": [*last.notes, *left_out]})
     _print(reports, ablation_sections(reports), as_rows(reports), output_format, as_json)
+    if swept:
+        check_swept(swept, default.fail_on_error)
 
 
 def sensitivity(

@@ -25,11 +25,12 @@ def ablation_sections(reports: Sequence[Ablation]) -> Iterator[Section]:
         about = f"{report.data}, {report.n_questions} questions ({report.n_clusters} distinct queries)"
         yield Section(about, [], [], [report.signature, *report.notes])
         for factor in report.factors:
-            yield _differences(f"{report.metric} by {factor.factor}, compared with {factor.default}", factor)
+            title = f"{report.metric} by {factor.factor}, compared with {factor.default}"
+            yield _differences(title, factor, report.n_questions)
             yield from (_stability(factor, ranked) for ranked in factor.rankings)
 
 
-def _differences(title: str, factor: Factor) -> Section:
+def _differences(title: str, factor: Factor, n_questions: int) -> Section:
     header = [factor.factor, "value", "difference", "95% interval", "p", "Holm"]
     rows, lines = [], []
     for system in factor.systems:
@@ -37,11 +38,11 @@ def _differences(title: str, factor: Factor) -> Section:
         rows.append([name, *[""] * 5])
         rows += [_level_row(level) for level in system.levels]
         rows.append([f"  spread over {len(system.levels)}", _figure(system.spread), *[""] * 4])
-        n = max(level.n for level in system.levels)
         lines += [
-            f"{name}, {level.level}: {level.n_paired} questions are scored in both"
+            f"{name}, {level.level}: {level.n} of {n_questions} questions are scored"
+            + ("" if level.n_paired is None else f", {level.n_paired} by {factor.default} as well")
             for level in system.levels
-            if level.n_paired is not None and level.n_paired < n
+            if level.n < n_questions or (level.n_paired is not None and level.n_paired < n_questions)
         ]
     return Section(title, header, rows, lines)
 

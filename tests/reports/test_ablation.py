@@ -22,6 +22,7 @@ from qilin_rag.stats import intervals95, permutation_test, query_clusters
 from qilin_rag.sweep import read_sweep, sweep
 from qilin_rag.types import Completion
 from tests.conftest import QUESTIONS, Cli
+from tests.fake_server import MODEL, FakeServer
 
 ANSWERS = {question["query"]: question["answers"][0] for question in QUESTIONS}  # type: ignore[index]
 PROMPTS = {"default": "150到400字", "concise": "不超过100字", "bare": "", "structured": "三个部分"}
@@ -249,6 +250,52 @@ def test_from_the_command_line(cli: Cli) -> None:
     assert "## " in cli(*command, "--data", "sample", "--limit", 20, "--format", "md").out
 
 
+def preset(server: FakeServer) -> None:
+    path = Path("configs/llms/mine.yaml")
+    path.parent.mkdir(parents=True)
+    path.write_text(f"class: openai\nmodel: {MODEL}\nbase_url: {server.url}\n")
+
+
+def test_over_a_server_nothing_is_asked_twice(data_dir: Path, cli: Cli, server: FakeServer) -> None:
+    server.answer = lambda body: "92度。" if "不超过100字" in body["messages"][-1]["content"] else "不知道"
+    preset(server)
+    Path("grid.yaml").write_text("retrievers: [none, bm25]\nllms: [mine]\nprompts: [default, concise]\ncache: false\n")
+    command = ("ablate", "grid.yaml", "--data", data_dir, "--json")
+    assert cli(*command, "--dry-run").code == 0
+    assert len(server.calls) == 0
+    first = cli(*command)
+    assert first.code == 0, first.err
+    assert len(server.calls) == 4 * 3
+    assert cli(*command).out == first.out
+    assert len(server.calls) == 4 * 3
+    [report] = json.loads(first.out)
+    levels = [level for system in report["factors"][0]["systems"] for level in system["levels"]]
+    assert [level["level"] for level in levels] == ["default", "concise"] * 2
+    assert all(level["difference"] > 0.3 for level in levels[1::2])  # one question of three is answered right
+    assert all(level["value"] == 0 for level in levels[::2])
+
+
+def test_failed_questions_are_unscored_and_have_their_exit_code(data_dir: Path, cli: Cli, server: FakeServer) -> None:
+    preset(server)
+    command = ("ablate", "--llms", "mine", "--prompts", "default,bare", "--data", data_dir)
+    server.fault = lambda n, body: "400" if n <= 4 else None
+    done = cli(*command, "--set", "concurrency=1")
+    assert done.code == 3
+    assert "in 2 of 2 runs questions failed" in done.err
+    assert "unscored" in done.out
+    assert "bm25 + mine, default: 0 of 3 questions are scored\n" in done.out
+    assert "bm25 + mine, bare: 2 of 3 questions are scored, 0 by default as well" in done.out
+    assert cli(*command).code == 0
+
+
+def test_a_run_that_is_not_finished_ends_it(data_dir: Path, cli: Cli, server: FakeServer) -> None:
+    preset(server)
+    server.fault = lambda n, body: "401" if n > 4 else None
+    done = cli("ablate", "--llms", "mine", "--prompts", "default,bare", "--data", data_dir)
+    assert (done.code, done.out) == (1, "")
+    assert "1 of 2 runs are not finished" in done.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -259,8 +306,8 @@ def test_from_the_command_line(cli: Cli) -> None:
         (["--prompts", ","], "names nothing"),
         (["--prompts", "default,bare", "--metric", "bleu"], "'bleu' is not scored"),
         (["--prompts", "default"], "nothing to compare"),
-        (["grid.yaml", "--saved"], "takes no file"),
-        (["--saved", "--dry-run"], "asks nothing"),
+        (["grid.yaml", "--saved"], "it takes no CONFIG"),
+        (["--saved"], "it takes no --data"),
     ],
 )
 def test_wrong_use_is_one_line(data_dir: Path, cli: Cli, arguments: list[str], said: str) -> None:
