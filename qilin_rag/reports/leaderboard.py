@@ -248,8 +248,11 @@ class _Pair(NamedTuple):
 def _pairs(grid: _Grid, columns: Mapping[str, Values]) -> list[_Pair]:
     """The best run of each column with each other one of it; where there is only one row, of that row.
 
-    What a run left unscored counts 0 in the choice of the best; where all are the same, none is.
+    What a run left unscored counts 0 in the choice of the best; where all are the same, none is. Nothing is the best by
+    a metric of which the highest is not (its signature says so).
     """
+    if "|best:" in grid.signature:
+        return []
     by_column = len({row for row, _ in grid.competing}) > 1
     families: dict[str, dict[str, float]] = defaultdict(dict)
     for row, column in sorted(grid.competing):
