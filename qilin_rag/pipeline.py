@@ -37,7 +37,7 @@ from qilin_rag.scorers import Scorer
 from qilin_rag.scorers.retrieval import Retrieval
 from qilin_rag.scoring import build_scorers, prepare, score_directory, summarise_metric, usable_scorers
 from qilin_rag.sharing import Shared
-from qilin_rag.store import REPEATS, Manifest, RunDirectory, write_text
+from qilin_rag.store import REPEATS, Manifest, RunDirectory, check_out, write_text
 from qilin_rag.text import slug
 from qilin_rag.trec import format_trec
 from qilin_rag.types import MetricSummary, Question, Sample, Summary, Times
@@ -263,8 +263,7 @@ def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], optional_met
 
 def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
     """The first stage alone: write the hits of the run's questions to a TREC file, and sum up how good they are."""
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise UsageError(f"--out {str(out)!r} must be a file in a folder that is there")
+    check_out(out)
     shared = Shared()
     retriever, dataset = shared.retriever(config), shared.dataset(config)
     questions = select_questions(dataset.questions, config)

@@ -12,6 +12,7 @@ from qilin_rag.cli import (
     data,
     doctor,
     evaluate,
+    export,
     index,
     reproduce,
     results,
@@ -41,6 +42,7 @@ app.command()(retrieve.retrieve)
 app.command()(index.index)
 app.command()(results.leaderboard)
 app.command()(results.show)
+app.command()(export.export)
 app.add_typer(data.app)
 app.command()(doctor.doctor)
 app.command(name="list")(catalogue.list_names)
