@@ -242,7 +242,11 @@ async def _answer(system: System, question: Question, found: Retrieved) -> tuple
         notes = system.notes.get([hit.note_idx for hit in found.hits])
         while True:
             prompt = system.prompt.render(question.query, notes, system.llm.prompt_budget)
-            sample |= {"messages": prompt.messages, "notes_used": len(prompt.notes)}
+            sample |= {
+                "messages": prompt.messages,
+                "notes_used": len(prompt.notes),
+                "prompt_notes": [note.note_idx for note in prompt.notes],
+            }
             try:
                 completion, key = await _complete(system, prompt)
                 break

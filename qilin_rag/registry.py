@@ -183,8 +183,14 @@ SCORERS: Registry[Any] = Registry(
     {
         "rouge_l": "qilin_rag.scorers.rouge:RougeL",
         "rouge_l_word": "qilin_rag.scorers.rouge:RougeLWord",
+        "rouge_1": "qilin_rag.scorers.rouge:Rouge1",
+        "rouge_2": "qilin_rag.scorers.rouge:Rouge2",
+        "bleu": "qilin_rag.scorers.overlap:Bleu",
+        "chrf": "qilin_rag.scorers.overlap:ChrF",
         "bertscore": "qilin_rag.scorers.bertscore:BertScore",
         "contains": "qilin_rag.scorers.contains:Contains",
+        "length_ratio": "qilin_rag.scorers.length:LengthRatio",
+        "citations": "qilin_rag.scorers.citations:Citations",
         "retrieval": "qilin_rag.scorers.retrieval:Retrieval",
     },
 )

@@ -11,6 +11,13 @@ _CITATION = re.compile(
     r"[\[［][^\[\]［］\n]{1,20}[\]］][(（]#[^)）\s]*[)）]"  # any link to nowhere: [第1篇](#), [笔记一](#), [1-3](#)
     rf"|[\[［]{_CITED}(?:\s*[-–,，、]\s*{_CITED})*[\]］]"  # a bare number: [1], [第1篇], [1, 3]
 )
+_ONE_TO_NINE = "一二三四五六七八九"
+_NUMBER = rf"\d{{1,2}}(?!\d)|[{_ONE_TO_NINE}]?十[{_ONE_TO_NINE}]?|[{_ONE_TO_NINE}]"
+_NOTE = rf"(?:(?:第|笔记|notes?)\s*)?({_NUMBER})(?:\s*篇(?:笔记)?)?"
+_NOTES = re.compile(rf"{_NOTE}(?:\s*[-–—－~～至到]\s*{_NOTE})?", re.IGNORECASE)
+_LABEL = re.compile(rf"\s*(?:参?见|参考|来自|出自|根据)?(?:(?>{_NOTES.pattern})[,，、;；和及与\s]*+)++", re.IGNORECASE)
+_BRACKETED = re.compile(r"[\[［]([^\[\]［］\n]{1,80})[\]］]|[【(（]([^【】()（）\[\]［］\n]{1,80})[】)）]")
+_NAMES_A_NOTE = re.compile("篇|笔记|note", re.IGNORECASE)
 _EMPHASIS = re.compile(r"\*\*|__|`+")
 _TAG_OR_STICKER = re.compile(r"#[^#\s\[\]]{1,40}\[话题\]#|\[[^\[\]\s]{1,8}R\]")
 _MIXED_TOKEN = re.compile(r"[a-z0-9]+|\S")
@@ -42,6 +49,29 @@ def strip_markup(text: str) -> str:
     A number of three or more digits in brackets is no citation.
     """
     return _EMPHASIS.sub("", _CITATION.sub("", text))
+
+
+def cited_numbers(text: str) -> list[int]:
+    """The numbers that the text's citation markers name, as they stand, repeats included; `[1-3]` names all three.
+
+    Beside the markers that `strip_markup` knows, those with Chinese numbers, and 【第1篇】, （第1篇）, [Note 1]: other
+    brackets than square ones need the word. A number of three or more digits is no citation, a year for one.
+    """
+    numbers: list[int] = []
+    for square, other in _BRACKETED.findall(text):
+        if _LABEL.fullmatch(square or other) and (square or _NAMES_A_NOTE.search(other)):
+            for first, last in _NOTES.findall(square or other):
+                ends = sorted(_number(end) for end in (first, last or first))
+                numbers += range(ends[0], ends[1] + 1)
+    return numbers
+
+
+def _number(text: str) -> int:
+    """The value of one or two digits, or of a Chinese number below 100."""
+    if text.isdecimal():
+        return int(text)
+    tens, ten, ones = text.rpartition("十")
+    return 10 * (_ONE_TO_NINE.find(tens) + 1 if tens else len(ten)) + (_ONE_TO_NINE.find(ones) + 1 if ones else 0)
 
 
 def strip_tags(text: str) -> str:

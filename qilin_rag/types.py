@@ -137,8 +137,9 @@ class Completion(Frozen):
 class Sample(Frozen):
     """One question, done: a line of samples.jsonl.
 
-    `notes_missing` hits had no text in the data and were left out; `hits` are the others. `model` is the name that the
-    server answered under. `prompt_cut`: the server counted so few tokens that it can't have read the whole prompt.
+    `notes_missing` hits had no text in the data and were left out; `hits` are the others. `prompt_notes` are the
+    `notes_used` that the prompt holds, in its order; None in older runs. `model` is the name that the server answered
+    under. `prompt_cut`: the server counted so few tokens that it can't have read the whole prompt.
     """
 
     question_id: str
@@ -148,6 +149,7 @@ class Sample(Frozen):
     notes_missing: int = 0
     notes_given: int
     notes_used: int
+    prompt_notes: list[int] | None = None
     messages: list[Message]
     answer: str
     raw: str

@@ -185,6 +185,7 @@ def test_notes_that_do_not_fit_are_dropped_and_recorded(data_dir: Path, server: 
     samples, _ = directory.read_samples()
     assert (samples["2"].notes_given, samples["2"].notes_used) == (2, 0)
     assert (samples["1"].notes_given, samples["1"].notes_used) == (1, 0)
+    assert samples["1"].prompt_notes == samples["2"].prompt_notes == []
     with pytest.raises(FailedSamplesError):
         ask(data_dir, server, "llm.context_length=20", "llm.max_tokens=10")
 
@@ -333,6 +334,33 @@ def named(folder: Path, *ids: str) -> Path:
     path = folder / "ids.txt"
     path.write_text("\ufeff" + "\n".join(ids), encoding="utf-8")
     return path
+
+
+def test_citations_count_the_notes_that_the_prompt_holds(data_dir: Path, server: FakeServer) -> None:
+    """The long note in the middle is dropped, so the second note of the prompt is the third hit."""
+    path = data_dir / "notes.jsonl"
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("春天换盆，", "春天换盆，" + "很长" * 200), encoding="utf-8"
+    )
+    (data_dir / "three.trec").write_text("2 Q0 12 1 3 x\n2 Q0 13 2 2 x\n2 Q0 10 3 1 x\n")
+    server.answer = lambda body: "六月起遮阴[第1篇](#)，冷藏[第2篇](#)[第3篇](#)。"
+    flags = {"retriever": f"trec:{data_dir / 'three.trec'}", "ids": named(data_dir, "2")}
+    done = ask(data_dir, server, "llm.context_length=400", "llm.max_tokens=10", **flags, metrics="citations")
+    [sample] = done.directory.read_samples()[1]
+    assert (sample.notes_given, sample.notes_used, sample.prompt_notes) == (3, 2, [12, 10])
+    values = {name: metric.value for name, metric in done.summary.metrics.items() if name.startswith("citation")}
+    assert values == {"citation_precision": 1 / 3, "citation_recall": 1 / 2, "citation_invalid": 1 / 3}
+
+
+def test_a_finished_run_is_scored_by_every_text_metric(data_dir: Path) -> None:
+    first = do(data_dir, retriever="oracle")
+    names = ("rouge_1", "rouge_2", "bleu", "chrf", "length_ratio", "citations", "contains")
+    metrics = score_run(first.directory.path, {name: {} for name in names}).summary.metrics
+    wanted = {*names, "rouge_l", "citation_precision", "citation_recall", "citation_invalid"} - {"citations"}
+    assert wanted <= set(metrics)
+    assert all(metrics[name].n == 3 for name in wanted - {"citation_precision", "citation_invalid"})
+    assert metrics["citation_precision"].reasons == {"cites nothing": 3}  # the extractive reader cites nothing
+    assert metrics["citation_recall"].value == 0
 
 
 def test_components_of_the_users_own_that_go_wrong(data_dir: Path) -> None:

@@ -22,6 +22,41 @@ def test_markup_is_stripped(marked: str, plain: str) -> None:
     assert text.strip_markup(marked) == plain
 
 
+@pytest.mark.parametrize(
+    ("marked", "numbers"),
+    [
+        ("先晾干[第1篇](#)，再装[2](#)，见[第 12 篇](#)", [1, 2, 12]),
+        ("见[1]、［３］和[1, 3]、[第1篇、第3篇](#)[第2篇第4篇]", [1, 3, 1, 3, 1, 3, 2, 4]),
+        ("[1-3] [2–3](#) [第1至3篇] [第1篇到第2篇](#) [３－４] [3-1]", [1, 2, 3, 2, 3, 1, 2, 3, 1, 2, 3, 4, 1, 2, 3]),
+        ("[1][1] [1,1]", [1, 1, 1, 1]),
+        ("[0] [第0篇](#)", [0, 0]),
+        (
+            "[第一篇](#)[笔记二](#a)[第十篇][第十二篇][第二十篇](#)[第二十三篇](#)[第一至三篇]",
+            [1, 2, 10, 12, 20, 23, 1, 2, 3],
+        ),
+        ("【第1篇】（见第2篇）(第3篇、第4篇) [Note 1] (notes 1-2)", [1, 2, 3, 4, 1, 1, 2]),
+        ("于[2024]年 [100](#) [第2024篇](#) [1, 2024]", []),
+        ("[3分钟](#) [笔记](#) [笑哭R] [a] (1) （2） 【3】 (第3天) 第1篇 [第2天] a[] [1", []),
+        ("[[第1篇](#)] ([2]) （[第3篇](#)）", [1, 2, 3]),
+        ("", []),
+    ],
+)
+def test_cited_numbers(marked: str, numbers: list[int]) -> None:
+    assert text.cited_numbers(marked) == numbers
+
+
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=6), st.sampled_from([",", "、", "，", ", "]), st.booleans())
+def test_what_is_stripped_as_a_bare_number_is_read_as_a_citation(numbers: list[int], comma: str, named: bool) -> None:
+    marker = f"[{comma.join(f'第{n}篇' if named else str(n) for n in numbers)}]"
+    assert text.strip_markup(marker) == ""
+    assert text.cited_numbers(f"先晾干{marker}。") == numbers
+
+
+@given(st.text(alphabet="[]【】()（）第一十篇1 2-,、至#笔记", max_size=80))
+def test_numbers_below_100_are_read_from_anything(value: str) -> None:
+    assert all(0 <= number <= 99 for number in text.cited_numbers(value))
+
+
 def test_tags_and_stickers_are_stripped_from_notes() -> None:
     assert text.strip_tags("好吃[笑哭R]！#家常菜[话题]# 第[1]步") == "好吃！ 第[1]步"
 

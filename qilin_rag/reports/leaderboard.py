@@ -164,7 +164,8 @@ def _block(
     rows = [row for row in row_order if any(at == row for at, _ in found)]
     columns = [column for column in column_order if any(at == column for _, at in found)]
     values = {at: entry.summary.metrics[metric] for at, entry in found.items()}
-    best = _best(values, by_column=len(rows) > 1)
+    highest_is_best = not any(part.startswith("best:") for part in signature.split("|"))
+    best = _best(values, by_column=len(rows) > 1) if highest_is_best else set()
     return Block(
         metric=metric,
         signature=signature,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 from qilin_rag.registry import Component
+from qilin_rag.text import normalise, strip_markup
 from qilin_rag.types import Question, Sample, Score
 
 
@@ -20,7 +21,11 @@ class Scorer(Component):
 
     @abstractmethod
     def signatures(self) -> dict[str, str]:
-        """The metrics this scorer gives, each with the signature that says exactly how it is computed."""
+        """The metrics this scorer gives, each with the signature that says exactly how it is computed.
+
+        Parts stand between `|`. One where the highest value is not the best says so, `best:lowest`: no value of it is
+        marked as the best of a table.
+        """
 
     @abstractmethod
     def score(self, samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
@@ -38,9 +43,12 @@ class Scorer(Component):
 
 
 class Remarked(NamedTuple):
-    """A value with something to say about it, which is counted in the summary: "cut to 512 tokens"."""
+    """A value with something to say about it, which is counted in the summary: "cut to 512 tokens".
 
-    value: float
+    None: unscored, and the reason says why.
+    """
+
+    value: float | None
     reason: str | None = None
 
 
@@ -61,12 +69,27 @@ class AnswerScorer(Scorer):
         return [self._judge(sample, by_row.get(i)) for i, sample in enumerate(samples)]
 
     def _judge(self, sample: Sample, found: float | Remarked | None) -> Score:
-        value, reason = found if isinstance(found, Remarked) else Remarked(math.nan if found is None else float(found))
-        if not math.isfinite(value):
-            return Score(
-                question_id=sample.question_id,
-                metric=self.metric,
-                value=None,
-                reason=sample.status if found is None else "not a number",
-            )
+        if found is None:
+            found = Remarked(None, sample.status)
+        value, reason = found if isinstance(found, Remarked) else Remarked(float(found))
+        if value is not None and not math.isfinite(value):
+            value, reason = None, "not a number"
         return Score(question_id=sample.question_id, metric=self.metric, value=value, reason=reason)
+
+
+class TextScorer(AnswerScorer):
+    """An answer scorer that compares the bare texts: without markup, in one width and case.
+
+    `strip_markup` removes citation markers and emphasis marks from both sides first.
+    """
+
+    strip_markup: bool = True
+
+    @property
+    def treatment(self) -> str:
+        """The part of the signature that says what is done to texts."""
+        return f"strip:{'citations+emphasis' if self.strip_markup else 'nothing'}|norm:nfkc+lower"
+
+    def prepare_text(self, text: str) -> str:
+        """The text that is compared."""
+        return normalise(strip_markup(text) if self.strip_markup else text)

@@ -15,9 +15,9 @@ from pydantic import PositiveInt, PrivateAttr
 from qilin_rag.errors import UsageError
 from qilin_rag.extras import missing_modules, require
 from qilin_rag.pretrained import fetch_model, find_model, model_sha256
-from qilin_rag.scorers.base import AnswerScorer, Remarked
+from qilin_rag.scorers.base import Remarked, TextScorer
 from qilin_rag.scorers.encoder import Encoded, Encoder, max_tokens
-from qilin_rag.text import normalise, slug, strip_markup
+from qilin_rag.text import slug
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +27,11 @@ Pair = tuple[str, str]
 T = TypeVar("T")
 
 
-class BertScore(AnswerScorer):
+class BertScore(TextScorer):
     """BERTScore F1, the best over the references; 0 where a side is empty.
 
-    `model`: a hub name or a folder; `layer`: whose output is compared (1 is the first). `strip_markup` removes
-    citation markers and emphasis marks from both sides first. `device` None is cuda where there is one.
+    `model`: a hub name or a folder; `layer`: whose output is compared (1 is the first). `device` None is cuda where
+    there is one.
     """
 
     metric: ClassVar[str] = "bertscore"
@@ -39,7 +39,6 @@ class BertScore(AnswerScorer):
 
     model: str = "bert-base-chinese"
     layer: PositiveInt = 8
-    strip_markup: bool = True
     batch_size: PositiveInt = 32
     device: str | None = None
 
@@ -56,11 +55,10 @@ class BertScore(AnswerScorer):
         """Model with the first digits of its content's hash, layer, weighting, limit, and what is done to texts."""
         folder, digest = self._find()
         name = slug(folder.resolve().name) if Path(self.model).expanduser().exists() else self.model
-        stripped = "citations+emphasis" if self.strip_markup else "nothing"
         made = (
             f"model:{name}@{digest[:8]}|layer:{self.layer}|f1:greedy|idf:no|rescale:no|max:{max_tokens(folder)} tokens"
         )
-        return {self.metric: f"bertscore|{made}|strip:{stripped}|norm:nfkc+lower|refs:max|v{self.version}"}
+        return {self.metric: f"bertscore|{made}|{self.treatment}|refs:max|v{self.version}"}
 
     def prepare(self) -> None:
         """Load model and tokenizer, onto the CPU until scoring; a UsageError where they can't be used."""
@@ -70,7 +68,7 @@ class BertScore(AnswerScorer):
 
     def prepare_text(self, text: str) -> str:
         """The text that is compared."""
-        return normalise(strip_markup(text) if self.strip_markup else text).strip()
+        return super().prepare_text(text).strip()
 
     def score_answers(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Remarked]:
         """The best F1 over each answer's references, with a remark where one of these texts had to be cut."""

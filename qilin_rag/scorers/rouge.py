@@ -1,61 +1,86 @@
-"""ROUGE-L for Chinese: rouge_score's LCS F1, on tokens that keep Chinese, by rapidfuzz's bit-parallel LCS.
+"""ROUGE (Lin 2004) for Chinese: rouge_score's F1, on tokens that keep Chinese.
 
 rouge_score's own tokenizer drops every character outside a-z0-9, so a Chinese text would score 0 or by its digits.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import ClassVar, Literal
 
 from rapidfuzz.distance import LCSseq
 
-from qilin_rag.scorers.base import AnswerScorer
-from qilin_rag.text import mixed_tokens, normalise, strip_markup, words
+from qilin_rag.scorers.base import TextScorer
+from qilin_rag.text import mixed_tokens, words
 
 _TOKENIZERS: dict[str, Callable[[str], Sequence[str]]] = {"mixed": mixed_tokens, "word": words}
 
 
 def lcs_f1(prediction: Sequence[Hashable], target: Sequence[Hashable]) -> float:
-    """F1 of the longest common subsequence (Lin 2004, beta 1), as rouge_score computes it; 0 where a side is empty."""
-    if not prediction or not target:
+    """F1 of the longest common subsequence, as rouge_score computes it, by rapidfuzz's bit-parallel LCS."""
+    return _f1(LCSseq.similarity(prediction, target), len(prediction), len(target))
+
+
+def ngram_f1(prediction: Sequence[Hashable], target: Sequence[Hashable], n: int) -> float:
+    """F1 of the n-grams, each counted as often as it stands on both sides, as rouge_score computes it."""
+    ours, theirs = (Counter(zip(*(tokens[i:] for i in range(n)), strict=False)) for tokens in (prediction, target))
+    return _f1((ours & theirs).total(), ours.total(), theirs.total())
+
+
+def _f1(n_common: int, n_prediction: int, n_target: int) -> float:
+    """The harmonic mean of precision and recall (beta 1); 0 where nothing is common."""
+    if not n_common:
         return 0.0
-    common = LCSseq.similarity(prediction, target)
-    if not common:
-        return 0.0
-    precision, recall = common / len(prediction), common / len(target)
+    precision, recall = n_common / n_prediction, n_common / n_target
     return 2 * precision * recall / (precision + recall)
 
 
-class RougeL(AnswerScorer):
-    """ROUGE-L F1, the best over the references.
+class Rouge(TextScorer):
+    """One kind of ROUGE: F1, the best over the references.
 
     `tokens`: `mixed` takes a run of Latin letters and digits as one token and any other character as one; `word`
-    takes jieba's words. `strip_markup` removes citation markers and emphasis marks from both sides first.
+    takes jieba's words.
     """
 
-    metric: ClassVar[str] = "rouge_l"
+    kind: ClassVar[str]
+    compared: ClassVar[str]
 
     tokens: Literal["mixed", "word"] = "mixed"
-    strip_markup: bool = True
+
+    @abstractmethod
+    def f1(self, prediction: Sequence[str], target: Sequence[str]) -> float:
+        """How well these tokens agree; 0 where a side is empty."""
 
     def signatures(self) -> dict[str, str]:
         """Tokens, what is stripped, normalisation, formula, treatment of several references."""
-        stripped = "citations+emphasis" if self.strip_markup else "nothing"
-        made = f"tokens:{self.tokens}|strip:{stripped}|norm:nfkc+lower|f1:lcs|refs:max|v{self.version}"
-        return {self.metric: f"rouge_l|{made}"}
+        made = f"tokens:{self.tokens}|{self.treatment}|f1:{self.compared}|refs:max|v{self.version}"
+        return {self.metric: f"{self.kind}|{made}"}
 
     def tokenize(self, text: str) -> Sequence[str]:
         """The tokens that are compared."""
-        return _TOKENIZERS[self.tokens](normalise(strip_markup(text) if self.strip_markup else text))
+        return _TOKENIZERS[self.tokens](self.prepare_text(text))
 
     def score_answers(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-        """The best LCS F1 over each answer's references."""
+        """The best F1 over each answer's references."""
         values = []
         for answer, targets in zip(answers, references, strict=True):
             tokens = self.tokenize(answer)
-            values.append(max((lcs_f1(tokens, self.tokenize(target)) for target in targets), default=0.0))
+            values.append(max((self.f1(tokens, self.tokenize(target)) for target in targets), default=0.0))
         return values
+
+
+class RougeL(Rouge):
+    """ROUGE-L (Lin 2004): F1 of the longest common subsequence, as rouge_score computes it."""
+
+    metric: ClassVar[str] = "rouge_l"
+    kind: ClassVar[str] = "rouge_l"
+    compared: ClassVar[str] = "lcs"
+
+    def f1(self, prediction: Sequence[str], target: Sequence[str]) -> float:
+        """F1 of the longest common subsequence."""
+        return lcs_f1(prediction, target)
 
 
 class RougeLWord(RougeL):
@@ -64,3 +89,25 @@ class RougeLWord(RougeL):
     metric: ClassVar[str] = "rouge_l_word"
 
     tokens: Literal["mixed", "word"] = "word"
+
+
+class Rouge1(Rouge):
+    """ROUGE-1 (Lin 2004): F1 of the single tokens, as rouge_score computes it."""
+
+    metric: ClassVar[str] = "rouge_1"
+    kind: ClassVar[str] = "rouge_1"
+    compared: ClassVar[str] = "1-grams"
+    n: ClassVar[int] = 1
+
+    def f1(self, prediction: Sequence[str], target: Sequence[str]) -> float:
+        """F1 of the n-grams."""
+        return ngram_f1(prediction, target, self.n)
+
+
+class Rouge2(Rouge1):
+    """ROUGE-2 (Lin 2004): F1 of the pairs of neighbouring tokens, as rouge_score computes it; 0 below two tokens."""
+
+    metric: ClassVar[str] = "rouge_2"
+    kind: ClassVar[str] = "rouge_2"
+    compared: ClassVar[str] = "2-grams"
+    n: ClassVar[int] = 2

@@ -68,6 +68,15 @@ def test_the_best_of_each_column_is_marked(runs: Path) -> None:
     assert best[0].value == max(cell.value or 0 for cell in cells if cell)
 
 
+def test_nothing_is_marked_where_the_highest_is_not_the_best(data_dir: Path) -> None:
+    for retriever in ("none", "oracle"):
+        do(data_dir, retriever=retriever, metrics="rouge_l,length_ratio")
+    [table] = leaderboard(Path("runs"))
+    marked = {block.metric: [cell.best for cell in block.cells[0] if cell] for block in table.blocks}
+    assert marked["rouge_l"] == [False, True]
+    assert marked["length_ratio"] == [False, False]
+
+
 def test_unlike_sets_of_questions_never_share_a_table(runs: Path, data_dir: Path) -> None:
     do(data_dir, retriever="oracle", prompt="concise", limit=2)
     do(Path("sample"))

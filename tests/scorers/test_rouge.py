@@ -8,28 +8,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
-from qilin_rag.scorers.rouge import RougeL, RougeLWord, lcs_f1
+from qilin_rag.scorers.rouge import Rouge, Rouge1, Rouge2, RougeL, RougeLWord, lcs_f1
 from qilin_rag.text import clean, mixed_tokens, normalise, strip_markup
 from qilin_rag.types import Question, Sample
 
 CHINESE = "冷萃咖啡怎么做多肉夏天浇水的了一是不我有在这个上们来到时大地为子中你说生国年着就那和要她出也得里后自以会"
 ENGLISH = ["the", "coffee", "machine", "SPF50", "cold-brew", "a", "I", "WiFi", "3.14", "don't"]
 EMOJI = ["😀", "👨‍👩‍👧", "1️⃣", "🇨🇳", "❗", "☕️"]
+KINDS = {"rouge1": Rouge1(), "rouge2": Rouge2(), "rougeL": RougeL()}
 MARKUP = ["[第1篇](#)", "**", "`", "__", "[1]", "\n", "　", "Ｆｕｌｌ", "ﾊﾝｶｸ"]
 
 
 class SameTokens:
     """Our tokens, for rouge_score."""
 
-    def __init__(self, scorer: RougeL) -> None:
+    def __init__(self, scorer: Rouge) -> None:
         self._scorer = scorer
 
     def tokenize(self, text: str) -> list[str]:
         return list(self._scorer.tokenize(text))
 
 
-def theirs(scorer: RougeL) -> Any:
-    return rouge_scorer.RougeScorer(["rougeL"], tokenizer=SameTokens(scorer))
+def theirs(scorer: Rouge) -> Any:
+    return rouge_scorer.RougeScorer(list(KINDS), tokenizer=SameTokens(scorer))
 
 
 def random_text(rng: random.Random, n_parts: int) -> str:
@@ -60,8 +61,40 @@ def test_the_best_reference_counts_as_in_rouge_score() -> None:
     oracle = theirs(RougeL())
     for _ in range(200):
         answer, *targets = (random_text(rng, rng.randint(0, 30)) for _ in range(4))
-        [mine] = RougeL().score_answers([answer], [targets])
-        assert mine == pytest.approx(oracle.score_multi(targets, answer)["rougeL"].fmeasure, abs=1e-9)
+        wanted = oracle.score_multi(targets, answer)
+        for kind, scorer in KINDS.items():
+            [mine] = scorer.score_answers([answer], [targets])
+            assert mine == pytest.approx(wanted[kind].fmeasure, abs=1e-9)
+
+
+few_tokens = st.text(alphabet="冷萃咖啡a 1*[]。", max_size=25)  # so few characters that many n-grams repeat
+
+
+@given(few_tokens, st.lists(few_tokens | st.text(max_size=25).map(clean), min_size=1, max_size=3))
+def test_every_kind_equals_rouge_score(answer: str, targets: list[str]) -> None:
+    wanted = theirs(RougeL()).score_multi(targets, answer)
+    for kind, scorer in KINDS.items():
+        [mine] = scorer.score_answers([answer], [targets])
+        assert abs(mine - wanted[kind].fmeasure) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "rouge_1", "rouge_2"),
+    [
+        ("咖啡", "咖啡", 1.0, 1.0),
+        ("咖", "咖", 1.0, 0.0),  # no pair in a single token
+        ("咖啡咖啡", "咖啡", 2 / 3, 1 / 2),  # repeats count as often as they stand on both sides
+        ("啡咖", "咖啡", 1.0, 0.0),
+        ("用spf50+", "SPF50", 1 / 2, 0.0),
+        ("咖啡", "", 0.0, 0.0),
+        ("茶", "咖啡", 0.0, 0.0),
+    ],
+)
+def test_ngrams_by_hand(answer: str, target: str, rouge_1: float, rouge_2: float) -> None:
+    assert Rouge1().score_answers([answer], [[target]]) == pytest.approx([rouge_1])
+    assert Rouge2().score_answers([answer], [[target]]) == pytest.approx([rouge_2])
+    oracle = theirs(RougeL()).score(target, answer)
+    assert (oracle["rouge1"].fmeasure, oracle["rouge2"].fmeasure) == pytest.approx((rouge_1, rouge_2))
 
 
 @given(st.text(max_size=60))
@@ -93,6 +126,16 @@ def test_signatures_tell_settings_apart() -> None:
     scorers = [RougeL(), RougeL(tokens="word"), RougeL(strip_markup=False), RougeLWord(tokens="mixed")]
     assert len({*(scorer.signatures()["rouge_l"] for scorer in scorers[:3])}) == 3
     assert scorers[1].signatures()["rouge_l"] == RougeLWord().signatures()["rouge_l_word"]
+
+
+def test_signatures_of_runs_made_before_stay_theirs() -> None:
+    made = "strip:citations+emphasis|norm:nfkc+lower"
+    assert RougeL().signatures() == {"rouge_l": f"rouge_l|tokens:mixed|{made}|f1:lcs|refs:max|v1"}
+    assert RougeLWord().signatures() == {"rouge_l_word": f"rouge_l|tokens:word|{made}|f1:lcs|refs:max|v1"}
+    assert Rouge1().signatures() == {"rouge_1": f"rouge_1|tokens:mixed|{made}|f1:1-grams|refs:max|v1"}
+    assert Rouge2(strip_markup=False).signatures() == {
+        "rouge_2": "rouge_2|tokens:mixed|strip:nothing|norm:nfkc+lower|f1:2-grams|refs:max|v1"
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,40 @@
+"""How long the answer is beside its reference: most metrics of overlap fall for answers that are too long or short."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from qilin_rag.scorers.base import Remarked, TextScorer
+from qilin_rag.text import mixed_tokens
+
+
+class LengthRatio(TextScorer):
+    """Tokens of the answer over those of the reference; of several, the one closest in length (the shorter on a tie).
+
+    The closest reference is BLEU's (Papineni et al. 2002). Empty references are passed over: with none left, the answer
+    is unscored.
+    """
+
+    metric: ClassVar[str] = "length_ratio"
+
+    def signatures(self) -> dict[str, str]:
+        """Tokens, what is stripped, normalisation, treatment of several references."""
+        made = f"tokens:mixed|{self.treatment}|answer/reference|refs:closest|best:1|v{self.version}"
+        return {self.metric: f"length_ratio|{made}"}
+
+    def n_tokens(self, text: str) -> int:
+        """The length that is compared."""
+        return len(mixed_tokens(self.prepare_text(text)))
+
+    def score_answers(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Remarked]:
+        """The ratio of each answer."""
+        return [
+            self._ratio(self.n_tokens(answer), [n for target in targets if (n := self.n_tokens(target))])
+            for answer, targets in zip(answers, references, strict=True)
+        ]
+
+    def _ratio(self, n_answer: int, n_targets: Sequence[int]) -> Remarked:
+        if not n_targets:
+            return Remarked(None, "empty reference")
+        return Remarked(n_answer / min(n_targets, key=lambda n: (abs(n - n_answer), n)))

@@ -1,0 +1,74 @@
+"""BLEU and chrF for Chinese, by sacreBLEU (Post 2018), which also says how they were made.
+
+Each answer gets a sentence-level value, and a run's figure is their mean. That is not corpus BLEU or corpus chrF, which
+add up the counts of all answers before they divide: don't compare it with one.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from qilin_rag.scorers.base import TextScorer
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.base import Metric
+
+_VARIABLE = -1  # sacreBLEU's own word for a number of references that is not the same everywhere
+
+
+class SacreBleu(TextScorer):
+    """One metric of sacreBLEU, computed sentence by sentence, from 0 to 1 (sacreBLEU's own scale ends at 100)."""
+
+    @abstractmethod
+    def build(self) -> Metric:
+        """The metric, as sacreBLEU configures it."""
+
+    def signatures(self) -> dict[str, str]:
+        """Level, scale, what is done to texts, and sacreBLEU's own signature."""
+        metric = self.build()
+        metric.num_refs = _VARIABLE
+        made = f"level:sentence, mean|scale:0-1|{self.treatment}|{metric.get_signature()}"
+        return {self.metric: f"{self.metric}|{made}|v{self.version}"}
+
+    def score_answers(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+        """The value of each answer, 0 where a side is empty.
+
+        Empty references are passed over: to BLEU one would be the closest in length, and a short answer long enough.
+        """
+        metric = self.build()
+        values = []
+        for answer, targets in zip(answers, references, strict=True):
+            texts = [text for target in targets if (text := self.prepare_text(target).strip())]
+            found = metric.sentence_score(self.prepare_text(answer), texts).score if texts else 0.0
+            values.append(min(found / 100, 1.0))  # sacreBLEU gives equal texts 100.00000000000004
+        return values
+
+
+class Bleu(SacreBleu):
+    """Sentence BLEU (Papineni et al. 2002) by sacreBLEU: Chinese characters, exponential smoothing, effective order.
+
+    Of several references each n-gram counts as often as in the one that has most of it, and the length is compared with
+    the closest.
+    """
+
+    metric: ClassVar[str] = "bleu"
+
+    def build(self) -> Metric:
+        """BLEU up to 4-grams, or up to the answer's length where it is shorter."""
+        from sacrebleu import BLEU
+
+        return BLEU(tokenize="zh", smooth_method="exp", effective_order=True)
+
+
+class ChrF(SacreBleu):
+    """Sentence chrF2 (Popović 2015) by sacreBLEU: F2 of the 1- to 6-grams of characters; the best over references."""
+
+    metric: ClassVar[str] = "chrf"
+
+    def build(self) -> Metric:
+        """chrF2, which is sacreBLEU's default."""
+        from sacrebleu import CHRF
+
+        return CHRF()
