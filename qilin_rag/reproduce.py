@@ -229,7 +229,7 @@ def _provenance(manifest: Manifest, samples: Iterable[Sample]) -> dict[str, Any]
         "packages": manifest.packages,
         "python": manifest.python,
         "git_commit": manifest.git_commit,
-        "server": {name: value for name, value in manifest.server.items() if name != "base_url"},
+        "server": {name: value for name, value in manifest.server.items() if name not in ("base_url", "start_s")},
         "model": ", ".join(sorted({sample.model for sample in samples if sample.model})),
         "config": {name: value for name, value in manifest.config.items() if name not in _NOT_COMPARED},
     }

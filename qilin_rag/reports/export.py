@@ -149,14 +149,12 @@ def cite(answer: str) -> list[tuple[str, list[int]]]:
 
 def _prompt_notes(path: Path, sample: Sample) -> list[int]:
     """The notes of the prompt in its order: number i of a citation is the i-th of them."""
-    if sample.prompt_notes is not None:
-        return sample.prompt_notes
-    if sample.notes_used not in (0, len(sample.hits)):
+    if sample.known_prompt_notes is None:
         raise UsageError(
             f"{path}, question {sample.question_id}: not recorded which notes the prompt held; the command that made "
             "the run asks again with --fresh"
         )
-    return [hit.note_idx for hit in sample.hits[: sample.notes_used]]
+    return sample.known_prompt_notes
 
 
 def _references(notes: Sequence[int], cited: Sequence[int]) -> list[int]:
