@@ -11,7 +11,19 @@ from qilin_rag import __version__
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 
-HEAVY = {"torch", "transformers", "pandas", "langchain", "openai", "faiss", "bm25s", "numpy", "jinja2", "yaml"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "pandas",
+    "langchain",
+    "openai",
+    "faiss",
+    "bm25s",
+    "numpy",
+    "jinja2",
+    "yaml",
+    "sacrebleu",
+}
 COMMANDS = [
     "run",
     "score",
