@@ -217,6 +217,12 @@ class RunDirectory:
         write_text(self.path / name, text)
 
 
+def check_out(path: Path) -> None:
+    """UsageError where a file named by `--out` can't be one, before anything is done for it."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"--out {str(path)!r} must be a file in a folder that is there")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole file in one step: a reader, or a crash, finds the old content or the new.
 

@@ -17,6 +17,8 @@ _NOTE = rf"(?:(?:第|笔记|notes?)\s*)?({_NUMBER})(?:\s*篇(?:笔记)?)?"
 _NOTES = re.compile(rf"{_NOTE}(?:\s*[-–—－~～至到]\s*{_NOTE})?", re.IGNORECASE)
 _LABEL = re.compile(rf"\s*(?:参?见|参考|来自|出自|根据)?(?:(?>{_NOTES.pattern})[,，、;；和及与\s]*+)++", re.IGNORECASE)
 _BRACKETED = re.compile(r"[\[［]([^\[\]［］\n]{1,80})[\]］]|[【(（]([^【】()（）\[\]［］\n]{1,80})[】)）]")
+_ANY_BRACKETED = re.compile(f"{_CITATION.pattern}|{_BRACKETED.pattern}")
+CITED = "\0"  # stands for a citation marker
 _NAMES_A_NOTE = re.compile("篇|笔记|note", re.IGNORECASE)
 _EMPHASIS = re.compile(r"\*\*|__|`+")
 _TAG_OR_STICKER = re.compile(r"#[^#\s\[\]]{1,40}\[话题\]#|\[[^\[\]\s]{1,8}R\]")
@@ -64,6 +66,20 @@ def cited_numbers(text: str) -> list[int]:
                 ends = sorted(_number(end) for end in (first, last or first))
                 numbers += range(ends[0], ends[1] + 1)
     return numbers
+
+
+def mark_citations(text: str) -> tuple[str, list[list[int]]]:
+    """The text with `CITED` for each citation marker that either of the above knows, and the numbers each names."""
+    found: list[list[int]] = []
+
+    def mark(bracketed: re.Match[str]) -> str:
+        numbers = cited_numbers(bracketed[0])
+        if not numbers and not _CITATION.fullmatch(bracketed[0]):
+            return bracketed[0]
+        found.append(numbers)
+        return CITED
+
+    return _ANY_BRACKETED.sub(mark, text.replace(CITED, "")), found
 
 
 def _number(text: str) -> int:

@@ -162,6 +162,13 @@ class Sample(Frozen):
     error: str | None = None
 
     @property
+    def known_prompt_notes(self) -> list[int] | None:
+        """The notes of the prompt in its order; None where an older run kept only how many of them were used."""
+        if self.prompt_notes is None and self.notes_used in (0, len(self.hits)):
+            return [hit.note_idx for hit in self.hits[: self.notes_used]]
+        return self.prompt_notes
+
+    @property
     def is_answered(self) -> bool:
         """Whether there is an answer to score, whole or cut off."""
         return self.status in ("ok", "truncated")

@@ -7,7 +7,20 @@ import sys
 
 import typer
 
-from qilin_rag.cli import catalogue, data, doctor, evaluate, index, results, retrieve, serve, signals, sweep
+from qilin_rag.cli import (
+    catalogue,
+    data,
+    doctor,
+    evaluate,
+    export,
+    index,
+    reproduce,
+    results,
+    retrieve,
+    serve,
+    signals,
+    sweep,
+)
 from qilin_rag.errors import QilinError
 from qilin_rag.text import printable
 
@@ -22,12 +35,14 @@ app = typer.Typer(
 )
 app.command()(evaluate.run)
 app.command()(evaluate.score)
+app.command()(reproduce.reproduce)
 app.command()(sweep.sweep)
 app.command()(serve.serve)
 app.command()(retrieve.retrieve)
 app.command()(index.index)
 app.command()(results.leaderboard)
 app.command()(results.show)
+app.command()(export.export)
 app.add_typer(data.app)
 app.command()(doctor.doctor)
 app.command(name="list")(catalogue.list_names)
