@@ -134,20 +134,16 @@ class Completion(Frozen):
     cached: bool = False
 
 
-class Sample(Frozen):
-    """One question, done: a line of samples.jsonl.
+class Exchange(Frozen):
+    """What an LLM was asked about a question, and what came back.
 
-    `notes_missing` hits had no text in the data and were left out; `hits` are the others. `model` is the name that the
-    server answered under. `prompt_cut`: the server counted so few tokens that it can't have read the whole prompt.
+    `model` is the name that the server answered under. `prompt_cut`: the server counted so few tokens that it can't
+    have read the whole prompt.
     """
 
     question_id: str
     query: str
     status: Status
-    hits: list[Hit]
-    notes_missing: int = 0
-    notes_given: int
-    notes_used: int
     messages: list[Message]
     answer: str
     raw: str
@@ -163,6 +159,30 @@ class Sample(Frozen):
     def is_answered(self) -> bool:
         """Whether there is an answer to score, whole or cut off."""
         return self.status in ("ok", "truncated")
+
+
+class Sample(Exchange):
+    """One question, done: a line of samples.jsonl.
+
+    `notes_missing` hits had no text in the data and were left out; `hits` are the others.
+    """
+
+    hits: list[Hit]
+    notes_missing: int = 0
+    notes_given: int
+    notes_used: int
+
+
+class Judgement(Exchange):
+    """What a judge said of an answer, or of two: a line of judgements.jsonl.
+
+    `judge` is its name, `runs` whose answers it was shown, in this order. `key` is the hash of the judge and of what it
+    was asked, under which a judgement is found again.
+    """
+
+    key: str
+    judge: str
+    runs: list[str]
 
 
 class Score(Frozen):

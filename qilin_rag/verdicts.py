@@ -26,7 +26,9 @@ _PREFERENCES: dict[str, Preference] = {"a": "A", "b": "B", "平局": "tie"}
 _SCORE = re.compile(r"([1-5])(?:/5)?分?[。.]?", re.ASCII)
 _PREFERRED = re.compile(r"(?:回答)?(a|b)[。.]?|(平局)[。.]?")
 # Half a quotation ends with the text: what stands behind its mark may be quoted.
-_QUOTED = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|「.*?(?:」|\Z)|『.*?(?:』|\Z)|“.*?(?:”|\Z)|\"[^\"]*\"", re.DOTALL)
+_QUOTED = re.compile(
+    r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|「.*?(?:」|\Z)|『.*?(?:』|\Z)|“.*?(?:”|\Z)|\"[^\"]*\"", re.DOTALL
+)
 _EMPHASIS = re.compile(r"\*\*|__")
 _BULLET = re.compile(r"[-*•]\s+")
 _TEMPLATE_TOKEN = re.compile(r"\[(?=/?[a-z_]+\])", re.IGNORECASE)

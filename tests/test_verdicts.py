@@ -159,7 +159,7 @@ def test_an_answer_can_neither_end_its_block_nor_give_a_verdict(answer: str) -> 
 def test_whatever_is_quoted_is_no_verdict(answer: str) -> None:
     quoted = quote(answer)
     assert all(line.startswith("> ") for line in quoted.splitlines())
-    assert read_preference(quoted) is read_score(quoted, "正确性") is None
+    assert (read_preference(quoted), read_score(quoted, "正确性")) == (None, None)
 
 
 def test_no_token_of_a_chat_template_is_left_in_a_quotation() -> None:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from qilin_rag.cli import catalogue, data, doctor, evaluate, index, results, retrieve, serve, signals, sweep
+from qilin_rag.cli import catalogue, data, doctor, evaluate, index, judge, results, retrieve, serve, signals, sweep
 from qilin_rag.errors import QilinError
 from qilin_rag.text import printable
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command()(evaluate.run)
 app.command()(evaluate.score)
+app.command()(judge.judge)
 app.command()(sweep.sweep)
 app.command()(serve.serve)
 app.command()(retrieve.retrieve)
