@@ -15,6 +15,7 @@ HEAVY = {"torch", "transformers", "pandas", "langchain", "openai", "faiss", "bm2
 COMMANDS = [
     "run",
     "score",
+    "judge",
     "serve",
     "retrieve",
     "index",
