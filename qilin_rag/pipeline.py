@@ -234,13 +234,26 @@ def say_left_out(left_out: Mapping[str, str], run: Path | str) -> None:
 
 
 def check_failures(finished: Run, fail_on_error: float) -> None:
-    """FailedSamplesError if more questions failed than allowed: a share of all below 1, else a number."""
+    """FailedSamplesError if more questions failed than allowed."""
     failed, total = finished.summary.counts["failed"], finished.summary.counts["questions"]
-    if failed > (fail_on_error * total if fail_on_error < 1 else fail_on_error):
+    if is_too_many(failed, total, fail_on_error):
         raise FailedSamplesError(
             f"{failed} of {total} questions failed (--fail-on-error {fail_on_error:g}); the same command asks those "
             f"again; the reasons: qilin-rag show {finished.directory.path}"
         )
+
+
+def is_too_many(failed: int, total: int, fail_on_error: float) -> bool:
+    """Whether more failed than allowed: a share of all below 1, else a number."""
+    return failed > (fail_on_error * total if fail_on_error < 1 else fail_on_error)
+
+
+def read_complete(directory: RunDirectory) -> Manifest:
+    """The manifest of a run that has ended; a UsageError where it has not."""
+    manifest = directory.read_manifest()
+    if manifest.state != "complete":
+        raise UsageError(f"{directory.path} is {manifest.state}; finish it first, with the command that began it")
+    return manifest
 
 
 def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], optional_metrics: Sequence[str] = ()) -> Run:
@@ -252,9 +265,7 @@ def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], optional_met
     directory = RunDirectory(path)
     directory.read_manifest()
     with directory.locked():
-        manifest = directory.read_manifest()
-        if manifest.state != "complete":
-            raise UsageError(f"{path} is {manifest.state}; finish it with the command that began it, then score")
+        manifest = read_complete(directory)
         more, left_out = usable_scorers(optional_metrics)
         finished, lines = directory.read_samples()
         scored = score_directory(directory, finished, lines, [*scorers, *more.values()], manifest.seed)

@@ -14,6 +14,7 @@ from qilin_rag.cli import (
     evaluate,
     export,
     index,
+    judge,
     reproduce,
     results,
     retrieve,
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.command()(evaluate.run)
 app.command()(evaluate.score)
 app.command()(reproduce.reproduce)
+app.command()(judge.judge)
 app.command()(sweep.sweep)
 app.command()(serve.serve)
 app.command()(retrieve.retrieve)

@@ -27,6 +27,9 @@ HEAVY = {
 COMMANDS = [
     "run",
     "score",
+    "export",
+    "judge",
+    "reproduce",
     "serve",
     "retrieve",
     "index",

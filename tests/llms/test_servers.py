@@ -412,3 +412,15 @@ def test_the_reason_is_found_in_a_log(tmp_path: Path, lines: list[str], reason: 
     log = tmp_path / "log"
     log.write_text("\n".join(lines))
     assert servers._reason(log) == reason
+
+
+def test_a_judge_served_for_itself(data_dir: Path, cli: Cli, processes: Processes) -> None:
+    run = cli("run", "--data", data_dir, "--quiet").out.splitlines()[-1]
+    judge = ("judge", run, *ENGINE, "--serve", "--json")
+    done = cli(*judge)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["metrics"]["judge_correctness"]["reasons"] == {"no verdict": 3}
+    assert (Path(run) / "judge-server.log").is_file()
+    assert (processes.n_started(), processes.alive()) == (1, [])
+    assert json.loads(cli(*judge).out) == json.loads(done.out)
+    assert processes.n_started() == 1  # all is judged: no server is needed
