@@ -43,7 +43,7 @@ demo: $(VENV)/core
 		$(BIN)/python -m qilin_rag run --data sample --retriever $$retriever --llm extractive --runs-dir runs/demo --quiet || exit $$?; \
 		echo; \
 	done
-	@$(BIN)/python -m qilin_rag leaderboard --runs-dir runs/demo
+	@$(BIN)/python -m qilin_rag leaderboard --runs-dir runs/demo --runs-dir runs/examples
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

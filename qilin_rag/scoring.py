@@ -216,7 +216,12 @@ def remarks(metrics: Mapping[str, MetricSummary]) -> list[str]:
         for reason, n in metric.reasons.items():
             if reason not in get_args(Status):
                 said.setdefault(f"{reason} ({n} of {metric.n + metric.n_unscored})", []).append(name)
-    if by_percentiles := [name for name, metric in metrics.items() if metric.ci95_method == "percentile"]:
+    by_percentiles = [
+        name
+        for name, metric in metrics.items()
+        if metric.ci95_method == "percentile" and metric.ci95 and metric.ci95[0] < metric.ci95[1]
+    ]
+    if by_percentiles:
         said["interval by percentiles, BCa says nothing here"] = by_percentiles
     return [f"{', '.join(names)}: {remark}" for remark, names in said.items()]
 

@@ -128,7 +128,7 @@ def test_a_note_that_the_budget_left_out_is_no_reference(tmp_path: Path, server:
     assert [sentence["citations"] for sentence in line["answer"]] == [[0], [1], []]
     assert exported.remarks == {"citations of notes that were not given are dropped": 1}
     samples = path / "samples.jsonl"  # as an older version wrote it
-    samples.write_text(samples.read_text(encoding="utf-8").replace('"prompt_notes":[0,2],', ""), encoding="utf-8")
+    samples.write_text(samples.read_text(encoding="utf-8").replace(',"prompt_notes":[0,2]', ""), encoding="utf-8")
     with pytest.raises(UsageError, match="question 1: not recorded which notes the prompt held"):
         export_trec_rag(path, tmp_path / "out.jsonl")
 
