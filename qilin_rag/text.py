@@ -7,11 +7,11 @@ import re
 import unicodedata
 
 _CITED = r"(?:第\s*)?\d{1,2}(?:\s*篇)?"
-_CITATION = re.compile(
+CITATION = re.compile(
     r"[\[［][^\[\]［］\n]{1,20}[\]］][(（]#[^)）\s]*[)）]"  # any link to nowhere: [第1篇](#), [笔记一](#), [1-3](#)
     rf"|[\[［]{_CITED}(?:\s*[-–,，、]\s*{_CITED})*[\]］]"  # a bare number: [1], [第1篇], [1, 3]
 )
-_EMPHASIS = re.compile(r"\*\*|__|`+")
+EMPHASIS = re.compile(r"\*\*|__|`+")
 _TAG_OR_STICKER = re.compile(r"#[^#\s\[\]]{1,40}\[话题\]#|\[[^\[\]\s]{1,8}R\]")
 _MIXED_TOKEN = re.compile(r"[a-z0-9]+|\S")
 _SENTENCE = re.compile(r"[^。！？!?；;…\n]+[。！？!?；;…]*")
@@ -41,7 +41,7 @@ def strip_markup(text: str) -> str:
 
     A number of three or more digits in brackets is no citation.
     """
-    return _EMPHASIS.sub("", _CITATION.sub("", text))
+    return EMPHASIS.sub("", CITATION.sub("", text))
 
 
 def strip_tags(text: str) -> str:

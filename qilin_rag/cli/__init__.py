@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from qilin_rag.cli import catalogue, data, doctor, evaluate, index, results, retrieve, serve, signals, sweep
+from qilin_rag.cli import catalogue, data, doctor, evaluate, index, report, results, retrieve, serve, signals, sweep
 from qilin_rag.errors import QilinError
 from qilin_rag.text import printable
 
@@ -28,6 +28,7 @@ app.command()(retrieve.retrieve)
 app.command()(index.index)
 app.command()(results.leaderboard)
 app.command()(results.show)
+app.command()(report.report)
 app.add_typer(data.app)
 app.command()(doctor.doctor)
 app.command(name="list")(catalogue.list_names)
