@@ -15,6 +15,7 @@ from qilin_rag.cli import (
     export,
     index,
     judge,
+    report,
     reproduce,
     results,
     retrieve,
@@ -45,6 +46,7 @@ app.command()(index.index)
 app.command()(results.leaderboard)
 app.command()(results.show)
 app.command()(export.export)
+app.command()(report.report)
 app.add_typer(data.app)
 app.command()(doctor.doctor)
 app.command(name="list")(catalogue.list_names)
