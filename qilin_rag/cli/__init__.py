@@ -9,6 +9,7 @@ import typer
 
 from qilin_rag.cli import (
     catalogue,
+    compare,
     data,
     doctor,
     evaluate,
@@ -44,6 +45,7 @@ app.command()(serve.serve)
 app.command()(retrieve.retrieve)
 app.command()(index.index)
 app.command()(results.leaderboard)
+app.command()(compare.compare)
 app.command()(results.show)
 app.command()(export.export)
 app.command()(report.report)

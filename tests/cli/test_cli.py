@@ -34,6 +34,8 @@ COMMANDS = [
     "retrieve",
     "index",
     "leaderboard",
+    "compare",
+    "report",
     "show",
     "list",
     "doctor",
