@@ -87,6 +87,7 @@ $(LLAMACPP)/ready:
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/rouge.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/pairwise_tests.py
 	$(BIN)/python benchmarks/notes_memory.py
 	$(BIN)/python benchmarks/report_size.py
 	$(BIN)/python benchmarks/harness_overhead.py
