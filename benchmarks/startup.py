@@ -18,6 +18,7 @@ COMMANDS: list[list[str]] = [
     ["retrieve"],
     ["index"],
     ["leaderboard"],
+    ["compare"],
     ["show"],
     ["doctor"],
     ["data"],

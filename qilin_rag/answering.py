@@ -6,9 +6,9 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from qilin_rag.data import NoteStore
 from qilin_rag.errors import QilinError, UsageError
@@ -18,11 +18,13 @@ from qilin_rag.prompts import BEST_FIRST, NoteForm, Prompt, PromptTooLongError, 
 from qilin_rag.retrievers import Retriever
 from qilin_rag.store import SAMPLES, RunDirectory
 from qilin_rag.text import clean, fewest_tokens
-from qilin_rag.types import Completion, Hit, MissingNotes, Note, Question, Sample, Status
+from qilin_rag.types import Completion, Exchange, Hit, MissingNotes, Note, Question, Sample, Status
 
 logger = logging.getLogger(__name__)
 
 STATUSES: dict[str, Status] = {"stop": "ok", "length": "truncated", "content_filter": "filtered"}
+T = TypeVar("T")
+E = TypeVar("E", bound=Exchange)
 
 
 class Progress(Protocol):
@@ -86,6 +88,29 @@ class Job(NamedTuple):
     found: Retrieved
 
 
+class Asking(NamedTuple):
+    """An LLM and how it is asked."""
+
+    llm: LLM
+    concurrency: int
+    cache: ResponseCache | None = None
+
+
+class Asked(NamedTuple, Generic[E]):
+    """A line that is done, and what the response cache should keep of it: an answer, whole or cut off."""
+
+    line: E
+    kept: tuple[str, Completion] | None = None
+
+
+class Reply(NamedTuple):
+    """A completion with the prompt it answers; `key`: the one under which a new one is to be kept."""
+
+    prompt: RenderedPrompt
+    completion: Completion
+    key: str | None
+
+
 def pending_questions(questions: Sequence[Question], finished: dict[str, Sample]) -> list[Question]:
     """The questions without an answer on disk: never asked, or failed."""
     return [
@@ -101,18 +126,31 @@ def answer(
     file_name: str = SAMPLES,
 ) -> None:
     """Answer these questions from what was retrieved for them; each sample is on disk the moment it is done."""
-    with directory.samples_writer(file_name) as writer:
+    asking = Asking(system.llm, system.concurrency, system.cache)
+    ask_all(asking, jobs, lambda job: _answer(asking, system, job), directory, progress, file_name)
 
-        def finish(sample: Sample) -> None:
-            writer.write(sample)
+
+def ask_all(
+    asking: Asking,
+    jobs: Sequence[T],
+    ask: Callable[[T], Awaitable[Asked[E]]],
+    directory: RunDirectory,
+    progress: Progress | None,
+    file_name: str,
+) -> None:
+    """`ask` all jobs, so many at a time; what comes back is a line of the file the moment it is there."""
+    with directory.line_writer(file_name) as writer:
+
+        def finish(line: E) -> None:
+            writer.write(line)
             if progress:
-                progress.advance(failed=sample.status == "failed")
+                progress.advance(failed=line.status == "failed")
 
         try:
-            _run_async(lambda: _answer_all(system, jobs, finish))
+            _run_async(lambda: _ask_all(asking, jobs, ask, finish))
         finally:
-            if system.cache:
-                system.cache.close()
+            if asking.cache:
+                asking.cache.close()
 
 
 def search(retriever: Retriever, notes: NoteStore, questions: Sequence[Question], k: int) -> list[list[Hit]]:
@@ -202,36 +240,36 @@ def calls_left(
     }
 
 
-async def _answer_all(system: System, jobs: Sequence[Job], finish: Callable[[Sample], None]) -> None:
-    """Answer all jobs, so many at a time; the first error that stops the run cancels what is under way."""
+async def _ask_all(
+    asking: Asking, jobs: Sequence[T], ask: Callable[[T], Awaitable[Asked[E]]], finish: Callable[[E], None]
+) -> None:
+    """Ask all jobs, so many at a time; the first error that stops the run cancels what is under way."""
     queue = iter(jobs)
 
     async def worker() -> None:
-        for question, found in queue:
-            sample, kept = await _answer(system, question, found)
-            finish(sample)
-            if kept and system.cache:  # after the sample, so that a cached answer is never one of this run's own
-                system.cache.put(*kept)
+        for job in queue:
+            line, kept = await ask(job)
+            finish(line)
+            if kept and asking.cache:  # after the line, so that a cached answer is never one of this run's own
+                asking.cache.put(*kept)
             await asyncio.sleep(0)  # a reader that never waits must not keep Ctrl-C waiting either
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(system.concurrency, len(jobs))):
+            for _ in range(min(asking.concurrency, len(jobs))):
                 group.create_task(worker())
     except* QilinError as errors:
         raise errors.exceptions[0] from None
     finally:
         try:
-            await system.llm.close()
+            await asking.llm.close()
         except Exception as error:
-            logger.warning("closing %s failed: %s", system.llm.class_path(), error)
+            logger.warning("closing %s failed: %s", asking.llm.class_path(), error)
 
 
-async def _answer(system: System, question: Question, found: Retrieved) -> tuple[Sample, tuple[str, Completion] | None]:
-    """One question through prompt and LLM; what can't be answered becomes a failed sample with the reason.
-
-    Beside the sample, what the response cache should keep: an answer, whole or cut off.
-    """
+async def _answer(asking: Asking, system: System, job: Job) -> Asked[Sample]:
+    """One question through prompt and LLM."""
+    question, found = job
     sample: dict[str, Any] = {
         "question_id": question.id,
         "query": question.query,
@@ -239,47 +277,56 @@ async def _answer(system: System, question: Question, found: Retrieved) -> tuple
         "notes_missing": found.n_missing,
         "notes_given": len(found.hits),
         "notes_used": 0,
-        "messages": [],
-        "answer": "",
-        "raw": "",
     }
-    try:
+
+    async def ask() -> Reply:
         notes = system.notes.get([hit.note_idx for hit in found.hits])
         while True:
             prompt = system.render(question, notes)
-            sample |= {
-                "messages": prompt.messages,
-                "notes_used": len(prompt.notes),
-                "prompt_notes": [note.note_idx for note in prompt.notes],
-            }
+            sample.update(
+                messages=prompt.messages,
+                notes_used=len(prompt.notes),
+                prompt_notes=[note.note_idx for note in prompt.notes],
+            )
             try:
-                completion, key = await _complete(system, prompt)
-                break
+                return await complete(asking, prompt)
             except ContextOverflowError:
                 if not prompt.notes:
                     raise
                 kept = {note.note_idx for note in prompt.notes}  # whole notes go, the worst first, wherever they stand
                 notes = [note for note in notes if note.note_idx in kept][:-1]
-        done = Sample(**sample | _outcome(completion), prompt_cut=_seems_cut(prompt, completion))
-        return done, (key, completion) if key and done.status in ("ok", "truncated") else None
+
+    return await as_line(Sample, sample, ask)
+
+
+async def as_line(kind: type[E], fields: dict[str, Any], ask: Callable[[], Awaitable[Reply]]) -> Asked[E]:
+    """A line with these fields and the reply of `ask`; what can't be answered becomes a failed one with the reason.
+
+    `ask` may add to the fields.
+    """
+    fields |= {"messages": [], "answer": "", "raw": ""} | fields
+    try:
+        prompt, completion, key = await ask()
+        done = kind(**fields | _outcome(completion), prompt_cut=_seems_cut(prompt, completion))
+        return Asked(done, (key, completion) if key and done.is_answered else None)
     except (LLMError, PromptTooLongError) as error:
-        return Sample(**sample, status="failed", error=clean(str(error))), None
+        return Asked(kind(**fields, status="failed", error=clean(str(error))))
     except QilinError:
         raise
     except Exception as error:  # an LLM of the user's own may raise anything; it costs this question only
-        logger.debug("question %s", question.id, exc_info=True)
-        return Sample(**sample, status="failed", error=clean(f"{type(error).__name__}: {error}")), None
+        logger.debug("question %s", fields["question_id"], exc_info=True)
+        return Asked(kind(**fields, status="failed", error=clean(f"{type(error).__name__}: {error}")))
 
 
-async def _complete(system: System, prompt: RenderedPrompt) -> tuple[Completion, str | None]:
-    """The LLM's answer, or that to an earlier request like this; with the key under which a new one is to be kept."""
-    request = system.llm.request(prompt) if system.cache else None
-    if request is None or system.cache is None:
-        return await system.llm.generate(prompt), None
+async def complete(asking: Asking, prompt: RenderedPrompt) -> Reply:
+    """The LLM's answer, or that to an earlier request like this."""
+    request = asking.llm.request(prompt) if asking.cache else None
+    if request is None or asking.cache is None:
+        return Reply(prompt, await asking.llm.generate(prompt), None)
     key = request_key(request)
-    if found := system.cache.get(key):
-        return found.model_copy(update={"cached": True, "latency_s": 0.0}), None
-    return await system.llm.generate(prompt), key
+    if found := asking.cache.get(key):
+        return Reply(prompt, found.model_copy(update={"cached": True, "latency_s": 0.0}), None)
+    return Reply(prompt, await asking.llm.generate(prompt), key)
 
 
 def _seems_cut(prompt: RenderedPrompt, completion: Completion) -> bool:

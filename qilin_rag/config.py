@@ -86,6 +86,7 @@ class RunConfig(Frozen):
 
 
 _COMPOSED_SETTINGS = {"retriever", "llm", "llm_label", "llm_preset", "metrics", "optional_metrics"}
+_REPEATED_SETTINGS = ("data", "ids", "concurrency", "retriever", "llm", "metrics")  # may lie elsewhere the next time
 _PLAIN_SETTINGS = [name for name in RunConfig.model_fields if name not in _COMPOSED_SETTINGS]
 
 
@@ -251,25 +252,10 @@ def resolve(
     if isinstance(engine := llm.get("engine"), dict) and "python" in engine:
         raise UsageError("a file can't name a program (engine.python); give it with --set llm.engine.python=PATH")
     for path, value in parse_overrides(overrides):
-        match path:
-            case ["retriever", key] if key != "name":
-                retriever[key] = value
-            case ["llm", key] if key != "name":
-                llm[key] = value
-            case ["llm", "engine", *keys]:
-                llm["engine"] = _with_setting(llm.get("engine"), keys, value)
-            case ["metrics", metric, key]:
-                if metric in optional:  # who sets it, wants it
-                    optional.remove(metric)
-                    metrics[metric] = {}
-                if metric not in metrics:
-                    raise unknown_name("metric in this run", metric, metrics)
-                metrics[metric][key] = value
-            case [key] if key in _PLAIN_SETTINGS:
-                given[key] = value
-            case _:
-                known = [*_PLAIN_SETTINGS, "retriever.KEY", "llm.KEY", "metrics.NAME.KEY"]
-                raise unknown_name("setting in --set", ".".join(path), known)
+        if path[0] == "metrics" and len(path) == 3 and path[1] in optional:  # who sets it, wants it
+            optional.remove(path[1])
+            metrics[path[1]] = {}
+        _override(path, value, given, retriever, llm, metrics)
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
     RETRIEVERS.resolve(retriever_name)
     LLMS.resolve(llm_class)
@@ -297,6 +283,52 @@ def resolve(
         return RunConfig(**settings)
     except ValidationError as error:
         raise UsageError(f"{file or 'run'}: {explain(error, RunConfig)}") from error
+
+
+def recorded_run(
+    recorded: Mapping[str, Any], overrides: Iterable[str] = (), base_url: str | None = None, **changes: Any
+) -> RunConfig:
+    """The configuration that a manifest recorded, with `--set` assignments, an address, and settings of the caller."""
+    try:
+        given = RunConfig(**recorded).model_dump()
+        retriever, llm = given["retriever"]["settings"], given["llm"]["settings"]
+        for path, value in parse_overrides(overrides):
+            if path[0] not in _REPEATED_SETTINGS:
+                raise unknown_name("setting in --set", ".".join(path), _REPEATED_SETTINGS)
+            _override(path, value, given, retriever, llm, given["metrics"])
+        if base_url is not None:
+            llm["base_url"] = base_url
+        _refuse_unwritable({**given, "base_url": base_url})
+        return RunConfig(**given | changes)
+    except ValidationError as error:
+        raise UsageError(f"its configuration can't be read: {explain(error, RunConfig)}") from error
+
+
+def _override(
+    path: list[str],
+    value: Any,
+    given: dict[str, Any],
+    retriever: dict[str, Any],
+    llm: dict[str, Any],
+    metrics: dict[str, dict[str, Any]],
+) -> None:
+    """Put one `--set` assignment where it belongs."""
+    match path:
+        case ["retriever", key] if key != "name":
+            retriever[key] = value
+        case ["llm", key] if key != "name":
+            llm[key] = value
+        case ["llm", "engine", *keys]:
+            llm["engine"] = _with_setting(llm.get("engine"), keys, value)
+        case ["metrics", metric, key]:
+            if metric not in metrics:
+                raise unknown_name("metric in this run", metric, metrics)
+            metrics[metric][key] = value
+        case [key] if key in _PLAIN_SETTINGS:
+            given[key] = value
+        case _:
+            known = [*_PLAIN_SETTINGS, "retriever.KEY", "llm.KEY", "metrics.NAME.KEY"]
+            raise unknown_name("setting in --set", ".".join(path), known)
 
 
 def _with_setting(engine: Any, keys: list[str], value: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 from qilin_rag.errors import QilinError
 from qilin_rag.store import Manifest, RunDirectory
-from qilin_rag.types import Cost, Price, Sample, Summary, Times
+from qilin_rag.types import Cost, Exchange, Price, Summary, Times
 
 STAGES = ("retrieval", "generation", "scoring")
 
@@ -60,7 +60,7 @@ class Clock:
                     directory.write_manifest(directory.read_manifest().model_copy(update={"times": self.end()}))
 
 
-def is_uncounted(line: Sample) -> bool:
+def is_uncounted(line: Exchange) -> bool:
     """Whether an answer came from the server without its numbers of tokens.
 
     What a filter refused unread is no answer.
@@ -70,7 +70,7 @@ def is_uncounted(line: Sample) -> bool:
     return line.finish_reason is not None and not line.cached and not is_unread and None in counts
 
 
-def calls_s(lines: Iterable[Sample]) -> float:
+def calls_s(lines: Iterable[Exchange]) -> float:
     """Seconds that all calls took, one by one."""
     return round(sum(line.latency_s for line in lines), 3)
 
@@ -107,7 +107,7 @@ def describe(manifest: Manifest, summary: Summary) -> list[str]:
     """A line of seconds, where they are known, and a line of tokens and their cost."""
     times = manifest.times
     total_s = sum(getattr(times, f"{stage}_s") for stage in STAGES)
-    lines = [_say_tokens(summary, manifest.cost or Cost(unknown="not recorded"))]
+    lines = [say_tokens(summary, manifest.cost or Cost(unknown="not recorded"))]
     if times.sittings > times.untimed:
         stages = ", ".join(f"{stage} {format_seconds(getattr(times, f'{stage}_s'))}" for stage in STAGES)
         over = f" in {times.sittings} sittings" if times.sittings > 1 else ""
@@ -120,7 +120,8 @@ def describe(manifest: Manifest, summary: Summary) -> list[str]:
     return lines
 
 
-def _say_tokens(summary: Summary, cost: Cost) -> str:
+def say_tokens(summary: Summary, cost: Cost) -> str:
+    """Tokens as the server counted them, and what they cost."""
     free = f"; {_some(summary.cached, 'answer')} from the cache, at no cost" if summary.cached else ""
     if cost.amount is not None and cost.currency is None:
         return f"no tokens, no cost{free}"

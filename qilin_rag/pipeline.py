@@ -46,7 +46,7 @@ from qilin_rag.scorers.retrieval import Retrieval
 from qilin_rag.scoring import build_scorers, prepare, score_directory, summarise_metrics, usable_scorers
 from qilin_rag.sharing import Shared
 from qilin_rag.stats import query_clusters
-from qilin_rag.store import REPEATS, Manifest, RunDirectory, write_text
+from qilin_rag.store import REPEATS, Manifest, RunDirectory, check_out, write_text
 from qilin_rag.text import slug
 from qilin_rag.trec import format_trec
 from qilin_rag.types import MetricSummary, Question, Sample, Score, Summary, Times
@@ -76,11 +76,17 @@ def run(config: RunConfig, progress: Progress | None = None) -> Run:
     All configuration is checked, and the server asked whether it is there, before the first expensive step.
     Questions that failed are counted in the summary; `check_failures` says whether they are too many.
     """
-    task = Task(config, Shared())
+    return do(Task(config, Shared()), progress)
+
+
+def do(task: Task, progress: Progress | None = None) -> Run:
+    """Do a run that was checked: ask what is left, score, and say what was left out."""
     with task.directory.locked():
         task.find_work()
         with (
-            serving(task.llm, config.llm_label, task.server_log) if task.needs_server else nullcontext(task.llm) as llm
+            serving(task.llm, task.config.llm_label, task.server_log)
+            if task.needs_server
+            else nullcontext(task.llm) as llm
         ):
             task.ask(llm, progress)
         finished = task.finish()
@@ -126,7 +132,7 @@ class Task:
             NoteForm(config.note_order, config.note_chars, config.seed),
             cache,
         )
-        self._identity = run_identity(self._dataset, self._system, config)
+        self.identity = run_identity(self._dataset, self._system, config)
         self.directory = run_directory(config, self._dataset, self._system)
         self._clock = Clock()
         self._jobs: list[Job] = []
@@ -158,7 +164,7 @@ class Task:
     def find_work(self) -> None:
         """Read what is done, and retrieve for the questions that are left."""
         config, system = self.config, self._system
-        self._earlier = _earlier_manifest(self.directory, self._identity)
+        self._earlier = _earlier_manifest(self.directory, self.identity)
         finished = {} if config.fresh else self.directory.read_samples()[0]
         pending = pending_questions(self.questions, finished)
         repeats = {} if config.fresh else self._repeats_left(finished)
@@ -180,7 +186,7 @@ class Task:
 
     def _ask(self, llm: LLM, progress: Progress | None, label: str) -> None:
         server = llm.check() if llm is not self.llm else self._server
-        manifest = new_manifest(self.config, self._dataset, self._system, self.questions, self._identity, server)
+        manifest = new_manifest(self.config, self._dataset, self._system, self.questions, self.identity, server)
         self._manifest = continued(manifest, self._earlier, self.is_asking)
         is_other_set = self._earlier is None or self._earlier.question_set_sha256 != self._manifest.question_set_sha256
         times = Times() if self._earlier is None or self.config.fresh else self._earlier.times
@@ -246,13 +252,26 @@ def say_left_out(left_out: Mapping[str, str], run: Path | str) -> None:
 
 
 def check_failures(finished: Run, fail_on_error: float) -> None:
-    """FailedSamplesError if more questions failed than allowed: a share of all below 1, else a number."""
+    """FailedSamplesError if more questions failed than allowed."""
     failed, total = finished.summary.counts["failed"], finished.summary.counts["questions"]
-    if failed > (fail_on_error * total if fail_on_error < 1 else fail_on_error):
+    if is_too_many(failed, total, fail_on_error):
         raise FailedSamplesError(
             f"{failed} of {total} questions failed (--fail-on-error {fail_on_error:g}); the same command asks those "
             f"again; the reasons: qilin-rag show {finished.directory.path}"
         )
+
+
+def is_too_many(failed: int, total: int, fail_on_error: float) -> bool:
+    """Whether more failed than allowed: a share of all below 1, else a number."""
+    return failed > (fail_on_error * total if fail_on_error < 1 else fail_on_error)
+
+
+def read_complete(directory: RunDirectory) -> Manifest:
+    """The manifest of a run that has ended; a UsageError where it has not."""
+    manifest = directory.read_manifest()
+    if manifest.state != "complete":
+        raise UsageError(f"{directory.path} is {manifest.state}; finish it first, with the command that began it")
+    return manifest
 
 
 def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], optional_metrics: Sequence[str] = ()) -> Run:
@@ -264,9 +283,7 @@ def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], optional_met
     directory = RunDirectory(path)
     directory.read_manifest()
     with directory.locked():
-        manifest = directory.read_manifest()
-        if manifest.state != "complete":
-            raise UsageError(f"{path} is {manifest.state}; finish it with the command that began it, then score")
+        manifest = read_complete(directory)
         more, left_out = usable_scorers(optional_metrics)
         finished, lines = directory.read_samples()
         scored = score_directory(directory, finished, lines, [*scorers, *more.values()], manifest.seed)
@@ -276,8 +293,7 @@ def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], optional_met
 
 def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
     """The first stage alone: write the hits of the run's questions to a TREC file, and sum up how good they are."""
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise UsageError(f"--out {str(out)!r} must be a file in a folder that is there")
+    check_out(out)
     shared = Shared()
     retriever, dataset = shared.retriever(config), shared.dataset(config)
     questions = select_questions(dataset.questions, config)

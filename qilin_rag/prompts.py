@@ -1,14 +1,18 @@
-"""Prompts: YAML files with a template for questions with notes and one without, rendered in Jinja's sandbox."""
+"""Prompts: YAML files with templates, rendered in Jinja's sandbox.
+
+Of an LLM under test: a template for questions with notes and one without. Of a judge: one, in whose eyes everything it
+is shown stands in quotes.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jinja2
 from jinja2 import meta
@@ -22,8 +26,8 @@ from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.registry import explain
 from qilin_rag.text import clean, estimate_tokens
 from qilin_rag.types import Frozen, Message, Note, NoteOrder
+from qilin_rag.verdicts import quote
 
-VARIABLES = {"query": "the question's text", "notes": "the notes in the run's note_order: each has title and content"}
 _LONGEST_REPEAT = 10**6
 
 
@@ -86,36 +90,39 @@ class RenderedPrompt(NamedTuple):
     notes_given: int
 
 
-class Prompt(Frozen):
-    """One way to ask. `version` is for people; what identifies a prompt is the hash of its templates."""
+class Templates(Frozen):
+    """What a prompt's file holds: its `parts` are templates that know `variables`.
+
+    `version` is for people; what identifies a prompt is the hash of its templates.
+    """
+
+    parts: ClassVar[tuple[str, ...]]
+    variables: ClassVar[tuple[str, ...]]
 
     name: str
     language: str
     description: str
     version: int = 1
     system: str = ""
-    with_notes: str
-    without_notes: str
 
     @property
     def sha256(self) -> str:
-        """Hash of the three templates: two prompts with the same hash ask the same."""
-        templates = json.dumps([self.system, self.with_notes, self.without_notes], ensure_ascii=False)
+        """Hash of all templates: two prompts with the same hash ask the same."""
+        templates = json.dumps([getattr(self, part) for part in self.parts], ensure_ascii=False)
         return hashlib.sha256(templates.encode()).hexdigest()
 
     @cached_property
-    def _templates(self) -> tuple[jinja2.Template, jinja2.Template, jinja2.Template]:
-        return tuple(  # type: ignore[return-value]
-            self._compile(part) for part in ("system", "with_notes", "without_notes")
-        )
+    def _templates(self) -> dict[str, jinja2.Template]:
+        return {part: self._compile(part) for part in self.parts}
 
     def _compile(self, part: str) -> jinja2.Template:
         source: str = getattr(self, part)
         try:
-            unknown = meta.find_undeclared_variables(_ENVIRONMENT.parse(source)) - set(VARIABLES)
+            unknown = meta.find_undeclared_variables(_ENVIRONMENT.parse(source)) - set(self.variables)
             if unknown:
                 raise UsageError(
-                    f"prompt {self.name!r}, {part}: unknown variable {min(unknown)!r}; known: {', '.join(VARIABLES)}"
+                    f"prompt {self.name!r}, {part}: unknown variable {min(unknown)!r}; "
+                    f"known: {', '.join(self.variables)}"
                 )
             return _ENVIRONMENT.from_string(source)
         except jinja2.TemplateSyntaxError as error:
@@ -123,16 +130,28 @@ class Prompt(Frozen):
         except (RecursionError, MemoryError, ValueError) as error:
             raise UsageError(f"prompt {self.name!r}, {part} can't be read: {type(error).__name__}") from error
 
-    def _messages(self, query: str, notes: Sequence[Note]) -> list[Message]:
-        system, with_notes, without_notes = self._templates
-        values = {"query": query, "notes": [{"title": note.title, "content": note.content} for note in notes]}
+    def _filled(self, part: str, values: Mapping[str, Any]) -> list[Message]:
+        """The messages of the system template and of this one."""
         try:
-            user = clean((with_notes if notes else without_notes).render(values).strip())
-            asked: list[Message] = [{"role": "user", "content": user}]
-            instruction = clean(system.render(values).strip())
+            asked: list[Message] = [{"role": "user", "content": clean(self._templates[part].render(values).strip())}]
+            instruction = clean(self._templates["system"].render(values).strip())
         except Exception as error:  # a template may do anything that an expression can
             raise UsageError(f"prompt {self.name!r} can't be rendered: {error or type(error).__name__}") from error
         return [{"role": "system", "content": instruction}, *asked] if instruction else asked
+
+
+class Prompt(Templates):
+    """One way to ask the LLM under test. `notes`: in the run's note_order, each has title and content."""
+
+    parts = ("system", "with_notes", "without_notes")
+    variables = ("query", "notes")
+
+    with_notes: str
+    without_notes: str
+
+    def _messages(self, query: str, notes: Sequence[Note]) -> list[Message]:
+        values = {"query": query, "notes": [{"title": note.title, "content": note.content} for note in notes]}
+        return self._filled("with_notes" if notes else "without_notes", values)
 
     def render(
         self,
@@ -167,6 +186,40 @@ class Prompt(Frozen):
         return prompt
 
 
+class JudgePrompt(Templates):
+    """How a judge is asked."""
+
+    parts = ("system", "user")
+
+    user: str
+
+    def render(self, values: Mapping[str, str | Sequence[str]], budget: int | None = None) -> RenderedPrompt:
+        """Fill the templates, each value quoted. Nothing is left out: PromptTooLongError where it does not fit."""
+        messages = self._filled("user", {name: _quoted(value) for name, value in values.items()})
+        if budget is not None and (n_tokens := estimated_tokens(messages)) > budget:
+            raise PromptTooLongError(f"about {n_tokens} prompt tokens for the judge; its budget is {budget}")
+        return RenderedPrompt(messages, str(values["query"]), [], 0)
+
+
+class PointwisePrompt(JudgePrompt):
+    """How a judge is asked about one answer; `request`: what its LLM was sent, empty where that held no notes."""
+
+    variables = ("query", "references", "request", "answer")
+
+
+class PairwisePrompt(JudgePrompt):
+    """How a judge is asked which of two answers is better."""
+
+    variables = ("query", "references", "answer_a", "answer_b")
+
+
+def _quoted(value: str | Sequence[str]) -> str | list[str]:
+    """As `quote`; what is not there stays empty, so that a template can tell."""
+    if isinstance(value, str):
+        return quote(value) if value else ""
+    return [quote(each) for each in value]
+
+
 def estimated_tokens(messages: Sequence[Message]) -> int:
     """A cautious estimate of the prompt's tokens (see `estimate_tokens`)."""
     return sum(estimate_tokens(message["content"]) for message in messages)
@@ -178,13 +231,32 @@ def load_prompt(name: str) -> Prompt:
     It is rendered once on an example, so that a wrong template is found before anything is spent.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else find_resource("prompts", name)
-    content: dict[str, Any] = read_yaml(path)
-    try:
-        prompt = Prompt(**{"name": path.stem, **content})
-    except (ValidationError, TypeError) as error:
-        detail = explain(error, Prompt) if isinstance(error, ValidationError) else error
-        raise UsageError(f"prompt {path}: {detail}") from error
+    prompt = _read(path, Prompt)
     examples = [Note(note_idx=i, title="标题", content="正文") for i in range(5)]
     for notes in (examples, []):
         prompt.render("问题", notes)
     return prompt
+
+
+J = TypeVar("J", bound=JudgePrompt)
+
+
+def load_judge_prompt(kind: type[J]) -> J:
+    """The judge's prompt of this kind (`prompts/judge/`, working directory first), rendered once on an example."""
+    name = kind.__name__.removesuffix("Prompt").lower()
+    prompt = _read(find_resource("prompts/judge", name), kind)
+    for filled in ("文字", ""):
+        prompt.render(dict.fromkeys(kind.variables, filled) | {"references": [filled]})
+    return prompt
+
+
+T = TypeVar("T", bound=Templates)
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    content: dict[str, Any] = read_yaml(path)
+    try:
+        return kind(**{"name": path.stem, **content})
+    except (ValidationError, TypeError) as error:
+        detail = explain(error, kind) if isinstance(error, ValidationError) else error
+        raise UsageError(f"prompt {path}: {detail}") from error

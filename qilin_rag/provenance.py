@@ -16,6 +16,7 @@ from qilin_rag.answering import System
 from qilin_rag.config import RunConfig
 from qilin_rag.data import Dataset
 from qilin_rag.data.dataset import hash_questions
+from qilin_rag.llms import LLM
 from qilin_rag.llms.servers import engine_of
 from qilin_rag.registry import RETRIEVERS
 from qilin_rag.retrievers import Retriever
@@ -41,7 +42,6 @@ RECORDED_PACKAGES = (
 
 def run_identity(dataset: Dataset, system: System, config: RunConfig) -> dict[str, Any]:
     """All that can change an answer; its hash is the fingerprint under which a run is found again."""
-    engine = {"engine": engine_of(system.llm, config.llm_label).identity()} if config.serve else {}
     return {
         "fingerprint_version": FINGERPRINT_VERSION,
         "data": dataset.sha256,
@@ -49,10 +49,15 @@ def run_identity(dataset: Dataset, system: System, config: RunConfig) -> dict[st
         "top_k": None if system.retriever.ignores_k else system.top_k,
         "missing_notes": system.missing_notes,
         "prompt": system.prompt.sha256,
-        "llm": system.llm.identity(),
-        **engine,
+        **llm_identity(config, system.llm),
         **changed_note_settings(config),
     }
+
+
+def llm_identity(config: RunConfig, llm: LLM) -> dict[str, Any]:
+    """The LLM, and the engine below it where that is ours."""
+    engine = {"engine": engine_of(llm, config.llm_label).identity()} if config.serve else {}
+    return {"llm": llm.identity(), **engine}
 
 
 def changed_note_settings(config: RunConfig) -> dict[str, Any]:
@@ -116,7 +121,7 @@ def new_manifest(
         labels={
             "data": dataset.label,
             "retriever": retriever_label(config, system.retriever),
-            "llm": _describe(config.llm_label, system.llm.changed(config.llm_preset)),
+            "llm": llm_label(config, system.llm),
             "prompt": system.prompt.name,
         },
         packages={name: found for name in RECORDED_PACKAGES if (found := _installed(name))},
@@ -131,6 +136,11 @@ def new_manifest(
 def retriever_label(config: RunConfig, retriever: Retriever) -> str:
     """The retriever in tables: its name and what differs from its defaults."""
     return _describe(config.retriever.name, retriever.changed(RETRIEVERS.implied(config.retriever.name)))
+
+
+def llm_label(config: RunConfig, llm: LLM) -> str:
+    """The LLM in tables: its name and what differs from its preset."""
+    return _describe(config.llm_label, llm.changed(config.llm_preset))
 
 
 def _describe(name: str, changes: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from qilin_rag.scorers import Scorer
 from qilin_rag.stats import Clusters, intervals95, query_clusters, standard_error
 from qilin_rag.store import RunDirectory
 from qilin_rag.text import clean
-from qilin_rag.types import LeftOut, MetricSummary, Question, Repeats, Sample, Score, Status, Summary, Usage
+from qilin_rag.types import Exchange, LeftOut, MetricSummary, Question, Repeats, Sample, Score, Status, Summary, Usage
 
 
 def build_scorers(metrics: Mapping[str, Mapping[str, Any]]) -> list[Scorer]:
@@ -89,7 +89,13 @@ def score_directory(
     if unanswered:
         raise UsageError(f"{directory.path}: {unanswered} questions have no sample yet; run it again to go on")
     samples = [finished[question.id] for question in questions]
-    made = score_samples(scorers, samples, questions)
+    return add_scores(directory, samples, lines, score_samples(scorers, samples, questions), seed)
+
+
+def add_scores(
+    directory: RunDirectory, samples: Sequence[Sample], lines: Sequence[Sample], made: list[Score], seed: int
+) -> Summary:
+    """Write what follows from a run's samples, with these scores in place of earlier ones by the same metrics."""
     again = {(score.metric, score.question_id) for score in made}
     scores = [score for score in directory.read_scores() if (score.metric, score.question_id) not in again] + made
     summary = summarise(samples, lines, scores, seed, directory.read_repeats())
@@ -101,7 +107,7 @@ def score_directory(
 
 def summarise(
     samples: Sequence[Sample],
-    lines: Sequence[Sample],
+    lines: Sequence[Exchange],
     scores: Iterable[Score],
     seed: int = 0,
     repeats: Sequence[Sample] = (),
@@ -210,7 +216,12 @@ def remarks(metrics: Mapping[str, MetricSummary]) -> list[str]:
         for reason, n in metric.reasons.items():
             if reason not in get_args(Status):
                 said.setdefault(f"{reason} ({n} of {metric.n + metric.n_unscored})", []).append(name)
-    if by_percentiles := [name for name, metric in metrics.items() if metric.ci95_method == "percentile"]:
+    by_percentiles = [
+        name
+        for name, metric in metrics.items()
+        if metric.ci95_method == "percentile" and metric.ci95 and metric.ci95[0] < metric.ci95[1]
+    ]
+    if by_percentiles:
         said["interval by percentiles, BCa says nothing here"] = by_percentiles
     return [f"{', '.join(names)}: {remark}" for remark, names in said.items()]
 

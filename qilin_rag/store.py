@@ -21,12 +21,12 @@ from typing_extensions import TypedDict
 
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.trec import format_trec
-from qilin_rag.types import Cost, Frozen, Question, Sample, Score, Summary, Times
+from qilin_rag.types import Cost, Exchange, Frozen, Judgement, Question, Sample, Score, Summary, Times
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-SAMPLES, REPEATS = "samples.jsonl", "repeats.jsonl"
+SAMPLES, REPEATS, JUDGEMENTS = "samples.jsonl", "repeats.jsonl", "judgements.jsonl"
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -169,15 +169,19 @@ class RunDirectory:
         """What `--repeat` asked for once more: any number of lines a question; a half last line is skipped."""
         return list(_read_lines(self.path / REPEATS, Sample, half_line_ok=True))
 
+    def read_judgements(self) -> Iterator[Judgement]:
+        """What judges said, every line ever written; a half last line is skipped."""
+        return _read_lines(self.path / JUDGEMENTS, Judgement, half_line_ok=True)
+
     @contextmanager
-    def samples_writer(self, file_name: str = SAMPLES) -> Iterator[SamplesWriter]:
-        """Append to a file of samples, after mending a half line at its end."""
+    def line_writer(self, file_name: str = SAMPLES) -> Iterator[LineWriter]:
+        """Append to a file of samples (or judgements), after mending a half line at its end."""
         path = self.path / file_name
         with _writing(path):
-            _mend_last_line(path)
+            _mend_last_line(path, Judgement if file_name == JUDGEMENTS else Sample)
             file = path.open("ab", buffering=0)
         try:
-            yield SamplesWriter(file)
+            yield LineWriter(file)
         finally:
             with _writing(path):
                 os.fsync(file.fileno())
@@ -217,6 +221,12 @@ class RunDirectory:
         write_text(self.path / name, text)
 
 
+def check_out(path: Path) -> None:
+    """UsageError where a file named by `--out` can't be one, before anything is done for it."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"--out {str(path)!r} must be a file in a folder that is there")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole file in one step: a reader, or a crash, finds the old content or the new.
 
@@ -250,22 +260,22 @@ def _writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-class SamplesWriter:
-    """Appends one sample a line, each with a single write that is with the system before `write` returns."""
+class LineWriter:
+    """Appends one exchange a line, each with a single write that is with the system before `write` returns."""
 
     def __init__(self, file: IO[bytes]) -> None:
         """`file` is open for appending and unbuffered."""
         self._file = file
 
-    def write(self, sample: Sample) -> None:
+    def write(self, exchange: Exchange) -> None:
         """Append one line."""
-        line = memoryview(sample.model_dump_json().encode() + b"\n")
+        line = memoryview(exchange.model_dump_json().encode() + b"\n")
         with _writing(Path(self._file.name)):
             while line:
                 line = line[self._file.write(line) :]
 
 
-def _mend_last_line(path: Path) -> None:
+def _mend_last_line(path: Path, model: type[Exchange]) -> None:
     """Cut off a half last line, or end it where only its line break is missing."""
     if not path.exists():
         return
@@ -276,7 +286,7 @@ def _mend_last_line(path: Path) -> None:
             return
         file.seek(line_start)
         try:
-            Sample.model_validate_json(file.read())
+            model.model_validate_json(file.read())
         except ValidationError:
             file.truncate(line_start)
         else:

@@ -7,7 +7,7 @@ import re
 import unicodedata
 
 _CITED = r"(?:第\s*)?\d{1,2}(?:\s*篇)?"
-_CITATION = re.compile(
+CITATION = re.compile(
     r"[\[［][^\[\]［］\n]{1,20}[\]］][(（]#[^)）\s]*[)）]"  # any link to nowhere: [第1篇](#), [笔记一](#), [1-3](#)
     rf"|[\[［]{_CITED}(?:\s*[-–,，、]\s*{_CITED})*[\]］]"  # a bare number: [1], [第1篇], [1, 3]
 )
@@ -17,8 +17,10 @@ _NOTE = rf"(?:(?:第|笔记|notes?)\s*)?({_NUMBER})(?:\s*篇(?:笔记)?)?"
 _NOTES = re.compile(rf"{_NOTE}(?:\s*[-–—－~～至到]\s*{_NOTE})?", re.IGNORECASE)
 _LABEL = re.compile(rf"\s*(?:参?见|参考|来自|出自|根据)?(?:(?>{_NOTES.pattern})[,，、;；和及与\s]*+)++", re.IGNORECASE)
 _BRACKETED = re.compile(r"[\[［]([^\[\]［］\n]{1,80})[\]］]|[【(（]([^【】()（）\[\]［］\n]{1,80})[】)）]")
+_ANY_BRACKETED = re.compile(f"{CITATION.pattern}|{_BRACKETED.pattern}")
+CITED = "\0"  # stands for a citation marker
 _NAMES_A_NOTE = re.compile("篇|笔记|note", re.IGNORECASE)
-_EMPHASIS = re.compile(r"\*\*|__|`+")
+EMPHASIS = re.compile(r"\*\*|__|`+")
 _TAG_OR_STICKER = re.compile(r"#[^#\s\[\]]{1,40}\[话题\]#|\[[^\[\]\s]{1,8}R\]")
 _MIXED_TOKEN = re.compile(r"[a-z0-9]+|\S")
 _SENTENCE = re.compile(r"[^。！？!?；;…\n]+[。！？!?；;…]*")
@@ -48,7 +50,7 @@ def strip_markup(text: str) -> str:
 
     A number of three or more digits in brackets is no citation.
     """
-    return _EMPHASIS.sub("", _CITATION.sub("", text))
+    return EMPHASIS.sub("", CITATION.sub("", text))
 
 
 def cited_numbers(text: str) -> list[int]:
@@ -64,6 +66,20 @@ def cited_numbers(text: str) -> list[int]:
                 ends = sorted(_number(end) for end in (first, last or first))
                 numbers += range(ends[0], ends[1] + 1)
     return numbers
+
+
+def mark_citations(text: str) -> tuple[str, list[list[int]]]:
+    """The text with `CITED` for each citation marker that either of the above knows, and the numbers each names."""
+    found: list[list[int]] = []
+
+    def mark(bracketed: re.Match[str]) -> str:
+        numbers = cited_numbers(bracketed[0])
+        if not numbers and not CITATION.fullmatch(bracketed[0]):
+            return bracketed[0]
+        found.append(numbers)
+        return CITED
+
+    return _ANY_BRACKETED.sub(mark, text.replace(CITED, "")), found
 
 
 def _number(text: str) -> int:

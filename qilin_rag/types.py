@@ -135,22 +135,16 @@ class Completion(Frozen):
     cached: bool = False
 
 
-class Sample(Frozen):
-    """One question, done: a line of samples.jsonl.
+class Exchange(Frozen):
+    """What an LLM was asked about a question, and what came back.
 
-    `notes_missing` hits had no text in the data and were left out; `hits` are the others. `prompt_notes` are the
-    `notes_used` that the prompt holds, in its order; None in older runs. `model` is the name that the server answered
-    under. `prompt_cut`: the server counted so few tokens that it can't have read the whole prompt.
+    `model` is the name that the server answered under. `prompt_cut`: the server counted so few tokens that it can't
+    have read the whole prompt.
     """
 
     question_id: str
     query: str
     status: Status
-    hits: list[Hit]
-    notes_missing: int = 0
-    notes_given: int
-    notes_used: int
-    prompt_notes: list[int] | None = None
     messages: list[Message]
     answer: str
     raw: str
@@ -166,6 +160,39 @@ class Sample(Frozen):
     def is_answered(self) -> bool:
         """Whether there is an answer to score, whole or cut off."""
         return self.status in ("ok", "truncated")
+
+
+class Sample(Exchange):
+    """One question, done: a line of samples.jsonl.
+
+    `notes_missing` hits had no text in the data and were left out; `hits` are the others. `prompt_notes` are the
+    `notes_used` that the prompt holds, in its order; None in older runs.
+    """
+
+    hits: list[Hit]
+    notes_missing: int = 0
+    notes_given: int
+    notes_used: int
+    prompt_notes: list[int] | None = None
+
+    @property
+    def known_prompt_notes(self) -> list[int] | None:
+        """The notes of the prompt in its order; None where an older run kept only how many of them were used."""
+        if self.prompt_notes is None and self.notes_used in (0, len(self.hits)):
+            return [hit.note_idx for hit in self.hits[: self.notes_used]]
+        return self.prompt_notes
+
+
+class Judgement(Exchange):
+    """What a judge said of an answer, or of two: a line of judgements.jsonl.
+
+    `judge` is its name, `runs` whose answers it was shown, in this order. `key` is the hash of the judge and of what it
+    was asked, under which a judgement is found again.
+    """
+
+    key: str
+    judge: str
+    runs: list[str]
 
 
 class Score(Frozen):
@@ -185,7 +212,7 @@ class Score(Frozen):
 class MetricSummary(Frozen):
     """A metric over all questions of a run.
 
-    `value`, `stderr` and `ci95` speak of the `n` scored questions (null where too few to say);
+    `value`, `stderr` and `ci95` speak of the `n` scored questions (null where too few to say).
     Repeated queries count as one cluster in both; `ci95_method` is `percentile` where BCa says nothing (see `stats`).
     `value_unscored_as_zero` is the bound that counts the `n_unscored` others as 0. `reasons` counts the reasons
     that scores were given with, unscored or not.

@@ -33,19 +33,19 @@ def sample(question_id: str, answer: str = "答", status: str = "ok") -> Sample:
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
     directory = RunDirectory(tmp_path / "run")
-    with directory.locked(), directory.samples_writer() as writer:
+    with directory.locked(), directory.line_writer() as writer:
         writer.write(sample("1", "第一\n行"))
         writer.write(sample("2"))
     return directory
 
 
 def append(run: RunDirectory, question_id: str) -> None:
-    with run.locked(), run.samples_writer() as writer:
+    with run.locked(), run.line_writer() as writer:
         writer.write(sample(question_id))
 
 
 def test_samples_come_back_and_a_later_line_supersedes(run: RunDirectory) -> None:
-    with run.locked(), run.samples_writer() as writer:
+    with run.locked(), run.line_writer() as writer:
         writer.write(sample("1", "again"))
     samples, lines = run.read_samples()
     assert list(samples) == ["1", "2"]

@@ -7,7 +7,24 @@ import sys
 
 import typer
 
-from qilin_rag.cli import ablate, catalogue, data, doctor, evaluate, index, results, retrieve, serve, signals, sweep
+from qilin_rag.cli import (
+    ablate,
+    catalogue,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    export,
+    index,
+    judge,
+    report,
+    reproduce,
+    results,
+    retrieve,
+    serve,
+    signals,
+    sweep,
+)
 from qilin_rag.errors import QilinError
 from qilin_rag.text import printable
 
@@ -22,14 +39,19 @@ app = typer.Typer(
 )
 app.command()(evaluate.run)
 app.command()(evaluate.score)
+app.command()(reproduce.reproduce)
+app.command()(judge.judge)
 app.command()(sweep.sweep)
 app.command()(ablate.ablate)
 app.command()(serve.serve)
 app.command()(retrieve.retrieve)
 app.command()(index.index)
 app.command()(results.leaderboard)
+app.command()(compare.compare)
 app.command()(ablate.sensitivity)
 app.command()(results.show)
+app.command()(export.export)
+app.command()(report.report)
 app.add_typer(data.app)
 app.command()(doctor.doctor)
 app.command(name="list")(catalogue.list_names)

@@ -11,12 +11,15 @@ from qilin_rag.types import AnswerSelection, ReferenceSelection
 __all__ = ["SAMPLE_LABEL", "Dataset", "NoteStore", "load_dataset"]
 
 
-def load_dataset(name: str, answers: AnswerSelection = "engaged", references: ReferenceSelection = "own") -> Dataset:
+def load_dataset(
+    name: str, answers: AnswerSelection = "engaged", references: ReferenceSelection = "own", fetch: bool = True
+) -> Dataset:
     """Open a dataset: `sample` (bundled), a folder with the tables notes and dqa, or `hub:OWNER/NAME`.
 
     `answers` says which answers make a question, `references` whether those to the same query are references too.
+    Without `fetch`, a data set of the hub that was not fetched before is an error.
     """
-    source = open_source(name)
+    source = open_source(name, fetch=fetch)
     notes, dqa = source.files("notes"), source.files("dqa")
     return Dataset(
         name=source.name,

@@ -45,7 +45,7 @@ class Citations(Scorer):
 
 
 def _figures(sample: Sample, wanted: set[int]) -> dict[str, Remarked]:
-    notes = _prompt_notes(sample)
+    notes = sample.known_prompt_notes
     if not sample.is_answered or notes is None:
         why = "not recorded which notes the prompt held" if sample.is_answered else sample.status
         return dict.fromkeys((PRECISION, RECALL, INVALID), Remarked(None, why))
@@ -58,10 +58,3 @@ def _figures(sample: Sample, wanted: set[int]) -> dict[str, Remarked]:
         RECALL: Remarked(n_right / len(wanted)) if wanted else no_reference,
         INVALID: Remarked((len(citations) - len(valid)) / len(citations)) if citations else nothing,
     }
-
-
-def _prompt_notes(sample: Sample) -> list[int] | None:
-    """The notes of the prompt in its order; None where an older run kept only how many of them were used."""
-    if sample.prompt_notes is None and sample.notes_used in (0, len(sample.hits)):
-        return [hit.note_idx for hit in sample.hits[: sample.notes_used]]
-    return sample.prompt_notes

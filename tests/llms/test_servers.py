@@ -19,6 +19,7 @@ from qilin_rag.llms import FatalLLMError, servers
 from qilin_rag.llms.engines import VLLM
 from qilin_rag.llms.servers import Server
 from tests.conftest import Cli, launch
+from tests.fake_server import FakeServer
 
 DEADLINE_S = 30
 
@@ -142,6 +143,18 @@ def test_a_run_with_its_server_writes_no_key(
     assert {"server.log", "manifest.json", "samples.jsonl"} < {path.name for path in files}
     assert not [path for path in files if b"very-secret" in path.read_bytes()]
     assert "very-secret" not in done.out + done.err
+
+
+def test_a_run_is_reproduced_by_a_server_of_its_own(data_dir: Path, cli: Cli, processes: Processes) -> None:
+    served = cli("run", "--data", data_dir, *ENGINE, "--serve", "--quiet").out.splitlines()[-1]
+    again = cli("reproduce", served, "--json")
+    assert (again.code, json.loads(again.out)["provenance"]) == (0, {})
+    with FakeServer() as there:
+        there.models = ["tiny"]
+        unserved = cli("run", "--data", data_dir, *ENGINE, "--base-url", there.url, "--quiet").out.splitlines()[-1]
+        other = cli("reproduce", unserved, "--serve", "--json")  # not refused: that server's settings are not known
+        assert (other.code, json.loads(other.out)["answers_changed"], len(there.calls)) == (1, 3, 3)
+    assert not processes.alive()
 
 
 def test_the_context_must_fit(tmp_path: Path) -> None:
@@ -399,3 +412,15 @@ def test_the_reason_is_found_in_a_log(tmp_path: Path, lines: list[str], reason: 
     log = tmp_path / "log"
     log.write_text("\n".join(lines))
     assert servers._reason(log) == reason
+
+
+def test_a_judge_served_for_itself(data_dir: Path, cli: Cli, processes: Processes) -> None:
+    run = cli("run", "--data", data_dir, "--quiet").out.splitlines()[-1]
+    judge = ("judge", run, *ENGINE, "--serve", "--json")
+    done = cli(*judge)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["metrics"]["judge_correctness"]["reasons"] == {"no verdict": 3}
+    assert (Path(run) / "judge-server.log").is_file()
+    assert (processes.n_started(), processes.alive()) == (1, [])
+    assert json.loads(cli(*judge).out) == json.loads(done.out)
+    assert processes.n_started() == 1  # all is judged: no server is needed

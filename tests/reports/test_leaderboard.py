@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,10 @@ from qilin_rag.errors import UsageError
 from qilin_rag.pipeline import run
 from qilin_rag.reports.formats import as_html, as_latex, as_markdown, as_rows, format_cell, title
 from qilin_rag.reports.leaderboard import Cell, Options, Table, leaderboard
-from qilin_rag.scoring import summarise
 from qilin_rag.stats import permutation_test
 from qilin_rag.store import RunDirectory
-from qilin_rag.types import Score
 from tests.conftest import Cli
+from tests.reports.made_runs import make_run
 
 
 def do(data: Path, *overrides: str, **flags: object) -> RunDirectory:
@@ -216,46 +214,6 @@ def test_what_does_not_depend_on_k_stands_in_each_row(data_dir: Path) -> None:
 
 
 N = 40
-
-
-def make_run(folder: Path, name: str, values: Sequence[float | None], queries: Sequence[str] | None = None) -> None:
-    """A complete run with these figures of a metric, in the row `name` and the column bm25."""
-    [real] = Path("real").iterdir()
-    directory = RunDirectory(folder / name)
-    shutil.copytree(real, directory.path)
-    manifest = directory.read_manifest()
-    labels = {**manifest.labels, "llm": name, "retriever": "bm25"}
-    asked = directory.read_questions()[0]
-    questions = [
-        asked.model_copy(update={"id": str(i), "query": queries[i] if queries else f"q{i}", "meta": {"user": i // 2}})
-        for i in range(len(values))
-    ]
-    scores = [
-        Score(question_id=str(i), metric="m", value=value, signature="m|made up", reason=None if value else "made up")
-        for i, value in enumerate(values)
-    ]
-    sample = next(iter(directory.read_samples()[0].values()))
-    samples = [sample.model_copy(update={"question_id": each.id, "query": each.query}) for each in questions]
-    directory.write_manifest(
-        manifest.model_copy(
-            update={
-                "labels": labels,
-                "n_questions": len(values),
-                "question_set_sha256": f"{len(values)}",
-                "fingerprint": name * 8,
-            }
-        )
-    )
-    directory.write_questions(questions)
-    directory.write_scores(scores)
-    directory.write_summary(summarise(samples, samples, scores))
-    (directory.path / "samples.jsonl").write_text("".join(f"{each.model_dump_json()}\n" for each in samples))
-
-
-@pytest.fixture
-def made(data_dir: Path) -> Path:
-    do(data_dir, retriever="bm25", limit=1, runs_dir=Path("real"))
-    return Path("made")
 
 
 def cell_of(table: Table, row: str) -> Cell:

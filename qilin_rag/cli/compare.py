@@ -1,0 +1,74 @@
+"""`compare`: two runs question by question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qilin_rag.cli import ui
+
+if TYPE_CHECKING:
+    from qilin_rag.reports.compare import Comparison
+
+
+def compare(
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run directory.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run it is compared with.")],
+    metric: Annotated[
+        str | None, typer.Option(help="What the questions that moved are told by. [default: the first in common]")
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, help="How many questions that moved to show, each way.")] = 5,
+    cluster_by: Annotated[
+        str | None, typer.Option(help="Field of the questions' meta that makes clusters. [default: the query]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Compare two runs, question by question.
+
+    The difference of each metric with its 95% interval and p (paired sign-flip test), wins, ties and losses, and the
+    questions that moved most both ways.
+    """
+    from qilin_rag.reports import compare as report
+
+    compared = report.compare(run_a, run_b, metric, cluster_by, top)
+    if as_json:
+        ui.print_json(compared.model_dump(mode="json"))
+    else:
+        _show(compared, run_a)
+
+
+def _show(compared: Comparison, run_a: Path) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console = ui.console()
+    same = f" ({compared.n_clusters} distinct)" if compared.n_clusters < compared.n_questions else ""
+    console.print(f"A: {compared.run_a}\nB: {compared.run_b}\n{compared.n_questions} questions{same}\n")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("metric", overflow="fold")
+    for column in ("A", "B", "A - B", "95% interval", "p", "won/tied/lost"):
+        table.add_column(column, justify="right")
+    for each in compared.metrics:
+        interval = f"{each.ci95[0]:+.4f} .. {each.ci95[1]:+.4f}" if each.ci95 else "-"
+        p = "-" if each.p is None else f"{each.p:.4f}"
+        counts = f"{each.wins}/{each.ties}/{each.losses}"
+        figures = (f"{each.value_a:.4f}", f"{each.value_b:.4f}", f"{each.difference:+.4f}")
+        table.add_row(Text(each.metric), *figures, interval, p, counts)
+    console.print(table)
+    for each in compared.metrics:
+        if each.n < compared.n_questions:
+            console.print(f"{each.metric}: {each.n} questions scored in both", style="yellow")
+        if each.detectable and each.p is not None and each.p > 0.05:
+            console.print(f"{each.metric}: no difference shown; one under {each.detectable:.4f} could hardly be")
+    for note in compared.notes:
+        console.print(note, style="yellow")
+    for name, moved in (("A", compared.better_a), ("B", compared.better_b)):
+        if moved:
+            console.print(f"\n{name} is better by {compared.moved_by} on", style="bold")
+            for question in moved:
+                figures_of = f"{question.value_a:.4f}  {question.value_b:.4f}"
+                console.print(f"  {figures_of}  {question.question_id}  {question.query}", soft_wrap=True)
+    if compared.better_a or compared.better_b:
+        console.print(f"\nqilin-rag show {run_a} --question ID shows one whole", style="dim", soft_wrap=True)

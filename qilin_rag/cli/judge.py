@@ -1,0 +1,169 @@
+"""`judge`: an LLM's opinion of a run's answers, or of which run's are better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qilin_rag.cli import ui
+from qilin_rag.cli.options import AsJson, BaseUrl, Quiet, RunsDir, Settings
+from qilin_rag.cli.signals import Interrupted
+from qilin_rag.errors import UsageError
+
+if TYPE_CHECKING:
+    from qilin_rag.config import RunConfig
+    from qilin_rag.judge import Hearing, Judged
+    from qilin_rag.pairwise import Compared
+
+
+def judge(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN [RUN]...", help="One run to judge, or several to compare.")
+    ],
+    llm: Annotated[str, typer.Option(help="The judge: a preset (see: list llms), openai, gguf:FILE, langchain:SPEC.")],
+    limit: Annotated[int | None, typer.Option(help="Judge only the first N questions of a seeded permutation.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Questions asked at once. [default: 16]")] = None,
+    base_url: BaseUrl = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Start the preset's own server, and stop it after.")] = False,
+    runs_dir: RunsDir = None,
+    settings: Settings = None,
+    fail_on_error: Annotated[
+        float | None,
+        typer.Option(help="Failed calls allowed before exit code 3: a share below 1, else a number. [default: 0]"),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let an LLM judge the answers of a run, or compare those of several.
+
+    One run: correctness, completeness and faithfulness to the notes, 1 to 5 each, become metrics of the run. Several:
+    every pair is asked in both orders, and rated. The same command goes on where it stopped.
+    """
+    from qilin_rag.config import resolve_run
+
+    ui.set_up_logs(quiet or as_json)
+    others = [setting for setting in settings or [] if not setting.startswith("llm.")]
+    if others:
+        raise UsageError(f"--set {others[0]}: judge only takes llm.KEY=VALUE")
+    flags = {
+        "llm": llm,
+        "limit": limit,
+        "concurrency": concurrency,
+        "base_url": base_url,
+        "serve": serve or None,
+        "runs_dir": runs_dir,
+        "fail_on_error": fail_on_error,
+    }
+    config = resolve_run(flags, settings or [])
+    try:
+        if len(runs) == 1:
+            _judge_one(runs[0], config, quiet, as_json)
+        else:
+            _compare(runs, config, quiet, as_json)
+    except KeyboardInterrupt:
+        raise Interrupted("every finished judgement is kept, the same command goes on from here") from None
+
+
+def _judge_one(path: Path, config: RunConfig, quiet: bool, as_json: bool) -> None:
+    from qilin_rag.judge import judge_run
+
+    with ui.progress_bar(quiet) as bar:
+        judged = judge_run(path, config, bar)
+    if as_json:
+        metrics = {name: metric.model_dump(mode="json") for name, metric in judged.metrics.items()}
+        ui.print_json({"run": str(path), "judge": judged.judge, "metrics": metrics, **_took(judged.hearing)})
+    else:
+        _print_judged(judged)
+    judged.hearing.check_failures(path, config.fail_on_error)
+
+
+def _print_judged(judged: Judged) -> None:
+    ui.console().print(f"judged by {judged.judge}, 1 to 5", style="bold")
+    ui.print_metrics(judged.metrics)
+    _print_took(judged.hearing)
+    typer.echo(judged.directory.path)
+
+
+def _compare(paths: list[Path], config: RunConfig, quiet: bool, as_json: bool) -> None:
+    from qilin_rag.pairwise import compare_runs
+
+    with ui.progress_bar(quiet) as bar:
+        compared = compare_runs(paths, config, bar)
+    if as_json:
+        comparison = compared.comparison.model_dump(mode="json")
+        ui.print_json({"path": str(compared.path), **comparison, **_took(compared.hearing)})
+    else:
+        _print_compared(compared)
+    compared.hearing.check_failures(compared.path, config.fail_on_error)
+
+
+def _print_compared(compared: Compared) -> None:
+    """Ratings, best first, and the pairs by the numbers of the runs; both fit in 80 columns."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console, comparison = ui.console(), compared.comparison
+    console.print(f"compared by {comparison.judge}, {comparison.n_questions} questions, in both orders", style="bold")
+    numbers = {rated.run: str(number) for number, rated in enumerate(comparison.runs, start=1)}
+    ratings = Table("", box=None, pad_edge=False, header_style="bold")
+    ratings.add_column("run", overflow="fold", max_width=46)
+    ratings.add_column("rating", justify="right")
+    ratings.add_column("95% interval", justify="right")
+    for rated in sorted(comparison.runs, key=lambda rated: -rated.rating.value if rated.rating else 0.0):
+        value = f"{rated.rating.value:.0f}" if rated.rating else "-"
+        ci95 = rated.rating.ci95 if rated.rating else None
+        interval = f"{ci95[0]:.0f} .. {ci95[1]:.0f}" if ci95 else "-"
+        ratings.add_row(numbers[rated.run], Text(rated.run), value, interval)
+    console.print(ratings)
+    console.print()
+    pairs = Table("pair", box=None, pad_edge=False, header_style="bold")
+    for column in ("won", "lost", "tied", "leaning", "flipped", "unscored", "score"):
+        pairs.add_column(column, justify="right")
+    for pair in comparison.pairs:
+        counts = (pair.won, pair.lost, pair.tied, pair.leaning, pair.flipped, sum(pair.unscored.values()))
+        score = "-" if pair.score is None else f"{pair.score:.4f}"
+        pairs.add_row(f"{numbers[pair.a]} : {numbers[pair.b]}", *map(str, counts), score)
+    console.print(pairs)
+    for line in _remarks(compared):
+        console.print(line, style="yellow")
+    _print_took(compared.hearing)
+    typer.echo(compared.path)
+
+
+def _remarks(compared: Compared) -> list[str]:
+    from collections import Counter
+
+    comparison = compared.comparison
+    said = []
+    if flipped := sum(pair.flipped for pair in comparison.pairs):
+        first = sum(pair.flipped_to_first for pair in comparison.pairs)
+        said.append(f"flipped with the order: {flipped}, {first} of them to the answer shown first; half a win each")
+    reasons: Counter[str] = Counter()
+    for pair in comparison.pairs:
+        reasons.update(pair.unscored)
+    said += [f"unscored, {reason}: {n}" for reason, n in sorted(reasons.items())]
+    if same := sum(pair.same for pair in comparison.pairs):
+        said.append(f"tied without asking, the same answer: {same}")
+    if comparison.n_not_shared:
+        said.append(f"left out, not a question of all runs: {comparison.n_not_shared}")
+    if any(rated.rating is None for rated in comparison.runs):
+        said.append("no ratings: what was judged does not connect all runs")
+    return said
+
+
+def _took(hearing: Hearing) -> dict[str, object]:
+    return {
+        "judgements": dict(hearing.counts) | {"cached": hearing.spent.cached},
+        "usage": hearing.spent.usage.model_dump(mode="json"),
+        "cost": hearing.cost.model_dump(mode="json"),
+    }
+
+
+def _print_took(hearing: Hearing) -> None:
+    from qilin_rag.cost import say_tokens
+
+    counts = ", ".join(f"{n} {status}" for status, n in hearing.counts.items() if n) or "none"
+    ui.console().print(f"{len(hearing.said)} judgements: {counts}")
+    ui.console().print(say_tokens(hearing.spent, hearing.cost), style="dim")

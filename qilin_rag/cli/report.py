@@ -1,0 +1,33 @@
+"""`report`: runs as one HTML file to open in a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run_directories: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run directories.")] = None,
+    runs_dir: Annotated[
+        list[Path] | None, typer.Option(help="All complete runs of this folder; may be given several times.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("report.html"),
+) -> None:
+    """Write runs as one HTML page that opens from disk.
+
+    Leaderboard, plots, and every question with its notes, prompt, answer and reference, two runs side by side.
+    Without runs and folders: those of the folder runs.
+    """
+    from qilin_rag.errors import UsageError
+    from qilin_rag.reports.contents import collect, find_runs
+    from qilin_rag.reports.html import write_report
+
+    if out.is_dir() or not out.parent.is_dir():
+        raise UsageError(f"--out {out} can't be written: {'a folder' if out.is_dir() else f'no folder {out.parent}'}")
+    paths = find_runs(run_directories or [], runs_dir or ([] if run_directories else [Path("runs")]))
+    contents = collect(paths)
+    write_report(contents, out)
+    n_runs = sum(len(table["runs"]) for table in contents.overview["tables"])
+    typer.echo(f"{out}  {out.stat().st_size / 1e6:.1f} MB, {n_runs} run{'s' if n_runs > 1 else ''}")

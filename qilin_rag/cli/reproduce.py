@@ -1,0 +1,105 @@
+"""`reproduce`: a finished run done again, and what is no longer the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qilin_rag.cli import ui
+from qilin_rag.cli.options import BaseUrl, Quiet, Settings
+from qilin_rag.cli.signals import Interrupted
+
+if TYPE_CHECKING:
+    from qilin_rag.reproduce import Reproduction
+
+WIDTH_CHARS = 80
+
+
+def reproduce(
+    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    runs_dir: Annotated[
+        Path | None, typer.Option(help="Where the run done again is kept. [default: runs/reproduced]")
+    ] = None,
+    base_url: BaseUrl = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Start the LLM's own server, as for a run that was made with --serve.")
+    ] = False,
+    settings: Settings = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="How far a figure may be off. [default: every question's score is the same]")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ask every question again, also what an earlier reproduction asked.")
+    ] = False,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run components of your own (module:Class) that the run names.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+) -> None:
+    """Do a run again, and say which figures changed.
+
+    Past the cache of answers, into a folder of its own. Exit code 0 where the figures agree, 1 where they don't.
+    """
+    from qilin_rag.reproduce import REPRODUCED, check
+    from qilin_rag.reproduce import reproduce as do_again
+
+    ui.set_up_logs(quiet or as_json)
+    try:
+        with ui.progress_bar(quiet) as bar:
+            found = do_again(
+                run_directory,
+                runs_dir or REPRODUCED,
+                base_url=base_url,
+                overrides=settings or [],
+                serve=serve,
+                fresh=fresh,
+                allow_code=allow_code,
+                tolerance=tolerance,
+                progress=bar,
+            )
+    except KeyboardInterrupt:
+        again = "the same command without --fresh" if fresh else "the same command"
+        raise Interrupted(f"every finished answer is kept, {again} goes on from here") from None
+    if as_json:
+        ui.print_json(found.model_dump(mode="json"))
+    else:
+        _print(found)
+    check(found)
+
+
+def _print(found: Reproduction) -> None:
+    """The comparison in 80 columns."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console = ui.console()
+    figures = Table("metric", box=None, pad_edge=False, header_style="bold")
+    figures.columns[0].overflow = "fold"
+    for column in ("then", "now", "difference", "scores changed"):
+        figures.add_column(column, justify="right")
+    for name, change in found.metrics.items():
+        values = ["unscored" if value is None else f"{value:.4f}" for value in (change.old, change.new)]
+        difference = "-" if change.difference is None else f"{change.difference:+.4f}"
+        changed = f"{change.scores_changed} of {found.questions}"
+        figures.add_row(Text(name), *values, difference, changed, style="" if change.agrees else "bold red")
+    console.print(figures, width=WIDTH_CHARS)
+    for name, change in found.metrics.items():
+        if change.why_not:
+            console.print(f"{name}: {change.why_not}", style="yellow", width=WIDTH_CHARS)
+    for name in found.not_made:
+        console.print(f"{name}: added by score, not made again", style="yellow", width=WIDTH_CHARS)
+    changed = f"{found.answers_changed} answers, {found.prompts_changed} prompts, {found.hits_changed} rankings changed"
+    console.print(f"{found.questions} questions: {changed}", width=WIDTH_CHARS)
+    if found.failed:
+        console.print(f"{found.failed} questions failed; the same command asks them again", style="yellow")
+    if found.provenance:
+        made_with = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("made with", "then", "now"):
+            made_with.add_column(column, overflow="fold")
+        for name, (then, now) in found.provenance.items():
+            made_with.add_row(Text(name), Text(then), Text(now))
+        console.print(made_with, width=WIDTH_CHARS)
+    typer.echo(found.reproduced)

@@ -1,0 +1,237 @@
+"""An LLM as judge between runs: which of two answers is better, asked in both orders; over many runs, ratings.
+
+A verdict each way makes a score: 1 for the answer preferred in both orders, 0.5 for a tie in both, and for a flip,
+where it was the place that was preferred, the same 0.5, counted apart; a tie in one order only is 0.75 to 0.25. Where
+either verdict is missing, the question is unscored for this pair.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from qilin_rag.answering import Progress
+from qilin_rag.bradley_terry import Rating, rate
+from qilin_rag.config import RunConfig
+from qilin_rag.errors import UsageError
+from qilin_rag.judge import Case, Hearing, Judge, hear, why_unread
+from qilin_rag.pipeline import read_complete, select_questions
+from qilin_rag.prompts import PairwisePrompt, load_judge_prompt
+from qilin_rag.store import RunDirectory, write_text
+from qilin_rag.text import slug
+from qilin_rag.types import Frozen, Judgement, Question, Sample
+from qilin_rag.verdicts import Preference, read_preference
+
+_SCORES = {"A": 1.0, "B": 0.0, "tie": 0.5}  # of the answer that is shown first
+_KINDS: dict[tuple[Preference, Preference], str] = {
+    ("A", "B"): "won",
+    ("B", "A"): "lost",
+    ("tie", "tie"): "tied",
+    ("A", "A"): "flipped_to_first",
+    ("B", "B"): "flipped_to_second",
+}
+
+
+class Pair(Frozen):
+    """How run `a` did against run `b`: questions won, lost and tied in both orders.
+
+    `leaning`: tied in one order only. `flipped_to_first`, `flipped_to_second`: the place was preferred. `same`: of the
+    tied, those where the two answers are one, which nobody was asked about. `unscored` counts the reasons. `score` is
+    the mean of what `a` scored, null where nothing was scored.
+    """
+
+    a: str
+    b: str
+    won: int
+    lost: int
+    tied: int
+    leaning: int
+    flipped_to_first: int
+    flipped_to_second: int
+    same: int
+    unscored: dict[str, int]
+    score: float | None
+
+    @property
+    def flipped(self) -> int:
+        """Questions in which the answer's place decided."""
+        return self.flipped_to_first + self.flipped_to_second
+
+
+class Rated(Frozen):
+    """A run with its rating; null where the judged pairs don't connect all runs."""
+
+    run: str
+    rating: Rating | None
+
+
+class Comparison(Frozen):
+    """ratings.json: what a judge makes of some runs, over the questions that all of them have."""
+
+    judge: str
+    signature: str
+    n_questions: int
+    n_not_shared: int
+    pairs: list[Pair]
+    runs: list[Rated]
+
+
+class Compared(NamedTuple):
+    """A comparison, the folder where it is kept, and what it took."""
+
+    path: Path
+    comparison: Comparison
+    hearing: Hearing
+
+
+class _Entrant(NamedTuple):
+    name: str
+    questions: dict[str, Question]
+    samples: dict[str, Sample]
+
+
+class _Outcome(NamedTuple):
+    """What came out for a question of a pair: its kind (a count of `Pair`, or why unscored), and what `a` scored."""
+
+    kind: str
+    score: float | None
+
+
+def compare_runs(paths: Sequence[Path], config: RunConfig, progress: Progress | None = None) -> Compared:
+    """Judge every pair of these runs, and rate them; what was judged before is not asked again.
+
+    It is kept in `runs_dir`, in a folder of the judge's own, whatever runs it has compared: one more run costs only the
+    pairs with it. `limit` takes the first of a seeded permutation of the shared questions.
+    """
+    judge = Judge(config, load_judge_prompt(PairwisePrompt))
+    entrants = _read_entrants(paths)
+    shared = _shared_questions(entrants)
+    questions = select_questions(shared, config)
+    directory = RunDirectory(config.runs_dir / f"judged-{slug(config.llm_label)}-{judge.sha256[:8]}")
+    pairs = list(combinations(range(len(entrants)), 2))
+    with directory.locked():
+        cases: dict[str, Case] = {}
+        keys: dict[tuple[int, int, str], tuple[str, str]] = {}
+        for i, j in pairs:
+            for question in questions:
+                if _unasked(entrants[i], entrants[j], question) is None:
+                    both = (_case(question, entrants[i], entrants[j]), _case(question, entrants[j], entrants[i]))
+                    keys[i, j, question.id] = judge.key(both[0]), judge.key(both[1])
+                    cases |= dict(zip(keys[i, j, question.id], both, strict=True))
+        hearing = hear(judge, cases, set(cases), directory, progress)
+        outcomes = {
+            (i, j): [
+                _unasked(entrants[i], entrants[j], question)
+                or _outcome(*(hearing.said.get(key) for key in keys[i, j, question.id]))
+                for question in questions
+            ]
+            for i, j in pairs
+        }
+        ratings = rate(_scores(outcomes, len(entrants), len(questions)), config.seed)
+        comparison = Comparison(
+            judge=judge.label,
+            signature=judge.signature("pairwise|both orders|Bradley-Terry", hearing.said),
+            n_questions=len(questions),
+            n_not_shared=len({question_id for entrant in entrants for question_id in entrant.questions}) - len(shared),
+            pairs=[_pair(entrants[i].name, entrants[j].name, outcomes[i, j]) for i, j in pairs],
+            runs=[
+                Rated(run=entrant.name, rating=ratings[i] if ratings else None) for i, entrant in enumerate(entrants)
+            ],
+        )
+        write_text(directory.path / "ratings.json", comparison.model_dump_json(indent=2) + "\n")
+    return Compared(directory.path, comparison, hearing)
+
+
+def _read_entrants(paths: Sequence[Path]) -> list[_Entrant]:
+    entrants = []
+    for path in paths:
+        directory = RunDirectory(path)
+        read_complete(directory)
+        questions = {question.id: question for question in directory.read_questions()}
+        entrants.append(_Entrant(path.resolve().name, questions, directory.read_samples()[0]))
+    names = Counter(entrant.name for entrant in entrants)
+    if len(names) < len(entrants):
+        raise UsageError(f"two runs are called {names.most_common(1)[0][0]!r}; a run can't be compared with itself")
+    return entrants
+
+
+def _shared_questions(entrants: Sequence[_Entrant]) -> list[Question]:
+    """The questions that all runs have, which must be the same ones."""
+    first = entrants[0]
+    shared = [
+        question
+        for question in first.questions.values()
+        if all(question.id in entrant.questions and question.id in entrant.samples for entrant in entrants)
+    ]
+    for question in shared:
+        for entrant in entrants[1:]:
+            other = entrant.questions[question.id]
+            if (question.query, question.references) != (other.query, other.references):
+                raise UsageError(f"question {question.id} is not the same in {first.name} and {entrant.name}")
+    if not shared:
+        raise UsageError("these runs have no question in common")
+    return shared
+
+
+def _unasked(a: _Entrant, b: _Entrant, question: Question) -> _Outcome | None:
+    """What is known without asking: there are no two answers, or they are one."""
+    ours, theirs = a.samples[question.id], b.samples[question.id]
+    if not (ours.is_answered and theirs.is_answered):
+        return _Outcome("no two answers", None)
+    return _Outcome("same", 0.5) if ours.answer == theirs.answer else None
+
+
+def _case(question: Question, first: _Entrant, second: _Entrant) -> Case:
+    values: Mapping[str, str | Sequence[str]] = {
+        "query": question.query,
+        "references": question.references,
+        "answer_a": first.samples[question.id].answer,
+        "answer_b": second.samples[question.id].answer,
+    }
+    return Case(question, [first.name, second.name], values)
+
+
+def _outcome(forth: Judgement | None, back: Judgement | None) -> _Outcome:
+    """What two verdicts make: `forth` saw a's answer first, `back` b's."""
+    if reason := why_unread(forth) or why_unread(back):
+        return _Outcome(reason, None)
+    assert forth and back
+    one, other = read_preference(forth.answer), read_preference(back.answer)
+    if one is None or other is None:
+        return _Outcome("no verdict", None)
+    return _Outcome(_KINDS.get((one, other), "leaning"), (_SCORES[one] + 1 - _SCORES[other]) / 2)
+
+
+def _pair(a: str, b: str, outcomes: Sequence[_Outcome]) -> Pair:
+    kinds = Counter(outcome.kind for outcome in outcomes if outcome.score is not None)
+    scored = [outcome.score for outcome in outcomes if outcome.score is not None]
+    return Pair(
+        a=a,
+        b=b,
+        won=kinds["won"],
+        lost=kinds["lost"],
+        tied=kinds["tied"] + kinds["same"],
+        leaning=kinds["leaning"],
+        flipped_to_first=kinds["flipped_to_first"],
+        flipped_to_second=kinds["flipped_to_second"],
+        same=kinds["same"],
+        unscored=dict(sorted(Counter(outcome.kind for outcome in outcomes if outcome.score is None).items())),
+        score=sum(scored) / len(scored) if scored else None,
+    )
+
+
+def _scores(
+    outcomes: Mapping[tuple[int, int], Sequence[_Outcome]], n_runs: int, n_questions: int
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """As `rate` wants them: what run i scored against run j, question by question."""
+    scores = np.zeros((n_questions, n_runs, n_runs))
+    for (i, j), of_pair in outcomes.items():
+        for row, outcome in enumerate(of_pair):
+            if outcome.score is not None:
+                scores[row, i, j], scores[row, j, i] = outcome.score, 1 - outcome.score
+    return scores

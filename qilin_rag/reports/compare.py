@@ -1,0 +1,172 @@
+"""Two runs question by question: the difference of each metric, how sure it is, and the questions that moved most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from qilin_rag.errors import UsageError, unknown_name
+from qilin_rag.reports.measured import Measured, clusters_of, read_run, values_of
+from qilin_rag.stats import (
+    Clusters,
+    Values,
+    detectable_difference,
+    intervals95,
+    permutation_test,
+    standard_error,
+)
+from qilin_rag.types import Frozen
+
+_EQUAL = 1e-9  # two scores closer than this are a tie
+
+
+class Moved(Frozen):
+    """A question with its figures in both runs."""
+
+    question_id: str
+    query: str
+    value_a: float
+    value_b: float
+
+
+class MetricComparison(Frozen):
+    """One metric over the `n` questions scored in both runs; `difference` is A's mean minus B's.
+
+    `p` is of the paired sign-flip test and stands for this metric alone; `detectable` is the smallest true difference
+    that these questions would show four times in five. The last three are None where they can't be told (n under 2).
+    """
+
+    metric: str
+    signature: str
+    n: int
+    value_a: float
+    value_b: float
+    difference: float
+    wins: int
+    ties: int
+    losses: int
+    ci95: tuple[float, float] | None
+    p: float | None
+    detectable: float | None
+
+
+class Comparison(Frozen):
+    """Two runs, joined by question; `better_a`, `better_b` by the metric `moved_by`, the largest change first."""
+
+    run_a: str
+    run_b: str
+    n_questions: int
+    n_clusters: int
+    metrics: list[MetricComparison]
+    moved_by: str
+    better_a: list[Moved]
+    better_b: list[Moved]
+    notes: list[str]
+
+
+def compare(
+    path_a: Path, path_b: Path, metric: str | None = None, cluster_by: str | None = None, n_moved: int = 5
+) -> Comparison:
+    """Compare two complete runs on the questions that both have, with the same text and the same references.
+
+    `metric` is what the questions that moved are told by; the first that both runs have where it is not given.
+    """
+    a, b = read_run(path_a), read_run(path_b)
+    ids, notes = _joined(a, b)
+    shared = [name for name in a.summary.metrics if name in b.summary.metrics]
+    alike = [name for name in shared if a.signature(name) == b.signature(name)]
+    notes += [f"{name} left out: made in two ways" for name in shared if name not in alike]
+    if not alike:
+        raise UsageError(f"{path_a} and {path_b} have no metric in common; qilin-rag score adds metrics to a run")
+    if metric is not None and metric not in alike:
+        raise unknown_name("metric of both runs", metric, alike)
+    of_answers = sorted(alike, key=lambda name: "@" in name)
+    clusters = clusters_of([a.questions[question_id] for question_id in ids], cluster_by)
+    pairs = [values_of([a, b], name, ids) for name in of_answers]
+    differences = np.stack([pair[:, 0] - pair[:, 1] for pair in pairs], axis=1)
+    intervals = intervals95(differences, clusters)
+    p_values = permutation_test(differences, clusters)
+    compared = [
+        _metric(name, str(a.signature(name)), pair, interval and interval[:2], p, clusters)
+        for name, pair, interval, p in zip(of_answers, pairs, intervals, p_values, strict=True)
+        if not np.isnan(pair.sum(axis=1)).all()
+    ]
+    unscored = set(of_answers) - {each.metric for each in compared}
+    notes += [f"{name} left out: no question is scored in both runs" for name in sorted(unscored)]
+    moved_by = metric or of_answers[0]
+    moved = _moved(a, ids, pairs[of_answers.index(moved_by)])
+    return Comparison(
+        run_a=a.name,
+        run_b=b.name,
+        n_questions=len(ids),
+        n_clusters=len(np.unique(clusters)),
+        metrics=compared,
+        moved_by=moved_by,
+        better_a=[each for each in moved if each.value_a - each.value_b > _EQUAL][:n_moved],
+        better_b=[each for each in moved[::-1] if each.value_b - each.value_a > _EQUAL][:n_moved],
+        notes=notes,
+    )
+
+
+def _joined(a: Measured, b: Measured) -> tuple[list[str], list[str]]:
+    """The questions that are the same in both runs, and what is to be said of the others."""
+    shared = [question_id for question_id in a.questions if question_id in b.questions]
+    same = [
+        question_id
+        for question_id in shared
+        if (a.questions[question_id].query, a.questions[question_id].references)
+        == (b.questions[question_id].query, b.questions[question_id].references)
+    ]
+    if not same:
+        raise UsageError(f"{a.name} and {b.name} have no question in common")
+    notes = []
+    if len(same) < len(shared):
+        notes.append(f"{len(shared) - len(same)} questions left out: same id, other text or references")
+    alone = {run.name: len(run.questions) - len(shared) for run in (a, b)}
+    notes += [f"{name}: {n} questions left out, the other run has none" for name, n in alone.items() if n]
+    return same, notes
+
+
+def _metric(
+    name: str,
+    signature: str,
+    pair: Values,
+    ci95: tuple[float, float] | None,
+    p: float | None,
+    clusters: Clusters,
+) -> MetricComparison:
+    is_scored = ~np.isnan(pair.sum(axis=1))
+    scored = pair[is_scored]
+    difference = scored[:, 0] - scored[:, 1]
+    stderr = standard_error(difference, clusters[is_scored])
+    return MetricComparison(
+        metric=name,
+        signature=signature,
+        n=len(scored),
+        value_a=float(scored[:, 0].mean()),
+        value_b=float(scored[:, 1].mean()),
+        difference=float(difference.mean()),
+        wins=int((difference > _EQUAL).sum()),
+        ties=int((np.abs(difference) <= _EQUAL).sum()),
+        losses=int((difference < -_EQUAL).sum()),
+        ci95=ci95,
+        p=p,
+        detectable=None if stderr is None else detectable_difference(stderr),
+    )
+
+
+def _moved(a: Measured, ids: Sequence[str], pair: Values) -> list[Moved]:
+    """The questions scored in both, from A's largest gain to B's."""
+    order = sorted(range(len(ids)), key=lambda i: (pair[i, 1] - pair[i, 0], ids[i]))
+    return [
+        Moved(
+            question_id=ids[i],
+            query=a.questions[ids[i]].query,
+            value_a=float(pair[i, 0]),
+            value_b=float(pair[i, 1]),
+        )
+        for i in order
+        if not np.isnan(pair[i]).any()
+    ]

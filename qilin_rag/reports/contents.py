@@ -1,0 +1,221 @@
+"""What the report shows: an index that the page needs at once, and packed blocks that it opens when somebody looks.
+
+A page of 20 runs x 2,932 questions holds some hundred megabytes of prompts and answers. So a block is gzip in base64,
+and there are two kinds: the answers of one run, and what a few questions' prompts are made of, for all runs. A prompt
+is kept as its lines, each once a block: the notes that runs share are there once, whatever the template did with them.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from qilin_rag import __version__
+from qilin_rag.data import NoteStore, load_dataset
+from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.provenance import now
+from qilin_rag.reports.leaderboard import Spending, Table, leaderboard_of
+from qilin_rag.store import Manifest, RunDirectory
+from qilin_rag.text import CITATION, EMPHASIS, clean
+from qilin_rag.types import Hit, Message, Question, Sample, Status, Usage
+
+STATUSES = get_args(Status)
+QUESTIONS_PER_BLOCK = 32
+
+
+class Contents(NamedTuple):
+    """All data of a page: the overview, its index, and the blocks by name."""
+
+    overview: dict[str, Any]
+    blocks: dict[str, str]
+
+
+class _Asked(NamedTuple):
+    """What one run gave the LLM for one question."""
+
+    hits: list[Hit]
+    messages: list[tuple[str, list[str]]]
+
+
+def find_runs(runs: Iterable[Path], runs_dirs: Iterable[Path]) -> list[Path]:
+    """The named runs, which must be complete, and those in these folders; each once."""
+    found = []
+    for path in runs:
+        manifest = RunDirectory(path).read_manifest()
+        if manifest.state != "complete":
+            raise UsageError(f"{path} is {manifest.state}; the command that began it goes on with it")
+        found.append(path)
+    for folder in runs_dirs:
+        inside = sorted(file.parent for file in folder.glob("*/manifest.json"))
+        if not inside:
+            raise UsageError(f"{folder} is not a folder of runs; begin with: qilin-rag run")
+        found += inside
+    return list({path.resolve(): path for path in found}.values())
+
+
+def collect(paths: Sequence[Path]) -> Contents:
+    """Everything about these runs, in tables as the leaderboard makes them: one a set of questions."""
+    named = {path.name: path for path in paths} | {str(path): path for path in paths}  # as the leaderboard names them
+    tables, blocks = [], {}
+    for number, board in enumerate(leaderboard_of(paths)):
+        directories = {spending.run: RunDirectory(named[spending.run]) for spending in board.spending}
+        table, packed = _table(board, directories)
+        tables.append(table)
+        blocks.update({f"t{number}-{name}": block for name, block in packed})
+    index = {
+        "version": __version__,
+        "made": now(),
+        "statuses": STATUSES,
+        "markup": [CITATION.pattern, EMPHASIS.pattern],
+        "questions_per_block": QUESTIONS_PER_BLOCK,
+        "tables": tables,
+    }
+    return Contents(index, blocks)
+
+
+def _table(board: Table, directories: Mapping[str, RunDirectory]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """One set of questions: its part of the index, and its blocks."""
+    manifests = {name: directory.read_manifest() for name, directory in directories.items()}
+    questions = next(iter(directories.values())).read_questions()
+    metrics = [(block.metric, block.signature) for block in board.blocks]
+    asked: list[list[_Asked]] = []
+    lines: dict[str, str] = {}
+    figures = _figures(board, directories)
+    runs, blocks = [], []
+    for spending in _as_on_the_board(board):
+        directory = directories[spending.run]
+        samples, _ = directory.read_samples()
+        ordered = [samples[question.id] for question in questions]
+        scores = {(score.question_id, score.metric, score.signature): score for score in directory.read_scores()}
+        columns = [[scores.get((question.id, *metric)) for question in questions] for metric in metrics]
+        runs.append(
+            {
+                **spending.model_dump(mode="json"),
+                "prompt": manifests[spending.run].labels["prompt"],
+                "figures": figures[spending.run],
+                "statuses": "".join(str(STATUSES.index(sample.status)) for sample in ordered),
+                "scores": [[score and _rounded(score.value) for score in column] for column in columns],
+            }
+        )
+        reasons = [[score.reason if score else None for score in row] for row in zip(*columns, strict=True)]
+        told = [_told(sample, why) for sample, why in zip(ordered, reasons or [[]] * len(ordered), strict=True)]
+        blocks.append((f"run{len(asked)}", _packed(told)))
+        asked.append(
+            [_Asked(sample.hits, [_shared(message, lines) for message in sample.messages]) for sample in ordered]
+        )
+    notes, why_no_notes = _open_notes(manifests.values())
+    for start in range(0, len(questions), QUESTIONS_PER_BLOCK):
+        part = slice(start, start + QUESTIONS_PER_BLOCK)
+        content = _part(questions[part], [of_run[part] for of_run in asked], notes)
+        blocks.append((f"part{start // QUESTIONS_PER_BLOCK}", _packed(content)))
+    table = {
+        "data": board.data,
+        "metrics": [{"name": name, "signature": signature} for name, signature in metrics],
+        "runs": runs,
+        "notes": board.notes,
+        "why_no_notes": why_no_notes,
+        "ids": [question.id for question in questions],
+        "queries": [question.query for question in questions],
+    }
+    return table, blocks
+
+
+def _as_on_the_board(board: Table) -> list[Spending]:
+    """What is known of each run, in the order of the leaderboard's rows and columns."""
+    order = [cell.run for block in board.blocks for row in block.cells for cell in row if cell]
+    places = {run: place for place, run in enumerate(dict.fromkeys(order))}
+    return sorted(board.spending, key=lambda spending: places.get(spending.run, len(places)))
+
+
+def _figures(board: Table, names: Iterable[str]) -> dict[str, list[dict[str, Any] | None]]:
+    """Each run's cells, a block each, as the leaderboard has them."""
+    figures: dict[str, list[dict[str, Any] | None]] = {name: [None] * len(board.blocks) for name in names}
+    for number, block in enumerate(board.blocks):
+        for cell in (cell for row in block.cells for cell in row if cell):
+            if cell.run:
+                figures[cell.run][number] = cell.model_dump(mode="json", exclude={"run"})
+    return figures
+
+
+def _told(sample: Sample, reasons: Sequence[str | None]) -> dict[str, Any]:
+    """What a run's block says of one question; what is usual is left out."""
+    facts = sample.model_dump(
+        mode="json",
+        exclude={"question_id", "query", "status", "hits", "messages", "raw", "usage"},
+        exclude_defaults=True,
+    )
+    if sample.raw != sample.answer:
+        facts["raw"] = sample.raw
+    if sample.usage != Usage():
+        facts["usage"] = sample.usage.model_dump(mode="json")
+    if any(reasons):
+        facts["reasons"] = reasons
+    return facts
+
+
+def _shared(message: Message, lines: dict[str, str]) -> tuple[str, list[str]]:
+    """Role and lines of a message; equal lines of all runs are one string in memory."""
+    return message["role"], [lines.setdefault(line, line) for line in message["content"].split("\n")]
+
+
+def _open_notes(manifests: Iterable[Manifest]) -> tuple[NoteStore | None, str]:
+    """The notes of the data that these runs are about, where it is still there and the same; else why not."""
+    why = ""
+    seen = []
+    for manifest in manifests:
+        data, answers, references = (manifest.config[name] for name in ("data", "answers", "references"))
+        if (data, answers, references) in seen:
+            continue
+        seen.append((data, answers, references))
+        try:
+            dataset = load_dataset(data, answers, references, fetch=False)
+            if dataset.sha256 == manifest.data["sha256"]:
+                return dataset.notes, ""
+            why = f"data {data!r} has changed since the run"
+        except QilinError as error:
+            why = " ".join(str(error).split())
+    return None, why
+
+
+def _part(questions: Sequence[Question], asked: Sequence[Sequence[_Asked]], notes: NoteStore | None) -> dict[str, Any]:
+    """A block of questions: references, each run's hits and messages, notes, and the lines of all these texts."""
+    lines: dict[str, int] = {}
+
+    def numbered(text: Iterable[str]) -> list[int]:
+        return [lines.setdefault(line, len(lines)) for line in text]
+
+    rows = [
+        {
+            "references": question.references,
+            "reference_notes": question.reference_notes,
+            "runs": [
+                {
+                    "hits": [[hit.note_idx, _rounded(hit.score)] for hit in one.hits],
+                    "messages": [[role, numbered(text)] for role, text in one.messages],
+                }
+                for one in of_question
+            ],
+        }
+        for question, of_question in zip(questions, zip(*asked, strict=True), strict=True)
+    ]
+    shown: dict[int, list[Any]] = {}
+    if notes is not None:
+        wanted = {hit.note_idx for of_run in asked for one in of_run for hit in one.hits}
+        wanted.update(note_idx for question in questions for note_idx in question.reference_notes)
+        there = sorted(wanted - set(notes.missing(sorted(wanted))))
+        shown = {note.note_idx: [note.title, numbered(note.content.split("\n"))] for note in notes.get(there)}
+    return {"questions": rows, "notes": shown, "lines": list(lines)}
+
+
+def _rounded(value: float | None) -> float | None:
+    """Four decimals are shown; the rest would fill megabytes."""
+    return None if value is None else round(value, 4)
+
+
+def _packed(content: object) -> str:
+    text = clean(json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    return base64.b64encode(gzip.compress(text.encode(), compresslevel=6, mtime=0)).decode()

@@ -1,0 +1,178 @@
+"""A run in the answer format of the TREC RAG track: one JSON object a topic and line.
+
+The format is that of the track of 2024 as Ragnarök writes it (Pradeep et al. 2024, arXiv:2406.16828; pyragnarok's
+docs/rag24.md), the constraints are those of the track's guidelines and of Ragnarök's check_trec_rag24_gen: at most 20
+references, none twice; citations are places in that list, from 0; at most 400 words. The check alone counts words
+between white space, after NFKC, so that a Chinese sentence is one word: `response_length` is what the check counts.
+The check takes only MS MARCO's document ids as references; ours are the notes' numbers.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple, Self
+
+from pydantic import Field, NonNegativeInt, StringConstraints, model_validator
+
+from qilin_rag.errors import UsageError
+from qilin_rag.store import RunDirectory, check_out, write_text
+from qilin_rag.text import CITED, mark_citations, normalise, sentences, strip_markup, words
+from qilin_rag.trec import trec_id
+from qilin_rag.types import Frozen, Sample
+
+MOST_REFERENCES = 20
+MOST_WORDS = 400
+Name = Annotated[str, StringConstraints(pattern=r"^\S+$")]
+
+
+class CitedSentence(Frozen):
+    """A sentence, and which of the references it cites."""
+
+    text: Annotated[str, StringConstraints(pattern=r"^\S(.*\S)?$")]
+    citations: list[NonNegativeInt]
+
+    @property
+    def n_words(self) -> int:
+        """As the track's check counts them."""
+        return len(unicodedata.normalize("NFKC", self.text).split())
+
+
+class TrecRagAnswer(Frozen):
+    """One topic: a line of the file. A topic without an answer has none: the check warns of it, and goes on."""
+
+    run_id: Name
+    topic_id: Name
+    topic: str
+    references: Annotated[list[Name], Field(max_length=MOST_REFERENCES)]
+    response_length: Annotated[NonNegativeInt, Field(le=MOST_WORDS)]
+    answer: Annotated[list[CitedSentence], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if len(set(self.references)) < len(self.references):
+            raise ValueError("a document is named twice in references")
+        for sentence in self.answer:
+            if len(set(sentence.citations)) < len(sentence.citations):
+                raise ValueError("a sentence cites a document twice")
+            if any(citation >= len(self.references) for citation in sentence.citations):
+                raise ValueError("a citation is no place in references")
+        if self.response_length != sum(sentence.n_words for sentence in self.answer):
+            raise ValueError("response_length is not the number of words of the answer")
+        return self
+
+
+class Exported(NamedTuple):
+    """What was written; `remarks` counts what of the run is not in it, and what else is to be known."""
+
+    topics: int
+    citations: int
+    remarks: dict[str, int]
+
+
+def export_trec_rag(path: Path, out: Path) -> Exported:
+    """Write a complete run's answers to the file `out`; what is dropped is counted."""
+    check_out(out)
+    directory = RunDirectory(path)
+    manifest = directory.read_manifest()
+    if manifest.state != "complete":
+        raise UsageError(f"{path} is {manifest.state}; finish it with the command that began it, then export it")
+    samples = directory.read_samples()[0]
+    remarks: Counter[str] = Counter()
+    run_id = trec_id(path.resolve().name)
+    found = [_answer(path, run_id, samples[question.id], remarks) for question in directory.read_questions()]
+    lines = [line for line in found if line is not None]
+    if not lines:
+        raise UsageError(f"{path} has no answer to export")
+    write_text(out, "".join(f"{line.model_dump_json()}\n" for line in lines))
+    n_citations = sum(len(sentence.citations) for line in lines for sentence in line.answer)
+    return Exported(len(lines), n_citations, {remark: n for remark, n in sorted(remarks.items()) if n})
+
+
+def _answer(path: Path, run_id: str, sample: Sample, remarks: Counter[str]) -> TrecRagAnswer | None:
+    """The line of one question, None where it has no answer."""
+    if not sample.is_answered:
+        remarks[f"{sample.status} questions have no line"] += 1
+        return None
+    cited = cite(sample.answer)
+    numbers = [number for _, its in cited for number in its]
+    notes = _prompt_notes(path, sample)
+    given = _references(notes, numbers)
+    whole = [_sentence(text, its, given) for text, its in cited]
+    kept = _within_limit(whole)
+    if not kept:
+        remarks[f"answers without a sentence of at most {MOST_WORDS} words have no line"] += 1
+        return None
+    not_given = sum(not 1 <= number <= len(notes) for number in numbers)
+    remarks["citations of notes that were not given are dropped"] += not_given
+    too_many = f"citations are dropped of answers that cite more than {MOST_REFERENCES} notes"
+    remarks[too_many] += sum(number not in given for number in numbers) - not_given
+    remarks[f"answers are cut to {MOST_WORDS} words"] += len(kept) < len(whole)
+    is_long = sum(len(words(normalise(sentence.text))) for sentence in kept) > MOST_WORDS
+    remarks[
+        f"answers have more than {MOST_WORDS} words if Chinese is cut into words, as the track's check does not"
+    ] += is_long
+    return TrecRagAnswer(
+        run_id=run_id,
+        topic_id=trec_id(sample.question_id),
+        topic=" ".join(sample.query.split()),
+        references=[str(notes[number - 1]) for number in given],
+        response_length=sum(sentence.n_words for sentence in kept),
+        answer=kept,
+    )
+
+
+def cite(answer: str) -> list[tuple[str, list[int]]]:
+    """The sentences of an answer without markup, each with the numbers it cites, in order.
+
+    A marker behind the end mark belongs to the sentence before it, and so does one that stands alone on its line.
+    """
+    found: list[tuple[str, list[int]]] = []
+    marked, numbers = mark_citations(answer)
+    left = iter(numbers)
+    waiting: list[int] = []  # of markers before the first sentence
+    for line in marked.splitlines():
+        for place, piece in enumerate(sentences(line)):
+            text = strip_markup(piece.replace(CITED, "")).strip()
+            n_leading = len(piece) - len(piece.lstrip(f"{CITED} \t\u3000"))
+            n_before = piece.count(CITED, 0, n_leading) if place or not text else 0
+            before = [number for _ in range(n_before) for number in next(left)]
+            (found[-1][1] if found else waiting).extend(before)
+            own = [number for _ in range(piece.count(CITED) - n_before) for number in next(left)]
+            if text:
+                found.append((text, waiting + own))
+                waiting = []
+    return found
+
+
+def _prompt_notes(path: Path, sample: Sample) -> list[int]:
+    """The notes of the prompt in its order: number i of a citation is the i-th of them."""
+    if sample.known_prompt_notes is None:
+        raise UsageError(
+            f"{path}, question {sample.question_id}: not recorded which notes the prompt held; the command that made "
+            "the run asks again with --fresh"
+        )
+    return sample.known_prompt_notes
+
+
+def _references(notes: Sequence[int], cited: Sequence[int]) -> list[int]:
+    """The numbers of the notes that become references: all, or where they are too many the first that are cited."""
+    numbers = range(1, len(notes) + 1)
+    if len(notes) > MOST_REFERENCES:
+        return [number for number in numbers if number in cited][:MOST_REFERENCES]
+    return list(numbers)
+
+
+def _sentence(text: str, numbers: Sequence[int], given: Sequence[int]) -> CitedSentence:
+    """A sentence with its citations as places in the references, each once; of others nothing is kept."""
+    return CitedSentence(text=text, citations=[given.index(n) for n in dict.fromkeys(numbers) if n in given])
+
+
+def _within_limit(answer: Sequence[CitedSentence]) -> list[CitedSentence]:
+    """Without the sentences at the end that are too many, as the track's check does it."""
+    kept = list(answer)
+    while sum(sentence.n_words for sentence in kept) > MOST_WORDS:
+        kept.pop()
+    return kept

@@ -1,0 +1,59 @@
+"""The report: one HTML file that opens from disk, asks no network for anything, and treats all it shows as text.
+
+Three things keep hostile notes and answers harmless, each of which would do alone: data stands in blocks that a browser
+does not run and in which no tag can end, the page makes text nodes of it and never markup, and its policy allows no
+script and no style but its own two (by their hashes), and no request at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from qilin_rag.reports.contents import Contents
+from qilin_rag.store import write_text
+
+_SCRIPTS = ("data", "dom", "shared_text", "plots", "leaderboard", "questions", "question", "main")
+_ESCAPED = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
+
+
+def write_report(contents: Contents, out: Path) -> None:
+    """Write the page in one step."""
+    write_text(out, as_html(contents))
+
+
+def as_html(contents: Contents) -> str:
+    """The whole page. The program stands before the blocks, so that it works while they are still read."""
+    script = '"use strict";\n(() => {\n' + "\n".join(_asset(f"{name}.js") for name in _SCRIPTS) + "})();\n"
+    style = _asset("style.css")
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_asset("page.html.j2"))
+    policy = (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
+    )
+    return template.render(
+        policy=policy,
+        style=Markup(style),
+        script=Markup(script),
+        index=Markup(as_json_block(contents.overview)),
+        blocks=contents.blocks,
+    )
+
+
+def as_json_block(value: Any) -> str:
+    """JSON that can stand in a script element: nothing in it ends the element or begins a comment."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).translate(_ESCAPED)
+
+
+def _hash(source: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
+
+
+def _asset(name: str) -> str:
+    return (files("qilin_rag.reports") / "page" / name).read_text(encoding="utf-8")

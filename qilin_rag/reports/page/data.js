@@ -1,0 +1,51 @@
+// The data: an index that is read at once, and packed blocks that are opened when somebody looks.
+const index = JSON.parse(document.getElementById("index").textContent);
+const MOST_BLOCKS_OPEN = 24;
+const openBlocks = new Map();
+
+/** The content of a block; the last ones stay open. */
+function openBlock(name) {
+  const content = openBlocks.get(name) ?? unpack(name);
+  openBlocks.delete(name);
+  openBlocks.set(name, content);
+  if (openBlocks.size > MOST_BLOCKS_OPEN) openBlocks.delete(openBlocks.keys().next().value);
+  return content;
+}
+
+async function unpack(name) {
+  if (document.readyState === "loading") {
+    await new Promise((done) => document.addEventListener("DOMContentLoaded", done, { once: true }));
+  }
+  const bytes = Uint8Array.from(atob(document.getElementById(name).textContent), (char) => char.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).json();
+}
+
+/** What is looked at. `order` is the questions that the filters leave, as places in the table's lists. */
+const state = {
+  t: 0, a: 0, b: null, metric: 0, boardSort: null,
+  search: "", inAnswers: false, status: "", low: null, high: null, compare: "",
+  sort: { key: "place", down: false }, page: 0, order: [],
+};
+
+const table = () => index.tables[state.t];
+const fullLabel = (run) => `${run.llm} · ${run.retriever}`;
+/** What tells the run apart: where all have one LLM, the retriever does. */
+const runLabel = (run) => (table().runs.some(({ llm }) => llm !== run.llm) ? fullLabel(run) : run.retriever);
+const isRetrieval = (metric) => metric.name.includes("@");
+const statusOf = (run, place) => index.statuses[Number(table().runs[run].statuses[place])];
+const scoreOf = (run, place, metric = state.metric) => table().runs[run].scores[metric][place];
+const shown = (value) => (value === null || value === undefined ? "–" : value.toFixed(4));
+
+const openRun = (run) => openBlock(`t${state.t}-run${run}`);
+const openPart = (place) => openBlock(`t${state.t}-part${Math.floor(place / index.questions_per_block)}`);
+
+/** Metrics that two signatures share are told apart by a number; the signatures stand below the leaderboard. */
+function metricLabel(number) {
+  const { name } = table().metrics[number];
+  const same = table().metrics.flatMap((metric, at) => (metric.name === name ? [at] : []));
+  return same.length > 1 ? `${name} (${same.indexOf(number) + 1})` : name;
+}
+
+/** As search compares: full-width and half-width, large and small letters are one. */
+const folded = (text) => text.normalize("NFKC").toLowerCase();

@@ -1,0 +1,77 @@
+// The leaderboard: a row a run.
+const BOARD_TEXTS = [["llm", "LLM"], ["retriever", "Retriever"], ["prompt", "Prompt"]];
+
+/** Columns of the leaderboard: key, heading, and what of a run stands there (for sorting). */
+function boardColumns() {
+  const { runs, metrics } = table();
+  const texts = BOARD_TEXTS.filter(([key]) => key !== "prompt" || new Set(runs.map((run) => run.prompt)).size > 1)
+    .map(([key, label]) => ({ key, label, isText: true, of: (run) => run[key] }));
+  const figures = metrics.map((_, number) => ({
+    key: `m${number}`, label: metricLabel(number), number, of: (run) => run.figures[number]?.value ?? null,
+  }));
+  const spent = runs.some((run) => run.completion_tokens || run.uncounted);
+  const spending = !spent ? [] : [
+    { key: "tokens", label: "Tokens", of: (run) => (run.prompt_tokens === null && run.completion_tokens === null ? null : run.prompt_tokens + run.completion_tokens) },
+    { key: "cost", label: "Cost", of: (run) => run.cost.amount },
+  ];
+  return [...texts, ...figures, ...spending];
+}
+
+/** The runs, as places in the table's list, in the order that is chosen; at first that of the leaderboard command. */
+function boardOrder() {
+  const places = table().runs.map((_, at) => at);
+  const column = boardColumns().find(({ key }) => key === state.boardSort?.key);
+  if (!column) return places;
+  const value = (at) => column.of(table().runs[at]);
+  return places.sort((one, other) => compare(value(one), value(other), state.boardSort.down) || one - other);
+}
+
+function figureCell(figure) {
+  if (!figure) return make("td", { class: "figure" }, "–");
+  if (figure.value === null) return make("td", { class: "figure" }, "unscored");
+  return make("td", { class: figure.best ? "figure best" : "figure" },
+    make("span", {}, shown(figure.value) + (figure.best ? " ★" : figure.tied ? " ≈" : "")),
+    figure.ci95 ? make("small", {}, `${shown(figure.ci95[0])}–${shown(figure.ci95[1])}`) : null,
+    figure.n_unscored ? make("small", {}, `${figure.n} of ${figure.n + figure.n_unscored} scored`) : null);
+}
+
+function spendingCell(column, run) {
+  if (column.key === "tokens") {
+    const n = column.of(run);
+    return make("td", { class: "figure" }, n === null ? "unknown" : n.toLocaleString("en"));
+  }
+  const { amount, currency } = run.cost;
+  return make("td", { class: "figure", title: run.cost.unknown ?? "" },
+    amount === null ? "unknown" : `${amount.toPrecision(3)} ${currency ?? ""}`);
+}
+
+function drawLeaderboard() {
+  const columns = boardColumns();
+  const sortBy = (column) => {
+    const isOwn = state.boardSort?.key === column.key;
+    state.boardSort = { key: column.key, down: isOwn ? !state.boardSort.down : !column.isText };
+    drawLeaderboard();
+    drawIntervals();
+    drawScatter();
+    document.querySelector(`#leaderboard th:nth-child(${columns.indexOf(column) + 1}) button`).focus();
+  };
+  byId("leaderboard").replaceChildren(
+    make("thead", {}, make("tr", {}, columns.map((column) =>
+      sortHeading(column.label, state.boardSort?.key === column.key ? state.boardSort.down : null, () => sortBy(column),
+        { class: column.isText ? "text" : "figure", title: "number" in column ? table().metrics[column.number].signature : null })))),
+    make("tbody", {}, boardOrder().map((at) => {
+      const run = table().runs[at];
+      return make("tr", { title: run.run }, columns.map((column) => {
+        if ("number" in column) return figureCell(run.figures[column.number]);
+        return column.isText ? make("td", { class: "text" }, run[column.key]) : spendingCell(column, run);
+      }));
+    })));
+}
+
+function drawRemarks() {
+  const { metrics, notes, why_no_notes: whyNot } = table();
+  byId("remarks").querySelector("ul").replaceChildren(
+    ...notes.map((note) => make("li", { class: "remark text" }, note)),
+    ...(whyNot ? [make("li", { class: "remark text" }, `The texts of the notes are not in this report: ${whyNot}`)] : []),
+    ...metrics.map((metric, number) => make("li", {}, `${metricLabel(number)}: `, make("code", {}, metric.signature))));
+}

@@ -1,0 +1,83 @@
+// The text that an answer shares with a reference: the longest common subsequence of tokens, which ROUGE-L counts.
+const MOST_CELLS = 16_000_000;
+
+/** Tokens as the scorer makes them (markup left out, NFKC, lower case), each with its place in the text. */
+function tokens(text) {
+  const isMarkup = new Uint8Array(text.length);
+  for (const pattern of index.markup) {
+    for (const found of text.matchAll(new RegExp(pattern, "gu"))) {
+      isMarkup.fill(1, found.index, found.index + found[0].length);
+    }
+  }
+  let plain = "";
+  const places = [];
+  for (let at = 0; at < text.length; ) {
+    const char = String.fromCodePoint(text.codePointAt(at));
+    const normal = isMarkup[at] ? "" : folded(char);
+    for (let i = 0; i < normal.length; i++) places.push([at, at + char.length]);
+    plain += normal;
+    at += char.length;
+  }
+  return Array.from(plain.matchAll(/[a-z0-9]+|\S/gu), (found) => ({
+    key: found[0],
+    start: places[found.index][0],
+    end: places[found.index + found[0].length - 1][1],
+  }));
+}
+
+/** Which tokens of each text belong to their longest common subsequence; null where they are too long to tell. */
+function sharedTokens(one, other) {
+  const [n, m] = [one.length, other.length];
+  if ((n + 1) * (m + 1) > MOST_CELLS || Math.min(n, m) > 65535) return null;
+  const ids = new Map();
+  const [left, right] = [one, other].map((list) =>
+    Uint32Array.from(list, ({ key }) => ids.get(key) ?? (ids.set(key, ids.size), ids.size - 1)));
+  const width = m + 1;
+  const longest = new Uint16Array((n + 1) * width); // of what is left from token i and token j on
+  for (let i = n - 1; i >= 0; i--) {
+    for (let j = m - 1; j >= 0; j--) {
+      const at = i * width + j;
+      longest[at] = left[i] === right[j]
+        ? longest[at + width + 1] + 1
+        : Math.max(longest[at + width], longest[at + 1]);
+    }
+  }
+  const isShared = [new Uint8Array(n), new Uint8Array(m)];
+  for (let i = 0, j = 0; i < n && j < m; ) {
+    if (left[i] === right[j]) isShared[0][i++] = isShared[1][j++] = 1;
+    else if (longest[(i + 1) * width + j] >= longest[i * width + j + 1]) i++;
+    else j++;
+  }
+  return { length: longest[0], isShared };
+}
+
+/** The text with the flagged tokens in <mark>; neighbours are one. */
+function marked(text, list, isShared) {
+  const parts = [];
+  let done = 0;
+  for (let i = 0; i < list.length; i++) {
+    if (!isShared[i]) continue;
+    const first = i;
+    while (i + 1 < list.length && isShared[i + 1]) i++;
+    parts.push(text.slice(done, list[first].start), make("mark", {}, text.slice(list[first].start, list[i].end)));
+    done = list[i].end;
+  }
+  return [...parts, text.slice(done)];
+}
+
+/** An answer beside each reference: the best matching first, with F1, and both texts marked. */
+function compareTexts(answer, references) {
+  const own = tokens(answer);
+  return references
+    .map((reference, number) => {
+      const others = tokens(reference);
+      const shared = sharedTokens(own, others);
+      const f1 = shared && own.length + others.length ? (2 * shared.length) / (own.length + others.length) : 0;
+      return {
+        number, f1, isTooLong: shared === null,
+        answer: shared ? marked(answer, own, shared.isShared[0]) : [answer],
+        reference: shared ? marked(reference, others, shared.isShared[1]) : [reference],
+      };
+    })
+    .sort((one, other) => other.f1 - one.f1);
+}

@@ -1,0 +1,230 @@
+"""The report in a real browser: what people do with it, and that nothing it shows can act or fetch."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rapidfuzz.distance import LCSseq
+
+from qilin_rag.config import resolve_run
+from qilin_rag.pipeline import run
+from qilin_rag.reports.contents import collect
+from qilin_rag.reports.html import write_report
+from qilin_rag.store import RunDirectory
+from qilin_rag.text import mixed_tokens, normalise, strip_markup
+from tests.reports.hostile import HOSTILE, hostile_run
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install 'qilin-rag[test-browser]'")
+pytestmark = pytest.mark.browser
+WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
+    if not found:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with sync_api.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=found[0], args=["--no-sandbox"])  # root has no sandbox
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A page, and whatever it said, ran into or asked for."""
+
+    def __init__(self, browser: Any, path: Path, viewport: dict[str, int]) -> None:
+        self.page = browser.new_page(viewport=viewport)
+        self.heard: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.heard.append(message.text))
+        self.page.on("pageerror", lambda error: self.heard.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.heard.append(dialog.message))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.address = path.resolve().as_uri()
+        self.open()
+
+    def open(self, fragment: str = "") -> None:
+        """Load the page anew, under this fragment of its address."""
+        self.page.goto("about:blank")
+        self.requests.clear()
+        self.page.goto(self.address + fragment)
+        self.page.wait_for_selector("html[data-ready]")
+
+    def column(self, table: str, number: int) -> list[str]:
+        """The texts of one column."""
+        texts: list[str] = self.page.locator(f"#{table} tbody td:nth-child({number})").all_inner_texts()
+        return [text.split("\n")[0].rstrip(" ★≈") for text in texts]
+
+    def wait_for(self, selector: str, text: str) -> None:
+        """Until an element's text begins like this; the page's policy lets nobody poll it by a script."""
+        sync_api.expect(self.page.locator(selector)).to_have_text(re.compile(f"^{text}"))
+
+    def n_found(self) -> int:
+        """How many questions are left, as the page says it."""
+        return int(self.page.inner_text("#found").split()[0])
+
+
+@pytest.fixture
+def visit(chromium: Any, data_dir: Path) -> Iterator[Visit]:
+    for retriever in ("none", "bm25", "oracle"):
+        run(resolve_run({"data": "sample", "retriever": retriever}))
+    write_report(collect(sorted(Path("runs").iterdir())), Path("report.html"))
+    opened = Visit(chromium, Path("report.html"), WIDE)
+    yield opened
+    assert opened.heard == []
+    assert {url.split("#")[0] for url in opened.requests} == {opened.address}
+    opened.page.close()
+
+
+def test_the_leaderboard_sorts_both_ways(visit: Visit) -> None:
+    assert visit.column("leaderboard", 2) == ["none", "bm25", "oracle"]
+    visit.page.click("#leaderboard th:nth-child(3) button")
+    assert visit.page.get_attribute("#leaderboard th:nth-child(3)", "aria-sort") == "descending"
+    assert visit.column("leaderboard", 2) == ["oracle", "bm25", "none"]
+    assert visit.page.locator("#intervals .label").all_text_contents() == ["oracle", "bm25", "none"]
+    visit.page.keyboard.press("Enter")  # the heading keeps the focus
+    assert visit.column("leaderboard", 3) == sorted(visit.column("leaderboard", 3))
+    assert visit.page.get_attribute("#leaderboard th:nth-child(3)", "aria-sort") == "ascending"
+
+
+def test_the_plots_show_each_run_at_its_figures(visit: Visit) -> None:
+    assert visit.page.locator("#intervals circle").count() == visit.page.locator("#scatter circle").count() == 3
+    means = [float(text) for text in visit.column("leaderboard", 3)]
+    xs = [float(circle.get_attribute("cx")) for circle in visit.page.locator("#intervals circle").all()]
+    ys = [float(circle.get_attribute("cy")) for circle in visit.page.locator("#scatter circle").all()]
+    share = (means[1] - means[0]) / (means[2] - means[0])
+    assert (xs[1] - xs[0]) / (xs[2] - xs[0]) == pytest.approx(share, abs=1e-3)
+    assert (ys[1] - ys[0]) / (ys[2] - ys[0]) == pytest.approx(share, abs=1e-3)
+    assert visit.page.locator("#intervals .tick").count() >= 3
+
+
+def test_questions_are_sorted_searched_and_filtered(visit: Visit) -> None:
+    page = visit.page
+    assert page.inner_text("#found") == "60 of 60 questions"
+    page.click("#questions th:nth-child(3) button")
+    low_first = visit.column("questions", 3)
+    assert low_first == sorted(low_first)
+    assert page.inner_text("#page") == "Page 1 of 2"
+    page.click("#later")
+    assert len(visit.column("questions", 1)) == 10
+    page.fill("#low", "0.5")
+    page.fill("#high", "0.6")
+    assert all(0.5 <= float(score) <= 0.6 for score in visit.column("questions", 3))
+    page.click("#reset")
+    assert visit.n_found() == 60
+    page.fill("#search", "多肉")
+    assert all("多肉" in query for query in visit.column("questions", 1))
+    page.fill("#search", "坐标江浙")
+    assert visit.n_found() == 0
+    page.check("#in-answers")
+    visit.wait_for("#found", "1 of")
+    page.select_option("#status", "failed")
+    visit.wait_for("#found", "0 of")
+
+
+def test_two_runs_side_by_side(visit: Visit) -> None:
+    page = visit.page
+    page.select_option("#run-a", label="bm25")
+    page.select_option("#run-b", label="oracle")
+    a, b, difference = (visit.column("questions", number) for number in (3, 4, 5))
+    signed = [float(text.replace("−", "-")) for text in difference]
+    assert signed == pytest.approx([float(y) - float(x) for x, y in zip(a, b, strict=True)], abs=1.5e-4)
+    page.select_option("#compare", "more")
+    assert all(
+        float(x) > float(y) for x, y in zip(visit.column("questions", 3), visit.column("questions", 4), strict=True)
+    )
+    page.click("#questions tbody tr:first-child a")
+    page.wait_for_selector(".run")
+    assert page.locator(".run h3 .text").all_inner_texts() == ["extractive · bm25", "extractive · oracle"]
+    left, right = (run.bounding_box() for run in page.locator(".run").all())
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] <= right["x"]
+
+
+def test_a_question_by_its_address_and_by_keyboard(visit: Visit) -> None:
+    page = visit.page
+    [directory] = [RunDirectory(path) for path in Path("runs").glob("*-bm25-*")]
+    samples, _ = directory.read_samples()
+    questions = directory.read_questions()
+    visit.open(f"#q={questions[1].id}&a={directory.path.name}")
+    page.wait_for_selector(".run")
+    asked, sample = questions[1], samples[questions[1].id]
+    assert page.inner_text("#question-title span") == asked.query
+    assert page.locator(".run .answer .body").first.text_content() == sample.answer
+    assert page.locator(".run .reference .body").first.text_content() == asked.references[0]
+    assert page.locator(".hits .note").count() == len(sample.hits)
+    is_reference = [hit.note_idx in asked.reference_notes for hit in sample.hits]
+    assert ["is-reference" in note.get_attribute("class") for note in page.locator(".hits .note").all()] == is_reference
+    page.click(".prompt summary")
+    assert page.locator(".prompt .body").all_text_contents() == [message["content"] for message in sample.messages]
+    page.keyboard.press("ArrowRight")
+    visit.wait_for("#question-title span", re.escape(questions[2].query))
+    assert page.url.startswith(f"{visit.address}#q={questions[2].id}&")
+    page.keyboard.press("Escape")
+    sync_api.expect(page.locator("dialog")).to_be_hidden()
+    assert page.url == visit.address
+
+
+def test_the_marked_text_is_what_rouge_l_counts(visit: Visit) -> None:
+    [path] = Path("runs").glob("*-oracle-*")
+    directory = RunDirectory(path)
+    samples, _ = directory.read_samples()
+    for asked in directory.read_questions()[:12]:
+        visit.open(f"#q={asked.id}&a={path.name}")
+        visit.page.wait_for_selector(".run")
+        answer, reference = samples[asked.id].answer, asked.references[0]
+        shared = LCSseq.similarity(*(mixed_tokens(normalise(strip_markup(text))) for text in (answer, reference)))
+        for kind in ("answer", "reference"):
+            marks = visit.page.locator(".run .pair").first.locator(f".{kind} mark").all_text_contents()
+            assert sum(len(mixed_tokens(normalise(strip_markup(mark)))) for mark in marks) == shared > 0
+
+
+@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+def test_hostile_text_changes_nothing(own_folder: Path, chromium: Any, viewport: dict[str, int]) -> None:
+    path = hostile_run()
+    write_report(collect([path]), Path("report.html"))
+    visit = Visit(chromium, Path("report.html"), viewport)
+    page = visit.page
+    page.click("#remarks summary")
+    for number in (1, 2):
+        page.click(f"#questions tbody tr:nth-child({number}) a")
+        page.wait_for_selector(".run")
+        for summary in page.locator("dialog summary").all():
+            if summary.evaluate("element => !element.parentElement.open"):
+                summary.click()
+        shown = page.inner_text("dialog")
+        assert all(text in shown for text in HOSTILE[:3])
+        assert page.evaluate("window.hacked") is None
+        assert page.locator("dialog img, dialog script, dialog svg").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.evaluate("(dialog => dialog.scrollWidth <= dialog.clientWidth)(document.querySelector('dialog'))")
+        page.keyboard.press("Escape")
+    assert page.locator("script:not([type])").count() == 1
+    assert page.locator("img").count() == 0
+    assert visit.heard == []
+    assert {re.sub("#.*", "", url) for url in visit.requests} == {visit.address}
+
+
+def test_the_policy_would_stop_a_script_that_got_in(visit: Visit) -> None:
+    """Should the escaping ever fail, the page's own policy is the second wall."""
+    visit.page.evaluate(
+        """() => {
+            const script = document.createElement("script");
+            script.textContent = "window.hacked = 1";
+            document.body.append(script);
+            const holder = document.createElement("div");
+            holder.innerHTML = "<svg onload='window.hacked = 1'></svg>";
+            document.body.append(holder);
+        }"""
+    )
+    visit.page.wait_for_timeout(200)
+    assert visit.page.evaluate("window.hacked") is None
+    assert all("Content Security Policy" in text for text in visit.heard)
+    assert visit.heard
+    visit.heard.clear()

@@ -1,0 +1,81 @@
+"""Two runs against scipy's paired figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from qilin_rag.errors import UsageError
+from qilin_rag.reports.compare import compare
+from qilin_rag.store import RunDirectory
+from tests.conftest import Cli
+from tests.reports.made_runs import make_run
+
+
+def test_figures_are_those_of_the_paired_differences(made: Path) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.random(60), rng.random(60)
+    b[:5] = a[:5]
+    make_run(made, "a", a.tolist())
+    make_run(made, "b", b.tolist())
+    compared = compare(made / "a", made / "b")
+    [metric] = [each for each in compared.metrics if each.metric == "m"]
+    d = a - b
+    assert (metric.n, metric.wins, metric.ties, metric.losses) == (60, (d > 0).sum(), 5, (d < 0).sum())
+    assert metric.difference == pytest.approx(metric.value_a - metric.value_b)
+    assert metric.detectable == pytest.approx(scipy.stats.sem(d) * (1.959964 + 0.841621), rel=1e-6)
+    theirs = scipy.stats.permutation_test(
+        (a, b),
+        lambda x, y: np.mean(x - y),
+        permutation_type="samples",
+        n_resamples=20_000,
+        rng=np.random.default_rng(1),
+    )
+    assert metric.p == pytest.approx(theirs.pvalue, abs=0.02)
+    interval = scipy.stats.bootstrap((d,), np.mean, method="BCa", rng=np.random.default_rng(2)).confidence_interval
+    assert metric.ci95 == pytest.approx((interval.low, interval.high), abs=5e-3)
+    order = np.argsort(b - a, kind="stable")
+    assert [int(each.question_id) for each in compared.better_a] == order[:5].tolist()
+    assert [int(each.question_id) for each in compared.better_b] == order[::-1][:5].tolist()
+    other_way = compare(made / "b", made / "a")
+    assert other_way.metrics[0].p == metric.p
+    assert [each.question_id for each in other_way.better_a] == [each.question_id for each in compared.better_b]
+
+
+def test_only_questions_that_are_the_same_and_scored_in_both_count(made: Path, cli: Cli) -> None:
+    make_run(made, "a", [0.9, 0.1, 0.5, None])
+    make_run(made, "b", [0.1, 0.1, 0.4, 0.5, 0.7])
+    path = RunDirectory(made / "b")
+    questions = path.read_questions()
+    path.write_questions([questions[0].model_copy(update={"query": "another"}), *questions[1:]])
+    compared = compare(made / "a", made / "b")
+    assert compared.n_questions == 3
+    assert [(each.n, each.wins, each.ties, each.losses) for each in compared.metrics if each.metric == "m"] == [
+        (2, 1, 1, 0)
+    ]
+    assert compared.notes == [
+        "1 questions left out: same id, other text or references",
+        "b: 1 questions left out, the other run has none",
+    ]
+    said = cli("compare", made / "a", made / "b")
+    assert "m: 2 questions scored in both" in said.out
+    assert all(len(line) <= 80 for line in said.out.splitlines())
+    assert json.loads(cli("compare", made / "a", made / "b", "--json").out)["n_questions"] == 3
+
+
+def test_what_can_not_be_compared_is_one_line(made: Path, cli: Cli) -> None:
+    make_run(made, "a", [0.9, 0.1])
+    make_run(made, "b", [0.1, 0.1])
+    with pytest.raises(UsageError, match="unknown metric of both runs 'rouge'"):
+        compare(made / "a", made / "b", metric="rouge")
+    directory = RunDirectory(made / "b")
+    directory.write_questions([each.model_copy(update={"query": "x"}) for each in directory.read_questions()])
+    with pytest.raises(UsageError, match="a and b have no question in common"):
+        compare(made / "a", made / "b")
+    said = cli("compare", made / "a", made / "nowhere")
+    assert said.code == 2
+    assert said.err.count("\n") == 1

@@ -1,0 +1,195 @@
+"""The report without a browser: its data is whole, nothing in it is markup, and its policy fits its own script."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_rag.config import resolve_run
+from qilin_rag.pipeline import run
+from qilin_rag.reports.contents import QUESTIONS_PER_BLOCK, collect, find_runs
+from qilin_rag.reports.html import as_html, as_json_block
+from qilin_rag.store import RunDirectory
+from tests.conftest import Cli, write_jsonl
+from tests.reports.hostile import HOSTILE, hostile_run
+
+
+class Page(HTMLParser):
+    """Elements with their attributes and texts, as a browser's parser finds them."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, str] = {}
+        self._open = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._open = dict(attrs).get("id") or tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
+
+    def handle_data(self, data: str) -> None:
+        self.texts[self._open] = self.texts.get(self._open, "") + data
+
+
+def unpacked(block: str) -> Any:
+    return json.loads(gzip.decompress(base64.b64decode(block)))
+
+
+def do(data: Path, *overrides: str, **flags: object) -> RunDirectory:
+    return run(resolve_run({"data": str(data), **flags}, overrides)).directory
+
+
+@pytest.fixture
+def runs(data_dir: Path) -> list[Path]:
+    return [do(data_dir, retriever=retriever).path for retriever in ("none", "bm25", "oracle")]
+
+
+def test_the_index_has_what_the_leaderboard_has(runs: list[Path]) -> None:
+    [table] = collect(runs).overview["tables"]
+    assert [run["retriever"] for run in table["runs"]] == ["none", "bm25", "oracle"]
+    assert table["queries"] == ["冷萃咖啡怎么做", "多肉怎么养", "手冲水温"]
+    assert [metric["name"] for metric in table["metrics"]] == ["rouge_l", "recall@5", "ndcg@5", "mrr@5"]
+    for path, shown in zip(runs, table["runs"], strict=True):
+        directory = RunDirectory(path)
+        summary = directory.read_summary()
+        assert shown["run"] == path.name
+        assert shown["statuses"] == "000"
+        scores = {(score.metric, score.question_id): score.value for score in directory.read_scores()}
+        for metric, figure, column in zip(table["metrics"], shown["figures"], shown["scores"], strict=True):
+            known = summary.metrics[metric["name"]]
+            assert (figure["value"], figure["n"]) == (known.value, known.n)
+            assert known.ci95 is not None
+            assert tuple(figure["ci95"]) == known.ci95
+            assert column == pytest.approx([scores[metric["name"], one] for one in table["ids"]], abs=1e-4)
+
+
+def test_blocks_hold_every_prompt_answer_and_note_word_for_word(runs: list[Path]) -> None:
+    contents = collect(runs)
+    part = unpacked(contents.blocks["t0-part0"])
+    for number, path in enumerate(runs):
+        samples, _ = RunDirectory(path).read_samples()
+        answers = unpacked(contents.blocks[f"t0-run{number}"])
+        for place, sample in enumerate(samples.values()):
+            shown = part["questions"][place]["runs"][number]
+            messages = [
+                {"role": role, "content": "\n".join(part["lines"][at] for at in lines)}
+                for role, lines in shown["messages"]
+            ]
+            assert messages == sample.messages
+            assert [note for note, _ in shown["hits"]] == [hit.note_idx for hit in sample.hits]
+            assert answers[place]["answer"] == sample.answer
+    title, lines = part["notes"]["10"]
+    assert title == "冷萃咖啡"
+    assert "".join(part["lines"][at] for at in lines).startswith("粗研磨咖啡粉80克")
+    assert len(part["lines"]) == len(set(part["lines"]))
+
+
+def test_questions_lie_in_blocks_of_a_fixed_number() -> None:
+    """The page finds a question's block by division."""
+    contents = collect([do(Path("sample"), retriever="none").path])
+    [table] = contents.overview["tables"]
+    n_questions = len(table["ids"])
+    parts = [unpacked(block)["questions"] for name, block in contents.blocks.items() if "part" in name]
+    assert n_questions > QUESTIONS_PER_BLOCK
+    assert [len(part) for part in parts] == [QUESTIONS_PER_BLOCK, n_questions - QUESTIONS_PER_BLOCK]
+
+
+def test_without_the_data_the_page_says_why_there_are_no_notes(runs: list[Path], data_dir: Path) -> None:
+    write_jsonl(data_dir / "notes.jsonl", [{"note_idx": 10, "title": "other", "content": "text"}])
+    changed = collect(runs)
+    assert "has changed since the run" in changed.overview["tables"][0]["why_no_notes"]
+    assert unpacked(changed.blocks["t0-part0"])["notes"] == {}
+    data_dir.rename("elsewhere")
+    assert "no such folder" in collect(runs).overview["tables"][0]["why_no_notes"]
+
+
+def test_other_questions_are_another_table(runs: list[Path], data_dir: Path) -> None:
+    limited = do(data_dir, retriever="none", limit=2, prompt="concise")
+    tables = collect([*runs, limited.path]).overview["tables"]
+    assert [len(table["ids"]) for table in tables] == [3, 2]
+    assert [len(table["runs"]) for table in tables] == [3, 1]
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "\u2028\u2029", "a&lt;b", "\ud800"])
+def test_a_json_block_is_the_same_data_and_no_markup(text: str) -> None:
+    block = as_json_block({"key": [text], text: 1})
+    assert json.loads(block) == {"key": [text], text: 1}
+    assert not re.search("[<>&\u2028\u2029]", block)
+    block.encode()
+
+
+def test_hostile_text_in_every_field_makes_no_element(runs: list[Path]) -> None:
+    plain = Page(as_html(collect(runs)))
+    path = hostile_run()
+    source = as_html(collect([path]))
+    hostile = Page(source)
+    shape = [(tag, set(attributes)) for tag, attributes in plain.elements if attributes.get("type") != "text/plain"]
+    assert [
+        (tag, set(attributes)) for tag, attributes in hostile.elements if attributes.get("type") != "text/plain"
+    ] == shape
+    [table] = json.loads(hostile.texts["index"])["tables"]
+    assert HOSTILE[0] in table["queries"][0]
+    assert f"metric {HOSTILE[0]}" in [metric["name"] for metric in table["metrics"]]
+    assert HOSTILE[0] in table["runs"][0]["llm"]
+    part = unpacked(hostile.texts["t0-part0"])
+    assert HOSTILE[2] in part["questions"][0]["references"][0]
+    assert part["notes"]["1"][0] == HOSTILE[1]
+    assert "<img" not in source
+
+
+def test_nothing_is_fetched_and_the_policy_allows_this_script_and_style_alone(runs: list[Path]) -> None:
+    page = Page(as_html(collect(runs)))
+    for _, attributes in page.elements:
+        assert not {"src", "href", "action", "style", "srcdoc"} & set(attributes)
+        assert not [name for name in attributes if name.startswith("on")]
+    [policy] = [a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None
+    hashes = {
+        name: f"{name}-src 'sha256-{base64.b64encode(hashlib.sha256(page.texts[name].encode()).digest()).decode()}'"
+        for name in ("script", "style")
+    }
+    wanted = ["default-src 'none'", hashes["script"], hashes["style"], "base-uri 'none'", "form-action 'none'"]
+    assert policy.split("; ") == wanted
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|new Function", page.texts["script"]
+    )
+
+
+def test_the_command_writes_one_file(runs: list[Path], cli: Cli) -> None:
+    done = cli("report")
+    assert done.code == 0, done.err
+    assert re.fullmatch(r"report\.html  \d+\.\d MB, 3 runs\n", done.out)
+    assert cli("report", runs[0], "--out", "one.html").out.endswith(" MB, 1 run\n")
+    [table] = json.loads(Page(Path("one.html").read_text("utf-8")).texts["index"])["tables"]
+    assert [run["run"] for run in table["runs"]] == [runs[0].name]
+    both = cli("report", runs[0], runs[0].parent / runs[1].name, "--runs-dir", "runs", "--out", "all.html")
+    assert "3 runs" in both.out
+
+
+def test_wrong_use_is_one_line(runs: list[Path], cli: Cli) -> None:
+    directory = RunDirectory(runs[0])
+    for arguments, said in (
+        (["nowhere"], "nowhere is not a finished run directory"),
+        (["--runs-dir", "nowhere"], "nowhere is not a folder of runs"),
+        (["--out", "nowhere/report.html"], "no folder nowhere"),
+        (["--out", "runs"], "a folder"),
+    ):
+        done = cli("report", *arguments)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert said in done.err
+    directory.write_manifest(directory.read_manifest().model_copy(update={"state": "incomplete"}))
+    assert "is incomplete" in cli("report", runs[0]).err
+    assert find_runs([], [Path("runs")]) == sorted(runs)
+    assert "left out, incomplete" in json.dumps(collect(runs).overview["tables"][0]["notes"])
