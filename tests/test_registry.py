@@ -42,7 +42,11 @@ def test_operational_fields_are_no_part_of_the_identity() -> None:
     ("name", "settings", "message"),
     [
         ("bm52", {}, "unknown retriever 'bm52'; did you mean bm25?"),
-        ("zzz", {}, "unknown retriever 'zzz'; known: biencoder, bm25, langchain, none, oracle, random, recorded, trec"),
+        (
+            "zzz",
+            {},
+            "unknown retriever 'zzz'; known: biencoder, bm25, langchain, none, oracle, oracle_top_k, random, recorded, trec",
+        ),
         ("bm25", {"k2": 1}, "unknown setting 'k2'; did you mean k1?"),
         ("qilin_rag.llms.extractive:Extractive", {}, "has no Retriever called 'Extractive'"),
         ("bm25:x", {}, "bm25 takes no argument after a colon"),

@@ -153,7 +153,8 @@ def saved_runs(folders: Sequence[Path], wanted: Mapping[str, Iterable[Setting]])
 def ablation(runs: Sequence[Measured], default: Mapping[str, Setting], metric: str) -> list[Ablation]:
     """What came of these runs around `default` (a setting of every factor), a report for each set of questions.
 
-    Runs that differ from it in more than one factor are left out; a UsageError where none is left to compare.
+    Runs that differ from it in more than one factor are left out, and so are sets of questions without two runs to
+    compare; a UsageError where none is left.
     """
     groups: dict[tuple[str, str], list[Measured]] = defaultdict(list)
     for run in runs:
@@ -162,8 +163,8 @@ def ablation(runs: Sequence[Measured], default: Mapping[str, Setting], metric: s
                 f"{run.name} is not scored by {metric}; qilin-rag score {run.directory.path} --metrics adds it"
             )
         groups[run.manifest.data["sha256"], run.manifest.question_set_sha256].append(run)
-    reports = [_ablation(group, default, metric) for group in groups.values()]
-    if not any(report.factors for report in reports):
+    reports = [report for group in groups.values() if (report := _ablation(group, default, metric)).factors]
+    if not reports:
         at = ", ".join(f"{factor} {_name(setting)}" for factor, setting in default.items())
         raise UsageError(f"nothing to compare: no system has a run at the default ({at}) and one beside it")
     return reports
@@ -219,7 +220,7 @@ def _placed(
         label = run.manifest.labels["llm"] + (f" ({note})" if note else "")
         its = found[run.manifest.labels["retriever"], label]
         if at in its:
-            raise UsageError(f"{its[at].name} and {run.name} differ in nothing that is compared here; keep them apart")
+            raise UsageError(f"{its[at].name} and {run.name} differ in nothing that is compared; keep one elsewhere")
         its[at] = run
     systems = {system: _Runs(its.pop(None), its) for system, its in found.items() if None in its}  # type: ignore[arg-type]
     notes = [f"{r} + {llm}: left out, it has no run at the default" for r, llm in found if (r, llm) not in systems]

@@ -229,7 +229,8 @@ def test_what_is_not_comparable_is_refused(data_dir: Path) -> None:
 def test_runs_of_unlike_questions_have_reports_of_their_own(data_dir: Path) -> None:
     configs = read_sweep(None, {"prompts": ["default", "bare"]}, {"data": str(data_dir)})
     fewer = [config.model_copy(update={"limit": 2, "runs_dir": Path("b")}) for config in configs]
-    runs = [read_run(each.directory.path) for each in sweep([*configs, *fewer]).runs]
+    alone = configs[0].model_copy(update={"limit": 1, "runs_dir": Path("c")})
+    runs = [read_run(each.directory.path) for each in sweep([*configs, *fewer, alone]).runs]
     reports = ablation(runs, default_settings(configs[0]), "rouge_l")
     assert [report.n_questions for report in reports] == [3, 2]
 
