@@ -124,7 +124,7 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
                     drawn.add_row(*map(Text, texts))
                 console.print(drawn)
                 console.print()
-            console.print(f"* {formats.MARKS.replace('tied:', '= tied:')}")
+            console.print(formats.marks("*", "="))
             for block in data.blocks:
                 console.print(f"  {formats.legend(block)}", style="dim")
             for note in data.notes:
