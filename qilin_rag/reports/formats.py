@@ -19,6 +19,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "^": r"\textasciicircum{}",
     "·": r"$\cdot$",
+    "–": "--",
     "\n": " ",
     "\r": " ",
     **{char: f"\\{char}" for char in "&%$#_"},
@@ -40,8 +41,11 @@ def format_cell(cell: Cell | None) -> str:
 
 
 def format_interval(cell: Cell | None) -> str:
-    """The 95% interval, `[.31, .36]`; empty where there is none."""
-    return f"[{cell.ci95[0]:.3f}, {cell.ci95[1]:.3f}]" if cell and cell.ci95 else ""
+    """The 95% interval, `.310–.364`; empty where there is none."""
+    if cell is None or cell.ci95 is None:
+        return ""
+    low, high = (f"{end:.3f}".replace("0.", ".", 1) if abs(end) < 0.9995 else f"{end:.3f}" for end in cell.ci95)
+    return f"{low}–{high}"
 
 
 def legend(block: Block) -> str:
@@ -54,7 +58,7 @@ def marks(best: str, tied: str) -> str:
     """What the marks of a table mean."""
     return (
         f"{best}: best of its column, or of the one row. {tied}: not significantly worse "
-        "(paired sign-flip test, Holm, .05). In brackets: 95% BCa intervals. "
+        "(paired sign-flip test, Holm, .05). Beside or under a figure: its 95% BCa interval. "
         "What could be shown: the true difference that is found four times in five."
     )
 
