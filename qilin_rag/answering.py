@@ -14,11 +14,11 @@ from qilin_rag.data import NoteStore
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.llms import LLM, ContextOverflowError, LLMError
 from qilin_rag.llms.cache import ResponseCache, request_key
-from qilin_rag.prompts import Prompt, PromptTooLongError, RenderedPrompt, estimated_tokens
+from qilin_rag.prompts import BEST_FIRST, NoteForm, Prompt, PromptTooLongError, RenderedPrompt, estimated_tokens
 from qilin_rag.retrievers import Retriever
 from qilin_rag.store import SAMPLES, RunDirectory
 from qilin_rag.text import clean, fewest_tokens
-from qilin_rag.types import Completion, Exchange, Hit, MissingNotes, Question, Sample, Status
+from qilin_rag.types import Completion, Exchange, Hit, MissingNotes, Note, Question, Sample, Status
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,12 @@ class System(NamedTuple):
     top_k: int
     missing_notes: MissingNotes
     concurrency: int
+    form: NoteForm = BEST_FIRST
     cache: ResponseCache | None = None
+
+    def render(self, question: Question, notes: Sequence[Note]) -> RenderedPrompt:
+        """The prompt for a question from its notes, best first."""
+        return self.prompt.render(question.query, notes, self.llm.prompt_budget, self.form, question.id)
 
 
 class Retrieved(NamedTuple):
@@ -277,7 +282,7 @@ async def _answer(asking: Asking, system: System, job: Job) -> Asked[Sample]:
     async def ask() -> Reply:
         notes = system.notes.get([hit.note_idx for hit in found.hits])
         while True:
-            prompt = system.prompt.render(question.query, notes, system.llm.prompt_budget)
+            prompt = system.render(question, notes)
             sample.update(
                 messages=prompt.messages,
                 notes_used=len(prompt.notes),
@@ -288,7 +293,8 @@ async def _answer(asking: Asking, system: System, job: Job) -> Asked[Sample]:
             except ContextOverflowError:
                 if not prompt.notes:
                     raise
-                notes = prompt.notes[:-1]  # whole notes go, the last first; the question is never cut
+                kept = {note.note_idx for note in prompt.notes}  # whole notes go, the worst first, wherever they stand
+                notes = [note for note in notes if note.note_idx in kept][:-1]
 
     return await as_line(Sample, sample, ask)
 

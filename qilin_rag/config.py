@@ -21,7 +21,7 @@ from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, Validation
 from qilin_rag.errors import UsageError, unknown_name
 from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS, Registry, explain
 from qilin_rag.text import clean
-from qilin_rag.types import AnswerSelection, Frozen, MissingNotes, ReferenceSelection
+from qilin_rag.types import AnswerSelection, Frozen, MissingNotes, NoteOrder, ReferenceSelection
 
 _PACKAGE = Path(__file__).parent
 _MOST_VALUES = 100_000
@@ -43,8 +43,9 @@ class RunConfig(Frozen):
     """All settings of one run, resolved: what the manifest records and what `run` is given.
 
     `llm_label` is the name the LLM was given by, `llm_preset` the settings which that name alone stands for.
-    `metrics` must be usable; `optional_metrics` are scored too where they can be with what is on this machine. `note`
-    is a word for people, shown beside the LLM in tables.
+    `note_order`: how the notes stand in the prompt (`shuffled`: by `seed` and question); `note_chars`: the most
+    characters of each note's content there. `metrics` must be usable; `optional_metrics` are scored too where they can
+    be with what is on this machine. `note` is a word for people, shown beside the LLM in tables.
     """
 
     data: str = Field(default_factory=lambda: os.environ.get("QILIN_RAG_DATA") or "sample")
@@ -57,6 +58,8 @@ class RunConfig(Frozen):
     llm_preset: dict[str, Any] = {}
     prompt: str = "default"
     top_k: PositiveInt = 5
+    note_order: NoteOrder = "best_first"
+    note_chars: PositiveInt | None = None
     metrics: dict[str, dict[str, Any]] = {name: {} for name in _EVERY_RUN_METRICS + _DEFAULT_METRICS}
     optional_metrics: list[str] = list(_OPTIONAL_METRICS)
     seed: NonNegativeInt = 0

@@ -29,8 +29,16 @@ from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.cache import ResponseCache
 from qilin_rag.llms.servers import engine_of, serving
-from qilin_rag.prompts import load_prompt
-from qilin_rag.provenance import continued, new_manifest, now, retriever_label, run_directory, run_identity
+from qilin_rag.prompts import NoteForm, load_prompt
+from qilin_rag.provenance import (
+    changed_note_settings,
+    continued,
+    new_manifest,
+    now,
+    retriever_label,
+    run_directory,
+    run_identity,
+)
 from qilin_rag.registry import LLMS
 from qilin_rag.retrievers import IndexedRetriever
 from qilin_rag.scorers import Scorer
@@ -114,7 +122,15 @@ class Task:
         cache = ResponseCache(cache_dir() / "responses.sqlite", asks_again) if config.cache else None
         notes = self._dataset.notes
         self._system = System(
-            retriever, notes, prompt, self.llm, config.top_k, config.missing_notes, config.concurrency, cache
+            retriever,
+            notes,
+            prompt,
+            self.llm,
+            config.top_k,
+            config.missing_notes,
+            config.concurrency,
+            NoteForm(config.note_order, config.note_chars, config.seed),
+            cache,
         )
         self.identity = run_identity(self._dataset, self._system, config)
         self.directory = run_directory(config, self._dataset, self._system)
@@ -126,7 +142,9 @@ class Task:
     def label(self) -> str:
         """What tells this run apart from others, for people."""
         labels = (self.config.retriever.name, self.config.llm_label)
-        return f"{' + '.join(labels)}, prompt {self.config.prompt}, top {self.config.top_k}"
+        of_notes = changed_note_settings(self.config)
+        notes = "".join(f", {name}={value}" for name, value in of_notes.items() if name != "seed")
+        return f"{' + '.join(labels)}, prompt {self.config.prompt}, top {self.config.top_k}{notes}"
 
     @property
     def server_log(self) -> Path:

@@ -12,7 +12,7 @@ from qilin_rag.errors import QilinError
 from qilin_rag.llms import LLM
 from qilin_rag.llms.cache import ResponseCache, request_key
 from qilin_rag.pipeline import select_questions
-from qilin_rag.prompts import PromptTooLongError, RenderedPrompt, estimated_tokens, load_prompt
+from qilin_rag.prompts import NoteForm, PromptTooLongError, RenderedPrompt, estimated_tokens, load_prompt
 from qilin_rag.provenance import run_directory
 from qilin_rag.scoring import build_scorers
 from qilin_rag.sharing import Shared
@@ -69,7 +69,16 @@ def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
     retriever, dataset = shared.retriever(config), shared.dataset(config)
     llm = shared.llm(config)
     questions = select_questions(dataset.questions, config)
-    system = System(retriever, dataset.notes, prompt, llm, config.top_k, config.missing_notes, config.concurrency)
+    system = System(
+        retriever,
+        dataset.notes,
+        prompt,
+        llm,
+        config.top_k,
+        config.missing_notes,
+        config.concurrency,
+        NoteForm(config.note_order, config.note_chars, config.seed),
+    )
     directory = run_directory(config, dataset, system)
     finished = {} if config.fresh else directory.read_samples()[0]
     pending = pending_questions(questions, finished)
@@ -111,9 +120,7 @@ def _rendered(system: System, questions: Sequence[Question], found: Sequence[Ret
     for question, retrieved in zip(questions, found, strict=True):
         notes = system.notes.get([hit.note_idx for hit in retrieved.hits])
         try:
-            asked.append(
-                _Asked(question, retrieved, system.prompt.render(question.query, notes, system.llm.prompt_budget))
-            )
+            asked.append(_Asked(question, retrieved, system.render(question, notes)))
         except PromptTooLongError:
             continue
     return asked

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from qilin_rag.config import find_resource, read_yaml
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.registry import explain
 from qilin_rag.text import clean, estimate_tokens
-from qilin_rag.types import Frozen, Message, Note
+from qilin_rag.types import Frozen, Message, Note, NoteOrder
 from qilin_rag.verdicts import quote
 
 _LONGEST_REPEAT = 10**6
@@ -51,8 +52,37 @@ class PromptTooLongError(QilinError):
     """Even without any note the prompt is over the budget."""
 
 
+class NoteForm(NamedTuple):
+    """How notes stand in a prompt: in which order, and with how many characters of their content at most."""
+
+    order: NoteOrder = "best_first"
+    max_chars: int | None = None
+    seed: int = 0
+
+    def arrange(self, notes: Sequence[Note], question_id: str) -> list[Note]:
+        """These notes, best first, as the prompt has them; a note that goes leaves the others in their order."""
+        cut = list(notes)
+        if self.max_chars is not None:
+            cut = [note.model_copy(update={"content": note.content[: self.max_chars]}) for note in notes]
+        match self.order:
+            case "best_first":
+                return cut
+            case "best_last":
+                return cut[::-1]
+            case "shuffled":
+                seeds = (f"{self.seed} {question_id} {note.note_idx}" for note in cut)
+                places = [random.Random(seed).random() for seed in seeds]
+                return [cut[i] for i in sorted(range(len(cut)), key=places.__getitem__)]
+
+
+BEST_FIRST = NoteForm()
+
+
 class RenderedPrompt(NamedTuple):
-    """What an LLM is given: the chat messages, and for readers that are no LLM the parts they were made of."""
+    """What an LLM is given: the chat messages, and for readers that are no LLM the parts they were made of.
+
+    `notes` are those that the messages hold, in their order.
+    """
 
     messages: list[Message]
     query: str
@@ -111,7 +141,7 @@ class Templates(Frozen):
 
 
 class Prompt(Templates):
-    """One way to ask the LLM under test. `notes`: best first, each has title and content."""
+    """One way to ask the LLM under test. `notes`: in the run's note_order, each has title and content."""
 
     parts = ("system", "with_notes", "without_notes")
     variables = ("query", "notes")
@@ -123,24 +153,37 @@ class Prompt(Templates):
         values = {"query": query, "notes": [{"title": note.title, "content": note.content} for note in notes]}
         return self._filled("with_notes" if notes else "without_notes", values)
 
-    def render(self, query: str, notes: Sequence[Note], budget: int | None = None) -> RenderedPrompt:
-        """Fill the templates; where the estimate exceeds `budget` tokens, whole notes that don't fit are left out.
+    def render(
+        self,
+        query: str,
+        notes: Sequence[Note],
+        budget: int | None = None,
+        form: NoteForm = BEST_FIRST,
+        question_id: str = "",
+    ) -> RenderedPrompt:
+        """Fill the templates with `notes`, best first, brought into `form`.
 
-        The best come first: a note stays if it fits beside those before it. The question is never cut:
-        PromptTooLongError when it does not fit even alone.
+        Where the estimate exceeds `budget` tokens, whole notes that don't fit are left out: a note stays if it fits
+        beside the better ones, wherever it stands. The question is never cut: PromptTooLongError when it does not fit
+        even alone.
         """
-        messages = self._messages(query, notes)
-        if budget is None or estimated_tokens(messages) <= budget:
-            return RenderedPrompt(messages, query, list(notes), len(notes))
-        kept: list[Note] = []
-        messages = self._messages(query, kept)
-        if (n_tokens := estimated_tokens(messages)) > budget:
+
+        def rendered(some: Sequence[Note]) -> RenderedPrompt:
+            arranged = form.arrange(some, question_id)
+            return RenderedPrompt(self._messages(query, arranged), query, arranged, len(notes))
+
+        prompt = rendered(notes)
+        if budget is None or estimated_tokens(prompt.messages) <= budget:
+            return prompt
+        prompt = rendered([])
+        if (n_tokens := estimated_tokens(prompt.messages)) > budget:
             raise PromptTooLongError(f"about {n_tokens} prompt tokens without any note; the budget is {budget}")
+        kept: list[Note] = []
         for note in notes:
-            longer = self._messages(query, [*kept, note])
-            if estimated_tokens(longer) <= budget:
-                messages, kept = longer, [*kept, note]
-        return RenderedPrompt(messages, query, kept, len(notes))
+            longer = rendered([*kept, note])
+            if estimated_tokens(longer.messages) <= budget:
+                prompt, kept = longer, [*kept, note]
+        return prompt
 
 
 class JudgePrompt(Templates):

@@ -50,6 +50,7 @@ def run_identity(dataset: Dataset, system: System, config: RunConfig) -> dict[st
         "missing_notes": system.missing_notes,
         "prompt": system.prompt.sha256,
         **llm_identity(config, system.llm),
+        **changed_note_settings(config),
     }
 
 
@@ -57,6 +58,16 @@ def llm_identity(config: RunConfig, llm: LLM) -> dict[str, Any]:
     """The LLM, and the engine below it where that is ours."""
     engine = {"engine": engine_of(llm, config.llm_label).identity()} if config.serve else {}
     return {"llm": llm.identity(), **engine}
+
+
+def changed_note_settings(config: RunConfig) -> dict[str, Any]:
+    """How the notes stand in the prompt where that is not the default; runs from before these settings stay the same.
+
+    With `shuffled` the seed, which then changes answers.
+    """
+    settings: dict[str, Any] = {name: getattr(config, name) for name in ("note_order", "note_chars")}
+    changed = {name: value for name, value in settings.items() if value != RunConfig.model_fields[name].default}
+    return changed | ({"seed": config.seed} if config.note_order == "shuffled" else {})
 
 
 def fingerprint(identity: dict[str, Any]) -> str:

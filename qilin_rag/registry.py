@@ -155,6 +155,7 @@ RETRIEVERS: Registry[Any] = Registry(
         "biencoder": "qilin_rag.retrievers.biencoder:BiEncoder",
         "langchain": "qilin_rag.retrievers.langchain:LangChainRetriever",
         "oracle": "qilin_rag.retrievers.oracle:Oracle",
+        "oracle_top_k": "qilin_rag.retrievers.oracle:OracleTopK",
         "random": "qilin_rag.retrievers.random:Random",
         "recorded": "qilin_rag.retrievers.recorded:Recorded",
         "trec": "qilin_rag.retrievers.trec:Trec",

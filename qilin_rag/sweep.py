@@ -1,4 +1,4 @@
-"""A grid of runs from one file: retrievers x LLMs x prompts x top-k, with all that they share done once."""
+"""A grid of runs: retrievers x LLMs x prompts x forms of the notes, with all that they share done once."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ from qilin_rag.sharing import Shared
 
 logger = logging.getLogger(__name__)
 
-AXES = {"retrievers": "retriever", "llms": "llm", "prompts": "prompt", "top_k": "top_k"}
-"""The lists of a grid, and the setting of a run that each is of."""
+FACTORS = {"prompts": "prompt", "top_k": "top_k", "note_order": "note_order", "note_chars": "note_chars"}
+AXES = {"retrievers": "retriever", "llms": "llm", **FACTORS}
+"""The lists of a grid, and the setting of a run that each is of; the factors are how a system is asked."""
+
+CONTROLS = ("random", "oracle_top_k")
+"""Retrievers to compare others with: notes that have nothing to do with the question, and the right ones."""
 
 
 class Failure(NamedTuple):
@@ -45,14 +49,23 @@ class Swept(NamedTuple):
 
 
 def read_sweep(
-    name: str, axes: Mapping[str, Sequence[Any]], flags: Mapping[str, Any], overrides: Iterable[str] = ()
+    name: str | None,
+    axes: Mapping[str, Sequence[Any]],
+    flags: Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    controls: bool = False,
+    one_factor: bool = False,
 ) -> list[RunConfig]:
-    """The runs of a grid: a file, or the name of one in `configs/`.
+    """The runs of a grid: a file, or the name of one in `configs/`; None for what `axes` alone say.
 
-    `axes` replace lists of the file, `flags` (None = not given) are for every run, and so are `overrides`.
+    `axes` replace lists of the file, `flags` (None = not given) are for every run, and so are `overrides`. `controls`
+    adds retrievers to compare with. `one_factor` leaves out the runs in which more than one of the factors differs from
+    the first of its list; the first run has the first of every list.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else find_resource("configs", name)
-    settings = read_yaml(path)
+    path, settings = None, {}
+    if name is not None:
+        path = Path(name) if name.endswith((".yaml", ".yml")) else find_resource("configs", name)
+        settings = read_yaml(path)
     grid = {axis: _listed(path, axis, settings.pop(axis, None)) for axis in AXES}
     for axis, setting in AXES.items():
         if setting in settings:
@@ -62,10 +75,16 @@ def read_sweep(
         raise UsageError(f"{path}: {unknown_name('setting', unknown[0], [*AXES, *RunConfig.model_fields])}")
     of_file = {axis: values for axis, values in grid.items() if values and axis not in axes}
     of_flags = {axis: list(values) for axis, values in axes.items()}
+    if controls:
+        own = of_flags if "retrievers" in of_flags or "retrievers" not in of_file else of_file
+        named = own.get("retrievers", [RunConfig.model_fields["retriever"].default.name])
+        own["retrievers"] = [*named, *(control for control in CONTROLS if control not in named)]
     chosen = of_file | of_flags
     configs = []
     for combination in itertools.product(*chosen.values()):
         at = dict(zip(chosen, combination, strict=True))
+        if one_factor and sum(at[axis] != chosen[axis][0] for axis in FACTORS if axis in at) > 1:
+            continue
         from_file = {AXES[axis]: value for axis, value in at.items() if axis in of_file}
         from_flags = {AXES[axis]: value for axis, value in at.items() if axis in of_flags}
         config = resolve({**settings, **from_file}, {**flags, **from_flags}, overrides, path)
@@ -75,10 +94,10 @@ def read_sweep(
     return configs
 
 
-def _listed(path: Path, axis: str, values: Any) -> list[Any]:
+def _listed(path: Path | None, axis: str, values: Any) -> list[Any]:
     if values is None:
         return []
-    if axis == "top_k" and isinstance(values, int):
+    if axis == AXES[axis] and not isinstance(values, list):  # the setting by its own name
         return [values]
     if not isinstance(values, list) or not values:
         raise UsageError(f"{path}: {axis} must be a list with at least one entry; got {reprlib.repr(values)}")

@@ -21,6 +21,7 @@ Message = dict[str, str]
 AnswerSelection = Literal["engaged", "liked", "content", "citation", "experience", "shown"]
 ReferenceSelection = Literal["own", "query"]
 MissingNotes = Literal["error", "skip"]
+NoteOrder = Literal["best_first", "best_last", "shuffled"]
 
 
 class Frozen(BaseModel):

@@ -20,14 +20,59 @@ PLAIN = Prompt(
 )
 
 
+SHIPPED = {
+    "default",
+    "concise",
+    "cite",
+    "strict",
+    "structured",
+    "english",
+    "no-system",
+    "question-first",
+    "bare",
+}
+
+
+def shipped(name: str, notes: int = 2) -> list[dict[str, str]]:
+    return load_prompt(name).render("怎么洗", NOTES[:notes]).messages
+
+
 def test_shipped_prompts_load() -> None:
-    assert {"default", "concise", "cite", "english"} <= set(resource_names("prompts"))
-    for name in resource_names("prompts"):
-        prompt = load_prompt(name)
-        given = prompt.render("怎么洗", NOTES[:2]).messages
-        assert all("标题0" not in message["content"] for message in prompt.render("怎么洗", []).messages)
+    assert set(resource_names("prompts")) == SHIPPED
+    for name in SHIPPED:
+        given = shipped(name)
+        assert all("标题0" not in message["content"] for message in shipped(name, notes=0))
         assert "怎么洗" in given[-1]["content"]
         assert "标题1" in given[-1]["content"]
+
+
+def test_shipped_prompts_all_ask_something_else_and_say_why() -> None:
+    prompts = [load_prompt(name) for name in SHIPPED]
+    assert len({prompt.sha256 for prompt in prompts}) == len({prompt.description for prompt in prompts}) == len(SHIPPED)
+    assert len({repr(shipped(name)) for name in SHIPPED}) == len(SHIPPED)
+    for name, prompt in zip(SHIPPED, prompts, strict=True):
+        assert prompt.name == name
+        assert resource_names("prompts")[name].read_text(encoding="utf-8").startswith("# ")
+        assert shipped(name)[-1]["content"].endswith({"zh": "回答：", "en": "Answer:"}[prompt.language])
+
+
+def test_each_shipped_prompt_differs_from_the_default_as_it_says() -> None:
+    system, asked = (message["content"] for message in shipped("default"))
+    assert shipped("no-system") == [{"role": "user", "content": f"{system}\n\n{asked}"}]
+    [bare] = shipped("bare")
+    assert asked.endswith("\n\n" + bare["content"])
+    assert shipped("question-first")[-1]["content"] == f"问题：怎么洗\n\n{asked}"
+    for name, added in {
+        "cite": "[第n篇](#)",
+        "concise": "不超过100字",
+        "strict": "只写这一句：根据这些笔记无法回答。",
+        "structured": "依次写三个部分",
+    }.items():
+        assert added in shipped(name)[-1]["content"]
+        assert added not in asked
+        assert shipped(name)[0]["content"] == system
+    assert shipped("strict", notes=0) == shipped("default", notes=0)
+    assert not any("\u4e00" <= char <= "\u9fff" for char in load_prompt("english").with_notes)
 
 
 def test_notes_and_no_notes_have_templates_of_their_own() -> None:

@@ -58,6 +58,15 @@ def test_the_printed_figures_are_those_of_the_demo(cli: Cli) -> None:
     assert rows == [[shown[r][metric] for r in ("none", "bm25", "oracle")] for metric in ("rouge_l", "recall@5")]
 
 
+def test_the_printed_ablation_is_what_the_command_prints(cli: Cli) -> None:
+    [command] = [command for command in COMMANDS if "--note-chars whole,100" in command]
+    [report] = json.loads(cli(*shlex.split(command), "--json").out)
+    levels = [level for factor in report["factors"] for level in factor["systems"][0]["levels"]]
+    shown = [f"{level['difference']:+.4f}" for level in levels if level["difference"] is not None]
+    [row] = re.findall(r"^\| 5 notes, best first.*\n.*\n\|(.*)$", README, re.MULTILINE)
+    assert re.findall(r"[-+]?\d\.\d+", row) == [f"{levels[0]['value']:.4f}", *shown]
+
+
 def test_the_tree_is_the_tree() -> None:
     """Every module the design section names is there, and every one that is there is named."""
     tree = README.split("```\nqilin_rag/")[1].split("```")[0]

@@ -58,9 +58,43 @@ def test_lists_can_be_replaced_and_flags_win() -> None:
     assert {config.limit for config in configs} == {2}
 
 
+def test_the_notes_have_axes_of_their_own() -> None:
+    path = write_grid("note_order: [best_first, best_last]\nnote_chars: [null, 100, 200]\ntop_k: 3\n")
+    configs = read_sweep(path, {}, {})
+    assert [(config.note_order, config.note_chars) for config in configs] == [
+        (order, chars) for order in ("best_first", "best_last") for chars in (None, 100, 200)
+    ]
+    [single] = read_sweep(write_grid("note_order: shuffled\nnote_chars: 50"), {}, {})
+    assert (single.note_order, single.note_chars) == ("shuffled", 50)
+
+
+def test_one_factor_at_a_time_around_the_first_of_each_list() -> None:
+    axes: dict[str, list[Any]] = {"retrievers": ["none", "bm25"], "prompts": ["cite", "bare"], "top_k": [5, 1, 3]}
+    axes["note_chars"] = [None, 9]
+    configs = read_sweep(None, axes, {}, one_factor=True)
+    factors = [("cite", 5, None), ("cite", 5, 9), ("cite", 1, None), ("cite", 3, None), ("bare", 5, None)]
+    assert [(config.prompt, config.top_k, config.note_chars) for config in configs] == factors * 2
+    assert [config.retriever.name for config in configs] == ["none"] * 5 + ["bm25"] * 5
+
+
+def test_controls_join_the_retrievers(data_dir: Path, cli: Cli) -> None:
+    def retrievers(text: str, **axes: list[Any]) -> list[str]:
+        return [config.retriever.name for config in read_sweep(write_grid(text), axes, {}, controls=True)]
+
+    assert retrievers("limit: 1") == ["bm25", "random", "oracle_top_k"]
+    assert retrievers("retrievers: [none, {name: bm25, k1: 1}, random]") == ["none", "bm25", "random", "oracle_top_k"]
+    assert retrievers("retrievers: [none]", retrievers=["oracle"]) == ["oracle", "random", "oracle_top_k"]
+    done = cli("sweep", write_grid("top_k: [1, 2]"), "--controls", "--data", data_dir, "--json")
+    assert done.code == 0, done.err
+    names = [path.name.split("-")[1] for path in sorted(Path("runs").iterdir())]
+    assert names == ["bm25"] * 2 + ["oracle_top_k"] * 2 + ["random"] * 2
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("note_order: [sideways]", "'best_first', 'best_last' or 'shuffled'"),
+        ("note_chars: [0]", "note_chars"),
         ("retriever: bm25", "a sweep has retrievers"),
         ("retrievers: bm25", "retrievers must be a list"),
         ("llms: []", "llms must be a list with at least one"),

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from qilin_rag.cli import (
+    ablate,
     catalogue,
     compare,
     data,
@@ -41,11 +42,13 @@ app.command()(evaluate.score)
 app.command()(reproduce.reproduce)
 app.command()(judge.judge)
 app.command()(sweep.sweep)
+app.command()(ablate.ablate)
 app.command()(serve.serve)
 app.command()(retrieve.retrieve)
 app.command()(index.index)
 app.command()(results.leaderboard)
 app.command()(compare.compare)
+app.command()(ablate.sensitivity)
 app.command()(results.show)
 app.command()(export.export)
 app.command()(report.report)

@@ -66,7 +66,7 @@ def leaderboard(
         case Format.md:
             text = formats.as_markdown(tables)
         case Format.csv:
-            text = _as_csv(formats.as_rows(tables))
+            text = as_csv(formats.as_rows(tables))
         case Format.json:
             import json
 
@@ -137,7 +137,8 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
     return Text.from_ansi(text).plain if to_file else text
 
 
-def _as_csv(rows: list[dict[str, object]]) -> str:
+def as_csv(rows: list[dict[str, object]]) -> str:
+    """Flat records under a header."""
     import csv
     import io
 

@@ -25,6 +25,9 @@ def sweep(
     ] = None,
     llms: Annotated[str | None, typer.Option(help="Only these, separated by commas, for the file's list.")] = None,
     prompts: Annotated[str | None, typer.Option(help="Only these, separated by commas, for the file's list.")] = None,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Add the retrievers random and oracle_top_k, to compare with.")
+    ] = False,
     data: Data = None,
     metrics: Metrics = None,
     limit: Limit = None,
@@ -40,7 +43,7 @@ def sweep(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Do a grid of runs: retrievers x LLMs x prompts x top-k.
+    """Do a grid of runs: retrievers x LLMs x prompts x top-k (x note_order x note_chars).
 
     Retrieval is done once a retriever, one LLM after another is asked, and the same command goes on where it stopped.
     """
@@ -49,7 +52,7 @@ def sweep(
 
     ui.set_up_logs(quiet or as_json)
     named = {"retrievers": retrievers, "llms": llms, "prompts": prompts}
-    axes = {axis: _names(axis, given) for axis, given in named.items() if given is not None}
+    axes = {axis: listed(axis, given) for axis, given in named.items() if given is not None}
     flags = {
         "data": data,
         "metrics": metrics,
@@ -58,7 +61,7 @@ def sweep(
         "serve": serve or None,
         "runs_dir": runs_dir,
     }
-    configs = read_sweep(config, axes, flags, settings or [])
+    configs = read_sweep(config, axes, flags, settings or [], controls)
     if dry_run:
         print_plans(plan_sweep(configs), as_json)
         return
@@ -68,13 +71,14 @@ def sweep(
     except KeyboardInterrupt:
         raise Interrupted("every finished answer is kept, the same command goes on from here") from None
     _print(swept, as_json)
-    _check(swept, configs[0].fail_on_error)
+    check_swept(swept, configs[0].fail_on_error)
 
 
-def _names(axis: str, given: str) -> list[str]:
+def listed(axis: str, given: str) -> list[str]:
+    """The names in an option that takes several, separated by commas."""
     if names := [name.strip() for name in given.split(",") if name.strip()]:
         return names
-    raise UsageError(f"--{axis} {given!r} names nothing; leave it out for the file's list")
+    raise UsageError(f"--{axis} {given!r} names nothing; leave it out, or name one")
 
 
 def _print(swept: Swept, as_json: bool) -> None:
@@ -89,7 +93,7 @@ def _print(swept: Swept, as_json: bool) -> None:
         typer.echo(board_as_text(leaderboard_of([run.directory.path for run in swept.runs])).rstrip("\n"))
 
 
-def _check(swept: Swept, fail_on_error: float) -> None:
+def check_swept(swept: Swept, fail_on_error: float) -> None:
     """Every run that is not finished is said, then the first of them ends the command."""
     from qilin_rag.errors import FailedSamplesError
     from qilin_rag.pipeline import check_failures

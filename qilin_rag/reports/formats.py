@@ -131,26 +131,30 @@ def as_markdown(tables: Sequence[Table]) -> str:
     """GitHub tables; the best figures in bold, tied ones underlined."""
     lines: list[str] = []
     for table in tables:
-        lines += [f"### {_md(title(table))}", ""]
+        lines += [f"### {escape_md(title(table))}", ""]
         for block in table.blocks:
-            lines.append("| " + " | ".join(map(_md, [block.metric, *block.columns])) + " |")
+            lines.append("| " + " | ".join(map(escape_md, [block.metric, *block.columns])) + " |")
             lines.append("|---|" + "---:|" * len(block.columns))
             for row, cells in zip(block.rows, block.cells, strict=True):
-                lines.append("| " + " | ".join([_md(row), *map(_md_cell, cells)]) + " |")
-            lines += ["", f"{_md(legend(block))}", ""]
-        if spending := [f"| {' | '.join(map(_md, cells))} |" for cells in spending_rows(table)]:
+                lines.append("| " + " | ".join([escape_md(row), *map(_md_cell, cells)]) + " |")
+            lines += ["", f"{escape_md(legend(block))}", ""]
+        if spending := [f"| {' | '.join(map(escape_md, cells))} |" for cells in spending_rows(table)]:
             lines += [spending[0], "|---|---|---:|---:|---:|", *spending[1:], ""]
-        lines += [f"- {marks('**Bold**', '<ins>Underlined</ins>')}", *(f"- {_md(note)}" for note in table.notes), ""]
+        lines += [
+            f"- {marks('**Bold**', '<ins>Underlined</ins>')}",
+            *(f"- {escape_md(note)}" for note in table.notes),
+            "",
+        ]
     return "\n".join(lines)
 
 
-def _md(text: str) -> str:
+def escape_md(text: str) -> str:
     """Names come from files and flags: nothing in them may end a cell or begin markup."""
     return "".join(f"\\{char}" if char in r"\|*_`<>[]" else " " if char in "\r\n" else char for char in text)
 
 
 def _md_cell(cell: Cell | None) -> str:
-    text, interval = _md(format_cell(cell)), _md(format_interval(cell))
+    text, interval = escape_md(format_cell(cell)), escape_md(format_interval(cell))
     shown = f"**{text}**" if cell and cell.best else f"<ins>{text}</ins>" if cell and cell.tied else text
     return f"{shown} {interval}" if interval else shown
 

@@ -24,3 +24,14 @@ class Oracle(Retriever):
             ]
             for question in questions
         ]
+
+
+class OracleTopK(Oracle):
+    """The first `k` of the reference notes: the upper bound for a retriever that is held to so many."""
+
+    ignores_k: ClassVar[bool] = False
+    nested: ClassVar[bool] = True
+
+    def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
+        """The oracle's ranking, cut."""
+        return [hits[:k] for hits in super().search(questions, notes, k)]

@@ -40,6 +40,8 @@ COMMANDS = [
     "list",
     "doctor",
     "sweep",
+    "ablate",
+    "sensitivity",
     "data",
     "data validate",
     "data stats",

@@ -12,7 +12,7 @@ from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.retrievers.analyzers import ANALYZERS, Analyzer
 from qilin_rag.retrievers.bm25 import BM25
 from qilin_rag.retrievers.none import NoRetriever
-from qilin_rag.retrievers.oracle import Oracle
+from qilin_rag.retrievers.oracle import Oracle, OracleTopK
 from qilin_rag.retrievers.random import Random
 from qilin_rag.retrievers.trec import Trec
 from qilin_rag.types import Question
@@ -36,6 +36,13 @@ def test_oracle_gives_all_references_in_order_uncut(small: Dataset) -> None:
     rankings = Oracle().search(small.questions, small.notes, k=1)
     assert [[hit.note_idx for hit in hits] for hits in rankings] == [[10], [12, 13], [11]]
     assert [(hit.rank, hit.score) for hit in rankings[1]] == [(1, 2.0), (2, 1.0)]
+
+
+def test_oracle_top_k_is_the_oracles_ranking_cut(small: Dataset) -> None:
+    whole = Oracle().search(small.questions, small.notes, k=5)
+    for k in (1, 2, 3):
+        assert OracleTopK().search(small.questions, small.notes, k) == [hits[:k] for hits in whole]
+    assert OracleTopK().identity() != Oracle().identity()
 
 
 def reference_bm25(query: list[str], documents: list[list[str]], k1: float, b: float) -> list[float]:

@@ -51,8 +51,11 @@ class Model(NamedTuple):
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bert(tmp_path_factory.mktemp("models") / "tiny-bert")
+
+
+def tiny_bert(folder: Path) -> Path:
     """A random BERT with a WordPiece vocabulary of some Chinese and the Latin letters."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
     folder.mkdir()
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "coffee", *dict.fromkeys(CHINESE)]
     vocabulary = [*pieces, *LETTERS, *(f"##{letter}" for letter in LETTERS), *"'.:/"]

@@ -1,0 +1,233 @@
+"""`ablate` and `sensitivity`: what hangs on the way of asking, and on the way of measuring."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qilin_rag.cli import ui
+from qilin_rag.cli.options import AsJson, Data, Limit, Metrics, Quiet, RunsDir, Settings
+from qilin_rag.cli.plan import print_plans
+from qilin_rag.cli.results import as_csv
+from qilin_rag.cli.signals import Interrupted
+from qilin_rag.cli.sweep import check_swept, listed
+from qilin_rag.errors import UsageError
+from qilin_rag.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from qilin_rag.config import RunConfig
+    from qilin_rag.reports.sections import Section
+    from qilin_rag.sweep import Swept
+    from qilin_rag.types import Frozen
+
+WIDTH_CHARS = 80
+
+
+class TextFormat(StrEnum):
+    """How a report is written."""
+
+    table = "table"
+    md = "md"
+    csv = "csv"
+
+
+Written = Annotated[TextFormat, typer.Option("--format", help="How to write it.")]
+
+
+def ablate(
+    config: Annotated[
+        str | None, typer.Argument(metavar="[CONFIG]", help="A sweep's YAML file, or one's name in configs/.")
+    ] = None,
+    retrievers: Annotated[str | None, typer.Option(help="Separated by commas, as are all lists here.")] = None,
+    llms: Annotated[str | None, typer.Option(help="LLMs; with two or more their order is compared.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="The first is the default, in this and the next lists.")] = None,
+    top_k: Annotated[str | None, typer.Option(help="Numbers of notes: 5,1,3,10.")] = None,
+    note_order: Annotated[str | None, typer.Option(help="best_first,best_last,shuffled")] = None,
+    note_chars: Annotated[str | None, typer.Option(help="Characters of each note's content: whole,200,100.")] = None,
+    metric: Annotated[str, typer.Option(help="The figure that is compared.")] = "rouge_l",
+    saved: Annotated[
+        bool, typer.Option("--saved", help="Report on the complete runs of --runs-dir; ask nothing, read no data.")
+    ] = False,
+    data: Data = None,
+    metrics: Metrics = None,
+    limit: Limit = None,
+    concurrency: Annotated[int | None, typer.Option(help="Questions asked at once. [default: 16]")] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Start the server of each preset that has one, one after another.")
+    ] = False,
+    runs_dir: RunsDir = None,
+    settings: Settings = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be asked and what it would cost; call no LLM.")
+    ] = False,
+    output_format: Written = TextFormat.table,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Vary the way of asking, one factor at a time: prompt, number, order and length of notes.
+
+    The first of each list is the default, around which runs are made as `sweep` makes them. Then each is compared with
+    the default, and the order of systems under one level with that under another.
+    """
+    from qilin_rag.reports.ablation import ablation, as_rows, default_settings, saved_runs
+    from qilin_rag.reports.measured import read_runs
+    from qilin_rag.reports.sections import ablation_sections
+    from qilin_rag.sweep import AXES, FACTORS, plan_sweep, read_sweep
+
+    ui.set_up_logs(quiet or as_json)
+    given = {"retrievers": retrievers, "llms": llms, "prompts": prompts}
+    axes: dict[str, list[Any]] = {axis: listed(axis, names) for axis, names in given.items() if names is not None}
+    if top_k is not None:
+        axes["top_k"] = [_number("--top-k", name) for name in listed("top-k", top_k)]
+    if note_order is not None:
+        axes["note_order"] = list(listed("note-order", note_order))
+    if note_chars is not None:
+        named = listed("note-chars", note_chars)
+        axes["note_chars"] = [None if name == "whole" else _number("--note-chars", name) for name in named]
+    if saved:
+        of_new_runs = {
+            "CONFIG": config,
+            "--data": data,
+            "--metrics": metrics,
+            "--limit": limit,
+            "--concurrency": concurrency,
+            "--serve": serve or None,
+            "--set": settings,
+            "--dry-run": dry_run or None,
+        }
+        if unused := next((name for name, value in of_new_runs.items() if value is not None), None):
+            raise UsageError(f"--saved reads the runs of --runs-dir as they are, so it takes no {unused}")
+        swept = None
+        wanted = {AXES[axis]: values for axis, values in axes.items()}
+        runs, left_out = saved_runs([runs_dir or Path("runs")], wanted)
+        [default, *_] = read_sweep(None, {axis: values[:1] for axis, values in axes.items() if axis in FACTORS}, {})
+    else:
+        flags = {
+            "data": data,
+            "metrics": metrics,
+            "limit": limit,
+            "concurrency": concurrency,
+            "serve": serve or None,
+            "runs_dir": runs_dir,
+        }
+        configs = read_sweep(config, axes, flags, settings or [], one_factor=True)
+        _check_comparable(configs, metric)
+        if dry_run:
+            print_plans(plan_sweep(configs), as_json)
+            return
+        swept = _sweep(configs, quiet)
+        if swept.failures:
+            check_swept(swept, configs[0].fail_on_error)
+        runs, left_out = read_runs([run.directory.path for run in swept.runs])
+        default = configs[0]
+    reports = ablation(runs, default_settings(default), metric)
+    if left_out:
+        last = reports[-1]
+        reports[-1] = last.model_copy(update={"notes": [*last.notes, *left_out]})
+    _print(reports, ablation_sections(reports), as_rows(reports), output_format, as_json)
+    if swept:
+        check_swept(swept, default.fail_on_error)
+
+
+def sensitivity(
+    run_directories: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs over the same questions.")],
+    metrics: Metrics = None,
+    layers: Annotated[
+        str | None, typer.Option(help="BERTScore layers to try, separated by commas. [default: two up and down]")
+    ] = None,
+    settings: Settings = None,
+    output_format: Written = TextFormat.table,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rank saved runs by variants of a metric: its tokens, what is stripped, its layer, several references.
+
+    No model is asked for answers, and nothing is written into the runs.
+    """
+    from qilin_rag.config import resolve_run
+    from qilin_rag.reports.measured import read_run
+    from qilin_rag.reports.sections import sensitivity_sections
+    from qilin_rag.reports.sensitivity import as_rows
+    from qilin_rag.reports.sensitivity import sensitivity as sensitivity_of
+    from qilin_rag.scoring import build_scorers, usable_scorers
+
+    ui.set_up_logs(quiet or as_json)
+    config = resolve_run({"metrics": metrics}, settings or [])
+    tried = [_number("--layers", name) for name in listed("layers", layers)] if layers is not None else []
+    scorers = build_scorers(config.metrics)
+    runs = [read_run(path, str(path)) for path in dict.fromkeys(run_directories)]
+    optional, _ = usable_scorers(config.optional_metrics)
+    reports = sensitivity_of(runs, [*scorers, *optional.values()], tried)
+    _print(reports, sensitivity_sections(reports), as_rows(reports), output_format, as_json)
+
+
+def _number(option: str, name: str) -> int:
+    if name.isdecimal():
+        return int(name)
+    raise UsageError(f"{option}: {name!r} is no number")
+
+
+def _check_comparable(configs: Sequence[RunConfig], metric: str) -> None:
+    """That there would be nothing to compare, is an error before anything is asked."""
+    from qilin_rag.scoring import build_scorers
+    from qilin_rag.sweep import FACTORS
+
+    if len({tuple(getattr(config, factor) for factor in FACTORS.values()) for config in configs}) == 1:
+        raise UsageError("nothing to compare: give two or more --prompts, --top-k, --note-order or --note-chars")
+    scored = {name for scorer in build_scorers(configs[0].metrics) for name in scorer.signatures()}
+    if metric not in scored | set(configs[0].optional_metrics):
+        raise UsageError(f"--metric: {metric!r} is not scored by these runs; --metrics names what is")
+
+
+def _sweep(configs: Sequence[RunConfig], quiet: bool) -> Swept:
+    from qilin_rag.sweep import sweep
+
+    try:
+        with ui.progress_bar(quiet) as bar:
+            return sweep(configs, bar)
+    except KeyboardInterrupt:
+        raise Interrupted("every finished answer is kept, the same command goes on from here") from None
+
+
+def _print(
+    reports: Sequence[Frozen],
+    sections: Iterator[Section],
+    rows: list[dict[str, object]],
+    output_format: TextFormat,
+    as_json: bool,
+) -> None:
+    from qilin_rag.reports.sections import as_markdown
+
+    if as_json:
+        ui.print_json([report.model_dump(mode="json") for report in reports])
+    elif output_format is TextFormat.csv:
+        typer.echo(printable(as_csv(rows)).rstrip("\n"))
+    elif output_format is TextFormat.md:
+        typer.echo(printable(as_markdown(sections)).rstrip("\n"))
+    else:
+        _draw(sections)
+
+
+def _draw(sections: Iterator[Section]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    console = ui.console()
+    for title, header, rows, lines in sections:
+        console.print(Text(title), style="bold", width=WIDTH_CHARS)
+        if rows:
+            table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+            for number, name in enumerate(header):
+                table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
+            for first, *others in rows:
+                table.add_row(Text(first, style="" if any(others) else "bold"), *map(Text, others))
+            console.print(table, width=WIDTH_CHARS)
+        for line in lines:
+            console.print(Text(line), style="dim", width=WIDTH_CHARS)
+        console.print()

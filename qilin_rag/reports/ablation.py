@@ -1,0 +1,363 @@
+"""What the way of asking changes: one factor at a time around a default, and whether rankings outlast it.
+
+A factor is the prompt, the number of notes, their order or their length; its levels are the settings that were tried.
+Each level of a system (retriever and LLM) is compared with its default, question by question.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qilin_rag.config import RunConfig
+from qilin_rag.errors import UsageError
+from qilin_rag.prompts import load_prompt
+from qilin_rag.reports.measured import Measured, clusters_of, find_runs, read_runs, values_of
+from qilin_rag.stats import holm, intervals95, kendall_tau, permutation_test
+from qilin_rag.types import Frozen
+
+Setting = str | int | None
+Key = tuple[str, Setting]  # factor, setting
+
+_FACTORS: dict[str, Callable[[Mapping[str, Any]], Setting]] = {
+    "top_k": lambda identity: identity["top_k"],
+    "note_order": lambda identity: identity.get("note_order", RunConfig.model_fields["note_order"].default),
+    "note_chars": lambda identity: identity.get("note_chars"),
+}
+
+
+class Level(Frozen):
+    """One run: its value, and for all but the default the mean difference to that over `n_paired` questions.
+
+    `p` is of a permutation test, `p_holm` the same adjusted for all differences of the factor.
+    """
+
+    level: str
+    value: float | None
+    n: int
+    run: str
+    difference: float | None = None
+    n_paired: int | None = None
+    ci95: tuple[float, float] | None = None
+    p: float | None = None
+    p_holm: float | None = None
+
+
+class System(Frozen):
+    """A retriever with an LLM at each level, the default first; `spread`: the highest value less the lowest.
+
+    The spread is over the `n_spread` questions that are scored at every level.
+    """
+
+    retriever: str
+    llm: str
+    levels: list[Level]
+    spread: float | None
+    n_spread: int
+
+
+class Ranking(Frozen):
+    """Whether systems keep their order: Kendall's tau-b between levels, over questions scored for all at every level.
+
+    `by_default` is the default's order, best first. A tau is None where all on one side are equal. The least alike
+    pair of levels is that of the lowest tau.
+    """
+
+    of: str
+    by_default: list[str]
+    n_questions: int
+    best: dict[str, str]
+    tau_with_default: dict[str, float | None]
+    n_pairs: int
+    mean_tau: float | None
+    lowest_tau: float | None
+    least_alike: tuple[str, str] | None
+
+
+class Factor(Frozen):
+    """One factor: what its levels do to each system, and to the order of systems."""
+
+    factor: str
+    default: str
+    systems: list[System]
+    rankings: list[Ranking]
+
+
+class Ablation(Frozen):
+    """All factors over one set of questions under one metric."""
+
+    data: str
+    n_questions: int
+    n_clusters: int
+    metric: str
+    signature: str
+    factors: list[Factor]
+    notes: list[str]
+
+
+class _Runs(NamedTuple):
+    """The runs of one system: that at the default, and those in which one factor has another setting."""
+
+    default: Measured
+    others: dict[Key, Measured]
+
+    def at(self, key: Key) -> Measured | None:
+        """The run at a setting of a factor; where the number of notes changes nothing, it is that at the default."""
+        is_any_k = key[0] == "top_k" and self.default.manifest.identity["top_k"] is None
+        return self.default if is_any_k else self.others.get(key)
+
+
+class _Pair(NamedTuple):
+    """A run at a setting, beside that of the same system at the default."""
+
+    system: tuple[str, str]
+    setting: Setting
+    run: Measured
+    default: Measured
+
+
+def default_settings(config: RunConfig) -> dict[str, Setting]:
+    """The setting of each factor in this run."""
+    settings: dict[str, Setting] = {factor: getattr(config, factor) for factor in _FACTORS}
+    return {"prompt": load_prompt(config.prompt).name, **settings}
+
+
+def saved_runs(folders: Sequence[Path], wanted: Mapping[str, Iterable[Setting]]) -> tuple[list[Measured], list[str]]:
+    """The complete runs of these folders, and what is to be said of the others.
+
+    `wanted`: for retriever, llm or a factor the only ones to take.
+    """
+    runs, left_out = read_runs(find_runs(folders))
+    only = {
+        what: {Path(str(name)).stem if what == "prompt" else name for name in names} for what, names in wanted.items()
+    }
+    chosen = []
+    for run in runs:
+        config = run.manifest.config
+        has = {**_settings(run), "retriever": config["retriever"]["name"], "llm": config["llm_label"]}
+        if all(has[what] in names or (what, has[what]) == ("top_k", None) for what, names in only.items()):
+            chosen.append(run)
+    if not chosen:
+        why = f" ({left_out[0]})" if left_out else ""
+        raise UsageError(
+            f"{', '.join(map(str, folders))} holds no such complete run{why}; ablate without --saved makes it"
+        )
+    return chosen, left_out
+
+
+def ablation(runs: Sequence[Measured], default: Mapping[str, Setting], metric: str) -> list[Ablation]:
+    """What came of these runs around `default` (a setting of every factor), a report for each set of questions.
+
+    Runs that differ from it in more than one factor are left out; a UsageError where none is left to compare.
+    """
+    groups: dict[tuple[str, str], list[Measured]] = defaultdict(list)
+    for run in runs:
+        if run.signature(metric) is None:
+            raise UsageError(
+                f"{run.name} is not scored by {metric}; qilin-rag score {run.directory.path} --metrics adds it"
+            )
+        groups[run.manifest.data["sha256"], run.manifest.question_set_sha256].append(run)
+    reports = [_ablation(group, default, metric) for group in groups.values()]
+    if not any(report.factors for report in reports):
+        at = ", ".join(f"{factor} {_name(setting)}" for factor, setting in default.items())
+        raise UsageError(f"nothing to compare: no system has a run at the default ({at}) and one beside it")
+    return reports
+
+
+def _ablation(group: Sequence[Measured], default: Mapping[str, Setting], metric: str) -> Ablation:
+    signatures = {run.signature(metric): run.name for run in group}
+    if len(signatures) > 1:
+        raise UsageError(
+            f"{' and '.join(signatures.values())} are scored by {metric} in different ways; score them again"
+        )
+    systems, notes = _placed(group, default)
+    settings = sorted({key for runs in systems.values() for key in runs.others}, key=_order)
+    questions = list(group[0].questions.values())
+    clusters = clusters_of(questions)
+    factors = []
+    for factor in default:
+        keys = [key for key in settings if key[0] == factor]
+        if keys:
+            compared = _compared(systems, keys, default[factor], metric)
+            factors.append(compared.model_copy(update={"rankings": _rankings(systems, keys, default[factor], metric)}))
+    return Ablation(
+        data=group[0].manifest.labels["data"],
+        n_questions=len(questions),
+        n_clusters=len(set(clusters.tolist())),
+        metric=metric,
+        signature=group[0].signature(metric) or "",
+        factors=factors,
+        notes=notes,
+    )
+
+
+def _settings(run: Measured) -> dict[str, Setting]:
+    """What a run has of each factor; a number of notes that changes nothing is None."""
+    found = {factor: of(run.manifest.identity) for factor, of in _FACTORS.items()}
+    return {"prompt": run.manifest.labels["prompt"], **found}
+
+
+def _placed(
+    group: Sequence[Measured], default: Mapping[str, Setting]
+) -> tuple[dict[tuple[str, str], _Runs], list[str]]:
+    """The runs by retriever and LLM, and what is to be said of those that have no place."""
+    found: dict[tuple[str, str], dict[Key | None, Measured]] = defaultdict(dict)
+    n_apart = 0
+    for run in group:
+        has = _settings(run)
+        moved = [(f, has[f]) for f in default if has[f] != default[f] and (f, has[f]) != ("top_k", None)]
+        if len(moved) > 1:
+            n_apart += 1
+            continue
+        at = moved[0] if moved else None
+        note = run.manifest.config.get("note")
+        label = run.manifest.labels["llm"] + (f" ({note})" if note else "")
+        its = found[run.manifest.labels["retriever"], label]
+        if at in its:
+            raise UsageError(f"{its[at].name} and {run.name} differ in nothing that is compared here; keep them apart")
+        its[at] = run
+    systems = {system: _Runs(its.pop(None), its) for system, its in found.items() if None in its}  # type: ignore[arg-type]
+    notes = [f"{r} + {llm}: left out, it has no run at the default" for r, llm in found if (r, llm) not in systems]
+    if n_apart:
+        notes.append(f"left out, since more than one factor is unlike the default: {n_apart} of {len(group)} runs")
+    if any(factor == "top_k" for runs in systems.values() for factor, _ in runs.others):
+        any_k = [
+            f"{r} + {llm}" for (r, llm), runs in systems.items() if runs.default.manifest.identity["top_k"] is None
+        ]
+        notes += [f"{name}: the number of notes changes nothing" for name in any_k]
+    return systems, notes
+
+
+def _compared(systems: Mapping[tuple[str, str], _Runs], keys: Sequence[Key], default: Setting, metric: str) -> Factor:
+    """Each run beside its default, all differences of the factor in one matrix."""
+    pairs = [
+        _Pair(system, setting, run, runs.default)
+        for system, runs in systems.items()
+        for factor, setting in keys
+        if (run := runs.others.get((factor, setting)))
+    ]
+    questions = pairs[0].run.questions
+    ids = list(questions)
+    at_default = values_of([pair.default for pair in pairs], metric, ids)
+    differences = values_of([pair.run for pair in pairs], metric, ids) - at_default
+    clusters = clusters_of(list(questions.values()))
+    intervals = intervals95(differences, clusters)
+    p_values = permutation_test(differences, clusters)
+    tested = [i for i, p in enumerate(p_values) if p is not None]
+    adjusted = dict(zip(tested, holm([p for p in p_values if p is not None]), strict=True))
+    levels: dict[tuple[str, str], list[Level]] = defaultdict(list)
+    for i, pair in enumerate(pairs):
+        if pair.system not in levels:
+            levels[pair.system].append(_level(default, pair.default, metric))
+        paired = differences[~np.isnan(differences[:, i]), i]
+        interval = intervals[i]
+        compared = {
+            "difference": float(paired.mean()) if len(paired) else None,
+            "n_paired": len(paired),
+            "ci95": (interval.low, interval.high) if interval else None,
+            "p": p_values[i],
+            "p_holm": adjusted.get(i),
+        }
+        levels[pair.system].append(_level(pair.setting, pair.run, metric).model_copy(update=compared))
+    rows = []
+    for (retriever, llm), its in levels.items():
+        runs = [systems[retriever, llm].default, *(pair.run for pair in pairs if pair.system == (retriever, llm))]
+        means, n = _shared_means(runs, metric)
+        spread = max(means) - min(means) if n else None
+        rows.append(System(retriever=retriever, llm=llm, levels=its, spread=spread, n_spread=n))
+    return Factor(factor=keys[0][0], default=_name(default), systems=rows, rankings=[])
+
+
+def _level(setting: Setting, run: Measured, metric: str) -> Level:
+    summary = run.summary.metrics[metric]
+    return Level(level=_name(setting), value=summary.value, n=summary.n, run=run.name)
+
+
+def _shared_means(runs: Sequence[Measured], metric: str) -> tuple[list[float], int]:
+    """The means of runs over the questions that are scored in all of them, and how many those are."""
+    values = values_of(runs, metric, list(runs[0].questions))
+    shared = values[~np.isnan(values).any(axis=1)]
+    return (shared.mean(axis=0).tolist() if len(shared) else []), len(shared)
+
+
+def _rankings(
+    systems: Mapping[tuple[str, str], _Runs], keys: Sequence[Key], default: Setting, metric: str
+) -> list[Ranking]:
+    """The order of LLMs with each retriever, and of all retrievers with all LLMs, from level to level."""
+    complete = {
+        system: [runs.default, *(run for key in keys if (run := runs.at(key)))] for system, runs in systems.items()
+    }
+    complete = {system: runs for system, runs in complete.items() if len(runs) == 1 + len(keys)}
+    levels = [_name(default), *(_name(setting) for _, setting in keys)]
+    retrievers = list(dict.fromkeys(retriever for retriever, _ in complete))
+    found = []
+    for one in [*retrievers, None]:
+        ranked = {
+            (llm if one else f"{retriever} + {llm}"): runs
+            for (retriever, llm), runs in complete.items()
+            if one in (retriever, None)
+        }
+        if len(ranked) < 2 or (one is None and len(retrievers) == 1):
+            continue
+        means, n = _shared_means([run for runs in ranked.values() for run in runs], metric)
+        if n:
+            by_level = np.array(means).reshape(len(ranked), len(levels)).T.tolist()
+            what = f"LLMs with {one}" if one else "retrievers x LLMs"
+            found.append(ranking(what, list(ranked), dict(zip(levels, by_level, strict=True)), n))
+    return found
+
+
+def ranking(of: str, systems: Sequence[str], means: Mapping[str, Sequence[float]], n_questions: int) -> Ranking:
+    """The stability of the order of `systems`, given each one's mean at every level, the default's level first."""
+    default = next(iter(means))
+    pairs = {pair: kendall_tau(means[pair[0]], means[pair[1]]) for pair in combinations(means, 2)}
+    known = {pair: tau for pair, tau in pairs.items() if tau is not None}
+    lowest = min(known, key=known.__getitem__, default=None)
+    return Ranking(
+        of=of,
+        by_default=[systems[i] for i in np.argsort(-np.asarray(means[default]), kind="stable")],
+        n_questions=n_questions,
+        best={level: systems[int(np.argmax(values))] for level, values in means.items()},
+        tau_with_default={level: pairs[default, level] for level in means if level != default},
+        n_pairs=len(pairs),
+        mean_tau=float(np.mean(list(known.values()))) if known else None,
+        lowest_tau=known[lowest] if lowest else None,
+        least_alike=lowest,
+    )
+
+
+def _order(key: Key) -> tuple[str, bool, float, str]:
+    """Numbers by size, then names; notes that are not cut come last."""
+    factor, setting = key
+    return factor, setting is None, float(setting) if isinstance(setting, int) else 0.0, str(setting)
+
+
+def _name(setting: Setting) -> str:
+    return "whole" if setting is None else str(setting)
+
+
+def as_rows(reports: Sequence[Ablation]) -> list[dict[str, Any]]:
+    """One flat record a run and factor, for CSV."""
+    return [
+        {
+            "data": report.data,
+            "metric": report.metric,
+            "factor": factor.factor,
+            "default": factor.default,
+            "retriever": system.retriever,
+            "llm": system.llm,
+            **level.model_dump(exclude={"ci95"}),
+            "ci95_low": level.ci95[0] if level.ci95 else None,
+            "ci95_high": level.ci95[1] if level.ci95 else None,
+            "signature": report.signature,
+        }
+        for report in reports
+        for factor in report.factors
+        for system in factor.systems
+        for level in system.levels
+    ]

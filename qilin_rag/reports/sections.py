@@ -1,0 +1,110 @@
+"""Ablations and sensitivity as plain tables with lines below them, for a terminal or Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from qilin_rag.reports.ablation import Ablation, Factor, Level, Ranking
+from qilin_rag.reports.formats import escape_md
+from qilin_rag.reports.sensitivity import Sensitivity
+
+
+class Section(NamedTuple):
+    """A table; a row that has its first cell alone is a heading of those that follow."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    lines: list[str]
+
+
+def ablation_sections(reports: Sequence[Ablation]) -> Iterator[Section]:
+    """For each factor its differences, then how the order of systems changes."""
+    for report in reports:
+        about = f"{report.data}, {report.n_questions} questions ({report.n_clusters} distinct queries)"
+        yield Section(about, [], [], [report.signature, *report.notes])
+        for factor in report.factors:
+            title = f"{report.metric} by {factor.factor}, compared with {factor.default}"
+            yield _differences(title, factor, report.n_questions)
+            yield from (_stability(factor, ranked) for ranked in factor.rankings)
+
+
+def _differences(title: str, factor: Factor, n_questions: int) -> Section:
+    header = [factor.factor, "value", "difference", "95% interval", "p", "Holm"]
+    rows, lines = [], []
+    for system in factor.systems:
+        name = f"{system.retriever} + {system.llm}"
+        rows.append([name, *[""] * 5])
+        rows += [_level_row(level) for level in system.levels]
+        rows.append([f"  spread over {len(system.levels)}", _figure(system.spread), *[""] * 4])
+        lines += [
+            f"{name}, {level.level}: {level.n} of {n_questions} questions are scored"
+            + ("" if level.n_paired is None else f", {level.n_paired} by {factor.default} as well")
+            for level in system.levels
+            if level.n < n_questions or (level.n_paired is not None and level.n_paired < n_questions)
+        ]
+    return Section(title, header, rows, lines)
+
+
+def _level_row(level: Level) -> list[str]:
+    interval = f"{level.ci95[0]:+.4f} .. {level.ci95[1]:+.4f}" if level.ci95 else ""
+    compared = ["" if p is None else f"{p:.4f}" for p in (level.p, level.p_holm)]
+    difference = "" if level.difference is None else f"{level.difference:+.4f}"
+    return [f"  {level.level}", _figure(level.value), difference, interval, *compared]
+
+
+def _stability(factor: Factor, ranked: Ranking) -> Section:
+    rows = [
+        [level, _tau(tau), ranked.best[level]]
+        for level, tau in {factor.default: 1.0, **ranked.tau_with_default}.items()
+    ]
+    agreement = f"mean tau over {ranked.n_pairs} pairs: {_tau(ranked.mean_tau)}"
+    if ranked.least_alike:
+        agreement += f"; lowest: {_tau(ranked.lowest_tau)} ({', '.join(ranked.least_alike)})"
+    order = f"order by {factor.default}: {' > '.join(ranked.by_default)}"
+    title = f"order of {ranked.of} by {factor.factor}, {ranked.n_questions} questions"
+    return Section(title, [factor.factor, f"tau with {factor.default}", "best"], rows, [order, agreement])
+
+
+def sensitivity_sections(reports: Sequence[Sensitivity]) -> Iterator[Section]:
+    """For each metric the runs by its variants, with their ranks."""
+    for report in reports:
+        title = f"{report.data}, {report.n_scored} of {report.n_questions} questions: {report.metric}"
+        rows = []
+        for variant in report.variants:
+            rows.append([variant.variant, "", ""])
+            for run, value in zip(report.runs, variant.means, strict=True):
+                rows.append([f"  {run}", f"{value:.4f}", str(1 + sum(other > value for other in variant.means))])
+        yield Section(title, ["run", "value", "rank"], rows, [])
+        best = report.variants[0].order[0]
+        agreement = [
+            [variant.variant, _tau(variant.tau), variant.order[0] if variant.changes_best else "the same"]
+            for variant in report.variants[1:]
+        ]
+        lines = [f"the best as it is: {best}", *report.notes, report.signature]
+        yield Section(f"{report.metric}: variants against it as it is", ["variant", "tau", "best"], agreement, lines)
+
+
+def as_markdown(sections: Iterator[Section]) -> str:
+    """GitHub tables, the headings among rows in bold."""
+    lines: list[str] = []
+    for title, header, rows, below in sections:
+        lines += [f"## {escape_md(title)}", ""]
+        if rows:
+            lines += ["| " + " | ".join(map(escape_md, header)) + " |", "|---|" + "---:|" * (len(header) - 1)]
+            for first, *others in rows:
+                name = escape_md(first.strip())
+                cells = [f"**{name}**" if not any(others) else name, *map(escape_md, others)]
+                lines.append("| " + " | ".join(cells) + " |")
+            lines.append("")
+        lines += [*(f"- {escape_md(line)}" for line in below), ""]
+    return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    return "unscored" if value is None else f"{value:.4f}"
+
+
+def _tau(tau: float | None) -> str:
+    return "none" if tau is None else f"{tau:.2f}"
