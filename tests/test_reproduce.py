@@ -186,10 +186,10 @@ def test_a_metric_made_in_another_way_is_no_reproduction(data_dir: Path, server:
 
 
 def test_code_is_run_only_where_it_was_allowed(data_dir: Path, cli: Cli) -> None:
-    Path("mine.py").write_text(
+    Path("own_to_reproduce.py").write_text(
         "from qilin_rag.retrievers.none import NoRetriever\nclass R(NoRetriever):\n    pass\n", encoding="utf-8"
     )
-    path = cli("run", "--data", data_dir, "--retriever", "mine:R", "-q").out.splitlines()[-1]
+    path = cli("run", "--data", data_dir, "--retriever", "own_to_reproduce:R", "-q").out.splitlines()[-1]
     refused = cli("reproduce", path)
-    assert (refused.code, "names code to run: mine:R; --allow-code" in refused.err) == (2, True)
+    assert (refused.code, "names code to run: own_to_reproduce:R; --allow-code" in refused.err) == (2, True)
     assert cli("reproduce", path, "--allow-code").code == 0

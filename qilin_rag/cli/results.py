@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from qilin_rag.types import Sample
 
 
+_INTERVAL_WIDTH = 11  # `.310–.364` and the place of the marks: broken over two lines it can't be read
+
+
 class Format(StrEnum):
     """How the leaderboard is written."""
 
@@ -111,7 +114,7 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
                 drawn = new_table()
                 drawn.add_column(Text(block.metric), overflow="fold")
                 for column in block.columns:
-                    drawn.add_column(Text(column), justify="right", overflow="fold")
+                    drawn.add_column(Text(column), justify="right", overflow="fold", min_width=_INTERVAL_WIDTH)
                 for row, kind, cells in zip(block.rows, block.kinds, block.cells, strict=True):
                     drawn.add_row(Text(row, style="" if kind == "run" else "italic"), *map(cell_text, cells))
                 console.print(drawn)
@@ -124,7 +127,7 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
                     drawn.add_row(*map(Text, texts))
                 console.print(drawn)
                 console.print()
-            console.print(f"* {formats.MARKS.replace('tied:', '= tied:')}")
+            console.print(formats.marks("*", "="))
             for block in data.blocks:
                 console.print(f"  {formats.legend(block)}", style="dim")
             for note in data.notes:

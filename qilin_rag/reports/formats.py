@@ -13,9 +13,13 @@ _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
     "}": r"\}",
-    "~": r"\textasciitilde{}",
+    "~": r"$\sim$",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
     "^": r"\textasciicircum{}",
     "·": r"$\cdot$",
+    "–": "--",
     "\n": " ",
     "\r": " ",
     **{char: f"\\{char}" for char in "&%$#_"},
@@ -24,7 +28,7 @@ _STYLE = (
     "body{font:15px/1.4 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}"
     "table{border-collapse:collapse;margin:1rem 0}th,td{padding:.25rem .8rem;text-align:right}"
     "th:first-child,td:first-child{text-align:left}thead th{border-bottom:2px solid}"
-    "small,code,li{color:#666}td small{display:block}tr.other td{color:#666;font-style:italic}"
+    "small,code,li{color:#666}td small{display:block;white-space:nowrap}tr.other td{color:#666;font-style:italic}"
 )
 
 
@@ -37,20 +41,26 @@ def format_cell(cell: Cell | None) -> str:
 
 
 def format_interval(cell: Cell | None) -> str:
-    """The 95% interval, `[.31, .36]`; empty where there is none."""
-    return f"[{cell.ci95[0]:.3f}, {cell.ci95[1]:.3f}]" if cell and cell.ci95 else ""
+    """The 95% interval, `.310–.364`; empty where there is none."""
+    if cell is None or cell.ci95 is None:
+        return ""
+    low, high = (f"{end:.3f}".replace("0.", ".", 1) if abs(end) < 0.9995 else f"{end:.3f}" for end in cell.ci95)
+    return f"{low}–{high}"
 
 
 def legend(block: Block) -> str:
-    """What the marks of a block mean, and what its questions can show."""
-    shown = f"; differences under about {block.detectable:.3f} can hardly be shown" if block.detectable else ""
+    """How the figures of a block were made, and what its questions can show."""
+    shown = f" (a difference under {block.detectable:.3f} could hardly be shown)" if block.detectable else ""
     return f"{block.metric}: {block.signature}{shown}"
 
 
-MARKS = (
-    "best of its column (of its row, where there is one); tied: not significantly worse (paired sign-flip test, "
-    "Holm, .05); 95% BCa intervals; what can hardly be shown: found four times in five"
-)
+def marks(best: str, tied: str) -> str:
+    """What the marks of a table mean."""
+    return (
+        f"{best}: best of its column, or of the one row. {tied}: not significantly worse "
+        "(paired sign-flip test, Holm, .05). Beside or under a figure: its 95% BCa interval. "
+        "What could be shown: the true difference that is found four times in five."
+    )
 
 
 def spending_rows(table: Table) -> list[list[str]]:
@@ -130,7 +140,11 @@ def as_markdown(tables: Sequence[Table]) -> str:
             lines += ["", f"{escape_md(legend(block))}", ""]
         if spending := [f"| {' | '.join(map(escape_md, cells))} |" for cells in spending_rows(table)]:
             lines += [spending[0], "|---|---|---:|---:|---:|", *spending[1:], ""]
-        lines += [f"- **Bold**: {MARKS}; ties are underlined", *(f"- {escape_md(note)}" for note in table.notes), ""]
+        lines += [
+            f"- {marks('**Bold**', '<ins>Underlined</ins>')}",
+            *(f"- {escape_md(note)}" for note in table.notes),
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -150,7 +164,7 @@ def as_latex(tables: Sequence[Table]) -> str:
     lines = [r"% needs \usepackage{booktabs}; for Chinese names also \usepackage{xeCJK} and xelatex"]
     for table in tables:
         for block in table.blocks:
-            caption = [title(table), legend(block), f"Bold: {MARKS}; ties are underlined", *table.notes]
+            caption = [title(table), legend(block), marks("Bold", "Underlined").removesuffix("."), *table.notes]
             header = " & ".join(map(_tex, [block.metric, *block.columns])) + r" \\"
             lines += ["", r"\begin{table}", r"\centering", r"\begin{tabular}{l" + "r" * len(block.columns) + "}"]
             lines += [r"\toprule", header, r"\midrule"]
@@ -188,7 +202,7 @@ def as_html(tables: Sequence[Table]) -> str:
             parts.append("<table>")
             parts += [f"<tr>{''.join(_tags('td', cells))}</tr>" for cells in spending]
             parts.append("</table>")
-        parts += [f"<p><small>Bold: {MARKS}; ties are underlined</small></p><ul>", *_tags("li", table.notes), "</ul>"]
+        parts += [f"<p><small>{marks('Bold', 'Underlined')}</small></p><ul>", *_tags("li", table.notes), "</ul>"]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
     body = "\n".join(parts)
     return f'<!doctype html>\n<html lang="en"><head>{head}<title>Leaderboard</title></head>\n<body>{body}</body></html>'

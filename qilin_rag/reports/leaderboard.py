@@ -164,7 +164,7 @@ def _table(group: Sequence[Measured], options: Options) -> Table:
         notes.append(REMARK)
     grids = _grids(group, rows, controls)
     own_rows = [*row_order, *sorted({row for grid in grids for row, _ in grid.runs} - set(row_order), key=_natural)]
-    first_rows = sorted(group, key=lambda run: row_order.index(rows[run.name][0]))
+    first_rows = sorted(group, key=lambda run: (row_order.index(rows[run.name][0]), _column_order(_column(run))))
     return Table(
         data=group[0].manifest.labels["data"],
         n_questions=len(ids),
