@@ -339,28 +339,30 @@ def _spending(run: Measured, row: str) -> Spending:
 
 
 def _row_labels(group: Sequence[Measured]) -> dict[str, list[str]]:
-    """LLM; with prompt, number of notes, fingerprint, name, as far as needed to tell runs apart.
+    """LLM; with order and length of notes; prompt, number of notes, fingerprint, name, as needed to tell runs apart.
 
     A run that does not depend on the number of notes stands in the row of each number.
     """
-    prompts = {entry.manifest.labels["prompt"] for entry in group}
-    top_ks = sorted({k for entry in group if (k := entry.manifest.identity.get("top_k")) is not None})
+    prompts = {run.manifest.labels["prompt"] for run in group}
+    top_ks = sorted({k for run in group if (k := run.manifest.identity.get("top_k")) is not None})
     labels = {}
-    for entry in group:
-        label = entry.manifest.labels["llm"]
-        if note := entry.manifest.config.get("note"):
+    for run in group:
+        label = run.manifest.labels["llm"]
+        if note := run.manifest.config.get("note"):
             label += f" ({note})"
+        if (order := run.manifest.config.get("note_order", "best_first")) != "best_first":
+            label += f" · {order}"
+        if chars := run.manifest.config.get("note_chars"):
+            label += f" · notes of {chars} characters"
         if len(prompts) > 1:
-            label += f" · {entry.manifest.labels['prompt']}"
-        own_k = entry.manifest.identity.get("top_k")
+            label += f" · {run.manifest.labels['prompt']}"
+        own_k = run.manifest.identity.get("top_k")
         tops = [f" · top {k}" for k in top_ks if own_k in (k, None)] if len(top_ks) > 1 else [""]
-        labels[entry.name] = [label + top for top in tops]
-    fingerprints = {entry.name: entry.manifest.fingerprint[:8] for entry in group}
-    names = {entry.name: entry.name for entry in group}
+        labels[run.name] = [label + top for top in tops]
+    fingerprints = {run.name: run.manifest.fingerprint[:8] for run in group}
+    names = {run.name: run.name for run in group}
     for distinguished in (fingerprints, names):
-        places = [
-            (row, entry.manifest.labels["retriever"], entry.name) for entry in group for row in labels[entry.name]
-        ]
+        places = [(row, run.manifest.labels["retriever"], run.name) for run in group for row in labels[run.name]]
         taken = Counter((row, column) for row, column, _ in places)
         for name in {name for row, column, name in places if taken[row, column] > 1}:
             labels[name] = [f"{row} · {distinguished[name]}" for row in labels[name]]

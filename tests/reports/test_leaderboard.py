@@ -52,6 +52,9 @@ def test_rows_are_told_apart_only_as_far_as_needed(runs: Path, data_dir: Path) -
     do(data_dir, retriever="oracle", prompt="concise")
     [table] = leaderboard(runs)
     assert "extractive · concise" in table.blocks[0].rows
+    do(data_dir, "note_order=best_last", "note_chars=20", retriever="oracle")
+    [table] = leaderboard(runs)
+    assert "extractive · best_last · notes of 20 characters · default" in table.blocks[0].rows
 
 
 def test_runs_that_differ_in_nothing_but_the_folder_all_show(runs: Path) -> None:
