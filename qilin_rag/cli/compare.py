@@ -63,7 +63,7 @@ def _show(compared: Comparison, run_a: Path) -> None:
         if each.n < compared.n_questions:
             console.print(f"{each.metric}: {each.n} questions scored in both", style="yellow")
         if each.detectable and each.p is not None and each.p > 0.05:
-            console.print(f"{each.metric}: no difference shown; one under {each.detectable:.4f} could hardly be")
+            console.print(f"{each.metric}: no difference shown; could be shown: {each.detectable:.4f}")
     for note in compared.notes:
         console.print(note, style="yellow")
     signatures = {each.metric: each.signature for each in compared.metrics}

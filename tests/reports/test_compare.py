@@ -98,5 +98,6 @@ def test_the_higher_is_not_called_better_where_it_is_not(made: Path, cli: Cli) -
             path = made / name / file
             path.write_text(path.read_text().replace("m|made up", "m|best:lowest|made up"))
     said = cli("compare", made / "a", made / "b", "--metric", "m")
+    assert "m: no difference shown; could be shown: " in said.out
     assert "A is higher by m on" in said.out and "better" not in said.out
     assert "m: the highest is not the best; won is higher, lost is lower" in said.out

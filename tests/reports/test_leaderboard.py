@@ -133,12 +133,12 @@ def test_partly_scored_figures_say_so() -> None:
 def test_markdown_escapes_names(runs: Path) -> None:
     for path in runs.iterdir():
         manifest = json.loads((path / "manifest.json").read_text())
-        manifest["labels"] |= {"llm": "a|b\n<script>*", "data": "**x**"}
+        manifest["labels"] |= {"llm": "a|b\n<script>*", "data": "**x** $y$"}
         (path / "manifest.json").write_text(json.dumps(manifest))
     text = as_markdown(leaderboard(runs))
     assert "<script>" not in text
     assert "| a\\|b \\<script\\>\\*" in text
-    assert "\\*\\*x\\*\\*" in text
+    assert "\\*\\*x\\*\\* \\$y\\$" in text
 
 
 def test_all_formats_from_the_command_line(runs: Path, cli: Cli, tmp_path: Path) -> None:
@@ -327,12 +327,12 @@ def test_the_papers_figures_stand_where_they_are_certain(runs: Path) -> None:
 def test_names_end_no_table_and_begin_no_markup(runs: Path) -> None:
     for path in runs.iterdir():
         manifest = json.loads((path / "manifest.json").read_text())
-        manifest["labels"] |= {"llm": r"a&b\end{tabular}<script>"}
+        manifest["labels"] |= {"llm": r"[a&b\end{tabular}<script>"}
         (path / "manifest.json").write_text(json.dumps(manifest))
     tables = leaderboard(runs)
     latex = as_latex(tables)
     assert latex.count(r"\end{tabular}") == len(tables[0].blocks)
-    assert r"a\&b\textbackslash{}end\{tabular\}\textless{}script\textgreater{}" in latex
+    assert r"{[}a\&b\textbackslash{}end\{tabular\}\textless{}script\textgreater{}" in latex
     assert "<script>" not in as_html(tables)
 
 
