@@ -79,6 +79,7 @@ def reproduce(
     manifest = directory.read_manifest()
     if manifest.state != "complete":
         raise UsageError(f"{path} is {manifest.state}; finish it with the command that began it, then reproduce it")
+    _check_whole(directory)
     task = _task(path, manifest, _configured(path, manifest, overrides, base_url, serve, allow_code), runs_dir, fresh)
     if task.directory.path.resolve() == path.resolve():
         raise UsageError(f"{path} would be written over itself; write elsewhere with --runs-dir")
@@ -98,6 +99,16 @@ def check(reproduction: Reproduction) -> None:
     if changed:
         again = f"; {reproduction.failed} questions failed, the same command asks them again"
         raise QilinError(f"not reproduced: {', '.join(changed)}{again if reproduction.failed else ''}")
+
+
+def _check_whole(directory: RunDirectory) -> None:
+    """A UsageError where samples or scores that the run would be compared by are gone."""
+    questions, scores = directory.read_questions(), _scores(directory)
+    directory.read_samples_of(questions)
+    metrics = directory.read_summary().metrics
+    if lacking := next((name for name in metrics if len(scores.get(name, {})) < len(questions)), None):
+        again = f"qilin-rag score {directory.path}"
+        raise UsageError(f"{directory.path}: scores.jsonl lacks scores by {lacking}; to make them again: {again}")
 
 
 def _configured(

@@ -165,6 +165,14 @@ class RunDirectory:
         lines = list(_read_lines(self.path / SAMPLES, Sample, half_line_ok=True))
         return {sample.question_id: sample for sample in lines}, lines
 
+    def read_samples_of(self, questions: Iterable[Question]) -> dict[str, Sample]:
+        """The last line of each of these questions, in their order; a UsageError where one has none."""
+        finished, _ = self.read_samples()
+        ids = [question.id for question in questions]
+        if unanswered := sum(question_id not in finished for question_id in ids):
+            raise UsageError(f"{self.path}: {unanswered} questions have no sample yet; run it again to go on")
+        return {question_id: finished[question_id] for question_id in ids}
+
     def read_repeats(self) -> list[Sample]:
         """What `--repeat` asked for once more: any number of lines a question; a half last line is skipped."""
         return list(_read_lines(self.path / REPEATS, Sample, half_line_ok=True))

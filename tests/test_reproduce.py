@@ -193,3 +193,16 @@ def test_code_is_run_only_where_it_was_allowed(data_dir: Path, cli: Cli) -> None
     refused = cli("reproduce", path)
     assert (refused.code, "names code to run: own_to_reproduce:R; --allow-code" in refused.err) == (2, True)
     assert cli("reproduce", path, "--allow-code").code == 0
+
+
+@pytest.mark.parametrize("file_name", ["samples.jsonl", "scores.jsonl"])
+def test_a_run_that_lost_a_file_is_refused_before_a_question_is_asked(
+    file_name: str, data_dir: Path, server: FakeServer, cli: Cli
+) -> None:
+    path = asked(data_dir, server)
+    lines = (path / file_name).read_text(encoding="utf-8").splitlines(keepends=True)
+    (path / file_name).write_text("".join(lines[1:]), encoding="utf-8")
+    n_asked = len(server.calls)
+    done = cli("reproduce", path, "-q")
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert len(server.calls) == n_asked

@@ -43,6 +43,8 @@ def _show(compared: Comparison, run_a: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from qilin_rag.reports.measured import highest_is_best
+
     console = ui.console()
     same = f" ({compared.n_clusters} distinct)" if compared.n_clusters < compared.n_questions else ""
     console.print(f"A: {compared.run_a}\nB: {compared.run_b}\n{compared.n_questions} questions{same}\n")
@@ -61,12 +63,14 @@ def _show(compared: Comparison, run_a: Path) -> None:
         if each.n < compared.n_questions:
             console.print(f"{each.metric}: {each.n} questions scored in both", style="yellow")
         if each.detectable and each.p is not None and each.p > 0.05:
-            console.print(f"{each.metric}: no difference shown; one under {each.detectable:.4f} could hardly be")
+            console.print(f"{each.metric}: no difference shown; could be shown: {each.detectable:.4f}")
     for note in compared.notes:
         console.print(note, style="yellow")
+    signatures = {each.metric: each.signature for each in compared.metrics}
+    better = "better" if highest_is_best(signatures.get(compared.moved_by, "")) else "higher"
     for name, moved in (("A", compared.better_a), ("B", compared.better_b)):
         if moved:
-            console.print(f"\n{name} is better by {compared.moved_by} on", style="bold")
+            console.print(f"\n{name} is {better} by {compared.moved_by} on", style="bold")
             for question in moved:
                 figures_of = f"{question.value_a:.4f}  {question.value_b:.4f}"
                 console.print(f"  {figures_of}  {question.question_id}  {question.query}", soft_wrap=True)

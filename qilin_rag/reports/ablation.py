@@ -17,7 +17,15 @@ import numpy as np
 from qilin_rag.config import RunConfig
 from qilin_rag.errors import UsageError
 from qilin_rag.prompts import load_prompt
-from qilin_rag.reports.measured import Measured, clusters_of, find_runs, read_runs, values_of
+from qilin_rag.reports.measured import (
+    FROM_THE_HIGHEST,
+    Measured,
+    clusters_of,
+    find_runs,
+    highest_is_best,
+    read_runs,
+    values_of,
+)
 from qilin_rag.stats import holm, intervals95, kendall_tau, permutation_test
 from qilin_rag.types import Frozen
 
@@ -177,6 +185,9 @@ def _ablation(group: Sequence[Measured], default: Mapping[str, Setting], metric:
             f"{' and '.join(signatures.values())} are scored by {metric} in different ways; score them again"
         )
     systems, notes = _placed(group, default)
+    signature = group[0].signature(metric) or ""
+    if not highest_is_best(signature):
+        notes.append(FROM_THE_HIGHEST)
     settings = sorted({key for runs in systems.values() for key in runs.others}, key=_order)
     questions = list(group[0].questions.values())
     clusters = clusters_of(questions)
@@ -191,7 +202,7 @@ def _ablation(group: Sequence[Measured], default: Mapping[str, Setting], metric:
         n_questions=len(questions),
         n_clusters=len(set(clusters.tolist())),
         metric=metric,
-        signature=group[0].signature(metric) or "",
+        signature=signature,
         factors=factors,
         notes=notes,
     )

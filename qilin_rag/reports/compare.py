@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from qilin_rag.errors import UsageError, unknown_name
-from qilin_rag.reports.measured import Measured, clusters_of, read_run, values_of
+from qilin_rag.reports.measured import Measured, clusters_of, highest_is_best, read_run, values_of
 from qilin_rag.stats import (
     Clusters,
     Values,
@@ -53,7 +53,7 @@ class MetricComparison(Frozen):
 
 
 class Comparison(Frozen):
-    """Two runs, joined by question; `better_a`, `better_b` by the metric `moved_by`, the largest change first."""
+    """Two runs, joined by question; `better_a`, `better_b`: higher by metric `moved_by`, the largest change first."""
 
     run_a: str
     run_b: str
@@ -73,7 +73,8 @@ def compare(
 
     `metric` is what the questions that moved are told by; the first that both runs have where it is not given.
     """
-    a, b = read_run(path_a), read_run(path_b)
+    is_one_name = path_a.name == path_b.name
+    a, b = (read_run(path, str(path) if is_one_name else None) for path in (path_a, path_b))
     ids, notes = _joined(a, b)
     shared = [name for name in a.summary.metrics if name in b.summary.metrics]
     alike = [name for name in shared if a.signature(name) == b.signature(name)]
@@ -95,6 +96,11 @@ def compare(
     ]
     unscored = set(of_answers) - {each.metric for each in compared}
     notes += [f"{name} left out: no question is scored in both runs" for name in sorted(unscored)]
+    notes += [
+        f"{each.metric}: the highest is not the best; won is higher, lost is lower"
+        for each in compared
+        if not highest_is_best(each.signature)
+    ]
     moved_by = metric or of_answers[0]
     moved = _moved(a, ids, pairs[of_answers.index(moved_by)])
     return Comparison(

@@ -88,8 +88,7 @@ def _table(board: Table, directories: Mapping[str, RunDirectory]) -> tuple[dict[
     runs, blocks = [], []
     for spending in _as_on_the_board(board):
         directory = directories[spending.run]
-        samples, _ = directory.read_samples()
-        ordered = [samples[question.id] for question in questions]
+        ordered = list(directory.read_samples_of(questions).values())
         scores = {(score.question_id, score.metric, score.signature): score for score in directory.read_scores()}
         columns = [[scores.get((question.id, *metric)) for question in questions] for metric in metrics]
         runs.append(

@@ -14,6 +14,7 @@ from qilin_rag.errors import QilinError
 from qilin_rag.registry import SCORERS
 from qilin_rag.reports.measured import Measured
 from qilin_rag.scorers import AnswerScorer
+from qilin_rag.stats import query_clusters
 from qilin_rag.text import mixed_tokens, normalise, strip_markup
 from qilin_rag.types import Question, Sample
 
@@ -26,28 +27,44 @@ def control_runs(
 ) -> tuple[list[tuple[str, Measured, Measured]], list[str]]:
     """The controls of each run as runs of their own, with what they are; and the metrics that can't have any.
 
-    `references shuffled`: each answer against the references of another question, what a metric gives to any answer.
+    `references shuffled`: each answer against the references of another query, what a metric gives to any answer;
+    there is none where all questions are copies of one.
     `equal length`: each answer cut to the number of tokens of the shortest that any run gives to the question.
     """
     samples = {run.name: run.samples() for run in runs}
     shortest = _shortest(samples.values(), question_ids)
-    order = np.random.default_rng(0).permutation(len(question_ids)).tolist()
-    other = {question_ids[i]: question_ids[j] for i, j in zip(order, [*order[1:], *order[:1]], strict=True)}
+    other = _others([runs[0].questions[question_id] for question_id in question_ids])
     controls, lacking = [], set()
     scorers: dict[tuple[str, str | None], AnswerScorer | None] = {}
     for run in runs:
         usable, unusable = _scorers(run, scorers)
         lacking |= unusable
         asked = [run.questions[question_id] for question_id in question_ids]
-        shuffled = [
-            question.model_copy(update={"references": run.questions[other[question.id]].references})
-            for question in asked
-        ]
         answered = [samples[run.name][question_id] for question_id in question_ids]
         cut = [_cut(sample, shortest.get(sample.question_id)) for sample in answered]
-        controls.append((SHUFFLED, run, _scored(run, SHUFFLED, usable, answered, shuffled)))
+        if other:
+            shuffled = [
+                question.model_copy(update={"references": run.questions[other[question.id]].references})
+                for question in asked
+            ]
+            controls.append((SHUFFLED, run, _scored(run, SHUFFLED, usable, answered, shuffled)))
         controls.append((EQUAL_LENGTH, run, _scored(run, EQUAL_LENGTH, usable, cut, asked)))
-    return controls, [f"no controls for {metric}: {why}" for metric, why in sorted(lacking)]
+    notes = [f"no controls for {metric}: {why}" for metric, why in sorted(lacking)]
+    return controls, notes if other else [f"no row {SHUFFLED}: there is no other query", *notes]
+
+
+def _others(questions: Sequence[Question]) -> dict[str, str]:
+    """For each question one that asks something else, by id; empty where all are copies of one query."""
+    clusters = query_clusters([question.query for question in questions])
+    firsts = np.unique(clusters, return_index=True)[1].tolist()
+    if len(firsts) < 2:
+        return {}
+    order = np.random.default_rng(0).permutation(len(firsts))
+    following = dict(zip(order.tolist(), np.roll(order, -1).tolist(), strict=True))
+    return {
+        question.id: questions[firsts[following[cluster]]].id
+        for question, cluster in zip(questions, clusters.tolist(), strict=True)
+    }
 
 
 def _scorers(

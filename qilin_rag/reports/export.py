@@ -79,10 +79,10 @@ def export_trec_rag(path: Path, out: Path) -> Exported:
     manifest = directory.read_manifest()
     if manifest.state != "complete":
         raise UsageError(f"{path} is {manifest.state}; finish it with the command that began it, then export it")
-    samples = directory.read_samples()[0]
+    samples = directory.read_samples_of(directory.read_questions()).values()
     remarks: Counter[str] = Counter()
     run_id = trec_id(path.resolve().name)
-    found = [_answer(path, run_id, samples[question.id], remarks) for question in directory.read_questions()]
+    found = [_answer(path, run_id, sample, remarks) for sample in samples]
     lines = [line for line in found if line is not None]
     if not lines:
         raise UsageError(f"{path} has no answer to export")

@@ -22,6 +22,9 @@ _LATEX = {
     "–": "--",
     "\n": " ",
     "\r": " ",
+    **{
+        char: f"{{{char}}}" for char in "[*"
+    },  # at the beginning of a row, they would be arguments of what ends the last
     **{char: f"\\{char}" for char in "&%$#_"},
 }
 _STYLE = (
@@ -50,7 +53,7 @@ def format_interval(cell: Cell | None) -> str:
 
 def legend(block: Block) -> str:
     """How the figures of a block were made, and what its questions can show."""
-    shown = f" (a difference under {block.detectable:.3f} could hardly be shown)" if block.detectable else ""
+    shown = f" (could be shown: {block.detectable:.3f})" if block.detectable else ""
     return f"{block.metric}: {block.signature}{shown}"
 
 
@@ -58,8 +61,9 @@ def marks(best: str, tied: str) -> str:
     """What the marks of a table mean."""
     return (
         f"{best}: best of its column, or of the one row. {tied}: not significantly worse "
-        "(paired sign-flip test, Holm, .05). Beside or under a figure: its 95% BCa interval. "
-        "What could be shown: the true difference that is found four times in five."
+        "(paired sign-flip test, Holm, .05). Beside or under a figure: its 95% interval "
+        "(BCa; under 10 queries percentile). "
+        "Could be shown: the true difference that one such test finds four times in five."
     )
 
 
@@ -150,7 +154,7 @@ def as_markdown(tables: Sequence[Table]) -> str:
 
 def escape_md(text: str) -> str:
     """Names come from files and flags: nothing in them may end a cell or begin markup."""
-    return "".join(f"\\{char}" if char in r"\|*_`<>[]" else " " if char in "\r\n" else char for char in text)
+    return "".join(f"\\{char}" if char in r"\|*_`<>[]$" else " " if char in "\r\n" else char for char in text)
 
 
 def _md_cell(cell: Cell | None) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from qilin_rag.errors import UsageError
 from qilin_rag.reports.controls import control_runs
-from qilin_rag.reports.measured import Measured, clusters_of, find_runs, read_runs, values_of
+from qilin_rag.reports.measured import Measured, clusters_of, find_runs, highest_is_best, read_runs, values_of
 from qilin_rag.reports.paper import REMARK, paper_rows
 from qilin_rag.scoring import remarks
 from qilin_rag.stats import (
@@ -148,9 +148,10 @@ def _tables(run_directories: Sequence[Path], options: Options, none_found: str) 
 
 
 def _table(group: Sequence[Measured], options: Options) -> Table:
-    shared = set.intersection(*(set(run.questions) for run in group))
-    if not shared:
-        raise UsageError(f"{group[0].name} and {group[1].name} have no question in common; leave one out")
+    shared = set(group[0].questions)
+    for run in group[1:]:
+        if not (shared := shared & set(run.questions)):
+            raise UsageError(f"{group[0].name} and {run.name} have no question that all runs have; leave one out")
     ids = [question_id for question_id in group[0].questions if question_id in shared]
     clusters = clusters_of([group[0].questions[question_id] for question_id in ids], options.cluster_by)
     rows = _row_labels(group)
@@ -251,7 +252,7 @@ def _pairs(grid: _Grid, columns: Mapping[str, Values]) -> list[_Pair]:
     What a run left unscored counts 0 in the choice of the best; where all are the same, none is. Nothing is the best by
     a metric of which the highest is not (its signature says so).
     """
-    if "|best:" in grid.signature:
+    if not highest_is_best(grid.signature):
         return []
     by_column = len({row for row, _ in grid.competing}) > 1
     families: dict[str, dict[str, float]] = defaultdict(dict)

@@ -16,6 +16,8 @@ from qilin_rag.stats import Clusters, Values, clusters_by, query_clusters
 from qilin_rag.store import Manifest, RunDirectory
 from qilin_rag.types import Question, Sample, Score, Summary
 
+FROM_THE_HIGHEST = "the highest is not the best by this metric: its orders and ranks go from the highest"
+
 
 class Measured(NamedTuple):
     """One run: `scores[metric][question_id]`, of the questions it is about."""
@@ -33,9 +35,13 @@ class Measured(NamedTuple):
         return found.signature if found else None
 
     def samples(self) -> dict[str, Sample]:
-        """Its samples, read anew."""
-        finished = self.directory.read_samples()[0]
-        return {question_id: finished[question_id] for question_id in self.questions if question_id in finished}
+        """Its samples, read anew, one a question; a UsageError where one is gone."""
+        return self.directory.read_samples_of(self.questions.values())
+
+
+def highest_is_best(signature: str) -> bool:
+    """Whether more of a metric is better; its signature says `best:` where not."""
+    return "|best:" not in signature
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
@@ -76,6 +82,8 @@ def read_run(path: Path, name: str | None = None) -> Measured:
         raise UsageError(f"{path} is {manifest.state}; the command that began it goes on with it")
     summary = directory.read_summary()
     questions = {question.id: question for question in directory.read_questions()}
+    if len(questions) != manifest.n_questions:
+        raise UsageError(f"{path}: questions.jsonl has {len(questions)} of its {manifest.n_questions} questions")
     scores = _by_metric(directory.read_scores(), questions)
     if lacking := next((metric for metric in summary.metrics if len(scores[metric]) < len(questions)), None):
         raise UsageError(f"{path}: scores.jsonl lacks scores by {lacking}; to make them again: qilin-rag score {path}")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from qilin_rag.errors import UsageError
 from qilin_rag.registry import explain
-from qilin_rag.reports.measured import Measured
+from qilin_rag.reports.measured import FROM_THE_HIGHEST, Measured, highest_is_best
 from qilin_rag.scorers import AnswerScorer, Scorer
 from qilin_rag.scoring import as_values, prepare, score_samples
 from qilin_rag.stats import Values, kendall_tau
@@ -68,6 +68,8 @@ def sensitivity(runs: Sequence[Measured], scorers: Sequence[Scorer], layers: Seq
     chosen = [scorer for scorer in scorers if isinstance(scorer, AnswerScorer)]
     if not chosen:
         raise UsageError("none of these metrics compares answers with references; rouge_l does")
+    if layers and not any(getattr(scorer, "layer", None) for scorer in chosen):
+        raise UsageError("none of these metrics has layers; --metrics bertscore does")
     prepare(chosen)
     questions = list(runs[0].questions.values())
     finished = [run.samples() for run in runs]
@@ -83,7 +85,8 @@ def _sensitivity(
     layers: Sequence[int],
 ) -> Sensitivity:
     values = {AS_IT_IS: _values(scorer, samples, questions)}
-    notes = []
+    signature = scorer.signatures()[scorer.metric]
+    notes = [] if highest_is_best(signature) else [FROM_THE_HIGHEST]
     for change in _changes(scorer, layers):
         [(name, value)] = change.items()
         label = f"{name}: {str(value).lower()}"
@@ -108,7 +111,7 @@ def _sensitivity(
         n_questions=len(questions),
         n_scored=int(shared.sum()),
         metric=scorer.metric,
-        signature=scorer.signatures()[scorer.metric],
+        signature=signature,
         runs=names,
         variants=_variants(names, {label: matrix[shared].mean(axis=0).tolist() for label, matrix in values.items()}),
         notes=notes,

@@ -79,3 +79,25 @@ def test_what_can_not_be_compared_is_one_line(made: Path, cli: Cli) -> None:
     said = cli("compare", made / "a", made / "nowhere")
     assert said.code == 2
     assert said.err.count("\n") == 1
+
+
+def test_runs_of_one_name_are_told_apart(made: Path) -> None:
+    make_run(made, "a", [0.9, 0.1, 0.5])
+    make_run(made / "elsewhere", "a", [0.1])
+    paths = made / "a", made / "elsewhere" / "a"
+    compared = compare(*paths)
+    assert (compared.run_a, compared.run_b) == tuple(map(str, paths))
+    assert compared.notes == [f"{paths[0]}: 2 questions left out, the other run has none"]
+
+
+def test_the_higher_is_not_called_better_where_it_is_not(made: Path, cli: Cli) -> None:
+    make_run(made, "a", [0.9, 0.1])
+    make_run(made, "b", [0.1, 0.1])
+    for name in "ab":
+        for file in ("scores.jsonl", "summary.json"):
+            path = made / name / file
+            path.write_text(path.read_text().replace("m|made up", "m|best:lowest|made up"))
+    said = cli("compare", made / "a", made / "b", "--metric", "m")
+    assert "m: no difference shown; could be shown: " in said.out
+    assert "A is higher by m on" in said.out and "better" not in said.out
+    assert "m: the highest is not the best; won is higher, lost is lower" in said.out

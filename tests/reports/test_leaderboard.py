@@ -11,7 +11,7 @@ import scipy.stats
 
 from qilin_rag.config import resolve_run
 from qilin_rag.errors import UsageError
-from qilin_rag.pipeline import run
+from qilin_rag.pipeline import run, score_run
 from qilin_rag.reports.formats import as_html, as_latex, as_markdown, as_rows, format_cell, title
 from qilin_rag.reports.leaderboard import Cell, Options, Table, leaderboard
 from qilin_rag.stats import permutation_test
@@ -133,12 +133,12 @@ def test_partly_scored_figures_say_so() -> None:
 def test_markdown_escapes_names(runs: Path) -> None:
     for path in runs.iterdir():
         manifest = json.loads((path / "manifest.json").read_text())
-        manifest["labels"] |= {"llm": "a|b\n<script>*", "data": "**x**"}
+        manifest["labels"] |= {"llm": "a|b\n<script>*", "data": "**x** $y$"}
         (path / "manifest.json").write_text(json.dumps(manifest))
     text = as_markdown(leaderboard(runs))
     assert "<script>" not in text
     assert "| a\\|b \\<script\\>\\*" in text
-    assert "\\*\\*x\\*\\*" in text
+    assert "\\*\\*x\\*\\* \\$y\\$" in text
 
 
 def test_all_formats_from_the_command_line(runs: Path, cli: Cli, tmp_path: Path) -> None:
@@ -327,12 +327,12 @@ def test_the_papers_figures_stand_where_they_are_certain(runs: Path) -> None:
 def test_names_end_no_table_and_begin_no_markup(runs: Path) -> None:
     for path in runs.iterdir():
         manifest = json.loads((path / "manifest.json").read_text())
-        manifest["labels"] |= {"llm": r"a&b\end{tabular}<script>"}
+        manifest["labels"] |= {"llm": r"[a&b\end{tabular}<script>"}
         (path / "manifest.json").write_text(json.dumps(manifest))
     tables = leaderboard(runs)
     latex = as_latex(tables)
     assert latex.count(r"\end{tabular}") == len(tables[0].blocks)
-    assert r"a\&b\textbackslash{}end\{tabular\}\textless{}script\textgreater{}" in latex
+    assert r"{[}a\&b\textbackslash{}end\{tabular\}\textless{}script\textgreater{}" in latex
     assert "<script>" not in as_html(tables)
 
 
@@ -343,3 +343,63 @@ def test_csv_has_the_right_types(runs: Path, cli: Cli) -> None:
         float(row["value"])
         assert row["best"] in ("True", "False")
         assert row["n"] == ("" if row["kind"] == "paper" else "3")
+
+
+def test_shuffled_references_are_of_another_query(made: Path) -> None:
+    """A copy of the query has the right references: against them the control would be the figure itself."""
+    make_run(made, "a", [0.5] * 6, queries=["水", "茶", "水", "水", "水", "水"])
+    directory = RunDirectory(made / "a")
+    questions = directory.read_questions()
+    asked = [each.model_copy(update={"references": [f"about {each.query}"]}) for each in questions]
+    directory.write_questions(asked)
+    samples = [each.model_copy(update={"answer": f"about {each.query}"}) for each in directory.read_samples()[1]]
+    (directory.path / "samples.jsonl").write_text("".join(f"{each.model_dump_json()}\n" for each in samples))
+    score_run(directory.path, {"rouge_l": {}})
+    block = next(
+        each for each in leaderboard(made, options=Options(controls=True))[0].blocks if each.metric == "rouge_l"
+    )
+    cells = dict(zip(block.rows, (row[0] for row in block.cells), strict=True))
+    own, shuffled = cells["a"], cells["a · references shuffled"]
+    assert own and own.value == 1.0
+    assert shuffled and shuffled.value is not None and shuffled.value < 1.0
+    assert shuffled.n == 6
+
+
+def test_copies_of_one_query_have_no_shuffled_references(made: Path) -> None:
+    make_run(made, "a", [0.5] * 3, queries=["水"] * 3)
+    score_run(made / "a", {"rouge_l": {}})
+    [table] = leaderboard(made, options=Options(controls=True))
+    assert "no row references shuffled: there is no other query" in table.notes
+    assert {row for block in table.blocks for row in block.rows} == {"a", "a · equal length"}
+
+
+def test_runs_without_a_question_in_common_are_named(made: Path) -> None:
+    for name, ids in (("a", "123"), ("b", "12"), ("c", "3")):
+        make_run(made, name, [0.5] * len(ids))
+        directory = RunDirectory(made / name)
+        renamed = dict(zip(map(str, range(len(ids))), ids, strict=True))
+        directory.write_questions(
+            [each.model_copy(update={"id": renamed[each.id]}) for each in directory.read_questions()]
+        )
+        directory.write_scores(
+            [each.model_copy(update={"question_id": renamed[each.question_id]}) for each in directory.read_scores()]
+        )
+    with pytest.raises(UsageError, match="a and c have no question that all runs have"):
+        leaderboard(made, options=Options(common=True))
+
+
+@pytest.mark.parametrize("file_name", ["samples.jsonl", "questions.jsonl"])
+def test_a_run_that_lost_a_file_is_one_line(file_name: str, made: Path, cli: Cli, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_run(made, name, [0.5, 0.6])
+    whole = (made / "a" / file_name).read_text().splitlines(keepends=True)
+    (made / "a" / file_name).write_text(whole[0])
+    for arguments in (
+        ["report", made / "a", "--out", tmp_path / "a.html"],
+        ["sensitivity", made / "a", made / "b"],
+        ["leaderboard", "--controls", "--runs-dir", tmp_path / "one"],
+    ):
+        shutil.copytree(made / "a", tmp_path / "one" / "a", dirs_exist_ok=True)
+        said = cli(*arguments)
+        assert (said.code, said.err.count("\n")) == (2, 1), said.err
+        assert "1 questions have no sample" in said.err or "has 1 of its 2 questions" in said.err

@@ -16,10 +16,11 @@ from qilin_rag.errors import UsageError
 from qilin_rag.llms import LLM
 from qilin_rag.pipeline import Run, run
 from qilin_rag.prompts import RenderedPrompt
-from qilin_rag.reports.measured import Measured, read_run
+from qilin_rag.reports.measured import FROM_THE_HIGHEST, Measured, read_run
 from qilin_rag.reports.sensitivity import Sensitivity, Variant, sensitivity
 from qilin_rag.scorers import Scorer
 from qilin_rag.scorers.citations import Citations
+from qilin_rag.scorers.length import LengthRatio
 from qilin_rag.scorers.rouge import RougeL
 from qilin_rag.types import Completion
 from tests.conftest import QUESTIONS, Cli, write_jsonl
@@ -192,6 +193,20 @@ def test_metrics_without_references_have_no_variants(two_references: Path, score
     runs = measured(say(two_references, SECOND), say(two_references, FIRST))
     with pytest.raises(UsageError, match=said):
         sensitivity(runs, scorers)
+
+
+def test_the_highest_is_not_called_the_best_where_it_is_not(two_references: Path) -> None:
+    runs = measured(say(two_references, SECOND), say(two_references, FIRST))
+    [by_length] = sensitivity(runs, [LengthRatio()])
+    [by_overlap] = sensitivity(runs, [RougeL()])
+    assert FROM_THE_HIGHEST in by_length.notes
+    assert FROM_THE_HIGHEST not in by_overlap.notes
+
+
+def test_layers_need_a_metric_that_has_them(two_references: Path) -> None:
+    runs = measured(say(two_references, SECOND), say(two_references, FIRST))
+    with pytest.raises(UsageError, match="none of these metrics has layers"):
+        sensitivity(runs, [RougeL()], [3])
 
 
 def test_wrong_use_is_one_line(data_dir: Path, cli: Cli) -> None:
