@@ -91,6 +91,7 @@ bench: $(VENV)/dev
 	$(BIN)/python benchmarks/notes_memory.py
 	$(BIN)/python benchmarks/report_size.py
 	$(BIN)/python benchmarks/harness_overhead.py
+	$(BIN)/python benchmarks/synth.py --share 0.1
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

@@ -24,6 +24,7 @@ from qilin_rag.cli import (
     serve,
     signals,
     sweep,
+    synth,
 )
 from qilin_rag.errors import QilinError
 from qilin_rag.text import printable
@@ -53,6 +54,7 @@ app.command()(results.show)
 app.command()(export.export)
 app.command()(report.report)
 app.add_typer(data.app)
+app.command()(synth.synth)
 app.command()(doctor.doctor)
 app.command(name="list")(catalogue.list_names)
 

@@ -1,0 +1,6 @@
+"""Synthetic Qilin: all seven tables at any size, with causes of clicks that are known."""
+
+from qilin_rag.synth.world import Causes, World, resolve_world
+from qilin_rag.synth.write import synthesize
+
+__all__ = ["Causes", "World", "resolve_world", "synthesize"]

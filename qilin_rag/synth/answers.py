@@ -1,0 +1,88 @@
+"""Answers to searches: written out of reference notes, with citations, and what users made of them."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from qilin_rag.data.questions import NO_ANSWER
+from qilin_rag.data.schema import FEEDBACK
+from qilin_rag.synth.dice import Dice, Floats, Ints
+from qilin_rag.synth.exposures import Exposures, Requests
+from qilin_rag.synth.shelf import Shelf
+from qilin_rag.synth.texts import Writer
+from qilin_rag.synth.words import CONCEPTS_PER_TOPIC, Lexicon
+from qilin_rag.synth.world import World
+
+_MOST_REFERENCES = 3
+_SENTENCES = 2
+_SENTENCE = re.compile(r"[^。！？\n#]+[。！？]")
+
+
+class Answers(NamedTuple):
+    """The answer of each request, where one was shown."""
+
+    texts: list[str]
+    references: list[list[int]]
+    probabilities: dict[str, Floats]
+    """How likely each kind of feedback is; NaN where no answer was shown."""
+    feedback: dict[str, Floats]
+    """1 or 0; -1 where no answer was shown."""
+
+
+def write_answers(
+    world: World, dice: Dice, shelf: Shelf, writer: Writer, lexicon: Lexicon, requests: Requests, shown: Exposures
+) -> Answers:
+    """Answers to those of the requests that got one, out of results about the query's concept."""
+    n = len(requests.rows)
+    references = _references(world, dice, shelf, requests, shown)
+    flat = np.array([note for notes in references for note in notes], np.int64)
+    bodies = iter(writer.bodies(flat).to_pylist() if len(flat) else [])
+    by_query = iter((shelf.form(flat) == np.repeat(requests.form, [len(notes) for notes in references])).tolist())
+    texts = [NO_ANSWER[1]] * n
+    quality = np.full(n, np.nan)
+    for request, notes in enumerate(references):
+        if notes:
+            name = lexicon.tokens[lexicon.concepts[requests.concept[request], requests.form[request]]]
+            topic = int(requests.concept[request]) // CONCEPTS_PER_TOPIC
+            flavour = lexicon.tokens[lexicon.flavours[topic, 0]]
+            texts[request] = _text(name, flavour, [next(bodies) for _ in notes])
+            quality[request] = np.mean([next(by_query) for _ in notes])
+    probabilities: dict[str, Floats] = {
+        name: 1 / (1 + np.exp(-(world.feedback.get(name, -20.0) + world.quality * quality))) for name in FEEDBACK
+    }
+    feedback: dict[str, Floats] = {
+        name: np.where(np.isnan(quality), -1.0, dice.uniform(name, requests.rows) < probabilities[name])
+        for name in FEEDBACK
+    }
+    return Answers(texts, references, probabilities, feedback)
+
+
+def _references(world: World, dice: Dice, shelf: Shelf, requests: Requests, shown: Exposures) -> list[list[int]]:
+    """The first results about the concept; for some, and where there is none, a note that was not among them."""
+    outside = dice.uniform("outside", requests.rows) < world.outside_references
+    starts = np.searchsorted(shown.request, np.arange(len(requests.rows) + 1))
+    concept = np.maximum(requests.concept, 0)
+    firsts, ends = shelf.concept_starts[concept], shelf.concept_starts[concept + 1]
+    references: list[list[int]] = [[] for _ in requests.rows]
+    for i in np.flatnonzero(requests.is_answered).tolist():
+        here = slice(starts[i], starts[i + 1])
+        fits = (shown.lexical[here] + shown.synonym[here]) > 0
+        notes = list(dict.fromkeys(shown.note[here][fits].tolist()))[:_MOST_REFERENCES]
+        if outside[i] or not notes:
+            others: Ints = shelf.note_at(np.arange(firsts[i], ends[i]))
+            notes.append(next(note for note in others.tolist() if note not in set(shown.note[here].tolist())))
+        references[i] = notes
+    return references
+
+
+def _text(name: str, flavour: str, bodies: list[str]) -> str:
+    """A line, and an item with its citation for each reference."""
+    items = []
+    for i, body in enumerate(bodies, start=1):
+        sentences = [sentence.strip("，～ ") for sentence in _SENTENCE.findall(body)]
+        told = "".join(sentences[:_SENTENCES]) or body[:40]
+        items.append(f"{i}. {told}[第{i}篇](#)")
+    return f"关于**{name}**和{flavour}，笔记里这样说：\n" + "\n".join(items)

@@ -1,0 +1,69 @@
+"""The click model: a result is clicked if its position is examined and what is there attracts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from qilin_rag.data.schema import ACTIONS
+from qilin_rag.synth.dice import Bools, Dice, Floats, Ints
+from qilin_rag.synth.exposures import Exposures, Requests, kind_of
+from qilin_rag.synth.shelf import Shelf
+from qilin_rag.synth.world import Causes, World
+
+SOURCE_PATTERN = np.array([0.2, 0.0, -0.4, 0.6, 0.8, -1.0, -0.6, 0.4])
+"""What each source of a query counts for; a missing one counts for nothing."""
+MOST_FATIGUE = 10
+LOGIT_CAUSES = tuple(name for name in Causes.model_fields if name != "position")
+
+
+class Clicks(NamedTuple):
+    """Why each result was clicked or not; one value a result."""
+
+    values: dict[str, Floats]
+    """What each cause is measured by."""
+    logits: dict[str, Floats]
+    """What each cause adds: its size times its value."""
+    examination: Floats
+    """How likely the position is examined."""
+    attraction: Floats
+    """How likely an examined result is clicked."""
+    examined: Bools
+    actions: dict[str, Bools]
+    """`click`, and what came with it."""
+
+
+def click(
+    world: World, dice: Dice, shelf: Shelf, requests: Requests, ordinal: Ints, source: Floats, shown: Exposures
+) -> Clicks:
+    """Let users act on what they are shown."""
+    of = shown.request
+    known = ~np.isnan(source)
+    pattern = np.where(known, SOURCE_PATTERN[np.where(known, source, 1).astype(np.int64) - 1], 0.0)
+    values: dict[str, Floats] = {
+        "topical": shown.topical,
+        "lexical": shown.lexical,
+        "synonym": shown.synonym,
+        "cover": shelf.has_cue(shown.note).astype(float),
+        "taste": shown.taste,
+        "source": pattern[of],
+        "popularity": shown.popularity,
+        "fatigue": np.minimum(ordinal, MOST_FATIGUE)[of].astype(float),
+        "factoid": requests.is_factoid[of].astype(float),
+        "answer": requests.is_answered[of].astype(float),
+    }
+    logits = {name: getattr(world.causes, name) * values[name] for name in LOGIT_CAUSES}
+    total = kind_of(world, requests.is_search, "intercept")[of] + sum(logits.values())
+    attraction = 1 / (1 + np.exp(-total))
+    examination = shown.position**-world.causes.position
+    row = requests.rows[of]
+    examined = dice.uniform("examined", row, shown.position) < examination
+    clicked = examined & (dice.uniform("click", row, shown.position) < attraction)
+    actions = {"click": clicked}
+    for name in ACTIONS[1:]:
+        shares = np.where(
+            requests.is_search, world.search.actions.get(name, 0.0), world.recommendation.actions.get(name, 0.0)
+        )
+        actions[name] = clicked & (dice.uniform(f"action/{name}", row, shown.position) < shares[of])
+    return Clicks(values, logits, examination, attraction, examined, actions)

@@ -1,0 +1,95 @@
+"""Who asks when: sessions of searches and recommendations, with the edge cases of the 30-minute rule."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from qilin_rag.synth.dice import Bools, Dice, Ints
+from qilin_rag.synth.shelf import stride
+from qilin_rag.synth.world import World
+
+SESSION_GAP_S = 1800
+"""A longer gap between two requests of a user begins a session; one of exactly this does not."""
+BEIJING_S = 8 * 3600
+"""Searches are stamped with Beijing's wall clock as if it were UTC, recommendations with the true time."""
+_FIRST_S = 1732464000
+_SPAN_S = 7 * 86400
+_MEAN_GAP_S = 120
+_MEAN_BREAK_S = 6 * 3600
+_ACTIVITY = 1.6
+
+
+class Plan(NamedTuple):
+    """All requests, user by user in the order of time; one value a request."""
+
+    is_search: Bools
+    user: Ints
+    session: Ints
+    ordinal: Ints
+    """Its place in its session, from 0."""
+    time_s: Ints
+    """True time."""
+    number: Ints
+    """Its place among the requests of its kind."""
+    idx: Ints
+    """Its search_idx or request_idx: in no order."""
+
+
+def plan_requests(world: World, dice: Dice) -> Plan:
+    """As many searches and recommendations as there shall be, in sessions whose transitions have the wanted shares."""
+    is_search, begins = _kinds(world, dice)
+    session = np.cumsum(begins) - 1
+    n_sessions = int(session[-1]) + 1
+    users = world.counts.users
+    u = dice.uniform("session-user", np.arange(n_sessions))
+    user_of = np.minimum((users * u**_ACTIVITY).astype(np.int64), users - 1)  # a few come often
+    order = np.argsort(user_of[session], kind="stable")
+    is_search, begins, session = is_search[order], begins[order], session[order]
+    user = user_of[session]
+    rows = np.arange(len(user))
+    ordinal = rows - np.maximum.accumulate(np.where(begins, rows, 0))
+    number = np.where(is_search, np.cumsum(is_search), np.cumsum(~is_search)) - 1
+    idx = np.empty_like(number)
+    for kind in (True, False):
+        n = int((is_search == kind).sum())
+        idx[is_search == kind] = (number[is_search == kind] * stride(n) + n // 2) % n
+    session_idx = (session * stride(n_sessions) + n_sessions // 2) % n_sessions
+    return Plan(is_search, user, session_idx, ordinal, _times(world, dice, user, begins), number, idx)
+
+
+def _kinds(world: World, dice: Dice) -> tuple[Bools, Bools]:
+    """Whether each request is a search, and whether it begins a session."""
+    left = [world.counts.recommendations, world.counts.searches]
+    n = sum(left)
+    goes_on = (dice.uniform("next", np.arange(n)) < world.next_request).tolist()
+    turns = dice.uniform("turn", np.arange(n)).tolist()
+    share_turning = [world.to_search, world.to_recommendation]
+    is_search, begins = np.zeros(n, bool), np.ones(n, bool)
+    kind = 0
+    for i in range(n):
+        wanted = 1 - kind if turns[i] < share_turning[kind] else kind
+        if i and goes_on[i] and left[wanted]:
+            kind, begins[i] = wanted, False
+        else:
+            kind = int(turns[i] * (left[0] + left[1]) < left[1])
+        left[kind] -= 1
+        is_search[i] = kind
+    return is_search, begins
+
+
+def _times(world: World, dice: Dice, user: Ints, begins: Bools) -> Ints:
+    """Seconds of true time: at most 30 minutes from request to request in a session, more between two."""
+    rows = np.arange(len(user))
+    length = dice.exponential("gap", rows)
+    at_edge = dice.uniform("edge", rows) < world.edge
+    inner = np.where(at_edge, SESSION_GAP_S, np.minimum(45 + length * _MEAN_GAP_S, SESSION_GAP_S - 1))
+    outer = SESSION_GAP_S + 1 + np.where(at_edge, 0, length * _MEAN_BREAK_S)
+    gaps = np.where(begins, outer, inner).astype(np.int64)
+    firsts = np.concatenate([[True], user[1:] != user[:-1]])
+    gaps[firsts] = 0
+    elapsed = np.cumsum(gaps)
+    since_first = elapsed - elapsed[firsts][np.cumsum(firsts) - 1]
+    times: Ints = _FIRST_S + dice.below(_SPAN_S, "first", user) + since_first
+    return times

@@ -1,0 +1,214 @@
+"""The tables of requests and the truth behind them, out of what was planned, shown and clicked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from qilin_rag.data.schema import ACTIONS, FEEDBACK, PAIRS, TABLES
+from qilin_rag.synth.answers import Answers
+from qilin_rag.synth.clicks import LOGIT_CAUSES, Clicks
+from qilin_rag.synth.dice import Bools, Dice, Floats, Ints
+from qilin_rag.synth.exposures import Exposures, Requests
+from qilin_rag.synth.queries import Queries
+from qilin_rag.synth.sessions import BEIJING_S, Plan
+from qilin_rag.synth.shelf import Shelf
+from qilin_rag.synth.world import World
+
+NAMES = ("search_train", "search_test", "dqa", "recommendation_train", "recommendation_test")
+_TRAIN, _TEST, _DQA, _REC_TRAIN, _REC_TEST = range(5)
+_PER_PAGE = 10
+_RECORDED = 100
+_NO_PAGE_TIME = {"dqa": -1.0, "recommendation_train": 0.0, "recommendation_test": 0.0}
+_LEFT_OUT = ("question_embedding", "answers", "extra")
+_FACTOID_FIRST = 8.0
+
+
+def assign(world: World, dice: Dice, plan: Plan, queries: Queries) -> tuple[Ints, Bools]:
+    """The table of each request, as its place in NAMES, and whether it was shown an answer.
+
+    dqa has what asks for facts, if not only; which of the other requests are for tests is left to chance.
+    """
+    table = np.where(plan.is_search, _TRAIN, _REC_TRAIN)
+    searches = np.flatnonzero(plan.is_search)
+    u = dice.uniform("table", searches)
+    chance = np.where(queries.is_factoid, u ** (1 / _FACTOID_FIRST), u**_FACTOID_FIRST)
+    likeliest = searches[np.argsort(-chance, kind="stable")]
+    table[likeliest[: world.counts.dqa]] = _DQA
+    others = searches[table[searches] == _TRAIN]
+    n_test = min(len(others), round(world.test_searches * len(searches)))
+    table[others[np.argsort(dice.bits("test", others), kind="stable")[:n_test]]] = _TEST
+    recommendations = np.flatnonzero(~plan.is_search)
+    n_test = round(world.test_recommendations * len(recommendations))
+    table[recommendations[np.argsort(dice.bits("test", recommendations), kind="stable")[:n_test]]] = _REC_TEST
+
+    factoid = np.zeros(len(table), bool)
+    factoid[searches] = queries.is_factoid
+    share = np.where(factoid, world.shown_if_factoid, world.shown_if_not)
+    return table, (table == _DQA) & (dice.uniform("answered", np.arange(len(table))) < share)
+
+
+def schema(name: str) -> pa.Schema:
+    """The columns that a table of requests has on the hub, but for embeddings."""
+    table = TABLES[name]
+    fields = []
+    for column, kind in table.columns.items():
+        only_tested = column in ("search_results", "rec_results", "bm25_results") and name.endswith("_train")
+        if column in _LEFT_OUT or only_tested or (name == "dqa" and column == "search_results"):
+            continue
+        fields.append((column, pa.int64() if column == table.key else kind))
+    return pa.schema(fields)
+
+
+TRUTH = pa.schema(
+    [
+        ("table", pa.dictionary(pa.int8(), pa.string())),
+        ("request", pa.int64()),
+        ("note_idx", pa.int64()),
+        ("position", pa.int32()),
+        *((cause, pa.float32()) for cause in LOGIT_CAUSES),
+        *((f"{cause}_logit", pa.float32()) for cause in LOGIT_CAUSES),
+        ("examination", pa.float64()),
+        ("attraction", pa.float64()),
+        ("p_click", pa.float64()),
+        ("examined", pa.bool_()),
+        ("click", pa.bool_()),
+        *((f"p_{name}", pa.float64()) for name in FEEDBACK),
+    ]
+)
+
+
+class Log(NamedTuple):
+    """All that became of some requests."""
+
+    requests: Requests
+    table: Ints
+    shown: Exposures
+    clicks: Clicks
+    answers: Answers
+    recent: Sequence[Sequence[int]]
+    query: Sequence[str]
+    source: Floats
+
+
+def truth(log: Log, plan: Plan) -> pa.RecordBatch:
+    """One row a result."""
+    of, clicks = log.shown.request, log.clicks
+    columns: dict[str, object] = {
+        "table": pa.DictionaryArray.from_arrays(pa.array(log.table[of], pa.int8()), list(NAMES)),
+        "request": plan.idx[log.requests.rows[of]],
+        "note_idx": log.shown.note,
+        "position": log.shown.position,
+        **clicks.values,
+        **{f"{cause}_logit": logits for cause, logits in clicks.logits.items()},
+        "examination": clicks.examination,
+        "attraction": clicks.attraction,
+        "p_click": clicks.examination * clicks.attraction,
+        "examined": clicks.examined,
+        "click": clicks.actions["click"],
+        **{f"p_{name}": pa.array(p[of], from_pandas=True) for name, p in log.answers.probabilities.items()},
+    }
+    return _batch(TRUTH, columns)
+
+
+def rows(name: str, log: Log, plan: Plan, dice: Dice, shelf: Shelf) -> pa.RecordBatch:
+    """The rows of one table."""
+    chosen = np.flatnonzero(log.table == NAMES.index(name))
+    row = log.requests.rows[chosen]
+    details = "search_result_details_with_idx" if TABLES[name].key == "search_idx" else "rec_result_details_with_idx"
+    asked = _asked(log, shelf, chosen)
+    results = [log.shown.note[log.shown.request == i] for i in chosen] if name.endswith("_test") else []
+    columns: dict[str, object] = {
+        TABLES[name].key: plan.idx[row],
+        "query": [log.query[i] for i in chosen.tolist()],
+        "query_from_type": pa.array(log.source[chosen], from_pandas=True),
+        "session_idx": plan.session[row],
+        "user_idx": plan.user[row],
+        "recent_clicked_note_idxs": [log.recent[i] for i in chosen.tolist()],
+        details: _details(name, log, plan, dice, chosen),
+        "dpr_results": _recorded("dpr", dice, shelf, row, *asked),
+        "bm25_results": _recorded("bm25", dice, shelf, row, *asked),
+        "search_results": results,
+        "rec_results": results,
+        "dqa_output": [log.answers.texts[i] for i in chosen],
+        "ref_note_idx_list": [log.answers.references[i] for i in chosen],
+        **{flag: values[chosen] for flag, values in log.answers.feedback.items()},
+    }
+    return _batch(schema(name), columns)
+
+
+def _batch(fields: pa.Schema, columns: dict[str, object]) -> pa.RecordBatch:
+    arrays = []
+    for field in fields:
+        values = columns[field.name]
+        arrays.append(values if isinstance(values, pa.Array) else pa.array(values, field.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=fields)
+
+
+def _details(name: str, log: Log, plan: Plan, dice: Dice, chosen: Ints) -> pa.Array:
+    """The results of the chosen requests, with what users did and when; later pages come later."""
+    shown = log.shown
+    bounds = np.searchsorted(shown.request, np.arange(len(log.requests.rows) + 1))
+    is_chosen = np.zeros(len(log.requests.rows), bool)
+    is_chosen[chosen] = True
+    here = np.flatnonzero(is_chosen[shown.request])
+    of, note = shown.request[here], shown.note[here]
+    row = log.requests.rows[of]
+    page = (here - bounds[of]) // _PER_PAGE
+    later = page * (3 + dice.below(5, "page", row))
+    time_s = plan.time_s[row] + later
+    kind = next(kind for column, kind in TABLES[name].columns.items() if column.endswith("_details_with_idx"))
+    stamp = next(field.name for field in kind.value_type if field.name.endswith("_timestamp"))
+    searched = stamp == "search_timestamp"
+    clicked = log.clicks.actions["click"][here]
+    seconds = np.round(np.exp(2.7 + dice.normal("page-time", row, shown.position[here])), 3)
+    missing = _NO_PAGE_TIME.get(name, np.nan)
+    values = {
+        "note_idx": note,
+        "position": shown.position[here],
+        **{action: log.clicks.actions[action][here].astype(np.int64) for action in ACTIONS},
+        stamp: time_s + BEIJING_S if searched else time_s * 1000 + later * 37,
+        "page_time": np.where(clicked & searched, seconds, missing),
+        "note_id": [
+            f"{bits:016x}{i:08x}" for bits, i in zip(dice.bits("id", note).tolist(), note.tolist(), strict=True)
+        ],
+    }
+    arrays = [pa.array(values[field.name], field.type) for field in kind.value_type]
+    lengths = (bounds[1:] - bounds[:-1])[chosen]
+    structs = pa.StructArray.from_arrays(arrays, fields=list(kind.value_type))
+    return pa.ListArray.from_arrays(pa.array(_offsets(lengths)), structs, type=kind)
+
+
+def _asked(log: Log, shelf: Shelf, chosen: Ints) -> tuple[Ints, Ints]:
+    """Concept and name that each request is about: a recommendation's are those of the newest click."""
+    newest = np.array([log.recent[i][0] for i in chosen.tolist()], np.int64)
+    searched = log.requests.is_search[chosen]
+    concept = np.where(searched, log.requests.concept[chosen], shelf.concept(newest))
+    return concept, np.where(searched, log.requests.form[chosen], shelf.form(newest))
+
+
+def _recorded(kind: str, dice: Dice, shelf: Shelf, row: Ints, concept: Ints, form: Ints) -> pa.Array:
+    """Results of a retriever: BM25 sees the query's own words, the bi-encoder what they mean."""
+    starts = shelf.concept_starts[concept]
+    sizes = shelf.concept_starts[concept + 1] - starts
+    first = starts + (dice.bits("recorded", row) >> np.uint64(2)).astype(np.int64) % sizes
+    at = np.arange(min(_RECORDED, shelf.n_notes))
+    note = shelf.note_at((first[:, None] + at[None, :]) % shelf.n_notes)
+    found = shelf.concept(note)
+    same = found == concept[:, None]
+    noise = dice.normal(kind, row[:, None], at[None, :])
+    if kind == "bm25":
+        score = 8.0 + 10.0 * (same & (shelf.form(note) == form[:, None])) + noise
+    else:
+        score = 320.0 + 6.0 * same + noise
+    best_first = np.argsort(-score, axis=1, kind="stable")
+    pairs = np.stack([np.take_along_axis(values, best_first, axis=1) for values in (note, score)], axis=2)
+    inner = pa.ListArray.from_arrays(pa.array(np.arange(0, pairs.size + 1, 2, dtype=np.int32)), pairs.ravel())
+    return pa.ListArray.from_arrays(pa.array(_offsets(np.full(len(row), len(at)))), inner, type=PAIRS)
+
+
+def _offsets(lengths: Ints) -> Ints:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)

@@ -1,0 +1,129 @@
+"""The words of a synthetic corpus: jieba's dictionary with its frequencies, dealt out to topics and concepts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from qilin_rag.synth.dice import Dice, Ints
+
+STYLES = ("教程", "测评", "日常", "攻略", "避坑", "好物", "记录", "心得")
+PUNCTUATION = ("，", "，", "，", "。", "。", "！", "？", "\n", "～")
+STICKERS = ("[笑哭R]", "[偷笑R]", "[捂脸R]", "[哇R]", "[赞R]", "[汗颜R]", "[可怜R]", "[害羞R]", "[派对R]", "[飞吻R]")
+EMOJI = ("🔥", "✨", "❗", "🌟", "😭", "🍃", "💡", "🥕", "🎉", "📍", "🌨️", "👍")
+QUESTIONS = ("几月", "多少钱", "是什么", "怎么办", "要多久", "有几种", "怎样选择", "多久一次", "几点开门", "吗", "咋洗")
+WISHES = (
+    "图",
+    "推荐",
+    "平替",
+    "款式",
+    "文案",
+    "小技巧",
+    "高级感",
+    "一日游",
+    "懒人版",
+    "平价好用",
+    "新手入门",
+    "零基础学",
+)
+"""What may end a query: what asks for a fact, and what does not."""
+
+CONCEPTS_PER_TOPIC = 4
+FLAVOURS_PER_TOPIC = 6
+_CHARACTERS = 1200
+_SINGLE_CHARACTERS = 250
+_HEAD_WORDS = 1500
+_LOOKUP_BITS = 18
+
+
+class Dictionary(NamedTuple):
+    """Words with their frequency, most frequent first, and those of them that can name a thing."""
+
+    words: list[str]
+    counts: list[int]
+    names: list[str]
+
+
+@cache
+def dictionary() -> Dictionary:
+    """What jieba knows of all pairs of the most frequent characters, and of these alone.
+
+    rjieba does not list its dictionary, but answers whether it has a word, and how frequent it would have to be.
+    """
+    import rjieba
+
+    jieba = rjieba.Jieba()
+    counts = {c: jieba.suggest_freq(c) for c in _characters() if jieba.has_word(c)}
+    characters = sorted(counts, key=lambda c: (-counts[c], c))[:_CHARACTERS]
+    singles = characters[:_SINGLE_CHARACTERS]
+    pairs = [first + second for first, second in product(characters, characters) if jieba.has_word(first + second)]
+    known = {word: jieba.suggest_freq(word) for word in [*singles, *pairs]}
+    words = sorted(known, key=lambda word: (-known[word], word))
+    taken = {character for text in (*STYLES, *QUESTIONS, *WISHES) for character in text}
+    names = [
+        word
+        for word in words[_HEAD_WORDS:]
+        if len(set(word)) == 2 and not taken & set(word) and [tag for _, tag in jieba.tag(word)] == ["n"]
+    ]
+    return Dictionary(words, [known[word] for word in words], names)
+
+
+def _characters() -> Iterator[str]:
+    """The common characters: level 1 of GB 2312."""
+    for row in range(0xB0, 0xD8):
+        for cell in range(0xA1, 0xFF if row < 0xD7 else 0xFA):
+            yield bytes([row, cell]).decode("gb2312")
+
+
+class Lexicon:
+    """What each topic, concept and style is called. A token is a number; `tokens` has its text.
+
+    A concept has two names that share no character: nothing but reading many notes tells that they mean one thing.
+    Names of concepts and flavours of topics come nowhere but in notes of theirs.
+    """
+
+    def __init__(self, dice: Dice, n_topics: int) -> None:
+        known = dictionary()
+        self.n_concepts = n_topics * CONCEPTS_PER_TOPIC
+        order = np.argsort(dice.bits("words", np.arange(len(known.names))), kind="stable")
+        names = iter([known.names[i] for i in order.tolist()])
+        pairs: list[tuple[str, str]] = []
+        waiting: list[str] = []
+        while len(pairs) < self.n_concepts:
+            name = next(names)
+            partner = next((other for other in waiting if not set(other) & set(name)), None)
+            if partner is None:
+                waiting.append(name)
+            else:
+                waiting.remove(partner)
+                pairs.append((partner, name))
+        flavours = [next(names) for _ in range(n_topics * FLAVOURS_PER_TOPIC)]
+        special = {*flavours, *(name for pair in pairs for name in pair)}
+        common = [(word, n) for word, n in zip(known.words, known.counts, strict=True) if word not in special]
+
+        self.tokens: list[str] = [""]
+        self.concepts = self._add([name for pair in pairs for name in pair]).reshape(-1, 2)
+        self.flavours = self._add(flavours).reshape(n_topics, -1)
+        self.styles = self._add(STYLES)
+        self.concept_tags = self._add([f"#{name}[话题]# " for pair in pairs for name in pair]).reshape(-1, 2)
+        self.flavour_tags = self._add([f"#{name}[话题]# " for name in flavours]).reshape(n_topics, -1)
+        self.style_tags = self._add([f"#{style}[话题]# " for style in STYLES])
+        self.punctuation = self._add(PUNCTUATION)
+        self.stickers = self._add(STICKERS)
+        self.emoji = self._add(EMOJI)
+        self.separators = self._add(["｜", "，", "！", " "])
+        self.end, self.line = (int(token) for token in self._add(["。", "\n"]))
+        words = self._add([word for word, _ in common])
+        bounds = np.cumsum([n for _, n in common], dtype=float)
+        steps = (np.arange(1 << _LOOKUP_BITS) + 0.5) / (1 << _LOOKUP_BITS) * bounds[-1]
+        self.common = words[np.searchsorted(bounds, steps)].astype(np.int32)
+        """Common words as often as they are frequent: one of these places drawn evenly is a word of the language."""
+
+    def _add(self, texts: list[str] | tuple[str, ...]) -> Ints:
+        first = len(self.tokens)
+        self.tokens.extend(texts)
+        return np.arange(first, len(self.tokens))

@@ -1,0 +1,242 @@
+"""The configuration of a synthetic Qilin: the size of every cause of a click, and every share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
+
+from qilin_rag.config import parse_overrides, read_yaml
+from qilin_rag.errors import UsageError, unknown_name
+from qilin_rag.registry import explain
+from qilin_rag.types import Frozen
+
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+Size = Annotated[FiniteFloat, Field(ge=-20, le=20)]
+
+
+class Causes(Frozen):
+    """How much each cause weighs: in logits of a click, but for `position`, which is the exponent of examination."""
+
+    topical: Size = 0.7
+    lexical: Size = 1.0
+    synonym: Size = 0.8
+    cover: Size = 0.8
+    taste: Size = 1.2
+    source: Size = 0.5
+    popularity: Size = 0.35
+    position: Annotated[FiniteFloat, Field(ge=0, le=5)] = 0.35
+    fatigue: Size = -0.15
+    factoid: Size = -0.35
+    answer: Size = -0.35
+
+
+class Kind(Frozen):
+    """One kind of request: how long its result lists are, and what happens in them where no cause is at work."""
+
+    intercept: FiniteFloat
+    depth: Annotated[FiniteFloat, Field(ge=2, le=100)]
+    """Mean of the largest position."""
+    shown: Share
+    """Share of the positions that have a result; the others are gaps."""
+    late_start: Share = 0.0
+    """Share of the requests whose first position is not 1, as when a feed goes on."""
+    actions: dict[str, Share]
+    """Share of the clicks that come with a like, a collect, a share, a comment."""
+
+
+class Counts(Frozen):
+    """How many rows."""
+
+    notes: Annotated[int, Field(ge=200, le=2_000_000_000)] = 20_000
+    searches: PositiveInt = 2_000
+    """All searches, those with a row in dqa included."""
+    recommendations: PositiveInt = 3_000
+    dqa: NonNegativeInt = 250
+    users: PositiveInt = 500
+
+    @model_validator(mode="after")
+    def _dqa_are_searches(self) -> Counts:
+        if self.dqa > self.searches:
+            raise ValueError(f"of {self.searches} searches {self.dqa} can't have a row in dqa")
+        return self
+
+
+class World(Frozen):
+    """All settings of a synthetic Qilin."""
+
+    seed: NonNegativeInt = 0
+    counts: Counts = Counts()
+    causes: Causes = Causes()
+    search: Kind = Kind(
+        intercept=-1.66,
+        depth=25.0,
+        shown=0.81,
+        actions={"like": 0.0411, "collect": 0.0187, "share": 0.0057, "comment": 0.0032},
+    )
+    recommendation: Kind = Kind(
+        intercept=-0.5,
+        depth=18.8,
+        shown=0.81,
+        late_start=0.25,
+        actions={"like": 0.0707, "collect": 0.0147, "share": 0.0063, "comment": 0.0099},
+    )
+
+    # Notes
+    topics: Annotated[int, Field(ge=2, le=700)] = 548
+    notes_per_topic: PositiveInt = 100
+    """At least so many, so that a small corpus has fewer topics."""
+    median_tokens: Positive = 100.0
+    sigma_tokens: Positive = 0.8
+    near_duplicates: Share = 0.03
+    video: Share = 0.35
+    cover_cue: Share = 0.3
+    mean_images: Positive = 3.5
+    no_images: Share = 0.02
+    no_taxonomy: Annotated[list[Share], Field(min_length=3, max_length=3)] = [0.01, 0.03, 0.12]
+
+    # Users
+    gender: dict[str, Share] = {"female": 0.7653, "male": 0.2, "unknown": 0.0347}
+    platform: dict[str, Share] = {"iOS": 0.5356, "Android": 0.3879, "Harmony": 0.05, "unknown": 0.0265}
+    age: dict[str, Share] = {
+        "1-12": 0.0088,
+        "13-15": 0.03,
+        "16-18": 0.085,
+        "19-22": 0.15,
+        "23-25": 0.14,
+        "26-30": 0.16,
+        "31-35": 0.13,
+        "36-40": 0.08,
+        "40+": 0.0727,
+        "unknown": 0.1435,
+    }
+    china: Share = 0.8432
+    no_location: Share = 0.5
+    taste_topics: PositiveInt = 3
+    taste_styles: PositiveInt = 2
+    recent_by_taste: Share = 0.7
+
+    # Sessions
+    next_request: Share = 0.554
+    to_recommendation: Share = 0.075
+    """Of the requests that follow a search in its session, the share of recommendations."""
+    to_search: Share = 0.0474
+    edge: Share = 0.01
+    """Share of the gaps that are exactly 30 minutes (in a session), or a second more (between two)."""
+    test_searches: Share = 6192 / 57188
+    test_recommendations: Share = 11115 / 94552
+
+    # Queries
+    lengths: dict[int, Share] = {
+        3: 0.0032,
+        4: 0.1364,
+        5: 0.1394,
+        6: 0.1727,
+        7: 0.1407,
+        8: 0.1242,
+        9: 0.0954,
+        10: 0.0689,
+        12: 0.0716,
+        14: 0.0475,
+    }
+    reformulations: dict[str, Share] = {
+        "add": 0.1357,
+        "delete": 0.0253,
+        "change": 0.4716,
+        "repeat": 0.0757,
+        "others": 0.2917,
+    }
+    sources: Annotated[list[Share], Field(min_length=8, max_length=8)] = [
+        0.337,
+        0.5097,
+        0.0578,
+        0.0397,
+        0.0302,
+        0.0137,
+        0.0063,
+        0.0055,
+    ]
+    no_source: Share = 0.01
+    factoid_queries: Share = 0.25
+
+    # The production ranker and what it is given
+    ranker_noise: Positive = 1.5
+    same_concept: Share = 0.5
+    same_topic: Share = 0.3
+    """Of a search's candidates; the others are drawn from all notes."""
+    of_taste: Share = 0.5
+    """Of a recommendation's candidates."""
+    repeated: Share = 0.01
+
+    # Answers
+    shown_if_factoid: Share = 0.46
+    shown_if_not: Share = 0.1
+    depth_if_factoid: Positive = 0.75
+    depth_if_answered: Positive = 0.62
+    """The mean depth is multiplied by both where both hold."""
+    outside_references: Share = 0.08
+    feedback: dict[str, FiniteFloat] = {
+        "is_like_clk": -3.5,
+        "is_content_clk": -0.7,
+        "is_onebox_trace_clk": -2.2,
+        "is_experience_clk": -3.0,
+    }
+    """Logits of each kind of feedback on an answer of no quality."""
+    quality: FiniteFloat = 1.0
+    """What the share of references that hold the query's own word adds to those logits."""
+
+    @model_validator(mode="after")
+    def _shares_make_a_whole(self) -> World:
+        for name in ("gender", "platform", "age", "lengths", "reformulations", "sources"):
+            shares = getattr(self, name)
+            total = sum(shares.values() if isinstance(shares, dict) else shares)
+            if abs(total - 1) > 0.01:
+                raise ValueError(f"the shares of {name} add up to {total:.4f}, not 1")
+        if self.same_concept + self.same_topic > 1:
+            raise ValueError("same_concept and same_topic are more than all candidates together")
+        if any(not 3 <= length <= 16 for length in self.lengths):
+            raise ValueError("lengths of queries go from 3 to 16 characters")
+        return self
+
+
+def resolve_world(
+    counts: Mapping[str, int | None],
+    seed: int | None,
+    without: Iterable[str] = (),
+    overrides: Iterable[str] = (),
+    file: Path | None = None,
+) -> World:
+    """Layer file, flags (None = not given), `--set` assignments and `--without` over the defaults."""
+    given: dict[str, Any] = read_yaml(file) if file else {}
+    known = World().model_dump()
+    flags = {("counts", name): value for name, value in counts.items()} | {("seed",): seed}
+    assigned = [(list(path), value) for path, value in flags.items() if value is not None]
+    for path, value in [*assigned, *parse_overrides(overrides)]:
+        if path[0] not in known or (len(path) > 1 and not isinstance(known[path[0]], dict)):
+            raise unknown_name("setting in --set", ".".join(path), known)
+        _assign(given, known, path, value)
+    for cause in without:
+        if cause not in Causes.model_fields:
+            raise unknown_name("cause", cause, Causes.model_fields)
+        _assign(given, known, ["causes", cause], 0.0)
+    try:
+        return World(**given)
+    except ValidationError as error:
+        raise UsageError(f"{file or 'synth'}: {explain(error, World)}") from error
+
+
+def _assign(given: dict[str, Any], known: Mapping[str, Any], path: list[str], value: Any) -> None:
+    """Set one value below `given`; a group of settings that is not there yet is begun with its defaults."""
+    *groups, last = path
+    for name in groups:
+        group = given.get(name, known.get(name, {}) if isinstance(known, Mapping) else {})
+        if not isinstance(group, dict):
+            raise UsageError(f"{name}: expected a mapping of settings")
+        default = known.get(name, {})
+        known = default if isinstance(default, dict) else {}
+        given[name] = {**known, **group}
+        given = given[name]
+    given[last] = value

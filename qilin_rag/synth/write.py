@@ -1,0 +1,232 @@
+"""Writes a synthetic Qilin: seven tables in the layout of the hub, the truth behind them, a page that explains it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack
+from importlib.resources import files
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from qilin_rag.answering import Progress, stage
+from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.synth.answers import write_answers
+from qilin_rag.synth.clicks import click
+from qilin_rag.synth.corpus import NOTES_BATCH, Users, note_batches
+from qilin_rag.synth.covers import write_covers
+from qilin_rag.synth.dice import Bools, Dice, Floats, Ints
+from qilin_rag.synth.exposures import Exposures, Requests, expose
+from qilin_rag.synth.queries import Queries, Query, QueryText, make_queries
+from qilin_rag.synth.sessions import Plan, plan_requests
+from qilin_rag.synth.shelf import Shelf
+from qilin_rag.synth.tables import NAMES, TRUTH, Log, assign, rows, schema, truth
+from qilin_rag.synth.texts import Writer
+from qilin_rag.synth.words import Lexicon
+from qilin_rag.synth.world import World
+
+REQUESTS_BATCH = 4096
+MOST_RECENT = 20
+_GROUP_ROWS = 8192
+_SHARD_ROWS = {"notes": 400_000}
+_OTHER_SHARD_ROWS = 50_000
+
+
+def synthesize(world: World, out: Path, images: bool = False, progress: Progress | None = None) -> dict[str, int]:
+    """Write a world to a new folder; the number of rows by table. The same world is the same bytes."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is there and not empty; name a new folder")
+    temporary: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        written = _write(world, temporary, images, progress)
+        temporary.chmod(0o755)
+        temporary.replace(out)
+        return written
+    except OSError as error:
+        raise QilinError(f"{out} can't be written: {error.strerror or error}; nothing is left of it") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(world: World, out: Path, images: bool, progress: Progress | None) -> dict[str, int]:
+    dice = Dice(world.seed)
+    shelf = Shelf(world, dice)
+    lexicon = Lexicon(dice, shelf.n_topics)
+    writer = Writer(world, dice, shelf, lexicon)
+    users = Users(world, dice, shelf)
+    page = files("qilin_rag.synth").joinpath("model.md").read_text(encoding="utf-8")
+    sizes = "".join(f"| {cause} | {size:g} |\n" for cause, size in world.causes.model_dump().items())
+    settings = yaml.safe_dump(world.model_dump(), allow_unicode=True, sort_keys=False)
+    (out / "README.md").write_text(f"{page}\n| cause | size here |\n|---|---:|\n{sizes}", encoding="utf-8")
+    (out / "world.yaml").write_text(settings, encoding="utf-8")
+
+    n_batches = -(-shelf.n_notes // NOTES_BATCH)
+    with stage(progress, "notes", n_batches), Shards(out, "notes", shelf.n_notes) as notes:
+        for batch in note_batches(world, dice, shelf, writer):
+            notes.add(batch)
+            advance(progress)
+    with Shards(out, "user_feat", users.n) as user_feat:
+        for batch in users.batches():
+            user_feat.add(batch)
+    counts = {"notes": shelf.n_notes, "user_feat": users.n}
+
+    plan = plan_requests(world, dice)
+    queries = make_queries(world, dice, shelf, users, lexicon, plan, world.seed)
+    table, answered = assign(world, dice, plan, queries)
+    counts |= {name: int((table == i).sum()) for i, name in enumerate(NAMES)}
+    covered = np.zeros(shelf.n_notes if images else 0, bool)
+    with ExitStack() as stack:
+        stack.enter_context(stage(progress, "requests", -(-len(table) // REQUESTS_BATCH)))
+        shards = {name: stack.enter_context(Shards(out, name, counts[name], schema(name))) for name in NAMES}
+        causes = stack.enter_context(pq.ParquetWriter(out / "truth.parquet", TRUTH, compression="zstd"))
+        for log in _logs(world, dice, shelf, users, writer, lexicon, plan, queries, table, answered):
+            causes.write_batch(truth(log, plan))
+            for name in NAMES:
+                shards[name].add(rows(name, log, plan, dice, shelf))
+            if images:
+                write_covers(out, dice, shelf, log.shown.note, covered)
+            advance(progress)
+    return counts
+
+
+def advance(progress: Progress | None) -> None:
+    """One step of a stage, where somebody wants to know."""
+    if progress is not None:
+        progress.advance()
+
+
+def _logs(
+    world: World,
+    dice: Dice,
+    shelf: Shelf,
+    users: Users,
+    writer: Writer,
+    lexicon: Lexicon,
+    plan: Plan,
+    queries: Queries,
+    table: Ints,
+    answered: Bools,
+) -> Iterator[Log]:
+    """What becomes of all requests, some at a time."""
+    text = QueryText(lexicon)
+    history = History(users)
+    for start in range(0, len(table), REQUESTS_BATCH):
+        here = np.arange(start, min(start + REQUESTS_BATCH, len(table)))
+        searched = plan.is_search[here]
+        number = np.where(searched, plan.number[here], 0)
+        requests = Requests(
+            rows=here,
+            is_search=searched,
+            user=plan.user[here],
+            concept=np.where(searched, queries.concept[number], -1),
+            form=np.where(searched, queries.form[number], -1),
+            is_factoid=searched & queries.is_factoid[number],
+            is_answered=answered[here],
+        )
+        source: Floats = np.where(searched, queries.source[number], np.nan)
+        shown = expose(world, dice, shelf, users, requests)
+        clicks = click(world, dice, shelf, requests, plan.ordinal[here], source, shown)
+        answers = write_answers(world, dice, shelf, writer, lexicon, requests, shown)
+        recent = history.read(requests, shown, clicks.actions["click"])
+        pseudo = iter(_pseudo_queries(writer, [recent[i] for i in np.flatnonzero(~searched)]))
+        query = [
+            text.of(Query(*queries.parts[n].tolist())) if is_search else next(pseudo)
+            for n, is_search in zip(number.tolist(), searched.tolist(), strict=True)
+        ]
+        yield Log(requests, table[here], shown, clicks, answers, recent, query, source)
+
+
+class History:
+    """What each user clicked last, newest first: before this log, then in it."""
+
+    def __init__(self, users: Users) -> None:
+        self._users = users
+        self._user = -1
+        self._clicked: deque[int] = deque(maxlen=MOST_RECENT)
+
+    def read(self, requests: Requests, shown: Exposures, clicked: Bools) -> list[list[int]]:
+        """For each request what was clicked before it; requests come user by user in the order of time."""
+        names = np.unique(requests.user)
+        past = dict(zip(names.tolist(), self._users.past_clicks(names, MOST_RECENT).tolist(), strict=True))
+        bounds = np.searchsorted(shown.request, np.arange(len(requests.rows) + 1))
+        recent = []
+        for i, user in enumerate(requests.user.tolist()):
+            if user != self._user:
+                self._user, self._clicked = user, deque(past[user][: 1 + user % MOST_RECENT], maxlen=MOST_RECENT)
+            recent.append(list(self._clicked))
+            here = slice(bounds[i], bounds[i + 1])
+            self._clicked.extendleft(shown.note[here][clicked[here]].tolist())
+        return recent
+
+
+def _pseudo_queries(writer: Writer, recent: list[list[int]]) -> list[str]:
+    """The paper's queries of recommendations: the titles of recently clicked notes, joined by spaces."""
+    notes = np.unique(np.array([note for notes in recent for note in notes], np.int64))
+    titles = dict(zip(notes.tolist(), writer.titles(notes).to_pylist() if len(notes) else [], strict=True))
+    return [" ".join(titles[note] for note in dict.fromkeys(notes)) for notes in recent]
+
+
+class Shards:
+    """A table as a folder of parquet files, written as rows come."""
+
+    def __init__(self, out: Path, name: str, n_rows: int, fields: pa.Schema | None = None) -> None:
+        self._folder, self._fields = out / name, fields
+        self._left = n_rows
+        self._shard_rows = _SHARD_ROWS.get(name, _OTHER_SHARD_ROWS)
+        self._n_shards = max(1, -(-n_rows // self._shard_rows))
+        self._shard = -1
+        self._room = 0
+        self._pending: list[pa.RecordBatch] = []
+        self._file: pq.ParquetWriter | None = None
+        self._folder.mkdir()
+
+    def __enter__(self) -> Shards:
+        return self
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Some more rows."""
+        self._fields = batch.schema
+        while len(batch):
+            if not self._room:
+                self._next_shard()
+            part = batch.slice(0, self._room)
+            batch = batch.slice(len(part))
+            self._room -= len(part)
+            self._pending.append(part)
+            if not self._room or sum(map(len, self._pending)) >= _GROUP_ROWS:
+                self._flush()
+
+    def _next_shard(self) -> None:
+        self._close()
+        self._shard += 1
+        name = f"train-{self._shard:05d}-of-{self._n_shards:05d}.parquet"
+        self._file = pq.ParquetWriter(self._folder / name, self._fields, compression="zstd")
+        self._room = self._shard_rows
+
+    def _flush(self) -> None:
+        if self._pending and self._file is not None:
+            self._file.write_table(pa.Table.from_batches(self._pending), row_group_size=_GROUP_ROWS)
+            self._pending = []
+
+    def _close(self) -> None:
+        self._flush()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._shard < 0 and kind is None:
+            self._next_shard()  # a table without rows is a file all the same
+        self._close()
