@@ -51,7 +51,7 @@ def write_answers(
             texts[request] = _text(name, flavour, [next(bodies) for _ in notes])
             quality[request] = np.mean([next(by_query) for _ in notes])
     probabilities: dict[str, Floats] = {
-        name: 1 / (1 + np.exp(-(world.feedback.get(name, -20.0) + world.quality * quality))) for name in FEEDBACK
+        name: 1 / (1 + np.exp(-(getattr(world.feedback, name) + world.quality * quality))) for name in FEEDBACK
     }
     feedback: dict[str, Floats] = {
         name: np.where(np.isnan(quality), -1.0, dice.uniform(name, requests.rows) < probabilities[name])
@@ -73,7 +73,8 @@ def _references(world: World, dice: Dice, shelf: Shelf, requests: Requests, show
         notes = list(dict.fromkeys(shown.note[here][fits].tolist()))[:_MOST_REFERENCES]
         if outside[i] or not notes:
             others: Ints = shelf.note_at(np.arange(firsts[i], ends[i]))
-            notes.append(next(note for note in others.tolist() if note not in set(shown.note[here].tolist())))
+            there = set(shown.note[here].tolist())
+            notes += [note for note in others.tolist() if note not in there][:1]
         references[i] = notes
     return references
 

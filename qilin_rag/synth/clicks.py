@@ -63,7 +63,7 @@ def click(
     actions = {"click": clicked}
     for name in ACTIONS[1:]:
         shares = np.where(
-            requests.is_search, world.search.actions.get(name, 0.0), world.recommendation.actions.get(name, 0.0)
+            requests.is_search, getattr(world.search.actions, name), getattr(world.recommendation.actions, name)
         )
         actions[name] = clicked & (dice.uniform(f"action/{name}", row, shown.position) < shares[of])
     return Clicks(values, logits, examination, attraction, examined, actions)

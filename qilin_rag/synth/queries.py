@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,9 +13,7 @@ from qilin_rag.synth.dice import Bools, Dice, Floats, Ints
 from qilin_rag.synth.sessions import Plan
 from qilin_rag.synth.shelf import Shelf
 from qilin_rag.synth.words import CONCEPTS_PER_TOPIC, FLAVOURS_PER_TOPIC, QUESTIONS, WISHES, Lexicon
-from qilin_rag.synth.world import World
-
-Reformulation = Literal["add", "delete", "change", "repeat", "others"]
+from qilin_rag.synth.world import Reformulation, World
 
 ENDINGS = ("", *QUESTIONS, *WISHES)
 _LONGEST = 4

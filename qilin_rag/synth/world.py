@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
@@ -15,6 +15,7 @@ from qilin_rag.types import Frozen
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
+Reformulation = Literal["add", "delete", "change", "repeat", "others"]
 Size = Annotated[FiniteFloat, Field(ge=-20, le=20)]
 
 
@@ -34,6 +35,24 @@ class Causes(Frozen):
     answer: Size = -0.35
 
 
+class Actions(Frozen):
+    """Share of the clicks that come with each action."""
+
+    like: Share
+    collect: Share
+    share: Share
+    comment: Share
+
+
+class Feedback(Frozen):
+    """Logits of each kind of feedback on an answer of no quality."""
+
+    is_like_clk: FiniteFloat = -3.5
+    is_content_clk: FiniteFloat = -0.7
+    is_onebox_trace_clk: FiniteFloat = -2.2
+    is_experience_clk: FiniteFloat = -3.0
+
+
 class Kind(Frozen):
     """One kind of request: how long its result lists are, and what happens in them where no cause is at work."""
 
@@ -44,8 +63,7 @@ class Kind(Frozen):
     """Share of the positions that have a result; the others are gaps."""
     late_start: Share = 0.0
     """Share of the requests whose first position is not 1, as when a feed goes on."""
-    actions: dict[str, Share]
-    """Share of the clicks that come with a like, a collect, a share, a comment."""
+    actions: Actions
 
 
 class Counts(Frozen):
@@ -75,14 +93,14 @@ class World(Frozen):
         intercept=-1.66,
         depth=25.0,
         shown=0.81,
-        actions={"like": 0.0411, "collect": 0.0187, "share": 0.0057, "comment": 0.0032},
+        actions=Actions(like=0.0411, collect=0.0187, share=0.0057, comment=0.0032),
     )
     recommendation: Kind = Kind(
         intercept=-0.5,
         depth=18.8,
         shown=0.81,
         late_start=0.25,
-        actions={"like": 0.0707, "collect": 0.0147, "share": 0.0063, "comment": 0.0099},
+        actions=Actions(like=0.0707, collect=0.0147, share=0.0063, comment=0.0099),
     )
 
     # Notes
@@ -91,10 +109,10 @@ class World(Frozen):
     """At least so many, so that a small corpus has fewer topics."""
     median_tokens: Positive = 100.0
     sigma_tokens: Positive = 0.8
-    near_duplicates: Share = 0.03
+    near_duplicates: Annotated[FiniteFloat, Field(ge=0, le=0.4)] = 0.03
     video: Share = 0.35
     cover_cue: Share = 0.3
-    mean_images: Positive = 3.5
+    mean_images: Annotated[FiniteFloat, Field(ge=1)] = 2.53
     no_images: Share = 0.02
     no_taxonomy: Annotated[list[Share], Field(min_length=3, max_length=3)] = [0.01, 0.03, 0.12]
 
@@ -142,7 +160,7 @@ class World(Frozen):
         12: 0.0716,
         14: 0.0475,
     }
-    reformulations: dict[str, Share] = {
+    reformulations: dict[Reformulation, Share] = {
         "add": 0.1357,
         "delete": 0.0253,
         "change": 0.4716,
@@ -178,13 +196,7 @@ class World(Frozen):
     depth_if_answered: Positive = 0.62
     """The mean depth is multiplied by both where both hold."""
     outside_references: Share = 0.08
-    feedback: dict[str, FiniteFloat] = {
-        "is_like_clk": -3.5,
-        "is_content_clk": -0.7,
-        "is_onebox_trace_clk": -2.2,
-        "is_experience_clk": -3.0,
-    }
-    """Logits of each kind of feedback on an answer of no quality."""
+    feedback: Feedback = Feedback()
     quality: FiniteFloat = 1.0
     """What the share of references that hold the query's own word adds to those logits."""
 
@@ -210,33 +222,37 @@ def resolve_world(
     file: Path | None = None,
 ) -> World:
     """Layer file, flags (None = not given), `--set` assignments and `--without` over the defaults."""
-    given: dict[str, Any] = read_yaml(file) if file else {}
-    known = World().model_dump()
+    given = _merged(World(), read_yaml(file) if file else {})
     flags = {("counts", name): value for name, value in counts.items()} | {("seed",): seed}
     assigned = [(list(path), value) for path, value in flags.items() if value is not None]
     for path, value in [*assigned, *parse_overrides(overrides)]:
-        if path[0] not in known or (len(path) > 1 and not isinstance(known[path[0]], dict)):
-            raise unknown_name("setting in --set", ".".join(path), known)
-        _assign(given, known, path, value)
+        _assign(given, path, value)
     for cause in without:
         if cause not in Causes.model_fields:
             raise unknown_name("cause", cause, Causes.model_fields)
-        _assign(given, known, ["causes", cause], 0.0)
+        _assign(given, ["causes", cause], 0.0)
     try:
         return World(**given)
     except ValidationError as error:
         raise UsageError(f"{file or 'synth'}: {explain(error, World)}") from error
 
 
-def _assign(given: dict[str, Any], known: Mapping[str, Any], path: list[str], value: Any) -> None:
-    """Set one value below `given`; a group of settings that is not there yet is begun with its defaults."""
+def _merged(defaults: Frozen, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given over the defaults, group by group; shares are given all together."""
+    settings = defaults.model_dump()
+    for name, value in given.items():
+        group = getattr(defaults, name, None)
+        settings[name] = _merged(group, value) if isinstance(group, Frozen) and isinstance(value, dict) else value
+    return settings
+
+
+def _assign(given: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set one value; its group must be there."""
     *groups, last = path
     for name in groups:
-        group = given.get(name, known.get(name, {}) if isinstance(known, Mapping) else {})
-        if not isinstance(group, dict):
-            raise UsageError(f"{name}: expected a mapping of settings")
-        default = known.get(name, {})
-        known = default if isinstance(default, dict) else {}
-        given[name] = {**known, **group}
+        if not isinstance(given.get(name), dict):
+            raise unknown_name("setting in --set", ".".join(path), World.model_fields)
         given = given[name]
+    if not groups and last not in given:
+        raise unknown_name("setting in --set", last, given)
     given[last] = value

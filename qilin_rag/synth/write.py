@@ -74,7 +74,7 @@ def _write(world: World, out: Path, images: bool, progress: Progress | None) -> 
     with stage(progress, "notes", n_batches), Shards(out, "notes", shelf.n_notes) as notes:
         for batch in note_batches(world, dice, shelf, writer):
             notes.add(batch)
-            advance(progress)
+            _advance(progress)
     with Shards(out, "user_feat", users.n) as user_feat:
         for batch in users.batches():
             user_feat.add(batch)
@@ -95,11 +95,11 @@ def _write(world: World, out: Path, images: bool, progress: Progress | None) -> 
                 shards[name].add(rows(name, log, plan, dice, shelf))
             if images:
                 write_covers(out, dice, shelf, log.shown.note, covered)
-            advance(progress)
+            _advance(progress)
     return counts
 
 
-def advance(progress: Progress | None) -> None:
+def _advance(progress: Progress | None) -> None:
     """One step of a stage, where somebody wants to know."""
     if progress is not None:
         progress.advance()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from qilin_rag.data.encodings import Defect
 from qilin_rag.data.schema import TABLES
@@ -275,3 +276,58 @@ def test_what_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UsageError, match="stop"):
         synthesize(resolve_world(SMALL, 0), tmp_path / "folder" / "out")
     assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_a_file_may_name_some_settings_only(cli: Cli) -> None:
+    Path("world.yaml").write_text(
+        "counts: {notes: 300, searches: 5, recommendations: 5, dqa: 0, users: 2}\nsearch: {depth: 10}\n"
+        "feedback: {is_like_clk: 0.5}\n",
+        encoding="utf-8",
+    )
+    assert cli("synth", "--out", "a", "--config", "world.yaml", "--set", "recommendation.depth=12").code == 0
+    given = yaml.safe_load(Path("a/world.yaml").read_text(encoding="utf-8"))
+    usual = World().model_dump()
+    assert given["search"] == usual["search"] | {"depth": 10}
+    assert given["recommendation"] == usual["recommendation"] | {"depth": 12}
+    assert given["feedback"] == usual["feedback"] | {"is_like_clk": 0.5}
+    assert given["causes"] == usual["causes"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "settings"),
+    [
+        ({"notes": 200, "searches": 1, "recommendations": 1, "dqa": 0, "users": 1}, []),
+        ({"notes": 200, "searches": 30, "recommendations": 1, "dqa": 30, "users": 3}, ["outside_references=1"]),
+        (
+            {"notes": 211, "searches": 20, "recommendations": 20, "dqa": 5, "users": 2},
+            ["search.depth=100", "shown_if_not=1"],
+        ),
+        ({"notes": 300, "searches": 20, "recommendations": 20, "dqa": 9, "users": 9}, ["no_images=1", "no_source=1"]),
+        ({"notes": 300, "searches": 40, "recommendations": 9, "dqa": 9, "users": 9}, ["next_request=1", "topics=2"]),
+    ],
+)
+def test_odd_worlds_are_clean(tmp_path: Path, counts: dict[str, int], settings: list[str]) -> None:
+    synthesize(resolve_world(counts, 0, (), settings), tmp_path / "out", images=True)
+    defects: list[Defect] = []
+    validate(open_source(str(tmp_path / "out"), list(TABLES)), defects.append)
+    assert defects == []
+
+
+def test_recent_clicks_show_the_taste(synthetic: Path) -> None:
+    """How often a note's taxonomy is among the recent clicks tells of the taste that truth has for it."""
+    notes = pq.read_table(synthetic / "notes", columns=["note_idx", "taxonomy3_id"]).to_pylist()
+    kinds = {row["note_idx"]: row["taxonomy3_id"] for row in notes}
+    truth = pq.read_table(synthetic / "truth.parquet", columns=["table", "request", "note_idx", "taste"]).to_pylist()
+    recent = {
+        row["request_idx"]: [kinds[note] for note in row["recent_clicked_note_idxs"]]
+        for row in pq.read_table(synthetic / "recommendation_test").to_pylist()
+    }
+    assert max(map(len, recent.values())) == 20
+    assert min(map(len, recent.values())) >= 1
+    shares, tastes = [], []
+    for row in truth:
+        if row["table"] == "recommendation_test" and kinds[row["note_idx"]] != "nan":
+            before = recent[row["request"]]
+            shares.append(before.count(kinds[row["note_idx"]]) / len(before))
+            tastes.append(row["taste"])
+    assert np.corrcoef(shares, tastes)[0, 1] > 0.3
