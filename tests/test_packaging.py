@@ -25,6 +25,7 @@ def test_the_wheel_works_outside_of_a_checkout(tmp_path: Path) -> None:
         "qilin_rag/resources/configs/llms/qwen2.5-72b.yaml",
         "qilin_rag/data/sample/notes.jsonl",
         "qilin_rag/reports/page/page.html.j2",
+        "qilin_rag/synth/model.md",
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "prompts/", "configs/"))]
     site = tmp_path / "site"

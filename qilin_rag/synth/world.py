@@ -31,7 +31,7 @@ class Causes(Frozen):
     popularity: Size = 0.35
     position: Annotated[FiniteFloat, Field(ge=0, le=5)] = 0.35
     fatigue: Size = -0.15
-    factoid: Size = -0.35
+    factoid: Size = -0.25
     answer: Size = -0.35
 
 
@@ -90,7 +90,7 @@ class World(Frozen):
     counts: Counts = Counts()
     causes: Causes = Causes()
     search: Kind = Kind(
-        intercept=-1.66,
+        intercept=-1.69,
         depth=25.0,
         shown=0.81,
         actions=Actions(like=0.0411, collect=0.0187, share=0.0057, comment=0.0032),
