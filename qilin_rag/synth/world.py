@@ -90,13 +90,13 @@ class World(Frozen):
     counts: Counts = Counts()
     causes: Causes = Causes()
     search: Kind = Kind(
-        intercept=-1.69,
+        intercept=-1.74,
         depth=25.0,
         shown=0.81,
         actions=Actions(like=0.0411, collect=0.0187, share=0.0057, comment=0.0032),
     )
     recommendation: Kind = Kind(
-        intercept=-0.5,
+        intercept=-0.48,
         depth=18.8,
         shown=0.81,
         late_start=0.25,
@@ -193,7 +193,7 @@ class World(Frozen):
     shown_if_factoid: Share = 0.46
     shown_if_not: Share = 0.1
     depth_if_factoid: Positive = 0.75
-    depth_if_answered: Positive = 0.62
+    depth_if_answered: Positive = 0.57
     """The mean depth is multiplied by both where both hold."""
     outside_references: Share = 0.08
     feedback: Feedback = Feedback()
