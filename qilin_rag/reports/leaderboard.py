@@ -221,7 +221,7 @@ def _blocks(
     p_values = iter(permutation_test(np.stack(differences, axis=1), clusters) if differences else [])
     blocks = []
     for grid, found, of_grid in zip(grids, cells, pairs, strict=True):
-        tested = [(pair, 1.0 if (p := next(p_values)) is None else p) for pair in of_grid]
+        tested = [(pair, p) for pair in of_grid if (p := next(p_values)) is not None]  # None: nothing scored in both
         quoted = paper_rows(grid.metric) if with_paper else {}
         blocks.append(_block(grid, _marked(found, tested), _detectable(of_grid, clusters), row_order, quoted))
     return blocks

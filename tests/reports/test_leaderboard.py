@@ -262,6 +262,15 @@ def test_runs_are_compared_on_the_questions_scored_in_both(made: Path) -> None:
     assert (half.n, half.n_unscored, half.best, half.tied, half.p) == (20, 20, False, True, 1.0)
 
 
+def test_what_has_no_scored_question_in_common_is_not_compared(made: Path) -> None:
+    make_run(made, "first", [*[0.9] * 20, *[None] * 20])
+    make_run(made, "second", [*[None] * 20, *[0.1] * 20])
+    [table] = leaderboard(made)
+    for row in ("first", "second"):
+        cell = cell_of(table, row)
+        assert (cell.best, cell.tied, cell.p) == (False, False, None)
+
+
 def test_copies_of_one_query_are_one_piece_of_evidence(made: Path) -> None:
     """Six queries, each asked seven times: one difference a query, and 6 wins have p = 2 / 64."""
     queries = [f"q{i % 6}" for i in range(42)]
