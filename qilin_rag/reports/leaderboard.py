@@ -7,8 +7,7 @@ each other one, question by question, and what is not significantly worse is mar
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -21,6 +20,7 @@ from qilin_rag.errors import UsageError
 from qilin_rag.reports.controls import control_runs
 from qilin_rag.reports.measured import Measured, clusters_of, find_runs, highest_is_best, read_runs, values_of
 from qilin_rag.reports.paper import REMARK, paper_rows
+from qilin_rag.reports.places import column_order, natural, row_labels
 from qilin_rag.scoring import remarks
 from qilin_rag.stats import (
     Clusters,
@@ -34,7 +34,6 @@ from qilin_rag.stats import (
 )
 from qilin_rag.types import Cost, Frozen
 
-RETRIEVER_ORDER = {"none": 0, "random": 1, "bm25": 2, "oracle_top_k": 8, "oracle": 9}
 ALPHA = 0.05
 
 At = tuple[str, str]  # row, column
@@ -154,8 +153,8 @@ def _table(group: Sequence[Measured], options: Options) -> Table:
             raise UsageError(f"{group[0].name} and {run.name} have no question that all runs have; leave one out")
     ids = [question_id for question_id in group[0].questions if question_id in shared]
     clusters = clusters_of([group[0].questions[question_id] for question_id in ids], options.cluster_by)
-    rows = _row_labels(group)
-    row_order = sorted({row for run in group for row in rows[run.name]}, key=_natural)
+    rows = row_labels(group)
+    row_order = sorted({row for run in group for row in rows[run.name]}, key=natural)
     notes = _footnotes(group, len(ids))
     controls: list[tuple[str, Measured, Measured]] = []
     if options.controls:
@@ -164,8 +163,8 @@ def _table(group: Sequence[Measured], options: Options) -> Table:
     if options.paper:
         notes.append(REMARK)
     grids = _grids(group, rows, controls)
-    own_rows = [*row_order, *sorted({row for grid in grids for row, _ in grid.runs} - set(row_order), key=_natural)]
-    first_rows = sorted(group, key=lambda run: (row_order.index(rows[run.name][0]), _column_order(_column(run))))
+    own_rows = [*row_order, *sorted({row for grid in grids for row, _ in grid.runs} - set(row_order), key=natural)]
+    first_rows = sorted(group, key=lambda run: (row_order.index(rows[run.name][0]), column_order(_column(run))))
     return Table(
         data=group[0].manifest.labels["data"],
         n_questions=len(ids),
@@ -306,7 +305,7 @@ def _block(
     of_paper: Mapping[str, Mapping[str, float]],
 ) -> Block:
     rows = [row for row in row_order if any(at == row for at, _ in grid.runs)]
-    columns = sorted({column for _, column in grid.runs} | set(chain(*of_paper.values())), key=_column_order)
+    columns = sorted({column for _, column in grid.runs} | set(chain(*of_paper.values())), key=column_order)
     kinds: list[Kind] = ["run" if any(at == row for at, _ in grid.competing) else "control" for row in rows]
     measured = [
         [cells[grid.runs[row, column].name] if (row, column) in grid.runs else None for column in columns]
@@ -337,48 +336,6 @@ def _spending(run: Measured, row: str) -> Spending:
         cost=run.manifest.cost or Cost(unknown="not recorded"),
         run=run.name,
     )
-
-
-def _row_labels(group: Sequence[Measured]) -> dict[str, list[str]]:
-    """LLM; with order and length of notes; prompt, number of notes, fingerprint, name, as needed to tell runs apart.
-
-    A run that does not depend on the number of notes stands in the row of each number.
-    """
-    prompts = {run.manifest.labels["prompt"] for run in group}
-    top_ks = sorted({k for run in group if (k := run.manifest.identity.get("top_k")) is not None})
-    labels = {}
-    for run in group:
-        label = run.manifest.labels["llm"]
-        if note := run.manifest.config.get("note"):
-            label += f" ({note})"
-        if (order := run.manifest.config.get("note_order", "best_first")) != "best_first":
-            label += f" · {order}"
-        if chars := run.manifest.config.get("note_chars"):
-            label += f" · notes of {chars} characters"
-        if len(prompts) > 1:
-            label += f" · {run.manifest.labels['prompt']}"
-        own_k = run.manifest.identity.get("top_k")
-        tops = [f" · top {k}" for k in top_ks if own_k in (k, None)] if len(top_ks) > 1 else [""]
-        labels[run.name] = [label + top for top in tops]
-    fingerprints = {run.name: run.manifest.fingerprint[:8] for run in group}
-    names = {run.name: run.name for run in group}
-    for distinguished in (fingerprints, names):
-        places = [(row, run.manifest.labels["retriever"], run.name) for run in group for row in labels[run.name]]
-        taken = Counter((row, column) for row, column, _ in places)
-        for name in {name for row, column, name in places if taken[row, column] > 1}:
-            labels[name] = [f"{row} · {distinguished[name]}" for row in labels[name]]
-    return labels
-
-
-def _natural(row: str) -> list[tuple[bool, int, str]]:
-    """A sort key by which 7b stands before 72b."""
-    parts = re.split(r"([0-9]+)", row)
-    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
-
-
-def _column_order(column: str) -> tuple[int, str]:
-    """From no notes to the right notes; retrievers we don't know stand before the oracle."""
-    return RETRIEVER_ORDER.get(column.split(" ")[0], RETRIEVER_ORDER["oracle"] - 1), column
 
 
 def _footnotes(group: Iterable[Measured], n_questions: int) -> list[str]:

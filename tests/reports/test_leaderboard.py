@@ -203,6 +203,15 @@ def test_several_folders_and_a_note_in_one_table(runs: Path, data_dir: Path, cli
     assert "nowhere is not a folder" in cli("leaderboard", "--runs-dir", runs, "--runs-dir", "nowhere").err
 
 
+def test_no_row_for_a_number_of_notes_that_an_llm_was_not_given(data_dir: Path) -> None:
+    do(data_dir, retriever="bm25", top_k=2)
+    do(data_dir, "llm.max_chars=10", retriever="bm25", top_k=10)
+    for overrides in ([], ["llm.max_chars=10"], ["llm.max_chars=20"]):
+        do(data_dir, *overrides, retriever="oracle")
+    block = leaderboard(Path("runs"))[0].blocks[0]
+    assert block.rows == ["extractive max_chars=10 · top 10", "extractive max_chars=20", "extractive · top 2"]
+
+
 def test_what_does_not_depend_on_k_stands_in_each_row(data_dir: Path) -> None:
     for k in (2, 10):
         do(data_dir, retriever="bm25", top_k=k)

@@ -1,0 +1,61 @@
+"""Where runs stand in a leaderboard: the labels of rows, and the order of rows and columns."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from qilin_rag.reports.measured import Measured
+
+RETRIEVER_ORDER = {"none": 0, "random": 1, "bm25": 2, "oracle_top_k": 8, "oracle": 9}
+
+
+def row_labels(group: Sequence[Measured]) -> dict[str, list[str]]:
+    """LLM; with order and length of notes; prompt, number of notes, fingerprint, name, as needed to tell runs apart.
+
+    A run that does not depend on the number of notes stands in the row of each number its LLM was given.
+    """
+    with_prompt = len({run.manifest.labels["prompt"] for run in group}) > 1
+    systems = {run.name: _system_label(run, with_prompt) for run in group}
+    top_ks: dict[str, set[int]] = defaultdict(set)
+    for run in group:
+        if (k := run.manifest.identity.get("top_k")) is not None:
+            top_ks[systems[run.name]].add(k)
+    with_k = len(set().union(*top_ks.values())) > 1
+    labels = {}
+    for run in group:
+        system = systems[run.name]
+        own_k = run.manifest.identity.get("top_k")
+        in_rows = sorted(k for k in top_ks[system] if own_k in (k, None)) if with_k else []
+        labels[run.name] = [f"{system} · top {k}" for k in in_rows] or [system]
+    fingerprints = {run.name: run.manifest.fingerprint[:8] for run in group}
+    names = {run.name: run.name for run in group}
+    for distinguished in (fingerprints, names):
+        places = [(row, run.manifest.labels["retriever"], run.name) for run in group for row in labels[run.name]]
+        taken = Counter((row, column) for row, column, _ in places)
+        for name in {name for row, column, name in places if taken[row, column] > 1}:
+            labels[name] = [f"{row} · {distinguished[name]}" for row in labels[name]]
+    return labels
+
+
+def _system_label(run: Measured, with_prompt: bool) -> str:
+    label = run.manifest.labels["llm"]
+    if note := run.manifest.config.get("note"):
+        label += f" ({note})"
+    if (order := run.manifest.config.get("note_order", "best_first")) != "best_first":
+        label += f" · {order}"
+    if chars := run.manifest.config.get("note_chars"):
+        label += f" · notes of {chars} characters"
+    return f"{label} · {run.manifest.labels['prompt']}" if with_prompt else label
+
+
+def natural(row: str) -> list[tuple[bool, int, str]]:
+    """A sort key by which 7b stands before 72b."""
+    parts = re.split(r"([0-9]+)", row)
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
+def column_order(column: str) -> tuple[int, str]:
+    """From no notes to the right notes; retrievers we don't know stand before the oracle."""
+    return RETRIEVER_ORDER.get(column.split(" ")[0], RETRIEVER_ORDER["oracle"] - 1), column
