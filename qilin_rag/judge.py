@@ -23,7 +23,7 @@ from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM
 from qilin_rag.llms.cache import ResponseCache
 from qilin_rag.llms.servers import serving
-from qilin_rag.pipeline import is_too_many, read_complete, select_questions
+from qilin_rag.pipeline import is_too_many, select_questions
 from qilin_rag.prompts import JudgePrompt, PointwisePrompt, load_judge_prompt
 from qilin_rag.provenance import fingerprint, llm_identity, llm_label
 from qilin_rag.registry import LLMS
@@ -105,9 +105,9 @@ def judge_run(path: Path, config: RunConfig, progress: Progress | None = None) -
     """
     judge = Judge(config, load_judge_prompt(PointwisePrompt))
     directory = RunDirectory(path)
-    read_complete(directory)
+    directory.read_complete()
     with directory.locked():
-        manifest = read_complete(directory)
+        manifest = directory.read_complete()
         finished, lines = directory.read_samples()
         questions = directory.read_questions()
         if missing := sum(question.id not in finished for question in questions):

@@ -20,7 +20,7 @@ from qilin_rag.bradley_terry import Rating, rate
 from qilin_rag.config import RunConfig
 from qilin_rag.errors import UsageError
 from qilin_rag.judge import Case, Hearing, Judge, hear, why_unread
-from qilin_rag.pipeline import read_complete, select_questions
+from qilin_rag.pipeline import select_questions
 from qilin_rag.prompts import PairwisePrompt, load_judge_prompt
 from qilin_rag.store import RunDirectory, write_text
 from qilin_rag.text import slug
@@ -151,7 +151,7 @@ def _read_entrants(paths: Sequence[Path]) -> list[_Entrant]:
     entrants = []
     for path in paths:
         directory = RunDirectory(path)
-        read_complete(directory)
+        directory.read_complete()
         questions = {question.id: question for question in directory.read_questions()}
         entrants.append(_Entrant(path.resolve().name, questions, directory.read_samples()[0]))
     names = Counter(entrant.name for entrant in entrants)

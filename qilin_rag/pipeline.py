@@ -129,7 +129,7 @@ class Task:
             config.top_k,
             config.missing_notes,
             config.concurrency,
-            NoteForm(config.note_order, config.note_chars, config.seed),
+            NoteForm.of(config),
             cache,
         )
         self.identity = run_identity(self._dataset, self._system, config)
@@ -266,14 +266,6 @@ def is_too_many(failed: int, total: int, fail_on_error: float) -> bool:
     return failed > (fail_on_error * total if fail_on_error < 1 else fail_on_error)
 
 
-def read_complete(directory: RunDirectory) -> Manifest:
-    """The manifest of a run that has ended; a UsageError where it has not."""
-    manifest = directory.read_manifest()
-    if manifest.state != "complete":
-        raise UsageError(f"{directory.path} is {manifest.state}; finish it first, with the command that began it")
-    return manifest
-
-
 def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], optional_metrics: Sequence[str] = ()) -> Run:
     """Score a finished run with these metrics from what it has on disk; no LLM is called.
 
@@ -283,7 +275,7 @@ def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], optional_met
     directory = RunDirectory(path)
     directory.read_manifest()
     with directory.locked():
-        manifest = read_complete(directory)
+        manifest = directory.read_complete()
         more, left_out = usable_scorers(optional_metrics)
         finished, lines = directory.read_samples()
         scored = score_directory(directory, finished, lines, [*scorers, *more.values()], manifest.seed)

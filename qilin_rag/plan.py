@@ -77,7 +77,7 @@ def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
         config.top_k,
         config.missing_notes,
         config.concurrency,
-        NoteForm(config.note_order, config.note_chars, config.seed),
+        NoteForm.of(config),
     )
     directory = run_directory(config, dataset, system)
     finished = {} if config.fresh else directory.read_samples()[0]

@@ -21,7 +21,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import ValidationError
 
-from qilin_rag.config import find_resource, read_yaml
+from qilin_rag.config import RunConfig, find_resource, read_yaml
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.registry import explain
 from qilin_rag.text import clean, estimate_tokens
@@ -58,6 +58,11 @@ class NoteForm(NamedTuple):
     order: NoteOrder = "best_first"
     max_chars: int | None = None
     seed: int = 0
+
+    @classmethod
+    def of(cls, config: RunConfig) -> NoteForm:
+        """As a run has it."""
+        return cls(config.note_order, config.note_chars, config.seed)
 
     def arrange(self, notes: Sequence[Note], question_id: str) -> list[Note]:
         """These notes, best first, as the prompt has them; a note that goes leaves the others in their order."""

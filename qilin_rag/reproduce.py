@@ -76,9 +76,7 @@ def reproduce(
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
         raise UsageError(f"--tolerance {tolerance} must be a number from 0")
     directory = RunDirectory(path)
-    manifest = directory.read_manifest()
-    if manifest.state != "complete":
-        raise UsageError(f"{path} is {manifest.state}; finish it with the command that began it, then reproduce it")
+    manifest = directory.read_complete()
     _check_whole(directory)
     task = _task(path, manifest, _configured(path, manifest, overrides, base_url, serve, allow_code), runs_dir, fresh)
     if task.directory.path.resolve() == path.resolve():
@@ -103,12 +101,9 @@ def check(reproduction: Reproduction) -> None:
 
 def _check_whole(directory: RunDirectory) -> None:
     """A UsageError where samples or scores that the run would be compared by are gone."""
-    questions, scores = directory.read_questions(), _scores(directory)
+    questions = directory.read_questions()
     directory.read_samples_of(questions)
-    metrics = directory.read_summary().metrics
-    if lacking := next((name for name in metrics if len(scores.get(name, {})) < len(questions)), None):
-        again = f"qilin-rag score {directory.path}"
-        raise UsageError(f"{directory.path}: scores.jsonl lacks scores by {lacking}; to make them again: {again}")
+    directory.read_scores_of(questions, directory.read_summary().metrics)
 
 
 def _configured(
@@ -164,19 +159,20 @@ def _changes(manifest: Manifest, task: Task) -> str:
 def compare(old: RunDirectory, again: Run, tolerance: float | None = None) -> Reproduction:
     """A finished run beside the same one done again."""
     manifest, figures = old.read_manifest(), old.read_summary()
-    ids = [question.id for question in old.read_questions()]
+    questions = old.read_questions()
+    ids = [question.id for question in questions]
     then, now = (directory.read_samples()[0] for directory in (old, again.directory))
-    scores_then, scores_now = _scores(old), _scores(again.directory)
+    shared = [name for name in figures.metrics if name in again.summary.metrics]
+    scores_then, scores_now = (directory.read_scores_of(questions, shared) for directory in (old, again.directory))
     metrics = {
         name: _figure(
-            figure,
+            figures.metrics[name],
             again.summary.metrics[name],
-            [scores_then[name].get(question_id) for question_id in ids],
-            [scores_now[name].get(question_id) for question_id in ids],
+            [scores_then[name][question_id].value for question_id in ids],
+            [scores_now[name][question_id].value for question_id in ids],
             tolerance,
         )
-        for name, figure in figures.metrics.items()
-        if name in again.summary.metrics
+        for name in shared
     }
     pairs = [(then[question_id], now[question_id]) for question_id in ids]
     return Reproduction(
@@ -198,14 +194,6 @@ def compare(old: RunDirectory, again: Run, tolerance: float | None = None) -> Re
             ).items()
         },
     )
-
-
-def _scores(directory: RunDirectory) -> dict[str, dict[str, float | None]]:
-    """The value of each question, by metric."""
-    found: dict[str, dict[str, float | None]] = {}
-    for score in directory.read_scores():
-        found.setdefault(score.metric, {})[score.question_id] = score.value
-    return found
 
 
 def _figure(

@@ -78,11 +78,6 @@ def intervals95(values: Values, clusters: Clusters | None = None, seed: int = 0)
     return found
 
 
-def interval95(values: Values, clusters: Clusters | None = None, seed: int = 0) -> Interval | None:
-    """95% bootstrap interval of the mean of `values` (n,), as in `intervals95`."""
-    return intervals95(values[:, None], clusters, seed)[0]
-
-
 def permutation_test(differences: Values, clusters: Clusters | None = None, seed: int = 0) -> list[float | None]:
     """Two-sided p of the mean of each column of paired `differences` (n, m) by flipping signs; None without values.
 

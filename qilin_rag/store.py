@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -116,6 +118,13 @@ class RunDirectory:
             )
         return _validated(Manifest, path, content)
 
+    def read_complete(self) -> Manifest:
+        """The manifest of a run that has ended; a UsageError where it has not."""
+        manifest = self.read_manifest()
+        if manifest.state != "complete":
+            raise UsageError(f"{self.path} is {manifest.state}; finish it first, with the command that began it")
+        return manifest
+
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace manifest.json."""
         self._write("manifest.json", manifest.model_dump_json(indent=2) + "\n")
@@ -150,6 +159,18 @@ class RunDirectory:
         except UsageError as error:
             logger.warning("%s; its scores are made again where they are asked for", error)
             return []
+
+    def read_scores_of(self, questions: Iterable[Question], metrics: Iterable[str]) -> dict[str, dict[str, Score]]:
+        """The scores of these questions by metric and question; a UsageError where one of the metrics lacks some."""
+        ids = {question.id for question in questions}
+        found: dict[str, dict[str, Score]] = {metric: {} for metric in metrics}
+        for score in self.read_scores():
+            if score.metric in found and score.question_id in ids:
+                found[score.metric][score.question_id] = score
+        if lacking := next((metric for metric, scores in found.items() if len(scores) < len(ids)), None):
+            again = f"qilin-rag score {self.path}"
+            raise UsageError(f"{self.path}: scores.jsonl lacks scores by {lacking}; to make them again: {again}")
+        return found
 
     def write_scores(self, scores: Iterable[Score]) -> None:
         """Replace scores.jsonl."""
@@ -227,6 +248,25 @@ class RunDirectory:
 
     def _write(self, name: str, text: str) -> None:
         write_text(self.path / name, text)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `out`, which must be new or empty, once all is written; else nothing is left."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is there and not empty; name a new folder")
+    temporary: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(out)
+    except OSError as error:
+        raise QilinError(f"{out} can't be written: {error.strerror or error}; nothing is left of it") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_out(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, Data, Limit, Metrics, Quiet, RunsDir, Settings
+from qilin_rag.cli.options import AsJson, Concurrency, Data, DryRun, Limit, Metrics, Quiet, RunsDir, ServeEach, Settings
 from qilin_rag.cli.plan import print_plans
 from qilin_rag.cli.results import as_csv
 from qilin_rag.cli.signals import Interrupted
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from qilin_rag.reports.sections import Section
     from qilin_rag.sweep import Swept
     from qilin_rag.types import Frozen
-
-WIDTH_CHARS = 80
 
 
 class TextFormat(StrEnum):
@@ -56,15 +54,11 @@ def ablate(
     data: Data = None,
     metrics: Metrics = None,
     limit: Limit = None,
-    concurrency: Annotated[int | None, typer.Option(help="Questions asked at once. [default: 16]")] = None,
-    serve: Annotated[
-        bool, typer.Option("--serve", help="Start the server of each preset that has one, one after another.")
-    ] = False,
+    concurrency: Concurrency = None,
+    serve: ServeEach = False,
     runs_dir: RunsDir = None,
     settings: Settings = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be asked and what it would cost; call no LLM.")
-    ] = False,
+    dry_run: DryRun = False,
     output_format: Written = TextFormat.table,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -220,14 +214,14 @@ def _draw(sections: Iterator[Section]) -> None:
 
     console = ui.console()
     for title, header, rows, lines in sections:
-        console.print(Text(title), style="bold", width=WIDTH_CHARS)
+        console.print(Text(title), style="bold", width=ui.WIDTH_CHARS)
         if rows:
             table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
             for number, name in enumerate(header):
                 table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
             for first, *others in rows:
                 table.add_row(Text(first, style="" if any(others) else "bold"), *map(Text, others))
-            console.print(table, width=WIDTH_CHARS)
+            console.print(table, width=ui.WIDTH_CHARS)
         for line in lines:
-            console.print(Text(line), style="dim", width=WIDTH_CHARS)
+            console.print(Text(line), style="dim", width=ui.WIDTH_CHARS)
         console.print()

@@ -12,7 +12,9 @@ from qilin_rag.cli.options import (
     Answers,
     AsJson,
     BaseUrl,
+    Concurrency,
     Data,
+    DryRun,
     Limit,
     LlmName,
     Metrics,
@@ -49,7 +51,7 @@ def run(
     ids: Annotated[
         Path | None, typer.Option(help="Only the questions whose ids stand in this file, one a line.")
     ] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Questions asked at once. [default: 16]")] = None,
+    concurrency: Concurrency = None,
     base_url: BaseUrl = None,
     serve: Annotated[
         bool, typer.Option("--serve", help="Start the preset's own server for this run, and stop it after.")
@@ -71,9 +73,7 @@ def run(
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Neither use nor keep answers to requests that were sent before.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be asked and what it would cost; call no LLM.")
-    ] = False,
+    dry_run: DryRun = False,
     fail_on_error: Annotated[
         float | None,
         typer.Option(help="Failed questions allowed before exit code 3: a share below 1, else a number. [default: 0]"),

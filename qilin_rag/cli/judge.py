@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, BaseUrl, Quiet, RunsDir, Settings
+from qilin_rag.cli.options import AsJson, BaseUrl, Concurrency, Quiet, RunsDir, Settings
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.errors import UsageError
 
@@ -24,7 +24,7 @@ def judge(
     ],
     llm: Annotated[str, typer.Option(help="The judge: a preset (see: list llms), openai, gguf:FILE, langchain:SPEC.")],
     limit: Annotated[int | None, typer.Option(help="Judge only the first N questions of a seeded permutation.")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Questions asked at once. [default: 16]")] = None,
+    concurrency: Concurrency = None,
     base_url: BaseUrl = None,
     serve: Annotated[bool, typer.Option("--serve", help="Start the preset's own server, and stop it after.")] = False,
     runs_dir: RunsDir = None,

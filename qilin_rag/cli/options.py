@@ -54,5 +54,10 @@ LlmName = Annotated[
         "[default: extractive]"
     ),
 ]
+Concurrency = Annotated[int | None, typer.Option(help="Questions asked at once. [default: 16]")]
+ServeEach = Annotated[
+    bool, typer.Option("--serve", help="Start the server of each preset that has one, one after another.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and what it would cost; call no LLM.")]
 BaseUrl = Annotated[str | None, typer.Option(help="Address of the OpenAI-compatible server.")]
 RunsDir = Annotated[Path | None, typer.Option(help="Where runs are kept. [default: runs]")]

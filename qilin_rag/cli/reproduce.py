@@ -14,8 +14,6 @@ from qilin_rag.cli.signals import Interrupted
 if TYPE_CHECKING:
     from qilin_rag.reproduce import Reproduction
 
-WIDTH_CHARS = 80
-
 
 def reproduce(
     run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
@@ -85,14 +83,14 @@ def _print(found: Reproduction) -> None:
         difference = "-" if change.difference is None else f"{change.difference:+.4f}"
         changed = f"{change.scores_changed} of {found.questions}"
         figures.add_row(Text(name), *values, difference, changed, style="" if change.agrees else "bold red")
-    console.print(figures, width=WIDTH_CHARS)
+    console.print(figures, width=ui.WIDTH_CHARS)
     for name, change in found.metrics.items():
         if change.why_not:
-            console.print(f"{name}: {change.why_not}", style="yellow", width=WIDTH_CHARS)
+            console.print(f"{name}: {change.why_not}", style="yellow", width=ui.WIDTH_CHARS)
     for name in found.not_made:
-        console.print(f"{name}: added by score, not made again", style="yellow", width=WIDTH_CHARS)
+        console.print(f"{name}: added by score, not made again", style="yellow", width=ui.WIDTH_CHARS)
     changed = f"{found.answers_changed} answers, {found.prompts_changed} prompts, {found.hits_changed} rankings changed"
-    console.print(f"{found.questions} questions: {changed}", width=WIDTH_CHARS)
+    console.print(f"{found.questions} questions: {changed}", width=ui.WIDTH_CHARS)
     if found.failed:
         console.print(f"{found.failed} questions failed; the same command asks them again", style="yellow")
     if found.provenance:
@@ -101,5 +99,5 @@ def _print(found: Reproduction) -> None:
             made_with.add_column(column, overflow="fold")
         for name, (then, now) in found.provenance.items():
             made_with.add_row(Text(name), Text(then), Text(now))
-        console.print(made_with, width=WIDTH_CHARS)
+        console.print(made_with, width=ui.WIDTH_CHARS)
     typer.echo(found.reproduced)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, Data, Limit, Metrics, Quiet, RunsDir, Settings
+from qilin_rag.cli.options import AsJson, Concurrency, Data, DryRun, Limit, Metrics, Quiet, RunsDir, ServeEach, Settings
 from qilin_rag.cli.plan import print_plans
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.errors import QilinError, UsageError
@@ -31,15 +31,11 @@ def sweep(
     data: Data = None,
     metrics: Metrics = None,
     limit: Limit = None,
-    concurrency: Annotated[int | None, typer.Option(help="Questions asked at once. [default: 16]")] = None,
-    serve: Annotated[
-        bool, typer.Option("--serve", help="Start the server of each preset that has one, one after another.")
-    ] = False,
+    concurrency: Concurrency = None,
+    serve: ServeEach = False,
     runs_dir: RunsDir = None,
     settings: Settings = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be asked and what it would cost; call no LLM.")
-    ] = False,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:

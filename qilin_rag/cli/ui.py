@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qilin_rag.types import MetricSummary
 
 PIPE_WIDTH_CHARS = 160
+WIDTH_CHARS = 80  # of tables that are read as pages, and fit every terminal
 
 
 def console() -> Console:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ import pyarrow as pa
 from qilin_rag.data.encodings import present_columns, read_batches, with_columns
 from qilin_rag.data.schema import TABLES
 from qilin_rag.data.source import Source
-from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.errors import UsageError
+from qilin_rag.store import new_folder
 
 WRITTEN = ("parquet", "arrow", "jsonl")
 _SHARD_ROWS = 500_000
@@ -26,21 +25,8 @@ def convert(source: Source, encoding: str, out: Path) -> dict[str, int]:
     Parquet is written in the layout of the hub, a folder of shards a table; arrow and jsonl as one file a table.
     Columns that are not of the table are left out, except plain values under other keys of dqa.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is there and not empty; name a new folder")
-    temporary: Path | None = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        written = {name: _convert_table(source, name, encoding, temporary) for name in source.tables()}
-        temporary.chmod(0o755)
-        temporary.replace(out)
-        return written
-    except OSError as error:
-        raise QilinError(f"{out} can't be written: {error.strerror or error}; nothing is left of it") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(out) as folder:
+        return {name: _convert_table(source, name, encoding, folder) for name in source.tables()}
 
 
 def _convert_table(source: Source, name: str, encoding: str, folder: Path) -> int:

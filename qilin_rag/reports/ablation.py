@@ -227,9 +227,7 @@ def _placed(
             n_apart += 1
             continue
         at = moved[0] if moved else None
-        note = run.manifest.config.get("note")
-        label = run.manifest.labels["llm"] + (f" ({note})" if note else "")
-        its = found[run.manifest.labels["retriever"], label]
+        its = found[run.manifest.labels["retriever"], run.llm]
         if at in its:
             raise UsageError(f"{its[at].name} and {run.name} differ in nothing that is compared; keep one elsewhere")
         its[at] = run

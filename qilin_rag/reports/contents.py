@@ -45,9 +45,7 @@ def find_runs(runs: Iterable[Path], runs_dirs: Iterable[Path]) -> list[Path]:
     """The named runs, which must be complete, and those in these folders; each once."""
     found = []
     for path in runs:
-        manifest = RunDirectory(path).read_manifest()
-        if manifest.state != "complete":
-            raise UsageError(f"{path} is {manifest.state}; the command that began it goes on with it")
+        RunDirectory(path).read_complete()
         found.append(path)
     for folder in runs_dirs:
         inside = sorted(file.parent for file in folder.glob("*/manifest.json"))

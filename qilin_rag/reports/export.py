@@ -76,9 +76,7 @@ def export_trec_rag(path: Path, out: Path) -> Exported:
     """Write a complete run's answers to the file `out`; what is dropped is counted."""
     check_out(out)
     directory = RunDirectory(path)
-    manifest = directory.read_manifest()
-    if manifest.state != "complete":
-        raise UsageError(f"{path} is {manifest.state}; finish it with the command that began it, then export it")
+    directory.read_complete()
     samples = directory.read_samples_of(directory.read_questions()).values()
     remarks: Counter[str] = Counter()
     run_id = trec_id(path.resolve().name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +28,12 @@ class Measured(NamedTuple):
     summary: Summary
     questions: dict[str, Question]
     scores: dict[str, dict[str, Score]]
+
+    @property
+    def llm(self) -> str:
+        """The LLM in tables, with the run's note."""
+        note = self.manifest.config.get("note")
+        return self.manifest.labels["llm"] + (f" ({note})" if note else "")
 
     def signature(self, metric: str) -> str | None:
         """How this run's figures of a metric were made; None where it has none."""
@@ -77,16 +83,12 @@ def read_runs(run_directories: Sequence[Path], with_incomplete: bool = False) ->
 def read_run(path: Path, name: str | None = None) -> Measured:
     """A complete run; a UsageError where it is none, or its scores are gone."""
     directory = RunDirectory(path)
-    manifest = directory.read_manifest()
-    if manifest.state != "complete":
-        raise UsageError(f"{path} is {manifest.state}; the command that began it goes on with it")
+    manifest = directory.read_complete()
     summary = directory.read_summary()
     questions = {question.id: question for question in directory.read_questions()}
     if len(questions) != manifest.n_questions:
         raise UsageError(f"{path}: questions.jsonl has {len(questions)} of its {manifest.n_questions} questions")
-    scores = _by_metric(directory.read_scores(), questions)
-    if lacking := next((metric for metric in summary.metrics if len(scores[metric]) < len(questions)), None):
-        raise UsageError(f"{path}: scores.jsonl lacks scores by {lacking}; to make them again: qilin-rag score {path}")
+    scores = directory.read_scores_of(questions.values(), summary.metrics)
     return Measured(name or path.name, directory, manifest, summary, questions, scores)
 
 
@@ -104,16 +106,11 @@ def _read_incomplete(path: Path, name: str) -> Measured:
     samples = [finished[question.id] for question in asked]
     scores = score_samples(build_scorers(metrics), samples, asked)
     questions = {question.id: question for question in asked}
-    summary = summarise(samples, lines, scores, manifest.seed)
-    return Measured(name, directory, manifest, summary, questions, _by_metric(scores, questions))
-
-
-def _by_metric(scores: Sequence[Score], questions: Mapping[str, Question]) -> dict[str, dict[str, Score]]:
-    found: dict[str, dict[str, Score]] = defaultdict(dict)
+    by_metric: dict[str, dict[str, Score]] = defaultdict(dict)
     for score in scores:
-        if score.question_id in questions:
-            found[score.metric][score.question_id] = score
-    return found
+        by_metric[score.metric][score.question_id] = score
+    summary = summarise(samples, lines, scores, manifest.seed)
+    return Measured(name, directory, manifest, summary, questions, by_metric)
 
 
 def values_of(runs: Sequence[Measured], metric: str, question_ids: Sequence[str]) -> Values:

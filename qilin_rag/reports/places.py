@@ -40,9 +40,7 @@ def row_labels(group: Sequence[Measured]) -> dict[str, list[str]]:
 
 
 def _system_label(run: Measured, with_prompt: bool) -> str:
-    label = run.manifest.labels["llm"]
-    if note := run.manifest.config.get("note"):
-        label += f" ({note})"
+    label = run.llm
     if (order := run.manifest.config.get("note_order", "best_first")) != "best_first":
         label += f" · {order}"
     if chars := run.manifest.config.get("note_chars"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,7 +15,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from qilin_rag.answering import Progress, stage
-from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.store import new_folder
 from qilin_rag.synth.answers import write_answers
 from qilin_rag.synth.clicks import click
 from qilin_rag.synth.corpus import NOTES_BATCH, Users, note_batches
@@ -41,21 +39,8 @@ _OTHER_SHARD_ROWS = 50_000
 
 def synthesize(world: World, out: Path, images: bool = False, progress: Progress | None = None) -> dict[str, int]:
     """Write a world to a new folder; the number of rows by table. The same world is the same bytes."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is there and not empty; name a new folder")
-    temporary: Path | None = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        written = _write(world, temporary, images, progress)
-        temporary.chmod(0o755)
-        temporary.replace(out)
-        return written
-    except OSError as error:
-        raise QilinError(f"{out} can't be written: {error.strerror or error}; nothing is left of it") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(out) as folder:
+        return _write(world, folder, images, progress)
 
 
 def _write(world: World, out: Path, images: bool, progress: Progress | None) -> dict[str, int]:
