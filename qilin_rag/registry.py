@@ -178,6 +178,19 @@ ENGINES: Registry[Any] = Registry(
         "llamacpp": "qilin_rag.llms.engines:LlamaCpp",
     },
 )
+RANKERS: Registry[Any] = Registry(
+    "ranker",
+    "qilin_rag.rankers.base:Ranker",
+    {
+        "random": "qilin_rag.rankers.simple:Random",
+        "production": "qilin_rag.rankers.simple:Production",
+        "bm25": "qilin_rag.rankers.bm25:BM25",
+        "biencoder": "qilin_rag.rankers.biencoder:BiEncoder",
+        "crossencoder": "qilin_rag.rankers.crossencoder:CrossEncoder",
+        "dcn-v2": "qilin_rag.rankers.dcn_v2:DCNV2",
+        "vlm": "qilin_rag.rankers.vlm:VLM",
+    },
+)
 SCORERS: Registry[Any] = Registry(
     "metric",
     "qilin_rag.scorers.base:Scorer",

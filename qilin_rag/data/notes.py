@@ -83,24 +83,31 @@ class NoteStore:
             for note_idx, title, content in zip(*columns, strict=True):
                 yield Note(note_idx=note_idx, title=title, content=content)
 
-    def missing(self, note_idxs: Sequence[int]) -> list[int]:
+    def missing(self, note_idxs: Sequence[int] | npt.NDArray[np.int64]) -> list[int]:
         """Those of these ids that no note has, in order, each once."""
         wanted = np.unique(np.asarray(note_idxs, dtype=np.int64))
         return [int(note_idx) for note_idx in wanted[self._slots(wanted) < 0]]
 
+    def slots(self, note_idxs: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where the named notes stand in storage order; a UsageError names those that are not there."""
+        slots = self._slots(note_idxs)
+        if (slots < 0).any():
+            raise UsageError(f"the data has no note {', '.join(map(str, self.missing(note_idxs)[:10]))}")
+        return slots
+
     def get(self, note_idxs: Sequence[int]) -> list[Note]:
         """The named notes, in the order asked for; a UsageError names those that are not there."""
         notes = []
-        for slot in self._slots_of_all(note_idxs).tolist():
+        for slot in self.slots(note_idxs).tolist():
             group, row = divmod(slot, _GROUP_ROWS)
             note_idx, title, content = (column[row].as_py() for column in self._text.get_batch(group).columns)
             notes.append(Note(note_idx=note_idx, title=title, content=content))
         return notes
 
-    def read(self, note_idxs: Sequence[int], columns: Sequence[str] | None = None) -> pa.Table:
+    def read(self, note_idxs: Sequence[int] | npt.NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
         """Any columns of the named notes (default: all), a row each in the order asked for."""
         reader = self._reader(columns or self.columns)
-        groups, rows = np.divmod(self._slots_of_all(note_idxs), _GROUP_ROWS)
+        groups, rows = np.divmod(self.slots(note_idxs), _GROUP_ROWS)
         parts = [reader.schema.empty_table()]
         for group in np.unique(groups).tolist():
             batch = reader.get_batch(group).take(pa.array(rows[groups == group]))
@@ -123,12 +130,6 @@ class NoteStore:
             return np.full(len(wanted), -1)
         places = np.minimum(np.searchsorted(self._sorted, wanted), len(self) - 1)
         return np.where(self._sorted[places] == wanted, self._order[places], -1)
-
-    def _slots_of_all(self, note_idxs: Sequence[int]) -> npt.NDArray[np.int64]:
-        slots = self._slots(note_idxs)
-        if (slots < 0).any():
-            raise UsageError(f"the data has no note {', '.join(map(str, self.missing(note_idxs)[:10]))}")
-        return slots
 
 
 def note_digest(note_idx: int, title: str, content: str) -> bytes:

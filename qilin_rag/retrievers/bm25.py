@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -41,19 +41,23 @@ class BM25(IndexedRetriever):
         """The best `k` notes of each question; those that share no term with it are no hits."""
         if not len(notes):
             return [[] for _ in questions]
-        index: bm25s.BM25 = self.open_index(notes)
-        analyze = ANALYZERS[self.analyzer]
         rankings = []
         n_tied = 0
-        for question in questions:
-            term_ids = index.get_tokens_ids(analyze(question.query))
-            scores = index.get_scores_from_ids(term_ids) if term_ids else np.zeros(0, dtype=np.float32)
-            hits, left_out = rank_hits(scores, notes.note_idxs[: len(scores)], k)
+        for scores in self.scores([question.query for question in questions], notes):
+            hits, left_out = rank_hits(scores, notes.note_idxs, k)
             rankings.append(hits)
             n_tied += left_out > 0
         if n_tied:
             logger.info("%d of %d rankings had ties at rank %d; lower note_idx stayed", n_tied, len(questions), k)
         return rankings
+
+    def scores(self, queries: Iterable[str], notes: NoteStore) -> Iterator[npt.NDArray[np.float32]]:
+        """For each query the score of every note, (n_notes,) in the order of the store; 0 where they share no term."""
+        index: bm25s.BM25 = self.open_index(notes)
+        analyze = ANALYZERS[self.analyzer]
+        for query in queries:
+            term_ids = index.get_tokens_ids(analyze(query))
+            yield index.get_scores_from_ids(term_ids) if term_ids else np.zeros(len(notes), dtype=np.float32)
 
     def write_files(self, notes: NoteStore, folder: Path) -> None:
         """bm25s' own format: a sparse matrix in .npy files, the vocabulary in JSON."""

@@ -1,0 +1,40 @@
+"""What is known of notes and users, for rankers to look up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from qilin_rag.data.encodings import read_batches
+from qilin_rag.data.notes import NoteStore, open_notes
+from qilin_rag.data.schema import TABLES
+from qilin_rag.data.source import Source
+from qilin_rag.errors import UsageError
+
+
+class Catalogue(NamedTuple):
+    """`users` is the table user_feat by user_idx (None where there is none); image paths start from `images`."""
+
+    notes: NoteStore
+    users: pa.Table | None = None
+    images: Path | None = None
+
+    def need_users(self, what: str) -> pa.Table:
+        """The users; a UsageError where the data has none."""
+        if self.users is None:
+            raise UsageError(f"{what} needs the table user_feat, which the data has not")
+        return self.users
+
+
+def open_catalogue(source: Source) -> Catalogue:
+    """The notes and users of a source, and the folder that its image paths start from."""
+    users = None
+    if "user_feat" in source.tables():
+        table = TABLES["user_feat"]
+        encoding, files = source.files("user_feat")
+        batches = [batch.rows for path in files for batch in read_batches(encoding, path, table)]
+        users = pa.concat_tables([pa.Table.from_batches([b]) for b in batches], promote_options="default")
+        users = users.sort_by("user_idx")
+    return Catalogue(open_notes(*source.files("notes")), users, source.folder)

@@ -1,0 +1,8 @@
+"""Rankers: what puts the candidates of a search or recommendation request in order; four of them are trained."""
+
+from __future__ import annotations
+
+from qilin_rag.rankers.base import Ranker
+from qilin_rag.rankers.trained import TrainedRanker, load_ranker
+
+__all__ = ["Ranker", "TrainedRanker", "load_ranker"]

@@ -1,0 +1,33 @@
+"""BM25 of the retriever, for the candidates alone: the query's words in title and content, idf over the corpus."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qilin_rag.answering import Progress, stage
+from qilin_rag.data.catalogue import Catalogue
+from qilin_rag.data.requests import Floats, Requests
+from qilin_rag.rankers.base import Ranker
+from qilin_rag.retrievers import bm25
+from qilin_rag.retrievers.analyzers import Analyzer
+
+
+class BM25(Ranker):
+    """As the retriever of this name, with its index; a candidate that shares no term with the query scores 0."""
+
+    k1: float = 0.9
+    b: float = 0.4
+    analyzer: Analyzer = "word"
+
+    def score(self, requests: Requests, catalogue: Catalogue, progress: Progress | None = None) -> Floats:
+        """BM25 of each candidate."""
+        retriever = bm25.BM25(k1=self.k1, b=self.b, analyzer=self.analyzer)
+        slots = catalogue.notes.slots(requests.note_idx)
+        scores: Floats = np.zeros(requests.n_candidates, np.float32)
+        with stage(progress, "bm25", len(requests)):
+            found = retriever.scores(requests.queries, catalogue.notes)
+            for of_all, start, end in zip(found, requests.offsets[:-1], requests.offsets[1:], strict=True):
+                scores[start:end] = of_all[slots[start:end]]
+                if progress:
+                    progress.advance()
+        return scores

@@ -1,0 +1,172 @@
+"""A trained ranker: its settings, the model it makes of clicks, and the folder that keeps it.
+
+The folder holds `ranker.json` (settings, how it was trained, versions), the model's own files in `model/`, and
+`log.jsonl`; while it is trained, `training.json` (what is trained on what) and `checkpoints/`.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr
+
+from qilin_rag import __version__
+from qilin_rag.answering import Progress
+from qilin_rag.data.catalogue import Catalogue
+from qilin_rag.data.requests import Floats, Requests
+from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.extras import require
+from qilin_rag.pretrained import model_sha256
+from qilin_rag.rankers.base import Ranker
+from qilin_rag.registry import RANKERS
+from qilin_rag.store import write_text
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+MANIFEST = "ranker.json"
+MODEL = "model"
+
+
+class Trained(NamedTuple):
+    """How training ended: the model of `step` (of `n_steps`) is kept, with this MRR@10 on the validation requests."""
+
+    out: Path
+    step: int
+    n_steps: int
+    mrr_at_10: float
+
+
+class Recipe(NamedTuple):
+    """What a ranker hands to transformers' Trainer: its class, and what it takes beside what all of them get.
+
+    `fitted` is what `score_with` takes; it holds `model`. `parameters` are the optimizer's groups (`lr` where it is not
+    the ranker's learning rate). `given` goes to the trainer, `more_arguments` to its arguments.
+    """
+
+    trainer: type[Trainer]
+    arguments: type[TrainingArguments]
+    model: torch.nn.Module
+    fitted: Any
+    train_dataset: Any
+    parameters: list[dict[str, Any]]
+    given: dict[str, Any] = {}
+    more_arguments: dict[str, Any] = {}
+
+
+class TrainedRanker(Ranker):
+    """A ranker with a model of its own, trained on clicks; `checkpoint` is the folder that `train` wrote.
+
+    The learning rate rises linearly from a third over `warmup_steps`, then stays. Training ends after `epochs` (or
+    `max_steps`), or when MRR@10 on the validation requests has not risen in `patience` evaluations, one every
+    `evaluate_every` steps (default: ten an epoch); the best model is kept. `batch_size` is of one device.
+    """
+
+    operational: ClassVar[frozenset[str]] = frozenset({"checkpoint", "device", "score_batch_size", "log"})
+    packages: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+
+    checkpoint: Path | None = None
+    device: str | None = None
+    score_batch_size: PositiveInt = 64
+    log: Literal["jsonl", "tensorboard"] = "jsonl"
+
+    optimizer: Literal["lamb", "adamw"] = "lamb"
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: NonNegativeInt = 10
+    max_grad_norm: PositiveFloat = 1.0
+    batch_size: PositiveInt = 32
+    gradient_accumulation: PositiveInt = 1
+    gradient_checkpointing: bool = False
+    epochs: PositiveFloat = 1.0
+    max_steps: PositiveInt | None = None
+    evaluate_every: PositiveInt | None = None
+    patience: PositiveInt = 5
+    log_every: PositiveInt = 10
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """`auto`: bf16 on a GPU that has it, else fp32."""
+    seed: NonNegativeInt = 0
+
+    _fitted: Any = PrivateAttr(default=None)
+
+    @abstractmethod
+    def recipe(self, train: Requests, catalogue: Catalogue) -> Recipe:
+        """A new model and the examples made from these requests; torch's seed is set."""
+
+    @abstractmethod
+    def score_with(
+        self, fitted: Any, requests: Requests, catalogue: Catalogue, progress: Progress | None = None
+    ) -> Floats:
+        """As `score`, by this model, which may be in training; it is in evaluation mode, and no gradient is kept."""
+
+    @abstractmethod
+    def save(self, fitted: Any, folder: Path) -> None:
+        """Write the model's files, safetensors and JSON, to this empty folder."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> Any:
+        """What `save` wrote, on the ranker's device, in evaluation mode."""
+
+    def score(self, requests: Requests, catalogue: Catalogue, progress: Progress | None = None) -> Floats:
+        """By the model in `checkpoint`."""
+        require("rankers", "torch", "transformers", what="a trained ranker")
+        import torch
+
+        if self._fitted is None:
+            if self.checkpoint is None:
+                raise UsageError("this ranker is not trained; name the folder that `train` wrote with --checkpoint")
+            self._fitted = self.load(self.checkpoint / MODEL)
+        with torch.no_grad():
+            return self.score_with(self._fitted, requests, catalogue, progress)
+
+    def identity(self) -> dict[str, Any]:
+        """What the checkpoint contains counts, not where it lies."""
+        found = {} if self.checkpoint is None else {"model": model_sha256(self.checkpoint / MODEL)}
+        return super().identity() | found
+
+
+def save_ranker(ranker: TrainedRanker, out: Path, trained: dict[str, Any]) -> None:
+    """Write the manifest of a trained ranker: its settings, how it was trained, and the versions it needs.
+
+    It comes last: a folder that has one is complete.
+    """
+    content = {
+        "ranker": ranker.class_path(),
+        "settings": ranker.model_dump(mode="json", exclude=set(ranker.operational)),
+        "trained": trained,
+        "versions": {"qilin-rag": __version__, **{package: version(package) for package in ranker.packages}},
+    }
+    write_text(out / MANIFEST, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_ranker(folder: Path) -> dict[str, Any]:
+    """What `save_ranker` wrote; a UsageError where there is none."""
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"{folder} holds no trained ranker: no {MANIFEST}; the command train goes on with it"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} can't be read: {error}") from error
+    if not isinstance(content, dict) or not {"ranker", "settings", "trained"} <= content.keys():
+        raise UsageError(f"{path} is no manifest of a trained ranker")
+    return content
+
+
+def load_ranker(folder: Path, **settings: Any) -> TrainedRanker:
+    """The trained ranker of a folder; `settings` go over those it was trained with (device, score_batch_size)."""
+    content = read_ranker(folder)
+    names = {path: name for name, path in RANKERS.table().items()}
+    if content["ranker"] not in names:
+        raise UsageError(f"{folder}: {content['ranker']!r} is no registered ranker, and a file can't name code")
+    ranker = RANKERS.create(names[content["ranker"]], {**content["settings"], **settings, "checkpoint": folder})
+    if not isinstance(ranker, TrainedRanker):
+        raise QilinError(f"{folder}: {content['ranker']} is not trained")
+    return ranker

@@ -1,0 +1,304 @@
+"""How rankers are trained: transformers' Trainer, with our schedule, optimizers by name, and validation by MRR@10.
+
+Several GPUs and machines are accelerate's and torchrun's matter: the same command under `accelerate launch` or
+`torchrun`. A checkpoint holds model, optimizer, schedule and random states, so that training that was killed goes on as
+if it had not been.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch import distributed
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, set_seed
+from transformers.integrations import TensorBoardCallback
+
+from qilin_rag.answering import Progress, stage
+from qilin_rag.data.catalogue import Catalogue
+from qilin_rag.data.requests import Requests
+from qilin_rag.errors import UsageError
+from qilin_rag.pretrained import quiet_loading
+from qilin_rag.rankers.trained import MANIFEST, MODEL, Recipe, Trained, TrainedRanker, read_ranker, save_ranker
+from qilin_rag.ranking_metrics import rank_figures
+from qilin_rag.store import write_text
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+LOG = "log.jsonl"
+BEGUN = "training.json"
+CHECKPOINTS = "checkpoints"
+METRIC = "mrr@10"
+
+
+def train_ranker(
+    ranker: TrainedRanker,
+    train: Requests,
+    validation: Requests,
+    catalogue: Catalogue,
+    out: Path,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train on `train`, and write the best model by MRR@10 on `validation` to the folder `out`.
+
+    Where `out` holds checkpoints of the same training, it goes on from the last one; where that is complete, nothing
+    is done. A UsageError where the folder is of another training, or the requests have nothing to learn from.
+    """
+    for name, requests in (("train", train), ("validation", validation)):
+        if not requests.clicked.any() or requests.clicked.all():
+            raise UsageError(f"the {name} requests have no candidate that is clicked beside one that is not")
+    begun = {
+        "ranker": ranker.class_path(),
+        "settings": ranker.model_dump(mode="json", exclude=set(ranker.operational)),
+        "train": train.sha256,
+        "validation": validation.sha256,
+        "notes": catalogue.notes.sha256,
+    }
+    if (out / MANIFEST).is_file():
+        return _trained_before(out, begun)
+    _begin(out, begun)
+    set_seed(ranker.seed)
+    recipe = ranker.recipe(train, catalogue)
+    with quiet_loading():
+        trainer = _trainer(ranker, recipe, validation, catalogue, out)
+        last = _last_checkpoint(out / CHECKPOINTS)
+        _forget_after(out / LOG, last)
+        with ExitStack() as stack:
+            done = 0 if last is None else _step(last)
+            stack.enter_context(stage(progress, "training", trainer.args.max_steps, done))
+            trainer.add_callback(_Steps(progress))
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+    best = trainer.state.best_model_checkpoint
+    trained = Trained(
+        out,
+        _step(Path(best)) if best else trainer.state.global_step,
+        trainer.state.global_step,
+        float(trainer.state.best_metric or 0.0),
+    )
+    if trainer.is_world_process_zero():
+        shutil.rmtree(out / MODEL, ignore_errors=True)
+        (out / MODEL).mkdir()
+        recipe.model.eval()
+        ranker.save(recipe.fitted, out / MODEL)
+        of_what = {name: begun[name] for name in ("train", "validation", "notes")}
+        how = {"step": trained.step, "n_steps": trained.n_steps, METRIC: trained.mrr_at_10}
+        save_ranker(ranker, out, of_what | how)
+        (out / BEGUN).unlink()
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    return trained
+
+
+def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalogue: Catalogue, out: Path) -> Trainer:
+    class Validated(recipe.trainer):  # type: ignore[name-defined, misc]
+        """The ranker's trainer, validated by MRR@10."""
+
+        def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+            was_training = recipe.model.training
+            recipe.model.eval()
+            with torch.no_grad():
+                found = mean_reciprocal_rank(ranker, recipe.fitted, validation, catalogue)
+            recipe.model.train(was_training)
+            metrics = {f"eval_{METRIC}": found}
+            self.log(metrics)
+            self.control: TrainerControl = self.callback_handler.on_evaluate(
+                self.args, self.state, self.control, metrics
+            )
+            return metrics
+
+    optimizer = make_optimizer(ranker, recipe.parameters)
+    trainer: Trainer = Validated(
+        model=recipe.model,
+        args=_arguments(ranker, recipe, out),
+        train_dataset=recipe.train_dataset,
+        eval_dataset=recipe.train_dataset,  # asked for, and never looked at
+        optimizers=(optimizer, warm_up(optimizer, ranker.warmup_steps)),
+        callbacks=[EarlyStoppingCallback(ranker.patience), _Log(out / LOG)],
+        **recipe.given,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if ranker.log == "tensorboard":
+        from torch.utils.tensorboard import SummaryWriter
+
+        trainer.add_callback(TensorBoardCallback(SummaryWriter(str(out / "tensorboard"))))
+    return trainer
+
+
+def _arguments(ranker: TrainedRanker, recipe: Recipe, out: Path) -> TrainingArguments:
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    per_step = ranker.batch_size * ranker.gradient_accumulation * n_processes
+    n_examples = len(recipe.train_dataset)
+    is_whole = n_examples >= per_step  # then the rest of an epoch is dropped, else there would be no step at all
+    an_epoch = n_examples // per_step if is_whole else 1
+    n_steps = ranker.max_steps or math.ceil(ranker.epochs * an_epoch)
+    every = min(ranker.evaluate_every or max(1, an_epoch // 10), n_steps)
+    is_cpu = ranker.device == "cpu" or not torch.cuda.is_available()
+    if ranker.precision == "auto":
+        is_bf16 = not is_cpu and torch.cuda.is_bf16_supported()
+    else:
+        is_bf16 = ranker.precision == "bf16"
+    return recipe.arguments(
+        output_dir=str(out / CHECKPOINTS),
+        max_steps=n_steps,
+        per_device_train_batch_size=ranker.batch_size,
+        gradient_accumulation_steps=ranker.gradient_accumulation,
+        gradient_checkpointing=ranker.gradient_checkpointing,
+        dataloader_drop_last=is_whole,
+        max_grad_norm=ranker.max_grad_norm,
+        bf16=is_bf16,
+        use_cpu=is_cpu,
+        ddp_backend="gloo" if is_cpu and n_processes > 1 else None,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=METRIC,
+        greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,
+        average_tokens_across_devices=False,
+        logging_steps=ranker.log_every,
+        report_to="none",
+        disable_tqdm=True,
+        seed=ranker.seed,
+        **recipe.more_arguments,
+    )
+
+
+def make_optimizer(ranker: TrainedRanker, parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Lamb (You et al. 2020) by pytorch_optimizer, or AdamW by torch, with betas .9 and .999 and eps 1e-8."""
+    settings: dict[str, Any] = {
+        "lr": ranker.learning_rate,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": ranker.weight_decay,
+    }
+    if ranker.optimizer == "lamb":
+        from pytorch_optimizer import Lamb
+
+        # Its step is else divided by 1 - beta1^t after the trust ratio is taken: ten times too long at first.
+        return Lamb(parameters, adam_debias=True, **settings)
+    return torch.optim.AdamW(parameters, **settings)
+
+
+def warm_up(optimizer: torch.optim.Optimizer, n_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """A third of each learning rate, rising linearly to all of it over `n_steps`, then constant."""
+    start = 1 / 3 if n_steps else 1.0
+    return torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=start, total_iters=max(1, n_steps))
+
+
+def mean_reciprocal_rank(ranker: TrainedRanker, fitted: Any, requests: Requests, catalogue: Catalogue) -> float:
+    """MRR@10 of the requests that have a click; each process scores its share, and all get the mean."""
+    rows = np.flatnonzero(requests.n_clicked)
+    is_one_of_many = distributed.is_available() and distributed.is_initialized()
+    if is_one_of_many:
+        rows = rows[distributed.get_rank() :: distributed.get_world_size()]
+    own = _reciprocal_ranks(requests.take(rows), ranker, fitted, catalogue) if len(rows) else []
+    found = gather_object(own) if is_one_of_many else own
+    return float(np.mean(found))
+
+
+def _reciprocal_ranks(requests: Requests, ranker: TrainedRanker, fitted: Any, catalogue: Catalogue) -> list[float]:
+    order = requests.best_first(ranker.score_with(fitted, requests, catalogue))
+    parts = list(zip(requests.offsets[:-1], requests.offsets[1:], strict=True))
+    rankings = {str(i): requests.note_idx[order[start:end]].tolist() for i, (start, end) in enumerate(parts)}
+    relevant = {
+        str(i): set(requests.note_idx[start:end][requests.clicked[start:end]].tolist())
+        for i, (start, end) in enumerate(parts)
+    }
+    return [figures[METRIC] for figures in rank_figures(rankings, relevant).values()]
+
+
+class _Steps(TrainerCallback):  # type: ignore[misc]
+    """Tells how far training is."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._progress and state.is_world_process_zero:
+            self._progress.advance()
+
+
+class _Log(TrainerCallback):  # type: ignore[misc]
+    """One JSON object a line: step, loss, learning rate; step and MRR@10."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero and logs and "train_runtime" not in logs:
+            line = {"step": state.global_step, **{name.removeprefix("eval_"): value for name, value in logs.items()}}
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def _trained_before(out: Path, begun: dict[str, Any]) -> Trained:
+    how = read_ranker(out)
+    there = {"ranker": how["ranker"], "settings": how["settings"], **how["trained"]}
+    _refuse_other(out, there, begun)
+    logger.info("%s is trained already", out)
+    return Trained(out, there["step"], there["n_steps"], there[METRIC])
+
+
+def _begin(out: Path, begun: dict[str, Any]) -> None:
+    """Make the folder, or make sure that it is of this training."""
+    path = out / BEGUN
+    if path.is_file():
+        _refuse_other(out, json.loads(path.read_text(encoding="utf-8")), begun)
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is there and no training of ours; name a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(begun, ensure_ascii=False, indent=2) + "\n")
+
+
+def _refuse_other(out: Path, there: dict[str, Any], begun: dict[str, Any]) -> None:
+    if different := [name for name in begun if there.get(name) != begun[name]]:
+        if different == ["settings"]:
+            different = [name for name, value in begun["settings"].items() if there["settings"].get(name) != value]
+        raise UsageError(f"{out} holds another training (other {', '.join(different)}); name a new folder")
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The last one that was written whole; what a crash left of others is removed."""
+    whole = []
+    for path in folder.glob("checkpoint-*"):
+        if (path / "trainer_state.json").is_file():  # written last
+            whole.append(path)
+        else:
+            shutil.rmtree(path)
+    return max(whole, key=_step, default=None)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _forget_after(log: Path, last: Path | None) -> None:
+    """Drop the lines of steps that are taken again."""
+    if log.is_file():
+        upto = 0 if last is None else _step(last)
+        lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        kept = [line for line in lines if json.loads(line)["step"] <= upto]
+        write_text(log, "".join(f"{line}\n" for line in kept))

@@ -1,0 +1,133 @@
+"""Training by transformers' Trainer: killed and gone on with, the same on two processes, optimizers and schedule."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("accelerate", reason="needs accelerate: pip install 'qilin-rag[rankers]'")
+torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
+
+from qilin_rag.data import load_dataset  # noqa: E402
+from qilin_rag.data.catalogue import Catalogue  # noqa: E402
+from qilin_rag.errors import UsageError  # noqa: E402
+from qilin_rag.rankers.training import LOG, make_optimizer, train_ranker, warm_up  # noqa: E402
+from tests.rankers.made import Toy, made_requests  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    return Catalogue(load_dataset("sample").notes)
+
+
+class Killed(BaseException):
+    pass
+
+
+class KillAt:
+    """A progress that ends the process's training after so many steps."""
+
+    def __init__(self, n_steps: int) -> None:
+        self.left = n_steps
+
+    def start(self, stage: str, total: int, done: int = 0) -> None:
+        self.done = done
+
+    def advance(self, failed: bool = False) -> None:
+        self.left -= 1
+        if not self.left:
+            raise Killed
+
+    def end(self) -> None:
+        pass
+
+
+def log_of(out: Path) -> list[dict[str, Any]]:
+    lines = map(json.loads, (out / LOG).read_text().splitlines())
+    return [{name: value for name, value in line.items() if name != "epoch"} for line in lines]
+
+
+def model_of(out: Path) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    return load_file(out / "model" / "model.safetensors")  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_killed_and_resumed_is_as_if_it_had_not_been(catalogue: Catalogue, tmp_path: Path, optimizer: str) -> None:
+    ranker = Toy(batch_size=16, epochs=2, optimizer=optimizer, log_every=1, evaluate_every=6, patience=99)
+    requests = made_requests(), made_requests(20, seed=5)
+    whole = train_ranker(ranker, *requests, catalogue, tmp_path / "whole")
+    for n_steps in (3, 10, 9):
+        with pytest.raises(Killed):
+            train_ranker(ranker, *requests, catalogue, tmp_path / "killed", KillAt(n_steps))
+    (tmp_path / "killed" / "checkpoints" / "checkpoint-99").mkdir()  # of a crash while it was written
+    progress = KillAt(999)
+    resumed = train_ranker(ranker, *requests, catalogue, tmp_path / "killed", progress)
+    assert progress.done == 12
+    assert resumed[1:] == whole[1:]
+    assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
+    assert [line["step"] for line in log_of(tmp_path / "whole") if "loss" in line] == list(range(1, whole.n_steps + 1))
+    for name, values in model_of(tmp_path / "whole").items():
+        assert np.array_equal(values, model_of(tmp_path / "killed")[name])
+    assert train_ranker(ranker, *requests, catalogue, tmp_path / "whole", KillAt(1)) == whole
+
+
+def test_the_best_model_is_kept_and_training_stops_early(catalogue: Catalogue, tmp_path: Path) -> None:
+    ranker = Toy(batch_size=16, epochs=50, optimizer="adamw", evaluate_every=5, patience=3)
+    done = train_ranker(ranker, made_requests(), made_requests(20, seed=5), catalogue, tmp_path / "out")
+    assert done.mrr_at_10 == 1
+    assert done.n_steps == done.step + 3 * 5
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"ranker.json", "model", LOG}
+
+
+def test_another_training_is_refused(catalogue: Catalogue, tmp_path: Path) -> None:
+    requests = made_requests(), made_requests(20, seed=5)
+    train_ranker(Toy(max_steps=2), *requests, catalogue, tmp_path / "out")
+    with pytest.raises(UsageError, match=r"holds another training \(other max_steps\)"):
+        train_ranker(Toy(max_steps=3), *requests, catalogue, tmp_path / "out")
+    with pytest.raises(UsageError, match=r"\(other train\)"):
+        train_ranker(Toy(max_steps=2), made_requests(30), requests[1], catalogue, tmp_path / "out")
+    with pytest.raises(Killed):
+        train_ranker(Toy(max_steps=9), *requests, catalogue, tmp_path / "killed", KillAt(1))
+    with pytest.raises(UsageError, match=r"\(other seed\)"):
+        train_ranker(Toy(max_steps=9, seed=1), *requests, catalogue, tmp_path / "killed")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="no training of ours"):
+        train_ranker(Toy(), *requests, catalogue, tmp_path / "mine")
+
+
+def test_nothing_to_learn_from_is_said(catalogue: Catalogue, tmp_path: Path) -> None:
+    nothing = made_requests(5, n_notes=40).with_candidates(~made_requests(5).clicked)
+    with pytest.raises(UsageError, match="the validation requests have no candidate that is clicked"):
+        train_ranker(Toy(), made_requests(), nothing, catalogue, tmp_path / "out")
+
+
+def test_lamb_is_as_published() -> None:
+    """One step of algorithm 2 of You et al. (2020) by hand: trust ratio |w| / |r|, r from bias-corrected moments."""
+    weight = torch.nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
+    ranker = Toy(optimizer="lamb", learning_rate=0.01)
+    optimizer = make_optimizer(ranker, [{"params": [weight]}])
+    weight.grad = torch.tensor([0.3, -0.4], dtype=torch.float64)
+    optimizer.step()
+    moved = weight.detach() - torch.tensor([3.0, 4.0], dtype=torch.float64)
+    # After one step the corrected moments are g and g^2, so r = sign(g), |r| = sqrt(2), and |w| = 5.
+    assert moved.tolist() == pytest.approx([-0.01 * 5 / 2**0.5, 0.01 * 5 / 2**0.5], rel=1e-6)
+
+
+def test_the_learning_rate_rises_from_a_third() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3.0)
+    schedule = warm_up(optimizer, 10)
+    rates = []
+    for _ in range(13):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(1.0)
+    assert np.diff(rates[:11]) == pytest.approx(0.2)
+    assert rates[10:] == pytest.approx([3.0] * 3)
