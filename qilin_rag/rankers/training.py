@@ -28,8 +28,8 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Requests
 from qilin_rag.errors import UsageError
 from qilin_rag.pretrained import quiet_loading
+from qilin_rag.rankers.evaluation import figures_of
 from qilin_rag.rankers.trained import MANIFEST, MODEL, Recipe, Trained, TrainedRanker, read_ranker, save_ranker
-from qilin_rag.ranking_metrics import rank_figures
 from qilin_rag.store import write_text
 
 if TYPE_CHECKING:
@@ -212,14 +212,8 @@ def mean_reciprocal_rank(ranker: TrainedRanker, fitted: Any, requests: Requests,
 
 
 def _reciprocal_ranks(requests: Requests, ranker: TrainedRanker, fitted: Any, catalogue: Catalogue) -> list[float]:
-    order = requests.best_first(ranker.score_with(fitted, requests, catalogue))
-    parts = list(zip(requests.offsets[:-1], requests.offsets[1:], strict=True))
-    rankings = {str(i): requests.note_idx[order[start:end]].tolist() for i, (start, end) in enumerate(parts)}
-    relevant = {
-        str(i): set(requests.note_idx[start:end][requests.clicked[start:end]].tolist())
-        for i, (start, end) in enumerate(parts)
-    }
-    return [figures[METRIC] for figures in rank_figures(rankings, relevant).values()]
+    scores = ranker.score_with(fitted, requests, catalogue)
+    return [figures[METRIC] for figures in figures_of(requests, scores) if figures]
 
 
 class _Steps(TrainerCallback):  # type: ignore[misc]
