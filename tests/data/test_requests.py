@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qilin_rag.data.requests import concat, read_requests, read_table, requests_of, split_by_time
+from qilin_rag.data.exposures import concat
+from qilin_rag.data.requests import read_requests, read_table, requests_of, split_by_time
 from qilin_rag.data.source import Source, open_source
 from qilin_rag.errors import UsageError
 from qilin_rag.synth import resolve_world, synthesize

@@ -1,0 +1,206 @@
+"""The tables of requests as they are: every result that was shown, with what the user did, in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from qilin_rag.data.encodings import Batch, Defect, present_columns, read_batches, stop
+from qilin_rag.data.questions import NO_ANSWER
+from qilin_rag.data.schema import ACTIONS, TABLES
+from qilin_rag.data.source import Source
+from qilin_rag.errors import UsageError
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+T = TypeVar("T", bound="RequestColumns")
+
+BEIJING_MS = 8 * 3600 * 1000
+MISSING = -1
+_PER_REQUEST = ("is_search", "user_idx", "session_idx", "source", "time_ms", "answered")
+_COLUMNS = ("query", "user_idx", "session_idx", "query_from_type", "recent_clicked_note_idxs", "dqa_output")
+
+
+@dataclass(frozen=True)
+class RequestColumns:
+    """`n` requests with `m` results in all; those of request i are the rows offsets[i] to offsets[i + 1].
+
+    What is missing is -1 (`source`, `position`: 0). What a class made from this adds is of each result, (m, ...).
+    """
+
+    ids: Sequence[str]
+    queries: Sequence[str]
+    is_search: Bools
+    """(n,); the others are recommendations."""
+    user_idx: Ints
+    """(n,)"""
+    session_idx: Ints
+    """(n,)"""
+    source: Ints
+    """(n,), where the query came from, 1 to 8."""
+    time_ms: Ints
+    """(n,), of the first result, since 1970 in UTC."""
+    answered: Bools
+    """(n,): a direct answer was shown."""
+    recent_offsets: Ints
+    recent: Ints
+    """The notes clicked last before the request, newest first; those of request i as in `offsets`."""
+    offsets: Ints
+    note_idx: Ints
+    """(m,)"""
+    position: Ints
+    """(m,), from 1."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def request(self) -> Ints:
+        """The request of each result, (m,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def take(self, rows: Ints | Bools) -> Self:
+        """The requests at these places, or where the mask is set."""
+        chosen: Ints = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+        recent_offsets, recent_at = _gather(self.recent_offsets, chosen)
+        offsets, at = _gather(self.offsets, chosen)
+        taken: dict[str, Any] = {
+            "ids": [self.ids[row] for row in chosen],
+            "queries": [self.queries[row] for row in chosen],
+            "recent_offsets": recent_offsets,
+            "recent": self.recent[recent_at],
+            "offsets": offsets,
+        }
+        for field in fields(self):
+            if field.name not in taken:
+                taken[field.name] = getattr(self, field.name)[chosen if field.name in _PER_REQUEST else at]
+        return type(self)(**taken)
+
+
+@dataclass(frozen=True)
+class Exposures(RequestColumns):
+    """The results of a request stand as in the table, neither by time nor by position; a note can be there twice."""
+
+    actions: npt.NDArray[np.bool_]
+    """(m, 5): click, like, collect, share, comment."""
+
+
+def read_exposures(source: Source, name: str) -> Exposures:
+    """All requests of a table in its order; a UsageError names the first defect."""
+    table = TABLES[name]
+    encoding, files = source.files(name)
+    there = present_columns(encoding, files, table)
+    details = next(column for column in table.columns if column.endswith("_details_with_idx"))
+    if details not in there:
+        stop(Defect(files[0], "", "", f"column {details!r} is missing"))
+    wanted = [table.key, details, *(column for column in _COLUMNS if column in there)]
+    parts = [
+        _of_batch(batch, table.key, details) for path in files for batch in read_batches(encoding, path, table, wanted)
+    ]
+    if not sum(map(len, parts)):
+        raise UsageError(f"{files[0]} holds no request")
+    exposures = concat(parts)
+    first: dict[str, int] = {}
+    for row, request in enumerate(exposures.ids):
+        if first.setdefault(request, row) != row:
+            raise UsageError(f"{files[0]}: {table.key} {request} is there twice")
+    return exposures
+
+
+def concat(parts: Sequence[T]) -> T:
+    """Requests of several tables as one, in columns of their kind."""
+    if len(parts) == 1:
+        return parts[0]
+    joined: dict[str, Any] = {}
+    for field in fields(parts[0]):
+        values = [getattr(part, field.name) for part in parts]
+        if field.name.endswith("offsets"):
+            joined[field.name] = offsets_of(np.concatenate([np.diff(each) for each in values]))
+        elif isinstance(values[0], np.ndarray):
+            joined[field.name] = np.concatenate(values)
+        else:
+            joined[field.name] = [value for each in values for value in each]
+    return type(parts[0])(**joined)
+
+
+def offsets_of(lengths: Ints) -> Ints:
+    """Where lists of these lengths begin, and the last one ends."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def _gather(offsets: Ints, rows: Ints) -> tuple[Ints, Ints]:
+    """The offsets of some lists when they follow one another, and the places of their values."""
+    lengths = (offsets[1:] - offsets[:-1])[rows]
+    ends = np.cumsum(lengths, dtype=np.int64)
+    at = np.arange(ends[-1] if len(ends) else 0) + np.repeat(offsets[:-1][rows] - (ends - lengths), lengths)
+    return offsets_of(lengths), at
+
+
+def _of_batch(batch: Batch, key: str, details: str) -> Exposures:
+    rows = batch.rows
+    n = len(rows)
+
+    def column(name: str, kind: pa.DataType) -> pa.Array:
+        return rows.column(name) if name in rows.schema.names else pa.nulls(n, kind)
+
+    for name in (key, details):
+        if rows.column(name).null_count:
+            stop(Defect(batch.path, batch.place(rows.column(name).is_null().index(True).as_py()), name, "is missing"))
+    offsets, items = _lists(rows.column(details))
+    item = {field.name: items.field(field.name) for field in items.type}
+    if item["note_idx"].null_count:
+        row = int(np.searchsorted(offsets, item["note_idx"].is_null().index(True).as_py(), side="right")) - 1
+        stop(Defect(batch.path, batch.place(row), details, "holds a result without note_idx"))
+    is_search = details.startswith("search")
+    stamps = _ints(item["search_timestamp" if is_search else "request_timestamp"], MISSING)
+    recent_offsets, recent = _lists(column("recent_clicked_note_idxs", pa.list_(pa.int64())))
+    shown = pc.utf8_trim_whitespace(pc.fill_null(column("dqa_output", pa.string()), ""))
+    return Exposures(
+        ids=list(map(str, rows.column(key).to_pylist())),
+        queries=pc.fill_null(column("query", pa.string()), "").to_pylist(),
+        is_search=np.full(n, is_search),
+        user_idx=_ints(column("user_idx", pa.int64()), MISSING),
+        session_idx=_ints(column("session_idx", pa.int64()), MISSING),
+        source=_ints(column("query_from_type", pa.float64()), 0),
+        time_ms=_earliest(_milliseconds(stamps, is_search), offsets),
+        answered=~pc.is_in(shown, pa.array(NO_ANSWER)).to_numpy(zero_copy_only=False),
+        recent_offsets=recent_offsets,
+        recent=_ints(recent, MISSING),
+        offsets=offsets,
+        note_idx=_ints(item["note_idx"], MISSING),
+        position=_ints(item["position"], 0),
+        actions=np.stack([_ints(item[name], 0) == 1 for name in ACTIONS], axis=1),
+    )
+
+
+def _milliseconds(stamps: Ints, is_search: bool) -> Ints:
+    """Searches are stamped with seconds of Beijing's wall clock, recommendations with true milliseconds."""
+    return np.where(stamps < 0, MISSING, stamps * 1000 - BEIJING_MS if is_search else stamps)
+
+
+def _earliest(times: Ints, offsets: Ints) -> Ints:
+    """The earliest known time among each request's results, else -1."""
+    late = np.iinfo(np.int64).max
+    earliest = np.full(len(offsets) - 1, late)
+    request = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    np.minimum.at(earliest, request, np.where(times < 0, late, times))
+    return np.where(earliest == late, MISSING, earliest)
+
+
+def _ints(array: pa.Array, missing: int) -> Ints:
+    """Whole numbers of any column of numbers."""
+    numbers: Ints = pc.fill_null(array.cast(pa.int64(), safe=False), missing).to_numpy(zero_copy_only=False)
+    return numbers
+
+
+def _lists(array: pa.ListArray) -> tuple[Ints, pa.Array]:
+    """Where each list begins among the values of all, and these; a missing list is empty."""
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+    return offsets_of(lengths), array.flatten()
