@@ -12,8 +12,8 @@ from qilin_rag.cli import ui
 from qilin_rag.text import printable
 
 if TYPE_CHECKING:
-    from qilin_rag.reports.leaderboard import Cell
-    from qilin_rag.reports.leaderboard import Table as Board
+    from qilin_rag.reports.cells import Cell
+    from qilin_rag.reports.cells import Table as Board
     from qilin_rag.store import Manifest, RunDirectory
     from qilin_rag.types import Sample
 
