@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, Quiet, RunsDir
+from qilin_rag.cli.options import AsJson, Quiet, RunsDir, Task
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.errors import UsageError, unknown_name
 
@@ -21,13 +21,6 @@ if TYPE_CHECKING:
     from qilin_rag.ranking_store import SliceSummary
 
 _SLICE_FIGURES = ("mrr@10", "map@10", "ndcg@10", "recall@10", "precision@10")
-
-
-class Task(StrEnum):
-    """What is ranked."""
-
-    search = "search"
-    recommendation = "recommendation"
 
 
 class Part(StrEnum):
