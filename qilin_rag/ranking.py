@@ -240,6 +240,10 @@ def known_candidates(requests: Requests, catalogue: Catalogue, missing_notes: Mi
             f"{is_missing.sum():,} of {requests.n_candidates:,} candidates are notes that the data has not, the first "
             f"is {requests.note_idx[is_missing][0]}; --missing-notes skip goes on without them"
         )
+    if is_missing.all():
+        raise UsageError(
+            f"of all {requests.n_candidates:,} candidates the data has no note, so there is nothing to rank"
+        )
     logger.info("%s of %s candidates left out, the data has not their notes", is_missing.sum(), requests.n_candidates)
     return requests.with_candidates(~is_missing)
 
@@ -314,9 +318,7 @@ def _judged(
         for i, label in enumerate(part.labels):
             of_part = [figures if of == i else None for figures, of in zip(found, part.of, strict=True)]
             slices.append(_slice(part.name, label, "requests", of_part, int((part.of == i).sum()), clusters))
-    has_train = table_of(config.task, "train") in log.source.tables()
-    train = log.split(config.task, "train") if has_train else None
-    for part in of_candidates(requests, catalogue, train):
+    for part in of_candidates(requests, catalogue, _train_of(log, config.task)):
         for i, label in enumerate(part.labels):
             of_kind = figures_of(requests.with_candidates(part.of == i), scores[part.of == i])
             slices.append(_slice(part.name, label, "candidates", of_kind, int((part.of == i).sum()), clusters))
@@ -328,6 +330,15 @@ def _judged(
     }
     metrics = {name: _scores(lines, name) for name in FIGURES}
     return lines, RankingSummary(metrics=summarise_metrics(metrics, clusters), counts=counts, slices=slices)
+
+
+def _train_of(log: Log, task: TaskName) -> Requests | None:
+    """The train split; None, which is said, where there is none."""
+    try:
+        return log.split(task, "train")
+    except UsageError as error:
+        logger.warning("no slice of what was not seen in train: %s", error)
+        return None
 
 
 def _scores(lines: Sequence[RequestFigures], name: str) -> list[Score]:

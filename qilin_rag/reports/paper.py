@@ -1,8 +1,8 @@
 """What the Qilin paper (arXiv 2503.00501) prints for DQA and for rankers: Tables 11 and 10.
 
 In Table 11 three values stand in a row for four conditions: the first is of no notes, the second most likely of BM25;
-the third may be the bi-encoder's or the oracle's and is not repeated here. The paper names neither its tokenizer nor the
-model behind BERTScore nor the prompt, so no difference to these figures is a finding.
+the third may be the bi-encoder's or the oracle's and is not repeated here. The paper names neither its tokenizer nor
+the model behind BERTScore nor the prompt, so no difference to these figures is a finding.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ TABLE_10 = {
 }
 """Table 10: the figures of `RANKER_FIGURES` by task and ranker."""
 RANKERS_REMARK = (
-    "paper: Table 10 of the Qilin paper; its code takes the first 1,000 test requests (--first 1000) and divides in MAP "
-    "by min(R, K); its BM25 looks like chance: compare it with random"
+    "paper: Table 10 of the Qilin paper; its code takes the first 1,000 test requests (--first 1000) and divides in "
+    "MAP by min(R, K); its BM25 looks like chance: compare it with random"
 )
 
 
