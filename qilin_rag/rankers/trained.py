@@ -18,7 +18,7 @@ from qilin_rag import __version__
 from qilin_rag.answering import Progress
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
-from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.errors import UsageError
 from qilin_rag.extras import require
 from qilin_rag.pretrained import model_sha256
 from qilin_rag.rankers.base import Ranker
@@ -174,11 +174,11 @@ def load_ranker(folder: Path, named: str | None = None, **settings: Any) -> Trai
     cls = RANKERS.resolve(name)
     if cls.class_path() != content["ranker"]:
         raise UsageError(f"{folder} holds the ranker {names.get(content['ranker'], content['ranker'])}, not {name}")
+    if not issubclass(cls, TrainedRanker):
+        raise UsageError(f"{folder}: {name} is no ranker that is trained")
     if fixed := sorted(settings.keys() - cls.operational):
         raise UsageError(
             f"{folder} is trained, {fixed[0]} stays as it is; to be set: {', '.join(sorted(cls.operational))}"
         )
-    ranker = RANKERS.create(name, {**content["settings"], **settings, "checkpoint": folder})
-    if not isinstance(ranker, TrainedRanker):
-        raise QilinError(f"{folder}: {content['ranker']} is not trained")
+    ranker: TrainedRanker = RANKERS.create(name, {**content["settings"], **settings, "checkpoint": folder})
     return ranker
