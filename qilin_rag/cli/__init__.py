@@ -17,6 +17,7 @@ from qilin_rag.cli import (
     export,
     index,
     judge,
+    rank,
     report,
     reproduce,
     results,
@@ -53,6 +54,8 @@ app.command()(ablate.sensitivity)
 app.command()(results.show)
 app.command()(export.export)
 app.command()(report.report)
+app.command()(rank.train)
+app.command()(rank.rank)
 app.add_typer(data.app)
 app.command()(synth.synth)
 app.command()(doctor.doctor)

@@ -47,6 +47,8 @@ COMMANDS = [
     "data stats",
     "data convert",
     "synth",
+    "train",
+    "rank",
 ]
 
 
