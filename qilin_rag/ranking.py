@@ -133,20 +133,18 @@ def rank(ranker: Ranker, config: RankConfig, progress: Progress | None = None) -
     asked = asked.take(np.arange(len(asked))[:first])
     catalogue = open_catalogue(log.source)
     requests = known_candidates(asked, catalogue, config.missing_notes)
-    name = _name_of(ranker)
-    data = _data_sha256(requests, catalogue)
     identity = {
         "fingerprint_version": _FINGERPRINT_VERSION,
         "ranker": ranker.identity(),
-        "data": data,
+        "data": _data_sha256(requests, catalogue),
         "task": config.task,
         "split": config.split,
         "first": first,
         "missing_notes": config.missing_notes,
     }
-    found = fingerprint(identity)
-    parts = (log.source.name, config.task if config.split == "test" else f"{config.task}-{config.split}", name)
-    directory = RankingDirectory(config.runs_dir / "-".join([*map(slug, parts), found[:8]]))
+    task = config.task if config.split == "test" else f"{config.task}-{config.split}"
+    name = "-".join(map(slug, (log.source.name, task, _name_of(ranker))))
+    directory = RankingDirectory(config.runs_dir / f"{name}-{fingerprint(identity)[:8]}")
     with RunDirectory(directory.path).locked():
         if not config.fresh and (directory.path / MANIFEST).exists():
             manifest = directory.read_manifest()
@@ -155,26 +153,7 @@ def rank(ranker: Ranker, config: RankConfig, progress: Progress | None = None) -
             if manifest.state == "complete":
                 logger.info("%s is there already; --fresh ranks again", directory.path)
                 return Ranking(directory, manifest, directory.read_summary())
-        checkpoint = ranker.checkpoint if isinstance(ranker, TrainedRanker) else None
-        manifest = RankingManifest(
-            state="incomplete",
-            fingerprint=found,
-            identity=identity,
-            config=config,
-            ranker=RankedBy(
-                name=name,
-                settings=ranker.model_dump(mode="json"),
-                changed=ranker.changed(RANKERS.implied(name)),
-                checkpoint=None if checkpoint is None else str(checkpoint),
-            ),
-            label=log.source.label,
-            requests_sha256=data,
-            packages=installed_packages(),
-            python=platform.python_version(),
-            git_commit=git_commit(),
-            started=now(),
-            updated=now(),
-        )
+        manifest = _begun(ranker, config, identity, log.source)
         directory.write_manifest(manifest)
         scores = score_candidates(ranker, requests, catalogue, progress)
         lines, summary = _judged(asked, requests, scores, catalogue, log, config)
@@ -244,7 +223,8 @@ def known_candidates(requests: Requests, catalogue: Catalogue, missing_notes: Mi
         raise UsageError(
             f"of all {requests.n_candidates:,} candidates the data has no note, so there is nothing to rank"
         )
-    logger.info("%s of %s candidates left out, the data has not their notes", is_missing.sum(), requests.n_candidates)
+    counts = f"{is_missing.sum():,} of {requests.n_candidates:,}"
+    logger.info("%s candidates left out: the data has not their notes", counts)
     return requests.with_candidates(~is_missing)
 
 
@@ -265,6 +245,31 @@ def score_candidates(
             f"{requests.note_idx[row]} of request {request}: {scores[row]}"
         )
     return scores
+
+
+def _begun(ranker: Ranker, config: RankConfig, identity: dict[str, Any], source: Source) -> RankingManifest:
+    """The manifest of a ranking that begins now."""
+    name = _name_of(ranker)
+    checkpoint = ranker.checkpoint if isinstance(ranker, TrainedRanker) else None
+    return RankingManifest(
+        state="incomplete",
+        fingerprint=fingerprint(identity),
+        identity=identity,
+        config=config,
+        ranker=RankedBy(
+            name=name,
+            settings=ranker.model_dump(mode="json"),
+            changed=ranker.changed(RANKERS.implied(name)),
+            checkpoint=None if checkpoint is None else str(checkpoint),
+        ),
+        label=source.label,
+        requests_sha256=identity["data"],
+        packages=installed_packages(),
+        python=platform.python_version(),
+        git_commit=git_commit(),
+        started=now(),
+        updated=now(),
+    )
 
 
 def _name_of(ranker: Ranker) -> str:

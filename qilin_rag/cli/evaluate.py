@@ -24,6 +24,7 @@ from qilin_rag.cli.options import (
     RetrieverName,
     RunsDir,
     Settings,
+    Verbose,
 )
 from qilin_rag.cli.plan import print_plan
 from qilin_rag.cli.signals import Interrupted
@@ -79,7 +80,7 @@ def run(
         typer.Option(help="Failed questions allowed before exit code 3: a share below 1, else a number. [default: 0]"),
     ] = None,
     quiet: Quiet = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks of components of your own.")] = False,
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Do one run: retrieve, prompt, generate, score.

@@ -23,6 +23,7 @@ Metrics = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages below warnings.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks of components of your own.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 Settings = Annotated[
     list[str] | None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, Quiet, RunsDir, Task
+from qilin_rag.cli.options import AsJson, Quiet, RunsDir, Task, Verbose
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.errors import UsageError, unknown_name
 
@@ -74,6 +74,7 @@ def rank(
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Rank again what is there already.")] = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Rank the exposed results of each request, and judge the order by the clicks.
@@ -84,7 +85,7 @@ def rank(
     from qilin_rag.ranking import rank as rank_requests
     from qilin_rag.ranking_store import RankConfig
 
-    ui.set_up_logs(quiet or as_json)
+    ui.set_up_logs(quiet or as_json, verbose)
     made = make_ranker(ranker, checkpoint, _settings(settings))
     config = RankConfig(
         data=_data(data),
@@ -131,6 +132,7 @@ def train(
     ] = 0.05,
     missing_notes: MissingNotes = Missing.error,
     quiet: Quiet = False,
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a ranker on the clicks of the train log.
@@ -143,7 +145,7 @@ def train(
     from qilin_rag.registry import RANKERS
 
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
-    ui.set_up_logs(quiet or as_json or not is_first)
+    ui.set_up_logs(quiet or as_json or not is_first, verbose)
     name, of_config = _read_config(config)
     given = of_config | _settings(settings)
     if without is not None:
@@ -241,7 +243,7 @@ def _print_slices(slices: Sequence[SliceSummary]) -> None:
     from rich.text import Text
 
     table = Table("part", box=None, pad_edge=False, header_style="bold")
-    for column in ("requests", *_SLICE_FIGURES):
+    for column in ("scored", *_SLICE_FIGURES):
         table.add_column(column, justify="right")
     name = None
     for part in slices:

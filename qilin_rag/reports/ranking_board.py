@@ -63,8 +63,9 @@ def ranking_board(*runs_dirs: Path, task: TaskName, with_paper: bool = False) ->
         )
     groups: dict[tuple[object, ...], list[_Ranked]] = defaultdict(list)
     for run in runs:
-        config = run.manifest.config
-        groups[run.manifest.requests_sha256, config.split, run.manifest.identity["first"]].append(run)
+        scored = frozenset(line.id for line in run.lines.values() if line.figures)
+        of = run.manifest
+        groups[of.requests_sha256, of.config.split, of.identity.get("first"), scored].append(run)
     ordered = sorted(groups.values(), key=lambda group: (-group[0].summary.counts["requests"], group[0].name))
     tables = [_table(group, task, with_paper) for group in ordered]
     tables[-1] = tables[-1].model_copy(update={"notes": [*tables[-1].notes, *left_out]})
@@ -181,7 +182,7 @@ def _place(run: _Ranked) -> int:
 
 def _what(manifest: RankingManifest) -> str:
     """The data and the requests of it, for people."""
-    first = manifest.identity["first"]
+    first = manifest.identity.get("first")
     return f"{manifest.label}, {manifest.config.split}" + (f" (the first {first:,} by id)" if first else "")
 
 

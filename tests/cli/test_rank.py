@@ -100,6 +100,17 @@ def test_interrupted(cli: Cli, world: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (done.code, "the checkpoints in here are kept" in done.err) == (130, True)
 
 
+def test_verbose_shows_where_a_ranker_of_the_users_own_failed(cli: Cli, world: Path) -> None:
+    Path("mine.py").write_text(
+        "from qilin_rag.rankers.base import Ranker\nclass R(Ranker):\n"
+        "    def score(self, requests, catalogue, progress=None): 1 / 0\n"
+    )
+    command = ["rank", "--ranker", "mine:R", "--data", world]
+    short = cli(*command)
+    assert (short.code, short.err) == (1, "error: ranker mine:R failed: ZeroDivisionError: division by zero\n")
+    assert "def score" in cli(*command, "--verbose").err
+
+
 def test_list_rankers(cli: Cli) -> None:
     listed = json.loads(cli("list", "rankers", "--json").out)
     assert list(listed)[:3] == ["random", "production", "bm25"]
