@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from qilin_rag.registry import RETRIEVERS
 from qilin_rag.types import Hit, Question
 from tests.rankers.conftest import mrr
 from tests.rankers.made import made_requests
-from tests.rankers.small_corpus import CHARACTERS, small_catalogue, write_small_corpus
+from tests.rankers.small_corpus import CHARACTERS, small_catalogue, train_small, write_small_corpus
 from tests.rankers.tiny_bert import write_tiny_bert
 
 pytest.importorskip("accelerate", reason="needs accelerate: pip install 'qilin-rag[rankers]'")
@@ -28,7 +32,7 @@ pytest.importorskip("sentence_transformers", reason="needs sentence-transformers
 from qilin_rag.rankers.biencoder import BiEncoder  # noqa: E402
 from qilin_rag.rankers.trained import load_ranker  # noqa: E402
 from qilin_rag.rankers.training import make_optimizer, train_ranker  # noqa: E402
-from tests.rankers.test_training import log_of  # noqa: E402
+from tests.rankers.test_training import KillAt, Killed, log_of, model_of  # noqa: E402
 
 SETTINGS: dict[str, Any] = {"max_length": 16, "device": "cpu", "optimizer": "adamw", "log_every": 1, "patience": 99}
 
@@ -223,5 +227,44 @@ def test_what_is_empty_or_missing(trained: Path, catalogue: Catalogue) -> None:
     unknown = requests_of(questions[:1], [[Hit(note_idx=999, score=1, rank=1)]])
     with pytest.raises(UsageError, match="the data has no note 999"):
         ranker.score(unknown, catalogue)
-    with pytest.raises(UsageError, match="max_length 65: model .* reads 64 tokens at most"):
-        tiny(Path(ranker.model), max_length=65).recipe(made_requests(), catalogue)
+    with pytest.raises(UsageError, match="reads 64 tokens at most"):
+        tiny(trained, max_length=65).recipe(made_requests(), catalogue)
+
+
+def test_killed_and_resumed_is_as_if_it_had_not_been(model: Path, catalogue: Catalogue, tmp_path: Path) -> None:
+    ranker = tiny(model, batch_size=16, max_steps=18, evaluate_every=4)  # six steps an epoch
+    requests = made_requests(), made_requests(20, seed=5)
+    whole = train_ranker(ranker, *requests, catalogue, tmp_path / "whole")
+    for n_steps in (6, 9):
+        with pytest.raises(Killed):
+            train_ranker(ranker, *requests, catalogue, tmp_path / "killed", KillAt(n_steps))
+    resumed = train_ranker(ranker, *requests, catalogue, tmp_path / "killed")
+    assert resumed[1:] == whole[1:]
+    assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
+    for name, values in model_of(tmp_path / "whole").items():
+        assert np.array_equal(values, model_of(tmp_path / "killed")[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{"similarity": "dot", "scale": 0.2}, {"similarity": "cosine", "scale": 20.0}])
+def test_two_processes_learn_as_one_with_the_doubled_batch(
+    data: Path, model: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """Defect 9: gradients that stay on the query's device. Loss, norm of the gradient and weights are compared."""
+    settings = SETTINGS | settings | {"max_steps": 8, "evaluate_every": 4, "n_negatives": 2}
+    train_small(data, model, tmp_path / "one", settings | {"batch_size": 24})
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.rankers.small_corpus"]
+    given = [str(data), str(model), str(tmp_path / "two"), json.dumps(settings | {"batch_size": 12})]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, *words, *given], cwd=root, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (log_of(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 10
+    for line, other in zip(one, two, strict=True):
+        assert other == pytest.approx(line, abs=1e-4, rel=1e-4)
+    for name, values in model_of(tmp_path / "one").items():
+        if not name.endswith("attention.self.key.bias"):  # its gradient is 0 but for noise, which AdamW enlarges
+            assert model_of(tmp_path / "two")[name] == pytest.approx(values, abs=1e-4), name
