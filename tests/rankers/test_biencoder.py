@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qilin_rag.config import find_resource, read_yaml
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Requests, requests_of
 from qilin_rag.errors import UsageError
 from qilin_rag.rankers.examples import clicked_notes, contrasts
-from qilin_rag.registry import RETRIEVERS
+from qilin_rag.rankers.texts import note_texts
+from qilin_rag.registry import RANKERS, RETRIEVERS
 from qilin_rag.types import Hit, Question
+from tests.conftest import Cli
 from tests.rankers.conftest import mrr
 from tests.rankers.made import made_requests
 from tests.rankers.small_corpus import CHARACTERS, small_catalogue, train_small, write_small_corpus
@@ -32,6 +35,7 @@ pytest.importorskip("sentence_transformers", reason="needs sentence-transformers
 from qilin_rag.rankers.biencoder import BiEncoder  # noqa: E402
 from qilin_rag.rankers.trained import load_ranker  # noqa: E402
 from qilin_rag.rankers.training import make_optimizer, train_ranker  # noqa: E402
+from qilin_rag.retrievers import biencoder as retriever_biencoder  # noqa: E402
 from tests.rankers.test_training import KillAt, Killed, log_of, model_of  # noqa: E402
 
 SETTINGS: dict[str, Any] = {"max_length": 16, "device": "cpu", "optimizer": "adamw", "log_every": 1, "patience": 99}
@@ -215,6 +219,51 @@ def test_a_trained_one_serves_as_the_retriever(trained: Path, catalogue: Catalog
         candidates = {hit.note_idx for hit in own}
         assert [hit.note_idx for hit in hits if hit.note_idx in candidates] == [hit.note_idx for hit in own]
     assert RETRIEVERS.create(f"biencoder:{trained}/model", {}).identity() == served.identity()
+
+
+def test_the_command_line_serves_it(trained: Path, data: Path, cli: Cli, tmp_path: Path) -> None:
+    runs = ("--runs-dir", tmp_path / "runs")
+    flags = ("--data", data, "--retriever", f"biencoder:{trained}", "--llm", "extractive", "--metrics", "rouge_l")
+    done = cli("run", *flags, *runs)
+    assert done.code == 0, done.err
+    [run] = (tmp_path / "runs").iterdir()
+    assert "biencoder-my-encoder-extractive" in run.name
+    assert json.loads((run / "manifest.json").read_text())["labels"]["retriever"] == "biencoder:my-encoder"
+    no_model = cli("run", *flags[:2], "--retriever", f"biencoder:{data}", *runs)
+    assert (no_model.code, "no config.json in this folder" in no_model.err) == (2, True)
+
+
+def test_vectors_for_other_models(trained: Path, catalogue: Catalogue) -> None:
+    """Their dot products are the scores."""
+    test = made_requests(20, seed=5)
+    served = retriever_biencoder.BiEncoder(model=str(trained))
+    queries = served.embed_queries(test.queries)
+    notes = served.embed_notes(note_texts(catalogue, test.note_idx))
+    assert queries.dtype == notes.dtype == np.float32
+    expected = load_ranker(trained).score(test, catalogue)
+    assert (queries[test.request] * notes).sum(axis=1) == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_papers_settings_are_there() -> None:
+    for task, batch_size, n_negatives in (("search", 320, 6), ("recommendation", 96, 18)):
+        settings = read_yaml(find_resource("configs/rankers", f"biencoder_{task}"))
+        ranker = RANKERS.create(settings.pop("name"), settings)
+        assert isinstance(ranker, BiEncoder)
+        assert (ranker.batch_size, ranker.n_negatives) == (batch_size, n_negatives)
+        assert (ranker.max_length, ranker.optimizer, ranker.learning_rate) == (256, "lamb", 1e-3)
+
+
+@pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}, {"precision": "bf16"}])
+def test_other_ways_to_compute_learn_the_same(
+    model: Path, catalogue: Catalogue, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    requests = made_requests(), made_requests(20, seed=5)
+    losses = []
+    for name, more in (("plain", {}), ("other", settings)):
+        ranker = tiny(model, batch_size=16, max_steps=4, evaluate_every=4, scale=0.1, **more)
+        train_ranker(ranker, *requests, catalogue, tmp_path / name)
+        losses.append([line["loss"] for line in log_of(tmp_path / name) if "loss" in line])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2 if "precision" in settings else 1e-5)
 
 
 def test_what_is_empty_or_missing(trained: Path, catalogue: Catalogue) -> None:
