@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qilin_rag.data.requests import Requests, Split, concat
+from qilin_rag.data.requests import TASKS, Requests, Split, concat
 from qilin_rag.rankers.bm25 import BM25
 from tests.rankers.conftest import Made, MakeWorld, chance_mrr, mrr, p_of
 from tests.rankers.tiny_bert import write_tiny_bert
@@ -80,8 +80,8 @@ def test_from_shuffled_labels_it_learns_nothing(make_world: MakeWorld, tmp_path:
         queries = [requests.queries[row] for row in rng.permutation(len(requests))]
         return replace(requests, queries=queries, clicked=rng.permutation(requests.clicked))
 
-    train_and_validation = [shuffled(world.requests("search", split)) for split in SPLITS]
-    ranker = train(world, *train_and_validation, tmp_path, max_steps=60)
+    train_requests, validation = (shuffled(world.requests("search", split)) for split in SPLITS)
+    ranker = train(world, train_requests, validation, tmp_path, max_steps=60)
     test = world.requests("search", "test")
     mean, deviation = chance_mrr(test)
     assert abs(mrr(test, ranker.score(test, world.catalogue)).mean() - mean) < 3 * deviation
@@ -93,11 +93,9 @@ JOINT_SETTINGS = (*SETTINGS, "causes.taste=4", "recommendation.intercept=-3", "r
 
 def test_jointly_trained_it_ranks_searches_and_recommendations(make_world: MakeWorld, tmp_path: Path) -> None:
     world = make_world(JOINT_COUNTS, *JOINT_SETTINGS)
-    parts = [
-        [world.requests(task, split) for task in ("search", "recommendation")] for split in ("train", "validation")
-    ]
-    ranker = train(world, concat(parts[0]), concat(parts[1]), tmp_path, max_length=48)
-    for task in ("search", "recommendation"):
+    both, validation = (concat([world.requests(task, split) for task in TASKS]) for split in SPLITS)
+    ranker = train(world, both, validation, tmp_path, max_length=32, max_steps=160, evaluate_every=50)
+    for task in TASKS:
         test = world.requests(task, "test")
         mean, deviation = chance_mrr(test)
         assert mrr(test, ranker.score(test, world.catalogue)).mean() > mean + 3 * deviation
