@@ -20,10 +20,14 @@ _OTHER_FORMATS = ("onnx/*", "openvino/*", "*.onnx", "*.h5", "*.msgpack", "*.ot",
 
 
 def find_model(name: str) -> Path | None:
-    """The folder of a model that is on this machine: a path, or a hub name whose files were downloaded before."""
+    """The folder of a model that is on this machine: a path, or a hub name whose files were downloaded before.
+
+    A path may be what the command `train` wrote, which holds the model in `model/`.
+    """
     folder = Path(name).expanduser()
-    if (folder / "config.json").is_file() or (folder / "modules.json").is_file():
-        return folder
+    for place in (folder, folder / "model"):
+        if (place / "config.json").is_file() or (place / "modules.json").is_file():
+            return place
     return None if folder.exists() else _snapshot(name, offline=True)
 
 

@@ -135,7 +135,8 @@ def new_manifest(
 
 def retriever_label(config: RunConfig, retriever: Retriever) -> str:
     """The retriever in tables: its name and what differs from its defaults."""
-    return describe(config.retriever.name, retriever.changed(RETRIEVERS.implied(config.retriever.name)))
+    name = config.retriever.name
+    return describe(RETRIEVERS.label(name), retriever.changed(RETRIEVERS.implied(name)))
 
 
 def llm_label(config: RunConfig, llm: LLM) -> str:

@@ -11,6 +11,7 @@ import re
 import reprlib
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -126,7 +127,13 @@ class Registry(Generic[C]):
         """The name for a path: without its argument where that changes no output (the place of a file)."""
         implied = self.implied(name)
         is_operational = bool(implied) and implied.keys() <= self.resolve(name).operational
-        return name.partition(":")[0] if is_operational else name
+        return name.partition(":")[0] if is_operational else self.label(name)
+
+    def label(self, name: str) -> str:
+        """The name for people: an argument that is a folder goes by its own name, without what it lies in."""
+        registered, colon, argument = name.partition(":")
+        is_folder = bool(colon) and self.is_registered(name) and Path(argument).expanduser().is_dir()
+        return f"{registered}:{Path(argument).expanduser().resolve().name}" if is_folder else name
 
     def names_code(self, name: str, settings: Mapping[str, Any]) -> bool:
         """Whether this component is code of the user's own, by its name or by what its settings name."""

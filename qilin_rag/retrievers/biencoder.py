@@ -8,17 +8,25 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, PositiveInt, PrivateAttr
 
 from qilin_rag.data import NoteStore
-from qilin_rag.errors import UsageError
 from qilin_rag.extras import require
-from qilin_rag.pretrained import check_all_loaded, fetch_model, model_sha256, quiet_loading
+from qilin_rag.pretrained import fetch_model, model_sha256
 from qilin_rag.retrievers.base import rank_hits
+from qilin_rag.retrievers.encoder import (
+    Pooling,
+    Vectors,
+    compares_by_dot,
+    default_pooling,
+    dot,
+    encode,
+    load_encoder,
+)
 from qilin_rag.retrievers.kept_index import IndexedRetriever
 from qilin_rag.retrievers.prefixes import Prefixes, model_prefixes
 from qilin_rag.types import Hit, Question
@@ -28,26 +36,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Pooling = Literal["mean", "cls", "max", "lasttoken"]
-Vectors = npt.NDArray[np.float32]
-
 _VECTORS = "vectors.npy"
 _CHUNK_NOTES = 4096  # encoded at a time, in order of length
 _CHUNK_QUERIES = 1024  # searched at a time
 _BLOCK_ROWS = 65536  # of vectors, in double precision
 _MARGIN = 100  # notes asked of faiss beyond k, so that ties at the cut are seen
-_MAX_CHARS_PER_TOKEN = 64  # what lies beyond is cut before tokenizing, which takes seconds for megabytes
 _LOG_EVERY_S = 30
 
 
 class BiEncoder(IndexedRetriever):
     """Cosine similarity of sentence vectors (or dot product), every note compared with every query.
 
-    `model` is a folder or hub name of a sentence-transformers or transformers model. A prefix that is not given is
-    the model's own: declared in its files, or documented for its family (bge-*-zh, e5); "" is none. `pooling` and
-    `max_length` (in tokens) that are not given are the model's own; `normalize: false` compares by dot product.
+    `model` is a folder or hub name of a sentence-transformers or transformers model, or what `train` wrote. A prefix
+    that is not given is the model's own: declared in its files, or documented for its family (bge-*-zh, e5); "" is
+    none. `pooling` and `max_length` (in tokens) that are not given are the model's own; `normalize: false` compares by
+    dot product, as is done where the model's files say so.
     """
 
+    argument: ClassVar[str | None] = "model"
     operational: ClassVar[frozenset[str]] = IndexedRetriever.operational | {"batch_size", "device"}
     nested: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers")
@@ -57,7 +63,7 @@ class BiEncoder(IndexedRetriever):
     passage_prefix: str | None = None
     pooling: Pooling | None = None
     max_length: Annotated[int, Field(ge=3)] | None = None
-    normalize: bool = True
+    normalize: bool | None = None
     batch_size: PositiveInt = 32
     device: str | None = None
 
@@ -72,7 +78,8 @@ class BiEncoder(IndexedRetriever):
             "model": sha256,
             "query_prefix": prefixes.query,
             "passage_prefix": prefixes.passage,
-            "pooling": self.pooling or _default_pooling(folder),
+            "pooling": self.pooling or default_pooling(folder),
+            "normalize": self._normalizes(),
         }
 
     def index_identity(self) -> dict[str, Any]:
@@ -87,19 +94,27 @@ class BiEncoder(IndexedRetriever):
         vectors: Vectors = self.open_index(notes)
         prefix = self._prefixes().query
         logger.info("encoding %d queries, prefix %r", len(questions), prefix)
-        texts = [self._clip(question.query or " ") for question in questions]  # "" may be no token at all
+        texts = [question.query for question in questions]
         queries = self._encode(texts, prefix, [f"query {question.id}" for question in questions])
         rankings, n_tied = _nearest(queries, vectors, notes.note_idxs, k)
         if n_tied:
             logger.info("%d of %d rankings had ties at rank %d; lower note_idx stayed", n_tied, len(questions), k)
         return rankings
 
+    def embed_queries(self, queries: Sequence[str]) -> Vectors:
+        """Their vectors, shape (n_queries, dimension)."""
+        return self._encode(queries, self._prefixes().query, [f"query {query!r}" for query in queries])
+
+    def embed_notes(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of notes by their texts (`Note.text`), shape (n_texts, dimension)."""
+        return self._encode(texts, self._prefixes().passage, [f"note {text[:50]!r}" for text in texts])
+
     def write_files(self, notes: NoteStore, folder: Path) -> None:
         """The notes' vectors in the order of the store, shape (n_notes, dimension), float32; one chunk in memory."""
         prefix = self._prefixes().passage
         logger.info("indexing %d notes (biencoder, %s, passage prefix %r)", len(notes), self.model, prefix)
         n_done, logged = 0, time.monotonic()
-        stream = ((self._clip(note.text), f"note {note.note_idx}") for note in notes)
+        stream = ((note.text, f"note {note.note_idx}") for note in notes)
         with (folder / _VECTORS).open("wb") as file:
             while chunk := list(itertools.islice(stream, _CHUNK_NOTES)):
                 vectors = self._encode([text for text, _ in chunk], prefix, [name for _, name in chunk])
@@ -125,74 +140,25 @@ class BiEncoder(IndexedRetriever):
             self._found = folder, model_sha256(folder)
         return self._found
 
+    def _normalizes(self) -> bool:
+        return not compares_by_dot(self._find_model()[0]) if self.normalize is None else self.normalize
+
     def _prefixes(self) -> Prefixes:
         own = model_prefixes(self._find_model()[0], self.model)
         given = (self.query_prefix, self.passage_prefix)
         return Prefixes(*(mine if text is None else text for text, mine in zip(given, own, strict=True)))
 
-    def _encode(self, texts: list[str], prefix: str, names: list[str]) -> Vectors:
+    def _encode(self, texts: Sequence[str], prefix: str, names: Sequence[str]) -> Vectors:
         """Vectors of shape (n_texts, dimension); a UsageError names the first text whose vector is not finite."""
-        encoder = self._model()
-        with quiet_loading():
-            vectors: Vectors = encoder.encode(
-                texts,
-                prompt=prefix,
-                batch_size=self.batch_size,
-                normalize_embeddings=self.normalize,
-                show_progress_bar=False,
-            )
-        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if len(broken):
-            raise UsageError(
-                f"model {self.model!r} makes vectors that are not finite ({names[broken[0]]}"
-                + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
-                + "); its weights are damaged, or it is no model for text"
-            )
-        return vectors
-
-    def _clip(self, text: str) -> str:
-        """The text without what lies far beyond what the model reads."""
-        return text[: int(self._model().max_seq_length or 512) * _MAX_CHARS_PER_TOKEN]
+        normalize, size = self._normalizes(), self.batch_size
+        return encode(self._model(), texts, prefix, normalize=normalize, batch_size=size, named=(self.model, names))
 
     def _model(self) -> SentenceTransformer:
-        if self._encoder is None:
-            self._encoder = self._load()
-        return self._encoder
-
-    def _load(self) -> SentenceTransformer:
         """The model in full precision, with our pooling and length."""
-        from sentence_transformers import SentenceTransformer
-
-        folder, _ = self._find_model()
-        try:
-            with quiet_loading() as messages:
-                encoder = SentenceTransformer(str(folder), device=self.device, local_files_only=True).float()
-        except Exception as error:  # whatever unfit files make torch, transformers or their tokenizers raise
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise UsageError(f"model {self.model!r} can't be loaded: {reason}") from error
-        check_all_loaded(self.model, messages)
-        if pooling := self.pooling or _default_pooling(folder):
-            _set_pooling(encoder, pooling)
-        if self.max_length is not None:
-            limit = getattr(encoder[0].auto_model.config, "max_position_embeddings", None)
-            if limit and limit < self.max_length:
-                raise UsageError(f"max_length {self.max_length}: model {self.model!r} reads {limit} tokens at most")
-            encoder.max_seq_length = self.max_length
-        return encoder
-
-
-def _default_pooling(folder: Path) -> Pooling | None:
-    """None where the model's own files say how token vectors are pooled."""
-    return None if (folder / "modules.json").is_file() else "mean"
-
-
-def _set_pooling(encoder: SentenceTransformer, pooling: Pooling) -> None:
-    for position, module in enumerate(encoder):
-        if type(module).__name__ == "Pooling":
-            dimension = encoder[0].auto_model.config.hidden_size
-            encoder[position] = type(module)(dimension, pooling, include_prompt=module.include_prompt)
-            return
-    raise UsageError(f"pooling {pooling}: this model pools in its own way; leave the setting out")
+        if self._encoder is None:
+            folder, _ = self._find_model()
+            self._encoder = load_encoder(folder, self.model, self.device, self.pooling, self.max_length)
+        return self._encoder
 
 
 def _nearest(
@@ -216,17 +182,11 @@ def _nearest(
         chunk = queries[start : start + _CHUNK_QUERIES]
         found_scores, found = faiss.knn(chunk, vectors, n_candidates, metric=faiss.METRIC_INNER_PRODUCT)
         for query, rows, least in zip(chunk, found, found_scores.min(axis=1), strict=True):
-            scores, ids = _dot(vectors[rows], query), note_idxs[rows]
+            scores, ids = dot(vectors[rows], query), note_idxs[rows]
             reach = least + error * float(np.linalg.norm(query))  # of the notes that faiss left out
             if n_candidates < len(vectors) and np.partition(scores, -k)[-k] <= reach:
-                scores, ids = np.concatenate([_dot(block, query) for block in blocks]), note_idxs
+                scores, ids = np.concatenate([dot(block, query) for block in blocks]), note_idxs
             hits, left_out = rank_hits(scores, ids, k, above=-math.inf)
             rankings.append(hits)
             n_tied += left_out > 0
     return rankings, n_tied
-
-
-def _dot(vectors: Vectors, query: Vectors) -> Vectors:
-    """Dot products summed row by row in double precision: equal rows give equal results."""
-    products: Vectors = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1).astype(np.float32)
-    return products

@@ -39,7 +39,16 @@ def model_prefixes(folder: Path, name: str) -> Prefixes:
 
 
 def _declared(folder: Path) -> dict[str, Any]:
-    """The prompts by name in sentence-transformers' configuration; empty where there is none."""
+    """The prompts by name in sentence-transformers' configuration."""
+    return {
+        key: text
+        for key, text in (sentence_transformers_config(folder).get("prompts") or {}).items()
+        if isinstance(text, str)
+    }
+
+
+def sentence_transformers_config(folder: Path) -> dict[str, Any]:
+    """What a model's folder tells sentence-transformers; empty where it tells nothing."""
     path = folder / "config_sentence_transformers.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -47,5 +56,4 @@ def _declared(folder: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} can't be read: {error}") from error
-    prompts = content.get("prompts") if isinstance(content, dict) else None
-    return {key: text for key, text in (prompts or {}).items() if isinstance(text, str)}
+    return content if isinstance(content, dict) else {}

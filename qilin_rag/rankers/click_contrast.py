@@ -1,0 +1,124 @@
+"""How a bi-encoder learns from clicks, for sentence-transformers' trainer: batches, loss, trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+from sentence_transformers.util.distributed import all_gather, all_gather_with_grad
+from torch import Tensor, distributed
+
+from qilin_rag.data.catalogue import Catalogue
+from qilin_rag.data.exposures import MISSING
+from qilin_rag.data.requests import Requests
+from qilin_rag.rankers.examples import Contrasts, clicked_notes
+from qilin_rag.rankers.texts import note_texts
+from qilin_rag.retrievers.encoder import readable
+
+
+def example_rows(n: int) -> Dataset:
+    """The numbers of examples, which is all that the trainer shuffles and deals out."""
+    return Dataset.from_dict({"example": np.arange(n)})
+
+
+class ClickBatches(SentenceTransformerDataCollator):  # type: ignore[misc]
+    """Looks up and tokenizes a batch: a query for each example, and each distinct note of the batch once.
+
+    The labels are ids of notes: `passages` (n_notes,), `positive` (n_examples,), and `clicked` (n_examples, n) with
+    all that each request clicked, -1 where there is no more.
+    """
+
+    def __init__(
+        self, encoder: SentenceTransformer, examples: Contrasts, requests: Requests, catalogue: Catalogue
+    ) -> None:
+        super().__init__(preprocess_fn=encoder.preprocess)
+        self._encoder, self._examples, self._requests, self._catalogue = encoder, examples, requests, catalogue
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """The tokens of the rows of `example_rows`, with the labels."""
+        rows = np.array([feature["example"] for feature in features])
+        examples, requests = self._examples, self._requests
+        request = examples.request[rows]
+        notes = np.unique(np.append(examples.positive[rows], examples.negatives[rows]))
+        notes = notes[notes != MISSING]
+        labels = {
+            "passages": notes,
+            "positive": examples.positive[rows],
+            "clicked": clicked_notes(requests, request),
+        }
+        return {
+            **self._tokens("query", [requests.queries[row] for row in request]),
+            **self._tokens("document", note_texts(self._catalogue, notes)),
+            "label": {name: torch.from_numpy(ids) for name, ids in labels.items()},
+        }
+
+    def _tokens(self, kind: str, texts: Sequence[str]) -> dict[str, Any]:
+        encoder = self._encoder
+        tokens = encoder.preprocess([readable(encoder, text) for text in texts], prompt=encoder.prompts[kind])
+        return {f"{kind}_{name}": values for name, values in tokens.items()}
+
+
+class ClickContrast(torch.nn.Module):  # type: ignore[misc]
+    """Cross-entropy of each example's clicked note among all distinct notes of the batch, on whichever device.
+
+    What else the same request clicked is left out. `most` is how many notes one device's batch can have: each sends as
+    many, so that they can be gathered.
+    """
+
+    def __init__(self, model: SentenceTransformer, similarity: str, scale: float, most: int) -> None:
+        super().__init__()
+        self.model = model
+        self._similarity, self._scale, self._most = similarity, scale, most
+
+    def forward(self, features: Iterable[dict[str, Tensor]], labels: dict[str, Tensor]) -> Tensor:
+        """The mean over this device's examples; `features` are of queries and notes."""
+        queries, vectors = (self.model(of)["sentence_embedding"].float() for of in features)
+        vectors, ids = self._gathered(vectors, labels["passages"])
+        if self._similarity == "cosine":
+            queries, vectors = (torch.nn.functional.normalize(of, dim=-1) for of in (queries, vectors))
+        with torch.autocast(queries.device.type, enabled=False):  # a dot product of 100 has no fraction in bf16
+            logits = self._scale * queries @ vectors.T
+        target = torch.searchsorted(ids, labels["positive"])
+        logits = logits.masked_fill(_left_out(labels["clicked"], ids, target), -torch.inf)
+        return torch.nn.functional.cross_entropy(logits, target)
+
+    def _gathered(self, vectors: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The notes of all devices, each once, by id.
+
+        Gradients go back to the device that a note's vector is from. Each device's loss is a mean over its own
+        examples, and gradients are averaged over devices, so together they are those of one batch.
+        """
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return vectors, ids
+        n_left = self._most - len(ids)
+        vectors = all_gather_with_grad(torch.nn.functional.pad(vectors, (0, 0, 0, n_left)))
+        ids = all_gather(torch.nn.functional.pad(ids, (0, n_left), value=MISSING))
+        distinct, which = ids.unique(return_inverse=True)
+        places = torch.arange(len(ids), device=ids.device)
+        first = torch.full_like(distinct, len(ids)).scatter_reduce(0, which, places, "amin")
+        is_note = distinct != MISSING
+        return vectors[first[is_note]], distinct[is_note]
+
+
+def _left_out(clicked: Tensor, ids: Tensor, target: Tensor) -> Tensor:
+    """Which of the notes `ids` each example is not compared with: clicked, but not its target."""
+    at = torch.searchsorted(ids, clicked).clamp(max=len(ids) - 1)
+    example, nth = (ids[at] == clicked).nonzero(as_tuple=True)
+    out = torch.zeros(len(clicked), len(ids), dtype=torch.bool, device=ids.device)
+    out[example, at[example, nth]] = True
+    return out.scatter(1, target[:, None], False)
+
+
+class ClickTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
+    """Without the model card, and with an error where the best model can't be loaded."""
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """It would take the examples for texts."""
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
