@@ -69,6 +69,8 @@ class TrainedRanker(Ranker):
 
     operational: ClassVar[frozenset[str]] = frozenset({"checkpoint", "device", "score_batch_size", "log"})
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+    reads_text_only: ClassVar[bool] = False
+    """It looks at queries and notes alone, so it can rank what a retriever found for a question (`run --rerank`)."""
 
     checkpoint: Path | None = None
     device: str | None = None
