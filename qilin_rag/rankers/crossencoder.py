@@ -13,6 +13,7 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Ints, Requests
 from qilin_rag.errors import UsageError
 from qilin_rag.pretrained import check_all_loaded, fetch_model, quiet_loading
+from qilin_rag.rankers.passages import matching_part
 from qilin_rag.rankers.texts import note_texts
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
 
@@ -29,7 +30,8 @@ class CrossEncoder(TrainedRanker):
 
     Trained by binary cross-entropy on each click and `n_negatives` results of its request that were not clicked.
     `model` is a folder or hub name of an encoder; a head that it has not begins at random. Of a pair beyond
-    `max_length` tokens the note is cut; a query loses only what lies beyond three quarters of that.
+    `max_length` tokens the note is cut; a query loses only what lies beyond three quarters of that. With
+    `passage_chars` a longer content is read only where it has most in common with the query, in so many characters.
     """
 
     packages: ClassVar[tuple[str, ...]] = (*TrainedRanker.packages, "sentence-transformers")
@@ -37,6 +39,7 @@ class CrossEncoder(TrainedRanker):
 
     model: str = "bert-base-chinese"
     max_length: Annotated[int, Field(ge=32)] = 512
+    passage_chars: PositiveInt | None = None
     n_negatives: PositiveInt = 10
 
     def recipe(self, train: Requests, catalogue: Catalogue) -> Recipe:
@@ -55,11 +58,11 @@ class CrossEncoder(TrainedRanker):
             """Looks up the texts of a batch."""
 
             def __call__(collator, features: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N805
-                notes = np.array([row["note"] for row in features])
-                texts = self._clipped(note_texts(catalogue, notes))
-                queries = [self._fitting(encoder, train.queries[row["request"]]) for row in features]
-                rows = zip(queries, texts, features, strict=True)
-                return super().__call__([{"query": q, "text": t, "label": row["label"]} for q, t, row in rows])  # type: ignore[no-any-return]
+                queries = [train.queries[row["request"]] for row in features]
+                pairs = self._pairs(encoder, queries, np.array([row["note"] for row in features]), catalogue)
+                labels = (row["label"] for row in features)
+                rows = [{"query": q, "text": t, "label": y} for (q, t), y in zip(pairs, labels, strict=True)]
+                return super().__call__(rows)  # type: ignore[no-any-return]
 
         encoder = self._load(fetch_model(self.model), self.model, is_new=True)
         return Recipe(
@@ -83,7 +86,7 @@ class CrossEncoder(TrainedRanker):
         with stage(progress, "scoring", len(scores)):
             for start in range(0, len(scores), _CHUNK_PAIRS):
                 chunk = slice(start, start + _CHUNK_PAIRS)
-                queries = [self._fitting(fitted, texts[i]) for i in pairs[0, chunk]]
+                queries = texts[pairs[0, chunk]].tolist()
                 scores[chunk] = self._logits(fitted, queries, pairs[1, chunk], catalogue, progress)
         return scores[pair.reshape(-1)]
 
@@ -114,9 +117,7 @@ class CrossEncoder(TrainedRanker):
         """Of each query with its note, in batches of like length."""
         import torch
 
-        notes, note = np.unique(note_idxs, return_inverse=True)
-        texts = self._clipped(note_texts(catalogue, notes))
-        pairs = [(query, texts[i]) for query, i in zip(queries, note, strict=True)]
+        pairs = self._pairs(encoder, queries, note_idxs, catalogue)
         order = np.argsort([len(query) + len(text) for query, text in pairs], kind="stable")
         logits: Floats = np.empty(len(pairs), np.float32)
         for start in range(0, len(order), self.score_batch_size):
@@ -130,6 +131,20 @@ class CrossEncoder(TrainedRanker):
                     progress.advance()
         return logits
 
+    def _pairs(
+        self, encoder: Encoder, queries: list[str], note_idxs: Ints, catalogue: Catalogue
+    ) -> list[tuple[str, str]]:
+        """What is read of each query and its note; a note is looked up once."""
+        found, at = np.unique(note_idxs, return_inverse=True)
+        if self.passage_chars is None:
+            texts = note_texts(catalogue, found)
+            read = [texts[i] for i in at]
+        else:
+            notes = catalogue.notes.get(found.tolist())
+            read = [matching_part(notes[i], query, self.passage_chars) for i, query in zip(at, queries, strict=True)]
+        most = self.max_length * _MAX_CHARS_PER_TOKEN
+        return [(self._fitting(encoder, query), text[:most]) for query, text in zip(queries, read, strict=True)]
+
     def _fitting(self, encoder: Encoder, query: str) -> str:
         """The query, without what would leave less than a quarter of the length for note and separators."""
         most = self.max_length * 3 // 4
@@ -139,9 +154,6 @@ class CrossEncoder(TrainedRanker):
             query, add_special_tokens=False, return_offsets_mapping=True, truncation=True, max_length=most + 1
         )["offset_mapping"]
         return query if len(places) <= most else query[: places[most - 1][1]]
-
-    def _clipped(self, texts: list[str]) -> list[str]:
-        return [text[: self.max_length * _MAX_CHARS_PER_TOKEN] for text in texts]
 
     def _load(self, folder: Path, name: str, is_new: bool) -> Encoder:
         """The model in full precision; a head may be new only where training starts."""

@@ -20,15 +20,19 @@ pytest.importorskip("sentence_transformers", reason="needs sentence-transformers
 from qilin_rag.config import resource_names  # noqa: E402
 from qilin_rag.data import load_dataset  # noqa: E402
 from qilin_rag.data.catalogue import Catalogue  # noqa: E402
-from qilin_rag.data.requests import Requests  # noqa: E402
+from qilin_rag.data.requests import Floats, Requests  # noqa: E402
 from qilin_rag.errors import UsageError  # noqa: E402
 from qilin_rag.rankers import load_ranker  # noqa: E402
+from qilin_rag.rankers.bm25 import BM25  # noqa: E402
 from qilin_rag.rankers.crossencoder import CrossEncoder  # noqa: E402
+from qilin_rag.rankers.passages import matching_part  # noqa: E402
 from qilin_rag.rankers.texts import note_texts  # noqa: E402
 from qilin_rag.rankers.training import train_ranker  # noqa: E402
+from qilin_rag.types import Note  # noqa: E402
+from tests.rankers.conftest import Made, MakeWorld, chance_mrr, mrr, p_of  # noqa: E402
 from tests.rankers.made import made_requests  # noqa: E402
+from tests.rankers.small_bert import write_bert  # noqa: E402
 from tests.rankers.test_training import KillAt, Killed, log_of, model_of  # noqa: E402
-from tests.rankers.tiny_bert import write_bert  # noqa: E402
 
 SETTINGS: dict[str, Any] = {
     "max_length": 96,
@@ -117,6 +121,22 @@ def test_only_the_note_is_cut(catalogue: Catalogue, bert: Path) -> None:
         ids = recipe.fitted.preprocess([(fitting, text)])["input_ids"][0].tolist()
         separator = recipe.fitted.tokenizer.sep_token_id
         assert (len(ids), ids.index(separator), ids[-1]) == (32, 1 + n_kept, separator)
+
+
+def test_of_a_long_note_the_part_nearest_to_the_query_may_be_read(catalogue: Catalogue, bert: Path) -> None:
+    note = Note(note_idx=1, title="题", content="甲乙丙丁" * 10 + "手冲水温" + "戊己庚辛" * 10)
+    for query, expected in (("水温多少", "水温"), ("甲乙", "题 甲乙丙丁甲乙丙丁"), ("无关", "题 甲乙丙丁甲乙丙丁")):
+        part = matching_part(note, query, 8)
+        assert expected in part
+        assert len(part) == len("题 ") + 8
+    assert matching_part(note, "水温", 84) == note.text
+    ranker = CrossEncoder(model=str(bert), **SETTINGS | {"passage_chars": 20})
+    recipe = ranker.recipe(requests_on(catalogue), catalogue)
+    row = recipe.train_dataset[0]
+    [text] = recipe.given["data_collator"]([row])["text"]
+    [read] = catalogue.notes.get([row["note"]])
+    assert text == matching_part(read, requests_on(catalogue).queries[row["request"]], 20)
+    assert len(text) < len(read.text)
 
 
 def test_overfits_one_batch(catalogue: Catalogue, bert: Path) -> None:
@@ -213,6 +233,51 @@ def test_two_processes_have_the_losses_of_one_with_the_doubled_batch(catalogue: 
     for alone, together in zip(*logs, strict=True):
         assert together["loss"] == pytest.approx(alone["loss"], abs=1e-4)
         assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-3, abs=1e-4)
+
+
+OTHERS = ("topical", "cover", "taste", "source", "popularity", "position", "fatigue", "factoid", "answer")
+WORLD = (
+    *(f"causes.{cause}=0" for cause in OTHERS),
+    *("causes.synonym=4", "causes.lexical=3", "search.intercept=-3.5", "search.depth=14", "same_concept=0.3"),
+    *("topics=2", "median_tokens=4", "sigma_tokens=0.3", "lengths={4: 1.0}", "test_searches=0.3"),
+)
+COUNTS = {"notes": 200, "searches": 900, "recommendations": 10, "dqa": 0, "users": 50}
+IN_WORLD = SETTINGS | {"max_length": 32, "learning_rate": 2e-3, "batch_size": 64, "warmup_steps": 20}
+
+
+def trained_in(world: Made, out: Path, train: Requests | None = None, **settings: Any) -> Floats:
+    """What a cross-encoder trained on the searches of this world scores on its test."""
+    train = world.requests("search", "train") if train is None else train
+    notes = (note.text for note in world.catalogue.notes)
+    bert = write_bert(out / "bert", [*notes, *train.queries], dropout=0.0)
+    ranker = CrossEncoder(model=str(bert), **IN_WORLD | settings)
+    train_ranker(ranker, train, world.requests("search", "validation"), world.catalogue, out / "out")
+    return load_ranker(out / "out").score(world.requests("search", "test"), world.catalogue)
+
+
+@pytest.mark.slow
+def test_it_gains_by_synonyms_where_they_cause_clicks(make_world: MakeWorld, tmp_path: Path) -> None:
+    """Over BM25, which sees a concept's other name no more than any other word."""
+    gains = {}
+    for without in ((), ("synonym",)):
+        world = make_world(COUNTS, *WORLD, without=without)
+        test = world.requests("search", "test")
+        scores = trained_in(world, tmp_path / f"without{len(without)}", max_steps=300, evaluate_every=100)
+        ours, bm25 = mrr(test, scores), mrr(test, BM25().score(test, world.catalogue))
+        gains[without] = ours.mean() - bm25.mean(), p_of(ours, bm25)
+    assert gains[()][0] > 0.05
+    assert gains[()][1] < 0.05
+    assert gains[("synonym",)][1] >= 0.05
+
+
+@pytest.mark.slow
+def test_with_shuffled_labels_it_is_at_chance(make_world: MakeWorld, tmp_path: Path) -> None:
+    world = make_world(COUNTS, *WORLD)
+    train, test = world.requests("search", "train"), world.requests("search", "test")
+    shuffled = replace(train, clicked=np.random.default_rng(0).permutation(train.clicked))
+    scores = trained_in(world, tmp_path, shuffled, max_steps=100, evaluate_every=50)
+    mean, deviation = chance_mrr(test)
+    assert abs(mrr(test, scores).mean() - mean) < 3 * deviation
 
 
 def test_weights_that_are_missing_in_a_trained_one_are_said(trained: Path, tmp_path: Path) -> None:
