@@ -101,15 +101,15 @@ def main() -> None:
     dataset = load_dataset(str(shared / "data" / "cmrc_dqa"))
     test, rest = dataset.questions[:N_TEST], dataset.questions[N_TEST:]
     of_test = {note for question in test for note in question.reference_notes}
-    rest = [question for question in rest if not of_test & set(question.reference_notes)]
-    order = np.random.default_rng(0).permutation(len(rest))
-    validation, train = ([rest[i] for i in part] for part in (order[:N_VALIDATION], order[N_VALIDATION:]))
+    others = [question for question in rest if not of_test & set(question.reference_notes)]
+    order = np.random.default_rng(0).permutation(len(others))
+    validation, train = ([others[i] for i in part] for part in (order[:N_VALIDATION], order[N_VALIDATION:]))
 
     model = first_layers(shared / "models" / "e5-small-zh", N_LAYERS, out / "model")
     ranker = CrossEncoder(model=str(model), **SETTINGS)
-    requests = [train_requests(dataset, part, of_test, part is train) for part in (train, validation)]
-    steps = Steps()
-    trained = train_ranker(ranker, *requests, Catalogue(dataset.notes), out / "ranker", steps)
+    learned = train_requests(dataset, train, of_test, with_all=True)
+    checked = train_requests(dataset, validation, of_test, with_all=False)
+    trained = train_ranker(ranker, learned, checked, Catalogue(dataset.notes), out / "ranker", Steps())
     print(f"trained on {len(train)} questions, {trained.n_steps} steps, MRR@10 {trained.mrr_at_10:.4f} on validation")
 
     first = search(BM25(), dataset.notes, test, DEPTH)
