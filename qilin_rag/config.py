@@ -43,6 +43,7 @@ class RunConfig(Frozen):
     """All settings of one run, resolved: what the manifest records and what `run` is given.
 
     `llm_label` is the name the LLM was given by, `llm_preset` the settings which that name alone stands for.
+    `rerank`: the folder of a trained ranker, which puts the first `rerank_depth` hits of a question in its own order.
     `note_order`: how the notes stand in the prompt (`shuffled`: by `seed` and question); `note_chars`: the most
     characters of each note's content there. `metrics` must be usable; `optional_metrics` are scored too where they can
     be with what is on this machine. `note` is a word for people, shown beside the LLM in tables.
@@ -53,6 +54,8 @@ class RunConfig(Frozen):
     references: ReferenceSelection = "own"
     missing_notes: MissingNotes = "error"
     retriever: Named = Named(name="bm25")
+    rerank: Path | None = None
+    rerank_depth: PositiveInt = 20
     llm: Named = Named(name="extractive")
     llm_label: str = "extractive"
     llm_preset: dict[str, Any] = {}
@@ -86,7 +89,15 @@ class RunConfig(Frozen):
 
 
 _COMPOSED_SETTINGS = {"retriever", "llm", "llm_label", "llm_preset", "metrics", "optional_metrics"}
-_REPEATED_SETTINGS = ("data", "ids", "concurrency", "retriever", "llm", "metrics")  # may lie elsewhere the next time
+_REPEATED_SETTINGS = (
+    "data",
+    "ids",
+    "concurrency",
+    "retriever",
+    "rerank",
+    "llm",
+    "metrics",
+)  # may lie elsewhere the next time
 _PLAIN_SETTINGS = [name for name in RunConfig.model_fields if name not in _COMPOSED_SETTINGS]
 
 

@@ -16,9 +16,7 @@ from qilin_rag.answering import (
     System,
     answer,
     calls_left,
-    known_notes,
     pending_questions,
-    search,
     stage,
     third_party,
 )
@@ -105,7 +103,7 @@ class Task:
         metrics = repr([config.metrics, config.optional_metrics])
         scorers = shared.once(("named metrics", metrics), lambda: build_scorers(config.metrics))
         prompt = load_prompt(config.prompt)
-        retriever = shared.retriever(config)
+        retriever, self._reranker = shared.retriever(config), shared.reranker(config)
         for scorer in scorers:
             if isinstance(scorer, Retrieval) and scorer.k > config.top_k and not retriever.ignores_k:
                 shared.warn(f"figures at {scorer.k} are of the {config.top_k} notes that --top-k gives")
@@ -132,8 +130,8 @@ class Task:
             NoteForm.of(config),
             cache,
         )
-        self.identity = run_identity(self._dataset, self._system, config)
-        self.directory = run_directory(config, self._dataset, self._system)
+        self.identity = run_identity(self._dataset, self._system, config, self._reranker)
+        self.directory = run_directory(config, self._dataset, self._system, self._reranker)
         self._clock = Clock()
         self._jobs: list[Job] = []
         self._n_repeats_left = 0
@@ -141,7 +139,8 @@ class Task:
     @property
     def label(self) -> str:
         """What tells this run apart from others, for people."""
-        labels = (self.config.retriever.name, self.config.llm_label)
+        second = [] if self._reranker is None else [self._reranker.name]
+        labels = (self.config.retriever.name, *second, self.config.llm_label)
         of_notes = changed_note_settings(self.config)
         notes = "".join(f", {name}={value}" for name, value in of_notes.items() if name != "seed")
         return f"{' + '.join(labels)}, prompt {self.config.prompt}, top {self.config.top_k}{notes}"
@@ -163,7 +162,7 @@ class Task:
 
     def find_work(self) -> None:
         """Read what is done, and retrieve for the questions that are left."""
-        config, system = self.config, self._system
+        config = self.config
         self._earlier = _earlier_manifest(self.directory, self.identity)
         finished = {} if config.fresh else self.directory.read_samples()[0]
         pending = pending_questions(self.questions, finished)
@@ -172,8 +171,7 @@ class Task:
         if self._unreachable and (pending or self._n_repeats_left):
             raise self._unreachable
         with self._clock.stage("retrieval"):
-            hits = self._shared.search(system.retriever, self._dataset, pending, config.top_k) if pending else []
-            found = known_notes(hits, system.notes, config.missing_notes)
+            found = self._shared.retrieve(config, pending)
         self._jobs = [Job(*pair) for pair in zip(pending, found, strict=True)]
 
     def ask(self, llm: LLM, progress: Progress | None, label: str = "") -> None:
@@ -186,7 +184,9 @@ class Task:
 
     def _ask(self, llm: LLM, progress: Progress | None, label: str) -> None:
         server = llm.check() if llm is not self.llm else self._server
-        manifest = new_manifest(self.config, self._dataset, self._system, self.questions, self.identity, server)
+        manifest = new_manifest(
+            self.config, self._dataset, self._system, self.questions, self.identity, server, self._reranker
+        )
         self._manifest = continued(manifest, self._earlier, self.is_asking)
         is_other_set = self._earlier is None or self._earlier.question_set_sha256 != self._manifest.question_set_sha256
         times = Times() if self._earlier is None or self.config.fresh else self._earlier.times
@@ -287,11 +287,9 @@ def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
     """The first stage alone: write the hits of the run's questions to a TREC file, and sum up how good they are."""
     check_out(out)
     shared = Shared()
-    retriever, dataset = shared.retriever(config), shared.dataset(config)
-    questions = select_questions(dataset.questions, config)
-    hits = search(retriever, dataset.notes, questions, config.top_k)
-    rankings = [found.hits for found in known_notes(hits, dataset.notes, config.missing_notes)]
-    tag = retriever_label(config, retriever)
+    questions = select_questions(shared.dataset(config).questions, config)
+    rankings = [found.hits for found in shared.retrieve(config, questions)]
+    tag = retriever_label(config, shared.retriever(config), shared.reranker(config))
     write_text(out, format_trec(zip((question.id for question in questions), rankings, strict=True), tag))
     signed: dict[str, list[Score]] = {}
     for k in sorted({min(5, config.top_k), config.top_k}):

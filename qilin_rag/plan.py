@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qilin_rag.answering import Retrieved, System, calls_left, known_notes, pending_questions, third_party
+from qilin_rag.answering import Retrieved, System, calls_left, pending_questions, third_party
 from qilin_rag.config import RunConfig, cache_dir
 from qilin_rag.cost import tokens_cost
 from qilin_rag.errors import QilinError
@@ -66,7 +66,7 @@ def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
     shared = shared or Shared()
     build_scorers(config.metrics)
     prompt = load_prompt(config.prompt)
-    retriever, dataset = shared.retriever(config), shared.dataset(config)
+    retriever, dataset, reranker = shared.retriever(config), shared.dataset(config), shared.reranker(config)
     llm = shared.llm(config)
     questions = select_questions(dataset.questions, config)
     system = System(
@@ -79,11 +79,10 @@ def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
         config.concurrency,
         NoteForm.of(config),
     )
-    directory = run_directory(config, dataset, system)
+    directory = run_directory(config, dataset, system, reranker)
     finished = {} if config.fresh else directory.read_samples()[0]
     pending = pending_questions(questions, finished)
-    hits = shared.search(retriever, dataset, pending, config.top_k) if pending else []
-    asked = _rendered(system, pending, known_notes(hits, dataset.notes, config.missing_notes))
+    asked = _rendered(system, pending, shared.retrieve(config, pending))
     left, cache_unknown = _uncached(asked, llm, shared) if _uses_cache(config) else (asked, None)
     n_cached = len(asked) - len(left)
     times = {question.id: config.repeat for question in pending}

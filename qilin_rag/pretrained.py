@@ -62,14 +62,15 @@ def model_sha256(folder: Path) -> str:
     return total.hexdigest()
 
 
-def check_all_loaded(name: str, messages: list[str]) -> None:
+def check_all_loaded(name: str, messages: list[str], may_miss: str = r"pooler\.") -> None:
     """UsageError where transformers said that weights are missing in the files: it draws those at random.
 
-    A pooler is often missing, and nothing here uses one. `messages` are those of `quiet_loading`.
+    `may_miss` matches the beginning of those that may be: a pooler often is, and embeddings use none. `messages` are
+    those of `quiet_loading`.
     """
     report = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(messages))
     missing = [key.strip() for key in re.findall(r"^([^|\n]+)\|\s*MISSING", report, re.MULTILINE)]
-    if missing := [key for key in missing if not key.startswith("pooler.")]:
+    if missing := [key for key in missing if not re.match(may_miss, key)]:
         raise UsageError(f"model {name!r}: weights are not in its files ({missing[0]}), so they would be random")
 
 

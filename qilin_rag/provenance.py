@@ -18,6 +18,7 @@ from qilin_rag.data import Dataset
 from qilin_rag.data.dataset import hash_questions
 from qilin_rag.llms import LLM
 from qilin_rag.llms.servers import engine_of
+from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.registry import RETRIEVERS
 from qilin_rag.retrievers import Retriever
 from qilin_rag.store import Manifest, RunDirectory
@@ -40,7 +41,9 @@ RECORDED_PACKAGES = (
 )
 
 
-def run_identity(dataset: Dataset, system: System, config: RunConfig) -> dict[str, Any]:
+def run_identity(
+    dataset: Dataset, system: System, config: RunConfig, reranker: Reranker | None = None
+) -> dict[str, Any]:
     """All that can change an answer; its hash is the fingerprint under which a run is found again."""
     return {
         "fingerprint_version": FINGERPRINT_VERSION,
@@ -51,6 +54,7 @@ def run_identity(dataset: Dataset, system: System, config: RunConfig) -> dict[st
         "prompt": system.prompt.sha256,
         **llm_identity(config, system.llm),
         **changed_note_settings(config),
+        **({} if reranker is None else {"rerank": reranker.identity()}),
     }
 
 
@@ -75,16 +79,14 @@ def fingerprint(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def folder_name(config: RunConfig, dataset: Dataset, fingerprint: str) -> str:
-    """What the run directory is called: for people, and by its end for us."""
-    names = (dataset.name, RETRIEVERS.short_name(config.retriever.name), config.llm_label, Path(config.prompt).stem)
-    return "-".join([*map(slug, names), fingerprint[:8]])
-
-
-def run_directory(config: RunConfig, dataset: Dataset, system: System) -> RunDirectory:
-    """Where the run of this configuration is kept."""
-    name = folder_name(config, dataset, fingerprint(run_identity(dataset, system, config)))
-    return RunDirectory(config.runs_dir / name)
+def run_directory(
+    config: RunConfig, dataset: Dataset, system: System, reranker: Reranker | None = None
+) -> RunDirectory:
+    """Where the run of this configuration is kept: a name for people, and for us by its end."""
+    stages = [RETRIEVERS.short_name(config.retriever.name), *([] if reranker is None else [reranker.name])]
+    names = (dataset.name, *stages, config.llm_label, Path(config.prompt).stem)
+    its_hash = fingerprint(run_identity(dataset, system, config, reranker))
+    return RunDirectory(config.runs_dir / "-".join([*map(slug, names), its_hash[:8]]))
 
 
 def continued(manifest: Manifest, earlier: Manifest | None, is_asking: bool) -> Manifest:
@@ -102,6 +104,7 @@ def new_manifest(
     questions: Sequence[Question],
     identity: dict[str, Any],
     server: dict[str, Any],
+    reranker: Reranker | None = None,
 ) -> Manifest:
     """The manifest of a run that begins now; `server` is what the LLM's server says of itself."""
     effective = {
@@ -120,7 +123,7 @@ def new_manifest(
         seed=config.seed,
         labels={
             "data": dataset.label,
-            "retriever": retriever_label(config, system.retriever),
+            "retriever": retriever_label(config, system.retriever, reranker),
             "llm": llm_label(config, system.llm),
             "prompt": system.prompt.name,
         },
@@ -133,10 +136,14 @@ def new_manifest(
     )
 
 
-def retriever_label(config: RunConfig, retriever: Retriever) -> str:
-    """The retriever in tables: its name and what differs from its defaults."""
+def retriever_label(config: RunConfig, retriever: Retriever, reranker: Reranker | None = None) -> str:
+    """The retriever in tables: its name and what differs from its defaults, and the second stage."""
     name = config.retriever.name
-    return describe(RETRIEVERS.label(name), retriever.changed(RETRIEVERS.implied(name)))
+    first = describe(RETRIEVERS.label(name), retriever.changed(RETRIEVERS.implied(name)))
+    if reranker is None:
+        return first
+    is_usual = reranker.depth == RunConfig.model_fields["rerank_depth"].default
+    return f"{first} + {describe(reranker.name, {} if is_usual else {'depth': reranker.depth})}"
 
 
 def llm_label(config: RunConfig, llm: LLM) -> str:

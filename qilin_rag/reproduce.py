@@ -20,7 +20,10 @@ from qilin_rag.store import Manifest, RunDirectory
 from qilin_rag.types import Frozen, MetricSummary, Sample
 
 REPRODUCED = Path("runs") / "reproduced"
-_NOT_COMPARED = ("runs_dir", "fresh", "cache", "repeat", "note", "fail_on_error", "llm_label", "llm_preset")
+_NOT_COMPARED = (
+    *("runs_dir", "fresh", "cache", "repeat", "note", "fail_on_error", "llm_label", "llm_preset"),
+    "rerank_depth",  # of the identity, which is the same; runs from before it was a setting lack it
+)
 _MOST_DIFFERENCES = 5
 
 

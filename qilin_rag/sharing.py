@@ -6,10 +6,12 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
-from qilin_rag.answering import search
+from qilin_rag.answering import Retrieved, known_notes, search
 from qilin_rag.config import RunConfig
 from qilin_rag.data import Dataset, load_dataset
+from qilin_rag.errors import UsageError
 from qilin_rag.llms import LLM
+from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.registry import LLMS, RETRIEVERS
 from qilin_rag.retrievers import Retriever
 from qilin_rag.types import Hit, Question
@@ -26,6 +28,7 @@ class Shared:
         """Nothing is made yet."""
         self._made: dict[Hashable, Any] = {}
         self._found: dict[Hashable, dict[str, tuple[int, list[Hit]]]] = {}
+        self._reranked: dict[Hashable, dict[str, Retrieved]] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gave for this key the first time."""
@@ -48,6 +51,15 @@ class Shared:
 
         return self.once(("retriever", config.retriever.model_dump_json()), create)
 
+    def reranker(self, config: RunConfig) -> Reranker | None:
+        """The second stage of a run, where it has one."""
+        folder, depth = config.rerank, config.rerank_depth
+        if folder is None:
+            return None
+        if config.top_k > depth and not self.retriever(config).ignores_k:
+            raise UsageError(f"--top-k {config.top_k}: only {depth} notes are ranked again; raise --rerank-depth")
+        return self.once(("reranker", folder, depth), lambda: Reranker.open(folder, depth))
+
     def llm(self, config: RunConfig) -> LLM:
         """The LLM of a run; nobody has asked yet whether its server is there."""
 
@@ -60,6 +72,23 @@ class Shared:
     def warn(self, message: str) -> None:
         """A warning that runs have in common, said once."""
         self.once(("warning", message), lambda: logger.warning(message))
+
+    def retrieve(self, config: RunConfig, questions: Sequence[Question]) -> list[Retrieved]:
+        """What each question gets: the hits whose notes are there, in the order of the run's last stage."""
+        retriever, dataset, reranker = self.retriever(config), self.dataset(config), self.reranker(config)
+        k = config.top_k if reranker is None else reranker.depth
+        hits = self.search(retriever, dataset, questions, k) if questions else []
+        found = known_notes(hits, dataset.notes, config.missing_notes)
+        if reranker is None:
+            return found
+        named = (retriever.class_path(), retriever.model_dump_json(), dataset.sha256, config.rerank, k)
+        known = self._reranked.setdefault(named, {})
+        new = [(question, its) for question, its in zip(questions, found, strict=True) if question.id not in known]
+        rankings = reranker.rerank([question for question, _ in new], [its.hits for _, its in new], dataset.notes)
+        for (question, its), ranking in zip(new, rankings, strict=True):
+            known[question.id] = Retrieved(ranking, its.n_missing)
+        most = None if retriever.ignores_k else config.top_k
+        return [Retrieved(known[question.id].hits[:most], known[question.id].n_missing) for question in questions]
 
     def search(self, retriever: Retriever, dataset: Dataset, questions: Sequence[Question], k: int) -> list[list[Hit]]:
         """The hits of each question, searched for only where no search before has found them.

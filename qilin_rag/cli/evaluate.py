@@ -21,6 +21,8 @@ from qilin_rag.cli.options import (
     MissingNotes,
     Quiet,
     References,
+    Rerank,
+    RerankDepth,
     RetrieverName,
     RunsDir,
     Settings,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 def run(
     retriever: RetrieverName = None,
+    rerank: Rerank = None,
+    rerank_depth: RerankDepth = None,
     llm: LlmName = None,
     data: Data = None,
     answers: Answers = None,
@@ -95,6 +99,8 @@ def run(
     ui.set_up_logs(quiet or as_json, verbose)
     flags = {
         "retriever": retriever,
+        "rerank": rerank,
+        "rerank_depth": rerank_depth,
         "llm": llm,
         "data": data,
         "answers": answers,

@@ -34,6 +34,11 @@ Settings = Annotated[
 RetrieverName = Annotated[
     str | None, typer.Option(help="A name (see: list retrievers) or package.module:Class. [default: bm25]")
 ]
+Rerank = Annotated[
+    Path | None,
+    typer.Option(help="The folder of a trained ranker that puts the hits in its own order (crossencoder, biencoder)."),
+]
+RerankDepth = Annotated[int | None, typer.Option(help="Hits a question that are put in order anew. [default: 20]")]
 Data = Annotated[
     str | None,
     typer.Option(

@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, Data, Limit, MissingNotes, Quiet, RetrieverName, Settings
+from qilin_rag.cli.options import AsJson, Data, Limit, MissingNotes, Quiet, Rerank, RerankDepth, RetrieverName, Settings
 
 
 def retrieve(
     out: Annotated[Path, typer.Option(help="The TREC run to write.")],
     retriever: RetrieverName = None,
+    rerank: Rerank = None,
+    rerank_depth: RerankDepth = None,
     data: Data = None,
     missing_notes: MissingNotes = None,
     top_k: Annotated[int, typer.Option(help="Notes a question gets.")] = 100,
@@ -30,7 +32,15 @@ def retrieve(
     from qilin_rag.pipeline import retrieve_only
 
     ui.set_up_logs(quiet or as_json)
-    flags = {"retriever": retriever, "data": data, "missing_notes": missing_notes, "top_k": top_k, "limit": limit}
+    flags = {
+        "retriever": retriever,
+        "rerank": rerank,
+        "rerank_depth": rerank_depth,
+        "data": data,
+        "missing_notes": missing_notes,
+        "top_k": top_k,
+        "limit": limit,
+    }
     figures = retrieve_only(resolve_run(flags, settings or []), out)
     if as_json:
         ui.print_json({"out": str(out), "metrics": {name: figure.model_dump() for name, figure in figures.items()}})

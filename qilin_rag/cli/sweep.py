@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, Concurrency, Data, DryRun, Limit, Metrics, Quiet, RunsDir, ServeEach, Settings
+from qilin_rag.cli.options import (
+    AsJson,
+    Concurrency,
+    Data,
+    DryRun,
+    Limit,
+    Metrics,
+    Quiet,
+    Rerank,
+    RerankDepth,
+    RunsDir,
+    ServeEach,
+    Settings,
+)
 from qilin_rag.cli.plan import print_plans
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.errors import QilinError, UsageError
@@ -28,6 +41,8 @@ def sweep(
     controls: Annotated[
         bool, typer.Option("--controls", help="Add the retrievers random and oracle_top_k, to compare with.")
     ] = False,
+    rerank: Rerank = None,
+    rerank_depth: RerankDepth = None,
     data: Data = None,
     metrics: Metrics = None,
     limit: Limit = None,
@@ -50,6 +65,8 @@ def sweep(
     named = {"retrievers": retrievers, "llms": llms, "prompts": prompts}
     axes = {axis: listed(axis, given) for axis, given in named.items() if given is not None}
     flags = {
+        "rerank": rerank,
+        "rerank_depth": rerank_depth,
         "data": data,
         "metrics": metrics,
         "limit": limit,

@@ -62,13 +62,15 @@ class Recipe(NamedTuple):
 class TrainedRanker(Ranker):
     """A ranker with a model of its own, trained on clicks; `checkpoint` is the folder that `train` wrote.
 
-    The learning rate rises linearly from a third over `warmup_steps`, then stays. Training ends after `epochs` (or
-    `max_steps`), or when MRR@10 on the validation requests has not risen in `patience` evaluations, one every
-    `evaluate_every` steps (default: ten an epoch); the best model is kept. `batch_size` is of one device.
+    The learning rate rises linearly from a third over `warmup_steps`, then stays, or falls linearly to 0. Training ends
+    after `epochs` (or `max_steps`), or when MRR@10 on the validation requests has not risen in `patience` evaluations,
+    one every `evaluate_every` steps (default: ten an epoch); the best model is kept. `batch_size` is of one device.
     """
 
     operational: ClassVar[frozenset[str]] = frozenset({"checkpoint", "device", "score_batch_size", "log"})
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+    reads_text_only: ClassVar[bool] = False
+    """It looks at queries and notes alone, so it can rank what a retriever found for a question (`run --rerank`)."""
 
     checkpoint: Path | None = None
     device: str | None = None
@@ -79,6 +81,7 @@ class TrainedRanker(Ranker):
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: NonNegativeInt = 10
+    schedule: Literal["constant", "linear"] = "constant"
     max_grad_norm: PositiveFloat = 1.0
     batch_size: PositiveInt = 32
     gradient_accumulation: PositiveInt = 1

@@ -119,12 +119,14 @@ def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalo
             return metrics
 
     optimizer = make_optimizer(ranker, recipe.parameters)
+    arguments = _arguments(ranker, recipe, out)
+    n_steps = arguments.max_steps if ranker.schedule == "linear" else None
     trainer: Trainer = Validated(
         model=recipe.model,
-        args=_arguments(ranker, recipe, out),
+        args=arguments,
         train_dataset=recipe.train_dataset,
         eval_dataset=recipe.train_dataset,  # asked for, and never looked at
-        optimizers=(optimizer, warm_up(optimizer, ranker.warmup_steps)),
+        optimizers=(optimizer, warm_up(optimizer, ranker.warmup_steps, n_steps)),
         callbacks=[EarlyStoppingCallback(ranker.patience), _Log(out / LOG)],
         **recipe.given,
     )
@@ -194,10 +196,17 @@ def make_optimizer(ranker: TrainedRanker, parameters: list[dict[str, Any]]) -> t
     return torch.optim.AdamW(parameters, **settings)
 
 
-def warm_up(optimizer: torch.optim.Optimizer, n_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """A third of each learning rate, rising linearly to all of it over `n_steps`, then constant."""
-    start = 1 / 3 if n_steps else 1.0
-    return torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=start, total_iters=max(1, n_steps))
+def warm_up(
+    optimizer: torch.optim.Optimizer, n_warm_up: int, n_steps: int | None = None
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """A third of each learning rate, rising linearly to all of it; then constant, or linearly to 0 at `n_steps`."""
+
+    def share(step: int) -> float:
+        if step < n_warm_up:
+            return (1 + 2 * step / n_warm_up) / 3
+        return 1.0 if n_steps is None else max(0.0, (n_steps - step) / max(1, n_steps - n_warm_up))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
 def mean_reciprocal_rank(ranker: TrainedRanker, fitted: Any, requests: Requests, catalogue: Catalogue) -> float:

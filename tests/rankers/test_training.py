@@ -131,3 +131,14 @@ def test_the_learning_rate_rises_from_a_third() -> None:
     assert rates[0] == pytest.approx(1.0)
     assert np.diff(rates[:11]) == pytest.approx(0.2)
     assert rates[10:] == pytest.approx([3.0] * 3)
+
+
+def test_the_learning_rate_may_fall_to_nothing() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3.0)
+    schedule = warm_up(optimizer, 2, 6)
+    rates = []
+    for _ in range(7):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([1.0, 2.0, 3.0, 2.25, 1.5, 0.75, 0.0])

@@ -1,0 +1,181 @@
+"""A cross-encoder: query and note read together, by sentence-transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import Field, PositiveInt
+
+from qilin_rag.answering import Progress, stage
+from qilin_rag.data.catalogue import Catalogue
+from qilin_rag.data.exposures import Ints
+from qilin_rag.data.requests import Floats, Requests
+from qilin_rag.errors import UsageError
+from qilin_rag.pretrained import check_all_loaded, fetch_model, quiet_loading
+from qilin_rag.rankers.passages import matching_part
+from qilin_rag.rankers.texts import note_texts
+from qilin_rag.rankers.trained import Recipe, TrainedRanker
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder as Encoder
+
+_CHUNK_PAIRS = 8192  # whose texts are held at a time, and read in order of length
+_MOST_TOKENS_PER_CHAR = 4  # one a byte
+_MAX_CHARS_PER_TOKEN = 64  # what lies beyond is cut before tokenizing, which takes seconds for megabytes
+
+
+class CrossEncoder(TrainedRanker):
+    """One number for `query [SEP] title content`, from the encoder's [CLS] by a linear head (or as the model has it).
+
+    Trained by binary cross-entropy on each click and `n_negatives` results of its request that were not clicked.
+    `model` is a folder or hub name of an encoder; a head that it has not begins at random. Of a pair beyond
+    `max_length` tokens the note is cut; a query loses only what lies beyond three quarters of that. With
+    `passage_chars` a longer content is read only where it has most in common with the query, in so many characters.
+    """
+
+    packages: ClassVar[tuple[str, ...]] = (*TrainedRanker.packages, "sentence-transformers")
+    reads_text_only: ClassVar[bool] = True
+
+    model: str = "bert-base-chinese"
+    max_length: Annotated[int, Field(ge=32)] = 512
+    passage_chars: PositiveInt | None = None
+    n_negatives: PositiveInt = 10
+
+    def recipe(self, train: Requests, catalogue: Catalogue) -> Recipe:
+        """The pretrained encoder with a head, and an example a pair; their texts are looked up batch by batch."""
+        from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+        from sentence_transformers.cross_encoder.data_collator import CrossEncoderDataCollator
+        from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+
+        class CardlessTrainer(CrossEncoderTrainer):  # type: ignore[misc]
+            """Without the model card, which would look at examples and ask the hub for the base model."""
+
+            def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+                pass
+
+        class Pairs(CrossEncoderDataCollator):  # type: ignore[misc]
+            """Looks up the texts of a batch."""
+
+            def __call__(collator, features: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N805
+                queries = [train.queries[row["request"]] for row in features]
+                pairs = self._pairs(encoder, queries, np.array([row["note"] for row in features]), catalogue)
+                labels = (row["label"] for row in features)
+                rows = [{"query": q, "text": t, "label": y} for (q, t), y in zip(pairs, labels, strict=True)]
+                return super().__call__(rows)  # type: ignore[no-any-return]
+
+        encoder = self._load(fetch_model(self.model), self.model, is_new=True)
+        return Recipe(
+            CardlessTrainer,
+            CrossEncoderTrainingArguments,
+            encoder,
+            encoder,
+            self._examples(train),
+            [{"params": [parameter for parameter in encoder.parameters() if parameter.requires_grad]}],
+            given={"loss": BinaryCrossEntropyLoss(encoder), "data_collator": Pairs(encoder.preprocess)},
+        )
+
+    def score_with(
+        self, fitted: Any, requests: Requests, catalogue: Catalogue, progress: Progress | None = None
+    ) -> Floats:
+        """The logit of each distinct pair."""
+        texts, text = np.unique(np.array(requests.queries, dtype=object), return_inverse=True)
+        columns = np.stack([text[requests.request], requests.note_idx])
+        pairs, pair = np.unique(columns, axis=1, return_inverse=True)
+        scores: Floats = np.empty(pairs.shape[1], np.float32)
+        with stage(progress, "scoring", len(scores)):
+            for start in range(0, len(scores), _CHUNK_PAIRS):
+                chunk = slice(start, start + _CHUNK_PAIRS)
+                queries = texts[pairs[0, chunk]].tolist()
+                scores[chunk] = self._logits(fitted, queries, pairs[1, chunk], catalogue, progress)
+        return scores[pair.reshape(-1)]
+
+    def save(self, fitted: Any, folder: Path) -> None:
+        """As sentence-transformers does, tokenizer and all."""
+        with quiet_loading():
+            fitted.save_pretrained(str(folder), create_model_card=False)
+
+    def load(self, folder: Path) -> Any:
+        """All weights have to be there."""
+        return self._load(folder, str(folder), is_new=False)
+
+    def _examples(self, train: Requests) -> Any:
+        """A row a pair, of numbers alone."""
+        from datasets import Dataset
+
+        from qilin_rag.rankers.examples import contrasts
+
+        clicks = contrasts(train, self.n_negatives, self.seed)
+        notes = np.column_stack([clicks.positive, clicks.negatives])
+        click, nth = np.nonzero(notes >= 0)
+        label = (nth == 0).astype(np.float32)
+        return Dataset.from_dict({"request": clicks.request[click], "note": notes[click, nth], "label": label})
+
+    def _logits(
+        self, encoder: Encoder, queries: list[str], note_idxs: Ints, catalogue: Catalogue, progress: Progress | None
+    ) -> Floats:
+        """Of each query with its note, in batches of like length."""
+        import torch
+
+        pairs = self._pairs(encoder, queries, note_idxs, catalogue)
+        order = np.argsort([len(query) + len(text) for query, text in pairs], kind="stable")
+        logits: Floats = np.empty(len(pairs), np.float32)
+        for start in range(0, len(order), self.score_batch_size):
+            rows = order[start : start + self.score_batch_size]
+            batch = [pairs[row] for row in rows]
+            logits[rows] = encoder.predict(
+                batch, batch_size=len(batch), show_progress_bar=False, activation_fn=torch.nn.Identity()
+            )
+            for _ in rows:
+                if progress:
+                    progress.advance()
+        return logits
+
+    def _pairs(
+        self, encoder: Encoder, queries: list[str], note_idxs: Ints, catalogue: Catalogue
+    ) -> list[tuple[str, str]]:
+        """What is read of each query and its note; a note is looked up once."""
+        found, at = np.unique(note_idxs, return_inverse=True)
+        if self.passage_chars is None:
+            texts = note_texts(catalogue, found)
+            read = [texts[i] for i in at]
+        else:
+            notes = catalogue.notes.get(found.tolist())
+            read = [matching_part(notes[i], query, self.passage_chars) for i, query in zip(at, queries, strict=True)]
+        most = self.max_length * _MAX_CHARS_PER_TOKEN
+        return [(self._fitting(encoder, query), text[:most]) for query, text in zip(queries, read, strict=True)]
+
+    def _fitting(self, encoder: Encoder, query: str) -> str:
+        """The query, without what would leave less than a quarter of the length for note and separators."""
+        most = self.max_length * 3 // 4
+        if _MOST_TOKENS_PER_CHAR * len(query) <= most:
+            return query
+        places = encoder.tokenizer(
+            query, add_special_tokens=False, return_offsets_mapping=True, truncation=True, max_length=most + 1
+        )["offset_mapping"]
+        return query if len(places) <= most else query[: places[most - 1][1]]
+
+    def _load(self, folder: Path, name: str, is_new: bool) -> Encoder:
+        """The model in full precision; a head may be new only where training starts."""
+        from sentence_transformers import CrossEncoder as Encoder
+
+        try:
+            with quiet_loading() as messages:
+                encoder = Encoder(
+                    str(folder),
+                    num_labels=1,
+                    max_length=self.max_length,
+                    device="cpu" if is_new else self.device,  # the trainer moves it
+                    local_files_only=True,
+                ).float()
+        except Exception as error:  # whatever unfit files make torch, transformers or their tokenizers raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise UsageError(f"model {name!r} can't be loaded: {reason}") from error
+        inner = encoder.model.base_model_prefix
+        check_all_loaded(name, messages, rf"(?!{inner}\.)|{inner}\.pooler\." if is_new else "(?!)")
+        limit = getattr(encoder.config, "max_position_embeddings", None)
+        if limit and limit < self.max_length:
+            raise UsageError(f"max_length {self.max_length}: model {name!r} reads {limit} tokens at most")
+        encoder[0].processing_kwargs = {"text": {"truncation": "only_second"}}
+        return encoder.eval()
