@@ -21,7 +21,7 @@ from qilin_rag.pretrained import check_all_loaded, fetch_model, model_sha256, qu
 from qilin_rag.retrievers.base import rank_hits
 from qilin_rag.retrievers.kept_index import IndexedRetriever
 from qilin_rag.retrievers.prefixes import Prefixes, model_prefixes
-from qilin_rag.types import Hit, Question
+from qilin_rag.types import Hit, Note, Question
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -85,24 +85,32 @@ class BiEncoder(IndexedRetriever):
         if not len(notes) or not questions:
             return [[] for _ in questions]
         vectors: Vectors = self.open_index(notes)
-        prefix = self._prefixes().query
-        logger.info("encoding %d queries, prefix %r", len(questions), prefix)
-        texts = [self._clip(question.query or " ") for question in questions]  # "" may be no token at all
-        queries = self._encode(texts, prefix, [f"query {question.id}" for question in questions])
+        logger.info("encoding %d queries, prefix %r", len(questions), self._prefixes().query)
+        queries = self.encode_queries([question.query for question in questions])
         rankings, n_tied = _nearest(queries, vectors, notes.note_idxs, k)
         if n_tied:
             logger.info("%d of %d rankings had ties at rank %d; lower note_idx stayed", n_tied, len(questions), k)
         return rankings
+
+    def encode_queries(self, queries: Sequence[str]) -> Vectors:
+        """Vectors of shape (n_queries, dimension); a UsageError names the first that is not finite."""
+        texts = [self._clip(query or " ") for query in queries]  # "" may be no token at all
+        return self._encode(texts, self._prefixes().query, [f"query {query!r:.40}" for query in queries])
+
+    def encode_notes(self, notes: Sequence[Note]) -> Vectors:
+        """Vectors of shape (n_notes, dimension); a UsageError names the first that is not finite."""
+        texts = [self._clip(note.text) for note in notes]
+        return self._encode(texts, self._prefixes().passage, [f"note {note.note_idx}" for note in notes])
 
     def write_files(self, notes: NoteStore, folder: Path) -> None:
         """The notes' vectors in the order of the store, shape (n_notes, dimension), float32; one chunk in memory."""
         prefix = self._prefixes().passage
         logger.info("indexing %d notes (biencoder, %s, passage prefix %r)", len(notes), self.model, prefix)
         n_done, logged = 0, time.monotonic()
-        stream = ((self._clip(note.text), f"note {note.note_idx}") for note in notes)
+        stream = iter(notes)
         with (folder / _VECTORS).open("wb") as file:
             while chunk := list(itertools.islice(stream, _CHUNK_NOTES)):
-                vectors = self._encode([text for text, _ in chunk], prefix, [name for _, name in chunk])
+                vectors = self.encode_notes(chunk)
                 if not n_done:
                     shape = (len(notes), vectors.shape[1])
                     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
