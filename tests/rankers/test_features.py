@@ -164,3 +164,14 @@ def test_data_without_users_is_said(made: Made) -> None:
 
     with pytest.raises(UsageError, match="dcn-v2 \\(unless without: \\[user\\]\\) needs the table user_feat"):
         DCNV2()._users_of(Catalogue(made.catalogue.notes))
+
+
+@pytest.mark.parametrize("name", ["dcn_v2_search", "dcn_v2_recommendation", "dcn_v2_joint"])
+def test_the_papers_settings_are_settings(name: str) -> None:
+    from qilin_rag.config import find_resource, read_yaml
+    from qilin_rag.registry import RANKERS
+
+    settings = read_yaml(find_resource("configs/rankers", name))
+    ranker = RANKERS.create(settings.pop("name"), settings)
+    assert ranker.embedding_learning_rate == 0.1
+    assert ranker.hidden == (512, 512)
