@@ -140,7 +140,7 @@ class DCNV2(TrainedRanker):
         if self._debias == "ipw":
             exponent = self.position_bias_exponent
             if exponent is None:
-                with torch.random.fork_rng():
+                with torch.random.fork_rng(range(torch.cuda.device_count())):
                     exponent = self._estimate(self._new(train, catalogue)[0].network, train, columns)
             weights = click_weights(train.position, exponent, self.most_weight)
         position = position_buckets(train.position) if self._debias == "tower" else None
@@ -195,7 +195,7 @@ class DCNV2(TrainedRanker):
         save_file(state, folder / _WEIGHTS)
         encoder = fitted.encoder
         content = {
-            "encoder": None if encoder is None else {"model": encoder.model, "sha256": _sha256(encoder)},
+            "encoder": {"model": self.encoder if encoder else None, "sha256": _sha256(encoder) if encoder else None},
             "text_width": fitted.network.shape.text_width,
             "position_bias_exponent": fitted.exponent,
             "note_numbers": _scales(features.note_numbers("counts" not in self.without), fitted.network.note_scale),
@@ -212,10 +212,10 @@ class DCNV2(TrainedRanker):
 
         kept = json.loads((folder / _FEATURES).read_text(encoding="utf-8"))
         encoder = self._open_encoder()
-        if encoder is not None and _sha256(encoder) != kept["encoder"]["sha256"]:
+        if (None if encoder is None else _sha256(encoder)) != kept["encoder"]["sha256"]:
             raise UsageError(
-                f"encoder {self.encoder!r} is not the one this ranker was trained with ({kept['encoder']['model']}): "
-                "its files differ; name that one with --set encoder=..."
+                f"encoder {self.encoder!r} is not the one this ranker was trained with ({kept['encoder']['model']!r}), "
+                "or its files have changed; name that one with the setting encoder"
             )
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         network = CrossNetwork(self._shape(kept["text_width"]))

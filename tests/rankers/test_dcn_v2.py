@@ -450,6 +450,8 @@ def test_another_encoder_than_in_training_is_refused(made: Made, tmp_path: Path)
     assert moved.identity() == small(encoder=str(tmp_path / "moved")).identity()
     with pytest.raises(UsageError, match="is not the one this ranker was trained with"):
         small(encoder=str(tmp_path / "b")).load(tmp_path / "model")
+    with pytest.raises(UsageError, match="encoder None is not the one"):
+        small().load(tmp_path / "model")
 
 
 def test_vectors_are_those_of_the_encoder_and_made_once(
