@@ -153,7 +153,7 @@ class DCNV2(TrainedRanker):
             examples,
             self.parameters(fitted.network),
             given={"data_collator": as_one},
-            more_arguments={"remove_unused_columns": False},
+            more_arguments={"remove_unused_columns": False, "ddp_find_unused_parameters": False},
         )
 
     def parameters(self, network: CrossNetwork) -> list[dict[str, Any]]:

@@ -50,13 +50,11 @@ def estimate_exponent(
     for features, clicked, position in batches:
         log_examined = -exponent * torch.log(position.clamp(min=1).float()).to(exponent.device)
         log_click = log_examined.to(clicked.device) + functional.logsigmoid(network.logits(features))
-        log_click = log_click.clamp(max=-1e-6)
+        log_click = log_click.clamp(max=-1e-6)  # on its way the exponent may be negative
         log_none = torch.log(-torch.expm1(log_click))
         loss = -(clicked * log_click + (1 - clicked) * log_none).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        with torch.no_grad():
-            exponent.clamp_(min=0)
         seen.append(exponent.item())
-    return float(np.mean(seen[3 * len(seen) // 4 :]))
+    return max(0.0, float(np.mean(seen[3 * len(seen) // 4 :])))

@@ -403,8 +403,10 @@ def test_weighted_clicks_find_the_true_relevance(make_world: MakeWorld, tmp_path
     """The platform puts popular notes first, which users like less; positions alone make them clicked more.
 
     Validated once, at the end: MRR of clicks goes by position itself, and would choose what is like the platform.
+    Without the cause the gain must be below 0.01, which two seeds of one ranker differ by on this world: the paired
+    test knows nothing of that, so it finds differences there too.
     """
-    counts = {"notes": 800, "searches": 100, "recommendations": 3000, "dqa": 20, "users": 50}
+    counts = {"notes": 800, "searches": 100, "recommendations": 2000, "dqa": 20, "users": 50}
     made = make_world(counts, *POSITION, without=[] if is_there else ["position"])
     test = made.requests("recommendation", "test")
     gain = attraction(made, test, "recommendation_test")
@@ -415,8 +417,12 @@ def test_weighted_clicks_find_the_true_relevance(make_world: MakeWorld, tmp_path
     kept = json.loads((tmp_path / "ipw" / "model" / "features.json").read_text())
     assert kept["position_bias_exponent"] == pytest.approx(1.2 if is_there else 0, abs=0.25)
     for debias in ("ipw", "tower"):
-        p = p_of(found[debias], found["none"])
-        assert p < 0.05 if is_there else p >= 0.05
+        gained = (found[debias] - found["none"]).mean()
+        if is_there:
+            assert gained > 0.02
+            assert p_of(found[debias], found["none"]) < 0.05
+        else:
+            assert gained < 0.01
 
 
 @pytest.mark.slow
