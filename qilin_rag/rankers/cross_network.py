@@ -1,0 +1,138 @@
+"""The network of DCN-V2 (Wang et al. 2021): cross layers beside a deep part, one logit a candidate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from qilin_rag.rankers.features import N_SOURCES, NOTE_IDS, USER_IDS
+from qilin_rag.rankers.propensity import N_POSITIONS
+
+_MOST = 10.0  # standard deviations that a number may lie from its mean
+
+
+class Shape(NamedTuple):
+    """What makes a network; 0 stands for an input that is not there."""
+
+    tables: Mapping[str, tuple[int, int]]
+    """Buckets and width of each id's embeddings."""
+    n_note_numbers: int
+    n_user_numbers: int
+    text_width: int
+    has_source: bool
+    has_history: bool
+    n_cross_layers: int
+    rank: int | None
+    hidden: Sequence[int]
+    dropout: float
+    has_tower: bool
+
+    @property
+    def id_names(self) -> tuple[str, ...]:
+        """The ids that have embeddings."""
+        return (*NOTE_IDS, *(USER_IDS if self.n_user_numbers else ()))
+
+    @property
+    def width(self) -> int:
+        """Inputs in all."""
+        ids = sum(self.tables[name][1] for name in self.id_names)
+        history = self.tables["note_idx"][1] if self.has_history else 0
+        source = N_SOURCES if self.has_source else 0
+        return 1 + source + history + ids + self.n_note_numbers + self.n_user_numbers + 2 * self.text_width
+
+
+class CrossLayer(nn.Module):  # type: ignore[misc]
+    """x_{l+1} = x0 * (W x_l + b) + x_l; of low rank W = U V^T."""
+
+    def __init__(self, width: int, rank: int | None) -> None:
+        super().__init__()
+        self.v = nn.Identity() if rank is None else nn.Linear(width, rank, bias=False)
+        self.w = nn.Linear(width if rank is None else rank, width)
+
+    def forward(self, x0: Any, x: Any) -> Any:
+        """The next layer's input."""
+        return x0 * self.w(self.v(x)) + x
+
+
+class Standardized(nn.Module):  # type: ignore[misc]
+    """Numbers less their mean over their standard deviation, both of train; the mean where one is missing."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n))
+        self.register_buffer("std", torch.ones(n))
+
+    def forward(self, numbers: Any) -> Any:
+        """Of shape (n_candidates, n), as given."""
+        return ((numbers - self.mean) / self.std).nan_to_num(0.0).clamp(-_MOST, _MOST)
+
+
+class CrossNetwork(nn.Module):  # type: ignore[misc]
+    """Embeddings of ids, numbers and vectors of texts, side by side; cross layers and deep part; a linear head.
+
+    No batch norm anywhere: a score depends on nothing else in the batch. Position goes through a tower of its own (a
+    number a bucket, for searches and recommendations apart), which adds to the logit in training and is left out of
+    `logits`.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.tables = nn.ModuleDict({name: nn.Embedding(*shape.tables[name]) for name in shape.id_names})
+        for table in self.tables.values():
+            nn.init.normal_(table.weight, std=0.01)  # an id never seen stays near 0, which says nothing
+        self.note_scale = Standardized(shape.n_note_numbers)
+        self.user_scale = Standardized(shape.n_user_numbers)
+        self.cross = nn.ModuleList(CrossLayer(shape.width, shape.rank) for _ in range(shape.n_cross_layers))
+        sizes = [shape.width, *shape.hidden]
+        layers: list[Any] = []
+        for before, after in pairwise(sizes):
+            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(shape.dropout)]
+        self.deep = nn.Sequential(*layers)
+        self.head = nn.Linear(shape.width + sizes[-1], 1)
+        self.tower = nn.Embedding(2 * N_POSITIONS, 1) if shape.has_tower else None
+        if self.tower is not None:
+            nn.init.zeros_(self.tower.weight)
+
+    def forward(self, labels: Any, position: Any = None, **features: Any) -> dict[str, Any]:
+        """The loss of these candidates; `position` are buckets, `labels` clicks, weighted or not."""
+        logits = self.logits(features).float()
+        if self.tower is not None:
+            logits = logits + self.tower(position + N_POSITIONS * features["is_search"].long()).squeeze(-1)
+        return {"loss": functional.binary_cross_entropy_with_logits(logits, labels)}
+
+    def logits(self, features: Mapping[str, Any]) -> Any:
+        """A score for each candidate, (n_candidates,), whatever its position."""
+        x0 = self.inputs(features)
+        x = x0
+        for layer in self.cross:
+            x = layer(x0, x)
+        return self.head(torch.cat([x, self.deep(x0)], dim=1)).squeeze(-1)
+
+    def inputs(self, features: Mapping[str, Any]) -> Any:
+        """All inputs side by side, (n_candidates, width)."""
+        parts = [features["is_search"][:, None], self.note_scale(features["note_numbers"])]
+        parts += [self.tables[name](ids) for name, ids in zip(NOTE_IDS, features["note_ids"].T, strict=True)]
+        if self.shape.n_user_numbers:
+            parts.append(self.user_scale(features["user_numbers"]))
+            parts += [self.tables[name](ids) for name, ids in zip(USER_IDS, features["user_ids"].T, strict=True)]
+        if self.shape.has_source:
+            parts.append(functional.one_hot(features["source"].long(), N_SOURCES).float())
+        if self.shape.has_history:
+            parts.append(self.history(features["recent"]))
+        if self.shape.text_width:
+            scale = math.sqrt(self.shape.text_width)  # vectors of length 1 have small components
+            parts += [features[name].float() * scale for name in ("query_vector", "note_vector")]
+        return torch.cat(parts, dim=1)
+
+    def history(self, recent: Any) -> Any:
+        """The mean of the recently clicked notes' embeddings; 0 where there is none, and padding counts for nothing."""
+        is_there = (recent != 0).float().unsqueeze(-1)
+        total = (self.tables["note_idx"](recent) * is_there).sum(dim=1)
+        return total / is_there.sum(dim=1).clamp(min=1)

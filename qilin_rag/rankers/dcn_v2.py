@@ -1,0 +1,329 @@
+"""DCN-V2 over what is known of user, context and note, with texts as vectors of a frozen bi-encoder.
+
+Every exposed candidate of the train requests is an example (clicked or not), so an example that counts as not clicked
+was shown and not clicked: no note is drawn at random.
+
+On the causes of `synth`: taste is a matter of user and note, and changes the order within a request. The source of a
+query adds the same to all candidates of a request, so no ranker can gain by it in MRR; what it is worth shows in how
+well the probabilities of clicks fit (log-likelihood), or in the order of candidates across requests.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr, field_validator, model_validator
+
+from qilin_rag.answering import Progress, stage
+from qilin_rag.data.catalogue import Catalogue
+from qilin_rag.data.exposures import Ints
+from qilin_rag.data.notes import NoteStore
+from qilin_rag.data.requests import Floats, Requests
+from qilin_rag.errors import UsageError, unknown_name
+from qilin_rag.rankers import features
+from qilin_rag.rankers.features import Columns, UserColumns
+from qilin_rag.rankers.trained import Recipe, TrainedRanker
+from qilin_rag.types import Frozen
+
+if TYPE_CHECKING:
+    from qilin_rag.rankers.cross_network import CrossNetwork
+    from qilin_rag.retrievers.biencoder import BiEncoder
+
+WITHOUT = ("query_source", "history", "counts", "user", "text", "position")
+_WEIGHTS, _FEATURES = "model.safetensors", "features.json"
+_LEAST_ESTIMATING_STEPS, _MOST_ESTIMATING_STEPS = 200, 2000
+
+Table = Annotated[tuple[Annotated[int, Field(ge=2)], PositiveInt], Field(description="buckets and width")]
+
+
+class Tables(Frozen):
+    """Buckets and width of the embeddings of each id; widths are the paper's.
+
+    The ids of notes and users are row numbers: with a bucket for each and one for a missing id no two share one. The
+    other ids are texts; their buckets are several times the paper's numbers of values, since hashed texts may meet.
+    """
+
+    gender: Table = (64, 8)
+    platform: Table = (64, 8)
+    age: Table = (256, 16)
+    location: Table = (4096, 32)
+    user_idx: Table = (15_483, 64)
+    note_type: Table = (8, 8)
+    taxonomy1_id: Table = (512, 16)
+    taxonomy2_id: Table = (2048, 32)
+    taxonomy3_id: Table = (4096, 64)
+    note_idx: Table = (1_983_940, 64)
+
+    def n_buckets(self) -> dict[str, int]:
+        """By id."""
+        return {name: table[0] for name, table in self}
+
+
+class Fitted(NamedTuple):
+    """A network, and the encoder of its texts (None: no text)."""
+
+    network: CrossNetwork
+    encoder: BiEncoder | None
+    exponent: float | None
+    """Of the position bias, where clicks were weighted by it."""
+
+    @property
+    def model(self) -> CrossNetwork:
+        """What is trained."""
+        return self.network
+
+
+class DCNV2(TrainedRanker):
+    """Deep and cross network, version 2: cross layers (of low `rank`, or full) beside a deep part.
+
+    `encoder` is the folder or hub name of the bi-encoder of queries and notes (as retriever biencoder takes it), or the
+    folder of a trained one; None is no text. `without` leaves inputs out, of query_source, history, counts, user, text,
+    position; counts carry no date and may hold the clicks of the test, so a whole run without them is
+    `without: [counts]`. `debias` is what is done about clicks that come by position: `tower` (learned with the model
+    and left out of its scores), `ipw` (clicks weighted by 1 / position^-eta, at most `most_weight`; eta is
+    `position_bias_exponent`, or estimated from the train clicks), or `none`, which `without: [position]` is too.
+    """
+
+    encoder: str | None = None
+    without: tuple[str, ...] = ()
+    debias: Literal["tower", "ipw", "none"] = "tower"
+    position_bias_exponent: Annotated[float, Field(ge=0, le=5)] | None = None
+    most_weight: Annotated[float, Field(ge=1)] = 10.0
+
+    tables: Tables = Tables()
+    n_cross_layers: NonNegativeInt = 3
+    rank: PositiveInt | None = None
+    hidden: tuple[PositiveInt, ...] = (512, 512)
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    embedding_learning_rate: PositiveFloat = 0.1
+    batch_size: PositiveInt = 2048
+    score_batch_size: PositiveInt = 8192
+    warmup_steps: NonNegativeInt = 100
+    gradient_checkpointing: Literal[False] = False
+
+    _users: tuple[Any, UserColumns] | None = PrivateAttr(default=None)
+    _columns: dict[str, tuple[NoteStore, Columns]] = PrivateAttr(default_factory=dict)
+
+    @field_validator("without")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in WITHOUT:
+                raise ValueError(str(unknown_name("input", name, WITHOUT)))
+        return tuple(name for name in WITHOUT if name in names)
+
+    @model_validator(mode="after")
+    def _exponent_is_used(self) -> DCNV2:
+        if self.position_bias_exponent is not None and self.debias != "ipw":
+            raise ValueError(f"position_bias_exponent is for debias ipw, not {self.debias}")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What the encoder contains counts, not where it lies."""
+        encoder = self._open_encoder()
+        return super().identity() | {"encoder": None if encoder is None else _sha256(encoder)}
+
+    def recipe(self, train: Requests, catalogue: Catalogue) -> Recipe:
+        """A new network, its numbers scaled by train; an example a candidate."""
+        import torch
+        from transformers import Trainer, TrainingArguments
+
+        from qilin_rag.rankers.batches import Examples, as_one
+        from qilin_rag.rankers.propensity import click_weights, position_buckets
+
+        fitted, columns = self._new(train, catalogue)
+        exponent = None
+        weights: Floats = np.ones(train.n_candidates, np.float32)
+        if self._debias == "ipw":
+            exponent = self.position_bias_exponent
+            if exponent is None:
+                with torch.random.fork_rng(range(torch.cuda.device_count())):
+                    exponent = self._estimate(self._new(train, catalogue)[0].network, train, columns)
+            weights = click_weights(train.position, exponent, self.most_weight)
+        position = position_buckets(train.position) if self._debias == "tower" else None
+        examples = Examples(columns, train.clicked * weights, position)
+        return Recipe(
+            Trainer,
+            TrainingArguments,
+            fitted.network,
+            fitted._replace(exponent=exponent),
+            examples,
+            self.parameters(fitted.network),
+            given={"data_collator": as_one},
+            more_arguments={"remove_unused_columns": False, "ddp_find_unused_parameters": False},
+        )
+
+    def parameters(self, network: CrossNetwork) -> list[dict[str, Any]]:
+        """The optimizer's groups: embeddings (the tower's too) at their own learning rate, and all else."""
+        tables = [
+            parameter
+            for module in (network.tables, network.tower)
+            if module is not None
+            for parameter in module.parameters()
+        ]
+        known = {id(parameter) for parameter in tables}
+        others = [parameter for parameter in network.parameters() if id(parameter) not in known]
+        return [{"params": tables, "lr": self.embedding_learning_rate}, {"params": others}]
+
+    def score_with(
+        self, fitted: Fitted, requests: Requests, catalogue: Catalogue, progress: Progress | None = None
+    ) -> Floats:
+        """The logit of each candidate, whatever its position."""
+        import torch
+
+        columns = self._columns_of(requests, catalogue, fitted.encoder)
+        device = next(fitted.network.parameters()).device
+        scores: Floats = np.zeros(requests.n_candidates, np.float32)
+        starts = range(0, requests.n_candidates, self.score_batch_size)
+        with stage(progress, "dcn-v2", len(starts)):
+            for start in starts:
+                rows = np.arange(start, min(start + self.score_batch_size, requests.n_candidates))
+                batch = {name: torch.from_numpy(values).to(device) for name, values in columns.batch(rows).items()}
+                scores[rows] = fitted.network.logits(batch).float().cpu().numpy()
+                if progress:
+                    progress.advance()
+        return scores
+
+    def save(self, fitted: Fitted, folder: Path) -> None:
+        """Weights and the scales of numbers, and what the encoder was."""
+        from safetensors.torch import save_file
+
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in fitted.network.state_dict().items()}
+        save_file(state, folder / _WEIGHTS)
+        encoder = fitted.encoder
+        content = {
+            "encoder": {"model": self.encoder if encoder else None, "sha256": _sha256(encoder) if encoder else None},
+            "text_width": fitted.network.shape.text_width,
+            "position_bias_exponent": fitted.exponent,
+            "note_numbers": _scales(features.note_numbers("counts" not in self.without), fitted.network.note_scale),
+            "user_numbers": _scales(features.USER_COUNTS + features.USER_NUMBERS, fitted.network.user_scale),
+        }
+        (folder / _FEATURES).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+    def load(self, folder: Path) -> Fitted:
+        """What `save` wrote; a UsageError where the encoder is another one than in training."""
+        import torch
+        from safetensors.torch import load_file
+
+        from qilin_rag.rankers.cross_network import CrossNetwork
+
+        kept = json.loads((folder / _FEATURES).read_text(encoding="utf-8"))
+        encoder = self._open_encoder()
+        if (None if encoder is None else _sha256(encoder)) != kept["encoder"]["sha256"]:
+            raise UsageError(
+                f"encoder {self.encoder!r} is not the one this ranker was trained with ({kept['encoder']['model']!r}), "
+                "or its files have changed; name that one with the setting encoder"
+            )
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        network = CrossNetwork(self._shape(kept["text_width"]))
+        network.load_state_dict(load_file(folder / _WEIGHTS))
+        return Fitted(network.to(device).eval(), encoder, kept["position_bias_exponent"])
+
+    @property
+    def _debias(self) -> str:
+        return "none" if "position" in self.without else self.debias
+
+    def _open_encoder(self) -> BiEncoder | None:
+        if self.encoder is None or "text" in self.without:
+            return None
+        from qilin_rag.rankers.text_vectors import open_encoder
+
+        return open_encoder(self.encoder, self.device)
+
+    def _shape(self, text_width: int) -> Any:
+        from qilin_rag.rankers.cross_network import Shape
+
+        return Shape(
+            tables=dict(self.tables),
+            n_note_numbers=len(features.note_numbers("counts" not in self.without)),
+            n_user_numbers=0 if "user" in self.without else len(features.USER_COUNTS + features.USER_NUMBERS),
+            text_width=text_width,
+            has_source="query_source" not in self.without,
+            has_history="history" not in self.without,
+            n_cross_layers=self.n_cross_layers,
+            rank=self.rank,
+            hidden=self.hidden,
+            dropout=self.dropout,
+            has_tower=self._debias == "tower",
+        )
+
+    def _new(self, train: Requests, catalogue: Catalogue) -> tuple[Fitted, Columns]:
+        """A network that knows the scales of train, and the columns of train."""
+        import torch
+
+        from qilin_rag.rankers.cross_network import CrossNetwork
+
+        encoder = self._open_encoder()
+        columns = self._columns_of(train, catalogue, encoder)
+        network = CrossNetwork(self._shape(0 if columns.text is None else columns.text.notes.shape[1]))
+        scaled = [(network.note_scale, columns.notes.numbers)]
+        if columns.users is not None and columns.user_row is not None:
+            scaled.append((network.user_scale, columns.users.numbers[np.unique(columns.user_row)]))
+        for scale, numbers in scaled:
+            mean, std = features.mean_and_std(numbers)
+            scale.mean.copy_(torch.from_numpy(mean))
+            scale.std.copy_(torch.from_numpy(std))
+        return Fitted(network, encoder, None), columns
+
+    def _estimate(self, network: CrossNetwork, train: Requests, columns: Columns) -> float:
+        """The exponent of the position bias in the clicks of train: one pass over it by a network of its own."""
+        import torch
+
+        from qilin_rag.rankers.propensity import estimate_exponent
+
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        rng = np.random.default_rng(self.seed)
+
+        def batches() -> Iterator[tuple[dict[str, Any], Any, Any]]:
+            order: Ints = rng.permutation(train.n_candidates)
+            size = max(1, min(self.batch_size, train.n_candidates // _LEAST_ESTIMATING_STEPS))
+            for start in range(0, min(len(order), size * _MOST_ESTIMATING_STEPS), size):
+                rows = order[start : start + size]
+                batch = {name: torch.from_numpy(values).to(device) for name, values in columns.batch(rows).items()}
+                clicked = torch.from_numpy(train.clicked[rows].astype(np.float32)).to(device)
+                yield batch, clicked, torch.from_numpy(train.position[rows]).to(device)
+
+        groups = self.parameters(network.to(device).train())
+        rates = (min(self.embedding_learning_rate, 0.01), 1e-3)
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+        return estimate_exponent(network, groups, batches())
+
+    def _columns_of(self, requests: Requests, catalogue: Catalogue, encoder: BiEncoder | None) -> Columns:
+        """The columns of these requests; those of the last ones are kept, since validation asks again and again."""
+        kept = self._columns.get(requests.sha256)
+        if kept is not None and kept[0] is catalogue.notes:
+            return kept[1]
+        text = None
+        if encoder is not None:
+            from qilin_rag.rankers.text_vectors import text_columns
+
+            text = text_columns(encoder, requests, catalogue.notes)
+        users = None if "user" in self.without else self._users_of(catalogue)
+        columns = features.columns_of(requests, catalogue, self.tables.n_buckets(), self.without, users, text)
+        for old in list(self._columns)[:-1]:
+            del self._columns[old]
+        self._columns[requests.sha256] = catalogue.notes, columns
+        return columns
+
+    def _users_of(self, catalogue: Catalogue) -> UserColumns:
+        users = catalogue.need_users("dcn-v2 (unless without: [user])")
+        if self._users is None or self._users[0] is not users:
+            self._users = users, features.read_user_columns(users, self.tables.n_buckets())
+        return self._users[1]
+
+
+def _sha256(encoder: BiEncoder) -> str:
+    from qilin_rag.rankers.text_vectors import encoder_sha256
+
+    return encoder_sha256(encoder)
+
+
+def _scales(names: tuple[str, ...], scale: Any) -> dict[str, Any]:
+    """Mean and standard deviation by name, to be read by people; the network's own are in its weights."""
+    pairs = zip(names, scale.mean.tolist(), scale.std.tolist(), strict=False)
+    return {name: {"mean": mean, "std": std} for name, mean, std in pairs}

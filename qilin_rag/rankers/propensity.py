@@ -1,0 +1,61 @@
+"""How likely a position is looked at: position^-eta, the exponent given or found in the clicks.
+
+A click at a place that few look at stands for the clicks that were not made there: weighted by 1 / propensity, clicks
+count as if every place were looked at (Joachims et al. 2017; Wang et al. 2018). For a loss a candidate this is
+Saito et al. (2020): cross-entropy against click / propensity, which is right on average wherever the note stood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from qilin_rag.data.exposures import Ints
+from qilin_rag.data.requests import Floats
+
+N_POSITIONS = 34
+"""Buckets of the position: 0 unknown, each of the first 20, then four for each doubling."""
+_SINGLE, _PER_DOUBLING = 20, 4
+_EXPONENT_LEARNING_RATE = 0.02
+
+
+def position_buckets(position: Ints) -> Ints:
+    """Which bucket of `N_POSITIONS` each position is in."""
+    far = np.floor(_PER_DOUBLING * np.log2(np.maximum(position, _SINGLE) / _SINGLE)).astype(np.int64)
+    buckets: Ints = np.minimum(np.clip(position, 0, _SINGLE) + far, N_POSITIONS - 1)
+    return buckets
+
+
+def click_weights(position: Ints, exponent: float, most: float) -> Floats:
+    """1 / propensity, at most `most`: what is cut off is variance, and some bias stays; 1 for an unknown position."""
+    weights: Floats = np.minimum(np.maximum(position, 1).astype(np.float64) ** exponent, most).astype(np.float32)
+    return weights
+
+
+def estimate_exponent(
+    network: Any, groups: list[dict[str, Any]], batches: Iterable[tuple[dict[str, Any], Any, Any]]
+) -> float:
+    """eta of P(click) = position^-eta sigmoid(f(x)) by maximum likelihood, f being `network`, which is trained.
+
+    `groups` are parameters with their learning rates for AdamW, `batches` features, clicks and positions. The
+    relevance must be in the features: what of it they don't show, and the platform ranks by, counts as position. The
+    estimate is the mean over the last quarter of the steps.
+    """
+    exponent = torch.nn.Parameter(torch.tensor(0.5))
+    optimizer = torch.optim.AdamW([*groups, {"params": [exponent], "lr": _EXPONENT_LEARNING_RATE}], weight_decay=0.0)
+    seen = []
+    for features, clicked, position in batches:
+        log_examined = -exponent * torch.log(position.clamp(min=1).float()).to(exponent.device)
+        log_click = log_examined.to(clicked.device) + functional.logsigmoid(network.logits(features))
+        log_click = log_click.clamp(max=-1e-6)  # on its way the exponent may be negative
+        log_none = torch.log(-torch.expm1(log_click))
+        loss = -(clicked * log_click + (1 - clicked) * log_none).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen.append(exponent.item())
+    return max(0.0, float(np.mean(seen[3 * len(seen) // 4 :])))

@@ -1,0 +1,118 @@
+"""Vectors of queries and notes by a frozen bi-encoder: each distinct text encoded once, kept in the cache folder.
+
+Vectors are kept as float16 by what they are made of (the encoder's files, the texts), and memory-mapped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import secrets
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from qilin_rag.config import cache_dir
+from qilin_rag.data.exposures import Ints
+from qilin_rag.data.notes import NoteStore
+from qilin_rag.data.requests import Floats, Requests
+from qilin_rag.extras import require
+from qilin_rag.rankers.features import TextColumns, Vectors
+from qilin_rag.retrievers.biencoder import BiEncoder
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 4096  # texts encoded at a time, in order of length
+
+
+def open_encoder(name: str, device: str | None) -> BiEncoder:
+    """The bi-encoder of a folder or hub name; a folder that `train biencoder` wrote is taken as it is."""
+    require("neural", "torch", "sentence_transformers", what="text in dcn-v2")
+    return BiEncoder(model=name, device=device)
+
+
+def encoder_sha256(encoder: BiEncoder) -> str:
+    """Hash of all that can change a vector: the model's files, prefixes, pooling."""
+    return hashlib.sha256(json.dumps(encoder.identity(), sort_keys=True).encode()).hexdigest()
+
+
+def text_columns(encoder: BiEncoder, requests: Requests, notes: NoteStore) -> TextColumns:
+    """The vectors of the requests' queries and of their candidates, each distinct one once."""
+    queries, query_row = np.unique(np.array(requests.queries, dtype=object).astype(str), return_inverse=True)
+    note_idx = np.unique(requests.note_idx)
+    made_by = encoder_sha256(encoder)
+    return TextColumns(
+        notes=_kept(
+            [made_by, "notes", notes.sha256, hashlib.sha256(note_idx.tobytes()).hexdigest()],
+            len(note_idx),
+            lambda: _of_notes(encoder, notes, note_idx),
+        ),
+        queries=_kept(
+            [made_by, "queries", hashlib.sha256("\0".join(queries).encode()).hexdigest()],
+            len(queries),
+            lambda: (encoder.embed_queries(part) for part in _parts(queries.tolist())),
+        ),
+        query_row=query_row.astype(np.int64),
+    )
+
+
+def _of_notes(encoder: BiEncoder, notes: NoteStore, note_idx: Ints) -> Iterator[Floats]:
+    for part in _parts(note_idx.tolist()):
+        yield encoder.embed_notes([note.text for note in notes.get(part)])
+
+
+def _parts(values: list[Any]) -> Iterator[list[Any]]:
+    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
+
+
+def _kept(made_of: list[str], n: int, encode: Callable[[], Iterable[Floats]]) -> Vectors:
+    """The array of `n` vectors that is made of this, made where it is not there; one process makes it at a time."""
+    path = cache_dir() / "vectors" / f"{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]}.npy"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not _is_whole(path, n):
+                logger.info("encoding %d %s, once", n, made_of[1])
+                _write(path, n, encode())
+    except OSError as error:
+        logger.warning("vectors can't be kept in %s (%s); they will be made again next time", path.parent, error)
+        with tempfile.TemporaryDirectory(prefix="qilin_rag-", ignore_cleanup_errors=True) as temporary:
+            path = Path(temporary) / path.name
+            _write(path, n, encode())
+            return _opened(path)
+    return _opened(path)
+
+
+def _opened(path: Path) -> Vectors:
+    vectors: Vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    return vectors
+
+
+def _is_whole(path: Path, n: int) -> bool:
+    """Files come by renaming, so one that opens with these many rows is whole."""
+    try:
+        return len(_opened(path)) == n
+    except (OSError, ValueError):
+        return False
+
+
+def _write(path: Path, n: int, parts: Iterable[Floats]) -> None:
+    """Part by part beside `path`, then there in one step."""
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}.npy")
+    try:
+        out, done = None, 0
+        for part in parts:
+            if out is None:
+                out = np.lib.format.open_memmap(temporary, "w+", np.float16, (n, part.shape[1]))
+            out[done : done + len(part)] = part
+            done += len(part)
+        if out is not None:
+            out.flush()
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
