@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from enum import IntEnum
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
@@ -49,13 +50,13 @@ _IN_WORDS = {
 class Covers:
     """The first image of a note, or None where there is none that can be read; how many of each there were."""
 
-    def __init__(self, catalogue: Catalogue, max_aspect: float) -> None:
-        """A side may be `max_aspect` times as long as the other."""
+    def __init__(self, catalogue: Catalogue, fits: Callable[[int, int], bool]) -> None:
+        """`fits(width, height)` says whether the model can take a picture of this shape."""
         if catalogue.images is None or "image_path" not in catalogue.notes.columns:
             raise UsageError("the data has no images: the notes have no image_path; rank without them: --without image")
         self._root = catalogue.images.resolve()
         self._notes = catalogue.notes
-        self._max_aspect = max_aspect
+        self._fits = fits
         # Shared with the processes that read ahead: each sets the bytes of the notes it met.
         self._states = np.frombuffer(RawArray("B", max(1, len(catalogue.notes))), np.uint8)
 
@@ -106,7 +107,7 @@ class Covers:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             try:
                 with Image.open(path, formats=FORMATS) as image:
-                    if max(image.size) > self._max_aspect * min(image.size):
+                    if not self._fits(*image.size):
                         return None, State.TOO_NARROW
                     return image.convert("RGB"), State.READ
             except (Image.DecompressionBombWarning, Image.DecompressionBombError, MemoryError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,6 @@ _MARKS = {"\ue000": QUERY, "\ue001": NOTE}  # of no language, so that they are f
 _LEAST_TEXT = 16
 _MAX_CHARS_PER_TOKEN = 64  # what lies beyond is cut before tokenizing, which takes seconds for megabytes
 _MIN_PIXELS = 56 * 56
-_MAX_ASPECT = 200  # the image processor takes no more
 _KEPT_TEXTS = 100_000
 _KEPT_BYTES = 2**28  # of pictures: recent covers are those of all candidates of a request
 
@@ -85,7 +84,7 @@ class Prompts:
         self._max_length = max_length
         self._n_history = history_covers if with_images and not requests.is_search.all() else 0
         n_tokens = max_pixels // reader.side_px**2
-        self.covers = Covers(catalogue, min(_MAX_ASPECT, n_tokens)) if with_images else None
+        self.covers = Covers(catalogue, partial(_fits, reader.images, n_tokens)) if with_images else None
         self._frame = lru_cache(self._make_frame)
         self._query_tokens = lru_cache(_KEPT_TEXTS)(self._tokens)
         self._note_tokens = lru_cache(_KEPT_TEXTS)(self._tokens_of_note)
@@ -210,6 +209,15 @@ class Prompts:
         return [
             names[part] if part in names else tokenizer.encode(part, add_special_tokens=False) for part in parts if part
         ]
+
+
+def _fits(images: Any, n_tokens: int, width: int, height: int) -> bool:
+    """Whether a picture takes no more tokens than it may: one that is long and narrow can't be shrunk so far."""
+    try:
+        n_patches: int = images.get_number_of_image_patches(height, width)
+    except ValueError:  # more than 200 times as long as wide
+        return False
+    return n_patches <= n_tokens * int(images.merge_size) ** 2
 
 
 def _size(frame: list[Part]) -> int:

@@ -32,6 +32,10 @@ def catalogue_of(folder: Path, *covers: str | None) -> Catalogue:
     return open_catalogue(open_source(str(folder / "data")))
 
 
+def short(width: int, height: int) -> bool:
+    return width <= 10 * height
+
+
 def png_header(width: int, height: int) -> bytes:
     """A PNG that claims this size and holds nothing."""
 
@@ -43,7 +47,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def state_of(folder: Path, cover: str | None) -> State:
-    covers = Covers(catalogue_of(folder, cover), max_aspect=10)
+    covers = Covers(catalogue_of(folder, cover), short)
     image = covers.read(0)
     (state,) = [state for state, n in covers.counts().items() if n]
     assert (image is not None) == (state is State.READ)
@@ -59,7 +63,7 @@ def test_the_three_formats_are_read_as_rgb(tmp_path: Path, kind: str, mode: str)
     if (kind, mode) in {("png", "CMYK"), ("jpeg", "RGBA"), ("jpeg", "P"), ("webp", "CMYK")}:
         picture = picture.convert("RGB")  # the format has no such pictures
     picture.save(tmp_path / "data/image/part_0/0/0.file", kind)
-    image = Covers(catalogue, 10).read(0)
+    image = Covers(catalogue, short).read(0)
     assert image is not None and image.mode == "RGB" and image.size == (40, 30)
     if mode in ("RGB", "RGBA", "CMYK"):
         assert np.abs(np.asarray(image)[15, 20].astype(int) - [200, 100, 50]).max() <= 12
@@ -115,7 +119,7 @@ def test_bombs_are_not_decoded(tmp_path: Path) -> None:
 
 
 def test_the_log_says_how_many_have_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    covers = Covers(catalogue_of(tmp_path, "a.png", "a.png", "a.png", "gone.png", None, "../b.png"), 10)
+    covers = Covers(catalogue_of(tmp_path, "a.png", "a.png", "a.png", "gone.png", None, "../b.png"), short)
     Image.new("RGB", (40, 30)).save(tmp_path / "data/a.png")
     for note in (0, 1, 2, 3, 4, 5, 0, 3):
         covers.read(note)
@@ -131,4 +135,4 @@ def test_the_log_says_how_many_have_none(tmp_path: Path, caplog: pytest.LogCaptu
 def test_data_without_images_is_said(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "notes.jsonl", [{"note_idx": 0, "note_title": "t", "note_content": "c"}])
     with pytest.raises(UsageError, match="no image_path"):
-        Covers(open_catalogue(open_source(str(tmp_path))), 10)
+        Covers(open_catalogue(open_source(str(tmp_path))), short)

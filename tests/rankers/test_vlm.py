@@ -21,8 +21,8 @@ from qilin_rag.types import Hit, Question
 from tests.conftest import write_jsonl
 from tests.rankers.conftest import Made, MakeWorld, chance_mrr, mrr, p_of
 from tests.rankers.made import made_requests
+from tests.rankers.random_vlm import write_tiny_vlm
 from tests.rankers.test_training import KillAt, Killed, log_of
-from tests.rankers.tiny_vlm import write_tiny_vlm
 
 pytest.importorskip("accelerate", reason="needs accelerate: pip install 'qilin-rag[rankers]'")
 pytest.importorskip("peft", reason="needs peft: pip install 'qilin-rag[rankers]'")

@@ -1,8 +1,9 @@
-"""A random Qwen2-VL of some hundred kB, as a folder like those of the hub."""
+"""Qwen2-VL with random weights, as a folder like those of the hub: a tiny one for tests, or of any shape."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests.llms.tiny_models import byte_tokens
 
@@ -20,12 +21,34 @@ TEMPLATE = (
     "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WIDTH = 64
+N_TOKENS = 400
+TINY_TEXT = {
+    "vocab_size": N_TOKENS,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.1,
+}
+TINY_VISION = {"depth": 2, "embed_dim": 32, "num_heads": 2, "initializer_range": 0.1}
 
 
 def write_tiny_vlm(folder: Path, seed: int = 0, template: str | None = TEMPLATE) -> Path:
-    """Two layers of text, two of vision; tokens are bytes, and the words of our prompts."""
+    """Two layers of text, two of vision, some hundred kB."""
     import torch
+
+    torch.manual_seed(seed)
+    return write_vlm(folder, TINY_TEXT, TINY_VISION, template)
+
+
+def write_vlm(
+    folder: Path, text: dict[str, Any], vision: dict[str, Any], template: str | None = TEMPLATE, tied: bool = False
+) -> Path:
+    """A model of this shape, in torch's default type and on its default device; the first tokens alone are used.
+
+    They are bytes, and the words of our prompts.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -34,7 +57,7 @@ def write_tiny_vlm(folder: Path, seed: int = 0, template: str | None = TEMPLATE)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=sorted(byte_tokens()), special_tokens=SPECIAL, show_progress=False
+        vocab_size=N_TOKENS, initial_alphabet=sorted(byte_tokens()), special_tokens=SPECIAL, show_progress=False
     )
     tokenizer.train_from_iterator(["搜索词：最近点击的笔记：笔记：用户会点击这篇笔记吗？"] * 9, trainer)
     fast = PreTrainedTokenizerFast(
@@ -44,33 +67,26 @@ def write_tiny_vlm(folder: Path, seed: int = 0, template: str | None = TEMPLATE)
         fast.chat_template = template
     fast.save_pretrained(folder)
     Qwen2VLImageProcessorPil().save_pretrained(folder)
-    torch.manual_seed(seed)
+    eighth = text["hidden_size"] // text["num_attention_heads"] // 2 // 8  # height and width have 3 of 8 each
     config = Qwen2VLConfig(
         text_config={
-            "vocab_size": len(fast),
-            "hidden_size": WIDTH,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 2048,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+            "max_position_embeddings": 32768,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [2 * eighth, 3 * eighth, 3 * eighth],
+            },
             "pad_token_id": SPECIAL.index("<|endoftext|>"),
             "bos_token_id": SPECIAL.index("<|endoftext|>"),
             "eos_token_id": SPECIAL.index("<|im_end|>"),
-            "initializer_range": 0.1,
+            **text,
         },
-        vision_config={
-            "depth": 2,
-            "embed_dim": 32,
-            "num_heads": 2,
-            "hidden_size": WIDTH,
-            "initializer_range": 0.1,
-        },
+        vision_config={"hidden_size": text["hidden_size"], **vision},
         image_token_id=SPECIAL.index("<|image_pad|>"),
         video_token_id=SPECIAL.index("<|video_pad|>"),
         vision_start_token_id=SPECIAL.index("<|vision_start|>"),
         vision_end_token_id=SPECIAL.index("<|vision_end|>"),
+        tie_word_embeddings=tied,
     )
     Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
     return folder
