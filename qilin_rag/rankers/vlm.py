@@ -76,8 +76,18 @@ class VLM(TrainedRanker):
         prompts = self._prompts(fitted.reader, train, catalogue)
         rows = with_negatives(train, self.n_negatives, self.seed)
         trained = [parameter for parameter in fitted.model.parameters() if parameter.requires_grad]
+
+        class TellingTrainer(Trainer):  # type: ignore[misc]
+            """Says in the end how many covers there were."""
+
+            def train(self, *args: Any, **kwargs: Any) -> Any:
+                try:
+                    return super().train(*args, **kwargs)
+                finally:
+                    prompts.tell()
+
         return Recipe(
-            trainer=Trainer,
+            trainer=TellingTrainer,
             arguments=TrainingArguments,
             model=fitted.model,
             fitted=fitted,
@@ -109,8 +119,7 @@ class VLM(TrainedRanker):
                     scores[some] = fitted.model(**inputs)["logits"].float().cpu().numpy()
                 if progress:
                     progress.advance()
-        if prompts.covers:
-            prompts.covers.tell()
+        prompts.tell()
         return scores
 
     def save(self, fitted: Any, folder: Path) -> None:

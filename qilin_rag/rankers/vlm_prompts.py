@@ -51,11 +51,17 @@ def read_with(folder: Path, name: str, max_pixels: int) -> Reader:
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
-    size = {"shortest_edge": min(_MIN_PIXELS, max_pixels), "longest_edge": max_pixels}
+    least = min(_MIN_PIXELS, max_pixels)
+    # Both ways to say it, since a model's own files may use either, and what they say in one would else hold.
+    limits = {
+        "size": {"shortest_edge": least, "longest_edge": max_pixels},
+        "min_pixels": least,
+        "max_pixels": max_pixels,
+    }
     try:
         with quiet_loading():
             config = AutoConfig.from_pretrained(folder)
-            images = AutoImageProcessor.from_pretrained(folder, backend="pil", size=size)
+            images = AutoImageProcessor.from_pretrained(folder, backend="pil", **limits)
             tokenizer = AutoTokenizer.from_pretrained(folder)
             return Reader(name, tokenizer, images, config.image_token_id)
     except (OSError, ValueError, AttributeError) as error:
@@ -84,7 +90,7 @@ class Prompts:
         self._max_length = max_length
         self._n_history = history_covers if with_images and not requests.is_search.all() else 0
         n_tokens = max_pixels // reader.side_px**2
-        self.covers = Covers(catalogue, partial(_fits, reader.images, n_tokens)) if with_images else None
+        self._covers = Covers(catalogue, partial(_fits, reader.images, n_tokens)) if with_images else None
         self._frame = lru_cache(self._make_frame)
         self._query_tokens = lru_cache(_KEPT_TEXTS)(self._tokens)
         self._note_tokens = lru_cache(_KEPT_TEXTS)(self._tokens_of_note)
@@ -100,6 +106,11 @@ class Prompts:
                     f"max_length {max_length} holds no {frame.count(IMAGE)} pictures of {n_tokens} tokens beside the "
                     f"prompt and some text, {least} in all; a smaller max_pixels, or fewer history_covers"
                 )
+
+    def tell(self) -> None:
+        """One line in the log on the covers read so far."""
+        if self._covers:
+            self._covers.tell()
 
     def text_length(self, row: int) -> int:
         """Tokens of a candidate's text before it is cut."""
@@ -130,7 +141,7 @@ class Prompts:
         """The tokens of a candidate's prompt, and its pictures in their order."""
         requests, request = self._requests, self._requests.request[row]
         is_search, note = bool(requests.is_search[request]), int(requests.note_idx[row])
-        cover = self._pixels(note) if self.covers else None
+        cover = self._pixels(note) if self._covers else None
         history = [] if is_search else self._history(request)
         pictures = [*history, cover] if cover else history
         frame = self._frame(is_search, len(history), cover is not None)
@@ -165,8 +176,8 @@ class Prompts:
 
     def _read_pixels(self, note_idx: int) -> tuple[Any, Any] | None:
         """The patches of a cover, (n_patches, n_values), and how many of them lie in (time, height, width)."""
-        assert self.covers is not None
-        image = self.covers.read(note_idx)
+        assert self._covers is not None
+        image = self._covers.read(note_idx)
         if image is None:
             return None
         found = self._reader.images(images=[image], return_tensors="np")
