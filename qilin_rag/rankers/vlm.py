@@ -1,0 +1,228 @@
+"""A vision-language model that sees query, note and cover, adapted to clicks by LoRA."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from copy import copy
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from qilin_rag.answering import Progress, stage
+from qilin_rag.data.catalogue import Catalogue
+from qilin_rag.data.exposures import Ints
+from qilin_rag.data.requests import Floats, Requests
+from qilin_rag.errors import UsageError
+from qilin_rag.extras import require
+from qilin_rag.pretrained import check_all_loaded, fetch_model, model_sha256, quiet_loading
+from qilin_rag.rankers.trained import Recipe, TrainedRanker
+from qilin_rag.rankers.vlm_prompts import Prompts, Reader, read_with
+from qilin_rag.store import write_text
+
+logger = logging.getLogger(__name__)
+
+ADAPTER, HEAD, BASE = "adapter", "head.safetensors", "base.json"
+_ADAPTED = r".*language_model\.layers\.\d+\.self_attn\.[qkvo]_proj"
+_CHUNK = 512  # candidates sorted by length at a time: few enough that the pictures of their requests are kept
+
+
+class Fitted(NamedTuple):
+    """A model, what it reads with, and the base that it was made from."""
+
+    model: Any
+    reader: Reader
+    base_sha256: str
+
+
+class VLM(TrainedRanker):
+    """Query, note text and cover in one prompt; a linear head on the mean of the last layer, trained with LoRA.
+
+    `model` is a folder or hub name (Qwen2-VL and its kin). Binary cross-entropy of each click, and of `n_negatives`
+    candidates of its request that were not clicked. A prompt has `max_length` tokens at most, pictures included, each
+    shrunk to `max_pixels`; recommendations show `history_covers` covers of recently clicked notes. `four_bit` loads the
+    language model in 4 bits, on a CUDA GPU only. `workers` processes read ahead while it is trained.
+    """
+
+    operational: ClassVar[frozenset[str]] = TrainedRanker.operational | {"workers"}
+    packages: ClassVar[tuple[str, ...]] = (*TrainedRanker.packages, "peft", "pillow")
+
+    model: str = "Qwen/Qwen2-VL-2B-Instruct"
+    four_bit: bool = True
+    lora_r: PositiveInt = 16
+    lora_alpha: PositiveFloat = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    max_length: Annotated[int, Field(ge=32)] = 512
+    max_pixels: Annotated[int, Field(ge=28 * 28)] = 256 * 28 * 28
+    history_covers: NonNegativeInt = 10
+    n_negatives: NonNegativeInt = 1
+    without: list[Literal["image"]] = []
+    workers: NonNegativeInt = 0
+
+    optimizer: Literal["lamb", "adamw"] = "adamw"
+    learning_rate: PositiveFloat = 1e-4
+    warmup_steps: NonNegativeInt = 100
+    batch_size: PositiveInt = 8
+    score_batch_size: PositiveInt = 16
+
+    def recipe(self, train: Requests, catalogue: Catalogue) -> Recipe:
+        """The base with new adapters and a new head; clicks and negatives as ids, read when a batch is made."""
+        from transformers import Trainer, TrainingArguments
+
+        fitted = self._new(fetch_model(self.model))
+        prompts = self._prompts(fitted.reader, train, catalogue)
+        rows = with_negatives(train, self.n_negatives, self.seed)
+        trained = [parameter for parameter in fitted.model.parameters() if parameter.requires_grad]
+
+        class TellingTrainer(Trainer):  # type: ignore[misc]
+            """Says in the end how many covers there were."""
+
+            def train(self, *args: Any, **kwargs: Any) -> Any:
+                try:
+                    return super().train(*args, **kwargs)
+                finally:
+                    prompts.tell()
+
+        return Recipe(
+            trainer=TellingTrainer,
+            arguments=TrainingArguments,
+            model=fitted.model,
+            fitted=fitted,
+            train_dataset=rows.tolist(),
+            parameters=[{"params": trained}],
+            given={"data_collator": partial(_collate, prompts, train)},
+            more_arguments={
+                "remove_unused_columns": False,
+                "dataloader_num_workers": self.workers,
+                "dataloader_multiprocessing_context": "fork" if self.workers else None,
+            },
+        )
+
+    def score_with(
+        self, fitted: Any, requests: Requests, catalogue: Catalogue, progress: Progress | None = None
+    ) -> Floats:
+        """The logit of a click."""
+        prompts = self._prompts(fitted.reader, requests, catalogue)
+        scores: Floats = np.zeros(requests.n_candidates, np.float32)
+        device = next(fitted.model.parameters()).device
+        starts = range(0, requests.n_candidates, _CHUNK)
+        with stage(progress, "vlm", len(starts)):
+            for start in starts:
+                rows = np.arange(start, min(start + _CHUNK, requests.n_candidates))
+                rows = rows[np.argsort([-prompts.text_length(row) for row in rows.tolist()], kind="stable")]
+                for first in range(0, len(rows), self.score_batch_size):
+                    some = rows[first : first + self.score_batch_size]
+                    inputs = {name: values.to(device) for name, values in prompts.batch(some).items()}
+                    scores[some] = fitted.model(**inputs)["logits"].float().cpu().numpy()
+                if progress:
+                    progress.advance()
+        prompts.tell()
+        return scores
+
+    def save(self, fitted: Any, folder: Path) -> None:
+        """Adapters as peft has them, the head, and which base they belong to; not the base itself."""
+        from peft import get_peft_model_state_dict
+        from safetensors.torch import save_file
+
+        backbone = fitted.model.backbone
+        (folder / ADAPTER).mkdir()
+        adapter = get_peft_model_state_dict(backbone, save_embedding_layers=False)
+        save_file({k: v.contiguous() for k, v in adapter.items()}, folder / ADAPTER / "adapter_model.safetensors")
+        config = copy(backbone.peft_config["default"])
+        config.base_model_name_or_path = self.model  # not where it lies
+        config.save_pretrained(folder / ADAPTER)
+        save_file(fitted.model.head.state_dict(), folder / HEAD)
+        base = {"model": self.model, "sha256": fitted.base_sha256}
+        write_text(folder / BASE, json.dumps(base, ensure_ascii=False, indent=2) + "\n")
+
+    def load(self, folder: Path) -> Any:
+        """Onto the same base; a UsageError where `model` is another one now."""
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        base = json.loads((folder / BASE).read_text(encoding="utf-8"))
+        found = fetch_model(self.model)
+        if model_sha256(found) != base["sha256"]:
+            raise UsageError(f"{folder} was trained on another model {base['model']!r} than {self.model!r} is now")
+        fitted = self._new(found)
+        weights = load_file(folder / ADAPTER / "adapter_model.safetensors")
+        expected = get_peft_model_state_dict(fitted.model.backbone, save_embedding_layers=False)
+        if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in expected.items()}:
+            raise UsageError(f"{folder / ADAPTER} does not fit these settings: its adapters are of other shapes")
+        set_peft_model_state_dict(fitted.model.backbone, weights)
+        fitted.model.head.load_state_dict(load_file(folder / HEAD))
+        return fitted._replace(model=fitted.model.eval())
+
+    def _prompts(self, reader: Reader, requests: Requests, catalogue: Catalogue) -> Prompts:
+        with_images = "image" not in self.without
+        return Prompts(reader, requests, catalogue, self.max_length, self.max_pixels, self.history_covers, with_images)
+
+    def _new(self, folder: Path) -> Fitted:
+        """The base with adapters that change nothing yet and a random head, on the device."""
+        require("rankers", "torch", "transformers", "peft", "PIL", what="ranker vlm")
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+        from qilin_rag.rankers.vlm_model import ClickModel
+
+        reader = read_with(folder, self.model, self.max_pixels)
+        device = self._device()
+        is_bf16 = device.type == "cuda" and self.precision != "fp32" and torch.cuda.is_bf16_supported()
+        dtype = torch.bfloat16 if is_bf16 or self.precision == "bf16" else torch.float32
+        more: dict[str, Any] = {}
+        if self.four_bit and device.type == "cuda":
+            require("rankers", "bitsandbytes", what="four_bit (false does without)")
+            more["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_compute_dtype=dtype,
+                llm_int8_skip_modules=["visual", "lm_head"],
+            )
+        elif self.four_bit:
+            logger.info("no CUDA GPU: the model is loaded in full precision, not in 4 bits")
+        with quiet_loading() as messages:
+            whole = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map={"": device}, **more)
+            check_all_loaded(self.model, messages)
+            config = LoraConfig(
+                r=self.lora_r,
+                lora_alpha=self.lora_alpha,
+                lora_dropout=self.lora_dropout,
+                target_modules=_ADAPTED,
+            )
+            backbone = get_peft_model(whole.model, config)  # without the head that writes words
+        model = ClickModel(backbone, whole.config.get_text_config().hidden_size).to(device)
+        return Fitted(model, reader, model_sha256(folder))
+
+    def _device(self) -> Any:
+        import torch
+
+        if self.device or not torch.cuda.is_available():
+            return torch.device(self.device or "cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def with_negatives(train: Requests, n_negatives: int, seed: int) -> Ints:
+    """The rows of all clicked candidates, and for each `n_negatives` of its request that were not, as far as there are.
+
+    No row comes twice for one click; those of several clicks of a request are drawn apart.
+    """
+    rng = np.random.default_rng(seed)
+    chosen: list[Ints] = []
+    for start, end in zip(train.offsets[:-1], train.offsets[1:], strict=True):
+        rows = np.arange(start, end)
+        clicked = train.clicked[start:end]
+        for row in rows[clicked]:
+            n = min(n_negatives, int((~clicked).sum()))
+            chosen += [np.array([row]), rng.choice(rows[~clicked], n, replace=False)]
+    return np.concatenate(chosen).astype(np.int64)
+
+
+def _collate(prompts: Prompts, train: Requests, rows: list[int]) -> dict[str, Any]:
+    import torch
+
+    return {**prompts.batch(rows), "labels": torch.from_numpy(train.clicked[rows].astype(np.float32))}
