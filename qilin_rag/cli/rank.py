@@ -224,10 +224,8 @@ def _print(done: Ranking, with_slices: bool) -> None:
     if with_slices:
         _print_slices(summary.slices)
     counts = summary.counts
-    console.print(f"{counts['requests']:,} requests, {counts['candidates']:,} candidates", end="")
-    console.print(
-        f"; {counts['without_click']:,} requests without a click are unscored" * bool(counts["without_click"])
-    )
+    unscored = f", {n:,} of them without a click and unscored" if (n := counts["without_click"]) else ""
+    console.print(f"{counts['requests']:,} requests{unscored}; {counts['candidates']:,} candidates")
     if counts["left_out"]:
         console.print(f"{counts['left_out']:,} candidates left out: the data has not their notes", style="yellow")
     if ranker.checkpoint and "counts" not in ranker.settings.get("without", ()):
