@@ -166,7 +166,7 @@ class VLM(TrainedRanker):
         require("rankers", "torch", "transformers", "peft", "PIL", what="ranker vlm")
         import torch
         from peft import LoraConfig, get_peft_model
-        from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+        from transformers import AutoModelForImageTextToText
 
         from qilin_rag.rankers.vlm_model import ClickModel
 
@@ -177,12 +177,7 @@ class VLM(TrainedRanker):
         more: dict[str, Any] = {}
         if self.four_bit and device.type == "cuda":
             require("rankers", "bitsandbytes", what="four_bit (false does without)")
-            more["quantization_config"] = BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_compute_dtype=dtype,
-                llm_int8_skip_modules=["visual", "lm_head"],
-            )
+            more["quantization_config"] = four_bits(dtype)
         elif self.four_bit:
             logger.info("no CUDA GPU: the model is loaded in full precision, not in 4 bits")
         with quiet_loading() as messages:
@@ -204,6 +199,18 @@ class VLM(TrainedRanker):
         if self.device or not torch.cuda.is_available():
             return torch.device(self.device or "cpu")
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def four_bits(dtype: Any) -> Any:
+    """The language model in 4 bits (NF4), computing in `dtype`; the vision tower, which is small, as it is."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[r"(.*\.)?visual", "lm_head"],
+    )
 
 
 def with_negatives(train: Requests, n_negatives: int, seed: int) -> Ints:

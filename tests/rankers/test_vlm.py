@@ -33,7 +33,7 @@ torch = pytest.importorskip("torch", reason="needs torch (make test-all installs
 
 from qilin_rag.rankers import load_ranker  # noqa: E402
 from qilin_rag.rankers.training import make_optimizer, train_ranker  # noqa: E402
-from qilin_rag.rankers.vlm import VLM, with_negatives  # noqa: E402
+from qilin_rag.rankers.vlm import VLM, four_bits, with_negatives  # noqa: E402
 from qilin_rag.rankers.vlm_prompts import Prompts, read_with  # noqa: E402
 
 N_NOTES = 40
@@ -369,6 +369,17 @@ def test_the_papers_settings_fit_a_prompt(task: str, model: Path, catalogue: Cat
     assert len(made["image_grid_thw"]) == (1 if task == "search" else 11)
     assert ranker.batch_size * ranker.gradient_accumulation == (64 if task == "search" else 8)
     assert (ranker.lora_r, ranker.lora_alpha, ranker.lora_dropout, ranker.four_bit) == (16, 32, 0.1, True)
+
+
+def test_the_language_model_alone_is_in_four_bits(model: Path) -> None:
+    """On the CPU, where bitsandbytes can load as well; the ranker does so on a GPU only."""
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
+    from transformers import AutoModelForImageTextToText
+
+    loaded = AutoModelForImageTextToText.from_pretrained(model, quantization_config=four_bits(torch.float32))
+    names = [name for name, module in loaded.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+    assert len(names) == 14  # 7 a layer
+    assert all(".language_model.layers." in name for name in names)
 
 
 @pytest.mark.gpu
