@@ -130,6 +130,7 @@ def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalo
         callbacks=[EarlyStoppingCallback(ranker.patience), _Log(out / LOG)],
         **recipe.given,
     )
+    trainer.model_accepts_loss_kwargs = False  # else losses are taken to be divided by accumulated batches already
     trainer.remove_callback(PrinterCallback)
     if ranker.log == "tensorboard":
         from torch.utils.tensorboard import SummaryWriter

@@ -15,8 +15,6 @@ class ClickModel(nn.Module):  # type: ignore[misc]
     What it saves and loads as its state is what is trained: adapters and head, never the model below them.
     """
 
-    accepts_loss_kwargs = False  # else the trainer takes the loss to be divided by accumulated batches already
-
     def __init__(self, backbone: Any, hidden_size: int) -> None:
         super().__init__()
         self.backbone = backbone

@@ -31,6 +31,7 @@ class Toy(TrainedRanker):
     """One number a note, learned by cross-entropy of clicks."""
 
     n_notes: int = 40
+    dropout: float = 0.2
     learning_rate: float = 0.1
 
     def recipe(self, train: Requests, catalogue: Catalogue) -> Recipe:
@@ -38,12 +39,12 @@ class Toy(TrainedRanker):
         from transformers import Trainer, TrainingArguments
 
         class Model(torch.nn.Module):  # type: ignore[misc]
-            def __init__(self, n_notes: int) -> None:
+            def __init__(self, n_notes: int, dropout: float) -> None:
                 super().__init__()
                 self.value = torch.nn.Embedding(n_notes, 1)
-                self.dropout = torch.nn.Dropout(0.2)
+                self.dropout = torch.nn.Dropout(dropout)
 
-            def forward(self, note: Any, labels: Any) -> Any:
+            def forward(self, note: Any, labels: Any, **others: Any) -> Any:
                 logit = self.dropout(self.value(note)).squeeze(-1)
                 return {"loss": torch.nn.functional.binary_cross_entropy_with_logits(logit, labels)}
 
@@ -54,7 +55,7 @@ class Toy(TrainedRanker):
             def __getitem__(self, row: int) -> dict[str, Any]:
                 return {"note": int(train.note_idx[row]), "labels": float(train.clicked[row])}
 
-        model = Model(self.n_notes)
+        model = Model(self.n_notes, self.dropout)
         return Recipe(Trainer, TrainingArguments, model, model, Examples(), [{"params": list(model.parameters())}])
 
     def score_with(

@@ -77,6 +77,18 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(catalogue: Catalogue, tmp_p
     assert train_ranker(ranker, *requests, catalogue, tmp_path / "whole", KillAt(1)) == whole
 
 
+def test_accumulated_batches_are_as_one(catalogue: Catalogue, tmp_path: Path) -> None:
+    """The same losses, gradients and weights, though the model's `forward` takes any argument."""
+    requests = made_requests(), made_requests(20, seed=5)
+    settings = {"max_steps": 12, "optimizer": "adamw", "log_every": 1, "dropout": 0.0}
+    train_ranker(Toy(batch_size=32, **settings), *requests, catalogue, tmp_path / "one")
+    train_ranker(Toy(batch_size=8, gradient_accumulation=4, **settings), *requests, catalogue, tmp_path / "four")
+    for one, four in zip(log_of(tmp_path / "one"), log_of(tmp_path / "four"), strict=True):
+        assert four == pytest.approx(one, rel=1e-4)
+    for name, values in model_of(tmp_path / "one").items():
+        assert np.allclose(values, model_of(tmp_path / "four")[name], rtol=1e-4, atol=1e-6)
+
+
 def test_the_best_model_is_kept_and_training_stops_early(catalogue: Catalogue, tmp_path: Path) -> None:
     ranker = Toy(batch_size=16, epochs=50, optimizer="adamw", evaluate_every=5, patience=3)
     done = train_ranker(ranker, made_requests(), made_requests(20, seed=5), catalogue, tmp_path / "out")
