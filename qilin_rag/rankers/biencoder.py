@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -13,6 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat
 from qilin_rag.answering import Progress, stage
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
+from qilin_rag.errors import UsageError
 from qilin_rag.pretrained import fetch_model, quiet_loading
 from qilin_rag.rankers.texts import note_texts
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
@@ -65,13 +67,16 @@ class BiEncoder(TrainedRanker):
         encoder.similarity_fn_name = self.similarity
         encoder.model_card_data.local_files_only = True
         examples = contrasts(train, self.n_negatives, self.seed)
+        n_clicks, n_processes = len(examples.request), int(os.environ.get("WORLD_SIZE", "1"))
+        if n_clicks < self.batch_size * n_processes and n_processes > 1:
+            raise UsageError(f"{n_clicks} clicks are less than a batch of {self.batch_size} on {n_processes} processes")
         most = self.batch_size * (1 + self.n_negatives)
         return Recipe(
             ClickTrainer,
             SentenceTransformerTrainingArguments,
             encoder,
             encoder,
-            example_rows(len(examples.request)),
+            example_rows(n_clicks),
             [{"params": trainable(encoder)}],
             given={
                 "loss": ClickContrast(encoder, self.similarity, self.scale, most),

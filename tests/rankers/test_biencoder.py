@@ -294,6 +294,17 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(model: Path, catalogue: Cat
         assert np.array_equal(values, model_of(tmp_path / "killed")[name])
 
 
+def test_several_processes_need_a_batch_each(
+    model: Path, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    requests = made_requests(4)
+    n = int(requests.clicked.sum())
+    tiny(model, batch_size=n // 2).recipe(requests, catalogue)
+    with pytest.raises(UsageError, match=f"{n} clicks are less than a batch of {n} on 2 processes"):
+        tiny(model, batch_size=n).recipe(requests, catalogue)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"similarity": "dot", "scale": 0.2}, {"similarity": "cosine", "scale": 20.0}])
 def test_two_processes_learn_as_one_with_the_doubled_batch(

@@ -95,7 +95,7 @@ JOINT_SETTINGS = (*SETTINGS, "causes.taste=4", "recommendation.intercept=-3", "r
 def test_jointly_trained_it_ranks_searches_and_recommendations(make_world: MakeWorld, tmp_path: Path) -> None:
     world = make_world(JOINT_COUNTS, *JOINT_SETTINGS)
     both, validation = (concat([world.requests(task, split) for task in TASKS]) for split in SPLITS)
-    ranker = train(world, both, validation, tmp_path, max_length=32, max_steps=160, evaluate_every=50)
+    ranker = train(world, both, validation, tmp_path, max_length=48)
     for task in TASKS:
         test = world.requests(task, "test")
         mean, deviation = chance_mrr(test)
