@@ -35,6 +35,7 @@ from qilin_rag.types import Hit, Question
 N_TEST, N_VALIDATION, DEPTH, TRAIN_DEPTH, N_LAYERS = 1_000, 100, 20, 8, 6
 SETTINGS = {
     "max_length": 128,
+    "pooling": "mean",
     "passage_chars": 150,
     "n_negatives": 3,
     "optimizer": "adamw",

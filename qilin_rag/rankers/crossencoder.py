@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -27,7 +27,10 @@ _MAX_CHARS_PER_TOKEN = 64  # what lies beyond is cut before tokenizing, which ta
 
 
 class CrossEncoder(TrainedRanker):
-    """One number for `query [SEP] title content`, from the encoder's [CLS] by a linear head (or as the model has it).
+    """One number for `query [SEP] title content`, by a linear head on the encoder's [CLS] (or as the model has it).
+
+    With `pooling: mean` the head is on the mean of all tokens, which encoders that were trained to be pooled so (e5)
+    learn faster from.
 
     Trained by binary cross-entropy on each click and `n_negatives` results of its request that were not clicked.
     `model` is a folder or hub name of an encoder; a head that it has not begins at random. Of a pair beyond
@@ -40,6 +43,7 @@ class CrossEncoder(TrainedRanker):
 
     model: str = "bert-base-chinese"
     max_length: Annotated[int, Field(ge=32)] = 512
+    pooling: Literal["cls", "mean"] = "cls"
     passage_chars: PositiveInt | None = None
     n_negatives: PositiveInt = 10
 
@@ -162,8 +166,9 @@ class CrossEncoder(TrainedRanker):
 
         try:
             with quiet_loading() as messages:
+                has_own_head = not (is_new and self.pooling == "mean")
                 encoder = Encoder(
-                    str(folder),
+                    **({"model_name_or_path": str(folder)} if has_own_head else {"modules": _mean_pooled(folder)}),
                     num_labels=1,
                     max_length=self.max_length,
                     device="cpu" if is_new else self.device,  # the trainer moves it
@@ -173,9 +178,25 @@ class CrossEncoder(TrainedRanker):
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise UsageError(f"model {name!r} can't be loaded: {reason}") from error
         inner = encoder.model.base_model_prefix
-        check_all_loaded(name, messages, rf"(?!{inner}\.)|{inner}\.pooler\." if is_new else "(?!)")
+        head = rf"(?!{inner}\.)|{inner}\.pooler\." if has_own_head else r"pooler\."
+        check_all_loaded(name, messages, head if is_new else "(?!)")
         limit = getattr(encoder.config, "max_position_embeddings", None)
         if limit and limit < self.max_length:
             raise UsageError(f"max_length {self.max_length}: model {name!r} reads {limit} tokens at most")
         encoder[0].processing_kwargs = {"text": {"truncation": "only_second"}}
         return encoder.eval()
+
+
+def _mean_pooled(folder: Path) -> list[Any]:
+    """An encoder, the mean of its tokens, and a new linear head."""
+    import torch
+    from sentence_transformers.base.modules import Dense, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    encoder = Transformer(str(folder), transformer_task="feature-extraction")
+    for name, parameter in encoder.named_parameters():
+        if ".pooler." in name:  # of [CLS], not used
+            parameter.requires_grad_(False)
+    width = encoder.get_embedding_dimension()
+    head = Dense(width, 1, activation_function=torch.nn.Identity(), module_output_name="scores")
+    return [encoder, Pooling(width, "mean"), head]

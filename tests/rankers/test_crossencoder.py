@@ -145,6 +145,29 @@ def test_overfits_one_batch(catalogue: Catalogue, bert: Path) -> None:
     assert take_steps(recipe, 60) < 0.02
 
 
+def test_the_head_may_be_on_the_mean_of_all_tokens(catalogue: Catalogue, bert: Path, tmp_path: Path) -> None:
+    """By hand from the last layer; trained, saved and loaded; and never with weights that are not in the files."""
+    ranker = CrossEncoder(model=str(bert), **SETTINGS, pooling="mean")
+    recipe = ranker.recipe(requests_on(catalogue), catalogue)
+    assert take_steps(recipe, 60) < 0.02
+    encoder = recipe.fitted.eval()
+    inputs = encoder.preprocess([("咖啡怎么冲", "手冲水温"), ("咖啡", "茶")])
+    head = encoder[2].linear
+    with torch.no_grad():
+        read = {name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+        tokens = encoder[0].model(**read).last_hidden_state
+        mask = inputs["attention_mask"][:, :, None]
+        expected = ((tokens * mask).sum(1) / mask.sum(1)) @ head.weight[0] + head.bias
+        test = requests_on(catalogue, 10, 7)
+        assert encoder(inputs)["scores"].squeeze(-1).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+        scores = ranker.score_with(encoder, test, catalogue)
+        ranker.save(encoder, tmp_path / "saved")
+        assert np.array_equal(ranker.score_with(ranker.load(tmp_path / "saved"), test, catalogue), scores)
+    held = {id(parameter) for group in recipe.parameters for parameter in group["params"]}
+    assert held == {id(parameter) for parameter in encoder.parameters() if parameter.requires_grad}
+    assert {id(head.weight), id(head.bias)} <= held
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, catalogue: Catalogue, bert: Path) -> Path:
     """Trained in one go on clicks that go by the note."""
