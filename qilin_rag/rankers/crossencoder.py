@@ -168,7 +168,7 @@ class CrossEncoder(TrainedRanker):
             with quiet_loading() as messages:
                 has_own_head = not (is_new and self.pooling == "mean")
                 encoder = Encoder(
-                    **({"model_name_or_path": str(folder)} if has_own_head else {"modules": _mean_pooled(folder)}),
+                    **({"model_name_or_path": str(folder)} if has_own_head else {"modules": self._mean_pooled(folder)}),
                     num_labels=1,
                     max_length=self.max_length,
                     device="cpu" if is_new else self.device,  # the trainer moves it
@@ -186,17 +186,16 @@ class CrossEncoder(TrainedRanker):
         encoder[0].processing_kwargs = {"text": {"truncation": "only_second"}}
         return encoder.eval()
 
+    def _mean_pooled(self, folder: Path) -> list[Any]:
+        """An encoder, the mean of its tokens, and a new linear head."""
+        import torch
+        from sentence_transformers.base.modules import Dense, Transformer
+        from sentence_transformers.sentence_transformer.modules import Pooling
 
-def _mean_pooled(folder: Path) -> list[Any]:
-    """An encoder, the mean of its tokens, and a new linear head."""
-    import torch
-    from sentence_transformers.base.modules import Dense, Transformer
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
-    encoder = Transformer(str(folder), transformer_task="feature-extraction")
-    for name, parameter in encoder.named_parameters():
-        if ".pooler." in name:  # of [CLS], not used
-            parameter.requires_grad_(False)
-    width = encoder.get_embedding_dimension()
-    head = Dense(width, 1, activation_function=torch.nn.Identity(), module_output_name="scores")
-    return [encoder, Pooling(width, "mean"), head]
+        encoder = Transformer(str(folder), transformer_task="feature-extraction", max_seq_length=self.max_length)
+        for name, parameter in encoder.named_parameters():
+            if ".pooler." in name:  # of [CLS], not used
+                parameter.requires_grad_(False)
+        width = encoder.get_embedding_dimension()
+        head = Dense(width, 1, activation_function=torch.nn.Identity(), module_output_name="scores")
+        return [encoder, Pooling(width, "mean"), head]
