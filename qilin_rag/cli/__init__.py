@@ -9,6 +9,7 @@ import typer
 
 from qilin_rag.cli import (
     ablate,
+    analyze,
     catalogue,
     compare,
     data,
@@ -54,6 +55,7 @@ app.command()(results.show)
 app.command()(export.export)
 app.command()(report.report)
 app.add_typer(data.app)
+app.add_typer(analyze.app)
 app.command()(synth.synth)
 app.command()(doctor.doctor)
 app.command(name="list")(catalogue.list_names)

@@ -47,6 +47,7 @@ COMMANDS = [
     "data stats",
     "data convert",
     "synth",
+    "analyze",
 ]
 
 
