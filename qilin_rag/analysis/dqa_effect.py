@@ -26,7 +26,8 @@ FEWEST = 30
 _TEXT_DIMENSIONS = 16
 _DAY_MS = 24 * 3600 * 1000
 _QUESTION = re.compile(r"[?？吗呢]|什么|怎么|如何|多少|多久|多大|几|为什么|为何|哪|是否|能不能|可以|区别|谁")
-_LARGEST_BALANCED = 0.1
+LARGEST_BALANCED = 0.1
+"""Standardised difference up to which a covariate is taken to be balanced (Austin 2009)."""
 
 
 class Covariates(NamedTuple):

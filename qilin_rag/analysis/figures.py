@@ -71,3 +71,8 @@ def table(
 def ratio(part: float, whole: float) -> float | None:
     """The share, None of nothing."""
     return float(part) / float(whole) if whole else None
+
+
+def escaped(text: str) -> str:
+    """Text of the data in Markdown: nothing in it is markup."""
+    return "".join(f"\\{char}" if char in "\\`*_{}[]()<>#+-!|~&$" else char for char in " ".join(text.split()))

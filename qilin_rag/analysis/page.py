@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from qilin_rag.analysis.figures import Column, FigureTable
+from qilin_rag.analysis.figures import Column, FigureTable, escaped
 from qilin_rag.store import write_text
 
 PAGE = "analysis.md"
@@ -79,8 +79,3 @@ def written(value: float, column: Column, signed: bool = False) -> str:
         case "share":
             return f"{100 * value:{sign}.2f}%"
     return f"{value:{sign}.3f}"
-
-
-def escaped(text: str) -> str:
-    """Text of the data in Markdown: nothing in it is markup."""
-    return "".join(f"\\{char}" if char in "\\`*_{}[]()<>#+-!|~&$" else char for char in " ".join(text.split()))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qilin_rag.analysis.figures import FigureTable
-from qilin_rag.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,14 +26,10 @@ _NOT_PLOTTED = ("table2",)
 
 def draw_tables(tables: Sequence[FigureTable], out: Path) -> list[str]:
     """`KEY.png` and `KEY.svg` of each table that has shares, into a folder that is there; the keys."""
-    require("analysis", "matplotlib", what="plotting")
-    import matplotlib
-
-    matplotlib.use("agg")
     from matplotlib import pyplot
 
     drawn = []
-    with pyplot.rc_context({"font.family": [*chinese_font(), "DejaVu Sans"], "svg.hashsalt": "qilin_rag"}):
+    with plotting():
         for table in tables:
             shares = [i for i, column in enumerate(table.columns) if column.unit == "share"]
             has_values = any(values[i] is not None for values in table.values for i in shares)
@@ -50,6 +46,16 @@ def draw_tables(tables: Sequence[FigureTable], out: Path) -> list[str]:
             pyplot.close(figure)
             drawn.append(table.key)
     return drawn
+
+
+@contextmanager
+def plotting() -> Iterator[None]:
+    """Plots within this are drawn without a screen, in a font that has Chinese."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    with matplotlib.rc_context({"font.family": [*chinese_font(), "DejaVu Sans"], "svg.hashsalt": "qilin_rag"}):
+        yield
 
 
 def save(figure: Any, path: Path) -> None:

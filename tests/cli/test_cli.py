@@ -48,6 +48,7 @@ COMMANDS = [
     "data convert",
     "synth",
     "analyze",
+    "analyze dqa-effect",
 ]
 
 
