@@ -124,9 +124,9 @@ def new_manifest(
             "llm": llm_label(config, system.llm),
             "prompt": system.prompt.name,
         },
-        packages={name: found for name in RECORDED_PACKAGES if (found := _installed(name))},
+        packages=installed_packages(),
         python=platform.python_version(),
-        git_commit=_git_commit(),
+        git_commit=git_commit(),
         server=server,
         started=now(),
         updated=now(),
@@ -135,27 +135,31 @@ def new_manifest(
 
 def retriever_label(config: RunConfig, retriever: Retriever) -> str:
     """The retriever in tables: its name and what differs from its defaults."""
-    return _describe(config.retriever.name, retriever.changed(RETRIEVERS.implied(config.retriever.name)))
+    return describe(config.retriever.name, retriever.changed(RETRIEVERS.implied(config.retriever.name)))
 
 
 def llm_label(config: RunConfig, llm: LLM) -> str:
     """The LLM in tables: its name and what differs from its preset."""
-    return _describe(config.llm_label, llm.changed(config.llm_preset))
+    return describe(config.llm_label, llm.changed(config.llm_preset))
 
 
-def _describe(name: str, changes: Mapping[str, Any]) -> str:
+def describe(name: str, changes: Mapping[str, Any]) -> str:
     """A component's name, with the settings that tell it apart from what the name alone means."""
     return " ".join([name, *(f"{key}={value}" for key, value in changes.items())])
 
 
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def installed_packages() -> dict[str, str]:
+    """The versions of the packages that a result may hang on, as far as they are installed."""
+    found = {}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The commit of the checkout this program runs from; None for an installed package."""
     checkout = Path(__file__).parent.parent
     if not (checkout / ".git").exists():

@@ -109,14 +109,7 @@ class RunDirectory:
     def read_manifest(self) -> Manifest:
         """The manifest; a UsageError where this is no run directory or one of another version."""
         path = self.path / "manifest.json"
-        content = self._read_json(path)
-        version = content.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise UsageError(
-                f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; "
-                "write elsewhere with --runs-dir"
-            )
-        return _validated(Manifest, path, content)
+        return validated(Manifest, path, read_json(path))
 
     def read_complete(self) -> Manifest:
         """The manifest of a run that has ended; a UsageError where it has not."""
@@ -132,7 +125,7 @@ class RunDirectory:
     def read_summary(self) -> Summary:
         """The summary; a UsageError where the run has none yet."""
         path = self.path / "summary.json"
-        return _validated(Summary, path, self._read_json(path))
+        return validated(Summary, path, read_json(path))
 
     def write_summary(self, summary: Summary) -> None:
         """Replace summary.json."""
@@ -146,7 +139,7 @@ class RunDirectory:
 
     def read_questions(self) -> list[Question]:
         """The questions the run is about, with their references: what scoring needs besides the samples."""
-        return list(_read_lines(self.path / "questions.jsonl", Question))
+        return list(read_lines(self.path / "questions.jsonl", Question))
 
     def write_questions(self, questions: Iterable[Question]) -> None:
         """Replace questions.jsonl."""
@@ -155,7 +148,7 @@ class RunDirectory:
     def read_scores(self) -> list[Score]:
         """All scores of the run; empty where nothing was scored yet, or (said in a warning) the file is damaged."""
         try:
-            return list(_read_lines(self.path / "scores.jsonl", Score))
+            return list(read_lines(self.path / "scores.jsonl", Score))
         except UsageError as error:
             logger.warning("%s; its scores are made again where they are asked for", error)
             return []
@@ -183,7 +176,7 @@ class RunDirectory:
 
     def read_samples(self) -> tuple[dict[str, Sample], list[Sample]]:
         """Each question's last line by id, and every line ever written (for usage); a half last line is skipped."""
-        lines = list(_read_lines(self.path / SAMPLES, Sample, half_line_ok=True))
+        lines = list(read_lines(self.path / SAMPLES, Sample, half_line_ok=True))
         return {sample.question_id: sample for sample in lines}, lines
 
     def read_samples_of(self, questions: Iterable[Question]) -> dict[str, Sample]:
@@ -196,11 +189,11 @@ class RunDirectory:
 
     def read_repeats(self) -> list[Sample]:
         """What `--repeat` asked for once more: any number of lines a question; a half last line is skipped."""
-        return list(_read_lines(self.path / REPEATS, Sample, half_line_ok=True))
+        return list(read_lines(self.path / REPEATS, Sample, half_line_ok=True))
 
     def read_judgements(self) -> Iterator[Judgement]:
         """What judges said, every line ever written; a half last line is skipped."""
-        return _read_lines(self.path / JUDGEMENTS, Judgement, half_line_ok=True)
+        return read_lines(self.path / JUDGEMENTS, Judgement, half_line_ok=True)
 
     @contextmanager
     def line_writer(self, file_name: str = SAMPLES) -> Iterator[LineWriter]:
@@ -227,27 +220,42 @@ class RunDirectory:
                     path.rename(kept)
         return kept
 
-    def _read_json(self, path: Path) -> dict[str, Any]:
-        _check_plain(path)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UsageError(f"{self.path} is not a finished run directory: {path.name} is not there") from None
-        except OSError as error:
-            raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
-        except (ValueError, RecursionError) as error:
-            raise UsageError(
-                f"{path} is not valid JSON: {error}; move it away, and the same command makes it again"
-            ) from error
-        if not isinstance(content, dict):
-            raise UsageError(f"{path}: expected a JSON object")
-        return content
-
     def _write_lines(self, name: str, rows: Iterable[BaseModel]) -> None:
         self._write(name, "".join(f"{row.model_dump_json()}\n" for row in rows))
 
     def _write(self, name: str, text: str) -> None:
         write_text(self.path / name, text)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a run directory; a UsageError where there is none."""
+    _check_plain(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path.parent} is not a finished run directory: {path.name} is not there") from None
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path} is not valid JSON: {error}; move it away, and the same command makes it again"
+        ) from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: expected a JSON object")
+    return content
+
+
+def validated(model: type[T], path: Path, content: dict[str, Any]) -> T:
+    """What was read, as `model`, and of the version that this program reads where it has one; else a UsageError."""
+    if "schema_version" in model.model_fields and (version := content.get("schema_version")) != SCHEMA_VERSION:
+        raise UsageError(
+            f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; write elsewhere with --runs-dir"
+        )
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 @contextmanager
@@ -354,7 +362,7 @@ def _start_of_last_line(file: IO[bytes], end: int) -> int:
     return 0
 
 
-def _read_lines(path: Path, model: type[T], half_line_ok: bool = False) -> Iterator[T]:
+def read_lines(path: Path, model: type[T], half_line_ok: bool = False) -> Iterator[T]:
     """Every line as `model`; a line that is not one is a UsageError with its number."""
     if not path.exists():
         return
@@ -376,11 +384,3 @@ def _check_plain(path: Path) -> None:
     """Opening a pipe would wait for ever."""
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is no plain file; move it away")
-
-
-def _validated(model: type[T], path: Path, content: dict[str, Any]) -> T:
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -18,6 +18,7 @@ from qilin_rag.cli import (
     export,
     index,
     judge,
+    rank,
     report,
     reproduce,
     results,
@@ -54,6 +55,8 @@ app.command()(ablate.sensitivity)
 app.command()(results.show)
 app.command()(export.export)
 app.command()(report.report)
+app.command()(rank.train)
+app.command()(rank.rank)
 app.add_typer(data.app)
 app.add_typer(analyze.app)
 app.command()(synth.synth)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.errors import QilinError
+
+if TYPE_CHECKING:
+    from qilin_rag.registry import Registry
 
 
 class Kind(StrEnum):
@@ -19,6 +22,7 @@ class Kind(StrEnum):
     llms = "llms"
     prompts = "prompts"
     metrics = "metrics"
+    rankers = "rankers"
 
 
 def list_names(
@@ -42,12 +46,12 @@ def list_names(
 
 def _describe(kind: Kind) -> dict[str, str]:
     from qilin_rag.config import read_yaml, resource_names
-    from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS
+    from qilin_rag.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
 
     if kind is Kind.prompts:
         return {name: _prompt_line(path) for name, path in resource_names("prompts").items()}
-    registry = {Kind.retrievers: RETRIEVERS, Kind.llms: LLMS, Kind.metrics: SCORERS}[kind]
-    names = {name: _first_line(registry.resolve(name)) for name in registry.table()}
+    registry = {Kind.retrievers: RETRIEVERS, Kind.llms: LLMS, Kind.metrics: SCORERS, Kind.rankers: RANKERS}[kind]
+    names = {name: _class_line(registry, name) for name in registry.table()}
     if kind is Kind.llms:
         for name, path in resource_names("configs/llms").items():
             preset = read_yaml(path)
@@ -64,5 +68,9 @@ def _prompt_line(path: Path) -> str:
         return f"can't be used: {error}"
 
 
-def _first_line(component: type) -> str:
+def _class_line(registry: Registry[Any], name: str) -> str:
+    try:
+        component = registry.resolve(name)
+    except QilinError as error:
+        return f"can't be used: {error}"
     return (component.__doc__ or "").strip().split("\n")[0]

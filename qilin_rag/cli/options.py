@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Task(StrEnum):
+    """What rankers rank."""
+
+    search = "search"
+    recommendation = "recommendation"
+
 
 Metrics = Annotated[
     str | None,

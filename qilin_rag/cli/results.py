@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
+from qilin_rag.cli.options import Task
 from qilin_rag.text import printable
 
 if TYPE_CHECKING:
-    from qilin_rag.reports.leaderboard import Cell
-    from qilin_rag.reports.leaderboard import Table as Board
+    from qilin_rag.reports.cells import Cell
+    from qilin_rag.reports.cells import Table as Board
     from qilin_rag.store import Manifest, RunDirectory
     from qilin_rag.types import Sample
 
 
 _INTERVAL_WIDTH = 11  # `.310–.364` and the place of the marks: broken over two lines it can't be read
+_LABEL_WIDTH = 24  # of rows, at most, where columns have to be broken over several tables
 
 
 class Format(StrEnum):
@@ -46,20 +48,32 @@ def leaderboard(
     cluster_by: Annotated[
         str | None, typer.Option(help="Field of the questions' meta that makes clusters. [default: the query]")
     ] = None,
+    task: Annotated[
+        Task | None, typer.Option(help="The rankers of a task instead, as in the paper's Table 10.")
+    ] = None,
     output_format: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.table,
     out: Annotated[Path | None, typer.Option(help="Write to this file (table is written as plain text).")] = None,
 ) -> None:
     """Put all complete runs in one table.
 
-    LLM x retriever, one block a metric, with 95% intervals; the best marked, and what is not significantly worse. Runs
-    over other questions get tables of their own.
+    LLM x retriever, one block a metric (with --task: rankers by figures), with 95% intervals; the best marked, and what
+    is not significantly worse. Runs over other questions get tables of their own.
     """
     from qilin_rag.errors import UsageError
     from qilin_rag.reports import formats
     from qilin_rag.reports import leaderboard as board
 
-    options = board.Options(common=common, controls=controls, paper=paper, cluster_by=cluster_by)
-    tables = board.leaderboard(*(runs_dir or [Path("runs")]), options=options)
+    folders = runs_dir or [Path("runs")]
+    if task is None:
+        options = board.Options(common=common, controls=controls, paper=paper, cluster_by=cluster_by)
+        tables = board.leaderboard(*folders, options=options)
+    else:
+        from qilin_rag.reports.ranking_board import ranking_board
+
+        of_answers = {"--common": common, "--controls": controls, "--cluster-by": cluster_by}
+        if given := next((name for name, value in of_answers.items() if value), None):
+            raise UsageError(f"{given} is for answers, not for the rankers of --task {task.value}")
+        tables = ranking_board(*folders, task=task.value, with_paper=paper)
     match output_format:
         case Format.table:
             text = board_as_text(tables, to_file=out is not None)
@@ -89,6 +103,7 @@ def leaderboard(
 def board_as_text(tables: list[Board], to_file: bool = False) -> str:
     """Tables as a terminal shows them; without colours for a file."""
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
@@ -111,14 +126,19 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
         for data in tables:
             console.print(formats.title(data), style="bold")
             for block in data.blocks:
-                drawn = new_table()
-                drawn.add_column(Text(block.metric), overflow="fold")
-                for column in block.columns:
-                    drawn.add_column(Text(column), justify="right", overflow="fold", min_width=_INTERVAL_WIDTH)
-                for row, kind, cells in zip(block.rows, block.kinds, block.cells, strict=True):
-                    drawn.add_row(Text(row, style="" if kind == "run" else "italic"), *map(cell_text, cells))
-                console.print(drawn)
-                console.print()
+                room = console.width - min(max(map(cell_len, [block.metric, *block.rows])), _LABEL_WIDTH)
+                at_once = max(1, room // (_INTERVAL_WIDTH + 2))
+                for start in range(0, len(block.columns), at_once):
+                    drawn = new_table()
+                    drawn.add_column(Text(block.metric), overflow="fold")
+                    for column in block.columns[start : start + at_once]:
+                        drawn.add_column(Text(column), justify="right", overflow="fold", min_width=_INTERVAL_WIDTH)
+                    for row, kind, cells in zip(block.rows, block.kinds, block.cells, strict=True):
+                        part = cells[start : start + at_once]
+                        if any(part) or at_once >= len(block.columns):
+                            drawn.add_row(Text(row, style="" if kind == "run" else "italic"), *map(cell_text, part))
+                    console.print(drawn)
+                    console.print()
             if spending := formats.spending_rows(data):
                 drawn = new_table()
                 for number, name in enumerate(spending[0]):

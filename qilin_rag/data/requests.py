@@ -86,12 +86,20 @@ def read_requests(source: Source, task: TaskName, split: Split, validation_share
     `validation` is the latest share of the train table by time, `train` what comes before; `dqa` are the searches of
     the table dqa. A UsageError says what the tables lack.
     """
-    if split == "dqa" and task != "search":
-        raise UsageError("split dqa holds searches; the task recommendation has train, validation and test")
+    requests = read_table(source, table_of(task, split))
     if split in ("test", "dqa"):
-        return read_table(source, "dqa" if split == "dqa" else f"{task}_test")
-    train, validation = split_by_time(read_table(source, f"{task}_train"), validation_share)
+        return requests
+    train, validation = split_by_time(requests, validation_share)
     return train if split == "train" else validation
+
+
+def table_of(task: TaskName, split: Split) -> str:
+    """The table that a split is in, or is cut from."""
+    if split == "dqa":
+        if task != "search":
+            raise UsageError("split dqa holds searches; the task recommendation has train, validation and test")
+        return "dqa"
+    return f"{task}_test" if split == "test" else f"{task}_train"
 
 
 def split_by_time(requests: Requests, validation_share: float) -> tuple[Requests, Requests]:

@@ -18,7 +18,7 @@ from qilin_rag import __version__
 from qilin_rag.answering import Progress
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
-from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.errors import UsageError
 from qilin_rag.extras import require
 from qilin_rag.pretrained import model_sha256
 from qilin_rag.rankers.base import Ranker
@@ -160,13 +160,25 @@ def read_ranker(folder: Path) -> dict[str, Any]:
     return content
 
 
-def load_ranker(folder: Path, **settings: Any) -> TrainedRanker:
-    """The trained ranker of a folder; `settings` go over those it was trained with (device, score_batch_size)."""
+def load_ranker(folder: Path, named: str | None = None, **settings: Any) -> TrainedRanker:
+    """The trained ranker of a folder; `settings` (device, score_batch_size) go over those it was trained with.
+
+    `named` is the ranker that the caller takes it for; code of the user's own must be named so, as a file can't name
+    any.
+    """
     content = read_ranker(folder)
     names = {path: name for name, path in RANKERS.table().items()}
-    if content["ranker"] not in names:
-        raise UsageError(f"{folder}: {content['ranker']!r} is no registered ranker, and a file can't name code")
-    ranker = RANKERS.create(names[content["ranker"]], {**content["settings"], **settings, "checkpoint": folder})
-    if not isinstance(ranker, TrainedRanker):
-        raise QilinError(f"{folder}: {content['ranker']} is not trained")
+    name = named or names.get(content["ranker"])
+    if name is None:
+        raise UsageError(f"{folder}: {content['ranker']!r} is no registered ranker, so it must be named: --ranker")
+    cls = RANKERS.resolve(name)
+    if cls.class_path() != content["ranker"]:
+        raise UsageError(f"{folder} holds the ranker {names.get(content['ranker'], content['ranker'])}, not {name}")
+    if not issubclass(cls, TrainedRanker):
+        raise UsageError(f"{folder}: {name} is no ranker that is trained")
+    if fixed := sorted(settings.keys() - cls.operational):
+        raise UsageError(
+            f"{folder} is trained, {fixed[0]} stays as it is; to be set: {', '.join(sorted(cls.operational))}"
+        )
+    ranker: TrainedRanker = RANKERS.create(name, {**content["settings"], **settings, "checkpoint": folder})
     return ranker

@@ -18,7 +18,8 @@ from qilin_rag import __version__
 from qilin_rag.data import NoteStore, load_dataset
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.provenance import now
-from qilin_rag.reports.leaderboard import Spending, Table, leaderboard_of
+from qilin_rag.reports.cells import Spending, Table
+from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.store import Manifest, RunDirectory
 from qilin_rag.text import CITATION, EMPHASIS, clean
 from qilin_rag.types import Hit, Message, Question, Sample, Status, Usage

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from qilin_rag.cost import format_amount
-from qilin_rag.reports.leaderboard import Block, Cell, Table
+from qilin_rag.reports.cells import Block, Cell, Table
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -39,7 +39,7 @@ def format_cell(cell: Cell | None) -> str:
     """Four decimals; how many were scored where it was not all; `-` where there is no run."""
     if cell is None:
         return "-"
-    value = "unscored" if cell.value is None else f"{'~' if cell.likely else ''}{cell.value:.{4 if cell.run else 3}f}"
+    value = "unscored" if cell.value is None else f"{'~' if cell.likely else ''}{cell.value:.{cell.decimals}f}"
     return f"{value} ({cell.n}/{cell.n + cell.n_unscored})" if cell.n is not None and cell.n_unscored else value
 
 
@@ -83,9 +83,9 @@ def spending_rows(table: Table) -> list[list[str]]:
 
 
 def title(table: Table) -> str:
-    """The data set and how many questions it is about."""
+    """The data set and how many questions (or requests) it is about."""
     same = f" ({table.n_clusters} distinct)" if table.n_clusters < table.n_questions else ""
-    return f"{table.data}, {table.n_questions} questions{same}"
+    return f"{table.data}, {table.n_questions} {table.unit}{same}"
 
 
 def as_json(tables: Sequence[Table]) -> list[dict[str, Any]]:
@@ -110,8 +110,7 @@ def as_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
                             "n_questions": table.n_questions,
                             "metric": block.metric,
                             "kind": kind,
-                            "llm": row,
-                            "retriever": column,
+                            **dict(zip(block.axes, (row, column), strict=True)),
                             "value": cell.value,
                             "ci95_low": cell.ci95[0] if cell.ci95 else None,
                             "ci95_high": cell.ci95[1] if cell.ci95 else None,

@@ -11,33 +11,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from statistics import median
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from qilin_rag.errors import UsageError
+from qilin_rag.reports.cells import Block, Cell, Key, Kind, Spending, Table, compared, detectable
 from qilin_rag.reports.controls import control_runs
 from qilin_rag.reports.measured import Measured, clusters_of, find_runs, highest_is_best, read_runs, values_of
 from qilin_rag.reports.paper import REMARK, paper_rows
 from qilin_rag.reports.places import column_order, natural, row_labels
 from qilin_rag.scoring import remarks
-from qilin_rag.stats import (
-    Clusters,
-    Interval,
-    Values,
-    detectable_difference,
-    holm,
-    intervals95,
-    permutation_test,
-    standard_error,
-)
+from qilin_rag.stats import Clusters, Values
 from qilin_rag.types import Cost, Frozen
 
-ALPHA = 0.05
-
 At = tuple[str, str]  # row, column
-Kind = Literal["run", "control", "paper"]
 
 
 class Options(Frozen):
@@ -52,63 +40,6 @@ class Options(Frozen):
     controls: bool = False
     paper: bool = False
     cluster_by: str | None = None
-
-
-class Cell(Frozen):
-    """One run under one metric.
-
-    `tied`: not the best, but not significantly worse (or not to be told: `p` is Holm's, over all that are compared with
-    the best). `likely`: a figure of the paper that most likely is of this retriever.
-    """
-
-    value: float | None
-    n: int | None = None
-    n_unscored: int = 0
-    ci95: tuple[float, float] | None = None
-    best: bool = False
-    tied: bool = False
-    p: float | None = None
-    likely: bool = False
-    run: str | None = None
-
-
-class Block(Frozen):
-    """One metric: `cells[row][column]` is None where there is no such run; `kinds` says what each row is.
-
-    `detectable`: the smallest true difference that these questions would show four times in five (the median over what
-    was compared with the best).
-    """
-
-    metric: str
-    signature: str
-    rows: list[str]
-    kinds: list[Kind]
-    columns: list[str]
-    cells: list[list[Cell | None]]
-    detectable: float | None = None
-
-
-class Spending(Frozen):
-    """Tokens of one run (without those of cached answers, nor of `uncounted` ones) and their cost."""
-
-    llm: str
-    retriever: str
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    uncounted: int
-    cost: Cost
-    run: str
-
-
-class Table(Frozen):
-    """All blocks over one set of questions, and what each run took."""
-
-    data: str
-    n_questions: int
-    n_clusters: int
-    blocks: list[Block]
-    notes: list[str]
-    spending: list[Spending] = []
 
 
 class _Grid(NamedTuple):
@@ -207,100 +138,42 @@ def _blocks(
     grids: Sequence[_Grid], ids: Sequence[str], clusters: Clusters, row_order: Sequence[str], with_paper: bool
 ) -> list[Block]:
     """All blocks at once: figures of all metrics share their resamples, and comparisons their signs."""
-    by_run = [list({run.name: run for run in grid.runs.values()}.values()) for grid in grids]
-    matrices = [values_of(runs, grid.metric, ids) for runs, grid in zip(by_run, grids, strict=True)]
-    intervals = iter(intervals95(np.hstack(matrices), clusters))
-    cells: list[dict[str, Cell]] = []
-    pairs: list[list[_Pair]] = []
-    for grid, runs, matrix in zip(grids, by_run, matrices, strict=True):
-        columns = {run.name: column for run, column in zip(runs, matrix.T, strict=True)}
-        cells.append({name: _cell(name, column, next(intervals)) for name, column in columns.items()})
-        pairs.append(_pairs(grid, columns))
-    differences = [pair.difference for of_grid in pairs for pair in of_grid]
-    p_values = iter(permutation_test(np.stack(differences, axis=1), clusters) if differences else [])
+    columns: dict[Key, Values] = {}
+    for number, grid in enumerate(grids):
+        runs = list({run.name: run for run in grid.runs.values()}.values())
+        columns |= {
+            (number, run.name): column for run, column in zip(runs, values_of(runs, grid.metric, ids).T, strict=True)
+        }
+    cells, pairs = compared(
+        columns, [family for n, grid in enumerate(grids) for family in _families(n, grid)], clusters
+    )
     blocks = []
-    for grid, found, of_grid in zip(grids, cells, pairs, strict=True):
-        tested = [(pair, p) for pair in of_grid if (p := next(p_values)) is not None]  # None: nothing scored in both
+    for number, grid in enumerate(grids):
+        found = {name: cell for (of, name), cell in cells.items() if of == number}
+        could_be_shown = detectable([pair for pair in pairs if pair.best[0] == number], clusters)
         quoted = paper_rows(grid.metric) if with_paper else {}
-        blocks.append(_block(grid, _marked(found, tested), _detectable(of_grid, clusters), row_order, quoted))
+        blocks.append(_block(grid, found, could_be_shown, row_order, quoted))
     return blocks
 
 
-def _cell(name: str, column: Values, interval: Interval | None) -> Cell:
-    scored = column[~np.isnan(column)]
-    return Cell(
-        value=float(scored.mean()) if len(scored) else None,
-        n=len(scored),
-        n_unscored=len(column) - len(scored),
-        ci95=interval[:2] if interval else None,
-        run=name,
-    )
+def _families(number: int, grid: _Grid) -> list[list[Key]]:
+    """The runs of each column; where there is only one row, of that row.
 
-
-class _Pair(NamedTuple):
-    """The best run of a column and another one, with `difference` = best - other by question."""
-
-    best: str
-    other: str
-    difference: Values
-
-
-def _pairs(grid: _Grid, columns: Mapping[str, Values]) -> list[_Pair]:
-    """The best run of each column with each other one of it; where there is only one row, of that row.
-
-    What a run left unscored counts 0 in the choice of the best; where all are the same, none is. Nothing is the best by
-    a metric of which the highest is not (its signature says so).
+    Nothing is the best by a metric of which the highest is not (its signature says so).
     """
     if not highest_is_best(grid.signature):
         return []
     by_column = len({row for row, _ in grid.competing}) > 1
-    families: dict[str, dict[str, float]] = defaultdict(dict)
+    families: dict[str, dict[Key, None]] = defaultdict(dict)
     for row, column in sorted(grid.competing):
-        name = grid.runs[row, column].name
-        if not np.isnan(columns[name]).all():
-            families[column if by_column else row][name] = float(np.nansum(columns[name]))
-    found = []
-    for family in families.values():
-        if len(set(family.values())) > 1:
-            best = max(family, key=family.__getitem__)
-            found += [_Pair(best, name, columns[best] - columns[name]) for name in family if name != best]
-    return found
-
-
-def _marked(cells: Mapping[str, Cell], tested: Sequence[tuple[_Pair, float]]) -> dict[str, Cell]:
-    """The cells with the best marked, and what is tied with it; Holm's correction over all that one best is tested on.
-
-    A run with the best's own figure is as good as it is.
-    """
-    marked = dict(cells)
-    families: dict[str, list[tuple[_Pair, float]]] = defaultdict(list)
-    for pair, p in tested:
-        families[pair.best].append((pair, p))
-    for best, family in families.items():
-        marked[best] = cells[best].model_copy(update={"best": True})
-        for (pair, _), p in zip(family, holm([p for _, p in family]), strict=True):
-            is_equal = abs(pair.difference.sum()) < 1e-9  # never where a question is unscored: NaN
-            is_worse = p <= ALPHA and np.nansum(pair.difference) > 0
-            marks = {"best": bool(is_equal), "tied": not is_worse and not is_equal, "p": p}
-            marked[pair.other] = cells[pair.other].model_copy(update=marks)
-    return marked
-
-
-def _detectable(pairs: Sequence[_Pair], clusters: Clusters) -> float | None:
-    """The smallest difference that could have been shown: the median over what was compared."""
-    errors = [
-        standard_error(pair.difference[is_scored], clusters[is_scored])
-        for pair in pairs
-        for is_scored in [~np.isnan(pair.difference)]
-    ]
-    found = [detectable_difference(error) for error in errors if error]
-    return median(found) if found else None
+        families[column if by_column else row][number, grid.runs[row, column].name] = None
+    return [list(family) for family in families.values()]
 
 
 def _block(
     grid: _Grid,
     cells: Mapping[str, Cell],
-    detectable: float | None,
+    could_be_shown: float | None,
     row_order: Sequence[str],
     of_paper: Mapping[str, Mapping[str, float]],
 ) -> Block:
@@ -312,7 +185,10 @@ def _block(
         for row in rows
     ]
     quoted = [
-        [Cell(value=found[column], likely=column != "none") if column in found else None for column in columns]
+        [
+            Cell(value=found[column], likely=column != "none", decimals=3) if column in found else None
+            for column in columns
+        ]
         for found in of_paper.values()
     ]
     return Block(
@@ -322,7 +198,7 @@ def _block(
         kinds=[*kinds, *("paper" for _ in of_paper)],
         columns=columns,
         cells=measured + quoted,
-        detectable=detectable,
+        detectable=could_be_shown,
     )
 
 

@@ -1,8 +1,8 @@
-"""What the Qilin paper prints for DQA (arXiv 2503.00501, Table 11), as far as it is certain which condition it is of.
+"""What the Qilin paper (arXiv 2503.00501) prints for DQA and for rankers: Tables 11 and 10.
 
-Three values stand in a row for four conditions: the first is of no notes, the second most likely of BM25; the third
-may be the bi-encoder's or the oracle's and is not repeated here. The paper names neither its tokenizer nor the model
-behind BERTScore nor the prompt, so no difference to these figures is a finding.
+In Table 11 three values stand in a row for four conditions: the first is of no notes, the second most likely of BM25;
+the third may be the bi-encoder's or the oracle's and is not repeated here. The paper names neither its tokenizer nor
+the model behind BERTScore nor the prompt, so no difference to these figures is a finding.
 """
 
 from __future__ import annotations
@@ -36,3 +36,33 @@ def paper_rows(metric: str) -> dict[str, dict[str, float]]:
     if metric not in ("rouge_l", "bertscore"):
         return {}
     return {f"{figures.llm} (paper)": getattr(figures, metric) for figures in TABLE_11}
+
+
+RANKER_FIGURES = ("mrr@10", "mrr@100", "map@10", "map@100")
+TABLE_10 = {
+    "search": {
+        "BM25": (0.3388, 0.3467, 0.2399, 0.3139),
+        "BERT-bi": (0.5320, 0.5359, 0.3855, 0.4536),
+        "BERT-cross": (0.5336, 0.5386, 0.3848, 0.4533),
+        "DCN-V2": (0.5600, 0.5653, 0.4014, 0.4683),
+        "VLM": (0.5523, 0.5563, 0.3937, 0.4601),
+    },
+    "recommendation": {
+        "BM25": (0.5379, 0.5418, 0.3933, 0.4634),
+        "BERT-bi": (0.6067, 0.6087, 0.4548, 0.5183),
+        "BERT-cross": (0.6346, 0.6362, 0.4786, 0.5394),
+        "DCN-V2": (0.6307, 0.6321, 0.4651, 0.5278),
+        "VLM": (0.6394, 0.6409, 0.4890, 0.5477),
+    },
+}
+"""Table 10: the figures of `RANKER_FIGURES` by task and ranker."""
+RANKERS_REMARK = (
+    "paper: Table 10 of the Qilin paper; its code takes the first 1,000 test requests (--first 1000) and divides in "
+    "MAP by min(R, K); its BM25 looks like chance: compare it with random"
+)
+
+
+def paper_rankers(task: str) -> dict[str, dict[str, float]]:
+    """Table 10 of a task: by row, by figure."""
+    of_task = TABLE_10[task].items()
+    return {f"{ranker} (paper)": dict(zip(RANKER_FIGURES, values, strict=True)) for ranker, values in of_task}

@@ -49,6 +49,8 @@ COMMANDS = [
     "synth",
     "analyze",
     "analyze dqa-effect",
+    "train",
+    "rank",
 ]
 
 

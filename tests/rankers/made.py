@@ -62,7 +62,8 @@ class Toy(TrainedRanker):
     ) -> Floats:
         import torch
 
-        scores: Floats = fitted.value(torch.from_numpy(requests.note_idx)).squeeze(-1).numpy()
+        value = fitted["value"] if isinstance(fitted, torch.nn.ModuleDict) else fitted.value
+        scores: Floats = value(torch.from_numpy(requests.note_idx)).squeeze(-1).numpy()
         return scores
 
     def save(self, fitted: Any, folder: Path) -> None:
@@ -71,7 +72,11 @@ class Toy(TrainedRanker):
         save_file(fitted.state_dict(), folder / "model.safetensors")
 
     def load(self, folder: Path) -> Any:
-        raise NotImplementedError
+        import torch
+        from safetensors.torch import load_file
+
+        value = torch.nn.Embedding.from_pretrained(load_file(folder / "model.safetensors")["value.weight"])
+        return torch.nn.ModuleDict({"value": value}).eval()
 
 
 def candidates_of(requests: Requests) -> Sequence[tuple[str, Sequence[int]]]:

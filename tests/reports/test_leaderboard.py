@@ -12,8 +12,9 @@ import scipy.stats
 from qilin_rag.config import resolve_run
 from qilin_rag.errors import UsageError
 from qilin_rag.pipeline import run, score_run
+from qilin_rag.reports.cells import Cell, Table
 from qilin_rag.reports.formats import as_html, as_latex, as_markdown, as_rows, format_cell, title
-from qilin_rag.reports.leaderboard import Cell, Options, Table, leaderboard
+from qilin_rag.reports.leaderboard import Options, leaderboard
 from qilin_rag.stats import permutation_test
 from qilin_rag.store import RunDirectory
 from tests.conftest import Cli

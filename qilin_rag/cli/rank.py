@@ -1,0 +1,258 @@
+"""`train` and `rank`: rankers of search and recommendation."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qilin_rag.cli import ui
+from qilin_rag.cli.options import AsJson, Quiet, RunsDir, Task
+from qilin_rag.cli.signals import Interrupted
+from qilin_rag.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qilin_rag.ranking import Ranking
+    from qilin_rag.ranking_store import SliceSummary
+
+_SLICE_FIGURES = ("mrr@10", "map@10", "ndcg@10", "recall@10", "precision@10")
+
+
+class Part(StrEnum):
+    """The splits of a task."""
+
+    test = "test"
+    validation = "validation"
+    dqa = "dqa"
+
+
+class Missing(StrEnum):
+    """What is done with candidates whose note is not in the data."""
+
+    error = "error"
+    skip = "skip"
+
+
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="A folder with Qilin's tables (notes, search_train, search_test, ...), or hub:OWNER/NAME. "
+        "[default: $QILIN_RAG_DATA]"
+    ),
+]
+RankerSettings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="ranker.KEY=VALUE", help="Any setting of the ranker.")
+]
+MissingNotes = Annotated[
+    Missing, typer.Option(help="Candidates that the data has no note for: error, or skip (left out and counted).")
+]
+
+
+def rank(
+    ranker: Annotated[
+        str | None, typer.Option(help="A name (see: list rankers) or package.module:Class. [default: --checkpoint's]")
+    ] = None,
+    task: Annotated[Task, typer.Option(help="What is ranked.")] = Task.search,
+    data: Data = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="The folder that `train` wrote.")] = None,
+    split: Annotated[
+        Part, typer.Option(help="test, validation (the latest 5% of train), or dqa (searches of the table dqa).")
+    ] = Part.test,
+    first: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N requests by id; the paper's code took 1000.")
+    ] = None,
+    settings: RankerSettings = None,
+    missing_notes: MissingNotes = Missing.error,
+    runs_dir: RunsDir = None,
+    slices: Annotated[
+        bool, typer.Option("--slices", help="Also print the figures by kinds of notes, queries and places in sessions.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Rank again what is there already.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rank the exposed results of each request, and judge the order by the clicks.
+
+    Writes a TREC run, the figures of each request, their means and slices; `leaderboard --task` compares such runs.
+    """
+    from qilin_rag.ranking import make_ranker
+    from qilin_rag.ranking import rank as rank_requests
+    from qilin_rag.ranking_store import RankConfig
+
+    ui.set_up_logs(quiet or as_json)
+    made = make_ranker(ranker, checkpoint, _settings(settings))
+    config = RankConfig(
+        data=_data(data),
+        task=task.value,
+        split=split.value,
+        first=first,
+        missing_notes=missing_notes.value,
+        runs_dir=runs_dir or Path("runs"),
+        fresh=fresh,
+    )
+    try:
+        with ui.progress_bar(quiet or as_json) as bar:
+            done = rank_requests(made, config, bar)
+    except KeyboardInterrupt:
+        raise Interrupted("nothing was written but the manifest; the same command begins again") from None
+    if as_json:
+        ui.print_json({"run": str(done.directory.path), **done.summary.model_dump(mode="json")})
+        return
+    _print(done, slices)
+
+
+def train(
+    config: Annotated[
+        str,
+        typer.Argument(
+            metavar="RANKER|CONFIG",
+            help="A ranker (see: list rankers), package.module:Class, one of configs/rankers/, or a YAML file.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The folder to write; one with checkpoints of this training is gone on with.")
+    ],
+    task: Annotated[str, typer.Option(help="search, recommendation, or both: search,recommendation.")] = "search",
+    data: Data = None,
+    settings: RankerSettings = None,
+    without: Annotated[
+        str | None, typer.Option(help="What the ranker shall not see, separated by commas, where it can leave it out.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only N requests of train: the first of a seeded permutation.")
+    ] = None,
+    validation_share: Annotated[
+        float, typer.Option(help="The latest share of the train table, to choose the best model on.")
+    ] = 0.05,
+    missing_notes: MissingNotes = Missing.error,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a ranker on the clicks of the train log.
+
+    Several GPUs or machines: `accelerate launch -m qilin_rag train ...` or `torchrun -m qilin_rag train ...`. The same
+    command goes on from the last checkpoint. The test tables are not read.
+    """
+    from qilin_rag.ranking import parse_tasks
+    from qilin_rag.ranking import train as train_on
+    from qilin_rag.registry import RANKERS
+
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    ui.set_up_logs(quiet or as_json or not is_first)
+    name, of_config = _read_config(config)
+    given = of_config | _settings(settings)
+    if without is not None:
+        given["without"] = [each.strip() for each in without.split(",") if each.strip()]
+    ranker = RANKERS.create(name, given)
+    try:
+        with ui.progress_bar(quiet or as_json or not is_first) as bar:
+            trained = train_on(
+                ranker, parse_tasks(task), _data(data), out, limit, validation_share, missing_notes.value, bar
+            )
+    except KeyboardInterrupt:
+        raise Interrupted(f"the checkpoints in {out} are kept, the same command goes on from the last one") from None
+    if not is_first:
+        return
+    if as_json:
+        ui.print_json(trained._asdict() | {"out": str(trained.out)})
+        return
+    typer.echo(f"MRR@10 on validation {trained.mrr_at_10:.4f}, step {trained.step} of {trained.n_steps}")
+    typer.echo(trained.out)
+
+
+def _data(given: str | None) -> str:
+    if found := given or os.environ.get("QILIN_RAG_DATA"):
+        return found
+    raise UsageError("name the data with --data: a folder with Qilin's tables, or hub:OWNER/NAME; `synth` makes some")
+
+
+def _settings(assignments: Sequence[str] | None) -> dict[str, Any]:
+    """What `--set ranker.KEY=VALUE` says."""
+    from qilin_rag.config import parse_overrides
+
+    found = {}
+    for path, value in parse_overrides(assignments or []):
+        match path:
+            case ["ranker", key]:
+                found[key] = value
+            case _:
+                raise unknown_name("setting in --set", ".".join(path), ["ranker.KEY"])
+    return found
+
+
+def _read_config(name: str) -> tuple[str, dict[str, Any]]:
+    """A ranker's name, and the settings that a file gives it: one of configs/rankers, or any YAML file."""
+    from qilin_rag.config import find_resource, read_yaml, resource_names
+    from qilin_rag.registry import RANKERS
+
+    if name in RANKERS.table() or (":" in name and not name.endswith((".yaml", ".yml"))):
+        return name, {}
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+    elif name in resource_names("configs/rankers"):
+        path = find_resource("configs/rankers", name)
+    else:
+        raise unknown_name("ranker or configuration", name, [*RANKERS.table(), *resource_names("configs/rankers")])
+    settings = read_yaml(path)
+    ranker = settings.pop("name", None)
+    if ranker not in RANKERS.table():
+        raise UsageError(f"{path}: name must be one of {', '.join(RANKERS.table())}; got {ranker!r}")
+    if RANKERS.names_code(ranker, settings):
+        raise UsageError(f"{path}: a file can't name code (package.module:NAME); that goes on the command line")
+    return ranker, settings
+
+
+def _print(done: Ranking, with_slices: bool) -> None:
+    from qilin_rag.provenance import describe
+
+    directory, manifest, summary = done
+    console = ui.console()
+    config, ranker = manifest.config, manifest.ranker
+    of = "" if config.first is None else f", the first {config.first:,} requests"
+    by = ranker.name if ranker.checkpoint else describe(ranker.name, ranker.changed)
+    console.print(f"{by}, {config.task} {config.split}{of}; {manifest.label}", style="bold")
+    if ranker.checkpoint:
+        console.print(f"trained: {ranker.checkpoint}")
+    ui.print_metrics({name: each.model_copy(update={"reasons": {}}) for name, each in summary.metrics.items()})
+    if with_slices:
+        _print_slices(summary.slices)
+    counts = summary.counts
+    console.print(f"{counts['requests']:,} requests, {counts['candidates']:,} candidates", end="")
+    console.print(
+        f"; {counts['without_click']:,} requests without a click are unscored" * bool(counts["without_click"])
+    )
+    if counts["left_out"]:
+        console.print(f"{counts['left_out']:,} candidates left out: the data has not their notes", style="yellow")
+    if ranker.checkpoint and "counts" not in ranker.settings.get("without", ()):
+        console.print(
+            "Counts of notes carry no date: a ranker that reads them may have seen the test clicks.", style="dim"
+        )
+    typer.echo(directory.path)
+
+
+def _print_slices(slices: Sequence[SliceSummary]) -> None:
+    """A table: the parts below one another, with how many requests of each have a figure."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("part", box=None, pad_edge=False, header_style="bold")
+    for column in ("requests", *_SLICE_FIGURES):
+        table.add_column(column, justify="right")
+    name = None
+    for part in slices:
+        if part.slice != name:
+            name = part.slice
+            table.add_row("")
+            table.add_row(Text(name if part.of == "requests" else f"{name} *", style="bold"))
+        values = [part.figures[figure].value for figure in _SLICE_FIGURES]
+        shown = ["-" if value is None else f"{value:.4f}" for value in values]
+        table.add_row(f"  {part.label}", f"{part.figures['mrr@10'].n:,}", *shown)
+    console = ui.console()
+    console.print()
+    console.print(table)
+    console.print("* Only these notes of each request, ranked among themselves.\n", style="dim")

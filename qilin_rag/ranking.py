@@ -1,0 +1,381 @@
+"""Rankers on search and recommendation: trained on the train log, and judged on a split of it.
+
+A ranking lies in a folder of its own: `ranking.json` (what it is), `run.trec`, `figures.jsonl` (a line a request) and
+`summary.json`. The same ranker on the same requests is found again by its fingerprint, and nothing is done twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from qilin_rag.answering import Progress, third_party
+from qilin_rag.data.catalogue import Catalogue, open_catalogue
+from qilin_rag.data.exposures import concat
+from qilin_rag.data.requests import (
+    TASKS,
+    Floats,
+    Requests,
+    Split,
+    TaskName,
+    read_table,
+    split_by_time,
+    table_of,
+)
+from qilin_rag.data.schema import TABLES
+from qilin_rag.data.source import Source, open_source
+from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.extras import require
+from qilin_rag.provenance import fingerprint, git_commit, installed_packages, now
+from qilin_rag.rankers.base import Ranker
+from qilin_rag.rankers.evaluation import figures_of
+from qilin_rag.rankers.slices import of_candidates, of_requests
+from qilin_rag.rankers.trained import Trained, TrainedRanker, load_ranker
+from qilin_rag.ranking_store import (
+    FIGURES,
+    MANIFEST,
+    SIGNATURES,
+    RankConfig,
+    RankedBy,
+    RankingDirectory,
+    RankingManifest,
+    RankingSummary,
+    RequestFigures,
+    SliceFigure,
+    SliceSummary,
+    clusters_of,
+)
+from qilin_rag.registry import RANKERS
+from qilin_rag.scoring import summarise_metrics
+from qilin_rag.stats import Clusters, standard_error
+from qilin_rag.store import RunDirectory, write_text
+from qilin_rag.text import slug
+from qilin_rag.trec import format_trec
+from qilin_rag.types import MissingNotes, Score
+
+logger = logging.getLogger(__name__)
+
+VALIDATION_SHARE = 0.05
+
+_FINGERPRINT_VERSION = 1
+_LOG_TABLES = [table.name for table in TABLES.values() if "session_idx" in table.columns]
+_UNREAD = ("note_idx", "note_title", "note_content", "note_embedding")  # in the hash of the notes, or not used
+
+
+class Ranking(NamedTuple):
+    """A finished ranking: where it is, and its figures."""
+
+    directory: RankingDirectory
+    manifest: RankingManifest
+    summary: RankingSummary
+
+
+class Log:
+    """The request tables of a data set, each read once."""
+
+    def __init__(self, source: Source) -> None:
+        """Nothing is read yet."""
+        self.source = source
+        self._tables: dict[str, Requests] = {}
+
+    def table(self, name: str) -> Requests:
+        """All requests of a table."""
+        if name not in self._tables:
+            self._tables[name] = read_table(self.source, name)
+        return self._tables[name]
+
+    def split(self, task: TaskName, split: Split) -> Requests:
+        """As `read_requests`."""
+        requests = self.table(table_of(task, split))
+        if split in ("test", "dqa"):
+            return requests
+        return split_by_time(requests, VALIDATION_SHARE)[split == "validation"]
+
+    def all(self) -> list[Requests]:
+        """All tables that are there and hold requests; one that can't be read is said."""
+        found = []
+        for name in self.source.tables():
+            if name in _LOG_TABLES:
+                try:
+                    found.append(self.table(name))
+                except UsageError as error:
+                    logger.warning("not counted in the places in sessions: %s", error)
+        return found
+
+
+def make_ranker(name: str | None, checkpoint: Path | None, settings: Mapping[str, Any]) -> Ranker:
+    """A ranker by its name, or the trained one of a folder; a trained one without its folder is a UsageError."""
+    if checkpoint is not None:
+        return load_ranker(checkpoint, name, **settings)
+    if name is None:
+        raise UsageError(
+            "name a ranker with --ranker (see: list rankers), or the folder of a trained one: --checkpoint"
+        )
+    ranker: Ranker = RANKERS.create(name, settings)
+    if isinstance(ranker, TrainedRanker) and ranker.checkpoint is None:
+        raise UsageError(f"ranker {name} is trained first: name the folder that `train` wrote with --checkpoint")
+    return ranker
+
+
+def rank(ranker: Ranker, config: RankConfig, progress: Progress | None = None) -> Ranking:
+    """Rank the requests of a split and judge the order; a ranking that is there is not made again."""
+    log = Log(open_source(config.data, ("notes", "user_feat", *_LOG_TABLES)))
+    asked = log.split(config.task, config.split)
+    first = config.first if config.first is not None and config.first < len(asked) else None
+    asked = asked.take(np.arange(len(asked))[:first])
+    catalogue = open_catalogue(log.source)
+    requests = known_candidates(asked, catalogue, config.missing_notes)
+    name = _name_of(ranker)
+    data = _data_sha256(requests, catalogue)
+    identity = {
+        "fingerprint_version": _FINGERPRINT_VERSION,
+        "ranker": ranker.identity(),
+        "data": data,
+        "task": config.task,
+        "split": config.split,
+        "first": first,
+        "missing_notes": config.missing_notes,
+    }
+    found = fingerprint(identity)
+    parts = (log.source.name, config.task if config.split == "test" else f"{config.task}-{config.split}", name)
+    directory = RankingDirectory(config.runs_dir / "-".join([*map(slug, parts), found[:8]]))
+    with RunDirectory(directory.path).locked():
+        if not config.fresh and (directory.path / MANIFEST).exists():
+            manifest = directory.read_manifest()
+            if manifest.identity != identity:
+                raise UsageError(f"{directory.path} belongs to another ranking; write elsewhere with --runs-dir")
+            if manifest.state == "complete":
+                logger.info("%s is there already; --fresh ranks again", directory.path)
+                return Ranking(directory, manifest, directory.read_summary())
+        checkpoint = ranker.checkpoint if isinstance(ranker, TrainedRanker) else None
+        manifest = RankingManifest(
+            state="incomplete",
+            fingerprint=found,
+            identity=identity,
+            config=config,
+            ranker=RankedBy(
+                name=name,
+                settings=ranker.model_dump(mode="json"),
+                changed=ranker.changed(RANKERS.implied(name)),
+                checkpoint=None if checkpoint is None else str(checkpoint),
+            ),
+            label=log.source.label,
+            requests_sha256=data,
+            packages=installed_packages(),
+            python=platform.python_version(),
+            git_commit=git_commit(),
+            started=now(),
+            updated=now(),
+        )
+        directory.write_manifest(manifest)
+        scores = score_candidates(ranker, requests, catalogue, progress)
+        lines, summary = _judged(asked, requests, scores, catalogue, log, config)
+        rankings = zip(requests.ids, requests.rankings(scores), strict=True)
+        write_text(directory.path / "run.trec", format_trec(rankings, tag=directory.path.name))
+        write_text(directory.path / "figures.jsonl", "".join(f"{line.model_dump_json()}\n" for line in lines))
+        write_text(directory.path / "summary.json", summary.model_dump_json(indent=2) + "\n")
+        manifest = manifest.model_copy(update={"state": "complete", "updated": now()})
+        directory.write_manifest(manifest)
+    return Ranking(directory, manifest, summary)
+
+
+def train(
+    ranker: Ranker,
+    tasks: Sequence[TaskName],
+    data: str,
+    out: Path,
+    limit: int | None = None,
+    validation_share: float = VALIDATION_SHARE,
+    missing_notes: MissingNotes = "error",
+    progress: Progress | None = None,
+) -> Trained:
+    """Train on the train tables of these tasks, whose latest requests are kept apart for validation; no other is read.
+
+    `limit`: the first so many of a permutation of the train requests, by the ranker's seed.
+    """
+    if not isinstance(ranker, TrainedRanker):
+        raise UsageError(f"ranker {_name_of(ranker)} is not trained; the command rank takes it as it is")
+    if not 0 < validation_share < 1:
+        raise UsageError(f"the share for validation must be between 0 and 1, not {validation_share:g}")
+    require("rankers", "torch", "transformers", "accelerate", what="training")
+    from qilin_rag.rankers.training import train_ranker
+
+    source = open_source(data, ("notes", "user_feat", *(table_of(task, "train") for task in tasks)))
+    cut = [split_by_time(read_table(source, table_of(task, "train")), validation_share) for task in tasks]
+    train_requests, validation = (concat([both[which] for both in cut]) for which in (0, 1))
+    if limit is not None and limit < len(train_requests):
+        rows = np.random.default_rng(ranker.seed).permutation(len(train_requests))[:limit]
+        train_requests = train_requests.take(np.sort(rows))
+    catalogue = open_catalogue(source)
+    train_requests, validation = (
+        known_candidates(requests, catalogue, missing_notes) for requests in (train_requests, validation)
+    )
+    with third_party(f"ranker {_name_of(ranker)}"):
+        return train_ranker(ranker, train_requests, validation, catalogue, out, progress)
+
+
+def parse_tasks(given: str) -> list[TaskName]:
+    """`search`, `recommendation`, or both with a comma between them."""
+    names = [name.strip() for name in given.split(",")]
+    if unknown := next((name for name in names if name not in TASKS), None):
+        raise UsageError(f"--task: {unknown!r} is none; there are {' and '.join(TASKS)}")
+    return [task for task in TASKS if task in names]
+
+
+def known_candidates(requests: Requests, catalogue: Catalogue, missing_notes: MissingNotes) -> Requests:
+    """The candidates whose note the data has; others are an error, or left out."""
+    is_missing = np.isin(requests.note_idx, catalogue.notes.missing(requests.note_idx))
+    if not is_missing.any():
+        return requests
+    if missing_notes == "error":
+        raise UsageError(
+            f"{is_missing.sum():,} of {requests.n_candidates:,} candidates are notes that the data has not, the first "
+            f"is {requests.note_idx[is_missing][0]}; --missing-notes skip goes on without them"
+        )
+    if is_missing.all():
+        raise UsageError(
+            f"of all {requests.n_candidates:,} candidates the data has no note, so there is nothing to rank"
+        )
+    logger.info("%s of %s candidates left out, the data has not their notes", is_missing.sum(), requests.n_candidates)
+    return requests.with_candidates(~is_missing)
+
+
+def score_candidates(
+    ranker: Ranker, requests: Requests, catalogue: Catalogue, progress: Progress | None = None
+) -> Floats:
+    """The ranker's scores; what it raises, another number of scores, and one that is no number, name the ranker."""
+    what = f"ranker {_name_of(ranker)}"
+    with third_party(what):
+        scores: Floats = np.asarray(ranker.score(requests, catalogue, progress), np.float32)
+    if scores.shape != (requests.n_candidates,):
+        raise QilinError(f"{what} gave scores of shape {scores.shape} for {requests.n_candidates} candidates")
+    if not (is_finite := np.isfinite(scores)).all():
+        row = int(np.flatnonzero(~is_finite)[0])
+        request = requests.ids[requests.request[row]]
+        raise QilinError(
+            f"{what} gave {(~is_finite).sum()} of {len(scores)} candidates no finite score, the first is note "
+            f"{requests.note_idx[row]} of request {request}: {scores[row]}"
+        )
+    return scores
+
+
+def _name_of(ranker: Ranker) -> str:
+    """The registered name, else the class."""
+    path = ranker.class_path()
+    return next((name for name, known in RANKERS.table().items() if known == path), path)
+
+
+def _data_sha256(requests: Requests, catalogue: Catalogue) -> str:
+    """Hash of the requests, the text of all notes, the users, and all other columns of the notes that requests name.
+
+    Of images only the paths.
+    """
+    notes = catalogue.notes
+    named = np.union1d(requests.note_idx, requests.recent)
+    there = np.setdiff1d(named, notes.missing(named))
+    tables = [notes.read(there, [name for name in notes.columns if name not in _UNREAD])]
+    tables += [] if catalogue.users is None else [catalogue.users]
+    total = hashlib.sha256(f"{requests.sha256} {notes.sha256}".encode())
+    for table in tables:
+        for name, column in sorted(zip(table.column_names, table.columns, strict=True)):
+            is_number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+            values = (
+                column.to_numpy().astype(np.float64).tobytes()
+                if is_number
+                else json.dumps(column.to_pylist(), ensure_ascii=False).encode()
+            )
+            total.update(f"{name} {len(values)} ".encode() + values)
+    return total.hexdigest()
+
+
+def _judged(
+    asked: Requests, requests: Requests, scores: Floats, catalogue: Catalogue, log: Log, config: RankConfig
+) -> tuple[list[RequestFigures], RankingSummary]:
+    """The figures of each request, and their means; `asked` are the requests with candidates that were left out."""
+    found = figures_of(requests, scores)
+    of_each = of_requests(requests, log.all())
+    lines = [
+        RequestFigures(
+            id=requests.ids[row],
+            query=requests.queries[row],
+            figures=figures,
+            reason=None if figures else "its clicked notes were left out" if asked.n_clicked[row] else "no click",
+            slices={part.name: part.labels[part.of[row]] for part in of_each if part.of[row] >= 0},
+        )
+        for row, figures in enumerate(found)
+    ]
+    clusters = clusters_of(lines)
+    slices = []
+    for part in of_each:
+        for i, label in enumerate(part.labels):
+            of_part = [figures if of == i else None for figures, of in zip(found, part.of, strict=True)]
+            slices.append(_slice(part.name, label, "requests", of_part, int((part.of == i).sum()), clusters))
+    for part in of_candidates(requests, catalogue, _train_of(log, config.task)):
+        for i, label in enumerate(part.labels):
+            of_kind = figures_of(requests.with_candidates(part.of == i), scores[part.of == i])
+            slices.append(_slice(part.name, label, "candidates", of_kind, int((part.of == i).sum()), clusters))
+    counts = {
+        "requests": len(lines),
+        "without_click": sum(line.figures is None for line in lines),
+        "candidates": requests.n_candidates,
+        "left_out": asked.n_candidates - requests.n_candidates,
+    }
+    metrics = {name: _scores(lines, name) for name in FIGURES}
+    return lines, RankingSummary(metrics=summarise_metrics(metrics, clusters), counts=counts, slices=slices)
+
+
+def _train_of(log: Log, task: TaskName) -> Requests | None:
+    """The train split; None, which is said, where there is none."""
+    try:
+        return log.split(task, "train")
+    except UsageError as error:
+        logger.warning("no slice of what was not seen in train: %s", error)
+        return None
+
+
+def _scores(lines: Sequence[RequestFigures], name: str) -> list[Score]:
+    return [
+        Score(
+            question_id=line.id,
+            metric=name,
+            value=line.figures.get(name) if line.figures else None,
+            reason=line.reason,
+            signature=SIGNATURES[name],
+        )
+        for line in lines
+    ]
+
+
+def _slice(
+    name: str,
+    label: str,
+    of: Literal["requests", "candidates"],
+    found: Sequence[dict[str, float] | None],
+    n: int,
+    clusters: Clusters,
+) -> SliceSummary:
+    scored = [figures for figures in found if figures]
+    values = np.array([[figures[name] for name in FIGURES] for figures in scored]).reshape(-1, len(FIGURES))
+    of_clusters = clusters[[figures is not None for figures in found]]
+    return SliceSummary(
+        slice=name,
+        label=label,
+        of=of,
+        n=n,
+        figures={
+            figure: SliceFigure(
+                value=float(column.mean()) if scored else None,
+                n=len(scored),
+                stderr=standard_error(column, of_clusters),
+            )
+            for figure, column in zip(FIGURES, values.T, strict=True)
+        },
+    )

@@ -1,0 +1,132 @@
+"""A ranking on disk: what was ranked by what, the figures of each request, and their means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import FiniteFloat, NonNegativeInt, PositiveInt
+
+from qilin_rag.data.requests import Split, TaskName
+from qilin_rag.ranking_metrics import MEASURES, RELEASED
+from qilin_rag.stats import Clusters, query_clusters
+from qilin_rag.store import SCHEMA_VERSION, read_json, read_lines, validated, write_text
+from qilin_rag.types import Frozen, MetricSummary, MissingNotes
+
+MANIFEST = "ranking.json"
+FIGURES = (*MEASURES, *RELEASED)
+SIGNATURES = {
+    **{name: f"{measure}|ir_measures|rel:click|ties:by note_idx|not ranked:0|v1" for name, measure in MEASURES.items()},
+    **{
+        name: f"sum of P@rank at hits up to {k} / min(clicked, {k})|rel:click|ties:by note_idx|not ranked:left out|v1"
+        for name, k in RELEASED.items()
+    },
+}
+"""How each figure is made."""
+
+
+class RankConfig(Frozen):
+    """What is to be ranked: `first` requests by id (default: all); `missing_notes` as for a run."""
+
+    data: str
+    task: TaskName
+    split: Split = "test"
+    first: PositiveInt | None = None
+    missing_notes: MissingNotes = "error"
+    runs_dir: Path = Path("runs")
+    fresh: bool = False
+
+
+class RankedBy(Frozen):
+    """A ranker: its name, all its settings, those that are not the defaults, and the folder it was read from."""
+
+    name: str
+    settings: dict[str, Any]
+    changed: dict[str, Any]
+    checkpoint: str | None = None
+
+
+class RankingManifest(Frozen):
+    """ranking.json: what was ranked by what."""
+
+    schema_version: int = SCHEMA_VERSION
+    state: Literal["complete", "incomplete"]
+    fingerprint: str
+    identity: dict[str, Any]
+    config: RankConfig
+    ranker: RankedBy
+    label: str
+    """The data, for people."""
+    requests_sha256: str
+    """Of what was ranked: requests, notes and users."""
+    packages: dict[str, str]
+    python: str
+    git_commit: str | None
+    started: str
+    updated: str
+
+
+class RequestFigures(Frozen):
+    """A line of figures.jsonl: a request's figures, or why it has none; `slices` are the parts it is in."""
+
+    id: str
+    query: str
+    figures: dict[str, FiniteFloat] | None
+    reason: str | None = None
+    slices: dict[str, str] = {}
+
+
+class SliceFigure(Frozen):
+    """The mean of one figure over the `n` requests of a part that have one."""
+
+    value: FiniteFloat | None
+    n: NonNegativeInt
+    stderr: FiniteFloat | None
+
+
+class SliceSummary(Frozen):
+    """One part. `of`: whether requests are parted, or the candidates of each (and ranked among themselves)."""
+
+    slice: str
+    label: str
+    of: Literal["requests", "candidates"]
+    n: NonNegativeInt
+    figures: dict[str, SliceFigure]
+
+
+class RankingSummary(Frozen):
+    """summary.json: the figures over all requests with a click, and by parts."""
+
+    metrics: dict[str, MetricSummary]
+    counts: dict[str, int]
+    slices: list[SliceSummary]
+
+
+class RankingDirectory:
+    """One ranking on disk."""
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is read yet."""
+        self.path = path
+
+    def read_manifest(self) -> RankingManifest:
+        """The manifest; a UsageError where there is none that can be read."""
+        return validated(RankingManifest, self.path / MANIFEST, read_json(self.path / MANIFEST))
+
+    def read_summary(self) -> RankingSummary:
+        """The summary."""
+        return validated(RankingSummary, self.path / "summary.json", read_json(self.path / "summary.json"))
+
+    def read_figures(self) -> list[RequestFigures]:
+        """The figures of all requests."""
+        return list(read_lines(self.path / "figures.jsonl", RequestFigures))
+
+    def write_manifest(self, manifest: RankingManifest) -> None:
+        """Replace ranking.json."""
+        write_text(self.path / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+
+
+def clusters_of(lines: Sequence[RequestFigures]) -> Clusters:
+    """Clusters of the same query; a request without one (a user without history) is on its own."""
+    return query_clusters([line.query if line.query.strip() else f"\0{line.id}" for line in lines])

@@ -1,0 +1,200 @@
+"""Table 10: rankers by figures, over the same requests, with intervals and what is not significantly worse."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from qilin_rag.data.requests import TaskName
+from qilin_rag.errors import UsageError
+from qilin_rag.provenance import describe
+from qilin_rag.ranking_metrics import RELEASED
+from qilin_rag.ranking_store import (
+    FIGURES,
+    MANIFEST,
+    RankingDirectory,
+    RankingManifest,
+    RankingSummary,
+    RequestFigures,
+    clusters_of,
+)
+from qilin_rag.reports.cells import Block, Cell, Key, Kind, Table, compared, detectable
+from qilin_rag.reports.paper import RANKERS_REMARK, paper_rankers
+from qilin_rag.reports.places import natural
+from qilin_rag.stats import Values
+
+COLUMNS = {
+    "mrr@10": "MRR@10",
+    "mrr@100": "MRR@100",
+    "map@10": "MAP@10",
+    "map@100": "MAP@100",
+    "ndcg@10": "nDCG@10",
+    "recall@10": "Recall@10",
+    "precision@10": "Precision@10",
+} | {name: name.replace("map", "MAP") for name in RELEASED}
+"""What stands above each figure."""
+
+CONTROLS = ("random", "production")
+SIGNATURE = "ir_measures, relevance = click, ties by note_idx; of MRR@10"
+
+
+class _Ranked(NamedTuple):
+    """One run: its figures by request, of those that have a click."""
+
+    name: str
+    manifest: RankingManifest
+    summary: RankingSummary
+    lines: dict[str, RequestFigures]
+
+
+def ranking_board(*runs_dirs: Path, task: TaskName, with_paper: bool = False) -> list[Table]:
+    """The tables of a task, one for each set of requests; largest first."""
+    runs, left_out = _read(runs_dirs, task)
+    if not runs:
+        why = f" ({left_out[0]})" if left_out else ""
+        folders = ", ".join(map(str, runs_dirs))
+        raise UsageError(
+            f"{folders} holds no complete ranking of {task}{why}; begin with: qilin-rag rank --task {task}"
+        )
+    groups: dict[tuple[object, ...], list[_Ranked]] = defaultdict(list)
+    for run in runs:
+        config = run.manifest.config
+        groups[run.manifest.requests_sha256, config.split, run.manifest.identity["first"]].append(run)
+    ordered = sorted(groups.values(), key=lambda group: (-group[0].summary.counts["requests"], group[0].name))
+    tables = [_table(group, task, with_paper) for group in ordered]
+    tables[-1] = tables[-1].model_copy(update={"notes": [*tables[-1].notes, *left_out]})
+    return tables
+
+
+def labels_of(rankers: Sequence[tuple[str, RankingManifest]]) -> list[str]:
+    """A label for each run, by name and manifest, none twice.
+
+    The ranker with what is not its default; of a trained one only what tells it apart from others of its kind here.
+    Where that does not, the folder of its checkpoint, the fingerprint, or the run's name does.
+    """
+    kinds: dict[str, list[RankingManifest]] = defaultdict(list)
+    for _, manifest in rankers:
+        kinds[manifest.ranker.name].append(manifest)
+    labels = [_label(manifest, kinds[manifest.ranker.name]) for _, manifest in rankers]
+    more: tuple[Callable[[str, RankingManifest], str | None], ...] = (
+        lambda name, manifest: manifest.ranker.checkpoint and Path(manifest.ranker.checkpoint).name,
+        lambda name, manifest: manifest.fingerprint[:8],
+        lambda name, manifest: name,
+    )
+    for tell in more:
+        taken = Counter(labels)
+        labels = [
+            f"{label} · {told}" if taken[label] > 1 and (told := tell(*ranker)) else label
+            for label, ranker in zip(labels, rankers, strict=True)
+        ]
+    return labels
+
+
+def _label(manifest: RankingManifest, kind: Sequence[RankingManifest]) -> str:
+    ranker = manifest.ranker
+    if ranker.checkpoint is None:
+        return describe(ranker.name, ranker.changed)
+    others = [other.ranker.settings for other in kind]
+    differing = {
+        name: value for name, value in ranker.changed.items() if any(settings.get(name) != value for settings in others)
+    }
+    return describe(ranker.name, differing)
+
+
+def _read(runs_dirs: Sequence[Path], task: TaskName) -> tuple[list[_Ranked], list[str]]:
+    """The complete runs of a task, and what is to be said of the others."""
+    if absent := next((folder for folder in runs_dirs if not folder.is_dir()), None):
+        raise UsageError(f"{absent} is not a folder of runs; begin with: qilin-rag rank --task {task}")
+    distinct = {folder.resolve(): folder for folder in runs_dirs}.values()
+    paths = sorted(manifest.parent for folder in distinct for manifest in folder.glob(f"*/{MANIFEST}"))
+    folders_with = Counter(path.name for path in paths)
+    runs, left_out = [], []
+    for path in paths:
+        name = str(path) if folders_with[path.name] > 1 else path.name
+        directory = RankingDirectory(path)
+        try:
+            manifest = directory.read_manifest()
+            if manifest.config.task != task:
+                continue
+            if manifest.state != "complete":
+                left_out.append(f"left out, {manifest.state}: {name}")
+                continue
+            lines = {line.id: line for line in directory.read_figures()}
+            summary = directory.read_summary()
+            if len(lines) != summary.counts["requests"]:
+                raise UsageError(f"{path}: figures.jsonl has {len(lines)} of {summary.counts['requests']} requests")
+            runs.append(_Ranked(name, manifest, summary, lines))
+        except UsageError as error:
+            left_out.append(f"left out, unreadable: {error}")
+    return runs, left_out
+
+
+def _table(group: Sequence[_Ranked], task: TaskName, with_paper: bool) -> Table:
+    first = group[0]
+    scored = [line for line in first.lines.values() if line.figures]
+    clusters = clusters_of(scored)
+    labels = dict(zip([run.name for run in group], labels_of([(run.name, run.manifest) for run in group]), strict=True))
+    runs = sorted(group, key=lambda run: (_place(run), natural(labels[run.name])))
+    columns: dict[Key, Values] = {
+        (figure, run.name): np.array([(run.lines[line.id].figures or {})[figure] for line in scored])
+        for figure in FIGURES
+        for run in runs
+    }
+    families = [[(figure, run.name) for run in runs] for figure in FIGURES]
+    cells, pairs = compared(columns, families, clusters) if scored else ({}, [])
+    is_quoted = with_paper and first.manifest.config.split == "test"
+    quoted = paper_rankers(task) if is_quoted else {}
+    kinds: list[Kind] = ["run" for _ in runs]
+    block = Block(
+        metric=task,
+        signature=SIGNATURE,
+        rows=[*(labels[run.name] for run in runs), *quoted],
+        kinds=[*kinds, *("paper" for _ in quoted)],
+        columns=list(COLUMNS.values()),
+        cells=[
+            *([cells.get((figure, run.name)) for figure in COLUMNS] for run in runs),
+            *([Cell(value=row[figure]) if figure in row else None for figure in COLUMNS] for row in quoted.values()),
+        ],
+        detectable=detectable([pair for pair in pairs if pair.best[0] == "mrr@10"], clusters),
+        axes=("ranker", "metric"),
+    )
+    return Table(
+        data=_what(first.manifest),
+        unit="requests",
+        n_questions=len(scored),
+        n_clusters=len(np.unique(clusters)),
+        blocks=[block],
+        notes=[*_footnotes(group), *([RANKERS_REMARK] if is_quoted else [])],
+    )
+
+
+def _place(run: _Ranked) -> int:
+    """Controls stand first, then the rankers by name."""
+    name = run.manifest.ranker.name
+    return CONTROLS.index(name) if name in CONTROLS else len(CONTROLS)
+
+
+def _what(manifest: RankingManifest) -> str:
+    """The data and the requests of it, for people."""
+    first = manifest.identity["first"]
+    return f"{manifest.label}, {manifest.config.split}" + (f" (the first {first:,} by id)" if first else "")
+
+
+def _footnotes(group: Sequence[_Ranked]) -> list[str]:
+    notes = []
+    counts, config = group[0].summary.counts, group[0].manifest.config
+    if counts["without_click"]:
+        notes.append(f"{counts['without_click']:,} of {counts['requests']:,} requests have no click, and no figure")
+    if counts["left_out"]:
+        notes.append(f"{counts['left_out']:,} candidates were left out: the data has not their notes")
+    options = [f"--task {config.task}", f"--data {shlex.quote(config.data)}"]
+    options += [f"--split {config.split}"] if config.split != "test" else []
+    options += [f"--first {config.first}"] if config.first else []
+    options += ["--missing-notes skip"] if config.missing_notes == "skip" else []
+    lacking = [name for name in CONTROLS if all(run.manifest.ranker.name != name for run in group)]
+    return notes + [f"to compare with: qilin-rag rank --ranker {name} {' '.join(options)}" for name in lacking]

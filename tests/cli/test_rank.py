@@ -1,0 +1,141 @@
+"""`rank`, `train` and `leaderboard --task` as typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qilin_rag.synth import resolve_world, synthesize
+from tests.conftest import Cli
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("world") / "qilin"
+    synthesize(resolve_world({"notes": 300, "searches": 120, "recommendations": 100, "dqa": 30, "users": 30}, 1), out)
+    return out
+
+
+def test_rank_prints_figures_and_the_folder(cli: Cli, world: Path) -> None:
+    done = cli("rank", "--ranker", "bm25", "--data", world, "--set", "ranker.k1=1.5")
+    assert done.code == 0
+    assert done.out.startswith("bm25 k1=1.5, search test; qilin\n")
+    for figure in ("mrr@10", "map@100", "ndcg@10", "map@10 (released code)"):
+        assert figure in done.out
+    assert "cold start" not in done.out
+    folder = Path(done.out.splitlines()[-1])
+    assert (folder / "run.trec").is_file()
+    again = cli("rank", "--ranker", "bm25", "--data", world, "--set", "ranker.k1=1.5", "--slices")
+    assert again.err == f"{folder} is there already; --fresh ranks again\n"
+    for part in ("query length", "query source", "place in session", "seen in train *", "no, cold start", "video"):
+        assert part in again.out
+    as_json = json.loads(cli("rank", "--ranker", "bm25", "--data", world, "--set", "ranker.k1=1.5", "--json").out)
+    assert as_json["run"] == str(folder)
+    assert as_json["slices"][0]["figures"]["mrr@10"].keys() == {"value", "n", "stderr"}
+    first = cli("rank", "--ranker", "random", "--data", world, "--task", "recommendation", "--first", "3", "-q")
+    assert "random, recommendation test, the first 3 requests; qilin" in first.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rank", "--ranker", "bm52"], "unknown ranker 'bm52'; did you mean bm25?"),
+        (["rank"], "name a ranker with --ranker (see: list rankers)"),
+        (["rank", "--ranker", "bm25", "--set", "ranker.k2=1"], "unknown setting 'k2'; did you mean k1?"),
+        (["rank", "--ranker", "bm25", "--set", "k1=1"], "unknown setting in --set 'k1'; known: ranker.KEY"),
+        (["rank", "--ranker", "bm25", "--data", "nowhere"], "data 'nowhere': no such folder"),
+        (["rank", "--ranker", "bm25", "--data", "sample"], "table search_test is not there"),
+        (["rank", "--checkpoint", "nowhere"], "nowhere holds no trained ranker"),
+        (["rank", "--ranker", "bm25", "--task", "recommendation", "--split", "dqa"], "split dqa holds searches"),
+        (["rank", "--ranker", "tests.rankers.made:Toy"], "is trained first: name the folder that `train` wrote"),
+        (["train", "bm25", "--out", "out"], "ranker bm25 is not trained; the command rank takes it as it is"),
+        (["train", "bienc", "--out", "out"], "unknown ranker or configuration 'bienc'; did you mean biencoder"),
+        (["train", "mine.yaml", "--out", "out"], "ranker bm25: unknown setting 'k2'; did you mean k1?"),
+        (["train", "nameless.yaml", "--out", "out"], "nameless.yaml: name must be one of random, production, bm25"),
+        (["train", "nowhere.yaml", "--out", "out"], "nowhere.yaml can't be read"),
+        (["train", "tests.rankers.made:Toy", "--out", "out", "--task", "search,dqa"], "--task: 'dqa' is none"),
+        (["train", "tests.rankers.made:Toy", "--out", "out", "--without", "text"], "unknown setting 'without'"),
+        (["train", "tests.rankers.made:Toy", "--out", "out", "--validation-share", "0"], "between 0 and 1, not 0"),
+    ],
+)
+def test_bad_input_is_one_line_with_code_2(cli: Cli, world: Path, arguments: list[str], message: str) -> None:
+    Path("mine.yaml").write_text("name: bm25\nk2: 1\n")
+    Path("nameless.yaml").write_text("k1: 1\n")
+    data = [] if "--data" in arguments else ["--data", world]
+    done = cli(*arguments, *data)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert done.err.startswith("error: ")
+    assert message in done.err
+    assert not Path("out").exists() and not Path("runs").exists()
+
+
+def test_data_is_named_once(cli: Cli, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "name the data with --data" in cli("rank", "--ranker", "random").err
+    monkeypatch.setenv("QILIN_RAG_DATA", str(world))
+    assert cli("rank", "--ranker", "random", "-q").code == 0
+
+
+def test_a_configuration_by_name(cli: Cli, world: Path) -> None:
+    folder = Path("configs/rankers")
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("name: bm25\nk1: 2.0\n")
+    assert "ranker bm25 is not trained" in cli("train", "mine", "--out", "out", "--data", world).err
+    (folder / "code.yaml").write_text("name: tests.rankers.made:Toy\n")
+    assert "name must be one of" in cli("train", "code", "--out", "out", "--data", world).err
+    assert "did you mean mine" in cli("train", "mien", "--out", "out", "--data", world).err
+
+
+def test_interrupted(cli: Cli, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qilin_rag.ranking.score_candidates", interrupt)
+    done = cli("rank", "--ranker", "random", "--data", world)
+    assert (done.code, "the same command begins again" in done.err) == (130, True)
+    assert "left out, incomplete" in cli("leaderboard", "--task", "search").err
+    monkeypatch.setattr("qilin_rag.ranking.train", interrupt)
+    done = cli("train", "tests.rankers.made:Toy", "--out", "here", "--data", world)
+    assert (done.code, "the checkpoints in here are kept" in done.err) == (130, True)
+
+
+def test_list_rankers(cli: Cli) -> None:
+    listed = json.loads(cli("list", "rankers", "--json").out)
+    assert list(listed)[:3] == ["random", "production", "bm25"]
+    assert listed["production"].startswith("As exposed")
+
+
+def test_leaderboard_of_a_task(cli: Cli, world: Path) -> None:
+    for task in ("search", "recommendation"):
+        for ranker in ("random", "bm25"):
+            assert cli("rank", "--ranker", ranker, "--task", task, "--data", world, "-q").code == 0
+    board = cli("leaderboard", "--task", "search", "--paper")
+    assert board.code == 0
+    assert "MRR@100" in board.out and "VLM (paper)" in board.out and "its BM25 looks like chance" in board.out
+    assert f"to compare with: qilin-rag rank --ranker production --task search --data {world}" in " ".join(
+        board.out.split()
+    )
+    assert "MAP@10 (released code)" in cli("leaderboard", "--task", "recommendation", "--format", "md").out
+    [table] = json.loads(cli("leaderboard", "--task", "recommendation", "--format", "json").out)
+    assert table["blocks"][0]["rows"] == ["random", "bm25"]
+    for option in ("--common", "--controls"):
+        done = cli("leaderboard", "--task", "search", option)
+        assert (done.code, f"{option} is for answers" in done.err) == (2, True)
+    assert "holds no complete run" in cli("leaderboard").err  # rankings are no runs of DQA
+
+
+def test_a_narrow_terminal_breaks_the_columns_over_several_tables(
+    cli: Cli, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ranker in ("random", "bm25"):
+        cli("rank", "--ranker", ranker, "--data", world, "-q")
+    monkeypatch.setattr("qilin_rag.cli.ui.PIPE_WIDTH_CHARS", 80)
+    out = cli("leaderboard", "--task", "search", "--paper").out
+    assert max(map(len, out.splitlines())) <= 80
+    assert [line.split()[0] for line in out.splitlines() if line.startswith(("random", "VLM"))] == [
+        "random",
+        "VLM",
+        "random",
+        "random",
+    ]  # the paper has no figure in the last two

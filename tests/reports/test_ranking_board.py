@@ -1,0 +1,204 @@
+"""Table 10: what stands in which row, what is marked, and what is said below."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qilin_rag.cli.results import as_csv, board_as_text
+from qilin_rag.errors import UsageError
+from qilin_rag.rankers.base import Ranker
+from qilin_rag.rankers.bm25 import BM25
+from qilin_rag.rankers.simple import Production, Random
+from qilin_rag.ranking import Ranking, rank
+from qilin_rag.ranking_store import RankConfig, RankedBy, RankingDirectory, RankingManifest, clusters_of
+from qilin_rag.reports.formats import as_html, as_json, as_latex, as_markdown, as_rows, format_cell, title
+from qilin_rag.reports.ranking_board import COLUMNS, labels_of, ranking_board
+from qilin_rag.stats import holm, intervals95, permutation_test
+from qilin_rag.synth import resolve_world, synthesize
+
+RUNS = Path("runs")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("world") / "qilin"
+    synthesize(resolve_world({"notes": 600, "searches": 500, "recommendations": 200, "dqa": 40, "users": 50}, 1), out)
+    return out
+
+
+def do(world: Path, ranker: Ranker, **settings: Any) -> Ranking:
+    return rank(ranker, RankConfig(data=str(world), **{"task": "search", **settings}))
+
+
+def figures_of(run: Ranking, figure: str) -> Any:
+    return np.array([line.figures[figure] for line in run.directory.read_figures() if line.figures])
+
+
+def test_rankers_by_figures_with_intervals_and_marks(world: Path) -> None:
+    runs = [do(world, ranker) for ranker in (Random(), Production(), BM25(), BM25(k1=1.5))]
+    [table] = ranking_board(RUNS, task="search")
+    [block] = table.blocks
+    assert block.columns == [
+        *("MRR@10", "MRR@100", "MAP@10", "MAP@100", "nDCG@10", "Recall@10", "Precision@10"),
+        *("MAP@10 (released code)", "MAP@100 (released code)"),
+    ]
+    assert block.rows == ["random", "production", "bm25", "bm25 k1=1.5"]
+    lines = runs[0].directory.read_figures()
+    clusters = clusters_of([line for line in lines if line.figures])
+    assert table.n_questions == len(clusters)
+    assert title(table).startswith(f"qilin, test, {len(clusters)} requests")
+    for figure, column in zip(COLUMNS, range(9), strict=True):
+        values = np.stack([figures_of(run, figure) for run in runs], axis=1)
+        cells = [row[column] for row in block.cells]
+        assert [cell.value for cell in cells if cell] == pytest.approx(values.mean(axis=0))
+        expected = [interval and interval[:2] for interval in intervals95(values, clusters)]
+        assert [cell.ci95 for cell in cells if cell] == expected
+        best = int(values.mean(axis=0).argmax())
+        others = [i for i in range(4) if i != best]
+        found = permutation_test(values[:, [best]] - values[:, others], clusters)
+        adjusted = holm([p for p in found if p is not None])
+        assert [cells[i].p for i in others if cells[i]] == adjusted  # type: ignore[union-attr]
+        marks: Mapping[int, bool] = {i: p > 0.05 for i, p in zip(others, adjusted, strict=True)}
+        assert [cell.tied for cell in cells if cell] == [marks.get(i, False) for i in range(4)]
+        assert [cell.best for cell in cells if cell] == [i == best for i in range(4)]
+    assert block.detectable and 0 < block.detectable < 0.3
+    assert not any("to compare with" in note for note in table.notes)
+
+
+def test_other_requests_are_another_table(world: Path, tmp_path: Path) -> None:
+    do(world, Random())
+    do(world, Random(), first=9)
+    do(world, Random(), split="validation")
+    do(world, Random(), task="recommendation")
+    other = tmp_path / "other"
+    synthesize(resolve_world({"notes": 300, "searches": 100, "recommendations": 50, "dqa": 10, "users": 30}, 5), other)
+    do(other, Random())
+    tables = ranking_board(RUNS, task="search", with_paper=True)
+    assert {table.data for table in tables} == {
+        "qilin, test",
+        "qilin, test (the first 9 by id)",
+        "qilin, validation",
+        "other, test",
+    }
+    assert [table.n_questions for table in tables] == sorted((table.n_questions for table in tables), reverse=True)
+    [validation] = [table for table in tables if table.data == "qilin, validation"]
+    assert validation.blocks[0].kinds == ["run"]  # the paper has no figure of it
+    assert len(ranking_board(RUNS, task="recommendation")) == 1
+    [few] = [table for table in tables if "first 9" in table.data]
+    again = f"to compare with: qilin-rag rank --ranker production --task search --data {world} --first 9"
+    assert again in few.notes
+
+
+def test_the_papers_rows(world: Path) -> None:
+    do(world, Production())
+    [table] = ranking_board(RUNS, task="search", with_paper=True)
+    block = table.blocks[0]
+    assert block.kinds == ["run", *["paper"] * 5]
+    shown = [" ".join(format_cell(cell) for cell in row) for row in block.cells[1:]]
+    assert dict(zip(block.rows[1:], shown, strict=True)) == {
+        "BM25 (paper)": "0.3388 0.3467 0.2399 0.3139 - - - - -",
+        "BERT-bi (paper)": "0.5320 0.5359 0.3855 0.4536 - - - - -",
+        "BERT-cross (paper)": "0.5336 0.5386 0.3848 0.4533 - - - - -",
+        "DCN-V2 (paper)": "0.5600 0.5653 0.4014 0.4683 - - - - -",
+        "VLM (paper)": "0.5523 0.5563 0.3937 0.4601 - - - - -",
+    }
+    assert any("looks like chance" in note and "first 1,000 test requests" in note for note in table.notes)
+    do(world, Production(), task="recommendation")
+    [table] = ranking_board(RUNS, task="recommendation", with_paper=True)
+    assert [format_cell(cell) for cell in table.blocks[0].cells[-1]][:5] == [
+        "0.6394",
+        "0.6409",
+        "0.4890",
+        "0.5477",
+        "-",
+    ]
+
+
+def test_every_format(world: Path) -> None:
+    do(world, Random())
+    do(world, BM25())
+    tables = ranking_board(RUNS, task="search", with_paper=True)
+    assert board_as_text(tables, to_file=True).count("bm25") == 1  # one table, where there is room
+    assert "| random |" in as_markdown(tables) and "MAP@10 (released code)" in as_markdown(tables)
+    assert r"\midrule" in as_latex(tables) and r"MRR@10" in as_latex(tables)
+    assert "<th scope=row>VLM (paper)</th>" in as_html(tables)
+    rows = list(csv.DictReader(io.StringIO(as_csv(as_rows(tables)))))
+    [row] = [row for row in rows if row["ranker"] == "bm25" and row["metric"] == "nDCG@10"]
+    assert 0 < float(row["ci95_low"]) < float(row["value"]) < float(row["ci95_high"]) < 1
+    assert "retriever" not in row
+    assert json.loads(json.dumps(as_json(tables)))[0]["unit"] == "requests"
+
+
+def manifest(world: Path, **ranker: Any) -> RankingManifest:
+    made = RankedBy(**{"name": "biencoder", "settings": {}, "changed": {}, "checkpoint": "out/a", **ranker})
+    return do(world, Random()).manifest.model_copy(update={"ranker": made})
+
+
+def test_trained_rankers_are_told_apart_by_what_differs(world: Path) -> None:
+    def trained(fingerprint: str = "f" * 64, checkpoint: str = "out/a", **changed: Any) -> RankingManifest:
+        settings = {"seed": 0, "epochs": 1, "batch_size": 32} | changed
+        found = manifest(world, settings=settings, changed=changed, checkpoint=checkpoint)
+        return found.model_copy(update={"fingerprint": fingerprint})
+
+    def labels(*manifests: RankingManifest) -> list[str]:
+        return labels_of([(f"run{i}", each) for i, each in enumerate(manifests)])
+
+    assert labels(trained(epochs=2, batch_size=320)) == ["biencoder"]
+    assert labels(trained(epochs=2), trained(epochs=2, seed=1)) == ["biencoder", "biencoder seed=1"]
+    joint = trained(checkpoint="out/joint", epochs=2)
+    assert labels(trained(epochs=2), joint) == ["biencoder · a", "biencoder · joint"]
+    assert labels(trained(), trained("e" * 64)) == ["biencoder · a · ffffffff", "biencoder · a · eeeeeeee"]
+    assert labels(trained(), trained())[0] == "biencoder · a · ffffffff · run0"
+    bm25 = manifest(world, name="bm25", changed={"k1": 1.2}, checkpoint=None)
+    assert labels(bm25, trained()) == ["bm25 k1=1.2", "biencoder"]
+
+
+def test_copies_of_a_run_all_show(world: Path) -> None:
+    run = do(world, Random())
+    shutil.copytree(run.directory.path, RUNS / "copy")
+    [table] = ranking_board(RUNS, task="search")
+    assert len(set(table.blocks[0].rows)) == 2
+    assert all(cell and not cell.tied for row in table.blocks[0].cells for cell in row)  # the same figures
+
+
+def test_what_is_not_complete_is_named(world: Path) -> None:
+    do(world, Random())
+    halted = do(world, BM25()).directory
+    halted.write_manifest(halted.read_manifest().model_copy(update={"state": "incomplete"}))
+    cut = do(world, Production()).directory.path / "figures.jsonl"
+    cut.write_text("".join(cut.read_text().splitlines(keepends=True)[:-1]))
+    (RUNS / "foreign").mkdir()
+    (RUNS / "foreign" / "ranking.json").write_text("{}")
+    [table] = ranking_board(RUNS, RUNS / ".." / "runs", task="search")
+    assert table.blocks[0].rows == ["random"]
+    said = " ".join(table.notes)
+    assert f"left out, incomplete: {halted.path.name}" in said
+    assert "figures.jsonl has" in said and "schema version None" in said
+    assert "to compare with: qilin-rag rank --ranker production" in said
+
+
+def test_no_ranking_is_said(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere is not a folder of runs; begin with: qilin-rag rank"):
+        ranking_board(Path("nowhere"), task="search")
+    do(world, Random())
+    with pytest.raises(UsageError, match="holds no complete ranking of recommendation; begin with"):
+        ranking_board(RUNS, task="recommendation")
+
+
+def test_requests_without_any_click_have_no_figures(world: Path) -> None:
+    run = do(world, Random())
+    path = run.directory.path
+    bare = [line.model_copy(update={"figures": None, "reason": "no click"}) for line in run.directory.read_figures()]
+    (path / "figures.jsonl").write_text("".join(f"{line.model_dump_json()}\n" for line in bare))
+    [table] = ranking_board(RUNS, task="search")
+    assert table.n_questions == 0 and table.blocks[0].cells == [[None] * 9]
+    assert RankingDirectory(path).read_figures() == bare
