@@ -175,10 +175,9 @@ class Filter:
         if self._images is None:
             return []
         async with self._decoding:
-            if (images := note.images) is None:
-                images, note.left_out = await asyncio.to_thread(self._images.read_all, note.paths)
-                note.images = images
-            return images
+            if note.images is None:
+                note.images, note.left_out = await asyncio.to_thread(self._images.read_all, note.paths)
+            return note.images or []
 
     def _choose(self) -> Slots:
         """All notes, or the first `limit` of a seeded permutation, in storage order; a larger limit adds to them."""

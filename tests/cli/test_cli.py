@@ -46,6 +46,7 @@ COMMANDS = [
     "data validate",
     "data stats",
     "data convert",
+    "data filter",
     "synth",
     "analyze",
     "analyze dqa-effect",
