@@ -7,13 +7,16 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from qilin_rag.config import RunConfig, cache_dir
 from qilin_rag.data import NoteStore
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.llms import LLM, ContextOverflowError, LLMError
 from qilin_rag.llms.cache import ResponseCache, request_key
+from qilin_rag.llms.servers import serving
 from qilin_rag.prompts import BEST_FIRST, NoteForm, Prompt, PromptTooLongError, RenderedPrompt, estimated_tokens
 from qilin_rag.retrievers import Retriever
 from qilin_rag.store import SAMPLES, RunDirectory
@@ -132,13 +135,16 @@ def answer(
 
 def ask_all(
     asking: Asking,
-    jobs: Sequence[T],
+    jobs: Iterable[T],
     ask: Callable[[T], Awaitable[Asked[E]]],
     directory: RunDirectory,
     progress: Progress | None,
     file_name: str,
 ) -> None:
-    """`ask` all jobs, so many at a time; what comes back is a line of the file the moment it is there."""
+    """`ask` all jobs, so many at a time; what comes back is a line of the file the moment it is there.
+
+    Jobs are taken from the iterator when their turn comes.
+    """
     with directory.line_writer(file_name) as writer:
 
         def finish(line: E) -> None:
@@ -194,6 +200,16 @@ def _without(missing: set[int], hits: Sequence[Hit]) -> Retrieved:
 
 
 @contextmanager
+def opened(config: RunConfig, llm: LLM, log: Path) -> Iterator[Asking]:
+    """An LLM that is there, its server started where it is ours (what that says goes to `log`), and how it is asked."""
+    cache = ResponseCache(cache_dir() / "responses.sqlite") if config.cache else None
+    with serving(llm, config.llm_label, log) if config.serve else nullcontext(llm) as served:
+        with third_party(f"llm {served.class_path()}"):
+            served.check()
+        yield Asking(served, config.concurrency, cache)
+
+
+@contextmanager
 def third_party(name: str) -> Iterator[None]:
     """Whatever a component of the user's own raises becomes one line that names it; --verbose shows where."""
     try:
@@ -241,7 +257,7 @@ def calls_left(
 
 
 async def _ask_all(
-    asking: Asking, jobs: Sequence[T], ask: Callable[[T], Awaitable[Asked[E]]], finish: Callable[[E], None]
+    asking: Asking, jobs: Iterable[T], ask: Callable[[T], Awaitable[Asked[E]]], finish: Callable[[E], None]
 ) -> None:
     """Ask all jobs, so many at a time; the first error that stops the run cancels what is under way."""
     queue = iter(jobs)
@@ -256,7 +272,7 @@ async def _ask_all(
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(asking.concurrency, len(jobs))):
+            for _ in range(asking.concurrency):
                 group.create_task(worker())
     except* QilinError as errors:
         raise errors.exceptions[0] from None
@@ -304,7 +320,6 @@ async def as_line(kind: type[E], fields: dict[str, Any], ask: Callable[[], Await
 
     `ask` may add to the fields.
     """
-    fields |= {"messages": [], "answer": "", "raw": ""} | fields
     try:
         prompt, completion, key = await ask()
         done = kind(**fields | _outcome(completion), prompt_cut=_seems_cut(prompt, completion))
@@ -314,7 +329,7 @@ async def as_line(kind: type[E], fields: dict[str, Any], ask: Callable[[], Await
     except QilinError:
         raise
     except Exception as error:  # an LLM of the user's own may raise anything; it costs this question only
-        logger.debug("question %s", fields["question_id"], exc_info=True)
+        logger.debug("%s %s", *next(iter(fields.items())), exc_info=True)
         return Asked(kind(**fields, status="failed", error=clean(f"{type(error).__name__}: {error}")))
 
 

@@ -12,22 +12,19 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qilin_rag.answering import Asked, Asking, Progress, Reply, as_line, ask_all, complete, stage, third_party
-from qilin_rag.config import RunConfig, cache_dir
+from qilin_rag.answering import Asked, Progress, Reply, as_line, ask_all, complete, opened, stage
+from qilin_rag.config import RunConfig
 from qilin_rag.cost import cost_of
 from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM
-from qilin_rag.llms.cache import ResponseCache
-from qilin_rag.llms.servers import serving
 from qilin_rag.pipeline import is_too_many, select_questions
 from qilin_rag.prompts import JudgePrompt, PointwisePrompt, load_judge_prompt
 from qilin_rag.provenance import fingerprint, llm_identity, llm_label
 from qilin_rag.registry import LLMS
-from qilin_rag.scoring import add_scores, summarise
+from qilin_rag.scoring import add_scores, spent_on
 from qilin_rag.store import JUDGEMENTS, RunDirectory
 from qilin_rag.types import Cost, Judgement, MetricSummary, Question, Sample, Score, Status, Summary
 from qilin_rag.verdicts import ASPECTS, SCALE, read_score
@@ -50,9 +47,7 @@ class Judge:
 
     def __init__(self, config: RunConfig, prompt: JudgePrompt) -> None:
         """Nobody has asked yet whether its server is there."""
-        self.llm: LLM = LLMS.create(config.llm.name, config.llm.settings)
-        if not self.llm.takes_tokens:
-            raise UsageError(f"llm {config.llm_label} can't judge: it reads no instructions; name another with --llm")
+        self.llm = judging_llm(config)
         self.config = config
         self.prompt = prompt
         self.label = llm_label(config, self.llm)
@@ -81,12 +76,7 @@ class Hearing(NamedTuple):
 
     def check_failures(self, path: Path, fail_on_error: float) -> None:
         """FailedSamplesError if more judgements failed than allowed."""
-        failed, total = self.counts["failed"], len(self.said)
-        if is_too_many(failed, total, fail_on_error):
-            raise FailedSamplesError(
-                f"{failed} of {total} judgements failed (--fail-on-error {fail_on_error:g}); the same command asks "
-                f"those again; the reasons: {path / JUDGEMENTS}"
-            )
+        check_judged(self.counts["failed"], len(self.said), path, fail_on_error)
 
 
 class Judged(NamedTuple):
@@ -153,8 +143,25 @@ def hear(
         logger.warning("%d judgements: by its own count the judge's server read only a part of the prompt", n_cut)
     statuses = Counter(judgement.status for judgement in said.values())
     counts: dict[Status, int] = {status: statuses[status] for status in ("ok", "failed", "filtered", "truncated")}
-    spent = summarise([], lines, []).model_copy(update={"cached": sum(line.cached for line in lines)})
+    spent = spent_on(lines)
     return Hearing(said, counts, spent, cost_of(spent, judge.llm.price))
+
+
+def judging_llm(config: RunConfig) -> LLM:
+    """The LLM that a judge is; a UsageError where it reads no instructions."""
+    llm: LLM = LLMS.create(config.llm.name, config.llm.settings)
+    if not llm.takes_tokens:
+        raise UsageError(f"llm {config.llm_label} can't judge: it reads no instructions; name another with --llm")
+    return llm
+
+
+def check_judged(failed: int, total: int, path: Path, fail_on_error: float) -> None:
+    """FailedSamplesError if more judgements failed than allowed."""
+    if is_too_many(failed, total, fail_on_error):
+        raise FailedSamplesError(
+            f"{failed} of {total} judgements failed (--fail-on-error {fail_on_error:g}); the same command asks "
+            f"those again; the reasons: {path / JUDGEMENTS}"
+        )
 
 
 def why_unread(judgement: Judgement | None) -> str | None:
@@ -165,13 +172,7 @@ def why_unread(judgement: Judgement | None) -> str | None:
 
 
 def _ask(judge: Judge, cases: Mapping[str, Case], directory: RunDirectory, progress: Progress | None) -> None:
-    config = judge.config
-    cache = ResponseCache(cache_dir() / "responses.sqlite") if config.cache else None
-    log = directory.path / "judge-server.log"
-    with serving(judge.llm, config.llm_label, log) if config.serve else nullcontext(judge.llm) as llm:
-        with third_party(f"llm {llm.class_path()}"):
-            llm.check()
-        asking = Asking(llm, config.concurrency, cache)
+    with opened(judge.config, judge.llm, directory.path / "judge-server.log") as asking:
 
         async def ask(keyed: tuple[str, Case]) -> Asked[Judgement]:
             key, case = keyed
@@ -184,7 +185,7 @@ def _ask(judge: Judge, cases: Mapping[str, Case], directory: RunDirectory, progr
             }
 
             async def reply() -> Reply:
-                prompt = judge.prompt.render(case.values, llm.prompt_budget)
+                prompt = judge.prompt.render(case.values, asking.llm.prompt_budget)
                 line["messages"] = prompt.messages
                 return await complete(asking, prompt)
 

@@ -1,11 +1,12 @@
 """Prompts: YAML files with templates, rendered in Jinja's sandbox.
 
-Of an LLM under test: a template for questions with notes and one without. Of a judge: one, in whose eyes everything it
-is shown stands in quotes.
+Of an LLM under test: a template for questions with notes and one without. Of a judge, and of the safety filter: one, in
+whose eyes everything it is shown stands in quotes.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import random
@@ -21,7 +22,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import ValidationError
 
-from qilin_rag.config import RunConfig, find_resource, read_yaml
+from qilin_rag.config import RunConfig, find_resource, read_yaml, resource_names
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.registry import explain
 from qilin_rag.text import clean, estimate_tokens
@@ -83,16 +84,34 @@ class NoteForm(NamedTuple):
 BEST_FIRST = NoteForm()
 
 
+class Image(NamedTuple):
+    """An image that goes with a prompt, as it is sent; `path` is its name in the data."""
+
+    path: str
+    jpeg: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what is sent."""
+        return hashlib.sha256(self.jpeg).hexdigest()
+
+    @property
+    def data_url(self) -> str:
+        """The image as an address that holds it."""
+        return f"data:image/jpeg;base64,{base64.b64encode(self.jpeg).decode()}"
+
+
 class RenderedPrompt(NamedTuple):
     """What an LLM is given: the chat messages, and for readers that are no LLM the parts they were made of.
 
-    `notes` are those that the messages hold, in their order.
+    `notes` are those that the messages hold, in their order. `images` go with the last message.
     """
 
     messages: list[Message]
     query: str
     notes: list[Note]
     notes_given: int
+    images: Sequence[Image] = ()
 
 
 class Templates(Frozen):
@@ -203,7 +222,7 @@ class JudgePrompt(Templates):
         messages = self._filled("user", {name: _quoted(value) for name, value in values.items()})
         if budget is not None and (n_tokens := estimated_tokens(messages)) > budget:
             raise PromptTooLongError(f"about {n_tokens} prompt tokens for the judge; its budget is {budget}")
-        return RenderedPrompt(messages, str(values["query"]), [], 0)
+        return RenderedPrompt(messages, str(values.get("query", "")), [], 0)
 
 
 class PointwisePrompt(JudgePrompt):
@@ -216,6 +235,14 @@ class PairwisePrompt(JudgePrompt):
     """How a judge is asked which of two answers is better."""
 
     variables = ("query", "references", "answer_a", "answer_b")
+
+
+class SafetyPrompt(JudgePrompt):
+    """How an LLM is asked whether a note holds what it should not; `needs_images`: a note without any isn't asked."""
+
+    variables = ("title", "content")
+
+    needs_images: bool = False
 
 
 def _quoted(value: str | Sequence[str]) -> str | list[str]:
@@ -248,8 +275,19 @@ J = TypeVar("J", bound=JudgePrompt)
 
 def load_judge_prompt(kind: type[J]) -> J:
     """The judge's prompt of this kind (`prompts/judge/`, working directory first), rendered once on an example."""
-    name = kind.__name__.removesuffix("Prompt").lower()
-    prompt = _read(find_resource("prompts/judge", name), kind)
+    return _load_filled(find_resource("prompts/judge", kind.__name__.removesuffix("Prompt").lower()), kind)
+
+
+def load_safety_prompts(names: Sequence[str] | None = None) -> dict[str, SafetyPrompt]:
+    """The filter's prompts of these names, default all there are (`prompts/safety/`, working directory first)."""
+    wanted = list(resource_names("prompts/safety")) if names is None else list(dict.fromkeys(names))
+    if not wanted:
+        raise UsageError("--prompts names no prompt")
+    return {name: _load_filled(find_resource("prompts/safety", name), SafetyPrompt) for name in wanted}
+
+
+def _load_filled(path: Path, kind: type[J]) -> J:
+    prompt = _read(path, kind)
     for filled in ("文字", ""):
         prompt.render(dict.fromkeys(kind.variables, filled) | {"references": [filled]})
     return prompt

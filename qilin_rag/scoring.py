@@ -153,6 +153,21 @@ def summarise(
     )
 
 
+def spent_on(lines: Iterable[Exchange]) -> Summary:
+    """What the calls of these lines took, which are gone through once: tokens, those uncounted, answers cached."""
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    uncounted = cached = 0
+    for line in lines:
+        uncounted += is_uncounted(line)
+        cached += line.cached
+        if not line.cached:
+            prompt_tokens = _total((prompt_tokens, line.usage.prompt_tokens))
+            completion_tokens = _total((completion_tokens, line.usage.completion_tokens))
+    usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+    return Summary(metrics={}, counts={}, cached=cached, usage=usage, uncounted=uncounted)
+
+
 def _compare_repeats(samples: Sequence[Sample], repeats: Iterable[Sample]) -> Repeats | None:
     """How many answers changed, of those that were asked for most often; None where nothing was repeated."""
     first = {sample.question_id: sample.answer for sample in samples if sample.is_answered}

@@ -121,6 +121,14 @@ def detectable_difference(stderr: float, power: float = 0.8, alpha: float = 0.05
     return (_NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(power)) * stderr
 
 
+def wilson95(share: float, n: float) -> tuple[float, float]:
+    """Wilson's 95% interval (1927) of a share that was found in `n` independent draws, n above 0."""
+    z2 = _NORMAL.inv_cdf(0.975) ** 2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Kendall's tau-b of two sequences of values of the same things; None where either has but one value."""
     signs = [np.sign(np.subtract.outer(np.asarray(each), np.asarray(each))) for each in (first, second)]

@@ -85,8 +85,11 @@ class RunDirectory:
         self.path = path
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the directory for writing; a lock that a dead process held is free (the system releases it)."""
+    def locked(self, option: str = "--runs-dir") -> Iterator[None]:
+        """Hold the directory for writing; a lock that a dead process held is free (the system releases it).
+
+        `option` is the one that names another directory.
+        """
         lock = filelock.FileLock(self.path / ".lock", timeout=0)
         with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -94,13 +97,13 @@ class RunDirectory:
                 lock.acquire()
             except filelock.Timeout:
                 raise UsageError(
-                    f"{self.path} is in use by another process; wait for it, or write elsewhere with --runs-dir"
+                    f"{self.path} is in use by another process; wait for it, or write elsewhere with {option}"
                 ) from None
         try:
             for path in self.path.iterdir():
                 if path.suffix in (".json", ".jsonl", ".trec") and (path.is_symlink() or not path.is_file()):
                     raise UsageError(
-                        f"{path} is a link or no plain file; move it away, or write elsewhere with --runs-dir"
+                        f"{path} is a link or no plain file; move it away, or write elsewhere with {option}"
                     )
             yield
         finally:
@@ -200,7 +203,7 @@ class RunDirectory:
         """Append to a file of samples (or judgements), after mending a half line at its end."""
         path = self.path / file_name
         with _writing(path):
-            _mend_last_line(path, Judgement if file_name == JUDGEMENTS else Sample)
+            _mend_last_line(path)
             file = path.open("ab", buffering=0)
         try:
             yield LineWriter(file)
@@ -331,7 +334,7 @@ class LineWriter:
                 line = line[self._file.write(line) :]
 
 
-def _mend_last_line(path: Path, model: type[Exchange]) -> None:
+def _mend_last_line(path: Path) -> None:
     """Cut off a half last line, or end it where only its line break is missing."""
     if not path.exists():
         return
@@ -342,8 +345,8 @@ def _mend_last_line(path: Path, model: type[Exchange]) -> None:
             return
         file.seek(line_start)
         try:
-            model.model_validate_json(file.read())
-        except ValidationError:
+            json.loads(file.read())
+        except (ValueError, RecursionError):
             file.truncate(line_start)
         else:
             file.write(b"\n")

@@ -135,19 +135,24 @@ class Completion(Frozen):
     cached: bool = False
 
 
+class AboutQuestion(Frozen):
+    """The question that an LLM was asked about, and what it was sent."""
+
+    question_id: str
+    query: str
+    messages: list[Message] = []
+
+
 class Exchange(Frozen):
-    """What an LLM was asked about a question, and what came back.
+    """What came back from an LLM.
 
     `model` is the name that the server answered under. `prompt_cut`: the server counted so few tokens that it can't
     have read the whole prompt.
     """
 
-    question_id: str
-    query: str
     status: Status
-    messages: list[Message]
-    answer: str
-    raw: str
+    answer: str = ""
+    raw: str = ""
     model: str | None = None
     finish_reason: str | None = None
     usage: Usage = Usage()
@@ -162,7 +167,7 @@ class Exchange(Frozen):
         return self.status in ("ok", "truncated")
 
 
-class Sample(Exchange):
+class Sample(Exchange, AboutQuestion):
     """One question, done: a line of samples.jsonl.
 
     `notes_missing` hits had no text in the data and were left out; `hits` are the others. `prompt_notes` are the
@@ -183,7 +188,7 @@ class Sample(Exchange):
         return self.prompt_notes
 
 
-class Judgement(Exchange):
+class Judgement(Exchange, AboutQuestion):
     """What a judge said of an answer, or of two: a line of judgements.jsonl.
 
     `judge` is its name, `runs` whose answers it was shown, in this order. `key` is the hash of the judge and of what it
@@ -193,6 +198,33 @@ class Judgement(Exchange):
     key: str
     judge: str
     runs: list[str]
+
+
+class SentImage(Frozen):
+    """An image that went with a prompt: its path in the data, and the hash of the bytes that were sent."""
+
+    path: str
+    sha256: str
+
+
+class AboutNote(Frozen):
+    """The note that an LLM was asked about, by which prompt, and what it said (None: the call failed)."""
+
+    note_idx: int
+    prompt: str
+    verdict: Literal["true", "false", "uncertain"] | None = None
+
+
+class NoteJudgement(Exchange, AboutNote):
+    """Whether a note holds what a prompt asks about: a line of a filter's judgements.jsonl.
+
+    `key` is the hash of LLM, prompt and note, under which it is found again. `images_left_out` counts those that could
+    not be read, by reason.
+    """
+
+    key: str
+    images: list[SentImage] = []
+    images_left_out: dict[str, int] = {}
 
 
 class Score(Frozen):

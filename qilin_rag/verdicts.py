@@ -1,4 +1,4 @@
-"""A judge's verdict: what it is shown stands in quotes, and a verdict is a line that stands in none.
+"""An LLM's verdict: what it is shown stands in quotes, and a verdict is a line that stands in none.
 
 The answers under test are hostile input. Every line of them is quoted as in a mail (`> `), so that none can end its
 block, and a verdict that the judge copies out of an answer is a quotation, too.
@@ -7,6 +7,10 @@ The last line that begins with a label (`正确性：`, `结论：`) decides. It
 anything else is none, and is never read as one: a line of another form, two verdicts on a line, a number out of range
 or with a fraction, another scale, a word, what stands in quotation marks or in a fence of code. Full-width forms,
 emphasis, a list's dash, `分`, `/5` and a full stop make no difference.
+
+Where True or False is asked for, the last line that is not empty is the verdict, if it is that word and nothing else
+(case, width, emphasis, backticks and a full stop aside). Everything else is none: another language's word (`是` can
+confirm a denial), a label before it, what stands in quotes or follows it, and a reply with both verdicts, a line each.
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ _QUOTED = re.compile(
 )
 _EMPHASIS = re.compile(r"\*\*|__")
 _BULLET = re.compile(r"[-*•]\s+")
+_TRUE_FALSE = re.compile(r"[*_`]{0,2}(true|false)[.。]?[*_`]{0,2}[.。]?")
+_THINKING = re.compile(r"<\s*/?\s*think")
 _TEMPLATE_TOKEN = re.compile(r"\[(?=/?[a-z_]+\])", re.IGNORECASE)
 
 
@@ -55,9 +61,23 @@ def read_preference(reply: str) -> Preference | None:
     return _PREFERENCES[found[1] or found[2]] if found else None
 
 
+def read_true_false(reply: str) -> bool | None:
+    """Whether an LLM says True or False; None where it says neither, or not in this form."""
+    lines = list(filter(None, map(str.strip, _own_lines(reply))))
+    if not lines or _THINKING.search(normalise(reply)):
+        return None
+    said = {line: found[1] == "true" for line in lines if (found := _TRUE_FALSE.fullmatch(line))}
+    return said.get(lines[-1]) if len(set(said.values())) == 1 else None
+
+
+def _own_lines(reply: str) -> list[str]:
+    """The lines of a reply, normalised, without emphasis; what it quotes is `…`."""
+    own = _QUOTED.sub("…", normalise(reply))
+    return [_EMPHASIS.sub("", line).strip() for line in own.splitlines()]
+
+
 def _last_under(label: str, reply: str) -> str:
     """What stands behind the last label that begins a line of the judge's own; empty where none does."""
-    own = _QUOTED.sub("…", normalise(reply))
-    lines = [_BULLET.sub("", _EMPHASIS.sub("", line).strip(), count=1) for line in own.splitlines()]
+    lines = [_BULLET.sub("", line, count=1) for line in _own_lines(reply)]
     under = [line.removeprefix(label).strip() for line in lines if re.match(rf"{label}\s*:", line)]
     return under[-1].removeprefix(":").strip() if under else ""

@@ -22,6 +22,7 @@ def test_the_wheel_works_outside_of_a_checkout(tmp_path: Path) -> None:
     assert {
         "qilin_rag/resources/prompts/default.yaml",
         "qilin_rag/resources/prompts/judge/pairwise.yaml",
+        "qilin_rag/resources/prompts/safety/portrait.yaml",
         "qilin_rag/resources/configs/llms/qwen2.5-72b.yaml",
         "qilin_rag/data/sample/notes.jsonl",
         "qilin_rag/reports/page/page.html.j2",

@@ -207,6 +207,12 @@ def test_p_is_uniform_where_clusters_hide_that_there_is_none() -> None:
     assert scipy.stats.kstest(naive, "uniform").pvalue < 1e-6
 
 
+@pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 12), (3, 4), (7, 9), (50, 100), (1, 2_000_000)])
+def test_wilson_is_scipys(k: int, n: int) -> None:
+    expected = scipy.stats.binomtest(k, n).proportion_ci(method="wilson")
+    assert stats.wilson95(k / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
 def test_holm_by_hand() -> None:
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm([0.6, 0.7]) == [1.0, 1.0]

@@ -9,6 +9,7 @@ import typer
 
 from qilin_rag.cli import (
     ablate,
+    analyze,
     catalogue,
     compare,
     data,
@@ -57,6 +58,7 @@ app.command()(report.report)
 app.command()(rank.train)
 app.command()(rank.rank)
 app.add_typer(data.app)
+app.add_typer(analyze.app)
 app.command()(synth.synth)
 app.command()(doctor.doctor)
 app.command(name="list")(catalogue.list_names)

@@ -1,4 +1,4 @@
-"""`data`: validate, stats and convert data sets."""
+"""`data`: validate, stats, convert and filter data sets."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Annotated
 
 import typer
 
-from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, Quiet
+from qilin_rag.cli import filter, ui
+from qilin_rag.cli.options import AsJson, DataArgument, Quiet
 from qilin_rag.text import printable
 
 app = typer.Typer(
-    name="data", help="Look at data sets: validate, stats, convert.", no_args_is_help=True, rich_markup_mode=None
+    name="data",
+    help="Look at data sets: validate, stats, convert, filter.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
-DataArgument = Annotated[
-    str, typer.Argument(metavar="DATA", help="sample, hub:OWNER/NAME, or a folder of tables.", show_default=False)
-]
+app.command("filter")(filter.filter_notes)
 
 
 class Encoding(StrEnum):

@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, BaseUrl, Concurrency, Quiet, RunsDir, Settings
+from qilin_rag.cli.options import (
+    AsJson,
+    BaseUrl,
+    Concurrency,
+    FailOnError,
+    Quiet,
+    RunsDir,
+    Serve,
+    Settings,
+    resolve_judge,
+)
 from qilin_rag.cli.signals import Interrupted
-from qilin_rag.errors import UsageError
 
 if TYPE_CHECKING:
     from qilin_rag.config import RunConfig
@@ -26,13 +35,10 @@ def judge(
     limit: Annotated[int | None, typer.Option(help="Judge only the first N questions of a seeded permutation.")] = None,
     concurrency: Concurrency = None,
     base_url: BaseUrl = None,
-    serve: Annotated[bool, typer.Option("--serve", help="Start the preset's own server, and stop it after.")] = False,
+    serve: Serve = False,
     runs_dir: RunsDir = None,
     settings: Settings = None,
-    fail_on_error: Annotated[
-        float | None,
-        typer.Option(help="Failed calls allowed before exit code 3: a share below 1, else a number. [default: 0]"),
-    ] = None,
+    fail_on_error: FailOnError = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -41,12 +47,7 @@ def judge(
     One run: correctness, completeness and faithfulness to the notes, 1 to 5 each, become metrics of the run. Several:
     every pair is asked in both orders, and rated. The same command goes on where it stopped.
     """
-    from qilin_rag.config import resolve_run
-
     ui.set_up_logs(quiet or as_json)
-    others = [setting for setting in settings or [] if not setting.startswith("llm.")]
-    if others:
-        raise UsageError(f"--set {others[0]}: judge only takes llm.KEY=VALUE")
     flags = {
         "llm": llm,
         "limit": limit,
@@ -56,7 +57,7 @@ def judge(
         "runs_dir": runs_dir,
         "fail_on_error": fail_on_error,
     }
-    config = resolve_run(flags, settings or [])
+    config = resolve_judge("judge", flags, settings)
     try:
         if len(runs) == 1:
             _judge_one(runs[0], config, quiet, as_json)

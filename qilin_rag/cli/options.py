@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from qilin_rag.errors import UsageError
+
+if TYPE_CHECKING:
+    from qilin_rag.config import RunConfig
 
 
 class Task(StrEnum):
@@ -14,6 +20,16 @@ class Task(StrEnum):
 
     search = "search"
     recommendation = "recommendation"
+
+
+def resolve_judge(command: str, flags: Mapping[str, Any], settings: list[str] | None) -> RunConfig:
+    """The configuration of a command that asks an LLM about what is there: of `--set` it takes only the LLM's."""
+    from qilin_rag.config import resolve_run
+
+    others = [setting for setting in settings or [] if not setting.startswith("llm.")]
+    if others:
+        raise UsageError(f"--set {others[0]}: {command} only takes llm.KEY=VALUE")
+    return resolve_run(flags, settings or [])
 
 
 Metrics = Annotated[
@@ -46,6 +62,9 @@ Data = Annotated[
         "[default: $QILIN_RAG_DATA, else sample]"
     ),
 ]
+DataArgument = Annotated[
+    str, typer.Argument(metavar="DATA", help="sample, hub:OWNER/NAME, or a folder of tables.", show_default=False)
+]
 Answers = Annotated[
     str | None,
     typer.Option(
@@ -74,5 +93,10 @@ ServeEach = Annotated[
     bool, typer.Option("--serve", help="Start the server of each preset that has one, one after another.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and what it would cost; call no LLM.")]
+FailOnError = Annotated[
+    float | None,
+    typer.Option(help="Failed calls allowed before exit code 3: a share below 1, else a number. [default: 0]"),
+]
+Serve = Annotated[bool, typer.Option("--serve", help="Start the preset's own server, and stop it after.")]
 BaseUrl = Annotated[str | None, typer.Option(help="Address of the OpenAI-compatible server.")]
 RunsDir = Annotated[Path | None, typer.Option(help="Where runs are kept. [default: runs]")]

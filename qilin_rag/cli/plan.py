@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 _CACHE_UNKNOWN = "which answers are cached is not known, none is counted"
 
 
-def print_plan(plan: Plan, as_json: bool) -> None:
-    """How many calls, tokens and coins, then examples of the prompts, whole."""
+def print_plan(plan: Plan, as_json: bool, subject: str = "question") -> None:
+    """How many calls, tokens and coins, then examples of the prompts, whole; what a call is about is a `subject`."""
     if as_json:
         ui.print_json(plan.model_dump(mode="json"))
         return
     console = ui.console()
-    console.print(f"{plan.calls:,} calls for {plan.questions:,} questions", style="bold")
+    console.print(f"{plan.calls:,} calls for {plan.questions:,} {subject}s", style="bold")
     reasons = {
         f"have an answer in {plan.run}": plan.answered,
         "have an answer in the cache": plan.cached,
@@ -44,15 +44,15 @@ def print_plan(plan: Plan, as_json: bool) -> None:
     else:
         priced = f"prices of {plan.cost_to.as_of}, without discounts"
         console.print(f"cost: {_cost_range(plan.cost_from, plan.cost_to)} ({priced})")
-    print_examples(plan)
+    print_examples(plan, subject)
 
 
-def print_examples(plan: Plan) -> None:
+def print_examples(plan: Plan, subject: str = "question") -> None:
     """The longest, the middle and the shortest prompt, whole."""
     console = ui.console()
     which = ("the longest", "in the middle", "the shortest") if len(plan.examples) == 3 else ("a prompt",) * 3
     for label, call in zip(which, plan.examples, strict=False):
-        console.print(f"\n{label}: question {call.question_id}, about {call.prompt_tokens:,} tokens", style="bold")
+        console.print(f"\n{label}: {subject} {call.question_id}, about {call.prompt_tokens:,} tokens", style="bold")
         for message in call.messages:
             console.print(message["role"], style="bold")
             console.print(message["content"], soft_wrap=True)

@@ -30,11 +30,15 @@ class Catalogue(NamedTuple):
 
 def open_catalogue(source: Source) -> Catalogue:
     """The notes and users of a source, and the folder that its image paths start from."""
-    users = None
-    if "user_feat" in source.tables():
-        table = TABLES["user_feat"]
-        encoding, files = source.files("user_feat")
-        batches = [batch.rows for path in files for batch in read_batches(encoding, path, table)]
-        users = pa.concat_tables([pa.Table.from_batches([b]) for b in batches], promote_options="default")
-        users = users.sort_by("user_idx")
-    return Catalogue(open_notes(*source.files("notes")), users, source.folder)
+    return Catalogue(open_notes(*source.files("notes")), read_users(source), source.folder)
+
+
+def read_users(source: Source) -> pa.Table | None:
+    """The table user_feat by user_idx, None where there is none."""
+    if "user_feat" not in source.tables():
+        return None
+    table = TABLES["user_feat"]
+    encoding, files = source.files("user_feat")
+    batches = [batch.rows for path in files for batch in read_batches(encoding, path, table)]
+    users = pa.concat_tables([pa.Table.from_batches([batch]) for batch in batches], promote_options="default")
+    return users.sort_by("user_idx")

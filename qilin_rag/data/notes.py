@@ -62,6 +62,11 @@ class NoteStore:
         """The ids of all notes in storage order, shape (n_notes,)."""
         return self._note_idxs
 
+    @property
+    def digests(self) -> npt.NDArray[np.void]:
+        """32 bytes that stand for what each note says, in storage order, shape (n_notes,)."""
+        return self._digests
+
     @cached_property
     def sha256(self) -> str:
         """Hash of what the notes say, whatever the layout and the order they are stored in."""

@@ -26,11 +26,12 @@ class FatalLLMError(QilinError):
 class LLM(Component):
     """Answers prompts; several calls of `generate` run at once on one event loop.
 
-    `price` null: unknown. `takes_tokens`: a prompt costs tokens at all.
+    `price` null: unknown. `takes_tokens`: a prompt costs tokens at all. `takes_images`: those of a prompt are sent.
     """
 
     operational: ClassVar[frozenset[str]] = frozenset({"price"})
     takes_tokens: ClassVar[bool] = True
+    takes_images: ClassVar[bool] = False
 
     price: Price | None = None
 

@@ -90,6 +90,8 @@ class OpenAICompatible(LLM):
         "engine",
     }
 
+    takes_images: ClassVar[bool] = True
+
     model: str
     base_url: str = "http://127.0.0.1:8000/v1"
     api_key_env: str = "OPENAI_API_KEY"
@@ -222,7 +224,7 @@ class OpenAICompatible(LLM):
         }
         return {
             "model": self.model,
-            "messages": prompt.messages,
+            "messages": _with_images(prompt),
             **{name: value for name, value in sampling.items() if value is not None},
             "n": 1,
             "stream": False,
@@ -346,6 +348,15 @@ def _is_same_model(asked: str, answered: str) -> bool:
     """Whether two names stand for one model: in any case, with or without an owner before and a version after it."""
     asked, answered = (name.lower().rpartition("/")[2] for name in (asked, answered))
     return asked in (answered, _VERSION.sub("", answered)) or _VERSION.sub("", asked) == answered
+
+
+def _with_images(prompt: RenderedPrompt) -> list[dict[str, Any]]:
+    """The messages as they are sent; where there are images, the last one in parts."""
+    *before, last = prompt.messages
+    if not prompt.images:
+        return [*before, last]
+    parts = [{"type": "image_url", "image_url": {"url": image.data_url}} for image in prompt.images]
+    return [*before, {**last, "content": [{"type": "text", "text": last["content"]}, *parts]}]
 
 
 def _is_filtered(error: openai.APIStatusError) -> bool:

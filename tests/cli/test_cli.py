@@ -46,7 +46,10 @@ COMMANDS = [
     "data validate",
     "data stats",
     "data convert",
+    "data filter",
     "synth",
+    "analyze",
+    "analyze dqa-effect",
     "train",
     "rank",
 ]

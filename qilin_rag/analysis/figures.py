@@ -1,0 +1,78 @@
+"""Tables of figures beside the paper's: values by row and column, None where the data can't give one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from qilin_rag.types import Frozen
+
+Unit = Literal["count", "number", "share"]
+
+
+class Column(Frozen):
+    """A column and how its values are written."""
+
+    name: str
+    unit: Unit = "number"
+
+
+class FigureTable(Frozen):
+    """`values[row][column]`; `paper` has the printed values by row and column, for what is printed.
+
+    `why_missing` says in words what a value that is None lacks.
+    """
+
+    key: str
+    title: str
+    columns: list[Column]
+    rows: list[str]
+    values: list[list[float | None]]
+    paper: dict[str, dict[str, float]] = {}
+    notes: list[str] = []
+    why_missing: str = "nothing to count"
+
+    def printed(self, row: str, column: str) -> float | None:
+        """The paper's value."""
+        return self.paper.get(row, {}).get(column)
+
+    def missing(self) -> list[str]:
+        """What this data can't give, as `row: columns`."""
+        found = []
+        for row, values in zip(self.rows, self.values, strict=True):
+            lacking = [column.name for column, value in zip(self.columns, values, strict=True) if value is None]
+            if lacking:
+                found.append(f"{row}: {', '.join(lacking)}")
+        return found
+
+
+def table(
+    key: str,
+    title: str,
+    columns: Sequence[Column],
+    rows: Mapping[str, Sequence[float | None]],
+    paper: Mapping[str, Mapping[str, float]] | None = None,
+    notes: Sequence[str] = (),
+    why_missing: str = "nothing to count",
+) -> FigureTable:
+    """A table out of rows by name."""
+    return FigureTable(
+        key=key,
+        title=title,
+        columns=list(columns),
+        rows=list(rows),
+        values=[[None if value is None else float(value) for value in values] for values in rows.values()],
+        paper={row: dict(values) for row, values in (paper or {}).items()},
+        notes=list(notes),
+        why_missing=why_missing,
+    )
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """The share, None of nothing."""
+    return float(part) / float(whole) if whole else None
+
+
+def escaped(text: str) -> str:
+    """Text of the data in Markdown: nothing in it is markup."""
+    return "".join(f"\\{char}" if char in "\\`*_{}[]()<>#+-!|~&$" else char for char in " ".join(text.split()))

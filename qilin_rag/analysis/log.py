@@ -1,0 +1,132 @@
+"""All requests of a data set in one log: in time order by user, with the sessions that half an hour's pause ends."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+
+from qilin_rag.data.encodings import present_columns, read_batches
+from qilin_rag.data.exposures import Bools, Exposures, Ints, concat, read_exposures
+from qilin_rag.data.schema import TABLES
+from qilin_rag.data.source import Source
+from qilin_rag.errors import UsageError
+
+REQUEST_TABLES = ("search_train", "search_test", "dqa", "recommendation_train", "recommendation_test")
+PAUSE_MS = 30 * 60 * 1000
+IMAGE_TEXT, VIDEO = 1, 2
+
+
+class NoteFacts(NamedTuple):
+    """Of each note: `note_idx` ascending, `note_type` (1 image-text, 2 video, 0 unknown), `n_images`; (n_notes,)."""
+
+    note_idx: Ints
+    note_type: Ints
+    n_images: Ints
+
+    def types_of(self, note_idxs: Ints) -> Ints:
+        """The types of these notes; 0 of one that the data lacks."""
+        if not len(self.note_idx):
+            return np.zeros(len(note_idxs), np.int64)
+        at = np.minimum(np.searchsorted(self.note_idx, note_idxs), len(self.note_idx) - 1)
+        return np.where(self.note_idx[at] == note_idxs, self.note_type[at], 0)
+
+
+class Log:
+    """Requests by user and time, and what came of each.
+
+    `shown`: all of them, those without user or time last. `is_dqa` (n,): rows of the table dqa. `session` (n,) numbers
+    the sessions, -1 where user or time is missing; `ordinal` (n,) counts from 1 in each, else 0. `note_type` (m,).
+    """
+
+    def __init__(self, shown: Exposures, is_dqa: Bools, notes: NoteFacts) -> None:
+        self.shown, self.is_dqa, self.notes = shown, is_dqa, notes
+        self.session, self.ordinal = _sessions(shown)
+        self.note_type = notes.types_of(shown.note_idx)
+
+    @cached_property
+    def clicked(self) -> Bools:
+        """(m,)"""
+        return self.shown.actions[:, 0]
+
+    @cached_property
+    def n_results(self) -> Ints:
+        """(n,)"""
+        return np.diff(self.shown.offsets)
+
+    @cached_property
+    def n_clicks(self) -> Ints:
+        """(n,)"""
+        return np.bincount(self.shown.request, self.clicked, minlength=len(self.shown)).astype(np.int64)
+
+    @cached_property
+    def depth(self) -> Ints:
+        """The largest position of each request, (n,); 0 where none is known."""
+        deepest = np.zeros(len(self.shown), np.int64)
+        np.maximum.at(deepest, self.shown.request, self.shown.position)
+        return deepest
+
+    @cached_property
+    def first_click(self) -> Ints:
+        """The smallest clicked position of each request, (n,); 0 where none is known."""
+        far = np.iinfo(np.int64).max
+        first = np.full(len(self.shown), far)
+        has_place = self.clicked & (self.shown.position > 0)
+        np.minimum.at(first, self.shown.request[has_place], self.shown.position[has_place])
+        return np.where(first == far, 0, first)
+
+
+def read_log(source: Source) -> Log:
+    """The log of all tables of requests that there are; a UsageError where there is none."""
+    names = [name for name in REQUEST_TABLES if name in source.tables()]
+    if not names:
+        raise UsageError(f"data {str(source.folder)!r} has none of the tables {', '.join(REQUEST_TABLES)}")
+    parts = [read_exposures(source, name) for name in names]
+    is_dqa = np.concatenate([np.full(len(part), name == "dqa") for name, part in zip(names, parts, strict=True)])
+    shown = concat(parts)
+    order = _time_order(shown)
+    return Log(shown.take(order), is_dqa[order], read_note_facts(source))
+
+
+def read_note_facts(source: Source) -> NoteFacts:
+    """Types and numbers of images of all notes, streamed; none where there is no table of notes."""
+    if "notes" not in source.tables():
+        return NoteFacts(*(np.zeros(0, np.int64) for _ in NoteFacts._fields))
+    encoding, files = source.files("notes")
+    there = set(present_columns(encoding, files, TABLES["notes"]))
+    wanted = [name for name in ("note_idx", "note_type", "image_path") if name in there]
+    columns: list[tuple[Ints, ...]] = []
+    for path in files:
+        for batch in read_batches(encoding, path, TABLES["notes"], wanted):
+            rows = {name: batch.rows.column(name) for name in batch.rows.schema.names}
+            none = np.zeros(len(batch.rows), np.int64)
+            kind = pc.fill_null(rows["note_type"], 0).to_numpy(zero_copy_only=False) if "note_type" in rows else none
+            images = pc.list_value_length(rows["image_path"]) if "image_path" in rows else None
+            n_images = none if images is None else pc.fill_null(images, 0).to_numpy(zero_copy_only=False)
+            note_idx = rows["note_idx"].to_numpy(zero_copy_only=False)
+            columns.append((note_idx, kind.astype(np.int64), n_images.astype(np.int64)))
+    joined = [np.concatenate(each) for each in zip(*columns, strict=True)]
+    order = np.argsort(joined[0], kind="stable")
+    return NoteFacts(*(each[order] for each in joined))
+
+
+def _time_order(shown: Exposures) -> Ints:
+    """By user and time; equal times by kind and id; what has no user or time last."""
+    unknown = (shown.user_idx < 0) | (shown.time_ms < 0)
+    ids = np.array([int(i) if i.isdecimal() else -1 for i in shown.ids])
+    return np.lexsort((ids, shown.is_search, shown.time_ms, shown.user_idx, unknown))
+
+
+def _sessions(shown: Exposures) -> tuple[Ints, Ints]:
+    """Session and ordinal of each request, of requests in time order."""
+    n = len(shown)
+    known = (shown.user_idx >= 0) & (shown.time_ms >= 0)
+    starts = np.ones(n, bool)
+    starts[1:] = (np.diff(shown.user_idx) != 0) | (np.diff(shown.time_ms) > PAUSE_MS)
+    starts[1:] |= ~known[1:] | ~known[:-1]
+    session = np.cumsum(starts) - 1
+    first = np.flatnonzero(starts)
+    ordinal = np.arange(n) - first[session] + 1
+    return np.where(known, session, -1), np.where(known, ordinal, 0)

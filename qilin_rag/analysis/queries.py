@@ -1,0 +1,79 @@
+"""What is searched for: Table 7 (length of queries) and Table 9 (where they come from)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qilin_rag.analysis.figures import Column, FigureTable, ratio, table
+from qilin_rag.analysis.log import Log
+
+LENGTHS = ["<=3", *map(str, range(4, 11)), ">10"]
+_COLUMNS7 = [
+    Column(name="share", unit="share"),
+    Column(name="CTR", unit="share"),
+    Column(name="clicks"),
+    Column(name="searches", unit="count"),
+]
+_PAPER7 = {
+    "<=3": [0.0032, 0.1967, 2.9892],
+    "4": [0.1364, 0.1962, 4.0276],
+    "5": [0.1394, 0.2047, 3.9303],
+    "6": [0.1727, 0.2051, 4.0338],
+    "7": [0.1407, 0.2111, 3.9446],
+    "8": [0.1242, 0.2150, 3.8180],
+    "9": [0.0954, 0.2199, 3.6971],
+    "10": [0.0689, 0.2272, 3.7497],
+    ">10": [0.1191, 0.2216, 3.7010],
+}
+SOURCES = [
+    "active search",
+    "auto-completion",
+    "history",
+    "suggestion on the page",
+    "suggestion in a note",
+    "filter",
+    "hot list",
+    "others",
+]
+_PAPER9 = [0.3370, 0.5097, 0.0578, 0.0397, 0.0302, 0.0137, 0.0063, 0.0055]
+
+
+def table7(log: Log) -> FigureTable:
+    """Share of searches, CTR and mean clicks by the number of characters of the query."""
+    searches = np.flatnonzero(log.shown.is_search)
+    n_chars = np.array([len(log.shown.queries[row]) for row in searches.tolist()], np.int64)
+    bucket = np.clip(n_chars, 3, 11) - 3
+    rows: dict[str, list[float | None]] = {}
+    for i, name in enumerate(LENGTHS):
+        those = searches[bucket == i]
+        clicks, results = log.n_clicks[those].sum(), log.n_results[those].sum()
+        rows[name] = [ratio(len(those), len(searches)), ratio(clicks, results), ratio(clicks, len(those)), len(those)]
+    return table(
+        "table7",
+        "Length of queries in characters (Table 7)",
+        _COLUMNS7,
+        rows,
+        {name: dict(zip(("share", "CTR", "clicks"), values, strict=True)) for name, values in _PAPER7.items()},
+        why_missing="no such search",
+    )
+
+
+def table9(log: Log) -> FigureTable:
+    """Share of the sources of queries, of those that are known."""
+    sources = log.shown.source[log.shown.is_search]
+    known = sources[sources > 0]
+    counts = {f"{i} {name}": int((known == i).sum()) for i, name in enumerate(SOURCES, start=1)}
+    others = len(known) - sum(counts.values())
+    missing = len(sources) - len(known)
+    return table(
+        "table9",
+        "Where queries come from (Table 9)",
+        [Column(name="share", unit="share"), Column(name="searches", unit="count")],
+        {name: [ratio(count, len(known)), count] for name, count in counts.items()},
+        {name: {"share": share} for name, share in zip(counts, _PAPER9, strict=True)},
+        [
+            f"Shares are of the {len(known)} searches whose source is known; {missing} have none.",
+            *([f"{others} have a source above 8, not shown here."] if others else []),
+        ],
+        why_missing="no search with a known source",
+    )

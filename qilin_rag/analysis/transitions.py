@@ -1,0 +1,92 @@
+"""What follows what within a session: Table 6 (kinds of requests) and Table 8 (how searches are reworded)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qilin_rag.analysis.figures import Column, FigureTable, ratio, table
+from qilin_rag.analysis.log import PAUSE_MS, Log
+from qilin_rag.data.exposures import Bools, Ints
+
+_SHARE = Column(name="share", unit="share")
+_PAIRS = Column(name="pairs", unit="count")
+_COLUMNS6 = [_SHARE, Column(name="clicks"), Column(name="CTR", unit="share"), _PAIRS]
+_PAPER6 = {
+    "S-S": [0.3488, 4.0014, 0.2018, 29295],
+    "R-S": [0.0295, 3.9782, 0.2298, 2476],
+    "R-R": [0.5932, 2.9745, 0.2320, 49815],
+    "S-R": [0.0284, 4.4466, 0.2501, 2387],
+}
+_PAPER8 = {"Add": 0.1357, "Delete": 0.0253, "Change": 0.4716, "Repeat": 0.0757, "Others": 0.2917}
+
+
+def table6(log: Log) -> FigureTable:
+    """Consecutive requests of a session by kind, with the engagement of the second one."""
+    second = np.flatnonzero(log.ordinal > 1)  # the first stands just before it
+    kinds = np.where(log.shown.is_search, "S", "R")
+    pair = np.char.add(np.char.add(kinds[second - 1], "-"), kinds[second])
+    rows: dict[str, list[float | None]] = {}
+    for name in _PAPER6:
+        those = second[pair == name]
+        clicks, results = log.n_clicks[those].sum(), log.n_results[those].sum()
+        rows[name] = [ratio(len(those), len(second)), ratio(clicks, len(those)), ratio(clicks, results), len(those)]
+    n_alone = int((log.ordinal == 0).sum())
+    names = [column.name for column in _COLUMNS6]
+    return table(
+        "table6",
+        "Consecutive requests in a session (Table 6)",
+        _COLUMNS6,
+        rows,
+        {name: dict(zip(names, values, strict=True)) for name, values in _PAPER6.items()},
+        [
+            "All requests of a user in true time; a pause of more than 30 minutes begins a session. "
+            "R-S: a search after a recommendation. Clicks and CTR are those of the second request.",
+            *([f"{n_alone} requests without user or time are left out."] if n_alone else []),
+        ],
+        why_missing="no such pair",
+    )
+
+
+def table8(log: Log) -> FigureTable:
+    """Consecutive searches of a user by what happens to the set of characters of the query."""
+    first, second = search_pairs(log)
+    kinds = [
+        reformulation(log.shown.queries[a], log.shown.queries[b])
+        for a, b in zip(first.tolist(), second.tolist(), strict=True)
+    ]
+    counts = {name: kinds.count(name) for name in _PAPER8}
+    return table(
+        "table8",
+        "How queries are reworded (Table 8)",
+        [_SHARE, _PAIRS],
+        {name: [ratio(count, len(kinds)), count] for name, count in counts.items()},
+        {name: {"share": share} for name, share in _PAPER8.items()} | {"all": {"pairs": 29875}},
+        [
+            "Searches of a user that follow one another within 30 minutes, whatever recommendations stand between. "
+            "Of the sets of characters: Add, only more; Delete, only fewer; Change, both and some shared; Repeat, the "
+            "same; Others, none shared.",
+            "The paper has 29,875 such pairs, and 29,295 in Table 6, so this is over searches alone.",
+        ],
+        why_missing="no such pair",
+    )
+
+
+def search_pairs(log: Log) -> tuple[Ints, Ints]:
+    """Rows of searches that follow one another by the rule of sessions, recommendations left out."""
+    shown = log.shown
+    searches = np.flatnonzero(shown.is_search & (log.ordinal > 0))
+    user, time = shown.user_idx[searches], shown.time_ms[searches]
+    follows: Bools = (np.diff(user) == 0) & (np.diff(time) <= PAUSE_MS)
+    return searches[:-1][follows], searches[1:][follows]
+
+
+def reformulation(before: str, after: str) -> str:
+    """One of Add, Delete, Change, Repeat, Others."""
+    old, new = set(before), set(after)
+    if old == new:
+        return "Repeat"
+    if old and not old & new:
+        return "Others"
+    if old < new:
+        return "Add"
+    return "Delete" if new < old else "Change"

@@ -1,0 +1,151 @@
+"""`analyze`: the figures of the paper's section 4 for any data, and what they leave open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qilin_rag.cli import ui
+from qilin_rag.cli.options import AsJson, Data, Quiet
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from qilin_rag.analysis.dqa_effect import DqaEffect
+    from qilin_rag.data.source import Source
+
+app = typer.Typer(
+    name="analyze",
+    help="What is in the data: tables and plots of the paper's section 4.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
+Plots = Annotated[bool, typer.Option(help="Draw plots, as PNG and SVG; they need matplotlib.")]
+Out = Annotated[Path, typer.Option(help="A new folder to write.")]
+
+
+@app.callback(invoke_without_command=True)
+def analyze(
+    context: typer.Context,
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder to write.")] = None,
+    plots: Plots = True,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tables 2 and 5 to 9, demographics and Figure 3 of the paper, as CSV, JSON, plots and one Markdown page.
+
+    The paper's values stand beside those of the data.
+    """
+    if context.invoked_subcommand:
+        return
+    from qilin_rag.analysis.page import PAGE, write_tables
+    from qilin_rag.analysis.paper_tables import analyse
+    from qilin_rag.errors import UsageError
+
+    if out is None:
+        raise UsageError("name the folder to write: --out DIR")
+
+    folder_to_write = _prepared(out, plots, quiet or as_json)
+    source = open_tables(data)
+    with folder_to_write as folder:
+        tables = analyse(source)
+        drawn: list[str] = []
+        if plots:
+            from qilin_rag.analysis.plots import draw_tables
+
+            drawn = draw_tables(tables, folder)
+        write_tables(tables, folder, source.label, drawn)
+    if as_json:
+        ui.print_json({"out": str(out), "tables": [table.model_dump() for table in tables]})
+        return
+    for table in tables:
+        if not quiet and (missing := table.missing()):
+            typer.echo(f"{table.key} lacks {sum(line.count(',') + 1 for line in missing)} figures: {table.why_missing}")
+    typer.echo(out / PAGE)
+
+
+@app.command("dqa-effect")
+def dqa_effect(
+    out: Out,
+    data: Data = None,
+    plots: Plots = True,
+    seed: Annotated[int, typer.Option(help="Of the folds and the matching.")] = 0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Does showing an answer change what users do with the results, or do its queries differ?
+
+    Matching and doubly robust estimates, the balance of what is compared, and what can't be concluded.
+    """
+    from qilin_rag.analysis.dqa_effect import dqa_effects
+    from qilin_rag.analysis.effect_page import PAGE, write_effects
+    from qilin_rag.analysis.log import read_log
+    from qilin_rag.data.catalogue import read_users
+
+    folder_to_write = _prepared(out, plots, quiet or as_json, "sklearn")
+    source = open_tables(data)
+    with folder_to_write as folder:
+        effects = dqa_effects(read_log(source), read_users(source), seed)
+        write_effects(effects, folder, source.label, plots)
+    if as_json:
+        ui.print_json({"out": str(out), "populations": [effect.model_dump() for effect in effects]})
+        return
+    if not quiet:
+        for effect in effects:
+            _print_effect(effect)
+    typer.echo(out / PAGE)
+
+
+def _prepared(out: Path, plots: bool, quiet: bool, *modules: str) -> AbstractContextManager[Path]:
+    """The new folder, once it is known that all can be done that will be."""
+    from qilin_rag.extras import require
+    from qilin_rag.store import new_folder
+
+    ui.set_up_logs(quiet)
+    require(
+        "analysis",
+        *modules,
+        *(["matplotlib"] if plots else []),
+        what="analyze" + (" (--no-plots: less)" if plots else ""),
+    )
+    return new_folder(out)
+
+
+def _print_effect(effect: DqaEffect) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    console = ui.console()
+    title = f"among {effect.population}: {effect.n_answered:,} with an answer, {effect.n_others:,} without"
+    console.print(Text(title), style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    table.add_column("outcome", overflow="fold")
+    for name in ("naive", "doubly robust", "95%", "E-value"):
+        table.add_column(name, justify="right")
+    for of in effect.effects:
+        robust = of.doubly_robust
+        e_value = "-" if of.e_value is None else f"{of.e_value:.2f}"
+        cells = [
+            of.outcome,
+            f"{of.naive.value:+.3f}",
+            f"{robust.value:+.3f}",
+            f"{robust.low:+.3f} {robust.high:+.3f}",
+            e_value,
+        ]
+        table.add_row(*map(Text, cells))
+    console.print(table, width=ui.WIDTH_CHARS)
+    console.print()
+
+
+def open_tables(data: str | None) -> Source:
+    """All tables of the data that `--data` or the environment names."""
+    import os
+
+    from qilin_rag.data.schema import TABLES
+    from qilin_rag.data.source import open_source
+
+    return open_source(data or os.environ.get("QILIN_RAG_DATA") or "sample", list(TABLES))
