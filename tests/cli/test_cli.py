@@ -48,7 +48,9 @@ COMMANDS = [
     "data convert",
     "synth",
     "analyze",
+    "analyze answers",
     "analyze dqa-effect",
+    "analyze modality",
     "train",
     "rank",
 ]
