@@ -91,16 +91,19 @@ def naive(outcome: Floats, treated: Bools, groups: Ints) -> Estimate:
 
 
 def doubly_robust(outcome: Floats, predicted: Floats, propensity: Floats, treated: Bools, groups: Ints) -> Estimate:
-    """The effect on the treated by AIPW (Robins et al. 1994; for the treated: Mercatanti & Li 2014, eq. 8).
+    """The effect on the treated by AIPW with normalised weights (Robins et al. 1994; Mercatanti & Li 2014).
 
     Right where either `predicted` or `propensity` is. `groups` (n,) are units that are no independent evidence.
     """
-    share = treated.mean()
-    odds = propensity / (1 - propensity)
+    weight = weights(propensity, treated)
     residual = outcome - predicted
-    scores = np.where(treated, residual, -odds * residual) / share
-    effect = float(scores.mean())
-    influence = scores - effect * treated / share
+    influence = np.zeros(len(outcome))
+    means = []
+    for mask, sign in ((treated, 1), (~treated, -1)):
+        share = weight[mask] / weight[mask].sum()
+        means.append(float(share @ residual[mask]))
+        influence[mask] = sign * len(outcome) * share * (residual[mask] - means[-1])
+    effect = means[0] - means[1]
     mean = float(outcome[treated].mean())
     return _estimate(effect, influence, groups, mean, mean - effect)
 

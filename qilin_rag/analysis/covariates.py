@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 _N_SOURCES = 8
 _TEXT_DIMENSIONS = 16
 _DAY_MS = 24 * 3600 * 1000
-_QUESTION = re.compile(r"[?？吗呢]|什么|怎么|如何|多少|多久|多大|几|为什么|为何|哪|是否|能不能|可以|区别|谁")
+_QUESTION = re.compile(r"[?？吗呢]|什么|怎|咋|如何|多少|多久|多大|几|为什么|为何|哪|是否|能不能|可以|区别|谁")
 
 
 class Covariates(NamedTuple):
