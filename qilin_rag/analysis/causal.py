@@ -49,7 +49,7 @@ def propensities(covariates: Floats, treated: Bools, groups: Ints, seed: int = 0
     from sklearn.preprocessing import StandardScaler
 
     found = np.zeros(len(treated))
-    for fit, rest in _folds(treated, groups, seed):
+    for fit, rest in folds(treated, groups, seed):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
         model.fit(covariates[fit], treated[fit])
         found[rest] = model.predict_proba(covariates[rest])[:, 1]
@@ -63,14 +63,15 @@ def untreated_outcomes(covariates: Floats, outcome: Floats, treated: Bools, grou
     from sklearn.preprocessing import StandardScaler
 
     found = np.zeros(len(outcome))
-    for fit, rest in _folds(treated, groups, seed):
+    for fit, rest in folds(treated, groups, seed):
         of_these = fit[~treated[fit]]
         model = make_pipeline(StandardScaler(), Ridge(alpha=1.0)).fit(covariates[of_these], outcome[of_these])
         found[rest] = model.predict(covariates[rest])
     return found
 
 
-def _folds(treated: Bools, groups: Ints, seed: int) -> list[tuple[Ints, Ints]]:
+def folds(treated: Bools, groups: Ints, seed: int) -> list[tuple[Ints, Ints]]:
+    """Rows to fit on and rows to predict, five times; no group is on both sides."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
@@ -90,16 +91,19 @@ def naive(outcome: Floats, treated: Bools, groups: Ints) -> Estimate:
 
 
 def doubly_robust(outcome: Floats, predicted: Floats, propensity: Floats, treated: Bools, groups: Ints) -> Estimate:
-    """The effect on the treated by AIPW (Robins et al. 1994; for the treated: Mercatanti & Li 2014, eq. 8).
+    """The effect on the treated by AIPW with normalised weights (Robins et al. 1994; Mercatanti & Li 2014).
 
     Right where either `predicted` or `propensity` is. `groups` (n,) are units that are no independent evidence.
     """
-    share = treated.mean()
-    odds = propensity / (1 - propensity)
+    weight = weights(propensity, treated)
     residual = outcome - predicted
-    scores = np.where(treated, residual, -odds * residual) / share
-    effect = float(scores.mean())
-    influence = scores - effect * treated / share
+    influence = np.zeros(len(outcome))
+    means = []
+    for mask, sign in ((treated, 1), (~treated, -1)):
+        share = weight[mask] / weight[mask].sum()
+        means.append(float(share @ residual[mask]))
+        influence[mask] = sign * len(outcome) * share * (residual[mask] - means[-1])
+    effect = means[0] - means[1]
     mean = float(outcome[treated].mean())
     return _estimate(effect, influence, groups, mean, mean - effect)
 

@@ -18,7 +18,7 @@ class Column(Frozen):
 
 
 class FigureTable(Frozen):
-    """`values[row][column]`; `paper` has the printed values by row and column, for what is printed.
+    """`values[row][column]`, with 95% intervals in `ci95` where there are any; `paper` has what is printed.
 
     `why_missing` says in words what a value that is None lacks.
     """
@@ -28,6 +28,7 @@ class FigureTable(Frozen):
     columns: list[Column]
     rows: list[str]
     values: list[list[float | None]]
+    ci95: list[list[tuple[float, float] | None]] = []
     paper: dict[str, dict[str, float]] = {}
     notes: list[str] = []
     why_missing: str = "nothing to count"
@@ -35,6 +36,10 @@ class FigureTable(Frozen):
     def printed(self, row: str, column: str) -> float | None:
         """The paper's value."""
         return self.paper.get(row, {}).get(column)
+
+    def interval(self, row: int, column: int) -> tuple[float, float] | None:
+        """The 95% interval of a value."""
+        return self.ci95[row][column] if self.ci95 else None
 
     def missing(self) -> list[str]:
         """What this data can't give, as `row: columns`."""

@@ -12,32 +12,36 @@ from qilin_rag.analysis.figures import Column, FigureTable, escaped
 from qilin_rag.store import write_text
 
 PAGE = "analysis.md"
+LEAD = "Each cell: this data; in brackets the paper's value and the difference to it."
 
 
-def write_tables(tables: Sequence[FigureTable], out: Path, label: str, plots: Sequence[str] = ()) -> None:
+def write_tables(
+    tables: Sequence[FigureTable], out: Path, label: str, plots: Sequence[str] = (), lead: str = LEAD
+) -> None:
     """`KEY.csv` and `KEY.json` of each table and the page, into a folder that is there; plots are named KEY.svg."""
     for table in tables:
         write_text(out / f"{table.key}.csv", as_csv(table))
         write_text(out / f"{table.key}.json", json.dumps(table.model_dump(), ensure_ascii=False, indent=2) + "\n")
-    write_text(out / PAGE, as_page(tables, label, plots))
+    write_text(out / PAGE, as_page(tables, label, plots, lead))
 
 
 def as_csv(table: FigureTable) -> str:
-    """One line a value: row, column, value, the paper's value, the difference; empty where there is none."""
+    """One line a value: row, column, value, its interval, the paper's value, the difference; empty where none is."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "column", "value", "paper", "difference"])
-    for row, values in zip(table.rows, table.values, strict=True):
-        for column, value in zip(table.columns, values, strict=True):
-            printed = table.printed(row, column.name)
+    writer.writerow(["row", "column", "value", "low", "high", "paper", "difference"])
+    for i, row in enumerate(table.rows):
+        for j, column in enumerate(table.columns):
+            value, printed = table.values[i][j], table.printed(row, column.name)
             difference = None if value is None or printed is None else value - printed
-            writer.writerow([row, column.name, *("" if x is None else repr(x) for x in (value, printed, difference))])
+            found = [value, *(table.interval(i, j) or (None, None)), printed, difference]
+            writer.writerow([row, column.name, *("" if number is None else repr(number) for number in found)])
     return text.getvalue()
 
 
-def as_page(tables: Sequence[FigureTable], label: str, plots: Sequence[str]) -> str:
+def as_page(tables: Sequence[FigureTable], label: str, plots: Sequence[str], lead: str = LEAD) -> str:
     """The page; a value that is None is a dash, and what is lacking is said under the table."""
-    parts = [f"# {escaped(label)}", "", "Each cell: this data; in brackets the paper's value and the difference to it."]
+    parts = [f"# {escaped(label)}", "", lead]
     for table in tables:
         parts += ["", f"## {table.title}", ""]
         if table.key in plots:
@@ -52,22 +56,23 @@ def as_page(tables: Sequence[FigureTable], label: str, plots: Sequence[str]) -> 
 def _rows(table: FigureTable) -> list[str]:
     lines = ["| | " + " | ".join(column.name for column in table.columns) + " |"]
     lines.append("|---" + "|---:" * len(table.columns) + "|")
-    for row, values in zip(table.rows, table.values, strict=True):
-        cells = [
-            _cell(value, table.printed(row, column.name), column)
-            for column, value in zip(table.columns, values, strict=True)
-        ]
+    for i, row in enumerate(table.rows):
+        cells = [_cell(table, i, j) for j in range(len(table.columns))]
         lines.append(f"| {escaped(row)} | {' | '.join(cells)} |")
     return lines
 
 
-def _cell(value: float | None, printed: float | None, column: Column) -> str:
-    own = "-" if value is None else written(value, column)
+def _cell(table: FigureTable, row: int, column: int) -> str:
+    """The value with its interval; in brackets the paper's and the difference to it."""
+    unit, value = table.columns[column], table.values[row][column]
+    own = "-" if value is None else written(value, unit)
+    if interval := table.interval(row, column):
+        own += f" [{written(interval[0], unit)}, {written(interval[1], unit)}]"
+    printed = table.printed(table.rows[row], unit.name)
     if printed is None:
         return own
-    if value is None:
-        return f"{own} ({written(printed, column)})"
-    return f"{own} ({written(printed, column)}; {written(value - printed, column, signed=True)})"
+    difference = "" if value is None else f"; {written(value - printed, unit, signed=True)}"
+    return f"{own} ({written(printed, unit)}{difference})"
 
 
 def written(value: float, column: Column, signed: bool = False) -> str:

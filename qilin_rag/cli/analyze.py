@@ -11,9 +11,11 @@ from qilin_rag.cli import ui
 from qilin_rag.cli.options import AsJson, Data, Quiet
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from qilin_rag.analysis.dqa_effect import DqaEffect
+    from qilin_rag.analysis.figures import FigureTable
     from qilin_rag.data.source import Source
 
 app = typer.Typer(
@@ -41,23 +43,73 @@ def analyze(
     """
     if context.invoked_subcommand:
         return
-    from qilin_rag.analysis.page import PAGE, write_tables
     from qilin_rag.analysis.paper_tables import analyse
     from qilin_rag.errors import UsageError
 
     if out is None:
         raise UsageError("name the folder to write: --out DIR")
+    _write(analyse, data, out, plots, quiet, as_json)
 
-    folder_to_write = _prepared(out, plots, quiet or as_json)
+
+@app.command()
+def answers(out: Out, data: Data = None, plots: Plots = True, quiet: Quiet = False, as_json: AsJson = False) -> None:
+    """Which answers users favour: feedback by length, citations, types of the notes cited, and query source."""
+    from qilin_rag.analysis.answers import favoured_answers
+
+    lead = "Each cell: the share of the answers with this feedback, and its 95% interval."
+    _write(favoured_answers, data, out, plots, quiet, as_json, lead, "statsmodels")
+
+
+@app.command()
+def modality(
+    out: Out,
+    data: Data = None,
+    plots: Plots = True,
+    seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Which type of note is clicked for which query, and what a calibrated model of it gains over the base rate."""
+    from qilin_rag.analysis.log import read_log
+    from qilin_rag.analysis.modality import modality as by_query
+    from qilin_rag.data.catalogue import read_users
+
+    lead = "Clicks of searches on notes whose type is known."
+    _write(
+        lambda source: by_query(read_log(source), read_users(source), seed),
+        data,
+        out,
+        plots,
+        quiet,
+        as_json,
+        lead,
+        "sklearn",
+    )
+
+
+def _write(
+    analysis: Callable[[Source], Sequence[FigureTable]],
+    data: str | None,
+    out: Path,
+    plots: bool,
+    quiet: bool,
+    as_json: bool,
+    lead: str | None = None,
+    *modules: str,
+) -> None:
+    """Tables of an analysis into a new folder, with their plots and page."""
+    from qilin_rag.analysis.page import LEAD, PAGE, write_tables
+
+    folder_to_write = _prepared(out, plots, quiet or as_json, *modules)
     source = open_tables(data)
     with folder_to_write as folder:
-        tables = analyse(source)
+        tables = analysis(source)
         drawn: list[str] = []
         if plots:
             from qilin_rag.analysis.plots import draw_tables
 
             drawn = draw_tables(tables, folder)
-        write_tables(tables, folder, source.label, drawn)
+        write_tables(tables, folder, source.label, drawn, lead or LEAD)
     if as_json:
         ui.print_json({"out": str(out), "tables": [table.model_dump() for table in tables]})
         return

@@ -104,9 +104,8 @@ def read_exposures(source: Source, name: str) -> Exposures:
     parts = [
         _of_batch(batch, table.key, details) for path in files for batch in read_batches(encoding, path, table, wanted)
     ]
-    if not sum(map(len, parts)):
-        raise UsageError(f"{files[0]} holds no request")
-    exposures = concat(parts)
+    nothing = pa.RecordBatch.from_arrays([pa.array([], table.columns[column]) for column in wanted], names=wanted)
+    exposures = concat(parts or [_of_batch(Batch(nothing, files[0], "row", []), table.key, details)])
     first: dict[str, int] = {}
     for row, request in enumerate(exposures.ids):
         if first.setdefault(request, row) != row:

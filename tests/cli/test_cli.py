@@ -49,7 +49,9 @@ COMMANDS = [
     "data filter",
     "synth",
     "analyze",
+    "analyze answers",
     "analyze dqa-effect",
+    "analyze modality",
     "train",
     "rank",
 ]

@@ -1,0 +1,108 @@
+"""Which answers users favour: the four kinds of feedback by length, citations, types of the notes, and query source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from qilin_rag.analysis.figures import Column, FigureTable
+from qilin_rag.analysis.log import IMAGE_TEXT, VIDEO, NoteFacts, read_note_facts
+from qilin_rag.analysis.queries import SOURCES
+from qilin_rag.data.questions import FLAGS, read_questions
+from qilin_rag.data.schema import FEEDBACK
+from qilin_rag.data.source import Source
+from qilin_rag.errors import UsageError
+from qilin_rag.text import cited_numbers
+from qilin_rag.types import Question
+
+_NAMES = {flag: name for name, (flag,) in ((name, flags) for name, flags in FLAGS.items() if len(flags) == 1)}
+_MOST_CITATIONS = 4
+_LENGTH_GROUPS = 4
+
+
+def favoured_answers(source: Source) -> list[FigureTable]:
+    """Shares of the answers shown that had each kind of feedback; a UsageError where there is none of it."""
+    questions = read_questions(*source.files("dqa"), answers="shown")
+    judged = [question for question in questions if all(question.meta.get(flag) in (0, 1) for flag in FEEDBACK)]
+    if not judged:
+        raise UsageError(f"data {str(source.folder)!r}: no answer in dqa has feedback ({', '.join(FEEDBACK)})")
+    feedback = np.array([[question.meta[flag] == 1 for flag in FEEDBACK] for question in judged])
+    any_kind = feedback.any(axis=1, keepdims=True)
+    columns = np.hstack([any_kind, feedback])
+    facts = read_note_facts(source)
+    groups = [
+        ("answers_length", "Feedback by length of the answer in characters", *_by_length(judged)),
+        ("answers_citations", "Feedback by number of citations", *_by_citations(judged)),
+        ("answers_notes", "Feedback by types of the notes cited", *_by_note_types(judged, facts)),
+        ("answers_source", "Feedback by where the query came from", *_by_source(judged)),
+    ]
+    left_out = len(questions) - len(judged)
+    notes = [f"{left_out} answers without feedback recorded are left out."] if left_out else []
+    notes.append("Shares of the answers, with 95% intervals (Wilson); what goes together need not be a cause.")
+    return [_table(key, title, labels, of, columns, notes) for key, title, labels, of in groups]
+
+
+def _table(
+    key: str,
+    title: str,
+    labels: Sequence[str],
+    of: npt.NDArray[np.int64],
+    feedback: npt.NDArray[np.bool_],
+    notes: Sequence[str],
+) -> FigureTable:
+    from statsmodels.stats.proportion import proportion_confint
+
+    values: list[list[float | None]] = []
+    intervals: list[list[tuple[float, float] | None]] = []
+    for i in range(len(labels)):
+        here = feedback[of == i]
+        n = len(here)
+        counts = here.sum(axis=0).tolist()
+        values.append([n, *(count / n if n else None for count in counts)])
+        found = [proportion_confint(count, n, method="wilson") if n else None for count in counts]
+        intervals.append([None, *((float(pair[0]), float(pair[1])) if pair else None for pair in found)])
+    shares = [Column(name="any", unit="share"), *(Column(name=_NAMES[flag], unit="share") for flag in FEEDBACK)]
+    return FigureTable(
+        key=key,
+        title=title,
+        columns=[Column(name="answers", unit="count"), *shares],
+        rows=list(labels),
+        values=values,
+        ci95=intervals,
+        notes=list(notes),
+        why_missing="no such answer",
+    )
+
+
+def _by_length(questions: Sequence[Question]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Groups of about equal size."""
+    lengths = np.array([len(question.references[0]) for question in questions])
+    ends = np.unique(np.quantile(lengths, np.linspace(0, 1, _LENGTH_GROUPS + 1)[1:], method="inverted_cdf"))
+    starts = [int(lengths.min()), *(int(end) + 1 for end in ends[:-1])]
+    labels = [f"{start} to {int(end)}" for start, end in zip(starts, ends, strict=True)]
+    return labels, np.searchsorted(ends, lengths)
+
+
+def _by_citations(questions: Sequence[Question]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Different notes that the text cites."""
+    counts = np.array([len(set(cited_numbers(question.references[0]))) for question in questions])
+    labels = [*map(str, range(_MOST_CITATIONS)), f"{_MOST_CITATIONS} or more"]
+    return labels, np.minimum(counts, _MOST_CITATIONS)
+
+
+def _by_note_types(questions: Sequence[Question], facts: NoteFacts) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Of the reference notes whose type is known."""
+    of = []
+    for question in questions:
+        kinds = set(facts.types_of(np.array(question.reference_notes, np.int64)).tolist()) - {0}
+        of.append({frozenset({IMAGE_TEXT}): 0, frozenset({VIDEO}): 1, frozenset(): 3}.get(frozenset(kinds), 2))
+    return ["image-text alone", "video alone", "both", "none known"], np.array(of)
+
+
+def _by_source(questions: Sequence[Question]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    sources = np.array([int(question.meta.get("query_from_type") or 0) for question in questions])
+    labels = [f"{i} {name}" for i, name in enumerate(SOURCES, start=1)]
+    known = (sources >= 1) & (sources <= len(SOURCES))
+    return [*labels, "missing"], np.where(known, sources - 1, len(SOURCES))

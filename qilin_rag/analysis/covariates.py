@@ -1,0 +1,93 @@
+"""What is known of a search before its results are shown: of the query, the moment and the user."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from qilin_rag.analysis.log import Log
+from qilin_rag.data.exposures import BEIJING_MS, Bools, Ints
+
+Floats = npt.NDArray[np.float64]
+
+_N_SOURCES = 8
+_TEXT_DIMENSIONS = 16
+_DAY_MS = 24 * 3600 * 1000
+_QUESTION = re.compile(r"[?？吗呢]|什么|怎|咋|如何|多少|多久|多大|几|为什么|为何|哪|是否|能不能|可以|区别|谁")
+
+
+class Covariates(NamedTuple):
+    """What was known before the results were shown: `values` (n, d), with a name for each column."""
+
+    names: list[str]
+    values: Floats
+
+
+def asks(queries: Sequence[str]) -> Bools:
+    """Which queries hold a word of a question, (n,)."""
+    return np.array([_QUESTION.search(query) is not None for query in queries], bool)
+
+
+def group_by_user(log: Log, rows: Ints) -> Ints:
+    """A number for the user of each of these requests; one without a user is a group of its own."""
+    users = log.shown.user_idx[rows]
+    return np.where(users >= 0, users, -1 - np.arange(len(rows)))
+
+
+def covariates_of(log: Log, users: pa.Table | None, rows: Ints, seed: int) -> Covariates:
+    """Of the query, the moment and the user; a text also by its characters, reduced by latent semantic analysis."""
+    shown = log.shown
+    queries = [shown.queries[row] for row in rows.tolist()]
+    columns: dict[str, Floats] = {
+        "query characters": np.array([len(query) for query in queries], float),
+        "query asks": asks(queries).astype(float),
+    }
+    source = shown.source[rows]
+    columns |= {f"source {i or 'missing'}": (source == i).astype(float) for i in range(_N_SOURCES + 1)}
+    columns["place in session"] = np.minimum(log.ordinal[rows], 11).astype(float)
+    columns["recent clicks"] = np.diff(shown.recent_offsets)[rows].astype(float)
+    angle = 2 * math.pi * ((shown.time_ms[rows] + BEIJING_MS) % _DAY_MS) / _DAY_MS
+    has_time = shown.time_ms[rows] >= 0
+    columns |= {
+        "hour (sine)": np.where(has_time, np.sin(angle), 0),
+        "hour (cosine)": np.where(has_time, np.cos(angle), 0),
+    }
+    columns |= _user_columns(users, shown.user_idx[rows])
+    columns |= _text_columns(queries, seed)
+    kept = {name: values for name, values in columns.items() if values.std() > 0}
+    return Covariates(list(kept), np.stack(list(kept.values()), axis=1))
+
+
+def _user_columns(users: pa.Table | None, user_idx: Ints) -> dict[str, Floats]:
+    if users is None:
+        return {}
+    ids = users["user_idx"].to_numpy()
+    at = np.minimum(np.searchsorted(ids, user_idx), len(ids) - 1)
+    is_known = ids[at] == user_idx
+    found: dict[str, Floats] = {"user unknown": (~is_known).astype(float)}
+    for name in ("gender", "platform", "age"):
+        if name in users.schema.names:
+            values = np.array([value or "unknown" for value in users[name].to_pylist()])[at]
+            found |= {f"{name} {value}": ((values == value) & is_known).astype(float) for value in np.unique(values)}
+    for name in ("fans_num", "follows_num"):
+        if name in users.schema.names:
+            numbers = users[name].fill_null(0).to_numpy()[at]
+            found[name] = np.where(is_known, np.log1p(np.maximum(numbers, 0)), 0)
+    return found
+
+
+def _text_columns(queries: Sequence[str], seed: int) -> dict[str, Floats]:
+    """What the queries are about, as far as their characters say."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    matrix = TfidfVectorizer(analyzer="char", ngram_range=(1, 2), min_df=5, sublinear_tf=True).fit_transform(queries)
+    n_dimensions = min(_TEXT_DIMENSIONS, matrix.shape[1] - 1)
+    reduced = TruncatedSVD(n_dimensions, random_state=seed).fit_transform(matrix)
+    return {f"text {i}": column for i, column in enumerate(reduced.T, start=1)}
