@@ -36,7 +36,7 @@ $(VENV)/dev: $(VENV)/core
 
 $(VENV)/all: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet torch
-	$(BIN)/python -m pip install --quiet --editable '.[dev,rankers,test-neural,test-langchain,test-browser]'
+	$(BIN)/python -m pip install --quiet --editable '.[analysis,dev,rankers,test-neural,test-langchain,test-browser]'
 	touch $@
 
 demo: $(VENV)/core
