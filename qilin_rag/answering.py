@@ -289,6 +289,7 @@ async def _answer(asking: Asking, system: System, job: Job) -> Asked[Sample]:
     sample: dict[str, Any] = {
         "question_id": question.id,
         "query": question.query,
+        "messages": [],
         "hits": found.hits,
         "notes_missing": found.n_missing,
         "notes_given": len(found.hits),
@@ -320,6 +321,7 @@ async def as_line(kind: type[E], fields: dict[str, Any], ask: Callable[[], Await
 
     `ask` may add to the fields.
     """
+    fields |= {"answer": "", "raw": ""}
     try:
         prompt, completion, key = await ask()
         done = kind(**fields | _outcome(completion), prompt_cut=_seems_cut(prompt, completion))

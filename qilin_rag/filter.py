@@ -161,7 +161,7 @@ class Filter:
         }
         if self.prompts[name].needs_images and not images:
             unread = UNCERTAIN[State.IMAGES_UNREADABLE]
-            return Asked(NoteJudgement(**line, status="ok", verdict="uncertain", error=unread))
+            return Asked(NoteJudgement(**line, status="ok", verdict="uncertain", answer="", raw="", error=unread))
 
         async def reply() -> Reply:
             prompt = self.render(note, name, len(images))

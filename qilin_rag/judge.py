@@ -179,6 +179,7 @@ def _ask(judge: Judge, cases: Mapping[str, Case], directory: RunDirectory, progr
             line: dict[str, Any] = {
                 "question_id": case.question.id,
                 "query": case.question.query,
+                "messages": [],
                 "key": key,
                 "judge": judge.label,
                 "runs": case.runs,

@@ -150,7 +150,7 @@ def _label(row: Mapping[str, Any], names: Collection[str]) -> Label:
 def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
+            reader = csv.DictReader(file, restval="", strict=True)
             for row in reader:
                 yield reader.line_num, row
     except OSError as error:

@@ -140,7 +140,7 @@ class AboutQuestion(Frozen):
 
     question_id: str
     query: str
-    messages: list[Message] = []
+    messages: list[Message]
 
 
 class Exchange(Frozen):
@@ -151,8 +151,8 @@ class Exchange(Frozen):
     """
 
     status: Status
-    answer: str = ""
-    raw: str = ""
+    answer: str
+    raw: str
     model: str | None = None
     finish_reason: str | None = None
     usage: Usage = Usage()

@@ -327,7 +327,7 @@ def test_a_wrong_label_is_one_line_before_anything_is_asked(
 
 
 def test_wrong_use_is_one_line(data: Path, server: FakeServer, cli: Cli) -> None:
-    Path("mine.py").write_text(
+    Path("blind_llm.py").write_text(
         "from qilin_rag.llms import LLM\nclass Blind(LLM):\n    async def generate(self, prompt): ...\n"
     )
     Path("other").mkdir()
@@ -336,7 +336,7 @@ def test_wrong_use_is_one_line(data: Path, server: FakeServer, cli: Cli) -> None
     blind = ["data", "filter", data, "--out", "out", "--llm"]
     cases = {
         "can't judge": [*blind, "extractive"],
-        "can't be sent images": [*blind, "mine:Blind", "--images", 1],
+        "can't be sent images": [*blind, "blind_llm:Blind", "--images", 1],
         "the notes of this data have no image_path": command(data, server, "--images", 1),
         "prompt portrait is about images": command(data, server, "--prompts", "portrait"),
         "did you mean violent": command(data, server, "--prompts", "violnt"),

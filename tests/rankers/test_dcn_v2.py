@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -289,6 +292,22 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(made: Made, tmp_path: Path)
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
     for name, values in model_of(tmp_path / "whole").items():
         assert np.array_equal(values, model_of(tmp_path / "killed")[name])
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one_with_the_doubled_batch(made: Made, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for launcher, name, batch_size in (([], "one", 256), (torchrun, "two", 128)):
+        given = [str(made.folder), str(tmp_path / name), str(batch_size)]
+        command = [sys.executable, *launcher, "-m", "tests.rankers.two_processes", *given]
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (log_of(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 10
+    for line, other in zip(one, two, strict=True):
+        assert other == pytest.approx(line, abs=1e-4, rel=1e-4)
 
 
 def test_another_encoder_than_in_training_is_refused(made: Made, tmp_path: Path) -> None:
