@@ -27,6 +27,7 @@ from qilin_rag.answering import Progress, stage
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Requests
 from qilin_rag.errors import UsageError
+from qilin_rag.extras import missing_modules
 from qilin_rag.pretrained import quiet_loading
 from qilin_rag.rankers.evaluation import figures_of
 from qilin_rag.rankers.trained import MANIFEST, MODEL, Recipe, Trained, TrainedRanker, read_ranker, save_ranker
@@ -59,6 +60,8 @@ def train_ranker(
     for name, requests in (("train", train), ("validation", validation)):
         if not requests.clicked.any() or requests.clicked.all():
             raise UsageError(f"the {name} requests have no candidate that is clicked beside one that is not")
+    if ranker.log == "tensorboard" and missing_modules("tensorboard"):
+        raise UsageError("log tensorboard needs tensorboard, not installed here: pip install tensorboard")
     begun = {
         "ranker": ranker.class_path(),
         "settings": ranker.model_dump(mode="json", exclude=set(ranker.operational)),

@@ -120,6 +120,22 @@ def test_nothing_to_learn_from_is_said(catalogue: Catalogue, tmp_path: Path) -> 
         train_ranker(Toy(), made_requests(), nothing, catalogue, tmp_path / "out")
 
 
+def test_tensorboard_where_it_is_and_said_where_not(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = made_requests(), made_requests(20, seed=5)
+    ranker = Toy(max_steps=4, log_every=1, log="tensorboard")
+    with monkeypatch.context() as patched:
+        patched.setattr("qilin_rag.rankers.training.missing_modules", lambda *names: list(names))
+        with pytest.raises(UsageError, match="pip install tensorboard"):
+            train_ranker(ranker, *requests, catalogue, tmp_path / "without")
+    assert not (tmp_path / "without").exists()
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install tensorboard")
+    train_ranker(ranker, *requests, catalogue, tmp_path / "with")
+    assert next((tmp_path / "with" / "tensorboard").glob("events.out.tfevents.*")).stat().st_size > 200
+    assert len(log_of(tmp_path / "with")) == 8  # JSON lines beside it
+
+
 def test_lamb_is_as_published() -> None:
     """One step of algorithm 2 of You et al. (2020) by hand: trust ratio |w| / |r|, r from bias-corrected moments."""
     weight = torch.nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
