@@ -202,6 +202,8 @@ def test_files(tables: dict[str, FigureTable], tmp_path: Path) -> None:
         "row": "1 active search",
         "column": "share",
         "value": "0.2",
+        "low": "",
+        "high": "",
         "paper": "0.337",
         "difference": repr(0.2 - 0.337),
     }

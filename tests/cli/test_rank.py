@@ -101,13 +101,13 @@ def test_interrupted(cli: Cli, world: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_verbose_shows_where_a_ranker_of_the_users_own_failed(cli: Cli, world: Path) -> None:
-    Path("mine.py").write_text(
+    Path("divides.py").write_text(
         "from qilin_rag.rankers.base import Ranker\nclass R(Ranker):\n"
         "    def score(self, requests, catalogue, progress=None): 1 / 0\n"
     )
-    command = ["rank", "--ranker", "mine:R", "--data", world]
+    command = ["rank", "--ranker", "divides:R", "--data", world]
     short = cli(*command)
-    assert (short.code, short.err) == (1, "error: ranker mine:R failed: ZeroDivisionError: division by zero\n")
+    assert (short.code, short.err) == (1, "error: ranker divides:R failed: ZeroDivisionError: division by zero\n")
     assert "def score" in cli(*command, "--verbose").err
 
 
