@@ -69,7 +69,8 @@ def train_ranker(
     }
     if (out / MANIFEST).is_file():
         return _trained_before(out, begun)
-    _begin(out, begun)
+    if os.environ.get("RANK", "0") == "0":  # others would meet the folder half made
+        _begin(out, begun)
     set_seed(ranker.seed)
     recipe = ranker.recipe(train, catalogue)
     with quiet_loading():
@@ -297,7 +298,7 @@ def _last_checkpoint(folder: Path) -> Path | None:
         if (path / TRAINER_STATE).is_file():  # written last
             whole.append(path)
         else:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # another process may be at it
     return max(whole, key=_step, default=None)
 
 

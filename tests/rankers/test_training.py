@@ -18,6 +18,7 @@ from qilin_rag.data.requests import Floats, Requests  # noqa: E402
 from qilin_rag.errors import UsageError  # noqa: E402
 from qilin_rag.rankers import training  # noqa: E402
 from qilin_rag.rankers.training import LOG, make_optimizer, train_ranker, warm_up  # noqa: E402
+from qilin_rag.registry import RANKERS  # noqa: E402
 from tests.rankers.made import Toy, made_requests  # noqa: E402
 
 
@@ -133,6 +134,20 @@ def test_a_model_that_went_astray_is_said(catalogue: Catalogue, tmp_path: Path) 
     assert not (tmp_path / "out" / "ranker.json").exists()
 
 
+def test_only_the_first_process_begins_a_folder(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one may meet it while its first file is written, which is no folder of someone else's."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "half-written").touch()
+    requests = made_requests(), made_requests(20, seed=5)
+    with pytest.raises(UsageError, match="no training of ours"):
+        train_ranker(Toy(max_steps=2), *requests, catalogue, tmp_path / "out", KillAt(1))
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(Killed):
+        train_ranker(Toy(max_steps=2), *requests, catalogue, tmp_path / "out", KillAt(1))
+
+
 def test_another_training_is_refused(catalogue: Catalogue, tmp_path: Path) -> None:
     requests = made_requests(), made_requests(20, seed=5)
     train_ranker(Toy(max_steps=2), *requests, catalogue, tmp_path / "out")
@@ -148,6 +163,11 @@ def test_another_training_is_refused(catalogue: Catalogue, tmp_path: Path) -> No
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(UsageError, match="no training of ours"):
         train_ranker(Toy(), *requests, catalogue, tmp_path / "mine")
+
+
+def test_a_seed_that_generators_do_not_take_is_refused() -> None:
+    with pytest.raises(UsageError, match="setting 'seed' is 4294967296"):
+        RANKERS.create("tests.rankers.made:Toy", {"seed": 2**32})
 
 
 def test_nothing_to_learn_from_is_said(catalogue: Catalogue, tmp_path: Path) -> None:
