@@ -113,6 +113,7 @@ class Log:
 
 def make_ranker(name: str | None, checkpoint: Path | None, settings: Mapping[str, Any]) -> Ranker:
     """A ranker by its name, or the trained one of a folder; a trained one without its folder is a UsageError."""
+    _refuse_checkpoint(settings.get("checkpoint"))
     if checkpoint is not None:
         return load_ranker(checkpoint, name, **settings)
     if name is None:
@@ -120,7 +121,7 @@ def make_ranker(name: str | None, checkpoint: Path | None, settings: Mapping[str
             "name a ranker with --ranker (see: list rankers), or the folder of a trained one: --checkpoint"
         )
     ranker: Ranker = RANKERS.create(name, settings)
-    if isinstance(ranker, TrainedRanker) and ranker.checkpoint is None:
+    if isinstance(ranker, TrainedRanker):
         raise UsageError(f"ranker {name} is trained first: name the folder that `train` wrote with --checkpoint")
     return ranker
 
@@ -182,6 +183,7 @@ def train(
     """
     if not isinstance(ranker, TrainedRanker):
         raise UsageError(f"ranker {_name_of(ranker)} is not trained; the command rank takes it as it is")
+    _refuse_checkpoint(ranker.checkpoint)
     if not 0 < validation_share < 1:
         raise UsageError(f"the share for validation must be between 0 and 1, not {validation_share:g}")
     require("rankers", "torch", "transformers", "accelerate", what="training")
@@ -199,6 +201,12 @@ def train(
     )
     with third_party(f"ranker {_name_of(ranker)}"):
         return train_ranker(ranker, train_requests, validation, catalogue, out, progress)
+
+
+def _refuse_checkpoint(set_to: object) -> None:
+    """As a setting it would have a model ranked by other settings than its own, and training begins anew."""
+    if set_to is not None:
+        raise UsageError(f"checkpoint {set_to} is no setting; `rank --checkpoint` takes what `train` wrote")
 
 
 def parse_tasks(given: str) -> list[TaskName]:

@@ -31,6 +31,7 @@ from qilin_rag.ranking_store import FIGURES, RankConfig
 from qilin_rag.retrievers.analyzers import ANALYZERS
 from qilin_rag.synth import resolve_world, synthesize
 from qilin_rag.trec import read_trec
+from tests.conftest import Cli
 from tests.rankers.made import Toy
 
 COUNTS = {"notes": 800, "searches": 400, "recommendations": 300, "dqa": 80, "users": 60}
@@ -329,6 +330,28 @@ def test_what_can_not_be_trained_or_ranked(world: Path, tmp_path: Path) -> None:
         make_ranker(None, None, {})
     with pytest.raises(UsageError, match="made:Toy is trained first"):
         make_ranker("tests.rankers.made:Toy", None, {})
+    for checkpoint in (None, tmp_path):  # its own settings have to come with it
+        with pytest.raises(UsageError, match=r"checkpoint bi is no setting; `rank --checkpoint` takes"):
+            make_ranker("tests.rankers.made:Toy", checkpoint, {"checkpoint": "bi"})
+    with pytest.raises(UsageError, match="checkpoint bi is no setting"):
+        train(Toy(checkpoint=Path("bi")), ["search"], str(world), tmp_path / "out")
+
+
+class Blind(Toy):
+    """Trained, and looks at nothing."""
+
+    def score(self, requests: Requests, catalogue: Catalogue, progress: Progress | None = None) -> Floats:
+        return np.zeros(requests.n_candidates, np.float32)
+
+
+def test_only_of_a_ranker_that_reads_counts_they_are_spoken_of(world: Path, tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "blind" / "model").mkdir(parents=True)
+    content = {"ranker": Blind.class_path(), "settings": {}, "trained": {}}
+    (tmp_path / "blind" / "ranker.json").write_text(json.dumps(content))
+    named = ("--ranker", Blind.class_path(), "--checkpoint", tmp_path / "blind")
+    done = cli("rank", *named, "--data", world, "--runs-dir", tmp_path / "runs")
+    assert done.code == 0, done.err
+    assert "Counts of notes" not in done.out + done.err
 
 
 def test_whose_folder_a_trained_ranker_is(tmp_path: Path) -> None:
@@ -346,12 +369,15 @@ def test_whose_folder_a_trained_ranker_is(tmp_path: Path) -> None:
     assert isinstance(loaded, Toy) and (loaded.seed, loaded.device, loaded.checkpoint) == (7, "cpu", toy)
     with pytest.raises(UsageError, match=r"holds the ranker tests\.rankers\.made:Toy, not bm25"):
         make_ranker("bm25", toy, {})
-    with pytest.raises(UsageError, match="is trained, epochs stays as it is; to be set: checkpoint, device"):
+    with pytest.raises(UsageError, match="is trained, epochs stays as it is; to be set: device, log"):
         make_ranker("tests.rankers.made:Toy", toy, {"epochs": 2})
     untrained = folder(BM25.class_path())
     with pytest.raises(UsageError, match="no trained ranker"):
         make_ranker(None, tmp_path / "nowhere", {})
     with pytest.raises(UsageError, match="bm25 is no ranker that is trained"):
+        make_ranker(None, untrained, {})
+    (untrained / "ranker.json").write_text('{"ranker": "bm25", "settings": [], "trained": {}}')
+    with pytest.raises(UsageError, match="no manifest of a trained ranker"):
         make_ranker(None, untrained, {})
 
 

@@ -228,7 +228,7 @@ def _print(done: Ranking, with_slices: bool) -> None:
     console.print(f"{counts['requests']:,} requests{unscored}; {counts['candidates']:,} candidates")
     if counts["left_out"]:
         console.print(f"{counts['left_out']:,} candidates left out: the data has not their notes", style="yellow")
-    if ranker.checkpoint and "counts" not in ranker.settings.get("without", ()):
+    if ranker.name == "dcn-v2" and "counts" not in ranker.settings["without"]:
         console.print(
             "Counts of notes carry no date: a ranker that reads them may have seen the test clicks.", style="dim"
         )

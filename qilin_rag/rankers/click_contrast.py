@@ -17,6 +17,7 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import MISSING
 from qilin_rag.data.requests import Requests
 from qilin_rag.rankers.examples import Contrasts, clicked_notes
+from qilin_rag.rankers.sentence_trainer import Strict
 from qilin_rag.rankers.texts import note_texts
 from qilin_rag.retrievers.encoder import readable
 
@@ -114,11 +115,5 @@ def _left_out(clicked: Tensor, ids: Tensor, target: Tensor) -> Tensor:
     return out.scatter(1, target[:, None], False)
 
 
-class ClickTrainer(SentenceTransformerTrainer):  # type: ignore[misc]
-    """Without the model card, and with an error where the best model can't be loaded."""
-
-    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """It would take the examples for texts."""
-
-    def _load_best_model(self) -> None:
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+class ClickTrainer(Strict, SentenceTransformerTrainer):  # type: ignore[misc]
+    """Of the bi-encoder."""

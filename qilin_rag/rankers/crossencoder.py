@@ -15,6 +15,7 @@ from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.errors import UsageError
 from qilin_rag.pretrained import check_all_loaded, fetch_model, quiet_loading
 from qilin_rag.rankers.passages import matching_part
+from qilin_rag.rankers.sentence_trainer import Strict
 from qilin_rag.rankers.texts import note_texts
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
 
@@ -53,11 +54,8 @@ class CrossEncoder(TrainedRanker):
         from sentence_transformers.cross_encoder.data_collator import CrossEncoderDataCollator
         from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 
-        class CardlessTrainer(CrossEncoderTrainer):  # type: ignore[misc]
-            """Without the model card, which would look at examples and ask the hub for the base model."""
-
-            def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-                pass
+        class StrictTrainer(Strict, CrossEncoderTrainer):  # type: ignore[misc]
+            pass
 
         class Pairs(CrossEncoderDataCollator):  # type: ignore[misc]
             """Looks up the texts of a batch."""
@@ -71,7 +69,7 @@ class CrossEncoder(TrainedRanker):
 
         encoder = self._load(fetch_model(self.model), self.model, is_new=True)
         return Recipe(
-            CardlessTrainer,
+            StrictTrainer,
             CrossEncoderTrainingArguments,
             encoder,
             encoder,

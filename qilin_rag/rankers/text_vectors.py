@@ -31,9 +31,12 @@ _CHUNK = 4096  # texts encoded at a time, in order of length
 
 
 def open_encoder(name: str, device: str | None) -> BiEncoder:
-    """The bi-encoder of a folder or hub name; a folder that `train biencoder` wrote is taken as it is."""
+    """The bi-encoder of a folder or hub name, or what `train biencoder` wrote; its vectors are made as long as 1.
+
+    Those that are compared by dot product may be of any length, and cross layers multiply lengths.
+    """
     require("neural", "torch", "sentence_transformers", what="text in dcn-v2")
-    return BiEncoder(model=name, device=device)
+    return BiEncoder(model=name, device=device, normalize=True)
 
 
 def encoder_sha256(encoder: BiEncoder) -> str:
@@ -43,7 +46,7 @@ def encoder_sha256(encoder: BiEncoder) -> str:
 
 def text_columns(encoder: BiEncoder, requests: Requests, notes: NoteStore) -> TextColumns:
     """The vectors of the requests' queries and of their candidates, each distinct one once."""
-    queries, query_row = np.unique(np.array(requests.queries, dtype=object).astype(str), return_inverse=True)
+    queries, query_row = np.unique(np.array(requests.queries, dtype=object), return_inverse=True)
     note_idx = np.unique(requests.note_idx)
     made_by = encoder_sha256(encoder)
     return TextColumns(

@@ -93,7 +93,7 @@ class TrainedRanker(Ranker):
     log_every: PositiveInt = 10
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto`: bf16 on a GPU that has it, else fp32."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     _fitted: Any = PrivateAttr(default=None)
 
@@ -158,7 +158,8 @@ def read_ranker(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} can't be read: {error}") from error
-    if not isinstance(content, dict) or not {"ranker", "settings", "trained"} <= content.keys():
+    kinds = {"ranker": str, "settings": dict, "trained": dict}
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), kind) for name, kind in kinds.items()):
         raise UsageError(f"{path} is no manifest of a trained ranker")
     return content
 
@@ -180,8 +181,7 @@ def load_ranker(folder: Path, named: str | None = None, **settings: Any) -> Trai
     if not issubclass(cls, TrainedRanker):
         raise UsageError(f"{folder}: {name} is no ranker that is trained")
     if fixed := sorted(settings.keys() - cls.operational):
-        raise UsageError(
-            f"{folder} is trained, {fixed[0]} stays as it is; to be set: {', '.join(sorted(cls.operational))}"
-        )
+        free = ", ".join(sorted(cls.operational - {"checkpoint"}))
+        raise UsageError(f"{folder} is trained, {fixed[0]} stays as it is; to be set: {free}")
     ranker: TrainedRanker = RANKERS.create(name, {**content["settings"], **settings, "checkpoint": folder})
     return ranker

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import distributed
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, set_seed
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainerState, set_seed
 from transformers.integrations import TensorBoardCallback
 
 from qilin_rag.answering import Progress, stage
@@ -34,13 +34,14 @@ from qilin_rag.rankers.trained import MANIFEST, MODEL, Recipe, Trained, TrainedR
 from qilin_rag.store import write_text
 
 if TYPE_CHECKING:
-    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers import TrainerControl, TrainingArguments
 
 logger = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
 BEGUN = "training.json"
 CHECKPOINTS = "checkpoints"
+TRAINER_STATE = "trainer_state.json"
 METRIC = "mrr@10"
 
 
@@ -71,7 +72,8 @@ def train_ranker(
     }
     if (out / MANIFEST).is_file():
         return _trained_before(out, begun)
-    _begin(out, begun)
+    if os.environ.get("RANK", "0") == "0":  # others would meet the folder half made
+        _begin(out, begun)
     set_seed(ranker.seed)
     recipe = ranker.recipe(train, catalogue)
     with quiet_loading():
@@ -82,7 +84,10 @@ def train_ranker(
             done = 0 if last is None else _step(last)
             stack.enter_context(stage(progress, "training", trainer.args.max_steps, done))
             trainer.add_callback(_Steps(progress))
-            trainer.train(resume_from_checkpoint=str(last) if last else None)
+            if last and _is_over(last):
+                _take_best(trainer, last)
+            else:
+                trainer.train(resume_from_checkpoint=str(last) if last else None)
     best = trainer.state.best_model_checkpoint
     trained = Trained(
         out,
@@ -226,6 +231,8 @@ def mean_reciprocal_rank(ranker: TrainedRanker, fitted: Any, requests: Requests,
 
 def _reciprocal_ranks(requests: Requests, ranker: TrainedRanker, fitted: Any, catalogue: Catalogue) -> list[float]:
     scores = ranker.score_with(fitted, requests, catalogue)
+    if not np.isfinite(scores).all():  # sorted, they would have an MRR as well, and a good one by chance
+        raise UsageError("training went astray: the model's scores are no numbers; a lower learning_rate may help")
     return [figures[METRIC] for figures in figures_of(requests, scores) if figures]
 
 
@@ -291,11 +298,25 @@ def _last_checkpoint(folder: Path) -> Path | None:
     """The last one that was written whole; what a crash left of others is removed."""
     whole = []
     for path in folder.glob("checkpoint-*"):
-        if (path / "trainer_state.json").is_file():  # written last
+        if (path / TRAINER_STATE).is_file():  # written last
             whole.append(path)
         else:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # another process may be at it
     return max(whole, key=_step, default=None)
+
+
+def _is_over(checkpoint: Path) -> bool:
+    """Whether training ended there: by its last step, or early. The trainer would take one more step at least."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
+    is_over: bool = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
+    return is_over
+
+
+def _take_best(trainer: Trainer, last: Path) -> None:
+    """What the trainer does at the end of training."""
+    trainer.state = TrainerState.load_from_json(str(last / TRAINER_STATE))
+    trainer.state.best_model_checkpoint = str(last.with_name(f"checkpoint-{trainer.state.best_global_step}"))
+    trainer._load_best_model()
 
 
 def _step(checkpoint: Path) -> int:

@@ -18,6 +18,7 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Requests, requests_of
 from qilin_rag.errors import UsageError
 from qilin_rag.rankers.examples import clicked_notes, contrasts
+from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.rankers.texts import note_texts
 from qilin_rag.registry import RANKERS, RETRIEVERS
 from qilin_rag.types import Hit, Question
@@ -219,6 +220,13 @@ def test_a_trained_one_serves_as_the_retriever(trained: Path, catalogue: Catalog
         candidates = {hit.note_idx for hit in own}
         assert [hit.note_idx for hit in hits if hit.note_idx in candidates] == [hit.note_idx for hit in own]
     assert RETRIEVERS.create(f"biencoder:{trained}/model", {}).identity() == served.identity()
+
+
+def test_it_ranks_again_what_was_retrieved(trained: Path, catalogue: Catalogue) -> None:
+    questions = [Question(id=str(i), query=query, references=["-"]) for i, query in enumerate(("咖啡", "好"))]
+    hits = [[Hit(note_idx=note, score=-rank, rank=rank) for rank, note in enumerate((30, 3, 12), 1)]] * 2
+    found = Reranker.open(trained, 3).rerank(questions, hits, catalogue.notes)
+    assert found == (requests := requests_of(questions, hits)).rankings(load_ranker(trained).score(requests, catalogue))
 
 
 def test_the_command_line_serves_it(trained: Path, data: Path, cli: Cli, tmp_path: Path) -> None:

@@ -219,6 +219,21 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(
         assert np.array_equal(values, model_of(tmp_path / "out")[name])
 
 
+def test_a_best_model_that_can_not_be_loaded_is_an_error(
+    catalogue: Catalogue, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sentence-transformers logs it and goes on with the last one."""
+    from sentence_transformers.cross_encoder import CrossEncoderTrainer
+
+    def damaged(*of: Any) -> None:
+        raise OSError("damaged")
+
+    monkeypatch.setattr(CrossEncoderTrainer, "_load_from_checkpoint", damaged)
+    ranker = CrossEncoder(model=str(bert), **SETTINGS, max_steps=1)
+    with pytest.raises(OSError, match="damaged"):
+        train_ranker(ranker, requests_on(catalogue), requests_on(catalogue, 20, 5), catalogue, tmp_path / "out")
+
+
 TRAIN_ON_TWO = """
 import sys
 from pathlib import Path

@@ -335,6 +335,23 @@ def test_another_encoder_than_in_training_is_refused(made: Made, tmp_path: Path)
         small().load(tmp_path / "model")
 
 
+def test_vectors_are_as_long_as_one_however_they_are_compared(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`train biencoder` compares by dot product unless it is told otherwise."""
+    from qilin_rag.rankers.text_vectors import open_encoder, text_columns
+
+    monkeypatch.setenv("QILIN_RAG_CACHE", str(tmp_path / "cache"))
+    folder = write_model(tmp_path / "dot")
+    (folder / "config_sentence_transformers.json").write_text('{"similarity_fn_name": "dot"}')
+    requests = made.requests("search", "train").take(np.arange(3))
+    requests = replace(requests, queries=["咖啡", "咖啡\0", "茶"])  # fixed-width text would drop what ends in \0
+    found = text_columns(open_encoder(str(folder), "cpu"), requests, made.catalogue.notes)
+    assert len(found.queries) == 3
+    for vectors in (found.queries, found.notes):
+        assert np.linalg.norm(vectors.astype(np.float32), axis=1) == pytest.approx(1, abs=1e-2)
+
+
 def test_vectors_are_those_of_the_encoder_and_made_once(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

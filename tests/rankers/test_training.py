@@ -14,8 +14,11 @@ torch = pytest.importorskip("torch", reason="needs torch (make test-all installs
 
 from qilin_rag.data import load_dataset  # noqa: E402
 from qilin_rag.data.catalogue import Catalogue  # noqa: E402
+from qilin_rag.data.requests import Floats, Requests  # noqa: E402
 from qilin_rag.errors import UsageError  # noqa: E402
+from qilin_rag.rankers import training  # noqa: E402
 from qilin_rag.rankers.training import LOG, make_optimizer, train_ranker, warm_up  # noqa: E402
+from qilin_rag.registry import RANKERS  # noqa: E402
 from tests.rankers.made import Toy, made_requests  # noqa: E402
 
 
@@ -97,6 +100,54 @@ def test_the_best_model_is_kept_and_training_stops_early(catalogue: Catalogue, t
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"ranker.json", "model", LOG}
 
 
+@pytest.mark.parametrize("settings", [{"max_steps": 13}, {"epochs": 10, "patience": 2}])
+def test_killed_while_the_result_is_written(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    """Training is over then, by its last step or early: no further one is taken. The folder may have been moved."""
+    ranker = Toy(batch_size=16, evaluate_every=3, **settings)
+    requests = made_requests(), made_requests(20, seed=5)
+    whole = train_ranker(ranker, *requests, catalogue, tmp_path / "whole")
+
+    def killed(*of: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as context, pytest.raises(Killed):
+        context.setattr(training, "save_ranker", killed)
+        train_ranker(ranker, *requests, catalogue, tmp_path / "killed")
+    (tmp_path / "killed").rename(tmp_path / "moved")
+    assert train_ranker(ranker, *requests, catalogue, tmp_path / "moved")[1:] == whole[1:]
+    assert log_of(tmp_path / "moved") == log_of(tmp_path / "whole")
+    for name, values in model_of(tmp_path / "whole").items():
+        assert np.array_equal(values, model_of(tmp_path / "moved")[name])
+
+
+def test_a_model_that_went_astray_is_said(catalogue: Catalogue, tmp_path: Path) -> None:
+    """Its scores are NaN, and the order that sorting gives those would be judged as any other."""
+
+    class Astray(Toy):
+        def score_with(self, fitted: Any, requests: Requests, *others: Any, **named: Any) -> Floats:
+            return np.full(requests.n_candidates, np.nan, np.float32)
+
+    with pytest.raises(UsageError, match="training went astray"):
+        train_ranker(Astray(max_steps=3), made_requests(), made_requests(20, seed=5), catalogue, tmp_path / "out")
+    assert not (tmp_path / "out" / "ranker.json").exists()
+
+
+def test_only_the_first_process_begins_a_folder(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one may meet it while its first file is written, which is no folder of someone else's."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "half-written").touch()
+    requests = made_requests(), made_requests(20, seed=5)
+    with pytest.raises(UsageError, match="no training of ours"):
+        train_ranker(Toy(max_steps=2), *requests, catalogue, tmp_path / "out", KillAt(1))
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(Killed):
+        train_ranker(Toy(max_steps=2), *requests, catalogue, tmp_path / "out", KillAt(1))
+
+
 def test_another_training_is_refused(catalogue: Catalogue, tmp_path: Path) -> None:
     requests = made_requests(), made_requests(20, seed=5)
     train_ranker(Toy(max_steps=2), *requests, catalogue, tmp_path / "out")
@@ -112,6 +163,11 @@ def test_another_training_is_refused(catalogue: Catalogue, tmp_path: Path) -> No
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(UsageError, match="no training of ours"):
         train_ranker(Toy(), *requests, catalogue, tmp_path / "mine")
+
+
+def test_a_seed_that_generators_do_not_take_is_refused() -> None:
+    with pytest.raises(UsageError, match="setting 'seed' is 4294967296"):
+        RANKERS.create("tests.rankers.made:Toy", {"seed": 2**32})
 
 
 def test_nothing_to_learn_from_is_said(catalogue: Catalogue, tmp_path: Path) -> None:
