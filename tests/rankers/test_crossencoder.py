@@ -279,8 +279,8 @@ def test_it_is_not_below_the_biencoder(make_world: MakeWorld, tmp_path: Path) ->
     ours = mrr(test, trained_in(world, tmp_path, max_steps=500, evaluate_every=100, schedule="linear"))
     settings = IN_WORLD | {"max_length": 16, "learning_rate": 3e-3, "batch_size": 32, "max_steps": 300}
     ranker = biencoder.BiEncoder(model=str(tmp_path / "bert"), **settings, evaluate_every=100)
-    parts = [world.requests("search", split) for split in ("train", "validation")]
-    train_ranker(ranker, *parts, world.catalogue, tmp_path / "bi")
+    train, validation = world.requests("search", "train"), world.requests("search", "validation")
+    train_ranker(ranker, train, validation, world.catalogue, tmp_path / "bi")
     theirs = mrr(test, load_ranker(tmp_path / "bi").score(test, world.catalogue))
     assert ours.mean() > theirs.mean() - 0.01, (ours.mean(), theirs.mean())
 
