@@ -76,6 +76,8 @@ class CrossEncoder(TrainedRanker):
             self._examples(train),
             [{"params": [parameter for parameter in encoder.parameters() if parameter.requires_grad]}],
             given={"loss": BinaryCrossEntropyLoss(encoder), "data_collator": Pairs(encoder.preprocess)},
+            # All of them are used; torch would look for others in an output that it can't read, and take all for such.
+            more_arguments={"ddp_find_unused_parameters": False},
         )
 
     def score_with(
