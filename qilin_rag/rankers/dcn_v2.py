@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr, field_validator, model_validator
@@ -87,6 +87,8 @@ class DCNV2(TrainedRanker):
     and left out of its scores), `ipw` (clicks weighted by 1 / position^-eta, at most `most_weight`; eta is
     `position_bias_exponent`, or estimated from the train clicks), or `none`, which `without: [position]` is too.
     """
+
+    built_on: ClassVar[frozenset[str]] = frozenset({"encoder"})
 
     encoder: str | None = None
     without: tuple[str, ...] = ()

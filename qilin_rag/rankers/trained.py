@@ -69,6 +69,8 @@ class TrainedRanker(Ranker):
 
     operational: ClassVar[frozenset[str]] = frozenset({"checkpoint", "device", "score_batch_size", "log"})
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+    built_on: ClassVar[frozenset[str]] = frozenset()
+    """Settings that name a model which the trained one needs, and whose content `load` checks: it may lie elsewhere."""
     reads_text_only: ClassVar[bool] = False
     """It looks at queries and notes alone, so it can rank what a retriever found for a question (`run --rerank`)."""
 
@@ -180,8 +182,9 @@ def load_ranker(folder: Path, named: str | None = None, **settings: Any) -> Trai
         raise UsageError(f"{folder} holds the ranker {names.get(content['ranker'], content['ranker'])}, not {name}")
     if not issubclass(cls, TrainedRanker):
         raise UsageError(f"{folder}: {name} is no ranker that is trained")
-    if fixed := sorted(settings.keys() - cls.operational):
-        free = ", ".join(sorted(cls.operational - {"checkpoint"}))
+    may_be_set = (cls.operational | cls.built_on) - {"checkpoint"}
+    if fixed := sorted(settings.keys() - may_be_set):
+        free = ", ".join(sorted(may_be_set))
         raise UsageError(f"{folder} is trained, {fixed[0]} stays as it is; to be set: {free}")
     ranker: TrainedRanker = RANKERS.create(name, {**content["settings"], **settings, "checkpoint": folder})
     return ranker

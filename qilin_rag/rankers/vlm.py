@@ -49,6 +49,7 @@ class VLM(TrainedRanker):
     """
 
     operational: ClassVar[frozenset[str]] = TrainedRanker.operational | {"workers"}
+    built_on: ClassVar[frozenset[str]] = frozenset({"model"})
     packages: ClassVar[tuple[str, ...]] = (*TrainedRanker.packages, "peft", "pillow")
 
     model: str = "Qwen/Qwen2-VL-2B-Instruct"
