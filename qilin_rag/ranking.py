@@ -22,15 +22,17 @@ from qilin_rag.data.catalogue import Catalogue, open_catalogue
 from qilin_rag.data.exposures import concat
 from qilin_rag.data.requests import (
     TASKS,
+    VALIDATION_SHARE,
     Floats,
     Requests,
     Split,
     TaskName,
+    part_of,
     read_table,
     split_by_time,
     table_of,
 )
-from qilin_rag.data.schema import TABLES
+from qilin_rag.data.schema import REQUEST_TABLES
 from qilin_rag.data.source import Source, open_source
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.extras import require
@@ -63,10 +65,7 @@ from qilin_rag.types import MissingNotes, Score
 
 logger = logging.getLogger(__name__)
 
-VALIDATION_SHARE = 0.05
-
 _FINGERPRINT_VERSION = 1
-_LOG_TABLES = [table.name for table in TABLES.values() if "session_idx" in table.columns]
 _UNREAD = ("note_idx", "note_title", "note_content", "note_embedding")  # in the hash of the notes, or not used
 
 
@@ -94,16 +93,13 @@ class Log:
 
     def split(self, task: TaskName, split: Split) -> Requests:
         """As `read_requests`."""
-        requests = self.table(table_of(task, split))
-        if split in ("test", "dqa"):
-            return requests
-        return split_by_time(requests, VALIDATION_SHARE)[split == "validation"]
+        return part_of(self.table(table_of(task, split)), split)
 
     def all(self) -> list[Requests]:
         """All tables that are there and hold requests; one that can't be read is said."""
         found = []
         for name in self.source.tables():
-            if name in _LOG_TABLES:
+            if name in REQUEST_TABLES:
                 try:
                     found.append(self.table(name))
                 except UsageError as error:
@@ -128,7 +124,7 @@ def make_ranker(name: str | None, checkpoint: Path | None, settings: Mapping[str
 
 def rank(ranker: Ranker, config: RankConfig, progress: Progress | None = None) -> Ranking:
     """Rank the requests of a split and judge the order; a ranking that is there is not made again."""
-    log = Log(open_source(config.data, ("notes", "user_feat", *_LOG_TABLES)))
+    log = Log(open_source(config.data, ("notes", "user_feat", *REQUEST_TABLES)))
     asked = log.split(config.task, config.split)
     first = config.first if config.first is not None and config.first < len(asked) else None
     asked = asked.take(np.arange(len(asked))[:first])

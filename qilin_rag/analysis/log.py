@@ -10,11 +10,10 @@ import pyarrow.compute as pc
 
 from qilin_rag.data.encodings import present_columns, read_batches
 from qilin_rag.data.exposures import Bools, Exposures, Ints, concat, read_exposures
-from qilin_rag.data.schema import TABLES
+from qilin_rag.data.schema import REQUEST_TABLES, TABLES
 from qilin_rag.data.source import Source
 from qilin_rag.errors import UsageError
 
-REQUEST_TABLES = ("search_train", "search_test", "dqa", "recommendation_train", "recommendation_test")
 PAUSE_MS = 30 * 60 * 1000
 IMAGE_TEXT, VIDEO = 1, 2
 

@@ -24,7 +24,7 @@ from qilin_rag.types import Hit, Question
 TaskName = Literal["search", "recommendation"]
 Split = Literal["train", "validation", "test", "dqa"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
-SPLITS: tuple[Split, ...] = get_args(Split)
+VALIDATION_SHARE = 0.05
 
 Floats = npt.NDArray[np.float32]
 
@@ -80,17 +80,20 @@ class Requests(RequestColumns):
         ]
 
 
-def read_requests(source: Source, task: TaskName, split: Split, validation_share: float = 0.05) -> Requests:
+def read_requests(source: Source, task: TaskName, split: Split, validation_share: float = VALIDATION_SHARE) -> Requests:
     """The requests of one split.
 
     `validation` is the latest share of the train table by time, `train` what comes before; `dqa` are the searches of
     the table dqa. A UsageError says what the tables lack.
     """
-    requests = read_table(source, table_of(task, split))
+    return part_of(read_table(source, table_of(task, split)), split, validation_share)
+
+
+def part_of(table: Requests, split: Split, validation_share: float = VALIDATION_SHARE) -> Requests:
+    """The requests of a split out of the table that it is in (see `table_of`)."""
     if split in ("test", "dqa"):
-        return requests
-    train, validation = split_by_time(requests, validation_share)
-    return train if split == "train" else validation
+        return table
+    return split_by_time(table, validation_share)[split == "validation"]
 
 
 def table_of(task: TaskName, split: Split) -> str:

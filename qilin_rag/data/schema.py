@@ -22,6 +22,9 @@ _NOTE_NUMBERS = """
 """.split()  # noqa: SIM905 - a table, not one name a line
 ACTIONS = ("click", "like", "collect", "share", "comment")
 
+REQUEST_TABLES = ("search_train", "search_test", "dqa", "recommendation_train", "recommendation_test")
+"""Those whose rows are requests, with the results that were shown."""
+
 TEXTS = pa.list_(pa.string())
 NOTES = pa.list_(pa.int64())
 VECTOR = pa.list_(pa.float32())

@@ -18,13 +18,13 @@ from qilin_rag.rankers.passages import matching_part
 from qilin_rag.rankers.sentence_trainer import Strict
 from qilin_rag.rankers.texts import note_texts
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
+from qilin_rag.retrievers.encoder import MAX_CHARS_PER_TOKEN
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder as Encoder
 
 _CHUNK_PAIRS = 8192  # whose texts are held at a time, and read in order of length
 _MOST_TOKENS_PER_CHAR = 4  # one a byte
-_MAX_CHARS_PER_TOKEN = 64  # what lies beyond is cut before tokenizing, which takes seconds for megabytes
 
 
 class CrossEncoder(TrainedRanker):
@@ -108,13 +108,11 @@ class CrossEncoder(TrainedRanker):
         """A row a pair, of numbers alone."""
         from datasets import Dataset
 
-        from qilin_rag.rankers.examples import contrasts
+        from qilin_rag.rankers.examples import with_negatives
 
-        clicks = contrasts(train, self.n_negatives, self.seed)
-        notes = np.column_stack([clicks.positive, clicks.negatives])
-        click, nth = np.nonzero(notes >= 0)
-        label = (nth == 0).astype(np.float32)
-        return Dataset.from_dict({"request": clicks.request[click], "note": notes[click, nth], "label": label})
+        rows = with_negatives(train, self.n_negatives, self.seed)
+        label = train.clicked[rows].astype(np.float32)
+        return Dataset.from_dict({"request": train.request[rows], "note": train.note_idx[rows], "label": label})
 
     def _logits(
         self, encoder: Encoder, queries: list[str], note_idxs: Ints, catalogue: Catalogue, progress: Progress | None
@@ -147,7 +145,7 @@ class CrossEncoder(TrainedRanker):
         else:
             notes = catalogue.notes.get(found.tolist())
             read = [matching_part(notes[i], query, self.passage_chars) for i, query in zip(at, queries, strict=True)]
-        most = self.max_length * _MAX_CHARS_PER_TOKEN
+        most = self.max_length * MAX_CHARS_PER_TOKEN
         return [(self._fitting(encoder, query), text[:most]) for query, text in zip(queries, read, strict=True)]
 
     def _fitting(self, encoder: Encoder, query: str) -> str:

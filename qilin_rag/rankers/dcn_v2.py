@@ -208,7 +208,6 @@ class DCNV2(TrainedRanker):
 
     def load(self, folder: Path) -> Fitted:
         """What `save` wrote; a UsageError where the encoder is another one than in training."""
-        import torch
         from safetensors.torch import load_file
 
         from qilin_rag.rankers.cross_network import CrossNetwork
@@ -220,10 +219,9 @@ class DCNV2(TrainedRanker):
                 f"encoder {self.encoder!r} is not the one this ranker was trained with ({kept['encoder']['model']!r}), "
                 "or its files have changed; name that one with the setting encoder"
             )
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         network = CrossNetwork(self._shape(kept["text_width"]))
         network.load_state_dict(load_file(folder / _WEIGHTS))
-        return Fitted(network.to(device).eval(), encoder, kept["position_bias_exponent"])
+        return Fitted(network.to(self.torch_device()).eval(), encoder, kept["position_bias_exponent"])
 
     @property
     def _debias(self) -> str:
@@ -277,7 +275,7 @@ class DCNV2(TrainedRanker):
 
         from qilin_rag.rankers.propensity import estimate_exponent
 
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = self.torch_device()
         rng = np.random.default_rng(self.seed)
 
         def batches() -> Iterator[tuple[dict[str, Any], Any, Any]]:
@@ -304,7 +302,7 @@ class DCNV2(TrainedRanker):
         if encoder is not None:
             from qilin_rag.rankers.text_vectors import text_columns
 
-            text = text_columns(encoder, requests, catalogue.notes)
+            text = text_columns(encoder, requests, catalogue)
         users = None if "user" in self.without else self._users_of(catalogue)
         columns = features.columns_of(requests, catalogue, self.tables.n_buckets(), self.without, users, text)
         for old in list(self._columns)[:-1]:

@@ -22,10 +22,25 @@ class Contrasts(NamedTuple):
 
 
 def contrasts(requests: Requests, n_negatives: int, seed: int) -> Contrasts:
-    """An example for every click of the requests.
+    """An example for every click of the requests, by notes."""
+    clicks, others = _drawn(requests, n_negatives, seed)
+    negatives = np.where(others == MISSING, MISSING, requests.note_idx[others])
+    return Contrasts(requests.request[clicks], requests.note_idx[clicks], negatives)
+
+
+def with_negatives(requests: Requests, n_negatives: int, seed: int) -> Ints:
+    """The same examples one after another, as rows of candidates: a clicked one, and what it is told apart from."""
+    clicks, others = _drawn(requests, n_negatives, seed)
+    rows = np.column_stack([clicks, others])
+    chosen: Ints = rows[rows != MISSING]
+    return chosen
+
+
+def _drawn(requests: Requests, n_negatives: int, seed: int) -> tuple[Ints, Ints]:
+    """Rows of all clicks, (n,), and of what was not clicked beside each, (n, n_negatives), -1 where there is no more.
 
     A request's unclicked results are shuffled once, and each of its clicks takes them in this order from a place of
-    its own on: no negative comes twice in an example, and none was clicked.
+    its own on: none comes twice beside a click.
     """
     rng = np.random.default_rng(seed)
     clicks = np.flatnonzero(requests.clicked)
@@ -39,9 +54,9 @@ def contrasts(requests: Requests, n_negatives: int, seed: int) -> Contrasts:
     nth = np.arange(n_negatives)[None, :]
     at = starts[request][:, None] + (first + nth) % np.maximum(n, 1)
     is_there = nth < n
-    negatives = np.full(at.shape, MISSING)
-    negatives[is_there] = requests.note_idx[others[at[is_there]]]
-    return Contrasts(request, requests.note_idx[clicks], negatives)
+    drawn = np.full(at.shape, MISSING)
+    drawn[is_there] = others[at[is_there]]
+    return clicks, drawn
 
 
 def clicked_notes(requests: Requests, rows: Ints) -> Ints:

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock
 
 from qilin_rag.config import cache_dir
-from qilin_rag.data.exposures import Ints
-from qilin_rag.data.notes import NoteStore
+from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.extras import require
 from qilin_rag.rankers.features import TextColumns, Vectors
+from qilin_rag.rankers.texts import note_texts
 from qilin_rag.retrievers.biencoder import BiEncoder
 
 logger = logging.getLogger(__name__)
@@ -44,32 +45,27 @@ def encoder_sha256(encoder: BiEncoder) -> str:
     return hashlib.sha256(json.dumps(encoder.identity(), sort_keys=True).encode()).hexdigest()
 
 
-def text_columns(encoder: BiEncoder, requests: Requests, notes: NoteStore) -> TextColumns:
+def text_columns(encoder: BiEncoder, requests: Requests, catalogue: Catalogue) -> TextColumns:
     """The vectors of the requests' queries and of their candidates, each distinct one once."""
     queries, query_row = np.unique(np.array(requests.queries, dtype=object), return_inverse=True)
     note_idx = np.unique(requests.note_idx)
     made_by = encoder_sha256(encoder)
     return TextColumns(
         notes=_kept(
-            [made_by, "notes", notes.sha256, hashlib.sha256(note_idx.tobytes()).hexdigest()],
+            [made_by, "notes", catalogue.notes.sha256, hashlib.sha256(note_idx.tobytes()).hexdigest()],
             len(note_idx),
-            lambda: _of_notes(encoder, notes, note_idx),
+            lambda: (encoder.embed_notes(note_texts(catalogue, part)) for part in _parts(note_idx)),
         ),
         queries=_kept(
             [made_by, "queries", hashlib.sha256("\0".join(queries).encode()).hexdigest()],
             len(queries),
-            lambda: (encoder.embed_queries(part) for part in _parts(queries.tolist())),
+            lambda: (encoder.embed_queries(part.tolist()) for part in _parts(queries)),
         ),
         query_row=query_row.astype(np.int64),
     )
 
 
-def _of_notes(encoder: BiEncoder, notes: NoteStore, note_idx: Ints) -> Iterator[Floats]:
-    for part in _parts(note_idx.tolist()):
-        yield encoder.embed_notes([note.text for note in notes.get(part)])
-
-
-def _parts(values: list[Any]) -> Iterator[list[Any]]:
+def _parts(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
     return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
 
 

@@ -7,6 +7,7 @@ The folder holds `ranker.json` (settings, how it was trained, versions), the mod
 from __future__ import annotations
 
 import json
+import os
 from abc import abstractmethod
 from importlib.metadata import version
 from pathlib import Path
@@ -129,10 +130,20 @@ class TrainedRanker(Ranker):
         with torch.no_grad():
             return self.score_with(self._fitted, requests, catalogue, progress)
 
+    def torch_device(self) -> Any:
+        """Where the model is: `device`, else this process's GPU, else the CPU."""
+        import torch
+
+        if self.device or not torch.cuda.is_available():
+            return torch.device(self.device or "cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
     def identity(self) -> dict[str, Any]:
-        """What the checkpoint contains counts, not where it lies."""
-        found = {} if self.checkpoint is None else {"model": model_sha256(self.checkpoint / MODEL)}
-        return super().identity() | found
+        """What the checkpoint contains counts (so, of what it is built on, the hash), not where anything lies."""
+        if self.checkpoint is None:
+            return super().identity()
+        settings = {name: value for name, value in super().identity().items() if name not in self.built_on}
+        return settings | {"model": model_sha256(self.checkpoint / MODEL)}
 
 
 def save_ranker(ranker: TrainedRanker, out: Path, trained: dict[str, Any]) -> None:

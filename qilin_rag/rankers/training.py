@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import shutil
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,21 +79,14 @@ def train_ranker(
         trainer = _trainer(ranker, recipe, validation, catalogue, out)
         last = _last_checkpoint(out / CHECKPOINTS)
         _forget_after(out / LOG, last)
-        with ExitStack() as stack:
-            done = 0 if last is None else _step(last)
-            stack.enter_context(stage(progress, "training", trainer.args.max_steps, done))
+        with stage(progress, "training", trainer.args.max_steps, 0 if last is None else _step(last)):
             trainer.add_callback(_Steps(progress))
             if last and _is_over(last):
                 _take_best(trainer, last)
             else:
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
-    best = trainer.state.best_model_checkpoint
-    trained = Trained(
-        out,
-        _step(Path(best)) if best else trainer.state.global_step,
-        trainer.state.global_step,
-        float(trainer.state.best_metric or 0.0),
-    )
+    state = trainer.state  # validated at least once: an evaluation comes no later than the last step
+    trained = Trained(out, _step(Path(state.best_model_checkpoint)), state.global_step, float(state.best_metric))
     if trainer.is_world_process_zero():
         shutil.rmtree(out / MODEL, ignore_errors=True)
         (out / MODEL).mkdir()
@@ -110,6 +102,8 @@ def train_ranker(
 
 
 def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalogue: Catalogue, out: Path) -> Trainer:
+    judged = validation.take(validation.n_clicked > 0)  # once: what rankers keep of them is found again by their hash
+
     class Validated(recipe.trainer):  # type: ignore[name-defined, misc]
         """The ranker's trainer, validated by MRR@10."""
 
@@ -117,7 +111,7 @@ def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalo
             was_training = recipe.model.training
             recipe.model.eval()
             with torch.no_grad():
-                found = mean_reciprocal_rank(ranker, recipe.fitted, validation, catalogue)
+                found = mean_reciprocal_rank(ranker, recipe.fitted, judged, catalogue)
             recipe.model.train(was_training)
             metrics = {f"eval_{METRIC}": found}
             self.log(metrics)
@@ -219,14 +213,12 @@ def warm_up(
 
 
 def mean_reciprocal_rank(ranker: TrainedRanker, fitted: Any, requests: Requests, catalogue: Catalogue) -> float:
-    """MRR@10 of the requests that have a click; each process scores its share, and all get the mean."""
-    rows = np.flatnonzero(requests.n_clicked)
-    is_one_of_many = distributed.is_available() and distributed.is_initialized()
-    if is_one_of_many:
-        rows = rows[distributed.get_rank() :: distributed.get_world_size()]
+    """MRR@10 of the requests, which all have a click; each process scores its share, and all get the mean."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return float(np.mean(_reciprocal_ranks(requests, ranker, fitted, catalogue)))
+    rows = np.arange(distributed.get_rank(), len(requests), distributed.get_world_size())
     own = _reciprocal_ranks(requests.take(rows), ranker, fitted, catalogue) if len(rows) else []
-    found = gather_object(own) if is_one_of_many else own
-    return float(np.mean(found))
+    return float(np.mean(gather_object(own)))
 
 
 def _reciprocal_ranks(requests: Requests, ranker: TrainedRanker, fitted: Any, catalogue: Catalogue) -> list[float]:

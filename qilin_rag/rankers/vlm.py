@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -15,11 +14,11 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from qilin_rag.answering import Progress, stage
 from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.data.exposures import Ints
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.errors import UsageError
 from qilin_rag.extras import require
 from qilin_rag.pretrained import check_all_loaded, fetch_model, model_sha256, quiet_loading
+from qilin_rag.rankers.examples import with_negatives
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
 from qilin_rag.rankers.vlm_prompts import Prompts, Reader, read_with
 from qilin_rag.store import write_text
@@ -172,7 +171,7 @@ class VLM(TrainedRanker):
         from qilin_rag.rankers.vlm_model import ClickModel
 
         reader = read_with(folder, self.model, self.max_pixels)
-        device = self._device()
+        device = self.torch_device()
         is_bf16 = device.type == "cuda" and self.precision != "fp32" and torch.cuda.is_bf16_supported()
         dtype = torch.bfloat16 if is_bf16 or self.precision == "bf16" else torch.float32
         more: dict[str, Any] = {}
@@ -194,13 +193,6 @@ class VLM(TrainedRanker):
         model = ClickModel(backbone, whole.config.get_text_config().hidden_size).to(device)
         return Fitted(model, reader, model_sha256(folder))
 
-    def _device(self) -> Any:
-        import torch
-
-        if self.device or not torch.cuda.is_available():
-            return torch.device(self.device or "cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
 
 def four_bits(dtype: Any) -> Any:
     """The language model in 4 bits (NF4), computing in `dtype`; the vision tower, which is small, as it is."""
@@ -212,22 +204,6 @@ def four_bits(dtype: Any) -> Any:
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=[r"(.*\.)?visual", "lm_head"],
     )
-
-
-def with_negatives(train: Requests, n_negatives: int, seed: int) -> Ints:
-    """The rows of all clicked candidates, and for each `n_negatives` of its request that were not, as far as there are.
-
-    No row comes twice for one click; those of several clicks of a request are drawn apart.
-    """
-    rng = np.random.default_rng(seed)
-    chosen: list[Ints] = []
-    for start, end in zip(train.offsets[:-1], train.offsets[1:], strict=True):
-        rows = np.arange(start, end)
-        clicked = train.clicked[start:end]
-        for row in rows[clicked]:
-            n = min(n_negatives, int((~clicked).sum()))
-            chosen += [np.array([row]), rng.choice(rows[~clicked], n, replace=False)]
-    return np.concatenate(chosen).astype(np.int64)
 
 
 def _collate(prompts: Prompts, train: Requests, rows: list[int]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from qilin_rag.data.requests import Requests
 from qilin_rag.errors import UsageError
 from qilin_rag.pretrained import quiet_loading
 from qilin_rag.rankers.covers import Covers
+from qilin_rag.retrievers.encoder import MAX_CHARS_PER_TOKEN
 
 Part = list[int] | str
 """Of a prompt: tokens, or the name of what stands there."""
@@ -23,7 +24,6 @@ Part = list[int] | str
 QUERY, NOTE, IMAGE = "query", "note", "image"
 _MARKS = {"\ue000": QUERY, "\ue001": NOTE}  # of no language, so that they are found again in what the template makes
 _LEAST_TEXT = 16
-_MAX_CHARS_PER_TOKEN = 64  # what lies beyond is cut before tokenizing, which takes seconds for megabytes
 _MIN_PIXELS = 56 * 56
 _KEPT_TEXTS = 100_000
 _KEPT_BYTES = 2**28  # of pictures: recent covers are those of all candidates of a request
@@ -190,7 +190,7 @@ class Prompts:
 
     def _tokens(self, text: str) -> list[int]:
         """Of a text from outside: what looks like a special token is text as well."""
-        text = text[: self._max_length * _MAX_CHARS_PER_TOKEN]
+        text = text[: self._max_length * MAX_CHARS_PER_TOKEN]
         tokens: list[int] = self._reader.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return tokens[: self._max_length]
 

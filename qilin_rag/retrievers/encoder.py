@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Pooling = Literal["mean", "cls", "max", "lasttoken"]
 Vectors = npt.NDArray[np.float32]
 
-_MAX_CHARS_PER_TOKEN = 64  # what lies beyond is cut before tokenizing, which takes seconds for megabytes
+MAX_CHARS_PER_TOKEN = 64  # what lies beyond is cut before tokenizing, which takes seconds for megabytes
 
 
 def load_encoder(
@@ -82,7 +82,7 @@ def encode(
 
 def readable(encoder: SentenceTransformer, text: str) -> str:
     """The text without what lies far beyond what the model reads; "" may be no token at all, so it is a space."""
-    return text[: int(encoder.max_seq_length or 512) * _MAX_CHARS_PER_TOKEN] or " "
+    return text[: int(encoder.max_seq_length or 512) * MAX_CHARS_PER_TOKEN] or " "
 
 
 def dot(vectors: Vectors, others: Vectors) -> Vectors:

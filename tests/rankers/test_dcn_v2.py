@@ -346,7 +346,7 @@ def test_vectors_are_as_long_as_one_however_they_are_compared(
     (folder / "config_sentence_transformers.json").write_text('{"similarity_fn_name": "dot"}')
     requests = made.requests("search", "train").take(np.arange(3))
     requests = replace(requests, queries=["咖啡", "咖啡\0", "茶"])  # fixed-width text would drop what ends in \0
-    found = text_columns(open_encoder(str(folder), "cpu"), requests, made.catalogue.notes)
+    found = text_columns(open_encoder(str(folder), "cpu"), requests, made.catalogue)
     assert len(found.queries) == 3
     for vectors in (found.queries, found.notes):
         assert np.linalg.norm(vectors.astype(np.float32), axis=1) == pytest.approx(1, abs=1e-2)
@@ -360,7 +360,7 @@ def test_vectors_are_those_of_the_encoder_and_made_once(
     monkeypatch.setenv("QILIN_RAG_CACHE", str(tmp_path / "cache"))
     encoder = open_encoder(str(write_model(tmp_path / "a")), "cpu")
     requests = made.requests("search", "train").take(np.arange(30))
-    found = text_columns(encoder, requests, made.catalogue.notes)
+    found = text_columns(encoder, requests, made.catalogue)
     note_idx = np.unique(requests.note_idx)
     assert found.notes.dtype == np.float16
     expected = encoder.embed_notes([note.text for note in made.catalogue.notes.get(note_idx.tolist())])
@@ -375,6 +375,6 @@ def test_vectors_are_those_of_the_encoder_and_made_once(
 
     monkeypatch.setattr(type(encoder), "embed_notes", never)
     monkeypatch.setattr(type(encoder), "embed_queries", never)
-    again = text_columns(encoder, requests, made.catalogue.notes)
+    again = text_columns(encoder, requests, made.catalogue)
     assert np.array_equal(again.notes, found.notes)
     assert isinstance(again.notes, np.memmap)

@@ -32,8 +32,9 @@ Image = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'qili
 torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
 
 from qilin_rag.rankers import load_ranker  # noqa: E402
+from qilin_rag.rankers.examples import with_negatives  # noqa: E402
 from qilin_rag.rankers.training import make_optimizer, train_ranker  # noqa: E402
-from qilin_rag.rankers.vlm import VLM, four_bits, with_negatives  # noqa: E402
+from qilin_rag.rankers.vlm import VLM, four_bits  # noqa: E402
 from qilin_rag.rankers.vlm_prompts import Prompts, read_with  # noqa: E402
 
 N_NOTES = 40
