@@ -78,13 +78,15 @@ def train_ranker(
     with quiet_loading():
         trainer = _trainer(ranker, recipe, validation, catalogue, out)
         last = _last_checkpoint(out / CHECKPOINTS)
-        _forget_after(out / LOG, last)
+        if trainer.is_world_process_zero():
+            _forget_after(out / LOG, last)
         with stage(progress, "training", trainer.args.max_steps, 0 if last is None else _step(last)):
             trainer.add_callback(_Steps(progress))
             if last and _is_over(last):
                 _take_best(trainer, last)
             else:
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
+    trainer.accelerator.wait_for_everyone()  # each loads the best checkpoint, and the first process removes it below
     state = trainer.state  # validated at least once: an evaluation comes no later than the last step
     trained = Trained(out, _step(Path(state.best_model_checkpoint)), state.global_step, float(state.best_metric))
     if trainer.is_world_process_zero():
