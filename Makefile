@@ -92,11 +92,12 @@ bench: $(VENV)/dev
 	$(BIN)/python benchmarks/notes_memory.py
 	$(BIN)/python benchmarks/report_size.py
 	$(BIN)/python benchmarks/harness_overhead.py
-	$(BIN)/python benchmarks/synth.py --share 0.1
+	$(BIN)/python benchmarks/full_size.py --share 0.1 --only-write
 
 bench-neural: $(VENV)/all
 	$(BIN)/python benchmarks/dcn_throughput.py
 	$(BIN)/python benchmarks/dqa_coverage.py
+	$(BIN)/python benchmarks/full_size.py
 	$(BIN)/python benchmarks/ranker_training.py
 
 format: $(VENV)/dev

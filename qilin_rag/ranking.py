@@ -6,8 +6,6 @@ A ranking lies in a folder of its own: `ranking.json` (what it is), `run.trec`, 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import platform
 from collections.abc import Mapping, Sequence
@@ -15,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from qilin_rag.answering import Progress, third_party
 from qilin_rag.data.catalogue import Catalogue, open_catalogue
@@ -27,6 +24,7 @@ from qilin_rag.data.requests import (
     Requests,
     Split,
     TaskName,
+    content_sha256,
     part_of,
     read_table,
     split_by_time,
@@ -66,7 +64,6 @@ from qilin_rag.types import MissingNotes, Score
 logger = logging.getLogger(__name__)
 
 _FINGERPRINT_VERSION = 1
-_UNREAD = ("note_idx", "note_title", "note_content", "note_embedding")  # in the hash of the notes, or not used
 
 
 class Ranking(NamedTuple):
@@ -80,9 +77,10 @@ class Ranking(NamedTuple):
 class Log:
     """The request tables of a data set, each read once."""
 
-    def __init__(self, source: Source) -> None:
-        """Nothing is read yet."""
+    def __init__(self, source: Source, validation_share: float = VALIDATION_SHARE) -> None:
+        """Nothing is read yet; `validation_share` of the train table is its validation split."""
         self.source = source
+        self._validation_share = validation_share
         self._tables: dict[str, Requests] = {}
 
     def table(self, name: str) -> Requests:
@@ -93,7 +91,7 @@ class Log:
 
     def split(self, task: TaskName, split: Split) -> Requests:
         """As `read_requests`."""
-        return part_of(self.table(table_of(task, split)), split)
+        return part_of(self.table(table_of(task, split)), split, self._validation_share)
 
     def all(self) -> list[Requests]:
         """All tables that are there and hold requests; one that can't be read is said."""
@@ -124,7 +122,8 @@ def make_ranker(name: str | None, checkpoint: Path | None, settings: Mapping[str
 
 def rank(ranker: Ranker, config: RankConfig, progress: Progress | None = None) -> Ranking:
     """Rank the requests of a split and judge the order; a ranking that is there is not made again."""
-    log = Log(open_source(config.data, ("notes", "user_feat", *REQUEST_TABLES)))
+    share = ranker.validation_share if isinstance(ranker, TrainedRanker) else VALIDATION_SHARE
+    log = Log(open_source(config.data, ("notes", "user_feat", *REQUEST_TABLES)), share)
     asked = log.split(config.task, config.split)
     first = config.first if config.first is not None and config.first < len(asked) else None
     asked = asked.take(np.arange(len(asked))[:first])
@@ -133,7 +132,7 @@ def rank(ranker: Ranker, config: RankConfig, progress: Progress | None = None) -
     identity = {
         "fingerprint_version": _FINGERPRINT_VERSION,
         "ranker": ranker.identity(),
-        "data": _data_sha256(requests, catalogue),
+        "data": content_sha256(requests, catalogue),
         "task": config.task,
         "split": config.split,
         "first": first,
@@ -169,7 +168,6 @@ def train(
     data: str,
     out: Path,
     limit: int | None = None,
-    validation_share: float = VALIDATION_SHARE,
     missing_notes: MissingNotes = "error",
     progress: Progress | None = None,
 ) -> Trained:
@@ -180,13 +178,11 @@ def train(
     if not isinstance(ranker, TrainedRanker):
         raise UsageError(f"ranker {_name_of(ranker)} is not trained; the command rank takes it as it is")
     _refuse_checkpoint(ranker.checkpoint)
-    if not 0 < validation_share < 1:
-        raise UsageError(f"the share for validation must be between 0 and 1, not {validation_share:g}")
     require("rankers", "torch", "transformers", "accelerate", what="training")
     from qilin_rag.rankers.training import train_ranker
 
     source = open_source(data, ("notes", "user_feat", *(table_of(task, "train") for task in tasks)))
-    cut = [split_by_time(read_table(source, table_of(task, "train")), validation_share) for task in tasks]
+    cut = [split_by_time(read_table(source, table_of(task, "train")), ranker.validation_share) for task in tasks]
     train_requests, validation = (concat([both[which] for both in cut]) for which in (0, 1))
     if limit is not None and limit < len(train_requests):
         rows = np.random.default_rng(ranker.seed).permutation(len(train_requests))[:limit]
@@ -280,29 +276,6 @@ def _name_of(ranker: Ranker) -> str:
     """The registered name, else the class."""
     path = ranker.class_path()
     return next((name for name, known in RANKERS.table().items() if known == path), path)
-
-
-def _data_sha256(requests: Requests, catalogue: Catalogue) -> str:
-    """Hash of the requests, the text of all notes, the users, and all other columns of the notes that requests name.
-
-    Of images only the paths.
-    """
-    notes = catalogue.notes
-    named = np.union1d(requests.note_idx, requests.recent)
-    there = np.setdiff1d(named, notes.missing(named))
-    tables = [notes.read(there, [name for name in notes.columns if name not in _UNREAD])]
-    tables += [] if catalogue.users is None else [catalogue.users]
-    total = hashlib.sha256(f"{requests.sha256} {notes.sha256}".encode())
-    for table in tables:
-        for name, column in sorted(zip(table.column_names, table.columns, strict=True)):
-            is_number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
-            values = (
-                column.to_numpy().astype(np.float64).tobytes()
-                if is_number
-                else json.dumps(column.to_pylist(), ensure_ascii=False).encode()
-            )
-            total.update(f"{name} {len(values)} ".encode() + values)
-    return total.hexdigest()
 
 
 def _judged(

@@ -61,7 +61,10 @@ def rank(
     data: Data = None,
     checkpoint: Annotated[Path | None, typer.Option(help="The folder that `train` wrote.")] = None,
     split: Annotated[
-        Part, typer.Option(help="test, validation (the latest 5% of train), or dqa (searches of the table dqa).")
+        Part,
+        typer.Option(
+            help="test, validation (the latest of train, as `train` cuts it), or dqa (searches of the table dqa)."
+        ),
     ] = Part.test,
     first: Annotated[
         int | None, typer.Option(min=1, help="Only the first N requests by id; the paper's code took 1000.")
@@ -127,9 +130,6 @@ def train(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only N requests of train: the first of a seeded permutation.")
     ] = None,
-    validation_share: Annotated[
-        float, typer.Option(help="The latest share of the train table, to choose the best model on.")
-    ] = 0.05,
     missing_notes: MissingNotes = Missing.error,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -153,9 +153,7 @@ def train(
     ranker = RANKERS.create(name, given)
     try:
         with ui.progress_bar(quiet or as_json or not is_first) as bar:
-            trained = train_on(
-                ranker, parse_tasks(task), _data(data), out, limit, validation_share, missing_notes.value, bar
-            )
+            trained = train_on(ranker, parse_tasks(task), _data(data), out, limit, missing_notes.value, bar)
     except KeyboardInterrupt:
         raise Interrupted(f"the checkpoints in {out} are kept, the same command goes on from the last one") from None
     if not is_first:

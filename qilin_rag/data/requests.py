@@ -8,6 +8,7 @@ nothing leaks the order in which the platform showed them.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -15,7 +16,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import MISSING, Bools, Ints, RequestColumns, offsets_of, read_exposures
 from qilin_rag.data.source import Source
 from qilin_rag.errors import UsageError
@@ -29,6 +32,8 @@ VALIDATION_SHARE = 0.05
 Floats = npt.NDArray[np.float32]
 
 _PER_CANDIDATE = ("note_idx", "clicked", "position")
+_UNREAD = ("note_idx", "note_title", "note_content", "note_embedding")  # in the hash of the notes, or not used
+_ROWS_HASHED = 65_536  # of notes, at a time
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,34 @@ def split_by_time(requests: Requests, validation_share: float) -> tuple[Requests
     if not is_later.any():
         raise UsageError(f"the latest {validation_share:.0%} of the requests are all of one time")
     return requests.take(~is_later), requests.take(is_later)
+
+
+def content_sha256(requests: Requests, catalogue: Catalogue) -> str:
+    """Hash of all that a ranker may read: requests, the text of all notes, users, and the notes' other columns.
+
+    Of these, those of the notes that the requests name; of images only the paths.
+    """
+    notes = catalogue.notes
+    named = np.union1d(requests.note_idx, requests.recent)
+    there = np.setdiff1d(named, notes.missing(named))
+    columns = [name for name in notes.columns if name not in _UNREAD]
+    total = hashlib.sha256(f"{requests.sha256} {notes.sha256}".encode())
+    for start in range(0, len(there), _ROWS_HASHED):
+        _hash_table(total, notes.read(there[start : start + _ROWS_HASHED], columns))
+    if catalogue.users is not None:
+        _hash_table(total, catalogue.users)
+    return total.hexdigest()
+
+
+def _hash_table(total: hashlib._Hash, table: pa.Table) -> None:
+    for name, column in sorted(zip(table.column_names, table.columns, strict=True)):
+        is_number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+        values = (
+            column.to_numpy().astype(np.float64).tobytes()
+            if is_number
+            else json.dumps(column.to_pylist(), ensure_ascii=False).encode()
+        )
+        total.update(f"{name} {len(values)} ".encode() + values)
 
 
 def read_table(source: Source, name: str) -> Requests:

@@ -38,6 +38,7 @@ class BiEncoder(TrainedRanker):
     """
 
     packages: ClassVar[tuple[str, ...]] = (*TrainedRanker.packages, "sentence-transformers")
+    pretrained: ClassVar[frozenset[str]] = frozenset({"model"})
     reads_text_only: ClassVar[bool] = True
 
     model: str = "bert-base-chinese"

@@ -40,6 +40,7 @@ class CrossEncoder(TrainedRanker):
     """
 
     packages: ClassVar[tuple[str, ...]] = (*TrainedRanker.packages, "sentence-transformers")
+    pretrained: ClassVar[frozenset[str]] = frozenset({"model"})
     reads_text_only: ClassVar[bool] = True
 
     model: str = "bert-base-chinese"

@@ -88,7 +88,8 @@ class DCNV2(TrainedRanker):
     `position_bias_exponent`, or estimated from the train clicks), or `none`, which `without: [position]` is too.
     """
 
-    built_on: ClassVar[frozenset[str]] = frozenset({"encoder"})
+    pretrained: ClassVar[frozenset[str]] = frozenset({"encoder"})
+    built_on: ClassVar[frozenset[str]] = pretrained
 
     encoder: str | None = None
     without: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateA
 from qilin_rag import __version__
 from qilin_rag.answering import Progress
 from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.data.requests import Floats, Requests
+from qilin_rag.data.requests import VALIDATION_SHARE, Floats, Requests
 from qilin_rag.errors import UsageError
 from qilin_rag.extras import require
 from qilin_rag.pretrained import model_sha256
@@ -70,8 +70,10 @@ class TrainedRanker(Ranker):
 
     operational: ClassVar[frozenset[str]] = frozenset({"checkpoint", "device", "score_batch_size", "log"})
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+    pretrained: ClassVar[frozenset[str]] = frozenset()
+    """Settings that name a model which training starts from: what it contains counts, not where it lies."""
     built_on: ClassVar[frozenset[str]] = frozenset()
-    """Settings that name a model which the trained one needs, and whose content `load` checks: it may lie elsewhere."""
+    """Those of them that the trained ranker needs as well, and whose content `load` checks."""
     reads_text_only: ClassVar[bool] = False
     """It looks at queries and notes alone, so it can rank what a retriever found for a question (`run --rerank`)."""
 
@@ -96,6 +98,8 @@ class TrainedRanker(Ranker):
     log_every: PositiveInt = 10
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto`: bf16 on a GPU that has it, else fp32."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = VALIDATION_SHARE
+    """The latest of the train table, on which the best model is chosen, and what `rank --split validation` ranks."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     _fitted: Any = PrivateAttr(default=None)

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import shutil
+from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,10 @@ from transformers.integrations import TensorBoardCallback
 
 from qilin_rag.answering import Progress, stage
 from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.data.requests import Requests
+from qilin_rag.data.requests import Requests, content_sha256
 from qilin_rag.errors import UsageError
 from qilin_rag.extras import missing_modules
-from qilin_rag.pretrained import quiet_loading
+from qilin_rag.pretrained import fetch_model, model_sha256, quiet_loading
 from qilin_rag.rankers.evaluation import figures_of
 from qilin_rag.rankers.trained import MANIFEST, MODEL, Recipe, Trained, TrainedRanker, read_ranker, save_ranker
 from qilin_rag.store import write_text
@@ -65,14 +66,14 @@ def train_ranker(
     begun = {
         "ranker": ranker.class_path(),
         "settings": ranker.model_dump(mode="json", exclude=set(ranker.operational)),
-        "train": train.sha256,
-        "validation": validation.sha256,
-        "notes": catalogue.notes.sha256,
+        "train": content_sha256(train, catalogue),
+        "validation": content_sha256(validation, catalogue),
+        "pretrained": {name: _model_sha256(getattr(ranker, name)) for name in sorted(ranker.pretrained)},
     }
     if (out / MANIFEST).is_file():
-        return _trained_before(out, begun)
+        return _trained_before(out, begun, ranker.pretrained)
     if os.environ.get("RANK", "0") == "0":  # others would meet the folder half made
-        _begin(out, begun)
+        _begin(out, begun, ranker.pretrained)
     set_seed(ranker.seed)
     recipe = ranker.recipe(train, catalogue)
     with quiet_loading():
@@ -94,7 +95,7 @@ def train_ranker(
         (out / MODEL).mkdir()
         recipe.model.eval()
         ranker.save(recipe.fitted, out / MODEL)
-        of_what = {name: begun[name] for name in ("train", "validation", "notes")}
+        of_what = {name: begun[name] for name in ("train", "validation", "pretrained")}
         how = {"step": trained.step, "n_steps": trained.n_steps, METRIC: trained.mrr_at_10}
         save_ranker(ranker, out, of_what | how)
         (out / BEGUN).unlink()
@@ -261,19 +262,23 @@ class _Log(TrainerCallback):  # type: ignore[misc]
                 file.write(json.dumps(line) + "\n")
 
 
-def _trained_before(out: Path, begun: dict[str, Any]) -> Trained:
+def _model_sha256(name: str | None) -> str | None:
+    return None if name is None else model_sha256(fetch_model(name))
+
+
+def _trained_before(out: Path, begun: dict[str, Any], pretrained: Set[str]) -> Trained:
     how = read_ranker(out)
     there = {"ranker": how["ranker"], "settings": how["settings"], **how["trained"]}
-    _refuse_other(out, there, begun)
+    _refuse_other(out, there, begun, pretrained)
     logger.info("%s is trained already", out)
     return Trained(out, there["step"], there["n_steps"], there[METRIC])
 
 
-def _begin(out: Path, begun: dict[str, Any]) -> None:
+def _begin(out: Path, begun: dict[str, Any], pretrained: Set[str]) -> None:
     """Make the folder, or make sure that it is of this training."""
     path = out / BEGUN
     if path.is_file():
-        _refuse_other(out, json.loads(path.read_text(encoding="utf-8")), begun)
+        _refuse_other(out, json.loads(path.read_text(encoding="utf-8")), begun, pretrained)
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there and no training of ours; name a new folder")
@@ -281,10 +286,12 @@ def _begin(out: Path, begun: dict[str, Any]) -> None:
     write_text(path, json.dumps(begun, ensure_ascii=False, indent=2) + "\n")
 
 
-def _refuse_other(out: Path, there: dict[str, Any], begun: dict[str, Any]) -> None:
-    if different := [name for name in begun if there.get(name) != begun[name]]:
-        if different == ["settings"]:
-            different = [name for name, value in begun["settings"].items() if there["settings"].get(name) != value]
+def _refuse_other(out: Path, there: dict[str, Any], begun: dict[str, Any], pretrained: Set[str]) -> None:
+    """Name what differs; of pretrained models that is their content, not their name."""
+    settings, given = ({**of["settings"], **dict.fromkeys(pretrained)} for of in (there, begun))
+    different = [name for name in given if settings.get(name) != given[name]]
+    different += [name for name in begun if name != "settings" and there.get(name) != begun[name]]
+    if different:
         raise UsageError(f"{out} holds another training (other {', '.join(different)}); name a new folder")
 
 

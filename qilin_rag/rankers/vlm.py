@@ -48,7 +48,8 @@ class VLM(TrainedRanker):
     """
 
     operational: ClassVar[frozenset[str]] = TrainedRanker.operational | {"workers"}
-    built_on: ClassVar[frozenset[str]] = frozenset({"model"})
+    pretrained: ClassVar[frozenset[str]] = frozenset({"model"})
+    built_on: ClassVar[frozenset[str]] = pretrained
     packages: ClassVar[tuple[str, ...]] = (*TrainedRanker.packages, "peft", "pillow")
 
     model: str = "Qwen/Qwen2-VL-2B-Instruct"
@@ -59,7 +60,7 @@ class VLM(TrainedRanker):
     max_length: Annotated[int, Field(ge=32)] = 512
     max_pixels: Annotated[int, Field(ge=28 * 28)] = 256 * 28 * 28
     history_covers: NonNegativeInt = 10
-    n_negatives: NonNegativeInt = 1
+    n_negatives: PositiveInt = 1
     without: list[Literal["image"]] = []
     workers: NonNegativeInt = 0
 

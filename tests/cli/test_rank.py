@@ -57,7 +57,7 @@ def test_rank_prints_figures_and_the_folder(cli: Cli, world: Path) -> None:
         (["train", "nowhere.yaml", "--out", "out"], "nowhere.yaml can't be read"),
         (["train", "tests.rankers.made:Toy", "--out", "out", "--task", "search,dqa"], "--task: 'dqa' is none"),
         (["train", "tests.rankers.made:Toy", "--out", "out", "--without", "text"], "unknown setting 'without'"),
-        (["train", "tests.rankers.made:Toy", "--out", "out", "--validation-share", "0"], "between 0 and 1, not 0"),
+        (["train", "tests.rankers.made:Toy", "--out", "out", "--set", "ranker.validation_share=0"], "greater than 0"),
     ],
 )
 def test_bad_input_is_one_line_with_code_2(cli: Cli, world: Path, arguments: list[str], message: str) -> None:

@@ -29,13 +29,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_train_then_rank(cli: Cli, world: Path) -> None:
-    done = cli("train", TOY, "--data", world, "--out", "toy", *SETTINGS, "--validation-share", "0.1")
+    done = cli("train", TOY, "--data", world, "--out", "toy", *SETTINGS, "--set", "ranker.validation_share=0.1")
     assert done.code == 0, done.err
     assert done.out.startswith("MRR@10 on validation 0.") and done.out.endswith("\ntoy\n")
-    again = cli("train", TOY, "--data", world, "--out", "toy", *SETTINGS, "--validation-share", "0.1", "--json")
+    again = cli(
+        "train", TOY, "--data", world, "--out", "toy", *SETTINGS, "--set", "ranker.validation_share=0.1", "--json"
+    )
     assert again.err == "" and json.loads(again.out)["out"] == "toy"
     other = cli("train", TOY, "--data", world, "--out", "toy", *SETTINGS)
-    assert (other.code, "holds another training (other train, validation)" in other.err) == (2, True)
+    assert (other.code, "holds another training (other validation_share, train, validation)" in other.err) == (2, True)
     assert "so it must be named: --ranker" in cli("rank", "--checkpoint", "toy", "--data", world).err
     ranked = cli("rank", "--checkpoint", "toy", "--ranker", TOY, "--data", world, "--json")
     assert ranked.code == 0, ranked.err

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from qilin_rag.data.encodings import find_files, read_batches
-from qilin_rag.data.relevance import clicked
+from qilin_rag.data.requests import read_table
 from qilin_rag.data.schema import TABLES
+from qilin_rag.data.source import open_source
 
 EMBEDDINGS = ("note_embedding", "question_embedding")
 PAIRS = ("bm25_results", "dpr_results")
@@ -68,34 +69,17 @@ def test_every_field_of_the_toy_tables(shared: Path, name: str) -> None:
             assert same(ours[column], independent(text, column), column), (column, ours[column], text)
 
 
-@pytest.mark.parametrize(
-    ("name", "column"),
-    [
-        ("dqa", "search_result_details_with_idx"),
-        ("search_test", "search_result_details_with_idx"),
-        ("recommendation_test", "rec_result_details_with_idx"),
-    ],
-)
-def test_clicks_are_the_released_relevance(shared: Path, name: str, column: str) -> None:
+@pytest.mark.parametrize("name", ["dqa", "search_test", "recommendation_test"])
+def test_clicks_are_the_released_relevance(shared: Path, name: str) -> None:
     released: dict[int, set[int]] = {}
     with (shared / "data" / "qilin_qrels" / f"{name.replace('_', '.')}.qrels.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             released.setdefault(int(row["qid"]), set()).add(int(row["pid"]))
-    rows = rows_of(shared / "data" / "qilin_toy", name)
-    found = [clicked(row[column]) for row in rows]
-    assert [set(note_idxs) for note_idxs in found] == [released.get(i, set()) for i in range(10)]
-    assert any(len(note_idxs) > 1 for note_idxs in found)
-    assert all(len(set(note_idxs)) == len(note_idxs) for note_idxs in found)
-
-
-def test_clicks_are_ordered_by_position_each_note_once() -> None:
-    details: list[dict[str, int | None]] = [
-        {"note_idx": 5, "click": 1, "position": 9},
-        {"note_idx": 6, "click": 0, "position": 1},
-        {"note_idx": 7, "click": 1, "position": None},
-        {"note_idx": 8, "click": 1, "position": 2},
-        {"note_idx": 5, "click": 1, "position": 12},
-        {"note_idx": 9, "click": None, "position": 3},
-    ]
-    assert clicked(details) == [8, 5, 7]
-    assert clicked(None) == clicked([]) == []
+    requests = read_table(open_source(str(shared / "data" / "qilin_toy")), name)
+    clicked: dict[str, set[int]] = {request: set() for request in requests.ids}
+    for at in requests.clicked.nonzero()[0]:
+        clicked[requests.ids[requests.request[at]]].add(int(requests.note_idx[at]))
+    key = "request_idx" if name == "recommendation_test" else "search_idx"
+    ids = [str(row[key]) for row in rows_of(shared / "data" / "qilin_toy", name)]
+    assert [clicked[request] for request in ids] == [released.get(i, set()) for i in range(10)]
+    assert any(len(note_idxs) > 1 for note_idxs in clicked.values())

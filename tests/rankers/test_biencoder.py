@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -286,6 +287,18 @@ def test_what_is_empty_or_missing(trained: Path, catalogue: Catalogue) -> None:
         ranker.score(unknown, catalogue)
     with pytest.raises(UsageError, match="reads 64 tokens at most"):
         tiny(trained, max_length=65).recipe(made_requests(), catalogue)
+
+
+def test_the_content_of_the_base_model_counts_not_its_place(model: Path, catalogue: Catalogue, tmp_path: Path) -> None:
+    requests = made_requests(), made_requests(20, seed=5)
+    there = {"batch_size": 16, "max_steps": 2}
+    first = train_ranker(tiny(model, **there), *requests, catalogue, tmp_path / "out")
+    moved, other = tmp_path / "moved", tmp_path / "other"
+    shutil.copytree(model, moved)
+    assert train_ranker(tiny(moved, **there), *requests, catalogue, tmp_path / "out") == first
+    write_tiny_bert(other, [CHARACTERS, "好坏q0123456789"], width=16)
+    with pytest.raises(UsageError, match=r"another training \(other pretrained\)"):
+        train_ranker(tiny(other, **there), *requests, catalogue, tmp_path / "out")
 
 
 def test_killed_and_resumed_is_as_if_it_had_not_been(model: Path, catalogue: Catalogue, tmp_path: Path) -> None:
