@@ -140,30 +140,30 @@ def _gains(predictions: dict[str, Floats], target: Bools, groups: Ints) -> Figur
         values.append([float(losses[name].mean()), float(gain.mean()), float(((p - target) ** 2).mean()), auc])
     return FigureTable(
         key="modality_model",
-        title="How well the type of a clicked note is foretold",
+        title="How well the type of a clicked note is predicted",
         columns=[Column(name=name) for name in ("log loss", "gain over one share", "Brier score", "AUC")],
         rows=list(predictions),
         values=values,
         ci95=[[None, (each.low, each.high) if each and i else None, None, None] for i, each in enumerate(found)],
         notes=[
-            f"{len(target):,} clicks of searches, {target.mean():.1%} on videos; each foretold by models that saw no "
+            f"{len(target):,} clicks of searches, {target.mean():.1%} on videos; each predicted by models that saw no "
             "click of its user. Gains are in nats a click; their intervals are BCa over users.",
         ],
     )
 
 
 def _calibration(p: Floats, target: Bools) -> FigureTable:
-    """Foretold and true shares, in tenths of the clicks by what was foretold."""
+    """Predicted and observed shares, in tenths of the clicks by what was predicted."""
     order = np.argsort(p, kind="stable")
     parts: Sequence[Ints] = np.array_split(order, _BINS)
     off = sum(abs(p[part].mean() - target[part].mean()) * len(part) for part in parts) / len(p)
     return FigureTable(
         key="modality_calibration",
-        title="Foretold and true shares of videos",
+        title="Predicted and observed shares of videos",
         columns=[
             Column(name="clicks", unit="count"),
-            Column(name="foretold", unit="share"),
-            Column(name="true", unit="share"),
+            Column(name="predicted", unit="share"),
+            Column(name="observed", unit="share"),
         ],
         rows=[f"tenth {i}" for i in range(1, _BINS + 1)],
         values=[[len(part), float(p[part].mean()), float(target[part].mean())] for part in parts],

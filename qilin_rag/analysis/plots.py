@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Okabe and Ito (2008)
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
-COLOURS = (BLUE, ORANGE, GREEN)
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#666666"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 _FONT_FILES = ("notosanscjk", "notosanssc", "sourcehansans", "wqy-", "msyh", "simhei", "pingfang", "hiragino sans gb")
 _LINES = "figure3"
 _NOT_PLOTTED = ("table2",)
@@ -39,7 +39,7 @@ def draw_tables(tables: Sequence[FigureTable], out: Path) -> list[str]:
             size = (7.0, 4.0) if is_line else (7.0, 1.2 + 0.42 * len(table.rows) * max(1, len(shares) / 3))
             figure, axes = pyplot.subplots(figsize=size, layout="constrained")
             (_lines if is_line else _bars)(axes, table, shares)
-            axes.set_title(table.title, loc="left", fontsize=11)
+            figure.suptitle(table.title, x=0.01, ha="left", fontsize=11)
             figure.legend(frameon=False, loc="outside right upper")
             axes.spines[["top", "right"]].set_visible(False)
             save(figure, out / table.key)
@@ -98,13 +98,19 @@ def _lines(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
 
 
 def _bars(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
-    """Bars a row, and the paper's value as a mark."""
+    """Bars a row with their 95% intervals where there are any, and the paper's value as a mark."""
     height = 0.8 / len(shares)
-    for colour, order, i in zip(COLOURS, range(len(shares)), shares[: len(COLOURS)], strict=False):
+    for colour, order, i in zip(COLOURS, range(len(shares)), shares, strict=False):
         column = table.columns[i].name
         at = [place + (order - (len(shares) - 1) / 2) * height for place in range(len(table.rows))]
-        values = [100 * (row[i] or 0) for row in table.values]
-        axes.barh(at, values, height=height * 0.9, color=colour, label=column if len(shares) > 1 else "this data")
+        values = [row[i] for row in table.values]
+        known = [100 * (value or 0) for value in values]
+        axes.barh(at, known, height=height * 0.9, color=colour, label=column if len(shares) > 1 else "this data")
+        for row, (y, value) in enumerate(zip(at, values, strict=True)):
+            if value is None:
+                axes.text(0, y, " no data", va="center", fontsize=7, color=GREY)
+            elif interval := table.interval(row, i):
+                axes.plot([100 * end for end in interval], [y, y], color="black", linewidth=1, solid_capstyle="butt")
         printed = [(table.printed(row, column), y) for row, y in zip(table.rows, at, strict=True)]
         marks = [(100 * value, y) for value, y in printed if value is not None]
         if marks:

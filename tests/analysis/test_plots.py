@@ -12,7 +12,7 @@ from qilin_rag.analysis.causal import Estimate
 from qilin_rag.analysis.dqa_effect import Balance, DqaEffect, Effect
 from qilin_rag.analysis.effect_page import write_effects
 from qilin_rag.analysis.figures import Column, table
-from qilin_rag.analysis.plots import chinese_font, draw_tables
+from qilin_rag.analysis.plots import _bars, chinese_font, draw_tables
 
 PNG = b"\x89PNG"
 SHARE = [Column(name="share", unit="share"), Column(name="count", unit="count")]
@@ -39,6 +39,21 @@ def test_tables_with_shares_are_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "figure3a.png").read_bytes().startswith(PNG)
     draw_tables(tables, tmp_path)
     assert (tmp_path / "users_location.svg").read_bytes() == first  # the same figures, the same file
+
+
+def test_every_share_has_its_bars_its_intervals_and_says_where_there_is_none() -> None:
+    from matplotlib import pyplot
+
+    columns = [Column(name=name, unit="share") for name in ("any", "liked", "content", "citation")]
+    made = table("answers", "Feedback", columns, {"a": [0.5, 0.0, None, 0.1], "b": [0.4, 0.3, 0.2, 0.1]})
+    made = made.model_copy(update={"ci95": [[(0.4, 0.6), None, None, None], [None] * 4]})
+    figure, axes = pyplot.subplots()
+    _bars(axes, made, range(4))
+    assert axes.get_legend_handles_labels()[1] == ["any", "liked", "content", "citation"]
+    assert len(axes.patches) == 8
+    assert [text.get_text().strip() for text in axes.texts] == ["no data"]
+    assert [list(line.get_xdata()) for line in axes.lines] == [[40.0, 60.0]]
+    pyplot.close(figure)
 
 
 def test_the_love_plot(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_taste_is_seen_with_context_alone(make_world: MakeWorld, tmp_path: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_there", [True, False])
-def test_the_source_of_the_query_shows_in_how_well_clicks_are_foretold(
+def test_the_source_of_the_query_shows_in_how_well_clicks_are_predicted(
     make_world: MakeWorld, tmp_path: Path, is_there: bool
 ) -> None:
     """It adds the same to all candidates of a request, so it can't show in their order: log-likelihood a request."""
