@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,7 @@ from qilin_rag.types import Hit, Question
 from tests.conftest import Cli
 from tests.rankers.conftest import mrr
 from tests.rankers.made import made_requests
-from tests.rankers.small_corpus import CHARACTERS, small_catalogue, train_small, write_small_corpus
+from tests.rankers.small_corpus import CHARACTERS, small_catalogue, write_small_corpus
 from tests.rankers.tiny_bert import write_tiny_bert
 
 pytest.importorskip("accelerate", reason="needs accelerate: pip install 'qilin-rag[rankers]'")
@@ -39,6 +36,7 @@ from qilin_rag.rankers.trained import load_ranker  # noqa: E402
 from qilin_rag.rankers.training import make_optimizer, train_ranker  # noqa: E402
 from qilin_rag.retrievers import biencoder as retriever_biencoder  # noqa: E402
 from tests.rankers.test_training import KillAt, Killed, log_of, model_of  # noqa: E402
+from tests.rankers.two_processes import learn_the_same  # noqa: E402
 
 SETTINGS: dict[str, Any] = {"max_length": 16, "device": "cpu", "optimizer": "adamw", "log_every": 1, "patience": 99}
 
@@ -326,26 +324,16 @@ def test_several_processes_need_a_batch_each(
         tiny(model, batch_size=n).recipe(requests, catalogue)
 
 
+def train_small(out: Path, n_processes: int, data: str, model: str, **settings: Any) -> None:
+    chosen = SETTINGS | {"max_steps": 8, "evaluate_every": 4, "n_negatives": 2, "batch_size": 24 // n_processes}
+    ranker = BiEncoder(model=model, **chosen | settings)
+    train_ranker(ranker, made_requests(), made_requests(20, seed=5), small_catalogue(Path(data)), out)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"similarity": "dot", "scale": 0.2}, {"similarity": "cosine", "scale": 20.0}])
 def test_two_processes_learn_as_one_with_the_doubled_batch(
     data: Path, model: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    """Defect 9: gradients that stay on the query's device. Loss, norm of the gradient and weights are compared."""
-    settings = SETTINGS | settings | {"max_steps": 8, "evaluate_every": 4, "n_negatives": 2}
-    train_small(data, model, tmp_path / "one", settings | {"batch_size": 24})
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.rankers.small_corpus"]
-    given = [str(data), str(model), str(tmp_path / "two"), json.dumps(settings | {"batch_size": 12})]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, *words, *given], cwd=root, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (log_of(tmp_path / name) for name in ("one", "two"))
-    assert len(one) == len(two) == 10
-    for line, other in zip(one, two, strict=True):
-        assert other == pytest.approx(line, abs=1e-4, rel=1e-4)
-    for name, values in model_of(tmp_path / "one").items():
-        if not name.endswith("attention.self.key.bias"):  # its gradient is 0 but for noise, which AdamW enlarges
-            assert model_of(tmp_path / "two")[name] == pytest.approx(values, abs=1e-4), name
+    """Defect 9: gradients that stay on the query's device."""
+    learn_the_same(train_small, tmp_path, data=str(data), model=str(model), **settings)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +31,7 @@ from tests.rankers.conftest import Made, MakeWorld, chance_mrr, mrr, p_of  # noq
 from tests.rankers.made import made_requests  # noqa: E402
 from tests.rankers.small_bert import write_bert  # noqa: E402
 from tests.rankers.test_training import KillAt, Killed, log_of, model_of  # noqa: E402
+from tests.rankers.two_processes import learn_the_same  # noqa: E402
 
 SETTINGS: dict[str, Any] = {
     "max_length": 96,
@@ -234,44 +232,17 @@ def test_a_best_model_that_can_not_be_loaded_is_an_error(
         train_ranker(ranker, requests_on(catalogue), requests_on(catalogue, 20, 5), catalogue, tmp_path / "out")
 
 
-TRAIN_ON_TWO = """
-import sys
-from pathlib import Path
-from qilin_rag.data import load_dataset
-from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.rankers.crossencoder import CrossEncoder
-from qilin_rag.rankers.training import train_ranker
-from tests.rankers.test_crossencoder import SETTINGS, requests_on
-
-catalogue = Catalogue(load_dataset("sample").notes)
-ranker = CrossEncoder(model=sys.argv[1], **SETTINGS | {"batch_size": 8}, max_steps=8, log_every=1, evaluate_every=4)
-train_ranker(ranker, requests_on(catalogue), requests_on(catalogue, 20, 5), catalogue, Path(sys.argv[2]))
-"""
+def train_small(out: Path, n_processes: int, model: str) -> None:
+    catalogue = Catalogue(load_dataset("sample").notes)
+    chosen = SETTINGS | {"batch_size": 16 // n_processes, "max_steps": 8, "log_every": 1, "evaluate_every": 4}
+    ranker = CrossEncoder(model=model, **chosen)
+    train_ranker(ranker, requests_on(catalogue), requests_on(catalogue, 20, 5), catalogue, out)
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_losses_of_one_with_the_doubled_batch(catalogue: Catalogue, tmp_path: Path) -> None:
-    texts = [note.text for note in catalogue.notes]
-    bert = write_bert(tmp_path / "tiny", texts, dropout=0.0)
-    ranker = CrossEncoder(model=str(bert), **SETTINGS, max_steps=8, log_every=1, evaluate_every=4)
-    requests = requests_on(catalogue), requests_on(catalogue, 20, 5)
-    one = train_ranker(ranker, *requests, catalogue, tmp_path / "one")
-    (tmp_path / "train.py").write_text(TRAIN_ON_TWO)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*torchrun, tmp_path / "train.py", bert, tmp_path / "two"],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    logs = [[line for line in log_of(tmp_path / name) if "loss" in line] for name in ("one", "two")]
-    assert len(logs[0]) == len(logs[1]) == one.n_steps == 8
-    for alone, together in zip(*logs, strict=True):
-        assert together["loss"] == pytest.approx(alone["loss"], abs=1e-4)
-        assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-3, abs=1e-4)
+def test_two_processes_learn_as_one_with_the_doubled_batch(catalogue: Catalogue, tmp_path: Path) -> None:
+    bert = write_bert(tmp_path / "tiny", [note.text for note in catalogue.notes], dropout=0.0)
+    learn_the_same(train_small, tmp_path, model=str(bert))
 
 
 OTHERS = ("topical", "cover", "taste", "source", "popularity", "position", "fatigue", "factoid", "answer")

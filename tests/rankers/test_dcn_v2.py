@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,9 @@ pytest.importorskip("faiss", reason="needs faiss-cpu")
 pytest.importorskip("accelerate", reason="needs accelerate: pip install 'qilin-rag[rankers]'")
 torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
 
+from qilin_rag.data.catalogue import open_catalogue  # noqa: E402
+from qilin_rag.data.requests import read_requests  # noqa: E402
+from qilin_rag.data.source import open_source  # noqa: E402
 from qilin_rag.errors import UsageError  # noqa: E402
 from qilin_rag.rankers import load_ranker  # noqa: E402
 from qilin_rag.rankers.batches import Examples, as_one  # noqa: E402
@@ -29,6 +29,7 @@ from qilin_rag.registry import RANKERS  # noqa: E402
 from tests.rankers.conftest import Made, MakeWorld  # noqa: E402
 from tests.rankers.dcn import COUNTS, small, trained  # noqa: E402
 from tests.rankers.test_training import KillAt, Killed, log_of, model_of  # noqa: E402
+from tests.rankers.two_processes import learn_the_same  # noqa: E402
 from tests.retrievers.test_biencoder import write_model  # noqa: E402
 
 
@@ -294,20 +295,16 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(made: Made, tmp_path: Path)
         assert np.array_equal(values, model_of(tmp_path / "killed")[name])
 
 
+def train_small(out: Path, n_processes: int, world: str) -> None:
+    source = open_source(world)
+    train, validation = (read_requests(source, "recommendation", split, 0.1) for split in ("train", "validation"))
+    ranker = small(dropout=0.0, batch_size=256 // n_processes, max_steps=8, log_every=1, evaluate_every=4)
+    train_ranker(ranker, train, validation, open_catalogue(source), out)
+
+
 @pytest.mark.slow
 def test_two_processes_learn_as_one_with_the_doubled_batch(made: Made, tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for launcher, name, batch_size in (([], "one", 256), (torchrun, "two", 128)):
-        given = [str(made.folder), str(tmp_path / name), str(batch_size)]
-        command = [sys.executable, *launcher, "-m", "tests.rankers.two_processes", *given]
-        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (log_of(tmp_path / name) for name in ("one", "two"))
-    assert len(one) == len(two) == 10
-    for line, other in zip(one, two, strict=True):
-        assert other == pytest.approx(line, abs=1e-4, rel=1e-4)
+    learn_the_same(train_small, tmp_path, world=str(made.folder))
 
 
 def test_another_encoder_than_in_training_is_refused(made: Made, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from tests.rankers.conftest import Made, MakeWorld, chance_mrr, mrr, p_of
 from tests.rankers.made import made_requests
 from tests.rankers.random_vlm import write_tiny_vlm
 from tests.rankers.test_training import KillAt, Killed, log_of
+from tests.rankers.two_processes import learn_the_same
 
 pytest.importorskip("accelerate", reason="needs accelerate: pip install 'qilin-rag[rankers]'")
 pytest.importorskip("peft", reason="needs peft: pip install 'qilin-rag[rankers]'")
@@ -351,6 +352,17 @@ def test_how_it_is_computed_changes_no_loss(
     assert all(
         re.match(r"covers: \d\d of \d\d notes have one that can be read; ", lines[-1]) for lines in told.values()
     )
+
+
+def train_small(out: Path, n_processes: int, model: str, notes: str) -> None:
+    ranker = small(Path(model), batch_size=8 // n_processes, max_steps=5, evaluate_every=5)
+    catalogue = open_catalogue(open_source(notes))
+    train_ranker(ranker, made_requests(16), made_requests(4, seed=1), catalogue, out)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one_with_the_doubled_batch(model: Path, catalogue: Catalogue, tmp_path: Path) -> None:
+    learn_the_same(train_small, tmp_path, model=str(model), notes=str(catalogue.images))
 
 
 def test_full_precision_is_said(model: Path, catalogue: Catalogue, caplog: pytest.LogCaptureFixture) -> None:
