@@ -24,7 +24,7 @@ _WIDTH_FORMS = regex.compile(r"[！-～]+|[ウ-ヽ]?[･-ﾟ]+")
 
 def word_terms(text: str) -> list[str]:
     """jieba's words that hold at least one letter or digit, normalised."""
-    return [word for word in words(normalise(text)) if any(map(str.isalnum, word))]
+    return [word for word in words(normalise(text)) if word.isalnum() or any(map(str.isalnum, word))]
 
 
 def char_terms(text: str) -> list[str]:
