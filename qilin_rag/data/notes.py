@@ -93,8 +93,8 @@ class NoteStore:
         reader = self._reader(_TEXT[1:], mapped=False)
         first = start // _GROUP_ROWS
         groups = [reader.get_batch(group) for group in range(first, -(-stop // _GROUP_ROWS))]
-        table = pa.Table.from_batches(groups, reader.schema)
-        return pa.concat_batches(table.slice(start - first * _GROUP_ROWS, stop - start).to_batches())
+        none = pa.RecordBatch.from_pylist([], schema=reader.schema)
+        return pa.concat_batches([none, *groups]).slice(start - first * _GROUP_ROWS, stop - start)
 
     def missing(self, note_idxs: Sequence[int] | npt.NDArray[np.int64]) -> list[int]:
         """Those of these ids that no note has, in order, each once."""

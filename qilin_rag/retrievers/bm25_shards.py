@@ -15,9 +15,10 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -132,12 +133,14 @@ def _by_processes(
 
     def feed(writer: subprocess.Popen[bytes]) -> None:
         assert writer.stdin and writer.stdout
-        with writer.stdin, pa.ipc.new_stream(writer.stdin, notes.texts(0, 0).schema) as stream:
-            for name, (start, stop) in left:
-                stream.write_batch(notes.texts(start, stop), custom_metadata={"shard": name})
+        stream = pa.ipc.new_stream(writer.stdin, notes.texts(0, 0).schema)
+        for name, (start, stop) in left:
+            texts = notes.texts(start, stop)
+            with suppress(BrokenPipeError):  # then it is gone, and there is no reply
+                stream.write_batch(texts, custom_metadata={"shard": name})
                 writer.stdin.flush()
-                _check(writer.stdout.readline(), writer)
-                done(stop - start)
+            _check(writer.stdout.readline(), writer)
+            done(stop - start)
 
     try:
         writers.extend(
@@ -167,8 +170,9 @@ def _stop(writers: list[subprocess.Popen[bytes]]) -> None:
     for writer in writers:
         writer.kill()
         writer.wait()
-        assert writer.stdout
-        writer.stdout.close()
+        for pipe in (writer.stdin, writer.stdout):
+            with suppress(BrokenPipeError):
+                cast(IO[bytes], pipe).close()
 
 
 def _asked() -> Iterator[tuple[str, pa.RecordBatch]]:
