@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from qilin_rag.data import NoteStore
 from qilin_rag.retrievers.analyzers import ANALYZERS, Analyzer
@@ -37,6 +37,8 @@ class BM25(IndexedRetriever):
     b: Annotated[float, Field(ge=0, le=1)] = 0.4
     analyzer: Analyzer = "word"
 
+    _zeros: list[Scores] = PrivateAttr(default_factory=list)  # a zero for each note: one a thread, used again
+
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """The best `k` notes of each question; those that share no term with it are no hits."""
         if not len(notes) or not questions:
@@ -45,17 +47,22 @@ class BM25(IndexedRetriever):
         analyze = ANALYZERS[self.analyzer]
 
         def rank(some: Sequence[Question]) -> list[tuple[list[Hit], int]]:
-            scores = np.zeros(len(notes), np.float32)
+            scores = self._zeros.pop() if self._zeros else np.zeros(len(notes), np.float32)
+            scores = scores if len(scores) == len(notes) else np.zeros(len(notes), np.float32)
             ranked = []
             for question in some:
                 places, found = index.search(analyze(question.query), k, scores)
                 ranked.append(rank_hits(found, notes.note_idxs[places], k))
+            self._zeros.append(scores)
             return ranked
 
         n_threads = min(_available_cores(), len(questions))
-        with ThreadPoolExecutor(n_threads) as threads:
-            by_thread = list(threads.map(rank, (questions[i::n_threads] for i in range(n_threads))))
-        ranked = [by_thread[i % n_threads][i // n_threads] for i in range(len(questions))]
+        if n_threads == 1:
+            ranked = rank(questions)
+        else:
+            with ThreadPoolExecutor(n_threads) as threads:
+                by_thread = list(threads.map(rank, (questions[i::n_threads] for i in range(n_threads))))
+            ranked = [by_thread[i % n_threads][i // n_threads] for i in range(len(questions))]
         if n_tied := sum(left_out > 0 for _, left_out in ranked):
             logger.info("%d of %d rankings had ties at rank %d; lower note_idx stayed", n_tied, len(questions), k)
         return [hits for hits, _ in ranked]

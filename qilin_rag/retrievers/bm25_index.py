@@ -90,5 +90,6 @@ def _candidates(scores: Scores, k: int, found: Sequence[npt.NDArray[np.int32]]) 
 
 def read_index(folder: Path) -> BM25Index:
     """The index in this folder, memory-mapped, not to be written to."""
-    terms, *arrays = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in FILES)
+    mapped = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in FILES)
+    terms, *arrays = (array.view(np.ndarray) for array in mapped)  # numpy.memmap is slow to take slices of
     return BM25Index(memoryview(terms), *arrays)

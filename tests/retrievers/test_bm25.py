@@ -255,7 +255,7 @@ def test_the_index_cannot_be_written_to(small: Dataset, tmp_path: Path) -> None:
     build(small.notes, tmp_path / "index")
     index: BM25Index = read_index(tmp_path / "index")
     for array in (index.rows, index.impacts, index.indptr, index.offsets):
-        assert isinstance(array, np.memmap)
+        assert isinstance(array.base, np.memmap)
         assert not array.flags.writeable
     assert index.terms.readonly
     for i in (0, len(index.offsets) // 2, len(index.offsets) - 2):
