@@ -93,6 +93,9 @@ bench: $(VENV)/dev
 	$(BIN)/python benchmarks/report_size.py
 	$(BIN)/python benchmarks/harness_overhead.py
 	$(BIN)/python benchmarks/full_size.py --share 0.1 --only-write
+	$(BIN)/python -m pip install --quiet jieba rank_bm25
+	$(BIN)/python benchmarks/bm25_peers.py --notes 20000
+	$(BIN)/python benchmarks/bm25_scale.py --notes 20000,40000
 
 bench-neural: $(VENV)/all
 	$(BIN)/python benchmarks/dcn_throughput.py

@@ -3,6 +3,14 @@
 A folder of index files holds a manifest that says what the index was made of (retriever and settings, corpus, order
 of its notes, package versions) and the hash of each file. The cache folder is keyed by what an index is made of; an
 index named by its path is compared with it.
+
+A build goes on where it stopped. It is made in a folder beside its place, `.NAME-building`, which holds the manifest
+from the start; a build of the same thing finds what an earlier one left, one of something else removes it.
+
+Opening takes the same time for any size: a file whose size and time of change are those in the manifest is not read.
+Whatever writes to a file changes its time, so what is not noticed is only what the disk itself lost; to hash gigabytes
+at every start would be the price of it. A file that was copied or touched has another time: it is hashed once, and
+gets its time back.
 """
 
 from __future__ import annotations
@@ -12,12 +20,11 @@ import json
 import logging
 import os
 import re
-import secrets
 import shlex
 import shutil
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +35,7 @@ from qilin_rag.config import cache_dir
 from qilin_rag.data import NoteStore
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.registry import RETRIEVERS
+from qilin_rag.retrievers import parts
 from qilin_rag.retrievers.base import Retriever
 from qilin_rag.text import slug
 
@@ -48,11 +56,15 @@ class IndexedRetriever(Retriever):
 
     index: Path | None = None
 
-    _opened: tuple[str, Any] | None = PrivateAttr(default=None)
+    _opened: tuple[NoteStore, str, Any] | None = PrivateAttr(default=None)
 
     @abstractmethod
     def write_files(self, notes: NoteStore, folder: Path) -> None:
-        """Index the notes, of which there is at least one, into files in this empty folder."""
+        """Index the notes, of which there is at least one, into files in this folder.
+
+        What an earlier build of the same index left there is found (`kept_part` says what of it is whole). What is
+        not part of the index is to be removed at the end.
+        """
 
     @abstractmethod
     def read_files(self, folder: Path) -> Any:
@@ -68,11 +80,15 @@ class IndexedRetriever(Retriever):
         In the cache a missing index is built and a damaged one built again; a named one that is damaged, or made
         of something else, is a UsageError.
         """
-        made_of = self._made_of(notes)
-        key = _digest(made_of)
-        if self._opened is None or self._opened[0] != key:
-            self._opened = key, self._named(self.index, made_of) if self.index else self._cached(notes, made_of)
-        return self._opened[1]
+        if self._opened is None or self._opened[0] is not notes:
+            made_of = self._made_of(notes)
+            key = _digest(made_of)
+            if self._opened and self._opened[1] == key:
+                opened = self._opened[2]
+            else:
+                opened = self._named(self.index, made_of) if self.index else self._cached(notes, made_of)
+            self._opened = notes, key, opened
+        return self._opened[2]
 
     def write_index(self, notes: NoteStore, folder: Path) -> None:
         """Build an index and put it into `folder`, replacing an index that is there, and nothing else."""
@@ -81,9 +97,9 @@ class IndexedRetriever(Retriever):
         if folder.exists() and not (folder / MANIFEST).is_file() and not (folder.is_dir() and _is_empty(folder)):
             raise UsageError(f"{folder} is there and is no index of ours; name another folder, or remove it first")
         try:
-            self._write(notes, self._made_of(notes), folder.resolve(), _replace)
+            self._write(notes, self._made_of(notes), folder.resolve(), replace=True)
         except OSError as error:
-            raise QilinError(f"the index {folder} can't be written: {error.strerror or error}") from error
+            raise _unwritten(folder, error) from error
 
     def _made_of(self, notes: NoteStore) -> dict[str, Any]:
         """What an index of these notes is made of; its rows are rows of the store, so their order counts."""
@@ -120,37 +136,43 @@ class IndexedRetriever(Retriever):
                 logger.warning("the index %s is damaged (%s); building it again", folder, error)
                 shutil.rmtree(folder, ignore_errors=True)
         try:
-            self._write(notes, made_of, folder, _move_unless_there)
+            self._write(notes, made_of, folder, replace=False)
             return self.read_files(folder)
         except OSError as error:
             logger.warning("the index can't be kept in %s (%s); it will be built again next time", folder, error)
         with tempfile.TemporaryDirectory(prefix="qilin_rag-", ignore_cleanup_errors=True) as temporary:
-            self.write_files(notes, Path(temporary))
-            return self.read_files(Path(temporary))
+            try:
+                self.write_files(notes, Path(temporary))
+                return self.read_files(Path(temporary))
+            except OSError as error:
+                raise _unwritten(Path(temporary), error) from error
 
-    def _write(
-        self, notes: NoteStore, made_of: dict[str, Any], folder: Path, put: Callable[[Path, Path], None]
-    ) -> None:
-        """Write beside `folder`, then put it there in one step: nobody ever finds half an index."""
+    def _write(self, notes: NoteStore, made_of: dict[str, Any], folder: Path, replace: bool) -> None:
+        """Build beside `folder`, then put it there in one step: nobody ever finds half an index.
+
+        What is left of a build that ended early stays for the next, but where the user has to change something.
+        """
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-        temporary.mkdir()
-        try:
-            self.write_files(notes, temporary)
-            hashes = {path.name: _file_digest(path) for path in sorted(temporary.iterdir())}
-            manifest = json.dumps(made_of | {"files": hashes}, ensure_ascii=False, indent=2)
-            (temporary / MANIFEST).write_text(f"{manifest}\n", encoding="utf-8")
-            put(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with parts.building(folder) as unfinished:
+            if folder.exists() and not replace:  # another process has built it meanwhile
+                return
+            if not _is_finished(unfinished, made_of):
+                _begin(unfinished, made_of)
+                try:
+                    self.write_files(notes, unfinished)
+                except UsageError:
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                    raise
+                files = {path.name: _record(path) for path in parts.files_of(unfinished) if path.name != MANIFEST}
+                _write_manifest(unfinished, made_of | {"files": files})
+            parts.drop_checksums(unfinished)
+            _put(unfinished, folder)
 
     def _read(self, folder: Path, manifest: dict[str, Any]) -> Any:
         try:
-            for name, expected in manifest["files"].items():
-                if _file_digest(folder / name) != expected:
-                    raise _DamagedIndexError(f"{name} is not what was written")
+            _check_files(folder, manifest)
             return self.read_files(folder)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise _DamagedIndexError(f"{type(error).__name__}: {error}") from error
 
     def _name(self) -> str:
@@ -179,6 +201,57 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise _DamagedIndexError(f"{MANIFEST} is no manifest of an index")
     return manifest
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    temporary = folder / f"{MANIFEST}.tmp"
+    temporary.write_text(f"{json.dumps(manifest, ensure_ascii=False, indent=2)}\n", encoding="utf-8")
+    temporary.replace(folder / MANIFEST)
+
+
+def _is_finished(unfinished: Path, made_of: dict[str, Any]) -> bool:
+    """Whether a build of the same thing has ended here, and was only not put in its place."""
+    try:
+        kept = _read_manifest(unfinished)
+        if not kept["files"] or _differences(kept, made_of):
+            return False
+        _check_files(unfinished, kept)
+    except (_DamagedIndexError, OSError, KeyError, TypeError):
+        return False
+    return True
+
+
+def _begin(unfinished: Path, made_of: dict[str, Any]) -> None:
+    """Have a folder for this build: as an earlier one left it, or empty where that was of something else."""
+    try:
+        goes_on = not _differences(_read_manifest(unfinished), made_of)
+    except _DamagedIndexError:
+        goes_on = False
+    if goes_on:
+        logger.info("going on with the index that was begun in %s", unfinished)
+        parts.drop_temporary(unfinished)
+    elif unfinished.exists():
+        shutil.rmtree(unfinished)
+    unfinished.mkdir(exist_ok=True)
+    _write_manifest(unfinished, made_of | {"files": {}})
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What a file is known by: its content, and what tells without reading it that nobody has changed it."""
+    stat = path.stat()
+    return {"sha256": parts.file_digest(path), "n_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
+    """A _DamagedIndexError where a file is not the one of the manifest."""
+    for name, record in manifest["files"].items():
+        stat = (folder / name).stat()
+        if (stat.st_size, stat.st_mtime_ns) == (record["n_bytes"], record["mtime_ns"]):
+            continue
+        if stat.st_size != record["n_bytes"] or parts.file_digest(folder / name) != record["sha256"]:
+            raise _DamagedIndexError(f"{name} is not what was written")
+        with suppress(OSError):  # an index that may not be written to is hashed each time
+            os.utime(folder / name, ns=(stat.st_atime_ns, record["mtime_ns"]))
 
 
 def _differences(kept: dict[str, Any], made_of: dict[str, Any]) -> str:
@@ -212,28 +285,23 @@ def _as_yaml(value: Any) -> str:
     )
 
 
-def _replace(made: Path, folder: Path) -> None:
+def _put(made: Path, folder: Path) -> None:
     """Put `made` where an older index may lie, which is deleted only once the new one is there."""
-    if not folder.exists():
-        made.rename(folder)
-        return
     aside = made.with_name(f"{made.name}-old")
-    folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        folder.rename(aside)
     try:
         made.rename(folder)
     except OSError:
-        aside.rename(folder)
+        if aside.exists():
+            aside.rename(folder)
         raise
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _move_unless_there(made: Path, folder: Path) -> None:
-    """Where another process was first, its index is as good."""
-    try:
-        os.replace(made, folder)  # noqa: PTH105 - a folder that is not empty is not replaced
-    except OSError:
-        if not folder.exists():
-            raise
+def _unwritten(folder: Path, error: OSError) -> QilinError:
+    return QilinError(f"the index {folder} can't be written: {error.strerror or error}")
 
 
 def _is_empty(folder: Path) -> bool:
@@ -242,8 +310,3 @@ def _is_empty(folder: Path) -> bool:
 
 def _digest(made_of: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
