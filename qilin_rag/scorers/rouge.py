@@ -2,8 +2,8 @@
 
 rouge_score's own tokenizer drops every character outside a-z0-9, so a Chinese text would score 0 or by its digits.
 
-There is one process: of 20 runs x 2,932 answers the LCS takes under a second, the tokens some seconds, and half of these
-are the references', which are kept from run to run. Starting processes takes as long as scoring a run.
+There is one process: of 20 runs x 2,932 answers the LCS takes a second, the tokens ten, and half of these are the
+references', which are kept from run to run. Starting processes would take longer than scoring a run does.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Rouge(TextScorer):
         return values
 
     def _tokens_of(self, reference: str) -> tuple[str, ...]:
-        """Its tokens, made once for all runs that this object scores; equal tokens are one object, so they are small."""
+        """Its tokens, made once for all runs that this object scores; equal tokens are one object."""
         if reference not in self._known:
             self._known[reference] = tuple(map(sys.intern, self.tokenize(reference)))
         return self._known[reference]
