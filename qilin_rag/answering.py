@@ -18,7 +18,7 @@ from qilin_rag.llms import LLM, ContextOverflowError, LLMError
 from qilin_rag.llms.cache import ResponseCache, request_key
 from qilin_rag.llms.servers import serving
 from qilin_rag.prompts import BEST_FIRST, NoteForm, Prompt, PromptTooLongError, RenderedPrompt, estimated_tokens
-from qilin_rag.retrievers import Retriever
+from qilin_rag.retrievers import Retriever, checked_rankings
 from qilin_rag.store import SAMPLES, RunDirectory
 from qilin_rag.text import clean, fewest_tokens
 from qilin_rag.types import Completion, Exchange, Hit, MissingNotes, Note, Question, Sample, Status
@@ -161,15 +161,10 @@ def ask_all(
 
 def search(retriever: Retriever, notes: NoteStore, questions: Sequence[Question], k: int) -> list[list[Hit]]:
     """The ranking of each question; one that is none is a UsageError."""
-    with third_party(f"retriever {retriever.class_path()}"):
-        hits = [list(ranking) for ranking in retriever.search(questions, notes, k)]
-        problems = [_ranking_problem(ranking, None if retriever.ignores_k else k) for ranking in hits]
-    if len(hits) != len(questions):
-        raise UsageError(f"retriever {retriever.class_path()} gave {len(hits)} rankings for {len(questions)} questions")
-    for question, problem in zip(questions, problems, strict=True):
-        if problem:
-            raise UsageError(f"retriever {retriever.class_path()}, question {question.id}: {problem}")
-    return hits
+    name = f"retriever {retriever.class_path()}"
+    with third_party(name):
+        found = retriever.search(questions, notes, k)
+        return checked_rankings(name, questions, found, None if retriever.ignores_k else k)
 
 
 def known_notes(rankings: Sequence[Sequence[Hit]], notes: NoteStore, missing_notes: MissingNotes) -> list[Retrieved]:
@@ -180,15 +175,6 @@ def known_notes(rankings: Sequence[Sequence[Hit]], notes: NoteStore, missing_not
         raise UsageError(f"the retriever names notes that are not in the data: {shown}; --missing-notes skip goes on")
     gone = set(missing)
     return [_without(gone, ranking) for ranking in rankings]
-
-
-def _ranking_problem(hits: Sequence[Hit], k: int | None) -> str | None:
-    """What is wrong with a ranking that a retriever, perhaps of the user's own, gave."""
-    if [hit.rank for hit in hits] != list(range(1, len(hits) + 1)):
-        return "ranks must be 1, 2, ... in this order"
-    if len({hit.note_idx for hit in hits}) < len(hits):
-        return "a note is named twice"
-    return f"{len(hits)} notes where at most {k} were asked for" if k is not None and len(hits) > k else None
 
 
 def _without(missing: set[int], hits: Sequence[Hit]) -> Retrieved:

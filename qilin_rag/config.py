@@ -43,7 +43,8 @@ class RunConfig(Frozen):
     """All settings of one run, resolved: what the manifest records and what `run` is given.
 
     `llm_label` is the name the LLM was given by, `llm_preset` the settings which that name alone stands for.
-    `rerank`: the folder of a trained ranker, which puts the first `rerank_depth` hits of a question in its own order.
+    `rerank`: the folder of a trained ranker, which puts the first `rerank_depth` hits of a question in its own order,
+    or by `rerank_weight` of its score and the rest of the retriever's.
     `note_order`: how the notes stand in the prompt (`shuffled`: by `seed` and question); `note_chars`: the most
     characters of each note's content there. `metrics` must be usable; `optional_metrics` are scored too where they can
     be with what is on this machine. `note` is a word for people, shown beside the LLM in tables.
@@ -56,6 +57,7 @@ class RunConfig(Frozen):
     retriever: Named = Named(name="bm25")
     rerank: Path | None = None
     rerank_depth: PositiveInt = 20
+    rerank_weight: Annotated[float, Field(gt=0, le=1)] = 1.0
     llm: Named = Named(name="extractive")
     llm_label: str = "extractive"
     llm_preset: dict[str, Any] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ from qilin_rag.registry import LLMS
 from qilin_rag.retrievers import IndexedRetriever
 from qilin_rag.scorers import Scorer
 from qilin_rag.scorers.retrieval import Retrieval
-from qilin_rag.scoring import build_scorers, prepare, score_directory, summarise_metrics, usable_scorers
+from qilin_rag.scoring import build_scorers, foresee, prepare, score_directory, summarise_metrics, usable_scorers
 from qilin_rag.sharing import Shared
 from qilin_rag.stats import query_clusters
 from qilin_rag.store import REPEATS, Manifest, RunDirectory, check_out, write_text
@@ -267,20 +267,34 @@ def is_too_many(failed: int, total: int, fail_on_error: float) -> bool:
 
 
 def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], optional_metrics: Sequence[str] = ()) -> Run:
-    """Score a finished run with these metrics from what it has on disk; no LLM is called.
+    """Score one finished run; see `score_runs`."""
+    [run] = score_runs([path], metrics, optional_metrics)
+    return run
 
-    `optional_metrics` are left out where they can't be used as things stand. Scores by other metrics stay as they are.
+
+def score_runs(
+    paths: Sequence[Path], metrics: Mapping[str, Mapping[str, Any]], optional_metrics: Sequence[str] = ()
+) -> Iterator[Run]:
+    """Score finished runs with these metrics from what they have on disk, one after another; no LLM is called.
+
+    All are looked at before one is scored, and each is written when it is. `optional_metrics` are left out where they
+    can't be used as things stand. Scores by other metrics stay as they are.
     """
     scorers = build_scorers(metrics)
-    directory = RunDirectory(path)
-    directory.read_manifest()
-    with directory.locked():
-        manifest = directory.read_complete()
-        more, left_out = usable_scorers(optional_metrics)
-        finished, lines = directory.read_samples()
-        scored = score_directory(directory, finished, lines, [*scorers, *more.values()], manifest.seed)
-    say_left_out(left_out, directory.path)
-    return Run(directory, manifest, scored)
+    directories = [RunDirectory(path) for path in {path.resolve(): path for path in paths}.values()]
+    for directory in directories:
+        directory.read_complete()
+    more, left_out = usable_scorers(optional_metrics)
+    scorers = [*scorers, *more.values()]
+    if len(directories) > 1:
+        foresee(scorers, directories)
+    for directory in directories:
+        with directory.locked():
+            manifest = directory.read_complete()
+            finished, lines = directory.read_samples()
+            summary = score_directory(directory, finished, lines, scorers, manifest.seed)
+        yield Run(directory, manifest, summary)
+    say_left_out(left_out, " ".join(str(directory.path) for directory in directories))
 
 
 def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +19,7 @@ from qilin_rag.data.dataset import hash_questions
 from qilin_rag.llms import LLM
 from qilin_rag.llms.servers import engine_of
 from qilin_rag.rankers.rerank import Reranker
-from qilin_rag.registry import RETRIEVERS
+from qilin_rag.registry import RETRIEVERS, describe
 from qilin_rag.retrievers import Retriever
 from qilin_rag.store import Manifest, RunDirectory
 from qilin_rag.text import slug
@@ -142,18 +142,15 @@ def retriever_label(config: RunConfig, retriever: Retriever, reranker: Reranker 
     first = describe(RETRIEVERS.label(name), retriever.changed(RETRIEVERS.implied(name)))
     if reranker is None:
         return first
-    is_usual = reranker.depth == RunConfig.model_fields["rerank_depth"].default
-    return f"{first} + {describe(reranker.name, {} if is_usual else {'depth': reranker.depth})}"
+    chosen = {"depth": reranker.depth, "weight": reranker.weight}
+    usual = {name: RunConfig.model_fields[f"rerank_{name}"].default for name in chosen}
+    changed = {name: value for name, value in chosen.items() if value != usual[name]}
+    return f"{first} + {describe(reranker.name, changed)}"
 
 
 def llm_label(config: RunConfig, llm: LLM) -> str:
     """The LLM in tables: its name and what differs from its preset."""
     return describe(config.llm_label, llm.changed(config.llm_preset))
-
-
-def describe(name: str, changes: Mapping[str, Any]) -> str:
-    """A component's name, with the settings that tell it apart from what the name alone means."""
-    return " ".join([name, *(f"{key}={value}" for key, value in changes.items())])
 
 
 def installed_packages() -> dict[str, str]:

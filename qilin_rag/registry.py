@@ -160,6 +160,7 @@ RETRIEVERS: Registry[Any] = Registry(
         "none": "qilin_rag.retrievers.none:NoRetriever",
         "bm25": "qilin_rag.retrievers.bm25:BM25",
         "biencoder": "qilin_rag.retrievers.biencoder:BiEncoder",
+        "hybrid": "qilin_rag.retrievers.hybrid:Hybrid",
         "langchain": "qilin_rag.retrievers.langchain:LangChainRetriever",
         "oracle": "qilin_rag.retrievers.oracle:Oracle",
         "oracle_top_k": "qilin_rag.retrievers.oracle:OracleTopK",
@@ -217,6 +218,11 @@ SCORERS: Registry[Any] = Registry(
 )
 
 
+def describe(name: str, changes: Mapping[str, Any]) -> str:
+    """A component's name, with the settings that tell it apart from what the name alone means."""
+    return " ".join([name, *(f"{key}={value}" for key, value in changes.items())])
+
+
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem of a validation error in one line: which setting, what is wrong with it, what there is."""
     first = error.errors()[0]
@@ -225,7 +231,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return str(unknown_name("setting", where, model.model_fields))
     if first["type"] == "missing":
         return f"setting {where!r} is missing"
+    said = first["msg"].removeprefix("Value error, ")
+    if not where:  # of several settings together
+        return said
     value = re.sub(r"//[^/@]*@|\?.*", "...", re.sub(r"\s+", " ", reprlib.repr(first["input"])))[
         :80
     ]  # addresses may hold keys
-    return f"setting {where!r} is {value}: {first['msg'].removeprefix('Value error, ')}"
+    return f"setting {where!r} is {value}: {said}"

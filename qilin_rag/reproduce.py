@@ -22,7 +22,7 @@ from qilin_rag.types import Frozen, MetricSummary, Sample
 REPRODUCED = Path("runs") / "reproduced"
 _NOT_COMPARED = (
     *("runs_dir", "fresh", "cache", "repeat", "note", "fail_on_error", "llm_label", "llm_preset"),
-    "rerank_depth",  # of the identity, which is the same; runs from before it was a setting lack it
+    *("rerank_depth", "rerank_weight"),  # of the identity, which is the same; older runs lack them
 )
 _MOST_DIFFERENCES = 5
 

@@ -58,6 +58,17 @@ def usable_scorers(metrics: Iterable[str]) -> tuple[dict[str, Scorer], dict[str,
     return usable, left_out
 
 
+def foresee(scorers: Iterable[Scorer], directories: Iterable[RunDirectory]) -> None:
+    """Tell the scorers which answers will come, of runs that are scored one after another."""
+    answers = [
+        {sample.answer for sample in directory.read_samples()[0].values() if sample.is_answered}
+        for directory in directories
+    ]
+    for scorer in scorers:
+        with third_party(f"metric {scorer.class_path()}"):
+            scorer.foresee(answers)
+
+
 def score_samples(scorers: Iterable[Scorer], samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
     """The scores of all samples by all scorers, each with the signature of its metric."""
     scores: list[Score] = []

@@ -53,12 +53,12 @@ class Shared:
 
     def reranker(self, config: RunConfig) -> Reranker | None:
         """The second stage of a run, where it has one."""
-        folder, depth = config.rerank, config.rerank_depth
+        folder, depth, weight = config.rerank, config.rerank_depth, config.rerank_weight
         if folder is None:
             return None
         if config.top_k > depth and not self.retriever(config).ignores_k:
             raise UsageError(f"--top-k {config.top_k}: only {depth} notes are ranked again; raise --rerank-depth")
-        return self.once(("reranker", folder, depth), lambda: Reranker.open(folder, depth))
+        return self.once(("reranker", folder, depth, weight), lambda: Reranker.open(folder, depth, weight))
 
     def llm(self, config: RunConfig) -> LLM:
         """The LLM of a run; nobody has asked yet whether its server is there."""
@@ -81,7 +81,7 @@ class Shared:
         found = known_notes(hits, dataset.notes, config.missing_notes)
         if reranker is None:
             return found
-        named = (retriever.class_path(), retriever.model_dump_json(), dataset.sha256, config.rerank, k)
+        named = (retriever.class_path(), retriever.model_dump_json(), dataset.sha256, config.rerank, reranker.weight, k)
         known = self._reranked.setdefault(named, {})
         new = [(question, its) for question, its in zip(questions, found, strict=True) if question.id not in known]
         rankings = reranker.rerank([question for question, _ in new], [its.hits for _, its in new], dataset.notes)

@@ -45,7 +45,7 @@ def test_operational_fields_are_no_part_of_the_identity() -> None:
         (
             "zzz",
             {},
-            "unknown retriever 'zzz'; known: biencoder, bm25, langchain, none, oracle, oracle_top_k",
+            "unknown retriever 'zzz'; known: biencoder, bm25, hybrid, langchain, none, oracle",
         ),
         ("bm25", {"k2": 1}, "unknown setting 'k2'; did you mean k1?"),
         ("qilin_rag.llms.extractive:Extractive", {}, "has no Retriever called 'Extractive'"),

@@ -96,6 +96,25 @@ def test_the_rankers_order_counts_down_to_its_depth(data_dir: Path, trained: Pat
         assert sample.prompt_notes == [hit.note_idx for hit in sample.hits]
 
 
+def test_beside_the_retriever_both_scores_count(data_dir: Path, trained: Path) -> None:
+    def scores_of(**flags: Any) -> dict[str, dict[int, float]]:
+        samples = asked(data_dir, retriever="random", top_k=3, **flags).directory.read_samples()[0]
+        return {i: {hit.note_idx: hit.score for hit in sample.hits} for i, sample in samples.items()}
+
+    first, second = scores_of(), scores_of(rerank=trained, rerank_depth=3)
+    both = scores_of(rerank=trained, rerank_depth=3, rerank_weight=0.25)
+    for i, scores in both.items():
+        expected = {
+            note: sum(
+                weight * (stage[i][note] - min(stage[i].values())) / (max(stage[i].values()) - min(stage[i].values()))
+                for weight, stage in ((0.75, first), (0.25, second))
+            )
+            for note in first[i]
+        }
+        assert scores == pytest.approx(expected)
+        assert list(scores) == sorted(scores, key=lambda note: (-scores[note], note))
+
+
 def test_it_is_a_run_of_its_own_that_says_how_it_was_made(data_dir: Path, trained: Path) -> None:
     plain, done = asked(data_dir), asked(data_dir, rerank=trained)
     assert "rerank" not in plain.manifest.identity
@@ -105,7 +124,9 @@ def test_it_is_a_run_of_its_own_that_says_how_it_was_made(data_dir: Path, traine
     assert done.manifest.labels["retriever"] == "bm25 + short"
     deeper = asked(data_dir, rerank=trained, rerank_depth=5)
     assert deeper.manifest.labels["retriever"] == "bm25 + short depth=5"
-    assert len({each.manifest.fingerprint for each in (plain, done, deeper)}) == 3
+    beside = asked(data_dir, rerank=trained, rerank_weight=0.5)
+    assert beside.manifest.labels["retriever"] == "bm25 + short weight=0.5"
+    assert len({each.manifest.fingerprint for each in (plain, done, deeper, beside)}) == 4
     (trained / "model" / "config.json").write_text('{"other": "weights"}')
     assert asked(data_dir, rerank=trained).manifest.fingerprint != done.manifest.fingerprint
 
@@ -186,6 +207,7 @@ def test_a_sweep_scores_once(data_dir: Path, trained: Path, cli: Cli) -> None:
         (["--rerank", "nowhere"], "nowhere holds no trained ranker"),
         (["--rerank", "trained", "--top-k", "21"], "only 20 notes are ranked again; raise --rerank-depth"),
         (["--rerank", "trained", "--rerank-depth", "0"], "'rerank_depth' is 0"),
+        (["--rerank", "trained", "--rerank-weight", "0"], "'rerank_weight' is 0"),
     ],
 )
 def test_what_can_not_be_ranked_is_said(data_dir: Path, trained: Path, cli: Cli, flags: list[str], why: str) -> None:

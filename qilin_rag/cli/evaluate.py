@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,7 @@ from qilin_rag.cli.options import (
     References,
     Rerank,
     RerankDepth,
+    RerankWeight,
     RetrieverName,
     RunsDir,
     Settings,
@@ -40,6 +41,7 @@ def run(
     retriever: RetrieverName = None,
     rerank: Rerank = None,
     rerank_depth: RerankDepth = None,
+    rerank_weight: RerankWeight = None,
     llm: LlmName = None,
     data: Data = None,
     answers: Answers = None,
@@ -101,6 +103,7 @@ def run(
         "retriever": retriever,
         "rerank": rerank,
         "rerank_depth": rerank_depth,
+        "rerank_weight": rerank_weight,
         "llm": llm,
         "data": data,
         "answers": answers,
@@ -130,40 +133,51 @@ def run(
     except KeyboardInterrupt:
         again = "the same command without --fresh" if fresh else "the same command"
         raise Interrupted(f"every finished answer is kept, {again} goes on from here") from None
-    _print(finished, as_json)
+    if as_json:
+        ui.print_json(_record(finished))
+    else:
+        _print(finished)
     check_failures(finished, resolved.fail_on_error)
 
 
 def score(
-    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    run_directories: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
     metrics: Metrics = None,
     settings: Settings = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score a run again, without a model.
+    """Score runs again, without the models that made them.
 
-    Scores by other metrics stay as they are.
+    Scores by other metrics stay as they are. A metric's own model is loaded once for all of them.
     """
     from qilin_rag.config import resolve_run
-    from qilin_rag.pipeline import score_run
+    from qilin_rag.pipeline import score_runs
 
     ui.set_up_logs(quiet or as_json)
     others = [setting for setting in settings or [] if not setting.startswith("metrics.")]
     if others:
         raise UsageError(f"--set {others[0]}: score only takes metrics.NAME.KEY=VALUE")
     config = resolve_run({"metrics": metrics}, settings or [])
-    _print(score_run(run_directory, config.metrics, config.optional_metrics), as_json)
+    scored = score_runs(run_directories, config.metrics, config.optional_metrics)
+    if as_json:
+        records = [_record(each) for each in scored]
+        ui.print_json(records if len(run_directories) > 1 else records[0])
+        return
+    for each in scored:
+        _print(each)
 
 
-def _print(finished: Run, as_json: bool) -> None:
+def _record(finished: Run) -> dict[str, Any]:
+    directory, manifest, summary = finished
+    took = manifest.model_dump(mode="json", include={"generation_s", "times", "cost"})
+    return {"run": str(directory.path), **summary.model_dump(mode="json"), **took}
+
+
+def _print(finished: Run) -> None:
     from qilin_rag.cost import describe
 
     directory, manifest, summary = finished
-    if as_json:
-        took = manifest.model_dump(mode="json", include={"generation_s", "times", "cost"})
-        ui.print_json({"run": str(directory.path), **summary.model_dump(mode="json"), **took})
-        return
     labels = manifest.labels
     console = ui.console()
     console.print(f"{labels['retriever']} + {labels['llm']}, prompt {labels['prompt']}; {labels['data']}", style="bold")

@@ -55,6 +55,10 @@ Rerank = Annotated[
     typer.Option(help="The folder of a trained ranker that puts the hits in its own order (crossencoder, biencoder)."),
 ]
 RerankDepth = Annotated[int | None, typer.Option(help="Hits a question that are put in order anew. [default: 20]")]
+RerankWeight = Annotated[
+    float | None,
+    typer.Option(help="Of the ranker's score in the new order; the rest is the retriever's. [default: 1, it alone]"),
+]
 Data = Annotated[
     str | None,
     typer.Option(

@@ -208,7 +208,7 @@ def _read_config(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _print(done: Ranking, with_slices: bool) -> None:
-    from qilin_rag.provenance import describe
+    from qilin_rag.registry import describe
 
     directory, manifest, summary = done
     console = ui.console()

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, Data, Limit, MissingNotes, Quiet, Rerank, RerankDepth, RetrieverName, Settings
+from qilin_rag.cli.options import (
+    AsJson,
+    Data,
+    Limit,
+    MissingNotes,
+    Quiet,
+    Rerank,
+    RerankDepth,
+    RerankWeight,
+    RetrieverName,
+    Settings,
+)
 
 
 def retrieve(
@@ -16,6 +27,7 @@ def retrieve(
     retriever: RetrieverName = None,
     rerank: Rerank = None,
     rerank_depth: RerankDepth = None,
+    rerank_weight: RerankWeight = None,
     data: Data = None,
     missing_notes: MissingNotes = None,
     top_k: Annotated[int, typer.Option(help="Notes a question gets.")] = 100,
@@ -36,6 +48,7 @@ def retrieve(
         "retriever": retriever,
         "rerank": rerank,
         "rerank_depth": rerank_depth,
+        "rerank_weight": rerank_weight,
         "data": data,
         "missing_notes": missing_notes,
         "top_k": top_k,

@@ -17,6 +17,7 @@ from qilin_rag.cli.options import (
     Quiet,
     Rerank,
     RerankDepth,
+    RerankWeight,
     RunsDir,
     ServeEach,
     Settings,
@@ -43,6 +44,7 @@ def sweep(
     ] = False,
     rerank: Rerank = None,
     rerank_depth: RerankDepth = None,
+    rerank_weight: RerankWeight = None,
     data: Data = None,
     metrics: Metrics = None,
     limit: Limit = None,
@@ -67,6 +69,7 @@ def sweep(
     flags = {
         "rerank": rerank,
         "rerank_depth": rerank_depth,
+        "rerank_weight": rerank_weight,
         "data": data,
         "metrics": metrics,
         "limit": limit,

@@ -13,35 +13,51 @@ from qilin_rag.data.requests import requests_of
 from qilin_rag.errors import UsageError
 from qilin_rag.rankers.trained import TrainedRanker, load_ranker
 from qilin_rag.registry import RANKERS
-from qilin_rag.types import Hit, Question
+from qilin_rag.retrievers.base import min_max
+from qilin_rag.types import Hit, Question, ranked
 
 
 class Reranker(NamedTuple):
-    """A trained ranker, by its name, and how many hits it is given of each question."""
+    """A trained ranker, by its name, how many hits it is given of each question, and its weight beside the retriever.
+
+    Below weight 1 the order is by weight * ranker + (1 - weight) * retriever, the scores of each from 0 to 1 over the
+    hits of the question: a linear interpolation, as Birch has it (Akkalyoncu Yilmaz et al. 2019).
+    """
 
     name: str
     ranker: TrainedRanker
     depth: int
+    weight: float = 1.0
 
     @classmethod
-    def open(cls, folder: Path, depth: int) -> Reranker:
+    def open(cls, folder: Path, depth: int, weight: float = 1.0) -> Reranker:
         """The ranker that `train` wrote; a UsageError where it needs more of a request than a question has."""
         ranker = load_ranker(folder)
         name = next(name for name, path in RANKERS.table().items() if path == ranker.class_path())
         if not ranker.reads_text_only:
             raise UsageError(f"--rerank {folder}: {name} reads more than query and notes, and a question has no more")
-        return cls(name, ranker, depth)
+        return cls(name, ranker, depth, weight)
 
     def identity(self) -> dict[str, Any]:
         """What can change an order."""
-        return {"ranker": self.ranker.identity(), "depth": self.depth}
+        beside = {} if self.weight == 1 else {"weight": self.weight}
+        return {"ranker": self.ranker.identity(), "depth": self.depth, **beside}
 
     def rerank(
         self, questions: Sequence[Question], rankings: Sequence[Sequence[Hit]], notes: NoteStore
     ) -> list[list[Hit]]:
-        """The same hits, best first by the ranker, with its scores."""
+        """The same hits, best first by the ranker, with its scores or the weighted ones."""
         requests = requests_of(questions, rankings)
         if not requests.n_candidates:
             return [[] for _ in questions]
         with third_party(f"ranker {self.ranker.class_path()}"):
-            return requests.rankings(self.ranker.score(requests, Catalogue(notes)))
+            second = requests.rankings(self.ranker.score(requests, Catalogue(notes)))
+        return second if self.weight == 1 else [self.beside(*both) for both in zip(second, rankings, strict=True)]
+
+    def beside(self, second: Sequence[Hit], first: Sequence[Hit]) -> list[Hit]:
+        """The ranker's order of one question and the retriever's, by their weights."""
+        of_first = {hit.note_idx: share for hit, share in zip(first, min_max(first), strict=True)}
+        of_second = {hit.note_idx: share for hit, share in zip(second, min_max(second), strict=True)}
+        return ranked(
+            {note: self.weight * share + (1 - self.weight) * of_first[note] for note, share in of_second.items()}
+        )

@@ -12,7 +12,6 @@ import numpy as np
 
 from qilin_rag.data.requests import TaskName
 from qilin_rag.errors import UsageError
-from qilin_rag.provenance import describe
 from qilin_rag.ranking_metrics import RELEASED
 from qilin_rag.ranking_store import (
     FIGURES,
@@ -23,6 +22,7 @@ from qilin_rag.ranking_store import (
     RequestFigures,
     clusters_of,
 )
+from qilin_rag.registry import describe
 from qilin_rag.reports.cells import Block, Cell, Key, Kind, Table, compared, detectable
 from qilin_rag.reports.paper import RANKERS_REMARK, paper_rankers
 from qilin_rag.reports.places import natural

@@ -160,6 +160,7 @@ def _made_with(scorer: AnswerScorer, change: Mapping[str, Any]) -> AnswerScorer:
 
 def _values(scorer: AnswerScorer, samples: Sequence[Sequence[Sample]], questions: Sequence[Question]) -> Values:
     """(n_questions, n_runs), NaN where unscored."""
+    scorer.foresee([[sample.answer for sample in of_run if sample.is_answered] for of_run in samples])
     return as_values([score_samples([scorer], of_run, questions) for of_run in samples])
 
 

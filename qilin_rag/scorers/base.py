@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
 from qilin_rag.registry import Component
@@ -37,6 +37,12 @@ class Scorer(Component):
         Asked of metrics nobody named, so it must be quick and import nothing heavy.
         """
         return None
+
+    def foresee(self, answers: Sequence[Iterable[str]]) -> None:
+        """The answers of each of several runs that are about to be scored one by one.
+
+        Who works hard on a text may keep what it made of one that comes again. Nothing has to be done here.
+        """
 
     def prepare(self) -> None:
         """Load what scoring needs. Called before the first question is asked, so that what is broken costs nothing."""

@@ -6,44 +6,51 @@ F1 as the package bert_score 0.3.13 computes it, without idf weights and without
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence, Set
+from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from pydantic import PositiveInt, PrivateAttr
+from pydantic import NonNegativeFloat, PositiveInt, PrivateAttr
 
 from qilin_rag.errors import UsageError
 from qilin_rag.extras import missing_modules, require
 from qilin_rag.pretrained import fetch_model, find_model, model_sha256
 from qilin_rag.scorers.base import Remarked, TextScorer
-from qilin_rag.scorers.encoder import Encoded, Encoder, max_tokens
+from qilin_rag.scorers.encoder import Encoded, Encoder, Precision, max_tokens
+from qilin_rag.scorers.kept_vectors import Ids, KeptVectors
 from qilin_rag.text import slug
 
 logger = logging.getLogger(__name__)
 
 _MODULES = ("torch", "transformers")
-_BATCHES_HELD = 4
-Pair = tuple[str, str]
+Pair = tuple[Ids, Ids]
 T = TypeVar("T")
 
 
 class BertScore(TextScorer):
     """BERTScore F1, the best over the references; 0 where a side is empty.
 
-    `model`: a hub name or a folder; `layer`: whose output is compared (1 is the first). `device` None is cuda where
-    there is one.
+    `model`: a hub name or a folder; `layer`: whose output is compared (1 is the first); `precision`: in which the model
+    computes. `device` None is cuda where there is one. Vectors of references are kept in the cache folder, of all
+    models together up to `cache_gb`; with 0 in memory, for as long as this object lives.
     """
 
     metric: ClassVar[str] = "bertscore"
-    operational: ClassVar[frozenset[str]] = frozenset({"batch_size", "device"})
+    operational: ClassVar[frozenset[str]] = frozenset({"batch_size", "device", "cache_gb"})
 
     model: str = "bert-base-chinese"
     layer: PositiveInt = 8
     batch_size: PositiveInt = 32
     device: str | None = None
+    precision: Precision = "fp32"
+    cache_gb: NonNegativeFloat = 8.0
 
     _found: tuple[Path, str] | None = PrivateAttr(default=None)
     _encoder: Encoder | None = PrivateAttr(default=None)
+    _kept: KeptVectors | None = PrivateAttr(default=None)
+    _foreseen: set[str] = PrivateAttr(default_factory=set)
 
     def unavailable(self) -> str | None:
         """What is missing: packages, or the model, which is then not on this machine."""
@@ -55,9 +62,9 @@ class BertScore(TextScorer):
         """Model with the first digits of its content's hash, layer, weighting, limit, and what is done to texts."""
         folder, digest = self._find()
         name = slug(folder.resolve().name) if Path(self.model).expanduser().exists() else self.model
-        made = (
-            f"model:{name}@{digest[:8]}|layer:{self.layer}|f1:greedy|idf:no|rescale:no|max:{max_tokens(folder)} tokens"
-        )
+        precision = "" if self.precision == "fp32" else f"|precision:{self.precision}"
+        layer = f"layer:{self.layer}{precision}"
+        made = f"model:{name}@{digest[:8]}|{layer}|f1:greedy|idf:no|rescale:no|max:{max_tokens(folder)} tokens"
         return {self.metric: f"bertscore|{made}|{self.treatment}|refs:max|v{self.version}"}
 
     def prepare(self) -> None:
@@ -74,42 +81,69 @@ class BertScore(TextScorer):
         """The best F1 over each answer's references, with a remark where one of these texts had to be cut."""
         ours = [self.prepare_text(answer) for answer in answers]
         theirs = [[self.prepare_text(target) for target in targets] for targets in references]
-        pairs = list(dict.fromkeys((a, t) for a, targets in zip(ours, theirs, strict=True) for t in targets))
-        if not pairs:
+        texts = list(dict.fromkeys([*ours, *(target for targets in theirs for target in targets)]))
+        if not any(theirs):
             return [Remarked(0.0) for _ in answers]
         encoder = self._load()
-        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         token_ids, is_cut = encoder.tokenize(texts)
+        ids = {text: tuple(of_text) for text, of_text in zip(texts, token_ids, strict=True)}
         cut = {text for text, was_cut in zip(texts, is_cut, strict=True) if was_cut}
         if cut:
             most = encoder.max_text_tokens
             logger.warning("bertscore: %d of %d texts were longer than %d tokens and cut", len(cut), len(texts), most)
-        f1 = dict(self._match(encoder, pairs, dict(zip(texts, token_ids, strict=True))))
+        f1 = dict(
+            self._match(encoder, {(ids[a], ids[t]) for a, known in zip(ours, theirs, strict=True) for t in known})
+        )
         return [
             Remarked(
-                max((f1[answer, target] for target in targets), default=0.0),
+                max((f1[ids[answer], ids[target]] for target in targets), default=0.0),
                 f"cut to {encoder.max_tokens} tokens" if not cut.isdisjoint([answer, *targets]) else None,
             )
             for answer, targets in zip(ours, theirs, strict=True)
         ]
 
-    def _match(
-        self, encoder: Encoder, pairs: Sequence[Pair], token_ids: dict[str, list[int]]
-    ) -> Iterator[tuple[Pair, float]]:
-        """Each pair's F1, the shortest first; vectors are made once a text and held no longer than they are needed."""
-        device = self._device()
-        size = {text: len(ids) for text, ids in token_ids.items()}
-        ordered = sorted(pairs, key=lambda pair: max(size[pair[0]], size[pair[1]]))
-        groups = list(_batches(ordered, _BATCHES_HELD * self.batch_size))
-        last_use = {text: i for i, group in enumerate(groups) for pair in group for text in pair}
-        held: dict[str, Encoded] = {}
-        for i, group in enumerate(groups):
-            new = sorted({text for pair in group for text in pair} - held.keys(), key=lambda text: (size[text], text))
-            for batch in _batches(new, self.batch_size):
-                held |= zip(batch, encoder.encode([token_ids[text] for text in batch], device), strict=True)
-            for some in _batches(group, self.batch_size):
-                yield from zip(some, _f1([held[a] for a, _ in some], [held[t] for _, t in some]), strict=True)
-            held = {text: encoded for text, encoded in held.items() if last_use[text] > i}
+    def foresee(self, answers: Sequence[Iterable[str]]) -> None:
+        """Answers that more than one of these runs has are kept, as references are."""
+        n_runs = Counter(text for of_run in answers for text in set(map(self.prepare_text, of_run)))
+        self._foreseen = {text for text, n in n_runs.items() if n > 1}
+
+    def _match(self, encoder: Encoder, pairs: Set[Pair]) -> Iterator[tuple[Pair, float]]:
+        """Each pair's F1, the shortest answers first.
+
+        References come from those kept, answers are made here and dropped, so that memory does not grow with either.
+        Neither is in a batch with the other: an answer's vectors don't depend on what was kept before.
+        """
+        device, kept = self._device(), self._vectors()
+        foreseen = {tuple(ids) for ids in encoder.tokenize(sorted(self._foreseen))[0]}
+        targets: dict[Ids, list[Ids]] = {}
+        for answer, target in sorted(pairs, key=lambda pair: [(len(ids), ids) for ids in pair]):
+            targets.setdefault(answer, []).append(target)
+        self._keep(encoder, {target for _, target in pairs} | (foreseen & targets.keys()), device)
+        own = [answer for answer in targets if answer not in kept]
+        others = [answer for answer in targets if answer in kept]
+        for batch in (*_batches(own, self.batch_size), *_batches(others, self.batch_size)):
+            hidden = [kept.get(ids) for ids in batch] if batch[0] in kept else encoder.encode(batch, device)
+            encoded = {ids: encoder.weighted(ids, its, device) for ids, its in zip(batch, hidden, strict=True)}
+            for some in _batches([(answer, target) for answer in batch for target in targets[answer]], self.batch_size):
+                theirs = [encoder.weighted(target, kept.get(target), device) for _, target in some]
+                yield from zip(some, _f1([encoded[answer] for answer, _ in some], theirs), strict=True)
+
+    def _keep(self, encoder: Encoder, texts: Set[Ids], device: str) -> None:
+        """Make the vectors of those of these texts that are not kept yet."""
+        kept = self._vectors()
+        kept.look()
+        new = sorted((ids for ids in texts if ids not in kept), key=lambda ids: (len(ids), ids))
+        batches = _batches(new, self.batch_size)
+        kept.put(new, (its.cpu() for batch in batches for its in encoder.encode(batch, device)))
+
+    def _vectors(self) -> KeptVectors:
+        if self._kept is None:
+            folder, digest = self._find()
+            made_of = {"model": digest, "layer": self.layer, "precision": self.precision}
+            name = f"{folder.resolve().name[:20]}-layer{self.layer}-{self.precision}"
+            versions = {"transformers": version("transformers")}
+            self._kept = KeptVectors(name, made_of | versions, int(self.cache_gb * 1e9))
+        return self._kept
 
     def _find(self) -> tuple[Path, str]:
         """The model's folder and the hash of its content."""
@@ -121,7 +155,7 @@ class BertScore(TextScorer):
 
     def _load(self) -> Encoder:
         if self._encoder is None:
-            self._encoder = Encoder(self._find()[0], self.layer)
+            self._encoder = Encoder(self._find()[0], self.layer, self.precision)
         return self._encoder
 
     def _device(self) -> str:

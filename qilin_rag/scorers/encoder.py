@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from qilin_rag.errors import UsageError
 from qilin_rag.pretrained import quiet_loading
@@ -13,6 +13,7 @@ from qilin_rag.pretrained import quiet_loading
 if TYPE_CHECKING:
     import torch
 
+Precision = Literal["fp32", "bf16"]
 DEFAULT_MAX_TOKENS = 512
 _LONGEST_BELIEVED = 1_000_000  # tokenizers that know no limit name one of 1e30
 _POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "ibert"}
@@ -40,15 +41,15 @@ def max_tokens(folder: Path) -> int:
 
 
 class Encoder:
-    """The first `layer` layers of a model, in fp32, and its tokenizer."""
+    """The first `layer` layers of a model, in one precision whatever its weights are stored in, and its tokenizer."""
 
-    def __init__(self, folder: Path, layer: int) -> None:
+    def __init__(self, folder: Path, layer: int, precision: Precision = "fp32") -> None:
         """Load from `folder`, onto the CPU; whatever is wrong with it is a UsageError."""
         self.max_tokens = max_tokens(folder)
         try:
             with quiet_loading():
                 self._tokenizer = _load_tokenizer(folder)
-                self._model = _load_model(folder, layer)
+                self._model = _load_model(folder, layer, precision)
         except UsageError:
             raise
         except Exception as error:  # broken files: an error class each, of several libraries
@@ -80,8 +81,11 @@ class Encoder:
                 ids = [next(shorter) if is_cut else of_text for of_text, is_cut in zip(ids, cut, strict=True)]
         return ids, cut
 
-    def encode(self, batch: Sequence[Sequence[int]], device: str) -> list[Encoded]:
-        """The vectors of these texts, given as token ids, from one pass of the model; they stay on `device`."""
+    def encode(self, batch: Sequence[Sequence[int]], device: str) -> list[torch.Tensor]:
+        """What the model makes of these texts, given as token ids, in one pass; it stays on `device`.
+
+        A tensor each, (n_tokens, hidden size), in the model's precision.
+        """
         import torch
 
         tokenizer, model = self._tokenizer, self._model.to(device)
@@ -89,12 +93,17 @@ class Encoder:
         rows = [torch.tensor(ids) for ids in batch]
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
         seen = torch.arange(padded.shape[1]) < lengths[:, None]
-        special = torch.isin(padded, torch.tensor(self._weightless, dtype=torch.long))
-        weights = (~special).float().to(device)
         with torch.inference_mode():
             hidden = model(padded.to(device), attention_mask=seen.long().to(device))[0]
-            vectors = hidden / hidden.norm(dim=-1, keepdim=True)
-        return [Encoded(vectors[i, :n].clone(), weights[i, :n]) for i, n in enumerate(lengths.tolist())]
+        return [hidden[i, :n].clone() for i, n in enumerate(lengths.tolist())]
+
+    def weighted(self, ids: Sequence[int], hidden: torch.Tensor, device: str) -> Encoded:
+        """A text as it is compared, from what `encode` made of it."""
+        import torch
+
+        vectors = hidden.to(device).float()
+        weights = torch.tensor([float(token_id not in self._weightless) for token_id in ids], device=device)
+        return Encoded(vectors / vectors.norm(dim=-1, keepdim=True), weights)
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -109,7 +118,7 @@ def _load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _load_model(folder: Path, layer: int) -> Any:
+def _load_model(folder: Path, layer: int, precision: Precision) -> Any:
     """The model cut off above `layer`; weights that are not in the files are refused, not drawn at random."""
     from transformers import AutoConfig, AutoModel
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -128,7 +137,7 @@ def _load_model(folder: Path, layer: int) -> Any:
     )
     if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
         raise UsageError(f"model {folder} lacks {len(missing)} of its weights, {missing[0]} for one; fetch it again")
-    return model.float().eval()
+    return (model.bfloat16() if precision == "bf16" else model.float()).eval()
 
 
 def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:

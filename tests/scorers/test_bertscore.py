@@ -54,14 +54,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bert(tmp_path_factory.mktemp("models") / "tiny-bert")
 
 
-def tiny_bert(folder: Path) -> Path:
+def tiny_bert(folder: Path, seed: int = 0) -> Path:
     """A random BERT with a WordPiece vocabulary of some Chinese and the Latin letters."""
     folder.mkdir()
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "coffee", *dict.fromkeys(CHINESE)]
     vocabulary = [*pieces, *LETTERS, *(f"##{letter}" for letter in LETTERS), *"'.:/"]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     transformers.BertTokenizer.from_pretrained(folder, model_max_length=512).save_pretrained(folder)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = transformers.BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=32,

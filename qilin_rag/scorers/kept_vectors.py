@@ -1,0 +1,162 @@
+"""Token vectors on disk, by the model and what it was given: made once, read by every run and process after that.
+
+They lie in shards, safetensors files that are memory-mapped and never changed. A shard is written beside its place and
+then renamed, so that neither a kill nor a second process leaves half of one; what two processes make at a time is
+there twice, and no harm. All shards of all models share one limit: the ones not used for the longest time go first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import secrets
+import time
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qilin_rag.config import cache_dir
+from qilin_rag.text import slug
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+_SUFFIX = ".safetensors"
+_SHARD_BYTES = 2**27
+_ABANDONED_AFTER_S = 3600.0
+Ids = tuple[int, ...]
+
+
+class KeptVectors:
+    """The vectors of texts, given as token ids, under one model, layer and precision.
+
+    What can't be written, or is more than the limit, is held in memory: asked again, this object has all it was given.
+    """
+
+    def __init__(self, name: str, made_of: Mapping[str, Any], most_bytes: int) -> None:
+        """`made_of` is all that decides a vector; the folder is called by it, and by `name` for people.
+
+        With a limit of 0 nothing is read or written.
+        """
+        digest = hashlib.sha256(json.dumps(dict(made_of), sort_keys=True).encode()).hexdigest()
+        self._root = cache_dir() / "vectors"
+        self._folder = self._root / f"{slug(name)}-{digest[:16]}"
+        self._most_bytes = most_bytes
+        self._shards: dict[Path, Any] = {}
+        self._places: dict[str, Path] = {}
+        self._held: dict[str, torch.Tensor] = {}
+        self._is_broken = False
+
+    def look(self) -> None:
+        """Open the shards that are there and were not before; one that can't be read is removed."""
+        if not self._most_bytes:
+            return
+        for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
+            if path not in self._shards:
+                self._open(path)
+        for path in self._folder.glob("*.part"):  # of a process that was killed
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
+                    path.unlink()
+
+    def __contains__(self, ids: Ids) -> bool:
+        key = _key(ids)
+        return key in self._held or key in self._places
+
+    def get(self, ids: Ids) -> torch.Tensor:
+        """The vectors of a text that is there, (n_tokens, hidden size), on the CPU."""
+        key = _key(ids)
+        vectors: torch.Tensor = (
+            self._held[key] if key in self._held else self._shards[self._places[key]].get_tensor(key)
+        )
+        return vectors
+
+    def put(self, texts: Sequence[Ids], vectors: Iterator[torch.Tensor]) -> None:
+        """Keep the vectors of these texts, written whenever there are enough of them for a shard."""
+        fresh: dict[str, torch.Tensor] = {}
+        n_bytes = 0
+        for ids, of_text in zip(texts, vectors, strict=True):
+            fresh[_key(ids)] = of_text
+            n_bytes += of_text.nbytes
+            if n_bytes >= _SHARD_BYTES:
+                self._write(fresh, n_bytes)
+                fresh, n_bytes = {}, 0
+        if fresh:
+            self._write(fresh, n_bytes)
+
+    def _write(self, fresh: dict[str, torch.Tensor], n_bytes: int) -> None:
+        """One shard, or into memory where it can't be."""
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        path = self._folder / f"{secrets.token_hex(8)}{_SUFFIX}"
+        part = path.with_suffix(".part")
+        if self._has_room(n_bytes):
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                save_file(fresh, part)
+                with part.open("rb+") as file:
+                    os.fsync(file.fileno())
+                part.rename(path)
+                if self._open(path):
+                    return
+            except (OSError, SafetensorError) as error:
+                self._is_broken = True
+                logger.warning(
+                    "vectors can't be kept in %s (%s); they will be made again next time", path.parent, error
+                )
+                with suppress(OSError):
+                    part.unlink(missing_ok=True)
+        self._held |= fresh
+
+    def _open(self, path: Path) -> bool:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            shard = safe_open(path, framework="pt", device="cpu")
+            self._places |= dict.fromkeys(shard.keys(), path)
+        except FileNotFoundError:  # another process made room
+            return False
+        except (OSError, SafetensorError) as error:
+            logger.warning("kept vectors %s are damaged (%s) and removed", path, error)
+            with suppress(OSError):
+                path.unlink()
+            return False
+        self._shards[path] = shard
+        with suppress(OSError):
+            os.utime(path)  # in use
+        return True
+
+    def _has_room(self, n_bytes: int) -> bool:
+        """Whether so much more may be written, once what others have not used for longest is gone."""
+        if self._is_broken or not self._most_bytes:
+            return False
+        found = []
+        for path in self._root.glob(f"*/*{_SUFFIX}"):
+            with suppress(OSError):
+                stat = path.stat()
+                found.append((stat.st_mtime, path, stat.st_size))
+        excess = sum(size for _, _, size in found) + n_bytes - self._most_bytes
+        others = sorted(each for each in found if each[1] not in self._shards)
+        if excess > sum(size for _, _, size in others):
+            self._is_broken = True
+            logger.warning("more vectors than cache_gb allows (%.1f GB); the rest is not kept", self._most_bytes / 1e9)
+            return False
+        for _, path, size in others:
+            if excess <= 0:
+                break
+            with suppress(OSError):
+                path.unlink()
+                excess -= size
+        return excess <= 0
+
+
+def _key(ids: Ids) -> str:
+    """A text as the model sees it: of the tokens, so that another version of the tokenizer is another text."""
+    return hashlib.sha256(array("q", ids).tobytes()).hexdigest()
