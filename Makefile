@@ -87,6 +87,7 @@ $(LLAMACPP)/ready:
 
 bench: $(VENV)/dev
 	$(BIN)/python benchmarks/rouge.py
+	$(BIN)/python benchmarks/scoring.py rouge
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/pairwise_tests.py
 	$(BIN)/python benchmarks/notes_memory.py
@@ -98,6 +99,7 @@ bench: $(VENV)/dev
 	$(BIN)/python benchmarks/bm25_scale.py --notes 20000,40000
 
 bench-neural: $(VENV)/all
+	$(BIN)/python benchmarks/scoring.py bertscore --questions 20
 	$(BIN)/python benchmarks/dcn_throughput.py
 	$(BIN)/python benchmarks/dqa_coverage.py
 	$(BIN)/python benchmarks/full_size.py

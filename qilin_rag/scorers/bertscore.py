@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -81,19 +82,18 @@ class BertScore(TextScorer):
         """The best F1 over each answer's references, with a remark where one of these texts had to be cut."""
         ours = [self.prepare_text(answer) for answer in answers]
         theirs = [[self.prepare_text(target) for target in targets] for targets in references]
-        texts = list(dict.fromkeys([*ours, *(target for targets in theirs for target in targets)]))
-        if not any(theirs):
+        pairs = dict.fromkeys((a, t) for a, targets in zip(ours, theirs, strict=True) for t in targets)
+        if not pairs:
             return [Remarked(0.0) for _ in answers]
         encoder = self._load()
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         token_ids, is_cut = encoder.tokenize(texts)
         ids = {text: tuple(of_text) for text, of_text in zip(texts, token_ids, strict=True)}
         cut = {text for text, was_cut in zip(texts, is_cut, strict=True) if was_cut}
         if cut:
             most = encoder.max_text_tokens
             logger.warning("bertscore: %d of %d texts were longer than %d tokens and cut", len(cut), len(texts), most)
-        f1 = dict(
-            self._match(encoder, {(ids[a], ids[t]) for a, known in zip(ours, theirs, strict=True) for t in known})
-        )
+        f1 = dict(self._match(encoder, {(ids[answer], ids[target]) for answer, target in pairs}))
         return [
             Remarked(
                 max((f1[ids[answer], ids[target]] for target in targets), default=0.0),
@@ -121,8 +121,9 @@ class BertScore(TextScorer):
         self._keep(encoder, {target for _, target in pairs} | (foreseen & targets.keys()), device)
         own = [answer for answer in targets if answer not in kept]
         others = [answer for answer in targets if answer in kept]
-        for batch in (*_batches(own, self.batch_size), *_batches(others, self.batch_size)):
-            hidden = [kept.get(ids) for ids in batch] if batch[0] in kept else encoder.encode(batch, device)
+        made = ((batch, encoder.encode(batch, device)) for batch in _batches(own, self.batch_size))
+        known = ((batch, [kept.get(ids) for ids in batch]) for batch in _batches(others, self.batch_size))
+        for batch, hidden in chain(made, known):
             encoded = {ids: encoder.weighted(ids, its, device) for ids, its in zip(batch, hidden, strict=True)}
             for some in _batches([(answer, target) for answer in batch for target in targets[answer]], self.batch_size):
                 theirs = [encoder.weighted(target, kept.get(target), device) for _, target in some]
