@@ -23,6 +23,8 @@ from qilin_rag.types import Hit, Question
 
 logger = logging.getLogger(__name__)
 
+_THREADED_NOTES = 1 << 18  # with fewer, threads take more time to take turns than they save
+
 
 class BM25(IndexedRetriever):
     """BM25 with Lucene's idf (Kamphuis et al. 2020, "accurate" variant); defaults are Anserini's k1 and b.
@@ -46,17 +48,18 @@ class BM25(IndexedRetriever):
         index: BM25Index = self.open_index(notes)
         analyze = ANALYZERS[self.analyzer]
 
+        n_threads = min(_available_cores(), len(questions)) if len(notes) >= _THREADED_NOTES else 1
+
         def rank(some: Sequence[Question]) -> list[tuple[list[Hit], int]]:
             scores = self._zeros.pop() if self._zeros else np.zeros(len(notes), np.float32)
             scores = scores if len(scores) == len(notes) else np.zeros(len(notes), np.float32)
             ranked = []
             for question in some:
-                places, found = index.search(analyze(question.query), k, scores)
+                places, found = index.search(analyze(question.query), k, scores, threaded=n_threads > 1)
                 ranked.append(rank_hits(found, notes.note_idxs[places], k))
             self._zeros.append(scores)
             return ranked
 
-        n_threads = min(_available_cores(), len(questions))
         if n_threads == 1:
             ranked = rank(questions)
         else:

@@ -6,6 +6,7 @@ Its bytes depend neither on how many processes there were nor on where a build w
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,12 +44,14 @@ class _Log:
 
     def __init__(self, n_notes: int) -> None:
         self._n_notes, self._n_done, self._logged = n_notes, 0, time.monotonic()
+        self._lock = threading.Lock()
 
     def done(self, n_notes: int) -> None:
-        self._n_done += n_notes
-        if time.monotonic() - self._logged > _LOG_EVERY_S:
-            self._logged = time.monotonic()
-            logger.info("indexed %d of %d notes", self._n_done, self._n_notes)
+        with self._lock:
+            self._n_done += n_notes
+            if time.monotonic() - self._logged > _LOG_EVERY_S:
+                self._logged = time.monotonic()
+                logger.info("indexed %d of %d notes", self._n_done, self._n_notes)
 
 
 class _Merge:

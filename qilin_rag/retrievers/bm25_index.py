@@ -21,6 +21,7 @@ Scores = npt.NDArray[np.float32]
 # begin in rows.npy (places of notes in the store, rising) and impacts.npy (what the term adds to the note's score).
 FILES = ("terms.npy", "offsets.npy", "indptr.npy", "rows.npy", "impacts.npy")
 _SAMPLE_NOTES = 16384
+_BLOCK = 65536  # postings that fit a core's cache
 
 
 class BM25Index(NamedTuple):
@@ -44,14 +45,16 @@ class BM25Index(NamedTuple):
                 found.append((self.rows[some], self.impacts[some] if n == 1 else self.impacts[some] * np.float32(n)))
         return found
 
-    def search(self, terms: Sequence[str], k: int, scores: Scores) -> tuple[npt.NDArray[np.intp], Scores]:
+    def search(
+        self, terms: Sequence[str], k: int, scores: Scores, threaded: bool = False
+    ) -> tuple[npt.NDArray[np.intp], Scores]:
         """Places and scores of some notes that share a term, among them the best `k` and all that tie with the last.
 
-        `scores` is an array of a zero for each note, and is left so.
+        `scores` is an array of a zero for each note, and is left so. `threaded`: others search at the same time.
         """
         found = self.postings(terms)
         for rows, impacts in found:
-            np.add.at(scores, rows, impacts)
+            (_add_beside if threaded else np.add.at)(scores, rows, impacts)
         candidates = _candidates(scores, k, [rows for rows, _ in found])
         best = scores[candidates]
         if sum(len(rows) for rows, _ in found) > len(scores) // 4:
@@ -77,6 +80,13 @@ class BM25Index(NamedTuple):
         n_terms, wanted = len(self.offsets) - 1, term.encode("utf-8", "surrogatepass")
         i = bisect_left(range(n_terms), wanted, key=spelled)
         return i if i < n_terms and spelled(i) == wanted else None
+
+
+def _add_beside(scores: Scores, rows: npt.NDArray[np.int32], impacts: Scores) -> None:
+    """`numpy.add.at` at 0.6 of its speed, but it lets other threads run, as that does not; each row is there once."""
+    for start in range(0, len(rows), _BLOCK):
+        some = rows[start : start + _BLOCK].astype(np.intp)
+        scores[some] += impacts[start : start + _BLOCK]
 
 
 def _candidates(scores: Scores, k: int, found: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.intp]:

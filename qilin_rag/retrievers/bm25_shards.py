@@ -196,7 +196,8 @@ def main() -> None:
             error = None
         except OSError as failed:
             error = failed.errno, failed.strerror
-        print(json.dumps(error), flush=True)  # noqa: T201
+        with suppress(BrokenPipeError):  # nobody is there to hear it, and no more notes will come
+            os.write(sys.stdout.fileno(), f"{json.dumps(error)}\n".encode())
 
 
 if __name__ == "__main__":

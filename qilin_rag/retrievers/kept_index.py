@@ -239,7 +239,7 @@ def _begin(unfinished: Path, made_of: dict[str, Any]) -> None:
 def _record(path: Path) -> dict[str, Any]:
     """What a file is known by: its content, and what tells without reading it that nobody has changed it."""
     stat = path.stat()
-    return {"sha256": parts.file_digest(path), "n_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    return {"sha256": parts.digest(path), "n_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
 def _check_files(folder: Path, manifest: dict[str, Any]) -> None:

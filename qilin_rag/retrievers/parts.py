@@ -94,6 +94,12 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix not in (_CHECKSUM, _TEMPORARY))
 
 
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, taken from the checksum beside it where this build has just written both."""
+    checksum = path.with_name(f"{path.name}{_CHECKSUM}")
+    return checksum.read_text(encoding="ascii") if checksum.exists() else file_digest(path)
+
+
 def file_digest(path: Path) -> str:
     """The SHA-256 of what is in a file."""
     with path.open("rb") as file:

@@ -168,6 +168,11 @@ def test_notes_of_many_groups_over_shards(tmp_path: Path, kept_on_disk: None) ->
     ]
     assert store.read(wanted, ["imp_num"]).column(0).to_pylist() == [1008, 0, 255, 256, 504, 505, 511, 512, 0]
     assert [note.note_idx for note in store] == store.note_idxs.tolist()
+    titles = [note.title for note in store]
+    for start, stop in ((0, 0), (0, 256), (200, 600), (1000, 1009), (0, 1009)):
+        texts = store.texts(start, stop)
+        assert texts.column("note_title").to_pylist() == titles[start:stop]
+        assert texts.column("note_content").to_pylist() == [f"c{title[1:]}" for title in titles[start:stop]]
     assert store.missing([2000, 5, 2000, -1]) == [-1, 2000]
     with pytest.raises(UsageError, match="the notes have no column 'title'; they have note_idx"):
         store.read([1], ["title"])

@@ -121,9 +121,10 @@ def test_of_notes_that_tie_those_with_lower_ids_stay_wherever_they_stand() -> No
 def test_the_same_object_searches_again_and_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     notes = store_of(random_notes(2000))
     questions = [Question(id=str(i), query=text, references=["x"]) for i, text in enumerate(random_notes(50))]
-    monkeypatch.setattr("qilin_rag.retrievers.bm25._available_cores", lambda: 1)
+    monkeypatch.setattr("qilin_rag.retrievers.bm25_index._BLOCK", 100)
     retriever = BM25(analyzer="char")
     one = retriever.search(questions, notes, 10)
+    monkeypatch.setattr("qilin_rag.retrievers.bm25._THREADED_NOTES", 0)
     monkeypatch.setattr("qilin_rag.retrievers.bm25._available_cores", lambda: 4)
     assert retriever.search(questions, notes, 10) == one
     assert retriever.search([], notes, 10) == []
