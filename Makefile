@@ -37,7 +37,7 @@ $(VENV)/dev: $(VENV)/core
 
 $(VENV)/all: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet torch
-	$(BIN)/python -m pip install --quiet --editable '.[analysis,dev,rankers,test-neural,test-langchain,test-browser]'
+	$(BIN)/python -m pip install --quiet --editable '.[analysis,dev,rankers,ray,test-neural,test-langchain,test-browser]'
 	touch $@
 
 demo: $(VENV)/core
