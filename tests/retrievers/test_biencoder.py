@@ -51,11 +51,6 @@ def write_model(folder: Path, seed: int = 0, dtype: Any = None) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def made_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
 @pytest.fixture
 def model(made_model: Path, tmp_path: Path) -> Path:
     """A copy for each test, so that it may be changed."""
