@@ -22,7 +22,7 @@ help:
 	@echo "make chromium  Chromium by apt, for the tests of the report (as root)"
 	@echo "make vllm-env llamacpp-env  environments with vLLM (CPU, 3.5 GB) and llama.cpp, for the tests of serving"
 	@echo "make bench     the benchmarks: ratios to a peer in the same run"
-	@echo "make bench-neural  those of rankers and analysis, which need torch"
+	@echo "make bench-neural  those that need torch; MODEL=FOLDER: an encoder, for those of dense retrieval"
 	@echo "make format    bring the code into shape"
 
 $(VENV)/core: pyproject.toml constraints.txt
@@ -93,11 +93,16 @@ bench: $(VENV)/dev
 	$(BIN)/python benchmarks/report_size.py
 	$(BIN)/python benchmarks/harness_overhead.py
 	$(BIN)/python benchmarks/synth.py --share 0.1
+	$(BIN)/python -m pip install --quiet jieba rank_bm25
+	$(BIN)/python benchmarks/bm25_peers.py --notes 20000
+	$(BIN)/python benchmarks/bm25_scale.py --notes 20000,40000
 
 bench-neural: $(VENV)/all
 	$(BIN)/python benchmarks/dcn_throughput.py
 	$(BIN)/python benchmarks/dqa_coverage.py
 	$(BIN)/python benchmarks/ranker_training.py
+	test -z "$(MODEL)" || $(BIN)/python benchmarks/dense_encoding.py $(MODEL) --as-stored
+	$(BIN)/python benchmarks/dense_search.py .bench/dense $(if $(MODEL),--model $(MODEL))
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

@@ -28,13 +28,13 @@ from qilin_rag.types import Question
 FINGERPRINT_VERSION = 1
 RECORDED_PACKAGES = (
     "qilin-rag",
-    "bm25s",
     "ir-measures",
     "langchain",
     "langchain-core",
     "numpy",
     "openai",
     "rapidfuzz",
+    "regex",
     "rjieba",
     "torch",
     "transformers",

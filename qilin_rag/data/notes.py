@@ -88,6 +88,14 @@ class NoteStore:
             for note_idx, title, content in zip(*columns, strict=True):
                 yield Note(note_idx=note_idx, title=title, content=content)
 
+    def texts(self, start: int, stop: int) -> pa.RecordBatch:
+        """Title and content of the notes in these places of the storage order, as columns; what was read is let go."""
+        reader = self._reader(_TEXT[1:], mapped=False)
+        first = start // _GROUP_ROWS
+        groups = [reader.get_batch(group) for group in range(first, -(-stop // _GROUP_ROWS))]
+        none = pa.RecordBatch.from_pylist([], schema=reader.schema)
+        return pa.concat_batches([none, *groups]).slice(start - first * _GROUP_ROWS, stop - start)
+
     def missing(self, note_idxs: Sequence[int] | npt.NDArray[np.int64]) -> list[int]:
         """Those of these ids that no note has, in order, each once."""
         wanted = np.unique(np.asarray(note_idxs, dtype=np.int64))

@@ -25,9 +25,10 @@ class BM25(Ranker):
         slots = catalogue.notes.slots(requests.note_idx)
         scores: Floats = np.zeros(requests.n_candidates, np.float32)
         with stage(progress, "bm25", len(requests)):
-            found = retriever.scores(requests.queries, catalogue.notes)
-            for of_all, start, end in zip(found, requests.offsets[:-1], requests.offsets[1:], strict=True):
-                scores[start:end] = of_all[slots[start:end]]
+            candidates = np.split(slots, requests.offsets[1:-1])
+            found = retriever.scores(requests.queries, catalogue.notes, candidates)
+            for some, start, end in zip(found, requests.offsets[:-1], requests.offsets[1:], strict=True):
+                scores[start:end] = some
                 if progress:
                     progress.advance()
         return scores

@@ -9,7 +9,7 @@ from typing import Literal
 
 import regex
 
-from qilin_rag.text import normalise, words
+from qilin_rag.text import normalise
 
 Analyzer = Literal["word", "char", "cjk-bigram"]
 
@@ -24,7 +24,9 @@ _WIDTH_FORMS = regex.compile(r"[！-～]+|[ウ-ヽ]?[･-ﾟ]+")
 
 def word_terms(text: str) -> list[str]:
     """jieba's words that hold at least one letter or digit, normalised."""
-    return [word for word in words(normalise(text)) if any(map(str.isalnum, word))]
+    import rjieba
+
+    return [word for word in rjieba.cut(normalise(text)) if word.isalnum() or any(map(str.isalnum, word))]
 
 
 def char_terms(text: str) -> list[str]:

@@ -59,7 +59,6 @@ def rank_hits(
         matching = matching[scores[matching] >= cut]
     order = np.lexsort((note_idxs[matching], -scores[matching]))
     best = matching[order[:k]]
-    hits = [
-        Hit(note_idx=int(note_idxs[row]), score=float(scores[row]), rank=rank) for rank, row in enumerate(best, start=1)
-    ]
+    found = zip(note_idxs[best].tolist(), scores[best].tolist(), strict=True)
+    hits = [Hit(note_idx=note_idx, score=score, rank=rank) for rank, (note_idx, score) in enumerate(found, start=1)]
     return hits, len(matching) - len(best)

@@ -1,25 +1,25 @@
-"""BM25 over title and content, by bm25s; the index is built once and kept, keyed by corpus and settings."""
+"""BM25 over title and content; the index is built once and kept, keyed by corpus and settings."""
 
 from __future__ import annotations
 
 import logging
-from array import array
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from qilin_rag.data import NoteStore
 from qilin_rag.retrievers.analyzers import ANALYZERS, Analyzer
 from qilin_rag.retrievers.base import rank_hits
+from qilin_rag.retrievers.bm25_build import write_index
+from qilin_rag.retrievers.bm25_index import BM25Index, Scores, read_index
 from qilin_rag.retrievers.kept_index import IndexedRetriever
 from qilin_rag.types import Hit, Question
-
-if TYPE_CHECKING:
-    import bm25s
 
 logger = logging.getLogger(__name__)
 
@@ -31,55 +31,61 @@ class BM25(IndexedRetriever):
     """
 
     nested: ClassVar[bool] = True
-    packages: ClassVar[tuple[str, ...]] = ("bm25s", "regex", "rjieba")
+    packages: ClassVar[tuple[str, ...]] = ("regex", "rjieba")
 
     k1: Annotated[float, Field(ge=0)] = 0.9
     b: Annotated[float, Field(ge=0, le=1)] = 0.4
     analyzer: Analyzer = "word"
 
+    _zeros: list[Scores] = PrivateAttr(default_factory=list)  # a zero for each note: one a thread, used again
+
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """The best `k` notes of each question; those that share no term with it are no hits."""
-        if not len(notes):
+        if not len(notes) or not questions:
             return [[] for _ in questions]
-        rankings = []
-        n_tied = 0
-        for scores in self.scores([question.query for question in questions], notes):
-            hits, left_out = rank_hits(scores, notes.note_idxs, k)
-            rankings.append(hits)
-            n_tied += left_out > 0
-        if n_tied:
-            logger.info("%d of %d rankings had ties at rank %d; lower note_idx stayed", n_tied, len(questions), k)
-        return rankings
-
-    def scores(self, queries: Iterable[str], notes: NoteStore) -> Iterator[npt.NDArray[np.float32]]:
-        """For each query the score of every note, (n_notes,) in the order of the store; 0 where they share no term."""
-        index: bm25s.BM25 = self.open_index(notes)
+        index: BM25Index = self.open_index(notes)
         analyze = ANALYZERS[self.analyzer]
-        for query in queries:
-            term_ids = index.get_tokens_ids(analyze(query))
-            yield index.get_scores_from_ids(term_ids) if term_ids else np.zeros(len(notes), dtype=np.float32)
+
+        def rank(some: Sequence[Question]) -> list[tuple[list[Hit], int]]:
+            scores = self._zeros.pop() if self._zeros else np.zeros(len(notes), np.float32)
+            scores = scores if len(scores) == len(notes) else np.zeros(len(notes), np.float32)
+            ranked = []
+            for question in some:
+                places, found = index.search(analyze(question.query), k, scores)
+                ranked.append(rank_hits(found, notes.note_idxs[places], k))
+            self._zeros.append(scores)
+            return ranked
+
+        n_threads = min(_available_cores(), len(questions))
+        if n_threads == 1:
+            ranked = rank(questions)
+        else:
+            with ThreadPoolExecutor(n_threads) as threads:
+                by_thread = list(threads.map(rank, (questions[i::n_threads] for i in range(n_threads))))
+            ranked = [by_thread[i % n_threads][i // n_threads] for i in range(len(questions))]
+        if n_tied := sum(left_out > 0 for _, left_out in ranked):
+            logger.info("%d of %d rankings had ties at rank %d; lower note_idx stayed", n_tied, len(questions), k)
+        return [hits for hits, _ in ranked]
+
+    def scores(
+        self, queries: Iterable[str], notes: NoteStore, places: Iterable[npt.NDArray[np.int64]]
+    ) -> Iterator[Scores]:
+        """For each query the scores of the notes in these places of the store; 0 where they share no term."""
+        index: BM25Index = self.open_index(notes)
+        analyze = ANALYZERS[self.analyzer]
+        for query, some in zip(queries, places, strict=True):
+            yield index.scores_of(analyze(query), some)
 
     def write_files(self, notes: NoteStore, folder: Path) -> None:
-        """bm25s' own format: a sparse matrix in .npy files, the vocabulary in JSON."""
-        self._build(notes).save(folder, show_progress=False)
-
-    def read_files(self, folder: Path) -> bm25s.BM25:
-        """The index with its matrix memory-mapped."""
-        import bm25s
-
-        return bm25s.BM25.load(folder, mmap=True, show_progress=False)
-
-    def _build(self, notes: NoteStore) -> bm25s.BM25:
-        import bm25s
-
+        """Five .npy files (`bm25_index`)."""
         logger.info("indexing %d notes (bm25, %s)", len(notes), self.analyzer)
-        analyze = ANALYZERS[self.analyzer]
-        vocabulary: dict[str, int] = {"": 0}  # bm25s scores documents and queries without terms by this entry
-        corpus: list[npt.NDArray[np.int32]] = []
-        for note in notes:
-            ids = array("i", (vocabulary.setdefault(term, len(vocabulary)) for term in analyze(note.text)))
-            corpus.append(np.array(ids, dtype=np.int32))
-        index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene")
-        with np.errstate(invalid="ignore"):  # 0/0 where no note holds any term: their average length is 0
-            index.index((corpus, vocabulary), show_progress=False)
-        return index
+        write_index(notes, folder, self.analyzer, self.k1, self.b, _available_cores())
+
+    def read_files(self, folder: Path) -> BM25Index:
+        """The index, memory-mapped."""
+        return read_index(folder)
+
+
+def _available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -56,7 +56,7 @@ class IndexedRetriever(Retriever):
 
     index: Path | None = None
 
-    _opened: tuple[str, Any] | None = PrivateAttr(default=None)
+    _opened: tuple[NoteStore, str, Any] | None = PrivateAttr(default=None)
 
     @abstractmethod
     def write_files(self, notes: NoteStore, folder: Path) -> None:
@@ -80,11 +80,15 @@ class IndexedRetriever(Retriever):
         In the cache a missing index is built and a damaged one built again; a named one that is damaged, or made
         of something else, is a UsageError.
         """
-        made_of = self._made_of(notes)
-        key = _digest(made_of)
-        if self._opened is None or self._opened[0] != key:
-            self._opened = key, self._named(self.index, made_of) if self.index else self._cached(notes, made_of)
-        return self._opened[1]
+        if self._opened is None or self._opened[0] is not notes:
+            made_of = self._made_of(notes)
+            key = _digest(made_of)
+            if self._opened and self._opened[1] == key:
+                opened = self._opened[2]
+            else:
+                opened = self._named(self.index, made_of) if self.index else self._cached(notes, made_of)
+            self._opened = notes, key, opened
+        return self._opened[2]
 
     def write_index(self, notes: NoteStore, folder: Path) -> None:
         """Build an index and put it into `folder`, replacing an index that is there, and nothing else."""

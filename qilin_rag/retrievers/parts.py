@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,13 +47,19 @@ def kept_part(folder: Path, name: str, write: Callable[[Path], object]) -> bool:
     whose content has changed since is written again. Several processes may write different parts, and also the same
     one if all write the same.
     """
-    if is_whole(folder, name):
+    return kept_parts(folder, [name], write)
+
+
+def kept_parts(folder: Path, names: Sequence[str], write: Callable[..., object]) -> bool:
+    """As `kept_part`, for files that are made together: `write` gets a path for each."""
+    if all(is_whole(folder, name) for name in names):
         return False
-    temporary = folder / f"{name}.{secrets.token_hex(4)}{_TEMPORARY}"
-    write(temporary)
-    checksum = file_digest(temporary)
-    temporary.replace(folder / name)
-    (folder / f"{name}{_CHECKSUM}").write_text(checksum, encoding="ascii")
+    temporary = [folder / f"{name}.{secrets.token_hex(4)}{_TEMPORARY}" for name in names]
+    write(*temporary)
+    for name, path in zip(names, temporary, strict=True):
+        checksum = file_digest(path)
+        path.replace(folder / name)
+        (folder / f"{name}{_CHECKSUM}").write_text(checksum, encoding="ascii")
     return True
 
 

@@ -18,7 +18,6 @@ HEAVY = {
     "langchain",
     "openai",
     "faiss",
-    "bm25s",
     "numpy",
     "jinja2",
     "yaml",

@@ -25,7 +25,7 @@ def folder(small: Dataset, tmp_path: Path) -> Path:
 def test_a_named_index_is_searched_and_never_built(
     small: Dataset, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BM25, "_build", lambda self, notes: pytest.fail("built"))
+    monkeypatch.setattr(BM25, "write_files", lambda self, notes, folder: pytest.fail("built"))
     named = BM25(index=folder)
     hits = named.search(small.questions, small.notes, 5)
     assert named.identity() == BM25().identity()
@@ -52,13 +52,13 @@ def test_an_index_that_does_not_fit_is_refused_with_what_differs(small: Dataset,
 
 def test_an_index_of_other_package_versions_is_refused(small: Dataset, folder: Path) -> None:
     manifest = json.loads((folder / "qilin_rag.json").read_text())
-    manifest["packages"]["bm25s"] = "0.0.1"
+    manifest["packages"]["rjieba"] = "0.0.1"
     (folder / "qilin_rag.json").write_text(json.dumps(manifest))
-    with pytest.raises(UsageError, match=r"bm25s: 0\.0\.1 there, "):
+    with pytest.raises(UsageError, match=r"rjieba: 0\.0\.1 there, "):
         BM25(index=folder).search(small.questions, small.notes, 5)
 
 
-@pytest.mark.parametrize("name", ["qilin_rag.json", "data.csc.index.npy", "vocab.index.json"])
+@pytest.mark.parametrize("name", ["qilin_rag.json", "rows.npy", "terms.npy"])
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"files": {}}'])
 def test_a_damaged_named_index_is_refused_with_the_command_that_makes_it(
     small: Dataset, folder: Path, name: str, content: str | None
@@ -96,10 +96,10 @@ def test_only_an_index_is_replaced_and_in_one_step(
     assert (tmp_path / "other" / "thesis.txt").read_text() == "years of work"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def fails(self: BM25, notes: object) -> None:
+    def fails(self: BM25, notes: object, folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(BM25, "_build", fails)
+    monkeypatch.setattr(BM25, "write_files", fails)
     with pytest.raises(QilinError, match="can't be written: No space left on device"):
         BM25(k1=1.2).write_index(small.notes, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

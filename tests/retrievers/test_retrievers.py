@@ -111,7 +111,7 @@ def test_the_index_is_built_once_and_kept(small: Dataset, tmp_path: Path, monkey
     first = BM25().search(small.questions, small.notes, 5)
     [index] = (tmp_path / "cache" / "indexes").iterdir()
     assert not list(index.glob("*.pkl"))
-    monkeypatch.setattr(BM25, "_build", lambda self, notes: pytest.fail("built again"))
+    monkeypatch.setattr(BM25, "write_files", lambda self, notes, folder: pytest.fail("built again"))
     assert BM25().search(small.questions, small.notes, 5) == first
     with pytest.raises(pytest.fail.Exception, match="built again"):
         BM25(k1=1.0).search(small.questions, small.notes, 5)
@@ -126,7 +126,7 @@ def test_another_corpus_gets_another_index(small: Dataset, data_dir: Path, tmp_p
     assert len(list((tmp_path / "cache" / "indexes").iterdir())) == 2
 
 
-@pytest.mark.parametrize("name", ["qilin_rag.json", "data.csc.index.npy", "params.index.json", "vocab.index.json"])
+@pytest.mark.parametrize("name", ["qilin_rag.json", "rows.npy", "impacts.npy", "terms.npy"])
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"notes": "other"}'])
 def test_a_damaged_or_foreign_index_is_built_again(
     small: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: str

@@ -1,0 +1,148 @@
+"""BM25: ours against bm25s alone and against jieba + rank_bm25, on the same notes and queries in one run.
+
+Building is from the texts of the notes to an index that can be searched; a query is a text, of which the best 100
+notes are wanted. Our 100 are compared with those of bm25s's Lucene method: the same, ties aside, with scores to 1e-4.
+rank_bm25 has another idf and other words, so that only its times are compared; it is given fewer queries, because it
+is slow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from bm25_corpus import queries_of, synthetic
+
+from qilin_rag.data import NoteStore, load_dataset
+from qilin_rag.retrievers.analyzers import ANALYZERS
+from qilin_rag.retrievers.bm25 import BM25
+from qilin_rag.types import Hit, Question
+
+K = 100
+analyze = ANALYZERS["word"]
+
+
+def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    """How long it takes, and what comes of it."""
+    started = time.perf_counter()
+    made = work()
+    return time.perf_counter() - started, made
+
+
+def each(search: Callable[[str], Any], queries: Sequence[str]) -> tuple[list[float], list[Any]]:
+    """How long each query takes, and what it finds."""
+    took, found = [], []
+    for query in queries:
+        query_s, hits = seconds(partial(search, query))
+        took.append(query_s)
+        found.append(hits)
+    return took, found
+
+
+def build_bm25s(notes: NoteStore) -> Any:
+    """bm25s with our terms."""
+    import bm25s
+
+    vocabulary: dict[str, int] = {"": 0}
+    corpus = [[vocabulary.setdefault(term, len(vocabulary)) for term in analyze(note.text)] for note in notes]
+    index = bm25s.BM25(k1=0.9, b=0.4, method="lucene")
+    index.index((corpus, vocabulary), show_progress=False)
+    return index
+
+
+def search_bm25s(index: Any, query: str) -> Any:
+    """Places and scores of the best."""
+    return index.retrieve([analyze(query)], k=K, show_progress=False)
+
+
+def build_rank_bm25(notes: NoteStore) -> Any:
+    """What tutorials do."""
+    import jieba
+    from rank_bm25 import BM25Okapi
+
+    return BM25Okapi([jieba.lcut(note.text) for note in notes])
+
+
+def search_rank_bm25(index: Any, query: str) -> Any:
+    """Places of the best."""
+    import jieba
+
+    return np.argsort(-index.get_scores(jieba.lcut(query)))[:K]
+
+
+def check(rankings: Sequence[Sequence[Hit]], index: Any, queries: Sequence[str], notes: NoteStore) -> int:
+    """Stop where a ranking is not that of bm25s, ties aside; how many notes were compared."""
+    places = {note_idx: place for place, note_idx in enumerate(notes.note_idxs.tolist())}
+    n_compared = 0
+    for hits, query in zip(rankings, queries, strict=True):
+        ids = index.get_tokens_ids(analyze(query))
+        scores = index.get_scores_from_ids(ids) if ids else np.zeros(len(notes))
+        expected = np.sort(scores[scores > 0])[::-1][:K]
+        ours = np.array([hit.score for hit in hits])
+        theirs = scores[[places[hit.note_idx] for hit in hits]]
+        if len(ours) != len(expected) or np.abs([ours - expected, ours - theirs]).max(initial=0) > 1e-4:
+            raise SystemExit(f"query {query!r}: not the ranking of bm25s")
+        n_compared += len(hits)
+    return n_compared
+
+
+def compared(name: str, build_s: float, query_s: Sequence[float], ours: tuple[float, float] | None = None) -> None:
+    """A line of the table."""
+    line = f"{name:20} build {build_s:7.1f} s   query {median(query_s) * 1000:8.2f} ms (median of {len(query_s):,})"
+    if ours:
+        line += f"   ours {build_s / ours[0]:.1f} and {median(query_s) / ours[1]:.1f} times as fast"
+    print(line, flush=True)
+
+
+def main() -> None:
+    """Print a line a peer."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--notes", type=int, default=100_000)
+    parser.add_argument("--queries", type=int, default=1_000)
+    parser.add_argument("--slow-queries", type=int, default=20, help="for rank_bm25")
+    parser.add_argument("--folder", type=Path, help="where the synthetic notes are kept for the next run")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        corpus = synthetic(options.folder or Path(temporary), options.notes, options.queries)
+        notes, queries = load_dataset(str(corpus)).notes, queries_of(corpus, options.queries)
+        print(f"{len(notes):,} notes, {len(queries):,} queries, the best {K}; analyzer word", flush=True)
+        bm25 = BM25(index=Path(temporary) / "index")
+        build_s, _ = seconds(lambda: bm25.write_index(notes, Path(temporary) / "index"))
+
+        def search(*some: str) -> list[list[Hit]]:
+            return bm25.search([Question(id=query, query=query, references=["-"]) for query in some], notes, K)
+
+        search(queries[0])
+        took, rankings = each(search, queries)
+        ours = build_s, median(took)
+        compared("ours", build_s, took)
+        all_s, again = seconds(lambda: search(*queries))
+        if [[hits] for hits in again] != rankings:
+            raise SystemExit("many queries at once are ranked otherwise")
+        print(f"{'':20} all at once: {len(queries) / all_s:,.0f} queries/s")
+        theirs_s, index = seconds(lambda: build_bm25s(notes))
+        compared("bm25s", theirs_s, each(partial(search_bm25s, index), queries)[0], ours)
+        print(f"{'':20} the same rankings, ties aside: {check(again, index, queries, notes):,} hits")
+        del index
+        try:
+            import jieba
+            import rank_bm25  # noqa: F401
+        except ImportError as error:
+            sys.exit(f"{error.name} is not installed: pip install jieba rank_bm25")
+        jieba.setLogLevel("ERROR")
+        jieba.initialize()
+        theirs_s, index = seconds(lambda: build_rank_bm25(notes))
+        took, _ = each(partial(search_rank_bm25, index), queries[: options.slow_queries])
+        compared("jieba + rank_bm25", theirs_s, took, ours)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""BM25's index against bm25s, and through builds that were killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import bm25s
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qilin_rag.data import Dataset, NoteStore, load_dataset
+from qilin_rag.data.notes import note_digest
+from qilin_rag.errors import QilinError
+from qilin_rag.retrievers import bm25_build, bm25_shards
+from qilin_rag.retrievers.analyzers import ANALYZERS, Analyzer
+from qilin_rag.retrievers.bm25 import BM25
+from qilin_rag.retrievers.bm25_index import FILES, BM25Index, read_index
+from qilin_rag.retrievers.parts import is_whole
+from qilin_rag.types import Hit, Question
+from tests.conftest import QUESTIONS, hear_signals, write_jsonl
+
+
+def store_of(texts: Sequence[str], note_idxs: Sequence[int] | npt.NDArray[np.int64] | None = None) -> NoteStore:
+    ids = np.array(range(len(texts)) if note_idxs is None else note_idxs, np.int64)
+    columns = {"note_idx": ids, "note_title": pa.array([""] * len(texts), pa.string()), "note_content": list(texts)}
+    schema = pa.schema([("note_idx", pa.int64()), ("note_title", pa.string()), ("note_content", pa.string())])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_table(pa.table(columns, schema=schema), max_chunksize=256)
+    digests = b"".join(note_digest(int(i), "", text) for i, text in zip(ids, texts, strict=True))
+    buffer = sink.getvalue()
+    return NoteStore(lambda mapped: pa.BufferReader(buffer), ids, np.frombuffer(digests, "V32"))
+
+
+def theirs(texts: Sequence[str], queries: Sequence[str], k1: float, b: float) -> list[npt.NDArray[np.float32]]:
+    """The score of every note for each query, by bm25s with our terms."""
+    analyze = ANALYZERS["char"]
+    vocabulary = {"": 0}
+    corpus = [[vocabulary.setdefault(term, len(vocabulary)) for term in analyze(text)] for text in texts]
+    index = bm25s.BM25(k1=k1, b=b, method="lucene")
+    with np.errstate(invalid="ignore"):
+        index.index((corpus, vocabulary), show_progress=False)
+    found = []
+    for query in queries:
+        ids = index.get_tokens_ids(analyze(query))
+        found.append(index.get_scores_from_ids(ids) if ids else np.zeros(len(texts), np.float32))
+    return found
+
+
+def check_hits(hits: Sequence[Hit], scores: npt.NDArray[np.float32], k: int) -> None:
+    """That these are the best `k` by their scores, whichever of those that tie."""
+    expected = np.sort(scores[scores > 0])[::-1][:k]
+    assert [hit.score for hit in hits] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert [hit.score for hit in hits] == pytest.approx([scores[hit.note_idx] for hit in hits], abs=1e-4)
+    assert len({hit.note_idx for hit in hits}) == len(hits)
+    assert hits == sorted(hits, key=lambda hit: (-hit.score, hit.note_idx))
+
+
+LETTERS = st.text("abcde é一二三！ ", max_size=12)
+
+
+@given(
+    st.lists(LETTERS, min_size=1, max_size=40),
+    st.lists(LETTERS, min_size=1, max_size=5),
+    st.sampled_from([0.0, 0.9, 1.5]),
+    st.sampled_from([0.0, 0.4, 1.0]),
+    st.integers(1, 10),
+    st.integers(1, 20),
+)
+def test_scores_are_those_of_bm25s(
+    texts: list[str], queries: list[str], k1: float, b: float, k: int, block: int
+) -> None:
+    notes = store_of(texts)
+    retriever = BM25(k1=k1, b=b, analyzer="char")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bm25_shards, "SHARD_NOTES", 7)
+        patch.setattr(bm25_build, "_BLOCK_POSTINGS", block)
+        patch.setattr("qilin_rag.retrievers.bm25._available_cores", lambda: 1)
+        rankings = retriever.search([Question(id=q, query=q, references=["x"]) for q in queries], notes, k)
+        of_all = list(retriever.scores(queries, notes, [np.arange(len(texts))] * len(queries)))
+    for hits, mine, scores in zip(rankings, of_all, theirs(texts, queries, k1, b), strict=True):
+        check_hits(hits, scores, k)
+        assert mine == pytest.approx(scores, abs=1e-4)
+
+
+def random_notes(n: int) -> list[str]:
+    rng = np.random.default_rng(0)
+    letters = np.array(list("的一是不了在人有我他这中大来上国个到说们为子和你地出道也时年"))
+    p = 1 / np.arange(1, len(letters) + 1)
+    return ["".join(rng.choice(letters, size, p=p / p.sum())) for size in rng.integers(0, 30, n)]
+
+
+def test_many_notes_and_frequent_terms() -> None:
+    """More notes than the best are sampled from, and two shards."""
+    texts = random_notes(20_000)
+    queries = ["的", "年", "的一是", "时年也", "的的年", "了" * 20, ""]
+    questions = [Question(id=str(i), query=query, references=["x"]) for i, query in enumerate(queries)]
+    notes = store_of(texts)
+    for k in (1, 100, 30_000):
+        rankings = BM25(analyzer="char").search(questions, notes, k)
+        for hits, scores in zip(rankings, theirs(texts, queries, 0.9, 0.4), strict=True):
+            check_hits(hits, scores, k)
+
+
+def test_of_notes_that_tie_those_with_lower_ids_stay_wherever_they_stand() -> None:
+    n = 20_000
+    ids = np.random.default_rng(0).permutation(n)
+    [hits] = BM25(analyzer="char").search(
+        [Question(id="1", query="一", references=["x"])], store_of(["一"] * n, ids), 9
+    )
+    assert [hit.note_idx for hit in hits] == list(range(9))
+
+
+def test_the_same_object_searches_again_and_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = store_of(random_notes(2000))
+    questions = [Question(id=str(i), query=text, references=["x"]) for i, text in enumerate(random_notes(50))]
+    monkeypatch.setattr("qilin_rag.retrievers.bm25._available_cores", lambda: 1)
+    retriever = BM25(analyzer="char")
+    one = retriever.search(questions, notes, 10)
+    monkeypatch.setattr("qilin_rag.retrievers.bm25._available_cores", lambda: 4)
+    assert retriever.search(questions, notes, 10) == one
+    assert retriever.search([], notes, 10) == []
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """1,000 notes in sixteen shards."""
+    monkeypatch.setattr(bm25_shards, "SHARD_NOTES", 64)
+    return load_dataset(str(write_data(tmp_path / "data")))
+
+
+def write_data(folder: Path) -> Path:
+    folder.mkdir()
+    rows = [{"note_idx": i, "title": f"第{i}篇", "content": text} for i, text in enumerate(random_notes(1000))]
+    write_jsonl(folder / "notes.jsonl", rows)
+    write_jsonl(folder / "dqa.jsonl", QUESTIONS)
+    return folder
+
+
+def build(notes: NoteStore, folder: Path, n_processes: int = 1) -> dict[str, bytes]:
+    folder.mkdir(exist_ok=True)
+    bm25_build.write_index(notes, folder, "word", 0.9, 0.4, n_processes)
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_processes(
+    small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = build(small.notes, tmp_path / "one")
+    assert build(small.notes, tmp_path / "three", 3) == one
+    monkeypatch.setattr(bm25_shards, "SHARD_NOTES", 16384)
+    assert build(small.notes, tmp_path / "whole") == one
+    assert not list((tmp_path / "three").glob("shard*"))
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from qilin_rag.data import load_dataset
+from qilin_rag.retrievers import bm25, bm25_build, bm25_shards, kept_index
+
+def stop(*_):
+    print("ready", flush=True)
+    time.sleep(600)
+
+def three_shards(log, n):
+    log._n_done += n
+    if log._n_done > 192:
+        stop()
+
+bm25_shards.SHARD_NOTES = 64
+bm25._available_cores = lambda: 2
+if sys.argv[1] == "shards":
+    bm25_build._Log.done = three_shards
+elif sys.argv[1] == "merge":
+    bm25_build._write_header = stop
+else:
+    kept_index._put = stop
+bm25.BM25().write_index(load_dataset("data").notes, Path("index"))
+"""
+
+
+@pytest.mark.parametrize("where", ["shards", "merge", "put"])
+def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(small: Dataset, tmp_path: Path, where: str) -> None:
+    expected = build(small.notes, tmp_path / "expected")
+    command = [sys.executable, "-c", KILLED, where]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=hear_signals) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
+    unfinished = tmp_path / ".index-building"
+    shards = {path.name: path.stat().st_mtime_ns for path in unfinished.glob("shard-*.npz")}
+    assert {"shards": len(shards) > 3, "merge": len(shards) == 16, "put": not shards}[where]
+    analyzed: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        really = bm25_shards.analyze_notes
+
+        def analyze(texts: pa.RecordBatch, analyzer: Analyzer) -> bm25_shards.Shard:
+            analyzed.append(analyzer)
+            return really(texts, analyzer)
+
+        patch.setattr(bm25_shards, "analyze_notes", analyze)
+        patch.setattr("qilin_rag.retrievers.bm25._available_cores", lambda: 1)
+        BM25().write_index(small.notes, tmp_path / "index")
+    assert {"shards": len(analyzed) <= 12, "merge": not analyzed, "put": not analyzed}[where]
+    assert {name: (tmp_path / "index" / name).read_bytes() for name in FILES} == expected
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == sorted([*FILES, "qilin_rag.json"])
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_damaged_shard_is_made_again(small: Dataset, tmp_path: Path) -> None:
+    expected = build(small.notes, tmp_path / "expected")
+    (tmp_path / "index").mkdir()
+    bm25_shards.write_shards(small.notes, tmp_path / "index", "word", 1, lambda n: None)
+    shards = sorted((tmp_path / "index").glob("shard-*.npz"))
+    for path in shards[::5]:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    assert [is_whole(path.parent, path.name) for path in shards[:6]] == [False, True, True, True, True, False]
+    assert build(small.notes, tmp_path / "index") == expected
+    (tmp_path / "index" / "rows.npy").write_bytes(expected["rows.npy"][:-4] + b"oops")
+    assert build(small.notes, tmp_path / "index") == expected
+
+
+def test_a_process_that_writes_shards_ends_with_its_input(small: Dataset, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "qilin_rag.retrievers.bm25_shards", str(tmp_path), "word"]
+    texts = small.notes.texts(0, 64)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, texts.schema) as stream:
+        stream.write_batch(texts, custom_metadata={"shard": "x.npz"})
+    whole = sink.getvalue().to_pybytes()
+    for sent in (b"", whole[:100], whole):
+        done = subprocess.run(command, input=sent, capture_output=True, check=True)
+        assert (done.stdout, done.stderr) == (b"null\n" if sent == whole else b"", b"")
+    assert is_whole(tmp_path, "x.npz")
+
+
+def test_what_goes_wrong_in_another_process_is_said_here(small: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        bm25_shards.write_shards(small.notes, tmp_path / "nowhere", "word", 2, lambda n: None)
+    with pytest.raises(QilinError, match="ended with status 1"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", "false")
+        bm25_shards.write_shards(small.notes, tmp_path, "word", 2, lambda n: None)
+
+
+def test_the_index_cannot_be_written_to(small: Dataset, tmp_path: Path) -> None:
+    build(small.notes, tmp_path / "index")
+    index: BM25Index = read_index(tmp_path / "index")
+    for array in (index.rows, index.impacts, index.indptr, index.offsets):
+        assert isinstance(array.base, np.memmap)
+        assert not array.flags.writeable
+    assert index.terms.readonly
+    for i in (0, len(index.offsets) // 2, len(index.offsets) - 2):
+        term = index.terms[index.offsets[i] : index.offsets[i + 1]].tobytes().decode()
+        assert index._find(term) == i
+    assert [index._find(term) for term in ("", "\udc80", "没有的词", "\U0010ffff")] == [None] * 4
