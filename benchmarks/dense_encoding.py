@@ -44,9 +44,7 @@ def main() -> None:
     asked = parser.parse_args()
     notes = [note.text for note in load_dataset(asked.data).notes]
     # What is repeated differs at its end: we encode the same text once.
-    texts = [
-        f"{text}{i // len(notes) or ''}" for i, text in zip(range(asked.notes), itertools.cycle(notes), strict=False)
-    ]
+    texts = [f"{notes[i % len(notes)]}{i // len(notes) or ''}" for i in range(asked.notes)]
     prefix = BiEncoder(model=asked.model).index_identity()["passage_prefix"]
     encoder = load_encoder(Path(asked.model), asked.model, "cpu", None, None)
     with quiet_loading():
