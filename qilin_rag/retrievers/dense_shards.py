@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qilin_rag.data import NoteStore
+from qilin_rag.errors import UsageError
 from qilin_rag.extras import require
 from qilin_rag.retrievers.parts import drop_part, is_whole, kept_part
 
@@ -159,6 +160,7 @@ def _on_ray(shards: Iterator[Shard], make_encoder: MakeEncoder) -> Iterator[tupl
             include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING, _node_ip_address="127.0.0.1"
         )
     try:
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         cluster = ray.cluster_resources()
@@ -172,6 +174,8 @@ def _on_ray(shards: Iterator[Shard], make_encoder: MakeEncoder) -> Iterator[tupl
                 **({"num_gpus": 1} if n_gpus else {"num_cpus": 1}),
             )
             for row in encoded.iter_rows():
+                if row["error"]:
+                    raise UsageError(row["error"])
                 yield row["number"], np.frombuffer(row["vectors"], np.float16).reshape(row["n_notes"], -1)
     finally:
         if started:
@@ -185,6 +189,9 @@ class _RayWorker:
         self._encode = make_encoder(None)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The vectors as bytes, which no table of Ray's changes."""
-        vectors = self._encode(list(row["texts"]), list(row["names"]))
-        return {"number": row["number"], "n_notes": len(vectors), "vectors": vectors.tobytes()}
+        """The vectors as bytes, which no table of Ray's changes; what the user has to know, without Ray's trace."""
+        made = {"number": row["number"], "n_notes": len(row["texts"]), "vectors": b"", "error": ""}
+        try:
+            return made | {"vectors": self._encode(list(row["texts"]), list(row["names"])).tobytes()}
+        except UsageError as error:
+            return made | {"error": str(error)}
