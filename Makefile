@@ -22,7 +22,7 @@ help:
 	@echo "make chromium  Chromium by apt, for the tests of the report (as root)"
 	@echo "make vllm-env llamacpp-env  environments with vLLM (CPU, 3.5 GB) and llama.cpp, for the tests of serving"
 	@echo "make bench     the benchmarks: ratios to a peer in the same run"
-	@echo "make bench-neural  those of rankers and analysis, which need torch"
+	@echo "make bench-neural  those that need torch; MODEL=FOLDER: an encoder, for those of dense retrieval"
 	@echo "make format    bring the code into shape"
 
 $(VENV)/core: pyproject.toml constraints.txt
@@ -37,7 +37,7 @@ $(VENV)/dev: $(VENV)/core
 
 $(VENV)/all: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet torch
-	$(BIN)/python -m pip install --quiet --editable '.[analysis,dev,rankers,test-neural,test-langchain,test-browser]'
+	$(BIN)/python -m pip install --quiet --editable '.[analysis,dev,rankers,ray,test-neural,test-langchain,test-browser]'
 	touch $@
 
 demo: $(VENV)/core
@@ -104,6 +104,8 @@ bench-neural: $(VENV)/all
 	$(BIN)/python benchmarks/dqa_coverage.py
 	$(BIN)/python benchmarks/full_size.py
 	$(BIN)/python benchmarks/ranker_training.py
+	test -z "$(MODEL)" || $(BIN)/python benchmarks/dense_encoding.py $(MODEL) --as-stored
+	$(BIN)/python benchmarks/dense_search.py .bench/dense $(if $(MODEL),--model $(MODEL))
 
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +12,20 @@ from qilin_rag.cli import ui
 from qilin_rag.cli.options import AsJson, Data, Quiet, Settings
 
 
+class Engine(StrEnum):
+    """Where notes are encoded."""
+
+    local = "local"
+    ray = "ray"
+
+
 def index(
     retriever: Annotated[str, typer.Argument(help="A retriever with an index: bm25 or biencoder.")],
     out: Annotated[Path, typer.Option(help="The folder to write; an index that is there is replaced.")],
     data: Data = None,
+    engine: Annotated[
+        Engine, typer.Option(help="biencoder: what encodes the notes, this machine or a Ray cluster (RAY_ADDRESS).")
+    ] = Engine.local,
     settings: Settings = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -27,7 +38,8 @@ def index(
     from qilin_rag.pipeline import build_index
 
     ui.set_up_logs(quiet or as_json)
-    written = build_index(resolve_run({"retriever": retriever, "data": data}, settings or []), out)
+    settings = [*(settings or []), *(["retriever.engine=ray"] if engine is Engine.ray else [])]
+    written = build_index(resolve_run({"retriever": retriever, "data": data}, settings), out)
     if as_json:
         ui.print_json({"out": str(written.path), "n_notes": written.n_notes, "n_bytes": written.n_bytes})
         return

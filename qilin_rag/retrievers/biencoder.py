@@ -4,57 +4,71 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, PositiveInt, PrivateAttr
 
 from qilin_rag.data import NoteStore
+from qilin_rag.errors import UsageError
 from qilin_rag.extras import require
 from qilin_rag.pretrained import fetch_model, model_sha256
-from qilin_rag.retrievers.base import rank_hits
+from qilin_rag.retrievers.dense_search import (
+    Neighbours,
+    default_breadth,
+    keep_recall,
+    measured_recall,
+    opened_index,
+    search_approximately,
+    search_flat,
+)
+from qilin_rag.retrievers.dense_shards import Halves, open_vectors, write_vectors
 from qilin_rag.retrievers.encoder import (
     Pooling,
+    Precision,
     Vectors,
     compares_by_dot,
     default_pooling,
-    dot,
     encode,
+    has_native_bf16,
     load_encoder,
 )
 from qilin_rag.retrievers.kept_index import IndexedRetriever
 from qilin_rag.retrievers.prefixes import Prefixes, model_prefixes
-from qilin_rag.types import Hit, Question
+from qilin_rag.types import Hit, Note, Question
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 logger = logging.getLogger(__name__)
 
-_VECTORS = "vectors.npy"
-_CHUNK_NOTES = 4096  # encoded at a time, in order of length
-_CHUNK_QUERIES = 1024  # searched at a time
-_BLOCK_ROWS = 65536  # of vectors, in double precision
-_MARGIN = 100  # notes asked of faiss beyond k, so that ties at the cut are seen
-_LOG_EVERY_S = 30
+_OF_QUERIES = ("query_prefix", "faiss", "n_probe", "ef_search")
+_CHECKED_TEXTS = 32  # in bf16 against fp32
+_LEAST_COSINE = 0.999
+_SAMPLED_NOTES, _QUERY_CHARS = 200, 32  # whose titles are the queries that recall is measured by
 
 
 class BiEncoder(IndexedRetriever):
-    """Cosine similarity of sentence vectors (or dot product), every note compared with every query.
+    """Cosine similarity of sentence vectors (or dot product).
 
     `model` is a folder or hub name of a sentence-transformers or transformers model, or what `train` wrote. A prefix
     that is not given is the model's own: declared in its files, or documented for its family (bge-*-zh, e5); "" is
     none. `pooling` and `max_length` (in tokens) that are not given are the model's own; `normalize: false` compares by
     dot product, as is done where the model's files say so.
+
+    Notes are encoded in `precision`: auto is bf16 where the device has it natively and the first notes' vectors are
+    those of fp32 (cosine .999 at least), else fp32; queries always in fp32. `faiss` is how the nearest are found:
+    flat compares every note, ivf reads `n_probe` lists of them, hnsw keeps `ef_search` candidates on its way.
+    `batch_size` bounds a batch to as many texts of full length. `device` may name several, with commas between them, or
+    be `all` (GPUs): each encodes notes in a process of its own. With `engine: ray` the workers of a Ray cluster do,
+    which need the model where it is here.
     """
 
     argument: ClassVar[str | None] = "model"
-    operational: ClassVar[frozenset[str]] = IndexedRetriever.operational | {"batch_size", "device"}
+    operational: ClassVar[frozenset[str]] = IndexedRetriever.operational | {"batch_size", "device", "engine"}
     nested: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers")
 
@@ -64,8 +78,13 @@ class BiEncoder(IndexedRetriever):
     pooling: Pooling | None = None
     max_length: Annotated[int, Field(ge=3)] | None = None
     normalize: bool | None = None
-    batch_size: PositiveInt = 32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    faiss: Neighbours = "flat"
+    n_probe: PositiveInt | None = None
+    ef_search: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
     device: str | None = None
+    engine: Literal["local", "ray"] = "local"
 
     _found: tuple[Path, str] | None = PrivateAttr(default=None)
     _encoder: SentenceTransformer | None = PrivateAttr(default=None)
@@ -83,20 +102,20 @@ class BiEncoder(IndexedRetriever):
         }
 
     def index_identity(self) -> dict[str, Any]:
-        """All but the query's prefix: the notes' vectors don't depend on it."""
+        """All but what concerns queries: the notes' vectors don't depend on it; one folder may hold ivf and hnsw."""
         require("neural", "torch", "sentence_transformers", "faiss", what="retriever biencoder")
-        return {name: value for name, value in self.identity().items() if name != "query_prefix"}
+        return {name: value for name, value in self.identity().items() if name not in _OF_QUERIES}
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """The `k` notes nearest to each question, whatever their score."""
         if not len(notes) or not questions:
             return [[] for _ in questions]
-        vectors: Vectors = self.open_index(notes)
+        vectors, index = self.open_index(notes)
         prefix = self._prefixes().query
         logger.info("encoding %d queries, prefix %r", len(questions), prefix)
         texts = [question.query for question in questions]
         queries = self._encode(texts, prefix, [f"query {question.id}" for question in questions])
-        rankings, n_tied = _nearest(queries, vectors, notes.note_idxs, k)
+        rankings, n_tied = self._nearest(queries, vectors, index, notes, k)
         if n_tied:
             logger.info("%d of %d rankings had ties at rank %d; lower note_idx stayed", n_tied, len(questions), k)
         return rankings
@@ -110,28 +129,68 @@ class BiEncoder(IndexedRetriever):
         return self._encode(texts, self._prefixes().passage, [f"note {text[:50]!r}" for text in texts])
 
     def write_files(self, notes: NoteStore, folder: Path) -> None:
-        """The notes' vectors in the order of the store, shape (n_notes, dimension), float32; one chunk in memory."""
+        """The notes' vectors in the order of the store, and faiss' index of them with its recall."""
+        precision = self._precision(notes)
         prefix = self._prefixes().passage
-        logger.info("indexing %d notes (biencoder, %s, passage prefix %r)", len(notes), self.model, prefix)
-        n_done, logged = 0, time.monotonic()
-        stream = ((note.text, f"note {note.note_idx}") for note in notes)
-        with (folder / _VECTORS).open("wb") as file:
-            while chunk := list(itertools.islice(stream, _CHUNK_NOTES)):
-                vectors = self._encode([text for text, _ in chunk], prefix, [name for _, name in chunk])
-                if not n_done:
-                    shape = (len(notes), vectors.shape[1])
-                    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_1_0(file, header)
-                file.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
-                n_done += len(chunk)
-                if time.monotonic() - logged > _LOG_EVERY_S:
-                    logged = time.monotonic()
-                    logger.info("indexed %d of %d notes", n_done, len(notes))
+        logger.info(
+            "indexing %d notes (biencoder, %s, passage prefix %r, %s)", len(notes), self.model, prefix, precision
+        )
+        devices = self._devices()
+        if len(devices) == 1 and self.engine == "local":
+            write_vectors(notes, folder, lambda _: _note_encoder(self, precision), devices)
+        else:
+            settings = self.model_dump(exclude={"index", "device"})
+            make_encoder = partial(_note_encoder_on, settings, precision)
+            write_vectors(notes, folder, make_encoder, devices, on_ray=self.engine == "ray")
+        if self.faiss != "flat":
+            vectors, index = self.read_files(folder)
+            queries = self.embed_queries([note.title or note.content[:_QUERY_CHARS] for note in _sample(notes)])
+            measured = measured_recall(
+                queries, vectors, notes.note_idxs, lambda some, k: self._nearest(some, vectors, index, notes, k)
+            )
+            keep_recall(self.faiss, folder, measured)
+            logger.info(
+                "%s against flat: %s", self.faiss, ", ".join(f"{key} {value}" for key, value in measured.items())
+            )
 
-    def read_files(self, folder: Path) -> Vectors:
-        """The notes' vectors, memory-mapped."""
-        vectors: Vectors = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
-        return vectors
+    def read_files(self, folder: Path) -> tuple[Halves, Any]:
+        """The notes' vectors, memory-mapped, and faiss' index of them (None: flat), which is made if need be."""
+        vectors = open_vectors(folder)
+        return vectors, None if self.faiss == "flat" else opened_index(self.faiss, vectors, folder)
+
+    def _nearest(
+        self, queries: Vectors, vectors: Halves, index: Any, notes: NoteStore, k: int
+    ) -> tuple[list[list[Hit]], int]:
+        if index is None:
+            return search_flat(queries, vectors, notes.note_idxs, k)
+        asked = self.ef_search if self.faiss == "hnsw" else self.n_probe
+        breadth = asked or default_breadth(self.faiss, len(vectors))
+        return search_approximately(queries, vectors, notes.note_idxs, k, index, breadth)
+
+    def _devices(self) -> list[str | None]:
+        """Those that encode notes: `device` names one, several with commas between them, or `all` GPUs."""
+        if self.device == "all":
+            import torch
+
+            return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or [None]
+        return [None] if self.device is None else list(self.device.split(","))
+
+    def _precision(self, notes: NoteStore) -> Precision:
+        """What notes are encoded in: bf16 where that was asked for, or the device has it, and it is close to fp32."""
+        if self.precision == "fp32" or (self.precision == "auto" and not has_native_bf16(self._model().device)):
+            return "fp32"
+        texts = [note.text for note in itertools.islice(notes, _CHECKED_TEXTS)]
+        prefix = self._prefixes().passage
+        full, half = (self._encode(texts, prefix, texts, precision) for precision in ("fp32", "bf16"))
+        norms = np.linalg.norm(full, axis=1) * np.linalg.norm(half, axis=1)
+        least = float(((full * half).sum(axis=1) / norms).min())
+        if least >= _LEAST_COSINE:
+            return "bf16"
+        found = f"bf16 makes other vectors than fp32 of model {self.model!r}: cosine {least:.4f}, under {_LEAST_COSINE}"
+        if self.precision == "bf16":
+            raise UsageError(f"{found}; leave the setting precision out")
+        logger.info("%s; fp32 it is", found)
+        return "fp32"
 
     def _find_model(self) -> tuple[Path, str]:
         """The model's folder and the hash of what it contains; fetched where it is not here."""
@@ -148,45 +207,49 @@ class BiEncoder(IndexedRetriever):
         given = (self.query_prefix, self.passage_prefix)
         return Prefixes(*(mine if text is None else text for text, mine in zip(given, own, strict=True)))
 
-    def _encode(self, texts: Sequence[str], prefix: str, names: Sequence[str]) -> Vectors:
+    def _encode(
+        self, texts: Sequence[str], prefix: str, names: Sequence[str], precision: Precision = "fp32"
+    ) -> Vectors:
         """Vectors of shape (n_texts, dimension); a UsageError names the first text whose vector is not finite."""
-        normalize, size = self._normalizes(), self.batch_size
-        return encode(self._model(), texts, prefix, normalize=normalize, batch_size=size, named=(self.model, names))
+        return encode(
+            self._model(),
+            texts,
+            prefix,
+            normalize=self._normalizes(),
+            batch_size=self.batch_size,
+            named=(self.model, names),
+            precision=precision,
+        )
 
     def _model(self) -> SentenceTransformer:
         """The model in full precision, with our pooling and length."""
         if self._encoder is None:
             folder, _ = self._find_model()
-            self._encoder = load_encoder(folder, self.model, self.device, self.pooling, self.max_length)
+            self._encoder = load_encoder(folder, self.model, self._devices()[0], self.pooling, self.max_length)
         return self._encoder
 
 
-def _nearest(
-    queries: Vectors, vectors: Vectors, note_idxs: npt.NDArray[np.int64], k: int
-) -> tuple[list[list[Hit]], int]:
-    """`rank_hits` over the dot products of each query with all vectors; also how many rankings had ties at the cut.
+def _note_encoder(retriever: BiEncoder, precision: Precision) -> Callable[[Sequence[str], Sequence[str]], Halves]:
+    """What makes 16-bit vectors of notes' texts, which have names."""
+    prefix = retriever._prefixes().passage
 
-    faiss finds candidates; their scores are computed again, so that equal vectors have equal scores wherever they
-    stand. Where faiss may have cut among ties, the query is compared with all vectors: faiss is off by at most
-    dimension * 2^-24 * |query| * |vector| (Higham 2002, section 3.1), here taken twice.
-    """
-    import faiss
+    def encode_notes(texts: Sequence[str], names: Sequence[str]) -> Halves:
+        with np.errstate(over="ignore"):
+            halves = retriever._encode(texts, prefix, names, precision).astype(np.float16)
+        if not np.isfinite(halves).all():
+            raise UsageError(f"vectors of model {retriever.model!r} don't fit 16-bit floats; set normalize: true")
+        return halves
 
-    n_candidates = min(k + _MARGIN, len(vectors))
-    blocks = [vectors[start : start + _BLOCK_ROWS] for start in range(0, len(vectors), _BLOCK_ROWS)]
-    longest = max(float(np.linalg.norm(block, axis=1).max()) for block in blocks)
-    error = 2 * vectors.shape[1] * 2.0**-24 * longest
-    rankings = []
-    n_tied = 0
-    for start in range(0, len(queries), _CHUNK_QUERIES):
-        chunk = queries[start : start + _CHUNK_QUERIES]
-        found_scores, found = faiss.knn(chunk, vectors, n_candidates, metric=faiss.METRIC_INNER_PRODUCT)
-        for query, rows, least in zip(chunk, found, found_scores.min(axis=1), strict=True):
-            scores, ids = dot(vectors[rows], query), note_idxs[rows]
-            reach = least + error * float(np.linalg.norm(query))  # of the notes that faiss left out
-            if n_candidates < len(vectors) and np.partition(scores, -k)[-k] <= reach:
-                scores, ids = np.concatenate([dot(block, query) for block in blocks]), note_idxs
-            hits, left_out = rank_hits(scores, ids, k, above=-math.inf)
-            rankings.append(hits)
-            n_tied += left_out > 0
-    return rankings, n_tied
+    return encode_notes
+
+
+def _note_encoder_on(
+    settings: Mapping[str, Any], precision: Precision, device: str | None
+) -> Callable[[Sequence[str], Sequence[str]], Halves]:
+    """The same in another process, which loads the model onto a device of its own."""
+    return _note_encoder(BiEncoder(**settings, device=device), precision)
+
+
+def _sample(notes: NoteStore) -> list[Note]:
+    n = min(_SAMPLED_NOTES, len(notes))
+    return notes.get(np.random.default_rng(0).choice(notes.note_idxs, n, replace=False).tolist())

@@ -51,11 +51,6 @@ def write_model(folder: Path, seed: int = 0, dtype: Any = None) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def made_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("models") / "tiny")
-
-
 @pytest.fixture
 def model(made_model: Path, tmp_path: Path) -> Path:
     """A copy for each test, so that it may be changed."""
@@ -90,12 +85,12 @@ def unit(vectors: Any) -> Any:
 
 
 def check(data: Dataset, rankings: Any, scores: Any, k: int) -> None:
-    """Rankings are those of the brute-force scores, shape (n_questions, n_notes)."""
+    """Rankings are those of the brute-force scores, shape (n_questions, n_notes), but for 16 bits of the notes."""
     for hits, row in zip(rankings, scores, strict=True):
         by_id = dict(zip(map(int, data.notes.note_idxs), row, strict=True))
         expected = sorted(by_id, key=lambda note_idx: (-by_id[note_idx], note_idx))[:k]
         assert [hit.note_idx for hit in hits] == expected
-        assert [hit.score for hit in hits] == pytest.approx([by_id[i] for i in expected], abs=2e-5)
+        assert [hit.score for hit in hits] == pytest.approx([by_id[i] for i in expected], rel=1e-3, abs=1e-3)
         assert [hit.rank for hit in hits] == list(range(1, len(expected) + 1))
 
 
@@ -209,9 +204,9 @@ def test_the_notes_are_encoded_in_chunks_in_their_order(
     small: Dataset, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     whole = BiEncoder(model=str(model)).search(small.questions, small.notes, 5)
-    monkeypatch.setattr("qilin_rag.retrievers.biencoder._CHUNK_NOTES", 2)
-    monkeypatch.setattr("qilin_rag.retrievers.biencoder._CHUNK_QUERIES", 1)
-    monkeypatch.setattr("qilin_rag.retrievers.biencoder._BLOCK_ROWS", 2)
+    monkeypatch.setattr("qilin_rag.retrievers.dense_shards.SHARD_NOTES", 2)
+    monkeypatch.setattr("qilin_rag.retrievers.dense_search._CHUNK_QUERIES", 1)
+    monkeypatch.setattr("qilin_rag.retrievers.dense_search._BLOCK_ROWS", 2)
     monkeypatch.setenv("QILIN_RAG_CACHE", str(tmp_path / "other"))
     parts = BiEncoder(model=str(model)).search(small.questions, small.notes, 5)
     assert [[hit.note_idx for hit in hits] for hits in parts] == [[hit.note_idx for hit in hits] for hits in whole]
@@ -261,7 +256,7 @@ def test_nothing_of_the_libraries_reaches_the_terminal(data_dir: Path, model: Pa
     done = cli("run", "--data", data_dir, "--retriever", "biencoder", "--set", setting, "--metrics", "rouge_l")
     assert done.code == 0
     assert done.err.splitlines() == [
-        f"indexing 5 notes (biencoder, {model}, passage prefix '')",
+        f"indexing 5 notes (biencoder, {model}, passage prefix '', fp32)",
         "encoding 3 queries, prefix ''",
     ]
     assert cli("run", "--data", data_dir, "--retriever", "biencoder", "--set", "retriever.model=nowhere").code == 2

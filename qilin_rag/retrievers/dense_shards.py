@@ -1,0 +1,197 @@
+"""Vectors of all notes on disk: encoded shard by shard, here, on several devices or on a Ray cluster.
+
+A shard is a fixed range of notes, and its vectors depend on nothing else: who encoded it, when, and what was there
+before. Shards are kept with their checksums as they come, so that a build goes on where it was stopped, and joined to
+one file at the end. One shard a worker is all that is in memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from qilin_rag.data import NoteStore
+from qilin_rag.errors import UsageError
+from qilin_rag.extras import require
+from qilin_rag.retrievers.parts import drop_part, is_whole, kept_part
+
+logger = logging.getLogger(__name__)
+
+SHARD_NOTES = 8192
+_VECTORS = "vectors.npy"
+_LOG_EVERY_S = 30
+_RAY_SHARDS = 32  # a pass of Ray Data: so many are in its memory at once
+
+Halves = npt.NDArray[np.float16]
+MakeEncoder = Callable[[str | None], Callable[[Sequence[str], Sequence[str]], Halves]]
+"""Loads the model on a device (None: the default one); what it returns encodes texts that have names. Pickled to
+workers."""
+
+
+class Shard(NamedTuple):
+    """A range of notes: its number, and their texts and names in messages."""
+
+    number: int
+    texts: list[str]
+    names: list[str]
+
+
+def write_vectors(
+    notes: NoteStore, folder: Path, make_encoder: MakeEncoder, devices: Sequence[str | None], on_ray: bool = False
+) -> None:
+    """The notes' vectors in the order of the store as `vectors.npy`: shape (n_notes, dimension), 16-bit floats."""
+    n_shards = -(-len(notes) // SHARD_NOTES)
+    if not is_whole(folder, _VECTORS):
+        missing = [number for number in range(n_shards) if not is_whole(folder, _shard(number))]
+        shards = (_read_shard(notes, number) for number in missing)
+        if on_ray:
+            encoded = _on_ray(shards, make_encoder)
+        elif len(devices) > 1 and len(missing) > 1:
+            encoded = _on_devices(shards, make_encoder, devices)
+        else:
+            encoded = _here(shards, make_encoder, devices[0])
+        n_done, logged = n_shards - len(missing), time.monotonic()
+        for number, vectors in encoded:
+            kept_part(folder, _shard(number), lambda path, vectors=vectors: _save(path, vectors))  # type: ignore[misc]
+            n_done += 1
+            if time.monotonic() - logged > _LOG_EVERY_S:
+                logged = time.monotonic()
+                logger.info("indexed %d of %d notes", min(n_done * SHARD_NOTES, len(notes)), len(notes))
+        kept_part(folder, _VECTORS, lambda path: _join(folder, n_shards, len(notes), path))
+    for number in range(n_shards):
+        drop_part(folder, _shard(number))
+
+
+def open_vectors(folder: Path) -> Halves:
+    """What `write_vectors` wrote, memory-mapped."""
+    vectors: Halves = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
+    return vectors
+
+
+def _shard(number: int) -> str:
+    return f"vectors-{number:05d}.npy"
+
+
+def _read_shard(notes: NoteStore, number: int) -> Shard:
+    ids = notes.note_idxs[number * SHARD_NOTES : (number + 1) * SHARD_NOTES].tolist()
+    return Shard(number, [note.text for note in notes.get(ids)], [f"note {note_idx}" for note_idx in ids])
+
+
+def _save(path: Path, vectors: Halves) -> None:
+    with path.open("wb") as file:  # np.save would append .npy to the name
+        np.save(file, np.ascontiguousarray(vectors, dtype="<f2"))
+
+
+def _join(folder: Path, n_shards: int, n_notes: int, path: Path) -> None:
+    with path.open("wb") as file:
+        for number in range(n_shards):
+            vectors = np.load(folder / _shard(number), allow_pickle=False)
+            if not number:
+                header = {"descr": "<f2", "fortran_order": False, "shape": (n_notes, vectors.shape[1])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(vectors.tobytes())
+
+
+def _here(shards: Iterator[Shard], make_encoder: MakeEncoder, device: str | None) -> Iterator[tuple[int, Halves]]:
+    encode = make_encoder(device)
+    for shard in shards:
+        yield shard.number, encode(shard.texts, shard.names)
+
+
+def _on_devices(
+    shards: Iterator[Shard], make_encoder: MakeEncoder, devices: Sequence[str | None]
+) -> Iterator[tuple[int, Halves]]:
+    """By one process a device; each has a shard under way and one that waits."""
+    context = get_context("spawn")
+    waiting = context.Queue()
+    for device in devices:
+        waiting.put(device)
+    with ProcessPoolExecutor(len(devices), context, _begin_worker, (make_encoder, waiting)) as pool:
+        running: set[Future[tuple[int, Halves]]] = set()
+        try:
+            for shard in shards:
+                running.add(pool.submit(_encode_in_worker, shard))
+                if len(running) >= 2 * len(devices):
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: dict[str, Any] = {}
+
+
+def _begin_worker(make_encoder: MakeEncoder, waiting: Any) -> None:
+    _worker["encode"] = make_encoder(waiting.get())
+
+
+def _encode_in_worker(shard: Shard) -> tuple[int, Halves]:
+    return shard.number, _worker["encode"](shard.texts, shard.names)
+
+
+def _on_ray(shards: Iterator[Shard], make_encoder: MakeEncoder) -> Iterator[tuple[int, Halves]]:
+    """By actors of Ray Data, one a GPU of the cluster, or one a CPU where it has none.
+
+    The cluster is the one that this process is connected to, or that RAY_ADDRESS names, or else is started here, for
+    this build alone.
+    """
+    require("ray", "ray", what="engine ray")
+    import ray
+
+    started = not ray.is_initialized()
+    if started and os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.WARNING)
+    elif started:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(
+            include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING, _node_ip_address="127.0.0.1"
+        )
+    try:
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        cluster = ray.cluster_resources()
+        n_gpus = int(cluster.get("GPU", 0))
+        workers = ray.data.ActorPoolStrategy(size=n_gpus or max(1, int(cluster["CPU"])))
+        while some := list(itertools.islice(shards, _RAY_SHARDS)):
+            encoded = ray.data.from_items([shard._asdict() for shard in some], override_num_blocks=len(some)).map(
+                _RayWorker,
+                fn_constructor_args=(make_encoder,),
+                compute=workers,
+                **({"num_gpus": 1} if n_gpus else {"num_cpus": 1}),
+            )
+            for row in encoded.iter_rows():
+                if row["error"]:
+                    raise UsageError(row["error"])
+                yield row["number"], np.frombuffer(row["vectors"], np.float16).reshape(row["n_notes"], -1)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+class _RayWorker:
+    """What an actor does with a shard."""
+
+    def __init__(self, make_encoder: MakeEncoder) -> None:
+        self._encode = make_encoder(None)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The vectors as bytes, which no table of Ray's changes; what the user has to know, without Ray's trace."""
+        made = {"number": row["number"], "n_notes": len(row["texts"]), "vectors": b"", "error": ""}
+        try:
+            return made | {"vectors": self._encode(list(row["texts"]), list(row["names"])).tobytes()}
+        except UsageError as error:
+            return made | {"error": str(error)}

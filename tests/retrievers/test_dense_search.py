@@ -1,0 +1,106 @@
+"""Nearest vectors: flat is brute force, ties and all; ivf and hnsw find nearly the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qilin_rag.data import Dataset, load_dataset
+from qilin_rag.retrievers import dense_search
+from qilin_rag.retrievers.biencoder import BiEncoder
+from tests.conftest import Cli, write_jsonl
+from tests.retrievers.test_biencoder import ask
+
+
+def clustered(n: int, dimension: int = 24) -> Any:
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((n // 50, dimension))
+    vectors = centres[rng.integers(len(centres), size=n)] + rng.standard_normal((n, dimension)) * 0.5
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+@pytest.mark.parametrize("n_copies", [1, 40])
+def test_flat_is_brute_force(n_copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With blocks that cut through ties, of more copies than faiss is asked for."""
+    monkeypatch.setattr(dense_search, "_BLOCK_ROWS", 97)
+    monkeypatch.setattr(dense_search, "_CHUNK_QUERIES", 3)
+    monkeypatch.setattr(dense_search, "_MARGIN", 5)
+    vectors = np.tile(clustered(300), (n_copies, 1))
+    rng = np.random.default_rng(1)
+    ids = rng.permutation(len(vectors)).astype(np.int64)
+    queries = clustered(300)[:10].astype(np.float32) + rng.standard_normal((10, 24)).astype(np.float32) * 0.1
+    rankings, n_tied = dense_search.search_flat(queries, vectors, ids, 7)
+    assert n_tied == (10 if n_copies > 1 else 0)
+    for query, hits in zip(queries, rankings, strict=True):
+        scores = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1).astype(np.float32)
+        assert [hit.note_idx for hit in hits] == ids[np.lexsort((ids, -scores))][:7].tolist()
+        assert [hit.score for hit in hits] == np.sort(scores)[::-1][:7].tolist()
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_an_index_finds_nearly_what_flat_does_and_is_kept(kind: dense_search.Neighbours, tmp_path: Path) -> None:
+    vectors, ids = clustered(3000), np.arange(3000)[::-1].copy()
+    queries = vectors[::50].astype(np.float32)
+    index = dense_search.opened_index(kind, vectors, tmp_path)
+    kept = (tmp_path / f"{kind}.faiss").stat().st_mtime_ns
+    again = dense_search.opened_index(kind, vectors, tmp_path)
+    assert (tmp_path / f"{kind}.faiss").stat().st_mtime_ns == kept
+
+    def search(breadth: int, index: object = index) -> dict[str, float]:
+        return dense_search.measured_recall(
+            queries,
+            vectors,
+            ids,
+            lambda some, k: dense_search.search_approximately(some, vectors, ids, k, index, breadth),
+        )
+
+    measured = search(dense_search.default_breadth(kind, 3000))
+    assert measured["recall@100"] >= 0.95
+    assert search(dense_search.default_breadth(kind, 3000), again)["recall@100"] == measured["recall@100"]
+    if kind == "ivf":
+        assert search(1)["recall@100"] < 0.9
+    (tmp_path / f"{kind}.faiss").unlink()
+    (tmp_path / f"{kind}.faiss").mkdir()  # nothing can be kept here
+    assert dense_search.opened_index(kind, vectors, tmp_path).ntotal == 3000
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_by_name_on_the_command_line(
+    data_dir: Path,
+    made_model: Path,
+    tmp_path: Path,
+    cli: Cli,
+    kind: dense_search.Neighbours,
+) -> None:
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("冷萃咖啡怎么做多肉养"), 6)) for _ in range(200)]
+    rows = [{"note_idx": i, "title": text[:2], "content": text} for i, text in enumerate(texts)]
+    write_jsonl(data_dir / "notes.jsonl", rows)
+    out = tmp_path / "index"
+    settings = ("--set", f"retriever.model={made_model}", "--set", f"retriever.faiss={kind}")
+    done = cli("index", "biencoder", "--data", data_dir, *settings, "--out", out)
+    assert done.code == 0, done.err
+    assert f"{kind} against flat: recall@100" in done.err
+    measured = json.loads((out / f"{kind}.json").read_text())
+    assert measured["n_queries"] == 200 and measured["recall@100"] >= 0.9
+    notes = load_dataset(str(data_dir)).notes
+    flat = BiEncoder(model=str(made_model), index=out)
+    named = BiEncoder(model=str(made_model), index=out, faiss=kind, n_probe=999, ef_search=999)
+    assert named.identity() != flat.identity() and named.index_identity() == flat.index_identity()
+    questions = ask("咖啡", "多肉")
+    assert named.search(questions, notes, 20) == flat.search(questions, notes, 20)
+
+
+def test_another_way_to_search_encodes_nothing(
+    data_dir: Path,
+    made_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data: Dataset = load_dataset(str(data_dir))
+    flat = BiEncoder(model=str(made_model)).search(data.questions, data.notes, 5)
+    monkeypatch.setattr(BiEncoder, "write_files", lambda *_: pytest.fail("encoded again"))
+    assert BiEncoder(model=str(made_model), faiss="hnsw").search(data.questions, data.notes, 5) == flat

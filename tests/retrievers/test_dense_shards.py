@@ -1,0 +1,167 @@
+"""The notes' vectors on disk: the same bytes whoever encoded them, and however often they were stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qilin_rag.data import Dataset, load_dataset
+from qilin_rag.errors import UsageError
+from qilin_rag.retrievers.biencoder import BiEncoder
+from tests.conftest import Cli, hear_signals, write_jsonl
+from tests.retrievers.test_biencoder import encode, unit
+
+# A build of small shards; where it shall be killed, it sleeps after some of them.
+BUILD = """
+import sys, time
+from pathlib import Path
+from qilin_rag.data import load_dataset
+from qilin_rag.retrievers import dense_shards
+from qilin_rag.retrievers.biencoder import BiEncoder
+model, data, out, n_before, settings = sys.argv[1:]
+dense_shards.SHARD_NOTES = 8
+keep = dense_shards.kept_part
+def keep_and_stop(folder, name, write):
+    if not (kept := [path for path in folder.glob("vectors-*.npy.sha256")]) or len(kept) < int(n_before):
+        return keep(folder, name, write)
+    print("stopped", flush=True)
+    time.sleep(600)
+dense_shards.kept_part = keep_and_stop
+import json
+if __name__ == "__main__":
+    BiEncoder(model=model, **json.loads(settings)).write_index(load_dataset(data).notes, Path(out))
+"""
+
+
+@pytest.fixture
+def many(data_dir: Path) -> Dataset:
+    """Fifty notes of unlike lengths, some of them the same."""
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("冷萃咖啡怎么做多肉养"), 1 + i % 13)) for i in range(40)]
+    rows = [{"note_idx": 7 * i, "title": "", "content": text} for i, text in enumerate(texts + texts[:10])]
+    write_jsonl(data_dir / "notes.jsonl", rows)
+    return load_dataset(str(data_dir))
+
+
+def build(model: Path, data: Path, out: Path, n_before: int = 999, **settings: object) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", BUILD, *map(str, (model, data, out, n_before, json.dumps(settings)))]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_signals)
+
+
+def finish(child: subprocess.Popen[str]) -> None:
+    _, err = child.communicate(timeout=300)
+    assert child.returncode == 0, err
+
+
+def vectors_of(index: Path) -> bytes:
+    assert sorted(path.name for path in index.iterdir()) == ["qilin_rag.json", "vectors.npy"]
+    return (index / "vectors.npy").read_bytes()
+
+
+def test_vectors_are_those_of_one_text_at_a_time(
+    many: Dataset,
+    made_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qilin_rag.retrievers.dense_shards.SHARD_NOTES", 8)
+    BiEncoder(model=str(made_model)).write_index(many.notes, tmp_path / "index")
+    vectors = np.load(tmp_path / "index" / "vectors.npy", allow_pickle=False)
+    assert vectors.shape == (50, 16) and vectors.dtype == np.dtype("<f2")
+    expected = unit(encode(made_model, [note.text for note in many.notes]))
+    np.testing.assert_allclose(vectors, expected, atol=1e-3)
+
+
+def test_a_build_that_was_killed_goes_on_to_the_same_bytes(
+    many: Dataset,
+    made_model: Path,
+    data_dir: Path,
+    tmp_path: Path,
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    finish(build(made_model, data_dir, whole))
+    child = build(made_model, data_dir, stopped, n_before=3)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "stopped\n"
+    os.kill(child.pid, signal.SIGKILL)
+    child.communicate()
+    [unfinished] = [path for path in tmp_path.iterdir() if path.name == ".stopped-building"]
+    kept = {path.name: path.stat().st_mtime_ns for path in unfinished.glob("vectors-*.npy")}
+    assert len(kept) == 3
+    damaged = unfinished / min(kept)
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    finish(build(made_model, data_dir, stopped))
+    assert vectors_of(stopped) == vectors_of(whole)
+
+
+def test_two_devices_write_the_same_bytes(many: Dataset, made_model: Path, data_dir: Path, tmp_path: Path) -> None:
+    finish(build(made_model, data_dir, tmp_path / "one", device="cpu"))
+    finish(build(made_model, data_dir, tmp_path / "two", device="cpu,cpu"))
+    assert vectors_of(tmp_path / "two") == vectors_of(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_ray_writes_the_same_bytes(
+    many: Dataset, made_model: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster of this machine alone, with a worker a CPU."""
+    pytest.importorskip("ray", reason="needs ray (make test-all installs it)")
+    finish(build(made_model, data_dir, tmp_path / "here"))
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # beside other work they would wait for minutes
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    finish(build(made_model, data_dir, tmp_path / "there", engine="ray"))
+    assert vectors_of(tmp_path / "there") == vectors_of(tmp_path / "here")
+
+
+def test_without_ray_its_engine_is_refused(
+    many: Dataset,
+    made_model: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qilin_rag.extras.find_spec", lambda name: None if name == "ray" else object())
+    setting = f"retriever.model={made_model}"
+    done = cli("index", "biencoder", "--data", data_dir, "--set", setting, "--engine", "ray", "--out", tmp_path / "x")
+    assert done.code == 2
+    assert "engine ray needs ray, not installed here: pip install 'qilin-rag[ray]'" in done.err
+    assert cli("index", "bm25", "--data", data_dir, "--engine", "ray", "--out", tmp_path / "x").code == 2
+
+
+def test_vectors_that_do_not_fit_are_refused(many: Dataset, made_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    huge = np.full((50, 16), 1e6, np.float32)
+    monkeypatch.setattr("qilin_rag.retrievers.biencoder.encode", lambda _, texts, *__, **___: huge[: len(texts)])
+    with pytest.raises(UsageError, match="don't fit 16-bit floats; set normalize: true"):
+        BiEncoder(model=str(made_model), normalize=False).search(many.questions, many.notes, 5)
+
+
+def test_bf16_is_taken_where_it_is_close_to_fp32(
+    many: Dataset,
+    made_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """bf16 works on any CPU, natively or not."""
+    monkeypatch.setattr("qilin_rag.retrievers.biencoder.has_native_bf16", lambda device: True)
+
+    def vectors(name: str, **settings: Any) -> Any:
+        BiEncoder(model=str(made_model), **settings).write_index(many.notes, tmp_path / name)
+        return np.load(tmp_path / name / "vectors.npy", allow_pickle=False).astype(np.float32)
+
+    monkeypatch.setattr("qilin_rag.retrievers.biencoder._LEAST_COSINE", 0.9)
+    full, half, auto = vectors("full", precision="fp32"), vectors("half", precision="bf16"), vectors("auto")
+    assert (half != full).any() and (half == auto).all()
+    assert (full * half).sum(axis=1).min() > 0.9
+    monkeypatch.setattr("qilin_rag.retrievers.biencoder._LEAST_COSINE", 1.1)
+    assert (vectors("far") == full).all()
+    with pytest.raises(UsageError, match=r"other vectors than fp32 .*leave the setting precision out"):
+        vectors("refused", precision="bf16")
