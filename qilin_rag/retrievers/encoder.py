@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,6 +42,8 @@ def load_encoder(
     except Exception as error:  # whatever unfit files make torch, transformers or their tokenizers raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UsageError(f"model {name!r} can't be loaded: {reason}") from error
+    if _reads_pairs(folder):
+        raise UsageError(f"model {name!r} is a cross-encoder: it reads two texts at once, and has no vector of one")
     check_all_loaded(name, messages)
     if pooling := pooling or default_pooling(folder):
         _set_pooling(encoder, pooling)
@@ -180,6 +183,14 @@ def default_pooling(folder: Path) -> Pooling | None:
 def compares_by_dot(folder: Path) -> bool:
     """Whether the model's own files say that its vectors are compared by dot product, not by their cosine."""
     return sentence_transformers_config(folder).get("similarity_fn_name") == "dot"
+
+
+def _reads_pairs(folder: Path) -> bool:
+    """Loaded as an encoder it would give vectors all the same, for which it was never trained."""
+    config = folder / "config.json"
+    architectures = json.loads(config.read_text("utf-8")).get("architectures") if config.is_file() else None
+    is_classifier = any(name.endswith("ForSequenceClassification") for name in architectures or [])
+    return is_classifier or sentence_transformers_config(folder).get("model_type") == "CrossEncoder"
 
 
 def _set_pooling(encoder: SentenceTransformer, pooling: Pooling) -> None:

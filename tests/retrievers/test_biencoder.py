@@ -219,6 +219,13 @@ def test_what_cannot_be_used_is_one_line(small: Dataset, made_model: Path, model
         assert "\n" not in str(caught.value)
 
     refused("max_length 65: model .* reads 64 tokens at most", max_length=65)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"architectures": ["BertForSequenceClassification"]}))
+    refused("is a cross-encoder: it reads two texts at once")
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "config_sentence_transformers.json").write_text('{"model_type": "CrossEncoder"}')
+    refused("is a cross-encoder: it reads two texts at once")
+    (model / "config_sentence_transformers.json").unlink()
     weights = model / "model.safetensors"
     some = {name: tensor for name, tensor in safetensors.load_file(weights).items() if "layer.1.attention" not in name}
     safetensors.save_file(some, weights, metadata={"format": "pt"})
