@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, PositiveInt, PrivateAttr
+from pydantic import Field, PositiveInt, PrivateAttr, model_validator
 
 from qilin_rag.data import NoteStore
 from qilin_rag.errors import UsageError
@@ -88,6 +88,13 @@ class BiEncoder(IndexedRetriever):
 
     _found: tuple[Path, str] | None = PrivateAttr(default=None)
     _encoder: SentenceTransformer | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _check_breadth(self) -> BiEncoder:
+        for name, kind in (("n_probe", "ivf"), ("ef_search", "hnsw")):
+            if getattr(self, name) is not None and self.faiss != kind:
+                raise ValueError(f"{name} is a setting of faiss {kind}")
+        return self
 
     def identity(self) -> dict[str, Any]:
         """What the model contains counts, not where it lies; prefixes and pooling as they are used."""

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,10 +136,12 @@ _worker: dict[str, Any] = {}
 
 
 def _begin_worker(make_encoder: MakeEncoder, waiting: Any) -> None:
-    _worker["encode"] = make_encoder(waiting.get())
+    _worker["make"] = partial(make_encoder, waiting.get())
 
 
 def _encode_in_worker(shard: Shard) -> tuple[int, Halves]:
+    if "encode" not in _worker:  # what goes wrong in an initializer is not said to who waits for a shard
+        _worker["encode"] = _worker["make"]()
     return shard.number, _worker["encode"](shard.texts, shard.names)
 
 

@@ -150,7 +150,7 @@ class IndexedRetriever(Retriever):
     def _write(self, notes: NoteStore, made_of: dict[str, Any], folder: Path, replace: bool) -> None:
         """Build beside `folder`, then put it there in one step: nobody ever finds half an index.
 
-        What is left of a build that ended early stays for the next, but where the user has to change something.
+        What a build that ended early has made stays for the next: so a device that was not free costs no shard.
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
         with parts.building(folder) as unfinished:
@@ -161,7 +161,8 @@ class IndexedRetriever(Retriever):
                 try:
                     self.write_files(notes, unfinished)
                 except UsageError:
-                    shutil.rmtree(unfinished, ignore_errors=True)
+                    if all(path.name == MANIFEST for path in parts.files_of(unfinished)):
+                        shutil.rmtree(unfinished, ignore_errors=True)
                     raise
                 files = {path.name: _record(path) for path in parts.files_of(unfinished) if path.name != MANIFEST}
                 _write_manifest(unfinished, made_of | {"files": files})
@@ -213,7 +214,7 @@ def _is_finished(unfinished: Path, made_of: dict[str, Any]) -> bool:
     """Whether a build of the same thing has ended here, and was only not put in its place."""
     try:
         kept = _read_manifest(unfinished)
-        if not kept["files"] or _differences(kept, made_of):
+        if _differences(kept, made_of):
             return False
         _check_files(unfinished, kept)
     except (_DamagedIndexError, OSError, KeyError, TypeError):
@@ -243,8 +244,12 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
-    """A _DamagedIndexError where a file is not the one of the manifest."""
+    """A _DamagedIndexError where a file is not the one of the manifest, or that names none yet."""
+    if not manifest["files"]:
+        raise _DamagedIndexError("its build has not ended")
     for name, record in manifest["files"].items():
+        if Path(name).name != name:
+            raise _DamagedIndexError(f"{name!r} is no name of a file in it")
         stat = (folder / name).stat()
         if (stat.st_size, stat.st_mtime_ns) == (record["n_bytes"], record["mtime_ns"]):
             continue

@@ -108,6 +108,22 @@ def test_two_devices_write_the_same_bytes(many: Dataset, made_model: Path, data_
     assert vectors_of(tmp_path / "two") == vectors_of(tmp_path / "one")
 
 
+def test_a_device_that_is_not_there_is_one_line_and_costs_no_shard(
+    many: Dataset, made_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qilin_rag.retrievers.dense_shards.SHARD_NOTES", 8)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("qilin_rag.retrievers.dense_shards._join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        BiEncoder(model=str(made_model)).write_index(many.notes, tmp_path / "index")
+    shards = sorted((tmp_path / ".index-building").glob("vectors-*.npy"))
+    for path in shards[3:]:
+        path.unlink()
+    for device in ("cpu,cuda:99", "cuda:99"):
+        with pytest.raises(UsageError, match="can't be loaded"):
+            BiEncoder(model=str(made_model), device=device).write_index(many.notes, tmp_path / "index")
+        assert all(path.is_file() for path in shards[:3])
+
+
 @pytest.mark.slow
 def test_ray_writes_the_same_bytes(
     many: Dataset, made_model: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
