@@ -132,7 +132,7 @@ class BertScore(TextScorer):
     def _keep(self, encoder: Encoder, texts: Set[Ids], device: str) -> None:
         """Make the vectors of those of these texts that are not kept yet."""
         kept = self._vectors()
-        kept.look()
+        kept.look(texts)
         new = sorted((ids for ids in texts if ids not in kept), key=lambda ids: (len(ids), ids))
         batches = _batches(new, self.batch_size)
         kept.put(new, (its.cpu() for batch in batches for its in encoder.encode(batch, device)))
