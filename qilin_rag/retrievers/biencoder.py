@@ -69,7 +69,6 @@ class BiEncoder(IndexedRetriever):
 
     argument: ClassVar[str | None] = "model"
     operational: ClassVar[frozenset[str]] = IndexedRetriever.operational | {"batch_size", "device", "engine"}
-    nested: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers")
 
     model: str = "BAAI/bge-base-zh-v1.5"
@@ -95,6 +94,11 @@ class BiEncoder(IndexedRetriever):
             if getattr(self, name) is not None and self.faiss != kind:
                 raise ValueError(f"{name} is a setting of faiss {kind}")
         return self
+
+    @property
+    def nested(self) -> bool:  # type: ignore[override]
+        """hnsw looks further where more are asked for, and ivf settles ties by how many are."""
+        return self.faiss == "flat"
 
     def identity(self) -> dict[str, Any]:
         """What the model contains counts, not where it lies; prefixes and pooling as they are used."""

@@ -156,7 +156,10 @@ def _on_ray(shards: Iterator[Shard], make_encoder: MakeEncoder) -> Iterator[tupl
 
     started = not ray.is_initialized()
     if started and os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING)
+        try:
+            ray.init(logging_level=logging.WARNING)
+        except ConnectionError as error:  # an OSError, which else would be said to be one of writing
+            raise UsageError(f"engine ray: no cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {error}") from error
     elif started:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(

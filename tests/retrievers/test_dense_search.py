@@ -98,6 +98,7 @@ def test_by_name_on_the_command_line(
     named = BiEncoder(model=str(made_model), index=out, faiss=kind, **breadth)
     done = cli("index", "biencoder", "--data", data_dir, "--set", f"retriever.{next(iter(breadth))}=9", "--out", out)
     assert (done.code, f"is a setting of faiss {kind}" in done.err) == (2, True)
+    assert flat.nested and not named.nested
     assert named.identity() != flat.identity() and named.index_identity() == flat.index_identity()
     questions = ask("咖啡", "多肉")
     assert named.search(questions, notes, 20) == flat.search(questions, notes, 20)
