@@ -96,6 +96,8 @@ class IndexedRetriever(Retriever):
             raise UsageError("there is no note to index")
         if folder.exists() and not (folder / MANIFEST).is_file() and not (folder.is_dir() and _is_empty(folder)):
             raise UsageError(f"{folder} is there and is no index of ours; name another folder, or remove it first")
+        if strangers := _strangers(folder):
+            raise UsageError(f"{folder} holds {strangers[0]}, which is no part of its index; move it away first")
         try:
             self._write(notes, self._made_of(notes), folder.resolve(), replace=True)
         except OSError as error:
@@ -307,6 +309,16 @@ def _put(made: Path, folder: Path) -> None:
 
 def _unwritten(folder: Path, error: OSError) -> QilinError:
     return QilinError(f"the index {folder} can't be written: {error.strerror or error}")
+
+
+def _strangers(folder: Path) -> list[str]:
+    """What in an index folder is neither in its manifest nor made of it since (`.faiss`); none where nobody can say."""
+    try:
+        files = _read_manifest(folder)["files"]
+    except _DamagedIndexError:
+        return []
+    found = sorted(path for path in folder.iterdir() if path.suffix not in (".faiss", ".tmp")) if files else []
+    return [path.name for path in found if path.name not in {MANIFEST, *files}]
 
 
 def _is_empty(folder: Path) -> bool:

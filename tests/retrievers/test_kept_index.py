@@ -107,6 +107,10 @@ def test_only_an_index_is_replaced_and_in_one_step(
         with pytest.raises(UsageError, match="is no index of ours"):
             BM25().write_index(small.notes, path)
     assert (tmp_path / "other" / "thesis.txt").read_text() == "years of work"
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match=r"holds thesis.txt, which is no part of its index"):
+        BM25().write_index(small.notes, folder)
+    (folder / "thesis.txt").unlink()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def fails(self: BM25, notes: object, folder: Path) -> None:
