@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, PositiveInt, PrivateAttr
+from pydantic import Field, PositiveInt, PrivateAttr, model_validator
 
 from qilin_rag.data import NoteStore
 from qilin_rag.errors import UsageError
@@ -69,7 +69,6 @@ class BiEncoder(IndexedRetriever):
 
     argument: ClassVar[str | None] = "model"
     operational: ClassVar[frozenset[str]] = IndexedRetriever.operational | {"batch_size", "device", "engine"}
-    nested: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers")
 
     model: str = "BAAI/bge-base-zh-v1.5"
@@ -88,6 +87,18 @@ class BiEncoder(IndexedRetriever):
 
     _found: tuple[Path, str] | None = PrivateAttr(default=None)
     _encoder: SentenceTransformer | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _check_breadth(self) -> BiEncoder:
+        for name, kind in (("n_probe", "ivf"), ("ef_search", "hnsw")):
+            if getattr(self, name) is not None and self.faiss != kind:
+                raise ValueError(f"{name} is a setting of faiss {kind}")
+        return self
+
+    @property
+    def nested(self) -> bool:  # type: ignore[override]
+        """hnsw looks further where more are asked for, and ivf settles ties by how many are."""
+        return self.faiss == "flat"
 
     def identity(self) -> dict[str, Any]:
         """What the model contains counts, not where it lies; prefixes and pooling as they are used."""

@@ -51,7 +51,10 @@ class BM25(IndexedRetriever):
         n_threads = min(_available_cores(), len(questions)) if len(notes) >= _THREADED_NOTES else 1
 
         def rank(some: Sequence[Question]) -> list[tuple[list[Hit], int]]:
-            scores = self._zeros.pop() if self._zeros else np.zeros(len(notes), np.float32)
+            try:
+                scores = self._zeros.pop()
+            except IndexError:  # not looked at first: another thread may take the last one
+                scores = np.zeros(0, np.float32)
             scores = scores if len(scores) == len(notes) else np.zeros(len(notes), np.float32)
             ranked = []
             for question in some:

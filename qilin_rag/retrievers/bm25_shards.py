@@ -124,9 +124,10 @@ def _by_processes(
 ) -> None:
     """Each process is given one shard after another by a thread of its own.
 
-    They are no `multiprocessing` ones: those would import the user's script once more.
+    They are no `multiprocessing` ones: those would import the user's script once more. `-P`: a module of the folder
+    that we are in is theirs only where it is ours.
     """
-    command = [sys.executable, "-m", "qilin_rag.retrievers.bm25_shards", str(folder), analyzer]
+    command = [sys.executable, "-P", "-m", "qilin_rag.retrievers.bm25_shards", str(folder), analyzer]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     left = iter(missing.items())
     writers: list[subprocess.Popen[bytes]] = []

@@ -74,7 +74,13 @@ def opened_index(kind: Neighbours, vectors: npt.NDArray[Any], folder: Path) -> A
 
     path = folder / f"{kind}.faiss"
     if path.is_file():
-        return faiss.read_index(str(path))
+        try:
+            index = faiss.read_index(str(path))
+            if (index.ntotal, index.d) == vectors.shape:
+                return index
+            logger.warning("%s is of other vectors; it is made again", path)
+        except RuntimeError as error:  # of faiss
+            logger.warning("%s is damaged (%s); it is made again", path, str(error)[:200])
     started = time.monotonic()
     index = _made(kind, vectors)
     logger.info("%s of %d vectors in %.0f s", kind, len(vectors), time.monotonic() - started)

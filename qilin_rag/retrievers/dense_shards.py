@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,10 +136,12 @@ _worker: dict[str, Any] = {}
 
 
 def _begin_worker(make_encoder: MakeEncoder, waiting: Any) -> None:
-    _worker["encode"] = make_encoder(waiting.get())
+    _worker["make"] = partial(make_encoder, waiting.get())
 
 
 def _encode_in_worker(shard: Shard) -> tuple[int, Halves]:
+    if "encode" not in _worker:  # what goes wrong in an initializer is not said to who waits for a shard
+        _worker["encode"] = _worker["make"]()
     return shard.number, _worker["encode"](shard.texts, shard.names)
 
 
@@ -153,7 +156,10 @@ def _on_ray(shards: Iterator[Shard], make_encoder: MakeEncoder) -> Iterator[tupl
 
     started = not ray.is_initialized()
     if started and os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING)
+        try:
+            ray.init(logging_level=logging.WARNING)
+        except ConnectionError as error:  # an OSError, which else would be said to be one of writing
+            raise UsageError(f"engine ray: no cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {error}") from error
     elif started:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(

@@ -96,6 +96,8 @@ class IndexedRetriever(Retriever):
             raise UsageError("there is no note to index")
         if folder.exists() and not (folder / MANIFEST).is_file() and not (folder.is_dir() and _is_empty(folder)):
             raise UsageError(f"{folder} is there and is no index of ours; name another folder, or remove it first")
+        if strangers := _strangers(folder):
+            raise UsageError(f"{folder} holds {strangers[0]}, which is no part of its index; move it away first")
         try:
             self._write(notes, self._made_of(notes), folder.resolve(), replace=True)
         except OSError as error:
@@ -150,7 +152,7 @@ class IndexedRetriever(Retriever):
     def _write(self, notes: NoteStore, made_of: dict[str, Any], folder: Path, replace: bool) -> None:
         """Build beside `folder`, then put it there in one step: nobody ever finds half an index.
 
-        What is left of a build that ended early stays for the next, but where the user has to change something.
+        What a build that ended early has made stays for the next: so a device that was not free costs no shard.
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
         with parts.building(folder) as unfinished:
@@ -161,7 +163,8 @@ class IndexedRetriever(Retriever):
                 try:
                     self.write_files(notes, unfinished)
                 except UsageError:
-                    shutil.rmtree(unfinished, ignore_errors=True)
+                    if all(path.name == MANIFEST for path in parts.files_of(unfinished)):
+                        shutil.rmtree(unfinished, ignore_errors=True)
                     raise
                 files = {path.name: _record(path) for path in parts.files_of(unfinished) if path.name != MANIFEST}
                 _write_manifest(unfinished, made_of | {"files": files})
@@ -213,7 +216,7 @@ def _is_finished(unfinished: Path, made_of: dict[str, Any]) -> bool:
     """Whether a build of the same thing has ended here, and was only not put in its place."""
     try:
         kept = _read_manifest(unfinished)
-        if not kept["files"] or _differences(kept, made_of):
+        if _differences(kept, made_of):
             return False
         _check_files(unfinished, kept)
     except (_DamagedIndexError, OSError, KeyError, TypeError):
@@ -243,8 +246,12 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
-    """A _DamagedIndexError where a file is not the one of the manifest."""
+    """A _DamagedIndexError where a file is not the one of the manifest, or that names none yet."""
+    if not manifest["files"]:
+        raise _DamagedIndexError("its build has not ended")
     for name, record in manifest["files"].items():
+        if Path(name).name != name:
+            raise _DamagedIndexError(f"{name!r} is no name of a file in it")
         stat = (folder / name).stat()
         if (stat.st_size, stat.st_mtime_ns) == (record["n_bytes"], record["mtime_ns"]):
             continue
@@ -302,6 +309,16 @@ def _put(made: Path, folder: Path) -> None:
 
 def _unwritten(folder: Path, error: OSError) -> QilinError:
     return QilinError(f"the index {folder} can't be written: {error.strerror or error}")
+
+
+def _strangers(folder: Path) -> list[str]:
+    """What in an index folder is neither in its manifest nor made of it since (`.faiss`); none where nobody can say."""
+    try:
+        files = _read_manifest(folder)["files"]
+    except _DamagedIndexError:
+        return []
+    found = sorted(path for path in folder.iterdir() if path.suffix not in (".faiss", ".tmp")) if files else []
+    return [path.name for path in found if path.name not in {MANIFEST, *files}]
 
 
 def _is_empty(folder: Path) -> bool:

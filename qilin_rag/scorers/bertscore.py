@@ -132,7 +132,7 @@ class BertScore(TextScorer):
     def _keep(self, encoder: Encoder, texts: Set[Ids], device: str) -> None:
         """Make the vectors of those of these texts that are not kept yet."""
         kept = self._vectors()
-        kept.look()
+        kept.look(texts)
         new = sorted((ids for ids in texts if ids not in kept), key=lambda ids: (len(ids), ids))
         batches = _batches(new, self.batch_size)
         kept.put(new, (its.cpu() for batch in batches for its in encoder.encode(batch, device)))
@@ -183,7 +183,8 @@ def _f1(answers: Sequence[Encoded], references: Sequence[Encoded]) -> list[float
     precision = (similarity.amax(2) * our_weights).sum(1) / our_weights.sum(1)
     recall = (similarity.amax(1) * their_weights).sum(1) / their_weights.sum(1)
     f1 = 2 * precision * recall / (precision + recall)
-    found: list[float] = torch.nan_to_num(f1, nan=0.0, posinf=0.0, neginf=0.0).tolist()  # no token: 0 / 0
+    is_empty = (our_weights.sum(1) == 0) | (their_weights.sum(1) == 0) | (precision + recall == 0)
+    found: list[float] = f1.masked_fill(is_empty, 0.0).tolist()  # 0 / 0; other NaNs are of broken weights, and stay
     return found
 
 

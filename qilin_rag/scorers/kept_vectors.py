@@ -14,7 +14,7 @@ import os
 import secrets
 import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,17 +49,25 @@ class KeptVectors:
         self._folder = self._root / f"{slug(name)}-{digest[:16]}"
         self._most_bytes = most_bytes
         self._shards: dict[Path, Any] = {}
+        self._used: set[Path] = set()  # of them: they stay where room is made
         self._places: dict[str, Path] = {}
         self._held: dict[str, torch.Tensor] = {}
         self._is_broken = False
 
-    def look(self) -> None:
-        """Open the shards that are there and were not before; one that can't be read is removed."""
+    def look(self, texts: Iterable[Ids] = ()) -> None:
+        """Open the shards that are there and were not before; one that can't be read is removed.
+
+        Those that hold some of these texts are in use from now on.
+        """
         if not self._most_bytes:
             return
         for path in sorted(self._folder.glob(f"*{_SUFFIX}")):
             if path not in self._shards:
                 self._open(path)
+        for path in {self._places[key] for key in map(_key, texts) if key in self._places} - self._used:
+            self._used.add(path)
+            with suppress(OSError):
+                os.utime(path)
         for path in self._folder.glob("*.part"):  # of a process that was killed
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
@@ -105,6 +113,7 @@ class KeptVectors:
                     os.fsync(file.fileno())
                 part.rename(path)
                 if self._open(path):
+                    self._used.add(path)
                     return
             except (OSError, SafetensorError) as error:
                 self._is_broken = True
@@ -129,12 +138,13 @@ class KeptVectors:
                 path.unlink()
             return False
         self._shards[path] = shard
-        with suppress(OSError):
-            os.utime(path)  # in use
         return True
 
     def _has_room(self, n_bytes: int) -> bool:
-        """Whether so much more may be written, once what others have not used for longest is gone."""
+        """Whether so much more may be written, once what was not used for longest, and is not now, is gone.
+
+        What is removed here can be read on by who has it open.
+        """
         if self._is_broken or not self._most_bytes:
             return False
         found = []
@@ -143,7 +153,7 @@ class KeptVectors:
                 stat = path.stat()
                 found.append((stat.st_mtime, path, stat.st_size))
         excess = sum(size for _, _, size in found) + n_bytes - self._most_bytes
-        others = sorted(each for each in found if each[1] not in self._shards)
+        others = sorted(each for each in found if each[1] not in self._used)
         if excess > sum(size for _, _, size in others):
             self._is_broken = True
             logger.warning("more vectors than cache_gb allows (%.1f GB); the rest is not kept", self._most_bytes / 1e9)

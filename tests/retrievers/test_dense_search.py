@@ -63,6 +63,11 @@ def test_an_index_finds_nearly_what_flat_does_and_is_kept(kind: dense_search.Nei
     assert search(dense_search.default_breadth(kind, 3000), again)["recall@100"] == measured["recall@100"]
     if kind == "ivf":
         assert search(1)["recall@100"] < 0.9
+    whole = (tmp_path / f"{kind}.faiss").read_bytes()
+    for other in (vectors[:100], vectors):  # the first leaves an index of too few
+        (tmp_path / f"{kind}.faiss").write_bytes(whole[: len(whole) // 2])
+        assert dense_search.opened_index(kind, other, tmp_path).ntotal == len(other)
+        assert dense_search.opened_index(kind, vectors, tmp_path).ntotal == 3000
     (tmp_path / f"{kind}.faiss").unlink()
     (tmp_path / f"{kind}.faiss").mkdir()  # nothing can be kept here
     assert dense_search.opened_index(kind, vectors, tmp_path).ntotal == 3000
@@ -89,7 +94,11 @@ def test_by_name_on_the_command_line(
     assert measured["n_queries"] == 200 and measured["recall@100"] >= 0.9
     notes = load_dataset(str(data_dir)).notes
     flat = BiEncoder(model=str(made_model), index=out)
-    named = BiEncoder(model=str(made_model), index=out, faiss=kind, n_probe=999, ef_search=999)
+    breadth = {"n_probe" if kind == "ivf" else "ef_search": 999}
+    named = BiEncoder(model=str(made_model), index=out, faiss=kind, **breadth)
+    done = cli("index", "biencoder", "--data", data_dir, "--set", f"retriever.{next(iter(breadth))}=9", "--out", out)
+    assert (done.code, f"is a setting of faiss {kind}" in done.err) == (2, True)
+    assert flat.nested and not named.nested
     assert named.identity() != flat.identity() and named.index_identity() == flat.index_identity()
     questions = ask("咖啡", "多肉")
     assert named.search(questions, notes, 20) == flat.search(questions, notes, 20)

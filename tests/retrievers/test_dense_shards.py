@@ -15,6 +15,7 @@ import pytest
 
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.errors import UsageError
+from qilin_rag.retrievers import dense_shards
 from qilin_rag.retrievers.biencoder import BiEncoder
 from tests.conftest import Cli, hear_signals, write_jsonl
 from tests.retrievers.test_biencoder import encode, unit
@@ -108,6 +109,22 @@ def test_two_devices_write_the_same_bytes(many: Dataset, made_model: Path, data_
     assert vectors_of(tmp_path / "two") == vectors_of(tmp_path / "one")
 
 
+def test_a_device_that_is_not_there_is_one_line_and_costs_no_shard(
+    many: Dataset, made_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qilin_rag.retrievers.dense_shards.SHARD_NOTES", 8)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("qilin_rag.retrievers.dense_shards._join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        BiEncoder(model=str(made_model)).write_index(many.notes, tmp_path / "index")
+    shards = sorted((tmp_path / ".index-building").glob("vectors-*.npy"))
+    for path in shards[3:]:
+        path.unlink()
+    for device in ("cpu,cuda:99", "cuda:99"):
+        with pytest.raises(UsageError, match="can't be loaded"):
+            BiEncoder(model=str(made_model), device=device).write_index(many.notes, tmp_path / "index")
+        assert all(path.is_file() for path in shards[:3])
+
+
 @pytest.mark.slow
 def test_ray_writes_the_same_bytes(
     many: Dataset, made_model: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -119,6 +136,18 @@ def test_ray_writes_the_same_bytes(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     finish(build(made_model, data_dir, tmp_path / "there", engine="ray"))
     assert vectors_of(tmp_path / "there") == vectors_of(tmp_path / "here")
+
+
+def test_a_cluster_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="needs ray (make test-all installs it)")
+
+    def fails(**_: object) -> None:  # as it does, after a minute
+        raise ConnectionError("ray is not there")
+
+    monkeypatch.setattr(ray, "init", fails)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(UsageError, match="no cluster at RAY_ADDRESS=auto: ray is not there"):
+        list(dense_shards._on_ray(iter([]), lambda device: pytest.fail("loaded")))
 
 
 def test_without_ray_its_engine_is_refused(

@@ -75,6 +75,19 @@ def test_a_damaged_named_index_is_refused_with_the_command_that_makes_it(
         )
 
 
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [({}, "its build has not ended"), ({"../thesis.txt": {"n_bytes": 1}}, "is no name of a file in it")],
+)
+def test_a_manifest_vouches_for_files_of_its_folder(
+    small: Dataset, folder: Path, files: dict[str, object], why: str
+) -> None:
+    manifest = json.loads((folder / "qilin_rag.json").read_text())
+    (folder / "qilin_rag.json").write_text(json.dumps(manifest | {"files": files}))
+    with pytest.raises(UsageError, match=why):
+        BM25(index=folder).search(small.questions, small.notes, 5)
+
+
 def test_the_command_names_the_settings() -> None:
     command = BM25(k1=1.2, analyzer="cjk-bigram")._command(Path("my index"))
     assert command == (
@@ -94,6 +107,10 @@ def test_only_an_index_is_replaced_and_in_one_step(
         with pytest.raises(UsageError, match="is no index of ours"):
             BM25().write_index(small.notes, path)
     assert (tmp_path / "other" / "thesis.txt").read_text() == "years of work"
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match=r"holds thesis.txt, which is no part of its index"):
+        BM25().write_index(small.notes, folder)
+    (folder / "thesis.txt").unlink()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def fails(self: BM25, notes: object, folder: Path) -> None:

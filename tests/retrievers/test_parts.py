@@ -104,8 +104,16 @@ def test_a_part_that_was_damaged_is_written_again(small: Dataset, tmp_path: Path
     assert Parts(index=tmp_path / "index").open_index(small.notes) == [f"{name} of 5 notes, 0" for name in NAMES]
 
 
-def test_wrong_use_leaves_nothing(small: Dataset, tmp_path: Path) -> None:
-    Parts.before = failing("b", UsageError("no such model"))
+def test_wrong_use_leaves_what_was_made_and_else_nothing(small: Dataset, tmp_path: Path) -> None:
+    Parts.before = failing("b", UsageError("no such device"))
+    with pytest.raises(UsageError, match="no such device"):
+        Parts().write_index(small.notes, tmp_path / "index")
+    Parts.before = failing("c", UsageError("no such device"))
+    with pytest.raises(UsageError, match="no such device"):
+        Parts().write_index(small.notes, tmp_path / "index")
+    assert Parts.written == ["a", "b"]
+    shutil.rmtree(tmp_path / ".index-building")
+    Parts.before = failing("a", UsageError("no such model"))
     with pytest.raises(UsageError, match="no such model"):
         Parts().write_index(small.notes, tmp_path / "index")
     with pytest.raises(UsageError, match="no such model"):

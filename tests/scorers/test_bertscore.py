@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 import sys
@@ -15,7 +16,7 @@ from qilin_rag.errors import UsageError
 from qilin_rag.pipeline import Run, run, score_run
 from qilin_rag.pretrained import model_sha256
 from qilin_rag.scorers.bertscore import BertScore
-from qilin_rag.scorers.encoder import max_tokens
+from qilin_rag.scorers.encoder import Encoder, max_tokens
 from qilin_rag.types import Question, Sample
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
@@ -367,3 +368,10 @@ def test_it_is_left_out_by_default_where_its_model_is_broken(
     assert done.code == 0
     assert "bertscore is left out: model" in done.err
     assert "has 4 layers, no layer 8" in done.err
+
+
+def test_broken_weights_are_no_score_of_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = BertScore(model=str(tiny_bert(tmp_path / "tiny-bert")))
+    monkeypatch.setattr(Encoder, "encode", lambda _, batch, __: [torch.full((len(ids), 8), torch.nan) for ids in batch])
+    assert math.isnan(values(scorer, ["冷萃"], [["冷萃"]])[0])
+    assert values(scorer, [""], [["冷萃"]]) == [0.0]

@@ -216,7 +216,7 @@ def test_what_was_not_used_for_longest_makes_room() -> None:
     by_text = {int(path.parent.name[1]): path for path in shards()}
     for age, text in enumerate((3, 1, 2)):
         os.utime(by_text[text], (age, age))
-    kept(limit, "m3")  # used
+    kept(limit, "m3").look([(3,)])  # used
     store = kept(limit, "m4")
     put(store, 4)
     assert {path.parent.name[:2] for path in shards()} == {"m2", "m3", "m4"}
@@ -224,6 +224,19 @@ def test_what_was_not_used_for_longest_makes_room() -> None:
     put(store, 6)
     assert {path.parent.name[:2] for path in shards()} == {"m4"}
     assert sum(path.stat().st_size for path in shards()) <= limit
+
+
+def test_what_another_corpus_left_makes_room_under_the_same_model(caplog: pytest.LogCaptureFixture) -> None:
+    limit = 3 * 4200
+    for text in (1, 2, 3):
+        put(kept(limit), text)
+    store = kept(limit)
+    store.look([(2,)])
+    put(store, 4)
+    put(store, 5)
+    assert [(text,) in kept(limit) for text in (1, 2, 3, 4, 5)] == [False, True, False, True, True]
+    assert [store.get((text,))[0, 0].item() for text in (1, 2, 3, 4, 5)] == [1, 2, 3, 4, 5]
+    assert caplog.messages == []
 
 
 def test_what_is_more_than_the_limit_is_held_in_memory(caplog: pytest.LogCaptureFixture) -> None:
