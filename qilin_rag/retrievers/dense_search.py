@@ -50,19 +50,29 @@ def search_flat(queries: Vectors, vectors: npt.NDArray[Any], note_idxs: Ids, k: 
 def search_approximately(
     queries: Vectors, vectors: npt.NDArray[Any], note_idxs: Ids, k: int, index: Any, breadth: int
 ) -> Found:
-    """The same over the candidates that an index of `opened_index` finds; `breadth` is n_probe or ef_search."""
+    """The same over the candidates that an index of `opened_index` finds, some more than `k`.
+
+    `breadth` is n_probe, or ef_search, which is no less than the number of candidates.
+    """
+    n_wanted = min(k + _MARGIN, len(vectors))
+    _, found = index.search(queries, n_wanted, params=search_parameters(index, max(breadth, n_wanted), breadth))
+    rankings = []
+    n_tied = 0
+    for query, rows in zip(queries, found, strict=True):
+        rows = np.sort(rows[rows >= 0])
+        hits, left_out = rank_hits(dot(vectors[rows], query), note_idxs[rows], k, above=-math.inf)
+        rankings.append(hits)
+        n_tied += left_out > 0
+    return rankings, n_tied
+
+
+def search_parameters(index: Any, ef_search: int, n_probe: int) -> Any:
+    """As faiss takes them for this index."""
     import faiss
 
     if isinstance(index, faiss.IndexHNSW):
-        parameters = faiss.SearchParametersHNSW(efSearch=max(breadth, k))
-    else:
-        parameters = faiss.SearchParametersIVF(nprobe=breadth)
-    _, found = index.search(queries, min(k, len(vectors)), params=parameters)
-    rankings = []
-    for query, rows in zip(queries, found, strict=True):
-        rows = np.sort(rows[rows >= 0])
-        rankings.append(rank_hits(dot(vectors[rows], query), note_idxs[rows], k, above=-math.inf)[0])
-    return rankings, 0
+        return faiss.SearchParametersHNSW(efSearch=ef_search)
+    return faiss.SearchParametersIVF(nprobe=n_probe)
 
 
 def opened_index(kind: Neighbours, vectors: npt.NDArray[Any], folder: Path) -> Any:
@@ -96,7 +106,7 @@ def opened_index(kind: Neighbours, vectors: npt.NDArray[Any], folder: Path) -> A
 
 def default_breadth(kind: Neighbours, n_vectors: int) -> int:
     """Lists that are read (ivf), or candidates that are kept (hnsw): recall@100 of .95 and more over e5's vectors."""
-    return 128 if kind == "hnsw" else min(_n_lists(n_vectors), 4 * math.isqrt(_n_lists(n_vectors)) + 8)
+    return 256 if kind == "hnsw" else min(_n_lists(n_vectors), 5 * math.isqrt(_n_lists(n_vectors)) + 16)
 
 
 def measured_recall(
