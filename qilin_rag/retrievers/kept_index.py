@@ -126,7 +126,11 @@ class IndexedRetriever(Retriever):
             raise UsageError(f"index {folder} is damaged ({error}); remove it and make it again: {command}") from error
 
     def _cached(self, notes: NoteStore, made_of: dict[str, Any]) -> Any:
-        """From the cache folder, built there first if need be; a read-only or full cache costs only the saving."""
+        """From the cache folder, built there first if need be.
+
+        A cache that can't be written to costs only the saving; where it is full in the middle of a build, that ends, so
+        that what is made is not made again.
+        """
         folder = cache_dir() / "indexes" / f"{slug(self._name())}-{_digest(made_of)[:24]}"
         if folder.exists():
             try:
@@ -162,8 +166,11 @@ class IndexedRetriever(Retriever):
                 _begin(unfinished, made_of)
                 try:
                     self.write_files(notes, unfinished)
-                except UsageError:
-                    if all(path.name == MANIFEST for path in parts.files_of(unfinished)):
+                except (UsageError, OSError) as error:
+                    if any(path.name != MANIFEST for path in parts.files_of(unfinished)):
+                        if isinstance(error, OSError):
+                            raise QilinError(f"{_unwritten(folder, error)}; the same command goes on") from error
+                    else:
                         shutil.rmtree(unfinished, ignore_errors=True)
                     raise
                 files = {path.name: _record(path) for path in parts.files_of(unfinished) if path.name != MANIFEST}

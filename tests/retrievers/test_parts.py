@@ -184,9 +184,19 @@ def test_an_index_is_opened_without_reading_it_unless_it_was_copied_or_touched(
         Parts(index=tmp_path / "index").open_index(small.notes)
 
 
-def test_a_full_disk_everywhere_is_one_line(small: Dataset) -> None:
+def test_a_disk_that_fills_in_the_middle_costs_nothing_that_is_made(small: Dataset) -> None:
+    asked = [Question(id="1", query="x", references=["x"])]
     Parts.before = failing("b", OSError(28, "No space left on device"))
-    with pytest.raises(QilinError, match="can't be written: No space left on device"):
+    with pytest.raises(QilinError, match=r"can't be written: No space left on device; the same command goes on$"):
+        Parts().search(asked, small.notes, 5)
+    Parts.before = lambda name: None
+    Parts().search(asked, small.notes, 5)
+    assert Parts.written == ["a", "b", "c"]
+
+
+def test_a_full_disk_everywhere_is_one_line(small: Dataset) -> None:
+    Parts.before = failing("a", OSError(28, "No space left on device"))
+    with pytest.raises(QilinError, match=r"can't be written: No space left on device$"):
         Parts().search([Question(id="1", query="x", references=["x"])], small.notes, 5)
 
 
