@@ -136,7 +136,7 @@ def content_sha256(requests: Requests, catalogue: Catalogue) -> str:
     there = np.setdiff1d(named, notes.missing(named))
     columns = [name for name in notes.columns if name not in _UNREAD]
     total = hashlib.sha256(f"{requests.sha256} {notes.sha256}".encode())
-    for start in range(0, len(there), _ROWS_HASHED):
+    for start in range(0, len(there) if columns else 0, _ROWS_HASHED):
         _hash_table(total, notes.read(there[start : start + _ROWS_HASHED], columns))
     if catalogue.users is not None:
         _hash_table(total, catalogue.users)
@@ -145,12 +145,12 @@ def content_sha256(requests: Requests, catalogue: Catalogue) -> str:
 
 def _hash_table(total: hashlib._Hash, table: pa.Table) -> None:
     for name, column in sorted(zip(table.column_names, table.columns, strict=True)):
-        is_number = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
-        values = (
-            column.to_numpy().astype(np.float64).tobytes()
-            if is_number
-            else json.dumps(column.to_pylist(), ensure_ascii=False).encode()
-        )
+        if pa.types.is_floating(column.type):
+            values = column.to_numpy().astype(np.float64).tobytes()
+        elif pa.types.is_integer(column.type) and not column.null_count:
+            values = column.to_numpy().astype(np.int64).tobytes()
+        else:
+            values = json.dumps(column.to_pylist(), ensure_ascii=False).encode()
         total.update(f"{name} {len(values)} ".encode() + values)
 
 

@@ -32,6 +32,11 @@ def _split(part: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return part["name"], {key: value for key, value in part.items() if key != "name"}
 
 
+def _is_same(one: Retriever, other: Retriever) -> bool:
+    """Wherever their indexes lie."""
+    return type(one) is type(other) and one.model_dump(exclude={"index"}) == other.model_dump(exclude={"index"})
+
+
 class Hybrid(Retriever):
     """The rankings of several retrievers fused: by reciprocal rank, or by a weighted sum of their scores.
 
@@ -59,7 +64,7 @@ class Hybrid(Retriever):
             if RETRIEVERS.resolve(name) is Hybrid:  # weights say what it would, in a line that can be read
                 raise ValueError("a part of hybrid can't be hybrid; name the parts of that one instead")
             part = RETRIEVERS.create(name, settings)
-            if any(part == other for _, other in self._parts):
+            if any(_is_same(part, other) for _, other in self._parts):
                 raise ValueError(f"{name} is named twice; give it a weight instead")
             self._parts.append((name, part))
         if self.weights is not None and len(self.weights) != len(self._parts):

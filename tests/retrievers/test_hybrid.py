@@ -144,6 +144,7 @@ def test_what_it_is_made_of_survives_being_written_down() -> None:
         ({"of": ["bm25", "bm52"]}, "unknown retriever 'bm52'; did you mean bm25?"),
         ({"of": ["bm25", {"name": "bm25", "k2": 1}]}, "retriever bm25: unknown setting 'k2'; did you mean k1?"),
         ({"of": ["bm25", {"name": "bm25", "b": 0.4}]}, "retriever hybrid: bm25 is named twice"),
+        ({"of": ["bm25", {"name": "bm25", "index": "x"}]}, "retriever hybrid: bm25 is named twice"),
         ({"of": ["bm25", {"name": "hybrid", "of": ["bm25", "random"]}]}, "a part of hybrid can't be hybrid"),
         ({"of": ["bm25", "random"], "weights": [1]}, "1 weights for 2 retrievers"),
         ({"of": ["bm25", "random"], "weights": [1, 0]}, "setting 'weights.1' is 0"),
