@@ -3,7 +3,7 @@
 Tested on the first 1,000 questions. Trained on the others, on what BM25 finds for them, without any note that a test
 question is about; a part of these is for validation. The model is the first layers of e5-small-zh; of each note it
 reads the title and the 150 characters nearest to the question. Its order is taken alone, and by the mean of both
-scores: a weight of .5, fixed beforehand.
+scores (a weight of .5).
 
 usage: python benchmarks/cmrc_rerank.py [OUT]
 OUT keeps the ranker, and a training that was stopped goes on there; with QILIN_RAG_SHARED the data is elsewhere than
