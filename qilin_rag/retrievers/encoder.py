@@ -70,11 +70,12 @@ def encode(
     A batch holds `batch_size` texts of full length at most, or as many tokens of shorter ones. `named` are the model
     and the texts; a UsageError names the first text whose vector is not finite.
     """
-    distinct = list(dict.fromkeys(readable(encoder, text) for text in texts))
+    read = [readable(encoder, text) for text in texts]
+    distinct = list(dict.fromkeys(read))
     with quiet_loading():
         some = _encode_distinct(encoder.eval(), distinct, prefix, normalize, batch_size, precision)
     place = {text: i for i, text in enumerate(distinct)}
-    vectors: Vectors = some[[place[readable(encoder, text)] for text in texts]]
+    vectors: Vectors = some[[place[text] for text in read]]
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):
         model, names = named
