@@ -16,6 +16,8 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +32,7 @@ from qilin_rag.data.catalogue import open_catalogue  # noqa: E402
 from qilin_rag.data.requests import TaskName, read_requests  # noqa: E402
 from qilin_rag.data.source import open_source  # noqa: E402
 from qilin_rag.errors import UsageError  # noqa: E402
+from qilin_rag.progress import Advance, watched_by  # noqa: E402
 from qilin_rag.registry import RANKERS  # noqa: E402
 from qilin_rag.synth import resolve_world, synthesize  # noqa: E402
 
@@ -72,7 +75,7 @@ class Measured(NamedTuple):
 
 
 class Clock:
-    """A progress that times `n_timed` steps after the first `n_warm`, and counts the FLOPs of the one that follows."""
+    """Watches training: times `n_timed` steps after the first `n_warm`, and counts the FLOPs of the one after."""
 
     def __init__(self, n_warm: int, n_timed: int) -> None:
         from torch.utils.flop_counter import FlopCounterMode
@@ -82,11 +85,13 @@ class Clock:
         self.n = 0
         self.seconds = self._started = 0.0
 
-    def start(self, stage: str, total: int, done: int = 0) -> None:
+    @contextmanager
+    def stage(self, name: str, total: int, done: int) -> Iterator[Advance]:
         """Nothing is shown."""
+        yield self.after_step if name == "training" else lambda n=1, failed=False: None
 
-    def advance(self, failed: bool = False) -> None:
-        """After each step."""
+    def after_step(self, n: int = 1, failed: bool = False) -> None:
+        """A step of training is done."""
         import torch
 
         if torch.cuda.is_available():
@@ -99,9 +104,6 @@ class Clock:
             self.counter.__enter__()
         elif self.n == self.n_warm + self.n_timed + 1:
             self.counter.__exit__(None, None, None)
-
-    def end(self) -> None:
-        """Nothing is shown."""
 
 
 def main() -> None:
@@ -187,7 +189,8 @@ def measure(name: str, task: TaskName, data: Path, folder: Path, options: argpar
         np.flatnonzero((validation.n_clicked > 0) & (np.diff(validation.offsets) > validation.n_clicked))[:2]
     )
     clock = Clock(n_warm, n_timed)
-    train_ranker(ranker, train, few, open_catalogue(source), folder / f"trained-{name}", clock)
+    with watched_by(clock):
+        train_ranker(ranker, train, few, open_catalogue(source), folder / f"trained-{name}")
     n_samples = ranker.batch_size * ranker.gradient_accumulation
     return Measured(n_samples, clock.seconds / n_timed, clock.counter.get_total_flops())
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from qilin_rag.config import RunConfig, cache_dir
 from qilin_rag.data import NoteStore
@@ -17,6 +17,7 @@ from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.llms import LLM, ContextOverflowError, LLMError
 from qilin_rag.llms.cache import ResponseCache, request_key
 from qilin_rag.llms.servers import serving
+from qilin_rag.progress import Advance
 from qilin_rag.prompts import BEST_FIRST, NoteForm, Prompt, PromptTooLongError, RenderedPrompt, estimated_tokens
 from qilin_rag.retrievers import Retriever, checked_rankings
 from qilin_rag.store import SAMPLES, RunDirectory
@@ -28,35 +29,6 @@ logger = logging.getLogger(__name__)
 STATUSES: dict[str, Status] = {"stop": "ok", "length": "truncated", "content_filter": "filtered"}
 T = TypeVar("T")
 E = TypeVar("E", bound=Exchange)
-
-
-class Progress(Protocol):
-    """Told how far a stage is; the command line draws a bar of it. Stages may stand in one another."""
-
-    def start(self, stage: str, total: int, done: int = 0) -> None:
-        """A stage begins, within the one that is under way."""
-        ...
-
-    def advance(self, failed: bool = False) -> None:
-        """One more is done of the stage that began last."""
-        ...
-
-    def end(self) -> None:
-        """The stage that began last is over."""
-        ...
-
-
-@contextmanager
-def stage(progress: Progress | None, name: str, total: int, done: int = 0) -> Iterator[None]:
-    """A stage of `total` steps, from its beginning to its end, where somebody wants to know."""
-    if progress is None:
-        yield
-        return
-    progress.start(name, total, done)
-    try:
-        yield
-    finally:
-        progress.end()
 
 
 class System(NamedTuple):
@@ -125,12 +97,12 @@ def answer(
     system: System,
     jobs: Sequence[Job],
     directory: RunDirectory,
-    progress: Progress | None,
+    advance: Advance,
     file_name: str = SAMPLES,
 ) -> None:
     """Answer these questions from what was retrieved for them; each sample is on disk the moment it is done."""
     asking = Asking(system.llm, system.concurrency, system.cache)
-    ask_all(asking, jobs, lambda job: _answer(asking, system, job), directory, progress, file_name)
+    ask_all(asking, jobs, lambda job: _answer(asking, system, job), directory, advance, file_name)
 
 
 def ask_all(
@@ -138,7 +110,7 @@ def ask_all(
     jobs: Iterable[T],
     ask: Callable[[T], Awaitable[Asked[E]]],
     directory: RunDirectory,
-    progress: Progress | None,
+    advance: Advance,
     file_name: str,
 ) -> None:
     """`ask` all jobs, so many at a time; what comes back is a line of the file the moment it is there.
@@ -149,8 +121,7 @@ def ask_all(
 
         def finish(line: E) -> None:
             writer.write(line)
-            if progress:
-                progress.advance(failed=line.status == "failed")
+            advance(failed=line.status == "failed")
 
         try:
             _run_async(lambda: _ask_all(asking, jobs, ask, finish))

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qilin_rag.answering import Asked, Asking, Progress, Reply, as_line, ask_all, complete, opened, stage
+from qilin_rag.answering import Asked, Asking, Reply, as_line, ask_all, complete, opened
 from qilin_rag.config import RunConfig, resource_names
 from qilin_rag.cost import cost_of, tokens_cost
 from qilin_rag.data.catalogue import Catalogue
@@ -29,6 +29,7 @@ from qilin_rag.data.source import open_source
 from qilin_rag.errors import UsageError
 from qilin_rag.judge import check_judged, judging_llm
 from qilin_rag.plan import Call, Plan
+from qilin_rag.progress import stage
 from qilin_rag.prompts import Image, PromptTooLongError, RenderedPrompt, estimated_tokens, load_safety_prompts
 from qilin_rag.provenance import fingerprint, llm_identity, llm_label
 from qilin_rag.rankers.note_images import NoteImages
@@ -124,16 +125,16 @@ class Filter:
                 board[np.ix_(without, np.array(blind))] = State.NO_IMAGES
         return board
 
-    def ask(self, board: Board, directory: RunDirectory, progress: Progress | None) -> None:
+    def ask(self, board: Board, directory: RunDirectory) -> None:
         """Ask what is not known of the chosen notes."""
         n_left = int((board[self.chosen] <= State.FAILED).sum())
         if not n_left:
             return
         with (
             opened(self.config, self.llm, directory.path / "filter-server.log") as asking,
-            stage(progress, "judging", n_left),
+            stage("judging", n_left) as advance,
         ):
-            ask_all(asking, self.pending(board), lambda job: self._ask(asking, *job), directory, progress, JUDGEMENTS)
+            ask_all(asking, self.pending(board), lambda job: self._ask(asking, *job), directory, advance, JUDGEMENTS)
 
     def pending(self, board: Board) -> Iterator[tuple[_Note, str]]:
         """Each chosen note with each prompt that it is still to be judged by."""
@@ -239,7 +240,6 @@ def filter_notes(
     n_images: int = 0,
     n_sample: int = 200,
     labels: Path | None = None,
-    progress: Progress | None = None,
 ) -> Filtered:
     """Judge the notes of the data by each prompt; `path` has the judgements, what follows from them, and a sample."""
     safety = Filter(config, path, names, n_images)
@@ -254,7 +254,7 @@ def filter_notes(
         n_known = sum(line.status != "failed" for line in safety.read(board))
         if n_known:
             logger.info("%d judgements are in %s", n_known, path)
-        safety.ask(board, directory, progress)
+        safety.ask(board, directory)
         left_out: Counter[str] = Counter()
 
         def counted() -> Iterator[NoteJudgement]:

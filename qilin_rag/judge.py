@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qilin_rag.answering import Asked, Progress, Reply, as_line, ask_all, complete, opened, stage
+from qilin_rag.answering import Asked, Reply, as_line, ask_all, complete, opened
 from qilin_rag.config import RunConfig
 from qilin_rag.cost import cost_of
 from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM
 from qilin_rag.pipeline import is_too_many, select_questions
+from qilin_rag.progress import stage
 from qilin_rag.prompts import JudgePrompt, PointwisePrompt, load_judge_prompt
 from qilin_rag.provenance import fingerprint, llm_identity, llm_label
 from qilin_rag.registry import LLMS
@@ -88,7 +89,7 @@ class Judged(NamedTuple):
     hearing: Hearing
 
 
-def judge_run(path: Path, config: RunConfig, progress: Progress | None = None) -> Judged:
+def judge_run(path: Path, config: RunConfig) -> Judged:
     """Judge the answers of a finished run, one by one; its data is not needed.
 
     `config` names the judge. `limit` bounds how many answers are judged; what was judged before counts as well.
@@ -114,7 +115,6 @@ def judge_run(path: Path, config: RunConfig, progress: Progress | None = None) -
             {keys[question_id]: case for question_id, case in cases.items()},
             {keys[question_id] for question_id in cases if question_id in wanted},
             directory,
-            progress,
         )
         samples = [finished[question.id] for question in questions]
         signatures = {_metric(aspect): _signature(judge, aspect, hearing.said) for aspect in ASPECTS}
@@ -128,16 +128,14 @@ def judge_run(path: Path, config: RunConfig, progress: Progress | None = None) -
     return Judged(directory, judge.label, metrics, hearing)
 
 
-def hear(
-    judge: Judge, cases: Mapping[str, Case], wanted: set[str], directory: RunDirectory, progress: Progress | None
-) -> Hearing:
+def hear(judge: Judge, cases: Mapping[str, Case], wanted: set[str], directory: RunDirectory) -> Hearing:
     """Ask about those of the cases (by key) that are wanted and have no judgement on disk, and read what there is."""
     said = _read(directory, cases)[0]
     left = [key for key in cases if key in wanted and (key not in said or said[key].status == "failed")]
     if left:
         if len(left) < len(wanted):
             logger.info("%d of %d judgements are in %s", len(wanted) - len(left), len(wanted), directory.path)
-        _ask(judge, {key: cases[key] for key in left}, directory, progress)
+        _ask(judge, {key: cases[key] for key in left}, directory)
     said, lines = _read(directory, cases)
     if n_cut := sum(judgement.prompt_cut for judgement in said.values()):
         logger.warning("%d judgements: by its own count the judge's server read only a part of the prompt", n_cut)
@@ -171,7 +169,7 @@ def why_unread(judgement: Judgement | None) -> str | None:
     return None if judgement.status == "ok" else f"judge {judgement.status}"
 
 
-def _ask(judge: Judge, cases: Mapping[str, Case], directory: RunDirectory, progress: Progress | None) -> None:
+def _ask(judge: Judge, cases: Mapping[str, Case], directory: RunDirectory) -> None:
     with opened(judge.config, judge.llm, directory.path / "judge-server.log") as asking:
 
         async def ask(keyed: tuple[str, Case]) -> Asked[Judgement]:
@@ -192,8 +190,8 @@ def _ask(judge: Judge, cases: Mapping[str, Case], directory: RunDirectory, progr
 
             return await as_line(Judgement, line, reply)
 
-        with stage(progress, "judging", len(cases)):
-            ask_all(asking, list(cases.items()), ask, directory, progress, JUDGEMENTS)
+        with stage("judging", len(cases)) as advance:
+            ask_all(asking, list(cases.items()), ask, directory, advance, JUDGEMENTS)
 
 
 def _read(directory: RunDirectory, cases: Mapping[str, Case]) -> tuple[dict[str, Judgement], list[Judgement]]:

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qilin_rag.answering import Progress
 from qilin_rag.bradley_terry import Rating, rate
 from qilin_rag.config import RunConfig
 from qilin_rag.errors import UsageError
@@ -102,7 +101,7 @@ class _Outcome(NamedTuple):
     score: float | None
 
 
-def compare_runs(paths: Sequence[Path], config: RunConfig, progress: Progress | None = None) -> Compared:
+def compare_runs(paths: Sequence[Path], config: RunConfig) -> Compared:
     """Judge every pair of these runs, and rate them; what was judged before is not asked again.
 
     It is kept in `runs_dir`, in a folder of the judge's own, whatever runs it has compared: one more run costs only the
@@ -123,7 +122,7 @@ def compare_runs(paths: Sequence[Path], config: RunConfig, progress: Progress | 
                     both = (_case(question, entrants[i], entrants[j]), _case(question, entrants[j], entrants[i]))
                     keys[i, j, question.id] = judge.key(both[0]), judge.key(both[1])
                     cases |= dict(zip(keys[i, j, question.id], both, strict=True))
-        hearing = hear(judge, cases, set(cases), directory, progress)
+        hearing = hear(judge, cases, set(cases), directory)
         outcomes = {
             (i, j): [
                 _unasked(entrants[i], entrants[j], question)

@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 
 from qilin_rag.answering import (
     Job,
-    Progress,
     Retrieved,
     System,
     answer,
     calls_left,
     pending_questions,
-    stage,
     third_party,
 )
 from qilin_rag.config import RunConfig, cache_dir
@@ -27,6 +25,7 @@ from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.cache import ResponseCache
 from qilin_rag.llms.servers import engine_of, serving
+from qilin_rag.progress import stage
 from qilin_rag.prompts import NoteForm, load_prompt
 from qilin_rag.provenance import (
     changed_note_settings,
@@ -68,16 +67,16 @@ class Index(NamedTuple):
     n_bytes: int
 
 
-def run(config: RunConfig, progress: Progress | None = None) -> Run:
+def run(config: RunConfig) -> Run:
     """Do one run, or what is left of it: questions that already have an answer on disk are not asked again.
 
     All configuration is checked, and the server asked whether it is there, before the first expensive step.
     Questions that failed are counted in the summary; `check_failures` says whether they are too many.
     """
-    return do(Task(config, Shared()), progress)
+    return do(Task(config, Shared()))
 
 
-def do(task: Task, progress: Progress | None = None) -> Run:
+def do(task: Task) -> Run:
     """Do a run that was checked: ask what is left, score, and say what was left out."""
     with task.directory.locked():
         task.find_work()
@@ -86,7 +85,7 @@ def do(task: Task, progress: Progress | None = None) -> Run:
             if task.needs_server
             else nullcontext(task.llm) as llm
         ):
-            task.ask(llm, progress)
+            task.ask(llm)
         finished = task.finish()
     say_left_out(task.left_out, finished.directory.path)
     return finished
@@ -174,15 +173,15 @@ class Task:
             found = self._shared.retrieve(config, pending)
         self._jobs = [Job(*pair) for pair in zip(pending, found, strict=True)]
 
-    def ask(self, llm: LLM, progress: Progress | None, label: str = "") -> None:
+    def ask(self, llm: LLM, label: str = "") -> None:
         """Ask what is left, of `llm`: the run's own, or the same with a server around it.
 
         `label` stands before the stage in the progress.
         """
         with self._clock.kept_by(self.directory):
-            self._ask(llm, progress, label)
+            self._ask(llm, label)
 
-    def _ask(self, llm: LLM, progress: Progress | None, label: str) -> None:
+    def _ask(self, llm: LLM, label: str) -> None:
         server = llm.check() if llm is not self.llm else self._server
         manifest = new_manifest(
             self.config, self._dataset, self._system, self.questions, self.identity, server, self._reranker
@@ -201,29 +200,29 @@ class Task:
             self.directory.write_questions(self.questions)
         if self.is_asking:
             with self._clock.stage("generation"):
-                self._answer(self._system._replace(llm=llm), progress, label)
+                self._answer(self._system._replace(llm=llm), label)
 
-    def _answer(self, system: System, progress: Progress | None, label: str) -> None:
+    def _answer(self, system: System, label: str) -> None:
         if self._jobs:
             n_done = len(self.questions) - len(self._jobs)
             if n_done:
                 what = (n_done, len(self.questions), self.directory.path)
                 logger.info("%d of %d questions are already answered in %s", *what)
             self.directory.discard_scores({job.question.id for job in self._jobs})
-            with stage(progress, f"{label}answering", len(self.questions), n_done):
-                answer(system, self._jobs, self.directory, progress)
+            with stage(f"{label}answering", len(self.questions), n_done) as advance:
+                answer(system, self._jobs, self.directory, advance)
         if self.config.repeat > 1:
-            self._repeat(system._replace(cache=None), progress, label)
+            self._repeat(system._replace(cache=None), label)
 
-    def _repeat(self, system: System, progress: Progress | None, label: str) -> None:
+    def _repeat(self, system: System, label: str) -> None:
         """Ask again what was answered, with the notes it was asked with."""
         finished, _ = self.directory.read_samples()
         left = self._repeats_left(finished)
         times = [question for question in self.questions for _ in range(left.get(question.id, 0))]
         jobs = [Job(question, Retrieved(finished[question.id].hits)) for question in times]
         if jobs:
-            with stage(progress, f"{label}repeating", len(jobs)):
-                answer(system, jobs, self.directory, progress, REPEATS)
+            with stage(f"{label}repeating", len(jobs)) as advance:
+                answer(system, jobs, self.directory, advance, REPEATS)
 
     def _repeats_left(self, finished: Mapping[str, Sample]) -> dict[str, int]:
         return calls_left(self.questions, finished, self.directory.read_repeats(), self.config.repeat)

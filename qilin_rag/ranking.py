@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from qilin_rag.answering import Progress, third_party
+from qilin_rag.answering import third_party
 from qilin_rag.data.catalogue import Catalogue, open_catalogue
 from qilin_rag.data.exposures import concat
 from qilin_rag.data.requests import (
@@ -120,7 +120,7 @@ def make_ranker(name: str | None, checkpoint: Path | None, settings: Mapping[str
     return ranker
 
 
-def rank(ranker: Ranker, config: RankConfig, progress: Progress | None = None) -> Ranking:
+def rank(ranker: Ranker, config: RankConfig) -> Ranking:
     """Rank the requests of a split and judge the order; a ranking that is there is not made again."""
     share = ranker.validation_share if isinstance(ranker, TrainedRanker) else VALIDATION_SHARE
     log = Log(open_source(config.data, ("notes", "user_feat", *REQUEST_TABLES)), share)
@@ -151,7 +151,7 @@ def rank(ranker: Ranker, config: RankConfig, progress: Progress | None = None) -
                 return Ranking(directory, manifest, directory.read_summary())
         manifest = _begun(ranker, config, identity, log.source)
         directory.write_manifest(manifest)
-        scores = score_candidates(ranker, requests, catalogue, progress)
+        scores = score_candidates(ranker, requests, catalogue)
         lines, summary = _judged(asked, requests, scores, catalogue, log, config)
         rankings = zip(requests.ids, requests.rankings(scores), strict=True)
         write_text(directory.path / "run.trec", format_trec(rankings, tag=directory.path.name))
@@ -169,7 +169,6 @@ def train(
     out: Path,
     limit: int | None = None,
     missing_notes: MissingNotes = "error",
-    progress: Progress | None = None,
 ) -> Trained:
     """Train on the train tables of these tasks, whose latest requests are kept apart for validation; no other is read.
 
@@ -192,7 +191,7 @@ def train(
         known_candidates(requests, catalogue, missing_notes) for requests in (train_requests, validation)
     )
     with third_party(f"ranker {_name_of(ranker)}"):
-        return train_ranker(ranker, train_requests, validation, catalogue, out, progress)
+        return train_ranker(ranker, train_requests, validation, catalogue, out)
 
 
 def _refuse_checkpoint(set_to: object) -> None:
@@ -228,13 +227,11 @@ def known_candidates(requests: Requests, catalogue: Catalogue, missing_notes: Mi
     return requests.with_candidates(~is_missing)
 
 
-def score_candidates(
-    ranker: Ranker, requests: Requests, catalogue: Catalogue, progress: Progress | None = None
-) -> Floats:
+def score_candidates(ranker: Ranker, requests: Requests, catalogue: Catalogue) -> Floats:
     """The ranker's scores; what it raises, another number of scores, and one that is no number, name the ranker."""
     what = f"ranker {_name_of(ranker)}"
     with third_party(what):
-        scores: Floats = np.asarray(ranker.score(requests, catalogue, progress), np.float32)
+        scores: Floats = np.asarray(ranker.score(requests, catalogue), np.float32)
     if scores.shape != (requests.n_candidates,):
         raise QilinError(f"{what} gave scores of shape {scores.shape} for {requests.n_candidates} candidates")
     if not (is_finite := np.isfinite(scores)).all():

@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import FiniteFloat
 
-from qilin_rag.answering import Progress
 from qilin_rag.config import RunConfig, recorded_run
 from qilin_rag.data.dataset import hash_questions
 from qilin_rag.errors import QilinError, UsageError
@@ -69,7 +68,6 @@ def reproduce(
     fresh: bool = False,
     allow_code: bool = False,
     tolerance: float | None = None,
-    progress: Progress | None = None,
 ) -> Reproduction:
     """Do the run at `path` again into a folder below `runs_dir`, past the response cache, and compare.
 
@@ -87,7 +85,7 @@ def reproduce(
     if changes := _changes(manifest, task):
         hint = "; --set takes only what changes no answer" if overrides else ""
         raise UsageError(f"{path} can't be repeated as it was: {changes}{hint}")
-    return compare(directory, do(task, progress), tolerance)
+    return compare(directory, do(task), tolerance)
 
 
 def check(reproduction: Reproduction) -> None:

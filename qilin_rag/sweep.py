@@ -10,13 +10,13 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qilin_rag.answering import Progress, stage
 from qilin_rag.config import RunConfig, find_resource, read_yaml, resolve
 from qilin_rag.errors import QilinError, UsageError, unknown_name
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.servers import serving
 from qilin_rag.pipeline import Run, Task, say_left_out
 from qilin_rag.plan import Plan, plan
+from qilin_rag.progress import Advance, stage
 from qilin_rag.sharing import Shared
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def plan_sweep(configs: Sequence[RunConfig]) -> list[Plan]:
     return [planned for _, planned in sorted(plans.values(), key=lambda plan: plan[0])]
 
 
-def sweep(configs: Sequence[RunConfig], progress: Progress | None = None) -> Swept:
+def sweep(configs: Sequence[RunConfig]) -> Swept:
     """Do these runs, or what is left of them: one LLM after another, each with at most one server.
 
     Everything is checked before anything is spent. After that, a run that can't be finished costs no other; where an
@@ -132,34 +132,34 @@ def sweep(configs: Sequence[RunConfig], progress: Progress | None = None) -> Swe
         by_llm.setdefault(id(task.llm), []).append(task)
     done = Swept([], [])
     say_left_out(next(iter(tasks.values())).left_out, "RUN")
-    with stage(progress, "runs", len(tasks)):
+    with stage("runs", len(tasks)) as advance:
         for group in by_llm.values():
-            _sweep_llm(group, done, progress)
+            _sweep_llm(group, done, advance)
     order = {path: number for number, path in enumerate(tasks)}
     done.runs.sort(key=lambda run: order[run.directory.path])
     return done
 
 
-def _sweep_llm(group: Sequence[Task], done: Swept, progress: Progress | None) -> None:
+def _sweep_llm(group: Sequence[Task], done: Swept, advance: Advance) -> None:
     """The runs of one LLM: asked with one server, if one is needed, and scored when it is gone."""
     with ExitStack() as locks:
-        ready = _find_work(group, locks, done, progress)
+        ready = _find_work(group, locks, done, advance)
         lacking = next((task for task in ready if task.needs_server), None)
         server = serving(lacking.llm, lacking.config.llm_label, lacking.server_log) if lacking else nullcontext()
         gone: QilinError | None = None
         errors: dict[Path, QilinError | None] = {}
         for task in ready:
             if not task.is_asking:
-                errors[task.directory.path] = _ask(task, None, progress)
+                errors[task.directory.path] = _ask(task, None, advance)
         try:
             with server as served:
                 for task in ready:
                     if task.is_asking:
-                        errors[task.directory.path] = _ask(task, served, progress)
+                        errors[task.directory.path] = _ask(task, served, advance)
         except QilinError as error:  # no server, or nobody answers any more: what is left for this LLM has to wait
             gone = error
             for _ in range(len(ready) - len(errors)):
-                _advance(progress, failed=True)
+                advance(failed=True)
         for task in ready:
             if why := errors.get(task.directory.path, gone):
                 done.failures.append(Failure.of(task, why))
@@ -167,20 +167,20 @@ def _sweep_llm(group: Sequence[Task], done: Swept, progress: Progress | None) ->
                 _finish(task, done)
 
 
-def _ask(task: Task, served: LLM | None, progress: Progress | None) -> QilinError | None:
+def _ask(task: Task, served: LLM | None, advance: Advance) -> QilinError | None:
     """What kept this run, and no other, from its answers."""
     try:
-        task.ask(served or task.llm, progress, f"{task.label}: ")
+        task.ask(served or task.llm, f"{task.label}: ")
     except FatalLLMError:
         raise
     except QilinError as error:
-        _advance(progress, failed=True)
+        advance(failed=True)
         return error
-    _advance(progress)
+    advance()
     return None
 
 
-def _find_work(group: Sequence[Task], locks: ExitStack, done: Swept, progress: Progress | None) -> list[Task]:
+def _find_work(group: Sequence[Task], locks: ExitStack, done: Swept, advance: Advance) -> list[Task]:
     """Those of the runs that can go on, in their order; the largest top-k first, since it holds the hits of others."""
     ready = []
     for task in sorted(group, key=lambda task: -task.config.top_k):
@@ -190,7 +190,7 @@ def _find_work(group: Sequence[Task], locks: ExitStack, done: Swept, progress: P
             ready.append(task)
         except QilinError as error:
             done.failures.append(Failure.of(task, error))
-            _advance(progress, failed=True)
+            advance(failed=True)
     return sorted(ready, key=group.index)
 
 
@@ -199,8 +199,3 @@ def _finish(task: Task, done: Swept) -> None:
         done.runs.append(task.finish())
     except QilinError as error:
         done.failures.append(Failure.of(task, error))
-
-
-def _advance(progress: Progress | None, failed: bool = False) -> None:
-    if progress:
-        progress.advance(failed)

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from qilin_rag import ranking
-from qilin_rag.answering import Progress
 from qilin_rag.data.catalogue import Catalogue, open_catalogue
 from qilin_rag.data.requests import Floats, Requests, Split, TaskName, read_requests, read_table
 from qilin_rag.data.source import open_source
@@ -237,7 +236,7 @@ class Bad(Ranker):
 
     how: str
 
-    def score(self, requests: Requests, catalogue: Catalogue, progress: Progress | None = None) -> Floats:
+    def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
         scores = np.zeros(requests.n_candidates, np.float32)
         match self.how:
             case "nan":
@@ -273,9 +272,7 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Requests, Requests]]:
     """What rankers are trained and validated on, instead of training them."""
     seen: list[tuple[Requests, Requests]] = []
 
-    def train_ranker(
-        ranker: Any, train: Requests, validation: Requests, catalogue: Any, out: Path, progress: Any
-    ) -> Trained:
+    def train_ranker(ranker: Any, train: Requests, validation: Requests, catalogue: Any, out: Path) -> Trained:
         seen.append((train, validation))
         return Trained(out, 1, 1, 0.5)
 
@@ -338,7 +335,7 @@ def test_what_can_not_be_trained_or_ranked(world: Path, tmp_path: Path) -> None:
 class Blind(Toy):
     """Trained, and looks at nothing."""
 
-    def score(self, requests: Requests, catalogue: Catalogue, progress: Progress | None = None) -> Floats:
+    def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
         return np.zeros(requests.n_candidates, np.float32)
 
 

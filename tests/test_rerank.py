@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from qilin_rag.answering import Progress
 from qilin_rag.config import resolve_run
 from qilin_rag.data import load_dataset
 from qilin_rag.data.catalogue import Catalogue
@@ -35,7 +34,7 @@ class Short(TrainedRanker):
     reads_text_only: ClassVar[bool] = True
     n_scored: ClassVar[list[int]] = []
 
-    def score(self, requests: Requests, catalogue: Catalogue, progress: Progress | None = None) -> Floats:
+    def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
         self.n_scored.append(requests.n_candidates)
         scores: Floats = -np.array([len(text) for text in note_texts(catalogue, requests.note_idx)], np.float32)
         return scores
@@ -43,9 +42,7 @@ class Short(TrainedRanker):
     def recipe(self, train: Requests, catalogue: Catalogue) -> Recipe:
         raise NotImplementedError
 
-    def score_with(
-        self, fitted: Any, requests: Requests, catalogue: Catalogue, progress: Progress | None = None
-    ) -> Floats:
+    def score_with(self, fitted: Any, requests: Requests, catalogue: Catalogue) -> Floats:
         raise NotImplementedError
 
     def save(self, fitted: Any, folder: Path) -> None:

@@ -182,8 +182,8 @@ def _sweep(configs: Sequence[RunConfig], quiet: bool) -> Swept:
     from qilin_rag.sweep import sweep
 
     try:
-        with ui.progress_bar(quiet) as bar:
-            return sweep(configs, bar)
+        with ui.progress_bars(quiet):
+            return sweep(configs)
     except KeyboardInterrupt:
         raise Interrupted("every finished answer is kept, the same command goes on from here") from None
 

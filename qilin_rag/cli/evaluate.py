@@ -128,8 +128,8 @@ def run(
         print_plan(plan(resolved), as_json)
         return
     try:
-        with ui.progress_bar(quiet) as bar:
-            finished = run_pipeline(resolved, bar)
+        with ui.progress_bars(quiet):
+            finished = run_pipeline(resolved)
     except KeyboardInterrupt:
         again = "the same command without --fresh" if fresh else "the same command"
         raise Interrupted(f"every finished answer is kept, {again} goes on from here") from None
@@ -159,7 +159,8 @@ def score(
     if others:
         raise UsageError(f"--set {others[0]}: score only takes metrics.NAME.KEY=VALUE")
     config = resolve_run({"metrics": metrics}, settings or [])
-    scored = score_runs(run_directories, config.metrics, config.optional_metrics)
+    with ui.progress_bars(quiet or as_json):
+        scored = score_runs(run_directories, config.metrics, config.optional_metrics)
     if as_json:
         records = [_record(each) for each in scored]
         ui.print_json(records if len(run_directories) > 1 else records[0])

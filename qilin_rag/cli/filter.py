@@ -79,8 +79,8 @@ def filter_notes(
         print_plan(plan_filter(config, out, names, images), as_json, subject="judgement")
         return
     try:
-        with ui.progress_bar(quiet) as bar:
-            filtered = do(config, out, names, images, sample, labels, bar)
+        with ui.progress_bars(quiet):
+            filtered = do(config, out, names, images, sample, labels)
     except KeyboardInterrupt:
         raise Interrupted("every finished judgement is kept, the same command goes on from here") from None
     if as_json:

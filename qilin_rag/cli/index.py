@@ -39,7 +39,8 @@ def index(
 
     ui.set_up_logs(quiet or as_json)
     settings = [*(settings or []), *(["retriever.engine=ray"] if engine is Engine.ray else [])]
-    written = build_index(resolve_run({"retriever": retriever, "data": data}, settings), out)
+    with ui.progress_bars(quiet or as_json):
+        written = build_index(resolve_run({"retriever": retriever, "data": data}, settings), out)
     if as_json:
         ui.print_json({"out": str(written.path), "n_notes": written.n_notes, "n_bytes": written.n_bytes})
         return

@@ -70,8 +70,8 @@ def judge(
 def _judge_one(path: Path, config: RunConfig, quiet: bool, as_json: bool) -> None:
     from qilin_rag.judge import judge_run
 
-    with ui.progress_bar(quiet) as bar:
-        judged = judge_run(path, config, bar)
+    with ui.progress_bars(quiet):
+        judged = judge_run(path, config)
     if as_json:
         metrics = {name: metric.model_dump(mode="json") for name, metric in judged.metrics.items()}
         ui.print_json({"run": str(path), "judge": judged.judge, "metrics": metrics, **_took(judged.hearing)})
@@ -90,8 +90,8 @@ def _print_judged(judged: Judged) -> None:
 def _compare(paths: list[Path], config: RunConfig, quiet: bool, as_json: bool) -> None:
     from qilin_rag.pairwise import compare_runs
 
-    with ui.progress_bar(quiet) as bar:
-        compared = compare_runs(paths, config, bar)
+    with ui.progress_bars(quiet):
+        compared = compare_runs(paths, config)
     if as_json:
         comparison = compared.comparison.model_dump(mode="json")
         ui.print_json({"path": str(compared.path), **comparison, **_took(compared.hearing)})

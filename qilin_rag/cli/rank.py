@@ -100,8 +100,8 @@ def rank(
         fresh=fresh,
     )
     try:
-        with ui.progress_bar(quiet or as_json) as bar:
-            done = rank_requests(made, config, bar)
+        with ui.progress_bars(quiet or as_json):
+            done = rank_requests(made, config)
     except KeyboardInterrupt:
         raise Interrupted("nothing was written but the manifest; the same command begins again") from None
     if as_json:
@@ -152,8 +152,8 @@ def train(
         given["without"] = [each.strip() for each in without.split(",") if each.strip()]
     ranker = RANKERS.create(name, given)
     try:
-        with ui.progress_bar(quiet or as_json or not is_first) as bar:
-            trained = train_on(ranker, parse_tasks(task), _data(data), out, limit, missing_notes.value, bar)
+        with ui.progress_bars(quiet or as_json or not is_first):
+            trained = train_on(ranker, parse_tasks(task), _data(data), out, limit, missing_notes.value)
     except KeyboardInterrupt:
         raise Interrupted(f"the checkpoints in {out} are kept, the same command goes on from the last one") from None
     if not is_first:

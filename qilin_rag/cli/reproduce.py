@@ -46,7 +46,7 @@ def reproduce(
 
     ui.set_up_logs(quiet or as_json)
     try:
-        with ui.progress_bar(quiet) as bar:
+        with ui.progress_bars(quiet):
             found = do_again(
                 run_directory,
                 runs_dir or REPRODUCED,
@@ -56,7 +56,6 @@ def reproduce(
                 fresh=fresh,
                 allow_code=allow_code,
                 tolerance=tolerance,
-                progress=bar,
             )
     except KeyboardInterrupt:
         again = "the same command without --fresh" if fresh else "the same command"

@@ -54,7 +54,8 @@ def retrieve(
         "top_k": top_k,
         "limit": limit,
     }
-    figures = retrieve_only(resolve_run(flags, settings or []), out)
+    with ui.progress_bars(quiet or as_json):
+        figures = retrieve_only(resolve_run(flags, settings or []), out)
     if as_json:
         ui.print_json({"out": str(out), "metrics": {name: figure.model_dump() for name, figure in figures.items()}})
         return

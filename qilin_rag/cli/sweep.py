@@ -82,8 +82,8 @@ def sweep(
         print_plans(plan_sweep(configs), as_json)
         return
     try:
-        with ui.progress_bar(quiet) as bar:
-            swept = sweep_runs(configs, bar)
+        with ui.progress_bars(quiet):
+            swept = sweep_runs(configs)
     except KeyboardInterrupt:
         raise Interrupted("every finished answer is kept, the same command goes on from here") from None
     _print(swept, as_json)

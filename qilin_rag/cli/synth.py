@@ -49,8 +49,8 @@ def synth(
     ui.set_up_logs(quiet or as_json)
     counts = {"notes": notes, "searches": searches, "recommendations": recommendations, "dqa": dqa, "users": users}
     world = resolve_world(counts, seed, without or [], settings or [], config)
-    with ui.progress_bar(quiet or as_json) as bar:
-        written = synthesize(world, out, images, bar)
+    with ui.progress_bars(quiet or as_json):
+        written = synthesize(world, out, images)
     if as_json:
         ui.print_json({"out": str(out), "rows": written})
         return

@@ -7,16 +7,16 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from qilin_rag.progress import Advance, watched_by
 from qilin_rag.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
     from qilin_rag.types import MetricSummary
 
@@ -84,44 +84,39 @@ def set_up_logs(quiet: bool, verbose: bool = False) -> None:
     ours.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
 
 
-class Bar:
-    """Progress as a bar on standard error."""
+class Bars:
+    """Watches long work, and draws a bar of each stage on standard error."""
 
     def __init__(self, progress: Progress) -> None:
         """`progress` is live."""
         self._progress = progress
-        self._stages: list[_Stage] = []
+        self._depth = 0
 
-    def start(self, stage: str, total: int, done: int = 0) -> None:
-        """A stage begins; its bar stands under that of the stage it is part of."""
-        self._stages.append(_Stage(stage, self._progress.add_task(stage, total=total, completed=done)))
+    @contextmanager
+    def stage(self, name: str, total: int, done: int) -> Iterator[Advance]:
+        """The bar of a stage within another stands under that one's and goes at its end; the outermost stays."""
+        task = self._progress.add_task(name, total=total, completed=done)
+        n_failed = 0
 
-    def advance(self, failed: bool = False) -> None:
-        """One more is done; failures are counted beside the bar."""
-        stage = self._stages[-1]
-        stage.n_failed += failed
-        label = f"{stage.name} ({stage.n_failed} failed)" if stage.n_failed else stage.name
-        self._progress.update(stage.task, advance=1, description=label)
+        def advance(n: int = 1, failed: bool = False) -> None:
+            nonlocal n_failed
+            n_failed += n * failed
+            self._progress.update(task, advance=n, description=f"{name} ({n_failed} failed)" if n_failed else name)
 
-    def end(self) -> None:
-        """The bar of a stage within another goes, the outermost stays."""
-        stage = self._stages.pop()
-        if self._stages:
-            self._progress.remove_task(stage.task)
-
-
-@dataclass
-class _Stage:
-    name: str
-    task: TaskID
-    n_failed: int = 0
+        self._depth += 1
+        try:
+            yield advance
+        finally:
+            self._depth -= 1
+            if self._depth:
+                self._progress.remove_task(task)
 
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[Bar | None]:
-    """A bar where somebody watches; None with `quiet` or where standard error is no terminal."""
+def progress_bars(quiet: bool) -> Iterator[None]:
+    """Bars for what is done within this where somebody looks: not with `quiet`, and standard error is a terminal."""
     if quiet or not sys.stderr.isatty():
-        yield None
+        yield
         return
     from rich.console import Console
     from rich.progress import (
@@ -135,5 +130,5 @@ def progress_bar(quiet: bool) -> Iterator[Bar | None]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, *times, console=Console(stderr=True)) as progress:
-        yield Bar(progress)
+    with Progress(*columns, *times, console=Console(stderr=True)) as progress, watched_by(Bars(progress)):
+        yield

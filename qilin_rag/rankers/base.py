@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from qilin_rag.answering import Progress
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.registry import Component
@@ -14,7 +13,7 @@ class Ranker(Component):
     """Scores the candidates of requests; the highest comes first, of equal ones the lowest note_idx."""
 
     @abstractmethod
-    def score(self, requests: Requests, catalogue: Catalogue, progress: Progress | None = None) -> Floats:
+    def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
         """A finite score for each candidate, shape (n_candidates,), in their order.
 
         Neither `clicked` nor `position` may be looked at, nor which candidates stand beside one.

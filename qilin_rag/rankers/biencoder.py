@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, NonNegativeInt, PositiveFloat
 
-from qilin_rag.answering import Progress, stage
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.errors import UsageError
 from qilin_rag.pretrained import fetch_model, quiet_loading
+from qilin_rag.progress import Advance, stage
 from qilin_rag.rankers.texts import note_texts
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
 from qilin_rag.retrievers.encoder import Pooling, Vectors, dot, encode, load_encoder
@@ -86,15 +86,13 @@ class BiEncoder(TrainedRanker):
             },
         )
 
-    def score_with(
-        self, fitted: Any, requests: Requests, catalogue: Catalogue, progress: Progress | None = None
-    ) -> Floats:
+    def score_with(self, fitted: Any, requests: Requests, catalogue: Catalogue) -> Floats:
         """Each distinct query and note is encoded once."""
         texts, query = np.unique(np.array(requests.queries, dtype=object), return_inverse=True)
         notes, note = np.unique(requests.note_idx, return_inverse=True)
-        with stage(progress, "encoding", len(texts) + len(notes)):
-            queries = self._vectors(fitted, "query", texts, lambda some: some.tolist(), progress)
-            passages = self._vectors(fitted, "document", notes, lambda some: note_texts(catalogue, some), progress)
+        with stage("encoding", len(texts) + len(notes)) as advance:
+            queries = self._vectors(fitted, "query", texts, lambda some: some.tolist(), advance)
+            passages = self._vectors(fitted, "document", notes, lambda some: note_texts(catalogue, some), advance)
         scores = np.empty(requests.n_candidates, np.float32)
         for start in range(0, len(scores), _CHUNK_ROWS):
             rows = slice(start, start + _CHUNK_ROWS)
@@ -107,7 +105,7 @@ class BiEncoder(TrainedRanker):
         kind: Literal["query", "document"],
         keys: npt.NDArray[Any],
         texts_of: Callable[[npt.NDArray[Any]], list[str]],
-        progress: Progress | None,
+        advance: Advance,
     ) -> Vectors:
         """Of the texts behind the keys, which are looked up and encoded chunk by chunk; (n_keys, dimension)."""
         parts = []
@@ -122,9 +120,7 @@ class BiEncoder(TrainedRanker):
                 named=(self.model, [f"{kind} {key}" for key in some]),
             )
             parts.append(vectors)
-            if progress:
-                for _ in some:
-                    progress.advance()
+            advance(len(some))
         return np.concatenate(parts)
 
     def save(self, fitted: Any, folder: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from qilin_rag.answering import Progress, stage
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
+from qilin_rag.progress import stage
 from qilin_rag.rankers.base import Ranker
 from qilin_rag.retrievers import bm25
 from qilin_rag.retrievers.analyzers import Analyzer
@@ -19,16 +19,15 @@ class BM25(Ranker):
     b: float = 0.4
     analyzer: Analyzer = "word"
 
-    def score(self, requests: Requests, catalogue: Catalogue, progress: Progress | None = None) -> Floats:
+    def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
         """BM25 of each candidate."""
         retriever = bm25.BM25(k1=self.k1, b=self.b, analyzer=self.analyzer)
         slots = catalogue.notes.slots(requests.note_idx)
         scores: Floats = np.zeros(requests.n_candidates, np.float32)
-        with stage(progress, "bm25", len(requests)):
+        with stage("bm25", len(requests)) as advance:
             candidates = np.split(slots, requests.offsets[1:-1])
             found = retriever.scores(requests.queries, catalogue.notes, candidates)
             for some, start, end in zip(found, requests.offsets[:-1], requests.offsets[1:], strict=True):
                 scores[start:end] = some
-                if progress:
-                    progress.advance()
+                advance()
         return scores

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from qilin_rag.answering import Progress, stage
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import Ints
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.errors import UsageError
 from qilin_rag.pretrained import check_all_loaded, fetch_model, quiet_loading
+from qilin_rag.progress import Advance, stage
 from qilin_rag.rankers.passages import matching_part
 from qilin_rag.rankers.sentence_trainer import Strict
 from qilin_rag.rankers.texts import note_texts
@@ -81,19 +81,17 @@ class CrossEncoder(TrainedRanker):
             more_arguments={"ddp_find_unused_parameters": False},
         )
 
-    def score_with(
-        self, fitted: Any, requests: Requests, catalogue: Catalogue, progress: Progress | None = None
-    ) -> Floats:
+    def score_with(self, fitted: Any, requests: Requests, catalogue: Catalogue) -> Floats:
         """The logit of each distinct pair."""
         texts, text = np.unique(np.array(requests.queries, dtype=object), return_inverse=True)
         columns = np.stack([text[requests.request], requests.note_idx])
         pairs, pair = np.unique(columns, axis=1, return_inverse=True)
         scores: Floats = np.empty(pairs.shape[1], np.float32)
-        with stage(progress, "scoring", len(scores)):
+        with stage("scoring", len(scores)) as advance:
             for start in range(0, len(scores), _CHUNK_PAIRS):
                 chunk = slice(start, start + _CHUNK_PAIRS)
                 queries = texts[pairs[0, chunk]].tolist()
-                scores[chunk] = self._logits(fitted, queries, pairs[1, chunk], catalogue, progress)
+                scores[chunk] = self._logits(fitted, queries, pairs[1, chunk], catalogue, advance)
         return scores[pair.reshape(-1)]
 
     def save(self, fitted: Any, folder: Path) -> None:
@@ -116,7 +114,7 @@ class CrossEncoder(TrainedRanker):
         return Dataset.from_dict({"request": train.request[rows], "note": train.note_idx[rows], "label": label})
 
     def _logits(
-        self, encoder: Encoder, queries: list[str], note_idxs: Ints, catalogue: Catalogue, progress: Progress | None
+        self, encoder: Encoder, queries: list[str], note_idxs: Ints, catalogue: Catalogue, advance: Advance
     ) -> Floats:
         """Of each query with its note, in batches of like length."""
         import torch
@@ -130,9 +128,7 @@ class CrossEncoder(TrainedRanker):
             logits[rows] = encoder.predict(
                 batch, batch_size=len(batch), show_progress_bar=False, activation_fn=torch.nn.Identity()
             )
-            for _ in rows:
-                if progress:
-                    progress.advance()
+            advance(len(rows))
         return logits
 
     def _pairs(

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr, field_validator, model_validator
 
-from qilin_rag.answering import Progress, stage
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import Ints
 from qilin_rag.data.notes import NoteStore
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.errors import UsageError, unknown_name
+from qilin_rag.progress import stage
 from qilin_rag.rankers import features
 from qilin_rag.rankers.features import Columns, UserColumns
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
@@ -172,9 +172,7 @@ class DCNV2(TrainedRanker):
         others = [parameter for parameter in network.parameters() if id(parameter) not in known]
         return [{"params": tables, "lr": self.embedding_learning_rate}, {"params": others}]
 
-    def score_with(
-        self, fitted: Fitted, requests: Requests, catalogue: Catalogue, progress: Progress | None = None
-    ) -> Floats:
+    def score_with(self, fitted: Fitted, requests: Requests, catalogue: Catalogue) -> Floats:
         """The logit of each candidate, whatever its position."""
         import torch
 
@@ -182,13 +180,12 @@ class DCNV2(TrainedRanker):
         device = next(fitted.network.parameters()).device
         scores: Floats = np.zeros(requests.n_candidates, np.float32)
         starts = range(0, requests.n_candidates, self.score_batch_size)
-        with stage(progress, "dcn-v2", len(starts)):
+        with stage("dcn-v2", len(starts)) as advance:
             for start in starts:
                 rows = np.arange(start, min(start + self.score_batch_size, requests.n_candidates))
                 batch = {name: torch.from_numpy(values).to(device) for name, values in columns.batch(rows).items()}
                 scores[rows] = fitted.network.logits(batch).float().cpu().numpy()
-                if progress:
-                    progress.advance()
+                advance()
         return scores
 
     def save(self, fitted: Fitted, folder: Path) -> None:

@@ -6,7 +6,6 @@ import hashlib
 
 import numpy as np
 
-from qilin_rag.answering import Progress
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.rankers.base import Ranker
@@ -17,7 +16,7 @@ class Random(Ranker):
 
     seed: int = 0
 
-    def score(self, requests: Requests, catalogue: Catalogue, progress: Progress | None = None) -> Floats:
+    def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
         """Uniform in [0, 1)."""
         of = (
             f"{self.seed} {requests.ids[row]} {note}"
@@ -31,7 +30,7 @@ class Random(Ranker):
 class Production(Ranker):
     """As exposed: the only ranker that looks at positions. A note without a position comes last."""
 
-    def score(self, requests: Requests, catalogue: Catalogue, progress: Progress | None = None) -> Floats:
+    def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
         """Minus the position."""
         scores: Floats = -np.where(requests.position > 0, requests.position, 2**20).astype(np.float32)
         return scores

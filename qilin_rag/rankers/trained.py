@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr
 
 from qilin_rag import __version__
-from qilin_rag.answering import Progress
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import VALIDATION_SHARE, Floats, Requests
 from qilin_rag.errors import UsageError
@@ -109,9 +108,7 @@ class TrainedRanker(Ranker):
         """A new model and the examples made from these requests; torch's seed is set."""
 
     @abstractmethod
-    def score_with(
-        self, fitted: Any, requests: Requests, catalogue: Catalogue, progress: Progress | None = None
-    ) -> Floats:
+    def score_with(self, fitted: Any, requests: Requests, catalogue: Catalogue) -> Floats:
         """As `score`, by this model, which may be in training; it is in evaluation mode, and no gradient is kept."""
 
     @abstractmethod
@@ -122,7 +119,7 @@ class TrainedRanker(Ranker):
     def load(self, folder: Path) -> Any:
         """What `save` wrote, on the ranker's device, in evaluation mode."""
 
-    def score(self, requests: Requests, catalogue: Catalogue, progress: Progress | None = None) -> Floats:
+    def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
         """By the model in `checkpoint`."""
         require("rankers", "torch", "transformers", what="a trained ranker")
         import torch
@@ -132,7 +129,7 @@ class TrainedRanker(Ranker):
                 raise UsageError("this ranker is not trained; name the folder that `train` wrote with --checkpoint")
             self._fitted = self.load(self.checkpoint / MODEL)
         with torch.no_grad():
-            return self.score_with(self._fitted, requests, catalogue, progress)
+            return self.score_with(self._fitted, requests, catalogue)
 
     def torch_device(self) -> Any:
         """Where the model is: `device`, else this process's GPU, else the CPU."""

@@ -23,12 +23,12 @@ from torch import distributed
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainerState, set_seed
 from transformers.integrations import TensorBoardCallback
 
-from qilin_rag.answering import Progress, stage
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Requests, content_sha256
 from qilin_rag.errors import UsageError
 from qilin_rag.extras import missing_modules
 from qilin_rag.pretrained import fetch_model, model_sha256, quiet_loading
+from qilin_rag.progress import Advance, stage
 from qilin_rag.rankers.evaluation import figures_of
 from qilin_rag.rankers.trained import MANIFEST, MODEL, Recipe, Trained, TrainedRanker, read_ranker, save_ranker
 from qilin_rag.store import write_text
@@ -51,7 +51,6 @@ def train_ranker(
     validation: Requests,
     catalogue: Catalogue,
     out: Path,
-    progress: Progress | None = None,
 ) -> Trained:
     """Train on `train`, and write the best model by MRR@10 on `validation` to the folder `out`.
 
@@ -81,8 +80,8 @@ def train_ranker(
         last = _last_checkpoint(out / CHECKPOINTS)
         if trainer.is_world_process_zero():
             _forget_after(out / LOG, last)
-        with stage(progress, "training", trainer.args.max_steps, 0 if last is None else _step(last)):
-            trainer.add_callback(_Steps(progress))
+        with stage("training", trainer.args.max_steps, 0 if last is None else _step(last)) as advance:
+            trainer.add_callback(_Steps(advance))
             if last and _is_over(last):
                 _take_best(trainer, last)
             else:
@@ -234,12 +233,12 @@ def _reciprocal_ranks(requests: Requests, ranker: TrainedRanker, fitted: Any, ca
 class _Steps(TrainerCallback):  # type: ignore[misc]
     """Tells how far training is."""
 
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self._progress and state.is_world_process_zero:
-            self._progress.advance()
+        if state.is_world_process_zero:
+            self._advance()
 
 
 class _Log(TrainerCallback):  # type: ignore[misc]

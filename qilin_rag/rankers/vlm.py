@@ -12,12 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from qilin_rag.answering import Progress, stage
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.errors import UsageError
 from qilin_rag.extras import require
 from qilin_rag.pretrained import check_all_loaded, fetch_model, model_sha256, quiet_loading
+from qilin_rag.progress import stage
 from qilin_rag.rankers.examples import with_negatives
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
 from qilin_rag.rankers.vlm_prompts import Prompts, Reader, read_with
@@ -103,15 +103,13 @@ class VLM(TrainedRanker):
             },
         )
 
-    def score_with(
-        self, fitted: Any, requests: Requests, catalogue: Catalogue, progress: Progress | None = None
-    ) -> Floats:
+    def score_with(self, fitted: Any, requests: Requests, catalogue: Catalogue) -> Floats:
         """The logit of a click."""
         prompts = self._prompts(fitted.reader, requests, catalogue)
         scores: Floats = np.zeros(requests.n_candidates, np.float32)
         device = next(fitted.model.parameters()).device
         starts = range(0, requests.n_candidates, _CHUNK)
-        with stage(progress, "vlm", len(starts)):
+        with stage("vlm", len(starts)) as advance:
             for start in starts:
                 rows = np.arange(start, min(start + _CHUNK, requests.n_candidates))
                 rows = rows[np.argsort([-prompts.text_length(row) for row in rows.tolist()], kind="stable")]
@@ -119,8 +117,7 @@ class VLM(TrainedRanker):
                     some = rows[first : first + self.score_batch_size]
                     inputs = {name: values.to(device) for name, values in prompts.batch(some).items()}
                     scores[some] = fitted.model(**inputs)["logits"].float().cpu().numpy()
-                if progress:
-                    progress.advance()
+                advance()
         prompts.tell()
         return scores
 

@@ -5,9 +5,6 @@ Its bytes depend neither on how many processes there were nor on where a build w
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -18,40 +15,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qilin_rag.data import NoteStore
+from qilin_rag.progress import stage
 from qilin_rag.retrievers.analyzers import Analyzer
 from qilin_rag.retrievers.bm25_index import FILES, Scores
 from qilin_rag.retrievers.bm25_shards import Shard, read_shard, shard_names, write_shards
 from qilin_rag.retrievers.parts import drop_part, is_whole, kept_parts
 
-logger = logging.getLogger(__name__)
-
 _BLOCK_POSTINGS = 1 << 25  # merged in memory at a time
-_LOG_EVERY_S = 30
 
 
 def write_index(notes: NoteStore, folder: Path, analyzer: Analyzer, k1: float, b: float, n_processes: int) -> None:
     """Write the files of the index, with what an earlier build of the same has left."""
     shards = shard_names(len(notes))
     if not all(is_whole(folder, name) for name in FILES):
-        write_shards(notes, folder, analyzer, n_processes, _Log(len(notes)).done)
+        with stage("indexing notes", len(notes)) as advance:
+            write_shards(notes, folder, analyzer, n_processes, advance)
         kept_parts(folder, FILES, _Merge([folder / name for name in shards], k1, b).write)
     for name in shards:
         drop_part(folder, name)
-
-
-class _Log:
-    """Says every now and then how far the build is."""
-
-    def __init__(self, n_notes: int) -> None:
-        self._n_notes, self._n_done, self._logged = n_notes, 0, time.monotonic()
-        self._lock = threading.Lock()
-
-    def done(self, n_notes: int) -> None:
-        with self._lock:
-            self._n_done += n_notes
-            if time.monotonic() - self._logged > _LOG_EVERY_S:
-                self._logged = time.monotonic()
-                logger.info("indexed %d of %d notes", self._n_done, self._n_notes)
 
 
 class _Merge:

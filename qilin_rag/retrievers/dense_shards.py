@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import partial
@@ -24,13 +23,11 @@ import numpy.typing as npt
 from qilin_rag.data import NoteStore
 from qilin_rag.errors import UsageError
 from qilin_rag.extras import require
+from qilin_rag.progress import stage
 from qilin_rag.retrievers.parts import drop_part, is_whole, kept_part
-
-logger = logging.getLogger(__name__)
 
 SHARD_NOTES = 8192
 _VECTORS = "vectors.npy"
-_LOG_EVERY_S = 30
 _RAY_SHARDS = 32  # a pass of Ray Data: so many are in its memory at once
 
 Halves = npt.NDArray[np.float16]
@@ -61,13 +58,11 @@ def write_vectors(
             encoded = _on_devices(shards, make_encoder, devices)
         else:
             encoded = _here(shards, make_encoder, devices[0])
-        n_done, logged = n_shards - len(missing), time.monotonic()
-        for number, vectors in encoded:
-            kept_part(folder, _shard(number), lambda path, vectors=vectors: _save(path, vectors))  # type: ignore[misc]
-            n_done += 1
-            if time.monotonic() - logged > _LOG_EVERY_S:
-                logged = time.monotonic()
-                logger.info("indexed %d of %d notes", min(n_done * SHARD_NOTES, len(notes)), len(notes))
+        n_missing = sum(len(_ids(notes, number)) for number in missing)
+        with stage("encoding notes", len(notes), len(notes) - n_missing) as advance:
+            for number, vectors in encoded:
+                kept_part(folder, _shard(number), partial(_save, vectors))
+                advance(len(vectors))
         kept_part(folder, _VECTORS, lambda path: _join(folder, n_shards, len(notes), path))
     for number in range(n_shards):
         drop_part(folder, _shard(number))
@@ -83,12 +78,16 @@ def _shard(number: int) -> str:
     return f"vectors-{number:05d}.npy"
 
 
+def _ids(notes: NoteStore, number: int) -> npt.NDArray[np.int64]:
+    return notes.note_idxs[number * SHARD_NOTES : (number + 1) * SHARD_NOTES]
+
+
 def _read_shard(notes: NoteStore, number: int) -> Shard:
-    ids = notes.note_idxs[number * SHARD_NOTES : (number + 1) * SHARD_NOTES].tolist()
+    ids = _ids(notes, number).tolist()
     return Shard(number, [note.text for note in notes.get(ids)], [f"note {note_idx}" for note_idx in ids])
 
 
-def _save(path: Path, vectors: Halves) -> None:
+def _save(vectors: Halves, path: Path) -> None:
     with path.open("wb") as file:  # np.save would append .npy to the name
         np.save(file, np.ascontiguousarray(vectors, dtype="<f2"))
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from qilin_rag.errors import UsageError
 from qilin_rag.pretrained import check_all_loaded, quiet_loading
+from qilin_rag.progress import stage
 from qilin_rag.retrievers.prefixes import sentence_transformers_config
 
 if TYPE_CHECKING:
@@ -155,11 +156,15 @@ def _encode_distinct(
     found = np.empty((len(texts), 0), np.float32)
     try:
         n_workers = n_threads if on_cpu else 1
-        with ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with (
+            stage("encoding texts", len(texts)) as advance,
+            ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
             for rows, vectors in pool.map(run, batches(lengths, budget)):
                 if not found.size:
                     found = np.empty((len(texts), vectors.shape[1]), np.float32)
                 found[rows] = vectors
+                advance(len(rows))
     finally:
         torch.set_num_threads(n_threads)  # of threads to come: the pool's have changed it
     return found

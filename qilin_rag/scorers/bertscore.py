@@ -18,6 +18,7 @@ from pydantic import NonNegativeFloat, PositiveInt, PrivateAttr
 from qilin_rag.errors import UsageError
 from qilin_rag.extras import missing_modules, require
 from qilin_rag.pretrained import fetch_model, find_model, model_sha256
+from qilin_rag.progress import stage
 from qilin_rag.scorers.base import Remarked, TextScorer
 from qilin_rag.scorers.encoder import Encoded, Encoder, Precision, max_tokens
 from qilin_rag.scorers.kept_vectors import Ids, KeptVectors
@@ -121,7 +122,9 @@ class BertScore(TextScorer):
         self._keep(encoder, {target for _, target in pairs} | (foreseen & targets.keys()), device)
         own = [answer for answer in targets if answer not in kept]
         others = [answer for answer in targets if answer in kept]
-        made = ((batch, encoder.encode(batch, device)) for batch in _batches(own, self.batch_size))
+        made = (
+            (batch, encoder.encode(batch, device)) for batch in _watched("bertscore: answers", own, self.batch_size)
+        )
         known = ((batch, [kept.get(ids) for ids in batch]) for batch in _batches(others, self.batch_size))
         for batch, hidden in chain(made, known):
             encoded = {ids: encoder.weighted(ids, its, device) for ids, its in zip(batch, hidden, strict=True)}
@@ -134,7 +137,7 @@ class BertScore(TextScorer):
         kept = self._vectors()
         kept.look(texts)
         new = sorted((ids for ids in texts if ids not in kept), key=lambda ids: (len(ids), ids))
-        batches = _batches(new, self.batch_size)
+        batches = _watched("bertscore: texts to keep", new, self.batch_size)
         kept.put(new, (its.cpu() for batch in batches for its in encoder.encode(batch, device)))
 
     def _vectors(self) -> KeptVectors:
@@ -190,6 +193,14 @@ def _f1(answers: Sequence[Encoded], references: Sequence[Encoded]) -> list[float
 
 def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _watched(name: str, items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Batches, as a stage that is as far as they have been taken."""
+    with stage(name, len(items)) as advance:
+        for batch in _batches(items, size):
+            yield batch
+            advance(len(batch))
 
 
 def _check_device(device: str) -> None:

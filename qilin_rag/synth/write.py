@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from qilin_rag.answering import Progress, stage
+from qilin_rag.progress import stage
 from qilin_rag.store import new_folder
 from qilin_rag.synth.answers import write_answers
 from qilin_rag.synth.clicks import click
@@ -37,13 +37,13 @@ _SHARD_ROWS = {"notes": 400_000}
 _OTHER_SHARD_ROWS = 50_000
 
 
-def synthesize(world: World, out: Path, images: bool = False, progress: Progress | None = None) -> dict[str, int]:
+def synthesize(world: World, out: Path, images: bool = False) -> dict[str, int]:
     """Write a world to a new folder; the number of rows by table. The same world is the same bytes."""
     with new_folder(out) as folder:
-        return _write(world, folder, images, progress)
+        return _write(world, folder, images)
 
 
-def _write(world: World, out: Path, images: bool, progress: Progress | None) -> dict[str, int]:
+def _write(world: World, out: Path, images: bool) -> dict[str, int]:
     dice = Dice(world.seed)
     shelf = Shelf(world, dice)
     lexicon = Lexicon(dice, shelf.n_topics)
@@ -56,10 +56,10 @@ def _write(world: World, out: Path, images: bool, progress: Progress | None) -> 
     (out / "world.yaml").write_text(settings, encoding="utf-8")
 
     n_batches = -(-shelf.n_notes // NOTES_BATCH)
-    with stage(progress, "notes", n_batches), Shards(out, "notes", shelf.n_notes) as notes:
+    with stage("notes", n_batches) as advance, Shards(out, "notes", shelf.n_notes) as notes:
         for batch in note_batches(world, dice, shelf, writer):
             notes.add(batch)
-            _advance(progress)
+            advance()
     with Shards(out, "user_feat", users.n) as user_feat:
         for batch in users.batches():
             user_feat.add(batch)
@@ -71,7 +71,7 @@ def _write(world: World, out: Path, images: bool, progress: Progress | None) -> 
     counts |= {name: int((table == i).sum()) for i, name in enumerate(NAMES)}
     covered = np.zeros(shelf.n_notes if images else 0, bool)
     with ExitStack() as stack:
-        stack.enter_context(stage(progress, "requests", -(-len(table) // REQUESTS_BATCH)))
+        advance = stack.enter_context(stage("requests", -(-len(table) // REQUESTS_BATCH)))
         shards = {name: stack.enter_context(Shards(out, name, counts[name], schema(name))) for name in NAMES}
         causes = stack.enter_context(pq.ParquetWriter(out / "truth.parquet", TRUTH, compression="zstd"))
         for log in _logs(world, dice, shelf, users, writer, lexicon, plan, queries, table, answered):
@@ -80,14 +80,8 @@ def _write(world: World, out: Path, images: bool, progress: Progress | None) -> 
                 shards[name].add(rows(name, log, plan, dice, shelf))
             if images:
                 write_covers(out, dice, shelf, log.shown.note, covered)
-            _advance(progress)
+            advance()
     return counts
-
-
-def _advance(progress: Progress | None) -> None:
-    """One step of a stage, where somebody wants to know."""
-    if progress is not None:
-        progress.advance()
 
 
 def _logs(

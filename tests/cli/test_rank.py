@@ -102,8 +102,7 @@ def test_interrupted(cli: Cli, world: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_verbose_shows_where_a_ranker_of_the_users_own_failed(cli: Cli, world: Path) -> None:
     Path("divides.py").write_text(
-        "from qilin_rag.rankers.base import Ranker\nclass R(Ranker):\n"
-        "    def score(self, requests, catalogue, progress=None): 1 / 0\n"
+        "from qilin_rag.rankers.base import Ranker\nclass R(Ranker):\n    def score(self, requests, catalogue): 1 / 0\n"
     )
     command = ["rank", "--ranker", "divides:R", "--data", world]
     short = cli(*command)

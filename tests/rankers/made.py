@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from qilin_rag.answering import Progress
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests, requests_of
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
@@ -58,9 +57,7 @@ class Toy(TrainedRanker):
         model = Model(self.n_notes, self.dropout)
         return Recipe(Trainer, TrainingArguments, model, model, Examples(), [{"params": list(model.parameters())}])
 
-    def score_with(
-        self, fitted: Any, requests: Requests, catalogue: Catalogue, progress: Progress | None = None
-    ) -> Floats:
+    def score_with(self, fitted: Any, requests: Requests, catalogue: Catalogue) -> Floats:
         import torch
 
         value = fitted["value"] if isinstance(fitted, torch.nn.ModuleDict) else fitted.value

@@ -15,6 +15,7 @@ from qilin_rag.config import find_resource, read_yaml
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Requests, requests_of
 from qilin_rag.errors import UsageError
+from qilin_rag.progress import watched_by
 from qilin_rag.rankers.examples import clicked_notes, contrasts
 from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.rankers.texts import note_texts
@@ -304,8 +305,8 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(model: Path, catalogue: Cat
     requests = made_requests(), made_requests(20, seed=5)
     whole = train_ranker(ranker, *requests, catalogue, tmp_path / "whole")
     for n_steps in (6, 9):
-        with pytest.raises(Killed):
-            train_ranker(ranker, *requests, catalogue, tmp_path / "killed", KillAt(n_steps))
+        with watched_by(KillAt(n_steps)), pytest.raises(Killed):
+            train_ranker(ranker, *requests, catalogue, tmp_path / "killed")
     resumed = train_ranker(ranker, *requests, catalogue, tmp_path / "killed")
     assert resumed[1:] == whole[1:]
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")

@@ -19,6 +19,7 @@ from qilin_rag.data import load_dataset  # noqa: E402
 from qilin_rag.data.catalogue import Catalogue  # noqa: E402
 from qilin_rag.data.requests import Floats, Requests  # noqa: E402
 from qilin_rag.errors import UsageError  # noqa: E402
+from qilin_rag.progress import watched_by  # noqa: E402
 from qilin_rag.rankers import load_ranker  # noqa: E402
 from qilin_rag.rankers.biencoder import BiEncoder  # noqa: E402
 from qilin_rag.rankers.bm25 import BM25  # noqa: E402
@@ -209,8 +210,8 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(
     """With the dropout of the model."""
     ranker = CrossEncoder(model=str(bert), **SETTINGS, max_steps=30, evaluate_every=10, log_every=1, patience=99)
     requests = requests_on(catalogue), requests_on(catalogue, 20, 5)
-    with pytest.raises(Killed):
-        train_ranker(ranker, *requests, catalogue, tmp_path / "out", KillAt(14))
+    with watched_by(KillAt(14)), pytest.raises(Killed):
+        train_ranker(ranker, *requests, catalogue, tmp_path / "out")
     train_ranker(ranker, *requests, catalogue, tmp_path / "out")
     assert log_of(tmp_path / "out") == log_of(trained)
     for name, values in model_of(trained).items():

@@ -19,6 +19,7 @@ from qilin_rag.data.catalogue import open_catalogue  # noqa: E402
 from qilin_rag.data.requests import read_requests  # noqa: E402
 from qilin_rag.data.source import open_source  # noqa: E402
 from qilin_rag.errors import UsageError  # noqa: E402
+from qilin_rag.progress import watched_by  # noqa: E402
 from qilin_rag.rankers import load_ranker  # noqa: E402
 from qilin_rag.rankers.batches import Examples, as_one  # noqa: E402
 from qilin_rag.rankers.cross_network import CrossLayer, CrossNetwork  # noqa: E402
@@ -286,8 +287,8 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(made: Made, tmp_path: Path)
     ranker = small(max_steps=12, evaluate_every=4, log_every=1, debias="ipw")
     requests = made.requests("recommendation", "train"), made.requests("recommendation", "validation")
     whole = train_ranker(ranker, *requests, made.catalogue, tmp_path / "whole")
-    with pytest.raises(Killed):
-        train_ranker(ranker, *requests, made.catalogue, tmp_path / "killed", KillAt(6))
+    with watched_by(KillAt(6)), pytest.raises(Killed):
+        train_ranker(ranker, *requests, made.catalogue, tmp_path / "killed")
     resumed = train_ranker(small(**ranker.model_dump()), *requests, made.catalogue, tmp_path / "killed")
     assert resumed[1:] == whole[1:]
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")

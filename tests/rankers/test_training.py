@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from qilin_rag.data import load_dataset  # noqa: E402
 from qilin_rag.data.catalogue import Catalogue  # noqa: E402
 from qilin_rag.data.requests import Floats, Requests  # noqa: E402
 from qilin_rag.errors import UsageError  # noqa: E402
+from qilin_rag.progress import Advance, watched_by  # noqa: E402
 from qilin_rag.rankers import training  # noqa: E402
 from qilin_rag.rankers.training import LOG, make_optimizer, train_ranker, warm_up  # noqa: E402
 from qilin_rag.registry import RANKERS  # noqa: E402
@@ -32,21 +35,23 @@ class Killed(BaseException):
 
 
 class KillAt:
-    """A progress that ends the process's training after so many steps."""
+    """Watches training, and ends it after so many steps."""
 
     def __init__(self, n_steps: int) -> None:
-        self.left = n_steps
+        self.left, self.done = n_steps, 0
 
-    def start(self, stage: str, total: int, done: int = 0) -> None:
-        self.done = done
+    @contextmanager
+    def stage(self, name: str, total: int, done: int) -> Iterator[Advance]:
+        is_training = name == "training"
+        if is_training:
+            self.done = done
 
-    def advance(self, failed: bool = False) -> None:
-        self.left -= 1
-        if not self.left:
-            raise Killed
+        def advance(n: int = 1, failed: bool = False) -> None:
+            self.left -= is_training
+            if is_training and not self.left:
+                raise Killed
 
-    def end(self) -> None:
-        pass
+        yield advance
 
 
 def log_of(out: Path) -> list[dict[str, Any]]:
@@ -66,18 +71,20 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(catalogue: Catalogue, tmp_p
     requests = made_requests(), made_requests(20, seed=5)
     whole = train_ranker(ranker, *requests, catalogue, tmp_path / "whole")
     for n_steps in (3, 10, 9):
-        with pytest.raises(Killed):
-            train_ranker(ranker, *requests, catalogue, tmp_path / "killed", KillAt(n_steps))
+        with watched_by(KillAt(n_steps)), pytest.raises(Killed):
+            train_ranker(ranker, *requests, catalogue, tmp_path / "killed")
     (tmp_path / "killed" / "checkpoints" / "checkpoint-99").mkdir()  # of a crash while it was written
-    progress = KillAt(999)
-    resumed = train_ranker(ranker, *requests, catalogue, tmp_path / "killed", progress)
-    assert progress.done == 12
+    watcher = KillAt(999)
+    with watched_by(watcher):
+        resumed = train_ranker(ranker, *requests, catalogue, tmp_path / "killed")
+    assert watcher.done == 12
     assert resumed[1:] == whole[1:]
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
     assert [line["step"] for line in log_of(tmp_path / "whole") if "loss" in line] == list(range(1, whole.n_steps + 1))
     for name, values in model_of(tmp_path / "whole").items():
         assert np.array_equal(values, model_of(tmp_path / "killed")[name])
-    assert train_ranker(ranker, *requests, catalogue, tmp_path / "whole", KillAt(1)) == whole
+    with watched_by(KillAt(1)):
+        assert train_ranker(ranker, *requests, catalogue, tmp_path / "whole") == whole
 
 
 def test_accumulated_batches_are_as_one(catalogue: Catalogue, tmp_path: Path) -> None:
@@ -141,11 +148,11 @@ def test_only_the_first_process_begins_a_folder(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "half-written").touch()
     requests = made_requests(), made_requests(20, seed=5)
-    with pytest.raises(UsageError, match="no training of ours"):
-        train_ranker(Toy(max_steps=2), *requests, catalogue, tmp_path / "out", KillAt(1))
+    with watched_by(KillAt(1)), pytest.raises(UsageError, match="no training of ours"):
+        train_ranker(Toy(max_steps=2), *requests, catalogue, tmp_path / "out")
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(Killed):
-        train_ranker(Toy(max_steps=2), *requests, catalogue, tmp_path / "out", KillAt(1))
+    with watched_by(KillAt(1)), pytest.raises(Killed):
+        train_ranker(Toy(max_steps=2), *requests, catalogue, tmp_path / "out")
 
 
 def test_another_training_is_refused(catalogue: Catalogue, tmp_path: Path) -> None:
@@ -155,8 +162,8 @@ def test_another_training_is_refused(catalogue: Catalogue, tmp_path: Path) -> No
         train_ranker(Toy(max_steps=3), *requests, catalogue, tmp_path / "out")
     with pytest.raises(UsageError, match=r"\(other train\)"):
         train_ranker(Toy(max_steps=2), made_requests(30), requests[1], catalogue, tmp_path / "out")
-    with pytest.raises(Killed):
-        train_ranker(Toy(max_steps=9), *requests, catalogue, tmp_path / "killed", KillAt(1))
+    with watched_by(KillAt(1)), pytest.raises(Killed):
+        train_ranker(Toy(max_steps=9), *requests, catalogue, tmp_path / "killed")
     with pytest.raises(UsageError, match=r"\(other seed\)"):
         train_ranker(Toy(max_steps=9, seed=1), *requests, catalogue, tmp_path / "killed")
     (tmp_path / "mine").mkdir()

@@ -32,6 +32,7 @@ pytest.importorskip("peft", reason="needs peft: pip install 'qilin-rag[rankers]'
 Image = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'qilin-rag[rankers]'")
 torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
 
+from qilin_rag.progress import watched_by  # noqa: E402
 from qilin_rag.rankers import load_ranker  # noqa: E402
 from qilin_rag.rankers.examples import with_negatives  # noqa: E402
 from qilin_rag.rankers.training import make_optimizer, train_ranker  # noqa: E402
@@ -311,8 +312,8 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(
     ranker = small(model, gradient_checkpointing=gradient_checkpointing, **settings)
     requests = made_requests(16), made_requests(6, seed=1)
     train_ranker(ranker, *requests, catalogue, tmp_path / "whole")
-    with pytest.raises(Killed):
-        train_ranker(ranker, *requests, catalogue, tmp_path / "killed", KillAt(3))
+    with watched_by(KillAt(3)), pytest.raises(Killed):
+        train_ranker(ranker, *requests, catalogue, tmp_path / "killed")
     states = [path.stat().st_size for path in (tmp_path / "killed" / "checkpoints").glob("*/model.safetensors")]
     assert states and max(states) < 200_000  # without the base
     train_ranker(ranker, *requests, catalogue, tmp_path / "killed")

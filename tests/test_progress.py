@@ -1,0 +1,115 @@
+"""Stages are said to whoever watches, and to the log where nobody does."""
+
+from __future__ import annotations
+
+import contextvars
+import io
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn
+
+from qilin_rag import progress
+from qilin_rag.cli.ui import Bars
+from qilin_rag.config import resolve_run
+from qilin_rag.data import load_dataset
+from qilin_rag.pipeline import run
+from qilin_rag.progress import Advance, stage, watched_by
+from qilin_rag.retrievers.bm25 import BM25
+
+
+class Heard:
+    """What a watcher was told."""
+
+    def __init__(self) -> None:
+        self.stages: list[list[object]] = []
+
+    @contextmanager
+    def stage(self, name: str, total: int, done: int) -> Iterator[Advance]:
+        told: list[object] = [name, total, done]
+        self.stages.append(told)
+
+        def advance(n: int = 1, failed: bool = False) -> None:
+            told.append(-n if failed else n)
+
+        yield advance
+        told.append("end")
+
+
+def test_the_watcher_is_told() -> None:
+    heard = Heard()
+    with watched_by(heard), stage("outer", 2) as outer, stage("inner", 9, 4) as inner:
+        inner(5)
+        outer(failed=True)
+    with stage("unwatched", 1) as advance:
+        advance()
+    assert heard.stages == [["outer", 2, 0, -1, "end"], ["inner", 9, 4, 5, "end"]]
+
+
+def test_other_threads_have_watchers_of_their_own() -> None:
+    heard, other = Heard(), Heard()
+
+    def work(name: str) -> None:
+        with stage(name, 1):
+            pass
+
+    with watched_by(heard):
+        thread = threading.Thread(target=contextvars.Context().run, args=(watched_by(other).__enter__,))
+        thread.start()
+        thread.join()
+        work("mine")
+    assert (heard.stages, other.stages) == ([["mine", 1, 0, "end"]], [])
+
+
+def test_where_nobody_watches_the_log_says_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 10.0, 40.0, 40.0, 60.0, 80.0, 80.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with caplog.at_level(logging.INFO, "qilin_rag"), stage("answering", 10, 3) as advance:
+        advance()
+        advance(failed=True)
+        advance(2)
+        advance()
+    assert caplog.messages == ["answering: 5 of 10 (1 failed)", "answering: 8 of 10 (1 failed)"]
+
+
+def test_bars_stand_below_one_another() -> None:
+    screen = io.StringIO()
+    bars = Progress(TextColumn("{task.description}"), MofNCompleteColumn(), console=Console(file=screen, width=40))
+    with bars, watched_by(Bars(bars)), stage("runs", 2) as runs:
+        with stage("answering", 3, 1) as answering:
+            answering()
+            answering(failed=True)
+            shown = [(task.description, task.completed, task.total) for task in bars.tasks]
+        runs()
+    assert shown == [("runs", 0, 2), ("answering (1 failed)", 3, 3)]
+    assert [(task.description, task.completed) for task in bars.tasks] == [("runs", 1)]
+    assert "runs 1/2" in screen.getvalue().splitlines()[-1]
+
+
+def test_a_run_and_its_index_say_how_far_they_are(tmp_path: Path) -> None:
+    heard = Heard()
+    with watched_by(heard):
+        run(resolve_run({"data": "sample", "retriever": "bm25", "llm": "extractive", "runs_dir": tmp_path}, []))
+    found = {str(name): (total, sum(n for n in told if isinstance(n, int))) for name, total, _, *told in heard.stages}
+    n_notes, n_questions = len(load_dataset("sample").notes), len(load_dataset("sample").questions)
+    assert found == {"indexing notes": (n_notes, n_notes), "answering": (n_questions, n_questions)}
+
+
+def test_an_index_that_goes_on_says_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever part of it: the stage ends where all notes are indexed."""
+    monkeypatch.setattr("qilin_rag.retrievers.bm25_shards.SHARD_NOTES", 16)
+    notes = load_dataset("sample").notes
+    heard = Heard()
+    with watched_by(heard):
+        BM25().write_index(notes, tmp_path / "index")
+    name, total, done, *told = heard.stages[0]
+    assert (name, total, done) == ("indexing notes", len(notes), 0)
+    assert sum(n for n in told if isinstance(n, int)) == len(notes)
+    assert len(told) > 2
