@@ -287,12 +287,14 @@ def score_runs(
     scorers = [*scorers, *more.values()]
     if len(directories) > 1:
         foresee(scorers, directories)
-    for directory in directories:
-        with directory.locked():
-            manifest = directory.read_complete()
-            finished, lines = directory.read_samples()
-            summary = score_directory(directory, finished, lines, scorers, manifest.seed)
-        yield Run(directory, manifest, summary)
+    with stage("scoring runs", len(directories)) as advance:
+        for directory in directories:
+            with directory.locked():
+                manifest = directory.read_complete()
+                finished, lines = directory.read_samples()
+                summary = score_directory(directory, finished, lines, scorers, manifest.seed)
+            yield Run(directory, manifest, summary)
+            advance()
     say_left_out(left_out, " ".join(str(directory.path) for directory in directories))
 
 

@@ -14,7 +14,6 @@ import pytest
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
-from qilin_rag import progress
 from qilin_rag.cli.ui import Bars
 from qilin_rag.config import resolve_run
 from qilin_rag.data import load_dataset
@@ -70,7 +69,7 @@ def test_where_nobody_watches_the_log_says_it(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 10.0, 40.0, 40.0, 60.0, 80.0, 80.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("qilin_rag.progress.time.monotonic", lambda: next(clock))
     with caplog.at_level(logging.INFO, "qilin_rag"), stage("answering", 10, 3) as advance:
         advance()
         advance(failed=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -128,3 +129,15 @@ def test_a_default_run_stays_light(data_dir: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(data_dir)], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_was_scored_is_said_also_where_a_later_run_fails(cli: Cli, as_json: bool) -> None:
+    of = {"data": "sample", "llm": "extractive"}
+    made = [run(resolve_run({**of, "retriever": name, "limit": n}, [])) for name, n in (("none", 3), ("bm25", 2))]
+    paths = [each.directory.path for each in made]
+    metric = "ready_or_not:Ready"  # which has three scores
+    done = cli("score", *paths, "--metrics", metric, *(["--json"] if as_json else []))
+    assert (done.code, metric in done.err) == (1, True)
+    said = [each["run"] for each in json.loads(done.out)] if as_json else done.out.splitlines()[-1:]
+    assert said == [str(paths[0])]

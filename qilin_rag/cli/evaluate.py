@@ -159,14 +159,17 @@ def score(
     if others:
         raise UsageError(f"--set {others[0]}: score only takes metrics.NAME.KEY=VALUE")
     config = resolve_run({"metrics": metrics}, settings or [])
-    with ui.progress_bars(quiet or as_json):
-        scored = score_runs(run_directories, config.metrics, config.optional_metrics)
-    if as_json:
-        records = [_record(each) for each in scored]
-        ui.print_json(records if len(run_directories) > 1 else records[0])
-        return
-    for each in scored:
-        _print(each)
+    scored: list[Run] = []
+    try:
+        with ui.progress_bars(quiet or as_json):
+            scored.extend(score_runs(run_directories, config.metrics, config.optional_metrics))
+    finally:  # what was scored is said also where a later run can't be
+        if as_json and scored:
+            records = [_record(each) for each in scored]
+            ui.print_json(records if len(run_directories) > 1 else records[0])
+        elif not as_json:
+            for each in scored:
+                _print(each)
 
 
 def _record(finished: Run) -> dict[str, Any]:
