@@ -89,10 +89,12 @@ class BiEncoder(IndexedRetriever):
     _encoder: SentenceTransformer | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
-    def _check_breadth(self) -> BiEncoder:
+    def _check_settings(self) -> BiEncoder:
         for name, kind in (("n_probe", "ivf"), ("ef_search", "hnsw")):
             if getattr(self, name) is not None and self.faiss != kind:
                 raise ValueError(f"{name} is a setting of faiss {kind}")
+        if self.device is not None and self.engine == "ray":
+            raise ValueError("device is a setting of engine local; a Ray cluster gives its workers theirs")
         return self
 
     @property

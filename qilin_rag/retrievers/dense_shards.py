@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qilin_rag.data import NoteStore
-from qilin_rag.errors import UsageError
+from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.extras import require
 from qilin_rag.progress import stage
 from qilin_rag.retrievers.parts import drop_part, is_whole, kept_part
@@ -127,6 +128,11 @@ def _on_devices(
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
+        except BrokenProcessPool as error:
+            raise QilinError(
+                f"a process that encodes on one of {', '.join(map(str, devices))} ended (memory is the usual reason: "
+                "lower batch_size, or name fewer devices); the same command goes on"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from qilin_rag.data import Dataset, load_dataset
-from qilin_rag.errors import UsageError
+from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.retrievers import dense_shards
 from qilin_rag.retrievers.biencoder import BiEncoder
-from tests.conftest import Cli, hear_signals, write_jsonl
+from tests.conftest import Cli, end_at_once, hear_signals, write_jsonl
 from tests.retrievers.test_biencoder import encode, unit
 
 # A build of small shards; where it shall be killed, it sleeps after some of them.
@@ -109,6 +110,24 @@ def test_two_devices_write_the_same_bytes(many: Dataset, made_model: Path, data_
     assert vectors_of(tmp_path / "two") == vectors_of(tmp_path / "one")
 
 
+def test_a_process_that_ends_is_one_line(many: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("qilin_rag.retrievers.dense_shards.SHARD_NOTES", 8)
+    with pytest.raises(QilinError, match=r"on one of here, there ended .*the same command goes on"):
+        dense_shards.write_vectors(many.notes, tmp_path, end_at_once, ["here", "there"])
+
+
+def test_the_number_of_cores_changes_no_vector(many: Dataset, made_model: Path) -> None:
+    texts = [note.text for note in many.notes]
+    made = []
+    torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
+    n_threads = torch.get_num_threads()
+    for n in (1, 2, 3):
+        torch.set_num_threads(n)
+        made.append(BiEncoder(model=str(made_model), batch_size=2).embed_notes(texts))
+    torch.set_num_threads(n_threads)
+    assert made[0].tobytes() == made[1].tobytes() == made[2].tobytes()
+
+
 def test_a_device_that_is_not_there_is_one_line_and_costs_no_shard(
     many: Dataset, made_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +167,11 @@ def test_a_cluster_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     with pytest.raises(UsageError, match="no cluster at RAY_ADDRESS=auto: ray is not there"):
         list(dense_shards._on_ray(iter([]), lambda device: pytest.fail("loaded")))
+
+
+def test_a_cluster_gives_its_workers_their_devices(made_model: Path) -> None:
+    with pytest.raises(ValidationError, match="device is a setting of engine local"):
+        BiEncoder(model=str(made_model), device="cuda:0", engine="ray")
 
 
 def test_without_ray_its_engine_is_refused(
