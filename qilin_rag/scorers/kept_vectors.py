@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import time
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qilin_rag.config import cache_dir
+from qilin_rag.errors import QilinError
 from qilin_rag.text import slug
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class KeptVectors:
         self._shards: dict[Path, Any] = {}
         self._used: set[Path] = set()  # of them: they stay where room is made
         self._places: dict[str, Path] = {}
+        self._checksums: dict[str, str] = {}
         self._held: dict[str, torch.Tensor] = {}
         self._is_broken = False
 
@@ -78,11 +81,18 @@ class KeptVectors:
         return key in self._held or key in self._places
 
     def get(self, ids: Ids) -> torch.Tensor:
-        """The vectors of a text that is there, (n_tokens, hidden size), on the CPU."""
+        """The vectors of a text that is there, (n_tokens, hidden size), on the CPU.
+
+        A QilinError where they are not what was written; the file is gone then, and the next run makes them again.
+        """
         key = _key(ids)
-        vectors: torch.Tensor = (
-            self._held[key] if key in self._held else self._shards[self._places[key]].get_tensor(key)
-        )
+        if key in self._held:
+            return self._held[key]
+        path = self._places[key]
+        vectors: torch.Tensor = self._shards[path].get_tensor(key)
+        if self._checksums[key] != _checksum(vectors):
+            path.unlink(missing_ok=True)
+            raise QilinError(f"kept vectors {path} were damaged and are removed now; the same command makes them again")
         return vectors
 
     def put(self, texts: Sequence[Ids], vectors: Iterator[torch.Tensor]) -> None:
@@ -108,7 +118,7 @@ class KeptVectors:
         if self._has_room(n_bytes):
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                save_file(fresh, part)
+                save_file(fresh, part, metadata={key: _checksum(vectors) for key, vectors in fresh.items()})
                 with part.open("rb+") as file:
                     os.fsync(file.fileno())
                 part.rename(path)
@@ -129,7 +139,8 @@ class KeptVectors:
 
         try:
             shard = safe_open(path, framework="pt", device="cpu")
-            self._places |= dict.fromkeys(shard.keys(), path)
+            checksums = shard.metadata() or {}
+            keys = [key for key in shard.keys() if key in checksums]  # noqa: SIM118 (it is no mapping)
         except FileNotFoundError:  # another process made room
             return False
         except (OSError, SafetensorError) as error:
@@ -138,6 +149,8 @@ class KeptVectors:
                 path.unlink()
             return False
         self._shards[path] = shard
+        self._places |= dict.fromkeys(keys, path)
+        self._checksums |= checksums
         return True
 
     def _has_room(self, n_bytes: int) -> bool:
@@ -165,6 +178,12 @@ class KeptVectors:
                 path.unlink()
                 excess -= size
         return excess <= 0
+
+
+def _checksum(vectors: torch.Tensor) -> str:
+    import torch
+
+    return f"{zlib.crc32(vectors.contiguous().view(torch.uint8).numpy()):08x}"
 
 
 def _key(ids: Ids) -> str:

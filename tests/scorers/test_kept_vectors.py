@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from qilin_rag.config import resolve_run
+from qilin_rag.errors import QilinError
 from qilin_rag.pipeline import run
 from qilin_rag.scorers.bertscore import BertScore
 from qilin_rag.scorers.kept_vectors import KeptVectors
@@ -175,6 +176,19 @@ def test_what_was_cut_off_or_damaged_is_made_again(caplog: pytest.LogCaptureFixt
     assert list(second.parent.iterdir()) == [second]
 
 
+def test_what_the_disk_changed_is_not_believed() -> None:
+    put(kept(), 1, 2)
+    [shard] = shards()
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    store = kept()
+    with pytest.raises(QilinError, match=r"were damaged and are removed now; the same command makes them again"):
+        for text in (1, 2):
+            store.get((text,))
+    assert shards() == []
+
+
 def test_two_processes_at_a_time_lose_nothing() -> None:
     one, other = kept(), kept()
     put(one, 1, 2)
@@ -210,7 +224,7 @@ def test_two_processes_that_are_killed_leave_whole_shards(caplog: pytest.LogCapt
 
 
 def test_what_was_not_used_for_longest_makes_room() -> None:
-    limit = 3 * 4200  # three shards of 4,000 bytes and a head
+    limit = 3 * 4300  # three shards of 4,000 bytes and a head
     for text in (1, 2, 3):
         put(kept(limit, f"m{text}"), text)
     by_text = {int(path.parent.name[1]): path for path in shards()}
@@ -227,7 +241,7 @@ def test_what_was_not_used_for_longest_makes_room() -> None:
 
 
 def test_what_another_corpus_left_makes_room_under_the_same_model(caplog: pytest.LogCaptureFixture) -> None:
-    limit = 3 * 4200
+    limit = 3 * 4300
     for text in (1, 2, 3):
         put(kept(limit), text)
     store = kept(limit)
@@ -240,7 +254,7 @@ def test_what_another_corpus_left_makes_room_under_the_same_model(caplog: pytest
 
 
 def test_what_is_more_than_the_limit_is_held_in_memory(caplog: pytest.LogCaptureFixture) -> None:
-    store = kept(2 * 4200)
+    store = kept(2 * 4300)
     for text in (1, 2, 3, 4):
         put(store, text)
     assert len(shards()) == 2
