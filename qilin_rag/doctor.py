@@ -21,6 +21,8 @@ from qilin_rag.data.source import open_source
 from qilin_rag.errors import QilinError
 from qilin_rag.pretrained import find_model
 from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS
+from qilin_rag.retrievers.biencoder import BiEncoder
+from qilin_rag.retrievers.hybrid import Hybrid
 
 EXTRAS = {
     "neural": "biencoder and bertscore",
@@ -103,12 +105,16 @@ def _data(name: str) -> Finding:
 
 def _models(config: RunConfig) -> Iterator[Finding]:
     """The pretrained models of the run, else those that biencoder and bertscore have by default."""
-    retriever = config.retriever.settings if config.retriever.name == "biencoder" else {}
-    for registry, name, settings, key in (
-        (RETRIEVERS, "biencoder", retriever, "retriever.model"),
-        (SCORERS, "bertscore", config.metrics.get("bertscore", {}), "metrics.bertscore.model"),
-    ):
-        model = settings.get("model") or registry.resolve(name).model_fields["model"].default
+    try:
+        retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
+        bert_score = SCORERS.create("bertscore", config.metrics.get("bertscore", {}))
+    except QilinError as error:
+        yield Finding("settings", "failed", str(error))
+        return
+    parts = retriever.parts if isinstance(retriever, Hybrid) else [retriever]
+    bi_encoders = [part for part in parts if isinstance(part, BiEncoder)] or [BiEncoder()]
+    named = [("biencoder", each.model, "retriever.model") for each in bi_encoders]
+    for name, model, key in (*named, ("bertscore", bert_score.model, "metrics.bertscore.model")):
         if folder := find_model(model):
             yield Finding(name, "ok", f"model {model}" + ("" if str(folder) == model else f", in {folder}"))
         elif Path(model).expanduser().exists():

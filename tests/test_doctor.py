@@ -34,6 +34,15 @@ def test_a_fresh_machine_can_do_the_default_run(examine: Callable[..., tuple[int
     assert list(own_folder.iterdir()) == []
 
 
+def test_the_models_of_a_hybrids_parts_are_looked_for(examine: Callable[..., tuple[int, Findings]]) -> None:
+    """And settings that nothing can be made of are a finding."""
+    parts = "retriever.of=[bm25, {name: biencoder, model: nobody/knows-it}]"
+    found = examine("--retriever", "hybrid", "--set", parts)[1]["biencoder"]
+    assert (found["state"], found["detail"]) == ("missing", "model nobody/knows-it is not on this machine")
+    code, all_found = examine("--retriever", "hybrid", "--set", "retriever.of=[bm25]")
+    assert (code, all_found["settings"]["state"]) == (1, "failed")
+
+
 def test_missing_packages_come_with_the_pip_line(monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
     installed = {"torch": "2.0.0", "faiss-cpu": "1.15.1"}
     monkeypatch.setattr(doctor, "_version", installed.get)

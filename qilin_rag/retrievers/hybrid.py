@@ -78,6 +78,11 @@ class Hybrid(Retriever):
         """With all settings of the parts, as they are used."""
         return [{"name": name, **part.model_dump(mode="json")} for name, part in self._parts]
 
+    @property
+    def parts(self) -> list[Retriever]:
+        """The retrievers, in their order."""
+        return [part for _, part in self._parts]
+
     @classmethod
     def names_code(cls, settings: Mapping[str, Any]) -> bool:
         """Whether one of the parts does."""
