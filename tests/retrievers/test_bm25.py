@@ -163,28 +163,34 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(
 
 KILLED = """
 import sys, time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from qilin_rag.data import load_dataset
+from qilin_rag.progress import watched_by
 from qilin_rag.retrievers import bm25, bm25_build, bm25_shards, kept_index
 
 def stop(*_):
     print("ready", flush=True)
     time.sleep(600)
 
-def three_shards(log, n):
-    log._n_done += n
-    if log._n_done > 192:
-        stop()
+class AfterThreeShards:
+    @contextmanager
+    def stage(self, name, total, done):
+        def advance(n):
+            nonlocal done
+            done += n
+            if done > 192:
+                stop()
+        yield advance
 
 bm25_shards.SHARD_NOTES = 64
 bm25._available_cores = lambda: 2
-if sys.argv[1] == "shards":
-    bm25_build._Log.done = three_shards
-elif sys.argv[1] == "merge":
+if sys.argv[1] == "merge":
     bm25_build._write_header = stop
-else:
+elif sys.argv[1] == "put":
     kept_index._put = stop
-bm25.BM25().write_index(load_dataset("data").notes, Path("index"))
+with watched_by(AfterThreeShards()) if sys.argv[1] == "shards" else nullcontext():
+    bm25.BM25().write_index(load_dataset("data").notes, Path("index"))
 """
 
 
