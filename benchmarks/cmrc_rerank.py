@@ -33,8 +33,8 @@ from qilin_rag.retrievers.bm25 import BM25
 from qilin_rag.stats import permutation_test
 from qilin_rag.types import Hit, Question
 
-N_TEST, N_VALIDATION, DEPTH, TRAIN_DEPTH, N_LAYERS = 1_000, 100, 20, 8, 6
-WEIGHTS = (0.25, 0.5, 0.75)
+N_TEST, N_VALIDATION, DEPTH, TRAIN_DEPTH, N_LAYERS = 1_000, 400, 20, 8, 6
+WEIGHTS = [tenths / 10 for tenths in range(1, 10)]
 SETTINGS = {
     "max_length": 128,
     "pooling": "mean",
