@@ -7,10 +7,13 @@ units would do. Every unit is predicted by models that never saw its group (cros
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from qilin_rag.progress import stage
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -70,12 +73,15 @@ def untreated_outcomes(covariates: Floats, outcome: Floats, treated: Bools, grou
     return found
 
 
-def folds(treated: Bools, groups: Ints, seed: int) -> list[tuple[Ints, Ints]]:
+def folds(treated: Bools, groups: Ints, seed: int) -> Iterator[tuple[Ints, Ints]]:
     """Rows to fit on and rows to predict, five times; no group is on both sides."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    return list(splitter.split(np.zeros(len(treated)), treated, groups))
+    with stage("fitting a model on four fifths", FOLDS) as advance:
+        for fold in splitter.split(np.zeros(len(treated)), treated, groups):
+            yield fold
+            advance()
 
 
 def weights(propensity: Floats, treated: Bools) -> Floats:

@@ -14,6 +14,7 @@ from qilin_rag.analysis.causal import Bools, Estimate, Floats, Ints
 from qilin_rag.analysis.covariates import covariates_of, group_by_user
 from qilin_rag.analysis.log import Log
 from qilin_rag.errors import UsageError
+from qilin_rag.progress import stage
 from qilin_rag.types import Frozen
 
 FEWEST = 30
@@ -63,10 +64,12 @@ def dqa_effects(log: Log, users: pa.Table | None, seed: int = 0) -> list[DqaEffe
     searches = log.shown.is_search & (log.n_results > 0)
     populations = {"rows of the table dqa": searches & log.is_dqa, "all searches": searches}
     found = []
-    for name, chosen in populations.items():
-        answered = int((chosen & log.shown.answered).sum())
-        if min(answered, int(chosen.sum()) - answered) >= FEWEST:
-            found.append(_effect(log, users, np.flatnonzero(chosen), name, seed))
+    with stage("populations", len(populations)) as advance:
+        for name, chosen in populations.items():
+            answered = int((chosen & log.shown.answered).sum())
+            if min(answered, int(chosen.sum()) - answered) >= FEWEST:
+                found.append(_effect(log, users, np.flatnonzero(chosen), name, seed))
+            advance()
     if not found:
         n = int((searches & log.shown.answered).sum())
         raise UsageError(

@@ -19,6 +19,7 @@ from qilin_rag.analysis.log import VIDEO, Log
 from qilin_rag.analysis.queries import SOURCES
 from qilin_rag.data.exposures import Bools, Ints
 from qilin_rag.errors import UsageError
+from qilin_rag.progress import stage
 from qilin_rag.stats import intervals95
 
 Floats = npt.NDArray[np.float64]
@@ -52,12 +53,15 @@ def modality(log: Log, users: pa.Table | None, seed: int = 0) -> list[FigureTabl
     covariates = covariates_of(log, users, rows, seed).values[np.searchsorted(rows, request)]
     log_odds = np.log(shown / (1 - shown))[:, None]
     base = np.full(len(target), target.mean())
-    predictions = {
-        "one share for all": base,
-        "share among the results": np.clip(shown, 1e-6, 1 - 1e-6),
-        "model of the query": _predicted(covariates, target, groups, seed),
-        "model of the query and the results": _predicted(np.hstack([covariates, log_odds]), target, groups, seed),
+    predictions = {"one share for all": base, "share among the results": np.clip(shown, 1e-6, 1 - 1e-6)}
+    models = {
+        "model of the query": covariates,
+        "model of the query and the results": np.hstack([covariates, log_odds]),
     }
+    with stage("models", len(models)) as advance:
+        for name, values in models.items():
+            predictions[name] = _predicted(values, target, groups, seed)
+            advance()
     best = predictions["model of the query and the results"]
     return [_by_query(log, is_video, searched), _gains(predictions, target, groups), _calibration(best, target)]
 

@@ -103,7 +103,8 @@ def _write(
     folder_to_write = _prepared(out, plots, quiet or as_json, *modules)
     source = open_tables(data)
     with folder_to_write as folder:
-        tables = analysis(source)
+        with ui.progress_bars(quiet or as_json):
+            tables = analysis(source)
         drawn: list[str] = []
         if plots:
             from qilin_rag.analysis.plots import draw_tables
@@ -140,7 +141,8 @@ def dqa_effect(
     folder_to_write = _prepared(out, plots, quiet or as_json, "sklearn")
     source = open_tables(data)
     with folder_to_write as folder:
-        effects = dqa_effects(read_log(source), read_users(source), seed)
+        with ui.progress_bars(quiet or as_json):
+            effects = dqa_effects(read_log(source), read_users(source), seed)
         write_effects(effects, folder, source.label, plots)
     if as_json:
         ui.print_json({"out": str(out), "populations": [effect.model_dump() for effect in effects]})

@@ -137,7 +137,7 @@ class BertScore(TextScorer):
         kept = self._vectors()
         kept.look(texts)
         new = sorted((ids for ids in texts if ids not in kept), key=lambda ids: (len(ids), ids))
-        batches = _watched("bertscore: texts to keep", new, self.batch_size)
+        batches = _watched("bertscore: references", new, self.batch_size)
         kept.put(new, (its.cpu() for batch in batches for its in encoder.encode(batch, device)))
 
     def _vectors(self) -> KeptVectors:
