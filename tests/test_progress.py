@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -26,11 +27,11 @@ class Heard:
     """What a watcher was told."""
 
     def __init__(self) -> None:
-        self.stages: list[list[object]] = []
+        self.stages: list[list[Any]] = []
 
     @contextmanager
     def stage(self, name: str, total: int, done: int) -> Iterator[Advance]:
-        told: list[object] = [name, total, done]
+        told: list[Any] = [name, total, done]
         self.stages.append(told)
 
         def advance(n: int = 1, failed: bool = False) -> None:
@@ -96,19 +97,19 @@ def test_a_run_and_its_index_say_how_far_they_are(tmp_path: Path) -> None:
     heard = Heard()
     with watched_by(heard):
         run(resolve_run({"data": "sample", "retriever": "bm25", "llm": "extractive", "runs_dir": tmp_path}, []))
-    found = {str(name): (total, sum(n for n in told if isinstance(n, int))) for name, total, _, *told in heard.stages}
-    n_notes, n_questions = len(load_dataset("sample").notes), len(load_dataset("sample").questions)
-    assert found == {"indexing notes": (n_notes, n_notes), "answering": (n_questions, n_questions)}
+    data = load_dataset("sample")
+    of_stage = {str(name): (total, told) for name, total, _, *told in heard.stages}
+    assert list(of_stage) == ["indexing notes", "merging terms", "answering"]
+    assert (of_stage["indexing notes"][0], of_stage["answering"][0]) == (len(data.notes), len(data.questions))
+    assert all(sum(n for n in told if isinstance(n, int)) == total for total, told in of_stage.values())
 
 
-def test_an_index_that_goes_on_says_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever part of it: the stage ends where all notes are indexed."""
+def test_an_index_is_said_shard_by_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qilin_rag.retrievers.bm25_shards.SHARD_NOTES", 16)
     notes = load_dataset("sample").notes
     heard = Heard()
     with watched_by(heard):
         BM25().write_index(notes, tmp_path / "index")
-    name, total, done, *told = heard.stages[0]
-    assert (name, total, done) == ("indexing notes", len(notes), 0)
-    assert sum(n for n in told if isinstance(n, int)) == len(notes)
-    assert len(told) > 2
+    (_, total, done, *told), _ = heard.stages
+    assert (total, done, told[-1]) == (len(notes), 0, "end")
+    assert sorted(told[:-1], reverse=True) == [16] * (len(notes) // 16) + [len(notes) % 16]

@@ -74,11 +74,13 @@ class _Merge:
     def _blocks(self) -> Iterator[tuple[npt.NDArray[np.int32], Scores]]:
         """The postings of all terms, those of some terms at a time."""
         start, n_terms = 0, len(self._terms)
-        while start < n_terms:
-            end = int(np.searchsorted(self._indptr, self._indptr[start] + _BLOCK_POSTINGS, "right")) - 1
-            end = max(start + 1, min(end, n_terms))
-            yield self._block(start, end)
-            start = end
+        with stage("merging terms", n_terms) as advance:
+            while start < n_terms:
+                end = int(np.searchsorted(self._indptr, self._indptr[start] + _BLOCK_POSTINGS, "right")) - 1
+                end = max(start + 1, min(end, n_terms))
+                yield self._block(start, end)
+                advance(end - start)
+                start = end
 
     def _block(self, start: int, end: int) -> tuple[npt.NDArray[np.int32], Scores]:
         """The postings of the terms from `start` to before `end`, gathered from all shards."""
