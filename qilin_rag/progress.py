@@ -53,7 +53,8 @@ class _Log:
         yield advance
 
 
-_watcher: ContextVar[Watcher] = ContextVar("watcher", default=_Log())  # noqa: B039 (it has no state)
+_LOG = _Log()
+_watcher: ContextVar[Watcher] = ContextVar("watcher", default=_LOG)
 
 
 @contextmanager
@@ -67,5 +68,8 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
 
 
 def stage(name: str, total: int, done: int = 0) -> AbstractContextManager[Advance]:
-    """A stage of `total` steps, `done` of which were done before; to be entered, and left at its end."""
-    return _watcher.get().stage(name, total, done)
+    """A stage of `total` steps, `done` of which were done before; to be entered, and left at its end.
+
+    Of one without steps nobody is told.
+    """
+    return (_watcher.get() if total else _LOG).stage(name, total, done)

@@ -46,6 +46,8 @@ def test_the_watcher_is_told() -> None:
     with watched_by(heard), stage("outer", 2) as outer, stage("inner", 9, 4) as inner:
         inner(5)
         outer(failed=True)
+    with watched_by(heard), stage("nothing to do", 0):
+        pass
     with stage("unwatched", 1) as advance:
         advance()
     assert heard.stages == [["outer", 2, 0, -1, "end"], ["inner", 9, 4, 5, "end"]]
