@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import io
 import logging
 import threading
@@ -54,18 +53,20 @@ def test_the_watcher_is_told() -> None:
 
 
 def test_other_threads_have_watchers_of_their_own() -> None:
-    heard, other = Heard(), Heard()
+    heard = {"mine": Heard(), "theirs": Heard()}
+    both_watched = threading.Barrier(2, timeout=60)
 
     def work(name: str) -> None:
-        with stage(name, 1):
-            pass
+        with watched_by(heard[name]):
+            both_watched.wait()
+            with stage(name, 1):
+                both_watched.wait()
 
-    with watched_by(heard):
-        thread = threading.Thread(target=contextvars.Context().run, args=(watched_by(other).__enter__,))
-        thread.start()
-        thread.join()
-        work("mine")
-    assert (heard.stages, other.stages) == ([["mine", 1, 0, "end"]], [])
+    thread = threading.Thread(target=work, args=("theirs",))
+    thread.start()
+    work("mine")
+    thread.join()
+    assert [each.stages for each in heard.values()] == [[["mine", 1, 0, "end"]], [["theirs", 1, 0, "end"]]]
 
 
 def test_where_nobody_watches_the_log_says_it(

@@ -144,10 +144,10 @@ class BertScore(TextScorer):
         if self._kept is None:
             folder, digest = self._find()
             made_of = {"model": digest, "layer": self.layer, "precision": self.precision}
-            made_on = {"device": self._device().partition(":")[0]}
+            made_by = {package: version(package) for package in ("torch", "transformers")}
+            made_by["device"] = self._device().partition(":")[0]
             name = f"{folder.resolve().name[:20]}-layer{self.layer}-{self.precision}"
-            versions = {package: version(package) for package in ("torch", "transformers")}
-            self._kept = KeptVectors(name, made_of | made_on | versions, int(self.cache_gb * 1e9))
+            self._kept = KeptVectors(name, made_of | made_by, int(self.cache_gb * 1e9))
         return self._kept
 
     def _find(self) -> tuple[Path, str]:

@@ -53,7 +53,7 @@ class KeptVectors:
         self._shards: dict[Path, Any] = {}
         self._used: set[Path] = set()  # of them: they stay where room is made
         self._places: dict[str, Path] = {}
-        self._checksums: dict[str, str] = {}
+        self._unchecked: dict[str, str] = {}  # checksums of what was not read yet
         self._held: dict[str, torch.Tensor] = {}
         self._is_broken = False
 
@@ -90,9 +90,10 @@ class KeptVectors:
             return self._held[key]
         path = self._places[key]
         vectors: torch.Tensor = self._shards[path].get_tensor(key)
-        if self._checksums[key] != _checksum(vectors):
+        if key in self._unchecked and self._unchecked[key] != _checksum(vectors):
             path.unlink(missing_ok=True)
             raise QilinError(f"kept vectors {path} were damaged and are removed now; the same command makes them again")
+        self._unchecked.pop(key, None)
         return vectors
 
     def put(self, texts: Sequence[Ids], vectors: Iterator[torch.Tensor]) -> None:
@@ -140,7 +141,6 @@ class KeptVectors:
         try:
             shard = safe_open(path, framework="pt", device="cpu")
             checksums = shard.metadata() or {}
-            keys = [key for key in shard.keys() if key in checksums]  # noqa: SIM118 (it is no mapping)
         except FileNotFoundError:  # another process made room
             return False
         except (OSError, SafetensorError) as error:
@@ -149,8 +149,8 @@ class KeptVectors:
                 path.unlink()
             return False
         self._shards[path] = shard
-        self._places |= dict.fromkeys(keys, path)
-        self._checksums |= checksums
+        self._places |= dict.fromkeys(checksums, path)
+        self._unchecked |= checksums
         return True
 
     def _has_room(self, n_bytes: int) -> bool:

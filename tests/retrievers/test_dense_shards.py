@@ -121,10 +121,12 @@ def test_the_number_of_cores_changes_no_vector(many: Dataset, made_model: Path) 
     made = []
     torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
     n_threads = torch.get_num_threads()
-    for n in (1, 2, 3):
-        torch.set_num_threads(n)
-        made.append(BiEncoder(model=str(made_model), batch_size=2).embed_notes(texts))
-    torch.set_num_threads(n_threads)
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            made.append(BiEncoder(model=str(made_model), batch_size=2).embed_notes(texts))
+    finally:
+        torch.set_num_threads(n_threads)
     assert made[0].tobytes() == made[1].tobytes() == made[2].tobytes()
 
 
