@@ -1,7 +1,8 @@
 """The shards of a BM25 index: which term stands how often in which of some thousand notes, sorted by term.
 
-`python -m qilin_rag.retrievers.bm25_shards FOLDER ANALYZER` is a process that writes them. It reads the notes on
-standard input, as Arrow, and ends with it, so with the process that started it.
+`python -m qilin_rag.retrievers.bm25_shards ANALYZER` is a process that writes them. It reads the notes on standard
+input, as Arrow, and ends with it, so with the process that started it. That one gives the shards their names: what a
+process is still writing once nobody waits for it is no part of any build.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def _by_processes(
     They are no `multiprocessing` ones: those would import the user's script once more. `-P`: a module of the folder
     that we are in is theirs only where it is ours.
     """
-    command = [sys.executable, "-P", "-m", "qilin_rag.retrievers.bm25_shards", str(folder), analyzer]
+    command = [sys.executable, "-P", "-m", "qilin_rag.retrievers.bm25_shards", analyzer]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     left = iter(missing.items())
     writers: list[subprocess.Popen[bytes]] = []
@@ -136,11 +137,7 @@ def _by_processes(
         assert writer.stdin and writer.stdout
         stream = pa.ipc.new_stream(writer.stdin, notes.texts(0, 0).schema)
         for name, (start, stop) in left:
-            texts = notes.texts(start, stop)
-            with suppress(BrokenPipeError):  # then it is gone, and there is no reply
-                stream.write_batch(texts, custom_metadata={"shard": name})
-                writer.stdin.flush()
-            _check(writer.stdout.readline(), writer)
+            kept_part(folder, name, partial(_have_written, writer, stream, notes.texts(start, stop)))
             done(stop - start)
 
     try:
@@ -159,8 +156,15 @@ def _by_processes(
         _stop(writers)
 
 
-def _check(reply: bytes, writer: subprocess.Popen[bytes]) -> None:
-    """Raise what the process raised: an OSError, or a QilinError where it is gone."""
+def _have_written(
+    writer: subprocess.Popen[bytes], stream: pa.RecordBatchStreamWriter, texts: pa.RecordBatch, path: Path
+) -> None:
+    """Raise what the process raises: an OSError, or a QilinError where it is gone."""
+    assert writer.stdin and writer.stdout
+    with suppress(BrokenPipeError):  # then it is gone, and there is no reply
+        stream.write_batch(texts, custom_metadata={"path": os.fsencode(path)})
+        writer.stdin.flush()
+    reply = writer.stdout.readline()
     if not reply:
         raise QilinError(f"a process that indexes notes ended with status {writer.wait()}; the same command goes on")
     if error := json.loads(reply):
@@ -176,13 +180,13 @@ def _stop(writers: list[subprocess.Popen[bytes]]) -> None:
                 cast(IO[bytes], pipe).close()
 
 
-def _asked() -> Iterator[tuple[str, pa.RecordBatch]]:
-    """The shards to be written, as they arrive, each by its name and the texts of its notes."""
+def _asked() -> Iterator[tuple[Path, pa.RecordBatch]]:
+    """The shards to be written, as they arrive: where to, and the texts of their notes."""
     try:
         stream = pa.ipc.open_stream(sys.stdin.buffer)
         while True:
             texts, metadata = stream.read_next_batch_with_custom_metadata()
-            yield metadata[b"shard"].decode(), texts
+            yield Path(os.fsdecode(metadata[b"path"])), texts
     except (StopIteration, pa.ArrowInvalid, OSError):  # the other process has ended, maybe in the middle
         return
 
@@ -190,10 +194,10 @@ def _asked() -> Iterator[tuple[str, pa.RecordBatch]]:
 def main() -> None:
     """Write shards until the input ends; a line of JSON for each: null, or errno and text of what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
-    folder, analyzer = Path(sys.argv[1]), cast(Analyzer, sys.argv[2])
-    for name, texts in _asked():
+    analyzer = cast(Analyzer, sys.argv[1])
+    for path, texts in _asked():
         try:
-            kept_part(folder, name, partial(_write, texts, analyzer))
+            _write(texts, analyzer, path)
             error = None
         except OSError as failed:
             error = failed.errno, failed.strerror

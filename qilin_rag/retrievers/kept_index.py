@@ -176,6 +176,7 @@ class IndexedRetriever(Retriever):
                 files = {path.name: _record(path) for path in parts.files_of(unfinished) if path.name != MANIFEST}
                 _write_manifest(unfinished, made_of | {"files": files})
             parts.drop_checksums(unfinished)
+            parts.drop_temporary(unfinished)
             _put(unfinished, folder)
 
     def _read(self, folder: Path, manifest: dict[str, Any]) -> Any:

@@ -44,8 +44,7 @@ def kept_part(folder: Path, name: str, write: Callable[[Path], object]) -> bool:
     """Have the part `name` of a build whole in the folder: true where `write` wrote it, false where it was there.
 
     `write` gets a path to write to. The part has its name only once it is whole, and its checksum beside it; a part
-    whose content has changed since is written again. Several processes may write different parts, and also the same
-    one if all write the same.
+    whose content has changed since is written again. Several threads may write different parts.
     """
     return kept_parts(folder, [name], write)
 
@@ -78,7 +77,7 @@ def drop_part(folder: Path, name: str) -> None:
 
 
 def drop_temporary(folder: Path) -> None:
-    """Remove what a process that was killed had half written."""
+    """Remove what was half written by a process that was killed, or that has outlived the one it wrote for."""
     for path in folder.glob(f"*{_TEMPORARY}"):
         path.unlink(missing_ok=True)
 

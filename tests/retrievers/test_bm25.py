@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from qilin_rag.retrievers import bm25_build, bm25_shards
 from qilin_rag.retrievers.analyzers import ANALYZERS, Analyzer
 from qilin_rag.retrievers.bm25 import BM25
 from qilin_rag.retrievers.bm25_index import FILES, BM25Index, read_index
+from qilin_rag.retrievers.bm25_shards import read_shard
 from qilin_rag.retrievers.parts import is_whole
 from qilin_rag.types import Hit, Question
 from tests.conftest import QUESTIONS, hear_signals, write_jsonl
@@ -238,16 +240,31 @@ def test_a_damaged_shard_is_made_again(small: Dataset, tmp_path: Path) -> None:
 
 
 def test_a_process_that_writes_shards_ends_with_its_input(small: Dataset, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "qilin_rag.retrievers.bm25_shards", str(tmp_path), "word"]
+    command = [sys.executable, "-m", "qilin_rag.retrievers.bm25_shards", "word"]
     texts = small.notes.texts(0, 64)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, texts.schema) as stream:
-        stream.write_batch(texts, custom_metadata={"shard": "x.npz"})
+        stream.write_batch(texts, custom_metadata={"path": os.fsencode(tmp_path / "词.npz")})
     whole = sink.getvalue().to_pybytes()
     for sent in (b"", whole[:100], whole):
         done = subprocess.run(command, input=sent, capture_output=True, check=True)
         assert (done.stdout, done.stderr) == (b"null\n" if sent == whole else b"", b"")
-    assert is_whole(tmp_path, "x.npz")
+    assert read_shard(tmp_path / "词.npz").terms.equals(bm25_shards.analyze_notes(texts, "word").terms)
+
+
+def test_what_an_earlier_build_is_still_writing_is_no_part_of_the_index(
+    small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = bm25_shards.analyze_notes
+
+    def analyze(texts: pa.RecordBatch, analyzer: Analyzer) -> bm25_shards.Shard:
+        (tmp_path / ".index-building" / "shard-000000064.npz.0123abcd.tmp").write_bytes(b"half")
+        return really(texts, analyzer)
+
+    monkeypatch.setattr(bm25_shards, "analyze_notes", analyze)
+    monkeypatch.setattr("qilin_rag.retrievers.bm25._available_cores", lambda: 1)
+    BM25(analyzer="word").write_index(small.notes, tmp_path / "index")
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == sorted([*FILES, "qilin_rag.json"])
 
 
 def test_what_goes_wrong_in_another_process_is_said_here(small: Dataset, tmp_path: Path) -> None:
