@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,6 +73,25 @@ def launch(*arguments: object) -> subprocess.Popen[str]:
         text=True,
         preexec_fn=hear_signals,
     )
+
+
+def wait_until(
+    condition: Callable[[], object], process: subprocess.Popen[str] | None = None, timeout_s: float = 120
+) -> None:
+    """Go on once the condition holds; where the process ends before that, what it said is shown."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert process is None or process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether this process runs, or could."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from qilin_rag.pipeline import Run, run
 from qilin_rag.reports.formats import as_rows, spending_rows
 from qilin_rag.reports.leaderboard import leaderboard
 from qilin_rag.types import Cost, Price, Summary, Usage
-from tests.conftest import Cli, launch
+from tests.conftest import Cli, launch, wait_until
 from tests.fake_server import MODEL, FakeServer
 
 PRICE = Price(currency="USD", prompt_per_mtok=10, completion_per_mtok=20, as_of="2026-11")
@@ -140,9 +139,7 @@ def test_a_killed_sitting_is_counted_but_not_timed(data_dir: Path, server: FakeS
     command = ["run", "--data", data_dir, "--llm", "openai", "--base-url", server.url, "--concurrency", "1", "--json"]
     command += ["--set", f"llm.model={MODEL}", "--set", PRICED]
     process = launch(*command)
-    deadline = time.monotonic() + 30
-    while len(server.calls) < 3 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: len(server.calls) >= 3, process)
     process.kill()
     process.communicate()
     [path] = Path("runs").iterdir()

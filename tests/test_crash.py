@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import hear_signals, write_jsonl
+from tests.conftest import hear_signals, wait_until, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 
 CONCURRENCY = 8
@@ -64,20 +64,22 @@ def check_kills(tmp_path: Path, n_questions: int, n_kills: int, latency_s: float
     data = make_data(tmp_path / "many", n_questions)
     answer = lambda body: f"泡{int(question_of(body)) % 7}分钟。"  # noqa: E731
     rng = random.Random(20261121)
-    n_killed = 0
+    n_calls = n_questions // n_kills - 1  # that are answered at a sitting, so that something is left for the last
+
+    def kill_one(server: FakeServer) -> None:
+        done_before, calls_before = finished_questions(tmp_path / "killed"), len(server.calls)
+        server.fault = lambda n, body: "hang" if n > calls_before + n_calls else None
+        process = start(data, server, tmp_path / "killed")
+        wait_until(lambda: len(server.calls) > calls_before + (0 if done_before else CONCURRENCY), process)
+        time.sleep(rng.uniform(0, 2 * n_calls * latency_s / CONCURRENCY))
+        process.kill()
+        process.communicate()
+        assert not {question_of(body) for body in server.calls[calls_before:]} & done_before
+
     with FakeServer(latency_s=latency_s, answer=answer) as server:
-        while n_killed < n_kills:
-            done_before, calls_before = finished_questions(tmp_path / "killed"), len(server.calls)
-            process = start(data, server, tmp_path / "killed")
-            deadline = time.monotonic() + 30
-            while len(server.calls) == calls_before and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.01)
-            time.sleep(rng.uniform(0, 2 * n_questions * latency_s / CONCURRENCY / n_kills))
-            process.kill()
-            process.communicate()
-            n_killed += 1
-            asked = {question_of(body) for body in server.calls[calls_before:]}
-            assert not asked & done_before
+        for _ in range(n_kills):
+            kill_one(server)
+        server.fault = lambda n, body: None
         calls_before, done_before = len(server.calls), finished_questions(tmp_path / "killed")
         out, err = start(data, server, tmp_path / "killed").communicate(timeout=120)
         assert not {question_of(body) for body in server.calls[calls_before:]} & done_before
@@ -111,11 +113,9 @@ def test_killed_twenty_times_in_a_run_of_500_questions(tmp_path: Path) -> None:
 )
 def test_a_signal_keeps_what_is_done_and_says_so(tmp_path: Path, signum: signal.Signals, said: str) -> None:
     data = make_data(tmp_path / "many", 60)
-    with FakeServer(latency_s=0.2) as server:
+    with FakeServer(latency_s=0.2, fault=lambda n, body: "hang" if n > 30 else None) as server:
         process = start(data, server, tmp_path / "runs")
-        deadline = time.monotonic() + 30
-        while not finished_questions(tmp_path / "runs") and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: finished_questions(tmp_path / "runs"), process)
         process.send_signal(signum)
         _, err = process.communicate(timeout=30)
         assert process.returncode == 128 + signum
@@ -123,6 +123,7 @@ def test_a_signal_keeps_what_is_done_and_says_so(tmp_path: Path, signum: signal.
         [manifest] = (tmp_path / "runs").glob("*/manifest.json")
         assert json.loads(manifest.read_text())["state"] == "incomplete"
         n_kept = len(finished_questions(tmp_path / "runs"))
+        server.fault = lambda n, body: None
         out, _ = start(data, server, tmp_path / "runs").communicate(timeout=60)
         assert json.loads(out)["counts"]["ok"] == 60
         assert 0 < n_kept < 60
@@ -136,9 +137,7 @@ def test_ctrl_c_stops_a_reader_that_never_waits(tmp_path: Path) -> None:
         "        time.sleep(0.1)\n        return await super().generate(prompt)\n"
     )
     process = launch(data, tmp_path / "runs", "--llm", "busy:Busy")
-    deadline = time.monotonic() + 30
-    while not finished_questions(tmp_path / "runs") and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: finished_questions(tmp_path / "runs"), process)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130

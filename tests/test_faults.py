@@ -78,7 +78,7 @@ def test_a_mix_of_passing_faults_changes_no_answer(many: Path, server: FakeServe
     server.answer = lambda body: f"答{question_of(body)}"
     clean = ask(many, server, runs_dir=tmp_path / "clean")
     server.fault = fault
-    done = ask(many, server, "llm.timeout_s=1.5", runs_dir=tmp_path / "faults")
+    done = ask(many, server, "llm.timeout_s=5", runs_dir=tmp_path / "faults")
     assert done.summary.counts == {"questions": 300, "ok": 300, "failed": 0, "filtered": 0, "truncated": 0}
     assert answers(done) == answers(clean)
     assert again == []
@@ -145,7 +145,7 @@ def test_answers_of_another_model_are_kept_and_said_once(data_dir: Path, server:
 
 def test_answers_that_trickle_run_into_the_deadline(data_dir: Path, server: FakeServer, cli: Cli) -> None:
     server.fault = lambda n, body: "trickle" if n == 1 else None
-    once = cli(*command(data_dir, server, "--set", "llm.timeout_s=0.5", "--json"))
+    once = cli(*command(data_dir, server, "--set", "llm.timeout_s=2", "--json"))
     assert (once.code, json.loads(once.out)["counts"]["ok"], len(server.calls)) == (0, 3, 4)
     server.fault = lambda n, body: "trickle"
     never = cli(*command(data_dir, server, "--set", "llm.timeout_s=0.2", "--set", "llm.max_tries=2", "--fresh"))

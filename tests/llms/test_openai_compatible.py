@@ -88,7 +88,7 @@ def test_what_may_pass_is_tried_again(server: FakeServer, fault: str) -> None:
 def test_a_hanging_call_is_ended_by_the_deadline(server: FakeServer) -> None:
     server.fault = lambda n, body: "hang" if n == 1 else None
     started = time.perf_counter()
-    assert generate(server, timeout_s=0.3).text
+    assert generate(server, timeout_s=1).text
     assert time.perf_counter() - started < 10
     assert len(server.calls) == 2
 
@@ -103,7 +103,7 @@ def test_retry_after_is_honoured(server: FakeServer) -> None:
 def test_an_answer_that_trickles_is_ended_by_the_deadline(server: FakeServer) -> None:
     """Each byte comes in time, the whole never does."""
     server.fault = lambda n, body: "trickle" if n == 1 else None
-    assert generate(server, timeout_s=0.3).text == "关于“怎么做”的回答"
+    assert generate(server, timeout_s=1).text == "关于“怎么做”的回答"
     assert len(server.calls) == 2
     server.fault = lambda n, body: "trickle"
     with pytest.raises(LLMError, match=r"no answer within 0\.3 s \(2 tries\)"):

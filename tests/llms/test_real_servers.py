@@ -8,14 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import launch
+from tests.conftest import is_alive, launch, wait_until
 
 TINY_MODELS = Path(__file__).with_name("tiny_models.py")
 CHECKOUT = Path(__file__).parents[2]
@@ -75,21 +73,6 @@ def command_of(pid: int) -> str:
         return ""
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert process.poll() is None, process.communicate()[1][-3000:]
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.05)
-
-
 def finished() -> list[dict[str, Any]]:
     lines = [line for path in Path("runs").glob("*/samples.jsonl") for line in path.read_text().splitlines(True)]
     return [json.loads(line) for line in lines if line.endswith("\n")]
@@ -136,7 +119,7 @@ def test_vllm_by_serve(vllm: list[str]) -> None:
 def test_vllm_around_a_run_killed_half_way(vllm: list[str]) -> None:
     command = [*RUN, "--llm=openai", *vllm, "--serve"]
     run = launch(*command)
-    wait_until(finished, run)
+    wait_until(finished, run, DEADLINE_S)
     started = descendants(run.pid)
     [engine] = [pid for pid in started if "EngineCore" in command_of(pid)]
     os.kill(engine, signal.SIGKILL)
@@ -160,7 +143,7 @@ def test_vllm_around_a_run_killed_half_way(vllm: list[str]) -> None:
 @pytest.mark.vllm
 def test_vllm_around_a_run_interrupted(vllm: list[str]) -> None:
     run = launch(*RUN, "--llm=openai", *vllm, "--serve")
-    wait_until(finished, run)
+    wait_until(finished, run, DEADLINE_S)
     started = descendants(run.pid)
     run.send_signal(signal.SIGINT)
     _, err = run.communicate(timeout=120)
@@ -175,7 +158,7 @@ def test_a_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subprocess.run([python, TINY_MODELS, "gguf", tmp_path / "tiny.gguf"], check=True, capture_output=True)
     monkeypatch.setenv("QILIN_RAG_LLAMACPP_PYTHON", python)
     run = launch(*RUN, "--llm=gguf:tiny.gguf", "--set=llm.max_tokens=32")
-    wait_until(finished, run)
+    wait_until(finished, run, DEADLINE_S)
     started = descendants(run.pid)
     out, err = run.communicate(timeout=DEADLINE_S)
     assert run.returncode == 0, err

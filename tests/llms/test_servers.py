@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from qilin_rag.errors import UsageError
 from qilin_rag.llms import FatalLLMError, servers
 from qilin_rag.llms.engines import VLLM
 from qilin_rag.llms.servers import Server
-from tests.conftest import Cli, launch
+from tests.conftest import Cli, is_alive, launch, wait_until
 from tests.fake_server import FakeServer
 
 DEADLINE_S = 30
@@ -34,20 +34,6 @@ class Processes(NamedTuple):
 
     def n_started(self) -> int:
         return len(self.file.read_text().split()) // 2 if self.file.exists() else 0
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -342,9 +328,9 @@ def test_however_a_run_ends_nothing_is_left(
     monkeypatch.setenv("STANDIN_LATENCY_S", "0.5")
     process = launch("run", *ENGINE, "--serve", "--concurrency", "2", "--quiet")
     if phase == "starting":
-        wait_until(lambda: len(processes.alive()) == 2)
+        wait_until(lambda: len(processes.alive()) == 2, process)
     else:
-        wait_until(lambda: any(path.stat().st_size for path in Path("runs").glob("*/samples.jsonl")))
+        wait_until(lambda: any(path.stat().st_size for path in Path("runs").glob("*/samples.jsonl")), process)
     process.send_signal(signum)
     _, err = process.communicate(timeout=DEADLINE_S)
     if signum != signal.SIGKILL:
