@@ -78,7 +78,7 @@ def test_a_mix_of_passing_faults_changes_no_answer(many: Path, server: FakeServe
     server.answer = lambda body: f"答{question_of(body)}"
     clean = ask(many, server, runs_dir=tmp_path / "clean")
     server.fault = fault
-    done = ask(many, server, "llm.timeout_s=5", runs_dir=tmp_path / "faults")
+    done = ask(many, server, "llm.timeout_s=3", runs_dir=tmp_path / "faults")
     assert done.summary.counts == {"questions": 300, "ok": 300, "failed": 0, "filtered": 0, "truncated": 0}
     assert answers(done) == answers(clean)
     assert again == []
