@@ -22,13 +22,13 @@ import numpy.typing as npt
 
 from qilin_rag.answering import Asked, Asking, Reply, as_line, ask_all, complete, opened
 from qilin_rag.config import RunConfig, resource_names
-from qilin_rag.cost import cost_of, tokens_cost
+from qilin_rag.cost import cost_of
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.notes import open_notes
 from qilin_rag.data.source import open_source
 from qilin_rag.errors import UsageError
 from qilin_rag.judge import check_judged, judging_llm
-from qilin_rag.plan import Call, Plan
+from qilin_rag.plan import Call, Plan, priced, spread
 from qilin_rag.progress import stage
 from qilin_rag.prompts import Image, PromptTooLongError, RenderedPrompt, estimated_tokens, load_safety_prompts
 from qilin_rag.provenance import fingerprint, llm_identity, llm_label
@@ -287,21 +287,15 @@ def plan_filter(config: RunConfig, path: Path, names: Sequence[str] | None = Non
             too_long += 1
             continue
         tokens[note.slot, safety.names.index(name)] = estimated_tokens(prompt.messages) + IMAGE_TOKENS * len(note.paths)
-    n_calls, prompt_tokens = int((tokens > 0).sum()), int(tokens.sum(dtype=np.int64))
-    most = safety.llm.answer_budget
-    answer_tokens = None if most is None and n_calls else (most or 0) * n_calls
+    n_calls = int((tokens > 0).sum())
     return Plan(
+        **priced(safety.llm, n_calls, int(tokens.sum(dtype=np.int64))),
         run=str(path),
         questions=n_judgements,
         answered=n_judgements - n_calls - too_long,
         cached=0,
         cache_unknown="the filter does not look them up beforehand" if config.cache and n_calls else None,
         too_long=too_long,
-        calls=n_calls,
-        prompt_tokens=prompt_tokens,
-        answer_tokens=answer_tokens,
-        cost_from=tokens_cost(prompt_tokens, 0, safety.llm.price),
-        cost_to=tokens_cost(prompt_tokens, answer_tokens, safety.llm.price),
         left_out=LeftOut(),
         examples=_examples(safety, board, tokens),
     )
@@ -312,8 +306,8 @@ def _examples(safety: Filter, board: Board, tokens: npt.NDArray[np.int32]) -> li
     slots, columns = np.nonzero(tokens)
     order = np.argsort(-tokens[slots, columns], kind="stable")
     calls = []
-    for i in sorted({0, len(order) // 2, len(order) - 1}) if len(order) else []:
-        slot, column = int(slots[order[i]]), int(columns[order[i]])
+    for i in spread(order.tolist()):
+        slot, column = int(slots[i]), int(columns[i])
         [note] = safety.notes.get([int(safety.notes.note_idxs[slot])])
         name = safety.names[column]
         messages = safety.prompts[name].render({"title": note.title, "content": note.content}).messages

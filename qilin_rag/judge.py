@@ -21,13 +21,15 @@ from qilin_rag.cost import cost_of
 from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM
 from qilin_rag.pipeline import is_too_many, select_questions
+from qilin_rag.plan import Call, Plan, found_in_cache, priced, spread
 from qilin_rag.progress import stage
-from qilin_rag.prompts import JudgePrompt, PointwisePrompt, load_judge_prompt
+from qilin_rag.prompts import JudgePrompt, PointwisePrompt, PromptTooLongError, estimated_tokens, load_judge_prompt
 from qilin_rag.provenance import fingerprint, llm_identity, llm_label
 from qilin_rag.registry import LLMS
 from qilin_rag.scoring import add_scores, spent_on
+from qilin_rag.sharing import Shared
 from qilin_rag.store import JUDGEMENTS, RunDirectory
-from qilin_rag.types import Cost, Judgement, MetricSummary, Question, Sample, Score, Status, Summary
+from qilin_rag.types import Cost, Judgement, LeftOut, MetricSummary, Question, Sample, Score, Status, Summary
 from qilin_rag.verdicts import ASPECTS, SCALE, read_score
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,19 @@ class Judge:
         return f"{metric}|{made}|v{VERSION}"
 
 
+class Docket(NamedTuple):
+    """What there is to judge, by its key, the keys of those that are wanted now, and where judgements are kept."""
+
+    cases: Mapping[str, Case]
+    wanted: set[str]
+    directory: RunDirectory
+
+    def left(self) -> list[str]:
+        """Those that are wanted and have no judgement, or one that failed."""
+        said = _read(self)[0]
+        return [key for key in self.cases if key in self.wanted and (key not in said or said[key].status == "failed")]
+
+
 class Hearing(NamedTuple):
     """What a judge said: the last word on each case by its key, and what all its words took."""
 
@@ -99,44 +114,66 @@ def judge_run(path: Path, config: RunConfig) -> Judged:
     directory.read_complete()
     with directory.locked():
         manifest = directory.read_complete()
-        finished, lines = directory.read_samples()
-        questions = directory.read_questions()
-        if missing := sum(question.id not in finished for question in questions):
-            raise UsageError(f"{path}: {missing} questions have no sample; finish the run first")
-        cases = {
-            question.id: _case(path, question, finished[question.id])
-            for question in questions
-            if finished[question.id].is_answered
-        }
-        keys = {question_id: judge.key(case) for question_id, case in cases.items()}
-        wanted = {question.id for question in select_questions(questions, config)}
-        hearing = hear(
-            judge,
-            {keys[question_id]: case for question_id, case in cases.items()},
-            {keys[question_id] for question_id in cases if question_id in wanted},
-            directory,
-        )
-        samples = [finished[question.id] for question in questions]
+        answers = _read_answers(judge, directory)
+        hearing = hear(judge, answers.docket(config))
         signatures = {_metric(aspect): _signature(judge, aspect, hearing.said) for aspect in ASPECTS}
         scores = [
             score.model_copy(update={"signature": signatures[score.metric]})
-            for sample in samples
-            for score in _scores(sample, hearing.said.get(keys.get(sample.question_id, "")))
+            for sample in answers.samples
+            for score in _scores(sample, hearing.said.get(answers.keys.get(sample.question_id, "")))
         ]
-        summary = add_scores(directory, samples, lines, scores, manifest.seed)
+        summary = add_scores(directory, answers.samples, answers.lines, scores, manifest.seed)
     metrics = {name: summary.metrics[name] for name in map(_metric, ASPECTS)}
     return Judged(directory, judge.label, metrics, hearing)
 
 
-def hear(judge: Judge, cases: Mapping[str, Case], wanted: set[str], directory: RunDirectory) -> Hearing:
-    """Ask about those of the cases (by key) that are wanted and have no judgement on disk, and read what there is."""
-    said = _read(directory, cases)[0]
-    left = [key for key in cases if key in wanted and (key not in said or said[key].status == "failed")]
-    if left:
-        if len(left) < len(wanted):
-            logger.info("%d of %d judgements are in %s", len(wanted) - len(left), len(wanted), directory.path)
-        _ask(judge, {key: cases[key] for key in left}, directory)
-    said, lines = _read(directory, cases)
+def plan_judge(path: Path, config: RunConfig) -> Plan:
+    """What `judge_run` would ask and what it would cost; nothing is written."""
+    judge = Judge(config, load_judge_prompt(PointwisePrompt))
+    directory = RunDirectory(path)
+    directory.read_complete()
+    return plan_hearing(judge, _read_answers(judge, directory).docket(config))
+
+
+def plan_hearing(judge: Judge, docket: Docket) -> Plan:
+    """What `hear` would ask and what it would cost."""
+    prompts, subjects = [], []
+    left = docket.left()
+    for key in left:
+        case = docket.cases[key]
+        try:
+            prompts.append(judge.prompt.render(case.values, judge.llm.prompt_budget))
+        except PromptTooLongError:
+            continue
+        subjects.append(", ".join([case.question.id, *case.runs]))
+    cached, cache_unknown = found_in_cache(judge.config, prompts, judge.llm, Shared())
+    calls = [
+        Call(question_id=subject, prompt_tokens=estimated_tokens(prompt.messages), messages=prompt.messages)
+        for subject, prompt, is_cached in zip(subjects, prompts, cached, strict=True)
+        if not is_cached
+    ]
+    calls.sort(key=lambda call: -call.prompt_tokens)
+    return Plan(
+        **priced(judge.llm, len(calls), sum(call.prompt_tokens for call in calls)),
+        run=str(docket.directory.path),
+        questions=len(docket.wanted),
+        answered=len(docket.wanted) - len(left),
+        cached=sum(cached),
+        cache_unknown=cache_unknown,
+        too_long=len(left) - len(prompts),
+        left_out=LeftOut(),
+        examples=spread(calls),
+    )
+
+
+def hear(judge: Judge, docket: Docket) -> Hearing:
+    """Ask about what is wanted and has no judgement on disk, and read what there is."""
+    if left := docket.left():
+        n_wanted = len(docket.wanted)
+        if len(left) < n_wanted:
+            logger.info("%d of %d judgements are in %s", n_wanted - len(left), n_wanted, docket.directory.path)
+        _ask(judge, {key: docket.cases[key] for key in left}, docket.directory)
+    said, lines = _read(docket)
     if n_cut := sum(judgement.prompt_cut for judgement in said.values()):
         logger.warning("%d judgements: by its own count the judge's server read only a part of the prompt", n_cut)
     statuses = Counter(judgement.status for judgement in said.values())
@@ -194,12 +231,44 @@ def _ask(judge: Judge, cases: Mapping[str, Case], directory: RunDirectory) -> No
             ask_all(asking, list(cases.items()), ask, directory, advance, JUDGEMENTS)
 
 
-def _read(directory: RunDirectory, cases: Mapping[str, Case]) -> tuple[dict[str, Judgement], list[Judgement]]:
+class _Answers(NamedTuple):
+    """A run's questions and samples, of those that are answers the cases, and their keys by question id."""
+
+    directory: RunDirectory
+    questions: list[Question]
+    samples: list[Sample]
+    lines: list[Sample]
+    cases: dict[str, Case]
+    keys: dict[str, str]
+
+    def docket(self, config: RunConfig) -> Docket:
+        """All that could be judged; `limit` says what is wanted."""
+        cases = {self.keys[question_id]: case for question_id, case in self.cases.items()}
+        selected = select_questions(self.questions, config)
+        return Docket(cases, {self.keys[each.id] for each in selected if each.id in self.keys}, self.directory)
+
+
+def _read_answers(judge: Judge, directory: RunDirectory) -> _Answers:
+    finished, lines = directory.read_samples()
+    questions = directory.read_questions()
+    if missing := sum(question.id not in finished for question in questions):
+        raise UsageError(f"{directory.path}: {missing} questions have no sample; finish the run first")
+    samples = [finished[question.id] for question in questions]
+    cases = {
+        question.id: _case(directory.path, question, sample)
+        for question, sample in zip(questions, samples, strict=True)
+        if sample.is_answered
+    }
+    keys = {question_id: judge.key(case) for question_id, case in cases.items()}
+    return _Answers(directory, questions, samples, lines, cases, keys)
+
+
+def _read(docket: Docket) -> tuple[dict[str, Judgement], list[Judgement]]:
     """The last judgement of each of these cases, and all there are of them; without the messages, which are long."""
     lines = [
         judgement.model_copy(update={"messages": []})
-        for judgement in directory.read_judgements()
-        if judgement.key in cases
+        for judgement in docket.directory.read_judgements()
+        if judgement.key in docket.cases
     ]
     return {judgement.key: judgement for judgement in lines}, lines
 

@@ -18,8 +18,9 @@ import numpy as np
 from qilin_rag.bradley_terry import Rating, rate
 from qilin_rag.config import RunConfig
 from qilin_rag.errors import UsageError
-from qilin_rag.judge import Case, Hearing, Judge, hear, why_unread
+from qilin_rag.judge import Case, Docket, Hearing, Judge, hear, plan_hearing, why_unread
 from qilin_rag.pipeline import select_questions
+from qilin_rag.plan import Plan
 from qilin_rag.prompts import PairwisePrompt, load_judge_prompt
 from qilin_rag.store import RunDirectory, write_text
 from qilin_rag.text import slug
@@ -94,6 +95,20 @@ class _Entrant(NamedTuple):
     samples: dict[str, Sample]
 
 
+class _Match(NamedTuple):
+    """Who is compared with whom, and over what: `shared` questions, those of them that are judged, and pairs by place.
+
+    `keys`: of each pair and question the cases in both orders.
+    """
+
+    entrants: list[_Entrant]
+    shared: list[Question]
+    questions: list[Question]
+    pairs: list[tuple[int, int]]
+    keys: dict[tuple[int, int, str], tuple[str, str]]
+    docket: Docket
+
+
 class _Outcome(NamedTuple):
     """What came out for a question of a pair: its kind (a count of `Pair`, or why unscored), and what `a` scored."""
 
@@ -108,21 +123,9 @@ def compare_runs(paths: Sequence[Path], config: RunConfig) -> Compared:
     pairs with it. `limit` takes the first of a seeded permutation of the shared questions.
     """
     judge = Judge(config, load_judge_prompt(PairwisePrompt))
-    entrants = _read_entrants(paths)
-    shared = _shared_questions(entrants)
-    questions = select_questions(shared, config)
-    directory = RunDirectory(config.runs_dir / f"judged-{slug(config.llm_label)}-{judge.sha256[:8]}")
-    pairs = list(combinations(range(len(entrants)), 2))
-    with directory.locked():
-        cases: dict[str, Case] = {}
-        keys: dict[tuple[int, int, str], tuple[str, str]] = {}
-        for i, j in pairs:
-            for question in questions:
-                if _unasked(entrants[i], entrants[j], question) is None:
-                    both = (_case(question, entrants[i], entrants[j]), _case(question, entrants[j], entrants[i]))
-                    keys[i, j, question.id] = judge.key(both[0]), judge.key(both[1])
-                    cases |= dict(zip(keys[i, j, question.id], both, strict=True))
-        hearing = hear(judge, cases, set(cases), directory)
+    entrants, shared, questions, pairs, keys, docket = _match(judge, paths)
+    with docket.directory.locked():
+        hearing = hear(judge, docket)
         outcomes = {
             (i, j): [
                 _unasked(entrants[i], entrants[j], question)
@@ -142,8 +145,31 @@ def compare_runs(paths: Sequence[Path], config: RunConfig) -> Compared:
                 Rated(run=entrant.name, rating=ratings[i] if ratings else None) for i, entrant in enumerate(entrants)
             ],
         )
-        write_text(directory.path / "ratings.json", comparison.model_dump_json(indent=2) + "\n")
-    return Compared(directory.path, comparison, hearing)
+        write_text(docket.directory.path / "ratings.json", comparison.model_dump_json(indent=2) + "\n")
+    return Compared(docket.directory.path, comparison, hearing)
+
+
+def plan_comparison(paths: Sequence[Path], config: RunConfig) -> Plan:
+    """What `compare_runs` would ask and what it would cost; nothing is written."""
+    judge = Judge(config, load_judge_prompt(PairwisePrompt))
+    return plan_hearing(judge, _match(judge, paths).docket)
+
+
+def _match(judge: Judge, paths: Sequence[Path]) -> _Match:
+    entrants = _read_entrants(paths)
+    shared = _shared_questions(entrants)
+    questions = select_questions(shared, judge.config)
+    pairs = list(combinations(range(len(entrants)), 2))
+    cases: dict[str, Case] = {}
+    keys: dict[tuple[int, int, str], tuple[str, str]] = {}
+    for i, j in pairs:
+        for question in questions:
+            if _unasked(entrants[i], entrants[j], question) is None:
+                both = (_case(question, entrants[i], entrants[j]), _case(question, entrants[j], entrants[i]))
+                keys[i, j, question.id] = judge.key(both[0]), judge.key(both[1])
+                cases |= dict(zip(keys[i, j, question.id], both, strict=True))
+    directory = RunDirectory(judge.config.runs_dir / f"judged-{slug(judge.config.llm_label)}-{judge.sha256[:8]}")
+    return _Match(entrants, shared, questions, pairs, keys, Docket(cases, set(cases), directory))
 
 
 def _read_entrants(paths: Sequence[Path]) -> list[_Entrant]:

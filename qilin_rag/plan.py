@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from qilin_rag.answering import Retrieved, System, calls_left, pending_questions, third_party
 from qilin_rag.config import RunConfig, cache_dir
@@ -18,6 +18,8 @@ from qilin_rag.scoring import build_scorers
 from qilin_rag.sharing import Shared
 from qilin_rag.types import Cost, Frozen, LeftOut, Message, Question
 
+T = TypeVar("T")
+
 
 class Call(Frozen):
     """One call that would be made; `prompt_tokens` is our estimate."""
@@ -30,11 +32,11 @@ class Call(Frozen):
 class Plan(Frozen):
     """What would be asked, and what it would cost.
 
-    Of `questions`, `answered` ones have an answer in `run` already, `cached` ones in the response cache (or will, by an
-    earlier run of the sweep), and `too_long` ones fail unasked; `calls` are left (with `--repeat` several to a
-    question). `cache_unknown`: why it can't be told what is cached from before (then nothing is). `prompt_tokens` is an
-    estimate, on the long side, `answer_tokens` the most that the answers may have: `cost_from` is for answers of no
-    length, `cost_to` for the longest. `examples`: the longest prompt, the middle, the shortest.
+    Of `questions` (or judgements), `answered` ones have an answer in `run` already, `cached` ones in the response cache
+    (or will, by an earlier run of the sweep), and `too_long` ones fail unasked; `calls` are left (with `--repeat`
+    several to a question). `cache_unknown`: why it can't be told what is cached from before (then nothing is).
+    `prompt_tokens` is an estimate, on the long side, `answer_tokens` the most that the answers may have: `cost_from` is
+    for answers of no length, `cost_to` for the longest. `examples`: the longest prompt, the middle, the shortest.
     """
 
     run: str
@@ -56,6 +58,26 @@ class _Asked(NamedTuple):
     question: Question
     found: Retrieved
     prompt: RenderedPrompt
+
+
+def priced(llm: LLM, n_calls: int, prompt_tokens: int) -> dict[str, Any]:
+    """The fields of a plan that say what so many calls take."""
+    if not llm.takes_tokens:
+        prompt_tokens = 0
+    most = llm.answer_budget if llm.takes_tokens else 0
+    answer_tokens = None if most is None and n_calls else (most or 0) * n_calls
+    return {
+        "calls": n_calls,
+        "prompt_tokens": prompt_tokens,
+        "answer_tokens": answer_tokens,
+        "cost_from": tokens_cost(prompt_tokens, 0, llm.price),
+        "cost_to": tokens_cost(prompt_tokens, answer_tokens, llm.price),
+    }
+
+
+def spread(items: Sequence[T]) -> list[T]:
+    """The first, the one in the middle and the last."""
+    return [items[i] for i in sorted({0, len(items) // 2, len(items) - 1})] if items else []
 
 
 def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
@@ -83,8 +105,8 @@ def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
     finished = {} if config.fresh else directory.read_samples()[0]
     pending = pending_questions(questions, finished)
     asked = _rendered(system, pending, shared.retrieve(config, pending))
-    left, cache_unknown = _uncached(asked, llm, shared) if _uses_cache(config) else (asked, None)
-    n_cached = len(asked) - len(left)
+    cached, cache_unknown = found_in_cache(config, [each.prompt for each in asked], llm, shared)
+    left = [each for each, is_cached in zip(asked, cached, strict=True) if not is_cached]
     times = {question.id: config.repeat for question in pending}
     if finished:
         again = calls_left(questions, finished, directory.read_repeats(), config.repeat)
@@ -93,24 +115,39 @@ def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
         times |= again
     calls = sorted((_call(each) for each in left), key=lambda call: -call.prompt_tokens)
     n_calls = sum(times[call.question_id] for call in calls)
-    prompt_tokens = sum(call.prompt_tokens * times[call.question_id] for call in calls) if llm.takes_tokens else 0
-    most = llm.answer_budget if llm.takes_tokens else 0
-    answer_tokens = None if most is None and n_calls else (most or 0) * n_calls
     return Plan(
+        **priced(llm, n_calls, sum(call.prompt_tokens * times[call.question_id] for call in calls)),
         run=str(directory.path),
         questions=len(questions),
         answered=len(questions) - len(pending),
-        cached=n_cached,
+        cached=sum(cached),
         cache_unknown=cache_unknown,
         too_long=len(pending) - len(asked),
-        calls=n_calls,
-        prompt_tokens=prompt_tokens,
-        answer_tokens=answer_tokens,
-        cost_from=tokens_cost(prompt_tokens, 0, llm.price),
-        cost_to=tokens_cost(prompt_tokens, answer_tokens, llm.price),
         left_out=_left_out(asked),
-        examples=[calls[i] for i in sorted({0, len(calls) // 2, len(calls) - 1})] if calls else [],
+        examples=spread(calls),
     )
+
+
+def found_in_cache(
+    config: RunConfig, prompts: Sequence[RenderedPrompt], llm: LLM, shared: Shared
+) -> tuple[list[bool], str | None]:
+    """Of which of these prompts the answer is in the cache, or will be when they are asked; or why we can't tell.
+
+    What the server says of its model is a part of the key, so it has to be asked (once), which is free.
+    """
+    path = cache_dir() / "responses.sqlite"
+    if not prompts or not _uses_cache(config) or _key(prompts[0], llm) is None:
+        return [False] * len(prompts), None
+    unknown = shared.once(("check", id(llm)), lambda: _why_not_there(llm)) if path.exists() else None
+    by_earlier_runs: set[str | None] = shared.once("planned requests", set)
+    keys = [_key(prompt, llm) for prompt in prompts]
+    cache = ResponseCache(path, ask_again=unknown is not None or not path.exists())
+    try:
+        found = [key is not None and (key in by_earlier_runs or cache.get(key) is not None) for key in keys]
+    finally:
+        cache.close()
+    by_earlier_runs.update(keys)
+    return found, unknown
 
 
 def _rendered(system: System, questions: Sequence[Question], found: Sequence[Retrieved]) -> list[_Asked]:
@@ -128,30 +165,6 @@ def _rendered(system: System, questions: Sequence[Question], found: Sequence[Ret
 def _uses_cache(config: RunConfig) -> bool:
     """Whether the run would; what a server of our own answers is not kept."""
     return config.cache and not config.fresh and not config.serve and config.repeat == 1
-
-
-def _uncached(asked: list[_Asked], llm: LLM, shared: Shared) -> tuple[list[_Asked], str | None]:
-    """The questions whose answer neither is in the cache nor will be when this run's turn comes; or why we can't tell.
-
-    What the server says of its model is a part of the key, so it has to be asked (once), which is free.
-    """
-    path = cache_dir() / "responses.sqlite"
-    if not asked or _key(asked[0].prompt, llm) is None:
-        return asked, None
-    unknown = shared.once(("check", id(llm)), lambda: _why_not_there(llm)) if path.exists() else None
-    by_earlier_runs: set[str | None] = shared.once("planned requests", set)
-    keys = [_key(each.prompt, llm) for each in asked]
-    cache = ResponseCache(path, ask_again=unknown is not None or not path.exists())
-    try:
-        left = [
-            each
-            for each, key in zip(asked, keys, strict=True)
-            if key is None or not (key in by_earlier_runs or cache.get(key))
-        ]
-    finally:
-        cache.close()
-    by_earlier_runs.update(keys)
-    return left, unknown
 
 
 def _why_not_there(llm: LLM) -> str | None:

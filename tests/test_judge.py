@@ -139,6 +139,37 @@ def test_a_larger_limit_asks_only_what_is_new(data_dir: Path, server: FakeServer
     assert len(server.calls) == 3
 
 
+def test_what_is_planned_is_what_is_asked(data_dir: Path, server: FakeServer, cli: Cli) -> None:
+    directory = make_run(data_dir)
+    priced = "--set=llm.price={currency: USD, prompt_per_mtok: 10, completion_per_mtok: 20, as_of: 2026-11}"
+
+    def planned(*arguments: object) -> dict[str, Any]:
+        before = sorted((path, path.stat().st_mtime_ns) for path in directory.path.rglob("*"))
+        said = cli(*command(server, directory.path), priced, "--set=llm.max_tokens=50", "--dry-run", *arguments)
+        assert said.code == 0, said.err
+        assert sorted((path, path.stat().st_mtime_ns) for path in directory.path.rglob("*")) == before
+        plan: dict[str, Any] = json.loads(said.out)
+        return plan
+
+    two = planned("--json", "--limit", 2)
+    assert (two["questions"], two["answered"], two["calls"], server.calls) == (2, 0, 2, [])
+    assert two["cost_to"]["amount"] == pytest.approx((two["prompt_tokens"] * 10 + 2 * 50 * 20) / 1e6)
+    server.answer = lambda body: GOOD
+    server.fault = lambda n, body: "400" if n == 1 else None
+    cli(*command(server, directory.path), priced, "--set=llm.max_tokens=50", "--limit", 2)
+    assert [call["messages"] for call in two["examples"]] == sorted(
+        (body["messages"] for body in server.calls), key=lambda messages: -len(messages[-1]["content"])
+    )
+    three = planned("--json")
+    assert (three["questions"], three["answered"], three["calls"]) == (3, 1, 2)  # the one that failed once more
+    for path in directory.path.glob("judgements.jsonl"):
+        path.unlink()
+    again = planned("--json")
+    assert (again["questions"], again["answered"], again["cached"], again["calls"]) == (3, 0, 1, 2)
+    small = planned("--json", "--set=llm.context_length=150")
+    assert (small["calls"], small["too_long"], small["cost_to"]["amount"]) == (0, 3, 0)
+
+
 def test_an_interrupted_judge_goes_on(data_dir: Path, server: FakeServer) -> None:
     server.answer = lambda body: GOOD
     directory = make_run(data_dir)

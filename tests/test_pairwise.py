@@ -125,6 +125,18 @@ def test_every_outcome_is_counted_for_what_it_is(data: Path, server: FakeServer,
     assert max(map(len, printed.out.splitlines()[:-2])) <= 80  # the tables; cost and path are one line each
 
 
+def test_what_is_planned_is_what_is_asked(data: Path, server: FakeServer, cli: Cli) -> None:
+    paths = make_runs(data, server, "xyz")
+    server.answer = judged_by(lambda question, first, second: "A" if first < second else "B")
+    command = ["judge", *paths, "--llm", "openai", "--base-url", server.url, f"--set=llm.model={MODEL}", "--dry-run"]
+    said = cli(*command).out
+    assert said.startswith("48 calls for 48 judgements\n")
+    assert (server.calls, list(Path("runs").glob("judged-*"))) == ([], [])
+    compare(server, paths[:2])
+    said = cli(*command).out
+    assert said.startswith("32 calls for 48 judgements\n16 have an answer in runs/judged-")
+
+
 def test_one_more_run_costs_only_the_pairs_with_it(data: Path, server: FakeServer) -> None:
     paths = make_runs(data, server, "xyz")
     server.answer = judged_by(lambda question, first, second: "A" if first < second else "B")

@@ -12,6 +12,7 @@ from qilin_rag.cli.options import (
     AsJson,
     BaseUrl,
     Concurrency,
+    DryRun,
     FailOnError,
     Quiet,
     RunsDir,
@@ -39,6 +40,7 @@ def judge(
     runs_dir: RunsDir = None,
     settings: Settings = None,
     fail_on_error: FailOnError = None,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -58,6 +60,14 @@ def judge(
         "fail_on_error": fail_on_error,
     }
     config = resolve_judge("judge", flags, settings)
+    if dry_run:
+        from qilin_rag.cli.plan import print_plan
+        from qilin_rag.judge import plan_judge
+        from qilin_rag.pairwise import plan_comparison
+
+        planned = plan_judge(runs[0], config) if len(runs) == 1 else plan_comparison(runs, config)
+        print_plan(planned, as_json, subject="judgement")
+        return
     try:
         if len(runs) == 1:
             _judge_one(runs[0], config, quiet, as_json)

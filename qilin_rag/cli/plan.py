@@ -1,4 +1,4 @@
-"""How `run --dry-run` and `sweep --dry-run` look."""
+"""How it looks what `--dry-run` says."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def print_plan(plan: Plan, as_json: bool, subject: str = "question") -> None:
     reasons = {
         f"have an answer in {plan.run}": plan.answered,
         "have an answer in the cache": plan.cached,
-        "fail unasked: the prompt is too long even without a note": plan.too_long,
+        f"fail unasked: the prompt is too long{' even without a note' * (subject == 'question')}": plan.too_long,
     }
     for reason, n in reasons.items():
         if n:
