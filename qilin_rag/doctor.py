@@ -19,15 +19,15 @@ from packaging.requirements import Requirement
 from qilin_rag.config import RunConfig, cache_dir, read_yaml, resource_names
 from qilin_rag.data.source import open_source
 from qilin_rag.errors import QilinError
+from qilin_rag.llms.engines import Engine
 from qilin_rag.pretrained import find_model
-from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS
+from qilin_rag.registry import ENGINES, LLMS, RETRIEVERS, SCORERS
 from qilin_rag.retrievers.biencoder import BiEncoder
 from qilin_rag.retrievers.hybrid import Hybrid
 
 EXTRAS = {
     "neural": "biencoder and bertscore",
     "langchain": "LangChain's models and retrievers",
-    "vllm": "serving a model here",
     "rankers": "training the rankers",
     "analysis": "tables and plots of the data",
 }
@@ -51,6 +51,8 @@ def examine(config: RunConfig) -> Iterator[Finding]:
     yield _gpu()
     for extra, purpose in EXTRAS.items():
         yield _packages(extra, purpose)
+    for name in ENGINES.table():
+        yield _engine(name)
     yield _data(config.data)
     yield from _models(config)
     yield _llm(config)
@@ -88,9 +90,18 @@ def _packages(extra: str, purpose: str) -> Finding:
     wrong = [each.name for each in named if not (found := there[each.name]) or not each.specifier.contains(found, True)]
     if not wrong:
         return Finding(extra, "ok", ", ".join(f"{name} {found}" for name, found in there.items()))
-    where = " in an environment of its own" if extra == "vllm" else ""
     detail = ", ".join(f"{name} {there[name]} is too old" if there[name] else f"no {name}" for name in wrong)
-    return Finding(extra, "missing", f"{detail}: {purpose}", f"pip install 'qilin-rag[{extra}]'{where}")
+    return Finding(extra, "missing", f"{detail}: {purpose}", f"pip install 'qilin-rag[{extra}]'")
+
+
+def _engine(name: str) -> Finding:
+    """What serves models, in the Python that its variable names."""
+    engine: Engine = ENGINES.create(name, {})
+    try:
+        return Finding(name, "ok", f"{engine.title} {engine.installed_version()}, of {engine.interpreter}")
+    except QilinError as error:
+        detail, _, advice = str(error).partition("; ")
+        return Finding(name, "missing", f"{detail}: serving a model here", advice)
 
 
 def _data(name: str) -> Finding:

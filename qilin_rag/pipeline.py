@@ -371,7 +371,7 @@ def _checked_llm(config: RunConfig) -> tuple[LLM, dict[str, Any], FatalLLMError 
     try:
         with third_party(f"llm {llm.class_path()}"):
             if config.serve:  # the server itself comes last, when all else is known to be right
-                engine_of(llm, config.llm_label).installed_version()
+                engine_of(llm, config.llm_label).check()
                 return llm, {}, None
             return llm, llm.check(), None
     except FatalLLMError as error:

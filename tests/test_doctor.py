@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,4 +90,29 @@ def test_data_models_and_folders_of_the_run(examine: Callable[..., tuple[int, Fi
 def test_the_table_names_the_next_step(cli: Cli) -> None:
     done = cli("doctor")
     assert done.code == 0
-    assert "→ pip install 'qilin-rag[vllm]' in an environment of its own" in done.out
+    assert "→ pip install 'qilin-rag[neural]'" in done.out or "faiss-cpu 1" in done.out
+
+
+@pytest.mark.parametrize(("name", "module"), [("vllm", "vllm"), ("llamacpp", "xllamacpp")])
+def test_what_serves_models_is_looked_for_where_its_variable_says(
+    examine: Callable[..., tuple[int, Findings]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    module: str,
+) -> None:
+    variable = f"QILIN_RAG_{name.upper()}_PYTHON"
+    monkeypatch.setenv(variable, str(tmp_path / "none"))
+    assert f"{tmp_path}/none can't be run" in examine()[1][name]["detail"]
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" -S "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv(variable, str(python))
+    code, found = examine()
+    assert (code, found[name]["state"]) == (0, "missing")
+    assert found[name]["advice"].endswith(f"and name its Python: export {variable}=/path/to/bin/python")
+    (tmp_path / module).mkdir()
+    (tmp_path / module / "__init__.py").write_text("raise SystemExit('not to be imported')")
+    (tmp_path / f"{module}-9.8.dist-info").mkdir()
+    (tmp_path / f"{module}-9.8.dist-info" / "METADATA").write_text(f"Name: {module}\nVersion: 9.8\n")
+    assert f" 9.8, of {python}" in examine()[1][name]["detail"]

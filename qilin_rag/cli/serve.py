@@ -52,7 +52,7 @@ def _serve(config: RunConfig, name: str, log: Path | None, quiet: bool) -> None:
 
     client = LLMS.create(config.llm.name, config.llm.settings)
     engine = engine_of(client, config.llm_label)
-    engine.installed_version()
+    engine.check()
     path = log or cache_dir() / "servers" / f"{slug(config.llm_label)}.log"
     follower = _Follower(path, quiet)
     port = urlsplit(client.base_url).port

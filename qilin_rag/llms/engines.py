@@ -127,6 +127,10 @@ class Engine(Component):
             )
         return asked.stdout.strip() or "unknown"
 
+    def check(self) -> None:
+        """A QilinError where it is known before the start that the server can't run."""
+        self.installed_version()
+
     def identity(self) -> dict[str, Any]:
         """As of any component; a model that is a file or folder counts by what it holds, not where it lies."""
         path = Path(self.model or "").expanduser()
@@ -203,8 +207,8 @@ class LlamaCpp(Engine):
         }
         return [str(Path(__file__).with_name("llamacpp_server.py")), *_as_arguments(flags)]
 
-    def installed_version(self) -> str:
-        """As of any engine, once the file is there."""
+    def check(self) -> None:
+        """As of any engine, and the file must be there."""
         path = Path(self.model or "").expanduser()
         try:
             with path.open("rb") as file:
@@ -213,7 +217,7 @@ class LlamaCpp(Engine):
             raise UsageError(f"the GGUF file {path} can't be read: {error.strerror}") from error
         if magic != b"GGUF":
             raise UsageError(f"{path} is no GGUF file; give another: --llm gguf:FILE, or llm.engine.model")
-        return super().installed_version()
+        super().check()
 
 
 def build_engine(settings: Mapping[str, Any] | None, label: str) -> Engine:
