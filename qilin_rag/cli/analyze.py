@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, Data, Quiet
+from qilin_rag.cli.options import AsJson, QilinTables, Quiet, qilin_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ Out = Annotated[Path, typer.Option(help="A new folder to write.")]
 @app.callback(invoke_without_command=True)
 def analyze(
     context: typer.Context,
-    data: Data = None,
+    data: QilinTables = None,
     out: Annotated[Path | None, typer.Option(help="A new folder to write.")] = None,
     plots: Plots = True,
     quiet: Quiet = False,
@@ -52,7 +52,9 @@ def analyze(
 
 
 @app.command()
-def answers(out: Out, data: Data = None, plots: Plots = True, quiet: Quiet = False, as_json: AsJson = False) -> None:
+def answers(
+    out: Out, data: QilinTables = None, plots: Plots = True, quiet: Quiet = False, as_json: AsJson = False
+) -> None:
     """Which answers users favour: feedback by length, citations, types of the notes cited, and query source."""
     from qilin_rag.analysis.answers import favoured_answers
 
@@ -63,7 +65,7 @@ def answers(out: Out, data: Data = None, plots: Plots = True, quiet: Quiet = Fal
 @app.command()
 def modality(
     out: Out,
-    data: Data = None,
+    data: QilinTables = None,
     plots: Plots = True,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
     quiet: Quiet = False,
@@ -123,7 +125,7 @@ def _write(
 @app.command("dqa-effect")
 def dqa_effect(
     out: Out,
-    data: Data = None,
+    data: QilinTables = None,
     plots: Plots = True,
     seed: Annotated[int, typer.Option(help="Of the folds and the matching.")] = 0,
     quiet: Quiet = False,
@@ -197,9 +199,7 @@ def _print_effect(effect: DqaEffect) -> None:
 
 def open_tables(data: str | None) -> Source:
     """All tables of the data that `--data` or the environment names."""
-    import os
-
     from qilin_rag.data.schema import TABLES
     from qilin_rag.data.source import open_source
 
-    return open_source(data or os.environ.get("QILIN_RAG_DATA") or "sample", list(TABLES))
+    return open_source(qilin_tables(data), list(TABLES))

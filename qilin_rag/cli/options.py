@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -30,6 +31,13 @@ def resolve_judge(command: str, flags: Mapping[str, Any], settings: list[str] | 
     if others:
         raise UsageError(f"--set {others[0]}: {command} only takes llm.KEY=VALUE")
     return resolve_run(flags, settings or [])
+
+
+def qilin_tables(given: str | None) -> str:
+    """The data of a command that needs more of Qilin than the bundled sample has."""
+    if found := given or os.environ.get("QILIN_RAG_DATA"):
+        return found
+    raise UsageError("name the data with --data: a folder with Qilin's tables, or hub:OWNER/NAME; `synth` makes some")
 
 
 Metrics = Annotated[
@@ -64,6 +72,13 @@ Data = Annotated[
     typer.Option(
         help="sample, hub:OWNER/NAME, or a folder with the tables notes and dqa as parquet, arrow, csv or jsonl. "
         "[default: $QILIN_RAG_DATA, else sample]"
+    ),
+]
+QilinTables = Annotated[
+    str | None,
+    typer.Option(
+        help="A folder with Qilin's tables (notes, search_train, search_test, ...), or hub:OWNER/NAME. "
+        "[default: $QILIN_RAG_DATA]"
     ),
 ]
 DataArgument = Annotated[

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, Quiet, RunsDir, Task, Verbose
+from qilin_rag.cli.options import AsJson, QilinTables, Quiet, RunsDir, Task, Verbose, qilin_tables
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.errors import UsageError, unknown_name
 
@@ -38,13 +38,6 @@ class Missing(StrEnum):
     skip = "skip"
 
 
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="A folder with Qilin's tables (notes, search_train, search_test, ...), or hub:OWNER/NAME. "
-        "[default: $QILIN_RAG_DATA]"
-    ),
-]
 RankerSettings = Annotated[
     list[str] | None, typer.Option("--set", metavar="ranker.KEY=VALUE", help="Any setting of the ranker.")
 ]
@@ -58,7 +51,7 @@ def rank(
         str | None, typer.Option(help="A name (see: list rankers) or package.module:Class. [default: --checkpoint's]")
     ] = None,
     task: Annotated[Task, typer.Option(help="What is ranked.")] = Task.search,
-    data: Data = None,
+    data: QilinTables = None,
     checkpoint: Annotated[Path | None, typer.Option(help="The folder that `train` wrote.")] = None,
     split: Annotated[
         Part,
@@ -91,7 +84,7 @@ def rank(
     ui.set_up_logs(quiet or as_json, verbose)
     made = make_ranker(ranker, checkpoint, _settings(settings))
     config = RankConfig(
-        data=_data(data),
+        data=qilin_tables(data),
         task=task.value,
         split=split.value,
         first=first,
@@ -122,7 +115,7 @@ def train(
         Path, typer.Option(help="The folder to write; one with checkpoints of this training is gone on with.")
     ],
     task: Annotated[str, typer.Option(help="search, recommendation, or both: search,recommendation.")] = "search",
-    data: Data = None,
+    data: QilinTables = None,
     settings: RankerSettings = None,
     without: Annotated[
         str | None, typer.Option(help="What the ranker shall not see, separated by commas, where it can leave it out.")
@@ -153,7 +146,7 @@ def train(
     ranker = RANKERS.create(name, given)
     try:
         with ui.progress_bars(quiet or as_json or not is_first):
-            trained = train_on(ranker, parse_tasks(task), _data(data), out, limit, missing_notes.value)
+            trained = train_on(ranker, parse_tasks(task), qilin_tables(data), out, limit, missing_notes.value)
     except KeyboardInterrupt:
         raise Interrupted(f"the checkpoints in {out} are kept, the same command goes on from the last one") from None
     if not is_first:
@@ -163,12 +156,6 @@ def train(
         return
     typer.echo(f"MRR@10 on validation {trained.mrr_at_10:.4f}, step {trained.step} of {trained.n_steps}")
     typer.echo(trained.out)
-
-
-def _data(given: str | None) -> str:
-    if found := given or os.environ.get("QILIN_RAG_DATA"):
-        return found
-    raise UsageError("name the data with --data: a folder with Qilin's tables, or hub:OWNER/NAME; `synth` makes some")
 
 
 def _settings(assignments: Sequence[str] | None) -> dict[str, Any]:
