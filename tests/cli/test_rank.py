@@ -72,7 +72,12 @@ def test_bad_input_is_one_line_with_code_2(cli: Cli, world: Path, arguments: lis
 
 
 def test_data_is_named_once(cli: Cli, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "name the data with --data" in cli("rank", "--ranker", "random").err
+    for command in (
+        ["rank", "--ranker", "random"],
+        ["train", "dcn-v2", "--out", "o"],
+        ["analyze", "--out", "o", "--no-plots"],
+    ):
+        assert "name the data with --data" in cli(*command).err
     monkeypatch.setenv("QILIN_RAG_DATA", str(world))
     assert cli("rank", "--ranker", "random", "-q").code == 0
 
