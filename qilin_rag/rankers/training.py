@@ -12,7 +12,8 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Set
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,7 @@ def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalo
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
             was_training = recipe.model.training
             recipe.model.eval()
-            with torch.no_grad():
+            with torch.no_grad(), _as_loaded(recipe.model):
                 found = mean_reciprocal_rank(ranker, recipe.fitted, judged, catalogue)
             recipe.model.train(was_training)
             metrics = {f"eval_{METRIC}": found}
@@ -141,6 +142,17 @@ def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalo
 
         trainer.add_callback(TensorBoardCallback(SummaryWriter(str(out / "tensorboard"))))
     return trainer
+
+
+@contextmanager
+def _as_loaded(model: torch.nn.Module) -> Iterator[None]:
+    """Without the autocast that accelerate puts around a model's `forward`: judged by the scores it will give."""
+    in_training = vars(model).pop("forward", None)
+    try:
+        yield
+    finally:
+        if in_training is not None:
+            model.forward = in_training
 
 
 def _arguments(ranker: TrainedRanker, recipe: Recipe, out: Path) -> TrainingArguments:
