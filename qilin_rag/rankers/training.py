@@ -32,6 +32,7 @@ from qilin_rag.pretrained import fetch_model, model_sha256, quiet_loading
 from qilin_rag.progress import Advance, stage
 from qilin_rag.rankers.evaluation import figures_of
 from qilin_rag.rankers.trained import MANIFEST, MODEL, Recipe, Trained, TrainedRanker, read_ranker, save_ranker
+from qilin_rag.retrievers.encoder import has_native_bf16
 from qilin_rag.store import write_text
 
 if TYPE_CHECKING:
@@ -165,10 +166,10 @@ def _arguments(ranker: TrainedRanker, recipe: Recipe, out: Path) -> TrainingArgu
     every = min(ranker.evaluate_every or max(1, an_epoch // 10), n_steps)
     is_cpu = ranker.device == "cpu" or not torch.cuda.is_available()
     if ranker.precision == "auto":
-        is_bf16 = not is_cpu and torch.cuda.is_bf16_supported()
+        is_bf16 = not is_cpu and has_native_bf16(torch.device("cuda"))
     else:
         is_bf16 = ranker.precision == "bf16"
-    return recipe.arguments(
+    arguments = recipe.arguments(
         output_dir=str(out / CHECKPOINTS),
         max_steps=n_steps,
         per_device_train_batch_size=ranker.batch_size,
@@ -195,6 +196,10 @@ def _arguments(ranker: TrainedRanker, recipe: Recipe, out: Path) -> TrainingArgu
         seed=ranker.seed,
         **recipe.more_arguments,
     )
+    # A process has one GPU: the trainer would split batches over all it sees, so a step would take as many batches
+    # (an epoch of ours would be several), and pictures would go to other GPUs than their prompts.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def make_optimizer(ranker: TrainedRanker, parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from qilin_rag.data import load_dataset  # noqa: E402
 from qilin_rag.data.catalogue import Catalogue  # noqa: E402
 from qilin_rag.data.requests import Floats, Requests  # noqa: E402
 from qilin_rag.errors import UsageError  # noqa: E402
+from qilin_rag.pretrained import quiet_loading  # noqa: E402
 from qilin_rag.progress import Advance, watched_by  # noqa: E402
 from qilin_rag.rankers import training  # noqa: E402
 from qilin_rag.rankers.training import LOG, make_optimizer, train_ranker, warm_up  # noqa: E402
@@ -97,6 +99,23 @@ def test_accumulated_batches_are_as_one(catalogue: Catalogue, tmp_path: Path) ->
         assert four == pytest.approx(one, rel=1e-4)
     for name, values in model_of(tmp_path / "one").items():
         assert np.allclose(values, model_of(tmp_path / "four")[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("generation", "is_bf16"), [(7, False), (9, True)])
+def test_a_process_trains_on_one_gpu_in_bf16_where_it_has_that(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generation: int, is_bf16: bool
+) -> None:
+    """Of two it sees: the trainer would take both with doubled batches, and twice the epochs in as many steps."""
+    for name, value in {"is_available": True, "device_count": 2, "current_device": 0, "set_device": None}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *of, value=value: value)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *of: SimpleNamespace(major=generation))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda *of: True)  # older ones emulate it
+    ranker = Toy(batch_size=16, epochs=2)
+    with quiet_loading():
+        arguments = training._arguments(ranker, ranker.recipe(made_requests(), catalogue), tmp_path)
+    assert (str(arguments.device), arguments.n_gpu, arguments.train_batch_size) == ("cuda:0", 1, 16)
+    assert arguments.max_steps == 2 * 60 * 8 // 16
+    assert arguments.bf16 == is_bf16
 
 
 def test_the_best_model_is_kept_and_training_stops_early(catalogue: Catalogue, tmp_path: Path) -> None:
