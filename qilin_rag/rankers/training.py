@@ -62,6 +62,9 @@ def train_ranker(
     for name, requests in (("train", train), ("validation", validation)):
         if not requests.clicked.any() or requests.clicked.all():
             raise UsageError(f"the {name} requests have no candidate that is clicked beside one that is not")
+    device = ranker.torch_device()
+    if device.type != "cpu" and device != torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))):
+        raise UsageError(f"device {ranker.device}: training is on cpu or cuda; CUDA_VISIBLE_DEVICES chooses the GPU")
     if ranker.log == "tensorboard" and missing_modules("tensorboard"):
         raise UsageError("log tensorboard needs tensorboard, not installed here: pip install tensorboard")
     begun = {

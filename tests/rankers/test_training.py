@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -200,6 +201,25 @@ def test_nothing_to_learn_from_is_said(catalogue: Catalogue, tmp_path: Path) -> 
     nothing = made_requests(5, n_notes=40).with_candidates(~made_requests(5).clicked)
     with pytest.raises(UsageError, match="the validation requests have no candidate that is clicked"):
         train_ranker(Toy(), made_requests(), nothing, catalogue, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("banana", "device 'banana' is none that torch knows"),
+        ("cuda:99", "device cuda:99: torch sees no such GPU here"),
+        ("mps", "device mps: training is on cpu or cuda; CUDA_VISIBLE_DEVICES chooses the GPU"),
+    ],
+)
+def test_a_device_that_is_not_there_is_said(catalogue: Catalogue, tmp_path: Path, device: str, message: str) -> None:
+    """It is not trained on another one instead."""
+    requests = made_requests(), made_requests(20, seed=5)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        train_ranker(Toy(device=device), *requests, catalogue, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    if device != "mps":
+        with pytest.raises(UsageError, match=re.escape(message)):
+            Toy(device=device, checkpoint=tmp_path).score(requests[1], catalogue)
 
 
 def test_tensorboard_where_it_is_and_said_where_not(
