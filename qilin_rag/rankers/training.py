@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import filelock
 import numpy as np
 import torch
 from accelerate.utils import gather_object
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
 BEGUN = "training.json"
+LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 TRAINER_STATE = "trainer_state.json"
 METRIC = "mrr@10"
@@ -76,8 +78,22 @@ def train_ranker(
     }
     if (out / MANIFEST).is_file():
         return _trained_before(out, begun, ranker.pretrained)
-    if os.environ.get("RANK", "0") == "0":  # others would meet the folder half made
-        _begin(out, begun, ranker.pretrained)
+    if os.environ.get("RANK", "0") != "0":  # others would meet the folder half made
+        return _train(ranker, train, validation, catalogue, out, begun)
+    _begin(out, begun, ranker.pretrained)
+    with _alone(out):
+        return _train(ranker, train, validation, catalogue, out, begun)
+
+
+def _train(
+    ranker: TrainedRanker,
+    train: Requests,
+    validation: Requests,
+    catalogue: Catalogue,
+    out: Path,
+    begun: dict[str, Any],
+) -> Trained:
+    """From the beginning or the last checkpoint to the folder of the trained ranker."""
     set_seed(ranker.seed)
     recipe = ranker.recipe(train, catalogue)
     with quiet_loading():
@@ -303,6 +319,21 @@ def _begin(out: Path, begun: dict[str, Any], pretrained: Set[str]) -> None:
         raise UsageError(f"{out} is there and no training of ours; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(begun, ensure_ascii=False, indent=2) + "\n")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder: two trainings in it would remove each other's checkpoints. The system frees a dead one's."""
+    lock = filelock.FileLock(out / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise UsageError(f"{out} is in use by another training; wait for it, or name a new folder") from None
+    try:
+        yield
+    finally:
+        (out / LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 def _refuse_other(out: Path, there: dict[str, Any], begun: dict[str, Any], pretrained: Set[str]) -> None:

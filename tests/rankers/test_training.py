@@ -175,6 +175,29 @@ def test_only_the_first_process_begins_a_folder(
         train_ranker(Toy(max_steps=2), *requests, catalogue, tmp_path / "out")
 
 
+def test_a_folder_in_which_is_being_trained_is_refused(catalogue: Catalogue, tmp_path: Path) -> None:
+    """The second would take the checkpoint that the first is writing for what a crash left, and remove it."""
+    ranker, requests = Toy(batch_size=16, max_steps=3), (made_requests(), made_requests(20, seed=5))
+    second: list[str] = []
+
+    class Meanwhile:
+        @contextmanager
+        def stage(self, name: str, total: int, done: int) -> Iterator[Advance]:
+            def advance(n: int = 1, failed: bool = False) -> None:
+                if not second:
+                    second.append("begins")
+                    with pytest.raises(UsageError) as found:
+                        train_ranker(ranker, *requests, catalogue, tmp_path / "out")
+                    second.append(str(found.value))
+
+            yield advance
+
+    with watched_by(Meanwhile()):
+        train_ranker(ranker, *requests, catalogue, tmp_path / "out")
+    assert second[1:] == [f"{tmp_path / 'out'} is in use by another training; wait for it, or name a new folder"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"ranker.json", "model", LOG}
+
+
 def test_another_training_is_refused(catalogue: Catalogue, tmp_path: Path) -> None:
     requests = made_requests(), made_requests(20, seed=5)
     train_ranker(Toy(max_steps=2), *requests, catalogue, tmp_path / "out")
