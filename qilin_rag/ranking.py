@@ -138,6 +138,8 @@ def rank(ranker: Ranker, config: RankConfig) -> Ranking:
         "first": first,
         "missing_notes": config.missing_notes,
     }
+    if absent := [name for name in REQUEST_TABLES if name not in log.source.tables()]:
+        identity["absent"] = absent  # slices are of what these hold as well, so they are made anew when these come
     task = config.task if config.split == "test" else f"{config.task}-{config.split}"
     name = "-".join(map(slug, (log.source.name, task, _name_of(ranker))))
     directory = RankingDirectory(config.runs_dir / f"{name}-{fingerprint(identity)[:8]}")

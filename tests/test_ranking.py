@@ -143,6 +143,22 @@ def test_what_changes_the_data_is_another_ranking(world: Path, tmp_path: Path) -
     assert len(seen) == 3
 
 
+def test_slices_are_made_anew_when_tables_come(world: Path, tmp_path: Path) -> None:
+    """Places in sessions count the requests of all tables, and what is new is so beside the train log."""
+    other = tmp_path / "qilin"
+    shutil.copytree(world, other)
+    tables = [other / name for name in ("search_train", "recommendation_train")]
+    for table in tables:
+        table.rename(tmp_path / table.name)
+    before = do(other, Random(), runs_dir=tmp_path / "runs")
+    for table in tables:
+        (tmp_path / table.name).rename(table)
+    after = do(other, Random(), runs_dir=tmp_path / "runs")
+    assert after.summary.metrics == before.summary.metrics
+    assert after.summary.slices != before.summary.slices
+    assert after.summary == do(world, Random(), runs_dir=tmp_path / "others").summary
+
+
 def test_random_is_at_chance(world: Path) -> None:
     """The expected reciprocal rank of c clicked among n: the sum of C(n - r, c - 1) / C(n, c) / r."""
     requests = read_requests(open_source(str(world)), "search", "test")

@@ -127,17 +127,25 @@ class TrainedRanker(Ranker):
         if self._fitted is None:
             if self.checkpoint is None:
                 raise UsageError("this ranker is not trained; name the folder that `train` wrote with --checkpoint")
+            self.torch_device()
             self._fitted = self.load(self.checkpoint / MODEL)
         with torch.no_grad():
             return self.score_with(self._fitted, requests, catalogue)
 
     def torch_device(self) -> Any:
-        """Where the model is: `device`, else this process's GPU, else the CPU."""
+        """Where the model is: `device`, else this process's GPU, else the CPU; a UsageError where there is no such."""
         import torch
 
-        if self.device or not torch.cuda.is_available():
-            return torch.device(self.device or "cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        has_gpu = torch.cuda.is_available()
+        if has_gpu and self.device in (None, "cuda"):
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        try:
+            device = torch.device(self.device or "cpu")
+        except RuntimeError:
+            raise UsageError(f"device {self.device!r} is none that torch knows; there are cpu, cuda, cuda:1") from None
+        if device.type == "cuda" and (device.index or 0) >= (torch.cuda.device_count() if has_gpu else 0):
+            raise UsageError(f"device {self.device}: torch sees no such GPU here")
+        return device
 
     def identity(self) -> dict[str, Any]:
         """What the checkpoint contains counts (so, of what it is built on, the hash), not where anything lies."""

@@ -12,10 +12,12 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Set
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import filelock
 import numpy as np
 import torch
 from accelerate.utils import gather_object
@@ -31,6 +33,7 @@ from qilin_rag.pretrained import fetch_model, model_sha256, quiet_loading
 from qilin_rag.progress import Advance, stage
 from qilin_rag.rankers.evaluation import figures_of
 from qilin_rag.rankers.trained import MANIFEST, MODEL, Recipe, Trained, TrainedRanker, read_ranker, save_ranker
+from qilin_rag.retrievers.encoder import has_native_bf16
 from qilin_rag.store import write_text
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
 BEGUN = "training.json"
+LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 TRAINER_STATE = "trainer_state.json"
 METRIC = "mrr@10"
@@ -60,6 +64,9 @@ def train_ranker(
     for name, requests in (("train", train), ("validation", validation)):
         if not requests.clicked.any() or requests.clicked.all():
             raise UsageError(f"the {name} requests have no candidate that is clicked beside one that is not")
+    device = ranker.torch_device()
+    if device.type != "cpu" and device != torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))):
+        raise UsageError(f"device {ranker.device}: training is on cpu or cuda; CUDA_VISIBLE_DEVICES chooses the GPU")
     if ranker.log == "tensorboard" and missing_modules("tensorboard"):
         raise UsageError("log tensorboard needs tensorboard, not installed here: pip install tensorboard")
     begun = {
@@ -71,8 +78,22 @@ def train_ranker(
     }
     if (out / MANIFEST).is_file():
         return _trained_before(out, begun, ranker.pretrained)
-    if os.environ.get("RANK", "0") == "0":  # others would meet the folder half made
-        _begin(out, begun, ranker.pretrained)
+    if os.environ.get("RANK", "0") != "0":  # others would meet the folder half made
+        return _train(ranker, train, validation, catalogue, out, begun)
+    _begin(out, begun, ranker.pretrained)
+    with _alone(out):
+        return _train(ranker, train, validation, catalogue, out, begun)
+
+
+def _train(
+    ranker: TrainedRanker,
+    train: Requests,
+    validation: Requests,
+    catalogue: Catalogue,
+    out: Path,
+    begun: dict[str, Any],
+) -> Trained:
+    """From the beginning or the last checkpoint to the folder of the trained ranker."""
     set_seed(ranker.seed)
     recipe = ranker.recipe(train, catalogue)
     with quiet_loading():
@@ -112,7 +133,7 @@ def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalo
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
             was_training = recipe.model.training
             recipe.model.eval()
-            with torch.no_grad():
+            with torch.no_grad(), _as_loaded(recipe.model):
                 found = mean_reciprocal_rank(ranker, recipe.fitted, judged, catalogue)
             recipe.model.train(was_training)
             metrics = {f"eval_{METRIC}": found}
@@ -143,6 +164,17 @@ def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalo
     return trainer
 
 
+@contextmanager
+def _as_loaded(model: torch.nn.Module) -> Iterator[None]:
+    """Without the autocast that accelerate puts around a model's `forward`: judged by the scores it will give."""
+    in_training = vars(model).pop("forward", None)
+    try:
+        yield
+    finally:
+        if in_training is not None:
+            model.forward = in_training
+
+
 def _arguments(ranker: TrainedRanker, recipe: Recipe, out: Path) -> TrainingArguments:
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     per_step = ranker.batch_size * ranker.gradient_accumulation * n_processes
@@ -153,10 +185,10 @@ def _arguments(ranker: TrainedRanker, recipe: Recipe, out: Path) -> TrainingArgu
     every = min(ranker.evaluate_every or max(1, an_epoch // 10), n_steps)
     is_cpu = ranker.device == "cpu" or not torch.cuda.is_available()
     if ranker.precision == "auto":
-        is_bf16 = not is_cpu and torch.cuda.is_bf16_supported()
+        is_bf16 = not is_cpu and has_native_bf16(torch.device("cuda"))
     else:
         is_bf16 = ranker.precision == "bf16"
-    return recipe.arguments(
+    arguments = recipe.arguments(
         output_dir=str(out / CHECKPOINTS),
         max_steps=n_steps,
         per_device_train_batch_size=ranker.batch_size,
@@ -183,6 +215,10 @@ def _arguments(ranker: TrainedRanker, recipe: Recipe, out: Path) -> TrainingArgu
         seed=ranker.seed,
         **recipe.more_arguments,
     )
+    # A process has one GPU: the trainer would split batches over all it sees, so a step would take as many batches
+    # (an epoch of ours would be several), and pictures would go to other GPUs than their prompts.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def make_optimizer(ranker: TrainedRanker, parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -283,6 +319,21 @@ def _begin(out: Path, begun: dict[str, Any], pretrained: Set[str]) -> None:
         raise UsageError(f"{out} is there and no training of ours; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(begun, ensure_ascii=False, indent=2) + "\n")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder: two trainings in it would remove each other's checkpoints. The system frees a dead one's."""
+    lock = filelock.FileLock(out / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise UsageError(f"{out} is in use by another training; wait for it, or name a new folder") from None
+    try:
+        yield
+    finally:
+        (out / LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 def _refuse_other(out: Path, there: dict[str, Any], begun: dict[str, Any], pretrained: Set[str]) -> None:

@@ -21,6 +21,7 @@ from qilin_rag.progress import stage
 from qilin_rag.rankers.examples import with_negatives
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
 from qilin_rag.rankers.vlm_prompts import Prompts, Reader, read_with
+from qilin_rag.retrievers.encoder import has_native_bf16
 from qilin_rag.store import write_text
 
 logger = logging.getLogger(__name__)
@@ -170,7 +171,7 @@ class VLM(TrainedRanker):
 
         reader = read_with(folder, self.model, self.max_pixels)
         device = self.torch_device()
-        is_bf16 = device.type == "cuda" and self.precision != "fp32" and torch.cuda.is_bf16_supported()
+        is_bf16 = device.type == "cuda" and self.precision != "fp32" and has_native_bf16(device)
         dtype = torch.bfloat16 if is_bf16 or self.precision == "bf16" else torch.float32
         more: dict[str, Any] = {}
         if self.four_bit and device.type == "cuda":

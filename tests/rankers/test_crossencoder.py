@@ -190,6 +190,25 @@ def test_saved_and_loaded_it_scores_identically(catalogue: Catalogue, trained: P
         assert np.array_equal(ranker.score_with(fitted, test, catalogue), scores)
 
 
+def test_in_half_precision_it_is_judged_by_the_scores_it_will_give(
+    catalogue: Catalogue, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only training is in bfloat16, whose logits are coarse; before and after loading the scores are the same."""
+    judged: list[tuple[Requests, Floats]] = []
+    score_with = CrossEncoder.score_with
+
+    def kept(self: CrossEncoder, fitted: Any, requests: Requests, catalogue: Catalogue) -> Floats:
+        scores = score_with(self, fitted, requests, catalogue)
+        judged.append((requests, scores))
+        return scores
+
+    ranker = CrossEncoder(model=str(bert), max_steps=4, evaluate_every=4, precision="bf16", **SETTINGS)
+    monkeypatch.setattr(CrossEncoder, "score_with", kept)
+    train_ranker(ranker, requests_on(catalogue), requests_on(catalogue, 20, seed=5), catalogue, tmp_path / "out")
+    ((requests, scores),) = judged
+    assert np.array_equal(load_ranker(tmp_path / "out", device="cpu").score(requests, catalogue), scores)
+
+
 def test_scores_are_of_the_pair_alone(catalogue: Catalogue, trained: Path) -> None:
     """Neither positions nor clicks nor what else is scored change them."""
     test = requests_on(catalogue, 10, 7)

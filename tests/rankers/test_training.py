@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from qilin_rag.data import load_dataset  # noqa: E402
 from qilin_rag.data.catalogue import Catalogue  # noqa: E402
 from qilin_rag.data.requests import Floats, Requests  # noqa: E402
 from qilin_rag.errors import UsageError  # noqa: E402
+from qilin_rag.pretrained import quiet_loading  # noqa: E402
 from qilin_rag.progress import Advance, watched_by  # noqa: E402
 from qilin_rag.rankers import training  # noqa: E402
 from qilin_rag.rankers.training import LOG, make_optimizer, train_ranker, warm_up  # noqa: E402
@@ -99,6 +102,23 @@ def test_accumulated_batches_are_as_one(catalogue: Catalogue, tmp_path: Path) ->
         assert np.allclose(values, model_of(tmp_path / "four")[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("generation", "is_bf16"), [(7, False), (9, True)])
+def test_a_process_trains_on_one_gpu_in_bf16_where_it_has_that(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generation: int, is_bf16: bool
+) -> None:
+    """Of two it sees: the trainer would take both with doubled batches, and twice the epochs in as many steps."""
+    for name, value in {"is_available": True, "device_count": 2, "current_device": 0, "set_device": None}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *of, value=value: value)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *of: SimpleNamespace(major=generation))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda *of: True)  # older ones emulate it
+    ranker = Toy(batch_size=16, epochs=2)
+    with quiet_loading():
+        arguments = training._arguments(ranker, ranker.recipe(made_requests(), catalogue), tmp_path)
+    assert (str(arguments.device), arguments.n_gpu, arguments.train_batch_size) == ("cuda:0", 1, 16)
+    assert arguments.max_steps == 2 * 60 * 8 // 16
+    assert arguments.bf16 == is_bf16
+
+
 def test_the_best_model_is_kept_and_training_stops_early(catalogue: Catalogue, tmp_path: Path) -> None:
     ranker = Toy(batch_size=16, epochs=50, optimizer="adamw", evaluate_every=5, patience=3)
     done = train_ranker(ranker, made_requests(), made_requests(20, seed=5), catalogue, tmp_path / "out")
@@ -155,6 +175,29 @@ def test_only_the_first_process_begins_a_folder(
         train_ranker(Toy(max_steps=2), *requests, catalogue, tmp_path / "out")
 
 
+def test_a_folder_in_which_is_being_trained_is_refused(catalogue: Catalogue, tmp_path: Path) -> None:
+    """The second would take the checkpoint that the first is writing for what a crash left, and remove it."""
+    ranker, requests = Toy(batch_size=16, max_steps=3), (made_requests(), made_requests(20, seed=5))
+    second: list[str] = []
+
+    class Meanwhile:
+        @contextmanager
+        def stage(self, name: str, total: int, done: int) -> Iterator[Advance]:
+            def advance(n: int = 1, failed: bool = False) -> None:
+                if not second:
+                    second.append("begins")
+                    with pytest.raises(UsageError) as found:
+                        train_ranker(ranker, *requests, catalogue, tmp_path / "out")
+                    second.append(str(found.value))
+
+            yield advance
+
+    with watched_by(Meanwhile()):
+        train_ranker(ranker, *requests, catalogue, tmp_path / "out")
+    assert second[1:] == [f"{tmp_path / 'out'} is in use by another training; wait for it, or name a new folder"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"ranker.json", "model", LOG}
+
+
 def test_another_training_is_refused(catalogue: Catalogue, tmp_path: Path) -> None:
     requests = made_requests(), made_requests(20, seed=5)
     train_ranker(Toy(max_steps=2), *requests, catalogue, tmp_path / "out")
@@ -181,6 +224,25 @@ def test_nothing_to_learn_from_is_said(catalogue: Catalogue, tmp_path: Path) -> 
     nothing = made_requests(5, n_notes=40).with_candidates(~made_requests(5).clicked)
     with pytest.raises(UsageError, match="the validation requests have no candidate that is clicked"):
         train_ranker(Toy(), made_requests(), nothing, catalogue, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("banana", "device 'banana' is none that torch knows"),
+        ("cuda:99", "device cuda:99: torch sees no such GPU here"),
+        ("mps", "device mps: training is on cpu or cuda; CUDA_VISIBLE_DEVICES chooses the GPU"),
+    ],
+)
+def test_a_device_that_is_not_there_is_said(catalogue: Catalogue, tmp_path: Path, device: str, message: str) -> None:
+    """It is not trained on another one instead."""
+    requests = made_requests(), made_requests(20, seed=5)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        train_ranker(Toy(device=device), *requests, catalogue, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    if device != "mps":
+        with pytest.raises(UsageError, match=re.escape(message)):
+            Toy(device=device, checkpoint=tmp_path).score(requests[1], catalogue)
 
 
 def test_tensorboard_where_it_is_and_said_where_not(
