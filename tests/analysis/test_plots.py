@@ -44,13 +44,13 @@ def test_tables_with_shares_are_drawn(tmp_path: Path) -> None:
 def test_every_share_has_its_bars_its_intervals_and_says_where_there_is_none() -> None:
     from matplotlib import pyplot
 
-    columns = [Column(name=name, unit="share") for name in ("any", "liked", "content", "citation")]
-    made = table("answers", "Feedback", columns, {"a": [0.5, 0.0, None, 0.1], "b": [0.4, 0.3, 0.2, 0.1]})
-    made = made.model_copy(update={"ci95": [[(0.4, 0.6), None, None, None], [None] * 4]})
+    columns = [Column(name=name, unit="share") for name in ("any", "liked", "content", "citation", "experience")]
+    made = table("answers", "Feedback", columns, {"a": [0.5, 0.0, None, 0.1, 0.6], "b": [0.4, 0.3, 0.2, 0.1, 0.0]})
+    made = made.model_copy(update={"ci95": [[(0.4, 0.6), None, None, None, None], [None] * 5]})
     figure, axes = pyplot.subplots()
-    _bars(axes, made, range(4))
-    assert axes.get_legend_handles_labels()[1] == ["any", "liked", "content", "citation"]
-    assert len(axes.patches) == 8
+    _bars(axes, made, range(5))
+    assert axes.get_legend_handles_labels()[1] == ["any", "liked", "content", "citation", "experience"]
+    assert len(axes.patches) == 10
     assert [text.get_text().strip() for text in axes.texts] == ["no data"]
     assert [list(line.get_xdata()) for line in axes.lines] == [[40.0, 60.0]]
     pyplot.close(figure)
