@@ -157,6 +157,7 @@ def standardised_differences(covariates: Floats, treated: Bools, weight: Floats 
     weight = np.ones(len(treated)) if weight is None else weight
     means = [np.average(covariates[mask], axis=0, weights=weight[mask]) for mask in (treated, ~treated)]
     pooled = np.sqrt((covariates[treated].var(axis=0) + covariates[~treated].var(axis=0)) / 2)
+    pooled = np.where(pooled > 0, pooled, covariates.std(axis=0))  # constant on each side, but not the same
     found: Floats = np.divide(means[0] - means[1], pooled, out=np.zeros_like(pooled), where=pooled > 0)
     return found
 

@@ -86,6 +86,11 @@ def test_standardised_differences_by_hand() -> None:
     assert found.tolist() == pytest.approx([-1 / np.sqrt((1 + 26 / 3) / 2), 0])
 
 
+def test_what_tells_both_sides_apart_is_not_balanced() -> None:
+    treated = np.array([True, True, False, False])
+    assert causal.standardised_differences(treated[:, None].astype(float), treated).tolist() == [2]
+
+
 def test_matches_are_the_nearest_within_the_caliper_and_used_once() -> None:
     rng = np.random.default_rng(3)
     treated = rng.random(400) < 0.3
