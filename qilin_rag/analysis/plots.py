@@ -90,7 +90,7 @@ def _lines(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
         if here:
             at, shown = zip(*here, strict=True)
             axes.plot(at, shown, color=colour, marker=marker, label=table.columns[i].name)
-    axes.set_xticks(list(places), [_plain(row) for row in table.rows])
+    axes.set_xticks(list(places), [plain(row) for row in table.rows])
     axes.set_xlabel("place in the session" if table.key == "figure3b" else "position")
     axes.set_ylabel("%")
     axes.set_ylim(bottom=0)
@@ -117,12 +117,12 @@ def _bars(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
             across, up = zip(*marks, strict=True)
             name = None if order else "paper"
             axes.scatter(across, up, marker="|", s=160 * height + 60, color="black", zorder=3, label=name)
-    axes.set_yticks(range(len(table.rows)), [_plain(row) for row in table.rows])
+    axes.set_yticks(range(len(table.rows)), [plain(row) for row in table.rows])
     axes.invert_yaxis()
     axes.set_xlabel("%")
     axes.grid(axis="x", alpha=0.3)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text of the data as it stands: no formula between dollar signs."""
     return text.replace("$", r"\$")

@@ -78,10 +78,11 @@ def test_the_love_plot(tmp_path: Path) -> None:
         propensity_quartiles={"answered": [0.1] * 5, "others": [0.1] * 5},
         largest_imbalance=0.2,
         effects=[effect],
-        balance=[Balance(covariate="年龄", before=0.5, weighted=0.2, matched=None)],
+        balance=[Balance(covariate=r"年龄 $\x$ <b>", before=0.5, weighted=0.2, matched=None)],
     )
     write_effects([found], tmp_path, "made", with_plots=True)
     assert (tmp_path / "balance_0.png").read_bytes().startswith(PNG)
     page = (tmp_path / "dqa_effect.md").read_text(encoding="utf-8")
     assert "![Balance among all searches](balance_0.svg)" in page and "NOT balanced" in page
     assert "| clicks | -1.000 [-2.000, -0.500] | - | -1.000 [-2.000, -0.500] | 3.40 (2.00) |" in page
+    assert "<b>" not in page.replace("\\<b\\>", "")
