@@ -28,13 +28,14 @@ logger = logging.getLogger(__name__)
 SAFE, UNSAFE = "safe", "unsafe"
 MOST_CHARS = 10_000  # of a cell, as much as a spreadsheet shows
 _COLUMNS = ("note_idx", "label", "title", "content", "flagged", "weight")
+_N_DRAWS = 10_000
 _FORMULA = re.compile(r"[\s\ufeff]*[=+\-@＝＋－＠\t\r]")
 
 Rows = npt.NDArray[np.bool_]
 
 
 class Share(Frozen):
-    """A share with its 95% interval after Wilson; `n` draws (with weights: as many as they are worth)."""
+    """A share with its 95% interval (see `_share`); `n` draws (with weights: as many as they are worth)."""
 
     value: float
     ci95: tuple[float, float]
@@ -198,9 +199,9 @@ def _agreement(pairs: Sequence[tuple[bool | None, bool, float]]) -> Agreement:
         if flagged is not None:
             weights[flagged, is_unsafe].append(weight)
     hit, wrong, missed = weights[True, True], weights[True, False], weights[False, True]
-    both = _share(
-        hit, [*wrong, *missed]
-    )  # F1 is 2J / (1 + J) of this share, which is Jaccard's, and so is its interval
+    heaviest, kept = (max([*weights[side, True], *weights[side, False]], default=0.0) for side in (True, False))
+    # F1 is 2J / (1 + J) of this share, which is Jaccard's, and so is its interval
+    both = _share(hit, [*wrong, *missed], heaviest, max(heaviest, kept))
     return Agreement(
         true_positives=len(hit),
         false_positives=len(wrong),
@@ -208,8 +209,8 @@ def _agreement(pairs: Sequence[tuple[bool | None, bool, float]]) -> Agreement:
         true_negatives=len(weights[False, False]),
         not_judged=sum(flagged is None for flagged, _, _ in pairs),
         weighted=any(weight != 1 for _, _, weight in pairs),
-        precision=_share(hit, wrong),
-        recall=_share(hit, missed),
+        precision=_share(hit, wrong, heaviest, heaviest),
+        recall=_share(hit, missed, heaviest, kept),
         f1=both and Share(value=_f1(both.value), ci95=(_f1(both.ci95[0]), _f1(both.ci95[1])), n=both.n),
     )
 
@@ -218,10 +219,23 @@ def _f1(jaccard: float) -> float:
     return 2 * jaccard / (1 + jaccard)
 
 
-def _share(of: Sequence[float], others: Sequence[float]) -> Share | None:
-    """The weight of some among all, with as many draws as equal weights would need (Kish); None of nothing."""
+def _share(of: Sequence[float], others: Sequence[float], most_of: float, most_others: float) -> Share | None:
+    """Their weight among all, with as many draws as equal weights would need (Kish); None of nothing.
+
+    `most_of` and `most_others` are the largest weights that a note of either kind could have had. Where weights
+    differ, a kind that none was found of may still be many: the interval is of Jeffreys' posterior, in
+    which each kind has half a note of its largest weight more. Of equal weights it is Wilson's.
+    """
     every = [*of, *others]
     if not every:
         return None
     value, n = sum(of) / sum(every), sum(every) ** 2 / sum(weight**2 for weight in every)
-    return Share(value=value, ci95=wilson95(value, n), n=n)
+    if len({*every, most_of, most_others} - {0.0}) == 1:
+        return Share(value=value, ci95=wilson95(value, n), n=n)
+    rng = np.random.default_rng(0)
+    totals = [
+        rng.standard_gamma([*np.ones(len(kind)), 0.5], (_N_DRAWS, len(kind) + 1)) @ [*kind, most]
+        for kind, most in ((of, most_of), (others, most_others))
+    ]
+    low, high = np.percentile(totals[0] / (totals[0] + totals[1]), [2.5, 97.5]).tolist()
+    return Share(value=value, ci95=(min(low, value), max(high, value)), n=n)

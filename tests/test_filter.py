@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 import pytest
 import scipy.stats
 
 from qilin_rag.llms import retry
+from qilin_rag.review import Label, agreements
 from tests.conftest import Cli, Outcome, launch, wait_until, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 
@@ -298,6 +300,24 @@ def test_a_filled_sample_is_kept_and_says_how_good_the_filter_is(tmp_path: Path,
     assert found["recall"]["value"] == pytest.approx(20 / (20 + 8))  # weights 2 and 8
     assert found["recall"]["n"] == pytest.approx(28**2 / (10 * 2**2 + 8**2))
     assert "holds labels" in done.err and Path("out/review.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("n_missed", [5, 50, 1000])
+def test_the_interval_of_recall_knows_how_many_a_kept_note_stands_for(n_missed: int) -> None:
+    """100 of 10,000 notes are flagged, 80 rightly; of the 9,900 kept 100 are looked at, often without finding one."""
+    rng = np.random.default_rng(0)
+    truths = 80 / (80 + n_missed), 160 / (180 + n_missed)
+    covered = []
+    for _ in range(100):
+        n_found = rng.hypergeometric(n_missed, 9900 - n_missed, 100)
+        labels = [Label(i, frozenset({"unsafe"} if i < 80 else ()), 1.0) for i in range(100)]
+        labels += [Label(100 + i, frozenset({"unsafe"} if i < n_found else ()), 99.0) for i in range(100)]
+        found = agreements(labels, {"any": [True] * 100 + [False] * 100})["any"]
+        assert found.precision and found.recall and found.f1
+        assert found.precision.ci95 == pytest.approx(wilson(80, 100), abs=1e-9)
+        shares = zip((found.recall, found.f1), truths, strict=True)
+        covered.append([share.ci95[0] <= truth <= share.ci95[1] for share, truth in shares])
+    assert (np.mean(covered, axis=0) >= 0.9).all()
 
 
 @pytest.mark.parametrize(

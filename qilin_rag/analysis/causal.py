@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qilin_rag.errors import UsageError
 from qilin_rag.progress import stage
 
 Floats = npt.NDArray[np.float64]
@@ -77,6 +78,8 @@ def folds(treated: Bools, groups: Ints, seed: int) -> Iterator[tuple[Ints, Ints]
     """Rows to fit on and rows to predict, five times; no group is on both sides."""
     from sklearn.model_selection import StratifiedGroupKFold
 
+    if (n_groups := len(np.unique(groups))) < FOLDS:
+        raise UsageError(f"searches of {n_groups} users: {FOLDS} are needed at least")
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     with stage("fitting a model on four fifths", FOLDS) as advance:
         for fold in splitter.split(np.zeros(len(treated)), treated, groups):
@@ -157,6 +160,7 @@ def standardised_differences(covariates: Floats, treated: Bools, weight: Floats 
     weight = np.ones(len(treated)) if weight is None else weight
     means = [np.average(covariates[mask], axis=0, weights=weight[mask]) for mask in (treated, ~treated)]
     pooled = np.sqrt((covariates[treated].var(axis=0) + covariates[~treated].var(axis=0)) / 2)
+    pooled = np.where(pooled > 0, pooled, covariates.std(axis=0))  # constant on each side, but not the same
     found: Floats = np.divide(means[0] - means[1], pooled, out=np.zeros_like(pooled), where=pooled > 0)
     return found
 

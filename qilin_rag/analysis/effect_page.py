@@ -75,7 +75,8 @@ def as_page(effects: Sequence[DqaEffect], label: str, with_plots: bool) -> str:
         lines += [
             "",
             f"Balance of {len(effect.balance)} covariates: the largest standardised difference is {before.before:+.2f} "
-            f"before ({before.covariate}) and {worst.weighted:+.2f} weighted ({worst.covariate}): {verdict} "
+            f"before ({escaped(before.covariate)}) and "
+            f"{worst.weighted:+.2f} weighted ({escaped(worst.covariate)}): {verdict} "
             f"(at most {LARGEST_BALANCED}).",
         ]
         if with_plots:
@@ -107,7 +108,7 @@ def draw_balance(effect: DqaEffect, path: Path) -> None:
     """The love plot: standardised differences of the covariates before and after, the largest before on top."""
     from matplotlib import pyplot
 
-    from qilin_rag.analysis.plots import BLUE, GREEN, ORANGE, plotting, save
+    from qilin_rag.analysis.plots import BLUE, GREEN, ORANGE, plain, plotting, save
 
     shown: list[Balance] = sorted(effect.balance, key=lambda balance: -abs(balance.before))[:_MOST_IN_PLOT]
     at = range(len(shown))
@@ -122,7 +123,7 @@ def draw_balance(effect: DqaEffect, path: Path) -> None:
         for edge in (-LARGEST_BALANCED, LARGEST_BALANCED):
             axes.axvline(edge, color="#999999", linestyle="--", linewidth=0.8)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(list(at), [each.covariate for each in shown])
+        axes.set_yticks(list(at), [plain(each.covariate) for each in shown])
         axes.invert_yaxis()
         axes.set_xlabel("standardised mean difference, answered minus others")
         axes.set_title(f"Balance among {effect.population}", loc="left", fontsize=11)

@@ -106,6 +106,8 @@ def read_note_facts(source: Source) -> NoteFacts:
             n_images = none if images is None else pc.fill_null(images, 0).to_numpy(zero_copy_only=False)
             note_idx = rows["note_idx"].to_numpy(zero_copy_only=False)
             columns.append((note_idx, kind.astype(np.int64), n_images.astype(np.int64)))
+    if not columns:
+        return NoteFacts(*(np.zeros(0, np.int64) for _ in NoteFacts._fields))
     joined = [np.concatenate(each) for each in zip(*columns, strict=True)]
     order = np.argsort(joined[0], kind="stable")
     return NoteFacts(*(each[order] for each in joined))

@@ -87,6 +87,7 @@ def _by_query(log: Log, is_video: Bools, searched: Bools) -> FigureTable:
     queries = log.shown.queries
     n_chars = np.array([len(query) for query in queries])[of_request]
     asking = asks(queries)[of_request]
+    of_user = group_by_user(log, np.arange(len(log.shown)))
     source = log.shown.source[of_request]
     parts: list[tuple[str, Bools]] = [
         ("all", searched),
@@ -109,7 +110,7 @@ def _by_query(log: Log, is_video: Bools, searched: Bools) -> FigureTable:
         shares = [ratio((is_video & where).sum(), where.sum()) for where in (mask, clicks)]
         interval = None
         if clicks.sum() > 1:
-            found = intervals95(is_video[clicks].astype(float)[:, None], log.shown.user_idx[of_request][clicks])[0]
+            found = intervals95(is_video[clicks].astype(float)[:, None], of_user[of_request][clicks])[0]
             interval = (found.low, found.high) if found else None
         lift = None if not shares[0] or shares[1] is None else shares[1] / shares[0]
         values.append([int(clicks.sum()), *shares, lift])

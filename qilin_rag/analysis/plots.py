@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Okabe and Ito (2008)
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#666666"
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
+BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#666666"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 _FONT_FILES = ("notosanscjk", "notosanssc", "sourcehansans", "wqy-", "msyh", "simhei", "pingfang", "hiragino sans gb")
 _LINES = "figure3"
 _NOT_PLOTTED = ("table2",)
@@ -90,7 +90,7 @@ def _lines(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
         if here:
             at, shown = zip(*here, strict=True)
             axes.plot(at, shown, color=colour, marker=marker, label=table.columns[i].name)
-    axes.set_xticks(list(places), [_plain(row) for row in table.rows])
+    axes.set_xticks(list(places), [plain(row) for row in table.rows])
     axes.set_xlabel("place in the session" if table.key == "figure3b" else "position")
     axes.set_ylabel("%")
     axes.set_ylim(bottom=0)
@@ -100,7 +100,7 @@ def _lines(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
 def _bars(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
     """Bars a row with their 95% intervals where there are any, and the paper's value as a mark."""
     height = 0.8 / len(shares)
-    for colour, order, i in zip(COLOURS, range(len(shares)), shares, strict=False):
+    for colour, order, i in zip(COLOURS[: len(shares)], range(len(shares)), shares, strict=True):
         column = table.columns[i].name
         at = [place + (order - (len(shares) - 1) / 2) * height for place in range(len(table.rows))]
         values = [row[i] for row in table.values]
@@ -117,12 +117,12 @@ def _bars(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
             across, up = zip(*marks, strict=True)
             name = None if order else "paper"
             axes.scatter(across, up, marker="|", s=160 * height + 60, color="black", zorder=3, label=name)
-    axes.set_yticks(range(len(table.rows)), [_plain(row) for row in table.rows])
+    axes.set_yticks(range(len(table.rows)), [plain(row) for row in table.rows])
     axes.invert_yaxis()
     axes.set_xlabel("%")
     axes.grid(axis="x", alpha=0.3)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text of the data as it stands: no formula between dollar signs."""
     return text.replace("$", r"\$")

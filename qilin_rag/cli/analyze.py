@@ -41,10 +41,13 @@ def analyze(
 
     The paper's values stand beside those of the data.
     """
-    if context.invoked_subcommand:
+    from qilin_rag.errors import UsageError
+
+    if name := context.invoked_subcommand:
+        if data is not None or out is not None or not plots or quiet or as_json:
+            raise UsageError(f"options of analyze {name} stand behind it: analyze {name} --out DIR ...")
         return
     from qilin_rag.analysis.paper_tables import analyse
-    from qilin_rag.errors import UsageError
 
     if out is None:
         raise UsageError("name the folder to write: --out DIR")

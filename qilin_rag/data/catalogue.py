@@ -34,11 +34,13 @@ def open_catalogue(source: Source) -> Catalogue:
 
 
 def read_users(source: Source) -> pa.Table | None:
-    """The table user_feat by user_idx, None where there is none."""
+    """The table user_feat by user_idx, None where there is none or no user in it."""
     if "user_feat" not in source.tables():
         return None
     table = TABLES["user_feat"]
     encoding, files = source.files("user_feat")
     batches = [batch.rows for path in files for batch in read_batches(encoding, path, table)]
+    if not any(map(len, batches)):
+        return None
     users = pa.concat_tables([pa.Table.from_batches([batch]) for batch in batches], promote_options="default")
     return users.sort_by("user_idx")

@@ -10,6 +10,7 @@ pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'qilin-ra
 
 from qilin_rag.analysis import causal
 from qilin_rag.analysis.causal import Estimate
+from qilin_rag.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
 
@@ -84,6 +85,17 @@ def test_standardised_differences_by_hand() -> None:
     # means 2 and 3; variances 1 and 26/3
     found = causal.standardised_differences(covariates, treated)
     assert found.tolist() == pytest.approx([-1 / np.sqrt((1 + 26 / 3) / 2), 0])
+
+
+def test_too_few_users_are_one_line() -> None:
+    covariates, treated, _ = confounded(0)
+    with pytest.raises(UsageError, match="searches of 4 users: 5 are needed"):
+        causal.propensities(covariates, treated, np.arange(len(treated)) % 4)
+
+
+def test_what_tells_both_sides_apart_is_not_balanced() -> None:
+    treated = np.array([True, True, False, False])
+    assert causal.standardised_differences(treated[:, None].astype(float), treated).tolist() == [2]
 
 
 def test_matches_are_the_nearest_within_the_caliper_and_used_once() -> None:

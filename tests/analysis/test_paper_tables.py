@@ -15,6 +15,7 @@ from qilin_rag.analysis.paper_tables import analyse
 from qilin_rag.analysis.transitions import reformulation
 from qilin_rag.data.source import open_source
 from qilin_rag.errors import UsageError
+from tests.conftest import Cli, write_jsonl
 
 NOON_S = 1_700_000_000  # true time
 BEIJING_S = 8 * 3600
@@ -215,6 +216,19 @@ def test_files(tables: dict[str, FigureTable], tmp_path: Path) -> None:
     assert "S\\-R: clicks, CTR" in page
     assert as_csv(tables["table6"]).count("\n") == 1 + 4 * 4
     assert as_page([], "x", []).startswith("# x\n")
+
+
+def test_empty_tables_of_notes_and_users_are_like_none(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "search_train.jsonl", [search(1, "茶", at(NOON_S, [(1, 1, "")]))])
+    expected = [table.values for table in analyse(open_source(str(tmp_path)))]
+    for name in ("notes", "user_feat"):
+        (tmp_path / f"{name}.jsonl").write_text("", encoding="utf-8")
+    assert [table.values for table in analyse(open_source(str(tmp_path)))] == expected
+
+
+def test_an_option_before_the_subcommand_is_not_passed_over(cli: Cli, tmp_path: Path) -> None:
+    done = cli("analyze", "--data", "elsewhere", "answers", "--out", tmp_path / "out")
+    assert done.code == 2 and "options of analyze answers stand behind it" in done.err
 
 
 def test_no_requests_is_said(tmp_path: Path) -> None:

@@ -44,13 +44,13 @@ def test_tables_with_shares_are_drawn(tmp_path: Path) -> None:
 def test_every_share_has_its_bars_its_intervals_and_says_where_there_is_none() -> None:
     from matplotlib import pyplot
 
-    columns = [Column(name=name, unit="share") for name in ("any", "liked", "content", "citation")]
-    made = table("answers", "Feedback", columns, {"a": [0.5, 0.0, None, 0.1], "b": [0.4, 0.3, 0.2, 0.1]})
-    made = made.model_copy(update={"ci95": [[(0.4, 0.6), None, None, None], [None] * 4]})
+    columns = [Column(name=name, unit="share") for name in ("any", "liked", "content", "citation", "experience")]
+    made = table("answers", "Feedback", columns, {"a": [0.5, 0.0, None, 0.1, 0.6], "b": [0.4, 0.3, 0.2, 0.1, 0.0]})
+    made = made.model_copy(update={"ci95": [[(0.4, 0.6), None, None, None, None], [None] * 5]})
     figure, axes = pyplot.subplots()
-    _bars(axes, made, range(4))
-    assert axes.get_legend_handles_labels()[1] == ["any", "liked", "content", "citation"]
-    assert len(axes.patches) == 8
+    _bars(axes, made, range(5))
+    assert axes.get_legend_handles_labels()[1] == ["any", "liked", "content", "citation", "experience"]
+    assert len(axes.patches) == 10
     assert [text.get_text().strip() for text in axes.texts] == ["no data"]
     assert [list(line.get_xdata()) for line in axes.lines] == [[40.0, 60.0]]
     pyplot.close(figure)
@@ -78,10 +78,11 @@ def test_the_love_plot(tmp_path: Path) -> None:
         propensity_quartiles={"answered": [0.1] * 5, "others": [0.1] * 5},
         largest_imbalance=0.2,
         effects=[effect],
-        balance=[Balance(covariate="年龄", before=0.5, weighted=0.2, matched=None)],
+        balance=[Balance(covariate=r"年龄 $\x$ <b>", before=0.5, weighted=0.2, matched=None)],
     )
     write_effects([found], tmp_path, "made", with_plots=True)
     assert (tmp_path / "balance_0.png").read_bytes().startswith(PNG)
     page = (tmp_path / "dqa_effect.md").read_text(encoding="utf-8")
     assert "![Balance among all searches](balance_0.svg)" in page and "NOT balanced" in page
     assert "| clicks | -1.000 [-2.000, -0.500] | - | -1.000 [-2.000, -0.500] | 3.40 (2.00) |" in page
+    assert "<b>" not in page.replace("\\<b\\>", "")
