@@ -129,6 +129,21 @@ def wilson95(share: float, n: float) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def share95(values: Values, clusters: Clusters | None = None) -> tuple[float, float]:
+    """Wilson's 95% interval of the share of ones among zeros and ones (n,), n above 0.
+
+    Of clusters for as many draws as they are worth (Korn & Graubard 1998): the variance of a single draw over that of
+    the share, from the sums of the clusters, and no more than there are values; where all are the same, the number of
+    clusters.
+    """
+    sums, sizes = _cluster_sums(_Columns.of(values[:, None], clusters))
+    share = float(values.mean())
+    of_one, of_share = share * (1 - share), float(((sums[:, 0] - sizes * share) ** 2).sum()) / len(values) ** 2
+    if of_share:
+        return wilson95(share, min(len(values), of_one / of_share))
+    return wilson95(share, len(values) if of_one else len(sizes))
+
+
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Kendall's tau-b of two sequences of values of the same things; None where either has but one value."""
     signs = [np.sign(np.subtract.outer(np.asarray(each), np.asarray(each))) for each in (first, second)]

@@ -213,6 +213,32 @@ def test_wilson_is_scipys(k: int, n: int) -> None:
     assert stats.wilson95(k / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+def test_a_share_of_clusters_is_of_as_many_draws_as_they_are_worth() -> None:
+    values = np.array([1, 0, 0, 1, 0, 0, 0], float)
+    alone = stats.wilson95(2 / 7, 7)
+    assert stats.share95(values) == stats.share95(values, np.arange(7)) == pytest.approx(alone, abs=1e-12)
+    copied = stats.share95(np.repeat(values, 3), np.repeat(np.arange(7), 3))
+    assert copied == pytest.approx(alone, abs=1e-12)
+    assert stats.share95(np.ones(6), np.array([0, 0, 0, 0, 1, 1])) == stats.wilson95(1, 2)
+    assert stats.share95(np.array([0.0, 1.0] * 4), np.repeat(np.arange(4), 2)) == stats.wilson95(0.5, 8)
+
+
+def test_the_interval_of_a_share_holds_where_users_are_alike_in_themselves() -> None:
+    """200 users of 1 to 20 answers each, each liking as often as drawn from Beta(.4, 1.6): a mean of .2."""
+    drawn = rng(5)
+    held, held_naively = 0, 0
+    for _ in range(400):
+        sizes = drawn.integers(1, 21, 200)
+        clusters = np.repeat(np.arange(200), sizes)
+        values = (drawn.random(len(clusters)) < drawn.beta(0.4, 1.6, 200)[clusters]).astype(float)
+        low, high = stats.share95(values, clusters)
+        held += low <= 0.2 <= high
+        low, high = stats.share95(values)
+        held_naively += low <= 0.2 <= high
+    assert 0.92 <= held / 400 <= 0.98
+    assert held_naively / 400 < 0.8
+
+
 def test_holm_by_hand() -> None:
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm([0.6, 0.7]) == [1.0, 1.0]

@@ -14,6 +14,7 @@ from qilin_rag.data.questions import FLAGS, read_questions
 from qilin_rag.data.schema import FEEDBACK
 from qilin_rag.data.source import Source
 from qilin_rag.errors import UsageError
+from qilin_rag.stats import share95
 from qilin_rag.text import cited_numbers
 from qilin_rag.types import Question
 
@@ -40,8 +41,13 @@ def favoured_answers(source: Source) -> list[FigureTable]:
     ]
     left_out = len(questions) - len(judged)
     notes = [f"{left_out} answers without feedback recorded are left out."] if left_out else []
-    notes.append("Shares of the answers, with 95% intervals (Wilson); what goes together need not be a cause.")
-    return [_table(key, title, labels, of, columns, notes) for key, title, labels, of in groups]
+    notes.append(
+        "Shares of the answers, with 95% intervals (Wilson, answers to one user being no independent draws); what goes "
+        "together need not be a cause."
+    )
+    named = [question.meta.get("user_idx") for question in judged]
+    users = np.array([-1 - i if user is None else user for i, user in enumerate(named)], np.int64)
+    return [_table(key, title, labels, of, columns, users, notes) for key, title, labels, of in groups]
 
 
 def _table(
@@ -50,20 +56,17 @@ def _table(
     labels: Sequence[str],
     of: npt.NDArray[np.int64],
     feedback: npt.NDArray[np.bool_],
+    users: npt.NDArray[np.int64],
     notes: Sequence[str],
 ) -> FigureTable:
-    from statsmodels.stats.proportion import proportion_confint
-
+    shares = [Column(name="any", unit="share"), *(Column(name=_NAMES[flag], unit="share") for flag in FEEDBACK)]
     values: list[list[float | None]] = []
     intervals: list[list[tuple[float, float] | None]] = []
     for i in range(len(labels)):
         here = feedback[of == i]
-        n = len(here)
-        counts = here.sum(axis=0).tolist()
-        values.append([n, *(count / n if n else None for count in counts)])
-        found = [proportion_confint(count, n, method="wilson") if n else None for count in counts]
-        intervals.append([None, *((float(pair[0]), float(pair[1])) if pair else None for pair in found)])
-    shares = [Column(name="any", unit="share"), *(Column(name=_NAMES[flag], unit="share") for flag in FEEDBACK)]
+        values.append([len(here), *(here.mean(axis=0).tolist() if len(here) else [None] * len(shares))])
+        found = [share95(here[:, j].astype(float), users[of == i]) if len(here) else None for j in range(len(shares))]
+        intervals.append([None, *found])
     return FigureTable(
         key=key,
         title=title,

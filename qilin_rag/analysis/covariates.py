@@ -87,7 +87,13 @@ def _text_columns(queries: Sequence[str], seed: int) -> dict[str, Floats]:
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    matrix = TfidfVectorizer(analyzer="char", ngram_range=(1, 2), min_df=5, sublinear_tf=True).fit_transform(queries)
+    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 2), min_df=5, sublinear_tf=True)
+    try:
+        matrix = vectorizer.fit_transform(queries)
+    except ValueError:  # no characters that five queries share
+        return {}
     n_dimensions = min(_TEXT_DIMENSIONS, matrix.shape[1] - 1)
+    if not n_dimensions:
+        return {}
     reduced = TruncatedSVD(n_dimensions, random_state=seed).fit_transform(matrix)
     return {f"text {i}": column for i, column in enumerate(reduced.T, start=1)}

@@ -104,13 +104,19 @@ def _written(estimate: Estimate) -> str:
     return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
 
 
+def _largest(balance: Balance) -> float:
+    return max(abs(balance.before), abs(balance.weighted), abs(balance.matched or 0.0))
+
+
 def draw_balance(effect: DqaEffect, path: Path) -> None:
-    """The love plot: standardised differences of the covariates before and after, the largest before on top."""
+    """The love plot: standardised differences before and after of the covariates where any is largest."""
     from matplotlib import pyplot
 
     from qilin_rag.analysis.plots import BLUE, GREEN, ORANGE, plain, plotting, save
 
-    shown: list[Balance] = sorted(effect.balance, key=lambda balance: -abs(balance.before))[:_MOST_IN_PLOT]
+    largest = sorted(effect.balance, key=_largest, reverse=True)[:_MOST_IN_PLOT]
+    shown = sorted(largest, key=lambda balance: -abs(balance.before))
+    of = "" if len(shown) == len(effect.balance) else f", the {len(shown)} largest of {len(effect.balance)} covariates"
     at = range(len(shown))
     with plotting():
         figure, axes = pyplot.subplots(figsize=(7.0, 1.5 + 0.24 * len(shown)), layout="constrained")
@@ -126,7 +132,7 @@ def draw_balance(effect: DqaEffect, path: Path) -> None:
         axes.set_yticks(list(at), [plain(each.covariate) for each in shown])
         axes.invert_yaxis()
         axes.set_xlabel("standardised mean difference, answered minus others")
-        axes.set_title(f"Balance among {effect.population}", loc="left", fontsize=11)
+        axes.set_title(f"Balance among {effect.population}{of}", loc="left", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.2)
         figure.legend(frameon=False, loc="outside right upper")

@@ -92,12 +92,12 @@ def _by_query(log: Log, is_video: Bools, searched: Bools) -> FigureTable:
     parts: list[tuple[str, Bools]] = [
         ("all", searched),
         ("asks", searched & asking),
-        ("does not ask", searched & ~asking),
+        ("does not ask", searched & ~asking & (n_chars > 0)),
     ]
     parts += [
         (f"{name} characters", searched & mask)
         for name, mask in (
-            ("up to 4", n_chars <= 4),
+            ("up to 4", (n_chars > 0) & (n_chars <= 4)),
             ("5 to 8", (n_chars > 4) & (n_chars <= 8)),
             ("over 8", n_chars > 8),
         )

@@ -42,6 +42,8 @@ def table7(log: Log) -> FigureTable:
     """Share of searches, CTR and mean clicks by the number of characters of the query."""
     searches = np.flatnonzero(log.shown.is_search)
     n_chars = np.array([len(log.shown.queries[row]) for row in searches.tolist()], np.int64)
+    missing = int((n_chars == 0).sum())
+    searches, n_chars = searches[n_chars > 0], n_chars[n_chars > 0]
     bucket = np.clip(n_chars, 3, 11) - 3
     rows: dict[str, list[float | None]] = {}
     for i, name in enumerate(LENGTHS):
@@ -54,6 +56,7 @@ def table7(log: Log) -> FigureTable:
         _COLUMNS7,
         rows,
         {name: dict(zip(("share", "CTR", "clicks"), values, strict=True)) for name, values in _PAPER7.items()},
+        [f"{missing} searches without a query are left out."] if missing else [],
         why_missing="no such search",
     )
 

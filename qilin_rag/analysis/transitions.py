@@ -49,11 +49,9 @@ def table6(log: Log) -> FigureTable:
 
 def table8(log: Log) -> FigureTable:
     """Consecutive searches of a user by what happens to the set of characters of the query."""
-    first, second = search_pairs(log)
-    kinds = [
-        reformulation(log.shown.queries[a], log.shown.queries[b])
-        for a, b in zip(first.tolist(), second.tolist(), strict=True)
-    ]
+    queries = [(log.shown.queries[a], log.shown.queries[b]) for a, b in zip(*search_pairs(log), strict=True)]
+    kinds = [reformulation(*pair) for pair in queries if all(pair)]
+    missing = len(queries) - len(kinds)
     counts = {name: kinds.count(name) for name in _PAPER8}
     return table(
         "table8",
@@ -66,6 +64,7 @@ def table8(log: Log) -> FigureTable:
             "Of the sets of characters: Add, only more; Delete, only fewer; Change, both and some shared; Repeat, the "
             "same; Others, none shared.",
             "The paper has 29,875 such pairs, and 29,295 in Table 6, so this is over searches alone.",
+            *([f"{missing} pairs in which a query is missing are left out."] if missing else []),
         ],
         why_missing="no such pair",
     )

@@ -62,7 +62,7 @@ def answers(
     from qilin_rag.analysis.answers import favoured_answers
 
     lead = "Each cell: the share of the answers with this feedback, and its 95% interval."
-    _write(favoured_answers, data, out, plots, quiet, as_json, lead, "statsmodels")
+    _write(favoured_answers, data, out, plots, quiet, as_json, lead)
 
 
 @app.command()

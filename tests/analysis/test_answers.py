@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import scipy.stats
 
-pytest.importorskip("statsmodels", reason="needs statsmodels: pip install 'qilin-rag[analysis]'")
-
 from qilin_rag.analysis.answers import favoured_answers
 from qilin_rag.data.source import Source, open_source
 from qilin_rag.errors import UsageError
@@ -76,6 +74,17 @@ def test_by_hand(tmp_path: Path) -> None:
     assert sum(values[0] or 0 for values in lengths.values) == 4
     assert lengths.rows[0].startswith(f"{len(rows[0]['dqa_output'])} to ")
     assert citations.notes[0] == "1 answers without feedback recorded are left out."
+
+
+def test_many_answers_to_one_user_are_no_independent_draws(tmp_path: Path) -> None:
+    def interval(users: list[int | None]) -> tuple[float, float] | None:
+        rows = [answer(i, "答", [1], 1.0, user_idx=user, is_like_clk=float(i < 4)) for i, user in enumerate(users)]  # type: ignore[arg-type]
+        return favoured_answers(source_of(tmp_path, rows))[3].interval(0, 2)
+
+    of_two = scipy.stats.binomtest(1, 2).proportion_ci(method="wilson")
+    assert interval([1, 1, 1, 1, 2, 2, 2, 2]) == pytest.approx((of_two.low, of_two.high))
+    of_eight = scipy.stats.binomtest(4, 8).proportion_ci(method="wilson")
+    assert interval([None] * 8) == pytest.approx((of_eight.low, of_eight.high))
 
 
 def test_no_feedback_is_said(tmp_path: Path) -> None:

@@ -61,7 +61,6 @@ def test_one_right_model_is_enough(wrong: str) -> None:
 
 def test_weights_as_statsmodels() -> None:
     """Without outcome models AIPW is weighting by the odds, which statsmodels has, normalised."""
-    pytest.importorskip("statsmodels", reason="needs statsmodels: pip install 'qilin-rag[analysis]'")
     from statsmodels.discrete.discrete_model import Logit
     from statsmodels.regression.linear_model import OLS
     from statsmodels.tools import add_constant

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'qilin-rag[analysis]'")
 
+from qilin_rag.analysis.covariates import covariates_of
 from qilin_rag.analysis.log import IMAGE_TEXT, VIDEO, Log, NoteFacts
 from qilin_rag.analysis.modality import modality
 from qilin_rag.data.exposures import Exposures
@@ -74,6 +78,28 @@ def test_where_they_do_not_it_gains_nothing() -> None:
     _, model, _ = modality(made_log(is_told=False), None)
     gain = model.interval(model.rows.index("model of the query"), 1)
     assert gain is not None and gain[0] < 0.005
+
+
+def test_queries_without_characters_in_common_say_nothing() -> None:
+    log = made_log(is_told=True)
+    for queries in ([""] * N_SEARCHES, list(map(chr, range(0x4E00, 0x4E00 + N_SEARCHES)))):
+        covariates = covariates_of(
+            Log(replace(log.shown, queries=queries), log.is_dqa, log.notes), None, np.arange(N_SEARCHES), 0
+        )
+        assert covariates.names == ["hour (sine)", "hour (cosine)"]
+        assert np.isfinite(covariates.values).all()
+
+
+def test_requests_without_a_user_are_not_of_one() -> None:
+    log = made_log(is_told=True)
+
+    def width(user_idx: npt.NDArray[np.int64]) -> float:
+        by_query, _, _ = modality(Log(replace(log.shown, user_idx=user_idx), log.is_dqa, log.notes), None)
+        found = by_query.interval(0, 2)
+        assert found
+        return found[1] - found[0]
+
+    assert width(np.full(N_SEARCHES, -1)) == pytest.approx(width(np.arange(N_SEARCHES)), rel=0.1)
 
 
 def test_too_few_clicks_are_said() -> None:

@@ -226,6 +226,17 @@ def test_empty_tables_of_notes_and_users_are_like_none(tmp_path: Path) -> None:
     assert [table.values for table in analyse(open_source(str(tmp_path)))] == expected
 
 
+def test_searches_without_a_query_are_neither_short_nor_repeated(tmp_path: Path) -> None:
+    rows = [search(i, query, at(NOON_S + i, [(1, 1, "")])) for i, query in enumerate(["", "", "茶", "茶水"])]
+    write_jsonl(tmp_path / "search_train.jsonl", rows)
+    tables = {table.key: table for table in analyse(open_source(str(tmp_path)))}
+    assert row(tables["table7"], "<=3")["searches"] == 2
+    assert "2 searches without a query are left out." in tables["table7"].notes
+    assert row(tables["table8"], "Add") == {"share": 1, "pairs": 1}
+    assert row(tables["table8"], "Repeat") == {"share": 0, "pairs": 0}
+    assert "2 pairs in which a query is missing are left out." in tables["table8"].notes
+
+
 def test_an_option_before_the_subcommand_is_not_passed_over(cli: Cli, tmp_path: Path) -> None:
     done = cli("analyze", "--data", "elsewhere", "answers", "--out", tmp_path / "out")
     assert done.code == 2 and "options of analyze answers stand behind it" in done.err
