@@ -45,13 +45,13 @@ def table2(log: Log, users: pa.Table | None) -> FigureTable:
     """Numbers of users, notes, queries, actions and images."""
     shown = log.shown
     n_users = len(np.unique(shown.user_idx[shown.user_idx >= 0])) if users is None else len(users)
-    values = {
+    values: dict[str, int | None] = {
         "users": n_users,
-        "items": len(log.notes.note_idx),
+        "items": len(log.notes.note_idx) or None,
         "queries": int(shown.is_search.sum()),
         "queries with DQA": int(shown.answered.sum()),
         "actions": len(shown.note_idx),
-        "images": int(log.notes.n_images.sum()),
+        "images": int(log.notes.n_images.sum()) or None,
     }
     return table(
         "table2",
@@ -59,7 +59,11 @@ def table2(log: Log, users: pa.Table | None) -> FigureTable:
         [_COUNT],
         {name: [value] for name, value in values.items()},
         {name: {"count": value} for name, value in _PAPER2.items()},
-        ["Actions are counted as results shown: the paper does not say what it counts, and these come near."],
+        [
+            "Actions are counted as results shown: the paper does not say what it counts, and these come near.",
+            *(["There is no table of users: those are counted who asked for something."] if users is None else []),
+        ],
+        why_missing="not in the data",
     )
 
 

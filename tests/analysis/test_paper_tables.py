@@ -226,10 +226,12 @@ def test_empty_tables_of_notes_and_users_are_like_none(tmp_path: Path) -> None:
     assert [table.values for table in analyse(open_source(str(tmp_path)))] == expected
 
 
-def test_searches_without_a_query_are_neither_short_nor_repeated(tmp_path: Path) -> None:
+def test_what_the_data_lacks_is_not_counted(tmp_path: Path) -> None:
     rows = [search(i, query, at(NOON_S + i, [(1, 1, "")])) for i, query in enumerate(["", "", "茶", "茶水"])]
     write_jsonl(tmp_path / "search_train.jsonl", rows)
     tables = {table.key: table for table in analyse(open_source(str(tmp_path)))}
+    assert row(tables["table2"], "items") == row(tables["table2"], "images") == {"count": None}  # no table of notes
+    assert "There is no table of users: those are counted who asked for something." in tables["table2"].notes
     assert row(tables["table7"], "<=3")["searches"] == 2
     assert "2 searches without a query are left out." in tables["table7"].notes
     assert row(tables["table8"], "Add") == {"share": 1, "pairs": 1}
