@@ -92,8 +92,8 @@ _CAVEATS = (
     "What came after the answer is not held fixed: if it makes lists shorter, fewer clicks are one of its effects.",
     "The rank of the first click is known only where there is a click, which the answer itself makes rarer: its "
     "difference mixes two things.",
-    "Each interval is for itself: one in twenty leaves out what is true, so of a dozen now and then one does. Searches of "
-    "one user are taken together, the same query of several users is not.",
+    "Each interval is for itself: one in twenty leaves out what is true, so of a dozen now and then one does. Searches "
+    "of one user are taken together, the same query of several users is not.",
     "Fewer clicks are no worse or better a search: a user may have found in the answer what the clicks were for.",
 )
 
