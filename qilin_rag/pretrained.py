@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qilin_rag.errors import UsageError
+from qilin_rag.errors import QilinError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,17 @@ def check_all_loaded(name: str, messages: list[str], may_miss: str = r"pooler\."
     missing = [key.strip() for key in re.findall(r"^([^|\n]+)\|\s*MISSING", report, re.MULTILINE)]
     if missing := [key for key in missing if not re.match(may_miss, key)]:
         raise UsageError(f"model {name!r}: weights are not in its files ({missing[0]}), so they would be random")
+
+
+@contextmanager
+def within_gpu_memory(advice: str) -> Iterator[None]:
+    """Where the memory of a GPU does not suffice, that is one line with what to do about it."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise QilinError(f"the GPU's memory is full; {advice} ({str(error).split('. ')[0]})") from error
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import VALIDATION_SHARE, Floats, Requests
 from qilin_rag.errors import UsageError
 from qilin_rag.extras import require
-from qilin_rag.pretrained import model_sha256
+from qilin_rag.pretrained import model_sha256, within_gpu_memory
 from qilin_rag.rankers.base import Ranker
 from qilin_rag.registry import RANKERS
 from qilin_rag.store import write_text
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "ranker.json"
 MODEL = "model"
+LESS_TO_SCORE = "lower ranker.score_batch_size"
 
 
 class Trained(NamedTuple):
@@ -129,7 +130,7 @@ class TrainedRanker(Ranker):
                 raise UsageError("this ranker is not trained; name the folder that `train` wrote with --checkpoint")
             self.torch_device()
             self._fitted = self.load(self.checkpoint / MODEL)
-        with torch.no_grad():
+        with torch.no_grad(), within_gpu_memory(LESS_TO_SCORE):
             return self.score_with(self._fitted, requests, catalogue)
 
     def torch_device(self) -> Any:

@@ -29,10 +29,19 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Requests, content_sha256
 from qilin_rag.errors import UsageError
 from qilin_rag.extras import missing_modules
-from qilin_rag.pretrained import fetch_model, model_sha256, quiet_loading
+from qilin_rag.pretrained import fetch_model, model_sha256, quiet_loading, within_gpu_memory
 from qilin_rag.progress import Advance, stage
 from qilin_rag.rankers.evaluation import figures_of
-from qilin_rag.rankers.trained import MANIFEST, MODEL, Recipe, Trained, TrainedRanker, read_ranker, save_ranker
+from qilin_rag.rankers.trained import (
+    LESS_TO_SCORE,
+    MANIFEST,
+    MODEL,
+    Recipe,
+    Trained,
+    TrainedRanker,
+    read_ranker,
+    save_ranker,
+)
 from qilin_rag.retrievers.encoder import has_native_bf16
 from qilin_rag.store import write_text
 
@@ -45,6 +54,7 @@ LOG = "log.jsonl"
 BEGUN = "training.json"
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
+_LESS_TO_TRAIN = "in a new folder, lower ranker.batch_size, or set ranker.gradient_checkpointing=true"
 TRAINER_STATE = "trainer_state.json"
 METRIC = "mrr@10"
 
@@ -101,7 +111,8 @@ def _train(
         last = _last_checkpoint(out / CHECKPOINTS)
         if trainer.is_world_process_zero():
             _forget_after(out / LOG, last)
-        with stage("training", trainer.args.max_steps, 0 if last is None else _step(last)) as advance:
+        done = 0 if last is None else _step(last)
+        with stage("training", trainer.args.max_steps, done) as advance, within_gpu_memory(_LESS_TO_TRAIN):
             trainer.add_callback(_Steps(advance))
             if last and _is_over(last):
                 _take_best(trainer, last)
@@ -133,7 +144,11 @@ def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalo
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
             was_training = recipe.model.training
             recipe.model.eval()
-            with torch.no_grad(), _as_loaded(recipe.model):
+            with (
+                torch.no_grad(),
+                _as_loaded(recipe.model),
+                within_gpu_memory(f"{LESS_TO_SCORE}; the same command goes on"),
+            ):
                 found = mean_reciprocal_rank(ranker, recipe.fitted, judged, catalogue)
             recipe.model.train(was_training)
             metrics = {f"eval_{METRIC}": found}

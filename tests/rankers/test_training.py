@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="needs torch (make test-all installs
 from qilin_rag.data import load_dataset  # noqa: E402
 from qilin_rag.data.catalogue import Catalogue  # noqa: E402
 from qilin_rag.data.requests import Floats, Requests  # noqa: E402
-from qilin_rag.errors import UsageError  # noqa: E402
+from qilin_rag.errors import QilinError, UsageError  # noqa: E402
 from qilin_rag.pretrained import quiet_loading  # noqa: E402
 from qilin_rag.progress import Advance, watched_by  # noqa: E402
 from qilin_rag.rankers import training  # noqa: E402
@@ -243,6 +243,50 @@ def test_a_device_that_is_not_there_is_said(catalogue: Catalogue, tmp_path: Path
     if device != "mps":
         with pytest.raises(UsageError, match=re.escape(message)):
             Toy(device=device, checkpoint=tmp_path).score(requests[1], catalogue)
+
+
+@pytest.mark.parametrize("where", ["training", "validation"])
+def test_a_gpu_without_enough_memory_is_one_line_and_nothing_is_lost(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    ranker, requests = Toy(batch_size=16, max_steps=9, evaluate_every=3), (made_requests(), made_requests(20, seed=5))
+    n_calls = 0
+    name = "binary_cross_entropy_with_logits"
+    loss, score_with = getattr(torch.nn.functional, name), Toy.score_with
+
+    def full() -> None:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == (5 if where == "training" else 2):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total of 8 GiB")
+
+    def loss_on_gpu(*of: Any) -> Any:
+        full()
+        return loss(*of)
+
+    def score_on_gpu(*of: Any) -> Floats:
+        full()
+        return score_with(*of)
+
+    with monkeypatch.context() as patch:
+        if where == "training":
+            patch.setattr(torch.nn.functional, name, loss_on_gpu)
+        else:
+            patch.setattr(Toy, "score_with", score_on_gpu)
+        with pytest.raises(QilinError) as found:
+            train_ranker(ranker, *requests, catalogue, tmp_path / "out")
+    advice = {
+        "training": "in a new folder, lower ranker.batch_size",
+        "validation": "lower ranker.score_batch_size; the",
+    }
+    assert str(found.value).startswith(f"the GPU's memory is full; {advice[where]}")
+    assert str(found.value).endswith("(CUDA out of memory)")
+    assert (tmp_path / "out" / "checkpoints" / "checkpoint-3").is_dir()
+    train_ranker(ranker, *requests, catalogue, tmp_path / "out")
+    monkeypatch.setattr(Toy, "score_with", lambda *of: full())
+    n_calls = 1 if where == "validation" else 4
+    with pytest.raises(QilinError, match="memory is full; lower ranker"):
+        Toy(checkpoint=tmp_path / "out").score(requests[1], catalogue)
 
 
 def test_tensorboard_where_it_is_and_said_where_not(
