@@ -118,7 +118,9 @@ def draw_balance(effect: DqaEffect, path: Path) -> None:
 
     largest = sorted(effect.balance, key=_largest, reverse=True)[:_MOST_IN_PLOT]
     shown = sorted(largest, key=lambda balance: -abs(balance.before))
-    of = "" if len(shown) == len(effect.balance) else f", the {len(shown)} largest of {len(effect.balance)} covariates"
+    of = (
+        "" if len(shown) == len(effect.balance) else f"\n(the {len(shown)} largest of {len(effect.balance)} covariates)"
+    )
     at = range(len(shown))
     with plotting():
         figure, axes = pyplot.subplots(figsize=(7.0, 1.5 + 0.24 * len(shown)), layout="constrained")
