@@ -92,8 +92,8 @@ def has_native_bf16(device: Any) -> bool:
     """Whether a torch device computes in bfloat16 itself, where it is faster than in fp32."""
     import torch
 
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cuda":  # torch.cuda.is_bf16_supported asks the current GPU, which may be another
+        return bool(torch.version.hip) or bool(torch.cuda.get_device_properties(device).major >= 8)
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
