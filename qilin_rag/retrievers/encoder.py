@@ -148,7 +148,8 @@ def _encode_distinct(
             {name: [values[i] for i in rows] for name, values in columns.items()}, return_tensors="pt"
         ).to(encoder.device)
         with torch.inference_mode(), torch.autocast(encoder.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            vectors = encoder({**common, **padded})["sentence_embedding"].float()
+            whole = encoder({**common, **padded})["sentence_embedding"].float()
+            vectors = whole[:, : encoder.truncate_dim]  # None: all of it
             if normalize:
                 vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
             return rows, vectors.cpu().numpy()
