@@ -69,12 +69,23 @@ def encode(
     """Vectors of shape (n_texts, dimension); the same text has the same one.
 
     A batch holds `batch_size` texts of full length at most, or as many tokens of shorter ones. `named` are the model
-    and the texts; a UsageError names the first text whose vector is not finite.
+    and the texts; a UsageError names the first text whose vector is not finite, and what to do where the memory of a
+    GPU is not enough.
     """
+    import torch
+
     read = [readable(encoder, text) for text in texts]
     distinct = list(dict.fromkeys(read))
-    with quiet_loading():
-        some = _encode_distinct(encoder.eval(), distinct, prefix, normalize, batch_size, precision)
+    try:
+        with quiet_loading():
+            some = _encode_distinct(encoder.eval(), distinct, prefix, normalize, batch_size, precision)
+    except torch.OutOfMemoryError as error:
+        n_texts = batch_size or max(1, _TOKENS_GPU // int(encoder.max_seq_length or _TOKENS_GPU))
+        reason = str(error).partition(". GPU")[0]  # what follows is how much of it is whose
+        raise UsageError(
+            f"model {named[0]!r} on {encoder.device}, batches of {n_texts} texts: {reason}; set a lower batch_size "
+            "(score_batch_size of a ranker)"
+        ) from error
     place = {text: i for i, text in enumerate(distinct)}
     vectors: Vectors = some[[place[text] for text in read]]
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
