@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import re
 import sys
 import tempfile
 import time
@@ -47,10 +48,11 @@ PEAK_TFLOPS = {
     "H100": 989.0,
     "A100": 312.0,
     "L40S": 362.0,
+    "L40": 181.0,
     "L4": 121.0,
     "RTX 4090": 165.0,
 }
-"""Dense bf16 by the makers' data sheets; the first name that the device's name holds counts."""
+"""Dense bf16 by the makers' data sheets, by words of a device's name: the first that it has counts."""
 
 QWEN2_VL = {
     "2B": {"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2},
@@ -125,7 +127,7 @@ def main() -> None:
     device = "CPU, toy shapes" if options.tiny else torch.cuda.get_device_name()
     packages = ("torch", "transformers", "sentence-transformers", "peft")
     print(f"{device}; {', '.join(f'{package} {version(package)}' for package in packages)}")
-    peak = None if options.tiny else next((v for name, v in PEAK_TFLOPS.items() if name in device), None)
+    peak = None if options.tiny else peak_of(device)
     print(f"peak in bf16: {f'{peak:g} TFLOP/s' if peak else 'not known, so no utilisation'}\n")
     print("| training | samples a step | samples/s | TFLOP a step | TFLOP/s | utilisation |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -142,6 +144,13 @@ def main() -> None:
                 print(row_of(name, found, peak), flush=True)
             gc.collect()
             torch.cuda.empty_cache()
+
+
+def peak_of(device: str) -> float | None:
+    """By the name of the GPU; None where it is not known, nor what a part of one (MIG) or a laptop's has of it."""
+    if re.search(r"\b(MIG|Laptop|D)\b", device):
+        return None
+    return next((peak for name, peak in PEAK_TFLOPS.items() if re.search(rf"\b{name}\b", device)), None)
 
 
 def row_of(name: str, found: Measured, peak: float | None) -> str:
