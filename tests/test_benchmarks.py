@@ -29,3 +29,15 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 )
 def test_utilisation_is_of_the_gpu_that_it_is(device: str, expected: float | None) -> None:
     assert runpy.run_path(str(BENCHMARKS / "ranker_training.py"))["peak_of"](device) == expected
+
+
+def test_products_of_4_bit_weights_are_counted() -> None:
+    """Forward by bitsandbytes' operator, backward by torch's, both of 10 rows with 64 by 128."""
+    torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="needs bitsandbytes (make test-all installs it)")
+    clock = runpy.run_path(str(BENCHMARKS / "ranker_training.py"))["Clock"](1, 1)
+    layer = bitsandbytes.nn.Linear4bit(128, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to("cpu")
+    given = torch.randn(2, 5, 128, requires_grad=True)
+    with clock.counter:
+        layer(given).sum().backward()
+    assert clock.counter.get_total_flops() == 2 * (2 * 10 * 64 * 128)
