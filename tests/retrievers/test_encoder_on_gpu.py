@@ -62,3 +62,12 @@ def test_a_gpu_whose_memory_is_not_enough_costs_no_shard(
     BiEncoder(model=str(made_model)).write_index(notes, tmp_path / "whole")
     goes_on, whole = (np.load(tmp_path / name / "vectors.npy", allow_pickle=False) for name in ("index", "whole"))
     np.testing.assert_allclose(goes_on, whole, atol=1e-3)
+
+
+def test_all_devices_are_the_gpus_or_none(made_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    retriever = BiEncoder(model=str(made_model), device="all")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert retriever._devices() == ["cuda:0", "cuda:1"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UsageError, match="device all: torch sees no GPU here"):
+        retriever.embed_queries(["冷萃"])
