@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,13 +85,18 @@ class Clock:
 
         self.n_warm, self.n_timed = n_warm, n_timed
         self.counter = FlopCounterMode(display=False, custom_mapping=four_bit_flops())
+        self._counting = ExitStack()
         self.n = 0
         self.seconds = self._started = 0.0
 
     @contextmanager
     def stage(self, name: str, total: int, done: int) -> Iterator[Advance]:
         """Nothing is shown."""
-        yield self.after_step if name == "training" else lambda n=1, failed=False: None
+        if name != "training":
+            yield lambda n=1, failed=False: None
+            return
+        with self._counting:  # which ends with training, as well where that fails in the step that is counted
+            yield self.after_step
 
     def after_step(self, n: int = 1, failed: bool = False) -> None:
         """A step of training is done."""
@@ -104,9 +109,9 @@ class Clock:
             self._started = time.perf_counter()
         elif self.n == self.n_warm + self.n_timed:
             self.seconds = time.perf_counter() - self._started
-            self.counter.__enter__()
+            self._counting.enter_context(self.counter)
         elif self.n == self.n_warm + self.n_timed + 1:
-            self.counter.__exit__(None, None, None)
+            self._counting.close()
 
 
 def four_bit_flops() -> dict[Any, Callable[..., int]]:

@@ -41,3 +41,14 @@ def test_products_of_4_bit_weights_are_counted() -> None:
     with clock.counter:
         layer(given).sum().backward()
     assert clock.counter.get_total_flops() == 2 * (2 * 10 * 64 * 128)
+
+
+def test_training_that_fails_while_it_is_counted_slows_no_other() -> None:
+    torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
+    clock = runpy.run_path(str(BENCHMARKS / "ranker_training.py"))["Clock"](1, 1)
+    with pytest.raises(torch.OutOfMemoryError), clock.stage("training", 3, 0) as advance:
+        advance()
+        advance()
+        assert torch.utils._python_dispatch._get_current_dispatch_mode() is not None
+        raise torch.OutOfMemoryError
+    assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
