@@ -1,10 +1,10 @@
-"""Encoding notes on this machine's CPU: ours against SentenceTransformer.encode, the same texts, the same run.
+"""Encoding notes: ours against SentenceTransformer.encode, the same texts, device and run.
 
 Turns alternate; medians of their times, the ratio, and the least cosine between both. The peer computes in fp32, as we
 do; --as-stored adds one turn of the peer as it comes, in the type the weights are stored in, on --few texts: weights
 in fp16 are slow on most CPUs.
 
-usage: python benchmarks/dense_encoding.py MODEL [--data DATA] [--notes 3000] [--turns 3] [--as-stored]
+usage: python benchmarks/dense_encoding.py MODEL [--data DATA] [--notes 3000] [--turns 3] [--device cpu] [--as-stored]
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--data", default="sample")
     parser.add_argument("--notes", type=int, default=3000, help="the notes again, where the data has fewer")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--device", default="cpu", help="cuda, for one")
     parser.add_argument("--as-stored", action="store_true")
     parser.add_argument("--few", type=int, default=20)
     asked = parser.parse_args()
@@ -46,9 +47,9 @@ def main() -> None:
     # What is repeated differs at its end: we encode the same text once.
     texts = [f"{notes[i % len(notes)]}{i // len(notes) or ''}" for i in range(asked.notes)]
     prefix = BiEncoder(model=asked.model).index_identity()["passage_prefix"]
-    encoder = load_encoder(Path(asked.model), asked.model, "cpu", None, None)
+    encoder = load_encoder(Path(asked.model), asked.model, asked.device, None, None)
     with quiet_loading():
-        peer = SentenceTransformer(asked.model, device="cpu")
+        peer = SentenceTransformer(asked.model, device=asked.device)
 
     def ours() -> Any:
         return encode(encoder, texts, prefix, normalize=True, batch_size=None, named=(asked.model, texts))
@@ -69,7 +70,9 @@ def main() -> None:
         turns.append((theirs_s, ours_s, theirs_cpu_s, ours_cpu_s))
     theirs_s, ours_s, theirs_cpu_s, ours_cpu_s = np.median(turns, axis=0)
     lengths = [len(ids) for ids in encoder.tokenizer([prefix + text for text in texts], truncation=True)["input_ids"]]
-    print(f"{len(texts):,} texts, {np.mean(lengths):.0f} tokens on average, {torch.get_num_threads()} threads")
+    on_gpu = encoder.device.type == "cuda"
+    device = torch.cuda.get_device_name(encoder.device) if on_gpu else f"{torch.get_num_threads()} threads"
+    print(f"{len(texts):,} texts, {np.mean(lengths):.0f} tokens on average, {device}")
     print(f"SentenceTransformer.encode in float32   {len(texts) / theirs_s:8.1f} texts/s")
     print(f"ours                                    {len(texts) / ours_s:8.1f} texts/s")
     print(

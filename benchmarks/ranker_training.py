@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import os
+import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,10 +49,11 @@ PEAK_TFLOPS = {
     "H100": 989.0,
     "A100": 312.0,
     "L40S": 362.0,
+    "L40": 181.0,
     "L4": 121.0,
     "RTX 4090": 165.0,
 }
-"""Dense bf16 by the makers' data sheets; the first name that the device's name holds counts."""
+"""Dense bf16 by the makers' data sheets, by words of a device's name: the first that it has counts."""
 
 QWEN2_VL = {
     "2B": {"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2},
@@ -81,14 +84,19 @@ class Clock:
         from torch.utils.flop_counter import FlopCounterMode
 
         self.n_warm, self.n_timed = n_warm, n_timed
-        self.counter = FlopCounterMode(display=False)
+        self.counter = FlopCounterMode(display=False, custom_mapping=four_bit_flops())
+        self._counting = ExitStack()
         self.n = 0
         self.seconds = self._started = 0.0
 
     @contextmanager
     def stage(self, name: str, total: int, done: int) -> Iterator[Advance]:
         """Nothing is shown."""
-        yield self.after_step if name == "training" else lambda n=1, failed=False: None
+        if name != "training":
+            yield lambda n=1, failed=False: None
+            return
+        with self._counting:  # which ends with training, as well where that fails in the step that is counted
+            yield self.after_step
 
     def after_step(self, n: int = 1, failed: bool = False) -> None:
         """A step of training is done."""
@@ -101,9 +109,25 @@ class Clock:
             self._started = time.perf_counter()
         elif self.n == self.n_warm + self.n_timed:
             self.seconds = time.perf_counter() - self._started
-            self.counter.__enter__()
+            self._counting.enter_context(self.counter)
         elif self.n == self.n_warm + self.n_timed + 1:
-            self.counter.__exit__(None, None, None)
+            self._counting.close()
+
+
+def four_bit_flops() -> dict[Any, Callable[..., int]]:
+    """How to count what bitsandbytes multiplies in 4 bits by an operator of its own, of which torch knows nothing."""
+    try:
+        import bitsandbytes  # noqa: F401  # defines the operator
+        import torch
+
+        operator = torch.ops.bitsandbytes.gemm_4bit
+    except (ImportError, AttributeError):  # older ones have none: they use torch's product, which is counted
+        return {}
+
+    def flops(given: Sequence[int], packed: Sequence[int], weight: Sequence[int], *rest: Any, **more: Any) -> int:
+        return 2 * math.prod(given) * weight[0]  # (..., k) by (n, k)
+
+    return {operator: flops}
 
 
 def main() -> None:
@@ -125,7 +149,7 @@ def main() -> None:
     device = "CPU, toy shapes" if options.tiny else torch.cuda.get_device_name()
     packages = ("torch", "transformers", "sentence-transformers", "peft")
     print(f"{device}; {', '.join(f'{package} {version(package)}' for package in packages)}")
-    peak = None if options.tiny else next((v for name, v in PEAK_TFLOPS.items() if name in device), None)
+    peak = None if options.tiny else peak_of(device)
     print(f"peak in bf16: {f'{peak:g} TFLOP/s' if peak else 'not known, so no utilisation'}\n")
     print("| training | samples a step | samples/s | TFLOP a step | TFLOP/s | utilisation |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -142,6 +166,13 @@ def main() -> None:
                 print(row_of(name, found, peak), flush=True)
             gc.collect()
             torch.cuda.empty_cache()
+
+
+def peak_of(device: str) -> float | None:
+    """By the name of the GPU; None where it is not known, nor what a part of one (MIG) or a laptop's has of it."""
+    if re.search(r"\b(MIG|Laptop|D)\b", device):
+        return None
+    return next((peak for name, peak in PEAK_TFLOPS.items() if re.search(rf"\b{name}\b", device)), None)
 
 
 def row_of(name: str, found: Measured, peak: float | None) -> str:

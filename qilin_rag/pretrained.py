@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -76,13 +76,14 @@ def check_all_loaded(name: str, messages: list[str], may_miss: str = r"pooler\."
 
 @contextmanager
 def within_gpu_memory(advice: str) -> Iterator[None]:
-    """Where the memory of a GPU does not suffice, that is one line with what to do about it."""
+    """Where the memory of a GPU does not suffice, a UsageError says what to do about it."""
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise QilinError(f"the GPU's memory is full; {advice} ({str(error).split('. ')[0]})") from error
+        reason = str(error).partition(". GPU")[0]  # what follows is how much of it is whose
+        raise UsageError(f"the GPU's memory is full ({reason}); {advice}") from error
 
 
 @contextmanager

@@ -185,7 +185,9 @@ class BiEncoder(IndexedRetriever):
         if self.device == "all":
             import torch
 
-            return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or [None]
+            if not torch.cuda.device_count():
+                raise UsageError("device all: torch sees no GPU here; leave the setting out")
+            return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         return [None] if self.device is None else list(self.device.split(","))
 
     def _precision(self, notes: NoteStore) -> Precision:

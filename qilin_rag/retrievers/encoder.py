@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qilin_rag.errors import UsageError
-from qilin_rag.pretrained import check_all_loaded, quiet_loading
+from qilin_rag.pretrained import check_all_loaded, quiet_loading, within_gpu_memory
 from qilin_rag.progress import stage
 from qilin_rag.retrievers.prefixes import sentence_transformers_config
 
@@ -69,11 +69,14 @@ def encode(
     """Vectors of shape (n_texts, dimension); the same text has the same one.
 
     A batch holds `batch_size` texts of full length at most, or as many tokens of shorter ones. `named` are the model
-    and the texts; a UsageError names the first text whose vector is not finite.
+    and the texts; a UsageError names the first text whose vector is not finite, and what to do where the memory of a
+    GPU is not enough.
     """
     read = [readable(encoder, text) for text in texts]
     distinct = list(dict.fromkeys(read))
-    with quiet_loading():
+    n_texts = batch_size or max(1, _TOKENS_GPU // int(encoder.max_seq_length or _TOKENS_GPU))
+    advice = f"batch_size (score_batch_size of a ranker) is {n_texts}, set a lower one"
+    with quiet_loading(), within_gpu_memory(f"model {named[0]!r} on {encoder.device}: {advice}"):
         some = _encode_distinct(encoder.eval(), distinct, prefix, normalize, batch_size, precision)
     place = {text: i for i, text in enumerate(distinct)}
     vectors: Vectors = some[[place[text] for text in read]]
@@ -92,8 +95,8 @@ def has_native_bf16(device: Any) -> bool:
     """Whether a torch device computes in bfloat16 itself, where it is faster than in fp32."""
     import torch
 
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cuda":  # torch.cuda.is_bf16_supported asks the current GPU, which may be another
+        return bool(torch.version.hip) or bool(torch.cuda.get_device_properties(device).major >= 8)
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
@@ -148,7 +151,8 @@ def _encode_distinct(
             {name: [values[i] for i in rows] for name, values in columns.items()}, return_tensors="pt"
         ).to(encoder.device)
         with torch.inference_mode(), torch.autocast(encoder.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            vectors = encoder({**common, **padded})["sentence_embedding"].float()
+            whole = encoder({**common, **padded})["sentence_embedding"].float()
+            vectors = whole[:, : encoder.truncate_dim]  # None: all of it
             if normalize:
                 vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
             return rows, vectors.cpu().numpy()

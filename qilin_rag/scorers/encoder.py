@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from qilin_rag.errors import UsageError
-from qilin_rag.pretrained import quiet_loading
+from qilin_rag.pretrained import quiet_loading, within_gpu_memory
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16"]
 DEFAULT_MAX_TOKENS = 512
 _LONGEST_BELIEVED = 1_000_000  # tokenizers that know no limit name one of 1e30
+_LESS = "lower metrics.bertscore.batch_size, or set metrics.bertscore.device=cpu"
 _POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "ibert"}
 
 
@@ -88,12 +89,13 @@ class Encoder:
         """
         import torch
 
-        tokenizer, model = self._tokenizer, self._model.to(device)
+        tokenizer = self._tokenizer
         lengths = torch.tensor([len(ids) for ids in batch])
         rows = [torch.tensor(ids) for ids in batch]
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
         seen = torch.arange(padded.shape[1]) < lengths[:, None]
-        with torch.inference_mode():
+        with torch.inference_mode(), within_gpu_memory(_LESS):
+            model = self._model.to(device)
             hidden = model(padded.to(device), attention_mask=seen.long().to(device))[0]
         return [hidden[i, :n].clone() for i, n in enumerate(lengths.tolist())]
 

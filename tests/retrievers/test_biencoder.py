@@ -127,6 +127,20 @@ def test_a_models_own_pooling_and_half_precision(small: Dataset, tmp_path: Path)
     check(small, rankings, unit(queries) @ unit(notes).T, 5)
 
 
+def test_vectors_are_as_short_as_the_model_says(small: Dataset, model: Path, tmp_path: Path) -> None:
+    """Those of a Matryoshka model (Kusupati et al. 2022), cut before they are made as long as 1."""
+    modules = sentence_transformers.sentence_transformer.modules
+    short = sentence_transformers.SentenceTransformer(
+        modules=[modules.Transformer(str(model)), modules.Pooling(16, "mean")], device="cpu", truncate_dim=4
+    )
+    short.save_pretrained(str(tmp_path / "short"), create_model_card=False)
+    retriever = BiEncoder(model=str(tmp_path / "short"))
+    queries = encode(model, [question.query for question in small.questions])[:, :4]
+    notes = encode(model, [note.text for note in small.notes])[:, :4]
+    assert retriever.embed_queries(["冷萃"]).shape == (1, 4)
+    check(small, retriever.search(small.questions, small.notes, 5), unit(queries) @ unit(notes).T, 5)
+
+
 def declare(folder: Path, prompts: dict[str, str]) -> Path:
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}), encoding="utf-8")
     return folder

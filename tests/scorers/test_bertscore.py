@@ -375,3 +375,14 @@ def test_broken_weights_are_no_score_of_zero(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(Encoder, "encode", lambda _, batch, __: [torch.full((len(ids), 8), torch.nan) for ids in batch])
     assert math.isnan(values(scorer, ["冷萃"], [["冷萃"]])[0])
     assert values(scorer, [""], [["冷萃"]]) == [0.0]
+
+
+def test_a_gpu_whose_memory_is_full_is_one_line(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*of: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.to", full)
+    with pytest.raises(
+        UsageError, match=r"\(CUDA out of memory. Tried to allocate 2.00 GiB\); lower metrics.bertscore"
+    ):
+        values(BertScore(model=str(tiny)), ["冷萃"], [["冷萃"]])
