@@ -115,7 +115,7 @@ def judge_run(path: Path, config: RunConfig) -> Judged:
     with directory.locked():
         manifest = directory.read_complete()
         answers = _read_answers(judge, directory)
-        hearing = hear(judge, answers.docket(config))
+        hearing = hear(judge, answers.docket)
         signatures = {_metric(aspect): _signature(judge, aspect, hearing.said) for aspect in ASPECTS}
         scores = [
             score.model_copy(update={"signature": signatures[score.metric]})
@@ -132,7 +132,7 @@ def plan_judge(path: Path, config: RunConfig) -> Plan:
     judge = Judge(config, load_judge_prompt(PointwisePrompt))
     directory = RunDirectory(path)
     directory.read_complete()
-    return plan_hearing(judge, _read_answers(judge, directory).docket(config))
+    return plan_hearing(judge, _read_answers(judge, directory).docket)
 
 
 def plan_hearing(judge: Judge, docket: Docket) -> Plan:
@@ -232,20 +232,12 @@ def _ask(judge: Judge, cases: Mapping[str, Case], directory: RunDirectory) -> No
 
 
 class _Answers(NamedTuple):
-    """A run's questions and samples, of those that are answers the cases, and their keys by question id."""
+    """A run's samples, the last of each question and all lines; of those that are answers the keys by question id."""
 
-    directory: RunDirectory
-    questions: list[Question]
     samples: list[Sample]
     lines: list[Sample]
-    cases: dict[str, Case]
     keys: dict[str, str]
-
-    def docket(self, config: RunConfig) -> Docket:
-        """All that could be judged; `limit` says what is wanted."""
-        cases = {self.keys[question_id]: case for question_id, case in self.cases.items()}
-        selected = select_questions(self.questions, config)
-        return Docket(cases, {self.keys[each.id] for each in selected if each.id in self.keys}, self.directory)
+    docket: Docket
 
 
 def _read_answers(judge: Judge, directory: RunDirectory) -> _Answers:
@@ -260,7 +252,9 @@ def _read_answers(judge: Judge, directory: RunDirectory) -> _Answers:
         if sample.is_answered
     }
     keys = {question_id: judge.key(case) for question_id, case in cases.items()}
-    return _Answers(directory, questions, samples, lines, cases, keys)
+    wanted = {keys[question.id] for question in select_questions(questions, judge.config) if question.id in keys}
+    docket = Docket(dict(zip(keys.values(), cases.values(), strict=True)), wanted, directory)
+    return _Answers(samples, lines, keys, docket)
 
 
 def _read(docket: Docket) -> tuple[dict[str, Judgement], list[Judgement]]:

@@ -233,9 +233,9 @@ def _share(of: Sequence[float], others: Sequence[float], most_of: float, most_ot
     if len({*every, most_of, most_others} - {0.0}) == 1:
         return Share(value=value, ci95=wilson95(value, n), n=n)
     rng = np.random.default_rng(0)
-    totals = [
-        rng.standard_gamma([*np.ones(len(kind)), 0.5], (_N_DRAWS, len(kind) + 1)) @ [*kind, most]
-        for kind, most in ((of, most_of), (others, most_others))
-    ]
+    totals = []
+    for kind, most in ((of, most_of), (others, most_others)):
+        weights, counts = np.unique(kind, return_counts=True)  # those of equal weight are drawn together
+        totals.append(rng.standard_gamma([*counts, 0.5], (_N_DRAWS, len(weights) + 1)) @ [*weights, most])
     low, high = np.percentile(totals[0] / (totals[0] + totals[1]), [2.5, 97.5]).tolist()
     return Share(value=value, ci95=(min(low, value), max(high, value)), n=n)
