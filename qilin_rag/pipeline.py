@@ -330,12 +330,14 @@ def build_index(config: RunConfig, out: Path) -> Index:
 def select_questions(questions: Sequence[Question], config: RunConfig) -> list[Question]:
     """The questions of a run: those named in `ids`, then the first `limit` of a seeded permutation.
 
-    A larger limit takes the same questions and more, so it extends a run.
+    A larger limit takes the same questions and more, so it extends a run. The order of the rows in the data's files
+    does not matter: the permutation is of the questions by id.
     """
     chosen = list(questions)
     if config.ids is not None:
         chosen = _named_questions(chosen, config.ids)
     if config.limit is not None:
+        chosen.sort(key=lambda question: (not question.id.isdecimal(), len(question.id), question.id))
         random.Random(config.seed).shuffle(chosen)
         chosen = chosen[: config.limit]
     return chosen

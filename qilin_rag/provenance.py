@@ -7,6 +7,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,12 +17,13 @@ from qilin_rag.answering import System
 from qilin_rag.config import RunConfig
 from qilin_rag.data import Dataset
 from qilin_rag.data.dataset import hash_questions
+from qilin_rag.errors import UsageError
 from qilin_rag.llms import LLM
 from qilin_rag.llms.servers import engine_of
 from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.registry import RETRIEVERS, describe
 from qilin_rag.retrievers import Retriever
-from qilin_rag.store import Manifest, RunDirectory
+from qilin_rag.store import Manifest, RunDirectory, read_json
 from qilin_rag.text import slug
 from qilin_rag.types import Question
 
@@ -82,11 +84,34 @@ def fingerprint(identity: dict[str, Any]) -> str:
 def run_directory(
     config: RunConfig, dataset: Dataset, system: System, reranker: Reranker | None = None
 ) -> RunDirectory:
-    """Where the run of this configuration is kept: a name for people, and for us by its end."""
+    """Return the directory of the run of this configuration: one that is there already, or else a new name.
+
+    Only the fingerprint tells runs apart. The name before it is for people, so that the same data under another name,
+    in another encoding, is the same run in the same directory.
+    """
     stages = [RETRIEVERS.short_name(config.retriever.name), *([] if reranker is None else [reranker.name])]
     names = (dataset.name, *stages, config.llm_label, Path(config.prompt).stem)
-    its_hash = fingerprint(run_identity(dataset, system, config, reranker))
-    return RunDirectory(config.runs_dir / "-".join([*map(slug, names), its_hash[:8]]))
+    fingerprinted = fingerprint(run_identity(dataset, system, config, reranker))
+    return RunDirectory(find_directory(config.runs_dir, names, fingerprinted, "manifest.json"))
+
+
+def find_directory(runs_dir: Path, names: Sequence[str], fingerprinted: str, manifest: str) -> Path:
+    """Return the folder of `runs_dir` that holds what has this fingerprint, else the path of a new one.
+
+    Args:
+        runs_dir: The folder of runs.
+        names: Names for people, joined to the name of a new folder.
+        fingerprinted: The fingerprint, in hexadecimal digits. The folder's name ends in the first eight.
+        manifest: The name of the JSON file in the folder whose key `fingerprint` is compared.
+    """
+    own = runs_dir / "-".join([*map(slug, names), fingerprinted[:8]])
+    if own.exists():
+        return own
+    for path in sorted(runs_dir.glob(f"*-{fingerprinted[:8]}/{manifest}")):
+        with suppress(UsageError):
+            if not path.parent.is_symlink() and read_json(path).get("fingerprint") == fingerprinted:
+                return path.parent
+    return own
 
 
 def continued(manifest: Manifest, earlier: Manifest | None, is_asking: bool) -> Manifest:

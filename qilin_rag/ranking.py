@@ -34,7 +34,7 @@ from qilin_rag.data.schema import REQUEST_TABLES
 from qilin_rag.data.source import Source, open_source
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.extras import require
-from qilin_rag.provenance import fingerprint, git_commit, installed_packages, now
+from qilin_rag.provenance import find_directory, fingerprint, git_commit, installed_packages, now
 from qilin_rag.rankers.base import Ranker
 from qilin_rag.rankers.evaluation import figures_of
 from qilin_rag.rankers.slices import of_candidates, of_requests
@@ -141,8 +141,8 @@ def rank(ranker: Ranker, config: RankConfig) -> Ranking:
     if absent := [name for name in REQUEST_TABLES if name not in log.source.tables()]:
         identity["absent"] = absent  # slices are of what these hold as well, so they are made anew when these come
     task = config.task if config.split == "test" else f"{config.task}-{config.split}"
-    name = "-".join(map(slug, (log.source.name, task, _name_of(ranker))))
-    directory = RankingDirectory(config.runs_dir / f"{name}-{fingerprint(identity)[:8]}")
+    names = (log.source.name, task, _name_of(ranker))
+    directory = RankingDirectory(find_directory(config.runs_dir, names, fingerprint(identity), MANIFEST))
     with RunDirectory(directory.path).locked():
         if not config.fresh and (directory.path / MANIFEST).exists():
             manifest = directory.read_manifest()

@@ -144,7 +144,9 @@ def content_sha256(requests: Requests, catalogue: Catalogue) -> str:
 
 
 def _hash_table(total: hashlib._Hash, table: pa.Table) -> None:
-    for name, column in sorted(zip(table.column_names, table.columns, strict=True)):
+    for name, column in sorted(zip(table.column_names, table.columns, strict=True), key=lambda pair: pair[0]):
+        if column.null_count == len(column):
+            continue  # a column without a value is not there in an encoding that leaves missing values out
         if pa.types.is_floating(column.type):
             values = column.to_numpy().astype(np.float64).tobytes()
         elif pa.types.is_integer(column.type) and not column.null_count:

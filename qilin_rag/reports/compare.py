@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from qilin_rag.errors import UsageError, unknown_name
-from qilin_rag.reports.measured import Measured, clusters_of, highest_is_best, read_run, values_of
+from qilin_rag.reports.measured import (
+    Measured,
+    clusters_of,
+    highest_is_best,
+    read_run,
+    rests_on_reference_notes,
+    values_of,
+)
 from qilin_rag.stats import (
     Clusters,
     Values,
@@ -71,6 +78,7 @@ def compare(
 ) -> Comparison:
     """Compare two complete runs on the questions that both have, with the same text and the same references.
 
+    A question whose reference notes differ is left out of the figures that rest on them, and counted in `notes`.
     `metric` is what the questions that moved are told by; the first that both runs have where it is not given.
     """
     is_one_name = path_a.name == path_b.name
@@ -86,6 +94,7 @@ def compare(
     of_answers = sorted(alike, key=lambda name: "@" in name)
     clusters = clusters_of([a.questions[question_id] for question_id in ids], cluster_by)
     pairs = [values_of([a, b], name, ids) for name in of_answers]
+    notes += _leave_out_other_reference_notes(a, b, ids, of_answers, pairs)
     differences = np.stack([pair[:, 0] - pair[:, 1] for pair in pairs], axis=1)
     intervals = intervals95(differences, clusters)
     p_values = permutation_test(differences, clusters)
@@ -133,6 +142,32 @@ def _joined(a: Measured, b: Measured) -> tuple[list[str], list[str]]:
     alone = {run.name: len(run.questions) - len(shared) for run in (a, b)}
     notes += [f"{name}: {n} questions left out, the other run has none" for name, n in alone.items() if n]
     return same, notes
+
+
+def _leave_out_other_reference_notes(
+    a: Measured, b: Measured, ids: Sequence[str], metrics: Sequence[str], pairs: Sequence[Values]
+) -> list[str]:
+    """Unscore questions whose reference notes differ between the runs, in the figures that rest on these notes.
+
+    Returns:
+        Remarks on how far the runs were not made on the same data.
+    """
+    notes = []
+    records = [run.manifest.data for run in (a, b)]
+    if records[0]["sha256"] != records[1]["sha256"]:
+        versions = " and ".join(f"{record['label']} ({record['sha256'][:8]})" for record in records)
+        notes.append(f"made on different data: {versions}; notes, recorded results or questions differ")
+    differs = np.array(
+        [set(a.questions[each].reference_notes) != set(b.questions[each].reference_notes) for each in ids], bool
+    )
+    if differs.any():
+        resting = [name for name in metrics if rests_on_reference_notes(name)]
+        for name, pair in zip(metrics, pairs, strict=True):
+            if name in resting:
+                pair[differs] = np.nan
+        left_out = f", left out of {', '.join(resting)}" if resting else ""
+        notes.append(f"{differs.sum()} of {len(ids)} questions have other reference notes in each run{left_out}")
+    return notes
 
 
 def _metric(

@@ -11,6 +11,7 @@ import numpy as np
 
 from qilin_rag.errors import UsageError, unknown_name
 from qilin_rag.registry import SCORERS
+from qilin_rag.scorers.citations import PRECISION, RECALL
 from qilin_rag.scoring import build_scorers, score_samples, summarise
 from qilin_rag.stats import Clusters, Values, clusters_by, query_clusters
 from qilin_rag.store import Manifest, RunDirectory
@@ -48,6 +49,11 @@ class Measured(NamedTuple):
 def highest_is_best(signature: str) -> bool:
     """Whether more of a metric is better; its signature says `best:` where not."""
     return "|best:" not in signature
+
+
+def rests_on_reference_notes(metric: str) -> bool:
+    """Tell whether a metric compares notes with the reference notes: retrieval figures, and citations."""
+    return "@" in metric or metric in (PRECISION, RECALL)
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:

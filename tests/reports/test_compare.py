@@ -11,6 +11,7 @@ import scipy.stats
 
 from qilin_rag.errors import UsageError
 from qilin_rag.reports.compare import compare
+from qilin_rag.scoring import summarise
 from qilin_rag.store import RunDirectory
 from tests.conftest import Cli
 from tests.reports.made_runs import make_run
@@ -101,3 +102,42 @@ def test_the_higher_is_not_called_better_where_it_is_not(made: Path, cli: Cli) -
     assert "m: no difference shown; could be shown: " in said.out
     assert "A is higher by m on" in said.out and "better" not in said.out
     assert "m: the highest is not the best; won is higher, lost is lower" in said.out
+
+
+def test_questions_of_other_reference_notes_are_left_out_of_what_rests_on_them(made: Path, cli: Cli) -> None:
+    """Question 0 has other reference notes in B, question 1 the same in another order, question 2 none in A."""
+    for name, values in (("a", [0.9, 0.1, 0.5, 0.2]), ("b", [0.1, 0.1, 0.4, 0.5])):
+        make_run(made, name, values)
+        directory = RunDirectory(made / name)
+        notes = {"a": [[1], [2, 3], [], [4]], "b": [[2], [3, 2], [5], [4]]}[name]
+        directory.write_questions(
+            [
+                each.model_copy(update={"reference_notes": own})
+                for each, own in zip(directory.read_questions(), notes, strict=True)
+            ]
+        )
+        for metric in ("recall@5", "citation_recall"):
+            scores = [
+                score.model_copy(update={"metric": metric, "signature": "x"})
+                for score in directory.read_scores()
+                if score.metric == "m"
+            ]
+            directory.write_scores([*directory.read_scores(), *scores])
+        samples = list(directory.read_samples()[0].values())
+        directory.write_summary(summarise(samples, samples, directory.read_scores()))
+    compared = compare(made / "a", made / "b")
+    assert {each.metric: each.n for each in compared.metrics} == {"m": 4, "citation_recall": 2, "recall@5": 2}
+    [recall] = [each for each in compared.metrics if each.metric == "recall@5"]
+    assert (recall.value_a, recall.value_b) == pytest.approx((0.15, 0.3))
+    [said] = [note for note in compared.notes if "reference notes" in note]
+    assert said.startswith("2 of 4 questions ") and "recall@5" in said and "citation_recall" in said
+    directory = RunDirectory(made / "b")
+    manifest = directory.read_manifest()
+    directory.write_manifest(manifest.model_copy(update={"data": {**manifest.data, "sha256": "0123456789"}}))
+    assert "01234567" in cli("compare", made / "a", made / "b").out
+
+
+def test_runs_of_the_same_data_need_no_remark(made: Path) -> None:
+    make_run(made, "a", [0.9, 0.1])
+    make_run(made, "b", [0.1, 0.1])
+    assert compare(made / "a", made / "b").notes == []
