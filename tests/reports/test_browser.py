@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -102,6 +103,28 @@ def test_the_plots_show_each_run_at_its_figures(visit: Visit) -> None:
     assert (xs[1] - xs[0]) / (xs[2] - xs[0]) == pytest.approx(share, abs=1e-3)
     assert (ys[1] - ys[0]) / (ys[2] - ys[0]) == pytest.approx(share, abs=1e-3)
     assert visit.page.locator("#intervals .tick").count() >= 3
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.3, 0.1 + 0.2), (1e-12, 1.0000000000000002e-12), (-1e9, math.nextafter(-1e9, 0)), (0.0, 5e-324)]
+)
+def test_figures_that_differ_in_the_last_bit_are_plotted(
+    data_dir: Path, chromium: Any, low: float, high: float
+) -> None:
+    for retriever in ("none", "oracle"):
+        run(resolve_run({"data": str(data_dir), "retriever": retriever}))
+    contents = collect(sorted(Path("runs").iterdir()))
+    for shown, value in zip(contents.overview["tables"][0]["runs"], (low, high), strict=True):
+        for figure in shown["figures"]:
+            figure.update(value=value, ci95=None)
+    write_report(contents, Path("report.html"))
+    visit = Visit(chromium, Path("report.html"), WIDE)
+    for plot in ("intervals", "scatter"):
+        assert visit.page.locator(f"#{plot} circle").count() == 2
+        ticks = visit.page.locator(f"#{plot} .tick").all_text_contents()
+        assert 2 <= len(ticks) <= 24
+    assert visit.heard == []
+    visit.page.close()
 
 
 def test_questions_are_sorted_searched_and_filtered(visit: Visit) -> None:

@@ -10,15 +10,16 @@ function ticks(low, high, n) {
   const rough = (high - low) / n;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
-  const list = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9; i++) list.push(i * step);
-  return { list, decimals: Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) };
+  const [first, last] = [Math.ceil(low / step - 1e-9), Math.floor(high / step + 1e-9)];
+  const list = Array.from({ length: last - first + 1 }, (_, i) => (first + i) * step);
+  return { list, decimals: Math.min(100, Math.max(0, -Math.floor(Math.log10(step) + 1e-9))) };
 }
 
-/** A range with some room around these values. */
+/** A range with some room around these values; those that differ by rounding alone are one value. */
 function range(values) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
-  const room = (high - low) * 0.06 || Math.abs(high) * 0.1 || 0.1;
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  const room = high - low > Math.max(size * 1e-6, 1e-12) ? (high - low) * 0.06 : size > 1e-12 ? size * 0.1 : 0.1;
   return [low - room, high + room];
 }
 
