@@ -40,7 +40,15 @@ from qilin_rag.registry import LLMS
 from qilin_rag.retrievers import IndexedRetriever
 from qilin_rag.scorers import Scorer
 from qilin_rag.scorers.retrieval import Retrieval
-from qilin_rag.scoring import build_scorers, foresee, prepare, score_directory, summarise_metrics, usable_scorers
+from qilin_rag.scoring import (
+    build_scorers,
+    foresee,
+    prepare,
+    score_directory,
+    scorers_for,
+    summarise_metrics,
+    usable_scorers,
+)
 from qilin_rag.sharing import Shared
 from qilin_rag.stats import query_clusters
 from qilin_rag.store import REPEATS, Manifest, RunDirectory, check_out, write_text
@@ -104,14 +112,14 @@ class Task:
         prompt = load_prompt(config.prompt)
         retriever, self._reranker = shared.retriever(config), shared.reranker(config)
         for scorer in scorers:
-            if isinstance(scorer, Retrieval) and scorer.k > config.top_k and not retriever.ignores_k:
-                shared.warn(f"figures at {scorer.k} are of the {config.top_k} notes that --top-k gives")
+            if isinstance(scorer, Retrieval) and (scorer.k or 0) > config.top_k and not retriever.ignores_k:
+                shared.warn(f"figures at {scorer.k} will be unscored: top_k gives {config.top_k} notes a question")
         chosen_llm = ("llm", config.llm.model_dump_json(), config.llm_label, config.serve)
         self.llm, self._server, self._unreachable = shared.once(chosen_llm, lambda: _checked_llm(config))
         self._dataset = shared.dataset(config)
         self.questions = select_questions(self._dataset.questions, config)
         more, self.left_out = shared.once(("metrics", metrics), lambda: _make_ready(scorers, config))
-        self._scorers = [*scorers, *more.values()]
+        self._scorers = [scorer.for_run(config.top_k, retriever.ignores_k) for scorer in [*scorers, *more.values()]]
         chosen = config.metrics | {name: {} for name in more}
         self.config = config.model_copy(update={"metrics": chosen, "optional_metrics": []})
         self._shared = shared
@@ -158,6 +166,11 @@ class Task:
     def is_asking(self) -> bool:
         """Whether anything is left to ask."""
         return bool(self._jobs) or self._n_repeats_left > 0
+
+    def join(self, same: Task) -> None:
+        """Score by the metrics of another task of the same run as well: its figures at another k."""
+        known = {metric for scorer in self._scorers for metric in scorer.signatures()}
+        self._scorers += [scorer for scorer in same._scorers if not known.intersection(scorer.signatures())]
 
     def find_work(self) -> None:
         """Read what is done, and retrieve for the questions that are left."""
@@ -292,7 +305,8 @@ def score_runs(
             with directory.locked():
                 manifest = directory.read_complete()
                 finished, lines = directory.read_samples()
-                summary = score_directory(directory, finished, lines, scorers, manifest.seed)
+                its_scorers = scorers_for(manifest, scorers)
+                summary = score_directory(directory, finished, lines, its_scorers, manifest.seed)
             yield Run(directory, manifest, summary)
             advance()
     say_left_out(left_out, " ".join(str(directory.path) for directory in directories))
@@ -303,13 +317,14 @@ def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
     check_out(out)
     shared = Shared()
     questions = select_questions(shared.dataset(config).questions, config)
-    rankings = [found.hits for found in shared.retrieve(config, questions)]
+    retrieved = shared.retrieve(config, questions)
+    rankings = [found.hits for found in retrieved]
     tag = retriever_label(config, shared.retriever(config), shared.reranker(config))
     write_text(out, format_trec(zip((question.id for question in questions), rankings, strict=True), tag))
     signed: dict[str, list[Score]] = {}
     for k in sorted({min(5, config.top_k), config.top_k}):
         scorer = Retrieval(k=k)
-        scores = scorer.score_hits(rankings, questions)
+        scores = scorer.score_hits(rankings, questions, [found.n_missing for found in retrieved])
         for metric, signature in scorer.signatures().items():
             of_metric = (score for score in scores if score.metric == metric)
             signed[metric] = [score.model_copy(update={"signature": signature}) for score in of_metric]

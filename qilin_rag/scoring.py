@@ -15,8 +15,9 @@ from qilin_rag.cost import is_uncounted
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.registry import SCORERS
 from qilin_rag.scorers import Scorer
+from qilin_rag.scorers.retrieval import cutoff, is_about_hits, is_outdated
 from qilin_rag.stats import Clusters, intervals95, query_clusters, standard_error
-from qilin_rag.store import RunDirectory
+from qilin_rag.store import Manifest, RunDirectory
 from qilin_rag.text import clean
 from qilin_rag.types import Exchange, LeftOut, MetricSummary, Question, Repeats, Sample, Score, Status, Summary, Usage
 
@@ -69,6 +70,17 @@ def foresee(scorers: Iterable[Scorer], directories: Iterable[RunDirectory]) -> N
             scorer.foresee(answers)
 
 
+def scorers_for(manifest: Manifest, scorers: Iterable[Scorer]) -> list[Scorer]:
+    """The scorers as they judge this run."""
+    return [scorer.for_run(manifest.config["top_k"], manifest.identity["top_k"] is None) for scorer in scorers]
+
+
+def is_misnamed(manifest: Manifest, metric: str, signature: str) -> bool:
+    """Whether an earlier version named a figure @k of a run that asks for fewer than k notes a question."""
+    top_k, k = manifest.identity["top_k"], cutoff(metric)
+    return is_outdated(signature) and top_k is not None and k is not None and k > top_k
+
+
 def score_samples(scorers: Iterable[Scorer], samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
     """The scores of all samples by all scorers, each with the signature of its metric."""
     scores: list[Score] = []
@@ -108,7 +120,13 @@ def add_scores(
 ) -> Summary:
     """Write what follows from a run's samples, with these scores in place of earlier ones by the same metrics."""
     again = {(score.metric, score.question_id) for score in made}
-    scores = [score for score in directory.read_scores() if (score.metric, score.question_id) not in again] + made
+    is_about_hits_anew = any(is_about_hits(score.signature) for score in made)
+    kept = [
+        score
+        for score in directory.read_scores()
+        if (score.metric, score.question_id) not in again and not (is_about_hits_anew and is_outdated(score.signature))
+    ]
+    scores = kept + made
     summary = summarise(samples, lines, scores, seed, directory.read_repeats())
     directory.write_trec_run(samples)
     directory.write_scores(scores)

@@ -124,7 +124,8 @@ def sweep(configs: Sequence[RunConfig]) -> Swept:
     tasks: dict[Path, Task] = {}
     for config in configs:
         task = Task(config, shared)
-        tasks.setdefault(task.directory.path, task)  # without notes, every top-k is the same run
+        if (first := tasks.setdefault(task.directory.path, task)) is not task:
+            first.join(task)  # without notes, every top-k is the same run
     if len(tasks) < len(configs):
         logger.info("%d of %d runs are the same as others", len(configs) - len(tasks), len(configs))
     by_llm: dict[int, list[Task]] = {}

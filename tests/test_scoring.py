@@ -11,6 +11,7 @@ from qilin_rag.config import RunConfig, resolve_run
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.pipeline import run, score_run
 from qilin_rag.reports.leaderboard import leaderboard
+from qilin_rag.reports.measured import read_run
 from qilin_rag.scoring import remarks
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
@@ -141,3 +142,44 @@ def test_what_was_scored_is_said_also_where_a_later_run_fails(cli: Cli, as_json:
     assert (done.code, metric in done.err) == (1, True)
     said = [each["run"] for each in json.loads(done.out)] if as_json else done.out.splitlines()[-1:]
     assert said == [str(paths[0])]
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 5])
+def test_retrieval_is_named_by_the_notes_that_were_asked_for(top_k: int, data_dir: Path, cli: Cli) -> None:
+    done = run(config(data_dir, retriever="bm25", top_k=top_k))
+    assert {name for name in done.summary.metrics if "@" in name} == {f"{m}@{top_k}" for m in ("recall", "ndcg", "mrr")}
+    [path] = Path("runs").iterdir()
+    again = score_run(path, {"retrieval": {}}).summary
+    assert again.metrics == done.summary.metrics
+    shown = json.loads(cli("show", path, "--json").out)["scores"]
+    assert {name for figures in shown.values() for name in figures} == set(done.summary.metrics)
+    beyond = score_run(path, {"retrieval": {"k": top_k + 1}}).summary.metrics[f"recall@{top_k + 1}"]
+    assert (beyond.value, beyond.n, beyond.n_unscored) == (None, 0, 3)
+
+
+def test_small_corpora_and_missing_notes_are_told_apart(data_dir: Path) -> None:
+    """Five notes are all there are at top 9; a hit that the data lacks leaves its question unscored."""
+    whole = run(config(data_dir, retriever="random", top_k=9)).summary.metrics["recall@9"]
+    assert (whole.value, whole.n) == (1.0, 3)
+    Path("x.trec").write_text("1 Q0 10 1 3 t\n1 Q0 99 2 2 t\n2 Q0 12 1 2 t\n2 Q0 13 2 1 t\n3 Q0 11 1 1 t\n")
+    part = run(config(data_dir, retriever="trec:x.trec", top_k=2, missing_notes="skip")).summary.metrics["recall@2"]
+    assert (part.value, part.n, part.n_unscored) == (1.0, 2, 1)
+    assert list(part.reasons.values()) == [1]
+
+
+def test_what_version_1_named_wrongly_is_left_out_until_it_is_scored_again(data_dir: Path, cli: Cli) -> None:
+    """Then a run of two notes had recall@5."""
+    path = run(config(data_dir, retriever="bm25", top_k=2)).directory.path
+    for file in ("scores.jsonl", "summary.json"):
+        text = (path / file).read_text(encoding="utf-8").replace("@2", "@5").replace("|of:hits retrieved", "")
+        (path / file).write_text(text.replace("empty:0|v2", "empty:0|v1"), encoding="utf-8")
+    found = read_run(path)
+    assert list(found.summary.metrics) == ["rouge_l"]
+    assert "recall@5" in found.remarks[0] and f"score {path}" in found.remarks[0]
+    assert "@5" not in cli("show", path).out
+    assert {name for name in score_run(path, {"retrieval": {}}).summary.metrics if "@" in name} == {
+        "recall@2",
+        "ndcg@2",
+        "mrr@2",
+    }
+    assert read_run(path).remarks == ()

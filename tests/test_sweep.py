@@ -333,3 +333,11 @@ def test_a_dry_run_knows_which_answers_runs_will_share(data_dir: Path, cli: Cli,
     assert len(server.calls) == 6
     uncached = cli("sweep", grid, "--data", data_dir, "--set=cache=false", "--runs-dir=b", "--dry-run", "--json").out
     assert [plan["calls"] for plan in json.loads(uncached)] == [3, 3, 3]
+
+
+def test_a_run_that_stands_for_several_k_has_the_figures_of_each(data_dir: Path) -> None:
+    path = write_grid("retrievers: [oracle, bm25]\nllms: [extractive]\ntop_k: [1, 3]\n")
+    swept = sweep(read_sweep(path, {}, {"data": str(data_dir)}))
+    figures = [{name for name in each.summary.metrics if name.startswith("recall")} for each in swept.runs]
+    assert figures == [{"recall@1", "recall@3"}, {"recall@1"}, {"recall@3"}]
+    assert swept.runs[0].summary.metrics["recall@1"].value == pytest.approx((1 + 1 / 2 + 1) / 3)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qilin_rag.reports.cells import Cell
     from qilin_rag.reports.cells import Table as Board
     from qilin_rag.store import Manifest, RunDirectory
-    from qilin_rag.types import Sample
+    from qilin_rag.types import Sample, Score
 
 
 _INTERVAL_WIDTH = 11  # `.310–.364` and the place of the marks: broken over two lines it can't be read
@@ -191,7 +191,7 @@ def show(
     if question not in questions or question not in samples:
         raise unknown_name("question in this run", question, samples)
     asked, sample = questions[question], samples[question]
-    scores = [score for score in directory.read_scores() if score.question_id == question]
+    scores = [score for score in _scores(directory, manifest) if score.question_id == question]
     if as_json:
         ui.print_json(
             {
@@ -222,6 +222,13 @@ def show(
         console.print(f"  {score.metric}  {value}{f': {score.reason}' if score.reason else ''}")
 
 
+def _scores(directory: RunDirectory, manifest: Manifest) -> list[Score]:
+    """The run's scores without those that an earlier version named wrongly."""
+    from qilin_rag.scoring import is_misnamed
+
+    return [score for score in directory.read_scores() if not is_misnamed(manifest, score.metric, score.signature)]
+
+
 def _status(sample: Sample) -> str:
     return f"{sample.status}, prompt cut by the server" if sample.prompt_cut else sample.status
 
@@ -237,7 +244,7 @@ def _show_run(
     so_far = {"generation_s": calls_s([*lines, *repeats]), "cost": cost_of(summary, price_of(manifest))}
     manifest = manifest.model_copy(update=so_far)
     scores: dict[str, dict[str, float | None]] = {}
-    for score in directory.read_scores():
+    for score in _scores(directory, manifest):
         scores.setdefault(score.question_id, {})[score.metric] = score.value
     if as_json:
         answers = summary.model_dump(mode="json", exclude={"metrics"})

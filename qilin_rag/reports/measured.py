@@ -12,7 +12,7 @@ import numpy as np
 from qilin_rag.errors import UsageError, unknown_name
 from qilin_rag.registry import SCORERS
 from qilin_rag.scorers.citations import PRECISION, RECALL
-from qilin_rag.scoring import build_scorers, score_samples, summarise
+from qilin_rag.scoring import build_scorers, is_misnamed, score_samples, scorers_for, summarise
 from qilin_rag.stats import Clusters, Values, clusters_by, query_clusters
 from qilin_rag.store import Manifest, RunDirectory
 from qilin_rag.types import Question, Sample, Score, Summary
@@ -29,6 +29,8 @@ class Measured(NamedTuple):
     summary: Summary
     questions: dict[str, Question]
     scores: dict[str, dict[str, Score]]
+    remarks: tuple[str, ...] = ()
+    """What is to be said of figures that are left out."""
 
     @property
     def llm(self) -> str:
@@ -94,8 +96,16 @@ def read_run(path: Path, name: str | None = None) -> Measured:
     questions = {question.id: question for question in directory.read_questions()}
     if len(questions) != manifest.n_questions:
         raise UsageError(f"{path}: questions.jsonl has {len(questions)} of its {manifest.n_questions} questions")
+    misnamed = [name for name, of in summary.metrics.items() if is_misnamed(manifest, name, of.signature)]
+    remarks = ()
+    if misnamed:
+        kept = {metric: of for metric, of in summary.metrics.items() if metric not in misnamed}
+        summary = summary.model_copy(update={"metrics": kept})
+        given = f"the run asks for {manifest.identity['top_k']} notes a question"
+        again = f"qilin-rag score {path} --metrics retrieval"
+        remarks = (f"{', '.join(misnamed)} left out: {given}; to score them by their right names: {again}",)
     scores = directory.read_scores_of(questions.values(), summary.metrics)
-    return Measured(name or path.name, directory, manifest, summary, questions, scores)
+    return Measured(name or path.name, directory, manifest, summary, questions, scores, remarks)
 
 
 def _read_incomplete(path: Path, name: str) -> Measured:
@@ -110,7 +120,7 @@ def _read_incomplete(path: Path, name: str) -> Measured:
     if foreign := next((name for name in metrics if SCORERS.names_code(name, metrics[name])), None):
         raise UsageError(f"{path} is incomplete, and its metric {foreign} is not one of the registered ones")
     samples = [finished[question.id] for question in asked]
-    scores = score_samples(build_scorers(metrics), samples, asked)
+    scores = score_samples(scorers_for(manifest, build_scorers(metrics)), samples, asked)
     questions = {question.id: question for question in asked}
     by_metric: dict[str, dict[str, Score]] = defaultdict(dict)
     for score in scores:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 from qilin_rag.registry import Component
 from qilin_rag.text import normalise, strip_markup
@@ -43,6 +43,13 @@ class Scorer(Component):
 
         Who works hard on a text may keep what it made of one that comes again. Nothing has to be done here.
         """
+
+    def for_run(self, top_k: int, ignores_k: bool) -> Self:
+        """Return the scorer of a run that asks its retriever for `top_k` notes a question.
+
+        `ignores_k`: the retriever gives all it has, whatever it is asked for. For figures that depend on it.
+        """
+        return self
 
     def prepare(self) -> None:
         """Load what scoring needs. Called before the first question is asked, so that what is broken costs nothing."""
