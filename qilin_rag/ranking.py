@@ -57,7 +57,6 @@ from qilin_rag.registry import RANKERS
 from qilin_rag.scoring import summarise_metrics
 from qilin_rag.stats import Clusters, standard_error
 from qilin_rag.store import RunDirectory, write_text
-from qilin_rag.text import slug
 from qilin_rag.trec import format_trec
 from qilin_rag.types import MissingNotes, Score
 
