@@ -97,7 +97,7 @@ def read_run(path: Path, name: str | None = None) -> Measured:
     if len(questions) != manifest.n_questions:
         raise UsageError(f"{path}: questions.jsonl has {len(questions)} of its {manifest.n_questions} questions")
     misnamed = [name for name, of in summary.metrics.items() if is_misnamed(manifest, name, of.signature)]
-    remarks = ()
+    remarks: tuple[str, ...] = ()
     if misnamed:
         kept = {metric: of for metric, of in summary.metrics.items() if metric not in misnamed}
         summary = summary.model_copy(update={"metrics": kept})
