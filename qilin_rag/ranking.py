@@ -16,7 +16,9 @@ import numpy as np
 
 from qilin_rag.answering import third_party
 from qilin_rag.data.catalogue import Catalogue, open_catalogue
+from qilin_rag.data.clock import check_clock
 from qilin_rag.data.exposures import concat
+from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.requests import (
     TASKS,
     VALIDATION_SHARE,
@@ -62,7 +64,7 @@ from qilin_rag.types import MissingNotes, Score
 
 logger = logging.getLogger(__name__)
 
-_FINGERPRINT_VERSION = 1
+_FINGERPRINT_VERSION = 2
 
 
 class Ranking(NamedTuple):
@@ -92,13 +94,13 @@ class Log:
         """As `read_requests`."""
         return part_of(self.table(table_of(task, split)), split, self._validation_share)
 
-    def all(self) -> list[Requests]:
-        """All tables that are there and hold requests; one that can't be read is said."""
-        found = []
+    def all(self) -> dict[str, Requests]:
+        """Return all tables of requests by name; one that can't be read is left out with a warning."""
+        found = {}
         for name in self.source.tables():
             if name in REQUEST_TABLES:
                 try:
-                    found.append(self.table(name))
+                    found[name] = self.table(name)
                 except UsageError as error:
                     logger.warning("not counted in the places in sessions: %s", error)
         return found
@@ -122,7 +124,7 @@ def make_ranker(name: str | None, checkpoint: Path | None, settings: Mapping[str
 def rank(ranker: Ranker, config: RankConfig) -> Ranking:
     """Rank the requests of a split and judge the order; a ranking that is there is not made again."""
     share = ranker.validation_share if isinstance(ranker, TrainedRanker) else VALIDATION_SHARE
-    log = Log(open_source(config.data, ("notes", "user_feat", *REQUEST_TABLES)), share)
+    log = Log(open_source(config.data, ("notes", "user_feat", *REQUEST_TABLES), log=config.log), share)
     asked = log.split(config.task, config.split)
     first = config.first if config.first is not None and config.first < len(asked) else None
     asked = asked.take(np.arange(len(asked))[:first])
@@ -140,6 +142,8 @@ def rank(ranker: Ranker, config: RankConfig) -> Ranking:
     if absent := [name for name in REQUEST_TABLES if name not in log.source.tables()]:
         identity["absent"] = absent  # slices are of what these hold as well, so they are made anew when these come
     task = config.task if config.split == "test" else f"{config.task}-{config.split}"
+    if changed := config.log.changed():
+        identity["log"] = changed
     names = (log.source.name, task, _name_of(ranker))
     directory = RankingDirectory(find_directory(config.runs_dir, names, fingerprint(identity), MANIFEST))
     with RunDirectory(directory.path).locked():
@@ -170,10 +174,12 @@ def train(
     out: Path,
     limit: int | None = None,
     missing_notes: MissingNotes = "error",
+    log: LogSettings | None = None,
 ) -> Trained:
     """Train on the train tables of these tasks, whose latest requests are kept apart for validation; no other is read.
 
-    `limit`: the first so many of a permutation of the train requests, by the ranker's seed.
+    `limit`: the first so many of a permutation of the train requests, by the ranker's seed. `log` says how requests are
+    read.
     """
     if not isinstance(ranker, TrainedRanker):
         raise UsageError(f"ranker {_name_of(ranker)} is not trained; the command rank takes it as it is")
@@ -181,7 +187,7 @@ def train(
     require("rankers", "torch", "transformers", "accelerate", what="training")
     from qilin_rag.rankers.training import train_ranker
 
-    source = open_source(data, ("notes", "user_feat", *(table_of(task, "train") for task in tasks)))
+    source = open_source(data, ("notes", "user_feat", *(table_of(task, "train") for task in tasks)), log=log)
     cut = [split_by_time(read_table(source, table_of(task, "train")), ranker.validation_share) for task in tasks]
     train_requests, validation = (concat([both[which] for both in cut]) for which in (0, 1))
     if limit is not None and limit < len(train_requests):
@@ -281,7 +287,7 @@ def _judged(
 ) -> tuple[list[RequestFigures], RankingSummary]:
     """The figures of each request, and their means; `asked` are the requests with candidates that were left out."""
     found = figures_of(requests, scores)
-    of_each = of_requests(requests, log.all())
+    of_each = of_requests(requests, list(log.all().values()), config.log.session_gap_s)
     lines = [
         RequestFigures(
             id=requests.ids[row],
@@ -309,7 +315,20 @@ def _judged(
         "left_out": asked.n_candidates - requests.n_candidates,
     }
     metrics = {name: _scores(lines, name) for name in FIGURES}
-    return lines, RankingSummary(metrics=summarise_metrics(metrics, clusters), counts=counts, slices=slices)
+    metric_summaries = summarise_metrics(metrics, clusters)
+    return lines, RankingSummary(metrics=metric_summaries, counts=counts, slices=slices, remarks=_remarks(log, asked))
+
+
+def _remarks(log: Log, asked: Requests) -> list[str]:
+    """Say what was assumed of the log that the figures and slices hang on."""
+    settings = log.source.log
+    n_zero = int((asked.position == 0).sum())
+    at_top = [f"{n_zero:,} candidates are at position 0, taken for the top (log.position_zero)."] if n_zero else []
+    return [
+        *at_top,
+        "Sessions: of the app (session_idx), and of a user's requests by pauses (one of more than "
+        f"{settings.session_gap_s / 60:g} minutes begins another). {check_clock(log.all(), settings).sentence()}",
+    ]
 
 
 def _train_of(log: Log, task: TaskName) -> Requests | None:

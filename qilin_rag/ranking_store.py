@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import FiniteFloat, NonNegativeInt, PositiveInt
 
+from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.requests import Split, TaskName
 from qilin_rag.ranking_metrics import MEASURES, RELEASED
 from qilin_rag.stats import Clusters, query_clusters
@@ -27,13 +28,17 @@ SIGNATURES = {
 
 
 class RankConfig(Frozen):
-    """What is to be ranked: `first` requests by id (default: all); `missing_notes` as for a run."""
+    """What is to be ranked: `first` requests by id (default: all); `missing_notes` as for a run.
+
+    `log` says how requests are read.
+    """
 
     data: str
     task: TaskName
     split: Split = "test"
     first: PositiveInt | None = None
     missing_notes: MissingNotes = "error"
+    log: LogSettings = LogSettings()
     runs_dir: Path = Path("runs")
     fresh: bool = False
 
@@ -96,11 +101,12 @@ class SliceSummary(Frozen):
 
 
 class RankingSummary(Frozen):
-    """summary.json: the figures over all requests with a click, and by parts."""
+    """summary.json: the figures over all requests with a click, and by parts; `remarks` say what they hang on."""
 
     metrics: dict[str, MetricSummary]
     counts: dict[str, int]
     slices: list[SliceSummary]
+    remarks: list[str] = []
 
 
 class RankingDirectory:

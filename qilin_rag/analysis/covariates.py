@@ -50,7 +50,7 @@ def covariates_of(log: Log, users: pa.Table | None, rows: Ints, seed: int) -> Co
     }
     source = shown.source[rows]
     columns |= {f"source {i or 'missing'}": (source == i).astype(float) for i in range(_N_SOURCES + 1)}
-    columns["place in session"] = np.minimum(log.ordinal[rows], 11).astype(float)
+    columns["place in session (pause)"] = np.minimum(log.pause_sessions.ordinal[rows], 11).astype(float)
     columns["recent clicks"] = np.diff(shown.recent_offsets)[rows].astype(float)
     angle = 2 * math.pi * ((shown.time_ms[rows] + BEIJING_MS) % _DAY_MS) / _DAY_MS
     has_time = shown.time_ms[rows] >= 0

@@ -162,8 +162,8 @@ def outcomes_of(log: Log, rows: Ints) -> list[tuple[str, str, Floats, Bools]]:
         ("clicks", "all", clicks, all_of_them),
         ("any click", "all", (clicks > 0).astype(float), all_of_them),
         ("CTR", "all", clicks / log.n_results[rows], all_of_them),
-        ("browsing depth", "position known", log.depth[rows].astype(float), log.depth[rows] > 0),
-        ("first click rank", "with a click", log.first_click[rows].astype(float), log.first_click[rows] > 0),
+        ("browsing depth", "position known", log.depth[rows].astype(float), log.depth[rows] >= 0),
+        ("first click rank", "with a click", log.first_click[rows].astype(float), log.first_click[rows] >= 0),
         ("any like, collect, share or comment", "all", (n_engaged[rows] > 0).astype(float), all_of_them),
     ]
     return [each for each in found if each[3].sum() >= 2 * FEWEST and _both_sides(log.shown.answered[rows], each[3])]

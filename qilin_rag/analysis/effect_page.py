@@ -18,12 +18,12 @@ LOVE_PLOT = "balance"
 _MOST_IN_PLOT = 30
 
 
-def write_effects(effects: Sequence[DqaEffect], out: Path, label: str, with_plots: bool) -> None:
+def write_effects(effects: Sequence[DqaEffect], out: Path, label: str, with_plots: bool, clock: str = "") -> None:
     """`dqa_effect.{json,csv,md}`, and `balance_N.{png,svg}` of each population, into a folder that is there."""
     content = json.dumps([effect.model_dump() for effect in effects], ensure_ascii=False, indent=2)
     write_text(out / "dqa_effect.json", content + "\n")
     write_text(out / "dqa_effect.csv", as_csv(effects))
-    write_text(out / PAGE, as_page(effects, label, with_plots))
+    write_text(out / PAGE, as_page(effects, label, with_plots, clock))
     if with_plots:
         for i, effect in enumerate(effects):
             draw_balance(effect, out / f"{LOVE_PLOT}_{i}")
@@ -43,8 +43,8 @@ def as_csv(effects: Sequence[DqaEffect]) -> str:
     return text.getvalue()
 
 
-def as_page(effects: Sequence[DqaEffect], label: str, with_plots: bool) -> str:
-    """What was found and what can't be concluded."""
+def as_page(effects: Sequence[DqaEffect], label: str, with_plots: bool, clock: str = "") -> str:
+    """Write what was found and what can't be concluded; `clock` says by which clock hours are told."""
     lines = [
         f"# Does an answer change what users do? ({escaped(label)})",
         "",
@@ -53,6 +53,7 @@ def as_page(effects: Sequence[DqaEffect], label: str, with_plots: bool) -> str:
         "standard deviations). *Doubly robust*: AIPW for the searches with an answer, cross-fitted over users. All are "
         "effects on searches with an answer, in units of the outcome, with 95% intervals; searches of one user count "
         "as one piece of evidence.",
+        *(["", clock] if clock else []),
     ]
     for i, effect in enumerate(effects):
         lines += ["", f"## Among {effect.population}", ""]

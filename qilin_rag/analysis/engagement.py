@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from qilin_rag.analysis.figures import Column, FigureTable, ratio, table
 from qilin_rag.analysis.log import IMAGE_TEXT, VIDEO, Log
+from qilin_rag.analysis.transitions import pause_rule
 from qilin_rag.data.exposures import Bools, Ints
 from qilin_rag.data.schema import ACTIONS
 
 MOST = 10
 BUCKETS = [*map(str, range(1, MOST + 1)), f">{MOST}"]
+TOP = MOST + 1
+"""The bucket of position 0."""
+_AT_ONE_MOMENT = " Its place is 1 + the requests of the session that began earlier."
 
 _TABLE5_COLUMNS = [
     Column(name="requests", unit="count"),
@@ -60,8 +64,8 @@ def _behaviour(log: Log, of_group: Bools) -> list[float | None]:
     with_click = log.shown.actions[clicked].sum(axis=0)
     return [
         int(of_group.sum()),
-        _mean(depth[depth > 0]),
-        _mean(first[first > 0]),
+        _mean(depth[depth >= 0]),
+        _mean(first[first >= 0]),
         _mean(clicks),
         ratio(clicked.sum(), at.sum()),
         *(ratio(with_click[i], clicked.sum()) for i in range(1, len(ACTIONS))),
@@ -73,9 +77,15 @@ def _mean(values: Ints) -> float | None:
 
 
 def figure3(log: Log) -> list[FigureTable]:
-    """CTR by position and by place in the session; types of notes by position, and their CTR."""
+    """CTR by position and by place in the session; types of notes by position, and their CTR.
+
+    A result at position 0 is in a row of its own, above position 1, which is there only where there are any.
+    """
     position = _bucket(log.shown.position)
-    ordinal = _bucket(log.ordinal)[log.shown.request]
+    n_zero = int((log.shown.position == 0).sum())
+    position[log.shown.position == 0] = TOP
+    places = {TOP: "0 (top)"} if n_zero else {}
+    places |= dict(enumerate(BUCKETS))
     searched = log.shown.is_search[log.shown.request]
     kinds = [("search", searched), ("recommendation", ~searched)]
     types = [("image-text", log.note_type == IMAGE_TEXT), ("video", log.note_type == VIDEO)]
@@ -85,20 +95,34 @@ def figure3(log: Log) -> list[FigureTable]:
     def ctr(where: Bools) -> float | None:
         return ratio((log.clicked & where).sum(), where.sum())
 
-    def rows(bucket: Ints, of: Sequence[Bools]) -> dict[str, list[float | None]]:
-        return {name: [ctr((bucket == i) & mask) for mask in of] for i, name in enumerate(BUCKETS)}
+    def rows(bucket: Ints, of: Sequence[Bools], names: Mapping[int, str]) -> dict[str, list[float | None]]:
+        return {name: [ctr((bucket == i) & mask) for mask in of] for i, name in names.items()}
 
     masks = [mask for _, mask in kinds]
-    tables = [
-        table("figure3a", "CTR by position (Figure 3a)", share, rows(position, masks)),
-        table(
+    zero = [f"{n_zero} results are at position 0, taken for the top (log.position_zero)."] if n_zero else []
+    tables = [table("figure3a", "CTR by position (Figure 3a)", share, rows(position, masks, places), notes=zero)]
+    by_session = [
+        (
             "figure3b",
-            "CTR by place of the request in its session (Figure 3b)",
-            share,
-            rows(ordinal, masks),
-            notes=["A session is a user's requests of both kinds with at most 30 minutes from each to the next."],
+            "CTR by place of the request in its session of the app (Figure 3b)",
+            log.app_sessions,
+            "A session is the requests of both kinds with one session_idx, as in the paper.",
+            "no request at this place, or no session_idx",
+        ),
+        (
+            "figure3b_pause",
+            "CTR by place of the request in its session by the rule of pauses",
+            log.pause_sessions,
+            f"A session is a user's requests of both kinds; {pause_rule(log)}, as in section 4.3.",
+            "no request at this place",
         ),
     ]
+    for key, title, sessions, what, why in by_session:
+        ordinal = _bucket(sessions.ordinal)[log.shown.request]
+        n_none = int((sessions.number < 0).sum())
+        notes = [what + _AT_ONE_MOMENT, *([f"{n_none} requests are in no session."] if n_none else []), log.clock]
+        ctrs = rows(ordinal, masks, dict(enumerate(BUCKETS)))
+        tables.append(table(key, title, share, ctrs, notes=notes, why_missing=why))
     known = log.note_type > 0
     why = "no result of a known type there"
     for letter, (kind, of_kind) in zip("cd", kinds, strict=True):
@@ -107,13 +131,13 @@ def figure3(log: Log) -> list[FigureTable]:
                 ratio(((position == i) & of_kind & mask).sum(), ((position == i) & of_kind & known).sum())
                 for _, mask in types
             ]
-            for i, name in enumerate(BUCKETS)
+            for i, name in places.items()
         }
         title = f"Types of notes by position, {kind} (Figure 3{letter})"
         tables.append(table(f"figure3{letter}", title, by_type, shares, why_missing=why))
     for letter, (kind, of_kind) in zip("ef", kinds, strict=True):
         title = f"CTR by type of note and position, {kind} (Figure 3{letter})"
-        of_types = rows(position, [of_kind & mask for _, mask in types])
+        of_types = rows(position, [of_kind & mask for _, mask in types], places)
         tables.append(table(f"figure3{letter}", title, by_type, of_types, why_missing=why))
     return tables
 

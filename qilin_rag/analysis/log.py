@@ -1,4 +1,4 @@
-"""All requests of a data set in one log: in time order by user, with the sessions that half an hour's pause ends."""
+"""All requests of a data set in one log: by user and time, with their sessions of both kinds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
+from qilin_rag.data.clock import check_clock
 from qilin_rag.data.encodings import present_columns, read_batches
-from qilin_rag.data.exposures import Bools, Exposures, Ints, concat, read_exposures
+from qilin_rag.data.exposures import MISSING, Bools, Exposures, Ints, concat, read_exposures
+from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.schema import REQUEST_TABLES, TABLES
+from qilin_rag.data.sessions import Sessions, app_sessions, pause_sessions
 from qilin_rag.data.source import Source
 from qilin_rag.errors import UsageError
 
-PAUSE_MS = 30 * 60 * 1000
 IMAGE_TEXT, VIDEO = 1, 2
 
 
@@ -36,14 +38,31 @@ class NoteFacts(NamedTuple):
 class Log:
     """Requests by user and time, and what came of each.
 
-    `shown`: all of them, those without user or time last. `is_dqa` (n,): rows of the table dqa. `session` (n,) numbers
-    the sessions, -1 where user or time is missing; `ordinal` (n,) counts from 1 in each, else 0. `note_type` (m,).
+    `shown`: all of them, those without user or time last. `is_dqa` (n,): rows of the table dqa. `note_type` (m,).
+    `settings` say how the tables were read, `clock` what speaks for the assumed clock of searches.
     """
 
-    def __init__(self, shown: Exposures, is_dqa: Bools, notes: NoteFacts) -> None:
+    def __init__(
+        self,
+        shown: Exposures,
+        is_dqa: Bools,
+        notes: NoteFacts,
+        settings: LogSettings | None = None,
+        clock: str = "",
+    ) -> None:
         self.shown, self.is_dqa, self.notes = shown, is_dqa, notes
-        self.session, self.ordinal = _sessions(shown)
+        self.settings, self.clock = settings or LogSettings(), clock
         self.note_type = notes.types_of(shown.note_idx)
+
+    @cached_property
+    def app_sessions(self) -> Sessions:
+        """Sessions of the app."""
+        return app_sessions(self.shown, [self.shown])
+
+    @cached_property
+    def pause_sessions(self) -> Sessions:
+        """Sessions that a user's pause ends, searches and recommendations together."""
+        return pause_sessions(self.shown, [self.shown], self.settings.session_gap_s)
 
     @cached_property
     def clicked(self) -> Bools:
@@ -62,19 +81,19 @@ class Log:
 
     @cached_property
     def depth(self) -> Ints:
-        """The largest position of each request, (n,); 0 where none is known."""
-        deepest = np.zeros(len(self.shown), np.int64)
+        """The largest position of each request, (n,); -1 where none is known."""
+        deepest = np.full(len(self.shown), MISSING)
         np.maximum.at(deepest, self.shown.request, self.shown.position)
         return deepest
 
     @cached_property
     def first_click(self) -> Ints:
-        """The smallest clicked position of each request, (n,); 0 where none is known."""
+        """The smallest clicked position of each request, (n,); -1 where none is known."""
         far = np.iinfo(np.int64).max
         first = np.full(len(self.shown), far)
-        has_place = self.clicked & (self.shown.position > 0)
+        has_place = self.clicked & (self.shown.position >= 0)
         np.minimum.at(first, self.shown.request[has_place], self.shown.position[has_place])
-        return np.where(first == far, 0, first)
+        return np.where(first == far, MISSING, first)
 
 
 def read_log(source: Source) -> Log:
@@ -86,7 +105,8 @@ def read_log(source: Source) -> Log:
     is_dqa = np.concatenate([np.full(len(part), name == "dqa") for name, part in zip(names, parts, strict=True)])
     shown = concat(parts)
     order = _time_order(shown)
-    return Log(shown.take(order), is_dqa[order], read_note_facts(source))
+    clock = check_clock(dict(zip(names, parts, strict=True)), source.log).sentence()
+    return Log(shown.take(order), is_dqa[order], read_note_facts(source), source.log, clock)
 
 
 def read_note_facts(source: Source) -> NoteFacts:
@@ -118,16 +138,3 @@ def _time_order(shown: Exposures) -> Ints:
     unknown = (shown.user_idx < 0) | (shown.time_ms < 0)
     ids = np.array([int(i) if i.isdecimal() else -1 for i in shown.ids])
     return np.lexsort((ids, shown.is_search, shown.time_ms, shown.user_idx, unknown))
-
-
-def _sessions(shown: Exposures) -> tuple[Ints, Ints]:
-    """Session and ordinal of each request, of requests in time order."""
-    n = len(shown)
-    known = (shown.user_idx >= 0) & (shown.time_ms >= 0)
-    starts = np.ones(n, bool)
-    starts[1:] = (np.diff(shown.user_idx) != 0) | (np.diff(shown.time_ms) > PAUSE_MS)
-    starts[1:] |= ~known[1:] | ~known[:-1]
-    session = np.cumsum(starts) - 1
-    first = np.flatnonzero(starts)
-    ordinal = np.arange(n) - first[session] + 1
-    return np.where(known, session, -1), np.where(known, ordinal, 0)

@@ -91,7 +91,7 @@ def _lines(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
             at, shown = zip(*here, strict=True)
             axes.plot(at, shown, color=colour, marker=marker, label=table.columns[i].name)
     axes.set_xticks(list(places), [plain(row) for row in table.rows])
-    axes.set_xlabel("place in the session" if table.key == "figure3b" else "position")
+    axes.set_xlabel("place in the session" if table.key.startswith("figure3b") else "position")
     axes.set_ylabel("%")
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", alpha=0.3)

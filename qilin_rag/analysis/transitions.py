@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from qilin_rag.analysis.figures import Column, FigureTable, ratio, table
-from qilin_rag.analysis.log import PAUSE_MS, Log
-from qilin_rag.data.exposures import Bools, Ints
+from qilin_rag.analysis.log import Log
+from qilin_rag.data.exposures import Ints
+from qilin_rag.data.sessions import Sessions, pause_sessions
 
 _SHARE = Column(name="share", unit="share")
 _PAIRS = Column(name="pairs", unit="count")
@@ -22,7 +23,7 @@ _PAPER8 = {"Add": 0.1357, "Delete": 0.0253, "Change": 0.4716, "Repeat": 0.0757, 
 
 def table6(log: Log) -> FigureTable:
     """Consecutive requests of a session by kind, with the engagement of the second one."""
-    second = np.flatnonzero(log.ordinal > 1)  # the first stands just before it
+    second = _second_of_pairs(log.pause_sessions)
     kinds = np.where(log.shown.is_search, "S", "R")
     pair = np.char.add(np.char.add(kinds[second - 1], "-"), kinds[second])
     rows: dict[str, list[float | None]] = {}
@@ -30,7 +31,7 @@ def table6(log: Log) -> FigureTable:
         those = second[pair == name]
         clicks, results = log.n_clicks[those].sum(), log.n_results[those].sum()
         rows[name] = [ratio(len(those), len(second)), ratio(clicks, len(those)), ratio(clicks, results), len(those)]
-    n_alone = int((log.ordinal == 0).sum())
+    n_alone = int((log.pause_sessions.number < 0).sum())
     names = [column.name for column in _COLUMNS6]
     return table(
         "table6",
@@ -39,8 +40,9 @@ def table6(log: Log) -> FigureTable:
         rows,
         {name: dict(zip(names, values, strict=True)) for name, values in _PAPER6.items()},
         [
-            "All requests of a user in true time; a pause of more than 30 minutes begins a session. "
+            f"All requests of a user in true time; {pause_rule(log)}. "
             "R-S: a search after a recommendation. Clicks and CTR are those of the second request.",
+            log.clock,
             *([f"{n_alone} requests without user or time are left out."] if n_alone else []),
         ],
         why_missing="no such pair",
@@ -60,7 +62,7 @@ def table8(log: Log) -> FigureTable:
         {name: [ratio(count, len(kinds)), count] for name, count in counts.items()},
         {name: {"share": share} for name, share in _PAPER8.items()} | {"all": {"pairs": 29875}},
         [
-            "Searches of a user that follow one another within 30 minutes, whatever recommendations stand between. "
+            f"Searches of a user that follow one another, whatever recommendations are between; {pause_rule(log)}. "
             "Of the sets of characters: Add, only more; Delete, only fewer; Change, both and some shared; Repeat, the "
             "same; Others, none shared.",
             "The paper has 29,875 such pairs, and 29,295 in Table 6, so this is over searches alone.",
@@ -71,12 +73,22 @@ def table8(log: Log) -> FigureTable:
 
 
 def search_pairs(log: Log) -> tuple[Ints, Ints]:
-    """Rows of searches that follow one another by the rule of sessions, recommendations left out."""
-    shown = log.shown
-    searches = np.flatnonzero(shown.is_search & (log.ordinal > 0))
-    user, time = shown.user_idx[searches], shown.time_ms[searches]
-    follows: Bools = (np.diff(user) == 0) & (np.diff(time) <= PAUSE_MS)
-    return searches[:-1][follows], searches[1:][follows]
+    """Return the rows of searches that follow one another by the rule of pauses, recommendations left out."""
+    searches = np.flatnonzero(log.shown.is_search)
+    alone = log.shown.take(searches)
+    second = _second_of_pairs(pause_sessions(alone, [alone], log.settings.session_gap_s))
+    return searches[second - 1], searches[second]
+
+
+def _second_of_pairs(sessions: Sessions) -> Ints:
+    """The rows that follow the row before in the same session."""
+    number = sessions.number
+    return 1 + np.flatnonzero((number[1:] == number[:-1]) & (number[1:] >= 0))
+
+
+def pause_rule(log: Log) -> str:
+    """Say what ends a session in the tables of section 4.3."""
+    return f"a pause of more than {log.settings.session_gap_s / 60:g} minutes begins another session"
 
 
 def reformulation(before: str, after: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, QilinTables, Quiet, qilin_tables
+from qilin_rag.cli.options import AsJson, QilinTables, Quiet, SetLog, log_settings, qilin_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +33,7 @@ def analyze(
     context: typer.Context,
     data: QilinTables = None,
     out: Annotated[Path | None, typer.Option(help="A new folder to write.")] = None,
+    settings: SetLog = None,
     plots: Plots = True,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -44,14 +45,14 @@ def analyze(
     from qilin_rag.errors import UsageError
 
     if name := context.invoked_subcommand:
-        if data is not None or out is not None or not plots or quiet or as_json:
+        if data is not None or out is not None or settings or not plots or quiet or as_json:
             raise UsageError(f"options of analyze {name} stand behind it: analyze {name} --out DIR ...")
         return
     from qilin_rag.analysis.paper_tables import analyse
 
     if out is None:
         raise UsageError("name the folder to write: --out DIR")
-    _write(analyse, data, out, plots, quiet, as_json)
+    _write(analyse, data, out, plots, quiet, as_json, settings=settings)
 
 
 @app.command()
@@ -69,6 +70,7 @@ def answers(
 def modality(
     out: Out,
     data: QilinTables = None,
+    settings: SetLog = None,
     plots: Plots = True,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
     quiet: Quiet = False,
@@ -89,6 +91,7 @@ def modality(
         as_json,
         lead,
         "sklearn",
+        settings=settings,
     )
 
 
@@ -101,12 +104,13 @@ def _write(
     as_json: bool,
     lead: str | None = None,
     *modules: str,
+    settings: list[str] | None = None,
 ) -> None:
     """Tables of an analysis into a new folder, with their plots and page."""
     from qilin_rag.analysis.page import LEAD, PAGE, write_tables
 
     folder_to_write = _prepared(out, plots, quiet or as_json, *modules)
-    source = open_tables(data)
+    source = open_tables(data, settings)
     with folder_to_write as folder:
         with ui.progress_bars(quiet or as_json):
             tables = analysis(source)
@@ -129,6 +133,7 @@ def _write(
 def dqa_effect(
     out: Out,
     data: QilinTables = None,
+    settings: SetLog = None,
     plots: Plots = True,
     seed: Annotated[int, typer.Option(help="Of the folds and the matching.")] = 0,
     quiet: Quiet = False,
@@ -144,17 +149,19 @@ def dqa_effect(
     from qilin_rag.data.catalogue import read_users
 
     folder_to_write = _prepared(out, plots, quiet or as_json, "sklearn")
-    source = open_tables(data)
+    source = open_tables(data, settings)
     with folder_to_write as folder:
         with ui.progress_bars(quiet or as_json):
-            effects = dqa_effects(read_log(source), read_users(source), seed)
-        write_effects(effects, folder, source.label, plots)
+            log = read_log(source)
+            effects = dqa_effects(log, read_users(source), seed)
+        write_effects(effects, folder, source.label, plots, log.clock)
     if as_json:
         ui.print_json({"out": str(out), "populations": [effect.model_dump() for effect in effects]})
         return
     if not quiet:
         for effect in effects:
             _print_effect(effect)
+        typer.echo(log.clock)
     typer.echo(out / PAGE)
 
 
@@ -200,9 +207,9 @@ def _print_effect(effect: DqaEffect) -> None:
     console.print()
 
 
-def open_tables(data: str | None) -> Source:
-    """All tables of the data that `--data` or the environment names."""
+def open_tables(data: str | None, settings: list[str] | None = None) -> Source:
+    """Open all tables of the data that `--data` or the environment names; `settings` say how requests are read."""
     from qilin_rag.data.schema import TABLES
     from qilin_rag.data.source import open_source
 
-    return open_source(qilin_tables(data), list(TABLES))
+    return open_source(qilin_tables(data), list(TABLES), log=log_settings(settings))

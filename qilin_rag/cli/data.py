@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from qilin_rag.cli import filter, ui
-from qilin_rag.cli.options import AsJson, DataArgument, Quiet
+from qilin_rag.cli.options import AsJson, DataArgument, Quiet, SetLog, log_settings
 from qilin_rag.text import printable
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ class Encoding(StrEnum):
 def validate(
     data: DataArgument,
     show: Annotated[int, typer.Option(help="Defects shown of each column of each file.")] = 5,
+    settings: SetLog = None,
     as_json: AsJson = False,
 ) -> None:
     """Report every defect with table, row and column.
@@ -46,10 +47,12 @@ def validate(
     from qilin_rag.data.validate import validate as validate_source
 
     defects: list[Defect] = []
-    n_rows = validate_source(open_source(data, list(TABLES)), defects.append)
+    remarks: list[str] = []
+    source = open_source(data, list(TABLES), log=log_settings(settings))
+    n_rows = validate_source(source, defects.append, remarks.append)
     if as_json:
         found = [defect._replace(path=str(defect.path))._asdict() for defect in defects]  # type: ignore[arg-type]
-        ui.print_json({"rows": n_rows, "n_defects": len(defects), "defects": found})
+        ui.print_json({"rows": n_rows, "n_defects": len(defects), "defects": found, "remarks": remarks})
     else:
         groups: dict[tuple[Path, str], list[Defect]] = defaultdict(list)
         for defect in defects:
@@ -59,6 +62,8 @@ def validate(
                 typer.echo(printable(str(defect)))
             if len(found_there) > show:
                 typer.echo(f"{path}: {len(found_there) - show} more of {column or 'these'}")
+        for remark in remarks:
+            typer.echo(remark)
         rows = ", ".join(f"{name} {n:,}" for name, n in n_rows.items())
         typer.echo(f"{len(defects)} defects in {sum(n_rows.values()):,} rows ({rows})")
     if defects:
@@ -66,14 +71,17 @@ def validate(
 
 
 @app.command()
-def stats(data: DataArgument, as_json: AsJson = False) -> None:
-    """Print what is in a data set: rows, lengths, answers by feedback."""
+def stats(data: DataArgument, settings: SetLog = None, as_json: AsJson = False) -> None:
+    """Print what is in a data set, in figures.
+
+    Rows, lengths, answers by feedback, positions and sessions of requests, and by which clock searches seem stamped.
+    """
     from qilin_rag.data.describe import describe
     from qilin_rag.data.schema import TABLES
     from qilin_rag.data.source import open_source
 
     ui.set_up_logs(as_json)
-    figures = describe(open_source(data, list(TABLES)))
+    figures = describe(open_source(data, list(TABLES), log=log_settings(settings)))
     if as_json:
         ui.print_json(figures)
         return
@@ -85,7 +93,7 @@ def stats(data: DataArgument, as_json: AsJson = False) -> None:
     drawn.add_column(justify="right")
     for subject, values in figures.items():
         for i, (name, value) in enumerate(values.items()):
-            shown = f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+            shown = value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
             drawn.add_row(subject if i == 0 else "", name, shown)
     ui.console().print(drawn)
 

@@ -14,6 +14,7 @@ from qilin_rag.errors import UsageError
 
 if TYPE_CHECKING:
     from qilin_rag.config import RunConfig
+    from qilin_rag.data.log_settings import LogSettings
 
 
 class Task(StrEnum):
@@ -40,6 +41,21 @@ def qilin_tables(given: str | None) -> str:
     raise UsageError("name the data with --data: a folder with Qilin's tables, or hub:OWNER/NAME; `synth` makes some")
 
 
+def log_settings(assignments: list[str] | None) -> LogSettings:
+    """Read what `--set log.KEY=VALUE` says of the way that request logs are read."""
+    from qilin_rag.data.log_settings import parse_log_settings
+
+    return parse_log_settings(assignments or [])
+
+
+SetLog = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="log.KEY=VALUE",
+        help="How requests are read: log.search_shift_s=28800, log.session_gap_s=1800, log.position_zero=top.",
+    ),
+]
 Metrics = Annotated[
     str | None,
     typer.Option(

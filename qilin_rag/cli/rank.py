@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, QilinTables, Quiet, RunsDir, Task, Verbose, qilin_tables
+from qilin_rag.cli.options import AsJson, QilinTables, Quiet, RunsDir, Task, Verbose, log_settings, qilin_tables
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from qilin_rag.data.log_settings import LogSettings
     from qilin_rag.ranking import Ranking
     from qilin_rag.ranking_store import SliceSummary
 
@@ -39,7 +40,13 @@ class Missing(StrEnum):
 
 
 RankerSettings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="ranker.KEY=VALUE", help="Any setting of the ranker.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting of the ranker, ranker.KEY; how requests are read: log.search_shift_s=28800, "
+        "log.session_gap_s=1800, log.position_zero=top.",
+    ),
 ]
 MissingNotes = Annotated[
     Missing, typer.Option(help="Candidates that the data has no note for: error, or skip (left out and counted).")
@@ -82,13 +89,15 @@ def rank(
     from qilin_rag.ranking_store import RankConfig
 
     ui.set_up_logs(quiet or as_json, verbose)
-    made = make_ranker(ranker, checkpoint, _settings(settings))
+    of_ranker, of_log = _settings(settings)
+    made = make_ranker(ranker, checkpoint, of_ranker)
     config = RankConfig(
         data=qilin_tables(data),
         task=task.value,
         split=split.value,
         first=first,
         missing_notes=missing_notes.value,
+        log=of_log,
         runs_dir=runs_dir or Path("runs"),
         fresh=fresh,
     )
@@ -140,13 +149,14 @@ def train(
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     ui.set_up_logs(quiet or as_json or not is_first, verbose)
     name, of_config = _read_config(config)
-    given = of_config | _settings(settings)
+    of_ranker, of_log = _settings(settings)
+    given = of_config | of_ranker
     if without is not None:
         given["without"] = [each.strip() for each in without.split(",") if each.strip()]
     ranker = RANKERS.create(name, given)
     try:
         with ui.progress_bars(quiet or as_json or not is_first):
-            trained = train_on(ranker, parse_tasks(task), qilin_tables(data), out, limit, missing_notes.value)
+            trained = train_on(ranker, parse_tasks(task), qilin_tables(data), out, limit, missing_notes.value, of_log)
     except KeyboardInterrupt:
         raise Interrupted(f"the checkpoints in {out} are kept, the same command goes on from the last one") from None
     if not is_first:
@@ -158,18 +168,19 @@ def train(
     typer.echo(trained.out)
 
 
-def _settings(assignments: Sequence[str] | None) -> dict[str, Any]:
-    """What `--set ranker.KEY=VALUE` says."""
+def _settings(assignments: Sequence[str] | None) -> tuple[dict[str, Any], LogSettings]:
+    """Read `--set ranker.KEY=VALUE` and `--set log.KEY=VALUE`."""
     from qilin_rag.config import parse_overrides
 
     found = {}
-    for path, value in parse_overrides(assignments or []):
+    of_log = [assignment for assignment in assignments or [] if assignment.startswith("log.")]
+    for path, value in parse_overrides(each for each in assignments or [] if each not in of_log):
         match path:
             case ["ranker", key]:
                 found[key] = value
             case _:
-                raise unknown_name("setting in --set", ".".join(path), ["ranker.KEY"])
-    return found
+                raise unknown_name("setting in --set", ".".join(path), ["ranker.KEY and log.KEY"])
+    return found, log_settings(of_log)
 
 
 def _read_config(name: str) -> tuple[str, dict[str, Any]]:
@@ -208,6 +219,8 @@ def _print(done: Ranking, with_slices: bool) -> None:
     ui.print_metrics({name: each.model_copy(update={"reasons": {}}) for name, each in summary.metrics.items()})
     if with_slices:
         _print_slices(summary.slices)
+        for remark in summary.remarks:
+            console.print(remark, style="dim")
     counts = summary.counts
     unscored = f", {n:,} of them without a click and unscored" if (n := counts["without_click"]) else ""
     console.print(f"{counts['requests']:,} requests{unscored}; {counts['candidates']:,} candidates")

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow.compute as pc
 
+from qilin_rag.data.clock import LATE_HOUR, check_clock
 from qilin_rag.data.encodings import present_columns, read_batches
+from qilin_rag.data.exposures import Exposures, read_exposures
+from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.notes import open_notes
 from qilin_rag.data.questions import FLAGS, normalised_query, read_questions
-from qilin_rag.data.schema import TABLES
+from qilin_rag.data.schema import REQUEST_TABLES, TABLES, details_column
+from qilin_rag.data.sessions import app_sessions, pause_sessions
 from qilin_rag.data.source import Source
 
-Figures = dict[str, dict[str, int | float]]
+Figures = dict[str, dict[str, int | float | str]]
 
 
 def describe(source: Source) -> Figures:
-    """Figures by subject: each table, the notes, and the questions with answers; lengths are in characters."""
+    """Describe a data set in figures by subject.
+
+    Returns:
+        Each table, the notes, the questions with answers, the positions and sessions of requests, and what speaks for
+        or against the clock that searches are taken to be stamped by. Lengths are in characters.
+    """
     there = source.tables()
     figures: Figures = {}
     for name in there:
@@ -29,10 +38,70 @@ def describe(source: Source) -> Figures:
         figures["notes"] = _notes(source)
     if "dqa" in there:
         figures["answers"] = _answers(source)
+    if logs := _logs(source):
+        figures["results"] = _results(logs)
+        figures["sessions"] = _sessions(logs, source.log)
+        figures["clock"] = _clock(logs, source.log)
     return figures
 
 
-def _notes(source: Source) -> dict[str, int | float]:
+def _logs(source: Source) -> dict[str, Exposures]:
+    """The tables whose rows have results that were shown; positions are as the data has them."""
+    as_they_are = source._replace(log=source.log.model_copy(update={"position_zero": "top"}))
+    logs = {}
+    for name in (name for name in REQUEST_TABLES if name in source.tables()):
+        encoding, files = source.files(name)
+        if details_column(TABLES[name]) in present_columns(encoding, files, TABLES[name]):
+            logs[name] = read_exposures(as_they_are, name)
+    return {name: log for name, log in logs.items() if len(log)}
+
+
+def _results(logs: Mapping[str, Exposures]) -> dict[str, int | float | str]:
+    """How many results were shown, and where their positions are unusual."""
+    at_zero = {name: log.position == 0 for name, log in logs.items()}
+    return {
+        "shown": sum(len(log.note_idx) for log in logs.values()),
+        "at position 0": sum(int(mask.sum()) for mask in at_zero.values()),
+        "requests with position 0": sum(len(np.unique(logs[name].request[mask])) for name, mask in at_zero.items()),
+        "without a position": sum(int((log.position < 0).sum()) for log in logs.values()),
+    }
+
+
+def _sessions(logs: Mapping[str, Exposures], settings: LogSettings) -> dict[str, int | float | str]:
+    """How many sessions of each kind there are, and how long."""
+    parts = list(logs.values())
+    kinds = {
+        "of the app (session_idx)": [app_sessions(part, parts) for part in parts],
+        f"by pauses over {settings.session_gap_s / 60:g} minutes": [
+            pause_sessions(part, parts, settings.session_gap_s) for part in parts
+        ],
+    }
+    figures: dict[str, int | float | str] = {}
+    for what, found in kinds.items():
+        number = np.concatenate([sessions.number for sessions in found])
+        n_sessions, n_inside = len(np.unique(number[number >= 0])), int((number >= 0).sum())
+        figures[what] = n_sessions
+        figures[f"{what}: requests, mean"] = n_inside / n_sessions if n_sessions else 0.0
+        if n_inside < len(number):
+            figures[f"{what}: requests in none"] = len(number) - n_inside
+    return figures
+
+
+def _clock(logs: Mapping[str, Exposures], settings: LogSettings) -> dict[str, int | float | str]:
+    """What is assumed of the clock of searches, and what the data says of it."""
+    found = check_clock(logs, settings)
+    figures: dict[str, int | float | str] = {"searches are stamped ahead by, hours (assumed)": found.shift_s / 3600}
+    for kind, times in found.tests.items():
+        figures[f"{kind}_test requests with a time"] = times.n
+        figures[f"{kind}_test requests after {LATE_HOUR}:00 in Beijing"] = times.n_late
+        figures[f"{kind}_test, the earliest in Beijing"] = times.earliest
+    figures["sessions of the app with both kinds"] = found.n_sessions
+    if found.ahead_h is not None:
+        figures["in these, searches are stamped ahead by, hours (median)"] = found.ahead_h
+    return figures
+
+
+def _notes(source: Source) -> dict[str, int | float | str]:
     encoding, files = source.files("notes")
     columns = ["note_title", "note_content"]
     titles: list[int] = []
@@ -48,7 +117,7 @@ def _notes(source: Source) -> dict[str, int | float]:
     }
 
 
-def _answers(source: Source) -> dict[str, int | float]:
+def _answers(source: Source) -> dict[str, int | float | str]:
     """Answers shown, by the feedback they had, with the notes they cite."""
     questions = read_questions(*source.files("dqa"), answers="shown")
     has_feedback = any(flag in question.meta for question in questions for flag in FLAGS["engaged"])
@@ -58,7 +127,7 @@ def _answers(source: Source) -> dict[str, int | float]:
         if flags and has_feedback
     }
     cited = [note_idx for question in questions for note_idx in question.reference_notes]
-    figures: dict[str, int | float] = {
+    figures: dict[str, int | float | str] = {
         "shown": len(questions),
         **selections,
         "distinct queries": len({normalised_query(question.query) for question in questions}),

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qilin_rag.data.encodings import Batch, Defect, present_columns, read_batches, stop
+from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.questions import NO_ANSWER
-from qilin_rag.data.schema import ACTIONS, TABLES
+from qilin_rag.data.schema import ACTIONS, TABLES, details_column
 from qilin_rag.data.source import Source
 from qilin_rag.errors import UsageError
 
@@ -23,6 +24,7 @@ Bools = npt.NDArray[np.bool_]
 T = TypeVar("T", bound="RequestColumns")
 
 BEIJING_MS = 8 * 3600 * 1000
+"""Beijing's clock is so far ahead of UTC, all year."""
 MISSING = -1
 _PER_REQUEST = ("is_search", "user_idx", "session_idx", "source", "time_ms", "answered")
 _COLUMNS = ("query", "user_idx", "session_idx", "query_from_type", "recent_clicked_note_idxs", "dqa_output")
@@ -32,7 +34,7 @@ _COLUMNS = ("query", "user_idx", "session_idx", "query_from_type", "recent_click
 class RequestColumns:
     """`n` requests with `m` results in all; those of request i are the rows offsets[i] to offsets[i + 1].
 
-    What is missing is -1 (`source`, `position`: 0). What a class made from this adds is of each result, (m, ...).
+    What is missing is -1 (`source`: 0). What a class made from this adds is of each result, (m, ...).
     """
 
     ids: Sequence[str]
@@ -56,7 +58,7 @@ class RequestColumns:
     note_idx: Ints
     """(m,)"""
     position: Ints
-    """(m,), from 1."""
+    """(m,), from 1; 0 is above 1 (see `LogSettings.position_zero`)."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -97,15 +99,17 @@ def read_exposures(source: Source, name: str) -> Exposures:
     table = TABLES[name]
     encoding, files = source.files(name)
     there = present_columns(encoding, files, table)
-    details = next(column for column in table.columns if column.endswith("_details_with_idx"))
+    details = details_column(table)
     if details not in there:
         stop(Defect(files[0], "", "", f"column {details!r} is missing"))
     wanted = [table.key, details, *(column for column in _COLUMNS if column in there)]
     parts = [
-        _of_batch(batch, table.key, details) for path in files for batch in read_batches(encoding, path, table, wanted)
+        _of_batch(batch, table.key, details, source.log)
+        for path in files
+        for batch in read_batches(encoding, path, table, wanted)
     ]
     nothing = pa.RecordBatch.from_arrays([pa.array([], table.columns[column]) for column in wanted], names=wanted)
-    exposures = concat(parts or [_of_batch(Batch(nothing, files[0], "row", []), table.key, details)])
+    exposures = concat(parts or [_of_batch(Batch(nothing, files[0], "row", []), table.key, details, source.log)])
     first: dict[str, int] = {}
     for row, request in enumerate(exposures.ids):
         if first.setdefault(request, row) != row:
@@ -142,7 +146,7 @@ def _gather(offsets: Ints, rows: Ints) -> tuple[Ints, Ints]:
     return offsets_of(lengths), at
 
 
-def _of_batch(batch: Batch, key: str, details: str) -> Exposures:
+def _of_batch(batch: Batch, key: str, details: str, log: LogSettings) -> Exposures:
     rows = batch.rows
     n = len(rows)
 
@@ -159,6 +163,10 @@ def _of_batch(batch: Batch, key: str, details: str) -> Exposures:
         stop(Defect(batch.path, batch.place(row), details, "holds a result without note_idx"))
     is_search = details.startswith("search")
     stamps = _ints(item["search_timestamp" if is_search else "request_timestamp"], MISSING)
+    true_ms = np.where(stamps < 0, MISSING, (stamps - log.search_shift_s) * 1000 if is_search else stamps)
+    position = _ints(item["position"], MISSING)
+    if log.position_zero == "unknown":
+        position = np.where(position == 0, MISSING, position)
     recent_offsets, recent = _lists(column("recent_clicked_note_idxs", pa.list_(pa.int64())))
     shown = pc.utf8_trim_whitespace(pc.fill_null(column("dqa_output", pa.string()), ""))
     return Exposures(
@@ -168,20 +176,15 @@ def _of_batch(batch: Batch, key: str, details: str) -> Exposures:
         user_idx=_ints(column("user_idx", pa.int64()), MISSING),
         session_idx=_ints(column("session_idx", pa.int64()), MISSING),
         source=_ints(column("query_from_type", pa.float64()), 0),
-        time_ms=_earliest(_milliseconds(stamps, is_search), offsets),
+        time_ms=_earliest(true_ms, offsets),
         answered=~pc.is_in(shown, pa.array(NO_ANSWER)).to_numpy(zero_copy_only=False),
         recent_offsets=recent_offsets,
         recent=_ints(recent, MISSING),
         offsets=offsets,
         note_idx=_ints(item["note_idx"], MISSING),
-        position=_ints(item["position"], 0),
+        position=position,
         actions=np.stack([_ints(item[name], 0) == 1 for name in ACTIONS], axis=1),
     )
-
-
-def _milliseconds(stamps: Ints, is_search: bool) -> Ints:
-    """Searches are stamped with seconds of Beijing's wall clock, recommendations with true milliseconds."""
-    return np.where(stamps < 0, MISSING, stamps * 1000 - BEIJING_MS if is_search else stamps)
 
 
 def _earliest(times: Ints, offsets: Ints) -> Ints:

@@ -203,7 +203,7 @@ def requests_of(questions: Sequence[Question], rankings: Sequence[Sequence[Hit]]
 def _deduplicated(requests: Requests) -> Requests:
     """Each candidate once, by note_idx: clicked if it ever was, at the first position that is known."""
     far = np.iinfo(np.int64).max
-    position = np.where(requests.position > 0, requests.position, far)
+    position = np.where(requests.position >= 0, requests.position, far)
     order = np.lexsort((position, requests.note_idx, requests.request))
     request, note_idx = requests.request[order], requests.note_idx[order]
     is_new = np.ones(len(order), bool)
@@ -216,6 +216,6 @@ def _deduplicated(requests: Requests) -> Requests:
         "offsets": offsets_of(n_left),
         "note_idx": note_idx[starts],
         "clicked": clicked,
-        "position": np.where(first == far, 0, first),
+        "position": np.where(first == far, MISSING, first),
     }
     return Requests(**{field.name: getattr(requests, field.name) for field in fields(requests)} | changed)

@@ -57,6 +57,11 @@ def _is_details(column: str) -> bool:
     return column.endswith("_details_with_idx")
 
 
+def details_column(table: Table) -> str:
+    """Return the column of a table of requests that holds the results shown."""
+    return next(filter(_is_details, table.columns))
+
+
 _REQUEST = {
     "query": pa.string(),
     "recent_clicked_note_idxs": NOTES,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qilin_rag.data.encodings import ENCODINGS, find_files
+from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.schema import TABLES
 from qilin_rag.errors import UsageError
 
@@ -19,11 +20,12 @@ _HUB = "hub:"
 
 
 class Source(NamedTuple):
-    """A folder of tables, under a name (for paths) and a label (for people)."""
+    """A folder of tables, under a name (for paths) and a label (for people); `log` says how requests are read."""
 
     folder: Path
     name: str
     label: str
+    log: LogSettings = LogSettings()
 
     def files(self, table: str) -> tuple[str, list[Path]]:
         """Encoding and files of a table; a UsageError says what was looked for."""
@@ -42,11 +44,17 @@ class Source(NamedTuple):
         return found
 
 
-def open_source(name: str, tables: Sequence[str] = ("notes", "dqa"), fetch: bool = True) -> Source:
-    """`sample` (bundled), the path of a folder, or `hub:OWNER/NAME`, of which these tables are fetched once.
+def open_source(
+    name: str, tables: Sequence[str] = ("notes", "dqa"), fetch: bool = True, log: LogSettings | None = None
+) -> Source:
+    """Open `sample` (bundled), the path of a folder, or `hub:OWNER/NAME`, of which these tables are fetched once.
 
-    Without `fetch`, a data set of the hub that was not fetched before is an error.
+    Without `fetch`, a data set of the hub that was not fetched before is an error. `log` says how requests are read.
     """
+    return _find_source(name, tables, fetch)._replace(log=log or LogSettings())
+
+
+def _find_source(name: str, tables: Sequence[str], fetch: bool) -> Source:
     if name == "sample":
         return Source(_SAMPLE, "sample", SAMPLE_LABEL)
     if name.startswith(_HUB):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -18,11 +18,20 @@ from qilin_rag.data.source import Source
 _SHOWN_IDS = 5
 
 
-def validate(source: Source, report: Report) -> dict[str, int]:
-    """Read every value of every table that is there and report what is wrong; the number of rows by table.
+def validate(source: Source, report: Report, remark: Callable[[str], None] = lambda text: None) -> dict[str, int]:
+    """Read every value of every table that is there and report what is wrong.
 
-    Missing columns, wrong types, ids that are missing or there twice, notes and users that are not in their tables,
-    empty texts, queries and answers, feedback without an answer, actions that are neither 0 nor 1.
+    Defects are missing columns, wrong types, ids that are missing or there twice, notes and users that are not in their
+    tables, texts, queries and answers that hold nothing to read, feedback without an answer, positions that are missing
+    or no whole number from 0, and actions that are neither 0 nor 1.
+
+    Args:
+        source: The tables.
+        report: Called with each defect.
+        remark: Called with what is no defect but must be read one way or another: results at position 0.
+
+    Returns:
+        The number of rows by table.
     """
     keys: dict[str, _Keys] = {}
     reported: set[tuple[str, str]] = set()
@@ -35,6 +44,7 @@ def validate(source: Source, report: Report) -> dict[str, int]:
 
     for name in source.tables():  # notes and users come first
         table, found = TABLES[name], _Keys()
+        n_zero = n_with_zero = 0
         encoding, files = source.files(name)
         for path in files:
             reported.clear()
@@ -42,7 +52,12 @@ def validate(source: Source, report: Report) -> dict[str, int]:
                 found.add(batch, table.key)
                 for row, column, problem in _problems(table, batch, keys):
                     once(Defect(path, batch.place(row), column, problem))
+                at_zero = _at_position_zero(table, batch)
+                n_zero, n_with_zero = n_zero + len(at_zero), n_with_zero + len(np.unique(at_zero))
         found.report_doubles(table.key, report)
+        if n_zero:
+            counts = f"{n_zero:,} results of {n_with_zero:,} requests"
+            remark(f"{name}: {counts} are at position 0; log.position_zero={source.log.position_zero} reads them")
         keys[name] = found
     return {name: found.n_rows for name, found in keys.items()}
 
@@ -160,6 +175,9 @@ def _list_problems(name: str, table: Table, column: pa.Array, notes: _Keys | Non
         for action in ACTIONS:
             odd = pc.invert(pc.is_in(pc.struct_field(items, action), pa.array([0, 1, None])))
             yield from ((int(parents[i]), name, f"holds a {action} that is neither 0 nor 1") for i in _rows(odd))
+        nowhere = np.bincount(parents[_rows(pc.struct_field(items, "position").is_null())], minlength=len(column))
+        for row in np.flatnonzero(nowhere).tolist():
+            yield row, name, f"holds a result without a position ({nowhere[row]})"
     yield from ((int(parents[i]), name, "holds a note_idx that is missing") for i in _rows(note_idxs.is_null()))
     if notes is not None:
         values = note_idxs.drop_null().to_numpy(zero_copy_only=False)
@@ -169,6 +187,17 @@ def _list_problems(name: str, table: Table, column: pa.Array, notes: _Keys | Non
             missing = [int(value) for value in dict.fromkeys(values[outside & (owners == row)])]
             shown = ", ".join(map(str, missing[:_SHOWN_IDS])) + (", ..." if len(missing) > _SHOWN_IDS else "")
             yield row, name, f"names notes that are not in the table notes ({len(missing)}): {shown}"
+
+
+def _at_position_zero(table: Table, batch: Batch) -> npt.NDArray[np.int64]:
+    """The row in the batch of each result at position 0."""
+    name = next((name for name in table.note_columns if pa.types.is_struct(table.columns[name].value_type)), None)
+    if name is None or name not in batch.rows.schema.names:
+        return np.zeros(0, np.int64)
+    column = batch.rows.column(name)
+    is_zero = pc.fill_null(pc.equal(pc.struct_field(pc.list_flatten(column), "position"), 0), False)
+    rows: npt.NDArray[np.int64] = pc.list_parent_indices(column).filter(is_zero).to_numpy().astype(np.int64)
+    return rows
 
 
 def _is_blank(texts: pa.Array) -> pa.Array:

@@ -18,20 +18,24 @@ from qilin_rag.data.exposures import Ints
 from qilin_rag.data.requests import Floats
 
 N_POSITIONS = 34
-"""Buckets of the position: 0 unknown, each of the first 20, then four for each doubling."""
+"""Buckets of the position: 0 unknown, each of the first 20 (position 0, the top, with 1), four for each doubling."""
 _SINGLE, _PER_DOUBLING = 20, 4
 _EXPONENT_LEARNING_RATE = 0.02
 
 
 def position_buckets(position: Ints) -> Ints:
-    """Which bucket of `N_POSITIONS` each position is in."""
+    """Return the bucket of `N_POSITIONS` that each position is in; an unknown position is -1."""
     far = np.floor(_PER_DOUBLING * np.log2(np.maximum(position, _SINGLE) / _SINGLE)).astype(np.int64)
-    buckets: Ints = np.minimum(np.clip(position, 0, _SINGLE) + far, N_POSITIONS - 1)
+    near = np.where(position < 0, 0, np.clip(position, 1, _SINGLE))
+    buckets: Ints = np.minimum(near + far, N_POSITIONS - 1)
     return buckets
 
 
 def click_weights(position: Ints, exponent: float, most: float) -> Floats:
-    """1 / propensity, at most `most`: what is cut off is variance, and some bias stays; 1 for an unknown position."""
+    """Return 1 / propensity, at most `most`: what is cut off is variance, and some bias stays.
+
+    An unknown position has the weight 1, and so has the top: 0 or 1.
+    """
     weights: Floats = np.minimum(np.maximum(position, 1).astype(np.float64) ** exponent, most).astype(np.float32)
     return weights
 

@@ -32,5 +32,5 @@ class Production(Ranker):
 
     def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
         """Minus the position."""
-        scores: Floats = -np.where(requests.position > 0, requests.position, 2**20).astype(np.float32)
+        scores: Floats = -np.where(requests.position >= 0, requests.position, 2**20).astype(np.float32)
         return scores

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.data.exposures import MISSING, Bools, Ints
+from qilin_rag.data.exposures import Bools, Ints
 from qilin_rag.data.requests import Requests
+from qilin_rag.data.sessions import app_sessions, pause_sessions
 
 NONE = -1
 _LAST_ORDINAL = 10
@@ -28,16 +29,26 @@ class Partition(NamedTuple):
     of: Ints
 
 
-def of_requests(requests: Requests, log: Sequence[Requests]) -> list[Partition]:
-    """By length and source of the query (searches alone), place in the session (`log`: see `session_ordinals`), and
-    whether an answer was shown (where it was for some)."""
-    ordinals = session_ordinals(requests, log)
+def of_requests(requests: Requests, log: Sequence[Requests], gap_s: int) -> list[Partition]:
+    """Part requests by what was asked and when.
+
+    Args:
+        requests: The requests to part.
+        log: All requests there are, searches and recommendations of every split, `requests` among them.
+        gap_s: The longest pause within a session by the rule of pauses, in seconds.
+
+    Returns:
+        Length and source of the query (searches alone), place in the session of both kinds (see `data.sessions`), and
+        whether an answer was shown (if one was shown for some).
+    """
+    places = {
+        "place in session (app)": app_sessions(requests, log),
+        "place in session (pause)": pause_sessions(requests, log, gap_s),
+    }
+    labels = (*map(str, range(1, _LAST_ORDINAL + 1)), f">{_LAST_ORDINAL}")
     parts = [
-        Partition(
-            "place in session",
-            (*map(str, range(1, _LAST_ORDINAL + 1)), f">{_LAST_ORDINAL}"),
-            np.where(ordinals > 0, np.minimum(ordinals, _LAST_ORDINAL + 1) - 1, NONE),
-        )
+        Partition(name, labels, np.where(number >= 0, np.minimum(ordinal, _LAST_ORDINAL + 1) - 1, NONE))
+        for name, (number, ordinal) in places.items()
     ]
     if requests.is_search.all():
         lengths = np.fromiter(map(len, requests.queries), np.int64, len(requests))
@@ -52,30 +63,6 @@ def of_requests(requests: Requests, log: Sequence[Requests]) -> list[Partition]:
     if requests.answered.any():
         parts.append(Partition("answer", ("not shown", "shown"), requests.answered.astype(np.int64)))
     return parts
-
-
-def session_ordinals(requests: Requests, log: Sequence[Requests]) -> Ints:
-    """The place of each request in its session, (n,): 1 + the requests of that session in `log` that began earlier.
-
-    `log` are all requests there are, searches and recommendations of every split, `requests` among them. 0 where
-    session or time is not known.
-    """
-    session, time = (np.concatenate([getattr(part, name) for part in log]) for name in ("session_idx", "time_ms"))
-    is_known = (session != MISSING) & (time >= 0)
-    sessions, times = np.unique(session[is_known]), np.unique(time[is_known])
-
-    def key(session: Ints, time: Ints) -> Ints:
-        """Numbers that go up by session, then by time."""
-        key: Ints = np.searchsorted(sessions, session) * (len(times) + 1) + np.searchsorted(times, time)
-        return key
-
-    keys = np.sort(key(session[is_known], time[is_known]))
-    own = (requests.session_idx != MISSING) & (requests.time_ms >= 0)
-    ordinals = np.zeros(len(requests), np.int64)
-    first = key(requests.session_idx[own], np.full(own.sum(), MISSING))
-    at = key(requests.session_idx[own], requests.time_ms[own])
-    ordinals[own] = np.searchsorted(keys, at) - np.searchsorted(keys, first) + 1
-    return ordinals
 
 
 def of_candidates(requests: Requests, catalogue: Catalogue, train: Requests | None) -> list[Partition]:

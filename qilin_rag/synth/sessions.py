@@ -1,4 +1,4 @@
-"""Who asks when: sessions of searches and recommendations, with the edge cases of the 30-minute rule."""
+"""Who asks when: sessions of both kinds, with the edge cases of the 30-minute rule."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.synth.dice import Bools, Dice, Ints
 from qilin_rag.synth.shelf import stride
 from qilin_rag.synth.world import World
 
-SESSION_GAP_S = 1800
+SESSION_GAP_S = LogSettings().session_gap_s
 """A longer gap between two requests of a user begins a session; one of exactly this does not."""
-BEIJING_S = 8 * 3600
-"""Searches are stamped with Beijing's wall clock as if it were UTC, recommendations with the true time."""
 _FIRST_S = 1732464000
 _SPAN_S = 7 * 86400
 _MEAN_GAP_S = 120
@@ -27,10 +26,15 @@ class Plan(NamedTuple):
     is_search: Bools
     user: Ints
     session: Ints
+    """By the rule of pauses."""
+    app_session: Ints
+    """What is written as session_idx: the user's time in the app, whatever the pauses."""
     ordinal: Ints
-    """Its place in its session, from 0."""
+    """Its place in its session by the rule of pauses, from 0."""
     time_s: Ints
     """True time."""
+    stamp_s: Ints
+    """What it is stamped with: searches ahead of true time by `World.search_shift_s`."""
     number: Ints
     """Its place among the requests of its kind."""
     idx: Ints
@@ -55,8 +59,12 @@ def plan_requests(world: World, dice: Dice) -> Plan:
     for kind in (True, False):
         n = int((is_search == kind).sum())
         idx[is_search == kind] = (number[is_search == kind] * stride(n) + n // 2) % n
-    session_idx = (session * stride(n_sessions) + n_sessions // 2) % n_sessions
-    return Plan(is_search, user, session_idx, ordinal, _times(world, dice, user, begins), number, idx)
+    time_s = _times(world, dice, user, begins)
+    app = np.cumsum(_begins_in_app(world, dice, user, time_s, begins)) - 1
+    n_app = int(app[-1]) + 1
+    app_session = (app * stride(n_app) + n_app // 2) % n_app
+    stamp_s = time_s + np.where(is_search, world.search_shift_s, 0)
+    return Plan(is_search, user, session, app_session, ordinal, time_s, stamp_s, number, idx)
 
 
 def _kinds(world: World, dice: Dice) -> tuple[Bools, Bools]:
@@ -77,6 +85,20 @@ def _kinds(world: World, dice: Dice) -> tuple[Bools, Bools]:
         left[kind] -= 1
         is_search[i] = kind
     return is_search, begins
+
+
+def _begins_in_app(world: World, dice: Dice, user: Ints, time_s: Ints, begins: Bools) -> Bools:
+    """Whether each request begins a session of the app: where the rule says so, but for two ways to differ.
+
+    The app may stay open over a pause, the more rarely the longer it is, and may be started anew within a session.
+    """
+    rows = np.arange(len(user))
+    is_first = np.concatenate([[True], user[1:] != user[:-1]])
+    beyond_h = np.diff(time_s, prepend=time_s[:1]).clip(SESSION_GAP_S) / 3600 - SESSION_GAP_S / 3600
+    stays_open = dice.uniform("app-open", rows) < world.app_stays_open * 0.5**beyond_h
+    restarts = dice.uniform("app-restart", rows) < world.app_restarts
+    found: Bools = is_first | np.where(begins, ~stays_open, restarts)
+    return found
 
 
 def _times(world: World, dice: Dice, user: Ints, begins: Bools) -> Ints:

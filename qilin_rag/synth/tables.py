@@ -14,7 +14,7 @@ from qilin_rag.synth.clicks import LOGIT_CAUSES, Clicks
 from qilin_rag.synth.dice import Bools, Dice, Floats, Ints
 from qilin_rag.synth.exposures import Exposures, Requests
 from qilin_rag.synth.queries import Queries
-from qilin_rag.synth.sessions import BEIJING_S, Plan
+from qilin_rag.synth.sessions import Plan
 from qilin_rag.synth.shelf import Shelf
 from qilin_rag.synth.world import World
 
@@ -125,7 +125,7 @@ def rows(name: str, log: Log, plan: Plan, dice: Dice, shelf: Shelf) -> pa.Record
         TABLES[name].key: plan.idx[row],
         "query": [log.query[i] for i in chosen.tolist()],
         "query_from_type": pa.array(log.source[chosen], from_pandas=True),
-        "session_idx": plan.session[row],
+        "session_idx": plan.app_session[row],
         "user_idx": plan.user[row],
         "recent_clicked_note_idxs": [log.recent[i] for i in chosen.tolist()],
         details: _details(name, log, plan, dice, chosen),
@@ -159,7 +159,7 @@ def _details(name: str, log: Log, plan: Plan, dice: Dice, chosen: Ints) -> pa.Ar
     row = log.requests.rows[of]
     page = (here - bounds[of]) // _PER_PAGE
     later = page * (3 + dice.below(5, "page", row))
-    time_s = plan.time_s[row] + later
+    stamp_s = plan.stamp_s[row] + later
     kind = next(kind for column, kind in TABLES[name].columns.items() if column.endswith("_details_with_idx"))
     stamp = next(field.name for field in kind.value_type if field.name.endswith("_timestamp"))
     searched = stamp == "search_timestamp"
@@ -170,7 +170,7 @@ def _details(name: str, log: Log, plan: Plan, dice: Dice, chosen: Ints) -> pa.Ar
         "note_idx": note,
         "position": shown.position[here],
         **{action: log.clicks.actions[action][here].astype(np.int64) for action in ACTIONS},
-        stamp: time_s + BEIJING_S if searched else time_s * 1000 + later * 37,
+        stamp: stamp_s if searched else stamp_s * 1000 + later * 37,
         "page_time": np.where(clicked & searched, seconds, missing),
         "note_id": [
             f"{bits:016x}{i:08x}" for bits, i in zip(dice.bits("id", note).tolist(), note.tolist(), strict=True)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from qilin_rag.config import parse_overrides, read_yaml
+from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.errors import UsageError, unknown_name
 from qilin_rag.registry import explain
 from qilin_rag.types import Frozen
@@ -142,6 +143,12 @@ class World(Frozen):
     to_recommendation: Share = 0.075
     """Of the requests that follow a search in its session, the share of recommendations."""
     to_search: Share = 0.0474
+    app_stays_open: Share = 0.3
+    """Of the pauses just over 30 minutes, the share within one session of the app; it halves with each hour more."""
+    app_restarts: Share = 0.06
+    """Of the requests that follow another within 30 minutes, the share that begins a session of the app."""
+    search_shift_s: int = LogSettings().search_shift_s
+    """Seconds by which the stamps of searches are ahead of true time."""
     edge: Share = 0.01
     """Share of the gaps that are exactly 30 minutes (in a session), or a second more (between two)."""
     test_searches: Share = 6192 / 57188

@@ -132,12 +132,13 @@ def test_figure3(tables: dict[str, FigureTable]) -> None:
     assert row(by_position, "1") == {"search": 1 / 3, "recommendation": 1 / 2}
     assert row(by_position, ">10") == {"search": 1, "recommendation": 1 / 2}
     assert row(by_position, "7") == {"search": None, "recommendation": None}
-    by_ordinal = tables["figure3b"]
+    by_ordinal = tables["figure3b_pause"]
     # First in their sessions: search 1; recommendations 5 and 6. Second: searches 2 and 3, recommendation 7.
     assert row(by_ordinal, "1") == {"search": 2 / 4, "recommendation": 2 / 4}
     assert row(by_ordinal, "2") == {"search": 1 / 4, "recommendation": 1 / 2}
     assert row(by_ordinal, "3") == {"search": 1, "recommendation": None}
     assert row(by_ordinal, "4") == {"search": 0, "recommendation": None}
+    assert all(value is None for values in tables["figure3b"].values for value in values)  # there is no session_idx
     assert row(tables["figure3c"], "1") == {"image-text": 1 / 3, "video": 2 / 3}
     assert row(tables["figure3c"], "4") == {"image-text": None, "video": None}  # a note without a type
     assert row(tables["figure3d"], "2") == {"image-text": 1 / 2, "video": 1 / 2}

@@ -48,7 +48,7 @@ def test_a_table_by_hand(tmp_path: Path) -> None:
     assert requests.offsets.tolist() == [0, 1, 1, 4]
     assert requests.note_idx.tolist() == [9, 1, 2, 3]
     assert requests.clicked.tolist() == [True, False, False, True]  # 3 was clicked the second time
-    assert requests.position.tolist() == [1, 2, 0, 4]  # and seen first at 4
+    assert requests.position.tolist() == [1, 2, -1, 4]  # and seen first at 4
     assert requests.request.tolist() == [0, 2, 2, 2]
     assert requests.n_clicked.tolist() == [1, 0, 1]
     assert requests.user_idx.tolist() == [-1, -1, 5]

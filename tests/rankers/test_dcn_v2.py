@@ -169,7 +169,7 @@ def test_positions_and_clicks_of_the_test_change_no_score(made: Made, any_model:
     rng = np.random.default_rng(0)
     order = rng.permutation(requests.n_candidates)
     shuffled = replace(requests, position=requests.position[order], clicked=requests.clicked[order])
-    without = replace(requests, position=np.zeros_like(requests.position))
+    without = replace(requests, position=np.full_like(requests.position, -1))
     ranker = load_ranker(any_model, device="cpu")
     scores = ranker.score(requests, made.catalogue)
     assert np.array_equal(scores, ranker.score(shuffled, made.catalogue))
@@ -225,7 +225,7 @@ def test_wrong_settings_are_named() -> None:
 
 
 def test_positions_and_weights() -> None:
-    assert position_buckets(np.array([0, 1, 20, 21, 40, 10**6])).tolist() == [0, 1, 20, 20, 24, N_POSITIONS - 1]
+    assert position_buckets(np.array([-1, 1, 20, 21, 40, 10**6])).tolist() == [0, 1, 20, 20, 24, N_POSITIONS - 1]
     assert click_weights(np.array([0, 1, 4, 100]), 0.5, 5.0).tolist() == [1, 1, 2, 5]
 
 

@@ -15,7 +15,7 @@ from qilin_rag.data.requests import Requests, Split, read_requests, read_table, 
 from qilin_rag.data.source import open_source
 from qilin_rag.rankers.evaluation import figures_of
 from qilin_rag.rankers.simple import Production
-from qilin_rag.rankers.slices import Partition, of_candidates, of_requests, session_ordinals
+from qilin_rag.rankers.slices import Partition, of_candidates, of_requests
 from qilin_rag.ranking import rank
 from qilin_rag.ranking_store import RankConfig
 from qilin_rag.synth import resolve_world, synthesize
@@ -37,16 +37,11 @@ def by_name(parts: list[Partition]) -> dict[str, list[str | None]]:
     return {part.name: labels(part) for part in parts}
 
 
-def test_places_in_sessions_by_hand() -> None:
-    searches = asked([""] * 5, session_idx=[7, 7, -1, 8, 7], time_ms=[50, 20, 10, 5, -1])
-    others = asked([""] * 3, session_idx=[7, 7, 9], time_ms=[10, 20, 1])
-    log = [searches, others]
-    assert session_ordinals(searches, log).tolist() == [4, 2, 0, 1, 0]  # two at 20: neither is before the other
-    assert session_ordinals(others, log).tolist() == [1, 2, 1]
-    assert session_ordinals(others, log[::-1]).tolist() == [1, 2, 1]
-    assert session_ordinals(searches.take(np.array([0])), log).tolist() == [4]
-    long = asked([""] * 15, session_idx=[3] * 15, time_ms=list(range(15)))
-    assert by_name(of_requests(long, [long]))["place in session"] == [*map(str, range(1, 11)), *[">10"] * 5]
+def test_places_in_long_sessions() -> None:
+    long = asked([""] * 15, session_idx=[3] * 15, user_idx=[1] * 15, time_ms=list(range(15)))
+    found = by_name(of_requests(long, [long], 1800))
+    for kind in ("app", "pause"):
+        assert found[f"place in session ({kind})"] == [*map(str, range(1, 11)), *[">10"] * 5]
 
 
 def test_kinds_of_requests_by_hand() -> None:
@@ -55,13 +50,14 @@ def test_kinds_of_requests_by_hand() -> None:
         source=[0, 1, 8, 2, 3, 4, 5, 9, 0],
         answered=[True, False, False, False, False, False, False, False, True],
     )
-    found = by_name(of_requests(searches, [searches]))
+    found = by_name(of_requests(searches, [searches], 1800))
     assert found["query length"] == ["<=3", "<=3", "<=3", "4", "10", ">10", "<=3", "<=3", "<=3"]
     assert found["query source"] == ["missing", "1", "8", "2", "3", "4", "5", None, "missing"]
     assert found["answer"] == ["shown", *["not shown"] * 7, "shown"]
-    assert found["place in session"] == [None] * 9
+    sessions = {"place in session (app)", "place in session (pause)"}
+    assert all(found[name] == [None] * 9 for name in sessions)
     recommendations = replace(searches, is_search=np.zeros(9, bool), answered=np.zeros(9, bool))
-    assert set(by_name(of_requests(recommendations, [recommendations]))) == {"place in session"}  # no query of its own
+    assert set(by_name(of_requests(recommendations, [recommendations], 1800))) == sessions  # no query of its own
 
 
 def test_kinds_of_candidates_by_hand(tmp_path: Path) -> None:
@@ -106,7 +102,7 @@ def test_a_synthetic_qilin_as_pandas_parts_it(tmp_path: Path, split: Split) -> N
     place = wanted["place"].map(lambda n: str(n) if n <= 10 else ">10")
     length = wanted["query"].str.len().map(lambda n: "<=3" if n <= 3 else ">10" if n > 10 else str(n))
     source = wanted["query_from_type"].map(lambda x: "missing" if pd.isna(x) else str(int(x)))
-    columns = {"place in session": place, "query length": length, "query source": source}
+    columns = {"place in session (app)": place, "query length": length, "query source": source}
     if split == "dqa":
         columns["answer"] = wanted["dqa_output"].map(lambda text: "not shown" if text == "-1" else "shown")
     for name, column in columns.items():

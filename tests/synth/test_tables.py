@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qilin_rag.data.schema import ACTIONS, FEEDBACK
-from qilin_rag.synth import World
+from qilin_rag.synth import World, resolve_world, synthesize
 
 pd = pytest.importorskip("pandas", reason="needs pandas: pip install 'qilin-rag[test]'")
 
@@ -89,7 +89,7 @@ def test_table_5_engagement(searches: Any, recommendations: Any, world: World) -
 
 
 def requests_in_time(searches: Any, recommendations: Any) -> Any:
-    """All requests of each user in true time, with what came before in the same session by the 30-minute rule."""
+    """All requests of each user in true time, with what came before: by the 30-minute rule, and in the app."""
     stamped = [
         rows.assign(kind=kind, time=[min(one[stamp] for one in some) / unit - shift for some in rows["details"]])
         for rows, kind, stamp, unit, shift in (
@@ -104,22 +104,51 @@ def requests_in_time(searches: Any, recommendations: Any) -> Any:
     return rows.assign(
         before=before["kind"],
         goes_on=same_user & (gap <= SESSION_GAP_S),
-        same_session=same_user & (rows["session_idx"] == before["session_idx"]),
+        same_app=same_user & (rows["session_idx"] == before["session_idx"]),
         gap=gap.where(same_user),
     )
 
 
 def test_table_6_transitions_and_the_rule(searches: Any, recommendations: Any, world: World) -> None:
     rows = requests_in_time(searches, recommendations)
-    assert (rows["goes_on"] == rows["same_session"]).all()
     assert ((rows["gap"] == SESSION_GAP_S) & rows["goes_on"]).sum() > 10
     assert ((rows["gap"] == SESSION_GAP_S + 1) & ~rows["goes_on"]).sum() > 10
-    assert rows["session_idx"].nunique() == (~rows["goes_on"]).sum()
     assert near(rows["goes_on"].mean(), world.next_request, len(rows), slack=0.01)
     pairs = rows[rows["goes_on"]]
     for before, share in (("S", world.to_recommendation), ("R", world.to_search)):
         after = pairs.loc[pairs["before"] == before, "kind"]
         assert near((after != before).mean(), share, len(after), slack=0.01)
+
+
+def test_sessions_of_the_app_are_not_those_of_the_rule(searches: Any, recommendations: Any, world: World) -> None:
+    rows = requests_in_time(searches, recommendations)
+    assert rows["session_idx"].nunique() == (~rows["same_app"]).sum()  # each is whole, and of one user
+    within = rows[rows["goes_on"]]
+    assert near((~within["same_app"]).mean(), world.app_restarts, len(within))
+    pauses = rows[~rows["goes_on"] & rows["gap"].notna()]
+    beyond_h = (pauses["gap"] - SESSION_GAP_S) / 3600
+    assert near(pauses["same_app"].mean(), (world.app_stays_open * 0.5**beyond_h).mean(), len(pauses))
+    assert pauses["same_app"].sum() > 50 and (~within["same_app"]).sum() > 50
+    short, long = beyond_h < 1, beyond_h > 6
+    assert pauses.loc[short, "same_app"].mean() > 0.15 and pauses.loc[long, "same_app"].mean() < 0.02
+
+
+def test_the_clock_of_searches_is_a_setting(tmp_path: Path) -> None:
+    counts = {"notes": 300, "searches": 40, "recommendations": 40, "dqa": 5, "users": 5}
+    for name, shift in (("eight", 28_800), ("none", 0)):
+        synthesize(resolve_world(counts, 1, (), [f"search_shift_s={shift}"]), tmp_path / name)
+    stamps = {
+        name: np.concatenate(
+            [
+                [one["search_timestamp"] for one in some]
+                for some in pd.read_parquet(tmp_path / name / "search_train")["search_result_details_with_idx"]
+            ]
+        )
+        for name in ("eight", "none")
+    }
+    assert set(stamps["eight"] - stamps["none"]) == {28_800}
+    same = [pd.read_parquet(tmp_path / name / "recommendation_train").to_json() for name in ("eight", "none")]
+    assert same[0] == same[1]
 
 
 def test_table_7_query_lengths(searches: Any, world: World) -> None:

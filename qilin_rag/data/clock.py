@@ -1,0 +1,91 @@
+"""Which clock searches are stamped by: what is assumed, and what in the data speaks for or against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+
+from qilin_rag.data.exposures import BEIJING_MS, Bools, Ints, RequestColumns
+from qilin_rag.data.log_settings import LogSettings
+
+LATE_HOUR = 22
+"""The paper's test requests are those after this hour in Beijing."""
+_HOUR_MS = 3600 * 1000
+
+
+class SplitTimes(NamedTuple):
+    """When the requests of a test table began, by Beijing's clock."""
+
+    n: int
+    """Requests with a time."""
+    n_late: int
+    """Those after 22:00."""
+    earliest_ms: int
+    """Since 1970 in UTC."""
+
+    @property
+    def earliest(self) -> str:
+        """The earliest as text, by Beijing's clock."""
+        return datetime.fromtimestamp((self.earliest_ms + BEIJING_MS) / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+class ClockCheck(NamedTuple):
+    """The assumed clock of searches and what the data says of it.
+
+    `tests` has `search` and `recommendation` as far as the data has these test tables with times. `n_sessions` sessions
+    of the app hold both kinds, and in the median one the stamps of its searches are `ahead_h` hours ahead of those of
+    its recommendations (None: no such session).
+    """
+
+    shift_s: int
+    tests: Mapping[str, SplitTimes]
+    n_sessions: int
+    ahead_h: float | None
+
+    def sentence(self) -> str:
+        """Say it in a line or two; empty where no request has a time."""
+        said = (
+            f"Searches are taken to be stamped {self.shift_s / 3600:g} h ahead of true time, recommendations with true "
+            f"time (log.search_shift_s={self.shift_s}); the data does not say so."
+        )
+        if self.tests:
+            late = " and ".join(f"{times.n_late} of {times.n} {kind}" for kind, times in self.tests.items())
+            said += f" Of its test requests {late} ones began after {LATE_HOUR}:00 in Beijing, where the paper cuts."
+        if len(self.tests) == 2:
+            first, second = (times.earliest_ms for times in self.tests.values())
+            said += f" The first ones of both kinds are {abs(first - second) / _HOUR_MS:.1f} h apart."
+        if self.ahead_h is not None:
+            said += f" In the {self.n_sessions} sessions of the app with both kinds the stamps of searches are "
+            said += f"{self.ahead_h:.1f} h ahead."
+        return said
+
+
+def check_clock(tables: Mapping[str, RequestColumns], settings: LogSettings) -> ClockCheck:
+    """Look for what speaks for or against the assumed clock of searches, in request tables by name."""
+    tests = {}
+    for kind in ("search", "recommendation"):
+        table = tables.get(f"{kind}_test")
+        if table is not None and len(times := table.time_ms[table.time_ms >= 0]):
+            hour = (times + BEIJING_MS) // _HOUR_MS % 24
+            tests[kind] = SplitTimes(len(times), int((hour >= LATE_HOUR).sum()), int(times.min()))
+    columns = [(table.session_idx, table.time_ms, table.is_search) for table in tables.values()]
+    session, time, is_search = (np.concatenate(each) for each in zip(*columns, strict=True))
+    known = (session >= 0) & (time >= 0)
+    found = _ahead_ms(session[known], time[known], is_search[known])
+    ahead_h = float(np.median(found)) / _HOUR_MS + settings.search_shift_s / 3600 if len(found) else None
+    return ClockCheck(settings.search_shift_s, tests, len(found), ahead_h)
+
+
+def _ahead_ms(session: Ints, time: Ints, is_search: Bools) -> Ints:
+    """By how much the searches of each session with both kinds are later than its recommendations, on average."""
+    names, of = np.unique(session, return_inverse=True)
+    n_searches, n_others = (np.bincount(of[kind], minlength=len(names)) for kind in (is_search, ~is_search))
+    both = (n_searches > 0) & (n_others > 0)
+    searched, other = (
+        np.bincount(of[kind], time[kind], minlength=len(names))[both] for kind in (is_search, ~is_search)
+    )
+    ahead: Ints = (searched / n_searches[both] - other / n_others[both]).astype(np.int64)
+    return ahead

@@ -1,0 +1,49 @@
+"""Settings of reading request logs: what the data does not say of itself, and another data set may do otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import PositiveInt, ValidationError
+
+from qilin_rag.config import parse_overrides
+from qilin_rag.errors import UsageError, unknown_name
+from qilin_rag.registry import explain
+from qilin_rag.types import Frozen
+
+
+class LogSettings(Frozen):
+    """How the tables of requests are read."""
+
+    search_shift_s: int = 8 * 3600
+    """Seconds by which the stamps of searches are ahead of true time. Qilin's look like Beijing's wall clock, written
+    as if it were UTC; its recommendations are stamped with true time. Inferred, not documented: see `clock`."""
+    session_gap_s: PositiveInt = 30 * 60
+    """A longer pause between two requests of a user begins another session, by the rule of the paper's section 4.3."""
+    position_zero: Literal["top", "unknown"] = "top"
+    """What position 0 says: the result stood above position 1, or its position is not known."""
+
+    def changed(self) -> dict[str, Any]:
+        """Return the settings that are not the defaults."""
+        return self.model_dump(exclude_defaults=True)
+
+
+def parse_log_settings(assignments: Iterable[str]) -> LogSettings:
+    """Read `log.KEY=VALUE` assignments.
+
+    Raises:
+        UsageError: If a key or value is none of `LogSettings`.
+    """
+    given = {}
+    for path, value in parse_overrides(assignments):
+        match path:
+            case ["log", key] if key in LogSettings.model_fields:
+                given[key] = value
+            case _:
+                known = [f"log.{name}" for name in LogSettings.model_fields]
+                raise unknown_name("setting in --set", ".".join(path), known)
+    try:
+        return LogSettings(**given)
+    except ValidationError as error:
+        raise UsageError(f"log: {explain(error, LogSettings)}") from error
