@@ -28,7 +28,6 @@ from qilin_rag.data.requests import Requests, requests_of
 from qilin_rag.rankers.crossencoder import CrossEncoder
 from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.rankers.training import train_ranker
-from qilin_rag.ranking_metrics import rank_figures
 from qilin_rag.retrievers.bm25 import BM25
 from qilin_rag.stats import permutation_test
 from qilin_rag.types import Hit, Question
@@ -65,9 +64,11 @@ def first_layers(model: Path, n_layers: int, folder: Path) -> Path:
 
 def reciprocal_ranks(questions: Sequence[Question], rankings: Sequence[Sequence[Hit]]) -> np.ndarray:
     """At 10, of each question."""
-    ranked = {question.id: [hit.note_idx for hit in hits] for question, hits in zip(questions, rankings, strict=True)}
-    figures = rank_figures(ranked, {question.id: set(question.reference_notes) for question in questions})
-    return np.array([figures[question.id]["mrr@10"] for question in questions])
+    places = (
+        next((hit.rank for hit in hits[:10] if hit.note_idx in question.reference_notes), np.inf)
+        for question, hits in zip(questions, rankings, strict=True)
+    )
+    return np.array([1 / place for place in places])
 
 
 def train_requests(dataset: Dataset, questions: Sequence[Question], without: set[int], with_all: bool) -> Requests:
@@ -89,10 +90,18 @@ def both_orders(
 
 
 def weighted(
-    reranker: Reranker, weight: float, alone: Sequence[Sequence[Hit]], first: Sequence[Sequence[Hit]]
+    reranker: Reranker,
+    weight: float,
+    questions: Sequence[Question],
+    alone: Sequence[Sequence[Hit]],
+    first: Sequence[Sequence[Hit]],
 ) -> list[list[Hit]]:
     """By the weighted mean of both scores."""
-    return [reranker._replace(weight=weight).beside(*pair) for pair in zip(alone, first, strict=True)]
+    mixed = reranker._replace(weight=weight)
+    return [
+        mixed.beside(second, found, question.query)
+        for question, second, found in zip(questions, alone, first, strict=True)
+    ]
 
 
 def main() -> None:
@@ -117,7 +126,8 @@ def main() -> None:
     reranker = Reranker.open(out / "ranker", DEPTH)
     first, alone = both_orders(reranker, dataset, validation)
     on_validation = {
-        weight: reciprocal_ranks(validation, weighted(reranker, weight, alone, first)).mean() for weight in WEIGHTS
+        weight: reciprocal_ranks(validation, weighted(reranker, weight, validation, alone, first)).mean()
+        for weight in WEIGHTS
     }
     weight = max(on_validation, key=on_validation.__getitem__)
     print("on validation, by weight:", ", ".join(f"{key} {value:.4f}" for key, value in on_validation.items()))
@@ -125,7 +135,7 @@ def main() -> None:
     first, alone = both_orders(reranker, dataset, test)
     then = reciprocal_ranks(test, first)
     print(f"BM25: MRR@10 {then.mean():.4f} over {len(test)} questions")
-    for name, rankings in (("alone", alone), (f"weight {weight}", weighted(reranker, weight, alone, first))):
+    for name, rankings in (("alone", alone), (f"weight {weight}", weighted(reranker, weight, test, alone, first))):
         now = reciprocal_ranks(test, rankings)
         difference = now - then
         p = permutation_test(difference[:, None], np.arange(len(test)))[0]

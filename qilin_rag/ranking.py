@@ -38,13 +38,14 @@ from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.extras import require
 from qilin_rag.provenance import find_directory, fingerprint, git_commit, installed_packages, now
 from qilin_rag.rankers.base import Ranker
-from qilin_rag.rankers.evaluation import figures_of
+from qilin_rag.rankers.evaluation import TieRange, figures_of, tie_range
 from qilin_rag.rankers.slices import of_candidates, of_requests
 from qilin_rag.rankers.trained import Trained, TrainedRanker, load_ranker
+from qilin_rag.ranking_metrics import FIGURES
 from qilin_rag.ranking_store import (
-    FIGURES,
     MANIFEST,
     SIGNATURES,
+    HangsOnTies,
     RankConfig,
     RankedBy,
     RankingDirectory,
@@ -287,6 +288,7 @@ def _judged(
 ) -> tuple[list[RequestFigures], RankingSummary]:
     """The figures of each request, and their means; `asked` are the requests with candidates that were left out."""
     found = figures_of(requests, scores)
+    ties = tie_range(requests, scores)
     of_each = of_requests(requests, list(log.all().values()), config.log.session_gap_s)
     lines = [
         RequestFigures(
@@ -295,6 +297,7 @@ def _judged(
             figures=figures,
             reason=None if figures else "its clicked notes were left out" if asked.n_clicked[row] else "no click",
             slices={part.name: part.labels[part.of[row]] for part in of_each if part.of[row] >= 0},
+            tied=bool(ties.is_tied[row]),
         )
         for row, figures in enumerate(found)
     ]
@@ -313,10 +316,26 @@ def _judged(
         "without_click": sum(line.figures is None for line in lines),
         "candidates": requests.n_candidates,
         "left_out": asked.n_candidates - requests.n_candidates,
+        "tied": int(ties.is_tied.sum()),
     }
     metrics = {name: _scores(lines, name) for name in FIGURES}
-    metric_summaries = summarise_metrics(metrics, clusters)
-    return lines, RankingSummary(metrics=metric_summaries, counts=counts, slices=slices, remarks=_remarks(log, asked))
+    return lines, RankingSummary(
+        metrics=summarise_metrics(metrics, clusters),
+        ties=_hanging(ties),
+        counts=counts,
+        slices=slices,
+        remarks=_remarks(log, asked),
+    )
+
+
+def _hanging(ties: TieRange) -> dict[str, HangsOnTies]:
+    """The mean of each figure with the worst and the best order of ties; empty where no order changes one."""
+    if not ties.is_tied.any():
+        return {}
+    return {
+        name: HangsOnTies(lowest=float(np.nanmean(ties.lowest[name])), highest=float(np.nanmean(ties.highest[name])))
+        for name in FIGURES
+    }
 
 
 def _remarks(log: Log, asked: Requests) -> list[str]:

@@ -16,11 +16,10 @@ from qilin_rag.store import SCHEMA_VERSION, read_json, read_lines, validated, wr
 from qilin_rag.types import Frozen, MetricSummary, MissingNotes
 
 MANIFEST = "ranking.json"
-FIGURES = (*MEASURES, *RELEASED)
 SIGNATURES = {
-    **{name: f"{measure}|ir_measures|rel:click|ties:by note_idx|not ranked:0|v1" for name, measure in MEASURES.items()},
+    **{name: f"{measure}|as ir_measures|rel:click|ties:mean over all orders|v2" for name, measure in MEASURES.items()},
     **{
-        name: f"sum of P@rank at hits up to {k} / min(clicked, {k})|rel:click|ties:by note_idx|not ranked:left out|v1"
+        name: f"sum of P@rank at hits up to {k} / min(clicked, {k})|rel:click|ties:mean over all orders|v2"
         for name, k in RELEASED.items()
     },
 }
@@ -73,13 +72,24 @@ class RankingManifest(Frozen):
 
 
 class RequestFigures(Frozen):
-    """A line of figures.jsonl: a request's figures, or why it has none; `slices` are the parts it is in."""
+    """A line of figures.jsonl: a request's figures, or why it has none; `slices` are the parts it is in.
+
+    `tied`: a clicked and an unclicked candidate score the same, so its figures are means over orders of ties.
+    """
 
     id: str
     query: str
     figures: dict[str, FiniteFloat] | None
     reason: str | None = None
     slices: dict[str, str] = {}
+    tied: bool = False
+
+
+class HangsOnTies(Frozen):
+    """How much of a figure hangs on ties: its mean with the worst and with the best order of them."""
+
+    lowest: FiniteFloat
+    highest: FiniteFloat
 
 
 class SliceFigure(Frozen):
@@ -101,9 +111,13 @@ class SliceSummary(Frozen):
 
 
 class RankingSummary(Frozen):
-    """summary.json: the figures over all requests with a click, and by parts; `remarks` say what they hang on."""
+    """summary.json: the figures over all requests with a click, and by parts.
+
+    `ties`: by figure, if there are tied requests (`counts["tied"]` of them). `remarks` say what the figures hang on.
+    """
 
     metrics: dict[str, MetricSummary]
+    ties: dict[str, HangsOnTies] = {}
     counts: dict[str, int]
     slices: list[SliceSummary]
     remarks: list[str] = []

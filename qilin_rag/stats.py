@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qilin_rag.text import normalise
+from qilin_rag.text import query_key
 
 N_RESAMPLES = 10_000
 EXACT_UP_TO = 12
@@ -44,7 +44,7 @@ def clusters_by(labels: Sequence[Hashable]) -> Clusters:
 
 def query_clusters(queries: Sequence[str]) -> Clusters:
     """Clusters of the same query: after NFKC and lower case, white space left out."""
-    return clusters_by(["".join(normalise(query).split()) for query in queries])
+    return clusters_by([query_key(query) for query in queries])
 
 
 def standard_error(values: Values, clusters: Clusters | None = None) -> float | None:

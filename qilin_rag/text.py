@@ -28,6 +28,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ASCII_DIGIT = re.compile(r"[0-9]")
 _NEITHER_ASCII_NOR_CHINESE = re.compile(r"[^\x21-\x7e\u3400-\u9fff]")
 _REPEATED = re.compile(r"(.{1,4}?)\1+", re.DOTALL)
+_WHOLE = re.compile(r"[0-9]{1,19}")
+_DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _UNSAFE_IN_NAME = re.compile(r"[^\w.-]+")
 
 
@@ -100,6 +102,11 @@ def normalise(text: str) -> str:
     return unicodedata.normalize("NFKC", text).lower()
 
 
+def query_key(query: str) -> str:
+    """Return what two queries share if they read the same: normalised, without white space."""
+    return "".join(normalise(query).split())
+
+
 def mixed_tokens(text: str) -> list[str]:
     """Runs of Latin letters and digits are one token each, any other visible character is one.
 
@@ -118,6 +125,20 @@ def words(text: str) -> list[str]:
 def sentences(text: str) -> list[str]:
     """Split at Chinese and Western sentence ends and at line breaks; the end mark stays with its sentence."""
     return [stripped for found in _SENTENCE.findall(text) if (stripped := found.strip())]
+
+
+def whole_number(text: str) -> int | None:
+    """Read a whole number below 2^63 that is written in ASCII digits and nothing else; None if it is not one.
+
+    Python's `int` also reads 5_1 (as 51), +5 and digits of other scripts.
+    """
+    return int(text) if _WHOLE.fullmatch(text) and int(text) < 2**63 else None
+
+
+def decimal_number(text: str) -> float | None:
+    """Read a finite decimal number in ASCII digits, with or without sign and exponent; None if it is not one."""
+    number = float(text) if _DECIMAL.fullmatch(text) else math.inf
+    return number if math.isfinite(number) else None
 
 
 def estimate_tokens(text: str) -> int:

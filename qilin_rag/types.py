@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -58,17 +57,11 @@ class Question(Frozen):
 
 
 class Hit(Frozen):
-    """One retrieved note. A ranking is ordered by (-score, note_idx); ranks count from 1."""
+    """One retrieved note. A ranking is ordered by falling score, ties by a hash (`ties`); ranks count from 1."""
 
     note_idx: Annotated[int, Field(ge=0, lt=2**63)]
     score: FiniteFloat
     rank: Annotated[int, Field(ge=1)]
-
-
-def ranked(scores: Mapping[int, float], k: int | None = None) -> list[Hit]:
-    """Notes with their scores as a ranking: ordered by (-score, note_idx), the best `k` where a number is given."""
-    best = sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:k]
-    return [Hit(note_idx=note_idx, score=score, rank=rank) for rank, (note_idx, score) in enumerate(best, start=1)]
 
 
 class Usage(Frozen):

@@ -25,8 +25,8 @@ from qilin_rag.rankers.bm25 import BM25
 from qilin_rag.rankers.simple import Production, Random
 from qilin_rag.rankers.trained import Trained, load_ranker
 from qilin_rag.ranking import Ranking, make_ranker, parse_tasks, rank, train
-from qilin_rag.ranking_metrics import MEASURES
-from qilin_rag.ranking_store import FIGURES, RankConfig
+from qilin_rag.ranking_metrics import FIGURES, MEASURES
+from qilin_rag.ranking_store import RankConfig
 from qilin_rag.retrievers.analyzers import ANALYZERS
 from qilin_rag.synth import resolve_world, synthesize
 from qilin_rag.trec import read_trec
@@ -102,6 +102,7 @@ def test_what_a_ranking_writes(world: Path) -> None:
         "without_click": metric.n_unscored,
         "candidates": len(table),
         "left_out": 0,
+        "tied": 0,
     }
 
 

@@ -1,7 +1,8 @@
-"""The figures of rankings: equal to trec_eval's, and to a direct reading of the released code's formula."""
+"""The figures of rankings: the mean of trec_eval's over every order of ties, and of the released code's formula."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qilin_rag.data.requests import Requests, requests_of
-from qilin_rag.rankers.evaluation import figures_of
-from qilin_rag.ranking_metrics import MEASURES, RELEASED, average_precision_as_released, rank_figures
+from qilin_rag.rankers.evaluation import figures_of, tie_range
+from qilin_rag.ranking_metrics import MEASURES, RELEASED
 from qilin_rag.types import Hit, Question
 
 TREC = {
@@ -22,13 +23,14 @@ TREC = {
     "recall@10": "recall_10",
     "precision@10": "P_10",
 }
-
-shown = st.lists(
-    st.tuples(st.integers(0, 150), st.booleans(), st.sampled_from([0.0, 0.25, 0.5, 1.0])), min_size=0, max_size=160
-)  # note (often twice), click, score (often tied)
+Shown = list[tuple[int, bool, float]]  # note (often twice), click, score
 
 
-def requests_like(made: list[list[tuple[int, bool, float]]]) -> tuple[Requests, Any]:
+def some(most: int, scores: list[float]) -> Any:
+    return st.lists(st.tuples(st.integers(0, 150), st.booleans(), st.sampled_from(scores)), min_size=0, max_size=most)
+
+
+def requests_like(made: list[Shown]) -> tuple[Requests, Any]:
     questions, rankings = [], []
     scores = {}
     for i, results in enumerate(made):
@@ -57,75 +59,125 @@ def by_trec_eval(rankings: dict[str, list[int]], relevant: dict[str, set[int]], 
     return {request: figures[measure] for request, figures in found.items()}
 
 
-@settings(max_examples=60)
-@given(st.lists(shown, min_size=1, max_size=6))
-def test_figures_are_those_of_trec_eval(made: list[list[tuple[int, bool, float]]]) -> None:
-    requests, scores = requests_like(made)
-    found = figures_of(requests, scores)
-    rankings, relevant = {}, {}
-    for i, results in enumerate(made):
-        of_note = {note: score for note, _, score in results}
-        rankings[f"r{i}"] = sorted(of_note, key=lambda note: (-of_note[note], note))
-        relevant[f"r{i}"] = {note for note, click, _ in results if click}
-    assert [figures is None for figures in found] == [not notes for notes in relevant.values()]
-    for name in MEASURES:
-        expected = by_trec_eval(rankings, relevant, name)
-        for i, figures in enumerate(found):
-            if figures is not None:
-                assert figures[name] == pytest.approx(expected[f"r{i}"], abs=1e-9)
-    for i, figures in enumerate(found):
-        for name, k in RELEASED.items():
-            if figures is not None:
-                assert figures[name] == pytest.approx(as_read(rankings[f"r{i}"], relevant[f"r{i}"], k), abs=1e-9)
-
-
 def as_read(ranking: list[int], relevant: set[int], k: int) -> float:
     """AP@K of the released code, word for word: sum over ranks <= K of P@rank * rel(rank), over min(R, K)."""
     rel = [note in relevant for note in ranking[:k]]
     return sum(sum(rel[:rank]) / rank * rel[rank - 1] for rank in range(1, len(rel) + 1)) / min(len(relevant), k)
 
 
-def test_a_request_that_is_not_ranked_is_0_and_no_figure_of_the_released_code() -> None:
-    found = rank_figures({"a": [1, 2]}, {"a": {2}, "b": {1}, "c": set(), "d": {7}})
-    assert found["a"]["mrr@10"] == 0.5 and found["a"]["map@10 (released code)"] == 0.5
-    assert found["b"] == dict.fromkeys(MEASURES, 0.0)
-    assert set(found) == {"a", "b", "d"}  # c has nothing to find
-    assert rank_figures({}, {"b": {1}}) == {"b": dict.fromkeys(MEASURES, 0.0)}
-    found = rank_figures({"a": []}, {"a": {2}})
-    assert found["a"] == dict.fromkeys([*MEASURES, *RELEASED], 0.0)
+def orders_of(results: Shown) -> list[list[int]]:
+    """Every ranking that these scores allow."""
+    of_note = {note: score for note, _, score in results}
+    levels = [[n for n in of_note if of_note[n] == score] for score in sorted(set(of_note.values()), reverse=True)]
+    every = itertools.product(*(list(itertools.permutations(level)) for level in levels))
+    return [[note for level in order for note in level] for order in every]
+
+
+def assert_mean_over_orders(results: Shown) -> None:
+    requests, scores = requests_like([results])
+    relevant = {note for note, click, _ in results if click}
+    [figures] = figures_of(requests, scores)
+    if not relevant:
+        assert figures is None
+        return
+    assert figures is not None
+    orders = orders_of(results)
+    rankings = {str(i): order for i, order in enumerate(orders)}
+    ties = tie_range(requests, scores)
+    for name in [*MEASURES, *RELEASED]:
+        if name in MEASURES:
+            found = list(by_trec_eval(rankings, dict.fromkeys(rankings, relevant), name).values())
+        else:
+            found = [as_read(order, relevant, RELEASED[name]) for order in orders]
+        assert figures[name] == pytest.approx(np.mean(found), abs=1e-12), name
+        assert ties.lowest[name][0] == pytest.approx(min(found), abs=1e-12)
+        assert ties.highest[name][0] == pytest.approx(max(found), abs=1e-12)
+    assert ties.is_tied[0] == (len({tuple(note in relevant for note in order) for order in orders}) > 1)
+
+
+@settings(max_examples=40)
+@given(some(7, [0.0, 1.0]))
+def test_a_figure_is_the_mean_of_trec_evals_over_all_orders_of_ties(results: Shown) -> None:
+    assert_mean_over_orders(results)
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        [(1, True, 2.0), (2, False, 1.0), (3, True, 1.0), (4, True, 1.0), (5, False, 0.0)],  # below a hit
+        [(i, i == 5, 0.0) for i in range(7)],
+        [(i, i != 5, 0.0) for i in range(7)],
+        [*((i, False, float(-i)) for i in range(8)), *((20 + i, i % 2 == 0, -9.0) for i in range(5))],  # across ten
+    ],
+)
+def test_ties_by_hand(results: Shown) -> None:
+    assert_mean_over_orders(results)
+
+
+def test_reciprocal_ranks_of_equal_scores_are_those_of_chance() -> None:
+    """One click among n: each place is as likely. Two among three: first or second."""
+    requests, scores = requests_like([[(i, i == 11, 0.0) for i in range(12)], [(i, i < 2, 0.0) for i in range(3)]])
+    one, two = figures_of(requests, scores)
+    assert one is not None and two is not None
+    assert one["mrr@10"] == pytest.approx(sum(1 / rank for rank in range(1, 11)) / 12)
+    assert one["recall@10"] == pytest.approx(10 / 12) and one["precision@10"] == pytest.approx(1 / 12)
+    assert two["mrr@10"] == pytest.approx(2 / 3 * 1 + 1 / 3 * 1 / 2)
+    assert two["map@10"] == pytest.approx(np.mean([1, (1 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2]))
+
+
+@settings(max_examples=40)
+@given(st.lists(some(160, [0.0]), min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_figures_without_ties_are_those_of_trec_eval(made: list[Shown], rng: Any) -> None:
+    requests, scores = requests_like(made)
+    scores = np.array(rng.sample(range(2 * len(scores) + 1), len(scores)), np.float32)
+    found = figures_of(requests, scores)
+    order = requests.best_first(scores)
+    bounds = zip(requests.offsets[:-1], requests.offsets[1:], strict=True)
+    rankings = {f"r{i}": requests.note_idx[order[start:end]].tolist() for i, (start, end) in enumerate(bounds)}
+    relevant = {f"r{i}": {note for note, click, _ in results if click} for i, results in enumerate(made)}
+    assert [figures is None for figures in found] == [not notes for notes in relevant.values()]
+    for name in MEASURES:
+        expected = by_trec_eval(rankings, relevant, name)
+        for i, figures in enumerate(found):
+            if figures is not None:
+                assert figures[name] == pytest.approx(expected[f"r{i}"], abs=1e-12)
+    for i, figures in enumerate(found):
+        for name, k in RELEASED.items():
+            if figures is not None:
+                assert figures[name] == pytest.approx(as_read(rankings[f"r{i}"], relevant[f"r{i}"], k), abs=1e-12)
+    assert not tie_range(requests, scores).is_tied.any()
 
 
 def test_the_reciprocal_rank_is_cut_at_k() -> None:
-    ranking = list(range(200))
     for first, at_10, at_100 in ((9, 0.1, 0.1), (10, 0.0, 1 / 11), (99, 0.0, 0.01), (100, 0.0, 0.0)):
-        figures = rank_figures({"a": ranking}, {"a": {first, 150}})["a"]
+        requests, _ = requests_like([[(i, i in (first, 150), 0.0) for i in range(200)]])
+        [figures] = figures_of(requests, -requests.note_idx.astype(np.float32))
+        assert figures is not None
         assert (figures["mrr@10"], figures["mrr@100"]) == pytest.approx((at_10, at_100))
 
 
 def test_the_two_denominators() -> None:
-    relevant = set(range(20))  # more than can stand among ten
-    figures = rank_figures({"a": list(range(40))}, {"a": relevant})["a"]
+    requests, _ = requests_like([[(i, i < 20, 0.0) for i in range(40)]])  # more clicks than can stand among ten
+    [figures] = figures_of(requests, -requests.note_idx.astype(np.float32))
+    assert figures is not None
     assert figures["map@10"] == pytest.approx(0.5)
     assert figures["map@10 (released code)"] == pytest.approx(1.0)
     assert figures["map@100"] == figures["map@100 (released code)"] == pytest.approx(1.0)
-    assert average_precision_as_released([3, 1], {1}, 10) == 0.5
-    assert average_precision_as_released([], {1}, 10) == 0.0
 
 
-def test_tied_scores_do_not_keep_the_order_of_exposure() -> None:
+def test_neither_the_order_of_exposure_nor_that_of_ids_enters_a_figure() -> None:
     """Defect 7: a stable sort of ties hands the platform's own order to the figures."""
-    questions = [Question(id="1", query="", references=["-"], reference_notes=[9])]
-    first_by_the_platform = [[Hit(note_idx=note, score=0, rank=rank) for rank, note in enumerate([9, 5, 1], 1)]]
-    requests = requests_of(questions, first_by_the_platform)
-    assert requests.position.tolist() == [3, 2, 1]  # the clicked note stood first
-    [figures] = figures_of(requests, np.zeros(3, np.float32))
-    assert figures is not None and figures["mrr@10"] == pytest.approx(1 / 3)
+    for clicked, shown in itertools.product((1, 5, 9), itertools.permutations([9, 5, 1])):
+        questions = [Question(id="1", query="", references=["-"], reference_notes=[clicked])]
+        requests = requests_of(questions, [[Hit(note_idx=note, score=0, rank=i) for i, note in enumerate(shown, 1)]])
+        [figures] = figures_of(requests, np.zeros(3, np.float32))
+        assert figures is not None and figures["mrr@10"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
 
 
 def test_doubled_candidates_count_once() -> None:
     """Defect 7: a note that was exposed twice is one candidate, clicked if it was either time."""
     requests, scores = requests_like([[(4, False, 1.0), (4, True, 1.0), (2, False, 0.5), (3, True, 0.0)]])
-    assert requests.note_idx.tolist() == [2, 3, 4]
+    assert sorted(requests.note_idx.tolist()) == [2, 3, 4]
     [figures] = figures_of(requests, scores)
     assert figures is not None
     assert (figures["recall@10"], figures["precision@10"], figures["map@10"]) == pytest.approx(
@@ -133,10 +185,8 @@ def test_doubled_candidates_count_once() -> None:
     )
 
 
-def test_ids_join_and_not_the_order_of_appearance() -> None:
-    """Defect 10: with ids handed out by order of appearance, one request less shifts all that follow."""
-    rankings = {"30": [1, 2], "10": [2, 1]}
-    relevant = {"10": {2}, "20": {1}, "30": {2}}
-    found = rank_figures(rankings, relevant)
-    assert {request: figures["mrr@10"] for request, figures in found.items()} == {"10": 1.0, "20": 0.0, "30": 0.5}
-    assert rank_figures(dict(reversed(rankings.items())), dict(reversed(relevant.items()))) == found
+def test_requests_without_a_candidate_or_a_click_have_no_figure() -> None:
+    requests, scores = requests_like([[], [(1, False, 1.0)], [(2, True, 1.0)], []])
+    assert [figures is not None for figures in figures_of(requests, scores)] == [False, False, True, False]
+    none, nothing = requests_like([[]])
+    assert figures_of(none, nothing) == [None] and not tie_range(none, nothing).is_tied.any()

@@ -7,6 +7,7 @@ import pytest
 from qilin_rag import registry
 from qilin_rag.errors import UsageError
 from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS, Component, Registry
+from qilin_rag.retrievers.bm25 import BM25
 
 
 @pytest.mark.parametrize("table", [RETRIEVERS, LLMS, SCORERS])
@@ -24,7 +25,7 @@ def test_a_component_is_its_configuration() -> None:
     assert LLMS.create("openai", changes).changed(preset) == {"extra_body": {}, "top_p": 0.9}
     assert bm25.identity() == {
         "class": "qilin_rag.retrievers.bm25:BM25",
-        "version": 1,
+        "version": BM25.version,
         "k1": 1.2,
         "b": 0.4,
         "analyzer": "word",

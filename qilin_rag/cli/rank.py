@@ -216,7 +216,11 @@ def _print(done: Ranking, with_slices: bool) -> None:
     console.print(f"{by}, {config.task} {config.split}{of}; {manifest.label}", style="bold")
     if ranker.checkpoint:
         console.print(f"trained: {ranker.checkpoint}")
-    ui.print_metrics({name: each.model_copy(update={"reasons": {}}) for name, each in summary.metrics.items()})
+    hanging = {name: f"{ties.lowest:.4f} .. {ties.highest:.4f}" for name, ties in summary.ties.items()}
+    ui.print_metrics(
+        {name: each.model_copy(update={"reasons": {}}) for name, each in summary.metrics.items()},
+        {"by order of ties": hanging} if hanging else None,
+    )
     if with_slices:
         _print_slices(summary.slices)
         for remark in summary.remarks:
@@ -224,6 +228,12 @@ def _print(done: Ranking, with_slices: bool) -> None:
     counts = summary.counts
     unscored = f", {n:,} of them without a click and unscored" if (n := counts["without_click"]) else ""
     console.print(f"{counts['requests']:,} requests{unscored}; {counts['candidates']:,} candidates")
+    if counts["tied"]:
+        console.print(
+            f"{counts['tied']:,} requests have a clicked and an unclicked candidate of one score: each figure is the "
+            "mean over all orders of ties",
+            style="yellow",
+        )
     if counts["left_out"]:
         console.print(f"{counts['left_out']:,} candidates left out: the data has not their notes", style="yellow")
     if ranker.name == "dcn-v2" and "counts" not in ranker.settings["without"]:

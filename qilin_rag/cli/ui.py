@@ -45,19 +45,24 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def print_metrics(metrics: Mapping[str, MetricSummary]) -> None:
-    """Figures as a table: value, interval, how many were scored; under it what is to be said about them."""
+def print_metrics(metrics: Mapping[str, MetricSummary], beside: Mapping[str, Mapping[str, str]] | None = None) -> None:
+    """Print figures as a table: value, interval, how many were scored; under it what is to be said about them.
+
+    `beside` are further columns by heading, each with what stands in it by metric.
+    """
     from rich.table import Table
 
     from qilin_rag.scoring import remarks
 
     table = Table("metric", box=None, pad_edge=False, header_style="bold")
-    for column in ("value", "95% interval", "scored"):
+    more = beside or {}
+    for column in ("value", "95% interval", "scored", *more):
         table.add_column(column, justify="right")
     for name, metric in metrics.items():
         interval = f"{metric.ci95[0]:.4f} .. {metric.ci95[1]:.4f}" if metric.ci95 else "-"
         value = "unscored" if metric.value is None else f"{metric.value:.4f}"
-        table.add_row(name, value, interval, f"{metric.n}/{metric.n + metric.n_unscored}")
+        others = (column.get(name, "") for column in more.values())
+        table.add_row(name, value, interval, f"{metric.n}/{metric.n + metric.n_unscored}", *others)
     console().print(table)
     for remark in remarks(metrics):
         console().print(remark, style="yellow")

@@ -16,10 +16,11 @@ _SHOWN_CHARS = 60
 _MOST_NESTED = 8
 _TOKEN = re.compile(
     r"""\s*(?:(?P<open>\[|array\(|\{)|(?P<close>[\])}])|(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-    r"""|(?P<number>[-+]?(?:nan|inf|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))|(?P<none>None)|(?P<colon>:)"""
+    r"""|(?P<number>-?(?:nan|inf|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)(?![\w.]))|(?P<none>None)|(?P<colon>:)"""
     r"""|(?:,\s*dtype=[\w.]+)|,)""",
     re.DOTALL,
 )
+_NUMBER = re.compile(r"-?(?:nan|inf|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?)", re.IGNORECASE)
 
 
 def convert(value: Any, kind: pa.DataType) -> Any:
@@ -82,7 +83,8 @@ def _inside(where: int | str, value: Any, kind: pa.DataType) -> Any:
 def parse_cell(text: str, kind: pa.DataType) -> Any:
     """A CSV cell as Python data: text as it is, numbers, and lists in numpy's printed form.
 
-    An empty cell is missing, except that an empty text is a text.
+    An empty cell is missing, except that an empty text is a text. Numbers are in ASCII digits: Python would also read
+    5_1 (as 51) and digits of other scripts, and these stay text, which `convert` refuses.
     """
     if pa.types.is_string(kind):
         return text
@@ -90,10 +92,7 @@ def parse_cell(text: str, kind: pa.DataType) -> Any:
         return None
     if pa.types.is_list(kind):
         return parse_repr(text)
-    try:
-        return float(text) if re.search(r"[.eEn]", text) else int(text)
-    except ValueError:
-        return text
+    return _number(text.strip()) if _NUMBER.fullmatch(text.strip()) else text
 
 
 def parse_repr(text: str) -> Any:
@@ -122,7 +121,7 @@ def parse_repr(text: str) -> Any:
             case "text", quoted:
                 stack[-1][1].append(ast.literal_eval(quoted))
             case "number", number:
-                stack[-1][1].append(float(number) if re.search(r"[.eEn]", number) else int(number))
+                stack[-1][1].append(_number(number))
             case "none", _:
                 stack[-1][1].append(None)
             case "colon", _:
@@ -135,6 +134,11 @@ def parse_repr(text: str) -> Any:
 
 
 _COLON = object()
+
+
+def _number(text: str) -> int | float:
+    """Read a number of `_NUMBER`'s form; a float if it has a point or an exponent, or is nan or inf."""
+    return float(text) if re.search(r"[.en]", text.lower()) else int(text)
 
 
 def _closed(opened: str, items: list[Any]) -> Any:

@@ -1,8 +1,9 @@
 """Requests for search and recommendation: who asked what, the notes that were exposed, and which were clicked.
 
 All columns, no Python object a result: the ranking tables of Qilin fit in memory this way, and rankers gather their
-batches from them. A request's candidates are the notes exposed for it, each once, in the order of their ids, so that
-nothing leaks the order in which the platform showed them.
+batches from them. A request's candidates are the notes exposed for it, each once, in an order by hash (`ties`): neither
+the order in which the platform showed them, nor that of their ids, in which Qilin tells the clicked ones, reaches a
+ranker.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import MISSING, Bools, Ints, RequestColumns, offsets_of, read_exposures
 from qilin_rag.data.source import Source
 from qilin_rag.errors import UsageError
+from qilin_rag.text import whole_number
+from qilin_rag.ties import Hashes, text_hashes, tie_keys
 from qilin_rag.types import Hit, Question
 
 TaskName = Literal["search", "recommendation"]
@@ -38,7 +41,7 @@ _ROWS_HASHED = 65_536  # of notes, at a time
 
 @dataclass(frozen=True)
 class Requests(RequestColumns):
-    """Requests whose results are their candidates: each note once, in the order of their ids."""
+    """Requests whose results are their candidates: each note once, in the order of `tie_keys`."""
 
     clicked: Bools
     """(m,); `position` is the first one, where a note was exposed twice."""
@@ -69,9 +72,14 @@ class Requests(RequestColumns):
         changed["offsets"] = offsets_of(n_kept)
         return Requests(**{field.name: getattr(self, field.name) for field in fields(self)} | changed)
 
+    @cached_property
+    def tie_keys(self) -> Hashes:
+        """The order of equal scores, ascending: a hash of request and note for each candidate, (m,)."""
+        return tie_keys(text_hashes(self.ids)[self.request], self.note_idx)
+
     def best_first(self, scores: Floats) -> Ints:
-        """The candidates' rows, (m,), in the one order of hits: by request, -score, note_idx."""
-        return np.lexsort((self.note_idx, -scores, self.request))
+        """Return the candidates' rows, (m,), by request, falling score, and hash where scores tie."""
+        return np.lexsort((self.tie_keys, -scores, self.request))
 
     def rankings(self, scores: Floats) -> list[list[Hit]]:
         """Each request's candidates as hits."""
@@ -167,7 +175,7 @@ def read_table(source: Source, name: str) -> Requests:
             **{field.name: getattr(shown, field.name) for field in fields(Requests) if field.name != "clicked"},
         )
     )
-    numbers = np.array([int(i) if i.isdecimal() else MISSING for i in requests.ids])
+    numbers = np.array([MISSING if (n := whole_number(i)) is None else n for i in requests.ids])
     return requests.take(np.lexsort((np.array(requests.ids), numbers)))
 
 
@@ -201,7 +209,7 @@ def requests_of(questions: Sequence[Question], rankings: Sequence[Sequence[Hit]]
 
 
 def _deduplicated(requests: Requests) -> Requests:
-    """Each candidate once, by note_idx: clicked if it ever was, at the first position that is known."""
+    """Each candidate once, by `tie_keys`: clicked if it ever was, at the first position that is known."""
     far = np.iinfo(np.int64).max
     position = np.where(requests.position >= 0, requests.position, far)
     order = np.lexsort((position, requests.note_idx, requests.request))
@@ -212,10 +220,12 @@ def _deduplicated(requests: Requests) -> Requests:
     clicked = np.logical_or.reduceat(requests.clicked[order], starts) if len(starts) else requests.clicked
     first = position[order][starts]
     n_left = np.bincount(request[starts], minlength=len(requests))
+    hashed = tie_keys(text_hashes(requests.ids)[request[starts]], note_idx[starts])
+    by_hash = np.lexsort((hashed, request[starts]))
     changed: dict[str, Any] = {
         "offsets": offsets_of(n_left),
-        "note_idx": note_idx[starts],
-        "clicked": clicked,
-        "position": np.where(first == far, MISSING, first),
+        "note_idx": note_idx[starts][by_hash],
+        "clicked": clicked[by_hash],
+        "position": np.where(first == far, MISSING, first)[by_hash],
     }
     return Requests(**{field.name: getattr(requests, field.name) for field in fields(requests)} | changed)

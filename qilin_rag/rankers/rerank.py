@@ -14,7 +14,8 @@ from qilin_rag.errors import UsageError
 from qilin_rag.rankers.trained import TrainedRanker, load_ranker
 from qilin_rag.registry import RANKERS
 from qilin_rag.retrievers.base import min_max
-from qilin_rag.types import Hit, Question, ranked
+from qilin_rag.ties import ranked
+from qilin_rag.types import Hit, Question
 
 
 class Reranker(NamedTuple):
@@ -41,7 +42,7 @@ class Reranker(NamedTuple):
     def identity(self) -> dict[str, Any]:
         """What can change an order."""
         beside = {} if self.weight == 1 else {"weight": self.weight}
-        return {"ranker": self.ranker.identity(), "depth": self.depth, **beside}
+        return {"version": 2, "ranker": self.ranker.identity(), "depth": self.depth, **beside}
 
     def rerank(
         self, questions: Sequence[Question], rankings: Sequence[Sequence[Hit]], notes: NoteStore
@@ -51,13 +52,23 @@ class Reranker(NamedTuple):
         if not requests.n_candidates:
             return [[] for _ in questions]
         with third_party(f"ranker {self.ranker.class_path()}"):
-            second = requests.rankings(self.ranker.score(requests, Catalogue(notes)))
-        return second if self.weight == 1 else [self.beside(*both) for both in zip(second, rankings, strict=True)]
+            scores = self.ranker.score(requests, Catalogue(notes))
+        second = [
+            ranked(dict(zip(requests.note_idx[start:end].tolist(), scores[start:end].tolist(), strict=True)), query)
+            for query, start, end in zip(requests.queries, requests.offsets[:-1], requests.offsets[1:], strict=True)
+        ]
+        if self.weight == 1:
+            return second
+        return [
+            self.beside(by_ranker, found, question.query)
+            for question, by_ranker, found in zip(questions, second, rankings, strict=True)
+        ]
 
-    def beside(self, second: Sequence[Hit], first: Sequence[Hit]) -> list[Hit]:
-        """The ranker's order of one question and the retriever's, by their weights."""
+    def beside(self, second: Sequence[Hit], first: Sequence[Hit], query: str) -> list[Hit]:
+        """Rank one question's hits by the scores of ranker and retriever, by their weights."""
         of_first = {hit.note_idx: share for hit, share in zip(first, min_max(first), strict=True)}
         of_second = {hit.note_idx: share for hit, share in zip(second, min_max(second), strict=True)}
         return ranked(
-            {note: self.weight * share + (1 - self.weight) * of_first[note] for note, share in of_second.items()}
+            {note: self.weight * share + (1 - self.weight) * of_first[note] for note, share in of_second.items()},
+            query,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +12,10 @@ import numpy as np
 
 from qilin_rag.data.requests import TaskName
 from qilin_rag.errors import UsageError
-from qilin_rag.ranking_metrics import RELEASED
+from qilin_rag.ranking_metrics import FIGURES, RELEASED
 from qilin_rag.ranking_store import (
-    FIGURES,
     MANIFEST,
+    SIGNATURES,
     RankingDirectory,
     RankingManifest,
     RankingSummary,
@@ -40,7 +40,7 @@ COLUMNS = {
 """What stands above each figure."""
 
 CONTROLS = ("random", "production")
-SIGNATURE = "ir_measures, relevance = click, ties by note_idx; of MRR@10"
+SIGNATURE = "as ir_measures, relevance = click, mean over all orders of ties; of MRR@10"
 
 
 class _Ranked(NamedTuple):
@@ -127,6 +127,8 @@ def _read(runs_dirs: Sequence[Path], task: TaskName) -> tuple[list[_Ranked], lis
                 continue
             lines = {line.id: line for line in directory.read_figures()}
             summary = directory.read_summary()
+            if any(summary.metrics[name].signature != SIGNATURES[name] for name in FIGURES if name in summary.metrics):
+                raise UsageError(f"{path}: its figures were made in another way; rank again with --fresh")
             if len(lines) != summary.counts["requests"]:
                 raise UsageError(f"{path}: figures.jsonl has {len(lines)} of {summary.counts['requests']} requests")
             runs.append(_Ranked(name, manifest, summary, lines))
@@ -170,7 +172,7 @@ def _table(group: Sequence[_Ranked], task: TaskName, with_paper: bool) -> Table:
         n_questions=len(scored),
         n_clusters=len(np.unique(clusters)),
         blocks=[block],
-        notes=[*_footnotes(group), *([RANKERS_REMARK] if is_quoted else [])],
+        notes=[*_ties(runs, labels), *_footnotes(group), *([RANKERS_REMARK] if is_quoted else [])],
     )
 
 
@@ -184,6 +186,17 @@ def _what(manifest: RankingManifest) -> str:
     """The data and the requests of it, for people."""
     first = manifest.identity.get("first")
     return f"{manifest.label}, {manifest.config.split}" + (f" (the first {first:,} by id)" if first else "")
+
+
+def _ties(runs: Sequence[_Ranked], labels: Mapping[str, str]) -> list[str]:
+    """Say of each run how much of its MRR@10 hangs on ties."""
+    return [
+        f"{labels[run.name]}: in {run.summary.counts['tied']:,} of {run.summary.counts['requests']:,} requests a "
+        "clicked and an unclicked candidate score the same; by the order of ties MRR@10 lies between "
+        f"{hanging.lowest:.4f} and {hanging.highest:.4f}"
+        for run in runs
+        if (hanging := run.summary.ties.get("mrr@10"))
+    ]
 
 
 def _footnotes(group: Sequence[_Ranked]) -> list[str]:

@@ -13,6 +13,7 @@ from qilin_rag.data import NoteStore
 from qilin_rag.errors import UsageError
 from qilin_rag.registry import Component
 from qilin_rag.retrievers.documents import note_retriever
+from qilin_rag.ties import rank_order
 from qilin_rag.types import Hit, Question
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ class Retriever(Component):
 
     @abstractmethod
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
-        """Up to `k` hits for each question, in the questions' order, each list ranked by (-score, note_idx).
+        """Up to `k` hits for each question, in the questions' order, each list best first.
+
+        Ties are ordered by `ties.ranked` or `rank_hits`: in Qilin the ids of notes tell what was clicked.
 
         A note that does not match is no hit: where terms are matched, one that scores 0.
         """
@@ -46,20 +49,25 @@ class Retriever(Component):
 
 
 def rank_hits(
-    scores: npt.NDArray[np.floating], note_idxs: npt.NDArray[np.int64], k: int, above: float = 0.0
+    scores: npt.NDArray[np.floating], note_idxs: npt.NDArray[np.int64], k: int, query: str, above: float = 0.0
 ) -> tuple[list[Hit], int]:
-    """The `k` best notes with a score greater than `above`, ordered by (-score, note_idx).
+    """Rank the `k` best notes of a query: by falling score, ties by a hash of query and note (`ties`).
 
-    Where every score is a hit, as a similarity of vectors is, `above` is `-math.inf`. `scores` and `note_idxs` have
-    shape (n_notes,). Also says how many notes were left out although they tie with the last hit: where that is not
-    0, the order of ids decided who is in.
+    Args:
+        scores: Shape (n_notes,).
+        note_idxs: Shape (n_notes,), each note once.
+        k: How many notes are wanted.
+        query: The text of the query.
+        above: Only a higher score is a hit; `-math.inf` where every score is one, as a similarity of vectors is.
+
+    Returns:
+        The hits, and how many notes were left out although they tie with the last hit: the hash decided which.
     """
     matching = np.flatnonzero(scores > above)
     if len(matching) > k:
         cut = np.partition(scores[matching], -k)[-k]
         matching = matching[scores[matching] >= cut]
-    order = np.lexsort((note_idxs[matching], -scores[matching]))
-    best = matching[order[:k]]
+    best = matching[rank_order(scores[matching], note_idxs[matching], query)[:k]]
     found = zip(note_idxs[best].tolist(), scores[best].tolist(), strict=True)
     hits = [Hit(note_idx=note_idx, score=score, rank=rank) for rank, (note_idx, score) in enumerate(found, start=1)]
     return hits, len(matching) - len(best)

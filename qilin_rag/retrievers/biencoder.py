@@ -17,13 +17,17 @@ from qilin_rag.errors import UsageError
 from qilin_rag.extras import require
 from qilin_rag.pretrained import fetch_model, model_sha256
 from qilin_rag.retrievers.dense_search import (
+    Approximate,
     Neighbours,
     default_breadth,
     keep_recall,
+    kept_recall,
     measured_recall,
     opened_index,
+    sampled_queries,
     search_approximately,
     search_flat,
+    warn_of_recall,
 )
 from qilin_rag.retrievers.dense_shards import Halves, open_vectors, write_vectors
 from qilin_rag.retrievers.encoder import (
@@ -69,6 +73,9 @@ class BiEncoder(IndexedRetriever):
 
     argument: ClassVar[str | None] = "model"
     operational: ClassVar[frozenset[str]] = IndexedRetriever.operational | {"batch_size", "device", "engine"}
+    version: ClassVar[int] = 2
+    index_version: ClassVar[int] = 1
+    """Of the notes' vectors, which take long to make; raised when they change."""
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers")
 
     model: str = "BAAI/bge-base-zh-v1.5"
@@ -99,7 +106,7 @@ class BiEncoder(IndexedRetriever):
 
     @property
     def nested(self) -> bool:  # type: ignore[override]
-        """hnsw looks further where more are asked for, and ivf settles ties by how many are."""
+        """Whether all notes are compared; hnsw looks further if more are asked for, and ivf sees more ties."""
         return self.faiss == "flat"
 
     def identity(self) -> dict[str, Any]:
@@ -117,7 +124,8 @@ class BiEncoder(IndexedRetriever):
     def index_identity(self) -> dict[str, Any]:
         """All but what concerns queries: the notes' vectors don't depend on it; one folder may hold ivf and hnsw."""
         require("neural", "torch", "sentence_transformers", "faiss", what="retriever biencoder")
-        return {name: value for name, value in self.identity().items() if name not in _OF_QUERIES}
+        identity = self.identity() | {"version": self.index_version}
+        return {name: value for name, value in identity.items() if name not in _OF_QUERIES}
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """The `k` notes nearest to each question, whatever their score."""
@@ -128,9 +136,11 @@ class BiEncoder(IndexedRetriever):
         logger.info("encoding %d queries, prefix %r", len(questions), prefix)
         texts = [question.query for question in questions]
         queries = self._encode(texts, prefix, [f"query {question.id}" for question in questions])
-        rankings, n_tied = self._nearest(queries, vectors, index, notes, k)
+        rankings, n_tied = self._nearest(texts, queries, vectors, index, notes, k)
         if n_tied:
-            logger.info("%d of %d rankings had ties at rank %d; lower note_idx stayed", n_tied, len(questions), k)
+            logger.info(
+                "%d of %d rankings had ties at rank %d; a hash decided which notes stayed", n_tied, len(questions), k
+            )
         return rankings
 
     def embed_queries(self, queries: Sequence[str]) -> Vectors:
@@ -156,29 +166,58 @@ class BiEncoder(IndexedRetriever):
             make_encoder = partial(_note_encoder_on, settings, precision)
             write_vectors(notes, folder, make_encoder, devices, on_ray=self.engine == "ray")
         if self.faiss != "flat":
-            vectors, index = self.read_files(folder)
-            queries = self.embed_queries([note.title or note.content[:_QUERY_CHARS] for note in _sample(notes)])
-            measured = measured_recall(
-                queries, vectors, notes.note_idxs, lambda some, k: self._nearest(some, vectors, index, notes, k)
-            )
-            keep_recall(self.faiss, folder, measured)
-            logger.info(
-                "%s against flat: %s", self.faiss, ", ".join(f"{key} {value}" for key, value in measured.items())
-            )
+            vectors = open_vectors(folder)
+            index = opened_index(self.faiss, vectors, folder)
+            texts = [note.title or note.content[:_QUERY_CHARS] for note in _sample(notes)]
+            self._measure(texts, self.embed_queries(texts), vectors, index, folder)
 
-    def read_files(self, folder: Path) -> tuple[Halves, Any]:
-        """The notes' vectors, memory-mapped, and faiss' index of them (None: flat), which is made if need be."""
+    def read_files(self, folder: Path) -> tuple[Halves, Approximate | None]:
+        """Return the notes' vectors, memory-mapped, and the index of them (None: flat), which is made if need be.
+
+        An index that finds too little of what flat finds is said, each time.
+        """
         vectors = open_vectors(folder)
-        return vectors, None if self.faiss == "flat" else opened_index(self.faiss, vectors, folder)
+        if self.faiss == "flat":
+            return vectors, None
+        index = opened_index(self.faiss, vectors, folder)
+        measured = kept_recall(self.faiss, folder) or self._measure(*sampled_queries(vectors), vectors, index, folder)
+        warn_of_recall(self.faiss, measured, self._breadth(index))
+        return vectors, index
+
+    def _measure(
+        self, texts: Sequence[str], queries: Vectors, vectors: Halves, index: Approximate, folder: Path
+    ) -> dict[str, Any]:
+        """Compare the index with flat over these queries, and keep and log what is found."""
+        rows = np.arange(len(vectors))
+
+        def search(texts: Sequence[str], some: Vectors, k: int) -> tuple[list[list[Hit]], int]:
+            return search_approximately(texts, some, vectors, rows, k, index, self._breadth(index))
+
+        measured = measured_recall(texts, queries, vectors, rows, search) | {"breadth": self._breadth(index)}
+        try:
+            keep_recall(self.faiss, folder, measured)
+        except OSError as error:
+            logger.warning("the recall of %s can't be kept in %s: %s", self.faiss, folder, error)
+        logger.info("%s against flat: %s", self.faiss, ", ".join(f"{key} {value}" for key, value in measured.items()))
+        return measured
+
+    def _breadth(self, index: Approximate) -> int:
+        """How many lists are read (ivf) or candidates are kept (hnsw)."""
+        asked = self.ef_search if self.faiss == "hnsw" else self.n_probe
+        return asked or default_breadth(self.faiss, int(index.index.ntotal))
 
     def _nearest(
-        self, queries: Vectors, vectors: Halves, index: Any, notes: NoteStore, k: int
+        self,
+        texts: Sequence[str],
+        queries: Vectors,
+        vectors: Halves,
+        index: Approximate | None,
+        notes: NoteStore,
+        k: int,
     ) -> tuple[list[list[Hit]], int]:
         if index is None:
-            return search_flat(queries, vectors, notes.note_idxs, k)
-        asked = self.ef_search if self.faiss == "hnsw" else self.n_probe
-        breadth = asked or default_breadth(self.faiss, len(vectors))
-        return search_approximately(queries, vectors, notes.note_idxs, k, index, breadth)
+            return search_flat(texts, queries, vectors, notes.note_idxs, k)
+        return search_approximately(texts, queries, vectors, notes.note_idxs, k, index, self._breadth(index))
 
     def _devices(self) -> list[str | None]:
         """Those that encode notes: `device` names one, several with commas between them, or `all` GPUs."""

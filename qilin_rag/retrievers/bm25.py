@@ -32,6 +32,7 @@ class BM25(IndexedRetriever):
     `analyzer`: `word` (jieba), `char`, or `cjk-bigram` (Lucene's CJKAnalyzer, as the dataset's own BM25 column).
     """
 
+    version: ClassVar[int] = 2
     nested: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("regex", "rjieba")
 
@@ -59,7 +60,7 @@ class BM25(IndexedRetriever):
             ranked = []
             for question in some:
                 places, found = index.search(analyze(question.query), k, scores, threaded=n_threads > 1)
-                ranked.append(rank_hits(found, notes.note_idxs[places], k))
+                ranked.append(rank_hits(found, notes.note_idxs[places], k, question.query))
             self._zeros.append(scores)
             return ranked
 
@@ -70,7 +71,9 @@ class BM25(IndexedRetriever):
                 by_thread = list(threads.map(rank, (questions[i::n_threads] for i in range(n_threads))))
             ranked = [by_thread[i % n_threads][i // n_threads] for i in range(len(questions))]
         if n_tied := sum(left_out > 0 for _, left_out in ranked):
-            logger.info("%d of %d rankings had ties at rank %d; lower note_idx stayed", n_tied, len(questions), k)
+            logger.info(
+                "%d of %d rankings had ties at rank %d; a hash decided which notes stayed", n_tied, len(questions), k
+            )
         return [hits for hits, _ in ranked]
 
     def scores(

@@ -1,25 +1,29 @@
 """The nearest of millions of vectors: every one compared (flat), or by faiss' inverted lists (ivf) or graph (hnsw).
 
 Vectors are 16-bit floats on disk and read block by block, so that memory doesn't grow with them. faiss finds
-candidates; their scores are computed again, so that equal vectors have equal scores wherever they stand.
+candidates; their scores are computed again, so that equal vectors have equal scores wherever they stand. An index holds
+each distinct vector once: in a graph the copies of one would be neighbours of each other only, and would hide all else.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from qilin_rag.retrievers.base import rank_hits
 from qilin_rag.retrievers.encoder import Vectors, dot
+from qilin_rag.ties import rank_order
 from qilin_rag.types import Hit
 
 logger = logging.getLogger(__name__)
@@ -34,33 +38,74 @@ _MARGIN = 100  # notes asked of faiss beyond k, so that ties at the cut are seen
 _SEED = 0
 _TRAINED_BY = 64  # vectors a list of ivf
 _RECALL_AT = 100
+_LEAST_RECALL = 0.9
+_SAMPLED = 200  # vectors, as queries
+COPIES = "copies.npy"
 
 
-def search_flat(queries: Vectors, vectors: npt.NDArray[Any], note_idxs: Ids, k: int) -> Found:
-    """`rank_hits` over the dot products of each query with all vectors; also how many rankings had ties at the cut."""
+class Approximate(NamedTuple):
+    """faiss' index of the distinct vectors, and the rows of the notes that have each of them."""
+
+    index: Any
+    rows: npt.NDArray[np.int64]
+    """(n_notes,): the rows of the first distinct vector, of the second, ..."""
+    starts: npt.NDArray[np.int64]
+    """(n_distinct + 1,): where the rows of each begin."""
+
+
+def search_flat(texts: Sequence[str], queries: Vectors, vectors: npt.NDArray[Any], note_idxs: Ids, k: int) -> Found:
+    """Rank the `k` notes nearest to each query by dot product, out of all; ties as `rank_hits`.
+
+    Args:
+        texts: The queries' texts, by which ties are ordered.
+        queries: Shape (n_queries, dimension).
+        vectors: Shape (n_notes, dimension).
+        note_idxs: Shape (n_notes,).
+        k: How many notes are wanted.
+
+    Returns:
+        The rankings, and how many of them had ties at the cut.
+    """
     rankings: list[list[Hit]] = []
     n_tied = 0
     for start in range(0, len(queries), _CHUNK_QUERIES):
-        some, tied = _search_chunk(queries[start : start + _CHUNK_QUERIES], vectors, note_idxs, k)
+        chunk = slice(start, start + _CHUNK_QUERIES)
+        some, tied = _search_chunk(texts[chunk], queries[chunk], vectors, note_idxs, k)
         rankings += some
         n_tied += tied
     return rankings, n_tied
 
 
 def search_approximately(
-    queries: Vectors, vectors: npt.NDArray[Any], note_idxs: Ids, k: int, index: Any, breadth: int
+    texts: Sequence[str],
+    queries: Vectors,
+    vectors: npt.NDArray[Any],
+    note_idxs: Ids,
+    k: int,
+    index: Approximate,
+    breadth: int,
 ) -> Found:
-    """The same over the candidates that an index of `opened_index` finds, some more than `k`.
+    """Rank as `search_flat`, but only the notes of the vectors that `index` finds, some more than `k`.
 
     `breadth` is n_probe, or ef_search, which is no less than the number of candidates.
     """
-    n_wanted = min(k + _MARGIN, len(vectors))
-    _, found = index.search(queries, n_wanted, params=search_parameters(index, max(breadth, n_wanted), breadth))
+    n_wanted = min(k + _MARGIN, index.index.ntotal)
+    parameters = search_parameters(index.index, max(breadth, n_wanted), breadth)
+    _, found = index.index.search(queries, n_wanted, params=parameters)
     rankings = []
     n_tied = 0
-    for query, rows in zip(queries, found, strict=True):
-        rows = np.sort(rows[rows >= 0])
-        hits, left_out = rank_hits(dot(vectors[rows], query), note_idxs[rows], k, above=-math.inf)
+    for text, query, nearest in zip(texts, queries, found, strict=True):
+        distinct = np.sort(nearest[nearest >= 0])
+        scores = dot(vectors[index.rows[index.starts[distinct]]], query)
+        n_notes = index.starts[distinct + 1] - index.starts[distinct]
+        order = np.argsort(-scores, kind="stable")
+        n_needed = int(np.searchsorted(np.cumsum(n_notes[order]), k)) + 1
+        of_best = np.flatnonzero(scores >= scores[order[:n_needed]].min(initial=np.inf))
+        rows = [index.rows[index.starts[i] : index.starts[i + 1]] for i in distinct[of_best]]
+        every = np.concatenate([np.zeros(0, np.int64), *rows])
+        hits, left_out = rank_hits(
+            np.repeat(scores[of_best], n_notes[of_best]), note_idxs[every], k, text, above=-math.inf
+        )
         rankings.append(hits)
         n_tied += left_out > 0
     return rankings, n_tied
@@ -75,25 +120,66 @@ def search_parameters(index: Any, ef_search: int, n_probe: int) -> Any:
     return faiss.SearchParametersIVF(nprobe=n_probe)
 
 
-def opened_index(kind: Neighbours, vectors: npt.NDArray[Any], folder: Path) -> Any:
-    """faiss' index of these vectors, kept in their folder: made where it isn't there.
+def opened_index(kind: Neighbours, vectors: npt.NDArray[Any], folder: Path) -> Approximate:
+    """Open the index of these vectors that is kept in their folder; make it if it does not exist.
 
     Lists are trained on a seeded sample. With several threads a graph is not the same each time.
     """
+    copies = _opened_copies(vectors, folder)
+    rows = np.argsort(copies, kind="stable")
+    starts = np.append(0, np.cumsum(np.bincount(copies)))
+    return Approximate(_opened_faiss(kind, vectors, rows[starts[:-1]], folder), rows, starts)
+
+
+def _opened_copies(vectors: npt.NDArray[Any], folder: Path) -> npt.NDArray[np.int32]:
+    """Return the number of each row's vector among the distinct ones, (n_rows,), in the order of their first rows."""
+    path = folder / COPIES
+    with suppress(OSError, ValueError):
+        kept: npt.NDArray[np.int32] = np.load(path, allow_pickle=False)
+        if kept.shape == (len(vectors),) and kept.dtype == np.int32:
+            return kept
+    digests = np.frombuffer(
+        b"".join(
+            hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+            for start in range(0, len(vectors), _BLOCK_ROWS)
+            for row in np.asarray(vectors[start : start + _BLOCK_ROWS])
+        ),
+        np.uint64,
+    ).reshape(-1, 2)
+    order = np.lexsort(digests.T)
+    is_first = np.append(True, (digests[order[1:]] != digests[order[:-1]]).any(axis=1))
+    number = np.argsort(np.argsort(order[is_first]))
+    copies = np.empty(len(vectors), np.int32)
+    copies[order] = number[np.cumsum(is_first) - 1]
+    if (n_copies := len(vectors) - len(number)) > 0:
+        logger.info("%d of %d notes have the vector of another; each vector is indexed once", n_copies, len(vectors))
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, copies, allow_pickle=False)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        logger.warning("%s can't be kept in %s (%s); it is made again next time", COPIES, folder, error)
+    return copies
+
+
+def _opened_faiss(kind: Neighbours, vectors: npt.NDArray[Any], distinct: Ids, folder: Path) -> Any:
+    """Open faiss' index of the vectors in the rows `distinct`; make it if it does not exist."""
     import faiss
 
     path = folder / f"{kind}.faiss"
     if path.is_file():
         try:
             index = faiss.read_index(str(path))
-            if (index.ntotal, index.d) == vectors.shape:
+            if (index.ntotal, index.d) == (len(distinct), vectors.shape[1]):
                 return index
             logger.warning("%s is of other vectors; it is made again", path)
         except RuntimeError as error:  # of faiss
             logger.warning("%s is damaged (%s); it is made again", path, str(error)[:200])
     started = time.monotonic()
-    index = _made(kind, vectors)
-    logger.info("%s of %d vectors in %.0f s", kind, len(vectors), time.monotonic() - started)
+    index = _made(kind, vectors, distinct)
+    logger.info("%s of %d vectors in %.0f s", kind, len(distinct), time.monotonic() - started)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         faiss.write_index(index, str(temporary))
@@ -110,14 +196,18 @@ def default_breadth(kind: Neighbours, n_vectors: int) -> int:
 
 
 def measured_recall(
-    queries: Vectors, vectors: npt.NDArray[Any], note_idxs: Ids, search: Callable[[Vectors, int], Found]
+    texts: Sequence[str],
+    queries: Vectors,
+    vectors: npt.NDArray[Any],
+    note_idxs: Ids,
+    search: Callable[[Sequence[str], Vectors, int], Found],
 ) -> dict[str, Any]:
-    """The share of flat's first hundred that `search(queries, k)` finds, and how much faster it is."""
+    """Return the share of flat's first hundred that `search(texts, queries, k)` finds, and how much faster it is."""
     k = min(_RECALL_AT, len(vectors))
     started = time.perf_counter()
-    exact, _ = search_flat(queries, vectors, note_idxs, k)
+    exact, _ = search_flat(texts, queries, vectors, note_idxs, k)
     between = time.perf_counter()
-    found, _ = search(queries, k)
+    found, _ = search(texts, queries, k)
     ended = time.perf_counter()
     n_found = sum(
         len({hit.note_idx for hit in one} & {hit.note_idx for hit in other})
@@ -131,9 +221,39 @@ def measured_recall(
     }
 
 
+def sampled_queries(vectors: npt.NDArray[Any]) -> tuple[list[str], Vectors]:
+    """Return some of the vectors as queries with names, for an index that is made where no text can be encoded."""
+    rows = np.random.default_rng(_SEED).choice(len(vectors), min(_SAMPLED, len(vectors)), replace=False)
+    return [f"row {row}" for row in rows], vectors[np.sort(rows)].astype(np.float32)
+
+
 def keep_recall(kind: Neighbours, folder: Path, measured: dict[str, Any]) -> None:
-    """Beside the index, for people."""
+    """Write what `measured_recall` found beside the index."""
     (folder / f"{kind}.json").write_text(f"{json.dumps(measured, indent=2)}\n", encoding="utf-8")
+
+
+def kept_recall(kind: Neighbours, folder: Path) -> dict[str, Any] | None:
+    """Return what `keep_recall` wrote; None where it can't be read."""
+    with suppress(OSError, ValueError):
+        measured = json.loads((folder / f"{kind}.json").read_text(encoding="utf-8"))
+        return measured if isinstance(measured, dict) and isinstance(measured.get("breadth"), int) else None
+    return None
+
+
+def warn_of_recall(kind: Neighbours, measured: dict[str, Any], breadth: int) -> None:
+    """Say it where an index is known to miss much, or is searched less broadly than when its recall was measured."""
+    setting = "ef_search" if kind == "hnsw" else "n_probe"
+    name, recall = next((name, value) for name, value in measured.items() if name.startswith("recall@"))
+    if breadth < measured["breadth"]:
+        logger.warning(
+            "%s: recall at %s %d was not measured (%s %.4f at %d); it may be lower",
+            *(kind, setting, breadth, name, recall, measured["breadth"]),
+        )
+    elif recall < _LEAST_RECALL:
+        logger.warning(
+            "%s misses notes: %s against flat is %.4f at %s %d; raise retriever.%s, or set retriever.faiss=flat",
+            *(kind, name, recall, setting, measured["breadth"], setting),
+        )
 
 
 def _n_lists(n_vectors: int) -> int:
@@ -141,19 +261,19 @@ def _n_lists(n_vectors: int) -> int:
     return max(1, min(int(4 * math.sqrt(n_vectors)), n_vectors // 39))
 
 
-def _made(kind: Neighbours, vectors: npt.NDArray[Any]) -> Any:
+def _made(kind: Neighbours, vectors: npt.NDArray[Any], distinct: Ids) -> Any:
     import faiss
 
-    n_lists = _n_lists(len(vectors))
+    n_lists = _n_lists(len(distinct))
     name = "HNSW32,SQfp16" if kind == "hnsw" else f"IVF{n_lists},SQfp16"
     index = faiss.index_factory(vectors.shape[1], name, faiss.METRIC_INNER_PRODUCT)
     if kind == "hnsw":
         index.hnsw.efConstruction = 100
-    n_samples = min(len(vectors), _TRAINED_BY * n_lists)
-    rows = np.sort(np.random.default_rng(_SEED).choice(len(vectors), n_samples, replace=False))
+    n_samples = min(len(distinct), _TRAINED_BY * n_lists)
+    rows = distinct[np.sort(np.random.default_rng(_SEED).choice(len(distinct), n_samples, replace=False))]
     index.train(vectors[rows].astype(np.float32))
-    for _, block in _blocks(vectors):
-        index.add(block)
+    for start in range(0, len(distinct), _BLOCK_ROWS):
+        index.add(vectors[distinct[start : start + _BLOCK_ROWS]].astype(np.float32))
     return index
 
 
@@ -163,7 +283,7 @@ def _blocks(vectors: npt.NDArray[Any]) -> Iterator[tuple[int, Vectors]]:
         yield start, vectors[start : start + _BLOCK_ROWS].astype(np.float32)
 
 
-def _search_chunk(queries: Vectors, vectors: npt.NDArray[Any], note_idxs: Ids, k: int) -> Found:
+def _search_chunk(texts: Sequence[str], queries: Vectors, vectors: npt.NDArray[Any], note_idxs: Ids, k: int) -> Found:
     """Where faiss may have cut among ties, all vectors are looked at once more.
 
     faiss is off by at most dimension * 2^-24 * |query| * |vector| (Higham 2002, section 3.1), here taken twice.
@@ -185,7 +305,7 @@ def _search_chunk(queries: Vectors, vectors: npt.NDArray[Any], note_idxs: Ids, k
     n_tied, unsure, cuts = 0, [], []
     for i, query in enumerate(queries):
         exact = dot(vectors[rows[i]], query)
-        hits, left_out = rank_hits(exact, note_idxs[rows[i]], k, above=-math.inf)
+        hits, left_out = rank_hits(exact, note_idxs[rows[i]], k, texts[i], above=-math.inf)
         rankings.append(hits)
         if n_wanted < len(vectors) and hits[-1].score <= scores[i].min() + errors[i]:
             unsure.append(i)
@@ -193,14 +313,17 @@ def _search_chunk(queries: Vectors, vectors: npt.NDArray[Any], note_idxs: Ids, k
         else:
             n_tied += left_out > 0
     if unsure:
-        again, tied = _search_above(queries[unsure], np.array(cuts, np.float32), vectors, note_idxs, k)
+        of_unsure = [texts[i] for i in unsure]
+        again, tied = _search_above(of_unsure, queries[unsure], np.array(cuts, np.float32), vectors, note_idxs, k)
         n_tied += tied
         for i, hits in zip(unsure, again, strict=True):
             rankings[i] = hits
     return rankings, n_tied
 
 
-def _search_above(queries: Vectors, cuts: Vectors, vectors: npt.NDArray[Any], note_idxs: Ids, k: int) -> Found:
+def _search_above(
+    texts: Sequence[str], queries: Vectors, cuts: Vectors, vectors: npt.NDArray[Any], note_idxs: Ids, k: int
+) -> Found:
     """Of all vectors whose product with a query is its cut or more, of which there are k at least: the best."""
     kept = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
     for start, block in _blocks(vectors):
@@ -209,7 +332,7 @@ def _search_above(queries: Vectors, cuts: Vectors, vectors: npt.NDArray[Any], no
             rows = start + np.flatnonzero(products[i] >= cuts[i])
             scores = np.concatenate([kept[i][0], dot(vectors[rows], queries[i])])
             ids = np.concatenate([kept[i][1], note_idxs[rows]])
-            first = np.lexsort((ids, -scores))[: k + 1]  # one more, to see whether there are ties
+            first = rank_order(scores, ids, texts[i])[: k + 1]  # one more, to see whether there are ties
             kept[i] = scores[first], ids[first]
-    ranked = [rank_hits(scores, ids, k, above=-math.inf) for scores, ids in kept]
+    ranked = [rank_hits(scores, ids, k, text, above=-math.inf) for text, (scores, ids) in zip(texts, kept, strict=True)]
     return [hits for hits, _ in ranked], sum(left_out > 0 for _, left_out in ranked)

@@ -13,7 +13,8 @@ from qilin_rag.data import NoteStore
 from qilin_rag.errors import UsageError
 from qilin_rag.registry import RETRIEVERS, describe
 from qilin_rag.retrievers.base import Retriever, checked_rankings, min_max
-from qilin_rag.types import Hit, Question, ranked
+from qilin_rag.ties import ranked
+from qilin_rag.types import Hit, Question
 
 _RRF_K = 60
 
@@ -48,6 +49,7 @@ class Hybrid(Retriever):
     them score the same. So its last hit gets as little as a note that it did not find: nothing.
     """
 
+    version: ClassVar[int] = 2
     nested: ClassVar[bool] = True
 
     of: Annotated[list[dict[str, Any]], BeforeValidator(_named), Field(min_length=2)]
@@ -118,8 +120,8 @@ class Hybrid(Retriever):
                 for hit, share in zip(first, self._shares(first), strict=True):
                     of_question.setdefault(hit.note_idx, []).append(weight * share)
         return [
-            ranked({note_idx: math.fsum(of_note) for note_idx, of_note in of_question.items()}, k)
-            for of_question in shares
+            ranked({note_idx: math.fsum(of_note) for note_idx, of_note in of_question.items()}, question.query, k)
+            for question, of_question in zip(questions, shares, strict=True)
         ]
 
     def _shares(self, hits: Sequence[Hit]) -> list[float]:

@@ -42,6 +42,7 @@ from qilin_rag.text import slug
 logger = logging.getLogger(__name__)
 
 MANIFEST = "qilin_rag.json"
+_MADE_SINCE = re.compile(r".*\.(faiss|tmp)|copies\.npy|(ivf|hnsw)\.json")  # of the vectors in a folder
 
 
 class IndexedRetriever(Retriever):
@@ -320,12 +321,12 @@ def _unwritten(folder: Path, error: OSError) -> QilinError:
 
 
 def _strangers(folder: Path) -> list[str]:
-    """What in an index folder is neither in its manifest nor made of it since (`.faiss`); none where nobody can say."""
+    """Return what in an index folder is neither in its manifest nor made of it since; none where nobody can say."""
     try:
         files = _read_manifest(folder)["files"]
     except _DamagedIndexError:
         return []
-    found = sorted(path for path in folder.iterdir() if path.suffix not in (".faiss", ".tmp")) if files else []
+    found = sorted(path for path in folder.iterdir() if not _MADE_SINCE.fullmatch(path.name)) if files else []
     return [path.name for path in found if path.name not in {MANIFEST, *files}]
 
 

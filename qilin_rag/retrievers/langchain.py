@@ -16,7 +16,9 @@ from qilin_rag.errors import UsageError
 from qilin_rag.extras import require
 from qilin_rag.factories import import_object, make_object, refuse_secrets, source_hash
 from qilin_rag.retrievers.base import Retriever
-from qilin_rag.types import Hit, Question, ranked
+from qilin_rag.text import whole_number
+from qilin_rag.ties import ranked
+from qilin_rag.types import Hit, Question
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document
@@ -31,11 +33,12 @@ class LangChainRetriever(Retriever):
     `factory` is a BaseRetriever, or a class or function that makes one of `settings`; where it has parameters `k` and
     `notes`, it gets the number of notes wanted and the run's notes. `id_key` is where a document's metadata has the
     note_idx; of several documents of one note (chunks) the best counts. The order is the retriever's: scores are those
-    in metadata["score"] where all documents of a question have one and none is above the one before it; else the n
-    documents score n, n-1, ..., 1. Up to `max_concurrency` questions are asked at once.
+    in metadata["score"] if all documents of a question have one, none is above the one before it, and they differ; else
+    the n documents score n, n-1, ..., 1. Up to `max_concurrency` questions are asked at once.
     """
 
     argument: ClassVar[str | None] = "spec"
+    version: ClassVar[int] = 2
     operational: ClassVar[frozenset[str]] = frozenset({"max_concurrency"})
 
     spec: str
@@ -75,7 +78,7 @@ class LangChainRetriever(Retriever):
                 n_unordered,
                 len(rankings),
             )
-        return [_hits(pairs, k) for pairs, _ in rankings]
+        return [_hits(pairs, question.query, k) for question, (pairs, _) in zip(questions, rankings, strict=True)]
 
     @property
     def _name(self) -> str:
@@ -97,14 +100,17 @@ class LangChainRetriever(Retriever):
         scores = [_score(document) for document in documents]
         known = [score for score in scores if score is not None]
         is_unordered = any(later > earlier for earlier, later in pairwise(known))
-        if is_unordered or len(known) < len(scores):
+        if is_unordered or len(known) < len(scores) or (len(known) > 1 and len(set(known)) == 1):
             known = [float(len(scores) - place) for place in range(len(scores))]
         return list(zip(note_idxs, known, strict=True)), is_unordered
 
     def _note_idx(self, document: Document) -> int:
         value = document.metadata.get(self.id_key)
         with suppress(TypeError, ValueError, OverflowError):  # not a whole number, so it is said below what it is
-            if not isinstance(value, bool) and (isinstance(value, str) or int(value) == value):
+            if isinstance(value, str):
+                if (number := whole_number(value)) is not None:
+                    return number
+            elif not isinstance(value, bool) and int(value) == value:
                 return int(value)
         wrong = f"is {value!r:.40}" if self.id_key in document.metadata else "is missing"
         raise UsageError(
@@ -122,9 +128,9 @@ def _score(document: Document) -> float | None:
     return score if math.isfinite(score) else None
 
 
-def _hits(pairs: Sequence[tuple[int, float]], k: int) -> list[Hit]:
-    """The `k` best notes, each once, ordered by (-score, note_idx)."""
+def _hits(pairs: Sequence[tuple[int, float]], query: str, k: int) -> list[Hit]:
+    """Rank the `k` best notes, each once."""
     best: dict[int, float] = {}
     for note_idx, score in pairs:
         best.setdefault(note_idx, score)  # scores fall
-    return ranked(best, k)
+    return ranked(best, query, k)

@@ -8,13 +8,15 @@ from typing import ClassVar
 from qilin_rag.data import NoteStore
 from qilin_rag.errors import UsageError
 from qilin_rag.retrievers.base import Retriever
-from qilin_rag.types import Hit, Question, ranked
+from qilin_rag.ties import ranked
+from qilin_rag.types import Hit, Question
 
 
 class Recorded(Retriever):
     """Results recorded with the data: `recorded:bm25` (Anserini) or `recorded:dpr` (a BERT bi-encoder), best 100."""
 
     argument: ClassVar[str | None] = "results"
+    version: ClassVar[int] = 2
     nested: ClassVar[bool] = True
 
     results: str
@@ -31,5 +33,5 @@ class Recorded(Retriever):
             best: dict[int, float] = {}
             for note_idx, score in question.recorded[self.results]:
                 best[note_idx] = max(score, best.get(note_idx, score))
-            rankings.append(ranked(best, k))
+            rankings.append(ranked(best, question.query, k))
         return rankings

@@ -22,6 +22,7 @@ class Trec(Retriever):
 
     argument: ClassVar[str] = "path"
     operational: ClassVar[frozenset[str]] = frozenset({"path"})
+    version: ClassVar[int] = 2
     nested: ClassVar[bool] = True
 
     path: Path

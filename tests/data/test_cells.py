@@ -65,6 +65,12 @@ def test_no_text_is_executed_or_breaks_the_parser(text: str) -> None:
         "[" * 99 + "]" * 99,
         "[1)]",
         "[{]}",
+        "[5_1]",
+        "[1 5_1 2]",
+        "[５]",
+        "[+5]",
+        "[1.5.2]",
+        "[1e5_0]",
     ],
 )
 def test_what_is_no_list_is_an_error(text: str) -> None:
@@ -99,3 +105,21 @@ def test_nan_is_missing_and_other_odd_numbers_are_not() -> None:
         convert(math.inf, pa.float64())
     with pytest.raises(ValueError, match=r"\[1\] must be a whole number from 0, not 1\.5"):
         convert([1, 1.5], NOTES)
+
+
+@pytest.mark.parametrize("text", ["5_1", "1_0.5", "1_0e3", "+5", "５", "٥", "0x1f", "1e5_0", "5 1"])
+def test_numbers_are_not_what_python_takes_for_one(text: str) -> None:
+    for kind in (pa.int64(), pa.float64()):
+        with pytest.raises(ValueError, match=r"must be a (whole )?number"):
+            convert(parse_cell(text, kind), kind)
+
+
+def test_numbers_as_tables_have_them() -> None:
+    cells = (" 51 ", "51.0", "5.1e+01", "5.1E1", "051")
+    assert [convert(parse_cell(text, pa.int64()), pa.int64()) for text in cells] == [51] * 5
+    assert parse_repr("[5.1e+01 51. 51 nan]")[:3] == [51] * 3
+    assert [convert(parse_cell(text, pa.float64()), pa.float64()) for text in ("NaN", "-.5", "1e-3")] == [
+        None,
+        -0.5,
+        1e-3,
+    ]

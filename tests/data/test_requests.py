@@ -14,6 +14,7 @@ from qilin_rag.data.requests import read_requests, read_table, requests_of, spli
 from qilin_rag.data.source import Source, open_source
 from qilin_rag.errors import UsageError
 from qilin_rag.synth import resolve_world, synthesize
+from qilin_rag.ties import text_hashes, tie_keys
 from qilin_rag.types import Hit, Question
 
 
@@ -46,9 +47,13 @@ def test_a_table_by_hand(tmp_path: Path) -> None:
     assert requests.ids == ["2", "7", "12"]
     assert requests.queries == ["", "空", "早餐"]
     assert requests.offsets.tolist() == [0, 1, 1, 4]
-    assert requests.note_idx.tolist() == [9, 1, 2, 3]
-    assert requests.clicked.tolist() == [True, False, False, True]  # 3 was clicked the second time
-    assert requests.position.tolist() == [1, 2, -1, 4]  # and seen first at 4
+    columns = (requests.request, requests.note_idx, requests.clicked, requests.position)
+    assert sorted(zip(*(column.tolist() for column in columns), strict=True)) == [
+        (0, 9, True, 1),
+        (2, 1, False, 2),
+        (2, 2, False, -1),
+        (2, 3, True, 4),  # clicked the second time, and seen first at 4
+    ]
     assert requests.request.tolist() == [0, 2, 2, 2]
     assert requests.n_clicked.tolist() == [1, 0, 1]
     assert requests.user_idx.tolist() == [-1, -1, 5]
@@ -61,18 +66,34 @@ def test_a_table_by_hand(tmp_path: Path) -> None:
 def test_take_and_concat(tmp_path: Path) -> None:
     requests = read_table(source_of(tmp_path, ROWS), "search_train")
     back = requests.take(np.array([2, 0]))
-    assert back.ids == ["12", "2"] and back.note_idx.tolist() == [1, 2, 3, 9] and back.recent.tolist() == [7, 8]
+    assert back.ids == ["12", "2"] and back.note_idx.tolist() == [*requests.note_idx[1:], 9]
+    assert back.recent.tolist() == [7, 8]
     assert concat([requests.take(np.array([0])), requests.take(np.array([1, 2]))]).sha256 == requests.sha256
     assert requests.take(requests.n_clicked > 0).ids == ["2", "12"]
     unclicked = requests.with_candidates(~requests.clicked)
-    assert unclicked.offsets.tolist() == [0, 0, 0, 2] and unclicked.note_idx.tolist() == [1, 2]
+    assert unclicked.offsets.tolist() == [0, 0, 0, 2] and set(unclicked.note_idx.tolist()) == {1, 2}
 
 
-def test_equal_scores_go_by_note_idx(tmp_path: Path) -> None:
+def test_equal_scores_go_by_a_hash_of_request_and_note(tmp_path: Path) -> None:
     requests = read_table(source_of(tmp_path, ROWS), "search_train")
-    rankings = requests.rankings(np.array([0, 1, 2, 1], np.float32))
-    assert [[hit.note_idx for hit in hits] for hits in rankings] == [[9], [], [2, 1, 3]]
+    rankings = requests.rankings(np.where(requests.note_idx == 2, 2, 1).astype(np.float32))
+    tied = np.array([1, 3])
+    expected = tied[np.argsort(tie_keys(text_hashes(["12"]), tied))].tolist()
+    assert [[hit.note_idx for hit in hits] for hits in rankings] == [[9], [], [2, *expected]]
     assert [hit.rank for hit in rankings[2]] == [1, 2, 3]
+
+
+def test_the_order_of_candidates_tells_nothing_of_ids_or_exposure() -> None:
+    """The place of the highest id, of the lowest one and of what stood first, over 2,000 requests of ten notes."""
+    questions = [Question(id=str(i), query="q", references=["-"], reference_notes=[9]) for i in range(2000)]
+    shown = [[Hit(note_idx=(i + j) % 10, score=0, rank=j + 1) for j in range(10)] for i in range(2000)]
+    requests = requests_of(questions, shown)
+    for told in (requests.note_idx == 9, requests.note_idx == 0, requests.position == 1):
+        places = (np.arange(20000) % 10)[told]
+        counts = np.bincount(places, minlength=10)
+        assert counts.sum() == 2000 and ((counts - 200) ** 2 / 200).sum() < 27.9  # chi-squared, .999
+    questions[0] = questions[0].model_copy(update={"query": "another"})
+    assert requests_of(questions, [hits[::-1] for hits in shown]).note_idx.tolist() == requests.note_idx.tolist()
 
 
 def test_the_latest_are_set_apart() -> None:
@@ -116,10 +137,11 @@ def test_a_synthetic_qilin_as_pandas_reads_it(tmp_path: Path) -> None:
         table = pd.read_parquet(tmp_path / "out" / f"{task}_test").explode(column)
         items = pd.DataFrame(table[column].tolist()).assign(request=table[key].to_numpy())
         first = items.groupby(["request", "note_idx"]).agg({"click": "max", "position": "min"}).reset_index()
-        assert [requests.ids[row] for row in requests.request] == first["request"].astype(str).tolist()
-        assert requests.note_idx.tolist() == first["note_idx"].tolist()
-        assert requests.clicked.tolist() == (first["click"] == 1).tolist()
-        assert requests.position.tolist() == first["position"].tolist()
+        own = np.lexsort((requests.note_idx, requests.request))
+        assert [requests.ids[row] for row in requests.request[own]] == first["request"].astype(str).tolist()
+        assert requests.note_idx[own].tolist() == first["note_idx"].tolist()
+        assert requests.clicked[own].tolist() == (first["click"] == 1).tolist()
+        assert requests.position[own].tolist() == first["position"].tolist()
         train, validation = (read_requests(source, task, split, 0.1) for split in ("train", "validation"))  # type: ignore[arg-type]
         assert train.time_ms.max() < validation.time_ms.min()
         assert not set(train.ids) & set(validation.ids)

@@ -25,6 +25,7 @@ from qilin_rag.retrievers.bm25 import BM25
 from qilin_rag.retrievers.bm25_index import FILES, BM25Index, read_index
 from qilin_rag.retrievers.bm25_shards import read_shard
 from qilin_rag.retrievers.parts import is_whole
+from qilin_rag.ties import ranked
 from qilin_rag.types import Hit, Question
 from tests.conftest import QUESTIONS, hear_signals, write_jsonl
 
@@ -56,13 +57,13 @@ def theirs(texts: Sequence[str], queries: Sequence[str], k1: float, b: float) ->
     return found
 
 
-def check_hits(hits: Sequence[Hit], scores: npt.NDArray[np.float32], k: int) -> None:
+def check_hits(query: str, hits: Sequence[Hit], scores: npt.NDArray[np.float32], k: int) -> None:
     """That these are the best `k` by their scores, whichever of those that tie."""
     expected = np.sort(scores[scores > 0])[::-1][:k]
     assert [hit.score for hit in hits] == pytest.approx(expected.tolist(), abs=1e-4)
     assert [hit.score for hit in hits] == pytest.approx([scores[hit.note_idx] for hit in hits], abs=1e-4)
     assert len({hit.note_idx for hit in hits}) == len(hits)
-    assert hits == sorted(hits, key=lambda hit: (-hit.score, hit.note_idx))
+    assert hits == ranked({hit.note_idx: hit.score for hit in hits}, query)
 
 
 LETTERS = st.text("abcde é一二三！ ", max_size=12)
@@ -87,8 +88,8 @@ def test_scores_are_those_of_bm25s(
         patch.setattr("qilin_rag.retrievers.bm25._available_cores", lambda: 1)
         rankings = retriever.search([Question(id=q, query=q, references=["x"]) for q in queries], notes, k)
         of_all = list(retriever.scores(queries, notes, [np.arange(len(texts))] * len(queries)))
-    for hits, mine, scores in zip(rankings, of_all, theirs(texts, queries, k1, b), strict=True):
-        check_hits(hits, scores, k)
+    for query, hits, mine, scores in zip(queries, rankings, of_all, theirs(texts, queries, k1, b), strict=True):
+        check_hits(query, hits, scores, k)
         assert mine == pytest.approx(scores, abs=1e-4)
 
 
@@ -107,17 +108,18 @@ def test_many_notes_and_frequent_terms() -> None:
     notes = store_of(texts)
     for k in (1, 100, 30_000):
         rankings = BM25(analyzer="char").search(questions, notes, k)
-        for hits, scores in zip(rankings, theirs(texts, queries, 0.9, 0.4), strict=True):
-            check_hits(hits, scores, k)
+        for query, hits, scores in zip(queries, rankings, theirs(texts, queries, 0.9, 0.4), strict=True):
+            check_hits(query, hits, scores, k)
 
 
-def test_of_notes_that_tie_those_with_lower_ids_stay_wherever_they_stand() -> None:
+def test_which_of_notes_that_tie_stay_is_a_matter_of_the_hash_wherever_they_stand() -> None:
     n = 20_000
-    ids = np.random.default_rng(0).permutation(n)
-    [hits] = BM25(analyzer="char").search(
-        [Question(id="1", query="一", references=["x"])], store_of(["一"] * n, ids), 9
-    )
-    assert [hit.note_idx for hit in hits] == list(range(9))
+    expected = [hit.note_idx for hit in ranked(dict.fromkeys(range(n), 1.0), "一", 9)]
+    for ids in (np.arange(n), np.random.default_rng(0).permutation(n)):
+        [hits] = BM25(analyzer="char").search(
+            [Question(id="1", query="一", references=["x"])], store_of(["一"] * n, ids), 9
+        )
+        assert [hit.note_idx for hit in hits] == expected
 
 
 def test_the_same_object_searches_again_and_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:

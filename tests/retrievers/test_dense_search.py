@@ -12,6 +12,7 @@ import pytest
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.retrievers import dense_search
 from qilin_rag.retrievers.biencoder import BiEncoder
+from qilin_rag.ties import rank_order
 from tests.conftest import Cli, write_jsonl
 from tests.retrievers.test_biencoder import ask
 
@@ -33,11 +34,12 @@ def test_flat_is_brute_force(n_copies: int, monkeypatch: pytest.MonkeyPatch) -> 
     rng = np.random.default_rng(1)
     ids = rng.permutation(len(vectors)).astype(np.int64)
     queries = clustered(300)[:10].astype(np.float32) + rng.standard_normal((10, 24)).astype(np.float32) * 0.1
-    rankings, n_tied = dense_search.search_flat(queries, vectors, ids, 7)
+    texts = [f"q{i}" for i in range(10)]
+    rankings, n_tied = dense_search.search_flat(texts, queries, vectors, ids, 7)
     assert n_tied == (10 if n_copies > 1 else 0)
-    for query, hits in zip(queries, rankings, strict=True):
+    for text, query, hits in zip(texts, queries, rankings, strict=True):
         scores = (vectors.astype(np.float64) * query.astype(np.float64)).sum(axis=1).astype(np.float32)
-        assert [hit.note_idx for hit in hits] == ids[np.lexsort((ids, -scores))][:7].tolist()
+        assert [hit.note_idx for hit in hits] == ids[rank_order(scores, ids, text)][:7].tolist()
         assert [hit.score for hit in hits] == np.sort(scores)[::-1][:7].tolist()
 
 
@@ -50,12 +52,13 @@ def test_an_index_finds_nearly_what_flat_does_and_is_kept(kind: dense_search.Nei
     again = dense_search.opened_index(kind, vectors, tmp_path)
     assert (tmp_path / f"{kind}.faiss").stat().st_mtime_ns == kept
 
-    def search(breadth: int, index: object = index) -> dict[str, float]:
+    def search(breadth: int, index: dense_search.Approximate = index) -> dict[str, float]:
         return dense_search.measured_recall(
+            [f"q{i}" for i in range(len(queries))],
             queries,
             vectors,
             ids,
-            lambda some, k: dense_search.search_approximately(some, vectors, ids, k, index, breadth),
+            lambda texts, some, k: dense_search.search_approximately(texts, some, vectors, ids, k, index, breadth),
         )
 
     measured = search(dense_search.default_breadth(kind, 3000))
@@ -66,11 +69,11 @@ def test_an_index_finds_nearly_what_flat_does_and_is_kept(kind: dense_search.Nei
     whole = (tmp_path / f"{kind}.faiss").read_bytes()
     for other in (vectors[:100], vectors):  # the first leaves an index of too few
         (tmp_path / f"{kind}.faiss").write_bytes(whole[: len(whole) // 2])
-        assert dense_search.opened_index(kind, other, tmp_path).ntotal == len(other)
-        assert dense_search.opened_index(kind, vectors, tmp_path).ntotal == 3000
+        assert dense_search.opened_index(kind, other, tmp_path).index.ntotal == len(other)
+        assert dense_search.opened_index(kind, vectors, tmp_path).index.ntotal == 3000
     (tmp_path / f"{kind}.faiss").unlink()
     (tmp_path / f"{kind}.faiss").mkdir()  # nothing can be kept here
-    assert dense_search.opened_index(kind, vectors, tmp_path).ntotal == 3000
+    assert dense_search.opened_index(kind, vectors, tmp_path).index.ntotal == 3000
 
 
 @pytest.mark.parametrize("kind", ["ivf", "hnsw"])

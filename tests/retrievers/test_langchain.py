@@ -85,8 +85,15 @@ def find(module: str, dataset: Dataset) -> Find:
 
 def test_scores_are_the_documents_own(find: Find) -> None:
     assert find({"note_idx": 12, "score": 3.5}, {"note_idx": 10, "score": 1}) == [(12, 3.5), (10, 1.0)]
+    assert find({"note_idx": 12, "score": 3.5}) == [(12, 3.5)]
+
+
+def test_some_ties_go_by_hash_and_where_all_are_tied_the_place_counts(find: Find) -> None:
     tied = [{"note_idx": i, "score": 1.0} for i in (13, 11, 12)]
-    assert find(*tied, k=2) == [(11, 1.0), (12, 1.0)]
+    assert find(*tied, k=2) == [(13, 3.0), (11, 2.0)]
+    found = find({"note_idx": 14, "score": 2.0}, *tied)
+    assert found == find({"note_idx": 14, "score": 2.0}, *tied[::-1])
+    assert found[0] == (14, 2.0) and sorted(found[1:]) == [(11, 1.0), (12, 1.0), (13, 1.0)]
 
 
 @pytest.mark.parametrize("score", [None, math.nan, "high", math.inf])
@@ -111,7 +118,9 @@ def test_ids_may_stand_under_another_key(find: Find, value: object) -> None:
     assert find({"id": value}, id_key="id") == [(12, 1.0)]
 
 
-@pytest.mark.parametrize("metadata", [{}, {"note_idx": None}, {"note_idx": "a"}, {"note_idx": 1.5}, {"note_idx": True}])
+@pytest.mark.parametrize(
+    "metadata", [{}, {"note_idx": None}, {"note_idx": "a"}, {"note_idx": 1.5}, {"note_idx": True}, {"note_idx": "1_2"}]
+)
 def test_a_document_without_a_note_is_named(find: Find, metadata: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"metadata\['note_idx'\] is .*begins '冷萃咖啡怎么做'.*id_key") as caught:
         find({"note_idx": 12}, metadata)

@@ -15,6 +15,7 @@ from qilin_rag.retrievers.none import NoRetriever
 from qilin_rag.retrievers.oracle import Oracle, OracleTopK
 from qilin_rag.retrievers.random import Random
 from qilin_rag.retrievers.trec import Trec
+from qilin_rag.ties import ranked
 from qilin_rag.types import Question
 from tests.conftest import write_jsonl
 
@@ -99,11 +100,13 @@ def test_k_larger_than_the_corpus_and_an_empty_corpus(small: Dataset, data_dir: 
     assert BM25().search(ask("咖啡"), load_dataset(str(data_dir)).notes, 5) == [[]]
 
 
-def test_ties_keep_the_lower_id_and_are_reported(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ties_go_by_a_hash_and_are_reported(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_jsonl(data_dir / "notes.jsonl", [{"note_idx": i, "title": "", "content": "咖啡"} for i in (5, 3, 9, 1)])
     caplog.set_level(logging.INFO, "qilin_rag")
     [hits] = BM25().search(ask("咖啡"), load_dataset(str(data_dir)).notes, 2)
-    assert [hit.note_idx for hit in hits] == [1, 3]
+    assert [hit.note_idx for hit in hits] == [
+        hit.note_idx for hit in ranked(dict.fromkeys((5, 3, 9, 1), 0.0), "咖啡", 2)
+    ]
     assert "1 of 1 rankings had ties at rank 2" in caplog.text
 
 
@@ -175,7 +178,7 @@ def test_random_notes_are_drawn_evenly(small: Dataset) -> None:
 
 def test_a_trec_run_is_a_retriever(small: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "a.trec"
-    path.write_text("1 Q0 11 1 0.5 x\n1 Q0 10 2 0.9 x\n3 Q0 12 1 -1 x\n")
+    path.write_text("1 Q0 11 2 0.5 x\n1 Q0 10 1 0.9 x\n3 Q0 12 1 -1 x\n")
     rankings = Trec(path=path).search(small.questions, small.notes, 1)
     assert [[hit.note_idx for hit in hits] for hits in rankings] == [[10], [], [12]]
     assert "has no hits for 1 of 3 questions" in caplog.text
