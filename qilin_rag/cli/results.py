@@ -13,13 +13,16 @@ from qilin_rag.cli.options import Task
 from qilin_rag.text import printable
 
 if TYPE_CHECKING:
-    from qilin_rag.reports.cells import Cell
+    from collections.abc import Iterator
+
+    from qilin_rag.reports.cells import Block, Cell
     from qilin_rag.reports.cells import Table as Board
     from qilin_rag.store import Manifest, RunDirectory
     from qilin_rag.types import Sample, Score
 
 
-_INTERVAL_WIDTH = 11  # `.310–.364` and the place of the marks: broken over two lines it can't be read
+_INTERVAL_WIDTH = 9  # `.310–.364`: broken over two lines it can't be read
+_GAP = 3  # between two columns
 _LABEL_WIDTH = 24  # of rows, at most, where columns have to be broken over several tables
 
 
@@ -109,14 +112,36 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
 
     from qilin_rag.reports import formats
 
-    def cell_text(cell: Cell | None) -> Text:
-        mark, style = (
-            (" *", "bold green") if cell and cell.best else (" =", "green") if cell and cell.tied else ("  ", "")
-        )
-        text = Text(f"{formats.format_cell(cell)}{mark}", style=style)
+    def cell_text(cell: Cell | None, n_marks: int) -> Text:
+        style = "bold green" if formats.is_best(cell) else "green" if formats.is_tied(cell) else ""
+        marks = f" {formats.marks_of(cell):<{n_marks}}" if n_marks else ""
+        text = Text(f"{formats.format_cell(cell)}{marks}", style=style)
         if interval := formats.format_interval(cell):
-            text.append(f"\n{interval}  ", style="dim not bold default")
+            text.append(f"\n{interval}", style="dim not bold default")
         return text
+
+    def widths(block: Block) -> list[tuple[int, int]]:
+        """Of each column the most marks that a figure has, and the width."""
+        found = []
+        for name, *cells in zip(formats.column_names(block), *block.cells, strict=True):
+            n_marks = max(len(formats.marks_of(cell)) for cell in cells)
+            width = max(cell_len(line) for cell in cells for line in cell_text(cell, n_marks).plain.split("\n"))
+            found.append((n_marks, max(width, min(cell_len(name), _INTERVAL_WIDTH))))
+        return found
+
+    def parts(block: Block, columns: list[tuple[int, int]], room: int) -> Iterator[slice]:
+        """The columns of as many tables as are needed, breaking before another k where there is one."""
+        start = 0
+        while start < len(columns):
+            used, end = 0, start
+            while end < len(columns) and (end == start or used + columns[end][1] + _GAP <= room):
+                used += columns[end][1] + _GAP
+                end += 1
+            ks = [name.partition("@")[2] for name in block.columns]
+            whole = next((at for at in range(end, start, -1) if at == len(ks) or ks[at] != ks[at - 1]), end)
+            end = whole if block.signatures else end
+            yield slice(start, end)
+            start = end
 
     def new_table() -> Table:
         return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
@@ -126,17 +151,21 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
         for data in tables:
             console.print(formats.title(data), style="bold")
             for block in data.blocks:
-                room = console.width - min(max(map(cell_len, [block.metric, *block.rows])), _LABEL_WIDTH)
-                at_once = max(1, room // (_INTERVAL_WIDTH + 2))
-                for start in range(0, len(block.columns), at_once):
+                columns = widths(block)
+                labels = max(map(cell_len, [block.metric, *block.rows]))
+                is_whole = labels + sum(width + _GAP for _, width in columns) <= console.width
+                room = console.width - (labels if is_whole else min(labels, _LABEL_WIDTH))
+                for part in parts(block, columns, room):
                     drawn = new_table()
                     drawn.add_column(Text(block.metric), overflow="fold")
-                    for column in block.columns[start : start + at_once]:
-                        drawn.add_column(Text(column), justify="right", overflow="fold", min_width=_INTERVAL_WIDTH)
+                    for column, (_, width) in zip(formats.column_names(block)[part], columns[part], strict=True):
+                        drawn.add_column(Text(column), justify="right", overflow="fold", min_width=width)
                     for row, kind, cells in zip(block.rows, block.kinds, block.cells, strict=True):
-                        part = cells[start : start + at_once]
-                        if any(part) or at_once >= len(block.columns):
-                            drawn.add_row(Text(row, style="" if kind == "run" else "italic"), *map(cell_text, part))
+                        if any(cells[part]) or len(block.columns[part]) == len(block.columns):
+                            shown = [
+                                cell_text(cell, n) for cell, (n, _) in zip(cells[part], columns[part], strict=True)
+                            ]
+                            drawn.add_row(Text(row, style="" if kind == "run" else "italic"), *shown)
                     console.print(drawn)
                     console.print()
             if spending := formats.spending_rows(data):
@@ -147,7 +176,8 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
                     drawn.add_row(*map(Text, texts))
                 console.print(drawn)
                 console.print()
-            console.print(formats.marks("*", "="))
+            for line in formats.marks(data):
+                console.print(line)
             for block in data.blocks:
                 console.print(f"  {formats.legend(block)}", style="dim")
             for note in data.notes:
@@ -163,7 +193,8 @@ def as_csv(rows: list[dict[str, object]]) -> str:
     import io
 
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(buffer, fieldnames=names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ WIDTH_CHARS = 80  # of tables that are read as pages, and fit every terminal
 
 
 def console() -> Console:
-    """Standard output; where it is no terminal, wide enough for tables. NO_COLOR turns colours off."""
+    """Standard output; where it is no terminal, as wide as COLUMNS says or tables need. NO_COLOR: no colours."""
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
@@ -36,7 +37,8 @@ def console() -> Console:
             for text, style, control in super().render(renderable, options):
                 yield Segment(text if control else printable(text), style, control)
 
-    width = None if sys.stdout.isatty() else PIPE_WIDTH_CHARS
+    has_width = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    width = None if has_width else PIPE_WIDTH_CHARS
     return Harmless(width=width, highlight=False, emoji=False, markup=False)
 
 

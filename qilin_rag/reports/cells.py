@@ -52,10 +52,10 @@ class Gain(Frozen):
 class Cell(Frozen):
     """One run under one metric.
 
-    `best`, `tied` and `p` are its standing in its column, `in_row` is that in its row. `over_none`: the gain over the
-    same LLM without notes. `value_unscored_as_zero` counts what is unscored as 0, as the choice of the best does.
-    `likely`: a figure of the paper that most likely is of this retriever. `decimals`: as many are known. `also`: other
-    runs with the same figures.
+    `best`, `tied` and `p` are its standing in its column, or in the only row; `in_row` is that in one of several rows.
+    `over_none`: the gain over the same LLM without notes. `value_unscored_as_zero` counts what is unscored as 0, as the
+    choice of the best does. `likely`: a figure of the paper that most likely is of this retriever. `decimals`: as many
+    are known. `also`: other runs with the same figures.
     """
 
     value: float | None
@@ -78,11 +78,13 @@ class Block(Frozen):
     """One metric: `cells[row][column]` is None where there is no such run; `kinds` says what each row is.
 
     `detectable`: the smallest true difference that these questions would show four times in five (the median over what
-    was compared with the best). `axes`: what its rows and columns are, in flat records.
+    was compared with the best). `axes`: what its rows and columns are, in flat records. `signatures`: those of its
+    columns, where each is a metric of its own.
     """
 
     metric: str
     signature: str
+    signatures: list[str] = []
     rows: list[str]
     kinds: list[Kind]
     columns: list[str]

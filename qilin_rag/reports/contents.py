@@ -18,8 +18,10 @@ from qilin_rag import __version__
 from qilin_rag.data import NoteStore, load_dataset
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.provenance import now
-from qilin_rag.reports.cells import Spending, Table
+from qilin_rag.reports.cells import Block, Cell, Spending, Table
+from qilin_rag.reports.formats import is_best, marks, marks_of
 from qilin_rag.reports.leaderboard import leaderboard_of
+from qilin_rag.scorers.retrieval import is_about_hits
 from qilin_rag.store import Manifest, RunDirectory
 from qilin_rag.text import CITATION, EMPHASIS, clean
 from qilin_rag.types import Hit, Message, Question, Sample, Status, Usage
@@ -80,7 +82,7 @@ def _table(board: Table, directories: Mapping[str, RunDirectory]) -> tuple[dict[
     """One set of questions: its part of the index, and its blocks."""
     manifests = {name: directory.read_manifest() for name, directory in directories.items()}
     questions = next(iter(directories.values())).read_questions()
-    metrics = [(block.metric, block.signature) for block in board.blocks]
+    metrics = [metric for block in board.blocks for metric in _metrics_of(block)]
     asked: list[list[_Asked]] = []
     lines: dict[str, str] = {}
     figures = _figures(board, directories)
@@ -112,7 +114,16 @@ def _table(board: Table, directories: Mapping[str, RunDirectory]) -> tuple[dict[
         blocks.append((f"part{start // QUESTIONS_PER_BLOCK}", _packed(content)))
     table = {
         "data": board.data,
-        "metrics": [{"name": name, "signature": signature} for name, signature in metrics],
+        "metrics": [
+            {"name": name, "signature": signature, "of_hits": is_about_hits(signature)} for name, signature in metrics
+        ],
+        "retrieval": [
+            {"retriever": row, "figures": list(map(_shown, cells))}
+            for block in board.blocks
+            if block.signatures
+            for row, cells in zip(block.rows, block.cells, strict=True)
+        ],
+        "legend": marks(board),
         "runs": runs,
         "notes": board.notes,
         "why_no_notes": why_no_notes,
@@ -124,19 +135,50 @@ def _table(board: Table, directories: Mapping[str, RunDirectory]) -> tuple[dict[
 
 def _as_on_the_board(board: Table) -> list[Spending]:
     """What is known of each run, in the order of the leaderboard's rows and columns."""
-    order = [cell.run for block in board.blocks for row in block.cells for cell in row if cell]
+    order = [
+        run for block in board.blocks for row in block.cells for cell in row if cell for run in (cell.run, *cell.also)
+    ]
     places = {run: place for place, run in enumerate(dict.fromkeys(order))}
     return sorted(board.spending, key=lambda spending: places.get(spending.run, len(places)))
 
 
+def _metrics_of(block: Block) -> list[tuple[str, str]]:
+    """The metrics of a block with their signatures."""
+    if block.signatures:
+        return list(zip(block.columns, block.signatures, strict=True))
+    return [(block.metric, block.signature)]
+
+
 def _figures(board: Table, names: Iterable[str]) -> dict[str, list[dict[str, Any] | None]]:
-    """Each run's cells, a block each, as the leaderboard has them."""
-    figures: dict[str, list[dict[str, Any] | None]] = {name: [None] * len(board.blocks) for name in names}
-    for number, block in enumerate(board.blocks):
-        for cell in (cell for row in block.cells for cell in row if cell):
-            if cell.run:
-                figures[cell.run][number] = cell.model_dump(mode="json", exclude={"run"})
-    return figures
+    """Each run's figures by metric, as the leaderboard has them.
+
+    A run that is in several rows has the marks of a row where they are the same in all.
+    """
+    found: dict[str, list[Cell | None]] = {name: [] for name in names}
+    for block in board.blocks:
+        of_run: dict[tuple[str, int], Cell] = {}
+        for row in block.cells:
+            for place, cell in enumerate(row):
+                if cell is None:
+                    continue
+                for run in (cell.run, *cell.also):
+                    if run is None:
+                        continue
+                    at = (run, place if block.signatures else 0)
+                    same = of_run.get(at, cell)
+                    is_one = marks_of(same) == marks_of(cell)
+                    of_run[at] = cell if is_one else cell.model_copy(update={"in_row": None, "over_none": None})
+        for name, cells in found.items():
+            cells += [of_run.get((name, place)) for place in range(len(_metrics_of(block)))]
+    return {name: list(map(_shown, cells)) for name, cells in found.items()}
+
+
+def _shown(cell: Cell | None) -> dict[str, Any] | None:
+    """A figure with its marks, as the page has it."""
+    if cell is None:
+        return None
+    figures = cell.model_dump(mode="json", exclude={"run", "also"}, exclude_defaults=True)
+    return {"value": cell.value, "n": cell.n, **figures, "marks": marks_of(cell), "is_best": is_best(cell)}
 
 
 def _told(sample: Sample, reasons: Sequence[str | None]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from qilin_rag.cost import format_amount
-from qilin_rag.reports.cells import Block, Cell, Table
+from qilin_rag.reports.cells import ALPHA, Block, Cell, Standing, Table
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -20,6 +20,8 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "·": r"$\cdot$",
     "–": "--",
+    "»": r"$\gg$",
+    "›": r"$>$",
     "\n": " ",
     "\r": " ",
     **{
@@ -43,6 +45,31 @@ def format_cell(cell: Cell | None) -> str:
     return f"{value} ({cell.n}/{cell.n + cell.n_unscored})" if cell.n is not None and cell.n_unscored else value
 
 
+def marks_of(cell: Cell | None) -> str:
+    """How a figure stands: in its column (or the only row), in its row, and against no notes."""
+    if cell is None:
+        return ""
+    in_row = cell.in_row or Standing()
+    gain = ""
+    if cell.over_none and cell.over_none.p <= ALPHA:
+        gain = "+" if cell.over_none.difference > 0 else "-"
+    return f"{_mark(cell.best, cell.tied, '*=')}{_mark(in_row.best, in_row.tied, '»›')}{gain}"
+
+
+def _mark(is_best: bool, is_tied: bool, marks: str) -> str:
+    return marks[0] if is_best else marks[1] if is_tied else ""
+
+
+def is_best(cell: Cell | None) -> bool:
+    """Whether a figure is the best of its column or of its row."""
+    return cell is not None and (cell.best or bool(cell.in_row and cell.in_row.best))
+
+
+def is_tied(cell: Cell | None) -> bool:
+    """Whether a figure is tied with the best of its column or of its row, and is not the best of either."""
+    return cell is not None and not is_best(cell) and (cell.tied or bool(cell.in_row and cell.in_row.tied))
+
+
 def format_interval(cell: Cell | None) -> str:
     """The 95% interval, `.310–.364`; empty where there is none."""
     if cell is None or cell.ci95 is None:
@@ -53,18 +80,31 @@ def format_interval(cell: Cell | None) -> str:
 
 def legend(block: Block) -> str:
     """How the figures of a block were made, and what its questions can show."""
-    shown = f" (could be shown: {block.detectable:.3f})" if block.detectable else ""
+    of = f" of {block.columns[0]}" if block.signatures else ""
+    shown = f" (could be shown{of}: {block.detectable:.3f})" if block.detectable else ""
     return f"{block.metric}: {block.signature}{shown}"
 
 
-def marks(best: str, tied: str) -> str:
-    """What the marks of a table mean."""
-    return (
-        f"{best}: best of its column, or of the one row. {tied}: not significantly worse "
-        "(paired sign-flip test, Holm, .05). Beside or under a figure: its 95% interval "
+def _compared_along(block: Block) -> str:
+    """What the figures marked * and = of a block are the best of."""
+    return "only row" if block.axes[0] == "llm" and block.kinds.count("run") == 1 else "column"
+
+
+def marks(table: Table) -> list[str]:
+    """What the marks of a table mean, as far as there are any, and what the comparisons are."""
+    used = {mark for block in table.blocks for row in block.cells for cell in row for mark in marks_of(cell)}
+    places = {_compared_along(block) for block in table.blocks}
+    meanings = [
+        f"{' or '.join(sorted(places))}: * best, = tied.".capitalize() if used & set("*=") else "",
+        "Row: » best, › tied." if used & set("»›") else "",
+        "+ better, - worse than none." if used & set("+-") else "",
+    ]
+    how = (
+        "Tied: not significantly worse (paired sign-flip test, Holm, .05). Beside or under a figure: its 95% interval "
         "(BCa; under 10 queries percentile). "
         "Could be shown: the true difference that one such test finds four times in five."
     )
+    return [line for line in (" ".join(filter(None, meanings)), how) if line]
 
 
 def spending_rows(table: Table) -> list[list[str]]:
@@ -80,6 +120,14 @@ def spending_rows(table: Table) -> list[list[str]]:
         if each.completion_tokens or each.uncounted
     ]
     return [["tokens", "", "prompt", "completion", "cost"], *rows] if rows else []
+
+
+def column_names(block: Block) -> list[str]:
+    """The columns as they are shown: metrics of one name that were made in several ways are numbered."""
+    return [
+        name if block.columns.count(name) == 1 else f"{name} ({block.columns[: at + 1].count(name)})"
+        for at, name in enumerate(block.columns)
+    ]
 
 
 def title(table: Table) -> str:
@@ -100,10 +148,12 @@ def as_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
     for table in tables:
         for block in table.blocks:
             for row, kind, cells in zip(block.rows, block.kinds, block.cells, strict=True):
-                for column, cell in zip(block.columns, cells, strict=True):
+                signatures = block.signatures or [block.signature] * len(block.columns)
+                for column, signature, cell in zip(block.columns, signatures, cells, strict=True):
                     if cell is None:
                         continue
-                    spent = spending.get(cell.run) if cell.run else None
+                    spent = spending.get(cell.run) if cell.run and block.axes[0] == "llm" else None
+                    in_row, gain = cell.in_row, cell.over_none
                     rows.append(
                         {
                             "data": table.data,
@@ -116,27 +166,35 @@ def as_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
                             "ci95_high": cell.ci95[1] if cell.ci95 else None,
                             "n": cell.n,
                             "n_unscored": cell.n_unscored,
+                            "value_unscored_as_zero": cell.value_unscored_as_zero,
                             "best": cell.best,
                             "tied": cell.tied,
                             "p": cell.p,
+                            "best_in_row": bool(in_row and in_row.best),
+                            "tied_in_row": bool(in_row and in_row.tied),
+                            "p_in_row": in_row and in_row.p,
+                            "over_none": gain and gain.difference,
+                            "over_none_low": gain.ci95[0] if gain and gain.ci95 else None,
+                            "over_none_high": gain.ci95[1] if gain and gain.ci95 else None,
+                            "p_over_none": gain and gain.p,
                             "run": cell.run,
                             "prompt_tokens": spent and spent.prompt_tokens,
                             "completion_tokens": spent and spent.completion_tokens,
                             "cost": spent and spent.cost.amount,
                             "currency": spent and spent.cost.currency,
-                            "signature": block.signature,
+                            "signature": signature,
                         }
                     )
     return rows
 
 
 def as_markdown(tables: Sequence[Table]) -> str:
-    """GitHub tables; the best figures in bold, tied ones underlined."""
+    """GitHub tables; the best figures in bold, tied ones underlined, and all with their marks."""
     lines: list[str] = []
     for table in tables:
         lines += [f"### {escape_md(title(table))}", ""]
         for block in table.blocks:
-            lines.append("| " + " | ".join(map(escape_md, [block.metric, *block.columns])) + " |")
+            lines.append("| " + " | ".join(map(escape_md, [block.metric, *column_names(block)])) + " |")
             lines.append("|---|" + "---:|" * len(block.columns))
             for row, cells in zip(block.rows, block.cells, strict=True):
                 lines.append("| " + " | ".join([escape_md(row), *map(_md_cell, cells)]) + " |")
@@ -144,8 +202,7 @@ def as_markdown(tables: Sequence[Table]) -> str:
         if spending := [f"| {' | '.join(map(escape_md, cells))} |" for cells in spending_rows(table)]:
             lines += [spending[0], "|---|---|---:|---:|---:|", *spending[1:], ""]
         lines += [
-            f"- {marks('**Bold**', '<ins>Underlined</ins>')}",
-            *(f"- {escape_md(note)}" for note in table.notes),
+            *(f"- {escape_md(line)}" for line in (*marks(table), *table.notes)),
             "",
         ]
     return "\n".join(lines)
@@ -158,17 +215,17 @@ def escape_md(text: str) -> str:
 
 def _md_cell(cell: Cell | None) -> str:
     text, interval = escape_md(format_cell(cell)), escape_md(format_interval(cell))
-    shown = f"**{text}**" if cell and cell.best else f"<ins>{text}</ins>" if cell and cell.tied else text
-    return f"{shown} {interval}" if interval else shown
+    shown = f"**{text}**" if is_best(cell) else f"<ins>{text}</ins>" if is_tied(cell) else text
+    return " ".join(filter(None, (shown, escape_md(marks_of(cell)), interval)))
 
 
 def as_latex(tables: Sequence[Table]) -> str:
-    """Tables of the booktabs package, one a block; the best figures in bold, tied ones underlined."""
+    """Tables of the booktabs package, one a block; the best figures in bold, tied ones underlined, with their marks."""
     lines = [r"% needs \usepackage{booktabs}; for Chinese names also \usepackage{xeCJK} and xelatex"]
     for table in tables:
         for block in table.blocks:
-            caption = [title(table), legend(block), marks("Bold", "Underlined").removesuffix("."), *table.notes]
-            header = " & ".join(map(_tex, [block.metric, *block.columns])) + r" \\"
+            caption = [title(table), legend(block), *(line.removesuffix(".") for line in marks(table)), *table.notes]
+            header = " & ".join(map(_tex, [block.metric, *column_names(block)])) + r" \\"
             lines += ["", r"\begin{table}", r"\centering", r"\begin{tabular}{l" + "r" * len(block.columns) + "}"]
             lines += [r"\toprule", header, r"\midrule"]
             for number, (row, cells) in enumerate(zip(block.rows, block.cells, strict=True)):
@@ -185,18 +242,20 @@ def _tex(text: str) -> str:
 
 def _tex_cell(cell: Cell | None) -> str:
     text = _tex(format_cell(cell))
-    marked = rf"\textbf{{{text}}}" if cell and cell.best else rf"\underline{{{text}}}" if cell and cell.tied else text
+    marked = rf"\textbf{{{text}}}" if is_best(cell) else rf"\underline{{{text}}}" if is_tied(cell) else text
+    if found := marks_of(cell):
+        marked += rf"\textsuperscript{{{_tex(found)}}}"
     interval = _tex(format_interval(cell))
     return rf"{marked} {{\scriptsize {interval}}}" if interval else marked
 
 
 def as_html(tables: Sequence[Table]) -> str:
-    """One page without scripts; the best figures in bold, tied ones underlined."""
+    """One page without scripts; the best figures in bold, tied ones underlined, and all with their marks."""
     parts = []
     for table in tables:
         parts.append(f"<h2>{html.escape(title(table))}</h2>")
         for block in table.blocks:
-            parts += ["<table><thead><tr>", *_tags("th", [block.metric, *block.columns]), "</tr></thead><tbody>"]
+            parts += ["<table><thead><tr>", *_tags("th", [block.metric, *column_names(block)]), "</tr></thead><tbody>"]
             for row, kind, cells in zip(block.rows, block.kinds, block.cells, strict=True):
                 parts.append(f"<tr{'' if kind == 'run' else ' class=other'}>")
                 parts += [f"<th scope=row>{html.escape(row)}</th>", *map(_html_cell, cells), "</tr>"]
@@ -205,7 +264,7 @@ def as_html(tables: Sequence[Table]) -> str:
             parts.append("<table>")
             parts += [f"<tr>{''.join(_tags('td', cells))}</tr>" for cells in spending]
             parts.append("</table>")
-        parts += [f"<p><small>{marks('Bold', 'Underlined')}</small></p><ul>", *_tags("li", table.notes), "</ul>"]
+        parts += ["<ul>", *_tags("li", [*marks(table), *table.notes]), "</ul>"]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
     body = "\n".join(parts)
     return f'<!doctype html>\n<html lang="en"><head>{head}<title>Leaderboard</title></head>\n<body>{body}</body></html>'
@@ -217,5 +276,5 @@ def _tags(tag: str, texts: Iterable[str]) -> list[str]:
 
 def _html_cell(cell: Cell | None) -> str:
     text = html.escape(format_cell(cell))
-    shown = f"<b>{text}</b>" if cell and cell.best else f"<u>{text}</u>" if cell and cell.tied else text
-    return f"<td>{shown}<small>{html.escape(format_interval(cell))}</small></td>"
+    shown = f"<b>{text}</b>" if is_best(cell) else f"<u>{text}</u>" if is_tied(cell) else text
+    return f"<td>{shown} {html.escape(marks_of(cell))}<small>{html.escape(format_interval(cell))}</small></td>"

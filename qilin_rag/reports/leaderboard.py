@@ -1,14 +1,15 @@
-"""The leaderboard: LLM x retriever, one block a metric, over all complete runs of a folder, and how sure it is.
+"""The leaderboard: answers as LLM x retriever, one block a metric, then retrievers by their figures; how sure it is.
 
-Figures stand in one table only where they were measured on the same questions: each set of questions gets its own,
-unless `common` asks for those that all runs have. Every figure has its interval; the best of a column is compared with
-each other one, question by question, and what is not significantly worse is marked as tied.
+Figures share a table only if they were measured on the same questions: each set of questions gets its own, unless
+`common` asks for those that all runs have. Every figure has its interval. The best LLM of a column and the best
+retriever of a row are compared with each other one, question by question, and what is not significantly worse is marked
+as tied; each retriever is compared with no notes as well.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -16,14 +17,30 @@ from typing import NamedTuple
 import numpy as np
 
 from qilin_rag.errors import UsageError
-from qilin_rag.reports.cells import Block, Cell, Key, Kind, Spending, Table, compared, detectable
+from qilin_rag.reports.cells import (
+    Block,
+    Cell,
+    Gain,
+    Key,
+    Kind,
+    Pair,
+    Spending,
+    Standing,
+    Table,
+    compared,
+    detectable,
+    gains,
+    stand,
+)
 from qilin_rag.reports.controls import control_runs
 from qilin_rag.reports.measured import Measured, clusters_of, find_runs, highest_is_best, read_runs, values_of
 from qilin_rag.reports.paper import REMARK, paper_rows
-from qilin_rag.reports.places import column_order, natural, row_labels
+from qilin_rag.reports.places import column_order, copies, natural, row_labels
+from qilin_rag.reports.retrieval_block import RetrievalBlock
+from qilin_rag.scorers.retrieval import is_about_hits
 from qilin_rag.scoring import remarks
 from qilin_rag.stats import Clusters, Values
-from qilin_rag.types import Cost, Frozen
+from qilin_rag.types import Cost, Frozen, Question
 
 At = tuple[str, str]  # row, column
 
@@ -43,12 +60,24 @@ class Options(Frozen):
 
 
 class _Grid(NamedTuple):
-    """The runs of one block by place; `competing` places are compared with the best."""
+    """The runs of one block of answers by place; `competing` places are compared with the best."""
 
     metric: str
     signature: str
     runs: dict[At, Measured]
     competing: set[At]
+
+    @property
+    def has_one_row(self) -> bool:
+        """Whether no two LLMs compete."""
+        return len({row for row, _ in self.competing}) == 1
+
+    def lines(self, axis: int) -> list[list[At]]:
+        """The competing places of each row (axis 0) or column (1)."""
+        found: dict[str, list[At]] = defaultdict(list)
+        for at in sorted(self.competing):
+            found[at[axis]].append(at)
+        return list(found.values())
 
 
 def leaderboard(*runs_dirs: Path, options: Options | None = None) -> list[Table]:
@@ -78,15 +107,11 @@ def _tables(run_directories: Sequence[Path], options: Options, none_found: str) 
 
 
 def _table(group: Sequence[Measured], options: Options) -> Table:
-    shared = set(group[0].questions)
-    for run in group[1:]:
-        if not (shared := shared & set(run.questions)):
-            raise UsageError(f"{group[0].name} and {run.name} have no question that all runs have; leave one out")
-    ids = [question_id for question_id in group[0].questions if question_id in shared]
+    ids, notes = _shared_questions(group)
     clusters = clusters_of([group[0].questions[question_id] for question_id in ids], options.cluster_by)
     rows = row_labels(group)
     row_order = sorted({row for run in group for row in rows[run.name]}, key=natural)
-    notes = _footnotes(group, len(ids))
+    notes += _footnotes(group, len(ids))
     controls: list[tuple[str, Measured, Measured]] = []
     if options.controls:
         controls, lacking = control_runs(group, ids)
@@ -95,25 +120,50 @@ def _table(group: Sequence[Measured], options: Options) -> Table:
         notes.append(REMARK)
     grids = _grids(group, rows, controls)
     own_rows = [*row_order, *sorted({row for grid in grids for row, _ in grid.runs} - set(row_order), key=natural)]
+    retrieval = RetrievalBlock(group, ids)
+    blocks = _blocks(grids, retrieval, ids, clusters, own_rows, options.paper)
     first_rows = sorted(group, key=lambda run: (row_order.index(rows[run.name][0]), column_order(_column(run))))
     return Table(
         data=group[0].manifest.labels["data"],
         n_questions=len(ids),
         n_clusters=len(np.unique(clusters)),
-        blocks=_blocks(grids, ids, clusters, own_rows, options.paper),
-        notes=notes,
+        blocks=blocks,
+        notes=[*notes, *retrieval.notes, *_rule_of_unscored(blocks)],
         spending=[_spending(run, rows[run.name][0]) for run in first_rows],
     )
+
+
+def _shared_questions(group: Sequence[Measured]) -> tuple[list[str], list[str]]:
+    """The questions that all runs have, and what is to be said of those that are not the same in all."""
+    first = group[0]
+    shared = set(first.questions)
+    for run in group[1:]:
+        if not (shared := shared & set(run.questions)):
+            raise UsageError(f"{first.name} and {run.name} have no question that all runs have; leave one out")
+    notes = []
+    for run in group[1:]:
+        unlike = {each for each in shared if _asked(run.questions[each]) != _asked(first.questions[each])}
+        if unlike:
+            what = f"other text or references in {run.name} than in {first.name}"
+            notes.append(f"{len(unlike)} of {len(first.questions)} questions left out: {what}")
+        if not (shared := shared - unlike):
+            raise UsageError(f"{first.name} and {run.name} have no question that is the same in both; leave one out")
+    return [question_id for question_id in first.questions if question_id in shared], notes
+
+
+def _asked(question: Question) -> tuple[str, list[str], list[int]]:
+    return question.query, question.references, question.reference_notes
 
 
 def _grids(
     group: Sequence[Measured], rows: Mapping[str, Sequence[str]], controls: Sequence[tuple[str, Measured, Measured]]
 ) -> list[_Grid]:
-    """A grid for each metric and signature; retrieval figures last."""
-    metrics = list(dict.fromkeys(metric for run in group for metric in run.summary.metrics))
+    """A grid for each metric of answers and signature."""
     grids = []
-    for metric in sorted(metrics, key=lambda name: ("@" in name, metrics.index(name))):
+    for metric in dict.fromkeys(metric for run in group for metric in run.summary.metrics):
         for signature in dict.fromkeys(found for run in group if (found := run.signature(metric))):
+            if is_about_hits(signature):
+                continue
             places = {
                 (row, _column(run)): run
                 for run in group
@@ -135,7 +185,12 @@ def _column(run: Measured) -> str:
 
 
 def _blocks(
-    grids: Sequence[_Grid], ids: Sequence[str], clusters: Clusters, row_order: Sequence[str], with_paper: bool
+    grids: Sequence[_Grid],
+    retrieval: RetrievalBlock,
+    ids: Sequence[str],
+    clusters: Clusters,
+    row_order: Sequence[str],
+    with_paper: bool,
 ) -> list[Block]:
     """All blocks at once: figures of all metrics share their resamples, and comparisons their signs."""
     columns: dict[Key, Values] = {}
@@ -144,35 +199,72 @@ def _blocks(
         columns |= {
             (number, run.name): column for run, column in zip(runs, values_of(runs, grid.metric, ids).T, strict=True)
         }
-    cells, pairs = compared(
-        columns, [family for n, grid in enumerate(grids) for family in _families(n, grid)], clusters
-    )
+    families: list[list[Key]] = [
+        list(dict.fromkeys((number, grid.runs[at].name) for at in line))
+        for number, grid in enumerate(grids)
+        if highest_is_best(grid.signature)
+        for line in grid.lines(axis=0 if grid.has_one_row else 1)
+    ]
+    cells, pairs = compared(columns | retrieval.columns(), [*families, *retrieval.families()], clusters)
+    rows = _Rows.of(grids, columns, clusters)
     blocks = []
     for number, grid in enumerate(grids):
-        found = {name: cell for (of, name), cell in cells.items() if of == number}
-        could_be_shown = detectable([pair for pair in pairs if pair.best[0] == number], clusters)
+        found = {
+            at: cells[number, run.name].model_copy(update=rows.marks(number, at, run)) for at, run in grid.runs.items()
+        }
+        tested = [pair for pair in (*pairs, *rows.pairs) if _grid_of(pair.best) == number]
         quoted = paper_rows(grid.metric) if with_paper else {}
-        blocks.append(_block(grid, found, could_be_shown, row_order, quoted))
+        blocks.append(_block(grid, found, detectable(tested, clusters), row_order, quoted))
+    if retrieval.figures:
+        of_first = [pair for pair in pairs if pair.best[0] == retrieval.figures[0]]
+        blocks.append(retrieval.block(cells, detectable(of_first, clusters)))
     return blocks
 
 
-def _families(number: int, grid: _Grid) -> list[list[Key]]:
-    """The runs of each column; where there is only one row, of that row.
+def _grid_of(key: Key) -> Hashable:
+    """The number of the grid that a column of figures is in."""
+    return key[0][0] if isinstance(key[0], tuple) else key[0]
 
-    Nothing is the best by a metric of which the highest is not (its signature says so).
+
+class _Rows(NamedTuple):
+    """What came of comparing the retrievers of each LLM: with the best of them, and with no notes.
+
+    The only row of a grid has been compared in place of its columns. A key has the row as well as the grid, since a run
+    that does not depend on the number of notes is in several rows.
     """
-    if not highest_is_best(grid.signature):
-        return []
-    by_column = len({row for row, _ in grid.competing}) > 1
-    families: dict[str, dict[Key, None]] = defaultdict(dict)
-    for row, column in sorted(grid.competing):
-        families[column if by_column else row][number, grid.runs[row, column].name] = None
-    return [list(family) for family in families.values()]
+
+    standings: dict[Key, Standing]
+    pairs: list[Pair]
+    gains: dict[Key, Gain]
+
+    @classmethod
+    def of(cls, grids: Sequence[_Grid], columns: Mapping[Key, Values], clusters: Clusters) -> _Rows:
+        """Compare within the rows of all grids of which the highest figure is the best."""
+        by_row: dict[Key, Values] = {}
+        families: list[list[Key]] = []
+        baselines: dict[Key, list[Key]] = {}
+        for number, grid in enumerate(grids):
+            if not highest_is_best(grid.signature):
+                continue
+            for line in grid.lines(axis=0):
+                keys: dict[Key, Measured] = {((number, at[0]), grid.runs[at].name): grid.runs[at] for at in line}
+                by_row |= {key: columns[number, run.name] for key, run in keys.items()}
+                families += [] if grid.has_one_row else [list(keys)]
+                without = [key for key, run in keys.items() if run.manifest.config["retriever"]["name"] == "none"]
+                if len(without) == 1:
+                    baselines[without[0]] = [key for key in keys if key != without[0]]
+        standings, pairs = stand(by_row, families, clusters)
+        return cls(standings, pairs, gains(by_row, baselines, clusters))
+
+    def marks(self, number: int, at: At, run: Measured) -> dict[str, Standing | Gain | None]:
+        """The fields of a cell that say how it stands in its row."""
+        key = ((number, at[0]), run.name)
+        return {"in_row": self.standings.get(key), "over_none": self.gains.get(key)}
 
 
 def _block(
     grid: _Grid,
-    cells: Mapping[str, Cell],
+    cells: Mapping[At, Cell],
     could_be_shown: float | None,
     row_order: Sequence[str],
     of_paper: Mapping[str, Mapping[str, float]],
@@ -180,10 +272,7 @@ def _block(
     rows = [row for row in row_order if any(at == row for at, _ in grid.runs)]
     columns = sorted({column for _, column in grid.runs} | set(chain(*of_paper.values())), key=column_order)
     kinds: list[Kind] = ["run" if any(at == row for at, _ in grid.competing) else "control" for row in rows]
-    measured = [
-        [cells[grid.runs[row, column].name] if (row, column) in grid.runs else None for column in columns]
-        for row in rows
-    ]
+    measured = [[cells.get((row, column)) for column in columns] for row in rows]
     quoted = [
         [
             Cell(value=found[column], likely=column != "none", decimals=3) if column in found else None
@@ -214,16 +303,27 @@ def _spending(run: Measured, row: str) -> Spending:
     )
 
 
-def _footnotes(group: Iterable[Measured], n_questions: int) -> list[str]:
+def _rule_of_unscored(blocks: Iterable[Block]) -> list[str]:
+    """How the best is chosen, where the runs of a block are scored on unlike numbers of questions."""
+    unlike = [
+        block.metric
+        for block in blocks
+        if len({cell.n_unscored for row in block.cells for cell in row if cell and cell.run}) > 1
+    ]
+    rule = "a figure is the mean of the n that are scored (n/all); the best is chosen with the others counted as 0"
+    return [f"{', '.join(unlike)}: {rule}"] if unlike else []
+
+
+def _footnotes(group: Sequence[Measured], n_questions: int) -> list[str]:
     notes = []
     for run in group:
         counts = run.summary.counts
-        unusual = [f"{counts[status]} {status}" for status in ("failed", "filtered", "truncated") if counts[status]]
+        unusual = [f"{n} {status}" for status, n in counts.items() if n and status not in ("questions", "ok")]
         if unusual:
             notes.append(f"{run.name}: {', '.join(unusual)} of {counts['questions']}")
         if left_out := str(run.summary.left_out):
             notes.append(f"{run.name}: {left_out}")
         if len(run.questions) > n_questions or run.manifest.state != "complete":
             notes.append(f"{run.name} ({run.manifest.state}): {n_questions} of its {len(run.questions)} questions")
-        notes += [f"{run.name}: {remark}" for remark in remarks(run.summary.metrics)]
-    return notes
+        notes += [f"{run.name}: {remark}" for remark in (*run.remarks, *remarks(run.summary.metrics))]
+    return notes + copies(group)

@@ -14,6 +14,8 @@ RETRIEVER_ORDER = {"none": 0, "random": 1, "bm25": 2, "oracle_top_k": 8, "oracle
 def row_labels(group: Sequence[Measured]) -> dict[str, list[str]]:
     """LLM; with order and length of notes; prompt, number of notes, fingerprint, name, as needed to tell runs apart.
 
+    Of runs of one configuration (in two folders) the first keeps its row, the others are told apart by name.
+
     A run that does not depend on the number of notes stands in the row of each number its LLM was given.
     """
     with_prompt = len({run.manifest.labels["prompt"] for run in group}) > 1
@@ -29,6 +31,8 @@ def row_labels(group: Sequence[Measured]) -> dict[str, list[str]]:
         own_k = run.manifest.identity.get("top_k")
         in_rows = sorted(k for k in top_ks[system] if own_k in (k, None)) if with_k else []
         labels[run.name] = [f"{system} · top {k}" for k in in_rows] or [system]
+    copied = {run.name for runs in _by_fingerprint(group) for run in runs[1:]}
+    labels |= {name: [f"{row} · {name}" for row in labels[name]] for name in copied}
     fingerprints = {run.name: run.manifest.fingerprint[:8] for run in group}
     names = {run.name: run.name for run in group}
     for distinguished in (fingerprints, names):
@@ -37,6 +41,23 @@ def row_labels(group: Sequence[Measured]) -> dict[str, list[str]]:
         for name in {name for row, column, name in places if taken[row, column] > 1}:
             labels[name] = [f"{row} · {distinguished[name]}" for row in labels[name]]
     return labels
+
+
+def copies(group: Sequence[Measured]) -> list[str]:
+    """What to say of runs of one configuration: the first keeps its row, the others have rows of their own."""
+    notes = []
+    for first, *others in _by_fingerprint(group):
+        for run in others:
+            figures = "the same figures" if run.scores == first.scores else "other figures"
+            notes.append(f"{run.name}: the configuration of {first.name}, {figures}")
+    return notes
+
+
+def _by_fingerprint(group: Sequence[Measured]) -> list[list[Measured]]:
+    found: dict[str, list[Measured]] = defaultdict(list)
+    for run in group:
+        found[run.manifest.fingerprint].append(run)
+    return list(found.values())
 
 
 def _system_label(run: Measured, with_prompt: bool) -> str:

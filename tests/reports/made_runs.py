@@ -11,13 +11,20 @@ from qilin_rag.store import RunDirectory
 from qilin_rag.types import Score
 
 
-def make_run(folder: Path, name: str, values: Sequence[float | None], queries: Sequence[str] | None = None) -> None:
-    """A complete run with these figures of a metric, in the row `name` and the column bm25."""
+def make_run(
+    folder: Path,
+    name: str,
+    values: Sequence[float | None],
+    queries: Sequence[str] | None = None,
+    llm: str | None = None,
+    retriever: str = "bm25",
+) -> None:
+    """A complete run with these figures of a metric, by default in the row `name` and the column bm25."""
     [real] = Path("real").iterdir()
     directory = RunDirectory(folder / name)
     shutil.copytree(real, directory.path)
     manifest = directory.read_manifest()
-    labels = {**manifest.labels, "llm": name, "retriever": "bm25"}
+    labels = {**manifest.labels, "llm": llm or name, "retriever": retriever}
     asked = directory.read_questions()[0]
     questions = [
         asked.model_copy(update={"id": str(i), "query": queries[i] if queries else f"q{i}", "meta": {"user": i // 2}})
@@ -33,6 +40,7 @@ def make_run(folder: Path, name: str, values: Sequence[float | None], queries: S
         manifest.model_copy(
             update={
                 "labels": labels,
+                "config": {**manifest.config, "retriever": {"name": retriever, "settings": {}}},
                 "n_questions": len(values),
                 "question_set_sha256": f"{len(values)}",
                 "fingerprint": name * 8,

@@ -2,18 +2,20 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
+from rich.cells import cell_len
 
 from qilin_rag.config import resolve_run
 from qilin_rag.errors import UsageError
 from qilin_rag.pipeline import run, score_run
 from qilin_rag.reports.cells import Cell, Table
-from qilin_rag.reports.formats import as_html, as_latex, as_markdown, as_rows, format_cell, title
+from qilin_rag.reports.formats import as_html, as_latex, as_markdown, as_rows, format_cell, marks_of, title
 from qilin_rag.reports.leaderboard import Options, leaderboard
 from qilin_rag.stats import permutation_test
 from qilin_rag.store import RunDirectory
@@ -38,7 +40,7 @@ def test_llm_by_retriever_a_block_a_metric(data_dir: Path) -> None:
         do(data_dir, retriever=retriever)
     [table] = leaderboard(Path("runs"))
     assert (table.data, table.n_questions) == ("small", 3)
-    assert [block.metric for block in table.blocks] == ["rouge_l", "recall@5", "ndcg@5", "mrr@5"]
+    assert [block.metric for block in table.blocks] == ["rouge_l", "retrieval"]
     block = table.blocks[0]
     assert (block.rows, block.columns) == (["extractive"], ["none", "bm25", "oracle"])
     values = [cell.value for cell in block.cells[0] if cell is not None and cell.value is not None]
@@ -150,7 +152,9 @@ def test_all_formats_from_the_command_line(runs: Path, cli: Cli, tmp_path: Path)
     assert "rouge_l|tokens:mixed|" in shown.out
     assert all(len(line) <= 160 for line in shown.out.splitlines())
     rows = list(csv.DictReader(cli("leaderboard", "--format", "csv").out.splitlines()))
-    assert [row["retriever"] for row in rows] == ["none", "bm25", "oracle", "bm25"] * 4
+    assert [row["retriever"] for row in rows if row["llm"]] == ["none", "bm25", "oracle", "bm25"]
+    of_hits = [(row["retriever"], row["metric"]) for row in rows if not row["llm"]]
+    assert of_hits == [(name, f"{m}@5") for name in ("none", "bm25", "oracle") for m in ("recall", "ndcg", "mrr")]
     [table] = json.loads(cli("leaderboard", "--format", "json").out)
     assert table["blocks"][0]["cells"][0][0]["value"] == float(rows[0]["value"])
     assert "| extractive |" in cli("leaderboard", "--format", "md").out
@@ -259,7 +263,8 @@ def test_what_is_not_significantly_worse_than_the_best_is_tied(made: Path) -> No
     assert f"<ins>{tied.value:.4f}</ins>" in text
     assert rf"\textbf{{{best.value:.4f}}}" in as_latex([table])
     assert rf"\underline{{{tied.value:.4f}}}" in as_latex([table])
-    assert f"<b>{best.value:.4f}</b>" in as_html([table])
+    assert f"<b>{best.value:.4f}</b> *<" in as_html([table])
+    assert f"<u>{tied.value:.4f}</u> =<" in as_html([table])
 
 
 def test_runs_are_compared_on_the_questions_scored_in_both(made: Path) -> None:
@@ -340,7 +345,7 @@ def test_the_papers_figures_stand_where_they_are_certain(runs: Path) -> None:
         ("bm25", "~0.396"),
         ("oracle", "-"),
     ]
-    assert "paper" not in {kind for block in table.blocks if "@" in block.metric for kind in block.kinds}
+    assert "paper" not in {kind for block in table.blocks if block.signatures for kind in block.kinds}
 
 
 def test_names_end_no_table_and_begin_no_markup(runs: Path) -> None:
@@ -422,3 +427,165 @@ def test_a_run_that_lost_a_file_is_one_line(file_name: str, made: Path, cli: Cli
         said = cli(*arguments)
         assert (said.code, said.err.count("\n")) == (2, 1), said.err
         assert "1 questions have no sample" in said.err or "has 1 of its 2 questions" in said.err
+
+
+def figures(table: Table, row: str) -> dict[str, Cell | None]:
+    block = table.blocks[-1]
+    assert block.metric == "retrieval"
+    return dict(zip(block.columns, block.cells[block.rows.index(row)], strict=True))
+
+
+def test_retrieval_is_one_block_a_row_a_retriever_named_by_the_notes_asked_for(data_dir: Path) -> None:
+    for k in (1, 2, 5):
+        for prompt in ("default", "concise"):
+            do(data_dir, retriever="bm25", top_k=k, prompt=prompt)
+    do(data_dir, "llm.max_chars=10", retriever="bm25", top_k=2)
+    for retriever in ("oracle", "none"):
+        do(data_dir, retriever=retriever, top_k=2)
+    [table] = leaderboard(Path("runs"))
+    block = table.blocks[-1]
+    assert block.rows == ["none", "bm25", "oracle"]
+    assert block.columns == [f"{name}@{k}" for k in (1, 2, 5) for name in ("recall", "ndcg", "mrr")]
+    bm25 = figures(table, "bm25")
+    assert all(bm25.values())
+    for k, n_runs in ((1, 2), (2, 3), (5, 2)):
+        cell = bm25[f"recall@{k}"]
+        assert cell and cell.run and len({cell.run, *cell.also}) == n_runs
+        assert cell.value == RunDirectory(Path("runs") / cell.run).read_summary().metrics[f"recall@{k}"].value
+    assert {name for name, cell in figures(table, "oracle").items() if cell} == {"recall@2", "ndcg@2", "mrr@2"}
+    best = [figures(table, row)["recall@2"] for row in block.rows]
+    values = [cell.value or 0 for cell in best if cell]
+    assert [cell.best for cell in best if cell] == [value == max(values) for value in values] != [False] * 3
+    assert not any(cell.best for name, cell in bm25.items() if cell and "@2" not in name)  # nothing to compare with
+    assert sum("has no figures at 1, 5; to add them" in note for note in table.notes) == 2
+
+
+def test_runs_of_one_retriever_with_other_hits_are_told_apart(data_dir: Path) -> None:
+    """Somebody's copy found other notes: neither figure stands for both."""
+    one = do(data_dir, retriever="bm25", top_k=2)
+    other = do(data_dir, retriever="bm25", top_k=2, prompt="concise")
+    lines = (other.path / "run.trec").read_text().splitlines()
+    assert lines[0].split()[2] == "10"
+    (other.path / "run.trec").write_text("\n".join([lines[0].replace(" 10 ", " 14 "), *lines[1:]]) + "\n")
+    [table] = leaderboard(Path("runs"))
+    assert table.blocks[-1].rows == [f"bm25 · {path.name}" for path in sorted([one.path, other.path])]
+    assert any("other hits for 1 of 3 questions" in note for note in table.notes)
+    (other.path / "run.trec").unlink()  # the samples say it as well
+    assert leaderboard(Path("runs"))[0].blocks[-1].rows == ["bm25"]
+
+
+def test_rankings_of_several_lengths_share_a_row_only_where_they_agree(data_dir: Path) -> None:
+    Path("a.trec").write_text("1 Q0 10 1 2 t\n1 Q0 11 2 1 t\n2 Q0 12 1 1 t\n3 Q0 11 1 1 t\n")
+    for k in (1, 2):
+        do(data_dir, "metrics.retrieval.k=1", retriever="trec:a.trec", top_k=k)
+    [table] = leaderboard(Path("runs"))
+    assert len(table.blocks[-1].rows) == 1
+    assert [cell and len(cell.also) for cell in table.blocks[-1].cells[0]] == [1, 1, 1]
+    path = next(Path("runs").glob("*"))
+    lines = (path / "run.trec").read_text().splitlines(keepends=True)
+    (path / "run.trec").write_text(lines[0].replace(" 10 ", " 14 ") + "".join(lines[1:]))
+    assert [row.rpartition(" · ")[2] for row in leaderboard(Path("runs"))[0].blocks[-1].rows] == ["top 1", "top 2"]
+
+
+def test_the_best_of_a_row_and_of_a_column_are_told_apart(data_dir: Path) -> None:
+    """What helps is read across the row, which LLM is better down the column."""
+    for chars in (8, 400):
+        for retriever in ("none", "random", "bm25", "oracle"):
+            do(Path("sample"), f"llm.max_chars={chars}", retriever=retriever, top_k=2)
+    [table] = leaderboard(Path("runs"))
+    block = table.blocks[0]
+    assert block.rows == ["extractive max_chars=8", "extractive max_chars=400"]
+    values = np.array([[cell.value for cell in row if cell] for row in block.cells])
+    for cells, figures_of_row in zip(block.cells, values, strict=True):
+        in_row = [cell.in_row for cell in cells if cell and cell.in_row]
+        assert [each.best for each in in_row] == [value == figures_of_row.max() for value in figures_of_row]
+        gains = [cell.over_none for cell in cells[1:] if cell and cell.over_none]
+        assert [each.difference for each in gains] == pytest.approx(figures_of_row[1:] - figures_of_row[0])
+        assert all(each.ci95 and each.ci95[0] <= each.difference <= each.ci95[1] for each in gains)
+        assert cells[0] and cells[0].over_none is None
+    for place in (1, 2, 3):
+        best = [row[place] for row in block.cells]
+        assert [cell.best for cell in best if cell] == (values[:, place] == values[:, place].max()).tolist()
+    assert [marks_of(row[3]) for row in block.cells] == ["»+", "*»+"]
+    assert "»+" in as_markdown([table]) and r"$\gg$+" in as_latex([table]) and "»+" in as_html([table])
+    row = next(row for row in as_rows([table]) if row["retriever"] == "bm25" and row["llm"] == block.rows[1])
+    assert row["over_none"] > 0 and row["p_over_none"] < 0.05 and row["over_none_low"] > 0
+
+
+def test_what_does_not_help_has_no_mark_for_it(made: Path) -> None:
+    rng = np.random.default_rng(1)
+    without = rng.random(N)
+    changes = {
+        "none": 0 * without,
+        "noise": rng.normal(0, 0.05, N),
+        "good": 0.2 + 0 * without,
+        "bad": -0.2 + 0 * without,
+    }
+    for name, change in changes.items():
+        make_run(made, name, (without + change).tolist(), llm="L", retriever=name)
+    make_run(made, "other", without.tolist(), llm="M", retriever="none")
+    [table] = leaderboard(made)
+    [block] = [block for block in table.blocks if block.metric == "m"]
+    shown = dict(zip(block.columns, map(marks_of, block.cells[block.rows.index("L")]), strict=True))
+    assert {name: marks[-1:] for name, marks in shown.items()} == {"none": "", "noise": "", "good": "+", "bad": "-"}
+    assert "»" in shown["good"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_board_fits_the_terminal(width: int, data_dir: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for k in (1, 2, 3):
+        do(data_dir, retriever="bm25", top_k=k, prompt="concise")
+    for retriever in ("none", "random", "bm25", "bm25 --set", "oracle"):
+        do(data_dir, *(["retriever.k1=1.25"] if " " in retriever else []), retriever=retriever.split()[0])
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("NO_COLOR", "1")
+    shown = cli("leaderboard").out
+    assert "\x1b" not in shown
+    assert max(map(cell_len, shown.splitlines())) <= width
+    for name in ("recall@1", "mrr@2", "recall@5", "bm25 k1=1.25"):
+        assert name in shown
+    bare = re.findall(r"\.\d{3}–(\S*)", shown)
+    assert bare and all(re.fullmatch(r"(1)?\.\d{3}", end) for end in bare)  # no interval is cut off
+
+
+def test_a_copy_leaves_the_first_run_in_its_row(runs: Path) -> None:
+    path = next(runs.glob("small-oracle-*"))
+    before = leaderboard(runs)[0].blocks[0]
+    shutil.copytree(path, runs / "zcopy")
+    [table] = leaderboard(runs)
+    assert table.blocks[0].rows == [*before.rows, "extractive · zcopy"]
+    assert table.blocks[0].cells[0][2].run == path.name  # type: ignore[union-attr]
+    assert f"zcopy: the configuration of {path.name}, the same figures" in table.notes
+
+
+def test_questions_of_one_id_and_other_references_share_no_table(made: Path) -> None:
+    for name in ("a", "b"):
+        make_run(made, name, [0.5, 0.6, 0.7])
+    directory = RunDirectory(made / "b")
+    first, *others = directory.read_questions()
+    directory.write_questions([first.model_copy(update={"references": ["another"]}), *others])
+    [table] = leaderboard(made, options=Options(common=True))
+    assert table.n_questions == 2
+    assert any("1 of 3 questions left out" in note and "references" in note for note in table.notes)
+    directory.write_questions([each.model_copy(update={"query": "another"}) for each in (first, *others)])
+    with pytest.raises(UsageError, match="a and b have no question that is the same in both"):
+        leaderboard(made, options=Options(common=True))
+
+
+def test_the_rule_for_what_is_unscored_is_said_where_it_matters(made: Path) -> None:
+    make_run(made, "all", [0.5] * 4)
+    make_run(made, "half", [0.9, 0.9, None, None])
+    [table] = leaderboard(made)
+    assert [cell_of(table, row).best for row in ("all", "half")] == [True, False]
+    assert cell_of(table, "half").value_unscored_as_zero == pytest.approx(0.45)
+    assert any(note.startswith("m: ") and "counted as 0" in note for note in table.notes)
+    shutil.rmtree(made / "half")
+    assert not any("counted as 0" in note for note in leaderboard(made)[0].notes)
+
+
+def test_a_status_that_is_new_is_counted_below(made: Path) -> None:
+    make_run(made, "a", [0.5] * 3)
+    directory = RunDirectory(made / "a")
+    summary = directory.read_summary()
+    directory.write_summary(summary.model_copy(update={"counts": {**summary.counts, "ok": 2, "strange": 1}}))
+    assert "a: 1 strange of 3" in leaderboard(made)[0].notes

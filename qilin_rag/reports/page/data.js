@@ -32,7 +32,7 @@ const table = () => index.tables[state.t];
 const fullLabel = (run) => `${run.llm} · ${run.retriever}`;
 /** What tells the run apart: where all have one LLM, the retriever does. */
 const runLabel = (run) => (table().runs.some(({ llm }) => llm !== run.llm) ? fullLabel(run) : run.retriever);
-const isRetrieval = (metric) => metric.name.includes("@");
+const isRetrieval = (metric) => metric.of_hits;
 const statusOf = (run, place) => index.statuses[Number(table().runs[run].statuses[place])];
 const scoreOf = (run, place, metric = state.metric) => table().runs[run].scores[metric][place];
 const shown = (value) => (value === null || value === undefined ? "–" : value.toFixed(4));

@@ -1,4 +1,4 @@
-// The leaderboard: a row a run.
+// The leaderboard: answers, a row a run; below them retrieval, a row a retriever.
 const BOARD_TEXTS = [["llm", "LLM"], ["retriever", "Retriever"], ["prompt", "Prompt"]];
 
 /** Columns of the leaderboard: key, heading, and what of a run stands there (for sorting). */
@@ -8,7 +8,7 @@ function boardColumns() {
     .map(([key, label]) => ({ key, label, isText: true, of: (run) => run[key] }));
   const figures = metrics.map((_, number) => ({
     key: `m${number}`, label: metricLabel(number), number, of: (run) => run.figures[number]?.value ?? null,
-  }));
+  })).filter(({ number }) => !isRetrieval(metrics[number]));
   const spent = runs.some((run) => run.completion_tokens || run.uncounted);
   const spending = !spent ? [] : [
     { key: "tokens", label: "Tokens", of: (run) => (run.prompt_tokens === null && run.completion_tokens === null ? null : run.prompt_tokens + run.completion_tokens) },
@@ -29,10 +29,33 @@ function boardOrder() {
 function figureCell(figure) {
   if (!figure) return make("td", { class: "figure" }, "–");
   if (figure.value === null) return make("td", { class: "figure" }, "unscored");
-  return make("td", { class: figure.best ? "figure best" : "figure" },
-    make("span", {}, shown(figure.value) + (figure.best ? " ★" : figure.tied ? " ≈" : "")),
+  return make("td", { class: figure.is_best ? "figure best" : "figure" },
+    make("span", { "data-marks": figure.marks, title: meaning(figure) }, shown(figure.value)),
     figure.ci95 ? make("small", {}, `${shown(figure.ci95[0])}–${shown(figure.ci95[1])}`) : null,
     figure.n_unscored ? make("small", {}, `${figure.n} of ${figure.n + figure.n_unscored} scored`) : null);
+}
+
+/** The marks of a figure in words. */
+function meaning(figure) {
+  const { in_row: inRow, over_none: gain } = figure;
+  const digits = (value) => (value > 0 ? "+" : "") + value.toFixed(4);
+  return [
+    figure.best ? "best of its column" : figure.tied ? "tied with the best of its column" : null,
+    inRow?.best ? "best of its row" : inRow?.tied ? "tied with the best of its row" : null,
+    gain ? `${digits(gain.difference)} to none${gain.ci95 ? ` (${gain.ci95.map(digits).join(" to ")})` : ""}, p ${gain.p.toFixed(4)}` : null,
+  ].filter((words) => words !== null).join("; ") || null;
+}
+
+function drawRetrieval() {
+  const { metrics, retrieval, legend } = table();
+  const columns = metrics.map((_, number) => number).filter((number) => isRetrieval(metrics[number]));
+  byId("retrieval-part").hidden = !columns.length;
+  byId("retrieval").replaceChildren(
+    make("thead", {}, make("tr", {}, make("th", { scope: "col", class: "text" }, "Retriever"), columns.map((number) =>
+      make("th", { scope: "col", class: "figure", title: metrics[number].signature }, metricLabel(number))))),
+    make("tbody", {}, retrieval.map((row) =>
+      make("tr", {}, make("th", { scope: "row", class: "text" }, row.retriever), row.figures.map(figureCell)))));
+  byId("legend").replaceChildren(...legend.map((line) => make("span", {}, `${line} `)));
 }
 
 function spendingCell(column, run) {

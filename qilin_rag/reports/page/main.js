@@ -11,7 +11,9 @@ async function chooseTable(t) {
   const { metrics, data, ids } = table();
   const labels = numbered(metrics.map((_, at) => metricLabel(at)));
   const [retrieval, answers] = [true, false].map((kind) => labels.filter((_, at) => isRetrieval(metrics[at]) === kind));
-  const preferred = metrics.findIndex(({ name }) => name.startsWith("recall@"));
+  const nRuns = (number) => runs.filter((run) => run.figures[number]?.value != null).length;
+  const recalls = metrics.map((_, number) => number).filter((number) => metrics[number].of_hits && metrics[number].name.startsWith("recall@"));
+  const preferred = recalls.reduce((found, number) => (found < 0 || nRuns(number) > nRuns(found) ? number : found), -1);
   setOptions(byId("interval-metric"), labels, "0");
   setOptions(byId("metric"), labels, "0");
   setOptions(byId("scatter-x"), retrieval, String(preferred < 0 ? retrieval[0]?.[0] : preferred));
@@ -23,6 +25,7 @@ async function chooseTable(t) {
   for (const id of ["run-a", "question-a"]) setOptions(byId(id), runLabels, String(state.a));
   for (const id of ["run-b", "question-b"]) setOptions(byId(id), [["", "none"], ...runLabels], "");
   drawLeaderboard();
+  drawRetrieval();
   drawRemarks();
   drawIntervals();
   drawScatter();

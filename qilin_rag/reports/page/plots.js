@@ -42,7 +42,7 @@ function drawIntervals() {
       const y = at * rowHeight + 28;
       const [from, to] = figure.ci95 ?? [figure.value, figure.value];
       const figures = figure.ci95 ? `${shown(figure.value)} (${shown(from)} to ${shown(to)})` : shown(figure.value);
-      return draw("g", { class: `row ${figure.best ? "best" : ""}` },
+      return draw("g", { class: `row ${figure.is_best ? "best" : ""}` },
         draw("title", {}, `${runLabel(table().runs[run])}: ${figures}`),
         draw("text", { class: "label", x: left, y: y - 10 }, cut(runLabel(table().runs[run]), (width - left - right) / 7.5)),
         draw("line", { class: "whisker", x1: x(from), x2: x(to), y1: y, y2: y }),

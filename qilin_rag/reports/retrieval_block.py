@@ -1,0 +1,191 @@
+"""The retrieval of a leaderboard in one block: a row a retriever, whichever LLMs and prompts it was used with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from qilin_rag.errors import UsageError
+from qilin_rag.reports.cells import Block, Cell, Key
+from qilin_rag.reports.measured import Measured, highest_is_best, values_of
+from qilin_rag.reports.places import column_order
+from qilin_rag.scorers.retrieval import cutoff, is_about_hits
+from qilin_rag.stats import Values
+from qilin_rag.trec import read_trec, trec_id
+
+NAME = "retrieval"
+Figure = tuple[str, str]
+"""A metric and its signature."""
+
+
+class _Row(NamedTuple):
+    """A retriever with the runs that have its figures; of several under one figure all have the same hits."""
+
+    label: str
+    runs: dict[Figure, list[Measured]]
+
+
+class RetrievalBlock:
+    """Retrievers by figures, to be compared with all other figures of a table.
+
+    Runs share a row if one retriever (and re-ranker) found their notes. Where runs of one row and one figure do not
+    have the same hits, they get rows of their own, and `notes` says so.
+    """
+
+    def __init__(self, group: Sequence[Measured], question_ids: Sequence[str]) -> None:
+        """Read which notes each run's retriever found, where a figure is of several runs."""
+        self._ids = question_ids
+        self._hits: dict[str, dict[str, list[int]]] = {}
+        self.notes: list[str] = []
+        self.figures = _figures(group)
+        by_retriever: dict[str, list[Measured]] = defaultdict(list)
+        for run in group:
+            if any(run.signature(metric) == signature for metric, signature in self.figures):
+                by_retriever[_retriever_of(run)].append(run)
+        labels = Counter(runs[0].manifest.labels["retriever"] for runs in by_retriever.values())
+        rows = []
+        for retriever, runs in by_retriever.items():
+            label = runs[0].manifest.labels["retriever"]
+            if labels[label] > 1:
+                label = f"{label} · {hashlib.sha256(retriever.encode()).hexdigest()[:8]}"
+            rows += self._rows(label, runs)
+        self._placed = sorted(rows, key=lambda row: column_order(row.label))
+        self.notes += filter(None, map(self._lacking, self._placed))
+
+    def columns(self) -> dict[Key, Values]:
+        """The figures of each row by question, under the key that `families` and `block` know them by."""
+        return {
+            (figure, runs[0].name): values_of(runs[:1], figure[0], self._ids)[:, 0]
+            for row in self._placed
+            for figure, runs in row.runs.items()
+        }
+
+    def families(self) -> list[list[Key]]:
+        """The retrievers that are compared with each other: those that have a figure."""
+        return [
+            [(figure, row.runs[figure][0].name) for row in self._placed if figure in row.runs]
+            for figure in self.figures
+            if highest_is_best(figure[1])
+        ]
+
+    def block(self, cells: Mapping[Key, Cell], detectable: float | None) -> Block:
+        """The block, of the cells that came of `columns`; `detectable` is of the first figure."""
+        return Block(
+            metric=NAME,
+            signature=_joined([signature for _, signature in self.figures]),
+            signatures=[signature for _, signature in self.figures],
+            rows=[row.label for row in self._placed],
+            kinds=["run" for _ in self._placed],
+            columns=[metric for metric, _ in self.figures],
+            cells=[
+                [
+                    cells[figure, runs[0].name].model_copy(update={"also": [run.name for run in runs[1:]]})
+                    if (runs := row.runs.get(figure))
+                    else None
+                    for figure in self.figures
+                ]
+                for row in self._placed
+            ],
+            detectable=detectable,
+            axes=("retriever", "metric"),
+        )
+
+    def _lacking(self, row: _Row) -> str | None:
+        """How to add the figures that a row lacks though its retriever gives all it has, whatever k is."""
+        run = next(iter(row.runs.values()))[0]
+        ks = sorted({k for figure in self.figures if figure not in row.runs and (k := cutoff(figure[0]))})
+        known = {cutoff(metric) for metric, _ in row.runs}
+        lacking = [k for k in ks if k not in known]
+        if run.manifest.identity["top_k"] is not None or not lacking:
+            return None
+        again = f"qilin-rag score {run.directory.path} --metrics retrieval --set metrics.retrieval.k="
+        return f"{row.label} has no figures at {', '.join(map(str, lacking))}; to add them: {again}{lacking[0]}"
+
+    def _rows(self, label: str, runs: Sequence[Measured]) -> list[_Row]:
+        """One row, or as many as are needed so that no two runs under one figure differ in their hits."""
+        tells: tuple[Callable[[Measured], str], ...] = (
+            lambda run: "",
+            lambda run: f" · top {run.manifest.identity['top_k']}",
+            lambda run: f" · {run.name}",
+        )
+        rows: list[_Row] = []
+        for tell in tells:
+            if rows and len({tell(run) for run in runs}) == 1:
+                continue
+            parts: dict[str, dict[Figure, list[Measured]]] = defaultdict(lambda: defaultdict(list))
+            for figure in self.figures:
+                for run in runs:
+                    if run.signature(figure[0]) == figure[1]:
+                        parts[label + tell(run)][figure].append(run)
+            rows = [_Row(name, dict(by_figure)) for name, by_figure in parts.items()]
+            differing = next(filter(None, map(self._differing, rows)), None)
+            if differing is None:
+                return rows
+            first, other, n = differing
+            said = f"{label}: {first.name} and {other.name} have other hits for {n} of {len(self._ids)} questions"
+            self.notes += [] if said in self.notes else [said]
+        return rows
+
+    def _differing(self, row: _Row) -> tuple[Measured, Measured, int] | None:
+        """A pair of runs whose hits or figures differ, and for how many questions."""
+        for (metric, _), runs in row.runs.items():
+            for other in runs[1:]:
+                if n := self._n_differing(metric, runs[0], other):
+                    return runs[0], other, n
+        return None
+
+    def _n_differing(self, metric: str, first: Measured, other: Measured) -> int:
+        depth = cutoff(metric)
+        pair = values_of([first, other], metric, self._ids)
+        is_other_figure = ~((pair[:, 0] == pair[:, 1]) | np.isnan(pair).all(axis=1))
+        hits = [self._hits_of(run) for run in (first, other)]
+        return sum(
+            is_other or hits[0].get(question_id, [])[:depth] != hits[1].get(question_id, [])[:depth]
+            for question_id, is_other in zip(self._ids, is_other_figure.tolist(), strict=True)
+        )
+
+    def _hits_of(self, run: Measured) -> dict[str, list[int]]:
+        """The notes that each question got, best first: of run.trec, which is small, where it is there."""
+        if run.name not in self._hits:
+            path = run.directory.path / "run.trec"
+            try:
+                if run.manifest.state != "complete" or not path.is_file():
+                    raise UsageError(f"{path} is not of all questions")
+                found = read_trec(path)
+                ranked = {question_id: found.get(trec_id(question_id), []) for question_id in self._ids}
+            except UsageError:
+                samples = run.samples()
+                ranked = {question_id: samples[question_id].hits for question_id in self._ids}
+            self._hits[run.name] = {name: [hit.note_idx for hit in hits] for name, hits in ranked.items()}
+        return self._hits[run.name]
+
+
+def _figures(group: Sequence[Measured]) -> list[Figure]:
+    """The figures about hits that any run has: by their k, in the order of the runs."""
+    found = dict.fromkeys(
+        (metric, of.signature)
+        for run in group
+        for metric, of in run.summary.metrics.items()
+        if is_about_hits(of.signature)
+    )
+    return sorted(found, key=lambda figure: cutoff(figure[0]) or 0)
+
+
+def _retriever_of(run: Measured) -> str:
+    """What found a run's notes, and what put them in order."""
+    identity = run.manifest.identity
+    return json.dumps([identity["retriever"], identity.get("rerank")], sort_keys=True)
+
+
+def _joined(signatures: Sequence[str]) -> str:
+    """Signatures in one: the heads of those that share the rest, then the rest."""
+    heads: dict[str, list[str]] = defaultdict(list)
+    for signature in signatures:
+        head, _, rest = signature.partition("|")
+        heads[rest].append(head)
+    return "; ".join("|".join([", ".join(found), *([rest] if rest else [])]) for rest, found in heads.items())
