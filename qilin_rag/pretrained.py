@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
+import json
 import logging
+import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from qilin_rag.errors import UsageError
+from qilin_rag.file_hashes import file_sha256
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
 _WEIGHTS = {".safetensors", ".bin"}
-_CONTENT = {".json", ".txt", ".model"} | _WEIGHTS
 _OTHER_FORMATS = ("onnx/*", "openvino/*", "*.onnx", "*.h5", "*.msgpack", "*.ot", "*.gguf")
+_POSITION_TABLES = {"position_embeddings", "wpe"}
+_MARKS = ("config.json", "modules.json", "adapter_config.json")
+
+# What can't change what a model makes. Any other file counts, also one that nobody knows.
+_IRRELEVANT_FOLDERS = {".git", ".cache", ".huggingface", ".ipynb_checkpoints", "__pycache__", "onnx", "openvino"}
+_IRRELEVANT_FILES = (
+    *("readme*", "license*", "notice*", "*.md", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.svg", "*.webp", "*.pdf"),
+    *(".git*", ".ds_store", ".msc", ".mdl", ".mv"),  # of version control, macOS and ModelScope
+    *("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json"),
+    *("training_args.bin", "events.out.tfevents.*"),
+    *("*.onnx", "*.h5", "*.msgpack", "*.ot"),  # of other frameworks than PyTorch
+)
+# Weights that are not loaded where the same folder has them as safetensors too, by the files that show it.
+_REPLACED = {
+    "model.safetensors": "pytorch_model*.bin*",
+    "model.safetensors.index.json": "pytorch_model*.bin*",
+    "adapter_model.safetensors": "adapter_model.bin",
+}
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder holds a pretrained model, or an adapter of one."""
+    return any((folder / name).is_file() for name in _MARKS)
 
 
 def find_model(name: str) -> Path | None:
@@ -26,40 +56,114 @@ def find_model(name: str) -> Path | None:
     """
     folder = Path(name).expanduser()
     for place in (folder, folder / "model"):
-        if (place / "config.json").is_file() or (place / "modules.json").is_file():
+        if is_model(place):
             return place
     return None if folder.exists() else _snapshot(name, offline=True)
 
 
 def fetch_model(name: str) -> Path:
-    """The folder of a model, downloaded from the hub where it is not here; a UsageError says why it can't be had."""
-    if found := find_model(name):
-        return found
-    if Path(name).expanduser().exists():
-        raise UsageError(f"model {name!r}: no config.json in this folder, so it is no pretrained model")
-    logger.info("fetching model %s", name)
-    if fetched := _snapshot(name, offline=False):
-        return fetched
-    raise UsageError(
-        f"model {name!r} is no folder here and can't be fetched from the model hub; give the folder of a "
-        "pretrained model, or check its name and the network"
-    )
+    """Return the folder of a model, downloaded from the hub if it is not here, with the models that it adapts.
+
+    Raises: UsageError, which says why the model can't be had.
+    """
+    folder = _fetch(name)
+    for path, base in adapted_models(folder):
+        if find_model(base) is None:
+            logger.info("%s adapts another model", path)
+            _fetch(base)
+    return folder
+
+
+def adapted_models(folder: Path) -> list[tuple[Path, str]]:
+    """Return the adapter configurations (PEFT) that are loaded with a model, each with the base model it names."""
+    found = []
+    for place in _loaded_folders(folder):
+        path = place / "adapter_config.json"
+        base = _json_object(path).get("base_model_name_or_path")
+        if isinstance(base, str) and base:
+            found.append((path, base))
+    return found
 
 
 def model_sha256(folder: Path) -> str:
-    """Hash of the files that make the model (configuration, tokenizer, weights), wherever the folder lies."""
-    paths = sorted(
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if path.suffix in _CONTENT and not {"onnx", "openvino", ".cache"} & set(path.relative_to(folder).parts)
-    )
-    if any(path.suffix == ".safetensors" for path in paths):
-        paths = [path for path in paths if path.suffix != ".bin"]
+    """Return a hash of all that can change what a model makes, wherever its folder is.
+
+    It covers every file but those listed as irrelevant (text for people, pictures, the state of an optimizer, weights
+    for other frameworks, those that the same folder has as safetensors), and of an adapter the base model too.
+
+    Raises: UsageError, if the base model of an adapter is not on this machine.
+    """
+    return _model_sha256(folder, ())
+
+
+def files_sha256(folder: Path) -> str:
+    """Return the hash of a model's own files, as `model_sha256` reads them, without the base model of an adapter."""
+    digest: str = _hash_files(folder).hexdigest()
+    return digest
+
+
+def _hash_files(folder: Path) -> Any:
     total = hashlib.sha256()
+    for path in sorted(path.relative_to(folder) for path in _walk(folder, frozenset())):
+        total.update(f"{path.as_posix()} {file_sha256(folder / path)}\n".encode())
+    return total
+
+
+def _model_sha256(folder: Path, above: Sequence[Path]) -> str:
+    """`above` are the folders of the adapters that led here."""
+    total = _hash_files(folder)
+    for config, base in adapted_models(folder):
+        found = find_model(base)
+        if found is None:
+            raise UsageError(
+                f"{config} adapts the model {base!r}, which is not on this machine; download it, or write its folder "
+                "there as base_model_name_or_path"
+            )
+        if found.resolve() in (folder.resolve(), *above):
+            raise UsageError(f"{config} names itself as its base model; correct base_model_name_or_path there")
+        total.update(f"base {_model_sha256(found, (*above, folder.resolve()))}\n".encode())
+    digest: str = total.hexdigest()
+    return digest
+
+
+def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    """The files that count, here and below; links are followed, to folders too. `above` are real paths."""
+    real = os.path.realpath(folder)
+    if real in above:  # a link that leads back
+        return
+    paths = list(folder.iterdir())
+    replaced = [_REPLACED[path.name] for path in paths if path.name in _REPLACED]
     for path in paths:
-        with (folder / path).open("rb") as file:
-            total.update(f"{path.as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
+        name = path.name.lower()
+        if path.is_dir() and name not in _IRRELEVANT_FOLDERS:
+            yield from _walk(path, above | {real})
+        elif path.is_file() and not any(fnmatch.fnmatchcase(name, each) for each in (*_IRRELEVANT_FILES, *replaced)):
+            yield path
+
+
+def _loaded_folders(folder: Path) -> list[Path]:
+    """The model's folder, and those of its modules, which may have routes with modules of their own."""
+    places = {folder: None}
+    modules = _json(folder / "modules.json")
+    for module in modules if isinstance(modules, list) else []:
+        if isinstance(module, dict) and isinstance(module.get("path"), str):
+            place = folder / module["path"]
+            routed = _json_object(place / "router_config.json").get("types")
+            places |= {place: None, **{place / name: None for name in routed or []}}
+    return list(places)
+
+
+def _json(path: Path) -> Any:
+    """What a JSON file holds; None if it can't be read, which whoever loads the model will say."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    content = _json(path)
+    return content if isinstance(content, dict) else {}
 
 
 def check_all_loaded(name: str, messages: list[str], may_miss: str = r"pooler\.") -> None:
@@ -68,10 +172,54 @@ def check_all_loaded(name: str, messages: list[str], may_miss: str = r"pooler\."
     `may_miss` matches the beginning of those that may be: a pooler often is, and embeddings use none. `messages` are
     those of `quiet_loading`.
     """
-    report = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(messages))
-    missing = [key.strip() for key in re.findall(r"^([^|\n]+)\|\s*MISSING", report, re.MULTILINE)]
+    missing = [key.strip() for key in re.findall(r"^([^|\n]+)\|\s*MISSING", _plain_report(messages), re.MULTILINE)]
     if missing := [key for key in missing if not re.match(may_miss, key)]:
         raise UsageError(f"model {name!r}: weights are not in its files ({missing[0]}), so they would be random")
+
+
+def why_not_loaded(error: Exception, messages: Sequence[str]) -> str:
+    """Say in one line why a library could not load a model, without its advice to programmers.
+
+    `messages` are those of `quiet_loading`.
+    """
+    text = " ".join(str(error).split())
+    report = _plain_report(messages)
+    if "trust_remote_code" in text:
+        return "it needs Python code of its own, which is never run here; choose a model that transformers knows itself"
+    if "ignore_mismatched_sizes" in text and (other := re.search(r"^([^|\n]+)\|\s*MISMATCH", report, re.MULTILINE)):
+        return f"the shape of its weights {other[1].strip()} does not fit its config.json; fetch the model again"
+    if "pad_token" in text:
+        return "its tokenizer has no padding token; write one into its tokenizer_config.json as pad_token"
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def longest_input(model: torch.nn.Module) -> int | None:
+    """Return how many tokens a transformers model has positions for; None if it has no such limit.
+
+    That is the length of its table of positions. Where the table has a padding row, as in RoBERTa and its kin, the
+    first token's position comes after that row, and the rows up to it are never used. A model without a table
+    (rotary or relative positions) is limited by `max_position_embeddings`, if its configuration has one.
+    """
+    import torch
+
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    limits = [getattr(config, "max_position_embeddings", None)]
+    for name, table in model.named_modules():
+        if isinstance(table, torch.nn.Embedding) and name.rpartition(".")[2] in _POSITION_TABLES:
+            unused = 0 if table.padding_idx is None else table.padding_idx + 1
+            limits.append(table.num_embeddings - unused)
+    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
+
+
+def longest_input_of(folder: Path) -> int | None:
+    """As `longest_input`, of a model that is not loaded: it is built without weights."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    with quiet_loading(), torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config.num_hidden_layers = 1
+        return longest_input(AutoModel.from_config(config, trust_remote_code=False))
 
 
 @contextmanager
@@ -109,6 +257,11 @@ def quiet_loading() -> Iterator[list[str]]:
             talker.handlers, talker.propagate = handlers, propagate
 
 
+def _plain_report(messages: Sequence[str]) -> str:
+    """The messages without colours."""
+    return re.sub(r"\x1b\[[\d;]*m", "", "\n".join(messages))
+
+
 class _Keeper(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
@@ -130,4 +283,18 @@ def _snapshot(name: str, offline: bool) -> Path | None:
         return None
     if offline and not any(path.suffix in _WEIGHTS for path in folder.rglob("*")):
         return None  # only its configuration or tokenizer was ever downloaded
-    return folder if (folder / "config.json").is_file() or (folder / "modules.json").is_file() else None
+    return folder if is_model(folder) else None
+
+
+def _fetch(name: str) -> Path:
+    if found := find_model(name):
+        return found
+    if Path(name).expanduser().exists():
+        raise UsageError(f"model {name!r}: no config.json in this folder, so it is no pretrained model")
+    logger.info("fetching model %s", name)
+    if fetched := _snapshot(name, offline=False):
+        return fetched
+    raise UsageError(
+        f"model {name!r} is no folder here and can't be fetched from the model hub; give the folder of a "
+        "pretrained model, or check its name and the network"
+    )

@@ -5,27 +5,28 @@ Engines run in a Python of their own choosing, since what they install seldom go
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
 import subprocess
 import sys
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from qilin_rag.errors import UsageError
+from qilin_rag.file_hashes import file_sha256
 from qilin_rag.llms.base import FatalLLMError
+from qilin_rag.pretrained import files_sha256, is_model
 from qilin_rag.registry import ENGINES, Component
 
 _SECRET = re.compile(r"(?i)(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD)($|_)")
 _CODE = re.compile(r"(?i)PATH$|PYTHON|LD_|DYLD_")
 _PROBE_TIMEOUT_S = 60.0
-_SAMPLED_BYTES = 1 << 16
-_N_SAMPLES = 64
 _PROBE = """
 import importlib.metadata as m, importlib.util as u, sys
 module, names = sys.argv[1], sys.argv[2:]
@@ -132,10 +133,20 @@ class Engine(Component):
         self.installed_version()
 
     def identity(self) -> dict[str, Any]:
-        """As of any component; a model that is a file or folder counts by what it holds, not where it lies."""
-        path = Path(self.model or "").expanduser()
-        known = {"model": f"sampled-sha256:{_sampled_sha256(path)}"} if self.model and path.exists() else {}
-        return super().identity() | known
+        """As of any component; what is a file or folder here counts by its content.
+
+        A model counts by that alone, wherever it is; files that `extra_arguments` name (a chat template, an adapter)
+        count beside their names.
+        """
+        model = _content_sha256(self.model, any_folder=True) if self.model else None
+        named = {
+            name: digest
+            for name in _values(self.extra_arguments)
+            if (digest := _content_sha256(name, any_folder=False))
+        }
+        return (
+            super().identity() | ({"model": f"sha256:{model}"} if model else {}) | ({"files": named} if named else {})
+        )
 
 
 class VLLM(Engine):
@@ -244,15 +255,23 @@ def _as_text(value: Any) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-def _sampled_sha256(path: Path) -> str:
-    """Hash of names, sizes and evenly spaced pieces of a model's files: tens of gigabytes in no time."""
-    total = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-    for file in files:
-        size = file.stat().st_size
-        total.update(f"{'' if file == path else file.relative_to(path).as_posix()} {size}\n".encode())
-        with file.open("rb") as content:
-            for number in range(_N_SAMPLES):
-                content.seek(number * max(0, size - _SAMPLED_BYTES) // (_N_SAMPLES - 1))
-                total.update(content.read(_SAMPLED_BYTES))
-    return total.hexdigest()
+def _values(arguments: Sequence[str]) -> Iterator[str]:
+    """What may name a file: each argument that is no flag, and what follows an equals sign in it."""
+    for argument in arguments:
+        if not argument.startswith("-"):
+            yield argument
+        if "=" in argument:
+            yield argument.partition("=")[2]
+
+
+def _content_sha256(name: str, any_folder: bool) -> str | None:
+    """The hash of a file (with the other parts of a split GGUF file), or of a model's folder; None for all else.
+
+    With `any_folder` each folder is taken for a model.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        split = re.fullmatch(r"(.+)-\d{5}-of-(\d{5}\.gguf)", path.name)
+        parts = sorted(path.parent.glob(f"{glob.escape(split[1])}-*-of-{split[2]}")) if split else [path]
+        return hashlib.sha256("".join(map(file_sha256, parts)).encode()).hexdigest() if split else file_sha256(path)
+    return files_sha256(path) if is_model(path) or (any_folder and path.is_dir()) else None

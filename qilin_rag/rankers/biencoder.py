@@ -18,7 +18,8 @@ from qilin_rag.pretrained import fetch_model, quiet_loading
 from qilin_rag.progress import Advance, stage
 from qilin_rag.rankers.texts import note_texts
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
-from qilin_rag.retrievers.encoder import Pooling, Vectors, dot, encode, load_encoder
+from qilin_rag.retrievers.encoder import Task, Vectors, dot, encode, load_encoder
+from qilin_rag.retrievers.families import Pooling
 from qilin_rag.retrievers.prefixes import model_prefixes
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class BiEncoder(TrainedRanker):
     def _vectors(
         self,
         fitted: SentenceTransformer,
-        kind: Literal["query", "document"],
+        kind: Task,
         keys: npt.NDArray[Any],
         texts_of: Callable[[npt.NDArray[Any]], list[str]],
         advance: Advance,
@@ -115,6 +116,7 @@ class BiEncoder(TrainedRanker):
                 fitted,
                 texts_of(some),
                 fitted.prompts[kind],
+                task=kind,
                 normalize=self.similarity == "cosine",
                 batch_size=self.score_batch_size,
                 named=(self.model, [f"{kind} {key}" for key in some]),

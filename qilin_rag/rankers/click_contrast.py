@@ -19,7 +19,7 @@ from qilin_rag.data.requests import Requests
 from qilin_rag.rankers.examples import Contrasts, clicked_notes
 from qilin_rag.rankers.sentence_trainer import Strict
 from qilin_rag.rankers.texts import note_texts
-from qilin_rag.retrievers.encoder import readable
+from qilin_rag.retrievers.encoder import Task, readable
 
 
 def example_rows(n: int) -> Dataset:
@@ -58,10 +58,12 @@ class ClickBatches(SentenceTransformerDataCollator):  # type: ignore[misc]
             "label": {name: torch.from_numpy(ids) for name, ids in labels.items()},
         }
 
-    def _tokens(self, kind: str, texts: Sequence[str]) -> dict[str, Any]:
+    def _tokens(self, kind: Task, texts: Sequence[str]) -> dict[str, Any]:
+        """The tokens of queries or documents, and which they are: a model may have a route for each."""
         encoder = self._encoder
-        tokens = encoder.preprocess([readable(encoder, text) for text in texts], prompt=encoder.prompts[kind])
-        return {f"{kind}_{name}": values for name, values in tokens.items()}
+        read = [readable(encoder, text) for text in texts]
+        tokens = encoder.preprocess(read, prompt=encoder.prompts[kind], task=kind)
+        return {f"{kind}_{name}": values for name, values in {**tokens, "task": kind}.items()}
 
 
 class ClickContrast(torch.nn.Module):  # type: ignore[misc]

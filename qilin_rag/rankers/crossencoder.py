@@ -12,7 +12,7 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import Ints
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.errors import UsageError
-from qilin_rag.pretrained import check_all_loaded, fetch_model, quiet_loading
+from qilin_rag.pretrained import check_all_loaded, fetch_model, longest_input, quiet_loading, why_not_loaded
 from qilin_rag.progress import Advance, stage
 from qilin_rag.rankers.passages import matching_part
 from qilin_rag.rankers.sentence_trainer import Strict
@@ -159,6 +159,7 @@ class CrossEncoder(TrainedRanker):
         """The model in full precision; a head may be new only where training starts."""
         from sentence_transformers import CrossEncoder as Encoder
 
+        messages: list[str] = []
         try:
             with quiet_loading() as messages:
                 has_own_head = not (is_new and self.pooling == "mean")
@@ -170,13 +171,14 @@ class CrossEncoder(TrainedRanker):
                     local_files_only=True,
                 ).float()
         except Exception as error:  # whatever unfit files make torch, transformers or their tokenizers raise
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise UsageError(f"model {name!r} can't be loaded: {reason}") from error
+            raise UsageError(f"model {name!r} can't be loaded: {why_not_loaded(error, messages)}") from error
+        if encoder.tokenizer.pad_token is None:
+            raise UsageError(f"model {name!r} can't be used: its tokenizer has no padding token; name one like BERT")
         inner = encoder.model.base_model_prefix
         head = rf"(?!{inner}\.)|{inner}\.pooler\." if has_own_head else r"pooler\."
         check_all_loaded(name, messages, head if is_new else "(?!)")
-        limit = getattr(encoder.config, "max_position_embeddings", None)
-        if limit and limit < self.max_length:
+        limit = longest_input(encoder[0].model)
+        if limit is not None and limit < self.max_length:
             raise UsageError(f"max_length {self.max_length}: model {name!r} reads {limit} tokens at most")
         encoder[0].processing_kwargs = {"text": {"truncation": "only_second"}}
         return encoder.eval()

@@ -31,15 +31,16 @@ from qilin_rag.retrievers.dense_search import (
 )
 from qilin_rag.retrievers.dense_shards import Halves, open_vectors, write_vectors
 from qilin_rag.retrievers.encoder import (
-    Pooling,
     Precision,
+    Similarity,
+    Task,
     Vectors,
-    compares_by_dot,
-    default_pooling,
     encode,
     has_native_bf16,
     load_encoder,
+    similarity_of,
 )
+from qilin_rag.retrievers.families import Pooling, assumed_pooling
 from qilin_rag.retrievers.kept_index import IndexedRetriever
 from qilin_rag.retrievers.prefixes import Prefixes, model_prefixes
 from qilin_rag.types import Hit, Note, Question
@@ -49,19 +50,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_OF_QUERIES = ("query_prefix", "faiss", "n_probe", "ef_search")
+_OF_QUERIES = ("query_prefix", "similarity", "faiss", "n_probe", "ef_search")
 _CHECKED_TEXTS = 32  # in bf16 against fp32
 _LEAST_COSINE = 0.999
 _SAMPLED_NOTES, _QUERY_CHARS = 200, 32  # whose titles are the queries that recall is measured by
 
 
 class BiEncoder(IndexedRetriever):
-    """Cosine similarity of sentence vectors (or dot product).
+    """Cosine similarity of sentence vectors, dot product, or Euclidean distance.
 
     `model` is a folder or hub name of a sentence-transformers or transformers model, or what `train` wrote. A prefix
-    that is not given is the model's own: declared in its files, or documented for its family (bge-*-zh, e5); "" is
-    none. `pooling` and `max_length` (in tokens) that are not given are the model's own; `normalize: false` compares by
-    dot product, as is done where the model's files say so.
+    that is not given is the model's own: declared in its files, or documented for its family (bge, e5, Qwen3-Embedding
+    and others); "" is none. `pooling` and `max_length` (in tokens) that are not given are the model's own, or those of
+    its family. `normalize: true` compares by cosine, `false` by dot product; if it is not given, vectors are compared
+    as the model's files say (`similarity_fn_name`), else by cosine. A Euclidean score is the negative distance.
 
     Notes are encoded in `precision`: auto is bf16 where the device has it natively and the first notes' vectors are
     those of fp32 (cosine .999 at least), else fp32; queries always in fp32. `faiss` is how the nearest are found:
@@ -74,7 +76,7 @@ class BiEncoder(IndexedRetriever):
     argument: ClassVar[str | None] = "model"
     operational: ClassVar[frozenset[str]] = IndexedRetriever.operational | {"batch_size", "device", "engine"}
     version: ClassVar[int] = 2
-    index_version: ClassVar[int] = 1
+    index_version: ClassVar[int] = 2
     """Of the notes' vectors, which take long to make; raised when they change."""
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers")
 
@@ -113,12 +115,15 @@ class BiEncoder(IndexedRetriever):
         """What the model contains counts, not where it lies; prefixes and pooling as they are used."""
         folder, sha256 = self._find_model()
         prefixes = self._prefixes()
+        assumed = assumed_pooling(folder, self.model)
+        similarity = self._similarity()
         return super().identity() | {
             "model": sha256,
             "query_prefix": prefixes.query,
             "passage_prefix": prefixes.passage,
-            "pooling": self.pooling or default_pooling(folder),
-            "normalize": self._normalizes(),
+            "pooling": self.pooling or (assumed and assumed.pooling),
+            "normalize": similarity == "cosine",
+            "similarity": similarity,
         }
 
     def index_identity(self) -> dict[str, Any]:
@@ -135,7 +140,7 @@ class BiEncoder(IndexedRetriever):
         prefix = self._prefixes().query
         logger.info("encoding %d queries, prefix %r", len(questions), prefix)
         texts = [question.query for question in questions]
-        queries = self._encode(texts, prefix, [f"query {question.id}" for question in questions])
+        queries = self._encode(texts, "query", [f"query {question.id}" for question in questions])
         rankings, n_tied = self._nearest(texts, queries, vectors, index, notes, k)
         if n_tied:
             logger.info(
@@ -145,11 +150,11 @@ class BiEncoder(IndexedRetriever):
 
     def embed_queries(self, queries: Sequence[str]) -> Vectors:
         """Their vectors, shape (n_queries, dimension)."""
-        return self._encode(queries, self._prefixes().query, [f"query {query!r}" for query in queries])
+        return self._encode(queries, "query", [f"query {query!r}" for query in queries])
 
     def embed_notes(self, texts: Sequence[str]) -> Vectors:
         """The vectors of notes by their texts (`Note.text`), shape (n_texts, dimension)."""
-        return self._encode(texts, self._prefixes().passage, [f"note {text[:50]!r}" for text in texts])
+        return self._encode(texts, "document", [f"note {text[:50]!r}" for text in texts])
 
     def write_files(self, notes: NoteStore, folder: Path) -> None:
         """The notes' vectors in the order of the store, and faiss' index of them with its recall."""
@@ -216,7 +221,8 @@ class BiEncoder(IndexedRetriever):
         k: int,
     ) -> tuple[list[list[Hit]], int]:
         if index is None:
-            return search_flat(texts, queries, vectors, notes.note_idxs, k)
+            is_euclidean = self._similarity() == "euclidean"
+            return search_flat(texts, queries, vectors, notes.note_idxs, k, by_distance=is_euclidean)
         return search_approximately(texts, queries, vectors, notes.note_idxs, k, index, self._breadth(index))
 
     def _devices(self) -> list[str | None]:
@@ -234,8 +240,7 @@ class BiEncoder(IndexedRetriever):
         if self.precision == "fp32" or (self.precision == "auto" and not has_native_bf16(self._model().device)):
             return "fp32"
         texts = [note.text for note in itertools.islice(notes, _CHECKED_TEXTS)]
-        prefix = self._prefixes().passage
-        full, half = (self._encode(texts, prefix, texts, precision) for precision in ("fp32", "bf16"))
+        full, half = (self._encode(texts, "document", texts, precision) for precision in ("fp32", "bf16"))
         norms = np.linalg.norm(full, axis=1) * np.linalg.norm(half, axis=1)
         least = float(((full * half).sum(axis=1) / norms).min())
         if least >= _LEAST_COSINE:
@@ -253,23 +258,29 @@ class BiEncoder(IndexedRetriever):
             self._found = folder, model_sha256(folder)
         return self._found
 
-    def _normalizes(self) -> bool:
-        return not compares_by_dot(self._find_model()[0]) if self.normalize is None else self.normalize
+    def _similarity(self) -> Similarity:
+        similarity = similarity_of(self._find_model()[0], self.model, self.normalize)
+        if similarity == "euclidean" and self.faiss != "flat":
+            raise UsageError(
+                f"faiss {self.faiss}: model {self.model!r} compares by Euclidean distance, which flat alone searches; "
+                "leave faiss out, or set normalize to true (cosine) or false (dot product)"
+            )
+        return similarity
 
     def _prefixes(self) -> Prefixes:
         own = model_prefixes(self._find_model()[0], self.model)
         given = (self.query_prefix, self.passage_prefix)
         return Prefixes(*(mine if text is None else text for text, mine in zip(given, own, strict=True)))
 
-    def _encode(
-        self, texts: Sequence[str], prefix: str, names: Sequence[str], precision: Precision = "fp32"
-    ) -> Vectors:
+    def _encode(self, texts: Sequence[str], task: Task, names: Sequence[str], precision: Precision = "fp32") -> Vectors:
         """Vectors of shape (n_texts, dimension); a UsageError names the first text whose vector is not finite."""
+        prefixes = self._prefixes()
         return encode(
             self._model(),
             texts,
-            prefix,
-            normalize=self._normalizes(),
+            prefixes.query if task == "query" else prefixes.passage,
+            task=task,
+            normalize=self._similarity() == "cosine",
             batch_size=self.batch_size,
             named=(self.model, names),
             precision=precision,
@@ -285,11 +296,10 @@ class BiEncoder(IndexedRetriever):
 
 def _note_encoder(retriever: BiEncoder, precision: Precision) -> Callable[[Sequence[str], Sequence[str]], Halves]:
     """What makes 16-bit vectors of notes' texts, which have names."""
-    prefix = retriever._prefixes().passage
 
     def encode_notes(texts: Sequence[str], names: Sequence[str]) -> Halves:
         with np.errstate(over="ignore"):
-            halves = retriever._encode(texts, prefix, names, precision).astype(np.float16)
+            halves = retriever._encode(texts, "document", names, precision).astype(np.float16)
         if not np.isfinite(halves).all():
             raise UsageError(f"vectors of model {retriever.model!r} don't fit 16-bit floats; set normalize: true")
         return halves

@@ -53,8 +53,74 @@ class Approximate(NamedTuple):
     """(n_distinct + 1,): where the rows of each begin."""
 
 
-def search_flat(texts: Sequence[str], queries: Vectors, vectors: npt.NDArray[Any], note_idxs: Ids, k: int) -> Found:
-    """Rank the `k` notes nearest to each query by dot product, out of all; ties as `rank_hits`.
+class _Products:
+    """Closeness of a query and vectors as their dot product."""
+
+    def nearest(self, queries: Vectors, block: Vectors, n: int) -> tuple[Vectors, Ids]:
+        """The closest `n` of a block by faiss, and how close they are; both (n_queries, n)."""
+        import faiss
+
+        found: tuple[Vectors, Ids] = faiss.knn(queries, block, n, metric=faiss.METRIC_INNER_PRODUCT)
+        return found
+
+    def all_of(self, queries: Vectors, block: Vectors) -> Vectors:
+        """How close all vectors of a block are, (n_queries, n_vectors), in single precision."""
+        products: Vectors = queries @ block.T
+        return products
+
+    def exact(self, vectors: npt.NDArray[Any], query: Vectors) -> Vectors:
+        """How close these vectors are, (n_vectors,); equal vectors are equally close."""
+        return dot(vectors, query)
+
+    def errors(self, queries: Vectors, longest: float) -> Vectors:
+        """By how much the former may be off at most, (n_queries,).
+
+        That is dimension * 2^-24 * |query| * |vector| (Higham 2002, section 3.1), here taken twice.
+        """
+        bounds: Vectors = 2 * queries.shape[1] * 2.0**-24 * longest * np.linalg.norm(queries, axis=1)
+        return bounds
+
+    def score(self, closeness: float) -> float:
+        """What a hit is given for it."""
+        return closeness
+
+
+class _Distances(_Products):
+    """Closeness as the negative square of the Euclidean distance; a hit's score is the negative distance."""
+
+    def nearest(self, queries: Vectors, block: Vectors, n: int) -> tuple[Vectors, Ids]:
+        import faiss
+
+        squares, rows = faiss.knn(queries, block, n, metric=faiss.METRIC_L2)
+        return -squares, rows
+
+    def all_of(self, queries: Vectors, block: Vectors) -> Vectors:
+        squares: Vectors = (queries**2).sum(axis=1)[:, None] + (block**2).sum(axis=1) - 2 * queries @ block.T
+        return -squares
+
+    def exact(self, vectors: npt.NDArray[Any], query: Vectors) -> Vectors:
+        differences = vectors.astype(np.float64) - query.astype(np.float64)
+        squares: Vectors = (differences**2).sum(axis=1).astype(np.float32)
+        return -squares
+
+    def errors(self, queries: Vectors, longest: float) -> Vectors:
+        """The squares of both lengths, and twice their product, are off like a product."""
+        bounds: Vectors = 4 * queries.shape[1] * 2.0**-24 * (longest + np.linalg.norm(queries, axis=1)) ** 2
+        return bounds
+
+    def score(self, closeness: float) -> float:
+        return -math.sqrt(-closeness) if closeness < 0 else 0.0
+
+
+def search_flat(
+    texts: Sequence[str],
+    queries: Vectors,
+    vectors: npt.NDArray[Any],
+    note_idxs: Ids,
+    k: int,
+    by_distance: bool = False,
+) -> Found:
+    """Rank the `k` notes nearest to each query by dot product or Euclidean distance, out of all; ties as `rank_hits`.
 
     Args:
         texts: The queries' texts, by which ties are ordered.
@@ -62,17 +128,21 @@ def search_flat(texts: Sequence[str], queries: Vectors, vectors: npt.NDArray[Any
         vectors: Shape (n_notes, dimension).
         note_idxs: Shape (n_notes,).
         k: How many notes are wanted.
+        by_distance: Whether a score is the negative Euclidean distance, not the dot product.
 
     Returns:
         The rankings, and how many of them had ties at the cut.
     """
+    measure = _Distances() if by_distance else _Products()
     rankings: list[list[Hit]] = []
     n_tied = 0
     for start in range(0, len(queries), _CHUNK_QUERIES):
         chunk = slice(start, start + _CHUNK_QUERIES)
-        some, tied = _search_chunk(texts[chunk], queries[chunk], vectors, note_idxs, k)
+        some, tied = _search_chunk(texts[chunk], queries[chunk], vectors, note_idxs, k, measure)
         rankings += some
         n_tied += tied
+    if by_distance:
+        rankings = [[hit.model_copy(update={"score": measure.score(hit.score)}) for hit in hits] for hits in rankings]
     return rankings, n_tied
 
 
@@ -283,28 +353,30 @@ def _blocks(vectors: npt.NDArray[Any]) -> Iterator[tuple[int, Vectors]]:
         yield start, vectors[start : start + _BLOCK_ROWS].astype(np.float32)
 
 
-def _search_chunk(texts: Sequence[str], queries: Vectors, vectors: npt.NDArray[Any], note_idxs: Ids, k: int) -> Found:
-    """Where faiss may have cut among ties, all vectors are looked at once more.
-
-    faiss is off by at most dimension * 2^-24 * |query| * |vector| (Higham 2002, section 3.1), here taken twice.
-    """
-    import faiss
-
+def _search_chunk(
+    texts: Sequence[str],
+    queries: Vectors,
+    vectors: npt.NDArray[Any],
+    note_idxs: Ids,
+    k: int,
+    measure: _Products,
+) -> Found:
+    """Where faiss may have cut among ties, all vectors are looked at once more."""
     n_wanted = min(k + _MARGIN, len(vectors))
     scores, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     longest = 0.0
     for start, block in _blocks(vectors):
         longest = max(longest, float(np.linalg.norm(block, axis=1).max()))
-        some_scores, some = faiss.knn(queries, block, min(n_wanted, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
+        some_scores, some = measure.nearest(queries, block, min(n_wanted, len(block)))
         scores, rows = np.hstack([scores, some_scores]), np.hstack([rows, some + start])
         if scores.shape[1] > n_wanted:
             best = np.argpartition(-scores, n_wanted - 1, axis=1)[:, :n_wanted]
             scores, rows = np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
-    errors = 2 * vectors.shape[1] * 2.0**-24 * longest * np.linalg.norm(queries, axis=1)
+    errors = measure.errors(queries, longest)
     rankings: list[list[Hit]] = []
     n_tied, unsure, cuts = 0, [], []
     for i, query in enumerate(queries):
-        exact = dot(vectors[rows[i]], query)
+        exact = measure.exact(vectors[rows[i]], query)
         hits, left_out = rank_hits(exact, note_idxs[rows[i]], k, texts[i], above=-math.inf)
         rankings.append(hits)
         if n_wanted < len(vectors) and hits[-1].score <= scores[i].min() + errors[i]:
@@ -313,8 +385,8 @@ def _search_chunk(texts: Sequence[str], queries: Vectors, vectors: npt.NDArray[A
         else:
             n_tied += left_out > 0
     if unsure:
-        of_unsure = [texts[i] for i in unsure]
-        again, tied = _search_above(of_unsure, queries[unsure], np.array(cuts, np.float32), vectors, note_idxs, k)
+        of_unsure, lowest = [texts[i] for i in unsure], np.array(cuts, np.float32)
+        again, tied = _search_above(of_unsure, queries[unsure], lowest, vectors, note_idxs, k, measure)
         n_tied += tied
         for i, hits in zip(unsure, again, strict=True):
             rankings[i] = hits
@@ -322,15 +394,21 @@ def _search_chunk(texts: Sequence[str], queries: Vectors, vectors: npt.NDArray[A
 
 
 def _search_above(
-    texts: Sequence[str], queries: Vectors, cuts: Vectors, vectors: npt.NDArray[Any], note_idxs: Ids, k: int
+    texts: Sequence[str],
+    queries: Vectors,
+    cuts: Vectors,
+    vectors: npt.NDArray[Any],
+    note_idxs: Ids,
+    k: int,
+    measure: _Products,
 ) -> Found:
-    """Of all vectors whose product with a query is its cut or more, of which there are k at least: the best."""
+    """Of all vectors that are as close to a query as its cut or closer, of which there are k at least: the best."""
     kept = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
     for start, block in _blocks(vectors):
-        products = queries @ block.T
-        for i in np.flatnonzero(products.max(axis=1) >= cuts).tolist():
-            rows = start + np.flatnonzero(products[i] >= cuts[i])
-            scores = np.concatenate([kept[i][0], dot(vectors[rows], queries[i])])
+        closeness = measure.all_of(queries, block)
+        for i in np.flatnonzero(closeness.max(axis=1) >= cuts).tolist():
+            rows = start + np.flatnonzero(closeness[i] >= cuts[i])
+            scores = np.concatenate([kept[i][0], measure.exact(vectors[rows], queries[i])])
             ids = np.concatenate([kept[i][1], note_idxs[rows]])
             first = rank_order(scores, ids, texts[i])[: k + 1]  # one more, to see whether there are ties
             kept[i] = scores[first], ids[first]

@@ -3,57 +3,97 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from qilin_rag.errors import UsageError
-from qilin_rag.pretrained import check_all_loaded, quiet_loading, within_gpu_memory
+from qilin_rag.pretrained import (
+    check_all_loaded,
+    longest_input,
+    quiet_loading,
+    why_not_loaded,
+    within_gpu_memory,
+)
 from qilin_rag.progress import stage
-from qilin_rag.retrievers.prefixes import sentence_transformers_config
+from qilin_rag.retrievers.families import (
+    Assumed,
+    Pooling,
+    assumed_pooling,
+    family_of,
+    sentence_transformers_config,
+)
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-Pooling = Literal["mean", "cls", "max", "lasttoken"]
+logger = logging.getLogger(__name__)
+
 Precision = Literal["fp32", "bf16"]
+Similarity = Literal["cosine", "dot", "euclidean"]
+Task = Literal["query", "document"]
 Vectors = npt.NDArray[np.float32]
 
 MAX_CHARS_PER_TOKEN = 64  # what lies beyond is cut before tokenizing, which takes seconds for megabytes
 _TOKENS_CPU = 4096  # of a batch: its activations stay in the caches, and malloc keeps their memory
 _TOKENS_GPU = 65536
+_STATIC_TEXTS = 1024  # at a time, of a model that looks vectors up
+_LONGEST_BELIEVED = 1_000_000  # tokenizers that know no limit name one of 1e30
 
 
 def load_encoder(
     folder: Path, name: str, device: str | None, pooling: Pooling | None, max_length: int | None
 ) -> SentenceTransformer:
-    """The model of a folder in full precision; pooling and length that are not given are its own.
+    """Return the model of a folder in full precision.
 
-    `name` is what a UsageError calls it.
+    Pooling and length that are not given are the model's own. If its files don't say how token vectors are pooled,
+    what is taken is logged. A length that the model's own files set beyond its positions is lowered to these.
+
+    Raises: UsageError, which calls the model `name`, if it can't be loaded or used so.
+    """
+    if _reads_pairs(folder):
+        raise UsageError(f"model {name!r} is a cross-encoder: it reads two texts at once, and has no vector of one")
+    messages: list[str] = []
+    try:
+        with quiet_loading() as messages:
+            encoder = _load(folder, device).float()
+    except Exception as error:  # whatever unfit files make torch, transformers or their tokenizers raise
+        raise UsageError(f"model {name!r} can't be loaded: {why_not_loaded(error, messages)}") from error
+    check_all_loaded(name, messages)
+    for module in _input_modules(encoder):
+        _set_length(module, max_length, name)
+        if type(module).__name__ == "Transformer" and module.tokenizer is not None:
+            _complete_tokenizer(module.tokenizer, folder, name)
+    _pool(encoder, pooling, assumed_pooling(folder, name), name)
+    return encoder
+
+
+def routed(encoder: SentenceTransformer, task: Task, name: str) -> SentenceTransformer:
+    """Return the modules that texts of one task go through: of a model with routes those of its route, else all.
+
+    Raises: UsageError, which calls the model `name`, if it has routes and none for this task.
     """
     from sentence_transformers import SentenceTransformer
 
+    router = encoder[0]
+    if type(router).__name__ != "Router":
+        return encoder
     try:
-        with quiet_loading() as messages:
-            encoder = SentenceTransformer(str(folder), device=device, local_files_only=True).float()
-    except Exception as error:  # whatever unfit files make torch, transformers or their tokenizers raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UsageError(f"model {name!r} can't be loaded: {reason}") from error
-    if _reads_pairs(folder):
-        raise UsageError(f"model {name!r} is a cross-encoder: it reads two texts at once, and has no vector of one")
-    check_all_loaded(name, messages)
-    if pooling := pooling or default_pooling(folder):
-        _set_pooling(encoder, pooling)
-    if max_length is not None:
-        limit = getattr(encoder[0].auto_model.config, "max_position_embeddings", None)
-        if limit and limit < max_length:
-            raise UsageError(f"max_length {max_length}: model {name!r} reads {limit} tokens at most")
-        encoder.max_seq_length = max_length
-    return encoder
+        route = router._resolve_route(task=task, modality="text")
+    except ValueError as error:
+        routes = ", ".join(router.sub_modules)
+        raise UsageError(f"model {name!r} has routes for {routes}, and none for {task}; name another model") from error
+    with quiet_loading():
+        return SentenceTransformer(
+            modules=[*router.sub_modules[route], *list(encoder)[1:]],
+            device=str(encoder.device),
+            truncate_dim=encoder.truncate_dim,
+        )
 
 
 def encode(
@@ -61,6 +101,7 @@ def encode(
     texts: Sequence[str],
     prefix: str,
     *,
+    task: Task,
     normalize: bool,
     batch_size: int | None,
     named: tuple[str, Sequence[str]],
@@ -68,16 +109,17 @@ def encode(
 ) -> Vectors:
     """Vectors of shape (n_texts, dimension); the same text has the same one.
 
-    A batch holds `batch_size` texts of full length at most, or as many tokens of shorter ones. `named` are the model
-    and the texts; a UsageError names the first text whose vector is not finite, and what to do where the memory of a
-    GPU is not enough.
+    `task` says whether the texts are queries or documents, which some models read by different modules. A batch holds
+    `batch_size` texts of full length at most, or as many tokens of shorter ones. `named` are the model and the texts; a
+    UsageError names the first text whose vector is not finite, and what to do where the memory of a GPU is not enough.
     """
+    encoder = routed(encoder, task, named[0])
     read = [readable(encoder, text) for text in texts]
     distinct = list(dict.fromkeys(read))
-    n_texts = batch_size or max(1, _TOKENS_GPU // int(encoder.max_seq_length or _TOKENS_GPU))
+    n_texts = batch_size or max(1, _TOKENS_GPU // (_longest(encoder) or _TOKENS_GPU))
     advice = f"batch_size (score_batch_size of a ranker) is {n_texts}, set a lower one"
     with quiet_loading(), within_gpu_memory(f"model {named[0]!r} on {encoder.device}: {advice}"):
-        some = _encode_distinct(encoder.eval(), distinct, prefix, normalize, batch_size, precision)
+        some = _encode_distinct(encoder.eval(), distinct, prefix, task, normalize, batch_size, precision)
     place = {text: i for i, text in enumerate(distinct)}
     vectors: Vectors = some[[place[text] for text in read]]
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
@@ -121,6 +163,7 @@ def _encode_distinct(
     encoder: SentenceTransformer,
     texts: list[str],
     prefix: str,
+    task: Task,
     normalize: bool,
     batch_size: int | None,
     precision: Precision,
@@ -134,24 +177,33 @@ def _encode_distinct(
 
     on_cpu = encoder.device.type == "cpu"
     if type(encoder[0]).__name__ != "Transformer" or not texts:  # static vectors: there is nothing to order
-        plain: Vectors = encoder.encode(texts, prompt=prefix, normalize_embeddings=normalize, show_progress_bar=False)
+        plain: Vectors = encoder.encode(
+            texts,
+            prompt=prefix,
+            task=task,
+            batch_size=batch_size or _STATIC_TEXTS,
+            normalize_embeddings=normalize,
+            show_progress_bar=False,
+        )
         return plain
     unpadded = {"text": {"padding": False}, "common": {"return_tensors": None}}
-    features = encoder.preprocess(texts, prompt=prefix, processing_kwargs=unpadded)
+    features = encoder.preprocess(texts, prompt=prefix, task=task, processing_kwargs=unpadded)
     columns = {name: values for name, values in features.items() if isinstance(values, list)}
     common = {name: value for name, value in features.items() if name not in columns}
     lengths = np.array([len(ids) for ids in columns["input_ids"]])
     budget = _TOKENS_CPU if on_cpu else _TOKENS_GPU
     if batch_size is not None:
-        budget = min(budget, batch_size * int(encoder.max_seq_length or lengths.max()))
+        budget = min(budget, batch_size * (_longest(encoder) or int(lengths.max())))
     n_threads = torch.get_num_threads()
 
     def run(rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Vectors]:
         padded = encoder.tokenizer.pad(
-            {name: [values[i] for i in rows] for name, values in columns.items()}, return_tensors="pt"
+            {name: [values[i] for i in rows] for name, values in columns.items()},
+            padding_side="right",  # so that a token has the same position in any batch
+            return_tensors="pt",
         ).to(encoder.device)
         with torch.inference_mode(), torch.autocast(encoder.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            whole = encoder({**common, **padded})["sentence_embedding"].float()
+            whole = encoder({**common, **padded}, task=task)["sentence_embedding"].float()
             vectors = whole[:, : encoder.truncate_dim]  # None: all of it
             if normalize:
                 vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
@@ -176,7 +228,8 @@ def _encode_distinct(
 
 def readable(encoder: SentenceTransformer, text: str) -> str:
     """The text without what lies far beyond what the model reads; "" may be no token at all, so it is a space."""
-    return text[: int(encoder.max_seq_length or 512) * MAX_CHARS_PER_TOKEN] or " "
+    longest = _longest(encoder)
+    return (text if longest is None else text[: longest * MAX_CHARS_PER_TOKEN]) or " "
 
 
 def dot(vectors: Vectors, others: Vectors) -> Vectors:
@@ -185,14 +238,20 @@ def dot(vectors: Vectors, others: Vectors) -> Vectors:
     return products
 
 
-def default_pooling(folder: Path) -> Pooling | None:
-    """None where the model's own files say how token vectors are pooled."""
-    return None if (folder / "modules.json").is_file() else "mean"
+def similarity_of(folder: Path, name: str, normalize: bool | None) -> Similarity:
+    """Return how vectors are compared: by cosine if `normalize`, by dot product if not, else as the model's files say.
 
-
-def compares_by_dot(folder: Path) -> bool:
-    """Whether the model's own files say that its vectors are compared by dot product, not by their cosine."""
-    return sentence_transformers_config(folder).get("similarity_fn_name") == "dot"
+    Raises: UsageError, if they name a similarity that is not searched here.
+    """
+    if normalize is not None:
+        return "cosine" if normalize else "dot"
+    declared = sentence_transformers_config(folder).get("similarity_fn_name") or "cosine"
+    if declared not in get_args(Similarity):
+        raise UsageError(
+            f"model {name!r} compares its vectors by {declared!r}, which is not searched here; "
+            "set normalize to true (cosine) or false (dot product)"
+        )
+    return cast(Similarity, declared)
 
 
 def _reads_pairs(folder: Path) -> bool:
@@ -203,10 +262,90 @@ def _reads_pairs(folder: Path) -> bool:
     return is_classifier or sentence_transformers_config(folder).get("model_type") == "CrossEncoder"
 
 
-def _set_pooling(encoder: SentenceTransformer, pooling: Pooling) -> None:
-    for position, module in enumerate(encoder):
-        if type(module).__name__ == "Pooling":
-            dimension = encoder[0].auto_model.config.hidden_size
-            encoder[position] = type(module)(dimension, pooling, include_prompt=module.include_prompt)
-            return
-    raise UsageError(f"pooling {pooling}: this model pools in its own way; leave the setting out")
+def _load(folder: Path, device: str | None) -> SentenceTransformer:
+    """The model as sentence-transformers makes it, but for folders of which it knows too little."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+
+    if (folder / "modules.json").is_file():
+        return SentenceTransformer(str(folder), device=device, local_files_only=True)
+    config = json.loads((folder / "config.json").read_text("utf-8")) if (folder / "config.json").is_file() else {}
+    if config.get("model_type") == "model2vec":
+        static = StaticEmbedding.load(str(folder), local_files_only=True)
+        return SentenceTransformer(modules=[static, *([Normalize()] if config.get("normalize") else [])], device=device)
+    encoder = SentenceTransformer(str(folder), device=device, local_files_only=True)
+    kinds = encoder[0].modality_config
+    if "text" in kinds and kinds.pop("message", None):  # the chat template of the model it was made from
+        encoder[0].input_formatter.supported_modalities = list(kinds)
+    return encoder
+
+
+def _input_modules(encoder: SentenceTransformer) -> list[Any]:
+    """Those that read text: one, or the first of each route."""
+    first = encoder[0]
+    return [route[0] for route in first.sub_modules.values()] if type(first).__name__ == "Router" else [first]
+
+
+def _set_length(module: Any, max_length: int | None, name: str) -> None:
+    """Have a module cut texts to `max_length` tokens, or to what it says itself, as far as it has positions."""
+    if type(module).__name__ == "Transformer":
+        limit = longest_input(module.model)
+        if max_length is not None and limit is not None and limit < max_length:
+            raise UsageError(f"max_length {max_length}: model {name!r} reads {limit} tokens at most")
+        wanted = max_length or module.max_seq_length
+        module.max_seq_length = wanted if limit is None else min(wanted or limit, limit)
+    elif max_length is not None and type(module).__name__ == "StaticEmbedding":
+        module.tokenizer.enable_truncation(max_length)
+    elif max_length is not None:
+        try:
+            module.max_seq_length = max_length
+        except AttributeError as error:
+            raise UsageError(f"max_length {max_length}: model {name!r} has no such limit; leave it out") from error
+
+
+def _longest(encoder: SentenceTransformer) -> int | None:
+    """How many tokens a model reads; None if all."""
+    longest = encoder.max_seq_length
+    return int(longest) if longest and longest < _LONGEST_BELIEVED else None
+
+
+def _complete_tokenizer(tokenizer: Any, folder: Path, name: str) -> None:
+    """Give it a token to pad with, which is masked, and the last token that the model's family wants."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise UsageError(
+            f"model {name!r}: its tokenizer has no padding token; write one into {folder / 'tokenizer_config.json'} "
+            "as pad_token"
+        )
+    family = family_of(folder, name)
+    if family is None or family.last_token is None or (folder / "modules.json").is_file():
+        return
+    last = tokenizer.get_vocab().get(family.last_token)
+    if last is not None and tokenizer("a")["input_ids"][-1:] != [last]:
+        from tokenizers.processors import TemplateProcessing
+
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"$A {family.last_token}", special_tokens=[(family.last_token, last)]
+        )
+
+
+def _pool(encoder: SentenceTransformer, pooling: Pooling | None, assumed: Assumed | None, name: str) -> None:
+    """Pool as was asked for, or as assumed, which is logged; else as the model does."""
+    from sentence_transformers.sentence_transformer.modules import Pooling as PoolingModule
+
+    modules = [module for module in encoder.modules() if isinstance(module, PoolingModule)]
+    if pooling and not modules:
+        raise UsageError(f"pooling {pooling}: this model pools in its own way; leave the setting out")
+    if not pooling and assumed and modules:
+        pooling = assumed.pooling
+        logger.log(
+            logging.INFO if assumed.is_documented else logging.WARNING,
+            "model %r does not say how its token vectors are pooled: %s, %s (set pooling to one of %s)",
+            name,
+            pooling,
+            assumed.reason,
+            ", ".join(get_args(Pooling)),
+        )
+    for module in modules if pooling else []:
+        module.pooling_mode, module.pooling_output_dimension = pooling, module.embedding_dimension

@@ -50,6 +50,7 @@ class BertScore(TextScorer):
     cache_gb: NonNegativeFloat = 8.0
 
     _found: tuple[Path, str] | None = PrivateAttr(default=None)
+    _max_tokens: int | None = PrivateAttr(default=None)
     _encoder: Encoder | None = PrivateAttr(default=None)
     _kept: KeptVectors | None = PrivateAttr(default=None)
     _foreseen: set[str] = PrivateAttr(default_factory=set)
@@ -66,7 +67,9 @@ class BertScore(TextScorer):
         name = slug(folder.resolve().name) if Path(self.model).expanduser().exists() else self.model
         precision = "" if self.precision == "fp32" else f"|precision:{self.precision}"
         layer = f"layer:{self.layer}{precision}"
-        made = f"model:{name}@{digest[:8]}|{layer}|f1:greedy|idf:no|rescale:no|max:{max_tokens(folder)} tokens"
+        if self._max_tokens is None:
+            self._max_tokens = max_tokens(folder)
+        made = f"model:{name}@{digest[:8]}|{layer}|f1:greedy|idf:no|rescale:no|max:{self._max_tokens} tokens"
         return {self.metric: f"bertscore|{made}|{self.treatment}|refs:max|v{self.version}"}
 
     def prepare(self) -> None:

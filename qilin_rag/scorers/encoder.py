@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from qilin_rag.errors import UsageError
-from qilin_rag.pretrained import quiet_loading, within_gpu_memory
+from qilin_rag.pretrained import longest_input, longest_input_of, quiet_loading, why_not_loaded, within_gpu_memory
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +18,6 @@ Precision = Literal["fp32", "bf16"]
 DEFAULT_MAX_TOKENS = 512
 _LONGEST_BELIEVED = 1_000_000  # tokenizers that know no limit name one of 1e30
 _LESS = "lower metrics.bertscore.batch_size, or set metrics.bertscore.device=cpu"
-_POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet", "ibert"}
 
 
 class Encoded(NamedTuple):
@@ -28,15 +28,16 @@ class Encoded(NamedTuple):
 
 
 def max_tokens(folder: Path) -> int:
-    """The longest input in tokens, special ones included: the least of what model and tokenizer say, else 512.
+    """Return the longest input in tokens, special ones included: the least of what model and tokenizer say, else 512.
 
-    Read from the folder's JSON files, so that it is known without loading anything.
+    It is known from the folder's JSON files, without loading weights.
     """
     config = _read_json(folder / "config.json")
     limits = [_read_json(folder / "tokenizer_config.json", optional=True).get("model_max_length")]
-    if isinstance(positions := config.get("max_position_embeddings"), int):
-        unused = config.get("pad_token_id", 1) + 1 if config.get("model_type") in _POSITIONS_AFTER_PADDING else 0
-        limits.append(positions - unused)
+    limits.append(config.get("max_position_embeddings"))
+    if "model_type" in config:
+        with suppress(Exception):  # of a folder that can't be loaded either, which says why
+            limits.append(longest_input_of(folder))
     known = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit <= _LONGEST_BELIEVED]
     return min(known, default=DEFAULT_MAX_TOKENS)
 
@@ -47,16 +48,19 @@ class Encoder:
     def __init__(self, folder: Path, layer: int, precision: Precision = "fp32") -> None:
         """Load from `folder`, onto the CPU; whatever is wrong with it is a UsageError."""
         self.max_tokens = max_tokens(folder)
+        messages: list[str] = []
         try:
-            with quiet_loading():
+            with quiet_loading() as messages:
                 self._tokenizer = _load_tokenizer(folder)
                 self._model = _load_model(folder, layer, precision)
         except UsageError:
             raise
         except Exception as error:  # broken files: an error class each, of several libraries
+            reason = why_not_loaded(error, messages)
             raise UsageError(
-                f"model {folder} can't be loaded: {type(error).__name__}: {error}; fetch it again, or name another one"
+                f"model {folder} can't be loaded: {reason}; fetch it again, or name another one"
             ) from error
+        self.max_tokens = min(self.max_tokens, longest_input(self._model) or self.max_tokens)
         marks = (self._tokenizer.cls_token_id, self._tokenizer.sep_token_id)
         self._weightless = [token_id for token_id in marks if token_id is not None]
         n_known = self._model.get_input_embeddings().num_embeddings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,38 @@ def test_a_model_counts_by_what_it_holds(tmp_path: Path) -> None:
     assert identity(one) == identity(other)
     other.write_bytes(b"GGUF" + bytes(9_999_999) + b"x")
     assert identity(one) != identity(other)
+    other.write_bytes(b"GGUF" + bytes(1_234_567) + b"x" + bytes(8_765_432))  # one byte, anywhere
+    assert identity(one) != identity(other)
+
+
+def test_every_part_of_a_model_counts(tmp_path: Path) -> None:
+    """The parts of a split GGUF file, of which the first is named; a folder in the format of another maker."""
+    parts = [tmp_path / f"model-0000{i}-of-00002.gguf" for i in (1, 2)]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for path in (*parts, folder / "params.json", folder / "consolidated.safetensors"):
+        path.write_bytes(b"GGUF")
+    for engine, model, changed in (
+        ("llamacpp", parts[0], parts[1]),
+        ("vllm", folder, folder / "consolidated.safetensors"),
+        ("vllm", folder, folder / "chat_template.jinja"),
+    ):
+        before = build_engine({"name": engine, "model": str(model)}, "x").identity()
+        changed.write_bytes(b"other")
+        assert build_engine({"name": engine, "model": str(model)}, "x").identity() != before
+        assert str(tmp_path) not in json.dumps(before)
+
+
+@pytest.mark.parametrize("form", [["--chat-template", "{}"], ["--chat-template={}"], ["--lora-modules", "mine={}"]])
+def test_files_that_arguments_name_count_by_content(tmp_path: Path, form: list[str]) -> None:
+    path = tmp_path / "file"
+    path.write_text("one")
+    arguments = [part.format(path) for part in form]
+    engine = build_engine({"name": "vllm", "model": "someone/model", "extra_arguments": arguments}, "x")
+    before = engine.identity()
+    path.write_text("two")
+    assert engine.identity() != before
+    assert build_engine({"name": "vllm", "extra_arguments": ["--enforce-eager"]}, "x").identity().get("files") is None
 
 
 @pytest.mark.parametrize("variable", ["HF_TOKEN", "VLLM_API_KEY", "AWS_SECRET_ACCESS_KEY", "LD_PRELOAD", "PYTHONPATH"])

@@ -10,3 +10,9 @@ def made_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.retrievers.test_biencoder import write_model
 
     return write_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def no_native_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors are fp32 on every machine unless a test asks for something else."""
+    monkeypatch.setattr("qilin_rag.retrievers.biencoder.has_native_bf16", lambda device: False)
