@@ -117,7 +117,8 @@ class Task:
         chosen_llm = ("llm", config.llm.model_dump_json(), config.llm_label, config.serve)
         self.llm, self._server, self._unreachable = shared.once(chosen_llm, lambda: _checked_llm(config))
         self._dataset = shared.dataset(config)
-        self.questions = select_questions(self._dataset.questions, config)
+        self.questions = select_questions(self._dataset.askable, config)
+        self._defects = shared.count_defects(config, self.questions)
         more, self.left_out = shared.once(("metrics", metrics), lambda: _make_ready(scorers, config))
         self._scorers = [scorer.for_run(config.top_k, retriever.ignores_k) for scorer in [*scorers, *more.values()]]
         chosen = config.metrics | {name: {} for name in more}
@@ -197,7 +198,14 @@ class Task:
     def _ask(self, llm: LLM, label: str) -> None:
         server = llm.check() if llm is not self.llm else self._server
         manifest = new_manifest(
-            self.config, self._dataset, self._system, self.questions, self.identity, server, self._reranker
+            self.config,
+            self._dataset,
+            self._system,
+            self.questions,
+            self._defects,
+            self.identity,
+            server,
+            self._reranker,
         )
         self._manifest = continued(manifest, self._earlier, self.is_asking)
         is_other_set = self._earlier is None or self._earlier.question_set_sha256 != self._manifest.question_set_sha256
@@ -316,7 +324,8 @@ def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
     """The first stage alone: write the hits of the run's questions to a TREC file, and sum up how good they are."""
     check_out(out)
     shared = Shared()
-    questions = select_questions(shared.dataset(config).questions, config)
+    questions = select_questions(shared.dataset(config).askable, config)
+    shared.count_defects(config, questions)
     retrieved = shared.retrieve(config, questions)
     rankings = [found.hits for found in retrieved]
     tag = retriever_label(config, shared.retriever(config), shared.reranker(config))

@@ -90,7 +90,8 @@ def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
     prompt = load_prompt(config.prompt)
     retriever, dataset, reranker = shared.retriever(config), shared.dataset(config), shared.reranker(config)
     llm = shared.llm(config)
-    questions = select_questions(dataset.questions, config)
+    questions = select_questions(dataset.askable, config)
+    shared.count_defects(config, questions)
     system = System(
         retriever,
         dataset.notes,

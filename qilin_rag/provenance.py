@@ -25,7 +25,7 @@ from qilin_rag.registry import RETRIEVERS, describe
 from qilin_rag.retrievers import Retriever
 from qilin_rag.store import Manifest, RunDirectory, read_json
 from qilin_rag.text import slug
-from qilin_rag.types import Question
+from qilin_rag.types import Question, QuestionDefects
 
 FINGERPRINT_VERSION = 1
 RECORDED_PACKAGES = (
@@ -127,11 +127,15 @@ def new_manifest(
     dataset: Dataset,
     system: System,
     questions: Sequence[Question],
+    defects: QuestionDefects,
     identity: dict[str, Any],
     server: dict[str, Any],
     reranker: Reranker | None = None,
 ) -> Manifest:
-    """The manifest of a run that begins now; `server` is what the LLM's server says of itself."""
+    """The manifest of a run that begins now.
+
+    `defects` are those of its questions, `server` is what the LLM's server says of itself.
+    """
     effective = {
         "retriever": {"name": config.retriever.name, "settings": system.retriever.model_dump(mode="json")},
         "llm": {"name": config.llm.name, "settings": system.llm.model_dump(mode="json")},
@@ -142,6 +146,7 @@ def new_manifest(
         identity=identity,
         config=config.model_dump(mode="json") | effective,
         data={"label": dataset.label, "sha256": dataset.sha256, "n_notes": len(dataset.notes)},
+        data_defects=defects,
         prompt={"name": system.prompt.name, "version": system.prompt.version, "sha256": system.prompt.sha256},
         question_set_sha256=hash_questions(questions),
         n_questions=len(questions),

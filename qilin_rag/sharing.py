@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 from qilin_rag.answering import Retrieved, known_notes, search
 from qilin_rag.config import RunConfig
 from qilin_rag.data import Dataset, load_dataset
+from qilin_rag.data.defects import count_defects
 from qilin_rag.errors import UsageError
 from qilin_rag.llms import LLM
 from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.registry import LLMS, RETRIEVERS
 from qilin_rag.retrievers import Retriever
-from qilin_rag.types import Hit, Question
+from qilin_rag.types import Hit, Question, QuestionDefects
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,23 @@ class Shared:
         """The data of a run."""
         selection = (config.data, config.answers, config.references)
         return self.once(("data", selection), lambda: load_dataset(*selection))
+
+    def count_defects(self, config: RunConfig, questions: Sequence[Question]) -> QuestionDefects:
+        """Count what is wrong with the questions of a run, and say it before anything is spent.
+
+        Questions that are asked twice are no defect of the data, so alone they are no warning.
+        """
+        dataset = self.dataset(config)
+        n_empty = len(dataset.questions) - len(dataset.askable)
+        ids = tuple(question.id for question in questions)
+        key = ("defects", dataset.sha256, ids)
+        found = self.once(key, lambda: count_defects(questions, dataset.notes, n_empty))
+        if said := str(found):
+            is_defect = found != QuestionDefects(repeated_questions=found.repeated_questions)
+            level = logging.WARNING if is_defect else logging.INFO
+            message = f"{said}; to see each: qilin-rag data validate {config.data}"
+            self.once(("said", message), lambda: logger.log(level, message))
+        return found
 
     def retriever(self, config: RunConfig) -> Retriever:
         """The retriever of a run."""

@@ -23,7 +23,18 @@ from typing_extensions import TypedDict
 
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.trec import format_trec
-from qilin_rag.types import Cost, Exchange, Frozen, Judgement, Question, Sample, Score, Summary, Times
+from qilin_rag.types import (
+    Cost,
+    Exchange,
+    Frozen,
+    Judgement,
+    Question,
+    QuestionDefects,
+    Sample,
+    Score,
+    Summary,
+    Times,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +72,7 @@ class Manifest(Frozen):
     identity: dict[str, Any]
     config: dict[str, Any]
     data: DataRecord
+    data_defects: QuestionDefects = QuestionDefects()
     prompt: dict[str, Any]
     question_set_sha256: str
     n_questions: int

@@ -47,6 +47,26 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
+_UNSEEN_RANGES = (
+    *((0x00, 0x20), (0x7F, 0xA0), (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x1680, 0x1680)),
+    *((0x17B4, 0x17B5), (0x180B, 0x180F), (0x2000, 0x200F), (0x2028, 0x202F), (0x205F, 0x206F), (0x2800, 0x2800)),
+    *((0x3000, 0x3000), (0x3164, 0x3164), (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFFB)),
+    *((0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF)),
+)
+BLANK_PATTERN = "^[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _UNSEEN_RANGES) + "]*$"
+"""A text of white space, controls and default-ignorable code points alone, for `re` as for RE2 (pyarrow)."""
+_BLANK = re.compile(BLANK_PATTERN)
+
+
+def is_blank(text: str) -> bool:
+    """Tell whether a text holds nothing that a reader can see.
+
+    >>> is_blank(" \u200b\ufeff"), is_blank("茶")
+    (True, False)
+    """
+    return _BLANK.search(text) is not None
+
+
 def strip_markup(text: str) -> str:
     """Remove citation markers (`[第1篇](#)`, `[1]`, `[1](#)`) and the emphasis marks `**`, `__` and backticks.
 

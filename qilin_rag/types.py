@@ -275,6 +275,39 @@ class LeftOut(Frozen):
         return ", ".join(f"{n} {what}" for what, n in parts.items() if n)
 
 
+class QuestionDefects(Frozen):
+    """What is wrong with the questions of a run, counted; `data validate` names each.
+
+    `empty_queries` are not asked. A `dangling` reference note is not in the data: it can never be retrieved, and recall
+    counts it as missed. `empty_references` hold nothing but markup or what no reader sees. `repeated` questions have
+    query and references of another one.
+    """
+
+    empty_queries: NonNegativeInt = 0
+    dangling_notes: NonNegativeInt = 0
+    questions_with_dangling_notes: NonNegativeInt = 0
+    empty_references: NonNegativeInt = 0
+    questions_with_empty_references: NonNegativeInt = 0
+    repeated_questions: NonNegativeInt = 0
+
+    def __str__(self) -> str:
+        parts = []
+        if self.empty_queries:
+            parts.append(f"{self.empty_queries} with an empty query, not asked")
+        if self.dangling_notes:
+            parts.append(
+                f"{self.questions_with_dangling_notes} with reference notes that are not in the data "
+                f"({self.dangling_notes} notes), which recall counts as missed"
+            )
+        if self.empty_references:
+            parts.append(
+                f"{self.questions_with_empty_references} with references without text ({self.empty_references})"
+            )
+        if self.repeated_questions:
+            parts.append(f"{self.repeated_questions} with query and references of another question")
+        return f"questions of the data: {'; '.join(parts)}" if parts else ""
+
+
 class Repeats(Frozen):
     """Answers that were asked for `times` times: of so many questions, in how many one differed from the first."""
 

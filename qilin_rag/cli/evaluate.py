@@ -174,7 +174,7 @@ def score(
 
 def _record(finished: Run) -> dict[str, Any]:
     directory, manifest, summary = finished
-    took = manifest.model_dump(mode="json", include={"generation_s", "times", "cost"})
+    took = manifest.model_dump(mode="json", include={"generation_s", "times", "cost", "data_defects"})
     return {"run": str(directory.path), **summary.model_dump(mode="json"), **took}
 
 
@@ -193,6 +193,8 @@ def _print(finished: Run) -> None:
         console.print(str(summary.repeats))
     if left_out := str(summary.left_out):
         console.print(left_out, style="yellow")
+    if defects := str(manifest.data_defects):
+        console.print(defects, style="yellow")
     for line in describe(manifest, summary):
         console.print(line, style="dim")
     typer.echo(directory.path)

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from qilin_rag.data.defects import has_query
 from qilin_rag.data.notes import NoteStore
+from qilin_rag.errors import UsageError
 from qilin_rag.types import Question
 
 
@@ -20,6 +22,14 @@ class Dataset:
     label: str
     notes: NoteStore
     questions: tuple[Question, ...]
+
+    @cached_property
+    def askable(self) -> tuple[Question, ...]:
+        """The questions whose query holds anything to read; a UsageError if it is none of them."""
+        found = tuple(filter(has_query, self.questions))
+        if not found:
+            raise UsageError(f"data {self.label!r}: the query of each of its {len(self.questions)} questions is empty")
+        return found
 
     @cached_property
     def sha256(self) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from qilin_rag.data.clock import LATE_HOUR, check_clock
+from qilin_rag.data.defects import count_defects, has_query
 from qilin_rag.data.encodings import present_columns, read_batches
 from qilin_rag.data.exposures import Exposures, read_exposures
 from qilin_rag.data.log_settings import LogSettings
@@ -135,8 +136,10 @@ def _answers(source: Source) -> dict[str, int | float | str]:
         "reference notes a question, mean": len(cited) / len(questions),
     }
     if "notes" in source.tables():
-        missing = open_notes(*source.files("notes")).missing(cited)
-        figures["reference notes not in the data"] = len(missing)
+        defects = count_defects(questions, open_notes(*source.files("notes")))
+        figures["reference notes not in the data"] = defects.dangling_notes
+        figures["answers with such reference notes"] = defects.questions_with_dangling_notes
+    figures["with an empty query"] = sum(not has_query(question) for question in questions)
     return figures
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qilin_rag.data.defects import has_text
 from qilin_rag.data.encodings import Batch, Defect, Report, read_batches
-from qilin_rag.data.questions import NO_ANSWER, pairs_problem
+from qilin_rag.data.questions import NO_ANSWER, normalised_query, pairs_problem
 from qilin_rag.data.schema import ACTIONS, FEEDBACK, NOTES, PAIRS, TABLES, Table
 from qilin_rag.data.source import Source
+from qilin_rag.text import BLANK_PATTERN, is_blank
 
 _SHOWN_IDS = 5
 
@@ -44,7 +47,8 @@ def validate(source: Source, report: Report, remark: Callable[[str], None] = lam
 
     for name in source.tables():  # notes and users come first
         table, found = TABLES[name], _Keys()
-        n_zero = n_with_zero = 0
+        n_zero = n_with_zero = n_repeated = 0
+        asked: set[tuple[str, ...]] = set()
         encoding, files = source.files(name)
         for path in files:
             reported.clear()
@@ -53,8 +57,13 @@ def validate(source: Source, report: Report, remark: Callable[[str], None] = lam
                 for row, column, problem in _problems(table, batch, keys):
                     once(Defect(path, batch.place(row), column, problem))
                 at_zero = _at_position_zero(table, batch)
+                questions = _questions(batch) if name == "dqa" else []
+                n_repeated += len(questions) - len(set(questions) - asked)
+                asked.update(questions)
                 n_zero, n_with_zero = n_zero + len(at_zero), n_with_zero + len(np.unique(at_zero))
         found.report_doubles(table.key, report)
+        if n_repeated:
+            remark(f"{name}: {n_repeated:,} rows have query and answers of another row")
         if n_zero:
             counts = f"{n_zero:,} results of {n_with_zero:,} requests"
             remark(f"{name}: {counts} are at position 0; log.position_zero={source.log.position_zero} reads them")
@@ -146,16 +155,20 @@ def _answer_problems(there: dict[str, pa.Array]) -> Iterator[tuple[int, str, str
             yield from ((row, name, f"must be -1, 0 or 1, not {there[name][row]}") for row in _rows(odd))
     flags = [pc.fill_null(pc.equal(there[name], 1), False) for name in FEEDBACK if name in there]
     for row, answer in enumerate(there["dqa_output"].to_pylist() if "dqa_output" in there else []):
-        if answer is not None and not answer.strip():
+        if answer is not None and is_blank(answer):
             yield row, "dqa_output", "is empty; where no answer was shown it must be -1"
+        elif answer is not None and not has_text(answer):
+            yield row, "dqa_output", "holds markup alone"
         elif (answer is None or answer.strip() in NO_ANSWER) and any(flag[row].as_py() for flag in flags):
             yield row, "dqa_output", "is no answer, but has feedback"
     if "dqa_output" not in there:
         nothing = there["answers"].is_null() if "answers" in there else pa.array([True] * len(there["search_idx"]))
         yield from ((row, "answers", "is missing") for row in _rows(nothing))
     for row, answers in enumerate(there["answers"].to_pylist() if "answers" in there else []):
-        if answers is not None and not (answers and all(answer and answer.strip() for answer in answers)):
+        if answers is not None and not (answers and all(answer and not is_blank(answer) for answer in answers)):
             yield row, "answers", "must be a list of at least one text that is not empty"
+        elif answers is not None and not all(map(has_text, answers)):
+            yield row, "answers", "holds a text of markup alone"
 
 
 def _list_problems(name: str, table: Table, column: pa.Array, notes: _Keys | None) -> Iterator[tuple[int, str, str]]:
@@ -189,6 +202,17 @@ def _list_problems(name: str, table: Table, column: pa.Array, notes: _Keys | Non
             yield row, name, f"names notes that are not in the table notes ({len(missing)}): {shown}"
 
 
+def _questions(batch: Batch) -> list[tuple[str, ...]]:
+    """The query, as it is compared, and the answers of each row that has both."""
+    names = ("query", "answers", "dqa_output")
+    there = [batch.rows.column(name).to_pylist() if name in batch.rows.schema.names else [] for name in names]
+    return [
+        (normalised_query(query), *(answers or [output]))
+        for query, answers, output in zip_longest(*there)
+        if query is not None and (answers or (output or "").strip() not in NO_ANSWER)
+    ]
+
+
 def _at_position_zero(table: Table, batch: Batch) -> npt.NDArray[np.int64]:
     """The row in the batch of each result at position 0."""
     name = next((name for name in table.note_columns if pa.types.is_struct(table.columns[name].value_type)), None)
@@ -201,7 +225,7 @@ def _at_position_zero(table: Table, batch: Batch) -> npt.NDArray[np.int64]:
 
 
 def _is_blank(texts: pa.Array) -> pa.Array:
-    return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(texts), ""), False)
+    return pc.fill_null(pc.match_substring_regex(texts, BLANK_PATTERN), False)
 
 
 def _rows(mask: pa.Array) -> list[int]:

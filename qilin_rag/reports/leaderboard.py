@@ -323,6 +323,8 @@ def _footnotes(group: Sequence[Measured], n_questions: int) -> list[str]:
             notes.append(f"{run.name}: {', '.join(unusual)} of {counts['questions']}")
         if left_out := str(run.summary.left_out):
             notes.append(f"{run.name}: {left_out}")
+        if defects := str(run.manifest.data_defects):
+            notes.append(f"{run.name}: {defects}")
         if len(run.questions) > n_questions or run.manifest.state != "complete":
             notes.append(f"{run.name} ({run.manifest.state}): {n_questions} of its {len(run.questions)} questions")
         notes += [f"{run.name}: {remark}" for remark in (*run.remarks, *remarks(run.summary.metrics))]

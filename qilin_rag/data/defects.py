@@ -1,0 +1,41 @@
+"""Defects of questions that leave a run possible, and its figures worth less: counted, so that the run can say them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qilin_rag.data.notes import NoteStore
+from qilin_rag.data.questions import normalised_query
+from qilin_rag.text import is_blank, strip_markup
+from qilin_rag.types import Question, QuestionDefects
+
+
+def has_query(question: Question) -> bool:
+    """Tell whether there is anything to ask."""
+    return not is_blank(question.query)
+
+
+def has_text(reference: str) -> bool:
+    """Tell whether a reference answer holds more than markup."""
+    return not is_blank(strip_markup(reference))
+
+
+def count_defects(questions: Sequence[Question], notes: NoteStore, n_empty_queries: int = 0) -> QuestionDefects:
+    """Count what is wrong with the questions of a run.
+
+    Args:
+        questions: The questions that are asked.
+        notes: All notes of the data.
+        n_empty_queries: The questions that are not asked, since their query is empty.
+    """
+    dangling = set(notes.missing([note_idx for question in questions for note_idx in question.reference_notes]))
+    empty = [sum(not has_text(reference) for reference in question.references) for question in questions]
+    distinct = {(normalised_query(question.query), tuple(question.references)) for question in questions}
+    return QuestionDefects(
+        empty_queries=n_empty_queries,
+        dangling_notes=len(dangling),
+        questions_with_dangling_notes=sum(not dangling.isdisjoint(question.reference_notes) for question in questions),
+        empty_references=sum(empty),
+        questions_with_empty_references=sum(n > 0 for n in empty),
+        repeated_questions=len(questions) - len(distinct),
+    )
