@@ -22,6 +22,8 @@ from qilin_rag.errors import UsageError
 from qilin_rag.text import clean
 
 ENCODINGS = ("parquet", "arrow", "csv", "jsonl")
+SAVED_FILES = _SAVED_SPLITS, _SAVED_STATE = "dataset_dict.json", "state.json"
+"""What the datasets library writes beside data: the splits of a `DatasetDict`, the files of a `Dataset`."""
 BATCH_ROWS = 4096
 _ROWWISE_BATCH_ROWS = 1024
 _PLAIN = (str, int, float, bool)
@@ -62,13 +64,49 @@ class Batch(NamedTuple):
 
 
 def find_files(folder: Path, name: str) -> tuple[str, list[Path]] | None:
-    """The encoding and files of a table in a folder: `NAME.ENCODING`, or a folder `NAME` with shards."""
+    """Find the encoding and files of a table in a folder: `NAME.ENCODING`, or a folder `NAME` with shards.
+
+    What the datasets library saved to disk in a folder `NAME` is shards as well: of a `DatasetDict` all splits, in the
+    order of its dataset_dict.json. A `DatasetDict` of tables, each a split of the table's name, is a folder of tables.
+    """
     for encoding in ENCODINGS:
         single = folder / f"{name}.{encoding}"
-        shards = sorted((folder / name).glob(f"*.{encoding}"))
-        if found := [single] if single.is_file() else shards:
+        if found := [single] if single.is_file() else _shards(folder / name, encoding):
             return encoding, found
     return None
+
+
+def _shards(folder: Path, encoding: str) -> list[Path]:
+    if encoding == "arrow" and (folder / _SAVED_SPLITS).is_file():
+        splits = _saved_names(folder / _SAVED_SPLITS, lambda content: content["splits"])
+        return [path for split in splits for path in _saved_shards(folder / split)]
+    if encoding == "arrow" and (folder / _SAVED_STATE).is_file():
+        return _saved_shards(folder)
+    return sorted(folder.glob(f"*.{encoding}"))
+
+
+def _saved_shards(folder: Path) -> list[Path]:
+    """The files that hold a saved dataset; others beside them are caches, or were left by an earlier save."""
+    state = folder / _SAVED_STATE
+    return [
+        folder / name
+        for name in _saved_names(state, lambda content: [file["filename"] for file in content["_data_files"]])
+    ]
+
+
+def _saved_names(path: Path, read: Callable[[Any], Any]) -> list[str]:
+    """Names in a JSON file of the datasets library: of files or folders beside it."""
+    try:
+        names = read(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"{path} can't be read, or names no files: save the dataset again") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) and _is_beside(name) for name in names):
+        raise UsageError(f"{path} names files that are not beside it")
+    return names
+
+
+def _is_beside(name: str) -> bool:
+    return name == Path(name).name != ".."
 
 
 def present_columns(encoding: str, files: Sequence[Path], table: Table, report: Report = stop) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from qilin_rag.data.encodings import ENCODINGS, find_files
+from qilin_rag.data.encodings import ENCODINGS, SAVED_FILES, find_files
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.schema import TABLES
 from qilin_rag.errors import UsageError
@@ -33,14 +33,21 @@ class Source(NamedTuple):
             return found
         raise UsageError(
             f"data {str(self.folder)!r}: table {table} is not there; "
-            f"looked for {table}.{', .'.join(ENCODINGS)} and for shards in a folder {table}"
+            f"looked for {table}.{', .'.join(ENCODINGS)} and for shards in a folder {table}{self._saved_hint()}"
         )
+
+    def _saved_hint(self) -> str:
+        """What to do with a dataset that the datasets library saved, and that is not of tables."""
+        if not any((self.folder / name).is_file() for name in SAVED_FILES):
+            return ""
+        return f"; this is one saved dataset: move it into a folder of tables, as FOLDER/{{{','.join(TABLES)}}}"
 
     def tables(self) -> list[str]:
         """The tables that are there; none is a UsageError."""
         found = [name for name in TABLES if find_files(self.folder, name)]
         if not found:
-            raise UsageError(f"data {str(self.folder)!r}: no table is there; known: {', '.join(TABLES)}")
+            known = ", ".join(TABLES)
+            raise UsageError(f"data {str(self.folder)!r}: no table is there; known: {known}{self._saved_hint()}")
         return found
 
 
