@@ -11,22 +11,32 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from qilin_rag.analysis.functions import distinct_columns
 from qilin_rag.analysis.log import Log
 from qilin_rag.data.exposures import BEIJING_MS, Bools, Ints
 
 Floats = npt.NDArray[np.float64]
 
-_N_SOURCES = 8
 _TEXT_DIMENSIONS = 16
+_TEXT = "text "
 _DAY_MS = 24 * 3600 * 1000
 _QUESTION = re.compile(r"[?？吗呢]|什么|怎|咋|如何|多少|多久|多大|几|为什么|为何|哪|是否|能不能|可以|区别|谁")
 
 
 class Covariates(NamedTuple):
-    """What was known before the results were shown: `values` (n, d), with a name for each column."""
+    """What was known before the results were shown: `values` (n, d), with a name for each column.
+
+    `dropped` says of columns that were left out why: `constant`, or `same as NAME`.
+    """
 
     names: list[str]
     values: Floats
+    dropped: dict[str, str]
+
+    @property
+    def latent(self) -> set[str]:
+        """The names of the columns whose scale and sign mean nothing: the dimensions of the text."""
+        return {name for name in self.names if name.startswith(_TEXT)}
 
 
 def asks(queries: Sequence[str]) -> Bools:
@@ -41,7 +51,10 @@ def group_by_user(log: Log, rows: Ints) -> Ints:
 
 
 def covariates_of(log: Log, users: pa.Table | None, rows: Ints, seed: int) -> Covariates:
-    """Of the query, the moment and the user; a text also by its characters, reduced by latent semantic analysis."""
+    """Return what is known of the query, the moment and the user, without constant or duplicate columns.
+
+    A text counts by its characters too, reduced by latent semantic analysis.
+    """
     shown = log.shown
     queries = [shown.queries[row] for row in rows.tolist()]
     columns: dict[str, Floats] = {
@@ -49,7 +62,7 @@ def covariates_of(log: Log, users: pa.Table | None, rows: Ints, seed: int) -> Co
         "query asks": asks(queries).astype(float),
     }
     source = shown.source[rows]
-    columns |= {f"source {i or 'missing'}": (source == i).astype(float) for i in range(_N_SOURCES + 1)}
+    columns |= {f"source {i or 'missing'}": (source == i).astype(float) for i in np.unique(source).tolist()}
     columns["place in session (pause)"] = np.minimum(log.pause_sessions.ordinal[rows], 11).astype(float)
     columns["recent clicks"] = np.diff(shown.recent_offsets)[rows].astype(float)
     angle = 2 * math.pi * ((shown.time_ms[rows] + BEIJING_MS) % _DAY_MS) / _DAY_MS
@@ -60,8 +73,9 @@ def covariates_of(log: Log, users: pa.Table | None, rows: Ints, seed: int) -> Co
     }
     columns |= _user_columns(users, shown.user_idx[rows])
     columns |= _text_columns(queries, seed)
-    kept = {name: values for name, values in columns.items() if values.std() > 0}
-    return Covariates(list(kept), np.stack(list(kept.values()), axis=1))
+    names, values = list(columns), np.stack(list(columns.values()), axis=1)
+    kept, dropped = distinct_columns(names, values)
+    return Covariates([names[at] for at in kept], values[:, kept], dropped)
 
 
 def _user_columns(users: pa.Table | None, user_idx: Ints) -> dict[str, Floats]:
@@ -70,11 +84,13 @@ def _user_columns(users: pa.Table | None, user_idx: Ints) -> dict[str, Floats]:
     ids = users["user_idx"].to_numpy()
     at = np.minimum(np.searchsorted(ids, user_idx), len(ids) - 1)
     is_known = ids[at] == user_idx
-    found: dict[str, Floats] = {"user unknown": (~is_known).astype(float)}
+    found: dict[str, Floats] = {} if is_known.all() else {"user unknown": (~is_known).astype(float)}
     for name in ("gender", "platform", "age"):
         if name in users.schema.names:
             values = np.array([value or "unknown" for value in users[name].to_pylist()])[at]
-            found |= {f"{name} {value}": ((values == value) & is_known).astype(float) for value in np.unique(values)}
+            found |= {
+                f"{name} {value}": ((values == value) & is_known).astype(float) for value in np.unique(values[is_known])
+            }
     for name in ("fans_num", "follows_num"):
         if name in users.schema.names:
             numbers = users[name].fill_null(0).to_numpy()[at]
@@ -96,4 +112,4 @@ def _text_columns(queries: Sequence[str], seed: int) -> dict[str, Floats]:
     if not n_dimensions:
         return {}
     reduced = TruncatedSVD(n_dimensions, random_state=seed).fit_transform(matrix)
-    return {f"text {i}": column for i, column in enumerate(reduced.T, start=1)}
+    return {f"{_TEXT}{i}": column for i, column in enumerate(reduced.T, start=1)}

@@ -6,24 +6,43 @@ have had one: by what is known of the query and the user before anything was sho
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
 
 from qilin_rag.analysis import causal
-from qilin_rag.analysis.causal import Bools, Estimate, Floats, Ints
-from qilin_rag.analysis.covariates import covariates_of, group_by_user
+from qilin_rag.analysis.causal import FEWEST_GROUPS, Estimate, Matches
+from qilin_rag.analysis.covariates import Covariates, covariates_of, group_by_user
+from qilin_rag.analysis.functions import Bools, Floats, Functions, Ints, distinct_columns
 from qilin_rag.analysis.log import Log
+from qilin_rag.analysis.nuisance import Nuisances, fit_nuisances, used_names
+from qilin_rag.analysis.overlap import (
+    FEWEST,
+    LARGEST_BALANCED,
+    PROPENSITY,
+    Comparison,
+    Difference,
+    compare,
+    refuse_groups,
+)
 from qilin_rag.errors import UsageError
 from qilin_rag.progress import stage
 from qilin_rag.types import Frozen
 
-FEWEST = 30
-LARGEST_BALANCED = 0.1
-"""Standardised difference up to which a covariate is taken to be balanced (Austin 2009)."""
+_MOST_LISTED, _FEWEST_LISTED = 80, 20
+_MOST_NAMED = 5
 
 
 class Effect(Frozen):
-    """One outcome: the difference as it is, and on searches with an answer within matched pairs and doubly robust."""
+    """The effect on one outcome: the difference as it is, within matched pairs, and doubly robust.
+
+    `refused` says why there is no figure, `no_interval` why there is one without an interval; `not_balanced` names the
+    worst functions of covariates that still differ. A figure is about the `n_compared` searches with an answer whose
+    propensity is at most .9, compared with others that are worth `effective_others` (Kish). The searches are worth
+    those of `effective_users` equal users.
+    """
 
     outcome: str
     of: str
@@ -32,43 +51,73 @@ class Effect(Frozen):
     naive: Estimate
     matched: Estimate | None
     n_pairs: int
-    doubly_robust: Estimate
+    doubly_robust: Estimate | None
+    n_compared: int
+    effective_others: float | None
+    effective_users: float | None
+    refused: str | None
+    no_interval: str | None
+    is_balanced: bool
+    not_balanced: list[str]
     e_value: float | None
     e_value_of_interval: float | None
 
 
 class Balance(Frozen):
-    """Standardised mean differences of one covariate: as it is, weighted, and matched."""
+    """Standardised mean differences of one function of covariates: as it is, weighted, and matched."""
 
     covariate: str
     before: float
-    weighted: float
+    weighted: float | None
     matched: float | None
 
 
 class DqaEffect(Frozen):
-    """All that is known of the effect within one population of searches."""
+    """All that is known of the effect within one population of searches.
+
+    `balance` has the covariates, and of their functions those that differ most, of `n_functions` looked at;
+    `dropped` says why a covariate was left out, `adjusted_for` which functions the models chose. `is_balanced` and
+    `largest_imbalance` (None without weights) are those of the comparison of all searches.
+    """
 
     population: str
     n_answered: int
     n_others: int
     n_users: int
     propensity_quartiles: dict[str, list[float]]
-    largest_imbalance: float
+    largest_imbalance: float | None
+    is_balanced: bool
+    n_functions: int
+    adjusted_for: list[str]
+    dropped: dict[str, str]
     effects: list[Effect]
     balance: list[Balance]
 
 
-def dqa_effects(log: Log, users: pa.Table | None, seed: int = 0) -> list[DqaEffect]:
-    """Among the rows of the table dqa, and among all searches; a UsageError where neither can be analysed."""
+def dqa_effects(
+    log: Log, users: pa.Table | None, seed: int = 0, only: Collection[str] | None = None
+) -> list[DqaEffect]:
+    """Estimate the effects of an answer among the rows of the table dqa, and among all searches if these are others.
+
+    Args:
+        log: The searches.
+        users: What is known of the users, by `user_idx` ascending.
+        seed: Of the folds, the matching, and the dimensions of the text.
+        only: The names of the outcomes to look at; all of them if None.
+
+    Raises:
+        UsageError: if neither population has enough searches with and without an answer.
+    """
     searches = log.shown.is_search & (log.n_results > 0)
     populations = {"rows of the table dqa": searches & log.is_dqa, "all searches": searches}
+    if (searches == populations["rows of the table dqa"]).all():
+        del populations["all searches"]  # the same
     found = []
     with stage("populations", len(populations)) as advance:
         for name, chosen in populations.items():
             answered = int((chosen & log.shown.answered).sum())
             if min(answered, int(chosen.sum()) - answered) >= FEWEST:
-                found.append(_effect(log, users, np.flatnonzero(chosen), name, seed))
+                found.append(_effect(log, users, np.flatnonzero(chosen), name, seed, only))
             advance()
     if not found:
         n = int((searches & log.shown.answered).sum())
@@ -78,78 +127,176 @@ def dqa_effects(log: Log, users: pa.Table | None, seed: int = 0) -> list[DqaEffe
     return found
 
 
-def _effect(log: Log, users: pa.Table | None, rows: Ints, population: str, seed: int) -> DqaEffect:
+class _Part(NamedTuple):
+    """Searches with the same outcomes known, and how they are compared; a refusal alone if they can't be."""
+
+    here: Ints
+    functions: Functions
+    nuisances: Nuisances | None
+    comparison: Comparison | None
+    matches: Matches | None
+    refusal: str | None
+
+
+def _effect(
+    log: Log, users: pa.Table | None, rows: Ints, population: str, seed: int, only: Collection[str] | None
+) -> DqaEffect:
     treated: Bools = log.shown.answered[rows]
     groups = group_by_user(log, rows)
     covariates = covariates_of(log, users, rows, seed)
-    propensity = causal.propensities(covariates.values, treated, groups, seed)
-    matches = causal.match(propensity, treated, seed)
-    weight = causal.weights(propensity, treated)
-    differences = [
-        causal.standardised_differences(covariates.values, treated),
-        causal.standardised_differences(covariates.values, treated, weight),
-    ]
-    has_pairs = len(matches.treated) > 1
-    if has_pairs:
-        both = np.concatenate([matches.treated, matches.untreated])
-        differences.append(causal.standardised_differences(covariates.values[both], treated[both]))
-    balance = [
-        Balance(covariate=name, before=at[0], weighted=at[1], matched=at[2] if has_pairs else None)
-        for name, at in zip(covariates.names, zip(*(each.tolist() for each in differences), strict=True), strict=True)
-    ]
+    outcomes = [outcome for outcome in outcomes_of(log, rows) if only is None or outcome.name in only]
+    parts: dict[bytes, list[int]] = {}
+    for at, outcome in enumerate(outcomes):
+        parts.setdefault(outcome.chosen.tobytes(), []).append(at)
+    effects: dict[int, Effect] = {}
+    compared: list[_Part] = []
+    with stage("groups of outcomes", len(parts)) as advance:
+        for places in parts.values():
+            these = [outcomes[at] for at in places]
+            part = _compared(covariates, these, treated, groups, seed)
+            compared.append(part)
+            effects |= {
+                at: _of_outcome(outcome, column, part, treated, groups)
+                for column, (at, outcome) in enumerate(zip(places, these, strict=True))
+            }
+            advance()
+    everything = compared[0]  # the first outcome is known of all searches
+    comparison, nuisances = everything.comparison, everything.nuisances
     quartiles = {
-        name: np.percentile(propensity[mask], [0, 25, 50, 75, 100]).tolist()
+        name: np.percentile(nuisances.propensity[mask], [0, 25, 50, 75, 100]).tolist()
         for name, mask in (("answered", treated), ("others", ~treated))
+        if nuisances is not None
     }
+    differences = comparison.differences if comparison else _unweighted(everything.functions, treated)
+    weighted = [abs(each.weighted) for each in differences if each.weighted is not None]
     return DqaEffect(
         population=population,
         n_answered=int(treated.sum()),
         n_others=int((~treated).sum()),
         n_users=len(np.unique(groups)),
         propensity_quartiles=quartiles,
-        largest_imbalance=max(abs(each.weighted) for each in balance),
-        effects=[
-            _of_outcome(name, of, outcome, chosen, covariates.values, propensity, treated, groups, matches, seed)
-            for name, of, outcome, chosen in outcomes_of(log, rows)
-        ],
-        balance=balance,
+        largest_imbalance=max(weighted, default=None),
+        is_balanced=effects[0].is_balanced,
+        n_functions=len(differences),
+        adjusted_for=used_names(everything.functions, nuisances.chosen) if nuisances else [],
+        dropped=covariates.dropped,
+        effects=[effects[at] for at in range(len(outcomes))],
+        balance=_listed(everything, differences, [outcomes[at].name for at in next(iter(parts.values()))], treated),
     )
 
 
-def _of_outcome(
-    name: str,
-    of: str,
-    outcome: Floats,
-    chosen: Bools,
-    covariates: Floats,
-    propensity: Floats,
-    treated: Bools,
-    groups: Ints,
-    matches: causal.Matches,
-    seed: int,
-) -> Effect:
-    here = np.flatnonzero(chosen)
-    predicted = causal.untreated_outcomes(covariates[here], outcome[here], treated[here], groups[here], seed)
-    robust = causal.doubly_robust(outcome[here], predicted, propensity[here], treated[here], groups[here])
-    both = chosen[matches.treated] & chosen[matches.untreated]
-    pairs = causal.Matches(matches.treated[both], matches.untreated[both])
-    e_value = causal.e_value(robust)
+def _compared(covariates: Covariates, outcomes: list[Outcome], treated: Bools, groups: Ints, seed: int) -> _Part:
+    """Fit the models of these outcomes, which are known of the same searches, and make those comparable."""
+    here = np.flatnonzero(outcomes[0].chosen)
+    values, treated, groups = covariates.values[here], treated[here], groups[here]
+    kept, _ = distinct_columns(covariates.names, values)
+    functions = Functions([covariates.names[at] for at in kept], values[:, kept], covariates.latent)
+    if refusal := refuse_groups(treated, groups):
+        return _Part(here, functions, None, None, None, refusal)
+    known = np.column_stack([outcome.values[here] for outcome in outcomes])
+    nuisances = fit_nuisances(functions, treated, known, groups, seed)
+    comparison = compare(functions, nuisances, [outcome.name for outcome in outcomes], treated, groups)
+    if comparison.refusal:
+        return _Part(here, functions, nuisances, comparison, None, comparison.refusal)
+    rows = np.flatnonzero(comparison.kept)
+    pairs = causal.match(nuisances.propensity[rows], treated[rows], seed)
+    matches = Matches(rows[pairs.treated], rows[pairs.untreated])
+    return _Part(here, functions, nuisances, comparison, matches, None)
+
+
+def _of_outcome(outcome: Outcome, column: int, part: _Part, treated: Bools, groups: Ints) -> Effect:
+    here, comparison = part.here, part.comparison
+    values, treated, groups = outcome.values[here], treated[here], groups[here]
+    robust, matched = None, None
+    if part.nuisances and comparison and part.matches:
+        kept = np.flatnonzero(comparison.kept)
+        robust = causal.doubly_robust(
+            values[kept],
+            part.nuisances.predicted[kept, column],
+            comparison.weight[kept],
+            treated[kept],
+            groups[kept],
+        )
+        matched = causal.matched(values, part.matches)
+    left = _left(comparison) if comparison and not part.refusal else []
+    e_value = causal.e_value(robust) if robust else None
     return Effect(
-        outcome=name,
-        of=of,
-        n_answered=int(treated[here].sum()),
-        n_others=int((~treated[here]).sum()),
-        naive=causal.naive(outcome[here], treated[here], groups[here]),
-        matched=causal.matched(outcome, pairs, groups),
-        n_pairs=len(pairs.treated),
+        outcome=outcome.name,
+        of=outcome.of,
+        n_answered=int(treated.sum()),
+        n_others=int((~treated).sum()),
+        naive=causal.naive(values, treated, groups),
+        matched=matched,
+        n_pairs=len(part.matches.treated) if part.matches else 0,
         doubly_robust=robust,
+        n_compared=comparison.n_treated if comparison and not part.refusal else 0,
+        effective_others=comparison.effective if comparison and not part.refusal else None,
+        effective_users=robust.effective_groups if robust else None,
+        refused=part.refusal,
+        no_interval=_no_interval(robust),
+        is_balanced=robust is not None and not left,
+        not_balanced=left[:_MOST_NAMED],
         e_value=e_value[0] if e_value else None,
         e_value_of_interval=e_value[1] if e_value else None,
     )
 
 
-def outcomes_of(log: Log, rows: Ints) -> list[tuple[str, str, Floats, Bools]]:
-    """Name, whose searches, value and mask of each outcome, (n_rows,) each.
+def _no_interval(robust: Estimate | None) -> str | None:
+    if robust is None or robust.low is not None:
+        return None
+    return (
+        f"the searches are worth those of {robust.effective_groups or 0:.1f} equal users: {FEWEST_GROUPS} are needed "
+        "at least"
+    )
+
+
+def _left(comparison: Comparison) -> list[str]:
+    """The functions of covariates that still differ, the worst first."""
+    left = [each for each in comparison.differences if abs(each.weighted or 0.0) > LARGEST_BALANCED]
+    left += [each for each in comparison.beyond_chance if each not in left]
+    return [f"{each.name} {each.weighted:+.2f}" for each in sorted(left, key=lambda each: -abs(each.weighted or 0.0))]
+
+
+def _unweighted(functions: Functions, treated: Bools) -> list[Difference]:
+    before = causal.standardised_differences(functions.values.astype(float), treated).tolist()
+    return [Difference(name, at, None, None) for name, at in zip(functions.names, before, strict=True)]
+
+
+def _listed(part: _Part, differences: list[Difference], outcomes: list[str], treated: Bools) -> list[Balance]:
+    """The covariates themselves and the functions that differ most, before or weighted; largest first."""
+    columns = set(part.functions.names[: part.functions.n_columns])
+    others = [each for each in differences if each.name not in columns]
+    most = max(_FEWEST_LISTED, _MOST_LISTED - len(columns)) // 2
+    by_before = sorted(others, key=lambda each: -abs(each.before))
+    wanted = columns | {each.name for each in [*others[:most], *by_before[:most]]}
+    listed = [each for each in differences if each.name in wanted]
+    matched: list[float | None] = [None] * len(listed)
+    if part.nuisances and part.matches and len(part.matches.treated) > 1:
+        scores = {f"predicted {name}": each for name, each in zip(outcomes, part.nuisances.predicted.T, strict=True)}
+        scores[PROPENSITY] = causal.log_odds(part.nuisances.propensity)
+        values = np.column_stack(
+            [scores[each.name] if each.function is None else part.functions.take([each.function]) for each in listed]
+        )
+        both = np.concatenate(part.matches)
+        spread = causal.spread_within(values, treated)
+        matched = causal.standardised_differences(values[both], treated[both], spread=spread).tolist()
+    return [
+        Balance(covariate=each.name, before=each.before, weighted=each.weighted, matched=at)
+        for each, at in zip(listed, matched, strict=True)
+    ]
+
+
+class Outcome(NamedTuple):
+    """Values (n,) of the searches that are `chosen` (n,); `of` says in words which these are."""
+
+    name: str
+    of: str
+    values: Floats
+    chosen: Bools
+
+
+def outcomes_of(log: Log, rows: Ints) -> list[Outcome]:
+    """Return the outcomes of these searches.
 
     The first click's rank is of searches with a click: whether there is one is itself an outcome.
     """
@@ -166,7 +313,11 @@ def outcomes_of(log: Log, rows: Ints) -> list[tuple[str, str, Floats, Bools]]:
         ("first click rank", "with a click", log.first_click[rows].astype(float), log.first_click[rows] >= 0),
         ("any like, collect, share or comment", "all", (n_engaged[rows] > 0).astype(float), all_of_them),
     ]
-    return [each for each in found if each[3].sum() >= 2 * FEWEST and _both_sides(log.shown.answered[rows], each[3])]
+    return [
+        Outcome(*each)
+        for each in found
+        if each[3].sum() >= 2 * FEWEST and _both_sides(log.shown.answered[rows], each[3])
+    ]
 
 
 def _both_sides(treated: Bools, chosen: Bools) -> bool:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qilin_rag.analysis.causal import Estimate
-from qilin_rag.analysis.dqa_effect import LARGEST_BALANCED, Balance, DqaEffect
+from qilin_rag.analysis.dqa_effect import Balance, DqaEffect, Effect
 from qilin_rag.analysis.figures import escaped
+from qilin_rag.analysis.overlap import LARGEST_BALANCED, LARGEST_PROPENSITY
 from qilin_rag.store import write_text
 
 PAGE = "dqa_effect.md"
 LOVE_PLOT = "balance"
 _MOST_IN_PLOT = 30
+_MOST_CHARS_IN_PLOT = 48
 
 
 def write_effects(effects: Sequence[DqaEffect], out: Path, label: str, with_plots: bool, clock: str = "") -> None:
@@ -30,16 +32,20 @@ def write_effects(effects: Sequence[DqaEffect], out: Path, label: str, with_plot
 
 
 def as_csv(effects: Sequence[DqaEffect]) -> str:
-    """One line an estimate."""
+    """Return one line an estimate; of a refused one the reason instead of figures."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["population", "outcome", "of", "method", "effect", "low", "high", "answered", "without_answer"])
+    writer.writerow(
+        ["population", "outcome", "of", "method", "effect", "low", "high", "answered", "without_answer", "refused"]
+    )
     for effect in effects:
         for of in effect.effects:
-            found = [("naive", of.naive), ("matched", of.matched), ("doubly robust", of.doubly_robust)]
-            for method, estimate in found:
+            row = [effect.population, of.outcome, of.of]
+            for method, estimate in (("naive", of.naive), ("matched", of.matched)):
                 if estimate:
-                    writer.writerow([effect.population, of.outcome, of.of, method, *map(repr, estimate)])
+                    writer.writerow([*row, method, *_cells(estimate), ""])
+            robust = of.doubly_robust
+            writer.writerow([*row, "doubly robust", *(_cells(robust) if robust else [""] * 5), of.refused or ""])
     return text.getvalue()
 
 
@@ -48,93 +54,182 @@ def as_page(effects: Sequence[DqaEffect], label: str, with_plots: bool, clock: s
     lines = [
         f"# Does an answer change what users do? ({escaped(label)})",
         "",
-        "Searches that were shown a direct answer beside searches that were not. *Naive*: the difference as it is. "
-        "*Matched*: within pairs of nearly the same propensity, one with and one without an answer (logit within .2 "
-        "standard deviations). *Doubly robust*: AIPW for the searches with an answer, cross-fitted over users. All are "
-        "effects on searches with an answer, in units of the outcome, with 95% intervals; searches of one user count "
-        "as one piece of evidence.",
+        "Searches that were shown a direct answer are compared with searches that were not. Effects are those on "
+        "searches with an answer, in units of the outcome.",
+        "",
+        "- **Naive**: the difference as it is. It is no effect: the two kinds of search differ in more than the "
+        "answer.",
+        "- **Matched**: the difference within pairs of nearly the same propensity, one with and one without an answer "
+        "(logit within .2 standard deviations). It has no interval: the usual one does not hold for matched pairs.",
+        "- **Doubly robust**: AIPW with cross-fitted models, in brackets its 95% interval. Searches of one user count "
+        "as one piece of evidence, and unequal users as fewer.",
+        "- **E-value**: how strong a hidden cause would have to be to explain the effect away, and in brackets to move "
+        "its interval to no effect.",
         *(["", clock] if clock else []),
     ]
     for i, effect in enumerate(effects):
         lines += ["", f"## Among {effect.population}", ""]
         lines.append(
-            f"{effect.n_answered:,} with an answer, {effect.n_others:,} without, of {effect.n_users:,} users. "
-            f"Propensity (least, quartiles, most): with an answer {_spread(effect, 'answered')}; without "
-            f"{_spread(effect, 'others')}."
+            f"{effect.n_answered:,} searches with an answer, {effect.n_others:,} without, of {effect.n_users:,} users."
         )
         lines += ["", "| outcome | naive | matched (pairs) | doubly robust | E-value (of the interval) |"]
         lines.append("|---|---:|---:|---:|---:|")
         for of in effect.effects:
-            e_value = "-" if of.e_value is None else f"{of.e_value:.2f} ({of.e_value_of_interval:.2f})"
-            matched = f"{_written(of.matched)} ({of.n_pairs:,})" if of.matched else "-"
-            name = of.outcome if of.of == "all" else f"{of.outcome} ({of.of})"
-            cells = [name, _written(of.naive), matched, _written(of.doubly_robust), e_value]
+            matched = f"{of.matched.value:+.3f} ({of.n_pairs:,})" if of.matched else "-"
+            cells = [outcome_name(of), f"{of.naive.value:+.3f}", matched, robust_cell(of), e_value_cell(of)]
             lines.append(f"| {' | '.join(cells)} |")
-        worst = max(effect.balance, key=lambda balance: abs(balance.weighted))
-        before = max(effect.balance, key=lambda balance: abs(balance.before))
-        verdict = "balanced" if effect.largest_imbalance <= LARGEST_BALANCED else "NOT balanced: mind the figures"
-        lines += [
-            "",
-            f"Balance of {len(effect.balance)} covariates: the largest standardised difference is {before.before:+.2f} "
-            f"before ({escaped(before.covariate)}) and "
-            f"{worst.weighted:+.2f} weighted ({escaped(worst.covariate)}): {verdict} "
-            f"(at most {LARGEST_BALANCED}).",
-        ]
+        lines += ["", *(f"- {escaped(line)}" for line in findings(effect))]
+        if effect.propensity_quartiles:
+            lines += [
+                "",
+                "| propensity | least | lower quartile | median | upper quartile | most |",
+                "|---|---:|---:|---:|---:|---:|",
+            ]
+            for name, group in (("with an answer", "answered"), ("without", "others")):
+                cells = [f"{value:.3f}" for value in effect.propensity_quartiles[group]]
+                lines.append(f"| {name} | {' | '.join(cells)} |")
         if with_plots:
             lines += ["", f"![Balance among {effect.population}]({LOVE_PLOT}_{i}.svg)"]
-    lines += ["", "## What this does not show", "", *(f"- {line}" for line in _CAVEATS)]
+        if effect.adjusted_for:
+            names = [escaped(name) for name in effect.adjusted_for]
+            lines += ["", f"Beside the covariates as they are, the models adjust for: {'; '.join(names)}."]
+        if effect.dropped:
+            dropped = [escaped(f"{name} ({why})") for name, why in effect.dropped.items()]
+            lines += ["", f"Covariates left out: {', '.join(dropped)}."]
+    lines += ["", "## What this does not show", "", *(f"- {line}" for line in CAVEATS)]
     return "\n".join(lines) + "\n"
 
 
-_CAVEATS = (
-    "Nobody drew lots about who sees an answer. What decides it and is not in the data (how well the platform knew "
-    "the answer, say) may cause the differences. The E-value says how strong such a cause would have to be: as a risk "
-    "ratio with the answer and with the outcome alike.",
-    "What came after the answer is not held fixed: if it makes lists shorter, fewer clicks are one of its effects.",
-    "The rank of the first click is known only where there is a click, which the answer itself makes rarer: its "
-    "difference mixes two things.",
-    "Each interval is for itself: one in twenty leaves out what is true, so of a dozen now and then one does. Searches "
-    "of one user are taken together, the same query of several users is not.",
-    "Fewer clicks are no worse or better a search: a user may have found in the answer what the clicks were for.",
+CAVEATS = (
+    "Nobody drew lots about who sees an answer. A cause that is not in the data, such as how well the platform knew "
+    "the answer, may explain the differences.",
+    "Users were sampled because they engaged with answers. That is a selection on an outcome, so that the effect on "
+    "other users may be another one.",
+    "Searches without results are left out, and the click-through rate divides by the results shown. An answer may "
+    "change both, so that these figures hold fixed what may be one of its effects.",
+    "Browsing depth and the rank of the first click are known only of some searches, which the answer itself makes "
+    "rarer: their differences mix two things.",
+    "Each interval is for itself: one in twenty leaves out the truth. Searches of one user are taken together, the "
+    "same query of several users is not.",
+    "Fewer clicks do not make a search better or worse: the user may have found in the answer what the clicks were "
+    "for.",
 )
+"""What the figures do not show, for the page and the terminal."""
 
 
-def _spread(effect: DqaEffect, group: str) -> str:
-    return ", ".join(f"{value:.3f}" for value in effect.propensity_quartiles[group])
+def findings(effect: DqaEffect) -> list[str]:
+    """Return what is to be said beside the figures of a population: refusals, trimming, evidence and balance."""
+    by_line: dict[str, list[str]] = {}
+    for of in effect.effects:
+        for line in _remarks(of):
+            by_line.setdefault(line, []).append(outcome_name(of))
+    n_outcomes = len(effect.effects)
+    found = []
+    for line, names in by_line.items():
+        if len(names) < n_outcomes:
+            line = f"{', '.join(names) if 2 * len(names) <= n_outcomes else 'The other figures'}: {line}"
+        found.append(line)
+    found.sort(key=lambda line: line.startswith("The other figures"))
+    worth = sorted(of.effective_users for of in effect.effects if of.effective_users is not None)
+    if worth:
+        least, most = f"{worth[0]:,.0f}", f"{worth[-1]:,.0f}"
+        equal = least if least == most else f"{least} to {most} (by outcome)"
+        found.append(f"The {effect.n_users:,} users are worth about {equal} equal ones: the intervals are by these.")
+    return found
 
 
-def _written(estimate: Estimate) -> str:
-    return f"{estimate.value:+.3f} [{estimate.low:+.3f}, {estimate.high:+.3f}]"
+def _remarks(of: Effect) -> Iterator[str]:
+    if of.refused:
+        yield f"No effect is given. {_sentence(of.refused)}."
+        return
+    if trimmed := of.n_answered - of.n_compared:
+        yield (
+            f"The effect is that on {of.n_compared:,} of the {of.n_answered:,} searches with an answer: the other "
+            f"{trimmed:,} have a propensity over {LARGEST_PROPENSITY}, and next to nothing to be compared with."
+        )
+    if of.no_interval:
+        yield f"No interval is given. {_sentence(of.no_interval)}."
+    if of.is_balanced:
+        balance = (
+            f"Balanced: weighted, no function of the covariates differs by more than {LARGEST_BALANCED} standard "
+            "deviations."
+        )
+    else:
+        balance = (
+            "NOT balanced: mind the figures. Weighted, these differ most, in standard deviations: "
+            f"{'; '.join(of.not_balanced)}."
+        )
+    others = (
+        f"Weighted, the {of.n_others:,} searches without an answer are worth {of.effective_others or 0:,.0f} (Kish)."
+    )
+    yield f"{balance} {others}"
 
 
-def _largest(balance: Balance) -> float:
-    return max(abs(balance.before), abs(balance.weighted), abs(balance.matched or 0.0))
+def outcome_name(of: Effect) -> str:
+    """Return the outcome's name, with the searches it is of if these are not all."""
+    return of.outcome if of.of == "all" else f"{of.outcome} ({of.of})"
+
+
+def robust_cell(of: Effect) -> str:
+    """Return the doubly robust figure as text: refused, without an interval, or with one."""
+    robust = of.doubly_robust
+    if robust is None:
+        return "refused"
+    if robust.low is None or robust.high is None:
+        return f"{robust.value:+.3f} [no interval]"
+    return f"{robust.value:+.3f} [{robust.low:+.3f}, {robust.high:+.3f}]"
+
+
+def e_value_cell(of: Effect) -> str:
+    """Return the E-value as text, and that of the interval."""
+    if of.e_value is None:
+        return "-"
+    return f"{of.e_value:.2f}" + ("" if of.e_value_of_interval is None else f" ({of.e_value_of_interval:.2f})")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _cells(estimate: Estimate) -> list[str]:
+    return ["" if value is None else repr(value) for value in estimate[:5]]
+
+
+def _worst(balance: Sequence[Balance]) -> list[Balance]:
+    """The functions that differ most before, and those that differ most weighted; by what they were before."""
+    half = _MOST_IN_PLOT // 2
+    by_weighted = sorted(balance, key=lambda each: -abs(each.weighted or 0.0))[:half]
+    others = sorted((each for each in balance if each not in by_weighted), key=lambda each: -abs(each.before))
+    return sorted([*by_weighted, *others[: _MOST_IN_PLOT - len(by_weighted)]], key=lambda each: -abs(each.before))
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _MOST_CHARS_IN_PLOT else f"{name[: _MOST_CHARS_IN_PLOT - 1]}…"
 
 
 def draw_balance(effect: DqaEffect, path: Path) -> None:
-    """The love plot: standardised differences before and after of the covariates where any is largest."""
+    """Draw the love plot: standardised differences before and after, of the functions where they are largest."""
     from matplotlib import pyplot
 
     from qilin_rag.analysis.plots import BLUE, GREEN, ORANGE, plain, plotting, save
 
-    largest = sorted(effect.balance, key=_largest, reverse=True)[:_MOST_IN_PLOT]
-    shown = sorted(largest, key=lambda balance: -abs(balance.before))
-    of = (
-        "" if len(shown) == len(effect.balance) else f"\n(the {len(shown)} largest of {len(effect.balance)} covariates)"
-    )
-    at = range(len(shown))
+    shown = _worst(effect.balance)
+    of = "" if len(shown) == effect.n_functions else f"\n(the worst {len(shown)} of {effect.n_functions:,} functions)"
     with plotting():
         figure, axes = pyplot.subplots(figsize=(7.0, 1.5 + 0.24 * len(shown)), layout="constrained")
-        series = [("before", ORANGE, "o", [each.before for each in shown])]
+        series: list[tuple[str, str, str, list[float | None]]] = [
+            ("before", ORANGE, "o", [each.before for each in shown])
+        ]
         series.append(("weighted", BLUE, "s", [each.weighted for each in shown]))
-        if all(each.matched is not None for each in shown):
-            series.append(("matched", GREEN, "^", [each.matched or 0.0 for each in shown]))
+        series.append(("matched", GREEN, "^", [each.matched for each in shown]))
         for name, colour, marker, values in series:
-            axes.scatter(values, at, color=colour, marker=marker, s=22, label=name, zorder=3)
+            known = [(value, at) for at, value in enumerate(values) if value is not None]
+            if known:
+                axes.scatter(*zip(*known, strict=True), color=colour, marker=marker, s=22, label=name, zorder=3)
         for edge in (-LARGEST_BALANCED, LARGEST_BALANCED):
             axes.axvline(edge, color="#999999", linestyle="--", linewidth=0.8)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(list(at), [plain(each.covariate) for each in shown])
+        axes.set_yticks(range(len(shown)), [plain(_shortened(each.covariate)) for each in shown])
         axes.invert_yaxis()
         axes.set_xlabel("standardised mean difference, answered minus others")
         axes.set_title(f"Balance among {effect.population}{of}", loc="left", fontsize=11)

@@ -12,15 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from qilin_rag.analysis.causal import folds
+from qilin_rag.analysis.causal import FEWEST_GROUPS
 from qilin_rag.analysis.covariates import asks, covariates_of, group_by_user
 from qilin_rag.analysis.figures import Column, FigureTable, ratio
 from qilin_rag.analysis.log import VIDEO, Log
+from qilin_rag.analysis.nuisance import folds
 from qilin_rag.analysis.queries import SOURCES
 from qilin_rag.data.exposures import Bools, Ints
 from qilin_rag.errors import UsageError
 from qilin_rag.progress import stage
-from qilin_rag.stats import intervals95
+from qilin_rag.stats import intervals95, share95
 
 Floats = npt.NDArray[np.float64]
 
@@ -50,6 +51,9 @@ def modality(log: Log, users: pa.Table | None, seed: int = 0) -> list[FigureTabl
     shown = ((shown_videos + _SMOOTHING * overall) / (n_shown + _SMOOTHING))[request]
     target = is_video[at]
     groups = group_by_user(log, rows)[np.searchsorted(rows, request)]
+    for name, side in (("videos", target), ("image-text notes", ~target)):
+        if (n_users := len(np.unique(groups[side]))) < FEWEST_GROUPS:
+            raise UsageError(f"clicks of searches on {name} by {n_users} users: {FEWEST_GROUPS} are needed at least")
     covariates = covariates_of(log, users, rows, seed).values[np.searchsorted(rows, request)]
     log_odds = np.log(shown / (1 - shown))[:, None]
     base = np.full(len(target), target.mean())
@@ -108,10 +112,9 @@ def _by_query(log: Log, is_video: Bools, searched: Bools) -> FigureTable:
     for _, mask in parts:
         clicks = mask & log.clicked
         shares = [ratio((is_video & where).sum(), where.sum()) for where in (mask, clicks)]
-        interval = None
-        if clicks.sum() > 1:
-            found = intervals95(is_video[clicks].astype(float)[:, None], of_user[of_request][clicks])[0]
-            interval = (found.low, found.high) if found else None
+        users = of_user[of_request][clicks]
+        has_interval = len(np.unique(users)) >= FEWEST_GROUPS
+        interval = share95(is_video[clicks].astype(float), users) if has_interval else None
         lift = None if not shares[0] or shares[1] is None else shares[1] / shares[0]
         values.append([int(clicks.sum()), *shares, lift])
         intervals.append([None, None, interval, None])
@@ -127,7 +130,10 @@ def _by_query(log: Log, is_video: Bools, searched: Bools) -> FigureTable:
         rows=[name for name, _ in parts],
         values=values,
         ci95=intervals,
-        notes=["Lift: the share among clicks over that among results. Intervals: BCa over users."],
+        notes=[
+            "Lift: the share among clicks over that among results. Intervals: Wilson's, the clicks of a user taken "
+            f"together; none of fewer than {FEWEST_GROUPS} users.",
+        ],
         why_missing="too few results or clicks",
     )
 

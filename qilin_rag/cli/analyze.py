@@ -139,12 +139,13 @@ def dqa_effect(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Does showing an answer change what users do with the results, or do its queries differ?
+    """Estimate what an answer changes in what users do.
 
-    Matching and doubly robust estimates, the balance of what is compared, and what can't be concluded.
+    Matching and doubly robust estimates, the balance of what is compared, and what can't be concluded. No figure is
+    given where there is nothing to compare.
     """
     from qilin_rag.analysis.dqa_effect import dqa_effects
-    from qilin_rag.analysis.effect_page import PAGE, write_effects
+    from qilin_rag.analysis.effect_page import CAVEATS, PAGE, write_effects
     from qilin_rag.analysis.log import read_log
     from qilin_rag.data.catalogue import read_users
 
@@ -156,11 +157,13 @@ def dqa_effect(
             effects = dqa_effects(log, read_users(source), seed)
         write_effects(effects, folder, source.label, plots, log.clock)
     if as_json:
-        ui.print_json({"out": str(out), "populations": [effect.model_dump() for effect in effects]})
+        populations = [effect.model_dump() for effect in effects]
+        ui.print_json({"out": str(out), "populations": populations, "caveats": CAVEATS})
         return
     if not quiet:
         for effect in effects:
             _print_effect(effect)
+        _print_caveats()
         typer.echo(log.clock)
     typer.echo(out / PAGE)
 
@@ -185,6 +188,8 @@ def _print_effect(effect: DqaEffect) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from qilin_rag.analysis.effect_page import findings, outcome_name
+
     console = ui.console()
     title = f"among {effect.population}: {effect.n_answered:,} with an answer, {effect.n_others:,} without"
     console.print(Text(title), style="bold")
@@ -194,16 +199,30 @@ def _print_effect(effect: DqaEffect) -> None:
         table.add_column(name, justify="right")
     for of in effect.effects:
         robust = of.doubly_robust
-        e_value = "-" if of.e_value is None else f"{of.e_value:.2f}"
+        interval = "-" if robust is None or robust.low is None else f"{robust.low:+.3f} {robust.high:+.3f}"
         cells = [
-            of.outcome,
+            outcome_name(of),
             f"{of.naive.value:+.3f}",
-            f"{robust.value:+.3f}",
-            f"{robust.low:+.3f} {robust.high:+.3f}",
-            e_value,
+            "refused" if robust is None else f"{robust.value:+.3f}",
+            interval,
+            "-" if of.e_value is None else f"{of.e_value:.2f}",
         ]
         table.add_row(*map(Text, cells))
     console.print(table, width=ui.WIDTH_CHARS)
+    for line in findings(effect):
+        console.print(Text(f"- {line}"), style="yellow", width=ui.WIDTH_CHARS)
+    console.print()
+
+
+def _print_caveats() -> None:
+    from rich.text import Text
+
+    from qilin_rag.analysis.effect_page import CAVEATS
+
+    console = ui.console()
+    console.print(Text("What this does not show:"), style="bold")
+    for line in CAVEATS:
+        console.print(Text(f"- {line}"), width=ui.WIDTH_CHARS)
     console.print()
 
 

@@ -107,3 +107,25 @@ def test_too_few_clicks_are_said() -> None:
     few = np.arange(20)
     with pytest.raises(UsageError, match="100 of each are needed"):
         modality(Log(log.shown.take(few), log.is_dqa[few], log.notes), None)
+
+
+def test_clicks_of_few_users_are_said() -> None:
+    log = made_log(is_told=True)
+    asks = np.array(["怎么" in query for query in log.shown.queries])
+    with pytest.raises(UsageError, match="image-text notes by 4 users: 5 are needed"):
+        modality(
+            Log(replace(log.shown, user_idx=np.where(asks, 100, np.arange(N_SEARCHES) % 4)), log.is_dqa, log.notes),
+            None,
+        )
+
+
+def test_a_share_of_one_has_an_interval_and_one_of_few_users_none() -> None:
+    """Who asks clicks videos alone: 100% of the clicks, which is not known to the last digit."""
+    log = made_log(is_told=True)
+    queries, _, _ = modality(log, None)
+    low, high = queries.interval(queries.rows.index("asks"), 2) or (0, 0)
+    assert 0.8 < low < 0.99 and high == 1
+    rare = np.where(log.shown.user_idx < 4, 3, 1)
+    queries, _, _ = modality(Log(replace(log.shown, source=rare), log.is_dqa, log.notes), None)
+    at = next(at for at, name in enumerate(queries.rows) if name.startswith("3 "))
+    assert (queries.values[at][0] or 0) > 10 and queries.interval(at, 2) is None

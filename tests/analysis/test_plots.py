@@ -67,6 +67,13 @@ def test_the_love_plot(tmp_path: Path) -> None:
         matched=None,
         n_pairs=0,
         doubly_robust=estimate,
+        n_compared=30,
+        effective_others=25.2,
+        effective_users=7.5,
+        refused=None,
+        no_interval=None,
+        is_balanced=False,
+        not_balanced=["age × length +0.20"],
         e_value=3.4,
         e_value_of_interval=2.0,
     )
@@ -77,12 +84,25 @@ def test_the_love_plot(tmp_path: Path) -> None:
         n_users=9,
         propensity_quartiles={"answered": [0.1] * 5, "others": [0.1] * 5},
         largest_imbalance=0.2,
+        is_balanced=False,
+        n_functions=2,
+        adjusted_for=["age × length"],
+        dropped={"fans_num": "constant"},
         effects=[effect],
-        balance=[Balance(covariate=r"年龄 $\x$ <b>", before=0.5, weighted=0.2, matched=None)],
+        balance=[
+            Balance(covariate=r"年龄 $\x$ <b>", before=0.5, weighted=0.2, matched=None),
+            Balance(
+                covariate="(a long name of a function > 0.123) × (another long name > 3)",
+                before=-0.4,
+                weighted=None,
+                matched=0.1,
+            ),
+        ],
     )
     write_effects([found], tmp_path, "made", with_plots=True)
     assert (tmp_path / "balance_0.png").read_bytes().startswith(PNG)
     page = (tmp_path / "dqa_effect.md").read_text(encoding="utf-8")
     assert "![Balance among all searches](balance_0.svg)" in page and "NOT balanced" in page
-    assert "| clicks | -1.000 [-2.000, -0.500] | - | -1.000 [-2.000, -0.500] | 3.40 (2.00) |" in page
+    assert "| clicks | -1.000 | - | -1.000 [-2.000, -0.500] | 3.40 (2.00) |" in page
+    assert "30 of the 40 searches" in page and "age × length +0.20" in page.replace("\\", "") and "constant" in page
     assert "<b>" not in page.replace("\\<b\\>", "")

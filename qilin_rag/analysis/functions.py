@@ -1,0 +1,209 @@
+"""Functions of covariates beyond their means: squares, thresholds, and products of two.
+
+A covariate can confound in any shape (U-shaped, from a threshold on, only together with another). So models choose
+from these functions, and balance is checked on all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+FEWEST_ROWS = 20
+"""A threshold, or two indicators together, must hold for at least so many rows to be looked at."""
+
+_CUTS = 10
+_ROUNDING = 1e-8
+_LEVEL = 0.02
+_MOST_CHOSEN = 15
+_MOST_AT_ONCE = 4
+_BLOCK_ROWS = 8192
+
+
+class Function(NamedTuple):
+    """A function of one covariate, or the product of two of those: places in `Functions.names`; `second` -1: none."""
+
+    first: int
+    second: int = -1
+
+
+class Moments(NamedTuple):
+    """Weighted means and variances of all products of two functions, (p, p)."""
+
+    mean: Floats
+    variance: Floats
+
+
+class Functions:
+    """The functions of one covariate each, standardised, and what is needed of their products.
+
+    Args:
+        names: The covariates' names, (d,).
+        values: The covariates, (n, d). Constant and duplicate columns must be out (`distinct_columns`).
+        plain: Names of covariates whose shape means nothing, such as latent dimensions: they come as they are, and in
+            products with those that are not plain.
+
+    `values` (n, p), in single precision, and `names` (p,) are those of the functions; `column` (p,) is the covariate
+    that each is of; the first `n_columns` functions are the covariates themselves.
+    """
+
+    def __init__(self, names: Sequence[str], values: Floats, plain: Collection[str] = ()) -> None:
+        self.n_columns = len(names)
+        found, titles, columns = list(values.T), list(names), list(range(len(names)))
+        for column, name in enumerate(names):
+            for title, function in [] if name in plain else _shapes(name, values[:, column]):
+                found.append(function)
+                titles.append(title)
+                columns.append(column)
+        standard = np.stack([standardised(function) for function in found], axis=1)
+        kept = _distinct(standard)
+        self.values = standard[:, kept].astype(np.float32)
+        self.names = [titles[at] for at in kept]
+        self.column = np.array([columns[at] for at in kept])
+        self.is_plain = np.array([names[column] in plain for column in self.column])
+
+    def name(self, function: Function) -> str:
+        """The name of a function or product, for people."""
+        first = self.names[function.first]
+        if function.second < 0:
+            return first
+        both = [f"({name})" if " > " in name else name for name in (first, self.names[function.second])]
+        return " × ".join(both)
+
+    def take(self, functions: Sequence[Function], rows: Ints | slice = slice(None)) -> Floats:
+        """The values of these functions, (n_rows, k), in double precision."""
+        found = np.empty((len(self.values[rows]), len(functions)))
+        for at, (first, second) in enumerate(functions):
+            found[:, at] = self.values[rows, first]
+            if second >= 0:
+                found[:, at] *= self.values[rows, second]
+        return found
+
+    def pairs(self, most: int | None = None) -> Bools:
+        """Which products of the first `most` functions are looked at, (p, p): above the diagonal, and not too rare."""
+        part = self.values[:, :most]
+        above = (part > 0).astype(np.float32)
+        both = above.T @ above
+        apart = self.column[:most, None] != self.column[None, :most]
+        both_plain = self.is_plain[:most, None] & self.is_plain[None, :most]
+        found: Bools = np.triu((both >= FEWEST_ROWS) & apart & ~both_plain, 1)
+        return found
+
+    def moments(self, rows: Bools, weight: Floats, most: int | None = None) -> Moments:
+        """Mean and variance of all products of the first `most` functions over `rows`, weighted (n,)."""
+        at = np.flatnonzero(rows)
+        share = (weight[at] / weight[at].sum()).astype(np.float32)[:, None]
+        p = self.values[:, :most].shape[1]
+        mean, square = np.zeros((p, p)), np.zeros((p, p))
+        for start in range(0, len(at), _BLOCK_ROWS):
+            block = self.values[at[start : start + _BLOCK_ROWS], :most]
+            of_block = share[start : start + _BLOCK_ROWS]
+            mean += block.T @ (block * of_block)
+            block = block**2
+            square += block.T @ (block * of_block)
+        return Moments(mean, np.maximum(square - mean**2, 0))
+
+
+def distinct_columns(names: Sequence[str], values: Floats) -> tuple[list[int], dict[str, str]]:
+    """Find the covariates that say something: neither constant, to rounding, nor a copy of an earlier one.
+
+    Returns:
+        The columns to keep, and for each dropped one why: `constant`, or `same as NAME`.
+    """
+    kept: list[int] = []
+    dropped: dict[str, str] = {}
+    known: list[Floats] = []
+    for column, name in enumerate(names):
+        one = values[:, column]
+        if not one.std() > _ROUNDING * max(1.0, float(np.abs(one).max())):
+            dropped[name] = "constant"
+            continue
+        standard = standardised(one)
+        same = [at for at, other in enumerate(known) if abs(float(standard @ other)) > (1 - _ROUNDING) * len(one)]
+        if same:
+            dropped[name] = f"same as {names[kept[same[0]]]}"
+            continue
+        kept.append(column)
+        known.append(standard)
+    return kept, dropped
+
+
+def standardised(values: Floats) -> Floats:
+    """Values with mean 0 and standard deviation 1; 0 everywhere if they are constant, to rounding."""
+    deviation = values.std()
+    if not deviation > _ROUNDING * max(1.0, float(np.abs(values).max())):
+        return np.zeros_like(values)
+    found: Floats = (values - values.mean()) / deviation
+    return found
+
+
+def choose(functions: Functions, target: Floats, rows: Ints) -> list[Function]:
+    """Choose the functions that tell of a target what the covariates as they are don't.
+
+    Forward selection: those with the largest correlation with the residuals of least squares join the model, until
+    none is beyond what chance leaves (Bonferroni, at .02 for functions of one covariate and .02 for products).
+
+    Args:
+        functions: What to choose from.
+        target: What is to be told, (n_rows,).
+        rows: The rows of `functions` that it is of.
+    """
+    values = functions.values[rows].astype(float)
+    values -= values.mean(axis=0)
+    n, p = values.shape
+    allowed = functions.pairs()
+    least = NormalDist().inv_cdf(1 - _LEVEL / 2 / p), NormalDist().inv_cdf(1 - _LEVEL / 2 / max(1, allowed.sum()))
+    squares = values**2
+    deviation = np.sqrt(np.maximum(squares.T @ squares / n - (values.T @ values / n) ** 2, 0.01))
+    single = np.maximum(values.std(axis=0), 0.1)
+    model = np.column_stack([np.ones(n), values[:, : functions.n_columns]])
+    chosen: list[Function] = []
+    while len(chosen) < _MOST_CHOSEN:
+        gram = model.T @ model + 1e-6 * n * np.eye(model.shape[1])
+        residual = target - model @ np.linalg.solve(gram, model.T @ target)
+        if not (scale := residual.std() * np.sqrt(n)) > _ROUNDING:
+            break
+        alone = np.abs(residual @ values) / single / scale / least[0]
+        together = np.where(allowed, np.abs(values.T @ (values * residual[:, None])) / deviation / scale / least[1], 0)
+        best = np.argpartition(-together.ravel(), _MOST_AT_ONCE)[:_MOST_AT_ONCE]
+        ranked = [(float(alone[at]), Function(int(at))) for at in np.argsort(-alone)[:_MOST_AT_ONCE]]
+        ranked += [(float(together.flat[at]), Function(int(at // p), int(at % p))) for at in best]
+        columns: list[Floats] = []
+        for z, function in sorted(ranked, reverse=True):
+            column = standardised(functions.take([function], rows)[:, 0])
+            if z > 1 and function not in chosen and all(abs(column @ other) < n / 2 for other in columns):
+                columns.append(column)
+                chosen.append(function)
+        if not columns:
+            break
+        model = np.column_stack([model, *columns])
+    return chosen
+
+
+def _shapes(name: str, values: Floats) -> list[tuple[str, Floats]]:
+    """The square and the thresholds of a covariate; nothing of an indicator."""
+    distinct = np.unique(values)
+    if len(distinct) < 3:
+        return []
+    found = [(f"{name} squared", standardised(values) ** 2)]
+    cuts = distinct[:-1] if len(distinct) <= _CUTS else np.unique(np.quantile(values, np.arange(1, _CUTS) / _CUTS))
+    for cut in cuts:
+        above = values > cut
+        if min(above.sum(), (~above).sum()) >= FEWEST_ROWS:
+            found.append((f"{name} > {cut:.3g}", above.astype(float)))
+    return found
+
+
+def _distinct(standard: Floats) -> list[int]:
+    """Columns that are not constant and not the same as an earlier one, or its mirror image."""
+    n = len(standard)
+    alike = np.abs(standard.T @ standard) > (1 - 1e-6) * n
+    return [at for at in range(standard.shape[1]) if alike[at, at] and not alike[at, :at].any()]

@@ -1,0 +1,162 @@
+"""Flexible models of who is treated and what the untreated do, each row predicted by models that never saw its group.
+
+Two kinds of model: a penalised linear one in the covariates and in those of their functions that tell of treatment or
+outcome (double selection: Belloni, Chernozhukov & Hansen 2014), and gradient boosting on the covariates that these
+functions are of. Their cross-fitted predictions are averaged with the weights that fit best (short-stacking: Ahrens,
+Hansen, Schaffer & Wiemann 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qilin_rag.analysis.functions import Bools, Floats, Function, Functions, Ints, choose
+from qilin_rag.errors import UsageError
+from qilin_rag.progress import stage
+
+FOLDS = 5
+LEAST, MOST = 0.001, 0.999
+"""Propensities are cut to these."""
+
+_MOST_ROWS_A_SIDE = 4000
+_TELLS_Z = 2.5
+_MOST_TELLING = 6
+_BOOSTING = {"max_iter": 25, "learning_rate": 0.15, "max_leaf_nodes": 8, "min_samples_leaf": 20, "l2_regularization": 1}
+_PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+
+
+class Nuisances(NamedTuple):
+    """`propensity` (n,), `predicted` (n, m) untreated outcomes, and the functions that any of the models chose."""
+
+    propensity: Floats
+    predicted: Floats
+    chosen: list[Function]
+
+
+def folds(treated: Bools, groups: Ints, seed: int) -> Iterator[tuple[Ints, Ints]]:
+    """Yield rows to fit on and rows to predict, five times; no group is on both sides.
+
+    The groups with most treated, then most rows, choose first, each the fold that has least of both; equals in random
+    order.
+    """
+    _, of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(sizes) < FOLDS:
+        raise UsageError(f"searches of {len(sizes)} users: {FOLDS} are needed at least")
+    n_treated = np.bincount(of, treated, minlength=len(sizes))
+    shares = np.stack([n_treated / max(1.0, n_treated.sum()), sizes / len(groups)], axis=1)
+    lots = np.random.default_rng(seed).permutation(len(sizes))
+    held, fold = np.zeros((FOLDS, 2)), np.zeros(len(sizes), np.int64)
+    for group in np.lexsort((lots, -sizes, -n_treated)).tolist():
+        fold[group] = np.argmin((held + shares[group]).max(axis=1) + held.sum(axis=1) * 1e-3)
+        held[fold[group]] += shares[group]
+    with stage("fitting models on four fifths", FOLDS) as advance:
+        for number in range(FOLDS):
+            is_rest = fold[of] == number
+            yield np.flatnonzero(~is_rest), np.flatnonzero(is_rest)
+            advance()
+
+
+def fit_nuisances(functions: Functions, treated: Bools, outcomes: Floats, groups: Ints, seed: int = 0) -> Nuisances:
+    """Cross-fit the propensity of treatment, and what each row would do untreated in each outcome.
+
+    Args:
+        functions: Of the covariates of n rows.
+        treated: Who is treated, (n,).
+        outcomes: (n, m).
+        groups: Units that are no independent evidence, (n,); no model predicts a group that it was fitted on.
+        seed: Of the folds, and of the rows that functions are chosen on where there are many.
+    """
+    n, n_outcomes = outcomes.shape
+    targets = np.column_stack([treated.astype(float), outcomes])
+    linear, boosted = np.zeros((n, n_outcomes + 1)), np.zeros((n, n_outcomes + 1))
+    found: dict[Function, None] = {}
+    rng = np.random.default_rng(seed)
+    for fit, rest in folds(treated, groups, seed):
+        untreated = fit[~treated[fit]]
+        parts = [fit, *[untreated] * n_outcomes]
+        chosen: dict[Function, None] = {}
+        telling: set[int] = set()
+        for target, rows in zip(targets.T, parts, strict=True):
+            rows = _some_of_both(rows, treated, rng)
+            chosen |= dict.fromkeys(choose(functions, target[rows], rows))
+            telling |= _telling(functions, target[rows], rows)
+        telling |= {int(functions.column[at]) for function in chosen for at in function if at >= 0}
+        found |= chosen
+        design = functions.take([*map(Function, range(functions.n_columns)), *chosen])
+        columns = functions.take([Function(at) for at in sorted(telling)])
+        for at, (target, rows) in enumerate(zip(targets.T, parts, strict=True)):
+            linear[rest, at] = _linear(design[rows], target[rows], design[rest], is_binary=at == 0)
+            boosted[rest, at] = _boosted(columns[rows], target[rows], columns[rest], is_binary=at == 0)
+    everybody = np.ones(n, bool)
+    stacked = [
+        _stacked(linear[:, at], boosted[:, at], targets[:, at], ~treated if at else everybody)
+        for at in range(n_outcomes + 1)
+    ]
+    return Nuisances(np.clip(stacked[0], LEAST, MOST), np.column_stack([np.zeros((n, 0)), *stacked[1:]]), list(found))
+
+
+def _some_of_both(rows: Ints, treated: Bools, rng: np.random.Generator) -> Ints:
+    """At most 4,000 of the treated and of the untreated rows: enough to choose functions by."""
+    sides = [rows[treated[rows]], rows[~treated[rows]]]
+    return np.sort(
+        np.concatenate(
+            [
+                side if len(side) <= _MOST_ROWS_A_SIDE else rng.choice(side, _MOST_ROWS_A_SIDE, replace=False)
+                for side in sides
+            ]
+        )
+    )
+
+
+def _telling(functions: Functions, target: Floats, rows: Ints) -> set[int]:
+    """The covariates most correlated with the target: at most six, each beyond 2.5 standard errors."""
+    deviation = target.std()
+    if not deviation > 0:
+        return set()
+    values = functions.values[rows, : functions.n_columns]
+    z = np.abs((target - target.mean()) @ values) / deviation / np.sqrt(len(rows))
+    return {int(at) for at in np.argsort(-z)[:_MOST_TELLING] if z[at] > _TELLS_Z}
+
+
+def _linear(fit: Floats, target: Floats, rest: Floats, is_binary: bool) -> Floats:
+    from sklearn.linear_model import LogisticRegression, RidgeCV
+
+    centre, deviation = fit.mean(axis=0), fit.std(axis=0)
+    deviation = np.where(deviation > 1e-6, deviation, 1.0)
+    fit, rest = (fit - centre) / deviation, (rest - centre) / deviation
+    if is_binary:
+        return _probability(LogisticRegression(C=0.3, max_iter=1000).fit(fit, target), rest)
+    predicted: Floats = RidgeCV(alphas=_PENALTIES).fit(fit, target).predict(rest)
+    return predicted
+
+
+def _boosted(fit: Floats, target: Floats, rest: Floats, is_binary: bool) -> Floats:
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+    if not fit.shape[1]:
+        return np.full(len(rest), target.mean())
+    if is_binary:
+        return _probability(HistGradientBoostingClassifier(**_BOOSTING, random_state=0).fit(fit, target), rest)
+    predicted: Floats = HistGradientBoostingRegressor(**_BOOSTING, random_state=0).fit(fit, target).predict(rest)
+    return predicted
+
+
+def _probability(model: Any, rest: Floats) -> Floats:
+    predicted: Floats = model.predict_proba(rest)[:, 1]
+    return predicted
+
+
+def _stacked(first: Floats, second: Floats, target: Floats, rows: Bools) -> Floats:
+    """The average of two predictions that is nearest to the target, by least squares over `rows`."""
+    apart = (first - second)[rows]
+    total = float(apart @ apart)
+    share = float(np.clip((target - second)[rows] @ apart / total, 0, 1)) if total > 0 else 1.0
+    return share * first + (1 - share) * second
+
+
+def used_names(functions: Functions, chosen: Sequence[Function]) -> list[str]:
+    """The names of chosen functions, for people."""
+    return [functions.name(function) for function in chosen]

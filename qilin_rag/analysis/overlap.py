@@ -1,0 +1,269 @@
+"""What can be compared, and weights that make it alike: trimming, calibrated odds, balance, and when to refuse.
+
+The treated whose propensity is over .9 have next to nobody to be compared with: they and the untreated like them are
+left out (Crump, Hotz, Imbens & Mitnik 2009, of the side that matters for an effect on the treated). The weights of the
+untreated are their odds, moved as little as needed so that functions of the covariates differ by at most .1 standard
+deviations (calibration: Deville & Särndal 1992; Hainmueller 2012, with tolerances).
+"""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from qilin_rag.analysis.causal import FEWEST_GROUPS, log_odds, spread_within, standardised_differences
+from qilin_rag.analysis.functions import Bools, Floats, Function, Functions, Ints
+from qilin_rag.analysis.nuisance import Nuisances
+
+LARGEST_BALANCED = 0.1
+"""Standardised difference up to which a function of covariates is taken to be balanced (Austin 2009)."""
+
+LARGEST_PROPENSITY = 0.9
+FEWEST = 30
+LEAST_KEPT = 0.5
+LARGEST_WEIGHT = 0.1
+LARGEST_OF_PROPENSITY = 0.25
+"""Standardised difference of the propensity from which weighted figures are not to be trusted (Rubin 2001)."""
+
+PROPENSITY = "propensity (log odds)"
+_LEAST_ESS_KEPT = 0.5
+_ROUNDS = 8
+_STEPS = 400
+_SLACK = 0.01
+_CHANCE = 0.05
+
+
+class Difference(NamedTuple):
+    """Standardised differences of one function: as it is, and weighted (None where there are no weights)."""
+
+    name: str
+    before: float
+    weighted: float | None
+    function: Function | None
+
+
+class Comparison(NamedTuple):
+    """What is compared with what.
+
+    `kept` (n,): rows not trimmed. `weight` (n,): 0 of the trimmed, 1 of the treated. `effective` untreated searches are
+    what the weighted ones are worth (Kish). `differences`: all functions looked at, with the largest first.
+    `beyond_chance`: products of thresholds that still differ by more than chance explains. `refusal`: why there is no
+    figure, in one sentence; None if there is one.
+    """
+
+    kept: Bools
+    weight: Floats
+    n_treated: int
+    n_untreated: int
+    effective: float
+    differences: list[Difference]
+    beyond_chance: list[Difference]
+    refusal: str | None
+
+
+def compare(functions: Functions, nuisances: Nuisances, names: list[str], treated: Bools, groups: Ints) -> Comparison:
+    """Trim, weight and check what is left; `names` are those of the predicted outcomes."""
+    propensity = nuisances.propensity
+    kept = propensity <= LARGEST_PROPENSITY
+    n_kept = int((kept & treated).sum()), int((kept & ~treated).sum())
+    checks = _Checks(functions, nuisances, names, treated)
+    if refusal := _refuse_trimmed(propensity, treated, n_kept):
+        nothing = np.zeros(len(treated))
+        return Comparison(kept, nothing, *n_kept, 0.0, checks.differences(None), [], refusal)
+    odds = np.where(kept & ~treated, propensity / (1 - propensity), 0.0)
+    weight = _calibrated(checks, np.where(treated, kept.astype(float), odds))
+    effective = _effective(weight[~treated])
+    found = checks.differences(weight)
+    refusal = _refuse_weighted(weight[~treated], effective, groups[~treated], found)
+    return Comparison(kept, weight, *n_kept, effective, found, checks.beyond_chance(weight, effective), refusal)
+
+
+def refuse_groups(treated: Bools, groups: Ints) -> str | None:
+    """Say why so few users can't be compared; None if they can."""
+    for mask, side in ((treated, "with an answer"), (~treated, "without")):
+        if (n := len(np.unique(groups[mask]))) < FEWEST_GROUPS:
+            return f"the searches {side} are of {n} users: {FEWEST_GROUPS} are needed at least"
+    return None
+
+
+def _refuse_trimmed(propensity: Floats, treated: Bools, n_kept: tuple[int, int]) -> str | None:
+    n_treated = int(treated.sum())
+    if n_kept[0] < LEAST_KEPT * n_treated:
+        return (
+            f"no overlap: {n_treated - n_kept[0]:,} of {n_treated:,} searches with an answer have a propensity over "
+            f"{LARGEST_PROPENSITY}, so that there is nothing to compare them with"
+        )
+    if min(n_kept) < FEWEST:
+        return (
+            f"too little overlap: {n_kept[0]:,} searches with an answer and {n_kept[1]:,} without have a propensity of "
+            f"at most {LARGEST_PROPENSITY}; {FEWEST} of each are needed at least"
+        )
+    return None
+
+
+def _refuse_weighted(weight: Floats, effective: float, groups: Ints, found: list[Difference]) -> str | None:
+    if effective < FEWEST:
+        return (
+            f"too little overlap: the {int((weight > 0).sum()):,} weighted searches without an answer are worth "
+            f"{effective:.0f} (Kish); {FEWEST} are needed at least"
+        )
+    if (largest := float(weight.max() / weight.sum())) > LARGEST_WEIGHT:
+        return f"too little overlap: one search without an answer has {largest:.0%} of all weight"
+    [of_propensity] = [each.weighted or 0.0 for each in found if each.name == PROPENSITY]
+    if abs(of_propensity) > LARGEST_OF_PROPENSITY:
+        return (
+            "too little overlap: after weighting the propensities of the two sides still differ by "
+            f"{abs(of_propensity):.2f} standard deviations; {LARGEST_OF_PROPENSITY} are the most"
+        )
+    return None
+
+
+class _Checks:
+    """Standardised differences of functions, of products of two covariates, and of what the models predict."""
+
+    def __init__(self, functions: Functions, nuisances: Nuisances, names: list[str], treated: Bools) -> None:
+        self.functions, self.treated = functions, treated
+        self.chosen = [*dict.fromkeys(nuisances.chosen)]
+        scores = np.column_stack([log_odds(nuisances.propensity), nuisances.predicted])
+        self.model = np.hstack([scores, functions.take(self.chosen)])
+        self.model_names = [PROPENSITY, *(f"predicted {name}" for name in names)]
+        self.model_names += [functions.name(each) for each in self.chosen]
+        self.model_functions: list[Function | None] = [*[None] * scores.shape[1], *self.chosen]
+        self.model_spread = spread_within(self.model, treated)
+        self.single_spread = spread_within(functions.values.astype(np.float64), treated)
+        self.before = {most: self._products(np.ones(len(treated)), most) for most in (functions.n_columns, None)}
+
+    def _products(self, weight: Floats, most: int | None) -> tuple[Floats, Floats, Bools]:
+        """Differences of the means of products, their spreads, and which are looked at, (p, p)."""
+        sides = [self.functions.moments(mask & (weight > 0), weight, most) for mask in (self.treated, ~self.treated)]
+        spread = np.sqrt((sides[0].variance + sides[1].variance) / 2)
+        return sides[0].mean - sides[1].mean, spread, self.functions.pairs(most) & (spread > 0.1)
+
+    def differences(self, weight: Floats | None) -> list[Difference]:
+        """All but the products of thresholds, largest first; those that the models chose count once."""
+        functions, n_columns = self.functions, self.functions.n_columns
+        everywhere = np.ones(len(self.treated))
+        found: dict[str, Difference] = {}
+        rows = [(name, function) for name, function in zip(self.model_names, self.model_functions, strict=True)]
+        values = [
+            standardised_differences(self.model, self.treated, each, self.model_spread)
+            for each in (everywhere, weight)
+            if each is not None
+        ]
+        rows += [(name, Function(at)) for at, name in enumerate(functions.names)]
+        singles = [
+            standardised_differences(self.functions.values.astype(np.float64), self.treated, each, self.single_spread)
+            for each in (everywhere, weight)
+            if each is not None
+        ]
+        gap, spread, allowed = self.before[n_columns]
+        pairs = [Function(int(i), int(j)) for i, j in np.argwhere(allowed)]
+        rows += [(functions.name(pair), pair) for pair in pairs]
+        products = [gap[allowed] / spread[allowed]]
+        if weight is not None:
+            products.append(self._products(weight, n_columns)[0][allowed] / spread[allowed])
+        columns = [np.concatenate(parts).tolist() for parts in zip(values, singles, products, strict=True)]
+        for at, (name, function) in enumerate(rows):
+            weighted = columns[1][at] if weight is not None else None
+            found.setdefault(name, Difference(name, columns[0][at], weighted, function))
+        return sorted(found.values(), key=lambda each: -abs(each.before if each.weighted is None else each.weighted))
+
+    def beyond_chance(self, weight: Floats, effective: float) -> list[Difference]:
+        """Products of any two functions that differ by more than .1 and by more than chance explains (Bonferroni)."""
+        gap, spread, allowed = self.before[None]
+        now = self._products(weight, None)[0]
+        by_chance = NormalDist().inv_cdf(1 - _CHANCE / 2 / max(1, allowed.sum()))
+        n_treated = float((weight[self.treated] > 0).sum())
+        most = max(LARGEST_BALANCED, by_chance * float(np.sqrt(1 / n_treated + 1 / effective)))
+        size = np.divide(np.abs(now), spread, out=np.zeros_like(spread), where=allowed)
+        size = np.where(allowed, size, 0)
+        found = []
+        for i, j in np.argwhere(size > most):
+            pair = Function(int(i), int(j))
+            at = i, j
+            found.append(
+                Difference(self.functions.name(pair), float(gap[at] / spread[at]), float(now[at] / spread[at]), pair)
+            )
+        return sorted(found, key=lambda each: -abs(each.weighted or 0.0))
+
+    def columns(self, differences: list[Difference]) -> Floats:
+        """The values of these functions over their spreads, (n, k)."""
+        plain = [each.function for each in differences if each.function is not None]
+        values = np.hstack([self.model[:, : self.model.shape[1] - len(self.chosen)], self.functions.take(plain)])
+        spread = spread_within(values, self.treated)
+        return values[:, spread > 0] / spread[spread > 0]
+
+
+def _calibrated(checks: _Checks, weight: Floats) -> Floats:
+    """The weights, moved as far as can be: what the models use is balanced first, then covariates, then all functions.
+
+    Weights that are worth less than half of what they were are no gain.
+    """
+    least = _LEAST_ESS_KEPT * _effective(weight[~checks.treated])
+    first = [set(checks.model_names), set(checks.functions.names[: checks.functions.n_columns])]
+    wanted: dict[str, Difference] = {}
+    best = weight
+    for turn in range(_ROUNDS):
+        found = checks.differences(best)
+        left = {each.name for each in found if abs(each.weighted or 0.0) > LARGEST_BALANCED - _SLACK / 2}
+        names = first[turn] if turn < len(first) else left
+        new = {each.name: each for each in found if each.name in names and each.name not in wanted}
+        if not new:
+            break
+        wanted |= new
+        moved = _tilted(checks.columns(list(wanted.values())), checks.treated, weight, least)
+        if moved is None:
+            break
+        best = moved
+    return best
+
+
+def _tilted(columns: Floats, treated: Bools, weight: Floats, least: float) -> Floats | None:
+    """The nearest weights, in relative entropy, whose means differ by at most .1 and that are worth `least`, if any."""
+    from scipy.optimize import minimize
+
+    if not columns.shape[1]:
+        return weight
+    here = ~treated & (weight > 0)
+    tolerance = LARGEST_BALANCED - _SLACK
+    apart = columns[here] - np.average(columns[treated], axis=0, weights=weight[treated])
+    base = np.log(weight[here] / weight[here].sum())
+    k = apart.shape[1]
+
+    def tilt(parts: Floats) -> tuple[Floats, float]:
+        exponent = apart @ (parts[:k] - parts[k:]) + base
+        powers = np.exp(exponent - (top := exponent.max()))
+        total = powers.sum()
+        return powers / total, float(top + np.log(total))
+
+    def loss(parts: Floats) -> tuple[float, Floats]:
+        shares, value = tilt(parts)
+        slope = shares @ apart
+        return value + tolerance * float(parts.sum()), np.concatenate([slope + tolerance, tolerance - slope])
+
+    def stop_early(parts: Floats) -> None:
+        if _effective(tilt(parts)[0]) < least / 2:
+            raise StopIteration
+
+    done = minimize(
+        loss,
+        np.zeros(2 * k),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0, None)] * (2 * k),
+        callback=stop_early,
+        options={"maxiter": _STEPS},
+    )
+    shares, _ = tilt(done.x)
+    if np.abs(shares @ apart).max() > LARGEST_BALANCED or _effective(shares) < least:
+        return None
+    found = np.where(treated, weight, 0.0)
+    found[here] = shares
+    return found
+
+
+def _effective(weight: Floats) -> float:
+    """What the weighted units are worth (Kish 1965)."""
+    return float(weight.sum() ** 2 / (weight**2).sum())
