@@ -16,17 +16,17 @@ from qilin_rag.data import NoteStore
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.llms import LLM, ContextOverflowError, LLMError
 from qilin_rag.llms.cache import ResponseCache, request_key
+from qilin_rag.llms.replies import FILTERED, LENGTH, REFUSED, STOP, read_ending
 from qilin_rag.llms.servers import serving
 from qilin_rag.progress import Advance
 from qilin_rag.prompts import BEST_FIRST, NoteForm, Prompt, PromptTooLongError, RenderedPrompt, estimated_tokens
 from qilin_rag.retrievers import Retriever, checked_rankings
 from qilin_rag.store import SAMPLES, RunDirectory
-from qilin_rag.text import clean, fewest_tokens
-from qilin_rag.types import Completion, Exchange, Hit, MissingNotes, Note, Question, Sample, Status
+from qilin_rag.text import clean, fewest_tokens, has_text
+from qilin_rag.types import NO_TOKENS, Completion, Exchange, Hit, Mark, MissingNotes, Note, Question, Sample, Status
 
 logger = logging.getLogger(__name__)
 
-STATUSES: dict[str, Status] = {"stop": "ok", "length": "truncated", "content_filter": "filtered"}
 T = TypeVar("T")
 E = TypeVar("E", bound=Exchange)
 
@@ -87,10 +87,8 @@ class Reply(NamedTuple):
 
 
 def pending_questions(questions: Sequence[Question], finished: dict[str, Sample]) -> list[Question]:
-    """The questions without an answer on disk: never asked, or failed."""
-    return [
-        question for question in questions if question.id not in finished or finished[question.id].status == "failed"
-    ]
+    """Return the questions to ask: those without an answer on disk, but for what a filter held back."""
+    return [question for question in questions if question.id not in finished or not finished[question.id].is_settled]
 
 
 def answer(
@@ -121,7 +119,7 @@ def ask_all(
 
         def finish(line: E) -> None:
             writer.write(line)
-            advance(failed=line.status == "failed")
+            advance(failed=line.is_lost)
 
         try:
             _run_async(lambda: _ask_all(asking, jobs, ask, finish))
@@ -203,8 +201,8 @@ def _run_async(work: Callable[[], Any]) -> None:
 def calls_left(
     questions: Sequence[Question], finished: Mapping[str, Sample], repeats: Iterable[Sample], times: int
 ) -> dict[str, int]:
-    """How often each answered question must be asked again, so that `times` calls did not fail."""
-    done = Counter(sample.question_id for sample in repeats if sample.status != "failed")
+    """Count how often each answered question must be asked again, so that `times` calls are settled."""
+    done = Counter(sample.question_id for sample in repeats if sample.is_settled)
     return {
         question.id: left
         for question in questions
@@ -281,7 +279,7 @@ async def as_line(kind: type[E], fields: dict[str, Any], ask: Callable[[], Await
     fields |= {"answer": "", "raw": ""}
     try:
         prompt, completion, key = await ask()
-        done = kind(**fields | _outcome(completion), prompt_cut=_seems_cut(prompt, completion))
+        done = kind(**fields | _outcome(completion), short_count=_is_short(prompt, completion))
         return Asked(done, (key, completion) if key and done.is_answered else None)
     except (LLMError, PromptTooLongError) as error:
         return Asked(kind(**fields, status="failed", error=clean(str(error))))
@@ -298,16 +296,20 @@ async def complete(asking: Asking, prompt: RenderedPrompt) -> Reply:
     if request is None or asking.cache is None:
         return Reply(prompt, await asking.llm.generate(prompt), None)
     key = request_key(request)
-    if found := asking.cache.get(key):
+    if found := kept_answer(asking.llm, asking.cache, key):
         return Reply(prompt, found.model_copy(update={"cached": True, "latency_s": 0.0}), None)
     return Reply(prompt, await asking.llm.generate(prompt), key)
 
 
-def _seems_cut(prompt: RenderedPrompt, completion: Completion) -> bool:
-    """Whether the server counted too few tokens for this prompt: some cut what is too long for them without a word.
+def kept_answer(llm: LLM, cache: ResponseCache, key: str) -> Completion | None:
+    """Return the answer to an earlier request; None also where what an older version kept holds none."""
+    kept = cache.get(key)
+    read = kept and llm.read_again(kept)
+    return read if read and _status(read)[0] in ("ok", "truncated") and _has_answer(read) else None
 
-    A count of 0 is none: so do servers that found the whole prompt in their own cache.
-    """
+
+def _is_short(prompt: RenderedPrompt, completion: Completion) -> bool:
+    """Whether the server counted fewer tokens than this prompt can have."""
     counted = completion.usage.prompt_tokens
     if not counted or 3 * counted >= estimated_tokens(prompt.messages):  # quickly said, and true of nearly all
         return False
@@ -316,7 +318,7 @@ def _seems_cut(prompt: RenderedPrompt, completion: Completion) -> bool:
 
 def _outcome(completion: Completion) -> dict[str, Any]:
     """The part of a sample that the LLM made."""
-    status = STATUSES.get(completion.finish_reason)
+    status, marks = _status(completion)
     return {
         "answer": clean(completion.text),
         "raw": clean(completion.raw),
@@ -325,6 +327,32 @@ def _outcome(completion: Completion) -> dict[str, Any]:
         "usage": completion.usage,
         "latency_s": completion.latency_s,
         "cached": completion.cached,
-        "status": status or "failed",
-        "error": None if status else f"the answer ended with {completion.finish_reason!r}",
+        "status": status,
+        "marks": marks,
+        "error": _why_unanswered(status, completion),
     }
+
+
+def _status(completion: Completion) -> tuple[Status, list[Mark]]:
+    """What a completion makes of its question, and what is doubtful about it."""
+    ended = read_ending(completion.finish_reason)
+    if completion.finish_reason == REFUSED or ended == FILTERED:
+        return "filtered", []
+    if ended == LENGTH:
+        return "truncated", completion.marks
+    if not _has_answer(completion):
+        return "empty", []
+    return "ok", completion.marks if ended == STOP else [*completion.marks, "odd_ending"]
+
+
+def _has_answer(completion: Completion) -> bool:
+    return has_text(completion.text) or completion.usage == NO_TOKENS
+
+
+def _why_unanswered(status: Status, completion: Completion) -> str | None:
+    """What there is instead of an answer; of what a filter held back nothing more is known."""
+    if _has_answer(completion) or completion.finish_reason == FILTERED:
+        return None
+    why = completion.why_empty or "there is nothing to be seen in the answer"
+    is_odd = status == "empty" and read_ending(completion.finish_reason) != STOP
+    return clean(f"{why}; it ended with {completion.finish_reason!r}" if is_odd else why)

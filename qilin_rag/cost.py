@@ -9,9 +9,11 @@ from contextlib import contextmanager, suppress
 
 from qilin_rag.errors import QilinError
 from qilin_rag.store import Manifest, RunDirectory
-from qilin_rag.types import Cost, Exchange, Price, Summary, Times
+from qilin_rag.types import Cost, Exchange, Price, Summary, Times, Usage
 
 STAGES = ("retrieval", "generation", "scoring")
+_LEAST_LIMIT = 16  # tokens: a server that counts only what was not in its cache is left with fewer of a known prompt
+_SAME = 0.98  # counts at a limit are alike, but for characters that were cut in two
 
 
 class Clock:
@@ -60,14 +62,73 @@ class Clock:
                     directory.write_manifest(directory.read_manifest().model_copy(update={"times": self.end()}))
 
 
-def is_uncounted(line: Exchange) -> bool:
-    """Whether an answer came from the server without its numbers of tokens.
+class Tally:
+    """Adds up what calls took, line by line, and tells what to make of prompts that were counted short.
 
-    What a filter refused unread is no answer.
+    A count that is too small for its prompt has one of two reasons. The server read only a part of the prompt, up to a
+    limit: then all such counts are at this limit, and no prompt has a larger one; or it says itself what was in its
+    cache, so that nothing is left out. Or it left out what was in its cache without a word: then the tokens of the
+    prompt are not known. Where the counts don't prove the first, the second is assumed.
     """
-    counts = (line.usage.prompt_tokens, line.usage.completion_tokens)
-    is_unread = line.status == "filtered" and counts == (None, None)
-    return line.finish_reason is not None and not line.cached and not is_unread and None in counts
+
+    def __init__(self, lines: Iterable[Exchange] = ()) -> None:
+        """Begin with these lines."""
+        self.cached = 0
+        self._sums: dict[str, int] = {}
+        self._uncounted = 0
+        self._largest = 0
+        self._n_doubtful = self._n_doubtful_calls = self._tokens_doubtful = 0
+        self._least_doubtful: float = math.inf
+        for line in lines:
+            self.add(line)
+
+    def add(self, line: Exchange) -> None:
+        """Count one line more."""
+        counts = {name: n for name, n in line.usage if n is not None}
+        self.cached += line.cached
+        self._largest = max(self._largest, counts.get("prompt_tokens", 0))
+        is_doubtful = line.short_count and line.usage.cached_tokens is None and "prompt_tokens" in counts
+        if is_doubtful:
+            self._n_doubtful += 1
+            self._least_doubtful = min(self._least_doubtful, counts["prompt_tokens"])
+        if line.cached:
+            return
+        if is_doubtful:
+            self._tokens_doubtful += counts.pop("prompt_tokens")
+            self._n_doubtful_calls += "completion_tokens" in counts
+        for name, n in counts.items():
+            self._sums[name] = self._sums.get(name, 0) + n
+        is_known = is_doubtful or "prompt_tokens" in counts
+        if _was_read(line) and not (is_known and "completion_tokens" in counts):
+            self._uncounted += 1
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether the prompts that were counted short are all at one limit, which no prompt goes beyond."""
+        return self._n_doubtful > 1 and self._largest > _LEAST_LIMIT and self._least_doubtful >= _SAME * self._largest
+
+    def is_cut(self, line: Exchange) -> bool:
+        """Return whether the server read only a part of this line's prompt."""
+        return line.short_count and (line.usage.cached_tokens is not None or self.has_limit)
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens that are known; of a kind of which none are, None."""
+        sums = dict(self._sums)
+        if self._tokens_doubtful and self.has_limit:
+            sums["prompt_tokens"] = sums.get("prompt_tokens", 0) + self._tokens_doubtful
+        return Usage(**sums)
+
+    @property
+    def uncounted(self) -> int:
+        """How many replies have not both numbers of tokens."""
+        return self._uncounted + (0 if self.has_limit else self._n_doubtful_calls)
+
+
+def _was_read(line: Exchange) -> bool:
+    """Whether the server charges for a line: a reply came, unless a filter refused the prompt unread."""
+    is_unread = line.status == "filtered" and not line.raw and not line.latency_s
+    return line.finish_reason is not None and not is_unread
 
 
 def calls_s(lines: Iterable[Exchange]) -> float:
@@ -76,16 +137,22 @@ def calls_s(lines: Iterable[Exchange]) -> float:
 
 
 def cost_of(summary: Summary, price: Price | None) -> Cost:
-    """What a run's answers cost by a price list, without discounts; unknown as soon as a part of it is."""
-    prompt_tokens, completion_tokens = summary.usage.prompt_tokens, summary.usage.completion_tokens
+    """What a run's answers cost by a price list; unknown as soon as a part of it is.
+
+    Of discounts only that of tokens in the provider's cache is known, where the price list has it.
+    """
+    usage = summary.usage
     if summary.uncounted:
         return Cost(unknown=f"{_some(summary.uncounted, 'answer')} without a count of tokens")
-    if prompt_tokens is None or completion_tokens is None:
+    if usage.prompt_tokens is None or usage.completion_tokens is None:
         return Cost(amount=0.0) if summary.cached else Cost(unknown="nothing was answered")
-    return tokens_cost(prompt_tokens, completion_tokens, price)
+    if price and usage.cache_write_tokens:
+        what = f"{_some(usage.cache_write_tokens, 'token')} put into the provider's cache, at a price that is not known"
+        return Cost(unknown=what)
+    return tokens_cost(usage.prompt_tokens, usage.completion_tokens, price, usage.cached_tokens or 0)
 
 
-def tokens_cost(prompt_tokens: int, completion_tokens: int | None, price: Price | None) -> Cost:
+def tokens_cost(prompt_tokens: int, completion_tokens: int | None, price: Price | None, cached_tokens: int = 0) -> Cost:
     """The price of so many tokens; that of none is known in any case."""
     if prompt_tokens == completion_tokens == 0:
         return Cost(amount=0.0)
@@ -93,8 +160,9 @@ def tokens_cost(prompt_tokens: int, completion_tokens: int | None, price: Price 
         return Cost(unknown="no price is known; --set llm.price= gives one")
     if completion_tokens is None:
         return Cost(unknown="nothing bounds the answers")
-    amount = price.of(prompt_tokens, completion_tokens)
-    return Cost(amount=amount, currency=price.currency, as_of=price.as_of)
+    amount = price.of(prompt_tokens, completion_tokens, cached_tokens)
+    is_most = cached_tokens > 0 and price.cached_per_mtok is None
+    return Cost(amount=amount, at_most=is_most, currency=price.currency, as_of=price.as_of)
 
 
 def price_of(manifest: Manifest) -> Price | None:
@@ -137,7 +205,8 @@ def format_cost(cost: Cost) -> str:
     """An amount with its currency and the day of its price list, or `unknown` and why."""
     if cost.amount is None:
         return f"unknown ({cost.unknown})"
-    return f"{format_amount(cost.amount)} {cost.currency} (prices of {cost.as_of})"
+    most = "at most " if cost.at_most else ""
+    return f"{most}{format_amount(cost.amount)} {cost.currency} (prices of {cost.as_of})"
 
 
 def format_amount(amount: float) -> str:

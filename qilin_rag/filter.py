@@ -37,7 +37,7 @@ from qilin_rag.review import Agreement, Label, agreements, read_labels, write_re
 from qilin_rag.safety import UNCERTAIN, Board, FilterSummary, State, counts_of, flagged_and_kept, state_of, verdict_of
 from qilin_rag.scoring import spent_on
 from qilin_rag.store import JUDGEMENTS, RunDirectory, read_lines, write_text
-from qilin_rag.types import LeftOut, NoteJudgement, SentImage, Summary
+from qilin_rag.types import NO_TOKENS, LeftOut, NoteJudgement, SentImage, Summary
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +57,9 @@ class Filtered(NamedTuple):
     spent: Summary
 
     def check_failures(self, fail_on_error: float) -> None:
-        """FailedSamplesError if more judgements failed than allowed."""
+        """FailedSamplesError if more replies failed, or have nothing in them, than allowed."""
         counts = self.summary.by_prompt.values()
-        failed = sum(each.failed for each in counts)
+        failed = sum(each.failed + each.empty for each in counts)
         total = failed + sum(each.true + each.false + sum(each.uncertain.values()) for each in counts)
         check_judged(failed, total, self.path, fail_on_error)
 
@@ -127,7 +127,7 @@ class Filter:
 
     def ask(self, board: Board, directory: RunDirectory) -> None:
         """Ask what is not known of the chosen notes."""
-        n_left = int((board[self.chosen] <= State.FAILED).sum())
+        n_left = int((board[self.chosen] <= State.REFUSED).sum())
         if not n_left:
             return
         with (
@@ -140,11 +140,11 @@ class Filter:
         """Each chosen note with each prompt that it is still to be judged by."""
         columns = ["note_idx", "note_title", "note_content", *(["image_path"] if self.n_images else [])]
         for group in self._groups(self.chosen):
-            slots = group[(board[group] <= State.FAILED).any(axis=1)]
+            slots = group[(board[group] <= State.REFUSED).any(axis=1)]
             rows = self.notes.read(self.notes.note_idxs[slots], columns).to_pylist()
             for slot, row in zip(slots.tolist(), rows, strict=True):
                 note = _Note(slot, row, self.n_images)
-                yield from ((note, self.names[i]) for i in np.flatnonzero(board[slot] <= State.FAILED).tolist())
+                yield from ((note, self.names[i]) for i in np.flatnonzero(board[slot] <= State.REFUSED).tolist())
 
     def render(self, note: _Note, name: str, n_images: int) -> RenderedPrompt:
         """What is asked of a note, without its images; PromptTooLongError where they all would not fit."""
@@ -162,7 +162,10 @@ class Filter:
         }
         if self.prompts[name].needs_images and not images:
             unread = UNCERTAIN[State.IMAGES_UNREADABLE]
-            return Asked(NoteJudgement(**line, status="ok", verdict="uncertain", answer="", raw="", error=unread))
+            unasked = NoteJudgement(
+                **line, status="ok", verdict="uncertain", answer="", raw="", usage=NO_TOKENS, error=unread
+            )
+            return Asked(unasked)
 
         async def reply() -> Reply:
             prompt = self.render(note, name, len(images))
@@ -229,7 +232,7 @@ class Filter:
         }
         for i, name in enumerate(self.names):
             states = board[slots, i].tolist()
-            said[name] = [None if state <= State.FAILED else state == State.TRUE for state in states]
+            said[name] = [None if state <= State.EMPTY else state == State.TRUE for state in states]
         return agreements(labels, said)
 
 
@@ -251,7 +254,7 @@ def filter_notes(
     directory = RunDirectory(path)
     with directory.locked("--out"):
         board = safety.new_board()
-        n_known = sum(line.status != "failed" for line in safety.read(board))
+        n_known = sum(line.is_settled for line in safety.read(board))
         if n_known:
             logger.info("%d judgements are in %s", n_known, path)
         safety.ask(board, directory)

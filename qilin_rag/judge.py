@@ -13,11 +13,11 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from qilin_rag.answering import Asked, Reply, as_line, ask_all, complete, opened
 from qilin_rag.config import RunConfig
-from qilin_rag.cost import cost_of
+from qilin_rag.cost import Tally, cost_of
 from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM
 from qilin_rag.pipeline import is_too_many, select_questions
@@ -26,7 +26,7 @@ from qilin_rag.progress import stage
 from qilin_rag.prompts import JudgePrompt, PointwisePrompt, PromptTooLongError, estimated_tokens, load_judge_prompt
 from qilin_rag.provenance import fingerprint, llm_identity, llm_label
 from qilin_rag.registry import LLMS
-from qilin_rag.scoring import add_scores, spent_on
+from qilin_rag.scoring import add_scores, doubts_of, spent_on
 from qilin_rag.sharing import Shared
 from qilin_rag.store import JUDGEMENTS, RunDirectory
 from qilin_rag.types import Cost, Judgement, LeftOut, MetricSummary, Question, Sample, Score, Status, Summary
@@ -77,9 +77,9 @@ class Docket(NamedTuple):
     directory: RunDirectory
 
     def left(self) -> list[str]:
-        """Those that are wanted and have no judgement, or one that failed."""
+        """Return the keys that are wanted and have no judgement, or a reply without one."""
         said = _read(self)[0]
-        return [key for key in self.cases if key in self.wanted and (key not in said or said[key].status == "failed")]
+        return [key for key in self.cases if key in self.wanted and (key not in said or not said[key].is_settled)]
 
 
 class Hearing(NamedTuple):
@@ -91,8 +91,8 @@ class Hearing(NamedTuple):
     cost: Cost
 
     def check_failures(self, path: Path, fail_on_error: float) -> None:
-        """FailedSamplesError if more judgements failed than allowed."""
-        check_judged(self.counts["failed"], len(self.said), path, fail_on_error)
+        """FailedSamplesError if more replies failed, or have nothing in them, than allowed."""
+        check_judged(sum(each.is_lost for each in self.said.values()), len(self.said), path, fail_on_error)
 
 
 class Judged(NamedTuple):
@@ -174,11 +174,12 @@ def hear(judge: Judge, docket: Docket) -> Hearing:
             logger.info("%d of %d judgements are in %s", n_wanted - len(left), n_wanted, docket.directory.path)
         _ask(judge, {key: docket.cases[key] for key in left}, docket.directory)
     said, lines = _read(docket)
-    if n_cut := sum(judgement.prompt_cut for judgement in said.values()):
+    taken = Tally(lines)
+    if n_cut := sum(map(taken.is_cut, said.values())):
         logger.warning("%d judgements: by its own count the judge's server read only a part of the prompt", n_cut)
     statuses = Counter(judgement.status for judgement in said.values())
-    counts: dict[Status, int] = {status: statuses[status] for status in ("ok", "failed", "filtered", "truncated")}
-    spent = spent_on(lines)
+    counts: dict[Status, int] = {status: statuses[status] for status in get_args(Status)}
+    spent = spent_on(lines).model_copy(update=doubts_of(said.values()))
     return Hearing(said, counts, spent, cost_of(spent, judge.llm.price))
 
 
@@ -191,11 +192,11 @@ def judging_llm(config: RunConfig) -> LLM:
 
 
 def check_judged(failed: int, total: int, path: Path, fail_on_error: float) -> None:
-    """FailedSamplesError if more judgements failed than allowed."""
+    """FailedSamplesError if more judgements are without a reply, or have an empty one, than allowed."""
     if is_too_many(failed, total, fail_on_error):
         raise FailedSamplesError(
-            f"{failed} of {total} judgements failed (--fail-on-error {fail_on_error:g}); the same command asks "
-            f"those again; the reasons: {path / JUDGEMENTS}"
+            f"{failed} of {total} judgements failed or are empty (--fail-on-error {fail_on_error:g}); the same command "
+            f"asks those again; the reasons: {path / JUDGEMENTS}"
         )
 
 
@@ -203,7 +204,9 @@ def why_unread(judgement: Judgement | None) -> str | None:
     """Why a judgement holds no verdict at all; a reply that was cut off may lack the end of its last line."""
     if judgement is None:
         return "not judged"
-    return None if judgement.status == "ok" else f"judge {judgement.status}"
+    if judgement.status == "ok" and judgement.is_answered:
+        return None
+    return f"judge {judgement.status if judgement.is_answered else judgement.why_unanswered}"
 
 
 def _ask(judge: Judge, cases: Mapping[str, Case], directory: RunDirectory) -> None:
@@ -293,7 +296,7 @@ def _scores(sample: Sample, judgement: Judgement | None) -> list[Score]:
     for aspect, label in ASPECTS.items():
         value = None
         if not sample.is_answered:
-            reason: str | None = sample.status
+            reason: str | None = sample.why_unanswered
         elif aspect == "faithfulness" and not sample.notes_used:
             reason = "no notes to be faithful to"
         elif not (reason := why_unread(judgement)) and judgement:

@@ -272,13 +272,20 @@ def say_left_out(left_out: Mapping[str, str], run: Path | str) -> None:
 
 
 def check_failures(finished: Run, fail_on_error: float) -> None:
-    """FailedSamplesError if more questions failed than allowed."""
-    failed, total = finished.summary.counts["failed"], finished.summary.counts["questions"]
-    if is_too_many(failed, total, fail_on_error):
+    """FailedSamplesError if more questions have no answer than allowed; a refusal is an outcome, and no failure."""
+    counts, lost = finished.summary.counts, finished.summary.lost
+    if is_too_many(lost, counts["questions"], fail_on_error):
+        what = "failed" if lost == counts["failed"] else f"have no answer ({_kinds_lost(finished.summary)})"
         raise FailedSamplesError(
-            f"{failed} of {total} questions failed (--fail-on-error {fail_on_error:g}); the same command asks those "
-            f"again; the reasons: qilin-rag show {finished.directory.path}"
+            f"{lost} of {counts['questions']} questions {what} (--fail-on-error {fail_on_error:g}); the same command "
+            f"asks those again; the reasons: qilin-rag show {finished.directory.path}"
         )
+
+
+def _kinds_lost(summary: Summary) -> str:
+    failed, empty = summary.counts["failed"], summary.counts["empty"]
+    kinds = {"failed": failed, "empty": empty, "truncated before an answer": summary.lost - failed - empty}
+    return ", ".join(f"{n} {kind}" for kind, n in kinds.items() if n)
 
 
 def is_too_many(failed: int, total: int, fail_on_error: float) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from qilin_rag.answering import Retrieved, System, calls_left, pending_questions, third_party
+from qilin_rag.answering import Retrieved, System, calls_left, kept_answer, pending_questions, third_party
 from qilin_rag.config import RunConfig, cache_dir
 from qilin_rag.cost import tokens_cost
 from qilin_rag.errors import QilinError
@@ -144,7 +144,9 @@ def found_in_cache(
     keys = [_key(prompt, llm) for prompt in prompts]
     cache = ResponseCache(path, ask_again=unknown is not None or not path.exists())
     try:
-        found = [key is not None and (key in by_earlier_runs or cache.get(key) is not None) for key in keys]
+        found = [
+            key is not None and (key in by_earlier_runs or kept_answer(llm, cache, key) is not None) for key in keys
+        ]
     finally:
         cache.close()
     by_earlier_runs.update(keys)

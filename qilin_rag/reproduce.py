@@ -96,7 +96,7 @@ def check(reproduction: Reproduction) -> None:
         if not change.agrees
     ]
     if changed:
-        again = f"; {reproduction.failed} questions failed, the same command asks them again"
+        again = f"; {reproduction.failed} questions have no answer, the same command asks them again"
         raise QilinError(f"not reproduced: {', '.join(changed)}{again if reproduction.failed else ''}")
 
 
@@ -185,7 +185,7 @@ def compare(old: RunDirectory, again: Run, tolerance: float | None = None) -> Re
         hits_changed=sum([h.note_idx for h in a.hits] != [h.note_idx for h in b.hits] for a, b in pairs),
         prompts_changed=sum(a.messages != b.messages for a, b in pairs),
         answers_changed=sum((a.answer, a.status) != (b.answer, b.status) for a, b in pairs),
-        failed=again.summary.counts["failed"],
+        failed=again.summary.lost,
         metrics=metrics,
         not_made=[name for name in figures.metrics if name not in again.summary.metrics],
         provenance={

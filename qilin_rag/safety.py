@@ -17,20 +17,23 @@ Board = npt.NDArray[np.uint8]
 
 
 class State(IntEnum):
-    """What is known of a note by a prompt; up to FAILED it is still to be asked."""
+    """What is known of a note by a prompt: up to EMPTY nothing is; up to REFUSED it is asked by the next command."""
 
     UNASKED = 0
     FAILED = 1
-    NO_IMAGES = 2
-    FALSE = 3
-    TRUE = 4
-    NO_VERDICT = 5
-    TRUNCATED = 6
-    FILTERED = 7
-    IMAGES_UNREADABLE = 8
+    EMPTY = 2
+    REFUSED = 3
+    NO_IMAGES = 4
+    FALSE = 5
+    TRUE = 6
+    NO_VERDICT = 7
+    TRUNCATED = 8
+    FILTERED = 9
+    IMAGES_UNREADABLE = 10
 
 
 UNCERTAIN = {
+    State.REFUSED: "refused",
     State.NO_VERDICT: "no verdict",
     State.TRUNCATED: "truncated",
     State.FILTERED: "filtered",
@@ -39,12 +42,16 @@ UNCERTAIN = {
 
 
 class Counts(Frozen):
-    """What came out by one prompt. `uncertain` counts by reason; `no_images`: notes without what it asks about."""
+    """What came out by one prompt. `uncertain` counts by reason; `no_images`: notes without what it asks about.
+
+    `empty`: a reply came, and nothing is in it.
+    """
 
     true: int
     false: int
     uncertain: dict[str, int]
     failed: int
+    empty: int = 0
     no_images: int
     not_asked: int
 
@@ -74,26 +81,25 @@ class FilterSummary(Frozen):
 def flagged_and_kept(board: Board) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """The notes that a prompt flags, and those that were judged by all prompts and are flagged by none."""
     unsafe = (board == State.TRUE).any(axis=1)
-    return unsafe, (board > State.FAILED).all(axis=1) & ~unsafe
+    return unsafe, (board > State.EMPTY).all(axis=1) & ~unsafe
 
 
 def state_of(line: NoteJudgement) -> State:
     """What a judgement on disk says."""
-    match line.status:
-        case "failed":
-            return State.FAILED
-        case "truncated":
-            return State.TRUNCATED
-        case "filtered":
-            return State.FILTERED
-    if line.finish_reason is None:
+    if line.status == "filtered":
+        return State.FILTERED if line.is_settled else State.REFUSED
+    if line.status == "ok" and line.finish_reason is None:
         return State.IMAGES_UNREADABLE
+    if not line.is_answered:
+        return State.FAILED if line.status == "failed" else State.EMPTY
+    if line.status == "truncated":
+        return State.TRUNCATED
     return {"true": State.TRUE, "false": State.FALSE}.get(line.verdict or "", State.NO_VERDICT)
 
 
 def verdict_of(line: NoteJudgement) -> Literal["true", "false", "uncertain"] | None:
-    """A reply that was cut off, or that the provider held back, says nothing for sure."""
-    if line.status == "failed":
+    """A reply that was cut off, or that the provider held back, says nothing for sure; an empty one nothing at all."""
+    if line.is_lost:
         return None
     said = read_true_false(line.answer) if line.status == "ok" else None
     return "uncertain" if said is None else "true" if said else "false"
@@ -107,6 +113,7 @@ def counts_of(states: npt.NDArray[np.uint8]) -> Counts:
         false=n[State.FALSE],
         uncertain={reason: n[state] for state, reason in UNCERTAIN.items() if n[state]},
         failed=n[State.FAILED],
+        empty=n[State.EMPTY],
         no_images=n[State.NO_IMAGES],
         not_asked=n[State.UNASKED],
     )

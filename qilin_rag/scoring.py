@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from qilin_rag.answering import third_party
-from qilin_rag.cost import is_uncounted
+from qilin_rag.cost import Tally
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.registry import SCORERS
 from qilin_rag.scorers import Scorer
@@ -19,7 +19,20 @@ from qilin_rag.scorers.retrieval import cutoff, is_about_hits, is_outdated
 from qilin_rag.stats import Clusters, intervals95, query_clusters, standard_error
 from qilin_rag.store import Manifest, RunDirectory
 from qilin_rag.text import clean
-from qilin_rag.types import Exchange, LeftOut, MetricSummary, Question, Repeats, Sample, Score, Status, Summary, Usage
+from qilin_rag.types import (
+    Exchange,
+    LeftOut,
+    Mark,
+    MetricSummary,
+    Question,
+    Repeats,
+    Sample,
+    Score,
+    Status,
+    Summary,
+)
+
+H = TypeVar("H", bound=str)
 
 
 def build_scorers(metrics: Mapping[str, Mapping[str, Any]]) -> list[Scorer]:
@@ -157,11 +170,12 @@ def summarise(
         if len(found) == len(samples) and len({score.signature for score in found}) == 1
     }
     counts = Counter(sample.status for sample in samples)
-    called = [line for line in (*lines, *repeats) if not line.cached]
+    taken = Tally((*lines, *repeats))
     return Summary(
         metrics=summarise_metrics(complete, query_clusters([sample.query for sample in samples]), seed),
-        counts={"questions": len(samples)}
-        | {status: counts[status] for status in ("ok", "failed", "filtered", "truncated")},
+        counts={"questions": len(samples)} | {status: counts[status] for status in get_args(Status)},
+        lost=sum(sample.is_lost for sample in samples),
+        **doubts_of(samples),
         cached=sum(sample.cached for sample in samples),
         left_out=LeftOut(
             not_in_data=sum(sample.notes_missing for sample in samples),
@@ -171,30 +185,27 @@ def summarise(
                 for sample in samples
                 if sample.status != "failed"
             ),
-            cut_by_server=sum(sample.prompt_cut for sample in samples),
+            cut_by_server=sum(map(taken.is_cut, samples)),
         ),
-        usage=Usage(
-            prompt_tokens=_total(line.usage.prompt_tokens for line in called),
-            completion_tokens=_total(line.usage.completion_tokens for line in called),
-        ),
-        uncounted=sum(map(is_uncounted, (*lines, *repeats))),
+        usage=taken.usage,
+        uncounted=taken.uncounted,
         repeats=_compare_repeats(samples, repeats),
     )
 
 
+def doubts_of(lines: Iterable[Exchange]) -> dict[str, Any]:
+    """The fields of a summary that say why replies were empty, and what is doubtful about answers."""
+    lines = list(lines)
+    return {
+        "why_empty": _counted(line.error or "not known" for line in lines if line.status == "empty"),
+        "marks": _counted(mark for line in lines for mark in line.marks),
+    }
+
+
 def spent_on(lines: Iterable[Exchange]) -> Summary:
     """What the calls of these lines took, which are gone through once: tokens, those uncounted, answers cached."""
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    uncounted = cached = 0
-    for line in lines:
-        uncounted += is_uncounted(line)
-        cached += line.cached
-        if not line.cached:
-            prompt_tokens = _total((prompt_tokens, line.usage.prompt_tokens))
-            completion_tokens = _total((completion_tokens, line.usage.completion_tokens))
-    usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
-    return Summary(metrics={}, counts={}, cached=cached, usage=usage, uncounted=uncounted)
+    taken = Tally(lines)
+    return Summary(metrics={}, counts={}, cached=taken.cached, usage=taken.usage, uncounted=taken.uncounted)
 
 
 def _compare_repeats(samples: Sequence[Sample], repeats: Iterable[Sample]) -> Repeats | None:
@@ -244,6 +255,20 @@ def summarise_metrics(
     return summaries
 
 
+MARKS: dict[Mark, str] = {
+    "maybe_cut": "maybe cut off: ended at exactly the most tokens that were asked for",
+    "odd_ending": "ended for a reason that is neither a stop nor a limit",
+    "maybe_thinking": "may hold thinking under markers that are not known (see thinking_markers of the LLM)",
+}
+
+
+def doubts(summary: Summary) -> list[str]:
+    """What to say beside the figures of a run: why replies were empty, and what is doubtful about answers."""
+    why = ", ".join(f"{reason} ({n})" for reason, n in summary.why_empty.items())
+    marks = [f"{n} answered, but {MARKS[mark]}" for mark, n in summary.marks.items()]
+    return [f"empty: {why}", *marks] if why else marks
+
+
 def as_values(columns: Sequence[Sequence[Score]]) -> npt.NDArray[np.float64]:
     """Scores as (n, n_columns), NaN where unscored."""
     nan = math.nan
@@ -253,7 +278,7 @@ def as_values(columns: Sequence[Sequence[Score]]) -> npt.NDArray[np.float64]:
 def remarks(metrics: Mapping[str, MetricSummary]) -> list[str]:
     """What to say beside the figures, "bertscore: cut to 512 tokens (3 of 60)"; metrics with the same remark share it.
 
-    Failed, filtered and truncated answers are left out: they are counted for the run as a whole.
+    Statuses are left out: they are counted for the run as a whole (`doubts`).
     """
     said: dict[str, list[str]] = {}
     for name, metric in metrics.items():
@@ -270,7 +295,5 @@ def remarks(metrics: Mapping[str, MetricSummary]) -> list[str]:
     return [f"{', '.join(names)}: {remark}" for remark, names in said.items()]
 
 
-def _total(counts: Iterable[int | None]) -> int | None:
-    """The sum of what is known; None where nothing is."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
+def _counted(found: Iterable[H]) -> dict[H, int]:
+    return dict(sorted(Counter(found).items()))

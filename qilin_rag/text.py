@@ -30,6 +30,11 @@ _NEITHER_ASCII_NOR_CHINESE = re.compile(r"[^\x21-\x7e\u3400-\u9fff]")
 _REPEATED = re.compile(r"(.{1,4}?)\1+", re.DOTALL)
 _WHOLE = re.compile(r"[0-9]{1,19}")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_UNSEEN = re.compile(
+    "[\\s\\x00-\\x1f\\x7f-\\x9f\\xad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u200b-\\u200f\\u202a-\\u202e"
+    "\\u2060-\\u206f\\u2800\\u3164\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff0-\\ufff8"
+    "\\U0001bca0-\\U0001bca3\\U0001d173-\\U0001d17a\\U000e0000-\\U000e0fff]*"
+)
 _UNSAFE_IN_NAME = re.compile(r"[^\w.-]+")
 
 
@@ -40,6 +45,17 @@ def clean(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
+
+
+def has_text(text: str) -> bool:
+    """Return whether a reader sees anything: not only white space, control and default-ignorable characters."""
+    return skip_unseen(text, 0) < len(text)
+
+
+def skip_unseen(text: str, start: int) -> int:
+    """Return the index of the first character at or behind `start` that a reader sees, or the text's end."""
+    found = _UNSEEN.match(text, start)
+    return found.end() if found else start
 
 
 def printable(text: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -15,7 +16,21 @@ from pydantic import (
     PositiveInt,
 )
 
-Status = Literal["ok", "failed", "filtered", "truncated"]
+from qilin_rag.text import decimal_number, has_text
+
+Status = Literal["ok", "failed", "filtered", "truncated", "empty"]
+"""What became of a question that an LLM was asked.
+
+`ok`: an answer. `truncated`: the answer, or what came before it, was cut off by a limit of length. `filtered`: a filter
+held it back, or the model refused. `empty`: a reply came, and no answer is in it. `failed`: no reply came.
+"""
+Mark = Literal["maybe_cut", "odd_ending", "maybe_thinking"]
+"""What is doubtful about an answer that is scored all the same.
+
+`maybe_cut`: it ended, as the server says by itself, at exactly the most tokens that were asked for. `odd_ending`: it
+ended for a reason that is neither a stop nor a limit. `maybe_thinking`: it seems to hold thinking, in a form that is
+not in the table of markers.
+"""
 Message = dict[str, str]
 AnswerSelection = Literal["engaged", "liked", "content", "citation", "experience", "shown"]
 ReferenceSelection = Literal["own", "query"]
@@ -64,35 +79,69 @@ class Hit(Frozen):
     rank: Annotated[int, Field(ge=1)]
 
 
-class Usage(Frozen):
-    """Tokens of one call as the server counted them; None where it did not say."""
+def read_count(value: Any) -> int | None:
+    """Return a number of tokens as whoever counted them gave it; None if it can't be one.
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    `12.0` and `"12"` are 12. A negative number, which some servers send for unknown, a fraction, a truth value and
+    what is not finite are no counts.
+    """
+    if isinstance(value, str):
+        value = decimal_number(value.strip())
+    if isinstance(value, float) and value.is_integer():  # no infinity is one
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+Count = Annotated[int | None, BeforeValidator(read_count)]
+
+
+class Usage(Frozen):
+    """Tokens of one call; None where they are not known.
+
+    `prompt_tokens` counts the whole prompt. Of these, `cached_tokens` were in the server's cache, and
+    `cache_write_tokens` were put there. `completion_tokens` includes thinking.
+    """
+
+    prompt_tokens: Count = None
+    completion_tokens: Count = None
+    cached_tokens: Count = None
+    cache_write_tokens: Count = None
+
+
+NO_TOKENS = Usage(prompt_tokens=0, completion_tokens=0)
+"""The usage of a reader that takes no tokens: only such a one may answer with nothing."""
 
 
 class Price(Frozen):
-    """What a provider takes for a million tokens, by its list of the day `as_of` (as precise as it is known)."""
+    """What a provider takes for a million tokens, by its list of the day `as_of` (as precise as it is known).
+
+    `cached_per_mtok`: what it takes for prompt tokens that are in its cache, where that is known.
+    """
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")]
     prompt_per_mtok: NonNegativeFloat
     completion_per_mtok: NonNegativeFloat
+    cached_per_mtok: NonNegativeFloat | None = None
     as_of: Annotated[str, BeforeValidator(str), Field(pattern=r"^\d{4}(-\d\d){0,2}$")]
 
-    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """The price of so many tokens, without the discounts that a provider may give."""
-        return (prompt_tokens * self.prompt_per_mtok + completion_tokens * self.completion_per_mtok) / 1e6
+    def of(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
+        """Return the price of so many tokens, `cached_tokens` of the prompt's at their own price if there is one."""
+        n_cached = 0 if self.cached_per_mtok is None else cached_tokens
+        amount = (prompt_tokens - n_cached) * self.prompt_per_mtok + completion_tokens * self.completion_per_mtok
+        return (amount + n_cached * (self.cached_per_mtok or 0.0)) / 1e6
 
 
 class Cost(Frozen):
     """What answers cost by the price list of `as_of`; where the amount is not known, `unknown` says why.
 
+    `at_most`: prompt tokens were in the provider's cache, and what it takes for those is not in the price list.
     No currency: nothing was paid for.
     """
 
     amount: FiniteFloat | None = None
+    at_most: bool = False
     currency: str | None = None
     as_of: str | None = None
     unknown: str | None = None
@@ -114,18 +163,24 @@ class Times(Frozen):
 
 
 class Completion(Frozen):
-    """What an LLM returned: `text` is what is scored, `raw` what came over the wire.
+    """What an LLM returned: `text` is what is scored, `raw` what came over the wire, thinking included.
 
-    `cached`: it is the answer to an earlier request like this one; `usage` is what that took.
+    `finish_reason` is how it ended: `stop`, `length` (cut off), `content_filter` (held back by a filter), `refusal` (by
+    the model itself), or the server's own word where that is none of these. `why_empty`: why there is no answer in it,
+    where that is known. `cached`: it is the answer to an earlier request like this one; `usage` is what that took.
+    `reading` is the version of the rules by which `text` was taken from `raw`.
     """
 
     text: str
     raw: str
     model: str
     finish_reason: str
+    why_empty: str | None = None
+    marks: list[Mark] = []
     usage: Usage = Usage()
     latency_s: FiniteFloat = 0.0
     cached: bool = False
+    reading: int = 0
 
 
 class AboutQuestion(Frozen):
@@ -139,8 +194,9 @@ class AboutQuestion(Frozen):
 class Exchange(Frozen):
     """What came back from an LLM.
 
-    `model` is the name that the server answered under. `prompt_cut`: the server counted so few tokens that it can't
-    have read the whole prompt.
+    `model` is the name that the server answered under. `short_count`: the server counted fewer tokens than the prompt
+    can have, since it read only a part of it, or since it left out what was in its cache: `cost.Tally` tells which.
+    `marks`: what is doubtful about the answer. `error`: why there is none.
     """
 
     status: Status
@@ -149,15 +205,39 @@ class Exchange(Frozen):
     model: str | None = None
     finish_reason: str | None = None
     usage: Usage = Usage()
-    prompt_cut: bool = False
+    short_count: Annotated[bool, Field(validation_alias=AliasChoices("short_count", "prompt_cut"))] = False
+    marks: list[Mark] = []
     latency_s: FiniteFloat = 0.0
     cached: bool = False
     error: str | None = None
 
     @property
     def is_answered(self) -> bool:
-        """Whether there is an answer to score, whole or cut off."""
-        return self.status in ("ok", "truncated")
+        """Whether there is an answer to score, whole or cut off.
+
+        Without any text there is none, whatever an older version made of it. Only a reader that takes no tokens may
+        have nothing to say.
+        """
+        if self.status not in ("ok", "truncated"):
+            return False
+        return has_text(self.answer) or (self.status == "ok" and self.usage == NO_TOKENS)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it makes no sense to ask again: there is an answer, or a filter, which will do the same again."""
+        return self.is_answered or (self.status == "filtered" and self.finish_reason == "content_filter")
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there is no answer, and neither a filter nor a refusal is the reason."""
+        return not self.is_answered and self.status != "filtered"
+
+    @property
+    def why_unanswered(self) -> str:
+        """The reason why this has no score."""
+        if self.status == "truncated":
+            return "truncated before an answer"
+        return "empty" if self.status == "ok" else self.status
 
 
 class Sample(Exchange, AboutQuestion):
@@ -257,7 +337,7 @@ class MetricSummary(Frozen):
 class LeftOut(Frozen):
     """Notes that questions did not get: not in the data, or too long for the prompt; questions left without any.
 
-    `cut_by_server`: prompts of which the server read only a part, by its own count of tokens.
+    `cut_by_server`: prompts of which the server read only a part, by its own count of tokens (see `cost.Tally`).
     """
 
     not_in_data: NonNegativeInt = 0
@@ -321,15 +401,26 @@ class Repeats(Frozen):
         return f"asked {self.times} times: {share}"
 
 
+def _with_all_statuses(counts: Any) -> Any:
+    """Counts by status of any version: a status that it did not have yet counts 0."""
+    known = dict.fromkeys(["questions", *get_args(Status)], 0)
+    return {**known, **counts} if isinstance(counts, dict) and counts else counts
+
+
 class Summary(Frozen):
     """summary.json: the figures of a run, a function of its samples, repeats and scores alone.
 
-    `cached` answers came from the response cache; `usage` counts the others, but for `uncounted` answers of which the
-    server gave no (or not both) numbers of tokens.
+    `counts` has the questions by status, and `lost` those that failed, came back empty or were cut off before an
+    answer; `why_empty` counts the reasons of the empty ones, `marks` what is doubtful about answers. `cached` answers
+    came from the response cache; `usage` counts the others, but for `uncounted` answers of which not both numbers of
+    tokens are known.
     """
 
     metrics: dict[str, MetricSummary]
-    counts: dict[str, int]
+    counts: Annotated[dict[str, int], BeforeValidator(_with_all_statuses)]
+    lost: NonNegativeInt = 0
+    why_empty: dict[str, int] = {}
+    marks: dict[Mark, int] = {}
     cached: NonNegativeInt = 0
     left_out: LeftOut = LeftOut()
     repeats: Repeats | None = None

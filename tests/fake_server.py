@@ -27,7 +27,7 @@ class FakeServer:
     Faults: an HTTP status such as "500", "429 2" (with Retry-After: 2), "reset", "hang", "broken json", "not json",
     "empty choices", "null content", "reasoning FIELD", "ended REASON", "length", "filtered", "filtered 400",
     "overflow", "trickle" (a byte now and then), "no model" (404), "no model 400", "other model NAME" (answers),
-    "no usage", "usage N" (prompt tokens counted).
+    "no usage", "usage N" (prompt tokens counted). `reply` gives a whole answer of 200 in place of the usual one.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class FakeServer:
         answer: Callable[[dict[str, Any]], str] = echo,
     ) -> None:
         self.latency_s, self.fault, self.answer = latency_s, fault, answer
+        self.reply: Callable[[int, dict[str, Any]], dict[str, Any] | None] = lambda n, body: None
         self.calls: list[dict[str, Any]] = []
         self.authorizations: list[str | None] = []
         self.models = [MODEL]
@@ -110,7 +111,10 @@ class _Handler(BaseHTTPRequestHandler):
             fake.most_at_once = max(fake.most_at_once, fake.n_at_once)
         try:
             time.sleep(fake.latency_s)
-            self._answer(fake.fault(n, body), body)
+            if (reply := fake.reply(n, body)) is not None:
+                self._send(200, reply)
+            else:
+                self._answer(fake.fault(n, body), body)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
         finally:

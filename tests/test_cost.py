@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from qilin_rag.config import resolve_run
-from qilin_rag.cost import cost_of, describe, format_amount, format_seconds
+from qilin_rag.cost import Tally, cost_of, describe, format_amount, format_cost, format_seconds
 from qilin_rag.errors import QilinError
 from qilin_rag.llms import retry
 from qilin_rag.pipeline import Run, run
 from qilin_rag.reports.formats import as_rows, spending_rows
 from qilin_rag.reports.leaderboard import leaderboard
-from qilin_rag.types import Cost, Price, Summary, Usage
+from qilin_rag.types import Cost, Exchange, Price, Summary, Usage
 from tests.conftest import Cli, launch, wait_until
 from tests.fake_server import MODEL, FakeServer
 
@@ -34,8 +34,12 @@ def ask(data: object, server: FakeServer, *overrides: str, **flags: Any) -> Run:
     return run(resolve_run(given, [f"llm.model={MODEL}", *overrides]))
 
 
-def summary(prompt: int | None, completion: int | None, **others: Any) -> Summary:
-    usage = Usage(prompt_tokens=prompt, completion_tokens=completion)
+def summary(
+    prompt: int | None, completion: int | None, in_cache: int | None = None, put_there: int | None = None, **others: Any
+) -> Summary:
+    usage = Usage(
+        prompt_tokens=prompt, completion_tokens=completion, cached_tokens=in_cache, cache_write_tokens=put_there
+    )
     return Summary(metrics={}, counts={}, usage=usage, **others)
 
 
@@ -49,10 +53,75 @@ def summary(prompt: int | None, completion: int | None, **others: Any) -> Summar
         (summary(None, None), PRICE, Cost(unknown="nothing was answered")),
         (summary(None, None, cached=3), None, Cost(amount=0)),
         (summary(0, 0), None, Cost(amount=0)),
+        (summary(1000, 100, cached=500), PRICE, Cost(amount=0.012, currency="USD", as_of="2026-11")),
     ],
 )
 def test_what_is_not_known_is_unknown(took: Summary, price: Price | None, cost: Cost) -> None:
     assert cost_of(took, price) == cost
+
+
+def test_tokens_in_the_providers_cache_make_an_amount_the_most_or_are_priced_apart() -> None:
+    took = summary(1000, 100, in_cache=600)
+    most = cost_of(took, PRICE)
+    assert (most.amount, most.at_most) == (0.012, True)
+    assert format_cost(most) == "at most 0.0120 USD (prices of 2026-11)"
+    exact = cost_of(took, PRICE.model_copy(update={"cached_per_mtok": 1.0}))
+    assert exact.amount == pytest.approx((400 * 10 + 600 * 1 + 100 * 20) / 1e6)
+    assert not exact.at_most
+    assert not cost_of(summary(1000, 100, in_cache=0), PRICE).at_most
+    written = cost_of(summary(1000, 100, put_there=300), PRICE)  # dearer than others, at some providers
+    assert written.amount is None and "300 tokens put into the provider's cache" in (written.unknown or "")
+
+
+def line(prompt: int | None, short: bool = False, in_cache: int | None = None, **more: Any) -> Exchange:
+    usage = Usage(prompt_tokens=prompt, completion_tokens=10, cached_tokens=in_cache)
+    reply: dict[str, Any] = {"status": "ok", "answer": "答", "raw": "答", "finish_reason": "stop", "latency_s": 1.0}
+    return Exchange(**{**reply, "usage": usage, "short_count": short, **more})
+
+
+@pytest.mark.parametrize(
+    ("lines", "prompt_tokens", "uncounted", "n_cut"),
+    [
+        ([line(900), line(800)], 1700, 0, 0),
+        ([line(900), line(28, True), line(28, True)], 900, 2, 0),  # the rest was in the server's cache
+        ([line(900), *(line(n, True) for n in (28, 300, 5))], 900, 3, 0),
+        ([line(n, True) for n in (40, 7, 90, 15)], None, 4, 0),  # and so was the first one
+        ([line(1, True), line(1, True)], None, 2, 0),
+        ([line(30, True), line(900)], 900, 1, 0),  # another server behind the address, or a cache: who knows
+        ([line(512, True)], None, 1, 0),
+        ([line(512, True), line(512, True)], 1024, 0, 2),  # a limit
+        ([line(300), line(512, True), line(511, True), line(512)], 1835, 0, 2),
+        ([line(512, True), line(512, True), line(30, True)], None, 3, 0),
+        ([line(512, True), line(512, True), line(513 + 512)], 1025, 2, 0),
+        ([line(28, True, 0), line(900, False, 872)], 928, 0, 1),  # a server that says what was in its cache
+        ([line(None), line(900)], 900, 1, 0),
+        ([line(900, cached=True), line(28, True, cached=True)], None, 0, 0),
+        ([line(None, status="filtered", answer="", raw="", latency_s=0.0, usage=Usage())], None, 0, 0),
+        ([line(None, status="filtered", answer="", raw="不行", finish_reason="refusal", usage=Usage())], None, 1, 0),
+        ([line(None, status="failed", finish_reason=None, usage=Usage())], None, 0, 0),
+    ],
+)
+def test_what_is_made_of_prompts_that_were_counted_short(
+    lines: list[Exchange], prompt_tokens: int | None, uncounted: int, n_cut: int
+) -> None:
+    taken = Tally(lines)
+    assert (taken.usage.prompt_tokens, taken.uncounted, sum(map(taken.is_cut, lines))) == (
+        prompt_tokens,
+        uncounted,
+        n_cut,
+    )
+    assert Tally(reversed(lines)).usage == taken.usage
+
+
+def test_what_a_server_left_out_of_its_count_is_no_cut_and_has_no_price(data_dir: Path, server: FakeServer) -> None:
+    server.fault = lambda n, body: "usage 30" if n > 1 else None
+    done = ask(data_dir, server, PRICED, concurrency=1)
+    assert done.summary.left_out.cut_by_server == 0
+    assert (done.summary.uncounted, done.manifest.cost) == (2, Cost(unknown="2 answers without a count of tokens"))
+    server.fault = lambda n, body: "usage 30"
+    cut = ask(data_dir, server, PRICED, concurrency=1, fresh=True)
+    assert (cut.summary.left_out.cut_by_server, cut.summary.uncounted) == (3, 0)
+    assert cut.manifest.cost == Cost(amount=(90 * 10 + 30 * 20) / 1e6, currency="USD", as_of="2026-11")
 
 
 def test_a_run_records_what_it_took(data_dir: Path, server: FakeServer, cli: Cli) -> None:

@@ -84,7 +84,11 @@ def test_a_mix_of_passing_faults_changes_no_answer(many: Path, server: FakeServe
     clean = ask(many, server, runs_dir=tmp_path / "clean")
     server.fault = fault
     done = ask(many, server, "llm.timeout_s=10", runs_dir=tmp_path / "faults")
-    assert done.summary.counts == {"questions": 300, "ok": 300, "failed": 0, "filtered": 0, "truncated": 0}
+    assert done.summary.counts == {
+        "questions": 300,
+        "ok": 300,
+        **dict.fromkeys(("failed", "filtered", "truncated", "empty"), 0),
+    }
     assert answers(done) == answers(clean)
     assert again == []
     assert len(server.calls) > 660
@@ -160,16 +164,18 @@ def test_answers_that_trickle_run_into_the_deadline(data_dir: Path, server: Fake
 
 
 def test_prompts_that_the_server_cuts_are_counted(data_dir: Path, server: FakeServer, cli: Cli) -> None:
-    server.fault = lambda n, body: {1: "usage 30", 2: "usage 0"}.get(n)
+    server.fault = lambda n, body: "usage 0" if n == 2 else "usage 30"
     done = cli(*command(data_dir, server, "--concurrency", 1))
     assert done.code == 0
-    assert "1 prompts cut by the server (by its own count of tokens)" in done.out
+    assert "2 prompts cut by the server (by its own count of tokens)" in done.out
     run_directory = next(Path("runs").iterdir())
     lines = [json.loads(line) for line in (run_directory / "samples.jsonl").read_text().splitlines()]
-    assert [line["prompt_cut"] for line in lines] == [True, False, False]
+    assert [line["short_count"] for line in lines] == [True, False, True]
     assert "ok, prompt cut by the server" in cli("show", run_directory).out
-    assert "answer (ok, prompt cut by the server)" in cli("show", run_directory, "--question", "1").out
-    assert "1 prompts cut by the server" in cli("leaderboard").out
+    cut, _, _ = lines
+    whole = cli("show", run_directory, "--question", cut["question_id"]).out
+    assert "answer (ok, prompt cut by the server)" in whole
+    assert "2 prompts cut by the server" in cli("leaderboard").out
 
 
 @pytest.mark.parametrize(
@@ -178,9 +184,9 @@ def test_prompts_that_the_server_cuts_are_counted(data_dir: Path, server: FakeSe
         ("filtered", {"filtered": 3}),
         ("filtered 400", {"filtered": 3}),
         ("length", {"truncated": 3}),
-        ("null content", {"ok": 3}),
+        ("null content", {"empty": 3}),
         ("400", {"failed": 3}),
-        ("ended tool_calls", {"failed": 3}),
+        ("ended tool_calls", {"ok": 3}),
     ],
 )
 def test_the_status_of_every_end(data_dir: Path, server: FakeServer, fault: str, counts: dict[str, int]) -> None:

@@ -184,6 +184,33 @@ def test_refused_and_cut_off_replies_are_uncertain_and_counted(data: Path, serve
     assert len(server.calls) == n_before
 
 
+def test_empty_replies_are_counted_and_asked_again(data: Path, server: FakeServer, cli: Cli) -> None:
+    server.answer = lambda body: "" if "番茄炒蛋" in asked(body) else rules(body)
+    done = cli(*command(data, server, "--prompts", "violent"))
+    assert done.code == 3
+    assert "1 of 8 judgements failed or are empty" in done.err
+    found = json.loads(Path("out/summary.json").read_text())
+    counts = found["by_prompt"]["violent"]
+    assert (counts["empty"], counts["uncertain"], found["notes"]["incomplete"]) == (1, {"no verdict": 1}, 1)
+    assert {line["verdict"] for line in lines() if line["status"] == "empty"} == {None}
+    server.answer = rules
+    again = summary(cli(*command(data, server, "--prompts", "violent")))
+    assert (len(server.calls), again["by_prompt"]["violent"]["empty"], again["notes"]["incomplete"]) == (9, 0, 0)
+
+
+def test_a_model_that_refuses_says_nothing_for_sure_and_is_asked_again(
+    data: Path, server: FakeServer, cli: Cli
+) -> None:
+    refused = {"choices": [{"message": {"content": None, "refusal": "不行。"}, "finish_reason": "stop"}]}
+    server.reply = lambda n, body: refused if n <= 8 else None
+    server.answer = rules
+    found = summary(cli(*command(data, server, "--prompts", "violent")))
+    assert found["by_prompt"]["violent"]["uncertain"] == {"refused": 8}
+    assert found["notes"]["kept"] == 8
+    again = summary(cli(*command(data, server, "--prompts", "violent")))
+    assert (len(server.calls), again["by_prompt"]["violent"]["uncertain"]) == (16, {"no verdict": 1})
+
+
 def test_a_note_that_changed_another_prompt_and_another_llm_are_asked(data: Path, server: FakeServer, cli: Cli) -> None:
     server.answer = rules
     summary(cli(*command(data, server, "--prompts", "private", "--limit", 5)))

@@ -63,7 +63,7 @@ def test_one_unreadable_and_one_failed_judgement_are_unscored(data_dir: Path, se
     assert done.code == 3
     assert "1 of 3 judgements failed" in done.err
     out = json.loads(done.out)
-    assert out["judgements"] == {"ok": 2, "failed": 1, "filtered": 0, "truncated": 0, "cached": 0}
+    assert out["judgements"] == {"ok": 2, "failed": 1, "filtered": 0, "truncated": 0, "empty": 0, "cached": 0}
     figures = {name: (metric["value"], metric["n"], metric["reasons"]) for name, metric in out["metrics"].items()}
     assert figures == {
         "judge_correctness": (4.0, 1, {"judge failed": 1, "no verdict": 1}),
@@ -128,6 +128,30 @@ def test_answers_that_are_none_and_replies_cut_off_are_unscored(data_dir: Path, 
     metrics = judge_with(server, directory.path, concurrency=1).metrics
     assert metrics["judge_correctness"].reasons == {"failed": 1, "judge filtered": 1, "judge truncated": 1}
     assert metrics["judge_correctness"].value is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "judge empty"),
+        ("<think>想", "judge truncated before an answer"),
+        ("[THINK]正确性：5[/THINK]", "judge empty"),
+    ],
+)
+def test_a_reply_without_a_judgement_is_none_and_is_asked_again(
+    data_dir: Path, server: FakeServer, cli: Cli, text: str, reason: str
+) -> None:
+    directory = make_run(data_dir)
+    server.answer = lambda body: text
+    done = cli(*command(server, directory.path), "--json")
+    assert (done.code, len(server.calls)) == (3, 3)
+    assert "3 of 3 judgements failed or are empty" in done.err
+    assert json.loads(done.out)["metrics"]["judge_correctness"]["reasons"] == {reason: 3}
+    server.answer = lambda body: f"<reasoning>{text}</reasoning>{GOOD}"
+    again = cli(*command(server, directory.path), "--json")
+    assert (again.code, len(server.calls)) == (0, 6)
+    found = json.loads(again.out)
+    assert (found["metrics"]["judge_correctness"]["n"], found["usage"]["completion_tokens"]) == (3, 60)
 
 
 def test_a_larger_limit_asks_only_what_is_new(data_dir: Path, server: FakeServer) -> None:

@@ -48,7 +48,7 @@ def test_the_main_job(data_dir: Path) -> None:
         "summary.json",
     }
     assert manifest.state == "complete"
-    assert summary.counts == {"questions": 3, "ok": 3, "failed": 0, "filtered": 0, "truncated": 0}
+    assert summary.counts == {"questions": 3, "ok": 3, "failed": 0, "filtered": 0, "truncated": 0, "empty": 0}
     assert set(summary.metrics) == {"recall@5", "ndcg@5", "mrr@5", "rouge_l"}
     rouge = summary.metrics["rouge_l"]
     assert rouge.n == 3
@@ -168,7 +168,7 @@ def test_filtered_and_truncated_answers_have_their_own_status(data_dir: Path, se
     faults = {1: "filtered", 2: "length"}
     server.fault = lambda n, body: faults.get(n)
     summary = ask(data_dir, server, concurrency=1).summary
-    assert summary.counts == {"questions": 3, "ok": 1, "failed": 0, "filtered": 1, "truncated": 1}
+    assert summary.counts == {"questions": 3, "ok": 1, "failed": 0, "filtered": 1, "truncated": 1, "empty": 0}
     assert summary.metrics["rouge_l"].n == 2
     ask(data_dir, server)
     assert len(server.calls) == 3
@@ -278,11 +278,12 @@ def test_two_metrics_of_one_name_are_refused_before_the_first_call(data_dir: Pat
     assert server.calls == []
 
 
-def test_an_answer_that_ended_in_an_unknown_way_is_failed_not_scored_zero(data_dir: Path, server: FakeServer) -> None:
+def test_an_answer_that_ended_in_an_unknown_way_is_kept_and_marked(data_dir: Path, server: FakeServer) -> None:
     server.fault = lambda n, body: "ended strangely" if n == 1 else "ended sensitive" if n == 2 else None
     summary = ask(data_dir, server, fail_on_error=1, concurrency=1).summary
-    assert summary.counts == {"questions": 3, "ok": 1, "failed": 1, "filtered": 1, "truncated": 0}
-    assert summary.metrics["rouge_l"].n == 1
+    assert summary.counts == {"questions": 3, "ok": 2, "failed": 0, "filtered": 1, "truncated": 0, "empty": 0}
+    assert summary.metrics["rouge_l"].n == 2
+    assert summary.marks == {"odd_ending": 1}
 
 
 def test_a_finished_run_needs_no_server(data_dir: Path) -> None:

@@ -155,11 +155,11 @@ def test_an_address_and_data_may_move(data_dir: Path, server: FakeServer, tmp_pa
 
 def test_it_goes_on_where_it_stopped(data_dir: Path, server: FakeServer) -> None:
     path = asked(data_dir, server)
-    server.fault = lambda n, body: "ended tool_calls" if n == 6 else None
+    server.fault = lambda n, body: "null content" if n == 6 else None
     found = reproduce(path)
     assert (found.agrees, found.failed) == (False, 1)
     assert found.metrics["rouge_l"].why_not == "2 scored, then 3"
-    with pytest.raises(QilinError, match="1 questions failed, the same command asks them again"):
+    with pytest.raises(QilinError, match="1 questions have no answer, the same command asks them again"):
         check(found)
     server.fault = lambda n, body: None
     assert reproduce(path).agrees

@@ -180,6 +180,7 @@ def _record(finished: Run) -> dict[str, Any]:
 
 def _print(finished: Run) -> None:
     from qilin_rag.cost import describe
+    from qilin_rag.scoring import doubts
 
     directory, manifest, summary = finished
     labels = manifest.labels
@@ -195,6 +196,8 @@ def _print(finished: Run) -> None:
         console.print(left_out, style="yellow")
     if defects := str(manifest.data_defects):
         console.print(defects, style="yellow")
+    for line in doubts(summary):
+        console.print(line, style="yellow")
     for line in describe(manifest, summary):
         console.print(line, style="dim")
     typer.echo(directory.path)

@@ -98,11 +98,19 @@ def _print(filtered: Filtered) -> None:
     console, summary = ui.console(), filtered.summary
     console.print(f"judged by {summary.llm}", style="bold")
     table = Table("prompt", box=None, pad_edge=False, header_style="bold")
-    for column in ("true", "false", "uncertain", "failed", "no images", "not asked"):
+    for column in ("true", "false", "uncertain", "failed", "empty", "no images", "not asked"):
         table.add_column(column, justify="right")
     for name, counts in summary.by_prompt.items():
         uncertain = sum(counts.uncertain.values())
-        figures = (counts.true, counts.false, uncertain, counts.failed, counts.no_images, counts.not_asked)
+        figures = (
+            counts.true,
+            counts.false,
+            uncertain,
+            counts.failed,
+            counts.empty,
+            counts.no_images,
+            counts.not_asked,
+        )
         table.add_row(name, *(f"{figure:,}" for figure in figures))
     console.print(table)
     console.print(", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in summary.notes.items()) + " (notes)")

@@ -174,7 +174,10 @@ def _took(hearing: Hearing) -> dict[str, object]:
 
 def _print_took(hearing: Hearing) -> None:
     from qilin_rag.cost import say_tokens
+    from qilin_rag.scoring import doubts
 
     counts = ", ".join(f"{n} {status}" for status, n in hearing.counts.items() if n) or "none"
     ui.console().print(f"{len(hearing.said)} judgements: {counts}")
+    for line in doubts(hearing.spent):
+        ui.console().print(line, style="yellow")
     ui.console().print(say_tokens(hearing.spent, hearing.cost), style="dim")

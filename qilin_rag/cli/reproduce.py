@@ -91,7 +91,7 @@ def _print(found: Reproduction) -> None:
     changed = f"{found.answers_changed} answers, {found.prompts_changed} prompts, {found.hits_changed} rankings changed"
     console.print(f"{found.questions} questions: {changed}", width=ui.WIDTH_CHARS)
     if found.failed:
-        console.print(f"{found.failed} questions failed; the same command asks them again", style="yellow")
+        console.print(f"{found.failed} questions have no answer; the same command asks them again", style="yellow")
     if found.provenance:
         made_with = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("made with", "then", "now"):

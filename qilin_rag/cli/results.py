@@ -209,6 +209,7 @@ def show(
 
     With --question the sample whole: hits, messages, answer, references, scores.
     """
+    from qilin_rag.cost import Tally
     from qilin_rag.errors import unknown_name
     from qilin_rag.store import RunDirectory
 
@@ -242,7 +243,8 @@ def show(
     for message in sample.messages:
         console.print(f"\n{message['role']}", style="bold")
         console.print(message["content"], soft_wrap=True)
-    console.print(f"\nanswer ({_status(sample)}{f': {sample.error}' if sample.error else ''})", style="bold")
+    is_cut = Tally(lines).is_cut(sample)
+    console.print(f"\nanswer ({_status(sample, is_cut)}{f': {sample.error}' if sample.error else ''})", style="bold")
     console.print(sample.answer, soft_wrap=True)
     for number, reference in enumerate(asked.references, start=1):
         console.print(f"\nreference {number}", style="bold")
@@ -260,15 +262,22 @@ def _scores(directory: RunDirectory, manifest: Manifest) -> list[Score]:
     return [score for score in directory.read_scores() if not is_misnamed(manifest, score.metric, score.signature)]
 
 
-def _status(sample: Sample) -> str:
-    return f"{sample.status}, prompt cut by the server" if sample.prompt_cut else sample.status
+def _status(sample: Sample, is_cut: bool) -> str:
+    """The status with what is doubtful about the answer."""
+    return ", ".join(
+        [
+            sample.status,
+            *(["prompt cut by the server"] if is_cut else []),
+            *(mark.replace("_", " ") for mark in sample.marks),
+        ]
+    )
 
 
 def _show_run(
     directory: RunDirectory, manifest: Manifest, samples: dict[str, Sample], lines: list[Sample], as_json: bool
 ) -> None:
-    from qilin_rag.cost import calls_s, cost_of, describe, price_of
-    from qilin_rag.scoring import summarise
+    from qilin_rag.cost import Tally, calls_s, cost_of, describe, price_of
+    from qilin_rag.scoring import doubts, summarise
 
     repeats = directory.read_repeats()
     summary = summarise(list(samples.values()), lines, [], repeats=repeats)
@@ -290,8 +299,11 @@ def _show_run(
         console.print(f"{name:<10} {fact}")
     if summary.repeats:
         console.print(str(summary.repeats))
+    for line in doubts(summary):
+        console.print(line, style="yellow")
     for line in describe(manifest, summary):
         console.print(line)
+    taken = Tally([*lines, *repeats])
     shown = next(iter(scores.values()), {})
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("question", no_wrap=True, overflow="ellipsis", max_width=40)
@@ -301,5 +313,7 @@ def _show_run(
         figures = [
             "-" if (value := scores.get(question_id, {}).get(name)) is None else f"{value:.4f}" for name in shown
         ]
-        table.add_row(Text(question_id), _status(sample), *figures, Text(sample.error or sample.query))
+        table.add_row(
+            Text(question_id), _status(sample, taken.is_cut(sample)), *figures, Text(sample.error or sample.query)
+        )
     console.print(table)

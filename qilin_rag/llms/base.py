@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import StringConstraints
 
 from qilin_rag.errors import QilinError
 from qilin_rag.prompts import RenderedPrompt
 from qilin_rag.registry import Component
 from qilin_rag.types import Completion, Price
+
+_Marker = Annotated[str, StringConstraints(min_length=1)]
+ThinkingMarkers = list[tuple[_Marker, _Marker]]
 
 
 class LLMError(QilinError):
@@ -53,9 +58,13 @@ class LLM(Component):
         """All that decides the answer (server, model, sampling, messages), for the response cache; None: not kept."""
         return None
 
+    def read_again(self, kept: Completion) -> Completion:
+        """Read the text of an answer that an older version kept by the rules of this one."""
+        return kept
+
     @abstractmethod
     async def generate(self, prompt: RenderedPrompt) -> Completion:
-        """Answer one prompt. `finish_reason` is `stop`, `length` (cut off) or `content_filter` (refused).
+        """Answer one prompt. `finish_reason` is `stop`, `length` (cut off), `content_filter` or `refusal`.
 
         LLMError for this prompt alone, FatalLLMError where going on makes no sense.
         """

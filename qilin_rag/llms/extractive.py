@@ -13,9 +13,7 @@ from pydantic import PositiveInt
 from qilin_rag.llms.base import LLM
 from qilin_rag.prompts import RenderedPrompt
 from qilin_rag.text import mixed_tokens, normalise, sentences, strip_tags
-from qilin_rag.types import Completion, Note, Usage
-
-NO_TOKENS = Usage(prompt_tokens=0, completion_tokens=0)
+from qilin_rag.types import NO_TOKENS, Completion, Note
 
 
 class Extractive(LLM):

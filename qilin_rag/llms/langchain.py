@@ -15,7 +15,7 @@ from pydantic import PositiveFloat, PositiveInt, PrivateAttr, ValidationError, m
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.extras import require
 from qilin_rag.factories import import_object, make_object, one_line, parameters, refuse_secrets, source_hash
-from qilin_rag.llms.base import LLM, FatalLLMError, LLMError
+from qilin_rag.llms.base import LLM, FatalLLMError, LLMError, ThinkingMarkers
 from qilin_rag.llms.langchain_replies import completion, is_filtered, meaning
 from qilin_rag.llms.retry import TransientError, with_retries
 from qilin_rag.prompts import RenderedPrompt
@@ -43,7 +43,10 @@ class LangChain(LLM):
     provider) and with `settings`; keys come from the environment. A `factory` is a BaseChatModel, or a class or
     function that makes one of `settings`; temperature and max_tokens are its own affair unless they are set here.
     `timeout_s` is the deadline of one request; `context_length`, where it is given, and `max_tokens` bound the prompt.
+    `thinking_markers` (pairs, such as `[[<cot>, </cot>]]`) tell where the model thinks, beside those that are known.
     """
+
+    version: ClassVar[int] = 2
 
     argument: ClassVar[str | None] = "spec"
     operational: ClassVar[frozenset[str]] = LLM.operational | {"base_url", "timeout_s", "max_tries"}
@@ -56,6 +59,7 @@ class LangChain(LLM):
     context_length: PositiveInt | None = None
     timeout_s: PositiveFloat = 180.0
     max_tries: PositiveInt = 10
+    thinking_markers: ThinkingMarkers = []
 
     _made: BaseChatModel | None = PrivateAttr(default=None)
     _rng: random.Random = PrivateAttr(default_factory=random.Random)
@@ -139,7 +143,7 @@ class LangChain(LLM):
             if is_filtered(error):
                 return Completion(text="", raw="", model=self.spec, finish_reason="content_filter")
             raise meaning(error, self._name) from error
-        return completion(message, self.spec, time.perf_counter() - started)
+        return completion(message, self.spec, time.perf_counter() - started, self.thinking_markers, self.max_tokens)
 
     @property
     def _name(self) -> str:

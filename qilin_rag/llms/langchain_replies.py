@@ -12,19 +12,13 @@ from typing import Any
 
 from qilin_rag.factories import one_line
 from qilin_rag.llms.base import FatalLLMError, LLMError
-from qilin_rag.llms.openai_compatible import FILTERED, FINISH_REASONS, PASSING
+from qilin_rag.llms.openai_compatible import FILTERED
+from qilin_rag.llms.replies import PASSING, read_ending, read_reply, read_usage
 from qilin_rag.llms.retry import TransientError, parse_retry_after
-from qilin_rag.llms.thinking import read_answer
-from qilin_rag.types import Completion, Usage
+from qilin_rag.llms.thinking import Markers
+from qilin_rag.types import Completion
 
 _WHERE = ("finish_reason", "stop_reason", "stopReason", "done_reason", "completion_reason", "status")
-_ENDINGS = FINISH_REASONS | {
-    **dict.fromkeys(("stop", "complete", "completed", "done"), "stop"),
-    **dict.fromkeys(("length", "max_output_tokens", "model_context_window_exceeded"), "length"),
-    **dict.fromkeys(("content_filter", "content_filtered", "guardrail_intervened", "refusal"), "content_filter"),
-    **dict.fromkeys(("safety", "recitation", "blocklist", "prohibited_content", "spii"), "content_filter"),
-    "error_toxic": "content_filter",
-}
 _KEY_REFUSED = re.compile("Authentication|PermissionDenied|Unauthenticated|Unauthorized|AccessDenied|Forbidden")
 _PASSES = re.compile(
     "RateLimit|TooManyRequests|Throttl|ResourceExhausted|Overloaded|ServiceUnavailable|InternalServer|Timeout|TimedOut"
@@ -33,35 +27,31 @@ _PASSES = re.compile(
 _PASSING_STATUSES = (408, 409, 425, 429)
 
 
-def completion(message: Any, model: str, latency_s: float) -> Completion:
+def completion(
+    message: Any, model: str, latency_s: float, markers: Markers = (), most_tokens: int | None = None
+) -> Completion:
     """An AIMessage as our Completion; `model` is what the model is called where the message doesn't say."""
     about = message.response_metadata or {}
-    extra = message.additional_kwargs or {}
     ended = ending(about)
-    if ended.lower() in PASSING:
-        raise TransientError(f"the model ended the answer with {ended!r}")
-    answer = read_answer(message.content, extra.get("reasoning_content") or extra.get("reasoning"), ended)
-    usage = message.usage_metadata or {}
-    return Completion(
-        text=answer.text,
-        raw=answer.raw,
-        model=str(about.get("model_name") or about.get("model") or model),
-        finish_reason=answer.finish_reason,
-        usage=Usage(prompt_tokens=usage.get("input_tokens"), completion_tokens=usage.get("output_tokens")),
-        latency_s=latency_s,
-    )
+    if ended == PASSING:
+        raise TransientError(f"the model ended the answer with {_ending_word(about)!r}")
+    fields = {**(message.additional_kwargs or {}), "content": message.content}
+    fields.setdefault("tool_calls", getattr(message, "tool_calls", None))
+    usage = message.usage_metadata or about.get("token_usage") or about.get("usage")
+    read = read_reply(fields, ended, read_usage(usage), markers=markers, most_tokens=most_tokens)
+    name = str(about.get("model_name") or about.get("model") or model)
+    return read.model_copy(update={"model": name, "latency_s": latency_s})
 
 
 def ending(about: Mapping[str, Any]) -> str:
-    """How an answer ended, out of a message's response_metadata: `stop` where nothing is said of it.
+    """How an answer ended, out of a message's response_metadata, as `read_ending` has it."""
+    return read_ending(_ending_word(about))
 
-    Words that nobody has explained to us are left as they are.
-    """
+
+def _ending_word(about: Mapping[str, Any]) -> Any:
     why_incomplete = about.get("incomplete_details")
     said = why_incomplete.get("reason") if isinstance(why_incomplete, Mapping) else None
-    said = said or next((about[name] for name in _WHERE if about.get(name)), None) or "stop"
-    word = str(said).rpartition(".")[2]  # FinishReason.STOP is one, too
-    return _ENDINGS.get(word.lower(), word)
+    return said or next((about[name] for name in _WHERE if about.get(name)), None)
 
 
 def is_filtered(error: Exception) -> bool:

@@ -21,12 +21,12 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, PrivateAttr, field_validator
 
 from qilin_rag.errors import UsageError
-from qilin_rag.llms.base import LLM, ContextOverflowError, FatalLLMError, LLMError
+from qilin_rag.llms.base import LLM, ContextOverflowError, FatalLLMError, LLMError, ThinkingMarkers
 from qilin_rag.llms.limiter import AdaptiveLimit
+from qilin_rag.llms.replies import PASSING, read_again, read_ending, read_reply, read_usage
 from qilin_rag.llms.retry import TransientError, parse_retry_after, with_retries
-from qilin_rag.llms.thinking import read_answer
 from qilin_rag.prompts import RenderedPrompt
-from qilin_rag.types import Completion, Usage
+from qilin_rag.types import Completion
 
 if TYPE_CHECKING:
     import openai
@@ -34,11 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_S = 5.0
-# Other servers' words for how an answer ended.
-FINISH_REASONS = {"eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop"}
-FINISH_REASONS |= {"max_tokens": "length", "model_length": "length", "sensitive": "content_filter"}
 NO_MODEL = ("model_not_found", "1211")
-PASSING = frozenset({"abort", "error", "network_error"})
 FILTERED = ("content_filter", "data_inspection_failed", "1301")
 # What a server says of a model that another one of the same name may not share (vLLM: the folder, the length).
 _SERVED = ("root", "max_model_len", "parent", "owned_by")
@@ -48,28 +44,18 @@ _TOO_LONG = re.compile(
 )
 
 
-class _Message(BaseModel):
-    content: Any = None
-    reasoning_content: Any = None
-    reasoning: Any = None
-
-
 class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Tokens(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    message: Any = None
+    text: Any = None  # of servers that answer chats as if they were completions
+    finish_reason: Any = None
 
 
 class ChatCompletion(BaseModel):
-    """What is read of a server's answer; whatever else is in it is passed over."""
+    """What is read of a server's answer, in whatever form its parts are; all else is passed over."""
 
     choices: Annotated[list[_Choice], Field(min_length=1)]
-    model: str | None = None
-    usage: _Tokens | None = None
+    model: Any = None
+    usage: Any = None
 
 
 class OpenAICompatible(LLM):
@@ -78,10 +64,12 @@ class OpenAICompatible(LLM):
     `api_key_env` names the environment variable that holds the key (servers on this machine need none).
     A sampling field that is null is not sent, and `max_tokens` is sent under the name `max_tokens_field`.
     `extra_body` is sent as it is, for fields that only some servers know. `context_length` and
-    `max_tokens` (of the answer) bound the prompt. `timeout_s` is the deadline of one request. `engine` (vllm or
-    llamacpp, with its settings) is what `serve` and `run --serve` start; it counts where they do.
+    `max_tokens` (of the answer) bound the prompt. `thinking_markers` (pairs, such as `[[<cot>, </cot>]]`) tell where
+    the model thinks, beside those that are known of all models. `timeout_s` is the deadline of one request. `engine`
+    (vllm or llamacpp, with its settings) is what `serve` and `run --serve` start; it counts where they do.
     """
 
+    version: ClassVar[int] = 2
     operational: ClassVar[frozenset[str]] = LLM.operational | {
         "base_url",
         "api_key_env",
@@ -107,6 +95,7 @@ class OpenAICompatible(LLM):
     timeout_s: PositiveFloat = 180.0
     max_tries: PositiveInt = 10
     engine: dict[str, Any] | None = None
+    thinking_markers: ThinkingMarkers = []
 
     _client: openai.AsyncOpenAI | None = PrivateAttr(default=None)
     _limit: AdaptiveLimit | None = PrivateAttr(default=None)
@@ -211,7 +200,12 @@ class OpenAICompatible(LLM):
     def request(self, prompt: RenderedPrompt) -> dict[str, Any]:
         """Address, what the server said of its model, and what it is sent."""
         extra = {"extra_body": self.extra_body or None}
-        return {"base_url": self.base_url, "served": self._served, **self._body(prompt), **extra}
+        markers = {"thinking_markers": self.thinking_markers} if self.thinking_markers else {}
+        return {"base_url": self.base_url, "served": self._served, **self._body(prompt), **extra, **markers}
+
+    def read_again(self, kept: Completion) -> Completion:
+        """Read the text of an answer that an older version kept by the rules of this one."""
+        return read_again(kept, self.thinking_markers, self.max_tokens)
 
     def _body(self, prompt: RenderedPrompt) -> dict[str, Any]:
         sampling = {
@@ -312,29 +306,28 @@ class OpenAICompatible(LLM):
         return text.replace(key, "***") if len(key) >= 8 else text
 
     def _completion(self, reply: ChatCompletion, latency_s: float) -> Completion:
-        message = reply.choices[0].message
-        finish_reason = reply.choices[0].finish_reason or "stop"
-        if finish_reason in PASSING:
-            raise TransientError(f"the server ended the answer with {finish_reason!r}")
-        if reply.model and not self._is_model_said and not _is_same_model(self.model, reply.model):
+        choice = reply.choices[0]
+        ended = read_ending(choice.finish_reason)
+        if ended == PASSING:
+            raise TransientError(f"the server ended the answer with {choice.finish_reason!r}")
+        model = reply.model if isinstance(reply.model, str) and reply.model else self.model
+        if not self._is_model_said and not _is_same_model(self.model, model):
             self._is_model_said = True
             logger.warning(
                 "%s answers as %r where %r was asked for (said once); "
                 "where that is not the same by another name, the answers are another model's",
                 self.base_url,
-                reply.model,
+                model,
                 self.model,
             )
-        reasoning = message.reasoning_content or message.reasoning
-        answer = read_answer(message.content, reasoning, FINISH_REASONS.get(finish_reason, finish_reason))
-        return Completion(
-            text=answer.text,
-            raw=answer.raw,
-            model=reply.model or self.model,
-            finish_reason=answer.finish_reason,
-            usage=Usage(**reply.usage.model_dump()) if reply.usage else Usage(),
-            latency_s=latency_s,
+        completion = read_reply(
+            choice.text if choice.message is None else choice.message,
+            ended,
+            read_usage(reply.usage),
+            markers=self.thinking_markers,
+            most_tokens=self.max_tokens,
         )
+        return completion.model_copy(update={"model": model, "latency_s": latency_s})
 
     async def close(self) -> None:
         """Close the connections, and forget what was learnt on this event loop."""

@@ -1,82 +1,299 @@
-"""The answer of a model that thinks first: thinking is kept in `raw`, and never part of what is scored.
+"""Tell a model's thinking and its answer apart in one text: thinking is kept in `raw`, and never scored.
 
-Where thinking ends, by the tags in the text (in any case, `</ think >` included):
-- An answer that begins with `<think>` begins behind the next `</think>`; several such blocks may follow each other.
-- `</think>` with no `<think>` before it ends thinking too: many chat templates open it in the prompt.
-- A `<think>` behind the answer's first words is only mentioned, and so is everything that follows it.
-- Thinking that never ends is no answer: the text is empty, and the answer counts as cut off.
+A server with the right parser puts thinking into a field of its own; without it, thinking is in the text under the
+markers that the model was trained with. `MARKERS` is the table of them; presets and settings add to it
+(`thinking_markers`). The rules are the same for all of them, in any case and width, with spaces in the marker or not:
+
+- An answer that begins with an opening marker begins behind its closing one; several such blocks may follow each other.
+- A closing marker with no opening one before it ends thinking too: many chat templates open it in the prompt.
+- A marker behind the answer's first words, or in quotation marks, is only mentioned, and the answer stays whole.
+- Thinking that never ends is no answer.
+- What seems to be thinking and is not in the table stays, and is marked (`seems_to_think`).
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from qilin_rag.text import clean
+from qilin_rag.text import skip_unseen
 
-_TAG = re.compile(r"<\s*(/?)\s*think\s*>", re.IGNORECASE)
-_THINKING_BLOCKS = {"thinking", "reasoning", "reasoning_content"}
-
-
-class Answer(NamedTuple):
-    """A message as it is scored (`text`) and as it came, thinking first (`raw`)."""
-
-    text: str
-    raw: str
-    finish_reason: str
+Markers = Sequence[tuple[str, str]]
+"""Literal opening and closing markers."""
 
 
-def read_answer(content: Any, reasoning: Any, finish_reason: str) -> Answer:
-    """Tell answer and thinking apart.
+class Marker(NamedTuple):
+    """How models mark their thinking: regular expressions for both ends.
 
-    `content` is the message's: text, a list of blocks, or None. `reasoning` is what the server gave as thinking in a
-    field of its own (`reasoning_content`, `reasoning`), if it did.
+    `is_certain`: the opening alone says that this is thinking, also where it never ends. `opens_in_prompt`: the closing
+    alone does.
     """
-    text, in_blocks = _read_content(content)
-    thinking = clean(reasoning if isinstance(reasoning, str) and reasoning.strip() else in_blocks)
-    text = clean(text)
-    raw = f"<think>\n{thinking}\n</think>\n\n{text}" if thinking else text
-    answer = after_thinking(text)
-    if answer is None:
-        return Answer("", raw, "length" if finish_reason == "stop" else finish_reason)
-    return Answer(answer, raw, finish_reason)
+
+    opening: str
+    closing: str
+    models: str
+    is_certain: bool = True
+    opens_in_prompt: bool = True
 
 
-def after_thinking(text: str) -> str | None:
-    """The answer behind the thinking, stripped; None where the thinking never ends."""
-    start, thinks = 0, False
-    for tag in _TAG.finditer(text):
-        if tag[1]:
-            start, thinks = tag.end(), False
-        elif not thinks:
-            if text[start : tag.start()].strip():
-                break
-            thinks = True
-    return None if thinks else text[start:].strip()
+def _tag(name: str, models: str, opens_in_prompt: bool = True) -> Marker:
+    return Marker(rf"<\s*{name}(?:\s[^<>\n]{{0,80}})?\s*>", rf"<\s*/\s*{name}\s*>", models, True, opens_in_prompt)
 
 
-def _read_content(content: Any) -> tuple[str, str]:
-    """Text and thinking of a message's content, whatever the blocks of it are called."""
-    if isinstance(content, str):
-        return content, ""
-    texts, thoughts = [], []
-    for block in content if isinstance(content, list) else []:
-        if isinstance(block, str):
-            texts.append(block)
-        elif isinstance(block, dict) and block.get("type") in _THINKING_BLOCKS:
-            thoughts.append(_thought(block))
-        elif isinstance(block, dict) and isinstance(block.get("text"), str):
-            texts.append(block["text"])
-    return "".join(texts), "\n".join(filter(None, thoughts))
+MARKERS = (
+    _tag(
+        r"(?:ant|[a-z]+[:_|])?think(?:ing)?(?:[:_][a-z]+)?",
+        "<think>: DeepSeek R1 to V4, Qwen3, QwQ, GLM 4.5 on, MiniMax M1 and M2, Kimi K2, Hunyuan, ERNIE 4.5, Nemotron, "
+        "Phi 4, Olmo 3, Step 3; <thinking>: Claude's prompts, Reflection 70B, Granite; <antThinking>: Claude 3; "
+        "<seed:think>: Seed-OSS; <mm:think>: MiniMax M3; <longcat_think>: LongCat Flash; "
+        "<think:opensource>: Hunyuan 3; <ifm|think>, <ifm|think_fast>: K2 Horizon",
+    ),
+    _tag("thoughts?", "EXAONE Deep, Marco-o1, Gemini at its OpenAI address"),
+    _tag("reasoning", "models trained by GRPO's usual prompt, Hermes 3, LLaVA-CoT"),
+    _tag("reflection", "Reflection 70B"),
+    _tag("inner_monologue", "Hermes 3"),
+    _tag("scratchpad", "Hermes 3, Claude's prompts"),
+    Marker(r"\[\s*THINK\s*\]", r"\[\s*/\s*THINK\s*\]", "Magistral, Ministral 3, Mistral Small 4"),
+    Marker(r"\[unused16\]", r"\[unused17\]", "openPangu"),
+    Marker(r"<unused94>(?:\s*thought\b)?", r"<unused95>", "MedGemma 1.5, Gemma 3"),
+    Marker(r"<\|channel>(?:\s*thought\b)?", r"<channel\|>", "Gemma 4"),
+    Marker(r"<\|\s*begin_of_thought\s*\|>", r"<\|\s*end_of_thought\s*\|>", "Sky-T1, OpenThinker, Bespoke-Stratos"),
+    Marker(r"<\|START_THINKING\|>", r"<\|END_THINKING\|>", "Command R7B, Command A Reasoning, Command A Plus"),
+    Marker(r"<\|inner_prefix\|>", r"<\|inner_suffix\|>", "Apertus"),
+    Marker(r"<\|open\|>\s*think\s*<\|sep\|>", r"<\|close\|>\s*think\s*<\|sep\|>", "Kimi K3"),
+    Marker("◁\\s*think\\s*▷", "◁\\s*/\\s*think\\s*▷", "Kimi 1.5, Kimi-VL Thinking, Kimi-Dev"),
+    Marker(r"(?:<\|message_model\|>\s*)?<\|content_thinking\|>", r"<\|end_message\|>", "Inkling", True, False),
+    Marker(
+        r"<\|think\|>",
+        r"(?:<\|end\|>\s*)?(?:<\|begin\|>\s*assistant\s*)?<\|content\|>",
+        "Solar Open",
+        opens_in_prompt=False,
+    ),
+    Marker(
+        r"here(?:'|’| i)s my thought process:",
+        r"here(?:'|’| i)s my response:",
+        "Granite 3.2",
+        is_certain=False,
+        opens_in_prompt=False,
+    ),
+    Marker(r"<details\s[^<>]*type=[\"']?reasoning\b[^<>]*>", r"</details>", "what Open WebUI makes of it", True, False),
+)
+# What some models put around the answer, both ends; the tags only behind thinking, where they are no part of a text.
+_WRAPPERS = (
+    (r"<\|\s*begin_of_solution\s*\|>", r"<\|\s*end_of_solution\s*\|>"),  # Sky-T1, OpenThinker
+    (r"<\|START_(?:RESPONSE|TEXT)\|>", r"<\|END_(?:RESPONSE|TEXT)\|>"),  # Command A
+    (r"<\|answer_prefix\|>", r"<\|answer_suffix\|>"),  # Apertus
+    (r"<\|open\|>\s*response\s*<\|sep\|>", r"<\|close\|>\s*response\s*<\|sep\|>(?:<\|close\|>message<\|sep\|>)?"),
+    (r"(?:<\|message_model\|>\s*)?<\|content_text\|>", r"<\|end_message\|>(?:\s*<\|content_model_end_sampling\|>)?"),
+)
+_WRAPPERS_BEHIND = tuple(
+    (rf"<\s*{name}\s*>", rf"<\s*/\s*{name}\s*>")  # Hunyuan A13B, AM-Thinking; ERNIE 4.5; Marco-o1; LLaVA-CoT
+    for name in ("answer", "response", "output", "conclusion")
+)
+# OpenAI's harmony (gpt-oss): messages in channels, of which `final` is the answer.
+_CHANNEL = r"<\|channel\|>\s*%s\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
+_IN_CHANNELS = re.compile(r"(?:<\|start\|>)?\s*(?:assistant)?\s*<\|channel\|>\s*(?:analysis|commentary|final)\b")
+_FINAL = re.compile(rf"(?:<\|start\|>\s*assistant\s*)?{_CHANNEL % 'final'}")
+_FINAL_AFTER_THINKING = re.compile(rf"<\|start\|>\s*assistant\s*{_CHANNEL % 'final'}")
+_NEXT_MESSAGE = re.compile(r"<\|(?:start|channel)\|>")
+# The same by a server that leaves out the special tokens: "analysisWe need ...assistantfinalThe answer".
+_BARE_ANALYSIS = re.compile(r"(?:assistant)?(?:analysis|commentary)(?=[A-Z\u3400-\u9fff])")
+_BARE_FINAL = (re.compile(r"assistantfinal(?![a-z])"), re.compile(r"assistant\s?\n\s?final(?![a-z])"))
+_BARE_FINAL_AFTER_THINKING = re.compile(r"(?:^|(?<=[.!?。！？)）>\"”\n]))assistantfinal(?![a-z])")
+_END_TOKENS = (
+    *(
+        f"<|{name}|>"
+        for name in ("return", "end", "call", "im_end", "eot_id", "end_of_msg", "endoftext", "end_of_text")
+    ),
+    *("[unused10]", "<end_of_turn>", "<turn|>"),
+)
+# Characters of other widths, each for one of ASCII, so that places in the text stay the same.
+_WIDTHS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0x3008: 0x3C, 0x3009: 0x3E}
+_QUOTES = {"`": "`", "'": "'", '"': '"', "“": "”", "‘": "’", "「": "」", "『": "』"}
+_THINKING_WORD = (
+    "think|thought|reason|analy|reflect|monolog|scratch|cot\\b|chain|ponder|deliberat|rational|思考|思维|推理"
+)
+_UNKNOWN_TAG = re.compile(
+    rf"[<\[◁【]\s*\|?\s*/?[^<>\[\]◁▷【】\s]{{0,20}}(?:{_THINKING_WORD})[^<>\[\]◁▷【】\n]{{0,20}}[>\]▷】](?!\()",
+    re.IGNORECASE,
+)
+_UNKNOWN_CLOSING = re.compile(rf"<\s*/\s*[\w:|-]{{0,20}}(?:{_THINKING_WORD})[\w:|-]{{0,20}}\s*>", re.IGNORECASE)
+_SPECIAL_TOKEN = re.compile(r"<\|[^<>|\n]{1,40}\|?>|<[^<>|\n]{1,40}\|>|final(?=[A-Z\u3400-\u9fff])")
+_HEADING = re.compile(
+    r"[#*\s]*(?:(?:my )?thinking(?: process)?|(?:here(?:'|’| i)s my )?thought process|chain of thought|reasoning"
+    r"|思考(?:过程)?|思维链|推理过程)[*\s]*(?::|\n)",
+    re.IGNORECASE,
+)
 
 
-def _thought(block: Any) -> str:
-    """The text in a block of thinking: nested differently by each provider, next to signatures that are no text."""
-    if isinstance(block, str):
-        return block
-    if isinstance(block, list):
-        return "\n".join(filter(None, map(_thought, block)))
-    if isinstance(block, dict):
-        fields = ("thinking", "reasoning", "reasoning_content", "summary", "text")
-        return next((thought for field in fields if (thought := _thought(block.get(field)))), "")
-    return ""
+class Split(NamedTuple):
+    """The answer, stripped; None where thinking never ends. `has_thought`: thinking stood before it."""
+
+    answer: str | None
+    has_thought: bool
+
+
+class _Family(NamedTuple):
+    """The compiled markers of one kind of thinking."""
+
+    marker: Marker
+    opening: re.Pattern[str]
+    either: re.Pattern[str]  # with a group for a closing
+
+    @classmethod
+    def of(cls, marker: Marker) -> _Family:
+        return cls(
+            marker,
+            re.compile(marker.opening, re.IGNORECASE),
+            re.compile(rf"({marker.closing})|{marker.opening}", re.IGNORECASE),
+        )
+
+
+_FAMILIES = tuple(map(_Family.of, MARKERS))
+_EMPTY_BLOCK = re.compile(r"<\s*(?:think(?:ing)?|thought|reasoning)\s*/\s*>", re.IGNORECASE)
+
+
+def split_thinking(text: str, more_markers: Markers = ()) -> Split:
+    """Find where the answer begins, by the table of markers and `more_markers`.
+
+    >>> split_thinking("[THINK]hm[/THINK]42")
+    Split(answer='42', has_thought=True)
+    >>> split_thinking("It ends with </think>, they say")
+    Split(answer=', they say', has_thought=True)
+    >>> split_thinking("It ends with `</think>`, they say")
+    Split(answer='It ends with `</think>`, they say', has_thought=False)
+    """
+    folded = text.translate(_WIDTHS)
+    own = [_Family.of(Marker(re.escape(fold(start)), re.escape(fold(end)), "")) for start, end in more_markers]
+    families = (*own, *_FAMILIES)
+    start = _behind_thinking(folded, families)
+    if start is None:
+        return Split(None, True)
+    has_thought = start > 0
+    if (place := _harmony_answer(folded, start)) is not None:
+        if place.start is None:
+            return Split(None, True)
+        text, folded, start, has_thought = text[: place.end], folded[: place.end], place.start, place.has_thought
+    return Split(_unwrapped(text, folded, start, has_thought), has_thought)
+
+
+def seems_to_think(answer: str) -> bool:
+    """Return whether an answer may hold thinking in a form that is not in the table.
+
+    It begins with a tag, a heading or a special token that speaks of thinking, or a closing tag like that is in it.
+    """
+    folded = answer.translate(_WIDTHS)
+    start = skip_unseen(folded, 0)
+    begins = any(pattern.match(folded, start) for pattern in (_UNKNOWN_TAG, _SPECIAL_TOKEN, _HEADING))
+    return begins or any(not _is_quoted(folded, found) for found in _UNKNOWN_CLOSING.finditer(folded))
+
+
+def fold(text: str) -> str:
+    """Full-width characters as ASCII, one for one."""
+    return text.translate(_WIDTHS)
+
+
+def _behind_thinking(text: str, families: Sequence[_Family]) -> int | None:
+    """Where the answer begins; None where thinking never ends."""
+    start, has_thought = 0, False
+    while True:
+        at = skip_unseen(text, start)
+        if empty := _EMPTY_BLOCK.match(text, at):
+            start, has_thought = empty.end(), True
+        elif opened := next((family for family in families if family.opening.match(text, at)), None):
+            end = _end_of_block(text, at, opened)
+            if end is None:
+                return None if opened.marker.is_certain else start
+            start, has_thought = end, True
+        elif has_thought:
+            again = next((found for family in families if (found := family.either.match(text, at))), None)
+            if not (again and again[1]):
+                return start
+            start = again.end()  # a closing marker said twice
+        elif (end := _end_of_opened_in_prompt(text, families)) is not None:
+            start, has_thought = end, True
+        else:
+            return 0
+
+
+def _end_of_block(text: str, start: int, family: _Family) -> int | None:
+    """Where a block that begins at `start` ends, blocks within it included."""
+    ends: list[int] = []
+    depth, is_open_again = 0, False
+    for found in _tags(text, start, family):
+        depth += -1 if found[1] else 1
+        if found[1] and not is_open_again:
+            ends.append(found.end())
+        if depth == 0:
+            return found.end()
+        is_open_again = is_open_again or bool(ends and not found[1])
+    return ends[-1] if ends else None  # some of what opened was only mentioned
+
+
+def _end_of_opened_in_prompt(text: str, families: Sequence[_Family]) -> int | None:
+    """Where thinking ends that was opened before the text; None where the first marker in it opens a block."""
+    first = min(
+        (
+            (found.start(), -found.end(), family, found)
+            for family in families
+            if (found := next(_tags(text, 0, family), None))
+        ),
+        key=lambda each: each[:2],
+        default=None,
+    )
+    if first is None:
+        return None
+    _, _, family, found = first
+    return found.end() if found[1] and family.marker.opens_in_prompt else None
+
+
+def _tags(text: str, start: int, family: _Family) -> Iterator[re.Match[str]]:
+    """The markers of a family, without those that are only quoted."""
+    return (found for found in family.either.finditer(text, start) if not _is_quoted(text, found))
+
+
+def _is_quoted(text: str, found: re.Match[str]) -> bool:
+    before, after = text[found.start() - 1 : found.start()], text[found.end() : found.end() + 1]
+    return bool(before) and _QUOTES.get(before) == after
+
+
+class _Place(NamedTuple):
+    """Where the answer is; no start: it never came."""
+
+    start: int | None
+    end: int | None
+    has_thought: bool
+
+
+def _harmony_answer(text: str, start: int) -> _Place | None:
+    """The final message of a text in harmony's channels, with or without its special tokens; None if it is not one."""
+    at = skip_unseen(text, start)
+    if _IN_CHANNELS.match(text, at):
+        final = _FINAL.search(text, at)
+    elif final := next((each for each in _FINAL_AFTER_THINKING.finditer(text, at) if not _is_quoted(text, each)), None):
+        pass
+    elif _BARE_ANALYSIS.match(text, at):
+        final = next((found for pattern in _BARE_FINAL if (found := pattern.search(text, at))), None)
+        return _Place(final.end() if final else None, None, True)
+    elif final := _BARE_FINAL_AFTER_THINKING.search(text, at):
+        return _Place(final.end(), None, True)
+    else:
+        return None
+    if final is None:
+        return _Place(None, None, True)
+    following = _NEXT_MESSAGE.search(text, final.end())
+    return _Place(final.end(), following.start() if following else None, final.start() > at or start > 0)
+
+
+def _unwrapped(text: str, folded: str, start: int, has_thought: bool) -> str:
+    """The answer without what stands around it."""
+    end = len(folded.rstrip())
+    while last := next((token for token in _END_TOKENS if folded.endswith(token, start, end)), None):
+        end = len(folded[: end - len(last)].rstrip())
+    for opening, closing in (*_WRAPPERS, *(_WRAPPERS_BEHIND if has_thought else ())):
+        if opened := re.compile(opening, re.IGNORECASE).match(folded, skip_unseen(folded, start), end):
+            closed = re.compile(closing, re.IGNORECASE).search(folded, opened.end(), end)
+            inside = text[opened.end() : closed.start()] if closed else text[opened.end() : end]
+            return (inside + (text[closed.end() : end] if closed else "")).strip()
+    return text[start:end].strip()

@@ -19,7 +19,7 @@ from qilin_rag.stats import (
     permutation_test,
     standard_error,
 )
-from qilin_rag.types import Cost, Frozen
+from qilin_rag.types import Cost, Frozen, Mark, Status
 
 ALPHA = 0.05
 
@@ -94,7 +94,10 @@ class Block(Frozen):
 
 
 class Spending(Frozen):
-    """Tokens of one run (without those of cached answers, nor of `uncounted` ones) and their cost."""
+    """Tokens of one run (without those of cached answers, nor of `uncounted` ones), their cost, and its statuses.
+
+    `statuses` counts questions by status, `marks` what is doubtful about answers.
+    """
 
     llm: str
     retriever: str
@@ -102,6 +105,8 @@ class Spending(Frozen):
     completion_tokens: int | None
     uncounted: int
     cost: Cost
+    statuses: dict[Status, int]
+    marks: dict[Mark, int]
     run: str
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from qilin_rag import __version__
+from qilin_rag.cost import Tally
 from qilin_rag.data import NoteStore, load_dataset
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.provenance import now
@@ -22,6 +23,7 @@ from qilin_rag.reports.cells import Block, Cell, Spending, Table
 from qilin_rag.reports.formats import is_best, marks, marks_of
 from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.scorers.retrieval import is_about_hits
+from qilin_rag.scoring import MARKS
 from qilin_rag.store import Manifest, RunDirectory
 from qilin_rag.text import CITATION, EMPHASIS, clean
 from qilin_rag.types import Hit, Message, Question, Sample, Status, Usage
@@ -71,6 +73,7 @@ def collect(paths: Sequence[Path]) -> Contents:
         "version": __version__,
         "made": now(),
         "statuses": STATUSES,
+        "doubts": MARKS,
         "markup": [CITATION.pattern, EMPHASIS.pattern],
         "questions_per_block": QUESTIONS_PER_BLOCK,
         "tables": tables,
@@ -102,7 +105,11 @@ def _table(board: Table, directories: Mapping[str, RunDirectory]) -> tuple[dict[
             }
         )
         reasons = [[score.reason if score else None for score in row] for row in zip(*columns, strict=True)]
-        told = [_told(sample, why) for sample, why in zip(ordered, reasons or [[]] * len(ordered), strict=True)]
+        taken = Tally(ordered)
+        told = [
+            _told(sample, why, taken.is_cut(sample))
+            for sample, why in zip(ordered, reasons or [[]] * len(ordered), strict=True)
+        ]
         blocks.append((f"run{len(asked)}", _packed(told)))
         asked.append(
             [_Asked(sample.hits, [_shared(message, lines) for message in sample.messages]) for sample in ordered]
@@ -181,17 +188,19 @@ def _shown(cell: Cell | None) -> dict[str, Any] | None:
     return {"value": cell.value, "n": cell.n, **figures, "marks": marks_of(cell), "is_best": is_best(cell)}
 
 
-def _told(sample: Sample, reasons: Sequence[str | None]) -> dict[str, Any]:
+def _told(sample: Sample, reasons: Sequence[str | None], is_cut: bool) -> dict[str, Any]:
     """What a run's block says of one question; what is usual is left out."""
     facts = sample.model_dump(
         mode="json",
-        exclude={"question_id", "query", "status", "hits", "messages", "raw", "usage"},
+        exclude={"question_id", "query", "status", "hits", "messages", "raw", "usage", "short_count"},
         exclude_defaults=True,
     )
     if sample.raw != sample.answer:
         facts["raw"] = sample.raw
     if sample.usage != Usage():
         facts["usage"] = sample.usage.model_dump(mode="json")
+    if is_cut:
+        facts["prompt_cut"] = True
     if any(reasons):
         facts["reasons"] = reasons
     return facts

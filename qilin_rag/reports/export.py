@@ -92,7 +92,7 @@ def export_trec_rag(path: Path, out: Path) -> Exported:
 def _answer(path: Path, run_id: str, sample: Sample, remarks: Counter[str]) -> TrecRagAnswer | None:
     """The line of one question, None where it has no answer."""
     if not sample.is_answered:
-        remarks[f"{sample.status} questions have no line"] += 1
+        remarks[f"{sample.why_unanswered} questions have no line"] += 1
         return None
     cited = cite(sample.answer)
     numbers = [number for _, its in cited for number in its]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from qilin_rag.cost import format_amount
-from qilin_rag.reports.cells import ALPHA, Block, Cell, Standing, Table
+from qilin_rag.reports.cells import ALPHA, Block, Cell, Spending, Standing, Table
+from qilin_rag.types import Cost, Mark, Status
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -114,7 +115,7 @@ def spending_rows(table: Table) -> list[list[str]]:
             each.llm,
             each.retriever,
             *("unknown" if n is None else f"{n:,}" for n in (each.prompt_tokens, each.completion_tokens)),
-            "unknown" if each.cost.amount is None else f"{format_amount(each.cost.amount)} {each.cost.currency or ''}",
+            _amount(each.cost),
         ]
         for each in table.spending
         if each.completion_tokens or each.uncounted
@@ -128,6 +129,12 @@ def column_names(block: Block) -> list[str]:
         name if block.columns.count(name) == 1 else f"{name} ({block.columns[: at + 1].count(name)})"
         for at, name in enumerate(block.columns)
     ]
+
+
+def _amount(cost: Cost) -> str:
+    if cost.amount is None:
+        return "unknown"
+    return f"{'at most ' if cost.at_most else ''}{format_amount(cost.amount)} {cost.currency or ''}"
 
 
 def title(table: Table) -> str:
@@ -181,11 +188,21 @@ def as_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
                             "prompt_tokens": spent and spent.prompt_tokens,
                             "completion_tokens": spent and spent.completion_tokens,
                             "cost": spent and spent.cost.amount,
+                            "cost_is_at_most": spent and spent.cost.at_most,
                             "currency": spent and spent.cost.currency,
+                            **(_outcomes(spent) if spending else {}),
                             "signature": signature,
                         }
                     )
     return rows
+
+
+def _outcomes(spent: Spending | None) -> dict[str, int | None]:
+    """How many questions had each status, and each mark."""
+    return {
+        **{f"n_{status}": spent.statuses[status] if spent else None for status in get_args(Status)},
+        **{f"n_{mark}": spent.marks.get(mark, 0) if spent else None for mark in get_args(Mark)},
+    }
 
 
 def as_markdown(tables: Sequence[Table]) -> str:

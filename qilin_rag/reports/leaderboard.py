@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
@@ -38,9 +38,9 @@ from qilin_rag.reports.paper import REMARK, paper_rows
 from qilin_rag.reports.places import column_order, copies, natural, row_labels
 from qilin_rag.reports.retrieval_block import RetrievalBlock
 from qilin_rag.scorers.retrieval import is_about_hits
-from qilin_rag.scoring import remarks
+from qilin_rag.scoring import doubts, remarks
 from qilin_rag.stats import Clusters, Values
-from qilin_rag.types import Cost, Frozen, Question
+from qilin_rag.types import Cost, Frozen, Question, Status
 
 At = tuple[str, str]  # row, column
 
@@ -299,6 +299,8 @@ def _spending(run: Measured, row: str) -> Spending:
         completion_tokens=run.summary.usage.completion_tokens,
         uncounted=run.summary.uncounted,
         cost=run.manifest.cost or Cost(unknown="not recorded"),
+        statuses={status: run.summary.counts[status] for status in get_args(Status)},
+        marks=run.summary.marks,
         run=run.name,
     )
 
@@ -321,6 +323,7 @@ def _footnotes(group: Sequence[Measured], n_questions: int) -> list[str]:
         unusual = [f"{n} {status}" for status, n in counts.items() if n and status not in ("questions", "ok")]
         if unusual:
             notes.append(f"{run.name}: {', '.join(unusual)} of {counts['questions']}")
+        notes += [f"{run.name}: {doubt}" for doubt in doubts(run.summary)]
         if left_out := str(run.summary.left_out):
             notes.append(f"{run.name}: {left_out}")
         if defects := str(run.manifest.data_defects):

@@ -1,7 +1,8 @@
 """The interface of a scorer, and the rule which samples count.
 
-`ok` and `truncated` answers are scored, an empty one as the metric has it (0); `failed` and `filtered` ones are
-unscored: their value is None, never a silent 0.
+Answers are scored, whole or cut off (`Exchange.is_answered`). A question without an answer, whatever the reason, is
+unscored: its value is None, never a silent 0. Only a reader that takes no tokens has empty answers, which score as the
+metric has it (0).
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class AnswerScorer(Scorer):
 
     def _judge(self, sample: Sample, found: float | Remarked | None) -> Score:
         if found is None:
-            found = Remarked(None, sample.status)
+            found = Remarked(None, sample.why_unanswered)
         value, reason = found if isinstance(found, Remarked) else Remarked(float(found))
         if value is not None and not math.isfinite(value):
             value, reason = None, "not a number"

@@ -47,7 +47,7 @@ class Citations(Scorer):
 def _figures(sample: Sample, wanted: set[int]) -> dict[str, Remarked]:
     notes = sample.known_prompt_notes
     if not sample.is_answered or notes is None:
-        why = "not recorded which notes the prompt held" if sample.is_answered else sample.status
+        why = "not recorded which notes the prompt held" if sample.is_answered else sample.why_unanswered
         return dict.fromkeys((PRECISION, RECALL, INVALID), Remarked(None, why))
     citations = cited_numbers(sample.answer)
     valid = [number for number in citations if 1 <= number <= len(notes)]

@@ -54,7 +54,8 @@ def test_every_sampling_field_is_in_the_key() -> None:
     """A field that is added to the client later must be in `request`, or be one that changes no answer."""
     others = OpenAICompatible.operational - {"base_url"} | {"context_length", "max_tokens_field"}
     fields = set(OpenAICompatible.model_fields) - others
-    assert fields <= PLAIN.request(PROMPT).keys()
+    marked = OpenAICompatible(model="m", thinking_markers=[("<cot>", "</cot>")])
+    assert fields <= marked.request(PROMPT).keys()
 
 
 def test_other_messages_are_another_request() -> None:

@@ -47,7 +47,7 @@ def figures(done: Sample, wanted: list[int], references: list[str] | None = None
         ("先晾干【第3篇】［1］", [90], (1 / 2, 1.0, 0.0)),
         ("2024年[2024]的做法", [70], ("cites nothing", 0.0, "cites nothing")),
         ("先晾干。", [70], ("cites nothing", 0.0, "cites nothing")),
-        ("", [70], ("cites nothing", 0.0, "cites nothing")),
+        ("", [70], ("empty", "empty", "empty")),
         ("先晾干[1][4]。", [], ("no reference notes", "no reference notes", 1 / 2)),
         ("先晾干。", [], ("no reference notes", "no reference notes", "cites nothing")),
     ],

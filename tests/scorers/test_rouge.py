@@ -140,7 +140,13 @@ def test_signatures_of_runs_made_before_stay_theirs() -> None:
 
 @pytest.mark.parametrize(
     ("status", "value", "reason"),
-    [("ok", 1.0, None), ("truncated", 1.0, None), ("failed", None, "failed"), ("filtered", None, "filtered")],
+    [
+        ("ok", 1.0, None),
+        ("truncated", 1.0, None),
+        ("failed", None, "failed"),
+        ("filtered", None, "filtered"),
+        ("empty", None, "empty"),
+    ],
 )
 def test_which_answers_are_scored(status: Any, value: float | None, reason: str | None) -> None:
     sample = Sample(

@@ -65,7 +65,7 @@ function spendingCell(column, run) {
   }
   const { amount, currency } = run.cost;
   return make("td", { class: "figure", title: run.cost.unknown ?? "" },
-    amount === null ? "unknown" : `${amount.toPrecision(3)} ${currency ?? ""}`);
+    amount === null ? "unknown" : `${run.cost.at_most ? "≤ " : ""}${amount.toPrecision(3)} ${currency ?? ""}`);
 }
 
 function drawLeaderboard() {

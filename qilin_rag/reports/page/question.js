@@ -65,6 +65,7 @@ function runColumn(place, run, letter, told, question, part, isAlone) {
     make("p", { class: "facts" }, statusBadge(statusOf(run, place)), ...scoreFacts(place, run, told)),
     told.error ? make("p", { class: "remark text" }, told.error) : null,
     told.prompt_cut ? make("p", { class: "remark" }, "The server read only a part of this prompt, by its own count of tokens.") : null,
+    ...(told.marks ?? []).map((mark) => make("p", { class: "remark" }, index.doubts[mark])),
     pair(best),
     others.length ? make("details", {}, make("summary", {}, `Other references (${others.length})`), others.map(pair)) : null,
     told.raw ? make("details", {}, make("summary", {}, "What the model wrote, whole"), make("pre", { class: "text" }, told.raw)) : null,

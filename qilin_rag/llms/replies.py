@@ -1,0 +1,274 @@
+"""Read a reply of a chat model, whatever server and client it came through: its text, how it ended, its tokens.
+
+A reply is a message (text, thinking, a refusal, calls of tools, in fields or in blocks), a word for how it ended and
+numbers of tokens. Each of them has many dialects, and each can be missing or wrong; both clients read them here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from qilin_rag.llms.thinking import Markers, Split, seems_to_think, split_thinking
+from qilin_rag.text import clean, has_text
+from qilin_rag.types import Completion, Mark, Usage, read_count
+
+VERSION = 1  # of how a text is read from a reply
+STOP, LENGTH, FILTERED, REFUSED, PASSING = "stop", "length", "content_filter", "refusal", "passing"
+# How a reply ended, in the words of servers: lower case, `_` between words, without what stands before a dot.
+_WORDS = {
+    STOP: """
+        stop eos eos_token end_turn stop_sequence complete completed done finished normal end endoftext stop_token 1
+    """,
+    LENGTH: """
+        length max_tokens max_token max_length model_length max_output_tokens max_completion_tokens token_limit limit
+        error_limit time_limit model_context_window_exceeded context_window_exceeded context_length_exceeded incomplete
+        truncated 2
+    """,
+    FILTERED: """
+        content_filter content_filtered filtered filter sensitive safety image_safety recitation blocklist
+        prohibited_content spii model_armor guardrail_intervened guardrails refusal error_toxic moderation
+        data_inspection_failed policy_violation 3 4
+    """,
+    PASSING: """
+        abort aborted error network_error timeout user_cancel cancelled canceled insufficient_system_resource
+        overloaded engine_overloaded
+    """,
+}  # the numbers are Gemini's, where a gateway passes them on
+ENDINGS = {word: ending for ending, words in _WORDS.items() for word in words.split()}
+_THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "thoughts", "reasoning_details")
+_THINKING_BLOCK = re.compile("think|reason|thought", re.IGNORECASE)
+_CALL_BLOCK = re.compile("tool|function", re.IGNORECASE)
+_MOST_TOKENS = 10**9  # of one call: what is more is a number of another kind, such as -1 without its sign
+
+
+def read_ending(word: Any) -> str:
+    """Return how a reply ended: `stop`, `length`, `content_filter` or `passing`; a word nobody knows stays as it is.
+
+    A server that says nothing has stopped.
+
+    >>> [read_ending(word) for word in ("MAX_TOKENS", "FinishReason.STOP", "endTurn", None, "tool_calls")]
+    ['length', 'stop', 'stop', 'stop', 'tool_calls']
+    """
+    said = clean(str(word)).strip() if word is not None else ""
+    if not said or said.lower() in ("null", "none"):
+        return STOP
+    last = said.rpartition(".")[2]
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", last).lower().replace("-", "_").replace(" ", "_")
+    return ENDINGS.get(snake.removeprefix("finish_reason_"), last)
+
+
+def read_reply(
+    message: Any, ended: str, usage: Usage, *, markers: Markers = (), most_tokens: int | None = None
+) -> Completion:
+    """Read what a model said.
+
+    Args:
+        message: Mapping with `content` (text, blocks, or none) and the fields that servers put beside it, or a text.
+        ended: How the reply ended, as `read_ending` has it.
+        usage: Its tokens, as `read_usage` has them.
+        markers: Markers of thinking beside those of the table.
+        most_tokens: The most tokens that were asked for.
+
+    Returns:
+        A completion, the model not filled in. Where there is no answer in it, `why_empty` says what there is instead.
+    """
+    parts = _Parts(message)
+    content, thinking = clean("".join(parts.texts)), clean("\n".join(parts.thoughts))
+    split = split_thinking(content, markers)
+    text = split.answer or ""
+    raw = f"<think>\n{thinking}\n</think>\n\n{content}" if thinking else content
+    refusal = clean("\n".join(parts.refusals))
+    if split.answer is None and ended == STOP:
+        ended = LENGTH
+    why = None
+    if not has_text(text):
+        text = ""
+        why = parts.why_empty(thinking, split)
+        if has_text(refusal) and ended != FILTERED:
+            ended, raw = REFUSED, f"{raw}\n{refusal}".strip()
+            why = f"refused: {' '.join(refusal.split())[:200]}"
+    marks = [*_marks(text, ended, usage, most_tokens)]
+    return Completion(
+        text=text,
+        raw=raw,
+        model="",
+        finish_reason=ended,
+        why_empty=why,
+        marks=marks,
+        usage=_without_false_zeros(usage, raw),
+        reading=VERSION,
+    )
+
+
+def read_again(kept: Completion, markers: Markers, most_tokens: int | None) -> Completion:
+    """Read a completion that an older version kept by the rules of this one."""
+    if kept.reading == VERSION:
+        return kept
+    read = read_reply(kept.raw, read_ending(kept.finish_reason), kept.usage, markers=markers, most_tokens=most_tokens)
+    return read.model_copy(update={"model": kept.model, "latency_s": kept.latency_s, "raw": kept.raw})
+
+
+def _marks(text: str, ended: str, usage: Usage, most_tokens: int | None) -> Iterator[Mark]:
+    if not text:
+        return
+    if ended == STOP and most_tokens is not None and usage.completion_tokens == most_tokens:
+        yield "maybe_cut"
+    if seems_to_think(text):
+        yield "maybe_thinking"
+
+
+def _without_false_zeros(usage: Usage, raw: str) -> Usage:
+    """The tokens of a call that reached a model: its prompt has some, and so has whatever came back."""
+    zeros = {} if usage.prompt_tokens else {"prompt_tokens": None}
+    if not usage.completion_tokens and raw:
+        zeros |= {"completion_tokens": None}
+    return usage.model_copy(update=zeros) if zeros else usage
+
+
+class _Parts:
+    """The texts of a message, sorted by what they are."""
+
+    def __init__(self, message: Any) -> None:
+        self.texts: list[str] = []
+        self.thoughts: list[str] = []
+        self.refusals: list[str] = []
+        self.thinking_field: str | None = None
+        self.has_calls = self.is_null = False
+        self.strange: str | None = None
+        if isinstance(message, str):
+            self.texts.append(message)
+        elif isinstance(message, Mapping):
+            self._read_fields(message)
+        else:
+            self.strange = f"the message is of an unknown form ({type(message).__name__})"
+
+    def _read_fields(self, message: Mapping[str, Any]) -> None:
+        content = message.get("content")
+        self.is_null = content is None
+        if isinstance(content, str):
+            self.texts.append(content)
+        elif isinstance(content, list | Mapping):
+            self._read_blocks(content if isinstance(content, list) else [content])
+        elif content is not None:
+            self.strange = f"the content is of an unknown form ({type(content).__name__})"
+        for field in _THINKING_FIELDS:
+            thought = _text_in(message.get(field))
+            if has_text(thought):
+                self.thoughts, self.thinking_field = (
+                    [thought],
+                    field,
+                )  # the same as in blocks, where those are given too
+                break
+        if refusal := message.get("refusal"):
+            self.refusals.append(_text_in(refusal) or str(refusal))
+        self.has_calls = self.has_calls or bool(message.get("tool_calls") or message.get("function_call"))
+
+    def _read_blocks(self, blocks: list[Any]) -> None:
+        unknown: dict[str, None] = {}
+        for block in blocks:
+            if isinstance(block, str):
+                self.texts.append(block)
+                continue
+            kind = str(block.get("type") or "") if isinstance(block, Mapping) else type(block).__name__
+            if not isinstance(block, Mapping):
+                unknown[kind] = None
+            elif _THINKING_BLOCK.search(kind) or block.get("thought") is True:
+                self.thoughts += filter(None, [_text_in(block)])
+                self.thinking_field = self.thinking_field or f"blocks of type {kind or 'thought'!r}"
+            elif kind == "refusal" or block.get("refusal"):
+                self.refusals.append(_text_in(block.get("refusal") or block))
+            elif isinstance(text := block.get("text"), str):
+                self.texts.append(text)
+            elif isinstance(text, Mapping) and isinstance(text.get("value"), str):  # OpenAI's assistants
+                self.texts.append(text["value"])
+            elif _CALL_BLOCK.search(kind):
+                self.has_calls = True
+            else:
+                unknown[kind or "none"] = None
+        if unknown:
+            self.strange = f"the content is in blocks of an unknown type ({', '.join(list(unknown)[:3])})"
+
+    def why_empty(self, thinking: str, split: Split) -> str:
+        """What there is instead of an answer."""
+        if split.answer is None:
+            return "the thinking never ends"
+        if self.has_calls:
+            return "it only calls tools"
+        if split.has_thought:
+            return "nothing stands behind the thinking"
+        if has_text(thinking):
+            return f"everything is in {self.thinking_field}"
+        if self.strange:
+            return self.strange
+        if any(self.texts):
+            return "there is nothing to be seen in the content"
+        return "the content is null" if self.is_null else "the content is empty"
+
+
+def _text_in(thought: Any) -> str:
+    """The text in a field or block: nested differently by each provider, next to signatures that are no text."""
+    if isinstance(thought, str):
+        return thought
+    if isinstance(thought, list):
+        return "\n".join(filter(None, map(_text_in, thought)))
+    if isinstance(thought, Mapping):
+        fields = ("thinking", "reasoning", "reasoning_content", "refusal", "summary", "text", "content")
+        return next((text for field in fields if (text := _text_in(thought.get(field)))), "")
+    return ""
+
+
+def read_usage(usage: Any) -> Usage:
+    """Read the tokens of one call, in OpenAI's names, Anthropic's or LangChain's; what can't be right is unknown.
+
+    A whole prompt is counted, also where a server counts what was in its cache apart, and all that was written,
+    also where it counts thinking apart: the parts tell, or their sum (`total_tokens`) does. Where it has more than all
+    parts, it is not known which of them is too small.
+    """
+    if not isinstance(usage, Mapping):
+        return Usage()
+    prompt = _count(usage, "prompt_tokens", "input_tokens")
+    written = _count(usage, "completion_tokens", "output_tokens")
+    about_prompt = _details(usage, "prompt_tokens_details", "input_tokens_details", "input_token_details")
+    about_written = _details(usage, "completion_tokens_details", "output_tokens_details", "output_token_details")
+    cached = _count(about_prompt, "cached_tokens", "cache_read")
+    if cached is None:
+        cached = _count(usage, "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
+    stored = _count(about_prompt, "cache_creation", "cache_creation_tokens", "cache_write_tokens")
+    if stored is None:
+        stored = _count(usage, "cache_creation_input_tokens")
+    thinking = _count(about_written, "reasoning_tokens", "reasoning")
+    if thinking is None:
+        thinking = _count(usage, "reasoning_tokens")
+    total = _count(usage, "total_tokens")
+    if prompt is not None and written is not None:
+        prompt, written = _whole(prompt, written, (cached or 0) + (stored or 0), thinking or 0, total)
+    return Usage(prompt_tokens=prompt, completion_tokens=written, cached_tokens=cached, cache_write_tokens=stored)
+
+
+def _whole(prompt: int, written: int, in_cache: int, thinking: int, total: int | None) -> tuple[int | None, int | None]:
+    """The whole prompt and all that was written, from parts that may count what was in the cache, or thinking, apart.
+
+    A part that is larger than the whole is apart; else the sum decides. A sum that is smaller than the parts is wrong.
+    """
+    possible = {
+        (prompt + in_cache * cache_is_apart, written + thinking * thinking_is_apart)
+        for cache_is_apart in {in_cache > prompt, True}
+        for thinking_is_apart in {thinking > written, True}
+    }
+    least = min(possible)
+    if total is None or total < sum(least):
+        return least
+    fitting = [each for each in possible if sum(each) == total]
+    return fitting[0] if len(fitting) == 1 else (least[0], None)
+
+
+def _count(counts: Mapping[str, Any], *names: str) -> int | None:
+    """The first of these numbers that is one."""
+    found = (read_count(counts.get(name)) for name in names)
+    return next((count for count in found if count is not None and count <= _MOST_TOKENS), None)
+
+
+def _details(usage: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    return next((found for name in names if isinstance(found := usage.get(name), Mapping)), {})
