@@ -12,7 +12,15 @@ from qilin_rag.analysis.figures import Column, FigureTable, escaped
 from qilin_rag.store import write_text
 
 PAGE = "analysis.md"
-LEAD = "Each cell: this data; in brackets the paper's value and the difference to it."
+_PAPER = "paper (Qilin)"
+LEAD = "Each cell: this data; in brackets the value that the paper prints for Qilin, and the difference to it."
+
+
+def lead_of(why_other: str | None) -> str:
+    """Say what the cells of the paper's tables are, and whether this data is Qilin; `why_other`: why it may not be."""
+    if why_other is None:
+        return f"{LEAD} This data is Qilin, by its number of notes and by known rows."
+    return f"This data is not known to be Qilin ({why_other}), so the paper's values are of another data set. {LEAD}"
 
 
 def write_tables(
@@ -29,7 +37,7 @@ def as_csv(table: FigureTable) -> str:
     """One line a value: row, column, value, its interval, the paper's value, the difference; empty where none is."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "column", "value", "low", "high", "paper", "difference"])
+    writer.writerow(["row", "column", "value", "low", "high", _PAPER, "difference"])
     for i, row in enumerate(table.rows):
         for j, column in enumerate(table.columns):
             value, printed = table.values[i][j], table.printed(row, column.name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qilin_rag.analysis.engagement import figure3, table5
 from qilin_rag.analysis.figures import FigureTable
 from qilin_rag.analysis.log import read_log
@@ -17,3 +19,9 @@ def analyse(source: Source) -> list[FigureTable]:
     log, users = read_log(source), read_users(source)
     tables = [table2(log, users), *demographics(users), table5(log), *figure3(log)]
     return [*tables, table6(log), table7(log), table8(log), table9(log)]
+
+
+def n_items(tables: Sequence[FigureTable]) -> int:
+    """The number of notes of Table 2; 0 where the data has none."""
+    [table2] = [table for table in tables if table.key == "table2"]
+    return int(table2.values[table2.rows.index("items")][0] or 0)

@@ -115,7 +115,7 @@ def _bars(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
         marks = [(100 * value, y) for value, y in printed if value is not None]
         if marks:
             across, up = zip(*marks, strict=True)
-            name = None if order else "paper"
+            name = None if order else "paper (Qilin)"
             axes.scatter(across, up, marker="|", s=160 * height + 60, color="black", zorder=3, label=name)
     axes.set_yticks(range(len(table.rows)), [plain(row) for row in table.rows])
     axes.invert_yaxis()

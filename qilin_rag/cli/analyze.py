@@ -40,7 +40,7 @@ def analyze(
 ) -> None:
     """Tables 2 and 5 to 9, demographics and Figure 3 of the paper, as CSV, JSON, plots and one Markdown page.
 
-    The paper's values stand beside those of the data.
+    The paper's values, which are Qilin's, stand beside those of the data.
     """
     from qilin_rag.errors import UsageError
 
@@ -107,7 +107,9 @@ def _write(
     settings: list[str] | None = None,
 ) -> None:
     """Tables of an analysis into a new folder, with their plots and page."""
-    from qilin_rag.analysis.page import LEAD, PAGE, write_tables
+    from qilin_rag.analysis.page import PAGE, lead_of, write_tables
+    from qilin_rag.analysis.paper_tables import n_items
+    from qilin_rag.data.released import why_other_data
 
     folder_to_write = _prepared(out, plots, quiet or as_json, *modules)
     source = open_tables(data, settings)
@@ -119,10 +121,14 @@ def _write(
             from qilin_rag.analysis.plots import draw_tables
 
             drawn = draw_tables(tables, folder)
-        write_tables(tables, folder, source.label, drawn, lead or LEAD)
+        why_other = None if lead else why_other_data(source, n_items(tables))
+        write_tables(tables, folder, source.label, drawn, lead or lead_of(why_other))
     if as_json:
-        ui.print_json({"out": str(out), "tables": [table.model_dump() for table in tables]})
+        about_paper = {} if lead else {"paper": "Qilin", "why_not_qilin": why_other}
+        ui.print_json({"out": str(out), **about_paper, "tables": [table.model_dump() for table in tables]})
         return
+    if why_other and not quiet:
+        typer.echo(f"the paper's values are Qilin's, and this data is not known to be Qilin: {why_other}")
     for table in tables:
         if not quiet and (missing := table.missing()):
             typer.echo(f"{table.key} lacks {sum(line.count(',') + 1 for line in missing)} figures: {table.why_missing}")

@@ -47,7 +47,12 @@ def leaderboard(
     controls: Annotated[
         bool, typer.Option(help="Rows that tell what a figure is worth: references shuffled; equal answer length.")
     ] = False,
-    paper: Annotated[bool, typer.Option(help="The Qilin paper's figures, as far as they are certain.")] = False,
+    paper: Annotated[
+        bool, typer.Option(help="The Qilin paper's figures, as far as they are certain, beside Qilin alone.")
+    ] = False,
+    paper_anyway: Annotated[
+        bool, typer.Option("--paper-anyway", help="The same beside any data, labelled as of another data set.")
+    ] = False,
     cluster_by: Annotated[
         str | None, typer.Option(help="Field of the questions' meta that makes clusters. [default: the query]")
     ] = None,
@@ -68,7 +73,9 @@ def leaderboard(
 
     folders = runs_dir or [Path("runs")]
     if task is None:
-        options = board.Options(common=common, controls=controls, paper=paper, cluster_by=cluster_by)
+        options = board.Options(
+            common=common, controls=controls, paper=paper, paper_anyway=paper_anyway, cluster_by=cluster_by
+        )
         tables = board.leaderboard(*folders, options=options)
     else:
         from qilin_rag.reports.ranking_board import ranking_board
@@ -76,7 +83,7 @@ def leaderboard(
         of_answers = {"--common": common, "--controls": controls, "--cluster-by": cluster_by}
         if given := next((name for name, value in of_answers.items() if value), None):
             raise UsageError(f"{given} is for answers, not for the rankers of --task {task.value}")
-        tables = ranking_board(*folders, task=task.value, with_paper=paper)
+        tables = ranking_board(*folders, task=task.value, with_paper=paper, paper_anyway=paper_anyway)
     match output_format:
         case Format.table:
             text = board_as_text(tables, to_file=out is not None)

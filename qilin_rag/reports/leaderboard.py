@@ -16,6 +16,7 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
+from qilin_rag.data.released import why_other_questions
 from qilin_rag.errors import UsageError
 from qilin_rag.reports.cells import (
     Block,
@@ -34,7 +35,7 @@ from qilin_rag.reports.cells import (
 )
 from qilin_rag.reports.controls import control_runs
 from qilin_rag.reports.measured import Measured, clusters_of, find_runs, highest_is_best, read_runs, values_of
-from qilin_rag.reports.paper import REMARK, paper_rows
+from qilin_rag.reports.paper import REMARK, Quoted, paper_rows, quote
 from qilin_rag.reports.places import column_order, copies, natural, row_labels
 from qilin_rag.reports.retrieval_block import RetrievalBlock
 from qilin_rag.scorers.retrieval import is_about_hits
@@ -49,13 +50,15 @@ class Options(Frozen):
     """What a leaderboard shows.
 
     `common`: all runs over the same data in one table, over the questions that all of them have; incomplete ones, too.
-    `controls`: rows that tell what a figure is worth (see `controls`). `paper`: the paper's figures as rows.
-    `cluster_by`: the field of the questions' meta that makes clusters, instead of the query.
+    `controls`: rows that tell what a figure is worth (see `controls`). `paper`: the paper's figures as rows where the
+    questions are known to be the paper's, `paper_anyway`: beside any others as well, labelled so. `cluster_by`: the
+    field of the questions' meta that makes clusters, instead of the query.
     """
 
     common: bool = False
     controls: bool = False
     paper: bool = False
+    paper_anyway: bool = False
     cluster_by: str | None = None
 
 
@@ -116,12 +119,12 @@ def _table(group: Sequence[Measured], options: Options) -> Table:
     if options.controls:
         controls, lacking = control_runs(group, ids)
         notes += lacking
-    if options.paper:
-        notes.append(REMARK)
+    quoted = quote(options.paper, options.paper_anyway, _why_other_data(group, len(ids)), REMARK)
+    notes += quoted.notes
     grids = _grids(group, rows, controls)
     own_rows = [*row_order, *sorted({row for grid in grids for row, _ in grid.runs} - set(row_order), key=natural)]
     retrieval = RetrievalBlock(group, ids)
-    blocks = _blocks(grids, retrieval, ids, clusters, own_rows, options.paper)
+    blocks = _blocks(grids, retrieval, ids, clusters, own_rows, quoted)
     first_rows = sorted(group, key=lambda run: (row_order.index(rows[run.name][0]), column_order(_column(run))))
     return Table(
         data=group[0].manifest.labels["data"],
@@ -131,6 +134,17 @@ def _table(group: Sequence[Measured], options: Options) -> Table:
         notes=[*notes, *retrieval.notes, *_rule_of_unscored(blocks)],
         spending=[_spending(run, rows[run.name][0]) for run in first_rows],
     )
+
+
+def _why_other_data(group: Sequence[Measured], n_questions: int) -> str | None:
+    """Why runs are not known to be over what the paper's Table 11 is over; None where they are."""
+    for run in group:
+        config = run.manifest.config
+        if config["answers"] != "engaged":
+            return f"{run.name} takes the answers {config['answers']}, the paper those that users engaged with"
+        if config["limit"] is not None or config["ids"] is not None or n_questions < len(run.questions):
+            return f"{run.name} or this table is over a part of the questions"
+    return why_other_questions(group[0].manifest.data["n_notes"], list(group[0].questions.values()))
 
 
 def _shared_questions(group: Sequence[Measured]) -> tuple[list[str], list[str]]:
@@ -190,7 +204,7 @@ def _blocks(
     ids: Sequence[str],
     clusters: Clusters,
     row_order: Sequence[str],
-    with_paper: bool,
+    quoted: Quoted,
 ) -> list[Block]:
     """All blocks at once: figures of all metrics share their resamples, and comparisons their signs."""
     columns: dict[Key, Values] = {}
@@ -213,8 +227,8 @@ def _blocks(
             at: cells[number, run.name].model_copy(update=rows.marks(number, at, run)) for at, run in grid.runs.items()
         }
         tested = [pair for pair in (*pairs, *rows.pairs) if _grid_of(pair.best) == number]
-        quoted = paper_rows(grid.metric) if with_paper else {}
-        blocks.append(_block(grid, found, detectable(tested, clusters), row_order, quoted))
+        of_paper = paper_rows(grid.metric, quoted)
+        blocks.append(_block(grid, found, detectable(tested, clusters), row_order, of_paper))
     if retrieval.figures:
         of_first = [pair for pair in pairs if pair.best[0] == retrieval.figures[0]]
         blocks.append(retrieval.block(cells, detectable(of_first, clusters)))

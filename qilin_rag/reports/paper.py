@@ -31,11 +31,37 @@ REMARK = (
 )
 
 
-def paper_rows(metric: str) -> dict[str, dict[str, float]]:
+class Quoted(NamedTuple):
+    """Whether the paper's rows are shown, the label they have, and what is said of them."""
+
+    is_shown: bool = False
+    label: str = "paper"
+    notes: tuple[str, ...] = ()
+
+
+def quote(paper: bool, anyway: bool, why_other: str | None, remark: str) -> Quoted:
+    """Decide whether a table quotes the paper: only beside Qilin, or as another data set's if told to.
+
+    Args:
+        paper: whether the paper's rows are asked for.
+        anyway: whether they are to be shown beside any data.
+        why_other: why the table is not known to be of what the paper measured; None if it is.
+        remark: what is said of the paper's rows.
+    """
+    if not (paper or anyway):
+        return Quoted()
+    if why_other is None:
+        return Quoted(True, notes=(remark,))
+    if anyway:
+        return Quoted(True, "paper, another data set", (f"{remark}; not of this data: {why_other}",))
+    return Quoted(notes=(f"no rows of the paper, whose figures are of Qilin: {why_other}",))
+
+
+def paper_rows(metric: str, quoted: Quoted) -> dict[str, dict[str, float]]:
     """The paper's figures of a metric: by row, by retriever; empty for metrics it does not have."""
-    if metric not in ("rouge_l", "bertscore"):
+    if metric not in ("rouge_l", "bertscore") or not quoted.is_shown:
         return {}
-    return {f"{figures.llm} (paper)": getattr(figures, metric) for figures in TABLE_11}
+    return {f"{figures.llm} ({quoted.label})": getattr(figures, metric) for figures in TABLE_11}
 
 
 RANKER_FIGURES = ("mrr@10", "mrr@100", "map@10", "map@100")
@@ -62,7 +88,7 @@ RANKERS_REMARK = (
 )
 
 
-def paper_rankers(task: str) -> dict[str, dict[str, float]]:
+def paper_rankers(task: str, quoted: Quoted) -> dict[str, dict[str, float]]:
     """Table 10 of a task: by row, by figure."""
-    of_task = TABLE_10[task].items()
-    return {f"{ranker} (paper)": dict(zip(RANKER_FIGURES, values, strict=True)) for ranker, values in of_task}
+    of_task = TABLE_10[task].items() if quoted.is_shown else ()
+    return {f"{ranker} ({quoted.label})": dict(zip(RANKER_FIGURES, values, strict=True)) for ranker, values in of_task}

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qilin_rag.data.released import why_other_requests
 from qilin_rag.data.requests import TaskName
 from qilin_rag.errors import UsageError
 from qilin_rag.ranking_metrics import FIGURES, RELEASED
@@ -24,7 +25,7 @@ from qilin_rag.ranking_store import (
 )
 from qilin_rag.registry import describe
 from qilin_rag.reports.cells import Block, Cell, Key, Kind, Table, compared, detectable
-from qilin_rag.reports.paper import RANKERS_REMARK, paper_rankers
+from qilin_rag.reports.paper import RANKERS_REMARK, paper_rankers, quote
 from qilin_rag.reports.places import natural
 from qilin_rag.stats import Values
 
@@ -52,8 +53,13 @@ class _Ranked(NamedTuple):
     lines: dict[str, RequestFigures]
 
 
-def ranking_board(*runs_dirs: Path, task: TaskName, with_paper: bool = False) -> list[Table]:
-    """The tables of a task, one for each set of requests; largest first."""
+def ranking_board(
+    *runs_dirs: Path, task: TaskName, with_paper: bool = False, paper_anyway: bool = False
+) -> list[Table]:
+    """The tables of a task, one for each set of requests; largest first.
+
+    `with_paper`: rows of the paper where the requests are known to be Qilin's, `paper_anyway`: beside others as well.
+    """
     runs, left_out = _read(runs_dirs, task)
     if not runs:
         why = f" ({left_out[0]})" if left_out else ""
@@ -67,7 +73,7 @@ def ranking_board(*runs_dirs: Path, task: TaskName, with_paper: bool = False) ->
         of = run.manifest
         groups[of.requests_sha256, of.config.split, of.identity.get("first"), scored].append(run)
     ordered = sorted(groups.values(), key=lambda group: (-group[0].summary.counts["requests"], group[0].name))
-    tables = [_table(group, task, with_paper) for group in ordered]
+    tables = [_table(group, task, with_paper, paper_anyway) for group in ordered]
     tables[-1] = tables[-1].model_copy(update={"notes": [*tables[-1].notes, *left_out]})
     return tables
 
@@ -137,7 +143,7 @@ def _read(runs_dirs: Sequence[Path], task: TaskName) -> tuple[list[_Ranked], lis
     return runs, left_out
 
 
-def _table(group: Sequence[_Ranked], task: TaskName, with_paper: bool) -> Table:
+def _table(group: Sequence[_Ranked], task: TaskName, with_paper: bool, paper_anyway: bool) -> Table:
     first = group[0]
     scored = [line for line in first.lines.values() if line.figures]
     clusters = clusters_of(scored)
@@ -150,18 +156,18 @@ def _table(group: Sequence[_Ranked], task: TaskName, with_paper: bool) -> Table:
     }
     families = [[(figure, run.name) for run in runs] for figure in FIGURES]
     cells, pairs = compared(columns, families, clusters) if scored else ({}, [])
-    is_quoted = with_paper and first.manifest.config.split == "test"
-    quoted = paper_rankers(task) if is_quoted else {}
+    quoted = quote(with_paper, paper_anyway, _why_other_data(first, task), RANKERS_REMARK)
+    of_paper = paper_rankers(task, quoted)
     kinds: list[Kind] = ["run" for _ in runs]
     block = Block(
         metric=task,
         signature=SIGNATURE,
-        rows=[*(labels[run.name] for run in runs), *quoted],
-        kinds=[*kinds, *("paper" for _ in quoted)],
+        rows=[*(labels[run.name] for run in runs), *of_paper],
+        kinds=[*kinds, *("paper" for _ in of_paper)],
         columns=list(COLUMNS.values()),
         cells=[
             *([cells.get((figure, run.name)) for figure in COLUMNS] for run in runs),
-            *([Cell(value=row[figure]) if figure in row else None for figure in COLUMNS] for row in quoted.values()),
+            *([Cell(value=row[figure]) if figure in row else None for figure in COLUMNS] for row in of_paper.values()),
         ],
         detectable=detectable([pair for pair in pairs if pair.best[0] == "mrr@10"], clusters),
         axes=("ranker", "metric"),
@@ -172,8 +178,16 @@ def _table(group: Sequence[_Ranked], task: TaskName, with_paper: bool) -> Table:
         n_questions=len(scored),
         n_clusters=len(np.unique(clusters)),
         blocks=[block],
-        notes=[*_ties(runs, labels), *_footnotes(group), *([RANKERS_REMARK] if is_quoted else [])],
+        notes=[*_ties(runs, labels), *_footnotes(group), *quoted.notes],
     )
+
+
+def _why_other_data(run: _Ranked, task: TaskName) -> str | None:
+    """Why requests are not known to be those of the paper's Table 10; None where they are."""
+    if run.manifest.config.split != "test":
+        return f"requests of the split {run.manifest.config.split}, the paper ranks those of test"
+    queries = {line.id: line.query for line in run.lines.values()}
+    return why_other_requests(f"{task}_test", queries, is_part=run.manifest.identity.get("first") is not None)
 
 
 def _place(run: _Ranked) -> int:
@@ -189,14 +203,15 @@ def _what(manifest: RankingManifest) -> str:
 
 
 def _ties(runs: Sequence[_Ranked], labels: Mapping[str, str]) -> list[str]:
-    """Say of each run how much of its MRR@10 hangs on ties."""
-    return [
-        f"{labels[run.name]}: in {run.summary.counts['tied']:,} of {run.summary.counts['requests']:,} requests a "
-        "clicked and an unclicked candidate score the same; by the order of ties MRR@10 lies between "
-        f"{hanging.lowest:.4f} and {hanging.highest:.4f}"
+    """Say in one note how much of each run's MRR@10 hangs on ties."""
+    found = [
+        f"{labels[run.name]} {hanging.lowest:.4f} to {hanging.highest:.4f} "
+        f"({run.summary.counts['tied'] / run.summary.counts['requests']:.1%} of the requests)"
         for run in runs
         if (hanging := run.summary.ties.get("mrr@10"))
     ]
+    what = "MRR@10 by the order of clicked and unclicked candidates that score the same"
+    return [f"{what}: {', '.join(found)}"] if found else []
 
 
 def _footnotes(group: Sequence[_Ranked]) -> list[str]:

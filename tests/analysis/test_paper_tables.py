@@ -206,7 +206,7 @@ def test_files(tables: dict[str, FigureTable], tmp_path: Path) -> None:
         "value": "0.2",
         "low": "",
         "high": "",
-        "paper": "0.337",
+        "paper (Qilin)": "0.337",
         "difference": repr(0.2 - 0.337),
     }
     again = FigureTable(**json.loads((out / "table6.json").read_text(encoding="utf-8")))

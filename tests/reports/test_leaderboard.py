@@ -337,9 +337,12 @@ def test_controls_have_rows_of_their_own(runs: Path) -> None:
 
 
 def test_the_papers_figures_stand_where_they_are_certain(runs: Path) -> None:
-    [table] = leaderboard(runs, options=Options(paper=True))
+    [refused] = leaderboard(runs, options=Options(paper=True))
+    assert "paper" not in {kind for block in refused.blocks for kind in block.kinds}
+    assert any("no rows of the paper" in note and "5 notes, Qilin has 1,983,938" in note for note in refused.notes)
+    [table] = leaderboard(runs, options=Options(paper_anyway=True))
     block = table.blocks[0]
-    row = block.cells[block.rows.index("Qwen2.5-72B (paper)")]
+    row = block.cells[block.rows.index("Qwen2.5-72B (paper, another data set)")]
     assert list(zip(block.columns, map(format_cell, row), strict=True)) == [
         ("none", "0.342"),
         ("bm25", "~0.396"),
@@ -362,7 +365,7 @@ def test_names_end_no_table_and_begin_no_markup(runs: Path) -> None:
 
 def test_csv_has_the_right_types(runs: Path, cli: Cli) -> None:
     """What pandas makes of it: numbers are numbers, marks are booleans."""
-    rows = list(csv.DictReader(cli("leaderboard", "--format", "csv", "--paper").out.splitlines()))
+    rows = list(csv.DictReader(cli("leaderboard", "--format", "csv", "--paper-anyway").out.splitlines()))
     for row in rows:
         float(row["value"])
         assert row["best"] in ("True", "False")

@@ -82,7 +82,7 @@ def test_other_requests_are_another_table(world: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     synthesize(resolve_world({"notes": 300, "searches": 100, "recommendations": 50, "dqa": 10, "users": 30}, 5), other)
     do(other, Random())
-    tables = ranking_board(RUNS, task="search", with_paper=True)
+    tables = ranking_board(RUNS, task="search", paper_anyway=True)
     assert {table.data for table in tables} == {
         "qilin, test",
         "qilin, test (the first 9 by id)",
@@ -91,7 +91,8 @@ def test_other_requests_are_another_table(world: Path, tmp_path: Path) -> None:
     }
     assert [table.n_questions for table in tables] == sorted((table.n_questions for table in tables), reverse=True)
     [validation] = [table for table in tables if table.data == "qilin, validation"]
-    assert validation.blocks[0].kinds == ["run"]  # the paper has no figure of it
+    assert validation.blocks[0].kinds == ["run", *["paper"] * 5]
+    assert any("not of this data: requests of the split validation" in note for note in validation.notes)
     assert len(ranking_board(RUNS, task="recommendation")) == 1
     [few] = [table for table in tables if "first 9" in table.data]
     again = f"to compare with: qilin-rag rank --ranker production --task search --data {world} --first 9"
@@ -100,20 +101,23 @@ def test_other_requests_are_another_table(world: Path, tmp_path: Path) -> None:
 
 def test_the_papers_rows(world: Path) -> None:
     do(world, Production())
-    [table] = ranking_board(RUNS, task="search", with_paper=True)
+    [refused] = ranking_board(RUNS, task="search", with_paper=True)
+    assert refused.blocks[0].kinds == ["run"]
+    assert any("no rows of the paper" in note and "Qilin has 6,192" in note for note in refused.notes)
+    [table] = ranking_board(RUNS, task="search", paper_anyway=True)
     block = table.blocks[0]
     assert block.kinds == ["run", *["paper"] * 5]
     shown = [" ".join(format_cell(cell) for cell in row) for row in block.cells[1:]]
     assert dict(zip(block.rows[1:], shown, strict=True)) == {
-        "BM25 (paper)": "0.3388 0.3467 0.2399 0.3139 - - - - -",
-        "BERT-bi (paper)": "0.5320 0.5359 0.3855 0.4536 - - - - -",
-        "BERT-cross (paper)": "0.5336 0.5386 0.3848 0.4533 - - - - -",
-        "DCN-V2 (paper)": "0.5600 0.5653 0.4014 0.4683 - - - - -",
-        "VLM (paper)": "0.5523 0.5563 0.3937 0.4601 - - - - -",
+        "BM25 (paper, another data set)": "0.3388 0.3467 0.2399 0.3139 - - - - -",
+        "BERT-bi (paper, another data set)": "0.5320 0.5359 0.3855 0.4536 - - - - -",
+        "BERT-cross (paper, another data set)": "0.5336 0.5386 0.3848 0.4533 - - - - -",
+        "DCN-V2 (paper, another data set)": "0.5600 0.5653 0.4014 0.4683 - - - - -",
+        "VLM (paper, another data set)": "0.5523 0.5563 0.3937 0.4601 - - - - -",
     }
     assert any("looks like chance" in note and "first 1,000 test requests" in note for note in table.notes)
     do(world, Production(), task="recommendation")
-    [table] = ranking_board(RUNS, task="recommendation", with_paper=True)
+    [table] = ranking_board(RUNS, task="recommendation", paper_anyway=True)
     assert [format_cell(cell) for cell in table.blocks[0].cells[-1]][:5] == [
         "0.6394",
         "0.6409",
@@ -126,11 +130,11 @@ def test_the_papers_rows(world: Path) -> None:
 def test_every_format(world: Path) -> None:
     do(world, Random())
     do(world, BM25())
-    tables = ranking_board(RUNS, task="search", with_paper=True)
+    tables = ranking_board(RUNS, task="search", paper_anyway=True)
     assert board_as_text(tables, to_file=True).count("\nbm25") == 1  # one table, where there is room
     assert "| random |" in as_markdown(tables) and "MAP@10 (released code)" in as_markdown(tables)
     assert r"\midrule" in as_latex(tables) and r"MRR@10" in as_latex(tables)
-    assert "<th scope=row>VLM (paper)</th>" in as_html(tables)
+    assert "<th scope=row>VLM (paper, another data set)</th>" in as_html(tables)
     rows = list(csv.DictReader(io.StringIO(as_csv(as_rows(tables)))))
     [row] = [row for row in rows if row["ranker"] == "bm25" and row["metric"] == "nDCG@10"]
     assert 0 < float(row["ci95_low"]) < float(row["value"]) < float(row["ci95_high"]) < 1
