@@ -173,9 +173,14 @@ def _check_comparable(configs: Sequence[RunConfig], metric: str) -> None:
 
     if len({tuple(getattr(config, factor) for factor in FACTORS.values()) for config in configs}) == 1:
         raise UsageError("nothing to compare: give two or more --prompts, --top-k, --note-order or --note-chars")
-    scored = {name for scorer in build_scorers(configs[0].metrics) for name in scorer.signatures()}
-    if metric not in scored | set(configs[0].optional_metrics):
-        raise UsageError(f"--metric: {metric!r} is not scored by these runs; --metrics names what is")
+    scorers = build_scorers(configs[0].metrics)
+    for top_k in sorted({config.top_k for config in configs}):
+        scored = {name for scorer in scorers for name in scorer.for_run(top_k, ignores_k=False).signatures()}
+        if metric not in scored | set(configs[0].optional_metrics):
+            raise UsageError(
+                f"--metric: {metric!r} is not scored by runs of top_k {top_k}, but {', '.join(sorted(scored))}; "
+                "--metrics names what is"
+            )
 
 
 def _sweep(configs: Sequence[RunConfig], quiet: bool) -> Swept:

@@ -306,6 +306,7 @@ def test_a_run_that_is_not_finished_ends_it(data_dir: Path, cli: Cli, server: Fa
         (["--prompts", "default,defualt"], "did you mean default"),
         (["--prompts", ","], "names nothing"),
         (["--prompts", "default,bare", "--metric", "bleu"], "'bleu' is not scored"),
+        (["--top-k", "1,2", "--metric", "recall@2"], "is not scored by runs of top_k 1"),
         (["--prompts", "default"], "nothing to compare"),
         (["grid.yaml", "--saved"], "it takes no CONFIG"),
         (["--saved"], "it takes no --data"),
