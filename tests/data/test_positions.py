@@ -14,7 +14,7 @@ import pytest
 from qilin_rag.analysis.log import read_log
 from qilin_rag.analysis.paper_tables import analyse
 from qilin_rag.data.log_settings import LogSettings
-from qilin_rag.data.requests import read_requests
+from qilin_rag.data.requests import Requests, read_requests
 from qilin_rag.data.source import Source, open_source
 from qilin_rag.errors import UsageError
 from qilin_rag.rankers.simple import Production
@@ -51,14 +51,17 @@ def source_of(folder: Path, zero: str = "top") -> Source:
     return open_source(str(write_data(folder)), log=LogSettings(position_zero=zero))
 
 
+def position_by_note(requests: Requests) -> dict[int, int]:
+    return dict(zip(requests.note_idx.tolist(), requests.position.tolist(), strict=True))
+
+
 def test_the_top_is_above_position_1(tmp_path: Path) -> None:
     requests = read_requests(source_of(tmp_path), "search", "test")
-    assert requests.note_idx.tolist() == [2, 5, 9, 3, 4, 6, 7, 8]
-    assert requests.position.tolist() == [3, 1, 0, 2, 1, -1, 0, 0]
+    assert position_by_note(requests) == {2: 3, 5: 1, 9: 0, 3: 2, 4: 1, 6: -1, 7: 0, 8: 0}
     order = [[hit.note_idx for hit in hits] for hits in requests.rankings(Production().score(requests, None))]  # type: ignore[arg-type]
     assert order == [[9, 5, 2], [4, 3, 6], [7], [8]]
     unknown = read_requests(source_of(tmp_path, "unknown"), "search", "test")
-    assert unknown.position.tolist() == [3, 1, -1, 2, 1, -1, -1, 4]
+    assert position_by_note(unknown) == {2: 3, 5: 1, 9: -1, 3: 2, 4: 1, 6: -1, 7: -1, 8: 4}
     order = [[hit.note_idx for hit in hits] for hits in unknown.rankings(Production().score(unknown, None))]  # type: ignore[arg-type]
     assert order[0] == [5, 2, 9]
 
@@ -139,7 +142,7 @@ def test_what_is_no_position_is_a_defect(tmp_path: Path, cli: Cli, position: Any
         if is_missing:
             assert "without a position (1)" in problem
             requests = read_requests(open_source(str(folder)), "search", "test")
-            assert requests.position.tolist() == [1, -1]
+            assert position_by_note(requests) == {1: 1, 2: -1}
         else:
             assert "'position'" in problem and "whole number from 0" in problem
             with pytest.raises(UsageError, match="position"):
