@@ -52,14 +52,14 @@ class ClockCheck(NamedTuple):
             f"time (log.search_shift_s={self.shift_s}); the data does not say so."
         )
         if self.tests:
-            late = " and ".join(f"{times.n_late} of {times.n} {kind}" for kind, times in self.tests.items())
-            said += f" Of its test requests {late} ones began after {LATE_HOUR}:00 in Beijing, where the paper cuts."
+            late = ", ".join(f"{times.n_late} of {times.n} ({kind})" for kind, times in self.tests.items())
+            said += f" Test requests after {LATE_HOUR}:00 in Beijing, where the paper cuts: {late}."
         if len(self.tests) == 2:
             first, second = (times.earliest_ms for times in self.tests.values())
-            said += f" The first ones of both kinds are {abs(first - second) / _HOUR_MS:.1f} h apart."
+            said += f" The first of each kind are {abs(first - second) / _HOUR_MS:.1f} h apart."
         if self.ahead_h is not None:
-            said += f" In the {self.n_sessions} sessions of the app with both kinds the stamps of searches are "
-            said += f"{self.ahead_h:.1f} h ahead."
+            said += f" Stamps of searches are {self.ahead_h:.1f} h ahead of those of recommendations in the same session"
+            said += f" of the app (median of {self.n_sessions})."
         return said
 
 

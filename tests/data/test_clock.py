@@ -65,7 +65,7 @@ def test_what_speaks_for_the_clock_by_hand(tmp_path: Path) -> None:
     assert found.n_sessions == 1
     assert found.ahead_h == pytest.approx(8 + 60 / 3600, abs=1e-6)
     sentence = found.sentence()
-    assert "3 of 4 search" in sentence and "1 of 2 recommendation" in sentence and "1.0 h apart" in sentence
+    assert "3 of 4 (search)" in sentence and "1 of 2 (recommendation)" in sentence and "1.0 h apart" in sentence
 
     true_time = open_source(str(tmp_path), log=LogSettings(search_shift_s=0))
     other = check_clock(tables_of(true_time), true_time.log)
