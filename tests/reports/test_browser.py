@@ -94,6 +94,19 @@ def test_the_leaderboard_sorts_both_ways(visit: Visit) -> None:
     assert visit.page.get_attribute("#leaderboard th:nth-child(3)", "aria-sort") == "ascending"
 
 
+def test_retrieval_is_a_table_of_its_own_with_marks(visit: Visit) -> None:
+    rows = visit.page.locator("#retrieval tbody th").all_inner_texts()
+    assert rows == ["none", "bm25", "oracle"]
+    marks = visit.page.locator("#retrieval tbody td:last-child span").evaluate_all(
+        "all => all.map(x => x.dataset.marks)"
+    )
+    assert marks == ["", "", "*"]
+    assert "recall" not in visit.page.inner_text("#leaderboard thead")
+    best = visit.page.locator("#leaderboard td.best span")
+    assert best.get_attribute("data-marks") == "*+"
+    assert re.match(r"best of its column or only row; \+0\.\d{4} to none \(\+0", best.get_attribute("title") or "")
+
+
 def test_the_plots_show_each_run_at_its_figures(visit: Visit) -> None:
     assert visit.page.locator("#intervals circle").count() == visit.page.locator("#scatter circle").count() == 3
     means = [float(text) for text in visit.column("leaderboard", 3)]

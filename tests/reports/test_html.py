@@ -75,6 +75,26 @@ def test_the_index_has_what_the_leaderboard_has(runs: list[Path]) -> None:
             assert column == pytest.approx([scores[metric["name"], one] for one in table["ids"]], abs=1e-4)
 
 
+def test_retrieval_is_a_row_a_retriever(runs: list[Path], data_dir: Path) -> None:
+    """Whichever prompts it was used with; and every run still has the figures of its own retriever."""
+    more = [do(data_dir, retriever="bm25", prompt="concise").path, do(data_dir, retriever="bm25", top_k=1).path]
+    [table] = collect([*runs, *more]).overview["tables"]
+    assert [row["retriever"] for row in table["retrieval"]] == ["none", "bm25", "oracle"]
+    of_hits = [number for number, metric in enumerate(table["metrics"]) if metric["of_hits"]]
+    assert [table["metrics"][number]["name"] for number in of_hits] == [
+        f"{name}@{k}" for k in (1, 5) for name in ("recall", "ndcg", "mrr")
+    ]
+    by_retriever = {row["retriever"]: row["figures"] for row in table["retrieval"]}
+    for one in table["runs"]:
+        shown = [one["figures"][number] for number in of_hits]
+        known = RunDirectory(Path("runs") / one["run"]).read_summary().metrics
+        for number, figure in zip(of_hits, shown, strict=True):
+            own = known.get(table["metrics"][number]["name"])
+            assert (figure and figure["value"]) == (own and own.value)
+        assert all(figure in (None, row) for figure, row in zip(shown, by_retriever[one["retriever"]], strict=True))
+    assert any("Row:" in line or "row:" in line for line in table["legend"])
+
+
 def test_blocks_hold_every_prompt_answer_and_note_word_for_word(runs: list[Path]) -> None:
     contents = collect(runs)
     part = unpacked(contents.blocks["t0-part0"])

@@ -40,7 +40,7 @@ function meaning(figure) {
   const { in_row: inRow, over_none: gain } = figure;
   const digits = (value) => (value > 0 ? "+" : "") + value.toFixed(4);
   return [
-    figure.best ? "best of its column" : figure.tied ? "tied with the best of its column" : null,
+    figure.best ? "best of its column or only row" : figure.tied ? "tied with the best of its column or only row" : null,
     inRow?.best ? "best of its row" : inRow?.tied ? "tied with the best of its row" : null,
     gain ? `${digits(gain.difference)} to none${gain.ci95 ? ` (${gain.ci95.map(digits).join(" to ")})` : ""}, p ${gain.p.toFixed(4)}` : null,
   ].filter((words) => words !== null).join("; ") || null;
