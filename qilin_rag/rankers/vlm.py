@@ -16,7 +16,7 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.errors import UsageError
 from qilin_rag.extras import require
-from qilin_rag.pretrained import check_all_loaded, fetch_model, model_sha256, quiet_loading
+from qilin_rag.pretrained import check_all_loaded, fetch_model, model_sha256, quiet_loading, why_not_loaded
 from qilin_rag.progress import stage
 from qilin_rag.rankers.examples import with_negatives
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
@@ -146,7 +146,10 @@ class VLM(TrainedRanker):
         base = json.loads((folder / BASE).read_text(encoding="utf-8"))
         found = fetch_model(self.model)
         if model_sha256(found) != base["sha256"]:
-            raise UsageError(f"{folder} was trained on another model {base['model']!r} than {self.model!r} is now")
+            raise UsageError(
+                f"{folder} was trained on another model {base['model']!r} than {self.model!r} is now (or by an older "
+                "version of qilin-rag, which did not count all of its files); name that model, or train again"
+            )
         fitted = self._new(found)
         weights = load_file(folder / ADAPTER / "adapter_model.safetensors")
         expected = get_peft_model_state_dict(fitted.model.backbone, save_embedding_layers=False)
@@ -180,7 +183,15 @@ class VLM(TrainedRanker):
         elif self.four_bit:
             logger.info("no CUDA GPU: the model is loaded in full precision, not in 4 bits")
         with quiet_loading() as messages:
-            whole = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, device_map={"": device}, **more)
+            try:
+                whole = AutoModelForImageTextToText.from_pretrained(
+                    folder, dtype=dtype, device_map={"": device}, **more
+                )
+            except (OSError, ValueError, RuntimeError) as error:  # torch's full memory is one of the last
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                reason = why_not_loaded(error, messages)
+                raise UsageError(f"model {self.model!r} can't be loaded: {reason}") from error
             check_all_loaded(self.model, messages)
             config = LoraConfig(
                 r=self.lora_r,

@@ -14,7 +14,7 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import Ints
 from qilin_rag.data.requests import Requests
 from qilin_rag.errors import UsageError
-from qilin_rag.pretrained import quiet_loading
+from qilin_rag.pretrained import quiet_loading, why_not_loaded
 from qilin_rag.rankers.covers import Covers
 from qilin_rag.retrievers.encoder import MAX_CHARS_PER_TOKEN
 
@@ -66,7 +66,7 @@ def read_with(folder: Path, name: str, max_pixels: int) -> Reader:
             tokenizer = AutoTokenizer.from_pretrained(folder)
             return Reader(name, tokenizer, images, config.image_token_id)
     except (OSError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = why_not_loaded(error, [])
         raise UsageError(f"model {name!r} can't be read as a vision-language model: {reason}") from error
 
 

@@ -20,6 +20,7 @@ from qilin_rag.scorers.encoder import Encoder, max_tokens
 from qilin_rag.types import Question, Sample
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
+from tests.retrievers.tiny_models import write_kind
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'qilin-rag[neural]'")
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'qilin-rag[neural]'")
@@ -215,6 +216,10 @@ def test_the_signature_says_what_was_done(tiny: Path, tmp_path: Path) -> None:
         ({"max_position_embeddings": 512}, {}, 512),
         ({"max_position_embeddings": 8192}, {"model_max_length": 128}, 128),
         ({"max_position_embeddings": 514, "model_type": "xlm-roberta", "pad_token_id": 1}, {}, 512),
+        ({"max_position_embeddings": 514, "model_type": "mpnet"}, {"model_max_length": 514}, 512),
+        ({"max_position_embeddings": 4098, "model_type": "longformer", "pad_token_id": 1}, {}, 4096),
+        ({"max_position_embeddings": 514, "model_type": "data2vec-text"}, {}, 512),
+        ({"max_position_embeddings": 300, "model_type": "modernbert", "pad_token_id": 0}, {}, 300),
         ({}, {}, 512),
     ],
 )
@@ -224,6 +229,17 @@ def test_the_limit_is_the_least_that_is_known(
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     assert max_tokens(tmp_path) == longest
+
+
+@pytest.mark.parametrize("kind", ["roberta", "mpnet", "modernbert"])
+def test_texts_are_cut_to_the_positions_of_the_model(tmp_path: Path, kind: str) -> None:
+    folder = write_kind(tmp_path / kind, kind, max_position_embeddings=32 if kind == "modernbert" else 34)
+    scorer = BertScore(model=str(folder), layer=1)
+    assert "|max:32 tokens|" in scorer.signatures()["bertscore"]
+    text = "冷萃咖啡怎么做多肉养手冲水温粗研磨粉克毫升藏小时后过滤度比闷"
+    assert len(text) == 30  # and two marks
+    [whole, *longer] = values(scorer, [text, *(text + "冷" * n for n in (1, 2, 300))], [["多肉"]] * 4)
+    assert longer == pytest.approx([whole] * 3, abs=1e-6)
 
 
 def copy_of(model: Path, folder: Path, **config: Any) -> Path:
