@@ -83,7 +83,9 @@ def run(
     dry_run: DryRun = False,
     fail_on_error: Annotated[
         float | None,
-        typer.Option(help="Failed questions allowed before exit code 3: a share below 1, else a number. [default: 0]"),
+        typer.Option(
+            help="Questions allowed without an answer before exit code 3: a share below 1, or a number. [default: 0]"
+        ),
     ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -130,7 +130,7 @@ ServeEach = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and what it would cost; call no LLM.")]
 FailOnError = Annotated[
     float | None,
-    typer.Option(help="Failed calls allowed before exit code 3: a share below 1, else a number. [default: 0]"),
+    typer.Option(help="Failed or empty replies allowed before exit code 3: a share below 1, or a number. [default: 0]"),
 ]
 Serve = Annotated[bool, typer.Option("--serve", help="Start the preset's own server, and stop it after.")]
 BaseUrl = Annotated[str | None, typer.Option(help="Address of the OpenAI-compatible server.")]

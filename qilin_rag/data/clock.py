@@ -58,7 +58,9 @@ class ClockCheck(NamedTuple):
             first, second = (times.earliest_ms for times in self.tests.values())
             said += f" The first of each kind are {abs(first - second) / _HOUR_MS:.1f} h apart."
         if self.ahead_h is not None:
-            said += f" Stamps of searches are {self.ahead_h:.1f} h ahead of those of recommendations in the same session"
+            said += (
+                f" Stamps of searches are {self.ahead_h:.1f} h ahead of those of recommendations in the same session"
+            )
             said += f" of the app (median of {self.n_sessions})."
         return said
 

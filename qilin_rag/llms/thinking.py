@@ -108,6 +108,12 @@ _END_TOKENS = (
     ),
     *("[unused10]", "<end_of_turn>", "<turn|>"),
 )
+# One of these is in every text with a marker; most texts have none, and need not be searched for each.
+_HINTS = (
+    *("think", "thought", "reason", "reflection", "monologue", "scratchpad", "unused", "<|", "|>", "◁"),
+    *("assistantfinal", "analysis", "commentary", "end_of_turn"),
+)
+_WIDE = re.compile("[＜［〈Ａ-Ｚａ-ｚ]")
 # Characters of other widths, each for one of ASCII, so that places in the text stay the same.
 _WIDTHS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0x3008: 0x3C, 0x3009: 0x3E}
 _QUOTES = {"`": "`", "'": "'", '"': '"', "“": "”", "‘": "’", "「": "」", "『": "』"}
@@ -120,6 +126,7 @@ _UNKNOWN_TAG = re.compile(
 )
 _UNKNOWN_CLOSING = re.compile(rf"<\s*/\s*[\w:|-]{{0,20}}(?:{_THINKING_WORD})[\w:|-]{{0,20}}\s*>", re.IGNORECASE)
 _SPECIAL_TOKEN = re.compile(r"<\|[^<>|\n]{1,40}\|?>|<[^<>|\n]{1,40}\|>|final(?=[A-Z\u3400-\u9fff])")
+_LONGEST_HEAD = 200
 _HEADING = re.compile(
     r"[#*\s]*(?:(?:my )?thinking(?: process)?|(?:here(?:'|’| i)s my )?thought process|chain of thought|reasoning"
     r"|思考(?:过程)?|思维链|推理过程)[*\s]*(?::|\n)",
@@ -164,7 +171,9 @@ def split_thinking(text: str, more_markers: Markers = ()) -> Split:
     >>> split_thinking("It ends with `</think>`, they say")
     Split(answer='It ends with `</think>`, they say', has_thought=False)
     """
-    folded = text.translate(_WIDTHS)
+    if not more_markers and not _may_hold_markers(text):
+        return Split(text.strip(), False)
+    folded = fold(text)
     own = [_Family.of(Marker(re.escape(fold(start)), re.escape(fold(end)), "")) for start, end in more_markers]
     families = (*own, *_FAMILIES)
     start = _behind_thinking(folded, families)
@@ -183,15 +192,22 @@ def seems_to_think(answer: str) -> bool:
 
     It begins with a tag, a heading or a special token that speaks of thinking, or a closing tag like that is in it.
     """
-    folded = answer.translate(_WIDTHS)
-    start = skip_unseen(folded, 0)
-    begins = any(pattern.match(folded, start) for pattern in (_UNKNOWN_TAG, _SPECIAL_TOKEN, _HEADING))
-    return begins or any(not _is_quoted(folded, found) for found in _UNKNOWN_CLOSING.finditer(folded))
+    start = skip_unseen(answer, 0)
+    head = fold(answer[start : start + _LONGEST_HEAD])
+    if any(pattern.match(head) for pattern in (_UNKNOWN_TAG, _SPECIAL_TOKEN, _HEADING)):
+        return True
+    folded = fold(answer) if _WIDE.search(answer) else answer
+    return any(not _is_quoted(folded, found) for found in _UNKNOWN_CLOSING.finditer(folded))
 
 
 def fold(text: str) -> str:
-    """Full-width characters as ASCII, one for one."""
+    """Return the text with full-width characters as ASCII, one for one."""
     return text.translate(_WIDTHS)
+
+
+def _may_hold_markers(text: str) -> bool:
+    lower = text.lower()
+    return any(hint in lower for hint in _HINTS) or bool(_WIDE.search(text))
 
 
 def _behind_thinking(text: str, families: Sequence[_Family]) -> int | None:

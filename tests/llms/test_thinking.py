@@ -13,6 +13,7 @@ CLOSE = st.sampled_from(["</think>", "</THINK>", "</ think >", "< / Think>", "�
 SPACE = st.text(" \n\t　", max_size=3)
 PROSE = st.text("想abc<>/ \n。think", max_size=30).filter(lambda text: "think" not in text)
 ANSWER = PROSE.filter(lambda text: bool(text.strip()))
+ANY_END = st.text().filter(lambda text: "final" not in text and not text.rstrip().endswith(("]", ">")))  # no end token
 
 PAIRS = {
     "deepseek r1": ("<think>\n", "\n</think>\n\n"),
@@ -76,6 +77,13 @@ def test_thinking_may_be_opened_in_the_prompt(model: str) -> None:
 @pytest.mark.parametrize("model", sorted(PAIRS.keys() - {"granite 3.2"}))
 def test_thinking_that_is_cut_off_is_no_answer(model: str) -> None:
     assert split_thinking(f"{PAIRS[model][0]}先想一想") == (None, True)
+
+
+@pytest.mark.parametrize("text", [text for pair in PAIRS.values() for text in pair])
+def test_every_marker_is_noticed_at_a_glance(text: str) -> None:
+    assert text == "assistantfinal" or split_thinking(f"{text}想", [("<never>", "</never>")]) == split_thinking(
+        f"{text}想"
+    )
 
 
 def test_every_marker_of_the_table_names_models_and_is_tried() -> None:
@@ -194,7 +202,7 @@ def test_what_does_not_seem_to_be_thinking(answer: str) -> None:
 
 @given(st.text())
 def test_without_markers_the_answer_is_the_content(content: str) -> None:
-    if not any(mark in content for mark in "<[◁＜［〈") and "hin" not in content.lower():
+    if not any(mark in content for mark in "<[◁＜［〈") and "hin" not in content.lower() and "final" not in content:
         assert split_thinking(content) == (content.strip(), False)
 
 
@@ -205,7 +213,7 @@ def test_any_text_can_be_split(content: str) -> None:
     seems_to_think(content)
 
 
-@given(st.lists(st.tuples(SPACE, OPEN, PROSE, CLOSE, SPACE)), ANSWER, OPEN, st.text())
+@given(st.lists(st.tuples(SPACE, OPEN, PROSE, CLOSE, SPACE)), ANSWER, OPEN, ANY_END)
 def test_blocks_are_left_out_and_what_the_answer_mentions_stays(
     blocks: list[tuple[str, ...]], answer: str, mention: str, rest: str
 ) -> None:
