@@ -249,3 +249,16 @@ def test_no_requests_is_said(tmp_path: Path) -> None:
     (tmp_path / "notes.jsonl").write_text('{"note_idx": 1, "title": "a", "content": ""}\n')
     with pytest.raises(UsageError, match="has none of the tables search_train"):
         analyse(open_source(str(tmp_path)))
+
+
+def test_whose_the_papers_values_are_is_said_beside_other_data(cli: Cli, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "search_train.jsonl", [search(i, "茶", at(NOON_S + i, [(1, 1, "")])) for i in range(4)])
+    done = cli("analyze", "--data", tmp_path, "--out", tmp_path / "out", "--no-plots")
+    assert done.code == 0
+    assert "not known to be Qilin" in done.out
+    lead = (tmp_path / "out" / "analysis.md").read_text(encoding="utf-8").splitlines()[2]
+    assert "not known to be Qilin (0 notes" in lead and "another data set" in lead
+    as_json = json.loads(cli("analyze", "--data", tmp_path, "--out", tmp_path / "b", "--no-plots", "--json").out)
+    assert as_json["paper"] == "Qilin" and "Qilin has 1,983,938" in as_json["why_not_qilin"]
+    of_feedback = cli("analyze", "answers", "--data", tmp_path, "--out", tmp_path / "c", "--no-plots")
+    assert "Qilin" not in of_feedback.out
