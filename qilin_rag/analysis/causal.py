@@ -17,6 +17,9 @@ from qilin_rag.analysis.functions import Bools, Floats, Ints
 FEWEST_GROUPS = 5
 """Equal groups that the data must be worth for an interval."""
 
+FEWEST_OTHERS = 5
+"""Values unlike the most frequent one that each side must have for an interval."""
+
 _CALIPER_SD = 0.2
 
 
@@ -33,10 +36,6 @@ class Estimate(NamedTuple):
     treated: float
     untreated: float
     effective_groups: float | None = None
-
-    def excludes_none(self) -> bool:
-        """Say whether the interval leaves out an effect of 0."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 class Matches(NamedTuple):
@@ -112,6 +111,21 @@ def _jackknife_error(share: Floats, deviation: Floats, treated: Bools, of: Ints)
     return math.sqrt(float(((change - change.mean()) ** 2).sum()) * (n - 1) / n)
 
 
+def too_alike(outcome: Floats, treated: Bools) -> str | None:
+    """Say why the values of one side are too much alike to tell how much they vary; None if they are not.
+
+    A variance of few other values is close to 0 by chance, and the interval of none has no width at all.
+    """
+    for mask, side in ((treated, "with an answer"), (~treated, "without")):
+        values, counts = np.unique(outcome[mask], return_counts=True)
+        if (n_others := int(counts.sum() - counts.max())) < FEWEST_OTHERS:
+            return (
+                f"of the {counts.sum():,} searches {side} all but {n_others} have the value "
+                f"{float(values[counts.argmax()]):.4g}: {FEWEST_OTHERS} others are needed at least"
+            )
+    return None
+
+
 def match(propensity: Floats, treated: Bools, seed: int = 0) -> Matches:
     """Match one untreated unit to each treated one, nearest in the logit of propensity, none used twice.
 
@@ -173,17 +187,19 @@ def standardised_differences(
     return found
 
 
-def e_value(estimate: Estimate) -> tuple[float, float | None] | None:
+def e_value(estimate: Estimate) -> tuple[float, float] | None:
     """Return how strong a hidden cause must be to explain the effect away, as a risk ratio with treatment and outcome.
 
     For the estimate and for the end of its interval nearer to no effect (VanderWeele & Ding 2017), of the ratio of the
-    means; 1 is nothing. The second is None if there is no interval; None if the means have no ratio.
+    means; 1 is nothing. None if there is no interval, or if the means have no ratio.
     """
+    if estimate.low is None or estimate.high is None:
+        return None
     near = estimate.low if estimate.value > 0 else estimate.high
-    effects = [estimate.value, (near or 0.0) if estimate.excludes_none() else 0.0]
-    without = [estimate.treated - effect for effect in effects]
+    excludes_none = estimate.low > 0 or estimate.high < 0
+    without = [estimate.treated - effect for effect in (estimate.value, near if excludes_none else 0.0)]
     if estimate.treated <= 0 or min(without) <= 0:
         return None
     ratios = [max(estimate.treated / mean, mean / estimate.treated) for mean in without]
     values = [float(ratio + np.sqrt(ratio * (ratio - 1))) for ratio in ratios]
-    return values[0], None if near is None else values[1]
+    return values[0], values[1]

@@ -207,7 +207,7 @@ def _compared(covariates: Covariates, outcomes: list[Outcome], treated: Bools, g
 def _of_outcome(outcome: Outcome, column: int, part: _Part, treated: Bools, groups: Ints) -> Effect:
     here, comparison = part.here, part.comparison
     values, treated, groups = outcome.values[here], treated[here], groups[here]
-    robust, matched = None, None
+    robust, matched, no_interval = None, None, None
     if part.nuisances and comparison and part.matches:
         kept = np.flatnonzero(comparison.kept)
         robust = causal.doubly_robust(
@@ -218,6 +218,9 @@ def _of_outcome(outcome: Outcome, column: int, part: _Part, treated: Bools, grou
             groups[kept],
         )
         matched = causal.matched(values, part.matches)
+        no_interval = causal.too_alike(values[kept], treated[kept]) or _too_few(robust)
+        if no_interval:
+            robust = robust._replace(low=None, high=None)
     left = _left(comparison) if comparison and not part.refusal else []
     e_value = causal.e_value(robust) if robust else None
     return Effect(
@@ -233,7 +236,7 @@ def _of_outcome(outcome: Outcome, column: int, part: _Part, treated: Bools, grou
         effective_others=comparison.effective if comparison and not part.refusal else None,
         effective_users=robust.effective_groups if robust else None,
         refused=part.refusal,
-        no_interval=_no_interval(robust),
+        no_interval=no_interval,
         is_balanced=robust is not None and not left,
         not_balanced=left[:_MOST_NAMED],
         e_value=e_value[0] if e_value else None,
@@ -241,8 +244,8 @@ def _of_outcome(outcome: Outcome, column: int, part: _Part, treated: Bools, grou
     )
 
 
-def _no_interval(robust: Estimate | None) -> str | None:
-    if robust is None or robust.low is not None:
+def _too_few(robust: Estimate) -> str | None:
+    if robust.low is not None:
         return None
     return (
         f"the searches are worth those of {robust.effective_groups or 0:.1f} equal users: {FEWEST_GROUPS} are needed "

@@ -18,6 +18,7 @@ PAGE = "dqa_effect.md"
 LOVE_PLOT = "balance"
 _MOST_IN_PLOT = 30
 _MOST_CHARS_IN_PLOT = 48
+_WIDEST = 2.0
 
 
 def write_effects(effects: Sequence[DqaEffect], out: Path, label: str, with_plots: bool, clock: str = "") -> None:
@@ -75,8 +76,8 @@ def as_page(effects: Sequence[DqaEffect], label: str, with_plots: bool, clock: s
         lines += ["", "| outcome | naive | matched (pairs) | doubly robust | E-value (of the interval) |"]
         lines.append("|---|---:|---:|---:|---:|")
         for of in effect.effects:
-            matched = f"{of.matched.value:+.3f} ({of.n_pairs:,})" if of.matched else "-"
-            cells = [outcome_name(of), f"{of.naive.value:+.3f}", matched, robust_cell(of), e_value_cell(of)]
+            matched = f"{signed(of.matched.value)} ({of.n_pairs:,})" if of.matched else "-"
+            cells = [outcome_name(of), signed(of.naive.value), matched, robust_cell(of), e_value_cell(of)]
             lines.append(f"| {' | '.join(cells)} |")
         lines += ["", *(f"- {escaped(line)}" for line in findings(effect))]
         if effect.propensity_quartiles:
@@ -170,21 +171,26 @@ def outcome_name(of: Effect) -> str:
     return of.outcome if of.of == "all" else f"{of.outcome} ({of.of})"
 
 
+def signed(value: float) -> str:
+    """Return a difference as text, with its sign; none rounds to minus zero."""
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
 def robust_cell(of: Effect) -> str:
     """Return the doubly robust figure as text: refused, without an interval, or with one."""
     robust = of.doubly_robust
     if robust is None:
         return "refused"
     if robust.low is None or robust.high is None:
-        return f"{robust.value:+.3f} [no interval]"
-    return f"{robust.value:+.3f} [{robust.low:+.3f}, {robust.high:+.3f}]"
+        return f"{signed(robust.value)} [no interval]"
+    return f"{signed(robust.value)} [{signed(robust.low)}, {signed(robust.high)}]"
 
 
 def e_value_cell(of: Effect) -> str:
     """Return the E-value as text, and that of the interval."""
     if of.e_value is None:
         return "-"
-    return f"{of.e_value:.2f}" + ("" if of.e_value_of_interval is None else f" ({of.e_value_of_interval:.2f})")
+    return f"{of.e_value:.2f} ({of.e_value_of_interval:.2f})"
 
 
 def _sentence(text: str) -> str:
@@ -223,7 +229,7 @@ def draw_balance(effect: DqaEffect, path: Path) -> None:
         series.append(("weighted", BLUE, "s", [each.weighted for each in shown]))
         series.append(("matched", GREEN, "^", [each.matched for each in shown]))
         for name, colour, marker, values in series:
-            known = [(value, at) for at, value in enumerate(values) if value is not None]
+            known = [(min(max(value, -_WIDEST), _WIDEST), at) for at, value in enumerate(values) if value is not None]
             if known:
                 axes.scatter(*zip(*known, strict=True), color=colour, marker=marker, s=22, label=name, zorder=3)
         for edge in (-LARGEST_BALANCED, LARGEST_BALANCED):
@@ -231,7 +237,9 @@ def draw_balance(effect: DqaEffect, path: Path) -> None:
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks(range(len(shown)), [plain(_shortened(each.covariate)) for each in shown])
         axes.invert_yaxis()
-        axes.set_xlabel("standardised mean difference, answered minus others")
+        is_cut = any(abs(value) > _WIDEST for *_, values in series for value in values if value is not None)
+        at_edge = f"\n(larger ones at {_WIDEST:g} and -{_WIDEST:g})" if is_cut else ""
+        axes.set_xlabel(f"standardised mean difference, answered minus others{at_edge}")
         axes.set_title(f"Balance among {effect.population}{of}", loc="left", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.2)

@@ -31,7 +31,7 @@ PROPENSITY = "propensity (log odds)"
 _LEAST_ESS_KEPT = 0.5
 _ROUNDS = 8
 _STEPS = 400
-_SLACK = 0.01
+_OF_MODELS, _OF_OTHERS, _SLACK = 0.02, 0.09, 0.005
 _CHANCE = 0.05
 
 
@@ -128,7 +128,8 @@ class _Checks:
         self.chosen = [*dict.fromkeys(nuisances.chosen)]
         scores = np.column_stack([log_odds(nuisances.propensity), nuisances.predicted])
         self.model = np.hstack([scores, functions.take(self.chosen)])
-        self.model_names = [PROPENSITY, *(f"predicted {name}" for name in names)]
+        self.predicted_names = [f"predicted {name}" for name in names]
+        self.model_names = [PROPENSITY, *self.predicted_names]
         self.model_names += [functions.name(each) for each in self.chosen]
         self.model_functions: list[Function | None] = [*[None] * scores.shape[1], *self.chosen]
         self.model_spread = spread_within(self.model, treated)
@@ -188,46 +189,55 @@ class _Checks:
             )
         return sorted(found, key=lambda each: -abs(each.weighted or 0.0))
 
-    def columns(self, differences: list[Difference]) -> Floats:
-        """The values of these functions over their spreads, (n, k)."""
-        plain = [each.function for each in differences if each.function is not None]
-        values = np.hstack([self.model[:, : self.model.shape[1] - len(self.chosen)], self.functions.take(plain)])
+    def columns(self, differences: list[Difference]) -> tuple[Floats, Floats]:
+        """The values of these functions over their spreads, (n, k), and how far each may differ weighted, (k,)."""
+        parts = [
+            self.model[:, [self.model_names.index(each.name)]]
+            if each.function is None
+            else self.functions.take([each.function])
+            for each in differences
+        ]
+        values = np.hstack(parts)
+        of_models = set(self.model_names)
+        tolerances = np.array([_OF_MODELS if each.name in of_models else _OF_OTHERS for each in differences])
         spread = spread_within(values, self.treated)
-        return values[:, spread > 0] / spread[spread > 0]
+        return values[:, spread > 0] / spread[spread > 0], tolerances[spread > 0]
 
 
 def _calibrated(checks: _Checks, weight: Floats) -> Floats:
-    """The weights, moved as far as can be: what the models use is balanced first, then covariates, then all functions.
+    """The weights, moved as far as can be: to balance the propensity, what the models use, covariates, all functions.
+
+    Not to balance the predicted outcomes: a row's prediction is from the other folds, so that it goes against what is
+    peculiar in its own outcome, and weights by it would prefer such outcomes.
 
     Weights that are worth less than half of what they were are no gain.
     """
     least = _LEAST_ESS_KEPT * _effective(weight[~checks.treated])
-    first = [set(checks.model_names), set(checks.functions.names[: checks.functions.n_columns])]
+    first = [{PROPENSITY}, set(checks.model_names), set(checks.functions.names[: checks.functions.n_columns])]
     wanted: dict[str, Difference] = {}
     best = weight
     for turn in range(_ROUNDS):
-        found = checks.differences(best)
-        left = {each.name for each in found if abs(each.weighted or 0.0) > LARGEST_BALANCED - _SLACK / 2}
+        found = [each for each in checks.differences(best) if each.name not in checks.predicted_names]
+        left = {each.name for each in found if abs(each.weighted or 0.0) > _OF_OTHERS + _SLACK}
         names = first[turn] if turn < len(first) else left
         new = {each.name: each for each in found if each.name in names and each.name not in wanted}
-        if not new:
+        if not new and turn >= len(first):
             break
         wanted |= new
-        moved = _tilted(checks.columns(list(wanted.values())), checks.treated, weight, least)
+        moved = _tilted(*checks.columns(list(wanted.values())), checks.treated, weight, least)
         if moved is None:
             break
         best = moved
     return best
 
 
-def _tilted(columns: Floats, treated: Bools, weight: Floats, least: float) -> Floats | None:
-    """The nearest weights, in relative entropy, whose means differ by at most .1 and that are worth `least`, if any."""
+def _tilted(columns: Floats, tolerance: Floats, treated: Bools, weight: Floats, least: float) -> Floats | None:
+    """The nearest weights, in relative entropy, whose means differ by so little and that are worth `least`, if any."""
     from scipy.optimize import minimize
 
     if not columns.shape[1]:
         return weight
     here = ~treated & (weight > 0)
-    tolerance = LARGEST_BALANCED - _SLACK
     apart = columns[here] - np.average(columns[treated], axis=0, weights=weight[treated])
     base = np.log(weight[here] / weight[here].sum())
     k = apart.shape[1]
@@ -241,7 +251,8 @@ def _tilted(columns: Floats, treated: Bools, weight: Floats, least: float) -> Fl
     def loss(parts: Floats) -> tuple[float, Floats]:
         shares, value = tilt(parts)
         slope = shares @ apart
-        return value + tolerance * float(parts.sum()), np.concatenate([slope + tolerance, tolerance - slope])
+        cost = float(tolerance @ (parts[:k] + parts[k:]))
+        return value + cost, np.concatenate([tolerance + slope, tolerance - slope])
 
     def stop_early(parts: Floats) -> None:
         if _effective(tilt(parts)[0]) < least / 2:
@@ -257,7 +268,7 @@ def _tilted(columns: Floats, treated: Bools, weight: Floats, least: float) -> Fl
         options={"maxiter": _STEPS},
     )
     shares, _ = tilt(done.x)
-    if np.abs(shares @ apart).max() > LARGEST_BALANCED or _effective(shares) < least:
+    if (np.abs(shares @ apart) - tolerance).max() > _SLACK or _effective(shares) < least:
         return None
     found = np.where(treated, weight, 0.0)
     found[here] = shares

@@ -194,7 +194,7 @@ def _print_effect(effect: DqaEffect) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from qilin_rag.analysis.effect_page import findings, outcome_name
+    from qilin_rag.analysis.effect_page import findings, outcome_name, signed
 
     console = ui.console()
     title = f"among {effect.population}: {effect.n_answered:,} with an answer, {effect.n_others:,} without"
@@ -205,12 +205,12 @@ def _print_effect(effect: DqaEffect) -> None:
         table.add_column(name, justify="right")
     for of in effect.effects:
         robust = of.doubly_robust
-        interval = "-" if robust is None or robust.low is None else f"{robust.low:+.3f} {robust.high:+.3f}"
+        ends = [None, None] if robust is None else [robust.low, robust.high]
         cells = [
             outcome_name(of),
-            f"{of.naive.value:+.3f}",
-            "refused" if robust is None else f"{robust.value:+.3f}",
-            interval,
+            signed(of.naive.value),
+            "refused" if robust is None else signed(robust.value),
+            " ".join(signed(end) for end in ends if end is not None) or "-",
             "-" if of.e_value is None else f"{of.e_value:.2f}",
         ]
         table.add_row(*map(Text, cells))

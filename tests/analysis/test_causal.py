@@ -125,7 +125,7 @@ def test_few_groups_have_no_interval() -> None:
     treated, outcome = rng.random(len(groups)) < 0.4, rng.normal(size=len(groups))
     found = naive(outcome, treated, groups)
     assert found.effective_groups is not None and 4 < found.effective_groups < 5
-    assert found.low is None and found.high is None and not found.excludes_none()
+    assert found.low is None and found.high is None
     assert half_width(naive(outcome, treated, np.arange(len(groups)) % 10)) > 0
 
 
@@ -191,6 +191,14 @@ def test_e_values_as_published() -> None:
     assert list(lower) == pytest.approx([7.26, 3.0], abs=0.005)
     nothing = causal.e_value(Estimate(value=0.1, low=-0.1, high=0.3, treated=1.0, untreated=0.9))
     assert nothing is not None and nothing[1] == 1
-    unsure = causal.e_value(Estimate(value=2.9, low=None, high=None, treated=3.9, untreated=1.0))
-    assert unsure is not None and unsure[0] == pytest.approx(7.26, abs=0.005) and unsure[1] is None
+    assert causal.e_value(Estimate(value=2.9, low=None, high=None, treated=3.9, untreated=1.0)) is None
     assert causal.e_value(Estimate(value=-1, low=-2, high=-0.5, treated=0.0, untreated=1.0)) is None
+
+
+@pytest.mark.parametrize("n_others, is_enough", [(0, False), (1, False), (4, False), (5, True)])
+def test_values_that_are_all_alike_have_no_interval(n_others: int, is_enough: bool) -> None:
+    """Of 100 searches without an answer none was liked: that is no variance of 0."""
+    outcome = np.concatenate([np.tile([0.0, 1.0], 20), np.arange(100) < n_others])
+    found = causal.too_alike(outcome, np.arange(140) < 40)
+    assert (found is None) == is_enough
+    assert is_enough or (found is not None and f"100 searches without all but {n_others} have the value 0" in found)

@@ -102,16 +102,18 @@ def worlds() -> ModuleType:
 
 def effect_in(worlds: ModuleType, name: str, seed: int = 0) -> DqaEffect:
     log, users = worlds.make((worlds.WORLDS | worlds.SIBLINGS)[name], seed)
-    [found] = dqa_effects(log, users, seed, only=["clicks"])
+    [found] = dqa_effects(log, users, seed, only=["clicks", "browsing depth"])
     return found
 
 
 def test_a_u_shaped_cause_is_adjusted_for(worlds: ModuleType) -> None:
     """True effect 0: the naive difference is .9, and a model of means left .8 of it and said "balanced"."""
     found = effect_in(worlds, "constant covariate", seed=1)
-    [clicks] = found.effects
+    clicks, depth = found.effects
     robust = clicks.doubly_robust
     assert robust is not None and robust.low is not None and robust.high is not None
+    assert depth.doubly_robust is not None and depth.doubly_robust[:3] == (0, None, None)  # 20 in each search
+    assert depth.no_interval is not None and "value 20" in depth.no_interval and depth.e_value is None
     assert clicks.naive.low is not None and clicks.naive.low > 0.4
     assert robust.low <= 0 <= robust.high < 0.8 and abs(robust.value) < clicks.naive.value / 2
     assert "query characters squared" in found.adjusted_for
@@ -128,7 +130,7 @@ def test_without_overlap_there_is_no_figure_and_the_words_say_so(
     from qilin_rag.cli.analyze import _print_effect
 
     found = effect_in(worlds, "no overlap")
-    [clicks] = found.effects
+    clicks = found.effects[0]
     assert clicks.refused is not None and "no overlap" in clicks.refused
     assert (clicks.doubly_robust, clicks.matched, clicks.e_value, clicks.is_balanced) == (None, None, None, False)
     write_effects([found], tmp_path, "made", with_plots=False)
@@ -142,7 +144,7 @@ def test_without_overlap_there_is_no_figure_and_the_words_say_so(
 
 
 def test_few_users_are_worth_few(worlds: ModuleType) -> None:
-    [clicks] = effect_in(worlds, "few users").effects
+    clicks = effect_in(worlds, "few users").effects[0]
     assert clicks.effective_users is not None and 5 <= clicks.effective_users <= 10
     robust = clicks.doubly_robust
     assert robust is not None and robust.low is not None and robust.high is not None
