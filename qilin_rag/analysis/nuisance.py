@@ -68,6 +68,9 @@ def fit_nuisances(functions: Functions, treated: Bools, outcomes: Floats, groups
         outcomes: (n, m).
         groups: Units that are no independent evidence, (n,); no model predicts a group that it was fitted on.
         seed: Of the folds, and of the rows that functions are chosen on where there are many.
+
+    Raises:
+        UsageError: if there are fewer than five groups, or one side is in a single fold.
     """
     n, n_outcomes = outcomes.shape
     targets = np.column_stack([treated.astype(float), outcomes])
@@ -76,6 +79,8 @@ def fit_nuisances(functions: Functions, treated: Bools, outcomes: Floats, groups
     rng = np.random.default_rng(seed)
     for fit, rest in folds(treated, groups, seed):
         untreated = fit[~treated[fit]]
+        if not 0 < len(untreated) < len(fit):
+            raise UsageError("a fifth of the users has all searches with an answer, or all without: too few users")
         parts = [fit, *[untreated] * n_outcomes]
         chosen: dict[Function, None] = {}
         telling: set[int] = set()
