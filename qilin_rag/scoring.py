@@ -199,6 +199,7 @@ def doubts_of(lines: Iterable[Exchange]) -> dict[str, Any]:
     return {
         "why_empty": _counted(line.error or "not known" for line in lines if line.status == "empty"),
         "marks": _counted(mark for line in lines for mark in line.marks),
+        "odd_endings": _counted(line.finish_reason or "" for line in lines if "odd_ending" in line.marks),
     }
 
 
@@ -264,8 +265,12 @@ MARKS: dict[Mark, str] = {
 
 def doubts(summary: Summary) -> list[str]:
     """What to say beside the figures of a run: why replies were empty, and what is doubtful about answers."""
-    why = ", ".join(f"{reason} ({n})" for reason, n in summary.why_empty.items())
-    marks = [f"{n} answered, but {MARKS[mark]}" for mark, n in summary.marks.items()]
+    why, endings = (
+        ", ".join(f"{reason} ({n})" for reason, n in counts.items())
+        for counts in (summary.why_empty, summary.odd_endings)
+    )
+    named: dict[Mark, str] = {"odd_ending": f": {endings}"} if endings else {}
+    marks = [f"{n} answered, but {MARKS[mark]}{named.get(mark, '')}" for mark, n in summary.marks.items()]
     return [f"empty: {why}", *marks] if why else marks
 
 

@@ -411,9 +411,9 @@ class Summary(Frozen):
     """summary.json: the figures of a run, a function of its samples, repeats and scores alone.
 
     `counts` has the questions by status, and `lost` those that failed, came back empty or were cut off before an
-    answer; `why_empty` counts the reasons of the empty ones, `marks` what is doubtful about answers. `cached` answers
-    came from the response cache; `usage` counts the others, but for `uncounted` answers of which not both numbers of
-    tokens are known.
+    answer; `why_empty` counts the reasons of the empty ones, `marks` what is doubtful about answers, `odd_endings` the
+    words of those that ended oddly. `cached` answers came from the response cache; `usage` counts the others, but for
+    `uncounted` answers of which not both numbers of tokens are known.
     """
 
     metrics: dict[str, MetricSummary]
@@ -421,6 +421,7 @@ class Summary(Frozen):
     lost: NonNegativeInt = 0
     why_empty: dict[str, int] = {}
     marks: dict[Mark, int] = {}
+    odd_endings: dict[str, int] = {}
     cached: NonNegativeInt = 0
     left_out: LeftOut = LeftOut()
     repeats: Repeats | None = None

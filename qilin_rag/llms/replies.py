@@ -40,6 +40,7 @@ ENDINGS = {word: ending for ending, words in _WORDS.items() for word in words.sp
 _THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "thoughts", "reasoning_details")
 _THINKING_BLOCK = re.compile("think|reason|thought", re.IGNORECASE)
 _CALL_BLOCK = re.compile("tool|function", re.IGNORECASE)
+_LONGEST_WORD = 80
 _MOST_TOKENS = 10**9  # of one call: what is more is a number of another kind, such as -1 without its sign
 
 
@@ -51,7 +52,7 @@ def read_ending(word: Any) -> str:
     >>> [read_ending(word) for word in ("MAX_TOKENS", "FinishReason.STOP", "endTurn", None, "tool_calls")]
     ['length', 'stop', 'stop', 'stop', 'tool_calls']
     """
-    said = clean(str(word)).strip() if word is not None else ""
+    said = " ".join(clean(str(word)[:_LONGEST_WORD]).split()) if word is not None else ""
     if not said or said.lower() in ("null", "none"):
         return STOP
     last = said.rpartition(".")[2]
@@ -171,7 +172,7 @@ class _Parts:
             if isinstance(block, str):
                 self.texts.append(block)
                 continue
-            kind = str(block.get("type") or "") if isinstance(block, Mapping) else type(block).__name__
+            kind = str(block.get("type") or "")[:_LONGEST_WORD] if isinstance(block, Mapping) else type(block).__name__
             if not isinstance(block, Mapping):
                 unknown[kind] = None
             elif _THINKING_BLOCK.search(kind) or block.get("thought") is True:
