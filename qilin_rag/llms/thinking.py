@@ -188,16 +188,20 @@ def split_thinking(text: str, more_markers: Markers = ()) -> Split:
 
 
 def seems_to_think(answer: str) -> bool:
-    """Return whether an answer may hold thinking in a form that is not in the table.
+    """Return whether an answer may hold thinking, in a form or at a place that is not known.
 
-    It begins with a tag, a heading or a special token that speaks of thinking, or a closing tag like that is in it.
+    It begins with a tag, a heading or a special token that speaks of thinking, or a closing marker is in it that is not
+    only quoted.
     """
     start = skip_unseen(answer, 0)
     head = fold(answer[start : start + _LONGEST_HEAD])
     if any(pattern.match(head) for pattern in (_UNKNOWN_TAG, _SPECIAL_TOKEN, _HEADING)):
         return True
     folded = fold(answer) if _WIDE.search(answer) else answer
-    return any(not _is_quoted(folded, found) for found in _UNKNOWN_CLOSING.finditer(folded))
+    if any(not _is_quoted(folded, found) for found in _UNKNOWN_CLOSING.finditer(folded)):
+        return True
+    known = (family for family in _FAMILIES if family.marker.opens_in_prompt) if _may_hold_markers(answer) else ()
+    return any(found[1] for family in known for found in _tags(folded, 0, family))
 
 
 def fold(text: str) -> str:

@@ -173,6 +173,9 @@ def test_markers_of_ones_own_are_added_to_the_table() -> None:
         "**思考过程：** 想\n\n答案。",
         "## Thinking\n想",
         "Here's my thought process: 想",
+        "好的。<think>想</think>答案。",
+        "好的。[THINK]想[/THINK]答案。",
+        "好的。◁think▷想◁/think▷答案。",
     ],
 )
 def test_what_seems_to_be_thinking_stays_and_is_marked(answer: str) -> None:
