@@ -108,10 +108,9 @@ def test_a_wrong_row_is_named(tmp_path: Path, values: dict[str, Any], message: s
 
 def test_recorded_results_as_a_retriever(tmp_path: Path, cli: Cli) -> None:
     data = load_dataset(str(write_csv(tmp_path / "data")))
-    ranked = RETRIEVERS.create("recorded:bm25", {}).search(data.questions, data.notes, 2)
-    assert [[(hit.note_idx, hit.score, hit.rank) for hit in hits] for hits in ranked] == [
-        [(4, 33.502201, 1), (3, 21.5, 2)]
-    ] * 3
+    ranked = RETRIEVERS.create("recorded:bm25", {}).search(data.questions, data.notes, 3)
+    assert [[(hit.score, hit.rank) for hit in hits] for hits in ranked] == [[(33.502201, 1), (21.5, 2), (21.5, 3)]] * 3
+    assert all([hit.note_idx for hit in hits] in ([4, 3, 6], [4, 6, 3]) for hits in ranked)  # of a tie, in any order
     [first, *_] = RETRIEVERS.create("recorded:dpr", {}).search(data.questions, data.notes, 5)
     assert [(hit.note_idx, hit.score) for hit in first] == [(3, 340.25)]
     done = cli("run", "--data", "data", "--retriever", "recorded:bm25")
