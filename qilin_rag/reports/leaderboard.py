@@ -331,7 +331,7 @@ def _rule_of_unscored(blocks: Iterable[Block]) -> list[str]:
 
 
 def _footnotes(group: Sequence[Measured], n_questions: int) -> list[str]:
-    notes = []
+    notes = list(dict.fromkeys(filter(None, (str(run.manifest.data_defects) for run in group))))
     for run in group:
         counts = run.summary.counts
         unusual = [f"{n} {status}" for status, n in counts.items() if n and status not in ("questions", "ok")]
@@ -340,8 +340,6 @@ def _footnotes(group: Sequence[Measured], n_questions: int) -> list[str]:
         notes += [f"{run.name}: {doubt}" for doubt in doubts(run.summary)]
         if left_out := str(run.summary.left_out):
             notes.append(f"{run.name}: {left_out}")
-        if defects := str(run.manifest.data_defects):
-            notes.append(f"{run.name}: {defects}")
         if len(run.questions) > n_questions or run.manifest.state != "complete":
             notes.append(f"{run.name} ({run.manifest.state}): {n_questions} of its {len(run.questions)} questions")
         notes += [f"{run.name}: {remark}" for remark in (*run.remarks, *remarks(run.summary.metrics))]
