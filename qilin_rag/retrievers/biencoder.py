@@ -40,7 +40,7 @@ from qilin_rag.retrievers.encoder import (
     load_encoder,
     similarity_of,
 )
-from qilin_rag.retrievers.families import Pooling, assumed_pooling
+from qilin_rag.retrievers.families import Pooling, assumed_last_token, assumed_pooling
 from qilin_rag.retrievers.kept_index import IndexedRetriever
 from qilin_rag.retrievers.prefixes import Prefixes, model_prefixes
 from qilin_rag.types import Hit, Note, Question
@@ -122,6 +122,7 @@ class BiEncoder(IndexedRetriever):
             "query_prefix": prefixes.query,
             "passage_prefix": prefixes.passage,
             "pooling": self.pooling or (assumed and assumed.pooling),
+            "last_token": assumed_last_token(folder, self.model),
             "normalize": similarity == "cosine",
             "similarity": similarity,
         }

@@ -24,8 +24,8 @@ from qilin_rag.progress import stage
 from qilin_rag.retrievers.families import (
     Assumed,
     Pooling,
+    assumed_last_token,
     assumed_pooling,
-    family_of,
     sentence_transformers_config,
 )
 
@@ -318,15 +318,13 @@ def _complete_tokenizer(tokenizer: Any, folder: Path, name: str) -> None:
             f"model {name!r}: its tokenizer has no padding token; write one into {folder / 'tokenizer_config.json'} "
             "as pad_token"
         )
-    family = family_of(folder, name)
-    if family is None or family.last_token is None or (folder / "modules.json").is_file():
-        return
-    last = tokenizer.get_vocab().get(family.last_token)
+    token = assumed_last_token(folder, name)
+    last = tokenizer.get_vocab().get(token) if token else None
     if last is not None and tokenizer("a")["input_ids"][-1:] != [last]:
         from tokenizers.processors import TemplateProcessing
 
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-            single=f"$A {family.last_token}", special_tokens=[(family.last_token, last)]
+            single=f"$A {token}", special_tokens=[(token, last)]
         )
 
 

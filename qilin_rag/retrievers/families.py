@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from qilin_rag.errors import UsageError
+from qilin_rag.pretrained import adapted_models, find_model
 
 Pooling = Literal["mean", "cls", "max", "lasttoken"]
 
@@ -85,6 +86,12 @@ def assumed_pooling(folder: Path, name: str) -> Assumed | None:
     return Assumed("mean", "as most encoders are pooled", is_documented=False)
 
 
+def assumed_last_token(folder: Path, name: str) -> str | None:
+    """Return the token that has to end each text by the model's family; None if the model's own files decide."""
+    family = None if (folder / "modules.json").is_file() else family_of(folder, name)
+    return family.last_token if family else None
+
+
 def sentence_transformers_config(folder: Path) -> dict[str, Any]:
     """Return what a model's folder tells sentence-transformers; empty if it tells nothing."""
     path = folder / "config_sentence_transformers.json"
@@ -110,12 +117,18 @@ def _names(folder: Path, name: str) -> list[str]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """The configuration of transformers; empty if it can't be read, which whoever loads the model will say."""
-    try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    """The configuration of transformers, of an adapter that of its base model; empty if it can't be read.
+
+    Whoever loads the model will say why it can't.
+    """
+    bases = [base for path, name in adapted_models(folder) if path.parent == folder and (base := find_model(name))]
+    for place in (folder, *bases):
+        try:
+            content = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def _is_causal(config: dict[str, Any]) -> bool:

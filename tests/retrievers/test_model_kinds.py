@@ -13,6 +13,7 @@ import pytest
 
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.errors import UsageError
+from qilin_rag.pretrained import quiet_loading
 from qilin_rag.retrievers.biencoder import BiEncoder
 
 torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
@@ -303,6 +304,31 @@ def test_a_model_that_reads_left_to_right_is_pooled_by_its_last_token(
     assert cut == pytest.approx(last_token(folder, "冷萃咖啡怎么做"[: 5 - len(end)], end), abs=1e-5)
     if end:
         assert BiEncoder(model=str(folder)).identity()["query_prefix"].startswith("Instruct: ")
+
+
+@pytest.mark.parametrize(("kind", "pooling"), [("bert", "mean"), ("qwen3", "lasttoken")])
+def test_an_adapter_reads_with_its_base(small: Dataset, tmp_path: Path, kind: str, pooling: str) -> None:
+    """A plain folder of PEFT; its vectors are those of the two merged, and another base is another model."""
+    peft = pytest.importorskip("peft", reason="needs peft: pip install 'qilin-rag[rankers]'")
+    base = write_kind(tmp_path / "base", kind, max_position_embeddings=32)
+    targets = ["query", "q_proj"]
+    config = peft.LoraConfig(r=2, target_modules=targets if kind == "bert" else targets[1:], init_lora_weights=False)
+    merged = tmp_path / "merged"
+    with quiet_loading():  # and without the warnings of PEFT
+        model = peft.get_peft_model(transformers.AutoModel.from_pretrained(base), config)
+        model.save_pretrained(tmp_path / "adapter")
+        model.merge_and_unload().save_pretrained(merged)
+    write_tokenizer(tmp_path / "adapter")
+    write_tokenizer(merged)
+    texts = ["冷萃", "多肉怎么养" * 20]
+    adapted = BiEncoder(model=str(tmp_path / "adapter"))
+    assert adapted.identity()["pooling"] == pooling
+    assert adapted.embed_queries(texts) == pytest.approx(BiEncoder(model=str(merged)).embed_queries(texts), abs=1e-4)
+    assert np.abs(adapted.embed_queries(texts) - BiEncoder(model=str(base)).embed_queries(texts)).max() > 1e-3
+    before = adapted.identity()
+    write_kind(tmp_path / "other", kind, seed=1, max_position_embeddings=32)
+    (base / "model.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
+    assert BiEncoder(model=str(tmp_path / "adapter")).identity()["model"] != before["model"]
 
 
 def test_a_bidirectional_model_of_a_causal_kind_is_pooled_by_mean(tmp_path: Path) -> None:
