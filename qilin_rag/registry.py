@@ -26,13 +26,15 @@ class Component(BaseModel):
 
     `operational` names the fields that cannot change any output (addresses, timeouts): they stay out of the
     fingerprint. Raise `version` when the same fields come to mean other output. `argument` is the field that may be
-    given with the name.
+    given with the name. `only_if_set` names fields that are left out of the identity at their default: they came later,
+    and what was made before they existed keeps its fingerprint.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     version: ClassVar[int] = 1
     operational: ClassVar[frozenset[str]] = frozenset()
+    only_if_set: ClassVar[frozenset[str]] = frozenset()
     argument: ClassVar[str | None] = None
 
     @classmethod
@@ -45,9 +47,14 @@ class Component(BaseModel):
         return {
             "class": self.class_path(),
             "version": self.version,
-            **self.model_dump(mode="json", exclude=set(self.operational)),
+            **self.model_dump(mode="json", exclude=set(self.operational) | self._unset()),
             **self._source_hash(),
         }
+
+    def _unset(self) -> set[str]:
+        """The fields of `only_if_set` that have their default."""
+        fields = type(self).model_fields
+        return {name for name in self.only_if_set if getattr(self, name) == fields[name].default}
 
     @classmethod
     def _source_hash(cls) -> dict[str, str]:

@@ -43,7 +43,7 @@ def clusters_by(labels: Sequence[Hashable]) -> Clusters:
 
 
 def query_clusters(queries: Sequence[str]) -> Clusters:
-    """Clusters of the same query: after NFKC and lower case, white space left out."""
+    """Clusters of the same query (`text.query_key`)."""
     return clusters_by([query_key(query) for query in queries])
 
 

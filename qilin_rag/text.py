@@ -1,40 +1,68 @@
-"""Text as this project reads it: normalisation, tokens, sentences, and the markup of platform answers."""
+"""Text as this project reads it: normalisation, tokens, sentences, and the markup of platform answers.
+
+There is one normalisation. `visible` is for what reads case and width itself (encoders, Lucene's analyzer), `normalise`
+for what compares. Quotation marks of different kinds, dashes of different length and letters of different scripts stay
+apart: a reader can tell them apart, or a machine must (a Cyrillic А is no verdict).
+"""
 
 from __future__ import annotations
 
 import math
 import re
 import unicodedata
+from collections.abc import Callable, Sequence
+from functools import cache
 
-_CITED = r"(?:第\s*)?\d{1,2}(?:\s*篇)?"
-CITATION = re.compile(
-    r"[\[［][^\[\]［］\n]{1,20}[\]］][(（]#[^)）\s]*[)）]"  # any link to nowhere: [第1篇](#), [笔记一](#), [1-3](#)
-    rf"|[\[［]{_CITED}(?:\s*[-–,，、]\s*{_CITED})*[\]］]"  # a bare number: [1], [第1篇], [1, 3]
+from qilin_rag.citation_markers import Marker, find_markers
+from qilin_rag.extras import require
+
+# Default_Ignorable_Code_Point, which Unicode keeps stable; what stands between tags and joiners is looked at apart.
+_FILLERS = r"\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
+_CONTROLS = r"\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+_TAGS, _TAG_ENDS, _BEYOND_TAGS = r"\U000e0020-\U000e007e", r"\U000e007f", r"\U000e0000-\U000e001f\U000e0080-\U000e0fff"
+_EMOJI = r"[\u2194\u2195\u2600-\u27bf\u2b00-\u2bff\U0001f300-\U0001faff]"  # those that are ever joined, and others
+_IGNORED = re.compile(f"[{_FILLERS}{_CONTROLS}{_BEYOND_TAGS}]")
+_LONE_JOINER = re.compile(rf"(?<!{_EMOJI})\u200d|\u200d(?!{_EMOJI})")
+_LONE_TAG = re.compile(rf"(\U0001f3f4[{_TAGS}]{{1,30}}{_TAG_ENDS})|[{_TAGS}{_TAG_ENDS}]")
+_LINE_END = re.compile(r"\r\n?|[\x85\u2028\u2029]")
+_RADICALS = "⺠⻁⻄⻅⻆⻉⻋⻑⻓⻔⻗⻘⻙⻚⻛⻜⻝⻢⻣⻤⻥⻦⻧⻨⻩⻪⻫⻬⻭⻮⻯⻰⻱⻲"  # NFKC leaves them
+_CHARACTERS = "民虎西见角贝车長长门雨青韦页风飞食马骨鬼鱼鸟卤麦黄黾斉齐歯齿竜龙龜亀"
+LOOKS_ALIKE: dict[str, str] = (
+    dict(zip(_RADICALS, _CHARACTERS, strict=True))
+    | {char: unicodedata.normalize("NFKC", char) for char in map(chr, (*range(0x2F00, 0x2FD6), 0x2E9F, 0x2EF3))}
+    | dict.fromkeys("\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f", " ")
+    | dict.fromkeys("‐‑", "-")
+    | {"―": "—", "〜": "～"}
 )
-_ONE_TO_NINE = "一二三四五六七八九"
-_NUMBER = rf"\d{{1,2}}(?!\d)|[{_ONE_TO_NINE}]?十[{_ONE_TO_NINE}]?|[{_ONE_TO_NINE}]"
-_NOTE = rf"(?:(?:第|笔记|notes?)\s*)?({_NUMBER})(?:\s*篇(?:笔记)?)?"
-_NOTES = re.compile(rf"{_NOTE}(?:\s*[-–—－~～至到]\s*{_NOTE})?", re.IGNORECASE)
-_LABEL = re.compile(rf"\s*(?:参?见|参考|来自|出自|根据)?(?:(?>{_NOTES.pattern})[,，、;；和及与\s]*+)++", re.IGNORECASE)
-_BRACKETED = re.compile(r"[\[［]([^\[\]［］\n]{1,80})[\]］]|[【(（]([^【】()（）\[\]［］\n]{1,80})[】)）]")
-_ANY_BRACKETED = re.compile(f"{CITATION.pattern}|{_BRACKETED.pattern}")
+"""Characters of one look and other code points, each with the one that stands for both."""
+_LOOKS_ALIKE = str.maketrans(LOOKS_ALIKE)
+_MAY_CHANGE = re.compile(
+    rf"[\r\x85\u2028\u2029\u200d{_FILLERS}{_CONTROLS}\U000e0000-\U000e0fff{re.escape(''.join(LOOKS_ALIKE))}]"
+)
+_NARROW = {chr(ord(char) + 0xFEE0): char for char in map(chr, range(0x21, 0x7F))} | {"\u3000": " "}
+_WIDE = re.compile("[\u3000！-～]")
 CITED = "\0"  # stands for a citation marker
-_NAMES_A_NOTE = re.compile("篇|笔记|note", re.IGNORECASE)
 EMPHASIS = re.compile(r"\*\*|__|`+")
 _TAG_OR_STICKER = re.compile(r"#[^#\s\[\]]{1,40}\[话题\]#|\[[^\[\]\s]{1,8}R\]")
-_MIXED_TOKEN = re.compile(r"[a-z0-9]+|\S")
-_SENTENCE = re.compile(r"[^。！？!?；;…\n]+[。！？!?；;…]*")
+_MIXED_TOKEN = re.compile(r"[a-z0-9]+|\S(?:[\U0001f3fb-\U0001f3ff]?\u200d\S|[\U000e0020-\U000e007f])*")
+_SENTENCE = re.compile(r"[^。！？!?；;…\r\n\x85\u2028\u2029]+[。！？!?；;…]*")
+_LATIN = re.compile("[A-Za-z0-9Ａ-Ｚａ-ｚ０-９]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ASCII_DIGIT = re.compile(r"[0-9]")
 _NEITHER_ASCII_NOR_CHINESE = re.compile(r"[^\x21-\x7e\u3400-\u9fff]")
 _REPEATED = re.compile(r"(.{1,4}?)\1+", re.DOTALL)
 _WHOLE = re.compile(r"[0-9]{1,19}")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
-_UNSEEN = re.compile(
-    "[\\s\\x00-\\x1f\\x7f-\\x9f\\xad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u200b-\\u200f\\u202a-\\u202e"
-    "\\u2060-\\u206f\\u2800\\u3164\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff0-\\ufff8"
-    "\\U0001bca0-\\U0001bca3\\U0001d173-\\U0001d17a\\U000e0000-\\U000e0fff]*"
+_UNSEEN_RANGES = (
+    *((0x00, 0x20), (0x7F, 0xA0), (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x1680, 0x1680)),
+    *((0x17B4, 0x17B5), (0x180B, 0x180F), (0x2000, 0x200F), (0x2028, 0x202F), (0x205F, 0x206F), (0x2800, 0x2800)),
+    *((0x3000, 0x3000), (0x3164, 0x3164), (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFFB)),
+    *((0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF)),
 )
+_UNSEEN_CLASS = "[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _UNSEEN_RANGES) + "]*"
+BLANK_PATTERN = f"^{_UNSEEN_CLASS}$"
+"""A text of white space, controls and default-ignorable code points alone, for `re` as for RE2 (pyarrow)."""
+_UNSEEN = re.compile(_UNSEEN_CLASS)
 _UNSAFE_IN_NAME = re.compile(r"[^\w.-]+")
 
 
@@ -49,7 +77,7 @@ def clean(text: str) -> str:
 
 def has_text(text: str) -> bool:
     """Return whether a reader sees anything: not only white space, control and default-ignorable characters."""
-    return skip_unseen(text, 0) < len(text)
+    return not is_blank(text)
 
 
 def skip_unseen(text: str, start: int) -> int:
@@ -63,69 +91,122 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-_UNSEEN_RANGES = (
-    *((0x00, 0x20), (0x7F, 0xA0), (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x1680, 0x1680)),
-    *((0x17B4, 0x17B5), (0x180B, 0x180F), (0x2000, 0x200F), (0x2028, 0x202F), (0x205F, 0x206F), (0x2800, 0x2800)),
-    *((0x3000, 0x3000), (0x3164, 0x3164), (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFFB)),
-    *((0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF)),
-)
-BLANK_PATTERN = "^[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _UNSEEN_RANGES) + "]*$"
-"""A text of white space, controls and default-ignorable code points alone, for `re` as for RE2 (pyarrow)."""
-_BLANK = re.compile(BLANK_PATTERN)
-
-
 def is_blank(text: str) -> bool:
     """Tell whether a text holds nothing that a reader can see.
 
     >>> is_blank(" \u200b\ufeff"), is_blank("茶")
     (True, False)
     """
-    return _BLANK.search(text) is not None
+    return skip_unseen(text, 0) == len(text)
+
+
+def visible(text: str) -> str:
+    """Return the text as a reader sees it: one spelling for what looks the same, without what is not seen at all.
+
+    Code points that Unicode calls default-ignorable are left out: zero-width spaces, byte order marks, soft hyphens,
+    bidi controls, variation selectors, Hangul fillers, and the joiners U+200C and U+200D. A U+200D between two emoji
+    stays, and so do the tags of a flag: they make another picture. Then NFC, Kangxi and simplified radicals as the
+    characters they look like, line ends as one, white space as wide as a letter or less as a space. Case, width and
+    punctuation stay as they are.
+
+    >>> visible("冷\u200b萃\ufeff咖啡")
+    '冷萃咖啡'
+    """
+    if text.isascii():
+        return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+    if _MAY_CHANGE.search(text):
+        text = _IGNORED.sub("", text)
+        text = _LONE_JOINER.sub("", text)
+        text = _LONE_TAG.sub(r"\1", text)
+        text = _LINE_END.sub("\n", text).translate(_LOOKS_ALIKE)
+    return unicodedata.normalize("NFC", text)
+
+
+def normalise(text: str) -> str:
+    """Return the text in one form for comparing: `visible`, then NFKC and case folding until nothing changes.
+
+    On what `visible` leaves as it is, this is Unicode's toNFKC_Casefold.
+
+    >>> normalise("ＳＰＦ５０\u200b＋")
+    'spf50+'
+    """
+    text = visible(text)
+    if text.isascii():
+        return text.lower()
+    text = _WIDE.sub(lambda found: _NARROW[found[0]], text)  # what makes NFKC slow in nearly every Chinese text
+    while (folded := unicodedata.normalize("NFKC", text.casefold())) != text:
+        text = folded
+    return text
+
+
+def query_key(query: str) -> str:
+    """Return what queries have in common that are the same to a reader: `normalise`, without white space.
+
+    >>> query_key("Ａ b") == query_key("ab")
+    True
+    """
+    return "".join(normalise(query).split())
+
+
+def simplify(text: str) -> str:
+    """Return the text in simplified characters, by OpenCC's t2s (Taiwan's and Hong Kong's words stay).
+
+    Raises: UsageError, if OpenCC is not installed.
+    """
+    return _converter()(text)
+
+
+@cache
+def _converter() -> Callable[[str], str]:
+    require("han", "opencc", what="simplify")
+    from opencc import OpenCC
+
+    convert: Callable[[str], str] = OpenCC("t2s").convert
+    return convert
 
 
 def strip_markup(text: str) -> str:
-    """Remove citation markers (`[第1篇](#)`, `[1]`, `[1](#)`) and the emphasis marks `**`, `__` and backticks.
+    """Remove citation markers (`citation_markers`) and the emphasis marks `**`, `__` and backticks.
 
-    A number of three or more digits in brackets is no citation.
+    White space before a marker goes with it; where Latin words would run together a space stays.
+
+    >>> strip_markup("**先**晾干 [1]。")
+    '先晾干。'
     """
-    return EMPHASIS.sub("", CITATION.sub("", text))
+    plain = _plain(text)
+    return _with_sign(plain, find_markers(plain), "")
 
 
 def cited_numbers(text: str) -> list[int]:
-    """The numbers that the text's citation markers name, as they stand, repeats included; `[1-3]` names all three.
+    """Return the numbers that the text's citation markers name, in their order, repeats included.
 
-    Beside the markers that `strip_markup` knows, those with Chinese numbers, and 【第1篇】, （第1篇）, [Note 1]: other
-    brackets than square ones need the word. A number of three or more digits is no citation, a year for one.
+    >>> cited_numbers("先晾干[1]，再装【第3篇】。")
+    [1, 3]
     """
-    numbers: list[int] = []
-    for square, other in _BRACKETED.findall(text):
-        if _LABEL.fullmatch(square or other) and (square or _NAMES_A_NOTE.search(other)):
-            for first, last in _NOTES.findall(square or other):
-                ends = sorted(_number(end) for end in (first, last or first))
-                numbers += range(ends[0], ends[1] + 1)
-    return numbers
+    return [number for marker in find_markers(_plain(text)) for number in marker.numbers]
 
 
 def mark_citations(text: str) -> tuple[str, list[list[int]]]:
-    """The text with `CITED` for each citation marker that either of the above knows, and the numbers each names."""
-    found: list[list[int]] = []
-
-    def mark(bracketed: re.Match[str]) -> str:
-        numbers = cited_numbers(bracketed[0])
-        if not numbers and not CITATION.fullmatch(bracketed[0]):
-            return bracketed[0]
-        found.append(numbers)
-        return CITED
-
-    return _ANY_BRACKETED.sub(mark, text.replace(CITED, "")), found
+    """Return the text without emphasis marks, with `CITED` for markers, and the numbers that each of them names."""
+    plain = _plain(text)
+    markers = find_markers(plain)
+    return _with_sign(plain, markers, CITED), [marker.numbers for marker in markers]
 
 
-def _number(text: str) -> int:
-    """The value of one or two digits, or of a Chinese number below 100."""
-    if text.isdecimal():
-        return int(text)
-    tens, ten, ones = text.rpartition("十")
-    return 10 * (_ONE_TO_NINE.find(tens) + 1 if tens else len(ten)) + (_ONE_TO_NINE.find(ones) + 1 if ones else 0)
+def _with_sign(plain: str, markers: Sequence[Marker], sign: str) -> str:
+    """A text with a sign for each marker; white space before one goes, and a space stays between Latin words."""
+    parts = []
+    done = 0
+    for marker in markers:
+        before = plain[done : marker.start].rstrip(" \t\u3000")
+        joins = _LATIN.match(before[-1:]) and _LATIN.match(plain, marker.end)
+        parts += [before, " " if joins else "", sign]
+        done = marker.end
+    return "".join([*parts, plain[done:]])
+
+
+def _plain(text: str) -> str:
+    return EMPHASIS.sub("", visible(text).replace(CITED, ""))
 
 
 def strip_tags(text: str) -> str:
@@ -133,18 +214,8 @@ def strip_tags(text: str) -> str:
     return _TAG_OR_STICKER.sub("", text)
 
 
-def normalise(text: str) -> str:
-    """NFKC, so that full-width and half-width forms are one, then lower case."""
-    return unicodedata.normalize("NFKC", text).lower()
-
-
-def query_key(query: str) -> str:
-    """Return what two queries share if they read the same: normalised, without white space."""
-    return "".join(normalise(query).split())
-
-
 def mixed_tokens(text: str) -> list[str]:
-    """Runs of Latin letters and digits are one token each, any other visible character is one.
+    """Runs of Latin letters and digits are one token each, any other visible character is one, joined emoji too.
 
     Expects normalised text.
     """

@@ -15,7 +15,7 @@ from qilin_rag.data.schema import FEEDBACK
 from qilin_rag.data.source import Source
 from qilin_rag.errors import UsageError
 from qilin_rag.stats import share95
-from qilin_rag.text import cited_numbers
+from qilin_rag.text import cited_numbers, visible
 from qilin_rag.types import Question
 
 _NAMES = {flag: name for name, (flag,) in ((name, flags) for name, flags in FLAGS.items() if len(flags) == 1)}
@@ -81,7 +81,7 @@ def _table(
 
 def _by_length(questions: Sequence[Question]) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Groups of about equal size."""
-    lengths = np.array([len(question.references[0]) for question in questions])
+    lengths = np.array([len(visible(question.references[0])) for question in questions])
     ends = np.unique(np.quantile(lengths, np.linspace(0, 1, _LENGTH_GROUPS + 1)[1:], method="inverted_cdf"))
     starts = [int(lengths.min()), *(int(end) + 1 for end in ends[:-1])]
     labels = [f"{start} to {int(end)}" for start, end in zip(starts, ends, strict=True)]

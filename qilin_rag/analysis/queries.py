@@ -6,6 +6,7 @@ import numpy as np
 
 from qilin_rag.analysis.figures import Column, FigureTable, ratio, table
 from qilin_rag.analysis.log import Log
+from qilin_rag.text import visible
 
 LENGTHS = ["<=3", *map(str, range(4, 11)), ">10"]
 _COLUMNS7 = [
@@ -39,9 +40,9 @@ _PAPER9 = [0.3370, 0.5097, 0.0578, 0.0397, 0.0302, 0.0137, 0.0063, 0.0055]
 
 
 def table7(log: Log) -> FigureTable:
-    """Share of searches, CTR and mean clicks by the number of characters of the query."""
+    """Share of searches, CTR and mean clicks by the number of characters that a reader sees of the query."""
     searches = np.flatnonzero(log.shown.is_search)
-    n_chars = np.array([len(log.shown.queries[row]) for row in searches.tolist()], np.int64)
+    n_chars = np.array([len(visible(log.shown.queries[row])) for row in searches.tolist()], np.int64)
     missing = int((n_chars == 0).sum())
     searches, n_chars = searches[n_chars > 0], n_chars[n_chars > 0]
     bucket = np.clip(n_chars, 3, 11) - 3

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qilin_rag.data.notes import NoteStore
-from qilin_rag.data.questions import normalised_query
-from qilin_rag.text import is_blank, strip_markup
+from qilin_rag.text import is_blank, query_key, strip_markup
 from qilin_rag.types import Question, QuestionDefects
 
 
@@ -30,7 +29,7 @@ def count_defects(questions: Sequence[Question], notes: NoteStore, n_empty_queri
     """
     dangling = set(notes.missing([note_idx for question in questions for note_idx in question.reference_notes]))
     empty = [sum(not has_text(reference) for reference in question.references) for question in questions]
-    distinct = {(normalised_query(question.query), tuple(question.references)) for question in questions}
+    distinct = {(query_key(question.query), tuple(question.references)) for question in questions}
     return QuestionDefects(
         empty_queries=n_empty_queries,
         dangling_notes=len(dangling),

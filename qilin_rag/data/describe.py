@@ -13,10 +13,11 @@ from qilin_rag.data.encodings import present_columns, read_batches
 from qilin_rag.data.exposures import Exposures, read_exposures
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.notes import open_notes
-from qilin_rag.data.questions import FLAGS, normalised_query, read_questions
+from qilin_rag.data.questions import FLAGS, read_questions
 from qilin_rag.data.schema import REQUEST_TABLES, TABLES, details_column
 from qilin_rag.data.sessions import app_sessions, pause_sessions
 from qilin_rag.data.source import Source
+from qilin_rag.text import query_key
 
 Figures = dict[str, dict[str, int | float | str]]
 
@@ -131,7 +132,7 @@ def _answers(source: Source) -> dict[str, int | float | str]:
     figures: dict[str, int | float | str] = {
         "shown": len(questions),
         **selections,
-        "distinct queries": len({normalised_query(question.query) for question in questions}),
+        "distinct queries": len({query_key(question.query) for question in questions}),
         **_lengths("answer", [len(text) for question in questions for text in question.references]),
         "reference notes a question, mean": len(cited) / len(questions),
     }

@@ -11,7 +11,7 @@ from typing import Any
 from qilin_rag.data.encodings import Batch, Defect, read_batches, stop
 from qilin_rag.data.schema import FEEDBACK, TABLES
 from qilin_rag.errors import UsageError
-from qilin_rag.text import normalise
+from qilin_rag.text import is_blank, normalise, query_key
 from qilin_rag.types import AnswerSelection, Question, ReferenceSelection
 
 FLAGS: Mapping[AnswerSelection, tuple[str, ...]] = {
@@ -61,11 +61,6 @@ def read_questions(
     return tuple(_share_references(questions) if references == "query" else questions)
 
 
-def normalised_query(query: str) -> str:
-    """Queries that differ in case, width and white space only are one."""
-    return " ".join(normalise(query).split())
-
-
 def _selected(batch: Batch, answers: AnswerSelection) -> Iterator[tuple[dict[str, Any], str]]:
     """The rows whose answer counts, as Python data with `answers` filled in, and where they stand."""
     there = {
@@ -98,7 +93,7 @@ def _question(row: dict[str, Any], path: Path, place: str) -> Question:
         if row[name] is None:
             defect(name, "is missing")
     answers = row["answers"]
-    if not answers or not all(answer and answer.strip() for answer in answers):
+    if not answers or not all(answer and not is_blank(answer) for answer in answers):
         defect("answers", "must be a list of at least one text that is not empty")
     notes = row.get("ref_note_idx_list") or []
     if None in notes:
@@ -131,15 +126,15 @@ def pairs_problem(pairs: Sequence[Sequence[float | None] | None]) -> str | None:
 
 
 def _share_references(questions: Sequence[Question]) -> list[Question]:
-    """Each question with the answers to the same query as references: its own first, each text once."""
+    """Each question with the answers to the same query as references: its own first, each text once to a reader."""
     by_query: dict[str, list[str]] = defaultdict(list)
     for question in questions:
-        by_query[normalised_query(question.query)] += question.references
-    return [
-        question.model_copy(
-            update={
-                "references": list(dict.fromkeys([*question.references, *by_query[normalised_query(question.query)]]))
-            }
-        )
-        for question in questions
-    ]
+        by_query[query_key(question.query)] += question.references
+
+    def shared(question: Question) -> list[str]:
+        first_by_text: dict[str, str] = {}
+        for reference in [*question.references, *by_query[query_key(question.query)]]:
+            first_by_text.setdefault(normalise(reference), reference)
+        return list(first_by_text.values())
+
+    return [question.model_copy(update={"references": shared(question)}) for question in questions]

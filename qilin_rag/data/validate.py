@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 
 from qilin_rag.data.defects import has_text
 from qilin_rag.data.encodings import Batch, Defect, Report, read_batches
-from qilin_rag.data.questions import NO_ANSWER, normalised_query, pairs_problem
+from qilin_rag.data.questions import NO_ANSWER, pairs_problem
 from qilin_rag.data.schema import ACTIONS, FEEDBACK, NOTES, PAIRS, TABLES, Table
 from qilin_rag.data.source import Source
-from qilin_rag.text import BLANK_PATTERN, is_blank
+from qilin_rag.text import BLANK_PATTERN, is_blank, query_key
 
 _SHOWN_IDS = 5
 
@@ -207,7 +207,7 @@ def _questions(batch: Batch) -> list[tuple[str, ...]]:
     names = ("query", "answers", "dqa_output")
     there = [batch.rows.column(name).to_pylist() if name in batch.rows.schema.names else [] for name in names]
     return [
-        (normalised_query(query), *(answers or [output]))
+        (query_key(query), *(answers or [output]))
         for query, answers, output in zip_longest(*there)
         if query is not None and (answers or (output or "").strip() not in NO_ANSWER)
     ]

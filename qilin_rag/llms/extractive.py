@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import ClassVar
 
 from pydantic import PositiveInt
 
@@ -23,6 +24,7 @@ class Extractive(LLM):
     within that order sentences are taken as they stand, near-repeats left out.
     """
 
+    version: ClassVar[int] = 2
     takes_tokens = False
 
     max_chars: PositiveInt = 320

@@ -38,6 +38,7 @@ class BiEncoder(TrainedRanker):
     examples. A note that the request clicked is never a negative. The folder that `train` writes serves the retriever.
     """
 
+    version: ClassVar[int] = 2
     packages: ClassVar[tuple[str, ...]] = (*TrainedRanker.packages, "sentence-transformers")
     pretrained: ClassVar[frozenset[str]] = frozenset({"model"})
     reads_text_only: ClassVar[bool] = True

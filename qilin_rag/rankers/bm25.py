@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from qilin_rag.data.catalogue import Catalogue
@@ -15,13 +17,17 @@ from qilin_rag.retrievers.analyzers import Analyzer
 class BM25(Ranker):
     """As the retriever of this name, with its index; a candidate that shares no term with the query scores 0."""
 
+    version: ClassVar[int] = 2
+    only_if_set: ClassVar[frozenset[str]] = frozenset({"simplify"})
+
     k1: float = 0.9
     b: float = 0.4
     analyzer: Analyzer = "word"
+    simplify: bool = False
 
     def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
         """BM25 of each candidate."""
-        retriever = bm25.BM25(k1=self.k1, b=self.b, analyzer=self.analyzer)
+        retriever = bm25.BM25(k1=self.k1, b=self.b, analyzer=self.analyzer, simplify=self.simplify)
         slots = catalogue.notes.slots(requests.note_idx)
         scores: Floats = np.zeros(requests.n_candidates, np.float32)
         with stage("bm25", len(requests)) as advance:

@@ -19,6 +19,7 @@ from qilin_rag.rankers.sentence_trainer import Strict
 from qilin_rag.rankers.texts import note_texts
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
 from qilin_rag.retrievers.encoder import MAX_CHARS_PER_TOKEN
+from qilin_rag.text import visible
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder as Encoder
@@ -39,6 +40,7 @@ class CrossEncoder(TrainedRanker):
     `passage_chars` a longer content is read only where it has most in common with the query, in so many characters.
     """
 
+    version: ClassVar[int] = 2
     packages: ClassVar[tuple[str, ...]] = (*TrainedRanker.packages, "sentence-transformers")
     pretrained: ClassVar[frozenset[str]] = frozenset({"model"})
     reads_text_only: ClassVar[bool] = True
@@ -143,7 +145,10 @@ class CrossEncoder(TrainedRanker):
             notes = catalogue.notes.get(found.tolist())
             read = [matching_part(notes[i], query, self.passage_chars) for i, query in zip(at, queries, strict=True)]
         most = self.max_length * MAX_CHARS_PER_TOKEN
-        return [(self._fitting(encoder, query), text[:most]) for query, text in zip(queries, read, strict=True)]
+        return [
+            (self._fitting(encoder, visible(query)), visible(text)[:most])
+            for query, text in zip(queries, read, strict=True)
+        ]
 
     def _fitting(self, encoder: Encoder, query: str) -> str:
         """The query, without what would leave less than a quarter of the length for note and separators."""

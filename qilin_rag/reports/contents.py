@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from qilin_rag import __version__
+from qilin_rag.citation_markers import MARKER, WRAPPER
 from qilin_rag.cost import Tally
 from qilin_rag.data import NoteStore, load_dataset
 from qilin_rag.errors import QilinError, UsageError
@@ -25,7 +26,7 @@ from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.scorers.retrieval import is_about_hits
 from qilin_rag.scoring import MARKS
 from qilin_rag.store import Manifest, RunDirectory
-from qilin_rag.text import CITATION, EMPHASIS, clean
+from qilin_rag.text import EMPHASIS, LOOKS_ALIKE, clean
 from qilin_rag.types import Hit, Message, Question, Sample, Status, Usage
 
 STATUSES = get_args(Status)
@@ -74,7 +75,7 @@ def collect(paths: Sequence[Path]) -> Contents:
         "made": now(),
         "statuses": STATUSES,
         "doubts": MARKS,
-        "markup": [CITATION.pattern, EMPHASIS.pattern],
+        "markup": {"emphasis": EMPHASIS.pattern, "markers": [MARKER, WRAPPER, WRAPPER], "alike": LOOKS_ALIKE},
         "questions_per_block": QUESTIONS_PER_BLOCK,
         "tables": tables,
     }

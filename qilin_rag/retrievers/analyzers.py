@@ -1,4 +1,8 @@
-"""How text becomes index terms: `word` (jieba), `char`, and `cjk-bigram`, which mirrors Lucene's CJKAnalyzer."""
+"""How text becomes index terms: `word` (jieba), `char`, and `cjk-bigram`, which mirrors Lucene's CJKAnalyzer.
+
+Text that is the same to a reader gives the same terms: `word` and `char` read normalised text, `cjk-bigram` visible one
+(Lucene has rules of its own for case and width).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Literal
 
 import regex
 
-from qilin_rag.text import normalise
+from qilin_rag.text import normalise, simplify, visible
 
 Analyzer = Literal["word", "char", "cjk-bigram"]
 
@@ -66,10 +70,13 @@ def _lucene_token() -> regex.Pattern[str]:
 def cjk_bigram_terms(text: str) -> list[str]:
     """The tokens of Lucene 9's CJKAnalyzer: bigrams of CJK characters (a lone one stays), words of other scripts.
 
-    CJKWidthFilter and LowerCaseFilter are applied before the tokenizer: they move no boundary.
+    CJKWidthFilter and LowerCaseFilter are applied before the tokenizer: they move no boundary. What a reader doesn't
+    see is left out first; Lucene keeps it in a token, or begins another one there.
     """
+    text = visible(text)
     if not text.isascii():
         text = _WIDTH_FORMS.sub(lambda form: unicodedata.normalize("NFKC", form[0]), text)
+        text = unicodedata.normalize("NFC", text)
     terms: list[str] = []
     for cjk, word in _lucene_token().findall(text.lower()):
         if cjk:
@@ -79,8 +86,24 @@ def cjk_bigram_terms(text: str) -> list[str]:
     return terms
 
 
-ANALYZERS: dict[Analyzer, Callable[[str], list[str]]] = {
+_AS_IS: dict[Analyzer, Callable[[str], list[str]]] = {
     "word": word_terms,
     "char": char_terms,
     "cjk-bigram": cjk_bigram_terms,
+}
+
+
+def analyzer_key(name: Analyzer, simplified: bool) -> str:
+    """Return the key in `ANALYZERS` of an analyzer, as it is or of simplified characters."""
+    return f"{name}, simplified" if simplified else name
+
+
+def _of_simplified(terms: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
+    return lambda text: terms(simplify(text))
+
+
+ANALYZERS: dict[str, Callable[[str], list[str]]] = {
+    analyzer_key(name, is_simplified): _of_simplified(terms) if is_simplified else terms
+    for name, terms in _AS_IS.items()
+    for is_simplified in (False, True)
 }

@@ -75,8 +75,8 @@ class BiEncoder(IndexedRetriever):
 
     argument: ClassVar[str | None] = "model"
     operational: ClassVar[frozenset[str]] = IndexedRetriever.operational | {"batch_size", "device", "engine"}
-    version: ClassVar[int] = 2
-    index_version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
+    index_version: ClassVar[int] = 3
     """Of the notes' vectors, which take long to make; raised when they change."""
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers")
 

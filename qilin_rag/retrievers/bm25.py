@@ -6,15 +6,17 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, PrivateAttr
 
 from qilin_rag.data import NoteStore
-from qilin_rag.retrievers.analyzers import ANALYZERS, Analyzer
+from qilin_rag.extras import require
+from qilin_rag.retrievers.analyzers import ANALYZERS, Analyzer, analyzer_key
 from qilin_rag.retrievers.base import rank_hits
 from qilin_rag.retrievers.bm25_build import write_index
 from qilin_rag.retrievers.bm25_index import BM25Index, Scores, read_index
@@ -29,25 +31,39 @@ _THREADED_NOTES = 1 << 18  # with fewer, threads take more time to take turns th
 class BM25(IndexedRetriever):
     """BM25 with Lucene's idf (Kamphuis et al. 2020, "accurate" variant); defaults are Anserini's k1 and b.
 
-    `analyzer`: `word` (jieba), `char`, or `cjk-bigram` (Lucene's CJKAnalyzer, as the dataset's own BM25 column).
+    `analyzer`: `word` (jieba), `char`, or `cjk-bigram` (Lucene's CJKAnalyzer, as the dataset's own BM25 column). With
+    `simplify` traditional characters of queries and notes are read as simplified ones (OpenCC).
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     nested: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("regex", "rjieba")
+    only_if_set: ClassVar[frozenset[str]] = frozenset({"simplify"})
 
     k1: Annotated[float, Field(ge=0)] = 0.9
     b: Annotated[float, Field(ge=0, le=1)] = 0.4
     analyzer: Analyzer = "word"
+    simplify: bool = False
 
     _zeros: list[Scores] = PrivateAttr(default_factory=list)  # a zero for each note: one a thread, used again
+
+    def index_identity(self) -> dict[str, Any]:
+        """The settings that an index depends on, and the version of the characters' table."""
+        if not self.simplify:
+            return self.identity()
+        require("han", "opencc", what="simplify")
+        return self.identity() | {"opencc": version("opencc")}
+
+    @property
+    def _analyzer_key(self) -> str:
+        return analyzer_key(self.analyzer, self.simplify)
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """The best `k` notes of each question; those that share no term with it are no hits."""
         if not len(notes) or not questions:
             return [[] for _ in questions]
         index: BM25Index = self.open_index(notes)
-        analyze = ANALYZERS[self.analyzer]
+        analyze = ANALYZERS[self._analyzer_key]
 
         n_threads = min(_available_cores(), len(questions)) if len(notes) >= _THREADED_NOTES else 1
 
@@ -81,14 +97,14 @@ class BM25(IndexedRetriever):
     ) -> Iterator[Scores]:
         """For each query the scores of the notes in these places of the store; 0 where they share no term."""
         index: BM25Index = self.open_index(notes)
-        analyze = ANALYZERS[self.analyzer]
+        analyze = ANALYZERS[self._analyzer_key]
         for query, some in zip(queries, places, strict=True):
             yield index.scores_of(analyze(query), some)
 
     def write_files(self, notes: NoteStore, folder: Path) -> None:
         """Five .npy files (`bm25_index`)."""
-        logger.info("indexing %d notes (bm25, %s)", len(notes), self.analyzer)
-        write_index(notes, folder, self.analyzer, self.k1, self.b, _available_cores())
+        logger.info("indexing %d notes (bm25, %s)", len(notes), self._analyzer_key)
+        write_index(notes, folder, self._analyzer_key, self.k1, self.b, _available_cores())
 
     def read_files(self, folder: Path) -> BM25Index:
         """The index, memory-mapped."""

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from qilin_rag.data import NoteStore
 from qilin_rag.progress import stage
-from qilin_rag.retrievers.analyzers import Analyzer
 from qilin_rag.retrievers.bm25_index import FILES, Scores
 from qilin_rag.retrievers.bm25_shards import Shard, read_shard, shard_names, write_shards
 from qilin_rag.retrievers.parts import drop_part, is_whole, kept_parts
@@ -24,7 +23,7 @@ from qilin_rag.retrievers.parts import drop_part, is_whole, kept_parts
 _BLOCK_POSTINGS = 1 << 25  # merged in memory at a time
 
 
-def write_index(notes: NoteStore, folder: Path, analyzer: Analyzer, k1: float, b: float, n_processes: int) -> None:
+def write_index(notes: NoteStore, folder: Path, analyzer: str, k1: float, b: float, n_processes: int) -> None:
     """Write the files of the index, with what an earlier build of the same has left."""
     shards = shard_names(len(notes))
     if not all(is_whole(folder, name) for name in FILES):

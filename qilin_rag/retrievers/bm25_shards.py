@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from qilin_rag.data import NoteStore
 from qilin_rag.errors import QilinError
-from qilin_rag.retrievers.analyzers import ANALYZERS, Analyzer
+from qilin_rag.retrievers.analyzers import ANALYZERS
 from qilin_rag.retrievers.parts import is_whole, kept_part
 from qilin_rag.types import Note
 
@@ -50,9 +50,7 @@ def shard_names(n_notes: int) -> dict[str, tuple[int, int]]:
     return {f"shard-{start:09}.npz": (start, min(start + SHARD_NOTES, n_notes)) for start in starts}
 
 
-def write_shards(
-    notes: NoteStore, folder: Path, analyzer: Analyzer, n_processes: int, done: Callable[[int], None]
-) -> None:
+def write_shards(notes: NoteStore, folder: Path, analyzer: str, n_processes: int, done: Callable[[int], None]) -> None:
     """Have all shards in the folder, by so many processes; `done` is told of how many notes, from several threads."""
     places = shard_names(len(notes))
     missing = []
@@ -78,7 +76,7 @@ def read_shard(path: Path) -> Shard:
         return Shard(terms, arrays["indptr"], arrays["rows"], arrays["counts"], arrays["lengths"])
 
 
-def analyze_notes(texts: pa.RecordBatch, analyzer: Analyzer) -> Shard:
+def analyze_notes(texts: pa.RecordBatch, analyzer: str) -> Shard:
     """The shard of these notes, of which there are `SHARD_NOTES` at most."""
     analyze = ANALYZERS[analyzer]
     ids: defaultdict[str, int] = defaultdict()
@@ -100,7 +98,7 @@ def analyze_notes(texts: pa.RecordBatch, analyzer: Analyzer) -> Shard:
     return Shard(pa.array(ordered, pa.string()), indptr, (pairs % SHARD_NOTES).astype(np.uint16), counts, lengths)
 
 
-def _write(texts: pa.RecordBatch, analyzer: Analyzer, path: Path) -> None:
+def _write(texts: pa.RecordBatch, analyzer: str, path: Path) -> None:
     shard = analyze_notes(texts, analyzer)
     _, offsets, data = shard.terms.buffers()
     arrays: dict[str, npt.NDArray[Any]] = {
@@ -118,7 +116,7 @@ def _write(texts: pa.RecordBatch, analyzer: Analyzer, path: Path) -> None:
 def _by_processes(
     notes: NoteStore,
     folder: Path,
-    analyzer: Analyzer,
+    analyzer: str,
     missing: dict[str, tuple[int, int]],
     n_processes: int,
     done: Callable[[int], None],
@@ -194,7 +192,7 @@ def _asked() -> Iterator[tuple[Path, pa.RecordBatch]]:
 def main() -> None:
     """Write shards until the input ends; a line of JSON for each: null, or errno and text of what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
-    analyzer = cast(Analyzer, sys.argv[1])
+    analyzer = sys.argv[1]
     for path, texts in _asked():
         try:
             _write(texts, analyzer, path)

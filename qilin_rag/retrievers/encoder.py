@@ -28,6 +28,7 @@ from qilin_rag.retrievers.families import (
     assumed_pooling,
     sentence_transformers_config,
 )
+from qilin_rag.text import visible
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -227,8 +228,9 @@ def _encode_distinct(
 
 
 def readable(encoder: SentenceTransformer, text: str) -> str:
-    """The text without what lies far beyond what the model reads; "" may be no token at all, so it is a space."""
+    """The text as a reader sees it, cut far beyond the model's length; "" may be no token at all: it is a space."""
     longest = _longest(encoder)
+    text = visible(text)
     return (text if longest is None else text[: longest * MAX_CHARS_PER_TOKEN]) or " "
 
 

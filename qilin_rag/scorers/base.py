@@ -12,9 +12,13 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple, Self
 
+from qilin_rag.extras import missing_modules, require
 from qilin_rag.registry import Component
-from qilin_rag.text import normalise, strip_markup
+from qilin_rag.text import normalise, simplify, strip_markup
 from qilin_rag.types import Question, Sample, Score
+
+NORMALISATION = "nfkc_casefold"
+"""How signatures call `text.normalise`."""
 
 
 class Scorer(Component):
@@ -94,16 +98,33 @@ class AnswerScorer(Scorer):
 class TextScorer(AnswerScorer):
     """An answer scorer that compares the bare texts: without markup, in one width and case.
 
-    `strip_markup` removes citation markers and emphasis marks from both sides first.
+    `strip_markup` removes citation markers and emphasis marks from both sides first. With `simplify` traditional
+    characters of both sides are read as simplified ones (OpenCC).
     """
 
+    version: ClassVar[int] = 2
+    only_if_set: ClassVar[frozenset[str]] = frozenset({"simplify"})
+
     strip_markup: bool = True
+    simplify: bool = False
+
+    def unavailable(self) -> str | None:
+        """OpenCC is needed for `simplify`."""
+        missing = self.simplify and missing_modules("opencc")
+        return "opencc not installed, pip install 'qilin-rag[han]'" if missing else super().unavailable()
+
+    def prepare(self) -> None:
+        """Refuse `simplify` where OpenCC is not installed, before anything is asked."""
+        if self.simplify:
+            require("han", "opencc", what="simplify")
 
     @property
     def treatment(self) -> str:
         """The part of the signature that says what is done to texts."""
-        return f"strip:{'citations+emphasis' if self.strip_markup else 'nothing'}|norm:nfkc+lower"
+        stripped = "citations+emphasis" if self.strip_markup else "nothing"
+        return f"strip:{stripped}|norm:{NORMALISATION}{'|han:simplified' if self.simplify else ''}"
 
     def prepare_text(self, text: str) -> str:
         """The text that is compared."""
-        return normalise(strip_markup(text) if self.strip_markup else text)
+        text = strip_markup(text) if self.strip_markup else text
+        return normalise(simplify(text) if self.simplify else text)

@@ -57,6 +57,8 @@ class BertScore(TextScorer):
 
     def unavailable(self) -> str | None:
         """What is missing: packages, or the model, which is then not on this machine."""
+        if missing_table := super().unavailable():
+            return missing_table
         if missing := missing_modules(*_MODULES):
             return f"{' and '.join(missing)} not installed, pip install 'qilin-rag[neural]'"
         return None if find_model(self.model) else f"model {self.model!r} is not on this machine"
@@ -74,6 +76,7 @@ class BertScore(TextScorer):
 
     def prepare(self) -> None:
         """Load model and tokenizer, onto the CPU until scoring; a UsageError where they can't be used."""
+        super().prepare()
         self._load()
         if self.device is not None:
             _check_device(self.device)

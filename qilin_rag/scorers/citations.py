@@ -7,6 +7,7 @@ entailment model whether the note supports the sentence; these don't.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from qilin_rag.scorers.base import Remarked, Scorer
 from qilin_rag.text import cited_numbers
@@ -25,6 +26,8 @@ class Citations(Scorer):
     An answer that cites nothing has a recall of 0, and neither of the others. Numbers in reference answers are never
     used: they count other notes.
     """
+
+    version: ClassVar[int] = 2
 
     def signatures(self) -> dict[str, str]:
         """What is counted, how often, and what leaves an answer unscored."""

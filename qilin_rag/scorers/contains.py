@@ -9,17 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from qilin_rag.scorers.base import AnswerScorer
-from qilin_rag.text import mixed_tokens, normalise, strip_markup
+from qilin_rag.scorers.base import TextScorer
+from qilin_rag.text import mixed_tokens
 
 
-def _tokens(text: str) -> str:
-    """What is compared: tokens with a space on both sides, neither markup nor punctuation."""
-    tokens = [token for token in mixed_tokens(normalise(strip_markup(text))) if token.isalnum()]
-    return " ".join(["", *tokens, ""]) if tokens else ""
-
-
-class Contains(AnswerScorer):
+class Contains(TextScorer):
     """1 where the answer contains one of the references whole, else 0.
 
     Compared are whole tokens, a character or a run of Latin letters and digits: `312度` does not contain `12度`.
@@ -29,12 +23,17 @@ class Contains(AnswerScorer):
 
     def signatures(self) -> dict[str, str]:
         """What is stripped, normalisation, treatment of several references."""
-        made = f"strip:citations+emphasis|norm:nfkc+lower|tok:mixed+alphanumeric|refs:any|v{self.version}"
+        made = f"{self.treatment}|tok:mixed+alphanumeric|refs:any|v{self.version}"
         return {self.metric: f"contains|{made}"}
 
     def score_answers(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
         """1 or 0 for each answer."""
         return [
-            float(any(wanted in said for target in targets if (wanted := _tokens(target))))
-            for said, targets in zip(map(_tokens, answers), references, strict=True)
+            float(any(wanted in said for target in targets if (wanted := self._tokens(target))))
+            for said, targets in zip(map(self._tokens, answers), references, strict=True)
         ]
+
+    def _tokens(self, text: str) -> str:
+        """Return what is compared: tokens with a space on both sides, without punctuation."""
+        tokens = [token for token in mixed_tokens(self.prepare_text(text)) if token.isalnum()]
+        return " ".join(["", *tokens, ""]) if tokens else ""

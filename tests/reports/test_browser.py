@@ -18,6 +18,7 @@ from qilin_rag.reports.contents import collect
 from qilin_rag.reports.html import write_report
 from qilin_rag.store import RunDirectory
 from qilin_rag.text import mixed_tokens, normalise, strip_markup
+from tests.conftest import write_jsonl
 from tests.reports.hostile import HOSTILE, hostile_run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install 'qilin-rag[test-browser]'")
@@ -219,6 +220,30 @@ def test_the_marked_text_is_what_rouge_l_counts(visit: Visit) -> None:
         for kind in ("answer", "reference"):
             marks = visit.page.locator(".run .pair").first.locator(f".{kind} mark").all_text_contents()
             assert sum(len(mixed_tokens(normalise(strip_markup(mark)))) for mark in marks) == shared > 0
+
+
+def test_what_is_not_compared_is_not_marked(chromium: Any, own_folder: Path) -> None:
+    """Markers of citations, invisible code points and other spellings: all that is left is shared, and marked."""
+    plain = "先登录官网预约é门票，再带ABC身份证入园👨\u200d👩\u200d👧见。"
+    spoiled = (
+        "先登录【1】官\u200b网**预约e\u0301门票**[citation:1]，再带ａｂｃ身份证"
+        "入园👨\u200d👩\u200d👧⻅（[2]）。<sup>1</sup>"
+    )
+    Path("one").mkdir()
+    write_jsonl(Path("one/notes.jsonl"), [{"note_idx": 1, "title": "", "content": plain}])
+    asked = [{"search_idx": 1, "query": "官网", "answers": [spoiled], "ref_note_idx_list": [1]}]
+    write_jsonl(Path("one/dqa.jsonl"), asked)
+    path = run(resolve_run({"data": "one", "retriever": "oracle"})).directory.path
+    write_report(collect([path]), Path("report.html"))
+    visit = Visit(chromium, Path("report.html"), WIDE)
+    visit.open(f"#q=1&a={path.name}")
+    visit.page.wait_for_selector(".run")
+    pair = visit.page.locator(".run .pair").first
+    assert "".join(pair.locator(".answer mark").all_text_contents()) == plain
+    marked = "".join(pair.locator(".reference mark").all_text_contents())
+    assert mixed_tokens(normalise(strip_markup(marked))) == mixed_tokens(normalise(plain))
+    assert visit.heard == []
+    visit.page.close()
 
 
 @pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])

@@ -28,7 +28,7 @@ from tests.fake_server import MODEL, FakeServer
         ("[2]\n先遮阴", [("先遮阴", [2])]),
         ("**先遮阴**【第十二篇】。", [("先遮阴。", [12])]),
         ("见[笑哭R][a][2024](x)(#)。", [("见[笑哭R][a][2024](x)(#)。", [])]),
-        ("nul\0 [1] is no marker", [("nul  is no marker", [1])]),
+        ("nul\0 [1] is no marker", [("nul is no marker", [1])]),
         ("[1][2]", []),
         ("", []),
     ],

@@ -135,7 +135,14 @@ def test_what_it_is_made_of_survives_being_written_down() -> None:
     again = RETRIEVERS.create("hybrid", json.loads(made.model_dump_json()))
     assert again.identity() == made.identity()
     assert again.model_dump() == made.model_dump()
-    assert made.model_dump()["of"][1] == {"name": "bm25", "index": None, "k1": 1.2, "b": 0.4, "analyzer": "word"}
+    assert made.model_dump()["of"][1] == {
+        "name": "bm25",
+        "index": None,
+        "k1": 1.2,
+        "b": 0.4,
+        "analyzer": "word",
+        "simplify": False,
+    }
 
 
 @pytest.mark.parametrize(

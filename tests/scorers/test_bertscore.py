@@ -201,7 +201,7 @@ def test_the_signature_says_what_was_done(tiny: Path, tmp_path: Path) -> None:
     signature = BertScore(model=str(tiny)).signatures()["bertscore"]
     assert signature == (
         f"bertscore|model:tiny-bert@{model_sha256(tiny)[:8]}|layer:8|f1:greedy|idf:no|rescale:no|max:512 tokens|"
-        "strip:citations+emphasis|norm:nfkc+lower|refs:max|v1"
+        "strip:citations+emphasis|norm:nfkc_casefold|refs:max|v2"
     )
     others = [BertScore(model=str(tiny), layer=7), BertScore(model=str(tiny), strip_markup=False)]
     assert len({signature, *(other.signatures()["bertscore"] for other in others)}) == 3

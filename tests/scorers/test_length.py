@@ -44,5 +44,5 @@ def test_an_empty_reference_leaves_the_answer_unscored(references: list[str]) ->
 
 
 def test_signature() -> None:
-    made = "tokens:mixed|strip:citations+emphasis|norm:nfkc+lower|answer/reference|refs:closest|best:1|v1"
+    made = "tokens:mixed|strip:citations+emphasis|norm:nfkc_casefold|answer/reference|refs:closest|best:1|v2"
     assert LengthRatio().signatures() == {"length_ratio": f"length_ratio|{made}"}

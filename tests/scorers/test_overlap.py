@@ -88,8 +88,8 @@ def test_every_value_lies_between_0_and_1(answer: str, references: list[str]) ->
 
 
 def test_signatures_hold_sacrebleus_own() -> None:
-    ends = f"version:{sacrebleu.__version__}|v1"
-    made = "level:sentence, mean|scale:0-1|strip:citations+emphasis|norm:nfkc+lower|nrefs:var|case:mixed|eff:yes"
+    ends = f"version:{sacrebleu.__version__}|v2"
+    made = "level:sentence, mean|scale:0-1|strip:citations+emphasis|norm:nfkc_casefold|nrefs:var|case:mixed|eff:yes"
     assert Bleu().signatures() == {"bleu": f"bleu|{made}|tok:zh|smooth:exp|{ends}"}
     assert ChrF().signatures() == {"chrf": f"chrf|{made}|nc:6|nw:0|space:no|{ends}"}
     assert "strip:nothing" in Bleu(strip_markup=False).signatures()["bleu"]

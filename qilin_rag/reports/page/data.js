@@ -47,5 +47,17 @@ function metricLabel(number) {
   return same.length > 1 ? `${name} (${same.indexOf(number) + 1})` : name;
 }
 
-/** As search compares: full-width and half-width, large and small letters are one. */
-const folded = (text) => text.normalize("NFKC").toLowerCase();
+// What nobody sees of a text, as `text.visible` in Python leaves it out: all default-ignorable code points but joiners
+// between emoji and the tags of flags.
+const UNSEEN = [
+  /(?![\u200d\u{e0020}-\u{e007f}])\p{Default_Ignorable_Code_Point}/gu,
+  /(?<![\u2194\u2195\u2600-\u27bf\u2b00-\u2bff\u{1f300}-\u{1faff}])\u200d|\u200d(?![\u2194\u2195\u2600-\u27bf\u2b00-\u2bff\u{1f300}-\u{1faff}])/gu,
+  /(?<!\u{1f3f4}[\u{e0020}-\u{e007e}]*)[\u{e0020}-\u{e007e}]|(?<!\u{1f3f4}[\u{e0020}-\u{e007e}]+)\u{e007f}|[\u{e0020}-\u{e007e}](?![\u{e0020}-\u{e007e}]*\u{e007f})/gu,
+];
+
+/** As search compares: full-width and half-width, large and small letters are one, what is not seen is left out. */
+function folded(text) {
+  return caseless(UNSEEN.reduce((rest, unseen) => rest.replace(unseen, ""), text));
+}
+
+const caseless = (text) => text.normalize("NFKC").toUpperCase().toLowerCase().normalize("NFKC");

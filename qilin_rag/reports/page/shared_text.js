@@ -1,27 +1,44 @@
 // The text that an answer shares with a reference: the longest common subsequence of tokens, which ROUGE-L counts.
 const MOST_CELLS = 16_000_000;
 
-/** Tokens as the scorer makes them (markup left out, NFKC, lower case), each with its place in the text. */
+/** A text without what a pattern finds, each unit of it with its place in the whole text. */
+function without({ plain, places }, pattern) {
+  const kept = [];
+  let done = 0;
+  for (const found of [...plain.matchAll(pattern), { index: plain.length, 0: "" }]) {
+    kept.push([done, found.index]);
+    done = found.index + found[0].length;
+  }
+  return {
+    plain: kept.map(([start, end]) => plain.slice(start, end)).join(""),
+    places: kept.flatMap(([start, end]) => places.slice(start, end)),
+  };
+}
+
+// What NFKC may make one character of: a letter with its marks, the parts of a Korean syllable.
+const COMPOSED = /[\u1100-\u11ff\ua960-\ua97c\ud7b0-\ud7fb]+|[^][\p{Mn}\uff9e\uff9f]*/gu;
+
+/** Tokens as the scorer makes them (markup left out, NFKC, case folded), each with its place in the text. */
 function tokens(text) {
-  const isMarkup = new Uint8Array(text.length);
-  for (const pattern of index.markup) {
-    for (const found of text.matchAll(new RegExp(pattern, "gu"))) {
-      isMarkup.fill(1, found.index, found.index + found[0].length);
-    }
+  const { emphasis, markers, alike } = index.markup;
+  const all = { plain: text, places: Array.from({ length: text.length }, (_, i) => i) };
+  let { plain, places } = [...UNSEEN, new RegExp(emphasis, "gu")].reduce(without, all);
+  plain = plain.replace(/[^]/gu, (char) => alike[char] ?? char).replaceAll("\0", " ");
+  for (const pattern of markers) {
+    plain = plain.replace(new RegExp(pattern, "giu"), (found) => "\0".repeat(found.length));
   }
-  let plain = "";
-  const places = [];
-  for (let at = 0; at < text.length; ) {
-    const char = String.fromCodePoint(text.codePointAt(at));
-    const normal = isMarkup[at] ? "" : folded(char);
-    for (let i = 0; i < normal.length; i++) places.push([at, at + char.length]);
-    plain += normal;
-    at += char.length;
+  let normal = "";
+  const ends = [];
+  for (const { 0: char, index: at } of plain.replaceAll("\0", " ").matchAll(COMPOSED)) {
+    const some = caseless(char);
+    for (let i = 0; i < some.length; i++) ends.push([places[at], places[at + char.length - 1] + 1]);
+    normal += some;
   }
-  return Array.from(plain.matchAll(/[a-z0-9]+|\S/gu), (found) => ({
+  const token = /[a-z0-9]+|\S(?:[\u{1f3fb}-\u{1f3ff}]?\u200d\S|[\u{e0020}-\u{e007f}])*/gu;
+  return Array.from(normal.matchAll(token), (found) => ({
     key: found[0],
-    start: places[found.index][0],
-    end: places[found.index + found[0].length - 1][1],
+    start: ends[found.index][0],
+    end: ends[found.index + found[0].length - 1][1],
   }));
 }
 

@@ -1,0 +1,147 @@
+"""Find citation markers by one table of forms: the same for counting citations and for removing them.
+
+Markers are looked for in text as a reader sees it (`text.visible`, without emphasis marks). Python and JavaScript (the
+report's page) read the patterns alike, with the flag for any case. No text can be read in two ways by a list, so a
+search takes time in proportion to the text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import NamedTuple
+
+_DIGIT, _CHINESE, _SUPERSCRIPT = "[0-9０-９]", "[一二三四五六七八九]", "[⁰¹²³⁴-⁹]"
+_ONE_TO_NINE = _CHINESE.strip("[]")
+# From 0 to 99: three digits or more are a year, a price or a count.
+_NUMBER = rf"{_DIGIT}{{1,2}}(?!{_DIGIT})|{_CHINESE}?十{_CHINESE}|{_CHINESE}?十(?!{_CHINESE})|{_CHINESE}(?!十)"
+_WORD = (
+    "(?:笔记|来源|资料|文献|文档|文章|参考|引用|cite|(?:note|source|src|ref|reference|doc|document|citation|passage)s?)"
+)
+_SAID = rf"(?:(?:参见|见|来自|出自|根据|see)\s?)?(?:{_WORD}(?:\s?[:：.#]\s?|\s)?){{0,3}}"
+_UNIT = r"\s?篇(?:笔记(?=[,，、;；和及与–—－~～至到\[\]［］()（）【】〔〕-]))?"
+
+
+def _item(number: str) -> str:
+    return rf"{_SAID}(?:第\s?|#)?{number}(?:{_UNIT})?"
+
+
+def _range(number: str) -> str:
+    return rf"{_item(number)}(?:\s?[–—－−~～至到-]\s?{_item(number)})?"
+
+
+_ONE_RANGE = _range(f"(?:{_NUMBER})")
+_LIST = rf"\s?{_ONE_RANGE}(?:[,，、;；和及与\s]{{0,3}}{_ONE_RANGE}){{0,30}}\s?"
+_INSIDE = r"[^\[\]［］()（）【】〔〕\n]{0,80}"
+_NAMED = rf"(?={_INSIDE}(?:篇|{_WORD}))"
+_ADDRESS = r"(?:#|https?:|www\.|/|\./)(?:[^\s()（）]|\([^\s()]{0,200}\)){0,500}"
+_LINK = rf"[(（](?:<?{_ADDRESS}(?:\s\x22[^\x22\n]{{0,200}}\x22)?)?[)）]"
+_NO_DEFINITION = rf"(?:(?<=[^\n])|(?![\[［]{_INSIDE}[\]］]\s?[:：]))"
+# m², 10⁵ and 50米² are powers.
+_AFTER_TEXT = r"(?:(?<=[\u3400-\u9fff。，！？；：、“”‘’」』》〉%…])(?<![米尺])|(?<=[a-z]{4}))"
+_AFTER_TEXT_OR_MARK = r"(?:(?<![a-z0-9米尺])|(?<=[a-z]{4}))"
+# ① is a bullet before its text, and a name in 步骤①.
+_BEHIND_TEXT = r"(?<=[\u3400-\u9fffa-z0-9%。！？”’」』》〉)）\]］】])(?<![图表步骤第题式案选见和与及或])"
+_NO_TEXT_FOLLOWS = r"(?=[^\S\n]?(?:[。，！？；：、,.!?;:”’」』》〉)）\]］】\n]|$))"
+
+
+class Form(NamedTuple):
+    """A form of marker: an example, and its pattern."""
+
+    example: str
+    pattern: str
+
+
+FORMS = (
+    Form("[第1篇](#) or any link to nowhere", r"[\[［][^\[\]［］\n]{1,20}[\]］][(（]#[^()（）\s]{0,200}[)）]"),
+    Form("[1] [笔记1、3] [citation:1] [^1^] [1](https://a)", rf"{_NO_DEFINITION}[\[［]\^?{_LIST}\^?[\]］](?:{_LINK})?"),
+    Form("【第1篇】 【来源1】", rf"【{_NAMED}{_LIST}】"),
+    Form("text【1】: elsewhere it is a heading", rf"(?<=\S)【(?=[0-9０-９,，、\s–~～-]{{1,80}}】){_LIST}】"),
+    Form("〔1〕", rf"〔{_LIST}〕"),
+    Form("【4:0†source】 【1†L3-L5】", rf"[\[［【](?:{_NUMBER})(?:[:：]{_DIGIT}{{1,3}})?†{_INSIDE}[\]］】]"),
+    Form("（第1篇） (Notes 1-2)", rf"[(（]{_NAMED}{_LIST}[)）]"),
+    Form("text<sup>1</sup>", rf"{_AFTER_TEXT_OR_MARK}<sup>{_LIST}</sup>"),
+    Form("<ref>1</ref>", rf"<(?:ref|cite|citation)>{_LIST}</(?:ref|cite|citation)>"),
+    Form("text^1^", rf"{_AFTER_TEXT}\^{_LIST}\^"),
+    Form("text¹", rf"{_AFTER_TEXT}{_SUPERSCRIPT}{{1,2}}(?:[⁻,，、]{_SUPERSCRIPT}{{1,2}}){{0,30}}(?!{_SUPERSCRIPT})"),
+    Form("text①。", rf"{_BEHIND_TEXT}[①-⑳](?:[,，、]?[①-⑳]){{0,30}}{_NO_TEXT_FOLLOWS}"),
+)
+"""All forms of a marker. None: (1), [2024], `[^1]:` at the start of a line, ① before its text, m², [店铺](https://a)."""
+
+_BLANK = "\0"
+_FILLED = r"\0[\0\s,，、;；]{0,2000}"
+_WRAPPERS = (
+    rf"[(（]\s?{_SAID}{_FILLED}[)）]",
+    rf"[\[［]\s?{_FILLED}[\]］](?:{_LINK})?",
+    rf"【\s?{_SAID}{_FILLED}】",
+    rf"〔\s?{_FILLED}〕",
+    rf"<sup>\s?{_FILLED}</sup>",
+    rf"\^{_FILLED}\^",
+    rf"\$\^\{{{_FILLED}\}}\$",
+)
+MARKER = rf"(?=[\[［【〔(（<^⁰¹²³⁴-⁹①-⑳])(?:{'|'.join(form.pattern for form in FORMS)})"
+WRAPPER = "|".join(_WRAPPERS)
+"""Brackets that hold nothing but markers, where each character of a marker has become a NUL."""
+
+_MARKER, _WRAPPER, _BLANKS = re.compile(MARKER, re.IGNORECASE), re.compile(WRAPPER, re.IGNORECASE), re.compile("\0+")
+_LABEL = re.compile(
+    rf"(?:[\[［【〔(（^]|<\w+>)*({_LIST})(?=[\]］】〕)）^<†]|[:：]{_DIGIT}+†|$)", re.IGNORECASE | re.ASCII
+)
+_RANGE = re.compile(_range(f"({_NUMBER})"), re.IGNORECASE)
+
+
+class Marker(NamedTuple):
+    """Markers that follow one another: where they begin and end in the text, and the numbers that they name."""
+
+    start: int
+    end: int
+    numbers: list[int]
+
+
+def find_markers(text: str) -> list[Marker]:
+    """Find all markers of a text that holds no NUL, with the brackets that hold nothing else.
+
+    A range names all its numbers; repeats are kept. A link to nowhere without a number names none.
+
+    >>> find_markers("先晾干[1][2-3]。")
+    [Marker(start=3, end=11, numbers=[1, 2, 3])]
+    """
+    named: list[tuple[int, list[int]]] = []
+
+    def blank(found: re.Match[str]) -> str:
+        named.append((found.start(), _numbers(found[0])))
+        return _BLANK * len(found[0])
+
+    blanked = _MARKER.sub(blank, text)
+    if not named:
+        return []
+    for _ in range(2):  # ([[1]])
+        blanked = _WRAPPER.sub(lambda found: _BLANK * len(found[0]), blanked)
+    markers, left = [], iter([*named, (len(text), [])])
+    start, numbers = next(left)
+    for run in _BLANKS.finditer(blanked):
+        together: list[int] = []
+        while start < run.end():
+            together += numbers
+            start, numbers = next(left)
+        markers.append(Marker(run.start(), run.end(), together))
+    return markers
+
+
+def _numbers(marker: str) -> list[int]:
+    if circled := [ord(char) - ord("①") + 1 for char in marker if "①" <= char <= "⑳"]:
+        return circled
+    label = _LABEL.match(unicodedata.normalize("NFKC", marker) if marker[0] in "⁰¹²³⁴⁵⁶⁷⁸⁹" else marker)
+    numbers: list[int] = []
+    for first, last in _RANGE.findall(label[1]) if label else []:
+        low, high = sorted(_value(end) for end in (first, last or first))
+        numbers += range(low, high + 1)
+    return numbers
+
+
+def _value(number: str) -> int:
+    """The value of one or two digits, or of a Chinese number below 100."""
+    if number.isdecimal():
+        return int(number)
+    tens, ten, ones = number.rpartition("十")
+    return 10 * (_ONE_TO_NINE.find(tens) + 1 if tens else len(ten)) + (_ONE_TO_NINE.find(ones) + 1 if ones else 0)
