@@ -30,11 +30,11 @@ from qilin_rag.scoring import add_scores, doubts_of, spent_on
 from qilin_rag.sharing import Shared
 from qilin_rag.store import JUDGEMENTS, RunDirectory
 from qilin_rag.types import Cost, Judgement, LeftOut, MetricSummary, Question, Sample, Score, Status, Summary
-from qilin_rag.verdicts import ASPECTS, SCALE, read_score
+from qilin_rag.verdicts import ASPECTS, SCALE, read_score, shown_texts
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of how verdicts are read and scored
+VERSION = 2  # of how verdicts are read and scored
 
 
 class Case(NamedTuple):
@@ -120,7 +120,7 @@ def judge_run(path: Path, config: RunConfig) -> Judged:
         scores = [
             score.model_copy(update={"signature": signatures[score.metric]})
             for sample in answers.samples
-            for score in _scores(sample, hearing.said.get(answers.keys.get(sample.question_id, "")))
+            for score in _scores(sample, *answers.judged(sample, hearing.said))
         ]
         summary = add_scores(directory, answers.samples, answers.lines, scores, manifest.seed)
     metrics = {name: summary.metrics[name] for name in map(_metric, ASPECTS)}
@@ -242,6 +242,11 @@ class _Answers(NamedTuple):
     keys: dict[str, str]
     docket: Docket
 
+    def judged(self, sample: Sample, said: Mapping[str, Judgement]) -> tuple[Judgement | None, list[str]]:
+        """What was said of a sample, and all texts that the judge was shown with it."""
+        key = self.keys.get(sample.question_id)
+        return (None, []) if key is None else (said.get(key), shown_texts(self.docket.cases[key].values.values()))
+
 
 def _read_answers(judge: Judge, directory: RunDirectory) -> _Answers:
     finished, lines = directory.read_samples()
@@ -290,8 +295,8 @@ def _signature(judge: Judge, aspect: str, said: Mapping[str, Judgement]) -> str:
     return judge.signature(f"{_metric(aspect)}|{SCALE[0]}-{SCALE[1]}", said)
 
 
-def _scores(sample: Sample, judgement: Judgement | None) -> list[Score]:
-    """The scores of a sample by what the judge said of it; those without a verdict say why."""
+def _scores(sample: Sample, judgement: Judgement | None, shown: Sequence[str]) -> list[Score]:
+    """The scores of a sample by what the judge said of what it was shown; those without a verdict say why."""
     scores = []
     for aspect, label in ASPECTS.items():
         value = None
@@ -300,7 +305,7 @@ def _scores(sample: Sample, judgement: Judgement | None) -> list[Score]:
         elif aspect == "faithfulness" and not sample.notes_used:
             reason = "no notes to be faithful to"
         elif not (reason := why_unread(judgement)) and judgement:
-            value = read_score(judgement.answer, label)
+            value = read_score(judgement.answer, label, shown)
             reason = "no verdict" if value is None else None
         scores.append(Score(question_id=sample.question_id, metric=_metric(aspect), value=value, reason=reason))
     return scores

@@ -25,7 +25,7 @@ from qilin_rag.prompts import PairwisePrompt, load_judge_prompt
 from qilin_rag.store import RunDirectory, write_text
 from qilin_rag.text import slug
 from qilin_rag.types import Frozen, Judgement, Question, Sample
-from qilin_rag.verdicts import Preference, read_preference
+from qilin_rag.verdicts import Preference, read_preference, shown_texts
 
 _SCORES = {"A": 1.0, "B": 0.0, "tie": 0.5}  # of the answer that is shown first
 _KINDS: dict[tuple[Preference, Preference], str] = {
@@ -129,7 +129,11 @@ def compare_runs(paths: Sequence[Path], config: RunConfig) -> Compared:
         outcomes = {
             (i, j): [
                 _unasked(entrants[i], entrants[j], question)
-                or _outcome(*(hearing.said.get(key) for key in keys[i, j, question.id]))
+                or _outcome(
+                    hearing.said.get(keys[i, j, question.id][0]),
+                    hearing.said.get(keys[i, j, question.id][1]),
+                    shown_texts(docket.cases[keys[i, j, question.id][0]].values.values()),
+                )
                 for question in questions
             ]
             for i, j in pairs
@@ -221,12 +225,12 @@ def _case(question: Question, first: _Entrant, second: _Entrant) -> Case:
     return Case(question, [first.name, second.name], values)
 
 
-def _outcome(forth: Judgement | None, back: Judgement | None) -> _Outcome:
-    """What two verdicts make: `forth` saw a's answer first, `back` b's."""
+def _outcome(forth: Judgement | None, back: Judgement | None, shown: Sequence[str]) -> _Outcome:
+    """What two verdicts make: `forth` saw a's answer first, `back` b's; both were shown these texts."""
     if reason := why_unread(forth) or why_unread(back):
         return _Outcome(reason, None)
     assert forth and back
-    one, other = read_preference(forth.answer), read_preference(back.answer)
+    one, other = (read_preference(judgement.answer, shown) for judgement in (forth, back))
     if one is None or other is None:
         return _Outcome("no verdict", None)
     return _Outcome(_KINDS.get((one, other), "leaning"), (_SCORES[one] + 1 - _SCORES[other]) / 2)
