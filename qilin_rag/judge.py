@@ -2,7 +2,7 @@
 
 What the judge said is on disk the moment it is said, under a hash of the judge and of all it was asked: the same
 command goes on where it stopped, and an answer that has changed is judged again. A verdict that can't be read, and a
-call that failed, are unscored, never a figure.
+call that failed or came back empty, are unscored, never a figure.
 """
 
 from __future__ import annotations

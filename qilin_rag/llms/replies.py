@@ -243,8 +243,11 @@ def read_usage(usage: Any) -> Usage:
     if thinking is None:
         thinking = _count(usage, "reasoning_tokens")
     total = _count(usage, "total_tokens")
+    in_cache = (cached or 0) + (stored or 0)
+    if prompt is not None and _count(usage, "prompt_tokens") is None and not about_prompt:
+        prompt, in_cache = prompt + in_cache, 0  # Anthropic's names: what is in its cache is always apart
     if prompt is not None and written is not None:
-        prompt, written = _whole(prompt, written, (cached or 0) + (stored or 0), thinking or 0, total)
+        prompt, written = _whole(prompt, written, in_cache, thinking or 0, total)
     return Usage(prompt_tokens=prompt, completion_tokens=written, cached_tokens=cached, cache_write_tokens=stored)
 
 

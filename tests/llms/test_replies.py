@@ -283,20 +283,22 @@ def test_what_was_counted_apart_is_added(parts: dict[str, int], expected: tuple[
 
 
 @pytest.mark.parametrize(
-    ("usage", "cached", "written"),
+    ("usage", "expected"),
     [
-        ({"prompt_tokens": 9, "completion_tokens": 1, "cached_tokens": 5}, 5, None),  # Moonshot
-        ({"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 5}, 5, None),  # DeepSeek
-        ({"input_tokens": 9, "output_tokens": 1, "cache_read_input_tokens": 5}, 5, None),  # Anthropic
-        ({"input_tokens": 9, "output_tokens": 1, "input_token_details": {"cache_creation": 4}}, None, 4),
-        ({"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": None}, None, None),
-        ({"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": -1}}, None, None),
+        ({"prompt_tokens": 9, "completion_tokens": 1, "cached_tokens": 5}, (9, 5, None)),  # Moonshot
+        ({"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 5}, (9, 5, None)),  # DeepSeek
+        ({"prompt_tokens": 9, "completion_tokens": 1, "cache_read_input_tokens": 5}, (9, 5, None)),  # LiteLLM
+        ({"input_tokens": 9, "output_tokens": 1, "cache_read_input_tokens": 5}, (14, 5, None)),  # Anthropic
+        ({"input_tokens": 9, "output_tokens": 1, "cache_creation_input_tokens": 4}, (13, None, 4)),
+        ({"input_tokens": 9, "output_tokens": 1, "input_token_details": {"cache_creation": 4}}, (9, None, 4)),
+        ({"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": None}, (9, None, None)),
+        ({"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": -1}}, (9, None, None)),
     ],
 )
-def test_where_servers_say_what_was_cached(usage: Any, cached: int | None, written: int | None) -> None:
+def test_where_servers_say_what_was_cached(usage: Any, expected: tuple[int, int | None, int | None]) -> None:
     read = read_usage(usage)
-    assert (read.cached_tokens, read.cache_write_tokens) == (cached, written)
-    assert (read.prompt_tokens, read.completion_tokens) == (9, 1)
+    assert (read.prompt_tokens, read.cached_tokens, read.cache_write_tokens) == expected
+    assert read.completion_tokens == 1
 
 
 def test_zeros_of_what_reached_a_model_are_unknown(server: FakeServer, client: LLM) -> None:
