@@ -168,7 +168,7 @@ def main() -> None:
         for name, n in (("notes", n_notes), ("queries", len(requests))):
             np.save(Path(folder) / name, rng.standard_normal((n, asked.text_width)).astype(np.float16))
         notes, queries = (np.load(Path(folder) / f"{name}.npy", mmap_mode="r") for name in ("notes", "queries"))
-        text = TextColumns(notes, queries, np.arange(len(requests)))
+        text = TextColumns(notes, np.arange(len(notes)), queries, np.arange(len(requests)))
         users = read_user_columns(catalogue.need_users("a benchmark"), N_BUCKETS)
         columns = columns_of(requests, catalogue, N_BUCKETS, (), users, text)
 

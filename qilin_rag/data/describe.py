@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.compute as pc
 
 from qilin_rag.data.clock import LATE_HOUR, check_clock
@@ -20,6 +21,9 @@ from qilin_rag.data.source import Source
 from qilin_rag.text import query_key
 
 Figures = dict[str, dict[str, int | float | str]]
+Values = npt.NDArray[np.float64]
+
+_LEAST_FOR_INTERVAL = 30
 
 
 def describe(source: Source) -> Figures:
@@ -42,6 +46,8 @@ def describe(source: Source) -> Figures:
         figures["answers"] = _answers(source)
     if logs := _logs(source):
         figures["results"] = _results(logs)
+        if ids := _ids(logs):
+            figures["note_idx against clicks"] = ids
         figures["sessions"] = _sessions(logs, source.log)
         figures["clock"] = _clock(logs, source.log)
     return figures
@@ -67,6 +73,47 @@ def _results(logs: Mapping[str, Exposures]) -> dict[str, int | float | str]:
         "requests with position 0": sum(len(np.unique(logs[name].request[mask])) for name, mask in at_zero.items()),
         "without a position": sum(int((log.position < 0).sum()) for log in logs.values()),
     }
+
+
+def _ids(logs: Mapping[str, Exposures]) -> dict[str, int | float | str]:
+    """How well the id of a note alone tells the clicked results of a request from the others."""
+    found = np.concatenate([id_auc(log.request, log.note_idx, log.actions[:, 0]) for log in logs.values()])
+    if len(found) < 2:
+        return {}
+    mean, error = float(found.mean()), float(found.std(ddof=1) / np.sqrt(len(found)))
+    figures: dict[str, int | float | str] = {
+        "AUC within a request, mean": mean,
+        "requests with a click and a result without": len(found),
+    }
+    if len(found) >= _LEAST_FOR_INTERVAL:
+        low, high = max(0.0, mean - 1.96 * error), min(1.0, mean + 1.96 * error)
+        figures["its 95% interval"] = f"{low:.3f} to {high:.3f}"
+        if not low <= 0.5 <= high:
+            which = "higher" if mean > 0.5 else "lower"
+            figures["what it says"] = (
+                f"clicked notes have {which} ids: who orders ties by id, or reads the id, reads the clicks; "
+                "here ties go by a hash"
+            )
+    return figures
+
+
+def id_auc(request: npt.NDArray[np.int64], note_idx: npt.NDArray[np.int64], clicked: npt.NDArray[np.bool_]) -> Values:
+    """Return the AUC of the ids for the clicks in each request that has both clicked and other notes.
+
+    It is the share of pairs of a clicked note and another one in which the clicked note has the higher id: .5 where
+    ids tell nothing. A note that was shown twice counts once, clicked if it ever was.
+    """
+    order = np.lexsort((~clicked, note_idx, request))
+    request, note_idx, clicked = request[order], note_idx[order], clicked[order]
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = (request[1:] != request[:-1]) | (note_idx[1:] != note_idx[:-1])
+    request, clicked = request[is_first], clicked[is_first]
+    n, n_clicked = np.bincount(request), np.bincount(request, clicked)
+    place = np.arange(len(request)) - (np.cumsum(n) - n)[request]  # by id, from 0
+    below = np.bincount(request, np.where(clicked, place, 0)) - n_clicked * (n_clicked - 1) / 2
+    has_both = (n_clicked > 0) & (n_clicked < n)
+    auc: Values = below[has_both] / (n_clicked * (n - n_clicked))[has_both]
+    return auc
 
 
 def _sessions(logs: Mapping[str, Exposures], settings: LogSettings) -> dict[str, int | float | str]:

@@ -10,11 +10,12 @@ from qilin_rag.registry import Component
 
 
 class Ranker(Component):
-    """Scores the candidates of requests; the highest comes first, of equal ones the lowest note_idx."""
+    """Scores the candidates of requests; the highest comes first, and those of one score have no order."""
 
     @abstractmethod
     def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
         """A finite score for each candidate, shape (n_candidates,), in their order.
 
-        Neither `clicked` nor `position` may be looked at, nor which candidates stand beside one.
+        Neither `clicked` nor `position` may be looked at, nor which candidates stand beside one, nor how high a
+        note_idx is: in Qilin it tells what was clicked.
         """

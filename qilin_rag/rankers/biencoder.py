@@ -16,7 +16,7 @@ from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.errors import UsageError
 from qilin_rag.pretrained import fetch_model, quiet_loading
 from qilin_rag.progress import Advance, stage
-from qilin_rag.rankers.texts import note_texts
+from qilin_rag.rankers.texts import distinct_notes, note_texts
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
 from qilin_rag.retrievers.encoder import Task, Vectors, dot, encode, load_encoder
 from qilin_rag.retrievers.families import Pooling
@@ -35,7 +35,8 @@ class BiEncoder(TrainedRanker):
     `model`, the prefixes, `pooling` and `max_length` are as the retriever's. An example is a click. Of all distinct
     notes in the batch, on whichever device, the clicked one should score highest (cross-entropy of `scale` times the
     similarity): against `n_negatives` results of its request that were not clicked, and against the notes of the other
-    examples. A note that the request clicked is never a negative. The folder that `train` writes serves the retriever.
+    examples. A note that any request of the same query clicked is never a negative. The folder that `train` writes
+    serves the retriever.
     """
 
     version: ClassVar[int] = 2
@@ -89,9 +90,9 @@ class BiEncoder(TrainedRanker):
         )
 
     def score_with(self, fitted: Any, requests: Requests, catalogue: Catalogue) -> Floats:
-        """Each distinct query and note is encoded once."""
+        """Each distinct query and text of a note is encoded once: notes of one text have one score."""
         texts, query = np.unique(np.array(requests.queries, dtype=object), return_inverse=True)
-        notes, note = np.unique(requests.note_idx, return_inverse=True)
+        notes, note = distinct_notes(catalogue, requests.note_idx)
         with stage("encoding", len(texts) + len(notes)) as advance:
             queries = self._vectors(fitted, "query", texts, lambda some: some.tolist(), advance)
             passages = self._vectors(fitted, "document", notes, lambda some: note_texts(catalogue, some), advance)

@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import MISSING
 from qilin_rag.data.requests import Requests
-from qilin_rag.rankers.examples import Contrasts, clicked_notes
+from qilin_rag.rankers.examples import ClickedNotes, Contrasts
 from qilin_rag.rankers.sentence_trainer import Strict
 from qilin_rag.rankers.texts import note_texts
 from qilin_rag.retrievers.encoder import Task, readable
@@ -31,7 +31,7 @@ class ClickBatches(SentenceTransformerDataCollator):  # type: ignore[misc]
     """Looks up and tokenizes a batch: a query for each example, and each distinct note of the batch once.
 
     The labels are ids of notes: `passages` (n_notes,), `positive` (n_examples,), and `clicked` (n_examples, n) with
-    all that each request clicked, -1 where there is no more.
+    all that was clicked under each query, by whichever request, -1 where there is no more.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class ClickBatches(SentenceTransformerDataCollator):  # type: ignore[misc]
     ) -> None:
         super().__init__(preprocess_fn=encoder.preprocess)
         self._encoder, self._examples, self._requests, self._catalogue = encoder, examples, requests, catalogue
+        self._clicked = ClickedNotes.of(requests)
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """The tokens of the rows of `example_rows`, with the labels."""
@@ -50,7 +51,7 @@ class ClickBatches(SentenceTransformerDataCollator):  # type: ignore[misc]
         labels = {
             "passages": notes,
             "positive": examples.positive[rows],
-            "clicked": clicked_notes(requests, request),
+            "clicked": self._clicked.of_requests(request),
         }
         return {
             **self._tokens("query", [requests.queries[row] for row in request]),
@@ -69,8 +70,8 @@ class ClickBatches(SentenceTransformerDataCollator):  # type: ignore[misc]
 class ClickContrast(torch.nn.Module):  # type: ignore[misc]
     """Cross-entropy of each example's clicked note among all distinct notes of the batch, on whichever device.
 
-    What else the same request clicked is left out. `most` is how many notes one device's batch can have: each sends as
-    many, so that they can be gathered.
+    What else was clicked under the same query is left out. `most` is how many notes one device's batch can have: each
+    sends as many, so that they can be gathered.
     """
 
     def __init__(self, model: SentenceTransformer, similarity: str, scale: float, most: int) -> None:

@@ -78,7 +78,8 @@ class CrossNetwork(nn.Module):  # type: ignore[misc]
 
     No batch norm anywhere: a score depends on nothing else in the batch. Position goes through a tower of its own (a
     number a bucket, for searches and recommendations apart), which adds to the logit in training and is left out of
-    `logits`.
+    `logits`. Notes that were not in train (not `knows_note`, by bucket) share the embedding of a missing id: one of
+    their own would be noise, and of a bucket that they share with others, somebody else's.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -87,6 +88,7 @@ class CrossNetwork(nn.Module):  # type: ignore[misc]
         self.tables = nn.ModuleDict({name: nn.Embedding(*shape.tables[name]) for name in shape.id_names})
         for table in self.tables.values():
             nn.init.normal_(table.weight, std=0.01)  # an id never seen stays near 0, which says nothing
+        self.register_buffer("knows_note", torch.ones(shape.tables["note_idx"][0], dtype=torch.bool))
         self.note_scale = Standardized(shape.n_note_numbers)
         self.user_scale = Standardized(shape.n_user_numbers)
         self.cross = nn.ModuleList(CrossLayer(shape.width, shape.rank) for _ in range(shape.n_cross_layers))
@@ -118,7 +120,9 @@ class CrossNetwork(nn.Module):  # type: ignore[misc]
     def inputs(self, features: Mapping[str, Any]) -> Any:
         """All inputs side by side, (n_candidates, width)."""
         parts = [features["is_search"][:, None], self.note_scale(features["note_numbers"])]
-        parts += [self.tables[name](ids) for name, ids in zip(NOTE_IDS, features["note_ids"].T, strict=True)]
+        note_ids = dict(zip(NOTE_IDS, features["note_ids"].T, strict=True))
+        note_ids["note_idx"] = self._known(note_ids["note_idx"])
+        parts += [self.tables[name](ids) for name, ids in note_ids.items()]
         if self.shape.n_user_numbers:
             parts.append(self.user_scale(features["user_numbers"]))
             parts += [self.tables[name](ids) for name, ids in zip(USER_IDS, features["user_ids"].T, strict=True)]
@@ -131,8 +135,16 @@ class CrossNetwork(nn.Module):  # type: ignore[misc]
             parts += [features[name].float() * scale for name in ("query_vector", "note_vector")]
         return torch.cat(parts, dim=1)
 
+    def _known(self, buckets: Any) -> Any:
+        """The buckets of notes, 0 for those that were not in train."""
+        return buckets * self.knows_note[buckets.long()]
+
     def history(self, recent: Any) -> Any:
-        """The mean of the recently clicked notes' embeddings; 0 where there is none, and padding counts for nothing."""
+        """The mean of the recently clicked notes' embeddings; 0 where there is none.
+
+        Padding and notes that were not in train count for nothing.
+        """
+        recent = self._known(recent)
         is_there = (recent != 0).float().unsqueeze(-1)
         total = (self.tables["note_idx"](recent) * is_there).sum(dim=1)
         return total / is_there.sum(dim=1).clamp(min=1)

@@ -16,7 +16,7 @@ from qilin_rag.pretrained import check_all_loaded, fetch_model, longest_input, q
 from qilin_rag.progress import Advance, stage
 from qilin_rag.rankers.passages import matching_part
 from qilin_rag.rankers.sentence_trainer import Strict
-from qilin_rag.rankers.texts import note_texts
+from qilin_rag.rankers.texts import distinct_notes, note_texts
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
 from qilin_rag.retrievers.encoder import MAX_CHARS_PER_TOKEN
 from qilin_rag.text import visible
@@ -34,10 +34,11 @@ class CrossEncoder(TrainedRanker):
     With `pooling: mean` the head is on the mean of all tokens, which encoders that were trained to be pooled so (e5)
     learn faster from.
 
-    Trained by binary cross-entropy on each click and `n_negatives` results of its request that were not clicked.
-    `model` is a folder or hub name of an encoder; a head that it has not begins at random. Of a pair beyond
-    `max_length` tokens the note is cut; a query loses only what lies beyond three quarters of that. With
-    `passage_chars` a longer content is read only where it has most in common with the query, in so many characters.
+    Trained by binary cross-entropy on each click and `n_negatives` results of its request that were not clicked, nor in
+    half of the requests of the same query that showed them. `model` is a folder or hub name of an encoder; a head that
+    it has not begins at random. Of a pair beyond `max_length` tokens the note is cut; a query loses only what lies
+    beyond three quarters of that. With `passage_chars` a longer content is read only where it has most in common with
+    the query, in so many characters.
     """
 
     version: ClassVar[int] = 2
@@ -84,16 +85,17 @@ class CrossEncoder(TrainedRanker):
         )
 
     def score_with(self, fitted: Any, requests: Requests, catalogue: Catalogue) -> Floats:
-        """The logit of each distinct pair."""
+        """The logit of each distinct pair of texts: notes of one text have one score."""
         texts, text = np.unique(np.array(requests.queries, dtype=object), return_inverse=True)
-        columns = np.stack([text[requests.request], requests.note_idx])
+        notes, note = distinct_notes(catalogue, requests.note_idx)
+        columns = np.stack([text[requests.request], note])
         pairs, pair = np.unique(columns, axis=1, return_inverse=True)
         scores: Floats = np.empty(pairs.shape[1], np.float32)
         with stage("scoring", len(scores)) as advance:
             for start in range(0, len(scores), _CHUNK_PAIRS):
                 chunk = slice(start, start + _CHUNK_PAIRS)
                 queries = texts[pairs[0, chunk]].tolist()
-                scores[chunk] = self._logits(fitted, queries, pairs[1, chunk], catalogue, advance)
+                scores[chunk] = self._logits(fitted, queries, notes[pairs[1, chunk]], catalogue, advance)
         return scores[pair.reshape(-1)]
 
     def save(self, fitted: Any, folder: Path) -> None:

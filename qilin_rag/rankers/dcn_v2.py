@@ -1,7 +1,7 @@
 """DCN-V2 over what is known of user, context and note, with texts as vectors of a frozen bi-encoder.
 
 Every exposed candidate of the train requests is an example (clicked or not), so an example that counts as not clicked
-was shown and not clicked: no note is drawn at random.
+was shown and not clicked by this user: no negative is drawn, at random or otherwise.
 
 On the causes of `synth`: taste is a matter of user and note, and changes the order within a request. The source of a
 query adds the same to all candidates of a request, so no ranker can gain by it in MRR; what it is worth shows in how
@@ -88,6 +88,7 @@ class DCNV2(TrainedRanker):
     `position_bias_exponent`, or estimated from the train clicks), or `none`, which `without: [position]` is too.
     """
 
+    version: ClassVar[int] = 2
     pretrained: ClassVar[frozenset[str]] = frozenset({"encoder"})
     built_on: ClassVar[frozenset[str]] = pretrained
 
@@ -218,7 +219,10 @@ class DCNV2(TrainedRanker):
                 "or its files have changed; name that one with the setting encoder"
             )
         network = CrossNetwork(self._shape(kept["text_width"]))
-        network.load_state_dict(load_file(folder / _WEIGHTS))
+        weights = load_file(folder / _WEIGHTS)
+        if weights.keys() != network.state_dict().keys():
+            raise UsageError(f"{folder} was trained by another version of dcn-v2; train it again")
+        network.load_state_dict(weights)
         return Fitted(network.to(self.torch_device()).eval(), encoder, kept["position_bias_exponent"])
 
     @property
@@ -258,6 +262,9 @@ class DCNV2(TrainedRanker):
         encoder = self._open_encoder()
         columns = self._columns_of(train, catalogue, encoder)
         network = CrossNetwork(self._shape(0 if columns.text is None else columns.text.notes.shape[1]))
+        known = features.bucket_of_ids(np.union1d(train.note_idx, train.recent), self.tables.note_idx[0])
+        network.knows_note.zero_()
+        network.knows_note[torch.from_numpy(known).long()] = True
         scaled = [(network.note_scale, columns.notes.numbers)]
         if columns.users is not None and columns.user_row is not None:
             scaled.append((network.user_scale, columns.users.numbers[np.unique(columns.user_row)]))

@@ -1,17 +1,23 @@
-"""Training examples out of clicks: a click, and results of the same request that were not clicked."""
+"""Training examples out of clicks: a click, and results of the same request that were not clicked.
+
+Requests of one query are looked at together: what two users did with one note would be both right and wrong to a model
+that reads query and note alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from qilin_rag.data.exposures import MISSING, Ints
+from qilin_rag.data.exposures import MISSING, Bools, Ints, offsets_of
 from qilin_rag.data.requests import Requests
+from qilin_rag.text import query_key
 
 
 class Contrasts(NamedTuple):
-    """Clicks, each beside results that its request did not click; one row a click."""
+    """Clicks, each beside results of its request that no request of its query clicked; one row a click."""
 
     request: Ints
     """(n,)"""
@@ -21,32 +27,87 @@ class Contrasts(NamedTuple):
     """(n, n_negatives), note_idx; -1 from where on the request has no further ones."""
 
 
+def query_numbers(queries: Sequence[str]) -> Ints:
+    """Number the queries, (n,): those that read the same share a number, and an empty one is alone."""
+    keys = [query_key(query) or f"\0{row}" for row, query in enumerate(queries)]
+    _, numbers = np.unique(np.array(keys, dtype=object), return_inverse=True)
+    return numbers
+
+
+class ClickedNotes(NamedTuple):
+    """The notes clicked under each query, and the query of each request."""
+
+    query: Ints
+    """(n_requests,): `query_numbers`."""
+    offsets: Ints
+    notes: Ints
+    """The notes of query q, ascending: offsets[q] to offsets[q + 1]."""
+
+    @classmethod
+    def of(cls, requests: Requests) -> ClickedNotes:
+        """Gather the clicks of all requests by query."""
+        query = query_numbers(requests.queries)
+        n_queries = int(query.max(initial=-1)) + 1
+        notes, note = np.unique(requests.note_idx, return_inverse=True)
+        pairs = np.unique((query[requests.request] * len(notes) + note)[requests.clicked])
+        of_query, at = np.divmod(pairs, max(len(notes), 1))
+        return cls(query, offsets_of(np.bincount(of_query, minlength=n_queries)), notes[at])
+
+    def of_requests(self, rows: Ints) -> Ints:
+        """The notes clicked under the queries of these requests, (n_rows, the most of one), -1 behind each's last."""
+        query = self.query[rows]
+        n = self.offsets[query + 1] - self.offsets[query]
+        nth = np.arange(n.max(initial=1))
+        at = np.minimum(self.offsets[query][:, None] + nth, max(len(self.notes) - 1, 0))
+        notes = self.notes if len(self.notes) else np.full(1, MISSING)
+        return np.where(nth < n[:, None], notes[at], MISSING)
+
+
 def contrasts(requests: Requests, n_negatives: int, seed: int) -> Contrasts:
-    """An example for every click of the requests, by notes."""
-    clicks, others = _drawn(requests, n_negatives, seed)
+    """An example for every click of the requests, by notes.
+
+    What any request of the same query clicked is no negative: in the loss it would stand against clicks of the batch
+    under which it was not even shown.
+    """
+    n_clicks, _ = _counts_of_query(requests)
+    clicks, others = _drawn(requests, n_clicks == 0, n_negatives, seed)
     negatives = np.where(others == MISSING, MISSING, requests.note_idx[others])
     return Contrasts(requests.request[clicks], requests.note_idx[clicks], negatives)
 
 
 def with_negatives(requests: Requests, n_negatives: int, seed: int) -> Ints:
-    """The same examples one after another, as rows of candidates: a clicked one, and what it is told apart from."""
-    clicks, others = _drawn(requests, n_negatives, seed)
+    """Examples one after another, as rows of candidates: a clicked one, and what it is told apart from.
+
+    A negative was shown to its request, not clicked, and clicked in fewer than half of the requests of its query that
+    showed it. To leave out whatever was clicked once would leave of a note with one stray click this click alone.
+    """
+    n_clicks, n_shown = _counts_of_query(requests)
+    clicks, others = _drawn(requests, 2 * n_clicks < n_shown, n_negatives, seed)
     rows = np.column_stack([clicks, others])
     chosen: Ints = rows[rows != MISSING]
     return chosen
 
 
-def _drawn(requests: Requests, n_negatives: int, seed: int) -> tuple[Ints, Ints]:
-    """Rows of all clicks, (n,), and of what was not clicked beside each, (n, n_negatives), -1 where there is no more.
+def _counts_of_query(requests: Requests) -> tuple[Ints, Ints]:
+    """In how many requests of its query each candidate's note was clicked, and shown: (m,) both."""
+    _, note = np.unique(requests.note_idx, return_inverse=True)
+    pairs = query_numbers(requests.queries)[requests.request] * (int(note.max(initial=0)) + 1) + note
+    _, pair = np.unique(pairs, return_inverse=True)
+    n_clicks = np.bincount(pair, requests.clicked).astype(np.int64)
+    return n_clicks[pair], np.bincount(pair)[pair]
 
-    A request's unclicked results are shuffled once, and each of its clicks takes them in this order from a place of
-    its own on: none comes twice beside a click.
+
+def _drawn(requests: Requests, may_be: Bools, n_negatives: int, seed: int) -> tuple[Ints, Ints]:
+    """Rows of all clicks, (n,), and of negatives beside each, (n, n_negatives), -1 where there is no more.
+
+    A request's results that were not clicked and `may_be` negatives are shuffled once, and each of its clicks takes
+    them in this order from a place of its own on: none comes twice beside a click.
     """
     rng = np.random.default_rng(seed)
     clicks = np.flatnonzero(requests.clicked)
-    others = np.flatnonzero(~requests.clicked)
+    others = np.flatnonzero(~requests.clicked & may_be)
     others = others[np.lexsort((rng.random(len(others)), requests.request[others]))]
-    n_others = np.diff(requests.offsets) - requests.n_clicked
+    n_others = np.bincount(requests.request[others], minlength=len(requests))
     starts = np.cumsum(n_others) - n_others
     request = requests.request[clicks]
     n = n_others[request][:, None]
@@ -57,14 +118,3 @@ def _drawn(requests: Requests, n_negatives: int, seed: int) -> tuple[Ints, Ints]
     drawn = np.full(at.shape, MISSING)
     drawn[is_there] = others[at[is_there]]
     return clicks, drawn
-
-
-def clicked_notes(requests: Requests, rows: Ints) -> Ints:
-    """All clicked notes of these requests, (n_rows, the most that one of them has), -1 behind the last of each."""
-    n_clicked = requests.n_clicked[rows]
-    notes = np.full((len(rows), n_clicked.max(initial=1)), MISSING)
-    for notes_of, row in zip(notes, rows, strict=True):
-        one = slice(requests.offsets[row], requests.offsets[row + 1])
-        found = requests.note_idx[one][requests.clicked[one]]
-        notes_of[: len(found)] = found
-    return notes

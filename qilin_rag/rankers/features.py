@@ -153,9 +153,11 @@ def read_user_columns(users: pa.Table, n_buckets: dict[str, int]) -> UserColumns
 
 @dataclass(frozen=True)
 class TextColumns:
-    """Vectors of texts, memory-mapped: (n_notes, width) in the order of ids, (n_queries, width), and whose is whose."""
+    """Vectors of texts, memory-mapped: (n_texts, width) of notes, (n_queries, width), and whose is whose."""
 
     notes: Vectors
+    text_of_note: Ints
+    """(n_notes,), in the order of ids."""
     queries: Vectors
     query_row: Ints
     """(n_requests,)"""
@@ -200,7 +202,7 @@ class Columns:
             found["user_ids"] = np.concatenate([self.users.ids[user], self.user_id[request, None]], axis=1)
         if self.text is not None:
             found["query_vector"] = self.text.queries[self.text.query_row[request]]
-            found["note_vector"] = self.text.notes[note]
+            found["note_vector"] = self.text.notes[self.text.text_of_note[note]]
         return found
 
 

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
+from typing import ClassVar
 
 import numpy as np
 
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.rankers.base import Ranker
+from qilin_rag.ties import text_hashes, tie_keys
 
 
 class Random(Ranker):
     """A score by chance, from `seed`, request and note: the same whatever else is ranked."""
 
+    version: ClassVar[int] = 2
+
     seed: int = 0
 
     def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
         """Uniform in [0, 1)."""
-        of = (
-            f"{self.seed} {requests.ids[row]} {note}"
-            for row, note in zip(requests.request, requests.note_idx, strict=True)
-        )
-        bits = np.frombuffer(b"".join(hashlib.blake2b(key.encode(), digest_size=4).digest() for key in of), "<u4")
-        scores: Floats = ((bits >> 8) / 2**24).astype(np.float32)
+        asked = text_hashes([f"random {request}" for request in requests.ids])  # not the order of ties
+        bits = tie_keys(asked[requests.request], requests.note_idx, self.seed)
+        scores: Floats = ((bits >> np.uint64(40)) / 2**24).astype(np.float32)
         return scores
 
 

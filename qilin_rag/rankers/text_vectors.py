@@ -23,7 +23,7 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.extras import require
 from qilin_rag.rankers.features import TextColumns, Vectors
-from qilin_rag.rankers.texts import note_texts
+from qilin_rag.rankers.texts import distinct_notes, note_texts
 from qilin_rag.retrievers.biencoder import BiEncoder
 
 logger = logging.getLogger(__name__)
@@ -46,16 +46,18 @@ def encoder_sha256(encoder: BiEncoder) -> str:
 
 
 def text_columns(encoder: BiEncoder, requests: Requests, catalogue: Catalogue) -> TextColumns:
-    """The vectors of the requests' queries and of their candidates, each distinct one once."""
+    """The vectors of the requests' queries and of their candidates, each distinct text once."""
     queries, query_row = np.unique(np.array(requests.queries, dtype=object), return_inverse=True)
     note_idx = np.unique(requests.note_idx)
+    notes, text_of_note = distinct_notes(catalogue, note_idx)
     made_by = encoder_sha256(encoder)
     return TextColumns(
         notes=_kept(
-            [made_by, "notes", catalogue.notes.sha256, hashlib.sha256(note_idx.tobytes()).hexdigest()],
-            len(note_idx),
-            lambda: (encoder.embed_notes(note_texts(catalogue, part)) for part in _parts(note_idx)),
+            [made_by, "notes", catalogue.notes.sha256, hashlib.sha256(notes.tobytes()).hexdigest()],
+            len(notes),
+            lambda: (encoder.embed_notes(note_texts(catalogue, part)) for part in _parts(notes)),
         ),
+        text_of_note=text_of_note,
         queries=_kept(
             [made_by, "queries", hashlib.sha256("\0".join(queries).encode()).hexdigest()],
             len(queries),

@@ -56,6 +56,7 @@ LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 _LESS_TO_TRAIN = "in a new folder, lower ranker.batch_size, or set ranker.gradient_checkpointing=true"
 TRAINER_STATE = "trainer_state.json"
+_PROCESSES = "n_processes"  # each takes a batch of its own in a step
 METRIC = "mrr@10"
 
 
@@ -81,6 +82,7 @@ def train_ranker(
         raise UsageError("log tensorboard needs tensorboard, not installed here: pip install tensorboard")
     begun = {
         "ranker": ranker.class_path(),
+        _PROCESSES: int(os.environ.get("WORLD_SIZE", "1")),
         "settings": ranker.model_dump(mode="json", exclude=set(ranker.operational)),
         "train": content_sha256(train, catalogue),
         "validation": content_sha256(validation, catalogue),
@@ -126,7 +128,7 @@ def _train(
         (out / MODEL).mkdir()
         recipe.model.eval()
         ranker.save(recipe.fitted, out / MODEL)
-        of_what = {name: begun[name] for name in ("train", "validation", "pretrained")}
+        of_what = {name: begun[name] for name in (_PROCESSES, "train", "validation", "pretrained")}
         how = {"step": trained.step, "n_steps": trained.n_steps, METRIC: trained.mrr_at_10}
         save_ranker(ranker, out, of_what | how)
         (out / BEGUN).unlink()
@@ -352,7 +354,18 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _refuse_other(out: Path, there: dict[str, Any], begun: dict[str, Any], pretrained: Set[str]) -> None:
-    """Name what differs; of pretrained models that is their content, not their name."""
+    """Name what differs; of pretrained models that is their content, not their name.
+
+    A step takes a batch of each process: by another number of them the steps that are left would be others.
+    """
+    begun_by, now_by = there.get(_PROCESSES, begun[_PROCESSES]), begun[_PROCESSES]
+    if begun_by != now_by:
+        raise UsageError(
+            f"{out} is trained by {begun_by} process{'es' * (begun_by > 1)}, here are {now_by}: a step would take "
+            f"{now_by} batches of {begun['settings']['batch_size']} examples instead of {begun_by}; start as many "
+            f"(torchrun --nproc_per_node {begun_by}), or name a new folder"
+        )
+    there = {**there, _PROCESSES: now_by}
     settings, given = ({**of["settings"], **dict.fromkeys(pretrained)} for of in (there, begun))
     different = [name for name in given if settings.get(name) != given[name]]
     different += [name for name in begun if name != "settings" and there.get(name) != begun[name]]

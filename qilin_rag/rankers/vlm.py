@@ -43,11 +43,13 @@ class VLM(TrainedRanker):
     """Query, note text and cover in one prompt; a linear head on the mean of the last layer, trained with LoRA.
 
     `model` is a folder or hub name (Qwen2-VL and its kin). Binary cross-entropy of each click, and of `n_negatives`
-    candidates of its request that were not clicked. A prompt has `max_length` tokens at most, pictures included, each
-    shrunk to `max_pixels`; recommendations show `history_covers` covers of recently clicked notes. `four_bit` loads the
-    language model in 4 bits, on a CUDA GPU only. `workers` processes read ahead while it is trained.
+    candidates of its request that were not clicked, nor in half of the requests of the same query that showed them. A
+    prompt has `max_length` tokens at most, pictures included, each shrunk to `max_pixels`; recommendations show
+    `history_covers` covers of recently clicked notes. `four_bit` loads the language model in 4 bits, on a CUDA GPU
+    only. `workers` processes read ahead while it is trained.
     """
 
+    version: ClassVar[int] = 2
     operational: ClassVar[frozenset[str]] = TrainedRanker.operational | {"workers"}
     pretrained: ClassVar[frozenset[str]] = frozenset({"model"})
     built_on: ClassVar[frozenset[str]] = pretrained

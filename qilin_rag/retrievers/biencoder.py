@@ -76,7 +76,7 @@ class BiEncoder(IndexedRetriever):
     argument: ClassVar[str | None] = "model"
     operational: ClassVar[frozenset[str]] = IndexedRetriever.operational | {"batch_size", "device", "engine"}
     version: ClassVar[int] = 3
-    index_version: ClassVar[int] = 3
+    index_version: ClassVar[int] = 4
     """Of the notes' vectors, which take long to make; raised when they change."""
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers")
 

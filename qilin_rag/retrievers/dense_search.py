@@ -7,7 +7,6 @@ each distinct vector once: in a graph the copies of one would be neighbours of e
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qilin_rag.retrievers.base import rank_hits
+from qilin_rag.retrievers.distinct import digests_of, distinct
 from qilin_rag.retrievers.encoder import Vectors, dot
 from qilin_rag.ties import rank_order
 from qilin_rag.types import Hit
@@ -165,13 +165,13 @@ def search_approximately(
     rankings = []
     n_tied = 0
     for text, query, nearest in zip(texts, queries, found, strict=True):
-        distinct = np.sort(nearest[nearest >= 0])
-        scores = dot(vectors[index.rows[index.starts[distinct]]], query)
-        n_notes = index.starts[distinct + 1] - index.starts[distinct]
+        found_vectors = np.sort(nearest[nearest >= 0])
+        scores = dot(vectors[index.rows[index.starts[found_vectors]]], query)
+        n_notes = index.starts[found_vectors + 1] - index.starts[found_vectors]
         order = np.argsort(-scores, kind="stable")
         n_needed = int(np.searchsorted(np.cumsum(n_notes[order]), k)) + 1
         of_best = np.flatnonzero(scores >= scores[order[:n_needed]].min(initial=np.inf))
-        rows = [index.rows[index.starts[i] : index.starts[i + 1]] for i in distinct[of_best]]
+        rows = [index.rows[index.starts[i] : index.starts[i + 1]] for i in found_vectors[of_best]]
         every = np.concatenate([np.zeros(0, np.int64), *rows])
         hits, left_out = rank_hits(
             np.repeat(scores[of_best], n_notes[of_best]), note_idxs[every], k, text, above=-math.inf
@@ -208,20 +208,10 @@ def _opened_copies(vectors: npt.NDArray[Any], folder: Path) -> npt.NDArray[np.in
         kept: npt.NDArray[np.int32] = np.load(path, allow_pickle=False)
         if kept.shape == (len(vectors),) and kept.dtype == np.int32:
             return kept
-    digests = np.frombuffer(
-        b"".join(
-            hashlib.blake2b(row.tobytes(), digest_size=16).digest()
-            for start in range(0, len(vectors), _BLOCK_ROWS)
-            for row in np.asarray(vectors[start : start + _BLOCK_ROWS])
-        ),
-        np.uint64,
-    ).reshape(-1, 2)
-    order = np.lexsort(digests.T)
-    is_first = np.append(True, (digests[order[1:]] != digests[order[:-1]]).any(axis=1))
-    number = np.argsort(np.argsort(order[is_first]))
-    copies = np.empty(len(vectors), np.int32)
-    copies[order] = number[np.cumsum(is_first) - 1]
-    if (n_copies := len(vectors) - len(number)) > 0:
+    blocks = (np.asarray(vectors[start : start + _BLOCK_ROWS]) for start in range(0, len(vectors), _BLOCK_ROWS))
+    found = distinct(digests_of(row.tobytes() for block in blocks for row in block))
+    copies = np.argsort(np.argsort(found.first))[found.number].astype(np.int32)
+    if (n_copies := len(vectors) - len(found.first)) > 0:
         logger.info("%d of %d notes have the vector of another; each vector is indexed once", n_copies, len(vectors))
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -234,22 +224,22 @@ def _opened_copies(vectors: npt.NDArray[Any], folder: Path) -> npt.NDArray[np.in
     return copies
 
 
-def _opened_faiss(kind: Neighbours, vectors: npt.NDArray[Any], distinct: Ids, folder: Path) -> Any:
-    """Open faiss' index of the vectors in the rows `distinct`; make it if it does not exist."""
+def _opened_faiss(kind: Neighbours, vectors: npt.NDArray[Any], rows: Ids, folder: Path) -> Any:
+    """Open faiss' index of the vectors in these rows; make it if it does not exist."""
     import faiss
 
     path = folder / f"{kind}.faiss"
     if path.is_file():
         try:
             index = faiss.read_index(str(path))
-            if (index.ntotal, index.d) == (len(distinct), vectors.shape[1]):
+            if (index.ntotal, index.d) == (len(rows), vectors.shape[1]):
                 return index
             logger.warning("%s is of other vectors; it is made again", path)
         except RuntimeError as error:  # of faiss
             logger.warning("%s is damaged (%s); it is made again", path, str(error)[:200])
     started = time.monotonic()
-    index = _made(kind, vectors, distinct)
-    logger.info("%s of %d vectors in %.0f s", kind, len(distinct), time.monotonic() - started)
+    index = _made(kind, vectors, rows)
+    logger.info("%s of %d vectors in %.0f s", kind, len(rows), time.monotonic() - started)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         faiss.write_index(index, str(temporary))
@@ -331,19 +321,19 @@ def _n_lists(n_vectors: int) -> int:
     return max(1, min(int(4 * math.sqrt(n_vectors)), n_vectors // 39))
 
 
-def _made(kind: Neighbours, vectors: npt.NDArray[Any], distinct: Ids) -> Any:
+def _made(kind: Neighbours, vectors: npt.NDArray[Any], rows: Ids) -> Any:
     import faiss
 
-    n_lists = _n_lists(len(distinct))
+    n_lists = _n_lists(len(rows))
     name = "HNSW32,SQfp16" if kind == "hnsw" else f"IVF{n_lists},SQfp16"
     index = faiss.index_factory(vectors.shape[1], name, faiss.METRIC_INNER_PRODUCT)
     if kind == "hnsw":
         index.hnsw.efConstruction = 100
-    n_samples = min(len(distinct), _TRAINED_BY * n_lists)
-    rows = distinct[np.sort(np.random.default_rng(_SEED).choice(len(distinct), n_samples, replace=False))]
-    index.train(vectors[rows].astype(np.float32))
-    for start in range(0, len(distinct), _BLOCK_ROWS):
-        index.add(vectors[distinct[start : start + _BLOCK_ROWS]].astype(np.float32))
+    n_samples = min(len(rows), _TRAINED_BY * n_lists)
+    sample = rows[np.sort(np.random.default_rng(_SEED).choice(len(rows), n_samples, replace=False))]
+    index.train(vectors[sample].astype(np.float32))
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        index.add(vectors[rows[start : start + _BLOCK_ROWS]].astype(np.float32))
     return index
 
 

@@ -1,8 +1,10 @@
 """Vectors of all notes on disk: encoded shard by shard, here, on several devices or on a Ray cluster.
 
 A shard is a fixed range of notes, and its vectors depend on nothing else: who encoded it, when, and what was there
-before. Shards are kept with their checksums as they come, so that a build goes on where it was stopped, and joined to
-one file at the end. One shard a worker is all that is in memory.
+before. Notes of one text have one vector, that of the first of them: encoded in another batch it would differ in its
+last bits, and which of them is nearest would be a matter of the shard, so of the id. Shards are kept with their
+checksums as they come, so that a build goes on where it was stopped, and joined to one file at the end. One shard a
+worker is all that is in memory.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from qilin_rag.data import NoteStore
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.extras import require
 from qilin_rag.progress import stage
+from qilin_rag.retrievers.distinct import distinct, text_digests
 from qilin_rag.retrievers.parts import drop_part, is_whole, kept_part
 
 SHARD_NOTES = 8192
@@ -64,7 +67,7 @@ def write_vectors(
             for number, vectors in encoded:
                 kept_part(folder, _shard(number), partial(_save, vectors))
                 advance(len(vectors))
-        kept_part(folder, _VECTORS, lambda path: _join(folder, n_shards, len(notes), path))
+        kept_part(folder, _VECTORS, lambda path: _join(notes, folder, n_shards, path))
     for number in range(n_shards):
         drop_part(folder, _shard(number))
 
@@ -93,14 +96,22 @@ def _save(vectors: Halves, path: Path) -> None:
         np.save(file, np.ascontiguousarray(vectors, dtype="<f2"))
 
 
-def _join(folder: Path, n_shards: int, n_notes: int, path: Path) -> None:
+def _join(notes: NoteStore, folder: Path, n_shards: int, path: Path) -> None:
+    """Write the shards as one file, with one vector for all notes of one text."""
     with path.open("wb") as file:
         for number in range(n_shards):
             vectors = np.load(folder / _shard(number), allow_pickle=False)
             if not number:
-                header = {"descr": "<f2", "fortran_order": False, "shape": (n_notes, vectors.shape[1])}
+                header = {"descr": "<f2", "fortran_order": False, "shape": (len(notes), vectors.shape[1])}
                 np.lib.format.write_array_header_1_0(file, header)
             file.write(vectors.tobytes())
+    digests = np.concatenate([text_digests(_read_shard(notes, number).texts) for number in range(n_shards)])
+    groups = distinct(digests)
+    first = groups.first[groups.number]
+    joined = np.lib.format.open_memmap(path, mode="r+")
+    for row in np.flatnonzero(first != np.arange(len(first))):
+        joined[row] = joined[first[row]]
+    joined.flush()
 
 
 def _here(shards: Iterator[Shard], make_encoder: MakeEncoder, device: str | None) -> Iterator[tuple[int, Halves]]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -11,7 +12,7 @@ from qilin_rag.data import convert as module
 from qilin_rag.data import load_dataset
 from qilin_rag.data.encodings import find_files, read_batches
 from qilin_rag.data.schema import TABLES
-from tests.conftest import Cli
+from tests.conftest import Cli, write_jsonl
 from tests.data.qilin import write_csv, write_parquet
 
 
@@ -93,3 +94,29 @@ def test_stats(tmp_path: Path, cli: Cli) -> None:
     shown = cli("data", "stats", source).out
     assert "distinct queries" in shown
     assert "liked" not in cli("data", "stats", "sample").out
+
+
+def test_what_ids_tell_of_clicks_is_said(tmp_path: Path, cli: Cli) -> None:
+    """Pairs of a clicked note and another one in which the clicked one has the higher id, counted pair by pair."""
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    expected = []
+    for i in range(40):
+        notes, clicks = rng.integers(0, 30, 8).tolist(), rng.random(8) < 0.4
+        clicked = {note for note, click in zip(notes, clicks, strict=True) if click}
+        others = set(notes) - clicked
+        if clicked and others:
+            expected.append(np.mean([one > other for one in clicked for other in others]))
+        pairs = enumerate(zip(notes, clicks, strict=True), 1)
+        shown = [{"note_idx": note, "position": place, "click": int(click)} for place, (note, click) in pairs]
+        rows.append({"search_idx": i, "query": "q", "search_result_details_with_idx": shown})
+    write_jsonl(tmp_path / "search_test.jsonl", rows)
+    figures = json.loads(cli("data", "stats", tmp_path, "--json").out)["note_idx against clicks"]
+    assert figures["AUC within a request, mean"] == pytest.approx(np.mean(expected))
+    assert figures["requests with a click and a result without"] == len(expected)
+    assert "what it says" not in figures  # chance is within the interval
+    for row in rows:
+        row["search_result_details_with_idx"].append({"note_idx": 99, "position": 9, "click": 1})
+    write_jsonl(tmp_path / "search_test.jsonl", rows)
+    figures = json.loads(cli("data", "stats", tmp_path, "--json").out)["note_idx against clicks"]
+    assert figures["AUC within a request, mean"] > 0.6 and "higher ids" in figures["what it says"]

@@ -16,7 +16,7 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Requests, requests_of
 from qilin_rag.errors import UsageError
 from qilin_rag.progress import watched_by
-from qilin_rag.rankers.examples import clicked_notes, contrasts
+from qilin_rag.rankers.examples import ClickedNotes, contrasts
 from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.rankers.texts import note_texts
 from qilin_rag.registry import RANKERS, RETRIEVERS
@@ -101,7 +101,8 @@ def test_requests_without_unclicked_results_or_clicks() -> None:
     only = requests.with_candidates(requests.clicked)
     assert (contrasts(only, 3, 0).negatives == -1).all()
     assert contrasts(requests, 0, 0).negatives.shape == (requests.clicked.sum(), 0)
-    assert clicked_notes(requests, np.flatnonzero(requests.n_clicked == 0)[:2]).tolist() == [[-1], [-1]]
+    clicked = ClickedNotes.of(requests).of_requests(np.flatnonzero(requests.n_clicked == 0)[:2])
+    assert clicked.tolist() == [[-1], [-1]]
 
 
 def batch_of(ranker: BiEncoder, requests: Requests, catalogue: Catalogue, rows: list[int]) -> tuple[Any, Any, Any]:

@@ -23,6 +23,7 @@ from qilin_rag.errors import UsageError  # noqa: E402
 from qilin_rag.pretrained import quiet_loading  # noqa: E402
 from qilin_rag.progress import Advance, watched_by  # noqa: E402
 from qilin_rag.rankers import training  # noqa: E402
+from qilin_rag.rankers.trained import read_ranker  # noqa: E402
 from qilin_rag.rankers.training import LOG, make_optimizer, train_ranker, warm_up  # noqa: E402
 from qilin_rag.registry import RANKERS  # noqa: E402
 from tests.rankers.made import Toy, made_requests  # noqa: E402
@@ -213,6 +214,33 @@ def test_another_training_is_refused(catalogue: Catalogue, tmp_path: Path) -> No
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(UsageError, match="no training of ours"):
         train_ranker(Toy(), *requests, catalogue, tmp_path / "mine")
+
+
+def test_how_many_examples_a_step_takes_is_part_of_a_training(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes, batches and accumulated batches: by other numbers the steps that are left would be others."""
+    requests = made_requests(), made_requests(20, seed=5)
+    killed, done = Toy(max_steps=9, batch_size=4), Toy(max_steps=1, batch_size=4)
+    with watched_by(KillAt(2)), pytest.raises(Killed):
+        train_ranker(killed, *requests, catalogue, tmp_path / "killed")
+    train_ranker(done, *requests, catalogue, tmp_path / "done")
+    assert read_ranker(tmp_path / "done")["trained"]["n_processes"] == 1
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        for ranker, folder in ((killed, "killed"), (done, "done")):
+            with pytest.raises(UsageError, match=r"by 1 process, here are 2: .* 2 batches of 4 .* instead of 1"):
+                train_ranker(ranker, *requests, catalogue, tmp_path / folder)
+    for name in ("batch_size", "gradient_accumulation"):
+        with pytest.raises(UsageError, match=rf"\(other {name}\)"):
+            train_ranker(killed.model_copy(update={name: 2}), *requests, catalogue, tmp_path / "killed")
+    begun = json.loads((tmp_path / "killed" / "training.json").read_text())
+    assert begun["n_processes"] == 1
+    (tmp_path / "killed" / "training.json").write_text(json.dumps(begun | {"n_processes": 4}))
+    with pytest.raises(UsageError, match=r"is trained by 4 processes, here are 1: .*torchrun --nproc_per_node 4"):
+        train_ranker(killed, *requests, catalogue, tmp_path / "killed")
+    (tmp_path / "killed" / "training.json").write_text(json.dumps(begun))
+    assert train_ranker(killed, *requests, catalogue, tmp_path / "killed").n_steps == 9
 
 
 def test_a_seed_that_generators_do_not_take_is_refused() -> None:

@@ -116,3 +116,61 @@ def test_another_way_to_search_encodes_nothing(
     flat = BiEncoder(model=str(made_model)).search(data.questions, data.notes, 5)
     monkeypatch.setattr(BiEncoder, "write_files", lambda *_: pytest.fail("encoded again"))
     assert BiEncoder(model=str(made_model), faiss="hnsw").search(data.questions, data.notes, 5) == flat
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+@pytest.mark.parametrize("share", [0.1, 0.6])
+def test_copies_of_a_vector_hide_nothing(kind: dense_search.Neighbours, share: float, tmp_path: Path) -> None:
+    """A tenth of the notes, or most of them, are the same; each query is near them, or near one of the others."""
+    vectors = clustered(4000)
+    rng = np.random.default_rng(2)
+    copies = rng.choice(4000, int(share * 4000), replace=False)
+    vectors[copies] = vectors[copies[0]]
+    vectors[copies[: len(copies) // 4]] = vectors[copies[-1] - 1]  # a second one of fewer copies
+    ids = rng.permutation(4000).astype(np.int64)
+    queries = np.concatenate([vectors[::100], vectors[copies[:5]]]).astype(np.float32)
+    queries += rng.standard_normal(queries.shape).astype(np.float32) * 0.05
+    texts = [f"q{i}" for i in range(len(queries))]
+    index = dense_search.opened_index(kind, vectors, tmp_path)
+    assert index.index.ntotal == len(np.unique(vectors, axis=0)) == len(index.starts) - 1
+    assert sorted(index.rows.tolist()) == list(range(4000))
+
+    def search(texts: Any, some: Any, k: int) -> Any:
+        breadth = dense_search.default_breadth(kind, index.index.ntotal)
+        return dense_search.search_approximately(texts, some, vectors, ids, k, index, breadth)
+
+    assert dense_search.measured_recall(texts, queries, vectors, ids, search)["recall@100"] >= 0.95
+    for k in (1, 7):  # of copies at the cut the same ones, by the hash
+        exact, of_exact = dense_search.search_flat(texts, queries, vectors, ids, k)
+        found, of_found = search(texts, queries, k)
+        assert np.mean([one == other for one, other in zip(exact, found, strict=True)]) >= 0.95
+        assert of_found == pytest.approx(of_exact, abs=2)
+    again = dense_search.opened_index(kind, vectors, tmp_path)
+    assert np.array_equal(again.rows, index.rows) and np.array_equal(again.starts, index.starts)
+    (tmp_path / dense_search.COPIES).write_bytes(b"nothing")
+    again = dense_search.opened_index(kind, vectors, tmp_path)
+    assert np.array_equal(again.rows, index.rows) and np.array_equal(again.starts, index.starts)
+
+
+def test_an_index_that_misses_notes_is_said_each_time(
+    data_dir: Path, made_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("冷萃咖啡怎么做多肉养"), 6)) for _ in range(400)]
+    write_jsonl(data_dir / "notes.jsonl", [{"note_idx": i, "title": "", "content": t} for i, t in enumerate(texts)])
+    notes = load_dataset(str(data_dir)).notes
+    flat = BiEncoder(model=str(made_model), index=tmp_path / "index")
+    flat.write_index(notes, tmp_path / "index")
+    questions = ask("咖啡")
+    for _ in range(2):  # made beside the vectors, then found there
+        caplog.clear()
+        BiEncoder(model=str(made_model), index=tmp_path / "index", faiss="ivf", n_probe=1).search(questions, notes, 5)
+        assert "ivf misses notes: recall@100 against flat is 0." in caplog.text
+    caplog.clear()
+    BiEncoder(model=str(made_model), index=tmp_path / "whole", faiss="ivf", n_probe=99).write_index(
+        notes, tmp_path / "whole"
+    )
+    BiEncoder(model=str(made_model), index=tmp_path / "whole", faiss="ivf", n_probe=99).search(questions, notes, 5)
+    assert not caplog.records or "misses" not in caplog.text
+    BiEncoder(model=str(made_model), index=tmp_path / "whole", faiss="ivf", n_probe=2).search(questions, notes, 5)
+    assert "recall at n_probe 2 was not measured" in caplog.text
