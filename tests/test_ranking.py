@@ -315,6 +315,25 @@ def test_training_reads_no_test_table(world: Path, tmp_path: Path, learned: list
     assert not {*trained_on.ids, *validation.ids} & set(read_table(open_source(str(world)), "search_test").ids)
 
 
+def test_how_the_log_is_read_reaches_training_and_ranking(
+    world: Path, cli: Cli, learned: list[tuple[Requests, Requests]]
+) -> None:
+    toy = "tests.rankers.made:Toy"
+    for shift in (28_800, 0):
+        setting = f"log.search_shift_s={shift}"
+        done = cli("train", toy, "--data", world, "--out", "out", "--set", setting, "--set", "ranker.seed=1")
+        assert done.code == 0, done.err
+    (train, validation), (train_true, validation_true) = learned
+    assert set((train_true.time_ms - train.time_ms).tolist()) == {28_800_000}
+    assert validation_true.ids == validation.ids  # one shift for all of a table changes no order in it
+    command = ("rank", "--ranker", "production", "--data", world, "--json")
+    settings = ([], ["log.search_shift_s=0"], ["log.session_gap_s=60"], ["log.position_zero=unknown"])
+    found = [cli(*command, *(["--set", *setting] if setting else [])) for setting in settings]
+    assert len({json.loads(each.out)["run"] for each in found}) == len(settings)
+    assert len({json.dumps(json.loads(each.out)["metrics"]) for each in found}) == 1  # no result is at position 0
+    assert cli(*command, "--set", "log.search_shift_h=8").code == 2
+
+
 def test_training_on_both_tasks_and_on_less(
     world: Path, tmp_path: Path, learned: list[tuple[Requests, Requests]]
 ) -> None:
