@@ -120,6 +120,12 @@ def test_models_find_what_is_neither_linear_nor_additive() -> None:
     assert (again.propensity == found.propensity).all() and (again.predicted == found.predicted).all()
 
 
+def test_a_side_in_one_fold_is_said() -> None:
+    groups, treated = np.arange(N) % 50, np.arange(N) % 50 > 0  # one user alone is untreated
+    with pytest.raises(UsageError, match="too few users"):
+        fit_nuisances(functions_of(), treated, np.zeros((N, 1)), groups)
+
+
 def compared(functions: Functions, propensity: Floats, treated: Bools, chosen: tuple[Function, ...] = ()) -> Comparison:
     nuisances = Nuisances(propensity, np.zeros((len(treated), 0)), list(chosen))
     return compare(functions, nuisances, [], treated, np.arange(len(treated)))
