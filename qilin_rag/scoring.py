@@ -16,7 +16,7 @@ from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.registry import SCORERS
 from qilin_rag.scorers import Scorer
 from qilin_rag.scorers.retrieval import cutoff, is_about_hits, is_outdated
-from qilin_rag.stats import Clusters, intervals95, query_clusters, standard_error
+from qilin_rag.stats import Clusters, mean_bounds, query_clusters, standard_error
 from qilin_rag.store import Manifest, RunDirectory
 from qilin_rag.text import clean
 from qilin_rag.types import (
@@ -237,9 +237,9 @@ def summarise_metrics(
     if not metrics:
         return {}
     values = as_values(list(metrics.values()))
-    intervals = intervals95(values, clusters, seed)
+    bounds = mean_bounds(values, clusters, seed)
     summaries = {}
-    for (metric, scores), column, interval in zip(metrics.items(), values.T, intervals, strict=True):
+    for (metric, scores), column, (interval, no_interval) in zip(metrics.items(), values.T, bounds, strict=True):
         is_scored = ~np.isnan(column)
         scored = column[is_scored]
         summaries[metric] = MetricSummary(
@@ -250,6 +250,7 @@ def summarise_metrics(
             stderr=standard_error(scored, None if clusters is None else clusters[is_scored]),
             ci95=(interval.low, interval.high) if interval else None,
             ci95_method=interval.method if interval else None,
+            no_interval=no_interval,
             signature=scores[0].signature,
             reasons=dict(sorted(Counter(score.reason for score in scores if score.reason).items())),
         )
@@ -290,13 +291,8 @@ def remarks(metrics: Mapping[str, MetricSummary]) -> list[str]:
         for reason, n in metric.reasons.items():
             if reason not in get_args(Status):
                 said.setdefault(f"{reason} ({n} of {metric.n + metric.n_unscored})", []).append(name)
-    by_percentiles = [
-        name
-        for name, metric in metrics.items()
-        if metric.ci95_method == "percentile" and metric.ci95 and metric.ci95[0] < metric.ci95[1]
-    ]
-    if by_percentiles:
-        said["interval by percentiles, BCa says nothing here"] = by_percentiles
+        if metric.n and metric.no_interval:
+            said.setdefault(f"no 95% interval, {metric.no_interval}", []).append(name)
     return [f"{', '.join(names)}: {remark}" for remark, names in said.items()]
 
 

@@ -1,13 +1,21 @@
-"""How sure a mean is and how real a difference: intervals, tests and power, in numpy, seeded.
+"""How sure a mean is and how real a difference: one test, the interval that inverts it, and its power; seeded.
 
-Values of one cluster (the same query asked by several users) are no independent evidence: they are drawn, and their
-signs flipped, together. NaN stands for an unscored value; each column is about its scored values only.
+Values of one cluster (the same query asked by several users) are not independent evidence: their signs are flipped
+together. NaN stands for an unscored value; each column is about its scored values only.
+
+**The test** flips the signs of what the clusters sum up to. It is exact where differences are as often so much above
+their mean as below it, however many of them are 0. Its statistic is Hall's transformation of t (1992), which takes the
+skewness of the data into account, so that it holds its level on skewed data, too. **The interval** holds the values
+that the test does not reject at .05: the two are one procedure and can't contradict each other.
+
+`benchmarks/statistics.py` simulates how often both are right; the constants below were chosen by it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import cache
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
@@ -16,24 +24,51 @@ import numpy.typing as npt
 
 from qilin_rag.text import query_key
 
+ALPHA = 0.05
 N_RESAMPLES = 10_000
 EXACT_UP_TO = 12
-"""Clusters up to which the permutation test goes through all signs."""
+"""Clusters up to which a test goes through all signs; with so few an interval can't be told."""
+FEWEST_INFORMATIVE = 6
+"""Clusters unlike the others that an interval needs: with five p can't reach .05."""
+FEWEST_DETECTABLE = 8
+"""Clusters from which on it is said what difference they could show."""
 
+_SKEW_DENSE, _SKEW_SPARSE = 1.45, 0.3
 _BLOCK_VALUES = 4_000_000
-_FEWEST_FOR_BCA = 10
+_CHUNK_COLUMNS = 64
+_EQUAL, _ROUNDING = 1e-9, 1e-12
+_HALVINGS = 10
 _NORMAL = NormalDist()
 
 Values = npt.NDArray[np.float64]
 Clusters = npt.NDArray[np.intp]
+Booleans = npt.NDArray[np.bool_]
 
 
 class Interval(NamedTuple):
-    """A 95% interval, and how it was made: `percentile` where BCa can't be (see `intervals95`)."""
+    """A 95% interval and its method: `sign-flip` inverts the test of this module, `wilson` is Wilson's of a share."""
 
     low: float
     high: float
-    method: Literal["bca", "percentile"]
+    method: Literal["sign-flip", "wilson"]
+
+
+class Bounds(NamedTuple):
+    """The 95% interval of a mean, or the reason why there is none."""
+
+    interval: Interval | None
+    no_interval: str | None = None
+
+
+class PairedTest(NamedTuple):
+    """A mean difference put to the test: p of no difference (None without values), and its 95% interval.
+
+    The interval excludes 0 if and only if p is at most .05; where there is none, `no_interval` says why.
+    """
+
+    p: float | None
+    interval: Interval | None
+    no_interval: str | None = None
 
 
 def clusters_by(labels: Sequence[Hashable]) -> Clusters:
@@ -60,47 +95,82 @@ def standard_error(values: Values, clusters: Clusters | None = None) -> float | 
     return float(math.sqrt((deviations**2).sum() * len(sizes) / (len(sizes) - 1)) / sizes.sum())
 
 
-def intervals95(values: Values, clusters: Clusters | None = None, seed: int = 0) -> list[Interval | None]:
-    """95% bootstrap interval of the mean of each column of `values` (n, m); None under two clusters.
+def paired_tests(differences: Values, clusters: Clusters | None = None, seed: int = 0) -> list[PairedTest]:
+    """Test each column of paired differences (n, m) against 0 by flipping signs, and give its 95% interval.
 
-    BCa (Efron 1987), its acceleration from the jackknife over clusters. The percentile interval (Efron & Tibshirani
-    1993, ch. 13) where BCa says nothing: under 10 clusters, all means alike, or no resample on one side of the mean.
-    Columns scored for the same rows share their resamples; memory does not grow with n.
+    Up to 12 clusters p is the share of all patterns of signs whose mean is as far from 0, and there is no interval.
+    Beyond, it is (b + 1) / (R + 1) of R = 10,000 random patterns (Phipson & Smyth 2010); of patterns exactly as far
+    as the data half are counted (mid-p), so that p has no jump at 0, and all that differ from the data in zeros only.
+    An interval needs six clusters unlike the others. Columns scored for the same rows share their signs.
+
+    Args:
+        differences: One column a comparison, NaN where unscored.
+        clusters: The number of the cluster of each row; each row is one of its own where it is None.
+        seed: Of the random signs.
     """
-    found: list[Interval | None] = [None] * values.shape[1]
-    for columns in _alike(values, clusters):
-        sums, sizes = _cluster_sums(columns)
-        if len(sizes) < 2:
-            continue
-        means = np.concatenate(list(_resampled_means(sums, sizes, seed)))
-        for column, which in enumerate(columns.numbers):
-            found[which] = _bca(means[:, column], sums[:, column], sizes)
-    return found
-
-
-def permutation_test(differences: Values, clusters: Clusters | None = None, seed: int = 0) -> list[float | None]:
-    """Two-sided p of the mean of each column of paired `differences` (n, m) by flipping signs; None without values.
-
-    Up to 12 clusters the share of all sign patterns whose mean is as far from 0; beyond, (b + 1) / (m + 1) of
-    m = 10,000 random ones (Phipson & Smyth 2010).
-    """
-    found: list[float | None] = [None] * differences.shape[1]
+    tests = [PairedTest(None, None, "nothing is scored")] * differences.shape[1]
     for columns in _alike(differences, clusters):
         sums, sizes = _cluster_sums(columns)
         if not len(sizes):
             continue
-        observed = np.abs(sums.sum(axis=0))
-        reached = observed - 1e-12 * np.abs(sums).sum(axis=0)  # a sum in another order is the same sum
-        is_exact = len(sizes) <= EXACT_UP_TO
-        patterns = _all_signs(len(sizes)) if is_exact else _random_signs(len(sizes), seed)
-        n_patterns, n_as_far = 0, np.zeros(len(observed), dtype=np.int64)
-        for signs in patterns:
-            n_patterns += len(signs)
-            n_as_far += (np.abs(signs @ sums) >= reached).sum(axis=0)
-        p_values = n_as_far / n_patterns if is_exact else (n_as_far + 1) / (n_patterns + 1)
-        for which, p_value in zip(columns.numbers, p_values.tolist(), strict=True):
-            found[which] = p_value
-    return found
+        for start in range(0, len(columns.numbers), _CHUNK_COLUMNS):
+            chunk = slice(start, start + _CHUNK_COLUMNS)
+            for which, test in zip(columns.numbers[chunk], _tests(sums[:, chunk], sizes, seed), strict=True):
+                tests[which] = test
+    return tests
+
+
+def permutation_test(differences: Values, clusters: Clusters | None = None, seed: int = 0) -> list[float | None]:
+    """Two-sided p of the mean of each column of paired `differences` (n, m): that of `paired_tests`."""
+    p_values: list[float | None] = [None] * differences.shape[1]
+    for columns in _alike(differences, clusters):
+        sums, sizes = _cluster_sums(columns)
+        if len(sizes):
+            for which, p in zip(columns.numbers, _p_values(sums, _skew_weights(sums, sizes), seed), strict=True):
+                p_values[which] = float(p)
+    return p_values
+
+
+def intervals95(values: Values, clusters: Clusters | None = None, seed: int = 0) -> list[Interval | None]:
+    """95% interval of the mean of each column of `values` (n, m): that of `paired_tests`."""
+    return [test.interval for test in paired_tests(values, clusters, seed)]
+
+
+def mean_bounds(values: Values, clusters: Clusters | None = None, seed: int = 0) -> list[Bounds]:
+    """95% interval of the mean of each column of figures (n, m), or why it has none.
+
+    Wilson's (see `share95`) where all values are 0 or 1, else that of `paired_tests`.
+    """
+    is_binary = (np.isnan(values) | (values == 0) | (values == 1)).all(axis=0) & ~np.isnan(values).all(axis=0)
+    bounds = [Bounds(None)] * values.shape[1]
+    for column in np.flatnonzero(is_binary):
+        scored = _Columns.of(values, clusters, [int(column)])
+        bounds[column] = Bounds(Interval(*share95(scored.values[:, 0], scored.clusters), "wilson"))
+    others = np.flatnonzero(~is_binary)
+    for column, test in zip(others, paired_tests(values[:, others], clusters, seed), strict=True):
+        bounds[column] = Bounds(test.interval, test.no_interval)
+    return bounds
+
+
+def compare_all(values: Values, clusters: Clusters | None = None, seed: int = 0) -> Values:
+    """Adjusted p of all pairs of columns of `values` (n, k), as a symmetric matrix (k, k); NaN without shared rows.
+
+    Step-down max-T (Westfall & Young 1993) over the test of `paired_tests`, all pairs under the same signs: the chance
+    that any pair of systems without a difference has an adjusted p of at most .05 is at most .05, whatever else differs
+    and however the pair was chosen.
+    """
+    adjusted = np.full((values.shape[1], values.shape[1]), np.nan)
+    first, second = np.triu_indices(values.shape[1], 1)
+    differences = values[:, first] - values[:, second]
+    is_shared = ~np.isnan(differences)
+    rows, pairs = np.asarray(is_shared.any(axis=1)), np.flatnonzero(is_shared.any(axis=0))
+    if len(pairs):
+        numbers, n = _numbered(clusters, rows)
+        sums = _add_up(np.where(is_shared, differences, 0.0)[rows][:, pairs], numbers, n)
+        sizes = _add_up(is_shared[rows][:, pairs].astype(np.float64), numbers, n)
+        first, second = first[pairs], second[pairs]
+        adjusted[first, second] = adjusted[second, first] = _step_down(sums, sizes, seed)
+    return adjusted
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -113,12 +183,44 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def detectable_difference(stderr: float, power: float = 0.8, alpha: float = 0.05) -> float:
-    """The smallest true difference that a two-sided test finds with this power, given the difference's standard error.
+def detectable_difference(
+    stderr: float, n: int | None = None, power: float = 0.8, alpha: float = ALPHA
+) -> float | None:
+    """The smallest true difference that the test finds with this power, given the standard error of the difference.
 
-    (z of 1 - alpha / 2, plus z of the power) standard errors: the normal approximation, as in Cohen (1988).
+    The power of the t test of n values at the level that the test can have, and a margin of 1 / n (up to 12 clusters
+    half of it) for what the estimates of the standard error and of the skewness cost.
+
+    Args:
+        stderr: The standard error of the mean difference.
+        n: How many clusters it is from; None for so many that t is normal (Cohen 1988).
+        power: How often the test is to find the difference.
+        alpha: The level of the test.
+
+    Returns:
+        None under eight clusters: with five or fewer nothing can be shown, and with six or seven it can't be told.
     """
-    return (_NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(power)) * stderr
+    if n is None:
+        return (_NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(power)) * stderr
+    if n < FEWEST_DETECTABLE:
+        return None
+    return _noncentrality(n, power, alpha) * stderr
+
+
+def why_undetectable(differences: Values, clusters: Clusters | None = None) -> str | None:
+    """Why it can't be said what these paired differences (n,), none of them NaN, could show; None if it can be.
+
+    Under six clusters, or six that differ, p can't reach .05, so that nothing can be shown.
+    """
+    sums, sizes = _cluster_sums(_Columns.of(differences[:, None], clusters))
+    n, n_unlike_0 = len(sizes), int((np.abs(sums) > _EQUAL * np.abs(sums).max(initial=0.0)).sum())
+    if n < FEWEST_INFORMATIVE:
+        return f"nothing can be shown by {n}, {FEWEST_INFORMATIVE} are needed"
+    if n_unlike_0 < FEWEST_INFORMATIVE:
+        return f"nothing can be shown: {n_unlike_0} of {n} differ, {FEWEST_INFORMATIVE} are needed"
+    if n < FEWEST_DETECTABLE:
+        return f"{n} are too few to say what they could show, {FEWEST_DETECTABLE} are needed"
+    return None
 
 
 def wilson95(share: float, n: float) -> tuple[float, float]:
@@ -175,69 +277,263 @@ def _alike(values: Values, clusters: Clusters | None) -> Iterator[_Columns]:
 
 def _cluster_sums(columns: _Columns) -> tuple[Values, Values]:
     """Sums (C, m) and sizes (C,) of the clusters."""
-    if columns.clusters is None:
-        return columns.values, np.ones(len(columns.values))
-    _, numbers, sizes = np.unique(columns.clusters, return_inverse=True, return_counts=True)
-    if len(sizes) == len(columns.values):
-        return columns.values, np.ones(len(columns.values))
-    sums = np.zeros((len(sizes), columns.values.shape[1]))
-    np.add.at(sums, numbers, columns.values)
-    return sums, sizes.astype(np.float64)
+    numbers, n = _numbered(columns.clusters, np.ones(len(columns.values), dtype=bool))
+    return _add_up(columns.values, numbers, n), _add_up(np.ones((len(columns.values), 1)), numbers, n)[:, 0]
 
 
-def _blocks(n_clusters: int) -> Iterator[int]:
-    """How many resamples to draw at a time, so that memory does not grow with the number of clusters."""
-    block = max(1, min(N_RESAMPLES, _BLOCK_VALUES // n_clusters))
+def _numbered(clusters: Clusters | None, rows: Booleans) -> tuple[Clusters, int]:
+    """The clusters of these rows, numbered from 0, and how many there are."""
+    if clusters is None:
+        return np.arange(int(rows.sum())), int(rows.sum())
+    found, numbers = np.unique(clusters[rows], return_inverse=True)
+    return numbers, len(found)
+
+
+def _add_up(values: Values, numbers: Clusters, n: int) -> Values:
+    """The sums (n, m) of the rows of `values` by cluster; the rows as they are if each is one of its own."""
+    if n == len(values):
+        return values
+    sums = np.zeros((n, values.shape[1]))
+    np.add.at(sums, numbers, values)
+    return sums
+
+
+def _signs(n: int, seed: int) -> Iterator[Values]:
+    """Patterns of signs for n clusters, in blocks (block, n): all of them up to 12 clusters, else random ones."""
+    if n <= EXACT_UP_TO:
+        yield 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(np.float64)
+        return
+    rng = np.random.default_rng(seed)
+    block = max(1, min(N_RESAMPLES, _BLOCK_VALUES // n))
     for start in range(0, N_RESAMPLES, block):
-        yield min(block, N_RESAMPLES - start)
+        size = (min(block, N_RESAMPLES - start), -(-n // 8))
+        yield 1 - 2 * np.unpackbits(rng.integers(0, 256, size, dtype=np.uint8), axis=1, count=n).astype(np.float64)
 
 
-def _resampled_means(sums: Values, sizes: Values, seed: int) -> Iterator[Values]:
-    """Means (block, m) of clusters drawn with replacement: how often each is drawn, times its sum."""
-    rng = np.random.default_rng(seed)
-    n = len(sizes)
-    for block in _blocks(n):
-        drawn = rng.integers(0, n, size=(block, n))
-        drawn += n * np.arange(block)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=block * n).reshape(block, n).astype(np.float64)
-        yield (times @ sums) / (times @ sizes)[:, None]
+def _flipped(sums: Values, seed: int) -> Values:
+    """The sums of the rows of `sums` (n, m) under each pattern of signs, (patterns, m)."""
+    return np.concatenate([signs @ sums for signs in _signs(len(sums), seed)])
 
 
-def _all_signs(n: int) -> Iterator[Values]:
-    """All 2^n patterns of signs, (2^n, n)."""
-    yield 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(np.float64)
+def _is_informative(sums: Values, sizes: Values) -> Booleans:
+    """Which clusters (C, m) have another mean than most: off the commonest mean, if two or more have it."""
+    means = np.divide(sums, sizes, out=np.full(sums.shape, np.nan), where=np.broadcast_to(sizes, sums.shape) > 0)
+    scale = np.nanmax(np.abs(means), axis=0)
+    means = np.round(means / np.where(scale > 0, scale, 1.0), 10)
+    mask = ~np.isnan(means)
+    for column in range(means.shape[1]):
+        values, counts = np.unique(means[mask[:, column], column], return_counts=True)
+        if counts.max() > 1:
+            mask[:, column] &= means[:, column] != values[counts.argmax()]
+    return np.asarray(mask)
 
 
-def _random_signs(n: int, seed: int) -> Iterator[Values]:
-    """Random patterns of signs, (block, n)."""
-    rng = np.random.default_rng(seed)
-    for block in _blocks(n):
-        bits = np.unpackbits(rng.integers(0, 256, size=(block, -(-n // 8)), dtype=np.uint8), axis=1, count=n)
-        yield 1 - 2 * bits.astype(np.float64)
+def _skew_weights(sums: Values, sizes: Values) -> Values:
+    """How much of the skewness to take into account, (m,); none up to 12 clusters, where the test is that of the mean.
+
+    More than all of it where no value repeats, since a small sample understates it; a part of it where nearly all are
+    the same, since the few others exaggerate it.
+    """
+    if len(sums) <= EXACT_UP_TO:
+        return np.zeros(sums.shape[1])
+    sizes = np.broadcast_to(sizes.reshape(len(sums), -1), sums.shape)
+    share: Values = _is_informative(sums, sizes).sum(axis=0) / (sizes > 0).sum(axis=0)
+    return _SKEW_SPARSE + _SKEW_DENSE * share
 
 
-def _bca(means: Values, sums: Values, sizes: Values) -> Interval:
-    """BCa where it can be had, else percentile; of resampled `means` (R,) and one column's cluster `sums` (C,)."""
-    levels = _bca_levels(means, sums, sizes) if len(sizes) >= _FEWEST_FOR_BCA else None
-    low, high = np.percentile(means, [2.5, 97.5] if levels is None else levels)
-    return Interval(float(low), float(high), "percentile" if levels is None else "bca")
+def _hall_t(first: Values, second: Values, third: Values, n: Values | int, skew: Values) -> Values:
+    """Hall's transformation of t (1992), of sums of first, second and third powers of `n` values."""
+    mean = first / n
+    variance = np.maximum(second / n - mean * mean, np.where(second > 0, 1e-12 * second / n, 1.0))
+    deviation = np.sqrt(variance)
+    t = np.sqrt(n - 1) * mean / deviation
+    a = skew / np.sqrt(n) * ((third - 3 * mean * second) / n + 2 * mean * mean * mean) / (variance * deviation)
+    at = a * t
+    transformed: Values = t * (1 + at * (1 / 3 + at / 27)) + a / 6
+    return transformed
 
 
-def _bca_levels(means: Values, sums: Values, sizes: Values) -> tuple[float, float] | None:
-    """The percentiles that take the place of 2.5 and 97.5 (Efron & Tibshirani 1993, eq. 14.10)."""
-    mean = sums.sum() / sizes.sum()
-    below = ((means < mean).mean() + (means <= mean).mean()) / 2
-    left_out = (sums.sum() - sums) / (sizes.sum() - sizes)  # the jackknife: the mean without each cluster
-    deviations = left_out.mean() - left_out
-    spread = (deviations**2).sum()
-    if not 0 < below < 1 or spread <= (1e-12 * max(1.0, abs(mean))) ** 2:
-        return None
-    acceleration = (deviations**3).sum() / (6 * spread**1.5)
-    bias = _NORMAL.inv_cdf(below)
-    levels = []
-    for level in (0.025, 0.975):
-        z = bias + _NORMAL.inv_cdf(level)
-        if (scale := 1 - acceleration * z) <= 0:
-            return None
-        levels.append(100 * _NORMAL.cdf(bias + z / scale))
-    return levels[0], levels[1]
+def _scaled(sums: Values) -> Values:
+    """The columns by their largest value; what differs from 0 by rounding alone is 0."""
+    largest = np.abs(sums).max(axis=0)
+    scaled = sums / np.where(largest > 0, largest, 1.0)
+    return np.where(np.abs(scaled) < _ROUNDING, 0.0, scaled)
+
+
+def _share_as_far(flipped: Values, observed: Values, n_unlike_0: Values, is_exact: bool) -> Values:
+    """The share of patterns whose statistic is as far from 0 as that of the data, by column: p."""
+    slack = _EQUAL * (1 + observed)
+    n_as_far = (flipped >= observed - slack).sum(axis=0)
+    if is_exact:
+        share: Values = n_as_far / len(flipped)
+        return share
+    n_further = (flipped > observed + slack).sum(axis=0)
+    same_but_for_zeros = 0.5 ** np.maximum(n_unlike_0, 1)
+    p = ((n_further + n_as_far) / 2 + 1) / (len(flipped) + 1) + same_but_for_zeros
+    return np.where(n_unlike_0 > 0, np.minimum(p, 1.0), 1.0)
+
+
+def _p_values(sums: Values, skew: Values, seed: int) -> Values:
+    """The p of each column of cluster `sums` (C, m)."""
+    n, p_values = len(sums), []
+    for start in range(0, sums.shape[1], _CHUNK_COLUMNS):
+        chunk = slice(start, start + _CHUNK_COLUMNS)
+        values, weights = _scaled(sums[:, chunk]), skew[chunk]
+        squares, m = (values**2).sum(axis=0), values.shape[1]
+        of_data = _hall_t(values.sum(axis=0), squares, (values**3).sum(axis=0), n, weights)
+        flipped = _flipped(np.concatenate([values, values**3], axis=1), seed)
+        of_flipped = _hall_t(flipped[:, :m], squares, flipped[:, m:], n, weights)
+        p_values.append(_share_as_far(np.abs(of_flipped), np.abs(of_data), (values != 0).sum(axis=0), n <= EXACT_UP_TO))
+    return np.concatenate(p_values)
+
+
+def _step_down(sums: Values, sizes: Values, seed: int) -> Values:
+    """Adjusted p of each column of cluster `sums` (C, m) among all of them, from the least to the most extreme."""
+    skew, n = _skew_weights(sums, sizes), (sizes > 0).sum(axis=0).astype(np.float64)
+    values = _scaled(sums)
+    squares = (values**2).sum(axis=0)
+    of_data = np.abs(_hall_t(values.sum(axis=0), squares, (values**3).sum(axis=0), n, skew))
+    order = np.argsort(of_data, kind="stable")
+    adjusted = np.ones(len(order))
+    furthest: Values = np.zeros((1, 1))
+    for start in range(0, len(order), _CHUNK_COLUMNS):
+        chunk = order[start : start + _CHUNK_COLUMNS]
+        part, m = values[:, chunk], len(chunk)
+        flipped = _flipped(np.concatenate([part, part**3], axis=1), seed)
+        of_flipped = np.abs(_hall_t(flipped[:, :m], squares[chunk], flipped[:, m:], n[chunk], skew[chunk]))
+        of_flipped[:, 0] = np.maximum(of_flipped[:, 0], furthest[:, -1])
+        furthest = np.maximum.accumulate(of_flipped, axis=1)
+        is_exact = len(sums) <= EXACT_UP_TO
+        adjusted[chunk] = _share_as_far(furthest, of_data[chunk], (part != 0).sum(axis=0), is_exact)
+    adjusted[order] = np.maximum.accumulate(adjusted[order][::-1])[::-1]
+    return adjusted
+
+
+def _tests(sums: Values, sizes: Values, seed: int) -> list[PairedTest]:
+    """The tests of columns of cluster `sums` (C, m), and the intervals of those that can have one."""
+    skew = _skew_weights(sums, sizes)
+    p_values = _p_values(sums, skew, seed)
+    reasons = _why_no_interval(sums, sizes)
+    can = np.flatnonzero([reason is None for reason in reasons])
+    intervals: dict[int, Interval] = {}
+    if len(can):
+        lows, highs = _invert(sums[:, can], sizes, skew[can], p_values[can], seed)
+        for column, low, high in zip(can.tolist(), lows.tolist(), highs.tolist(), strict=True):
+            intervals[column] = Interval(low, high, "sign-flip")
+    return [
+        PairedTest(p, intervals.get(column), reason)
+        for column, (p, reason) in enumerate(zip(p_values.tolist(), reasons, strict=True))
+    ]
+
+
+def _why_no_interval(sums: Values, sizes: Values) -> list[str | None]:
+    """Why the columns of cluster `sums` (C, m) can't have an interval; None for those that can.
+
+    Clusters count by their size (Kish): as many as would weigh the same if all were alike.
+    """
+    if len(sizes) <= EXACT_UP_TO:
+        return [f"too few: {len(sizes)} independent values, {EXACT_UP_TO + 1} needed"] * sums.shape[1]
+    mask = _is_informative(sums, np.broadcast_to(sizes[:, None], sums.shape))
+    return [
+        None
+        if _worth(sizes[unlike]) >= FEWEST_INFORMATIVE
+        else f"too alike: {unlike.sum()} of {len(sizes)} differ from the rest, {FEWEST_INFORMATIVE} needed"
+        for unlike in mask.T
+    ]
+
+
+def _worth(sizes: Values) -> float:
+    return float(round(sizes.sum() ** 2 / (sizes**2).sum(), 9)) if len(sizes) else 0.0
+
+
+def _invert(sums: Values, sizes: Values, skew: Values, p_at_0: Values, seed: int) -> tuple[Values, Values]:
+    """The ends of the values that the test does not reject, of columns of cluster `sums` (C, m).
+
+    Sums of powers of (sum - value x size) are polynomials of the value, with coefficients that are made once.
+    """
+    n, m = len(sums), sums.shape[1]
+    means, typical = sums.sum(axis=0) / sizes.sum(), sizes.mean()
+    residuals = sums - means * sizes[:, None]
+    scale = np.sqrt((residuals**2).mean(axis=0))
+    e, w = residuals / scale, sizes[:, None] / typical
+    flipped = _flipped(np.concatenate([e, e**3, e**2 * w, e * w**2, w, w**3], axis=1), seed)
+    first, third, square_w, e_square = (flipped[:, i * m : (i + 1) * m] for i in range(4))
+    of_w, of_w3 = flipped[:, -2:-1], flipped[:, -1:]
+    data = [(x.sum(axis=0)) for x in (e, e**3, e**2 * w, e * w**2, w, w**3)]
+    ee, ew, ww = (e**2).sum(axis=0), (e * w).sum(axis=0), (w**2).sum()
+
+    def is_rejected(value: Values) -> Booleans:
+        squares = ee - 2 * value * ew + value**2 * ww
+        of_data = np.abs(
+            _hall_t(
+                data[0] - value * data[4],
+                squares,
+                data[1] - 3 * value * data[2] + 3 * value**2 * data[3] - value**3 * data[5],
+                n,
+                skew,
+            )
+        )
+        of_flipped = _hall_t(
+            first - value * of_w,
+            squares,
+            third - 3 * value * square_w + 3 * value**2 * e_square - value**3 * of_w3,
+            n,
+            skew,
+        )
+        rejected: Booleans = _share_as_far(np.abs(of_flipped), of_data, np.full(m, n), is_exact=False) <= ALPHA
+        return rejected
+
+    is_0_rejected, zero = p_at_0 <= ALPHA, -means * typical / scale
+    low = _end(is_rejected, -1.0, zero, is_0_rejected, n)
+    high = _end(is_rejected, 1.0, zero, is_0_rejected, n)
+    lows, highs = (means + end * scale / typical for end in (low, high))
+    tiny = np.finfo(np.float64).tiny  # rounding may not take an end across 0
+    is_above, is_below = is_0_rejected & (means > 0), is_0_rejected & (means < 0)
+    lows = np.where(is_above, np.maximum(lows, tiny), np.where(is_below, lows, np.minimum(lows, 0.0)))
+    highs = np.where(is_below, np.minimum(highs, -tiny), np.where(is_above, highs, np.maximum(highs, 0.0)))
+    return lows, highs
+
+
+def _end(
+    is_rejected: Callable[[Values], Booleans], side: float, zero: Values, is_0_rejected: Booleans, n: int
+) -> Values:
+    """Where the test begins to reject on one side of the mean, which is at 0; that of the value `zero` is known."""
+    inside = np.where((side * zero > 0) & ~is_0_rejected, side * zero, 0.0)
+    outside = np.where((side * zero > 0) & is_0_rejected, side * zero, np.inf)
+    step, is_open = 2.0 / math.sqrt(n), np.full(len(zero), True)
+    while is_open.any():
+        further = np.minimum(inside + step, outside)
+        is_beyond = is_rejected(side * further) | (further == outside)
+        outside = np.where(is_open & is_beyond, further, outside)
+        inside = np.where(is_open & ~is_beyond, further, inside)
+        is_open &= ~is_beyond
+        step *= 1.5
+    for _ in range(_HALVINGS):
+        middle = (inside + outside) / 2
+        is_beyond = is_rejected(side * middle)
+        outside, inside = np.where(is_beyond, middle, outside), np.where(is_beyond, inside, middle)
+    end: Values = side * (inside + outside) / 2
+    return end
+
+
+@cache
+def _noncentrality(n: int, power: float, alpha: float) -> float:
+    """How many standard errors the test of n clusters finds with this power."""
+    margin = 1 / n
+    if n <= EXACT_UP_TO:  # p is a multiple of 2 in 2^n patterns
+        alpha, margin = math.floor(alpha * 2 ** (n - 1) + _EQUAL) / 2 ** (n - 1), margin / 2
+    s = np.linspace(0, 1 + 8 / math.sqrt(2 * (n - 1)), 2_001)[1:]  # of sigma, with its probabilities
+    logs = (n - 2) * np.log(s) - (n - 1) * s**2 / 2
+    weights = np.exp(logs - logs.max())
+    weights /= weights.sum()
+    normal_cdf = np.vectorize(_NORMAL.cdf)
+    critical = _root(lambda c: 2 * float(weights @ normal_cdf(-c * s)) - alpha, 0.0, 1e3)
+    return (1 + margin) * _root(lambda d: power - float(weights @ normal_cdf(d - critical * s)), 0.0, 1e4)
+
+
+def _root(f: Callable[[float], float], low: float, high: float) -> float:
+    """Where `f`, which falls from `low` to `high`, is 0."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if f(middle) > 0 else (low, middle)
+    return (low + high) / 2

@@ -318,7 +318,8 @@ class MetricSummary(Frozen):
     """A metric over all questions of a run.
 
     `value`, `stderr` and `ci95` speak of the `n` scored questions (null where too few to say).
-    Repeated queries count as one cluster in both; `ci95_method` is `percentile` where BCa says nothing (see `stats`).
+    Repeated queries count as one cluster in both. `ci95_method` is `sign-flip`, or `wilson` of a share of zeros and
+    ones (see `stats`); `bca` and `percentile` are those of older runs. `no_interval` says why there is none.
     `value_unscored_as_zero` is the bound that counts the `n_unscored` others as 0. `reasons` counts the reasons
     that scores were given with, unscored or not.
     """
@@ -329,7 +330,8 @@ class MetricSummary(Frozen):
     value_unscored_as_zero: FiniteFloat | None
     stderr: FiniteFloat | None
     ci95: tuple[FiniteFloat, FiniteFloat] | None
-    ci95_method: Literal["bca", "percentile"] | None = None
+    ci95_method: str | None = None
+    no_interval: str | None = None
     signature: str
     reasons: dict[str, int] = {}
 

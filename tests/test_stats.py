@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
-from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qilin_rag import stats
@@ -23,11 +24,16 @@ SAMPLES: dict[str, Callable[[np.random.Generator, int], Values]] = {
     "skewed": lambda rng, n: rng.exponential(1, n),
     "bounded": lambda rng, n: rng.beta(2, 5, n),
 }
-MEANS = {"normal": 3.0, "skewed": 1.0, "bounded": 2 / 7}
 
 
-def interval95(values: stats.Values, clusters: stats.Clusters | None = None, seed: int = 0) -> stats.Interval | None:
-    return stats.intervals95(values[:, None], clusters, seed)[0]
+def assess(values: stats.Values, clusters: stats.Clusters | None = None, seed: int = 0) -> stats.PairedTest:
+    return stats.paired_tests(values[:, None], clusters, seed)[0]
+
+
+def interval_of(values: stats.Values, clusters: stats.Clusters | None = None, seed: int = 0) -> stats.Interval:
+    found = assess(values, clusters, seed).interval
+    assert found
+    return found
 
 
 def rng(seed: int) -> np.random.Generator:
@@ -47,9 +53,10 @@ def test_copies_in_clusters_add_no_evidence() -> None:
     values = rng(1).beta(2, 5, 40)
     clusters = np.repeat(np.arange(40), 3)
     assert stats.standard_error(np.repeat(values, 3), clusters) == pytest.approx(scipy.stats.sem(values), abs=1e-15)
-    assert stats.intervals95(np.repeat(values, 3)[:, None], clusters) == [pytest.approx(interval95(values))]
-    [p] = stats.permutation_test(np.repeat(values - 0.3, 3)[:, None], clusters)
-    assert [p] == stats.permutation_test((values - 0.3)[:, None])
+    alone, copied = assess(values - 0.3), assess(np.repeat(values - 0.3, 3), clusters)
+    assert copied.p == alone.p
+    assert copied.interval and alone.interval
+    assert copied.interval[:2] == pytest.approx(alone.interval[:2], abs=1e-12)
 
 
 def test_cluster_error_by_hand() -> None:
@@ -57,12 +64,9 @@ def test_cluster_error_by_hand() -> None:
     assert stats.standard_error(np.array([1.0, 2, 6]), np.array([4, 4, 9])) == pytest.approx(2.0)
 
 
-def test_too_few_clusters_say_nothing() -> None:
-    for few in ([], [0.3], [NAN, 0.3]):
-        assert interval95(np.array(few, dtype=float)) is None
+def test_too_few_clusters_have_no_error() -> None:
     assert stats.standard_error(np.array([0.3])) is None
     assert stats.standard_error(np.array([0.3, 0.4]), np.array([7, 7])) is None
-    assert interval95(np.array([0.3, 0.4]), np.array([7, 7])) is None
 
 
 def test_the_same_query_is_one_cluster() -> None:
@@ -72,82 +76,126 @@ def test_the_same_query_is_one_cluster() -> None:
 # --- intervals --------------------------------------------------------------------------------------------------------
 
 
-def resampled(values: Values, seed: int = 0, clusters: stats.Clusters | None = None) -> Values:
-    sums, sizes = stats._cluster_sums(stats._Columns.of(values[:, None], clusters))
-    return np.concatenate(list(stats._resampled_means(sums, sizes, seed)))[:, 0]
-
-
 @pytest.mark.parametrize("name", SAMPLES)
-@pytest.mark.parametrize("method", ["BCa", "percentile"])
-def test_intervals_are_scipys_given_the_same_resamples(name: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = SAMPLES[name](rng(2), 80)
-    if method == "percentile":
-        monkeypatch.setattr(stats, "_FEWEST_FOR_BCA", 81)
-    ours = interval95(values)
-    given = SimpleNamespace(bootstrap_distribution=resampled(values))
-    theirs = scipy.stats.bootstrap((values,), np.mean, n_resamples=0, method=method, bootstrap_result=given)
-    assert ours is not None
-    assert ours[:2] == pytest.approx(tuple(theirs.confidence_interval), rel=1e-12)
-    assert ours.method == method.lower()
+@pytest.mark.parametrize("n", [20, 80])
+def test_the_ends_of_an_interval_are_where_the_test_begins_to_reject(name: str, n: int) -> None:
+    values = SAMPLES[name](rng(n), n)
+    low, high, method = interval_of(values)
+    assert method == "sign-flip"
+    step = 0.01 * (high - low)
+    p_values = [assess(values - end).p for end in (low - step, low + step, high - step, high + step)]
+    assert all(p is not None for p in p_values)
+    assert [p is not None and p <= 0.05 for p in p_values] == [True, False, False, True]
 
 
-def test_resamples_are_means_of_rows_drawn_with_replacement() -> None:
-    values = rng(3).random(30)
-    drawn = rng(5).integers(0, 30, size=(stats.N_RESAMPLES, 30))
-    assert resampled(values, seed=5) == pytest.approx(values[drawn].mean(axis=1), abs=1e-14)
+def test_the_interval_of_symmetric_values_is_about_that_of_t() -> None:
+    values = rng(3).normal(3, 2, 200)
+    expected = scipy.stats.t.interval(0.95, 199, values.mean(), scipy.stats.sem(values))
+    assert interval_of(values)[:2] == pytest.approx(expected, abs=0.03)
 
 
-def test_resamples_of_clusters_are_means_over_all_their_rows() -> None:
-    values, clusters = rng(3).random(30), np.arange(30) // 4
-    drawn = rng(0).integers(0, 8, size=(stats.N_RESAMPLES, 8))
-    first = np.concatenate([values[clusters == cluster] for cluster in drawn[0]]).mean()
-    assert resampled(values, clusters=clusters)[0] == pytest.approx(first, abs=1e-14)
+def test_the_interval_of_skewed_values_reaches_further_where_their_tail_is() -> None:
+    values = np.quantile(rng(4).exponential(1, 10_000), np.linspace(0.01, 0.99, 60))
+    low, high, _ = interval_of(values)
+    assert high - values.mean() > 1.1 * (values.mean() - low)
+    mirrored = interval_of(-values)
+    assert mirrored[:2] == pytest.approx((-high, -low), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (np.array([]), "nothing is scored"),
+        (np.array([NAN, NAN]), "nothing is scored"),
+        (rng(0).random(12), "too few: 12 independent values, 13 needed"),
+        (np.full(60, 0.3), "too alike: 0 of 60 differ from the rest, 6 needed"),
+        (np.repeat([0, 0.5], [55, 5]), "too alike: 5 of 60 differ from the rest, 6 needed"),
+        (np.repeat([1, 0.2, 0.4], [55, 3, 2]), "too alike: 5 of 60 differ from the rest, 6 needed"),
+    ],
+)
+def test_where_an_interval_can_not_be_told_the_reason_is(values: Values, reason: str) -> None:
+    found = assess(values)
+    assert (found.interval, found.no_interval) == (None, reason)
+    assert stats.intervals95(values[:, None]) == [None]
+    [bounds] = stats.mean_bounds(values[:, None])
+    assert bounds == (None, reason)
+
+
+def test_one_question_asked_by_all_is_no_sample() -> None:
+    assert (
+        assess(rng(2).random(60), np.repeat(np.arange(5), 12)).no_interval == "too few: 5 independent values, 13 needed"
+    )
+
+
+def test_a_cluster_that_has_most_of_the_values_is_not_many() -> None:
+    clusters = np.concatenate([np.zeros(200, dtype=int), np.arange(1, 41)])
+    assert assess(rng(2).random(240), clusters).interval is None
 
 
 def test_intervals_are_seeded_and_the_same_whatever_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     values = rng(4).random(50)
-    whole = interval95(values, seed=7)
-    assert whole == interval95(values, seed=7) != interval95(values, seed=8)
+    whole = interval_of(values, seed=7)
+    assert whole == interval_of(values, seed=7) != interval_of(values, seed=8)
     monkeypatch.setattr(stats, "_BLOCK_VALUES", 5_000)
-    assert interval95(values, seed=7) == pytest.approx(whole)
+    assert interval_of(values, seed=7) == pytest.approx(whole)
 
 
 def test_columns_together_are_as_alone() -> None:
     values = rng(5).random((60, 4))
     values[[3, 8], 1] = NAN
     values[:, 3] = NAN
-    together = stats.intervals95(values)
+    together = stats.paired_tests(values)
     for column in range(3):
-        scored = values[~np.isnan(values[:, column]), column]
-        alone = interval95(scored)
-        assert alone is not None
-        assert together[column] == pytest.approx(alone)
-    assert together[3] is None
+        alone = assess(values[~np.isnan(values[:, column]), column])
+        assert together[column].p == alone.p
+        assert together[column].interval == pytest.approx(alone.interval)
+    assert together[3] == (None, None, "nothing is scored")
 
 
-def test_where_bca_says_nothing_the_percentile_interval_says_so() -> None:
-    assert interval95(np.full(30, 0.5)) == (0.5, 0.5, "percentile")
-    few = interval95(rng(6).random(9))
-    assert few is not None
-    assert few.method == "percentile"
+@pytest.mark.parametrize("k", [0, 3, 20])
+def test_a_column_of_zeros_and_ones_has_the_interval_of_a_share(k: int) -> None:
+    values = (np.arange(20) < k).astype(float)
+    expected = scipy.stats.binomtest(k, 20).proportion_ci(method="wilson")
+    [shares, none] = stats.mean_bounds(np.stack([values, np.full(20, NAN)], axis=1))
+    assert shares.interval
+    assert shares.interval[:2] == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert shares.interval.method == "wilson"
+    assert none.interval is None
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=40), st.integers(0, 3))
-def test_intervals_are_finite_and_within_the_values(values: list[float], seed: int) -> None:
-    interval = interval95(np.array(values), seed=seed)
-    assert interval is not None
-    slack = 1e-9 * (1 + max(map(abs, values)))
-    assert min(values) - slack <= interval.low <= interval.high <= max(values) + slack
+LITTLE = st.sampled_from([0.0, 0.0, 0.0, 0.0, 1.0, -1.0, 0.5, 0.1 + 0.2 - 0.3])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SAMPLES)
-def test_coverage_of_the_interval(name: str) -> None:
-    """1,000 simulations at n = 100, as 1,000 columns that share their resamples."""
-    values = np.stack([SAMPLES[name](rng(seed), 100) for seed in range(1000, 2000)], axis=1)
-    intervals = stats.intervals95(values, seed=1)
-    covered = np.mean([each is not None and each.low <= MEANS[name] <= each.high for each in intervals])
-    assert 0.93 <= covered <= 0.97
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.one_of(st.floats(-1e3, 1e3), LITTLE), min_size=13, max_size=40)
+    | st.lists(LITTLE, min_size=13, max_size=60),
+    st.integers(0, 3),
+)
+def test_an_interval_excludes_0_if_and_only_if_p_is_at_most_05(values: list[float], per_cluster: int) -> None:
+    column = np.array(values)
+    clusters = np.arange(len(values)) // (1 + per_cluster)
+    with mock.patch.object(stats, "N_RESAMPLES", 500):
+        found = assess(column, clusters)
+    if found.interval and found.p is not None:
+        low, high, _ = found.interval
+        assert math.isfinite(low) and math.isfinite(high)
+        assert low < high
+        assert (low > 0 or high < 0) == (found.p <= 0.05)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.floats(-1, 1).map(lambda x: round(x, 3)), min_size=13, max_size=30), st.sampled_from([0.001, 7.0, -3.0])
+)
+def test_a_unit_and_a_sign_change_nothing(values: list[float], factor: float) -> None:
+    with mock.patch.object(stats, "N_RESAMPLES", 500):
+        found, scaled = assess(np.array(values)), assess(factor * np.array(values))
+    assert scaled.p == found.p
+    if found.interval:
+        assert scaled.interval
+        ends = sorted(factor * end for end in found.interval[:2])
+        assert scaled.interval[:2] == pytest.approx(ends, abs=1e-5 * abs(factor))
 
 
 # --- tests ------------------------------------------------------------------------------------------------------------
@@ -167,18 +215,38 @@ def test_up_to_twelve_the_permutation_test_is_exact(n: int) -> None:
     assert ours == pytest.approx(min(1.0, theirs.pvalue), abs=1e-12)
 
 
-def test_beyond_twelve_random_signs_come_close_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    differences = rng(8).normal(0.3, 1, (14, 3))
-    drawn = stats.permutation_test(differences)
-    assert all(p is not None and (p * 10_001) == pytest.approx(round(p * 10_001)) and p > 0 for p in drawn)
-    monkeypatch.setattr(stats, "EXACT_UP_TO", 14)
-    assert drawn == pytest.approx(stats.permutation_test(differences), abs=0.02)
+def test_beyond_twelve_random_signs_come_close_to_all() -> None:
+    differences = np.stack([scipy.stats.norm.ppf(np.linspace(0.01, 0.99, 40)) + by for by in (0.1, 0.3, 0.5)], axis=1)
+    for column, drawn in zip(differences.T, stats.permutation_test(differences), strict=True):
+        theirs = scipy.stats.permutation_test(
+            (column, np.zeros(40)),
+            lambda a, b: np.mean(a - b),
+            permutation_type="samples",
+            n_resamples=10_000,
+            rng=rng(9),
+        )
+        assert drawn == pytest.approx(theirs.pvalue, abs=0.03)
 
 
 def test_ties_and_wins_of_equal_size_have_the_sign_tests_p() -> None:
     differences = np.array([1.0] * 9 + [-1.0] * 2 + [0.0])
     [p] = stats.permutation_test(differences[:, None])
     assert p == pytest.approx(scipy.stats.binomtest(2, 11).pvalue, abs=1e-12)
+
+
+def test_beyond_twelve_of_results_as_far_half_are_counted() -> None:
+    """The sign test's mid-p: 2 losses of 11 beside 49 ties."""
+    differences = np.array([1.0] * 9 + [-1.0] * 2 + [0.0] * 49)
+    exact = scipy.stats.binom(11, 0.5)
+    [p] = stats.permutation_test(differences[:, None])
+    assert p == pytest.approx(2 * exact.cdf(1) + exact.pmf(2), abs=0.01)
+
+
+@pytest.mark.parametrize(("wins", "p"), [(3, 0.25), (5, 0.0625), (6, 0.03125)])
+def test_wins_alone_among_many_ties_have_the_sign_tests_p(wins: int, p: float) -> None:
+    """Five wins are never significant, however many questions are tied."""
+    differences = np.concatenate([rng(wins).random(wins), np.full(60 - wins, 0.1 + 0.2 - 0.3)])
+    assert stats.permutation_test(differences[:, None]) == [pytest.approx(p, abs=0.008)]
 
 
 def test_one_cluster_shows_nothing() -> None:
@@ -205,6 +273,61 @@ def test_p_is_uniform_where_clusters_hide_that_there_is_none() -> None:
     assert scipy.stats.kstest(p_values, "uniform").pvalue > 0.001
     naive = [p for p in stats.permutation_test(differences) if p is not None]
     assert scipy.stats.kstest(naive, "uniform").pvalue < 1e-6
+
+
+# --- all pairs --------------------------------------------------------------------------------------------------------
+
+
+def test_of_two_columns_the_adjusted_p_is_the_tests_own() -> None:
+    values = rng(1).random((60, 2))
+    values[[2, 9], 0] = NAN
+    [p] = stats.permutation_test(values[:, :1] - values[:, 1:])
+    adjusted = stats.compare_all(values)
+    assert adjusted[0, 1] == adjusted[1, 0] == p
+    assert np.isnan(np.diag(adjusted)).all()
+
+
+@pytest.mark.parametrize("n", [6, 9])
+def test_adjusted_p_by_hand(n: int) -> None:
+    """Step-down max-T of |t| over all patterns of signs, written out."""
+    values = rng(n).normal([1.5, 0.4, 0], 1, (n, 3))
+    pairs = list(itertools.combinations(range(3), 2))
+    differences = np.stack([values[:, i] - values[:, j] for i, j in pairs], axis=1)
+    signs = np.array(list(itertools.product([1, -1], repeat=n)))
+    flipped = np.abs(scipy.stats.ttest_1samp(signs[:, :, None] * differences, 0, axis=1).statistic)
+    observed = np.abs(scipy.stats.ttest_1samp(differences, 0).statistic)
+    expected, largest = np.zeros(3), 0.0
+    order = np.argsort(-observed)
+    for place, pair in enumerate(order):
+        largest = max(largest, (flipped[:, order[place:]].max(axis=1) >= observed[pair] - 1e-9).mean())
+        expected[pair] = largest
+    adjusted = stats.compare_all(values)
+    assert [adjusted[pair] for pair in pairs] == pytest.approx(expected, abs=1e-12)
+
+
+def test_adjusted_p_is_at_least_the_tests_own_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = rng(3).normal(0, 1, (40, 6)) + np.linspace(0, 1, 6)
+    values[:10, 2] = NAN
+    clusters = np.arange(40) // 2
+    adjusted = stats.compare_all(values, clusters)
+    for i, j in itertools.combinations(range(6), 2):
+        [own] = stats.permutation_test((values[:, i] - values[:, j])[:, None], clusters)
+        assert own is not None
+        assert own <= adjusted[i, j] + 0.01  # signs of their own where rows are missing
+    monkeypatch.setattr(stats, "_CHUNK_COLUMNS", 4)
+    assert stats.compare_all(values, clusters) == pytest.approx(adjusted, nan_ok=True)
+
+
+def test_columns_that_share_no_row_are_not_compared() -> None:
+    values = np.array([[1.0, NAN, 2], [NAN, 1, 3]] * 10)
+    assert np.isnan(stats.compare_all(values)).tolist() == [
+        [True, True, False],
+        [True, True, False],
+        [False, False, True],
+    ]
+
+
+# --- shares, adjustment, power ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 12), (3, 4), (7, 9), (50, 100), (1, 2_000_000)])
@@ -245,12 +368,37 @@ def test_holm_by_hand() -> None:
     assert stats.holm([]) == []
 
 
-def test_the_detectable_difference_is_found_four_times_in_five() -> None:
+def test_the_detectable_difference_of_many_is_cohens() -> None:
     assert stats.detectable_difference(1.0) == pytest.approx(1.959964 + 0.841621, abs=1e-5)
-    stderr = 2 / np.sqrt(100)
-    shifted = rng(12).normal(stats.detectable_difference(float(stderr)), 2, (100, 600))
-    found = np.mean([p is not None and p <= 0.05 for p in stats.permutation_test(shifted)])
-    assert 0.75 <= found <= 0.85
+    assert stats.detectable_difference(1.0, 100_000) == pytest.approx(1.959964 + 0.841621, abs=1e-3)
+    assert stats.detectable_difference(0.02, 60) == pytest.approx(0.02 * (stats.detectable_difference(1, 60) or 0))
+
+
+@pytest.mark.parametrize(
+    ("n", "level", "margin"), [(8, 6 / 128, 1 / 16), (12, 102 / 2048, 1 / 24), (20, 0.05, 1 / 20), (60, 0.05, 1 / 60)]
+)
+def test_the_detectable_difference_of_few_has_the_power_of_t(n: int, level: float, margin: float) -> None:
+    """At the level that the signs can have, less the margin: scipy's noncentral t."""
+    found = stats.detectable_difference(1.0, n)
+    assert found
+    critical = scipy.stats.t.isf(level / 2, n - 1)
+    assert scipy.stats.nct.sf(critical, n - 1, found / (1 + margin)) == pytest.approx(0.8, abs=1e-4)
+
+
+@pytest.mark.parametrize(("n", "is_nothing"), [(2, True), (5, True), (6, False), (7, False)])
+def test_what_so_few_could_show_is_not_told(n: int, is_nothing: bool) -> None:
+    assert stats.detectable_difference(0.1, n) is None
+    reason = stats.why_undetectable(rng(n).random(n))
+    assert reason
+    assert ("nothing can be shown" in reason) == is_nothing
+    assert str(n) in reason
+
+
+def test_differences_in_five_questions_can_not_show_anything() -> None:
+    few, enough = (np.concatenate([rng(k).random(k), np.zeros(60 - k)]) for k in (5, 6))
+    assert stats.why_undetectable(few) == "nothing can be shown: 5 of 60 differ, 6 are needed"
+    assert stats.why_undetectable(enough) is None
+    assert stats.why_undetectable(enough, np.arange(60) // 3) == "nothing can be shown: 2 of 20 differ, 6 are needed"
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=12))

@@ -62,8 +62,11 @@ def _show(compared: Comparison, run_a: Path) -> None:
     for each in compared.metrics:
         if each.n < compared.n_questions:
             console.print(f"{each.metric}: {each.n} questions scored in both", style="yellow")
-        if each.detectable and each.p is not None and each.p > 0.05:
-            console.print(f"{each.metric}: no difference shown; could be shown: {each.detectable:.4f}")
+        if each.no_interval:
+            console.print(f"{each.metric}: no interval, {each.no_interval}", style="yellow")
+        if each.p is not None and each.p > 0.05:
+            shown = f"could be shown: {each.detectable:.4f}" if each.detectable else each.undetectable
+            console.print(f"{each.metric}: no difference shown; {shown}")
     for note in compared.notes:
         console.print(note, style="yellow")
     signatures = {each.metric: each.signature for each in compared.metrics}

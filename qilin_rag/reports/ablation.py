@@ -26,7 +26,7 @@ from qilin_rag.reports.measured import (
     read_runs,
     values_of,
 )
-from qilin_rag.stats import holm, intervals95, kendall_tau, permutation_test
+from qilin_rag.stats import holm, kendall_tau, paired_tests
 from qilin_rag.types import Frozen
 
 Setting = str | int | None
@@ -42,7 +42,8 @@ _FACTORS: dict[str, Callable[[Mapping[str, Any]], Setting]] = {
 class Level(Frozen):
     """One run: its value, and for all but the default the mean difference to that over `n_paired` questions.
 
-    `p` is of a permutation test, `p_holm` the same adjusted for all differences of the factor.
+    `p` and `ci95` are of one paired sign-flip test, of this difference alone: the interval excludes 0 if and only if p
+    is at most .05. `p_holm` is p adjusted for all differences of the factor. `no_interval`: why there is none.
     """
 
     level: str
@@ -54,6 +55,7 @@ class Level(Frozen):
     ci95: tuple[float, float] | None = None
     p: float | None = None
     p_holm: float | None = None
+    no_interval: str | None = None
 
 
 class System(Frozen):
@@ -256,22 +258,22 @@ def _compared(systems: Mapping[tuple[str, str], _Runs], keys: Sequence[Key], def
     at_default = values_of([pair.default for pair in pairs], metric, ids)
     differences = values_of([pair.run for pair in pairs], metric, ids) - at_default
     clusters = clusters_of(list(questions.values()))
-    intervals = intervals95(differences, clusters)
-    p_values = permutation_test(differences, clusters)
-    tested = [i for i, p in enumerate(p_values) if p is not None]
-    adjusted = dict(zip(tested, holm([p for p in p_values if p is not None]), strict=True))
+    tests = paired_tests(differences, clusters)
+    tested = {i: test.p for i, test in enumerate(tests) if test.p is not None}
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     levels: dict[tuple[str, str], list[Level]] = defaultdict(list)
     for i, pair in enumerate(pairs):
         if pair.system not in levels:
             levels[pair.system].append(_level(default, pair.default, metric))
         paired = differences[~np.isnan(differences[:, i]), i]
-        interval = intervals[i]
+        interval = tests[i].interval
         compared = {
             "difference": float(paired.mean()) if len(paired) else None,
             "n_paired": len(paired),
             "ci95": (interval.low, interval.high) if interval else None,
-            "p": p_values[i],
+            "p": tests[i].p,
             "p_holm": adjusted.get(i),
+            "no_interval": tests[i].no_interval,
         }
         levels[pair.system].append(_level(pair.setting, pair.run, metric).model_copy(update=compared))
     rows = []

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping
+import math
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from qilin_rag.stats import (
+    ALPHA,
+    Bounds,
     Clusters,
-    Interval,
     Values,
+    compare_all,
     detectable_difference,
     holm,
-    intervals95,
-    permutation_test,
+    mean_bounds,
+    paired_tests,
     standard_error,
+    why_undetectable,
 )
 from qilin_rag.types import Cost, Frozen, Mark, Status
-
-ALPHA = 0.05
 
 Kind = Literal["run", "control", "paper"]
 Key = tuple[Hashable, str]
@@ -31,31 +32,40 @@ Key = tuple[Hashable, str]
 class Standing(Frozen):
     """How a figure compares with the best of its family.
 
-    `tied`: not the best, but not significantly worse (or not to be told: `p` is Holm's, over all that are compared with
-    the best).
+    `tied`: not the best, but not significantly worse. `p` is of the comparison with the best, adjusted for all pairs of
+    the family (see `stats.compare_all`): the chance that any run is marked worse though it is as good as the truly best
+    is at most .05. `untold`: why nothing could be shown of this pair, so that a tie says nothing.
     """
 
     best: bool = False
     tied: bool = False
     p: float | None = None
+    untold: str | None = None
 
 
 class Gain(Frozen):
-    """The mean difference to a baseline over the `n` questions scored in both; `p` is Holm's over one baseline."""
+    """The mean difference to a baseline over the `n` questions scored in both.
+
+    `p` and `ci95` are of this comparison alone, and one test: the interval excludes 0 if and only if p is at most .05.
+    `p_holm` is adjusted for all that is compared with the baseline. `no_interval`: why there is none.
+    """
 
     difference: float
     n: int
     ci95: tuple[float, float] | None
     p: float
+    p_holm: float
+    no_interval: str | None = None
 
 
 class Cell(Frozen):
     """One run under one metric.
 
-    `best`, `tied` and `p` are its standing in its column, or in the only row; `in_row` is that in one of several rows.
-    `over_none`: the gain over the same LLM without notes. `value_unscored_as_zero` counts what is unscored as 0, as the
-    choice of the best does. `likely`: a figure of the paper that most likely is of this retriever. `decimals`: as many
-    are known. `also`: other runs with the same figures.
+    `no_interval`: why it has none. `best`, `tied`, `p` and `untold` are its standing in its column, or in the only row;
+    `in_row` is that in one of several rows. `over_none`: the gain over the same LLM without notes.
+    `value_unscored_as_zero` counts what is unscored as 0, as the choice of the best does. `likely`: a figure of the
+    paper that most likely is of this retriever. `decimals`: as many are known. `also`: other runs with the same
+    figures.
     """
 
     value: float | None
@@ -63,9 +73,11 @@ class Cell(Frozen):
     n_unscored: int = 0
     value_unscored_as_zero: float | None = None
     ci95: tuple[float, float] | None = None
+    no_interval: str | None = None
     best: bool = False
     tied: bool = False
     p: float | None = None
+    untold: str | None = None
     in_row: Standing | None = None
     over_none: Gain | None = None
     likely: bool = False
@@ -78,8 +90,8 @@ class Block(Frozen):
     """One metric: `cells[row][column]` is None where there is no such run; `kinds` says what each row is.
 
     `detectable`: the smallest true difference that these questions would show four times in five (the median over what
-    was compared with the best). `axes`: what its rows and columns are, in flat records. `signatures`: those of its
-    columns, where each is a metric of its own.
+    was compared with the best); where there is none, `undetectable` says why. `axes`: what its rows and columns are, in
+    flat records. `signatures`: those of its columns, where each is a metric of its own.
     """
 
     metric: str
@@ -90,6 +102,7 @@ class Block(Frozen):
     columns: list[str]
     cells: list[list[Cell | None]]
     detectable: float | None = None
+    undetectable: str | None = None
     axes: tuple[str, str] = ("llm", "retriever")
 
 
@@ -136,11 +149,11 @@ def compared(
     """A cell for each column of figures (n_questions,), marked where it is the best of its family, or tied with it."""
     if not columns:
         return {}, []
-    intervals = intervals95(np.stack(list(columns.values()), axis=1), clusters)
+    bounds = mean_bounds(np.stack(list(columns.values()), axis=1), clusters)
     standings, pairs = stand(columns, families, clusters)
     cells = {
-        key: _cell(key[1], column, interval, standings.get(key))
-        for (key, column), interval in zip(columns.items(), intervals, strict=True)
+        key: _cell(key[1], column, bound, standings.get(key))
+        for (key, column), bound in zip(columns.items(), bounds, strict=True)
     }
     return cells, pairs
 
@@ -150,23 +163,32 @@ def stand(
 ) -> tuple[dict[Key, Standing], list[Pair]]:
     """The standing of each column of figures in its family, as far as it was compared, and what was compared.
 
-    All at once: comparisons share their signs. Holm's correction is over all that one best is tested on; a run with the
-    best's own figure is as good as it is.
+    A run with the best's own figure is as good as it is.
     """
-    pairs = [pair for family in families for pair in _pairs(family, columns)]
-    p_values = permutation_test(np.stack([pair.difference for pair in pairs], axis=1), clusters) if pairs else []
-    tested: dict[Key, list[tuple[Pair, float]]] = defaultdict(list)
-    for pair, p in zip(pairs, p_values, strict=True):
-        if p is not None:  # None: nothing scored in both
-            tested[pair.best].append((pair, p))
     standings: dict[Key, Standing] = {}
-    for best, family in tested.items():
-        standings[best] = Standing(best=True)
-        for (pair, _), p in zip(family, holm([p for _, p in family]), strict=True):
-            is_equal = abs(pair.difference.sum()) < 1e-9  # never where a question is unscored: NaN
-            is_worse = p <= ALPHA and np.nansum(pair.difference) > 0
-            standings[pair.other] = Standing(best=bool(is_equal), tied=not is_worse and not is_equal, p=p)
+    pairs: list[Pair] = []
+    for family in families:
+        rivals = [key for key in family if not np.isnan(columns[key]).all()]
+        of_family = _pairs(rivals, columns)
+        if not of_family:
+            continue
+        adjusted = compare_all(np.stack([columns[key] for key in rivals], axis=1), clusters)
+        pairs += of_family
+        for pair in of_family:
+            p = float(adjusted[rivals.index(pair.best), rivals.index(pair.other)])
+            if not math.isnan(p):  # else nothing is scored in both
+                standings[pair.best] = Standing(best=True)
+                standings[pair.other] = _standing(pair, p, clusters)
     return standings, pairs
+
+
+def _standing(pair: Pair, p: float, clusters: Clusters) -> Standing:
+    is_shared = ~np.isnan(pair.difference)
+    if abs(pair.difference.sum()) < 1e-9:  # never where a question is unscored: NaN
+        return Standing(best=True, p=p)
+    is_worse = p <= ALPHA and pair.difference[is_shared].sum() > 0
+    untold = None if is_worse else why_undetectable(pair.difference[is_shared], clusters[is_shared])
+    return Standing(tied=not is_worse, p=p, untold=untold)
 
 
 def gains(
@@ -177,50 +199,73 @@ def gains(
     if not compared_with:
         return {}
     differences = np.stack([columns[other] - columns[base] for other, base in compared_with.items()], axis=1)
-    intervals = intervals95(differences, clusters)
-    tests = permutation_test(differences, clusters)
-    rows = dict(zip(compared_with, zip(differences.T, intervals, tests, strict=True), strict=True))
+    rows = dict(zip(compared_with, zip(differences.T, paired_tests(differences, clusters), strict=True), strict=True))
     found = {}
     for others in baselines.values():
-        tested = [(key, rows[key], p) for key in others if (p := rows[key][2]) is not None]
-        for (key, (difference, interval, _), _), p in zip(tested, holm([p for *_, p in tested]), strict=True):
+        tested = [(key, *rows[key], p) for key in others if (p := rows[key][1].p) is not None]
+        for (key, difference, test, p), p_holm in zip(tested, holm([p for *_, p in tested]), strict=True):
             paired = difference[~np.isnan(difference)]
-            ci95 = interval[:2] if interval else None
-            found[key] = Gain(difference=float(paired.mean()), n=len(paired), ci95=ci95, p=p)
+            found[key] = Gain(
+                difference=float(paired.mean()),
+                n=len(paired),
+                ci95=test.interval[:2] if test.interval else None,
+                p=p,
+                p_holm=p_holm,
+                no_interval=test.no_interval,
+            )
     return found
 
 
-def _cell(name: str, column: Values, interval: Interval | None, standing: Standing | None) -> Cell:
+def _cell(name: str, column: Values, bounds: Bounds, standing: Standing | None) -> Cell:
     scored = column[~np.isnan(column)]
     return Cell(
         value=float(scored.mean()) if len(scored) else None,
         n=len(scored),
         n_unscored=len(column) - len(scored),
         value_unscored_as_zero=float(scored.sum() / len(column)) if len(column) else None,
-        ci95=interval[:2] if interval else None,
+        ci95=bounds.interval[:2] if bounds.interval else None,
+        no_interval=bounds.no_interval,
         run=name,
         **(standing.model_dump() if standing else {}),
     )
 
 
-def _pairs(family: Collection[Key], columns: Mapping[Key, Values]) -> list[Pair]:
+def _pairs(rivals: Sequence[Key], columns: Mapping[Key, Values]) -> list[Pair]:
     """The best of a family with each other one.
 
     What a run left unscored counts 0 in the choice of the best; where all are the same, none is.
     """
-    sums = {key: float(np.nansum(columns[key])) for key in family if not np.isnan(columns[key]).all()}
+    sums = {key: float(np.nansum(columns[key])) for key in rivals}
     if len(set(sums.values())) < 2:
         return []
     best = max(sums, key=sums.__getitem__)
     return [Pair(best, key, columns[best] - columns[key]) for key in sums if key != best]
 
 
-def detectable(pairs: Iterable[Pair], clusters: Clusters) -> float | None:
-    """The smallest difference that could have been shown: the median over what was compared."""
-    errors = [
-        standard_error(pair.difference[is_scored], clusters[is_scored])
-        for pair in pairs
-        for is_scored in [~np.isnan(pair.difference)]
-    ]
-    found = [detectable_difference(error) for error in errors if error]
-    return median(found) if found else None
+class Detectable(NamedTuple):
+    """The smallest difference that could have been shown, or why it can't be said."""
+
+    difference: float | None
+    why_not: str | None = None
+
+
+def detectable(pairs: Iterable[Pair], clusters: Clusters) -> Detectable:
+    """The smallest true difference that one test finds four times in five: the median over what was compared."""
+    found, reasons = [], []
+    for pair in pairs:
+        is_shared = ~np.isnan(pair.difference)
+        told = could_be_shown(pair.difference[is_shared], clusters[is_shared])
+        found += [] if told.difference is None else [told.difference]
+        reasons += [] if told.why_not is None else [told.why_not]
+    if found:
+        return Detectable(median(found))
+    return Detectable(None, min(reasons, default=None))
+
+
+def could_be_shown(differences: Values, clusters: Clusters) -> Detectable:
+    """The smallest true difference that paired differences (n,), none of them NaN, show four times in five."""
+    if reason := why_undetectable(differences, clusters):
+        return Detectable(None, reason)
+    error = standard_error(differences, clusters)
+    difference = detectable_difference(error, len(np.unique(clusters))) if error else None
+    return Detectable(difference, None if difference else "all differences are equal")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from qilin_rag.errors import UsageError, unknown_name
+from qilin_rag.reports.cells import could_be_shown
 from qilin_rag.reports.measured import (
     Measured,
     clusters_of,
@@ -16,14 +17,7 @@ from qilin_rag.reports.measured import (
     rests_on_reference_notes,
     values_of,
 )
-from qilin_rag.stats import (
-    Clusters,
-    Values,
-    detectable_difference,
-    intervals95,
-    permutation_test,
-    standard_error,
-)
+from qilin_rag.stats import Clusters, PairedTest, Values, paired_tests
 from qilin_rag.types import Frozen
 
 _EQUAL = 1e-9  # two scores closer than this are a tie
@@ -41,8 +35,9 @@ class Moved(Frozen):
 class MetricComparison(Frozen):
     """One metric over the `n` questions scored in both runs; `difference` is A's mean minus B's.
 
-    `p` is of the paired sign-flip test and stands for this metric alone; `detectable` is the smallest true difference
-    that these questions would show four times in five. The last three are None where they can't be told (n under 2).
+    `p` and `ci95` are of one paired sign-flip test, of this metric alone: the interval excludes 0 if and only if p is
+    at most .05. `detectable` is the smallest true difference that these questions would show four times in five.
+    `no_interval` and `undetectable` say why there is none.
     """
 
     metric: str
@@ -57,6 +52,8 @@ class MetricComparison(Frozen):
     ci95: tuple[float, float] | None
     p: float | None
     detectable: float | None
+    no_interval: str | None = None
+    undetectable: str | None = None
 
 
 class Comparison(Frozen):
@@ -96,11 +93,9 @@ def compare(
     pairs = [values_of([a, b], name, ids) for name in of_answers]
     notes += _leave_out_other_reference_notes(a, b, ids, of_answers, pairs)
     differences = np.stack([pair[:, 0] - pair[:, 1] for pair in pairs], axis=1)
-    intervals = intervals95(differences, clusters)
-    p_values = permutation_test(differences, clusters)
     compared = [
-        _metric(name, str(a.signature(name)), pair, interval and interval[:2], p, clusters)
-        for name, pair, interval, p in zip(of_answers, pairs, intervals, p_values, strict=True)
+        _metric(name, str(a.signature(name)), pair, test, clusters)
+        for name, pair, test in zip(of_answers, pairs, paired_tests(differences, clusters), strict=True)
         if not np.isnan(pair.sum(axis=1)).all()
     ]
     unscored = set(of_answers) - {each.metric for each in compared}
@@ -170,18 +165,11 @@ def _leave_out_other_reference_notes(
     return notes
 
 
-def _metric(
-    name: str,
-    signature: str,
-    pair: Values,
-    ci95: tuple[float, float] | None,
-    p: float | None,
-    clusters: Clusters,
-) -> MetricComparison:
+def _metric(name: str, signature: str, pair: Values, test: PairedTest, clusters: Clusters) -> MetricComparison:
     is_scored = ~np.isnan(pair.sum(axis=1))
     scored = pair[is_scored]
     difference = scored[:, 0] - scored[:, 1]
-    stderr = standard_error(difference, clusters[is_scored])
+    shown = could_be_shown(difference, clusters[is_scored])
     return MetricComparison(
         metric=name,
         signature=signature,
@@ -192,9 +180,11 @@ def _metric(
         wins=int((difference > _EQUAL).sum()),
         ties=int((np.abs(difference) <= _EQUAL).sum()),
         losses=int((difference < -_EQUAL).sum()),
-        ci95=ci95,
-        p=p,
-        detectable=None if stderr is None else detectable_difference(stderr),
+        ci95=test.interval[:2] if test.interval else None,
+        p=test.p,
+        detectable=shown.difference,
+        no_interval=test.no_interval,
+        undetectable=shown.why_not,
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
 from qilin_rag.cost import format_amount
-from qilin_rag.reports.cells import ALPHA, Block, Cell, Spending, Standing, Table
+from qilin_rag.reports.cells import Block, Cell, Spending, Standing, Table
+from qilin_rag.stats import ALPHA
 from qilin_rag.types import Cost, Mark, Status
 
 _LATEX = {
@@ -52,7 +53,7 @@ def marks_of(cell: Cell | None) -> str:
         return ""
     in_row = cell.in_row or Standing()
     gain = ""
-    if cell.over_none and cell.over_none.p <= ALPHA:
+    if cell.over_none and cell.over_none.p_holm <= ALPHA:
         gain = "+" if cell.over_none.difference > 0 else "-"
     return f"{_mark(cell.best, cell.tied, '*=')}{_mark(in_row.best, in_row.tied, '»›')}{gain}"
 
@@ -82,8 +83,16 @@ def format_interval(cell: Cell | None) -> str:
 def legend(block: Block) -> str:
     """How the figures of a block were made, and what its questions can show."""
     of = f" of {block.columns[0]}" if block.signatures else ""
-    shown = f" (could be shown{of}: {block.detectable:.3f})" if block.detectable else ""
-    return f"{block.metric}: {block.signature}{shown}"
+    said = [f"could be shown{of}: {block.detectable:.3f}"] if block.detectable else []
+    said += [block.undetectable] if block.undetectable else []
+    untold = {
+        cell.untold: row
+        for row, cells in zip(block.rows, block.cells, strict=True)
+        for cell in cells
+        if cell and cell.untold
+    }
+    said += [f"{row}, tied: {reason}" for reason, row in untold.items() if reason != block.undetectable]
+    return f"{block.metric}: {block.signature}" + (f" ({'; '.join(said)})" if said else "")
 
 
 def _compared_along(block: Block) -> str:
@@ -101,9 +110,10 @@ def marks(table: Table) -> list[str]:
         "+ better, - worse than none." if used & set("+-") else "",
     ]
     how = (
-        "Tied: not significantly worse (paired sign-flip test, Holm, .05). Beside or under a figure: its 95% interval "
-        "(BCa; under 10 queries percentile). "
-        "Could be shown: the true difference that one such test finds four times in five."
+        "Tied: not significantly worse, by paired sign-flip tests adjusted for all pairs of the column or row (max-T); "
+        "in at most 5% of columns is any run without a mark as good as the best. Beside or under a figure: its 95% "
+        "interval. Could be shown: the true difference of two runs that a test of these two alone finds four times in "
+        "five."
     )
     return [line for line in (" ".join(filter(None, meanings)), how) if line]
 
@@ -175,8 +185,10 @@ def as_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
                             "n_unscored": cell.n_unscored,
                             "value_unscored_as_zero": cell.value_unscored_as_zero,
                             "best": cell.best,
+                            "no_interval": cell.no_interval,
                             "tied": cell.tied,
                             "p": cell.p,
+                            "untold": cell.untold,
                             "best_in_row": bool(in_row and in_row.best),
                             "tied_in_row": bool(in_row and in_row.tied),
                             "p_in_row": in_row and in_row.p,
@@ -184,6 +196,7 @@ def as_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
                             "over_none_low": gain.ci95[0] if gain and gain.ci95 else None,
                             "over_none_high": gain.ci95[1] if gain and gain.ci95 else None,
                             "p_over_none": gain and gain.p,
+                            "p_holm_over_none": gain and gain.p_holm,
                             "run": cell.run,
                             "prompt_tokens": spent and spent.prompt_tokens,
                             "completion_tokens": spent and spent.completion_tokens,

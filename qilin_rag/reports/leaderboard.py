@@ -21,6 +21,7 @@ from qilin_rag.errors import UsageError
 from qilin_rag.reports.cells import (
     Block,
     Cell,
+    Detectable,
     Gain,
     Key,
     Kind,
@@ -279,7 +280,7 @@ class _Rows(NamedTuple):
 def _block(
     grid: _Grid,
     cells: Mapping[At, Cell],
-    could_be_shown: float | None,
+    could_be_shown: Detectable,
     row_order: Sequence[str],
     of_paper: Mapping[str, Mapping[str, float]],
 ) -> Block:
@@ -301,7 +302,8 @@ def _block(
         kinds=[*kinds, *("paper" for _ in of_paper)],
         columns=columns,
         cells=measured + quoted,
-        detectable=could_be_shown,
+        detectable=could_be_shown.difference,
+        undetectable=could_be_shown.why_not,
     )
 
 

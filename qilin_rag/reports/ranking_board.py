@@ -156,6 +156,7 @@ def _table(group: Sequence[_Ranked], task: TaskName, with_paper: bool, paper_any
     }
     families = [[(figure, run.name) for run in runs] for figure in FIGURES]
     cells, pairs = compared(columns, families, clusters) if scored else ({}, [])
+    could_be_shown = detectable([pair for pair in pairs if pair.best[0] == "mrr@10"], clusters)
     quoted = quote(with_paper, paper_anyway, _why_other_data(first, task), RANKERS_REMARK)
     of_paper = paper_rankers(task, quoted)
     kinds: list[Kind] = ["run" for _ in runs]
@@ -169,7 +170,8 @@ def _table(group: Sequence[_Ranked], task: TaskName, with_paper: bool, paper_any
             *([cells.get((figure, run.name)) for figure in COLUMNS] for run in runs),
             *([Cell(value=row[figure]) if figure in row else None for figure in COLUMNS] for row in of_paper.values()),
         ],
-        detectable=detectable([pair for pair in pairs if pair.best[0] == "mrr@10"], clusters),
+        detectable=could_be_shown.difference,
+        undetectable=could_be_shown.why_not,
         axes=("ranker", "metric"),
     )
     return Table(

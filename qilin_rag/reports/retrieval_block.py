@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qilin_rag.errors import UsageError
-from qilin_rag.reports.cells import Block, Cell, Key
+from qilin_rag.reports.cells import Block, Cell, Detectable, Key
 from qilin_rag.reports.measured import Measured, highest_is_best, values_of
 from qilin_rag.reports.places import column_order
 from qilin_rag.scorers.retrieval import cutoff, is_about_hits
@@ -73,8 +73,8 @@ class RetrievalBlock:
             if highest_is_best(figure[1])
         ]
 
-    def block(self, cells: Mapping[Key, Cell], detectable: float | None) -> Block:
-        """The block, of the cells that came of `columns`; `detectable` is of the first figure."""
+    def block(self, cells: Mapping[Key, Cell], could_be_shown: Detectable) -> Block:
+        """The block, of the cells that came of `columns`; `could_be_shown` is of the first figure."""
         return Block(
             metric=NAME,
             signature=_joined([signature for _, signature in self.figures]),
@@ -91,7 +91,8 @@ class RetrievalBlock:
                 ]
                 for row in self._placed
             ],
-            detectable=detectable,
+            detectable=could_be_shown.difference,
+            undetectable=could_be_shown.why_not,
             axes=("retriever", "metric"),
         )
 

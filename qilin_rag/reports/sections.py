@@ -44,6 +44,9 @@ def _differences(title: str, factor: Factor, n_questions: int) -> Section:
             for level in system.levels
             if level.n < n_questions or (level.n_paired is not None and level.n_paired < n_questions)
         ]
+        lines += [
+            f"{name}, {level.level}: no interval, {level.no_interval}" for level in system.levels if level.no_interval
+        ]
     return Section(title, header, rows, lines)
 
 

@@ -28,7 +28,8 @@ def test_figures_are_those_of_the_paired_differences(made: Path) -> None:
     d = a - b
     assert (metric.n, metric.wins, metric.ties, metric.losses) == (60, (d > 0).sum(), 5, (d < 0).sum())
     assert metric.difference == pytest.approx(metric.value_a - metric.value_b)
-    assert metric.detectable == pytest.approx(scipy.stats.sem(d) * (1.959964 + 0.841621), rel=1e-6)
+    noncentral = scipy.stats.nct(59, (metric.detectable or 0) / scipy.stats.sem(d) / (1 + 1 / 60))
+    assert noncentral.sf(scipy.stats.t.isf(0.025, 59)) == pytest.approx(0.8, abs=1e-4)
     theirs = scipy.stats.permutation_test(
         (a, b),
         lambda x, y: np.mean(x - y),
@@ -37,8 +38,8 @@ def test_figures_are_those_of_the_paired_differences(made: Path) -> None:
         rng=np.random.default_rng(1),
     )
     assert metric.p == pytest.approx(theirs.pvalue, abs=0.02)
-    interval = scipy.stats.bootstrap((d,), np.mean, method="BCa", rng=np.random.default_rng(2)).confidence_interval
-    assert metric.ci95 == pytest.approx((interval.low, interval.high), abs=5e-3)
+    interval = scipy.stats.t.interval(0.95, 59, d.mean(), scipy.stats.sem(d))
+    assert metric.ci95 == pytest.approx(interval, abs=6e-3)
     order = np.argsort(b - a, kind="stable")
     assert [int(each.question_id) for each in compared.better_a] == order[:5].tolist()
     assert [int(each.question_id) for each in compared.better_b] == order[::-1][:5].tolist()
@@ -99,7 +100,8 @@ def test_the_higher_is_not_called_better_where_it_is_not(made: Path, cli: Cli) -
             path = made / name / file
             path.write_text(path.read_text().replace("m|made up", "m|best:lowest|made up"))
     said = cli("compare", made / "a", made / "b", "--metric", "m")
-    assert "m: no difference shown; could be shown: " in said.out
+    assert "m: no difference shown; nothing can be shown by 2, 6 are needed" in said.out
+    assert "m: no interval, too few: 2 independent values, 13 needed" in said.out
     assert "A is higher by m on" in said.out and "better" not in said.out
     assert "m: the highest is not the best; won is higher, lost is lower" in said.out
 

@@ -22,7 +22,7 @@ from qilin_rag.ranking import Ranking, rank
 from qilin_rag.ranking_store import RankConfig, RankedBy, RankingDirectory, RankingManifest, clusters_of
 from qilin_rag.reports.formats import as_html, as_json, as_latex, as_markdown, as_rows, format_cell, title
 from qilin_rag.reports.ranking_board import COLUMNS, labels_of, ranking_board
-from qilin_rag.stats import holm, intervals95, permutation_test
+from qilin_rag.stats import compare_all, mean_bounds
 from qilin_rag.synth import resolve_world, synthesize
 
 RUNS = Path("runs")
@@ -60,12 +60,11 @@ def test_rankers_by_figures_with_intervals_and_marks(world: Path) -> None:
         values = np.stack([figures_of(run, figure) for run in runs], axis=1)
         cells = [row[column] for row in block.cells]
         assert [cell.value for cell in cells if cell] == pytest.approx(values.mean(axis=0))
-        expected = [interval and interval[:2] for interval in intervals95(values, clusters)]
+        expected = [interval and interval[:2] for interval, _ in mean_bounds(values, clusters)]
         assert [cell.ci95 for cell in cells if cell] == expected
         best = int(values.mean(axis=0).argmax())
         others = [i for i in range(4) if i != best]
-        found = permutation_test(values[:, [best]] - values[:, others], clusters)
-        adjusted = holm([p for p in found if p is not None])
+        adjusted = compare_all(values, clusters)[best, others].tolist()
         assert [cells[i].p for i in others if cells[i]] == adjusted  # type: ignore[union-attr]
         marks: Mapping[int, bool] = {i: p > 0.05 for i, p in zip(others, adjusted, strict=True)}
         assert [cell.tied for cell in cells if cell] == [marks.get(i, False) for i in range(4)]

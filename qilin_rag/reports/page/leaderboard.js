@@ -31,18 +31,20 @@ function figureCell(figure) {
   if (figure.value === null) return make("td", { class: "figure" }, "unscored");
   return make("td", { class: figure.is_best ? "figure best" : "figure" },
     make("span", { "data-marks": figure.marks, title: meaning(figure) }, shown(figure.value)),
-    figure.ci95 ? make("small", {}, `${shown(figure.ci95[0])}–${shown(figure.ci95[1])}`) : null,
+    figure.ci95 ? make("small", {}, `${shown(figure.ci95[0])}–${shown(figure.ci95[1])}`)
+      : figure.no_interval ? make("small", { title: figure.no_interval }, "no interval") : null,
     figure.n_unscored ? make("small", {}, `${figure.n} of ${figure.n + figure.n_unscored} scored`) : null);
 }
 
 /** The marks of a figure in words. */
 function meaning(figure) {
   const { in_row: inRow, over_none: gain } = figure;
+  const tied = (of, { p, untold }) => `tied with the best of its ${of}${p == null ? "" : `, adjusted p ${p.toFixed(4)}`}${untold ? ` (${untold})` : ""}`;
   const digits = (value) => (value > 0 ? "+" : "") + value.toFixed(4);
   return [
-    figure.best ? "best of its column or only row" : figure.tied ? "tied with the best of its column or only row" : null,
-    inRow?.best ? "best of its row" : inRow?.tied ? "tied with the best of its row" : null,
-    gain ? `${digits(gain.difference)} to none${gain.ci95 ? ` (${gain.ci95.map(digits).join(" to ")})` : ""}, p ${gain.p.toFixed(4)}` : null,
+    figure.best ? "best of its column or only row" : figure.tied ? tied("column or only row", figure) : null,
+    inRow?.best ? "best of its row" : inRow?.tied ? tied("row", inRow) : null,
+    gain ? `${digits(gain.difference)} to none${gain.ci95 ? ` (${gain.ci95.map(digits).join(" to ")})` : ""}, p ${gain.p.toFixed(4)}, by Holm ${gain.p_holm.toFixed(4)}` : null,
   ].filter((words) => words !== null).join("; ") || null;
 }
 
