@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qilin_rag.errors import QilinError
+from qilin_rag.stats import EXACT_UP_TO, Clusters
 from qilin_rag.types import Frozen
 
 N_RESAMPLES = 2_000
@@ -19,29 +20,43 @@ Floats = npt.NDArray[np.float64]
 
 
 class Rating(Frozen):
-    """A rating on Elo's scale around 1000; `ci95` is null under two questions."""
+    """A rating on Elo's scale around 1000; where `ci95` is null, `no_interval` says why."""
 
     value: float
     ci95: tuple[float, float] | None
+    no_interval: str | None = None
 
 
-def rate(scores: Floats, seed: int = 0) -> list[Rating] | None:
+def rate(scores: Floats, seed: int = 0, clusters: Clusters | None = None) -> list[Rating] | None:
     """The ratings of k players; None where their comparisons don't connect them all.
 
     `scores[q, i, j]` is what i scored against j on question q (1 won, 0.5 tied), 0 both ways where they were not
     compared. Each pair that was compared at all has half a win more each way, so that nobody's rating is infinite: an
     undefeated player ends up with the odds (wins + 0.5) : 0.5 against its one opponent. Intervals are 95% percentile
-    bootstrap over questions: comparisons of one question stay together.
+    bootstrap over questions: comparisons of one question, and of questions of one cluster, stay together. There is none
+    up to 12 clusters, nor where all resamples are the same.
+
+    Args:
+        scores: (n_questions, k, k).
+        seed: Of the resamples.
+        clusters: (n_questions,), the number of the cluster of each question; each is one of its own where it is None.
     """
     n, k = scores.shape[:2]
+    if clusters is not None:
+        _, numbers = np.unique(clusters, return_inverse=True)
+        n = int(numbers.max(initial=-1)) + 1
+        of_clusters = np.zeros((n, k, k))
+        np.add.at(of_clusters, numbers, scores)
+        scores = of_clusters
     wins = scores.sum(axis=0)
     compared = (wins + wins.T) > 0
     if not np.linalg.matrix_power(np.eye(k) + compared, k).all():
         return None
     pseudo = PSEUDO_WINS * compared
     ratings = _ratings(wins + pseudo)
-    if n < 2:
-        return [Rating(value=float(rating), ci95=None) for rating in ratings]
+    if n <= EXACT_UP_TO:
+        why = f"too few: {n} independent questions, {EXACT_UP_TO + 1} needed"
+        return [Rating(value=float(rating), ci95=None, no_interval=why) for rating in ratings]
     rng = np.random.default_rng(seed)
     block = max(1, min(N_RESAMPLES, _BLOCK_VALUES // max(n, k * k)))
     resampled = np.concatenate(
@@ -51,7 +66,12 @@ def rate(scores: Floats, seed: int = 0) -> list[Rating] | None:
         ]
     )
     low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
-    return [Rating(value=float(ratings[i]), ci95=(float(low[i]), float(high[i]))) for i in range(k)]
+    return [
+        Rating(value=float(ratings[i]), ci95=(float(low[i]), float(high[i])))
+        if high[i] - low[i] > _TOLERANCE * MEAN
+        else Rating(value=float(ratings[i]), ci95=None, no_interval="all results are the same")
+        for i in range(k)
+    ]
 
 
 def _draws(rng: np.random.Generator, n: int, times: int) -> Floats:

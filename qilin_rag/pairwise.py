@@ -22,6 +22,7 @@ from qilin_rag.judge import Case, Docket, Hearing, Judge, hear, plan_hearing, wh
 from qilin_rag.pipeline import select_questions
 from qilin_rag.plan import Plan
 from qilin_rag.prompts import PairwisePrompt, load_judge_prompt
+from qilin_rag.stats import query_clusters
 from qilin_rag.store import RunDirectory, write_text
 from qilin_rag.text import slug
 from qilin_rag.types import Frozen, Judgement, Question, Sample
@@ -138,7 +139,8 @@ def compare_runs(paths: Sequence[Path], config: RunConfig) -> Compared:
             ]
             for i, j in pairs
         }
-        ratings = rate(_scores(outcomes, len(entrants), len(questions)), config.seed)
+        scores = _scores(outcomes, len(entrants), len(questions))
+        ratings = rate(scores, config.seed, query_clusters([question.query for question in questions]))
         comparison = Comparison(
             judge=judge.label,
             signature=judge.signature("pairwise|both orders|Bradley-Terry", hearing.said),

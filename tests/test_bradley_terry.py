@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import log_expit
 
-from qilin_rag.bradley_terry import Floats, log_strengths, rate
+from qilin_rag.bradley_terry import Floats, Rating, log_strengths, rate
 
 
 def games(*results: tuple[int, int, float], n_players: int) -> Floats:
@@ -57,7 +57,7 @@ def test_undefeated_is_not_infinite() -> None:
     rated = rate(games(*[(0, 1, 1.0)] * 60, n_players=2))
     assert rated
     assert rated[0].value - rated[1].value == pytest.approx(400 * np.log10(60.5 / 0.5))
-    assert rated[0].ci95 == pytest.approx((rated[0].value,) * 2)  # every resample is the same
+    assert (rated[0].ci95, rated[0].no_interval) == (None, "all results are the same")
 
 
 def test_players_nobody_compared_have_no_ratings() -> None:
@@ -66,9 +66,34 @@ def test_players_nobody_compared_have_no_ratings() -> None:
     assert rate(games((0, 1, 1.0), (2, 3, 1.0), (1, 2, 1.0), n_players=4)) is not None
 
 
-def test_one_question_gives_no_interval() -> None:
-    rated = rate(games((0, 1, 1.0), n_players=2))
-    assert rated and [each.ci95 for each in rated] == [None, None]
+@pytest.mark.parametrize("n", [1, 12])
+def test_so_few_questions_give_no_interval(n: int) -> None:
+    rated = rate(games(*[(0, 1, float(q % 2)) for q in range(n)], n_players=2))
+    assert rated
+    assert all(each.ci95 is None and f"{n} independent questions" in (each.no_interval or "") for each in rated)
+
+
+def widths(ratings: list[Rating] | None) -> list[float]:
+    assert ratings
+    return [each.ci95[1] - each.ci95[0] for each in ratings if each.ci95]
+
+
+def test_copies_of_a_query_are_one_piece_of_evidence() -> None:
+    rng = np.random.default_rng(3)
+    scores = games(*[(0, 1, float(won)) for won in rng.random(100) < 0.6], n_players=2)
+    once, copied = rate(scores), rate(np.repeat(scores, 4, axis=0), clusters=np.repeat(np.arange(100), 4))
+    assert widths(copied) == pytest.approx(widths(once), rel=0.03)  # the half win added counts for less
+    assert widths(rate(np.repeat(scores, 4, axis=0)))[0] < 0.6 * widths(once)[0]
+
+
+def test_questions_in_clusters_of_their_own_are_rated_as_without() -> None:
+    rng = np.random.default_rng(4)
+    scores = games(*[(0, 1, float(won)) for won in rng.random(40) < 0.5], n_players=2)
+    assert rate(scores, clusters=np.arange(40)) == rate(scores)
+    shuffled = rng.permutation(40)
+    clusters = np.arange(40) // 2
+    one, other = rate(scores, clusters=clusters), rate(scores[shuffled], clusters=clusters[shuffled])
+    assert widths(one) == pytest.approx(widths(other))
 
 
 def test_intervals_are_seeded_and_hold_the_rating() -> None:

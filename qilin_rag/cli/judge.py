@@ -159,6 +159,8 @@ def _remarks(compared: Compared) -> list[str]:
         said.append(f"tied without asking, the same answer: {same}")
     if comparison.n_not_shared:
         said.append(f"left out, not a question of all runs: {comparison.n_not_shared}")
+    without = {rated.rating.no_interval for rated in comparison.runs if rated.rating and rated.rating.no_interval}
+    said += [f"no interval of a rating, {reason}" for reason in sorted(without)]
     if any(rated.rating is None for rated in comparison.runs):
         said.append("no ratings: what was judged does not connect all runs")
     return said
