@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from qilin_rag.data import load_dataset
 from qilin_rag.errors import UsageError
+from qilin_rag.rankers.passages import matching_part
 from qilin_rag.registry import SCORERS
 from qilin_rag.retrievers.analyzers import ANALYZERS
 from qilin_rag.retrievers.bm25 import BM25
@@ -257,3 +258,8 @@ def test_texts_of_encoders_are_visible() -> None:
     read: Callable[[str], str] = lambda text: readable(Short(), text)  # noqa: E731
     assert read("冷\u200b萃\ufeffＡ") == "冷萃Ａ"
     assert read("\u200b") == read("") == " "
+
+
+def test_the_part_of_a_note_that_a_query_is_about_is_found_through_invisible_code_points() -> None:
+    note = Note(note_idx=1, title="题", content="无关" * 20 + "\u200b".join("冷萃咖啡粗研磨") + "别的" * 20)
+    assert "冷\u200b萃\u200b咖" in matching_part(note, "冷萃\ufeff咖啡", 20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from qilin_rag.text import visible
 from qilin_rag.types import Note
 
 _STEPS_PER_LENGTH = 4
@@ -24,4 +25,5 @@ def matching_part(note: Note, query: str, n_chars: int) -> str:
 
 
 def _pieces(text: str) -> set[str]:
+    text = visible(text)
     return {*text, *map("".join, pairwise(text))}
