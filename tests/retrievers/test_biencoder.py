@@ -322,6 +322,11 @@ def test_a_named_index_of_anything_else_is_refused(
     refused('passage_prefix: "" there, "passage: " here', passage_prefix="passage: ")
     refused("pooling: mean there, cls here", pooling="cls")
     refused("normalize: true there, false here", normalize=False)
+    manifest = folder / "qilin_rag.json"
+    now = manifest.read_text()
+    manifest.write_text(now.replace(f'"version": {BiEncoder.index_version}', '"version": 1'))
+    refused(f"version: 1 there, {BiEncoder.index_version} here")
+    manifest.write_text(now)
     refused("no such folder; make it with: qilin-rag index biencoder --data DATA --out nowhere", index=Path("nowhere"))
     (folder / "vectors.npy").write_bytes((folder / "vectors.npy").read_bytes()[:-4] + b"oops")
     refused(f"damaged .vectors.npy is not what was written.*index biencoder .*--set retriever.model={model}")
