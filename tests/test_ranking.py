@@ -327,7 +327,12 @@ def test_how_the_log_is_read_reaches_training_and_ranking(
     assert set((train_true.time_ms - train.time_ms).tolist()) == {28_800_000}
     assert validation_true.ids == validation.ids  # one shift for all of a table changes no order in it
     command = ("rank", "--ranker", "production", "--data", world, "--json")
-    settings: tuple[list[str], ...] = ([], ["log.search_shift_s=0"], ["log.session_gap_s=60"], ["log.position_zero=unknown"])
+    settings: tuple[list[str], ...] = (
+        [],
+        ["log.search_shift_s=0"],
+        ["log.session_gap_s=60"],
+        ["log.position_zero=unknown"],
+    )
     found = [cli(*command, *(["--set", *setting] if setting else [])) for setting in settings]
     assert len({json.loads(each.out)["run"] for each in found}) == len(settings)
     assert len({json.dumps(json.loads(each.out)["metrics"]) for each in found}) == 1  # no result is at position 0

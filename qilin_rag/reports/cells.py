@@ -25,6 +25,7 @@ from qilin_rag.stats import (
 from qilin_rag.types import Cost, Frozen, Mark, Status
 
 Kind = Literal["run", "control", "paper"]
+_EQUAL = 1e-9  # two sums closer than this are the same
 Key = tuple[Hashable, str]
 """What a column of figures is of: block or metric, and the name of the run."""
 
@@ -184,7 +185,7 @@ def stand(
 
 def _standing(pair: Pair, p: float, clusters: Clusters) -> Standing:
     is_shared = ~np.isnan(pair.difference)
-    if abs(pair.difference.sum()) < 1e-9:  # never where a question is unscored: NaN
+    if abs(pair.difference.sum()) < _EQUAL:  # never where a question is unscored: NaN
         return Standing(best=True, p=p)
     is_worse = p <= ALPHA and pair.difference[is_shared].sum() > 0
     untold = None if is_worse else why_undetectable(pair.difference[is_shared], clusters[is_shared])
@@ -233,10 +234,10 @@ def _cell(name: str, column: Values, bounds: Bounds, standing: Standing | None) 
 def _pairs(rivals: Sequence[Key], columns: Mapping[Key, Values]) -> list[Pair]:
     """The best of a family with each other one.
 
-    What a run left unscored counts 0 in the choice of the best; where all are the same, none is.
+    What a run left unscored counts 0 in the choice of the best; where all are the same but for rounding, none is.
     """
     sums = {key: float(np.nansum(columns[key])) for key in rivals}
-    if len(set(sums.values())) < 2:
+    if not sums or max(sums.values()) - min(sums.values()) < _EQUAL:
         return []
     best = max(sums, key=sums.__getitem__)
     return [Pair(best, key, columns[best] - columns[key]) for key in sums if key != best]

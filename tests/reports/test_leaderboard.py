@@ -593,3 +593,14 @@ def test_a_status_that_is_new_is_counted_below(made: Path) -> None:
     summary = directory.read_summary()
     directory.write_summary(summary.model_copy(update={"counts": {**summary.counts, "ok": 2, "strange": 1}}))
     assert "a: 1 strange of 3" in leaderboard(made)[0].notes
+
+
+@pytest.mark.parametrize("last", [0.3, 0.1 + 0.2])
+def test_figures_that_differ_in_the_last_bit_are_the_same(last: float, made: Path) -> None:
+    """Whether a sum is rounded the other way must not make two bests of none."""
+    make_run(made, "a", [0.3, 0.6, 0.9, 0.1] * 5)
+    make_run(made, "b", [0.6, last, 0.1, 0.9] * 5)
+    [table] = leaderboard(made)
+    for row in ("a", "b"):
+        cell = cell_of(table, row)
+        assert (cell.best, cell.tied, cell.p) == (False, False, None)
