@@ -4,7 +4,7 @@
 `rejects`: how often the test of the true mean had p at most .05; `agree`: how often interval and test said the same of
 no difference. Resamples are 2,000 in place of 10,000.
 
-usage: python benchmarks/interval_coverage.py [coverage] [shares] [marks] [power] [ratings]
+usage: python benchmarks/interval_coverage.py [coverage] [marks] [power] [ratings]
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qilin_rag import stats
+from qilin_rag.bradley_terry import rate
+from qilin_rag.reports.cells import Key, compared
 
 N_WORLDS = 1_000
 N_QUESTIONS = (20, 60, 300)
@@ -84,10 +86,58 @@ def coverage(rng: np.random.Generator) -> None:
                 )
 
 
+def marks(rng: np.random.Generator) -> None:
+    """Print how often any of k identical systems is marked worse, by `compared`."""
+    for k in (2, 5, 10, 20):
+        n_wrong = 0
+        for _ in range(N_WORLDS):
+            base = rng.beta(2, 3, 100)
+            columns: dict[Key, Floats] = {(0, f"s{i}"): base + rng.normal(0, 0.2, 100) for i in range(k)}
+            cells, _pairs = compared(columns, [list(columns)], np.arange(100))
+            n_wrong += any(not cell.best and not cell.tied for cell in cells.values())
+        print(f"{k:3} identical systems, some marked worse: {n_wrong / N_WORLDS:.3f}", flush=True)
+
+
+def power(rng: np.random.Generator) -> None:
+    """Print how often a true difference is found that is printed as detectable, from other data and in all."""
+    for n in (4, 5, 6, 7, 8, 10, 12, 13, 20, 60, 300):
+        values = rng.normal(0, 1, (n, N_WORLDS))
+        shown = stats.detectable_difference(1 / np.sqrt(n), n)
+        if shown is None:
+            print(f"n = {n:3}: not printed, {stats.why_undetectable(values[:, 0])}")
+            continue
+        errors = rng.normal(0, 1, (n, N_WORLDS)).std(axis=0, ddof=1)  # in place of 1, the true one
+        found = [
+            np.mean([p is not None and p <= 0.05 for p in stats.permutation_test(values + difference)])
+            for difference in (shown, shown * errors)
+        ]
+        print(f"n = {n:3}: power {found[0]:.3f}, printed from other data {found[1]:.3f}", flush=True)
+
+
+def ratings(rng: np.random.Generator) -> None:
+    """Print the width of the interval of a rating from 100 questions, and from the same four times."""
+    scores = np.zeros((100, 2, 2))
+    scores[:, 0, 1] = rng.random(100) < 0.6
+    scores[:, 1, 0] = 1 - scores[:, 0, 1]
+    copies = np.repeat(scores, 4, axis=0)
+    for name, rated in (
+        ("once", rate(scores)),
+        ("four times", rate(copies)),
+        ("four times, clustered", rate(copies, clusters=np.repeat(np.arange(100), 4))),
+    ):
+        assert rated and rated[0].ci95
+        print(f"100 questions {name}: an interval of {rated[0].ci95[1] - rated[0].ci95[0]:.1f}")
+
+
 def main() -> None:
     """Print the tables that are named, or all."""
     stats.N_RESAMPLES = 2_000
-    parts: dict[str, Callable[[np.random.Generator], None]] = {"coverage": coverage}
+    parts: dict[str, Callable[[np.random.Generator], None]] = {
+        "coverage": coverage,
+        "marks": marks,
+        "power": power,
+        "ratings": ratings,
+    }
     for name in sys.argv[1:] or parts:
         parts[name](np.random.default_rng(0))
 
