@@ -30,7 +30,7 @@ EXACT_UP_TO = 12
 """Clusters up to which a test goes through all signs; with so few an interval can't be told."""
 FEWEST_INFORMATIVE = 6
 """Clusters unlike the others that an interval needs: with five p can't reach .05."""
-FEWEST_DETECTABLE = 8
+FEWEST_DETECTABLE = 10
 """Clusters from which on it is said what difference they could show."""
 
 _SKEW_DENSE, _SKEW_SPARSE = 1.45, 0.3
@@ -198,7 +198,7 @@ def detectable_difference(
         alpha: The level of the test.
 
     Returns:
-        None under eight clusters: with five or fewer nothing can be shown, and with six or seven it can't be told.
+        None under ten clusters: with five or fewer nothing can be shown, and with six to nine it can't be told.
     """
     if n is None:
         return (_NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(power)) * stderr
