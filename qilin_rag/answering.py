@@ -16,7 +16,7 @@ from qilin_rag.data import NoteStore
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.llms import LLM, ContextOverflowError, LLMError
 from qilin_rag.llms.cache import ResponseCache, request_key
-from qilin_rag.llms.replies import FILTERED, LENGTH, REFUSED, STOP, read_ending
+from qilin_rag.llms.replies import FILTERED, LENGTH, PASSING, REFUSED, STOP, read_ending
 from qilin_rag.llms.servers import serving
 from qilin_rag.progress import Advance
 from qilin_rag.prompts import BEST_FIRST, NoteForm, Prompt, PromptTooLongError, RenderedPrompt, estimated_tokens
@@ -338,6 +338,8 @@ def _status(completion: Completion) -> tuple[Status, list[Mark]]:
     ended = read_ending(completion.finish_reason)
     if completion.finish_reason == REFUSED or ended == FILTERED:
         return "filtered", []
+    if ended == PASSING:
+        return "failed", []
     if ended == LENGTH:
         return "truncated", completion.marks
     if not _has_answer(completion):
@@ -351,6 +353,8 @@ def _has_answer(completion: Completion) -> bool:
 
 def _why_unanswered(status: Status, completion: Completion) -> str | None:
     """What there is instead of an answer; of what a filter held back nothing more is known."""
+    if status == "failed":
+        return clean(f"the answer ended with {completion.finish_reason!r}")
     if _has_answer(completion) or completion.finish_reason == FILTERED:
         return None
     why = completion.why_empty or "there is nothing to be seen in the answer"

@@ -99,6 +99,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test works in an empty folder, with caches there and no keys or defaults of the user's."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("QILIN_RAG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it
     for name in ("QILIN_RAG_DATA", "OPENAI_API_KEY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
