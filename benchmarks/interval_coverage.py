@@ -73,17 +73,16 @@ def coverage(rng: np.random.Generator) -> None:
                 ends = np.array([test.interval[:2] if test.interval else (np.nan, np.nan) for test in tests])
                 p = np.array([test.p for test in tests])
                 is_given = ~np.isnan(ends[:, 0])
-                below, above = (ends[is_given, 1] < mean).mean(), (ends[is_given, 0] > mean).mean()
-                excludes_0 = (ends[is_given, 0] > 0) | (ends[is_given, 1] < 0)
-                agree = (excludes_0 == (p[is_given] <= 0.05)).mean()
+                shown, agree = "     -      -      -", "     -"
+                if is_given.any():
+                    below, above = (ends[is_given, 1] < mean).mean(), (ends[is_given, 0] > mean).mean()
+                    shown = f"{1 - below - above:6.3f} {below:6.3f} {above:6.3f}"
+                    excludes_0 = (ends[is_given, 0] > 0) | (ends[is_given, 1] < 0)
+                    agree = f"{(excludes_0 == (p[is_given] <= 0.05)).mean():6.3f}"
                 rejects = np.mean(
                     [p is not None and p <= 0.05 for p in stats.permutation_test(values - mean, clusters)]
                 )
-                print(
-                    f"{name:32} {n:4} {is_given.mean():6.3f} {1 - below - above:6.3f} {below:6.3f} {above:6.3f}"
-                    f" {rejects:7.3f} {agree:6.3f}",
-                    flush=True,
-                )
+                print(f"{name:32} {n:4} {is_given.mean():6.3f} {shown} {rejects:7.3f} {agree}", flush=True)
 
 
 def marks(rng: np.random.Generator) -> None:
