@@ -336,7 +336,7 @@ def _outcome(completion: Completion) -> dict[str, Any]:
 def _status(completion: Completion) -> tuple[Status, list[Mark]]:
     """What a completion makes of its question, and what is doubtful about it."""
     ended = read_ending(completion.finish_reason)
-    if completion.finish_reason == REFUSED or ended == FILTERED:
+    if ended in (REFUSED, FILTERED):
         return "filtered", []
     if ended == PASSING:
         return "failed", []
@@ -355,6 +355,8 @@ def _why_unanswered(status: Status, completion: Completion) -> str | None:
     """What there is instead of an answer; of what a filter held back nothing more is known."""
     if status == "failed":
         return clean(f"the answer ended with {completion.finish_reason!r}")
+    if read_ending(completion.finish_reason) == REFUSED:
+        return clean(completion.why_empty or "refused")
     if _has_answer(completion) or completion.finish_reason == FILTERED:
         return None
     why = completion.why_empty or "there is nothing to be seen in the answer"

@@ -14,7 +14,7 @@ from qilin_rag.llms.thinking import Markers, Split, seems_to_think, split_thinki
 from qilin_rag.text import clean, has_text
 from qilin_rag.types import Completion, Mark, Usage, read_count
 
-VERSION = 1  # of how a text is read from a reply
+VERSION = 2  # of how a text is read from a reply
 STOP, LENGTH, FILTERED, REFUSED, PASSING = "stop", "length", "content_filter", "refusal", "passing"
 # How a reply ended, in the words of servers: lower case, `_` between words, without what stands before a dot.
 _WORDS = {
@@ -24,13 +24,14 @@ _WORDS = {
     LENGTH: """
         length max_tokens max_token max_length model_length max_output_tokens max_completion_tokens token_limit limit
         error_limit time_limit model_context_window_exceeded context_window_exceeded context_length_exceeded incomplete
-        truncated 2
+        truncated max_new_tokens length_limit repetition_truncation 2
     """,
     FILTERED: """
         content_filter content_filtered filtered filter sensitive safety image_safety recitation blocklist
-        prohibited_content spii model_armor guardrail_intervened guardrails refusal error_toxic moderation
-        data_inspection_failed policy_violation 3 4
+        prohibited_content spii model_armor guardrail_intervened guardrails error_toxic moderation
+        data_inspection_failed policy_violation blocked 3 4
     """,
+    REFUSED: "refusal refused",
     PASSING: """
         abort aborted error network_error timeout user_cancel cancelled canceled insufficient_system_resource
         overloaded engine_overloaded
@@ -39,15 +40,16 @@ _WORDS = {
 ENDINGS = {word: ending for ending, words in _WORDS.items() for word in words.split()}
 _THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "thoughts", "reasoning_details")
 _THINKING_BLOCK = re.compile("think|reason|thought", re.IGNORECASE)
-_CALL_BLOCK = re.compile("tool|function", re.IGNORECASE)
+_CALL_BLOCK = re.compile("(?:tool|function)(?!.*result)", re.IGNORECASE)
+_TEXT_BLOCKS = ("", "text", "output_text")
 _LONGEST_WORD = 80
 _MOST_TOKENS = 10**9  # of one call: what is more is a number of another kind, such as -1 without its sign
 
 
 def read_ending(word: Any) -> str:
-    """Return how a reply ended: `stop`, `length`, `content_filter` or `passing`; a word nobody knows stays as it is.
+    """Return how a reply ended: `stop`, `length`, `content_filter`, `refusal` or `passing`.
 
-    A server that says nothing has stopped.
+    A word that is not in the table is returned as it is. A server that says nothing has stopped.
 
     >>> [read_ending(word) for word in ("MAX_TOKENS", "FinishReason.STOP", "endTurn", None, "tool_calls")]
     ['length', 'stop', 'stop', 'stop', 'tool_calls']
@@ -81,15 +83,17 @@ def read_reply(
     text = split.answer or ""
     raw = f"<think>\n{thinking}\n</think>\n\n{content}" if thinking else content
     refusal = clean("\n".join(parts.refusals))
+    if parts.has_refused and ended != FILTERED:
+        ended, raw = REFUSED, f"{raw}\n{refusal}".strip()
     if split.answer is None and ended == STOP:
         ended = LENGTH
     why = None
     if not has_text(text):
         text = ""
         why = parts.why_empty(thinking, split)
-        if has_text(refusal) and ended != FILTERED:
-            ended, raw = REFUSED, f"{raw}\n{refusal}".strip()
-            why = f"refused: {' '.join(refusal.split())[:200]}"
+    if ended == REFUSED:  # what stands beside a refusal, or was written before it, is no answer
+        words = " ".join((refusal if has_text(refusal) else text).split())[:200]
+        text, why = "", f"refused: {words}" if words else "refused, without a word"
     marks = [*_marks(text, ended, usage, most_tokens)]
     return Completion(
         text=text,
@@ -136,7 +140,8 @@ class _Parts:
         self.thoughts: list[str] = []
         self.refusals: list[str] = []
         self.thinking_field: str | None = None
-        self.has_calls = self.is_null = False
+        self.has_calls = self.has_refused = self.is_null = False
+        self.calls: dict[str, None] = {}  # the types of blocks that call tools
         self.strange: str | None = None
         if isinstance(message, str):
             self.texts.append(message)
@@ -162,9 +167,15 @@ class _Parts:
                     field,
                 )  # the same as in blocks, where those are given too
                 break
-        if refusal := message.get("refusal"):
-            self.refusals.append(_text_in(refusal) or str(refusal))
-        self.has_calls = self.has_calls or bool(message.get("tool_calls") or message.get("function_call"))
+        self._read_refusal(message.get("refusal"))
+        self.has_calls = bool(message.get("tool_calls") or message.get("function_call"))
+
+    def _read_refusal(self, refusal: Any) -> None:
+        """Note a refusal: its words, or anything else that stands for yes."""
+        words = _text_in(refusal)
+        if has_text(words):
+            self.refusals.append(words)
+        self.has_refused = self.has_refused or has_text(words) or bool(refusal and not isinstance(refusal, str))
 
     def _read_blocks(self, blocks: list[Any]) -> None:
         unknown: dict[str, None] = {}
@@ -179,13 +190,17 @@ class _Parts:
                 self.thoughts += filter(None, [_text_in(block)])
                 self.thinking_field = self.thinking_field or f"blocks of type {kind or 'thought'!r}"
             elif kind == "refusal" or block.get("refusal"):
-                self.refusals.append(_text_in(block.get("refusal") or block))
-            elif isinstance(text := block.get("text"), str):
-                self.texts.append(text)
-            elif isinstance(text, Mapping) and isinstance(text.get("value"), str):  # OpenAI's assistants
-                self.texts.append(text["value"])
+                self._read_refusal(block.get("refusal") or _text_in(block) or True)
+            elif kind.lower() in _TEXT_BLOCKS and "text" in block:
+                text = block["text"]
+                if isinstance(text, Mapping):  # OpenAI's assistants
+                    text = text.get("value")
+                if isinstance(text, str):
+                    self.texts.append(text)
+                elif text is not None:
+                    unknown[f"{kind or 'none'} of {type(text).__name__}"] = None
             elif _CALL_BLOCK.search(kind):
-                self.has_calls = True
+                self.calls[kind] = None
             else:
                 unknown[kind or "none"] = None
         if unknown:
@@ -195,8 +210,8 @@ class _Parts:
         """What there is instead of an answer."""
         if split.answer is None:
             return "the thinking never ends"
-        if self.has_calls:
-            return "it only calls tools"
+        if self.has_calls or self.calls:
+            return "it only calls tools" + (f" ({', '.join(list(self.calls)[:3])})" if self.calls else "")
         if split.has_thought:
             return "nothing stands behind the thinking"
         if has_text(thinking):

@@ -367,7 +367,7 @@ def test_an_error_of_ours_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> N
         ({"finish_reason": "SAFETY"}, "content_filter"),
         ({"stop_reason": "end_turn"}, "stop"),
         ({"stop_reason": "max_tokens"}, "length"),
-        ({"stop_reason": "refusal"}, "content_filter"),
+        ({"stop_reason": "refusal"}, "refusal"),
         ({"stopReason": "guardrail_intervened"}, "content_filter"),
         ({"done_reason": "length"}, "length"),
         ({"status": "completed"}, "stop"),

@@ -80,6 +80,13 @@ MESSAGES: list[tuple[dict[str, Any], str | None, str, str, str | None]] = [
     ({"content": None, "refusal": "I can't help."}, "stop", "refusal", "", "refused: I can't help."),
     ({"content": "", "refusal": "对不起，我不能。"}, "stop", "refusal", "", "refused: 对不起"),
     ({"content": None, "refusal": ""}, "stop", "stop", "", "empty|null"),
+    ({"content": "好", "refusal": "不行。"}, "stop", "refusal", "", "refused: 不行。"),
+    ({"content": "正确性：5", "refusal": "I can't help."}, "length", "refusal", "", "refused: I can't help."),
+    ({"content": "好", "refusal": " \u200b"}, "stop", "stop", "好", None),
+    ({"content": None, "refusal": "不行。"}, "content_filter", "content_filter", "", ""),
+    ({"content": ""}, "refusal", "refusal", "", "refused, without a word"),
+    ({"content": "不能回答。"}, "refusal", "refusal", "", "refused: 不能回答。"),
+    ({"content": None, "refusal": "不行。"}, "refusal", "refusal", "", "refused: 不行。"),
     ({"content": None}, "content_filter", "content_filter", "", ""),
     ({"content": None}, "SAFETY", "content_filter", "", ""),
     ({"content": "答", "refusal": None}, "stop", "stop", "答", None),
@@ -124,6 +131,19 @@ def test_endings_that_may_pass_are_tried_again(server: FakeServer, client: LLM, 
         ({"content": [{"type": "audio", "data": "x"}, {"type": "video"}]}, "unknown type (audio, video)"),
         ({"content": [3]}, "unknown type (int)"),
         ({"content": []}, "the content is empty"),
+        ({"content": [{"type": "text", "text": None}]}, "the content is empty"),
+        ({"content": [{"type": "text", "text": 42}]}, "unknown type (text of int)"),
+        ({"content": [{"type": "server_tool_result", "text": "x"}]}, "unknown type (server_tool_result)"),
+        ({"content": [{"type": "web_search_tool_result", "text": "x"}]}, "unknown type (web_search_tool_result)"),
+        ({"content": [{"type": "tool_use", "text": "x"}]}, "it only calls tools (tool_use)"),
+        (
+            {"content": [{"type": kind, "text": "x"} for kind in ("search_results", "error", "summary_text")]},
+            "unknown type (search_results, error, summary_text)",
+        ),
+        ({"content": [{"type": "citation", "text": "x"}]}, "unknown type (citation)"),
+        ({"content": "", "refusal": True}, "refused, without a word"),
+        ({"content": "不能回答。", "refusal": True}, "refused: 不能回答。"),
+        ({"content": [{"type": "refusal", "refusal": ""}]}, "refused, without a word"),
         ({"content": 42}, "the content is of an unknown form (int)"),
         ({"content": True}, "the content is of an unknown form (bool)"),
         ({}, "the content is null"),
@@ -157,6 +177,8 @@ def test_what_there_is_instead_of_an_answer(message: Any, why: str) -> None:
         ({"content": [{"text": "想", "thought": True}, {"text": "答"}]}, "答", "想"),
         ({"content": [{"type": "image_url", "image_url": "x"}, 3, "答"]}, "答", ""),
         ({"content": "答", "reasoning": {"text": "想"}}, "答", "想"),
+        ({"content": [{"type": "search_results", "text": "网"}, {"type": "output_text", "text": "答"}]}, "答", ""),
+        ({"content": "答", "refusal": False}, "答", ""),
         ({"content": "答", "refusal": "", "tool_calls": []}, "答", ""),
     ],
 )
@@ -179,12 +201,12 @@ def test_a_message_that_is_a_text_or_stands_beside_its_choice_is_read(server: Fa
     assert (read.text, read.finish_reason, read.model, read.usage) == ("答", "length", MODEL, Usage())
 
 
-def test_the_words_of_an_anthropic_refusal_are_the_filters() -> None:
+def test_a_refusal_is_read_through_langchain() -> None:
     pytest.importorskip("langchain_core", reason="needs LangChain: pip install 'qilin-rag[langchain]'")
     from langchain_core.messages import AIMessage
 
-    refused = AIMessage("", response_metadata={"stop_reason": "refusal"})
-    assert completion(refused, "m", 0.0).finish_reason == "content_filter"
+    refused = completion(AIMessage("不能", response_metadata={"stop_reason": "refusal"}), "m", 0.0)
+    assert (refused.finish_reason, refused.text, refused.raw) == ("refusal", "", "不能")
     said = AIMessage("", additional_kwargs={"refusal": "不行。"}, response_metadata={"finish_reason": "stop"})
     assert completion(said, "m", 0.0).finish_reason == "refusal"
     deepseek = AIMessage("", additional_kwargs={"reasoning_content": "想"})
@@ -198,11 +220,16 @@ def test_the_words_of_an_anthropic_refusal_are_the_filters() -> None:
         (("end_turn", "endTurn", "stop_sequence", "COMPLETE", "completed", "normal", None, "", "null", 1), "stop"),
         (("length", "LENGTH", "max_tokens", "MAX_TOKENS", "maxTokens", "max-tokens", "model_length"), "length"),
         (("max_output_tokens", "model_context_window_exceeded", "ERROR_LIMIT", "TOKEN_LIMIT", "incomplete"), "length"),
+        (("max_new_tokens", "length_limit", "repetition_truncation", "MaxNewTokens"), "length"),
+        (("refusal", "REFUSAL", "refused"), "refusal"),
         (
             ("content_filter", "contentFilter", "CONTENT_FILTERED", "SAFETY", "RECITATION", "sensitive"),
             "content_filter",
         ),
-        (("PROHIBITED_CONTENT", "BLOCKLIST", "sensitive", "guardrail_intervened", "ERROR_TOXIC"), "content_filter"),
+        (
+            ("PROHIBITED_CONTENT", "BLOCKLIST", "sensitive", "guardrail_intervened", "ERROR_TOXIC", "BLOCKED"),
+            "content_filter",
+        ),
         (("tool_calls",), "tool_calls"),
         (("LANGUAGE",), "LANGUAGE"),
         (("想不到",), "想不到"),
@@ -402,6 +429,21 @@ def test_such_a_reply_is_asked_again_for_ever(data_dir: Path, server: FakeServer
     assert (done.counts["ok"], done.usage.completion_tokens, done.why_empty) == (3, 90, {})
     assert ask(data_dir, server).summary == done
     assert len(server.calls) == 9
+
+
+@pytest.mark.parametrize(
+    ("message", "ended"),
+    [({"content": "不能回答。"}, "refusal"), ({"content": "好", "refusal": "不能回答。"}, "stop")],
+)
+def test_what_a_model_refused_is_asked_again_and_not_kept(
+    data_dir: Path, server: FakeServer, message: dict[str, Any], ended: str
+) -> None:
+    server.reply = lambda n, body: reply(message, ended)
+    first = ask(data_dir, server)
+    assert (first.summary.counts["filtered"], first.summary.lost, first.summary.metrics["rouge_l"].n) == (3, 0, 0)
+    assert {sample.error for sample in first.directory.read_samples()[1]} == {"refused: 不能回答。"}
+    server.reply = lambda n, body: None
+    assert (ask(data_dir, server).summary.counts["ok"], len(server.calls)) == (3, 6)
 
 
 def test_what_a_filter_held_back_is_not_asked_again(data_dir: Path, server: FakeServer) -> None:
