@@ -31,6 +31,7 @@ from qilin_rag.types import (
     Status,
     Summary,
 )
+from qilin_rag.verdicts import SCALE
 
 H = TypeVar("H", bound=str)
 
@@ -230,6 +231,11 @@ def _by_question(scores: Iterable[Score], samples: Sequence[Sample]) -> list[Sco
     return [by_question[sample.question_id] for sample in samples]
 
 
+def can_exceed_1(signature: str) -> bool:
+    """Whether figures of a metric can be over 1: ratios of lengths, and judges' marks."""
+    return signature.startswith("length_ratio|") or f"|{SCALE[0]}-{SCALE[1]}|" in signature
+
+
 def summarise_metrics(
     metrics: Mapping[str, Sequence[Score]], clusters: Clusters | None = None, seed: int = 0
 ) -> dict[str, MetricSummary]:
@@ -237,7 +243,8 @@ def summarise_metrics(
     if not metrics:
         return {}
     values = as_values(list(metrics.values()))
-    bounds = mean_bounds(values, clusters, seed)
+    unbounded = [i for i, scores in enumerate(metrics.values()) if scores and can_exceed_1(scores[0].signature)]
+    bounds = mean_bounds(values, clusters, seed, unbounded)
     summaries = {}
     for (metric, scores), column, (interval, no_interval) in zip(metrics.items(), values.T, bounds, strict=True):
         is_scored = ~np.isnan(column)

@@ -14,7 +14,7 @@ that the test does not reject at .05: the two are one procedure and can't contra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from functools import cache
 from statistics import NormalDist
 from typing import Literal, NamedTuple
@@ -27,7 +27,11 @@ from qilin_rag.text import query_key
 ALPHA = 0.05
 N_RESAMPLES = 10_000
 EXACT_UP_TO = 12
-"""Clusters up to which a test goes through all signs; with so few an interval can't be told."""
+"""Clusters up to which a test goes through all signs."""
+FEWEST_FOR_INTERVAL = 20
+"""Clusters that an interval needs: it was shown to hold 92 to 98% of means from so many on."""
+FEWEST_WORTH = 15
+"""Equal clusters that unequal ones must be worth for an interval."""
 FEWEST_INFORMATIVE = 6
 """Clusters unlike the others that an interval needs: with five p can't reach .05."""
 FEWEST_DETECTABLE = 10
@@ -98,10 +102,11 @@ def standard_error(values: Values, clusters: Clusters | None = None) -> float | 
 def paired_tests(differences: Values, clusters: Clusters | None = None, seed: int = 0) -> list[PairedTest]:
     """Test each column of paired differences (n, m) against 0 by flipping signs, and give its 95% interval.
 
-    Up to 12 clusters p is the share of all patterns of signs whose mean is as far from 0, and there is no interval.
-    Beyond, it is (b + 1) / (R + 1) of R = 10,000 random patterns (Phipson & Smyth 2010); of patterns exactly as far
-    as the data half are counted (mid-p), so that p has no jump at 0, and all that differ from the data in zeros only.
-    An interval needs six clusters unlike the others. Columns scored for the same rows share their signs.
+    Up to 12 clusters p is the share of all patterns of signs whose mean is as far from 0. Beyond, it is
+    (b + 1) / (R + 1) of R = 10,000 random patterns (Phipson & Smyth 2010); of patterns exactly as far as the data half
+    are counted (mid-p), so that p has no jump at 0, and all that differ from the data in zeros only.
+    An interval needs 20 clusters, of sizes that are worth 15 equal ones, and six unlike the others. Columns scored for
+    the same rows share their signs.
 
     Args:
         differences: One column a comparison, NaN where unscored.
@@ -136,16 +141,23 @@ def intervals95(values: Values, clusters: Clusters | None = None, seed: int = 0)
     return [test.interval for test in paired_tests(values, clusters, seed)]
 
 
-def mean_bounds(values: Values, clusters: Clusters | None = None, seed: int = 0) -> list[Bounds]:
+def mean_bounds(
+    values: Values, clusters: Clusters | None = None, seed: int = 0, unbounded: Collection[int] = ()
+) -> list[Bounds]:
     """95% interval of the mean of each column of figures (n, m), or why it has none.
 
-    Wilson's (see `share95`) where all values are 0 or 1, else that of `paired_tests`.
+    Wilson's (see `share95`) where all values are 0 or 1, else that of `paired_tests`. Of figures between 0 and 1 those
+    that are 0 and 1 alone vary most, so that Wilson's holds for a figure like ROUGE, too, if it is 0 everywhere. It
+    says nothing of `unbounded` columns, which can be over 1.
     """
     is_binary = (np.isnan(values) | (values == 0) | (values == 1)).all(axis=0) & ~np.isnan(values).all(axis=0)
+    is_binary[list(unbounded)] = False
     bounds = [Bounds(None)] * values.shape[1]
     for column in np.flatnonzero(is_binary):
         scored = _Columns.of(values, clusters, [int(column)])
-        bounds[column] = Bounds(Interval(*share95(scored.values[:, 0], scored.clusters), "wilson"))
+        ends = share95(scored.values[:, 0], scored.clusters)
+        why = None if ends else f"too few: queries worth under {FEWEST_INFORMATIVE} equal ones"
+        bounds[column] = Bounds(Interval(*ends, "wilson") if ends else None, why)
     others = np.flatnonzero(~is_binary)
     for column, test in zip(others, paired_tests(values[:, others], clusters, seed), strict=True):
         bounds[column] = Bounds(test.interval, test.no_interval)
@@ -183,9 +195,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def detectable_difference(
-    stderr: float, n: int | None = None, power: float = 0.8, alpha: float = ALPHA
-) -> float | None:
+def detectable_difference(stderr: float, n: int, power: float = 0.8, alpha: float = ALPHA) -> float | None:
     """The smallest true difference that the test finds with this power, given the standard error of the difference.
 
     The power of the t test of n values at the level that the test can have, and a margin of 4 / 3n (up to 12
@@ -193,15 +203,13 @@ def detectable_difference(
 
     Args:
         stderr: The standard error of the mean difference.
-        n: How many clusters it is from; None for so many that t is normal (Cohen 1988).
+        n: How many clusters it is from, as many as equal ones would be worth.
         power: How often the test is to find the difference.
         alpha: The level of the test.
 
     Returns:
         None under ten clusters: with five or fewer nothing can be shown, and with six to nine it can't be told.
     """
-    if n is None:
-        return (_NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(power)) * stderr
     if n < FEWEST_DETECTABLE:
         return None
     return _noncentrality(n, power, alpha) * stderr
@@ -220,6 +228,8 @@ def why_undetectable(differences: Values, clusters: Clusters | None = None) -> s
         return f"nothing can be shown: {n_unlike_0} of {n} differ, {FEWEST_INFORMATIVE} are needed"
     if n < FEWEST_DETECTABLE:
         return f"{n} are too few to say what they could show, {FEWEST_DETECTABLE} are needed"
+    if (worth := worth_of(sizes)) < FEWEST_DETECTABLE:
+        return f"{n} are worth {worth:.1f} equal ones, too few to say what they could show"
     return None
 
 
@@ -231,19 +241,26 @@ def wilson95(share: float, n: float) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def share95(values: Values, clusters: Clusters | None = None) -> tuple[float, float]:
+def share95(values: Values, clusters: Clusters | None = None) -> tuple[float, float] | None:
     """Wilson's 95% interval of the share of ones among zeros and ones (n,), n above 0.
 
-    Of clusters for as many draws as they are worth (Korn & Graubard 1998): the variance of a single draw over that of
-    the share, from the sums of the clusters, and no more than there are values; where all are the same, the number of
-    clusters.
+    Of clusters for as many draws as they are worth, corrected for few clusters by the quantile of t (Korn & Graubard
+    1998): the variance of a single draw over that of the share, from the sums of the clusters, and no more than there
+    are values; where all clusters have one share, as many as equal clusters would be. Copies of a value are one draw.
+    None where clusters of several values are worth under six equal ones.
     """
     sums, sizes = _cluster_sums(_Columns.of(values[:, None], clusters))
     share = float(values.mean())
+    if len(sizes) == len(values):
+        return wilson95(share, len(values))
+    if (worth := worth_of(sizes)) < FEWEST_INFORMATIVE:
+        return None
+    if worth == len(sizes) and np.isin(sums[:, 0] / sizes, (0, 1)).all():
+        return wilson95(share, len(sizes))
     of_one, of_share = share * (1 - share), float(((sums[:, 0] - sizes * share) ** 2).sum()) / len(values) ** 2
-    if of_share:
-        return wilson95(share, min(len(values), of_one / of_share))
-    return wilson95(share, len(values) if of_one else len(sizes))
+    n_draws = min(len(values), of_one / of_share) if of_share > _ROUNDING * of_one else worth
+    few = _NORMAL.inv_cdf(1 - ALPHA / 2) / _t_critical(worth, ALPHA)
+    return wilson95(share, n_draws * few**2)
 
 
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
@@ -431,18 +448,23 @@ def _why_no_interval(sums: Values, sizes: Values) -> list[str | None]:
 
     Clusters count by their size (Kish): as many as would weigh the same if all were alike.
     """
-    if len(sizes) <= EXACT_UP_TO:
-        return [f"too few: {len(sizes)} independent values, {EXACT_UP_TO + 1} needed"] * sums.shape[1]
+    if len(sizes) < FEWEST_FOR_INTERVAL:
+        are = "independent value" if len(sizes) == 1 else "independent values"
+        return [f"too few: {len(sizes)} {are}, {FEWEST_FOR_INTERVAL} needed"] * sums.shape[1]
+    if (worth := worth_of(sizes)) < FEWEST_WORTH:
+        why = f"too unequal: {len(sizes)} queries are worth {worth:.1f} equal ones, {FEWEST_WORTH} needed"
+        return [why] * sums.shape[1]
     mask = _is_informative(sums, np.broadcast_to(sizes[:, None], sums.shape))
     return [
         None
-        if _worth(sizes[unlike]) >= FEWEST_INFORMATIVE
+        if worth_of(sizes[unlike]) >= FEWEST_INFORMATIVE
         else f"too alike: {unlike.sum()} of {len(sizes)} differ from the rest, {FEWEST_INFORMATIVE} needed"
         for unlike in mask.T
     ]
 
 
-def _worth(sizes: Values) -> float:
+def worth_of(sizes: Values) -> float:
+    """How many equal clusters clusters of these sizes are worth (Kish 1965)."""
     return float(round(sizes.sum() ** 2 / (sizes**2).sum(), 9)) if len(sizes) else 0.0
 
 
@@ -522,13 +544,27 @@ def _noncentrality(n: int, power: float, alpha: float) -> float:
     margin = 4 / (3 * n)
     if n <= EXACT_UP_TO:  # p is a multiple of 2 in 2^n patterns
         alpha, margin = math.floor(alpha * 2 ** (n - 1) + _EQUAL) / 2 ** (n - 1), 3 / (4 * n)
-    s = np.linspace(0, 1 + 8 / math.sqrt(2 * (n - 1)), 2_001)[1:]  # of sigma, with its probabilities
+    s, weights = _errors(n)
+    critical = _t_critical(n, alpha)
+    return (1 + margin) * _root(lambda d: power - float(weights @ _normal_cdf(d - critical * s)), 0.0, 1e4)
+
+
+@cache
+def _t_critical(n: float, alpha: float) -> float:
+    """What t of n values exceeds, either way, with the probability alpha."""
+    s, weights = _errors(n)
+    return _root(lambda c: 2 * float(weights @ _normal_cdf(-c * s)) - alpha, 0.0, 1e3)
+
+
+def _errors(n: float) -> tuple[Values, Values]:
+    """Standard deviations of n values, of a true one of 1, and the probability of each."""
+    s = np.linspace(0, 1 + 8 / math.sqrt(2 * (n - 1)), 2_001)[1:]
     logs = (n - 2) * np.log(s) - (n - 1) * s**2 / 2
     weights = np.exp(logs - logs.max())
-    weights /= weights.sum()
-    normal_cdf = np.vectorize(_NORMAL.cdf)
-    critical = _root(lambda c: 2 * float(weights @ normal_cdf(-c * s)) - alpha, 0.0, 1e3)
-    return (1 + margin) * _root(lambda d: power - float(weights @ normal_cdf(d - critical * s)), 0.0, 1e4)
+    return s, weights / weights.sum()
+
+
+_normal_cdf = np.vectorize(_NORMAL.cdf)
 
 
 def _root(f: Callable[[float], float], low: float, high: float) -> float:

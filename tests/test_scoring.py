@@ -54,7 +54,7 @@ def test_values_may_come_with_a_remark(data_dir: Path, cli: Cli) -> None:
     ready = summary.metrics["ready"]
     assert (ready.value, ready.n, ready.reasons) == (0.75, 2, {"half": 1, "not a number": 1})
     assert remarks(summary.metrics)[:-1] == ["ready: half (1 of 3)", "ready: not a number (1 of 3)"]
-    assert remarks(summary.metrics)[-1].endswith("ready: no 95% interval, too few: 2 independent values, 13 needed")
+    assert remarks(summary.metrics)[-1].endswith("ready: no 95% interval, too few: 2 independent values, 20 needed")
     [path] = Path("runs").iterdir()
     assert "ready  0.5000: half" in cli("show", path, "--question", "2").out
     [table] = leaderboard(Path("runs"))

@@ -21,6 +21,7 @@ FEWEST_OTHERS = 5
 """Values unlike the most frequent one that each side must have for an interval."""
 
 _CALIPER_SD = 0.2
+_ROUNDING = 1e-9
 
 
 class Estimate(NamedTuple):
@@ -74,7 +75,7 @@ def doubly_robust(outcome: Floats, predicted: Floats, weight: Floats, treated: B
     _, of = np.unique(groups, return_inverse=True)
     worth = effective_groups(share, deviation, treated, of)
     error = _jackknife_error(share, deviation, treated, of)
-    if worth < FEWEST_GROUPS or error is None:
+    if worth < FEWEST_GROUPS or error is None or error <= _ROUNDING * float(np.abs(outcome).max()):
         return Estimate(effect, None, None, mean, mean - effect, worth)
     half = float(t.ppf(0.975, worth - 1)) * error
     return Estimate(effect, effect - half, effect + half, mean, mean - effect, worth)
@@ -94,7 +95,8 @@ def effective_groups(share: Floats, deviation: Floats, treated: Bools, of: Ints)
     alone = np.bincount(of, share**2)
     jointly = np.bincount(of, np.where(treated, share, -share)) ** 2
     added = (1 - correlation) * alone + correlation * jointly
-    return float(added.sum() ** 2 / (added**2).sum())
+    of_squares = float((added**2).sum())
+    return float(added.sum() ** 2 / of_squares) if of_squares else 0.0
 
 
 def _jackknife_error(share: Floats, deviation: Floats, treated: Bools, of: Ints) -> float | None:

@@ -247,6 +247,8 @@ def _of_outcome(outcome: Outcome, column: int, part: _Part, treated: Bools, grou
 def _too_few(robust: Estimate) -> str | None:
     if robust.low is not None:
         return None
+    if (robust.effective_groups or 0) >= FEWEST_GROUPS:
+        return "the difference is the same for all users"
     return (
         f"the searches are worth those of {robust.effective_groups or 0:.1f} equal users: {FEWEST_GROUPS} are needed "
         "at least"

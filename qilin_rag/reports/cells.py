@@ -21,6 +21,7 @@ from qilin_rag.stats import (
     paired_tests,
     standard_error,
     why_undetectable,
+    worth_of,
 )
 from qilin_rag.types import Cost, Frozen, Mark, Status
 
@@ -145,12 +146,19 @@ class Pair(NamedTuple):
 
 
 def compared(
-    columns: Mapping[Key, Values], families: Iterable[Collection[Key]], clusters: Clusters
+    columns: Mapping[Key, Values],
+    families: Iterable[Collection[Key]],
+    clusters: Clusters,
+    unbounded: Collection[Hashable] = (),
 ) -> tuple[dict[Key, Cell], list[Pair]]:
-    """A cell for each column of figures (n_questions,), marked where it is the best of its family, or tied with it."""
+    """A cell for each column of figures (n_questions,), marked where it is the best of its family, or tied with it.
+
+    `unbounded`: blocks whose figures can be over 1.
+    """
     if not columns:
         return {}, []
-    bounds = mean_bounds(np.stack(list(columns.values()), axis=1), clusters)
+    can_exceed = [number for number, (block, _) in enumerate(columns) if block in unbounded]
+    bounds = mean_bounds(np.stack(list(columns.values()), axis=1), clusters, unbounded=can_exceed)
     standings, pairs = stand(columns, families, clusters)
     cells = {
         key: _cell(key[1], column, bound, standings.get(key))
@@ -189,6 +197,8 @@ def _standing(pair: Pair, p: float, clusters: Clusters) -> Standing:
         return Standing(best=True, p=p)
     is_worse = p <= ALPHA and pair.difference[is_shared].sum() > 0
     untold = None if is_worse else why_undetectable(pair.difference[is_shared], clusters[is_shared])
+    if p <= ALPHA and not is_worse:
+        untold = f"better on the {is_shared.sum()} scored in both; what it left unscored counts 0"
     return Standing(tied=not is_worse, p=p, untold=untold)
 
 
@@ -268,5 +278,7 @@ def could_be_shown(differences: Values, clusters: Clusters) -> Detectable:
     if reason := why_undetectable(differences, clusters):
         return Detectable(None, reason)
     error = standard_error(differences, clusters)
-    difference = detectable_difference(error, len(np.unique(clusters))) if error else None
-    return Detectable(difference, None if difference else "all differences are equal")
+    if not error or error < _EQUAL * np.abs(differences).max():
+        return Detectable(None, "all differences are equal")
+    sizes = np.unique(clusters, return_counts=True)[1].astype(np.float64)
+    return Detectable(detectable_difference(error, int(worth_of(sizes))))

@@ -40,7 +40,7 @@ from qilin_rag.reports.paper import REMARK, Quoted, paper_rows, quote
 from qilin_rag.reports.places import column_order, copies, natural, row_labels
 from qilin_rag.reports.retrieval_block import RetrievalBlock
 from qilin_rag.scorers.retrieval import is_about_hits
-from qilin_rag.scoring import doubts, remarks
+from qilin_rag.scoring import can_exceed_1, doubts, remarks
 from qilin_rag.stats import Clusters, Values
 from qilin_rag.types import Cost, Frozen, Question, Status
 
@@ -220,7 +220,12 @@ def _blocks(
         if highest_is_best(grid.signature)
         for line in grid.lines(axis=0 if grid.has_one_row else 1)
     ]
-    cells, pairs = compared(columns | retrieval.columns(), [*families, *retrieval.families()], clusters)
+    cells, pairs = compared(
+        columns | retrieval.columns(),
+        [*families, *retrieval.families()],
+        clusters,
+        unbounded=[number for number, grid in enumerate(grids) if can_exceed_1(grid.signature)],
+    )
     rows = _Rows.of(grids, columns, clusters)
     blocks = []
     for number, grid in enumerate(grids):

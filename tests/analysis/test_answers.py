@@ -78,13 +78,16 @@ def test_by_hand(tmp_path: Path) -> None:
 
 def test_many_answers_to_one_user_are_no_independent_draws(tmp_path: Path) -> None:
     def interval(users: list[int | None]) -> tuple[float, float] | None:
-        rows = [answer(i, "答", [1], 1.0, user_idx=user, is_like_clk=float(i < 4)) for i, user in enumerate(users)]  # type: ignore[arg-type]
+        rows = [
+            answer(i, "答", [1], 1.0, user_idx=user, is_like_clk=float(2 * i < len(users)))  # type: ignore[arg-type]
+            for i, user in enumerate(users)
+        ]
         return favoured_answers(source_of(tmp_path, rows))[3].interval(0, 2)
 
-    of_two = scipy.stats.binomtest(1, 2).proportion_ci(method="wilson")
-    assert interval([1, 1, 1, 1, 2, 2, 2, 2]) == pytest.approx((of_two.low, of_two.high))
+    assert interval([1, 1, 1, 1, 2, 2, 2, 2]) is None
     of_eight = scipy.stats.binomtest(4, 8).proportion_ci(method="wilson")
     assert interval([None] * 8) == pytest.approx((of_eight.low, of_eight.high))
+    assert interval([user for user in range(8) for _ in range(3)]) == pytest.approx((of_eight.low, of_eight.high))
 
 
 def test_no_feedback_is_said(tmp_path: Path) -> None:

@@ -156,5 +156,4 @@ def test_a_narrow_terminal_breaks_the_columns_over_several_tables(
         "random",
         "VLM",
         "random",
-        "random",
-    ]  # the paper has no figure in the last two
+    ]  # the paper has no figure in the last

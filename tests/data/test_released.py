@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,11 @@ from qilin_rag.data.source import open_source
 from qilin_rag.synth import resolve_world, synthesize
 from qilin_rag.types import Question
 
-TOY = Path(os.environ.get("QILIN_RAG_SHARED", "../shared")) / "data" / "qilin_toy"
-needs_toy = pytest.mark.skipif(not TOY.is_dir(), reason="needs the authors' toy sample")
 TABLES = {"dqa": 6_972, "search_test": 6_192, "recommendation_test": 11_115}
 
 
-@needs_toy
-def test_the_questions_of_the_authors_own_rows_are_known() -> None:
-    questions = load_dataset(str(TOY), "engaged", "own").questions
+def test_the_questions_of_the_authors_own_rows_are_known(shared: Path) -> None:
+    questions = load_dataset(str(shared / "data" / "qilin_toy"), "engaged", "own").questions
     assert released.why_other_questions(1_983_938, questions) is None
     more = [Question(id="1", query="another", references=["a"])]
     assert released.why_other_questions(1_983_938, [*questions, *more]) is None
@@ -30,10 +26,9 @@ def test_the_questions_of_the_authors_own_rows_are_known() -> None:
     assert "2 of 3" in str(released.why_other_questions(1_983_938, questions[1:]))
 
 
-@needs_toy
 @pytest.mark.parametrize("table", TABLES)
-def test_requests_are_known_by_number_and_rows(table: str) -> None:
-    known = released._read_queries(open_source(str(TOY)), table)
+def test_requests_are_known_by_number_and_rows(shared: Path, table: str) -> None:
+    known = released._read_queries(open_source(str(shared / "data" / "qilin_toy")), table)
     assert "10 requests" in str(released.why_other_requests(table, known))
     filled = known | {f"other {i}": "x" for i in range(TABLES[table] - len(known))}
     assert released.why_other_requests(table, filled) is None

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from qilin_rag.config import resolve_run
 from qilin_rag.errors import UsageError
 from qilin_rag.pipeline import run, score_run
-from qilin_rag.reports.cells import Cell, Table
+from qilin_rag.reports.cells import Cell, Table, compared
 from qilin_rag.reports.formats import as_html, as_latex, as_markdown, as_rows, format_cell, marks_of, title
 from qilin_rag.reports.leaderboard import Options, leaderboard
 from qilin_rag.stats import compare_all, detectable_difference
@@ -604,3 +604,13 @@ def test_figures_that_differ_in_the_last_bit_are_the_same(last: float, made: Pat
     for row in ("a", "b"):
         cell = cell_of(table, row)
         assert (cell.best, cell.tied, cell.p) == (False, False, None)
+
+
+def test_one_that_is_better_where_both_are_scored_says_what_it_left_out() -> None:
+    whole = np.random.default_rng(0).random(40)
+    part = np.where(np.arange(40) < 20, whole + 0.3 + np.arange(40) / 1e3, np.nan)
+    cells, _pairs = compared({(0, "whole"): whole, (0, "part"): part}, [[(0, "whole"), (0, "part")]], np.arange(40))
+    other = cells[(0, "part")]
+    assert cells[(0, "whole")].best and other.tied
+    assert other.p is not None and other.p < 0.05
+    assert "better on the 20 scored in both" in str(other.untold)
