@@ -14,12 +14,13 @@ from typing import NamedTuple
 _DIGIT, _CHINESE, _SUPERSCRIPT = "[0-9０-９]", "[一二三四五六七八九]", "[⁰¹²³⁴-⁹]"
 _ONE_TO_NINE = _CHINESE.strip("[]")
 # From 0 to 99: three digits or more are a year, a price or a count.
-_NUMBER = rf"{_DIGIT}{{1,2}}(?!{_DIGIT})|{_CHINESE}?十{_CHINESE}|{_CHINESE}?十(?!{_CHINESE})|{_CHINESE}(?!十)"
+_NUMBER = rf"{_DIGIT}{{1,2}}(?!{_DIGIT})|(?:{_CHINESE}?十{_CHINESE}?|{_CHINESE})(?![一二三四五六七八九十])"
 _WORD = (
-    "(?:笔记|来源|资料|文献|文档|文章|参考|引用|cite|(?:note|source|src|ref|reference|doc|document|citation|passage)s?)"
+    "(?:笔记|来源|资料|文献|文档|文章|参考|引用|网页|搜索结果|cite|"
+    "(?:note|source|src|ref|reference|doc|document|citation|passage|webpage)s?)"
 )
-_SAID = rf"(?:(?:参见|见|来自|出自|根据|see)\s?)?(?:{_WORD}(?:\s?[:：.#]\s?|\s)?){{0,3}}"
-_UNIT = r"\s?篇(?:笔记(?=[,，、;；和及与–—－~～至到\[\]［］()（）【】〔〕-]))?"
+_SAID = rf"(?:(?:参见|见|来自|出自|根据|see)\s?)?(?:(?:{_WORD}|注|id|web)(?:\s?[:：.#]\s?|[\s_])?){{0,3}}"
+_UNIT = r"\s?(?:篇|条(?=笔记))(?:笔记(?=[,，、;；和及与&–—－~～至到\[\]［］()（）【】〔〕-]))?"
 
 
 def _item(number: str) -> str:
@@ -31,18 +32,34 @@ def _range(number: str) -> str:
 
 
 _ONE_RANGE = _range(f"(?:{_NUMBER})")
-_LIST = rf"\s?{_ONE_RANGE}(?:[,，、;；和及与\s]{{0,3}}{_ONE_RANGE}){{0,30}}\s?"
+_BETWEEN = r"(?:\^[,，、;；\s]{0,2}\^|(?:[,，、;；和及与&\s]|and\s){0,3})"
+_LIST = rf"\s?{_ONE_RANGE}(?:{_BETWEEN}{_ONE_RANGE}){{0,30}}\s?"
 _INSIDE = r"[^\[\]［］()（）【】〔〕\n]{0,80}"
 _NAMED = rf"(?={_INSIDE}(?:篇|{_WORD}))"
+_DIGITAL = r"(?![\s^]{0,2}[一二三四五六七八九十])"  # 十一 is a day
+# 3篇 and 笔记3篇 are counts
+_NO_COUNT = rf"{_DIGITAL}(?![^第#\[\]［］()（）【】〔〕\n]{{0,80}}(?:{_NUMBER})\s?[篇条])"
+# 约[30]分钟, and not [1]个人
+_UNITS = (
+    r"(?:[元块折岁楼碗次号克斤倍度%％℃篇]|小时|分(?![享别为])|个(?!人)|"
+    r"天(?!气)|年(?!轻)|月(?!饼)|日(?![常本])|米(?!饭))"
+)
+_NO_AMOUNT = rf"(?![\[［]\s?{_DIGIT}{{1,2}}(?:\s?[–—－−~～至到-]\s?{_DIGIT}{{1,2}})?\s?[\]］]{_UNITS})"
 _ADDRESS = r"(?:#|https?:|www\.|/|\./)(?:[^\s()（）]|\([^\s()]{0,200}\)){0,500}"
-_LINK = rf"[(（](?:<?{_ADDRESS}(?:\s\x22[^\x22\n]{{0,200}}\x22)?)?[)）]"
+_LINK = rf"[(（](?:<?{_ADDRESS}(?:\s\x22[^\x22\n]{{0,200}}\x22)?|[a-z_.-]{{1,20}}{_DIGIT}{{1,4}})?[)）]"
 _NO_DEFINITION = rf"(?:(?<=[^\n])|(?![\[［]{_INSIDE}[\]］]\s?[:：]))"
 # m², 10⁵ and 50米² are powers.
 _AFTER_TEXT = r"(?:(?<=[\u3400-\u9fff。，！？；：、“”‘’」』》〉%…])(?<![米尺])|(?<=[a-z]{4}))"
 _AFTER_TEXT_OR_MARK = r"(?:(?<![a-z0-9米尺])|(?<=[a-z]{4}))"
 # ① is a bullet before its text, and a name in 步骤①.
-_BEHIND_TEXT = r"(?<=[\u3400-\u9fffa-z0-9%。！？”’」』》〉)）\]］】])(?<![图表步骤第题式案选见和与及或])"
+_BEHIND_TEXT = r"(?<=[\u3400-\u9fffa-z0-9%。！？”’」』》〉)）\]］】])(?<![图表步骤第题式案选见和与及或项是类名型])"
 _NO_TEXT_FOLLOWS = r"(?=[^\S\n]?(?:[。，！？；：、,.!?;:”’」』》〉)）\]］】\n]|$))"
+_TAG = r"(?:\s[^<>\n]{0,300})?>"
+# 先洗【1】。 and not 【1】先洗, 满【10】减【5】.
+_TEXT_BEFORE = r"(?:(?<=[^\s:：,，、;；(（满减约达超共仅第])|(?<=】[,，、]))"
+_HEADED = r"【[0-9０-９,，、\s–~～-]{1,80}】"
+_BEFORE_END = rf"(?=(?:{_HEADED}){{0,30}}(?:[\[［〔]\s?{_DIGIT}|{_NO_TEXT_FOLLOWS}))"
+_OPEN, _CLOSE = rf"[\[［]\^?{_NO_COUNT}", r"\^?[\]］]"
 
 
 class Form(NamedTuple):
@@ -54,19 +71,29 @@ class Form(NamedTuple):
 
 FORMS = (
     Form("[第1篇](#) or any link to nowhere", r"[\[［][^\[\]［］\n]{1,20}[\]］][(（]#[^()（）\s]{0,200}[)）]"),
-    Form("[1] [笔记1、3] [citation:1] [^1^] [1](https://a)", rf"{_NO_DEFINITION}[\[［]\^?{_LIST}\^?[\]］](?:{_LINK})?"),
-    Form("【第1篇】 【来源1】", rf"【{_NAMED}{_LIST}】"),
-    Form("text【1】: elsewhere it is a heading", rf"(?<=\S)【(?=[0-9０-９,，、\s–~～-]{{1,80}}】){_LIST}】"),
-    Form("〔1〕", rf"〔{_LIST}〕"),
+    Form("[3篇](https://a)", rf"[\[［]{_DIGITAL}{_LIST}[\]］](?=[(（]<?[^)）]){_LINK}"),
+    Form(
+        "[1] [笔记1、3] [citation:1] [^1^] [web:1]", rf"{_NO_DEFINITION}{_NO_AMOUNT}{_OPEN}{_LIST}{_CLOSE}(?:{_LINK})?"
+    ),
+    Form(r"\[1\]", rf"\\\[{_NO_COUNT}{_LIST}\\\]"),
+    Form("[①]", r"[\[［][①-⑳](?:[,，、]?[①-⑳]){0,30}[\]］]"),
+    Form("【第1篇】 【来源1】", rf"【{_NO_COUNT}{_NAMED}{_LIST}】"),
+    Form("【^1^】", rf"【\^{_NO_COUNT}{_LIST}\^】"),
+    Form("text【1】。", rf"{_TEXT_BEFORE}(?={_HEADED})【{_LIST}】{_BEFORE_END}"),
+    Form("〔1〕", rf"〔{_NO_COUNT}{_LIST}〕"),
     Form("【4:0†source】 【1†L3-L5】", rf"[\[［【](?:{_NUMBER})(?:[:：]{_DIGIT}{{1,3}})?†{_INSIDE}[\]］】]"),
-    Form("（第1篇） (Notes 1-2)", rf"[(（]{_NAMED}{_LIST}[)）]"),
-    Form("text<sup>1</sup>", rf"{_AFTER_TEXT_OR_MARK}<sup>{_LIST}</sup>"),
-    Form("<ref>1</ref>", rf"<(?:ref|cite|citation)>{_LIST}</(?:ref|cite|citation)>"),
-    Form("text^1^", rf"{_AFTER_TEXT}\^{_LIST}\^"),
+    Form("（第1篇） (Notes 1 and 2)", rf"[(（]{_NO_COUNT}{_NAMED}{_LIST}[)）]"),
+    Form("text<sup>1</sup>", rf"{_AFTER_TEXT_OR_MARK}<sup{_TAG}{_NO_COUNT}{_LIST}</sup>"),
+    Form("<sup><a>1</a></sup>", rf"<sup{_TAG}\s?<a{_TAG}[\[［]?{_NO_COUNT}{_LIST}[\]］]?</a>\s?</sup>"),
+    Form("<ref>1</ref>", rf"<(?:ref|cite|citation)>{_NO_COUNT}{_LIST}</(?:ref|cite|citation)>"),
+    Form("text^1^", rf"{_AFTER_TEXT}\^{_NO_COUNT}{_LIST}\^"),
+    Form("text$^{1}$", rf"{_AFTER_TEXT_OR_MARK}\$\^\{{{_NO_COUNT}{_LIST}\}}\$"),
+    Form("##1$$", rf"##{_LIST}\$\$"),
     Form("text¹", rf"{_AFTER_TEXT}{_SUPERSCRIPT}{{1,2}}(?:[⁻,，、]{_SUPERSCRIPT}{{1,2}}){{0,30}}(?!{_SUPERSCRIPT})"),
     Form("text①。", rf"{_BEHIND_TEXT}[①-⑳](?:[,，、]?[①-⑳]){{0,30}}{_NO_TEXT_FOLLOWS}"),
 )
-"""All forms of a marker. None: (1), [2024], `[^1]:` at the start of a line, ① before its text, m², [店铺](https://a)."""
+"""All forms of a marker. None: (1), [2024], （3篇）, [30]分钟, [1-99],
+`[^1]:` at the start of a line, ① before its text, m², [店铺](https://a)."""
 
 _BLANK = "\0"
 _FILLED = r"\0[\0\s,，、;；]{0,2000}"
@@ -79,15 +106,20 @@ _WRAPPERS = (
     rf"\^{_FILLED}\^",
     rf"\$\^\{{{_FILLED}\}}\$",
 )
-MARKER = rf"(?=[\[［【〔(（<^⁰¹²³⁴-⁹①-⑳])(?:{'|'.join(form.pattern for form in FORMS)})"
+MARKER = rf"(?=[\[［【〔(（<^$#\\⁰¹²³⁴-⁹①-⑳])(?:{'|'.join(form.pattern for form in FORMS)})"
 WRAPPER = "|".join(_WRAPPERS)
 """Brackets that hold nothing but markers, where each character of a marker has become a NUL."""
+BETWEEN_MARKERS = r"(?<=\0)[ \t\u3000,，、;；]{1,3}(?=\0)"
+RANGE = _range(f"({_NUMBER})")
+"""The numbers that a marker names, and the last ones of ranges, of `WIDEST_RANGE` from first to last at most."""
+WIDEST_RANGE = 10
 
 _MARKER, _WRAPPER, _BLANKS = re.compile(MARKER, re.IGNORECASE), re.compile(WRAPPER, re.IGNORECASE), re.compile("\0+")
+_BETWEEN_MARKERS, _RANGE = re.compile(BETWEEN_MARKERS), re.compile(RANGE, re.IGNORECASE)
 _LABEL = re.compile(
-    rf"(?:[\[［【〔(（^]|<\w+>)*({_LIST})(?=[\]］】〕)）^<†]|[:：]{_DIGIT}+†|$)", re.IGNORECASE | re.ASCII
+    rf"(?:[\[［【〔(（^\\#${{]|<\w+{_TAG})*({_LIST})(?=[\]］】〕)）^<†\\$}}]|[:：]{_DIGIT}+†|$)",
+    re.IGNORECASE | re.ASCII,
 )
-_RANGE = re.compile(_range(f"({_NUMBER})"), re.IGNORECASE)
 
 
 class Marker(NamedTuple):
@@ -109,7 +141,10 @@ def find_markers(text: str) -> list[Marker]:
     named: list[tuple[int, list[int]]] = []
 
     def blank(found: re.Match[str]) -> str:
-        named.append((found.start(), _numbers(found[0])))
+        ranges = _ranges(found[0])
+        if any(high - low > WIDEST_RANGE for low, high in ranges):
+            return found[0]
+        named.append((found.start(), [number for low, high in ranges for number in range(low, high + 1)]))
         return _BLANK * len(found[0])
 
     blanked = _MARKER.sub(blank, text)
@@ -117,6 +152,7 @@ def find_markers(text: str) -> list[Marker]:
         return []
     for _ in range(2):  # ([[1]])
         blanked = _WRAPPER.sub(lambda found: _BLANK * len(found[0]), blanked)
+    blanked = _BETWEEN_MARKERS.sub(lambda found: _BLANK * len(found[0]), blanked)
     markers, left = [], iter([*named, (len(text), [])])
     start, numbers = next(left)
     for run in _BLANKS.finditer(blanked):
@@ -128,15 +164,13 @@ def find_markers(text: str) -> list[Marker]:
     return markers
 
 
-def _numbers(marker: str) -> list[int]:
+def _ranges(marker: str) -> list[tuple[int, int]]:
+    """The lowest and the highest number of each range that a marker names; a number alone is both."""
     if circled := [ord(char) - ord("①") + 1 for char in marker if "①" <= char <= "⑳"]:
-        return circled
+        return [(number, number) for number in circled]
     label = _LABEL.match(unicodedata.normalize("NFKC", marker) if marker[0] in "⁰¹²³⁴⁵⁶⁷⁸⁹" else marker)
-    numbers: list[int] = []
-    for first, last in _RANGE.findall(label[1]) if label else []:
-        low, high = sorted(_value(end) for end in (first, last or first))
-        numbers += range(low, high + 1)
-    return numbers
+    ends = _RANGE.findall(label[1]) if label else []
+    return [(min(pair), max(pair)) for first, last in ends if (pair := (_value(first), _value(last or first)))]
 
 
 def _value(number: str) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from qilin_rag import __version__
-from qilin_rag.citation_markers import MARKER, WRAPPER
+from qilin_rag.citation_markers import BETWEEN_MARKERS, MARKER, RANGE, WIDEST_RANGE, WRAPPER
 from qilin_rag.cost import Tally
 from qilin_rag.data import NoteStore, load_dataset
 from qilin_rag.errors import QilinError, UsageError
@@ -75,7 +75,13 @@ def collect(paths: Sequence[Path]) -> Contents:
         "made": now(),
         "statuses": STATUSES,
         "doubts": MARKS,
-        "markup": {"emphasis": EMPHASIS.pattern, "markers": [MARKER, WRAPPER, WRAPPER], "alike": LOOKS_ALIKE},
+        "markup": {
+            "emphasis": EMPHASIS.pattern,
+            "markers": [MARKER, WRAPPER, WRAPPER, BETWEEN_MARKERS],
+            "range": RANGE,
+            "widestRange": WIDEST_RANGE,
+            "alike": LOOKS_ALIKE,
+        },
         "questions_per_block": QUESTIONS_PER_BLOCK,
         "tables": tables,
     }

@@ -79,10 +79,11 @@ def assumed_pooling(folder: Path, name: str) -> Assumed | None:
     config = _config(folder)
     if (folder / "modules.json").is_file() or config.get("model_type") == "model2vec":
         return None
-    if family := family_of(folder, name):
-        return Assumed(family.pooling, f"as the family {family.name} documents", is_documented=True)
-    if _is_causal(config):
+    family = family_of(folder, name)
+    if _is_causal(config) and (family is None or family.pooling in ("cls", "mean")):
         return Assumed("lasttoken", "since it reads left to right", is_documented=False)
+    if family:
+        return Assumed(family.pooling, f"as the family {family.name} documents", is_documented=True)
     return Assumed("mean", "as most encoders are pooled", is_documented=False)
 
 

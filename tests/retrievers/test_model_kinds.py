@@ -331,6 +331,19 @@ def test_an_adapter_reads_with_its_base(small: Dataset, tmp_path: Path, kind: st
     assert BiEncoder(model=str(tmp_path / "adapter")).identity()["model"] != before["model"]
 
 
+@pytest.mark.parametrize("name", ["bge-code-v1", "bge-reasoner-embed-qwen3", "e5-qwen", "m3e-qwen3"])
+def test_a_causal_model_of_a_family_of_encoders_is_pooled_by_its_last_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """Its first token sees itself alone."""
+    folder = write_kind(tmp_path / name, "qwen3")
+    model = BiEncoder(model=str(folder), query_prefix="", passage_prefix="")
+    assert model.identity()["pooling"] == "lasttoken"
+    first, second = model.embed_queries(["冷萃咖啡", "冷多肉"])
+    assert np.abs(first - second).max() > 1e-3
+    assert "since it reads left to right" in caplog.text
+
+
 def test_a_bidirectional_model_of_a_causal_kind_is_pooled_by_mean(tmp_path: Path) -> None:
     folder = write_kind(tmp_path / "model", "qwen3", is_causal=False)
     assert BiEncoder(model=str(folder)).identity()["pooling"] == "mean"

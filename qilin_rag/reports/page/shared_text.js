@@ -20,12 +20,14 @@ const COMPOSED = /[\u1100-\u11ff\ua960-\ua97c\ud7b0-\ud7fb]+|[^][\p{Mn}\uff9e\uf
 
 /** Tokens as the scorer makes them (markup left out, NFKC, case folded), each with its place in the text. */
 function tokens(text) {
-  const { emphasis, markers, alike } = index.markup;
+  const { emphasis, markers, range, widestRange, alike } = index.markup;
   const all = { plain: text, places: Array.from({ length: text.length }, (_, i) => i) };
   let { plain, places } = [...UNSEEN, new RegExp(emphasis, "gu")].reduce(without, all);
   plain = plain.replace(/[^]/gu, (char) => alike[char] ?? char).replaceAll("\0", " ");
+  const isWide = ([, first, last]) => Math.abs(Number(caseless(last ?? first)) - Number(caseless(first))) > widestRange;
   for (const pattern of markers) {
-    plain = plain.replace(new RegExp(pattern, "giu"), (found) => "\0".repeat(found.length));
+    plain = plain.replace(new RegExp(pattern, "giu"), (found) =>
+      [...found.split(/\]\(|†/u)[0].matchAll(new RegExp(range, "giu"))].some(isWide) ? found : "\0".repeat(found.length));
   }
   let normal = "";
   const ends = [];
