@@ -22,7 +22,7 @@ from qilin_rag.progress import Advance
 from qilin_rag.prompts import BEST_FIRST, NoteForm, Prompt, PromptTooLongError, RenderedPrompt, estimated_tokens
 from qilin_rag.retrievers import Retriever, checked_rankings
 from qilin_rag.store import SAMPLES, RunDirectory
-from qilin_rag.text import clean, fewest_tokens, has_text
+from qilin_rag.text import clean, fewest_tokens, has_words
 from qilin_rag.types import NO_TOKENS, Completion, Exchange, Hit, Mark, MissingNotes, Note, Question, Sample, Status
 
 logger = logging.getLogger(__name__)
@@ -348,7 +348,7 @@ def _status(completion: Completion) -> tuple[Status, list[Mark]]:
 
 
 def _has_answer(completion: Completion) -> bool:
-    return has_text(completion.text) or completion.usage == NO_TOKENS
+    return has_words(completion.text) or completion.usage == NO_TOKENS
 
 
 def _why_unanswered(status: Status, completion: Completion) -> str | None:

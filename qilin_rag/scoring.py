@@ -265,9 +265,9 @@ def summarise_metrics(
 
 
 MARKS: dict[Mark, str] = {
-    "maybe_cut": "maybe cut off: ended at exactly the most tokens that were asked for",
+    "maybe_cut": "maybe cut off: ended at the most tokens that were asked for, or beyond",
     "odd_ending": "ended for a reason that is neither a stop nor a limit",
-    "maybe_thinking": "may hold thinking under markers that are not known (see thinking_markers of the LLM)",
+    "maybe_thinking": "may hold thinking, or lack what stood before a marker (see thinking_markers of the LLM)",
 }
 
 

@@ -177,6 +177,15 @@ def strip_markup(text: str) -> str:
     return _with_sign(plain, find_markers(plain), "")
 
 
+def has_words(text: str) -> bool:
+    """Tell whether a text holds more than markup that a reader can see.
+
+    >>> has_words("**[1]**"), has_words("**先** [1]")
+    (False, True)
+    """
+    return not is_blank(strip_markup(text))
+
+
 def cited_numbers(text: str) -> list[int]:
     """Return the numbers that the text's citation markers name, in their order, repeats included.
 

@@ -27,9 +27,9 @@ held it back, or the model refused. `empty`: a reply came, and no answer is in i
 Mark = Literal["maybe_cut", "odd_ending", "maybe_thinking"]
 """What is doubtful about an answer that is scored all the same.
 
-`maybe_cut`: it ended, as the server says by itself, at exactly the most tokens that were asked for. `odd_ending`: it
+`maybe_cut`: it ended, as the server says by itself, at the most tokens that were asked for or beyond. `odd_ending`: it
 ended for a reason that is neither a stop nor a limit. `maybe_thinking`: it seems to hold thinking, in a form that is
-not in the table of markers.
+not in the table of markers, or it was cut behind a closing marker that may be only mentioned.
 """
 Message = dict[str, str]
 AnswerSelection = Literal["engaged", "liked", "content", "citation", "experience", "shown"]

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qilin_rag.data.notes import NoteStore
-from qilin_rag.text import is_blank, query_key, strip_markup
+from qilin_rag.text import has_words, is_blank, query_key
 from qilin_rag.types import Question, QuestionDefects
 
 
 def has_query(question: Question) -> bool:
     """Tell whether there is anything to ask."""
     return not is_blank(question.query)
-
-
-def has_text(reference: str) -> bool:
-    """Tell whether a reference answer holds more than markup."""
-    return not is_blank(strip_markup(reference))
 
 
 def count_defects(questions: Sequence[Question], notes: NoteStore, n_empty_queries: int = 0) -> QuestionDefects:
@@ -28,7 +23,7 @@ def count_defects(questions: Sequence[Question], notes: NoteStore, n_empty_queri
         n_empty_queries: The questions that are not asked, since their query is empty.
     """
     dangling = set(notes.missing([note_idx for question in questions for note_idx in question.reference_notes]))
-    empty = [sum(not has_text(reference) for reference in question.references) for question in questions]
+    empty = [sum(not has_words(reference) for reference in question.references) for question in questions]
     distinct = {(query_key(question.query), tuple(question.references)) for question in questions}
     return QuestionDefects(
         empty_queries=n_empty_queries,

@@ -11,12 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qilin_rag.data.defects import has_text
 from qilin_rag.data.encodings import Batch, Defect, Report, read_batches
 from qilin_rag.data.questions import NO_ANSWER, pairs_problem
 from qilin_rag.data.schema import ACTIONS, FEEDBACK, NOTES, PAIRS, TABLES, Table
 from qilin_rag.data.source import Source
-from qilin_rag.text import BLANK_PATTERN, is_blank, query_key
+from qilin_rag.text import BLANK_PATTERN, has_words, is_blank, query_key
 
 _SHOWN_IDS = 5
 
@@ -157,7 +156,7 @@ def _answer_problems(there: dict[str, pa.Array]) -> Iterator[tuple[int, str, str
     for row, answer in enumerate(there["dqa_output"].to_pylist() if "dqa_output" in there else []):
         if answer is not None and is_blank(answer):
             yield row, "dqa_output", "is empty; where no answer was shown it must be -1"
-        elif answer is not None and not has_text(answer):
+        elif answer is not None and not has_words(answer):
             yield row, "dqa_output", "holds markup alone"
         elif (answer is None or answer.strip() in NO_ANSWER) and any(flag[row].as_py() for flag in flags):
             yield row, "dqa_output", "is no answer, but has feedback"
@@ -167,7 +166,7 @@ def _answer_problems(there: dict[str, pa.Array]) -> Iterator[tuple[int, str, str
     for row, answers in enumerate(there["answers"].to_pylist() if "answers" in there else []):
         if answers is not None and not (answers and all(answer and not is_blank(answer) for answer in answers)):
             yield row, "answers", "must be a list of at least one text that is not empty"
-        elif answers is not None and not all(map(has_text, answers)):
+        elif answers is not None and not all(map(has_words, answers)):
             yield row, "answers", "holds a text of markup alone"
 
 

@@ -16,7 +16,7 @@ from qilin_rag.llms.openai_compatible import FILTERED
 from qilin_rag.llms.replies import PASSING, read_ending, read_reply, read_usage
 from qilin_rag.llms.retry import TransientError, parse_retry_after
 from qilin_rag.llms.thinking import Markers
-from qilin_rag.types import Completion
+from qilin_rag.types import Completion, Usage
 
 _WHERE = ("finish_reason", "stop_reason", "stopReason", "done_reason", "completion_reason", "status")
 _KEY_REFUSED = re.compile("Authentication|PermissionDenied|Unauthenticated|Unauthorized|AccessDenied|Forbidden")
@@ -37,8 +37,11 @@ def completion(
         raise TransientError(f"the model ended the answer with {_ending_word(about)!r}")
     fields = {**(message.additional_kwargs or {}), "content": message.content}
     fields.setdefault("tool_calls", getattr(message, "tool_calls", None))
-    usage = message.usage_metadata or about.get("token_usage") or about.get("usage")
-    read = read_reply(fields, ended, read_usage(usage), markers=markers, most_tokens=most_tokens)
+    usages = [
+        read_usage(each) for each in (message.usage_metadata, about.get("token_usage"), about.get("usage")) if each
+    ]
+    usage = next((each for each in usages if each.prompt_tokens or each.completion_tokens), (*usages, Usage())[0])
+    read = read_reply(fields, ended, usage, markers=markers, most_tokens=most_tokens)
     name = str(about.get("model_name") or about.get("model") or model)
     return read.model_copy(update={"model": name, "latency_s": latency_s})
 

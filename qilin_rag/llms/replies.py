@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from qilin_rag.llms.thinking import Markers, Split, seems_to_think, split_thinking
-from qilin_rag.text import clean, has_text
+from qilin_rag.llms.thinking import Markers, Split, closes_within_a_line, fold, seems_to_think, split_thinking
+from qilin_rag.text import clean, has_text, has_words, skip_unseen
 from qilin_rag.types import Completion, Mark, Usage, read_count
 
 VERSION = 2  # of how a text is read from a reply
@@ -41,6 +41,14 @@ ENDINGS = {word: ending for ending, words in _WORDS.items() for word in words.sp
 _THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "thoughts", "reasoning_details")
 _THINKING_BLOCK = re.compile("think|reason|thought", re.IGNORECASE)
 _CALL_BLOCK = re.compile("(?:tool|function)(?!.*result)", re.IGNORECASE)
+# Calls of tools as models write them, where a server does not read them.
+_CALL_TEXT = re.compile(
+    r"<\s*(tool_?calls?|function_?calls?|tool_use|tool_code|function|invoke)\b[^<>]*>"
+    r"(?:.*?<\s*/\s*\1\s*>|\s*[{\[<].*)"
+    r"|<\|\s*(?:tool_?call\w*|python_tag|START_ACTION)\s*\|?>.*"
+    r"|\[TOOL_CALLS?\].*",
+    re.IGNORECASE | re.DOTALL,
+)
 _TEXT_BLOCKS = ("", "text", "output_text")
 _LONGEST_WORD = 80
 _MOST_TOKENS = 10**9  # of one call: what is more is a number of another kind, such as -1 without its sign
@@ -88,13 +96,16 @@ def read_reply(
     if split.answer is None and ended == STOP:
         ended = LENGTH
     why = None
+    if _only_calls(text):
+        parts.has_calls, text = True, ""
     if not has_text(text):
-        text = ""
-        why = parts.why_empty(thinking, split)
+        text, why = "", parts.why_empty(thinking, split)
+    elif not has_words(text):
+        text, why = "", "there is only markup in the content"
     if ended == REFUSED:  # what stands beside a refusal, or was written before it, is no answer
         words = " ".join((refusal if has_text(refusal) else text).split())[:200]
         text, why = "", f"refused: {words}" if words else "refused, without a word"
-    marks = [*_marks(text, ended, usage, most_tokens)]
+    marks = [*_marks(text, ended, usage, most_tokens, closes_within_a_line(content, markers))] if text else []
     return Completion(
         text=text,
         raw=raw,
@@ -115,12 +126,18 @@ def read_again(kept: Completion, markers: Markers, most_tokens: int | None) -> C
     return read.model_copy(update={"model": kept.model, "latency_s": kept.latency_s, "raw": kept.raw})
 
 
-def _marks(text: str, ended: str, usage: Usage, most_tokens: int | None) -> Iterator[Mark]:
-    if not text:
-        return
-    if ended == STOP and most_tokens is not None and usage.completion_tokens == most_tokens:
+def _only_calls(text: str) -> bool:
+    """Whether a text is calls of tools and nothing else."""
+    folded, start = fold(text), 0
+    while call := _CALL_TEXT.match(folded, skip_unseen(folded, start)):
+        start = call.end()
+    return start > 0 and not has_text(text[start:])
+
+
+def _marks(text: str, ended: str, usage: Usage, most_tokens: int | None, is_doubtfully_split: bool) -> Iterator[Mark]:
+    if ended == STOP and most_tokens is not None and (usage.completion_tokens or 0) >= most_tokens:
         yield "maybe_cut"
-    if seems_to_think(text):
+    if is_doubtfully_split or seems_to_think(text):
         yield "maybe_thinking"
 
 
@@ -259,17 +276,22 @@ def read_usage(usage: Any) -> Usage:
         thinking = _count(usage, "reasoning_tokens")
     total = _count(usage, "total_tokens")
     in_cache = (cached or 0) + (stored or 0)
-    if prompt is not None and _count(usage, "prompt_tokens") is None and not about_prompt:
-        prompt, in_cache = prompt + in_cache, 0  # Anthropic's names: what is in its cache is always apart
+    is_apart = _count(usage, "prompt_tokens") is None and not about_prompt  # as Anthropic counts
     if prompt is not None and written is not None:
-        prompt, written = _whole(prompt, written, in_cache, thinking or 0, total)
+        prompt, written = _whole(prompt, written, in_cache, thinking or 0, total, is_apart)
+    elif prompt is not None and is_apart:
+        prompt += in_cache
     return Usage(prompt_tokens=prompt, completion_tokens=written, cached_tokens=cached, cache_write_tokens=stored)
 
 
-def _whole(prompt: int, written: int, in_cache: int, thinking: int, total: int | None) -> tuple[int | None, int | None]:
+def _whole(
+    prompt: int, written: int, in_cache: int, thinking: int, total: int | None, is_apart: bool
+) -> tuple[int | None, int | None]:
     """The whole prompt and all that was written, from parts that may count what was in the cache, or thinking, apart.
 
-    A part that is larger than the whole is apart; else the sum decides. A sum that is smaller than the parts is wrong.
+    A part that is larger than the whole is apart; else the sum decides, and without one `is_apart` says whether the
+    cache is. A sum that is smaller than the two counts is wrong. One that has no room for a part that must be apart
+    contradicts it: that count is unknown.
     """
     possible = {
         (prompt + in_cache * cache_is_apart, written + thinking * thinking_is_apart)
@@ -277,8 +299,10 @@ def _whole(prompt: int, written: int, in_cache: int, thinking: int, total: int |
         for thinking_is_apart in {thinking > written, True}
     }
     least = min(possible)
-    if total is None or total < sum(least):
-        return least
+    if total is None or total < prompt + written:
+        return prompt + in_cache * (is_apart or in_cache > prompt), least[1]
+    if total < sum(least):
+        return None if in_cache > prompt else prompt, None if thinking > written else written
     fitting = [each for each in possible if sum(each) == total]
     return fitting[0] if len(fitting) == 1 else (least[0], None)
 

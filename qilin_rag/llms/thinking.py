@@ -5,7 +5,9 @@ markers that the model was trained with. `MARKERS` is the table of them; presets
 (`thinking_markers`). The rules are the same for all of them, in any case and width, with spaces in the marker or not:
 
 - An answer that begins with an opening marker begins behind its closing one; several such blocks may follow each other.
-- A closing marker with no opening one before it ends thinking too: many chat templates open it in the prompt.
+- A closing marker with no opening one before it ends thinking too: many chat templates open it in the prompt. With
+  text on both sides of it on its line it may be only mentioned: the answer is marked (`closes_within_a_line`).
+- Special tokens at the edges of a text (`</s>`, `<|im_end|>`) are no part of it.
 - A marker behind the answer's first words, or in quotation marks, is only mentioned, and the answer stays whole.
 - Thinking that never ends is no answer.
 - What seems to be thinking and is not in the table stays, and is marked (`seems_to_think`).
@@ -17,7 +19,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from qilin_rag.text import skip_unseen
+from qilin_rag.text import has_text, skip_unseen
 
 Markers = Sequence[tuple[str, str]]
 """Literal opening and closing markers."""
@@ -38,7 +40,9 @@ class Marker(NamedTuple):
 
 
 def _tag(name: str, models: str, opens_in_prompt: bool = True) -> Marker:
-    return Marker(rf"<\s*{name}(?:\s[^<>\n]{{0,80}})?\s*>", rf"<\s*/\s*{name}\s*>", models, True, opens_in_prompt)
+    return Marker(
+        rf"<\s*{name}(?:\s[^<>\n]{{0,80}})?\s*>", rf"<\s*\|?\s*/\s*{name}\s*\|?\s*>", models, True, opens_in_prompt
+    )
 
 
 MARKERS = (
@@ -66,7 +70,7 @@ MARKERS = (
     Marker(r"(?:<\|message_model\|>\s*)?<\|content_thinking\|>", r"<\|end_message\|>", "Inkling", True, False),
     Marker(
         r"<\|think\|>",
-        r"(?:<\|end\|>\s*)?(?:<\|begin\|>\s*assistant\s*)?<\|content\|>",
+        r"<\|\s*/\s*think\s*\|>|(?:<\|end\|>\s*)?(?:<\|begin\|>\s*assistant\s*)?<\|content\|>",
         "Solar Open",
         opens_in_prompt=False,
     ),
@@ -101,21 +105,28 @@ _NEXT_MESSAGE = re.compile(r"<\|(?:start|channel)\|>")
 _BARE_ANALYSIS = re.compile(r"(?:assistant)?(?:analysis|commentary)(?=[A-Z\u3400-\u9fff])")
 _BARE_FINAL = (re.compile(r"assistantfinal(?![a-z])"), re.compile(r"assistant\s?\n\s?final(?![a-z])"))
 _BARE_FINAL_AFTER_THINKING = re.compile(r"(?:^|(?<=[.!?。！？)）>\"”\n]))assistantfinal(?![a-z])")
-_END_TOKENS = (
-    *(
-        f"<|{name}|>"
-        for name in ("return", "end", "call", "im_end", "eot_id", "end_of_msg", "endoftext", "end_of_text")
-    ),
-    *("[unused10]", "<end_of_turn>", "<turn|>"),
+# What tokenizers put at the edges of a text, where a server leaves it in.
+_EDGE_TOKENS = (
+    r"<\|(?:return|call|end|im_end|eos|bos|pad|eo[adtm](?:_id)?|user|observation|role_end)\|>",
+    r"<\|?(?:begin|start|end)_?of_?(?:text|turn|msg|message|sentence|utterance)(?:_token)?\|?>",
+    r"<(?:eos|bos|pad|eo[adt]|turn\||(?:eos|bos|pad)_token)>",
+    r"\[(?:/?INST|EOS|BOS|PAD|unused10)\]",
 )
+_EDGE_TOKEN_BUT_S = re.compile("|".join(_EDGE_TOKENS), re.IGNORECASE)
+_EDGE_TOKEN = re.compile("|".join((*_EDGE_TOKENS, "</?s>")), re.IGNORECASE)
+_LONGEST_TOKEN = 40
 # One of these is in every text with a marker; most texts have none, and need not be searched for each.
 _HINTS = (
     *("think", "thought", "reason", "reflection", "monologue", "scratchpad", "unused", "<|", "|>", "◁"),
-    *("assistantfinal", "analysis", "commentary", "end_of_turn"),
+    *("assistantfinal", "analysis", "commentary", "<s>", "</s>", "<eo", "<bos", "<pad", "<end", "<begin", "<start"),
+    *("[inst]", "[/inst]", "[eos]", "[bos]", "[pad]"),
 )
-_WIDE = re.compile("[＜［〈Ａ-Ｚａ-ｚ]")
+_WIDE = re.compile("[＜［〈▁Ａ-Ｚａ-ｚ]")
 # Characters of other widths, each for one of ASCII, so that places in the text stay the same.
-_WIDTHS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0x20, 0x3008: 0x3C, 0x3009: 0x3E}
+_WIDTHS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {
+    **{0x3000: 0x20, 0x3008: 0x3C, 0x3009: 0x3E},
+    0x2581: 0x5F,  # the space of SentencePiece
+}
 _QUOTES = {"`": "`", "'": "'", '"': '"', "“": "”", "‘": "’", "「": "」", "『": "』"}
 _THINKING_WORD = (
     "think|thought|reason|analy|reflect|monolog|scratch|cot\\b|chain|ponder|deliberat|rational|思考|思维|推理"
@@ -124,7 +135,7 @@ _UNKNOWN_TAG = re.compile(
     rf"[<\[◁【]\s*\|?\s*/?[^<>\[\]◁▷【】\s]{{0,20}}(?:{_THINKING_WORD})[^<>\[\]◁▷【】\n]{{0,20}}[>\]▷】](?!\()",
     re.IGNORECASE,
 )
-_UNKNOWN_CLOSING = re.compile(rf"<\s*/\s*[\w:|-]{{0,20}}(?:{_THINKING_WORD})[\w:|-]{{0,20}}\s*>", re.IGNORECASE)
+_UNKNOWN_CLOSING = re.compile(rf"<\s*\|?\s*/\s*[\w:|-]{{0,20}}(?:{_THINKING_WORD})[\w:|-]{{0,20}}\s*>", re.IGNORECASE)
 _SPECIAL_TOKEN = re.compile(r"<\|[^<>|\n]{1,40}\|?>|<[^<>|\n]{1,40}\|>|final(?=[A-Z\u3400-\u9fff])")
 _LONGEST_HEAD = 200
 _HEADING = re.compile(
@@ -174,8 +185,9 @@ def split_thinking(text: str, more_markers: Markers = ()) -> Split:
     if not more_markers and not _may_hold_markers(text):
         return Split(text.strip(), False)
     folded = fold(text)
-    own = [_Family.of(Marker(re.escape(fold(start)), re.escape(fold(end)), "")) for start, end in more_markers]
-    families = (*own, *_FAMILIES)
+    first, _ = _within_edge_tokens(folded, 0, len(folded))
+    text, folded = text[first:], folded[first:]
+    families = _families(more_markers)
     start = _behind_thinking(folded, families)
     if start is None:
         return Split(None, True)
@@ -185,6 +197,28 @@ def split_thinking(text: str, more_markers: Markers = ()) -> Split:
             return Split(None, True)
         text, folded, start, has_thought = text[: place.end], folded[: place.end], place.start, place.has_thought
     return Split(_unwrapped(text, folded, start, has_thought), has_thought)
+
+
+def closes_within_a_line(text: str, more_markers: Markers = ()) -> bool:
+    """Return whether thinking ends at a closing marker that may be only mentioned.
+
+    No opening marker stands before it, and text stands on both sides of it on its line.
+
+    >>> closes_within_a_line("It ends with </think>, they say"), closes_within_a_line("hm\\n</think>42")
+    (True, False)
+    """
+    if not more_markers and not _may_hold_markers(text):
+        return False
+    folded, families = fold(text), _families(more_markers)
+    start, _ = _within_edge_tokens(folded, 0, len(folded))
+    at = skip_unseen(folded, start)
+    if _EMPTY_BLOCK.match(folded, at) or any(family.opening.match(folded, at) for family in families):
+        return False
+    found = _closing_of_opened_in_prompt(folded[start:], families)
+    if found is None:
+        return False
+    before, after = found.string[: found.start()], found.string[found.end() :]
+    return has_text(before.rpartition("\n")[2]) and has_text(after.partition("\n")[0])
 
 
 def seems_to_think(answer: str) -> bool:
@@ -209,6 +243,11 @@ def fold(text: str) -> str:
     return text.translate(_WIDTHS)
 
 
+def _families(more_markers: Markers) -> Sequence[_Family]:
+    own = [_Family.of(Marker(re.escape(fold(start)), re.escape(fold(end)), "")) for start, end in more_markers]
+    return (*own, *_FAMILIES)
+
+
 def _may_hold_markers(text: str) -> bool:
     lower = text.lower()
     return any(hint in lower for hint in _HINTS) or bool(_WIDE.search(text))
@@ -231,8 +270,8 @@ def _behind_thinking(text: str, families: Sequence[_Family]) -> int | None:
             if not (again and again[1]):
                 return start
             start = again.end()  # a closing marker said twice
-        elif (end := _end_of_opened_in_prompt(text, families)) is not None:
-            start, has_thought = end, True
+        elif closing := _closing_of_opened_in_prompt(text, families):
+            start, has_thought = closing.end(), True
         else:
             return 0
 
@@ -251,8 +290,8 @@ def _end_of_block(text: str, start: int, family: _Family) -> int | None:
     return ends[-1] if ends else None  # some of what opened was only mentioned
 
 
-def _end_of_opened_in_prompt(text: str, families: Sequence[_Family]) -> int | None:
-    """Where thinking ends that was opened before the text; None where the first marker in it opens a block."""
+def _closing_of_opened_in_prompt(text: str, families: Sequence[_Family]) -> re.Match[str] | None:
+    """The marker that closes thinking opened before the text; None if the first marker in the text opens a block."""
     first = min(
         (
             (found.start(), -found.end(), family, found)
@@ -265,7 +304,7 @@ def _end_of_opened_in_prompt(text: str, families: Sequence[_Family]) -> int | No
     if first is None:
         return None
     _, _, family, found = first
-    return found.end() if found[1] and family.marker.opens_in_prompt else None
+    return found if found[1] and family.marker.opens_in_prompt else None
 
 
 def _tags(text: str, start: int, family: _Family) -> Iterator[re.Match[str]]:
@@ -306,11 +345,29 @@ def _harmony_answer(text: str, start: int) -> _Place | None:
     return _Place(final.end(), following.start() if following else None, final.start() > at or start > 0)
 
 
+def _within_edge_tokens(text: str, start: int, end: int) -> tuple[int, int]:
+    """Where a text begins and ends without special tokens at its edges; `<s>` may be HTML that strikes words out."""
+    first, last = start, end
+    for token in (_EDGE_TOKEN, _EDGE_TOKEN_BUT_S):
+        first, last = start, end
+        while found := token.match(text, skip_unseen(text, first), last):
+            first = found.end()
+        while True:
+            while last > first and text[last - 1].isspace():
+                last -= 1
+            least = max(first, last - _LONGEST_TOKEN)
+            opening = max(text.rfind("<", least, last), text.rfind("[", least, last))
+            if opening < 0 or not token.fullmatch(text, opening, last):
+                break
+            last = opening
+        if text.count("<s>", first, last) == text.count("</s>", first, last):
+            break
+    return first, last
+
+
 def _unwrapped(text: str, folded: str, start: int, has_thought: bool) -> str:
     """The answer without what stands around it."""
-    end = len(folded.rstrip())
-    while last := next((token for token in _END_TOKENS if folded.endswith(token, start, end)), None):
-        end = len(folded[: end - len(last)].rstrip())
+    start, end = _within_edge_tokens(folded, start, len(folded))
     for opening, closing in (*_WRAPPERS, *(_WRAPPERS_BEHIND if has_thought else ())):
         if opened := re.compile(opening, re.IGNORECASE).match(folded, skip_unseen(folded, start), end):
             closed = re.compile(closing, re.IGNORECASE).search(folded, opened.end(), end)

@@ -144,6 +144,17 @@ def test_endings_that_may_pass_are_tried_again(server: FakeServer, client: LLM, 
         ({"content": "", "refusal": True}, "refused, without a word"),
         ({"content": "不能回答。", "refusal": True}, "refused: 不能回答。"),
         ({"content": [{"type": "refusal", "refusal": ""}]}, "refused, without a word"),
+        *(
+            ({"content": token}, "nothing to be seen")
+            for token in ("</s>", "<s> </s>", "<pad><pad>", "<｜end▁of▁sentence｜>")
+        ),
+        ({"content": '<tool_call>{"name": "search"}</tool_call>'}, "it only calls tools"),
+        ({"content": '<tool_call>\n{"name": "search"'}, "it only calls tools"),
+        ({"content": "<tool_call>f</tool_call>\n<tool_call>g</tool_call><|im_end|>"}, "it only calls tools"),
+        ({"content": "<think>想</think><function_calls><invoke>x</invoke></function_calls>"}, "it only calls tools"),
+        ({"content": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁calls▁end｜>"}, "it only calls tools"),
+        ({"content": '[TOOL_CALLS][{"name": "f"}]'}, "it only calls tools"),
+        *(({"content": text}, "only markup") for text in ("[1]", "**", "**[1]**【第2篇】", "``` ```")),
         ({"content": 42}, "the content is of an unknown form (int)"),
         ({"content": True}, "the content is of an unknown form (bool)"),
         ({}, "the content is null"),
@@ -179,6 +190,11 @@ def test_what_there_is_instead_of_an_answer(message: Any, why: str) -> None:
         ({"content": "答", "reasoning": {"text": "想"}}, "答", "想"),
         ({"content": [{"type": "search_results", "text": "网"}, {"type": "output_text", "text": "答"}]}, "答", ""),
         ({"content": "答", "refusal": False}, "答", ""),
+        ({"content": "答</s>"}, "答", ""),
+        ({"content": "<s> 答 [/INST]\n<pad><pad>"}, "答", ""),
+        ({"content": "查一下<tool_call>f</tool_call>"}, "查一下<tool_call>f</tool_call>", ""),
+        ({"content": "<tool_call>是标签"}, "<tool_call>是标签", ""),
+        ({"content": "<tool_call>f</tool_call>答"}, "<tool_call>f</tool_call>答", ""),
         ({"content": "答", "refusal": "", "tool_calls": []}, "答", ""),
     ],
 )
@@ -211,6 +227,20 @@ def test_a_refusal_is_read_through_langchain() -> None:
     assert completion(said, "m", 0.0).finish_reason == "refusal"
     deepseek = AIMessage("", additional_kwargs={"reasoning_content": "想"})
     assert completion(deepseek, "m", 0.0).why_empty == "everything is in reasoning_content"
+
+
+@pytest.mark.parametrize("field", ["token_usage", "usage"])
+def test_tokens_of_langchain_are_the_first_that_count_anything(field: str) -> None:
+    pytest.importorskip("langchain_core", reason="needs LangChain: pip install 'qilin-rag[langchain]'")
+    from langchain_core.messages import AIMessage
+
+    def usage(first: dict[str, int]) -> Usage:
+        about = {field: {"prompt_tokens": 100, "completion_tokens": 5}}
+        message = AIMessage("答", usage_metadata={**first, "total_tokens": 0}, response_metadata=about)
+        return completion(message, "m", 0.0).usage
+
+    assert usage({"input_tokens": 0, "output_tokens": 0}) == Usage(prompt_tokens=100, completion_tokens=5)
+    assert usage({"input_tokens": 7, "output_tokens": 3}) == Usage(prompt_tokens=7, completion_tokens=3)
 
 
 @pytest.mark.parametrize(
@@ -298,11 +328,14 @@ def counted(
         ({"prompt": 100, "written": 20, "total": 150}, (100, None)),  # Gemini, which does not say what the rest is
         ({"prompt": 100, "written": 20, "total": 130, "cached": 10, "thought": 10}, (100, None)),  # either of them
         ({"prompt": 100, "written": 50, "total": 50}, (100, 50)),  # a sum that is none
-        ({"prompt": 28, "written": 50, "total": 78, "cached": 72}, (100, 50)),
+        ({"prompt": 28, "written": 50, "total": 78, "cached": 72}, (None, 50)),  # more in the cache than there is
+        ({"prompt": 1000, "written": 10, "total": 1010, "cached": 1500}, (None, 10)),
+        ({"prompt": 100, "written": 20, "total": 120, "thought": 30}, (100, None)),
+        ({"prompt": 1000, "written": 10, "total": 1010, "cached": 500}, (1000, 10)),
         ({"prompt": 100, "written": 0, "total": 130, "thought": 30}, (100, 30)),
     ],
 )
-def test_what_was_counted_apart_is_added(parts: dict[str, int], expected: tuple[int, int | None]) -> None:
+def test_what_was_counted_apart_is_added(parts: dict[str, int], expected: tuple[int | None, int | None]) -> None:
     for usage in counted(**parts):
         read = read_usage(usage)
         assert (read.prompt_tokens, read.completion_tokens) == expected
@@ -317,6 +350,10 @@ def test_what_was_counted_apart_is_added(parts: dict[str, int], expected: tuple[
         ({"prompt_tokens": 9, "completion_tokens": 1, "cache_read_input_tokens": 5}, (9, 5, None)),  # LiteLLM
         ({"input_tokens": 9, "output_tokens": 1, "cache_read_input_tokens": 5}, (14, 5, None)),  # Anthropic
         ({"input_tokens": 9, "output_tokens": 1, "cache_creation_input_tokens": 4}, (13, None, 4)),
+        ({"input_tokens": 9, "output_tokens": 1, "total_tokens": 10, "cached_tokens": 5}, (9, 5, None)),
+        ({"input_tokens": 9, "output_tokens": 1, "total_tokens": 10, "cache_read_input_tokens": 5}, (9, 5, None)),
+        ({"input_tokens": 9, "output_tokens": 1, "total_tokens": 15, "cache_read_input_tokens": 5}, (14, 5, None)),
+        ({"input_tokens": 9, "output_tokens": 1, "total_tokens": 3, "cache_read_input_tokens": 5}, (14, 5, None)),
         ({"input_tokens": 9, "output_tokens": 1, "input_token_details": {"cache_creation": 4}}, (9, None, 4)),
         ({"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": None}, (9, None, None)),
         ({"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": -1}}, (9, None, None)),
@@ -348,7 +385,10 @@ def test_an_answer_of_exactly_the_most_tokens_is_marked(server: FakeServer, clie
         (1024, "stop", "答", ["maybe_cut"]),
         (1024, "EOS", "答", ["maybe_cut"]),
         (1024, "stop", "<cot>想</cot>答", ["maybe_cut", "maybe_thinking"]),
-        *((n, "stop", "答", []) for n in (10, 1023, 1025)),
+        *((n, "stop", "答", ["maybe_cut"]) for n in (1025, 2000)),
+        *((n, "stop", "答", []) for n in (10, 1023)),
+        (10, "stop", "思考以</think>结尾，之后是答案。", ["maybe_thinking"]),
+        (10, "stop", "想\n</think>\n答", []),
         (1024, "length", "答", []),
         (1024, "stop", "", []),
     ]

@@ -40,6 +40,7 @@ PAIRS = {
     "kimi k3": ("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
     "kimi 1.5": ("◁think▷", "◁/think▷"),
     "inkling": ("<|message_model|><|content_thinking|>", "<|end_message|>"),
+    "solar open, closed by a tag": ("<|think|>", "<|/think|>"),
     "solar open": ("<|think|>", "<|end|><|begin|>assistant<|content|>"),
     "granite 3.2": ("Here is my thought process:\n", "\nHere is my response:\n"),
     "open webui": ('<details type="reasoning" done="true" duration="5">\n<summary>Thought</summary>', "</details>\n"),
@@ -142,6 +143,19 @@ def test_every_marker_of_the_table_names_models_and_is_tried() -> None:
         ("[unused16]想[unused17]答案。[unused10]", "答案。"),
         ("答案。<|im_end|>", "答案。"),
         ("<|im_end|>", ""),
+        *(
+            (f"{token}答案。{token}\n", "答案。")
+            for token in ("<eos>", "<bos>", "<pad>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "[/INST]", "</s>")
+        ),
+        ("答案。<｜end▁of▁sentence｜>", "答案。"),
+        ("<｜begin▁of▁sentence｜><think>想</think>答案。</s>", "答案。"),
+        ("<s>答案。</s>", "答案。"),
+        ("<s>[INST] 问 [/INST] 答案。</s>", "问 [/INST] 答案。"),
+        ("<s>旧价</s>新价", "<s>旧价</s>新价"),
+        ("新价<s>旧价</s>", "新价<s>旧价</s>"),
+        ("用 </s> 结束。", "用 </s> 结束。"),
+        ("以`</s>`", "以`</s>`"),
+        ("想<|/think|>答案。", "答案。"),
         ("Here is my thought process: short.", "Here is my thought process: short."),
     ],
 )
@@ -175,6 +189,7 @@ def test_markers_of_ones_own_are_added_to_the_table() -> None:
         "Here's my thought process: 想",
         "好的。<think>想</think>答案。",
         "好的。[THINK]想[/THINK]答案。",
+        "好的<|/ponder|>答案。",
         "好的。◁think▷想◁/think▷答案。",
     ],
 )
