@@ -19,9 +19,10 @@ from qilin_rag.extras import require
 # Default_Ignorable_Code_Point, which Unicode keeps stable; what stands between tags and joiners is looked at apart.
 _FILLERS = r"\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
 _CONTROLS = r"\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+_NO_SPACES = r"\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u2800\ufff9-\ufffb"  # nobody sees them either
 _TAGS, _TAG_ENDS, _BEYOND_TAGS = r"\U000e0020-\U000e007e", r"\U000e007f", r"\U000e0000-\U000e001f\U000e0080-\U000e0fff"
 _EMOJI = r"[\u2194\u2195\u2600-\u27bf\u2b00-\u2bff\U0001f300-\U0001faff]"  # those that are ever joined, and others
-_IGNORED = re.compile(f"[{_FILLERS}{_CONTROLS}{_BEYOND_TAGS}]")
+_IGNORED = re.compile(f"[{_FILLERS}{_CONTROLS}{_NO_SPACES}{_BEYOND_TAGS}]")
 _LONE_JOINER = re.compile(rf"(?<!{_EMOJI})\u200d|\u200d(?!{_EMOJI})")
 _LONE_TAG = re.compile(rf"(\U0001f3f4[{_TAGS}]{{1,30}}{_TAG_ENDS})|[{_TAGS}{_TAG_ENDS}]")
 _LINE_END = re.compile(r"\r\n?|[\x85\u2028\u2029]")
@@ -32,15 +33,22 @@ LOOKS_ALIKE: dict[str, str] = (
     | {char: unicodedata.normalize("NFKC", char) for char in map(chr, (*range(0x2F00, 0x2FD6), 0x2E9F, 0x2EF3))}
     | dict.fromkeys("\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f", " ")
     | dict.fromkeys("‐‑", "-")
-    | {"―": "—", "〜": "～"}
+    | {"―": "—", "〜": "～", "∶": ":", "⼾": "户"}
 )
 """Characters of one look and other code points, each with the one that stands for both."""
 _LOOKS_ALIKE = str.maketrans(LOOKS_ALIKE)
 _MAY_CHANGE = re.compile(
-    rf"[\r\x85\u2028\u2029\u200d{_FILLERS}{_CONTROLS}\U000e0000-\U000e0fff{re.escape(''.join(LOOKS_ALIKE))}]"
+    rf"[\r\x85\u2028\u2029\u200d{_FILLERS}{_CONTROLS}{_NO_SPACES}\U000e0000-\U000e0fff"
+    rf"{re.escape(''.join(LOOKS_ALIKE))}]"
 )
 _NARROW = {chr(ord(char) + 0xFEE0): char for char in map(chr, range(0x21, 0x7F))} | {"\u3000": " "}
 _WIDE = re.compile("[\u3000！-～]")
+# Behind a digit NFKC would make another number of these: 10² is no 102.
+_APART = (
+    (re.compile(r"(?<=\d)(?=[⁰¹²³⁴-⁹])"), "^"),
+    (re.compile(r"(?<=\d)(?=[₀-₉])"), "_"),
+    (re.compile(r"(?<=\d)(?=[¼-¾⅐-⅟↉①-⒛⓪])"), " "),
+)
 CITED = "\0"  # stands for a citation marker
 EMPHASIS = re.compile(r"\*\*|__|`+")
 _TAG_OR_STICKER = re.compile(r"#[^#\s\[\]]{1,40}\[话题\]#|\[[^\[\]\s]{1,8}R\]")
@@ -104,7 +112,8 @@ def visible(text: str) -> str:
     """Return the text as a reader sees it: one spelling for what looks the same, without what is not seen at all.
 
     Code points that Unicode calls default-ignorable are left out: zero-width spaces, byte order marks, soft hyphens,
-    bidi controls, variation selectors, Hangul fillers, and the joiners U+200C and U+200D. A U+200D between two emoji
+    bidi controls, variation selectors, Hangul fillers, and the joiners U+200C and U+200D; and so are controls that are
+    no white space, the blank of braille and the marks of annotations. A U+200D between two emoji
     stays, and so do the tags of a flag: they make another picture. Then NFC, Kangxi and simplified radicals as the
     characters they look like, line ends as one, white space as wide as a letter or less as a space. Case, width and
     punctuation stay as they are.
@@ -112,8 +121,6 @@ def visible(text: str) -> str:
     >>> visible("冷\u200b萃\ufeff咖啡")
     '冷萃咖啡'
     """
-    if text.isascii():
-        return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
     if _MAY_CHANGE.search(text):
         text = _IGNORED.sub("", text)
         text = _LONE_JOINER.sub("", text)
@@ -125,7 +132,8 @@ def visible(text: str) -> str:
 def normalise(text: str) -> str:
     """Return the text in one form for comparing: `visible`, then NFKC and case folding until nothing changes.
 
-    On what `visible` leaves as it is, this is Unicode's toNFKC_Casefold.
+    On what `visible` leaves as it is, this is Unicode's toNFKC_Casefold, but for what would make another number of the
+    digit before it: 10² is 10^2, 10₂ is 10_2, 1½ is 1 1⁄2.
 
     >>> normalise("ＳＰＦ５０\u200b＋")
     'spf50+'
@@ -133,6 +141,8 @@ def normalise(text: str) -> str:
     text = visible(text)
     if text.isascii():
         return text.lower()
+    for place, sign in _APART:
+        text = place.sub(sign, text)
     text = _WIDE.sub(lambda found: _NARROW[found[0]], text)  # what makes NFKC slow in nearly every Chinese text
     while (folded := unicodedata.normalize("NFKC", text.casefold())) != text:
         text = folded

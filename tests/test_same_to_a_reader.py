@@ -28,6 +28,7 @@ JOINERS = "\u200c\u200d" + "".join(map(chr, range(0xE0020, 0xE0080)))  # they ac
 _IGNORABLE = regex.compile(r"\p{Default_Ignorable_Code_Point}")
 INVISIBLE = [c for c in map(chr, (*range(0xD800), *range(0xE000, 0xE1000))) if _IGNORABLE.match(c) and c not in JOINERS]
 INVISIBLE_ONES = "\xad\u034f\u061c\u115f\u17b4\u180b\u180e\u200b\u200e\u202e\u2060\u2069\u3164"
+INVISIBLE_ONES += "\x00\x1b\x9f\u2800\ufff9"
 INVISIBLE_ONES += "\ufe00\ufe0f\ufeff\uffa0\ufff0\U0001bca0\U0001d173\U000e0000\U000e0001\U000e0100\U000e0fff"
 FAMILY, TECHNOLOGIST, HEART_ON_FIRE, PIRATES = (
     "👨\u200d👩\u200d👧",
@@ -57,10 +58,15 @@ def casefolded(char: str) -> str:
 
 
 def test_every_code_point_is_folded_as_unicode_says_or_looks_like_another() -> None:
-    """What is ours beyond toNFKC_Casefold: radicals, hyphens, a bar, a wave dash, line ends and a space of Ogham."""
+    """What is ours beyond toNFKC_Casefold: radicals, hyphens, a bar, a wave dash, a colon, spaces, controls."""
     planes = (*range(0xD800), *range(0xE000, 0x10E00), *range(0x1D400, 0x1FC00), *range(0x2F800, 0x2FA20))
     ours = {c for c in map(chr, planes) if not "\u3400" <= c <= "\u9fff" and normalise(c) != casefolded(c)}
-    assert {c for c in ours if "CJK RADICAL" not in unicodedata.name(c, "")} == set("‐‑―〜\r\x85\u2028\u2029\u1680")
+    unseen = {c for c in ours if not normalise(c)}
+    assert unseen == {c for c in map(chr, range(0xA0)) if unicodedata.category(c) == "Cc" and not c.isspace()} | set(
+        "\u2800\ufff9\ufffa\ufffb"
+    )
+    others = {c for c in ours - unseen if "CJK RADICAL" not in unicodedata.name(c, "")}
+    assert others == set("‐‑―〜∶⼾\r\x85\u2028\u2029\u1680")
     assert len(INVISIBLE) > 4000
     assert not any(map(normalise, INVISIBLE))
 
@@ -82,7 +88,11 @@ def test_folding_is_idempotent_and_knows_no_other_spelling(text: str) -> None:
         ("葛\U000e0100城\ufe00", "葛城"),
         ("❤\ufe0f❤\ufe0e1\ufe0f\u20e3", "❤❤1\u20e3"),
         ("가\u3164\uffa0\u115f", "가"),
-        ("⼈⺠⻅⻓⻰", "人民见长龙"),
+        ("⼈⺠⻅⻓⻰⼾", "人民见长龙户"),
+        ("冷⠀萃⠀咖啡", "冷萃咖啡"),
+        ("a\x07b\x00\x7f\ufff9c", "abc"),
+        ("12∶30", "12:30"),
+        ("H₂O m² ①", "h2o m2 1"),
         ("金樂\uf9fb", "金樂炙"),  # compatibility ideographs
         ("ＳＰＦ５０＋（日）", "spf50+(日)"),
         ("a\xa0b\u3000c\u2009d\u202fe", "a b c d e"),
@@ -113,6 +123,13 @@ def test_what_a_reader_cannot_tell_apart_is_one(one: str, other: str) -> None:
         ("А", "A"),  # Cyrillic
         ("發", "发"),
         ("1\u20e3", "1"),
+        ("10² 米", "102米"),
+        ("10⁵", "105"),
+        ("１０¹²", "1012"),
+        ("10₂", "102"),
+        ("10²", "10₂"),
+        ("1½", "11⁄2"),
+        ("3①", "31"),
     ],
 )
 def test_what_a_reader_can_tell_apart_stays_apart(one: str, other: str) -> None:

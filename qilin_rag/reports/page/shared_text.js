@@ -18,6 +18,14 @@ function without({ plain, places }, pattern) {
 // What NFKC may make one character of: a letter with its marks, the parts of a Korean syllable.
 const COMPOSED = /[\u1100-\u11ff\ua960-\ua97c\ud7b0-\ud7fb]+|[^][\p{Mn}\uff9e\uff9f]*/gu;
 
+/** What stands between a digit and what NFKC would make a part of its number: 10² is no 102. */
+function apart(before, char) {
+  if (!/\p{Nd}$/u.test(before)) return "";
+  if (/^[⁰¹²³⁴-⁹]/u.test(char)) return "^";
+  if (/^[₀-₉]/u.test(char)) return "_";
+  return /^[¼-¾⅐-⅟↉①-⒛⓪]/u.test(char) ? " " : "";
+}
+
 /** Tokens as the scorer makes them (markup left out, NFKC, case folded), each with its place in the text. */
 function tokens(text) {
   const { emphasis, markers, range, widestRange, alike } = index.markup;
@@ -29,10 +37,11 @@ function tokens(text) {
     plain = plain.replace(new RegExp(pattern, "giu"), (found) =>
       [...found.split(/\]\(|†/u)[0].matchAll(new RegExp(range, "giu"))].some(isWide) ? found : "\0".repeat(found.length));
   }
-  let normal = "";
+  let [normal, before] = ["", ""];
   const ends = [];
   for (const { 0: char, index: at } of plain.replaceAll("\0", " ").matchAll(COMPOSED)) {
-    const some = caseless(char);
+    const some = apart(before, char) + caseless(char);
+    before = char;
     for (let i = 0; i < some.length; i++) ends.push([places[at], places[at + char.length - 1] + 1]);
     normal += some;
   }
