@@ -334,7 +334,7 @@ def _outcome(completion: Completion) -> dict[str, Any]:
 
 
 def _status(completion: Completion) -> tuple[Status, list[Mark]]:
-    """What a completion makes of its question, and what is doubtful about it."""
+    """The status that a completion gives its question, with the marks of doubt."""
     ended = read_ending(completion.finish_reason)
     if ended in (REFUSED, FILTERED):
         return "filtered", []
@@ -352,7 +352,7 @@ def _has_answer(completion: Completion) -> bool:
 
 
 def _why_unanswered(status: Status, completion: Completion) -> str | None:
-    """What there is instead of an answer; of what a filter held back nothing more is known."""
+    """The reason why there is no answer; None where there is one, or a filter held it back."""
     if status == "failed":
         return clean(f"the answer ended with {completion.finish_reason!r}")
     if read_ending(completion.finish_reason) == REFUSED:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qilin_rag.errors import QilinError
-from qilin_rag.stats import FEWEST_FOR_INTERVAL, FEWEST_WORTH, Clusters, worth_of
+from qilin_rag.stats import Clusters, why_too_few
 from qilin_rag.types import Frozen
 
 N_RESAMPLES = 2_000
@@ -42,11 +42,11 @@ def rate(scores: Floats, seed: int = 0, clusters: Clusters | None = None) -> lis
         clusters: (n_questions,), the number of the cluster of each question; each is one of its own where it is None.
     """
     n, k = scores.shape[:2]
-    worth = float(n)
+    sizes = np.ones(n)
     if clusters is not None:
         _, numbers = np.unique(clusters, return_inverse=True)
-        n = int(numbers.max(initial=-1)) + 1
-        worth = worth_of(np.bincount(numbers).astype(np.float64))
+        sizes = np.bincount(numbers).astype(np.float64)
+        n = len(sizes)
         of_clusters = np.zeros((n, k, k))
         np.add.at(of_clusters, numbers, scores)
         scores = of_clusters
@@ -56,10 +56,7 @@ def rate(scores: Floats, seed: int = 0, clusters: Clusters | None = None) -> lis
         return None
     pseudo = PSEUDO_WINS * compared
     ratings = _ratings(wins + pseudo)
-    if n < FEWEST_FOR_INTERVAL or worth < FEWEST_WORTH:
-        why = f"too few: {n} independent questions, {FEWEST_FOR_INTERVAL} needed"
-        if n >= FEWEST_FOR_INTERVAL:
-            why = f"too unequal: {n} questions are worth {worth:.1f} equal ones, {FEWEST_WORTH} needed"
+    if why := why_too_few(sizes, "questions"):
         return [Rating(value=float(rating), ci95=None, no_interval=why) for rating in ratings]
     rng = np.random.default_rng(seed)
     block = max(1, min(N_RESAMPLES, _BLOCK_VALUES // max(n, k * k)))

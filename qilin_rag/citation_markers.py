@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 from typing import NamedTuple
 
 _DIGIT, _CHINESE, _SUPERSCRIPT = "[0-9０-９]", "[一二三四五六七八九]", "[⁰¹²³⁴-⁹]"
@@ -114,12 +115,28 @@ RANGE = _range(f"({_NUMBER})")
 """The numbers that a marker names, and the last ones of ranges, of `WIDEST_RANGE` from first to last at most."""
 WIDEST_RANGE = 10
 
-_MARKER, _WRAPPER, _BLANKS = re.compile(MARKER, re.IGNORECASE), re.compile(WRAPPER, re.IGNORECASE), re.compile("\0+")
-_BETWEEN_MARKERS, _RANGE = re.compile(BETWEEN_MARKERS), re.compile(RANGE, re.IGNORECASE)
-_LABEL = re.compile(
-    rf"(?:[\[［【〔(（^\\#${{]|<\w+{_TAG})*({_LIST})(?=[\]］】〕)）^<†\\$}}]|[:：]{_DIGIT}+†|$)",
-    re.IGNORECASE | re.ASCII,
-)
+_BLANKS = re.compile("\0+")
+_LABEL = rf"(?:[\[［【〔(（^\\#${{]|<\w+{_TAG})*({_LIST})(?=[\]］】〕)）^<†\\$}}]|[:：]{_DIGIT}+†|$)"
+
+
+class _Patterns(NamedTuple):
+    marker: re.Pattern[str]
+    wrapper: re.Pattern[str]
+    between: re.Pattern[str]
+    range: re.Pattern[str]
+    label: re.Pattern[str]
+
+
+@cache
+def _patterns() -> _Patterns:
+    """Compile the patterns when the first text is read: a tenth of a second, which `--help` need not take."""
+    return _Patterns(
+        re.compile(MARKER, re.IGNORECASE),
+        re.compile(WRAPPER, re.IGNORECASE),
+        re.compile(BETWEEN_MARKERS),
+        re.compile(RANGE, re.IGNORECASE),
+        re.compile(_LABEL, re.IGNORECASE | re.ASCII),
+    )
 
 
 class Marker(NamedTuple):
@@ -138,6 +155,7 @@ def find_markers(text: str) -> list[Marker]:
     >>> find_markers("先晾干[1][2-3]。")
     [Marker(start=3, end=11, numbers=[1, 2, 3])]
     """
+    patterns = _patterns()
     named: list[tuple[int, list[int]]] = []
 
     def blank(found: re.Match[str]) -> str:
@@ -147,12 +165,11 @@ def find_markers(text: str) -> list[Marker]:
         named.append((found.start(), [number for low, high in ranges for number in range(low, high + 1)]))
         return _BLANK * len(found[0])
 
-    blanked = _MARKER.sub(blank, text)
+    blanked = patterns.marker.sub(blank, text)
     if not named:
         return []
-    for _ in range(2):  # ([[1]])
-        blanked = _WRAPPER.sub(lambda found: _BLANK * len(found[0]), blanked)
-    blanked = _BETWEEN_MARKERS.sub(lambda found: _BLANK * len(found[0]), blanked)
+    for pattern in (patterns.wrapper, patterns.wrapper, patterns.between):  # ([[1]])
+        blanked = pattern.sub(lambda found: _BLANK * len(found[0]), blanked)
     markers, left = [], iter([*named, (len(text), [])])
     start, numbers = next(left)
     for run in _BLANKS.finditer(blanked):
@@ -168,8 +185,8 @@ def _ranges(marker: str) -> list[tuple[int, int]]:
     """The lowest and the highest number of each range that a marker names; a number alone is both."""
     if circled := [ord(char) - ord("①") + 1 for char in marker if "①" <= char <= "⑳"]:
         return [(number, number) for number in circled]
-    label = _LABEL.match(unicodedata.normalize("NFKC", marker) if marker[0] in "⁰¹²³⁴⁵⁶⁷⁸⁹" else marker)
-    ends = _RANGE.findall(label[1]) if label else []
+    label = _patterns().label.match(unicodedata.normalize("NFKC", marker) if marker[0] in "⁰¹²³⁴⁵⁶⁷⁸⁹" else marker)
+    ends = _patterns().range.findall(label[1]) if label else []
     return [(min(pair), max(pair)) for first, last in ends if (pair := (_value(first), _value(last or first)))]
 
 

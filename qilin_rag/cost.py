@@ -137,7 +137,7 @@ def calls_s(lines: Iterable[Exchange]) -> float:
 
 
 def cost_of(summary: Summary, price: Price | None) -> Cost:
-    """What a run's answers cost by a price list; unknown as soon as a part of it is.
+    """Price a run's answers by a price list; unknown as soon as a part of it is.
 
     Of discounts only that of tokens in the provider's cache is known, where the price list has it.
     """

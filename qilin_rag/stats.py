@@ -8,7 +8,7 @@ their mean as below it, however many of them are 0. Its statistic is Hall's tran
 skewness of the data into account, so that it holds its level on skewed data, too. **The interval** holds the values
 that the test does not reject at .05: the two are one procedure and can't contradict each other.
 
-`benchmarks/statistics.py` simulates how often both are right; the constants below were chosen by it.
+`benchmarks/interval_coverage.py` simulates how often both are right; the constants below were chosen by it.
 """
 
 from __future__ import annotations
@@ -127,13 +127,7 @@ def paired_tests(differences: Values, clusters: Clusters | None = None, seed: in
 
 def permutation_test(differences: Values, clusters: Clusters | None = None, seed: int = 0) -> list[float | None]:
     """Two-sided p of the mean of each column of paired `differences` (n, m): that of `paired_tests`."""
-    p_values: list[float | None] = [None] * differences.shape[1]
-    for columns in _alike(differences, clusters):
-        sums, sizes = _cluster_sums(columns)
-        if len(sizes):
-            for which, p in zip(columns.numbers, _p_values(sums, _skew_weights(sums, sizes), seed), strict=True):
-                p_values[which] = float(p)
-    return p_values
+    return [test.p for test in paired_tests(differences, clusters, seed)]
 
 
 def intervals95(values: Values, clusters: Clusters | None = None, seed: int = 0) -> list[Interval | None]:
@@ -448,12 +442,8 @@ def _why_no_interval(sums: Values, sizes: Values) -> list[str | None]:
 
     Clusters count by their size (Kish): as many as would weigh the same if all were alike.
     """
-    if len(sizes) < FEWEST_FOR_INTERVAL:
-        are = "independent value" if len(sizes) == 1 else "independent values"
-        return [f"too few: {len(sizes)} {are}, {FEWEST_FOR_INTERVAL} needed"] * sums.shape[1]
-    if (worth := worth_of(sizes)) < FEWEST_WORTH:
-        why = f"too unequal: {len(sizes)} queries are worth {worth:.1f} equal ones, {FEWEST_WORTH} needed"
-        return [why] * sums.shape[1]
+    if too_few := why_too_few(sizes, "value" if len(sizes) == 1 else "values"):
+        return [too_few] * sums.shape[1]
     mask = _is_informative(sums, np.broadcast_to(sizes[:, None], sums.shape))
     return [
         None
@@ -461,6 +451,15 @@ def _why_no_interval(sums: Values, sizes: Values) -> list[str | None]:
         else f"too alike: {unlike.sum()} of {len(sizes)} differ from the rest, {FEWEST_INFORMATIVE} needed"
         for unlike in mask.T
     ]
+
+
+def why_too_few(sizes: Values, units: str = "values") -> str | None:
+    """Why clusters of these sizes are too few or too unequal for an interval; None if they are not."""
+    if len(sizes) < FEWEST_FOR_INTERVAL:
+        return f"too few: {len(sizes)} independent {units}, {FEWEST_FOR_INTERVAL} needed"
+    if (worth := worth_of(sizes)) < FEWEST_WORTH:
+        return f"too unequal: {len(sizes)} queries are worth {worth:.1f} equal ones, {FEWEST_WORTH} needed"
+    return None
 
 
 def worth_of(sizes: Values) -> float:

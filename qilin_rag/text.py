@@ -17,12 +17,18 @@ from qilin_rag.citation_markers import Marker, find_markers
 from qilin_rag.extras import require
 
 # Default_Ignorable_Code_Point, which Unicode keeps stable; what stands between tags and joiners is looked at apart.
-_FILLERS = r"\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
-_CONTROLS = r"\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-_NO_SPACES = r"\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u2800\ufff9-\ufffb"  # nobody sees them either
-_TAGS, _TAG_ENDS, _BEYOND_TAGS = r"\U000e0020-\U000e007e", r"\U000e007f", r"\U000e0000-\U000e001f\U000e0080-\U000e0fff"
+_FILLERS = "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
+_CONTROLS = "\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+_NO_SPACES = "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u2800\ufff9-\ufffb"  # nobody sees them either
+_TAGS, _TAG_ENDS, _BEYOND_TAGS = "\U000e0020-\U000e007e", "\U000e007f", "\U000e0000-\U000e001f\U000e0080-\U000e0fff"
 _EMOJI = r"[\u2194\u2195\u2600-\u27bf\u2b00-\u2bff\U0001f300-\U0001faff]"  # those that are ever joined, and others
-_IGNORED = re.compile(f"[{_FILLERS}{_CONTROLS}{_NO_SPACES}{_BEYOND_TAGS}]")
+_ALWAYS_IGNORED = f"{_FILLERS}{_CONTROLS}{_NO_SPACES}{_BEYOND_TAGS}"
+_SPACES = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # all that `str.isspace` knows
+_UNSEEN = f"[{_ALWAYS_IGNORED}{_TAGS}{_TAG_ENDS}\u200d{_SPACES}]*"
+BLANK_PATTERN = f"^{_UNSEEN}$"
+"""A text of white space, controls and default-ignorable code points alone, for `re` as for RE2 (pyarrow)."""
+_LEADING_UNSEEN = re.compile(_UNSEEN)
+_IGNORED = re.compile(f"[{_ALWAYS_IGNORED}]")
 _LONE_JOINER = re.compile(rf"(?<!{_EMOJI})\u200d|\u200d(?!{_EMOJI})")
 _LONE_TAG = re.compile(rf"(\U0001f3f4[{_TAGS}]{{1,30}}{_TAG_ENDS})|[{_TAGS}{_TAG_ENDS}]")
 _LINE_END = re.compile(r"\r\n?|[\x85\u2028\u2029]")
@@ -38,8 +44,7 @@ LOOKS_ALIKE: dict[str, str] = (
 """Characters of one look and other code points, each with the one that stands for both."""
 _LOOKS_ALIKE = str.maketrans(LOOKS_ALIKE)
 _MAY_CHANGE = re.compile(
-    rf"[\r\x85\u2028\u2029\u200d{_FILLERS}{_CONTROLS}{_NO_SPACES}\U000e0000-\U000e0fff"
-    rf"{re.escape(''.join(LOOKS_ALIKE))}]"
+    f"[\r\x85\u2028\u2029\u200d{_ALWAYS_IGNORED}{_TAGS}{_TAG_ENDS}{re.escape(''.join(LOOKS_ALIKE))}]"
 )
 _NARROW = {chr(ord(char) + 0xFEE0): char for char in map(chr, range(0x21, 0x7F))} | {"\u3000": " "}
 _WIDE = re.compile("[\u3000！-～]")
@@ -61,16 +66,6 @@ _NEITHER_ASCII_NOR_CHINESE = re.compile(r"[^\x21-\x7e\u3400-\u9fff]")
 _REPEATED = re.compile(r"(.{1,4}?)\1+", re.DOTALL)
 _WHOLE = re.compile(r"[0-9]{1,19}")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
-_UNSEEN_RANGES = (
-    *((0x00, 0x20), (0x7F, 0xA0), (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x1680, 0x1680)),
-    *((0x17B4, 0x17B5), (0x180B, 0x180F), (0x2000, 0x200F), (0x2028, 0x202F), (0x205F, 0x206F), (0x2800, 0x2800)),
-    *((0x3000, 0x3000), (0x3164, 0x3164), (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFFB)),
-    *((0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF)),
-)
-_UNSEEN_CLASS = "[" + "".join(f"{chr(first)}-{chr(last)}" for first, last in _UNSEEN_RANGES) + "]*"
-BLANK_PATTERN = f"^{_UNSEEN_CLASS}$"
-"""A text of white space, controls and default-ignorable code points alone, for `re` as for RE2 (pyarrow)."""
-_UNSEEN = re.compile(_UNSEEN_CLASS)
 _UNSAFE_IN_NAME = re.compile(r"[^\w.-]+")
 
 
@@ -83,14 +78,9 @@ def clean(text: str) -> str:
     return text
 
 
-def has_text(text: str) -> bool:
-    """Return whether a reader sees anything: not only white space, control and default-ignorable characters."""
-    return not is_blank(text)
-
-
 def skip_unseen(text: str, start: int) -> int:
     """Return the index of the first character at or behind `start` that a reader sees, or the text's end."""
-    found = _UNSEEN.match(text, start)
+    found = _LEADING_UNSEEN.match(text, start)
     return found.end() if found else start
 
 

@@ -16,7 +16,7 @@ from pydantic import (
     PositiveInt,
 )
 
-from qilin_rag.text import decimal_number, has_text
+from qilin_rag.text import decimal_number, is_blank
 
 Status = Literal["ok", "failed", "filtered", "truncated", "empty"]
 """What became of a question that an LLM was asked.
@@ -220,7 +220,7 @@ class Exchange(Frozen):
         """
         if self.status not in ("ok", "truncated"):
             return False
-        return has_text(self.answer) or (self.status == "ok" and self.usage == NO_TOKENS)
+        return not is_blank(self.answer) or (self.status == "ok" and self.usage == NO_TOKENS)
 
     @property
     def is_settled(self) -> bool:

@@ -87,8 +87,9 @@ def read_preference(reply: str, shown: Iterable[str] | None = None) -> Preferenc
 
 def read_true_false(reply: str) -> bool | None:
     """Whether an LLM says True or False; None where it says neither, or not in this form."""
-    lines = list(filter(None, map(str.strip, _own_lines(normalise(reply)))))
-    if not lines or _THINKING.search(normalise(reply)):
+    reply = normalise(reply)
+    lines = list(filter(None, map(str.strip, _own_lines(reply))))
+    if not lines or _THINKING.search(reply):
         return None
     said = {line: found[1] == "true" for line in lines if (found := _TRUE_FALSE.fullmatch(line))}
     return said.get(lines[-1]) if len(set(said.values())) == 1 else None

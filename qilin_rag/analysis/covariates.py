@@ -24,7 +24,7 @@ _QUESTION = re.compile(r"[?？吗呢]|什么|怎|咋|如何|多少|多久|多大
 
 
 class Covariates(NamedTuple):
-    """What was known before the results were shown: `values` (n, d), with a name for each column.
+    """Figures of searches that were known before their results were shown: `values` (n, d), a name for each column.
 
     `dropped` says of columns that were left out why: `constant`, or `same as NAME`.
     """

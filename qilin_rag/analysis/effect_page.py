@@ -115,7 +115,7 @@ CAVEATS = (
     "Fewer clicks do not make a search better or worse: the user may have found in the answer what the clicks were "
     "for.",
 )
-"""What the figures do not show, for the page and the terminal."""
+"""Warnings on reading the figures, for the page and the terminal."""
 
 
 def findings(effect: DqaEffect) -> list[str]:

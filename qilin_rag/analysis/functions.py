@@ -64,7 +64,7 @@ class Functions:
                 titles.append(title)
                 columns.append(column)
         standard = np.stack([standardised(function) for function in found], axis=1)
-        kept = _distinct(standard)
+        kept = [at for at, first in enumerate(_first_alike(standard)) if first == at]
         self.values = standard[:, kept].astype(np.float32)
         self.names = [titles[at] for at in kept]
         self.column = np.array([columns[at] for at in kept])
@@ -118,22 +118,12 @@ def distinct_columns(names: Sequence[str], values: Floats) -> tuple[list[int], d
     Returns:
         The columns to keep, and for each dropped one why: `constant`, or `same as NAME`.
     """
-    kept: list[int] = []
-    dropped: dict[str, str] = {}
-    known: list[Floats] = []
-    for column, name in enumerate(names):
-        one = values[:, column]
-        if not one.std() > _ROUNDING * max(1.0, float(np.abs(one).max())):
-            dropped[name] = "constant"
-            continue
-        standard = standardised(one)
-        same = [at for at, other in enumerate(known) if abs(float(standard @ other)) > (1 - _ROUNDING) * len(one)]
-        if same:
-            dropped[name] = f"same as {names[kept[same[0]]]}"
-            continue
-        kept.append(column)
-        known.append(standard)
-    return kept, dropped
+    if not len(names):
+        return [], {}
+    firsts = _first_alike(np.stack([standardised(column) for column in values.T], axis=1))
+    reasons = ["constant" if first < 0 else f"same as {names[first]}" for first in firsts]
+    kept = [at for at, first in enumerate(firsts) if first == at]
+    return kept, {name: reasons[at] for at, name in enumerate(names) if at not in kept}
 
 
 def standardised(values: Floats) -> Floats:
@@ -202,8 +192,7 @@ def _shapes(name: str, values: Floats) -> list[tuple[str, Floats]]:
     return found
 
 
-def _distinct(standard: Floats) -> list[int]:
-    """Columns that are not constant and not the same as an earlier one, or its mirror image."""
-    n = len(standard)
-    alike = np.abs(standard.T @ standard) > (1 - 1e-6) * n
-    return [at for at in range(standard.shape[1]) if alike[at, at] and not alike[at, :at].any()]
+def _first_alike(standard: Floats) -> list[int]:
+    """For each column the first one that it equals, or is the mirror image of: itself, or -1 if it is constant."""
+    alike = np.abs(standard.T @ standard) > (1 - _ROUNDING) * len(standard)
+    return [int(alike[at].argmax()) if alike[at, at] else -1 for at in range(len(alike))]

@@ -136,5 +136,4 @@ def read_note_facts(source: Source) -> NoteFacts:
 def _time_order(shown: Exposures) -> Ints:
     """By user and time; equal times by kind and id; what has no user or time last."""
     unknown = (shown.user_idx < 0) | (shown.time_ms < 0)
-    ids = np.array([int(i) if i.isdecimal() else -1 for i in shown.ids])
-    return np.lexsort((ids, shown.is_search, shown.time_ms, shown.user_idx, unknown))
+    return np.lexsort((shown.id_numbers(), shown.is_search, shown.time_ms, shown.user_idx, unknown))

@@ -37,25 +37,15 @@ class Nuisances(NamedTuple):
 
 
 def folds(treated: Bools, groups: Ints, seed: int) -> Iterator[tuple[Ints, Ints]]:
-    """Yield rows to fit on and rows to predict, five times; no group is on both sides.
+    """Yield rows to fit on and rows to predict, five times; no group is on both sides."""
+    from sklearn.model_selection import StratifiedGroupKFold
 
-    The groups with most treated, then most rows, choose first, each the fold that has least of both; equals in random
-    order.
-    """
-    _, of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    if len(sizes) < FOLDS:
-        raise UsageError(f"searches of {len(sizes)} users: {FOLDS} are needed at least")
-    n_treated = np.bincount(of, treated, minlength=len(sizes))
-    shares = np.stack([n_treated / max(1.0, n_treated.sum()), sizes / len(groups)], axis=1)
-    lots = np.random.default_rng(seed).permutation(len(sizes))
-    held, fold = np.zeros((FOLDS, 2)), np.zeros(len(sizes), np.int64)
-    for group in np.lexsort((lots, -sizes, -n_treated)).tolist():
-        fold[group] = np.argmin((held + shares[group]).max(axis=1) + held.sum(axis=1) * 1e-3)
-        held[fold[group]] += shares[group]
+    if (n_groups := len(np.unique(groups))) < FOLDS:
+        raise UsageError(f"searches of {n_groups} users: {FOLDS} are needed at least")
+    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     with stage("fitting models on four fifths", FOLDS) as advance:
-        for number in range(FOLDS):
-            is_rest = fold[of] == number
-            yield np.flatnonzero(~is_rest), np.flatnonzero(is_rest)
+        for fold in splitter.split(np.zeros(len(treated)), treated, groups):
+            yield fold
             advance()
 
 

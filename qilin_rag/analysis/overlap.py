@@ -1,4 +1,4 @@
-"""What can be compared, and weights that make it alike: trimming, calibrated odds, balance, and when to refuse.
+"""Make searches with and without an answer comparable: trimming, calibrated odds, balance, and when to refuse.
 
 The treated whose propensity is over .9 have next to nobody to be compared with: they and the untreated like them are
 left out (Crump, Hotz, Imbens & Mitnik 2009, of the side that matters for an effect on the treated). The weights of the
@@ -16,6 +16,7 @@ import numpy as np
 from qilin_rag.analysis.causal import FEWEST_GROUPS, log_odds, spread_within, standardised_differences
 from qilin_rag.analysis.functions import Bools, Floats, Function, Functions, Ints
 from qilin_rag.analysis.nuisance import Nuisances
+from qilin_rag.stats import worth_of
 
 LARGEST_BALANCED = 0.1
 """Standardised difference up to which a function of covariates is taken to be balanced (Austin 2009)."""
@@ -45,7 +46,7 @@ class Difference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What is compared with what.
+    """The searches to compare, and how much each counts.
 
     `kept` (n,): rows not trimmed. `weight` (n,): 0 of the trimmed, 1 of the treated. `effective` untreated searches are
     what the weighted ones are worth (Kish). `differences`: all functions looked at, with the largest first.
@@ -74,7 +75,7 @@ def compare(functions: Functions, nuisances: Nuisances, names: list[str], treate
         return Comparison(kept, nothing, *n_kept, 0.0, checks.differences(None), [], refusal)
     odds = np.where(kept & ~treated, propensity / (1 - propensity), 0.0)
     weight = _calibrated(checks, np.where(treated, kept.astype(float), odds))
-    effective = _effective(weight[~treated])
+    effective = worth_of(weight[~treated])
     found = checks.differences(weight)
     refusal = _refuse_weighted(weight[~treated], effective, groups[~treated], found)
     return Comparison(kept, weight, *n_kept, effective, found, checks.beyond_chance(weight, effective), refusal)
@@ -212,7 +213,7 @@ def _calibrated(checks: _Checks, weight: Floats) -> Floats:
 
     Weights that are worth less than half of what they were are no gain.
     """
-    least = _LEAST_ESS_KEPT * _effective(weight[~checks.treated])
+    least = _LEAST_ESS_KEPT * worth_of(weight[~checks.treated])
     first = [{PROPENSITY}, set(checks.model_names), set(checks.functions.names[: checks.functions.n_columns])]
     wanted: dict[str, Difference] = {}
     best = weight
@@ -255,7 +256,7 @@ def _tilted(columns: Floats, tolerance: Floats, treated: Bools, weight: Floats, 
         return value + cost, np.concatenate([tolerance + slope, tolerance - slope])
 
     def stop_early(parts: Floats) -> None:
-        if _effective(tilt(parts)[0]) < least / 2:
+        if worth_of(tilt(parts)[0]) < least / 2:
             raise StopIteration
 
     done = minimize(
@@ -268,13 +269,8 @@ def _tilted(columns: Floats, tolerance: Floats, treated: Bools, weight: Floats, 
         options={"maxiter": _STEPS},
     )
     shares, _ = tilt(done.x)
-    if (np.abs(shares @ apart) - tolerance).max() > _SLACK or _effective(shares) < least:
+    if (np.abs(shares @ apart) - tolerance).max() > _SLACK or worth_of(shares) < least:
         return None
     found = np.where(treated, weight, 0.0)
     found[here] = shares
     return found
-
-
-def _effective(weight: Floats) -> float:
-    """What the weighted units are worth (Kish 1965)."""
-    return float(weight.sum() ** 2 / (weight**2).sum())

@@ -128,7 +128,7 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
         return text
 
     def widths(block: Block) -> list[tuple[int, int]]:
-        """Of each column the most marks that a figure has, and the width."""
+        """The most marks that a figure of each column has, and the column's width."""
         found = []
         for name, *cells in zip(formats.column_names(block), *block.cells, strict=True):
             n_marks = max(len(formats.marks_of(cell)) for cell in cells)

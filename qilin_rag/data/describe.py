@@ -18,12 +18,11 @@ from qilin_rag.data.questions import FLAGS, read_questions
 from qilin_rag.data.schema import REQUEST_TABLES, TABLES, details_column
 from qilin_rag.data.sessions import app_sessions, pause_sessions
 from qilin_rag.data.source import Source
+from qilin_rag.stats import paired_tests
 from qilin_rag.text import query_key
 
 Figures = dict[str, dict[str, int | float | str]]
 Values = npt.NDArray[np.float64]
-
-_LEAST_FOR_INTERVAL = 30
 
 
 def describe(source: Source) -> Figures:
@@ -78,15 +77,16 @@ def _results(logs: Mapping[str, Exposures]) -> dict[str, int | float | str]:
 def _ids(logs: Mapping[str, Exposures]) -> dict[str, int | float | str]:
     """How well the id of a note alone tells the clicked results of a request from the others."""
     found = np.concatenate([id_auc(log.request, log.note_idx, log.actions[:, 0]) for log in logs.values()])
-    if len(found) < 2:
+    if not len(found):
         return {}
-    mean, error = float(found.mean()), float(found.std(ddof=1) / np.sqrt(len(found)))
+    mean = float(found.mean())
     figures: dict[str, int | float | str] = {
         "AUC within a request, mean": mean,
         "requests with a click and a result without": len(found),
     }
-    if len(found) >= _LEAST_FOR_INTERVAL:
-        low, high = max(0.0, mean - 1.96 * error), min(1.0, mean + 1.96 * error)
+    [from_chance] = paired_tests(found[:, None] - 0.5, np.arange(len(found)))
+    if interval := from_chance.interval:
+        low, high = max(0.0, interval.low + 0.5), min(1.0, interval.high + 0.5)
         figures["its 95% interval"] = f"{low:.3f} to {high:.3f}"
         if not low <= 0.5 <= high:
             which = "higher" if mean > 0.5 else "lower"
@@ -137,7 +137,7 @@ def _sessions(logs: Mapping[str, Exposures], settings: LogSettings) -> dict[str,
 
 
 def _clock(logs: Mapping[str, Exposures], settings: LogSettings) -> dict[str, int | float | str]:
-    """What is assumed of the clock of searches, and what the data says of it."""
+    """The clock of searches: the shift that is assumed, and the times in the data that speak for or against it."""
     found = check_clock(logs, settings)
     figures: dict[str, int | float | str] = {"searches are stamped ahead by, hours (assumed)": found.shift_s / 3600}
     for kind, times in found.tests.items():

@@ -18,6 +18,7 @@ from qilin_rag.data.questions import NO_ANSWER
 from qilin_rag.data.schema import ACTIONS, TABLES, details_column
 from qilin_rag.data.source import Source
 from qilin_rag.errors import UsageError
+from qilin_rag.text import whole_number
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -67,6 +68,11 @@ class RequestColumns:
     def request(self) -> Ints:
         """The request of each result, (m,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def id_numbers(self) -> Ints:
+        """The ids as numbers, (n,), to order by; -1 for what is none."""
+        numbers = map(whole_number, self.ids)
+        return np.array([MISSING if number is None else number for number in numbers], np.int64)
 
     def take(self, rows: Ints | Bools) -> Self:
         """The requests at these places, or where the mask is set."""

@@ -23,7 +23,6 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import MISSING, Bools, Ints, RequestColumns, offsets_of, read_exposures
 from qilin_rag.data.source import Source
 from qilin_rag.errors import UsageError
-from qilin_rag.text import whole_number
 from qilin_rag.ties import Hashes, text_hashes, tie_keys
 from qilin_rag.types import Hit, Question
 
@@ -175,8 +174,7 @@ def read_table(source: Source, name: str) -> Requests:
             **{field.name: getattr(shown, field.name) for field in fields(Requests) if field.name != "clicked"},
         )
     )
-    numbers = np.array([MISSING if (n := whole_number(i)) is None else n for i in requests.ids])
-    return requests.take(np.lexsort((np.array(requests.ids), numbers)))
+    return requests.take(np.lexsort((np.array(requests.ids), requests.id_numbers())))
 
 
 def requests_of(questions: Sequence[Question], rankings: Sequence[Sequence[Hit]]) -> Requests:

@@ -17,6 +17,7 @@ from qilin_rag.extras import require
 from qilin_rag.factories import import_object, make_object, one_line, parameters, refuse_secrets, source_hash
 from qilin_rag.llms.base import LLM, FatalLLMError, LLMError, ThinkingMarkers
 from qilin_rag.llms.langchain_replies import completion, is_filtered, meaning
+from qilin_rag.llms.replies import FILTERED
 from qilin_rag.llms.retry import TransientError, with_retries
 from qilin_rag.prompts import RenderedPrompt
 from qilin_rag.types import Completion
@@ -141,7 +142,7 @@ class LangChain(LLM):
             raise
         except Exception as error:  # each provider has errors of its own
             if is_filtered(error):
-                return Completion(text="", raw="", model=self.spec, finish_reason="content_filter")
+                return Completion(text="", raw="", model=self.spec, finish_reason=FILTERED)
             raise meaning(error, self._name) from error
         return completion(message, self.spec, time.perf_counter() - started, self.thinking_markers, self.max_tokens)
 

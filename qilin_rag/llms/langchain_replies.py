@@ -12,7 +12,7 @@ from typing import Any
 
 from qilin_rag.factories import one_line
 from qilin_rag.llms.base import FatalLLMError, LLMError
-from qilin_rag.llms.openai_compatible import FILTERED
+from qilin_rag.llms.openai_compatible import FILTER_CODES
 from qilin_rag.llms.replies import PASSING, read_ending, read_reply, read_usage
 from qilin_rag.llms.retry import TransientError, parse_retry_after
 from qilin_rag.llms.thinking import Markers
@@ -59,7 +59,7 @@ def _ending_word(about: Mapping[str, Any]) -> Any:
 
 def is_filtered(error: Exception) -> bool:
     """Whether a refusal comes from the provider's content filter."""
-    return _status(error) == 400 and getattr(error, "code", None) in FILTERED
+    return _status(error) == 400 and getattr(error, "code", None) in FILTER_CODES
 
 
 def meaning(error: Exception, name: str) -> Exception:

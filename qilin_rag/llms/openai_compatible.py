@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, PrivateAttr, 
 from qilin_rag.errors import UsageError
 from qilin_rag.llms.base import LLM, ContextOverflowError, FatalLLMError, LLMError, ThinkingMarkers
 from qilin_rag.llms.limiter import AdaptiveLimit
-from qilin_rag.llms.replies import PASSING, read_again, read_ending, read_reply, read_usage
+from qilin_rag.llms.replies import FILTERED, PASSING, read_again, read_ending, read_reply, read_usage
 from qilin_rag.llms.retry import TransientError, parse_retry_after, with_retries
 from qilin_rag.prompts import RenderedPrompt
 from qilin_rag.types import Completion
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_S = 5.0
 NO_MODEL = ("model_not_found", "1211")
-FILTERED = ("content_filter", "data_inspection_failed", "1301")
+FILTER_CODES = ("content_filter", "data_inspection_failed", "1301")
 # What a server says of a model that another one of the same name may not share (vLLM: the folder, the length).
 _SERVED = ("root", "max_model_len", "parent", "owned_by")
 _VERSION = re.compile(r"[-_@:](latest|\d{4}-\d{2}-\d{2}|\d{8}|\d{6}|\d{4})$")
@@ -277,7 +277,7 @@ class OpenAICompatible(LLM):
             raise TransientError(self._redacted(f"connection failed: {error.__cause__ or error}")) from error
         except openai.APIStatusError as error:
             if _is_filtered(error):
-                return Completion(text="", raw="", model=self.model, finish_reason="content_filter")
+                return Completion(text="", raw="", model=self.model, finish_reason=FILTERED)
             raise self._status_error(error) from error
         except (openai.OpenAIError, ValueError) as error:
             raise TransientError(f"unreadable answer: {self._redacted(' '.join(str(error).split()))[:200]}") from error
@@ -354,4 +354,4 @@ def _with_images(prompt: RenderedPrompt) -> list[dict[str, Any]]:
 
 def _is_filtered(error: openai.APIStatusError) -> bool:
     """Whether a refusal comes from the provider's content filter."""
-    return error.status_code == 400 and error.code in FILTERED
+    return error.status_code == 400 and error.code in FILTER_CODES

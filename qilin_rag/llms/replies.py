@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from qilin_rag.llms.thinking import Markers, Split, closes_within_a_line, fold, seems_to_think, split_thinking
-from qilin_rag.text import clean, has_text, has_words, skip_unseen
+from qilin_rag.llms.thinking import Markers, Split, fold, read_thinking, seems_to_think
+from qilin_rag.text import clean, has_words, is_blank, skip_unseen
 from qilin_rag.types import Completion, Mark, Usage, read_count
 
 VERSION = 2  # of how a text is read from a reply
@@ -87,7 +87,7 @@ def read_reply(
     """
     parts = _Parts(message)
     content, thinking = clean("".join(parts.texts)), clean("\n".join(parts.thoughts))
-    split = split_thinking(content, markers)
+    split, is_doubtful = read_thinking(content, markers)
     text = split.answer or ""
     raw = f"<think>\n{thinking}\n</think>\n\n{content}" if thinking else content
     refusal = clean("\n".join(parts.refusals))
@@ -98,14 +98,14 @@ def read_reply(
     why = None
     if _only_calls(text):
         parts.has_calls, text = True, ""
-    if not has_text(text):
+    if is_blank(text):
         text, why = "", parts.why_empty(thinking, split)
     elif not has_words(text):
         text, why = "", "there is only markup in the content"
     if ended == REFUSED:  # what stands beside a refusal, or was written before it, is no answer
-        words = " ".join((refusal if has_text(refusal) else text).split())[:200]
+        words = " ".join((text if is_blank(refusal) else refusal).split())[:200]
         text, why = "", f"refused: {words}" if words else "refused, without a word"
-    marks = [*_marks(text, ended, usage, most_tokens, closes_within_a_line(content, markers))] if text else []
+    marks = [*_marks(text, ended, usage, most_tokens, is_doubtful)] if text else []
     return Completion(
         text=text,
         raw=raw,
@@ -131,13 +131,13 @@ def _only_calls(text: str) -> bool:
     folded, start = fold(text), 0
     while call := _CALL_TEXT.match(folded, skip_unseen(folded, start)):
         start = call.end()
-    return start > 0 and not has_text(text[start:])
+    return start > 0 and is_blank(text[start:])
 
 
-def _marks(text: str, ended: str, usage: Usage, most_tokens: int | None, is_doubtfully_split: bool) -> Iterator[Mark]:
+def _marks(text: str, ended: str, usage: Usage, most_tokens: int | None, is_doubtful: bool) -> Iterator[Mark]:
     if ended == STOP and most_tokens is not None and (usage.completion_tokens or 0) >= most_tokens:
         yield "maybe_cut"
-    if is_doubtfully_split or seems_to_think(text):
+    if is_doubtful or seems_to_think(text):
         yield "maybe_thinking"
 
 
@@ -178,11 +178,8 @@ class _Parts:
             self.strange = f"the content is of an unknown form ({type(content).__name__})"
         for field in _THINKING_FIELDS:
             thought = _text_in(message.get(field))
-            if has_text(thought):
-                self.thoughts, self.thinking_field = (
-                    [thought],
-                    field,
-                )  # the same as in blocks, where those are given too
+            if not is_blank(thought):  # the same as in blocks, where those are given too
+                self.thoughts, self.thinking_field = [thought], field
                 break
         self._read_refusal(message.get("refusal"))
         self.has_calls = bool(message.get("tool_calls") or message.get("function_call"))
@@ -190,9 +187,9 @@ class _Parts:
     def _read_refusal(self, refusal: Any) -> None:
         """Note a refusal: its words, or anything else that stands for yes."""
         words = _text_in(refusal)
-        if has_text(words):
+        if not is_blank(words):
             self.refusals.append(words)
-        self.has_refused = self.has_refused or has_text(words) or bool(refusal and not isinstance(refusal, str))
+        self.has_refused = self.has_refused or not is_blank(words) or bool(refusal and not isinstance(refusal, str))
 
     def _read_blocks(self, blocks: list[Any]) -> None:
         unknown: dict[str, None] = {}
@@ -231,7 +228,7 @@ class _Parts:
             return "it only calls tools" + (f" ({', '.join(list(self.calls)[:3])})" if self.calls else "")
         if split.has_thought:
             return "nothing stands behind the thinking"
-        if has_text(thinking):
+        if not is_blank(thinking):
             return f"everything is in {self.thinking_field}"
         if self.strange:
             return self.strange

@@ -6,7 +6,7 @@ markers that the model was trained with. `MARKERS` is the table of them; presets
 
 - An answer that begins with an opening marker begins behind its closing one; several such blocks may follow each other.
 - A closing marker with no opening one before it ends thinking too: many chat templates open it in the prompt. With
-  text on both sides of it on its line it may be only mentioned: the answer is marked (`closes_within_a_line`).
+  text on both sides of it on its line it may be only mentioned: the answer is marked.
 - Special tokens at the edges of a text (`</s>`, `<|im_end|>`) are no part of it.
 - A marker behind the answer's first words, or in quotation marks, is only mentioned, and the answer stays whole.
 - Thinking that never ends is no answer.
@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from qilin_rag.text import has_text, skip_unseen
+from qilin_rag.text import is_blank, skip_unseen
 
 Markers = Sequence[tuple[str, str]]
 """Literal opening and closing markers."""
@@ -173,7 +173,7 @@ _EMPTY_BLOCK = re.compile(r"<\s*(?:think(?:ing)?|thought|reasoning)\s*/\s*>", re
 
 
 def split_thinking(text: str, more_markers: Markers = ()) -> Split:
-    """Find where the answer begins, by the table of markers and `more_markers`.
+    """Split thinking and answer as `read_thinking` does.
 
     >>> split_thinking("[THINK]hm[/THINK]42")
     Split(answer='42', has_thought=True)
@@ -182,43 +182,33 @@ def split_thinking(text: str, more_markers: Markers = ()) -> Split:
     >>> split_thinking("It ends with `</think>`, they say")
     Split(answer='It ends with `</think>`, they say', has_thought=False)
     """
+    split, _ = read_thinking(text, more_markers)
+    return split
+
+
+def read_thinking(text: str, more_markers: Markers = ()) -> tuple[Split, bool]:
+    """Find where the answer begins, by the table of markers and `more_markers`, and whether that is doubtful.
+
+    It is doubtful behind a closing marker that may be only mentioned: no opening one stands before it, and text stands
+    on both sides of it on its line.
+
+    >>> [read_thinking(text)[1] for text in ("It ends with </think>, they say", "hm\\n</think>42")]
+    [True, False]
+    """
     if not more_markers and not _may_hold_markers(text):
-        return Split(text.strip(), False)
+        return Split(text.strip(), False), False
     folded = fold(text)
     first, _ = _within_edge_tokens(folded, 0, len(folded))
     text, folded = text[first:], folded[first:]
-    families = _families(more_markers)
-    start = _behind_thinking(folded, families)
+    start, is_doubtful = _behind_thinking(folded, _families(more_markers))
     if start is None:
-        return Split(None, True)
+        return Split(None, True), is_doubtful
     has_thought = start > 0
     if (place := _harmony_answer(folded, start)) is not None:
         if place.start is None:
-            return Split(None, True)
+            return Split(None, True), is_doubtful
         text, folded, start, has_thought = text[: place.end], folded[: place.end], place.start, place.has_thought
-    return Split(_unwrapped(text, folded, start, has_thought), has_thought)
-
-
-def closes_within_a_line(text: str, more_markers: Markers = ()) -> bool:
-    """Return whether thinking ends at a closing marker that may be only mentioned.
-
-    No opening marker stands before it, and text stands on both sides of it on its line.
-
-    >>> closes_within_a_line("It ends with </think>, they say"), closes_within_a_line("hm\\n</think>42")
-    (True, False)
-    """
-    if not more_markers and not _may_hold_markers(text):
-        return False
-    folded, families = fold(text), _families(more_markers)
-    start, _ = _within_edge_tokens(folded, 0, len(folded))
-    at = skip_unseen(folded, start)
-    if _EMPTY_BLOCK.match(folded, at) or any(family.opening.match(folded, at) for family in families):
-        return False
-    found = _closing_of_opened_in_prompt(folded[start:], families)
-    if found is None:
-        return False
-    before, after = found.string[: found.start()], found.string[found.end() :]
-    return has_text(before.rpartition("\n")[2]) and has_text(after.partition("\n")[0])
+    return Split(_unwrapped(text, folded, start, has_thought), has_thought), is_doubtful
 
 
 def seems_to_think(answer: str) -> bool:
@@ -253,9 +243,9 @@ def _may_hold_markers(text: str) -> bool:
     return any(hint in lower for hint in _HINTS) or bool(_WIDE.search(text))
 
 
-def _behind_thinking(text: str, families: Sequence[_Family]) -> int | None:
-    """Where the answer begins; None where thinking never ends."""
-    start, has_thought = 0, False
+def _behind_thinking(text: str, families: Sequence[_Family]) -> tuple[int | None, bool]:
+    """Where the answer begins, None where thinking never ends, and whether it ends within a line, opened in no line."""
+    start, has_thought, is_doubtful = 0, False, False
     while True:
         at = skip_unseen(text, start)
         if empty := _EMPTY_BLOCK.match(text, at):
@@ -263,17 +253,23 @@ def _behind_thinking(text: str, families: Sequence[_Family]) -> int | None:
         elif opened := next((family for family in families if family.opening.match(text, at)), None):
             end = _end_of_block(text, at, opened)
             if end is None:
-                return None if opened.marker.is_certain else start
+                return None if opened.marker.is_certain else start, is_doubtful
             start, has_thought = end, True
         elif has_thought:
             again = next((found for family in families if (found := family.either.match(text, at))), None)
             if not (again and again[1]):
-                return start
+                return start, is_doubtful
             start = again.end()  # a closing marker said twice
         elif closing := _closing_of_opened_in_prompt(text, families):
-            start, has_thought = closing.end(), True
+            start, has_thought, is_doubtful = closing.end(), True, _has_text_on_both_sides(closing)
         else:
-            return 0
+            return 0, False
+
+
+def _has_text_on_both_sides(found: re.Match[str]) -> bool:
+    """Whether anything is to be seen before a match and behind it, on its line."""
+    before, after = found.string[: found.start()], found.string[found.end() :]
+    return not is_blank(before.rpartition("\n")[2]) and not is_blank(after.partition("\n")[0])
 
 
 def _end_of_block(text: str, start: int, family: _Family) -> int | None:
@@ -328,21 +324,19 @@ class _Place(NamedTuple):
 def _harmony_answer(text: str, start: int) -> _Place | None:
     """The final message of a text in harmony's channels, with or without its special tokens; None if it is not one."""
     at = skip_unseen(text, start)
-    if _IN_CHANNELS.match(text, at):
-        final = _FINAL.search(text, at)
-    elif final := next((each for each in _FINAL_AFTER_THINKING.finditer(text, at) if not _is_quoted(text, each)), None):
-        pass
-    elif _BARE_ANALYSIS.match(text, at):
+    is_in_channels = _IN_CHANNELS.match(text, at) is not None
+    finals = (_FINAL if is_in_channels else _FINAL_AFTER_THINKING).finditer(text, at)
+    if final := next((each for each in finals if is_in_channels or not _is_quoted(text, each)), None):
+        following = _NEXT_MESSAGE.search(text, final.end())
+        return _Place(final.end(), following.start() if following else None, final.start() > at or start > 0)
+    if is_in_channels:
+        return _Place(None, None, True)
+    if _BARE_ANALYSIS.match(text, at):
         final = next((found for pattern in _BARE_FINAL if (found := pattern.search(text, at))), None)
         return _Place(final.end() if final else None, None, True)
-    elif final := _BARE_FINAL_AFTER_THINKING.search(text, at):
+    if final := _BARE_FINAL_AFTER_THINKING.search(text, at):
         return _Place(final.end(), None, True)
-    else:
-        return None
-    if final is None:
-        return _Place(None, None, True)
-    following = _NEXT_MESSAGE.search(text, final.end())
-    return _Place(final.end(), following.start() if following else None, final.start() > at or start > 0)
+    return None
 
 
 def _within_edge_tokens(text: str, start: int, end: int) -> tuple[int, int]:

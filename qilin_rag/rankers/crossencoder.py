@@ -59,7 +59,7 @@ class CrossEncoder(TrainedRanker):
         from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 
         class StrictTrainer(Strict, CrossEncoderTrainer):  # type: ignore[misc]
-            pass
+            """As every trainer of sentence-transformers here."""
 
         class Pairs(CrossEncoderDataCollator):  # type: ignore[misc]
             """Looks up the texts of a batch."""

@@ -80,13 +80,9 @@ class _Products:
         bounds: Vectors = 2 * queries.shape[1] * 2.0**-24 * longest * np.linalg.norm(queries, axis=1)
         return bounds
 
-    def score(self, closeness: float) -> float:
-        """What a hit is given for it."""
-        return closeness
-
 
 class _Distances(_Products):
-    """Closeness as the negative square of the Euclidean distance; a hit's score is the negative distance."""
+    """Closeness as the negative square of the Euclidean distance."""
 
     def nearest(self, queries: Vectors, block: Vectors, n: int) -> tuple[Vectors, Ids]:
         import faiss
@@ -107,9 +103,6 @@ class _Distances(_Products):
         """The squares of both lengths, and twice their product, are off like a product."""
         bounds: Vectors = 4 * queries.shape[1] * 2.0**-24 * (longest + np.linalg.norm(queries, axis=1)) ** 2
         return bounds
-
-    def score(self, closeness: float) -> float:
-        return -math.sqrt(-closeness) if closeness < 0 else 0.0
 
 
 def search_flat(
@@ -142,7 +135,9 @@ def search_flat(
         rankings += some
         n_tied += tied
     if by_distance:
-        rankings = [[hit.model_copy(update={"score": measure.score(hit.score)}) for hit in hits] for hits in rankings]
+        rankings = [
+            [hit.model_copy(update={"score": -math.sqrt(max(-hit.score, 0.0))}) for hit in hits] for hits in rankings
+        ]
     return rankings, n_tied
 
 

@@ -109,8 +109,10 @@ def _join(notes: NoteStore, folder: Path, n_shards: int, path: Path) -> None:
     groups = distinct(digests)
     first = groups.first[groups.number]
     joined = np.lib.format.open_memmap(path, mode="r+")
-    for row in np.flatnonzero(first != np.arange(len(first))):
-        joined[row] = joined[first[row]]
+    copies = np.flatnonzero(first != np.arange(len(first)))
+    for start in range(0, len(copies), SHARD_NOTES):
+        rows = copies[start : start + SHARD_NOTES]
+        joined[rows] = joined[first[rows]]
     joined.flush()
 
 

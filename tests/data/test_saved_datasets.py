@@ -13,7 +13,7 @@ from qilin_rag.data import load_dataset
 from qilin_rag.data.encodings import find_files
 from qilin_rag.data.source import open_source
 from qilin_rag.errors import UsageError
-from tests.conftest import NOTES, QUESTIONS, Cli, write_jsonl
+from tests.conftest import NOTES, QUESTIONS, Cli
 
 Rows = list[dict[str, Any]]
 
@@ -38,18 +38,8 @@ def save_splits(folder: Path, splits: dict[str, Rows], n_shards: int = 1) -> Non
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": list(splits)}))
 
 
-@pytest.fixture
-def plain(tmp_path: Path) -> Path:
-    """The data as JSON lines, of ids that are numbers."""
-    folder = tmp_path / "plain"
-    folder.mkdir()
-    write_jsonl(folder / "notes.jsonl", NOTES)
-    write_jsonl(folder / "dqa.jsonl", QUESTIONS)
-    return folder
-
-
 @pytest.mark.parametrize("layout", ["a dataset a table", "a dict a table", "a dict of tables", "a dict of two splits"])
-def test_every_way_of_saving_is_the_same_data(tmp_path: Path, plain: Path, layout: str) -> None:
+def test_every_way_of_saving_is_the_same_data(tmp_path: Path, data_dir: Path, layout: str) -> None:
     folder = tmp_path / "saved"
     match layout:
         case "a dataset a table":
@@ -64,21 +54,21 @@ def test_every_way_of_saving_is_the_same_data(tmp_path: Path, plain: Path, layou
             save_splits(folder / "notes", {"train": NOTES[:2], "more": NOTES[2:]})
             save_splits(folder / "dqa", {"test": QUESTIONS[1:], "dev": QUESTIONS[:1]})
     saved = load_dataset(str(folder))
-    assert saved.sha256 == load_dataset(str(plain)).sha256
+    assert saved.sha256 == load_dataset(str(data_dir)).sha256
     assert len(saved.notes) == len(NOTES)
     if layout == "a dict of two splits":  # all of them, in their order
         in_order = [str(question["search_idx"]) for question in [*QUESTIONS[1:], QUESTIONS[0]]]
         assert [question.id for question in saved.questions] == in_order
 
 
-def test_commands_take_them(tmp_path: Path, plain: Path, cli: Cli) -> None:
+def test_commands_take_them(tmp_path: Path, data_dir: Path, cli: Cli) -> None:
     save_splits(tmp_path / "saved", {"notes": NOTES, "dqa": QUESTIONS})
-    first = json.loads(cli("run", "--data", plain, "--json").out)
+    first = json.loads(cli("run", "--data", data_dir, "--json").out)
     assert json.loads(cli("run", "--data", tmp_path / "saved", "--json").out)["run"] == first["run"]
     assert cli("data", "validate", tmp_path / "saved").code == 0
     assert json.loads(cli("data", "stats", tmp_path / "saved", "--json").out)["table notes"]["rows"] == len(NOTES)
     assert cli("data", "convert", tmp_path / "saved", "--to", "parquet", "--out", tmp_path / "converted").code == 0
-    assert load_dataset(str(tmp_path / "converted")).sha256 == load_dataset(str(plain)).sha256
+    assert load_dataset(str(tmp_path / "converted")).sha256 == load_dataset(str(data_dir)).sha256
 
 
 @pytest.mark.parametrize("is_dict", [True, False])
@@ -106,24 +96,24 @@ def test_one_saved_dataset_is_no_folder_of_tables(tmp_path: Path, is_dict: bool)
     ],
 )
 def test_what_is_damaged_or_leads_elsewhere_is_one_line(
-    tmp_path: Path, plain: Path, name: str, content: str, message: str
+    tmp_path: Path, data_dir: Path, name: str, content: str, message: str
 ) -> None:
-    save_dataset(plain / "notes", NOTES)
-    (plain / "notes.jsonl").unlink()
-    (plain / "notes" / name).write_text(content)
+    save_dataset(data_dir / "notes", NOTES)
+    (data_dir / "notes.jsonl").unlink()
+    (data_dir / "notes" / name).write_text(content)
     with pytest.raises(UsageError, match=message) as error:
-        load_dataset(str(plain))
+        load_dataset(str(data_dir))
     assert "\n" not in str(error.value)
 
 
-def test_what_the_library_itself_saves(tmp_path: Path, plain: Path) -> None:
+def test_what_the_library_itself_saves(tmp_path: Path, data_dir: Path) -> None:
     datasets = pytest.importorskip("datasets")
     folder = tmp_path / "saved"
     notes = datasets.DatasetDict({"train": datasets.Dataset.from_list(NOTES)})
     notes.save_to_disk(str(folder / "notes"), num_shards={"train": 2})
     datasets.Dataset.from_list(QUESTIONS[::-1]).select([2, 1, 0]).save_to_disk(str(folder / "dqa"))
     saved = load_dataset(str(folder))
-    assert saved.sha256 == load_dataset(str(plain)).sha256
+    assert saved.sha256 == load_dataset(str(data_dir)).sha256
     assert [question.id for question in saved.questions] == [str(question["search_idx"]) for question in QUESTIONS]
     found = find_files(folder, "notes")
     assert found is not None and len(found[1]) == 2
