@@ -147,9 +147,9 @@ def write_questions(folder: Path, n_questions: int) -> None:
 
 
 @contextmanager
-def endpoint(latency_s: float) -> Iterator[str]:
-    """The address of an endpoint that runs while this does."""
-    command = [sys.executable, str(Path(__file__).with_name("light_endpoint.py")), str(latency_s)]
+def endpoint(latency_s: float, *more: str) -> Iterator[str]:
+    """The address of an endpoint that runs while this does; `more`: characters of an answer."""
+    command = [sys.executable, str(Path(__file__).with_name("light_endpoint.py")), str(latency_s), *more]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         yield f"http://127.0.0.1:{server.stdout.readline().strip()}/v1"

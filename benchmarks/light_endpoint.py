@@ -1,6 +1,6 @@
 """An OpenAI-compatible endpoint in a process of its own: a fixed answer after a fixed latency, for some 0.1 ms of CPU.
 
-usage: python benchmarks/light_endpoint.py LATENCY_S
+usage: python benchmarks/light_endpoint.py LATENCY_S [N_CHARACTERS of an answer]
 Prints its port, and serves until its standard input ends. `GET /counts` tells what came since the last such request.
 """
 
@@ -58,22 +58,27 @@ def reply(value: Any) -> bytes:
 
 
 MODELS = reply({"object": "list", "data": [{"id": MODEL, "object": "model", "created": 0, "owned_by": "us"}]})
-CHAT = reply(
-    {
-        "id": "x",
-        "object": "chat.completion",
-        "created": 0,
-        "model": MODEL,
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ANSWER}}],
-        "usage": {"prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200},
-    }
-)
+
+
+def chat(answer: str) -> bytes:
+    """The answer to every prompt."""
+    return reply(
+        {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": MODEL,
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": answer}}],
+            "usage": {"prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200},
+        }
+    )
 
 
 class Connection(asyncio.Protocol):
     """One kept-alive connection; requests come one after another."""
 
     latency_s: float
+    chat: bytes
     counts = Counts()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -101,17 +106,18 @@ class Connection(asyncio.Protocol):
 
     def answer(self) -> None:
         """The latency is over."""
-        self.transport.write(CHAT)
+        self.transport.write(self.chat)
         self.counts.end()
 
 
-async def main(latency_s: float) -> None:
+async def main(latency_s: float, n_characters: int) -> None:
     """Serve until standard input ends."""
     Connection.latency_s = latency_s
+    Connection.chat = chat((ANSWER * (n_characters // len(ANSWER) + 1))[:n_characters])
     server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(float(sys.argv[1])))
+    asyncio.run(main(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else len(ANSWER)))

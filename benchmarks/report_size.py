@@ -83,7 +83,10 @@ def write_runs(folder: Path, n_runs: int, n_questions: int) -> list[Path]:
                 state="complete",
                 fingerprint=f"{number:064x}",
                 identity={"top_k": 5},
-                config={"data": "no-such-data", "answers": "engaged", "references": "own"},
+                config={
+                    **{"data": "no-such-data", "answers": "engaged", "references": "own", "limit": None, "ids": None},
+                    **{"retriever": {"name": retriever}, "llm": {"settings": {}}},
+                },
                 data=DataRecord(label="made up", sha256="0", n_notes=0),
                 prompt={},
                 question_set_sha256="0",

@@ -211,6 +211,11 @@ class Exchange(Frozen):
     cached: bool = False
     error: str | None = None
 
+    def model_post_init(self, context: Any) -> None:
+        """Hold the text once where the answer is all that came: answers of a megabyte are held by the hundred."""
+        if self.raw == self.answer:
+            self.__dict__["raw"] = self.answer
+
     @property
     def is_answered(self) -> bool:
         """Whether there is an answer to score, whole or cut off.
