@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from qilin_rag.data import NoteStore
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.llms import LLM, ContextOverflowError, LLMError
 from qilin_rag.llms.cache import ResponseCache, request_key
-from qilin_rag.llms.replies import FILTERED, LENGTH, PASSING, REFUSED, STOP, read_ending
+from qilin_rag.llms.replies import FILTER_SAID, FILTERED, LENGTH, PASSING, REFUSED, STOP, read_ending
 from qilin_rag.llms.servers import serving
 from qilin_rag.progress import Advance
 from qilin_rag.prompts import BEST_FIRST, NoteForm, Prompt, PromptTooLongError, RenderedPrompt, estimated_tokens
@@ -26,6 +27,10 @@ from qilin_rag.text import clean, fewest_tokens, has_words
 from qilin_rag.types import NO_TOKENS, Completion, Exchange, Hit, Mark, MissingNotes, Note, Question, Sample, Status
 
 logger = logging.getLogger(__name__)
+
+SAME_REFUSALS = 8
+"""So many calls that are refused for one reason end a run in which no reply has come: the others would be, too."""
+_VARYING = re.compile(r"\b[0-9a-f]{8}[0-9a-f-]*\b|[\w-]*\d[\w-]*")
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Exchange)
@@ -72,10 +77,14 @@ class Asking(NamedTuple):
 
 
 class Asked(NamedTuple, Generic[E]):
-    """A line that is done, and what the response cache should keep of it: an answer, whole or cut off."""
+    """A line that is done, and what the response cache should keep of it: an answer, whole or cut off.
+
+    `is_refused`: the LLM gave no reply to it, and said why.
+    """
 
     line: E
     kept: tuple[str, Completion] | None = None
+    is_refused: bool = False
 
 
 class Reply(NamedTuple):
@@ -84,6 +93,35 @@ class Reply(NamedTuple):
     prompt: RenderedPrompt
     completion: Completion
     key: str | None
+
+
+class Refusals:
+    """Stops a run that no reply can come from: one whose first calls are all refused for the same reason."""
+
+    def __init__(self) -> None:
+        """Nothing has come back yet."""
+        self._counts: Counter[str] = Counter()
+        self._has_reply = False
+
+    def note(self, asked: Asked[Any]) -> None:
+        """Count a line that is done; a QilinError when there were `SAME_REFUSALS` alike, and no reply before."""
+        if self._has_reply or asked.line.cached:
+            return
+        if not asked.is_refused:
+            self._has_reply = asked.line.status != "failed"
+            return
+        reason = asked.line.error or ""
+        self._counts[without_numbers(reason)] += 1
+        if self._counts[without_numbers(reason)] == SAME_REFUSALS:
+            raise QilinError(
+                f"no call was answered, and {SAME_REFUSALS} failed for one reason: {reason}; the others are not made; "
+                "what is done is kept, and the same command goes on"
+            )
+
+
+def without_numbers(reason: str) -> str:
+    """A reason without what differs from call to call: ids of requests, and numbers of tokens."""
+    return _VARYING.sub("#", reason)
 
 
 def pending_questions(questions: Sequence[Question], finished: dict[str, Sample]) -> list[Question]:
@@ -216,13 +254,15 @@ async def _ask_all(
 ) -> None:
     """Ask all jobs, so many at a time; the first error that stops the run cancels what is under way."""
     queue = iter(jobs)
+    refusals = Refusals()
 
     async def worker() -> None:
         for job in queue:
-            line, kept = await ask(job)
-            finish(line)
-            if kept and asking.cache:  # after the line, so that a cached answer is never one of this run's own
-                asking.cache.put(*kept)
+            asked = await ask(job)
+            finish(asked.line)
+            if asked.kept and asking.cache:  # after the line, so that a cached answer is never one of this run's own
+                asking.cache.put(*asked.kept)
+            refusals.note(asked)
             await asyncio.sleep(0)  # a reader that never waits must not keep Ctrl-C waiting either
 
     try:
@@ -281,7 +321,10 @@ async def as_line(kind: type[E], fields: dict[str, Any], ask: Callable[[], Await
         prompt, completion, key = await ask()
         done = kind(**fields | _outcome(completion), short_count=_is_short(prompt, completion))
         return Asked(done, (key, completion) if key and done.is_answered else None)
-    except (LLMError, PromptTooLongError) as error:
+    except LLMError as error:
+        failed = kind(**fields, status="failed", error=clean(str(error)), retries=error.retries)
+        return Asked(failed, is_refused=True)
+    except PromptTooLongError as error:
         return Asked(kind(**fields, status="failed", error=clean(str(error))))
     except QilinError:
         raise
@@ -297,7 +340,7 @@ async def complete(asking: Asking, prompt: RenderedPrompt) -> Reply:
         return Reply(prompt, await asking.llm.generate(prompt), None)
     key = request_key(request)
     if found := kept_answer(asking.llm, asking.cache, key):
-        return Reply(prompt, found.model_copy(update={"cached": True, "latency_s": 0.0}), None)
+        return Reply(prompt, found.model_copy(update={"cached": True, "latency_s": 0.0, "retries": 0}), None)
     return Reply(prompt, await asking.llm.generate(prompt), key)
 
 
@@ -327,6 +370,7 @@ def _outcome(completion: Completion) -> dict[str, Any]:
         "usage": completion.usage,
         "latency_s": completion.latency_s,
         "cached": completion.cached,
+        "retries": completion.retries,
         "status": status,
         "marks": marks,
         "error": _why_unanswered(status, completion),
@@ -352,9 +396,11 @@ def _has_answer(completion: Completion) -> bool:
 
 
 def _why_unanswered(status: Status, completion: Completion) -> str | None:
-    """The reason why there is no answer; None where there is one, or a filter held it back."""
+    """The reason why there is no answer; None where there is one, or a filter held it back without a word."""
     if status == "failed":
         return clean(f"the answer ended with {completion.finish_reason!r}")
+    if completion.finish_reason == FILTERED and (completion.why_empty or "").startswith(FILTER_SAID):
+        return clean(completion.why_empty or "")
     if read_ending(completion.finish_reason) == REFUSED:
         return clean(completion.why_empty or "refused")
     if _has_answer(completion) or completion.finish_reason == FILTERED:
