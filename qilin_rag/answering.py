@@ -22,7 +22,7 @@ from qilin_rag.llms.servers import serving
 from qilin_rag.progress import Advance
 from qilin_rag.prompts import BEST_FIRST, NoteForm, Prompt, PromptTooLongError, RenderedPrompt, estimated_tokens
 from qilin_rag.retrievers import Retriever, checked_rankings
-from qilin_rag.store import SAMPLES, RunDirectory
+from qilin_rag.store import SAMPLES, RunDirectory, read_lines
 from qilin_rag.text import clean, fewest_tokens, has_words
 from qilin_rag.types import NO_TOKENS, Completion, Exchange, Hit, Mark, MissingNotes, Note, Question, Sample, Status
 
@@ -98,13 +98,14 @@ class Reply(NamedTuple):
 class Refusals:
     """Stops a run that no reply can come from: one whose first calls are all refused for the same reason."""
 
-    def __init__(self) -> None:
-        """Nothing has come back yet."""
+    def __init__(self, path: Path) -> None:
+        """Nothing has come back yet; `path` has the lines of earlier sessions."""
+        self._path = path
         self._counts: Counter[str] = Counter()
         self._has_reply = False
 
     def note(self, asked: Asked[Any]) -> None:
-        """Count a line that is done; a QilinError when there were `SAME_REFUSALS` alike, and no reply before."""
+        """Count a line that is written; a QilinError when `SAME_REFUSALS` are alike, and no reply has ever come."""
         if self._has_reply or asked.line.cached:
             return
         if not asked.is_refused:
@@ -112,11 +113,20 @@ class Refusals:
             return
         reason = asked.line.error or ""
         self._counts[without_numbers(reason)] += 1
-        if self._counts[without_numbers(reason)] == SAME_REFUSALS:
+        if self._counts[without_numbers(reason)] < SAME_REFUSALS:
+            return
+        self._has_reply = self._had_reply(asked.line)
+        if not self._has_reply:
             raise QilinError(
                 f"no call was answered, and {SAME_REFUSALS} failed for one reason: {reason}; the others are not made; "
                 "what is done is kept, and the same command goes on"
             )
+
+    def _had_reply(self, line: Exchange) -> bool:
+        """Whether an earlier session had an answer: then these are prompts that it could not get one for."""
+        asker = getattr(line, "judge", None)
+        lines = read_lines(self._path, type(line), half_line_ok=True)
+        return any(each.is_answered and not each.cached and getattr(each, "judge", None) == asker for each in lines)
 
 
 def without_numbers(reason: str) -> str:
@@ -154,10 +164,12 @@ def ask_all(
     Jobs are taken from the iterator when their turn comes.
     """
     with directory.line_writer(file_name) as writer:
+        refusals = Refusals(directory.path / file_name)
 
-        def finish(line: E) -> None:
-            writer.write(line)
-            advance(failed=line.is_lost)
+        def finish(asked: Asked[E]) -> None:
+            writer.write(asked.line)
+            advance(failed=asked.line.is_lost)
+            refusals.note(asked)
 
         try:
             _run_async(lambda: _ask_all(asking, jobs, ask, finish))
@@ -250,19 +262,17 @@ def calls_left(
 
 
 async def _ask_all(
-    asking: Asking, jobs: Iterable[T], ask: Callable[[T], Awaitable[Asked[E]]], finish: Callable[[E], None]
+    asking: Asking, jobs: Iterable[T], ask: Callable[[T], Awaitable[Asked[E]]], finish: Callable[[Asked[E]], None]
 ) -> None:
     """Ask all jobs, so many at a time; the first error that stops the run cancels what is under way."""
     queue = iter(jobs)
-    refusals = Refusals()
 
     async def worker() -> None:
         for job in queue:
             asked = await ask(job)
-            finish(asked.line)
+            finish(asked)
             if asked.kept and asking.cache:  # after the line, so that a cached answer is never one of this run's own
                 asking.cache.put(*asked.kept)
-            refusals.note(asked)
             await asyncio.sleep(0)  # a reader that never waits must not keep Ctrl-C waiting either
 
     try:

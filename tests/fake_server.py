@@ -43,7 +43,7 @@ class FakeServer:
         self.calls: list[dict[str, Any]] = []
         self.authorizations: list[str | None] = []
         self.models = [MODEL]
-        self.models_status = 200
+        self.models_status, self.models_words = 200, "no"
         self.n_at_once = self.most_at_once = 0
         self.lock = threading.Lock()
         self.stopping = threading.Event()
@@ -96,7 +96,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/v1/models" and self.fake.models_status != 200:
-            self._send(self.fake.models_status, {"error": {"message": f"no: {self.headers['Authorization']}"}})
+            self._send(
+                self.fake.models_status,
+                {"error": {"message": f"{self.fake.models_words}: {self.headers['Authorization']}"}},
+            )
         elif self.path == "/v1/models":
             self._send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.fake.models]})
         else:

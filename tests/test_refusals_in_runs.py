@@ -151,6 +151,17 @@ def test_one_answer_is_enough_to_go_on(ask: Any, server: FakeServer) -> None:
     assert last.endswith("all: HTTP 400: Unsupported parameter: 'seed' (request id: 8f3a-0001)") or "=null" in last
 
 
+def test_questions_that_never_get_an_answer_do_not_keep_a_finished_run_from_its_end(
+    ask: Any, server: FakeServer
+) -> None:
+    server.refuse = lambda n, request: (400, REFUSED, {}) if n > 2 else None
+    first = ask("--fail-on-error", N)
+    assert (first.code, len(server.calls)) == (0, N)
+    server.refuse = after(0, 400, REFUSED)
+    again = ask("--fail-on-error", N)
+    assert (again.code, len(lines())) == (0, N + N - 2)
+
+
 def test_different_refusals_do_not_stop_the_run_and_the_last_line_says_the_most_frequent(
     ask: Any, server: FakeServer
 ) -> None:

@@ -170,7 +170,10 @@ class OpenAICompatible(LLM):
         except openai.APIConnectionError as error:
             raise self._no_server(self._redacted(str(error.__cause__ or error))) from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise refusal_error(*_response(error), self._refused) from error
+            refused = refusal_error(*_response(error), self._refused)
+            if isinstance(refused, FatalLLMError) and "scope" not in str(refused):  # a key may lack that of the list
+                raise refused from error
+            return {"base_url": self.base_url}
         except (openai.OpenAIError, AttributeError, TypeError, ValueError):
             return {"base_url": self.base_url}  # some servers answer chats but do not list models
         finally:

@@ -16,8 +16,10 @@ from qilin_rag.llms.retry import asked_wait_s
 from qilin_rag.text import clean
 
 _MOST_CHARS = 20_000  # of one body: a reason is shorter
+_MOST_WORDS = 5_000  # characters
 _DEEPEST = 8
 _MOST_ITEMS = 10
+_LIMITED = (429, 503)
 # Names of fields in lower case, letters alone: `error_msg`, `errorMsg` and `ErrorMsg` are one.
 _STATUSES = frozenset(("code", "status", "statuscode", "httpstatus"))
 _CODES = _STATUSES | {"type", "errorcode", "errortype", "errcode", "reason", "quotaid", "limitsource"}
@@ -28,7 +30,7 @@ _WORDS = (
 )
 _PAGE = re.compile(r"\s*(<\?xml[^>]*>\s*)?<(!doctype html|html|head|body)\b", re.IGNORECASE)
 _WHOLE_PAGE = re.compile(r"<(!doctype html|head|title|meta|script|h1)\b", re.IGNORECASE)
-_HEADLINES = re.compile(r"<(title|h1)\b[^>]*>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
+_HEADLINES = re.compile(r"<(title|h1)\b[^>]*>(.{0,300}?)</\1>", re.IGNORECASE | re.DOTALL)
 _MARKUP = re.compile(r"\s*<[a-z!?/]", re.IGNORECASE)
 _TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 _EVENT = re.compile(r"^data:\s*(.+)$", re.MULTILINE)
@@ -57,15 +59,18 @@ def read_refusal(status: int | None, headers: Mapping[str, Any], body: Any) -> R
 
     >>> read_refusal(400, {}, b'{"detail": [{"loc": ["body", "top_p"], "msg": "too large"}]}').words
     'body.top_p: too large'
-    >>> read_refusal(200, {}, '[{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}]')[:2]
-    (429, frozenset({'429', 'resource_exhausted'}))
+    >>> read_refusal(200, {}, '[{"error": {"code": 429, "message": "slow down"}}]').status
+    429
     """
     said = _Said()
     said.read(body)
     if status is None or status == 200:
         status = next(iter(said.statuses), status)
-    words = in_one_line("; ".join(said.words))
-    wait_s = asked_wait_s({**said.headers, **{str(name).lower(): value for name, value in headers.items()}}, words)
+    words = in_one_line("; ".join(said.words))[:_MOST_WORDS]
+    told = {**said.headers, **{str(name).lower(): value for name, value in headers.items()}}
+    if status not in _LIMITED:  # what is left of a limit stands in every response
+        told = {name: value for name, value in told.items() if not name.startswith("x-ratelimit")}
+    wait_s = asked_wait_s(told, words)
     return Refusal(status, frozenset(said.codes), words, said.is_page, wait_s)
 
 

@@ -115,6 +115,44 @@ def test_replies_of_all_providers_mean_the_same_through_both_clients(server: Fak
     assert wrong == []
 
 
+def test_what_langchain_itself_says_of_an_error_agrees(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("langchain_openai", reason="needs a provider of LangChain: pip install langchain-openai")
+    exceptions = pytest.importorskip("langchain_core.exceptions")
+    overflow = getattr(exceptions, "ContextOverflowError", None)
+    if overflow is None:
+        pytest.skip("this version of langchain-core names no overflow")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    llm = LangChain(spec=f"openai:{MODEL}", base_url=server.url, max_tries=1)
+
+    async def raised_for(replies: list[Reply]) -> list[Exception]:
+        found = []
+        for reply in replies:
+            server.refuse = partial(_always, (reply.status, reply.body, {}))
+            try:
+                await llm._model().ainvoke(PROMPT.messages)
+            except Exception as error:
+                found.append(error)
+        return found
+
+    replies = [reply for reply in REPLIES if reply.status >= 400]
+    named = [
+        reply
+        for reply, each in zip(replies, asyncio.run(raised_for(replies)), strict=True)
+        if isinstance(each, overflow)
+    ]
+    assert len(named) > 5
+    assert {reply.meaning for reply in named} == {"context overflow"}
+
+
+def test_a_list_of_models_that_is_refused(server: FakeServer) -> None:
+    llm = OpenAICompatible(model=MODEL, base_url=server.url)
+    for server.models_status in (401, 403):
+        with pytest.raises(FatalLLMError, match=str(server.models_status)):
+            llm.check()
+    server.models_words = "Missing scopes: api.model.read"
+    assert llm.check() == {"base_url": server.url}  # such a key may chat all the same
+
+
 @pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: f"{reply.provider} {reply.status}")
 def test_what_a_reply_means_and_that_its_words_are_kept(reply: Reply) -> None:
     refusal = read_refusal(reply.status, {}, as_sent(reply))
