@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,19 +17,16 @@ from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.llms import LLM, ContextOverflowError, LLMError
 from qilin_rag.llms.cache import ResponseCache, request_key
 from qilin_rag.llms.replies import FILTER_SAID, FILTERED, LENGTH, PASSING, REFUSED, STOP, read_ending
+from qilin_rag.llms.same_refusals import SameRefusals
 from qilin_rag.llms.servers import serving
 from qilin_rag.progress import Advance
 from qilin_rag.prompts import BEST_FIRST, NoteForm, Prompt, PromptTooLongError, RenderedPrompt, estimated_tokens
 from qilin_rag.retrievers import Retriever, checked_rankings
-from qilin_rag.store import SAMPLES, RunDirectory, read_lines
+from qilin_rag.store import SAMPLES, RunDirectory
 from qilin_rag.text import clean, fewest_tokens, has_words
 from qilin_rag.types import NO_TOKENS, Completion, Exchange, Hit, Mark, MissingNotes, Note, Question, Sample, Status
 
 logger = logging.getLogger(__name__)
-
-SAME_REFUSALS = 8
-"""So many calls that are refused for one reason end a run in which no reply has come: the others would be, too."""
-_VARYING = re.compile(r"\b[0-9a-f]{8}[0-9a-f-]*\b|[\w-]*\d[\w-]*")
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Exchange)
@@ -95,45 +91,6 @@ class Reply(NamedTuple):
     key: str | None
 
 
-class Refusals:
-    """Stops a run that no reply can come from: one whose first calls are all refused for the same reason."""
-
-    def __init__(self, path: Path) -> None:
-        """Nothing has come back yet; `path` has the lines of earlier sessions."""
-        self._path = path
-        self._counts: Counter[str] = Counter()
-        self._has_reply = False
-
-    def note(self, asked: Asked[Any]) -> None:
-        """Count a line that is written; a QilinError when `SAME_REFUSALS` are alike, and no reply has ever come."""
-        if self._has_reply or asked.line.cached:
-            return
-        if not asked.is_refused:
-            self._has_reply = asked.line.status != "failed"
-            return
-        reason = asked.line.error or ""
-        self._counts[without_numbers(reason)] += 1
-        if self._counts[without_numbers(reason)] < SAME_REFUSALS:
-            return
-        self._has_reply = self._had_reply(asked.line)
-        if not self._has_reply:
-            raise QilinError(
-                f"no call was answered, and {SAME_REFUSALS} failed for one reason: {reason}; the others are not made; "
-                "what is done is kept, and the same command goes on"
-            )
-
-    def _had_reply(self, line: Exchange) -> bool:
-        """Whether an earlier session had an answer: then these are prompts that it could not get one for."""
-        asker = getattr(line, "judge", None)
-        lines = read_lines(self._path, type(line), half_line_ok=True)
-        return any(each.is_answered and not each.cached and getattr(each, "judge", None) == asker for each in lines)
-
-
-def without_numbers(reason: str) -> str:
-    """A reason without what differs from call to call: ids of requests, and numbers of tokens."""
-    return _VARYING.sub("#", reason)
-
-
 def pending_questions(questions: Sequence[Question], finished: dict[str, Sample]) -> list[Question]:
     """Return the questions to ask: those without an answer on disk, but for what a filter held back."""
     return [question for question in questions if question.id not in finished or not finished[question.id].is_settled]
@@ -164,12 +121,12 @@ def ask_all(
     Jobs are taken from the iterator when their turn comes.
     """
     with directory.line_writer(file_name) as writer:
-        refusals = Refusals(directory.path / file_name)
+        same = SameRefusals(directory.path / file_name)
 
         def finish(asked: Asked[E]) -> None:
             writer.write(asked.line)
             advance(failed=asked.line.is_lost)
-            refusals.note(asked)
+            same.note(asked.line, asked.is_refused)
 
         try:
             _run_async(lambda: _ask_all(asking, jobs, ask, finish))

@@ -18,7 +18,6 @@ from qilin_rag.answering import (
     calls_left,
     pending_questions,
     third_party,
-    without_numbers,
 )
 from qilin_rag.config import RunConfig, cache_dir
 from qilin_rag.cost import Clock, calls_s, cost_of
@@ -26,6 +25,7 @@ from qilin_rag.data import load_dataset
 from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.cache import ResponseCache
+from qilin_rag.llms.same_refusals import without_numbers
 from qilin_rag.llms.servers import engine_of, serving
 from qilin_rag.progress import stage
 from qilin_rag.prompts import NoteForm, load_prompt

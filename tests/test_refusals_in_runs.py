@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.answering import SAME_REFUSALS
 from qilin_rag.llms import retry
+from qilin_rag.llms.same_refusals import SAME_REFUSALS
 from tests.conftest import NOTES, Cli, Outcome, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 
