@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from qilin_rag.llms import retry
 from qilin_rag.llms.same_refusals import SAME_REFUSALS
-from tests.conftest import NOTES, Cli, Outcome, write_jsonl
+from tests.conftest import NOTES, Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 
 N = 12
@@ -204,22 +203,22 @@ def test_how_an_answer_ended_is_read_in_any_case(ask: Any, server: FakeServer, r
     assert {line["status"] for line in lines()} == {status}
 
 
-def stops_for_one_reason(done: Outcome, server: FakeServer) -> Iterator[bool]:
-    yield done.code == 1
-    yield len(server.calls) == SAME_REFUSALS
-    yield "failed for one reason: HTTP 400: Unsupported parameter" in done.err.splitlines()[-1]
-
-
-def test_a_judge_and_a_filter_stop_as_a_run_does(cli: Cli, data: Path, server: FakeServer) -> None:
+def test_a_judge_and_a_filter_do_as_a_run_does(cli: Cli, data: Path, server: FakeServer) -> None:
     model = ["--llm", "openai", "--set", f"llm.model={MODEL}", "--base-url", server.url, "--concurrency", 1]
     assert cli("run", "--data", data, *model, "--metrics", "rouge_l").code == 0
     [path] = Path("runs").iterdir()
-    for command in (["judge", path], ["data", "filter", data, "--out", "filtered"]):
+
+    def last_line(refuse: Any, code: int, n_calls: int | None, *command: object) -> str:
         server.calls.clear()
-        server.refuse = after(0, 400, REFUSED)
-        assert list(stops_for_one_reason(cli(*command, *model), server)) == [True] * 3
-        server.calls.clear()
-        server.refuse = after(0, 402, EMPTY)
+        server.refuse = refuse
         done = cli(*command, *model)
-        assert (done.code, len(server.calls)) == (1, 1)
-        assert "HTTP 402: Insufficient Balance" in done.err.splitlines()[-1]
+        assert done.code == code
+        assert n_calls is None or len(server.calls) == n_calls
+        return done.err.splitlines()[-1]
+
+    for command in (["judge", path], ["data", "filter", data, "--out", "filtered"]):
+        reason = "HTTP 400: Unsupported parameter: 'seed'"
+        last = last_line(after(0, 400, REFUSED), 1, SAME_REFUSALS, *command)
+        assert f"failed for one reason: {reason}" in last
+        assert "HTTP 402: Insufficient Balance" in last_line(after(0, 402, EMPTY), 1, 1, *command)
+        assert f"; all: {reason}" in last_line(after(1, 400, REFUSED), 3, None, *command)

@@ -22,6 +22,8 @@ class LLMError(QilinError):
     `retries`: how often it was asked again before that.
     """
 
+    retries: int = 0
+
     def __init__(self, reason: str = "", retries: int = 0) -> None:
         """`reason`: one line."""
         super().__init__(reason)

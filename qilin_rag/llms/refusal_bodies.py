@@ -29,7 +29,7 @@ _WORDS = (
     "data",
 )
 _PAGE = re.compile(r"\s*(<\?xml[^>]*>\s*)?<(!doctype html|html|head|body)\b", re.IGNORECASE)
-_WHOLE_PAGE = re.compile(r"<(!doctype html|head|title|meta|script|h1)\b", re.IGNORECASE)
+_WHOLE_PAGE = re.compile(r"<(?!/?html\b)[!a-z]", re.IGNORECASE)  # there is more to it than one pair of tags
 _HEADLINES = re.compile(r"<(title|h1)\b[^>]*>(.{0,300}?)</\1>", re.IGNORECASE | re.DOTALL)
 _MARKUP = re.compile(r"\s*<[a-z!?/]", re.IGNORECASE)
 _TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
@@ -84,8 +84,17 @@ def refusal_in_answer(value: Any) -> Any:
     first = choices[0]
     if isinstance(first, Mapping) and first.get("error"):
         return first
-    is_empty = isinstance(first, Mapping) and not first.get("message") and not first.get("text")
-    return value if value.get("error") and is_empty else None
+    return value if value.get("error") and not _has_content(first) else None
+
+
+def _has_content(choice: Any) -> bool:
+    """Whether a choice holds anything but names."""
+    if not isinstance(choice, Mapping):
+        return bool(choice)
+    message = choice.get("message")
+    if isinstance(message, Mapping):
+        message = [each for name, each in message.items() if name != "role"]
+    return bool(choice.get("text")) or (any(message) if isinstance(message, list) else bool(message))
 
 
 def in_one_line(text: str) -> str:

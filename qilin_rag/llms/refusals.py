@@ -75,6 +75,7 @@ def _pattern(lines: str) -> re.Pattern[str] | None:
 
 
 _IN_200 = (None, 200)
+_NEAR = r"(?:(?!\b(?:image|file|url|param\w*|field|value|messages?|tools?|returned)\b)[^,;]){0,80}?"  # of one thing
 _GATEWAY = (502, 503, 504, 529)
 TABLE = (
     # A request that is larger than all that a minute allows never passes, whatever its status says.
@@ -124,7 +125,7 @@ TABLE = (
     ),
     _row(
         Meaning.FILTERED,
-        but=(401, 402, 404, 429, *_GATEWAY),
+        but=(401, 402, 404, 429, 500, *_GATEWAY),
         codes=r"""
             .*content_?filter.*
             .*content_?policy_?violation.*
@@ -158,7 +159,7 @@ TABLE = (
             resource_?exhausted|service_?unavailable.*|limit_(requests|burst_rate)
             130[2-5]
         """,
-        words="rate limit|too many requests|请求(过多|太多|频率)|限流",
+        words="rate limit|too many requests|(request|qps) limit reached|请求(过多|太多|频率)|限流",
     ),
     _row(Meaning.OVERFLOW, statuses=(413,)),
     _row(
@@ -201,12 +202,13 @@ TABLE = (
             deployment_?notfound|resource_?not_?found(_?exception|_?error)?|not_?found_?error
             1211|20012
         """,
-        words=r"""
-            \bmodels?\b[^,;]{0,80}\b(does ?n[o']t exist|not exist|not found|(is|was) not available|is invalid|no longer)
+        words=rf"""
+            \bmodels?\b{_NEAR}\b(does ?n[o']t exist|not exist|not found|(is|was) not available|is invalid|no longer)
             \bmodel ['"`]?[\w./:@-]+['"`]? (is not supported|has been (deprecated|decommissioned|retired))
-            \b(no|unknown|invalid|incorrect) (such )?models?\b|not found the model|not a valid model
+            \b(no|unknown|invalid|incorrect) (such )?models?\b(?! ?(param|out|set|resp|conf|in))
+            not found the model|not a valid model
             no endpoints found|no available channel|无可用渠道|has not activated the model
-            模型.{0,20}(不存在|未找到|未开通)
+            模型.{{0,20}}(不存在|未找到|未开通)
         """,
     ),
     _row(Meaning.WRONG_KEY, statuses=(401,)),
@@ -221,7 +223,7 @@ TABLE = (
         words=r"""
             api[- _]?key (is |was )?(not valid|invalid|expired|revoked|disabled|not found|missing)
             (invalid|incorrect|wrong|missing|no|expired) (api|access)[- _]?(key|token)
-            invalid (token|authentication|credentials?)|security token .*(invalid|expired)
+            invalid (authentication|credentials?|(auth\w*|bearer|iam) token)|security token .*(invalid|expired)
             (令牌|密钥|key).{0,8}(无效|过期|错误|不存在)
         """,
     ),

@@ -163,6 +163,32 @@ def test_what_a_reply_means_and_that_its_words_are_kept(reply: Reply) -> None:
         assert " ".join(words.split())[:300] in str(raised)
 
 
+@pytest.mark.parametrize(
+    ("status", "words", "meant"),
+    [
+        (400, "Invalid model parameter: seed", "refused"),
+        (400, "The model `x` returned an error: image 3 not found", "refused"),
+        (400, "invalid token id in the prompt", "refused"),
+        (400, "max_tokens is too large: 5000", "refused"),
+        (400, "messages are too short", "refused"),
+        (400, "the length of the seed is odd", "refused"),
+        (429, "Too many tokens per day, please wait", "overloaded"),
+        (429, "Request exceeds the limit of input tokens a minute", "overloaded"),
+        (503, "no worker for this context length is ready", "overloaded"),
+        (500, "content filter service failed", "passing"),
+        (500, "insufficient memory", "passing"),
+        (500, "no key of the cache was found", "passing"),
+        (200, "<html><body><form>login</form></body></html>", "wrong path"),
+        (200, "<html>hello</html>", "passing"),
+        (200, "OK", "passing"),
+    ],
+)
+def test_what_only_looks_like_something_else(status: int, words: str, meant: str) -> None:
+    assert meaning_of(read_refusal(status, {}, words)).value == meant
+    if status != 200:
+        assert meaning_of(read_refusal(status, {}, {"error": {"message": words}})).value == meant
+
+
 def spoken(body: Any) -> list[str]:
     """The words of a body, where it is of one of the plainest forms."""
     told = body.get("error", body) if isinstance(body, dict) else None
@@ -224,6 +250,7 @@ def test_a_body_without_end_is_read_in_time() -> None:
         ({"choices": [{"message": {"content": "答"}}], "error": {"message": "a warning"}}, True),
         ({"choices": [{"message": {"content": "答"}}], "base_resp": {"status_code": 0, "status_msg": "success"}}, True),
         ({"choices": [{"message": None}], "error": {"message": "odd"}}, False),
+        ({"choices": [{"message": {"role": "assistant", "content": ""}}], "error": {"message": "odd"}}, False),
         ({"choices": [{"error": {"code": 502}, "message": {"content": ""}}]}, False),
         ({"choices": []}, False),
         ({"error": "odd"}, False),
