@@ -293,7 +293,7 @@ def most_frequent_reason(lost: Iterable[Exchange]) -> str:
         return ""
     [(most, n)] = Counter(map(without_numbers, reasons)).most_common(1)
     first = next(reason for reason in reasons if without_numbers(reason) == most)
-    return f"; {'all' if n == len(reasons) else f'most of them ({n})' if n > 1 else 'one'}: {first}"
+    return f"; {'all' if n == len(reasons) else f'most often ({n} of {len(reasons)})'}: {first}"
 
 
 def _kinds_lost(summary: Summary) -> str:

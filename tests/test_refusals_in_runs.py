@@ -168,7 +168,7 @@ def test_different_refusals_do_not_stop_the_run_and_the_last_line_says_the_most_
     server.refuse = lambda n, request: (400, {"detail": reasons[n % 3]}, {}) if n > 1 else None
     done = ask()
     assert done.code == 3
-    assert "most of them (7): HTTP 400: the cup is empty" in done.err.splitlines()[-1]
+    assert "; most often (7 of 11): HTTP 400: the cup is empty" in done.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("reason", ["insufficient_system_resource", "INSUFFICIENT_SYSTEM_RESOURCE"])

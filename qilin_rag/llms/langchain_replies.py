@@ -12,7 +12,7 @@ from typing import Any
 
 from qilin_rag.factories import one_line, redacted
 from qilin_rag.llms.refusal_bodies import Refusal, read_refusal
-from qilin_rag.llms.refusals import Refused, as_error
+from qilin_rag.llms.refusals import Caller, as_error
 from qilin_rag.llms.replies import PASSING, read_ending, read_reply, read_usage
 from qilin_rag.llms.retry import TransientError
 from qilin_rag.llms.thinking import Markers
@@ -56,7 +56,7 @@ def _ending_word(about: Mapping[str, Any]) -> Any:
 
 def meaning(error: Exception, name: str) -> Exception:
     """Return what an error of a provider means: for this question, for all, or only for now."""
-    refused = Refused(
+    caller = Caller(
         name=name,
         no_model=": no such model or address",
         key=": the key was refused",
@@ -64,7 +64,7 @@ def meaning(error: Exception, name: str) -> Exception:
         redact=redacted,
         fields=_LEFT_OUT,
     )
-    return as_error(read_error(error), refused)
+    return as_error(read_error(error), caller)
 
 
 def read_error(error: Exception) -> Refusal:
@@ -79,7 +79,8 @@ def read_error(error: Exception) -> Refusal:
     if found := _NO_CHAT.search(str(error)):
         return read_refusal(200, {}, found[1])
     status, headers, body = _status(telling), _headers(telling), _body(telling)
-    read = read_refusal(200 if status is None and body is not None else status, headers, body)
+    is_in_200 = status is None and bool(error.args) and body is error.args[0]
+    read = read_refusal(200 if is_in_200 else status, headers, body)
     if read.status is None or not read.words:
         classes = {kind.__name__.lower() for each in chain for kind in type(each).__mro__}
         if getattr(error, "is_retryable", False):

@@ -25,7 +25,7 @@ from qilin_rag.errors import UsageError
 from qilin_rag.llms.base import LLM, FatalLLMError, FilteredError, LLMError, ThinkingMarkers
 from qilin_rag.llms.limiter import AdaptiveLimit
 from qilin_rag.llms.refusal_bodies import refusal_in_answer
-from qilin_rag.llms.refusals import Refused, filtered, refusal_error
+from qilin_rag.llms.refusals import Caller, filtered, refusal_error
 from qilin_rag.llms.replies import PASSING, read_again, read_ending, read_reply, read_usage
 from qilin_rag.llms.retry import CountedCalls, TransientError, with_retries
 from qilin_rag.prompts import RenderedPrompt
@@ -170,7 +170,7 @@ class OpenAICompatible(LLM):
         except openai.APIConnectionError as error:
             raise self._no_server(self._redacted(str(error.__cause__ or error))) from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            refused = refusal_error(*_response(error), self._refused)
+            refused = refusal_error(*_response(error), self._caller)
             if isinstance(refused, FatalLLMError) and "scope" not in str(refused):  # a key may lack that of the list
                 raise refused from error
             return {"base_url": self.base_url}
@@ -202,8 +202,8 @@ class OpenAICompatible(LLM):
         )
 
     @property
-    def _refused(self) -> Refused:
-        return Refused(
+    def _caller(self) -> Caller:
+        return Caller(
             name=self.base_url,
             no_model=f" knows no model {self.model!r} or no such path",
             key=f" refused the key in {self.api_key_env}",
@@ -284,7 +284,7 @@ class OpenAICompatible(LLM):
         except ValueError:
             value = content
         if (refused := refusal_in_answer(value)) is not None:
-            raise refusal_error(200, {}, refused, self._refused)
+            raise refusal_error(200, {}, refused, self._caller)
         return ChatCompletion.model_validate(value)
 
     async def _call(self, prompt: RenderedPrompt) -> Completion:
@@ -305,7 +305,7 @@ class OpenAICompatible(LLM):
         except openai.APIConnectionError as error:
             raise TransientError(self._redacted(f"connection failed: {error.__cause__ or error}")) from error
         except openai.APIStatusError as error:
-            raise refusal_error(*_response(error), self._refused) from error
+            raise refusal_error(*_response(error), self._caller) from error
         except (openai.OpenAIError, ValueError) as error:
             raise TransientError(f"unreadable answer: {self._redacted(' '.join(str(error).split()))[:200]}") from error
         return self._completion(reply, latency_s)

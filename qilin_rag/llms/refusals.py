@@ -283,14 +283,13 @@ def meaning_of(refusal: Refusal) -> Meaning:
     return Meaning.PASSING if refusal.status and refusal.status >= 500 else Meaning.REFUSED
 
 
-class Refused(NamedTuple):
-    """Who is refused, as messages have it.
+class Caller(NamedTuple):
+    """How messages name a client: the server that it calls, and what a user can change.
 
     Attributes:
-        name: The address or the LLM.
-        model: What was asked for.
-        no_model: "knows no model ...": what is said where the model or the path is unknown.
-        key: "refused the key in ...": what is said where the key is wrong; `{}` stands for the status.
+        name: The address, or the LLM.
+        no_model: What follows the name if the model or the path is unknown.
+        key: What follows it if the key is refused; the status comes behind that.
         check: What to do then.
         redact: Takes the key out of a text.
         fields: How to leave out a field that a server may refuse, by its name.
@@ -304,20 +303,20 @@ class Refused(NamedTuple):
     fields: Mapping[str, str]
 
 
-def refusal_error(status: int | None, headers: Mapping[str, Any], body: Any, who: Refused) -> Exception:
+def refusal_error(status: int | None, headers: Mapping[str, Any], body: Any, caller: Caller) -> Exception:
     """Return the error to raise for a response, or for an event of a stream (status 200), that is a refusal.
 
     Args:
         status: The HTTP status.
         headers: Those of the response.
         body: Bytes, text or parsed JSON.
-        who: Whom it was for.
+        caller: The client that it came to.
 
     Returns:
         FilteredError and ContextOverflowError for the prompt alone, LLMError for this question, FatalLLMError for the
         whole run, TransientError for what may pass.
     """
-    return as_error(read_refusal(status, headers, body), who)
+    return as_error(read_refusal(status, headers, body), caller)
 
 
 def filtered(error: FilteredError, model: str) -> Completion:
@@ -325,9 +324,9 @@ def filtered(error: FilteredError, model: str) -> Completion:
     return Completion(text="", raw="", model=model, finish_reason=FILTERED, why_empty=f"{FILTER_SAID}{error}")
 
 
-def as_error(refusal: Refusal, who: Refused) -> Exception:
+def as_error(refusal: Refusal, caller: Caller) -> Exception:
     """Return the error to raise for a refusal; see `refusal_error`."""
-    meaning, words = meaning_of(refusal), _shown(refusal.words, who)
+    meaning, words = meaning_of(refusal), _shown(refusal.words, caller)
     code = "" if refusal.status is None else f"HTTP {refusal.status}"
     said = ": ".join(filter(None, [code, words])) or "refused without a word"
     match meaning:
@@ -336,35 +335,37 @@ def as_error(refusal: Refusal, who: Refused) -> Exception:
         case Meaning.FILTERED:
             return FilteredError(said)
         case Meaning.ACCOUNT_EMPTY:
-            return FatalLLMError(f"{who.name}: the account's quota is used up, or it has no credit left ({said})")
+            return FatalLLMError(f"{caller.name}: the account's quota is used up, or it has no credit left ({said})")
         case Meaning.WRONG_KEY:
             status = "" if refusal.status is None else f" ({refusal.status})"
-            return FatalLLMError(f"{who.name}{who.key}{status}{f': {words}' if words else ''}; {who.check}")
+            return FatalLLMError(f"{caller.name}{caller.key}{status}{f': {words}' if words else ''}; {caller.check}")
         case Meaning.FORBIDDEN:
-            return FatalLLMError(f"{who.name} forbids the call ({said}); check what the account and its key may use")
+            return FatalLLMError(f"{caller.name} forbids the call ({said}); check what the account and its key may use")
         case Meaning.NO_MODEL:
-            return FatalLLMError(f"{who.name}{who.no_model} ({said})")
+            return FatalLLMError(f"{caller.name}{caller.no_model} ({said})")
         case Meaning.WRONG_PATH if refusal.is_page or refusal.status in _IN_200:
             page = f" ({words})" if refusal.is_page and words else ""
-            return FatalLLMError(f"{who.name} answers with a web page{page}, not with JSON; is /v1 missing at its end?")
+            return FatalLLMError(
+                f"{caller.name} answers with a web page{page}, not with JSON; is /v1 missing at its end?"
+            )
         case Meaning.WRONG_PATH:
-            return FatalLLMError(f"{who.name}{who.no_model} ({said})")
+            return FatalLLMError(f"{caller.name}{caller.no_model} ({said})")
         case Meaning.OVERLOADED | Meaning.PASSING:
             if refusal.wait_s is not None and refusal.wait_s > LONGEST_RETRY_AFTER_S:
                 return FatalLLMError(
-                    f"{who.name} asks to wait for {say_wait(refusal.wait_s)} ({said}); what is done is kept"
+                    f"{caller.name} asks to wait for {say_wait(refusal.wait_s)} ({said}); what is done is kept"
                 )
             if refusal.status == 200:
                 said = f"unreadable answer: {words or 'there are no choices in it'}"
             return TransientError(said, refusal.wait_s, is_overload=meaning is Meaning.OVERLOADED)
         case Meaning.FIELD_REFUSED:
-            named = (how for field, how in who.fields.items() if re.search(rf"\b{field}\b", words))
+            named = (how for field, how in caller.fields.items() if re.search(rf"\b{field}\b", words))
             hint = next((f"; {how}" for how in named), "")
             return LLMError(f"{said}{hint}")
     return LLMError(said)
 
 
-def _shown(words: str, who: Refused) -> str:
+def _shown(words: str, caller: Caller) -> str:
     """A server's words without the key, and no longer than a message may be."""
-    words = who.redact(words)
+    words = caller.redact(words)
     return words if len(words) <= _MOST_SHOWN else f"{words[:_MOST_SHOWN]}..."

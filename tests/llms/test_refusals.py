@@ -14,7 +14,7 @@ from qilin_rag.llms.langchain import LangChain
 from qilin_rag.llms.langchain_replies import meaning, read_error
 from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.llms.refusal_bodies import read_refusal, refusal_in_answer
-from qilin_rag.llms.refusals import Refused, meaning_of, refusal_error
+from qilin_rag.llms.refusals import Caller, meaning_of, refusal_error
 from qilin_rag.llms.retry import TransientError
 from qilin_rag.prompts import RenderedPrompt
 from qilin_rag.types import Completion
@@ -32,7 +32,7 @@ KINDS: dict[str, type[Exception]] = {
     "overloaded": TransientError,
     "passing": TransientError,
 }  # all others stop the run
-WHO = Refused("http://h/v1", " knows no model 'm'", " refused the key", "check it", lambda text: text, {})
+CALLER = Caller("http://h/v1", " knows no model 'm'", " refused the key", "check it", lambda text: text, {})
 
 
 class Reply(NamedTuple):
@@ -157,7 +157,7 @@ def test_a_list_of_models_that_is_refused(server: FakeServer) -> None:
 def test_what_a_reply_means_and_that_its_words_are_kept(reply: Reply) -> None:
     refusal = read_refusal(reply.status, {}, as_sent(reply))
     assert meaning_of(refusal).value == reply.meaning
-    raised = refusal_error(reply.status, {}, as_sent(reply), WHO)
+    raised = refusal_error(reply.status, {}, as_sent(reply), CALLER)
     assert type(raised) is KINDS.get(reply.meaning, FatalLLMError)
     for words in spoken(reply.body):
         assert " ".join(words.split())[:300] in str(raised)
@@ -239,7 +239,7 @@ def test_a_body_without_end_is_read_in_time() -> None:
         {"errors": ["x" * 99] * 100_000},
     ):
         assert len(read_refusal(400, {}, body).words) < 300_000
-        assert len(str(refusal_error(400, {}, body, WHO))) < 400
+        assert len(str(refusal_error(400, {}, body, CALLER))) < 400
 
 
 @pytest.mark.parametrize(
@@ -391,7 +391,9 @@ def google(code: int, status: str, text: str) -> Exception:
         (raised_as("APIConnectionError", "Connection error."), "passing"),
         (raised_as("PermissionDenied", "no"), "forbidden"),
         (ValueError({"message": "Content Exists Risk", "code": 400}), "content filter"),
+        (ValueError({"message": "odd", "code": 500}), "passing"),
         (ValueError("an image is broken"), "refused"),
+        (raised_as("OddError", "odd", code="odd", errors=["odd"]), "refused"),
     ],
     ids=str,
 )
