@@ -16,7 +16,8 @@ from qilin_rag.data import NoteStore
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.llms import LLM, ContextOverflowError, LLMError
 from qilin_rag.llms.cache import ResponseCache, request_key
-from qilin_rag.llms.replies import FILTERED, LENGTH, PASSING, REFUSED, STOP, read_ending
+from qilin_rag.llms.replies import FILTER_SAID, FILTERED, LENGTH, PASSING, REFUSED, STOP, read_ending
+from qilin_rag.llms.same_refusals import SameRefusals
 from qilin_rag.llms.servers import serving
 from qilin_rag.progress import Advance
 from qilin_rag.prompts import BEST_FIRST, NoteForm, Prompt, PromptTooLongError, RenderedPrompt, estimated_tokens
@@ -72,10 +73,14 @@ class Asking(NamedTuple):
 
 
 class Asked(NamedTuple, Generic[E]):
-    """A line that is done, and what the response cache should keep of it: an answer, whole or cut off."""
+    """A line that is done, and what the response cache should keep of it: an answer, whole or cut off.
+
+    `is_refused`: the LLM gave no reply to it, and said why.
+    """
 
     line: E
     kept: tuple[str, Completion] | None = None
+    is_refused: bool = False
 
 
 class Reply(NamedTuple):
@@ -116,10 +121,12 @@ def ask_all(
     Jobs are taken from the iterator when their turn comes.
     """
     with directory.line_writer(file_name) as writer:
+        same = SameRefusals(directory.path / file_name)
 
-        def finish(line: E) -> None:
-            writer.write(line)
-            advance(failed=line.is_lost)
+        def finish(asked: Asked[E]) -> None:
+            writer.write(asked.line)
+            advance(failed=asked.line.is_lost)
+            same.note(asked.line, asked.is_refused)
 
         try:
             _run_async(lambda: _ask_all(asking, jobs, ask, finish))
@@ -212,17 +219,17 @@ def calls_left(
 
 
 async def _ask_all(
-    asking: Asking, jobs: Iterable[T], ask: Callable[[T], Awaitable[Asked[E]]], finish: Callable[[E], None]
+    asking: Asking, jobs: Iterable[T], ask: Callable[[T], Awaitable[Asked[E]]], finish: Callable[[Asked[E]], None]
 ) -> None:
     """Ask all jobs, so many at a time; the first error that stops the run cancels what is under way."""
     queue = iter(jobs)
 
     async def worker() -> None:
         for job in queue:
-            line, kept = await ask(job)
-            finish(line)
-            if kept and asking.cache:  # after the line, so that a cached answer is never one of this run's own
-                asking.cache.put(*kept)
+            asked = await ask(job)
+            finish(asked)
+            if asked.kept and asking.cache:  # after the line, so that a cached answer is never one of this run's own
+                asking.cache.put(*asked.kept)
             await asyncio.sleep(0)  # a reader that never waits must not keep Ctrl-C waiting either
 
     try:
@@ -281,7 +288,10 @@ async def as_line(kind: type[E], fields: dict[str, Any], ask: Callable[[], Await
         prompt, completion, key = await ask()
         done = kind(**fields | _outcome(completion), short_count=_is_short(prompt, completion))
         return Asked(done, (key, completion) if key and done.is_answered else None)
-    except (LLMError, PromptTooLongError) as error:
+    except LLMError as error:
+        failed = kind(**fields, status="failed", error=clean(str(error)), retries=error.retries)
+        return Asked(failed, is_refused=True)
+    except PromptTooLongError as error:
         return Asked(kind(**fields, status="failed", error=clean(str(error))))
     except QilinError:
         raise
@@ -297,7 +307,7 @@ async def complete(asking: Asking, prompt: RenderedPrompt) -> Reply:
         return Reply(prompt, await asking.llm.generate(prompt), None)
     key = request_key(request)
     if found := kept_answer(asking.llm, asking.cache, key):
-        return Reply(prompt, found.model_copy(update={"cached": True, "latency_s": 0.0}), None)
+        return Reply(prompt, found.model_copy(update={"cached": True, "latency_s": 0.0, "retries": 0}), None)
     return Reply(prompt, await asking.llm.generate(prompt), key)
 
 
@@ -327,6 +337,7 @@ def _outcome(completion: Completion) -> dict[str, Any]:
         "usage": completion.usage,
         "latency_s": completion.latency_s,
         "cached": completion.cached,
+        "retries": completion.retries,
         "status": status,
         "marks": marks,
         "error": _why_unanswered(status, completion),
@@ -352,9 +363,11 @@ def _has_answer(completion: Completion) -> bool:
 
 
 def _why_unanswered(status: Status, completion: Completion) -> str | None:
-    """The reason why there is no answer; None where there is one, or a filter held it back."""
+    """The reason why there is no answer; None where there is one, or a filter held it back without a word."""
     if status == "failed":
         return clean(f"the answer ended with {completion.finish_reason!r}")
+    if completion.finish_reason == FILTERED and (completion.why_empty or "").startswith(FILTER_SAID):
+        return clean(completion.why_empty or "")
     if read_ending(completion.finish_reason) == REFUSED:
         return clean(completion.why_empty or "refused")
     if _has_answer(completion) or completion.finish_reason == FILTERED:

@@ -73,7 +73,7 @@ class Tally:
 
     def __init__(self, lines: Iterable[Exchange] = ()) -> None:
         """Begin with these lines."""
-        self.cached = 0
+        self.cached = self.retries = 0
         self._sums: dict[str, int] = {}
         self._uncounted = 0
         self._largest = 0
@@ -93,6 +93,7 @@ class Tally:
             self._least_doubtful = min(self._least_doubtful, counts["prompt_tokens"])
         if line.cached:
             return
+        self.retries += line.retries
         if is_doubtful:
             self._tokens_doubtful += counts.pop("prompt_tokens")
             self._n_doubtful_calls += "completion_tokens" in counts
@@ -191,6 +192,8 @@ def describe(manifest: Manifest, summary: Summary) -> list[str]:
 def say_tokens(summary: Summary, cost: Cost) -> str:
     """Tokens as the server counted them, and what they cost."""
     free = f"; {_some(summary.cached, 'answer')} from the cache, at no cost" if summary.cached else ""
+    if summary.retries:
+        free += f"; {summary.retries:,} tries beyond the first"
     if cost.amount is not None and cost.currency is None:
         return f"no tokens, no cost{free}"
     counts = {"prompt": summary.usage.prompt_tokens, "completion tokens": summary.usage.completion_tokens}

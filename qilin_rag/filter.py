@@ -61,7 +61,16 @@ class Filtered(NamedTuple):
         counts = self.summary.by_prompt.values()
         failed = sum(each.failed + each.empty for each in counts)
         total = failed + sum(each.true + each.false + sum(each.uncertain.values()) for each in counts)
-        check_judged(failed, total, self.path, fail_on_error)
+        check_judged(failed, total, self.path, fail_on_error, self._lost())
+
+    def _lost(self) -> Iterator[NoteJudgement]:
+        """The judgements whose last word is none."""
+        lost: dict[str, NoteJudgement] = {}
+        for line in read_lines(self.path / JUDGEMENTS, NoteJudgement, half_line_ok=True):
+            lost.pop(line.key, None)
+            if line.is_lost:
+                lost[line.key] = line
+        yield from lost.values()
 
 
 class _Note:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -20,7 +20,7 @@ from qilin_rag.config import RunConfig
 from qilin_rag.cost import Tally, cost_of
 from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM
-from qilin_rag.pipeline import is_too_many, select_questions
+from qilin_rag.pipeline import is_too_many, most_frequent_reason, select_questions
 from qilin_rag.plan import Call, Plan, found_in_cache, priced, spread
 from qilin_rag.progress import stage
 from qilin_rag.prompts import JudgePrompt, PointwisePrompt, PromptTooLongError, estimated_tokens, load_judge_prompt
@@ -29,7 +29,7 @@ from qilin_rag.registry import LLMS
 from qilin_rag.scoring import add_scores, doubts_of, spent_on
 from qilin_rag.sharing import Shared
 from qilin_rag.store import JUDGEMENTS, RunDirectory
-from qilin_rag.types import Cost, Judgement, LeftOut, MetricSummary, Question, Sample, Score, Status, Summary
+from qilin_rag.types import Cost, Exchange, Judgement, LeftOut, MetricSummary, Question, Sample, Score, Status, Summary
 from qilin_rag.verdicts import ASPECTS, SCALE, read_score, shown_texts
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,8 @@ class Hearing(NamedTuple):
 
     def check_failures(self, path: Path, fail_on_error: float) -> None:
         """FailedSamplesError if more replies failed, or have nothing in them, than allowed."""
-        check_judged(sum(each.is_lost for each in self.said.values()), len(self.said), path, fail_on_error)
+        lost = [each for each in self.said.values() if each.is_lost]
+        check_judged(len(lost), len(self.said), path, fail_on_error, lost)
 
 
 class Judged(NamedTuple):
@@ -191,12 +192,15 @@ def judging_llm(config: RunConfig) -> LLM:
     return llm
 
 
-def check_judged(failed: int, total: int, path: Path, fail_on_error: float) -> None:
-    """FailedSamplesError if more judgements are without a reply, or have an empty one, than allowed."""
+def check_judged(failed: int, total: int, path: Path, fail_on_error: float, lost: Iterable[Exchange]) -> None:
+    """FailedSamplesError if more judgements are without a reply, or have an empty one, than allowed.
+
+    `lost` are these; they are gone through only then.
+    """
     if is_too_many(failed, total, fail_on_error):
         raise FailedSamplesError(
             f"{failed} of {total} judgements failed or are empty (--fail-on-error {fail_on_error:g}); the same command "
-            f"asks those again; the reasons: {path / JUDGEMENTS}"
+            f"asks those again; the reasons: {path / JUDGEMENTS}{most_frequent_reason(lost)}"
         )
 
 

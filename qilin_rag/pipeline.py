@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,6 +25,7 @@ from qilin_rag.data import load_dataset
 from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.cache import ResponseCache
+from qilin_rag.llms.same_refusals import without_numbers
 from qilin_rag.llms.servers import engine_of, serving
 from qilin_rag.progress import stage
 from qilin_rag.prompts import NoteForm, load_prompt
@@ -54,7 +56,7 @@ from qilin_rag.stats import query_clusters
 from qilin_rag.store import REPEATS, Manifest, RunDirectory, check_out, write_text
 from qilin_rag.text import slug
 from qilin_rag.trec import format_trec
-from qilin_rag.types import MetricSummary, Question, Sample, Score, Summary, Times
+from qilin_rag.types import Exchange, MetricSummary, Question, Sample, Score, Summary, Times
 
 logger = logging.getLogger(__name__)
 
@@ -275,11 +277,23 @@ def check_failures(finished: Run, fail_on_error: float) -> None:
     """FailedSamplesError if more questions have no answer than allowed; a refusal is an outcome, and no failure."""
     counts, lost = finished.summary.counts, finished.summary.lost
     if is_too_many(lost, counts["questions"], fail_on_error):
+        samples, _ = finished.directory.read_samples()
         what = "failed" if lost == counts["failed"] else f"have no answer ({_kinds_lost(finished.summary)})"
         raise FailedSamplesError(
             f"{lost} of {counts['questions']} questions {what} (--fail-on-error {fail_on_error:g}); the same command "
             f"asks those again; the reasons: qilin-rag show {finished.directory.path}"
+            f"{most_frequent_reason(sample for sample in samples.values() if sample.is_lost)}"
         )
+
+
+def most_frequent_reason(lost: Iterable[Exchange]) -> str:
+    """The end of a message about lines without an answer: the reason that most of them have, and how many."""
+    reasons = [line.error or line.why_unanswered for line in lost]
+    if not reasons:
+        return ""
+    [(most, n)] = Counter(map(without_numbers, reasons)).most_common(1)
+    first = next(reason for reason in reasons if without_numbers(reason) == most)
+    return f"; {'all' if n == len(reasons) else f'most often ({n} of {len(reasons)})'}: {first}"
 
 
 def _kinds_lost(summary: Summary) -> str:

@@ -188,6 +188,7 @@ def summarise(
             ),
             cut_by_server=sum(map(taken.is_cut, samples)),
         ),
+        retries=taken.retries,
         usage=taken.usage,
         uncounted=taken.uncounted,
         repeats=_compare_repeats(samples, repeats),
@@ -207,7 +208,8 @@ def doubts_of(lines: Iterable[Exchange]) -> dict[str, Any]:
 def spent_on(lines: Iterable[Exchange]) -> Summary:
     """What the calls of these lines took, which are gone through once: tokens, those uncounted, answers cached."""
     taken = Tally(lines)
-    return Summary(metrics={}, counts={}, cached=taken.cached, usage=taken.usage, uncounted=taken.uncounted)
+    counted = {"cached": taken.cached, "retries": taken.retries, "uncounted": taken.uncounted}
+    return Summary(metrics={}, counts={}, usage=taken.usage, **counted)
 
 
 def _compare_repeats(samples: Sequence[Sample], repeats: Iterable[Sample]) -> Repeats | None:

@@ -168,7 +168,8 @@ class Completion(Frozen):
     `finish_reason` is how it ended: `stop`, `length` (cut off), `content_filter` (held back by a filter), `refusal` (by
     the model itself), or the server's own word where that is none of these. `why_empty`: why there is no answer in it,
     where that is known. `cached`: it is the answer to an earlier request like this one; `usage` is what that took.
-    `reading` is the version of the rules by which `text` was taken from `raw`.
+    `retries`: how often the request was made again before. `reading` is the version of the rules by which `text` was
+    taken from `raw`.
     """
 
     text: str
@@ -180,6 +181,7 @@ class Completion(Frozen):
     usage: Usage = Usage()
     latency_s: FiniteFloat = 0.0
     cached: bool = False
+    retries: NonNegativeInt = 0
     reading: int = 0
 
 
@@ -196,7 +198,7 @@ class Exchange(Frozen):
 
     `model` is the name that the server answered under. `short_count`: the server counted fewer tokens than the prompt
     can have, since it read only a part of it, or since it left out what was in its cache: `cost.Tally` tells which.
-    `marks`: what is doubtful about the answer. `error`: why there is none.
+    `marks`: what is doubtful about the answer. `retries`: how often it was asked for again. `error`: why there is none.
     """
 
     status: Status
@@ -209,6 +211,7 @@ class Exchange(Frozen):
     marks: list[Mark] = []
     latency_s: FiniteFloat = 0.0
     cached: bool = False
+    retries: NonNegativeInt = 0
     error: str | None = None
 
     def model_post_init(self, context: Any) -> None:
@@ -419,8 +422,8 @@ class Summary(Frozen):
 
     `counts` has the questions by status, and `lost` those that failed, came back empty or were cut off before an
     answer; `why_empty` counts the reasons of the empty ones, `marks` what is doubtful about answers, `odd_endings` the
-    words of those that ended oddly. `cached` answers came from the response cache; `usage` counts the others, but for
-    `uncounted` answers of which not both numbers of tokens are known.
+    words of those that ended oddly. `retries` requests were made again. `cached` answers came from the response cache;
+    `usage` counts the others, but for `uncounted` answers of which not both numbers of tokens are known.
     """
 
     metrics: dict[str, MetricSummary]
@@ -432,5 +435,6 @@ class Summary(Frozen):
     cached: NonNegativeInt = 0
     left_out: LeftOut = LeftOut()
     repeats: Repeats | None = None
+    retries: NonNegativeInt = 0
     usage: Usage
     uncounted: NonNegativeInt = 0

@@ -27,7 +27,8 @@ class FakeServer:
     Faults: an HTTP status such as "500", "429 2" (with Retry-After: 2), "reset", "hang", "broken json", "not json",
     "empty choices", "null content", "reasoning FIELD", "ended REASON", "length", "filtered", "filtered 400",
     "overflow", "trickle" (a byte now and then), "no model" (404), "no model 400", "other model NAME" (answers),
-    "no usage", "usage N" (prompt tokens counted). `reply` gives a whole answer of 200 in place of the usual one.
+    "no usage", "usage N" (prompt tokens counted). `reply` gives a whole answer of 200 in place of the usual one,
+    `refuse` a status with its body (text as it is, anything else as JSON) and headers.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class FakeServer:
     ) -> None:
         self.latency_s, self.fault, self.answer = latency_s, fault, answer
         self.reply: Callable[[int, dict[str, Any]], dict[str, Any] | None] = lambda n, body: None
+        self.refuse: Callable[[int, dict[str, Any]], tuple[int, Any, dict[str, str]] | None] = lambda n, body: None
         self.calls: list[dict[str, Any]] = []
         self.authorizations: list[str | None] = []
         self.models = [MODEL]
-        self.models_status = 200
+        self.models_status, self.models_words = 200, "no"
         self.n_at_once = self.most_at_once = 0
         self.lock = threading.Lock()
         self.stopping = threading.Event()
@@ -94,7 +96,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/v1/models" and self.fake.models_status != 200:
-            self._send(self.fake.models_status, {"error": {"message": f"no: {self.headers['Authorization']}"}})
+            self._send(
+                self.fake.models_status,
+                {"error": {"message": f"{self.fake.models_words}: {self.headers['Authorization']}"}},
+            )
         elif self.path == "/v1/models":
             self._send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.fake.models]})
         else:
@@ -111,7 +116,9 @@ class _Handler(BaseHTTPRequestHandler):
             fake.most_at_once = max(fake.most_at_once, fake.n_at_once)
         try:
             time.sleep(fake.latency_s)
-            if (reply := fake.reply(n, body)) is not None:
+            if (refusal := fake.refuse(n, body)) is not None:
+                self._refuse(*refusal)
+            elif (reply := fake.reply(n, body)) is not None:
                 self._send(200, reply)
             else:
                 self._answer(fake.fault(n, body), body)
@@ -188,6 +195,12 @@ class _Handler(BaseHTTPRequestHandler):
                 headers = {"Retry-After": wait[0]} if wait else {}
                 key = str(self.headers["Authorization"]).removeprefix("Bearer ")
                 self._send(int(status), {"error": {"message": f"status {status} for key {key}"}}, headers)
+
+    def _refuse(self, status: int, body: Any, headers: dict[str, str]) -> None:
+        is_page = isinstance(body, str) and body.startswith("<")
+        kind = "text/html" if is_page else "text/plain" if isinstance(body, str) else "application/json"
+        text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+        self._send_raw(status, text.encode(), kind, headers)
 
     def _send(self, status: int, value: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         self._send_raw(status, json.dumps(value, ensure_ascii=False).encode(), "application/json", headers)

@@ -17,15 +17,29 @@ ThinkingMarkers = list[tuple[_Marker, _Marker]]
 
 
 class LLMError(QilinError):
-    """This question got no answer; the run goes on and records it as failed."""
+    """This question got no answer; the run goes on and records it as failed.
+
+    `retries`: how often it was asked again before that.
+    """
+
+    retries: int = 0
+
+    def __init__(self, reason: str = "", retries: int = 0) -> None:
+        """`reason`: one line."""
+        super().__init__(reason)
+        self.retries = retries
 
 
 class ContextOverflowError(LLMError):
     """The server takes no prompt of this length: with fewer notes it may."""
 
 
+class FilteredError(LLMError):
+    """A content filter holds this prompt or its answer back: the question is `filtered`, and not asked again."""
+
+
 class FatalLLMError(QilinError):
-    """No question can get an answer (server gone, key refused): the run stops, what is done is kept."""
+    """No question can get an answer (server gone, key refused, account empty): the run stops, what is done is kept."""
 
 
 class LLM(Component):

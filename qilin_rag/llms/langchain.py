@@ -15,10 +15,10 @@ from pydantic import PositiveFloat, PositiveInt, PrivateAttr, ValidationError, m
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.extras import require
 from qilin_rag.factories import import_object, make_object, one_line, parameters, refuse_secrets, source_hash
-from qilin_rag.llms.base import LLM, FatalLLMError, LLMError, ThinkingMarkers
-from qilin_rag.llms.langchain_replies import completion, is_filtered, meaning
-from qilin_rag.llms.replies import FILTERED
-from qilin_rag.llms.retry import TransientError, with_retries
+from qilin_rag.llms.base import LLM, FatalLLMError, FilteredError, LLMError, ThinkingMarkers
+from qilin_rag.llms.langchain_replies import completion, meaning
+from qilin_rag.llms.refusals import filtered
+from qilin_rag.llms.retry import CountedCalls, TransientError, with_retries
 from qilin_rag.prompts import RenderedPrompt
 from qilin_rag.types import Completion
 
@@ -121,10 +121,14 @@ class LangChain(LLM):
 
     async def generate(self, prompt: RenderedPrompt) -> Completion:
         """One answer, asked for again up to `max_tries` times where that can help."""
+        calls = CountedCalls(lambda: self._call(prompt))
         try:
-            return await with_retries(lambda: self._call(prompt), self.max_tries, self._rng)
+            done = await with_retries(calls, self.max_tries, self._rng)
         except TransientError as error:
-            raise LLMError(f"{error} ({self.max_tries} tries)") from error
+            raise LLMError(f"{error} ({self.max_tries} tries)", retries=calls.retries) from error
+        except FilteredError as error:
+            done = filtered(error, self.spec)
+        return done.model_copy(update={"retries": calls.retries})
 
     async def close(self) -> None:
         """Let the model go: its connections belong to the event loop that it was used in."""
@@ -141,8 +145,6 @@ class LangChain(LLM):
         except QilinError:
             raise
         except Exception as error:  # each provider has errors of its own
-            if is_filtered(error):
-                return Completion(text="", raw="", model=self.spec, finish_reason=FILTERED)
             raise meaning(error, self._name) from error
         return completion(message, self.spec, time.perf_counter() - started, self.thinking_markers, self.max_tokens)
 

@@ -1,7 +1,7 @@
 """What comes back from a chat model of LangChain, in our terms: messages, and the errors of its providers.
 
 Providers agree neither on where they say how an answer ended nor on classes of errors: both are known here by the
-names that they use, and by HTTP status where an error has one.
+names that they use. What an error means is read from its HTTP status and body, by the same table as anywhere.
 """
 
 from __future__ import annotations
@@ -10,21 +10,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from qilin_rag.factories import one_line
-from qilin_rag.llms.base import FatalLLMError, LLMError
-from qilin_rag.llms.openai_compatible import FILTER_CODES
+from qilin_rag.factories import one_line, redacted
+from qilin_rag.llms.refusal_bodies import Refusal, read_refusal
+from qilin_rag.llms.refusals import Caller, as_error
 from qilin_rag.llms.replies import PASSING, read_ending, read_reply, read_usage
-from qilin_rag.llms.retry import TransientError, parse_retry_after
+from qilin_rag.llms.retry import TransientError
 from qilin_rag.llms.thinking import Markers
 from qilin_rag.types import Completion, Usage
 
 _WHERE = ("finish_reason", "stop_reason", "stopReason", "done_reason", "completion_reason", "status")
-_KEY_REFUSED = re.compile("Authentication|PermissionDenied|Unauthenticated|Unauthorized|AccessDenied|Forbidden")
-_PASSES = re.compile(
-    "RateLimit|TooManyRequests|Throttl|ResourceExhausted|Overloaded|ServiceUnavailable|InternalServer|Timeout|TimedOut"
-    "|ConnectionError|ConnectError|TransportError|ReadError|RemoteProtocolError"
-)
-_PASSING_STATUSES = (408, 409, 425, 429)
+_LONGEST_CHAIN = 5
+_NO_CHAT = re.compile(r"got str: ['\"](.*)['\"]$", re.DOTALL)  # langchain-openai: the body of a 200 that is no JSON
+_LEFT_OUT = {name: f"leave it out with --set llm.{name}=null" for name in ("temperature", "max_tokens")}
 
 
 def completion(
@@ -57,28 +54,83 @@ def _ending_word(about: Mapping[str, Any]) -> Any:
     return said or next((about[name] for name in _WHERE if about.get(name)), None)
 
 
-def is_filtered(error: Exception) -> bool:
-    """Whether a refusal comes from the provider's content filter."""
-    return _status(error) == 400 and getattr(error, "code", None) in FILTER_CODES
-
-
 def meaning(error: Exception, name: str) -> Exception:
-    """What an error of a provider means: for this question, for all, or only for now."""
-    status = _status(error)
-    classes = " ".join(each.__name__ for each in type(error).__mro__)
-    text = one_line(error)
-    if status in (401, 403) or (status is None and _KEY_REFUSED.search(classes)):
-        return FatalLLMError(f"{name}: the key was refused ({text}); check the environment variable that holds it")
-    if status == 404:
-        return FatalLLMError(f"{name}: no such model or address ({text})")
-    if getattr(error, "code", None) == "insufficient_quota":
-        return FatalLLMError(f"{name}: the account's quota is used up ({text})")
-    if status is None:
-        is_stale = isinstance(error, RuntimeError) and "loop is closed" in text  # a connection kept from another run
-        passes = bool(is_stale or getattr(error, "is_retryable", False) or _PASSES.search(classes))
+    """Return what an error of a provider means: for this question, for all, or only for now."""
+    caller = Caller(
+        name=name,
+        no_model=": no such model or address",
+        key=": the key was refused",
+        check="check the environment variable that holds it",
+        redact=redacted,
+        fields=_LEFT_OUT,
+    )
+    return as_error(read_error(error), caller)
+
+
+def read_error(error: Exception) -> Refusal:
+    """Read an exception of any provider: its response, what else it carries, and what it was raised from.
+
+    The classes count where there is no response to read, and its text where that says nothing.
+    """
+    chain = [error]
+    while len(chain) < _LONGEST_CHAIN and isinstance(cause := chain[-1].__cause__, Exception):
+        chain.append(cause)
+    telling = next((each for each in chain if _status(each) is not None), error)
+    if found := _NO_CHAT.search(str(error)):
+        return read_refusal(200, {}, found[1])
+    status, headers, body = _status(telling), _headers(telling), _body(telling)
+    is_in_200 = status is None and bool(error.args) and body is error.args[0]
+    read = read_refusal(200 if is_in_200 else status, headers, body)
+    if read.status is None or not read.words:
+        classes = {kind.__name__.lower() for each in chain for kind in type(each).__mro__}
+        if getattr(error, "is_retryable", False):
+            classes.add("retryable")
+        text = one_line(error)
+        said = read_refusal(status, headers, text)
+        read = read._replace(
+            codes=read.codes | classes,
+            words=read.words or said.words,
+            wait_s=said.wait_s if read.wait_s is None else read.wait_s,
+        )
+    return read
+
+
+def _body(error: Exception) -> Any:
+    """The body of a response, parsed or not, or what stands for it; None if there is none."""
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):  # botocore
+        return response.get("Error") or response
+    found = _text_of(response)
+    if found:
+        return found
+    places = [getattr(error, name, None) for name in ("body", "details", "errors", "error")]
+    found = next((each for each in places if each and isinstance(each, Mapping | list | str | bytes)), None)
+    code = getattr(error, "code", None)
+    if found is not None and isinstance(code, str):
+        return [{"code": code}, found]
+    if found is not None:
+        return found
+    if error.args and isinstance(error.args[0], Mapping):  # langchain-openai: an error inside a 200
+        return error.args[0]
+    return {"code": code, "message": str(error)} if isinstance(code, str) else None
+
+
+def _text_of(response: Any) -> Any:
+    """The text of an HTTP response of any client, if it was read."""
+    try:
+        text = getattr(response, "text", None)
+    except Exception:  # httpx: a response that was streamed and not read
+        return None
+    return text if isinstance(text, str) else None
+
+
+def _headers(error: Exception) -> Mapping[str, Any]:
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):
+        headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     else:
-        passes = status in _PASSING_STATUSES or status >= 500
-    return TransientError(text, _retry_after_s(error)) if passes else LLMError(text)
+        headers = getattr(response, "headers", None) or getattr(error, "headers", None)
+    return headers if isinstance(headers, Mapping) else {}
 
 
 def _status(error: Exception) -> int | None:
@@ -87,10 +139,8 @@ def _status(error: Exception) -> int | None:
     if isinstance(response, Mapping):  # botocore
         response = response.get("ResponseMetadata", {})
         return int(response["HTTPStatusCode"]) if "HTTPStatusCode" in response else None
-    places = [getattr(error, "status_code", None), getattr(response, "status_code", None), getattr(error, "code", None)]
-    return next((status for status in places if isinstance(status, int) and 100 <= status < 600), None)
-
-
-def _retry_after_s(error: Exception) -> float | None:
-    headers = getattr(getattr(error, "response", None), "headers", None)
-    return parse_retry_after(headers.get("retry-after")) if headers else None
+    places = [
+        *(getattr(error, name, None) for name in ("status_code", "http_status", "status", "code")),
+        *(getattr(response, name, None) for name in ("status_code", "status")),
+    ]
+    return next((int(status) for status in places if isinstance(status, int) and 100 <= status < 600), None)

@@ -15,16 +15,19 @@ import os
 import random
 import re
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, PrivateAttr, field_validator
 
 from qilin_rag.errors import UsageError
-from qilin_rag.llms.base import LLM, ContextOverflowError, FatalLLMError, LLMError, ThinkingMarkers
+from qilin_rag.llms.base import LLM, FatalLLMError, FilteredError, LLMError, ThinkingMarkers
 from qilin_rag.llms.limiter import AdaptiveLimit
-from qilin_rag.llms.replies import FILTERED, PASSING, read_again, read_ending, read_reply, read_usage
-from qilin_rag.llms.retry import TransientError, parse_retry_after, with_retries
+from qilin_rag.llms.refusal_bodies import refusal_in_answer
+from qilin_rag.llms.refusals import Caller, filtered, refusal_error
+from qilin_rag.llms.replies import PASSING, read_again, read_ending, read_reply, read_usage
+from qilin_rag.llms.retry import CountedCalls, TransientError, with_retries
 from qilin_rag.prompts import RenderedPrompt
 from qilin_rag.types import Completion
 
@@ -34,14 +37,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_S = 5.0
-NO_MODEL = ("model_not_found", "1211")
-FILTER_CODES = ("content_filter", "data_inspection_failed", "1301")
 # What a server says of a model that another one of the same name may not share (vLLM: the folder, the length).
 _SERVED = ("root", "max_model_len", "parent", "owned_by")
 _VERSION = re.compile(r"[-_@:](latest|\d{4}-\d{2}-\d{2}|\d{8}|\d{6}|\d{4})$")
-_TOO_LONG = re.compile(
-    r"context (length|window|size)|(prompt|input) is too long|too many (input )?tokens", re.IGNORECASE
-)
+# How a field that a server refuses is left out.
+_LEFT_OUT = {
+    **{
+        name: f"leave it out with --set llm.{name}=null"
+        for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
+    },
+    "max_completion_tokens": "rename it with --set llm.max_tokens_field=max_completion_tokens",
+}
 
 
 class _Choice(BaseModel):
@@ -164,7 +170,10 @@ class OpenAICompatible(LLM):
         except openai.APIConnectionError as error:
             raise self._no_server(self._redacted(str(error.__cause__ or error))) from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise self._key_refused(error) from error
+            refused = refusal_error(*_response(error), self._caller)
+            if isinstance(refused, FatalLLMError) and "scope" not in str(refused):  # a key may lack that of the list
+                raise refused from error
+            return {"base_url": self.base_url}
         except (openai.OpenAIError, AttributeError, TypeError, ValueError):
             return {"base_url": self.base_url}  # some servers answer chats but do not list models
         finally:
@@ -192,9 +201,15 @@ class OpenAICompatible(LLM):
             f"vllm serve {self.model} --port {port}, or give another address with --base-url"
         )
 
-    def _key_refused(self, error: openai.APIStatusError) -> FatalLLMError:
-        return FatalLLMError(
-            f"{self.base_url} refused the key in {self.api_key_env} ({error.status_code}); check that variable"
+    @property
+    def _caller(self) -> Caller:
+        return Caller(
+            name=self.base_url,
+            no_model=f" knows no model {self.model!r} or no such path",
+            key=f" refused the key in {self.api_key_env}",
+            check="check that variable",
+            redact=self._redacted,
+            fields=_LEFT_OUT,
         )
 
     def request(self, prompt: RenderedPrompt) -> dict[str, Any]:
@@ -226,14 +241,18 @@ class OpenAICompatible(LLM):
 
     async def generate(self, prompt: RenderedPrompt) -> Completion:
         """One chat completion, tried again up to `max_tries` times where that can help."""
+        calls = CountedCalls(lambda: self._limited_call(prompt))
         try:
-            return await with_retries(lambda: self._limited_call(prompt), self.max_tries, self._rng)
+            completion = await with_retries(calls, self.max_tries, self._rng)
         except TransientError as error:
             import openai
 
             if isinstance(error.__cause__, openai.APIConnectionError):
                 await asyncio.to_thread(self.check)  # stops the run if the server is gone, not only for this question
-            raise LLMError(f"{error} ({self.max_tries} tries)") from error
+            raise LLMError(f"{error} ({self.max_tries} tries)", retries=calls.retries) from error
+        except FilteredError as error:
+            completion = filtered(error, self.model)
+        return completion.model_copy(update={"retries": calls.retries})
 
     async def _limited_call(self, prompt: RenderedPrompt) -> Completion:
         """One try, when the server can be expected to take it."""
@@ -258,6 +277,16 @@ class OpenAICompatible(LLM):
         http_client = openai.DefaultAioHttpClient(trust_env=not self._is_local, limits=limits)
         return openai.AsyncOpenAI(**self._client_settings(), timeout=self.timeout_s, http_client=http_client)
 
+    def _read(self, content: bytes) -> ChatCompletion:
+        """Read the body of status 200, which may hold a refusal or be no JSON at all."""
+        try:
+            value = json.loads(content)
+        except ValueError:
+            value = content
+        if (refused := refusal_in_answer(value)) is not None:
+            raise refusal_error(200, {}, refused, self._caller)
+        return ChatCompletion.model_validate(value)
+
     async def _call(self, prompt: RenderedPrompt) -> Completion:
         import openai
 
@@ -270,36 +299,16 @@ class OpenAICompatible(LLM):
                 # Not chat.completions.create: walking through its types takes longer than the call itself.
                 content = await self._client.post("/chat/completions", cast_to=bytes, body=body)
             latency_s = time.perf_counter() - started
-            reply = ChatCompletion.model_validate(json.loads(content))
+            reply = self._read(content)
         except TimeoutError as error:
             raise TransientError(f"no answer within {self.timeout_s:g} s") from error
         except openai.APIConnectionError as error:
             raise TransientError(self._redacted(f"connection failed: {error.__cause__ or error}")) from error
         except openai.APIStatusError as error:
-            if _is_filtered(error):
-                return Completion(text="", raw="", model=self.model, finish_reason=FILTERED)
-            raise self._status_error(error) from error
+            raise refusal_error(*_response(error), self._caller) from error
         except (openai.OpenAIError, ValueError) as error:
             raise TransientError(f"unreadable answer: {self._redacted(' '.join(str(error).split()))[:200]}") from error
         return self._completion(reply, latency_s)
-
-    def _status_error(self, error: openai.APIStatusError) -> Exception:
-        """What a refusal means: for this question, for all, or only for now."""
-        text = f"HTTP {error.status_code}: {self._redacted(error.message)[:300]}"
-        if error.status_code in (401, 403):
-            return self._key_refused(error)
-        if error.status_code == 404 or (error.status_code < 500 and error.code in NO_MODEL):
-            return FatalLLMError(f"{self.base_url} knows no model {self.model!r} or no such path ({text})")
-        if error.code == "insufficient_quota":
-            return FatalLLMError(f"{self.base_url}: the account's quota is used up ({text})")
-        if error.status_code in (408, 409, 425, 429) or error.status_code >= 500:
-            retry_after_s = parse_retry_after(error.response.headers.get("retry-after"))
-            return TransientError(text, retry_after_s, is_overload=error.status_code in (429, 503))
-        if error.status_code in (400, 413, 422) and (
-            error.code == "context_length_exceeded" or _TOO_LONG.search(error.message)
-        ):
-            return ContextOverflowError(text)
-        return LLMError(text)
 
     def _redacted(self, text: str) -> str:
         key = os.environ.get(self.api_key_env, "").strip()
@@ -352,6 +361,5 @@ def _with_images(prompt: RenderedPrompt) -> list[dict[str, Any]]:
     return [*before, {**last, "content": [{"type": "text", "text": last["content"]}, *parts]}]
 
 
-def _is_filtered(error: openai.APIStatusError) -> bool:
-    """Whether a refusal comes from the provider's content filter."""
-    return error.status_code == 400 and error.code in FILTER_CODES
+def _response(error: openai.APIStatusError) -> tuple[int, Mapping[str, str], bytes]:
+    return error.status_code, error.response.headers, error.response.content

@@ -16,6 +16,7 @@ from qilin_rag.types import Completion, Mark, Usage, read_count
 
 VERSION = 2  # of how a text is read from a reply
 STOP, LENGTH, FILTERED, REFUSED, PASSING = "stop", "length", "content_filter", "refusal", "passing"
+FILTER_SAID = "filtered: "  # before the words of a filter, where it had some
 # How a reply ended, in the words of servers: lower case, `_` between words, without what stands before a dot.
 _WORDS = {
     STOP: """

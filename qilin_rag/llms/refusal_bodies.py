@@ -1,0 +1,173 @@
+"""Read what a server says instead of an answer: its words and codes, whatever form the body has.
+
+Forms: `{"error": {...}}`, `{"error": "text"}`, `{"detail": ...}`, `{"message": ...}`, lists of these, JSON in a text,
+plain text, a web page.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from qilin_rag.llms.retry import asked_wait_s
+from qilin_rag.text import clean
+
+_MOST_CHARS = 20_000  # of one body: a reason is shorter
+_MOST_WORDS = 5_000  # characters
+_DEEPEST = 8
+_MOST_ITEMS = 10
+_LIMITED = (429, 503)
+# Names of fields in lower case, letters alone: `error_msg`, `errorMsg` and `ErrorMsg` are one.
+_STATUSES = frozenset(("code", "status", "statuscode", "httpstatus"))
+_CODES = _STATUSES | {"type", "errorcode", "errortype", "errcode", "reason", "quotaid", "limitsource"}
+_WORDS = (
+    *("error", "errors", "message", "msg", "errormsg", "errormessage", "errmsg", "statusmsg", "detail", "details"),
+    *("title", "description", "errordescription", "reasons", "innererror", "metadata", "raw", "baseresp", "violations"),
+    "data",
+)
+_PAGE = re.compile(r"\s*(<\?xml[^>]*>\s*)?<(!doctype html|html|head|body)\b", re.IGNORECASE)
+_WHOLE_PAGE = re.compile(r"<(?!/?html\b)[!a-z]", re.IGNORECASE)  # there is more to it than one pair of tags
+_HEADLINES = re.compile(r"<(title|h1)\b[^>]*>(.{0,300}?)</\1>", re.IGNORECASE | re.DOTALL)
+_MARKUP = re.compile(r"\s*<[a-z!?/]", re.IGNORECASE)
+_TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+_EVENT = re.compile(r"^data:\s*(.+)$", re.MULTILINE)
+
+
+class Refusal(NamedTuple):
+    """What a server said instead of an answer.
+
+    Attributes:
+        status: The HTTP status, or that of the body where one came with 200; None where there was no response.
+        codes: All codes, types and classes of the error, in lower case.
+        words: Its own words, on one line.
+        is_page: Whether a web page came.
+        wait_s: Seconds that it asks us to wait.
+    """
+
+    status: int | None
+    codes: frozenset[str]
+    words: str
+    is_page: bool = False
+    wait_s: float | None = None
+
+
+def read_refusal(status: int | None, headers: Mapping[str, Any], body: Any) -> Refusal:
+    """Read a body, as bytes, text or parsed JSON; `status` 200 also stands for an event of a stream.
+
+    >>> read_refusal(400, {}, b'{"detail": [{"loc": ["body", "top_p"], "msg": "too large"}]}').words
+    'body.top_p: too large'
+    >>> read_refusal(200, {}, '[{"error": {"code": 429, "message": "slow down"}}]').status
+    429
+    """
+    said = _Said()
+    said.read(body)
+    if status is None or status == 200:
+        status = next(iter(said.statuses), status)
+    words = in_one_line("; ".join(said.words))[:_MOST_WORDS]
+    told = {**said.headers, **{str(name).lower(): value for name, value in headers.items()}}
+    if status not in _LIMITED:  # what is left of a limit stands in every response
+        told = {name: value for name, value in told.items() if not name.startswith("x-ratelimit")}
+    wait_s = asked_wait_s(told, words)
+    return Refusal(status, frozenset(said.codes), words, said.is_page, wait_s)
+
+
+def refusal_in_answer(value: Any) -> Any:
+    """Return the part of the JSON of status 200 that is no answer; None if it is one: `choices` without an error."""
+    if not isinstance(value, Mapping):
+        return "" if value is None else value
+    choices = value.get("choices")
+    if not isinstance(choices, list) or not choices:
+        return value
+    first = choices[0]
+    if isinstance(first, Mapping) and first.get("error"):
+        return first
+    return value if value.get("error") and not _has_content(first) else None
+
+
+def _has_content(choice: Any) -> bool:
+    """Whether a choice holds anything but names."""
+    if not isinstance(choice, Mapping):
+        return bool(choice)
+    message = choice.get("message")
+    if isinstance(message, Mapping):
+        message = [each for name, each in message.items() if name != "role"]
+    return bool(choice.get("text")) or (any(message) if isinstance(message, list) else bool(message))
+
+
+def in_one_line(text: str) -> str:
+    """Join the lines of a text, and leave out what controls a terminal or can't be seen."""
+    return "".join(char for char in " ".join(clean(text).split()) if char.isprintable())
+
+
+def _parsed(body: Any) -> Any:
+    """JSON as it is meant: also that in a text, or in an event of a stream. A text that is none stays one."""
+    if isinstance(body, bytes | bytearray):
+        body = bytes(body[: 50 * _MOST_CHARS]).decode("utf-8", "replace")
+    if not isinstance(body, str):
+        return body
+    text = body.lstrip("\ufeff \t\r\n")
+    if text.startswith(("data:", "event:", ":")) and (event := _EVENT.search(text)):
+        text = event[1]
+    if text[:1] in ("{", "[", '"'):
+        try:
+            return _parsed(json.loads(text))
+        except (ValueError, RecursionError):
+            pass
+    return text
+
+
+class _Said:
+    """What was found in a body."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.codes: set[str] = set()
+        self.statuses: list[int] = []
+        self.headers: dict[str, Any] = {}
+        self.is_page = False
+
+    def read(self, body: Any, depth: int = 0) -> None:
+        """Note all that a value holds."""
+        if depth > _DEEPEST:
+            return
+        value = _parsed(body)
+        if isinstance(value, str):
+            self._read_text(value[:_MOST_CHARS])
+        elif isinstance(value, list):
+            for item in value[:_MOST_ITEMS]:
+                self.read(item, depth + 1)
+        elif isinstance(value, Mapping):
+            self._read_fields({re.sub("[^a-z]", "", str(key).lower()): each for key, each in value.items()}, depth)
+
+    def _read_text(self, text: str) -> None:
+        if _PAGE.match(text):
+            self.is_page = self.is_page or bool(_WHOLE_PAGE.search(text))
+            headlines = [found[2] for found in _HEADLINES.finditer(text)]
+            text = "; ".join(dict.fromkeys(headlines)) or text
+        if _MARKUP.match(text):
+            text = _TAGS.sub(" ", text)
+        text = html.unescape(text).strip() if self.is_page else text.strip()
+        if text and not any(text in known for known in self.words):
+            self.words.append(text)
+
+    def _read_fields(self, fields: Mapping[str, Any], depth: int) -> None:
+        for name in sorted(_CODES & fields.keys()):
+            code = fields[name]
+            if isinstance(code, str | int) and not isinstance(code, bool) and (code := str(code).strip().lower()):
+                self.codes.add(code[:100])
+                if name in _STATUSES and code.isdecimal() and 400 <= int(code[:9]) < 600:
+                    self.statuses.append(int(code))
+        if isinstance(headers := fields.get("headers"), Mapping):  # OpenRouter repeats a provider's in its body
+            self.headers |= {str(name).lower(): value for name, value in headers.items()}
+        if "retrydelay" in fields:
+            self.headers["retry-delay"] = fields["retrydelay"]
+        if "loc" in fields and isinstance(fields.get("msg"), str):  # FastAPI: what was sent stands beside it
+            where = fields["loc"] if isinstance(fields["loc"], list) else [fields["loc"]]
+            self.words.append(f"{'.'.join(map(str, where))}: {fields['msg']}")
+            return
+        for name in _WORDS:
+            if name in fields and not isinstance(fields[name], int | float):
+                self.read(fields[name], depth + 1)
