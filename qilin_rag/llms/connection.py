@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from urllib.request import proxy_bypass_environment
 
 from qilin_rag.errors import UsageError
 from qilin_rag.llms.base import FatalLLMError
@@ -117,7 +118,36 @@ def _unreadable(variable: str, place: str | None, reason: str) -> UsageError:
     )
 
 
-def tls_advice(address: str, said: str) -> str | None:
+def no_answer(address: str, cause: str, model: str, has_engine: bool) -> FatalLLMError:
+    """Say that a server can't be reached, and what to do: start one, or reach it otherwise."""
+    if advice := _tls_advice(address, cause):
+        return FatalLLMError(advice)
+    if not is_local(address):
+        proxy = _proxy_variable(address)
+        through = f" through the proxy of the environment variable {proxy}" if proxy else ""
+        return FatalLLMError(f"no answer from {address}{through} ({cause}); check the address and the network")
+    if has_engine:
+        return FatalLLMError(
+            f"no server answers at {address} ({cause}); start the engine of this preset for this run with "
+            "--serve, or for several with the command serve; or give another address with --base-url"
+        )
+    port = urlsplit(address).port or 80
+    return FatalLLMError(
+        f"no server answers at {address} ({cause}); start one in an environment that has vLLM: "
+        f"vllm serve {model} --port {port}, or give another address with --base-url"
+    )
+
+
+def _proxy_variable(address: str) -> str | None:
+    """The variable whose proxy leads to an address; its value may hold a password."""
+    parts = urlsplit(address)
+    if proxy_bypass_environment(parts.hostname or ""):
+        return None
+    names = (f"{parts.scheme}_proxy", "all_proxy")
+    return next((each for name in names for each in (name, name.upper()) if os.environ.get(each)), None)
+
+
+def _tls_advice(address: str, said: str) -> str | None:
     """What to do where a connection failed because of its encryption; None where it failed otherwise."""
     if "CERTIFICATE_VERIFY_FAILED" in said or "certificate verify failed" in said.lower():
         return (
@@ -221,7 +251,7 @@ def _models(content: bytes) -> dict[str, dict[str, Any]]:
 
 
 class MovedError(FatalLLMError):
-    """A redirect that is not followed; `ending` is what follows the new base address."""
+    """A redirect that is not followed."""
 
     def __init__(self, reason: str, has_same_ending: bool) -> None:
         """`has_same_ending`: the whole address has moved, not only this path of it."""

@@ -159,6 +159,8 @@ class LangChain(LLM):
                 error = failure(body)  # it came in the middle of the stream
             if is_filtered(error):
                 return Completion(text="", raw="", model=self.spec, finish_reason=FILTERED)
+            if isinstance(error, OSError):  # most clients don't say what they could not open
+                connection.certificates()
             raise meaning(error, self._name) from error
         return completion(message, self.spec, time.perf_counter() - started, self.thinking_markers, self.max_tokens)
 
@@ -206,7 +208,7 @@ class LangChain(LLM):
     @property
     def _address(self) -> str:
         """Where the model is asked, as far as it is known here."""
-        if self.base_url or not (":" not in self.spec or self.spec.startswith("openai:")):
+        if self.base_url or (":" in self.spec and not self.spec.startswith("openai:")):
             return self.base_url or ""
         named = os.environ.get("OPENAI_API_BASE") or os.environ.get("OPENAI_BASE_URL")
         return named or "https://api.openai.com/v1"

@@ -206,7 +206,8 @@ class OpenAICompatible(LLM):
             listed = connection.list_models(client, self._options(), self.timeout_s)
             served = list(listed)
         except (openai.APIConnectionError, httpx2.RequestError) as error:
-            raise self._no_server(self._redacted(str(error.__cause__ or error))) from error
+            cause = self._redacted(str(error.__cause__ or error))
+            raise connection.no_answer(self.base_url, cause, self.model, bool(self.engine)) from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise self._key_refused(error) from error
         except connection.MovedError as error:
@@ -225,22 +226,6 @@ class OpenAICompatible(LLM):
         details = listed.get(self.model, {})
         self._served = {key: details[key] for key in _SERVED if key in details}
         return {"base_url": self.base_url, "models": [model for model in served if model == self.model], **self._served}
-
-    def _no_server(self, cause: str) -> FatalLLMError:
-        if advice := connection.tls_advice(self.base_url, cause):
-            return FatalLLMError(advice)
-        if not self._is_local:
-            return FatalLLMError(f"no answer from {self.base_url} ({cause}); check the address and the network")
-        if self.engine:
-            return FatalLLMError(
-                f"no server answers at {self.base_url} ({cause}); start the engine of this preset for this run with "
-                "--serve, or for several with the command serve; or give another address with --base-url"
-            )
-        port = urlsplit(self.base_url).port or 80
-        return FatalLLMError(
-            f"no server answers at {self.base_url} ({cause}); start one in an environment that has vLLM: "
-            f"vllm serve {self.model} --port {port}, or give another address with --base-url"
-        )
 
     def _key_refused(self, error: openai.APIStatusError) -> FatalLLMError:
         return FatalLLMError(

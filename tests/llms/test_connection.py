@@ -45,7 +45,8 @@ def good(request: Request) -> Answer | None:
 
 
 def ours(server: RawServer, **settings: Any) -> LLM:
-    return LLMS.create("openai", {"model": MODEL, "base_url": server.url, "max_tries": 2, **settings})
+    llm: LLM = LLMS.create("openai", {"model": MODEL, "base_url": server.url, "max_tries": 2, **settings})
+    return llm
 
 
 def langchain(server: RawServer, **settings: Any) -> LLM:
@@ -167,7 +168,7 @@ def test_a_certificate_that_nobody_vouches_for_is_said_with_what_to_do(secure: R
 
 
 def test_a_server_without_tls_is_said_with_what_to_do() -> None:
-    with RawServer(good) as server, pytest.raises(FatalLLMError, match="does not speak https .* http://"):
+    with RawServer(good) as server, pytest.raises(FatalLLMError, match=r"does not speak https .* http://"):
         ours(server, base_url=server.url.replace("http://", "https://")).check()
 
 
@@ -220,11 +221,19 @@ def test_another_machine_is_reached_through_the_proxy(client: Client, monkeypatc
     assert proxy.requests[-1].path == "http://llm.example.com/v1/chat/completions"
 
 
+def test_a_proxy_that_does_not_answer_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:password@127.0.0.1:9")
+    llm = OpenAICompatible(model="m", base_url="https://llm.example.com/v1")
+    with pytest.raises(FatalLLMError, match="through the proxy of the environment variable HTTPS_PROXY") as caught:
+        llm.check()
+    assert "password" not in str(caught.value)
+
+
 def test_no_proxy_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
     with RawServer(good) as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.host}")
         monkeypatch.setenv("NO_PROXY", "example.invalid")
-        with pytest.raises(FatalLLMError, match=r"no answer from http://llm\.example\.invalid/v1"):
+        with pytest.raises(FatalLLMError, match=r"no answer from http://llm\.example\.invalid/v1 \("):
             OpenAICompatible(model="m", base_url="http://llm.example.invalid/v1").check()
     assert not proxy.requests
 
@@ -393,7 +402,7 @@ def test_a_machine_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.Mo
             each.setblocking(False)
             each.connect_ex(full.getsockname())
         started = time.perf_counter()
-        llm = OpenAICompatible(model="m", base_url=f"http://127.0.0.1:{full.getsockname()[1]}/v1", timeout_s=60)
+        llm = OpenAICompatible(model="m", base_url=f"http://127.0.0.1:{full.getsockname()[1]}/v1", timeout_s=4)
         with pytest.raises(FatalLLMError, match="no server answers"):
             llm.check()
         assert time.perf_counter() - started < 5

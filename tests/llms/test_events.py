@@ -112,7 +112,8 @@ def test_a_stream_that_is_done_without_a_reason_has_stopped() -> None:
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
 def test_thinking_is_read_from_each_field(field: str) -> None:
-    chunks = [delta(**{field: "想"}, content=None), delta(**{field: "完"}), delta("stop", content="答")]
+    thoughts: list[dict[str, Any]] = [{field: "想", "content": None}, {field: "完"}]
+    chunks = [*(delta(**thought) for thought in thoughts), delta("stop", content="答")]
     done = read_reply(message(events(*chunks)), "stop", read_usage(None))
     assert (done.text, done.raw) == ("答", "<think>\n想完\n</think>\n\n答")
 
@@ -201,7 +202,7 @@ def test_a_body_that_is_no_stream_is_left_as_it_is(content: bytes, size: int) ->
 
 @pytest.mark.parametrize("event", ["{", "what?", "[1, 2]", '"text"'])
 def test_an_event_that_is_no_object_is_said(event: str) -> None:
-    with pytest.raises(ValueError, match="Expecting|not an object"):
+    with pytest.raises(ValueError, match=r"Expecting|not an object"):
         read(events(delta(content="甲"), event))
 
 

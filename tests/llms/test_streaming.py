@@ -51,7 +51,8 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ours(server: RawServer, **settings: Any) -> LLM:
-    return LLMS.create("openai", {"model": MODEL, "base_url": server.url, **settings})
+    llm: LLM = LLMS.create("openai", {"model": MODEL, "base_url": server.url, **settings})
+    return llm
 
 
 def langchain(server: RawServer, **settings: Any) -> LLM:
@@ -117,7 +118,7 @@ def test_a_detail_and_a_body_of_200_say_it_as_well() -> None:
 def test_a_model_that_refuses_either_way_stops_the_run() -> None:
     with (
         RawServer(lambda r: refused(REFUSALS[0]) if r.body else None) as server,
-        pytest.raises(FatalLLMError, match="with a stream and without one .*only support stream mode"),
+        pytest.raises(FatalLLMError, match=r"with a stream and without one .*only support stream mode"),
     ):
         ask(ours(server))
     assert len(server.posted) == 2
