@@ -10,6 +10,7 @@ import ipaddress
 import json
 import logging
 import os
+import re
 import ssl
 import threading
 import time
@@ -17,9 +18,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
-from urllib.request import proxy_bypass_environment
+from urllib.request import getproxies, proxy_bypass
 
 from qilin_rag.errors import UsageError
 from qilin_rag.llms.base import FatalLLMError
@@ -43,7 +44,8 @@ OPENAI_VARIABLES = (
 )
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 _OPENAI_HOST = "api.openai.com"
-_AZURE_HOSTS = (".azure.com", ".azure.us", ".azure.cn", ".azure-api.net")
+# Azure's other hosts of models (models.ai.azure.com, inference.ml.azure.com) take keys as OpenAI does.
+_AZURE_HOST = re.compile(r"\.(openai|cognitiveservices|services\.ai)\.azure\.(com|us|cn)$|\.azure-api\.net$")
 _AZURE_PATH = "/openai/deployments/"
 
 _one_at_a_time = threading.Lock()
@@ -72,7 +74,7 @@ def is_openai(address: str) -> bool:
 def is_azure(address: str) -> bool:
     """Whether an address takes its key as Azure does: in the header `api-key`."""
     parts = urlsplit(address)
-    return (parts.hostname or "").endswith(_AZURE_HOSTS) or _AZURE_PATH in f"{parts.path}/"
+    return bool(_AZURE_HOST.search(parts.hostname or "")) or _AZURE_PATH in f"{parts.path}/"
 
 
 @contextmanager
@@ -86,6 +88,33 @@ def environment_for(address: str) -> Iterator[None]:
             yield
         finally:
             os.environ.update(kept)
+
+
+class Proxy(NamedTuple):
+    """What stands between us and a server, and the variable that says so."""
+
+    variable: str
+    url: str
+
+
+def proxy_for(address: str) -> Proxy | None:
+    """The proxy through which an address is reached; none for this machine, and for what NO_PROXY names.
+
+    Raises:
+        UsageError: If it does not speak HTTP.
+    """
+    parts, proxies = urlsplit(address), getproxies()
+    scheme = next((name for name in (parts.scheme, "all") if proxies.get(name)), None)
+    if scheme is None or is_local(address) or proxy_bypass(parts.hostname or ""):
+        return None
+    variable = f"{scheme}_proxy" if os.environ.get(f"{scheme}_proxy") else f"{scheme}_proxy".upper()
+    url = proxies[scheme] if "://" in proxies[scheme] else f"http://{proxies[scheme]}"
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise UsageError(
+            f"the environment variable {variable} names a proxy that does not speak HTTP "
+            f"({urlsplit(url).scheme}); name one that does, or put {parts.hostname} into NO_PROXY"
+        )
+    return Proxy(variable, url)
 
 
 def certificates() -> ssl.SSLContext:
@@ -123,8 +152,8 @@ def no_answer(address: str, cause: str, model: str, has_engine: bool) -> FatalLL
     if advice := _tls_advice(address, cause):
         return FatalLLMError(advice)
     if not is_local(address):
-        proxy = _proxy_variable(address)
-        through = f" through the proxy of the environment variable {proxy}" if proxy else ""
+        proxy = proxy_for(address)
+        through = f" through the proxy of the environment variable {proxy.variable}" if proxy else ""
         return FatalLLMError(f"no answer from {address}{through} ({cause}); check the address and the network")
     if has_engine:
         return FatalLLMError(
@@ -136,15 +165,6 @@ def no_answer(address: str, cause: str, model: str, has_engine: bool) -> FatalLL
         f"no server answers at {address} ({cause}); start one in an environment that has vLLM: "
         f"vllm serve {model} --port {port}, or give another address with --base-url"
     )
-
-
-def _proxy_variable(address: str) -> str | None:
-    """The variable whose proxy leads to an address; its value may hold a password."""
-    parts = urlsplit(address)
-    if proxy_bypass_environment(parts.hostname or ""):
-        return None
-    names = (f"{parts.scheme}_proxy", "all_proxy")
-    return next((each for name in names for each in (name, name.upper()) if os.environ.get(each)), None)
 
 
 def _tls_advice(address: str, said: str) -> str | None:
@@ -173,7 +193,7 @@ def open_client(address: str, key: str, query: Mapping[str, str], timeout_s: flo
     import openai
 
     hook = partial(_refuse_redirect, address)
-    http = openai.DefaultHttpxClient(**_trust(address), event_hooks={"response": [hook]})
+    http = openai.DefaultHttpxClient(**_route(address), event_hooks={"response": [hook]})
     timeout = httpx2.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
     with environment_for(address):
         return openai.OpenAI(**_settings(address, key, query), timeout=timeout, http_client=http)
@@ -188,7 +208,7 @@ def open_async_client(address: str, key: str, query: Mapping[str, str], timeout_
         _refuse_redirect(address, response)
 
     limits = httpx2.Limits(max_connections=0)  # aiohttp's way to say no limit: --concurrency is the limit
-    http = openai.DefaultAioHttpClient(**_trust(address), limits=limits, event_hooks={"response": [hook]})
+    http = openai.DefaultAioHttpClient(**_route(address), limits=limits, event_hooks={"response": [hook]})
     with environment_for(address):
         return openai.AsyncOpenAI(**_settings(address, key, query), timeout=timeout_s, http_client=http)
 
@@ -197,11 +217,15 @@ def _settings(address: str, key: str, query: Mapping[str, str]) -> dict[str, Any
     return {"base_url": address, "api_key": key, "max_retries": 0, "default_query": dict(query)}
 
 
-def _trust(address: str) -> dict[str, Any]:
-    """Proxies of the environment for other machines, certificates of the environment for all."""
-    here = is_local(address)
-    needs_certificates = not here or urlsplit(address).scheme == "https"
-    return {"trust_env": not here, "verify": certificates() if needs_certificates else True}
+def _route(address: str) -> dict[str, Any]:
+    """The proxy of the environment for other machines, the certificates of the environment for all."""
+    proxy = proxy_for(address)
+    needs_certificates = not is_local(address) or urlsplit(address).scheme == "https"
+    return {
+        "trust_env": False,  # an httpx that reads it opens all proxies, also those that it has no use for
+        "proxy": proxy.url if proxy else None,
+        "verify": certificates() if needs_certificates else True,
+    }
 
 
 def list_models(client: openai.OpenAI, options: Any, timeout_s: float) -> dict[str, dict[str, Any]]:
@@ -215,8 +239,9 @@ def list_models(client: openai.OpenAI, options: Any, timeout_s: float) -> dict[s
     import httpx2
     import openai
 
+    address = str(client.base_url).rstrip("/")
     words = "waiting for the list of models of %s, for up to %g s (llm.timeout_s)"
-    timer = threading.Timer(SILENT_S, logger.warning, (words, client.base_url, timeout_s))
+    timer = threading.Timer(SILENT_S, logger.warning, (words, address, timeout_s))
     timer.daemon = True
     timer.start()
     content, deadline = b"", time.monotonic() + timeout_s
@@ -235,7 +260,7 @@ def list_models(client: openai.OpenAI, options: Any, timeout_s: float) -> dict[s
         if isinstance(error.__cause__ or error, httpx2.ConnectTimeout):
             raise
         raise FatalLLMError(
-            f"{client.base_url} has not listed its models within {timeout_s:g} s; to wait longer, raise llm.timeout_s"
+            f"{address} has not listed its models within {timeout_s:g} s; to wait longer, raise llm.timeout_s"
         ) from error
     finally:
         timer.cancel()

@@ -312,7 +312,8 @@ class OpenAICompatible(LLM):
         except (openai.APIConnectionError, httpx2.RequestError, OSError) as error:
             raise TransientError(self._redacted(f"connection failed: {error.__cause__ or error}")) from error
         except openai.APIStatusError as error:
-            if self._adapts_to(f"{error.message} {error.body}", body):
+            refusal = error.message if must_stream(error.message) else f"{error.message} {error.body}"
+            if self._adapts_to(refusal, body):
                 return await self._call(prompt)
             if _is_filtered(error):
                 return Completion(text="", raw="", model=self.model, finish_reason=FILTERED)

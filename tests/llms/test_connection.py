@@ -229,6 +229,31 @@ def test_a_proxy_that_does_not_answer_is_named_without_its_password(monkeypatch:
     assert "password" not in str(caught.value)
 
 
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "all_proxy", "HTTP_PROXY"])
+def test_a_proxy_that_can_not_be_used_is_named(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "socks5://user:password@127.0.0.1:9")
+    llm = OpenAICompatible(model="m", base_url="http://llm.example.com/v1")
+    for work in (llm.check, lambda: ask(llm)):
+        with pytest.raises(
+            UsageError, match=rf"{variable} names a proxy that does not speak HTTP \(socks5\)"
+        ) as caught:
+            work()
+        assert "password" not in str(caught.value)
+
+
+def test_a_proxy_that_is_not_used_need_not_be_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    with RawServer(good) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.host)  # without a scheme, as many write it
+        monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+        assert ask(ours(proxy, base_url="http://llm.example.com/v1")).text == "答"
+        assert ask(ours(proxy)).text == "答"
+        monkeypatch.delenv("HTTP_PROXY")
+        monkeypatch.setenv("NO_PROXY", "example.invalid,10.0.0.1")
+        assert connection.proxy_for("http://llm.example.invalid/v1") is None
+        assert connection.proxy_for("https://10.0.0.1:8000/v1") is None
+    assert [request.path for request in proxy.requests][0] == "http://llm.example.com/v1/chat/completions"
+
+
 def test_no_proxy_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
     with RawServer(good) as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.host}")
