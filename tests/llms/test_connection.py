@@ -251,7 +251,7 @@ def test_a_proxy_that_is_not_used_need_not_be_usable(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("NO_PROXY", "example.invalid,10.0.0.1")
         assert connection.proxy_for("http://llm.example.invalid/v1") is None
         assert connection.proxy_for("https://10.0.0.1:8000/v1") is None
-    assert [request.path for request in proxy.requests][0] == "http://llm.example.com/v1/chat/completions"
+    assert proxy.requests[0].path == "http://llm.example.com/v1/chat/completions"
 
 
 def test_no_proxy_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,7 +357,9 @@ def test_azure_gets_its_version_and_its_key() -> None:
         ("https://gate.azure-api.net/llm", KEY, True),
         ("https://gateway.example.com/openai/deployments/d", KEY, True),
         ("https://res.openai.azure.com/openai/v1", "eyJhbGciOi.eyJhdWQi.c2lnbmF0dXJl", False),
-        ("https://azure.com.example.org/v1", KEY, False),
+        ("https://res.openai.azure.com.example.org/v1", KEY, False),
+        ("https://m.eastus2.models.ai.azure.com/v1", KEY, False),
+        ("https://m.eastus2.inference.ml.azure.com/v1", KEY, False),
         ("https://api.openai.com/v1", KEY, False),
     ],
 )
