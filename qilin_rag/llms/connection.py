@@ -200,7 +200,16 @@ def open_client(address: str, key: str, query: Mapping[str, str], timeout_s: flo
 
 
 def open_async_client(address: str, key: str, query: Mapping[str, str], timeout_s: float) -> openai.AsyncOpenAI:
-    """A client over aiohttp: httpx looks through all its connections for each call."""
+    """A client for the questions of a run."""
+    import openai
+
+    http = open_async_http(address)
+    with environment_for(address):
+        return openai.AsyncOpenAI(**_settings(address, key, query), timeout=timeout_s, http_client=http)
+
+
+def open_async_http(address: str) -> httpx2.AsyncClient:
+    """What a client goes through: aiohttp, since httpx looks through all its connections for each call."""
     import httpx2
     import openai
 
@@ -208,9 +217,7 @@ def open_async_client(address: str, key: str, query: Mapping[str, str], timeout_
         _refuse_redirect(address, response)
 
     limits = httpx2.Limits(max_connections=0)  # aiohttp's way to say no limit: --concurrency is the limit
-    http = openai.DefaultAioHttpClient(**_route(address), limits=limits, event_hooks={"response": [hook]})
-    with environment_for(address):
-        return openai.AsyncOpenAI(**_settings(address, key, query), timeout=timeout_s, http_client=http)
+    return openai.DefaultAioHttpClient(**_route(address), limits=limits, event_hooks={"response": [hook]})
 
 
 def _settings(address: str, key: str, query: Mapping[str, str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ comes tells, so all replies are read here.
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import io
 import json
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _FIELD = re.compile(rb"(data|event|id|retry)[:\r\n]|:")  # what a line of events begins with
 _LONGEST_FIELD = len(b"event:")
 _DONE = "[DONE]"
+LAST_WORDS_S = 5.0  # for what a server may say behind an answer
 # What a chunk says of a part of a message; all other texts are continued by the next chunk.
 _SAID_ONCE = frozenset({"role", "type", "id", "index", "name", "format", "signature"})
 # A server that can be asked for a stream only, in the words of DashScope, OpenAI's, Fireworks and of gateways.
@@ -129,7 +131,14 @@ async def _read_events(chunks: AsyncIterator[bytes]) -> dict[str, Any]:
     reply = _Reply()
     source = aiter(httpx2.EventSource(stream, max_event_size=None))
     async with aclosing(cast("AsyncGenerator[httpx2.ServerSentEvent, None]", source)) as events:
-        async for event in events:
+        while True:
+            try:
+                async with asyncio.timeout(LAST_WORDS_S if reply.has_ended else None):
+                    event = await anext(events, None)
+            except TimeoutError:  # of a server that has said all, and stays
+                event = None
+            if event is None:
+                break
             if event.data.strip() == _DONE:
                 return reply.read(is_done=True)
             if not event.data.strip():
@@ -180,6 +189,11 @@ class _Reply:
             _extend(kept, {"text": text})
         if choice.get("finish_reason"):
             kept["finish_reason"] = choice["finish_reason"]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the answer has: what may come is its tokens."""
+        return bool(self._choices) and all(choice.get("finish_reason") for choice in self._choices.values())
 
     def read(self, is_done: bool) -> dict[str, Any]:
         """The reply; TransientError where neither the server nor its answer has said that it is the end."""

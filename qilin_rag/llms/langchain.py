@@ -27,6 +27,7 @@ from qilin_rag.prompts import RenderedPrompt
 from qilin_rag.types import Completion
 
 if TYPE_CHECKING:
+    import httpx2
     from langchain_core.language_models import BaseChatModel
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class LangChain(LLM):
 
     _made: BaseChatModel | None = PrivateAttr(default=None)
     _rng: random.Random = PrivateAttr(default_factory=random.Random)
+    _http: httpx2.AsyncClient | None = PrivateAttr(default=None)
     _is_stream_only: bool = PrivateAttr(default=False)
 
     @model_validator(mode="before")
@@ -139,6 +141,9 @@ class LangChain(LLM):
     async def close(self) -> None:
         """Let the model go: its connections belong to the event loop that it was used in."""
         self._made = None
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
 
     async def _call(self, prompt: RenderedPrompt) -> Completion:
         model, streams = self._model(), self.stream or self._is_stream_only
@@ -202,16 +207,23 @@ class LangChain(LLM):
             raise UsageError(
                 f"{self._name}: {made.__name__} takes no {ignored[0]}; leave it out with --set llm.{ignored[0]}=null"
             )
-        ours = {"timeout": self.timeout_s, "max_retries": 0}
+        ours: dict[str, Any] = {"timeout": self.timeout_s, "max_retries": 0}
+        if self._address and "http_async_client" in taken and not os.environ.get("OPENAI_PROXY"):  # a class of OpenAI's
+            ours["http_async_client"] = self._http = connection.open_async_http(self._address)
         return self._init({**{name: value for name, value in ours.items() if name in taken}, **given})
 
     @property
     def _address(self) -> str:
         """Where the model is asked, as far as it is known here."""
-        if self.base_url or (":" in self.spec and not self.spec.startswith("openai:")):
-            return self.base_url or ""
-        named = os.environ.get("OPENAI_API_BASE") or os.environ.get("OPENAI_BASE_URL")
-        return named or "https://api.openai.com/v1"
+        if self.base_url:
+            return self.base_url
+        match self.spec.split(":")[0] if ":" in self.spec else "openai":
+            case "openai":
+                named = os.environ.get("OPENAI_API_BASE") or os.environ.get("OPENAI_BASE_URL")
+                return named or "https://api.openai.com/v1"
+            case "azure_openai":
+                return str(self.settings.get("azure_endpoint") or os.environ.get("AZURE_OPENAI_ENDPOINT") or "")
+        return ""
 
     def _init(self, given: Mapping[str, Any]) -> BaseChatModel:
         from langchain.chat_models import init_chat_model

@@ -472,3 +472,17 @@ def test_an_error_of_the_connection_holds_no_key() -> None:
     with RawServer(lambda r: cut if r.body else None) as server, pytest.raises(LLMError) as caught:
         ask(ours(server))
     assert "connection failed" in str(caught.value) and KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_langchain_takes_no_key_to_another_host_either(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("langchain_openai", reason="needs a provider of LangChain: pip install langchain-openai")
+    monkeypatch.setenv("AZURE_OPENAI_API_KEY", KEY)
+    with RawServer(good) as other, RawServer(lambda r: None) as server:
+        server.answer = lambda r: moved(f"http://{other.host}{r.path}", status)(r)
+        azure = {"azure_endpoint": f"http://{server.host}", "api_version": "2024-10-21"}
+        for llm in (langchain(server), LangChain(spec="azure_openai:gpt-4o", settings=azure)):
+            with pytest.raises(FatalLLMError, match=r"redirects to http://.* where no key is sent unasked"):
+                ask(llm)
+    assert len(server.requests) == 2
+    assert not other.requests

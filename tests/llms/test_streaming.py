@@ -233,6 +233,14 @@ def test_a_stream_that_is_done_is_not_waited_for() -> None:
         assert time.perf_counter() - started < 5
 
 
+def test_a_server_that_never_says_that_it_is_done_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qilin_rag.llms.events.LAST_WORDS_S", 0.1)
+    usage = {"choices": [], "usage": USAGE}
+    with RawServer(lambda r: stream(events(*ANSWER, usage, done=False), hangs=True)) as server:
+        [done] = ask(ours(server, stream=True, timeout_s=10, max_tries=1))
+    assert (done.text, done.usage.prompt_tokens) == ("水温92度", 7)
+
+
 def test_what_is_left_out_is_not_sent() -> None:
     with RawServer(good) as server:
         ask(ours(server, stream=None, n=None))
