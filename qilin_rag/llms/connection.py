@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
+MOST_BYTES = 16 * 2**20  # of a list of models
 SILENT_S = 5.0  # of a wait; then it is said what is waited for
 # What clients of OpenAI send of the environment, unasked; meant for OpenAI's own addresses.
 OPENAI_VARIABLES = (
@@ -261,6 +262,8 @@ def list_models(client: openai.OpenAI, options: Any, timeout_s: float) -> dict[s
                 content += chunk
                 if time.monotonic() > deadline:
                     raise httpx2.ReadTimeout("too slow")
+                if len(content) > MOST_BYTES:
+                    raise ValueError("no list of models is as long")
         finally:
             response.close()
     except (openai.APITimeoutError, httpx2.TimeoutException) as error:

@@ -24,15 +24,19 @@ if TYPE_CHECKING:
 _FIELD = re.compile(rb"(data|event|id|retry)[:\r\n]|:")  # what a line of events begins with
 _LONGEST_FIELD = len(b"event:")
 _DONE = "[DONE]"
+MOST_BYTES = 64 * 2**20  # of a reply; a server may never end
 LAST_WORDS_S = 5.0  # for what a server may say behind an answer
 # What a chunk says of a part of a message; all other texts are continued by the next chunk.
 _SAID_ONCE = frozenset({"role", "type", "id", "index", "name", "format", "signature"})
 # A server that can be asked for a stream only, in the words of DashScope, OpenAI's, Fireworks and of gateways.
 _STREAM_ONLY = re.compile(
-    r"only supports? (the )?stream|stream(ing)?[- ]only|stream['\"`]?(=| must be (set to )?| parameter must be )true"
+    r"only supports? (the )?stream|stream(ing)?[- ]only"
+    r"|stream['\"`]?( parameter)?( ?[=:] ?| (must|should|has to|needs to) be (set to )?| to )['\"`]?true"
+    r"(?!.{0,20}(not|un) ?(supported|allowed|available))"
+    r"|(when|with|if) ['\"`]?stream['\"`]?( ?[=:] ?| is )false"
     r"|(requires?|must use|please (use|enable)( the)?) stream"
     r"|set to false for non-?stream|must be .{0,20}false .{0,20}non-?stream"
-    r"|non-?stream\w*( \w+){0,3} (is |are )?(not |un)(supported|allowed|available)"
+    r"|non-?stream\w*( \w+){0,3} (is |are )?(not |un|dis)(supported|allowed|available|abled)"
     r"|(does not|doesn't|not) support non-?stream"
     r"|[仅只]支持(以)?(使用)?流式|(不支持|才能进行)非流式|必须.{0,6}流式",
     re.IGNORECASE,
@@ -93,7 +97,7 @@ async def read_body(chunks: AsyncIterator[bytes]) -> bytes | dict[str, Any]:
 
     Raises:
         TransientError: If a stream ends before the answer does.
-        ValueError: If an event can't be read.
+        ValueError: If an event can't be read, or there is more than any answer has.
     """
     head = b""
     async with aclosing(_all(chunks)) as rest:
@@ -111,7 +115,11 @@ async def read_body(chunks: AsyncIterator[bytes]) -> bytes | dict[str, Any]:
 
 
 async def _all(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    n_bytes = 0
     async for chunk in chunks:
+        n_bytes += len(chunk)
+        if n_bytes > MOST_BYTES:
+            raise ValueError(f"a reply of more than {MOST_BYTES >> 20} MB")
         yield chunk
 
 

@@ -206,6 +206,13 @@ def test_an_event_that_is_no_object_is_said(event: str) -> None:
         read(events(delta(content="甲"), event))
 
 
+@pytest.mark.parametrize("content", [ANSWER, b'{"choices": []}'])
+def test_a_reply_without_an_end_is_not_read_for_ever(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qilin_rag.llms.events.MOST_BYTES", 2**20)
+    with pytest.raises(ValueError, match="more than 1 MB"):
+        read(content.replace(b"data: [DONE]", b""), *[b": " + b"x" * 2**15 + b"\n\n"] * 64)
+
+
 def test_a_megabyte_in_small_chunks_and_in_one() -> None:
     word = "长" * 4
     [whole] = [message(events(delta("stop", content=word * 90_000)))["content"]]
@@ -227,11 +234,19 @@ REFUSALS: Sequence[str] = (
     "该模型只支持流式调用，请设置 stream=true",
     "该模型不支持非流式调用",
     "This is a streaming-only model",
+    "enable thinking can not be support when `stream=False`.",  # ModelScope
+    "Please set stream to true",
+    "`stream` should be True for this model",
+    "Non-streaming mode is disabled",
 )
 OTHERS: Sequence[str] = (
     "Unsupported value: 'stream' does not support true with this model. Only the default (false) value is supported.",
     "Your organization must be verified to stream this model.",
     "stream is not supported for this model",
+    "stream=true is not supported for this model",
+    "'stream': true is unsupported",
+    "Streaming is disabled",
+    "This model only supports non-streaming calls",
     "Unknown parameter: 'stream_options'.",
     "The model only supports text inputs",
     "maximum context length is 4096 tokens",
