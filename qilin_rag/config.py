@@ -251,7 +251,7 @@ def resolve(
             raise UsageError(f"{file}: {kind} must be a registered name; code (package.module:NAME) goes to --{kind}")
     given = {**from_file, **{key: value for key, value in flags.items() if value is not None}}
     _refuse_unwritable(given)
-    base_url = given.pop("base_url", None)
+    base_url, stream = given.pop("base_url", None), given.pop("stream", None)
     retriever = _named(given.pop("retriever", "bm25"), "retriever")
     llm = _named(given.pop("llm", "extractive"), "llm")
     optional = [] if "metrics" in given else list(_OPTIONAL_METRICS)
@@ -260,8 +260,9 @@ def resolve(
     label = llm["name"]
     preset = _preset(label)
     llm = {**preset, **{key: value for key, value in llm.items() if key != "name"}}
-    if base_url is not None:
-        llm["base_url"] = base_url
+    for name, value in (("base_url", base_url), ("stream", stream)):
+        if value is not None:
+            llm[name] = value
     if isinstance(engine := llm.get("engine"), dict) and "python" in engine:
         raise UsageError("a file can't name a program (engine.python); give it with --set llm.engine.python=PATH")
     for path, value in parse_overrides(overrides):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
@@ -19,7 +18,9 @@ from packaging.requirements import Requirement
 from qilin_rag.config import RunConfig, cache_dir, read_yaml, resource_names
 from qilin_rag.data.source import open_source
 from qilin_rag.errors import QilinError
+from qilin_rag.llms.connection import is_local
 from qilin_rag.llms.engines import Engine
+from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.pretrained import find_model
 from qilin_rag.registry import ENGINES, LLMS, RETRIEVERS, SCORERS
 from qilin_rag.retrievers.biencoder import BiEncoder
@@ -32,7 +33,6 @@ EXTRAS = {
     "analysis": "tables and plots of the data",
 }
 _ELSEWHERE = {"runs": "name another folder: --runs-dir", "cache": "name another folder: QILIN_RAG_CACHE"}
-_LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 _PROBE_TIMEOUT_S = 1.0
 
 
@@ -153,16 +153,23 @@ def _presets(except_for: str) -> Iterator[Finding]:
             continue
         llm: Any = LLMS.resolve(preset["class"]).model_construct(**preset)
         address = urlsplit(llm.base_url)
-        if address.hostname in _LOCAL_HOSTS:
-            is_up = _answers(address.hostname, address.port or 80)
+        if is_local(llm.base_url):
+            is_up = _answers(address.hostname or "", address.port or {"https": 443}.get(address.scheme, 80))
             state = f"something answers at {address.netloc}" if is_up else f"no server at {address.netloc}"
             advice = "" if is_up else f"qilin-rag serve {name}, or run --serve"
             yield Finding(f"llm {name}", "ok" if is_up else "missing", state, advice)
         else:
-            has_key = bool(os.environ.get(llm.api_key_env))
+            has_key = _has_key(llm)
             state = f"{llm.api_key_env} is {'set' if has_key else 'not set'}"
             advice = "" if has_key else f"export {llm.api_key_env}=..."
             yield Finding(f"llm {name}", "ok" if has_key else "missing", state, advice)
+
+
+def _has_key(llm: OpenAICompatible) -> bool:
+    try:
+        return bool(llm.api_key())
+    except QilinError:
+        return False
 
 
 def _answers(host: str, port: int) -> bool:

@@ -27,6 +27,7 @@ from qilin_rag.cli.options import (
     RetrieverName,
     RunsDir,
     Settings,
+    Stream,
     Verbose,
 )
 from qilin_rag.cli.plan import print_plan
@@ -60,6 +61,7 @@ def run(
     ] = None,
     concurrency: Concurrency = None,
     base_url: BaseUrl = None,
+    stream: Stream = False,
     serve: Annotated[
         bool, typer.Option("--serve", help="Start the preset's own server for this run, and stop it after.")
     ] = False,
@@ -118,6 +120,7 @@ def run(
         "ids": ids,
         "concurrency": concurrency,
         "base_url": base_url,
+        "stream": stream or None,
         "serve": serve or None,
         "runs_dir": runs_dir,
         "fresh": fresh or None,

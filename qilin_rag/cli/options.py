@@ -134,4 +134,5 @@ FailOnError = Annotated[
 ]
 Serve = Annotated[bool, typer.Option("--serve", help="Start the preset's own server, and stop it after.")]
 BaseUrl = Annotated[str | None, typer.Option(help="Address of the OpenAI-compatible server.")]
+Stream = Annotated[bool, typer.Option("--stream", help="Read answers as a stream, for models that need it.")]
 RunsDir = Annotated[Path | None, typer.Option(help="Where runs are kept. [default: runs]")]

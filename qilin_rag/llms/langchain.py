@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import random
 import time
 from collections.abc import Mapping
@@ -15,15 +17,20 @@ from pydantic import PositiveFloat, PositiveInt, PrivateAttr, ValidationError, m
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.extras import require
 from qilin_rag.factories import import_object, make_object, one_line, parameters, refuse_secrets, source_hash
+from qilin_rag.llms import connection
 from qilin_rag.llms.base import LLM, FatalLLMError, FilteredError, LLMError, ThinkingMarkers
-from qilin_rag.llms.langchain_replies import completion, meaning
+from qilin_rag.llms.events import must_stream
+from qilin_rag.llms.langchain_replies import completion, ending_word, meaning
 from qilin_rag.llms.refusals import filtered
 from qilin_rag.llms.retry import CountedCalls, TransientError, with_retries
 from qilin_rag.prompts import RenderedPrompt
 from qilin_rag.types import Completion
 
 if TYPE_CHECKING:
+    import httpx2
     from langchain_core.language_models import BaseChatModel
+
+logger = logging.getLogger(__name__)
 
 # What stands before the colon of an init_chat_model string; anything else is a module of its user's own.
 _PROVIDERS = """
@@ -45,12 +52,14 @@ class LangChain(LLM):
     function that makes one of `settings`; temperature and max_tokens are its own affair unless they are set here.
     `timeout_s` is the deadline of one request; `context_length`, where it is given, and `max_tokens` bound the prompt.
     `thinking_markers` (pairs, such as `[[<cot>, </cot>]]`) tell where the model thinks, beside those that are known.
+    `stream` reads the answer as it is written, for models that can only be streamed; where one says so, that is done
+    unasked.
     """
 
     version: ClassVar[int] = 2
 
     argument: ClassVar[str | None] = "spec"
-    operational: ClassVar[frozenset[str]] = LLM.operational | {"base_url", "timeout_s", "max_tries"}
+    operational: ClassVar[frozenset[str]] = LLM.operational | {"base_url", "timeout_s", "max_tries", "stream"}
 
     spec: str
     settings: dict[str, Any] = {}
@@ -60,10 +69,13 @@ class LangChain(LLM):
     context_length: PositiveInt | None = None
     timeout_s: PositiveFloat = 180.0
     max_tries: PositiveInt = 10
+    stream: bool = False
     thinking_markers: ThinkingMarkers = []
 
     _made: BaseChatModel | None = PrivateAttr(default=None)
     _rng: random.Random = PrivateAttr(default_factory=random.Random)
+    _http: httpx2.AsyncClient | None = PrivateAttr(default=None)
+    _is_stream_only: bool = PrivateAttr(default=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -133,20 +145,33 @@ class LangChain(LLM):
     async def close(self) -> None:
         """Let the model go: its connections belong to the event loop that it was used in."""
         self._made = None
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
 
     async def _call(self, prompt: RenderedPrompt) -> Completion:
-        model = self._model()
+        model, streams = self._model(), self.stream or self._is_stream_only
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self.timeout_s):
-                message = await model.ainvoke(prompt.messages)
+                message = await (_streamed(model, prompt.messages) if streams else model.ainvoke(prompt.messages))
         except TimeoutError as error:
             raise TransientError(f"no answer within {self.timeout_s:g} s") from error
-        except QilinError:
+        except (QilinError, TransientError):
             raise
         except Exception as error:  # each provider has errors of its own
+            if not streams and must_stream(f"{error} {getattr(error, 'body', '')}"):
+                self._say_stream_only()
+                return await self._call(prompt)
+            if isinstance(error, OSError):  # most clients don't say what they could not open
+                connection.certificates()
             raise meaning(error, self._name) from error
         return completion(message, self.spec, time.perf_counter() - started, self.thinking_markers, self.max_tokens)
+
+    def _say_stream_only(self) -> None:
+        if not self._is_stream_only:
+            logger.warning("%s can only be streamed, so its answers are read as a stream (said once)", self.spec)
+        self._is_stream_only = True
 
     @property
     def _name(self) -> str:
@@ -181,20 +206,53 @@ class LangChain(LLM):
             raise UsageError(
                 f"{self._name}: {made.__name__} takes no {ignored[0]}; leave it out with --set llm.{ignored[0]}=null"
             )
-        ours = {"timeout": self.timeout_s, "max_retries": 0}
+        ours: dict[str, Any] = {"timeout": self.timeout_s, "max_retries": 0}
+        if self._address and "http_async_client" in taken and not os.environ.get("OPENAI_PROXY"):  # a class of OpenAI's
+            ours["http_async_client"] = self._http = connection.open_async_http(self._address)
         return self._init({**{name: value for name, value in ours.items() if name in taken}, **given})
+
+    @property
+    def _address(self) -> str:
+        """Where the model is asked, as far as it is known here."""
+        if self.base_url:
+            return self.base_url
+        match self.spec.split(":")[0] if ":" in self.spec else "openai":
+            case "openai":
+                named = os.environ.get("OPENAI_API_BASE") or os.environ.get("OPENAI_BASE_URL")
+                return named or "https://api.openai.com/v1"
+            case "azure_openai":
+                return str(self.settings.get("azure_endpoint") or os.environ.get("AZURE_OPENAI_ENDPOINT") or "")
+        return ""
 
     def _init(self, given: Mapping[str, Any]) -> BaseChatModel:
         from langchain.chat_models import init_chat_model
 
         try:
-            return init_chat_model(self.spec, **given)
+            with connection.environment_for(self._address):
+                return init_chat_model(self.spec, **given)
         except ImportError as error:
             raise UsageError(f"{self._name}: {error}") from error
         except Exception as error:
+            if isinstance(error, OSError):  # most clients don't say what they could not open
+                connection.certificates()
             said = f"{self._name} can't be set up: {one_line(error)}"
             is_unknown = isinstance(error, ValueError) and not isinstance(error, ValidationError)
             raise (UsageError if is_unknown else FatalLLMError)(said) from error
+
+
+async def _streamed(model: BaseChatModel, messages: Any) -> Any:
+    """The message that the chunks of a stream add up to."""
+    speaks_openai = any(each.__module__.startswith("langchain_openai.") for each in type(model).__mro__)
+    whole: Any = None
+    try:
+        async for chunk in model.astream(messages, **({"stream_usage": True} if speaks_openai else {})):
+            whole = chunk if whole is None else whole + chunk
+    except ValueError as error:
+        if "No generation chunks" not in str(error):  # LangChain's words for an empty stream
+            raise
+    if whole is None or (speaks_openai and ending_word(whole.response_metadata or {}) is None):
+        raise TransientError("the stream ended before the answer did")
+    return whole
 
 
 def _is_factory(spec: Any) -> bool:

@@ -31,7 +31,7 @@ def completion(
     about = message.response_metadata or {}
     ended = ending(about)
     if ended == PASSING:
-        raise TransientError(f"the model ended the answer with {_ending_word(about)!r}")
+        raise TransientError(f"the model ended the answer with {ending_word(about)!r}")
     fields = {**(message.additional_kwargs or {}), "content": message.content}
     fields.setdefault("tool_calls", getattr(message, "tool_calls", None))
     usages = [
@@ -45,10 +45,11 @@ def completion(
 
 def ending(about: Mapping[str, Any]) -> str:
     """How an answer ended, out of a message's response_metadata, as `read_ending` has it."""
-    return read_ending(_ending_word(about))
+    return read_ending(ending_word(about))
 
 
-def _ending_word(about: Mapping[str, Any]) -> Any:
+def ending_word(about: Mapping[str, Any]) -> Any:
+    """The provider's own word for it, None where it says none."""
     why_incomplete = about.get("incomplete_details")
     said = why_incomplete.get("reason") if isinstance(why_incomplete, Mapping) else None
     return said or next((about[name] for name in _WHERE if about.get(name)), None)
@@ -134,7 +135,9 @@ def _headers(error: Exception) -> Mapping[str, Any]:
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status that an error speaks of, wherever its class keeps it."""
+    """The HTTP status that an error speaks of, wherever its class keeps it; a broken transfer has none of its own."""
+    if "http_exceptions" in type(error).__module__:  # of aiohttp's parser, which calls it 400
+        return None
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):  # botocore
         response = response.get("ResponseMetadata", {})

@@ -8,7 +8,6 @@ is left out, by a null in its preset.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import logging
 import os
@@ -19,12 +18,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, PrivateAttr, field_validator
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, PrivateAttr, field_validator, model_validator
 
 from qilin_rag.errors import UsageError
+from qilin_rag.factories import refuse_secrets
+from qilin_rag.llms import connection
 from qilin_rag.llms.base import LLM, FatalLLMError, FilteredError, LLMError, ThinkingMarkers
+from qilin_rag.llms.events import must_stream, read_body, refuses_usage
 from qilin_rag.llms.limiter import AdaptiveLimit
-from qilin_rag.llms.refusal_bodies import refusal_in_answer
+from qilin_rag.llms.refusal_bodies import read_refusal, refusal_in_answer
 from qilin_rag.llms.refusals import Caller, filtered, refusal_error
 from qilin_rag.llms.replies import PASSING, read_again, read_ending, read_reply, read_usage
 from qilin_rag.llms.retry import CountedCalls, TransientError, with_retries
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHECK_TIMEOUT_S = 5.0
 # What a server says of a model that another one of the same name may not share (vLLM: the folder, the length).
 _SERVED = ("root", "max_model_len", "parent", "owned_by")
 _VERSION = re.compile(r"[-_@:](latest|\d{4}-\d{2}-\d{2}|\d{8}|\d{6}|\d{4})$")
@@ -73,6 +74,10 @@ class OpenAICompatible(LLM):
     `max_tokens` (of the answer) bound the prompt. `thinking_markers` (pairs, such as `[[<cot>, </cot>]]`) tell where
     the model thinks, beside those that are known of all models. `timeout_s` is the deadline of one request. `engine`
     (vllm or llamacpp, with its settings) is what `serve` and `run --serve` start; it counts where they do.
+
+    `stream` reads the answer as it is written (for models that can only be streamed; where a server says so, that is
+    done unasked); `stream` and `n` are not sent where they are null. `query` goes behind each address, such as Azure's
+    `{api-version: 2024-10-21}`; at Azure's addresses the key goes into the header `api-key`.
     """
 
     version: ClassVar[int] = 2
@@ -82,12 +87,16 @@ class OpenAICompatible(LLM):
         "timeout_s",
         "max_tries",
         "engine",
+        "n",
+        "query",
+        "stream",
     }
 
     takes_images: ClassVar[bool] = True
 
     model: str
     base_url: str = "http://127.0.0.1:8000/v1"
+    query: dict[str, str] = {}
     api_key_env: str = "OPENAI_API_KEY"
     temperature: float | None = 0.0
     top_p: float | None = 1.0
@@ -96,6 +105,8 @@ class OpenAICompatible(LLM):
     presence_penalty: float | None = 0.0
     frequency_penalty: float | None = 0.0
     seed: int | None = 0
+    n: Literal[1] | None = 1
+    stream: bool | None = False
     extra_body: dict[str, Any] = {}
     context_length: PositiveInt = 32768
     timeout_s: PositiveFloat = 180.0
@@ -108,6 +119,20 @@ class OpenAICompatible(LLM):
     _served: dict[str, Any] = PrivateAttr(default_factory=dict)
     _rng: random.Random = PrivateAttr(default_factory=random.Random)
     _is_model_said: bool = PrivateAttr(default=False)
+    _is_stream_only: bool = PrivateAttr(default=False)
+    _refuses_usage: bool = PrivateAttr(default=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_stream(cls, fields: Any) -> Any:
+        """Streaming asked for in `extra_body` is streaming asked for: the same request, whichever way."""
+        extra = fields.get("extra_body") if isinstance(fields, dict) else None
+        if not isinstance(extra, Mapping) or "stream" not in extra:
+            return fields
+        if fields.get("stream", extra["stream"]) != extra["stream"]:
+            raise ValueError("extra_body.stream is llm.stream; leave one of them out")
+        rest = {name: value for name, value in extra.items() if name != "stream"}
+        return {**fields, "extra_body": rest, "stream": extra["stream"]}
 
     @field_validator("base_url")
     @classmethod
@@ -116,8 +141,21 @@ class OpenAICompatible(LLM):
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:  # a wrong port raises
             raise ValueError("expected an address like http://127.0.0.1:8000/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("an address is written down, so it must hold no password or ?query; use api_key_env")
+            raise ValueError(
+                "an address is written down, so it must hold no password or ?query; a key goes to the variable that "
+                "api_key_env names, any other query to llm.query, such as {api-version: 2024-10-21}"
+            )
         return base_url.rstrip("/")
+
+    @field_validator("query", mode="before")
+    @classmethod
+    def _plain_query(cls, query: Any) -> Any:
+        if not isinstance(query, Mapping):
+            return query
+        refuse_secrets(query, "llm.query")
+        if secret := next((name for name in query if str(name).lower() in ("key", "code", "sig", "signature")), None):
+            raise ValueError(f"{secret} is a key's, and settings are written down; use api_key_env")
+        return {name: str(value) if isinstance(value, int | float) else value for name, value in query.items()}
 
     @field_validator("engine", mode="before")
     @classmethod
@@ -141,13 +179,14 @@ class OpenAICompatible(LLM):
 
     @property
     def _is_local(self) -> bool:
-        host = urlsplit(self.base_url).hostname or ""
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
+        return connection.is_local(self.base_url)
 
-    def _api_key(self) -> str:
+    def api_key(self) -> str:
+        """The key that is sent.
+
+        Raises:
+            UsageError: If there is none for an address that needs one, or it can be none.
+        """
         key = os.environ.get(self.api_key_env, "").strip()
         if not (key.isascii() and key.isprintable()):
             raise UsageError(f"the key in {self.api_key_env} holds characters that no key has; set it again")
@@ -155,25 +194,34 @@ class OpenAICompatible(LLM):
             return key or "none"
         raise UsageError(f"{self.base_url} needs a key: set the environment variable {self.api_key_env}")
 
-    def _client_settings(self) -> dict[str, Any]:
-        return {"base_url": self.base_url, "api_key": self._api_key(), "max_retries": 0}
+    def _options(self) -> Any:
+        """What goes with each request beside its body."""
+        return {"headers": connection.headers_for(self.base_url, self.api_key())}
 
     def check(self) -> dict[str, Any]:
-        """Ask the server for its models: fails within seconds if there is no server, no such model, or a bad key."""
+        """Ask the server for its models: fails within seconds if there is no server, no such model, or a bad key.
+
+        A server that is there but slow is waited for, up to `timeout_s`.
+        """
+        import httpx2
         import openai
 
-        http_client = openai.DefaultHttpxClient(trust_env=not self._is_local)
-        client = openai.OpenAI(**self._client_settings(), timeout=CHECK_TIMEOUT_S, http_client=http_client)
+        client = connection.open_client(self.base_url, self.api_key(), self.query, self.timeout_s)
         try:
-            listed = {model.id: model.to_dict() for model in client.models.list().data}
+            listed = connection.list_models(client, self._options(), self.timeout_s)
             served = list(listed)
-        except openai.APIConnectionError as error:
-            raise self._no_server(self._redacted(str(error.__cause__ or error))) from error
+        except (openai.APIConnectionError, httpx2.RequestError) as error:
+            cause = self._redacted(str(error.__cause__ or error))
+            raise connection.no_answer(self.base_url, cause, self.model, bool(self.engine)) from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             refused = refusal_error(*_response(error), self._caller)
             if isinstance(refused, FatalLLMError) and "scope" not in str(refused):  # a key may lack that of the list
                 raise refused from error
             return {"base_url": self.base_url}
+        except connection.MovedError as error:
+            if error.has_same_ending:
+                raise
+            return {"base_url": self.base_url}  # to a page about it, or to sign in: the question itself will tell
         except (openai.OpenAIError, AttributeError, TypeError, ValueError):
             return {"base_url": self.base_url}  # some servers answer chats but do not list models
         finally:
@@ -187,20 +235,6 @@ class OpenAICompatible(LLM):
         self._served = {key: details[key] for key in _SERVED if key in details}
         return {"base_url": self.base_url, "models": [model for model in served if model == self.model], **self._served}
 
-    def _no_server(self, cause: str) -> FatalLLMError:
-        if not self._is_local:
-            return FatalLLMError(f"no answer from {self.base_url} ({cause}); check the address and the network")
-        if self.engine:
-            return FatalLLMError(
-                f"no server answers at {self.base_url} ({cause}); start the engine of this preset for this run with "
-                "--serve, or for several with the command serve; or give another address with --base-url"
-            )
-        port = urlsplit(self.base_url).port or 80
-        return FatalLLMError(
-            f"no server answers at {self.base_url} ({cause}); start one in an environment that has vLLM: "
-            f"vllm serve {self.model} --port {port}, or give another address with --base-url"
-        )
-
     @property
     def _caller(self) -> Caller:
         return Caller(
@@ -213,8 +247,8 @@ class OpenAICompatible(LLM):
         )
 
     def request(self, prompt: RenderedPrompt) -> dict[str, Any]:
-        """Address, what the server said of its model, and what it is sent."""
-        extra = {"extra_body": self.extra_body or None}
+        """Address, what the server said of its model, and what it is sent; not how the answer comes back."""
+        extra = {"extra_body": self.extra_body or None, **({"query": self.query} if self.query else {})}
         markers = {"thinking_markers": self.thinking_markers} if self.thinking_markers else {}
         return {"base_url": self.base_url, "served": self._served, **self._body(prompt), **extra, **markers}
 
@@ -239,15 +273,23 @@ class OpenAICompatible(LLM):
             "stream": False,
         }
 
+    def _sent(self, prompt: RenderedPrompt) -> dict[str, Any]:
+        """The body as it is sent: whether it is streamed, and what is left out, changes no answer."""
+        streams = True if self._is_stream_only else self.stream
+        asked = {"stream_options": {"include_usage": True}} if streams and not self._refuses_usage else {}
+        body = {**self._body(prompt), "n": self.n, "stream": streams, **asked}
+        return {name: value for name, value in body.items() if value is not None} | self.extra_body
+
     async def generate(self, prompt: RenderedPrompt) -> Completion:
         """One chat completion, tried again up to `max_tries` times where that can help."""
         calls = CountedCalls(lambda: self._limited_call(prompt))
         try:
             completion = await with_retries(calls, self.max_tries, self._rng)
         except TransientError as error:
+            import httpx2
             import openai
 
-            if isinstance(error.__cause__, openai.APIConnectionError):
+            if isinstance(error.__cause__, openai.APIConnectionError | httpx2.RequestError):
                 await asyncio.to_thread(self.check)  # stops the run if the server is gone, not only for this question
             raise LLMError(f"{error} ({self.max_tries} tries)", retries=calls.retries) from error
         except FilteredError as error:
@@ -268,47 +310,73 @@ class OpenAICompatible(LLM):
             self._limit.speed_up()
             return completion
 
-    def _open_client(self) -> openai.AsyncOpenAI:
-        """A client over aiohttp: httpx looks through all its connections for each call."""
+    async def _call(self, prompt: RenderedPrompt) -> Completion:
+        """One call, made again at once where the server wants it in another form that it can be given."""
         import httpx2
         import openai
 
-        limits = httpx2.Limits(max_connections=0)  # aiohttp's way to say no limit: --concurrency is the limit
-        http_client = openai.DefaultAioHttpClient(trust_env=not self._is_local, limits=limits)
-        return openai.AsyncOpenAI(**self._client_settings(), timeout=self.timeout_s, http_client=http_client)
-
-    def _read(self, content: bytes) -> ChatCompletion:
-        """Read the body of status 200, which may hold a refusal or be no JSON at all."""
+        body = self._sent(prompt)
+        started = time.perf_counter()
+        refused: tuple[int, Mapping[str, Any], Any] | None = None
         try:
-            value = json.loads(content)
-        except ValueError:
-            value = content
-        if (refused := refusal_in_answer(value)) is not None:
-            raise refusal_error(200, {}, refused, self._caller)
-        return ChatCompletion.model_validate(value)
+            async with asyncio.timeout(self.timeout_s):
+                content = await self._post(body)
+            latency_s = time.perf_counter() - started
+            value = _parsed(content)
+            if (said := refusal_in_answer(value)) is not None:
+                refused = (200, {}, said)
+            else:
+                reply = ChatCompletion.model_validate(value)
+        except TimeoutError as error:
+            raise TransientError(f"no answer within {self.timeout_s:g} s") from error
+        except (openai.APIConnectionError, httpx2.RequestError, OSError) as error:
+            raise TransientError(self._redacted(f"connection failed: {error.__cause__ or error}")) from error
+        except openai.APIStatusError as error:
+            refused = _response(error)
+        except (openai.OpenAIError, ValueError) as error:
+            raise TransientError(f"unreadable answer: {self._redacted(' '.join(str(error).split()))[:200]}") from error
+        if refused is not None:
+            if self._adapts_to(read_refusal(*refused).words, body):
+                return await self._call(prompt)
+            raise refusal_error(*refused, self._caller)
+        return self._completion(reply, latency_s)
 
-    async def _call(self, prompt: RenderedPrompt) -> Completion:
+    async def _post(self, body: dict[str, Any]) -> bytes | dict[str, Any]:
+        import httpx2
         import openai
 
         if self._client is None:
-            self._client = self._open_client()
-        body = {**self._body(prompt), **self.extra_body}
-        started = time.perf_counter()
+            self._client = connection.open_async_client(self.base_url, self.api_key(), self.query, self.timeout_s)
+        # Not chat.completions.create: walking through its types takes longer than the call itself.
+        response: Any = await self._client.post(
+            "/chat/completions",
+            cast_to=httpx2.Response,
+            body=body,
+            options=self._options(),
+            stream=True,  # read by us, as it comes
+            stream_cls=openai.AsyncStream[Any],
+        )
         try:
-            async with asyncio.timeout(self.timeout_s):
-                # Not chat.completions.create: walking through its types takes longer than the call itself.
-                content = await self._client.post("/chat/completions", cast_to=bytes, body=body)
-            latency_s = time.perf_counter() - started
-            reply = self._read(content)
-        except TimeoutError as error:
-            raise TransientError(f"no answer within {self.timeout_s:g} s") from error
-        except openai.APIConnectionError as error:
-            raise TransientError(self._redacted(f"connection failed: {error.__cause__ or error}")) from error
-        except openai.APIStatusError as error:
-            raise refusal_error(*_response(error), self._caller) from error
-        except (openai.OpenAIError, ValueError) as error:
-            raise TransientError(f"unreadable answer: {self._redacted(' '.join(str(error).split()))[:200]}") from error
-        return self._completion(reply, latency_s)
+            return await read_body(response.aiter_bytes())
+        finally:
+            await response.aclose()
+
+    def _adapts_to(self, refusal: str, body: Mapping[str, Any]) -> bool:
+        """Whether the server refused the form of a request, and the next one will have another; said once."""
+        if must_stream(refusal):
+            if body.get("stream"):
+                said = self._redacted(refusal)[:300]
+                raise FatalLLMError(f"{self.base_url} refuses {self.model!r} with a stream and without one ({said})")
+            if not self._is_stream_only:
+                logger.warning("%s can only be streamed, so its answers are read as a stream (said once)", self.model)
+            self._is_stream_only = True
+            return True
+        if "stream_options" in body and "stream_options" not in self.extra_body and refuses_usage(refusal):
+            if not self._refuses_usage:
+                logger.warning("%s does not count the tokens of a stream (said once)", self.base_url)
+            self._refuses_usage = True
+            return True
+        return False
 
     def _redacted(self, text: str) -> str:
         key = os.environ.get(self.api_key_env, "").strip()
@@ -363,3 +431,11 @@ def _with_images(prompt: RenderedPrompt) -> list[dict[str, Any]]:
 
 def _response(error: openai.APIStatusError) -> tuple[int, Mapping[str, str], bytes]:
     return error.status_code, error.response.headers, error.response.content
+
+
+def _parsed(content: bytes | dict[str, Any]) -> Any:
+    """A body as JSON; as it is where it is none."""
+    try:
+        return json.loads(content) if isinstance(content, bytes) else content
+    except ValueError:
+        return content

@@ -164,9 +164,10 @@ class _Said:
             self.headers |= {str(name).lower(): value for name, value in headers.items()}
         if "retrydelay" in fields:
             self.headers["retry-delay"] = fields["retrydelay"]
-        if "loc" in fields and isinstance(fields.get("msg"), str):  # FastAPI: what was sent stands beside it
+        said = fields.get("msg", fields.get("type"))
+        if "loc" in fields and isinstance(said, str):  # FastAPI: what was sent stands beside it
             where = fields["loc"] if isinstance(fields["loc"], list) else [fields["loc"]]
-            self.words.append(f"{'.'.join(map(str, where))}: {fields['msg']}")
+            self.words.append(f"{'.'.join(map(str, where))}: {said}")
             return
         for name in _WORDS:
             if name in fields and not isinstance(fields[name], int | float):

@@ -1,0 +1,318 @@
+"""How a server is reached: what of the environment counts for it, whom its client trusts, and where it never goes.
+
+A key goes to the address that it was given for and to no other, and neither does what OpenAI's client reads from the
+environment of its own accord.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import os
+import re
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from qilin_rag.errors import UsageError
+from qilin_rag.llms.base import FatalLLMError
+
+if TYPE_CHECKING:
+    import httpx2
+    import openai
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5.0
+MOST_BYTES = 16 * 2**20  # of a list of models
+SILENT_S = 5.0  # of a wait; then it is said what is waited for
+# What clients of OpenAI send of the environment, unasked; meant for OpenAI's own addresses.
+OPENAI_VARIABLES = (
+    "OPENAI_ORG_ID",
+    "OPENAI_ORGANIZATION",
+    "OPENAI_PROJECT_ID",
+    "OPENAI_CUSTOM_HEADERS",
+    "OPENAI_ADMIN_KEY",
+    "OPENAI_WEBHOOK_SECRET",
+)
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+_OPENAI_HOST = "api.openai.com"
+# Azure's other hosts of models (models.ai.azure.com, inference.ml.azure.com) take keys as OpenAI does.
+_AZURE_HOST = re.compile(r"\.(openai|cognitiveservices|services\.ai)\.azure\.(com|us|cn)$|\.azure-api\.net$")
+_AZURE_PATH = "/openai/deployments/"
+
+_one_at_a_time = threading.Lock()
+
+
+def is_local(address: str) -> bool:
+    """Whether an address is of this machine: reached without a proxy, and without a key if none is set.
+
+    >>> [is_local(f"http://{host}/v1") for host in ("localhost:8000", "127.0.0.2", "[::1]", "0.0.0.0", "10.0.0.1")]
+    [True, True, True, True, False]
+    """
+    host = urlsplit(address).hostname or ""
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return ip.is_loopback or ip.is_unspecified
+
+
+def is_openai(address: str) -> bool:
+    """Whether an address is one of OpenAI's own, in any region."""
+    host = urlsplit(address).hostname or ""
+    return urlsplit(address).scheme == "https" and (host == _OPENAI_HOST or host.endswith(f".{_OPENAI_HOST}"))
+
+
+def is_azure(address: str) -> bool:
+    """Whether an address takes its key as Azure does: in the header `api-key`."""
+    parts = urlsplit(address)
+    return bool(_AZURE_HOST.search(parts.hostname or "")) or _AZURE_PATH in f"{parts.path}/"
+
+
+@contextmanager
+def environment_for(address: str) -> Iterator[None]:
+    """Hide the variables that don't concern an address while its client is made, which is when it reads them."""
+    foreign = () if is_openai(address) else OPENAI_VARIABLES
+    hidden = [*foreign, *(PROXY_VARIABLES if is_local(address) else ())]
+    with _one_at_a_time:
+        kept = {name: os.environ.pop(name) for name in hidden if name in os.environ}
+        try:
+            yield
+        finally:
+            os.environ.update(kept)
+
+
+class Proxy(NamedTuple):
+    """What stands between us and a server, and the variable that says so."""
+
+    variable: str
+    url: str
+
+
+def proxy_for(address: str) -> Proxy | None:
+    """The proxy through which an address is reached; none for this machine, and for what NO_PROXY names.
+
+    Raises:
+        UsageError: If it does not speak HTTP.
+    """
+    parts, proxies = urlsplit(address), getproxies()
+    scheme = next((name for name in (parts.scheme, "all") if proxies.get(name)), None)
+    if scheme is None or is_local(address) or proxy_bypass(parts.hostname or ""):
+        return None
+    variable = f"{scheme}_proxy" if os.environ.get(f"{scheme}_proxy") else f"{scheme}_proxy".upper()
+    url = proxies[scheme] if "://" in proxies[scheme] else f"http://{proxies[scheme]}"
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise UsageError(
+            f"the environment variable {variable} names a proxy that does not speak HTTP "
+            f"({urlsplit(url).scheme}); name one that does, or put {parts.hostname} into NO_PROXY"
+        )
+    return Proxy(variable, url)
+
+
+def certificates() -> ssl.SSLContext:
+    """Whom to trust: SSL_CERT_FILE and SSL_CERT_DIR where they are set, else the system.
+
+    Raises:
+        UsageError: If one of them names what can't be read.
+    """
+    import httpx2
+
+    file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if folders and not any(Path(folder).is_dir() for folder in folders.split(os.pathsep)):
+        if not file:
+            raise _unreadable("SSL_CERT_DIR", folders, "no such folder")
+        folders = None
+    if not file and not folders:
+        return httpx2.create_ssl_context(trust_env=False)
+    try:
+        return ssl.create_default_context(cafile=file or None, capath=folders or None)
+    except ssl.SSLError as error:
+        raise _unreadable("SSL_CERT_FILE", file, "it holds no certificate") from error
+    except OSError as error:
+        raise _unreadable("SSL_CERT_FILE", file, error.strerror or str(error)) from error
+
+
+def _unreadable(variable: str, place: str | None, reason: str) -> UsageError:
+    return UsageError(
+        f"the environment variable {variable} names {place}, which can't be read ({reason}); "
+        "correct it, or unset it to trust the certificates of the system"
+    )
+
+
+def no_answer(address: str, cause: str, model: str, has_engine: bool) -> FatalLLMError:
+    """Say that a server can't be reached, and what to do: start one, or reach it otherwise."""
+    if advice := _tls_advice(address, cause):
+        return FatalLLMError(advice)
+    if not is_local(address):
+        proxy = proxy_for(address)
+        through = f" through the proxy of the environment variable {proxy.variable}" if proxy else ""
+        return FatalLLMError(f"no answer from {address}{through} ({cause}); check the address and the network")
+    if has_engine:
+        return FatalLLMError(
+            f"no server answers at {address} ({cause}); start the engine of this preset for this run with "
+            "--serve, or for several with the command serve; or give another address with --base-url"
+        )
+    port = urlsplit(address).port or 80
+    return FatalLLMError(
+        f"no server answers at {address} ({cause}); start one in an environment that has vLLM: "
+        f"vllm serve {model} --port {port}, or give another address with --base-url"
+    )
+
+
+def _tls_advice(address: str, said: str) -> str | None:
+    """What to do where a connection failed because of its encryption; None where it failed otherwise."""
+    if "CERTIFICATE_VERIFY_FAILED" in said or "certificate verify failed" in said.lower():
+        return (
+            f"the certificate of {address} is not trusted ({said}); "
+            "name the file of the authority that signed it in the environment variable SSL_CERT_FILE"
+        )
+    if any(words in said for words in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_MESSAGE")):
+        return f"{address} does not speak https ({said}); give its address as http://"
+    return None
+
+
+def headers_for(address: str, key: str) -> dict[str, Any]:
+    """The headers by which a request shows its key where an address wants another one than `Authorization`."""
+    import openai
+
+    is_token = key.startswith("eyJ") and key.count(".") == 2  # of Entra ID: Azure takes those as others take keys
+    return {"api-key": key, "Authorization": openai.omit} if is_azure(address) and not is_token else {}
+
+
+def open_client(address: str, key: str, query: Mapping[str, str], timeout_s: float) -> openai.OpenAI:
+    """A client for a few questions about a server: it gives up connecting after `CONNECT_TIMEOUT_S`."""
+    import httpx2
+    import openai
+
+    hook = partial(_refuse_redirect, address)
+    http = openai.DefaultHttpxClient(**_route(address), event_hooks={"response": [hook]})
+    timeout = httpx2.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
+    with environment_for(address):
+        return openai.OpenAI(**_settings(address, key, query), timeout=timeout, http_client=http)
+
+
+def open_async_client(address: str, key: str, query: Mapping[str, str], timeout_s: float) -> openai.AsyncOpenAI:
+    """A client for the questions of a run."""
+    import openai
+
+    http = open_async_http(address)
+    with environment_for(address):
+        return openai.AsyncOpenAI(**_settings(address, key, query), timeout=timeout_s, http_client=http)
+
+
+def open_async_http(address: str) -> httpx2.AsyncClient:
+    """What a client goes through: aiohttp, since httpx looks through all its connections for each call."""
+    import httpx2
+    import openai
+
+    async def hook(response: httpx2.Response) -> None:
+        _refuse_redirect(address, response)
+
+    limits = httpx2.Limits(max_connections=0)  # aiohttp's way to say no limit: --concurrency is the limit
+    return openai.DefaultAioHttpClient(**_route(address), limits=limits, event_hooks={"response": [hook]})
+
+
+def _settings(address: str, key: str, query: Mapping[str, str]) -> dict[str, Any]:
+    return {"base_url": address, "api_key": key, "max_retries": 0, "default_query": dict(query)}
+
+
+def _route(address: str) -> dict[str, Any]:
+    """The proxy of the environment for other machines, the certificates of the environment for all."""
+    proxy = proxy_for(address)
+    needs_certificates = not is_local(address) or urlsplit(address).scheme == "https"
+    return {
+        "trust_env": False,  # an httpx that reads it opens all proxies, also those that it has no use for
+        "proxy": proxy.url if proxy else None,
+        "verify": certificates() if needs_certificates else True,
+    }
+
+
+def list_models(client: openai.OpenAI, options: Any, timeout_s: float) -> dict[str, dict[str, Any]]:
+    """Ask a server for its models, by their names.
+
+    Raises:
+        FatalLLMError: If it takes longer than `timeout_s` to say.
+        TypeError or ValueError: If what it says is no list of models.
+        OpenAIError or httpx2.RequestError: If there is no answer, or a refusal.
+    """
+    import httpx2
+    import openai
+
+    address = str(client.base_url).rstrip("/")
+    words = "waiting for the list of models of %s, for up to %g s (llm.timeout_s)"
+    timer = threading.Timer(SILENT_S, logger.warning, (words, address, timeout_s))
+    timer.daemon = True
+    timer.start()
+    content, deadline = b"", time.monotonic() + timeout_s
+    try:
+        response: Any = client.get(
+            "/models", cast_to=httpx2.Response, options=options, stream=True, stream_cls=openai.Stream[Any]
+        )
+        try:
+            for chunk in response.iter_bytes():
+                content += chunk
+                if time.monotonic() > deadline:
+                    raise httpx2.ReadTimeout("too slow")
+                if len(content) > MOST_BYTES:
+                    raise ValueError("no list of models is as long")
+        finally:
+            response.close()
+    except (openai.APITimeoutError, httpx2.TimeoutException) as error:
+        if isinstance(error.__cause__ or error, httpx2.ConnectTimeout):
+            raise
+        raise FatalLLMError(
+            f"{address} has not listed its models within {timeout_s:g} s; to wait longer, raise llm.timeout_s"
+        ) from error
+    finally:
+        timer.cancel()
+    return _models(content)
+
+
+def _models(content: bytes) -> dict[str, dict[str, Any]]:
+    listed = json.loads(content)
+    models = listed.get("data") if isinstance(listed, dict) else listed
+    if not isinstance(models, list):
+        raise TypeError("no list of models")
+    return {model["id"]: model for model in models if isinstance(model, dict) and isinstance(model.get("id"), str)}
+
+
+class MovedError(FatalLLMError):
+    """A redirect that is not followed."""
+
+    def __init__(self, reason: str, has_same_ending: bool) -> None:
+        """`has_same_ending`: the whole address has moved, not only this path of it."""
+        super().__init__(reason)
+        self.has_same_ending = has_same_ending
+
+
+def _refuse_redirect(address: str, response: httpx2.Response) -> None:
+    """Let a client follow a redirect only where nothing is lost: to the same host, the same request."""
+    import httpx2
+
+    if not response.has_redirect_location:
+        return
+    request = response.request
+    try:
+        to = request.url.join(response.headers["location"])
+    except (httpx2.InvalidURL, ValueError):
+        return  # the client says so itself
+    is_same_host = to.origin == request.url.origin
+    if is_same_host and (request.method == "GET" or response.status_code in (307, 308)):
+        return
+    ending = request.url.path.removeprefix(urlsplit(address).path)
+    there = f"{to.scheme}://{to.netloc.decode('ascii', 'replace')}{to.path}"  # without a ?query: it may hold secrets
+    why = "which drops the question" if is_same_host else "where no key is sent unasked"
+    raise MovedError(
+        f"{address} redirects to {there.removesuffix('/').removesuffix(ending)} ({response.status_code}), {why}; "
+        "where that is right, give it with --base-url (llm.base_url)",
+        there.removesuffix("/").endswith(ending),
+    )

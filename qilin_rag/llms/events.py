@@ -1,0 +1,236 @@
+"""Read a reply of a chat completion off the wire: one body, or server-sent events put together to the same reply.
+
+A server streams when it is asked to, and some do unasked; others answer a request for a stream by one body. What
+comes tells, so all replies are read here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import io
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, cast
+
+from qilin_rag.llms.retry import TransientError
+
+if TYPE_CHECKING:
+    import httpx2
+
+_FIELD = re.compile(rb"(data|event|id|retry)[:\r\n]|:")  # what a line of events begins with
+_LONGEST_FIELD = len(b"event:")
+_DONE = "[DONE]"
+MOST_BYTES = 64 * 2**20  # of a reply; a server may never end
+LAST_WORDS_S = 5.0  # for what a server may say behind an answer
+# What a chunk says of a part of a message; all other texts are continued by the next chunk.
+_SAID_ONCE = frozenset({"role", "type", "id", "index", "name", "format", "signature"})
+# A server that can be asked for a stream only, in the words of DashScope, OpenAI's, Fireworks and of gateways.
+_STREAM_ONLY = re.compile(
+    r"only supports? (the )?stream|stream(ing)?[- ]only"
+    r"|stream['\"`]?( parameter)?( ?[=:] ?| (must|should|has to|needs to) be (set to )?| to )['\"`]?true"
+    r"(?!.{0,20}(not|un) ?(supported|allowed|available))"
+    r"|(when|with|if) ['\"`]?stream['\"`]?( ?[=:] ?| is )false"
+    r"|(requires?|must use|please (use|enable)( the)?) stream"
+    r"|set to false for non-?stream|must be .{0,20}false .{0,20}non-?stream"
+    r"|non-?stream\w*( \w+){0,3} (is |are )?(not |un|dis)(supported|allowed|available|abled)"
+    r"|(does not|doesn't|not) support non-?stream"
+    r"|[仅只]支持(以)?(使用)?流式|(不支持|才能进行)非流式|必须.{0,6}流式",
+    re.IGNORECASE,
+)
+_NO_USAGE = re.compile("stream_options|include_usage")
+
+
+def must_stream(refusal: str) -> bool:
+    """Whether a server says that this model, or this request, can only be streamed.
+
+    >>> must_stream("This model only support stream mode, please enable the stream parameter to access the model.")
+    True
+    >>> must_stream("Unsupported value: 'stream' does not support true with this model.")
+    False
+    """
+    return _STREAM_ONLY.search(refusal) is not None
+
+
+def refuses_usage(refusal: str) -> bool:
+    """Whether a server refuses the field that asks for the tokens of a stream."""
+    return _NO_USAGE.search(refusal) is not None
+
+
+async def read_body(chunks: AsyncIterator[bytes]) -> bytes | dict[str, Any]:
+    """Read a body to its end: as it is, or, where it is a stream, the reply that its events add up to.
+
+    Args:
+        chunks: The body, cut anywhere.
+
+    Returns:
+        The bytes of a body that is no stream; else a reply as a server that does not stream would give it, or
+        `{"error": ...}` where an event says that the server failed.
+
+    Raises:
+        TransientError: If a stream ends before the answer does.
+        ValueError: If an event can't be read, or there is more than any answer has.
+    """
+    head = b""
+    async with aclosing(_all(chunks)) as rest:
+        async for chunk in rest:
+            head += chunk
+            start = head.removeprefix(codecs.BOM_UTF8).lstrip()
+            if len(start) >= _LONGEST_FIELD:
+                if _FIELD.match(start):
+                    return await _read_events(_with(start, rest))
+                break
+        else:
+            start = head.removeprefix(codecs.BOM_UTF8).lstrip()
+            return await _read_events(_with(start, rest)) if _FIELD.match(start) else head
+        return head + b"".join([chunk async for chunk in rest])
+
+
+async def _all(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    n_bytes = 0
+    async for chunk in chunks:
+        n_bytes += len(chunk)
+        if n_bytes > MOST_BYTES:
+            raise ValueError(f"a reply of more than {MOST_BYTES >> 20} MB")
+        yield chunk
+
+
+async def _with(start: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The whole stream; an empty line ends the last event, also where the server forgets it."""
+    yield start
+    async for chunk in rest:
+        yield chunk
+    yield b"\n\n"
+
+
+async def _read_events(chunks: AsyncIterator[bytes]) -> dict[str, Any]:
+    import httpx2
+
+    stream = httpx2.Response(200, headers={"content-type": "text/event-stream; charset=utf-8"}, content=chunks)
+    stream.request = httpx2.Request("POST", "http://stream")  # without one, it can't be read
+    reply = _Reply()
+    source = aiter(httpx2.EventSource(stream, max_event_size=None))
+    async with aclosing(cast("AsyncGenerator[httpx2.ServerSentEvent, None]", source)) as events:
+        while True:
+            try:
+                async with asyncio.timeout(LAST_WORDS_S if reply.has_ended else None):
+                    event = await anext(events, None)
+            except TimeoutError:  # of a server that has said all, and stays
+                event = None
+            if event is None:
+                break
+            if event.data.strip() == _DONE:
+                return reply.read(is_done=True)
+            if not event.data.strip():
+                continue
+            chunk = json.loads(event.data)
+            if not isinstance(chunk, Mapping):
+                raise ValueError(f"an event holds {type(chunk).__name__}, not an object")
+            if (error := _error_in(chunk, event.event)) is not None:
+                return {"error": error}
+            reply.add(chunk)
+    return reply.read(is_done=False)
+
+
+def _error_in(chunk: Mapping[str, Any], event: str) -> Any:
+    """What a server says of its failure in the middle of a stream, None where this is no failure."""
+    if chunk.get("error"):
+        return chunk["error"]
+    return chunk if event == "error" or chunk.get("object") == "error" else None
+
+
+class _Reply:
+    """The reply that the chunks of a stream add up to."""
+
+    def __init__(self) -> None:
+        self._choices: dict[int, dict[str, Any]] = {}
+        self._about: dict[str, Any] = {}
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        given = chunk.get("choices")
+        choices = [each for each in given if isinstance(each, Mapping)] if isinstance(given, list) else []
+        for place, choice in enumerate(choices):
+            index = choice.get("index")
+            self._add_choice(choice, index if isinstance(index, int) else place)
+        groq = chunk.get("x_groq")
+        for about in (*choices, groq if isinstance(groq, Mapping) else {}, chunk):  # Moonshot's, Groq's, all others'
+            if isinstance(usage := about.get("usage"), Mapping) and usage:
+                self._about["usage"] = usage
+        if isinstance(model := chunk.get("model"), str) and model:
+            self._about["model"] = model
+
+    def _add_choice(self, choice: Mapping[str, Any], index: int) -> None:
+        kept = self._choices.setdefault(index, {})
+        if isinstance(delta := choice.get("delta"), Mapping) and delta:
+            _extend(kept.setdefault("message", {"content": None}), delta)
+        elif isinstance(message := choice.get("message"), Mapping):
+            kept["message"] = _own(message)  # the whole of it, after its parts or in their place
+        if isinstance(text := choice.get("text"), str):
+            _extend(kept, {"text": text})
+        if choice.get("finish_reason"):
+            kept["finish_reason"] = choice["finish_reason"]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the answer has: what may come is its tokens."""
+        return bool(self._choices) and all(choice.get("finish_reason") for choice in self._choices.values())
+
+    def read(self, is_done: bool) -> dict[str, Any]:
+        """The reply; TransientError where neither the server nor its answer has said that it is the end."""
+        choices = [_settled(self._choices[index]) for index in sorted(self._choices)]
+        if not is_done and not (choices and choices[0].get("finish_reason")):
+            raise TransientError("the stream ended before the answer did")
+        return {"choices": choices, **self._about}
+
+
+def _extend(message: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Add what a chunk says: texts go on, lists grow, and what is said once stays."""
+    for name, value in more.items():
+        kept = message.get(name)
+        if value is None:
+            message.setdefault(name, None)
+        elif isinstance(kept, io.StringIO) and isinstance(value, str):
+            kept.write(value)
+        elif isinstance(kept, dict) and isinstance(value, Mapping):
+            _extend(kept, value)
+        elif isinstance(kept, list) or (kept is not None and isinstance(value, list)):
+            message[name] = blocks = kept if isinstance(kept, list) else [kept]
+            _extend_blocks(blocks, value if isinstance(value, list) else [value])
+        else:
+            message[name] = value if name in _SAID_ONCE else _own(value)
+
+
+def _extend_blocks(blocks: list[Any], more: list[Any]) -> None:
+    """Add blocks of a chunk to those of a message, the last of which may go on."""
+    for block in more:
+        last = blocks[-1] if blocks else None
+        if isinstance(last, dict) and isinstance(block, Mapping) and _kind(last) == _kind(block) != (None, None):
+            _extend(last, block)
+        else:
+            blocks.append(_own(block))
+
+
+def _kind(block: Mapping[str, Any]) -> tuple[Any, Any]:
+    return block.get("type"), block.get("index")
+
+
+def _own(value: Any) -> Any:
+    """A copy that can be added to, its texts open at their end: a long one comes in very many chunks."""
+    if isinstance(value, str):
+        text = io.StringIO(newline="")  # all line ends as they are
+        text.write(value)
+        return text
+    if isinstance(value, Mapping):
+        return {name: item if name in _SAID_ONCE else _own(item) for name, item in value.items()}
+    return [_own(item) for item in value] if isinstance(value, list) else value
+
+
+def _settled(value: Any) -> Any:
+    """Plain data again."""
+    if isinstance(value, io.StringIO):
+        return value.getvalue()
+    if isinstance(value, dict):
+        return {name: _settled(item) for name, item in value.items()}
+    return [_settled(item) for item in value] if isinstance(value, list) else value
