@@ -20,6 +20,7 @@ from qilin_rag.cost import Tally
 from qilin_rag.data import NoteStore, load_dataset
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.provenance import now
+from qilin_rag.reports import finding
 from qilin_rag.reports.cells import Block, Cell, Spending, Table
 from qilin_rag.reports.formats import is_best, marks, marks_of
 from qilin_rag.reports.leaderboard import leaderboard_of
@@ -47,15 +48,14 @@ class _Asked(NamedTuple):
     messages: list[tuple[str, list[str]]]
 
 
-def find_runs(runs: Iterable[Path], runs_dirs: Iterable[Path]) -> list[Path]:
+def find_runs(runs: Iterable[Path], runs_dirs: Sequence[Path]) -> list[Path]:
     """The named runs, which must be complete, and those in these folders; each once."""
     found = []
     for path in runs:
         RunDirectory(path).read_complete()
         found.append(path)
     for folder in runs_dirs:
-        inside = sorted(file.parent for file in folder.glob("*/manifest.json"))
-        if not inside:
+        if not (inside := finding.find_runs([folder]) if folder.is_dir() else []):
             raise UsageError(f"{folder} is not a folder of runs; begin with: qilin-rag run")
         found += inside
     return list({path.resolve(): path for path in found}.values())

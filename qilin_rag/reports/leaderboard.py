@@ -35,7 +35,8 @@ from qilin_rag.reports.cells import (
     stand,
 )
 from qilin_rag.reports.controls import control_runs
-from qilin_rag.reports.measured import Measured, clusters_of, find_runs, highest_is_best, read_runs, values_of
+from qilin_rag.reports.finding import describe_rankings, find_runs
+from qilin_rag.reports.measured import Measured, clusters_of, highest_is_best, read_runs, values_of
 from qilin_rag.reports.paper import REMARK, Quoted, paper_rows, quote
 from qilin_rag.reports.places import column_order, copies, natural, row_labels
 from qilin_rag.reports.retrieval_block import RetrievalBlock
@@ -88,7 +89,7 @@ def leaderboard(*runs_dirs: Path, options: Options | None = None) -> list[Table]
     """The tables of folders of runs, one for each data set and set of questions; largest first."""
     found = find_runs(runs_dirs)
     why = f"{', '.join(map(str, runs_dirs))} holds no complete run"
-    return _tables(found, options or Options(), f"{why}{{}}; begin with: qilin-rag run")
+    return _tables(found, options or Options(), f"{why}{{}}{describe_rankings(runs_dirs)}; begin with: qilin-rag run")
 
 
 def leaderboard_of(run_directories: Sequence[Path], options: Options | None = None) -> list[Table]:
