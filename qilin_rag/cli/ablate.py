@@ -23,11 +23,12 @@ from qilin_rag.cli.options import (
     ServeEach,
     Settings,
     find_runs_named,
+    listed,
 )
 from qilin_rag.cli.plan import print_plans
 from qilin_rag.cli.results import as_csv
 from qilin_rag.cli.signals import Interrupted
-from qilin_rag.cli.sweep import check_swept, listed
+from qilin_rag.cli.sweep import check_swept
 from qilin_rag.errors import UsageError
 from qilin_rag.text import printable
 

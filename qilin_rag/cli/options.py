@@ -44,6 +44,13 @@ def find_runs_named(names: Iterable[Path], folders: Sequence[Path] | None) -> li
     return [find_run(name, folders or ()) for name in names]
 
 
+def listed(axis: str, given: str) -> list[str]:
+    """The names in an option that takes several, separated by commas."""
+    if names := [name.strip() for name in given.split(",") if name.strip()]:
+        return names
+    raise UsageError(f"--{axis} {given!r} names nothing; leave it out, or name one")
+
+
 def qilin_tables(given: str | None) -> str:
     """The data of a command that needs more of Qilin than the bundled sample has."""
     if found := given or os.environ.get("QILIN_RAG_DATA"):

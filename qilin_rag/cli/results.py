@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import Task
+from qilin_rag.cli.options import Task, listed
 from qilin_rag.text import printable
 
 if TYPE_CHECKING:
@@ -53,6 +53,18 @@ def leaderboard(
     cluster_by: Annotated[
         str | None, typer.Option(help="Field of the questions' meta that makes clusters. [default: the query]")
     ] = None,
+    runs: Annotated[
+        list[str] | None, typer.Option(help="Only these runs: names, their beginnings, or patterns with *.")
+    ] = None,
+    llms: Annotated[str | None, typer.Option(help="Only these, separated by commas; names or patterns with *.")] = None,
+    retrievers: Annotated[str | None, typer.Option(help="Only these, separated by commas, likewise.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="Only these, separated by commas, likewise.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Only these, separated by commas; recall means recall@ of every k.")
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option(metavar="METRIC", help="Sort rows by this metric, the best first.")
+    ] = None,
     task: Annotated[
         Task | None, typer.Option(help="The rankers of a task instead, as in the paper's Table 10.")
     ] = None,
@@ -67,21 +79,33 @@ def leaderboard(
     from qilin_rag.errors import UsageError
     from qilin_rag.reports import formats
     from qilin_rag.reports import leaderboard as board
+    from qilin_rag.reports.narrowing import Narrowing, sort_rows
 
     ui.set_up_logs(quiet=False)
     folders = runs_dir or [Path("runs")]
+    axes = {"llms": llms, "retrievers": retrievers, "prompts": prompts, "metrics": metrics}
+    given_axes = {axis: listed(axis, given) for axis, given in axes.items() if given is not None}
+    narrowing = Narrowing(runs=runs or [], **given_axes)
     if task is None:
         options = board.Options(
-            common=common, controls=controls, paper=paper, paper_anyway=paper_anyway, cluster_by=cluster_by
+            common=common,
+            controls=controls,
+            paper=paper,
+            paper_anyway=paper_anyway,
+            cluster_by=cluster_by,
+            narrowing=narrowing,
+            sort=sort,
         )
         tables = board.leaderboard(*folders, options=options)
     else:
         from qilin_rag.reports.ranking_board import ranking_board
 
-        of_answers = {"--common": common, "--controls": controls, "--cluster-by": cluster_by}
+        of_answers = {"--common": common, "--controls": controls, "--cluster-by": cluster_by, "--runs": runs}
+        of_answers |= {f"--{axis}": True for axis in given_axes}
         if given := next((name for name, value in of_answers.items() if value), None):
             raise UsageError(f"{given} is for answers, not for the rankers of --task {task.value}")
         tables = ranking_board(*folders, task=task.value, with_paper=paper, paper_anyway=paper_anyway)
+        tables = sort_rows(tables, sort) if sort else tables
     match output_format:
         case Format.table:
             text = board_as_text(tables, to_file=out is not None)
@@ -116,6 +140,7 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
     from rich.text import Text
 
     from qilin_rag.reports import formats
+    from qilin_rag.reports.side_tables import n_name_columns, side_tables
 
     def cell_text(cell: Cell | None, n_marks: int) -> Text:
         style = "bold green" if formats.is_best(cell) else "green" if formats.is_tied(cell) else ""
@@ -173,11 +198,12 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
                             drawn.add_row(Text(row, style="" if kind == "run" else "italic"), *shown)
                     console.print(drawn)
                     console.print()
-            if spending := formats.spending_rows(data):
+            for header, *rows in side_tables(data):
                 drawn = new_table()
-                for number, name in enumerate(spending[0]):
-                    drawn.add_column(name, justify="left" if number < 2 else "right", overflow="fold")
-                for texts in spending[1:]:
+                for number, name in enumerate(header):
+                    is_name = number < n_name_columns(header)
+                    drawn.add_column(name, justify="left" if is_name else "right", overflow="fold")
+                for texts in rows:
                     drawn.add_row(*map(Text, texts))
                 console.print(drawn)
                 console.print()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -9,8 +10,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt
 
 from qilin_rag.cost import format_cost, price_of, tokens_cost
+from qilin_rag.errors import UsageError
 from qilin_rag.store import SAMPLES, Manifest, RunDirectory, read_lines
 from qilin_rag.types import Cost, Frozen, Usage
+
+logger = logging.getLogger(__name__)
 
 
 class Latency(Frozen):
@@ -68,9 +72,13 @@ class _Call(BaseModel):
 
 
 def read_calls(directory: RunDirectory) -> list[Call]:
-    """Read the last call of each question of a run."""
+    """Read the last call of each question of a run; of a damaged file none, which the log says."""
     lines = read_lines(directory.path / SAMPLES, _Call, half_line_ok=True)
-    return list({line.question_id: line for line in lines}.values())
+    try:
+        return list({line.question_id: line for line in lines}.values())
+    except UsageError as error:
+        logger.warning("no seconds and no cached answers of a run: %s", error)
+        return []
 
 
 def latency_of(calls: Iterable[Call]) -> Latency | None:
