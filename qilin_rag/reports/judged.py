@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from qilin_rag.errors import UsageError
 from qilin_rag.pairwise import Comparison, Pair
-from qilin_rag.store import JUDGEMENTS, RunDirectory, read_json
+from qilin_rag.store import RunDirectory, read_json
 from qilin_rag.types import Judgement
 
 logger = logging.getLogger(__name__)
@@ -21,16 +21,37 @@ def judgements_of(directory: RunDirectory, question_ids: Collection[str]) -> dic
 
     Pairs are those that a judge's folder beside the run holds.
     """
-    name = directory.path.resolve().name
-    found: dict[str, dict[tuple[object, ...], Judgement]] = {}
-    for folder in (directory.path, *_judges_folders([directory.path.resolve().parent])):
-        if not (folder / JUDGEMENTS).is_file():
-            continue
+    return judgements_of_runs([directory], question_ids)[directory.path]
+
+
+def judgements_of_runs(
+    directories: Sequence[RunDirectory], question_ids: Collection[str]
+) -> dict[Path, dict[str, list[Judgement]]]:
+    """Return what `judgements_of` does for several runs by their paths; each file is read once, without messages."""
+    paths = {directory.path.resolve(): directory.path for directory in directories}
+    found: dict[Path, dict[str, dict[tuple[str, ...], Judgement]]] = {path: {} for path in paths}
+    for folder in (*paths, *_judges_folders(dict.fromkeys(path.parent for path in paths))):
+        for judgement in _read(folder):
+            if judgement.question_id not in question_ids:
+                continue
+            about = [folder] if folder in paths else [folder.parent / name for name in judgement.runs]
+            for path in about:
+                if path in found:
+                    of_question = found[path].setdefault(judgement.question_id, {})
+                    of_question[judgement.judge, *judgement.runs] = judgement
+    return {
+        paths[path]: {question_id: list(by_judge.values()) for question_id, by_judge in of_run.items()}
+        for path, of_run in found.items()
+    }
+
+
+def _read(folder: Path) -> Iterator[Judgement]:
+    """The judgements in a folder; of a damaged file those before the damage, which the log says."""
+    try:
         for judgement in RunDirectory(folder).read_judgements():
-            if judgement.question_id in question_ids and name in judgement.runs:
-                key = (judgement.judge, *judgement.runs)
-                found.setdefault(judgement.question_id, {})[key] = judgement.model_copy(update={"messages": []})
-    return {question_id: list(by_judge.values()) for question_id, by_judge in found.items()}
+            yield judgement.model_copy(update={"messages": []})
+    except UsageError as error:
+        logger.warning("%s", error)
 
 
 def comparisons_of(run_directories: Iterable[Path]) -> list[Comparison]:
