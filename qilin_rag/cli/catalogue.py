@@ -55,6 +55,7 @@ def list_names(
 
 def _list_runs(folders: list[Path], as_json: bool) -> None:
     """Two lines a run, so that its name can be copied at any width."""
+    from qilin_rag.reports.finding import folders_below
     from qilin_rag.reports.run_list import list_runs
 
     runs = list_runs(folders)
@@ -72,6 +73,10 @@ def _list_runs(folders: list[Path], as_json: bool) -> None:
         console.print(f"  {'  '.join([str(run), *began])}", style="" if is_fine else "yellow")
         if figures:
             console.print(f"  {'  '.join(figures)}", style="dim")
+    shown = {run.run.parent for run in runs}
+    below = [(path, n) for folder in folders for path, n in folders_below(folder).items() if path not in shown]
+    for path, n in below:
+        console.print(f"{n} more in {path}: qilin-rag list runs --runs-dir {path}", soft_wrap=True, style="dim")
 
 
 def _describe(kind: Kind) -> dict[str, str]:

@@ -141,7 +141,7 @@ def _table(board: Table, directories: Mapping[str, RunDirectory]) -> tuple[dict[
             for row, cells in zip(block.rows, block.cells, strict=True)
         ],
         "judged": [{"by": judged_by(each), "rows": judged_rows(each)} for each in board.judged],
-        "legend": marks(board),
+        "legend": marks(board.model_copy(update={"judged": []})),
         "runs": runs,
         "notes": board.notes,
         "why_no_notes": why_no_notes,

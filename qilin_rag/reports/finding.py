@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,11 @@ def find_runs(folders: Sequence[Path], manifest: str = MANIFEST, begin: str = "q
     distinct = {folder.resolve(): folder for folder in folders}.values()
     found = [path for folder in distinct for path in _runs_of(folder, manifest)]
     return list({path.resolve(): path for path in sorted(found)}.values())
+
+
+def folders_below(folder: Path) -> dict[Path, int]:
+    """Return the folders in a folder of runs that hold runs of their own, with how many."""
+    return dict(Counter(path.parent for path in _one_level_down(folder)))
 
 
 def describe_rankings(folders: Sequence[Path]) -> str:

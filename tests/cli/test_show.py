@@ -57,6 +57,10 @@ def test_failures_are_counted_wherever_a_run_is_listed(data_dir: Path, server: F
     assert status != "ok"
     assert f"3 of 3 questions asked: all {status}" in cli("show", path).out
     assert f"complete, 3 questions: all {status}" in cli("list", "runs").out
+    cli("run", "--data", data_dir, "-q", "--runs-dir", "runs")
+    [other] = [each for each in Path("runs").iterdir() if each != path]
+    assert f"{path.name}: all {status}" in " ".join(cli("compare", path, other).out.split())
+    assert f"{path.name}: 3 {status} of 3" in " ".join(cli("leaderboard").out.split())
 
 
 def test_latency_is_of_the_calls_that_were_made(data_dir: Path, server: FakeServer, cli: Cli) -> None:

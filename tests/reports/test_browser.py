@@ -346,4 +346,6 @@ def test_long_labels_are_told_apart_and_a_phone_shows_a_figure(data_dir: Path, c
     assert labels == [f"… a-model-of-a-long-name-{name} · oracle" for name in ("one", "two")]
     box = visit.page.locator("#leaderboard tbody td.figure").first.bounding_box()
     assert box["x"] + box["width"] <= 390
+    name = visit.page.locator("#leaderboard tbody td.text").first.bounding_box()
+    assert name["width"] >= 90  # no letter a line
     visit.page.close()

@@ -94,6 +94,12 @@ def test_boards_and_reports_look_one_level_down(data_dir: Path, cli: Cli) -> Non
     assert list(listed["figures"])
 
 
+def test_a_list_names_the_folders_below(nested: Path, cli: Cli) -> None:
+    shutil.copytree(nested / NAMES[2], "runs/own")
+    listed = cli("list", "runs").out
+    assert listed.startswith("runs/own\n") and "3 more in runs/demo: qilin-rag list runs --runs-dir runs/demo" in listed
+
+
 def test_folders_without_a_run_name_the_next_step(tmp_path: Path, cli: Cli) -> None:
     Path("runs").mkdir()
     for command in (["leaderboard"], ["report"], ["list", "runs"]):

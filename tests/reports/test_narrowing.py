@@ -61,7 +61,7 @@ def test_rows_are_narrowed_by_names_and_patterns(board: Path) -> None:
 )
 def test_what_fits_nothing_is_an_error(board: Path, field: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        rows_of(board, **{field: ["qwem"]})
+        leaderboard(board, options=Options(narrowing=Narrowing(**{field: ["qwem"]})))
 
 
 def test_rows_are_sorted_by_their_best_figure(board: Path) -> None:
