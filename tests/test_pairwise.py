@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,13 @@ def test_ratings_and_reasons_are_shown_where_runs_are(data: Path, server: FakeSe
     assert f"judged by {MODEL} ({x.name} : {y.name}, in this order; ok)" in shown
     assert f"judged by {MODEL} ({y.name} : {x.name}, in this order; ok)" in shown
     assert shown.count("因为第一个更全。") == 2
+    shutil.move(x.parent, "kept")
+    Path("runs").mkdir()
+    for folder in Path("kept").glob("judged-*"):
+        shutil.move(folder, "runs")
+    shutil.move("kept", "runs/kept")  # runs one level below the folder of their judge
+    x, y = (Path("runs/kept") / path.name for path in (x, y))
+    assert cli("show", x, "--question", "0").out.count("因为第一个更全。") == 2
     contents = collect([x, y])
     [table] = contents.overview["tables"]
     assert [row[0] for row in table["judged"][0]["rows"][1:]] in ([x.name, y.name], [y.name, x.name])

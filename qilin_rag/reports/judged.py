@@ -19,7 +19,7 @@ RATINGS = "ratings.json"
 def judgements_of(directory: RunDirectory, question_ids: Collection[str]) -> dict[str, list[Judgement]]:
     """Return the last word of each judge on a run's answers, and on pairs that it is in, by question.
 
-    Pairs are those that a judge's folder beside the run holds.
+    Pairs are those that a judge's folder holds, beside the run or one level up.
     """
     return judgements_of_runs([directory], question_ids)[directory.path]
 
@@ -30,13 +30,13 @@ def judgements_of_runs(
     """Return what `judgements_of` does for several runs by their paths; each file is read once, without messages."""
     paths = {directory.path.resolve(): directory.path for directory in directories}
     found: dict[Path, dict[str, dict[tuple[str, ...], Judgement]]] = {path: {} for path in paths}
-    for folder in (*paths, *_judges_folders(dict.fromkeys(path.parent for path in paths))):
+    for folder in (*paths, *_judges_folders(paths)):
+        near = [folder] if folder in paths else [path for path in paths if folder.parent in path.parents[:2]]
         for judgement in _read(folder):
             if judgement.question_id not in question_ids:
                 continue
-            about = [folder] if folder in paths else [folder.parent / name for name in judgement.runs]
-            for path in about:
-                if path in found:
+            for path in near:
+                if path == folder or path.name in judgement.runs:
                     of_question = found[path].setdefault(judgement.question_id, {})
                     of_question[judgement.judge, *judgement.runs] = judgement
     return {
@@ -55,14 +55,15 @@ def _read(folder: Path) -> Iterator[Judgement]:
 
 
 def comparisons_of(run_directories: Iterable[Path]) -> list[Comparison]:
-    """Return what judges made of these runs against each other, from the folders beside them; unreadable ones logged.
+    """Return what judges made of these runs against each other, from folders beside the runs or one level up.
 
-    A comparison counts if two of the runs or more are in it; other runs stay in it, since ratings hang together.
+    Unreadable ones are logged. A comparison counts if two of the runs or more are in it; other runs stay in it, since
+    ratings hang together.
     """
     paths = [path.resolve() for path in run_directories]
     names = {path.name for path in paths}
     found = []
-    for folder in _judges_folders(dict.fromkeys(path.parent for path in paths)):
+    for folder in _judges_folders(paths):
         path = folder / RATINGS
         if not path.is_file():
             continue
@@ -91,5 +92,7 @@ def _n_scored(pair: Pair) -> int:
     return pair.won + pair.lost + pair.tied + pair.leaning + pair.flipped
 
 
-def _judges_folders(parents: Iterable[Path]) -> list[Path]:
-    return [folder for parent in parents for folder in sorted(parent.glob("judged-*")) if folder.is_dir()]
+def _judges_folders(runs: Iterable[Path]) -> list[Path]:
+    """The folders of judges that compared runs, beside these runs or one level up."""
+    places = dict.fromkeys(place for run in runs for place in run.parents[:2])
+    return [folder for place in places for folder in sorted(place.glob("judged-*")) if folder.is_dir()]
