@@ -53,7 +53,7 @@ from qilin_rag.scoring import (
 )
 from qilin_rag.sharing import Shared
 from qilin_rag.stats import query_clusters
-from qilin_rag.store import REPEATS, Manifest, RunDirectory, check_out, write_text
+from qilin_rag.store import MANIFEST, REPEATS, Manifest, RunDirectory, check_out, write_text
 from qilin_rag.text import slug
 from qilin_rag.trec import format_trec
 from qilin_rag.types import Exchange, MetricSummary, Question, Sample, Score, Summary, Times
@@ -430,7 +430,7 @@ def _checked_llm(config: RunConfig) -> tuple[LLM, dict[str, Any], FatalLLMError 
 
 def _earlier_manifest(directory: RunDirectory, identity: dict[str, Any]) -> Manifest | None:
     """The manifest of the run that this one goes on with."""
-    if not (directory.path / "manifest.json").exists():
+    if not (directory.path / MANIFEST).exists():
         return None
     earlier = directory.read_manifest()
     if earlier.identity != identity:

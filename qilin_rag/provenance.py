@@ -23,7 +23,7 @@ from qilin_rag.llms.servers import engine_of
 from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.registry import RETRIEVERS, describe
 from qilin_rag.retrievers import Retriever
-from qilin_rag.store import Manifest, RunDirectory, read_json
+from qilin_rag.store import MANIFEST, Manifest, RunDirectory, read_json
 from qilin_rag.text import slug
 from qilin_rag.types import Question, QuestionDefects
 
@@ -92,7 +92,7 @@ def run_directory(
     stages = [RETRIEVERS.short_name(config.retriever.name), *([] if reranker is None else [reranker.name])]
     names = (dataset.name, *stages, config.llm_label, Path(config.prompt).stem)
     fingerprinted = fingerprint(run_identity(dataset, system, config, reranker))
-    return RunDirectory(find_directory(config.runs_dir, names, fingerprinted, "manifest.json"))
+    return RunDirectory(find_directory(config.runs_dir, names, fingerprinted, MANIFEST))
 
 
 def find_directory(runs_dir: Path, names: Sequence[str], fingerprinted: str, manifest: str) -> Path:

@@ -39,6 +39,7 @@ from qilin_rag.types import (
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
 SAMPLES, REPEATS, JUDGEMENTS = "samples.jsonl", "repeats.jsonl", "judgements.jsonl"
 T = TypeVar("T", bound=BaseModel)
 
@@ -121,9 +122,25 @@ class RunDirectory:
         finally:
             lock.release()
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a process holds the directory for writing at this moment."""
+        path = self.path / ".lock"
+        if path.is_symlink() or not path.is_file():
+            return False
+        lock = filelock.FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            return True
+        except OSError:  # whoever may not write here can't tell
+            return False
+        lock.release()
+        return False
+
     def read_manifest(self) -> Manifest:
         """The manifest; a UsageError where this is no run directory or one of another version."""
-        path = self.path / "manifest.json"
+        path = self.path / MANIFEST
         return validated(Manifest, path, read_json(path))
 
     def read_complete(self) -> Manifest:
@@ -135,7 +152,7 @@ class RunDirectory:
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace manifest.json."""
-        self._write("manifest.json", manifest.model_dump_json(indent=2) + "\n")
+        self._write(MANIFEST, manifest.model_dump_json(indent=2) + "\n")
 
     def read_summary(self) -> Summary:
         """The summary; a UsageError where the run has none yet."""

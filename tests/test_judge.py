@@ -87,6 +87,10 @@ def test_one_unreadable_and_one_failed_judgement_are_unscored(data_dir: Path, se
     rescored = score_run(directory.path, {"contains": {}}).summary
     assert rescored.metrics["judge_completeness"].value == pytest.approx(8 / 3)
     assert "judge_completeness" in cli("leaderboard").out
+    whole = cli("show", directory.path, "--question", "2").out
+    assert f"judged by {MODEL} (ok)" in whole and "正确性：4.5\n完整性：2" in whole
+    told = json.loads(cli("show", directory.path, "--question", "2", "--json").out)["judgements"]
+    assert [(one["judge"], one["answer"]) for one in told] == [(MODEL, "CORRECT\n正确性：4.5\n完整性：2")]
 
 
 def test_the_judge_is_shown_quotations(data_dir: Path, server: FakeServer) -> None:

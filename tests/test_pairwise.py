@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from qilin_rag.errors import UsageError
 from qilin_rag.llms import retry
 from qilin_rag.pairwise import Compared, compare_runs
 from qilin_rag.pipeline import run
+from qilin_rag.reports.contents import collect
 from qilin_rag.store import JUDGEMENTS
 from tests.conftest import Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
@@ -200,3 +204,29 @@ def test_only_questions_of_all_runs_are_compared(data: Path, server: FakeServer)
     (y / "questions.jsonl").write_text("")
     with pytest.raises(UsageError, match="no question in common"):
         compare(server, [x, y])
+
+
+def test_ratings_and_reasons_are_shown_where_runs_are(data: Path, server: FakeServer, cli: Cli) -> None:
+    x, y = make_runs(data, server)
+    server.answer = lambda body: "因为第一个更全。\n结论：A"
+    compare(server, [x, y])
+    board = cli("leaderboard").out
+    assert "win share" in board and f"pairwise: by {MODEL}, 8 questions" in board
+    assert "50.0%" in board and "8 verdicts flipped with the order" in board
+    shown = cli("show", x, "--question", "0").out
+    assert f"judged by {MODEL} ({x.name} : {y.name}, in this order; ok)" in shown
+    assert f"judged by {MODEL} ({y.name} : {x.name}, in this order; ok)" in shown
+    assert shown.count("因为第一个更全。") == 2
+    shutil.move(x.parent, "kept")
+    Path("runs").mkdir()
+    for folder in Path("kept").glob("judged-*"):
+        shutil.move(folder, "runs")
+    shutil.move("kept", "runs/kept")  # runs one level below the folder of their judge
+    x, y = (Path("runs/kept") / path.name for path in (x, y))
+    assert cli("show", x, "--question", "0").out.count("因为第一个更全。") == 2
+    contents = collect([x, y])
+    [table] = contents.overview["tables"]
+    assert [row[0] for row in table["judged"][0]["rows"][1:]] in ([x.name, y.name], [y.name, x.name])
+    told = json.loads(gzip.decompress(base64.b64decode(contents.blocks["t0-run0"])))
+    assert [one["runs"] for one in told[0]["judgements"]] == [[x.name, y.name], [y.name, x.name]]
+    assert all(one["text"].startswith("因为") for one in told[0]["judgements"])

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
+from qilin_rag.cli.bars import format_rate, new_progress, shorten
 from qilin_rag.cli.ui import Bars
 from qilin_rag.config import resolve_run
 from qilin_rag.data import load_dataset
@@ -116,3 +119,49 @@ def test_an_index_is_said_shard_by_shard(tmp_path: Path, monkeypatch: pytest.Mon
     (_, total, done, *told), _ = heard.stages
     assert (total, done, told[-1]) == (len(notes), 0, "end")
     assert sorted(told[:-1], reverse=True) == [16] * (len(notes) // 16) + [len(notes) % 16]
+
+
+@pytest.mark.parametrize("width", [60, 80, 132])
+def test_bars_fit_the_terminal_and_say_how_fast_and_what_failed(width: int) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, width=width, force_terminal=True, color_system=None)
+    label = "bm25 + crossencoder, qwen2.5-72b-instruct, prompt question-first, top 5, note_order=best_last: answering"
+    with (
+        new_progress(console) as bars,
+        watched_by(Bars(bars)),
+        stage("runs", 12, 3),
+        stage(label, 2932, 1200) as advance,
+    ):
+        for n in range(60):
+            advance(failed=n % 3 == 0)
+        bars.tasks[1].finished_speed = 12.345
+        bars.refresh()
+    lines = [line for line in screen.getvalue().splitlines() if "1260/2932" in line]
+    assert lines
+    plain = Text.from_ansi(lines[-1]).plain.rstrip()
+    assert "(20 failed)" in plain and "12.3/s" in plain and "…" in plain
+    assert cell_len(plain) <= width
+
+
+def test_a_long_label_keeps_its_beginning_and_its_end() -> None:
+    assert shorten("answering", 12) == "answering"
+    assert shorten("bm25, qwen, prompt default: answering (3 failed)", 32) == "bm25, qwen…answering (3 failed)"
+    assert [cell_len(shorten("检索器很长的名字: answering (3 failed)", width)) <= width for width in (12, 20, 30)] == [
+        True
+    ] * 3
+
+
+@pytest.mark.parametrize(
+    ("per_s", "shown"),
+    [
+        (None, ""),
+        (0.0, ""),
+        (12.345, "12.3/s"),
+        (1234.5, "1,234/s"),
+        (0.5, "30.0/min"),
+        (0.001, "3.6/h"),
+        (1e-5, "0.0/h"),
+    ],
+)
+def test_rates_are_readable(per_s: float | None, shown: str) -> None:
+    assert format_rate(per_s) == shown

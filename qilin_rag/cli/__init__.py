@@ -24,6 +24,7 @@ from qilin_rag.cli import (
     results,
     retrieve,
     serve,
+    show,
     signals,
     sweep,
     synth,
@@ -52,7 +53,7 @@ app.command()(index.index)
 app.command()(results.leaderboard)
 app.command()(compare.compare)
 app.command()(ablate.sensitivity)
-app.command()(results.show)
+app.command()(show.show)
 app.command()(export.export)
 app.command()(report.report)
 app.command()(rank.train)

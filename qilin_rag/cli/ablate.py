@@ -9,11 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, Concurrency, Data, DryRun, Limit, Metrics, Quiet, RunsDir, ServeEach, Settings
+from qilin_rag.cli.options import (
+    RUN_HELP,
+    AsJson,
+    Concurrency,
+    Data,
+    DryRun,
+    Limit,
+    Metrics,
+    NamedIn,
+    Quiet,
+    RunsDir,
+    ServeEach,
+    Settings,
+    find_runs_named,
+    listed,
+)
 from qilin_rag.cli.plan import print_plans
 from qilin_rag.cli.results import as_csv
 from qilin_rag.cli.signals import Interrupted
-from qilin_rag.cli.sweep import check_swept, listed
+from qilin_rag.cli.sweep import check_swept
 from qilin_rag.errors import UsageError
 from qilin_rag.text import printable
 
@@ -129,11 +144,14 @@ def ablate(
 
 
 def sensitivity(
-    run_directories: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs over the same questions.")],
+    run_directories: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help=f"Runs over the same questions. {RUN_HELP}")
+    ],
     metrics: Metrics = None,
     layers: Annotated[
         str | None, typer.Option(help="BERTScore layers to try, separated by commas. [default: two up and down]")
     ] = None,
+    runs_dir: NamedIn = None,
     settings: Settings = None,
     output_format: Written = TextFormat.table,
     quiet: Quiet = False,
@@ -154,7 +172,7 @@ def sensitivity(
     config = resolve_run({"metrics": metrics}, settings or [])
     tried = [_number("--layers", name) for name in listed("layers", layers)] if layers is not None else []
     scorers = build_scorers(config.metrics)
-    runs = [read_run(path, str(path)) for path in dict.fromkeys(run_directories)]
+    runs = [read_run(path, str(path)) for path in dict.fromkeys(find_runs_named(run_directories, runs_dir))]
     optional, _ = usable_scorers(config.optional_metrics)
     reports = sensitivity_of(runs, [*scorers, *optional.values()], tried)
     _print(reports, sensitivity_sections(reports), as_rows(reports), output_format, as_json)

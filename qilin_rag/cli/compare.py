@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
+from qilin_rag.cli.options import RUN_HELP, NamedIn, find_runs_named
 
 if TYPE_CHECKING:
     from qilin_rag.reports.compare import Comparison
 
 
 def compare(
-    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run directory.")],
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help=RUN_HELP)],
     run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run it is compared with.")],
     metric: Annotated[
         str | None, typer.Option(help="What the questions that moved are told by. [default: the first in common]")
@@ -23,6 +24,7 @@ def compare(
     cluster_by: Annotated[
         str | None, typer.Option(help="Field of the questions' meta that makes clusters. [default: the query]")
     ] = None,
+    runs_dir: NamedIn = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Compare two runs, question by question.
@@ -32,6 +34,7 @@ def compare(
     """
     from qilin_rag.reports import compare as report
 
+    run_a, run_b = find_runs_named([run_a, run_b], runs_dir)
     compared = report.compare(run_a, run_b, metric, cluster_by, top)
     if as_json:
         ui.print_json(compared.model_dump(mode="json"))

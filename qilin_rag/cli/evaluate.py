@@ -9,6 +9,7 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import (
+    RUN_HELP,
     Answers,
     AsJson,
     BaseUrl,
@@ -19,6 +20,7 @@ from qilin_rag.cli.options import (
     LlmName,
     Metrics,
     MissingNotes,
+    NamedIn,
     Quiet,
     References,
     Rerank,
@@ -29,6 +31,7 @@ from qilin_rag.cli.options import (
     Settings,
     Stream,
     Verbose,
+    find_runs_named,
 )
 from qilin_rag.cli.plan import print_plan
 from qilin_rag.cli.signals import Interrupted
@@ -146,8 +149,9 @@ def run(
 
 
 def score(
-    run_directories: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    run_directories: Annotated[list[Path], typer.Argument(metavar="RUN...", help=RUN_HELP)],
     metrics: Metrics = None,
+    runs_dir: NamedIn = None,
     settings: Settings = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -164,6 +168,7 @@ def score(
     if others:
         raise UsageError(f"--set {others[0]}: score only takes metrics.NAME.KEY=VALUE")
     config = resolve_run({"metrics": metrics}, settings or [])
+    run_directories = find_runs_named(run_directories, runs_dir)
     scored: list[Run] = []
     try:
         with ui.progress_bars(quiet or as_json):

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from qilin_rag.cli import ui
+from qilin_rag.cli.options import RUN_HELP, NamedIn, find_runs_named
 
 
 class Format(StrEnum):
@@ -18,15 +19,17 @@ class Format(StrEnum):
 
 
 def export(
-    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)],
     output_format: Annotated[
         Format, typer.Option("--format", help="trec-rag: the TREC RAG track's, a JSON object a topic and line.")
     ],
     out: Annotated[Path, typer.Option(help="The file to write.")],
+    runs_dir: NamedIn = None,
 ) -> None:
     """Write a run's answers, sentence by sentence with what they cite, for other tools."""
     from qilin_rag.reports.export import export_trec_rag
 
+    [run_directory] = find_runs_named([run_directory], runs_dir)
     done = export_trec_rag(run_directory, out)
     console = ui.console()
     console.print(f"{out}: {done.topics} topics, {done.citations} citations")

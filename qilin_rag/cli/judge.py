@@ -9,6 +9,7 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import (
+    RUN_HELP,
     AsJson,
     BaseUrl,
     Concurrency,
@@ -18,6 +19,7 @@ from qilin_rag.cli.options import (
     RunsDir,
     Serve,
     Settings,
+    find_runs_named,
     resolve_judge,
 )
 from qilin_rag.cli.signals import Interrupted
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 def judge(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN [RUN]...", help="One run to judge, or several to compare.")
+        list[Path], typer.Argument(metavar="RUN [RUN]...", help=f"One run to judge, or several to compare. {RUN_HELP}")
     ],
     llm: Annotated[str, typer.Option(help="The judge: a preset (see: list llms), openai, gguf:FILE, langchain:SPEC.")],
     limit: Annotated[int | None, typer.Option(help="Judge only the first N questions of a seeded permutation.")] = None,
@@ -60,6 +62,7 @@ def judge(
         "fail_on_error": fail_on_error,
     }
     config = resolve_judge("judge", flags, settings)
+    runs = find_runs_named(runs, [config.runs_dir, Path("runs")])
     if dry_run:
         from qilin_rag.cli.plan import print_plan
         from qilin_rag.judge import plan_judge

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,9 @@ from qilin_rag.errors import UsageError
 if TYPE_CHECKING:
     from qilin_rag.config import RunConfig
     from qilin_rag.data.log_settings import LogSettings
+
+
+RUN_HELP = "A run directory, or the beginning of its name or of its fingerprint."
 
 
 class Task(StrEnum):
@@ -32,6 +35,20 @@ def resolve_judge(command: str, flags: Mapping[str, Any], settings: list[str] | 
     if others:
         raise UsageError(f"--set {others[0]}: {command} only takes llm.KEY=VALUE")
     return resolve_run(flags, settings or [])
+
+
+def find_runs_named(names: Iterable[Path], folders: Sequence[Path] | None) -> list[Path]:
+    """Return the run directories that names on the command line mean (see `reports.finding.find_run`)."""
+    from qilin_rag.reports.finding import find_run
+
+    return [find_run(name, folders or ()) for name in names]
+
+
+def listed(axis: str, given: str) -> list[str]:
+    """The names in an option that takes several, separated by commas."""
+    if names := [name.strip() for name in given.split(",") if name.strip()]:
+        return names
+    raise UsageError(f"--{axis} {given!r} names nothing; leave it out, or name one")
 
 
 def qilin_tables(given: str | None) -> str:
@@ -135,4 +152,8 @@ FailOnError = Annotated[
 Serve = Annotated[bool, typer.Option("--serve", help="Start the preset's own server, and stop it after.")]
 BaseUrl = Annotated[str | None, typer.Option(help="Address of the OpenAI-compatible server.")]
 Stream = Annotated[bool, typer.Option("--stream", help="Read answers as a stream, for models that need it.")]
+NamedIn = Annotated[
+    list[Path] | None,
+    typer.Option("--runs-dir", help="Where runs are, if named by a part; may be given several times. [default: runs]"),
+]
 RunsDir = Annotated[Path | None, typer.Option(help="Where runs are kept. [default: runs]")]

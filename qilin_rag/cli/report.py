@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from qilin_rag.cli import ui
+from qilin_rag.cli.options import RUN_HELP, find_runs_named
+
 
 def report(
-    run_directories: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Run directories.")] = None,
+    run_directories: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help=RUN_HELP)] = None,
     runs_dir: Annotated[
         list[Path] | None, typer.Option(help="All complete runs of this folder; may be given several times.")
     ] = None,
@@ -26,7 +29,9 @@ def report(
 
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"--out {out} can't be written: {'a folder' if out.is_dir() else f'no folder {out.parent}'}")
-    paths = find_runs(run_directories or [], runs_dir or ([] if run_directories else [Path("runs")]))
+    ui.set_up_logs(quiet=False)
+    named = find_runs_named(run_directories or [], runs_dir)
+    paths = find_runs(named, runs_dir or ([] if run_directories else [Path("runs")]))
     contents = collect(paths)
     write_report(contents, out)
     n_runs = sum(len(table["runs"]) for table in contents.overview["tables"])

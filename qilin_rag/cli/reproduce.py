@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import BaseUrl, Quiet, Settings
+from qilin_rag.cli.options import RUN_HELP, BaseUrl, Quiet, Settings, find_runs_named
 from qilin_rag.cli.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)],
     runs_dir: Annotated[
         Path | None, typer.Option(help="Where the run done again is kept. [default: runs/reproduced]")
     ] = None,
@@ -45,6 +45,7 @@ def reproduce(
     from qilin_rag.reproduce import reproduce as do_again
 
     ui.set_up_logs(quiet or as_json)
+    [run_directory] = find_runs_named([run_directory], None)
     try:
         with ui.progress_bars(quiet):
             found = do_again(

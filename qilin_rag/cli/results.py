@@ -1,4 +1,4 @@
-"""`leaderboard` and `show`: all runs together, and one sample whole."""
+"""`leaderboard`: all runs together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import Task
+from qilin_rag.cli.options import Task, listed
 from qilin_rag.text import printable
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from qilin_rag.reports.cells import Block, Cell
     from qilin_rag.reports.cells import Table as Board
-    from qilin_rag.store import Manifest, RunDirectory
-    from qilin_rag.types import Sample, Score
-
 
 _INTERVAL_WIDTH = 9  # `.310–.364`: broken over two lines it can't be read
 _GAP = 3  # between two columns
@@ -56,6 +53,18 @@ def leaderboard(
     cluster_by: Annotated[
         str | None, typer.Option(help="Field of the questions' meta that makes clusters. [default: the query]")
     ] = None,
+    runs: Annotated[
+        list[str] | None, typer.Option(help="Only these runs: names, their beginnings, or patterns with *.")
+    ] = None,
+    llms: Annotated[str | None, typer.Option(help="Only these, separated by commas; names or patterns with *.")] = None,
+    retrievers: Annotated[str | None, typer.Option(help="Only these, separated by commas, likewise.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="Only these, separated by commas, likewise.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Only these, separated by commas; recall means recall@ of every k.")
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option(metavar="METRIC", help="Sort rows by this metric, the best first.")
+    ] = None,
     task: Annotated[
         Task | None, typer.Option(help="The rankers of a task instead, as in the paper's Table 10.")
     ] = None,
@@ -70,20 +79,33 @@ def leaderboard(
     from qilin_rag.errors import UsageError
     from qilin_rag.reports import formats
     from qilin_rag.reports import leaderboard as board
+    from qilin_rag.reports.narrowing import Narrowing, sort_rows
 
+    ui.set_up_logs(quiet=False)
     folders = runs_dir or [Path("runs")]
+    axes = {"llms": llms, "retrievers": retrievers, "prompts": prompts, "metrics": metrics}
+    given_axes = {axis: listed(axis, given) for axis, given in axes.items() if given is not None}
+    narrowing = Narrowing(runs=runs or [], **given_axes)
     if task is None:
         options = board.Options(
-            common=common, controls=controls, paper=paper, paper_anyway=paper_anyway, cluster_by=cluster_by
+            common=common,
+            controls=controls,
+            paper=paper,
+            paper_anyway=paper_anyway,
+            cluster_by=cluster_by,
+            narrowing=narrowing,
+            sort=sort,
         )
         tables = board.leaderboard(*folders, options=options)
     else:
         from qilin_rag.reports.ranking_board import ranking_board
 
-        of_answers = {"--common": common, "--controls": controls, "--cluster-by": cluster_by}
+        of_answers = {"--common": common, "--controls": controls, "--cluster-by": cluster_by, "--runs": runs}
+        of_answers |= {f"--{axis}": True for axis in given_axes}
         if given := next((name for name, value in of_answers.items() if value), None):
             raise UsageError(f"{given} is for answers, not for the rankers of --task {task.value}")
         tables = ranking_board(*folders, task=task.value, with_paper=paper, paper_anyway=paper_anyway)
+        tables = sort_rows(tables, sort) if sort else tables
     match output_format:
         case Format.table:
             text = board_as_text(tables, to_file=out is not None)
@@ -118,6 +140,7 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
     from rich.text import Text
 
     from qilin_rag.reports import formats
+    from qilin_rag.reports.side_tables import n_name_columns, side_tables
 
     def cell_text(cell: Cell | None, n_marks: int) -> Text:
         style = "bold green" if formats.is_best(cell) else "green" if formats.is_tied(cell) else ""
@@ -175,11 +198,12 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
                             drawn.add_row(Text(row, style="" if kind == "run" else "italic"), *shown)
                     console.print(drawn)
                     console.print()
-            if spending := formats.spending_rows(data):
+            for header, *rows in side_tables(data):
                 drawn = new_table()
-                for number, name in enumerate(spending[0]):
-                    drawn.add_column(name, justify="left" if number < 2 else "right", overflow="fold")
-                for texts in spending[1:]:
+                for number, name in enumerate(header):
+                    is_name = number < n_name_columns(header)
+                    drawn.add_column(name, justify="left" if is_name else "right", overflow="fold")
+                for texts in rows:
                     drawn.add_row(*map(Text, texts))
                 console.print(drawn)
                 console.print()
@@ -205,122 +229,3 @@ def as_csv(rows: list[dict[str, object]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
-
-
-def show(
-    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    question: Annotated[str | None, typer.Option(help="The id of the question to show whole.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
-) -> None:
-    """Show a run, or one of its samples.
-
-    With --question the sample whole: hits, messages, answer, references, scores.
-    """
-    from qilin_rag.cost import Tally
-    from qilin_rag.errors import unknown_name
-    from qilin_rag.store import RunDirectory
-
-    directory = RunDirectory(run_directory)
-    manifest = directory.read_manifest()
-    samples, lines = directory.read_samples()
-    if question is None:
-        _show_run(directory, manifest, samples, lines, as_json)
-        return
-    questions = {asked.id: asked for asked in directory.read_questions()}
-    if question not in questions or question not in samples:
-        raise unknown_name("question in this run", question, samples)
-    asked, sample = questions[question], samples[question]
-    scores = [score for score in _scores(directory, manifest) if score.question_id == question]
-    if as_json:
-        ui.print_json(
-            {
-                "question": asked.model_dump(mode="json"),
-                "sample": sample.model_dump(mode="json"),
-                "scores": [score.model_dump(mode="json") for score in scores],
-            }
-        )
-        return
-    console = ui.console()
-    console.print(f"question {asked.id}: {asked.query}", style="bold")
-    console.print(f"{manifest.labels['retriever']} + {manifest.labels['llm']}, prompt {manifest.labels['prompt']}\n")
-    console.print(f"hits (* = reference note; {sample.notes_used} of {sample.notes_given} notes used)", style="bold")
-    for hit in sample.hits:
-        mark = "*" if hit.note_idx in asked.reference_notes else " "
-        console.print(f"  {hit.rank:>2} {mark} note {hit.note_idx}  {hit.score:.4f}")
-    for message in sample.messages:
-        console.print(f"\n{message['role']}", style="bold")
-        console.print(message["content"], soft_wrap=True)
-    is_cut = Tally(lines).is_cut(sample)
-    console.print(f"\nanswer ({_status(sample, is_cut)}{f': {sample.error}' if sample.error else ''})", style="bold")
-    console.print(sample.answer, soft_wrap=True)
-    for number, reference in enumerate(asked.references, start=1):
-        console.print(f"\nreference {number}", style="bold")
-        console.print(reference, soft_wrap=True)
-    console.print("\nscores", style="bold")
-    for score in scores:
-        value = "unscored" if score.value is None else f"{score.value:.4f}"
-        console.print(f"  {score.metric}  {value}{f': {score.reason}' if score.reason else ''}")
-
-
-def _scores(directory: RunDirectory, manifest: Manifest) -> list[Score]:
-    """The run's scores without those that an earlier version named wrongly."""
-    from qilin_rag.scoring import is_misnamed
-
-    return [score for score in directory.read_scores() if not is_misnamed(manifest, score.metric, score.signature)]
-
-
-def _status(sample: Sample, is_cut: bool) -> str:
-    """The status with what is doubtful about the answer."""
-    return ", ".join(
-        [
-            sample.status,
-            *(["prompt cut by the server"] if is_cut else []),
-            *(mark.replace("_", " ") for mark in sample.marks),
-        ]
-    )
-
-
-def _show_run(
-    directory: RunDirectory, manifest: Manifest, samples: dict[str, Sample], lines: list[Sample], as_json: bool
-) -> None:
-    from qilin_rag.cost import Tally, calls_s, cost_of, describe, price_of
-    from qilin_rag.scoring import doubts, summarise
-
-    repeats = directory.read_repeats()
-    summary = summarise(list(samples.values()), lines, [], repeats=repeats)
-    so_far = {"generation_s": calls_s([*lines, *repeats]), "cost": cost_of(summary, price_of(manifest))}
-    manifest = manifest.model_copy(update=so_far)
-    scores: dict[str, dict[str, float | None]] = {}
-    for score in _scores(directory, manifest):
-        scores.setdefault(score.question_id, {})[score.metric] = score.value
-    if as_json:
-        answers = summary.model_dump(mode="json", exclude={"metrics"})
-        ui.print_json({"manifest": manifest.model_dump(mode="json"), "answers": answers, "scores": scores})
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    console = ui.console()
-    facts = {"run": directory.path, "state": manifest.state, **manifest.labels, "started": manifest.started}
-    for name, fact in facts.items():
-        console.print(f"{name:<10} {fact}")
-    if summary.repeats:
-        console.print(str(summary.repeats))
-    for line in doubts(summary):
-        console.print(line, style="yellow")
-    for line in describe(manifest, summary):
-        console.print(line)
-    taken = Tally([*lines, *repeats])
-    shown = next(iter(scores.values()), {})
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("question", no_wrap=True, overflow="ellipsis", max_width=40)
-    for column in ("status", *shown, "query / error"):
-        table.add_column(column, overflow="fold")
-    for question_id, sample in samples.items():
-        figures = [
-            "-" if (value := scores.get(question_id, {}).get(name)) is None else f"{value:.4f}" for name in shown
-        ]
-        table.add_row(
-            Text(question_id), _status(sample, taken.is_cut(sample)), *figures, Text(sample.error or sample.query)
-        )
-    console.print(table)

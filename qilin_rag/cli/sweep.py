@@ -21,10 +21,11 @@ from qilin_rag.cli.options import (
     RunsDir,
     ServeEach,
     Settings,
+    listed,
 )
 from qilin_rag.cli.plan import print_plans
 from qilin_rag.cli.signals import Interrupted
-from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.errors import QilinError
 
 if TYPE_CHECKING:
     from qilin_rag.sweep import Swept
@@ -88,13 +89,6 @@ def sweep(
         raise Interrupted("every finished answer is kept, the same command goes on from here") from None
     _print(swept, as_json)
     check_swept(swept, configs[0].fail_on_error)
-
-
-def listed(axis: str, given: str) -> list[str]:
-    """The names in an option that takes several, separated by commas."""
-    if names := [name.strip() for name in given.split(",") if name.strip()]:
-        return names
-    raise UsageError(f"--{axis} {given!r} names nothing; leave it out, or name one")
 
 
 def _print(swept: Swept, as_json: bool) -> None:

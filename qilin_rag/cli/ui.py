@@ -126,16 +126,8 @@ def progress_bars(quiet: bool) -> Iterator[None]:
         yield
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, *times, console=Console(stderr=True)) as progress, watched_by(Bars(progress)):
+    from qilin_rag.cli.bars import new_progress
+
+    with new_progress(Console(stderr=True)) as progress, watched_by(Bars(progress)):
         yield

@@ -17,11 +17,11 @@ import numpy as np
 from qilin_rag.config import RunConfig
 from qilin_rag.errors import UsageError
 from qilin_rag.prompts import load_prompt
+from qilin_rag.reports.finding import find_runs
 from qilin_rag.reports.measured import (
     FROM_THE_HIGHEST,
     Measured,
     clusters_of,
-    find_runs,
     highest_is_best,
     read_runs,
     values_of,

@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from qilin_rag.pairwise import Comparison
+from qilin_rag.reports.took import FirstAsked, Latency
 from qilin_rag.stats import (
     ALPHA,
     Bounds,
@@ -111,7 +113,9 @@ class Block(Frozen):
 class Spending(Frozen):
     """Tokens of one run (without those of cached answers, nor of `uncounted` ones), their cost, and its statuses.
 
-    `statuses` counts questions by status, `marks` what is doubtful about answers.
+    `statuses` counts questions by status, `marks` what is doubtful about answers. `llm` is the label of its row;
+    `model`, `note`, `prompt` and the settings of its notes are what the label is made of. `first_asked`: what its
+    answers from the cache took when they were first asked.
     """
 
     llm: str
@@ -123,10 +127,18 @@ class Spending(Frozen):
     statuses: dict[Status, int]
     marks: dict[Mark, int]
     run: str
+    model: str
+    note: str | None = None
+    prompt: str
+    top_k: int | None = None
+    note_order: str
+    note_chars: int | None = None
+    first_asked: FirstAsked | None = None
+    latency: Latency | None = None
 
 
 class Table(Frozen):
-    """All blocks over one set of questions (or of what else `unit` says), and what each run took."""
+    """All blocks over one set of questions (or of what else `unit` says), what each run took, and what judges say."""
 
     data: str
     unit: str = "questions"
@@ -135,6 +147,7 @@ class Table(Frozen):
     blocks: list[Block]
     notes: list[str]
     spending: list[Spending] = []
+    judged: list[Comparison] = []
 
 
 class Pair(NamedTuple):

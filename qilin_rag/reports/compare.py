@@ -17,6 +17,7 @@ from qilin_rag.reports.measured import (
     rests_on_reference_notes,
     values_of,
 )
+from qilin_rag.reports.run_list import describe_statuses
 from qilin_rag.stats import Clusters, PairedTest, Values, paired_tests
 from qilin_rag.types import Frozen
 
@@ -136,6 +137,9 @@ def _joined(a: Measured, b: Measured) -> tuple[list[str], list[str]]:
         notes.append(f"{len(shared) - len(same)} questions left out: same id, other text or references")
     alone = {run.name: len(run.questions) - len(shared) for run in (a, b)}
     notes += [f"{name}: {n} questions left out, the other run has none" for name, n in alone.items() if n]
+    for run in (a, b):
+        statuses = {status: n for status, n in run.summary.counts.items() if status != "questions"}
+        notes += [f"{run.name}{said}"] if (said := describe_statuses(statuses)) else []
     return same, notes
 
 

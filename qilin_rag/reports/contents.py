@@ -20,14 +20,17 @@ from qilin_rag.cost import Tally
 from qilin_rag.data import NoteStore, load_dataset
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.provenance import now
+from qilin_rag.reports import finding
 from qilin_rag.reports.cells import Block, Cell, Spending, Table
 from qilin_rag.reports.formats import is_best, marks, marks_of
+from qilin_rag.reports.judged import judgements_of_runs
 from qilin_rag.reports.leaderboard import leaderboard_of
+from qilin_rag.reports.side_tables import judged_by, judged_rows
 from qilin_rag.scorers.retrieval import is_about_hits
 from qilin_rag.scoring import MARKS
 from qilin_rag.store import Manifest, RunDirectory
 from qilin_rag.text import EMPHASIS, LOOKS_ALIKE, clean
-from qilin_rag.types import Hit, Message, Question, Sample, Status, Usage
+from qilin_rag.types import Hit, Judgement, Message, Question, Sample, Status, Usage
 
 STATUSES = get_args(Status)
 QUESTIONS_PER_BLOCK = 32
@@ -47,15 +50,14 @@ class _Asked(NamedTuple):
     messages: list[tuple[str, list[str]]]
 
 
-def find_runs(runs: Iterable[Path], runs_dirs: Iterable[Path]) -> list[Path]:
+def find_runs(runs: Iterable[Path], runs_dirs: Sequence[Path]) -> list[Path]:
     """The named runs, which must be complete, and those in these folders; each once."""
     found = []
     for path in runs:
         RunDirectory(path).read_complete()
         found.append(path)
     for folder in runs_dirs:
-        inside = sorted(file.parent for file in folder.glob("*/manifest.json"))
-        if not inside:
+        if not (inside := finding.find_runs([folder]) if folder.is_dir() else []):
             raise UsageError(f"{folder} is not a folder of runs; begin with: qilin-rag run")
         found += inside
     return list({path.resolve(): path for path in found}.values())
@@ -96,6 +98,7 @@ def _table(board: Table, directories: Mapping[str, RunDirectory]) -> tuple[dict[
     asked: list[list[_Asked]] = []
     lines: dict[str, str] = {}
     figures = _figures(board, directories)
+    judged = judgements_of_runs(list(directories.values()), {question.id for question in questions})
     runs, blocks = [], []
     for spending in _as_on_the_board(board):
         directory = directories[spending.run]
@@ -114,7 +117,7 @@ def _table(board: Table, directories: Mapping[str, RunDirectory]) -> tuple[dict[
         reasons = [[score.reason if score else None for score in row] for row in zip(*columns, strict=True)]
         taken = Tally(ordered)
         told = [
-            _told(sample, why, taken.is_cut(sample))
+            _told(sample, why, taken.is_cut(sample), judged[directory.path].get(sample.question_id, []))
             for sample, why in zip(ordered, reasons or [[]] * len(ordered), strict=True)
         ]
         blocks.append((f"run{len(asked)}", _packed(told)))
@@ -137,7 +140,8 @@ def _table(board: Table, directories: Mapping[str, RunDirectory]) -> tuple[dict[
             if block.signatures
             for row, cells in zip(block.rows, block.cells, strict=True)
         ],
-        "legend": marks(board),
+        "judged": [{"by": judged_by(each), "rows": judged_rows(each)} for each in board.judged],
+        "legend": marks(board.model_copy(update={"judged": []})),
         "runs": runs,
         "notes": board.notes,
         "why_no_notes": why_no_notes,
@@ -195,7 +199,9 @@ def _shown(cell: Cell | None) -> dict[str, Any] | None:
     return {"value": cell.value, "n": cell.n, **figures, "marks": marks_of(cell), "is_best": is_best(cell)}
 
 
-def _told(sample: Sample, reasons: Sequence[str | None], is_cut: bool) -> dict[str, Any]:
+def _told(
+    sample: Sample, reasons: Sequence[str | None], is_cut: bool, judgements: Sequence[Judgement]
+) -> dict[str, Any]:
     """What a run's block says of one question; what is usual is left out."""
     facts = sample.model_dump(
         mode="json",
@@ -210,6 +216,11 @@ def _told(sample: Sample, reasons: Sequence[str | None], is_cut: bool) -> dict[s
         facts["prompt_cut"] = True
     if any(reasons):
         facts["reasons"] = reasons
+    if judgements:
+        facts["judgements"] = [
+            {"judge": judgement.judge, "runs": judgement.runs, "text": judgement.answer or judgement.error or ""}
+            for judgement in judgements
+        ]
     return facts
 
 

@@ -6,10 +6,11 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
-from qilin_rag.cost import format_amount
 from qilin_rag.reports.cells import Block, Cell, Spending, Standing, Table
+from qilin_rag.reports.side_tables import has_cached, judged_by, n_name_columns, side_tables
+from qilin_rag.reports.side_tables import spending_rows as spending_rows
 from qilin_rag.stats import ALPHA
-from qilin_rag.types import Cost, Mark, Status
+from qilin_rag.types import Mark, Status
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -108,6 +109,7 @@ def marks(table: Table) -> list[str]:
         f"{' or '.join(sorted(places))}: * best, = tied.".capitalize() if used & set("*=") else "",
         "Row: » best, › tied." if used & set("»›") else "",
         "+ better, - worse than none." if used & set("+-") else "",
+        "In brackets: what answers from the cache took when first asked." if has_cached(table) else "",
     ]
     how = (
         "Tied: not significantly worse, by paired sign-flip tests adjusted for all pairs of the column or row (max-T); "
@@ -115,22 +117,8 @@ def marks(table: Table) -> list[str]:
         "interval. Could be shown: the true difference of two runs that a test of these two alone finds four times in "
         "five."
     )
-    return [line for line in (" ".join(filter(None, meanings)), how) if line]
-
-
-def spending_rows(table: Table) -> list[list[str]]:
-    """Tokens and cost of the runs that used any, under a header; empty where none did."""
-    rows = [
-        [
-            each.llm,
-            each.retriever,
-            *("unknown" if n is None else f"{n:,}" for n in (each.prompt_tokens, each.completion_tokens)),
-            _amount(each.cost),
-        ]
-        for each in table.spending
-        if each.completion_tokens or each.uncounted
-    ]
-    return [["tokens", "", "prompt", "completion", "cost"], *rows] if rows else []
+    judged = [f"{judged_by(comparison)}." for comparison in table.judged]
+    return [line for line in (" ".join(filter(None, meanings)), how, *judged) if line]
 
 
 def column_names(block: Block) -> list[str]:
@@ -139,12 +127,6 @@ def column_names(block: Block) -> list[str]:
         name if block.columns.count(name) == 1 else f"{name} ({block.columns[: at + 1].count(name)})"
         for at, name in enumerate(block.columns)
     ]
-
-
-def _amount(cost: Cost) -> str:
-    if cost.amount is None:
-        return "unknown"
-    return f"{'at most ' if cost.at_most else ''}{format_amount(cost.amount)} {cost.currency or ''}"
 
 
 def title(table: Table) -> str:
@@ -177,7 +159,7 @@ def as_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
                             "n_questions": table.n_questions,
                             "metric": block.metric,
                             "kind": kind,
-                            **dict(zip(block.axes, (row, column), strict=True)),
+                            **_place(block, row, column, spent),
                             "value": cell.value,
                             "ci95_low": cell.ci95[0] if cell.ci95 else None,
                             "ci95_high": cell.ci95[1] if cell.ci95 else None,
@@ -203,11 +185,42 @@ def as_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
                             "cost": spent and spent.cost.amount,
                             "cost_is_at_most": spent and spent.cost.at_most,
                             "currency": spent and spent.cost.currency,
+                            **(_calls(spent) if spending else {}),
                             **(_outcomes(spent) if spending else {}),
                             "signature": signature,
                         }
                     )
     return rows
+
+
+def _place(block: Block, row: str, column: str, spent: Spending | None) -> dict[str, Any]:
+    """Where a figure stands; for an LLM's, its name and what else its row's label says, each in a column of its own."""
+    place: dict[str, Any] = dict(zip(block.axes, (row, column), strict=True))
+    if block.axes[0] != "llm":
+        return place
+    return {
+        "row": row,
+        **place,
+        **({"llm": spent.model} if spent else {}),
+        "note": spent and spent.note,
+        "prompt": spent and spent.prompt,
+        "top_k": spent and spent.top_k,
+        "note_order": spent and spent.note_order,
+        "note_chars": spent and spent.note_chars,
+    }
+
+
+def _calls(spent: Spending | None) -> dict[str, Any]:
+    """Answers from the cache with what they took when first asked, and seconds a call."""
+    first, latency = (spent.first_asked, spent.latency) if spent else (None, None)
+    return {
+        "n_cached": (first.n if first else 0) if spent else None,
+        "prompt_tokens_when_first_asked": first and first.prompt_tokens,
+        "completion_tokens_when_first_asked": first and first.completion_tokens,
+        "cost_when_first_asked": first and first.cost.amount,
+        "latency_median_s": latency and latency.median_s,
+        "latency_p95_s": latency and latency.p95_s,
+    }
 
 
 def _outcomes(spent: Spending | None) -> dict[str, int | None]:
@@ -229,8 +242,11 @@ def as_markdown(tables: Sequence[Table]) -> str:
             for row, cells in zip(block.rows, block.cells, strict=True):
                 lines.append("| " + " | ".join([escape_md(row), *map(_md_cell, cells)]) + " |")
             lines += ["", f"{escape_md(legend(block))}", ""]
-        if spending := [f"| {' | '.join(map(escape_md, cells))} |" for cells in spending_rows(table)]:
-            lines += [spending[0], "|---|---|---:|---:|---:|", *spending[1:], ""]
+        for header, *rows in side_tables(table):
+            n_names = n_name_columns(header)
+            rule = "|" + "---|" * n_names + "---:|" * (len(header) - n_names)
+            shown = [f"| {' | '.join(map(escape_md, cells))} |" for cells in (header, *rows)]
+            lines += [shown[0], rule, *shown[1:], ""]
         lines += [
             *(f"- {escape_md(line)}" for line in (*marks(table), *table.notes)),
             "",
@@ -250,20 +266,72 @@ def _md_cell(cell: Cell | None) -> str:
 
 
 def as_latex(tables: Sequence[Table]) -> str:
-    """Tables of the booktabs package, one a block; the best figures in bold, tied ones underlined, with their marks."""
+    """Tables of the booktabs package with short captions and labels; signatures and remarks are comments above them.
+
+    Answers of a set of questions are one table: LLMs in rows, metrics x retrievers in columns. Retrieval, and rankers,
+    are tables of their own. The best figures are bold, tied ones underlined, with their marks and 95% intervals.
+    """
     lines = [r"% needs \usepackage{booktabs}; for Chinese names also \usepackage{xeCJK} and xelatex"]
-    for table in tables:
-        for block in table.blocks:
-            caption = [title(table), legend(block), *(line.removesuffix(".") for line in marks(table)), *table.notes]
-            header = " & ".join(map(_tex, [block.metric, *column_names(block)])) + r" \\"
-            lines += ["", r"\begin{table}", r"\centering", r"\begin{tabular}{l" + "r" * len(block.columns) + "}"]
-            lines += [r"\toprule", header, r"\midrule"]
-            for number, (row, cells) in enumerate(zip(block.rows, block.cells, strict=True)):
-                if number and block.kinds[number] != block.kinds[number - 1]:
-                    lines.append(r"\midrule")
-                lines.append(" & ".join([_tex(row), *map(_tex_cell, cells)]) + r" \\")
-            lines += [r"\bottomrule", r"\end{tabular}", r"\caption{" + _tex(". ".join(caption)) + ".}", r"\end{table}"]
+    for number, table in enumerate(tables, start=1):
+        answers = [block for block in table.blocks if not block.signatures and block.axes[0] == "llm"]
+        groups = [answers] if answers else []
+        groups += [[block] for block in table.blocks if block not in answers]
+        said = [*map(legend, table.blocks), *marks(table), *table.notes]
+        lines += ["", *(f"% {' '.join(line.split())}" for line in said)]
+        for blocks in groups:
+            kind = "answers" if blocks is answers else "retrieval" if blocks[0].signatures else "rankers"
+            label = f"tab:{kind}" if len(tables) == 1 else f"tab:{kind}-{number}"
+            lines += _latex_table(table, blocks, label)
     return "\n".join(lines)
+
+
+def _latex_table(table: Table, blocks: Sequence[Block], label: str) -> list[str]:
+    """One table of blocks side by side, their metrics above their columns where there are several."""
+    rows = list(
+        dict.fromkeys(zip((r for b in blocks for r in b.rows), (k for b in blocks for k in b.kinds), strict=True))
+    )
+    rows.sort(key=lambda row: ("run", "control", "paper").index(row[1]))
+    names = [column_names(block) for block in blocks]
+    n_columns = sum(map(len, names))
+    lines = ["", r"\begin{table}", r"\centering", r"\begin{tabular}{l" + "r" * n_columns + "}", r"\toprule"]
+    corner = blocks[0].metric
+    if len(blocks) > 1:
+        corner, spans, at = "", [], 2
+        for block, of_block in zip(blocks, names, strict=True):
+            spans.append((at, at + len(of_block) - 1, _metric_name(block, blocks)))
+            at += len(of_block)
+        heads = [rf"\multicolumn{{{end - start + 1}}}{{c}}{{{_tex(name)}}}" for start, end, name in spans]
+        lines.append(" & ".join(["", *heads]).strip() + r" \\")
+        lines.append(" ".join(rf"\cmidrule(lr){{{start}-{end}}}" for start, end, _ in spans))
+    lines += [" & ".join(map(_tex, [corner, *(name for of_block in names for name in of_block)])) + r" \\", r"\midrule"]
+    for number, (row, kind) in enumerate(rows):
+        if number and kind != rows[number - 1][1]:
+            lines.append(r"\midrule")
+        cells = [cell for block in blocks for cell in _cells_of(block, row)]
+        lines.append(" & ".join([_tex(row), *map(_tex_cell, cells)]) + r" \\")
+        if any(intervals := [_tex(format_interval(cell)) for cell in cells]):
+            small = [rf"{{\scriptsize {interval}}}" if interval else "" for interval in intervals]
+            lines.append(" & ".join(["", *small]).strip() + r" \\")
+    what = ", ".join(dict.fromkeys(block.metric for block in blocks))
+    caption = f"{title(table)}: {what}, with 95% intervals. Best in bold, not significantly worse underlined."
+    return [
+        *lines,
+        r"\bottomrule",
+        r"\end{tabular}",
+        rf"\caption{{{_tex(caption)}}}",
+        rf"\label{{{label}}}",
+        r"\end{table}",
+    ]
+
+
+def _metric_name(block: Block, blocks: Sequence[Block]) -> str:
+    """The metric, numbered where blocks of one name were made in several ways."""
+    same = [other for other in blocks if other.metric == block.metric]
+    return block.metric if len(same) == 1 else f"{block.metric} ({same.index(block) + 1})"
+
+
+def _cells_of(block: Block, row: str) -> list[Cell | None]:
+    return block.cells[block.rows.index(row)] if row in block.rows else [None] * len(block.columns)
 
 
 def _tex(text: str) -> str:
@@ -275,8 +343,7 @@ def _tex_cell(cell: Cell | None) -> str:
     marked = rf"\textbf{{{text}}}" if is_best(cell) else rf"\underline{{{text}}}" if is_tied(cell) else text
     if found := marks_of(cell):
         marked += rf"\textsuperscript{{{_tex(found)}}}"
-    interval = _tex(format_interval(cell))
-    return rf"{marked} {{\scriptsize {interval}}}" if interval else marked
+    return marked
 
 
 def as_html(tables: Sequence[Table]) -> str:
@@ -290,9 +357,9 @@ def as_html(tables: Sequence[Table]) -> str:
                 parts.append(f"<tr{'' if kind == 'run' else ' class=other'}>")
                 parts += [f"<th scope=row>{html.escape(row)}</th>", *map(_html_cell, cells), "</tr>"]
             parts += ["</tbody></table>", f"<p><code>{html.escape(legend(block))}</code></p>"]
-        if spending := spending_rows(table):
+        for rows in side_tables(table):
             parts.append("<table>")
-            parts += [f"<tr>{''.join(_tags('td', cells))}</tr>" for cells in spending]
+            parts += [f"<tr>{''.join(_tags('td', cells))}</tr>" for cells in rows]
             parts.append("</table>")
         parts += ["<ul>", *_tags("li", [*marks(table), *table.notes]), "</ul>"]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'

@@ -35,10 +35,14 @@ from qilin_rag.reports.cells import (
     stand,
 )
 from qilin_rag.reports.controls import control_runs
-from qilin_rag.reports.measured import Measured, clusters_of, find_runs, highest_is_best, read_runs, values_of
+from qilin_rag.reports.finding import describe_rankings, find_runs
+from qilin_rag.reports.judged import comparisons_of
+from qilin_rag.reports.measured import Measured, clusters_of, highest_is_best, read_runs, values_of
+from qilin_rag.reports.narrowing import Narrowing, narrow_paths, narrow_runs, sort_rows
 from qilin_rag.reports.paper import REMARK, Quoted, paper_rows, quote
 from qilin_rag.reports.places import column_order, copies, natural, row_labels
 from qilin_rag.reports.retrieval_block import RetrievalBlock
+from qilin_rag.reports.took import first_asked, latency_of, read_calls
 from qilin_rag.scorers.retrieval import is_about_hits
 from qilin_rag.scoring import can_exceed_1, doubts, remarks
 from qilin_rag.stats import Clusters, Values
@@ -53,7 +57,8 @@ class Options(Frozen):
     `common`: all runs over the same data in one table, over the questions that all of them have; incomplete ones, too.
     `controls`: rows that tell what a figure is worth (see `controls`). `paper`: the paper's figures as rows where the
     questions are known to be the paper's, `paper_anyway`: beside any others as well, labelled so. `cluster_by`: the
-    field of the questions' meta that makes clusters, instead of the query.
+    field of the questions' meta that makes clusters, instead of the query. `narrowing`: which runs and metrics; `sort`:
+    the metric by which rows are sorted.
     """
 
     common: bool = False
@@ -61,6 +66,8 @@ class Options(Frozen):
     paper: bool = False
     paper_anyway: bool = False
     cluster_by: str | None = None
+    narrowing: Narrowing = Narrowing()
+    sort: str | None = None
 
 
 class _Grid(NamedTuple):
@@ -88,7 +95,7 @@ def leaderboard(*runs_dirs: Path, options: Options | None = None) -> list[Table]
     """The tables of folders of runs, one for each data set and set of questions; largest first."""
     found = find_runs(runs_dirs)
     why = f"{', '.join(map(str, runs_dirs))} holds no complete run"
-    return _tables(found, options or Options(), f"{why}{{}}; begin with: qilin-rag run")
+    return _tables(found, options or Options(), f"{why}{{}}{describe_rankings(runs_dirs)}; begin with: qilin-rag run")
 
 
 def leaderboard_of(run_directories: Sequence[Path], options: Options | None = None) -> list[Table]:
@@ -97,9 +104,11 @@ def leaderboard_of(run_directories: Sequence[Path], options: Options | None = No
 
 
 def _tables(run_directories: Sequence[Path], options: Options, none_found: str) -> list[Table]:
-    runs, left_out = read_runs(run_directories, with_incomplete=options.common)
+    paths = narrow_paths(run_directories, options.narrowing) if run_directories else []
+    runs, left_out = read_runs(paths, with_incomplete=options.common)
     if not runs:
         raise UsageError(none_found.format(f" ({left_out[0]})" if left_out else ""))
+    runs = narrow_runs(runs, options.narrowing)
     groups: dict[tuple[str, ...], list[Measured]] = defaultdict(list)
     for run in runs:
         of_questions = () if options.common else (run.manifest.question_set_sha256,)
@@ -107,7 +116,7 @@ def _tables(run_directories: Sequence[Path], options: Options, none_found: str) 
     ordered = sorted(groups.values(), key=lambda group: (-len(group[0].questions), group[0].name))
     tables = [_table(group, options) for group in ordered]
     tables[-1] = tables[-1].model_copy(update={"notes": [*tables[-1].notes, *left_out]})
-    return tables
+    return sort_rows(tables, options.sort) if options.sort else tables
 
 
 def _table(group: Sequence[Measured], options: Options) -> Table:
@@ -134,6 +143,7 @@ def _table(group: Sequence[Measured], options: Options) -> Table:
         blocks=blocks,
         notes=[*notes, *retrieval.notes, *_rule_of_unscored(blocks)],
         spending=[_spending(run, rows[run.name][0]) for run in first_rows],
+        judged=comparisons_of(run.directory.path for run in group),
     )
 
 
@@ -313,6 +323,8 @@ def _block(
 
 
 def _spending(run: Measured, row: str) -> Spending:
+    calls = read_calls(run.directory)
+    config = run.manifest.config
     return Spending(
         llm=row,
         retriever=_column(run),
@@ -323,6 +335,14 @@ def _spending(run: Measured, row: str) -> Spending:
         statuses={status: run.summary.counts[status] for status in get_args(Status)},
         marks=run.summary.marks,
         run=run.name,
+        model=run.manifest.labels["llm"],
+        note=config.get("note"),
+        prompt=run.manifest.labels["prompt"],
+        top_k=run.manifest.identity.get("top_k"),
+        note_order=config.get("note_order", "best_first"),
+        note_chars=config.get("note_chars"),
+        first_asked=first_asked(calls, run.manifest),
+        latency=latency_of(calls),
     )
 
 

@@ -58,14 +58,6 @@ def rests_on_reference_notes(metric: str) -> bool:
     return "@" in metric or metric in (PRECISION, RECALL)
 
 
-def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """The run directories in these folders of runs; a UsageError names a folder that is not there."""
-    if absent := next((folder for folder in folders if not folder.is_dir()), None):
-        raise UsageError(f"{absent} is not a folder of runs; begin with: qilin-rag run")
-    distinct = {folder.resolve(): folder for folder in folders}.values()
-    return sorted(manifest.parent for folder in distinct for manifest in folder.glob("*/manifest.json"))
-
-
 def read_runs(run_directories: Sequence[Path], with_incomplete: bool = False) -> tuple[list[Measured], list[str]]:
     """The complete runs, and what is to be said of the others; a name that two folders hold stands with its folder.
 

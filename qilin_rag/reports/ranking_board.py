@@ -25,6 +25,7 @@ from qilin_rag.ranking_store import (
 )
 from qilin_rag.registry import describe
 from qilin_rag.reports.cells import Block, Cell, Key, Kind, Table, compared, detectable
+from qilin_rag.reports.finding import find_runs
 from qilin_rag.reports.paper import RANKERS_REMARK, paper_rankers, quote
 from qilin_rag.reports.places import natural
 from qilin_rag.stats import Values
@@ -115,10 +116,7 @@ def _label(manifest: RankingManifest, kind: Sequence[RankingManifest]) -> str:
 
 def _read(runs_dirs: Sequence[Path], task: TaskName) -> tuple[list[_Ranked], list[str]]:
     """The complete runs of a task, and what is to be said of the others."""
-    if absent := next((folder for folder in runs_dirs if not folder.is_dir()), None):
-        raise UsageError(f"{absent} is not a folder of runs; begin with: qilin-rag rank --task {task}")
-    distinct = {folder.resolve(): folder for folder in runs_dirs}.values()
-    paths = sorted(manifest.parent for folder in distinct for manifest in folder.glob(f"*/{MANIFEST}"))
+    paths = find_runs(runs_dirs, MANIFEST, f"qilin-rag rank --task {task}")
     folders_with = Counter(path.name for path in paths)
     runs, left_out = [], []
     for path in paths:

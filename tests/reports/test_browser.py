@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shutil
@@ -289,3 +290,62 @@ def test_the_policy_would_stop_a_script_that_got_in(visit: Visit) -> None:
     assert all("Content Security Policy" in text for text in visit.heard)
     assert visit.heard
     visit.heard.clear()
+
+
+def test_filters_survive_a_reload(visit: Visit) -> None:
+    page = visit.page
+    page.select_option("#run-a", label="bm25")
+    page.select_option("#run-b", label="oracle")
+    page.fill("#search", "怎么")
+    page.fill("#high", "0.5")
+    page.select_option("#compare", "less")
+    page.click("#questions th:nth-child(3) button")
+    before = visit.n_found(), visit.column("questions", 1), page.url
+    assert 0 < before[0] < 60
+    visit.open(page.url.removeprefix(visit.address))
+    assert (visit.n_found(), visit.column("questions", 1), page.url) == before
+    assert page.input_value("#search") == "怎么" and page.input_value("#high") == "0.5"
+    page.click("#questions tbody tr:first-child a")
+    page.wait_for_selector(".run")
+    page.keyboard.press("ArrowRight")
+    visit.wait_for("#place", f"2 of {before[0]}")
+    page.keyboard.press("Escape")
+    sync_api.expect(page.locator("dialog")).to_be_hidden()
+    sync_api.expect(page).to_have_url(before[2])
+    page.click("#reset")
+    page.select_option("#run-b", label="none")
+    visit.open("#lo=x&m=99&st=bad&cmp=no&sort=-nothing&a=nobody")
+    assert visit.n_found() == 60
+
+
+def test_the_arrow_goes_on_from_the_first_question_to_the_last(visit: Visit) -> None:
+    page = visit.page
+    page.fill("#search", "怎么")
+    n = visit.n_found()
+    page.click("#questions tbody tr:first-child a")
+    page.wait_for_selector(".run")
+    for place in range(2, min(n, 6)):
+        page.keyboard.press("ArrowRight")
+        visit.wait_for("#place", f"{place} of {n}")
+    page.keyboard.press("ArrowLeft")
+    visit.wait_for("#place", f"{min(n, 6) - 2} of {n}")
+
+
+def test_long_labels_are_told_apart_and_a_phone_shows_a_figure(data_dir: Path, chromium: Any) -> None:
+    for chars in (20, 30):
+        given = {"data": str(data_dir), "retriever": "oracle"}
+        run(resolve_run(given, [f"llm.max_chars={chars}"]))
+    paths = sorted(Path("runs").iterdir())
+    for path, name in zip(paths, ("one", "two"), strict=True):
+        manifest = json.loads((path / "manifest.json").read_text())
+        manifest["labels"]["llm"] = f"openai model=some-organisation/a-model-of-a-long-name-{name}"
+        (path / "manifest.json").write_text(json.dumps(manifest))
+    write_report(collect(paths), Path("report.html"))
+    visit = Visit(chromium, Path("report.html"), {"width": 390, "height": 844})
+    labels = visit.page.locator("#run-a option").all_inner_texts()
+    assert labels == [f"… a-model-of-a-long-name-{name} · oracle" for name in ("one", "two")]
+    box = visit.page.locator("#leaderboard tbody td.figure").first.bounding_box()
+    assert box["x"] + box["width"] <= 390
+    name = visit.page.locator("#leaderboard tbody td.text").first.bounding_box()
+    assert name["width"] >= 90  # no letter a line
+    visit.page.close()

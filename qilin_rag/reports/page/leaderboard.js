@@ -9,12 +9,16 @@ function boardColumns() {
   const figures = metrics.map((_, number) => ({
     key: `m${number}`, label: metricLabel(number), number, of: (run) => run.figures[number]?.value ?? null,
   })).filter(({ number }) => !isRetrieval(metrics[number]));
-  const spent = runs.some((run) => run.completion_tokens || run.uncounted);
+  const spent = runs.some((run) => run.completion_tokens || run.uncounted || run.first_asked);
   const spending = !spent ? [] : [
     { key: "tokens", label: "Tokens", of: (run) => (run.prompt_tokens === null && run.completion_tokens === null ? null : run.prompt_tokens + run.completion_tokens) },
     { key: "cost", label: "Cost", of: (run) => run.cost.amount },
   ];
-  return [...texts, ...figures, ...spending];
+  const latency = !runs.some((run) => run.latency) ? [] : [
+    { key: "median", label: "Median s", title: "seconds a call", of: (run) => run.latency?.median_s ?? null },
+    { key: "p95", label: "95th pct s", title: "seconds a call", of: (run) => run.latency?.p95_s ?? null },
+  ];
+  return [...texts, ...figures, ...spending, ...latency];
 }
 
 /** The runs, as places in the table's list, in the order that is chosen; at first that of the leaderboard command. */
@@ -60,14 +64,34 @@ function drawRetrieval() {
   byId("legend").replaceChildren(...legend.map((line) => make("span", {}, `${line} `)));
 }
 
+/** Tokens, cost or seconds; below them what answers from the cache took when they were first asked. */
 function spendingCell(column, run) {
+  const first = run.first_asked;
+  const asked = (text) => (first ? make("small", { title: `${first.n} answers from the cache, when first asked` }, `(${text})`) : null);
   if (column.key === "tokens") {
+    const sum = ({ prompt_tokens: prompt, completion_tokens: completion }) =>
+      (prompt === null || completion === null ? "unknown" : (prompt + completion).toLocaleString("en"));
     const n = column.of(run);
-    return make("td", { class: "figure" }, n === null ? "unknown" : n.toLocaleString("en"));
+    return make("td", { class: "figure" }, n === null ? (first ? "0" : "unknown") : n.toLocaleString("en"), first && asked(sum(first)));
   }
-  const { amount, currency } = run.cost;
-  return make("td", { class: "figure", title: run.cost.unknown ?? "" },
-    amount === null ? "unknown" : `${run.cost.at_most ? "≤ " : ""}${amount.toPrecision(3)} ${currency ?? ""}`);
+  if (column.key !== "cost") {
+    const seconds = column.of(run);
+    return make("td", { class: "figure" }, seconds === null ? "–" : seconds.toFixed(2));
+  }
+  const money = ({ amount, currency, at_most: atMost }) =>
+    (amount === null ? "unknown" : `${atMost ? "≤ " : ""}${amount.toPrecision(3)} ${currency ?? ""}`);
+  return make("td", { class: "figure", title: run.cost.unknown ?? "" }, money(run.cost), first && asked(money(first.cost)));
+}
+
+/** Ratings by judges that compared answers of these runs. */
+function drawJudged() {
+  byId("judged").replaceChildren(...table().judged.flatMap(({ by, rows: [header, ...rows] }) => [
+    make("h3", {}, "Pairwise ratings"),
+    make("p", { class: "hint text" }, by),
+    make("div", { class: "scroll" }, make("table", { class: "judged" },
+      make("thead", {}, make("tr", {}, header.map((name, at) => make("th", { scope: "col", class: at ? "figure" : "text" }, at ? name : "Run")))),
+      make("tbody", {}, rows.map((cells) => make("tr", {}, cells.map((cell, at) => make("td", { class: at ? "figure" : "text" }, cell))))))),
+  ]));
 }
 
 function drawLeaderboard() {
@@ -83,7 +107,7 @@ function drawLeaderboard() {
   byId("leaderboard").replaceChildren(
     make("thead", {}, make("tr", {}, columns.map((column) =>
       sortHeading(column.label, state.boardSort?.key === column.key ? state.boardSort.down : null, () => sortBy(column),
-        { class: column.isText ? "text" : "figure", title: "number" in column ? table().metrics[column.number].signature : null })))),
+        { class: column.isText ? "text" : "figure", title: "number" in column ? table().metrics[column.number].signature : column.title ?? null })))),
     make("tbody", {}, boardOrder().map((at) => {
       const run = table().runs[at];
       return make("tr", { title: run.run }, columns.map((column) => {

@@ -1,4 +1,5 @@
 // What the page does when it opens, and when somebody chooses something.
+const LONGEST_LABEL = 40; // of a select, in letters
 const numbered = (labels) => labels.map((label, at) => [String(at), label]);
 
 /** Show a set of questions, with its best run by the first metric as A. */
@@ -21,15 +22,25 @@ async function chooseTable(t) {
   byId("scatter").parentElement.hidden = !retrieval.length || !answers.length;
   byId("made").replaceChildren(make("span", { class: "text" }, data),
     `: ${runs.length} ${runs.length === 1 ? "run" : "runs"}, ${ids.length.toLocaleString("en")} questions. Made ${index.made.replace("T", " ").replace("+00:00", " UTC")} by qilin-rag ${index.version}.`);
-  const runLabels = numbered(runs.map(runLabel));
+  const runLabels = numbered(distinctLabels(runs.map(runLabel)));
   for (const id of ["run-a", "question-a"]) setOptions(byId(id), runLabels, String(state.a));
   for (const id of ["run-b", "question-b"]) setOptions(byId(id), [["", "none"], ...runLabels], "");
   drawLeaderboard();
   drawRetrieval();
+  drawJudged();
   drawRemarks();
   drawIntervals();
   drawScatter();
   await chooseRuns(state.a, null);
+}
+
+/** Labels without the beginning that all share, where they are too long for a select to show what tells them apart. */
+function distinctLabels(labels) {
+  if (labels.length < 2 || Math.max(...labels.map((label) => label.length)) <= LONGEST_LABEL) return labels;
+  let n = 0;
+  while (labels.every((label) => label[n] !== undefined && label[n] === labels[0][n])) n++;
+  const start = Math.max(labels[0].lastIndexOf(" ", n - 1), labels[0].lastIndexOf("/", n - 1)) + 1;
+  return start > 8 ? labels.map((label) => `… ${label.slice(start)}`) : labels;
 }
 
 async function chooseRuns(a, b) {
@@ -42,9 +53,8 @@ async function chooseRuns(a, b) {
 }
 
 function clearFilters() {
-  Object.assign(state, { search: "", inAnswers: false, status: "", low: null, high: null, compare: "", page: 0, sort: { key: "place", down: false } });
-  for (const id of ["search", "status", "low", "high", "compare"]) byId(id).value = "";
-  byId("in-answers").checked = false;
+  takeFilters(new URLSearchParams(state.metric ? { m: state.metric } : {}));
+  state.page = 0;
   filterQuestions();
 }
 
@@ -96,10 +106,10 @@ byId("next").addEventListener("click", () => step(1));
 byId("close").addEventListener("click", () => byId("question").close());
 byId("question").addEventListener("close", () => {
   openPlace = null;
-  if (location.hash) history.replaceState(null, "", location.pathname + location.search);
+  keepInAddress();
 });
-byId("question").addEventListener("keydown", (event) => {
-  if (event.altKey || event.ctrlKey || event.metaKey || event.target.matches("select, input")) return;
+document.addEventListener("keydown", (event) => { // focus may be on nothing: a button that was pressed may be disabled by now
+  if (openPlace === null || event.altKey || event.ctrlKey || event.metaKey || event.target.matches("select, input")) return;
   if (event.key === "ArrowLeft") step(-1);
   if (event.key === "ArrowRight") step(1);
 });

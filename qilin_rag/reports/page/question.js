@@ -2,14 +2,6 @@
 let openPlace = null;
 let latestOpening = 0;
 
-/** The address within the page under which a question is opened with the runs chosen now. */
-function questionHash(place, runs = [state.a, state.b]) {
-  const fields = new URLSearchParams({ q: table().ids[place] });
-  if (index.tables.length > 1) fields.set("t", state.t);
-  ["a", "b"].forEach((key, at) => runs[at] !== null && fields.set(key, table().runs[runs[at]].run));
-  return `#${fields}`;
-}
-
 async function showQuestion(place) {
   const turn = ++latestOpening;
   openPlace = place;
@@ -17,6 +9,7 @@ async function showQuestion(place) {
   if (!dialog.open) {
     byId("question-body").replaceChildren();
     dialog.showModal();
+    byId("question-title").focus();
   }
   byId("question-title").replaceChildren(make("span", { class: "text" }, table().queries[place]), make("small", { class: "text" }, ` question ${table().ids[place]}`));
   const at = state.order.indexOf(place);
@@ -73,6 +66,7 @@ function runColumn(place, run, letter, told, question, part, isAlone) {
       make("summary", {}, `Notes found (${hits.length}), ${told.notes_used} of ${told.notes_given} in the prompt`),
       told.notes_missing ? make("p", { class: "remark" }, `${told.notes_missing} more hits are not in the data.`) : null,
       hits.map(([note, score], at) => noteItem(part, note, `${at + 1}.`, score, question.reference_notes.includes(note)))),
+    ...(told.judgements ?? []).map(judgementItem),
     make("details", { class: "prompt" }, make("summary", {}, "Prompt"),
       messages.map(([role, lines]) => block(role, "message", [lines.map((line) => part.lines[line]).join("\n")]))),
     make("p", { class: "hint text" }, callFacts(told)));
@@ -80,6 +74,13 @@ function runColumn(place, run, letter, told, question, part, isAlone) {
 
 const block = (title, kind, children) =>
   make("div", { class: kind }, make("h4", { class: "text" }, title), children.join("") === "" ? make("p", { class: "hint" }, "(empty)") : make("div", { class: "body text" }, children));
+
+/** What a judge said of the answer, or of a pair of answers that it is in. */
+function judgementItem({ judge, runs, text }) {
+  const about = runs.length > 1 ? `, answer A of ${runs[0]}, B of ${runs[1]}` : "";
+  return make("details", { class: "judgement", open: runs.length === 1 },
+    make("summary", { class: "text" }, `Judged by ${judge}${about}`), make("pre", { class: "text" }, text));
+}
 
 function scoreFacts(place, run, told) {
   return table().metrics.map((_, number) => {
@@ -119,24 +120,4 @@ function step(by) {
   if (openPlace === null || place === undefined || state.order.indexOf(openPlace) < 0) return;
   history.replaceState(null, "", questionHash(place));
   showQuestion(place);
-}
-
-/** Open, or close, what the address says. */
-async function followHash() {
-  const fields = new URLSearchParams(location.hash.slice(1));
-  if (!fields.has("q")) {
-    if (byId("question").open) byId("question").close();
-    return;
-  }
-  const t = Number(fields.get("t") ?? state.t);
-  if (t !== state.t && index.tables[t]) await chooseTable(t);
-  const named = (key) => table().runs.findIndex(({ run }) => run === fields.get(key));
-  const place = table().ids.indexOf(fields.get("q"));
-  if (place < 0) {
-    byId("found").textContent = `There is no question ${fields.get("q")} in this report.`;
-    return;
-  }
-  const [a, b] = [named("a"), named("b")];
-  await chooseRuns(a < 0 ? state.a : a, b < 0 ? null : b);
-  await showQuestion(place);
 }

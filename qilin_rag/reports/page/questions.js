@@ -40,6 +40,7 @@ async function filterQuestions() {
   state.order = column ? kept.sort((one, other) => compare(column.of(one), column.of(other), down) || one - other) : kept;
   state.page = Math.min(state.page, Math.max(0, Math.ceil(state.order.length / PAGE_ROWS) - 1));
   drawQuestions();
+  keepInAddress();
 }
 
 function difference(place) {

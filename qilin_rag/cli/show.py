@@ -1,0 +1,261 @@
+"""`show`: a run with its state and figures, or one of its samples whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qilin_rag.cli import ui
+from qilin_rag.cli.options import RUN_HELP, NamedIn, find_runs_named
+
+if TYPE_CHECKING:
+    from qilin_rag.reports.run_list import State
+    from qilin_rag.store import Manifest, RunDirectory
+    from qilin_rag.types import Judgement, MetricSummary, Sample, Score, Summary
+
+MOST_QUESTIONS = 20
+_STATES = {
+    "complete": "complete",
+    "incomplete": "incomplete: stopped or killed; the command that began it resumes it",
+    "in use": "in use: a process is writing it",
+}
+
+
+def show(
+    run_directory: Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)],
+    question: Annotated[str | None, typer.Option(help="The id of the question to show whole.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="How many questions to list.")] = MOST_QUESTIONS,
+    show_all: Annotated[bool, typer.Option("--all", help="List all questions.")] = False,
+    runs_dir: NamedIn = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Show a run, or one of its samples.
+
+    State, settings, figures, what it took, then its questions in the data's order. With --question the sample whole:
+    hits, messages, answer, references, scores, and what judges said.
+    """
+    from qilin_rag.errors import unknown_name
+    from qilin_rag.store import RunDirectory
+
+    [found] = find_runs_named([run_directory], runs_dir)
+    directory = RunDirectory(found)
+    manifest = directory.read_manifest()
+    samples, lines = directory.read_samples()
+    if question is None:
+        _show_run(directory, manifest, samples, lines, as_json, None if show_all else limit)
+        return
+    if question not in samples:
+        raise unknown_name("question in this run", question, samples)
+    _show_question(directory, manifest, samples[question], lines, as_json)
+
+
+def _show_question(
+    directory: RunDirectory, manifest: Manifest, sample: Sample, lines: list[Sample], as_json: bool
+) -> None:
+    from qilin_rag.cost import Tally
+    from qilin_rag.errors import unknown_name
+    from qilin_rag.reports.judged import judgements_of
+
+    questions = {asked.id: asked for asked in directory.read_questions()}
+    if sample.question_id not in questions:
+        raise unknown_name("question in this run", sample.question_id, questions)
+    asked = questions[sample.question_id]
+    scores = [score for score in _scores(directory, manifest) if score.question_id == asked.id]
+    judgements = judgements_of(directory, {asked.id}).get(asked.id, [])
+    if as_json:
+        ui.print_json(
+            {
+                "question": asked.model_dump(mode="json"),
+                "sample": sample.model_dump(mode="json"),
+                "scores": [score.model_dump(mode="json") for score in scores],
+                "judgements": [judgement.model_dump(mode="json", exclude={"messages"}) for judgement in judgements],
+            }
+        )
+        return
+    console = ui.console()
+    console.print(f"question {asked.id}: {asked.query}", style="bold")
+    console.print(f"{manifest.labels['retriever']} + {manifest.labels['llm']}, prompt {manifest.labels['prompt']}\n")
+    console.print(f"hits (* = reference note; {sample.notes_used} of {sample.notes_given} notes used)", style="bold")
+    for hit in sample.hits:
+        mark = "*" if hit.note_idx in asked.reference_notes else " "
+        console.print(f"  {hit.rank:>2} {mark} note {hit.note_idx}  {hit.score:.4f}")
+    for message in sample.messages:
+        console.print(f"\n{message['role']}", style="bold")
+        console.print(message["content"], soft_wrap=True)
+    is_cut = Tally(lines).is_cut(sample)
+    console.print(f"\nanswer ({_status(sample, is_cut)}{f': {sample.error}' if sample.error else ''})", style="bold")
+    console.print(sample.answer, soft_wrap=True)
+    for number, reference in enumerate(asked.references, start=1):
+        console.print(f"\nreference {number}", style="bold")
+        console.print(reference, soft_wrap=True)
+    for judgement in judgements:
+        _print_judgement(judgement)
+    console.print("\nscores", style="bold")
+    for score in scores:
+        value = "unscored" if score.value is None else f"{score.value:.4f}"
+        console.print(f"  {score.metric}  {value}{f': {score.reason}' if score.reason else ''}")
+
+
+def _print_judgement(judgement: Judgement) -> None:
+    console = ui.console()
+    order = f"{' : '.join(judgement.runs)}, in this order; " if len(judgement.runs) > 1 else ""
+    failure = f": {judgement.error}" if judgement.error else ""
+    console.print(f"\njudged by {judgement.judge} ({order}{judgement.status}{failure})", style="bold", soft_wrap=True)
+    console.print(judgement.answer, soft_wrap=True)
+
+
+def _scores(directory: RunDirectory, manifest: Manifest) -> list[Score]:
+    """The run's scores without those that an earlier version named wrongly."""
+    from qilin_rag.scoring import is_misnamed
+
+    return [score for score in directory.read_scores() if not is_misnamed(manifest, score.metric, score.signature)]
+
+
+def _status(sample: Sample, is_cut: bool) -> str:
+    """The status with what is doubtful about the answer."""
+    return ", ".join(
+        [
+            sample.status,
+            *(["prompt cut by the server"] if is_cut else []),
+            *(mark.replace("_", " ") for mark in sample.marks),
+        ]
+    )
+
+
+def _show_run(
+    directory: RunDirectory,
+    manifest: Manifest,
+    samples: dict[str, Sample],
+    lines: list[Sample],
+    as_json: bool,
+    limit: int | None,
+) -> None:
+    from qilin_rag.cost import calls_s, cost_of, price_of
+    from qilin_rag.reports.run_list import figures_of, state_of
+    from qilin_rag.scoring import summarise
+
+    repeats = directory.read_repeats()
+    summary = summarise(list(samples.values()), lines, [], repeats=repeats)
+    state = state_of(directory, manifest)
+    so_far = {"generation_s": calls_s([*lines, *repeats]), "cost": cost_of(summary, price_of(manifest))}
+    manifest = manifest.model_copy(update=so_far)
+    figures = figures_of(directory, manifest)
+    scores: dict[str, dict[str, float | None]] = {}
+    for score in _scores(directory, manifest):
+        scores.setdefault(score.question_id, {})[score.metric] = score.value
+    if as_json:
+        ui.print_json(
+            {
+                "run": str(directory.path),
+                "state": state,
+                "manifest": manifest.model_dump(mode="json"),
+                "answers": summary.model_dump(mode="json", exclude={"metrics"}),
+                "figures": {name: of.model_dump(mode="json") for name, of in figures.items()},
+                "scores": scores,
+            }
+        )
+        return
+    _print_facts(directory.path, manifest, state, summary)
+    _print_taken(manifest, state, summary, samples)
+    _print_figures(figures)
+    ids = [question.id for question in directory.read_questions()] or list(samples)
+    _print_questions(ids, samples, scores, [*lines, *repeats], limit)
+
+
+def _print_facts(path: Path, manifest: Manifest, state: State, summary: Summary) -> None:
+    from qilin_rag.reports.run_list import describe_statuses
+
+    counts = {status: n for status, n in summary.counts.items() if status != "questions"}
+    n_asked = summary.counts["questions"]
+    said = describe_statuses(counts) or (": all ok" if n_asked else "")
+    facts = {
+        "run": path,
+        "state": f"{_STATES[state]}; {n_asked} of {manifest.n_questions} questions asked{said}",
+        **manifest.labels,
+        "settings": _settings(manifest.config),
+        "started": manifest.started,
+    }
+    console = ui.console()
+    for name, fact in facts.items():
+        console.print(f"{name:<10} {fact}")
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    """The settings that answers hang on, beyond those that labels name."""
+    named = ("top_k", "limit", "seed", "answers", "references", "note_order", "note_chars", "rerank_depth")
+    chosen = [f"{name} {config[name]}" for name in named if config.get(name) is not None]
+    settings = {name: value for name, value in config["llm"]["settings"].items() if value is not None}
+    of_llm = [f"{name} {settings[name]}" for name in ("model", "temperature", "max_tokens", "seed") if name in settings]
+    return ", ".join(chosen) + (f"; llm: {', '.join(of_llm)}" if of_llm else "")
+
+
+def _print_taken(manifest: Manifest, state: State, summary: Summary, samples: Mapping[str, Sample]) -> None:
+    from qilin_rag.cost import describe
+    from qilin_rag.reports.took import first_asked, latency_of
+    from qilin_rag.scoring import doubts
+
+    console = ui.console()
+    if summary.repeats:
+        console.print(str(summary.repeats))
+    for line in doubts(summary):
+        console.print(line, style="yellow")
+    for line in describe(_without_this_session(manifest) if state == "in use" else manifest, summary):
+        console.print(line)
+    if first := first_asked(samples.values(), manifest):
+        console.print(str(first))
+    if latency := latency_of(samples.values()):
+        console.print(str(latency))
+
+
+def _without_this_session(manifest: Manifest) -> Manifest:
+    """The times without those of the session that is under way, which was written down as if it had been killed."""
+    times = manifest.times
+    ended = {name: max(0, getattr(times, name) - 1) for name in ("sittings", "untimed", "cut_off")}
+    return manifest.model_copy(update={"times": times.model_copy(update=ended)})
+
+
+def _print_figures(figures: Mapping[str, MetricSummary]) -> None:
+    console = ui.console()
+    console.print()
+    if figures:
+        ui.print_metrics(figures)
+    else:
+        console.print("no figures yet: a run is scored when all its questions were asked")
+    console.print()
+
+
+def _print_questions(
+    ids: list[str],
+    samples: Mapping[str, Sample],
+    scores: Mapping[str, Mapping[str, float | None]],
+    lines: list[Sample],
+    limit: int | None,
+) -> None:
+    """The questions in the data's order, as far as they were asked."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from qilin_rag.cost import Tally
+
+    taken = Tally(lines)
+    asked = [question_id for question_id in ids if question_id in samples]
+    listed = asked[:limit]
+    metrics = next((list(scores[question_id]) for question_id in listed if question_id in scores), [])
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("question", no_wrap=True, overflow="ellipsis", max_width=40)
+    for column in ("status", *metrics, "query / error"):
+        table.add_column(column, overflow="fold")
+    for question_id in listed:
+        sample, found = samples[question_id], scores.get(question_id, {})
+        figures = ["-" if (value := found.get(name)) is None else f"{value:.4f}" for name in metrics]
+        table.add_row(
+            Text(question_id), _status(sample, taken.is_cut(sample)), *figures, Text(sample.error or sample.query)
+        )
+    console = ui.console()
+    if listed:
+        console.print(table)
+    if len(listed) < len(asked):
+        console.print(f"{len(listed)} of {len(asked)} questions asked; --all lists all, --question ID shows one whole")

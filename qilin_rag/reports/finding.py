@@ -1,0 +1,105 @@
+"""Find runs on disk: those of folders of runs, and the one that a part of a name means."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from qilin_rag.errors import UsageError
+from qilin_rag.ranking_store import MANIFEST as RANKING
+from qilin_rag.store import MANIFEST
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_FOLDER = Path("runs")
+
+
+def find_runs(folders: Sequence[Path], manifest: str = MANIFEST, begin: str = "qilin-rag run") -> list[Path]:
+    """Return the run directories in folders of runs, each once.
+
+    A folder that is a run itself stands for that run. Of a folder that holds none, the folders in it are looked into;
+    the log says so.
+
+    Args:
+        folders: folders of runs.
+        manifest: name of the file that makes a folder a run.
+        begin: the command that an error names.
+
+    Raises:
+        UsageError: if a folder does not exist.
+    """
+    if absent := next((folder for folder in folders if not folder.is_dir()), None):
+        raise UsageError(f"{absent} is not a folder of runs; begin with: {begin}")
+    distinct = {folder.resolve(): folder for folder in folders}.values()
+    found = [path for folder in distinct for path in _runs_of(folder, manifest)]
+    return list({path.resolve(): path for path in sorted(found)}.values())
+
+
+def folders_below(folder: Path) -> dict[Path, int]:
+    """Return the folders in a folder of runs that hold runs of their own, with how many."""
+    return dict(Counter(path.parent for path in _one_level_down(folder)))
+
+
+def describe_rankings(folders: Sequence[Path]) -> str:
+    """Say how to see the rankings that folders without a run hold; empty if they hold none."""
+    n_rankings = sum(len(_inside(folder, RANKING)) for folder in folders)
+    some = f"{n_rankings} ranking{'s' * (n_rankings != 1)}"
+    return f"; it holds {some}: qilin-rag leaderboard --task search" if n_rankings else ""
+
+
+def find_run(name: Path, folders: Sequence[Path] = ()) -> Path:
+    """Return the run directory that a path, or a part of a name, means.
+
+    A path to a run is that run. Else it is the only run whose name begins so, or whose fingerprint at the end of the
+    name does: in the folder that the path names, or in `folders` (default: runs) and the folders in them.
+
+    Raises:
+        UsageError: if there is no such run, or several.
+    """
+    if (name / MANIFEST).is_file():
+        return name
+    if name.name in ("", "..") or name.is_file():
+        return name
+    places = folders or [DEFAULT_FOLDER]
+    if len(name.parts) > 1:
+        places = [name.parent, *(folder / name.parent for folder in places)]
+    runs = [path for place in places for path in (*_inside(place), *_one_level_down(place))]
+    distinct = list({path.resolve(): path for path in runs}.values())
+    matching = [path for path in distinct if path.name == name.name] or [
+        path for path in distinct if _is_meant(name.name, path.name)
+    ]
+    if len(matching) > 1:
+        shown = ", ".join(str(path) for path in matching[:5]) + (", ..." if len(matching) > 5 else "")
+        raise UsageError(f"{name} may be any of {len(matching)} runs; write more of its name: {shown}")
+    if matching:
+        return matching[0]
+    if name.is_dir():
+        return name  # the reader says what is missing in it
+    raise UsageError(
+        f"{name} is not a finished run directory: {MANIFEST} is not there; to see the runs: qilin-rag list runs"
+    )
+
+
+def _is_meant(part: str, name: str) -> bool:
+    return name.startswith(part) or name.rpartition("-")[2].startswith(part)
+
+
+def _runs_of(folder: Path, manifest: str) -> list[Path]:
+    if (folder / manifest).is_file():
+        return [folder if folder.name else folder.resolve()]
+    if found := _inside(folder, manifest):
+        return found
+    if found := _one_level_down(folder, manifest):
+        parents = ", ".join(str(parent) for parent in dict.fromkeys(path.parent for path in found))
+        logger.info("%s holds no run itself; these are the runs of %s", folder, parents)
+    return found
+
+
+def _inside(folder: Path, manifest: str = MANIFEST) -> list[Path]:
+    return sorted(file.parent for file in folder.glob(f"*/{manifest}"))
+
+
+def _one_level_down(folder: Path, manifest: str = MANIFEST) -> list[Path]:
+    return sorted(file.parent for file in folder.glob(f"*/*/{manifest}"))

@@ -1,0 +1,107 @@
+"""What the calls of a run took: seconds a call, and what answers from the cache cost when they were first asked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt
+
+from qilin_rag.cost import format_cost, price_of, tokens_cost
+from qilin_rag.errors import UsageError
+from qilin_rag.store import SAMPLES, Manifest, RunDirectory, read_lines
+from qilin_rag.types import Cost, Frozen, Usage
+
+logger = logging.getLogger(__name__)
+
+
+class Latency(Frozen):
+    """Seconds of the `n` calls that were made: their median and 95th percentile."""
+
+    n: NonNegativeInt
+    median_s: FiniteFloat
+    p95_s: FiniteFloat
+
+    def __str__(self) -> str:
+        times = f"median {self.median_s:.2f} s, 95th percentile {self.p95_s:.2f} s"
+        return f"latency: {times} ({self.n} call{'s' * (self.n != 1)})"
+
+
+class FirstAsked(Frozen):
+    """Tokens and cost of the `n` answers from the cache, when they were asked the first time."""
+
+    n: NonNegativeInt
+    prompt_tokens: NonNegativeInt | None
+    completion_tokens: NonNegativeInt | None
+    cost: Cost
+
+    def __str__(self) -> str:
+        counts = [format(n, ",") if n is not None else "unknown" for n in (self.prompt_tokens, self.completion_tokens)]
+        tokens = f"{counts[0]} prompt + {counts[1]} completion tokens"
+        what = f"{self.n} answer{'s' * (self.n != 1)} from the cache"
+        return f"{what}; when first asked: {tokens}, cost {format_cost(self.cost)}"
+
+
+class Call(Protocol):
+    """What is read of a sample here."""
+
+    @property
+    def usage(self) -> Usage:
+        """Its tokens."""
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds; 0 where none were measured."""
+
+    @property
+    def cached(self) -> bool:
+        """Whether it came from the cache."""
+
+
+class _Call(BaseModel):
+    """The part of a line of samples.jsonl that is read here; the rest, which is long, is passed over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    question_id: str
+    usage: Usage = Usage()
+    latency_s: FiniteFloat = 0.0
+    cached: bool = False
+
+
+def read_calls(directory: RunDirectory) -> list[Call]:
+    """Read the last call of each question of a run; of a damaged file none, which the log says."""
+    lines = read_lines(directory.path / SAMPLES, _Call, half_line_ok=True)
+    try:
+        return list({line.question_id: line for line in lines}.values())
+    except UsageError as error:
+        logger.warning("no seconds and no cached answers of a run: %s", error)
+        return []
+
+
+def latency_of(calls: Iterable[Call]) -> Latency | None:
+    """Return the seconds a call, over those that were measured; None if none was."""
+    seconds = [call.latency_s for call in calls if call.latency_s > 0 and not call.cached]
+    if not seconds:
+        return None
+    median_s, p95_s = (round(float(value), 3) for value in np.percentile(seconds, (50, 95)))
+    return Latency(n=len(seconds), median_s=median_s, p95_s=p95_s)
+
+
+def first_asked(calls: Iterable[Call], manifest: Manifest) -> FirstAsked | None:
+    """Return what a run's answers from the cache took at first, at the run's own price list; None without any."""
+    cached = [call.usage for call in calls if call.cached]
+    if not cached:
+        return None
+    prompt, completion = (
+        None if None in counts else sum(filter(None, counts))
+        for counts in ([usage.prompt_tokens for usage in cached], [usage.completion_tokens for usage in cached])
+    )
+    if prompt is None or completion is None:
+        cost = Cost(unknown="answers without a count of tokens")
+    else:
+        in_providers_cache = sum(usage.cached_tokens or 0 for usage in cached)
+        cost = tokens_cost(prompt, completion, price_of(manifest), in_providers_cache)
+    return FirstAsked(n=len(cached), prompt_tokens=prompt, completion_tokens=completion, cost=cost)
