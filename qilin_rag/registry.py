@@ -35,6 +35,7 @@ class Component(BaseModel):
     version: ClassVar[int] = 1
     operational: ClassVar[frozenset[str]] = frozenset()
     only_if_set: ClassVar[frozenset[str]] = frozenset()
+    outward: ClassVar[frozenset[str]] = frozenset()
     argument: ClassVar[str | None] = None
 
     @classmethod

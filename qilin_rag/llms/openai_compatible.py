@@ -78,6 +78,8 @@ class OpenAICompatible(LLM):
         "engine",
     }
 
+    outward: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env"})
+
     takes_images: ClassVar[bool] = True
 
     model: str
