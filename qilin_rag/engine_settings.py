@@ -16,7 +16,7 @@ _CODE = re.compile(
     r"(?i)(PATH|ENV|CC|CXX|PS4|IFS)$|PYTHON|LD_|DYLD_|BASH|SHELL|PERL|RUBY|NODE_|JAVA_|OPENSSL_|GCONV_|GLIBC_|GTK_|GIO_"
     r"|OMP_TOOL|CUDA_INJECTION|.*(PRELOAD|PLUGIN|INSECURE|LIBRAR|_MODULES?$|_SO_|LOGGING_CONFIG)"
 )
-_NAMES_VARIABLES = """
+_VARIABLE_NAMES = """
     ASCEND_RT_VISIBLE_DEVICES CUBLAS_WORKSPACE_CONFIG CUDA_DEVICE_MAX_CONNECTIONS CUDA_DEVICE_ORDER
     CUDA_LAUNCH_BLOCKING CUDA_VISIBLE_DEVICES GLOO_SOCKET_IFNAME HF_HUB_DISABLE_TELEMETRY HF_HUB_OFFLINE
     HIP_VISIBLE_DEVICES KMP_AFFINITY KMP_BLOCKTIME MKL_NUM_THREADS NUMEXPR_NUM_THREADS NVIDIA_TF32_OVERRIDE
@@ -24,22 +24,22 @@ _NAMES_VARIABLES = """
     PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF ROCR_VISIBLE_DEVICES TOKENIZERS_PARALLELISM TRANSFORMERS_OFFLINE
     VLLM_DISABLE_COMPILE_CACHE ZE_AFFINITY_MASK
 """
-_VARIABLES = frozenset(_NAMES_VARIABLES.split())
+_VARIABLES = frozenset(_VARIABLE_NAMES.split())
 _PREFIXES = ("VLLM_", "NCCL_", "GGML_CUDA_", "FLASHINFER_", "TORCH_NCCL_")
 # Parts of names that stand for code, files, addresses, or a way in: VLLM_PLUGINS, NCCL_DEBUG_FILE, VLLM_HOST_IP.
-_NAMES_PARTS = """
+_VARIABLE_WORDS = """
     ADDR ADDRESS ARGS BIN CACHE CERT CLS CMD CODE COMM COMMAND COMPILER CONF CONFIG DEV DIR DUMP ENDPOINT EXEC FILE
     FOLDER HOOK HOST IMPORT INSECURE IP LIB LIBRARIES LIBRARY LOCATION MODELSCOPE MODULE ORIGIN PATH PLUGIN PLUGINS
     PROXY PTXAS REGISTRY REMOTE ROOT RPC RUNTIME S3 SERVER SHELL SO STORE TEMPLATE TRACE URI URL USER WORKSPACE
 """
-_PARTS = frozenset(_NAMES_PARTS.split())
-_NAMES_PARTS_OF_ARGUMENTS = """
+_PARTS = frozenset(_VARIABLE_WORDS.split())
+_ARGUMENT_WORDS = """
     address addr allow allowed app cert certs certfile class cls code config connector cors credentials dir endpoint
     executor file grpc headers host hostname hostnames ip key keyfile keys mcp media methods middleware module
     origin origins overrides path plugin plugins processor processors proxy ray remote root rpc server socket ssl
     tls token trace traces trust trusted uds url urls webui
 """
-_PARTS_OF_ARGUMENTS = frozenset(_NAMES_PARTS_OF_ARGUMENTS.split())
+_PARTS_OF_ARGUMENTS = frozenset(_ARGUMENT_WORDS.split())
 # argparse takes any beginning of a flag that only one begins with. These are refused by each of theirs.
 _ARGUMENTS = (
     *("host", "uds", "api-key", "ssl-keyfile", "ssl-certfile", "ssl-ca-certs", "middleware", "trust-remote-code"),
@@ -51,7 +51,7 @@ _ARGUMENTS = (
     *("enable-ssl-refresh", "trust-request-chat-template", "served-model-name", "headless", "nnodes"),
 )
 _HARMLESS_ARGUMENTS = frozenset(["generation-config", "override-generation-config", "reasoning-parser"])
-_SHORT_ARGUMENTS = re.compile(r"-(O\d?|tp|pp|dp|ep|q)(=.*)?|-[\d.]+(e-?\d+)?")
+_SHORT_ARGUMENTS = re.compile(r"-O\d|-(tp|pp|dp|ep|q)(=[\w.]+)?|-[\d.]+(e-?\d+)?")
 _LLAMACPP_PARTS = _PARTS_OF_ARGUMENTS | {"alias", "cmd", "log", "logits", "out", "port", "prefix", "public", "save"}
 _MODELS = frozenset(["model", "models", "lora", "vocoder", "mmproj", "draft", "repo", "hf", "docker"])
 
