@@ -284,8 +284,11 @@ def resolve(
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
     RETRIEVERS.resolve(retriever_name)
     LLMS.resolve(llm_class)
-    by_flag = {".".join(path) for path, _ in parse_overrides(overrides)} | ({"llm.base_url"} if base_url else set())
-    check_shadowed(label, {**llm, "name": llm_class}, by_flag, bool(given.get("serve")))
+    by_flag = {".".join(path) for path, _ in parse_overrides(overrides)}
+    by_flag |= {"llm.base_url"} if flags.get("base_url") is not None else set()
+    check_destination(label, {**llm, "name": llm_class}, by_flag, bool(given.get("serve")))
+    if file is not None and not given.get("serve"):
+        _say_destination(file, from_file, {**llm, "name": llm_class}, by_flag)
     if label.startswith(_GGUF):
         label = preset["model"]
         if "base_url" not in llm:
@@ -415,6 +418,19 @@ def _read_preset(path: Path) -> dict[str, Any]:
     return {**preset, "name": kind}
 
 
+def _say_destination(
+    file: Path, from_file: Mapping[str, Any], llm: Mapping[str, Any], by_flag: Collection[str]
+) -> None:
+    """Say it where a key goes to an address that a file of settings names."""
+    named = {*from_file, *(from_file["llm"] if isinstance(from_file.get("llm"), dict) else ())}
+    address, key = llm.get("base_url"), LLMS.resolve(llm["name"]).model_fields.get("api_key_env")
+    if named.isdisjoint({"base_url", "api_key_env"}) or not isinstance(address, str) or "llm.base_url" in by_flag:
+        return
+    variable = str(llm.get("api_key_env", key.default if key else ""))
+    if not is_loopback(address) and os.environ.get(variable, "").strip():
+        logger.warning("%s names the address: the key in %s goes to %s", file, variable, address)
+
+
 def known_preset(name: str) -> dict[str, Any]:
     """Read the preset file of this name, its class under `name`; empty if there is none."""
     presets = resource_names("configs/llms")
@@ -430,8 +446,10 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def check_shadowed(label: str, llm: Mapping[str, Any], named: Collection[str], serve: bool = False) -> None:
-    """Say that a preset of the working folder sends elsewhere what the shipped one of its name would.
+def check_destination(label: str, llm: Mapping[str, Any], named: Collection[str], serve: bool = False) -> None:
+    """Say that an LLM under the name of a shipped preset sends elsewhere, or another key, than that preset does.
+
+    A preset of the working folder, or a file of settings, may take its place.
 
     Args:
         label: The name of the preset.
@@ -442,7 +460,7 @@ def check_shadowed(label: str, llm: Mapping[str, Any], named: Collection[str], s
     Raises: UsageError, if a key would go there.
     """
     own, shipped = (root / "configs/llms" / f"{label}.yaml" for root in (Path.cwd(), _shipped_root()))
-    if serve or own == shipped or not (own.is_file() and shipped.is_file()):
+    if serve or not shipped.is_file():
         return
     expected = _read_preset(shipped)
     component = LLMS.resolve(llm["name"])
@@ -458,7 +476,7 @@ def check_shadowed(label: str, llm: Mapping[str, Any], named: Collection[str], s
     if not changed or (set(changed) == {"base_url"} and all(is_loopback(str(address)) for address in addresses)):
         return
     what = ", ".join(f"{name} {value} (the shipped one: {before})" for name, (before, value) in changed.items())
-    said = f"{own} takes the place of the shipped preset {label}: {what}"
+    said = f"{own if own.is_file() and own != shipped else 'a file'} changes the preset {label}: {what}"
     variable = llm.get("api_key_env", fields.get("api_key_env"))
     if variable is None or os.environ.get(str(variable), "").strip():
         flags = " ".join(

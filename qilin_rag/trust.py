@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qilin_rag.config import RunConfig, check_shadowed, is_loopback, known_preset, parse_overrides
+from qilin_rag.config import RunConfig, check_destination, is_loopback, known_preset, parse_overrides
 from qilin_rag.errors import UsageError
 from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS, Component, Registry
 
@@ -56,7 +56,7 @@ def trusted(path: Path, config: RunConfig, named: set[str], allow_code: bool = F
         raise UsageError(f"{path} alone names {what}; if you trust it, name it yourself: {flags}")
     _check_plain_files(path, config)
     if preset:
-        check_shadowed(config.llm_label, {**config.llm.settings, "name": config.llm.name}, named, config.serve)
+        check_destination(config.llm_label, {**config.llm.settings, "name": config.llm.name}, named, config.serve)
     return _without_key(config, preset, named)
 
 
