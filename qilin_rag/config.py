@@ -129,7 +129,8 @@ def resource_names(kind: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in _resource_roots():
         for path in sorted((root / kind).glob("*.yaml")):
-            found.setdefault(path.stem, path)
+            if path.is_file():  # opening a pipe would wait for ever
+                found.setdefault(path.stem, path)
     return found
 
 

@@ -280,6 +280,8 @@ T = TypeVar("T", bound=Templates)
 
 
 def _read(path: Path, kind: type[T]) -> T:
+    if path.exists() and not path.is_file():
+        raise UsageError(f"prompt {path} is no plain file")  # opening a pipe would wait for ever
     content: dict[str, Any] = read_yaml(path)
     try:
         return kind(**{"name": path.stem, **content})

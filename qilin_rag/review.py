@@ -96,8 +96,7 @@ def write_review(path: Path, notes: NoteStore, unsafe: Rows, kept: Rows, n_sampl
 
 def _cell(text: str) -> str:
     """A text as a cell of a spreadsheet holds it."""
-    shown = text.replace("\r\n", "\n").replace("\r", "\n")
-    return f"{shown[:MOST_CHARS]}…" if len(shown) > MOST_CHARS else shown
+    return f"{text[:MOST_CHARS]}…" if len(text) > MOST_CHARS else text
 
 
 def read_labels(path: Path, names: Collection[str], notes: NoteStore) -> list[Label]:

@@ -21,7 +21,9 @@ def csv_text(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _written(cell: object) -> object:
-    return cell if cell is None or isinstance(cell, int | float) else defused(str(cell))
+    if cell is None or isinstance(cell, int | float):
+        return cell
+    return defused(str(cell).replace("\r\n", "\n").replace("\r", "\n"))  # a writer leaves a \r without quotes
 
 
 def defused(text: str) -> str:

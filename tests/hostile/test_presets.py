@@ -67,7 +67,7 @@ def prompt(template: str) -> Callable[[Scene], None]:
     return prepare
 
 
-def file(text: str) -> Callable[[Scene], None]:
+def file(text: str) -> Callable[[Scene], Any]:
     return lambda scene: (scene.folder / "file.yaml").write_text(text.replace("CANARY", scene.canary.url), "utf-8")
 
 

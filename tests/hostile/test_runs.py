@@ -154,7 +154,7 @@ def test_a_run_of_a_stranger_does_no_harm(
     with watched() as watch:
         done = cli("reproduce", scene.run)
     assert (watch.programs, watch.places) == ([], []), attack.could
-    assert scene.canary.calls == scene.canary.authorizations == [], attack.could
+    assert (scene.canary.calls, scene.canary.authorizations) == ([], []), attack.could
     assert scene.server.calls == [], attack.could
     assert (scene.folder / "canary.txt").read_text(encoding="utf-8") == "untouched", attack.could
     assert shown_in(scene.folder, done.out, done.err) == []
@@ -199,7 +199,7 @@ def test_reading_runs_no_code_and_sends_nothing(command: str, scene: Scene, cli:
     scene.llm(base_url=EVIL, api_key_env=KEY)
     scene.change("config", "retriever", "name", to="strange_e:R")
     scene.change("config", "metrics", to={"strange_e:M": {}, "retrieval": {}, "rouge_l": {}})
-    lines = {
+    lines: dict[str, list[object]] = {
         "leaderboard": ["leaderboard", "--controls"],
         "report": ["report", "runs", "--out", "report.html"],
         "show": ["show", scene.run, "--question", "1"],
