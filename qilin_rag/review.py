@@ -96,7 +96,8 @@ def write_review(path: Path, notes: NoteStore, unsafe: Rows, kept: Rows, n_sampl
 
 def _cell(text: str) -> str:
     """A text as a cell of a spreadsheet holds it."""
-    return f"{text[:MOST_CHARS]}…" if len(text) > MOST_CHARS else text
+    shown = text.replace("\r\n", "\n").replace("\r", "\n")
+    return f"{shown[:MOST_CHARS]}…" if len(shown) > MOST_CHARS else shown
 
 
 def read_labels(path: Path, names: Collection[str], notes: NoteStore) -> list[Label]:
