@@ -181,14 +181,14 @@ def test_odd_figures_are_read_or_refused_with_one_line(name: str, scene: Scene, 
     as_json = cli("leaderboard", "--format", "json")
     harmless(as_json)
     assert not {"NaN", "Infinity"} & set(as_json.out.replace(",", " ").split())
-    report = cli("report", "runs", "--out", "report.html")
+    report = cli("report", scene.run, "--out", "report.html")
     harmless(report)
     assert Path("report.html").exists() == (report.code == 0)
 
 
 def test_changes_of_direction_do_nothing_to_the_terminal(scene: Scene, cli: Cli) -> None:
     scene.change("labels", "llm", to="abc\u202e\u2066def\x1b[2J")
-    for done in (cli("leaderboard"), cli("show", scene.run), cli("report", "runs", "--out", "r.html")):
+    for done in (cli("leaderboard"), cli("show", scene.run), cli("report", scene.run, "--out", "r.html")):
         assert not {"\u202e", "\u2066", "\x1b"} & set(done.out + done.err)
 
 

@@ -201,7 +201,7 @@ def test_reading_runs_no_code_and_sends_nothing(command: str, scene: Scene, cli:
     scene.change("config", "metrics", to={"strange_e:M": {}, "retrieval": {}, "rouge_l": {}})
     lines: dict[str, list[object]] = {
         "leaderboard": ["leaderboard", "--controls"],
-        "report": ["report", "runs", "--out", "report.html"],
+        "report": ["report", scene.run, "--out", "report.html"],
         "show": ["show", scene.run, "--question", "1"],
         "compare": ["compare", scene.run, scene.run],
         "score": ["score", scene.run, "--metrics", "contains"],
