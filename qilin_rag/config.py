@@ -6,22 +6,28 @@ Layers, each over the one before: defaults < file < flags < `--set key=value`. F
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 import os
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import platformdirs
 import yaml
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
+from qilin_rag.engine_settings import named_by_flag, risky_variables
 from qilin_rag.errors import UsageError, unknown_name
 from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS, Registry, explain
 from qilin_rag.text import clean
 from qilin_rag.types import AnswerSelection, Frozen, MissingNotes, NoteOrder, ReferenceSelection
+
+logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).parent
 _MOST_VALUES = 100_000
@@ -109,10 +115,13 @@ def cache_dir() -> Path:
     return Path(named).expanduser() if named else platformdirs.user_cache_path("qilin_rag")
 
 
-def _resource_roots() -> list[Path]:
+def _shipped_root() -> Path:
     checkout = _PACKAGE.parent
-    shipped = checkout if (checkout / "pyproject.toml").is_file() else _PACKAGE / "resources"
-    return list(dict.fromkeys([Path.cwd(), shipped]))
+    return checkout if (checkout / "pyproject.toml").is_file() else _PACKAGE / "resources"
+
+
+def _resource_roots() -> list[Path]:
+    return list(dict.fromkeys([Path.cwd(), _shipped_root()]))
 
 
 def resource_names(kind: str) -> dict[str, Path]:
@@ -120,7 +129,8 @@ def resource_names(kind: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in _resource_roots():
         for path in sorted((root / kind).glob("*.yaml")):
-            found.setdefault(path.stem, path)
+            if path.is_file():  # opening a pipe would wait for ever
+                found.setdefault(path.stem, path)
     return found
 
 
@@ -246,6 +256,7 @@ def resolve(
     from_file: Mapping[str, Any], flags: Mapping[str, Any], overrides: Iterable[str], file: Path | None
 ) -> RunConfig:
     """As `resolve_run`, with what the file says."""
+    overrides = list(overrides)
     for kind, registry, named in _names_in(from_file):
         if any(registry.names_code(name, its) for name, its in named.items()):
             raise UsageError(f"{file}: {kind} must be a registered name; code (package.module:NAME) goes to --{kind}")
@@ -263,8 +274,10 @@ def resolve(
     for name, value in (("base_url", base_url), ("stream", stream)):
         if value is not None:
             llm[name] = value
-    if isinstance(engine := llm.get("engine"), dict) and "python" in engine:
-        raise UsageError("a file can't name a program (engine.python); give it with --set llm.engine.python=PATH")
+    if isinstance(engine := llm.get("engine"), dict):
+        for key, what in (("python", "name a program"), ("allowed", "allow itself anything")):
+            if key in engine:
+                raise UsageError(f"a file can't {what} (engine.{key}); give it with --set llm.engine.{key}=")
     for path, value in parse_overrides(overrides):
         if path[0] == "metrics" and len(path) == 3 and path[1] in optional:  # who sets it, wants it
             optional.remove(path[1])
@@ -273,6 +286,11 @@ def resolve(
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
     RETRIEVERS.resolve(retriever_name)
     LLMS.resolve(llm_class)
+    by_flag = {".".join(path) for path, _ in parse_overrides(overrides)}
+    by_flag |= {"llm.base_url"} if flags.get("base_url") is not None else set()
+    check_destination(label, {**llm, "name": llm_class}, by_flag, bool(given.get("serve")))
+    if file is not None and not given.get("serve"):
+        _say_destination(file, from_file, {**llm, "name": llm_class}, by_flag)
     if label.startswith(_GGUF):
         label = preset["model"]
         if "base_url" not in llm:
@@ -302,10 +320,15 @@ def resolve(
 def recorded_run(
     recorded: Mapping[str, Any], overrides: Iterable[str] = (), base_url: str | None = None, **changes: Any
 ) -> RunConfig:
-    """The configuration that a manifest recorded, with `--set` assignments, an address, and settings of the caller."""
+    """The configuration that a manifest recorded, with `--set` assignments, an address, and settings of the caller.
+
+    What it says that its engine is allowed counts for nothing: flags say that.
+    """
     try:
         given = RunConfig(**recorded).model_dump()
         retriever, llm = given["retriever"]["settings"], given["llm"]["settings"]
+        if isinstance(engine := llm.get("engine"), dict):
+            llm["engine"] = {key: value for key, value in engine.items() if key != "allowed"}
         for path, value in parse_overrides(overrides):
             if path[0] not in _REPEATED_SETTINGS:
                 raise unknown_name("setting in --set", ".".join(path), _REPEATED_SETTINGS)
@@ -330,6 +353,10 @@ def _override(
     match path:
         case ["retriever", key] if key != "name":
             retriever[key] = value
+        case ["llm", "engine"] if isinstance(value, dict):
+            llm["engine"] = {}
+            for setting, each in sorted(value.items(), key=lambda item: item[0] != "name"):
+                llm["engine"] = _with_setting(llm["engine"], [str(setting)], each)
         case ["llm", key] if key != "name":
             llm[key] = value
         case ["llm", "engine", *keys]:
@@ -346,14 +373,23 @@ def _override(
 
 
 def _with_setting(engine: Any, keys: list[str], value: Any) -> dict[str, Any]:
-    """An engine block (or its bare name) with one setting, or one environment variable, changed."""
+    """An engine block (or its bare name) with one setting, or one environment variable, changed by a flag."""
     settings: dict[str, Any] = {"name": engine} if isinstance(engine, str) else dict(engine or {})
     match keys:
+        case ["allowed"] if isinstance(value, list):
+            named = value
         case [key]:
-            return settings | {key: value}
+            settings |= {key: value}
+            named = named_by_flag(settings, key, value)
         case ["environment", variable]:
-            return settings | {"environment": {**settings.get("environment", {}), variable: value}}
-    raise unknown_name("setting in --set", ".".join(["llm.engine", *keys]), ["llm.engine.KEY"])
+            before = settings.get("environment")
+            settings |= {"environment": {**(before if isinstance(before, dict) else {}), variable: value}}
+            named = risky_variables({variable: value})
+        case _:
+            raise unknown_name("setting in --set", ".".join(["llm.engine", *keys]), ["llm.engine.KEY"])
+    if named and isinstance(allowed := settings.get("allowed", []), list):
+        settings["allowed"] = [*allowed, *named]
+    return settings
 
 
 def _gguf_preset(path: str) -> dict[str, Any]:
@@ -371,10 +407,83 @@ def _preset(name: str) -> dict[str, Any]:
     presets = resource_names("configs/llms")
     if name not in presets:
         raise unknown_name("llm", name, [*presets, *LLMS.table()])
-    preset = read_yaml(presets[name])
+    return _read_preset(presets[name])
+
+
+def _read_preset(path: Path) -> dict[str, Any]:
+    preset = read_yaml(path)
     kind = preset.pop("class", None)
     if kind not in LLMS.table():
-        raise UsageError(f"{presets[name]}: class must be one of {', '.join(LLMS.table())}; got {kind!r}")
+        raise UsageError(f"{path}: class must be one of {', '.join(LLMS.table())}; got {kind!r}")
     if LLMS.names_code(kind, preset):
-        raise UsageError(f"{presets[name]}: a preset can't name code (package.module:NAME); that goes to --llm")
+        raise UsageError(f"{path}: a preset can't name code (package.module:NAME); that goes to --llm")
     return {**preset, "name": kind}
+
+
+def _say_destination(
+    file: Path, from_file: Mapping[str, Any], llm: Mapping[str, Any], by_flag: Collection[str]
+) -> None:
+    """Say it where a key goes to an address that a file of settings names."""
+    named = {*from_file, *(from_file["llm"] if isinstance(from_file.get("llm"), dict) else ())}
+    address, key = llm.get("base_url"), LLMS.resolve(llm["name"]).model_fields.get("api_key_env")
+    if named.isdisjoint({"base_url", "api_key_env"}) or not isinstance(address, str) or "llm.base_url" in by_flag:
+        return
+    variable = str(llm.get("api_key_env", key.default if key else ""))
+    if not is_loopback(address) and os.environ.get(variable, "").strip():
+        logger.warning("%s names the address: the key in %s goes to %s", file, variable, address)
+
+
+def known_preset(name: str) -> dict[str, Any]:
+    """Read the preset file of this name, its class under `name`; empty if there is none."""
+    presets = resource_names("configs/llms")
+    return _read_preset(presets[name]) if name in presets else {}
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether an address is of this machine alone."""
+    try:
+        host = urlsplit(address).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_destination(label: str, llm: Mapping[str, Any], named: Collection[str], serve: bool = False) -> None:
+    """Say that an LLM under the name of a shipped preset sends elsewhere, or another key, than that preset does.
+
+    A preset of the working folder, or a file of settings, may take its place.
+
+    Args:
+        label: The name of the preset.
+        llm: The LLM's settings, its class under `name`.
+        named: The settings that flags name, as `llm.base_url`.
+        serve: Whether a server is started for the run, so that no other address counts.
+
+    Raises: UsageError, if a key would go there.
+    """
+    own, shipped = (root / "configs/llms" / f"{label}.yaml" for root in (Path.cwd(), _shipped_root()))
+    if serve or not shipped.is_file():
+        return
+    expected = _read_preset(shipped)
+    component = LLMS.resolve(llm["name"])
+    fields = {name: component.model_fields[name].default for name in sorted(component.outward)}
+    is_other_class = expected["name"] != llm["name"]
+    changed = {
+        name: (expected.get(name, default), value)
+        for name, default in fields.items()
+        if (value := llm.get(name, default)) != expected.get(name, default) or is_other_class
+        if f"llm.{name}" not in named
+    }
+    addresses = changed.get("base_url", ())
+    if not changed or (set(changed) == {"base_url"} and all(is_loopback(str(address)) for address in addresses)):
+        return
+    what = ", ".join(f"{name} {value} (the shipped one: {before})" for name, (before, value) in changed.items())
+    said = f"{own if own.is_file() and own != shipped else 'a file'} changes the preset {label}: {what}"
+    variable = llm.get("api_key_env", fields.get("api_key_env"))
+    if variable is None or os.environ.get(str(variable), "").strip():
+        flags = " ".join(
+            f"--base-url {value}" if name == "base_url" else f"--set llm.{name}={value}"
+            for name, (_, value) in changed.items()
+        )
+        raise UsageError(f"{said}; a key would go there, so name it if that is meant: {flags}")
+    logger.warning("%s", said)

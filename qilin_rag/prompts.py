@@ -17,36 +17,17 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jinja2
 from jinja2 import meta
-from jinja2.exceptions import SecurityError
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import ValidationError
 
 from qilin_rag.config import RunConfig, find_resource, read_yaml, resource_names
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.registry import explain
+from qilin_rag.sandbox import Sandbox
 from qilin_rag.text import clean, estimate_tokens
 from qilin_rag.types import Frozen, Message, Note, NoteOrder
 from qilin_rag.verdicts import quote
 
-_LONGEST_REPEAT = 10**6
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, which also refuses what a short expression can make huge."""
-
-    intercepted_binops = frozenset(["*", "**"])
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """`**` and long repetitions are refused."""
-        sized = next((side for side in (left, right) if hasattr(side, "__len__")), "")
-        times = next((side for side in (left, right) if isinstance(side, int)), 0)
-        if operator == "**" or len(sized) * times > _LONGEST_REPEAT:
-            raise SecurityError(f"{operator} is not available for this")
-        return super().call_binop(context, operator, left, right)
-
-
-_ENVIRONMENT = _Sandbox(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)
+_ENVIRONMENT = Sandbox(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)
 
 
 class PromptTooLongError(QilinError):
@@ -157,8 +138,10 @@ class Templates(Frozen):
     def _filled(self, part: str, values: Mapping[str, Any]) -> list[Message]:
         """The messages of the system template and of this one."""
         try:
-            asked: list[Message] = [{"role": "user", "content": clean(self._templates[part].render(values).strip())}]
-            instruction = clean(self._templates["system"].render(values).strip())
+            text, instruction = (
+                clean(_ENVIRONMENT.fill(self._templates[name], values).strip()) for name in (part, "system")
+            )
+            asked: list[Message] = [{"role": "user", "content": text}]
         except Exception as error:  # a template may do anything that an expression can
             raise UsageError(f"prompt {self.name!r} can't be rendered: {error or type(error).__name__}") from error
         return [{"role": "system", "content": instruction}, *asked] if instruction else asked
@@ -297,6 +280,8 @@ T = TypeVar("T", bound=Templates)
 
 
 def _read(path: Path, kind: type[T]) -> T:
+    if path.exists() and not path.is_file():
+        raise UsageError(f"prompt {path} is no plain file")  # opening a pipe would wait for ever
     content: dict[str, Any] = read_yaml(path)
     try:
         return kind(**{"name": path.stem, **content})

@@ -27,7 +27,8 @@ class Component(BaseModel):
     `operational` names the fields that cannot change any output (addresses, timeouts): they stay out of the
     fingerprint. Raise `version` when the same fields come to mean other output. `argument` is the field that may be
     given with the name. `only_if_set` names fields that are left out of the identity at their default: they came later,
-    and what was made before they existed keeps its fingerprint.
+    and what was made before they existed keeps its fingerprint. `outward` names the fields that say where the component
+    sends what it is given, or by which key: of a stranger's run they count only where a flag names them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
@@ -35,6 +36,7 @@ class Component(BaseModel):
     version: ClassVar[int] = 1
     operational: ClassVar[frozenset[str]] = frozenset()
     only_if_set: ClassVar[frozenset[str]] = frozenset()
+    outward: ClassVar[frozenset[str]] = frozenset()
     argument: ClassVar[str | None] = None
 
     @classmethod

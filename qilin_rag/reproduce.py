@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from qilin_rag.config import RunConfig, recorded_run
 from qilin_rag.data.dataset import hash_questions
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.pipeline import Run, Task, do
-from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS
 from qilin_rag.sharing import Shared
 from qilin_rag.store import Manifest, RunDirectory
+from qilin_rag.trust import names_of, trusted
 from qilin_rag.types import Frozen, MetricSummary, Sample
 
 REPRODUCED = Path("runs") / "reproduced"
@@ -110,27 +110,12 @@ def _check_whole(directory: RunDirectory) -> None:
 def _configured(
     path: Path, manifest: Manifest, overrides: Sequence[str], base_url: str | None, serve: bool, allow_code: bool
 ) -> RunConfig:
-    """What the manifest says, with what the caller may change; code is imported only where it was allowed."""
+    """What the manifest says, with what the caller may change; of addresses, keys and code only what is allowed."""
     serve = serve or bool(manifest.config.get("serve"))
     if serve and base_url is not None:
         raise UsageError("a server is started for this run (--serve), so it takes no --base-url")
     config = recorded_run(manifest.config, overrides, base_url, serve=serve)
-    if (code := sorted(_code_named(config))) and not allow_code:
-        raise UsageError(f"{path} names code to run: {', '.join(code)}; --allow-code does so, if you trust it")
-    return config
-
-
-def _code_named(config: RunConfig) -> Iterator[str]:
-    """The code and programs, other than registered components, that this configuration would run."""
-    components = [(RETRIEVERS, config.retriever.name, config.retriever.settings)]
-    components += [(LLMS, config.llm.name, config.llm.settings)]
-    components += [(SCORERS, name, settings) for name, settings in config.metrics.items()]
-    for registry, name, settings in components:
-        if registry.names_code(name, settings):
-            yield str(settings.get("spec", name))
-    engine = config.llm.settings.get("engine")
-    if config.serve and isinstance(engine, dict) and engine.get("python"):
-        yield str(engine["python"])
+    return trusted(path, config, names_of(overrides, base_url), allow_code)
 
 
 def _task(path: Path, manifest: Manifest, config: RunConfig, runs_dir: Path, fresh: bool) -> Task:

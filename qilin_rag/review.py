@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import logging
 import math
@@ -18,9 +17,9 @@ import numpy.typing as npt
 
 from qilin_rag.data.notes import NoteStore
 from qilin_rag.errors import UsageError
+from qilin_rag.spreadsheet import csv_text, read_back
 from qilin_rag.stats import wilson95
 from qilin_rag.store import write_text
-from qilin_rag.text import clean
 from qilin_rag.types import Frozen
 
 logger = logging.getLogger(__name__)
@@ -29,7 +28,6 @@ SAFE, UNSAFE = "safe", "unsafe"
 MOST_CHARS = 10_000  # of a cell, as much as a spreadsheet shows
 _COLUMNS = ("note_idx", "label", "title", "content", "flagged", "weight")
 _N_DRAWS = 10_000
-_FORMULA = re.compile(r"[\s\ufeff]*[=+\-@＝＋－＠\t\r]")
 
 Rows = npt.NDArray[np.bool_]
 
@@ -89,21 +87,17 @@ def write_review(path: Path, notes: NoteStore, unsafe: Rows, kept: Rows, n_sampl
         for slot in rng.sample(slots, sizes[flagged])
     ]
     rng.shuffle(drawn)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    rows = []
     for slot, flagged, weight in drawn:
         [note] = notes.get([int(notes.note_idxs[slot])])
-        writer.writerow([note.note_idx, "", _cell(note.title), _cell(note.content), flagged, f"{weight:.6g}"])
-    write_text(path, "\ufeff" + text.getvalue())  # the mark tells spreadsheets that it is UTF-8
+        rows.append([note.note_idx, "", _cell(note.title), _cell(note.content), flagged, f"{weight:.6g}"])
+    write_text(path, "\ufeff" + csv_text(_COLUMNS, rows))  # the mark tells spreadsheets that it is UTF-8
 
 
 def _cell(text: str) -> str:
-    """Text that a spreadsheet takes for text: what could begin a formula gets an apostrophe before it."""
-    shown = clean(text.replace("\0", "")).replace("\r\n", "\n").replace("\r", "\n")
-    if len(shown) > MOST_CHARS:
-        shown = f"{shown[:MOST_CHARS]}…"
-    return f"'{shown}" if _FORMULA.match(shown) else shown
+    """A text as a cell of a spreadsheet holds it."""
+    shown = text.replace("\r\n", "\n").replace("\r", "\n")
+    return f"{shown[:MOST_CHARS]}…" if len(shown) > MOST_CHARS else shown
 
 
 def read_labels(path: Path, names: Collection[str], notes: NoteStore) -> list[Label]:
@@ -153,7 +147,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="", strict=True)
             for row in reader:
-                yield reader.line_num, row
+                yield reader.line_num, {key: read_back(value) for key, value in row.items() if key is not None}
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
     except (csv.Error, ValueError) as error:

@@ -21,13 +21,16 @@ import filelock
 from pydantic import BaseModel, ValidationError
 from typing_extensions import TypedDict
 
+from qilin_rag.config import RunConfig
 from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.registry import explain
 from qilin_rag.trec import format_trec
 from qilin_rag.types import (
     Cost,
     Exchange,
     Frozen,
     Judgement,
+    Price,
     Question,
     QuestionDefects,
     Sample,
@@ -140,15 +143,19 @@ class RunDirectory:
 
     def read_manifest(self) -> Manifest:
         """The manifest; a UsageError where this is no run directory or one of another version."""
+        return _with_whole_config(self._read_manifest(), self.path / MANIFEST)
+
+    def _read_manifest(self) -> Manifest:
+        """The manifest, whatever its configuration holds."""
         path = self.path / MANIFEST
         return validated(Manifest, path, read_json(path))
 
     def read_complete(self) -> Manifest:
         """The manifest of a run that has ended; a UsageError where it has not."""
-        manifest = self.read_manifest()
+        manifest = self._read_manifest()
         if manifest.state != "complete":
             raise UsageError(f"{self.path} is {manifest.state}; finish it first, with the command that began it")
-        return manifest
+        return _with_whole_config(manifest, self.path / "manifest.json")
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace manifest.json."""
@@ -288,6 +295,21 @@ def validated(model: type[T], path: Path, content: dict[str, Any]) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _with_whole_config(manifest: Manifest, path: Path) -> Manifest:
+    """The manifest with all settings of a run, each of its type, since readers of any run look some up."""
+    top_k = manifest.identity.get("top_k")
+    if "retriever" not in manifest.identity or isinstance(top_k, bool) or not isinstance(top_k, int | None):
+        raise UsageError(f"{path}: identity: does not say which retriever gave how many notes (top_k)")
+    try:
+        known = RunConfig(**manifest.config).model_dump(mode="json")
+        if price := known["llm"]["settings"].get("price"):
+            Price.model_validate(price)
+    except ValidationError as error:
+        raise UsageError(f"{path}: its configuration can't be read: {explain(error, RunConfig)}") from error
+    config = {**known, **manifest.config, "retriever": known["retriever"], "llm": known["llm"]}
+    return manifest.model_copy(update={"config": config})
 
 
 @contextmanager

@@ -60,7 +60,7 @@ _TAG_OR_STICKER = re.compile(r"#[^#\s\[\]]{1,40}\[话题\]#|\[[^\[\]\s]{1,8}R\]"
 _MIXED_TOKEN = re.compile(r"[a-z0-9]+|\S(?:[\U0001f3fb-\U0001f3ff]?\u200d\S|[\U000e0020-\U000e007f])*")
 _SENTENCE = re.compile(r"[^。！？!?；;…\r\n\x85\u2028\u2029]+[。！？!?；;…]*")
 _LATIN = re.compile("[A-Za-z0-9Ａ-Ｚａ-ｚ０-９]")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _ASCII_DIGIT = re.compile(r"[0-9]")
 _NEITHER_ASCII_NOR_CHINESE = re.compile(r"[^\x21-\x7e\u3400-\u9fff]")
 _REPEATED = re.compile(r"(.{1,4}?)\1+", re.DOTALL)
@@ -85,8 +85,16 @@ def skip_unseen(text: str, start: int) -> int:
 
 
 def printable(text: str) -> str:
-    """Text that does nothing to a terminal: control characters other than line break and tab as `\\x1b`."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    """Write out what would steer a terminal: controls other than line break and tab, and changes of direction.
+
+    >>> printable("a\\x1b[2J\\u202eb")
+    'a\\\\x1b[2J\\\\u202eb'
+    """
+    return _CONTROL.sub(lambda found: _escape(ord(found[0])), text)
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def is_blank(text: str) -> bool:

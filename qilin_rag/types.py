@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AliasChoices,
@@ -14,6 +14,7 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
+    model_validator,
 )
 
 from qilin_rag.text import decimal_number, is_blank
@@ -89,10 +90,15 @@ def read_count(value: Any) -> int | None:
         value = decimal_number(value.strip())
     if isinstance(value, float) and value.is_integer():  # no infinity is one
         value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
 
 
 Count = Annotated[int | None, BeforeValidator(read_count)]
+
+
+_LARGEST = 1e100
+Figure = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)]
+"""A finite number whose square and sum over any number of questions are finite, too."""
 
 
 class Usage(Frozen):
@@ -140,7 +146,7 @@ class Cost(Frozen):
     No currency: nothing was paid for.
     """
 
-    amount: FiniteFloat | None = None
+    amount: Figure | None = None
     at_most: bool = False
     currency: str | None = None
     as_of: str | None = None
@@ -154,9 +160,9 @@ class Times(Frozen):
     questions were answered: what the server did for the calls under way then is in no figure.
     """
 
-    retrieval_s: FiniteFloat = 0.0
-    generation_s: FiniteFloat = 0.0
-    scoring_s: FiniteFloat = 0.0
+    retrieval_s: Figure = 0.0
+    generation_s: Figure = 0.0
+    scoring_s: Figure = 0.0
     sittings: NonNegativeInt = 0
     untimed: NonNegativeInt = 0
     cut_off: NonNegativeInt = 0
@@ -179,7 +185,7 @@ class Completion(Frozen):
     why_empty: str | None = None
     marks: list[Mark] = []
     usage: Usage = Usage()
-    latency_s: FiniteFloat = 0.0
+    latency_s: Figure = 0.0
     cached: bool = False
     retries: NonNegativeInt = 0
     reading: int = 0
@@ -209,7 +215,7 @@ class Exchange(Frozen):
     usage: Usage = Usage()
     short_count: Annotated[bool, Field(validation_alias=AliasChoices("short_count", "prompt_cut"))] = False
     marks: list[Mark] = []
-    latency_s: FiniteFloat = 0.0
+    latency_s: Figure = 0.0
     cached: bool = False
     retries: NonNegativeInt = 0
     error: str | None = None
@@ -260,6 +266,12 @@ class Sample(Exchange, AboutQuestion):
     notes_given: int
     notes_used: int
     prompt_notes: list[int] | None = None
+
+    @model_validator(mode="after")
+    def _not_more_than_given(self) -> Self:
+        if not 0 <= self.notes_used <= self.notes_given or self.notes_missing < 0:
+            raise ValueError("notes_used must be from 0 to notes_given")
+        return self
 
     @property
     def known_prompt_notes(self) -> list[int] | None:
@@ -317,7 +329,7 @@ class Score(Frozen):
 
     question_id: str
     metric: str
-    value: FiniteFloat | None
+    value: Figure | None
     reason: str | None = None
     signature: str = ""
 
@@ -332,12 +344,12 @@ class MetricSummary(Frozen):
     that scores were given with, unscored or not.
     """
 
-    value: FiniteFloat | None
+    value: Figure | None
     n: NonNegativeInt
     n_unscored: NonNegativeInt
-    value_unscored_as_zero: FiniteFloat | None
-    stderr: FiniteFloat | None
-    ci95: tuple[FiniteFloat, FiniteFloat] | None
+    value_unscored_as_zero: Figure | None
+    stderr: Figure | None
+    ci95: tuple[Figure, Figure] | None
     ci95_method: str | None = None
     no_interval: str | None = None
     signature: str
@@ -404,7 +416,7 @@ class Repeats(Frozen):
     times: PositiveInt
     questions: NonNegativeInt
     changed: NonNegativeInt
-    share_changed: FiniteFloat
+    share_changed: Figure
 
     def __str__(self) -> str:
         share = f"{self.changed} of {self.questions} answers changed ({self.share_changed:.1%})"

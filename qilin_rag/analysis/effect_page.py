@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ from qilin_rag.analysis.causal import Estimate
 from qilin_rag.analysis.dqa_effect import Balance, DqaEffect, Effect
 from qilin_rag.analysis.figures import escaped
 from qilin_rag.analysis.overlap import LARGEST_BALANCED, LARGEST_PROPENSITY
+from qilin_rag.spreadsheet import csv_text
 from qilin_rag.store import write_text
 
 PAGE = "dqa_effect.md"
@@ -34,20 +33,17 @@ def write_effects(effects: Sequence[DqaEffect], out: Path, label: str, with_plot
 
 def as_csv(effects: Sequence[DqaEffect]) -> str:
     """Return one line an estimate; of a refused one the reason instead of figures."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["population", "outcome", "of", "method", "effect", "low", "high", "answered", "without_answer", "refused"]
-    )
+    rows: list[list[object]] = []
     for effect in effects:
         for of in effect.effects:
             row = [effect.population, of.outcome, of.of]
             for method, estimate in (("naive", of.naive), ("matched", of.matched)):
                 if estimate:
-                    writer.writerow([*row, method, *_cells(estimate), ""])
+                    rows.append([*row, method, *_cells(estimate), ""])
             robust = of.doubly_robust
-            writer.writerow([*row, "doubly robust", *(_cells(robust) if robust else [""] * 5), of.refused or ""])
-    return text.getvalue()
+            rows.append([*row, "doubly robust", *(_cells(robust) if robust else [""] * 5), of.refused or ""])
+    figures = ["effect", "low", "high", "answered", "without_answer"]
+    return csv_text(["population", "outcome", "of", "method", *figures, "refused"], rows)
 
 
 def as_page(effects: Sequence[DqaEffect], label: str, with_plots: bool, clock: str = "") -> str:

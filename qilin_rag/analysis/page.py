@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from qilin_rag.analysis.figures import Column, FigureTable, escaped
+from qilin_rag.spreadsheet import csv_text
 from qilin_rag.store import write_text
 
 PAGE = "analysis.md"
@@ -35,16 +34,13 @@ def write_tables(
 
 def as_csv(table: FigureTable) -> str:
     """One line a value: row, column, value, its interval, the paper's value, the difference; empty where none is."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "column", "value", "low", "high", _PAPER, "difference"])
+    rows = []
     for i, row in enumerate(table.rows):
         for j, column in enumerate(table.columns):
             value, printed = table.values[i][j], table.printed(row, column.name)
             difference = None if value is None or printed is None else value - printed
-            found = [value, *(table.interval(i, j) or (None, None)), printed, difference]
-            writer.writerow([row, column.name, *("" if number is None else repr(number) for number in found)])
-    return text.getvalue()
+            rows.append([row, column.name, value, *(table.interval(i, j) or (None, None)), printed, difference])
+    return csv_text(["row", "column", "value", "low", "high", _PAPER, "difference"], rows)
 
 
 def as_page(tables: Sequence[FigureTable], label: str, plots: Sequence[str], lead: str = LEAD) -> str:

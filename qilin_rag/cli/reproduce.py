@@ -39,7 +39,8 @@ def reproduce(
 ) -> None:
     """Do a run again, and say which figures changed.
 
-    Past the cache of answers, into a folder of its own. Exit code 0 where the figures agree, 1 where they don't.
+    Past the cache of answers, into a folder of its own. Addresses, keys, code and arguments of engines that only the
+    run names are refused. Exit code 0 where the figures agree, 1 where they don't.
     """
     from qilin_rag.reproduce import REPRODUCED, check
     from qilin_rag.reproduce import reproduce as do_again

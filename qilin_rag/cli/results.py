@@ -220,12 +220,7 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
 
 def as_csv(rows: list[dict[str, object]]) -> str:
     """Flat records under a header."""
-    import csv
-    import io
+    from qilin_rag.spreadsheet import csv_text
 
-    buffer = io.StringIO()
     names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(buffer, fieldnames=names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    return csv_text(names, ([row.get(name) for name in names] for row in rows))

@@ -70,6 +70,13 @@ def print_metrics(metrics: Mapping[str, MetricSummary], beside: Mapping[str, Map
         console().print(remark, style="yellow")
 
 
+class _Harmless(logging.Formatter):
+    """What a message repeats of files and servers can't steer the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 class _ToStandardError(logging.StreamHandler[TextIO]):
     """Writes to what standard error is at the moment: above a bar while one is drawn."""
 
@@ -85,7 +92,7 @@ class _ToStandardError(logging.StreamHandler[TextIO]):
 def set_up_logs(quiet: bool, verbose: bool = False) -> None:
     """Our own messages to standard error: from INFO, with `quiet` only warnings, with `verbose` tracebacks as well."""
     handler = _ToStandardError()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Harmless("%(message)s"))
     ours = logging.getLogger("qilin_rag")
     ours.handlers = [handler]
     ours.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)

@@ -72,6 +72,8 @@ def find_files(folder: Path, name: str) -> tuple[str, list[Path]] | None:
     for encoding in ENCODINGS:
         single = folder / f"{name}.{encoding}"
         if found := [single] if single.is_file() else _shards(folder / name, encoding):
+            if other := next((path for path in found if path.exists() and not path.is_file()), None):
+                raise UsageError(f"{other} is no plain file")  # opening a pipe would wait for ever
             return encoding, found
     return None
 

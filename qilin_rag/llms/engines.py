@@ -14,18 +14,17 @@ import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from qilin_rag.engine_settings import is_key, is_secret, loads_code, risky_arguments, risky_variables
 from qilin_rag.errors import UsageError
 from qilin_rag.file_hashes import file_sha256
 from qilin_rag.llms.base import FatalLLMError
 from qilin_rag.pretrained import files_sha256, is_model
 from qilin_rag.registry import ENGINES, Component
 
-_SECRET = re.compile(r"(?i)(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD)($|_)")
-_CODE = re.compile(r"(?i)PATH$|PYTHON|LD_|DYLD_")
 _PROBE_TIMEOUT_S = 60.0
 _PROBE = """
 import importlib.metadata as m, importlib.util as u, sys
@@ -44,11 +43,13 @@ class Engine(Component):
     `model` is a folder, file or hub name (default: the LLM's `model`, the name under which it is served anyway).
     `python` is the Python that has the engine (default: the engine's environment variable, else this one), `port` the
     port to listen on (default: that of the LLM's address for `serve`, a free one for `run --serve`). `environment` is
-    added to the server's environment, `extra_arguments` to its command line. `max_model_len` is `llm.context_length`
-    unless set.
+    added to the server's environment, `extra_arguments` to its command line; `allowed` names those of both that do more
+    than tune the engine (engine_settings.py), which only flags can. `max_model_len` is `llm.context_length` unless set.
     """
 
-    operational: ClassVar[frozenset[str]] = frozenset({"python", "port", "start_timeout_s", "stop_timeout_s"})
+    operational: ClassVar[frozenset[str]] = frozenset(
+        {"python", "port", "start_timeout_s", "stop_timeout_s", "allowed"}
+    )
     title: ClassVar[str]
     module: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
@@ -62,6 +63,7 @@ class Engine(Component):
     port: int | None = Field(default=None, ge=1, le=65535)
     environment: dict[str, str] = {}
     extra_arguments: list[str] = []
+    allowed: list[str] = []
     start_timeout_s: PositiveFloat = 1800.0
     stop_timeout_s: PositiveFloat = 20.0
 
@@ -71,9 +73,9 @@ class Engine(Component):
         if not isinstance(environment, dict):
             return environment
         for name in environment:
-            if _SECRET.search(str(name)):
+            if is_secret(str(name)):
                 raise ValueError(f"settings are written down, so they hold no keys; export {name} instead")
-            if _CODE.match(str(name)):
+            if loads_code(str(name)):
                 raise ValueError(f"{name} can make the server run anything; export it yourself where that is meant")
         return {name: value if isinstance(value, str) else _as_text(value) for name, value in environment.items()}
 
@@ -82,9 +84,24 @@ class Engine(Component):
     def _plain_arguments(cls, arguments: Any) -> Any:
         if not isinstance(arguments, list):
             return arguments
-        if any(str(argument).startswith("--api-key") for argument in arguments):
+        if any(is_key(str(argument)) for argument in arguments):
             raise ValueError("a server on loopback needs no key, and settings are written down")
         return [argument if isinstance(argument, str) else str(argument) for argument in arguments]
+
+    @model_validator(mode="after")
+    def _allowed_alone(self) -> Self:
+        risky = [*risky_variables(self.environment), *self.risky_arguments(self.extra_arguments)]
+        if refused := [name for name in dict.fromkeys(risky) if name not in self.allowed]:
+            raise ValueError(
+                f"{', '.join(refused)} may make the server run code, touch files or be reached from elsewhere; "
+                f"if that is meant: --set 'llm.engine.allowed=[{', '.join(refused)}]'"
+            )
+        return self
+
+    @classmethod
+    def risky_arguments(cls, arguments: Sequence[str]) -> list[str]:
+        """Return the names of the arguments that do more than tune the engine."""
+        return risky_arguments(arguments)
 
     @abstractmethod
     def arguments(self, name: str, context_length: int, port: int) -> list[str]:
@@ -107,7 +124,7 @@ class Engine(Component):
     def recorded_variables(self) -> dict[str, str]:
         """The part of the environment that the manifest records; never a key."""
         own = {name: value for name, value in os.environ.items() if name.startswith(self.inherited)}
-        return {name: value for name, value in (own | self.environment).items() if not _SECRET.search(name)}
+        return {name: value for name, value in (own | self.environment).items() if not is_secret(name)}
 
     def installed_version(self) -> str:
         """The version of the engine's package in its Python; a FatalLLMError says how to get it where it is missing."""
@@ -202,6 +219,11 @@ class LlamaCpp(Engine):
     parallel: PositiveInt = 4
     n_threads: PositiveInt | None = None
     n_gpu_layers: int = Field(default=-1, ge=-1)
+
+    @classmethod
+    def risky_arguments(cls, arguments: Sequence[str]) -> list[str]:
+        """Return the names of the parameters that do more than tune the engine."""
+        return risky_arguments(arguments, "llamacpp")
 
     def arguments(self, name: str, context_length: int, port: int) -> list[str]:
         """Our own small program, run by the Python that has xllamacpp."""

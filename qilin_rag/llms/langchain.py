@@ -60,6 +60,7 @@ class LangChain(LLM):
 
     argument: ClassVar[str | None] = "spec"
     operational: ClassVar[frozenset[str]] = LLM.operational | {"base_url", "timeout_s", "max_tries", "stream"}
+    outward: ClassVar[frozenset[str]] = frozenset({"spec", "base_url", "settings"})
 
     spec: str
     settings: dict[str, Any] = {}

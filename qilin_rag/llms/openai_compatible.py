@@ -92,6 +92,8 @@ class OpenAICompatible(LLM):
         "stream",
     }
 
+    outward: ClassVar[frozenset[str]] = frozenset({"base_url", "api_key_env"})
+
     takes_images: ClassVar[bool] = True
 
     model: str

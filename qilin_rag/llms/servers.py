@@ -145,7 +145,7 @@ class Server:
             "version": said.get("version") or self._engine.installed_version(),
             "model": self._name,
             "context_length": served[0].get("max_model_len", self._context_length) if served else None,
-            "settings": self._engine.model_dump(mode="json", exclude={"python", "environment"}),
+            "settings": self._engine.model_dump(mode="json", exclude={"python", "environment", "allowed"}),
             "environment": self._engine.recorded_variables(),
             "start_s": round(self.start_s, 1),
         }

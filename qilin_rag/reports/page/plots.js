@@ -5,23 +5,39 @@ const COLOURS = 8;
 const plotted = (metric) =>
   boardOrder().map((run) => ({ run, figure: table().runs[run].figures[metric] })).filter(({ figure }) => figure?.value != null);
 
-/** Round numbers that divide a range in about `n` parts. */
+const MOST_TICK_CHARS = 12;
+
+/** Round numbers that divide a range in about `n` parts; its ends, where no double could tell such numbers apart. */
 function ticks(low, high, n) {
-  const rough = (high - low) / n;
+  const rough = high / n - low / n;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
   const [first, last] = [Math.ceil(low / step - 1e-9), Math.floor(high / step + 1e-9)];
+  if (![first, last].every(Number.isSafeInteger) || last < first || last - first > 2 * n) {
+    return { list: [...new Set([low, high])].filter(Number.isFinite), decimals: 4 };
+  }
   const list = Array.from({ length: last - first + 1 }, (_, i) => (first + i) * step);
   return { list, decimals: Math.min(100, Math.max(0, -Math.floor(Math.log10(step) + 1e-9))) };
+}
+
+/** A number at an axis: in full where there is room. */
+function tickText(value, decimals) {
+  const text = value.toFixed(decimals);
+  return text.length <= MOST_TICK_CHARS ? text : value.toExponential(3);
 }
 
 /** A range with some room around these values; those that differ by rounding alone are one value. */
 function range(values) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const size = Math.max(Math.abs(low), Math.abs(high));
-  const room = high - low > Math.max(size * 1e-6, 1e-12) ? (high - low) * 0.06 : size > 1e-12 ? size * 0.1 : 0.1;
-  return [low - room, high + room];
+  const apart = high / 2 - low / 2;
+  const room = apart > Math.max(size * 5e-7, 5e-13) ? apart * 0.12 : size > 1e-12 ? size * 0.1 : 0.1;
+  const within = (value) => Math.min(Number.MAX_VALUE, Math.max(-Number.MAX_VALUE, value));
+  return [within(low - room), within(high + room)];
 }
+
+/** Where a value lies in a range, from 0 to 1; halves, since the difference of two numbers may be none. */
+const fraction = (value, low, high) => (value / 2 - low / 2) / (high / 2 - low / 2);
 
 function drawIntervals() {
   const box = byId("intervals");
@@ -31,12 +47,12 @@ function drawIntervals() {
   const [width, rowHeight, left, right] = [box.clientWidth, 40, 12, 12];
   const height = rows.length * rowHeight + 30;
   const [low, high] = range(rows.flatMap(({ figure }) => [figure.value, ...(figure.ci95 ?? [])]));
-  const x = (value) => left + ((value - low) / (high - low)) * (width - left - right);
+  const x = (value) => left + fraction(value, low, high) * (width - left - right);
   const axis = ticks(low, high, width < 500 ? 4 : 8);
   box.replaceChildren(draw("svg", { width, height, role: "img", "aria-label": `${metricLabel(metric)}: mean and 95% interval of each run` },
     axis.list.map((value) => [
       draw("line", { class: "grid", x1: x(value), x2: x(value), y1: 0, y2: height - 22 }),
-      draw("text", { class: "tick", x: x(value), y: height - 6, "text-anchor": "middle" }, value.toFixed(axis.decimals)),
+      draw("text", { class: "tick", x: x(value), y: height - 6, "text-anchor": "middle" }, tickText(value, axis.decimals)),
     ]),
     rows.map(({ run, figure }, at) => {
       const y = at * rowHeight + 28;
@@ -70,8 +86,8 @@ function drawScatter() {
   if (!points.length) return box.replaceChildren(make("p", { class: "hint" }, "No run has figures under both metrics."));
   const [width, height, left, bottom] = [box.clientWidth, 320, 52, 40];
   const [[lowX, highX], [lowY, highY]] = [range(points.map((p) => p.right)), range(points.map((p) => p.up))];
-  const x = (value) => left + ((value - lowX) / (highX - lowX)) * (width - left - 16);
-  const y = (value) => 12 + (1 - (value - lowY) / (highY - lowY)) * (height - bottom - 12);
+  const x = (value) => left + fraction(value, lowX, highX) * (width - left - 16);
+  const y = (value) => 12 + (1 - fraction(value, lowY, highY)) * (height - bottom - 12);
   const [axisX, axisY] = [ticks(lowX, highX, width < 500 ? 4 : 6), ticks(lowY, highY, 5)];
   const llms = [...new Set(table().runs.map((run) => run.llm))];
   const colour = (run) => `c${llms.indexOf(table().runs[run].llm) % COLOURS}`;
@@ -82,11 +98,11 @@ function drawScatter() {
     draw("svg", { width, height, role: "img", "aria-label": `${metricLabel(xMetric)} against ${metricLabel(yMetric)}, a point a run` },
       axisX.list.map((value) => [
         draw("line", { class: "grid", x1: x(value), x2: x(value), y1: 12, y2: height - bottom }),
-        draw("text", { class: "tick", x: x(value), y: height - bottom + 16, "text-anchor": "middle" }, value.toFixed(axisX.decimals)),
+        draw("text", { class: "tick", x: x(value), y: height - bottom + 16, "text-anchor": "middle" }, tickText(value, axisX.decimals)),
       ]),
       axisY.list.map((value) => [
         draw("line", { class: "grid", x1: left, x2: width - 16, y1: y(value), y2: y(value) }),
-        draw("text", { class: "tick", x: left - 6, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(axisY.decimals)),
+        draw("text", { class: "tick", x: left - 6, y: y(value) + 4, "text-anchor": "end" }, tickText(value, axisY.decimals)),
       ]),
       draw("text", { class: "axis", x: (left + width) / 2, y: height - 4, "text-anchor": "middle" }, `${metricLabel(xMetric)} (retrieval)`),
       draw("text", { class: "axis", x: 12, y: (height - bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${(height - bottom) / 2})` },

@@ -1,0 +1,217 @@
+"""Runs of strangers that are done again: each attack, what it could have done, and that it does not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.conftest import Cli
+from tests.hostile.conftest import Scene
+from tests.hostile.watch import SECRET, shown_in, watched
+
+EVIL = "https://llm.evil.example/v1"
+KEY = "CLOUD_SECRET_KEY"
+
+
+class Attack(NamedTuple):
+    name: str
+    could: str
+    prepare: Callable[[Scene], Any]
+    says: str
+
+
+def environment(**variables: str) -> Callable[[Scene], None]:
+    return lambda scene: scene.engine(environment=variables)
+
+
+def arguments(*extra: str, **engine: Any) -> Callable[[Scene], None]:
+    return lambda scene: scene.engine(extra_arguments=list(extra), **engine)
+
+
+def langchain(spec: str, **settings: Any) -> Callable[[Scene], None]:
+    def prepare(scene: Scene) -> None:
+        scene.change("config", "llm", to={"name": f"langchain:{spec}", "settings": {"spec": spec, **settings}})
+        scene.change("config", "llm_label", to=f"langchain:{spec}")
+
+    return prepare
+
+
+def pipe(*path: str) -> Callable[[Scene], None]:
+    def prepare(scene: Scene) -> None:
+        os.mkfifo(scene.folder / "pipe.yaml")
+        scene.change("config", *path, to=str(scene.folder / "pipe.yaml"))
+
+    return prepare
+
+
+def both(*steps: Callable[[Scene], Any]) -> Callable[[Scene], None]:
+    def prepare(scene: Scene) -> None:
+        for step in steps:
+            step(scene)
+
+    return prepare
+
+
+def module(name: str) -> Callable[[Scene], Path]:
+    """A module of the run's that changes the canary file when it is imported."""
+
+    def prepare(scene: Scene) -> Path:
+        path = scene.folder / f"{name}.py"
+        path.write_text("import pathlib\npathlib.Path('canary.txt').write_text('changed')\n", encoding="utf-8")
+        return path
+
+    return prepare
+
+
+SENDS_KEY = "sends a key of the user's to the stranger"
+SENDS = "sends the user's questions to the stranger"
+RUNS = "runs the stranger's code"
+OPENS = "lets other machines ask the server"
+ATTACKS = [
+    Attack("address", SENDS, lambda s: s.llm(base_url=EVIL), f"--base-url {EVIL}"),
+    Attack("address and key", SENDS_KEY, lambda s: s.llm(base_url=EVIL, api_key_env=KEY), f"llm.api_key_env={KEY}"),
+    Attack("key to loopback", SENDS_KEY, lambda s: s.llm(base_url=s.canary.url, api_key_env=KEY), KEY),
+    Attack("key to its own server", SENDS_KEY, lambda s: s.llm(api_key_env=KEY), KEY),
+    Attack(
+        "address under the name of a preset",
+        SENDS_KEY,
+        lambda s: (s.llm(base_url=EVIL), s.change("config", "llm_label", to="gpt-4o-mini")),
+        EVIL,
+    ),
+    Attack("address in odd letters", SENDS, lambda s: s.llm(base_url="HTTP://LOCALHOST.evil.example/v1"), "evil"),
+    Attack("address of no machine", SENDS, lambda s: s.llm(base_url="http://0.0.0.0:9/v1"), "--base-url"),
+    Attack("a program as Python", RUNS, lambda s: s.engine(python=str(s.program())), "--allow-code"),
+    Attack("LD_PRELOAD", RUNS, environment(LD_PRELOAD="evil.so"), "LD_PRELOAD"),
+    Attack("OPENSSL_CONF", RUNS, environment(OPENSSL_CONF="evil.cnf"), "OPENSSL_CONF"),
+    Attack("GCONV_PATH", RUNS, environment(GCONV_PATH="."), "GCONV_PATH"),
+    Attack("BASH_ENV", RUNS, environment(BASH_ENV="evil.sh"), "BASH_ENV"),
+    Attack("PYTHONSTARTUP", RUNS, environment(PYTHONSTARTUP="evil.py"), "PYTHONSTARTUP"),
+    Attack("VLLM_PLUGINS", RUNS, environment(VLLM_PLUGINS="evil"), "VLLM_PLUGINS"),
+    Attack("VLLM_NCCL_SO_PATH", RUNS, environment(VLLM_NCCL_SO_PATH="evil.so"), "VLLM_NCCL_SO_PATH"),
+    Attack("a configuration of logging", RUNS, environment(VLLM_LOGGING_CONFIG_PATH="e.json"), "VLLM_LOGGING"),
+    Attack("NCCL_DEBUG_FILE", "overwrites a file", environment(NCCL_DEBUG_FILE="canary.txt"), "NCCL_DEBUG_FILE"),
+    Attack("HF_ENDPOINT", "fetches a model from the stranger", environment(HF_ENDPOINT=EVIL), "HF_ENDPOINT"),
+    Attack("http_proxy", SENDS, environment(http_proxy=EVIL), "http_proxy"),
+    Attack("--host", OPENS, arguments("--host", "0.0.0.0"), "--host"),
+    Attack("--host=", OPENS, arguments("--host=0.0.0.0"), "--host"),
+    Attack("--hos", OPENS, arguments("--hos", "0.0.0.0"), "--hos"),
+    Attack("--trust_remote_code", RUNS, arguments("--trust_remote_code"), "--trust_remote_code"),
+    Attack("--tool-parser-plugin", RUNS, arguments("--tool-parser-plugin", "evil.py"), "plugin"),
+    Attack("--middleware", RUNS, arguments("--middleware", "evil.mw"), "--middleware"),
+    Attack("any argument", "changes how the server is run", arguments("--enforce-eager"), "extra_arguments"),
+    Attack("hostnames of llama.cpp", OPENS, arguments('hostnames=["0.0.0.0"]', name="llamacpp"), "hostnames"),
+    Attack("its own leave", OPENS, arguments("--host", "0.0.0.0", allowed=["--host"]), "extra_arguments"),
+    Attack(
+        "a class as retriever",
+        RUNS,
+        both(module("strange_a"), lambda s: s.change("config", "retriever", "name", to="strange_a:R")),
+        "names code to run: strange_a:R",
+    ),
+    Attack(
+        "a class as LLM",
+        RUNS,
+        both(module("strange_b"), lambda s: s.change("config", "llm", "name", to="strange_b:L")),
+        "names code to run: strange_b:L",
+    ),
+    Attack(
+        "a class as metric",
+        RUNS,
+        both(module("strange_c"), lambda s: s.change("config", "metrics", to={"strange_c:M": {}})),
+        "names code to run: strange_c:M",
+    ),
+    Attack(
+        "a factory for LangChain",
+        RUNS,
+        both(module("strange_d"), langchain("strange_d:f")),
+        "names code to run: strange",
+    ),
+    Attack("a model of LangChain", SENDS_KEY, langchain("openai:gpt-4o"), "llm.spec=openai:gpt-4o"),
+    Attack("an address for LangChain", SENDS_KEY, langchain("openai:gpt-4o", base_url=EVIL), f"--base-url {EVIL}"),
+    Attack("settings for LangChain", SENDS_KEY, langchain("openai:g", settings={"openai_proxy": EVIL}), "llm.settings"),
+    Attack("data of the hub", "asks the hub for it", lambda s: s.change("config", "data", to="hub:evil/x"), "data=hub"),
+    Attack("ids in a pipe", "waits for ever", pipe("ids"), "no plain file"),
+    Attack("a prompt in a pipe", "waits for ever", pipe("prompt"), "no plain file"),
+    Attack(
+        "ranking by a device",
+        "reads for ever",
+        lambda s: s.change("config", "retriever", to={"name": "trec:/dev/zero", "settings": {"path": "/dev/zero"}}),
+        "no plain file",
+    ),
+]
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=[attack.name for attack in ATTACKS])
+def test_a_run_of_a_stranger_does_no_harm(
+    attack: Attack, scene: Scene, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    attack.prepare(scene)
+    before = {path: path.read_bytes() for path in scene.run.iterdir() if path.is_file()}
+    with watched() as watch:
+        done = cli("reproduce", scene.run)
+    assert (watch.programs, watch.places) == ([], []), attack.could
+    assert (scene.canary.calls, scene.canary.authorizations) == ([], []), attack.could
+    assert scene.server.calls == [], attack.could
+    assert (scene.folder / "canary.txt").read_text(encoding="utf-8") == "untouched", attack.could
+    assert shown_in(scene.folder, done.out, done.err) == []
+    assert {path: path.read_bytes() for path in scene.run.iterdir() if path.is_file()} == before
+    assert not Path("runs/reproduced").exists()
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert attack.says in done.err
+
+
+def test_what_a_flag_names_is_used(scene: Scene, cli: Cli) -> None:
+    scene.llm(base_url=EVIL, api_key_env=KEY)
+    done = cli("reproduce", scene.run, "--base-url", scene.server.url, "--set", f"llm.api_key_env={KEY}", "-q")
+    assert done.code == 0, done.err
+    assert set(scene.server.authorizations) == {f"Bearer {SECRET}"}
+    assert shown_in(scene.folder, done.out, done.err) == []
+
+
+def test_a_server_here_that_only_the_run_names_gets_no_key(
+    scene: Scene, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    done = cli("reproduce", scene.run)
+    assert done.code == 0, done.err
+    assert set(scene.server.authorizations) == {"Bearer none"}
+    assert f"{scene.server.url} gets no key" in done.err
+    assert cli("reproduce", scene.run, "--base-url", scene.server.url, "--fresh").code == 0
+    assert f"Bearer {SECRET}" in scene.server.authorizations
+
+
+def test_it_is_written_where_the_user_says(scene: Scene, cli: Cli) -> None:
+    """The run's own `runs_dir` counts for nothing."""
+    scene.change("config", "runs_dir", to=str(scene.folder / "elsewhere"))
+    assert cli("reproduce", scene.run, "-q").code == 0
+    assert not (scene.folder / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("command", ["leaderboard", "report", "show", "compare", "score", "ablate", "export"])
+def test_reading_runs_no_code_and_sends_nothing(command: str, scene: Scene, cli: Cli) -> None:
+    """All that `reproduce` refuses at once, in a run that is only read."""
+    module("strange_e")(scene)
+    scene.engine(python=str(scene.program()), environment={"LD_PRELOAD": "x"}, extra_arguments=["--host=0.0.0.0"])
+    scene.llm(base_url=EVIL, api_key_env=KEY)
+    scene.change("config", "retriever", "name", to="strange_e:R")
+    scene.change("config", "metrics", to={"strange_e:M": {}, "retrieval": {}, "rouge_l": {}})
+    lines: dict[str, list[object]] = {
+        "leaderboard": ["leaderboard", "--controls"],
+        "report": ["report", scene.run, "--out", "report.html"],
+        "show": ["show", scene.run, "--question", "1"],
+        "compare": ["compare", scene.run, scene.run],
+        "score": ["score", scene.run, "--metrics", "contains"],
+        "ablate": ["ablate", "--saved", "runs"],
+        "export": ["export", scene.run, "--format", "trec-rag", "--out", "answers.jsonl"],
+    }
+    with watched() as watch:
+        done = cli(*lines[command])
+    assert (watch.programs, watch.places) == ([], [])
+    assert (scene.folder / "canary.txt").read_text(encoding="utf-8") == "untouched"
+    assert (scene.server.calls, scene.canary.calls) == ([], [])
+    assert shown_in(scene.folder, done.out, done.err) == []
+    assert "Traceback" not in done.err
