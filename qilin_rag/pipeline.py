@@ -52,7 +52,7 @@ from qilin_rag.scoring import (
 from qilin_rag.sharing import Shared
 from qilin_rag.stats import query_clusters
 from qilin_rag.store import REPEATS, Manifest, RunDirectory, check_out, write_text
-from qilin_rag.text import slug
+from qilin_rag.text import counted, slug
 from qilin_rag.trec import format_trec
 from qilin_rag.types import MetricSummary, Question, Sample, Score, Summary, Times
 
@@ -277,8 +277,8 @@ def check_failures(finished: Run, fail_on_error: float) -> None:
     if is_too_many(lost, counts["questions"], fail_on_error):
         what = "failed" if lost == counts["failed"] else f"have no answer ({_kinds_lost(finished.summary)})"
         raise FailedSamplesError(
-            f"{lost} of {counts['questions']} questions {what} (--fail-on-error {fail_on_error:g}); the same command "
-            f"asks those again; the reasons: qilin-rag show {finished.directory.path}"
+            f"{lost} of {counted(counts['questions'], 'question')} {what} (--fail-on-error {fail_on_error:g}); "
+            f"the same command asks those again; the reasons: qilin-rag show {finished.directory.path}"
         )
 
 

@@ -279,6 +279,20 @@ def fewest_tokens(text: str) -> int:
     return estimate_tokens(_NEITHER_ASCII_NOR_CHINESE.sub("", _REPEATED.sub(r"\1", text))) // 3
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, in the singular for one.
+
+    >>> counted(1, "question"), counted(1200, "query"), counted(2, "process")
+    ('1 question', '1,200 queries', '2 processes')
+    """
+    if number == 1:
+        return f"1 {noun}"
+    if not plural:
+        ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+        plural = f"{noun[:-1]}ies" if re.search("[^aeiou]y$", noun) else f"{noun}{ending}"
+    return f"{number:,} {plural}"
+
+
 def slug(text: str, max_bytes: int = 48) -> str:
     """A name that is safe as one part of a path: no separators, no leading dot, bounded in bytes, never empty."""
     name = _UNSAFE_IN_NAME.sub("-", clean(text)).encode()[:max_bytes].decode(errors="ignore")

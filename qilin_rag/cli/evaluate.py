@@ -32,6 +32,7 @@ from qilin_rag.cli.options import (
 from qilin_rag.cli.plan import print_plan
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.errors import UsageError
+from qilin_rag.text import counted
 
 if TYPE_CHECKING:
     from qilin_rag.pipeline import Run
@@ -191,7 +192,7 @@ def _print(finished: Run) -> None:
     ui.print_metrics(summary.metrics)
     counts = ", ".join(f"{n} {status}" for status, n in summary.counts.items() if n and status != "questions")
     from_cache = f" ({summary.cached} from the cache of answers)" if summary.cached else ""
-    console.print(f"{summary.counts['questions']} questions: {counts}{from_cache}")
+    console.print(f"{counted(summary.counts['questions'], 'question')}: {counts}{from_cache}")
     if summary.repeats:
         console.print(str(summary.repeats))
     if left_out := str(summary.left_out):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qilin_rag.cli import ui
+from qilin_rag.text import counted
 
 if TYPE_CHECKING:
     from qilin_rag.plan import Plan
@@ -20,7 +21,7 @@ def print_plan(plan: Plan, as_json: bool, subject: str = "question") -> None:
         ui.print_json(plan.model_dump(mode="json"))
         return
     console = ui.console()
-    console.print(f"{plan.calls:,} calls for {plan.questions:,} {subject}s", style="bold")
+    console.print(f"{counted(plan.calls, 'call')} for {counted(plan.questions, subject)}", style="bold")
     reasons = {
         f"have an answer in {plan.run}": plan.answered,
         "have an answer in the cache": plan.cached,
@@ -79,7 +80,8 @@ def print_plans(plans: list[Plan], as_json: bool) -> None:
     console.print(table)
     n_calls, n_tokens = sum(plan.calls for plan in plans), sum(plan.prompt_tokens for plan in plans)
     console.print(
-        f"{len(plans)} runs: {n_calls:,} calls, about {n_tokens:,} prompt tokens (our estimate)", style="bold"
+        f"{counted(len(plans), 'run')}: {counted(n_calls, 'call')}, about {n_tokens:,} prompt tokens (our estimate)",
+        style="bold",
     )
     console.print(f"cost: {_total_cost(plans)}, without discounts")
     for why in dict.fromkeys(plan.cache_unknown for plan in plans if plan.cache_unknown):
@@ -100,7 +102,7 @@ def _total_cost(plans: list[Plan]) -> str:
         high = sum(plan.cost_to.amount or 0 for plan in ours)
         parts.append(_cost_range(Cost(amount=low, currency=currency), Cost(amount=high, currency=currency)))
     if unknown := sum(plan.cost_to.amount is None for plan in plans):
-        parts.append(f"unknown for {unknown} of {len(plans)} runs")
+        parts.append(f"unknown for {unknown} of {counted(len(plans), 'run')}")
     return " + ".join(parts) or "none"
 
 

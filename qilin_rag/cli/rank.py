@@ -13,6 +13,7 @@ from qilin_rag.cli import ui
 from qilin_rag.cli.options import AsJson, QilinTables, Quiet, RunsDir, Task, Verbose, log_settings, qilin_tables
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.errors import UsageError, unknown_name
+from qilin_rag.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -211,7 +212,7 @@ def _print(done: Ranking, with_slices: bool) -> None:
     directory, manifest, summary = done
     console = ui.console()
     config, ranker = manifest.config, manifest.ranker
-    of = "" if config.first is None else f", the first {config.first:,} requests"
+    of = "" if config.first is None else f", the first {counted(config.first, 'request')}"
     by = ranker.name if ranker.checkpoint else describe(ranker.name, ranker.changed)
     console.print(f"{by}, {config.task} {config.split}{of}; {manifest.label}", style="bold")
     if ranker.checkpoint:
@@ -227,7 +228,7 @@ def _print(done: Ranking, with_slices: bool) -> None:
             console.print(remark, style="dim")
     counts = summary.counts
     unscored = f", {n:,} of them without a click and unscored" if (n := counts["without_click"]) else ""
-    console.print(f"{counts['requests']:,} requests{unscored}; {counts['candidates']:,} candidates")
+    console.print(f"{counted(counts['requests'], 'request')}{unscored}; {counted(counts['candidates'], 'candidate')}")
     if counts["tied"]:
         console.print(
             f"{counts['tied']:,} requests have a clicked and an unclicked candidate of one score: each figure is the "
@@ -235,7 +236,9 @@ def _print(done: Ranking, with_slices: bool) -> None:
             style="yellow",
         )
     if counts["left_out"]:
-        console.print(f"{counts['left_out']:,} candidates left out: the data has not their notes", style="yellow")
+        console.print(
+            f"{counted(counts['left_out'], 'candidate')} left out: the data has not their notes", style="yellow"
+        )
     if ranker.name == "dcn-v2" and "counts" not in ranker.settings["without"]:
         console.print(
             "Counts of notes carry no date: a ranker that reads them may have seen the test clicks.", style="dim"

@@ -25,6 +25,7 @@ from qilin_rag.cli.options import (
 from qilin_rag.cli.plan import print_plans
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.text import counted
 
 if TYPE_CHECKING:
     from qilin_rag.sweep import Swept
@@ -126,4 +127,6 @@ def check_swept(swept: Swept, fail_on_error: float) -> None:
         except FailedSamplesError as error:
             failed.append(error)
     if failed:
-        raise FailedSamplesError(f"in {len(failed)} of {len(swept.runs)} runs questions failed; the first: {failed[0]}")
+        raise FailedSamplesError(
+            f"in {len(failed)} of {counted(len(swept.runs), 'run')} questions failed; the first: {failed[0]}"
+        )

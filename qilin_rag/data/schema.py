@@ -20,6 +20,8 @@ _NOTE_NUMBERS = """
     accum_like_num accum_collect_num accum_comment_num
     view_time rec_view_time search_view_time valid_view_times full_view_times
 """.split()  # noqa: SIM905 - a table, not one name a line
+NOTE_ID = "note_id"
+"""The column of the notes with the ids of those whose id is text."""
 ACTIONS = ("click", "like", "collect", "share", "comment")
 
 REQUEST_TABLES = ("search_train", "search_test", "dqa", "recommendation_train", "recommendation_test")
@@ -97,6 +99,7 @@ TABLES = {
                 "note_content": pa.string(),
                 **dict.fromkeys(_NOTE_NUMBERS, pa.float64()),
                 **dict.fromkeys(("taxonomy1_id", "taxonomy2_id", "taxonomy3_id"), pa.string()),
+                NOTE_ID: pa.string(),
                 "image_path": TEXTS,
                 "note_embedding": VECTOR,
             },

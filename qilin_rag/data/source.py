@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from qilin_rag.data.encodings import ENCODINGS, SAVED_FILES, find_files
 from qilin_rag.data.log_settings import LogSettings
+from qilin_rag.data.near_miss import near_miss
 from qilin_rag.data.schema import TABLES
 from qilin_rag.errors import UsageError
 
@@ -33,7 +34,8 @@ class Source(NamedTuple):
             return found
         raise UsageError(
             f"data {str(self.folder)!r}: table {table} is not there; "
-            f"looked for {table}.{', .'.join(ENCODINGS)} and for shards in a folder {table}{self._saved_hint()}"
+            f"looked for {table}.{', .'.join(ENCODINGS)} and for shards in a folder {table}"
+            f"{near_miss(self.folder, [table]) or self._saved_hint()}"
         )
 
     def _saved_hint(self) -> str:
@@ -47,7 +49,8 @@ class Source(NamedTuple):
         found = [name for name in TABLES if find_files(self.folder, name)]
         if not found:
             known = ", ".join(TABLES)
-            raise UsageError(f"data {str(self.folder)!r}: no table is there; known: {known}{self._saved_hint()}")
+            hint = near_miss(self.folder, list(TABLES)) or self._saved_hint()
+            raise UsageError(f"data {str(self.folder)!r}: no table is there; known: {known}{hint}")
         return found
 
 
@@ -72,11 +75,22 @@ def _find_source(name: str, tables: Sequence[str], fetch: bool) -> Source:
     except (OSError, RuntimeError, ValueError):
         is_there = False
     if not is_there:
+        if table := _table_of(name):
+            raise UsageError(f"data {name!r} is a file; give the folder that it is in: {str(table.parent)!r}")
         raise UsageError(
             f"data {name!r}: no such folder; give a folder with the tables notes and dqa, sample, or hub:OWNER/NAME"
         )
     label = folder.resolve().name
     return Source(folder, label, label)
+
+
+def _table_of(name: str) -> Path | None:
+    """The file that was named for its folder."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
 
 
 def _from_hub(repository: str, tables: Sequence[str], fetch: bool) -> Source:
