@@ -116,17 +116,17 @@ def present_columns(encoding: str, files: Sequence[Path], table: Table, report: 
     names = names_in(table, sorted(there))
     others = "extra" in table.columns and encoding in ("csv", "jsonl") and there - set(names.values())
     made = {"extra": bool(others), NOTE_ID: has_named_notes}
-    return [name for name in table.columns if name in names or made.get(name)]
+    return [name for name in table.readable if name in names or made.get(name)]
 
 
 def _names_notes(table: Table, there: Container[str]) -> bool:
     """Whether the ids of this table may be text: notes in the generic layout, under their shorter names."""
-    return NOTE_ID in table.columns and table.key in there and "note_title" not in there
+    return NOTE_ID in table.own and table.key in there and "note_title" not in there
 
 
 def _may_be_text(table: Table, there: Container[str]) -> bool:
     """Whether the ids of notes in this table may be text."""
-    return NOTE_ID not in table.columns or _names_notes(table, there)
+    return NOTE_ID not in table.own or _names_notes(table, there)
 
 
 def _may_name_notes(table: Table, schema: pa.Schema) -> bool:
@@ -168,7 +168,7 @@ def read_batches(
 
     Values that are reported as defects are null.
     """
-    wanted = {name: table.columns[name] for name in columns or table.columns}
+    wanted = {name: table.readable[name] for name in columns or table.readable}
     with _reading(path, report):
         yield from (_columnar if encoding in ("parquet", "arrow") else _rowwise)(encoding, path, table, wanted, report)
 
@@ -260,7 +260,7 @@ def _converted(value: Any, table: Table, name: str, kind: pa.DataType, ids: Note
         return convert(value, kind, ids)
     if pa.types.is_string(kind):
         return identifier(value)
-    return ids.read(value) if NOTE_ID in table.columns else convert(value, kind)
+    return ids.read(value) if NOTE_ID in table.own else convert(value, kind)
 
 
 def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:

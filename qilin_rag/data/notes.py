@@ -208,7 +208,7 @@ def _convert(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.void]]:
     """Write all notes as one Arrow file; their ids and digests, shape (n_notes,) each."""
     columns = present_columns(encoding, files, _TABLE)
-    schema = pa.schema([(name, _TABLE.columns[name]) for name in dict.fromkeys([*_TEXT, *columns])])
+    schema = pa.schema([(name, _TABLE.readable[name]) for name in dict.fromkeys([*_TEXT, *columns])])
     note_idxs: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
     digests = bytearray()
 

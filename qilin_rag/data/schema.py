@@ -41,13 +41,22 @@ def _details(timestamp: str) -> pa.DataType:
 
 
 class Table(NamedTuple):
-    """What one table holds. `aliases` are other names of columns; `key` is the column whose values are unique."""
+    """What one table holds. `aliases` are other names of columns; `key` is the column whose values are unique.
+
+    `own` are columns that Qilin has not.
+    """
 
     name: str
     key: str
     columns: Mapping[str, pa.DataType]
     required: tuple[str, ...]
     aliases: Mapping[str, str] = {}
+    own: Mapping[str, pa.DataType] = {}
+
+    @property
+    def readable(self) -> dict[str, pa.DataType]:
+        """All columns that a file may have: Qilin's, and our own."""
+        return {**self.columns, **self.own}
 
     @property
     def note_columns(self) -> list[str]:
@@ -99,12 +108,12 @@ TABLES = {
                 "note_content": pa.string(),
                 **dict.fromkeys(_NOTE_NUMBERS, pa.float64()),
                 **dict.fromkeys(("taxonomy1_id", "taxonomy2_id", "taxonomy3_id"), pa.string()),
-                NOTE_ID: pa.string(),
                 "image_path": TEXTS,
                 "note_embedding": VECTOR,
             },
             required=("note_idx", "note_title", "note_content"),
             aliases={"title": "note_title", "content": "note_content"},
+            own={NOTE_ID: pa.string()},
         ),
         Table(
             "user_feat",

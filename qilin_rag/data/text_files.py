@@ -53,7 +53,7 @@ def missing_columns(table: Table, there: Collection[str], wanted: Collection[str
 def names_in(table: Table, there: Collection[str]) -> dict[str, str]:
     """Return the table's columns that are there, with the name each has there."""
     aliases = {table.aliases.get(name, name): name for name in there}
-    return {name: aliases[name] for name in table.columns if name in aliases}
+    return {name: aliases[name] for name in table.readable if name in aliases}
 
 
 def double_problem(names: Sequence[str]) -> str | None:

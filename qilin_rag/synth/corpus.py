@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qilin_rag.data.schema import NOTE_ID, TABLES
+from qilin_rag.data.schema import TABLES
 from qilin_rag.synth.dice import Bools, Dice, Floats, Ints
 from qilin_rag.synth.shelf import Shelf, stride
 from qilin_rag.synth.texts import Writer
@@ -41,7 +41,7 @@ def cover_path(note: int) -> str:
 
 def note_batches(world: World, dice: Dice, shelf: Shelf, writer: Writer) -> Iterator[pa.RecordBatch]:
     """The table notes; its rows are not in the order of their ids."""
-    columns = {name: kind for name, kind in TABLES["notes"].columns.items() if name not in ("note_embedding", NOTE_ID)}
+    columns = {name: kind for name, kind in TABLES["notes"].columns.items() if name != "note_embedding"}
     schema = pa.schema(list(columns.items()))
     mixing = stride(shelf.n_notes) + 2
     while np.gcd(mixing, shelf.n_notes) != 1:
