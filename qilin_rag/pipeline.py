@@ -25,6 +25,7 @@ from qilin_rag.errors import FailedSamplesError, UsageError
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.cache import ResponseCache
 from qilin_rag.llms.servers import engine_of, serving
+from qilin_rag.note_names import write_note_names
 from qilin_rag.progress import stage
 from qilin_rag.prompts import NoteForm, load_prompt
 from qilin_rag.provenance import (
@@ -259,6 +260,7 @@ class Task:
             "times": self._clock.end() if self._times is None else self._times,
             "cost": cost_of(summary, self.llm.price),
         }
+        write_note_names(self.directory.path, self._dataset.notes, self.questions, finished.values())
         manifest = self._manifest.model_copy(update={"state": "complete", "updated": now(), **took})
         self.directory.write_manifest(manifest)
         return Run(self.directory, manifest, summary)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from qilin_rag.data.note_ids import note_number
 from qilin_rag.errors import UsageError
 from qilin_rag.text import decimal_number, whole_number
 from qilin_rag.ties import ranked
@@ -49,12 +50,14 @@ def format_trec(rankings: Iterable[tuple[str, Sequence[Hit]]], tag: str) -> str:
     )
 
 
-def read_trec(path: Path) -> dict[str, list[Hit]]:
+def read_trec(path: Path, has_text_ids: bool = False) -> dict[str, list[Hit]]:
     """Read the rankings of a TREC run by `trec_id`.
 
     The score counts, as in trec_eval, and ties are ordered by a hash (`ties`). The rank counts in two cases: in a
     ranking whose scores are all the same, and in a file whose scores rise with the rank in every ranking (distances);
     then n notes score n, n - 1, ..., 1. Whatever rank and score disagree about is logged.
+
+    `has_text_ids`: notes may be named by text, as the data names them (`data.note_ids`).
 
     Raises:
         UsageError: The file can't be read, a line is not six fields of the right form, a ranking names a note twice,
@@ -66,7 +69,7 @@ def read_trec(path: Path) -> dict[str, list[Hit]]:
             for line_number, text in enumerate(file, start=1):
                 if text.strip():
                     try:
-                        question_id, line = _parsed(text.split())
+                        question_id, line = _parsed(text.split(), has_text_ids)
                         if line.note_idx in lines.setdefault(question_id, {}):
                             raise ValueError(f"note {line.note_idx} is ranked twice for {question_id}")
                     except ValueError as error:
@@ -127,7 +130,7 @@ def _kind(lines: Sequence[_Line]) -> str:
     return "rising" if all(line.score <= later.score for line, later in pairwise(rising)) else "mixed"
 
 
-def _parsed(fields: Sequence[str]) -> tuple[str, _Line]:
+def _parsed(fields: Sequence[str], has_text_ids: bool) -> tuple[str, _Line]:
     """Read the fields of one line; a ValueError says what is wrong with it."""
     if len(fields) != len(_FIELDS):
         of = f"{len(fields)} fields where 6 are needed ({' '.join(_FIELDS)})"
@@ -136,6 +139,8 @@ def _parsed(fields: Sequence[str]) -> tuple[str, _Line]:
         raise ValueError(of)
     question_id, _, note, of_rank, of_score, _ = fields
     note_idx, rank, score = whole_number(note), whole_number(of_rank), decimal_number(of_score)
+    if note_idx is None and has_text_ids and isinstance(number := note_number(note), int):
+        note_idx = number
     if note_idx is None:
         raise ValueError(f"note_idx must be a whole number from 0 in digits 0-9, not {note!r:.40}")
     if rank is None:

@@ -37,7 +37,7 @@ class Trec(Retriever):
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """The hits of each question by its id."""
-        run = read_trec(self.path)
+        run = read_trec(self.path, notes.has_text_ids)
         absent = sum(trec_id(question.id) not in run for question in questions)
         if absent == len(questions) > 0:
             raise UsageError(f"{self.path} has no hits for any of the {absent} questions; is it of other data?")
