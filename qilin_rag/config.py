@@ -7,24 +7,24 @@ Layers, each over the one before: defaults < file < flags < `--set key=value`. F
 from __future__ import annotations
 
 import os
-import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
 import platformdirs
 import yaml
-from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from qilin_rag.errors import UsageError, unknown_name
-from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS, Registry, explain
+from qilin_rag.overrides import Owner, safe_load
+from qilin_rag.overrides import parse_overrides as parse_overrides
+from qilin_rag.registry import ENGINES, LLMS, RETRIEVERS, SCORERS, Registry, explain
 from qilin_rag.text import clean
+from qilin_rag.text_encodings import hint
 from qilin_rag.types import AnswerSelection, Frozen, MissingNotes, NoteOrder, ReferenceSelection
 
 _PACKAGE = Path(__file__).parent
-_MOST_VALUES = 100_000
 _EVERY_RUN_METRICS = ("retrieval",)
 _DEFAULT_METRICS = ("rouge_l",)
 _OPTIONAL_METRICS = ("bertscore",)
@@ -135,11 +135,11 @@ def find_resource(kind: str, name: str) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping; anything else is a UsageError naming file and line."""
     try:
-        content = _safe_load(path.read_text(encoding="utf-8-sig"))
+        content = safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text (byte {error.start})") from error
+        raise UsageError(f"{path} is not UTF-8 text (byte {error.start}){hint(path)}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -147,42 +147,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UsageError(f"{path}: expected a mapping of settings")
     return content
-
-
-def parse_overrides(assignments: Iterable[str]) -> list[tuple[list[str], Any]]:
-    """`--set a.b=value` as (["a", "b"], value); the value is read as a YAML scalar or list."""
-    parsed = []
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
-            raise UsageError(f"--set {assignment!r}: expected key=value, for example retriever.k1=1.2")
-        try:
-            parsed.append((key.split("."), _safe_load(value) if value else ""))
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {assignment!r}: the value is not valid YAML") from error
-    return parsed
-
-
-def _safe_load(text: str) -> Any:
-    """YAML as plain data; what a loader can raise besides YAMLError (a 13th month, deep nesting) is one, too."""
-    try:
-        value = yaml.safe_load(clean(text))
-        if _n_values(value, {}) > _MOST_VALUES:
-            raise yaml.YAMLError(f"its aliases stand for more than {_MOST_VALUES} values")
-        return _cleaned(value)
-    except (ValueError, RecursionError) as error:
-        raise yaml.YAMLError(str(error)) from error
-
-
-def _n_values(value: Any, known: dict[int, int]) -> int:
-    """How many values a document holds once its aliases are written out; each object is counted once."""
-    if not isinstance(value, dict | list):
-        return 1
-    if id(value) not in known:
-        known[id(value)] = _MOST_VALUES  # a list that holds itself
-        items = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_n_values(item, known) for item in items)
-    return known[id(value)]
 
 
 def _refuse_unwritable(given: Mapping[str, Any]) -> None:
@@ -193,19 +157,6 @@ def _refuse_unwritable(given: Mapping[str, Any]) -> None:
                 f"{name} {ascii(str(value))[:80]} holds a character that no name can have; "
                 "where the system's language is not UTF-8, set LANG=C.UTF-8"
             )
-
-
-def _cleaned(value: Any) -> Any:
-    """The same data as it can be written: a date is its text, an escape may stand for half a character."""
-    if isinstance(value, dict):
-        return {_cleaned(key): _cleaned(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_cleaned(item) for item in value]
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, bytes | set | tuple):
-        raise yaml.YAMLError(f"a setting can't be of the type {type(value).__name__}")
-    return clean(value) if isinstance(value, str) else value
 
 
 def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any], dict[str, dict[str, Any]]]]:
@@ -264,7 +215,7 @@ def resolve(
         llm["base_url"] = base_url
     if isinstance(engine := llm.get("engine"), dict) and "python" in engine:
         raise UsageError("a file can't name a program (engine.python); give it with --set llm.engine.python=PATH")
-    for path, value in parse_overrides(overrides):
+    for path, value in parse_overrides(overrides, _owner_of(retriever["name"], llm)):
         if path[0] == "metrics" and len(path) == 3 and path[1] in optional:  # who sets it, wants it
             optional.remove(path[1])
             metrics[path[1]] = {}
@@ -305,7 +256,8 @@ def recorded_run(
     try:
         given = RunConfig(**recorded).model_dump()
         retriever, llm = given["retriever"]["settings"], given["llm"]["settings"]
-        for path, value in parse_overrides(overrides):
+        names = given["retriever"]["name"], {"name": given["llm"]["name"], **llm}
+        for path, value in parse_overrides(overrides, _owner_of(*names)):
             if path[0] not in _REPEATED_SETTINGS:
                 raise unknown_name("setting in --set", ".".join(path), _REPEATED_SETTINGS)
             _override(path, value, given, retriever, llm, given["metrics"])
@@ -340,8 +292,46 @@ def _override(
         case [key] if key in _PLAIN_SETTINGS:
             given[key] = value
         case _:
-            known = [*_PLAIN_SETTINGS, "retriever.KEY", "llm.KEY", "metrics.NAME.KEY"]
-            raise unknown_name("setting in --set", ".".join(path), known)
+            raise _unknown_setting(".".join(path), retriever["name"], llm["name"], metrics)
+
+
+def _unknown_setting(name: str, retriever: str, llm: str, metrics: Iterable[str]) -> UsageError:
+    """The error for `--set` of a name that is no setting, with the component that has one of this name."""
+    components = {
+        "retriever": (RETRIEVERS, retriever),
+        "llm": (LLMS, llm),
+        **{f"metrics.{metric}": (SCORERS, metric) for metric in metrics},
+    }
+    of = [kind for kind, (table, component) in components.items() if name in table.resolve(component).model_fields]
+    known = [*_PLAIN_SETTINGS, "retriever.KEY", "llm.KEY", "metrics.NAME.KEY"]
+    if of:
+        meant = " or ".join(f"{kind}.{name}" for kind in of)
+        return UsageError(f"unknown setting in --set {name!r}; did you mean {meant}? (qilin-rag list settings)")
+    return unknown_name("setting in --set", name, known, see="qilin-rag list settings")
+
+
+def _owner_of(retriever: str, llm: Mapping[str, Any]) -> Owner:
+    """Which model has the setting of a path, in a run with this retriever and LLM."""
+
+    def owner(path: list[str]) -> type[BaseModel] | type[str] | None:
+        match path:
+            case ["retriever", _]:
+                return RETRIEVERS.resolve(retriever)
+            case ["llm", _]:
+                return LLMS.resolve(llm["name"])
+            case ["llm", "engine", "environment", _]:
+                return str
+            case ["llm", "engine", _]:
+                engine = llm.get("engine")
+                name = engine if isinstance(engine, str) else engine.get("name") if isinstance(engine, dict) else None
+                return ENGINES.resolve(name) if isinstance(name, str) and name in ENGINES.table() else None
+            case ["metrics", metric, _]:
+                return SCORERS.resolve(metric) if SCORERS.is_registered(metric) else None
+            case [_]:
+                return RunConfig
+        return None
+
+    return owner
 
 
 def _with_setting(engine: Any, keys: list[str], value: Any) -> dict[str, Any]:

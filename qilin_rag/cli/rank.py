@@ -90,7 +90,7 @@ def rank(
     from qilin_rag.ranking_store import RankConfig
 
     ui.set_up_logs(quiet or as_json, verbose)
-    of_ranker, of_log = _settings(settings)
+    of_ranker, of_log = _settings(settings, ranker)
     made = make_ranker(ranker, checkpoint, of_ranker)
     config = RankConfig(
         data=qilin_tables(data),
@@ -150,7 +150,7 @@ def train(
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     ui.set_up_logs(quiet or as_json or not is_first, verbose)
     name, of_config = _read_config(config)
-    of_ranker, of_log = _settings(settings)
+    of_ranker, of_log = _settings(settings, name)
     given = of_config | of_ranker
     if without is not None:
         given["without"] = [each.strip() for each in without.split(",") if each.strip()]
@@ -169,13 +169,15 @@ def train(
     typer.echo(trained.out)
 
 
-def _settings(assignments: Sequence[str] | None) -> tuple[dict[str, Any], LogSettings]:
+def _settings(assignments: Sequence[str] | None, ranker: str | None) -> tuple[dict[str, Any], LogSettings]:
     """Read `--set ranker.KEY=VALUE` and `--set log.KEY=VALUE`."""
     from qilin_rag.config import parse_overrides
+    from qilin_rag.registry import RANKERS
 
+    cls = RANKERS.resolve(ranker) if ranker else None
     found = {}
     of_log = [assignment for assignment in assignments or [] if assignment.startswith("log.")]
-    for path, value in parse_overrides(each for each in assignments or [] if each not in of_log):
+    for path, value in parse_overrides((each for each in assignments or [] if each not in of_log), lambda path: cls):
         match path:
             case ["ranker", key]:
                 found[key] = value
