@@ -29,6 +29,7 @@ _EVERY_RUN_METRICS = ("retrieval",)
 _DEFAULT_METRICS = ("rouge_l",)
 _OPTIONAL_METRICS = ("bertscore",)
 _GGUF = "gguf:"
+_TOP_K, _RERANK_DEPTH = 5, 20
 _GGUF_CONTEXT_LENGTH = 8192
 
 
@@ -56,13 +57,13 @@ class RunConfig(Frozen):
     missing_notes: MissingNotes = "error"
     retriever: Named = Named(name="bm25")
     rerank: Path | None = None
-    rerank_depth: PositiveInt = 20
+    rerank_depth: PositiveInt = _RERANK_DEPTH
     rerank_weight: Annotated[float, Field(gt=0, le=1)] = 1.0
     llm: Named = Named(name="extractive")
     llm_label: str = "extractive"
     llm_preset: dict[str, Any] = {}
     prompt: str = "default"
-    top_k: PositiveInt = 5
+    top_k: PositiveInt = _TOP_K
     note_order: NoteOrder = "best_first"
     note_chars: PositiveInt | None = None
     metrics: dict[str, dict[str, Any]] = {name: {} for name in _EVERY_RUN_METRICS + _DEFAULT_METRICS}
@@ -188,13 +189,22 @@ def _metrics(layer: Any) -> dict[str, dict[str, Any]]:
     raise UsageError(f"metrics: expected names, or a mapping of names to settings; got {reprlib.repr(layer)}")
 
 
-def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: Path | None = None) -> RunConfig:
-    """Layer file, flags (None = not given) and `--set` assignments over the defaults; LLM presets are filled in."""
-    return resolve(read_yaml(file) if file else {}, flags, overrides, file)
+def resolve_run(
+    flags: Mapping[str, Any], overrides: Iterable[str] = (), file: Path | None = None, top_k: int = _TOP_K
+) -> RunConfig:
+    """Layer file, flags (None = not given) and `--set` assignments over the defaults; LLM presets are filled in.
+
+    `top_k` is the default of that setting, less where what is given finds or ranks fewer notes.
+    """
+    return resolve(read_yaml(file) if file else {}, flags, overrides, file, top_k)
 
 
 def resolve(
-    from_file: Mapping[str, Any], flags: Mapping[str, Any], overrides: Iterable[str], file: Path | None
+    from_file: Mapping[str, Any],
+    flags: Mapping[str, Any],
+    overrides: Iterable[str],
+    file: Path | None,
+    top_k: int = _TOP_K,
 ) -> RunConfig:
     """As `resolve_run`, with what the file says."""
     for kind, registry, named in _names_in(from_file):
@@ -220,6 +230,8 @@ def resolve(
             optional.remove(path[1])
             metrics[path[1]] = {}
         _override(path, value, given, retriever, llm, metrics)
+    depths = [retriever.get("depth"), given.get("rerank_depth", _RERANK_DEPTH) if given.get("rerank") else None]
+    given.setdefault("top_k", min([top_k, *(depth for depth in depths if isinstance(depth, int) and depth > 0)]))
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
     RETRIEVERS.resolve(retriever_name)
     LLMS.resolve(llm_class)

@@ -40,7 +40,7 @@ def parse_overrides(assignments: Iterable[str], owner: Owner = lambda path: None
             if not is_text or path == ["data"]:  # a name that is not even YAML is a slip
                 raise UsageError(f"--set {assignment!r}: the value is not valid YAML") from error
             value = ...
-        is_null = value is None and may_be_none and not text.strip().startswith("#")
+        is_null = may_be_none and text.strip().lower() in ("null", "~")
         is_quoted = isinstance(value, str) and text.lstrip().startswith(("'", '"'))
         parsed.append((path, clean(text) if is_text and not is_null and not is_quoted else value))
     return parsed

@@ -101,3 +101,21 @@ def test_a_setting_without_its_component_is_completed(cli: Cli, setting: str, hi
     done = cli("run", "--set", setting)
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert hint in done.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "settings", "top_k"),
+    [
+        ({}, [], 100),
+        ({"rerank": "folder"}, [], 20),
+        ({"rerank": "folder", "rerank_depth": 50}, [], 50),
+        ({"rerank": "folder"}, ["rerank_depth=7"], 7),
+        ({"retriever": "hybrid"}, ["retriever.of=[bm25, random]", "retriever.depth=30"], 30),
+        ({"retriever": "hybrid", "rerank": "folder"}, ["retriever.of=[bm25, random]", "retriever.depth=9"], 9),
+        ({"rerank": "folder", "top_k": 40}, [], 40),
+        ({"rerank_depth": 3}, [], 100),
+    ],
+)
+def test_defaults_go_together(flags: dict[str, Any], settings: list[str], top_k: int) -> None:
+    assert resolve_run(flags, settings, top_k=100).top_k == top_k
+    assert resolve_run(flags, settings).top_k == (40 if "top_k" in flags else min(5, top_k))

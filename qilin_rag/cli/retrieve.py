@@ -21,6 +21,8 @@ from qilin_rag.cli.options import (
     Settings,
 )
 
+_TOP_K = 100  # as evaluators of retrieval have it
+
 
 def retrieve(
     out: Annotated[Path, typer.Option(help="The TREC run to write.")],
@@ -30,7 +32,9 @@ def retrieve(
     rerank_weight: RerankWeight = None,
     data: Data = None,
     missing_notes: MissingNotes = None,
-    top_k: Annotated[int, typer.Option(help="Notes a question gets.")] = 100,
+    top_k: Annotated[
+        int | None, typer.Option(help="Notes a question gets. [default: 100, or as many as are ranked again]")
+    ] = None,
     limit: Limit = None,
     settings: Settings = None,
     quiet: Quiet = False,
@@ -55,7 +59,7 @@ def retrieve(
         "limit": limit,
     }
     with ui.progress_bars(quiet or as_json):
-        figures = retrieve_only(resolve_run(flags, settings or []), out)
+        figures = retrieve_only(resolve_run(flags, settings or [], top_k=_TOP_K), out)
     if as_json:
         ui.print_json({"out": str(out), "metrics": {name: figure.model_dump() for name, figure in figures.items()}})
         return
