@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qilin_rag.downloads import refuse_download
 from qilin_rag.errors import UsageError
 from qilin_rag.file_hashes import file_sha256
 
@@ -291,6 +292,7 @@ def _fetch(name: str) -> Path:
         return found
     if Path(name).expanduser().exists():
         raise UsageError(f"model {name!r}: no config.json in this folder, so it is no pretrained model")
+    refuse_download(f"model {name!r}")
     logger.info("fetching model %s", name)
     if fetched := _snapshot(name, offline=False):
         return fetched

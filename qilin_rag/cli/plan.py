@@ -21,6 +21,13 @@ def print_plan(plan: Plan, as_json: bool, subject: str = "question") -> None:
         ui.print_json(plan.model_dump(mode="json"))
         return
     console = ui.console()
+    for step in plan.steps:
+        console.print(f"first: {step}", style="yellow")
+    if plan.prompt_tokens is None:
+        if plan.questions:
+            console.print(f"at most {counted(plan.calls, 'call')} for {counted(plan.questions, subject)}", style="bold")
+        console.print("tokens and cost: unknown before that; nothing was done")
+        return
     console.print(f"{counted(plan.calls, 'call')} for {counted(plan.questions, subject)}", style="bold")
     reasons = {
         f"have an answer in {plan.run}": plan.answered,
@@ -76,9 +83,11 @@ def print_plans(plans: list[Plan], as_json: bool) -> None:
         table.add_column(column, justify="right")
     for plan in plans:
         cost = _cost_range(plan.cost_from, plan.cost_to)
-        table.add_row(Text(Path(plan.run).name), f"{plan.calls:,}", f"{plan.prompt_tokens:,}", cost)
+        table.add_row(Text(Path(plan.run).name), f"{plan.calls:,}", _tokens(plan.prompt_tokens), cost)
     console.print(table)
-    n_calls, n_tokens = sum(plan.calls for plan in plans), sum(plan.prompt_tokens for plan in plans)
+    for step in dict.fromkeys(step for plan in plans for step in plan.steps):
+        console.print(f"first: {step}", style="yellow")
+    n_calls, n_tokens = sum(plan.calls for plan in plans), sum(plan.prompt_tokens or 0 for plan in plans)
     console.print(
         f"{counted(len(plans), 'run')}: {counted(n_calls, 'call')}, about {n_tokens:,} prompt tokens (our estimate)",
         style="bold",
@@ -89,6 +98,10 @@ def print_plans(plans: list[Plan], as_json: bool) -> None:
     if first := next((plan for plan in plans if plan.examples), None):
         console.print(f"\nfor example, {Path(first.run).name}:")
         print_examples(first)
+
+
+def _tokens(number: int | None) -> str:
+    return "unknown" if number is None else f"{number:,}"
 
 
 def _total_cost(plans: list[Plan]) -> str:

@@ -11,6 +11,7 @@ from qilin_rag.data.encodings import ENCODINGS, SAVED_FILES, find_files
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.near_miss import near_miss
 from qilin_rag.data.schema import TABLES
+from qilin_rag.downloads import is_forbidden, refuse_download
 from qilin_rag.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -98,9 +99,14 @@ def _from_hub(repository: str, tables: Sequence[str], fetch: bool) -> Source:
     from huggingface_hub import snapshot_download
 
     patterns = [f"{table}/*" for table in tables]
+    may_fetch = fetch and not is_forbidden()
     try:
-        folder = snapshot_download(repository, repo_type="dataset", allow_patterns=patterns, local_files_only=not fetch)
+        folder = snapshot_download(
+            repository, repo_type="dataset", allow_patterns=patterns, local_files_only=not may_fetch
+        )
     except Exception as error:  # no such repository, no network: an error class each, of several libraries
+        if fetch:
+            refuse_download(f"data 'hub:{repository}'")
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"data 'hub:{repository}' can't be fetched from the Hugging Face hub: {reason}; check the name and the "

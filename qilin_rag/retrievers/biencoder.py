@@ -94,6 +94,8 @@ class BiEncoder(IndexedRetriever):
     device: str | None = None
     engine: Literal["local", "ray"] = "local"
 
+    encodes: ClassVar[bool] = True
+
     _found: tuple[Path, str] | None = PrivateAttr(default=None)
     _encoder: SentenceTransformer | None = PrivateAttr(default=None)
 

@@ -13,7 +13,6 @@ from qilin_rag.data import NoteStore
 from qilin_rag.errors import UsageError
 from qilin_rag.registry import RETRIEVERS, describe
 from qilin_rag.retrievers.base import Retriever, checked_rankings, min_max
-from qilin_rag.text import counted
 from qilin_rag.ties import ranked
 from qilin_rag.types import Hit, Question
 
@@ -71,7 +70,7 @@ class Hybrid(Retriever):
                 raise ValueError(f"{name} is named twice; give it a weight instead")
             self._parts.append((name, part))
         if self.weights is not None and len(self.weights) != len(self._parts):
-            raise ValueError(f"{counted(len(self.weights), 'weight')} for {counted(len(self._parts), 'retriever')}")
+            raise ValueError(f"{len(self.weights)} weights for {len(self._parts)} retrievers")
         if self.fusion != "rrf" and self.rrf_k != _RRF_K:
             raise ValueError("rrf_k is a setting of fusion rrf")
         return self
