@@ -363,6 +363,17 @@ def _gguf_preset(path: str) -> dict[str, Any]:
     return {"name": "openai", **settings, "engine": {"name": "llamacpp", "model": path}}
 
 
+def settable() -> tuple[str, ...]:
+    """Return the settings of a run that `--set` takes by their own name."""
+    return tuple(_PLAIN_SETTINGS)
+
+
+def preset_settings(name: str) -> tuple[str, dict[str, Any]]:
+    """Return the LLM class that a preset, or what can be given instead of one, stands for, and its settings."""
+    settings = _preset(name)
+    return settings.pop("name"), settings
+
+
 def _preset(name: str) -> dict[str, Any]:
     """An LLM preset's settings, its class under `name`; a name without a preset is a class itself."""
     if name.startswith(_GGUF):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,35 @@ def test_a_setting_without_its_component_is_completed(cli: Cli, setting: str, hi
 def test_defaults_go_together(flags: dict[str, Any], settings: list[str], top_k: int) -> None:
     assert resolve_run(flags, settings, top_k=100).top_k == top_k
     assert resolve_run(flags, settings).top_k == (40 if "top_k" in flags else min(5, top_k))
+
+
+def test_the_settings_of_everything_can_be_listed(cli: Cli) -> None:
+    for kind, name, setting in (
+        ("retrievers", "bm25", "retriever.k1"),
+        ("llms", "openai", "llm.model"),
+        ("llms", "qwen-plus", "llm.base_url"),
+        ("metrics", "rouge_l", "metrics.rouge_l.tokens"),
+        ("rankers", "dcn-v2", "ranker.dropout"),
+    ):
+        listed = {row["name"]: row for row in json.loads(cli("list", kind, name, "--json").out)}
+        assert listed[setting]["default"] and listed[setting]["meaning"]
+    assert listed["ranker.weight_decay"]["default"] == "0.0"
+    settings = {row["name"]: row for row in json.loads(cli("list", "settings", "--json").out)}
+    assert (settings["seed"]["default"], settings["cache"]["default"], settings["limit"]["default"]) == (
+        "0",
+        "true",
+        "null",
+    )
+    assert "beside the LLM" in settings["note"]["meaning"]
+    assert "retriever.k1" in cli("list", "retrievers", "bm25").out
+    for wrong in (("prompts", "default"), ("retrievers", "bm26"), ("llms", "nobody"), ("settings", "bm25")):
+        done = cli("list", *wrong)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+
+
+def test_the_seed_has_a_flag(cli: Cli, data_dir: Path) -> None:
+    drawn = [json.loads(cli("run", "--data", data_dir, "--seed", n, "--limit", 1, "--json").out)["run"] for n in (1, 2)]
+    assert resolve_run({"seed": 7}).seed == 7
+    assert {Path(run).exists() for run in drawn} == {True}
+    manifests = [json.loads((Path(run) / "manifest.json").read_text()) for run in drawn]
+    assert manifests[-1]["config"]["seed"] == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -23,13 +23,23 @@ class Kind(StrEnum):
     prompts = "prompts"
     metrics = "metrics"
     rankers = "rankers"
+    settings = "settings"
 
 
 def list_names(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    kind: Annotated[Kind, typer.Argument(help="What to list; settings are those of a run.")],
+    name: Annotated[
+        str | None, typer.Argument(help="One of them: its settings, as --set takes them.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """List what can be named, with what it is."""
+    """List what can be named, with what it is; of one of them the settings.
+
+    qilin-rag list retrievers bm25 prints what --set retriever.KEY=VALUE can be, with defaults.
+    """
+    if name is not None or kind is Kind.settings:
+        _list_settings(kind, name, as_json)
+        return
     names = _describe(kind)
     if as_json:
         ui.print_json(names)
@@ -42,6 +52,53 @@ def list_names(
     for name, description in names.items():
         table.add_row(name, description)
     ui.console().print(table)
+
+
+def _list_settings(kind: Kind, name: str | None, as_json: bool) -> None:
+    """Print the settings of a run, or of one component."""
+    from qilin_rag.config import RunConfig, preset_settings, settable
+    from qilin_rag.errors import UsageError
+    from qilin_rag.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
+    from qilin_rag.setting_docs import as_setting, setting_docs
+
+    prefixes = {Kind.retrievers: "retriever", Kind.llms: "llm", Kind.metrics: f"metrics.{name}", Kind.rankers: "ranker"}
+    if kind is Kind.settings and name is None:
+        docs = [
+            doc._replace(meaning=_flag_help(doc.name) or doc.meaning)
+            for doc in setting_docs(RunConfig)
+            if doc.name in settable()
+        ]
+    elif name is not None and kind in prefixes:
+        registry = {Kind.retrievers: RETRIEVERS, Kind.llms: LLMS, Kind.metrics: SCORERS, Kind.rankers: RANKERS}[kind]
+        of, given = preset_settings(name) if kind is Kind.llms else (name, registry.implied(name))
+        docs = [
+            doc._replace(
+                name=f"{prefixes[kind]}.{doc.name}",
+                default=as_setting(given[doc.name]) if doc.name in given else doc.default,
+            )
+            for doc in setting_docs(registry.resolve(of))
+        ]
+    else:
+        raise UsageError(f"list {kind.value} {name}: {kind.value} have no settings of their own; leave {name} out")
+    if as_json:
+        ui.print_json([doc._asdict() for doc in docs])
+        return
+    from rich.table import Table
+
+    table = Table("--set", "default", "what it is", box=None, pad_edge=False, header_style="bold")
+    table.columns[0].no_wrap = True
+    for doc in docs:
+        table.add_row(*doc)
+    ui.console().print(table)
+
+
+def _flag_help(setting: str) -> str:
+    """What the flag of a run says that is this setting."""
+    from qilin_rag.cli.evaluate import run
+
+    hint = get_type_hints(run, include_extras=True).get(setting)
+    helps = [each.help for each in get_args(hint)[1:] if getattr(each, "help", None)]
+    return str(helps[0]).partition(" [default")[0] if helps else ""
 
 
 def _describe(kind: Kind) -> dict[str, str]:

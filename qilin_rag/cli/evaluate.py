@@ -26,6 +26,7 @@ from qilin_rag.cli.options import (
     RerankWeight,
     RetrieverName,
     RunsDir,
+    Seed,
     Settings,
     Verbose,
 )
@@ -56,6 +57,7 @@ def run(
     ] = None,
     metrics: Metrics = None,
     limit: Limit = None,
+    seed: Seed = None,
     ids: Annotated[
         Path | None, typer.Option(help="Only the questions whose ids stand in this file, one a line.")
     ] = None,
@@ -116,6 +118,7 @@ def run(
         "top_k": top_k,
         "metrics": metrics,
         "limit": limit,
+        "seed": seed,
         "ids": ids,
         "concurrency": concurrency,
         "base_url": base_url,

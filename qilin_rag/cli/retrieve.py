@@ -18,6 +18,7 @@ from qilin_rag.cli.options import (
     RerankDepth,
     RerankWeight,
     RetrieverName,
+    Seed,
     Settings,
 )
 
@@ -36,6 +37,7 @@ def retrieve(
         int | None, typer.Option(help="Notes a question gets. [default: 100, or as many as are ranked again]")
     ] = None,
     limit: Limit = None,
+    seed: Seed = None,
     settings: Settings = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -57,6 +59,7 @@ def retrieve(
         "missing_notes": missing_notes,
         "top_k": top_k,
         "limit": limit,
+        "seed": seed,
     }
     with ui.progress_bars(quiet or as_json):
         figures = retrieve_only(resolve_run(flags, settings or [], top_k=_TOP_K), out)

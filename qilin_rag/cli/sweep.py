@@ -19,6 +19,7 @@ from qilin_rag.cli.options import (
     RerankDepth,
     RerankWeight,
     RunsDir,
+    Seed,
     ServeEach,
     Settings,
 )
@@ -49,6 +50,7 @@ def sweep(
     data: Data = None,
     metrics: Metrics = None,
     limit: Limit = None,
+    seed: Seed = None,
     concurrency: Concurrency = None,
     serve: ServeEach = False,
     runs_dir: RunsDir = None,
@@ -74,6 +76,7 @@ def sweep(
         "data": data,
         "metrics": metrics,
         "limit": limit,
+        "seed": seed,
         "concurrency": concurrency,
         "serve": serve or None,
         "runs_dir": runs_dir,
