@@ -359,6 +359,8 @@ def _with_setting(engine: Any, keys: list[str], value: Any) -> dict[str, Any]:
 
 def _gguf_preset(path: str) -> dict[str, Any]:
     """What `gguf:PATH` stands for: the file, served by llama.cpp, known by its name."""
+    if not path.strip():
+        raise UsageError(f"llm {_GGUF!r}: nothing stands behind the colon; write {_GGUF}FILE")
     settings = {"model": Path(path).stem, "context_length": _GGUF_CONTEXT_LENGTH}
     return {"name": "openai", **settings, "engine": {"name": "llamacpp", "model": path}}
 

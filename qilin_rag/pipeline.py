@@ -54,6 +54,7 @@ from qilin_rag.sharing import Shared
 from qilin_rag.stats import query_clusters
 from qilin_rag.store import REPEATS, Manifest, RunDirectory, check_out, write_text
 from qilin_rag.text import counted, slug
+from qilin_rag.text_encodings import hint
 from qilin_rag.trec import format_trec
 from qilin_rag.types import MetricSummary, Question, Sample, Score, Summary, Times
 
@@ -385,8 +386,10 @@ def _make_ready(scorers: Sequence[Scorer], config: RunConfig) -> tuple[dict[str,
 def _named_questions(questions: Iterable[Question], path: Path) -> list[Question]:
     try:
         wanted = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--ids {path} can't be read: {error}") from error
+    except OSError as error:
+        raise UsageError(f"--ids {path} can't be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--ids {path} can't be read: not UTF-8 text{hint(path)}") from error
     by_id = {question.id: question for question in questions}
     unknown = [question_id for question_id in wanted if question_id not in by_id]
     if unknown:

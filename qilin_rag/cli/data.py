@@ -33,7 +33,7 @@ class Encoding(StrEnum):
 @app.command()
 def validate(
     data: DataArgument,
-    show: Annotated[int, typer.Option(help="Defects shown of each column of each file.")] = 5,
+    show: Annotated[int, typer.Option(min=0, help="Defects shown of each column of each file.")] = 5,
     settings: SetLog = None,
     as_json: AsJson = False,
 ) -> None:

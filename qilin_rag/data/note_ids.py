@@ -41,6 +41,12 @@ def note_number(note_id: str) -> int | float | None:
     return _FIRST_HASHED + int.from_bytes(digest[:8], "big") % _FIRST_HASHED
 
 
+def text_id_number(note_id: str) -> int | None:
+    """Return the whole number that an id stands for in data whose ids are text; None if it is no such id."""
+    number = note_number(note_id)
+    return number if isinstance(number, int) and 0 <= number <= _MOST else None
+
+
 def is_named(note_id: Any) -> bool:
     """Tell whether an id is text that its number does not show."""
     return isinstance(note_id, str) and note_number(note_id) is not None and str(note_number(note_id)) != note_id

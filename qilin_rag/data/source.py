@@ -66,6 +66,10 @@ def open_source(
 
 
 def _find_source(name: str, tables: Sequence[str], fetch: bool) -> Source:
+    if not name.strip():
+        raise UsageError(
+            "data '' names nothing; give a folder with the tables notes and dqa, sample, or hub:OWNER/NAME"
+        )
     if name == "sample":
         return Source(_SAMPLE, "sample", SAMPLE_LABEL)
     if name.startswith(_HUB):

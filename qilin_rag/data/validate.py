@@ -166,7 +166,7 @@ def _answer_problems(there: dict[str, pa.Array], n_rows: int) -> Iterator[tuple[
         elif (answer is None or answer.strip() in NO_ANSWER) and any(flag[row].as_py() for flag in flags):
             yield row, "dqa_output", "is no answer, but has feedback"
     if "dqa_output" not in there:
-        nothing = there["answers"].is_null() if "answers" in there else pa.array([True] * n_rows)
+        nothing = there["answers"].is_null() if "answers" in there else pa.array([True] * n_rows, pa.bool_())
         yield from ((row, "answers", "is missing") for row in _rows(nothing))
     for row, answers in enumerate(there["answers"].to_pylist() if "answers" in there else []):
         if answers is not None and not (answers and all(answer and not is_blank(answer) for answer in answers)):
