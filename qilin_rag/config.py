@@ -6,6 +6,7 @@ Layers, each over the one before: defaults < file < flags < `--set key=value`. F
 
 from __future__ import annotations
 
+import hashlib
 import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +21,7 @@ from qilin_rag.errors import UsageError, unknown_name
 from qilin_rag.overrides import Owner, safe_load
 from qilin_rag.overrides import parse_overrides as parse_overrides
 from qilin_rag.registry import ENGINES, LLMS, RETRIEVERS, SCORERS, Registry, explain
-from qilin_rag.text import clean
+from qilin_rag.text import clean, short_path
 from qilin_rag.text_encodings import hint
 from qilin_rag.types import AnswerSelection, Frozen, MissingNotes, NoteOrder, ReferenceSelection
 
@@ -245,7 +246,8 @@ def resolve(
     if given.get("serve") and base_url is not None:
         raise UsageError("--serve starts a server of its own, so it takes no --base-url; leave one of them out")
     if label == "openai" and isinstance(llm.get("model"), str):
-        label, preset = llm["model"], {"model": llm["model"]}  # an endpoint without a preset is known by its model
+        model = llm["model"]  # an endpoint without a preset is known by its model
+        label, preset = short_path(model, hashlib.sha256(model.encode()).hexdigest()), {"model": model}
     settings = {
         **given,
         "retriever": {"name": retriever_name, "settings": retriever},

@@ -152,3 +152,12 @@ def test_the_seed_has_a_flag(cli: Cli, data_dir: Path) -> None:
     assert {Path(run).exists() for run in drawn} == {True}
     manifests = [json.loads((Path(run) / "manifest.json").read_text()) for run in drawn]
     assert manifests[-1]["config"]["seed"] == 2
+
+
+def test_a_long_path_has_a_short_name_that_tells_it_apart() -> None:
+    labels = [
+        resolve_run({"llm": "openai"}, [f"llm.model={model}"]).llm_label
+        for model in ("/data/a/qwen2.5-7b", "/data/b/qwen2.5-7b", "Qwen/Qwen2.5-7B-Instruct", "qwen-plus")
+    ]
+    assert labels[2:] == ["Qwen/Qwen2.5-7B-Instruct", "qwen-plus"]
+    assert labels[0].startswith("qwen2.5-7b@") and len({*labels}) == 4
