@@ -6,35 +6,37 @@ Layers, each over the one before: defaults < file < flags < `--set key=value`. F
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import logging
 import os
-import re
 import reprlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import platformdirs
 import yaml
-from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from qilin_rag.engine_settings import named_by_flag, risky_variables
 from qilin_rag.errors import UsageError, unknown_name
-from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS, Registry, explain
-from qilin_rag.text import clean
+from qilin_rag.overrides import Owner, named_settings, safe_load
+from qilin_rag.overrides import parse_overrides as parse_overrides
+from qilin_rag.registry import ENGINES, LLMS, RETRIEVERS, SCORERS, Registry, explain
+from qilin_rag.text import clean, short_path
+from qilin_rag.text_encodings import hint
 from qilin_rag.types import AnswerSelection, Frozen, MissingNotes, NoteOrder, ReferenceSelection
 
 logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).parent
-_MOST_VALUES = 100_000
 _EVERY_RUN_METRICS = ("retrieval",)
 _DEFAULT_METRICS = ("rouge_l",)
 _OPTIONAL_METRICS = ("bertscore",)
 _GGUF = "gguf:"
+_TOP_K, _RERANK_DEPTH = 5, 20
 _GGUF_CONTEXT_LENGTH = 8192
 
 
@@ -62,13 +64,13 @@ class RunConfig(Frozen):
     missing_notes: MissingNotes = "error"
     retriever: Named = Named(name="bm25")
     rerank: Path | None = None
-    rerank_depth: PositiveInt = 20
+    rerank_depth: PositiveInt = _RERANK_DEPTH
     rerank_weight: Annotated[float, Field(gt=0, le=1)] = 1.0
     llm: Named = Named(name="extractive")
     llm_label: str = "extractive"
     llm_preset: dict[str, Any] = {}
     prompt: str = "default"
-    top_k: PositiveInt = 5
+    top_k: PositiveInt = _TOP_K
     note_order: NoteOrder = "best_first"
     note_chars: PositiveInt | None = None
     metrics: dict[str, dict[str, Any]] = {name: {} for name in _EVERY_RUN_METRICS + _DEFAULT_METRICS}
@@ -145,11 +147,11 @@ def find_resource(kind: str, name: str) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping; anything else is a UsageError naming file and line."""
     try:
-        content = _safe_load(path.read_text(encoding="utf-8-sig"))
+        content = safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text (byte {error.start})") from error
+        raise UsageError(f"{path} is not UTF-8 text (byte {error.start}){hint(path)}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -157,42 +159,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UsageError(f"{path}: expected a mapping of settings")
     return content
-
-
-def parse_overrides(assignments: Iterable[str]) -> list[tuple[list[str], Any]]:
-    """`--set a.b=value` as (["a", "b"], value); the value is read as a YAML scalar or list."""
-    parsed = []
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
-            raise UsageError(f"--set {assignment!r}: expected key=value, for example retriever.k1=1.2")
-        try:
-            parsed.append((key.split("."), _safe_load(value) if value else ""))
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {assignment!r}: the value is not valid YAML") from error
-    return parsed
-
-
-def _safe_load(text: str) -> Any:
-    """YAML as plain data; what a loader can raise besides YAMLError (a 13th month, deep nesting) is one, too."""
-    try:
-        value = yaml.safe_load(clean(text))
-        if _n_values(value, {}) > _MOST_VALUES:
-            raise yaml.YAMLError(f"its aliases stand for more than {_MOST_VALUES} values")
-        return _cleaned(value)
-    except (ValueError, RecursionError) as error:
-        raise yaml.YAMLError(str(error)) from error
-
-
-def _n_values(value: Any, known: dict[int, int]) -> int:
-    """How many values a document holds once its aliases are written out; each object is counted once."""
-    if not isinstance(value, dict | list):
-        return 1
-    if id(value) not in known:
-        known[id(value)] = _MOST_VALUES  # a list that holds itself
-        items = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_n_values(item, known) for item in items)
-    return known[id(value)]
 
 
 def _refuse_unwritable(given: Mapping[str, Any]) -> None:
@@ -203,19 +169,6 @@ def _refuse_unwritable(given: Mapping[str, Any]) -> None:
                 f"{name} {ascii(str(value))[:80]} holds a character that no name can have; "
                 "where the system's language is not UTF-8, set LANG=C.UTF-8"
             )
-
-
-def _cleaned(value: Any) -> Any:
-    """The same data as it can be written: a date is its text, an escape may stand for half a character."""
-    if isinstance(value, dict):
-        return {_cleaned(key): _cleaned(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_cleaned(item) for item in value]
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, bytes | set | tuple):
-        raise yaml.YAMLError(f"a setting can't be of the type {type(value).__name__}")
-    return clean(value) if isinstance(value, str) else value
 
 
 def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any], dict[str, dict[str, Any]]]]:
@@ -247,13 +200,22 @@ def _metrics(layer: Any) -> dict[str, dict[str, Any]]:
     raise UsageError(f"metrics: expected names, or a mapping of names to settings; got {reprlib.repr(layer)}")
 
 
-def resolve_run(flags: Mapping[str, Any], overrides: Iterable[str] = (), file: Path | None = None) -> RunConfig:
-    """Layer file, flags (None = not given) and `--set` assignments over the defaults; LLM presets are filled in."""
-    return resolve(read_yaml(file) if file else {}, flags, overrides, file)
+def resolve_run(
+    flags: Mapping[str, Any], overrides: Iterable[str] = (), file: Path | None = None, top_k: int = _TOP_K
+) -> RunConfig:
+    """Layer file, flags (None = not given) and `--set` assignments over the defaults; LLM presets are filled in.
+
+    `top_k` is the default of that setting, less where what is given finds or ranks fewer notes.
+    """
+    return resolve(read_yaml(file) if file else {}, flags, overrides, file, top_k)
 
 
 def resolve(
-    from_file: Mapping[str, Any], flags: Mapping[str, Any], overrides: Iterable[str], file: Path | None
+    from_file: Mapping[str, Any],
+    flags: Mapping[str, Any],
+    overrides: Iterable[str],
+    file: Path | None,
+    top_k: int = _TOP_K,
 ) -> RunConfig:
     """As `resolve_run`, with what the file says."""
     overrides = list(overrides)
@@ -278,15 +240,17 @@ def resolve(
         for key, what in (("python", "name a program"), ("allowed", "allow itself anything")):
             if key in engine:
                 raise UsageError(f"a file can't {what} (engine.{key}); give it with --set llm.engine.{key}=")
-    for path, value in parse_overrides(overrides):
+    for path, value in parse_overrides(overrides, _owner_of(retriever["name"], llm)):
         if path[0] == "metrics" and len(path) == 3 and path[1] in optional:  # who sets it, wants it
             optional.remove(path[1])
             metrics[path[1]] = {}
         _override(path, value, given, retriever, llm, metrics)
+    depths = [retriever.get("depth"), given.get("rerank_depth", _RERANK_DEPTH) if given.get("rerank") else None]
+    given.setdefault("top_k", min([top_k, *(depth for depth in depths if isinstance(depth, int) and depth > 0)]))
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
     RETRIEVERS.resolve(retriever_name)
     LLMS.resolve(llm_class)
-    by_flag = {".".join(path) for path, _ in parse_overrides(overrides)}
+    by_flag = named_settings(overrides)
     by_flag |= {"llm.base_url"} if flags.get("base_url") is not None else set()
     check_destination(label, {**llm, "name": llm_class}, by_flag, bool(given.get("serve")))
     if file is not None and not given.get("serve"):
@@ -301,7 +265,8 @@ def resolve(
     if given.get("serve") and base_url is not None:
         raise UsageError("--serve starts a server of its own, so it takes no --base-url; leave one of them out")
     if label == "openai" and isinstance(llm.get("model"), str):
-        label, preset = llm["model"], {"model": llm["model"]}  # an endpoint without a preset is known by its model
+        model = llm["model"]  # an endpoint without a preset is known by its model
+        label, preset = short_path(model, hashlib.sha256(model.encode()).hexdigest()), {"model": model}
     settings = {
         **given,
         "retriever": {"name": retriever_name, "settings": retriever},
@@ -329,7 +294,8 @@ def recorded_run(
         retriever, llm = given["retriever"]["settings"], given["llm"]["settings"]
         if isinstance(engine := llm.get("engine"), dict):
             llm["engine"] = {key: value for key, value in engine.items() if key != "allowed"}
-        for path, value in parse_overrides(overrides):
+        names = given["retriever"]["name"], {"name": given["llm"]["name"], **llm}
+        for path, value in parse_overrides(overrides, _owner_of(*names)):
             if path[0] not in _REPEATED_SETTINGS:
                 raise unknown_name("setting in --set", ".".join(path), _REPEATED_SETTINGS)
             _override(path, value, given, retriever, llm, given["metrics"])
@@ -368,8 +334,46 @@ def _override(
         case [key] if key in _PLAIN_SETTINGS:
             given[key] = value
         case _:
-            known = [*_PLAIN_SETTINGS, "retriever.KEY", "llm.KEY", "metrics.NAME.KEY"]
-            raise unknown_name("setting in --set", ".".join(path), known)
+            raise _unknown_setting(".".join(path), retriever["name"], llm["name"], metrics)
+
+
+def _unknown_setting(name: str, retriever: str, llm: str, metrics: Iterable[str]) -> UsageError:
+    """The error for `--set` of a name that is no setting, with the component that has one of this name."""
+    components = {
+        "retriever": (RETRIEVERS, retriever),
+        "llm": (LLMS, llm),
+        **{f"metrics.{metric}": (SCORERS, metric) for metric in metrics},
+    }
+    of = [kind for kind, (table, component) in components.items() if name in table.resolve(component).model_fields]
+    known = [*_PLAIN_SETTINGS, "retriever.KEY", "llm.KEY", "metrics.NAME.KEY"]
+    if of:
+        meant = " or ".join(f"{kind}.{name}" for kind in of)
+        return UsageError(f"unknown setting in --set {name!r}; did you mean {meant}? (qilin-rag list settings)")
+    return unknown_name("setting in --set", name, known, see="qilin-rag list settings")
+
+
+def _owner_of(retriever: str, llm: Mapping[str, Any]) -> Owner:
+    """Which model has the setting of a path, in a run with this retriever and LLM."""
+
+    def owner(path: list[str]) -> type[BaseModel] | type[str] | None:
+        match path:
+            case ["retriever", _]:
+                return RETRIEVERS.resolve(retriever)
+            case ["llm", _]:
+                return LLMS.resolve(llm["name"])
+            case ["llm", "engine", "environment", _]:
+                return str
+            case ["llm", "engine", _]:
+                engine = llm.get("engine")
+                name = engine if isinstance(engine, str) else engine.get("name") if isinstance(engine, dict) else None
+                return ENGINES.resolve(name) if isinstance(name, str) and name in ENGINES.table() else None
+            case ["metrics", metric, _]:
+                return SCORERS.resolve(metric) if SCORERS.is_registered(metric) else None
+            case [_]:
+                return RunConfig
+        return None
+
+    return owner
 
 
 def _with_setting(engine: Any, keys: list[str], value: Any) -> dict[str, Any]:
@@ -394,8 +398,21 @@ def _with_setting(engine: Any, keys: list[str], value: Any) -> dict[str, Any]:
 
 def _gguf_preset(path: str) -> dict[str, Any]:
     """What `gguf:PATH` stands for: the file, served by llama.cpp, known by its name."""
+    if not path.strip():
+        raise UsageError(f"llm {_GGUF!r}: nothing stands behind the colon; write {_GGUF}FILE")
     settings = {"model": Path(path).stem, "context_length": _GGUF_CONTEXT_LENGTH}
     return {"name": "openai", **settings, "engine": {"name": "llamacpp", "model": path}}
+
+
+def settable() -> tuple[str, ...]:
+    """Return the settings of a run that `--set` takes by their own name."""
+    return tuple(_PLAIN_SETTINGS)
+
+
+def preset_settings(name: str) -> tuple[str, dict[str, Any]]:
+    """Return the LLM class that a preset, or what can be given instead of one, stands for, and its settings."""
+    settings = _preset(name)
+    return settings.pop("name"), settings
 
 
 def _preset(name: str) -> dict[str, Any]:

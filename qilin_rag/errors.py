@@ -27,10 +27,11 @@ class FailedSamplesError(QilinError):
     exit_code = 3
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not in a table, with the nearest names suggested."""
+def unknown_name(kind: str, name: str, known: Iterable[str], see: str = "") -> UsageError:
+    """The error for a name that is not in a table, with the nearest names suggested; the command `see` lists all."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {shown or 'none'}"
+    hint += f" ({see})" if see else ""
     return UsageError(f"unknown {kind} {reprlib.repr(name)}; {hint}")

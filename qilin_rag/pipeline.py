@@ -27,6 +27,7 @@ from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.cache import ResponseCache
 from qilin_rag.llms.same_refusals import without_numbers
 from qilin_rag.llms.servers import engine_of, serving
+from qilin_rag.note_names import write_note_names
 from qilin_rag.progress import stage
 from qilin_rag.prompts import NoteForm, load_prompt
 from qilin_rag.provenance import (
@@ -54,7 +55,8 @@ from qilin_rag.scoring import (
 from qilin_rag.sharing import Shared
 from qilin_rag.stats import query_clusters
 from qilin_rag.store import MANIFEST, REPEATS, Manifest, RunDirectory, check_out, write_text
-from qilin_rag.text import slug
+from qilin_rag.text import counted, slug
+from qilin_rag.text_encodings import hint
 from qilin_rag.trec import format_trec
 from qilin_rag.types import Exchange, MetricSummary, Question, Sample, Score, Summary, Times
 
@@ -261,6 +263,7 @@ class Task:
             "times": self._clock.end() if self._times is None else self._times,
             "cost": cost_of(summary, self.llm.price),
         }
+        write_note_names(self.directory.path, self._dataset.notes, self.questions, finished.values())
         manifest = self._manifest.model_copy(update={"state": "complete", "updated": now(), **took})
         self.directory.write_manifest(manifest)
         return Run(self.directory, manifest, summary)
@@ -280,8 +283,8 @@ def check_failures(finished: Run, fail_on_error: float) -> None:
         samples, _ = finished.directory.read_samples()
         what = "failed" if lost == counts["failed"] else f"have no answer ({_kinds_lost(finished.summary)})"
         raise FailedSamplesError(
-            f"{lost} of {counts['questions']} questions {what} (--fail-on-error {fail_on_error:g}); the same command "
-            f"asks those again; the reasons: qilin-rag show {finished.directory.path}"
+            f"{lost} of {counted(counts['questions'], 'question')} {what} (--fail-on-error {fail_on_error:g}); "
+            f"the same command asks those again; the reasons: qilin-rag show {finished.directory.path}"
             f"{most_frequent_reason(sample for sample in samples.values() if sample.is_lost)}"
         )
 
@@ -397,8 +400,10 @@ def _make_ready(scorers: Sequence[Scorer], config: RunConfig) -> tuple[dict[str,
 def _named_questions(questions: Iterable[Question], path: Path) -> list[Question]:
     try:
         wanted = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--ids {path} can't be read: {error}") from error
+    except OSError as error:
+        raise UsageError(f"--ids {path} can't be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--ids {path} can't be read: not UTF-8 text{hint(path)}") from error
     by_id = {question.id: question for question in questions}
     unknown = [question_id for question_id in wanted if question_id not in by_id]
     if unknown:

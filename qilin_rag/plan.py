@@ -8,12 +8,14 @@ from typing import Any, NamedTuple, TypeVar
 from qilin_rag.answering import Retrieved, System, calls_left, kept_answer, pending_questions, third_party
 from qilin_rag.config import RunConfig, cache_dir
 from qilin_rag.cost import tokens_cost
+from qilin_rag.downloads import NotHereError, no_downloads
 from qilin_rag.errors import QilinError
 from qilin_rag.llms import LLM
 from qilin_rag.llms.cache import ResponseCache, request_key
 from qilin_rag.pipeline import select_questions
 from qilin_rag.prompts import NoteForm, PromptTooLongError, RenderedPrompt, estimated_tokens, load_prompt
 from qilin_rag.provenance import run_directory
+from qilin_rag.retrieval_work import work_before
 from qilin_rag.scoring import build_scorers
 from qilin_rag.sharing import Shared
 from qilin_rag.types import Cost, Frozen, LeftOut, Message, Question
@@ -32,6 +34,8 @@ class Call(Frozen):
 class Plan(Frozen):
     """What would be asked, and what it would cost.
 
+    `steps` are what a run does first and a dry run does not: downloads, and encoding by a model. Without them prompts
+    can't be made: `prompt_tokens` and costs are then unknown, and `calls` the most there can be.
     Of `questions` (or judgements), `answered` ones have an answer in `run` already, `cached` ones in the response cache
     (or will, by an earlier run of the sweep), and `too_long` ones fail unasked; `calls` are left (with `--repeat`
     several to a question). `cache_unknown`: why it can't be told what is cached from before (then nothing is).
@@ -40,13 +44,14 @@ class Plan(Frozen):
     """
 
     run: str
+    steps: list[str] = []
     questions: int
     answered: int
     cached: int
     cache_unknown: str | None
     too_long: int
     calls: int
-    prompt_tokens: int
+    prompt_tokens: int | None
     answer_tokens: int | None
     cost_from: Cost
     cost_to: Cost
@@ -86,10 +91,22 @@ def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
     Neither key nor server are needed; without them it is not known what the cache holds.
     """
     shared = shared or Shared()
-    build_scorers(config.metrics)
+    with no_downloads():
+        return _plan(config, shared)
+
+
+def _plan(config: RunConfig, shared: Shared) -> Plan:
+    steps = []
+    try:
+        build_scorers(config.metrics)
+    except NotHereError as error:
+        steps.append(str(error))
     prompt = load_prompt(config.prompt)
-    retriever, dataset, reranker = shared.retriever(config), shared.dataset(config), shared.reranker(config)
-    llm = shared.llm(config)
+    retriever, llm = shared.retriever(config), shared.llm(config)
+    try:
+        dataset, reranker = shared.dataset(config), shared.reranker(config)
+    except NotHereError as error:
+        return _unplanned(llm, [*steps, str(error)])
     questions = select_questions(dataset.askable, config)
     shared.count_defects(config, questions)
     system = System(
@@ -102,9 +119,15 @@ def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
         config.concurrency,
         NoteForm.of(config),
     )
-    directory = run_directory(config, dataset, system, reranker)
+    try:
+        directory = run_directory(config, dataset, system, reranker)
+    except NotHereError as error:
+        return _unplanned(llm, [*steps, str(error)], n_questions=len(questions))
     finished = {} if config.fresh else directory.read_samples()[0]
     pending = pending_questions(questions, finished)
+    if pending and (before := work_before(retriever, reranker, dataset.notes, len(pending))):
+        steps += before
+        return _unplanned(llm, steps, str(directory.path), len(questions), len(pending), config.repeat)
     asked = _rendered(system, pending, shared.retrieve(config, pending))
     cached, cache_unknown = found_in_cache(config, [each.prompt for each in asked], llm, shared)
     left = [each for each, is_cached in zip(asked, cached, strict=True) if not is_cached]
@@ -119,6 +142,7 @@ def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
     return Plan(
         **priced(llm, n_calls, sum(call.prompt_tokens * times[call.question_id] for call in calls)),
         run=str(directory.path),
+        steps=steps,
         questions=len(questions),
         answered=len(questions) - len(pending),
         cached=sum(cached),
@@ -126,6 +150,28 @@ def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
         too_long=len(pending) - len(asked),
         left_out=_left_out(asked),
         examples=spread(calls),
+    )
+
+
+def _unplanned(
+    llm: LLM, steps: list[str], run: str = "", n_questions: int = 0, n_pending: int | None = None, repeat: int = 1
+) -> Plan:
+    """A plan that ends before the prompts, since they need what a dry run does not do."""
+    n_left = n_questions if n_pending is None else n_pending
+    free = priced(llm, 0, 0)
+    unknown = Cost(unknown="known when the notes of each question are")
+    costs = {} if llm.price is None and not llm.takes_tokens else {"cost_from": unknown, "cost_to": unknown}
+    return Plan(
+        **{**free, "calls": n_left * repeat, "prompt_tokens": None, "answer_tokens": None, **costs},
+        run=run,
+        steps=steps,
+        questions=n_questions,
+        answered=n_questions - n_left,
+        cached=0,
+        cache_unknown=None,
+        too_long=0,
+        left_out=LeftOut(),
+        examples=[],
     )
 
 

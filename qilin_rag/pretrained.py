@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qilin_rag.downloads import refuse_download
 from qilin_rag.errors import UsageError
 from qilin_rag.file_hashes import file_sha256
 
@@ -26,6 +27,25 @@ _WEIGHTS = {".safetensors", ".bin"}
 _OTHER_FORMATS = ("onnx/*", "openvino/*", "*.onnx", "*.h5", "*.msgpack", "*.ot", "*.gguf")
 _POSITION_TABLES = {"position_embeddings", "wpe"}
 _MARKS = ("config.json", "modules.json", "adapter_config.json")
+
+# What libraries say that can't load a model, and what it means to a user.
+_LIBRARY_WORDS = {
+    r"\b(sentencepiece|tiktoken|protobuf)\b": r"its tokenizer needs the package \1; install that into this environment",
+    r"weights_only|CVE-2025-32434": (
+        "its weights are pickled (.bin), which this torch does not read safely; choose a model with safetensors"
+    ),
+    r"safetensors?_?rust|SafetensorError|HeaderTooLarge|MetadataIncompleteBuffer|InvalidHeader": (
+        "a file of its weights is damaged or not whole (perhaps a Git LFS pointer); fetch the model again"
+    ),
+    r"does not recognize this architecture|Unrecognized (?:model|configuration)": (
+        "its config.json names a kind of model that the installed transformers does not know"
+    ),
+}
+_ADVICE = re.compile(
+    r"please|pip install|make sure|you (?:can|should|need|may|must)|for (?:more )?details|from_pretrained|huggingface|"
+    r"https?://|`[^`]*[=(]|\w=(?:True|False|None)|pass(?:ing)? ",
+    re.IGNORECASE,
+)
 
 # What can't change what a model makes. Any other file counts, also one that nobody knows.
 _IRRELEVANT_FOLDERS = {".git", ".cache", ".huggingface", ".ipynb_checkpoints", "__pycache__", "onnx", "openvino"}
@@ -190,7 +210,12 @@ def why_not_loaded(error: Exception, messages: Sequence[str]) -> str:
         return f"the shape of its weights {other[1].strip()} does not fit its config.json; fetch the model again"
     if "pad_token" in text:
         return "its tokenizer has no padding token; write one into its tokenizer_config.json as pad_token"
-    return f"{type(error).__name__}: {text}"[:300]
+    logger.debug("%s: %s", type(error).__name__, text)
+    for pattern, meaning in _LIBRARY_WORDS.items():
+        if found := re.search(pattern, text, re.IGNORECASE):
+            return found.expand(meaning)
+    plain = " ".join(sentence for sentence in re.split(r"(?<=[.!?])\s+", text) if not _ADVICE.search(sentence))
+    return f"{type(error).__name__}: {plain or 'for what its library says, see --verbose'}"[:300]
 
 
 def longest_input(model: torch.nn.Module) -> int | None:
@@ -291,6 +316,7 @@ def _fetch(name: str) -> Path:
         return found
     if Path(name).expanduser().exists():
         raise UsageError(f"model {name!r}: no config.json in this folder, so it is no pretrained model")
+    refuse_download(f"model {name!r}")
     logger.info("fetching model %s", name)
     if fetched := _snapshot(name, offline=False):
         return fetched

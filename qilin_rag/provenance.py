@@ -24,7 +24,7 @@ from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.registry import RETRIEVERS, describe
 from qilin_rag.retrievers import Retriever
 from qilin_rag.store import MANIFEST, Manifest, RunDirectory, read_json
-from qilin_rag.text import slug
+from qilin_rag.text import short_path, slug
 from qilin_rag.types import Question, QuestionDefects
 
 FINGERPRINT_VERSION = 1
@@ -169,7 +169,10 @@ def new_manifest(
 def retriever_label(config: RunConfig, retriever: Retriever, reranker: Reranker | None = None) -> str:
     """The retriever in tables: its name and what differs from its defaults, and the second stage."""
     name = config.retriever.name
-    first = describe(RETRIEVERS.label(name), retriever.changed(RETRIEVERS.implied(name)))
+    differs = retriever.changed(RETRIEVERS.implied(name))
+    if isinstance(model := differs.get("model"), str):
+        differs |= {"model": short_path(model, str(retriever.identity().get("model")))}
+    first = describe(RETRIEVERS.label(name), differs)
     if reranker is None:
         return first
     chosen = {"depth": reranker.depth, "weight": reranker.weight}

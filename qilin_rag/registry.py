@@ -80,6 +80,8 @@ class Component(BaseModel):
 
 C = TypeVar("C", bound=Component)
 
+_SET_AS = {"retriever": "retriever", "llm": "llm", "metric": "metrics.{}", "ranker": "ranker"}
+
 
 class Registry(Generic[C]):
     """Names for the components of one kind, each a lazy `"module:Class"` string.
@@ -130,7 +132,20 @@ class Registry(Generic[C]):
             return {}
         if (field := self.resolve(name).argument) is None:
             raise UsageError(f"{self.kind} {registered} takes no argument after a colon, here {argument!r}")
+        if not argument.strip():
+            raise UsageError(
+                f"{self.kind} {name!r}: nothing stands behind the colon; write {registered}:{field.upper()}"
+            )
         return {field: argument}
+
+    def _how_to_set(self, name: str, error: ValidationError) -> str:
+        """Where a setting that is needed can be given."""
+        first = error.errors()[0]
+        if first["type"] != "missing" or self.kind not in _SET_AS:
+            return ""
+        key = str(first["loc"][0])
+        short = f", or {name}:{key.upper()}" if key == self.resolve(name).argument else ""
+        return f"; give it with --set {_SET_AS[self.kind].format(name)}.{key}=VALUE{short}"
 
     def short_name(self, name: str) -> str:
         """The name for a path: without its argument where that changes no output (the place of a file)."""
@@ -157,7 +172,7 @@ class Registry(Generic[C]):
         try:
             return cls(**settings)  # type: ignore[return-value]
         except ValidationError as error:
-            raise UsageError(f"{self.kind} {name}: {explain(error, cls)}") from error
+            raise UsageError(f"{self.kind} {name}: {explain(error, cls)}{self._how_to_set(name, error)}") from error
         except TypeError as error:  # a method of the interface is missing
             raise UsageError(f"{self.kind} {name}: {error}") from error
 

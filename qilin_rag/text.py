@@ -66,6 +66,7 @@ _NEITHER_ASCII_NOR_CHINESE = re.compile(r"[^\x21-\x7e\u3400-\u9fff]")
 _REPEATED = re.compile(r"(.{1,4}?)\1+", re.DOTALL)
 _WHOLE = re.compile(r"[0-9]{1,19}")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_LONGEST_LABEL = 40  # of a path: with a hub's owner and name beside it
 _UNSAFE_IN_NAME = re.compile(r"[^\w.-]+")
 
 
@@ -285,6 +286,31 @@ def fewest_tokens(text: str) -> int:
     repeats down to 0.03, Thai 0.14, Russian 0.25) nothing, or one of the repeats, is counted.
     """
     return estimate_tokens(_NEITHER_ASCII_NOR_CHINESE.sub("", _REPEATED.sub(r"\1", text))) // 3
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, in the singular for one.
+
+    >>> counted(1, "question"), counted(1200, "query"), counted(2, "process")
+    ('1 question', '1,200 queries', '2 processes')
+    """
+    if number == 1:
+        return f"1 {noun}"
+    if not plural:
+        ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+        plural = f"{noun[:-1]}ies" if re.search("[^aeiou]y$", noun) else f"{noun}{ending}"
+    return f"{number:,} {plural}"
+
+
+def short_path(path: str, told_apart_by: str) -> str:
+    """Return a long path as its last part, with digits that tell it from others of that name; else the text itself.
+
+    >>> short_path("/data/models/2026/qwen2.5-7b", "5f1a09"), short_path("BAAI/bge-base-zh-v1.5", "5f1a09")
+    ('qwen2.5-7b@5f1a', 'BAAI/bge-base-zh-v1.5')
+    """
+    *above, last = path.rstrip("/").split("/")
+    is_long = len(path) > _LONGEST_LABEL or path.startswith(("/", "~"))
+    return f"{last}@{told_apart_by[:4]}" if above and last and is_long else path
 
 
 def slug(text: str, max_bytes: int = 48) -> str:

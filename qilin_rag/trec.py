@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from qilin_rag.errors import UsageError
 from qilin_rag.text import decimal_number, whole_number
+from qilin_rag.text_encodings import hint
 from qilin_rag.ties import ranked
 from qilin_rag.types import Hit
 
@@ -49,12 +50,14 @@ def format_trec(rankings: Iterable[tuple[str, Sequence[Hit]]], tag: str) -> str:
     )
 
 
-def read_trec(path: Path) -> dict[str, list[Hit]]:
+def read_trec(path: Path, note_number: Callable[[str], int | None] = whole_number) -> dict[str, list[Hit]]:
     """Read the rankings of a TREC run by `trec_id`.
 
     The score counts, as in trec_eval, and ties are ordered by a hash (`ties`). The rank counts in two cases: in a
     ranking whose scores are all the same, and in a file whose scores rise with the rank in every ranking (distances);
     then n notes score n, n - 1, ..., 1. Whatever rank and score disagree about is logged.
+
+    `note_number` reads the id of a note, None if it is not one.
 
     Raises:
         UsageError: The file can't be read, a line is not six fields of the right form, a ranking names a note twice,
@@ -66,14 +69,16 @@ def read_trec(path: Path) -> dict[str, list[Hit]]:
             for line_number, text in enumerate(file, start=1):
                 if text.strip():
                     try:
-                        question_id, line = _parsed(text.split())
+                        question_id, line = _parsed(text.split(), note_number)
                         if line.note_idx in lines.setdefault(question_id, {}):
                             raise ValueError(f"note {line.note_idx} is ranked twice for {question_id}")
                     except ValueError as error:
                         raise UsageError(f"{path}, line {line_number}: {error}") from None
                     lines[question_id][line.note_idx] = line
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} can't be read: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} can't be read: not UTF-8 text{hint(path)}") from error
     return _rankings(path, {question_id: list(of_one.values()) for question_id, of_one in lines.items()})
 
 
@@ -127,7 +132,7 @@ def _kind(lines: Sequence[_Line]) -> str:
     return "rising" if all(line.score <= later.score for line, later in pairwise(rising)) else "mixed"
 
 
-def _parsed(fields: Sequence[str]) -> tuple[str, _Line]:
+def _parsed(fields: Sequence[str], note_number: Callable[[str], int | None]) -> tuple[str, _Line]:
     """Read the fields of one line; a ValueError says what is wrong with it."""
     if len(fields) != len(_FIELDS):
         of = f"{len(fields)} fields where 6 are needed ({' '.join(_FIELDS)})"
@@ -135,7 +140,7 @@ def _parsed(fields: Sequence[str]) -> tuple[str, _Line]:
             of += f"; {_lacking(fields)} seems to be missing"
         raise ValueError(of)
     question_id, _, note, of_rank, of_score, _ = fields
-    note_idx, rank, score = whole_number(note), whole_number(of_rank), decimal_number(of_score)
+    note_idx, rank, score = note_number(note), whole_number(of_rank), decimal_number(of_score)
     if note_idx is None:
         raise ValueError(f"note_idx must be a whole number from 0 in digits 0-9, not {note!r:.40}")
     if rank is None:

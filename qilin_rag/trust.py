@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qilin_rag.config import RunConfig, check_destination, is_loopback, known_preset, parse_overrides
+from qilin_rag.config import RunConfig, check_destination, is_loopback, known_preset
 from qilin_rag.errors import UsageError
+from qilin_rag.overrides import named_settings
 from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS, Component, Registry
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ _NO_KEY = ""
 
 def names_of(overrides: Iterable[str], base_url: str | None = None) -> set[str]:
     """Return the settings that flags name, with dots, each with all that it lies in."""
-    named = {".".join(path) for path, _ in parse_overrides(overrides)}
+    named = named_settings(overrides)
     return named | ({"llm.base_url"} if base_url is not None else set())
 
 

@@ -4,10 +4,10 @@ The answers under test are hostile input. Every line of them is quoted as in a m
 block, and a verdict that the judge copies out of an answer is a quotation, too.
 
 The last line that begins with a label (`正确性：`, `结论：`) decides. It is a verdict if nothing else stands on it;
-anything else is none, and is never read as one: a line of another form, two verdicts on a line, a number out of range
-or with a fraction, another scale, a word, what stands in quotation marks or in a fence of code. Full-width forms,
-invisible characters, emphasis, the marks of a list or a heading before the label, brackets around the whole verdict,
-`分`, `/5` and a full stop make no difference.
+anything else is none, and is never read as one: a line of another form, two verdicts on a line, a number out of
+range or with a fraction, another scale, a word, what stands in quotation marks or in a fence of code.
+Full-width forms, invisible characters, emphasis, the marks of a list or a heading before the label, brackets
+around the label or the whole verdict, backticks around it, `分`, `/5` and a full stop make no difference.
 
 A fence of code is a quotation, but for two cases: nothing that the judge was shown holds the label, so that there is
 nothing to quote (the caller has to say what was shown), or the fence is around a whole reply of several lines and it is
@@ -35,7 +35,7 @@ _PREFERENCE_LABEL = "结论"
 _PREFERENCES: dict[str, Preference] = {"a": "A", "b": "B", "平局": "tie"}
 _SCORE = re.compile(r"([1-5])(?:\s*/\s*5)?\s*分?\s*[。.]?", re.ASCII)
 _PREFERRED = re.compile(r"(?:回答\s*)?(a|b)\s*[。.]?|(平局)\s*[。.]?")
-_BRACKETS = re.compile(r"<([^<>]*)>|\[([^\[\]]*)\]|【([^【】]*)】")
+_BRACKETS = re.compile(r"<([^<>]*)>|\[([^\[\]]*)\]|【([^【】]*)】|`([^`]*)`")
 # Half a quotation ends with the text: what stands behind its mark may be quoted.
 _QUOTED = re.compile(
     r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|「.*?(?:」|\Z)|『.*?(?:』|\Z)|“.*?(?:”|\Z)|\"[^\"]*\"", re.DOTALL
@@ -105,8 +105,9 @@ def _last_under(label: str, reply: str, shown: Iterable[str] | None) -> str:
     """What stands behind the last label that begins a line of the judge's own; empty where none does."""
     reply = _without_own_fences(normalise(reply), label, shown)
     lines = [_MARK_BEFORE_LABEL.sub("", line, count=1) for line in _own_lines(reply)]
-    under = [line.removeprefix(label).strip() for line in lines if re.match(rf"{label}\s*:", line)]
-    verdict = under[-1].removeprefix(":").strip() if under else ""
+    labelled = re.compile(rf"(?:{label}|【{label}】|\[{label}\])\s*:(.*)")
+    under = [found[1].strip() for line in lines if (found := labelled.fullmatch(line))]
+    verdict = under[-1] if under else ""
     inside = _BRACKETS.fullmatch(verdict)
     return next(filter(None, inside.groups()), "").strip() if inside else verdict
 

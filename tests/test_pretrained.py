@@ -11,7 +11,7 @@ import pytest
 from qilin_rag.errors import UsageError
 from qilin_rag.extras import missing_modules, require
 from qilin_rag.file_hashes import file_sha256
-from qilin_rag.pretrained import fetch_model, find_model, model_sha256
+from qilin_rag.pretrained import fetch_model, find_model, model_sha256, why_not_loaded
 
 
 def write_model(folder: Path, weights: bytes = b"weights") -> Path:
@@ -192,3 +192,22 @@ def test_asking_imports_nothing() -> None:
     before = set(sys.modules)
     missing_modules("torch", "faiss", "transformers")
     assert set(sys.modules) - before == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("Please pass the argument `trust_remote_code=True` to allow custom code.", "never run here"),
+        ("Asking to pad but tokenizer.pad_token = tokenizer.eos_token", "no padding token"),
+        ("You need to have sentencepiece installed to convert a slow tokenizer", "needs the package sentencepiece"),
+        ("we now require users to upgrade torch; use weights_only (CVE-2025-32434)", "choose a model with safetensors"),
+        ("Error while deserializing header: HeaderTooLarge", "fetch the model again"),
+        ("The checkpoint has type `x` but Transformers does not recognize this architecture.", "does not know"),
+        ("The size is wrong. For details look at the above report! Pass x=True.", "ValueError: The size is wrong."),
+        ("You should set device_map='auto'.", "see --verbose"),
+    ],
+)
+def test_advice_to_programmers_is_left_out(words: str, said: str) -> None:
+    why = why_not_loaded(ValueError(words), [])
+    assert said in why
+    assert not any(advice in why for advice in ("lease", "=True", "tokenizer.eos", "above report", "device_map", "`"))

@@ -6,6 +6,7 @@ import os
 import sys
 
 import typer
+from typer.main import get_command
 
 from qilin_rag.cli import (
     ablate,
@@ -29,6 +30,7 @@ from qilin_rag.cli import (
     sweep,
     synth,
 )
+from qilin_rag.cli.numbers import read_strictly
 from qilin_rag.errors import QilinError
 from qilin_rag.text import printable
 
@@ -82,7 +84,7 @@ def main() -> None:
         getattr(sys, name).reconfigure(encoding="utf-8", errors="replace")
     signals.install()
     try:
-        app()
+        read_strictly(get_command(app))()
     except SystemExit as end:
         if not signals.is_interrupt(end):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,7 @@ from qilin_rag.cli.plan import print_plans
 from qilin_rag.cli.results import as_csv
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.cli.sweep import check_swept
+from qilin_rag.downloads import no_downloads
 from qilin_rag.errors import UsageError
 from qilin_rag.text import printable
 
@@ -125,7 +127,8 @@ def ablate(
             "runs_dir": runs_dir,
         }
         configs = read_sweep(config, axes, flags, settings or [], one_factor=True)
-        _check_comparable(configs, metric)
+        with no_downloads() if dry_run else nullcontext():
+            _check_comparable(configs, metric)
         if dry_run:
             print_plans(plan_sweep(configs), as_json)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -23,22 +23,34 @@ class Kind(StrEnum):
     prompts = "prompts"
     metrics = "metrics"
     rankers = "rankers"
+    settings = "settings"
     runs = "runs"
 
 
 def list_names(
-    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    kind: Annotated[Kind, typer.Argument(help="What to list; settings are those of a run.")],
+    name: Annotated[
+        str | None, typer.Argument(help="One of them: its settings, as --set takes them.", show_default=False)
+    ] = None,
     runs_dir: Annotated[
         list[Path] | None, typer.Option(help="Of runs: a folder of them; may be given several times. [default: runs]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """List what can be named, with what it is; of runs their state and figures."""
-    if kind is Kind.runs:
+    """List what can be named, with what it is; of runs their state and figures, of one component its settings.
+
+    qilin-rag list retrievers bm25 prints what --set retriever.KEY=VALUE can be, with defaults.
+    """
+    if kind is Kind.runs and name is None:
         _list_runs(runs_dir or [Path("runs")], as_json)
         return
+    if kind is Kind.runs:
+        raise UsageError(f"list runs takes no name; to see one: qilin-rag show {name}")
     if runs_dir:
         raise UsageError(f"--runs-dir is for: list runs, not for list {kind.value}")
+    if name is not None or kind is Kind.settings:
+        _list_settings(kind, name, as_json)
+        return
     names = _describe(kind)
     if as_json:
         ui.print_json(names)
@@ -77,6 +89,52 @@ def _list_runs(folders: list[Path], as_json: bool) -> None:
     below = [(path, n) for folder in folders for path, n in folders_below(folder).items() if path not in shown]
     for path, n in below:
         console.print(f"{n} more in {path}: qilin-rag list runs --runs-dir {path}", soft_wrap=True, style="dim")
+
+
+def _list_settings(kind: Kind, name: str | None, as_json: bool) -> None:
+    """Print the settings of a run, or of one component."""
+    from qilin_rag.config import RunConfig, preset_settings, settable
+    from qilin_rag.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
+    from qilin_rag.setting_docs import as_setting, setting_docs
+
+    prefixes = {Kind.retrievers: "retriever", Kind.llms: "llm", Kind.metrics: f"metrics.{name}", Kind.rankers: "ranker"}
+    if kind is Kind.settings and name is None:
+        docs = [
+            doc._replace(meaning=_flag_help(doc.name) or doc.meaning)
+            for doc in setting_docs(RunConfig)
+            if doc.name in settable()
+        ]
+    elif name is not None and kind in prefixes:
+        registry = {Kind.retrievers: RETRIEVERS, Kind.llms: LLMS, Kind.metrics: SCORERS, Kind.rankers: RANKERS}[kind]
+        of, given = preset_settings(name) if kind is Kind.llms else (name, registry.implied(name))
+        docs = [
+            doc._replace(
+                name=f"{prefixes[kind]}.{doc.name}",
+                default=as_setting(given[doc.name]) if doc.name in given else doc.default,
+            )
+            for doc in setting_docs(registry.resolve(of))
+        ]
+    else:
+        raise UsageError(f"list {kind.value} {name}: {kind.value} have no settings of their own; leave {name} out")
+    if as_json:
+        ui.print_json([doc._asdict() for doc in docs])
+        return
+    from rich.table import Table
+
+    table = Table("--set", "default", "what it is", box=None, pad_edge=False, header_style="bold")
+    table.columns[0].no_wrap = True
+    for doc in docs:
+        table.add_row(*doc)
+    ui.console().print(table)
+
+
+def _flag_help(setting: str) -> str:
+    """What the flag of a run says that is this setting."""
+    from qilin_rag.cli.evaluate import run
+
+    hint = get_type_hints(run, include_extras=True).get(setting)
+    helps = [each.help for each in get_args(hint)[1:] if getattr(each, "help", None)]
+    return str(helps[0]).partition(" [default")[0] if helps else ""
 
 
 def _describe(kind: Kind) -> dict[str, str]:

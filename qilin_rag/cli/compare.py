@@ -9,6 +9,7 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import RUN_HELP, NamedIn, find_runs_named
+from qilin_rag.text import counted
 
 if TYPE_CHECKING:
     from qilin_rag.reports.compare import Comparison
@@ -50,7 +51,7 @@ def _show(compared: Comparison, run_a: Path) -> None:
 
     console = ui.console()
     same = f" ({compared.n_clusters} distinct)" if compared.n_clusters < compared.n_questions else ""
-    console.print(f"A: {compared.run_a}\nB: {compared.run_b}\n{compared.n_questions} questions{same}\n")
+    console.print(f"A: {compared.run_a}\nB: {compared.run_b}\n{counted(compared.n_questions, 'question')}{same}\n")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("metric", overflow="fold")
     for column in ("A", "B", "A - B", "95% interval", "p", "won/tied/lost"):
@@ -64,11 +65,11 @@ def _show(compared: Comparison, run_a: Path) -> None:
     console.print(table)
     for each in compared.metrics:
         if each.n < compared.n_questions:
-            console.print(f"{each.metric}: {each.n} questions scored in both", style="yellow")
+            console.print(f"{each.metric}: {counted(each.n, 'question')} scored in both", style="yellow")
         if each.no_interval:
             console.print(f"{each.metric}: no interval, {each.no_interval}", style="yellow")
         if each.p is not None and each.p > 0.05:
-            shown = f"could be shown: {each.detectable:.4f}" if each.detectable else each.undetectable
+            shown = f"smallest detectable difference: {each.detectable:.4f}" if each.detectable else each.undetectable
             console.print(f"{each.metric}: no difference shown; {shown}")
     for note in compared.notes:
         console.print(note, style="yellow")

@@ -11,7 +11,7 @@ import typer
 
 from qilin_rag.cli import filter, ui
 from qilin_rag.cli.options import AsJson, DataArgument, Quiet, SetLog, log_settings
-from qilin_rag.text import printable
+from qilin_rag.text import counted, printable
 
 app = typer.Typer(
     name="data",
@@ -33,7 +33,7 @@ class Encoding(StrEnum):
 @app.command()
 def validate(
     data: DataArgument,
-    show: Annotated[int, typer.Option(help="Defects shown of each column of each file.")] = 5,
+    show: Annotated[int, typer.Option(min=0, help="Defects shown of each column of each file.")] = 5,
     settings: SetLog = None,
     as_json: AsJson = False,
 ) -> None:
@@ -65,7 +65,7 @@ def validate(
         for remark in remarks:
             typer.echo(remark)
         rows = ", ".join(f"{name} {n:,}" for name, n in n_rows.items())
-        typer.echo(f"{len(defects)} defects in {sum(n_rows.values()):,} rows ({rows})")
+        typer.echo(f"{counted(len(defects), 'defect')} in {counted(sum(n_rows.values()), 'row')} ({rows})")
     if defects:
         raise typer.Exit(1)
 

@@ -28,6 +28,7 @@ from qilin_rag.cli.options import (
     RerankWeight,
     RetrieverName,
     RunsDir,
+    Seed,
     Settings,
     Stream,
     Verbose,
@@ -36,6 +37,7 @@ from qilin_rag.cli.options import (
 from qilin_rag.cli.plan import print_plan
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.errors import UsageError
+from qilin_rag.text import counted
 
 if TYPE_CHECKING:
     from qilin_rag.pipeline import Run
@@ -59,6 +61,7 @@ def run(
     ] = None,
     metrics: Metrics = None,
     limit: Limit = None,
+    seed: Seed = None,
     ids: Annotated[
         Path | None, typer.Option(help="Only the questions whose ids stand in this file, one a line.")
     ] = None,
@@ -120,6 +123,7 @@ def run(
         "top_k": top_k,
         "metrics": metrics,
         "limit": limit,
+        "seed": seed,
         "ids": ids,
         "concurrency": concurrency,
         "base_url": base_url,
@@ -199,7 +203,7 @@ def _print(finished: Run) -> None:
     ui.print_metrics(summary.metrics)
     counts = ", ".join(f"{n} {status}" for status, n in summary.counts.items() if n and status != "questions")
     from_cache = f" ({summary.cached} from the cache of answers)" if summary.cached else ""
-    console.print(f"{summary.counts['questions']} questions: {counts}{from_cache}")
+    console.print(f"{counted(summary.counts['questions'], 'question')}: {counts}{from_cache}")
     if summary.repeats:
         console.print(str(summary.repeats))
     if left_out := str(summary.left_out):

@@ -75,8 +75,11 @@ def filter_notes(
     names = None if prompts is None else [name.strip() for name in prompts.split(",") if name.strip()]
     if dry_run:
         from qilin_rag.cli.plan import print_plan
+        from qilin_rag.downloads import no_downloads
 
-        print_plan(plan_filter(config, out, names, images), as_json, subject="judgement")
+        with no_downloads():
+            planned = plan_filter(config, out, names, images)
+        print_plan(planned, as_json, subject="judgement")
         return
     try:
         with ui.progress_bars(quiet):

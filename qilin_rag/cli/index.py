@@ -10,6 +10,7 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import AsJson, Data, Quiet, Settings
+from qilin_rag.text import counted
 
 
 class Engine(StrEnum):
@@ -44,5 +45,5 @@ def index(
     if as_json:
         ui.print_json({"out": str(written.path), "n_notes": written.n_notes, "n_bytes": written.n_bytes})
         return
-    ui.console().print(f"{retriever} index of {written.n_notes} notes, {written.n_bytes / 1e6:.1f} MB")
+    ui.console().print(f"{retriever} index of {counted(written.n_notes, 'note')}, {written.n_bytes / 1e6:.1f} MB")
     typer.echo(written.path)

@@ -23,6 +23,7 @@ from qilin_rag.cli.options import (
     resolve_judge,
 )
 from qilin_rag.cli.signals import Interrupted
+from qilin_rag.text import counted
 
 if TYPE_CHECKING:
     from qilin_rag.config import RunConfig
@@ -119,7 +120,9 @@ def _print_compared(compared: Compared) -> None:
     from rich.text import Text
 
     console, comparison = ui.console(), compared.comparison
-    console.print(f"compared by {comparison.judge}, {comparison.n_questions} questions, in both orders", style="bold")
+    console.print(
+        f"compared by {comparison.judge}, {counted(comparison.n_questions, 'question')}, in both orders", style="bold"
+    )
     numbers = {rated.run: str(number) for number, rated in enumerate(comparison.runs, start=1)}
     ratings = Table("", box=None, pad_edge=False, header_style="bold")
     ratings.add_column("run", overflow="fold", max_width=46)
@@ -182,7 +185,7 @@ def _print_took(hearing: Hearing) -> None:
     from qilin_rag.scoring import doubts
 
     counts = ", ".join(f"{n} {status}" for status, n in hearing.counts.items() if n) or "none"
-    ui.console().print(f"{len(hearing.said)} judgements: {counts}")
+    ui.console().print(f"{counted(len(hearing.said), 'judgement')}: {counts}")
     for line in doubts(hearing.spent):
         ui.console().print(line, style="yellow")
     ui.console().print(say_tokens(hearing.spent, hearing.cost), style="dim")

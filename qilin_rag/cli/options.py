@@ -85,7 +85,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Any setting: retriever.k1=1.2, llm.model=NAME, metrics.rouge_l.tokens=word."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any setting: retriever.k1=1.2, llm.model=NAME, metrics.rouge_l.tokens=word, note=TEXT (shown beside the "
+        "LLM in tables). All: list settings, list retrievers NAME, list llms NAME, list metrics NAME.",
     ),
 ]
 RetrieverName = Annotated[
@@ -133,6 +136,10 @@ MissingNotes = Annotated[
     typer.Option(help="Hits that the data has no note for: error, or skip (left out and counted). [default: error]"),
 ]
 Limit = Annotated[int | None, typer.Option(help="Only the first N questions of a seeded permutation.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="Draws the questions of --limit, the order of shuffled notes, and the intervals. [default: 0]"),
+]
 LlmName = Annotated[
     str | None,
     typer.Option(

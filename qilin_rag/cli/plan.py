@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qilin_rag.cli import ui
+from qilin_rag.text import counted
 
 if TYPE_CHECKING:
     from qilin_rag.plan import Plan
@@ -20,7 +21,14 @@ def print_plan(plan: Plan, as_json: bool, subject: str = "question") -> None:
         ui.print_json(plan.model_dump(mode="json"))
         return
     console = ui.console()
-    console.print(f"{plan.calls:,} calls for {plan.questions:,} {subject}s", style="bold")
+    for step in plan.steps:
+        console.print(f"first: {step}", style="yellow")
+    if plan.prompt_tokens is None:
+        if plan.questions:
+            console.print(f"at most {counted(plan.calls, 'call')} for {counted(plan.questions, subject)}", style="bold")
+        console.print("tokens and cost: unknown before that; nothing was done")
+        return
+    console.print(f"{counted(plan.calls, 'call')} for {counted(plan.questions, subject)}", style="bold")
     reasons = {
         f"have an answer in {plan.run}": plan.answered,
         "have an answer in the cache": plan.cached,
@@ -75,11 +83,14 @@ def print_plans(plans: list[Plan], as_json: bool) -> None:
         table.add_column(column, justify="right")
     for plan in plans:
         cost = _cost_range(plan.cost_from, plan.cost_to)
-        table.add_row(Text(Path(plan.run).name), f"{plan.calls:,}", f"{plan.prompt_tokens:,}", cost)
+        table.add_row(Text(Path(plan.run).name), f"{plan.calls:,}", _tokens(plan.prompt_tokens), cost)
     console.print(table)
-    n_calls, n_tokens = sum(plan.calls for plan in plans), sum(plan.prompt_tokens for plan in plans)
+    for step in dict.fromkeys(step for plan in plans for step in plan.steps):
+        console.print(f"first: {step}", style="yellow")
+    n_calls, n_tokens = sum(plan.calls for plan in plans), sum(plan.prompt_tokens or 0 for plan in plans)
     console.print(
-        f"{len(plans)} runs: {n_calls:,} calls, about {n_tokens:,} prompt tokens (our estimate)", style="bold"
+        f"{counted(len(plans), 'run')}: {counted(n_calls, 'call')}, about {n_tokens:,} prompt tokens (our estimate)",
+        style="bold",
     )
     console.print(f"cost: {_total_cost(plans)}, without discounts")
     for why in dict.fromkeys(plan.cache_unknown for plan in plans if plan.cache_unknown):
@@ -87,6 +98,10 @@ def print_plans(plans: list[Plan], as_json: bool) -> None:
     if first := next((plan for plan in plans if plan.examples), None):
         console.print(f"\nfor example, {Path(first.run).name}:")
         print_examples(first)
+
+
+def _tokens(number: int | None) -> str:
+    return "unknown" if number is None else f"{number:,}"
 
 
 def _total_cost(plans: list[Plan]) -> str:
@@ -100,7 +115,7 @@ def _total_cost(plans: list[Plan]) -> str:
         high = sum(plan.cost_to.amount or 0 for plan in ours)
         parts.append(_cost_range(Cost(amount=low, currency=currency), Cost(amount=high, currency=currency)))
     if unknown := sum(plan.cost_to.amount is None for plan in plans):
-        parts.append(f"unknown for {unknown} of {len(plans)} runs")
+        parts.append(f"unknown for {unknown} of {counted(len(plans), 'run')}")
     return " + ".join(parts) or "none"
 
 

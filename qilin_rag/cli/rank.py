@@ -13,6 +13,7 @@ from qilin_rag.cli import ui
 from qilin_rag.cli.options import AsJson, QilinTables, Quiet, RunsDir, Task, Verbose, log_settings, qilin_tables
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.errors import UsageError, unknown_name
+from qilin_rag.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +90,7 @@ def rank(
     from qilin_rag.ranking_store import RankConfig
 
     ui.set_up_logs(quiet or as_json, verbose)
-    of_ranker, of_log = _settings(settings)
+    of_ranker, of_log = _settings(settings, ranker)
     made = make_ranker(ranker, checkpoint, of_ranker)
     config = RankConfig(
         data=qilin_tables(data),
@@ -149,7 +150,7 @@ def train(
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     ui.set_up_logs(quiet or as_json or not is_first, verbose)
     name, of_config = _read_config(config)
-    of_ranker, of_log = _settings(settings)
+    of_ranker, of_log = _settings(settings, name)
     given = of_config | of_ranker
     if without is not None:
         given["without"] = [each.strip() for each in without.split(",") if each.strip()]
@@ -168,13 +169,15 @@ def train(
     typer.echo(trained.out)
 
 
-def _settings(assignments: Sequence[str] | None) -> tuple[dict[str, Any], LogSettings]:
+def _settings(assignments: Sequence[str] | None, ranker: str | None) -> tuple[dict[str, Any], LogSettings]:
     """Read `--set ranker.KEY=VALUE` and `--set log.KEY=VALUE`."""
     from qilin_rag.config import parse_overrides
+    from qilin_rag.registry import RANKERS
 
+    cls = RANKERS.resolve(ranker) if ranker else None
     found = {}
     of_log = [assignment for assignment in assignments or [] if assignment.startswith("log.")]
-    for path, value in parse_overrides(each for each in assignments or [] if each not in of_log):
+    for path, value in parse_overrides((each for each in assignments or [] if each not in of_log), lambda path: cls):
         match path:
             case ["ranker", key]:
                 found[key] = value
@@ -211,7 +214,7 @@ def _print(done: Ranking, with_slices: bool) -> None:
     directory, manifest, summary = done
     console = ui.console()
     config, ranker = manifest.config, manifest.ranker
-    of = "" if config.first is None else f", the first {config.first:,} requests"
+    of = "" if config.first is None else f", the first {counted(config.first, 'request')}"
     by = ranker.name if ranker.checkpoint else describe(ranker.name, ranker.changed)
     console.print(f"{by}, {config.task} {config.split}{of}; {manifest.label}", style="bold")
     if ranker.checkpoint:
@@ -227,7 +230,7 @@ def _print(done: Ranking, with_slices: bool) -> None:
             console.print(remark, style="dim")
     counts = summary.counts
     unscored = f", {n:,} of them without a click and unscored" if (n := counts["without_click"]) else ""
-    console.print(f"{counts['requests']:,} requests{unscored}; {counts['candidates']:,} candidates")
+    console.print(f"{counted(counts['requests'], 'request')}{unscored}; {counted(counts['candidates'], 'candidate')}")
     if counts["tied"]:
         console.print(
             f"{counts['tied']:,} requests have a clicked and an unclicked candidate of one score: each figure is the "
@@ -235,7 +238,9 @@ def _print(done: Ranking, with_slices: bool) -> None:
             style="yellow",
         )
     if counts["left_out"]:
-        console.print(f"{counts['left_out']:,} candidates left out: the data has not their notes", style="yellow")
+        console.print(
+            f"{counted(counts['left_out'], 'candidate')} left out: the data has not their notes", style="yellow"
+        )
     if ranker.name == "dcn-v2" and "counts" not in ranker.settings["without"]:
         console.print(
             "Counts of notes carry no date: a ranker that reads them may have seen the test clicks.", style="dim"

@@ -18,8 +18,11 @@ from qilin_rag.cli.options import (
     RerankDepth,
     RerankWeight,
     RetrieverName,
+    Seed,
     Settings,
 )
+
+_TOP_K = 100  # as evaluators of retrieval have it
 
 
 def retrieve(
@@ -30,8 +33,11 @@ def retrieve(
     rerank_weight: RerankWeight = None,
     data: Data = None,
     missing_notes: MissingNotes = None,
-    top_k: Annotated[int, typer.Option(help="Notes a question gets.")] = 100,
+    top_k: Annotated[
+        int | None, typer.Option(help="Notes a question gets. [default: 100, or as many as are ranked again]")
+    ] = None,
     limit: Limit = None,
+    seed: Seed = None,
     settings: Settings = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -53,9 +59,10 @@ def retrieve(
         "missing_notes": missing_notes,
         "top_k": top_k,
         "limit": limit,
+        "seed": seed,
     }
     with ui.progress_bars(quiet or as_json):
-        figures = retrieve_only(resolve_run(flags, settings or []), out)
+        figures = retrieve_only(resolve_run(flags, settings or [], top_k=_TOP_K), out)
     if as_json:
         ui.print_json({"out": str(out), "metrics": {name: figure.model_dump() for name, figure in figures.items()}})
         return

@@ -57,6 +57,7 @@ def _show_question(
 ) -> None:
     from qilin_rag.cost import Tally
     from qilin_rag.errors import unknown_name
+    from qilin_rag.note_names import read_note_names
     from qilin_rag.reports.judged import judgements_of
 
     questions = {asked.id: asked for asked in directory.read_questions()}
@@ -79,9 +80,10 @@ def _show_question(
     console.print(f"question {asked.id}: {asked.query}", style="bold")
     console.print(f"{manifest.labels['retriever']} + {manifest.labels['llm']}, prompt {manifest.labels['prompt']}\n")
     console.print(f"hits (* = reference note; {sample.notes_used} of {sample.notes_given} notes used)", style="bold")
+    names = read_note_names(directory.path)
     for hit in sample.hits:
         mark = "*" if hit.note_idx in asked.reference_notes else " "
-        console.print(f"  {hit.rank:>2} {mark} note {hit.note_idx}  {hit.score:.4f}")
+        console.print(f"  {hit.rank:>2} {mark} note {names.get(hit.note_idx, hit.note_idx)}  {hit.score:.4f}")
     for message in sample.messages:
         console.print(f"\n{message['role']}", style="bold")
         console.print(message["content"], soft_wrap=True)

@@ -19,6 +19,7 @@ from qilin_rag.cli.options import (
     RerankDepth,
     RerankWeight,
     RunsDir,
+    Seed,
     ServeEach,
     Settings,
     listed,
@@ -26,6 +27,7 @@ from qilin_rag.cli.options import (
 from qilin_rag.cli.plan import print_plans
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.errors import QilinError
+from qilin_rag.text import counted
 
 if TYPE_CHECKING:
     from qilin_rag.sweep import Swept
@@ -49,6 +51,7 @@ def sweep(
     data: Data = None,
     metrics: Metrics = None,
     limit: Limit = None,
+    seed: Seed = None,
     concurrency: Concurrency = None,
     serve: ServeEach = False,
     runs_dir: RunsDir = None,
@@ -74,6 +77,7 @@ def sweep(
         "data": data,
         "metrics": metrics,
         "limit": limit,
+        "seed": seed,
         "concurrency": concurrency,
         "serve": serve or None,
         "runs_dir": runs_dir,
@@ -120,4 +124,6 @@ def check_swept(swept: Swept, fail_on_error: float) -> None:
         except FailedSamplesError as error:
             failed.append(error)
     if failed:
-        raise FailedSamplesError(f"in {len(failed)} of {len(swept.runs)} runs questions failed; the first: {failed[0]}")
+        raise FailedSamplesError(
+            f"in {len(failed)} of {counted(len(swept.runs), 'run')} questions failed; the first: {failed[0]}"
+        )

@@ -93,9 +93,19 @@ def set_up_logs(quiet: bool, verbose: bool = False) -> None:
     """Our own messages to standard error: from INFO, with `quiet` only warnings, with `verbose` tracebacks as well."""
     handler = _ToStandardError()
     handler.setFormatter(_Harmless("%(message)s"))
+    if not logging.getLogger().handlers:  # what libraries say is advice to programmers
+        logging.getLogger().addHandler(_of_libraries() if verbose else logging.NullHandler())
     ours = logging.getLogger("qilin_rag")
     ours.handlers = [handler]
     ours.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+
+
+def _of_libraries() -> logging.Handler:
+    """Writes what libraries warn of, and nothing of ours."""
+    handler = _ToStandardError()
+    handler.setLevel(logging.WARNING)
+    handler.addFilter(lambda record: not record.name.startswith("qilin_rag"))
+    return handler
 
 
 class Bars:

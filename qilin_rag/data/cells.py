@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import math
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
+from qilin_rag.data.note_ids import NoteIds, read_number, shown
 from qilin_rag.text import clean
 
-_MOST = 2**63 - 1
 _SHOWN_CHARS = 60
 _MOST_NESTED = 8
 _TOKEN = re.compile(
@@ -20,18 +22,21 @@ _TOKEN = re.compile(
     r"""|(?:,\s*dtype=[\w.]+)|,)""",
     re.DOTALL,
 )
-_NUMBER = re.compile(r"-?(?:nan|inf|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?)", re.IGNORECASE)
+_NOTE_LIST, _PAIR = pa.list_(pa.int64()), pa.list_(pa.float64())
+_TEXTS = pa.list_(pa.string())
 
 
-def convert(value: Any, kind: pa.DataType) -> Any:
-    """`value` as Python data of this type, None where it is missing (null, NaN).
+def convert(value: Any, kind: pa.DataType, ids: NoteIds | None = None) -> Any:
+    """`value` as Python data of this type, None where it is missing (null, NaN); one text is a list of one.
 
+    `ids` reads the ids of notes within it, by default numbers alone.
     A ValueError says what is wrong with it, to stand after the column's name.
     """
+    ids = ids or _NUMBERS
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if pa.types.is_integer(kind):
-        return _whole(value)
+        return _NUMBERS.read(value)
     if pa.types.is_floating(kind):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"must be a number, not {shown(value)}")
@@ -41,12 +46,16 @@ def convert(value: Any, kind: pa.DataType) -> Any:
             raise ValueError(f"must be text, not {shown(value)}")
         return clean(value)
     if pa.types.is_list(kind):
+        if kind == _TEXTS and isinstance(value, str):
+            value = [value]
         if not isinstance(value, list):
             raise ValueError(f"must be a list, not {shown(value)}")
-        return [_inside(i, item, kind.value_type) for i, item in enumerate(value)]
+        if kind == _PAIR and len(value) == 2 and isinstance(value[0], str):
+            value = [_at(0, lambda: ids.read(value[0])), value[1]]
+        return [_item(i, item, kind, ids) for i, item in enumerate(value)]
     if not isinstance(value, dict):
         raise ValueError(f"must be a mapping, not {shown(value)}")
-    return {field.name: _inside(field.name, value.get(field.name), field.type) for field in kind}
+    return {field.name: _at(field.name, partial(convert, value.get(field.name), field.type)) for field in kind}
 
 
 def identifier(value: Any) -> str | None:
@@ -60,24 +69,15 @@ def identifier(value: Any) -> str | None:
     return None if number is None else str(number)
 
 
-def shown(value: Any) -> str:
-    """A value as an error shows it: short, on one line."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
+def _item(place: int, item: Any, kind: pa.DataType, ids: NoteIds) -> Any:
+    return _at(place, lambda: ids.read(item) if kind == _NOTE_LIST else convert(item, kind.value_type, ids))
 
 
-def _whole(value: Any) -> int:
-    number = int(value) if isinstance(value, float) and value.is_integer() else value
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= _MOST:
-        raise ValueError(f"must be a whole number from 0, not {shown(value)}")
-    return number
-
-
-def _inside(where: int | str, value: Any, kind: pa.DataType) -> Any:
+def _at(place: int | str, read: Callable[[], Any]) -> Any:
     try:
-        return convert(value, kind)
+        return read()
     except ValueError as error:
-        raise ValueError(f"[{where!r}] {error}") from None
+        raise ValueError(f"[{place!r}] {error}") from None
 
 
 def parse_cell(text: str, kind: pa.DataType) -> Any:
@@ -91,8 +91,10 @@ def parse_cell(text: str, kind: pa.DataType) -> Any:
     if not text.strip():
         return None
     if pa.types.is_list(kind):
-        return parse_repr(text)
-    return _number(text.strip()) if _NUMBER.fullmatch(text.strip()) else text
+        is_plain_text = kind == _TEXTS and not text.lstrip().startswith(("[", "array("))
+        return text if is_plain_text else parse_repr(text)
+    number = read_number(text.strip())
+    return text if number is None else number
 
 
 def parse_repr(text: str) -> Any:
@@ -121,7 +123,7 @@ def parse_repr(text: str) -> Any:
             case "text", quoted:
                 stack[-1][1].append(ast.literal_eval(quoted))
             case "number", number:
-                stack[-1][1].append(_number(number))
+                stack[-1][1].append(read_number(number))
             case "none", _:
                 stack[-1][1].append(None)
             case "colon", _:
@@ -134,11 +136,7 @@ def parse_repr(text: str) -> Any:
 
 
 _COLON = object()
-
-
-def _number(text: str) -> int | float:
-    """Read a number of `_NUMBER`'s form; a float if it has a point or an exponent, or is nan or inf."""
-    return float(text) if re.search(r"[.en]", text.lower()) else int(text)
+_NUMBERS = NoteIds(is_text_allowed=False)
 
 
 def _closed(opened: str, items: list[Any]) -> Any:

@@ -33,7 +33,7 @@ def _convert_table(source: Source, name: str, encoding: str, folder: Path) -> in
     table = TABLES[name]
     source_encoding, files = source.files(name)
     columns = present_columns(source_encoding, files, table)
-    schema = pa.schema([(column, table.columns[column]) for column in columns])
+    schema = pa.schema([(column, table.readable[column]) for column in columns])
     batches = (
         with_columns(batch.rows, schema) for path in files for batch in read_batches(source_encoding, path, table)
     )

@@ -11,6 +11,7 @@ from functools import cached_property
 from qilin_rag.data.defects import has_query
 from qilin_rag.data.notes import NoteStore
 from qilin_rag.errors import UsageError
+from qilin_rag.text import counted
 from qilin_rag.types import Question
 
 
@@ -28,7 +29,9 @@ class Dataset:
         """The questions whose query holds anything to read; a UsageError if it is none of them."""
         found = tuple(filter(has_query, self.questions))
         if not found:
-            raise UsageError(f"data {self.label!r}: the query of each of its {len(self.questions)} questions is empty")
+            raise UsageError(
+                f"data {self.label!r}: all of its {counted(len(self.questions), 'question')} have an empty query"
+            )
         return found
 
     @cached_property

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from qilin_rag.data.cells import convert, identifier, parse_cell
-from qilin_rag.data.schema import Table
+from qilin_rag.data.note_ids import NoteIds, is_named
+from qilin_rag.data.schema import NOTE_ID, Table
+from qilin_rag.data.text_files import CsvFile, double_problem, json_lines, missing_columns, names_in
+from qilin_rag.data.text_files import Defect as Defect
+from qilin_rag.data.text_files import Report as Report
+from qilin_rag.data.text_files import stop as stop
 from qilin_rag.errors import UsageError
 from qilin_rag.text import clean
+from qilin_rag.text_encodings import hint
 
 ENCODINGS = ("parquet", "arrow", "csv", "jsonl")
 SAVED_FILES = _SAVED_SPLITS, _SAVED_STATE = "dataset_dict.json", "state.json"
@@ -27,27 +33,6 @@ SAVED_FILES = _SAVED_SPLITS, _SAVED_STATE = "dataset_dict.json", "state.json"
 BATCH_ROWS = 4096
 _ROWWISE_BATCH_ROWS = 1024
 _PLAIN = (str, int, float, bool)
-
-
-class Defect(NamedTuple):
-    """Something wrong in a table; `place` is a row (from 0) or a line (from 1) of `path`, or empty."""
-
-    path: Path
-    place: str
-    column: str
-    problem: str
-
-    def __str__(self) -> str:
-        where = f"{self.path}, {self.place}" if self.place else str(self.path)
-        return f"{where}: {f'{self.column} ' if self.column else ''}{self.problem}"
-
-
-Report = Callable[[Defect], None]
-
-
-def stop(defect: Defect) -> NoReturn:
-    """The report of who reads data to use it."""
-    raise UsageError(str(defect))
 
 
 class Batch(NamedTuple):
@@ -114,25 +99,49 @@ def _is_beside(name: str) -> bool:
 def present_columns(encoding: str, files: Sequence[Path], table: Table, report: Report = stop) -> list[str]:
     """The table's columns that any of the files has, in the table's order."""
     there: set[str] = set()
+    has_named_notes = False
     for path in files:
         with _reading(path, report):
             match encoding:
-                case "parquet":
-                    import pyarrow.parquet as pq
-
-                    there |= set(pq.read_schema(path, memory_map=True).names)
-                case "arrow":
-                    with pa.memory_map(str(path)) as source:
-                        there |= set(_open_arrow(source).schema.names)
+                case "parquet" | "arrow":
+                    schema = _schema(encoding, path)
+                    there |= set(schema.names)
+                    has_named_notes |= _may_name_notes(table, schema)
                 case "csv":
-                    with path.open(encoding="utf-8-sig", newline="") as file:
-                        there |= set(next(csv.reader(file), []))
+                    there |= set(CsvFile(path).header)
+                    rows = CsvFile(path).rows(lambda defect: None) if _names_notes(table, list(there)) else iter(())
+                    has_named_notes |= any(is_named(row[table.key]) for _, row in rows)
                 case _:
-                    for _, row in _json_lines(path, report):
+                    for _, row in json_lines(path, report):
                         there |= row.keys()
-    names = _names(table, sorted(there))
+                        has_named_notes |= _names_notes(table, row) and is_named(row[table.key])
+    names = names_in(table, sorted(there))
     others = "extra" in table.columns and encoding in ("csv", "jsonl") and there - set(names.values())
-    return [name for name in table.columns if name in names or (name == "extra" and others)]
+    made = {"extra": bool(others), NOTE_ID: has_named_notes}
+    return [name for name in table.readable if name in names or made.get(name)]
+
+
+def _names_notes(table: Table, there: Container[str]) -> bool:
+    """Whether the ids of this table may be text: notes in the generic layout, under their shorter names."""
+    return NOTE_ID in table.own and table.key in there and "note_title" not in there
+
+
+def _may_be_text(table: Table, there: Container[str]) -> bool:
+    """Whether the ids of notes in this table may be text."""
+    return NOTE_ID not in table.own or _names_notes(table, there)
+
+
+def _may_name_notes(table: Table, schema: pa.Schema) -> bool:
+    return _names_notes(table, schema.names) and not pa.types.is_integer(schema.field(table.key).type)
+
+
+def _schema(encoding: str, path: Path) -> pa.Schema:
+    if encoding == "parquet":
+        import pyarrow.parquet as pq
+
+        return pq.read_schema(path, memory_map=True)
+    with pa.memory_map(str(path)) as source:
+        return _open_arrow(source).schema
 
 
 def with_columns(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
@@ -147,7 +156,9 @@ def _reading(path: Path, report: Report) -> Iterator[None]:
     """What makes a file unreadable is a defect of the file."""
     try:
         yield
-    except (OSError, pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        report(Defect(path, "", "", f"can't be read: not UTF-8 text{hint(path)}"))
+    except (OSError, pa.ArrowException, csv.Error) as error:
         problem = getattr(error, "strerror", None) or str(error).splitlines()[0]
         report(Defect(path, "", "", f"can't be read: {problem}"))
 
@@ -159,35 +170,34 @@ def read_batches(
 
     Values that are reported as defects are null.
     """
-    wanted = {name: table.columns[name] for name in columns or table.columns}
+    wanted = {name: table.readable[name] for name in columns or table.readable}
     with _reading(path, report):
         yield from (_columnar if encoding in ("parquet", "arrow") else _rowwise)(encoding, path, table, wanted, report)
-
-
-def _names(table: Table, there: Sequence[str]) -> dict[str, str]:
-    """The table's columns that are there, with the name each has there."""
-    aliases = {table.aliases.get(name, name): name for name in there}
-    return {name: aliases[name] for name in table.columns if name in aliases}
 
 
 def _columnar(
     encoding: str, path: Path, table: Table, wanted: Mapping[str, pa.DataType], report: Report
 ) -> Iterator[Batch]:
+    there = _schema(encoding, path).names
+    known = names_in(table, there)
+    if problem := double_problem([name for name in there if name in known.values()]):
+        report(Defect(path, "", "", problem))
+        return
+    for problem in missing_columns(table, there, wanted):
+        report(Defect(path, "", "", f"column {problem}"))
+    ids = NoteIds(_may_be_text(table, there))
     first = 0
-    known: dict[str, str] | None = None
     for batch in _record_batches(encoding, path, table, wanted):
-        if known is None:
-            known = _names(table, batch.schema.names)
-            for name in table.required:
-                if name in wanted and name not in known:
-                    report(Defect(path, "", "", f"column {name!r} is missing"))
         numbers = range(first, first + len(batch))
         first += len(batch)
         arrays = {
-            name: _conform(batch.column(known[name]), name, kind, table, path, numbers, report)
+            name: _conform(batch.column(known[name]), name, kind, table, path, numbers, report, ids)
             for name, kind in wanted.items()
             if name in known
         }
+        if NOTE_ID in wanted and table.key in arrays and not pa.types.is_integer(batch.column(table.key).type):
+            texts = batch.column(table.key).to_pylist()
+            arrays[NOTE_ID] = pa.array([clean(text) if is_named(text) else None for text in texts], pa.string())
         yield Batch(pa.RecordBatch.from_pydict(arrays), path, "row", numbers)
 
 
@@ -199,7 +209,7 @@ def _record_batches(
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(path, memory_map=True) as file:
-            names = _names(table, file.schema_arrow.names)
+            names = names_in(table, file.schema_arrow.names)
             chosen = [there for name, there in names.items() if name in wanted]
             if not file.metadata.num_rows:
                 yield from pa.Table.from_batches([], file.schema_arrow).select(chosen).to_batches()
@@ -223,7 +233,14 @@ def _open_arrow(source: pa.NativeFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.
 
 
 def _conform(
-    array: pa.Array, name: str, kind: pa.DataType, table: Table, path: Path, numbers: Sequence[int], report: Report
+    array: pa.Array,
+    name: str,
+    kind: pa.DataType,
+    table: Table,
+    path: Path,
+    numbers: Sequence[int],
+    report: Report,
+    ids: NoteIds,
 ) -> pa.Array:
     """A column in its own type: at once where that works, else value by value, to say which is wrong."""
     with suppress(pa.ArrowException, ValueError):  # which value it was is found out below
@@ -231,8 +248,7 @@ def _conform(
     values = []
     for number, value in zip(numbers, array, strict=True):
         try:
-            plain = value.as_py()
-            values.append(identifier(plain) if _is_identifier(table, name) else convert(plain, kind))
+            values.append(_converted(value.as_py(), table, name, kind, ids))
         except ValueError as error:
             problem = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
             report(Defect(path, f"row {number}", name, problem))
@@ -240,8 +256,13 @@ def _conform(
     return pa.array(values, kind)
 
 
-def _is_identifier(table: Table, name: str) -> bool:
-    return name == table.key and pa.types.is_string(table.columns[name])
+def _converted(value: Any, table: Table, name: str, kind: pa.DataType, ids: NoteIds) -> Any:
+    """A value in the type of its column; a ValueError says what is wrong with it."""
+    if name != table.key:
+        return convert(value, kind, ids)
+    if pa.types.is_string(kind):
+        return identifier(value)
+    return ids.read(value) if NOTE_ID in table.own else convert(value, kind)
 
 
 def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -290,7 +311,17 @@ def _rowwise(
     encoding: str, path: Path, table: Table, wanted: Mapping[str, pa.DataType], report: Report
 ) -> Iterator[Batch]:
     """Rows as Python data, a batch at a time."""
-    unit, rows = ("line", _json_lines(path, report)) if encoding == "jsonl" else ("row", _csv_rows(path, report))
+    is_csv = encoding == "csv"
+    unit = "row" if is_csv else "line"
+    if is_csv:
+        of_csv = CsvFile(path)
+        if problem := of_csv.problem():
+            report(Defect(path, "", "", problem))
+            return
+        for problem in missing_columns(table, of_csv.header, wanted):
+            report(Defect(path, "", "", f"column {problem}"))
+    rows: Iterator[tuple[int, Mapping[str, Any]]] = of_csv.rows(report) if is_csv else json_lines(path, report)
+    ids, numbers_only = NoteIds(), NoteIds(is_text_allowed=False)
     pending: list[dict[str, Any]] = []
     numbers: list[int] = []
 
@@ -304,22 +335,25 @@ def _rowwise(
 
     for number, row in rows:
         place = f"{unit} {number}"
-        names = _names(table, list(row))
-        for name in table.required:
-            if name in wanted and name not in names:
-                there = next((alias for alias, own in table.aliases.items() if own == name), name)
-                report(Defect(path, place, "", f"key {there!r} is missing"))
+        names = names_in(table, list(row))
+        if not is_csv:
+            for problem in missing_columns(table, list(row), wanted):
+                report(Defect(path, place, "", f"key {problem}"))
+        row_ids = ids if _may_be_text(table, row) else numbers_only
+        names_notes = _names_notes(table, row)
         converted: dict[str, Any] = {}
         for name, there in names.items():
             if name not in wanted:
                 continue
             try:
-                value = parse_cell(row[there], wanted[name]) if encoding == "csv" else row[there]
-                is_identifier = _is_identifier(table, name)
-                converted[name] = identifier(value) if is_identifier else convert(value, wanted[name])
+                is_text = not is_csv or (name == table.key and names_notes)
+                value = row[there] if is_text else parse_cell(row[there], wanted[name])
+                converted[name] = _converted(value, table, name, wanted[name], row_ids)
             except ValueError as error:
                 report(Defect(path, place, there, str(error)))
                 converted[name] = None
+        if NOTE_ID in wanted and names_notes and is_named(row[table.key]):
+            converted[NOTE_ID] = clean(row[table.key])
         if "extra" in wanted and "extra" not in row:
             others = {clean(key): value for key, value in row.items() if key not in names.values()}
             plain = {key: value for key, value in others.items() if isinstance(value, _PLAIN)}
@@ -330,38 +364,3 @@ def _rowwise(
             yield batch()
     if pending:
         yield batch()
-
-
-def _json_lines(path: Path, report: Report) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Every line that is not blank, as an object."""
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if not raw.strip():
-                continue
-            try:
-                row = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-                problem = "" if isinstance(row, dict) else "expected a JSON object"
-            except UnicodeDecodeError as error:
-                problem = f"not UTF-8 text (byte {error.start} of the line)"
-            except json.JSONDecodeError as error:
-                problem = f"not valid JSON: {error.msg} (column {error.colno})"
-            except (RecursionError, ValueError) as error:
-                problem = f"not valid JSON: {error}"
-            if problem:
-                report(Defect(path, f"line {number}", "", problem))
-            else:
-                yield number, row
-
-
-def _csv_rows(path: Path, report: Report) -> Iterator[tuple[int, dict[str, str]]]:
-    """Every record after the header, by column."""
-    csv.field_size_limit(2**31 - 1)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        for number, cells in enumerate(reader):
-            if len(cells) != len(header):
-                problem = f"has {len(cells)} cells under {len(header)} column names"
-                report(Defect(path, f"row {number}", "", problem))
-            else:
-                yield number, dict(zip(header, cells, strict=True))

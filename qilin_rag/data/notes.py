@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from qilin_rag.config import cache_dir
 from qilin_rag.data.encodings import Defect, present_columns, read_batches, stop, with_columns
-from qilin_rag.data.schema import TABLES
+from qilin_rag.data.schema import NOTE_ID, TABLES
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.types import Note
 
@@ -76,6 +76,20 @@ class NoteStore:
     def columns(self) -> list[str]:
         """What there is of each note, for `read`."""
         return list(pa.ipc.open_file(self._open_file(True)).schema.names)
+
+    @cached_property
+    def has_text_ids(self) -> bool:
+        """Whether the data has text for the id of any note; `note_idx` is then the number that stands for it."""
+        return NOTE_ID in self.columns
+
+    def text_ids(self, note_idxs: Sequence[int]) -> dict[int, str]:
+        """The ids of these notes as the data has them, for those that are there and whose id is text."""
+        if not self.has_text_ids:
+            return {}
+        missing = set(self.missing(note_idxs))
+        there = [note_idx for note_idx in note_idxs if note_idx not in missing]
+        found = self.read(there, ["note_idx", NOTE_ID]).to_pylist()
+        return {row["note_idx"]: row[NOTE_ID] for row in found if row[NOTE_ID] is not None}
 
     def __len__(self) -> int:
         return len(self._note_idxs)
@@ -208,7 +222,7 @@ def _convert(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.void]]:
     """Write all notes as one Arrow file; their ids and digests, shape (n_notes,) each."""
     columns = present_columns(encoding, files, _TABLE)
-    schema = pa.schema([(name, _TABLE.columns[name]) for name in dict.fromkeys([*_TEXT, *columns])])
+    schema = pa.schema([(name, _TABLE.readable[name]) for name in dict.fromkeys([*_TEXT, *columns])])
     note_idxs: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
     digests = bytearray()
 

@@ -11,7 +11,7 @@ from typing import Any
 from qilin_rag.data.encodings import Batch, Defect, read_batches, stop
 from qilin_rag.data.schema import FEEDBACK, TABLES
 from qilin_rag.errors import UsageError
-from qilin_rag.text import is_blank, normalise, query_key
+from qilin_rag.text import counted, is_blank, normalise, query_key
 from qilin_rag.types import AnswerSelection, Question, ReferenceSelection
 
 FLAGS: Mapping[AnswerSelection, tuple[str, ...]] = {
@@ -53,7 +53,7 @@ def read_questions(
                 questions.append(question)
     if not questions:
         raise UsageError(
-            f"{files[0]}: none of the {n_rows} rows has an answer that --answers {answers} takes; "
+            f"{files[0]}: none of the {counted(n_rows, 'row')} has an answer that --answers {answers} takes; "
             f"others: {', '.join(name for name in FLAGS if name != answers)}"
             if n_rows
             else f"{files[0]} holds no question"

@@ -23,6 +23,7 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import MISSING, Bools, Ints, RequestColumns, offsets_of, read_exposures
 from qilin_rag.data.source import Source
 from qilin_rag.errors import UsageError
+from qilin_rag.text import counted
 from qilin_rag.ties import Hashes, text_hashes, tie_keys
 from qilin_rag.types import Hit, Question
 
@@ -126,7 +127,7 @@ def split_by_time(requests: Requests, validation_share: float) -> tuple[Requests
         )
     n_earlier = round(len(requests) * (1 - validation_share))
     if not 0 < n_earlier < len(requests):
-        raise UsageError(f"{len(requests)} requests are too few to set {validation_share:.0%} of them apart")
+        raise UsageError(f"{counted(len(requests), 'request')}: too few to set {validation_share:.0%} of them apart")
     is_later = requests.time_ms > np.sort(requests.time_ms)[n_earlier - 1]
     if not is_later.any():
         raise UsageError(f"the latest {validation_share:.0%} of the requests are all of one time")

@@ -20,6 +20,8 @@ _NOTE_NUMBERS = """
     accum_like_num accum_collect_num accum_comment_num
     view_time rec_view_time search_view_time valid_view_times full_view_times
 """.split()  # noqa: SIM905 - a table, not one name a line
+NOTE_ID = "note_id"
+"""The column of the notes with the ids of those whose id is text."""
 ACTIONS = ("click", "like", "collect", "share", "comment")
 
 REQUEST_TABLES = ("search_train", "search_test", "dqa", "recommendation_train", "recommendation_test")
@@ -39,13 +41,22 @@ def _details(timestamp: str) -> pa.DataType:
 
 
 class Table(NamedTuple):
-    """What one table holds. `aliases` are other names of columns; `key` is the column whose values are unique."""
+    """What one table holds. `aliases` are other names of columns; `key` is the column whose values are unique.
+
+    `own` are columns that Qilin has not.
+    """
 
     name: str
     key: str
     columns: Mapping[str, pa.DataType]
     required: tuple[str, ...]
     aliases: Mapping[str, str] = {}
+    own: Mapping[str, pa.DataType] = {}
+
+    @property
+    def readable(self) -> dict[str, pa.DataType]:
+        """All columns that a file may have: Qilin's, and our own."""
+        return {**self.columns, **self.own}
 
     @property
     def note_columns(self) -> list[str]:
@@ -102,6 +113,7 @@ TABLES = {
             },
             required=("note_idx", "note_title", "note_content"),
             aliases={"title": "note_title", "content": "note_content"},
+            own={NOTE_ID: pa.string()},
         ),
         Table(
             "user_feat",

@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 from qilin_rag.data.encodings import ENCODINGS, SAVED_FILES, find_files
 from qilin_rag.data.log_settings import LogSettings
+from qilin_rag.data.near_miss import near_miss
 from qilin_rag.data.schema import TABLES
+from qilin_rag.downloads import is_forbidden, refuse_download
 from qilin_rag.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -33,7 +35,8 @@ class Source(NamedTuple):
             return found
         raise UsageError(
             f"data {str(self.folder)!r}: table {table} is not there; "
-            f"looked for {table}.{', .'.join(ENCODINGS)} and for shards in a folder {table}{self._saved_hint()}"
+            f"looked for {table}.{', .'.join(ENCODINGS)} and for shards in a folder {table}"
+            f"{near_miss(self.folder, [table]) or self._saved_hint()}"
         )
 
     def _saved_hint(self) -> str:
@@ -47,7 +50,8 @@ class Source(NamedTuple):
         found = [name for name in TABLES if find_files(self.folder, name)]
         if not found:
             known = ", ".join(TABLES)
-            raise UsageError(f"data {str(self.folder)!r}: no table is there; known: {known}{self._saved_hint()}")
+            hint = near_miss(self.folder, list(TABLES)) or self._saved_hint()
+            raise UsageError(f"data {str(self.folder)!r}: no table is there; known: {known}{hint}")
         return found
 
 
@@ -62,6 +66,10 @@ def open_source(
 
 
 def _find_source(name: str, tables: Sequence[str], fetch: bool) -> Source:
+    if not name.strip():
+        raise UsageError(
+            "data '' names nothing; give a folder with the tables notes and dqa, sample, or hub:OWNER/NAME"
+        )
     if name == "sample":
         return Source(_SAMPLE, "sample", SAMPLE_LABEL)
     if name.startswith(_HUB):
@@ -72,6 +80,8 @@ def _find_source(name: str, tables: Sequence[str], fetch: bool) -> Source:
     except (OSError, RuntimeError, ValueError):
         is_there = False
     if not is_there:
+        if table := _table_of(name):
+            raise UsageError(f"data {name!r} is a file; give the folder that it is in: {str(table.parent)!r}")
         raise UsageError(
             f"data {name!r}: no such folder; give a folder with the tables notes and dqa, sample, or hub:OWNER/NAME"
         )
@@ -79,14 +89,28 @@ def _find_source(name: str, tables: Sequence[str], fetch: bool) -> Source:
     return Source(folder, label, label)
 
 
+def _table_of(name: str) -> Path | None:
+    """The file that was named for its folder."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
 def _from_hub(repository: str, tables: Sequence[str], fetch: bool) -> Source:
     """The tables from the hub's own cache, downloaded where they are not there."""
     from huggingface_hub import snapshot_download
 
     patterns = [f"{table}/*" for table in tables]
+    may_fetch = fetch and not is_forbidden()
     try:
-        folder = snapshot_download(repository, repo_type="dataset", allow_patterns=patterns, local_files_only=not fetch)
+        folder = snapshot_download(
+            repository, repo_type="dataset", allow_patterns=patterns, local_files_only=not may_fetch
+        )
     except Exception as error:  # no such repository, no network: an error class each, of several libraries
+        if fetch:
+            refuse_download(f"data 'hub:{repository}'")
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"data 'hub:{repository}' can't be fetched from the Hugging Face hub: {reason}; check the name and the "

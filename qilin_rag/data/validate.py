@@ -30,23 +30,26 @@ def validate(source: Source, report: Report, remark: Callable[[str], None] = lam
     Args:
         source: The tables.
         report: Called with each defect.
-        remark: Called with what is no defect but must be read one way or another: results at position 0.
+        remark: Called with what is no defect and worth saying: results at position 0, tables without a row.
 
     Returns:
         The number of rows by table.
     """
     keys: dict[str, _Keys] = {}
     reported: set[tuple[str, str]] = set()
+    n_reported = 0
 
     def once(defect: Defect) -> None:
         """A value of the wrong type is read as missing, and is not reported for that as well."""
+        nonlocal n_reported
         if defect.problem != "is missing" or (defect.place, defect.column) not in reported:
+            n_reported += 1
             reported.add((defect.place, defect.column))
             report(defect)
 
     for name in source.tables():  # notes and users come first
         table, found = TABLES[name], _Keys()
-        n_zero = n_with_zero = n_repeated = 0
+        n_zero = n_with_zero = n_repeated = n_reported = 0
         asked: set[tuple[str, ...]] = set()
         encoding, files = source.files(name)
         for path in files:
@@ -60,6 +63,8 @@ def validate(source: Source, report: Report, remark: Callable[[str], None] = lam
                 n_repeated += len(questions) - len(set(questions) - asked)
                 asked.update(questions)
                 n_zero, n_with_zero = n_zero + len(at_zero), n_with_zero + len(np.unique(at_zero))
+        if not found.n_rows and not n_reported:
+            remark(f"{name}: {files[0]} holds no row")
         found.report_doubles(table.key, report)
         if n_repeated:
             remark(f"{name}: {n_repeated:,} rows have query and answers of another row")
@@ -80,7 +85,7 @@ class _Keys:
 
     def add(self, batch: Batch, key: str) -> None:
         """Remember the keys of a batch; what else it holds is let go."""
-        self.n_rows += len(batch.rows)
+        self.n_rows += len(batch.numbers)
         if key in batch.rows.schema.names:
             column = batch.rows.column(key)
             rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
@@ -140,13 +145,13 @@ def _problems(table: Table, batch: Batch, keys: dict[str, _Keys]) -> Iterator[tu
         for row in np.flatnonzero(~known & users.is_valid().to_numpy(zero_copy_only=False)).tolist():
             yield row, "user_idx", f"{users[row]} is not in the table user_feat"
     if table.name == "dqa":
-        yield from _answer_problems(there)
+        yield from _answer_problems(there, len(batch.rows))
     for name in table.note_columns:
         if name in there:
             yield from _list_problems(name, table, there[name], keys.get("notes"))
 
 
-def _answer_problems(there: dict[str, pa.Array]) -> Iterator[tuple[int, str, str]]:
+def _answer_problems(there: dict[str, pa.Array], n_rows: int) -> Iterator[tuple[int, str, str]]:
     """Answers that are empty, and feedback on no answer."""
     for name in FEEDBACK:
         if name in there:
@@ -161,7 +166,7 @@ def _answer_problems(there: dict[str, pa.Array]) -> Iterator[tuple[int, str, str
         elif (answer is None or answer.strip() in NO_ANSWER) and any(flag[row].as_py() for flag in flags):
             yield row, "dqa_output", "is no answer, but has feedback"
     if "dqa_output" not in there:
-        nothing = there["answers"].is_null() if "answers" in there else pa.array([True] * len(there["search_idx"]))
+        nothing = there["answers"].is_null() if "answers" in there else pa.array([True] * n_rows, pa.bool_())
         yield from ((row, "answers", "is missing") for row in _rows(nothing))
     for row, answers in enumerate(there["answers"].to_pylist() if "answers" in there else []):
         if answers is not None and not (answers and all(answer and not is_blank(answer) for answer in answers)):

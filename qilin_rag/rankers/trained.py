@@ -175,7 +175,11 @@ def read_ranker(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if not folder.is_dir():
+            raise UsageError(
+                f"{folder} holds no trained ranker: no such folder; give the one that the command train wrote"
+            ) from None
         raise UsageError(
             f"{folder} holds no trained ranker: no {MANIFEST}; the command train goes on with it"
         ) from None

@@ -274,7 +274,11 @@ def _part(questions: Sequence[Question], asked: Sequence[Sequence[_Asked]], note
         wanted = {hit.note_idx for of_run in asked for one in of_run for hit in one.hits}
         wanted.update(note_idx for question in questions for note_idx in question.reference_notes)
         there = sorted(wanted - set(notes.missing(sorted(wanted))))
-        shown = {note.note_idx: [note.title, numbered(note.content.split("\n"))] for note in notes.get(there)}
+        names = notes.text_ids(there)
+        shown = {
+            note.note_idx: [note.title, numbered(note.content.split("\n")), *filter(None, [names.get(note.note_idx)])]
+            for note in notes.get(there)
+        }
     return {"questions": rows, "notes": shown, "lines": list(lines)}
 
 

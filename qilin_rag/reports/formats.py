@@ -84,7 +84,7 @@ def format_interval(cell: Cell | None) -> str:
 def legend(block: Block) -> str:
     """How the figures of a block were made, and what its questions can show."""
     of = f" of {block.columns[0]}" if block.signatures else ""
-    said = [f"could be shown{of}: {block.detectable:.3f}"] if block.detectable else []
+    said = [f"smallest detectable difference{of}: {block.detectable:.3f}"] if block.detectable else []
     said += [block.undetectable] if block.undetectable else []
     untold = {
         cell.untold: row

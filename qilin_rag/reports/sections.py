@@ -8,6 +8,7 @@ from typing import NamedTuple
 from qilin_rag.reports.ablation import Ablation, Factor, Level, Ranking
 from qilin_rag.reports.formats import escape_md
 from qilin_rag.reports.sensitivity import Sensitivity
+from qilin_rag.text import counted
 
 
 class Section(NamedTuple):
@@ -22,7 +23,8 @@ class Section(NamedTuple):
 def ablation_sections(reports: Sequence[Ablation]) -> Iterator[Section]:
     """For each factor its differences, then how the order of systems changes."""
     for report in reports:
-        about = f"{report.data}, {report.n_questions} questions ({report.n_clusters} distinct queries)"
+        queries = counted(report.n_clusters, "distinct query")
+        about = f"{report.data}, {counted(report.n_questions, 'question')} ({queries})"
         yield Section(about, [], [], [report.signature, *report.notes])
         for factor in report.factors:
             title = f"{report.metric} by {factor.factor}, compared with {factor.default}"
@@ -39,7 +41,7 @@ def _differences(title: str, factor: Factor, n_questions: int) -> Section:
         rows += [_level_row(level) for level in system.levels]
         rows.append([f"  spread over {len(system.levels)}", _figure(system.spread), *[""] * 4])
         lines += [
-            f"{name}, {level.level}: {level.n} of {n_questions} questions are scored"
+            f"{name}, {level.level}: {level.n} of {counted(n_questions, 'question')} are scored"
             + ("" if level.n_paired is None else f", {level.n_paired} by {factor.default} as well")
             for level in system.levels
             if level.n < n_questions or (level.n_paired is not None and level.n_paired < n_questions)
@@ -62,18 +64,18 @@ def _stability(factor: Factor, ranked: Ranking) -> Section:
         [level, _tau(tau), ranked.best[level]]
         for level, tau in {factor.default: 1.0, **ranked.tau_with_default}.items()
     ]
-    agreement = f"mean tau over {ranked.n_pairs} pairs: {_tau(ranked.mean_tau)}"
+    agreement = f"mean tau over {counted(ranked.n_pairs, 'pair')}: {_tau(ranked.mean_tau)}"
     if ranked.least_alike:
         agreement += f"; lowest: {_tau(ranked.lowest_tau)} ({', '.join(ranked.least_alike)})"
     order = f"order by {factor.default}: {' > '.join(ranked.by_default)}"
-    title = f"order of {ranked.of} by {factor.factor}, {ranked.n_questions} questions"
+    title = f"order of {ranked.of} by {factor.factor}, {counted(ranked.n_questions, 'question')}"
     return Section(title, [factor.factor, f"tau with {factor.default}", "best"], rows, [order, agreement])
 
 
 def sensitivity_sections(reports: Sequence[Sensitivity]) -> Iterator[Section]:
     """For each metric the runs by its variants, with their ranks."""
     for report in reports:
-        title = f"{report.data}, {report.n_scored} of {report.n_questions} questions: {report.metric}"
+        title = f"{report.data}, {report.n_scored} of {counted(report.n_questions, 'question')}: {report.metric}"
         rows = []
         for variant in report.variants:
             rows.append([variant.variant, "", ""])

@@ -13,6 +13,7 @@ from qilin_rag.data import NoteStore
 from qilin_rag.errors import UsageError
 from qilin_rag.registry import Component
 from qilin_rag.retrievers.documents import note_retriever
+from qilin_rag.text import counted
 from qilin_rag.ties import rank_order
 from qilin_rag.types import Hit, Question
 
@@ -82,7 +83,7 @@ def checked_rankings(
     """
     rankings = [list(hits) for hits in found]
     if len(rankings) != len(questions):
-        raise UsageError(f"{name} gave {len(rankings)} rankings for {len(questions)} questions")
+        raise UsageError(f"{name} gave {counted(len(rankings), 'ranking')} for {counted(len(questions), 'question')}")
     for question, hits in zip(questions, rankings, strict=True):
         if problem := _ranking_problem(hits, k):
             raise UsageError(f"{name}, question {question.id}: {problem}")
@@ -95,7 +96,7 @@ def _ranking_problem(hits: Sequence[Hit], k: int | None) -> str | None:
         return "ranks must be 1, 2, ... in this order"
     if len({hit.note_idx for hit in hits}) < len(hits):
         return "a note is named twice"
-    return f"{len(hits)} notes where at most {k} were asked for" if k is not None and len(hits) > k else None
+    return f"{counted(len(hits), 'note')} where at most {k} were asked for" if k is not None and len(hits) > k else None
 
 
 def min_max(hits: Sequence[Hit]) -> list[float]:

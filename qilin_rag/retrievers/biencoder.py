@@ -43,6 +43,7 @@ from qilin_rag.retrievers.encoder import (
 from qilin_rag.retrievers.families import Pooling, assumed_last_token, assumed_pooling
 from qilin_rag.retrievers.kept_index import IndexedRetriever
 from qilin_rag.retrievers.prefixes import Prefixes, model_prefixes
+from qilin_rag.text import counted
 from qilin_rag.types import Hit, Note, Question
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ class BiEncoder(IndexedRetriever):
     device: str | None = None
     engine: Literal["local", "ray"] = "local"
 
+    encodes: ClassVar[bool] = True
+
     _found: tuple[Path, str] | None = PrivateAttr(default=None)
     _encoder: SentenceTransformer | None = PrivateAttr(default=None)
 
@@ -139,7 +142,7 @@ class BiEncoder(IndexedRetriever):
             return [[] for _ in questions]
         vectors, index = self.open_index(notes)
         prefix = self._prefixes().query
-        logger.info("encoding %d queries, prefix %r", len(questions), prefix)
+        logger.info("encoding %s, prefix %r", counted(len(questions), "query"), prefix)
         texts = [question.query for question in questions]
         queries = self._encode(texts, "query", [f"query {question.id}" for question in questions])
         rankings, n_tied = self._nearest(texts, queries, vectors, index, notes, k)
@@ -162,7 +165,8 @@ class BiEncoder(IndexedRetriever):
         precision = self._precision(notes)
         prefix = self._prefixes().passage
         logger.info(
-            "indexing %d notes (biencoder, %s, passage prefix %r, %s)", len(notes), self.model, prefix, precision
+            "indexing %s (biencoder, %s, passage prefix %r, %s)",
+            *(counted(len(notes), "note"), self.model, prefix, precision),
         )
         devices = self._devices()
         if len(devices) == 1 and self.engine == "local":

@@ -21,6 +21,7 @@ from qilin_rag.retrievers.base import rank_hits
 from qilin_rag.retrievers.bm25_build import write_index
 from qilin_rag.retrievers.bm25_index import BM25Index, Scores, read_index
 from qilin_rag.retrievers.kept_index import IndexedRetriever
+from qilin_rag.text import counted
 from qilin_rag.types import Hit, Question
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class BM25(IndexedRetriever):
 
     def write_files(self, notes: NoteStore, folder: Path) -> None:
         """Five .npy files (`bm25_index`)."""
-        logger.info("indexing %d notes (bm25, %s)", len(notes), self._analyzer_key)
+        logger.info("indexing %s (bm25, %s)", counted(len(notes), "note"), self._analyzer_key)
         write_index(notes, folder, self._analyzer_key, self.k1, self.b, _available_cores())
 
     def read_files(self, folder: Path) -> BM25Index:

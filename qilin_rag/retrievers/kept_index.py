@@ -54,6 +54,8 @@ class IndexedRetriever(Retriever):
 
     operational: ClassVar[frozenset[str]] = frozenset({"index"})
     packages: ClassVar[tuple[str, ...]] = ()
+    encodes: ClassVar[bool] = False
+    """Whether a model reads every note, so that an index takes minutes to hours."""
 
     index: Path | None = None
 
@@ -90,6 +92,23 @@ class IndexedRetriever(Retriever):
                 opened = self._named(self.index, made_of) if self.index else self._cached(notes, made_of)
             self._opened = notes, key, opened
         return self._opened[2]
+
+    def has_index(self, notes: NoteStore) -> bool:
+        """Whether an index of these notes is named, open or kept, so that none has to be made."""
+        if self.index is not None or not len(notes) or (self._opened and self._opened[0] is notes):
+            return True
+        return (self._folder(self._made_of(notes)) / MANIFEST).is_file()
+
+    def open_unkept(self, notes: NoteStore) -> None:
+        """Index the notes, of which there is at least one, for this object alone: nothing stays on disk."""
+        with tempfile.TemporaryDirectory(prefix="qilin_rag-", ignore_cleanup_errors=True) as temporary:
+            self.write_files(notes, Path(temporary))
+            opened = self.read_files(Path(temporary))
+        self._opened = notes, _digest(self._made_of(notes)), opened
+
+    def _folder(self, made_of: dict[str, Any]) -> Path:
+        """Where in the cache folder such an index is kept."""
+        return cache_dir() / "indexes" / f"{slug(self._name())}-{_digest(made_of)[:24]}"
 
     def write_index(self, notes: NoteStore, folder: Path) -> None:
         """Build an index and put it into `folder`, replacing an index that is there, and nothing else."""
@@ -132,7 +151,7 @@ class IndexedRetriever(Retriever):
         A cache that can't be written to costs only the saving; where it is full in the middle of a build, that ends, so
         that what is made is not made again.
         """
-        folder = cache_dir() / "indexes" / f"{slug(self._name())}-{_digest(made_of)[:24]}"
+        folder = self._folder(made_of)
         if folder.exists():
             try:
                 kept = _read_manifest(folder)

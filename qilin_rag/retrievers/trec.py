@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from qilin_rag.data import NoteStore
+from qilin_rag.data.note_ids import text_id_number
 from qilin_rag.errors import UsageError
 from qilin_rag.retrievers.base import Retriever
+from qilin_rag.text import whole_number
 from qilin_rag.trec import read_trec, trec_id
 from qilin_rag.types import Hit, Question
 
@@ -37,7 +39,7 @@ class Trec(Retriever):
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """The hits of each question by its id."""
-        run = read_trec(self.path)
+        run = read_trec(self.path, text_id_number if notes.has_text_ids else whole_number)
         absent = sum(trec_id(question.id) not in run for question in questions)
         if absent == len(questions) > 0:
             raise UsageError(f"{self.path} has no hits for any of the {absent} questions; is it of other data?")

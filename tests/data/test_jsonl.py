@@ -91,7 +91,7 @@ def test_a_wrong_note_is_named_by_file_and_line(data_dir: Path, line: str, messa
     ("change", "message"),
     [
         ({"answers": []}, "answers must be a list"),
-        ({"answers": "text"}, "answers must be a list"),
+        ({"answers": " "}, "answers must be a list"),
         ({"answers": ["  "]}, "answers must be a list"),
         ({"query": 3}, "query must be text"),
         ({"search_idx": None}, "search_idx is missing"),

@@ -103,10 +103,10 @@ function callFacts(told) {
 
 /** A note: the title to see, the text on opening. */
 function noteItem(part, note, rank, score = null, isReference = false) {
-  const [title, lines] = part.notes[note] ?? [null, null];
+  const [title, lines, name] = part.notes[note] ?? [null, null];
   const head = [
     rank ? `${rank} ` : "", make("span", { class: "text" }, title === null ? "" : title || "(no title)"),
-    make("small", {}, ` note ${note}${score === null ? "" : `, ${shown(score)}`}`),
+    make("small", {}, ` note ${name ?? note}${score === null ? "" : `, ${shown(score)}`}`),
     isReference ? make("span", { class: "badge reference" }, "reference note") : null,
   ];
   if (lines === null) return make("p", { class: isReference ? "note is-reference" : "note" }, head, table().why_no_notes ? "" : make("small", {}, " (not in the data)"));

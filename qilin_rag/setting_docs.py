@@ -1,0 +1,85 @@
+"""The settings of a component for people: name, default, and the sentence of the source that explains it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+import types
+from itertools import pairwise
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+_MOST_CHARS = 160
+
+
+class SettingDoc(NamedTuple):
+    """A setting: its key, its default as `--set` takes it, and what it means."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+def setting_docs(model: type[BaseModel]) -> list[SettingDoc]:
+    """Return what can be set of a component, in its order.
+
+    The meaning is the text under the field, else the sentences that name it in the docstring of the class or of one
+    that it is made from; else its type.
+    """
+    described = {name: text for base in reversed(model.__mro__) for name, text in _under_fields(base).items()}
+    texts = [base.__doc__ or "" for base in model.__mro__ if issubclass(base, BaseModel) and base is not BaseModel]
+    docs = []
+    for name, field in model.model_fields.items():
+        said = described.get(name) or next(filter(None, (_sentences(text, name) for text in texts)), "")
+        meaning = said or _type_name(field.annotation)
+        docs.append(SettingDoc(name, _default(field), textwrap.shorten(meaning, _MOST_CHARS, placeholder=" ...")))
+    return docs
+
+
+def as_setting(value: Any) -> str:
+    """A value as `--set` takes it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _default(field: Any) -> str:
+    return "needed" if field.is_required() else as_setting(field.get_default(call_default_factory=True))
+
+
+def _type_name(annotation: Any) -> str:
+    """The types of a setting, without their constraints; of words all that it can be."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_name(parts[0])
+    if origin is Literal:
+        return " | ".join(map(as_setting, parts))
+    if origin in (Union, types.UnionType):
+        return " | ".join(map(_type_name, parts))
+    return "null" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))
+
+
+def _under_fields(cls: type) -> dict[str, str]:
+    """The text under each field of the class's own source."""
+    try:
+        [node] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return {}
+    found: dict[str, str] = {}
+    body = node.body if isinstance(node, ast.ClassDef) else []
+    for field, text in pairwise(body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(said))):
+                found[name] = said
+    return found
+
+
+def _sentences(docstring: str, name: str) -> str:
+    """The part of a docstring that explains `name`: from its mention to the end of the sentence."""
+    text = " ".join(docstring.split())
+    if (defined := re.search(rf"`{name}`:? ", text)) is None:
+        return ""
+    start = max(text.rfind(mark, 0, defined.start()) for mark in (". ", "; "))
+    end = re.search(r"[.;](?= |$)", text[defined.end() :])
+    return text[start + 2 if start >= 0 else 0 : defined.end() + end.start() if end else None].strip()

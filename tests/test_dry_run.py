@@ -1,0 +1,80 @@
+"""A dry run downloads, encodes, starts and writes nothing: it says what a run does first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+import pytest
+
+from qilin_rag.config import resolve_run
+from qilin_rag.data import NoteStore
+from qilin_rag.pipeline import run
+from qilin_rag.plan import plan
+from qilin_rag.retrievers import IndexedRetriever
+from qilin_rag.types import Hit, Question
+from tests.conftest import Cli
+
+
+class Encoder(IndexedRetriever):
+    """Reads all notes by a model, which no dry run may do."""
+
+    encodes: ClassVar[bool] = True
+
+    def write_files(self, notes: NoteStore, folder: Path) -> NoReturn:
+        raise AssertionError("a dry run encodes")
+
+    def read_files(self, folder: Path) -> NoReturn:
+        raise AssertionError("a dry run reads an index")
+
+    def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
+        return self.open_index(notes)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: object, local_files_only: bool = False, **kwargs: object) -> NoReturn:
+        assert local_files_only, "a dry run downloads"
+        raise OSError("not kept")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refused)
+
+
+@pytest.mark.parametrize(
+    ("flags", "step", "calls"),
+    [
+        (["--retriever", "tests.test_dry_run:Encoder"], "encode 5 notes by Encoder: there is no index yet", 3),
+        (["--retriever", "biencoder", "--set", "retriever.model=a/b"], "model 'a/b' is not on this machine", 3),
+        (["--retriever", "hybrid", "--set", "retriever.of=[bm25, 'tests.test_dry_run:Encoder']"], "encode 5 notes", 3),
+        (["--metrics", "bertscore", "--set", "metrics.bertscore.model=a/b"], "model 'a/b' is not on this machine", 3),
+        (["--data", "hub:a/b"], "data 'hub:a/b' is not on this machine", 0),
+    ],
+)
+def test_it_says_what_comes_first(data_dir: Path, cli: Cli, flags: list[str], step: str, calls: int) -> None:
+    command = ["run", "--data", data_dir, "--dry-run", *flags]
+    done = cli(*command)
+    assert (done.code, done.err.count("Traceback")) == (0, 0)
+    assert f"first: {step}" in " ".join(done.out.split())
+    [planned] = [json.loads(cli(*command, "--json").out)]
+    assert (len(planned["steps"]), planned["calls"]) == (1, calls)
+    assert (planned["prompt_tokens"] is None) == ("--metrics" not in flags)
+    assert not Path("runs").exists() and not Path("cache").exists()
+
+
+def test_a_sweep_says_it_once_and_plans_the_rest(data_dir: Path, cli: Cli) -> None:
+    Path("grid.yaml").write_text("retrievers: [bm25, 'biencoder']\ntop_k: [1, 2]\n")
+    done = cli("sweep", "grid.yaml", "--data", data_dir, "--dry-run", "--retrievers", "bm25,tests.test_dry_run:Encoder")
+    assert (done.code, done.out.count("first: encode 5 notes")) == (0, 1)
+    assert done.out.count("unknown") >= 2
+    assert not Path("runs").exists() and not Path("cache").exists()
+
+
+def test_the_index_of_words_is_as_the_runs(data_dir: Path) -> None:
+    config: dict[str, Any] = {"data": str(data_dir)}
+    first = plan(resolve_run(config))
+    assert not Path("cache").exists()
+
+    assert str(run(resolve_run(config)).directory.path) == first.run
+    assert first.calls == 3
