@@ -397,7 +397,7 @@ def open_new(path: Path, mode: str = "xb") -> IO[bytes]:
     def no_link(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
-    return open(path, mode, buffering=0, opener=no_link)  # noqa: SIM115, PTH123
+    return open(path, mode, buffering=0, opener=no_link)
 
 
 @contextmanager
