@@ -1,14 +1,18 @@
 """The run directory: what is written when, and how it survives a crash.
 
 samples.jsonl is appended to and flushed as each question ends; a half line that a crash left is repaired on the
-next start. Everything else is written to a temporary file and renamed. One process at a time holds the lock.
+next start. Everything else is written to a temporary file and renamed; what belongs together, scores and summary, is
+new from one rename on. One process at a time holds the lock.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
@@ -44,6 +48,12 @@ logger = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 SAMPLES, REPEATS, JUDGEMENTS = "samples.jsonl", "repeats.jsonl", "judgements.jsonl"
+SCORES, SUMMARY = "scores.jsonl", "summary.json"
+NEW_SCORES = ".scores-new.jsonl"  # from the moment summary.json is of them until they are scores.jsonl
+_OF_SCORES = "scores_sha256"
+_TEMPORARY = ".tmp"
+_WRITTEN = (".json", ".jsonl", ".trec", ".log", ".csv")
+_MOST_LOOKS = 5
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -116,11 +126,9 @@ class RunDirectory:
                     f"{self.path} is in use by another process; wait for it, or write elsewhere with {option}"
                 ) from None
         try:
-            for path in self.path.iterdir():
-                if path.suffix in (".json", ".jsonl", ".trec") and (path.is_symlink() or not path.is_file()):
-                    raise UsageError(
-                        f"{path} is a link or no plain file; move it away, or write elsewhere with {option}"
-                    )
+            self._check_plain(option)
+            with _writing(self.path):
+                self._mend()
             yield
         finally:
             lock.release()
@@ -140,6 +148,19 @@ class RunDirectory:
             return False
         lock.release()
         return False
+
+    def _check_plain(self, option: str) -> None:
+        """A UsageError where a file that may be written to is a link (a stranger's could lead anywhere) or a device."""
+        for path in self.path.iterdir():
+            if path.is_symlink() or (path.suffix in _WRITTEN and not path.is_file()):
+                raise UsageError(f"{path} is a link or no plain file; move it away, or write elsewhere with {option}")
+
+    def _mend(self) -> None:
+        """Finish what a crash cut off between two writes, and remove what it left half written."""
+        if (scores := self._scores_path()).name == NEW_SCORES:
+            scores.replace(self.path / SCORES)
+        for path in (self.path / NEW_SCORES, *self.path.glob(f".*{_TEMPORARY}")):
+            path.unlink(missing_ok=True)
 
     def read_manifest(self) -> Manifest:
         """The manifest; a UsageError where this is no run directory or one of another version."""
@@ -163,17 +184,64 @@ class RunDirectory:
 
     def read_summary(self) -> Summary:
         """The summary; a UsageError where the run has none yet."""
-        path = self.path / "summary.json"
-        return validated(Summary, path, read_json(path))
+        return self._read_summary()[0]
+
+    def _read_summary(self) -> tuple[Summary, str | None]:
+        """The summary, and the hash of the scores it is of; None in older runs."""
+        path = self.path / SUMMARY
+        content = read_json(path)
+        of_scores = content.pop(_OF_SCORES, None)
+        return validated(Summary, path, content), of_scores if isinstance(of_scores, str) else None
 
     def write_summary(self, summary: Summary) -> None:
-        """Replace summary.json."""
-        self._write("summary.json", summary.model_dump_json(indent=2) + "\n")
+        """Replace summary.json alone."""
+        self._write(SUMMARY, summary.model_dump_json(indent=2) + "\n")
+
+    def read_figures(self) -> tuple[Summary, list[Score]]:
+        """Summary and scores that belong together, also while another process replaces them.
+
+        A UsageError where scores are not made as the summary says (older runs, or edited by hand), or are not there.
+        """
+        for _ in range(_MOST_LOOKS):
+            summary, of_scores = self._read_summary()
+            path = self._scores_path()
+            content = path.read_bytes() if path.is_file() else b""
+            if of_scores in (None, hashlib.sha256(content).hexdigest()):
+                break
+        scores = list(_lines_of(path, io.BytesIO(content), Score))
+        if not _are_signed_alike(summary, scores):
+            again = f"to make both again: qilin-rag score {self.path}"
+            raise UsageError(f"{self.path}: {SUMMARY} and {SCORES} are not of one scoring; {again}")
+        return summary, scores
+
+    def write_figures(self, scores: Iterable[Score], summary: Summary) -> None:
+        """Replace scores.jsonl and summary.json; whatever ends this in between, a reader finds both old or both new.
+
+        The summary names the scores it is of by their hash, so they are new once the summary is; until they have their
+        name they are beside the old ones.
+        """
+        text = _as_lines(scores)
+        self._write(NEW_SCORES, text)
+        content = {**summary.model_dump(mode="json"), _OF_SCORES: hashlib.sha256(text.encode()).hexdigest()}
+        self._write(SUMMARY, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        with _writing(self.path / SCORES):
+            (self.path / NEW_SCORES).replace(self.path / SCORES)
+
+    def _scores_path(self) -> Path:
+        """The file with the scores that summary.json is of, where a crash left new ones without their name."""
+        new = self.path / NEW_SCORES
+        try:
+            of_scores = json.loads((self.path / SUMMARY).read_bytes())[_OF_SCORES]
+            if hashlib.sha256(new.read_bytes()).hexdigest() == of_scores:
+                return new
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            pass
+        return self.path / SCORES
 
     def discard_scores(self, question_ids: Collection[str]) -> None:
         """Forget summary and scores of these questions, before their samples change."""
         with _writing(self.path):
-            (self.path / "summary.json").unlink(missing_ok=True)
+            (self.path / SUMMARY).unlink(missing_ok=True)
         self.write_scores([score for score in self.read_scores() if score.question_id not in question_ids])
 
     def read_questions(self) -> list[Question]:
@@ -182,21 +250,28 @@ class RunDirectory:
 
     def write_questions(self, questions: Iterable[Question]) -> None:
         """Replace questions.jsonl."""
-        self._write_lines("questions.jsonl", (question.model_copy(update={"recorded": {}}) for question in questions))
+        rows = (question.model_copy(update={"recorded": {}}) for question in questions)
+        self._write("questions.jsonl", _as_lines(rows))
 
     def read_scores(self) -> list[Score]:
         """All scores of the run; empty where nothing was scored yet, or (said in a warning) the file is damaged."""
         try:
-            return list(read_lines(self.path / "scores.jsonl", Score))
+            return list(read_lines(self._scores_path(), Score))
         except UsageError as error:
             logger.warning("%s; its scores are made again where they are asked for", error)
             return []
 
     def read_scores_of(self, questions: Iterable[Question], metrics: Iterable[str]) -> dict[str, dict[str, Score]]:
         """The scores of these questions by metric and question; a UsageError where one of the metrics lacks some."""
+        return self.chosen_scores(self.read_scores(), questions, metrics)
+
+    def chosen_scores(
+        self, scores: Iterable[Score], questions: Iterable[Question], metrics: Iterable[str]
+    ) -> dict[str, dict[str, Score]]:
+        """Those of these scores that are of these questions and metrics, as `read_scores_of` gives them."""
         ids = {question.id for question in questions}
         found: dict[str, dict[str, Score]] = {metric: {} for metric in metrics}
-        for score in self.read_scores():
+        for score in scores:
             if score.metric in found and score.question_id in ids:
                 found[score.metric][score.question_id] = score
         if lacking := next((metric for metric, scores in found.items() if len(scores) < len(ids)), None):
@@ -205,8 +280,8 @@ class RunDirectory:
         return found
 
     def write_scores(self, scores: Iterable[Score]) -> None:
-        """Replace scores.jsonl."""
-        self._write_lines("scores.jsonl", scores)
+        """Replace scores.jsonl alone."""
+        self._write(SCORES, _as_lines(scores))
 
     def write_trec_run(self, samples: Iterable[Sample]) -> None:
         """Replace run.trec; the retriever's own scores are in samples.jsonl."""
@@ -240,7 +315,7 @@ class RunDirectory:
         path = self.path / file_name
         with _writing(path):
             _mend_last_line(path)
-            file = path.open("ab", buffering=0)
+            file = open_new(path, "ab")
         try:
             yield LineWriter(file)
         finally:
@@ -258,9 +333,6 @@ class RunDirectory:
                 with _writing(path):
                     path.rename(kept)
         return kept
-
-    def _write_lines(self, name: str, rows: Iterable[BaseModel]) -> None:
-        self._write(name, "".join(f"{row.model_dump_json()}\n" for row in rows))
 
     def _write(self, name: str, text: str) -> None:
         write_text(self.path / name, text)
@@ -347,16 +419,24 @@ def write_text(path: Path, text: str) -> None:
         with _writing(path):
             path.write_text(text, encoding="utf-8", newline="\n")
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
     with _writing(path):
         try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
+            with open_new(temporary) as file:
+                _write_all(file, text.encode())
                 os.fsync(file.fileno())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def open_new(path: Path, mode: str = "xb") -> IO[bytes]:
+    """Open a file of our own for writing, unbuffered; a link is an OSError, and so is a file that is there (`xb`)."""
+
+    def no_link(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    return open(path, mode, buffering=0, opener=no_link)
 
 
 @contextmanager
@@ -379,10 +459,15 @@ class LineWriter:
 
     def write(self, exchange: Exchange) -> None:
         """Append one line."""
-        line = memoryview(exchange.model_dump_json().encode() + b"\n")
         with _writing(Path(self._file.name)):
-            while line:
-                line = line[self._file.write(line) :]
+            _write_all(self._file, exchange.model_dump_json().encode() + b"\n")
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    """An unbuffered write may take a part only: a full disk, a signal."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _mend_last_line(path: Path) -> None:
@@ -422,16 +507,30 @@ def read_lines(path: Path, model: type[T], half_line_ok: bool = False) -> Iterat
         return
     _check_plain(path)
     with path.open("rb") as file:
-        for line_number, line in enumerate(file, start=1):
-            try:
-                yield model.model_validate_json(line)
-            except ValidationError as error:
-                if half_line_ok and not line.endswith(b"\n"):
-                    return
-                hint = "; mend or remove the line, or start anew with run --fresh" if model is Sample else ""
-                raise UsageError(
-                    f"{path}, line {line_number}: not a {model.__name__.lower()}: {error.errors()[0]['msg']}{hint}"
-                ) from error
+        yield from _lines_of(path, file, model, half_line_ok)
+
+
+def _lines_of(path: Path, file: IO[bytes], model: type[T], half_line_ok: bool = False) -> Iterator[T]:
+    for line_number, line in enumerate(file, start=1):
+        try:
+            yield model.model_validate_json(line)
+        except ValidationError as error:
+            if half_line_ok and not line.endswith(b"\n"):
+                return
+            hint = "; mend or remove the line, or start anew with run --fresh" if model is Sample else ""
+            raise UsageError(
+                f"{path}, line {line_number}: not a {model.__name__.lower()}: {error.errors()[0]['msg']}{hint}"
+            ) from error
+
+
+def _as_lines(rows: Iterable[BaseModel]) -> str:
+    return "".join(f"{row.model_dump_json()}\n" for row in rows)
+
+
+def _are_signed_alike(summary: Summary, scores: Iterable[Score]) -> bool:
+    """Whether the scores by each metric of the summary were made as it says."""
+    signatures = {name: figure.signature for name, figure in summary.metrics.items()}
+    return all(signatures.get(score.metric, score.signature) == score.signature for score in scores)
 
 
 def _check_plain(path: Path) -> None:

@@ -28,6 +28,7 @@ from qilin_rag.llms.base import LLM, FatalLLMError
 from qilin_rag.llms.engines import Engine, build_engine
 from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.prompts import RenderedPrompt
+from qilin_rag.store import open_new
 from qilin_rag.text import clean
 from qilin_rag.types import Completion
 
@@ -82,7 +83,7 @@ class Server:
         logger.info("starting %s, log: %s", self._engine.title, self.log)
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("wb") as log:
+            with open_new(self.log, "wb") as log:
                 self._keeper = subprocess.Popen(
                     [sys.executable, "-I", "-S", str(keeper), str(self._engine.stop_timeout_s), *command],
                     stdin=subprocess.PIPE,

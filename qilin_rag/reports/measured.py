@@ -84,7 +84,7 @@ def read_run(path: Path, name: str | None = None) -> Measured:
     """A complete run; a UsageError where it is none, or its scores are gone."""
     directory = RunDirectory(path)
     manifest = directory.read_complete()
-    summary = directory.read_summary()
+    summary, its_scores = directory.read_figures()
     questions = {question.id: question for question in directory.read_questions()}
     if len(questions) != manifest.n_questions:
         raise UsageError(f"{path}: questions.jsonl has {len(questions)} of its {manifest.n_questions} questions")
@@ -96,7 +96,7 @@ def read_run(path: Path, name: str | None = None) -> Measured:
         given = f"the run asks for {manifest.identity['top_k']} notes a question"
         again = f"qilin-rag score {path} --metrics retrieval"
         remarks = (f"{', '.join(misnamed)} left out: {given}; to score them by their right names: {again}",)
-    scores = directory.read_scores_of(questions.values(), summary.metrics)
+    scores = directory.chosen_scores(its_scores, questions.values(), summary.metrics)
     return Measured(name or path.name, directory, manifest, summary, questions, scores, remarks)
 
 
