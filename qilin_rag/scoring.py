@@ -143,8 +143,7 @@ def add_scores(
     scores = kept + made
     summary = summarise(samples, lines, scores, seed, directory.read_repeats())
     directory.write_trec_run(samples)
-    directory.write_scores(scores)
-    directory.write_summary(summary)
+    directory.write_figures(scores, summary)
     return summary
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 SAMPLES, REPEATS, JUDGEMENTS = "samples.jsonl", "repeats.jsonl", "judgements.jsonl"
+_WRITTEN = (".json", ".jsonl", ".trec", ".csv", ".log")
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -105,6 +107,7 @@ class RunDirectory:
         lock = filelock.FileLock(self.path / ".lock", timeout=0)
         with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            _refuse_link(self.path / ".lock", option)
             try:
                 lock.acquire()
             except filelock.Timeout:
@@ -113,10 +116,11 @@ class RunDirectory:
                 ) from None
         try:
             for path in self.path.iterdir():
-                if path.suffix in (".json", ".jsonl", ".trec") and (path.is_symlink() or not path.is_file()):
-                    raise UsageError(
-                        f"{path} is a link or no plain file; move it away, or write elsewhere with {option}"
-                    )
+                if path.suffix in _WRITTEN:
+                    _refuse_link(path, option)
+                elif path.suffix == ".tmp" and path.name.startswith("."):  # of a process that was killed
+                    with _writing(path):
+                        path.unlink(missing_ok=True)
             yield
         finally:
             lock.release()
@@ -144,7 +148,25 @@ class RunDirectory:
 
     def write_summary(self, summary: Summary) -> None:
         """Replace summary.json."""
-        self._write("summary.json", summary.model_dump_json(indent=2) + "\n")
+        self._write("summary.json", _as_json(summary))
+
+    def write_figures(self, scores: Iterable[Score], summary: Summary) -> None:
+        """Replace scores.jsonl and summary.json, so that no reader pairs one with the other's predecessor.
+
+        Both are safe on disk before the old summary goes, so a full disk loses nothing. A crash between the renames
+        leaves no summary: readers refuse the run, and the same command writes it again.
+        """
+        summary_path, scores_path = self.path / "summary.json", self.path / "scores.jsonl"
+        with (
+            _staged(summary_path, _as_json(summary)) as new_summary,
+            _staged(scores_path, _as_lines(scores)) as new_scores,
+        ):
+            with _writing(summary_path):
+                summary_path.unlink(missing_ok=True)
+            with _writing(scores_path):
+                new_scores.replace(scores_path)
+            with _writing(summary_path):
+                new_summary.replace(summary_path)
 
     def discard_scores(self, question_ids: Collection[str]) -> None:
         """Forget summary and scores of these questions, before their samples change."""
@@ -236,10 +258,18 @@ class RunDirectory:
         return kept
 
     def _write_lines(self, name: str, rows: Iterable[BaseModel]) -> None:
-        self._write(name, "".join(f"{row.model_dump_json()}\n" for row in rows))
+        self._write(name, _as_lines(rows))
 
     def _write(self, name: str, text: str) -> None:
         write_text(self.path / name, text)
+
+
+def _as_json(content: BaseModel) -> str:
+    return content.model_dump_json(indent=2) + "\n"
+
+
+def _as_lines(rows: Iterable[BaseModel]) -> str:
+    return "".join(f"{row.model_dump_json()}\n" for row in rows)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -308,15 +338,22 @@ def write_text(path: Path, text: str) -> None:
         with _writing(path):
             path.write_text(text, encoding="utf-8", newline="\n")
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _writing(path):
-        try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
+    with _staged(path, text) as temporary, _writing(path):
+        temporary.replace(path)
+
+
+@contextmanager
+def _staged(path: Path, text: str) -> Iterator[Path]:
+    """A new file beside `path` with this text, safe on disk; removed at the end unless it was renamed."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with _writing(path), temporary.open("x", encoding="utf-8", newline="\n") as file:  # "x" follows no link
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
@@ -393,6 +430,11 @@ def read_lines(path: Path, model: type[T], half_line_ok: bool = False) -> Iterat
                 raise UsageError(
                     f"{path}, line {line_number}: not a {model.__name__.lower()}: {error.errors()[0]['msg']}{hint}"
                 ) from error
+
+
+def _refuse_link(path: Path, option: str) -> None:
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UsageError(f"{path} is a link or no plain file; move it away, or write elsewhere with {option}")
 
 
 def _check_plain(path: Path) -> None:

@@ -67,9 +67,10 @@ def leaderboard(
     LLM x retriever, one block a metric (with --task: rankers by figures), with 95% intervals; the best marked, and what
     is not significantly worse. Runs over other questions get tables of their own.
     """
-    from qilin_rag.errors import UsageError
+    from qilin_rag.errors import QilinError, UsageError
     from qilin_rag.reports import formats
     from qilin_rag.reports import leaderboard as board
+    from qilin_rag.store import write_text
 
     folders = runs_dir or [Path("runs")]
     if task is None:
@@ -105,9 +106,9 @@ def leaderboard(
         typer.echo(text.rstrip("\n"))
         return
     try:
-        out.write_text(text.rstrip("\n") + "\n", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UsageError(f"--out {out} can't be written: {error.strerror or error}") from error
+        write_text(out, text.rstrip("\n") + "\n")
+    except QilinError as error:
+        raise UsageError(f"--out {error}") from error
 
 
 def board_as_text(tables: list[Board], to_file: bool = False) -> str:

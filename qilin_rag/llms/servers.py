@@ -82,7 +82,7 @@ class Server:
         logger.info("starting %s, log: %s", self._engine.title, self.log)
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("wb") as log:
+            with open(self.log, "wb", opener=_open_no_link) as log:
                 self._keeper = subprocess.Popen(
                     [sys.executable, "-I", "-S", str(keeper), str(self._engine.stop_timeout_s), *command],
                     stdin=subprocess.PIPE,
@@ -300,3 +300,8 @@ def _reason(log: Path) -> str:
     else:
         told = lines[-_REASON_LINES:]
     return " | ".join(line[:_LINE_CHARS] for line in told) or "its log is empty"
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """A log that is a link is refused: what it names is not ours to overwrite."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)

@@ -105,6 +105,12 @@ def read_run(path: Path, name: str | None = None) -> Measured:
         again = f"qilin-rag score {path} --metrics retrieval"
         remarks = (f"{', '.join(misnamed)} left out: {given}; to score them by their right names: {again}",)
     scores = directory.read_scores_of(questions.values(), summary.metrics)
+    for metric, of in summary.metrics.items():
+        if any(score.signature != of.signature for score in scores[metric].values()):
+            raise UsageError(
+                f"{path}: summary.json and scores.jsonl differ in how {metric} was scored; if no other process is at "
+                f"it, score again: qilin-rag score {path}"
+            )
     return Measured(name or path.name, directory, manifest, summary, questions, scores, remarks)
 
 
