@@ -119,6 +119,7 @@ class RunDirectory:
         lock = filelock.FileLock(self.path / ".lock", timeout=0)
         with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            self._check_plain(option)
             try:
                 lock.acquire()
             except filelock.Timeout:
@@ -126,7 +127,6 @@ class RunDirectory:
                     f"{self.path} is in use by another process; wait for it, or write elsewhere with {option}"
                 ) from None
         try:
-            self._check_plain(option)
             with _writing(self.path):
                 self._mend()
             yield

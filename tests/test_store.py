@@ -4,13 +4,19 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.reports.measured import read_run
+from qilin_rag.scoring import add_scores
 from qilin_rag.store import RunDirectory
 from qilin_rag.types import Hit, Sample
 from tests.conftest import QUESTIONS, Cli, write_jsonl
@@ -203,3 +209,100 @@ def test_a_folder_that_cannot_be_made_is_one_line(data_dir: Path, tmp_path: Path
     done = cli("run", "--data", data_dir, "--runs-dir", tmp_path / "file" / "runs")
     assert done.code == 1
     assert "can't be written: Not a directory" in done.err
+
+
+FIGURES = ["scores.jsonl", "summary.json"]
+
+
+@pytest.mark.parametrize("n_moves", range(7))
+def test_killed_between_scores_and_summary_no_figure_is_under_anothers_signature(
+    data_dir: Path, cli: Cli, n_moves: int
+) -> None:
+    run = Path(cli("run", "--data", data_dir, "--metrics", "rouge_l").out.splitlines()[-1])
+    old = measured(run)
+    new = [NEW] * len(old)
+    child = os.fork()
+    if child == 0:
+        die_at_move(n_moves)
+        score(run)
+        os._exit(0)
+    os.waitpid(child, 0)
+    with suppress(UsageError):
+        assert measured(run) in (old, new)
+    score(run)
+    assert measured(run) == new
+    with RunDirectory(run).locked():
+        assert not list(run.glob(".*.tmp"))
+
+
+def test_a_full_disk_at_the_summary_leaves_the_old_figures(
+    data_dir: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(cli("run", "--data", data_dir, "--metrics", "rouge_l").out.splitlines()[-1])
+    before = [(run / name).read_bytes() for name in FIGURES]
+    sync, calls = os.fsync, iter(range(100))
+
+    def full_disk(descriptor: int) -> None:
+        if next(calls) == 1:
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    directory = RunDirectory(run)
+    scores, summary = directory.read_scores(), directory.read_summary()
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(QilinError, match="No space left"):
+        directory.write_figures(scores[:1], summary)
+    assert [(run / name).read_bytes() for name in FIGURES] == before
+
+
+@pytest.mark.parametrize("name", ["server.log", "judge-server.log", "filter-server.log", "review.csv", ".lock"])
+def test_logs_tables_and_locks_that_are_links_are_refused(data_dir: Path, cli: Cli, name: str) -> None:
+    run = Path(cli("run", "--data", data_dir).out.splitlines()[-1])
+    elsewhere = data_dir / "precious"
+    elsewhere.write_text("precious")
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(elsewhere)
+    done = cli("run", "--data", data_dir)
+    assert done.code == 2
+    assert f"{run / name} is a link" in done.err
+    assert elsewhere.read_text() == "precious"
+
+
+NEW = ("another", 0.25)
+
+
+def score(run: Path) -> None:
+    """As `score` with another setting does: other values under another signature."""
+    directory = RunDirectory(run)
+    _, lines = directory.read_samples()
+    made = [
+        one.model_copy(update={"value": NEW[1], "signature": NEW[0], "reason": None}) for one in directory.read_scores()
+    ]
+    samples = list(directory.read_samples_of(directory.read_questions()).values())
+    with directory.locked():
+        add_scores(directory, samples, lines, made, seed=0)
+
+
+def measured(run: Path) -> list[tuple[str, float | None]]:
+    """What the leaderboard takes from a run; its summary and its scores must tell the same."""
+    found = read_run(run)
+    for metric, of in found.summary.metrics.items():
+        values = [one.value for one in found.scores[metric].values() if one.value is not None]
+        assert of.value == pytest.approx(sum(values) / len(values))
+    return [(of.signature, of.value) for of in found.summary.metrics.values()]
+
+
+def die_at_move(n: int) -> None:
+    """Let SIGKILL end this process at the n-th rename or removal in a run directory."""
+    moves = iter(range(100))
+
+    def dying(act: Callable[..., Any]) -> Callable[..., Any]:
+        def move(path: Path, *arguments: Any, **options: Any) -> Any:
+            if path.suffix in (".tmp", ".json") and next(moves) == n:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return act(path, *arguments, **options)
+
+        return move
+
+    Path.replace = dying(Path.replace)  # type: ignore[method-assign]
+    Path.unlink = dying(Path.unlink)  # type: ignore[method-assign]

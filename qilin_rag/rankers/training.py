@@ -31,6 +31,7 @@ from qilin_rag.errors import UsageError
 from qilin_rag.extras import missing_modules
 from qilin_rag.pretrained import fetch_model, model_sha256, quiet_loading, within_gpu_memory
 from qilin_rag.progress import Advance, stage
+from qilin_rag.rankers.checkpoints import TRAINER_STATE, damage_of, saving_to
 from qilin_rag.rankers.evaluation import figures_of
 from qilin_rag.rankers.trained import (
     LESS_TO_SCORE,
@@ -55,7 +56,6 @@ BEGUN = "training.json"
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 _LESS_TO_TRAIN = "in a new folder, lower ranker.batch_size, or set ranker.gradient_checkpointing=true"
-TRAINER_STATE = "trainer_state.json"
 _PROCESSES = "n_processes"  # each takes a batch of its own in a step
 METRIC = "mrr@10"
 
@@ -119,7 +119,8 @@ def _train(
             if last and _is_over(last):
                 _take_best(trainer, last)
             else:
-                trainer.train(resume_from_checkpoint=str(last) if last else None)
+                with saving_to(out / CHECKPOINTS):
+                    trainer.train(resume_from_checkpoint=str(last) if last else None)
     trainer.accelerator.wait_for_everyone()  # each loads the best checkpoint, and the first process removes it below
     state = trainer.state  # validated at least once: an evaluation comes no later than the last step
     trained = Trained(out, _step(Path(state.best_model_checkpoint)), state.global_step, float(state.best_metric))
@@ -374,14 +375,20 @@ def _refuse_other(out: Path, there: dict[str, Any], begun: dict[str, Any], pretr
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The last one that was written whole; what a crash left of others is removed."""
+    """The last one that is whole and whose best model is; others are removed, the damaged ones by name."""
     whole = []
-    for path in folder.glob("checkpoint-*"):
-        if (path / TRAINER_STATE).is_file():  # written last
-            whole.append(path)
-        else:
+    for path in sorted(folder.glob("checkpoint-*"), key=_step):
+        if why := damage_of(path):
+            logger.warning("%s; the checkpoint is removed, and training goes on from an older one or anew", why)
             shutil.rmtree(path, ignore_errors=True)  # another process may be at it
-    return max(whole, key=_step, default=None)
+        else:
+            whole.append(path)
+    return next((path for path in reversed(whole) if _best_beside(path) in whole), None)
+
+
+def _best_beside(checkpoint: Path) -> Path:
+    best = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE)).best_global_step
+    return checkpoint if not best else checkpoint.with_name(f"checkpoint-{best}")
 
 
 def _is_over(checkpoint: Path) -> bool:

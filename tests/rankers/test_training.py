@@ -367,3 +367,26 @@ def test_the_learning_rate_may_fall_to_nothing() -> None:
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx([1.0, 2.0, 3.0, 2.25, 1.5, 0.75, 0.0])
+
+
+@pytest.mark.parametrize("file_name", ["trainer_state.json", "model.safetensors", "optimizer.pt", "rng_state.pth"])
+@pytest.mark.parametrize("damage", ["empty", "half", "missing"])
+def test_a_damaged_checkpoint_is_named_and_an_older_one_used(
+    catalogue: Catalogue, tmp_path: Path, file_name: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ranker = Toy(batch_size=16, max_steps=12, evaluate_every=3, patience=99)
+    requests = made_requests(), made_requests(20, seed=5)
+    whole = train_ranker(ranker, *requests, catalogue, tmp_path / "whole")
+    with watched_by(KillAt(11)), pytest.raises(Killed):
+        train_ranker(ranker, *requests, catalogue, tmp_path / "killed")
+    last = tmp_path / "killed" / "checkpoints" / "checkpoint-9"
+    file = last / file_name
+    content = file.read_bytes()
+    file.unlink()
+    if damage != "missing":
+        file.write_bytes(b"" if damage == "empty" else content[: len(content) // 2])
+    resumed = train_ranker(ranker, *requests, catalogue, tmp_path / "killed")
+    assert resumed[1:] == whole[1:]
+    assert str(last) in caplog.text
+    for name, values in model_of(tmp_path / "whole").items():
+        assert np.array_equal(values, model_of(tmp_path / "killed")[name])

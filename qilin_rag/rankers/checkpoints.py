@@ -1,0 +1,62 @@
+"""Which checkpoints are whole: transformers' Trainer takes a damaged one for whole, or passes over missing files."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from transformers import TrainerState
+
+from qilin_rag.errors import QilinError
+
+TRAINER_STATE = "trainer_state.json"
+_STATES = ("optimizer.pt", "scheduler.pt", "rng_state*.pth", TRAINER_STATE)
+_WRITE_FAILED = ("PytorchStreamWriter failed", "inline_container", "I/O error", "os error")
+_BY_TORCH = (".pt", ".pth", ".bin")
+
+
+def damage_of(checkpoint: Path) -> str | None:
+    """Name the first file that is missing, cut off or damaged, and how; None if the checkpoint is whole."""
+    for pattern in _STATES:
+        if not any(checkpoint.glob(pattern)):
+            return f"{checkpoint / pattern} is missing"
+    files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file()]
+    if not any(path.suffix in (".safetensors", ".bin") and path.name != "training_args.bin" for path in files):
+        return f"{checkpoint} has no file of weights"
+    return next((f"{path} is damaged" for path in files if not _is_whole(path)), None)
+
+
+@contextmanager
+def saving_to(folder: Path) -> Iterator[None]:
+    """A checkpoint that can't be written is one line; torch and safetensors say it in words of their own."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        is_writing = isinstance(error, OSError) or any(sign in str(error) for sign in _WRITE_FAILED)
+        if not is_writing:
+            raise
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+        raise QilinError(
+            f"{folder}: a checkpoint can't be written ({why}); earlier ones are kept: make room, and the same "
+            "command goes on"
+        ) from error
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        if path.name == TRAINER_STATE:
+            TrainerState.load_from_json(str(path)).stateful_callbacks["TrainerControl"]["args"]
+        elif path.suffix == ".safetensors":
+            with safe_open(path, framework="pt"):  # checks the file's length against its header
+                pass
+        elif path.suffix in _BY_TORCH:
+            with zipfile.ZipFile(path) as archive:  # as torch.save writes; each member has a checksum
+                return archive.testzip() is None
+        else:
+            return path.stat().st_size > 0 or path.suffix != ".json"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, SafetensorError):
+        return False
+    return True
