@@ -126,10 +126,14 @@ def ask_all(
         def finish(asked: Asked[E]) -> None:
             writer.write(asked.line)
             advance(failed=asked.line.is_lost)
-            same.note(asked.line, asked.is_refused)
+            same.end(asked.line, asked.is_refused)
+
+        async def ask_in_turn(job: T) -> Asked[E]:
+            await same.begin()
+            return await ask(job)
 
         try:
-            _run_async(lambda: _ask_all(asking, jobs, ask, finish))
+            _run_async(lambda: _ask_all(asking, jobs, ask_in_turn, finish))
         finally:
             if asking.cache:
                 asking.cache.close()

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
 import logging
 import os
 import reprlib
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +21,7 @@ from urllib.parse import urlsplit
 import platformdirs
 import yaml
 from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic_core import PydanticUndefined
 
 from qilin_rag.engine_settings import named_by_flag, risky_variables
 from qilin_rag.errors import UsageError, unknown_name
@@ -465,6 +468,14 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+def as_flag(name: str, value: Any) -> str:
+    """The flag that names this setting of a run, as a shell takes it."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if name == "llm.base_url" and value is not None:
+        return f"--base-url {shlex.quote(text)}"
+    return f"--set {shlex.quote(f'{name}={text}')}"
+
+
 def check_destination(label: str, llm: Mapping[str, Any], named: Collection[str], serve: bool = False) -> None:
     """Say that an LLM under the name of a shipped preset sends elsewhere, or another key, than that preset does.
 
@@ -494,13 +505,13 @@ def check_destination(label: str, llm: Mapping[str, Any], named: Collection[str]
     addresses = changed.get("base_url", ())
     if not changed or (set(changed) == {"base_url"} and all(is_loopback(str(address)) for address in addresses)):
         return
-    what = ", ".join(f"{name} {value} (the shipped one: {before})" for name, (before, value) in changed.items())
+    what = ", ".join(
+        f"{name} {value} (the shipped one: {'none' if before is PydanticUndefined else before})"
+        for name, (before, value) in changed.items()
+    )
     said = f"{own if own.is_file() and own != shipped else 'a file'} changes the preset {label}: {what}"
     variable = llm.get("api_key_env", fields.get("api_key_env"))
     if variable is None or os.environ.get(str(variable), "").strip():
-        flags = " ".join(
-            f"--base-url {value}" if name == "base_url" else f"--set llm.{name}={value}"
-            for name, (_, value) in changed.items()
-        )
+        flags = " ".join(as_flag(f"llm.{name}", value) for name, (_, value) in changed.items())
         raise UsageError(f"{said}; a key would go there, so name it if that is meant: {flags}")
     logger.warning("%s", said)

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 
 from qilin_rag.errors import QilinError
 from qilin_rag.store import Manifest, RunDirectory
+from qilin_rag.text import counted
 from qilin_rag.types import Cost, Exchange, Price, Summary, Times, Usage
 
 STAGES = ("retrieval", "generation", "scoring")
@@ -144,11 +145,12 @@ def cost_of(summary: Summary, price: Price | None) -> Cost:
     """
     usage = summary.usage
     if summary.uncounted:
-        return Cost(unknown=f"{_some(summary.uncounted, 'answer')} without a count of tokens")
+        return Cost(unknown=f"{counted(summary.uncounted, 'answer')} without a count of tokens")
     if usage.prompt_tokens is None or usage.completion_tokens is None:
         return Cost(amount=0.0) if summary.cached else Cost(unknown="nothing was answered")
     if price and usage.cache_write_tokens:
-        what = f"{_some(usage.cache_write_tokens, 'token')} put into the provider's cache, at a price that is not known"
+        n_tokens = counted(usage.cache_write_tokens, "token")
+        what = f"{n_tokens} put into the provider's cache, at a price that is not known"
         return Cost(unknown=what)
     return tokens_cost(usage.prompt_tokens, usage.completion_tokens, price, usage.cached_tokens or 0)
 
@@ -183,17 +185,17 @@ def describe(manifest: Manifest, summary: Summary) -> list[str]:
         calls = f"; all calls together {format_seconds(manifest.generation_s)}" if manifest.generation_s else ""
         lines.insert(0, f"{format_seconds(total_s)}{over}: {stages}{calls}")
     if times.untimed:
-        lines.append(f"{_some(times.untimed, 'sitting')} killed: not in these seconds")
+        lines.append(f"{counted(times.untimed, 'sitting')} killed: not in these seconds")
     if times.cut_off:
-        lines.append(f"{_some(times.cut_off, 'sitting')} cut off: the calls under way then are not in these tokens")
+        lines.append(f"{counted(times.cut_off, 'sitting')} cut off: the calls under way then are not in these tokens")
     return lines
 
 
 def say_tokens(summary: Summary, cost: Cost) -> str:
     """Tokens as the server counted them, and what they cost."""
-    free = f"; {_some(summary.cached, 'answer')} from the cache, at no cost" if summary.cached else ""
+    free = f"; {counted(summary.cached, 'answer')} from the cache, at no cost" if summary.cached else ""
     if summary.retries:
-        free += f"; {summary.retries:,} tries beyond the first"
+        free += f"; {counted(summary.retries, 'try')} beyond the first"
     if cost.amount is not None and cost.currency is None:
         return f"no tokens, no cost{free}"
     counts = {"prompt": summary.usage.prompt_tokens, "completion tokens": summary.usage.completion_tokens}
@@ -224,7 +226,3 @@ def format_seconds(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest_s = divmod(round(seconds), 60)
     return f"{minutes} min {rest_s} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _some(n: int, what: str) -> str:
-    return f"{n:,} {what}{'s' * (n != 1)}"

@@ -30,6 +30,8 @@ def write_note_names(folder: Path, notes: NoteStore, questions: Iterable[Questio
 def read_note_names(folder: Path) -> dict[int, str]:
     """Return the text of ids by number, as `write_note_names` kept it; what can't be read is left out."""
     try:
+        if not (folder / _FILE).is_file():
+            return {}
         content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         return {int(number): str(name) for number, name in content.items()}
     except (OSError, ValueError, AttributeError, RecursionError):

@@ -122,6 +122,8 @@ def score_directory(
     `finished` is the last line of each question, `lines` every line ever written (for usage).
     """
     questions = directory.read_questions()
+    if len(questions) != (n_questions := directory.read_manifest().n_questions):
+        raise UsageError(f"{directory.path}: questions.jsonl has {len(questions)} of its {n_questions} questions")
     unanswered = sum(question.id not in finished for question in questions)
     if unanswered:
         raise UsageError(f"{directory.path}: {unanswered} questions have no sample yet; run it again to go on")

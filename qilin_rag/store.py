@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -19,6 +20,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import IO, Any, Literal, TypeVar
 
 import filelock
@@ -54,6 +56,7 @@ _OF_SCORES = "scores_sha256"
 _TEMPORARY = ".tmp"
 _WRITTEN = (".json", ".jsonl", ".trec", ".log", ".csv")
 _MOST_LOOKS = 5
+_WAIT_S = 0.3
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -121,7 +124,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             self._check_plain(option)
             try:
-                lock.acquire()
+                lock.acquire(timeout=_WAIT_S, poll_interval=_WAIT_S / 10)  # `is_in_use` holds it for a moment
             except filelock.Timeout:
                 raise UsageError(
                     f"{self.path} is in use by another process; wait for it, or write elsewhere with {option}"
@@ -206,10 +209,10 @@ class RunDirectory:
             summary, of_scores = self._read_summary()
             path = self._scores_path()
             content = path.read_bytes() if path.is_file() else b""
-            if of_scores in (None, hashlib.sha256(content).hexdigest()):
-                break
+            if hashlib.sha256(content).hexdigest() == of_scores:
+                return summary, list(_lines_of(path, io.BytesIO(content), Score))
         scores = list(_lines_of(path, io.BytesIO(content), Score))
-        if not _are_signed_alike(summary, scores):
+        if not _belong_together(summary, scores, {question.id for question in self.read_questions()}):
             again = f"to make both again: qilin-rag score {self.path}"
             raise UsageError(f"{self.path}: {SUMMARY} and {SCORES} are not of one scoring; {again}")
         return summary, scores
@@ -231,8 +234,10 @@ class RunDirectory:
         """The file with the scores that summary.json is of, where a crash left new ones without their name."""
         new = self.path / NEW_SCORES
         try:
+            if not (self.path / SUMMARY).is_file():
+                return self.path / SCORES
             of_scores = json.loads((self.path / SUMMARY).read_bytes())[_OF_SCORES]
-            if hashlib.sha256(new.read_bytes()).hexdigest() == of_scores:
+            if new.is_file() and hashlib.sha256(new.read_bytes()).hexdigest() == of_scores:
                 return new
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             pass
@@ -519,18 +524,36 @@ def _lines_of(path: Path, file: IO[bytes], model: type[T], half_line_ok: bool = 
                 return
             hint = "; mend or remove the line, or start anew with run --fresh" if model is Sample else ""
             raise UsageError(
-                f"{path}, line {line_number}: not a {model.__name__.lower()}: {error.errors()[0]['msg']}{hint}"
+                f"{path}, line {line_number}: not a {_noun(path)}: {error.errors()[0]['msg']}{hint}"
             ) from error
+
+
+def _noun(path: Path) -> str:
+    """What a line of a file is: sample, score, question."""
+    return path.stem.rpartition(".")[2].partition("-")[0].removesuffix("s")
 
 
 def _as_lines(rows: Iterable[BaseModel]) -> str:
     return "".join(f"{row.model_dump_json()}\n" for row in rows)
 
 
-def _are_signed_alike(summary: Summary, scores: Iterable[Score]) -> bool:
-    """Whether the scores by each metric of the summary were made as it says."""
-    signatures = {name: figure.signature for name, figure in summary.metrics.items()}
-    return all(signatures.get(score.metric, score.signature) == score.signature for score in scores)
+def _belong_together(summary: Summary, scores: Iterable[Score], question_ids: Collection[str]) -> bool:
+    """Whether the scores by each metric were made as the summary says, and have its mean."""
+    values: dict[str, list[float]] = {name: [] for name in summary.metrics}
+    for score in scores:
+        figure = summary.metrics.get(score.metric)
+        if figure is None or score.question_id not in question_ids:
+            continue
+        if score.signature != figure.signature:
+            return False
+        if score.value is not None:
+            values[score.metric].append(score.value)
+    return all(
+        figure.value is None
+        or not values[name]
+        or math.isclose(figure.value, fmean(values[name]), rel_tol=1e-6, abs_tol=1e-9)
+        for name, figure in summary.metrics.items()
+    )
 
 
 def _check_plain(path: Path) -> None:

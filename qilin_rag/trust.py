@@ -6,12 +6,11 @@ import json
 import logging
 import os
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qilin_rag.config import RunConfig, check_destination, is_loopback, known_preset
+from qilin_rag.config import RunConfig, as_flag, check_destination, is_loopback, known_preset
 from qilin_rag.errors import UsageError
 from qilin_rag.overrides import named_settings
 from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS, Component, Registry
@@ -19,7 +18,9 @@ from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS, Component, Registry
 logger = logging.getLogger(__name__)
 
 _PUBLIC_DATA = "hub:THUIR/Qilin"
-_OUTWARD = re.compile(r"(?i)url|uri|host|address|endpoint|proxy|server|key|token|secret|header|env|command|program")
+_OUTWARD = re.compile(
+    r"(?i)(^|_)(ur[li]s?|hosts?|address|endpoint|prox(y|ies)|server|key|token|secret|headers?|env|command|program)($|_)"
+)
 _NO_KEY = ""
 
 
@@ -53,7 +54,7 @@ def trusted(path: Path, config: RunConfig, named: set[str], allow_code: bool = F
         untrusted.append(("data", config.data))
     if untrusted:
         what = ", ".join(f"{name} {_short(value)}" for name, value in untrusted)
-        flags = " ".join(_flag(name, value) for name, value in untrusted)
+        flags = " ".join(as_flag(name, value) for name, value in untrusted)
         raise UsageError(f"{path} alone names {what}; if you trust it, name it yourself: {flags}")
     _check_plain_files(path, config)
     if preset:
@@ -178,11 +179,3 @@ def _texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _flag(name: str, value: Any) -> str:
-    """The flag that names this setting."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if name == "llm.base_url":
-        return f"--base-url {shlex.quote(text)}"
-    return f"--set {shlex.quote(f'{name}={text}')}"

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from qilin_rag.text import decimal_number, is_blank
+from qilin_rag.text import counted, decimal_number, is_blank
 
 Status = Literal["ok", "failed", "filtered", "truncated", "empty"]
 """What became of a question that an LLM was asked.
@@ -399,7 +399,7 @@ class QuestionDefects(Frozen):
         if self.dangling_notes:
             parts.append(
                 f"{self.questions_with_dangling_notes} with reference notes that are not in the data "
-                f"({self.dangling_notes} notes), which recall counts as missed"
+                f"({counted(self.dangling_notes, 'note')}), which recall counts as missed"
             )
         if self.empty_references:
             parts.append(

@@ -112,8 +112,11 @@ def _print_judgement(judgement: Judgement) -> None:
 def _scores(directory: RunDirectory, manifest: Manifest) -> list[Score]:
     """The run's scores without those that an earlier version named wrongly."""
     from qilin_rag.scoring import is_misnamed
+    from qilin_rag.store import SUMMARY
 
-    return [score for score in directory.read_scores() if not is_misnamed(manifest, score.metric, score.signature)]
+    has_summary = (directory.path / SUMMARY).exists()
+    scores = directory.read_figures()[1] if has_summary else directory.read_scores()
+    return [score for score in scores if not is_misnamed(manifest, score.metric, score.signature)]
 
 
 def _status(sample: Sample, is_cut: bool) -> str:
@@ -139,6 +142,8 @@ def _show_run(
     from qilin_rag.reports.run_list import figures_of, state_of
     from qilin_rag.scoring import summarise
 
+    ids = [question.id for question in directory.read_questions()] or list(samples)
+    samples = {question_id: samples[question_id] for question_id in ids if question_id in samples}
     repeats = directory.read_repeats()
     summary = summarise(list(samples.values()), lines, [], repeats=repeats)
     state = state_of(directory, manifest)
@@ -163,7 +168,6 @@ def _show_run(
     _print_facts(directory.path, manifest, state, summary)
     _print_taken(manifest, state, summary, samples)
     _print_figures(figures)
-    ids = [question.id for question in directory.read_questions()] or list(samples)
     _print_questions(ids, samples, scores, [*lines, *repeats], limit)
 
 

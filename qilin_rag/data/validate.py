@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qilin_rag.data.encodings import Batch, Defect, Report, read_batches
+from qilin_rag.data.near_miss import near_miss
 from qilin_rag.data.questions import NO_ANSWER, pairs_problem
 from qilin_rag.data.schema import ACTIONS, FEEDBACK, NOTES, PAIRS, TABLES, Table
 from qilin_rag.data.source import Source
@@ -72,6 +73,9 @@ def validate(source: Source, report: Report, remark: Callable[[str], None] = lam
             counts = f"{n_zero:,} results of {n_with_zero:,} requests"
             remark(f"{name}: {counts} are at position 0; log.position_zero={source.log.position_zero} reads them")
         keys[name] = found
+    if "notes" not in keys:
+        hint = near_miss(source.folder, ["notes"])
+        remark(f"notes: the table is not there, so notes that rows name were not looked for{hint}")
     return {name: found.n_rows for name, found in keys.items()}
 
 

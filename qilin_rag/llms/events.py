@@ -23,17 +23,21 @@ if TYPE_CHECKING:
 _FIELD = re.compile(rb"(data|event|id|retry)[:\r\n]|:")  # what a line of events begins with
 _LONGEST_FIELD = len(b"event:")
 _DONE = "[DONE]"
+_NO_REASON = ("null", "none")  # DashScope's word for an answer that goes on
+_REFUSING = frozenset(("code", "message", "msg", "detail", "error_code", "error_msg", "base_resp"))
 MOST_BYTES = 64 * 2**20  # of a reply; a server may never end
 LAST_WORDS_S = 5.0  # for what a server may say behind an answer
 # What a chunk says of a part of a message; all other texts are continued by the next chunk.
 _SAID_ONCE = frozenset({"role", "type", "id", "index", "name", "format", "signature"})
 # A server that can be asked for a stream only, in the words of DashScope, OpenAI's, Fireworks and of gateways.
 _STREAM_ONLY = re.compile(
-    r"only supports? (the )?stream|stream(ing)?[- ]only"
-    r"|stream['\"`]?( parameter)?( ?[=:] ?| (must|should|has to|needs to) be (set to )?| to )['\"`]?true"
-    r"(?!.{0,20}(not|un) ?(supported|allowed|available))"
+    r"only supports? (the )?stream(?!lin)|stream(ing)?[- ]only"
+    r"|(?<!with )(?<!when )\bstream['\"`]?( parameter)?"
+    r"( ?[=:] ?| (must|should|has to|needs to) be (set to )?| to )['\"`]?true"
+    r"(?! or |.{0,20}(not|un) ?(supported|allowed|available))"
     r"|(when|with|if) ['\"`]?stream['\"`]?( ?[=:] ?| is )false"
-    r"|(requires?|must use|please (use|enable)( the)?) stream"
+    r"|(requires?|must use|please (use|enable)( the)?) stream(?!lin)"
+    r"(?!\w* (video|audio|input|processor|access))"
     r"|set to false for non-?stream|must be .{0,20}false .{0,20}non-?stream"
     r"|non-?stream\w*( \w+){0,3} (is |are )?(not |un|dis)(supported|allowed|available|abled)"
     r"|(does not|doesn't|not) support non-?stream"
@@ -125,20 +129,34 @@ async def _read_events(chunks: AsyncIterator[bytes]) -> dict[str, Any]:
                 return reply.read(is_done=True)
             if not event.data.strip():
                 continue
-            chunk = json.loads(event.data)
-            if not isinstance(chunk, Mapping):
-                raise ValueError(f"an event holds {type(chunk).__name__}, not an object")
+            chunk = _parsed(event.data, is_error=event.event == "error" or not reply.has_begun)
             if (error := _error_in(chunk, event.event)) is not None:
-                return {"error": error}
+                return reply.read(is_done=True) if reply.has_ended else {"error": error}
             reply.add(chunk)
     return reply.read(is_done=False)
+
+
+def _parsed(data: str, is_error: bool) -> Mapping[str, Any]:
+    """An event; a plain text is the server's word of a failure where it can be one."""
+    try:
+        chunk = json.loads(data)
+    except ValueError:
+        if not is_error:
+            raise
+        chunk = data
+    if isinstance(chunk, Mapping):
+        return chunk
+    if is_error:
+        return {"error": chunk}
+    raise ValueError(f"an event holds {type(chunk).__name__}, not an object")
 
 
 def _error_in(chunk: Mapping[str, Any], event: str) -> Any:
     """What a server says of its failure in the middle of a stream, None where this is no failure."""
     if chunk.get("error"):
         return chunk["error"]
-    return chunk if event == "error" or chunk.get("object") == "error" else None
+    is_other = not isinstance(chunk.get("choices"), list) and not chunk.get("usage") and _REFUSING & chunk.keys()
+    return chunk if event == "error" or chunk.get("object") == "error" or is_other else None
 
 
 class _Reply:
@@ -169,8 +187,13 @@ class _Reply:
             kept["message"] = _own(message)  # the whole of it, after its parts or in their place
         if isinstance(text := choice.get("text"), str):
             _extend(kept, {"text": text})
-        if choice.get("finish_reason"):
-            kept["finish_reason"] = choice["finish_reason"]
+        if (why := choice.get("finish_reason")) and str(why).lower() not in _NO_REASON:
+            kept["finish_reason"] = why
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything of an answer has come."""
+        return bool(self._choices)
 
     @property
     def has_ended(self) -> bool:

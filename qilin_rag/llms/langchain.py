@@ -77,6 +77,7 @@ class LangChain(LLM):
     _rng: random.Random = PrivateAttr(default_factory=random.Random)
     _http: httpx2.AsyncClient | None = PrivateAttr(default=None)
     _is_stream_only: bool = PrivateAttr(default=False)
+    _has_answered: bool = PrivateAttr(default=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -141,6 +142,9 @@ class LangChain(LLM):
             raise LLMError(f"{error} ({self.max_tries} tries)", retries=calls.retries) from error
         except FilteredError as error:
             done = filtered(error, self.spec)
+        except LLMError as error:
+            error.retries = calls.retries
+            raise
         return done.model_copy(update={"retries": calls.retries})
 
     async def close(self) -> None:
@@ -161,12 +165,14 @@ class LangChain(LLM):
         except (QilinError, TransientError):
             raise
         except Exception as error:  # each provider has errors of its own
-            if not streams and must_stream(f"{error} {getattr(error, 'body', '')}"):
+            if not (streams or self._has_answered) and must_stream(f"{error} {getattr(error, 'body', '')}"):
                 self._say_stream_only()
                 return await self._call(prompt)
             if isinstance(error, OSError):  # most clients don't say what they could not open
                 connection.certificates()
-            raise meaning(error, self._name) from error
+            sent = [prompt.query, *(each["content"] for each in prompt.messages)]
+            raise meaning(error, self._name, sent) from error
+        self._has_answered = True
         return completion(message, self.spec, time.perf_counter() - started, self.thinking_markers, self.max_tokens)
 
     def _say_stream_only(self) -> None:

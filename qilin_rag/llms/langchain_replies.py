@@ -7,11 +7,11 @@ names that they use. What an error means is read from its HTTP status and body, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qilin_rag.factories import one_line, redacted
-from qilin_rag.llms.refusal_bodies import Refusal, read_refusal
+from qilin_rag.llms.refusal_bodies import Refusal, read_refusal, without_echo
 from qilin_rag.llms.refusals import Caller, as_error
 from qilin_rag.llms.replies import PASSING, read_ending, read_reply, read_usage
 from qilin_rag.llms.retry import TransientError
@@ -55,8 +55,11 @@ def ending_word(about: Mapping[str, Any]) -> Any:
     return said or next((about[name] for name in _WHERE if about.get(name)), None)
 
 
-def meaning(error: Exception, name: str) -> Exception:
-    """Return what an error of a provider means: for this question, for all, or only for now."""
+def meaning(error: Exception, name: str, sent: Sequence[str] = ()) -> Exception:
+    """Return what an error of a provider means: for this question, for all, or only for now.
+
+    `sent`: the texts that were sent, which an error may repeat.
+    """
     caller = Caller(
         name=name,
         no_model=": no such model or address",
@@ -65,7 +68,7 @@ def meaning(error: Exception, name: str) -> Exception:
         redact=redacted,
         fields=_LEFT_OUT,
     )
-    return as_error(read_error(error), caller)
+    return as_error(without_echo(read_error(error), sent), caller)
 
 
 def read_error(error: Exception) -> Refusal:

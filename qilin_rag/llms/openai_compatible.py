@@ -26,8 +26,8 @@ from qilin_rag.llms import connection
 from qilin_rag.llms.base import LLM, FatalLLMError, FilteredError, LLMError, ThinkingMarkers
 from qilin_rag.llms.events import must_stream, read_body, refuses_usage
 from qilin_rag.llms.limiter import AdaptiveLimit
-from qilin_rag.llms.refusal_bodies import read_refusal, refusal_in_answer
-from qilin_rag.llms.refusals import Caller, filtered, refusal_error
+from qilin_rag.llms.refusal_bodies import read_refusal, refusal_in_answer, without_echo
+from qilin_rag.llms.refusals import Caller, as_error, filtered, refusal_error
 from qilin_rag.llms.replies import PASSING, read_again, read_ending, read_reply, read_usage
 from qilin_rag.llms.retry import CountedCalls, TransientError, with_retries
 from qilin_rag.prompts import RenderedPrompt
@@ -122,6 +122,7 @@ class OpenAICompatible(LLM):
     _rng: random.Random = PrivateAttr(default_factory=random.Random)
     _is_model_said: bool = PrivateAttr(default=False)
     _is_stream_only: bool = PrivateAttr(default=False)
+    _has_answered: bool = PrivateAttr(default=False)
     _refuses_usage: bool = PrivateAttr(default=False)
 
     @model_validator(mode="before")
@@ -296,6 +297,9 @@ class OpenAICompatible(LLM):
             raise LLMError(f"{error} ({self.max_tries} tries)", retries=calls.retries) from error
         except FilteredError as error:
             completion = filtered(error, self.model)
+        except LLMError as error:
+            error.retries = calls.retries
+            raise
         return completion.model_copy(update={"retries": calls.retries})
 
     async def _limited_call(self, prompt: RenderedPrompt) -> Completion:
@@ -338,10 +342,15 @@ class OpenAICompatible(LLM):
         except (openai.OpenAIError, ValueError) as error:
             raise TransientError(f"unreadable answer: {self._redacted(' '.join(str(error).split()))[:200]}") from error
         if refused is not None:
-            if self._adapts_to(read_refusal(*refused).words, body):
+            refusal = without_echo(
+                read_refusal(*refused), [prompt.query, *(each["content"] for each in prompt.messages)]
+            )
+            if self._adapts_to(refusal.words, body):
                 return await self._call(prompt)
-            raise refusal_error(*refused, self._caller)
-        return self._completion(reply, latency_s)
+            raise as_error(refusal, self._caller)
+        completion = self._completion(reply, latency_s)
+        self._has_answered = True
+        return completion
 
     async def _post(self, body: dict[str, Any]) -> bytes | dict[str, Any]:
         import httpx2
@@ -365,7 +374,7 @@ class OpenAICompatible(LLM):
 
     def _adapts_to(self, refusal: str, body: Mapping[str, Any]) -> bool:
         """Whether the server refused the form of a request, and the next one will have another; said once."""
-        if must_stream(refusal):
+        if must_stream(refusal) and not self._has_answered:
             if body.get("stream"):
                 said = self._redacted(refusal)[:300]
                 raise FatalLLMError(f"{self.base_url} refuses {self.model!r} with a stream and without one ({said})")
@@ -388,7 +397,7 @@ class OpenAICompatible(LLM):
         choice = reply.choices[0]
         ended = read_ending(choice.finish_reason)
         if ended == PASSING:
-            raise TransientError(f"the server ended the answer with {choice.finish_reason!r}")
+            raise TransientError(self._redacted(f"the server ended the answer with {choice.finish_reason!r}"))
         model = reply.model if isinstance(reply.model, str) and reply.model else self.model
         if not self._is_model_said and not _is_same_model(self.model, model):
             self._is_model_said = True
@@ -406,7 +415,12 @@ class OpenAICompatible(LLM):
             markers=self.thinking_markers,
             most_tokens=self.max_tokens,
         )
-        return completion.model_copy(update={"model": model, "latency_s": latency_s})
+        said = {
+            name: self._redacted(text)
+            for name in ("finish_reason", "why_empty")
+            if (text := getattr(completion, name)) is not None
+        }
+        return completion.model_copy(update={"model": model, "latency_s": latency_s, **said})
 
     async def close(self) -> None:
         """Close the connections, and forget what was learnt on this event loop."""

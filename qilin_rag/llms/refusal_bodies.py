@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from qilin_rag.llms.retry import asked_wait_s
@@ -19,6 +19,7 @@ _MOST_CHARS = 20_000  # of one body: a reason is shorter
 _MOST_WORDS = 5_000  # characters
 _DEEPEST = 8
 _MOST_ITEMS = 10
+_ECHO_OF_HAN, _ECHO = 6, 24  # characters of a prompt that no server says by itself
 _LIMITED = (429, 503)
 # Names of fields in lower case, letters alone: `error_msg`, `errorMsg` and `ErrorMsg` are one.
 _STATUSES = frozenset(("code", "status", "statuscode", "httpstatus"))
@@ -72,6 +73,37 @@ def read_refusal(status: int | None, headers: Mapping[str, Any], body: Any) -> R
         told = {name: value for name, value in told.items() if not name.startswith("x-ratelimit")}
     wait_s = asked_wait_s(told, words)
     return Refusal(status, frozenset(said.codes), words, said.is_page, wait_s)
+
+
+def without_echo(refusal: Refusal, sent: Sequence[str]) -> Refusal:
+    """A refusal without what it repeats of a prompt, which says nothing about the refusal.
+
+    >>> without_echo(read_refusal(400, {}, "bad input: '支付宝余额不足怎么办'"), ["支付宝余额不足怎么办"]).words
+    "bad input: '…'"
+    """
+    words, kept, at = refusal.words, "", 0
+    prompt = in_one_line(" ".join(sent))
+    while at < len(words):
+        n_chars = next((n for n in (_ECHO_OF_HAN, _ECHO) if _is_echo(words[at : at + n], n, prompt)), 0)
+        if not n_chars:
+            kept += words[at]
+            at += 1
+            continue
+        while at + n_chars < len(words) and words[at : at + n_chars + 1] in prompt:
+            n_chars += 1
+        kept += "…"
+        at += n_chars
+    return refusal if kept == words else refusal._replace(words=kept, wait_s=asked_wait_s({}, kept))
+
+
+def _is_echo(part: str, n_chars: int, prompt: str) -> bool:
+    """Whether so many characters are the prompt's own: a few are, if they are Chinese."""
+    is_long = len(part) == n_chars and (n_chars >= _ECHO or sum(map(_is_han, part)) >= _ECHO_OF_HAN // 2)
+    return is_long and part in prompt
+
+
+def _is_han(char: str) -> bool:
+    return "\u4e00" <= char <= "\u9fff"
 
 
 def refusal_in_answer(value: Any) -> Any:

@@ -95,6 +95,7 @@ TABLE = (
         Meaning.ACCOUNT_EMPTY,
         codes=r"""
             insufficient_?(user_?)?(quota|balance|credits?|funds)(_?error)?
+            quotaexceeded|1304|1308
             (service_?|account_?)?(arrearage|arrears|overdue)(_?error)?
             exceeded_current_quota(_error)?
             billing_(hard_limit_reached|not_active|error)
@@ -113,6 +114,7 @@ TABLE = (
             \bin arrears|overdue (balance|payment)|in good standing
             余额不足|欠费|额度(不足|已|用)
             quota is not enough
+            exhausted its free|日调用限额|使用上限|daily request limit|reached your specified api usage limits
             (out of|all available|no remaining|no more|have any|have enough|requires? more|purchase( more)?|add) credits
             spending limit|budget has been exceeded
             free (tier|allocation|quota).*(exhausted|used up)|used up your .*allocation
@@ -121,7 +123,11 @@ TABLE = (
     ),
     _row(
         Meaning.FORBIDDEN,
-        words=r"\b(organi[sz]ation|account|user) (has been|is|was) (restricted|suspended|deactivated|disabled|banned)",
+        words=r"""
+            \b(organi[sz]ation|account|user|access) (has been|is|was) (restricted|suspended|deactivated|disabled|banned)
+            \b(organi[sz]ation|account|user|access) (has been|is|was) (flagged|terminated|blocked|locked)
+            virtual network|firewall rules
+        """,
     ),
     _row(
         Meaning.FILTERED,
@@ -149,8 +155,9 @@ TABLE = (
             blocked by .{0,30}guardrail|guardrail (blocked|intervened)
         """,
     ),
+    _row(Meaning.FIELD_REFUSED, words=r"no endpoints found that (support|can handle)"),
     _row(Meaning.NO_MODEL, codes="model_?not_?found(error)?|(get_)?no_available_channel"),
-    _row(Meaning.OVERLOADED, statuses=(429, 503, 529)),
+    _row(Meaning.OVERLOADED, statuses=(429, 498, 503, 529)),
     _row(
         Meaning.OVERLOADED,
         but=(401, 404),
@@ -159,7 +166,10 @@ TABLE = (
             resource_?exhausted|service_?unavailable.*|limit_(requests|burst_rate)
             130[2-5]
         """,
-        words="rate limit|too many requests|(request|qps) limit reached|请求(过多|太多|频率)|限流",
+        words="""
+            rate limit|too many requests|(request|qps) limit reached|capacity exceeded|queue is full
+            请求(过多|太多|频率)|限流
+        """,
     ),
     _row(Meaning.OVERFLOW, statuses=(413,)),
     _row(
@@ -221,6 +231,7 @@ TABLE = (
             expiredtoken.*|unrecognizedclient.*|invalid_iam_token|invalidsignature.*|invalid_token
         """,
         words=r"""
+            access token (is )?(invalid|expired)|login fail
             api[- _]?key (is |was )?(not valid|invalid|expired|revoked|disabled|not found|missing)
             (invalid|incorrect|wrong|missing|no|expired) (api|access)[- _]?(key|token)
             invalid (authentication|credentials?|(auth\w*|bearer|iam) token)|security token .*(invalid|expired)
@@ -233,12 +244,17 @@ TABLE = (
         words=r"cloudflare|attention required|\bWAF\b|firewall|(request|access|you have been) .{0,20}blocked|拦截",
     ),
     _row(Meaning.FORBIDDEN, statuses=(403,)),
-    _row(Meaning.FORBIDDEN, statuses=(400, *_IN_200), codes=".*(permission_?denied|access_?denied|forbidden).*"),
+    _row(
+        Meaning.FORBIDDEN,
+        statuses=(400, *_IN_200),
+        codes=".*(permission_?denied|access_?denied|forbidden).*",
+        words="no permission to access",
+    ),
     _row(Meaning.WRONG_PATH, statuses=(301, 302, 303, 307, 308, 404, 405)),
     _row(
         Meaning.WRONG_PATH,
         statuses=(400, *_IN_200),
-        words="http request (was sent )?to (an )?https",
+        words="http request (was sent )?to (an )?https|unexpected endpoint or method",
     ),
     _row(Meaning.PASSING, statuses=(408, 409, 424, 425, 200)),
     _row(
@@ -343,7 +359,7 @@ def as_error(refusal: Refusal, caller: Caller) -> Exception:
             return FatalLLMError(f"{caller.name} forbids the call ({said}); check what the account and its key may use")
         case Meaning.NO_MODEL:
             return FatalLLMError(f"{caller.name}{caller.no_model} ({said})")
-        case Meaning.WRONG_PATH if refusal.is_page or refusal.status in _IN_200:
+        case Meaning.WRONG_PATH if refusal.is_page or (refusal.status in _IN_200 and not words):
             page = f" ({words})" if refusal.is_page and words else ""
             return FatalLLMError(
                 f"{caller.name} answers with a web page{page}, not with JSON; is /v1 missing at its end?"

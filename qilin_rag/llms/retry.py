@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhd])", re.IGNORECASE)
 _SAID_WAIT = re.compile(
-    r"(?:try(?:ing)? again|retry(?:ing)?|come back)\s*(?:in|after)[\s:]*"
+    r"(?:(?:try(?:ing)? again|retry(?:ing)?|come back)\s*(?:in|after)|\bwait)[\s:]*"
     r"((?:\d+(?:\.\d+)?\s*(?:ms|s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:ours?)?|d(?:ays?)?)(?![a-z])[\s,]*)+)",
     re.IGNORECASE,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from pathlib import Path
@@ -16,31 +17,57 @@ _VARYING = re.compile(r"\b[0-9a-f]{8}[0-9a-f-]*\b|[\w-]*\d[\w-]*")
 
 
 class SameRefusals:
-    """Counts the reasons of the calls that are refused, until the first reply."""
+    """Counts the reasons of the calls that are refused, until the first reply.
+
+    Once `SAME_REFUSALS` are alike no call begins until those under way have ended: refusals are quick, replies slow.
+    """
 
     def __init__(self, path: Path) -> None:
         """Nothing has come back yet; `path` has the lines of earlier sessions."""
         self._path = path
         self._counts: Counter[str] = Counter()
         self._has_reply = False
+        self._n_under_way = 0
+        self._suspected: str | None = None
+        self._may_begin = asyncio.Event()
+        self._may_begin.set()
 
-    def note(self, line: Exchange, is_refused: bool) -> None:
-        """Count a line that is written; a QilinError when `SAME_REFUSALS` are alike, and no reply has ever come."""
-        if self._has_reply or line.cached:
+    async def begin(self) -> None:
+        """Wait until a call may begin."""
+        await self._may_begin.wait()
+        self._n_under_way += 1
+
+    def end(self, line: Exchange, is_refused: bool) -> None:
+        """Count the line of a call that has ended.
+
+        Raises:
+            QilinError: If `SAME_REFUSALS` were alike, none is under way, and no reply has ever come.
+        """
+        self._n_under_way -= 1
+        if not self._has_reply and not line.cached:
+            self._count(line, is_refused)
+        if self._suspected is None:
             return
+        if self._has_reply:
+            self._suspected = None
+            self._may_begin.set()
+        elif not self._n_under_way:
+            raise QilinError(
+                f"no call was answered, and {max(self._counts.values())} failed for one reason: {self._suspected}; "
+                "the others are not made; what is done is kept, and the same command goes on"
+            )
+
+    def _count(self, line: Exchange, is_refused: bool) -> None:
         if not is_refused:
             self._has_reply = line.status != "failed"
             return
         reason = line.error or ""
         self._counts[without_numbers(reason)] += 1
-        if self._counts[without_numbers(reason)] < SAME_REFUSALS:
-            return
-        self._has_reply = self._had_reply(line)
-        if not self._has_reply:
-            raise QilinError(
-                f"no call was answered, and {SAME_REFUSALS} failed for one reason: {reason}; the others are not made; "
-                "what is done is kept, and the same command goes on"
-            )
+        if self._suspected is None and self._counts[without_numbers(reason)] >= SAME_REFUSALS:
+            self._has_reply = self._had_reply(line)
+            if not self._has_reply:
+                self._suspected = reason
+                self._may_begin.clear()
 
     def _had_reply(self, line: Exchange) -> bool:
         """Whether an earlier session had an answer: then these are prompts that it could not get one for."""

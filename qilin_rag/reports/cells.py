@@ -38,7 +38,7 @@ class Standing(Frozen):
 
     `tied`: not the best, but not significantly worse. `p` is of the comparison with the best, adjusted for all pairs of
     the family (see `stats.compare_all`): the chance that any run is marked worse though it is as good as the truly best
-    is at most .05. `untold`: why nothing could be shown of this pair, so that a tie says nothing.
+    is at most .05. `untold`: why no difference can be detected in this pair, so that a tie says nothing.
     """
 
     best: bool = False

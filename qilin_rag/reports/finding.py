@@ -65,11 +65,9 @@ def find_run(name: Path, folders: Sequence[Path] = ()) -> Path:
     places = folders or [DEFAULT_FOLDER]
     if len(name.parts) > 1:
         places = [name.parent, *(folder / name.parent for folder in places)]
-    runs = [path for place in places for path in (*_inside(place), *_one_level_down(place))]
-    distinct = list({path.resolve(): path for path in runs}.values())
-    matching = [path for path in distinct if path.name == name.name] or [
-        path for path in distinct if _is_meant(name.name, path.name)
-    ]
+    matching = _meant(name.name, [path for place in places for path in _inside(place)]) or _meant(
+        name.name, [path for place in places for path in _one_level_down(place)]
+    )
     if len(matching) > 1:
         shown = ", ".join(str(path) for path in matching[:5]) + (", ..." if len(matching) > 5 else "")
         raise UsageError(f"{name} may be any of {len(matching)} runs; write more of its name: {shown}")
@@ -82,7 +80,14 @@ def find_run(name: Path, folders: Sequence[Path] = ()) -> Path:
     )
 
 
-def _is_meant(part: str, name: str) -> bool:
+def _meant(part: str, runs: Sequence[Path]) -> list[Path]:
+    """The runs of this name, else those that it may be a part of the name of."""
+    distinct = list({path.resolve(): path for path in runs}.values())
+    return [path for path in distinct if path.name == part] or [path for path in distinct if is_meant(part, path.name)]
+
+
+def is_meant(part: str, name: str) -> bool:
+    """Whether a part of a name means the run of this name: its beginning, or that of its fingerprint."""
     return name.startswith(part) or name.rpartition("-")[2].startswith(part)
 
 

@@ -114,8 +114,8 @@ def marks(table: Table) -> list[str]:
     how = (
         "Tied: not significantly worse, by paired sign-flip tests adjusted for all pairs of the column or row (max-T); "
         "in at most 5% of columns is any run without a mark as good as the best. Beside or under a figure: its 95% "
-        "interval. Could be shown: the true difference of two runs that a test of these two alone finds four times in "
-        "five."
+        "interval. Smallest detectable difference: the true one of two runs that a test of these two alone finds four "
+        "times in five."
     )
     judged = [f"{judged_by(comparison)}." for comparison in table.judged]
     return [line for line in (" ".join(filter(None, meanings)), how, *judged) if line]
