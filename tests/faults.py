@@ -97,7 +97,7 @@ class _Disk:
         """For the rest of this process: an audit hook stays."""
         sync, write_all = os.fsync, store._write_all
 
-        def fsync(descriptor: int) -> None:
+        def fsync(descriptor: Any) -> None:
             self._event("os.fsync", Path(f"/proc/self/fd/{descriptor}").readlink())
             sync(descriptor)
 
