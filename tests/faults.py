@@ -97,9 +97,9 @@ class _Disk:
         """For the rest of this process: an audit hook stays."""
         sync, write_all = os.fsync, store._write_all
 
-        def fsync(descriptor: Any) -> None:
-            self._event("os.fsync", Path(f"/proc/self/fd/{descriptor}").readlink())
-            sync(descriptor)
+        def fsync(fd: Any) -> None:
+            self._event("os.fsync", Path(f"/proc/self/fd/{fd}").readlink())
+            sync(fd)
 
         def write(file: IO[bytes], content: bytes) -> None:
             def half() -> None:
