@@ -7,12 +7,14 @@ new from one rename on. One process at a time holds the lock.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import json
 import logging
 import math
 import os
+import platform
 import secrets
 import shutil
 import tempfile
@@ -424,8 +426,9 @@ def write_text(path: Path, text: str) -> None:
         with _writing(path):
             path.write_text(text, encoding="utf-8", newline="\n")
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
     with _writing(path):
+        _remove_leftovers(path)
         try:
             with open_new(temporary) as file:
                 _write_all(file, text.encode())
@@ -433,6 +436,30 @@ def write_text(path: Path, text: str) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that killed processes of this machine left of `path`."""
+    if os.name != "posix":  # elsewhere asking for a process may end it
+        return
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*{_TEMPORARY}"):
+        pid = left.name.removesuffix(_TEMPORARY).split("-")[-2]
+        if pid.isdecimal() and not _is_running(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
 
 
 def open_new(path: Path, mode: str = "xb") -> IO[bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from qilin_rag.errors import QilinError
 TRAINER_STATE = "trainer_state.json"
 _STATES = ("optimizer.pt", "scheduler.pt", "rng_state*.pth", TRAINER_STATE)
 _WRITE_FAILED = ("PytorchStreamWriter failed", "inline_container", "I/O error", "os error")
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _BY_TORCH = (".pt", ".pth", ".bin")
 
 
@@ -35,14 +38,24 @@ def saving_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        is_writing = isinstance(error, OSError) or any(sign in str(error) for sign in _WRITE_FAILED)
-        if not is_writing:
+        if not (_is_of(folder, error) if isinstance(error, OSError) else _is_write(error)):
             raise
         why = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
         raise QilinError(
             f"{folder}: a checkpoint can't be written ({why}); earlier ones are kept: make room, and the same "
             "command goes on"
         ) from error
+
+
+def _is_of(folder: Path, error: OSError) -> bool:
+    """Whether the system refused a write to the folder; the error of a write to an open file names no file."""
+    if not isinstance(error.filename, str | bytes):
+        return error.errno in _DISK_ERRORS
+    return Path(os.fsdecode(error.filename)).absolute().is_relative_to(folder.absolute())
+
+
+def _is_write(error: Exception) -> bool:
+    return any(sign in str(error) for sign in _WRITE_FAILED)
 
 
 def _is_whole(path: Path) -> bool:

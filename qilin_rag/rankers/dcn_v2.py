@@ -27,6 +27,7 @@ from qilin_rag.progress import stage
 from qilin_rag.rankers import features
 from qilin_rag.rankers.features import Columns, UserColumns
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
+from qilin_rag.store import write_text
 from qilin_rag.types import Frozen
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ class DCNV2(TrainedRanker):
             "note_numbers": _scales(features.note_numbers("counts" not in self.without), fitted.network.note_scale),
             "user_numbers": _scales(features.USER_COUNTS + features.USER_NUMBERS, fitted.network.user_scale),
         }
-        (folder / _FEATURES).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / _FEATURES, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
     def load(self, folder: Path) -> Fitted:
         """What `save` wrote; a UsageError where the encoder is another one than in training."""

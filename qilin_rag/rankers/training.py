@@ -331,12 +331,22 @@ def _begin(out: Path, begun: dict[str, Any], pretrained: Set[str]) -> None:
     """Make the folder, or make sure that it is of this training."""
     path = out / BEGUN
     if path.is_file():
-        _refuse_other(out, json.loads(path.read_text(encoding="utf-8")), begun, pretrained)
+        _refuse_other(out, _read_begun(path), begun, pretrained)
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there and no training of ours; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(begun, ensure_ascii=False, indent=2) + "\n")
+
+
+def _read_begun(path: Path) -> dict[str, Any]:
+    try:
+        begun = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} can't be read: {error}; name a new folder") from error
+    if not isinstance(begun, dict) or not isinstance(begun.get("settings"), dict):
+        raise UsageError(f"{path} does not say which training was begun; name a new folder")
+    return begun
 
 
 @contextmanager

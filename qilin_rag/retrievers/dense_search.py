@@ -23,6 +23,7 @@ import numpy.typing as npt
 from qilin_rag.retrievers.base import rank_hits
 from qilin_rag.retrievers.distinct import digests_of, distinct
 from qilin_rag.retrievers.encoder import Vectors, dot
+from qilin_rag.store import write_text
 from qilin_rag.ties import rank_order
 from qilin_rag.types import Hit
 
@@ -284,7 +285,7 @@ def sampled_queries(vectors: npt.NDArray[Any]) -> tuple[list[str], Vectors]:
 
 def keep_recall(kind: Neighbours, folder: Path, measured: dict[str, Any]) -> None:
     """Write what `measured_recall` found beside the index."""
-    (folder / f"{kind}.json").write_text(f"{json.dumps(measured, indent=2)}\n", encoding="utf-8")
+    write_text(folder / f"{kind}.json", f"{json.dumps(measured, indent=2)}\n")
 
 
 def kept_recall(kind: Neighbours, folder: Path) -> dict[str, Any] | None:
