@@ -37,7 +37,7 @@ _ARGUMENT_WORDS = """
     address addr allow allowed app cert certs certfile class cls code config connector cors credentials dir endpoint
     executor file grpc headers host hostname hostnames ip key keyfile keys mcp media methods middleware module
     origin origins overrides path plugin plugins processor processors proxy ray remote root rpc server socket ssl
-    template tls token tokenizer trace traces trust trusted uds url urls webui
+    tls token trace traces trust trusted uds url urls webui
 """
 _PARTS_OF_ARGUMENTS = frozenset(_ARGUMENT_WORDS.split())
 # argparse takes any beginning of a flag that only one begins with. These are refused by each of theirs.
@@ -50,12 +50,7 @@ _ARGUMENTS = (
     *("data-parallel-address", "master-addr", "ec-transfer-config", "profiler-config", "additional-config"),
     *("enable-ssl-refresh", "trust-request-chat-template", "served-model-name", "headless", "nnodes"),
 )
-_HARMLESS_ARGUMENTS = frozenset(
-    [
-        *("generation-config", "override-generation-config", "reasoning-parser"),
-        *("chat-template-content-format", "tokenizer-mode"),
-    ]
-)
+_HARMLESS_ARGUMENTS = frozenset(["generation-config", "override-generation-config", "reasoning-parser"])
 _SHORT_ARGUMENTS = re.compile(r"-O\d|-(tp|pp|dp|ep|q)(=[\w.]+)?|-[\d.]+(e-?\d+)?")
 _LLAMACPP_PARTS = _PARTS_OF_ARGUMENTS | {"alias", "cmd", "log", "logits", "out", "port", "prefix", "public", "save"}
 _MODELS = frozenset(["model", "models", "lora", "vocoder", "mmproj", "draft", "repo", "hf", "docker"])

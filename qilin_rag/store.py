@@ -214,7 +214,8 @@ class RunDirectory:
             if hashlib.sha256(content).hexdigest() == of_scores:
                 return summary, list(_lines_of(path, io.BytesIO(content), Score))
         scores = list(_lines_of(path, io.BytesIO(content), Score))
-        if not _belong_together(summary, scores, {question.id for question in self.read_questions()}):
+        ids = {question.id for question in self.read_questions()}
+        if not _belong_together(summary, scores, ids, has_hash=of_scores is not None):
             again = f"to make both again: qilin-rag score {self.path}"
             raise UsageError(f"{self.path}: {SUMMARY} and {SCORES} are not of one scoring; {again}")
         return summary, scores
@@ -564,8 +565,8 @@ def _as_lines(rows: Iterable[BaseModel]) -> str:
     return "".join(f"{row.model_dump_json()}\n" for row in rows)
 
 
-def _belong_together(summary: Summary, scores: Iterable[Score], question_ids: Collection[str]) -> bool:
-    """Whether the scores by each metric were made as the summary says, and have its mean."""
+def _belong_together(summary: Summary, scores: Iterable[Score], question_ids: Collection[str], has_hash: bool) -> bool:
+    """Whether the scores by each metric were made as the summary says, and have its mean where it has another hash."""
     values: dict[str, list[float]] = {name: [] for name in summary.metrics}
     for score in scores:
         figure = summary.metrics.get(score.metric)
@@ -575,7 +576,7 @@ def _belong_together(summary: Summary, scores: Iterable[Score], question_ids: Co
             return False
         if score.value is not None:
             values[score.metric].append(score.value)
-    return all(
+    return not has_hash or all(
         figure.value is None
         or not values[name]
         or math.isclose(figure.value, fmean(values[name]), rel_tol=1e-6, abs_tol=1e-9)

@@ -141,7 +141,7 @@ def _parsed(data: str, is_error: bool) -> Mapping[str, Any]:
     try:
         chunk = json.loads(data)
     except ValueError:
-        if not is_error:
+        if not is_error or data.lstrip().startswith(("{", "[")):  # an event that was cut off
             raise
         chunk = data
     if isinstance(chunk, Mapping):

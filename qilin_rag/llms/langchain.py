@@ -165,7 +165,8 @@ class LangChain(LLM):
         except (QilinError, TransientError):
             raise
         except Exception as error:  # each provider has errors of its own
-            if not (streams or self._has_answered) and must_stream(f"{error} {getattr(error, 'body', '')}"):
+            may_stream = not streams and (self._is_stream_only or not self._has_answered)
+            if may_stream and must_stream(f"{error} {getattr(error, 'body', '')}"):
                 self._say_stream_only()
                 return await self._call(prompt)
             if isinstance(error, OSError):  # most clients don't say what they could not open

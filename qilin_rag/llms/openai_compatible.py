@@ -374,7 +374,7 @@ class OpenAICompatible(LLM):
 
     def _adapts_to(self, refusal: str, body: Mapping[str, Any]) -> bool:
         """Whether the server refused the form of a request, and the next one will have another; said once."""
-        if must_stream(refusal) and not self._has_answered:
+        if must_stream(refusal) and (self._is_stream_only or not self._has_answered):
             if body.get("stream"):
                 said = self._redacted(refusal)[:300]
                 raise FatalLLMError(f"{self.base_url} refuses {self.model!r} with a stream and without one ({said})")

@@ -84,10 +84,10 @@ def read_run(path: Path, name: str | None = None) -> Measured:
     """A complete run; a UsageError where it is none, or its scores are gone."""
     directory = RunDirectory(path)
     manifest = directory.read_complete()
-    summary, its_scores = directory.read_figures()
     questions = {question.id: question for question in directory.read_questions()}
     if len(questions) != manifest.n_questions:
         raise UsageError(f"{path}: questions.jsonl has {len(questions)} of its {manifest.n_questions} questions")
+    summary, its_scores = directory.read_figures()
     misnamed = [name for name, of in summary.metrics.items() if is_misnamed(manifest, name, of.signature)]
     remarks: tuple[str, ...] = ()
     if misnamed:
