@@ -2,7 +2,7 @@
 
 Counted are Python's own calls below a folder: files opened for writing, renames, removals, new folders (audit events),
 os.fsync, and the writes of run directories. SQLite, torch, safetensors and pyarrow write in C, which Python doesn't
-see: for these a limit on the size of files stands in for the disk (`file_bytes`).
+see.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import resource
 import signal
 import sys
 import tempfile
@@ -43,7 +42,6 @@ def run_with(
     folder: Path,
     kind: Kind | None = None,
     at: int = 0,
-    file_bytes: int | None = None,
 ) -> Ended:
     """Run a command in a child process, struck at its `at`-th event (from 1) below `folder`."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as count:
@@ -51,7 +49,7 @@ def run_with(
             warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside a server's idle thread
             child = os.fork()
         if child == 0:
-            _be_the_command(arguments, _Disk(folder, kind, at), (out, err, count), file_bytes)
+            _be_the_command(arguments, _Disk(folder, kind, at), (out, err, count))
         _, status = os.waitpid(child, 0)
         texts = []
         for file in (out, err, count):
@@ -60,16 +58,12 @@ def run_with(
     return Ended(os.waitstatus_to_exitcode(status), texts[0], texts[1], int(texts[2] or 0))
 
 
-def _be_the_command(
-    arguments: Sequence[object], disk: _Disk, files: tuple[IO[bytes], ...], file_bytes: int | None
-) -> None:
+def _be_the_command(arguments: Sequence[object], disk: _Disk, files: tuple[IO[bytes], ...]) -> None:
     """In the child; never returns."""
     code = 99
     try:
         sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(os.dup(file.fileno()), "wb")) for file in files[:2])
         sys.argv = ["qilin-rag", *map(str, arguments)]
-        if file_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, resource.RLIM_INFINITY))
         disk.watch()
         main()
     except SystemExit as end:

@@ -306,3 +306,27 @@ def die_at_move(n: int) -> None:
 
     Path.replace = dying(Path.replace)  # type: ignore[method-assign]
     Path.unlink = dying(Path.unlink)  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("larger_first", [True, False])
+def test_scores_of_other_questions_under_another_signature_are_no_contradiction(
+    data_dir: Path, cli: Cli, larger_first: bool
+) -> None:
+    other = ["--set", "metrics.rouge_l.strip_markup=false"]
+    command = ["run", "--data", data_dir, "--metrics", "rouge_l"]
+    run = Path(cli(*command).out.splitlines()[-1])
+    for step in ([*command, "--limit", 2], ["score", run, *other])[:: 1 if larger_first else -1]:
+        assert cli(*step).code == 0
+    found = read_run(run)
+    values = [one.value for one in found.scores["rouge_l"].values() if one.value is not None]
+    assert found.summary.metrics["rouge_l"].value == pytest.approx(sum(values) / len(values))
+
+
+def test_scores_that_were_edited_are_not_shown_under_the_old_figure(data_dir: Path, cli: Cli) -> None:
+    run = Path(cli("run", "--data", data_dir, "--metrics", "rouge_l").out.splitlines()[-1])
+    scores = run / "scores.jsonl"
+    scores.write_text(re.sub(r'"rouge_l","value":[0-9.]+', '"rouge_l","value":0.9', scores.read_text()))
+    for command in (["leaderboard"], ["show", run]):
+        assert "not of one scoring" in cli(*command).err
+    assert cli("score", run).code == 0
+    assert cli("leaderboard").code == 0

@@ -268,3 +268,27 @@ def test_a_field_of_streams_that_is_refused_is_known() -> None:
     mistral = "[{'type': 'extra_forbidden', 'loc': ['body', 'stream_options', 'include_usage']}]"
     assert all(map(refuses_usage, ("Unknown parameter: 'stream_options'.", mistral)))
     assert not refuses_usage("Unknown parameter: 'stream'.")
+
+
+ENDED = '{"choices": [{"delta": {"content": "b"}, "finish_reason": "stop"}]}'
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        (['{"choices": [{"delta": {"content": "a"}, "finish_reason": "null"}]}', ENDED], "ab"),
+        ([ENDED, '{"error": {"message": "usage failed", "code": 500}}'], "b"),
+        (["Rate limit exceeded"], {"error": "Rate limit exceeded"}),
+        (['"insufficient balance"'], {"error": "insufficient balance"}),
+        (['{"code": "Filtered", "message": "no"}'], {"error": {"code": "Filtered", "message": "no"}}),
+        (['{"choices": null, "base_resp": {"a": 8}}'], {"error": {"choices": None, "base_resp": {"a": 8}}}),
+    ],
+)  # fmt: skip
+def test_refusals_of_any_form_in_a_stream_and_after_it(events: list[str], expected: Any) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for event in [*events, "[DONE]"]:
+            yield f"data: {event}\n\n".encode()
+
+    read = asyncio.run(read_body(chunks()))
+    assert isinstance(read, dict)
+    assert read == expected if isinstance(expected, dict) else read["choices"][0]["message"]["content"] == expected

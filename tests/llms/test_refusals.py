@@ -14,7 +14,7 @@ from qilin_rag.llms.events import must_stream
 from qilin_rag.llms.langchain import LangChain
 from qilin_rag.llms.langchain_replies import meaning, read_error
 from qilin_rag.llms.openai_compatible import OpenAICompatible
-from qilin_rag.llms.refusal_bodies import read_refusal, refusal_in_answer
+from qilin_rag.llms.refusal_bodies import read_refusal, refusal_in_answer, without_echo
 from qilin_rag.llms.refusals import Caller, meaning_of, refusal_error
 from qilin_rag.llms.retry import TransientError
 from qilin_rag.prompts import RenderedPrompt
@@ -403,3 +403,25 @@ def google(code: int, status: str, text: str) -> Exception:
 def test_exceptions_of_other_providers(raised: Exception, meant: str) -> None:
     assert meaning_of(read_error(raised)).value == meant
     assert type(meaning(raised, "llm x")) is KINDS.get(meant, FatalLLMError)
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "said", "meant"),
+    [
+        ("支付宝余额不足怎么办", 400, "invalid input: '支付宝余额不足怎么办'", "refused"),
+        ("支付宝余额不足怎么办", 402, "invalid input: '支付宝余额不足怎么办'", "account empty"),
+        ("支付宝余额不足怎么办", 400, "账户余额不足，请充值", "account empty"),
+        ("What is the maximum context length?", 422, "bad: What is the maximum context length?", "refused"),
+        ("What is the context?", 400, "This model's maximum context length is 4096 tokens", "context overflow"),
+        ("为什么内容审核总是不通过", 500, "failed on 为什么内容审核总是不通过", "passing"),
+    ],
+)  # fmt: skip
+def test_what_a_server_repeats_of_a_prompt_says_nothing(query: str, status: int, said: str, meant: str) -> None:
+    refusal = read_refusal(status, {}, {"error": {"message": said}})
+    assert meaning_of(without_echo(refusal, [query])).value == meant
+
+
+def test_a_wait_that_is_only_repeated_is_not_waited_for() -> None:
+    said = "failed on 'Instagram says try again in 24 hours'"
+    refusal = without_echo(read_refusal(500, {}, {"error": said}), ["Instagram says try again in 24 hours"])
+    assert (refusal.wait_s, refusal.words) == (None, "failed on '…'")

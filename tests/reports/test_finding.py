@@ -110,3 +110,10 @@ def test_folders_without_a_run_name_the_next_step(tmp_path: Path, cli: Cli) -> N
     (folder / "ranking.json").write_text("{}")
     assert "it holds 1 ranking: qilin-rag leaderboard --task search" in cli("leaderboard").err
     assert "unreadable" in cli("list", "runs").out
+
+
+def test_a_run_done_again_does_not_take_the_name_of_the_first(nested: Path) -> None:
+    for folder in (Path("runs") / NAMES[0], Path("runs/reproduced") / NAMES[0]):
+        shutil.copytree(nested / NAMES[0], folder)
+    for name in (NAMES[0], "sample-bm25-llm-d", "aaaa"):
+        assert find_run(Path(name)) == Path("runs") / NAMES[0]
