@@ -252,8 +252,9 @@ def _print_questions(
     metrics = next((list(scores[question_id]) for question_id in listed if question_id in scores), [])
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("question", no_wrap=True, overflow="ellipsis", max_width=40)
-    for column in ("status", *metrics, "query / error"):
-        table.add_column(column, overflow="fold")
+    for column in ("status", *metrics):
+        table.add_column(column, no_wrap=True)
+    table.add_column("query / error", overflow="fold")
     for question_id in listed:
         sample, found = samples[question_id], scores.get(question_id, {})
         figures = ["-" if (value := found.get(name)) is None else f"{value:.4f}" for name in metrics]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qilin_rag.errors import unknown_name
 from qilin_rag.reports.cells import Block, Cell, Table
+from qilin_rag.reports.finding import is_meant
 from qilin_rag.reports.measured import Measured, highest_is_best
 from qilin_rag.scorers.retrieval import is_about_hits
 from qilin_rag.types import Frozen
@@ -79,7 +80,7 @@ def _fitting(
 
     def fits(names: Collection[str], pattern: str) -> bool:
         lower = [name.lower() for name in names]
-        begins = by_beginning and any(name.startswith(pattern) for name in lower)
+        begins = by_beginning and any(is_meant(pattern, name) for name in lower)
         return begins or pattern in lower or any(fnmatchcase(name, pattern) for name in lower)
 
     if wanted:
@@ -100,7 +101,9 @@ def sort_rows(tables: Sequence[Table], metric: str) -> list[Table]:
         UsageError: if no table has the metric.
     """
     known = {name for table in tables for block in table.blocks for name in _sortable(block)}
-    found = next((name for name in known if name.lower() == metric.lower()), None)
+    fitting = {name.lower(): name for name in sorted(known, reverse=True)}
+    fitting |= {name.partition("@")[0]: name for name in sorted(known, reverse=True) if "@" in name} | fitting
+    found = fitting.get(metric.lower())
     if found is None:
         raise unknown_name("metric to sort by", metric, known)
     return [_sorted(table, found) for table in tables]
