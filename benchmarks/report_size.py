@@ -82,10 +82,10 @@ def write_runs(folder: Path, n_runs: int, n_questions: int) -> list[Path]:
             Manifest(
                 state="complete",
                 fingerprint=f"{number:064x}",
-                identity={"top_k": 5},
+                identity={"top_k": 5, "retriever": {"class": retriever}},
                 config={
                     **{"data": "no-such-data", "answers": "engaged", "references": "own", "limit": None, "ids": None},
-                    **{"retriever": {"name": retriever}, "llm": {"settings": {}}},
+                    **{"retriever": {"name": retriever}, "llm": {"name": "extractive", "settings": {}}},
                 },
                 data=DataRecord(label="made up", sha256="0", n_notes=0),
                 prompt={},
