@@ -253,8 +253,7 @@ def resolve(
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
     RETRIEVERS.resolve(retriever_name)
     LLMS.resolve(llm_class)
-    by_flag = named_settings(overrides)
-    by_flag |= {"llm.base_url"} if flags.get("base_url") is not None else set()
+    by_flag = named_settings(overrides, flags.get("base_url"))
     check_destination(label, {**llm, "name": llm_class}, by_flag, bool(given.get("serve")))
     if file is not None and not given.get("serve"):
         _say_destination(file, from_file, {**llm, "name": llm_class}, by_flag)

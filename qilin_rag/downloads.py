@@ -12,7 +12,7 @@ _forbidden: ContextVar[bool] = ContextVar("_forbidden", default=False)
 
 
 class NotHereError(UsageError):
-    """What would have to be downloaded first is not on this machine."""
+    """A model or data set is not on this machine, and would have to be downloaded first."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What of an engine's environment and command line a file may set; the rest is allowed by its name, by a flag.
+"""Variables and arguments of an engine that a file may set; the others only a flag allows, by name.
 
 A preset, a run directory or a grid may come from a stranger. What it sets must not make the server load code, listen to
 other machines, read or write files of the stranger's choice, or send anything anywhere.

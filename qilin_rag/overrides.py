@@ -21,9 +21,10 @@ Owner = Callable[[list[str]], type[BaseModel] | type[str] | None]
 """Gives the model of which the last part of a setting's path is a field, or `str`, where that is known."""
 
 
-def named_settings(assignments: Iterable[str]) -> set[str]:
-    """The settings that these `--set` assignments name."""
-    return {assignment.partition("=")[0] for assignment in assignments}
+def named_settings(assignments: Iterable[str], base_url: str | None = None) -> set[str]:
+    """Return the settings that flags name: `--set` assignments, and `--base-url` where it is given."""
+    named = {assignment.partition("=")[0] for assignment in assignments}
+    return named | ({"llm.base_url"} if base_url is not None else set())
 
 
 def parse_overrides(assignments: Iterable[str], owner: Owner = lambda path: None) -> list[tuple[list[str], Any]]:

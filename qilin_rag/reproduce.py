@@ -12,10 +12,11 @@ from pydantic import FiniteFloat
 from qilin_rag.config import RunConfig, recorded_run
 from qilin_rag.data.dataset import hash_questions
 from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.overrides import named_settings
 from qilin_rag.pipeline import Run, Task, do
 from qilin_rag.sharing import Shared
 from qilin_rag.store import Manifest, RunDirectory
-from qilin_rag.trust import names_of, trusted
+from qilin_rag.trust import trusted
 from qilin_rag.types import Frozen, MetricSummary, Sample
 
 REPRODUCED = Path("runs") / "reproduced"
@@ -115,7 +116,7 @@ def _configured(
     if serve and base_url is not None:
         raise UsageError("a server is started for this run (--serve), so it takes no --base-url")
     config = recorded_run(manifest.config, overrides, base_url, serve=serve)
-    return trusted(path, config, names_of(overrides, base_url), allow_code)
+    return trusted(path, config, named_settings(overrides, base_url), allow_code)
 
 
 def _task(path: Path, manifest: Manifest, config: RunConfig, runs_dir: Path, fresh: bool) -> Task:

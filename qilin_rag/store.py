@@ -181,7 +181,7 @@ class RunDirectory:
         manifest = self._read_manifest()
         if manifest.state != "complete":
             raise UsageError(f"{self.path} is {manifest.state}; finish it first, with the command that began it")
-        return _with_whole_config(manifest, self.path / "manifest.json")
+        return _with_whole_config(manifest, self.path / MANIFEST)
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace manifest.json."""

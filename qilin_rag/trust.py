@@ -1,4 +1,4 @@
-"""What somebody else's run may decide when it is done again, and what only a flag may: addresses, keys, programs."""
+"""Do again what somebody else ran: addresses, keys and programs count only where a flag or a preset names them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from qilin_rag.config import RunConfig, as_flag, check_destination, is_loopback, known_preset
 from qilin_rag.errors import UsageError
-from qilin_rag.overrides import named_settings
 from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS, Component, Registry
 
 logger = logging.getLogger(__name__)
@@ -24,19 +23,13 @@ _OUTWARD = re.compile(
 _NO_KEY = ""
 
 
-def names_of(overrides: Iterable[str], base_url: str | None = None) -> set[str]:
-    """Return the settings that flags name, with dots, each with all that it lies in."""
-    named = named_settings(overrides)
-    return named | ({"llm.base_url"} if base_url is not None else set())
-
-
 def trusted(path: Path, config: RunConfig, named: set[str], allow_code: bool = False) -> RunConfig:
     """Return the configuration that is safe to do again: what a flag, a preset or a default says, and plain settings.
 
     Args:
         path: The run directory, for messages.
         config: What its manifest says, with what flags changed.
-        named: The settings that flags name (`names_of`).
+        named: The settings that flags name (`overrides.named_settings`).
         allow_code: Whether code that the run names may be run.
 
     Raises: UsageError, if the run names an address, a variable that holds a key, an engine's argument, or code, that

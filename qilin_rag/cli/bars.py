@@ -78,7 +78,7 @@ def _columns(progress: Progress) -> list[ProgressColumn]:
 
 
 def _clock(seconds: float | None) -> str:
-    """What a finished stage took, as the time left is written."""
+    """The seconds of a finished stage, as the time left is written."""
     minutes, rest = divmod(round(seconds or 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"

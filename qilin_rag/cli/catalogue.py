@@ -129,7 +129,7 @@ def _list_settings(kind: Kind, name: str | None, as_json: bool) -> None:
 
 
 def _flag_help(setting: str) -> str:
-    """What the flag of a run says that is this setting."""
+    """The help of the flag of `run` that is this setting; empty where it has none."""
     from qilin_rag.cli.evaluate import run
 
     hint = get_type_hints(run, include_extras=True).get(setting)

@@ -9,6 +9,7 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import RUN_HELP, find_runs_named
+from qilin_rag.text import counted
 
 
 def report(
@@ -35,4 +36,4 @@ def report(
     contents = collect(paths)
     write_report(contents, out)
     n_runs = sum(len(table["runs"]) for table in contents.overview["tables"])
-    typer.echo(f"{out}  {out.stat().st_size / 1e6:.1f} MB, {n_runs} run{'s' if n_runs > 1 else ''}")
+    typer.echo(f"{out}  {out.stat().st_size / 1e6:.1f} MB, {counted(n_runs, 'run')}")

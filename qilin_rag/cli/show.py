@@ -14,7 +14,7 @@ from qilin_rag.cli.options import RUN_HELP, NamedIn, find_runs_named
 if TYPE_CHECKING:
     from qilin_rag.reports.run_list import State
     from qilin_rag.store import Manifest, RunDirectory
-    from qilin_rag.types import Judgement, MetricSummary, Sample, Score, Summary
+    from qilin_rag.types import Judgement, MetricSummary, Sample, Summary
 
 MOST_QUESTIONS = 20
 _STATES = {
@@ -59,12 +59,13 @@ def _show_question(
     from qilin_rag.errors import unknown_name
     from qilin_rag.note_names import read_note_names
     from qilin_rag.reports.judged import judgements_of
+    from qilin_rag.reports.run_list import figures_of
 
     questions = {asked.id: asked for asked in directory.read_questions()}
     if sample.question_id not in questions:
         raise unknown_name("question in this run", sample.question_id, questions)
     asked = questions[sample.question_id]
-    scores = [score for score in _scores(directory, manifest) if score.question_id == asked.id]
+    scores = [score for score in figures_of(directory, manifest)[1] if score.question_id == asked.id]
     judgements = judgements_of(directory, {asked.id}).get(asked.id, [])
     if as_json:
         ui.print_json(
@@ -109,16 +110,6 @@ def _print_judgement(judgement: Judgement) -> None:
     console.print(judgement.answer, soft_wrap=True)
 
 
-def _scores(directory: RunDirectory, manifest: Manifest) -> list[Score]:
-    """The run's scores without those that an earlier version named wrongly."""
-    from qilin_rag.scoring import is_misnamed
-    from qilin_rag.store import SUMMARY
-
-    has_summary = (directory.path / SUMMARY).exists()
-    scores = directory.read_figures()[1] if has_summary else directory.read_scores()
-    return [score for score in scores if not is_misnamed(manifest, score.metric, score.signature)]
-
-
 def _status(sample: Sample, is_cut: bool) -> str:
     """The status with what is doubtful about the answer."""
     return ", ".join(
@@ -149,9 +140,9 @@ def _show_run(
     state = state_of(directory, manifest)
     so_far = {"generation_s": calls_s([*lines, *repeats]), "cost": cost_of(summary, price_of(manifest))}
     manifest = manifest.model_copy(update=so_far)
-    figures = figures_of(directory, manifest)
+    figures, its_scores = figures_of(directory, manifest)
     scores: dict[str, dict[str, float | None]] = {}
-    for score in _scores(directory, manifest):
+    for score in its_scores:
         scores.setdefault(score.question_id, {})[score.metric] = score.value
     if as_json:
         ui.print_json(

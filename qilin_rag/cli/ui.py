@@ -71,7 +71,7 @@ def print_metrics(metrics: Mapping[str, MetricSummary], beside: Mapping[str, Map
 
 
 class _Harmless(logging.Formatter):
-    """What a message repeats of files and servers can't steer the terminal."""
+    """Writes messages so that no text of a file or a server in them steers the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))

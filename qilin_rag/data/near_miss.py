@@ -50,7 +50,7 @@ def _meant(path: Path, tables: Sequence[str]) -> str | None:
 
 
 def _advice(path: Path, table: str) -> str | None:
-    """What makes a table of it."""
+    """How a table is made of it."""
     suffix = path.suffix.lower()
     if path.is_dir():
         return None if path.name == table else f"rename it to {table}"

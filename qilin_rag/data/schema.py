@@ -41,7 +41,7 @@ def _details(timestamp: str) -> pa.DataType:
 
 
 class Table(NamedTuple):
-    """What one table holds. `aliases` are other names of columns; `key` is the column whose values are unique.
+    """The columns of one table. `aliases` are other names of columns; `key` is the column whose values are unique.
 
     `own` are columns that Qilin has not.
     """

@@ -6,7 +6,6 @@ environment of its own accord.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from qilin_rag.config import is_loopback
 from qilin_rag.errors import UsageError
 from qilin_rag.llms.base import FatalLLMError
 
@@ -59,11 +59,7 @@ def is_local(address: str) -> bool:
     [True, True, True, True, False]
     """
     host = urlsplit(address).hostname or ""
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-    return ip.is_loopback or ip.is_unspecified
+    return is_loopback(address) or host in ("0.0.0.0", "::") or host.endswith(".localhost")
 
 
 def is_openai(address: str) -> bool:
@@ -92,7 +88,7 @@ def environment_for(address: str) -> Iterator[None]:
 
 
 class Proxy(NamedTuple):
-    """What stands between us and a server, and the variable that says so."""
+    """A proxy before a server, and the variable that names it."""
 
     variable: str
     url: str
@@ -169,7 +165,7 @@ def no_answer(address: str, cause: str, model: str, has_engine: bool) -> FatalLL
 
 
 def _tls_advice(address: str, said: str) -> str | None:
-    """What to do where a connection failed because of its encryption; None where it failed otherwise."""
+    """Advice on a connection that failed because of its encryption; None where it failed otherwise."""
     if "CERTIFICATE_VERIFY_FAILED" in said or "certificate verify failed" in said.lower():
         return (
             f"the certificate of {address} is not trusted ({said}); "
@@ -210,7 +206,7 @@ def open_async_client(address: str, key: str, query: Mapping[str, str], timeout_
 
 
 def open_async_http(address: str) -> httpx2.AsyncClient:
-    """What a client goes through: aiohttp, since httpx looks through all its connections for each call."""
+    """The connections of a client: of aiohttp, since httpx looks through all its connections for each call."""
     import httpx2
     import openai
 

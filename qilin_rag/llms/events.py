@@ -24,6 +24,7 @@ _FIELD = re.compile(rb"(data|event|id|retry)[:\r\n]|:")  # what a line of events
 _LONGEST_FIELD = len(b"event:")
 _DONE = "[DONE]"
 _NO_REASON = ("null", "none")  # DashScope's word for an answer that goes on
+_CODES_OF_NO_ERROR = ("0", "200")  # of a sign of life between chunks
 _REFUSING = frozenset(("code", "message", "msg", "detail", "error_code", "error_msg", "base_resp"))
 MOST_BYTES = 64 * 2**20  # of a reply; a server may never end
 LAST_WORDS_S = 5.0  # for what a server may say behind an answer
@@ -155,7 +156,8 @@ def _error_in(chunk: Mapping[str, Any], event: str) -> Any:
     """What a server says of its failure in the middle of a stream, None where this is no failure."""
     if chunk.get("error"):
         return chunk["error"]
-    is_other = not isinstance(chunk.get("choices"), list) and not chunk.get("usage") and _REFUSING & chunk.keys()
+    is_answer = isinstance(chunk.get("choices"), list) or chunk.get("usage")
+    is_other = not is_answer and str(chunk.get("code")) not in _CODES_OF_NO_ERROR and _REFUSING & chunk.keys()
     return chunk if event == "error" or chunk.get("object") == "error" or is_other else None
 
 

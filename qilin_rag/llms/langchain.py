@@ -18,11 +18,11 @@ from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.extras import require
 from qilin_rag.factories import import_object, make_object, one_line, parameters, refuse_secrets, source_hash
 from qilin_rag.llms import connection
-from qilin_rag.llms.base import LLM, FatalLLMError, FilteredError, LLMError, ThinkingMarkers
+from qilin_rag.llms.base import LLM, FatalLLMError, ThinkingMarkers
 from qilin_rag.llms.events import must_stream
 from qilin_rag.llms.langchain_replies import completion, ending_word, meaning
-from qilin_rag.llms.refusals import filtered
-from qilin_rag.llms.retry import CountedCalls, TransientError, with_retries
+from qilin_rag.llms.refusals import asked
+from qilin_rag.llms.retry import TransientError
 from qilin_rag.prompts import RenderedPrompt
 from qilin_rag.types import Completion
 
@@ -135,17 +135,7 @@ class LangChain(LLM):
 
     async def generate(self, prompt: RenderedPrompt) -> Completion:
         """One answer, asked for again up to `max_tries` times where that can help."""
-        calls = CountedCalls(lambda: self._call(prompt))
-        try:
-            done = await with_retries(calls, self.max_tries, self._rng)
-        except TransientError as error:
-            raise LLMError(f"{error} ({self.max_tries} tries)", retries=calls.retries) from error
-        except FilteredError as error:
-            done = filtered(error, self.spec)
-        except LLMError as error:
-            error.retries = calls.retries
-            raise
-        return done.model_copy(update={"retries": calls.retries})
+        return await asked(lambda: self._call(prompt), self.max_tries, self._rng, self.spec)
 
     async def close(self) -> None:
         """Let the model go: its connections belong to the event loop that it was used in."""

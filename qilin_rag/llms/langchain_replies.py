@@ -90,12 +90,7 @@ def read_error(error: Exception) -> Refusal:
         if getattr(error, "is_retryable", False):
             classes.add("retryable")
         text = one_line(error)
-        said = read_refusal(status, headers, text)
-        read = read._replace(
-            codes=read.codes | classes,
-            words=read.words or said.words,
-            wait_s=said.wait_s if read.wait_s is None else read.wait_s,
-        )
+        read = read._replace(codes=read.codes | classes, words=read.words or read_refusal(status, headers, text).words)
     return read
 
 

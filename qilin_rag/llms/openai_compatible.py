@@ -23,13 +23,13 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, PrivateAttr, 
 from qilin_rag.errors import UsageError
 from qilin_rag.factories import refuse_secrets
 from qilin_rag.llms import connection
-from qilin_rag.llms.base import LLM, FatalLLMError, FilteredError, LLMError, ThinkingMarkers
+from qilin_rag.llms.base import LLM, FatalLLMError, LLMError, ThinkingMarkers
 from qilin_rag.llms.events import must_stream, read_body, refuses_usage
 from qilin_rag.llms.limiter import AdaptiveLimit
 from qilin_rag.llms.refusal_bodies import read_refusal, refusal_in_answer, without_echo
-from qilin_rag.llms.refusals import Caller, as_error, filtered, refusal_error
+from qilin_rag.llms.refusals import Caller, as_error, asked, refusal_error
 from qilin_rag.llms.replies import PASSING, read_again, read_ending, read_reply, read_usage
-from qilin_rag.llms.retry import CountedCalls, TransientError, with_retries
+from qilin_rag.llms.retry import TransientError
 from qilin_rag.prompts import RenderedPrompt
 from qilin_rag.types import Completion
 
@@ -285,22 +285,17 @@ class OpenAICompatible(LLM):
 
     async def generate(self, prompt: RenderedPrompt) -> Completion:
         """One chat completion, tried again up to `max_tries` times where that can help."""
-        calls = CountedCalls(lambda: self._limited_call(prompt))
         try:
-            completion = await with_retries(calls, self.max_tries, self._rng)
-        except TransientError as error:
+            return await asked(lambda: self._limited_call(prompt), self.max_tries, self._rng, self.model)
+        except LLMError as error:
             import httpx2
             import openai
 
-            if isinstance(error.__cause__, openai.APIConnectionError | httpx2.RequestError):
+            if isinstance(error.__cause__, TransientError) and isinstance(
+                error.__cause__.__cause__, openai.APIConnectionError | httpx2.RequestError
+            ):
                 await asyncio.to_thread(self.check)  # stops the run if the server is gone, not only for this question
-            raise LLMError(f"{error} ({self.max_tries} tries)", retries=calls.retries) from error
-        except FilteredError as error:
-            completion = filtered(error, self.model)
-        except LLMError as error:
-            error.retries = calls.retries
             raise
-        return completion.model_copy(update={"retries": calls.retries})
 
     async def _limited_call(self, prompt: RenderedPrompt) -> Completion:
         """One try, when the server can be expected to take it."""

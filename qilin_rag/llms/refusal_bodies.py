@@ -10,6 +10,7 @@ import html
 import json
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from qilin_rag.llms.retry import asked_wait_s
@@ -45,14 +46,19 @@ class Refusal(NamedTuple):
         codes: All codes, types and classes of the error, in lower case.
         words: Its own words, on one line.
         is_page: Whether a web page came.
-        wait_s: Seconds that it asks us to wait.
+        headers: Those of the response, by names in lower case, as far as they may ask us to wait.
     """
 
     status: int | None
     codes: frozenset[str]
     words: str
     is_page: bool = False
-    wait_s: float | None = None
+    headers: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def wait_s(self) -> float | None:
+        """Seconds that it asks us to wait."""
+        return asked_wait_s(self.headers, self.words)
 
 
 def read_refusal(status: int | None, headers: Mapping[str, Any], body: Any) -> Refusal:
@@ -71,8 +77,7 @@ def read_refusal(status: int | None, headers: Mapping[str, Any], body: Any) -> R
     told = {**said.headers, **{str(name).lower(): value for name, value in headers.items()}}
     if status not in _LIMITED:  # what is left of a limit stands in every response
         told = {name: value for name, value in told.items() if not name.startswith("x-ratelimit")}
-    wait_s = asked_wait_s(told, words)
-    return Refusal(status, frozenset(said.codes), words, said.is_page, wait_s)
+    return Refusal(status, frozenset(said.codes), words, said.is_page, told)
 
 
 def without_echo(refusal: Refusal, sent: Sequence[str]) -> Refusal:
@@ -93,7 +98,7 @@ def without_echo(refusal: Refusal, sent: Sequence[str]) -> Refusal:
             n_chars += 1
         kept += "…"
         at += n_chars
-    return refusal if kept == words else refusal._replace(words=kept, wait_s=asked_wait_s({}, kept))
+    return refusal._replace(words=kept)
 
 
 def _is_echo(part: str, n_chars: int, prompt: str) -> bool:

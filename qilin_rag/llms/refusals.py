@@ -7,15 +7,16 @@ public reports; `tests/llms/provider_replies.jsonl` names them.
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
 from qilin_rag.llms.base import ContextOverflowError, FatalLLMError, FilteredError, LLMError
 from qilin_rag.llms.refusal_bodies import Refusal, read_refusal
 from qilin_rag.llms.replies import FILTER_SAID, FILTERED
-from qilin_rag.llms.retry import LONGEST_RETRY_AFTER_S, TransientError, say_wait
+from qilin_rag.llms.retry import LONGEST_RETRY_AFTER_S, CountedCalls, TransientError, say_wait, with_retries
 from qilin_rag.types import Completion
 
 _MOST_SHOWN = 300
@@ -95,7 +96,7 @@ TABLE = (
         Meaning.ACCOUNT_EMPTY,
         codes=r"""
             insufficient_?(user_?)?(quota|balance|credits?|funds)(_?error)?
-            quotaexceeded|1304|1308
+            1304|1308
             (service_?|account_?)?(arrearage|arrears|overdue)(_?error)?
             exceeded_current_quota(_error)?
             billing_(hard_limit_reached|not_active|error)
@@ -338,6 +339,26 @@ def refusal_error(status: int | None, headers: Mapping[str, Any], body: Any, cal
 def filtered(error: FilteredError, model: str) -> Completion:
     """Return the completion of a prompt that a filter holds back, with its words as the reason."""
     return Completion(text="", raw="", model=model, finish_reason=FILTERED, why_empty=f"{FILTER_SAID}{error}")
+
+
+async def asked(
+    call: Callable[[], Awaitable[Completion]], max_tries: int, rng: random.Random, model: str
+) -> Completion:
+    """Return the completion of a call that is tried again where that can help, with how often it was.
+
+    Raises: LLMError, with the tries: at once, or, from the last TransientError, after `max_tries`.
+    """
+    calls = CountedCalls(call)
+    try:
+        completion = await with_retries(calls, max_tries, rng)
+    except FilteredError as error:
+        completion = filtered(error, model)
+    except LLMError as error:
+        error.retries = calls.retries
+        raise
+    except TransientError as error:
+        raise LLMError(f"{error} ({max_tries} tries)", retries=calls.retries) from error
+    return completion.model_copy(update={"retries": calls.retries})
 
 
 def as_error(refusal: Refusal, caller: Caller) -> Exception:

@@ -10,6 +10,7 @@ from pathlib import Path
 from qilin_rag.errors import UsageError
 from qilin_rag.ranking_store import MANIFEST as RANKING
 from qilin_rag.store import MANIFEST
+from qilin_rag.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,7 @@ def folders_below(folder: Path) -> dict[Path, int]:
 def describe_rankings(folders: Sequence[Path]) -> str:
     """Say how to see the rankings that folders without a run hold; empty if they hold none."""
     n_rankings = sum(len(_inside(folder, RANKING)) for folder in folders)
-    some = f"{n_rankings} ranking{'s' * (n_rankings != 1)}"
-    return f"; it holds {some}: qilin-rag leaderboard --task search" if n_rankings else ""
+    return f"; it holds {counted(n_rankings, 'ranking')}: qilin-rag leaderboard --task search" if n_rankings else ""
 
 
 def find_run(name: Path, folders: Sequence[Path] = ()) -> Path:

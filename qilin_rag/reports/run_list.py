@@ -14,8 +14,8 @@ from qilin_rag.ranking_store import MANIFEST as RANKING
 from qilin_rag.ranking_store import RankingDirectory
 from qilin_rag.reports.finding import find_runs
 from qilin_rag.scoring import is_misnamed
-from qilin_rag.store import SAMPLES, Manifest, RunDirectory, read_lines
-from qilin_rag.types import Frozen, MetricSummary, Status
+from qilin_rag.store import SAMPLES, SUMMARY, Manifest, RunDirectory, read_lines
+from qilin_rag.types import Frozen, MetricSummary, Score, Status
 
 State = Literal["complete", "incomplete", "in use", "unreadable"]
 """`complete`: every question was asked, whatever came of it, and what has an answer is scored. `in use`: a process
@@ -85,12 +85,20 @@ def state_of(directory: RunDirectory, manifest: Manifest) -> State:
     return "in use" if directory.is_in_use else "incomplete"
 
 
-def figures_of(directory: RunDirectory, manifest: Manifest) -> dict[str, MetricSummary]:
-    """Return the figures of a run's summary, without those that an earlier version named wrongly; none without one."""
-    if not (directory.path / "summary.json").exists():
-        return {}
-    metrics = directory.read_summary().metrics
-    return {name: of for name, of in metrics.items() if not is_misnamed(manifest, name, of.signature)}
+def figures_of(directory: RunDirectory, manifest: Manifest) -> tuple[dict[str, MetricSummary], list[Score]]:
+    """Return the figures of a run, none if it has no summary, and the scores that they are of.
+
+    What an earlier version named wrongly is left out.
+    """
+    if (directory.path / SUMMARY).exists():
+        summary, scores = directory.read_figures()
+        metrics = summary.metrics
+    else:
+        metrics, scores = {}, directory.read_scores()
+    return (
+        {name: of for name, of in metrics.items() if not is_misnamed(manifest, name, of.signature)},
+        [score for score in scores if not is_misnamed(manifest, score.metric, score.signature)],
+    )
 
 
 def _listed(path: Path) -> ListedRun:
@@ -108,7 +116,7 @@ def _listed(path: Path) -> ListedRun:
             total=manifest.n_questions,
             statuses={status: counts[status] for status in get_args(Status) if counts[status]},
             started=manifest.started,
-            figures={name: of.value for name, of in figures_of(directory, manifest).items()},
+            figures={name: of.value for name, of in figures_of(directory, manifest)[0].items()},
         )
     except UsageError as error:
         return ListedRun(run=path, state="unreadable", why=str(error))

@@ -9,6 +9,7 @@ from qilin_rag.cost import format_amount
 from qilin_rag.pairwise import Comparison
 from qilin_rag.reports.cells import Spending, Table
 from qilin_rag.reports.judged import win_share
+from qilin_rag.text import counted
 from qilin_rag.types import Cost
 
 
@@ -74,7 +75,7 @@ def judged_rows(comparison: Comparison) -> list[list[str]]:
 def judged_by(comparison: Comparison) -> str:
     """Who compared the answers of runs, over what, and how."""
     flipped = sum(pair.flipped for pair in comparison.pairs)
-    turned = f"; {flipped} verdict{'s' * (flipped != 1)} flipped with the order" if flipped else ""
+    turned = f"; {counted(flipped, 'verdict')} flipped with the order" if flipped else ""
     how = "in both orders; a tie or a flip is half a win"
     return f"pairwise: by {comparison.judge}, {comparison.n_questions} questions, {how}{turned}"
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt
 from qilin_rag.cost import format_cost, price_of, tokens_cost
 from qilin_rag.errors import UsageError
 from qilin_rag.store import SAMPLES, Manifest, RunDirectory, read_lines
+from qilin_rag.text import counted
 from qilin_rag.types import Cost, Frozen, Usage
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ class Latency(Frozen):
 
     def __str__(self) -> str:
         times = f"median {self.median_s:.2f} s, 95th percentile {self.p95_s:.2f} s"
-        return f"latency: {times} ({self.n} call{'s' * (self.n != 1)})"
+        return f"latency: {times} ({counted(self.n, 'call')})"
 
 
 class FirstAsked(Frozen):
@@ -40,7 +41,7 @@ class FirstAsked(Frozen):
     def __str__(self) -> str:
         counts = [format(n, ",") if n is not None else "unknown" for n in (self.prompt_tokens, self.completion_tokens)]
         tokens = f"{counts[0]} prompt + {counts[1]} completion tokens"
-        what = f"{self.n} answer{'s' * (self.n != 1)} from the cache"
+        what = f"{counted(self.n, 'answer')} from the cache"
         return f"{what}; when first asked: {tokens}, cost {format_cost(self.cost)}"
 
 
