@@ -1,7 +1,7 @@
 """SIGKILL, and a full disk, at the writes of every command that writes: the old figures or the new, and it goes on.
 
 The fast tests strike at a few of the writes; those marked slow at a number spread over all of them, or, with
-QILIN_RAG_ALL_STRIKES set, at every one (an hour).
+QILIN_RAG_ALL_STRIKES set, at every one (ten minutes on two cores).
 """
 
 from __future__ import annotations
