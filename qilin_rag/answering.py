@@ -141,7 +141,7 @@ def ask_all(
 
 def search(retriever: Retriever, notes: NoteStore, questions: Sequence[Question], k: int) -> list[list[Hit]]:
     """The ranking of each question; one that is none is a UsageError."""
-    name = f"retriever {retriever.class_path()}"
+    name = f"retriever {retriever.called()}"
     with third_party(name):
         found = retriever.search(questions, notes, k)
         return checked_rankings(name, questions, found, None if retriever.ignores_k else k)
@@ -170,7 +170,7 @@ def opened(config: RunConfig, llm: LLM, log: Path) -> Iterator[Asking]:
     """An LLM that is there, its server started where it is ours (what that says goes to `log`), and how it is asked."""
     cache = ResponseCache(cache_dir() / "responses.sqlite") if config.cache else None
     with serving(llm, config.llm_label, log) if config.serve else nullcontext(llm) as served:
-        with third_party(f"llm {served.class_path()}"):
+        with third_party(f"llm {served.called()}"):
             served.check()
         yield Asking(served, config.concurrency, cache)
 
@@ -246,7 +246,7 @@ async def _ask_all(
         try:
             await asking.llm.close()
         except Exception as error:
-            logger.warning("closing %s failed: %s", asking.llm.class_path(), error)
+            logger.warning("closing %s failed: %s", asking.llm.called(), error)
 
 
 async def _answer(asking: Asking, system: System, job: Job) -> Asked[Sample]:

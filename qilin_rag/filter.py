@@ -27,11 +27,12 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.notes import open_notes
 from qilin_rag.data.source import open_source
 from qilin_rag.errors import UsageError
+from qilin_rag.identity import fingerprint, former
 from qilin_rag.judge import check_judged, judging_llm
 from qilin_rag.plan import Call, Plan, priced, spread
 from qilin_rag.progress import stage
 from qilin_rag.prompts import Image, PromptTooLongError, RenderedPrompt, estimated_tokens, load_safety_prompts
-from qilin_rag.provenance import fingerprint, llm_identity, llm_label
+from qilin_rag.provenance import llm_identity, llm_label
 from qilin_rag.rankers.note_images import NoteImages
 from qilin_rag.review import Agreement, Label, agreements, read_labels, write_review
 from qilin_rag.safety import UNCERTAIN, Board, FilterSummary, State, counts_of, flagged_and_kept, state_of, verdict_of
@@ -105,7 +106,9 @@ class Filter:
         self._images = NoteImages(Catalogue(self.notes, images=source.folder)) if n_images else None
         self._decoding = asyncio.Lock()
         shared = {**llm_identity(config, self.llm), "version": VERSION, "images": n_images}
-        self._sha256 = {name: fingerprint({**shared, "prompt": each.sha256}) for name, each in self.prompts.items()}
+        identities = {name: {**shared, "prompt": each.sha256} for name, each in self.prompts.items()}
+        self._sha256 = {name: fingerprint(identity) for name, identity in identities.items()}
+        self._former_sha256 = {name: fingerprint(former(identity)) for name, identity in identities.items()}
         self.chosen = self._choose()
         is_other = not (path / JUDGEMENTS).exists() and any(path.glob("[!.]*.json*"))
         if is_other or (path / "manifest.json").exists() or (path.exists() and not path.is_dir()):
@@ -120,7 +123,7 @@ class Filter:
             there = [line for line in batch if line.note_idx not in gone]
             slots = self.notes.slots([line.note_idx for line in there]).tolist()
             for line, slot in zip(there, slots, strict=True):
-                if line.prompt in self.prompts and line.key == self._key(slot, line.prompt):
+                if line.prompt in self.prompts and line.key in self._known_keys(slot, line.prompt):
                     board[slot, self.names.index(line.prompt)] = state_of(line)
                     yield line
 
@@ -204,7 +207,13 @@ class Filter:
         return (slots[start : start + _AT_ONCE] for start in range(0, len(slots), _AT_ONCE))
 
     def _key(self, slot: int, name: str) -> str:
-        return hashlib.sha256(self._sha256[name].encode() + self.notes.digests[slot].tobytes()).hexdigest()
+        return self._known_keys(slot, name)[0]
+
+    def _known_keys(self, slot: int, name: str) -> list[str]:
+        """The key of a note, and the one that a version before 0.2 gave it."""
+        digest = self.notes.digests[slot].tobytes()
+        made_by = (self._sha256[name], self._former_sha256[name])
+        return [hashlib.sha256(each.encode() + digest).hexdigest() for each in made_by]
 
     def summarise(
         self, board: Board, spent: Summary, left_out: Counter[str], labels: Sequence[Label] | None

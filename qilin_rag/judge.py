@@ -19,12 +19,13 @@ from qilin_rag.answering import Asked, Reply, as_line, ask_all, complete, opened
 from qilin_rag.config import RunConfig
 from qilin_rag.cost import Tally, cost_of
 from qilin_rag.errors import FailedSamplesError, UsageError
+from qilin_rag.identity import fingerprint, former
 from qilin_rag.llms import LLM
 from qilin_rag.pipeline import is_too_many, most_frequent_reason, select_questions
 from qilin_rag.plan import Call, Plan, found_in_cache, priced, spread
 from qilin_rag.progress import stage
 from qilin_rag.prompts import JudgePrompt, PointwisePrompt, PromptTooLongError, estimated_tokens, load_judge_prompt
-from qilin_rag.provenance import fingerprint, llm_identity, llm_label
+from qilin_rag.provenance import llm_identity, llm_label
 from qilin_rag.registry import LLMS
 from qilin_rag.scoring import add_scores, doubts_of, spent_on
 from qilin_rag.sharing import Shared
@@ -56,10 +57,18 @@ class Judge:
         self.label = llm_label(config, self.llm)
         self.identity = {**llm_identity(config, self.llm), "prompt": prompt.sha256}
         self.sha256 = fingerprint(self.identity)
+        self.former_sha256 = fingerprint(former(self.identity))
 
     def key(self, case: Case) -> str:
         """Under which a judgement of this case is found again."""
-        asked = json.dumps([self.sha256, self.prompt.render(case.values).messages], ensure_ascii=False)
+        return self._key(case, self.sha256)
+
+    def former_key(self, case: Case) -> str:
+        """Under which a version before 0.2 has kept it."""
+        return self._key(case, self.former_sha256)
+
+    def _key(self, case: Case, sha256: str) -> str:
+        asked = json.dumps([sha256, self.prompt.render(case.values).messages], ensure_ascii=False)
         return hashlib.sha256(asked.encode()).hexdigest()
 
     def signature(self, metric: str, said: Mapping[str, Judgement]) -> str:
@@ -72,6 +81,7 @@ class Judge:
 class Docket(NamedTuple):
     """What there is to judge, by its key, the keys of those that are wanted now, and where judgements are kept."""
 
+    judge: Judge
     cases: Mapping[str, Case]
     wanted: set[str]
     directory: RunDirectory
@@ -265,17 +275,17 @@ def _read_answers(judge: Judge, directory: RunDirectory) -> _Answers:
     }
     keys = {question_id: judge.key(case) for question_id, case in cases.items()}
     wanted = {keys[question.id] for question in select_questions(questions, judge.config) if question.id in keys}
-    docket = Docket(dict(zip(keys.values(), cases.values(), strict=True)), wanted, directory)
+    docket = Docket(judge, dict(zip(keys.values(), cases.values(), strict=True)), wanted, directory)
     return _Answers(samples, lines, keys, docket)
 
 
 def _read(docket: Docket) -> tuple[dict[str, Judgement], list[Judgement]]:
     """The last judgement of each of these cases, and all there are of them; without the messages, which are long."""
-    lines = [
-        judgement.model_copy(update={"messages": []})
-        for judgement in docket.directory.read_judgements()
-        if judgement.key in docket.cases
-    ]
+    lines = [judgement.model_copy(update={"messages": []}) for judgement in docket.directory.read_judgements()]
+    if any(judgement.key not in docket.cases for judgement in lines):
+        now = {docket.judge.former_key(case): key for key, case in docket.cases.items()}
+        lines = [line.model_copy(update={"key": now.get(line.key, line.key)}) for line in lines]
+    lines = [judgement for judgement in lines if judgement.key in docket.cases]
     return {judgement.key: judgement for judgement in lines}, lines
 
 

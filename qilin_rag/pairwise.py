@@ -174,8 +174,10 @@ def _match(judge: Judge, paths: Sequence[Path]) -> _Match:
                 both = (_case(question, entrants[i], entrants[j]), _case(question, entrants[j], entrants[i]))
                 keys[i, j, question.id] = judge.key(both[0]), judge.key(both[1])
                 cases |= dict(zip(keys[i, j, question.id], both, strict=True))
-    directory = RunDirectory(judge.config.runs_dir / f"judged-{slug(judge.config.llm_label)}-{judge.sha256[:8]}")
-    return _Match(entrants, shared, questions, pairs, keys, Docket(cases, set(cases), directory))
+    name = judge.config.runs_dir / f"judged-{slug(judge.config.llm_label)}"
+    earlier = Path(f"{name}-{judge.former_sha256[:8]}")
+    directory = RunDirectory(earlier if earlier.is_dir() else Path(f"{name}-{judge.sha256[:8]}"))
+    return _Match(entrants, shared, questions, pairs, keys, Docket(judge, cases, set(cases), directory))
 
 
 def _read_entrants(paths: Sequence[Path]) -> list[_Entrant]:

@@ -370,7 +370,7 @@ def build_index(config: RunConfig, out: Path) -> Index:
     if not isinstance(retriever, IndexedRetriever):
         raise UsageError(f"retriever {config.retriever.name} has no index to build; bm25 and biencoder have one")
     notes = load_dataset(config.data).notes
-    with third_party(f"retriever {retriever.class_path()}"):
+    with third_party(f"retriever {retriever.called()}"):
         retriever.write_index(notes, out)
     return Index(out, len(notes), sum(path.stat().st_size for path in out.iterdir()))
 
@@ -421,7 +421,7 @@ def _checked_llm(config: RunConfig) -> tuple[LLM, dict[str, Any], FatalLLMError 
     """
     llm: LLM = LLMS.create(config.llm.name, config.llm.settings)
     try:
-        with third_party(f"llm {llm.class_path()}"):
+        with third_party(f"llm {llm.called()}"):
             if config.serve:  # the server itself comes last, when all else is known to be right
                 engine_of(llm, config.llm_label).check()
                 return llm, {}, None

@@ -218,7 +218,7 @@ def _uses_cache(config: RunConfig) -> bool:
 
 def _why_not_there(llm: LLM) -> str | None:
     try:
-        with third_party(f"llm {llm.class_path()}"):
+        with third_party(f"llm {llm.called()}"):
             llm.check()
     except QilinError as error:
         return str(error)
@@ -226,7 +226,7 @@ def _why_not_there(llm: LLM) -> str | None:
 
 
 def _key(prompt: RenderedPrompt, llm: LLM) -> str | None:
-    with third_party(f"llm {llm.class_path()}"):
+    with third_party(f"llm {llm.called()}"):
         request = llm.request(prompt)
         return None if request is None else request_key(request)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ from qilin_rag.config import RunConfig
 from qilin_rag.data import Dataset
 from qilin_rag.data.dataset import hash_questions
 from qilin_rag.errors import UsageError
+from qilin_rag.identity import fingerprint, former
 from qilin_rag.llms import LLM
 from qilin_rag.llms.servers import engine_of
 from qilin_rag.rankers.rerank import Reranker
@@ -76,11 +75,6 @@ def changed_note_settings(config: RunConfig) -> dict[str, Any]:
     return changed | ({"seed": config.seed} if config.note_order == "shuffled" else {})
 
 
-def fingerprint(identity: dict[str, Any]) -> str:
-    """Hash of an identity."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
 def run_directory(
     config: RunConfig, dataset: Dataset, system: System, reranker: Reranker | None = None
 ) -> RunDirectory:
@@ -91,26 +85,28 @@ def run_directory(
     """
     stages = [RETRIEVERS.short_name(config.retriever.name), *([] if reranker is None else [reranker.name])]
     names = (dataset.name, *stages, config.llm_label, Path(config.prompt).stem)
-    fingerprinted = fingerprint(run_identity(dataset, system, config, reranker))
-    return RunDirectory(find_directory(config.runs_dir, names, fingerprinted, MANIFEST))
+    identity = run_identity(dataset, system, config, reranker)
+    return RunDirectory(find_directory(config.runs_dir, names, identity, MANIFEST))
 
 
-def find_directory(runs_dir: Path, names: Sequence[str], fingerprinted: str, manifest: str) -> Path:
-    """Return the folder of `runs_dir` that holds what has this fingerprint, else the path of a new one.
+def find_directory(runs_dir: Path, names: Sequence[str], identity: dict[str, Any], manifest: str) -> Path:
+    """Return the folder of `runs_dir` that holds what has this identity, else the path of a new one.
 
     Args:
         runs_dir: The folder of runs.
         names: Names for people, joined to the name of a new folder.
-        fingerprinted: The fingerprint, in hexadecimal digits. The folder's name ends in the first eight.
+        identity: What is looked for. The folder's name ends in the first eight digits of its fingerprint.
         manifest: The name of the JSON file in the folder whose key `fingerprint` is compared.
     """
-    own = runs_dir / "-".join([*map(slug, names), fingerprinted[:8]])
+    own = runs_dir / "-".join([*map(slug, names), fingerprint(identity)[:8]])
     if own.exists():
         return own
-    for path in sorted(runs_dir.glob(f"*-{fingerprinted[:8]}/{manifest}")):
-        with suppress(UsageError):
-            if not path.parent.is_symlink() and read_json(path).get("fingerprint") == fingerprinted:
-                return path.parent
+    for known in (fingerprint(identity), fingerprint(former(identity))):
+        for path in sorted(runs_dir.glob(f"*-{known[:8]}/{manifest}")):
+            with suppress(UsageError):
+                kept = read_json(path).get("fingerprint")
+                if not path.parent.is_symlink() and kept in (fingerprint(identity), known):
+                    return path.parent
     return own
 
 

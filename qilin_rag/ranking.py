@@ -36,7 +36,8 @@ from qilin_rag.data.schema import REQUEST_TABLES
 from qilin_rag.data.source import Source, open_source
 from qilin_rag.errors import QilinError, UsageError
 from qilin_rag.extras import require
-from qilin_rag.provenance import find_directory, fingerprint, git_commit, installed_packages, now
+from qilin_rag.identity import fingerprint
+from qilin_rag.provenance import find_directory, git_commit, installed_packages, now
 from qilin_rag.rankers.base import Ranker
 from qilin_rag.rankers.evaluation import TieRange, figures_of, tie_range
 from qilin_rag.rankers.slices import of_candidates, of_requests
@@ -145,8 +146,8 @@ def rank(ranker: Ranker, config: RankConfig) -> Ranking:
     task = config.task if config.split == "test" else f"{config.task}-{config.split}"
     if changed := config.log.changed():
         identity["log"] = changed
-    names = (log.source.name, task, _name_of(ranker))
-    directory = RankingDirectory(find_directory(config.runs_dir, names, fingerprint(identity), MANIFEST))
+    names = (log.source.name, task, ranker.called())
+    directory = RankingDirectory(find_directory(config.runs_dir, names, identity, MANIFEST))
     with RunDirectory(directory.path).locked():
         if not config.fresh and (directory.path / MANIFEST).exists():
             manifest = directory.read_manifest()
@@ -183,7 +184,7 @@ def train(
     read.
     """
     if not isinstance(ranker, TrainedRanker):
-        raise UsageError(f"ranker {_name_of(ranker)} is not trained; the command rank takes it as it is")
+        raise UsageError(f"ranker {ranker.called()} is not trained; the command rank takes it as it is")
     _refuse_checkpoint(ranker.checkpoint)
     require("rankers", "torch", "transformers", "accelerate", what="training")
     from qilin_rag.rankers.training import train_ranker
@@ -198,7 +199,7 @@ def train(
     train_requests, validation = (
         known_candidates(requests, catalogue, missing_notes) for requests in (train_requests, validation)
     )
-    with third_party(f"ranker {_name_of(ranker)}"):
+    with third_party(f"ranker {ranker.called()}"):
         return train_ranker(ranker, train_requests, validation, catalogue, out)
 
 
@@ -237,7 +238,7 @@ def known_candidates(requests: Requests, catalogue: Catalogue, missing_notes: Mi
 
 def score_candidates(ranker: Ranker, requests: Requests, catalogue: Catalogue) -> Floats:
     """The ranker's scores; what it raises, another number of scores, and one that is no number, name the ranker."""
-    what = f"ranker {_name_of(ranker)}"
+    what = f"ranker {ranker.called()}"
     with third_party(what):
         scores: Floats = np.asarray(ranker.score(requests, catalogue), np.float32)
     if scores.shape != (requests.n_candidates,):
@@ -254,7 +255,7 @@ def score_candidates(ranker: Ranker, requests: Requests, catalogue: Catalogue) -
 
 def _begun(ranker: Ranker, config: RankConfig, identity: dict[str, Any], source: Source) -> RankingManifest:
     """The manifest of a ranking that begins now."""
-    name = _name_of(ranker)
+    name = ranker.called()
     checkpoint = ranker.checkpoint if isinstance(ranker, TrainedRanker) else None
     return RankingManifest(
         state="incomplete",
@@ -275,12 +276,6 @@ def _begun(ranker: Ranker, config: RankConfig, identity: dict[str, Any], source:
         started=now(),
         updated=now(),
     )
-
-
-def _name_of(ranker: Ranker) -> str:
-    """The registered name, else the class."""
-    path = ranker.class_path()
-    return next((name for name, known in RANKERS.table().items() if known == path), path)
 
 
 def _judged(

@@ -10,6 +10,7 @@ from pydantic import FiniteFloat, NonNegativeInt, PositiveInt
 
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.requests import Split, TaskName
+from qilin_rag.identity import renewed_manifest
 from qilin_rag.ranking_metrics import MEASURES, RELEASED
 from qilin_rag.stats import Clusters, query_clusters
 from qilin_rag.store import SCHEMA_VERSION, read_json, read_lines, validated, write_text
@@ -132,7 +133,8 @@ class RankingDirectory:
 
     def read_manifest(self) -> RankingManifest:
         """The manifest; a UsageError where there is none that can be read."""
-        return validated(RankingManifest, self.path / MANIFEST, read_json(self.path / MANIFEST))
+        path = self.path / MANIFEST
+        return validated(RankingManifest, path, renewed_manifest(read_json(path)))
 
     def read_summary(self) -> RankingSummary:
         """The summary."""

@@ -44,13 +44,29 @@ class Component(BaseModel):
         """`module:Class`, under which this component can be named anywhere."""
         return f"{cls.__module__}:{cls.__qualname__}"
 
+    @classmethod
+    def known_as(cls) -> str:
+        """What is written down of a class: `kind/name` of one of ours, wherever it lies, else `module:Class`."""
+        ours = (f"{each.kind}/{name}" for each in _REGISTRIES if (name := each.built_in_name(cls)))
+        return next(ours, cls.class_path())
+
+    @classmethod
+    def called(cls) -> str:
+        """The name on the command line: the registered one, else `module:Class`."""
+        return next((name for each in _REGISTRIES if (name := each.name_of(cls))), cls.class_path())
+
     def identity(self) -> dict[str, Any]:
-        """Everything about this component that can change what comes out of it."""
+        """Everything about this component that can change what comes out of it.
+
+        Ours are known by kind and name, those of others by path and by the hash of their files.
+        """
+        name = self.known_as()
+        is_ours = name != self.class_path()
         return {
-            "class": self.class_path(),
+            "component" if is_ours else "class": name,
             "version": self.version,
             **self.model_dump(mode="json", exclude=set(self.operational) | self._unset()),
-            **self._source_hash(),
+            **({} if is_ours else self._source_hash()),
         }
 
     def _unset(self) -> set[str]:
@@ -107,6 +123,28 @@ class Registry(Generic[C]):
                 )
             table[entry.name] = entry.value
         return table
+
+    def built_in_name(self, cls: type[Component]) -> str | None:
+        """The name of a class of ours, found by what the table's paths stand for; None for classes of others."""
+        for name, path in self._builtin.items():
+            module, _, class_name = path.partition(":")
+            if class_name == cls.__name__ and getattr(importlib.import_module(module), class_name) is cls:
+                return name
+        return None
+
+    def name_of(self, cls: type[Component]) -> str | None:
+        """The registered name of a class; one of others is found by its path. None where it has none."""
+        if ours := self.built_in_name(cls):
+            return ours
+        path = cls.class_path()
+        return next((name for name, known in self.table().items() if known == path), None)
+
+    def name_of_known(self, known_as: str) -> str | None:
+        """The registered name of what was written down of a class (`Component.known_as`); None where it has none."""
+        kind, slash, name = known_as.partition("/")
+        if slash and kind == self.kind and name in self._builtin:
+            return name
+        return next((name for name, path in self.table().items() if path == known_as), None)
 
     def is_registered(self, name: str) -> bool:
         """Whether this is a name of the table, with or without an argument."""
@@ -240,6 +278,8 @@ SCORERS: Registry[Any] = Registry(
         "retrieval": "qilin_rag.scorers.retrieval:Retrieval",
     },
 )
+
+_REGISTRIES: tuple[Registry[Any], ...] = (RETRIEVERS, LLMS, ENGINES, RANKERS, SCORERS)
 
 
 def describe(name: str, changes: Mapping[str, Any]) -> str:

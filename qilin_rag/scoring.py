@@ -50,7 +50,7 @@ def build_scorers(metrics: Mapping[str, Mapping[str, Any]]) -> list[Scorer]:
 def prepare(scorers: Iterable[Scorer]) -> None:
     """Load what they need for scoring; what can't be had is an error here and not after the last LLM call."""
     for scorer in scorers:
-        with third_party(f"metric {scorer.class_path()}"):
+        with third_party(f"metric {scorer.called()}"):
             scorer.prepare()
 
 
@@ -61,7 +61,7 @@ def usable_scorers(metrics: Iterable[str]) -> tuple[dict[str, Scorer], dict[str,
     for name in metrics:
         scorer: Scorer = SCORERS.create(name, {})
         try:
-            with third_party(f"metric {scorer.class_path()}"):
+            with third_party(f"metric {scorer.called()}"):
                 if why := scorer.unavailable():
                     left_out[name] = why
                     continue
@@ -80,7 +80,7 @@ def foresee(scorers: Iterable[Scorer], directories: Iterable[RunDirectory]) -> N
         for directory in directories
     ]
     for scorer in scorers:
-        with third_party(f"metric {scorer.class_path()}"):
+        with third_party(f"metric {scorer.called()}"):
             scorer.foresee(answers)
 
 
@@ -99,14 +99,14 @@ def score_samples(scorers: Iterable[Scorer], samples: Sequence[Sample], question
     """The scores of all samples by all scorers, each with the signature of its metric."""
     scores: list[Score] = []
     for scorer in scorers:
-        with third_party(f"metric {scorer.class_path()}"):
+        with third_party(f"metric {scorer.called()}"):
             signatures = scorer.signatures()
             made = scorer.score(samples, questions)
             scores += [score.model_copy(update={"signature": clean(signatures[score.metric])}) for score in made]
         wanted = Counter(sample.question_id for sample in samples)
         for metric in signatures:
             if Counter(score.question_id for score in made if score.metric == metric) != wanted:
-                raise UsageError(f"metric {scorer.class_path()} must give each question one score of {metric!r}")
+                raise UsageError(f"metric {scorer.called()} must give each question one score of {metric!r}")
     return scores
 
 

@@ -31,6 +31,7 @@ from typing_extensions import TypedDict
 
 from qilin_rag.config import RunConfig
 from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.identity import renewed_manifest
 from qilin_rag.registry import explain
 from qilin_rag.trec import format_trec
 from qilin_rag.types import (
@@ -174,7 +175,7 @@ class RunDirectory:
     def _read_manifest(self) -> Manifest:
         """The manifest, whatever its configuration holds."""
         path = self.path / MANIFEST
-        return validated(Manifest, path, read_json(path))
+        return validated(Manifest, path, renewed_manifest(read_json(path)))
 
     def read_complete(self) -> Manifest:
         """The manifest of a run that has ended; a UsageError where it has not."""

@@ -9,10 +9,10 @@ import pytest
 
 from qilin_rag.config import RunConfig, resolve_run
 from qilin_rag.errors import UsageError
+from qilin_rag.identity import fingerprint
 from qilin_rag.pipeline import Run, run
 from qilin_rag.plan import plan
 from qilin_rag.prompts import NoteForm, Prompt
-from qilin_rag.provenance import fingerprint
 from qilin_rag.text import estimate_tokens
 from qilin_rag.types import Note
 from tests.conftest import Cli

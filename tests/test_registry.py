@@ -24,7 +24,7 @@ def test_a_component_is_its_configuration() -> None:
     changes = {"model": "m", "extra_body": {}, "temperature": 0, "top_p": 0.9, "timeout_s": 3}
     assert LLMS.create("openai", changes).changed(preset) == {"extra_body": {}, "top_p": 0.9}
     assert bm25.identity() == {
-        "class": "qilin_rag.retrievers.bm25:BM25",
+        "component": "retriever/bm25",
         "version": BM25.version,
         "k1": 1.2,
         "b": 0.4,

@@ -214,7 +214,7 @@ class DCNV2(TrainedRanker):
 
         kept = json.loads((folder / _FEATURES).read_text(encoding="utf-8"))
         encoder = self._open_encoder()
-        if (None if encoder is None else _sha256(encoder)) != kept["encoder"]["sha256"]:
+        if not _is_of(encoder, kept["encoder"]["sha256"]):
             raise UsageError(
                 f"encoder {self.encoder!r} is not the one this ranker was trained with ({kept['encoder']['model']!r}), "
                 "or its files have changed; name that one with the setting encoder"
@@ -321,6 +321,12 @@ class DCNV2(TrainedRanker):
         if self._users is None or self._users[0] is not users:
             self._users = users, features.read_user_columns(users, self.tables.n_buckets())
         return self._users[1]
+
+
+def _is_of(encoder: BiEncoder | None, sha256: str | None) -> bool:
+    from qilin_rag.rankers.text_vectors import is_encoder
+
+    return encoder is None if sha256 is None else encoder is not None and is_encoder(encoder, sha256)
 
 
 def _sha256(encoder: BiEncoder) -> str:

@@ -12,7 +12,6 @@ from qilin_rag.data.notes import NoteStore
 from qilin_rag.data.requests import requests_of
 from qilin_rag.errors import UsageError
 from qilin_rag.rankers.trained import TrainedRanker, load_ranker
-from qilin_rag.registry import RANKERS
 from qilin_rag.retrievers.base import min_max
 from qilin_rag.ties import ranked
 from qilin_rag.types import Hit, Question
@@ -34,7 +33,7 @@ class Reranker(NamedTuple):
     def open(cls, folder: Path, depth: int, weight: float = 1.0) -> Reranker:
         """The ranker that `train` wrote; a UsageError where it needs more of a request than a question has."""
         ranker = load_ranker(folder)
-        name = next(name for name, path in RANKERS.table().items() if path == ranker.class_path())
+        name = ranker.called()
         if not ranker.reads_text_only:
             raise UsageError(f"--rerank {folder}: {name} reads more than query and notes, and a question has no more")
         return cls(name, ranker, depth, weight)
@@ -51,7 +50,7 @@ class Reranker(NamedTuple):
         requests = requests_of(questions, rankings)
         if not requests.n_candidates:
             return [[] for _ in questions]
-        with third_party(f"ranker {self.ranker.class_path()}"):
+        with third_party(f"ranker {self.ranker.called()}"):
             scores = self.ranker.score(requests, Catalogue(notes))
         second = [
             ranked(dict(zip(requests.note_idx[start:end].tolist(), scores[start:end].tolist(), strict=True)), query)

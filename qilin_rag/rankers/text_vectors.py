@@ -22,6 +22,7 @@ from qilin_rag.config import cache_dir
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.extras import require
+from qilin_rag.identity import fingerprint, former
 from qilin_rag.rankers.features import TextColumns, Vectors
 from qilin_rag.rankers.texts import distinct_notes, note_texts
 from qilin_rag.retrievers.biencoder import BiEncoder
@@ -42,7 +43,12 @@ def open_encoder(name: str, device: str | None) -> BiEncoder:
 
 def encoder_sha256(encoder: BiEncoder) -> str:
     """Hash of all that can change a vector: the model's files, prefixes, pooling."""
-    return hashlib.sha256(json.dumps(encoder.identity(), sort_keys=True).encode()).hexdigest()
+    return fingerprint(encoder.identity())
+
+
+def is_encoder(encoder: BiEncoder, sha256: str) -> bool:
+    """Whether this is the hash of an encoder, also as a version before 0.2 wrote it down."""
+    return sha256 in (encoder_sha256(encoder), fingerprint(former(encoder.identity())))
 
 
 def text_columns(encoder: BiEncoder, requests: Requests, catalogue: Catalogue) -> TextColumns:

@@ -20,6 +20,7 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import VALIDATION_SHARE, Floats, Requests
 from qilin_rag.errors import UsageError
 from qilin_rag.extras import require
+from qilin_rag.identity import renewed_name
 from qilin_rag.pretrained import model_sha256, within_gpu_memory
 from qilin_rag.rankers.base import Ranker
 from qilin_rag.registry import RANKERS
@@ -162,7 +163,8 @@ def save_ranker(ranker: TrainedRanker, out: Path, trained: dict[str, Any]) -> No
     It comes last: a folder that has one is complete.
     """
     content = {
-        "ranker": ranker.class_path(),
+        "ranker": ranker.known_as(),
+        "version": ranker.version,
         "settings": ranker.model_dump(mode="json", exclude=set(ranker.operational)),
         "trained": trained,
         "versions": {"qilin-rag": __version__, **{package: version(package) for package in ranker.packages}},
@@ -188,7 +190,7 @@ def read_ranker(folder: Path) -> dict[str, Any]:
     kinds = {"ranker": str, "settings": dict, "trained": dict}
     if not isinstance(content, dict) or not all(isinstance(content.get(name), kind) for name, kind in kinds.items()):
         raise UsageError(f"{path} is no manifest of a trained ranker")
-    return content
+    return content | {"ranker": renewed_name(content["ranker"])}
 
 
 def load_ranker(folder: Path, named: str | None = None, **settings: Any) -> TrainedRanker:
@@ -198,13 +200,13 @@ def load_ranker(folder: Path, named: str | None = None, **settings: Any) -> Trai
     any.
     """
     content = read_ranker(folder)
-    names = {path: name for name, path in RANKERS.table().items()}
-    name = named or names.get(content["ranker"])
+    kept = RANKERS.name_of_known(content["ranker"])
+    name = named or kept
     if name is None:
         raise UsageError(f"{folder}: {content['ranker']!r} is no registered ranker, so it must be named: --ranker")
     cls = RANKERS.resolve(name)
-    if cls.class_path() != content["ranker"]:
-        raise UsageError(f"{folder} holds the ranker {names.get(content['ranker'], content['ranker'])}, not {name}")
+    if cls.known_as() != content["ranker"]:
+        raise UsageError(f"{folder} holds the ranker {kept or content['ranker']}, not {name}")
     if not issubclass(cls, TrainedRanker):
         raise UsageError(f"{folder}: {name} is no ranker that is trained")
     may_be_set = (cls.operational | cls.built_on) - {"checkpoint"}

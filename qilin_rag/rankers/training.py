@@ -29,6 +29,7 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Requests, content_sha256
 from qilin_rag.errors import UsageError
 from qilin_rag.extras import missing_modules
+from qilin_rag.identity import renewed_name
 from qilin_rag.pretrained import fetch_model, model_sha256, quiet_loading, within_gpu_memory
 from qilin_rag.progress import Advance, stage
 from qilin_rag.rankers.checkpoints import TRAINER_STATE, damage_of, saving_to
@@ -81,7 +82,8 @@ def train_ranker(
     if ranker.log == "tensorboard" and missing_modules("tensorboard"):
         raise UsageError("log tensorboard needs tensorboard, not installed here: pip install tensorboard")
     begun = {
-        "ranker": ranker.class_path(),
+        "ranker": ranker.known_as(),
+        "version": ranker.version,
         _PROCESSES: int(os.environ.get("WORLD_SIZE", "1")),
         "settings": ranker.model_dump(mode="json", exclude=set(ranker.operational)),
         "train": content_sha256(train, catalogue),
@@ -321,7 +323,7 @@ def _model_sha256(name: str | None) -> str | None:
 
 def _trained_before(out: Path, begun: dict[str, Any], pretrained: Set[str]) -> Trained:
     how = read_ranker(out)
-    there = {"ranker": how["ranker"], "settings": how["settings"], **how["trained"]}
+    there = {"ranker": how["ranker"], "version": how.get("version"), "settings": how["settings"], **how["trained"]}
     _refuse_other(out, there, begun, pretrained)
     logger.info("%s is trained already", out)
     return Trained(out, there["step"], there["n_steps"], there[METRIC])
@@ -346,7 +348,7 @@ def _read_begun(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} can't be read: {error}; name a new folder") from error
     if not isinstance(begun, dict) or not isinstance(begun.get("settings"), dict):
         raise UsageError(f"{path} does not say which training was begun; name a new folder")
-    return begun
+    return begun | {"ranker": renewed_name(str(begun.get("ranker")))}
 
 
 @contextmanager
@@ -376,7 +378,8 @@ def _refuse_other(out: Path, there: dict[str, Any], begun: dict[str, Any], pretr
             f"{now_by} batches of {begun['settings']['batch_size']} examples instead of {begun_by}; start as many "
             f"(torchrun --nproc_per_node {begun_by}), or name a new folder"
         )
-    there = {**there, _PROCESSES: now_by}
+    version = there.get("version") or begun["version"]  # which before 0.2 was not written down
+    there = {**there, _PROCESSES: now_by, "version": version}
     settings, given = ({**of["settings"], **dict.fromkeys(pretrained)} for of in (there, begun))
     different = [name for name in given if settings.get(name) != given[name]]
     different += [name for name in begun if name != "settings" and there.get(name) != begun[name]]

@@ -34,7 +34,7 @@ from pydantic import PrivateAttr
 from qilin_rag.config import cache_dir
 from qilin_rag.data import NoteStore
 from qilin_rag.errors import QilinError, UsageError
-from qilin_rag.registry import RETRIEVERS
+from qilin_rag.identity import fingerprint, former, renewed
 from qilin_rag.retrievers import parts
 from qilin_rag.retrievers.base import Retriever
 from qilin_rag.text import slug
@@ -85,7 +85,7 @@ class IndexedRetriever(Retriever):
         """
         if self._opened is None or self._opened[0] is not notes:
             made_of = self._made_of(notes)
-            key = _digest(made_of)
+            key = fingerprint(made_of)
             if self._opened and self._opened[1] == key:
                 opened = self._opened[2]
             else:
@@ -104,11 +104,15 @@ class IndexedRetriever(Retriever):
         with tempfile.TemporaryDirectory(prefix="qilin_rag-", ignore_cleanup_errors=True) as temporary:
             self.write_files(notes, Path(temporary))
             opened = self.read_files(Path(temporary))
-        self._opened = notes, _digest(self._made_of(notes)), opened
+        self._opened = notes, fingerprint(self._made_of(notes)), opened
 
     def _folder(self, made_of: dict[str, Any]) -> Path:
         """Where in the cache folder such an index is kept."""
-        return cache_dir() / "indexes" / f"{slug(self._name())}-{_digest(made_of)[:24]}"
+        now, earlier = (
+            cache_dir() / "indexes" / f"{slug(self.called())}-{fingerprint(made)[:24]}"
+            for made in (made_of, former(made_of))
+        )
+        return now if now.exists() or not earlier.exists() else earlier
 
     def write_index(self, notes: NoteStore, folder: Path) -> None:
         """Build an index and put it into `folder`, replacing an index that is there, and nothing else."""
@@ -206,15 +210,10 @@ class IndexedRetriever(Retriever):
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _DamagedIndexError(f"{type(error).__name__}: {error}") from error
 
-    def _name(self) -> str:
-        """What this retriever is called on the command line."""
-        names = {path: name for name, path in RETRIEVERS.table().items()}
-        return names.get(self.class_path(), self.class_path())
-
     def _command(self, folder: Path) -> str:
         """The command that makes this retriever's index."""
         settings = [f"retriever.{name}={_as_yaml(value)}" for name, value in self.changed().items()]
-        words = ["qilin-rag", "index", self._name(), "--data", "DATA", "--out", str(folder)]
+        words = ["qilin-rag", "index", self.called(), "--data", "DATA", "--out", str(folder)]
         return shlex.join(words + [word for setting in settings for word in ("--set", setting)])
 
 
@@ -231,7 +230,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise _DamagedIndexError(f"{MANIFEST}: {error}") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise _DamagedIndexError(f"{MANIFEST} is no manifest of an index")
-    return manifest
+    return renewed(manifest)
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -351,7 +350,3 @@ def _strangers(folder: Path) -> list[str]:
 
 def _is_empty(folder: Path) -> bool:
     return next(folder.iterdir(), None) is None
-
-
-def _digest(made_of: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
