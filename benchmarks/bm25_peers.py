@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from bm25_corpus import queries_of, synthetic
 
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore, load_dataset
-from qilin_rag.retrievers.analyzers import ANALYZERS
-from qilin_rag.retrievers.bm25 import BM25
-from qilin_rag.types import Hit, Question
+from qilin_rag.retrievers.bm25.analyzers import ANALYZERS
+from qilin_rag.retrievers.bm25.retriever import BM25
 
 K = 100
 analyze = ANALYZERS["word"]

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from bm25_corpus import queries_of, synthetic
 
+from qilin_rag.core.types import Question
 from qilin_rag.data import load_dataset
-from qilin_rag.retrievers.bm25 import BM25
-from qilin_rag.types import Question
+from qilin_rag.retrievers.bm25.retriever import BM25
 
 
 def tree_bytes(pid: int) -> int:

@@ -21,16 +21,16 @@ from pathlib import Path
 
 import numpy as np
 
-from qilin_rag.answering import search
+from qilin_rag.core.stats import permutation_test
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Requests, requests_of
+from qilin_rag.pipeline.answering import search
 from qilin_rag.rankers.crossencoder import CrossEncoder
 from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.rankers.training import train_ranker
-from qilin_rag.retrievers.bm25 import BM25
-from qilin_rag.stats import permutation_test
-from qilin_rag.types import Hit, Question
+from qilin_rag.retrievers.bm25.retriever import BM25
 
 N_TEST, N_VALIDATION, DEPTH, TRAIN_DEPTH, N_LAYERS = 1_000, 400, 20, 8, 6
 WEIGHTS = [tenths / 10 for tenths in range(1, 10)]

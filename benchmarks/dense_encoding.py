@@ -20,9 +20,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from qilin_rag.data import load_dataset
-from qilin_rag.pretrained import quiet_loading
-from qilin_rag.retrievers.biencoder import BiEncoder
-from qilin_rag.retrievers.encoder import encode, load_encoder
+from qilin_rag.models.pretrained import quiet_loading
+from qilin_rag.models.sentence_encoder import encode, load_encoder
+from qilin_rag.retrievers.dense.retriever import BiEncoder
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:

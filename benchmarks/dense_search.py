@@ -22,8 +22,8 @@ import numpy as np
 
 from qilin_rag.data import load_dataset
 from qilin_rag.data.notes import open_notes
-from qilin_rag.retrievers.biencoder import BiEncoder
-from qilin_rag.retrievers.dense_search import (
+from qilin_rag.retrievers.dense.retriever import BiEncoder
+from qilin_rag.retrievers.dense.search import (
     Neighbours,
     default_breadth,
     opened_index,

@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from qilin_rag.analysis.dqa_effect import dqa_effects
 from qilin_rag.analysis.log import Log, NoteFacts
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data.exposures import Exposures
-from qilin_rag.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

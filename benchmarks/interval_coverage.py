@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from qilin_rag import stats
-from qilin_rag.bradley_terry import rate
+from qilin_rag.core import stats
+from qilin_rag.judging.bradley_terry import rate
 from qilin_rag.reports.cells import Key, compared
 
 N_WORLDS = 1_000

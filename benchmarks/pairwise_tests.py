@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from qilin_rag.stats import N_RESAMPLES, intervals95, permutation_test
+from qilin_rag.core.stats import N_RESAMPLES, intervals95, permutation_test
 
 N_RUNS, N_QUESTIONS = 20, 2_932
 

@@ -29,13 +29,13 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # the tests' random models
 
-from qilin_rag.config import read_yaml  # noqa: E402
+from qilin_rag.config.resources import read_yaml  # noqa: E402
+from qilin_rag.core.errors import UsageError  # noqa: E402
+from qilin_rag.core.progress import Advance, watched_by  # noqa: E402
+from qilin_rag.core.registry import RANKERS  # noqa: E402
 from qilin_rag.data.catalogue import open_catalogue  # noqa: E402
 from qilin_rag.data.requests import TaskName, read_requests  # noqa: E402
 from qilin_rag.data.source import open_source  # noqa: E402
-from qilin_rag.errors import UsageError  # noqa: E402
-from qilin_rag.progress import Advance, watched_by  # noqa: E402
-from qilin_rag.registry import RANKERS  # noqa: E402
 from qilin_rag.synth import resolve_world, synthesize  # noqa: E402
 
 COUNTS = {"notes": 6000, "searches": 4000, "recommendations": 3000, "dqa": 10, "users": 500}

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from qilin_rag.core.types import Hit, Question, Sample, Score
+from qilin_rag.pipeline.run_directory import DataRecord, Labels, Manifest, RunDirectory
+from qilin_rag.pipeline.scoring import summarise
 from qilin_rag.reports.contents import collect
 from qilin_rag.reports.html import write_report
-from qilin_rag.scoring import summarise
-from qilin_rag.store import DataRecord, Labels, Manifest, RunDirectory
-from qilin_rag.types import Hit, Question, Sample, Score
 
 RETRIEVERS = ("none", "bm25", "biencoder", "oracle")
 METRICS = ("rouge_l", "bertscore", "recall@5", "ndcg@5", "mrr@5")

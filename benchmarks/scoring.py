@@ -21,9 +21,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from qilin_rag.core.text import mixed_tokens, sentences
 from qilin_rag.data import load_dataset
 from qilin_rag.scorers import Remarked
-from qilin_rag.text import mixed_tokens, sentences
 
 CHARS = (100, 420)  # of a reference
 

@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
-from qilin_rag import store
 from qilin_rag.cli import main
+from qilin_rag.pipeline import run_directory as store
 
 Kind = Literal["kill", "full"]
 _MOVES = ("os.rename", "os.remove")

@@ -7,7 +7,8 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import log_expit
 
-from qilin_rag.bradley_terry import Floats, Rating, log_strengths, rate
+from qilin_rag.core.ratings import Rating
+from qilin_rag.judging.bradley_terry import Floats, log_strengths, rate
 
 
 def games(*results: tuple[int, int, float], n_players: int) -> Floats:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qilin_rag.citation_markers import FORMS, find_markers
+from qilin_rag.core.citation_markers import FORMS, find_markers
+from qilin_rag.core.text import cited_numbers, strip_markup
 from qilin_rag.scorers.contains import Contains
 from qilin_rag.scorers.rouge import RougeL
-from qilin_rag.text import cited_numbers, strip_markup
 
 MARKERS = [
     # platforms and prompts

@@ -5,10 +5,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from qilin_rag.config import find_resource, resolve_run, resource_names
-from qilin_rag.errors import UsageError
-from qilin_rag.llms.engines import build_engine
-from qilin_rag.registry import LLMS
+from qilin_rag.config.resources import find_resource, resource_names
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import LLMS
+from qilin_rag.llms.serving.engines import build_engine
 
 
 def test_defaults() -> None:

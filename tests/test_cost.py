@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.config import resolve_run
-from qilin_rag.cost import Tally, cost_of, describe, format_amount, format_cost, format_seconds
-from qilin_rag.errors import QilinError
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import QilinError
+from qilin_rag.core.types import Cost, Exchange, Price, Summary, Usage
+from qilin_rag.core.units import format_amount, format_seconds
 from qilin_rag.llms import retry
-from qilin_rag.pipeline import Run, run
-from qilin_rag.reports.formats import as_rows, spending_rows
+from qilin_rag.pipeline.cost import Tally, cost_of, describe, format_cost
+from qilin_rag.pipeline.run import Run, run
+from qilin_rag.reports.formats import as_rows
 from qilin_rag.reports.leaderboard import leaderboard
-from qilin_rag.types import Cost, Exchange, Price, Summary, Usage
+from qilin_rag.reports.side_tables import spending_rows
 from tests.conftest import Cli, launch, wait_until
 from tests.fake_server import MODEL, FakeServer
 

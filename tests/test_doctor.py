@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qilin_rag import doctor
+from qilin_rag.pipeline import doctor
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, NoReturn
 
 import pytest
 
-from qilin_rag.config import resolve_run
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore
-from qilin_rag.pipeline import run
-from qilin_rag.plan import plan
+from qilin_rag.pipeline.dry_run import plan
+from qilin_rag.pipeline.run import run
 from qilin_rag.retrievers import IndexedRetriever
-from qilin_rag.types import Hit, Question
 from tests.conftest import Cli
 
 

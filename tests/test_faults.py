@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.config import resolve_run
+from qilin_rag.config.run import resolve_run
 from qilin_rag.llms import retry
-from qilin_rag.pipeline import Run, run
+from qilin_rag.pipeline.run import Run, run
 from tests.conftest import NOTES, Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 

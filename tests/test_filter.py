@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from qilin_rag.judging.safety_labels import Label, agreements
 from qilin_rag.llms import retry
-from qilin_rag.review import Label, agreements
 from tests.conftest import Cli, Outcome, launch, wait_until, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from qilin_rag.cli import ui
-from qilin_rag.config import Named, RunConfig, resolve_run
-from qilin_rag.errors import UsageError
-from qilin_rag.prompts import Prompt
-from qilin_rag.text import printable
-from qilin_rag.types import Note
+from qilin_rag.config.run import Named, RunConfig, resolve_run
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.text import printable
+from qilin_rag.core.types import Note
+from qilin_rag.prompts.answer import Prompt
 from tests.conftest import NOTES, QUESTIONS, Cli, write_jsonl
 
 ESCAPE = "\x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b31m"
@@ -101,7 +101,7 @@ def test_a_retriever_that_breaks_the_rules_is_named(
     tmp_path: Path, data_dir: Path, cli: Cli, hits: str, message: str
 ) -> None:
     (tmp_path / "odd_hits.py").write_text(
-        "from qilin_rag.retrievers import Retriever\nfrom qilin_rag.types import Hit\n\n"
+        "from qilin_rag.retrievers import Retriever\nfrom qilin_rag.core.types import Hit\n\n"
         "class Odd(Retriever):\n    def search(self, questions, notes, k):\n"
         f"        return [{hits} for _ in questions]\n"
     )

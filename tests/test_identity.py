@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from qilin_rag.core.former import former, renewed
+from qilin_rag.core.hashing import fingerprint
+from qilin_rag.core.registry import ENGINES, LLMS, RANKERS, RETRIEVERS, SCORERS, Registry
 from qilin_rag.data import load_dataset
-from qilin_rag.identity import fingerprint, former, renewed
-from qilin_rag.registry import ENGINES, LLMS, RANKERS, RETRIEVERS, SCORERS, Registry
 from qilin_rag.retrievers import IndexedRetriever
-from qilin_rag.retrievers.bm25 import BM25
+from qilin_rag.retrievers.bm25.retriever import BM25
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 
@@ -78,7 +79,7 @@ def test_a_moved_retriever_finds_its_run_and_its_index(
 
 
 def test_code_of_others_is_known_by_its_path_and_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("mine.py").write_text("from qilin_rag.retrievers.bm25 import BM25\n\nclass Mine(BM25):\n    pass\n")
+    Path("mine.py").write_text("from qilin_rag.retrievers.bm25.retriever import BM25\n\nclass Mine(BM25):\n    pass\n")
     monkeypatch.syspath_prepend(str(Path.cwd()))
     identity = RETRIEVERS.create("mine:Mine", {}).identity()
     assert identity["class"] == "mine:Mine" and len(identity["source_sha256"]) == 64
@@ -87,7 +88,7 @@ def test_code_of_others_is_known_by_its_path_and_its_files(monkeypatch: pytest.M
 
 
 def test_what_was_written_down_before_is_read_as_now() -> None:
-    part = {"class": "qilin_rag.retrievers.bm25:BM25", "version": 1, "k1": 0.9}
+    part = {"class": "qilin_rag.retrievers.bm25.retriever:BM25", "version": 1, "k1": 0.9}
     before = {"retriever": {"class": "qilin_rag.retrievers.hybrid:Hybrid", "of": [part]}, "other": {"class": "mine:M"}}
     now = renewed(before)
     assert now["retriever"]["component"] == "retriever/hybrid"
@@ -128,7 +129,7 @@ def test_judgements_of_an_older_version_are_not_asked_for_again(
     server.answer = lambda body: "很好。\n\n正确性：4\n完整性：3\n忠实性：5"
     judge = ("judge", run, "--llm", "openai", "--base-url", server.url, f"--set=llm.model={MODEL}")
     with monkeypatch.context() as older:
-        older.setattr("qilin_rag.judge.fingerprint", lambda identity: fingerprint(former(identity)))
+        older.setattr("qilin_rag.judging.pointwise.fingerprint", lambda identity: fingerprint(former(identity)))
         assert cli(*judge).code == 0
     n_asked = len(server.calls)
     assert n_asked >= 3

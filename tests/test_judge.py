@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.config import resolve_run
-from qilin_rag.errors import QilinError, UsageError
-from qilin_rag.judge import Judged, judge_run
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.judging.pointwise import Judged, judge_run
 from qilin_rag.llms import retry
-from qilin_rag.pipeline import run, score_run
-from qilin_rag.prompts import PairwisePrompt, PointwisePrompt, load_judge_prompt
-from qilin_rag.store import RunDirectory
+from qilin_rag.pipeline.run import run, score_run
+from qilin_rag.pipeline.run_directory import RunDirectory
+from qilin_rag.prompts.judge import PairwisePrompt, PointwisePrompt, load_judge_prompt
 from tests.conftest import Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.config import RunConfig, resolve_run
-from qilin_rag.errors import UsageError
-from qilin_rag.identity import fingerprint
-from qilin_rag.pipeline import Run, run
-from qilin_rag.plan import plan
-from qilin_rag.prompts import NoteForm, Prompt
-from qilin_rag.text import estimate_tokens
-from qilin_rag.types import Note
+from qilin_rag.config.run import RunConfig, resolve_run
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.hashing import fingerprint
+from qilin_rag.core.text import estimate_tokens
+from qilin_rag.core.types import Note
+from qilin_rag.pipeline.dry_run import plan
+from qilin_rag.pipeline.run import Run, run
+from qilin_rag.prompts.answer import NoteForm, Prompt
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 

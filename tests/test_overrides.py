@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.config import resolve_run
-from qilin_rag.errors import UsageError
-from qilin_rag.overrides import parse_overrides
-from qilin_rag.registry import RETRIEVERS
+from qilin_rag.config.overrides import parse_overrides
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import RETRIEVERS
 from tests.conftest import Cli
 
 TEXTS = [

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qilin_rag.config import resolve_run
-from qilin_rag.errors import UsageError
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import UsageError
+from qilin_rag.judging.pairwise import Compared, compare_runs
 from qilin_rag.llms import retry
-from qilin_rag.pairwise import Compared, compare_runs
-from qilin_rag.pipeline import run
+from qilin_rag.pipeline.run import run
+from qilin_rag.pipeline.run_directory import JUDGEMENTS
 from qilin_rag.reports.contents import collect
-from qilin_rag.store import JUDGEMENTS
 from tests.conftest import Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.config import resolve_run
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import FailedSamplesError, QilinError, UsageError
+from qilin_rag.core.types import Sample, Score
 from qilin_rag.data import load_dataset
-from qilin_rag.errors import FailedSamplesError, QilinError, UsageError
 from qilin_rag.llms import retry
-from qilin_rag.pipeline import Run, check_failures, run, score_run, select_questions
-from qilin_rag.scoring import summarise
-from qilin_rag.types import Sample, Score
+from qilin_rag.pipeline.run import Run, check_failures, run, score_run
+from qilin_rag.pipeline.scoring import summarise
+from qilin_rag.pipeline.selection import select_questions
 from tests.fake_server import MODEL, FakeServer
 
 
@@ -401,7 +402,7 @@ def test_components_of_the_users_own_that_go_wrong(data_dir: Path) -> None:
 
 def test_an_edited_component_is_another_run(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = (
-        "from qilin_rag.llms import LLM\nfrom qilin_rag.types import Completion\nclass L(LLM):\n"
+        "from qilin_rag.llms import LLM\nfrom qilin_rag.core.types import Completion\nclass L(LLM):\n"
         "    async def generate(self, prompt):\n"
         "        return Completion(text='{}', raw='', model='l', finish_reason='stop')\n"
     )

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.config import RunConfig, resolve_run
-from qilin_rag.errors import UsageError
+from qilin_rag.config.run import RunConfig, resolve_run
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.llms import LLM
-from qilin_rag.pipeline import run
-from qilin_rag.plan import plan
-from qilin_rag.prompts import RenderedPrompt
-from qilin_rag.types import Completion
+from qilin_rag.pipeline.dry_run import plan
+from qilin_rag.pipeline.run import run
 from tests.conftest import Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 

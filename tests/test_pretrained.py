@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from qilin_rag.errors import UsageError
-from qilin_rag.extras import missing_modules, require
-from qilin_rag.file_hashes import file_sha256
-from qilin_rag.pretrained import fetch_model, find_model, model_sha256, why_not_loaded
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.extras import missing_modules, require
+from qilin_rag.core.file_hashes import file_sha256
+from qilin_rag.models.pretrained import fetch_model, find_model, model_sha256, why_not_loaded
 
 
 def write_model(folder: Path, weights: bytes = b"weights") -> Path:
@@ -164,8 +164,8 @@ def test_a_base_that_is_not_here_is_no_half_hash(tmp_path: Path, place: str) -> 
 
 def test_a_large_file_is_hashed_again_once_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also by a program that keeps its size and sets its time back."""
-    monkeypatch.setattr("qilin_rag.file_hashes._KEPT_FROM_BYTES", 4)
-    monkeypatch.setattr("qilin_rag.file_hashes._SETTLED_AFTER_NS", 0)
+    monkeypatch.setattr("qilin_rag.core.file_hashes._KEPT_FROM_BYTES", 4)
+    monkeypatch.setattr("qilin_rag.core.file_hashes._SETTLED_AFTER_NS", 0)
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"weights one")
     os.utime(path, ns=(10**18, 10**18))

@@ -18,11 +18,11 @@ from rich.text import Text
 
 from qilin_rag.cli.bars import format_rate, new_progress, shorten
 from qilin_rag.cli.ui import Bars
-from qilin_rag.config import resolve_run
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.progress import Advance, stage, watched_by
 from qilin_rag.data import load_dataset
-from qilin_rag.pipeline import run
-from qilin_rag.progress import Advance, stage, watched_by
-from qilin_rag.retrievers.bm25 import BM25
+from qilin_rag.pipeline.run import run
+from qilin_rag.retrievers.bm25.retriever import BM25
 
 
 class Heard:
@@ -76,7 +76,7 @@ def test_where_nobody_watches_the_log_says_it(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 10.0, 40.0, 40.0, 60.0, 80.0, 80.0])
-    monkeypatch.setattr("qilin_rag.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("qilin_rag.core.progress.time.monotonic", lambda: next(clock))
     with caplog.at_level(logging.INFO, "qilin_rag"), stage("answering", 10, 3) as advance:
         advance()
         advance(failed=True)
@@ -111,7 +111,7 @@ def test_a_run_and_its_index_say_how_far_they_are(tmp_path: Path) -> None:
 
 
 def test_an_index_is_said_shard_by_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qilin_rag.retrievers.bm25_shards.SHARD_NOTES", 16)
+    monkeypatch.setattr("qilin_rag.retrievers.bm25.shards.SHARD_NOTES", 16)
     notes = load_dataset("sample").notes
     heard = Heard()
     with watched_by(heard):

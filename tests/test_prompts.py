@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from qilin_rag.config import resource_names
-from qilin_rag.errors import UsageError
-from qilin_rag.prompts import Prompt, PromptTooLongError, load_prompt
-from qilin_rag.text import estimate_tokens
-from qilin_rag.types import Note
+from qilin_rag.config.resources import resource_names
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.text import estimate_tokens
+from qilin_rag.core.types import Note
+from qilin_rag.prompts.answer import Prompt, load_prompt
+from qilin_rag.prompts.templates import PromptTooLongError
 
 NOTES = [Note(note_idx=i, title=f"标题{i}", content="内容" * 20) for i in range(5)]
 PLAIN = Prompt(

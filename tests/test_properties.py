@@ -11,16 +11,15 @@ import yaml
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
-from qilin_rag.config import RunConfig, resolve_run
+from qilin_rag.config.run import RunConfig, resolve_run
+from qilin_rag.core.errors import QilinError
+from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.data.source import open_source
 from qilin_rag.data.validate import validate
-from qilin_rag.errors import QilinError
 from qilin_rag.llms import LLM, LLMError
-from qilin_rag.pipeline import run, score_run
-from qilin_rag.prompts import RenderedPrompt
+from qilin_rag.pipeline.run import run, score_run
 from qilin_rag.reports.formats import as_html, as_json, as_latex, as_markdown, as_rows
 from qilin_rag.reports.leaderboard import Options, leaderboard
-from qilin_rag.types import Completion
 
 
 class Scripted(LLM):

@@ -15,21 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qilin_rag import ranking
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.trec import read_trec
 from qilin_rag.data.catalogue import Catalogue, open_catalogue
 from qilin_rag.data.requests import Floats, Requests, Split, TaskName, read_requests, read_table
 from qilin_rag.data.source import open_source
-from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.rankers import run as ranking
 from qilin_rag.rankers.base import Ranker
 from qilin_rag.rankers.bm25 import BM25
+from qilin_rag.rankers.metrics import FIGURES, MEASURES
+from qilin_rag.rankers.ranking_directory import RankConfig
+from qilin_rag.rankers.run import Ranking, make_ranker, parse_tasks, rank, train
 from qilin_rag.rankers.simple import Production, Random
 from qilin_rag.rankers.trained import Trained, load_ranker
-from qilin_rag.ranking import Ranking, make_ranker, parse_tasks, rank, train
-from qilin_rag.ranking_metrics import FIGURES, MEASURES
-from qilin_rag.ranking_store import RankConfig
-from qilin_rag.retrievers.analyzers import ANALYZERS
+from qilin_rag.retrievers.bm25.analyzers import ANALYZERS
 from qilin_rag.synth import resolve_world, synthesize
-from qilin_rag.trec import read_trec
 from tests.conftest import Cli
 from tests.rankers.made import Toy
 

@@ -11,10 +11,9 @@ import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data.requests import Requests, requests_of
-from qilin_rag.rankers.evaluation import figures_of, tie_range
-from qilin_rag.ranking_metrics import MEASURES, RELEASED
-from qilin_rag.types import Hit, Question
+from qilin_rag.rankers.metrics import MEASURES, RELEASED, figures_of, tie_range
 
 TREC = {
     "map@10": "map_cut_10",

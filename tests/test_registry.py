@@ -4,10 +4,10 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from qilin_rag import registry
-from qilin_rag.errors import UsageError
-from qilin_rag.registry import LLMS, RETRIEVERS, SCORERS, Component, Registry
-from qilin_rag.retrievers.bm25 import BM25
+from qilin_rag.core import registry
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import LLMS, RETRIEVERS, SCORERS, Component, Registry
+from qilin_rag.retrievers.bm25.retriever import BM25
 
 
 @pytest.mark.parametrize("table", [RETRIEVERS, LLMS, SCORERS])
@@ -59,7 +59,7 @@ def test_operational_fields_are_no_part_of_the_identity() -> None:
         ("bm25", {"b": 2}, "setting 'b' is 2"),
         ("bm25", {"analyzer": "wrod"}, "'word', 'char' or 'cjk-bigram'"),
         ("no.such.module:X", {}, "can't be imported"),
-        ("qilin_rag.retrievers.bm25:X", {}, "has no Retriever called 'X'"),
+        ("qilin_rag.retrievers.bm25.retriever:X", {}, "has no Retriever called 'X'"),
         ("pathlib:Path", {}, "has no Retriever called 'Path'"),
     ],
 )

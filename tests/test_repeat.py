@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.config import resolve_run
-from qilin_rag.pipeline import Run, run, score_run
-from qilin_rag.types import Repeats
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.types import Repeats
+from qilin_rag.pipeline.run import Run, run, score_run
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 

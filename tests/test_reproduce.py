@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.config import resolve_run
-from qilin_rag.errors import QilinError, UsageError
-from qilin_rag.pipeline import run, score_run
-from qilin_rag.reproduce import check, reproduce
-from qilin_rag.store import RunDirectory
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.pipeline.reproduce import check, reproduce
+from qilin_rag.pipeline.run import run, score_run
+from qilin_rag.pipeline.run_directory import RunDirectory
 from tests.conftest import QUESTIONS, Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 

@@ -11,18 +11,18 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from qilin_rag.config import resolve_run
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import RANKERS
 from qilin_rag.data import load_dataset
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
-from qilin_rag.errors import UsageError
-from qilin_rag.pipeline import Run, run
-from qilin_rag.plan import plan
+from qilin_rag.pipeline.dry_run import plan
+from qilin_rag.pipeline.reproduce import reproduce
+from qilin_rag.pipeline.run import Run, run
 from qilin_rag.rankers import TrainedRanker
-from qilin_rag.rankers.texts import note_texts
+from qilin_rag.rankers.passages import note_texts
 from qilin_rag.rankers.trained import Recipe, save_ranker
-from qilin_rag.registry import RANKERS
-from qilin_rag.reproduce import reproduce
 from tests.conftest import NOTES, QUESTIONS, Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 

@@ -11,17 +11,17 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import SCORERS
+from qilin_rag.core.stats import query_clusters
+from qilin_rag.core.text import cited_numbers, mixed_tokens, normalise, query_key, sentences, simplify, visible, words
+from qilin_rag.core.types import Note, Question
 from qilin_rag.data import load_dataset
-from qilin_rag.errors import UsageError
+from qilin_rag.judging.verdicts import read_preference, read_score, read_true_false
 from qilin_rag.rankers.passages import matching_part
-from qilin_rag.registry import SCORERS
-from qilin_rag.retrievers.analyzers import ANALYZERS
-from qilin_rag.retrievers.bm25 import BM25
+from qilin_rag.retrievers.bm25.analyzers import ANALYZERS
+from qilin_rag.retrievers.bm25.retriever import BM25
 from qilin_rag.scorers import AnswerScorer
-from qilin_rag.stats import query_clusters
-from qilin_rag.text import cited_numbers, mixed_tokens, normalise, query_key, sentences, simplify, visible, words
-from qilin_rag.types import Note, Question
-from qilin_rag.verdicts import read_preference, read_score, read_true_false
 from tests.conftest import Cli, write_jsonl
 
 JOINERS = "\u200c\u200d" + "".join(map(chr, range(0xE0020, 0xE0080)))  # they act on what stands beside them
@@ -253,7 +253,7 @@ def test_simplified_characters_are_an_option(data_dir: Any) -> None:
 
 
 def test_simplified_characters_without_opencc_are_one_line(monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
-    monkeypatch.setattr("qilin_rag.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("qilin_rag.core.extras.find_spec", lambda name: None)
     for overrides in (["retriever.simplify=true", "--retriever", "bm25"], ["metrics.rouge_l.simplify=true"]):
         done = cli("run", "--data", "sample", "--limit", 2, "--set", *overrides)
         assert done.code == 2
@@ -267,7 +267,7 @@ def test_an_encoder_reads_what_a_reader_sees(text: str) -> None:
 
 
 def test_texts_of_encoders_are_visible() -> None:
-    from qilin_rag.retrievers.encoder import readable
+    from qilin_rag.models.sentence_encoder import readable
 
     class Short:
         max_seq_length = 8

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+from qilin_rag.core.text import mixed_tokens, normalise
 from qilin_rag.data import SAMPLE_LABEL, load_dataset
-from qilin_rag.text import mixed_tokens, normalise
 
 
 def test_size_and_label() -> None:

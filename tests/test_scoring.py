@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from qilin_rag.config import RunConfig, resolve_run
-from qilin_rag.errors import QilinError, UsageError
-from qilin_rag.pipeline import run, score_run
+from qilin_rag.config.run import RunConfig, resolve_run
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.pipeline.run import run, score_run
 from qilin_rag.reports.leaderboard import leaderboard
 from qilin_rag.reports.measured import read_run
-from qilin_rag.scoring import remarks
+from qilin_rag.scorers.summary import remarks
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 
@@ -125,7 +125,7 @@ def test_bertscore_without_its_model_is_one_line_that_quiet_hides(data_dir: Path
 
 def test_a_default_run_stays_light(data_dir: Path) -> None:
     code = (
-        "import sys; from qilin_rag.config import resolve_run; from qilin_rag.pipeline import run\n"
+        "import sys; from qilin_rag.config.run import resolve_run; from qilin_rag.pipeline.run import run\n"
         "run(resolve_run({'data': sys.argv[1]})); print(' '.join(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(data_dir)], capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qilin_rag import stats
+from qilin_rag.core import stats
 
 Values = npt.NDArray[np.float64]
 NAN = float("nan")

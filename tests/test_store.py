@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.types import Hit, Sample
+from qilin_rag.pipeline.run_directory import RunDirectory
+from qilin_rag.pipeline.scoring import add_scores
 from qilin_rag.reports.measured import read_run
-from qilin_rag.scoring import add_scores
-from qilin_rag.store import RunDirectory
-from qilin_rag.types import Hit, Sample
 from tests.conftest import QUESTIONS, Cli, write_jsonl
 
 
@@ -92,7 +92,7 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_free(run: RunDirect
         [
             sys.executable,
             "-c",
-            "import sys, time; from pathlib import Path; from qilin_rag.store import RunDirectory\n"
+            "import sys, time; from pathlib import Path; from qilin_rag.pipeline.run_directory import RunDirectory\n"
             "with RunDirectory(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(60)",
             str(run.path),
         ],

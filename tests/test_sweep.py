@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.config import RunConfig
+from qilin_rag.config.run import RunConfig
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.types import Hit
 from qilin_rag.data import NoteStore
-from qilin_rag.errors import UsageError
 from qilin_rag.llms.openai_compatible import OpenAICompatible
-from qilin_rag.pipeline import run
+from qilin_rag.pipeline.run import run
+from qilin_rag.pipeline.sweep import plan_sweep, read_sweep, sweep
 from qilin_rag.retrievers import Retriever
-from qilin_rag.retrievers.bm25 import BM25
-from qilin_rag.sweep import plan_sweep, read_sweep, sweep
-from qilin_rag.types import Hit
+from qilin_rag.retrievers.bm25.retriever import BM25
 from tests.conftest import Cli, launch, wait_until
 from tests.fake_server import MODEL, FakeServer
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qilin_rag import text
+from qilin_rag.core import text
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qilin_rag.errors import UsageError
-from qilin_rag.trec import format_trec, read_trec, trec_id
-from qilin_rag.types import Hit
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.trec import format_trec, read_trec, trec_id
+from qilin_rag.core.types import Hit
 
 HITS = [Hit(note_idx=7, score=1.5, rank=1), Hit(note_idx=3, score=1.5, rank=2), Hit(note_idx=9, score=-2, rank=3)]
 

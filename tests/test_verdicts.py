@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qilin_rag.verdicts import ASPECTS, quote, read_preference, read_score, read_true_false
+from qilin_rag.judging.verdicts import ASPECTS, read_preference, read_score, read_true_false
+from qilin_rag.prompts.judge import quote
 
 SCORES = [
     # as asked

@@ -10,13 +10,13 @@ import numpy.typing as npt
 from qilin_rag.analysis.figures import Column, FigureTable
 from qilin_rag.analysis.log import IMAGE_TEXT, VIDEO, NoteFacts, read_note_facts
 from qilin_rag.analysis.queries import SOURCES
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.stats import share95
+from qilin_rag.core.text import cited_numbers, visible
+from qilin_rag.core.types import Question
 from qilin_rag.data.questions import FLAGS, read_questions
 from qilin_rag.data.schema import FEEDBACK
 from qilin_rag.data.source import Source
-from qilin_rag.errors import UsageError
-from qilin_rag.stats import share95
-from qilin_rag.text import cited_numbers, visible
-from qilin_rag.types import Question
 
 _NAMES = {flag: name for name, (flag,) in ((name, flags) for name, flags in FLAGS.items() if len(flags) == 1)}
 _MOST_CITATIONS = 4

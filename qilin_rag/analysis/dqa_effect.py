@@ -27,9 +27,9 @@ from qilin_rag.analysis.overlap import (
     compare,
     refuse_groups,
 )
-from qilin_rag.errors import UsageError
-from qilin_rag.progress import stage
-from qilin_rag.types import Frozen
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.progress import stage
+from qilin_rag.core.types import Frozen
 
 _MOST_LISTED, _FEWEST_LISTED = 80, 20
 _MOST_NAMED = 5

@@ -10,8 +10,8 @@ from qilin_rag.analysis.causal import Estimate
 from qilin_rag.analysis.dqa_effect import Balance, DqaEffect, Effect
 from qilin_rag.analysis.figures import escaped
 from qilin_rag.analysis.overlap import LARGEST_BALANCED, LARGEST_PROPENSITY
-from qilin_rag.spreadsheet import csv_text
-from qilin_rag.store import write_text
+from qilin_rag.core.files import write_text
+from qilin_rag.core.spreadsheet import csv_text
 
 PAGE = "dqa_effect.md"
 LOVE_PLOT = "balance"

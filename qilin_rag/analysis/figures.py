@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from qilin_rag.types import Frozen
+from qilin_rag.core.types import Frozen
 
 Unit = Literal["count", "number", "share"]
 

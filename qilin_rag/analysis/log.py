@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data.clock import check_clock
 from qilin_rag.data.encodings import present_columns, read_batches
 from qilin_rag.data.exposures import MISSING, Bools, Exposures, Ints, concat, read_exposures
@@ -15,7 +16,6 @@ from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.schema import REQUEST_TABLES, TABLES
 from qilin_rag.data.sessions import Sessions, app_sessions, pause_sessions
 from qilin_rag.data.source import Source
-from qilin_rag.errors import UsageError
 
 IMAGE_TEXT, VIDEO = 1, 2
 

@@ -18,10 +18,10 @@ from qilin_rag.analysis.figures import Column, FigureTable, ratio
 from qilin_rag.analysis.log import VIDEO, Log
 from qilin_rag.analysis.nuisance import folds
 from qilin_rag.analysis.queries import SOURCES
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.progress import stage
+from qilin_rag.core.stats import intervals95, share95
 from qilin_rag.data.exposures import Bools, Ints
-from qilin_rag.errors import UsageError
-from qilin_rag.progress import stage
-from qilin_rag.stats import intervals95, share95
 
 Floats = npt.NDArray[np.float64]
 

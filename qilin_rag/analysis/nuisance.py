@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qilin_rag.analysis.functions import Bools, Floats, Function, Functions, Ints, choose
-from qilin_rag.errors import UsageError
-from qilin_rag.progress import stage
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.progress import stage
 
 FOLDS = 5
 LEAST, MOST = 0.001, 0.999

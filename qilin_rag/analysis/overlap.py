@@ -16,7 +16,7 @@ import numpy as np
 from qilin_rag.analysis.causal import FEWEST_GROUPS, log_odds, spread_within, standardised_differences
 from qilin_rag.analysis.functions import Bools, Floats, Function, Functions, Ints
 from qilin_rag.analysis.nuisance import Nuisances
-from qilin_rag.stats import worth_of
+from qilin_rag.core.stats import worth_of
 
 LARGEST_BALANCED = 0.1
 """Standardised difference up to which a function of covariates is taken to be balanced (Austin 2009)."""

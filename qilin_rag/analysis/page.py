@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qilin_rag.analysis.figures import Column, FigureTable, escaped
-from qilin_rag.spreadsheet import csv_text
-from qilin_rag.store import write_text
+from qilin_rag.core.files import write_text
+from qilin_rag.core.spreadsheet import csv_text
 
 PAGE = "analysis.md"
 _PAPER = "paper (Qilin)"

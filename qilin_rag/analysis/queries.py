@@ -6,7 +6,7 @@ import numpy as np
 
 from qilin_rag.analysis.figures import Column, FigureTable, ratio, table
 from qilin_rag.analysis.log import Log
-from qilin_rag.text import visible
+from qilin_rag.core.text import visible
 
 LENGTHS = ["<=3", *map(str, range(4, 11)), ">10"]
 _COLUMNS7 = [

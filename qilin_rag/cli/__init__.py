@@ -31,8 +31,8 @@ from qilin_rag.cli import (
     synth,
 )
 from qilin_rag.cli.numbers import read_strictly
-from qilin_rag.errors import QilinError
-from qilin_rag.text import printable
+from qilin_rag.core.errors import QilinError
+from qilin_rag.core.text import printable
 
 app = typer.Typer(
     name="qilin-rag",

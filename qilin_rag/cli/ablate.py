@@ -30,17 +30,17 @@ from qilin_rag.cli.plan import print_plans
 from qilin_rag.cli.results import as_csv
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.cli.sweep import check_swept
-from qilin_rag.downloads import no_downloads
-from qilin_rag.errors import UsageError
-from qilin_rag.text import printable
+from qilin_rag.core.downloads import no_downloads
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from qilin_rag.config import RunConfig
+    from qilin_rag.config.run import RunConfig
+    from qilin_rag.core.types import Frozen
+    from qilin_rag.pipeline.sweep import Swept
     from qilin_rag.reports.sections import Section
-    from qilin_rag.sweep import Swept
-    from qilin_rag.types import Frozen
 
 
 class TextFormat(StrEnum):
@@ -85,10 +85,10 @@ def ablate(
     The first of each list is the default, around which runs are made as `sweep` makes them. Then each is compared with
     the default, and the order of systems under one level with that under another.
     """
+    from qilin_rag.pipeline.sweep import AXES, FACTORS, plan_sweep, read_sweep
     from qilin_rag.reports.ablation import ablation, as_rows, default_settings, saved_runs
     from qilin_rag.reports.measured import read_runs
     from qilin_rag.reports.sections import ablation_sections
-    from qilin_rag.sweep import AXES, FACTORS, plan_sweep, read_sweep
 
     ui.set_up_logs(quiet or as_json)
     given = {"retrievers": retrievers, "llms": llms, "prompts": prompts}
@@ -164,12 +164,12 @@ def sensitivity(
 
     No model is asked for answers, and nothing is written into the runs.
     """
-    from qilin_rag.config import resolve_run
+    from qilin_rag.config.run import resolve_run
+    from qilin_rag.pipeline.scoring import build_scorers, usable_scorers
     from qilin_rag.reports.measured import read_run
     from qilin_rag.reports.sections import sensitivity_sections
     from qilin_rag.reports.sensitivity import as_rows
     from qilin_rag.reports.sensitivity import sensitivity as sensitivity_of
-    from qilin_rag.scoring import build_scorers, usable_scorers
 
     ui.set_up_logs(quiet or as_json)
     config = resolve_run({"metrics": metrics}, settings or [])
@@ -189,8 +189,8 @@ def _number(option: str, name: str) -> int:
 
 def _check_comparable(configs: Sequence[RunConfig], metric: str) -> None:
     """That there would be nothing to compare, is an error before anything is asked."""
-    from qilin_rag.scoring import build_scorers
-    from qilin_rag.sweep import FACTORS
+    from qilin_rag.pipeline.scoring import build_scorers
+    from qilin_rag.pipeline.sweep import FACTORS
 
     if len({tuple(getattr(config, factor) for factor in FACTORS.values()) for config in configs}) == 1:
         raise UsageError("nothing to compare: give two or more --prompts, --top-k, --note-order or --note-chars")
@@ -205,7 +205,7 @@ def _check_comparable(configs: Sequence[RunConfig], metric: str) -> None:
 
 
 def _sweep(configs: Sequence[RunConfig], quiet: bool) -> Swept:
-    from qilin_rag.sweep import sweep
+    from qilin_rag.pipeline.sweep import sweep
 
     try:
         with ui.progress_bars(quiet):

@@ -42,7 +42,7 @@ def analyze(
 
     The paper's values, which are Qilin's, stand beside those of the data.
     """
-    from qilin_rag.errors import UsageError
+    from qilin_rag.core.errors import UsageError
 
     if name := context.invoked_subcommand:
         if data is not None or out is not None or settings or not plots or quiet or as_json:
@@ -176,8 +176,8 @@ def dqa_effect(
 
 def _prepared(out: Path, plots: bool, quiet: bool, *modules: str) -> AbstractContextManager[Path]:
     """The new folder, once it is known that all can be done that will be."""
-    from qilin_rag.extras import require
-    from qilin_rag.store import new_folder
+    from qilin_rag.core.extras import require
+    from qilin_rag.core.files import new_folder
 
     ui.set_up_logs(quiet)
     require(

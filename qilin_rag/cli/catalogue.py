@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.core.errors import QilinError, UsageError
 
 if TYPE_CHECKING:
-    from qilin_rag.registry import Registry
+    from qilin_rag.core.registry import Registry
 
 
 class Kind(StrEnum):
@@ -93,9 +93,10 @@ def _list_runs(folders: list[Path], as_json: bool) -> None:
 
 def _list_settings(kind: Kind, name: str | None, as_json: bool) -> None:
     """Print the settings of a run, or of one component."""
-    from qilin_rag.config import RunConfig, preset_settings, settable
-    from qilin_rag.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
-    from qilin_rag.setting_docs import as_setting, setting_docs
+    from qilin_rag.config.presets import preset_settings
+    from qilin_rag.config.run import RunConfig, settable
+    from qilin_rag.config.setting_docs import as_setting, setting_docs
+    from qilin_rag.core.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
 
     prefixes = {Kind.retrievers: "retriever", Kind.llms: "llm", Kind.metrics: f"metrics.{name}", Kind.rankers: "ranker"}
     if kind is Kind.settings and name is None:
@@ -138,8 +139,8 @@ def _flag_help(setting: str) -> str:
 
 
 def _describe(kind: Kind) -> dict[str, str]:
-    from qilin_rag.config import read_yaml, resource_names
-    from qilin_rag.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
+    from qilin_rag.config.resources import read_yaml, resource_names
+    from qilin_rag.core.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
 
     if kind is Kind.prompts:
         return {name: _prompt_line(path) for name, path in resource_names("prompts").items()}
@@ -153,7 +154,7 @@ def _describe(kind: Kind) -> dict[str, str]:
 
 
 def _prompt_line(path: Path) -> str:
-    from qilin_rag.prompts import load_prompt
+    from qilin_rag.prompts.answer import load_prompt
 
     try:
         return load_prompt(str(path)).description

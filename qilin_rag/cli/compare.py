@@ -9,7 +9,7 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import RUN_HELP, NamedIn, find_runs_named
-from qilin_rag.text import counted
+from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
     from qilin_rag.reports.compare import Comparison

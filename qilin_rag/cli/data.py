@@ -11,7 +11,7 @@ import typer
 
 from qilin_rag.cli import filter, ui
 from qilin_rag.cli.options import AsJson, DataArgument, Quiet, SetLog, log_settings
-from qilin_rag.text import counted, printable
+from qilin_rag.core.text import counted, printable
 
 app = typer.Typer(
     name="data",
@@ -41,9 +41,9 @@ def validate(
 
     Exit code 1 if there is any. --json gives all of them.
     """
-    from qilin_rag.data.encodings import Defect
     from qilin_rag.data.schema import TABLES
     from qilin_rag.data.source import open_source
+    from qilin_rag.data.text_files import Defect
     from qilin_rag.data.validate import validate as validate_source
 
     defects: list[Defect] = []

@@ -23,8 +23,8 @@ def doctor(
     With the options of a run it looks at what that run needs: its server, its models, its data. Nothing is fetched.
     Exit code 1 where something the run needs is not there.
     """
-    from qilin_rag.config import resolve_run
-    from qilin_rag.doctor import examine
+    from qilin_rag.config.run import resolve_run
+    from qilin_rag.pipeline.doctor import examine
 
     ui.set_up_logs(quiet=True)
     flags = {

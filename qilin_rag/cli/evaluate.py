@@ -36,11 +36,11 @@ from qilin_rag.cli.options import (
 )
 from qilin_rag.cli.plan import print_plan
 from qilin_rag.cli.signals import Interrupted
-from qilin_rag.errors import UsageError
-from qilin_rag.text import counted
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
-    from qilin_rag.pipeline import Run
+    from qilin_rag.pipeline.run import Run
 
 
 def run(
@@ -103,10 +103,10 @@ def run(
 
     The same command finds its run again and goes on where it stopped; nothing that was answered is asked twice.
     """
-    from qilin_rag.config import resolve_run
-    from qilin_rag.pipeline import check_failures
-    from qilin_rag.pipeline import run as run_pipeline
-    from qilin_rag.plan import plan
+    from qilin_rag.config.run import resolve_run
+    from qilin_rag.pipeline.dry_run import plan
+    from qilin_rag.pipeline.run import check_failures
+    from qilin_rag.pipeline.run import run as run_pipeline
 
     ui.set_up_logs(quiet or as_json, verbose)
     flags = {
@@ -164,8 +164,8 @@ def score(
 
     Scores by other metrics stay as they are. A metric's own model is loaded once for all of them.
     """
-    from qilin_rag.config import resolve_run
-    from qilin_rag.pipeline import score_runs
+    from qilin_rag.config.run import resolve_run
+    from qilin_rag.pipeline.run import score_runs
 
     ui.set_up_logs(quiet or as_json)
     others = [setting for setting in settings or [] if not setting.startswith("metrics.")]
@@ -193,8 +193,8 @@ def _record(finished: Run) -> dict[str, Any]:
 
 
 def _print(finished: Run) -> None:
-    from qilin_rag.cost import describe
-    from qilin_rag.scoring import doubts
+    from qilin_rag.pipeline.cost import describe
+    from qilin_rag.scorers.summary import doubts
 
     directory, manifest, summary = finished
     labels = manifest.labels

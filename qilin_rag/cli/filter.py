@@ -23,8 +23,8 @@ from qilin_rag.cli.options import (
 from qilin_rag.cli.signals import Interrupted
 
 if TYPE_CHECKING:
-    from qilin_rag.filter import Filtered
-    from qilin_rag.review import Agreement, Share
+    from qilin_rag.judging.safety_filter import Filtered
+    from qilin_rag.judging.safety_labels import Agreement, Share
 
 
 def filter_notes(
@@ -57,8 +57,8 @@ def filter_notes(
     The same command goes on where it stopped. DIR/unsafe.jsonl names the notes to leave out, DIR/review.csv is for
     people to label.
     """
-    from qilin_rag.filter import filter_notes as do
-    from qilin_rag.filter import plan_filter
+    from qilin_rag.judging.safety_filter import filter_notes as do
+    from qilin_rag.judging.safety_filter import plan_filter
 
     ui.set_up_logs(quiet or as_json)
     flags = {
@@ -75,7 +75,7 @@ def filter_notes(
     names = None if prompts is None else [name.strip() for name in prompts.split(",") if name.strip()]
     if dry_run:
         from qilin_rag.cli.plan import print_plan
-        from qilin_rag.downloads import no_downloads
+        from qilin_rag.core.downloads import no_downloads
 
         with no_downloads():
             planned = plan_filter(config, out, names, images)
@@ -96,7 +96,7 @@ def filter_notes(
 def _print(filtered: Filtered) -> None:
     from rich.table import Table
 
-    from qilin_rag.cost import say_tokens
+    from qilin_rag.pipeline.cost import say_tokens
 
     console, summary = ui.console(), filtered.summary
     console.print(f"judged by {summary.llm}", style="bold")

@@ -10,7 +10,7 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import AsJson, Data, Quiet, Settings
-from qilin_rag.text import counted
+from qilin_rag.core.text import counted
 
 
 class Engine(StrEnum):
@@ -35,8 +35,8 @@ def index(
 
     `--set retriever.index=FOLDER` then searches it, and refuses it where it was made of anything else.
     """
-    from qilin_rag.config import resolve_run
-    from qilin_rag.pipeline import build_index
+    from qilin_rag.config.run import resolve_run
+    from qilin_rag.pipeline.run import build_index
 
     ui.set_up_logs(quiet or as_json)
     settings = [*(settings or []), *(["retriever.engine=ray"] if engine is Engine.ray else [])]

@@ -23,12 +23,12 @@ from qilin_rag.cli.options import (
     resolve_judge,
 )
 from qilin_rag.cli.signals import Interrupted
-from qilin_rag.text import counted
+from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
-    from qilin_rag.config import RunConfig
-    from qilin_rag.judge import Hearing, Judged
-    from qilin_rag.pairwise import Compared
+    from qilin_rag.config.run import RunConfig
+    from qilin_rag.judging.pairwise import Compared
+    from qilin_rag.judging.pointwise import Hearing, Judged
 
 
 def judge(
@@ -66,8 +66,8 @@ def judge(
     runs = find_runs_named(runs, [config.runs_dir, Path("runs")])
     if dry_run:
         from qilin_rag.cli.plan import print_plan
-        from qilin_rag.judge import plan_judge
-        from qilin_rag.pairwise import plan_comparison
+        from qilin_rag.judging.pairwise import plan_comparison
+        from qilin_rag.judging.pointwise import plan_judge
 
         planned = plan_judge(runs[0], config) if len(runs) == 1 else plan_comparison(runs, config)
         print_plan(planned, as_json, subject="judgement")
@@ -82,7 +82,7 @@ def judge(
 
 
 def _judge_one(path: Path, config: RunConfig, quiet: bool, as_json: bool) -> None:
-    from qilin_rag.judge import judge_run
+    from qilin_rag.judging.pointwise import judge_run
 
     with ui.progress_bars(quiet):
         judged = judge_run(path, config)
@@ -102,7 +102,7 @@ def _print_judged(judged: Judged) -> None:
 
 
 def _compare(paths: list[Path], config: RunConfig, quiet: bool, as_json: bool) -> None:
-    from qilin_rag.pairwise import compare_runs
+    from qilin_rag.judging.pairwise import compare_runs
 
     with ui.progress_bars(quiet):
         compared = compare_runs(paths, config)
@@ -181,8 +181,8 @@ def _took(hearing: Hearing) -> dict[str, object]:
 
 
 def _print_took(hearing: Hearing) -> None:
-    from qilin_rag.cost import say_tokens
-    from qilin_rag.scoring import doubts
+    from qilin_rag.pipeline.cost import say_tokens
+    from qilin_rag.scorers.summary import doubts
 
     counts = ", ".join(f"{n} {status}" for status, n in hearing.counts.items() if n) or "none"
     ui.console().print(f"{counted(len(hearing.said), 'judgement')}: {counts}")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qilin_rag.errors import UsageError
+from qilin_rag.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from qilin_rag.config import RunConfig
+    from qilin_rag.config.run import RunConfig
     from qilin_rag.data.log_settings import LogSettings
 
 
@@ -29,7 +29,7 @@ class Task(StrEnum):
 
 def resolve_judge(command: str, flags: Mapping[str, Any], settings: list[str] | None) -> RunConfig:
     """The configuration of a command that asks an LLM about what is there: of `--set` it takes only the LLM's."""
-    from qilin_rag.config import resolve_run
+    from qilin_rag.config.run import resolve_run
 
     others = [setting for setting in settings or [] if not setting.startswith("llm.")]
     if others:

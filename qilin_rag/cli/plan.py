@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qilin_rag.cli import ui
-from qilin_rag.text import counted
+from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
-    from qilin_rag.plan import Plan
-    from qilin_rag.types import Cost
+    from qilin_rag.core.types import Cost
+    from qilin_rag.pipeline.forecast import Plan
 
 
 _CACHE_UNKNOWN = "which answers are cached is not known, none is counted"
@@ -106,7 +106,7 @@ def _tokens(number: int | None) -> str:
 
 def _total_cost(plans: list[Plan]) -> str:
     """The sums by currency; what is unknown stays beside them."""
-    from qilin_rag.types import Cost
+    from qilin_rag.core.types import Cost
 
     parts = []
     for currency in sorted({plan.cost_to.currency for plan in plans if plan.cost_to.currency}):
@@ -120,7 +120,7 @@ def _total_cost(plans: list[Plan]) -> str:
 
 
 def _cost_range(low: Cost, high: Cost) -> str:
-    from qilin_rag.cost import format_amount
+    from qilin_rag.core.units import format_amount
 
     if high.amount is None or low.amount is None:
         return "unknown"

@@ -12,15 +12,15 @@ import typer
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import AsJson, QilinTables, Quiet, RunsDir, Task, Verbose, log_settings, qilin_tables
 from qilin_rag.cli.signals import Interrupted
-from qilin_rag.errors import UsageError, unknown_name
-from qilin_rag.text import counted
+from qilin_rag.core.errors import UsageError, unknown_name
+from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from qilin_rag.data.log_settings import LogSettings
-    from qilin_rag.ranking import Ranking
-    from qilin_rag.ranking_store import SliceSummary
+    from qilin_rag.rankers.ranking_directory import SliceSummary
+    from qilin_rag.rankers.run import Ranking
 
 _SLICE_FIGURES = ("mrr@10", "map@10", "ndcg@10", "recall@10", "precision@10")
 
@@ -85,9 +85,9 @@ def rank(
 
     Writes a TREC run, the figures of each request, their means and slices; `leaderboard --task` compares such runs.
     """
-    from qilin_rag.ranking import make_ranker
-    from qilin_rag.ranking import rank as rank_requests
-    from qilin_rag.ranking_store import RankConfig
+    from qilin_rag.rankers.ranking_directory import RankConfig
+    from qilin_rag.rankers.run import make_ranker
+    from qilin_rag.rankers.run import rank as rank_requests
 
     ui.set_up_logs(quiet or as_json, verbose)
     of_ranker, of_log = _settings(settings, ranker)
@@ -143,9 +143,9 @@ def train(
     Several GPUs or machines: `accelerate launch -m qilin_rag train ...` or `torchrun -m qilin_rag train ...`. The same
     command goes on from the last checkpoint. The test tables are not read.
     """
-    from qilin_rag.ranking import parse_tasks
-    from qilin_rag.ranking import train as train_on
-    from qilin_rag.registry import RANKERS
+    from qilin_rag.core.registry import RANKERS
+    from qilin_rag.rankers.run import parse_tasks
+    from qilin_rag.rankers.run import train as train_on
 
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     ui.set_up_logs(quiet or as_json or not is_first, verbose)
@@ -171,8 +171,8 @@ def train(
 
 def _settings(assignments: Sequence[str] | None, ranker: str | None) -> tuple[dict[str, Any], LogSettings]:
     """Read `--set ranker.KEY=VALUE` and `--set log.KEY=VALUE`."""
-    from qilin_rag.config import parse_overrides
-    from qilin_rag.registry import RANKERS
+    from qilin_rag.config.overrides import parse_overrides
+    from qilin_rag.core.registry import RANKERS
 
     cls = RANKERS.resolve(ranker) if ranker else None
     found = {}
@@ -188,8 +188,8 @@ def _settings(assignments: Sequence[str] | None, ranker: str | None) -> tuple[di
 
 def _read_config(name: str) -> tuple[str, dict[str, Any]]:
     """A ranker's name, and the settings that a file gives it: one of configs/rankers, or any YAML file."""
-    from qilin_rag.config import find_resource, read_yaml, resource_names
-    from qilin_rag.registry import RANKERS
+    from qilin_rag.config.resources import find_resource, read_yaml, resource_names
+    from qilin_rag.core.registry import RANKERS
 
     if name in RANKERS.table() or (":" in name and not name.endswith((".yaml", ".yml"))):
         return name, {}
@@ -209,7 +209,7 @@ def _read_config(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _print(done: Ranking, with_slices: bool) -> None:
-    from qilin_rag.registry import describe
+    from qilin_rag.core.registry import describe
 
     directory, manifest, summary = done
     console = ui.console()

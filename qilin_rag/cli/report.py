@@ -9,7 +9,7 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import RUN_HELP, find_runs_named
-from qilin_rag.text import counted
+from qilin_rag.core.text import counted
 
 
 def report(
@@ -24,7 +24,7 @@ def report(
     Leaderboard, plots, and every question with its notes, prompt, answer and reference, two runs side by side.
     Without runs and folders: those of the folder runs.
     """
-    from qilin_rag.errors import UsageError
+    from qilin_rag.core.errors import UsageError
     from qilin_rag.reports.contents import collect, find_runs
     from qilin_rag.reports.html import write_report
 

@@ -12,7 +12,7 @@ from qilin_rag.cli.options import RUN_HELP, BaseUrl, Quiet, Settings, find_runs_
 from qilin_rag.cli.signals import Interrupted
 
 if TYPE_CHECKING:
-    from qilin_rag.reproduce import Reproduction
+    from qilin_rag.pipeline.reproduce import Reproduction
 
 
 def reproduce(
@@ -42,8 +42,8 @@ def reproduce(
     Past the cache of answers, into a folder of its own. Addresses, keys, code and arguments of engines that only the
     run names are refused. Exit code 0 where the figures agree, 1 where they don't.
     """
-    from qilin_rag.reproduce import REPRODUCED, check
-    from qilin_rag.reproduce import reproduce as do_again
+    from qilin_rag.pipeline.reproduce import REPRODUCED, check
+    from qilin_rag.pipeline.reproduce import reproduce as do_again
 
     ui.set_up_logs(quiet or as_json)
     [run_directory] = find_runs_named([run_directory], None)

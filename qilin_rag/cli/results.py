@@ -10,7 +10,7 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import Task, listed
-from qilin_rag.text import printable
+from qilin_rag.core.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,11 +76,11 @@ def leaderboard(
     LLM x retriever, one block a metric (with --task: rankers by figures), with 95% intervals; the best marked, and what
     is not significantly worse. Runs over other questions get tables of their own.
     """
-    from qilin_rag.errors import QilinError, UsageError
+    from qilin_rag.core.errors import QilinError, UsageError
+    from qilin_rag.core.files import write_text
     from qilin_rag.reports import formats
     from qilin_rag.reports import leaderboard as board
     from qilin_rag.reports.narrowing import Narrowing, sort_rows
-    from qilin_rag.store import write_text
 
     ui.set_up_logs(quiet=False)
     folders = runs_dir or [Path("runs")]
@@ -221,7 +221,7 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
 
 def as_csv(rows: list[dict[str, object]]) -> str:
     """Flat records under a header."""
-    from qilin_rag.spreadsheet import csv_text
+    from qilin_rag.core.spreadsheet import csv_text
 
     names = list(dict.fromkeys(name for row in rows for name in row))
     return csv_text(names, ([row.get(name) for name in names] for row in rows))

@@ -13,7 +13,7 @@ from qilin_rag.cli.options import Quiet, Settings
 from qilin_rag.cli.signals import Interrupted
 
 if TYPE_CHECKING:
-    from qilin_rag.config import RunConfig
+    from qilin_rag.config.run import RunConfig
 
 
 def serve(
@@ -31,7 +31,7 @@ def serve(
 
     Shows the server's log, says when it is ready, and prints its address; runs in other terminals then find it there.
     """
-    from qilin_rag.config import resolve_run
+    from qilin_rag.config.run import resolve_run
 
     ui.set_up_logs(quiet)
     assignments = [*(settings or []), *([f"llm.engine.port={port}"] if port else [])]
@@ -45,10 +45,10 @@ def _serve(config: RunConfig, name: str, log: Path | None, quiet: bool) -> None:
     import time
     from urllib.parse import urlsplit
 
-    from qilin_rag.config import cache_dir
-    from qilin_rag.llms.servers import POLL_S, Server, engine_of
-    from qilin_rag.registry import LLMS
-    from qilin_rag.text import slug
+    from qilin_rag.core.cache import cache_dir
+    from qilin_rag.core.registry import LLMS
+    from qilin_rag.core.text import slug
+    from qilin_rag.llms.serving.server import POLL_S, Server, engine_of
 
     client = LLMS.create(config.llm.name, config.llm.settings)
     engine = engine_of(client, config.llm_label)

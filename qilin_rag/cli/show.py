@@ -12,9 +12,9 @@ from qilin_rag.cli import ui
 from qilin_rag.cli.options import RUN_HELP, NamedIn, find_runs_named
 
 if TYPE_CHECKING:
+    from qilin_rag.core.types import Judgement, MetricSummary, Sample, Summary
+    from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
     from qilin_rag.reports.run_list import State
-    from qilin_rag.store import Manifest, RunDirectory
-    from qilin_rag.types import Judgement, MetricSummary, Sample, Summary
 
 MOST_QUESTIONS = 20
 _STATES = {
@@ -37,8 +37,8 @@ def show(
     State, settings, figures, what it took, then its questions in the data's order. With --question the sample whole:
     hits, messages, answer, references, scores, and what judges said.
     """
-    from qilin_rag.errors import unknown_name
-    from qilin_rag.store import RunDirectory
+    from qilin_rag.core.errors import unknown_name
+    from qilin_rag.pipeline.run_directory import RunDirectory
 
     [found] = find_runs_named([run_directory], runs_dir)
     directory = RunDirectory(found)
@@ -55,9 +55,9 @@ def show(
 def _show_question(
     directory: RunDirectory, manifest: Manifest, sample: Sample, lines: list[Sample], as_json: bool
 ) -> None:
-    from qilin_rag.cost import Tally
-    from qilin_rag.errors import unknown_name
-    from qilin_rag.note_names import read_note_names
+    from qilin_rag.core.errors import unknown_name
+    from qilin_rag.pipeline.cost import Tally
+    from qilin_rag.pipeline.note_names import read_note_names
     from qilin_rag.reports.judged import judgements_of
     from qilin_rag.reports.run_list import figures_of
 
@@ -129,9 +129,9 @@ def _show_run(
     as_json: bool,
     limit: int | None,
 ) -> None:
-    from qilin_rag.cost import calls_s, cost_of, price_of
+    from qilin_rag.pipeline.cost import calls_s, cost_of, price_of
+    from qilin_rag.pipeline.scoring import summarise
     from qilin_rag.reports.run_list import figures_of, state_of
-    from qilin_rag.scoring import summarise
 
     ids = [question.id for question in directory.read_questions()] or list(samples)
     samples = {question_id: samples[question_id] for question_id in ids if question_id in samples}
@@ -190,9 +190,9 @@ def _settings(config: Mapping[str, Any]) -> str:
 
 
 def _print_taken(manifest: Manifest, state: State, summary: Summary, samples: Mapping[str, Sample]) -> None:
-    from qilin_rag.cost import describe
+    from qilin_rag.pipeline.cost import describe
     from qilin_rag.reports.took import first_asked, latency_of
-    from qilin_rag.scoring import doubts
+    from qilin_rag.scorers.summary import doubts
 
     console = ui.console()
     if summary.repeats:
@@ -235,7 +235,7 @@ def _print_questions(
     from rich.table import Table
     from rich.text import Text
 
-    from qilin_rag.cost import Tally
+    from qilin_rag.pipeline.cost import Tally
 
     taken = Tally(lines)
     asked = [question_id for question_id in ids if question_id in samples]

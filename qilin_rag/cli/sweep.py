@@ -26,11 +26,11 @@ from qilin_rag.cli.options import (
 )
 from qilin_rag.cli.plan import print_plans
 from qilin_rag.cli.signals import Interrupted
-from qilin_rag.errors import QilinError
-from qilin_rag.text import counted
+from qilin_rag.core.errors import QilinError
+from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
-    from qilin_rag.sweep import Swept
+    from qilin_rag.pipeline.sweep import Swept
 
 
 def sweep(
@@ -64,8 +64,8 @@ def sweep(
 
     Retrieval is done once a retriever, one LLM after another is asked, and the same command goes on where it stopped.
     """
-    from qilin_rag.sweep import plan_sweep, read_sweep
-    from qilin_rag.sweep import sweep as sweep_runs
+    from qilin_rag.pipeline.sweep import plan_sweep, read_sweep
+    from qilin_rag.pipeline.sweep import sweep as sweep_runs
 
     ui.set_up_logs(quiet or as_json)
     named = {"retrievers": retrievers, "llms": llms, "prompts": prompts}
@@ -109,8 +109,8 @@ def _print(swept: Swept, as_json: bool) -> None:
 
 def check_swept(swept: Swept, fail_on_error: float) -> None:
     """Every run that is not finished is said, then the first of them ends the command."""
-    from qilin_rag.errors import FailedSamplesError
-    from qilin_rag.pipeline import check_failures
+    from qilin_rag.core.errors import FailedSamplesError
+    from qilin_rag.pipeline.run import check_failures
 
     for failure in swept.failures:
         typer.secho(f"not finished: {failure.run}: {failure.reason}", err=True, fg="red")

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from qilin_rag.progress import Advance, watched_by
-from qilin_rag.text import printable
+from qilin_rag.core.progress import Advance, watched_by
+from qilin_rag.core.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from qilin_rag.types import MetricSummary
+    from qilin_rag.core.types import MetricSummary
 
 PIPE_WIDTH_CHARS = 160
 WIDTH_CHARS = 80  # of tables that are read as pages, and fit every terminal
@@ -54,7 +54,7 @@ def print_metrics(metrics: Mapping[str, MetricSummary], beside: Mapping[str, Map
     """
     from rich.table import Table
 
-    from qilin_rag.scoring import remarks
+    from qilin_rag.scorers.summary import remarks
 
     table = Table("metric", box=None, pad_edge=False, header_style="bold")
     more = beside or {}

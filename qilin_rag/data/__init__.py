@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from qilin_rag.core.types import AnswerSelection, ReferenceSelection
 from qilin_rag.data.dataset import Dataset
 from qilin_rag.data.notes import NoteStore, open_notes
 from qilin_rag.data.questions import read_questions
 from qilin_rag.data.source import SAMPLE_LABEL, open_source
-from qilin_rag.types import AnswerSelection, ReferenceSelection
 
 __all__ = ["SAMPLE_LABEL", "Dataset", "NoteStore", "load_dataset"]
 

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data.encodings import read_batches
 from qilin_rag.data.notes import NoteStore, open_notes
 from qilin_rag.data.schema import TABLES
 from qilin_rag.data.source import Source
-from qilin_rag.errors import UsageError
 
 
 class Catalogue(NamedTuple):

@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from qilin_rag.core.text import clean
 from qilin_rag.data.note_ids import NoteIds, read_number, shown
-from qilin_rag.text import clean
 
 _SHOWN_CHARS = 60
 _MOST_NESTED = 8

@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.files import new_folder
 from qilin_rag.data.encodings import present_columns, read_batches, with_columns
 from qilin_rag.data.schema import TABLES
 from qilin_rag.data.source import Source
-from qilin_rag.errors import UsageError
-from qilin_rag.store import new_folder
 
 WRITTEN = ("parquet", "arrow", "jsonl")
 _SHARD_ROWS = 500_000

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.text import counted
+from qilin_rag.core.types import Question
 from qilin_rag.data.defects import has_query
 from qilin_rag.data.notes import NoteStore
-from qilin_rag.errors import UsageError
-from qilin_rag.text import counted
-from qilin_rag.types import Question
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qilin_rag.core.text import has_words, is_blank, query_key
+from qilin_rag.core.types import Question, QuestionDefects
 from qilin_rag.data.notes import NoteStore
-from qilin_rag.text import has_words, is_blank, query_key
-from qilin_rag.types import Question, QuestionDefects
 
 
 def has_query(question: Question) -> bool:

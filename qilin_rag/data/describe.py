@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from qilin_rag.core.stats import paired_tests
+from qilin_rag.core.text import query_key
 from qilin_rag.data.clock import LATE_HOUR, check_clock
 from qilin_rag.data.defects import count_defects, has_query
 from qilin_rag.data.encodings import present_columns, read_batches
@@ -18,8 +20,6 @@ from qilin_rag.data.questions import FLAGS, read_questions
 from qilin_rag.data.schema import REQUEST_TABLES, TABLES, details_column
 from qilin_rag.data.sessions import app_sessions, pause_sessions
 from qilin_rag.data.source import Source
-from qilin_rag.stats import paired_tests
-from qilin_rag.text import query_key
 
 Figures = dict[str, dict[str, int | float | str]]
 Values = npt.NDArray[np.float64]

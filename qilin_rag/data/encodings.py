@@ -16,16 +16,22 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.text import clean
+from qilin_rag.core.text_encodings import hint
 from qilin_rag.data.cells import convert, identifier, parse_cell
 from qilin_rag.data.note_ids import NoteIds, is_named
 from qilin_rag.data.schema import NOTE_ID, Table
-from qilin_rag.data.text_files import CsvFile, double_problem, json_lines, missing_columns, names_in
-from qilin_rag.data.text_files import Defect as Defect
-from qilin_rag.data.text_files import Report as Report
-from qilin_rag.data.text_files import stop as stop
-from qilin_rag.errors import UsageError
-from qilin_rag.text import clean
-from qilin_rag.text_encodings import hint
+from qilin_rag.data.text_files import (
+    CsvFile,
+    Defect,
+    Report,
+    double_problem,
+    json_lines,
+    missing_columns,
+    names_in,
+    stop,
+)
 
 ENCODINGS = ("parquet", "arrow", "csv", "jsonl")
 SAVED_FILES = _SAVED_SPLITS, _SAVED_STATE = "dataset_dict.json", "state.json"

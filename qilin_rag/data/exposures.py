@@ -12,13 +12,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qilin_rag.data.encodings import Batch, Defect, present_columns, read_batches, stop
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.text import whole_number
+from qilin_rag.data.encodings import Batch, present_columns, read_batches
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.questions import NO_ANSWER
 from qilin_rag.data.schema import ACTIONS, TABLES, details_column
 from qilin_rag.data.source import Source
-from qilin_rag.errors import UsageError
-from qilin_rag.text import whole_number
+from qilin_rag.data.text_files import Defect, stop
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

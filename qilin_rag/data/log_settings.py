@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 from pydantic import PositiveInt, ValidationError
 
-from qilin_rag.config import parse_overrides
-from qilin_rag.errors import UsageError, unknown_name
-from qilin_rag.registry import explain
-from qilin_rag.types import Frozen
+from qilin_rag.config.overrides import parse_overrides
+from qilin_rag.core.errors import UsageError, explain, unknown_name
+from qilin_rag.core.types import Frozen
 
 
 class LogSettings(Frozen):

@@ -11,7 +11,7 @@ import math
 import re
 from typing import Any
 
-from qilin_rag.text import clean
+from qilin_rag.core.text import clean
 
 _MOST = 2**63 - 1
 _FIRST_HASHED = 2**52

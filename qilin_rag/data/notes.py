@@ -21,11 +21,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qilin_rag.config import cache_dir
-from qilin_rag.data.encodings import Defect, present_columns, read_batches, stop, with_columns
+from qilin_rag.core.cache import cache_dir
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.types import Note
+from qilin_rag.data.encodings import present_columns, read_batches, with_columns
 from qilin_rag.data.schema import NOTE_ID, TABLES
-from qilin_rag.errors import QilinError, UsageError
-from qilin_rag.types import Note
+from qilin_rag.data.text_files import Defect, stop
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qilin_rag.data.encodings import Batch, Defect, read_batches, stop
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.text import counted, is_blank, normalise, query_key
+from qilin_rag.core.types import AnswerSelection, Question, ReferenceSelection
+from qilin_rag.data.encodings import Batch, read_batches
 from qilin_rag.data.schema import FEEDBACK, TABLES
-from qilin_rag.errors import UsageError
-from qilin_rag.text import counted, is_blank, normalise, query_key
-from qilin_rag.types import AnswerSelection, Question, ReferenceSelection
+from qilin_rag.data.text_files import Defect, stop
 
 FLAGS: Mapping[AnswerSelection, tuple[str, ...]] = {
     "engaged": FEEDBACK,

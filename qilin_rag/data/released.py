@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
+from qilin_rag.core.types import Question
 from qilin_rag.data.encodings import present_columns, read_batches
 from qilin_rag.data.schema import TABLES
 from qilin_rag.data.source import Source
-from qilin_rag.types import Question
 
 N_NOTES = 1_983_938
 N_ROWS = {"dqa": 6_972, "search_test": 6_192, "recommendation_test": 11_115}

@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.text import counted
+from qilin_rag.core.ties import Hashes, text_hashes, tie_keys
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import MISSING, Bools, Ints, RequestColumns, offsets_of, read_exposures
 from qilin_rag.data.source import Source
-from qilin_rag.errors import UsageError
-from qilin_rag.text import counted
-from qilin_rag.ties import Hashes, text_hashes, tie_keys
-from qilin_rag.types import Hit, Question
 
 TaskName = Literal["search", "recommendation"]
 Split = Literal["train", "validation", "test", "dqa"]

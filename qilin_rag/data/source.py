@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from qilin_rag.core.downloads import is_forbidden, refuse_download
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data.encodings import ENCODINGS, SAVED_FILES, find_files
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.near_miss import near_miss
 from qilin_rag.data.schema import TABLES
-from qilin_rag.downloads import is_forbidden, refuse_download
-from qilin_rag.errors import UsageError
 
 logger = logging.getLogger(__name__)
 

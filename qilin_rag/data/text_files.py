@@ -9,10 +9,10 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.text import counted
+from qilin_rag.core.text_encodings import hint, is_wide
 from qilin_rag.data.schema import Table
-from qilin_rag.errors import UsageError
-from qilin_rag.text import counted
-from qilin_rag.text_encodings import hint, is_wide
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", "，": "full-width commas", "；": "full-width semicolons"}
 _MOST_NAMES = 12

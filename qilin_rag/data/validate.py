@@ -11,12 +11,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qilin_rag.data.encodings import Batch, Defect, Report, read_batches
+from qilin_rag.core.text import BLANK_PATTERN, has_words, is_blank, query_key
+from qilin_rag.data.encodings import Batch, read_batches
 from qilin_rag.data.near_miss import near_miss
 from qilin_rag.data.questions import NO_ANSWER, pairs_problem
 from qilin_rag.data.schema import ACTIONS, FEEDBACK, NOTES, PAIRS, TABLES, Table
 from qilin_rag.data.source import Source
-from qilin_rag.text import BLANK_PATTERN, has_words, is_blank, query_key
+from qilin_rag.data.text_files import Defect, Report
 
 _SHOWN_IDS = 5
 

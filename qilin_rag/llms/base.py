@@ -7,10 +7,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import StringConstraints
 
-from qilin_rag.errors import QilinError
-from qilin_rag.prompts import RenderedPrompt
-from qilin_rag.registry import Component
-from qilin_rag.types import Completion, Price
+from qilin_rag.core.errors import QilinError
+from qilin_rag.core.registry import Component
+from qilin_rag.core.types import Completion, Price, RenderedPrompt
 
 _Marker = Annotated[str, StringConstraints(min_length=1)]
 ThinkingMarkers = list[tuple[_Marker, _Marker]]

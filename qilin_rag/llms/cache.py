@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import filelock
 from pydantic import ValidationError
 
-from qilin_rag.types import Completion
+from qilin_rag.core.types import Completion
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from qilin_rag.config import is_loopback
-from qilin_rag.errors import UsageError
+from qilin_rag.config.destinations import is_loopback
+from qilin_rag.core.errors import UsageError
 from qilin_rag.llms.base import FatalLLMError
 
 if TYPE_CHECKING:

@@ -11,10 +11,9 @@ from typing import ClassVar
 
 from pydantic import PositiveInt
 
+from qilin_rag.core.text import mixed_tokens, normalise, sentences, strip_tags
+from qilin_rag.core.types import NO_TOKENS, Completion, Note, RenderedPrompt
 from qilin_rag.llms.base import LLM
-from qilin_rag.prompts import RenderedPrompt
-from qilin_rag.text import mixed_tokens, normalise, sentences, strip_tags
-from qilin_rag.types import NO_TOKENS, Completion, Note
 
 
 class Extractive(LLM):

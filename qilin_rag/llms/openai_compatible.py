@@ -20,8 +20,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, PrivateAttr, field_validator, model_validator
 
-from qilin_rag.errors import UsageError
-from qilin_rag.factories import refuse_secrets
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.plugins import refuse_secrets
+from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.llms import connection
 from qilin_rag.llms.base import LLM, FatalLLMError, LLMError, ThinkingMarkers
 from qilin_rag.llms.events import must_stream, read_body, refuses_usage
@@ -30,8 +31,6 @@ from qilin_rag.llms.refusal_bodies import read_refusal, refusal_in_answer, witho
 from qilin_rag.llms.refusals import Caller, as_error, asked, refusal_error
 from qilin_rag.llms.replies import PASSING, read_again, read_ending, read_reply, read_usage
 from qilin_rag.llms.retry import TransientError
-from qilin_rag.prompts import RenderedPrompt
-from qilin_rag.types import Completion
 
 if TYPE_CHECKING:
     import openai

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from qilin_rag.core.text import clean
 from qilin_rag.llms.retry import asked_wait_s
-from qilin_rag.text import clean
 
 _MOST_CHARS = 20_000  # of one body: a reason is shorter
 _MOST_WORDS = 5_000  # characters

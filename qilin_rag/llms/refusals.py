@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
+from qilin_rag.core.types import Completion
 from qilin_rag.llms.base import ContextOverflowError, FatalLLMError, FilteredError, LLMError
 from qilin_rag.llms.refusal_bodies import Refusal, read_refusal
 from qilin_rag.llms.replies import FILTER_SAID, FILTERED
 from qilin_rag.llms.retry import LONGEST_RETRY_AFTER_S, CountedCalls, TransientError, say_wait, with_retries
-from qilin_rag.types import Completion
 
 _MOST_SHOWN = 300
 

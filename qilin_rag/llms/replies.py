@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from qilin_rag.core.text import clean, has_words, is_blank, skip_unseen
+from qilin_rag.core.types import Completion, Mark, Usage, read_count
 from qilin_rag.llms.thinking import Markers, Split, fold, read_thinking, seems_to_think
-from qilin_rag.text import clean, has_words, is_blank, skip_unseen
-from qilin_rag.types import Completion, Mark, Usage, read_count
 
 VERSION = 2  # of how a text is read from a reply
 STOP, LENGTH, FILTERED, REFUSED, PASSING = "stop", "length", "content_filter", "refusal", "passing"

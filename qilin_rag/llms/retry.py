@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar
 
-from qilin_rag.cost import format_seconds
+from qilin_rag.core.units import format_seconds
 
 T = TypeVar("T")
 

@@ -7,9 +7,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from qilin_rag.errors import QilinError
-from qilin_rag.store import read_lines
-from qilin_rag.types import Exchange
+from qilin_rag.core.errors import QilinError
+from qilin_rag.core.files import read_lines
+from qilin_rag.core.types import Exchange
 
 SAME_REFUSALS = 8
 """So many calls that are refused for one reason end a run in which no reply has come."""

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from qilin_rag.text import is_blank, skip_unseen
+from qilin_rag.core.text import is_blank, skip_unseen
 
 Markers = Sequence[tuple[str, str]]
 """Literal opening and closing markers."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+from qilin_rag.core.registry import Component
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
-from qilin_rag.registry import Component
 
 
 class Ranker(Component):

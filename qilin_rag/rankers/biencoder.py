@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, NonNegativeInt, PositiveFloat
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.progress import Advance, stage
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
-from qilin_rag.errors import UsageError
-from qilin_rag.pretrained import fetch_model, quiet_loading
-from qilin_rag.progress import Advance, stage
-from qilin_rag.rankers.texts import distinct_notes, note_texts
+from qilin_rag.models.families import Pooling
+from qilin_rag.models.prefixes import model_prefixes
+from qilin_rag.models.pretrained import fetch_model, quiet_loading
+from qilin_rag.models.sentence_encoder import Task, Vectors, dot, encode, load_encoder
+from qilin_rag.rankers.passages import distinct_notes, note_texts
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
-from qilin_rag.retrievers.encoder import Task, Vectors, dot, encode, load_encoder
-from qilin_rag.retrievers.families import Pooling
-from qilin_rag.retrievers.prefixes import model_prefixes
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

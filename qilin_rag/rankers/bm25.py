@@ -6,12 +6,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from qilin_rag.core.progress import stage
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
-from qilin_rag.progress import stage
 from qilin_rag.rankers.base import Ranker
-from qilin_rag.retrievers import bm25
-from qilin_rag.retrievers.analyzers import Analyzer
+from qilin_rag.retrievers.bm25 import retriever as bm25
+from qilin_rag.retrievers.bm25.analyzers import Analyzer
 
 
 class BM25(Ranker):

@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
-from qilin_rag.errors import QilinError
+from qilin_rag.core.errors import QilinError
 
 TRAINER_STATE = "trainer_state.json"
 _STATES = ("optimizer.pt", "scheduler.pt", "rng_state*.pth", TRAINER_STATE)

@@ -16,10 +16,10 @@ from torch import Tensor, distributed
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import MISSING
 from qilin_rag.data.requests import Requests
+from qilin_rag.models.sentence_encoder import Task, readable
 from qilin_rag.rankers.examples import ClickedNotes, Contrasts
+from qilin_rag.rankers.passages import note_texts
 from qilin_rag.rankers.sentence_trainer import Strict
-from qilin_rag.rankers.texts import note_texts
-from qilin_rag.retrievers.encoder import Task, readable
 
 
 def example_rows(n: int) -> Dataset:

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.progress import Advance, stage
+from qilin_rag.core.text import visible
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import Ints
 from qilin_rag.data.requests import Floats, Requests
-from qilin_rag.errors import UsageError
-from qilin_rag.pretrained import check_all_loaded, fetch_model, longest_input, quiet_loading, why_not_loaded
-from qilin_rag.progress import Advance, stage
-from qilin_rag.rankers.passages import matching_part
+from qilin_rag.models.pretrained import check_all_loaded, fetch_model, longest_input, quiet_loading, why_not_loaded
+from qilin_rag.models.sentence_encoder import MAX_CHARS_PER_TOKEN
+from qilin_rag.rankers.passages import distinct_notes, matching_part, note_texts
 from qilin_rag.rankers.sentence_trainer import Strict
-from qilin_rag.rankers.texts import distinct_notes, note_texts
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
-from qilin_rag.retrievers.encoder import MAX_CHARS_PER_TOKEN
-from qilin_rag.text import visible
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder as Encoder

@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr, field_validator, model_validator
 
+from qilin_rag.core.errors import UsageError, unknown_name
+from qilin_rag.core.files import write_text
+from qilin_rag.core.progress import stage
+from qilin_rag.core.types import Frozen
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import Ints
 from qilin_rag.data.notes import NoteStore
 from qilin_rag.data.requests import Floats, Requests
-from qilin_rag.errors import UsageError, unknown_name
-from qilin_rag.progress import stage
 from qilin_rag.rankers import features
 from qilin_rag.rankers.features import Columns, UserColumns
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
-from qilin_rag.store import write_text
-from qilin_rag.types import Frozen
 
 if TYPE_CHECKING:
     from qilin_rag.rankers.cross_network import CrossNetwork
-    from qilin_rag.retrievers.biencoder import BiEncoder
+    from qilin_rag.retrievers.dense.retriever import BiEncoder
 
 WITHOUT = ("query_source", "history", "counts", "user", "text", "position")
 _WEIGHTS, _FEATURES = "model.safetensors", "features.json"

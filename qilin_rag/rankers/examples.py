@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qilin_rag.core.text import query_key
 from qilin_rag.data.exposures import MISSING, Bools, Ints, offsets_of
 from qilin_rag.data.requests import Requests
-from qilin_rag.text import query_key
 
 
 class Contrasts(NamedTuple):

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qilin_rag.answering import third_party
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.third_party import third_party
+from qilin_rag.core.ties import ranked
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.notes import NoteStore
 from qilin_rag.data.requests import requests_of
-from qilin_rag.errors import UsageError
 from qilin_rag.rankers.trained import TrainedRanker, load_ranker
 from qilin_rag.retrievers.base import min_max
-from qilin_rag.ties import ranked
-from qilin_rag.types import Hit, Question
 
 
 class Reranker(NamedTuple):

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from qilin_rag.core.ties import text_hashes, tie_keys
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.rankers.base import Ranker
-from qilin_rag.ties import text_hashes, tie_keys
 
 
 class Random(Ranker):

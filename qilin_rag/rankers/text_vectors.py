@@ -18,14 +18,15 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from qilin_rag.config import cache_dir
+from qilin_rag.core.cache import cache_dir
+from qilin_rag.core.extras import require
+from qilin_rag.core.former import former
+from qilin_rag.core.hashing import fingerprint
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
-from qilin_rag.extras import require
-from qilin_rag.identity import fingerprint, former
 from qilin_rag.rankers.features import TextColumns, Vectors
-from qilin_rag.rankers.texts import distinct_notes, note_texts
-from qilin_rag.retrievers.biencoder import BiEncoder
+from qilin_rag.rankers.passages import distinct_notes, note_texts
+from qilin_rag.retrievers.dense.retriever import BiEncoder
 
 logger = logging.getLogger(__name__)
 

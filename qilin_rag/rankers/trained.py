@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr
 
 from qilin_rag import __version__
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.extras import require
+from qilin_rag.core.files import write_text
+from qilin_rag.core.former import renewed_name
+from qilin_rag.core.registry import RANKERS
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import VALIDATION_SHARE, Floats, Requests
-from qilin_rag.errors import UsageError
-from qilin_rag.extras import require
-from qilin_rag.identity import renewed_name
-from qilin_rag.pretrained import model_sha256, within_gpu_memory
+from qilin_rag.models.pretrained import model_sha256, within_gpu_memory
 from qilin_rag.rankers.base import Ranker
-from qilin_rag.registry import RANKERS
-from qilin_rag.store import write_text
 
 if TYPE_CHECKING:
     import torch

@@ -25,15 +25,17 @@ from torch import distributed
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainerState, set_seed
 from transformers.integrations import TensorBoardCallback
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.extras import missing_modules
+from qilin_rag.core.files import write_text
+from qilin_rag.core.former import renewed_name
+from qilin_rag.core.progress import Advance, stage
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Requests, content_sha256
-from qilin_rag.errors import UsageError
-from qilin_rag.extras import missing_modules
-from qilin_rag.identity import renewed_name
-from qilin_rag.pretrained import fetch_model, model_sha256, quiet_loading, within_gpu_memory
-from qilin_rag.progress import Advance, stage
+from qilin_rag.models.pretrained import fetch_model, model_sha256, quiet_loading, within_gpu_memory
+from qilin_rag.models.sentence_encoder import has_native_bf16
 from qilin_rag.rankers.checkpoints import TRAINER_STATE, damage_of, saving_to
-from qilin_rag.rankers.evaluation import figures_of
+from qilin_rag.rankers.metrics import figures_of
 from qilin_rag.rankers.trained import (
     LESS_TO_SCORE,
     MANIFEST,
@@ -44,8 +46,6 @@ from qilin_rag.rankers.trained import (
     read_ranker,
     save_ranker,
 )
-from qilin_rag.retrievers.encoder import has_native_bf16
-from qilin_rag.store import write_text
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainingArguments

@@ -12,17 +12,17 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.extras import require
+from qilin_rag.core.files import write_text
+from qilin_rag.core.progress import stage
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
-from qilin_rag.errors import UsageError
-from qilin_rag.extras import require
-from qilin_rag.pretrained import check_all_loaded, fetch_model, model_sha256, quiet_loading, why_not_loaded
-from qilin_rag.progress import stage
+from qilin_rag.models.pretrained import check_all_loaded, fetch_model, model_sha256, quiet_loading, why_not_loaded
+from qilin_rag.models.sentence_encoder import has_native_bf16
 from qilin_rag.rankers.examples import with_negatives
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
 from qilin_rag.rankers.vlm_prompts import Prompts, Reader, read_with
-from qilin_rag.retrievers.encoder import has_native_bf16
-from qilin_rag.store import write_text
 
 logger = logging.getLogger(__name__)
 

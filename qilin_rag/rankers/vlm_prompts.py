@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data.catalogue import Catalogue
+from qilin_rag.data.covers import Covers
 from qilin_rag.data.exposures import Ints
 from qilin_rag.data.requests import Requests
-from qilin_rag.errors import UsageError
-from qilin_rag.pretrained import quiet_loading, why_not_loaded
-from qilin_rag.rankers.covers import Covers
-from qilin_rag.retrievers.encoder import MAX_CHARS_PER_TOKEN
+from qilin_rag.models.pretrained import quiet_loading, why_not_loaded
+from qilin_rag.models.sentence_encoder import MAX_CHARS_PER_TOKEN
 
 Part = list[int] | str
 """Of a prompt: tokens, or the name of what stands there."""

@@ -14,20 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qilin_rag.config import RunConfig
-from qilin_rag.errors import UsageError
-from qilin_rag.prompts import load_prompt
+from qilin_rag.config.run import RunConfig
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.stats import holm, kendall_tau, paired_tests
+from qilin_rag.core.types import Frozen
+from qilin_rag.prompts.answer import load_prompt
 from qilin_rag.reports.finding import find_runs
-from qilin_rag.reports.measured import (
-    FROM_THE_HIGHEST,
-    Measured,
-    clusters_of,
-    highest_is_best,
-    read_runs,
-    values_of,
-)
-from qilin_rag.stats import holm, kendall_tau, paired_tests
-from qilin_rag.types import Frozen
+from qilin_rag.reports.measured import FROM_THE_HIGHEST, Measured, clusters_of, highest_is_best, read_runs, values_of
 
 Setting = str | int | None
 Key = tuple[str, Setting]  # factor, setting

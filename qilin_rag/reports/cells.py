@@ -9,9 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from qilin_rag.pairwise import Comparison
-from qilin_rag.reports.took import FirstAsked, Latency
-from qilin_rag.stats import (
+from qilin_rag.core.ratings import Comparison
+from qilin_rag.core.stats import (
     ALPHA,
     Bounds,
     Clusters,
@@ -25,7 +24,8 @@ from qilin_rag.stats import (
     why_undetectable,
     worth_of,
 )
-from qilin_rag.types import Cost, Frozen, Mark, Status
+from qilin_rag.core.types import Cost, Frozen, Mark, Status
+from qilin_rag.reports.took import FirstAsked, Latency
 
 Kind = Literal["run", "control", "paper"]
 _EQUAL = 1e-9  # two sums closer than this are the same

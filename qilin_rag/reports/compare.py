@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qilin_rag.errors import UsageError, unknown_name
+from qilin_rag.core.errors import UsageError, unknown_name
+from qilin_rag.core.stats import Clusters, PairedTest, Values, paired_tests
+from qilin_rag.core.types import Frozen
 from qilin_rag.reports.cells import could_be_shown
 from qilin_rag.reports.measured import (
     Measured,
@@ -18,8 +20,6 @@ from qilin_rag.reports.measured import (
     values_of,
 )
 from qilin_rag.reports.run_list import describe_statuses
-from qilin_rag.stats import Clusters, PairedTest, Values, paired_tests
-from qilin_rag.types import Frozen
 
 _EQUAL = 1e-9  # two scores closer than this are a tie
 

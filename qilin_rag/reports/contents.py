@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from qilin_rag import __version__
-from qilin_rag.citation_markers import BETWEEN_MARKERS, MARKER, RANGE, WIDEST_RANGE, WRAPPER
-from qilin_rag.cost import Tally
+from qilin_rag.core.citation_markers import BETWEEN_MARKERS, MARKER, RANGE, WIDEST_RANGE, WRAPPER
+from qilin_rag.core.environment import now
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.text import EMPHASIS, LOOKS_ALIKE, clean
+from qilin_rag.core.types import Hit, Judgement, Message, Question, Sample, Status, Usage
 from qilin_rag.data import NoteStore, load_dataset
-from qilin_rag.errors import QilinError, UsageError
-from qilin_rag.provenance import now
+from qilin_rag.pipeline.cost import Tally
+from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
 from qilin_rag.reports import finding
 from qilin_rag.reports.cells import Block, Cell, Spending, Table
 from qilin_rag.reports.formats import is_best, marks, marks_of
@@ -27,10 +30,7 @@ from qilin_rag.reports.judged import judgements_of_runs
 from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.reports.side_tables import judged_by, judged_rows
 from qilin_rag.scorers.retrieval import is_about_hits
-from qilin_rag.scoring import MARKS
-from qilin_rag.store import Manifest, RunDirectory
-from qilin_rag.text import EMPHASIS, LOOKS_ALIKE, clean
-from qilin_rag.types import Hit, Judgement, Message, Question, Sample, Status, Usage
+from qilin_rag.scorers.summary import MARKS
 
 STATUSES = get_args(Status)
 QUESTIONS_PER_BLOCK = 32

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from qilin_rag.errors import QilinError
-from qilin_rag.registry import SCORERS
+from qilin_rag.core.errors import QilinError
+from qilin_rag.core.registry import SCORERS
+from qilin_rag.core.stats import query_clusters
+from qilin_rag.core.text import mixed_tokens, normalise, strip_markup
+from qilin_rag.core.types import Question, Sample
 from qilin_rag.reports.measured import Measured
 from qilin_rag.scorers import AnswerScorer
-from qilin_rag.stats import query_clusters
-from qilin_rag.text import mixed_tokens, normalise, strip_markup
-from qilin_rag.types import Question, Sample
 
 SHUFFLED = "references shuffled"
 EQUAL_LENGTH = "equal length"

@@ -17,11 +17,12 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field, NonNegativeInt, StringConstraints, model_validator
 
-from qilin_rag.errors import UsageError
-from qilin_rag.store import RunDirectory, check_out, write_text
-from qilin_rag.text import CITED, mark_citations, normalise, sentences, strip_markup, words
-from qilin_rag.trec import trec_id
-from qilin_rag.types import Frozen, Sample
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.files import check_out, write_text
+from qilin_rag.core.text import CITED, mark_citations, normalise, sentences, strip_markup, words
+from qilin_rag.core.trec import trec_id
+from qilin_rag.core.types import Frozen, Sample
+from qilin_rag.pipeline.run_directory import RunDirectory
 
 MOST_REFERENCES = 20
 MOST_WORDS = 400

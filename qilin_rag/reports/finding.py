@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from qilin_rag.errors import UsageError
-from qilin_rag.ranking_store import MANIFEST as RANKING
-from qilin_rag.store import MANIFEST
-from qilin_rag.text import counted
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.text import counted
+from qilin_rag.pipeline.run_directory import MANIFEST
+from qilin_rag.rankers.ranking_directory import MANIFEST as RANKING
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,10 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
+from qilin_rag.core.stats import ALPHA
+from qilin_rag.core.types import Mark, Status
 from qilin_rag.reports.cells import Block, Cell, Spending, Standing, Table
 from qilin_rag.reports.side_tables import has_cached, judged_by, n_name_columns, side_tables
-from qilin_rag.reports.side_tables import spending_rows as spending_rows
-from qilin_rag.stats import ALPHA
-from qilin_rag.types import Mark, Status
 
 _LATEX = {
     "\\": r"\textbackslash{}",

@@ -17,8 +17,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from qilin_rag.core.files import write_text
 from qilin_rag.reports.contents import Contents
-from qilin_rag.store import write_text
 
 _SCRIPTS = ("data", "dom", "shared_text", "plots", "leaderboard", "questions", "question", "address", "main")
 _ESCAPED = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from qilin_rag.errors import UsageError
-from qilin_rag.pairwise import Comparison, Pair
-from qilin_rag.store import RunDirectory, read_json
-from qilin_rag.types import Judgement
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.files import read_json
+from qilin_rag.core.ratings import Comparison, Pair
+from qilin_rag.core.types import Judgement
+from qilin_rag.pipeline.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,10 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.stats import Clusters, Values
+from qilin_rag.core.types import Cost, Frozen, Question, Status
 from qilin_rag.data.released import why_other_questions
-from qilin_rag.errors import UsageError
 from qilin_rag.reports.cells import (
     Block,
     Cell,
@@ -44,9 +46,7 @@ from qilin_rag.reports.places import column_order, copies, natural, row_labels
 from qilin_rag.reports.retrieval_block import RetrievalBlock
 from qilin_rag.reports.took import first_asked, latency_of, read_calls
 from qilin_rag.scorers.retrieval import is_about_hits
-from qilin_rag.scoring import can_exceed_1, doubts, remarks
-from qilin_rag.stats import Clusters, Values
-from qilin_rag.types import Cost, Frozen, Question, Status
+from qilin_rag.scorers.summary import can_exceed_1, doubts, remarks
 
 At = tuple[str, str]  # row, column
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qilin_rag.errors import UsageError, unknown_name
-from qilin_rag.registry import SCORERS
+from qilin_rag.core.errors import UsageError, unknown_name
+from qilin_rag.core.registry import SCORERS
+from qilin_rag.core.stats import Clusters, Values, clusters_by, query_clusters
+from qilin_rag.core.types import Question, Sample, Score, Summary
+from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
+from qilin_rag.pipeline.scoring import build_scorers, is_misnamed, score_samples, scorers_for, summarise
 from qilin_rag.scorers.citations import PRECISION, RECALL
-from qilin_rag.scoring import build_scorers, is_misnamed, score_samples, scorers_for, summarise
-from qilin_rag.stats import Clusters, Values, clusters_by, query_clusters
-from qilin_rag.store import Manifest, RunDirectory
-from qilin_rag.types import Question, Sample, Score, Summary
 
 FROM_THE_HIGHEST = "the highest is not the best by this metric: its orders and ranks go from the highest"
 

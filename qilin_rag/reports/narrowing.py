@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from qilin_rag.errors import unknown_name
+from qilin_rag.core.errors import unknown_name
+from qilin_rag.core.types import Frozen
 from qilin_rag.reports.cells import Block, Cell, Table
 from qilin_rag.reports.finding import is_meant
 from qilin_rag.reports.measured import Measured, highest_is_best
 from qilin_rag.scorers.retrieval import is_about_hits
-from qilin_rag.types import Frozen
 
 
 class Narrowing(Frozen):

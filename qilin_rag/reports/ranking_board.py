@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import describe
+from qilin_rag.core.stats import Values
 from qilin_rag.data.released import why_other_requests
 from qilin_rag.data.requests import TaskName
-from qilin_rag.errors import UsageError
-from qilin_rag.ranking_metrics import FIGURES, RELEASED
-from qilin_rag.ranking_store import (
+from qilin_rag.rankers.metrics import FIGURES, RELEASED
+from qilin_rag.rankers.ranking_directory import (
     MANIFEST,
     SIGNATURES,
     RankingDirectory,
@@ -23,12 +25,10 @@ from qilin_rag.ranking_store import (
     RequestFigures,
     clusters_of,
 )
-from qilin_rag.registry import describe
 from qilin_rag.reports.cells import Block, Cell, Key, Kind, Table, compared, detectable
 from qilin_rag.reports.finding import find_runs
 from qilin_rag.reports.paper import RANKERS_REMARK, paper_rankers, quote
 from qilin_rag.reports.places import natural
-from qilin_rag.stats import Values
 
 COLUMNS = {
     "mrr@10": "MRR@10",

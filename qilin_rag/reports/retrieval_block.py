@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qilin_rag.errors import UsageError
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.stats import Values
+from qilin_rag.core.trec import read_trec, trec_id
 from qilin_rag.reports.cells import Block, Cell, Detectable, Key
 from qilin_rag.reports.measured import Measured, highest_is_best, values_of
 from qilin_rag.reports.places import column_order
 from qilin_rag.scorers.retrieval import cutoff, is_about_hits
-from qilin_rag.stats import Values
-from qilin_rag.trec import read_trec, trec_id
 
 NAME = "retrieval"
 Figure = tuple[str, str]

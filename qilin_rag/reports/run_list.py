@@ -9,13 +9,14 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
-from qilin_rag.errors import UsageError
-from qilin_rag.ranking_store import MANIFEST as RANKING
-from qilin_rag.ranking_store import RankingDirectory
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.files import read_lines
+from qilin_rag.core.types import Frozen, MetricSummary, Score, Status
+from qilin_rag.pipeline.run_directory import SAMPLES, SUMMARY, Manifest, RunDirectory
+from qilin_rag.pipeline.scoring import is_misnamed
+from qilin_rag.rankers.ranking_directory import MANIFEST as RANKING
+from qilin_rag.rankers.ranking_directory import RankingDirectory
 from qilin_rag.reports.finding import find_runs
-from qilin_rag.scoring import is_misnamed
-from qilin_rag.store import SAMPLES, SUMMARY, Manifest, RunDirectory, read_lines
-from qilin_rag.types import Frozen, MetricSummary, Score, Status
 
 State = Literal["complete", "incomplete", "in use", "unreadable"]
 """`complete`: every question was asked, whatever came of it, and what has an answer is scored. `in use`: a process

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from qilin_rag.core.text import counted
 from qilin_rag.reports.ablation import Ablation, Factor, Level, Ranking
 from qilin_rag.reports.formats import escape_md
 from qilin_rag.reports.sensitivity import Sensitivity
-from qilin_rag.text import counted
 
 
 class Section(NamedTuple):

@@ -11,13 +11,13 @@ from typing import Any, get_args
 import numpy as np
 from pydantic import ValidationError
 
-from qilin_rag.errors import UsageError
-from qilin_rag.registry import explain
+from qilin_rag.core.errors import UsageError, explain
+from qilin_rag.core.stats import Values, kendall_tau
+from qilin_rag.core.types import Frozen, Question, Sample
+from qilin_rag.pipeline.scoring import prepare, score_samples
 from qilin_rag.reports.measured import FROM_THE_HIGHEST, Measured, highest_is_best
 from qilin_rag.scorers import AnswerScorer, Scorer
-from qilin_rag.scoring import as_values, prepare, score_samples
-from qilin_rag.stats import Values, kendall_tau
-from qilin_rag.types import Frozen, Question, Sample
+from qilin_rag.scorers.summary import as_values
 
 AS_IT_IS = "as it is"
 LAYER_STEPS = (-2, 2)

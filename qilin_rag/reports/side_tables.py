@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from qilin_rag.cost import format_amount
-from qilin_rag.pairwise import Comparison
+from qilin_rag.core.ratings import Comparison
+from qilin_rag.core.text import counted
+from qilin_rag.core.types import Cost
+from qilin_rag.core.units import format_amount
 from qilin_rag.reports.cells import Spending, Table
 from qilin_rag.reports.judged import win_share
-from qilin_rag.text import counted
-from qilin_rag.types import Cost
 
 
 def has_cached(table: Table) -> bool:

@@ -9,11 +9,12 @@ from typing import Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt
 
-from qilin_rag.cost import format_cost, price_of, tokens_cost
-from qilin_rag.errors import UsageError
-from qilin_rag.store import SAMPLES, Manifest, RunDirectory, read_lines
-from qilin_rag.text import counted
-from qilin_rag.types import Cost, Frozen, Usage
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.files import read_lines
+from qilin_rag.core.text import counted
+from qilin_rag.core.types import Cost, Frozen, Usage
+from qilin_rag.pipeline.cost import format_cost, price_of, tokens_cost
+from qilin_rag.pipeline.run_directory import SAMPLES, Manifest, RunDirectory
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import Component
+from qilin_rag.core.text import counted
+from qilin_rag.core.ties import rank_order
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore
-from qilin_rag.errors import UsageError
-from qilin_rag.registry import Component
 from qilin_rag.retrievers.documents import note_retriever
-from qilin_rag.text import counted
-from qilin_rag.ties import rank_order
-from qilin_rag.types import Hit, Question
 
 if TYPE_CHECKING:
     from langchain_core.retrievers import BaseRetriever

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qilin_rag.core.extras import require
+from qilin_rag.core.types import Hit, Note, Question
 from qilin_rag.data import NoteStore
-from qilin_rag.extras import require
-from qilin_rag.types import Hit, Note, Question
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document

@@ -9,12 +9,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, PrivateAttr, field_serializer, model_validator
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import RETRIEVERS, describe
+from qilin_rag.core.ties import ranked
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore
-from qilin_rag.errors import UsageError
-from qilin_rag.registry import RETRIEVERS, describe
 from qilin_rag.retrievers.base import Retriever, checked_rankings, min_max
-from qilin_rag.ties import ranked
-from qilin_rag.types import Hit, Question
 
 _RRF_K = 60
 

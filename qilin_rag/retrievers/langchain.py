@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import PositiveInt, PrivateAttr, model_validator
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.extras import require
+from qilin_rag.core.plugins import import_object, make_object, refuse_secrets, source_hash
+from qilin_rag.core.text import whole_number
+from qilin_rag.core.ties import ranked
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore
-from qilin_rag.errors import UsageError
-from qilin_rag.extras import require
-from qilin_rag.factories import import_object, make_object, refuse_secrets, source_hash
 from qilin_rag.retrievers.base import Retriever
-from qilin_rag.text import whole_number
-from qilin_rag.ties import ranked
-from qilin_rag.types import Hit, Question
 
 if TYPE_CHECKING:
     from langchain_core.documents import Document

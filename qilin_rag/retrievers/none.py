@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore
 from qilin_rag.retrievers.base import Retriever
-from qilin_rag.types import Hit, Question
 
 
 class NoRetriever(Retriever):

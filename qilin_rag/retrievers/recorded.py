@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.ties import ranked
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore
-from qilin_rag.errors import UsageError
 from qilin_rag.retrievers.base import Retriever
-from qilin_rag.ties import ranked
-from qilin_rag.types import Hit, Question
 
 
 class Recorded(Retriever):

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.text import whole_number
+from qilin_rag.core.trec import read_trec, trec_id
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore
 from qilin_rag.data.note_ids import text_id_number
-from qilin_rag.errors import UsageError
 from qilin_rag.retrievers.base import Retriever
-from qilin_rag.text import whole_number
-from qilin_rag.trec import read_trec, trec_id
-from qilin_rag.types import Hit, Question
 
 logger = logging.getLogger(__name__)
 

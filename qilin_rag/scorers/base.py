@@ -12,10 +12,10 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple, Self
 
-from qilin_rag.extras import missing_modules, require
-from qilin_rag.registry import Component
-from qilin_rag.text import normalise, simplify, strip_markup
-from qilin_rag.types import Question, Sample, Score
+from qilin_rag.core.extras import missing_modules, require
+from qilin_rag.core.registry import Component
+from qilin_rag.core.text import normalise, simplify, strip_markup
+from qilin_rag.core.types import Question, Sample, Score
 
 NORMALISATION = "nfkc_casefold"
 """How signatures call `text.normalise`."""

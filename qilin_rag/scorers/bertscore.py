@@ -15,14 +15,14 @@ from typing import ClassVar, TypeVar
 
 from pydantic import NonNegativeFloat, PositiveInt, PrivateAttr
 
-from qilin_rag.errors import UsageError
-from qilin_rag.extras import missing_modules, require
-from qilin_rag.pretrained import fetch_model, find_model, model_sha256
-from qilin_rag.progress import stage
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.extras import missing_modules, require
+from qilin_rag.core.progress import stage
+from qilin_rag.core.text import slug
+from qilin_rag.models.pretrained import fetch_model, find_model, model_sha256
+from qilin_rag.models.token_encoder import Encoded, Encoder, Precision, max_tokens
 from qilin_rag.scorers.base import Remarked, TextScorer
-from qilin_rag.scorers.encoder import Encoded, Encoder, Precision, max_tokens
 from qilin_rag.scorers.kept_vectors import Ids, KeptVectors
-from qilin_rag.text import slug
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from qilin_rag.core.text import cited_numbers
+from qilin_rag.core.types import Question, Sample, Score
 from qilin_rag.scorers.base import Remarked, Scorer
-from qilin_rag.text import cited_numbers
-from qilin_rag.types import Question, Sample, Score
 
 PRECISION, RECALL, INVALID = "citation_precision", "citation_recall", "citation_invalid"
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from qilin_rag.core.text import mixed_tokens
 from qilin_rag.scorers.base import TextScorer
-from qilin_rag.text import mixed_tokens
 
 
 class Contains(TextScorer):

@@ -20,9 +20,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qilin_rag.config import cache_dir
-from qilin_rag.errors import QilinError
-from qilin_rag.text import slug
+from qilin_rag.core.cache import cache_dir
+from qilin_rag.core.errors import QilinError
+from qilin_rag.core.text import slug
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 
 from pydantic import PositiveInt, PrivateAttr
 
+from qilin_rag.core.types import Hit, Question, Sample, Score
 from qilin_rag.scorers.base import Scorer
-from qilin_rag.types import Hit, Question, Sample, Score
 
 _USUAL_K = 5
 _RELEVANCE = "rel:reference notes"

@@ -17,8 +17,8 @@ from typing import ClassVar, Literal
 from pydantic import PrivateAttr
 from rapidfuzz.distance import LCSseq
 
+from qilin_rag.core.text import mixed_tokens, words
 from qilin_rag.scorers.base import TextScorer
-from qilin_rag.text import mixed_tokens, words
 
 _TOKENIZERS: dict[str, Callable[[str], Sequence[str]]] = {"mixed": mixed_tokens, "word": words}
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from qilin_rag.config import parse_overrides, read_yaml
+from qilin_rag.config.overrides import parse_overrides
+from qilin_rag.config.resources import read_yaml
+from qilin_rag.core.errors import UsageError, explain, unknown_name
+from qilin_rag.core.types import Frozen
 from qilin_rag.data.log_settings import LogSettings
-from qilin_rag.errors import UsageError, unknown_name
-from qilin_rag.registry import explain
-from qilin_rag.types import Frozen
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]

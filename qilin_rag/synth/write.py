@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from qilin_rag.progress import stage
-from qilin_rag.store import new_folder
+from qilin_rag.core.files import new_folder
+from qilin_rag.core.progress import stage
 from qilin_rag.synth.answers import write_answers
 from qilin_rag.synth.clicks import click
 from qilin_rag.synth.corpus import NOTES_BATCH, Users, note_batches

@@ -10,8 +10,8 @@ import pytest
 import scipy.stats
 
 from qilin_rag.analysis.answers import favoured_answers
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data.source import Source, open_source
-from qilin_rag.errors import UsageError
 
 NONE = {"is_like_clk": 0.0, "is_content_clk": 0.0, "is_onebox_trace_clk": 0.0, "is_experience_clk": 0.0}
 

@@ -18,9 +18,9 @@ pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'qilin-ra
 from qilin_rag.analysis.dqa_effect import DqaEffect, dqa_effects, outcomes_of
 from qilin_rag.analysis.effect_page import as_csv, as_page, write_effects
 from qilin_rag.analysis.log import Log, read_log
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data.catalogue import read_users
 from qilin_rag.data.source import Source, open_source
-from qilin_rag.errors import UsageError
 from qilin_rag.synth import resolve_world, synthesize
 
 ONLY = ("clicks", "first click rank")

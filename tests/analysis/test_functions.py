@@ -13,7 +13,7 @@ pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'qilin-ra
 from qilin_rag.analysis.functions import Function, Functions, choose, distinct_columns
 from qilin_rag.analysis.nuisance import Nuisances, fit_nuisances, folds
 from qilin_rag.analysis.overlap import PROPENSITY, Comparison, compare, refuse_groups
-from qilin_rag.errors import UsageError
+from qilin_rag.core.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

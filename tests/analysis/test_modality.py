@@ -13,8 +13,8 @@ pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'qilin-ra
 from qilin_rag.analysis.covariates import covariates_of
 from qilin_rag.analysis.log import IMAGE_TEXT, VIDEO, Log, NoteFacts
 from qilin_rag.analysis.modality import modality
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data.exposures import Exposures
-from qilin_rag.errors import UsageError
 
 N_USERS, N_SEARCHES, N_RESULTS = 60, 500, 6
 

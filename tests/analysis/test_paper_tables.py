@@ -13,8 +13,8 @@ from qilin_rag.analysis.figures import FigureTable
 from qilin_rag.analysis.page import as_csv, as_page, write_tables
 from qilin_rag.analysis.paper_tables import analyse
 from qilin_rag.analysis.transitions import reformulation
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data.source import open_source
-from qilin_rag.errors import UsageError
 from tests.conftest import Cli, write_jsonl
 
 NOON_S = 1_700_000_000  # true time

@@ -96,11 +96,11 @@ def test_interrupted(cli: Cli, world: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def interrupt(*arguments: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qilin_rag.ranking.score_candidates", interrupt)
+    monkeypatch.setattr("qilin_rag.rankers.run.score_candidates", interrupt)
     done = cli("rank", "--ranker", "random", "--data", world)
     assert (done.code, "the same command begins again" in done.err) == (130, True)
     assert "left out, incomplete" in cli("leaderboard", "--task", "search").err
-    monkeypatch.setattr("qilin_rag.ranking.train", interrupt)
+    monkeypatch.setattr("qilin_rag.rankers.run.train", interrupt)
     done = cli("train", "tests.rankers.made:Toy", "--out", "here", "--data", world)
     assert (done.code, "the checkpoints in here are kept" in done.err) == (130, True)
 

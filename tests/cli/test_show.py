@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from qilin_rag.store import RunDirectory
+from qilin_rag.pipeline.run_directory import RunDirectory
 from tests.conftest import Cli, launch, wait_until
 from tests.fake_server import MODEL, FakeServer
 

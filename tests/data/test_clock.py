@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from qilin_rag.analysis.log import read_log
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data.clock import check_clock
 from qilin_rag.data.exposures import read_exposures
 from qilin_rag.data.log_settings import LogSettings, parse_log_settings
 from qilin_rag.data.requests import read_requests
 from qilin_rag.data.source import Source, open_source
-from qilin_rag.errors import UsageError
 from qilin_rag.synth import resolve_world, synthesize
 from tests.conftest import Cli, write_jsonl
 

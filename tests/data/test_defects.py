@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from qilin_rag.core.text import is_blank
+from qilin_rag.core.types import QuestionDefects
 from qilin_rag.data import load_dataset
 from qilin_rag.data.defects import count_defects
-from qilin_rag.text import is_blank
-from qilin_rag.types import QuestionDefects
 from tests.conftest import NOTES, QUESTIONS, Cli, write_jsonl
 
 UNSEEN = ["", " ", "\t\n", "\u3000", "\u200b", "\ufeff\u200b ", "\u3164", "\u2800", "\x00", "\ufe0f", "\U000e0061"]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data import load_dataset
 from qilin_rag.data.dataset import hash_questions
-from qilin_rag.errors import UsageError
 from tests.conftest import NOTES, QUESTIONS, write_jsonl
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.data import load_dataset, notes
 from qilin_rag.data.encodings import find_files
-from qilin_rag.errors import QilinError, UsageError
 from tests.conftest import Cli
 from tests.data.qilin import LAYOUTS, TABLES, columns, write_csv, write_jsonl, write_parquet
 

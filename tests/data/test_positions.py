@@ -13,13 +13,13 @@ import pytest
 
 from qilin_rag.analysis.log import read_log
 from qilin_rag.analysis.paper_tables import analyse
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.requests import Requests, read_requests
 from qilin_rag.data.source import Source, open_source
-from qilin_rag.errors import UsageError
+from qilin_rag.rankers.ranking_directory import RankConfig
+from qilin_rag.rankers.run import rank
 from qilin_rag.rankers.simple import Production
-from qilin_rag.ranking import rank
-from qilin_rag.ranking_store import RankConfig
 from tests.conftest import Cli, write_jsonl
 
 NOTES = [{"note_idx": i, "title": f"t{i}", "content": "c"} for i in range(1, 10)]

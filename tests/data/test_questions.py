@@ -5,11 +5,11 @@ from typing import Any, get_args
 
 import pytest
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import RETRIEVERS
+from qilin_rag.core.types import AnswerSelection
 from qilin_rag.data import load_dataset
 from qilin_rag.data.questions import FLAGS
-from qilin_rag.errors import UsageError
-from qilin_rag.registry import RETRIEVERS
-from qilin_rag.types import AnswerSelection
 from tests.conftest import NOTES, QUESTIONS, Cli, write_jsonl
 from tests.data.qilin import TABLES, changed, columns, write_csv, write_parquet
 from tests.data.qilin import write_jsonl as write_tables

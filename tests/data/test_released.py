@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from qilin_rag.core.types import Question
 from qilin_rag.data import load_dataset, released
 from qilin_rag.data.source import open_source
 from qilin_rag.synth import resolve_world, synthesize
-from qilin_rag.types import Question
 
 TABLES = {"dqa": 6_972, "search_test": 6_192, "recommendation_test": 11_115}
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.ties import text_hashes, tie_keys
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data.exposures import concat
 from qilin_rag.data.requests import read_requests, read_table, requests_of, split_by_time
 from qilin_rag.data.source import Source, open_source
-from qilin_rag.errors import UsageError
 from qilin_rag.synth import resolve_world, synthesize
-from qilin_rag.ties import text_hashes, tie_keys
-from qilin_rag.types import Hit, Question
 
 
 def shown(note_idx: int, position: int | None, click: int = 0, at: int | None = 100_000) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from qilin_rag.config import resolve_run
+from qilin_rag.config.run import resolve_run
 from qilin_rag.data.convert import WRITTEN
-from qilin_rag.pipeline import run
+from qilin_rag.pipeline.run import run
+from qilin_rag.rankers.ranking_directory import RankConfig
+from qilin_rag.rankers.run import rank
 from qilin_rag.rankers.simple import Production
-from qilin_rag.ranking import rank
-from qilin_rag.ranking_store import RankConfig
 from qilin_rag.synth import resolve_world, synthesize
 from tests.conftest import Cli
 from tests.data.qilin import LAYOUTS

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data import load_dataset
 from qilin_rag.data.encodings import find_files
 from qilin_rag.data.source import open_source
-from qilin_rag.errors import UsageError
 from tests.conftest import NOTES, QUESTIONS, Cli
 
 Rows = list[dict[str, Any]]

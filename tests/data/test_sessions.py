@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from qilin_rag.analysis.paper_tables import analyse
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.requests import Requests, requests_of
 from qilin_rag.data.sessions import app_sessions, pause_sessions
 from qilin_rag.data.source import open_source
+from qilin_rag.rankers.ranking_directory import RankConfig
+from qilin_rag.rankers.run import rank
 from qilin_rag.rankers.simple import Production
-from qilin_rag.ranking import rank
-from qilin_rag.ranking_store import RankConfig
 from qilin_rag.synth import resolve_world, synthesize
-from qilin_rag.types import Hit, Question
 
 HALF_HOUR_S = 1800
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data import load_dataset
-from qilin_rag.errors import UsageError
 from tests.conftest import Cli
 from tests.data.qilin import write_parquet
 

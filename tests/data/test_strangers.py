@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from qilin_rag.core.text_encodings import likely_encoding
 from qilin_rag.data import load_dataset
 from qilin_rag.data.note_ids import text_id_number
-from qilin_rag.text_encodings import likely_encoding
 from tests.conftest import NOTES, QUESTIONS, Cli, write_jsonl
 
 SIMPLE = "冷萃咖啡怎么做，用粗研磨咖啡粉80克，加冷水800毫升，冷藏12小时后过滤。"

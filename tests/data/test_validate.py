@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.data.encodings import Defect
 from qilin_rag.data.source import open_source
+from qilin_rag.data.text_files import Defect
 from qilin_rag.data.validate import validate
 from tests.conftest import NOTES, QUESTIONS, Cli, write_jsonl
 from tests.data.qilin import LAYOUTS, TABLES, Rows, changed, columns, details, write_arrow, write_parquet

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from qilin_rag.config import resolve_run
-from qilin_rag.pipeline import run
+from qilin_rag.config.run import resolve_run
+from qilin_rag.pipeline.run import run
 from tests.conftest import NOTES, QUESTIONS, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 from tests.hostile.watch import SECRET

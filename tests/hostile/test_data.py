@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.spreadsheet import csv_text, defused, read_back
 from qilin_rag.data.source import open_source
-from qilin_rag.errors import UsageError
-from qilin_rag.prompts import load_prompt
-from qilin_rag.review import read_labels
-from qilin_rag.spreadsheet import csv_text, defused, read_back
+from qilin_rag.judging.safety_labels import read_labels
+from qilin_rag.prompts.answer import load_prompt
 from tests.conftest import Cli, Outcome
 from tests.hostile.conftest import Scene
 
@@ -249,7 +249,7 @@ SVG = '<?xml version="1.0"?><!DOCTYPE s [<!ENTITY x SYSTEM "file:///etc/passwd">
 )
 def test_a_cover_is_read_from_the_data_alone(name: str, state: str, data_dir: Path, own_folder: Path) -> None:
     from qilin_rag.data.catalogue import open_catalogue
-    from qilin_rag.rankers.covers import Covers
+    from qilin_rag.data.covers import Covers
     from tests.rankers.test_covers import png_header
 
     Image.new("RGB", (40, 30)).save(own_folder / "outside.png")

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from qilin_rag.engine_settings import risky_arguments, risky_variables
-from qilin_rag.errors import UsageError
-from qilin_rag.llms.engines import build_engine
+from qilin_rag.config.engine_settings import risky_arguments, risky_variables
+from qilin_rag.core.errors import UsageError
+from qilin_rag.llms.serving.engines import build_engine
 from tests.conftest import Cli
 from tests.fake_server import MODEL
 from tests.hostile.conftest import Scene

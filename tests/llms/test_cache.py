@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.config import cache_dir, resolve_run
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.cache import cache_dir
+from qilin_rag.core.types import Completion, RenderedPrompt, Usage
 from qilin_rag.llms.cache import ResponseCache, request_key
 from qilin_rag.llms.openai_compatible import OpenAICompatible
-from qilin_rag.pipeline import Run, run
-from qilin_rag.prompts import RenderedPrompt
-from qilin_rag.types import Completion, Usage
+from qilin_rag.pipeline.run import Run, run
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 

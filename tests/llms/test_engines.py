@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.config import resolve_run, resource_names
-from qilin_rag.errors import UsageError
-from qilin_rag.llms.engines import build_engine
+from qilin_rag.config.resources import resource_names
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import LLMS
 from qilin_rag.llms.openai_compatible import OpenAICompatible
-from qilin_rag.registry import LLMS
+from qilin_rag.llms.serving.engines import build_engine
 
 
 def flags(command: list[str]) -> dict[str, str]:

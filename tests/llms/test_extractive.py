@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import asyncio
 
+from qilin_rag.core.types import Note, RenderedPrompt
 from qilin_rag.llms.extractive import Extractive
-from qilin_rag.prompts import RenderedPrompt
-from qilin_rag.types import Note
 
 COFFEE = Note(note_idx=1, title="冷萃咖啡", content="粗研磨80克。冷水800毫升！\n冷藏12小时再喝[赞R] #咖啡[话题]#")
 PLANT = Note(note_idx=2, title="多肉", content="夏天断水。保持通风。")

@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from qilin_rag.config import resolve_run
-from qilin_rag.errors import QilinError, UsageError
-from qilin_rag.factories import refuse_secrets
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.plugins import refuse_secrets
+from qilin_rag.core.registry import LLMS
+from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.llms import LLM, FatalLLMError, LLMError, retry
-from qilin_rag.llms.langchain import PROVIDERS, LangChain
-from qilin_rag.llms.langchain_replies import completion, ending, meaning
+from qilin_rag.llms.langchain.chat_model import PROVIDERS, LangChain
+from qilin_rag.llms.langchain.replies import completion, ending, meaning
 from qilin_rag.llms.retry import TransientError
-from qilin_rag.prompts import RenderedPrompt
-from qilin_rag.registry import LLMS
-from qilin_rag.types import Completion
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 
@@ -206,7 +205,7 @@ def test_what_is_wrong_is_said_in_one_line(module: str, spec: str, settings: dic
 
 
 def test_without_langchain_the_pip_line_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qilin_rag.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("qilin_rag.core.extras.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'qilin-rag\[langchain\]'"):
         LangChain(spec=OPENAI).check()
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.errors import QilinError, UsageError
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.registry import LLMS
+from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.llms import FatalLLMError, LLMError, retry
 from qilin_rag.llms.openai_compatible import OpenAICompatible
-from qilin_rag.prompts import RenderedPrompt
-from qilin_rag.registry import LLMS
-from qilin_rag.types import Completion
 from tests.fake_server import MODEL, FakeServer
 
 PROMPT = RenderedPrompt([{"role": "system", "content": "s"}, {"role": "user", "content": "怎么做"}], "怎么做", [], 0)

@@ -8,17 +8,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.llms import LLM, ContextOverflowError, FatalLLMError, LLMError, retry
 from qilin_rag.llms.base import FilteredError
 from qilin_rag.llms.events import must_stream
-from qilin_rag.llms.langchain import LangChain
-from qilin_rag.llms.langchain_replies import meaning, read_error
+from qilin_rag.llms.langchain.chat_model import LangChain
+from qilin_rag.llms.langchain.replies import meaning, read_error
 from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.llms.refusal_bodies import read_refusal, refusal_in_answer, without_echo
 from qilin_rag.llms.refusals import Caller, meaning_of, refusal_error
 from qilin_rag.llms.retry import TransientError
-from qilin_rag.prompts import RenderedPrompt
-from qilin_rag.types import Completion
 from tests.fake_server import MODEL, FakeServer
 
 PROMPT = RenderedPrompt([{"role": "user", "content": "怎么做"}], "怎么做", [], 0)

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.config import cache_dir, resolve_run
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.cache import cache_dir
+from qilin_rag.core.types import NO_TOKENS, Completion, RenderedPrompt, Sample, Usage
 from qilin_rag.llms import LLM, retry
 from qilin_rag.llms.cache import ResponseCache, request_key
-from qilin_rag.llms.langchain import LangChain
-from qilin_rag.llms.langchain_replies import completion
+from qilin_rag.llms.langchain.chat_model import LangChain
+from qilin_rag.llms.langchain.replies import completion
 from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.llms.replies import read_ending, read_reply, read_usage
-from qilin_rag.pipeline import Run, run, score_run
-from qilin_rag.prompts import RenderedPrompt
-from qilin_rag.types import NO_TOKENS, Completion, Sample, Usage
+from qilin_rag.pipeline.run import Run, run, score_run
 from tests.conftest import NOTES, Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 

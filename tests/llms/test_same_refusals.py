@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from qilin_rag.errors import QilinError
+from qilin_rag.core.errors import QilinError
+from qilin_rag.core.types import Sample
 from qilin_rag.llms.same_refusals import SAME_REFUSALS, SameRefusals
-from qilin_rag.types import Sample
 
 
 def line(number: int, error: str | None = None) -> Sample:

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from qilin_rag.errors import UsageError
-from qilin_rag.llms import FatalLLMError, servers
-from qilin_rag.llms.engines import VLLM
-from qilin_rag.llms.servers import Server
+from qilin_rag.core.errors import UsageError
+from qilin_rag.llms import FatalLLMError
+from qilin_rag.llms.serving import server as servers
+from qilin_rag.llms.serving.engines import VLLM
+from qilin_rag.llms.serving.server import Server
 from tests.conftest import Cli, is_alive, launch, wait_until
 from tests.fake_server import FakeServer
 

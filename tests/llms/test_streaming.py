@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.errors import UsageError
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import LLMS
+from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.llms import LLM, FatalLLMError, LLMError, retry
 from qilin_rag.llms.cache import request_key
-from qilin_rag.llms.langchain import LangChain
+from qilin_rag.llms.langchain.chat_model import LangChain
 from qilin_rag.llms.openai_compatible import OpenAICompatible
-from qilin_rag.prompts import RenderedPrompt
-from qilin_rag.registry import LLMS
-from qilin_rag.types import Completion
 from tests.conftest import Cli
 from tests.llms.raw_server import MODEL, Answer, RawServer, Request, as_json, delta, events, refused, stream
 from tests.llms.test_events import REFUSALS

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from qilin_rag import stats
+from qilin_rag.core import stats
 from qilin_rag.data.catalogue import Catalogue, open_catalogue
 from qilin_rag.data.requests import Floats, Requests, Split, TaskName, read_requests
 from qilin_rag.data.source import Source, open_source
-from qilin_rag.rankers.evaluation import figures_of
+from qilin_rag.rankers.metrics import figures_of
 from qilin_rag.synth import resolve_world, synthesize
 
 

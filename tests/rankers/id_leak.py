@@ -19,8 +19,8 @@ from qilin_rag.data.requests import Floats, Requests, Split, TaskName, read_tabl
 from qilin_rag.data.source import open_source
 from qilin_rag.rankers.base import Ranker
 from qilin_rag.rankers.bm25 import BM25
+from qilin_rag.rankers.metrics import RankedGroups
 from qilin_rag.rankers.simple import Production, Random
-from qilin_rag.ranking_metrics import RankedGroups
 from tests.conftest import write_jsonl
 
 TASKS: dict[str, tuple[TaskName, Split]] = {

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests, requests_of
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
-from qilin_rag.types import Hit, Question
 
 
 def made_requests(n: int = 60, n_candidates: int = 8, seed: int = 0, n_notes: int = 40) -> Requests:

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qilin_rag.config import find_resource, read_yaml
+from qilin_rag.config.resources import find_resource, read_yaml
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.progress import watched_by
+from qilin_rag.core.registry import RANKERS, RETRIEVERS
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Requests, requests_of
-from qilin_rag.errors import UsageError
-from qilin_rag.progress import watched_by
 from qilin_rag.rankers.examples import ClickedNotes, contrasts
+from qilin_rag.rankers.passages import note_texts
 from qilin_rag.rankers.rerank import Reranker
-from qilin_rag.rankers.texts import note_texts
-from qilin_rag.registry import RANKERS, RETRIEVERS
-from qilin_rag.types import Hit, Question
 from tests.conftest import Cli
 from tests.rankers.conftest import mrr
 from tests.rankers.made import made_requests
@@ -35,7 +35,7 @@ pytest.importorskip("sentence_transformers", reason="needs sentence-transformers
 from qilin_rag.rankers.biencoder import BiEncoder  # noqa: E402
 from qilin_rag.rankers.trained import load_ranker  # noqa: E402
 from qilin_rag.rankers.training import make_optimizer, train_ranker  # noqa: E402
-from qilin_rag.retrievers import biencoder as retriever_biencoder  # noqa: E402
+from qilin_rag.retrievers.dense import retriever as retriever_biencoder  # noqa: E402
 from tests.rankers.test_training import KillAt, Killed, log_of, model_of  # noqa: E402
 from tests.rankers.two_processes import learn_the_same  # noqa: E402
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data.catalogue import Catalogue, open_catalogue
 from qilin_rag.data.source import open_source
-from qilin_rag.errors import UsageError
 from tests.conftest import write_jsonl
 
 Image = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'qilin-rag[rankers]'")
 
-from qilin_rag.rankers.covers import MAX_FILE_BYTES, Covers, State  # noqa: E402
+from qilin_rag.data.covers import MAX_FILE_BYTES, Covers, State  # noqa: E402
 
 
 def catalogue_of(folder: Path, *covers: str | None) -> Catalogue:

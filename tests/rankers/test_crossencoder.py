@@ -14,20 +14,22 @@ pytest.importorskip("datasets", reason="needs datasets: pip install 'qilin-rag[r
 torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
 pytest.importorskip("sentence_transformers", reason="needs sentence-transformers")
 
-from qilin_rag.config import resource_names  # noqa: E402
+from qilin_rag.config.resources import resource_names  # noqa: E402
+from qilin_rag.core.errors import UsageError  # noqa: E402
+from qilin_rag.core.progress import watched_by  # noqa: E402
+from qilin_rag.core.types import Note  # noqa: E402
 from qilin_rag.data import load_dataset  # noqa: E402
 from qilin_rag.data.catalogue import Catalogue  # noqa: E402
 from qilin_rag.data.requests import Floats, Requests  # noqa: E402
-from qilin_rag.errors import UsageError  # noqa: E402
-from qilin_rag.progress import watched_by  # noqa: E402
 from qilin_rag.rankers import load_ranker  # noqa: E402
 from qilin_rag.rankers.biencoder import BiEncoder  # noqa: E402
 from qilin_rag.rankers.bm25 import BM25  # noqa: E402
 from qilin_rag.rankers.crossencoder import CrossEncoder  # noqa: E402
-from qilin_rag.rankers.passages import matching_part  # noqa: E402
-from qilin_rag.rankers.texts import note_texts  # noqa: E402
+from qilin_rag.rankers.passages import (
+    matching_part,
+    note_texts,
+)
 from qilin_rag.rankers.training import train_ranker  # noqa: E402
-from qilin_rag.types import Note  # noqa: E402
 from tests.rankers.conftest import Made, MakeWorld, chance_mrr, mrr, p_of  # noqa: E402
 from tests.rankers.made import made_requests  # noqa: E402
 from tests.rankers.small_bert import write_bert  # noqa: E402
@@ -360,8 +362,8 @@ def test_a_model_without_its_encoder_is_refused(catalogue: Catalogue, bert: Path
 
 
 def test_the_papers_settings_are_settings_of_it() -> None:
-    from qilin_rag.config import read_yaml
-    from qilin_rag.registry import RANKERS
+    from qilin_rag.config.resources import read_yaml
+    from qilin_rag.core.registry import RANKERS
 
     for task, batch_size, n_negatives in (("search", 80, 10), ("recommendation", 512, 1)):
         settings = read_yaml(resource_names("configs/rankers")[f"crossencoder_{task}"])

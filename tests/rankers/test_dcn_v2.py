@@ -15,18 +15,18 @@ pytest.importorskip("faiss", reason="needs faiss-cpu")
 pytest.importorskip("accelerate", reason="needs accelerate: pip install 'qilin-rag[rankers]'")
 torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
 
+from qilin_rag.core.errors import UsageError  # noqa: E402
+from qilin_rag.core.progress import watched_by  # noqa: E402
+from qilin_rag.core.registry import RANKERS  # noqa: E402
 from qilin_rag.data.catalogue import open_catalogue  # noqa: E402
 from qilin_rag.data.requests import read_requests  # noqa: E402
 from qilin_rag.data.source import open_source  # noqa: E402
-from qilin_rag.errors import UsageError  # noqa: E402
-from qilin_rag.progress import watched_by  # noqa: E402
 from qilin_rag.rankers import load_ranker  # noqa: E402
 from qilin_rag.rankers.batches import Examples, as_one  # noqa: E402
 from qilin_rag.rankers.cross_network import CrossLayer, CrossNetwork  # noqa: E402
 from qilin_rag.rankers.dcn_v2 import DCNV2  # noqa: E402
 from qilin_rag.rankers.propensity import N_POSITIONS, click_weights, position_buckets  # noqa: E402
 from qilin_rag.rankers.training import make_optimizer, train_ranker  # noqa: E402
-from qilin_rag.registry import RANKERS  # noqa: E402
 from tests.rankers.conftest import Made, MakeWorld  # noqa: E402
 from tests.rankers.dcn import COUNTS, small, trained  # noqa: E402
 from tests.rankers.test_training import KillAt, Killed, log_of, model_of  # noqa: E402

@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data.requests import Requests, requests_of
 from qilin_rag.rankers.examples import ClickedNotes, contrasts, with_negatives
-from qilin_rag.types import Hit, Question
 
 
 def shown(*requests: tuple[str, list[int], list[int]]) -> Requests:

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Requests
-from qilin_rag.errors import UsageError
 from qilin_rag.rankers.features import (
     N_RECENT,
     NOTE_COUNTS,
@@ -168,8 +168,8 @@ def test_data_without_users_is_said(made: Made) -> None:
 
 @pytest.mark.parametrize("name", ["dcn_v2_search", "dcn_v2_recommendation", "dcn_v2_joint"])
 def test_the_papers_settings_are_settings(name: str) -> None:
-    from qilin_rag.config import find_resource, read_yaml
-    from qilin_rag.registry import RANKERS
+    from qilin_rag.config.resources import find_resource, read_yaml
+    from qilin_rag.core.registry import RANKERS
 
     settings = read_yaml(find_resource("configs/rankers", name))
     ranker = RANKERS.create(settings.pop("name"), settings)

@@ -14,10 +14,10 @@ pytest.importorskip("peft", reason="needs peft: pip install 'qilin-rag[rankers]'
 pytest.importorskip("sentence_transformers", reason="needs sentence-transformers")
 pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
 
+from qilin_rag.core.types import Question
 from qilin_rag.data.requests import Requests
-from qilin_rag.retrievers.bm25 import BM25
+from qilin_rag.retrievers.bm25.retriever import BM25
 from qilin_rag.retrievers.hybrid import Hybrid
-from qilin_rag.types import Question
 from tests.rankers.id_leak import (
     TEXT,
     chance,

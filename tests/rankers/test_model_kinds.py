@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.errors import UsageError
 from tests.rankers.made import made_requests
 from tests.rankers.small_corpus import small_catalogue, write_small_corpus
 
@@ -21,11 +21,11 @@ pytest.importorskip("sentence_transformers", reason="needs sentence-transformers
 
 from qilin_rag.rankers.biencoder import BiEncoder  # noqa: E402
 from qilin_rag.rankers.crossencoder import CrossEncoder  # noqa: E402
+from qilin_rag.rankers.passages import note_texts  # noqa: E402
 from qilin_rag.rankers.text_vectors import open_encoder  # noqa: E402
-from qilin_rag.rankers.texts import note_texts  # noqa: E402
 from qilin_rag.rankers.trained import load_ranker  # noqa: E402
 from qilin_rag.rankers.training import train_ranker  # noqa: E402
-from qilin_rag.retrievers import biencoder as retriever_biencoder  # noqa: E402
+from qilin_rag.retrievers.dense import retriever as retriever_biencoder  # noqa: E402
 from tests.retrievers.tiny_models import routed, save, static, transformer, write_kind  # noqa: E402
 
 FEW_STEPS: dict[str, Any] = {

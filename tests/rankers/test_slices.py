@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import load_dataset
 from qilin_rag.data.catalogue import Catalogue, open_catalogue
 from qilin_rag.data.requests import Requests, Split, read_requests, read_table, requests_of
 from qilin_rag.data.source import open_source
-from qilin_rag.rankers.evaluation import figures_of
+from qilin_rag.rankers.metrics import figures_of
+from qilin_rag.rankers.ranking_directory import RankConfig
+from qilin_rag.rankers.run import rank
 from qilin_rag.rankers.simple import Production
 from qilin_rag.rankers.slices import Partition, of_candidates, of_requests
-from qilin_rag.ranking import rank
-from qilin_rag.ranking_store import RankConfig
 from qilin_rag.synth import resolve_world, synthesize
-from qilin_rag.types import Hit, Question
 
 
 def asked(queries: list[str], **columns: list[Any]) -> Requests:

@@ -16,16 +16,16 @@ import pytest
 pytest.importorskip("accelerate", reason="needs accelerate: pip install 'qilin-rag[rankers]'")
 torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
 
+from qilin_rag.core.errors import UsageError  # noqa: E402
+from qilin_rag.core.progress import Advance, watched_by  # noqa: E402
+from qilin_rag.core.registry import RANKERS  # noqa: E402
 from qilin_rag.data import load_dataset  # noqa: E402
 from qilin_rag.data.catalogue import Catalogue  # noqa: E402
 from qilin_rag.data.requests import Floats, Requests  # noqa: E402
-from qilin_rag.errors import UsageError  # noqa: E402
-from qilin_rag.pretrained import quiet_loading  # noqa: E402
-from qilin_rag.progress import Advance, watched_by  # noqa: E402
+from qilin_rag.models.pretrained import quiet_loading  # noqa: E402
 from qilin_rag.rankers import training  # noqa: E402
 from qilin_rag.rankers.trained import read_ranker  # noqa: E402
 from qilin_rag.rankers.training import LOG, make_optimizer, train_ranker, warm_up  # noqa: E402
-from qilin_rag.registry import RANKERS  # noqa: E402
 from tests.rankers.made import Toy, made_requests  # noqa: E402
 
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import yaml
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data.catalogue import Catalogue, open_catalogue
 from qilin_rag.data.exposures import concat
 from qilin_rag.data.requests import Requests, requests_of
 from qilin_rag.data.source import open_source
-from qilin_rag.errors import UsageError
-from qilin_rag.types import Hit, Question
 from tests.conftest import write_jsonl
 from tests.rankers.conftest import Made, MakeWorld, chance_mrr, mrr, p_of
 from tests.rankers.made import made_requests
@@ -32,7 +32,7 @@ pytest.importorskip("peft", reason="needs peft: pip install 'qilin-rag[rankers]'
 Image = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'qilin-rag[rankers]'")
 torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
 
-from qilin_rag.progress import watched_by  # noqa: E402
+from qilin_rag.core.progress import watched_by  # noqa: E402
 from qilin_rag.rankers import load_ranker  # noqa: E402
 from qilin_rag.rankers.examples import with_negatives  # noqa: E402
 from qilin_rag.rankers.training import make_optimizer, train_ranker  # noqa: E402

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from qilin_rag.config import resolve_run
-from qilin_rag.pipeline import run
+from qilin_rag.config.run import resolve_run
+from qilin_rag.pipeline.run import run
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qilin_rag.config import resolve_run
-from qilin_rag.pipeline import run
-from qilin_rag.types import Score
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.types import Score
+from qilin_rag.pipeline.run import run
 from tests.conftest import write_jsonl
 
 HOSTILE = [

@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from qilin_rag.scoring import summarise
-from qilin_rag.store import RunDirectory
-from qilin_rag.types import Score
+from qilin_rag.core.types import Score
+from qilin_rag.pipeline.run_directory import RunDirectory
+from qilin_rag.pipeline.scoring import summarise
 
 
 def make_run(

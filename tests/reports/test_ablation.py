@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from qilin_rag.errors import UsageError
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.stats import paired_tests, query_clusters
+from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.llms import LLM
-from qilin_rag.prompts import RenderedPrompt
+from qilin_rag.pipeline.sweep import read_sweep, sweep
 from qilin_rag.reports.ablation import Ablation, ablation, default_settings, ranking, saved_runs
 from qilin_rag.reports.measured import read_run
-from qilin_rag.stats import paired_tests, query_clusters
-from qilin_rag.sweep import read_sweep, sweep
-from qilin_rag.types import Completion
 from tests.conftest import QUESTIONS, Cli
 from tests.fake_server import MODEL, FakeServer
 

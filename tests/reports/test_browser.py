@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from rapidfuzz.distance import LCSseq
 
-from qilin_rag.config import resolve_run
-from qilin_rag.pipeline import run
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.text import mixed_tokens, normalise, strip_markup
+from qilin_rag.pipeline.run import run
+from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.reports.contents import collect
 from qilin_rag.reports.html import write_report
-from qilin_rag.store import RunDirectory
-from qilin_rag.text import mixed_tokens, normalise, strip_markup
 from tests.conftest import write_jsonl
 from tests.reports.hostile import HOSTILE, hostile_run
 

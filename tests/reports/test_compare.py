@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from qilin_rag.errors import UsageError
+from qilin_rag.core.errors import UsageError
+from qilin_rag.pipeline.run_directory import RunDirectory
+from qilin_rag.pipeline.scoring import summarise
 from qilin_rag.reports.compare import compare
-from qilin_rag.scoring import summarise
-from qilin_rag.store import RunDirectory
 from tests.conftest import Cli
 from tests.reports.made_runs import make_run
 

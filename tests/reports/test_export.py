@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from qilin_rag.config import resolve_run
-from qilin_rag.errors import UsageError
-from qilin_rag.pipeline import run
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import UsageError
+from qilin_rag.pipeline.run import run
+from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.reports.export import TrecRagAnswer, cite, export_trec_rag
-from qilin_rag.store import RunDirectory
 from tests.conftest import Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qilin_rag.errors import UsageError
+from qilin_rag.core.errors import UsageError
 from qilin_rag.reports.finding import find_run, find_runs
 from tests.conftest import Cli
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.config import resolve_run
-from qilin_rag.pipeline import run
+from qilin_rag.config.run import resolve_run
+from qilin_rag.pipeline.run import run
+from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.reports.contents import QUESTIONS_PER_BLOCK, collect, find_runs
 from qilin_rag.reports.html import as_html, as_json_block
-from qilin_rag.store import RunDirectory
 from tests.conftest import Cli, write_jsonl
 from tests.reports.hostile import HOSTILE, hostile_run
 

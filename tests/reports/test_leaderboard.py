@@ -11,14 +11,14 @@ import pytest
 import scipy.stats
 from rich.cells import cell_len
 
-from qilin_rag.config import resolve_run
-from qilin_rag.errors import UsageError
-from qilin_rag.pipeline import run, score_run
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.stats import compare_all, detectable_difference
+from qilin_rag.pipeline.run import run, score_run
+from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.reports.cells import Cell, Table, compared
 from qilin_rag.reports.formats import as_html, as_latex, as_markdown, as_rows, format_cell, marks_of, title
 from qilin_rag.reports.leaderboard import Options, leaderboard
-from qilin_rag.stats import compare_all, detectable_difference
-from qilin_rag.store import RunDirectory
 from tests.conftest import Cli
 from tests.reports.made_runs import make_run
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from qilin_rag.errors import UsageError
-from qilin_rag.pairwise import Comparison, Pair, Rated
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.ratings import Comparison, Pair, Rated
+from qilin_rag.core.types import Usage
+from qilin_rag.pipeline.run_directory import SAMPLES, RunDirectory
 from qilin_rag.reports.formats import as_html, as_latex, as_markdown, as_rows
 from qilin_rag.reports.leaderboard import Options, leaderboard
 from qilin_rag.reports.narrowing import Narrowing, sort_rows
 from qilin_rag.reports.side_tables import latency_rows, side_tables, spending_rows
-from qilin_rag.store import SAMPLES, RunDirectory
-from qilin_rag.types import Usage
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 from tests.reports.made_runs import make_run

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 from qilin_rag.cli.results import as_csv, board_as_text
-from qilin_rag.errors import UsageError
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.stats import compare_all, mean_bounds
 from qilin_rag.rankers.base import Ranker
 from qilin_rag.rankers.bm25 import BM25
+from qilin_rag.rankers.ranking_directory import RankConfig, RankedBy, RankingDirectory, RankingManifest, clusters_of
+from qilin_rag.rankers.run import Ranking, rank
 from qilin_rag.rankers.simple import Production, Random
-from qilin_rag.ranking import Ranking, rank
-from qilin_rag.ranking_store import RankConfig, RankedBy, RankingDirectory, RankingManifest, clusters_of
 from qilin_rag.reports.formats import as_html, as_json, as_latex, as_markdown, as_rows, format_cell, title
 from qilin_rag.reports.ranking_board import COLUMNS, labels_of, ranking_board
-from qilin_rag.stats import compare_all, mean_bounds
 from qilin_rag.synth import resolve_world, synthesize
 
 RUNS = Path("runs")

@@ -11,18 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qilin_rag.config import resolve_run
-from qilin_rag.errors import UsageError
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.llms import LLM
-from qilin_rag.pipeline import Run, run
-from qilin_rag.prompts import RenderedPrompt
+from qilin_rag.pipeline.run import Run, run
 from qilin_rag.reports.measured import FROM_THE_HIGHEST, Measured, read_run
 from qilin_rag.reports.sensitivity import Sensitivity, Variant, sensitivity
 from qilin_rag.scorers import Scorer
 from qilin_rag.scorers.citations import Citations
 from qilin_rag.scorers.length import LengthRatio
 from qilin_rag.scorers.rouge import RougeL
-from qilin_rag.types import Completion
 from tests.conftest import QUESTIONS, Cli, write_jsonl
 
 FIRST, SECOND = "先把多肉搬到阴凉通风的地方", "夏天遮阴断水，春天换盆。"

@@ -15,4 +15,4 @@ def made_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_native_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Vectors are fp32 on every machine unless a test asks for something else."""
-    monkeypatch.setattr("qilin_rag.retrievers.biencoder.has_native_bf16", lambda device: False)
+    monkeypatch.setattr("qilin_rag.retrievers.dense.retriever.has_native_bf16", lambda device: False)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from qilin_rag.retrievers.analyzers import char_terms, cjk_bigram_terms, word_terms
-from qilin_rag.text import visible
+from qilin_rag.core.text import visible
+from qilin_rag.retrievers.bm25.analyzers import char_terms, cjk_bigram_terms, word_terms
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lucene_cjk.jsonl"
 # Texts of the golden file on which we differ from Lucene 9.5, and why that is left so.

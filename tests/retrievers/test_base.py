@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qilin_rag.core.ties import ranked, text_hashes, tie_keys
 from qilin_rag.retrievers import rank_hits
-from qilin_rag.ties import ranked, text_hashes, tie_keys
 
 
 def by_hand(query: str, note_idx: int, seed: int = 0) -> int:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import RETRIEVERS
+from qilin_rag.core.ties import rank_order
+from qilin_rag.core.types import Question
 from qilin_rag.data import Dataset, load_dataset
-from qilin_rag.errors import UsageError
-from qilin_rag.registry import RETRIEVERS
-from qilin_rag.retrievers.biencoder import BiEncoder
-from qilin_rag.ties import rank_order
-from qilin_rag.types import Question
+from qilin_rag.retrievers.dense.retriever import BiEncoder
 from tests.conftest import Cli, write_jsonl
 
 torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
@@ -219,9 +219,9 @@ def test_the_notes_are_encoded_in_chunks_in_their_order(
     small: Dataset, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     whole = BiEncoder(model=str(model)).search(small.questions, small.notes, 5)
-    monkeypatch.setattr("qilin_rag.retrievers.dense_shards.SHARD_NOTES", 2)
-    monkeypatch.setattr("qilin_rag.retrievers.dense_search._CHUNK_QUERIES", 1)
-    monkeypatch.setattr("qilin_rag.retrievers.dense_search._BLOCK_ROWS", 2)
+    monkeypatch.setattr("qilin_rag.retrievers.dense.shards.SHARD_NOTES", 2)
+    monkeypatch.setattr("qilin_rag.retrievers.dense.search._CHUNK_QUERIES", 1)
+    monkeypatch.setattr("qilin_rag.retrievers.dense.search._BLOCK_ROWS", 2)
     monkeypatch.setenv("QILIN_RAG_CACHE", str(tmp_path / "other"))
     parts = BiEncoder(model=str(model)).search(small.questions, small.notes, 5)
     assert [[hit.note_idx for hit in hits] for hits in parts] == [[hit.note_idx for hit in hits] for hits in whole]

@@ -16,17 +16,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qilin_rag.core.errors import QilinError
+from qilin_rag.core.ties import ranked
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import Dataset, NoteStore, load_dataset
 from qilin_rag.data.notes import note_digest
-from qilin_rag.errors import QilinError
-from qilin_rag.retrievers import bm25_build, bm25_shards
-from qilin_rag.retrievers.analyzers import ANALYZERS, Analyzer
-from qilin_rag.retrievers.bm25 import BM25
-from qilin_rag.retrievers.bm25_index import FILES, BM25Index, read_index
-from qilin_rag.retrievers.bm25_shards import read_shard
-from qilin_rag.retrievers.parts import is_whole
-from qilin_rag.ties import ranked
-from qilin_rag.types import Hit, Question
+from qilin_rag.retrievers.bm25 import build as bm25_build
+from qilin_rag.retrievers.bm25 import shards as bm25_shards
+from qilin_rag.retrievers.bm25.analyzers import ANALYZERS, Analyzer
+from qilin_rag.retrievers.bm25.index import FILES, BM25Index, read_index
+from qilin_rag.retrievers.bm25.retriever import BM25
+from qilin_rag.retrievers.bm25.shards import read_shard
+from qilin_rag.retrievers.resumable import is_whole
 from tests.conftest import QUESTIONS, hear_signals, write_jsonl
 
 
@@ -85,7 +86,7 @@ def test_scores_are_those_of_bm25s(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bm25_shards, "SHARD_NOTES", 7)
         patch.setattr(bm25_build, "_BLOCK_POSTINGS", block)
-        patch.setattr("qilin_rag.retrievers.bm25._available_cores", lambda: 1)
+        patch.setattr("qilin_rag.retrievers.bm25.retriever._available_cores", lambda: 1)
         rankings = retriever.search([Question(id=q, query=q, references=["x"]) for q in queries], notes, k)
         of_all = list(retriever.scores(queries, notes, [np.arange(len(texts))] * len(queries)))
     for query, hits, mine, scores in zip(queries, rankings, of_all, theirs(texts, queries, k1, b), strict=True):
@@ -125,11 +126,11 @@ def test_which_of_notes_that_tie_stay_is_a_matter_of_the_hash_wherever_they_stan
 def test_the_same_object_searches_again_and_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     notes = store_of(random_notes(2000))
     questions = [Question(id=str(i), query=text, references=["x"]) for i, text in enumerate(random_notes(50))]
-    monkeypatch.setattr("qilin_rag.retrievers.bm25_index._BLOCK", 100)
+    monkeypatch.setattr("qilin_rag.retrievers.bm25.index._BLOCK", 100)
     retriever = BM25(analyzer="char")
     one = retriever.search(questions, notes, 10)
-    monkeypatch.setattr("qilin_rag.retrievers.bm25._THREADED_NOTES", 0)
-    monkeypatch.setattr("qilin_rag.retrievers.bm25._available_cores", lambda: 4)
+    monkeypatch.setattr("qilin_rag.retrievers.bm25.retriever._THREADED_NOTES", 0)
+    monkeypatch.setattr("qilin_rag.retrievers.bm25.retriever._available_cores", lambda: 4)
     assert retriever.search(questions, notes, 10) == one
     assert retriever.search([], notes, 10) == []
 
@@ -218,7 +219,7 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(small: Datas
             return really(texts, analyzer)
 
         patch.setattr(bm25_shards, "analyze_notes", analyze)
-        patch.setattr("qilin_rag.retrievers.bm25._available_cores", lambda: 1)
+        patch.setattr("qilin_rag.retrievers.bm25.retriever._available_cores", lambda: 1)
         BM25().write_index(small.notes, tmp_path / "index")
     assert {"shards": len(analyzed) <= 12, "merge": not analyzed, "put": not analyzed}[where]
     assert {name: (tmp_path / "index" / name).read_bytes() for name in FILES} == expected
@@ -242,7 +243,7 @@ def test_a_damaged_shard_is_made_again(small: Dataset, tmp_path: Path) -> None:
 
 
 def test_a_process_that_writes_shards_ends_with_its_input(small: Dataset, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "qilin_rag.retrievers.bm25_shards", "word"]
+    command = [sys.executable, "-m", "qilin_rag.retrievers.bm25.shards", "word"]
     texts = small.notes.texts(0, 64)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, texts.schema) as stream:
@@ -264,7 +265,7 @@ def test_what_an_earlier_build_is_still_writing_is_no_part_of_the_index(
         return really(texts, analyzer)
 
     monkeypatch.setattr(bm25_shards, "analyze_notes", analyze)
-    monkeypatch.setattr("qilin_rag.retrievers.bm25._available_cores", lambda: 1)
+    monkeypatch.setattr("qilin_rag.retrievers.bm25.retriever._available_cores", lambda: 1)
     BM25(analyzer="word").write_index(small.notes, tmp_path / "index")
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == sorted([*FILES, "qilin_rag.json"])
 

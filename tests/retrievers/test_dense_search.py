@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qilin_rag.core.ties import rank_order
 from qilin_rag.data import Dataset, load_dataset
-from qilin_rag.retrievers import dense_search
-from qilin_rag.retrievers.biencoder import BiEncoder
-from qilin_rag.ties import rank_order
+from qilin_rag.retrievers.dense import search as dense_search
+from qilin_rag.retrievers.dense.retriever import BiEncoder
 from tests.conftest import Cli, write_jsonl
 from tests.retrievers.test_biencoder import ask
 

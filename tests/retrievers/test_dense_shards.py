@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.data import Dataset, load_dataset
-from qilin_rag.errors import QilinError, UsageError
-from qilin_rag.retrievers import dense_shards
-from qilin_rag.retrievers.biencoder import BiEncoder
+from qilin_rag.retrievers.dense import shards as dense_shards
+from qilin_rag.retrievers.dense.retriever import BiEncoder
 from tests.conftest import Cli, end_at_once, hear_signals, write_jsonl
 from tests.retrievers.test_biencoder import encode, unit
 
@@ -74,7 +74,7 @@ def test_vectors_are_those_of_one_text_at_a_time(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("qilin_rag.retrievers.dense_shards.SHARD_NOTES", 8)
+    monkeypatch.setattr("qilin_rag.retrievers.dense.shards.SHARD_NOTES", 8)
     BiEncoder(model=str(made_model)).write_index(many.notes, tmp_path / "index")
     vectors = np.load(tmp_path / "index" / "vectors.npy", allow_pickle=False)
     assert vectors.shape == (50, 16) and vectors.dtype == np.dtype("<f2")
@@ -111,7 +111,7 @@ def test_two_devices_write_the_same_bytes(many: Dataset, made_model: Path, data_
 
 
 def test_a_process_that_ends_is_one_line(many: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("qilin_rag.retrievers.dense_shards.SHARD_NOTES", 8)
+    monkeypatch.setattr("qilin_rag.retrievers.dense.shards.SHARD_NOTES", 8)
     with pytest.raises(QilinError, match=r"on one of here, there ended .*the same command goes on"):
         dense_shards.write_vectors(many.notes, tmp_path, end_at_once, ["here", "there"])
 
@@ -133,9 +133,9 @@ def test_the_number_of_cores_changes_no_vector(many: Dataset, made_model: Path) 
 def test_a_device_that_is_not_there_is_one_line_and_costs_no_shard(
     many: Dataset, made_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qilin_rag.retrievers.dense_shards.SHARD_NOTES", 8)
+    monkeypatch.setattr("qilin_rag.retrievers.dense.shards.SHARD_NOTES", 8)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("qilin_rag.retrievers.dense_shards._join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("qilin_rag.retrievers.dense.shards._join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         BiEncoder(model=str(made_model)).write_index(many.notes, tmp_path / "index")
     shards = sorted((tmp_path / ".index-building").glob("vectors-*.npy"))
     for path in shards[3:]:
@@ -184,7 +184,7 @@ def test_without_ray_its_engine_is_refused(
     cli: Cli,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("qilin_rag.extras.find_spec", lambda name: None if name == "ray" else object())
+    monkeypatch.setattr("qilin_rag.core.extras.find_spec", lambda name: None if name == "ray" else object())
     setting = f"retriever.model={made_model}"
     done = cli("index", "biencoder", "--data", data_dir, "--set", setting, "--engine", "ray", "--out", tmp_path / "x")
     assert done.code == 2
@@ -194,7 +194,7 @@ def test_without_ray_its_engine_is_refused(
 
 def test_vectors_that_do_not_fit_are_refused(many: Dataset, made_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     huge = np.full((50, 16), 1e6, np.float32)
-    monkeypatch.setattr("qilin_rag.retrievers.biencoder.encode", lambda _, texts, *__, **___: huge[: len(texts)])
+    monkeypatch.setattr("qilin_rag.retrievers.dense.retriever.encode", lambda _, texts, *__, **___: huge[: len(texts)])
     with pytest.raises(UsageError, match="don't fit 16-bit floats; set normalize: true"):
         BiEncoder(model=str(made_model), normalize=False).search(many.questions, many.notes, 5)
 
@@ -206,17 +206,17 @@ def test_bf16_is_taken_where_it_is_close_to_fp32(
     tmp_path: Path,
 ) -> None:
     """bf16 works on any CPU, natively or not."""
-    monkeypatch.setattr("qilin_rag.retrievers.biencoder.has_native_bf16", lambda device: True)
+    monkeypatch.setattr("qilin_rag.retrievers.dense.retriever.has_native_bf16", lambda device: True)
 
     def vectors(name: str, **settings: Any) -> Any:
         BiEncoder(model=str(made_model), **settings).write_index(many.notes, tmp_path / name)
         return np.load(tmp_path / name / "vectors.npy", allow_pickle=False).astype(np.float32)
 
-    monkeypatch.setattr("qilin_rag.retrievers.biencoder._LEAST_COSINE", 0.9)
+    monkeypatch.setattr("qilin_rag.retrievers.dense.retriever._LEAST_COSINE", 0.9)
     full, half, auto = vectors("full", precision="fp32"), vectors("half", precision="bf16"), vectors("auto")
     assert (half != full).any() and (half == auto).all()
     assert (full * half).sum(axis=1).min() > 0.9
-    monkeypatch.setattr("qilin_rag.retrievers.biencoder._LEAST_COSINE", 1.1)
+    monkeypatch.setattr("qilin_rag.retrievers.dense.retriever._LEAST_COSINE", 1.1)
     assert (vectors("far") == full).all()
     with pytest.raises(UsageError, match=r"other vectors than fp32 .*leave the setting precision out"):
         vectors("refused", precision="bf16")

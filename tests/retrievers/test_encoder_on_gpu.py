@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data import load_dataset
-from qilin_rag.errors import UsageError
-from qilin_rag.retrievers.biencoder import BiEncoder
-from qilin_rag.retrievers.encoder import has_native_bf16
+from qilin_rag.models.sentence_encoder import has_native_bf16
+from qilin_rag.retrievers.dense.retriever import BiEncoder
 
 torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
 
@@ -39,7 +39,7 @@ def test_a_gpu_whose_memory_is_not_enough_costs_no_shard(
 ) -> None:
     """One line says what to set; that setting goes on with what is there."""
     notes = load_dataset(str(data_dir)).notes
-    monkeypatch.setattr("qilin_rag.retrievers.dense_shards.SHARD_NOTES", 2)
+    monkeypatch.setattr("qilin_rag.retrievers.dense.shards.SHARD_NOTES", 2)
     retriever = BiEncoder(model=str(made_model))
     encoder = retriever._model()
     forward, n_calls = encoder.forward, 0
@@ -52,7 +52,7 @@ def test_a_gpu_whose_memory_is_not_enough_costs_no_shard(
         return forward(*inputs, **more)
 
     monkeypatch.setattr(encoder, "forward", is_full)
-    monkeypatch.setattr("qilin_rag.retrievers.biencoder.has_native_bf16", lambda device: False)
+    monkeypatch.setattr("qilin_rag.retrievers.dense.retriever.has_native_bf16", lambda device: False)
     expected = r"memory is full \(CUDA out of memory. Tried to allocate 2.00 GiB\); model .* is 1024, set a lower one"
     with pytest.raises(UsageError, match=expected):
         retriever.write_index(notes, tmp_path / "index")

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.answering import search
-from qilin_rag.config import resolve_run
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import RETRIEVERS
+from qilin_rag.core.ties import ranked
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import Dataset, NoteStore, load_dataset
-from qilin_rag.errors import UsageError
-from qilin_rag.pipeline import run
-from qilin_rag.registry import RETRIEVERS
+from qilin_rag.pipeline.answering import search
+from qilin_rag.pipeline.run import run
 from qilin_rag.retrievers import Retriever
-from qilin_rag.retrievers.bm25 import BM25
+from qilin_rag.retrievers.bm25.retriever import BM25
 from qilin_rag.retrievers.hybrid import Hybrid
 from qilin_rag.retrievers.random import Random
 from qilin_rag.scorers.retrieval import Retrieval
-from qilin_rag.ties import ranked
-from qilin_rag.types import Hit, Question
 from tests.conftest import Cli
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.data import Dataset, load_dataset
-from qilin_rag.errors import QilinError, UsageError
-from qilin_rag.retrievers.bm25 import BM25
+from qilin_rag.retrievers.bm25.retriever import BM25
 from tests.conftest import Cli, write_jsonl
 
 
@@ -149,7 +149,7 @@ def test_a_biencoder_without_its_packages_comes_with_the_pip_line(
 ) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    monkeypatch.setattr("qilin_rag.extras.find_spec", lambda module: None)
+    monkeypatch.setattr("qilin_rag.core.extras.find_spec", lambda module: None)
     settings = ["--retriever", "biencoder", "--set", "retriever.model=model"]
     for command in (["index", "biencoder", *settings[2:], "--out", "x"], ["retrieve", *settings, "--out", "x.trec"]):
         done = cli(*command, "--data", data_dir)

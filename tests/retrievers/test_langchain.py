@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qilin_rag.config import resolve_run
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import RETRIEVERS
+from qilin_rag.core.types import Hit
 from qilin_rag.data import Dataset, load_dataset
-from qilin_rag.errors import UsageError
-from qilin_rag.registry import RETRIEVERS
 from qilin_rag.retrievers.langchain import LangChainRetriever
-from qilin_rag.types import Hit
 from tests.conftest import Cli
 
 pytest.importorskip("langchain_core", reason="needs LangChain: pip install 'qilin-rag[langchain]'")
@@ -199,7 +199,7 @@ def test_a_run(module: str, cli: Cli, data_dir: Path) -> None:
 
 
 def _question(query: str) -> Any:
-    from qilin_rag.types import Question
+    from qilin_rag.core.types import Question
 
     return Question(id="1", query=query, references=[])
 
@@ -259,7 +259,7 @@ def test_ours_through_langchain_and_back_is_the_same(dataset: Dataset, own_folde
     path = own_folder / f"{module}.py"
     path.write_text(
         path.read_text()
-        + "\nfrom qilin_rag.registry import RETRIEVERS\n"
+        + "\nfrom qilin_rag.core.registry import RETRIEVERS\n"
         + "def bm25(notes, k):\n    return RETRIEVERS.create('bm25', {}).as_langchain(notes, k)\n"
     )
     there_and_back = RETRIEVERS.create(f"langchain:{module}:bm25", {})

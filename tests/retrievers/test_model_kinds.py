@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data import Dataset, load_dataset
-from qilin_rag.errors import UsageError
-from qilin_rag.pretrained import quiet_loading
-from qilin_rag.retrievers.biencoder import BiEncoder
+from qilin_rag.models.pretrained import quiet_loading
+from qilin_rag.retrievers.dense.retriever import BiEncoder
 
 torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
 pytest.importorskip("faiss", reason="needs faiss-cpu")

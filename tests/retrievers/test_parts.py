@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 
 import pytest
 
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import Dataset, NoteStore, load_dataset
-from qilin_rag.errors import QilinError, UsageError
-from qilin_rag.retrievers import IndexedRetriever, kept_index, parts
-from qilin_rag.retrievers.parts import drop_part, is_whole, kept_part
-from qilin_rag.types import Hit, Question
+from qilin_rag.retrievers import IndexedRetriever
+from qilin_rag.retrievers import index_files as kept_index
+from qilin_rag.retrievers import resumable as parts
+from qilin_rag.retrievers.resumable import drop_part, is_whole, kept_part
 
 NAMES = ("a", "b", "c")
 

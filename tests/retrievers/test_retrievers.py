@@ -8,15 +8,15 @@ from typing import get_args
 
 import pytest
 
+from qilin_rag.core.ties import ranked
+from qilin_rag.core.types import Question
 from qilin_rag.data import Dataset, load_dataset
-from qilin_rag.retrievers.analyzers import ANALYZERS, Analyzer
-from qilin_rag.retrievers.bm25 import BM25
+from qilin_rag.retrievers.bm25.analyzers import ANALYZERS, Analyzer
+from qilin_rag.retrievers.bm25.retriever import BM25
 from qilin_rag.retrievers.none import NoRetriever
 from qilin_rag.retrievers.oracle import Oracle, OracleTopK
 from qilin_rag.retrievers.random import Random
 from qilin_rag.retrievers.trec import Trec
-from qilin_rag.ties import ranked
-from qilin_rag.types import Question
 from tests.conftest import write_jsonl
 
 

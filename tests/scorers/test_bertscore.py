@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from qilin_rag.config import resolve_run
-from qilin_rag.errors import UsageError
-from qilin_rag.pipeline import Run, run, score_run
-from qilin_rag.pretrained import model_sha256
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.types import Question, Sample
+from qilin_rag.models.pretrained import model_sha256
+from qilin_rag.models.token_encoder import Encoder, max_tokens
+from qilin_rag.pipeline.run import Run, run, score_run
 from qilin_rag.scorers.bertscore import BertScore
-from qilin_rag.scorers.encoder import Encoder, max_tokens
-from qilin_rag.types import Question, Sample
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 from tests.retrievers.tiny_models import write_kind
@@ -156,7 +156,7 @@ def test_neither_order_nor_batches_matter(model: Model) -> None:
 
 
 def test_each_distinct_text_is_encoded_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qilin_rag.scorers.encoder import Encoder
+    from qilin_rag.models.token_encoder import Encoder
 
     seen: list[tuple[int, ...]] = []
     encode = Encoder.encode

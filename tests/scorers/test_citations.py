@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from qilin_rag.core.types import Hit, Question, Sample
 from qilin_rag.scorers.citations import INVALID, PRECISION, RECALL, Citations
-from qilin_rag.types import Hit, Question, Sample
 
 Figures = tuple[float | str, float | str, float | str]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.config import resolve_run
-from qilin_rag.errors import QilinError
-from qilin_rag.pipeline import run
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import QilinError
+from qilin_rag.pipeline.run import run
 from qilin_rag.scorers.bertscore import BertScore
 from qilin_rag.scorers.kept_vectors import KeptVectors
 from tests.conftest import Cli
@@ -37,7 +37,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """How often each text went through the model."""
-    from qilin_rag.scorers.encoder import Encoder
+    from qilin_rag.models.token_encoder import Encoder
 
     found: Seen = Counter()
     encode = Encoder.encode
@@ -105,7 +105,7 @@ def test_references_come_from_disk_in_another_process(tiny: Path, seen: Seen) ->
     code = (
         "import sys, json\n"
         "from qilin_rag.scorers.bertscore import BertScore\n"
-        "from qilin_rag.scorers.encoder import Encoder\n"
+        "from qilin_rag.models.token_encoder import Encoder\n"
         "n, encode = [], Encoder.encode\n"
         "Encoder.encode = lambda self, batch, device: n.extend(batch) or encode(self, batch, device)\n"
         "found = BertScore(model=sys.argv[1]).score_answers(*json.loads(sys.argv[2]))\n"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from qilin_rag.core.types import Question, Sample
 from qilin_rag.scorers.base import Remarked
 from qilin_rag.scorers.length import LengthRatio
-from qilin_rag.types import Question, Sample
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import sacrebleu
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qilin_rag.core.text import clean, normalise, strip_markup
 from qilin_rag.scorers.base import AnswerScorer
 from qilin_rag.scorers.overlap import Bleu, ChrF, SacreBleu
 from qilin_rag.scorers.rouge import Rouge1, Rouge2, RougeL, RougeLWord
-from qilin_rag.text import clean, normalise, strip_markup
 
 ANSWER = "冷萃用粗研磨咖啡粉80克，加冷水800毫升，冷藏12小时后过滤。"
 TEXTS = [

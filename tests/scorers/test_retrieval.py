@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from qilin_rag.core.types import Hit, Question, Sample
 from qilin_rag.scorers.retrieval import Retrieval
-from qilin_rag.types import Hit, Question, Sample
 
 
 def sample(question_id: str, ranked: list[int], score: float = 1.0) -> Sample:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
+from qilin_rag.core.text import clean, mixed_tokens, normalise, strip_markup
+from qilin_rag.core.types import Question, Sample
 from qilin_rag.scorers.rouge import Rouge, Rouge1, Rouge2, RougeL, RougeLWord, lcs_f1
-from qilin_rag.text import clean, mixed_tokens, normalise, strip_markup
-from qilin_rag.types import Question, Sample
 
 CHINESE = "冷萃咖啡怎么做多肉夏天浇水的了一是不我有在这个上们来到时大地为子中你说生国年着就那和要她出也得里后自以会"
 ENGLISH = ["the", "coffee", "machine", "SPF50", "cold-brew", "a", "I", "WiFi", "3.14", "don't"]

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from qilin_rag.data.encodings import Defect
+from qilin_rag.core.errors import UsageError
 from qilin_rag.data.schema import TABLES
 from qilin_rag.data.source import open_source
+from qilin_rag.data.text_files import Defect
 from qilin_rag.data.validate import validate
-from qilin_rag.errors import UsageError
 from qilin_rag.synth import World, corpus, resolve_world, synthesize, write
 from qilin_rag.synth.covers import SIDE_PX
 from qilin_rag.synth.dice import Dice

@@ -1,0 +1,1 @@
+"""Configuration: files of settings, flags, and the settings of a run."""

@@ -1,0 +1,93 @@
+"""Where a configuration sends prompts and keys, said or refused before it does."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import os
+import shlex
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic_core import PydanticUndefined
+
+from qilin_rag.config.presets import _read_preset
+from qilin_rag.config.resources import _shipped_root
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import LLMS
+
+logger = logging.getLogger(__name__)
+
+
+def _say_destination(
+    file: Path, from_file: Mapping[str, Any], llm: Mapping[str, Any], by_flag: Collection[str]
+) -> None:
+    """Say it where a key goes to an address that a file of settings names."""
+    named = {*from_file, *(from_file["llm"] if isinstance(from_file.get("llm"), dict) else ())}
+    address, key = llm.get("base_url"), LLMS.resolve(llm["name"]).model_fields.get("api_key_env")
+    if named.isdisjoint({"base_url", "api_key_env"}) or not isinstance(address, str) or "llm.base_url" in by_flag:
+        return
+    variable = str(llm.get("api_key_env", key.default if key else ""))
+    if not is_loopback(address) and os.environ.get(variable, "").strip():
+        logger.warning("%s names the address: the key in %s goes to %s", file, variable, address)
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether an address is of this machine alone."""
+    try:
+        host = urlsplit(address).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def as_flag(name: str, value: Any) -> str:
+    """The flag that names this setting of a run, as a shell takes it."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if name == "llm.base_url" and value is not None:
+        return f"--base-url {shlex.quote(text)}"
+    return f"--set {shlex.quote(f'{name}={text}')}"
+
+
+def check_destination(label: str, llm: Mapping[str, Any], named: Collection[str], serve: bool = False) -> None:
+    """Say that an LLM under the name of a shipped preset sends elsewhere, or another key, than that preset does.
+
+    A preset of the working folder, or a file of settings, may take its place.
+
+    Args:
+        label: The name of the preset.
+        llm: The LLM's settings, its class under `name`.
+        named: The settings that flags name, as `llm.base_url`.
+        serve: Whether a server is started for the run, so that no other address counts.
+
+    Raises: UsageError, if a key would go there.
+    """
+    own, shipped = (root / "configs/llms" / f"{label}.yaml" for root in (Path.cwd(), _shipped_root()))
+    if serve or not shipped.is_file():
+        return
+    expected = _read_preset(shipped)
+    component = LLMS.resolve(llm["name"])
+    fields = {name: component.model_fields[name].default for name in sorted(component.outward)}
+    is_other_class = expected["name"] != llm["name"]
+    changed = {
+        name: (expected.get(name, default), value)
+        for name, default in fields.items()
+        if (value := llm.get(name, default)) != expected.get(name, default) or is_other_class
+        if f"llm.{name}" not in named
+    }
+    addresses = changed.get("base_url", ())
+    if not changed or (set(changed) == {"base_url"} and all(is_loopback(str(address)) for address in addresses)):
+        return
+    what = ", ".join(
+        f"{name} {value} (the shipped one: {'none' if before is PydanticUndefined else before})"
+        for name, (before, value) in changed.items()
+    )
+    said = f"{own if own.is_file() and own != shipped else 'a file'} changes the preset {label}: {what}"
+    variable = llm.get("api_key_env", fields.get("api_key_env"))
+    if variable is None or os.environ.get(str(variable), "").strip():
+        flags = " ".join(as_flag(f"llm.{name}", value) for name, (_, value) in changed.items())
+        raise UsageError(f"{said}; a key would go there, so name it if that is meant: {flags}")
+    logger.warning("%s", said)

@@ -1,0 +1,1 @@
+"""What anything may use, and what uses nothing of ours."""

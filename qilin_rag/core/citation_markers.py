@@ -1,0 +1,218 @@
+"""Find citation markers by one table of forms: the same for counting citations and for removing them.
+
+Markers are looked for in text as a reader sees it (`text.visible`, without emphasis marks). Python and JavaScript (the
+report's page) read the patterns alike, with the flag for any case. No text can be read in two ways by a list, so a
+search takes time in proportion to the text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import cache
+from typing import NamedTuple
+
+_DIGIT, _CHINESE, _SUPERSCRIPT = "[0-9０-９]", "[一二三四五六七八九]", "[⁰¹²³⁴-⁹]"
+_ONE_TO_NINE = _CHINESE.strip("[]")
+
+
+# From 0 to 99: three digits or more are a year, a price or a count.
+_NUMBER = rf"{_DIGIT}{{1,2}}(?!{_DIGIT})|(?:{_CHINESE}?十{_CHINESE}?|{_CHINESE})(?![一二三四五六七八九十])"
+
+
+_WORD = (
+    "(?:笔记|来源|资料|文献|文档|文章|参考|引用|网页|搜索结果|cite|"
+    "(?:note|source|src|ref|reference|doc|document|citation|passage|webpage)s?)"
+)
+_SAID = rf"(?:(?:参见|见|来自|出自|根据|see)\s?)?(?:(?:{_WORD}|注|id|web)(?:\s?[:：.#]\s?|[\s_])?){{0,3}}"
+_UNIT = r"\s?(?:篇|条(?=笔记))(?:笔记(?=[,，、;；和及与&–—－~～至到\[\]［］()（）【】〔〕-]))?"
+
+
+def _item(number: str) -> str:
+    return rf"{_SAID}(?:第\s?|#)?{number}(?:{_UNIT})?"
+
+
+def _range(number: str) -> str:
+    return rf"{_item(number)}(?:\s?[–—－−~～至到-]\s?{_item(number)})?"
+
+
+_ONE_RANGE = _range(f"(?:{_NUMBER})")
+_BETWEEN = r"(?:\^[,，、;；\s]{0,2}\^|(?:[,，、;；和及与&\s]|and\s){0,3})"
+_LIST = rf"\s?{_ONE_RANGE}(?:{_BETWEEN}{_ONE_RANGE}){{0,30}}\s?"
+_INSIDE = r"[^\[\]［］()（）【】〔〕\n]{0,80}"
+_NAMED = rf"(?={_INSIDE}(?:篇|{_WORD}))"
+_DIGITAL = r"(?![\s^]{0,2}[一二三四五六七八九十])"  # 十一 is a day
+
+
+# 3篇 and 笔记3篇 are counts
+_NO_COUNT = rf"{_DIGITAL}(?![^第#\[\]［］()（）【】〔〕\n]{{0,80}}(?:{_NUMBER})\s?[篇条])"
+
+
+# 约[30]分钟, and not [1]个人
+_UNITS = (
+    r"(?:[元块折岁楼碗次号克斤倍度%％℃篇]|小时|分(?![享别为])|个(?!人)|"
+    r"天(?!气)|年(?!轻)|月(?!饼)|日(?![常本])|米(?!饭))"
+)
+
+
+_NO_AMOUNT = rf"(?![\[［]\s?{_DIGIT}{{1,2}}(?:\s?[–—－−~～至到-]\s?{_DIGIT}{{1,2}})?\s?[\]］]{_UNITS})"
+_ADDRESS = r"(?:#|https?:|www\.|/|\./)(?:[^\s()（）]|\([^\s()]{0,200}\)){0,500}"
+_LINK = rf"[(（](?:<?{_ADDRESS}(?:\s\x22[^\x22\n]{{0,200}}\x22)?|[a-z_.-]{{1,20}}{_DIGIT}{{1,4}})?[)）]"
+_NO_DEFINITION = rf"(?:(?<=[^\n])|(?![\[［]{_INSIDE}[\]］]\s?[:：]))"
+
+
+# m², 10⁵ and 50米² are powers.
+_AFTER_TEXT = r"(?:(?<=[\u3400-\u9fff。，！？；：、“”‘’」』》〉%…])(?<![米尺])|(?<=[a-z]{4}))"
+
+
+_AFTER_TEXT_OR_MARK = r"(?:(?<![a-z0-9米尺])|(?<=[a-z]{4}))"
+
+
+# ① is a bullet before its text, and a name in 步骤①.
+_BEHIND_TEXT = r"(?<=[\u3400-\u9fffa-z0-9%。！？”’」』》〉)）\]］】])(?<![图表步骤第题式案选见和与及或项是类名型])"
+
+
+_NO_TEXT_FOLLOWS = r"(?=[^\S\n]?(?:[。，！？；：、,.!?;:”’」』》〉)）\]］】\n]|$))"
+_TAG = r"(?:\s[^<>\n]{0,300})?>"
+
+
+# 先洗【1】。 and not 【1】先洗, 满【10】减【5】.
+_TEXT_BEFORE = r"(?:(?<=[^\s:：,，、;；(（满减约达超共仅第])|(?<=】[,，、]))"
+
+
+_HEADED = r"【[0-9０-９,，、\s–~～-]{1,80}】"
+_BEFORE_END = rf"(?=(?:{_HEADED}){{0,30}}(?:[\[［〔]\s?{_DIGIT}|{_NO_TEXT_FOLLOWS}))"
+_OPEN, _CLOSE = rf"[\[［]\^?{_NO_COUNT}", r"\^?[\]］]"
+
+
+class Form(NamedTuple):
+    """A form of marker: an example, and its pattern."""
+
+    example: str
+    pattern: str
+
+
+FORMS = (
+    Form("[第1篇](#) or any link to nowhere", r"[\[［][^\[\]［］\n]{1,20}[\]］][(（]#[^()（）\s]{0,200}[)）]"),
+    Form("[3篇](https://a)", rf"[\[［]{_DIGITAL}{_LIST}[\]］](?=[(（]<?[^)）]){_LINK}"),
+    Form(
+        "[1] [笔记1、3] [citation:1] [^1^] [web:1]", rf"{_NO_DEFINITION}{_NO_AMOUNT}{_OPEN}{_LIST}{_CLOSE}(?:{_LINK})?"
+    ),
+    Form(r"\[1\]", rf"\\\[{_NO_COUNT}{_LIST}\\\]"),
+    Form("[①]", r"[\[［][①-⑳](?:[,，、]?[①-⑳]){0,30}[\]］]"),
+    Form("【第1篇】 【来源1】", rf"【{_NO_COUNT}{_NAMED}{_LIST}】"),
+    Form("【^1^】", rf"【\^{_NO_COUNT}{_LIST}\^】"),
+    Form("text【1】。", rf"{_TEXT_BEFORE}(?={_HEADED})【{_LIST}】{_BEFORE_END}"),
+    Form("〔1〕", rf"〔{_NO_COUNT}{_LIST}〕"),
+    Form("【4:0†source】 【1†L3-L5】", rf"[\[［【](?:{_NUMBER})(?:[:：]{_DIGIT}{{1,3}})?†{_INSIDE}[\]］】]"),
+    Form("（第1篇） (Notes 1 and 2)", rf"[(（]{_NO_COUNT}{_NAMED}{_LIST}[)）]"),
+    Form("text<sup>1</sup>", rf"{_AFTER_TEXT_OR_MARK}<sup{_TAG}{_NO_COUNT}{_LIST}</sup>"),
+    Form("<sup><a>1</a></sup>", rf"<sup{_TAG}\s?<a{_TAG}[\[［]?{_NO_COUNT}{_LIST}[\]］]?</a>\s?</sup>"),
+    Form("<ref>1</ref>", rf"<(?:ref|cite|citation)>{_NO_COUNT}{_LIST}</(?:ref|cite|citation)>"),
+    Form("text^1^", rf"{_AFTER_TEXT}\^{_NO_COUNT}{_LIST}\^"),
+    Form("text$^{1}$", rf"{_AFTER_TEXT_OR_MARK}\$\^\{{{_NO_COUNT}{_LIST}\}}\$"),
+    Form("##1$$", rf"##{_LIST}\$\$"),
+    Form("text¹", rf"{_AFTER_TEXT}{_SUPERSCRIPT}{{1,2}}(?:[⁻,，、]{_SUPERSCRIPT}{{1,2}}){{0,30}}(?!{_SUPERSCRIPT})"),
+    Form("text①。", rf"{_BEHIND_TEXT}[①-⑳](?:[,，、]?[①-⑳]){{0,30}}{_NO_TEXT_FOLLOWS}"),
+)
+"""All forms of a marker. None: (1), [2024], （3篇）, [30]分钟, [1-99],
+`[^1]:` at the start of a line, ① before its text, m², [店铺](https://a)."""
+_BLANK = "\0"
+_FILLED = r"\0[\0\s,，、;；]{0,2000}"
+_WRAPPERS = (
+    rf"[(（]\s?{_SAID}{_FILLED}[)）]",
+    rf"[\[［]\s?{_FILLED}[\]］](?:{_LINK})?",
+    rf"【\s?{_SAID}{_FILLED}】",
+    rf"〔\s?{_FILLED}〕",
+    rf"<sup>\s?{_FILLED}</sup>",
+    rf"\^{_FILLED}\^",
+    rf"\$\^\{{{_FILLED}\}}\$",
+)
+MARKER = rf"(?=[\[［【〔(（<^$#\\⁰¹²³⁴-⁹①-⑳])(?:{'|'.join(form.pattern for form in FORMS)})"
+WRAPPER = "|".join(_WRAPPERS)
+"""Brackets that hold nothing but markers, where each character of a marker has become a NUL."""
+BETWEEN_MARKERS = r"(?<=\0)[ \t\u3000,，、;；]{1,3}(?=\0)"
+RANGE = _range(f"({_NUMBER})")
+"""The numbers that a marker names, and the last ones of ranges, of `WIDEST_RANGE` from first to last at most."""
+WIDEST_RANGE = 10
+_BLANKS = re.compile("\0+")
+_LABEL = rf"(?:[\[［【〔(（^\\#${{]|<\w+{_TAG})*({_LIST})(?=[\]］】〕)）^<†\\$}}]|[:：]{_DIGIT}+†|$)"
+
+
+class _Patterns(NamedTuple):
+    marker: re.Pattern[str]
+    wrapper: re.Pattern[str]
+    between: re.Pattern[str]
+    range: re.Pattern[str]
+    label: re.Pattern[str]
+
+
+@cache
+def _patterns() -> _Patterns:
+    """Compile the patterns when the first text is read: a tenth of a second, which `--help` need not take."""
+    return _Patterns(
+        re.compile(MARKER, re.IGNORECASE),
+        re.compile(WRAPPER, re.IGNORECASE),
+        re.compile(BETWEEN_MARKERS),
+        re.compile(RANGE, re.IGNORECASE),
+        re.compile(_LABEL, re.IGNORECASE | re.ASCII),
+    )
+
+
+class Marker(NamedTuple):
+    """Markers that follow one another: where they begin and end in the text, and the numbers that they name."""
+
+    start: int
+    end: int
+    numbers: list[int]
+
+
+def find_markers(text: str) -> list[Marker]:
+    """Find all markers of a text that holds no NUL, with the brackets that hold nothing else.
+
+    A range names all its numbers; repeats are kept. A link to nowhere without a number names none.
+
+    >>> find_markers("先晾干[1][2-3]。")
+    [Marker(start=3, end=11, numbers=[1, 2, 3])]
+    """
+    patterns = _patterns()
+    named: list[tuple[int, list[int]]] = []
+
+    def blank(found: re.Match[str]) -> str:
+        ranges = _ranges(found[0])
+        if any(high - low > WIDEST_RANGE for low, high in ranges):
+            return found[0]
+        named.append((found.start(), [number for low, high in ranges for number in range(low, high + 1)]))
+        return _BLANK * len(found[0])
+
+    blanked = patterns.marker.sub(blank, text)
+    if not named:
+        return []
+    for pattern in (patterns.wrapper, patterns.wrapper, patterns.between):  # ([[1]])
+        blanked = pattern.sub(lambda found: _BLANK * len(found[0]), blanked)
+    markers, left = [], iter([*named, (len(text), [])])
+    start, numbers = next(left)
+    for run in _BLANKS.finditer(blanked):
+        together: list[int] = []
+        while start < run.end():
+            together += numbers
+            start, numbers = next(left)
+        markers.append(Marker(run.start(), run.end(), together))
+    return markers
+
+
+def _ranges(marker: str) -> list[tuple[int, int]]:
+    """The lowest and the highest number of each range that a marker names; a number alone is both."""
+    if circled := [ord(char) - ord("①") + 1 for char in marker if "①" <= char <= "⑳"]:
+        return [(number, number) for number in circled]
+    label = _patterns().label.match(unicodedata.normalize("NFKC", marker) if marker[0] in "⁰¹²³⁴⁵⁶⁷⁸⁹" else marker)
+    ends = _patterns().range.findall(label[1]) if label else []
+    return [(min(pair), max(pair)) for first, last in ends if (pair := (_value(first), _value(last or first)))]
+
+
+def _value(number: str) -> int:
+    """The value of one or two digits, or of a Chinese number below 100."""
+    if number.isdecimal():
+        return int(number)
+    tens, ten, ones = number.rpartition("十")
+    return 10 * (_ONE_TO_NINE.find(tens) + 1 if tens else len(ten)) + (_ONE_TO_NINE.find(ones) + 1 if ones else 0)

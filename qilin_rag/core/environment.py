@@ -1,0 +1,52 @@
+"""What a result was made with: packages, commit, time."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+RECORDED_PACKAGES = (
+    "qilin-rag",
+    "ir-measures",
+    "langchain",
+    "langchain-core",
+    "numpy",
+    "openai",
+    "rapidfuzz",
+    "regex",
+    "rjieba",
+    "torch",
+    "transformers",
+)
+
+
+def installed_packages() -> dict[str, str]:
+    """The versions of the packages that a result may hang on, as far as they are installed."""
+    found = {}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this program runs from; None for an installed package."""
+    checkout = Path(__file__).parent.parent
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() or None
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,66 @@
+"""SHA-256 of files: a large file is read once, and known afterwards by its place, size, inode and times."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from qilin_rag.core.cache import cache_dir
+from qilin_rag.core.errors import QilinError
+from qilin_rag.core.files import write_text
+
+logger = logging.getLogger(__name__)
+_KEPT_FROM_BYTES = 1 << 26
+_SAID_FROM_BYTES = 1 << 32
+_SETTLED_AFTER_NS = 2 * 10**9  # a younger file may change again within one tick of the file system's clock
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hash of a file's whole content.
+
+    The hash of a large file is kept in the cache folder and used again while the file that `path` leads to has the
+    same size, inode, and times of change. The time of the inode's change is one of them: a program that rewrites a
+    file and sets its old time back is noticed too.
+    """
+    real = path.resolve()
+    state = _state(real)
+    if state[0] < _KEPT_FROM_BYTES:
+        return _read(real)
+    kept = _kept().get(str(real))
+    if isinstance(kept, list) and kept[:-1] == state:
+        return str(kept[-1])
+    if state[0] >= _SAID_FROM_BYTES:
+        logger.info("hashing %s (%.0f GB), once", path, state[0] / 1e9)
+    digest = _read(real)
+    if _state(real) == state and time.time_ns() - max(state[1:3]) > _SETTLED_AFTER_NS:
+        with suppress(OSError, QilinError):  # a cache that can't be written costs time only
+            _place().parent.mkdir(parents=True, exist_ok=True)
+            write_text(_place(), json.dumps(_kept() | {str(real): [*state, digest]}, indent=0) + "\n")
+    return digest
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _state(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _place() -> Path:
+    return cache_dir() / "file_hashes.json"
+
+
+def _kept() -> dict[str, Any]:
+    try:
+        kept = json.loads(_place().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}

@@ -1,0 +1,239 @@
+"""Files written so that a crash leaves the old one or the new, and read without trust."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import platform
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.types import (
+    Exchange,
+    Sample,
+)
+
+T = TypeVar("T", bound=BaseModel)
+SCHEMA_VERSION = 1
+_TEMPORARY = ".tmp"
+_MOST_LOOKS = 5
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a run directory; a UsageError where there is none."""
+    _check_plain(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path.parent} is not a finished run directory: {path.name} is not there") from None
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path} is not valid JSON: {error}; move it away, and the same command makes it again"
+        ) from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: expected a JSON object")
+    return content
+
+
+def validated(model: type[T], path: Path, content: dict[str, Any]) -> T:
+    """What was read, as `model`, and of the version that this program reads where it has one; else a UsageError."""
+    if "schema_version" in model.model_fields and (version := content.get("schema_version")) != SCHEMA_VERSION:
+        raise UsageError(
+            f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; write elsewhere with --runs-dir"
+        )
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `out`, which must be new or empty, once all is written; else nothing is left."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is there and not empty; name a new folder")
+    temporary: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(out)
+    except OSError as error:
+        raise QilinError(f"{out} can't be written: {error.strerror or error}; nothing is left of it") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_out(path: Path) -> None:
+    """UsageError where a file named by `--out` can't be one, before anything is done for it."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"--out {str(path)!r} must be a file in a folder that is there")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file in one step: a reader, or a crash, finds the old content or the new.
+
+    A device or a pipe is written to as it is, and a link stays one.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with _writing(path):
+            path.write_text(text, encoding="utf-8", newline="\n")
+        return
+    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    with _writing(path):
+        _remove_leftovers(path)
+        try:
+            with open_new(temporary) as file:
+                _write_all(file, text.encode())
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that killed processes of this machine left of `path`."""
+    if os.name != "posix":  # elsewhere asking for a process may end it
+        return
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*{_TEMPORARY}"):
+        pid = left.name.removesuffix(_TEMPORARY).split("-")[-2]
+        if pid.isdecimal() and not _is_running(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
+
+
+def open_new(path: Path, mode: str = "xb") -> IO[bytes]:
+    """Open a file of our own for writing, unbuffered; a link is an OSError, and so is a file that is there (`xb`)."""
+
+    def no_link(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    return open(path, mode, buffering=0, opener=no_link)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A write the system refuses (full disk, no permission) is one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise QilinError(
+            f"{path} can't be written: {error.strerror or error}; what was written before is kept"
+        ) from error
+
+
+class LineWriter:
+    """Appends one exchange a line, each with a single write that is with the system before `write` returns."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """`file` is open for appending and unbuffered."""
+        self._file = file
+
+    def write(self, exchange: Exchange) -> None:
+        """Append one line."""
+        with _writing(Path(self._file.name)):
+            _write_all(self._file, exchange.model_dump_json().encode() + b"\n")
+
+
+def _write_all(file: IO[bytes], content: bytes) -> None:
+    """An unbuffered write may take a part only: a full disk, a signal."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
+
+
+def _mend_last_line(path: Path) -> None:
+    """Cut off a half last line, or end it where only its line break is missing."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content_end = file.seek(0, os.SEEK_END)
+        line_start = _start_of_last_line(file, content_end)
+        if line_start == content_end:
+            return
+        file.seek(line_start)
+        try:
+            json.loads(file.read())
+        except (ValueError, RecursionError):
+            file.truncate(line_start)
+        else:
+            file.write(b"\n")
+
+
+def _start_of_last_line(file: IO[bytes], end: int) -> int:
+    """Offset just after the last line break before `end`."""
+    block_end = end
+    while block_end > 0:
+        block_start = max(0, block_end - 65536)
+        file.seek(block_start)
+        found = file.read(block_end - block_start).rfind(b"\n")
+        if found >= 0:
+            return block_start + found + 1
+        block_end = block_start
+    return 0
+
+
+def read_lines(path: Path, model: type[T], half_line_ok: bool = False) -> Iterator[T]:
+    """Every line as `model`; a line that is not one is a UsageError with its number."""
+    if not path.exists():
+        return
+    _check_plain(path)
+    with path.open("rb") as file:
+        yield from _lines_of(path, file, model, half_line_ok)
+
+
+def _lines_of(path: Path, file: IO[bytes], model: type[T], half_line_ok: bool = False) -> Iterator[T]:
+    for line_number, line in enumerate(file, start=1):
+        try:
+            yield model.model_validate_json(line)
+        except ValidationError as error:
+            if half_line_ok and not line.endswith(b"\n"):
+                return
+            hint = "; mend or remove the line, or start anew with run --fresh" if model is Sample else ""
+            raise UsageError(
+                f"{path}, line {line_number}: not a {_noun(path)}: {error.errors()[0]['msg']}{hint}"
+            ) from error
+
+
+def _noun(path: Path) -> str:
+    """What a line of a file is: sample, score, question."""
+    return path.stem.rpartition(".")[2].partition("-")[0].removesuffix("s")
+
+
+def _as_lines(rows: Iterable[BaseModel]) -> str:
+    return "".join(f"{row.model_dump_json()}\n" for row in rows)
+
+
+def _check_plain(path: Path) -> None:
+    """Opening a pipe would wait for ever."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no plain file; move it away")

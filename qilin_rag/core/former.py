@@ -1,0 +1,78 @@
+"""Fingerprints of what a result is made of, and how components were written down before 0.2.
+
+Then the paths of their classes stood for them, which have moved since. What was made then is found again by the hashes
+it had, and read as if it had been made now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qilin_rag.core.hashing import fingerprint
+
+_PATHS = {
+    "engine/llamacpp": "qilin_rag.llms.engines:LlamaCpp",
+    "engine/vllm": "qilin_rag.llms.engines:VLLM",
+    "llm/extractive": "qilin_rag.llms.extractive:Extractive",
+    "llm/langchain": "qilin_rag.llms.langchain:LangChain",
+    "llm/openai": "qilin_rag.llms.openai_compatible:OpenAICompatible",
+    "ranker/biencoder": "qilin_rag.rankers.biencoder:BiEncoder",
+    "ranker/bm25": "qilin_rag.rankers.bm25:BM25",
+    "ranker/crossencoder": "qilin_rag.rankers.crossencoder:CrossEncoder",
+    "ranker/dcn-v2": "qilin_rag.rankers.dcn_v2:DCNV2",
+    "ranker/production": "qilin_rag.rankers.simple:Production",
+    "ranker/random": "qilin_rag.rankers.simple:Random",
+    "ranker/vlm": "qilin_rag.rankers.vlm:VLM",
+    "retriever/biencoder": "qilin_rag.retrievers.biencoder:BiEncoder",
+    "retriever/bm25": "qilin_rag.retrievers.bm25:BM25",
+    "retriever/hybrid": "qilin_rag.retrievers.hybrid:Hybrid",
+    "retriever/langchain": "qilin_rag.retrievers.langchain:LangChainRetriever",
+    "retriever/none": "qilin_rag.retrievers.none:NoRetriever",
+    "retriever/oracle": "qilin_rag.retrievers.oracle:Oracle",
+    "retriever/oracle_top_k": "qilin_rag.retrievers.oracle:OracleTopK",
+    "retriever/random": "qilin_rag.retrievers.random:Random",
+    "retriever/recorded": "qilin_rag.retrievers.recorded:Recorded",
+    "retriever/trec": "qilin_rag.retrievers.trec:Trec",
+}
+_NAMES = {path: name for name, path in _PATHS.items()}
+
+
+def former(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity as it was written down before, at any depth."""
+    return _with_names(identity, "component", "class", _PATHS)
+
+
+def renewed(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity that may be written down the former way, as it is now."""
+    return _with_names(identity, "class", "component", _NAMES)
+
+
+def renewed_manifest(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest holds, its identity as it is written down now, and the fingerprint of that."""
+    before = content.get("identity")
+    try:
+        identity = renewed(before) if isinstance(before, Mapping) else before
+    except RecursionError:  # deeper than any of ours
+        return dict(content)
+    if not isinstance(identity, Mapping) or identity == before:
+        return dict(content)
+    return {**content, "identity": identity, "fingerprint": fingerprint(identity)}
+
+
+def renewed_name(written: str) -> str:
+    """`kind/name` for the former path of a class of ours; anything else as it is."""
+    return _NAMES.get(written, written)
+
+
+def _with_names(identity: Mapping[str, Any], key: str, new_key: str, new_names: Mapping[str, str]) -> dict[str, Any]:
+    """A copy in which each `key` that holds one of these names is `new_key` with the other name."""
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _with_names(value, key, new_key, new_names)
+        return [renamed(each) for each in value] if isinstance(value, list) else value
+
+    is_named = isinstance(identity.get(key), str) and identity[key] in new_names
+    named = {new_key: new_names[identity[key]]} if is_named else {}
+    return named | {name: renamed(value) for name, value in identity.items() if not (is_named and name == key)}

@@ -1,0 +1,127 @@
+"""Objects of other people's code, named `package.module:name`: imported, made, and no secret of theirs written down."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qilin_rag.core.errors import UsageError
+
+T = TypeVar("T")
+_SECRET_NAME = re.compile(
+    r"(api|access|private|auth|account|subscription)_?key(_id)?$|^token$|(api|access|auth|bearer|hub|session)_?token$"
+    r"|passw|secret|(^|_)(credentials?|authorization)$"
+)
+_SECRET_VALUE = re.compile(r"^(Bearer |Basic |sk-)|^[a-z+]+://([^/@]*@|[^?]*\?)", re.IGNORECASE)
+_SECRET_VARIABLE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$", re.IGNORECASE)
+_SHORTEST_SECRET = 8
+_MOST_CHARS = 300  # of an error
+
+
+def import_object(path: str, what: str, own: bool = True) -> Any:
+    """What `package.module:name` stands for, None if the module has no such name.
+
+    `own`: the module may lie in the user's working directory.
+    """
+    module_name, _, name = path.partition(":")
+    if own and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a module of the user's own may raise anything
+        raise UsageError(f"{what} can't be imported: {type(error).__name__}: {error}") from error
+    return getattr(module, name, None)
+
+
+def make_object(
+    path: str, what: str, kind: type[T], settings: Mapping[str, Any], offered: Mapping[str, Any] | None = None
+) -> T:
+    """The `kind` that `package.module:name` is, or makes when it is called.
+
+    It is called with `settings`, and with what of `offered` it has parameters for. A UsageError says what is wrong.
+    """
+    found = import_object(path, what)
+    if isinstance(found, kind):
+        if settings:
+            raise UsageError(f"{what}: {path} is made already, it takes no settings; name a function that makes it")
+        return found
+    if not callable(found):
+        module, _, name = path.partition(":")
+        raise UsageError(f"{what}: {module} has no {kind.__name__}, and nothing that makes one, called {name!r}")
+    taken = parameters(found)
+    given = {name: value for name, value in (offered or {}).items() if name in taken}
+    try:
+        made = found(**{**given, **settings})
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{what}: {path} failed: {one_line(error)}") from error
+    if not isinstance(made, kind):
+        raise UsageError(f"{what}: {path} makes a {type(made).__name__}, not a {kind.__name__}")
+    return made
+
+
+def parameters(made_by: Callable[..., Any]) -> set[str]:
+    """The names of what a function takes; for a pydantic class those of its fields, aliases included."""
+    fields = getattr(made_by, "model_fields", None)
+    if isinstance(fields, Mapping):
+        return {*fields, *(name for field in fields.values() for name in _aliases(field))}
+    try:
+        return set(inspect.signature(made_by).parameters)
+    except (TypeError, ValueError):  # made in C
+        return set()
+
+
+def _aliases(field: Any) -> list[str]:
+    names = [field.alias, *getattr(field.validation_alias, "choices", [field.validation_alias])]
+    return [name for name in names if isinstance(name, str)]
+
+
+def source_hash(*module_names: str) -> dict[str, str]:
+    """Who writes code of their own edits it: its files are part of what it is. Ours has versions instead."""
+    theirs = [name for name in module_names if not name.startswith("qilin_rag.")]
+    sources = [getattr(sys.modules.get(name), "__file__", None) for name in theirs]
+    contents = b"".join(Path(source).read_bytes() for source in sources if source)
+    return {"source_sha256": hashlib.sha256(contents).hexdigest()} if contents else {}
+
+
+def refuse_secrets(settings: Mapping[str, Any], what: str) -> None:
+    """UsageError if these settings seem to hold a key or a password: settings are written down with every run."""
+    for name, value in _flat(settings):
+        is_secret = isinstance(value, str) and (_SECRET_VALUE.search(value) or redacted(value) != value)
+        if is_secret or _SECRET_NAME.search(name.lower().replace("-", "_")):
+            raise UsageError(
+                f"{what}: the setting {name!r} seems to hold a key, and settings are written down; "
+                "set the environment variable that its package reads instead"
+            )
+
+
+def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """All names and plain values, at any depth."""
+    for name, value in settings.items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, Mapping):
+                yield from _flat(each)
+            else:
+                yield str(name), each
+
+
+def one_line(error: BaseException) -> str:
+    """An error of other people's code: its type, and what it says, without keys."""
+    said = " ".join(redacted(str(error)).split())[:_MOST_CHARS]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def redacted(text: str) -> str:
+    """The text without the keys and passwords that this process has in its environment."""
+    for name, value in os.environ.items():
+        if _SECRET_VARIABLE.search(name) and len(value.strip()) >= _SHORTEST_SECRET:
+            text = text.replace(value.strip(), "***")
+    return text

@@ -1,0 +1,283 @@
+"""Components and the tables that name them: retrievers, LLMs and scorers, ours and third parties'.
+
+A component *is* its configuration: a frozen model whose fields are its parameters. Validation, YAML, the
+manifest and the fingerprint all come from that one definition; heavy state is built lazily and kept private.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from qilin_rag.core.errors import UsageError, explain, unknown_name
+from qilin_rag.core.plugins import import_object, source_hash
+
+
+class Component(BaseModel):
+    """A pluggable part of the harness, defined by its fields.
+
+    `operational` names the fields that cannot change any output (addresses, timeouts): they stay out of the
+    fingerprint. Raise `version` when the same fields come to mean other output. `argument` is the field that may be
+    given with the name. `only_if_set` names fields that are left out of the identity at their default: they came later,
+    and what was made before they existed keeps its fingerprint. `outward` names the fields that say where the component
+    sends what it is given, or by which key: of a stranger's run they count only where a flag names them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    version: ClassVar[int] = 1
+    operational: ClassVar[frozenset[str]] = frozenset()
+    only_if_set: ClassVar[frozenset[str]] = frozenset()
+    outward: ClassVar[frozenset[str]] = frozenset()
+    argument: ClassVar[str | None] = None
+
+    @classmethod
+    def class_path(cls) -> str:
+        """`module:Class`, under which this component can be named anywhere."""
+        return f"{cls.__module__}:{cls.__qualname__}"
+
+    @classmethod
+    def known_as(cls) -> str:
+        """What is written down of a class: `kind/name` of one of ours, wherever it lies, else `module:Class`."""
+        ours = (f"{each.kind}/{name}" for each in _REGISTRIES if (name := each.built_in_name(cls)))
+        return next(ours, cls.class_path())
+
+    @classmethod
+    def called(cls) -> str:
+        """The name on the command line: the registered one, else `module:Class`."""
+        return next((name for each in _REGISTRIES if (name := each.name_of(cls))), cls.class_path())
+
+    def identity(self) -> dict[str, Any]:
+        """Everything about this component that can change what comes out of it.
+
+        Ours are known by kind and name, those of others by path and by the hash of their files.
+        """
+        name = self.known_as()
+        is_ours = name != self.class_path()
+        return {
+            "component" if is_ours else "class": name,
+            "version": self.version,
+            **self.model_dump(mode="json", exclude=set(self.operational) | self._unset()),
+            **({} if is_ours else self._source_hash()),
+        }
+
+    def _unset(self) -> set[str]:
+        """The fields of `only_if_set` that have their default."""
+        fields = type(self).model_fields
+        return {name for name in self.only_if_set if getattr(self, name) == fields[name].default}
+
+    @classmethod
+    def _source_hash(cls) -> dict[str, str]:
+        """The hash of the files of a component of the user's own, and of the classes it is made from."""
+        return source_hash(*dict.fromkeys(base.__module__ for base in cls.__mro__ if issubclass(base, Component)))
+
+    @classmethod
+    def names_code(cls, settings: Mapping[str, Any]) -> bool:
+        """Whether these settings name code to import, which a file may not do."""
+        return False
+
+    def changed(self, base: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+        """The output-changing fields that differ from `base`, or where it is silent from their default.
+
+        What tells two of a kind apart, or one from the preset it was made from.
+        """
+        expected = type(self).model_construct(**base).model_dump(mode="json", warnings=False)
+        fields = self.model_dump(mode="json", exclude=set(self.operational))
+        return {name: value for name, value in fields.items() if name not in expected or expected[name] != value}
+
+
+C = TypeVar("C", bound=Component)
+_SET_AS = {"retriever": "retriever", "llm": "llm", "metric": "metrics.{}", "ranker": "ranker"}
+
+
+class Registry(Generic[C]):
+    """Names for the components of one kind, each a lazy `"module:Class"` string.
+
+    Third parties join through the entry-point group `qilin_rag.<kind>s`, or are named `package.module:Class`.
+    What follows a registered name and a colon is that component's `argument`: `trec:run.trec`.
+    """
+
+    def __init__(self, kind: str, base: str, table: Mapping[str, str]) -> None:
+        """`base` is the class that all of a kind derive from, lazy as well."""
+        self.kind = kind
+        self._base = base
+        self._builtin = dict(table)
+
+    def table(self) -> dict[str, str]:
+        """All names, with what each stands for; two definitions of one name are an error."""
+        table = dict(self._builtin)
+        for entry in entry_points(group=f"qilin_rag.{self.kind}s"):
+            if table.get(entry.name, entry.value) != entry.value:
+                raise UsageError(
+                    f"two {self.kind}s are called {entry.name!r}: {table[entry.name]} and {entry.value}; "
+                    "uninstall one of the two packages"
+                )
+            table[entry.name] = entry.value
+        return table
+
+    def built_in_name(self, cls: type[Component]) -> str | None:
+        """The name of a class of ours, found by what the table's paths stand for; None for classes of others."""
+        for name, path in self._builtin.items():
+            module, _, class_name = path.partition(":")
+            if class_name == cls.__name__ and getattr(importlib.import_module(module), class_name) is cls:
+                return name
+        return None
+
+    def name_of(self, cls: type[Component]) -> str | None:
+        """The registered name of a class; one of others is found by its path. None where it has none."""
+        if ours := self.built_in_name(cls):
+            return ours
+        path = cls.class_path()
+        return next((name for name, known in self.table().items() if known == path), None)
+
+    def name_of_known(self, known_as: str) -> str | None:
+        """The registered name of what was written down of a class (`Component.known_as`); None where it has none."""
+        kind, slash, name = known_as.partition("/")
+        if slash and kind == self.kind and name in self._builtin:
+            return name
+        return next((name for name, path in self.table().items() if path == known_as), None)
+
+    def is_registered(self, name: str) -> bool:
+        """Whether this is a name of the table, with or without an argument."""
+        return name.partition(":")[0] in self.table()
+
+    def resolve(self, name: str) -> type[Component]:
+        """The class behind a registered name (and its argument) or a `package.module:Class`."""
+        path = self.table().get(name.partition(":")[0], name)
+        if ":" not in path:
+            raise unknown_name(self.kind, name, self.table())
+        module_name, _, class_name = path.partition(":")
+        found = import_object(path, f"{self.kind} {name!r}", own=path == name)
+        base_module, _, base_name = self._base.partition(":")
+        base = getattr(importlib.import_module(base_module), base_name)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise UsageError(f"{self.kind} {name!r}: {module_name} has no {base_name} called {class_name!r}")
+        return found
+
+    def implied(self, name: str) -> dict[str, Any]:
+        """The setting that stands in the name itself, after a colon."""
+        registered, colon, argument = name.partition(":")
+        if not colon or not self.is_registered(name):
+            return {}
+        if (field := self.resolve(name).argument) is None:
+            raise UsageError(f"{self.kind} {registered} takes no argument after a colon, here {argument!r}")
+        if not argument.strip():
+            raise UsageError(
+                f"{self.kind} {name!r}: nothing stands behind the colon; write {registered}:{field.upper()}"
+            )
+        return {field: argument}
+
+    def _how_to_set(self, name: str, error: ValidationError) -> str:
+        """Where a setting that is needed can be given."""
+        first = error.errors()[0]
+        if first["type"] != "missing" or self.kind not in _SET_AS:
+            return ""
+        key = str(first["loc"][0])
+        short = f", or {name}:{key.upper()}" if key == self.resolve(name).argument else ""
+        return f"; give it with --set {_SET_AS[self.kind].format(name)}.{key}=VALUE{short}"
+
+    def short_name(self, name: str) -> str:
+        """The name for a path: without its argument where that changes no output (the place of a file)."""
+        implied = self.implied(name)
+        is_operational = bool(implied) and implied.keys() <= self.resolve(name).operational
+        return name.partition(":")[0] if is_operational else self.label(name)
+
+    def label(self, name: str) -> str:
+        """The name for people: an argument that is a folder goes by its own name, without what it lies in."""
+        registered, colon, argument = name.partition(":")
+        is_folder = bool(colon) and self.is_registered(name) and Path(argument).expanduser().is_dir()
+        return f"{registered}:{Path(argument).expanduser().resolve().name}" if is_folder else name
+
+    def names_code(self, name: str, settings: Mapping[str, Any]) -> bool:
+        """Whether this component is code of the user's own, by its name or by what its settings name."""
+        if not self.is_registered(name):
+            return ":" in name
+        return self.resolve(name).names_code({**self.implied(name), **settings})
+
+    def create(self, name: str, settings: Mapping[str, Any]) -> C:
+        """Build the named component; a wrong setting is reported by name, with the settings it has."""
+        cls = self.resolve(name)
+        settings = {**self.implied(name), **settings}
+        try:
+            return cls(**settings)  # type: ignore[return-value]
+        except ValidationError as error:
+            raise UsageError(f"{self.kind} {name}: {explain(error, cls)}{self._how_to_set(name, error)}") from error
+        except TypeError as error:  # a method of the interface is missing
+            raise UsageError(f"{self.kind} {name}: {error}") from error
+
+
+RETRIEVERS: Registry[Any] = Registry(
+    "retriever",
+    "qilin_rag.retrievers.base:Retriever",
+    {
+        "none": "qilin_rag.retrievers.none:NoRetriever",
+        "bm25": "qilin_rag.retrievers.bm25.retriever:BM25",
+        "biencoder": "qilin_rag.retrievers.dense.retriever:BiEncoder",
+        "hybrid": "qilin_rag.retrievers.hybrid:Hybrid",
+        "langchain": "qilin_rag.retrievers.langchain:LangChainRetriever",
+        "oracle": "qilin_rag.retrievers.oracle:Oracle",
+        "oracle_top_k": "qilin_rag.retrievers.oracle:OracleTopK",
+        "random": "qilin_rag.retrievers.random:Random",
+        "recorded": "qilin_rag.retrievers.recorded:Recorded",
+        "trec": "qilin_rag.retrievers.trec:Trec",
+    },
+)
+LLMS: Registry[Any] = Registry(
+    "llm",
+    "qilin_rag.llms.base:LLM",
+    {
+        "extractive": "qilin_rag.llms.extractive:Extractive",
+        "langchain": "qilin_rag.llms.langchain.chat_model:LangChain",
+        "openai": "qilin_rag.llms.openai_compatible:OpenAICompatible",
+    },
+)
+ENGINES: Registry[Any] = Registry(
+    "engine",
+    "qilin_rag.llms.serving.engines:Engine",
+    {
+        "vllm": "qilin_rag.llms.serving.engines:VLLM",
+        "llamacpp": "qilin_rag.llms.serving.engines:LlamaCpp",
+    },
+)
+RANKERS: Registry[Any] = Registry(
+    "ranker",
+    "qilin_rag.rankers.base:Ranker",
+    {
+        "random": "qilin_rag.rankers.simple:Random",
+        "production": "qilin_rag.rankers.simple:Production",
+        "bm25": "qilin_rag.rankers.bm25:BM25",
+        "biencoder": "qilin_rag.rankers.biencoder:BiEncoder",
+        "crossencoder": "qilin_rag.rankers.crossencoder:CrossEncoder",
+        "dcn-v2": "qilin_rag.rankers.dcn_v2:DCNV2",
+        "vlm": "qilin_rag.rankers.vlm:VLM",
+    },
+)
+SCORERS: Registry[Any] = Registry(
+    "metric",
+    "qilin_rag.scorers.base:Scorer",
+    {
+        "rouge_l": "qilin_rag.scorers.rouge:RougeL",
+        "rouge_l_word": "qilin_rag.scorers.rouge:RougeLWord",
+        "rouge_1": "qilin_rag.scorers.rouge:Rouge1",
+        "rouge_2": "qilin_rag.scorers.rouge:Rouge2",
+        "bleu": "qilin_rag.scorers.overlap:Bleu",
+        "chrf": "qilin_rag.scorers.overlap:ChrF",
+        "bertscore": "qilin_rag.scorers.bertscore:BertScore",
+        "contains": "qilin_rag.scorers.contains:Contains",
+        "length_ratio": "qilin_rag.scorers.length:LengthRatio",
+        "citations": "qilin_rag.scorers.citations:Citations",
+        "retrieval": "qilin_rag.scorers.retrieval:Retrieval",
+    },
+)
+_REGISTRIES: tuple[Registry[Any], ...] = (RETRIEVERS, LLMS, ENGINES, RANKERS, SCORERS)
+
+
+def describe(name: str, changes: Mapping[str, Any]) -> str:
+    """A component's name, with the settings that tell it apart from what the name alone means."""
+    return " ".join([name, *(f"{key}={value}" for key, value in changes.items())])

@@ -1,0 +1,572 @@
+"""How sure a mean is and how real a difference: one test, the interval that inverts it, and its power; seeded.
+
+Values of one cluster (the same query asked by several users) are not independent evidence: their signs are flipped
+together. NaN stands for an unscored value; each column is about its scored values only.
+
+**The test** flips the signs of what the clusters sum up to. It is exact where differences are as often so much above
+their mean as below it, however many of them are 0. Its statistic is Hall's transformation of t (1992), which takes the
+skewness of the data into account, so that it holds its level on skewed data, too. **The interval** holds the values
+that the test does not reject at .05: the two are one procedure and can't contradict each other.
+
+`benchmarks/interval_coverage.py` simulates how often both are right; the constants below were chosen by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from functools import cache
+from statistics import NormalDist
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from qilin_rag.core.text import query_key
+
+ALPHA = 0.05
+N_RESAMPLES = 10_000
+EXACT_UP_TO = 12
+"""Clusters up to which a test goes through all signs."""
+FEWEST_FOR_INTERVAL = 20
+"""Clusters that an interval needs: it was shown to hold 92 to 98% of means from so many on."""
+FEWEST_WORTH = 15
+"""Equal clusters that unequal ones must be worth for an interval."""
+FEWEST_INFORMATIVE = 6
+"""Clusters unlike the others that an interval needs: with five p can't reach .05."""
+FEWEST_DETECTABLE = 10
+"""Clusters from which on it is said what difference they could show."""
+_SKEW_DENSE, _SKEW_SPARSE = 1.45, 0.3
+_BLOCK_VALUES = 4_000_000
+_CHUNK_COLUMNS = 64
+_EQUAL, _ROUNDING = 1e-9, 1e-12
+_HALVINGS = 10
+_NORMAL = NormalDist()
+Values = npt.NDArray[np.float64]
+Clusters = npt.NDArray[np.intp]
+Booleans = npt.NDArray[np.bool_]
+
+
+class Interval(NamedTuple):
+    """A 95% interval and its method: `sign-flip` inverts the test of this module, `wilson` is Wilson's of a share."""
+
+    low: float
+    high: float
+    method: Literal["sign-flip", "wilson"]
+
+
+class Bounds(NamedTuple):
+    """The 95% interval of a mean, or the reason why there is none."""
+
+    interval: Interval | None
+    no_interval: str | None = None
+
+
+class PairedTest(NamedTuple):
+    """A mean difference put to the test: p of no difference (None without values), and its 95% interval.
+
+    The interval excludes 0 if and only if p is at most .05; where there is none, `no_interval` says why.
+    """
+
+    p: float | None
+    interval: Interval | None
+    no_interval: str | None = None
+
+
+def clusters_by(labels: Sequence[Hashable]) -> Clusters:
+    """Cluster numbers of shape (n,): equal labels, equal numbers."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.intp)
+
+
+def query_clusters(queries: Sequence[str]) -> Clusters:
+    """Clusters of the same query (`text.query_key`)."""
+    return clusters_by([query_key(query) for query in queries])
+
+
+def standard_error(values: Values, clusters: Clusters | None = None) -> float | None:
+    """Standard error of the mean of `values` (n,); None under two clusters.
+
+    Cluster-robust: the square root of C / (C - 1) times the sum of squared cluster sums of deviations, over n. Where
+    no two values share a cluster that is s / sqrt(n), s over n - 1.
+    """
+    sums, sizes = _cluster_sums(_Columns.of(values[:, None], clusters))
+    if len(sizes) < 2:
+        return None
+    deviations = sums[:, 0] - sizes * (sums[:, 0].sum() / sizes.sum())
+    return float(math.sqrt((deviations**2).sum() * len(sizes) / (len(sizes) - 1)) / sizes.sum())
+
+
+def paired_tests(differences: Values, clusters: Clusters | None = None, seed: int = 0) -> list[PairedTest]:
+    """Test each column of paired differences (n, m) against 0 by flipping signs, and give its 95% interval.
+
+    Up to 12 clusters p is the share of all patterns of signs whose mean is as far from 0. Beyond, it is
+    (b + 1) / (R + 1) of R = 10,000 random patterns (Phipson & Smyth 2010); of patterns exactly as far as the data half
+    are counted (mid-p), so that p has no jump at 0, and all that differ from the data in zeros only.
+    An interval needs 20 clusters, of sizes that are worth 15 equal ones, and six unlike the others. Columns scored for
+    the same rows share their signs.
+
+    Args:
+        differences: One column a comparison, NaN where unscored.
+        clusters: The number of the cluster of each row; each row is one of its own where it is None.
+        seed: Of the random signs.
+    """
+    tests = [PairedTest(None, None, "nothing is scored")] * differences.shape[1]
+    for columns in _alike(differences, clusters):
+        sums, sizes = _cluster_sums(columns)
+        if not len(sizes):
+            continue
+        for start in range(0, len(columns.numbers), _CHUNK_COLUMNS):
+            chunk = slice(start, start + _CHUNK_COLUMNS)
+            for which, test in zip(columns.numbers[chunk], _tests(sums[:, chunk], sizes, seed), strict=True):
+                tests[which] = test
+    return tests
+
+
+def permutation_test(differences: Values, clusters: Clusters | None = None, seed: int = 0) -> list[float | None]:
+    """Two-sided p of the mean of each column of paired `differences` (n, m): that of `paired_tests`."""
+    return [test.p for test in paired_tests(differences, clusters, seed)]
+
+
+def intervals95(values: Values, clusters: Clusters | None = None, seed: int = 0) -> list[Interval | None]:
+    """95% interval of the mean of each column of `values` (n, m): that of `paired_tests`."""
+    return [test.interval for test in paired_tests(values, clusters, seed)]
+
+
+def mean_bounds(
+    values: Values, clusters: Clusters | None = None, seed: int = 0, unbounded: Collection[int] = ()
+) -> list[Bounds]:
+    """95% interval of the mean of each column of figures (n, m), or why it has none.
+
+    Wilson's (see `share95`) where all values are 0 or 1, else that of `paired_tests`. Of figures between 0 and 1 those
+    that are 0 and 1 alone vary most, so that Wilson's holds for a figure like ROUGE, too, if it is 0 everywhere. It
+    says nothing of `unbounded` columns, which can be over 1.
+    """
+    is_binary = (np.isnan(values) | (values == 0) | (values == 1)).all(axis=0) & ~np.isnan(values).all(axis=0)
+    is_binary[list(unbounded)] = False
+    bounds = [Bounds(None)] * values.shape[1]
+    for column in np.flatnonzero(is_binary):
+        scored = _Columns.of(values, clusters, [int(column)])
+        ends = share95(scored.values[:, 0], scored.clusters)
+        why = None if ends else f"too few: queries worth under {FEWEST_INFORMATIVE} equal ones"
+        bounds[column] = Bounds(Interval(*ends, "wilson") if ends else None, why)
+    others = np.flatnonzero(~is_binary)
+    for column, test in zip(others, paired_tests(values[:, others], clusters, seed), strict=True):
+        bounds[column] = Bounds(test.interval, test.no_interval)
+    return bounds
+
+
+def compare_all(values: Values, clusters: Clusters | None = None, seed: int = 0) -> Values:
+    """Adjusted p of all pairs of columns of `values` (n, k), as a symmetric matrix (k, k); NaN without shared rows.
+
+    Step-down max-T (Westfall & Young 1993) over the test of `paired_tests`, all pairs under the same signs: the chance
+    that any pair of systems without a difference has an adjusted p of at most .05 is at most .05, whatever else differs
+    and however the pair was chosen.
+    """
+    adjusted = np.full((values.shape[1], values.shape[1]), np.nan)
+    first, second = np.triu_indices(values.shape[1], 1)
+    differences = values[:, first] - values[:, second]
+    is_shared = ~np.isnan(differences)
+    rows, pairs = np.asarray(is_shared.any(axis=1)), np.flatnonzero(is_shared.any(axis=0))
+    if len(pairs):
+        numbers, n = _numbered(clusters, rows)
+        sums = _add_up(np.where(is_shared, differences, 0.0)[rows][:, pairs], numbers, n)
+        sizes = _add_up(is_shared[rows][:, pairs].astype(np.float64), numbers, n)
+        first, second = first[pairs], second[pairs]
+        adjusted[first, second] = adjusted[second, first] = _step_down(sums, sizes, seed)
+    return adjusted
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values (1979): reject those at or below .05, and at most .05 of the time any is false."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for place, which in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[which]))
+        adjusted[which] = largest
+    return adjusted
+
+
+def detectable_difference(stderr: float, n: int, power: float = 0.8, alpha: float = ALPHA) -> float | None:
+    """The smallest true difference that the test finds with this power, given the standard error of the difference.
+
+    The power of the t test of n values at the level that the test can have, and a margin of 4 / 3n (up to 12
+    clusters 3 / 4n) for what the estimates of the standard error and of the skewness cost.
+
+    Args:
+        stderr: The standard error of the mean difference.
+        n: How many clusters it is from, as many as equal ones would be worth.
+        power: How often the test is to find the difference.
+        alpha: The level of the test.
+
+    Returns:
+        None under ten clusters: with five or fewer nothing can be shown, and with six to nine it can't be told.
+    """
+    if n < FEWEST_DETECTABLE:
+        return None
+    return _noncentrality(n, power, alpha) * stderr
+
+
+def why_undetectable(differences: Values, clusters: Clusters | None = None) -> str | None:
+    """Why it can't be said what these paired differences (n,), none of them NaN, could show; None if it can be.
+
+    Under six clusters, or six that differ, p can't reach .05, so that nothing can be shown.
+    """
+    sums, sizes = _cluster_sums(_Columns.of(differences[:, None], clusters))
+    n, n_unlike_0 = len(sizes), int((np.abs(sums) > _EQUAL * np.abs(sums).max(initial=0.0)).sum())
+    if n < FEWEST_INFORMATIVE:
+        return f"nothing can be shown by {n}, {FEWEST_INFORMATIVE} are needed"
+    if n_unlike_0 < FEWEST_INFORMATIVE:
+        return f"nothing can be shown: {n_unlike_0} of {n} differ, {FEWEST_INFORMATIVE} are needed"
+    if n < FEWEST_DETECTABLE:
+        return f"{n} are too few to say what they could show, {FEWEST_DETECTABLE} are needed"
+    if (worth := worth_of(sizes)) < FEWEST_DETECTABLE:
+        return f"{n} are worth {worth:.1f} equal ones, too few to say what they could show"
+    return None
+
+
+def wilson95(share: float, n: float) -> tuple[float, float]:
+    """Wilson's 95% interval (1927) of a share that was found in `n` independent draws, n above 0."""
+    z2 = _NORMAL.inv_cdf(0.975) ** 2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def share95(values: Values, clusters: Clusters | None = None) -> tuple[float, float] | None:
+    """Wilson's 95% interval of the share of ones among zeros and ones (n,), n above 0.
+
+    Of clusters for as many draws as they are worth, corrected for few clusters by the quantile of t (Korn & Graubard
+    1998): the variance of a single draw over that of the share, from the sums of the clusters, and no more than there
+    are values; where all clusters have one share, as many as equal clusters would be. Copies of a value are one draw.
+    None where clusters of several values are worth under six equal ones.
+    """
+    sums, sizes = _cluster_sums(_Columns.of(values[:, None], clusters))
+    share = float(values.mean())
+    if len(sizes) == len(values):
+        return wilson95(share, len(values))
+    if (worth := worth_of(sizes)) < FEWEST_INFORMATIVE:
+        return None
+    if worth == len(sizes) and np.isin(sums[:, 0] / sizes, (0, 1)).all():
+        return wilson95(share, len(sizes))
+    of_one, of_share = share * (1 - share), float(((sums[:, 0] - sizes * share) ** 2).sum()) / len(values) ** 2
+    n_draws = min(len(values), of_one / of_share) if of_share > _ROUNDING * of_one else worth
+    few = _NORMAL.inv_cdf(1 - ALPHA / 2) / _t_critical(worth, ALPHA)
+    return wilson95(share, n_draws * few**2)
+
+
+def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Kendall's tau-b of two sequences of values of the same things; None where either has but one value."""
+    signs = [np.sign(np.subtract.outer(np.asarray(each), np.asarray(each))) for each in (first, second)]
+    scale = math.sqrt((signs[0] ** 2).sum() * (signs[1] ** 2).sum())
+    return float((signs[0] * signs[1]).sum() / scale) if scale else None
+
+
+class _Columns(NamedTuple):
+    """Columns that are scored for the same rows: their `numbers`, the `values` of those rows, and their clusters."""
+
+    numbers: list[int]
+    values: Values
+    clusters: Clusters | None
+
+    @classmethod
+    def of(cls, values: Values, clusters: Clusters | None, numbers: Sequence[int] = (0,)) -> _Columns:
+        is_scored = ~np.isnan(values[:, numbers[0]])
+        scored = values[is_scored][:, np.asarray(numbers)]
+        return cls(list(numbers), scored, None if clusters is None else clusters[is_scored])
+
+
+def _alike(values: Values, clusters: Clusters | None) -> Iterator[_Columns]:
+    groups: dict[bytes, list[int]] = {}
+    for number in range(values.shape[1]):
+        groups.setdefault(np.isnan(values[:, number]).tobytes(), []).append(number)
+    for numbers in groups.values():
+        yield _Columns.of(values, clusters, numbers)
+
+
+def _cluster_sums(columns: _Columns) -> tuple[Values, Values]:
+    """Sums (C, m) and sizes (C,) of the clusters."""
+    numbers, n = _numbered(columns.clusters, np.ones(len(columns.values), dtype=bool))
+    return _add_up(columns.values, numbers, n), _add_up(np.ones((len(columns.values), 1)), numbers, n)[:, 0]
+
+
+def _numbered(clusters: Clusters | None, rows: Booleans) -> tuple[Clusters, int]:
+    """The clusters of these rows, numbered from 0, and how many there are."""
+    if clusters is None:
+        return np.arange(int(rows.sum())), int(rows.sum())
+    found, numbers = np.unique(clusters[rows], return_inverse=True)
+    return numbers, len(found)
+
+
+def _add_up(values: Values, numbers: Clusters, n: int) -> Values:
+    """The sums (n, m) of the rows of `values` by cluster; the rows as they are if each is one of its own."""
+    if n == len(values):
+        return values
+    sums = np.zeros((n, values.shape[1]))
+    np.add.at(sums, numbers, values)
+    return sums
+
+
+def _signs(n: int, seed: int) -> Iterator[Values]:
+    """Patterns of signs for n clusters, in blocks (block, n): all of them up to 12 clusters, else random ones."""
+    if n <= EXACT_UP_TO:
+        yield 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(np.float64)
+        return
+    rng = np.random.default_rng(seed)
+    block = max(1, min(N_RESAMPLES, _BLOCK_VALUES // n))
+    for start in range(0, N_RESAMPLES, block):
+        size = (min(block, N_RESAMPLES - start), -(-n // 8))
+        yield 1 - 2 * np.unpackbits(rng.integers(0, 256, size, dtype=np.uint8), axis=1, count=n).astype(np.float64)
+
+
+def _flipped(sums: Values, seed: int) -> Values:
+    """The sums of the rows of `sums` (n, m) under each pattern of signs, (patterns, m)."""
+    return np.concatenate([signs @ sums for signs in _signs(len(sums), seed)])
+
+
+def _is_informative(sums: Values, sizes: Values) -> Booleans:
+    """Which clusters (C, m) have another mean than most: off the commonest mean, if two or more have it."""
+    means = np.divide(sums, sizes, out=np.full(sums.shape, np.nan), where=np.broadcast_to(sizes, sums.shape) > 0)
+    scale = np.nanmax(np.abs(means), axis=0)
+    means = np.round(means / np.where(scale > 0, scale, 1.0), 10)
+    mask = ~np.isnan(means)
+    for column in range(means.shape[1]):
+        values, counts = np.unique(means[mask[:, column], column], return_counts=True)
+        if counts.max() > 1:
+            mask[:, column] &= means[:, column] != values[counts.argmax()]
+    return np.asarray(mask)
+
+
+def _skew_weights(sums: Values, sizes: Values) -> Values:
+    """How much of the skewness to take into account, (m,); none up to 12 clusters, where the test is that of the mean.
+
+    More than all of it where no value repeats, since a small sample understates it; a part of it where nearly all are
+    the same, since the few others exaggerate it.
+    """
+    if len(sums) <= EXACT_UP_TO:
+        return np.zeros(sums.shape[1])
+    sizes = np.broadcast_to(sizes.reshape(len(sums), -1), sums.shape)
+    share: Values = _is_informative(sums, sizes).sum(axis=0) / (sizes > 0).sum(axis=0)
+    return _SKEW_SPARSE + _SKEW_DENSE * share
+
+
+def _hall_t(first: Values, second: Values, third: Values, n: Values | int, skew: Values) -> Values:
+    """Hall's transformation of t (1992), of sums of first, second and third powers of `n` values."""
+    mean = first / n
+    variance = np.maximum(second / n - mean * mean, np.where(second > 0, 1e-12 * second / n, 1.0))
+    deviation = np.sqrt(variance)
+    t = np.sqrt(n - 1) * mean / deviation
+    a = skew / np.sqrt(n) * ((third - 3 * mean * second) / n + 2 * mean * mean * mean) / (variance * deviation)
+    at = a * t
+    transformed: Values = t * (1 + at * (1 / 3 + at / 27)) + a / 6
+    return transformed
+
+
+def _scaled(sums: Values) -> Values:
+    """The columns by their largest value; what differs from 0 by rounding alone is 0."""
+    largest = np.abs(sums).max(axis=0)
+    scaled = sums / np.where(largest > 0, largest, 1.0)
+    return np.where(np.abs(scaled) < _ROUNDING, 0.0, scaled)
+
+
+def _share_as_far(flipped: Values, observed: Values, n_unlike_0: Values, is_exact: bool) -> Values:
+    """The share of patterns whose statistic is as far from 0 as that of the data, by column: p."""
+    slack = _EQUAL * (1 + observed)
+    n_as_far = (flipped >= observed - slack).sum(axis=0)
+    if is_exact:
+        share: Values = n_as_far / len(flipped)
+        return share
+    n_further = (flipped > observed + slack).sum(axis=0)
+    same_but_for_zeros = 0.5 ** np.maximum(n_unlike_0, 1)
+    p = ((n_further + n_as_far) / 2 + 1) / (len(flipped) + 1) + same_but_for_zeros
+    return np.where(n_unlike_0 > 0, np.minimum(p, 1.0), 1.0)
+
+
+def _p_values(sums: Values, skew: Values, seed: int) -> Values:
+    """The p of each column of cluster `sums` (C, m)."""
+    n, p_values = len(sums), []
+    for start in range(0, sums.shape[1], _CHUNK_COLUMNS):
+        chunk = slice(start, start + _CHUNK_COLUMNS)
+        values, weights = _scaled(sums[:, chunk]), skew[chunk]
+        squares, m = (values**2).sum(axis=0), values.shape[1]
+        of_data = _hall_t(values.sum(axis=0), squares, (values**3).sum(axis=0), n, weights)
+        flipped = _flipped(np.concatenate([values, values**3], axis=1), seed)
+        of_flipped = _hall_t(flipped[:, :m], squares, flipped[:, m:], n, weights)
+        p_values.append(_share_as_far(np.abs(of_flipped), np.abs(of_data), (values != 0).sum(axis=0), n <= EXACT_UP_TO))
+    return np.concatenate(p_values)
+
+
+def _step_down(sums: Values, sizes: Values, seed: int) -> Values:
+    """Adjusted p of each column of cluster `sums` (C, m) among all of them, from the least to the most extreme."""
+    skew, n = _skew_weights(sums, sizes), (sizes > 0).sum(axis=0).astype(np.float64)
+    values = _scaled(sums)
+    squares = (values**2).sum(axis=0)
+    of_data = np.abs(_hall_t(values.sum(axis=0), squares, (values**3).sum(axis=0), n, skew))
+    order = np.argsort(of_data, kind="stable")
+    adjusted = np.ones(len(order))
+    furthest: Values = np.zeros((1, 1))
+    for start in range(0, len(order), _CHUNK_COLUMNS):
+        chunk = order[start : start + _CHUNK_COLUMNS]
+        part, m = values[:, chunk], len(chunk)
+        flipped = _flipped(np.concatenate([part, part**3], axis=1), seed)
+        of_flipped = np.abs(_hall_t(flipped[:, :m], squares[chunk], flipped[:, m:], n[chunk], skew[chunk]))
+        of_flipped[:, 0] = np.maximum(of_flipped[:, 0], furthest[:, -1])
+        furthest = np.maximum.accumulate(of_flipped, axis=1)
+        is_exact = len(sums) <= EXACT_UP_TO
+        adjusted[chunk] = _share_as_far(furthest, of_data[chunk], (part != 0).sum(axis=0), is_exact)
+    adjusted[order] = np.maximum.accumulate(adjusted[order][::-1])[::-1]
+    return adjusted
+
+
+def _tests(sums: Values, sizes: Values, seed: int) -> list[PairedTest]:
+    """The tests of columns of cluster `sums` (C, m), and the intervals of those that can have one."""
+    skew = _skew_weights(sums, sizes)
+    p_values = _p_values(sums, skew, seed)
+    reasons = _why_no_interval(sums, sizes)
+    can = np.flatnonzero([reason is None for reason in reasons])
+    intervals: dict[int, Interval] = {}
+    if len(can):
+        lows, highs = _invert(sums[:, can], sizes, skew[can], p_values[can], seed)
+        for column, low, high in zip(can.tolist(), lows.tolist(), highs.tolist(), strict=True):
+            intervals[column] = Interval(low, high, "sign-flip")
+    return [
+        PairedTest(p, intervals.get(column), reason)
+        for column, (p, reason) in enumerate(zip(p_values.tolist(), reasons, strict=True))
+    ]
+
+
+def _why_no_interval(sums: Values, sizes: Values) -> list[str | None]:
+    """Why the columns of cluster `sums` (C, m) can't have an interval; None for those that can.
+
+    Clusters count by their size (Kish): as many as would weigh the same if all were alike.
+    """
+    if too_few := why_too_few(sizes, "value" if len(sizes) == 1 else "values"):
+        return [too_few] * sums.shape[1]
+    mask = _is_informative(sums, np.broadcast_to(sizes[:, None], sums.shape))
+    return [
+        None
+        if worth_of(sizes[unlike]) >= FEWEST_INFORMATIVE
+        else f"too alike: {unlike.sum()} of {len(sizes)} differ from the rest, {FEWEST_INFORMATIVE} needed"
+        for unlike in mask.T
+    ]
+
+
+def why_too_few(sizes: Values, units: str = "values") -> str | None:
+    """Why clusters of these sizes are too few or too unequal for an interval; None if they are not."""
+    if len(sizes) < FEWEST_FOR_INTERVAL:
+        return f"too few: {len(sizes)} independent {units}, {FEWEST_FOR_INTERVAL} needed"
+    if (worth := worth_of(sizes)) < FEWEST_WORTH:
+        return f"too unequal: {len(sizes)} queries are worth {worth:.1f} equal ones, {FEWEST_WORTH} needed"
+    return None
+
+
+def worth_of(sizes: Values) -> float:
+    """How many equal clusters clusters of these sizes are worth (Kish 1965)."""
+    return float(round(sizes.sum() ** 2 / (sizes**2).sum(), 9)) if len(sizes) else 0.0
+
+
+def _invert(sums: Values, sizes: Values, skew: Values, p_at_0: Values, seed: int) -> tuple[Values, Values]:
+    """The ends of the values that the test does not reject, of columns of cluster `sums` (C, m).
+
+    Sums of powers of (sum - value x size) are polynomials of the value, with coefficients that are made once.
+    """
+    n, m = len(sums), sums.shape[1]
+    means, typical = sums.sum(axis=0) / sizes.sum(), sizes.mean()
+    residuals = sums - means * sizes[:, None]
+    scale = np.sqrt((residuals**2).mean(axis=0))
+    e, w = residuals / scale, sizes[:, None] / typical
+    flipped = _flipped(np.concatenate([e, e**3, e**2 * w, e * w**2, w, w**3], axis=1), seed)
+    first, third, square_w, e_square = (flipped[:, i * m : (i + 1) * m] for i in range(4))
+    of_w, of_w3 = flipped[:, -2:-1], flipped[:, -1:]
+    data = [(x.sum(axis=0)) for x in (e, e**3, e**2 * w, e * w**2, w, w**3)]
+    ee, ew, ww = (e**2).sum(axis=0), (e * w).sum(axis=0), (w**2).sum()
+
+    def is_rejected(value: Values) -> Booleans:
+        squares = ee - 2 * value * ew + value**2 * ww
+        of_data = np.abs(
+            _hall_t(
+                data[0] - value * data[4],
+                squares,
+                data[1] - 3 * value * data[2] + 3 * value**2 * data[3] - value**3 * data[5],
+                n,
+                skew,
+            )
+        )
+        of_flipped = _hall_t(
+            first - value * of_w,
+            squares,
+            third - 3 * value * square_w + 3 * value**2 * e_square - value**3 * of_w3,
+            n,
+            skew,
+        )
+        rejected: Booleans = _share_as_far(np.abs(of_flipped), of_data, np.full(m, n), is_exact=False) <= ALPHA
+        return rejected
+
+    is_0_rejected, zero = p_at_0 <= ALPHA, -means * typical / scale
+    low = _end(is_rejected, -1.0, zero, is_0_rejected, n)
+    high = _end(is_rejected, 1.0, zero, is_0_rejected, n)
+    lows, highs = (means + end * scale / typical for end in (low, high))
+    tiny = np.finfo(np.float64).tiny  # rounding may not take an end across 0
+    is_above, is_below = is_0_rejected & (means > 0), is_0_rejected & (means < 0)
+    lows = np.where(is_above, np.maximum(lows, tiny), np.where(is_below, lows, np.minimum(lows, 0.0)))
+    highs = np.where(is_below, np.minimum(highs, -tiny), np.where(is_above, highs, np.maximum(highs, 0.0)))
+    return lows, highs
+
+
+def _end(
+    is_rejected: Callable[[Values], Booleans], side: float, zero: Values, is_0_rejected: Booleans, n: int
+) -> Values:
+    """Where the test begins to reject on one side of the mean, which is at 0; that of the value `zero` is known."""
+    inside = np.where((side * zero > 0) & ~is_0_rejected, side * zero, 0.0)
+    outside = np.where((side * zero > 0) & is_0_rejected, side * zero, np.inf)
+    step, is_open = 2.0 / math.sqrt(n), np.full(len(zero), True)
+    while is_open.any():
+        further = np.minimum(inside + step, outside)
+        is_beyond = is_rejected(side * further) | (further == outside)
+        outside = np.where(is_open & is_beyond, further, outside)
+        inside = np.where(is_open & ~is_beyond, further, inside)
+        is_open &= ~is_beyond
+        step *= 1.5
+    for _ in range(_HALVINGS):
+        middle = (inside + outside) / 2
+        is_beyond = is_rejected(side * middle)
+        outside, inside = np.where(is_beyond, middle, outside), np.where(is_beyond, inside, middle)
+    end: Values = side * (inside + outside) / 2
+    return end
+
+
+@cache
+def _noncentrality(n: int, power: float, alpha: float) -> float:
+    """How many standard errors the test of n clusters finds with this power."""
+    margin = 4 / (3 * n)
+    if n <= EXACT_UP_TO:  # p is a multiple of 2 in 2^n patterns
+        alpha, margin = math.floor(alpha * 2 ** (n - 1) + _EQUAL) / 2 ** (n - 1), 3 / (4 * n)
+    s, weights = _errors(n)
+    critical = _t_critical(n, alpha)
+    return (1 + margin) * _root(lambda d: power - float(weights @ _normal_cdf(d - critical * s)), 0.0, 1e4)
+
+
+@cache
+def _t_critical(n: float, alpha: float) -> float:
+    """What t of n values exceeds, either way, with the probability alpha."""
+    s, weights = _errors(n)
+    return _root(lambda c: 2 * float(weights @ _normal_cdf(-c * s)) - alpha, 0.0, 1e3)
+
+
+def _errors(n: float) -> tuple[Values, Values]:
+    """Standard deviations of n values, of a true one of 1, and the probability of each."""
+    s = np.linspace(0, 1 + 8 / math.sqrt(2 * (n - 1)), 2_001)[1:]
+    logs = (n - 2) * np.log(s) - (n - 1) * s**2 / 2
+    weights = np.exp(logs - logs.max())
+    return s, weights / weights.sum()
+
+
+_normal_cdf = np.vectorize(_NORMAL.cdf)
+
+
+def _root(f: Callable[[float], float], low: float, high: float) -> float:
+    """Where `f`, which falls from `low` to `high`, is 0."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if f(middle) > 0 else (low, middle)
+    return (low + high) / 2

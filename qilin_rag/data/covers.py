@@ -1,0 +1,128 @@
+"""Covers of notes, read as what they are: files from outside, of any kind, size and state."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from enum import IntEnum
+from multiprocessing.sharedctypes import RawArray
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qilin_rag.core.errors import UsageError
+from qilin_rag.data.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+logger = logging.getLogger(__name__)
+FORMATS = ("WEBP", "JPEG", "PNG")
+MAX_FILE_BYTES = 64 * 2**20
+
+
+class State(IntEnum):
+    """What became of a note's cover."""
+
+    UNREAD = 0
+    READ = 1
+    NONE = 2
+    OUTSIDE = 3
+    MISSING = 4
+    TOO_LARGE = 5
+    TOO_NARROW = 6
+    DAMAGED = 7
+
+
+_IN_WORDS = {
+    State.NONE: "not named in the table",
+    State.OUTSIDE: "outside the folder of the data",
+    State.MISSING: "missing",
+    State.TOO_LARGE: "too large",
+    State.TOO_NARROW: "too narrow",
+    State.DAMAGED: "damaged or of another format",
+}
+
+
+class Covers:
+    """The first image of a note, or None where there is none that can be read; how many of each there were."""
+
+    def __init__(self, catalogue: Catalogue, fits: Callable[[int, int], bool]) -> None:
+        """`fits(width, height)` says whether the model can take a picture of this shape."""
+        if catalogue.images is None or "image_path" not in catalogue.notes.columns:
+            raise UsageError("the data has no images: the notes have no image_path; rank without them: --without image")
+        self._root = catalogue.images.resolve()
+        self._notes = catalogue.notes
+        self._fits = fits
+        # Shared with the processes that read ahead: each sets the bytes of the notes it met.
+        self._states = np.frombuffer(RawArray("B", max(1, len(catalogue.notes))), np.uint8)
+
+    def read(self, note_idx: int) -> Image | None:
+        """The cover in RGB."""
+        paths = self._notes.read([note_idx], ["image_path"])["image_path"][0].as_py()
+        image, state = (None, State.NONE) if not paths else self._open(paths[0])
+        self._states[self._notes.slots([note_idx])[0]] = state
+        return image
+
+    def counts(self) -> dict[State, int]:
+        """Of the notes asked for so far, each once, how many are in each state."""
+        found = np.bincount(self._states, minlength=len(State))
+        return {state: int(found[state]) for state in State if state != State.UNREAD}
+
+    def tell(self) -> None:
+        """One line in the log: how many notes had a cover, and why the others had none."""
+        counts = self.counts()
+        n_read = counts.pop(State.READ)
+        n_others = sum(counts.values())
+        reasons = ", ".join(f"{counts[state]} {words}" for state, words in _IN_WORDS.items() if counts[state])
+        log = logger.warning if n_others > n_read else logger.info
+        log(
+            "covers: %d of %d notes have one that can be read%s",
+            n_read,
+            n_read + n_others,
+            f"; {reasons}" if reasons else "",
+        )
+
+    def _open(self, name: str) -> tuple[Image | None, State]:
+        path = _below(self._root, name)
+        if path is None:
+            return None, State.OUTSIDE
+        try:
+            if not path.is_file():
+                return None, State.MISSING
+            if path.stat().st_size > MAX_FILE_BYTES:
+                return None, State.TOO_LARGE
+            return self._decode(path)
+        except OSError:  # a name that is too long, a disk that fails
+            return None, State.MISSING
+
+    def _decode(self, path: Path) -> tuple[Image | None, State]:
+        from PIL import Image
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            try:
+                with Image.open(path, formats=FORMATS) as image:
+                    if not self._fits(*image.size):
+                        return None, State.TOO_NARROW
+                    return image.convert("RGB"), State.READ
+            except (Image.DecompressionBombWarning, Image.DecompressionBombError, MemoryError):
+                return None, State.TOO_LARGE
+            except Exception as error:  # decoders raise errors of every class on what isn't sound
+                logger.debug("%s: %s", path, error)
+                return None, State.DAMAGED
+
+
+def _below(root: Path, name: str) -> Path | None:
+    """Where a name from a table leads, None unless that is below the folder, links followed."""
+    try:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return None
+        path = (root / name).resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a zero byte
+        return None
+    return path if path.is_relative_to(root) else None

@@ -1,0 +1,347 @@
+"""An LLM as judge of a run's answers: correctness, completeness, and faithfulness to the notes, 1 to 5 each.
+
+What the judge said is on disk the moment it is said, under a hash of the judge and of all it was asked: the same
+command goes on where it stopped, and an answer that has changed is judged again. A verdict that can't be read, and a
+call that failed or came back empty, are unscored, never a figure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from qilin_rag.config.run import RunConfig
+from qilin_rag.core.errors import FailedSamplesError, UsageError
+from qilin_rag.core.former import former
+from qilin_rag.core.hashing import fingerprint
+from qilin_rag.core.progress import stage
+from qilin_rag.core.registry import LLMS
+from qilin_rag.core.types import (
+    SCALE,
+    Cost,
+    Exchange,
+    Judgement,
+    LeftOut,
+    MetricSummary,
+    Question,
+    Sample,
+    Score,
+    Status,
+    Summary,
+)
+from qilin_rag.judging.verdicts import ASPECTS, read_score, shown_texts
+from qilin_rag.llms import LLM
+from qilin_rag.pipeline.asking import (
+    Asked,
+    Reply,
+    as_line,
+    ask_all,
+    complete,
+    is_too_many,
+    most_frequent_reason,
+    opened,
+)
+from qilin_rag.pipeline.cost import Tally, cost_of, spent_on
+from qilin_rag.pipeline.forecast import Call, Plan, found_in_cache, priced, spread
+from qilin_rag.pipeline.identity import llm_identity, llm_label
+from qilin_rag.pipeline.run_directory import JUDGEMENTS, RunDirectory
+from qilin_rag.pipeline.scoring import add_scores, doubts_of
+from qilin_rag.pipeline.selection import select_questions
+from qilin_rag.pipeline.shared import Shared
+from qilin_rag.prompts.judge import JudgePrompt, PointwisePrompt, load_judge_prompt
+from qilin_rag.prompts.templates import PromptTooLongError, estimated_tokens
+
+logger = logging.getLogger(__name__)
+VERSION = 2  # of how verdicts are read and scored
+
+
+class Case(NamedTuple):
+    """One thing to judge: answers of these runs to a question, and what the prompt is filled with."""
+
+    question: Question
+    runs: list[str]
+    values: Mapping[str, str | Sequence[str]]
+
+
+class Judge:
+    """An LLM with the prompt it is asked by."""
+
+    def __init__(self, config: RunConfig, prompt: JudgePrompt) -> None:
+        """Nobody has asked yet whether its server is there."""
+        self.llm = judging_llm(config)
+        self.config = config
+        self.prompt = prompt
+        self.label = llm_label(config, self.llm)
+        self.identity = {**llm_identity(config, self.llm), "prompt": prompt.sha256}
+        self.sha256 = fingerprint(self.identity)
+        self.former_sha256 = fingerprint(former(self.identity))
+
+    def key(self, case: Case) -> str:
+        """Under which a judgement of this case is found again."""
+        return self._key(case, self.sha256)
+
+    def former_key(self, case: Case) -> str:
+        """Under which a version before 0.2 has kept it."""
+        return self._key(case, self.former_sha256)
+
+    def _key(self, case: Case, sha256: str) -> str:
+        asked = json.dumps([sha256, self.prompt.render(case.values).messages], ensure_ascii=False)
+        return hashlib.sha256(asked.encode()).hexdigest()
+
+    def signature(self, metric: str, said: Mapping[str, Judgement]) -> str:
+        """Who judged, under which names it answered, and how it was asked."""
+        models = ",".join(sorted({judgement.model for judgement in said.values() if judgement.model})) or "none"
+        made = f"judge:{self.label}|model:{models}|settings:{self.sha256[:8]}|prompt:{self.prompt.sha256[:8]}"
+        return f"{metric}|{made}|v{VERSION}"
+
+
+class Docket(NamedTuple):
+    """What there is to judge, by its key, the keys of those that are wanted now, and where judgements are kept."""
+
+    judge: Judge
+    cases: Mapping[str, Case]
+    wanted: set[str]
+    directory: RunDirectory
+
+    def left(self) -> list[str]:
+        """Return the keys that are wanted and have no judgement, or a reply without one."""
+        said = _read(self)[0]
+        return [key for key in self.cases if key in self.wanted and (key not in said or not said[key].is_settled)]
+
+
+class Hearing(NamedTuple):
+    """What a judge said: the last word on each case by its key, and what all its words took."""
+
+    said: dict[str, Judgement]
+    counts: dict[Status, int]
+    spent: Summary
+    cost: Cost
+
+    def check_failures(self, path: Path, fail_on_error: float) -> None:
+        """FailedSamplesError if more replies failed, or have nothing in them, than allowed."""
+        lost = [each for each in self.said.values() if each.is_lost]
+        check_judged(len(lost), len(self.said), path, fail_on_error, lost)
+
+
+class Judged(NamedTuple):
+    """A run that was judged: its figures by the judge, and what they took."""
+
+    directory: RunDirectory
+    judge: str
+    metrics: dict[str, MetricSummary]
+    hearing: Hearing
+
+
+def judge_run(path: Path, config: RunConfig) -> Judged:
+    """Judge the answers of a finished run, one by one; its data is not needed.
+
+    `config` names the judge. `limit` bounds how many answers are judged; what was judged before counts as well.
+    """
+    judge = Judge(config, load_judge_prompt(PointwisePrompt))
+    directory = RunDirectory(path)
+    directory.read_complete()
+    with directory.locked():
+        manifest = directory.read_complete()
+        answers = _read_answers(judge, directory)
+        hearing = hear(judge, answers.docket)
+        signatures = {_metric(aspect): _signature(judge, aspect, hearing.said) for aspect in ASPECTS}
+        scores = [
+            score.model_copy(update={"signature": signatures[score.metric]})
+            for sample in answers.samples
+            for score in _scores(sample, *answers.judged(sample, hearing.said))
+        ]
+        summary = add_scores(directory, answers.samples, answers.lines, scores, manifest.seed)
+    metrics = {name: summary.metrics[name] for name in map(_metric, ASPECTS)}
+    return Judged(directory, judge.label, metrics, hearing)
+
+
+def plan_judge(path: Path, config: RunConfig) -> Plan:
+    """What `judge_run` would ask and what it would cost; nothing is written."""
+    judge = Judge(config, load_judge_prompt(PointwisePrompt))
+    directory = RunDirectory(path)
+    directory.read_complete()
+    return plan_hearing(judge, _read_answers(judge, directory).docket)
+
+
+def plan_hearing(judge: Judge, docket: Docket) -> Plan:
+    """What `hear` would ask and what it would cost."""
+    prompts, subjects = [], []
+    left = docket.left()
+    for key in left:
+        case = docket.cases[key]
+        try:
+            prompts.append(judge.prompt.render(case.values, judge.llm.prompt_budget))
+        except PromptTooLongError:
+            continue
+        subjects.append(", ".join([case.question.id, *case.runs]))
+    cached, cache_unknown = found_in_cache(judge.config, prompts, judge.llm, Shared())
+    calls = [
+        Call(question_id=subject, prompt_tokens=estimated_tokens(prompt.messages), messages=prompt.messages)
+        for subject, prompt, is_cached in zip(subjects, prompts, cached, strict=True)
+        if not is_cached
+    ]
+    calls.sort(key=lambda call: -call.prompt_tokens)
+    return Plan(
+        **priced(judge.llm, len(calls), sum(call.prompt_tokens for call in calls)),
+        run=str(docket.directory.path),
+        questions=len(docket.wanted),
+        answered=len(docket.wanted) - len(left),
+        cached=sum(cached),
+        cache_unknown=cache_unknown,
+        too_long=len(left) - len(prompts),
+        left_out=LeftOut(),
+        examples=spread(calls),
+    )
+
+
+def hear(judge: Judge, docket: Docket) -> Hearing:
+    """Ask about what is wanted and has no judgement on disk, and read what there is."""
+    if left := docket.left():
+        n_wanted = len(docket.wanted)
+        if len(left) < n_wanted:
+            logger.info("%d of %d judgements are in %s", n_wanted - len(left), n_wanted, docket.directory.path)
+        _ask(judge, {key: docket.cases[key] for key in left}, docket.directory)
+    said, lines = _read(docket)
+    taken = Tally(lines)
+    if n_cut := sum(map(taken.is_cut, said.values())):
+        logger.warning("%d judgements: by its own count the judge's server read only a part of the prompt", n_cut)
+    statuses = Counter(judgement.status for judgement in said.values())
+    counts: dict[Status, int] = {status: statuses[status] for status in get_args(Status)}
+    spent = spent_on(lines).model_copy(update=doubts_of(said.values()))
+    return Hearing(said, counts, spent, cost_of(spent, judge.llm.price))
+
+
+def judging_llm(config: RunConfig) -> LLM:
+    """The LLM that a judge is; a UsageError where it reads no instructions."""
+    llm: LLM = LLMS.create(config.llm.name, config.llm.settings)
+    if not llm.takes_tokens:
+        raise UsageError(f"llm {config.llm_label} can't judge: it reads no instructions; name another with --llm")
+    return llm
+
+
+def check_judged(failed: int, total: int, path: Path, fail_on_error: float, lost: Iterable[Exchange]) -> None:
+    """FailedSamplesError if more judgements are without a reply, or have an empty one, than allowed.
+
+    `lost` are these; they are gone through only then.
+    """
+    if is_too_many(failed, total, fail_on_error):
+        raise FailedSamplesError(
+            f"{failed} of {total} judgements failed or are empty (--fail-on-error {fail_on_error:g}); the same command "
+            f"asks those again; the reasons: {path / JUDGEMENTS}{most_frequent_reason(lost)}"
+        )
+
+
+def why_unread(judgement: Judgement | None) -> str | None:
+    """Why a judgement holds no verdict at all; a reply that was cut off may lack the end of its last line."""
+    if judgement is None:
+        return "not judged"
+    if judgement.status == "ok" and judgement.is_answered:
+        return None
+    return f"judge {judgement.status if judgement.is_answered else judgement.why_unanswered}"
+
+
+def _ask(judge: Judge, cases: Mapping[str, Case], directory: RunDirectory) -> None:
+    with opened(judge.config, judge.llm, directory.path / "judge-server.log") as asking:
+
+        async def ask(keyed: tuple[str, Case]) -> Asked[Judgement]:
+            key, case = keyed
+            line: dict[str, Any] = {
+                "question_id": case.question.id,
+                "query": case.question.query,
+                "messages": [],
+                "key": key,
+                "judge": judge.label,
+                "runs": case.runs,
+            }
+
+            async def reply() -> Reply:
+                prompt = judge.prompt.render(case.values, asking.llm.prompt_budget)
+                line["messages"] = prompt.messages
+                return await complete(asking, prompt)
+
+            return await as_line(Judgement, line, reply)
+
+        with stage("judging", len(cases)) as advance:
+            ask_all(asking, list(cases.items()), ask, directory, advance, JUDGEMENTS)
+
+
+class _Answers(NamedTuple):
+    """A run's samples, the last of each question and all lines; of those that are answers the keys by question id."""
+
+    samples: list[Sample]
+    lines: list[Sample]
+    keys: dict[str, str]
+    docket: Docket
+
+    def judged(self, sample: Sample, said: Mapping[str, Judgement]) -> tuple[Judgement | None, list[str]]:
+        """What was said of a sample, and all texts that the judge was shown with it."""
+        key = self.keys.get(sample.question_id)
+        return (None, []) if key is None else (said.get(key), shown_texts(self.docket.cases[key].values.values()))
+
+
+def _read_answers(judge: Judge, directory: RunDirectory) -> _Answers:
+    finished, lines = directory.read_samples()
+    questions = directory.read_questions()
+    if missing := sum(question.id not in finished for question in questions):
+        raise UsageError(f"{directory.path}: {missing} questions have no sample; finish the run first")
+    samples = [finished[question.id] for question in questions]
+    cases = {
+        question.id: _case(directory.path, question, sample)
+        for question, sample in zip(questions, samples, strict=True)
+        if sample.is_answered
+    }
+    keys = {question_id: judge.key(case) for question_id, case in cases.items()}
+    wanted = {keys[question.id] for question in select_questions(questions, judge.config) if question.id in keys}
+    docket = Docket(judge, dict(zip(keys.values(), cases.values(), strict=True)), wanted, directory)
+    return _Answers(samples, lines, keys, docket)
+
+
+def _read(docket: Docket) -> tuple[dict[str, Judgement], list[Judgement]]:
+    """The last judgement of each of these cases, and all there are of them; without the messages, which are long."""
+    lines = [judgement.model_copy(update={"messages": []}) for judgement in docket.directory.read_judgements()]
+    if any(judgement.key not in docket.cases for judgement in lines):
+        now = {docket.judge.former_key(case): key for key, case in docket.cases.items()}
+        lines = [line.model_copy(update={"key": now.get(line.key, line.key)}) for line in lines]
+    lines = [judgement for judgement in lines if judgement.key in docket.cases]
+    return {judgement.key: judgement for judgement in lines}, lines
+
+
+def _case(path: Path, question: Question, sample: Sample) -> Case:
+    """What the judge sees of a sample: where it was given notes, the whole request, which holds them."""
+    request = "\n\n".join(message["content"] for message in sample.messages) if sample.notes_used else ""
+    values: dict[str, str | Sequence[str]] = {
+        "query": question.query,
+        "references": question.references,
+        "request": request,
+        "answer": sample.answer,
+    }
+    return Case(question, [path.resolve().name], values)
+
+
+def _metric(aspect: str) -> str:
+    return f"judge_{aspect}"
+
+
+def _signature(judge: Judge, aspect: str, said: Mapping[str, Judgement]) -> str:
+    return judge.signature(f"{_metric(aspect)}|{SCALE[0]}-{SCALE[1]}", said)
+
+
+def _scores(sample: Sample, judgement: Judgement | None, shown: Sequence[str]) -> list[Score]:
+    """The scores of a sample by what the judge said of what it was shown; those without a verdict say why."""
+    scores = []
+    for aspect, label in ASPECTS.items():
+        value = None
+        if not sample.is_answered:
+            reason: str | None = sample.why_unanswered
+        elif aspect == "faithfulness" and not sample.notes_used:
+            reason = "no notes to be faithful to"
+        elif not (reason := why_unread(judgement)) and judgement:
+            value = read_score(judgement.answer, label, shown)
+            reason = "no verdict" if value is None else None
+        scores.append(Score(question_id=sample.question_id, metric=_metric(aspect), value=value, reason=reason))
+    return scores

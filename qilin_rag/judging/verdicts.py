@@ -1,0 +1,118 @@
+"""An LLM's verdict: what it is shown stands in quotes, and a verdict is a line that stands in none.
+
+The answers under test are hostile input. Every line of them is quoted as in a mail (`> `), so that none can end its
+block, and a verdict that the judge copies out of an answer is a quotation, too.
+
+The last line that begins with a label (`正确性：`, `结论：`) decides. It is a verdict if nothing else stands on it;
+anything else is none, and is never read as one: a line of another form, two verdicts on a line, a number out of
+range or with a fraction, another scale, a word, what stands in quotation marks or in a fence of code.
+Full-width forms, invisible characters, emphasis, the marks of a list or a heading before the label, brackets
+around the label or the whole verdict, backticks around it, `分`, `/5` and a full stop make no difference.
+
+A fence of code is a quotation, but for two cases: nothing that the judge was shown holds the label, so that there is
+nothing to quote (the caller has to say what was shown), or the fence is around a whole reply of several lines and it is
+not known that the label was shown.
+
+Where True or False is asked for, the last line that is not empty is the verdict, if it is that word and nothing else
+(case, width, emphasis, backticks and a full stop aside). Everything else is none: another language's word (`是` can
+confirm a denial), a label before it, what stands in quotes or follows it, and a reply with both verdicts, a line each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from qilin_rag.core.text import normalise
+
+Preference = Literal["A", "B", "tie"]
+ASPECTS = {"correctness": "正确性", "completeness": "完整性", "faithfulness": "忠实性"}
+_PREFERENCE_LABEL = "结论"
+_PREFERENCES: dict[str, Preference] = {"a": "A", "b": "B", "平局": "tie"}
+_SCORE = re.compile(r"([1-5])(?:\s*/\s*5)?\s*分?\s*[。.]?", re.ASCII)
+_PREFERRED = re.compile(r"(?:回答\s*)?(a|b)\s*[。.]?|(平局)\s*[。.]?")
+_BRACKETS = re.compile(r"<([^<>]*)>|\[([^\[\]]*)\]|【([^【】]*)】|`([^`]*)`")
+
+
+# Half a quotation ends with the text: what stands behind its mark may be quoted.
+_QUOTED = re.compile(
+    r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|「.*?(?:」|\Z)|『.*?(?:』|\Z)|“.*?(?:”|\Z)|\"[^\"]*\"", re.DOTALL
+)
+
+
+_EMPHASIS = re.compile(r"\*\*|__")
+_FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n`~]*$", re.MULTILINE)
+_WHOLE_FENCE = re.compile(r"\s*(```|~~~)\w*\n((?:(?!```|~~~).)*)\n\1\s*", re.DOTALL)
+_MARK_BEFORE_LABEL = re.compile(r"(?:#{1,6}\s+)?(?:[-*•]\s+|\d{1,2}[.、)]\s*|\(\d{1,2}\)\s*)?", re.ASCII)
+_TRUE_FALSE = re.compile(r"[*_`]{0,2}(true|false)[.。]?[*_`]{0,2}[.。]?")
+_THINKING = re.compile(r"<\s*/?\s*think")
+
+
+def read_score(reply: str, label: str, shown: Iterable[str] | None = None) -> int | None:
+    """Return the score from 1 to 5 that a judge gives under this label; None if it gives none.
+
+    Args:
+        reply: what the judge wrote.
+        label: what stands before the score, `正确性` for one.
+        shown: all texts under test that the judge was shown; None if they are not known.
+
+    >>> read_score("理由：基本正确。\\n正确性：4分", "正确性")
+    4
+    """
+    found = _SCORE.fullmatch(_last_under(label, reply, shown))
+    return int(found[1]) if found else None
+
+
+def read_preference(reply: str, shown: Iterable[str] | None = None) -> Preference | None:
+    """Return which of two answers a judge prefers: that shown as A or as B, or neither; None if it does not say.
+
+    `shown` are all texts under test that the judge was shown; None if they are not known.
+
+    >>> read_preference("结论：平局")
+    'tie'
+    """
+    found = _PREFERRED.fullmatch(_last_under(_PREFERENCE_LABEL, reply, shown))
+    return _PREFERENCES[found[1] or found[2]] if found else None
+
+
+def read_true_false(reply: str) -> bool | None:
+    """Whether an LLM says True or False; None where it says neither, or not in this form."""
+    reply = normalise(reply)
+    lines = list(filter(None, map(str.strip, _own_lines(reply))))
+    if not lines or _THINKING.search(reply):
+        return None
+    said = {line: found[1] == "true" for line in lines if (found := _TRUE_FALSE.fullmatch(line))}
+    return said.get(lines[-1]) if len(set(said.values())) == 1 else None
+
+
+def _own_lines(reply: str) -> list[str]:
+    """The lines of a normalised reply, without emphasis; what it quotes is `…`."""
+    own = _QUOTED.sub("…", reply)
+    return [_EMPHASIS.sub("", line).strip() for line in own.splitlines()]
+
+
+def _last_under(label: str, reply: str, shown: Iterable[str] | None) -> str:
+    """What stands behind the last label that begins a line of the judge's own; empty where none does."""
+    reply = _without_own_fences(normalise(reply), label, shown)
+    lines = [_MARK_BEFORE_LABEL.sub("", line, count=1) for line in _own_lines(reply)]
+    labelled = re.compile(rf"(?:{label}|【{label}】|\[{label}\])\s*:(.*)")
+    under = [found[1].strip() for line in lines if (found := labelled.fullmatch(line))]
+    verdict = under[-1] if under else ""
+    inside = _BRACKETS.fullmatch(verdict)
+    return next(filter(None, inside.groups()), "").strip() if inside else verdict
+
+
+def _without_own_fences(reply: str, label: str, shown: Iterable[str] | None) -> str:
+    """A normalised reply without the marks of fences that can't be around a quotation."""
+    if not _FENCE.search(reply):
+        return reply
+    if shown is not None:
+        return reply if any(label in normalise(text) for text in shown) else _FENCE.sub("", reply)
+    whole = _WHOLE_FENCE.fullmatch(reply)
+    return whole[2] if whole and "\n" in whole[2].strip() else reply
+
+
+def shown_texts(values: Iterable[str | Sequence[str]]) -> list[str]:
+    """Return all texts that a judge's prompt was filled with."""
+    return [text for value in values for text in ([value] if isinstance(value, str) else value)]

@@ -1,0 +1,267 @@
+"""Any chat model of LangChain as the LLM of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import PositiveFloat, PositiveInt, PrivateAttr, ValidationError, model_validator
+
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.extras import require
+from qilin_rag.core.plugins import import_object, make_object, one_line, parameters, refuse_secrets, source_hash
+from qilin_rag.core.types import Completion, RenderedPrompt
+from qilin_rag.llms import connection
+from qilin_rag.llms.base import LLM, FatalLLMError, ThinkingMarkers
+from qilin_rag.llms.events import must_stream
+from qilin_rag.llms.langchain.replies import completion, ending_word, meaning
+from qilin_rag.llms.refusals import asked
+from qilin_rag.llms.retry import TransientError
+
+if TYPE_CHECKING:
+    import httpx2
+    from langchain_core.language_models import BaseChatModel
+
+
+logger = logging.getLogger(__name__)
+
+
+# What stands before the colon of an init_chat_model string; anything else is a module of its user's own.
+_PROVIDERS = """
+    anthropic anthropic_bedrock azure_ai azure_openai baseten bedrock bedrock_converse
+    bedrock_mantle_anthropic bedrock_mantle_openai cohere deepseek fireworks google_anthropic_vertex
+    google_genai google_vertexai groq huggingface ibm langsmith litellm meta mistralai nvidia ollama openai
+    openrouter perplexity together upstage xai
+"""
+
+
+PROVIDERS = frozenset(_PROVIDERS.split())
+_COMMON = ("temperature", "max_tokens", "base_url")
+_MAX_TOKENS_ELSEWHERE = ("max_output_tokens", "num_predict", "max_new_tokens")
+
+
+class LangChain(LLM):
+    """A LangChain chat model: `langchain:PROVIDER:MODEL`, or `langchain:package.module:factory`.
+
+    A model by name is made by `init_chat_model` with `temperature`, `max_tokens` and `base_url` (null: left to the
+    provider) and with `settings`; keys come from the environment. A `factory` is a BaseChatModel, or a class or
+    function that makes one of `settings`; temperature and max_tokens are its own affair unless they are set here.
+    `timeout_s` is the deadline of one request; `context_length`, where it is given, and `max_tokens` bound the prompt.
+    `thinking_markers` (pairs, such as `[[<cot>, </cot>]]`) tell where the model thinks, beside those that are known.
+    `stream` reads the answer as it is written, for models that can only be streamed; where one says so, that is done
+    unasked.
+    """
+
+    version: ClassVar[int] = 2
+
+    argument: ClassVar[str | None] = "spec"
+    operational: ClassVar[frozenset[str]] = LLM.operational | {"base_url", "timeout_s", "max_tries", "stream"}
+    outward: ClassVar[frozenset[str]] = frozenset({"spec", "base_url", "settings"})
+
+    spec: str
+    settings: dict[str, Any] = {}
+    temperature: float | None = 0.0
+    max_tokens: PositiveInt | None = 1024
+    base_url: str | None = None
+    context_length: PositiveInt | None = None
+    timeout_s: PositiveFloat = 180.0
+    max_tries: PositiveInt = 10
+    stream: bool = False
+    thinking_markers: ThinkingMarkers = []
+
+    _made: BaseChatModel | None = PrivateAttr(default=None)
+    _rng: random.Random = PrivateAttr(default_factory=random.Random)
+    _http: httpx2.AsyncClient | None = PrivateAttr(default=None)
+    _is_stream_only: bool = PrivateAttr(default=False)
+    _has_answered: bool = PrivateAttr(default=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, fields: Any) -> Any:
+        return {**_sampling_of(fields.get("spec")), **fields} if isinstance(fields, dict) else fields
+
+    @model_validator(mode="after")
+    def _fit_to_be_written_down(self) -> LangChain:
+        refuse_secrets({**self.settings, "base_url": self.base_url}, f"llm langchain:{self.spec}")
+        if doubles := [name for name in _COMMON if name in self.settings]:
+            raise ValueError(f"settings.{doubles[0]} is llm.{doubles[0]}; set that")
+        return self
+
+    @classmethod
+    def names_code(cls, settings: Mapping[str, Any]) -> bool:
+        """A model by name is data, a factory is code."""
+        return _is_factory(settings.get("spec"))
+
+    @property
+    def prompt_budget(self) -> int | None:
+        """What the answer leaves of the context, where its length is known."""
+        if self.context_length is None:
+            return None
+        if (left := self.context_length - (self.max_tokens or 0)) <= 0:
+            raise UsageError(
+                f"llm.max_tokens ({self.max_tokens}) leaves no room for a prompt in "
+                f"llm.context_length ({self.context_length})"
+            )
+        return left
+
+    @property
+    def answer_budget(self) -> int | None:
+        """What is asked for; a provider's own limit is not known."""
+        return self.max_tokens
+
+    def identity(self) -> dict[str, Any]:
+        """The file of a factory of the user's own counts as well."""
+        if not _is_factory(self.spec):
+            return super().identity()
+        import_object(self.spec, self._name)
+        return super().identity() | source_hash(self.spec.partition(":")[0])
+
+    def changed(self, base: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+        """What differs from `base`, and from the defaults of a model of this kind."""
+        return super().changed({**_sampling_of(self.spec), **base})
+
+    def check(self) -> dict[str, Any]:
+        """Make the model: a package, a key or a factory that is missing or wrong is found before the first question."""
+        made = type(self._model())
+        package = made.__module__.partition(".")[0].replace("_", "-")
+        try:
+            return {"class": f"{made.__module__}:{made.__qualname__}", "package": f"{package} {version(package)}"}
+        except PackageNotFoundError:
+            return {"class": f"{made.__module__}:{made.__qualname__}"}
+
+    async def generate(self, prompt: RenderedPrompt) -> Completion:
+        """One answer, asked for again up to `max_tries` times where that can help."""
+        return await asked(lambda: self._call(prompt), self.max_tries, self._rng, self.spec)
+
+    async def close(self) -> None:
+        """Let the model go: its connections belong to the event loop that it was used in."""
+        self._made = None
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    async def _call(self, prompt: RenderedPrompt) -> Completion:
+        model, streams = self._model(), self.stream or self._is_stream_only
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                message = await (_streamed(model, prompt.messages) if streams else model.ainvoke(prompt.messages))
+        except TimeoutError as error:
+            raise TransientError(f"no answer within {self.timeout_s:g} s") from error
+        except (QilinError, TransientError):
+            raise
+        except Exception as error:  # each provider has errors of its own
+            may_stream = not streams and (self._is_stream_only or not self._has_answered)
+            if may_stream and must_stream(f"{error} {getattr(error, 'body', '')}"):
+                self._say_stream_only()
+                return await self._call(prompt)
+            if isinstance(error, OSError):  # most clients don't say what they could not open
+                connection.certificates()
+            sent = [prompt.query, *(each["content"] for each in prompt.messages)]
+            raise meaning(error, self._name, sent) from error
+        self._has_answered = True
+        return completion(message, self.spec, time.perf_counter() - started, self.thinking_markers, self.max_tokens)
+
+    def _say_stream_only(self) -> None:
+        if not self._is_stream_only:
+            logger.warning("%s can only be streamed, so its answers are read as a stream (said once)", self.spec)
+        self._is_stream_only = True
+
+    @property
+    def _name(self) -> str:
+        return f"llm langchain:{self.spec}"
+
+    def _model(self) -> BaseChatModel:
+        if self._made is None:
+            require("langchain", "langchain", "langchain_core", what=self._name)
+            self._made = self._from_factory() if _is_factory(self.spec) else self._by_name()
+        return self._made
+
+    def _common(self) -> dict[str, Any]:
+        return {name: value for name in _COMMON if (value := getattr(self, name)) is not None}
+
+    def _from_factory(self) -> BaseChatModel:
+        from langchain_core.language_models import BaseChatModel
+
+        return make_object(self.spec, self._name, BaseChatModel, {**self._common(), **self.settings})
+
+    def _by_name(self) -> BaseChatModel:
+        """Made twice: what the class takes, and what it calls it, is known only of a model that is there.
+
+        A setting that its class doesn't know would be dropped without a word.
+        """
+        given = {**self._common(), **self.settings}
+        made = type(self._init(given))
+        taken = parameters(made)
+        if "max_tokens" in given and "max_tokens" not in taken:
+            name = next((name for name in _MAX_TOKENS_ELSEWHERE if name in taken), "max_tokens")
+            given[name] = given.pop("max_tokens")
+        if ignored := [name for name in _COMMON if name in given and name not in taken]:
+            raise UsageError(
+                f"{self._name}: {made.__name__} takes no {ignored[0]}; leave it out with --set llm.{ignored[0]}=null"
+            )
+        ours: dict[str, Any] = {"timeout": self.timeout_s, "max_retries": 0}
+        if self._address and "http_async_client" in taken and not os.environ.get("OPENAI_PROXY"):  # a class of OpenAI's
+            ours["http_async_client"] = self._http = connection.open_async_http(self._address)
+        return self._init({**{name: value for name, value in ours.items() if name in taken}, **given})
+
+    @property
+    def _address(self) -> str:
+        """Where the model is asked, as far as it is known here."""
+        if self.base_url:
+            return self.base_url
+        match self.spec.split(":")[0] if ":" in self.spec else "openai":
+            case "openai":
+                named = os.environ.get("OPENAI_API_BASE") or os.environ.get("OPENAI_BASE_URL")
+                return named or "https://api.openai.com/v1"
+            case "azure_openai":
+                return str(self.settings.get("azure_endpoint") or os.environ.get("AZURE_OPENAI_ENDPOINT") or "")
+        return ""
+
+    def _init(self, given: Mapping[str, Any]) -> BaseChatModel:
+        from langchain.chat_models import init_chat_model
+
+        try:
+            with connection.environment_for(self._address):
+                return init_chat_model(self.spec, **given)
+        except ImportError as error:
+            raise UsageError(f"{self._name}: {error}") from error
+        except Exception as error:
+            if isinstance(error, OSError):  # most clients don't say what they could not open
+                connection.certificates()
+            said = f"{self._name} can't be set up: {one_line(error)}"
+            is_unknown = isinstance(error, ValueError) and not isinstance(error, ValidationError)
+            raise (UsageError if is_unknown else FatalLLMError)(said) from error
+
+
+async def _streamed(model: BaseChatModel, messages: Any) -> Any:
+    """The message that the chunks of a stream add up to."""
+    speaks_openai = any(each.__module__.startswith("langchain_openai.") for each in type(model).__mro__)
+    whole: Any = None
+    try:
+        async for chunk in model.astream(messages, **({"stream_usage": True} if speaks_openai else {})):
+            whole = chunk if whole is None else whole + chunk
+    except ValueError as error:
+        if "No generation chunks" not in str(error):  # LangChain's words for an empty stream
+            raise
+    if whole is None or (speaks_openai and ending_word(whole.response_metadata or {}) is None):
+        raise TransientError("the stream ended before the answer did")
+    return whole
+
+
+def _is_factory(spec: Any) -> bool:
+    """Whether this is `package.module:factory`, and not a model by name."""
+    provider, colon, _ = str(spec).partition(":")
+    return bool(colon) and provider not in PROVIDERS
+
+
+def _sampling_of(spec: Any) -> dict[str, Any]:
+    """A factory's sampling is its own affair; elsewhere the defaults of the fields hold."""
+    return {"temperature": None, "max_tokens": None} if _is_factory(spec) else {}

@@ -1,0 +1,147 @@
+"""What comes back from a chat model of LangChain, in our terms: messages, and the errors of its providers.
+
+Providers agree neither on where they say how an answer ended nor on classes of errors: both are known here by the
+names that they use. What an error means is read from its HTTP status and body, by the same table as anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qilin_rag.core.plugins import one_line, redacted
+from qilin_rag.core.types import Completion, Usage
+from qilin_rag.llms.refusal_bodies import Refusal, read_refusal, without_echo
+from qilin_rag.llms.refusals import Caller, as_error
+from qilin_rag.llms.replies import PASSING, read_ending, read_reply, read_usage
+from qilin_rag.llms.retry import TransientError
+from qilin_rag.llms.thinking import Markers
+
+_WHERE = ("finish_reason", "stop_reason", "stopReason", "done_reason", "completion_reason", "status")
+_LONGEST_CHAIN = 5
+_NO_CHAT = re.compile(r"got str: ['\"](.*)['\"]$", re.DOTALL)  # langchain-openai: the body of a 200 that is no JSON
+_LEFT_OUT = {name: f"leave it out with --set llm.{name}=null" for name in ("temperature", "max_tokens")}
+
+
+def completion(
+    message: Any, model: str, latency_s: float, markers: Markers = (), most_tokens: int | None = None
+) -> Completion:
+    """An AIMessage as our Completion; `model` is what the model is called where the message doesn't say."""
+    about = message.response_metadata or {}
+    ended = ending(about)
+    if ended == PASSING:
+        raise TransientError(f"the model ended the answer with {ending_word(about)!r}")
+    fields = {**(message.additional_kwargs or {}), "content": message.content}
+    fields.setdefault("tool_calls", getattr(message, "tool_calls", None))
+    usages = [
+        read_usage(each) for each in (message.usage_metadata, about.get("token_usage"), about.get("usage")) if each
+    ]
+    usage = next((each for each in usages if each.prompt_tokens or each.completion_tokens), (*usages, Usage())[0])
+    read = read_reply(fields, ended, usage, markers=markers, most_tokens=most_tokens)
+    name = str(about.get("model_name") or about.get("model") or model)
+    return read.model_copy(update={"model": name, "latency_s": latency_s})
+
+
+def ending(about: Mapping[str, Any]) -> str:
+    """How an answer ended, out of a message's response_metadata, as `read_ending` has it."""
+    return read_ending(ending_word(about))
+
+
+def ending_word(about: Mapping[str, Any]) -> Any:
+    """The provider's own word for it, None where it says none."""
+    why_incomplete = about.get("incomplete_details")
+    said = why_incomplete.get("reason") if isinstance(why_incomplete, Mapping) else None
+    return said or next((about[name] for name in _WHERE if about.get(name)), None)
+
+
+def meaning(error: Exception, name: str, sent: Sequence[str] = ()) -> Exception:
+    """Return what an error of a provider means: for this question, for all, or only for now.
+
+    `sent`: the texts that were sent, which an error may repeat.
+    """
+    caller = Caller(
+        name=name,
+        no_model=": no such model or address",
+        key=": the key was refused",
+        check="check the environment variable that holds it",
+        redact=redacted,
+        fields=_LEFT_OUT,
+    )
+    return as_error(without_echo(read_error(error), sent), caller)
+
+
+def read_error(error: Exception) -> Refusal:
+    """Read an exception of any provider: its response, what else it carries, and what it was raised from.
+
+    The classes count where there is no response to read, and its text where that says nothing.
+    """
+    chain = [error]
+    while len(chain) < _LONGEST_CHAIN and isinstance(cause := chain[-1].__cause__, Exception):
+        chain.append(cause)
+    telling = next((each for each in chain if _status(each) is not None), error)
+    if found := _NO_CHAT.search(str(error)):
+        return read_refusal(200, {}, found[1])
+    status, headers, body = _status(telling), _headers(telling), _body(telling)
+    is_in_200 = status is None and bool(error.args) and body is error.args[0]
+    read = read_refusal(200 if is_in_200 else status, headers, body)
+    if read.status is None or not read.words:
+        classes = {kind.__name__.lower() for each in chain for kind in type(each).__mro__}
+        if getattr(error, "is_retryable", False):
+            classes.add("retryable")
+        text = one_line(error)
+        read = read._replace(codes=read.codes | classes, words=read.words or read_refusal(status, headers, text).words)
+    return read
+
+
+def _body(error: Exception) -> Any:
+    """The body of a response, parsed or not, or what stands for it; None if there is none."""
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):  # botocore
+        return response.get("Error") or response
+    found = _text_of(response)
+    if found:
+        return found
+    places = [getattr(error, name, None) for name in ("body", "details", "errors", "error")]
+    found = next((each for each in places if each and isinstance(each, Mapping | list | str | bytes)), None)
+    code = getattr(error, "code", None)
+    if found is not None and isinstance(code, str):
+        return [{"code": code}, found]
+    if found is not None:
+        return found
+    if error.args and isinstance(error.args[0], Mapping):  # langchain-openai: an error inside a 200
+        return error.args[0]
+    return {"code": code, "message": str(error)} if isinstance(code, str) else None
+
+
+def _text_of(response: Any) -> Any:
+    """The text of an HTTP response of any client, if it was read."""
+    try:
+        text = getattr(response, "text", None)
+    except Exception:  # httpx: a response that was streamed and not read
+        return None
+    return text if isinstance(text, str) else None
+
+
+def _headers(error: Exception) -> Mapping[str, Any]:
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):
+        headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    else:
+        headers = getattr(response, "headers", None) or getattr(error, "headers", None)
+    return headers if isinstance(headers, Mapping) else {}
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that an error speaks of, wherever its class keeps it; a broken transfer has none of its own."""
+    if "http_exceptions" in type(error).__module__:  # of aiohttp's parser, which calls it 400
+        return None
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):  # botocore
+        response = response.get("ResponseMetadata", {})
+        return int(response["HTTPStatusCode"]) if "HTTPStatusCode" in response else None
+    places = [
+        *(getattr(error, name, None) for name in ("status_code", "http_status", "status", "code")),
+        *(getattr(response, name, None) for name in ("status_code", "status")),
+    ]
+    return next((int(status) for status in places if isinstance(status, int) and 100 <= status < 600), None)

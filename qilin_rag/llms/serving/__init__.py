@@ -1,0 +1,1 @@
+"""Servers of LLMs on this machine, started and ended by us."""

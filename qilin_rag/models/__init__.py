@@ -1,0 +1,1 @@
+"""Neural models: fetched, checked, and texts made vectors by them."""

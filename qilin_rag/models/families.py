@@ -1,0 +1,148 @@
+"""What families of encoders document and their files may leave open: pooling, prefixes, a last token."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from qilin_rag.core.errors import UsageError
+from qilin_rag.models.pretrained import adapted_models, find_model
+
+Pooling = Literal["mean", "cls", "max", "lasttoken"]
+_SEARCH_TASK = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+_SEARCH_ZH = "为这个句子生成表示以用于检索相关文章："
+_SEARCH_EN = "Represent this sentence for searching relevant passages: "
+
+
+class Family(NamedTuple):
+    """A family of encoders, by the names of its models: what its model cards document.
+
+    The vectors of all of them are compared by cosine. `last_token` is what the pooled last token has to be.
+    """
+
+    name: str
+    pattern: str
+    pooling: Pooling
+    query: str = ""
+    passage: str = ""
+    last_token: str | None = None
+
+
+# The first that matches counts. The instruct models of E5 take a task's description, which nobody can know here.
+FAMILIES = (
+    Family("Qwen3-Embedding", r"qwen3-embedding", "lasttoken", _SEARCH_TASK, last_token="<|endoftext|>"),
+    Family("bge", r"(^|[-_])bge-(small|base|large)-zh", "cls", _SEARCH_ZH),
+    Family("bge", r"(^|[-_])bge-(small|base|large)-en", "cls", _SEARCH_EN),
+    Family("bge", r"(^|[-_])bge-(?!.*(gemma|icl|reranker))", "cls"),
+    Family("e5", r"(^|[-_])e5-(?!.*(instruct|mistral))", "mean", "query: ", "passage: "),
+    Family("e5", r"(^|[-_])e5-(?!.*mistral)", "mean"),
+    Family("gte", r"(^|[-_])gte-(qwen|.*qwen2)", "lasttoken", f"{_SEARCH_TASK} "),
+    Family("gte", r"(^|[-_])gte-(.*-zh|multilingual|modernbert|.*-v1\.5)", "cls"),
+    Family("gte", r"(^|[-_])gte-(small|base|large)", "mean"),
+    Family("arctic-embed", r"arctic-embed-.*v2", "cls", "query: "),
+    Family("arctic-embed", r"arctic-embed", "cls", _SEARCH_EN),
+    Family("mxbai-embed", r"mxbai-embed", "cls", _SEARCH_EN),
+    Family("bce-embedding", r"bce-embedding", "cls"),
+    Family("simcse", r"simcse", "cls"),
+    Family("jina-embeddings", r"jina-embeddings-v[23]", "mean"),
+    Family("m3e", r"(^|[-_])m3e-", "mean"),
+    Family("text2vec", r"text2vec", "mean"),
+)
+
+
+class Assumed(NamedTuple):
+    """A pooling that a model's files don't name, and why it is taken."""
+
+    pooling: Pooling
+    reason: str
+    is_documented: bool
+
+
+def family_of(folder: Path, name: str) -> Family | None:
+    """Return the family of the model in `folder`, given under `name` (a hub name, or the folder itself).
+
+    It is known by that name, by the hub's name of a folder in its cache, or by what the model's configuration says
+    it was made from.
+    """
+    for known_as in _names(folder, name):
+        for family in FAMILIES:
+            if re.search(family.pattern, known_as.lower()):
+                return family
+    return None
+
+
+def assumed_pooling(folder: Path, name: str) -> Assumed | None:
+    """Return how token vectors are pooled if the model's own files don't say it; None if they do."""
+    config = _config(folder)
+    if (folder / "modules.json").is_file() or config.get("model_type") == "model2vec":
+        return None
+    family = family_of(folder, name)
+    if _is_causal(config) and (family is None or family.pooling in ("cls", "mean")):
+        return Assumed("lasttoken", "since it reads left to right", is_documented=False)
+    if family:
+        return Assumed(family.pooling, f"as the family {family.name} documents", is_documented=True)
+    return Assumed("mean", "as most encoders are pooled", is_documented=False)
+
+
+def assumed_last_token(folder: Path, name: str) -> str | None:
+    """Return the token that has to end each text by the model's family; None if the model's own files decide."""
+    family = None if (folder / "modules.json").is_file() else family_of(folder, name)
+    return family.last_token if family else None
+
+
+def sentence_transformers_config(folder: Path) -> dict[str, Any]:
+    """Return what a model's folder tells sentence-transformers; empty if it tells nothing."""
+    path = folder / "config_sentence_transformers.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} can't be read: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _names(folder: Path, name: str) -> list[str]:
+    """The names that a model is known by, the surest first."""
+    given = Path(name).expanduser()
+    place = (given if given.exists() else folder).resolve()
+    names = [place.name if given.exists() else name.rpartition("/")[2]]
+    names += [part.rpartition("--")[2] for part in place.parts if part.startswith("models--")]
+    made_from = _config(folder).get("_name_or_path")
+    if isinstance(made_from, str):
+        names.append(re.split(r"[\\/]", made_from.rstrip("\\/"))[-1])
+    return names
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The configuration of transformers, of an adapter that of its base model; empty if it can't be read.
+
+    Whoever loads the model will say why it can't.
+    """
+    bases = [base for path, name in adapted_models(folder) if path.parent == folder and (base := find_model(name))]
+    for place in (folder, *bases):
+        try:
+            content = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return content if isinstance(content, dict) else {}
+    return {}
+
+
+def _is_causal(config: dict[str, Any]) -> bool:
+    """Whether no token sees those after it, so that only the last has seen the whole text."""
+    if config.get("is_causal") is False or config.get("use_bidirectional_attention"):
+        return False
+    if any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or []):
+        return True
+    model_type = config.get("model_type")
+    if model_type is None or config.get("is_encoder_decoder"):
+        return False
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES

@@ -1,0 +1,45 @@
+"""What stands before a text that a bi-encoder reads: as the model declares it, else as its family documents it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from qilin_rag.models.families import family_of, sentence_transformers_config
+
+_PASSAGE_PROMPTS = ("document", "passage", "corpus")  # the names sentence-transformers looks for, in its order
+
+
+class Prefixes(NamedTuple):
+    """Put directly before each query and each passage; empty for none."""
+
+    query: str
+    passage: str
+
+
+def model_prefixes(folder: Path, name: str) -> Prefixes:
+    """The prefixes of the model in `folder`, given under `name` (a hub name, or the folder itself)."""
+    declared = _declared(folder)
+    passage = next((text for prompt in _PASSAGE_PROMPTS if (text := declared.get(prompt))), "")
+    query = declared.get("query") or ""
+    if query or passage or (declared and _is_trained_here(folder)):
+        return Prefixes(query, passage)
+    family = family_of(folder, name)
+    return Prefixes(family.query, family.passage) if family else Prefixes("", "")
+
+
+def _is_trained_here(folder: Path) -> bool:
+    """Whether `train` wrote this model: then an empty prefix is one that it was trained with.
+
+    Other programs write empty prompts into every model that they save.
+    """
+    return (folder.parent / "ranker.json").is_file()
+
+
+def _declared(folder: Path) -> dict[str, Any]:
+    """The prompts by name in sentence-transformers' configuration."""
+    return {
+        key: text
+        for key, text in (sentence_transformers_config(folder).get("prompts") or {}).items()
+        if isinstance(text, str)
+    }

@@ -1,0 +1,271 @@
+"""An LLM asked many things at a time: each reply is a line on disk the moment it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from qilin_rag.config.run import RunConfig
+from qilin_rag.core.cache import cache_dir
+from qilin_rag.core.errors import QilinError
+from qilin_rag.core.progress import Advance
+from qilin_rag.core.text import clean, fewest_tokens, has_words
+from qilin_rag.core.third_party import third_party
+from qilin_rag.core.types import (
+    NO_TOKENS,
+    Completion,
+    Exchange,
+    Mark,
+    RenderedPrompt,
+    Status,
+)
+from qilin_rag.llms import LLM, LLMError
+from qilin_rag.llms.cache import ResponseCache, request_key
+from qilin_rag.llms.replies import FILTER_SAID, FILTERED, LENGTH, PASSING, REFUSED, STOP, read_ending
+from qilin_rag.llms.same_refusals import SameRefusals, without_numbers
+from qilin_rag.llms.serving.server import serving
+from qilin_rag.pipeline.run_directory import RunDirectory
+from qilin_rag.prompts.templates import PromptTooLongError, estimated_tokens
+
+logger = logging.getLogger(__name__)
+
+
+def most_frequent_reason(lost: Iterable[Exchange]) -> str:
+    """The end of a message about lines without an answer: the reason that most of them have, and how many."""
+    reasons = [line.error or line.why_unanswered for line in lost]
+    if not reasons:
+        return ""
+    [(most, n)] = Counter(map(without_numbers, reasons)).most_common(1)
+    first = next(reason for reason in reasons if without_numbers(reason) == most)
+    return f"; {'all' if n == len(reasons) else f'most often ({n} of {len(reasons)})'}: {first}"
+
+
+def is_too_many(failed: int, total: int, fail_on_error: float) -> bool:
+    """Whether more failed than allowed: a share of all below 1, else a number."""
+    return failed > (fail_on_error * total if fail_on_error < 1 else fail_on_error)
+
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Exchange)
+
+
+class Asking(NamedTuple):
+    """An LLM and how it is asked."""
+
+    llm: LLM
+    concurrency: int
+    cache: ResponseCache | None = None
+
+
+class Asked(NamedTuple, Generic[E]):
+    """A line that is done, and what the response cache should keep of it: an answer, whole or cut off.
+
+    `is_refused`: the LLM gave no reply to it, and said why.
+    """
+
+    line: E
+    kept: tuple[str, Completion] | None = None
+    is_refused: bool = False
+
+
+class Reply(NamedTuple):
+    """A completion with the prompt it answers; `key`: the one under which a new one is to be kept."""
+
+    prompt: RenderedPrompt
+    completion: Completion
+    key: str | None
+
+
+def ask_all(
+    asking: Asking,
+    jobs: Iterable[T],
+    ask: Callable[[T], Awaitable[Asked[E]]],
+    directory: RunDirectory,
+    advance: Advance,
+    file_name: str,
+) -> None:
+    """`ask` all jobs, so many at a time; what comes back is a line of the file the moment it is there.
+
+    Jobs are taken from the iterator when their turn comes.
+    """
+    with directory.line_writer(file_name) as writer:
+        same = SameRefusals(directory.path / file_name)
+
+        def finish(asked: Asked[E]) -> None:
+            writer.write(asked.line)
+            advance(failed=asked.line.is_lost)
+            same.end(asked.line, asked.is_refused)
+
+        async def ask_in_turn(job: T) -> Asked[E]:
+            await same.begin()
+            return await ask(job)
+
+        try:
+            _run_async(lambda: _ask_all(asking, jobs, ask_in_turn, finish))
+        finally:
+            if asking.cache:
+                asking.cache.close()
+
+
+@contextmanager
+def opened(config: RunConfig, llm: LLM, log: Path) -> Iterator[Asking]:
+    """An LLM that is there, its server started where it is ours (what that says goes to `log`), and how it is asked."""
+    cache = ResponseCache(cache_dir() / "responses.sqlite") if config.cache else None
+    with serving(llm, config.llm_label, log) if config.serve else nullcontext(llm) as served:
+        with third_party(f"llm {served.called()}"):
+            served.check()
+        yield Asking(served, config.concurrency, cache)
+
+
+def _run_async(work: Callable[[], Any]) -> None:
+    """Run a coroutine to its end, in a thread of its own where a loop is running already (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work())
+        return
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(work())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+
+
+async def _ask_all(
+    asking: Asking, jobs: Iterable[T], ask: Callable[[T], Awaitable[Asked[E]]], finish: Callable[[Asked[E]], None]
+) -> None:
+    """Ask all jobs, so many at a time; the first error that stops the run cancels what is under way."""
+    queue = iter(jobs)
+
+    async def worker() -> None:
+        for job in queue:
+            asked = await ask(job)
+            finish(asked)
+            if asked.kept and asking.cache:  # after the line, so that a cached answer is never one of this run's own
+                asking.cache.put(*asked.kept)
+            await asyncio.sleep(0)  # a reader that never waits must not keep Ctrl-C waiting either
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(asking.concurrency):
+                group.create_task(worker())
+    except* QilinError as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        try:
+            await asking.llm.close()
+        except Exception as error:
+            logger.warning("closing %s failed: %s", asking.llm.called(), error)
+
+
+async def as_line(kind: type[E], fields: dict[str, Any], ask: Callable[[], Awaitable[Reply]]) -> Asked[E]:
+    """A line with these fields and the reply of `ask`; what can't be answered becomes a failed one with the reason.
+
+    `ask` may add to the fields.
+    """
+    fields |= {"answer": "", "raw": ""}
+    try:
+        prompt, completion, key = await ask()
+        done = kind(**fields | _outcome(completion), short_count=_is_short(prompt, completion))
+        return Asked(done, (key, completion) if key and done.is_answered else None)
+    except LLMError as error:
+        failed = kind(**fields, status="failed", error=clean(str(error)), retries=error.retries)
+        return Asked(failed, is_refused=True)
+    except PromptTooLongError as error:
+        return Asked(kind(**fields, status="failed", error=clean(str(error))))
+    except QilinError:
+        raise
+    except Exception as error:  # an LLM of the user's own may raise anything; it costs this question only
+        logger.debug("%s %s", *next(iter(fields.items())), exc_info=True)
+        return Asked(kind(**fields, status="failed", error=clean(f"{type(error).__name__}: {error}")))
+
+
+async def complete(asking: Asking, prompt: RenderedPrompt) -> Reply:
+    """The LLM's answer, or that to an earlier request like this."""
+    request = asking.llm.request(prompt) if asking.cache else None
+    if request is None or asking.cache is None:
+        return Reply(prompt, await asking.llm.generate(prompt), None)
+    key = request_key(request)
+    if found := kept_answer(asking.llm, asking.cache, key):
+        return Reply(prompt, found.model_copy(update={"cached": True, "latency_s": 0.0, "retries": 0}), None)
+    return Reply(prompt, await asking.llm.generate(prompt), key)
+
+
+def kept_answer(llm: LLM, cache: ResponseCache, key: str) -> Completion | None:
+    """Return the answer to an earlier request; None also where what an older version kept holds none."""
+    kept = cache.get(key)
+    read = kept and llm.read_again(kept)
+    return read if read and _status(read)[0] in ("ok", "truncated") and _has_answer(read) else None
+
+
+def _is_short(prompt: RenderedPrompt, completion: Completion) -> bool:
+    """Whether the server counted fewer tokens than this prompt can have."""
+    counted = completion.usage.prompt_tokens
+    if not counted or 3 * counted >= estimated_tokens(prompt.messages):  # quickly said, and true of nearly all
+        return False
+    return counted < sum(fewest_tokens(message["content"]) for message in prompt.messages)
+
+
+def _outcome(completion: Completion) -> dict[str, Any]:
+    """The part of a sample that the LLM made."""
+    status, marks = _status(completion)
+    return {
+        "answer": clean(completion.text),
+        "raw": clean(completion.raw),
+        "model": clean(completion.model),
+        "finish_reason": clean(completion.finish_reason),
+        "usage": completion.usage,
+        "latency_s": completion.latency_s,
+        "cached": completion.cached,
+        "retries": completion.retries,
+        "status": status,
+        "marks": marks,
+        "error": _why_unanswered(status, completion),
+    }
+
+
+def _status(completion: Completion) -> tuple[Status, list[Mark]]:
+    """The status that a completion gives its question, with the marks of doubt."""
+    ended = read_ending(completion.finish_reason)
+    if ended in (REFUSED, FILTERED):
+        return "filtered", []
+    if ended == PASSING:
+        return "failed", []
+    if ended == LENGTH:
+        return "truncated", completion.marks
+    if not _has_answer(completion):
+        return "empty", []
+    return "ok", completion.marks if ended == STOP else [*completion.marks, "odd_ending"]
+
+
+def _has_answer(completion: Completion) -> bool:
+    return has_words(completion.text) or completion.usage == NO_TOKENS
+
+
+def _why_unanswered(status: Status, completion: Completion) -> str | None:
+    """The reason why there is no answer; None where there is one, or a filter held it back without a word."""
+    if status == "failed":
+        return clean(f"the answer ended with {completion.finish_reason!r}")
+    if completion.finish_reason == FILTERED and (completion.why_empty or "").startswith(FILTER_SAID):
+        return clean(completion.why_empty or "")
+    if read_ending(completion.finish_reason) == REFUSED:
+        return clean(completion.why_empty or "refused")
+    if _has_answer(completion) or completion.finish_reason == FILTERED:
+        return None
+    why = completion.why_empty or "there is nothing to be seen in the answer"
+    is_odd = status == "empty" and read_ending(completion.finish_reason) != STOP
+    return clean(f"{why}; it ended with {completion.finish_reason!r}" if is_odd else why)

@@ -1,0 +1,67 @@
+"""What the clock says of a run, over all its sessions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from qilin_rag.core.errors import QilinError
+from qilin_rag.core.types import Exchange, Times
+from qilin_rag.pipeline.run_directory import RunDirectory
+
+STAGES = ("retrieval", "generation", "scoring")
+_LEAST_LIMIT = 16  # tokens: a server that counts only what was not in its cache is left with fewer of a known prompt
+_SAME = 0.98  # counts at a limit are alike, but for characters that were cut in two
+
+
+class Clock:
+    """The seconds of each stage in one sitting of a run."""
+
+    def __init__(self) -> None:
+        """Nothing of the sitting is written down yet."""
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+        self._finished: set[str] = set()
+        self._before = Times()
+        self._asks = False
+        self._is_on_record = False
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what happens inside."""
+        started = time.perf_counter()
+        try:
+            yield
+            self._finished.add(name)
+        finally:
+            self._seconds[name] += time.perf_counter() - started
+
+    def begin(self, before: Times, asks: bool) -> Times:
+        """What to write down before the first call (`asks`: there will be one); all there will be if we are killed."""
+        self._before, self._asks, self._is_on_record = before, asks, True
+        more = {"sittings": 1, "untimed": 1, "cut_off": int(asks)}
+        return before.model_copy(update={name: getattr(before, name) + n for name, n in more.items()})
+
+    def end(self) -> Times:
+        """The times of the run with this sitting, which was begun."""
+        took = {f"{stage}_s": self._seconds[stage] for stage in STAGES}
+        counted = {"sittings": 1, "cut_off": int(self._asks and "generation" not in self._finished)}
+        return self._before.model_copy(
+            update={name: round(getattr(self._before, name) + more, 3) for name, more in {**took, **counted}.items()}
+        )
+
+    @contextmanager
+    def kept_by(self, directory: RunDirectory) -> Iterator[None]:
+        """A sitting that is on record leaves its seconds there also if it ends in an error, or is interrupted."""
+        try:
+            yield
+        finally:
+            if self._is_on_record:
+                with suppress(QilinError):
+                    directory.write_manifest(directory.read_manifest().model_copy(update={"times": self.end()}))
+
+
+def _was_read(line: Exchange) -> bool:
+    """Whether the server charges for a line: a reply came, unless a filter refused the prompt unread."""
+    is_unread = line.status == "filtered" and not line.raw and not line.latency_s
+    return line.finish_reason is not None and not is_unread

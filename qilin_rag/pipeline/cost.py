@@ -1,0 +1,170 @@
+"""What a run took: seconds by stage, tokens, and what they cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from qilin_rag.core.text import counted
+from qilin_rag.core.types import (
+    Cost,
+    Exchange,
+    Price,
+    Summary,
+    Usage,
+)
+from qilin_rag.core.units import format_amount, format_seconds
+from qilin_rag.pipeline.clock import _LEAST_LIMIT, _SAME, STAGES, _was_read
+from qilin_rag.pipeline.run_directory import Manifest
+
+
+def spent_on(lines: Iterable[Exchange]) -> Summary:
+    """What the calls of these lines took, which are gone through once: tokens, those uncounted, answers cached."""
+    taken = Tally(lines)
+    counted = {"cached": taken.cached, "retries": taken.retries, "uncounted": taken.uncounted}
+    return Summary(metrics={}, counts={}, usage=taken.usage, **counted)
+
+
+class Tally:
+    """Adds up what calls took, line by line, and tells what to make of prompts that were counted short.
+
+    A count that is too small for its prompt has one of two reasons. The server read only a part of the prompt, up to a
+    limit: then all such counts are at this limit, and no prompt has a larger one; or it says itself what was in its
+    cache, so that nothing is left out. Or it left out what was in its cache without a word: then the tokens of the
+    prompt are not known. Where the counts don't prove the first, the second is assumed.
+    """
+
+    def __init__(self, lines: Iterable[Exchange] = ()) -> None:
+        """Begin with these lines."""
+        self.cached = self.retries = 0
+        self._sums: dict[str, int] = {}
+        self._uncounted = 0
+        self._largest = 0
+        self._n_doubtful = self._n_doubtful_calls = self._tokens_doubtful = 0
+        self._least_doubtful: float = math.inf
+        for line in lines:
+            self.add(line)
+
+    def add(self, line: Exchange) -> None:
+        """Count one line more."""
+        counts = {name: n for name, n in line.usage if n is not None}
+        self.cached += line.cached
+        self._largest = max(self._largest, counts.get("prompt_tokens", 0))
+        is_doubtful = line.short_count and line.usage.cached_tokens is None and "prompt_tokens" in counts
+        if is_doubtful:
+            self._n_doubtful += 1
+            self._least_doubtful = min(self._least_doubtful, counts["prompt_tokens"])
+        if line.cached:
+            return
+        self.retries += line.retries
+        if is_doubtful:
+            self._tokens_doubtful += counts.pop("prompt_tokens")
+            self._n_doubtful_calls += "completion_tokens" in counts
+        for name, n in counts.items():
+            self._sums[name] = self._sums.get(name, 0) + n
+        is_known = is_doubtful or "prompt_tokens" in counts
+        if _was_read(line) and not (is_known and "completion_tokens" in counts):
+            self._uncounted += 1
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether the prompts that were counted short are all at one limit, which no prompt goes beyond."""
+        return self._n_doubtful > 1 and self._largest > _LEAST_LIMIT and self._least_doubtful >= _SAME * self._largest
+
+    def is_cut(self, line: Exchange) -> bool:
+        """Return whether the server read only a part of this line's prompt."""
+        return line.short_count and (line.usage.cached_tokens is not None or self.has_limit)
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens that are known; of a kind of which none are, None."""
+        sums = dict(self._sums)
+        if self._tokens_doubtful and self.has_limit:
+            sums["prompt_tokens"] = sums.get("prompt_tokens", 0) + self._tokens_doubtful
+        return Usage(**sums)
+
+    @property
+    def uncounted(self) -> int:
+        """How many replies have not both numbers of tokens."""
+        return self._uncounted + (0 if self.has_limit else self._n_doubtful_calls)
+
+
+def calls_s(lines: Iterable[Exchange]) -> float:
+    """Seconds that all calls took, one by one."""
+    return round(sum(line.latency_s for line in lines), 3)
+
+
+def cost_of(summary: Summary, price: Price | None) -> Cost:
+    """Price a run's answers by a price list; unknown as soon as a part of it is.
+
+    Of discounts only that of tokens in the provider's cache is known, where the price list has it.
+    """
+    usage = summary.usage
+    if summary.uncounted:
+        return Cost(unknown=f"{counted(summary.uncounted, 'answer')} without a count of tokens")
+    if usage.prompt_tokens is None or usage.completion_tokens is None:
+        return Cost(amount=0.0) if summary.cached else Cost(unknown="nothing was answered")
+    if price and usage.cache_write_tokens:
+        n_tokens = counted(usage.cache_write_tokens, "token")
+        what = f"{n_tokens} put into the provider's cache, at a price that is not known"
+        return Cost(unknown=what)
+    return tokens_cost(usage.prompt_tokens, usage.completion_tokens, price, usage.cached_tokens or 0)
+
+
+def tokens_cost(prompt_tokens: int, completion_tokens: int | None, price: Price | None, cached_tokens: int = 0) -> Cost:
+    """The price of so many tokens; that of none is known in any case."""
+    if prompt_tokens == completion_tokens == 0:
+        return Cost(amount=0.0)
+    if price is None:
+        return Cost(unknown="no price is known; --set llm.price= gives one")
+    if completion_tokens is None:
+        return Cost(unknown="nothing bounds the answers")
+    amount = price.of(prompt_tokens, completion_tokens, cached_tokens)
+    is_most = cached_tokens > 0 and price.cached_per_mtok is None
+    return Cost(amount=amount, at_most=is_most, currency=price.currency, as_of=price.as_of)
+
+
+def price_of(manifest: Manifest) -> Price | None:
+    """The price list that a run was begun with."""
+    price = manifest.config["llm"]["settings"].get("price")
+    return Price.model_validate(price) if price else None
+
+
+def describe(manifest: Manifest, summary: Summary) -> list[str]:
+    """A line of seconds, where they are known, and a line of tokens and their cost."""
+    times = manifest.times
+    total_s = sum(getattr(times, f"{stage}_s") for stage in STAGES)
+    lines = [say_tokens(summary, manifest.cost or Cost(unknown="not recorded"))]
+    if times.sittings > times.untimed:
+        stages = ", ".join(f"{stage} {format_seconds(getattr(times, f'{stage}_s'))}" for stage in STAGES)
+        over = f" in {times.sittings} sittings" if times.sittings > 1 else ""
+        calls = f"; all calls together {format_seconds(manifest.generation_s)}" if manifest.generation_s else ""
+        lines.insert(0, f"{format_seconds(total_s)}{over}: {stages}{calls}")
+    if times.untimed:
+        lines.append(f"{counted(times.untimed, 'sitting')} killed: not in these seconds")
+    if times.cut_off:
+        lines.append(f"{counted(times.cut_off, 'sitting')} cut off: the calls under way then are not in these tokens")
+    return lines
+
+
+def say_tokens(summary: Summary, cost: Cost) -> str:
+    """Tokens as the server counted them, and what they cost."""
+    free = f"; {counted(summary.cached, 'answer')} from the cache, at no cost" if summary.cached else ""
+    if summary.retries:
+        free += f"; {counted(summary.retries, 'try')} beyond the first"
+    if cost.amount is not None and cost.currency is None:
+        return f"no tokens, no cost{free}"
+    counts = {"prompt": summary.usage.prompt_tokens, "completion tokens": summary.usage.completion_tokens}
+    if set(counts.values()) == {None}:
+        tokens = "tokens unknown"
+    else:
+        tokens = " + ".join(f"{'unknown' if n is None else format(n, ',')} {kind}" for kind, n in counts.items())
+    return f"{tokens}, cost {format_cost(cost)}{free}"
+
+
+def format_cost(cost: Cost) -> str:
+    """An amount with its currency and the day of its price list, or `unknown` and why."""
+    if cost.amount is None:
+        return f"unknown ({cost.unknown})"
+    most = "at most " if cost.at_most else ""
+    return f"{most}{format_amount(cost.amount)} {cost.currency} (prices of {cost.as_of})"

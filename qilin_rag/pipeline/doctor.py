@@ -1,0 +1,193 @@
+"""What is here and what is missing for a run: packages, data, models, the server, keys, places to write."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from packaging.requirements import Requirement
+
+from qilin_rag.config.resources import read_yaml, resource_names
+from qilin_rag.config.run import RunConfig
+from qilin_rag.core.cache import cache_dir
+from qilin_rag.core.errors import QilinError
+from qilin_rag.core.registry import ENGINES, LLMS, RETRIEVERS, SCORERS
+from qilin_rag.data.source import open_source
+from qilin_rag.llms.connection import is_local
+from qilin_rag.llms.openai_compatible import OpenAICompatible
+from qilin_rag.llms.serving.engines import Engine
+from qilin_rag.models.pretrained import find_model
+from qilin_rag.retrievers.dense.retriever import BiEncoder
+from qilin_rag.retrievers.hybrid import Hybrid
+
+EXTRAS = {
+    "neural": "biencoder and bertscore",
+    "langchain": "LangChain's models and retrievers",
+    "rankers": "training the rankers",
+    "analysis": "tables and plots of the data",
+}
+_ELSEWHERE = {"runs": "name another folder: --runs-dir", "cache": "name another folder: QILIN_RAG_CACHE"}
+_PROBE_TIMEOUT_S = 1.0
+
+
+class Finding(NamedTuple):
+    """One thing looked at. `failed` is needed by the run asked about; `missing` is not, unless it is asked for."""
+
+    subject: str
+    state: Literal["ok", "missing", "failed"]
+    detail: str
+    advice: str = ""
+
+
+def examine(config: RunConfig) -> Iterator[Finding]:
+    """Look at everything that the run of `config` needs, and at what other runs could use; nothing is fetched."""
+    yield Finding("python", "ok", f"{sys.version.split()[0]}, qilin-rag {_version('qilin-rag')}")
+    yield _gpu()
+    for extra, purpose in EXTRAS.items():
+        yield _packages(extra, purpose)
+    for name in ENGINES.table():
+        yield _engine(name)
+    yield _data(config.data)
+    yield from _models(config)
+    yield _llm(config)
+    yield from _presets(except_for=config.llm_label)
+    for subject, folder in (("runs", config.runs_dir), ("cache", cache_dir())):
+        yield _folder(subject, folder)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _gpu() -> Finding:
+    """GPUs as the driver sees them, so that no torch is needed to ask."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        found = (
+            subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip().splitlines()
+        )
+    except (OSError, subprocess.SubprocessError):
+        found = []
+    return Finding("gpu", "ok", "; ".join(found)) if found else Finding("gpu", "missing", "none seen")
+
+
+def _packages(extra: str, purpose: str) -> Finding:
+    """The packages of an extra, as this package's own metadata names them."""
+    wanted = [Requirement(line) for line in requires("qilin-rag") or []]
+    named = [
+        each for each in wanted if each.marker and each.marker.evaluate({"extra": extra}) and each.name != "qilin-rag"
+    ]
+    there = {each.name: _version(each.name) for each in named}
+    wrong = [each.name for each in named if not (found := there[each.name]) or not each.specifier.contains(found, True)]
+    if not wrong:
+        return Finding(extra, "ok", ", ".join(f"{name} {found}" for name, found in there.items()))
+    detail = ", ".join(f"{name} {there[name]} is too old" if there[name] else f"no {name}" for name in wrong)
+    return Finding(extra, "missing", f"{detail}: {purpose}", f"pip install 'qilin-rag[{extra}]'")
+
+
+def _engine(name: str) -> Finding:
+    """What serves models, in the Python that its variable names."""
+    engine: Engine = ENGINES.create(name, {})
+    try:
+        return Finding(name, "ok", f"{engine.title} {engine.installed_version()}, of {engine.interpreter}")
+    except QilinError as error:
+        detail, _, advice = str(error).partition("; ")
+        return Finding(name, "missing", f"{detail}: serving a model here", advice)
+
+
+def _data(name: str) -> Finding:
+    try:
+        source = open_source(name, fetch=False)
+        tables = {table: source.files(table) for table in ("notes", "dqa")}
+    except QilinError as error:
+        return Finding("data", "failed", str(error))
+    found = ", ".join(f"{table} ({encoding}, {len(files)} files)" for table, (encoding, files) in tables.items())
+    return Finding("data", "ok", f"{source.label}: {found}")
+
+
+def _models(config: RunConfig) -> Iterator[Finding]:
+    """The pretrained models of the run, else those that biencoder and bertscore have by default."""
+    try:
+        retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
+        bert_score = SCORERS.create("bertscore", config.metrics.get("bertscore", {}))
+    except QilinError as error:
+        yield Finding("settings", "failed", str(error))
+        return
+    parts = retriever.parts if isinstance(retriever, Hybrid) else [retriever]
+    bi_encoders = [part for part in parts if isinstance(part, BiEncoder)] or [BiEncoder()]
+    named = [("biencoder", each.model, "retriever.model") for each in bi_encoders]
+    for name, model, key in (*named, ("bertscore", bert_score.model, "metrics.bertscore.model")):
+        if folder := find_model(model):
+            yield Finding(name, "ok", f"model {model}" + ("" if str(folder) == model else f", in {folder}"))
+        elif Path(model).expanduser().exists():
+            yield Finding(name, "failed", f"{model} is no pretrained model", f"name another folder: --set {key}=FOLDER")
+        else:
+            advice = f"fetched from the hub on first use; or --set {key}=FOLDER"
+            yield Finding(name, "missing", f"model {model} is not on this machine", advice)
+
+
+def _llm(config: RunConfig) -> Finding:
+    """The LLM of the run, asked whether it could answer."""
+    try:
+        said = LLMS.create(config.llm.name, config.llm.settings).check()
+    except QilinError as error:
+        return Finding(f"llm {config.llm_label}", "failed", str(error))
+    details = ", ".join(f"{key} {value}" for key, value in said.items() if value) or "needs no server"
+    return Finding(f"llm {config.llm_label}", "ok", details)
+
+
+def _presets(except_for: str) -> Iterator[Finding]:
+    """The other LLMs by preset: is there something at a local address, is there a key for another one."""
+    for name, path in resource_names("configs/llms").items():
+        preset = read_yaml(path)
+        if name == except_for or preset.get("class") != "openai":
+            continue
+        llm: Any = LLMS.resolve(preset["class"]).model_construct(**preset)
+        address = urlsplit(llm.base_url)
+        if is_local(llm.base_url):
+            is_up = _answers(address.hostname or "", address.port or {"https": 443}.get(address.scheme, 80))
+            state = f"something answers at {address.netloc}" if is_up else f"no server at {address.netloc}"
+            advice = "" if is_up else f"qilin-rag serve {name}, or run --serve"
+            yield Finding(f"llm {name}", "ok" if is_up else "missing", state, advice)
+        else:
+            has_key = _has_key(llm)
+            state = f"{llm.api_key_env} is {'set' if has_key else 'not set'}"
+            advice = "" if has_key else f"export {llm.api_key_env}=..."
+            yield Finding(f"llm {name}", "ok" if has_key else "missing", state, advice)
+
+
+def _has_key(llm: OpenAICompatible) -> bool:
+    try:
+        return bool(llm.api_key())
+    except QilinError:
+        return False
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=_PROBE_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
+
+
+def _folder(subject: str, folder: Path) -> Finding:
+    """Whether files can be written there, and how much space there is."""
+    there = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            free_gb = shutil.disk_usage(there).free / 2**30
+    except OSError as error:
+        return Finding(subject, "failed", f"{folder} can't be written: {error.strerror or error}", _ELSEWHERE[subject])
+    return Finding(subject, "ok", f"{folder}, {free_gb:,.0f} GB free")

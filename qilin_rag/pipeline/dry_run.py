@@ -1,0 +1,136 @@
+"""What a run would do, and what it would cost: all that is free is done, no LLM is called, no run is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qilin_rag.config.run import RunConfig
+from qilin_rag.core.downloads import NotHereError, no_downloads
+from qilin_rag.core.types import Cost, LeftOut, Question
+from qilin_rag.llms import LLM
+from qilin_rag.pipeline.answering import Retrieved, System, calls_left, pending_questions
+from qilin_rag.pipeline.forecast import Call, Plan, _Asked, found_in_cache, priced, spread
+from qilin_rag.pipeline.identity import run_directory
+from qilin_rag.pipeline.retrieval_work import work_before
+from qilin_rag.pipeline.scoring import build_scorers
+from qilin_rag.pipeline.selection import select_questions
+from qilin_rag.pipeline.shared import Shared
+from qilin_rag.prompts.answer import NoteForm, load_prompt
+from qilin_rag.prompts.templates import PromptTooLongError, estimated_tokens
+
+
+def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
+    """What `run` would ask, from the same search, prompts and run directory; nothing is written there.
+
+    Neither key nor server are needed; without them it is not known what the cache holds.
+    """
+    shared = shared or Shared()
+    with no_downloads():
+        return _plan(config, shared)
+
+
+def _plan(config: RunConfig, shared: Shared) -> Plan:
+    steps = []
+    try:
+        build_scorers(config.metrics)
+    except NotHereError as error:
+        steps.append(str(error))
+    prompt = load_prompt(config.prompt)
+    retriever, llm = shared.retriever(config), shared.llm(config)
+    try:
+        dataset, reranker = shared.dataset(config), shared.reranker(config)
+    except NotHereError as error:
+        return _unplanned(llm, [*steps, str(error)])
+    questions = select_questions(dataset.askable, config)
+    shared.count_defects(config, questions)
+    system = System(
+        retriever,
+        dataset.notes,
+        prompt,
+        llm,
+        config.top_k,
+        config.missing_notes,
+        config.concurrency,
+        NoteForm.of(config),
+    )
+    try:
+        directory = run_directory(config, dataset, system, reranker)
+    except NotHereError as error:
+        return _unplanned(llm, [*steps, str(error)], n_questions=len(questions))
+    finished = {} if config.fresh else directory.read_samples()[0]
+    pending = pending_questions(questions, finished)
+    if pending and (before := work_before(retriever, reranker, dataset.notes, len(pending))):
+        steps += before
+        return _unplanned(llm, steps, str(directory.path), len(questions), len(pending), config.repeat)
+    asked = _rendered(system, pending, shared.retrieve(config, pending))
+    cached, cache_unknown = found_in_cache(config, [each.prompt for each in asked], llm, shared)
+    left = [each for each, is_cached in zip(asked, cached, strict=True) if not is_cached]
+    times = {question.id: config.repeat for question in pending}
+    if finished:
+        again = calls_left(questions, finished, directory.read_repeats(), config.repeat)
+        repeated = [question for question in questions if question.id in again]
+        left = left + _rendered(system, repeated, [Retrieved(finished[each.id].hits) for each in repeated])
+        times |= again
+    calls = sorted((_call(each) for each in left), key=lambda call: -call.prompt_tokens)
+    n_calls = sum(times[call.question_id] for call in calls)
+    return Plan(
+        **priced(llm, n_calls, sum(call.prompt_tokens * times[call.question_id] for call in calls)),
+        run=str(directory.path),
+        steps=steps,
+        questions=len(questions),
+        answered=len(questions) - len(pending),
+        cached=sum(cached),
+        cache_unknown=cache_unknown,
+        too_long=len(pending) - len(asked),
+        left_out=_left_out(asked),
+        examples=spread(calls),
+    )
+
+
+def _unplanned(
+    llm: LLM, steps: list[str], run: str = "", n_questions: int = 0, n_pending: int | None = None, repeat: int = 1
+) -> Plan:
+    """A plan that ends before the prompts, since they need what a dry run does not do."""
+    n_left = n_questions if n_pending is None else n_pending
+    free = priced(llm, 0, 0)
+    unknown = Cost(unknown="known when the notes of each question are")
+    costs = {} if llm.price is None and not llm.takes_tokens else {"cost_from": unknown, "cost_to": unknown}
+    return Plan(
+        **{**free, "calls": n_left * repeat, "prompt_tokens": None, "answer_tokens": None, **costs},
+        run=run,
+        steps=steps,
+        questions=n_questions,
+        answered=n_questions - n_left,
+        cached=0,
+        cache_unknown=None,
+        too_long=0,
+        left_out=LeftOut(),
+        examples=[],
+    )
+
+
+def _rendered(system: System, questions: Sequence[Question], found: Sequence[Retrieved]) -> list[_Asked]:
+    """The prompts, without those that are too long even with no note."""
+    asked = []
+    for question, retrieved in zip(questions, found, strict=True):
+        notes = system.notes.get([hit.note_idx for hit in retrieved.hits])
+        try:
+            asked.append(_Asked(question, retrieved, system.render(question, notes)))
+        except PromptTooLongError:
+            continue
+    return asked
+
+
+def _call(asked: _Asked) -> Call:
+    messages = asked.prompt.messages
+    return Call(question_id=asked.question.id, prompt_tokens=estimated_tokens(messages), messages=messages)
+
+
+def _left_out(asked: Sequence[_Asked]) -> LeftOut:
+    return LeftOut(
+        not_in_data=sum(each.found.n_missing for each in asked),
+        too_long=sum(each.prompt.notes_given - len(each.prompt.notes) for each in asked),
+        questions_without_notes=sum(
+            not each.prompt.notes and each.prompt.notes_given + each.found.n_missing > 0 for each in asked
+        ),
+    )

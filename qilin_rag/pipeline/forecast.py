@@ -1,0 +1,126 @@
+"""What a dry run says: calls, tokens, cost, and what the cache holds of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from qilin_rag.config.run import RunConfig
+from qilin_rag.core.cache import cache_dir
+from qilin_rag.core.errors import QilinError
+from qilin_rag.core.third_party import third_party
+from qilin_rag.core.types import Cost, Frozen, LeftOut, Message, Question, RenderedPrompt
+from qilin_rag.llms import LLM
+from qilin_rag.llms.cache import ResponseCache, request_key
+from qilin_rag.pipeline.answering import Retrieved
+from qilin_rag.pipeline.asking import kept_answer
+from qilin_rag.pipeline.cost import tokens_cost
+from qilin_rag.pipeline.shared import Shared
+
+T = TypeVar("T")
+
+
+class Call(Frozen):
+    """One call that would be made; `prompt_tokens` is our estimate."""
+
+    question_id: str
+    prompt_tokens: int
+    messages: list[Message]
+
+
+class Plan(Frozen):
+    """What would be asked, and what it would cost.
+
+    `steps` are what a run does first and a dry run does not: downloads, and encoding by a model. Without them prompts
+    can't be made: `prompt_tokens` and costs are then unknown, and `calls` the most there can be.
+    Of `questions` (or judgements), `answered` ones have an answer in `run` already, `cached` ones in the response cache
+    (or will, by an earlier run of the sweep), and `too_long` ones fail unasked; `calls` are left (with `--repeat`
+    several to a question). `cache_unknown`: why it can't be told what is cached from before (then nothing is).
+    `prompt_tokens` is an estimate, on the long side, `answer_tokens` the most that the answers may have: `cost_from` is
+    for answers of no length, `cost_to` for the longest. `examples`: the longest prompt, the middle, the shortest.
+    """
+
+    run: str
+    steps: list[str] = []
+    questions: int
+    answered: int
+    cached: int
+    cache_unknown: str | None
+    too_long: int
+    calls: int
+    prompt_tokens: int | None
+    answer_tokens: int | None
+    cost_from: Cost
+    cost_to: Cost
+    left_out: LeftOut
+    examples: list[Call]
+
+
+class _Asked(NamedTuple):
+    question: Question
+    found: Retrieved
+    prompt: RenderedPrompt
+
+
+def priced(llm: LLM, n_calls: int, prompt_tokens: int) -> dict[str, Any]:
+    """The fields of a plan that say what so many calls take."""
+    if not llm.takes_tokens:
+        prompt_tokens = 0
+    most = llm.answer_budget if llm.takes_tokens else 0
+    answer_tokens = None if most is None and n_calls else (most or 0) * n_calls
+    return {
+        "calls": n_calls,
+        "prompt_tokens": prompt_tokens,
+        "answer_tokens": answer_tokens,
+        "cost_from": tokens_cost(prompt_tokens, 0, llm.price),
+        "cost_to": tokens_cost(prompt_tokens, answer_tokens, llm.price),
+    }
+
+
+def spread(items: Sequence[T]) -> list[T]:
+    """The first, the one in the middle and the last."""
+    return [items[i] for i in sorted({0, len(items) // 2, len(items) - 1})] if items else []
+
+
+def found_in_cache(
+    config: RunConfig, prompts: Sequence[RenderedPrompt], llm: LLM, shared: Shared
+) -> tuple[list[bool], str | None]:
+    """Of which of these prompts the answer is in the cache, or will be when they are asked; or why we can't tell.
+
+    What the server says of its model is a part of the key, so it has to be asked (once), which is free.
+    """
+    path = cache_dir() / "responses.sqlite"
+    if not prompts or not _uses_cache(config) or _key(prompts[0], llm) is None:
+        return [False] * len(prompts), None
+    unknown = shared.once(("check", id(llm)), lambda: _why_not_there(llm)) if path.exists() else None
+    by_earlier_runs: set[str | None] = shared.once("planned requests", set)
+    keys = [_key(prompt, llm) for prompt in prompts]
+    cache = ResponseCache(path, ask_again=unknown is not None or not path.exists())
+    try:
+        found = [
+            key is not None and (key in by_earlier_runs or kept_answer(llm, cache, key) is not None) for key in keys
+        ]
+    finally:
+        cache.close()
+    by_earlier_runs.update(keys)
+    return found, unknown
+
+
+def _uses_cache(config: RunConfig) -> bool:
+    """Whether the run would; what a server of our own answers is not kept."""
+    return config.cache and not config.fresh and not config.serve and config.repeat == 1
+
+
+def _why_not_there(llm: LLM) -> str | None:
+    try:
+        with third_party(f"llm {llm.called()}"):
+            llm.check()
+    except QilinError as error:
+        return str(error)
+    return None
+
+
+def _key(prompt: RenderedPrompt, llm: LLM) -> str | None:
+    with third_party(f"llm {llm.called()}"):
+        request = llm.request(prompt)
+        return None if request is None else request_key(request)

@@ -1,0 +1,145 @@
+"""What a run is: the hash under which it is found again, the folder it lies in, and its manifest."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qilin_rag.config.run import RunConfig
+from qilin_rag.core.directories import find_directory
+from qilin_rag.core.environment import git_commit, installed_packages, now
+from qilin_rag.core.hashing import fingerprint
+from qilin_rag.core.registry import RETRIEVERS, describe
+from qilin_rag.core.text import short_path
+from qilin_rag.core.types import Question, QuestionDefects
+from qilin_rag.data import Dataset
+from qilin_rag.data.dataset import hash_questions
+from qilin_rag.llms import LLM
+from qilin_rag.llms.serving.server import engine_of
+from qilin_rag.pipeline.answering import System
+from qilin_rag.pipeline.run_directory import MANIFEST, Manifest, RunDirectory
+from qilin_rag.rankers.rerank import Reranker
+from qilin_rag.retrievers import Retriever
+
+FINGERPRINT_VERSION = 1
+
+
+def run_identity(
+    dataset: Dataset, system: System, config: RunConfig, reranker: Reranker | None = None
+) -> dict[str, Any]:
+    """All that can change an answer; its hash is the fingerprint under which a run is found again."""
+    return {
+        "fingerprint_version": FINGERPRINT_VERSION,
+        "data": dataset.sha256,
+        "retriever": system.retriever.identity(),
+        "top_k": None if system.retriever.ignores_k else system.top_k,
+        "missing_notes": system.missing_notes,
+        "prompt": system.prompt.sha256,
+        **llm_identity(config, system.llm),
+        **changed_note_settings(config),
+        **({} if reranker is None else {"rerank": reranker.identity()}),
+    }
+
+
+def llm_identity(config: RunConfig, llm: LLM) -> dict[str, Any]:
+    """The LLM, and the engine below it where that is ours."""
+    engine = {"engine": engine_of(llm, config.llm_label).identity()} if config.serve else {}
+    return {"llm": llm.identity(), **engine}
+
+
+def changed_note_settings(config: RunConfig) -> dict[str, Any]:
+    """How the notes stand in the prompt where that is not the default; runs from before these settings stay the same.
+
+    With `shuffled` the seed, which then changes answers.
+    """
+    settings: dict[str, Any] = {name: getattr(config, name) for name in ("note_order", "note_chars")}
+    changed = {name: value for name, value in settings.items() if value != RunConfig.model_fields[name].default}
+    return changed | ({"seed": config.seed} if config.note_order == "shuffled" else {})
+
+
+def run_directory(
+    config: RunConfig, dataset: Dataset, system: System, reranker: Reranker | None = None
+) -> RunDirectory:
+    """Return the directory of the run of this configuration: one that is there already, or else a new name.
+
+    Only the fingerprint tells runs apart. The name before it is for people, so that the same data under another name,
+    in another encoding, is the same run in the same directory.
+    """
+    stages = [RETRIEVERS.short_name(config.retriever.name), *([] if reranker is None else [reranker.name])]
+    names = (dataset.name, *stages, config.llm_label, Path(config.prompt).stem)
+    identity = run_identity(dataset, system, config, reranker)
+    return RunDirectory(find_directory(config.runs_dir, names, identity, MANIFEST))
+
+
+def continued(manifest: Manifest, earlier: Manifest | None, is_asking: bool) -> Manifest:
+    """The manifest with what stays of the earlier one: when it began, and where its answers come from."""
+    if earlier is None:
+        return manifest
+    kept = ["started"] if is_asking else ["started", "packages", "python", "git_commit", "server"]
+    return manifest.model_copy(update={name: getattr(earlier, name) for name in kept})
+
+
+def new_manifest(
+    config: RunConfig,
+    dataset: Dataset,
+    system: System,
+    questions: Sequence[Question],
+    defects: QuestionDefects,
+    identity: dict[str, Any],
+    server: dict[str, Any],
+    reranker: Reranker | None = None,
+) -> Manifest:
+    """The manifest of a run that begins now.
+
+    `defects` are those of its questions, `server` is what the LLM's server says of itself.
+    """
+    effective = {
+        "retriever": {"name": config.retriever.name, "settings": system.retriever.model_dump(mode="json")},
+        "llm": {"name": config.llm.name, "settings": system.llm.model_dump(mode="json")},
+    }
+    return Manifest(
+        state="incomplete",
+        fingerprint=fingerprint(identity),
+        identity=identity,
+        config=config.model_dump(mode="json") | effective,
+        data={"label": dataset.label, "sha256": dataset.sha256, "n_notes": len(dataset.notes)},
+        data_defects=defects,
+        prompt={"name": system.prompt.name, "version": system.prompt.version, "sha256": system.prompt.sha256},
+        question_set_sha256=hash_questions(questions),
+        n_questions=len(questions),
+        seed=config.seed,
+        labels={
+            "data": dataset.label,
+            "retriever": retriever_label(config, system.retriever, reranker),
+            "llm": llm_label(config, system.llm),
+            "prompt": system.prompt.name,
+        },
+        packages=installed_packages(),
+        python=platform.python_version(),
+        git_commit=git_commit(),
+        server=server,
+        started=now(),
+        updated=now(),
+    )
+
+
+def retriever_label(config: RunConfig, retriever: Retriever, reranker: Reranker | None = None) -> str:
+    """The retriever in tables: its name and what differs from its defaults, and the second stage."""
+    name = config.retriever.name
+    differs = retriever.changed(RETRIEVERS.implied(name))
+    if isinstance(model := differs.get("model"), str):
+        differs |= {"model": short_path(model, str(retriever.identity().get("model")))}
+    first = describe(RETRIEVERS.label(name), differs)
+    if reranker is None:
+        return first
+    chosen = {"depth": reranker.depth, "weight": reranker.weight}
+    usual = {name: RunConfig.model_fields[f"rerank_{name}"].default for name in chosen}
+    changed = {name: value for name, value in chosen.items() if value != usual[name]}
+    return f"{first} + {describe(reranker.name, changed)}"
+
+
+def llm_label(config: RunConfig, llm: LLM) -> str:
+    """The LLM in tables: its name and what differs from its preset."""
+    return describe(config.llm_label, llm.changed(config.llm_preset))

@@ -1,0 +1,39 @@
+"""The ids of a run's notes as the data has them, kept beside the run where they are text and not the numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qilin_rag.core.files import write_text
+
+if TYPE_CHECKING:
+    from qilin_rag.core.types import Question, Sample
+    from qilin_rag.data import NoteStore
+
+
+_FILE = "note_ids.json"
+
+
+def write_note_names(folder: Path, notes: NoteStore, questions: Iterable[Question], samples: Iterable[Sample]) -> None:
+    """Keep in the folder of a run the text of the ids of its hits and reference notes, if any id is text."""
+    if not notes.has_text_ids:
+        return
+    named = {note_idx for question in questions for note_idx in question.reference_notes}
+    named.update(hit.note_idx for sample in samples for hit in sample.hits)
+    names = notes.text_ids(sorted(named))
+    text = json.dumps({str(note_idx): names[note_idx] for note_idx in sorted(names)}, ensure_ascii=False, indent=0)
+    write_text(folder / _FILE, f"{text}\n")
+
+
+def read_note_names(folder: Path) -> dict[int, str]:
+    """Return the text of ids by number, as `write_note_names` kept it; what can't be read is left out."""
+    try:
+        if not (folder / _FILE).is_file():
+            return {}
+        content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        return {int(number): str(name) for number, name in content.items()}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}

@@ -1,0 +1,240 @@
+"""Do a finished run again from its manifest, and say which of its figures are no longer the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import FiniteFloat
+
+from qilin_rag.config.overrides import named_settings
+from qilin_rag.config.run import RunConfig, recorded_run
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.types import Frozen, MetricSummary, Sample
+from qilin_rag.data.dataset import hash_questions
+from qilin_rag.pipeline.run import Run, Task, do
+from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
+from qilin_rag.pipeline.shared import Shared
+from qilin_rag.pipeline.trust import trusted
+
+REPRODUCED = Path("runs") / "reproduced"
+_NOT_COMPARED = (
+    *("runs_dir", "fresh", "cache", "repeat", "note", "fail_on_error", "llm_label", "llm_preset"),
+    *("rerank_depth", "rerank_weight"),  # of the identity, which is the same; older runs lack them
+)
+_MOST_DIFFERENCES = 5
+
+
+class FigureChange(Frozen):
+    """One metric then and now. `scores_changed`: of so many questions; `why_not` says what is wrong besides."""
+
+    old: FiniteFloat | None
+    new: FiniteFloat | None
+    difference: FiniteFloat | None
+    scores_changed: int
+    agrees: bool
+    why_not: str | None = None
+
+
+class Reproduction(Frozen):
+    """A run and what came out when it was done again.
+
+    `provenance`: what is not as it was, (then, now) by name. `not_made`: metrics that the run has and its
+    configuration does not name. `tolerance` null: every score must be the same.
+    """
+
+    run: str
+    reproduced: str
+    agrees: bool
+    tolerance: FiniteFloat | None
+    questions: int
+    hits_changed: int
+    prompts_changed: int
+    answers_changed: int
+    failed: int
+    metrics: dict[str, FigureChange]
+    not_made: list[str]
+    provenance: dict[str, tuple[str, str]]
+
+
+def reproduce(
+    path: Path,
+    runs_dir: Path = REPRODUCED,
+    *,
+    base_url: str | None = None,
+    overrides: Sequence[str] = (),
+    serve: bool = False,
+    fresh: bool = False,
+    allow_code: bool = False,
+    tolerance: float | None = None,
+) -> Reproduction:
+    """Do the run at `path` again into a folder below `runs_dir`, past the response cache, and compare.
+
+    A UsageError says why it can't be repeated as it was, before any question is asked. A second call goes on where
+    the first one stopped.
+    """
+    if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
+        raise UsageError(f"--tolerance {tolerance} must be a number from 0")
+    directory = RunDirectory(path)
+    manifest = directory.read_complete()
+    _check_whole(directory)
+    task = _task(path, manifest, _configured(path, manifest, overrides, base_url, serve, allow_code), runs_dir, fresh)
+    if task.directory.path.resolve() == path.resolve():
+        raise UsageError(f"{path} would be written over itself; write elsewhere with --runs-dir")
+    if changes := _changes(manifest, task):
+        hint = "; --set takes only what changes no answer" if overrides else ""
+        raise UsageError(f"{path} can't be repeated as it was: {changes}{hint}")
+    return compare(directory, do(task), tolerance)
+
+
+def check(reproduction: Reproduction) -> None:
+    """QilinError where a figure does not agree."""
+    changed = [
+        f"{name} ({change.why_not or f'{change.scores_changed} of {reproduction.questions} scores changed'})"
+        for name, change in reproduction.metrics.items()
+        if not change.agrees
+    ]
+    if changed:
+        again = f"; {reproduction.failed} questions have no answer, the same command asks them again"
+        raise QilinError(f"not reproduced: {', '.join(changed)}{again if reproduction.failed else ''}")
+
+
+def _check_whole(directory: RunDirectory) -> None:
+    """A UsageError where samples or scores that the run would be compared by are gone."""
+    questions = directory.read_questions()
+    directory.read_samples_of(questions)
+    directory.read_scores_of(questions, directory.read_summary().metrics)
+
+
+def _configured(
+    path: Path, manifest: Manifest, overrides: Sequence[str], base_url: str | None, serve: bool, allow_code: bool
+) -> RunConfig:
+    """What the manifest says, with what the caller may change; of addresses, keys and code only what is allowed."""
+    serve = serve or bool(manifest.config.get("serve"))
+    if serve and base_url is not None:
+        raise UsageError("a server is started for this run (--serve), so it takes no --base-url")
+    config = recorded_run(manifest.config, overrides, base_url, serve=serve)
+    return trusted(path, config, named_settings(overrides, base_url), allow_code)
+
+
+def _task(path: Path, manifest: Manifest, config: RunConfig, runs_dir: Path, fresh: bool) -> Task:
+    """The run, checked: data, components, prompt and server are there."""
+    changes = {"runs_dir": runs_dir, "fresh": fresh, "cache": False, "repeat": 1, "fail_on_error": 0.0}
+    try:
+        task = Task(config.model_copy(update=changes), Shared())
+    except UsageError as error:
+        raise UsageError(f"{path} can't be repeated: {error}") from error
+    return task
+
+
+def _changes(manifest: Manifest, task: Task) -> str:
+    """What changes answers and is not as it was; nothing where the run can be repeated."""
+    identity = task.identity
+    if "engine" not in manifest.identity:  # of the server that was there then, the settings are not known
+        identity = {name: value for name, value in identity.items() if name != "engine"}
+    differences = _differences(manifest.identity, identity)
+    questions = hash_questions(task.questions)
+    if not differences and questions != manifest.question_set_sha256:
+        differences = {"questions": (manifest.question_set_sha256, questions)}
+    shown = [f"{name} was {_short(old)}, is {_short(new)}" for name, (old, new) in differences.items()]
+    more = [f"and {len(shown) - _MOST_DIFFERENCES} more"] if len(shown) > _MOST_DIFFERENCES else []
+    return ", ".join(shown[:_MOST_DIFFERENCES] + more)
+
+
+def compare(old: RunDirectory, again: Run, tolerance: float | None = None) -> Reproduction:
+    """A finished run beside the same one done again."""
+    manifest, figures = old.read_manifest(), old.read_summary()
+    questions = old.read_questions()
+    ids = [question.id for question in questions]
+    then, now = (directory.read_samples()[0] for directory in (old, again.directory))
+    shared = [name for name in figures.metrics if name in again.summary.metrics]
+    scores_then, scores_now = (directory.read_scores_of(questions, shared) for directory in (old, again.directory))
+    metrics = {
+        name: _figure(
+            figures.metrics[name],
+            again.summary.metrics[name],
+            [scores_then[name][question_id].value for question_id in ids],
+            [scores_now[name][question_id].value for question_id in ids],
+            tolerance,
+        )
+        for name in shared
+    }
+    pairs = [(then[question_id], now[question_id]) for question_id in ids]
+    return Reproduction(
+        run=str(old.path),
+        reproduced=str(again.directory.path),
+        agrees=all(metric.agrees for metric in metrics.values()),
+        tolerance=tolerance,
+        questions=len(ids),
+        hits_changed=sum([h.note_idx for h in a.hits] != [h.note_idx for h in b.hits] for a, b in pairs),
+        prompts_changed=sum(a.messages != b.messages for a, b in pairs),
+        answers_changed=sum((a.answer, a.status) != (b.answer, b.status) for a, b in pairs),
+        failed=again.summary.lost,
+        metrics=metrics,
+        not_made=[name for name in figures.metrics if name not in again.summary.metrics],
+        provenance={
+            name: (_short(a), _short(b))
+            for name, (a, b) in _differences(
+                _provenance(manifest, then.values()), _provenance(again.manifest, now.values())
+            ).items()
+        },
+    )
+
+
+def _figure(
+    old: MetricSummary,
+    new: MetricSummary,
+    then: Sequence[float | None],
+    now: Sequence[float | None],
+    tolerance: float | None,
+) -> FigureChange:
+    """One metric then and now; a mean over other questions, or made in another way, is not the same figure."""
+    difference = None if old.value is None or new.value is None else new.value - old.value
+    why_not = None
+    if old.signature != new.signature:
+        why_not = f"made by {new.signature}, then by {old.signature}"
+    elif [value is None for value in then] != [value is None for value in now]:
+        why_not = f"{new.n} scored, then {old.n}"
+    changed = sum(a != b for a, b in zip(then, now, strict=True))
+    within = not changed if tolerance is None else difference is None or abs(difference) <= tolerance
+    return FigureChange(
+        old=old.value,
+        new=new.value,
+        difference=difference,
+        scores_changed=changed,
+        agrees=within and why_not is None,
+        why_not=why_not,
+    )
+
+
+def _provenance(manifest: Manifest, samples: Iterable[Sample]) -> dict[str, Any]:
+    """What a run was made with, apart from what makes it another run."""
+    return {
+        "packages": manifest.packages,
+        "python": manifest.python,
+        "git_commit": manifest.git_commit,
+        "server": {name: value for name, value in manifest.server.items() if name not in ("base_url", "start_s")},
+        "model": ", ".join(sorted({sample.model for sample in samples if sample.model})),
+        "config": {name: value for name, value in manifest.config.items() if name not in _NOT_COMPARED},
+    }
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """The values that differ, by their names with dots; what is on one side only stands beside a None."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in [*old, *(key for key in new if key not in old)]:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found |= _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found[f"{prefix}{key}"] = (before, after)
+    return found
+
+
+def _short(value: Any) -> str:
+    """A value for people: of a hash its beginning."""
+    text = "nothing" if value is None or value == "" else str(value)
+    is_hash = len(text) in (40, 64) and all(char in "0123456789abcdef" for char in text)
+    return text[:12] if is_hash else text

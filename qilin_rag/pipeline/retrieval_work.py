@@ -1,0 +1,36 @@
+"""What has to be done before notes can be found, where that takes a model or much time: a dry run says it and stops."""
+
+from __future__ import annotations
+
+from qilin_rag.core.text import counted
+from qilin_rag.data import NoteStore
+from qilin_rag.rankers.rerank import Reranker
+from qilin_rag.retrievers import IndexedRetriever, Retriever
+from qilin_rag.retrievers.hybrid import Hybrid
+
+_MOST_NOTES = 50_000  # that are indexed by their words in seconds
+_MOST_TEXTS = 2_000  # that a model reads in about as many
+
+
+def work_before(retriever: Retriever, reranker: Reranker | None, notes: NoteStore, n_questions: int) -> list[str]:
+    """Say what a run does before the prompts of so many questions can be made, one line a step; often nothing.
+
+    What takes no model and no time is done here, and kept nowhere: a small index of words.
+    """
+    steps = []
+    for part in retriever.parts if isinstance(retriever, Hybrid) else [retriever]:
+        if not isinstance(part, IndexedRetriever):
+            continue
+        name = type(part).__name__
+        if not part.has_index(notes):
+            if part.encodes:
+                steps.append(f"encode {counted(len(notes), 'note')} by {name}: there is no index yet")
+            elif len(notes) > _MOST_NOTES:
+                steps.append(f"index {counted(len(notes), 'note')} for {name}: there is no index yet")
+            else:
+                part.open_unkept(notes)
+        elif part.encodes and n_questions > _MOST_TEXTS:
+            steps.append(f"encode {counted(n_questions, 'query')} by {name}")
+    if reranker is not None and n_questions * reranker.depth > _MOST_TEXTS:
+        steps.append(f"rank {counted(n_questions * reranker.depth, 'hit')} again by {reranker.name}")
+    return steps

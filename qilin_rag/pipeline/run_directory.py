@@ -1,0 +1,385 @@
+"""The run directory: what is written when, and how it survives a crash.
+
+samples.jsonl is appended to and flushed as each question ends; a half line that a crash left is repaired on the
+next start. Everything else is written to a temporary file and renamed; what belongs together, scores and summary, is
+new from one rename on. One process at a time holds the lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal, TypeVar
+
+import filelock
+from pydantic import BaseModel, ValidationError
+from typing_extensions import TypedDict
+
+from qilin_rag.config.run import RunConfig
+from qilin_rag.core.errors import UsageError, explain
+from qilin_rag.core.files import (
+    _MOST_LOOKS,
+    _TEMPORARY,
+    SCHEMA_VERSION,
+    LineWriter,
+    _as_lines,
+    _lines_of,
+    _mend_last_line,
+    _writing,
+    open_new,
+    read_json,
+    read_lines,
+    validated,
+    write_text,
+)
+from qilin_rag.core.former import renewed_manifest
+from qilin_rag.core.trec import format_trec
+from qilin_rag.core.types import (
+    Cost,
+    Frozen,
+    Judgement,
+    Price,
+    Question,
+    QuestionDefects,
+    Sample,
+    Score,
+    Summary,
+    Times,
+)
+
+logger = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
+SAMPLES, REPEATS, JUDGEMENTS = "samples.jsonl", "repeats.jsonl", "judgements.jsonl"
+SCORES, SUMMARY = "scores.jsonl", "summary.json"
+NEW_SCORES = ".scores-new.jsonl"  # from the moment summary.json is of them until they are scores.jsonl
+_OF_SCORES = "scores_sha256"
+_WRITTEN = (".json", ".jsonl", ".trec", ".log", ".csv")
+_WAIT_S = 0.3
+T = TypeVar("T", bound=BaseModel)
+
+
+class Labels(TypedDict):
+    """What people read in tables."""
+
+    data: str
+    retriever: str
+    llm: str
+    prompt: str
+
+
+class DataRecord(TypedDict):
+    """Which data a run is about."""
+
+    label: str
+    sha256: str
+    n_notes: int
+
+
+class Manifest(Frozen):
+    """manifest.json: all that is needed to know what a run is, and to do it again.
+
+    `generation_s` is the sum over all calls, `times` what the clock said; `cost` is there when the run is complete.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    state: Literal["complete", "incomplete"]
+    fingerprint: str
+    identity: dict[str, Any]
+    config: dict[str, Any]
+    data: DataRecord
+    data_defects: QuestionDefects = QuestionDefects()
+    prompt: dict[str, Any]
+    question_set_sha256: str
+    n_questions: int
+    seed: int
+    labels: Labels
+    packages: dict[str, str]
+    python: str
+    git_commit: str | None
+    server: dict[str, Any]
+    started: str
+    updated: str
+    generation_s: float = 0.0
+    times: Times = Times()
+    cost: Cost | None = None
+
+
+class RunDirectory:
+    """One run on disk. Reading needs no lock; writing happens inside `locked()`."""
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is created or read yet."""
+        self.path = path
+
+    @contextmanager
+    def locked(self, option: str = "--runs-dir") -> Iterator[None]:
+        """Hold the directory for writing; a lock that a dead process held is free (the system releases it).
+
+        `option` is the one that names another directory.
+        """
+        lock = filelock.FileLock(self.path / ".lock", timeout=0)
+        with _writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._check_plain(option)
+            try:
+                lock.acquire(timeout=_WAIT_S, poll_interval=_WAIT_S / 10)  # `is_in_use` holds it for a moment
+            except filelock.Timeout:
+                raise UsageError(
+                    f"{self.path} is in use by another process; wait for it, or write elsewhere with {option}"
+                ) from None
+        try:
+            with _writing(self.path):
+                self._mend()
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a process holds the directory for writing at this moment."""
+        path = self.path / ".lock"
+        if path.is_symlink() or not path.is_file():
+            return False
+        lock = filelock.FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            return True
+        except OSError:  # whoever may not write here can't tell
+            return False
+        lock.release()
+        return False
+
+    def _check_plain(self, option: str) -> None:
+        """A UsageError where a file that may be written to is a link (a stranger's could lead anywhere) or a device."""
+        for path in self.path.iterdir():
+            if path.is_symlink() or (path.suffix in _WRITTEN and not path.is_file()):
+                raise UsageError(f"{path} is a link or no plain file; move it away, or write elsewhere with {option}")
+
+    def _mend(self) -> None:
+        """Finish what a crash cut off between two writes, and remove what it left half written."""
+        if (scores := self._scores_path()).name == NEW_SCORES:
+            scores.replace(self.path / SCORES)
+        for path in (self.path / NEW_SCORES, *self.path.glob(f".*{_TEMPORARY}")):
+            path.unlink(missing_ok=True)
+
+    def read_manifest(self) -> Manifest:
+        """The manifest; a UsageError where this is no run directory or one of another version."""
+        return _with_whole_config(self._read_manifest(), self.path / MANIFEST)
+
+    def _read_manifest(self) -> Manifest:
+        """The manifest, whatever its configuration holds."""
+        path = self.path / MANIFEST
+        return validated(Manifest, path, renewed_manifest(read_json(path)))
+
+    def read_complete(self) -> Manifest:
+        """The manifest of a run that has ended; a UsageError where it has not."""
+        manifest = self._read_manifest()
+        if manifest.state != "complete":
+            raise UsageError(f"{self.path} is {manifest.state}; finish it first, with the command that began it")
+        return _with_whole_config(manifest, self.path / MANIFEST)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Replace manifest.json."""
+        self._write(MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+
+    def read_summary(self) -> Summary:
+        """The summary; a UsageError where the run has none yet."""
+        return self._read_summary()[0]
+
+    def _read_summary(self) -> tuple[Summary, str | None]:
+        """The summary, and the hash of the scores it is of; None in older runs."""
+        path = self.path / SUMMARY
+        content = read_json(path)
+        of_scores = content.pop(_OF_SCORES, None)
+        return validated(Summary, path, content), of_scores if isinstance(of_scores, str) else None
+
+    def write_summary(self, summary: Summary) -> None:
+        """Replace summary.json alone."""
+        self._write(SUMMARY, summary.model_dump_json(indent=2) + "\n")
+
+    def read_figures(self) -> tuple[Summary, list[Score]]:
+        """Summary and scores that belong together, also while another process replaces them.
+
+        A UsageError where scores are not made as the summary says (older runs, or edited by hand), or are not there.
+        """
+        for _ in range(_MOST_LOOKS):
+            summary, of_scores = self._read_summary()
+            path = self._scores_path()
+            content = path.read_bytes() if path.is_file() else b""
+            if hashlib.sha256(content).hexdigest() == of_scores:
+                return summary, list(_lines_of(path, io.BytesIO(content), Score))
+        scores = list(_lines_of(path, io.BytesIO(content), Score))
+        ids = {question.id for question in self.read_questions()}
+        if not _belong_together(summary, scores, ids, has_hash=of_scores is not None):
+            again = f"to make both again: qilin-rag score {self.path}"
+            raise UsageError(f"{self.path}: {SUMMARY} and {SCORES} are not of one scoring; {again}")
+        return summary, scores
+
+    def write_figures(self, scores: Iterable[Score], summary: Summary) -> None:
+        """Replace scores.jsonl and summary.json; whatever ends this in between, a reader finds both old or both new.
+
+        The summary names the scores it is of by their hash, so they are new once the summary is; until they have their
+        name they are beside the old ones.
+        """
+        text = _as_lines(scores)
+        self._write(NEW_SCORES, text)
+        content = {**summary.model_dump(mode="json"), _OF_SCORES: hashlib.sha256(text.encode()).hexdigest()}
+        self._write(SUMMARY, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        with _writing(self.path / SCORES):
+            (self.path / NEW_SCORES).replace(self.path / SCORES)
+
+    def _scores_path(self) -> Path:
+        """The file with the scores that summary.json is of, where a crash left new ones without their name."""
+        new = self.path / NEW_SCORES
+        try:
+            if not (self.path / SUMMARY).is_file():
+                return self.path / SCORES
+            of_scores = json.loads((self.path / SUMMARY).read_bytes())[_OF_SCORES]
+            if new.is_file() and hashlib.sha256(new.read_bytes()).hexdigest() == of_scores:
+                return new
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            pass
+        return self.path / SCORES
+
+    def discard_scores(self, question_ids: Collection[str]) -> None:
+        """Forget summary and scores of these questions, before their samples change."""
+        with _writing(self.path):
+            (self.path / SUMMARY).unlink(missing_ok=True)
+        self.write_scores([score for score in self.read_scores() if score.question_id not in question_ids])
+
+    def read_questions(self) -> list[Question]:
+        """The questions the run is about, with their references: what scoring needs besides the samples."""
+        return list(read_lines(self.path / "questions.jsonl", Question))
+
+    def write_questions(self, questions: Iterable[Question]) -> None:
+        """Replace questions.jsonl."""
+        rows = (question.model_copy(update={"recorded": {}}) for question in questions)
+        self._write("questions.jsonl", _as_lines(rows))
+
+    def read_scores(self) -> list[Score]:
+        """All scores of the run; empty where nothing was scored yet, or (said in a warning) the file is damaged."""
+        try:
+            return list(read_lines(self._scores_path(), Score))
+        except UsageError as error:
+            logger.warning("%s; its scores are made again where they are asked for", error)
+            return []
+
+    def read_scores_of(self, questions: Iterable[Question], metrics: Iterable[str]) -> dict[str, dict[str, Score]]:
+        """The scores of these questions by metric and question; a UsageError where one of the metrics lacks some."""
+        return self.chosen_scores(self.read_scores(), questions, metrics)
+
+    def chosen_scores(
+        self, scores: Iterable[Score], questions: Iterable[Question], metrics: Iterable[str]
+    ) -> dict[str, dict[str, Score]]:
+        """Those of these scores that are of these questions and metrics, as `read_scores_of` gives them."""
+        ids = {question.id for question in questions}
+        found: dict[str, dict[str, Score]] = {metric: {} for metric in metrics}
+        for score in scores:
+            if score.metric in found and score.question_id in ids:
+                found[score.metric][score.question_id] = score
+        if lacking := next((metric for metric, scores in found.items() if len(scores) < len(ids)), None):
+            again = f"qilin-rag score {self.path}"
+            raise UsageError(f"{self.path}: scores.jsonl lacks scores by {lacking}; to make them again: {again}")
+        return found
+
+    def write_scores(self, scores: Iterable[Score]) -> None:
+        """Replace scores.jsonl alone."""
+        self._write(SCORES, _as_lines(scores))
+
+    def write_trec_run(self, samples: Iterable[Sample]) -> None:
+        """Replace run.trec; the retriever's own scores are in samples.jsonl."""
+        rankings = ((sample.question_id, sample.hits) for sample in samples)
+        self._write("run.trec", format_trec(rankings, tag=self.path.resolve().name))
+
+    def read_samples(self) -> tuple[dict[str, Sample], list[Sample]]:
+        """Each question's last line by id, and every line ever written (for usage); a half last line is skipped."""
+        lines = list(read_lines(self.path / SAMPLES, Sample, half_line_ok=True))
+        return {sample.question_id: sample for sample in lines}, lines
+
+    def read_samples_of(self, questions: Iterable[Question]) -> dict[str, Sample]:
+        """The last line of each of these questions, in their order; a UsageError where one has none."""
+        finished, _ = self.read_samples()
+        ids = [question.id for question in questions]
+        if unanswered := sum(question_id not in finished for question_id in ids):
+            raise UsageError(f"{self.path}: {unanswered} questions have no sample yet; run it again to go on")
+        return {question_id: finished[question_id] for question_id in ids}
+
+    def read_repeats(self) -> list[Sample]:
+        """What `--repeat` asked for once more: any number of lines a question; a half last line is skipped."""
+        return list(read_lines(self.path / REPEATS, Sample, half_line_ok=True))
+
+    def read_judgements(self) -> Iterator[Judgement]:
+        """What judges said, every line ever written; a half last line is skipped."""
+        return read_lines(self.path / JUDGEMENTS, Judgement, half_line_ok=True)
+
+    @contextmanager
+    def line_writer(self, file_name: str = SAMPLES) -> Iterator[LineWriter]:
+        """Append to a file of samples (or judgements), after mending a half line at its end."""
+        path = self.path / file_name
+        with _writing(path):
+            _mend_last_line(path)
+            file = open_new(path, "ab")
+        try:
+            yield LineWriter(file)
+        finally:
+            with _writing(path):
+                os.fsync(file.fileno())
+                file.close()
+
+    def set_aside_samples(self) -> Path | None:
+        """Rename samples.jsonl (and what was repeated) for a fresh start; what it cost to make stays on disk."""
+        now = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+        kept = None
+        for path in (self.path / REPEATS, self.path / SAMPLES):
+            if path.exists():
+                kept = path.with_name(f"{path.stem}-until-{now}.jsonl")
+                with _writing(path):
+                    path.rename(kept)
+        return kept
+
+    def _write(self, name: str, text: str) -> None:
+        write_text(self.path / name, text)
+
+
+def _with_whole_config(manifest: Manifest, path: Path) -> Manifest:
+    """The manifest with all settings of a run, each of its type, since readers of any run look some up."""
+    top_k = manifest.identity.get("top_k")
+    if "retriever" not in manifest.identity or isinstance(top_k, bool) or not isinstance(top_k, int | None):
+        raise UsageError(f"{path}: identity: does not say which retriever gave how many notes (top_k)")
+    try:
+        known = RunConfig(**manifest.config).model_dump(mode="json")
+        if price := known["llm"]["settings"].get("price"):
+            Price.model_validate(price)
+    except ValidationError as error:
+        raise UsageError(f"{path}: its configuration can't be read: {explain(error, RunConfig)}") from error
+    config = {**known, **manifest.config, "retriever": known["retriever"], "llm": known["llm"]}
+    return manifest.model_copy(update={"config": config})
+
+
+def _belong_together(summary: Summary, scores: Iterable[Score], question_ids: Collection[str], has_hash: bool) -> bool:
+    """Whether the scores by each metric were made as the summary says, and have its mean where it has another hash."""
+    values: dict[str, list[float]] = {name: [] for name in summary.metrics}
+    for score in scores:
+        figure = summary.metrics.get(score.metric)
+        if figure is None or score.question_id not in question_ids:
+            continue
+        if score.signature != figure.signature:
+            return False
+        if score.value is not None:
+            values[score.metric].append(score.value)
+    return not has_hash or all(
+        figure.value is None
+        or not values[name]
+        or math.isclose(figure.value, fmean(values[name]), rel_tol=1e-6, abs_tol=1e-9)
+        for name, figure in summary.metrics.items()
+    )

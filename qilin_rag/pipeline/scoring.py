@@ -1,0 +1,221 @@
+"""Score the samples of a run and sum up the figures; no model under test is called."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar, get_args
+
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.registry import SCORERS
+from qilin_rag.core.stats import query_clusters
+from qilin_rag.core.text import clean
+from qilin_rag.core.third_party import third_party
+from qilin_rag.core.types import (
+    Exchange,
+    LeftOut,
+    Question,
+    Repeats,
+    Sample,
+    Score,
+    Status,
+    Summary,
+)
+from qilin_rag.pipeline.cost import Tally
+from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
+from qilin_rag.scorers import Scorer
+from qilin_rag.scorers.retrieval import cutoff, is_about_hits, is_outdated
+from qilin_rag.scorers.summary import _counted, summarise_metrics
+
+H = TypeVar("H", bound=str)
+
+
+def build_scorers(metrics: Mapping[str, Mapping[str, Any]]) -> list[Scorer]:
+    """The named scorers; two that give a metric of the same name are refused."""
+    scorers: list[Scorer] = [SCORERS.create(name, settings) for name, settings in metrics.items()]
+    with third_party("signatures of a metric"):
+        names = Counter(metric for scorer in scorers for metric in scorer.signatures())
+    doubles = [metric for metric, n in names.items() if n > 1]
+    if doubles:
+        raise UsageError(f"two of the metrics {', '.join(metrics)} give {doubles[0]!r}; name only one of them")
+    return scorers
+
+
+def prepare(scorers: Iterable[Scorer]) -> None:
+    """Load what they need for scoring; what can't be had is an error here and not after the last LLM call."""
+    for scorer in scorers:
+        with third_party(f"metric {scorer.called()}"):
+            scorer.prepare()
+
+
+def usable_scorers(metrics: Iterable[str]) -> tuple[dict[str, Scorer], dict[str, str]]:
+    """Those of these metrics that can be used with what is on this machine, prepared; why the others can't."""
+    usable: dict[str, Scorer] = {}
+    left_out: dict[str, str] = {}
+    for name in metrics:
+        scorer: Scorer = SCORERS.create(name, {})
+        try:
+            with third_party(f"metric {scorer.called()}"):
+                if why := scorer.unavailable():
+                    left_out[name] = why
+                    continue
+                scorer.signatures()
+                scorer.prepare()
+                usable[name] = scorer
+        except QilinError as error:
+            left_out[name] = " ".join(str(error).split())
+    return usable, left_out
+
+
+def foresee(scorers: Iterable[Scorer], directories: Iterable[RunDirectory]) -> None:
+    """Tell the scorers which answers will come, of runs that are scored one after another."""
+    answers = [
+        {sample.answer for sample in directory.read_samples()[0].values() if sample.is_answered}
+        for directory in directories
+    ]
+    for scorer in scorers:
+        with third_party(f"metric {scorer.called()}"):
+            scorer.foresee(answers)
+
+
+def scorers_for(manifest: Manifest, scorers: Iterable[Scorer]) -> list[Scorer]:
+    """The scorers as they judge this run."""
+    return [scorer.for_run(manifest.config["top_k"], manifest.identity["top_k"] is None) for scorer in scorers]
+
+
+def is_misnamed(manifest: Manifest, metric: str, signature: str) -> bool:
+    """Whether an earlier version named a figure @k of a run that asks for fewer than k notes a question."""
+    top_k, k = manifest.identity["top_k"], cutoff(metric)
+    return is_outdated(signature) and top_k is not None and k is not None and k > top_k
+
+
+def score_samples(scorers: Iterable[Scorer], samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
+    """The scores of all samples by all scorers, each with the signature of its metric."""
+    scores: list[Score] = []
+    for scorer in scorers:
+        with third_party(f"metric {scorer.called()}"):
+            signatures = scorer.signatures()
+            made = scorer.score(samples, questions)
+            scores += [score.model_copy(update={"signature": clean(signatures[score.metric])}) for score in made]
+        wanted = Counter(sample.question_id for sample in samples)
+        for metric in signatures:
+            if Counter(score.question_id for score in made if score.metric == metric) != wanted:
+                raise UsageError(f"metric {scorer.called()} must give each question one score of {metric!r}")
+    return scores
+
+
+def score_directory(
+    directory: RunDirectory,
+    finished: Mapping[str, Sample],
+    lines: Sequence[Sample],
+    scorers: Sequence[Scorer],
+    seed: int,
+) -> Summary:
+    """Score a run's samples, keep its scores by other metrics, and write run.trec, scores.jsonl and summary.json.
+
+    `finished` is the last line of each question, `lines` every line ever written (for usage).
+    """
+    questions = directory.read_questions()
+    if len(questions) != (n_questions := directory.read_manifest().n_questions):
+        raise UsageError(f"{directory.path}: questions.jsonl has {len(questions)} of its {n_questions} questions")
+    unanswered = sum(question.id not in finished for question in questions)
+    if unanswered:
+        raise UsageError(f"{directory.path}: {unanswered} questions have no sample yet; run it again to go on")
+    samples = [finished[question.id] for question in questions]
+    return add_scores(directory, samples, lines, score_samples(scorers, samples, questions), seed)
+
+
+def add_scores(
+    directory: RunDirectory, samples: Sequence[Sample], lines: Sequence[Sample], made: list[Score], seed: int
+) -> Summary:
+    """Write what follows from a run's samples, with these scores in place of earlier ones by the same metrics."""
+    again = {(score.metric, score.question_id) for score in made}
+    is_about_hits_anew = any(is_about_hits(score.signature) for score in made)
+    kept = [
+        score
+        for score in directory.read_scores()
+        if (score.metric, score.question_id) not in again and not (is_about_hits_anew and is_outdated(score.signature))
+    ]
+    scores = kept + made
+    summary = summarise(samples, lines, scores, seed, directory.read_repeats())
+    directory.write_trec_run(samples)
+    directory.write_figures(scores, summary)
+    return summary
+
+
+def summarise(
+    samples: Sequence[Sample],
+    lines: Sequence[Exchange],
+    scores: Iterable[Score],
+    seed: int = 0,
+    repeats: Sequence[Sample] = (),
+) -> Summary:
+    """The figures of a run: a pure function, so that a resumed run ends like any other.
+
+    A metric is summed up where all `samples` have a score by it under one signature; scores of other questions
+    (of a run with a larger limit) are passed over.
+    """
+    wanted = {sample.question_id for sample in samples}
+    by_metric: dict[str, list[Score]] = {}
+    for score in scores:
+        if score.question_id in wanted:
+            by_metric.setdefault(score.metric, []).append(score)
+    complete = {
+        metric: _by_question(found, samples)
+        for metric, found in by_metric.items()
+        if len(found) == len(samples) and len({score.signature for score in found}) == 1
+    }
+    counts = Counter(sample.status for sample in samples)
+    taken = Tally((*lines, *repeats))
+    return Summary(
+        metrics=summarise_metrics(complete, query_clusters([sample.query for sample in samples]), seed),
+        counts={"questions": len(samples)} | {status: counts[status] for status in get_args(Status)},
+        lost=sum(sample.is_lost for sample in samples),
+        **doubts_of(samples),
+        cached=sum(sample.cached for sample in samples),
+        left_out=LeftOut(
+            not_in_data=sum(sample.notes_missing for sample in samples),
+            too_long=sum(sample.notes_given - sample.notes_used for sample in samples if sample.status != "failed"),
+            questions_without_notes=sum(
+                not sample.notes_used and sample.notes_given + sample.notes_missing > 0
+                for sample in samples
+                if sample.status != "failed"
+            ),
+            cut_by_server=sum(map(taken.is_cut, samples)),
+        ),
+        retries=taken.retries,
+        usage=taken.usage,
+        uncounted=taken.uncounted,
+        repeats=_compare_repeats(samples, repeats),
+    )
+
+
+def doubts_of(lines: Iterable[Exchange]) -> dict[str, Any]:
+    """The fields of a summary that say why replies were empty, and what is doubtful about answers."""
+    lines = list(lines)
+    return {
+        "why_empty": _counted(line.error or "not known" for line in lines if line.status == "empty"),
+        "marks": _counted(mark for line in lines for mark in line.marks),
+        "odd_endings": _counted(line.finish_reason or "" for line in lines if "odd_ending" in line.marks),
+    }
+
+
+def _compare_repeats(samples: Sequence[Sample], repeats: Iterable[Sample]) -> Repeats | None:
+    """How many answers changed, of those that were asked for most often; None where nothing was repeated."""
+    first = {sample.question_id: sample.answer for sample in samples if sample.is_answered}
+    again: dict[str, list[str]] = {}
+    for repeat in repeats:
+        if repeat.is_answered and repeat.question_id in first:
+            again.setdefault(repeat.question_id, []).append(repeat.answer)
+    if not again:
+        return None
+    times = max(map(len, again.values()))
+    complete = {question_id: answers for question_id, answers in again.items() if len(answers) == times}
+    changed = sum(any(answer != first[question_id] for answer in answers) for question_id, answers in complete.items())
+    share = changed / len(complete)
+    return Repeats(times=1 + times, questions=len(complete), changed=changed, share_changed=share)
+
+
+def _by_question(scores: Iterable[Score], samples: Sequence[Sample]) -> list[Score]:
+    by_question = {score.question_id: score for score in scores}
+    return [by_question[sample.question_id] for sample in samples]

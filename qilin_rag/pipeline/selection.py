@@ -1,0 +1,44 @@
+"""The questions of a run: all, the first ones, or those of a file."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from qilin_rag.config.run import RunConfig
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.text_encodings import hint
+from qilin_rag.core.types import Question
+
+
+def select_questions(questions: Sequence[Question], config: RunConfig) -> list[Question]:
+    """The questions of a run: those named in `ids`, then the first `limit` of a seeded permutation.
+
+    A larger limit takes the same questions and more, so it extends a run. The order of the rows in the data's files
+    does not matter: the permutation is of the questions by id.
+    """
+    chosen = list(questions)
+    if config.ids is not None:
+        chosen = _named_questions(chosen, config.ids)
+    if config.limit is not None:
+        chosen.sort(key=lambda question: (not question.id.isdecimal(), len(question.id), question.id))
+        random.Random(config.seed).shuffle(chosen)
+        chosen = chosen[: config.limit]
+    return chosen
+
+
+def _named_questions(questions: Iterable[Question], path: Path) -> list[Question]:
+    try:
+        wanted = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except OSError as error:
+        raise UsageError(f"--ids {path} can't be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--ids {path} can't be read: not UTF-8 text{hint(path)}") from error
+    by_id = {question.id: question for question in questions}
+    unknown = [question_id for question_id in wanted if question_id not in by_id]
+    if unknown:
+        raise UsageError(f"--ids {path}: no question {unknown[0]!r} ({len(unknown)} of {len(wanted)} ids are unknown)")
+    if not wanted:
+        raise UsageError(f"--ids {path} names no question")
+    return [by_id[question_id] for question_id in dict.fromkeys(wanted)]

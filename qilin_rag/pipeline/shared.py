@@ -1,0 +1,127 @@
+"""What several runs need only once: data, models, and what a retriever found."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+from qilin_rag.config.run import RunConfig
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import LLMS, RETRIEVERS
+from qilin_rag.core.types import Hit, Question, QuestionDefects
+from qilin_rag.data import Dataset, load_dataset
+from qilin_rag.data.defects import count_defects
+from qilin_rag.llms import LLM
+from qilin_rag.pipeline.answering import Retrieved, known_notes, search
+from qilin_rag.rankers.rerank import Reranker
+from qilin_rag.retrievers import Retriever
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Shared:
+    """Made by the first run that asks, used by all after it. A single run has one of its own."""
+
+    def __init__(self) -> None:
+        """Nothing is made yet."""
+        self._made: dict[Hashable, Any] = {}
+        self._found: dict[Hashable, dict[str, tuple[int, list[Hit]]]] = {}
+        self._reranked: dict[Hashable, dict[str, Retrieved]] = {}
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gave for this key the first time."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
+
+    def dataset(self, config: RunConfig) -> Dataset:
+        """The data of a run."""
+        selection = (config.data, config.answers, config.references)
+        return self.once(("data", selection), lambda: load_dataset(*selection))
+
+    def count_defects(self, config: RunConfig, questions: Sequence[Question]) -> QuestionDefects:
+        """Count what is wrong with the questions of a run, and say it before anything is spent.
+
+        Questions that are asked twice are no defect of the data, so alone they are no warning.
+        """
+        dataset = self.dataset(config)
+        n_empty = len(dataset.questions) - len(dataset.askable)
+        ids = tuple(question.id for question in questions)
+        key = ("defects", dataset.sha256, ids)
+        found = self.once(key, lambda: count_defects(questions, dataset.notes, n_empty))
+        if said := str(found):
+            is_defect = found != QuestionDefects(repeated_questions=found.repeated_questions)
+            level = logging.WARNING if is_defect else logging.INFO
+            message = f"{said}; to see each: qilin-rag data validate {config.data}"
+            self.once(("said", message), lambda: logger.log(level, message))
+        return found
+
+    def retriever(self, config: RunConfig) -> Retriever:
+        """The retriever of a run."""
+
+        def create() -> Retriever:
+            retriever: Retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
+            return retriever
+
+        return self.once(("retriever", config.retriever.model_dump_json()), create)
+
+    def reranker(self, config: RunConfig) -> Reranker | None:
+        """The second stage of a run, where it has one."""
+        folder, depth, weight = config.rerank, config.rerank_depth, config.rerank_weight
+        if folder is None:
+            return None
+        if config.top_k > depth and not self.retriever(config).ignores_k:
+            raise UsageError(f"--top-k {config.top_k}: only {depth} notes are ranked again; raise --rerank-depth")
+        return self.once(("reranker", folder, depth, weight), lambda: Reranker.open(folder, depth, weight))
+
+    def llm(self, config: RunConfig) -> LLM:
+        """The LLM of a run; nobody has asked yet whether its server is there."""
+
+        def create() -> LLM:
+            llm: LLM = LLMS.create(config.llm.name, config.llm.settings)
+            return llm
+
+        return self.once(("llm", config.llm.model_dump_json()), create)
+
+    def warn(self, message: str) -> None:
+        """A warning that runs have in common, said once."""
+        self.once(("warning", message), lambda: logger.warning(message))
+
+    def retrieve(self, config: RunConfig, questions: Sequence[Question]) -> list[Retrieved]:
+        """What each question gets: the hits whose notes are there, in the order of the run's last stage."""
+        retriever, dataset, reranker = self.retriever(config), self.dataset(config), self.reranker(config)
+        k = config.top_k if reranker is None else reranker.depth
+        hits = self.search(retriever, dataset, questions, k) if questions else []
+        found = known_notes(hits, dataset.notes, config.missing_notes)
+        if reranker is None:
+            return found
+        named = (retriever.class_path(), retriever.model_dump_json(), dataset.sha256, config.rerank, reranker.weight, k)
+        known = self._reranked.setdefault(named, {})
+        new = [(question, its) for question, its in zip(questions, found, strict=True) if question.id not in known]
+        rankings = reranker.rerank([question for question, _ in new], [its.hits for _, its in new], dataset.notes)
+        for (question, its), ranking in zip(new, rankings, strict=True):
+            known[question.id] = Retrieved(ranking, its.n_missing)
+        most = None if retriever.ignores_k else config.top_k
+        return [Retrieved(known[question.id].hits[:most], known[question.id].n_missing) for question in questions]
+
+    def search(self, retriever: Retriever, dataset: Dataset, questions: Sequence[Question], k: int) -> list[list[Hit]]:
+        """The hits of each question, searched for only where no search before has found them.
+
+        A retriever whose rankings are `nested` is not asked for 5 after it was asked for 10.
+        """
+        any_k = retriever.nested or retriever.ignores_k
+        named = (retriever.class_path(), retriever.model_dump_json(), dataset.sha256, None if any_k else k)
+        found = self._found.setdefault(named, {})
+        unknown = [
+            question
+            for question in questions
+            if question.id not in found or (found[question.id][0] < k and not retriever.ignores_k)
+        ]
+        if unknown:
+            hits = search(retriever, dataset.notes, unknown, k)
+            found.update((question.id, (k, ranking)) for question, ranking in zip(unknown, hits, strict=True))
+        rankings = [found[question.id][1] for question in questions]
+        return rankings if retriever.ignores_k else [ranking[:k] for ranking in rankings]

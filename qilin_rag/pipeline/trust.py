@@ -1,0 +1,175 @@
+"""Do again what somebody else ran: addresses, keys and programs count only where a flag or a preset names them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from qilin_rag.config.destinations import as_flag, check_destination, is_loopback
+from qilin_rag.config.presets import known_preset
+from qilin_rag.config.run import RunConfig
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import LLMS, RETRIEVERS, SCORERS, Component, Registry
+
+logger = logging.getLogger(__name__)
+_PUBLIC_DATA = "hub:THUIR/Qilin"
+_OUTWARD = re.compile(
+    r"(?i)(^|_)(ur[li]s?|hosts?|address|endpoint|prox(y|ies)|server|key|token|secret|headers?|env|command|program)($|_)"
+)
+_NO_KEY = ""
+
+
+def trusted(path: Path, config: RunConfig, named: set[str], allow_code: bool = False) -> RunConfig:
+    """Return the configuration that is safe to do again: what a flag, a preset or a default says, and plain settings.
+
+    Args:
+        path: The run directory, for messages.
+        config: What its manifest says, with what flags changed.
+        named: The settings that flags name (`overrides.named_settings`).
+        allow_code: Whether code that the run names may be run.
+
+    Raises: UsageError, if the run names an address, a variable that holds a key, an engine's argument, or code, that
+    no flag and no preset of the LLM's name does. It says which flags would allow it.
+    """
+    if (code := sorted(_code_named(config, named))) and not allow_code:
+        raise UsageError(f"{path} names code to run: {', '.join(code)}; --allow-code does so, if you trust it")
+    preset = known_preset(config.llm_label)
+    if preset.get("name") != config.llm.name:
+        preset = {}
+    untrusted = [*_outward_of_llm(config, preset, named, allow_code), *_outward_of_others(config, named)]
+    if config.serve:
+        untrusted += _of_engine(config.llm.settings.get("engine"), preset.get("engine"), named)
+    if config.data.startswith("hub:") and config.data != _PUBLIC_DATA and "data" not in named:
+        untrusted.append(("data", config.data))
+    if untrusted:
+        what = ", ".join(f"{name} {_short(value)}" for name, value in untrusted)
+        flags = " ".join(as_flag(name, value) for name, value in untrusted)
+        raise UsageError(f"{path} alone names {what}; if you trust it, name it yourself: {flags}")
+    _check_plain_files(path, config)
+    if preset:
+        check_destination(config.llm_label, {**config.llm.settings, "name": config.llm.name}, named, config.serve)
+    return _without_key(config, preset, named)
+
+
+def _outward_of_llm(
+    config: RunConfig, preset: Mapping[str, Any], named: set[str], allow_code: bool
+) -> Iterator[tuple[str, Any]]:
+    """The settings of the LLM that say where it sends prompts and by which key, and that the run alone names."""
+    if (llm := _class_of(LLMS, config.llm.name)) is None:
+        return
+    for name, value, expected in _outward_settings(llm, config.llm.settings, preset):
+        is_code = name == "spec" and allow_code and llm.names_code(config.llm.settings)
+        if value == expected or f"llm.{name}" in named or is_code or (name == "base_url" and config.serve):
+            continue
+        if name == "base_url" and isinstance(value, str) and is_loopback(value):
+            continue
+        if name == "api_key_env" and not os.environ.get(str(value), "").strip():
+            continue
+        yield f"llm.{name}", value
+
+
+def _outward_of_others(config: RunConfig, named: set[str]) -> Iterator[tuple[str, Any]]:
+    """The same of retriever and metrics."""
+    others = [("retriever", _class_of(RETRIEVERS, config.retriever.name), config.retriever.settings)]
+    others += [(f"metrics.{name}", _class_of(SCORERS, name), settings) for name, settings in config.metrics.items()]
+    for prefix, component, settings in others:
+        for name, value, expected in _outward_settings(component, settings, {}) if component else ():
+            if value != expected and f"{prefix}.{name}" not in named:
+                yield f"{prefix}.{name}", value
+
+
+def _class_of(registry: Registry[Any], name: str) -> type[Component] | None:
+    """The component's class; None where there is none of this name, which is said when it is built."""
+    return registry.resolve(name) if ":" in name or registry.is_registered(name) else None
+
+
+def _outward_settings(
+    component: type[Component], settings: Mapping[str, Any], preset: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Name, value, and the value that is expected, of the settings that say where to, and by which key.
+
+    Of components that are not ours, those whose names say so.
+    """
+    for name, field in component.model_fields.items():
+        is_ours = component.__module__.startswith("qilin_rag.")
+        if name in component.outward or (not is_ours and _OUTWARD.search(name)):
+            default = field.get_default(call_default_factory=True, validated_data={})
+            yield name, settings.get(name, default), preset.get(name, default)
+
+
+def _without_key(config: RunConfig, preset: Mapping[str, Any], named: set[str]) -> RunConfig:
+    """A server on this machine that the run alone names gets no key."""
+    settings = config.llm.settings
+    component = _class_of(LLMS, config.llm.name)
+    for name, value, expected in _outward_settings(component, settings, preset) if component else ():
+        if name != "base_url" or value == expected or "llm.base_url" in named or config.serve:
+            continue
+        variable = str(settings.get("api_key_env"))
+        if os.environ.get(variable, "").strip():
+            logger.info("%s gets no key, since only the run names it; --base-url %s sends it", value, value)
+            llm = config.llm.model_copy(update={"settings": {**settings, "api_key_env": _NO_KEY}})
+            return config.model_copy(update={"llm": llm})
+    return config
+
+
+def _of_engine(engine: Any, preset: Any, named: set[str]) -> Iterator[tuple[str, Any]]:
+    """The variables and arguments of an engine that the run alone names."""
+    settings, expected = (each if isinstance(each, dict) else {} for each in (engine, preset))
+    if "llm.engine" in named:
+        return
+    environment, known = (each.get("environment") or {} for each in (settings, expected))
+    if isinstance(environment, dict) and "llm.engine.environment" not in named:
+        for variable, value in environment.items():
+            is_known = isinstance(known, dict) and known.get(variable) == value
+            if not is_known and f"llm.engine.environment.{variable}" not in named:
+                yield f"llm.engine.environment.{variable}", value
+    arguments = settings.get("extra_arguments") or []
+    if arguments != (expected.get("extra_arguments") or []) and "llm.engine.extra_arguments" not in named:
+        yield "llm.engine.extra_arguments", arguments
+
+
+def _code_named(config: RunConfig, named: set[str]) -> Iterator[str]:
+    """The code and programs, other than registered components, that this configuration would run."""
+    components = [(RETRIEVERS, config.retriever.name, config.retriever.settings)]
+    components += [(LLMS, config.llm.name, config.llm.settings)]
+    components += [(SCORERS, name, settings) for name, settings in config.metrics.items()]
+    for registry, name, settings in components:
+        if registry.names_code(name, settings):
+            yield str(settings.get("spec", name))
+    engine = config.llm.settings.get("engine")
+    is_named = not named.isdisjoint({"llm.engine", "llm.engine.python"})
+    if config.serve and isinstance(engine, dict) and engine.get("python") and not is_named:
+        yield str(engine["python"])
+
+
+def _check_plain_files(path: Path, config: RunConfig) -> None:
+    """A pipe or a device that the run names would be waited for, or read, for ever."""
+    for name, value in _texts("", config.model_dump(mode="json")):
+        try:
+            place = Path(value).expanduser()
+            is_other = place.exists() and not place.is_file() and not place.is_dir()
+        except (OSError, RuntimeError, ValueError):  # no path at all
+            continue
+        if is_other:
+            raise UsageError(f"{path} names {name} {_short(value)}, which is no plain file and no folder")
+
+
+def _texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _texts(f"{name}.{key}" if name else str(key), each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(name, each)
+    elif isinstance(value, str):
+        yield name, value
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else f"{text[:200]}..."

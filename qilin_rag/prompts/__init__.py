@@ -1,0 +1,1 @@
+"""Prompts: templates of the working folder or ours, filled in a sandbox."""

@@ -1,0 +1,97 @@
+"""Templates of prompts, rendered in Jinja's sandbox."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import jinja2
+from jinja2 import meta
+from pydantic import ValidationError
+
+from qilin_rag.config.resources import read_yaml
+from qilin_rag.core.errors import QilinError, UsageError, explain
+from qilin_rag.core.text import clean, estimate_tokens
+from qilin_rag.core.types import Frozen, Message
+from qilin_rag.prompts.sandbox import Sandbox
+
+_ENVIRONMENT = Sandbox(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True)
+
+
+class PromptTooLongError(QilinError):
+    """Even without any note the prompt is over the budget."""
+
+
+class Templates(Frozen):
+    """What a prompt's file holds: its `parts` are templates that know `variables`.
+
+    `version` is for people; what identifies a prompt is the hash of its templates.
+    """
+
+    parts: ClassVar[tuple[str, ...]]
+    variables: ClassVar[tuple[str, ...]]
+
+    name: str
+    language: str
+    description: str
+    version: int = 1
+    system: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all templates: two prompts with the same hash ask the same."""
+        templates = json.dumps([getattr(self, part) for part in self.parts], ensure_ascii=False)
+        return hashlib.sha256(templates.encode()).hexdigest()
+
+    @cached_property
+    def _templates(self) -> dict[str, jinja2.Template]:
+        return {part: self._compile(part) for part in self.parts}
+
+    def _compile(self, part: str) -> jinja2.Template:
+        source: str = getattr(self, part)
+        try:
+            unknown = meta.find_undeclared_variables(_ENVIRONMENT.parse(source)) - set(self.variables)
+            if unknown:
+                raise UsageError(
+                    f"prompt {self.name!r}, {part}: unknown variable {min(unknown)!r}; "
+                    f"known: {', '.join(self.variables)}"
+                )
+            return _ENVIRONMENT.from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise UsageError(f"prompt {self.name!r}, {part}, line {error.lineno}: {error.message}") from error
+        except (RecursionError, MemoryError, ValueError) as error:
+            raise UsageError(f"prompt {self.name!r}, {part} can't be read: {type(error).__name__}") from error
+
+    def _filled(self, part: str, values: Mapping[str, Any]) -> list[Message]:
+        """The messages of the system template and of this one."""
+        try:
+            text, instruction = (
+                clean(_ENVIRONMENT.fill(self._templates[name], values).strip()) for name in (part, "system")
+            )
+            asked: list[Message] = [{"role": "user", "content": text}]
+        except Exception as error:  # a template may do anything that an expression can
+            raise UsageError(f"prompt {self.name!r} can't be rendered: {error or type(error).__name__}") from error
+        return [{"role": "system", "content": instruction}, *asked] if instruction else asked
+
+
+def estimated_tokens(messages: Sequence[Message]) -> int:
+    """A cautious estimate of the prompt's tokens (see `estimate_tokens`)."""
+    return sum(estimate_tokens(message["content"]) for message in messages)
+
+
+T = TypeVar("T", bound=Templates)
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    if path.exists() and not path.is_file():
+        raise UsageError(f"prompt {path} is no plain file")  # opening a pipe would wait for ever
+    content: dict[str, Any] = read_yaml(path)
+    try:
+        return kind(**{"name": path.stem, **content})
+    except (ValidationError, TypeError) as error:
+        detail = explain(error, kind) if isinstance(error, ValidationError) else error
+        raise UsageError(f"prompt {path}: {detail}") from error

@@ -1,0 +1,394 @@
+"""Rankers on search and recommendation: trained on the train log, and judged on a split of it.
+
+A ranking lies in a folder of its own: `ranking.json` (what it is), `run.trec`, `figures.jsonl` (a line a request) and
+`summary.json`. The same ranker on the same requests is found again by its fingerprint, and nothing is done twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from qilin_rag.core.directories import find_directory
+from qilin_rag.core.environment import git_commit, installed_packages, now
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.extras import require
+from qilin_rag.core.files import write_text
+from qilin_rag.core.hashing import fingerprint
+from qilin_rag.core.registry import RANKERS
+from qilin_rag.core.stats import Clusters, standard_error
+from qilin_rag.core.third_party import third_party
+from qilin_rag.core.trec import format_trec
+from qilin_rag.core.types import MissingNotes, Score
+from qilin_rag.data.catalogue import Catalogue, open_catalogue
+from qilin_rag.data.clock import check_clock
+from qilin_rag.data.exposures import concat
+from qilin_rag.data.log_settings import LogSettings
+from qilin_rag.data.requests import (
+    TASKS,
+    VALIDATION_SHARE,
+    Floats,
+    Requests,
+    Split,
+    TaskName,
+    content_sha256,
+    part_of,
+    read_table,
+    split_by_time,
+    table_of,
+)
+from qilin_rag.data.schema import REQUEST_TABLES
+from qilin_rag.data.source import Source, open_source
+from qilin_rag.pipeline.run_directory import RunDirectory
+from qilin_rag.rankers.base import Ranker
+from qilin_rag.rankers.metrics import FIGURES, TieRange, figures_of, tie_range
+from qilin_rag.rankers.ranking_directory import (
+    MANIFEST,
+    SIGNATURES,
+    HangsOnTies,
+    RankConfig,
+    RankedBy,
+    RankingDirectory,
+    RankingManifest,
+    RankingSummary,
+    RequestFigures,
+    SliceFigure,
+    SliceSummary,
+    clusters_of,
+)
+from qilin_rag.rankers.slices import of_candidates, of_requests
+from qilin_rag.rankers.trained import Trained, TrainedRanker, load_ranker
+from qilin_rag.scorers.summary import summarise_metrics
+
+logger = logging.getLogger(__name__)
+_FINGERPRINT_VERSION = 2
+
+
+class Ranking(NamedTuple):
+    """A finished ranking: where it is, and its figures."""
+
+    directory: RankingDirectory
+    manifest: RankingManifest
+    summary: RankingSummary
+
+
+class Log:
+    """The request tables of a data set, each read once."""
+
+    def __init__(self, source: Source, validation_share: float = VALIDATION_SHARE) -> None:
+        """Nothing is read yet; `validation_share` of the train table is its validation split."""
+        self.source = source
+        self._validation_share = validation_share
+        self._tables: dict[str, Requests] = {}
+
+    def table(self, name: str) -> Requests:
+        """All requests of a table."""
+        if name not in self._tables:
+            self._tables[name] = read_table(self.source, name)
+        return self._tables[name]
+
+    def split(self, task: TaskName, split: Split) -> Requests:
+        """As `read_requests`."""
+        return part_of(self.table(table_of(task, split)), split, self._validation_share)
+
+    def all(self) -> dict[str, Requests]:
+        """Return all tables of requests by name; one that can't be read is left out with a warning."""
+        found = {}
+        for name in self.source.tables():
+            if name in REQUEST_TABLES:
+                try:
+                    found[name] = self.table(name)
+                except UsageError as error:
+                    logger.warning("not counted in the places in sessions: %s", error)
+        return found
+
+
+def make_ranker(name: str | None, checkpoint: Path | None, settings: Mapping[str, Any]) -> Ranker:
+    """A ranker by its name, or the trained one of a folder; a trained one without its folder is a UsageError."""
+    _refuse_checkpoint(settings.get("checkpoint"))
+    if checkpoint is not None:
+        return load_ranker(checkpoint, name, **settings)
+    if name is None:
+        raise UsageError(
+            "name a ranker with --ranker (see: list rankers), or the folder of a trained one: --checkpoint"
+        )
+    ranker: Ranker = RANKERS.create(name, settings)
+    if isinstance(ranker, TrainedRanker):
+        raise UsageError(f"ranker {name} is trained first: name the folder that `train` wrote with --checkpoint")
+    return ranker
+
+
+def rank(ranker: Ranker, config: RankConfig) -> Ranking:
+    """Rank the requests of a split and judge the order; a ranking that is there is not made again."""
+    share = ranker.validation_share if isinstance(ranker, TrainedRanker) else VALIDATION_SHARE
+    log = Log(open_source(config.data, ("notes", "user_feat", *REQUEST_TABLES), log=config.log), share)
+    asked = log.split(config.task, config.split)
+    first = config.first if config.first is not None and config.first < len(asked) else None
+    asked = asked.take(np.arange(len(asked))[:first])
+    catalogue = open_catalogue(log.source)
+    requests = known_candidates(asked, catalogue, config.missing_notes)
+    identity = {
+        "fingerprint_version": _FINGERPRINT_VERSION,
+        "ranker": ranker.identity(),
+        "data": content_sha256(requests, catalogue),
+        "task": config.task,
+        "split": config.split,
+        "first": first,
+        "missing_notes": config.missing_notes,
+    }
+    if absent := [name for name in REQUEST_TABLES if name not in log.source.tables()]:
+        identity["absent"] = absent  # slices are of what these hold as well, so they are made anew when these come
+    task = config.task if config.split == "test" else f"{config.task}-{config.split}"
+    if changed := config.log.changed():
+        identity["log"] = changed
+    names = (log.source.name, task, ranker.called())
+    directory = RankingDirectory(find_directory(config.runs_dir, names, identity, MANIFEST))
+    with RunDirectory(directory.path).locked():
+        if not config.fresh and (directory.path / MANIFEST).exists():
+            manifest = directory.read_manifest()
+            if manifest.identity != identity:
+                raise UsageError(f"{directory.path} belongs to another ranking; write elsewhere with --runs-dir")
+            if manifest.state == "complete":
+                logger.info("%s is there already; --fresh ranks again", directory.path)
+                return Ranking(directory, manifest, directory.read_summary())
+        manifest = _begun(ranker, config, identity, log.source)
+        directory.write_manifest(manifest)
+        scores = score_candidates(ranker, requests, catalogue)
+        lines, summary = _judged(asked, requests, scores, catalogue, log, config)
+        rankings = zip(requests.ids, requests.rankings(scores), strict=True)
+        write_text(directory.path / "run.trec", format_trec(rankings, tag=directory.path.name))
+        write_text(directory.path / "figures.jsonl", "".join(f"{line.model_dump_json()}\n" for line in lines))
+        write_text(directory.path / "summary.json", summary.model_dump_json(indent=2) + "\n")
+        manifest = manifest.model_copy(update={"state": "complete", "updated": now()})
+        directory.write_manifest(manifest)
+    return Ranking(directory, manifest, summary)
+
+
+def train(
+    ranker: Ranker,
+    tasks: Sequence[TaskName],
+    data: str,
+    out: Path,
+    limit: int | None = None,
+    missing_notes: MissingNotes = "error",
+    log: LogSettings | None = None,
+) -> Trained:
+    """Train on the train tables of these tasks, whose latest requests are kept apart for validation; no other is read.
+
+    `limit`: the first so many of a permutation of the train requests, by the ranker's seed. `log` says how requests are
+    read.
+    """
+    if not isinstance(ranker, TrainedRanker):
+        raise UsageError(f"ranker {ranker.called()} is not trained; the command rank takes it as it is")
+    _refuse_checkpoint(ranker.checkpoint)
+    require("rankers", "torch", "transformers", "accelerate", what="training")
+    from qilin_rag.rankers.training import train_ranker
+
+    source = open_source(data, ("notes", "user_feat", *(table_of(task, "train") for task in tasks)), log=log)
+    cut = [split_by_time(read_table(source, table_of(task, "train")), ranker.validation_share) for task in tasks]
+    train_requests, validation = (concat([both[which] for both in cut]) for which in (0, 1))
+    if limit is not None and limit < len(train_requests):
+        rows = np.random.default_rng(ranker.seed).permutation(len(train_requests))[:limit]
+        train_requests = train_requests.take(np.sort(rows))
+    catalogue = open_catalogue(source)
+    train_requests, validation = (
+        known_candidates(requests, catalogue, missing_notes) for requests in (train_requests, validation)
+    )
+    with third_party(f"ranker {ranker.called()}"):
+        return train_ranker(ranker, train_requests, validation, catalogue, out)
+
+
+def _refuse_checkpoint(set_to: object) -> None:
+    """As a setting it would have a model ranked by other settings than its own, and training begins anew."""
+    if set_to is not None:
+        raise UsageError(f"checkpoint {set_to} is no setting; `rank --checkpoint` takes what `train` wrote")
+
+
+def parse_tasks(given: str) -> list[TaskName]:
+    """`search`, `recommendation`, or both with a comma between them."""
+    names = [name.strip() for name in given.split(",")]
+    if unknown := next((name for name in names if name not in TASKS), None):
+        raise UsageError(f"--task: {unknown!r} is none; there are {' and '.join(TASKS)}")
+    return [task for task in TASKS if task in names]
+
+
+def known_candidates(requests: Requests, catalogue: Catalogue, missing_notes: MissingNotes) -> Requests:
+    """The candidates whose note the data has; others are an error, or left out."""
+    is_missing = np.isin(requests.note_idx, catalogue.notes.missing(requests.note_idx))
+    if not is_missing.any():
+        return requests
+    if missing_notes == "error":
+        raise UsageError(
+            f"{is_missing.sum():,} of {requests.n_candidates:,} candidates are notes that the data has not, the first "
+            f"is {requests.note_idx[is_missing][0]}; --missing-notes skip goes on without them"
+        )
+    if is_missing.all():
+        raise UsageError(
+            f"of all {requests.n_candidates:,} candidates the data has no note, so there is nothing to rank"
+        )
+    counts = f"{is_missing.sum():,} of {requests.n_candidates:,}"
+    logger.info("%s candidates left out: the data has not their notes", counts)
+    return requests.with_candidates(~is_missing)
+
+
+def score_candidates(ranker: Ranker, requests: Requests, catalogue: Catalogue) -> Floats:
+    """The ranker's scores; what it raises, another number of scores, and one that is no number, name the ranker."""
+    what = f"ranker {ranker.called()}"
+    with third_party(what):
+        scores: Floats = np.asarray(ranker.score(requests, catalogue), np.float32)
+    if scores.shape != (requests.n_candidates,):
+        raise QilinError(f"{what} gave scores of shape {scores.shape} for {requests.n_candidates} candidates")
+    if not (is_finite := np.isfinite(scores)).all():
+        row = int(np.flatnonzero(~is_finite)[0])
+        request = requests.ids[requests.request[row]]
+        raise QilinError(
+            f"{what} gave {(~is_finite).sum()} of {len(scores)} candidates no finite score, the first is note "
+            f"{requests.note_idx[row]} of request {request}: {scores[row]}"
+        )
+    return scores
+
+
+def _begun(ranker: Ranker, config: RankConfig, identity: dict[str, Any], source: Source) -> RankingManifest:
+    """The manifest of a ranking that begins now."""
+    name = ranker.called()
+    checkpoint = ranker.checkpoint if isinstance(ranker, TrainedRanker) else None
+    return RankingManifest(
+        state="incomplete",
+        fingerprint=fingerprint(identity),
+        identity=identity,
+        config=config,
+        ranker=RankedBy(
+            name=name,
+            settings=ranker.model_dump(mode="json"),
+            changed=ranker.changed(RANKERS.implied(name)),
+            checkpoint=None if checkpoint is None else str(checkpoint),
+        ),
+        label=source.label,
+        requests_sha256=identity["data"],
+        packages=installed_packages(),
+        python=platform.python_version(),
+        git_commit=git_commit(),
+        started=now(),
+        updated=now(),
+    )
+
+
+def _judged(
+    asked: Requests, requests: Requests, scores: Floats, catalogue: Catalogue, log: Log, config: RankConfig
+) -> tuple[list[RequestFigures], RankingSummary]:
+    """The figures of each request, and their means; `asked` are the requests with candidates that were left out."""
+    found = figures_of(requests, scores)
+    ties = tie_range(requests, scores)
+    of_each = of_requests(requests, list(log.all().values()), config.log.session_gap_s)
+    lines = [
+        RequestFigures(
+            id=requests.ids[row],
+            query=requests.queries[row],
+            figures=figures,
+            reason=None if figures else "its clicked notes were left out" if asked.n_clicked[row] else "no click",
+            slices={part.name: part.labels[part.of[row]] for part in of_each if part.of[row] >= 0},
+            tied=bool(ties.is_tied[row]),
+        )
+        for row, figures in enumerate(found)
+    ]
+    clusters = clusters_of(lines)
+    slices = []
+    for part in of_each:
+        for i, label in enumerate(part.labels):
+            of_part = [figures if of == i else None for figures, of in zip(found, part.of, strict=True)]
+            slices.append(_slice(part.name, label, "requests", of_part, int((part.of == i).sum()), clusters))
+    for part in of_candidates(requests, catalogue, _train_of(log, config.task)):
+        for i, label in enumerate(part.labels):
+            of_kind = figures_of(requests.with_candidates(part.of == i), scores[part.of == i])
+            slices.append(_slice(part.name, label, "candidates", of_kind, int((part.of == i).sum()), clusters))
+    counts = {
+        "requests": len(lines),
+        "without_click": sum(line.figures is None for line in lines),
+        "candidates": requests.n_candidates,
+        "left_out": asked.n_candidates - requests.n_candidates,
+        "tied": int(ties.is_tied.sum()),
+    }
+    metrics = {name: _scores(lines, name) for name in FIGURES}
+    return lines, RankingSummary(
+        metrics=summarise_metrics(metrics, clusters),
+        ties=_hanging(ties),
+        counts=counts,
+        slices=slices,
+        remarks=_remarks(log, asked),
+    )
+
+
+def _hanging(ties: TieRange) -> dict[str, HangsOnTies]:
+    """The mean of each figure with the worst and the best order of ties; empty where no order changes one."""
+    if not ties.is_tied.any():
+        return {}
+    return {
+        name: HangsOnTies(lowest=float(np.nanmean(ties.lowest[name])), highest=float(np.nanmean(ties.highest[name])))
+        for name in FIGURES
+    }
+
+
+def _remarks(log: Log, asked: Requests) -> list[str]:
+    """Say what was assumed of the log that the figures and slices hang on."""
+    settings = log.source.log
+    n_zero = int((asked.position == 0).sum())
+    at_top = [f"{n_zero:,} candidates are at position 0, taken for the top (log.position_zero)."] if n_zero else []
+    return [
+        *at_top,
+        "Sessions: of the app (session_idx), and of a user's requests by pauses (one of more than "
+        f"{settings.session_gap_s / 60:g} minutes begins another). {check_clock(log.all(), settings).sentence()}",
+    ]
+
+
+def _train_of(log: Log, task: TaskName) -> Requests | None:
+    """The train split; None, which is said, where there is none."""
+    try:
+        return log.split(task, "train")
+    except UsageError as error:
+        logger.warning("no slice of what was not seen in train: %s", error)
+        return None
+
+
+def _scores(lines: Sequence[RequestFigures], name: str) -> list[Score]:
+    return [
+        Score(
+            question_id=line.id,
+            metric=name,
+            value=line.figures.get(name) if line.figures else None,
+            reason=line.reason,
+            signature=SIGNATURES[name],
+        )
+        for line in lines
+    ]
+
+
+def _slice(
+    name: str,
+    label: str,
+    of: Literal["requests", "candidates"],
+    found: Sequence[dict[str, float] | None],
+    n: int,
+    clusters: Clusters,
+) -> SliceSummary:
+    scored = [figures for figures in found if figures]
+    values = np.array([[figures[name] for name in FIGURES] for figures in scored]).reshape(-1, len(FIGURES))
+    of_clusters = clusters[[figures is not None for figures in found]]
+    return SliceSummary(
+        slice=name,
+        label=label,
+        of=of,
+        n=n,
+        figures={
+            figure: SliceFigure(
+                value=float(column.mean()) if scored else None,
+                n=len(scored),
+                stderr=standard_error(column, of_clusters),
+            )
+            for figure, column in zip(FIGURES, values.T, strict=True)
+        },
+    )

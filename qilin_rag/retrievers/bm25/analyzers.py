@@ -1,0 +1,112 @@
+"""How text becomes index terms: `word` (jieba), `char`, and `cjk-bigram`, which mirrors Lucene's CJKAnalyzer.
+
+Text that is the same to a reader gives the same terms: `word` and `char` read normalised text, `cjk-bigram` visible one
+(Lucene has rules of its own for case and width).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from functools import cache
+from typing import Literal
+
+import regex
+
+from qilin_rag.core.text import normalise, simplify, visible
+
+Analyzer = Literal["word", "char", "cjk-bigram"]
+
+
+# CJKAnalyzer.getDefaultStopSet()
+_STOP_WORDS = frozenset(
+    "a and are as at be but by for if in into is it no not of on or s such t that the their then there "  # noqa: SIM905
+    "these they this to was will with www".split()
+)
+
+
+_MAX_TOKEN_CHARS = 255  # StandardTokenizer cuts longer words into pieces
+_WIDTH_FORMS = regex.compile(r"[！-～]+|[ウ-ヽ]?[･-ﾟ]+")
+
+
+def word_terms(text: str) -> list[str]:
+    """jieba's words that hold at least one letter or digit, normalised."""
+    import rjieba
+
+    return [word for word in rjieba.cut(normalise(text)) if word.isalnum() or any(map(str.isalnum, word))]
+
+
+def char_terms(text: str) -> list[str]:
+    """Every letter or digit on its own, normalised."""
+    return [char for char in normalise(text) if char.isalnum()]
+
+
+@cache
+def _lucene_token() -> regex.Pattern[str]:
+    """StandardTokenizer's rules (UAX #29 word boundaries, with script and emoji classes).
+
+    Group 1 is a run of adjacent <IDEOGRAPHIC>, <HIRAGANA>, <KATAKANA> and <HANGUL> tokens, which CJKBigramFilter
+    pairs; group 2 any other token. Where Katakana touches an underscore, or Hangul another script's letters, the
+    tokenizer makes one <ALPHANUM> word of both: the look-aheads leave these to the second group.
+    """
+    extend = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]"
+    alpha = r"[\p{WB=ALetter}\p{WB=Hebrew_Letter}]"
+    letters = rf"{alpha}(?:{alpha}|{extend})*"
+    letters = rf"{letters}(?:[\p{{WB=MidLetter}}\p{{WB=MidNumLet}}']{extend}*{letters})*"  # WB5-7
+    digits = rf"\p{{WB=Numeric}}(?:\p{{WB=Numeric}}|{extend})*"
+    digits = rf"{digits}(?:[\p{{WB=MidNum}}\p{{WB=MidNumLet}}']{extend}*{digits})*"  # WB8, 11, 12
+    katakana = rf"\p{{WB=Katakana}}(?:\p{{WB=Katakana}}|{extend})*+"  # WB13
+    part = rf"(?:{katakana}|(?:{letters}|{digits})+)"  # WB9, 10
+    joiner = rf"\p{{WB=ExtendNumLet}}(?:\p{{WB=ExtendNumLet}}|{extend})*"  # WB13a, b
+    han = rf"[\p{{Han}}\p{{Hiragana}}--[々〻]](?:{extend})*"
+    word_goes_on = rf"{alpha}|\p{{WB=Numeric}}|\p{{WB=ExtendNumLet}}|[\p{{WB=MidLetter}}\p{{WB=MidNumLet}}']{alpha}"
+    hangul = rf"(?:\p{{Hangul}}{extend}*+)++(?!{word_goes_on})"
+    pictograph = r"[\p{Emoji_Presentation}\p{Extended_Pictographic}★]"  # ★ was one in Unicode 12.1
+    emoji = rf"(?={pictograph})(?!\p{{RI}})\X|[#*]\ufe0f?\u20e3|\p{{RI}}{{2}}"
+    return regex.compile(
+        rf"((?:{han}|{katakana}(?!\p{{WB=ExtendNumLet}})|{hangul})+)"
+        rf"|((?:{joiner})?{part}(?:{joiner}{part})*(?:{joiner})?|{emoji}|\p{{LB=SA}}+)",
+        regex.V1,
+    )
+
+
+def cjk_bigram_terms(text: str) -> list[str]:
+    """The tokens of Lucene 9's CJKAnalyzer: bigrams of CJK characters (a lone one stays), words of other scripts.
+
+    CJKWidthFilter and LowerCaseFilter are applied before the tokenizer: they move no boundary. What a reader doesn't
+    see is left out first; Lucene keeps it in a token, or begins another one there.
+    """
+    text = visible(text)
+    if not text.isascii():
+        text = _WIDTH_FORMS.sub(lambda form: unicodedata.normalize("NFKC", form[0]), text)
+        text = unicodedata.normalize("NFC", text)
+    terms: list[str] = []
+    for cjk, word in _lucene_token().findall(text.lower()):
+        if cjk:
+            terms += map(str.__add__, cjk, cjk[1:]) if len(cjk) > 1 else cjk
+        elif word not in _STOP_WORDS:
+            terms += (word[start : start + _MAX_TOKEN_CHARS] for start in range(0, len(word), _MAX_TOKEN_CHARS))
+    return terms
+
+
+_AS_IS: dict[Analyzer, Callable[[str], list[str]]] = {
+    "word": word_terms,
+    "char": char_terms,
+    "cjk-bigram": cjk_bigram_terms,
+}
+
+
+def analyzer_key(name: Analyzer, simplified: bool) -> str:
+    """Return the key in `ANALYZERS` of an analyzer, as it is or of simplified characters."""
+    return f"{name}, simplified" if simplified else name
+
+
+def _of_simplified(terms: Callable[[str], list[str]]) -> Callable[[str], list[str]]:
+    return lambda text: terms(simplify(text))
+
+
+ANALYZERS: dict[str, Callable[[str], list[str]]] = {
+    analyzer_key(name, is_simplified): _of_simplified(terms) if is_simplified else terms
+    for name, terms in _AS_IS.items()
+    for is_simplified in (False, True)
+}

@@ -1,0 +1,1 @@
+"""Dense retrieval: vectors of all notes, and the search among them."""

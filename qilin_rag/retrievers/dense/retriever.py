@@ -1,0 +1,324 @@
+"""Dense retrieval: query and notes as vectors of one sentence-transformers model, the nearest found by faiss."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, PositiveInt, PrivateAttr, model_validator
+
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.extras import require
+from qilin_rag.core.text import counted
+from qilin_rag.core.types import Hit, Note, Question
+from qilin_rag.data import NoteStore
+from qilin_rag.models.families import Pooling, assumed_last_token, assumed_pooling
+from qilin_rag.models.prefixes import Prefixes, model_prefixes
+from qilin_rag.models.pretrained import fetch_model, model_sha256
+from qilin_rag.models.sentence_encoder import (
+    Precision,
+    Similarity,
+    Task,
+    Vectors,
+    encode,
+    has_native_bf16,
+    load_encoder,
+    similarity_of,
+)
+from qilin_rag.retrievers.dense.search import (
+    Approximate,
+    Neighbours,
+    default_breadth,
+    keep_recall,
+    kept_recall,
+    measured_recall,
+    opened_index,
+    sampled_queries,
+    search_approximately,
+    search_flat,
+    warn_of_recall,
+)
+from qilin_rag.retrievers.dense.shards import Halves, open_vectors, write_vectors
+from qilin_rag.retrievers.index_files import IndexedRetriever
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+logger = logging.getLogger(__name__)
+_OF_QUERIES = ("query_prefix", "similarity", "faiss", "n_probe", "ef_search")
+_CHECKED_TEXTS = 32  # in bf16 against fp32
+_LEAST_COSINE = 0.999
+_SAMPLED_NOTES, _QUERY_CHARS = 200, 32  # whose titles are the queries that recall is measured by
+
+
+class BiEncoder(IndexedRetriever):
+    """Cosine similarity of sentence vectors, dot product, or Euclidean distance.
+
+    `model` is a folder or hub name of a sentence-transformers or transformers model, or what `train` wrote. A prefix
+    that is not given is the model's own: declared in its files, or documented for its family (bge, e5, Qwen3-Embedding
+    and others); "" is none. `pooling` and `max_length` (in tokens) that are not given are the model's own, or those of
+    its family. `normalize: true` compares by cosine, `false` by dot product; if it is not given, vectors are compared
+    as the model's files say (`similarity_fn_name`), else by cosine. A Euclidean score is the negative distance.
+
+    Notes are encoded in `precision`: auto is bf16 where the device has it natively and the first notes' vectors are
+    those of fp32 (cosine .999 at least), else fp32; queries always in fp32. `faiss` is how the nearest are found:
+    flat compares every note, ivf reads `n_probe` lists of them, hnsw keeps `ef_search` candidates on its way.
+    `batch_size` bounds a batch to as many texts of full length. `device` may name several, with commas between them, or
+    be `all` (GPUs): each encodes notes in a process of its own. With `engine: ray` the workers of a Ray cluster do,
+    which need the model where it is here.
+    """
+
+    argument: ClassVar[str | None] = "model"
+    operational: ClassVar[frozenset[str]] = IndexedRetriever.operational | {"batch_size", "device", "engine"}
+    version: ClassVar[int] = 3
+    index_version: ClassVar[int] = 4
+    """Of the notes' vectors, which take long to make; raised when they change."""
+    packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers")
+
+    model: str = "BAAI/bge-base-zh-v1.5"
+    query_prefix: str | None = None
+    passage_prefix: str | None = None
+    pooling: Pooling | None = None
+    max_length: Annotated[int, Field(ge=3)] | None = None
+    normalize: bool | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    faiss: Neighbours = "flat"
+    n_probe: PositiveInt | None = None
+    ef_search: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+    device: str | None = None
+    engine: Literal["local", "ray"] = "local"
+
+    encodes: ClassVar[bool] = True
+
+    _found: tuple[Path, str] | None = PrivateAttr(default=None)
+    _encoder: SentenceTransformer | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> BiEncoder:
+        for name, kind in (("n_probe", "ivf"), ("ef_search", "hnsw")):
+            if getattr(self, name) is not None and self.faiss != kind:
+                raise ValueError(f"{name} is a setting of faiss {kind}")
+        if self.device is not None and self.engine == "ray":
+            raise ValueError("device is a setting of engine local; a Ray cluster gives its workers theirs")
+        return self
+
+    @property
+    def nested(self) -> bool:  # type: ignore[override]
+        """Whether all notes are compared; hnsw looks further if more are asked for, and ivf sees more ties."""
+        return self.faiss == "flat"
+
+    def identity(self) -> dict[str, Any]:
+        """What the model contains counts, not where it lies; prefixes and pooling as they are used."""
+        folder, sha256 = self._find_model()
+        prefixes = self._prefixes()
+        assumed = assumed_pooling(folder, self.model)
+        similarity = self._similarity()
+        return super().identity() | {
+            "model": sha256,
+            "query_prefix": prefixes.query,
+            "passage_prefix": prefixes.passage,
+            "pooling": self.pooling or (assumed and assumed.pooling),
+            "last_token": assumed_last_token(folder, self.model),
+            "normalize": similarity == "cosine",
+            "similarity": similarity,
+        }
+
+    def index_identity(self) -> dict[str, Any]:
+        """All but what concerns queries: the notes' vectors don't depend on it; one folder may hold ivf and hnsw."""
+        require("neural", "torch", "sentence_transformers", "faiss", what="retriever biencoder")
+        identity = self.identity() | {"version": self.index_version}
+        return {name: value for name, value in identity.items() if name not in _OF_QUERIES}
+
+    def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
+        """The `k` notes nearest to each question, whatever their score."""
+        if not len(notes) or not questions:
+            return [[] for _ in questions]
+        vectors, index = self.open_index(notes)
+        prefix = self._prefixes().query
+        logger.info("encoding %s, prefix %r", counted(len(questions), "query"), prefix)
+        texts = [question.query for question in questions]
+        queries = self._encode(texts, "query", [f"query {question.id}" for question in questions])
+        rankings, n_tied = self._nearest(texts, queries, vectors, index, notes, k)
+        if n_tied:
+            logger.info(
+                "%d of %d rankings had ties at rank %d; a hash decided which notes stayed", n_tied, len(questions), k
+            )
+        return rankings
+
+    def embed_queries(self, queries: Sequence[str]) -> Vectors:
+        """Their vectors, shape (n_queries, dimension)."""
+        return self._encode(queries, "query", [f"query {query!r}" for query in queries])
+
+    def embed_notes(self, texts: Sequence[str]) -> Vectors:
+        """The vectors of notes by their texts (`Note.text`), shape (n_texts, dimension)."""
+        return self._encode(texts, "document", [f"note {text[:50]!r}" for text in texts])
+
+    def write_files(self, notes: NoteStore, folder: Path) -> None:
+        """The notes' vectors in the order of the store, and faiss' index of them with its recall."""
+        precision = self._precision(notes)
+        prefix = self._prefixes().passage
+        logger.info(
+            "indexing %s (biencoder, %s, passage prefix %r, %s)",
+            *(counted(len(notes), "note"), self.model, prefix, precision),
+        )
+        devices = self._devices()
+        if len(devices) == 1 and self.engine == "local":
+            write_vectors(notes, folder, lambda _: _note_encoder(self, precision), devices)
+        else:
+            settings = self.model_dump(exclude={"index", "device"})
+            make_encoder = partial(_note_encoder_on, settings, precision)
+            write_vectors(notes, folder, make_encoder, devices, on_ray=self.engine == "ray")
+        if self.faiss != "flat":
+            vectors = open_vectors(folder)
+            index = opened_index(self.faiss, vectors, folder)
+            texts = [note.title or note.content[:_QUERY_CHARS] for note in _sample(notes)]
+            self._measure(texts, self.embed_queries(texts), vectors, index, folder)
+
+    def read_files(self, folder: Path) -> tuple[Halves, Approximate | None]:
+        """Return the notes' vectors, memory-mapped, and the index of them (None: flat), which is made if need be.
+
+        An index that finds too little of what flat finds is said, each time.
+        """
+        vectors = open_vectors(folder)
+        if self.faiss == "flat":
+            return vectors, None
+        index = opened_index(self.faiss, vectors, folder)
+        measured = kept_recall(self.faiss, folder) or self._measure(*sampled_queries(vectors), vectors, index, folder)
+        warn_of_recall(self.faiss, measured, self._breadth(index))
+        return vectors, index
+
+    def _measure(
+        self, texts: Sequence[str], queries: Vectors, vectors: Halves, index: Approximate, folder: Path
+    ) -> dict[str, Any]:
+        """Compare the index with flat over these queries, and keep and log what is found."""
+        rows = np.arange(len(vectors))
+
+        def search(texts: Sequence[str], some: Vectors, k: int) -> tuple[list[list[Hit]], int]:
+            return search_approximately(texts, some, vectors, rows, k, index, self._breadth(index))
+
+        measured = measured_recall(texts, queries, vectors, rows, search) | {"breadth": self._breadth(index)}
+        try:
+            keep_recall(self.faiss, folder, measured)
+        except OSError as error:
+            logger.warning("the recall of %s can't be kept in %s: %s", self.faiss, folder, error)
+        logger.info("%s against flat: %s", self.faiss, ", ".join(f"{key} {value}" for key, value in measured.items()))
+        return measured
+
+    def _breadth(self, index: Approximate) -> int:
+        """How many lists are read (ivf) or candidates are kept (hnsw)."""
+        asked = self.ef_search if self.faiss == "hnsw" else self.n_probe
+        return asked or default_breadth(self.faiss, int(index.index.ntotal))
+
+    def _nearest(
+        self,
+        texts: Sequence[str],
+        queries: Vectors,
+        vectors: Halves,
+        index: Approximate | None,
+        notes: NoteStore,
+        k: int,
+    ) -> tuple[list[list[Hit]], int]:
+        if index is None:
+            is_euclidean = self._similarity() == "euclidean"
+            return search_flat(texts, queries, vectors, notes.note_idxs, k, by_distance=is_euclidean)
+        return search_approximately(texts, queries, vectors, notes.note_idxs, k, index, self._breadth(index))
+
+    def _devices(self) -> list[str | None]:
+        """Those that encode notes: `device` names one, several with commas between them, or `all` GPUs."""
+        if self.device == "all":
+            import torch
+
+            if not torch.cuda.device_count():
+                raise UsageError("device all: torch sees no GPU here; leave the setting out")
+            return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        return [None] if self.device is None else list(self.device.split(","))
+
+    def _precision(self, notes: NoteStore) -> Precision:
+        """What notes are encoded in: bf16 where that was asked for, or the device has it, and it is close to fp32."""
+        if self.precision == "fp32" or (self.precision == "auto" and not has_native_bf16(self._model().device)):
+            return "fp32"
+        texts = [note.text for note in itertools.islice(notes, _CHECKED_TEXTS)]
+        full, half = (self._encode(texts, "document", texts, precision) for precision in ("fp32", "bf16"))
+        norms = np.linalg.norm(full, axis=1) * np.linalg.norm(half, axis=1)
+        least = float(((full * half).sum(axis=1) / norms).min())
+        if least >= _LEAST_COSINE:
+            return "bf16"
+        found = f"bf16 makes other vectors than fp32 of model {self.model!r}: cosine {least:.4f}, under {_LEAST_COSINE}"
+        if self.precision == "bf16":
+            raise UsageError(f"{found}; leave the setting precision out")
+        logger.info("%s; fp32 it is", found)
+        return "fp32"
+
+    def _find_model(self) -> tuple[Path, str]:
+        """The model's folder and the hash of what it contains; fetched where it is not here."""
+        if self._found is None:
+            folder = fetch_model(self.model)
+            self._found = folder, model_sha256(folder)
+        return self._found
+
+    def _similarity(self) -> Similarity:
+        similarity = similarity_of(self._find_model()[0], self.model, self.normalize)
+        if similarity == "euclidean" and self.faiss != "flat":
+            raise UsageError(
+                f"faiss {self.faiss}: model {self.model!r} compares by Euclidean distance, which flat alone searches; "
+                "leave faiss out, or set normalize to true (cosine) or false (dot product)"
+            )
+        return similarity
+
+    def _prefixes(self) -> Prefixes:
+        own = model_prefixes(self._find_model()[0], self.model)
+        given = (self.query_prefix, self.passage_prefix)
+        return Prefixes(*(mine if text is None else text for text, mine in zip(given, own, strict=True)))
+
+    def _encode(self, texts: Sequence[str], task: Task, names: Sequence[str], precision: Precision = "fp32") -> Vectors:
+        """Vectors of shape (n_texts, dimension); a UsageError names the first text whose vector is not finite."""
+        prefixes = self._prefixes()
+        return encode(
+            self._model(),
+            texts,
+            prefixes.query if task == "query" else prefixes.passage,
+            task=task,
+            normalize=self._similarity() == "cosine",
+            batch_size=self.batch_size,
+            named=(self.model, names),
+            precision=precision,
+        )
+
+    def _model(self) -> SentenceTransformer:
+        """The model in full precision, with our pooling and length."""
+        if self._encoder is None:
+            folder, _ = self._find_model()
+            self._encoder = load_encoder(folder, self.model, self._devices()[0], self.pooling, self.max_length)
+        return self._encoder
+
+
+def _note_encoder(retriever: BiEncoder, precision: Precision) -> Callable[[Sequence[str], Sequence[str]], Halves]:
+    """What makes 16-bit vectors of notes' texts, which have names."""
+
+    def encode_notes(texts: Sequence[str], names: Sequence[str]) -> Halves:
+        with np.errstate(over="ignore"):
+            halves = retriever._encode(texts, "document", names, precision).astype(np.float16)
+        if not np.isfinite(halves).all():
+            raise UsageError(f"vectors of model {retriever.model!r} don't fit 16-bit floats; set normalize: true")
+        return halves
+
+    return encode_notes
+
+
+def _note_encoder_on(
+    settings: Mapping[str, Any], precision: Precision, device: str | None
+) -> Callable[[Sequence[str], Sequence[str]], Halves]:
+    """The same in another process, which loads the model onto a device of its own."""
+    return _note_encoder(BiEncoder(**settings, device=device), precision)
+
+
+def _sample(notes: NoteStore) -> list[Note]:
+    n = min(_SAMPLED_NOTES, len(notes))
+    return notes.get(np.random.default_rng(0).choice(notes.note_idxs, n, replace=False).tolist())

@@ -1,0 +1,400 @@
+"""The nearest of millions of vectors: every one compared (flat), or by faiss' inverted lists (ivf) or graph (hnsw).
+
+Vectors are 16-bit floats on disk and read block by block, so that memory doesn't grow with them. faiss finds
+candidates; their scores are computed again, so that equal vectors have equal scores wherever they stand. An index holds
+each distinct vector once: in a graph the copies of one would be neighbours of each other only, and would hide all else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from qilin_rag.core.files import write_text
+from qilin_rag.core.ties import rank_order
+from qilin_rag.core.types import Hit
+from qilin_rag.models.sentence_encoder import Vectors, dot
+from qilin_rag.retrievers.base import rank_hits
+from qilin_rag.retrievers.distinct import digests_of, distinct
+
+logger = logging.getLogger(__name__)
+Neighbours = Literal["flat", "ivf", "hnsw"]
+Ids = npt.NDArray[np.int64]
+Found = tuple[list[list[Hit]], int]
+_BLOCK_ROWS = 65536  # of vectors, as 32-bit floats
+_CHUNK_QUERIES = 1024  # compared with a block at a time
+_MARGIN = 100  # notes asked of faiss beyond k, so that ties at the cut are seen
+_SEED = 0
+_TRAINED_BY = 64  # vectors a list of ivf
+_RECALL_AT = 100
+_LEAST_RECALL = 0.9
+_SAMPLED = 200  # vectors, as queries
+COPIES = "copies.npy"
+
+
+class Approximate(NamedTuple):
+    """faiss' index of the distinct vectors, and the rows of the notes that have each of them."""
+
+    index: Any
+    rows: npt.NDArray[np.int64]
+    """(n_notes,): the rows of the first distinct vector, of the second, ..."""
+    starts: npt.NDArray[np.int64]
+    """(n_distinct + 1,): where the rows of each begin."""
+
+
+class _Products:
+    """Closeness of a query and vectors as their dot product."""
+
+    def nearest(self, queries: Vectors, block: Vectors, n: int) -> tuple[Vectors, Ids]:
+        """The closest `n` of a block by faiss, and how close they are; both (n_queries, n)."""
+        import faiss
+
+        found: tuple[Vectors, Ids] = faiss.knn(queries, block, n, metric=faiss.METRIC_INNER_PRODUCT)
+        return found
+
+    def all_of(self, queries: Vectors, block: Vectors) -> Vectors:
+        """How close all vectors of a block are, (n_queries, n_vectors), in single precision."""
+        products: Vectors = queries @ block.T
+        return products
+
+    def exact(self, vectors: npt.NDArray[Any], query: Vectors) -> Vectors:
+        """How close these vectors are, (n_vectors,); equal vectors are equally close."""
+        return dot(vectors, query)
+
+    def errors(self, queries: Vectors, longest: float) -> Vectors:
+        """By how much the former may be off at most, (n_queries,).
+
+        That is dimension * 2^-24 * |query| * |vector| (Higham 2002, section 3.1), here taken twice.
+        """
+        bounds: Vectors = 2 * queries.shape[1] * 2.0**-24 * longest * np.linalg.norm(queries, axis=1)
+        return bounds
+
+
+class _Distances(_Products):
+    """Closeness as the negative square of the Euclidean distance."""
+
+    def nearest(self, queries: Vectors, block: Vectors, n: int) -> tuple[Vectors, Ids]:
+        import faiss
+
+        squares, rows = faiss.knn(queries, block, n, metric=faiss.METRIC_L2)
+        return -squares, rows
+
+    def all_of(self, queries: Vectors, block: Vectors) -> Vectors:
+        squares: Vectors = (queries**2).sum(axis=1)[:, None] + (block**2).sum(axis=1) - 2 * queries @ block.T
+        return -squares
+
+    def exact(self, vectors: npt.NDArray[Any], query: Vectors) -> Vectors:
+        differences = vectors.astype(np.float64) - query.astype(np.float64)
+        squares: Vectors = (differences**2).sum(axis=1).astype(np.float32)
+        return -squares
+
+    def errors(self, queries: Vectors, longest: float) -> Vectors:
+        """The squares of both lengths, and twice their product, are off like a product."""
+        bounds: Vectors = 4 * queries.shape[1] * 2.0**-24 * (longest + np.linalg.norm(queries, axis=1)) ** 2
+        return bounds
+
+
+def search_flat(
+    texts: Sequence[str],
+    queries: Vectors,
+    vectors: npt.NDArray[Any],
+    note_idxs: Ids,
+    k: int,
+    by_distance: bool = False,
+) -> Found:
+    """Rank the `k` notes nearest to each query by dot product or Euclidean distance, out of all; ties as `rank_hits`.
+
+    Args:
+        texts: The queries' texts, by which ties are ordered.
+        queries: Shape (n_queries, dimension).
+        vectors: Shape (n_notes, dimension).
+        note_idxs: Shape (n_notes,).
+        k: How many notes are wanted.
+        by_distance: Whether a score is the negative Euclidean distance, not the dot product.
+
+    Returns:
+        The rankings, and how many of them had ties at the cut.
+    """
+    measure = _Distances() if by_distance else _Products()
+    rankings: list[list[Hit]] = []
+    n_tied = 0
+    for start in range(0, len(queries), _CHUNK_QUERIES):
+        chunk = slice(start, start + _CHUNK_QUERIES)
+        some, tied = _search_chunk(texts[chunk], queries[chunk], vectors, note_idxs, k, measure)
+        rankings += some
+        n_tied += tied
+    if by_distance:
+        rankings = [
+            [hit.model_copy(update={"score": -math.sqrt(max(-hit.score, 0.0))}) for hit in hits] for hits in rankings
+        ]
+    return rankings, n_tied
+
+
+def search_approximately(
+    texts: Sequence[str],
+    queries: Vectors,
+    vectors: npt.NDArray[Any],
+    note_idxs: Ids,
+    k: int,
+    index: Approximate,
+    breadth: int,
+) -> Found:
+    """Rank as `search_flat`, but only the notes of the vectors that `index` finds, some more than `k`.
+
+    `breadth` is n_probe, or ef_search, which is no less than the number of candidates.
+    """
+    n_wanted = min(k + _MARGIN, index.index.ntotal)
+    parameters = search_parameters(index.index, max(breadth, n_wanted), breadth)
+    _, found = index.index.search(queries, n_wanted, params=parameters)
+    rankings = []
+    n_tied = 0
+    for text, query, nearest in zip(texts, queries, found, strict=True):
+        found_vectors = np.sort(nearest[nearest >= 0])
+        scores = dot(vectors[index.rows[index.starts[found_vectors]]], query)
+        n_notes = index.starts[found_vectors + 1] - index.starts[found_vectors]
+        order = np.argsort(-scores, kind="stable")
+        n_needed = int(np.searchsorted(np.cumsum(n_notes[order]), k)) + 1
+        of_best = np.flatnonzero(scores >= scores[order[:n_needed]].min(initial=np.inf))
+        rows = [index.rows[index.starts[i] : index.starts[i + 1]] for i in found_vectors[of_best]]
+        every = np.concatenate([np.zeros(0, np.int64), *rows])
+        hits, left_out = rank_hits(
+            np.repeat(scores[of_best], n_notes[of_best]), note_idxs[every], k, text, above=-math.inf
+        )
+        rankings.append(hits)
+        n_tied += left_out > 0
+    return rankings, n_tied
+
+
+def search_parameters(index: Any, ef_search: int, n_probe: int) -> Any:
+    """As faiss takes them for this index."""
+    import faiss
+
+    if isinstance(index, faiss.IndexHNSW):
+        return faiss.SearchParametersHNSW(efSearch=ef_search)
+    return faiss.SearchParametersIVF(nprobe=n_probe)
+
+
+def opened_index(kind: Neighbours, vectors: npt.NDArray[Any], folder: Path) -> Approximate:
+    """Open the index of these vectors that is kept in their folder; make it if it does not exist.
+
+    Lists are trained on a seeded sample. With several threads a graph is not the same each time.
+    """
+    copies = _opened_copies(vectors, folder)
+    rows = np.argsort(copies, kind="stable")
+    starts = np.append(0, np.cumsum(np.bincount(copies)))
+    return Approximate(_opened_faiss(kind, vectors, rows[starts[:-1]], folder), rows, starts)
+
+
+def _opened_copies(vectors: npt.NDArray[Any], folder: Path) -> npt.NDArray[np.int32]:
+    """Return the number of each row's vector among the distinct ones, (n_rows,), in the order of their first rows."""
+    path = folder / COPIES
+    with suppress(OSError, ValueError):
+        kept: npt.NDArray[np.int32] = np.load(path, allow_pickle=False)
+        if kept.shape == (len(vectors),) and kept.dtype == np.int32:
+            return kept
+    blocks = (np.asarray(vectors[start : start + _BLOCK_ROWS]) for start in range(0, len(vectors), _BLOCK_ROWS))
+    found = distinct(digests_of(row.tobytes() for block in blocks for row in block))
+    copies = np.argsort(np.argsort(found.first))[found.number].astype(np.int32)
+    if (n_copies := len(vectors) - len(found.first)) > 0:
+        logger.info("%d of %d notes have the vector of another; each vector is indexed once", n_copies, len(vectors))
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, copies, allow_pickle=False)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        logger.warning("%s can't be kept in %s (%s); it is made again next time", COPIES, folder, error)
+    return copies
+
+
+def _opened_faiss(kind: Neighbours, vectors: npt.NDArray[Any], rows: Ids, folder: Path) -> Any:
+    """Open faiss' index of the vectors in these rows; make it if it does not exist."""
+    import faiss
+
+    path = folder / f"{kind}.faiss"
+    if path.is_file():
+        try:
+            index = faiss.read_index(str(path))
+            if (index.ntotal, index.d) == (len(rows), vectors.shape[1]):
+                return index
+            logger.warning("%s is of other vectors; it is made again", path)
+        except RuntimeError as error:  # of faiss
+            logger.warning("%s is damaged (%s); it is made again", path, str(error)[:200])
+    started = time.monotonic()
+    index = _made(kind, vectors, rows)
+    logger.info("%s of %d vectors in %.0f s", kind, len(rows), time.monotonic() - started)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        faiss.write_index(index, str(temporary))
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # of faiss
+        temporary.unlink(missing_ok=True)
+        logger.warning("%s can't be kept in %s (%s); it is made again next time", kind, folder, str(error)[:200])
+    return index
+
+
+def default_breadth(kind: Neighbours, n_vectors: int) -> int:
+    """Lists that are read (ivf), or candidates that are kept (hnsw): recall@100 of .95 and more over e5's vectors."""
+    return 256 if kind == "hnsw" else min(_n_lists(n_vectors), 5 * math.isqrt(_n_lists(n_vectors)) + 16)
+
+
+def measured_recall(
+    texts: Sequence[str],
+    queries: Vectors,
+    vectors: npt.NDArray[Any],
+    note_idxs: Ids,
+    search: Callable[[Sequence[str], Vectors, int], Found],
+) -> dict[str, Any]:
+    """Return the share of flat's first hundred that `search(texts, queries, k)` finds, and how much faster it is."""
+    k = min(_RECALL_AT, len(vectors))
+    started = time.perf_counter()
+    exact, _ = search_flat(texts, queries, vectors, note_idxs, k)
+    between = time.perf_counter()
+    found, _ = search(texts, queries, k)
+    ended = time.perf_counter()
+    n_found = sum(
+        len({hit.note_idx for hit in one} & {hit.note_idx for hit in other})
+        for one, other in zip(exact, found, strict=True)
+    )
+    return {
+        f"recall@{k}": round(n_found / (k * len(queries)), 4),
+        "n_queries": len(queries),
+        "flat_s": round(between - started, 3),
+        "search_s": round(ended - between, 3),
+    }
+
+
+def sampled_queries(vectors: npt.NDArray[Any]) -> tuple[list[str], Vectors]:
+    """Return some of the vectors as queries with names, for an index that is made where no text can be encoded."""
+    rows = np.random.default_rng(_SEED).choice(len(vectors), min(_SAMPLED, len(vectors)), replace=False)
+    return [f"row {row}" for row in rows], vectors[np.sort(rows)].astype(np.float32)
+
+
+def keep_recall(kind: Neighbours, folder: Path, measured: dict[str, Any]) -> None:
+    """Write what `measured_recall` found beside the index."""
+    write_text(folder / f"{kind}.json", f"{json.dumps(measured, indent=2)}\n")
+
+
+def kept_recall(kind: Neighbours, folder: Path) -> dict[str, Any] | None:
+    """Return what `keep_recall` wrote; None where it can't be read."""
+    with suppress(OSError, ValueError):
+        measured = json.loads((folder / f"{kind}.json").read_text(encoding="utf-8"))
+        return measured if isinstance(measured, dict) and isinstance(measured.get("breadth"), int) else None
+    return None
+
+
+def warn_of_recall(kind: Neighbours, measured: dict[str, Any], breadth: int) -> None:
+    """Say it where an index is known to miss much, or is searched less broadly than when its recall was measured."""
+    setting = "ef_search" if kind == "hnsw" else "n_probe"
+    name, recall = next((name, value) for name, value in measured.items() if name.startswith("recall@"))
+    if breadth < measured["breadth"]:
+        logger.warning(
+            "%s: recall at %s %d was not measured (%s %.4f at %d); it may be lower",
+            *(kind, setting, breadth, name, recall, measured["breadth"]),
+        )
+    elif recall < _LEAST_RECALL:
+        logger.warning(
+            "%s misses notes: %s against flat is %.4f at %s %d; raise retriever.%s, or set retriever.faiss=flat",
+            *(kind, name, recall, setting, measured["breadth"], setting),
+        )
+
+
+def _n_lists(n_vectors: int) -> int:
+    """Four times the root, as faiss advises, but 39 vectors each, which it wants for training."""
+    return max(1, min(int(4 * math.sqrt(n_vectors)), n_vectors // 39))
+
+
+def _made(kind: Neighbours, vectors: npt.NDArray[Any], rows: Ids) -> Any:
+    import faiss
+
+    n_lists = _n_lists(len(rows))
+    name = "HNSW32,SQfp16" if kind == "hnsw" else f"IVF{n_lists},SQfp16"
+    index = faiss.index_factory(vectors.shape[1], name, faiss.METRIC_INNER_PRODUCT)
+    if kind == "hnsw":
+        index.hnsw.efConstruction = 100
+    n_samples = min(len(rows), _TRAINED_BY * n_lists)
+    sample = rows[np.sort(np.random.default_rng(_SEED).choice(len(rows), n_samples, replace=False))]
+    index.train(vectors[sample].astype(np.float32))
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        index.add(vectors[rows[start : start + _BLOCK_ROWS]].astype(np.float32))
+    return index
+
+
+def _blocks(vectors: npt.NDArray[Any]) -> Iterator[tuple[int, Vectors]]:
+    """Blocks as 32-bit floats, each with its first row."""
+    for start in range(0, len(vectors), _BLOCK_ROWS):
+        yield start, vectors[start : start + _BLOCK_ROWS].astype(np.float32)
+
+
+def _search_chunk(
+    texts: Sequence[str],
+    queries: Vectors,
+    vectors: npt.NDArray[Any],
+    note_idxs: Ids,
+    k: int,
+    measure: _Products,
+) -> Found:
+    """Where faiss may have cut among ties, all vectors are looked at once more."""
+    n_wanted = min(k + _MARGIN, len(vectors))
+    scores, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    longest = 0.0
+    for start, block in _blocks(vectors):
+        longest = max(longest, float(np.linalg.norm(block, axis=1).max()))
+        some_scores, some = measure.nearest(queries, block, min(n_wanted, len(block)))
+        scores, rows = np.hstack([scores, some_scores]), np.hstack([rows, some + start])
+        if scores.shape[1] > n_wanted:
+            best = np.argpartition(-scores, n_wanted - 1, axis=1)[:, :n_wanted]
+            scores, rows = np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
+    errors = measure.errors(queries, longest)
+    rankings: list[list[Hit]] = []
+    n_tied, unsure, cuts = 0, [], []
+    for i, query in enumerate(queries):
+        exact = measure.exact(vectors[rows[i]], query)
+        hits, left_out = rank_hits(exact, note_idxs[rows[i]], k, texts[i], above=-math.inf)
+        rankings.append(hits)
+        if n_wanted < len(vectors) and hits[-1].score <= scores[i].min() + errors[i]:
+            unsure.append(i)
+            cuts.append(hits[-1].score - errors[i])
+        else:
+            n_tied += left_out > 0
+    if unsure:
+        of_unsure, lowest = [texts[i] for i in unsure], np.array(cuts, np.float32)
+        again, tied = _search_above(of_unsure, queries[unsure], lowest, vectors, note_idxs, k, measure)
+        n_tied += tied
+        for i, hits in zip(unsure, again, strict=True):
+            rankings[i] = hits
+    return rankings, n_tied
+
+
+def _search_above(
+    texts: Sequence[str],
+    queries: Vectors,
+    cuts: Vectors,
+    vectors: npt.NDArray[Any],
+    note_idxs: Ids,
+    k: int,
+    measure: _Products,
+) -> Found:
+    """Of all vectors that are as close to a query as its cut or closer, of which there are k at least: the best."""
+    kept = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
+    for start, block in _blocks(vectors):
+        closeness = measure.all_of(queries, block)
+        for i in np.flatnonzero(closeness.max(axis=1) >= cuts).tolist():
+            rows = start + np.flatnonzero(closeness[i] >= cuts[i])
+            scores = np.concatenate([kept[i][0], measure.exact(vectors[rows], queries[i])])
+            ids = np.concatenate([kept[i][1], note_idxs[rows]])
+            first = rank_order(scores, ids, texts[i])[: k + 1]  # one more, to see whether there are ties
+            kept[i] = scores[first], ids[first]
+    ranked = [rank_hits(scores, ids, k, text, above=-math.inf) for text, (scores, ids) in zip(texts, kept, strict=True)]
+    return [hits for hits, _ in ranked], sum(left_out > 0 for _, left_out in ranked)

@@ -1,0 +1,220 @@
+"""Vectors of all notes on disk: encoded shard by shard, here, on several devices or on a Ray cluster.
+
+A shard is a fixed range of notes, and its vectors depend on nothing else: who encoded it, when, and what was there
+before. Notes of one text have one vector, that of the first of them: encoded in another batch it would differ in its
+last bits, and which of them is nearest would be a matter of the shard, so of the id. Shards are kept with their
+checksums as they come, so that a build goes on where it was stopped, and joined to one file at the end. One shard a
+worker is all that is in memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.extras import require
+from qilin_rag.core.progress import stage
+from qilin_rag.data import NoteStore
+from qilin_rag.retrievers.distinct import distinct, text_digests
+from qilin_rag.retrievers.resumable import drop_part, is_whole, kept_part
+
+SHARD_NOTES = 8192
+_VECTORS = "vectors.npy"
+_RAY_SHARDS = 32  # a pass of Ray Data: so many are in its memory at once
+Halves = npt.NDArray[np.float16]
+MakeEncoder = Callable[[str | None], Callable[[Sequence[str], Sequence[str]], Halves]]
+"""Loads the model on a device (None: the default one); what it returns encodes texts that have names. Pickled to
+workers."""
+
+
+class Shard(NamedTuple):
+    """A range of notes: its number, and their texts and names in messages."""
+
+    number: int
+    texts: list[str]
+    names: list[str]
+
+
+def write_vectors(
+    notes: NoteStore, folder: Path, make_encoder: MakeEncoder, devices: Sequence[str | None], on_ray: bool = False
+) -> None:
+    """The notes' vectors in the order of the store as `vectors.npy`: shape (n_notes, dimension), 16-bit floats."""
+    n_shards = -(-len(notes) // SHARD_NOTES)
+    if not is_whole(folder, _VECTORS):
+        missing = [number for number in range(n_shards) if not is_whole(folder, _shard(number))]
+        shards = (_read_shard(notes, number) for number in missing)
+        if on_ray:
+            encoded = _on_ray(shards, make_encoder)
+        elif len(devices) > 1 and len(missing) > 1:
+            encoded = _on_devices(shards, make_encoder, devices)
+        else:
+            encoded = _here(shards, make_encoder, devices[0])
+        n_missing = sum(len(_ids(notes, number)) for number in missing)
+        with stage("encoding notes", len(notes), len(notes) - n_missing) as advance:
+            for number, vectors in encoded:
+                kept_part(folder, _shard(number), partial(_save, vectors))
+                advance(len(vectors))
+        kept_part(folder, _VECTORS, lambda path: _join(notes, folder, n_shards, path))
+    for number in range(n_shards):
+        drop_part(folder, _shard(number))
+
+
+def open_vectors(folder: Path) -> Halves:
+    """What `write_vectors` wrote, memory-mapped."""
+    vectors: Halves = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
+    return vectors
+
+
+def _shard(number: int) -> str:
+    return f"vectors-{number:05d}.npy"
+
+
+def _ids(notes: NoteStore, number: int) -> npt.NDArray[np.int64]:
+    return notes.note_idxs[number * SHARD_NOTES : (number + 1) * SHARD_NOTES]
+
+
+def _read_shard(notes: NoteStore, number: int) -> Shard:
+    ids = _ids(notes, number).tolist()
+    return Shard(number, [note.text for note in notes.get(ids)], [f"note {note_idx}" for note_idx in ids])
+
+
+def _save(vectors: Halves, path: Path) -> None:
+    with path.open("wb") as file:  # np.save would append .npy to the name
+        np.save(file, np.ascontiguousarray(vectors, dtype="<f2"))
+
+
+def _join(notes: NoteStore, folder: Path, n_shards: int, path: Path) -> None:
+    """Write the shards as one file, with one vector for all notes of one text."""
+    with path.open("wb") as file:
+        for number in range(n_shards):
+            vectors = np.load(folder / _shard(number), allow_pickle=False)
+            if not number:
+                header = {"descr": "<f2", "fortran_order": False, "shape": (len(notes), vectors.shape[1])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(vectors.tobytes())
+    digests = np.concatenate([text_digests(_read_shard(notes, number).texts) for number in range(n_shards)])
+    groups = distinct(digests)
+    first = groups.first[groups.number]
+    joined = np.lib.format.open_memmap(path, mode="r+")
+    copies = np.flatnonzero(first != np.arange(len(first)))
+    for start in range(0, len(copies), SHARD_NOTES):
+        rows = copies[start : start + SHARD_NOTES]
+        joined[rows] = joined[first[rows]]
+    joined.flush()
+
+
+def _here(shards: Iterator[Shard], make_encoder: MakeEncoder, device: str | None) -> Iterator[tuple[int, Halves]]:
+    encode = make_encoder(device)
+    for shard in shards:
+        yield shard.number, encode(shard.texts, shard.names)
+
+
+def _on_devices(
+    shards: Iterator[Shard], make_encoder: MakeEncoder, devices: Sequence[str | None]
+) -> Iterator[tuple[int, Halves]]:
+    """By one process a device; each has a shard under way and one that waits."""
+    context = get_context("spawn")
+    waiting = context.Queue()
+    for device in devices:
+        waiting.put(device)
+    with ProcessPoolExecutor(len(devices), context, _begin_worker, (make_encoder, waiting)) as pool:
+        running: set[Future[tuple[int, Halves]]] = set()
+        try:
+            for shard in shards:
+                running.add(pool.submit(_encode_in_worker, shard))
+                if len(running) >= 2 * len(devices):
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        except BrokenProcessPool as error:
+            raise QilinError(
+                f"a process that encodes on one of {', '.join(map(str, devices))} ended (memory is the usual reason: "
+                "lower batch_size, or name fewer devices); the same command goes on"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_worker: dict[str, Any] = {}
+
+
+def _begin_worker(make_encoder: MakeEncoder, waiting: Any) -> None:
+    _worker["make"] = partial(make_encoder, waiting.get())
+
+
+def _encode_in_worker(shard: Shard) -> tuple[int, Halves]:
+    if "encode" not in _worker:  # what goes wrong in an initializer is not said to who waits for a shard
+        _worker["encode"] = _worker["make"]()
+    return shard.number, _worker["encode"](shard.texts, shard.names)
+
+
+def _on_ray(shards: Iterator[Shard], make_encoder: MakeEncoder) -> Iterator[tuple[int, Halves]]:
+    """By actors of Ray Data, one a GPU of the cluster, or one a CPU where it has none.
+
+    The cluster is the one that this process is connected to, or that RAY_ADDRESS names, or else is started here, for
+    this build alone.
+    """
+    require("ray", "ray", what="engine ray")
+    import ray
+
+    started = not ray.is_initialized()
+    if started and os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(logging_level=logging.WARNING)
+        except ConnectionError as error:  # an OSError, which else would be said to be one of writing
+            raise UsageError(f"engine ray: no cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {error}") from error
+    elif started:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(
+            include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING, _node_ip_address="127.0.0.1"
+        )
+    try:
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        cluster = ray.cluster_resources()
+        n_gpus = int(cluster.get("GPU", 0))
+        workers = ray.data.ActorPoolStrategy(size=n_gpus or max(1, int(cluster["CPU"])))
+        while some := list(itertools.islice(shards, _RAY_SHARDS)):
+            encoded = ray.data.from_items([shard._asdict() for shard in some], override_num_blocks=len(some)).map(
+                _RayWorker,
+                fn_constructor_args=(make_encoder,),
+                compute=workers,
+                **({"num_gpus": 1} if n_gpus else {"num_cpus": 1}),
+            )
+            for row in encoded.iter_rows():
+                if row["error"]:
+                    raise UsageError(row["error"])
+                yield row["number"], np.frombuffer(row["vectors"], np.float16).reshape(row["n_notes"], -1)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+class _RayWorker:
+    """What an actor does with a shard."""
+
+    def __init__(self, make_encoder: MakeEncoder) -> None:
+        self._encode = make_encoder(None)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The vectors as bytes, which no table of Ray's changes; what the user has to know, without Ray's trace."""
+        made = {"number": row["number"], "n_notes": len(row["texts"]), "vectors": b"", "error": ""}
+        try:
+            return made | {"vectors": self._encode(list(row["texts"]), list(row["names"])).tobytes()}
+        except UsageError as error:
+            return made | {"error": str(error)}

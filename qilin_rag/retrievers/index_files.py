@@ -1,0 +1,352 @@
+"""Indexes on disk: built once and kept, written to a folder by name, and refused where they fit something else.
+
+A folder of index files holds a manifest that says what the index was made of (retriever and settings, corpus, order
+of its notes, package versions) and the hash of each file. The cache folder is keyed by what an index is made of; an
+index named by its path is compared with it.
+
+A build goes on where it stopped. It is made in a folder beside its place, `.NAME-building`, which holds the manifest
+from the start; a build of the same thing finds what an earlier one left, one of something else removes it.
+
+Opening takes the same time for any size: a file whose size and time of change are those in the manifest is not read.
+Whatever writes to a file changes its time, so what is not noticed is only what the disk itself lost; to hash gigabytes
+at every start would be the price of it. A file that was copied or touched has another time: it is hashed once, and
+gets its time back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import tempfile
+from abc import abstractmethod
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import PrivateAttr
+
+from qilin_rag.core.cache import cache_dir
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.former import former, renewed
+from qilin_rag.core.hashing import fingerprint
+from qilin_rag.core.text import slug
+from qilin_rag.data import NoteStore
+from qilin_rag.retrievers import resumable as parts
+from qilin_rag.retrievers.base import Retriever
+
+logger = logging.getLogger(__name__)
+MANIFEST = "qilin_rag.json"
+_MADE_SINCE = re.compile(r".*\.(faiss|tmp)|copies\.npy|(ivf|hnsw)\.json")  # of the vectors in a folder
+
+
+class IndexedRetriever(Retriever):
+    """A retriever that searches files made of all the notes.
+
+    `index` names a folder written by the command `index`; without it an index is kept in the cache folder. Who
+    derives from this says how the files are written and read, and which `packages` change what is in them.
+    """
+
+    operational: ClassVar[frozenset[str]] = frozenset({"index"})
+    packages: ClassVar[tuple[str, ...]] = ()
+    encodes: ClassVar[bool] = False
+    """Whether a model reads every note, so that an index takes minutes to hours."""
+
+    index: Path | None = None
+
+    _opened: tuple[NoteStore, str, Any] | None = PrivateAttr(default=None)
+
+    @abstractmethod
+    def write_files(self, notes: NoteStore, folder: Path) -> None:
+        """Index the notes, of which there is at least one, into files in this folder.
+
+        What an earlier build of the same index left there is found (`kept_part` says what of it is whole). What is
+        not part of the index is to be removed at the end.
+        """
+
+    @abstractmethod
+    def read_files(self, folder: Path) -> Any:
+        """What `write_files` wrote, memory-mapped where it is large; the files may be deleted afterwards."""
+
+    def index_identity(self) -> dict[str, Any]:
+        """The settings that an index depends on."""
+        return self.identity()
+
+    def open_index(self, notes: NoteStore) -> Any:
+        """The index of these notes: from this object, else the folder named by `index`, else the cache folder.
+
+        In the cache a missing index is built and a damaged one built again; a named one that is damaged, or made
+        of something else, is a UsageError.
+        """
+        if self._opened is None or self._opened[0] is not notes:
+            made_of = self._made_of(notes)
+            key = fingerprint(made_of)
+            if self._opened and self._opened[1] == key:
+                opened = self._opened[2]
+            else:
+                opened = self._named(self.index, made_of) if self.index else self._cached(notes, made_of)
+            self._opened = notes, key, opened
+        return self._opened[2]
+
+    def has_index(self, notes: NoteStore) -> bool:
+        """Whether an index of these notes is named, open or kept, so that none has to be made."""
+        if self.index is not None or not len(notes) or (self._opened and self._opened[0] is notes):
+            return True
+        return (self._folder(self._made_of(notes)) / MANIFEST).is_file()
+
+    def open_unkept(self, notes: NoteStore) -> None:
+        """Index the notes, of which there is at least one, for this object alone: nothing stays on disk."""
+        with tempfile.TemporaryDirectory(prefix="qilin_rag-", ignore_cleanup_errors=True) as temporary:
+            self.write_files(notes, Path(temporary))
+            opened = self.read_files(Path(temporary))
+        self._opened = notes, fingerprint(self._made_of(notes)), opened
+
+    def _folder(self, made_of: dict[str, Any]) -> Path:
+        """Where in the cache folder such an index is kept."""
+        now, earlier = (
+            cache_dir() / "indexes" / f"{slug(self.called())}-{fingerprint(made)[:24]}"
+            for made in (made_of, former(made_of))
+        )
+        return now if now.exists() or not earlier.exists() else earlier
+
+    def write_index(self, notes: NoteStore, folder: Path) -> None:
+        """Build an index and put it into `folder`, replacing an index that is there, and nothing else."""
+        if not len(notes):
+            raise UsageError("there is no note to index")
+        if folder.exists() and not (folder / MANIFEST).is_file() and not (folder.is_dir() and _is_empty(folder)):
+            raise UsageError(f"{folder} is there and is no index of ours; name another folder, or remove it first")
+        if strangers := _strangers(folder):
+            raise UsageError(f"{folder} holds {strangers[0]}, which is no part of its index; move it away first")
+        try:
+            self._write(notes, self._made_of(notes), folder.resolve(), replace=True)
+        except OSError as error:
+            raise _unwritten(folder, error) from error
+
+    def _made_of(self, notes: NoteStore) -> dict[str, Any]:
+        """What an index of these notes is made of; its rows are rows of the store, so their order counts."""
+        return {
+            "retriever": self.index_identity(),
+            "notes": notes.sha256,
+            "order": hashlib.sha256(notes.note_idxs.tobytes()).hexdigest(),
+            "n_notes": len(notes),
+            "packages": {package: version(package) for package in self.packages},
+        }
+
+    def _named(self, folder: Path, made_of: dict[str, Any]) -> Any:
+        command = self._command(folder)
+        if not folder.is_dir():
+            raise UsageError(f"index {folder}: no such folder; make it with: {command}")
+        try:
+            kept = _read_manifest(folder)
+            if differences := _differences(kept, made_of):
+                raise UsageError(f"index {folder} does not fit: {differences}; name another, or make it: {command}")
+            return self._read(folder, kept)
+        except _DamagedIndexError as error:
+            raise UsageError(f"index {folder} is damaged ({error}); remove it and make it again: {command}") from error
+
+    def _cached(self, notes: NoteStore, made_of: dict[str, Any]) -> Any:
+        """From the cache folder, built there first if need be.
+
+        A cache that can't be written to costs only the saving; where it is full in the middle of a build, that ends, so
+        that what is made is not made again.
+        """
+        folder = self._folder(made_of)
+        if folder.exists():
+            try:
+                kept = _read_manifest(folder)
+                if _differences(kept, made_of):
+                    raise _DamagedIndexError("it was made for another corpus or other settings")
+                return self._read(folder, kept)
+            except _DamagedIndexError as error:
+                logger.warning("the index %s is damaged (%s); building it again", folder, error)
+                shutil.rmtree(folder, ignore_errors=True)
+        try:
+            self._write(notes, made_of, folder, replace=False)
+            return self.read_files(folder)
+        except OSError as error:
+            logger.warning("the index can't be kept in %s (%s); it will be built again next time", folder, error)
+        with tempfile.TemporaryDirectory(prefix="qilin_rag-", ignore_cleanup_errors=True) as temporary:
+            try:
+                self.write_files(notes, Path(temporary))
+                return self.read_files(Path(temporary))
+            except OSError as error:
+                raise _unwritten(Path(temporary), error) from error
+
+    def _write(self, notes: NoteStore, made_of: dict[str, Any], folder: Path, replace: bool) -> None:
+        """Build beside `folder`, then put it there in one step: nobody ever finds half an index.
+
+        What a build that ended early has made stays for the next: so a device that was not free costs no shard.
+        """
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with parts.building(folder) as unfinished:
+            if folder.exists() and not replace:  # another process has built it meanwhile
+                return
+            if not _is_finished(unfinished, made_of):
+                _begin(unfinished, made_of)
+                try:
+                    self.write_files(notes, unfinished)
+                except (UsageError, OSError) as error:
+                    if any(path.name != MANIFEST for path in parts.files_of(unfinished)):
+                        if isinstance(error, OSError):
+                            raise QilinError(f"{_unwritten(folder, error)}; the same command goes on") from error
+                    else:
+                        shutil.rmtree(unfinished, ignore_errors=True)
+                    raise
+                files = {path.name: _record(path) for path in parts.files_of(unfinished) if path.name != MANIFEST}
+                _write_manifest(unfinished, made_of | {"files": files})
+            parts.drop_checksums(unfinished)
+            parts.drop_temporary(unfinished)
+            _put(unfinished, folder)
+
+    def _read(self, folder: Path, manifest: dict[str, Any]) -> Any:
+        try:
+            _check_files(folder, manifest)
+            return self.read_files(folder)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _DamagedIndexError(f"{type(error).__name__}: {error}") from error
+
+    def _command(self, folder: Path) -> str:
+        """The command that makes this retriever's index."""
+        settings = [f"retriever.{name}={_as_yaml(value)}" for name, value in self.changed().items()]
+        words = ["qilin-rag", "index", self.called(), "--data", "DATA", "--out", str(folder)]
+        return shlex.join(words + [word for setting in settings for word in ("--set", setting)])
+
+
+class _DamagedIndexError(Exception):
+    """What is wrong with the files of an index."""
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _DamagedIndexError(f"{MANIFEST} is not there") from None
+    except (OSError, ValueError) as error:
+        raise _DamagedIndexError(f"{MANIFEST}: {error}") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise _DamagedIndexError(f"{MANIFEST} is no manifest of an index")
+    return renewed(manifest)
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    temporary = folder / f"{MANIFEST}.tmp"
+    temporary.write_text(f"{json.dumps(manifest, ensure_ascii=False, indent=2)}\n", encoding="utf-8")
+    temporary.replace(folder / MANIFEST)
+
+
+def _is_finished(unfinished: Path, made_of: dict[str, Any]) -> bool:
+    """Whether a build of the same thing has ended here, and was only not put in its place."""
+    try:
+        kept = _read_manifest(unfinished)
+        if _differences(kept, made_of):
+            return False
+        _check_files(unfinished, kept)
+    except (_DamagedIndexError, OSError, KeyError, TypeError):
+        return False
+    return True
+
+
+def _begin(unfinished: Path, made_of: dict[str, Any]) -> None:
+    """Have a folder for this build: as an earlier one left it, or empty where that was of something else."""
+    try:
+        goes_on = not _differences(_read_manifest(unfinished), made_of)
+    except _DamagedIndexError:
+        goes_on = False
+    if goes_on:
+        logger.info("going on with the index that was begun in %s", unfinished)
+        parts.drop_temporary(unfinished)
+    elif unfinished.exists():
+        shutil.rmtree(unfinished)
+    unfinished.mkdir(exist_ok=True)
+    _write_manifest(unfinished, made_of | {"files": {}})
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What a file is known by: its content, and what tells without reading it that nobody has changed it."""
+    stat = path.stat()
+    return {"sha256": parts.digest(path), "n_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
+    """A _DamagedIndexError where a file is not the one of the manifest, or that names none yet."""
+    if not manifest["files"]:
+        raise _DamagedIndexError("its build has not ended")
+    for name, record in manifest["files"].items():
+        if Path(name).name != name:
+            raise _DamagedIndexError(f"{name!r} is no name of a file in it")
+        stat = (folder / name).stat()
+        if (stat.st_size, stat.st_mtime_ns) == (record["n_bytes"], record["mtime_ns"]):
+            continue
+        if stat.st_size != record["n_bytes"] or parts.file_digest(folder / name) != record["sha256"]:
+            raise _DamagedIndexError(f"{name} is not what was written")
+        with suppress(OSError):  # an index that may not be written to is hashed each time
+            os.utime(folder / name, ns=(stat.st_atime_ns, record["mtime_ns"]))
+
+
+def _differences(kept: dict[str, Any], made_of: dict[str, Any]) -> str:
+    """In words, what an index was made of other than this; empty where it fits."""
+    found = []
+    if kept.get("notes") != made_of["notes"]:
+        found.append("made for another corpus")
+    elif kept.get("order") != made_of["order"] or kept.get("n_notes") != made_of["n_notes"]:
+        found.append("made for the same notes in another order")
+    for group in ("retriever", "packages"):
+        there, here = kept.get(group), made_of[group]
+        there = there if isinstance(there, dict) else {}
+        found += [
+            f"{name}: {_shown(there.get(name))} there, {_shown(here.get(name))} here"
+            for name in dict.fromkeys([*here, *there])
+            if there.get(name) != here.get(name)
+        ]
+    return "; ".join(found)
+
+
+def _shown(value: Any) -> str:
+    """A setting in a message: a hash by its beginning, text with spaces around it (or none at all) in quotes."""
+    if isinstance(value, str) and value and value == value.strip():
+        return value[:12] if len(value) == 64 else value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _as_yaml(value: Any) -> str:
+    return (
+        value if isinstance(value, str) and re.fullmatch(r"[\w./~-]+", value) else json.dumps(value, ensure_ascii=False)
+    )
+
+
+def _put(made: Path, folder: Path) -> None:
+    """Put `made` where an older index may lie, which is deleted only once the new one is there."""
+    aside = made.with_name(f"{made.name}-old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        folder.rename(aside)
+    try:
+        made.rename(folder)
+    except OSError:
+        if aside.exists():
+            aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _unwritten(folder: Path, error: OSError) -> QilinError:
+    return QilinError(f"the index {folder} can't be written: {error.strerror or error}")
+
+
+def _strangers(folder: Path) -> list[str]:
+    """Return what in an index folder is neither in its manifest nor made of it since; none where nobody can say."""
+    try:
+        files = _read_manifest(folder)["files"]
+    except _DamagedIndexError:
+        return []
+    found = sorted(path for path in folder.iterdir() if not _MADE_SINCE.fullmatch(path.name)) if files else []
+    return [path.name for path in found if path.name not in {MANIFEST, *files}]
+
+
+def _is_empty(folder: Path) -> bool:
+    return next(folder.iterdir(), None) is None
