@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 from qilin_rag.cli import main
-from qilin_rag.pipeline import run_directory as store
+from qilin_rag.core import files
 
 Kind = Literal["kill", "full"]
 _MOVES = ("os.rename", "os.remove")
@@ -89,7 +89,7 @@ class _Disk:
 
     def watch(self) -> None:
         """For the rest of this process: an audit hook stays."""
-        sync, write_all = os.fsync, store._write_all
+        sync, write_all = os.fsync, files.write_all
 
         def fsync(fd: Any) -> None:
             self._event("os.fsync", Path(f"/proc/self/fd/{fd}").readlink())
@@ -102,7 +102,7 @@ class _Disk:
             self._event("write", Path(f"/proc/self/fd/{file.fileno()}").readlink(), half)
             write_all(file, content)
 
-        os.fsync, store._write_all = fsync, write
+        os.fsync, files.write_all = fsync, write
         sys.addaudithook(self._audit)
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from qilin_rag.judging.safety_labels import Label, agreements
+from qilin_rag.judging.safety_labels import SafetyLabel, agreements
 from qilin_rag.llms import retry
 from tests.conftest import Cli, Outcome, launch, wait_until, write_jsonl
 from tests.fake_server import MODEL, FakeServer
@@ -337,8 +337,8 @@ def test_the_interval_of_recall_knows_how_many_a_kept_note_stands_for(n_missed: 
     covered = []
     for _ in range(100):
         n_found = rng.hypergeometric(n_missed, 9900 - n_missed, 100)
-        labels = [Label(i, frozenset({"unsafe"} if i < 80 else ()), 1.0) for i in range(100)]
-        labels += [Label(100 + i, frozenset({"unsafe"} if i < n_found else ()), 99.0) for i in range(100)]
+        labels = [SafetyLabel(i, frozenset({"unsafe"} if i < 80 else ()), 1.0) for i in range(100)]
+        labels += [SafetyLabel(100 + i, frozenset({"unsafe"} if i < n_found else ()), 99.0) for i in range(100)]
         found = agreements(labels, {"any": [True] * 100 + [False] * 100})["any"]
         assert found.precision and found.recall and found.f1
         assert found.precision.ci95 == pytest.approx(wilson(80, 100), abs=1e-9)

@@ -79,16 +79,17 @@ def test_a_moved_retriever_finds_its_run_and_its_index(
 
 
 def test_code_of_others_is_known_by_its_path_and_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("mine.py").write_text("from qilin_rag.retrievers.bm25.retriever import BM25\n\nclass Mine(BM25):\n    pass\n")
+    source = "from qilin_rag.retrievers.bm25.retriever import BM25\n\nclass Mine(BM25):\n    pass\n"
+    Path("own_bm25.py").write_text(source)
     monkeypatch.syspath_prepend(str(Path.cwd()))
-    identity = RETRIEVERS.create("mine:Mine", {}).identity()
-    assert identity["class"] == "mine:Mine" and len(identity["source_sha256"]) == 64
+    identity = RETRIEVERS.create("own_bm25:Mine", {}).identity()
+    assert identity["class"] == "own_bm25:Mine" and len(identity["source_sha256"]) == 64
     assert "component" not in identity
-    sys.modules.pop("mine")
+    sys.modules.pop("own_bm25")
 
 
 def test_what_was_written_down_before_is_read_as_now() -> None:
-    part = {"class": "qilin_rag.retrievers.bm25.retriever:BM25", "version": 1, "k1": 0.9}
+    part = {"class": "qilin_rag.retrievers.bm25:BM25", "version": 1, "k1": 0.9}
     before = {"retriever": {"class": "qilin_rag.retrievers.hybrid:Hybrid", "of": [part]}, "other": {"class": "mine:M"}}
     now = renewed(before)
     assert now["retriever"]["component"] == "retriever/hybrid"

@@ -17,7 +17,7 @@ from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 
 SCORERS = """
-from qilin_rag.errors import UsageError
+from qilin_rag.core.errors import UsageError
 from qilin_rag.scorers import AnswerScorer, Remarked
 
 class Ready(AnswerScorer):

@@ -22,8 +22,8 @@ from qilin_rag.analysis.overlap import (
     FEWEST,
     LARGEST_BALANCED,
     PROPENSITY,
-    Comparison,
     Difference,
+    GroupsCompared,
     compare,
     refuse_groups,
 )
@@ -133,7 +133,7 @@ class _Part(NamedTuple):
     here: Ints
     functions: Functions
     nuisances: Nuisances | None
-    comparison: Comparison | None
+    comparison: GroupsCompared | None
     matches: Matches | None
     refusal: str | None
 
@@ -255,7 +255,7 @@ def _too_few(robust: Estimate) -> str | None:
     )
 
 
-def _left(comparison: Comparison) -> list[str]:
+def _left(comparison: GroupsCompared) -> list[str]:
     """The functions of covariates that still differ, the worst first."""
     left = [each for each in comparison.differences if abs(each.weighted or 0.0) > LARGEST_BALANCED]
     left += [each for each in comparison.beyond_chance if each not in left]

@@ -45,7 +45,7 @@ class Difference(NamedTuple):
     function: Function | None
 
 
-class Comparison(NamedTuple):
+class GroupsCompared(NamedTuple):
     """The searches to compare, and how much each counts.
 
     `kept` (n,): rows not trimmed. `weight` (n,): 0 of the trimmed, 1 of the treated. `effective` untreated searches are
@@ -64,7 +64,9 @@ class Comparison(NamedTuple):
     refusal: str | None
 
 
-def compare(functions: Functions, nuisances: Nuisances, names: list[str], treated: Bools, groups: Ints) -> Comparison:
+def compare(
+    functions: Functions, nuisances: Nuisances, names: list[str], treated: Bools, groups: Ints
+) -> GroupsCompared:
     """Trim, weight and check what is left; `names` are those of the predicted outcomes."""
     propensity = nuisances.propensity
     kept = propensity <= LARGEST_PROPENSITY
@@ -72,13 +74,13 @@ def compare(functions: Functions, nuisances: Nuisances, names: list[str], treate
     checks = _Checks(functions, nuisances, names, treated)
     if refusal := _refuse_trimmed(propensity, treated, n_kept):
         nothing = np.zeros(len(treated))
-        return Comparison(kept, nothing, *n_kept, 0.0, checks.differences(None), [], refusal)
+        return GroupsCompared(kept, nothing, *n_kept, 0.0, checks.differences(None), [], refusal)
     odds = np.where(kept & ~treated, propensity / (1 - propensity), 0.0)
     weight = _calibrated(checks, np.where(treated, kept.astype(float), odds))
     effective = worth_of(weight[~treated])
     found = checks.differences(weight)
     refusal = _refuse_weighted(weight[~treated], effective, groups[~treated], found)
-    return Comparison(kept, weight, *n_kept, effective, found, checks.beyond_chance(weight, effective), refusal)
+    return GroupsCompared(kept, weight, *n_kept, effective, found, checks.beyond_chance(weight, effective), refusal)
 
 
 def refuse_groups(treated: Bools, groups: Ints) -> str | None:

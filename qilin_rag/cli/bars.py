@@ -57,7 +57,7 @@ def _columns(progress: Progress) -> list[ProgressColumn]:
 
     bar_width = _NARROW_BAR_WIDTH if progress.console.width < _NARROW else _BAR_WIDTH
 
-    class Label(ProgressColumn):
+    class BarLabel(ProgressColumn):
         def render(self, task: Task) -> Text:
             widest_count = max(2 * len(f"{other.total or 0:.0f}") + 1 for other in progress.tasks)
             room = progress.console.width - _BESIDE_LABEL - bar_width - widest_count
@@ -74,7 +74,7 @@ def _columns(progress: Progress) -> list[ProgressColumn]:
             left = super().render(task)
             return left if task.time_remaining is None else Text.assemble(left, " left")
 
-    return [Label(), BarColumn(bar_width=bar_width), MofNCompleteColumn(), Rate(), Left(compact=True)]
+    return [BarLabel(), BarColumn(bar_width=bar_width), MofNCompleteColumn(), Rate(), Left(compact=True)]
 
 
 def _clock(seconds: float | None) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from qilin_rag.core.registry import Registry
 
 
-class Kind(StrEnum):
+class ListKind(StrEnum):
     """What there is to list."""
 
     retrievers = "retrievers"
@@ -28,7 +28,7 @@ class Kind(StrEnum):
 
 
 def list_names(
-    kind: Annotated[Kind, typer.Argument(help="What to list; settings are those of a run.")],
+    kind: Annotated[ListKind, typer.Argument(help="What to list; settings are those of a run.")],
     name: Annotated[
         str | None, typer.Argument(help="One of them: its settings, as --set takes them.", show_default=False)
     ] = None,
@@ -41,14 +41,14 @@ def list_names(
 
     qilin-rag list retrievers bm25 prints what --set retriever.KEY=VALUE can be, with defaults.
     """
-    if kind is Kind.runs and name is None:
+    if kind is ListKind.runs and name is None:
         _list_runs(runs_dir or [Path("runs")], as_json)
         return
-    if kind is Kind.runs:
+    if kind is ListKind.runs:
         raise UsageError(f"list runs takes no name; to see one: qilin-rag show {name}")
     if runs_dir:
         raise UsageError(f"--runs-dir is for: list runs, not for list {kind.value}")
-    if name is not None or kind is Kind.settings:
+    if name is not None or kind is ListKind.settings:
         _list_settings(kind, name, as_json)
         return
     names = _describe(kind)
@@ -91,23 +91,33 @@ def _list_runs(folders: list[Path], as_json: bool) -> None:
         console.print(f"{n} more in {path}: qilin-rag list runs --runs-dir {path}", soft_wrap=True, style="dim")
 
 
-def _list_settings(kind: Kind, name: str | None, as_json: bool) -> None:
+def _list_settings(kind: ListKind, name: str | None, as_json: bool) -> None:
     """Print the settings of a run, or of one component."""
     from qilin_rag.config.presets import preset_settings
     from qilin_rag.config.run import RunConfig, settable
     from qilin_rag.config.setting_docs import as_setting, setting_docs
     from qilin_rag.core.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
 
-    prefixes = {Kind.retrievers: "retriever", Kind.llms: "llm", Kind.metrics: f"metrics.{name}", Kind.rankers: "ranker"}
-    if kind is Kind.settings and name is None:
+    prefixes = {
+        ListKind.retrievers: "retriever",
+        ListKind.llms: "llm",
+        ListKind.metrics: f"metrics.{name}",
+        ListKind.rankers: "ranker",
+    }
+    if kind is ListKind.settings and name is None:
         docs = [
             doc._replace(meaning=_flag_help(doc.name) or doc.meaning)
             for doc in setting_docs(RunConfig)
             if doc.name in settable()
         ]
     elif name is not None and kind in prefixes:
-        registry = {Kind.retrievers: RETRIEVERS, Kind.llms: LLMS, Kind.metrics: SCORERS, Kind.rankers: RANKERS}[kind]
-        of, given = preset_settings(name) if kind is Kind.llms else (name, registry.implied(name))
+        registry = {
+            ListKind.retrievers: RETRIEVERS,
+            ListKind.llms: LLMS,
+            ListKind.metrics: SCORERS,
+            ListKind.rankers: RANKERS,
+        }[kind]
+        of, given = preset_settings(name) if kind is ListKind.llms else (name, registry.implied(name))
         docs = [
             doc._replace(
                 name=f"{prefixes[kind]}.{doc.name}",
@@ -138,15 +148,20 @@ def _flag_help(setting: str) -> str:
     return str(helps[0]).partition(" [default")[0] if helps else ""
 
 
-def _describe(kind: Kind) -> dict[str, str]:
+def _describe(kind: ListKind) -> dict[str, str]:
     from qilin_rag.config.resources import read_yaml, resource_names
     from qilin_rag.core.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
 
-    if kind is Kind.prompts:
+    if kind is ListKind.prompts:
         return {name: _prompt_line(path) for name, path in resource_names("prompts").items()}
-    registry = {Kind.retrievers: RETRIEVERS, Kind.llms: LLMS, Kind.metrics: SCORERS, Kind.rankers: RANKERS}[kind]
+    registry = {
+        ListKind.retrievers: RETRIEVERS,
+        ListKind.llms: LLMS,
+        ListKind.metrics: SCORERS,
+        ListKind.rankers: RANKERS,
+    }[kind]
     names = {name: _class_line(registry, name) for name in registry.table()}
-    if kind is Kind.llms:
+    if kind is ListKind.llms:
         for name, path in resource_names("configs/llms").items():
             preset = read_yaml(path)
             names[name] = f"preset: {preset.get('model')} at {preset.get('base_url', 'a server of your own')}"

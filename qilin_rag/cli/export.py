@@ -12,7 +12,7 @@ from qilin_rag.cli import ui
 from qilin_rag.cli.options import RUN_HELP, NamedIn, find_runs_named
 
 
-class Format(StrEnum):
+class ExportFormat(StrEnum):
     """What can be written."""
 
     trec_rag = "trec-rag"
@@ -21,7 +21,7 @@ class Format(StrEnum):
 def export(
     run_directory: Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)],
     output_format: Annotated[
-        Format, typer.Option("--format", help="trec-rag: the TREC RAG track's, a JSON object a topic and line.")
+        ExportFormat, typer.Option("--format", help="trec-rag: the TREC RAG track's, a JSON object a topic and line.")
     ],
     out: Annotated[Path, typer.Option(help="The file to write.")],
     runs_dir: NamedIn = None,

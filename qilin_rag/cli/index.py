@@ -13,7 +13,7 @@ from qilin_rag.cli.options import AsJson, Data, Quiet, Settings
 from qilin_rag.core.text import counted
 
 
-class Engine(StrEnum):
+class IndexEngine(StrEnum):
     """Where notes are encoded."""
 
     local = "local"
@@ -25,8 +25,9 @@ def index(
     out: Annotated[Path, typer.Option(help="The folder to write; an index that is there is replaced.")],
     data: Data = None,
     engine: Annotated[
-        Engine, typer.Option(help="biencoder: what encodes the notes, this machine or a Ray cluster (RAY_ADDRESS).")
-    ] = Engine.local,
+        IndexEngine,
+        typer.Option(help="biencoder: what encodes the notes, this machine or a Ray cluster (RAY_ADDRESS)."),
+    ] = IndexEngine.local,
     settings: Settings = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -39,7 +40,7 @@ def index(
     from qilin_rag.pipeline.run import build_index
 
     ui.set_up_logs(quiet or as_json)
-    settings = [*(settings or []), *(["retriever.engine=ray"] if engine is Engine.ray else [])]
+    settings = [*(settings or []), *(["retriever.engine=ray"] if engine is IndexEngine.ray else [])]
     with ui.progress_bars(quiet or as_json):
         written = build_index(resolve_run({"retriever": retriever, "data": data}, settings), out)
     if as_json:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RUN_HELP = "A run directory, or the beginning of its name or of its fingerprint."
 
 
-class Task(StrEnum):
+class TaskOption(StrEnum):
     """What rankers rank."""
 
     search = "search"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, QilinTables, Quiet, RunsDir, Task, Verbose, log_settings, qilin_tables
+from qilin_rag.cli.options import AsJson, QilinTables, Quiet, RunsDir, TaskOption, Verbose, log_settings, qilin_tables
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.core.errors import UsageError, unknown_name
 from qilin_rag.core.text import counted
@@ -58,7 +58,7 @@ def rank(
     ranker: Annotated[
         str | None, typer.Option(help="A name (see: list rankers) or package.module:Class. [default: --checkpoint's]")
     ] = None,
-    task: Annotated[Task, typer.Option(help="What is ranked.")] = Task.search,
+    task: Annotated[TaskOption, typer.Option(help="What is ranked.")] = TaskOption.search,
     data: QilinTables = None,
     checkpoint: Annotated[Path | None, typer.Option(help="The folder that `train` wrote.")] = None,
     split: Annotated[

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import Task, listed
+from qilin_rag.cli.options import TaskOption, listed
 from qilin_rag.core.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from qilin_rag.reports.cells import Block, Cell
-    from qilin_rag.reports.cells import Table as Board
+    from qilin_rag.reports.cells import ResultTable as Board
 
 _INTERVAL_WIDTH = 9  # `.310–.364`: broken over two lines it can't be read
 _GAP = 3  # between two columns
 _LABEL_WIDTH = 24  # of rows, at most, where columns have to be broken over several tables
 
 
-class Format(StrEnum):
+class TableFormat(StrEnum):
     """How the leaderboard is written."""
 
     table = "table"
@@ -66,9 +66,9 @@ def leaderboard(
         str | None, typer.Option(metavar="METRIC", help="Sort rows by this metric, the best first.")
     ] = None,
     task: Annotated[
-        Task | None, typer.Option(help="The rankers of a task instead, as in the paper's Table 10.")
+        TaskOption | None, typer.Option(help="The rankers of a task instead, as in the paper's Table 10.")
     ] = None,
-    output_format: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.table,
+    output_format: Annotated[TableFormat, typer.Option("--format", help="How to write it.")] = TableFormat.table,
     out: Annotated[Path | None, typer.Option(help="Write to this file (table is written as plain text).")] = None,
 ) -> None:
     """Put all complete runs in one table.
@@ -108,21 +108,21 @@ def leaderboard(
         tables = ranking_board(*folders, task=task.value, with_paper=paper, paper_anyway=paper_anyway)
         tables = sort_rows(tables, sort) if sort else tables
     match output_format:
-        case Format.table:
+        case TableFormat.table:
             text = board_as_text(tables, to_file=out is not None)
-        case Format.md:
+        case TableFormat.md:
             text = formats.as_markdown(tables)
-        case Format.csv:
+        case TableFormat.csv:
             text = as_csv(formats.as_rows(tables))
-        case Format.json:
+        case TableFormat.json:
             import json
 
             text = json.dumps(formats.as_json(tables), ensure_ascii=False, indent=2)
-        case Format.latex:
+        case TableFormat.latex:
             text = formats.as_latex(tables)
-        case Format.html:
+        case TableFormat.html:
             text = formats.as_html(tables)
-    if output_format is not Format.table:
+    if output_format is not TableFormat.table:
         text = printable(text)
     if out is None:
         typer.echo(text.rstrip("\n"))

@@ -14,17 +14,15 @@ from urllib.parse import urlsplit
 
 from pydantic_core import PydanticUndefined
 
-from qilin_rag.config.presets import _read_preset
-from qilin_rag.config.resources import _shipped_root
+from qilin_rag.config.presets import read_preset
+from qilin_rag.config.resources import shipped_root
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.registry import LLMS
 
 logger = logging.getLogger(__name__)
 
 
-def _say_destination(
-    file: Path, from_file: Mapping[str, Any], llm: Mapping[str, Any], by_flag: Collection[str]
-) -> None:
+def say_destination(file: Path, from_file: Mapping[str, Any], llm: Mapping[str, Any], by_flag: Collection[str]) -> None:
     """Say it where a key goes to an address that a file of settings names."""
     named = {*from_file, *(from_file["llm"] if isinstance(from_file.get("llm"), dict) else ())}
     address, key = llm.get("base_url"), LLMS.resolve(llm["name"]).model_fields.get("api_key_env")
@@ -65,10 +63,10 @@ def check_destination(label: str, llm: Mapping[str, Any], named: Collection[str]
 
     Raises: UsageError, if a key would go there.
     """
-    own, shipped = (root / "configs/llms" / f"{label}.yaml" for root in (Path.cwd(), _shipped_root()))
+    own, shipped = (root / "configs/llms" / f"{label}.yaml" for root in (Path.cwd(), shipped_root()))
     if serve or not shipped.is_file():
         return
-    expected = _read_preset(shipped)
+    expected = read_preset(shipped)
     component = LLMS.resolve(llm["name"])
     fields = {name: component.model_fields[name].default for name in sorted(component.outward)}
     is_other_class = expected["name"] != llm["name"]

@@ -9,37 +9,38 @@ from qilin_rag.config.resources import read_yaml, resource_names
 from qilin_rag.core.errors import UsageError, unknown_name
 from qilin_rag.core.registry import LLMS
 
-_GGUF = "gguf:"
+GGUF = "gguf:"
 _GGUF_CONTEXT_LENGTH = 8192
 
 
 def _gguf_preset(path: str) -> dict[str, Any]:
     """What `gguf:PATH` stands for: the file, served by llama.cpp, known by its name."""
     if not path.strip():
-        raise UsageError(f"llm {_GGUF!r}: nothing stands behind the colon; write {_GGUF}FILE")
+        raise UsageError(f"llm {GGUF!r}: nothing stands behind the colon; write {GGUF}FILE")
     settings = {"model": Path(path).stem, "context_length": _GGUF_CONTEXT_LENGTH}
     return {"name": "openai", **settings, "engine": {"name": "llamacpp", "model": path}}
 
 
 def preset_settings(name: str) -> tuple[str, dict[str, Any]]:
     """Return the LLM class that a preset, or what can be given instead of one, stands for, and its settings."""
-    settings = _preset(name)
+    settings = named_llm(name)
     return settings.pop("name"), settings
 
 
-def _preset(name: str) -> dict[str, Any]:
+def named_llm(name: str) -> dict[str, Any]:
     """An LLM preset's settings, its class under `name`; a name without a preset is a class itself."""
-    if name.startswith(_GGUF):
-        return _gguf_preset(name.removeprefix(_GGUF))
+    if name.startswith(GGUF):
+        return _gguf_preset(name.removeprefix(GGUF))
     if ":" in name or name in LLMS.table():
         return {"name": name, **LLMS.implied(name)}
     presets = resource_names("configs/llms")
     if name not in presets:
         raise unknown_name("llm", name, [*presets, *LLMS.table()])
-    return _read_preset(presets[name])
+    return read_preset(presets[name])
 
 
-def _read_preset(path: Path) -> dict[str, Any]:
+def read_preset(path: Path) -> dict[str, Any]:
+    """The settings in the file of a preset, its class under `name`; a UsageError where it can't be one."""
     preset = read_yaml(path)
     kind = preset.pop("class", None)
     if kind not in LLMS.table():
@@ -52,4 +53,4 @@ def _read_preset(path: Path) -> dict[str, Any]:
 def known_preset(name: str) -> dict[str, Any]:
     """Read the preset file of this name, its class under `name`; empty if there is none."""
     presets = resource_names("configs/llms")
-    return _read_preset(presets[name]) if name in presets else {}
+    return read_preset(presets[name]) if name in presets else {}

@@ -11,16 +11,17 @@ from qilin_rag.config.overrides import safe_load
 from qilin_rag.core.errors import UsageError, unknown_name
 from qilin_rag.core.text_encodings import hint
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
-def _shipped_root() -> Path:
+def shipped_root() -> Path:
+    """The folder of the presets and prompts that came with the package."""
     checkout = _PACKAGE.parent
     return checkout if (checkout / "pyproject.toml").is_file() else _PACKAGE / "resources"
 
 
 def _resource_roots() -> list[Path]:
-    return list(dict.fromkeys([Path.cwd(), _shipped_root()]))
+    return list(dict.fromkeys([Path.cwd(), shipped_root()]))
 
 
 def resource_names(kind: str) -> dict[str, Path]:

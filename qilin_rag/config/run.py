@@ -16,10 +16,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from qilin_rag.config.destinations import _say_destination, check_destination
+from qilin_rag.config.destinations import check_destination, say_destination
 from qilin_rag.config.engine_settings import named_by_flag, risky_variables
 from qilin_rag.config.overrides import Owner, named_settings, parse_overrides
-from qilin_rag.config.presets import _GGUF, _preset
+from qilin_rag.config.presets import GGUF, named_llm
 from qilin_rag.config.resources import read_yaml
 from qilin_rag.core.errors import UsageError, explain, unknown_name
 from qilin_rag.core.registry import ENGINES, LLMS, RETRIEVERS, SCORERS, Registry
@@ -174,7 +174,7 @@ def resolve(
     named = _metrics(given.pop("metrics", list(_DEFAULT_METRICS)))
     metrics: dict[str, dict[str, Any]] = {**{name: {} for name in _EVERY_RUN_METRICS}, **named}
     label = llm["name"]
-    preset = _preset(label)
+    preset = named_llm(label)
     llm = {**preset, **{key: value for key, value in llm.items() if key != "name"}}
     for name, value in (("base_url", base_url), ("stream", stream)):
         if value is not None:
@@ -196,8 +196,8 @@ def resolve(
     by_flag = named_settings(overrides, flags.get("base_url"))
     check_destination(label, {**llm, "name": llm_class}, by_flag, bool(given.get("serve")))
     if file is not None and not given.get("serve"):
-        _say_destination(file, from_file, {**llm, "name": llm_class}, by_flag)
-    if label.startswith(_GGUF):
+        say_destination(file, from_file, {**llm, "name": llm_class}, by_flag)
+    if label.startswith(GGUF):
         label = preset["model"]
         if "base_url" not in llm:
             given.setdefault("serve", True)

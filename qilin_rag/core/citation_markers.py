@@ -159,7 +159,7 @@ def _patterns() -> _Patterns:
     )
 
 
-class Marker(NamedTuple):
+class CitationMarker(NamedTuple):
     """Markers that follow one another: where they begin and end in the text, and the numbers that they name."""
 
     start: int
@@ -167,7 +167,7 @@ class Marker(NamedTuple):
     numbers: list[int]
 
 
-def find_markers(text: str) -> list[Marker]:
+def find_markers(text: str) -> list[CitationMarker]:
     """Find all markers of a text that holds no NUL, with the brackets that hold nothing else.
 
     A range names all its numbers; repeats are kept. A link to nowhere without a number names none.
@@ -197,7 +197,7 @@ def find_markers(text: str) -> list[Marker]:
         while start < run.end():
             together += numbers
             start, numbers = next(left)
-        markers.append(Marker(run.start(), run.end(), together))
+        markers.append(CitationMarker(run.start(), run.end(), together))
     return markers
 
 

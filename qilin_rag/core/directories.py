@@ -1,17 +1,22 @@
-"""Folders of results, found by what they were made of."""
+"""Folders of results: found by what they were made of, and held by one process at a time for writing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.files import read_json
+from qilin_rag.core.files import read_json, writing
 from qilin_rag.core.former import former
 from qilin_rag.core.hashing import fingerprint
 from qilin_rag.core.text import slug
+
+_WRITTEN = (".json", ".jsonl", ".trec", ".log", ".csv")
+_WAIT_S = 0.3
 
 
 def find_directory(runs_dir: Path, names: Sequence[str], identity: dict[str, Any], manifest: str) -> Path:
@@ -33,3 +38,29 @@ def find_directory(runs_dir: Path, names: Sequence[str], identity: dict[str, Any
                 if not path.parent.is_symlink() and kept in (fingerprint(identity), known):
                     return path.parent
     return own
+
+
+@contextmanager
+def locked(path: Path, option: str = "--runs-dir") -> Iterator[None]:
+    """Hold a folder, made where there is none, for writing.
+
+    A lock that a dead process held is free: the system releases it. A UsageError where another process holds it, or
+    where a file that may be written to is a link (a stranger's could lead anywhere) or a device. `option` is the one
+    that names another folder.
+    """
+    lock = filelock.FileLock(path / ".lock", timeout=0)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        for file in path.iterdir():
+            if file.is_symlink() or (file.suffix in _WRITTEN and not file.is_file()):
+                raise UsageError(f"{file} is a link or no plain file; move it away, or write elsewhere with {option}")
+        try:
+            lock.acquire(timeout=_WAIT_S, poll_interval=_WAIT_S / 10)  # `is_in_use` holds it for a moment
+        except filelock.Timeout:
+            raise UsageError(
+                f"{path} is in use by another process; wait for it, or write elsewhere with {option}"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()

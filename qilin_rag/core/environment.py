@@ -35,7 +35,7 @@ def installed_packages() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The commit of the checkout this program runs from; None for an installed package."""
-    checkout = Path(__file__).parent.parent
+    checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None
     try:

@@ -92,15 +92,15 @@ def write_text(path: Path, text: str) -> None:
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
-        with _writing(path):
+        with writing(path):
             path.write_text(text, encoding="utf-8", newline="\n")
         return
     temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
-    with _writing(path):
+    with writing(path):
         _remove_leftovers(path)
         try:
             with open_new(temporary) as file:
-                _write_all(file, text.encode())
+                write_all(file, text.encode())
                 os.fsync(file.fileno())
             temporary.replace(path)
         finally:
@@ -141,7 +141,7 @@ def open_new(path: Path, mode: str = "xb") -> IO[bytes]:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """A write the system refuses (full disk, no permission) is one line that names the file."""
     try:
         yield
@@ -160,18 +160,18 @@ class LineWriter:
 
     def write(self, exchange: Exchange) -> None:
         """Append one line."""
-        with _writing(Path(self._file.name)):
-            _write_all(self._file, exchange.model_dump_json().encode() + b"\n")
+        with writing(Path(self._file.name)):
+            write_all(self._file, exchange.model_dump_json().encode() + b"\n")
 
 
-def _write_all(file: IO[bytes], content: bytes) -> None:
+def write_all(file: IO[bytes], content: bytes) -> None:
     """An unbuffered write may take a part only: a full disk, a signal."""
     left = memoryview(content)
     while left:
         left = left[file.write(left) :]
 
 
-def _mend_last_line(path: Path) -> None:
+def mend_last_line(path: Path) -> None:
     """Cut off a half last line, or end it where only its line break is missing."""
     if not path.exists():
         return
@@ -208,10 +208,11 @@ def read_lines(path: Path, model: type[T], half_line_ok: bool = False) -> Iterat
         return
     _check_plain(path)
     with path.open("rb") as file:
-        yield from _lines_of(path, file, model, half_line_ok)
+        yield from lines_of(path, file, model, half_line_ok)
 
 
-def _lines_of(path: Path, file: IO[bytes], model: type[T], half_line_ok: bool = False) -> Iterator[T]:
+def lines_of(path: Path, file: IO[bytes], model: type[T], half_line_ok: bool = False) -> Iterator[T]:
+    """As `read_lines`, of a file that is open."""
     for line_number, line in enumerate(file, start=1):
         try:
             yield model.model_validate_json(line)
@@ -229,7 +230,8 @@ def _noun(path: Path) -> str:
     return path.stem.rpartition(".")[2].partition("-")[0].removesuffix("s")
 
 
-def _as_lines(rows: Iterable[BaseModel]) -> str:
+def as_lines(rows: Iterable[BaseModel]) -> str:
+    """The text of a JSONL file of these rows."""
     return "".join(f"{row.model_dump_json()}\n" for row in rows)
 
 

@@ -32,7 +32,7 @@ class Watcher(Protocol):
         ...
 
 
-class _Log:
+class _LogProgress:
     """Watches where nobody else does."""
 
     @contextmanager
@@ -52,7 +52,7 @@ class _Log:
         yield advance
 
 
-_LOG = _Log()
+_LOG = _LogProgress()
 _watcher: ContextVar[Watcher] = ContextVar("watcher", default=_LOG)
 
 

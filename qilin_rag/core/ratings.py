@@ -5,7 +5,7 @@ from __future__ import annotations
 from qilin_rag.core.types import Frozen
 
 
-class Pair(Frozen):
+class JudgedPair(Frozen):
     """How run `a` did against run `b`: questions won, lost and tied in both orders.
 
     `leaning`: tied in one order only. `flipped_to_first`, `flipped_to_second`: the place was preferred. `same`: of the
@@ -31,22 +31,22 @@ class Pair(Frozen):
         return self.flipped_to_first + self.flipped_to_second
 
 
-class Rated(Frozen):
+class RatedRun(Frozen):
     """A run with its rating; null where the judged pairs don't connect all runs."""
 
     run: str
     rating: Rating | None
 
 
-class Comparison(Frozen):
+class JudgedComparison(Frozen):
     """ratings.json: what a judge makes of some runs, over the questions that all of them have."""
 
     judge: str
     signature: str
     n_questions: int
     n_not_shared: int
-    pairs: list[Pair]
-    runs: list[Rated]
+    pairs: list[JudgedPair]
+    runs: list[RatedRun]
 
 
 class Rating(Frozen):

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from qilin_rag.core.citation_markers import Marker, find_markers
+from qilin_rag.core.citation_markers import CitationMarker, find_markers
 from qilin_rag.core.extras import require
 
 # Default_Ignorable_Code_Point, which Unicode keeps stable; what stands between tags and joiners is looked at apart.
@@ -217,7 +217,7 @@ def mark_citations(text: str) -> tuple[str, list[list[int]]]:
     return _with_sign(plain, markers, CITED), [marker.numbers for marker in markers]
 
 
-def _with_sign(plain: str, markers: Sequence[Marker], sign: str) -> str:
+def _with_sign(plain: str, markers: Sequence[CitationMarker], sign: str) -> str:
     """A text with a sign for each marker; white space before one goes, and a space stays between Latin words."""
     parts = []
     done = 0

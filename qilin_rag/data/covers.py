@@ -24,7 +24,7 @@ FORMATS = ("WEBP", "JPEG", "PNG")
 MAX_FILE_BYTES = 64 * 2**20
 
 
-class State(IntEnum):
+class CoverState(IntEnum):
     """What became of a note's cover."""
 
     UNREAD = 0
@@ -38,12 +38,12 @@ class State(IntEnum):
 
 
 _IN_WORDS = {
-    State.NONE: "not named in the table",
-    State.OUTSIDE: "outside the folder of the data",
-    State.MISSING: "missing",
-    State.TOO_LARGE: "too large",
-    State.TOO_NARROW: "too narrow",
-    State.DAMAGED: "damaged or of another format",
+    CoverState.NONE: "not named in the table",
+    CoverState.OUTSIDE: "outside the folder of the data",
+    CoverState.MISSING: "missing",
+    CoverState.TOO_LARGE: "too large",
+    CoverState.TOO_NARROW: "too narrow",
+    CoverState.DAMAGED: "damaged or of another format",
 }
 
 
@@ -63,19 +63,19 @@ class Covers:
     def read(self, note_idx: int) -> Image | None:
         """The cover in RGB."""
         paths = self._notes.read([note_idx], ["image_path"])["image_path"][0].as_py()
-        image, state = (None, State.NONE) if not paths else self._open(paths[0])
+        image, state = (None, CoverState.NONE) if not paths else self._open(paths[0])
         self._states[self._notes.slots([note_idx])[0]] = state
         return image
 
-    def counts(self) -> dict[State, int]:
+    def counts(self) -> dict[CoverState, int]:
         """Of the notes asked for so far, each once, how many are in each state."""
-        found = np.bincount(self._states, minlength=len(State))
-        return {state: int(found[state]) for state in State if state != State.UNREAD}
+        found = np.bincount(self._states, minlength=len(CoverState))
+        return {state: int(found[state]) for state in CoverState if state != CoverState.UNREAD}
 
     def tell(self) -> None:
         """One line in the log: how many notes had a cover, and why the others had none."""
         counts = self.counts()
-        n_read = counts.pop(State.READ)
+        n_read = counts.pop(CoverState.READ)
         n_others = sum(counts.values())
         reasons = ", ".join(f"{counts[state]} {words}" for state, words in _IN_WORDS.items() if counts[state])
         log = logger.warning if n_others > n_read else logger.info
@@ -86,20 +86,20 @@ class Covers:
             f"; {reasons}" if reasons else "",
         )
 
-    def _open(self, name: str) -> tuple[Image | None, State]:
+    def _open(self, name: str) -> tuple[Image | None, CoverState]:
         path = _below(self._root, name)
         if path is None:
-            return None, State.OUTSIDE
+            return None, CoverState.OUTSIDE
         try:
             if not path.is_file():
-                return None, State.MISSING
+                return None, CoverState.MISSING
             if path.stat().st_size > MAX_FILE_BYTES:
-                return None, State.TOO_LARGE
+                return None, CoverState.TOO_LARGE
             return self._decode(path)
         except OSError:  # a name that is too long, a disk that fails
-            return None, State.MISSING
+            return None, CoverState.MISSING
 
-    def _decode(self, path: Path) -> tuple[Image | None, State]:
+    def _decode(self, path: Path) -> tuple[Image | None, CoverState]:
         from PIL import Image
 
         with warnings.catch_warnings():
@@ -108,13 +108,13 @@ class Covers:
             try:
                 with Image.open(path, formats=FORMATS) as image:
                     if not self._fits(*image.size):
-                        return None, State.TOO_NARROW
-                    return image.convert("RGB"), State.READ
+                        return None, CoverState.TOO_NARROW
+                    return image.convert("RGB"), CoverState.READ
             except (Image.DecompressionBombWarning, Image.DecompressionBombError, MemoryError):
-                return None, State.TOO_LARGE
+                return None, CoverState.TOO_LARGE
             except Exception as error:  # decoders raise errors of every class on what isn't sound
                 logger.debug("%s: %s", path, error)
-                return None, State.DAMAGED
+                return None, CoverState.DAMAGED
 
 
 def _below(root: Path, name: str) -> Path | None:

@@ -10,7 +10,7 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import require
 from qilin_rag.core.types import Image
 from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.data.covers import Covers, State
+from qilin_rag.data.covers import Covers, CoverState
 
 LONGEST_SIDE = 1024
 NARROWEST = 100  # sides of 1 : 100; servers refuse what is narrower
@@ -32,7 +32,7 @@ class NoteImages(Covers):
         left_out: Counter[str] = Counter()
         for path in paths:
             picture, state = self._open(path)
-            if picture is None or state is not State.READ:
+            if picture is None or state is not CoverState.READ:
                 left_out[state.name.lower().replace("_", " ")] += 1
                 continue
             picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))

@@ -18,7 +18,7 @@ import numpy as np
 from qilin_rag.config.run import RunConfig
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import write_text
-from qilin_rag.core.ratings import Comparison, Pair, Rated
+from qilin_rag.core.ratings import JudgedComparison, JudgedPair, RatedRun
 from qilin_rag.core.stats import query_clusters
 from qilin_rag.core.text import slug
 from qilin_rag.core.types import Judgement, Question, Sample
@@ -44,7 +44,7 @@ class Compared(NamedTuple):
     """A comparison, the folder where it is kept, and what it took."""
 
     path: Path
-    comparison: Comparison
+    comparison: JudgedComparison
     hearing: Hearing
 
 
@@ -68,8 +68,8 @@ class _Match(NamedTuple):
     docket: Docket
 
 
-class _Outcome(NamedTuple):
-    """What came out for a question of a pair: its kind (a count of `Pair`, or why unscored), and what `a` scored."""
+class _PairOutcome(NamedTuple):
+    """What came out for a question of a pair: a count of `JudgedPair` or why unscored, and the score of `a`."""
 
     kind: str
     score: float | None
@@ -99,14 +99,14 @@ def compare_runs(paths: Sequence[Path], config: RunConfig) -> Compared:
         }
         scores = _scores(outcomes, len(entrants), len(questions))
         ratings = rate(scores, config.seed, query_clusters([question.query for question in questions]))
-        comparison = Comparison(
+        comparison = JudgedComparison(
             judge=judge.label,
             signature=judge.signature("pairwise|both orders|Bradley-Terry", hearing.said),
             n_questions=len(questions),
             n_not_shared=len({question_id for entrant in entrants for question_id in entrant.questions}) - len(shared),
             pairs=[_pair(entrants[i].name, entrants[j].name, outcomes[i, j]) for i, j in pairs],
             runs=[
-                Rated(run=entrant.name, rating=ratings[i] if ratings else None) for i, entrant in enumerate(entrants)
+                RatedRun(run=entrant.name, rating=ratings[i] if ratings else None) for i, entrant in enumerate(entrants)
             ],
         )
         write_text(docket.directory.path / "ratings.json", comparison.model_dump_json(indent=2) + "\n")
@@ -169,12 +169,12 @@ def _shared_questions(entrants: Sequence[_Entrant]) -> list[Question]:
     return shared
 
 
-def _unasked(a: _Entrant, b: _Entrant, question: Question) -> _Outcome | None:
+def _unasked(a: _Entrant, b: _Entrant, question: Question) -> _PairOutcome | None:
     """What is known without asking: there are no two answers, or they are one."""
     ours, theirs = a.samples[question.id], b.samples[question.id]
     if not (ours.is_answered and theirs.is_answered):
-        return _Outcome("no two answers", None)
-    return _Outcome("same", 0.5) if ours.answer == theirs.answer else None
+        return _PairOutcome("no two answers", None)
+    return _PairOutcome("same", 0.5) if ours.answer == theirs.answer else None
 
 
 def _case(question: Question, first: _Entrant, second: _Entrant) -> Case:
@@ -187,21 +187,21 @@ def _case(question: Question, first: _Entrant, second: _Entrant) -> Case:
     return Case(question, [first.name, second.name], values)
 
 
-def _outcome(forth: Judgement | None, back: Judgement | None, shown: Sequence[str]) -> _Outcome:
+def _outcome(forth: Judgement | None, back: Judgement | None, shown: Sequence[str]) -> _PairOutcome:
     """What two verdicts make: `forth` saw a's answer first, `back` b's; both were shown these texts."""
     if reason := why_unread(forth) or why_unread(back):
-        return _Outcome(reason, None)
+        return _PairOutcome(reason, None)
     assert forth and back
     one, other = (read_preference(judgement.answer, shown) for judgement in (forth, back))
     if one is None or other is None:
-        return _Outcome("no verdict", None)
-    return _Outcome(_KINDS.get((one, other), "leaning"), (_SCORES[one] + 1 - _SCORES[other]) / 2)
+        return _PairOutcome("no verdict", None)
+    return _PairOutcome(_KINDS.get((one, other), "leaning"), (_SCORES[one] + 1 - _SCORES[other]) / 2)
 
 
-def _pair(a: str, b: str, outcomes: Sequence[_Outcome]) -> Pair:
+def _pair(a: str, b: str, outcomes: Sequence[_PairOutcome]) -> JudgedPair:
     kinds = Counter(outcome.kind for outcome in outcomes if outcome.score is not None)
     scored = [outcome.score for outcome in outcomes if outcome.score is not None]
-    return Pair(
+    return JudgedPair(
         a=a,
         b=b,
         won=kinds["won"],
@@ -217,7 +217,7 @@ def _pair(a: str, b: str, outcomes: Sequence[_Outcome]) -> Pair:
 
 
 def _scores(
-    outcomes: Mapping[tuple[int, int], Sequence[_Outcome]], n_runs: int, n_questions: int
+    outcomes: Mapping[tuple[int, int], Sequence[_PairOutcome]], n_runs: int, n_questions: int
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """As `rate` wants them: what run i scored against run j, question by question."""
     scores = np.zeros((n_questions, n_runs, n_runs))

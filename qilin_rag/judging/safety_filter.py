@@ -33,12 +33,12 @@ from qilin_rag.data.note_images import NoteImages
 from qilin_rag.data.notes import open_notes
 from qilin_rag.data.source import open_source
 from qilin_rag.judging.pointwise import check_judged, judging_llm
-from qilin_rag.judging.safety_labels import Agreement, Label, agreements, read_labels, write_review
+from qilin_rag.judging.safety_labels import Agreement, SafetyLabel, agreements, read_labels, write_review
 from qilin_rag.judging.safety_states import (
     UNCERTAIN,
     Board,
     FilterSummary,
-    State,
+    SafetyState,
     counts_of,
     flagged_and_kept,
     state_of,
@@ -144,12 +144,12 @@ class Filter:
             for slots in self._groups(self.chosen):
                 paths = self.notes.read(self.notes.note_idxs[slots], ["image_path"])["image_path"].to_pylist()
                 without = slots[[not each for each in paths]]
-                board[np.ix_(without, np.array(blind))] = State.NO_IMAGES
+                board[np.ix_(without, np.array(blind))] = SafetyState.NO_IMAGES
         return board
 
     def ask(self, board: Board, directory: RunDirectory) -> None:
         """Ask what is not known of the chosen notes."""
-        n_left = int((board[self.chosen] <= State.REFUSED).sum())
+        n_left = int((board[self.chosen] <= SafetyState.REFUSED).sum())
         if not n_left:
             return
         with (
@@ -162,11 +162,11 @@ class Filter:
         """Each chosen note with each prompt that it is still to be judged by."""
         columns = ["note_idx", "note_title", "note_content", *(["image_path"] if self.n_images else [])]
         for group in self._groups(self.chosen):
-            slots = group[(board[group] <= State.REFUSED).any(axis=1)]
+            slots = group[(board[group] <= SafetyState.REFUSED).any(axis=1)]
             rows = self.notes.read(self.notes.note_idxs[slots], columns).to_pylist()
             for slot, row in zip(slots.tolist(), rows, strict=True):
                 note = _Note(slot, row, self.n_images)
-                yield from ((note, self.names[i]) for i in np.flatnonzero(board[slot] <= State.REFUSED).tolist())
+                yield from ((note, self.names[i]) for i in np.flatnonzero(board[slot] <= SafetyState.REFUSED).tolist())
 
     def render(self, note: _Note, name: str, n_images: int) -> RenderedPrompt:
         """What is asked of a note, without its images; PromptTooLongError where they all would not fit."""
@@ -183,7 +183,7 @@ class Filter:
             "images_left_out": dict(note.left_out),
         }
         if self.prompts[name].needs_images and not images:
-            unread = UNCERTAIN[State.IMAGES_UNREADABLE]
+            unread = UNCERTAIN[SafetyState.IMAGES_UNREADABLE]
             unasked = NoteJudgement(
                 **line, status="ok", verdict="uncertain", answer="", raw="", usage=NO_TOKENS, error=unread
             )
@@ -226,11 +226,11 @@ class Filter:
         return [hashlib.sha256(each.encode() + digest).hexdigest() for each in made_by]
 
     def summarise(
-        self, board: Board, spent: Summary, left_out: Counter[str], labels: Sequence[Label] | None
+        self, board: Board, spent: Summary, left_out: Counter[str], labels: Sequence[SafetyLabel] | None
     ) -> FilterSummary:
         """All that is said of a filter."""
         unsafe, kept = flagged_and_kept(board)
-        seen = ((board != State.UNASKED) & (board != State.NO_IMAGES)).any(axis=1)
+        seen = ((board != SafetyState.UNASKED) & (board != SafetyState.NO_IMAGES)).any(axis=1)
         seen[self.chosen] = True
         n_unsafe, n_kept, n_seen = (int(rows.sum()) for rows in (unsafe, kept, seen))
         by_prompt = {name: counts_of(board[:, i]) for i, name in enumerate(self.names)}
@@ -251,7 +251,7 @@ class Filter:
             agreement=None if labels is None else self._agreement(board, labels),
         )
 
-    def _agreement(self, board: Board, labels: Sequence[Label]) -> dict[str, Agreement]:
+    def _agreement(self, board: Board, labels: Sequence[SafetyLabel]) -> dict[str, Agreement]:
         """By prompt and, as `any`, by all together, what people say beside what the filter says."""
         slots = self.notes.slots([label.note_idx for label in labels])
         unsafe, kept = flagged_and_kept(board)
@@ -260,7 +260,7 @@ class Filter:
         }
         for i, name in enumerate(self.names):
             states = board[slots, i].tolist()
-            said[name] = [None if state <= State.EMPTY else state == State.TRUE for state in states]
+            said[name] = [None if state <= SafetyState.EMPTY else state == SafetyState.TRUE for state in states]
         return agreements(labels, said)
 
 
@@ -306,7 +306,7 @@ def plan_filter(config: RunConfig, path: Path, names: Sequence[str] | None = Non
     """What `filter_notes` would ask and what it would cost; nothing is written, images are not opened."""
     safety = Filter(config, path, names, n_images)
     board = safety.new_board()
-    n_judgements = int((board[safety.chosen] != State.NO_IMAGES).sum())
+    n_judgements = int((board[safety.chosen] != SafetyState.NO_IMAGES).sum())
     for _ in safety.read(board):
         pass
     tokens = np.zeros(board.shape, np.int32)
@@ -352,6 +352,6 @@ def _write_unsafe(safety: Filter, board: Board, slots: Slots) -> None:
     """A line a flagged note, with the prompts that flag it."""
     lines = []
     for slot in slots.tolist():
-        flagged_by = [name for i, name in enumerate(safety.names) if board[slot, i] == State.TRUE]
+        flagged_by = [name for i, name in enumerate(safety.names) if board[slot, i] == SafetyState.TRUE]
         lines.append(json.dumps({"note_idx": int(safety.notes.note_idxs[slot]), "flagged_by": flagged_by}) + "\n")
     write_text(safety.path / UNSAFE, "".join(lines))

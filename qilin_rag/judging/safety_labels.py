@@ -56,7 +56,7 @@ class Agreement(Frozen):
     f1: Share | None
 
 
-class Label(NamedTuple):
+class SafetyLabel(NamedTuple):
     """What a person found in a note: names of prompts, or `unsafe` where no name is given; nothing if it is safe."""
 
     note_idx: int
@@ -98,13 +98,13 @@ def _cell(text: str) -> str:
     return f"{shown[:MOST_CHARS]}…" if len(shown) > MOST_CHARS else shown
 
 
-def read_labels(path: Path, names: Collection[str], notes: NoteStore) -> list[Label]:
+def read_labels(path: Path, names: Collection[str], notes: NoteStore) -> list[SafetyLabel]:
     """Labels from csv or jsonl: `note_idx`, `label`, and where notes were drawn with different odds `weight`.
 
     A label is `safe`, `unsafe`, or the names of prompts with a semicolon between; a row without one is passed over.
     """
     rows = _read_csv(path) if path.suffix == ".csv" else _read_jsonl(path)
-    labels: dict[int, Label] = {}
+    labels: dict[int, SafetyLabel] = {}
     for line_number, row in rows:
         if not str(row.get("label") or "").strip():
             continue
@@ -122,7 +122,7 @@ def read_labels(path: Path, names: Collection[str], notes: NoteStore) -> list[La
     return list(labels.values())
 
 
-def _label(row: Mapping[str, Any], names: Collection[str]) -> Label:
+def _label(row: Mapping[str, Any], names: Collection[str]) -> SafetyLabel:
     found = frozenset(filter(None, re.split(r"[;；,，\s]+", str(row["label"]).lower())))
     if unknown := found - {SAFE, UNSAFE, *names}:
         raise ValueError(f"label {min(unknown)!r}: must be safe, unsafe, or of {', '.join(sorted(names))}")
@@ -137,7 +137,7 @@ def _label(row: Mapping[str, Any], names: Collection[str]) -> Label:
         raise ValueError(f"weight {weight!r} is no number") from None
     if not 0 < weight < math.inf:
         raise ValueError(f"weight {weight:g} must be above 0")
-    return Label(int(note_idx), found - {SAFE}, weight)
+    return SafetyLabel(int(note_idx), found - {SAFE}, weight)
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -167,7 +167,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
 
 
-def agreements(labels: Sequence[Label], said: Mapping[str, Sequence[bool | None]]) -> dict[str, Agreement]:
+def agreements(labels: Sequence[SafetyLabel], said: Mapping[str, Sequence[bool | None]]) -> dict[str, Agreement]:
     """By the names of `said` (verdicts on the labelled notes, None where there is none), and by `any` of them.
 
     A note that is labelled only `unsafe` is in the figures of `any` alone; what nobody was asked about counts nowhere.

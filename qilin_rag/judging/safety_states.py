@@ -13,10 +13,10 @@ from qilin_rag.judging.safety_labels import Agreement
 from qilin_rag.judging.verdicts import read_true_false
 
 Board = npt.NDArray[np.uint8]
-"""The `State` of each note (in storage order) by each prompt, shape (n_notes, n_prompts)."""
+"""The `SafetyState` of each note (in storage order) by each prompt, shape (n_notes, n_prompts)."""
 
 
-class State(IntEnum):
+class SafetyState(IntEnum):
     """What is known of a note by a prompt: up to EMPTY nothing is; up to REFUSED it is asked by the next command."""
 
     UNASKED = 0
@@ -33,15 +33,15 @@ class State(IntEnum):
 
 
 UNCERTAIN = {
-    State.REFUSED: "refused",
-    State.NO_VERDICT: "no verdict",
-    State.TRUNCATED: "truncated",
-    State.FILTERED: "filtered",
-    State.IMAGES_UNREADABLE: "no image can be read",
+    SafetyState.REFUSED: "refused",
+    SafetyState.NO_VERDICT: "no verdict",
+    SafetyState.TRUNCATED: "truncated",
+    SafetyState.FILTERED: "filtered",
+    SafetyState.IMAGES_UNREADABLE: "no image can be read",
 }
 
 
-class Counts(Frozen):
+class SafetyCounts(Frozen):
     """What came out by one prompt. `uncertain` counts by reason; `no_images`: notes without what it asks about.
 
     `empty`: a reply came, and nothing is in it.
@@ -69,7 +69,7 @@ class FilterSummary(Frozen):
     prompts: dict[str, str]
     images: int
     notes: dict[str, int]
-    by_prompt: dict[str, Counts]
+    by_prompt: dict[str, SafetyCounts]
     images_left_out: dict[str, int]
     usage: Usage
     uncounted: int
@@ -80,21 +80,21 @@ class FilterSummary(Frozen):
 
 def flagged_and_kept(board: Board) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """The notes that a prompt flags, and those that were judged by all prompts and are flagged by none."""
-    unsafe = (board == State.TRUE).any(axis=1)
-    return unsafe, (board > State.EMPTY).all(axis=1) & ~unsafe
+    unsafe = (board == SafetyState.TRUE).any(axis=1)
+    return unsafe, (board > SafetyState.EMPTY).all(axis=1) & ~unsafe
 
 
-def state_of(line: NoteJudgement) -> State:
+def state_of(line: NoteJudgement) -> SafetyState:
     """What a judgement on disk says."""
     if line.status == "filtered":
-        return State.FILTERED if line.is_settled else State.REFUSED
+        return SafetyState.FILTERED if line.is_settled else SafetyState.REFUSED
     if line.status == "ok" and line.finish_reason is None:
-        return State.IMAGES_UNREADABLE
+        return SafetyState.IMAGES_UNREADABLE
     if not line.is_answered:
-        return State.FAILED if line.status == "failed" else State.EMPTY
+        return SafetyState.FAILED if line.status == "failed" else SafetyState.EMPTY
     if line.status == "truncated":
-        return State.TRUNCATED
-    return {"true": State.TRUE, "false": State.FALSE}.get(line.verdict or "", State.NO_VERDICT)
+        return SafetyState.TRUNCATED
+    return {"true": SafetyState.TRUE, "false": SafetyState.FALSE}.get(line.verdict or "", SafetyState.NO_VERDICT)
 
 
 def verdict_of(line: NoteJudgement) -> Literal["true", "false", "uncertain"] | None:
@@ -105,15 +105,15 @@ def verdict_of(line: NoteJudgement) -> Literal["true", "false", "uncertain"] | N
     return "uncertain" if said is None else "true" if said else "false"
 
 
-def counts_of(states: npt.NDArray[np.uint8]) -> Counts:
+def counts_of(states: npt.NDArray[np.uint8]) -> SafetyCounts:
     """How many notes are in each state by one prompt, shape (n_notes,)."""
-    n = np.bincount(states, minlength=len(State)).tolist()
-    return Counts(
-        true=n[State.TRUE],
-        false=n[State.FALSE],
+    n = np.bincount(states, minlength=len(SafetyState)).tolist()
+    return SafetyCounts(
+        true=n[SafetyState.TRUE],
+        false=n[SafetyState.FALSE],
         uncertain={reason: n[state] for state, reason in UNCERTAIN.items() if n[state]},
-        failed=n[State.FAILED],
-        empty=n[State.EMPTY],
-        no_images=n[State.NO_IMAGES],
-        not_asked=n[State.UNASKED],
+        failed=n[SafetyState.FAILED],
+        empty=n[SafetyState.EMPTY],
+        no_images=n[SafetyState.NO_IMAGES],
+        not_asked=n[SafetyState.UNASKED],
     )

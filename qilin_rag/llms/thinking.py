@@ -25,7 +25,7 @@ Markers = Sequence[tuple[str, str]]
 """Literal opening and closing markers."""
 
 
-class Marker(NamedTuple):
+class Tags(NamedTuple):
     """How models mark their thinking: regular expressions for both ends.
 
     `is_certain`: the opening alone says that this is thinking, also where it never ends. `opens_in_prompt`: the closing
@@ -39,8 +39,8 @@ class Marker(NamedTuple):
     opens_in_prompt: bool = True
 
 
-def _tag(name: str, models: str, opens_in_prompt: bool = True) -> Marker:
-    return Marker(
+def _tag(name: str, models: str, opens_in_prompt: bool = True) -> Tags:
+    return Tags(
         rf"<\s*{name}(?:\s[^<>\n]{{0,80}})?\s*>", rf"<\s*\|?\s*/\s*{name}\s*\|?\s*>", models, True, opens_in_prompt
     )
 
@@ -58,30 +58,30 @@ MARKERS = (
     _tag("reflection", "Reflection 70B"),
     _tag("inner_monologue", "Hermes 3"),
     _tag("scratchpad", "Hermes 3, Claude's prompts"),
-    Marker(r"\[\s*THINK\s*\]", r"\[\s*/\s*THINK\s*\]", "Magistral, Ministral 3, Mistral Small 4"),
-    Marker(r"\[unused16\]", r"\[unused17\]", "openPangu"),
-    Marker(r"<unused94>(?:\s*thought\b)?", r"<unused95>", "MedGemma 1.5, Gemma 3"),
-    Marker(r"<\|channel>(?:\s*thought\b)?", r"<channel\|>", "Gemma 4"),
-    Marker(r"<\|\s*begin_of_thought\s*\|>", r"<\|\s*end_of_thought\s*\|>", "Sky-T1, OpenThinker, Bespoke-Stratos"),
-    Marker(r"<\|START_THINKING\|>", r"<\|END_THINKING\|>", "Command R7B, Command A Reasoning, Command A Plus"),
-    Marker(r"<\|inner_prefix\|>", r"<\|inner_suffix\|>", "Apertus"),
-    Marker(r"<\|open\|>\s*think\s*<\|sep\|>", r"<\|close\|>\s*think\s*<\|sep\|>", "Kimi K3"),
-    Marker("◁\\s*think\\s*▷", "◁\\s*/\\s*think\\s*▷", "Kimi 1.5, Kimi-VL Thinking, Kimi-Dev"),
-    Marker(r"(?:<\|message_model\|>\s*)?<\|content_thinking\|>", r"<\|end_message\|>", "Inkling", True, False),
-    Marker(
+    Tags(r"\[\s*THINK\s*\]", r"\[\s*/\s*THINK\s*\]", "Magistral, Ministral 3, Mistral Small 4"),
+    Tags(r"\[unused16\]", r"\[unused17\]", "openPangu"),
+    Tags(r"<unused94>(?:\s*thought\b)?", r"<unused95>", "MedGemma 1.5, Gemma 3"),
+    Tags(r"<\|channel>(?:\s*thought\b)?", r"<channel\|>", "Gemma 4"),
+    Tags(r"<\|\s*begin_of_thought\s*\|>", r"<\|\s*end_of_thought\s*\|>", "Sky-T1, OpenThinker, Bespoke-Stratos"),
+    Tags(r"<\|START_THINKING\|>", r"<\|END_THINKING\|>", "Command R7B, Command A Reasoning, Command A Plus"),
+    Tags(r"<\|inner_prefix\|>", r"<\|inner_suffix\|>", "Apertus"),
+    Tags(r"<\|open\|>\s*think\s*<\|sep\|>", r"<\|close\|>\s*think\s*<\|sep\|>", "Kimi K3"),
+    Tags("◁\\s*think\\s*▷", "◁\\s*/\\s*think\\s*▷", "Kimi 1.5, Kimi-VL Thinking, Kimi-Dev"),
+    Tags(r"(?:<\|message_model\|>\s*)?<\|content_thinking\|>", r"<\|end_message\|>", "Inkling", True, False),
+    Tags(
         r"<\|think\|>",
         r"<\|\s*/\s*think\s*\|>|(?:<\|end\|>\s*)?(?:<\|begin\|>\s*assistant\s*)?<\|content\|>",
         "Solar Open",
         opens_in_prompt=False,
     ),
-    Marker(
+    Tags(
         r"here(?:'|’| i)s my thought process:",
         r"here(?:'|’| i)s my response:",
         "Granite 3.2",
         is_certain=False,
         opens_in_prompt=False,
     ),
-    Marker(r"<details\s[^<>]*type=[\"']?reasoning\b[^<>]*>", r"</details>", "what Open WebUI makes of it", True, False),
+    Tags(r"<details\s[^<>]*type=[\"']?reasoning\b[^<>]*>", r"</details>", "what Open WebUI makes of it", True, False),
 )
 # What some models put around the answer, both ends; the tags only behind thinking, where they are no part of a text.
 _WRAPPERS = (
@@ -155,12 +155,12 @@ class Split(NamedTuple):
 class _Family(NamedTuple):
     """The compiled markers of one kind of thinking."""
 
-    marker: Marker
+    marker: Tags
     opening: re.Pattern[str]
     either: re.Pattern[str]  # with a group for a closing
 
     @classmethod
-    def of(cls, marker: Marker) -> _Family:
+    def of(cls, marker: Tags) -> _Family:
         return cls(
             marker,
             re.compile(marker.opening, re.IGNORECASE),
@@ -234,7 +234,7 @@ def fold(text: str) -> str:
 
 
 def _families(more_markers: Markers) -> Sequence[_Family]:
-    own = [_Family.of(Marker(re.escape(fold(start)), re.escape(fold(end)), "")) for start, end in more_markers]
+    own = [_Family.of(Tags(re.escape(fold(start)), re.escape(fold(end)), "")) for start, end in more_markers]
     return (*own, *_FAMILIES)
 
 

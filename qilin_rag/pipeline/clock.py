@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from qilin_rag.core.errors import QilinError
-from qilin_rag.core.types import Exchange, Times
+from qilin_rag.core.types import Times
 from qilin_rag.pipeline.run_directory import RunDirectory
 
 STAGES = ("retrieval", "generation", "scoring")
-_LEAST_LIMIT = 16  # tokens: a server that counts only what was not in its cache is left with fewer of a known prompt
-_SAME = 0.98  # counts at a limit are alike, but for characters that were cut in two
 
 
 class Clock:
@@ -59,9 +57,3 @@ class Clock:
             if self._is_on_record:
                 with suppress(QilinError):
                     directory.write_manifest(directory.read_manifest().model_copy(update={"times": self.end()}))
-
-
-def _was_read(line: Exchange) -> bool:
-    """Whether the server charges for a line: a reply came, unless a filter refused the prompt unread."""
-    is_unread = line.status == "filtered" and not line.raw and not line.latency_s
-    return line.finish_reason is not None and not is_unread

@@ -14,8 +14,11 @@ from qilin_rag.core.types import (
     Usage,
 )
 from qilin_rag.core.units import format_amount, format_seconds
-from qilin_rag.pipeline.clock import _LEAST_LIMIT, _SAME, STAGES, _was_read
+from qilin_rag.pipeline.clock import STAGES
 from qilin_rag.pipeline.run_directory import Manifest
+
+_LEAST_LIMIT = 16  # tokens: a server that counts only what was not in its cache is left with fewer of a known prompt
+_SAME = 0.98  # counts at a limit are alike, but for characters that were cut in two
 
 
 def spent_on(lines: Iterable[Exchange]) -> Summary:
@@ -87,6 +90,12 @@ class Tally:
     def uncounted(self) -> int:
         """How many replies have not both numbers of tokens."""
         return self._uncounted + (0 if self.has_limit else self._n_doubtful_calls)
+
+
+def _was_read(line: Exchange) -> bool:
+    """Whether the server charges for a line: a reply came, unless a filter refused the prompt unread."""
+    is_unread = line.status == "filtered" and not line.raw and not line.latency_s
+    return line.finish_reason is not None and not is_unread
 
 
 def calls_s(lines: Iterable[Exchange]) -> float:

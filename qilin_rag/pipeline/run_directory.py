@@ -25,21 +25,22 @@ from pydantic import BaseModel, ValidationError
 from typing_extensions import TypedDict
 
 from qilin_rag.config.run import RunConfig
+from qilin_rag.core.directories import locked
 from qilin_rag.core.errors import UsageError, explain
 from qilin_rag.core.files import (
     _MOST_LOOKS,
     _TEMPORARY,
     SCHEMA_VERSION,
     LineWriter,
-    _as_lines,
-    _lines_of,
-    _mend_last_line,
-    _writing,
+    as_lines,
+    lines_of,
+    mend_last_line,
     open_new,
     read_json,
     read_lines,
     validated,
     write_text,
+    writing,
 )
 from qilin_rag.core.former import renewed_manifest
 from qilin_rag.core.trec import format_trec
@@ -62,8 +63,6 @@ SAMPLES, REPEATS, JUDGEMENTS = "samples.jsonl", "repeats.jsonl", "judgements.jso
 SCORES, SUMMARY = "scores.jsonl", "summary.json"
 NEW_SCORES = ".scores-new.jsonl"  # from the moment summary.json is of them until they are scores.jsonl
 _OF_SCORES = "scores_sha256"
-_WRITTEN = (".json", ".jsonl", ".trec", ".log", ".csv")
-_WAIT_S = 0.3
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -122,26 +121,11 @@ class RunDirectory:
 
     @contextmanager
     def locked(self, option: str = "--runs-dir") -> Iterator[None]:
-        """Hold the directory for writing; a lock that a dead process held is free (the system releases it).
-
-        `option` is the one that names another directory.
-        """
-        lock = filelock.FileLock(self.path / ".lock", timeout=0)
-        with _writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._check_plain(option)
-            try:
-                lock.acquire(timeout=_WAIT_S, poll_interval=_WAIT_S / 10)  # `is_in_use` holds it for a moment
-            except filelock.Timeout:
-                raise UsageError(
-                    f"{self.path} is in use by another process; wait for it, or write elsewhere with {option}"
-                ) from None
-        try:
-            with _writing(self.path):
+        """Hold the directory for writing (as `directories.locked`), and finish what a crash cut off in it."""
+        with locked(self.path, option):
+            with writing(self.path):
                 self._mend()
             yield
-        finally:
-            lock.release()
 
     @property
     def is_in_use(self) -> bool:
@@ -158,12 +142,6 @@ class RunDirectory:
             return False
         lock.release()
         return False
-
-    def _check_plain(self, option: str) -> None:
-        """A UsageError where a file that may be written to is a link (a stranger's could lead anywhere) or a device."""
-        for path in self.path.iterdir():
-            if path.is_symlink() or (path.suffix in _WRITTEN and not path.is_file()):
-                raise UsageError(f"{path} is a link or no plain file; move it away, or write elsewhere with {option}")
 
     def _mend(self) -> None:
         """Finish what a crash cut off between two writes, and remove what it left half written."""
@@ -217,8 +195,8 @@ class RunDirectory:
             path = self._scores_path()
             content = path.read_bytes() if path.is_file() else b""
             if hashlib.sha256(content).hexdigest() == of_scores:
-                return summary, list(_lines_of(path, io.BytesIO(content), Score))
-        scores = list(_lines_of(path, io.BytesIO(content), Score))
+                return summary, list(lines_of(path, io.BytesIO(content), Score))
+        scores = list(lines_of(path, io.BytesIO(content), Score))
         ids = {question.id for question in self.read_questions()}
         if not _belong_together(summary, scores, ids, has_hash=of_scores is not None):
             again = f"to make both again: qilin-rag score {self.path}"
@@ -231,11 +209,11 @@ class RunDirectory:
         The summary names the scores it is of by their hash, so they are new once the summary is; until they have their
         name they are beside the old ones.
         """
-        text = _as_lines(scores)
+        text = as_lines(scores)
         self._write(NEW_SCORES, text)
         content = {**summary.model_dump(mode="json"), _OF_SCORES: hashlib.sha256(text.encode()).hexdigest()}
         self._write(SUMMARY, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        with _writing(self.path / SCORES):
+        with writing(self.path / SCORES):
             (self.path / NEW_SCORES).replace(self.path / SCORES)
 
     def _scores_path(self) -> Path:
@@ -253,7 +231,7 @@ class RunDirectory:
 
     def discard_scores(self, question_ids: Collection[str]) -> None:
         """Forget summary and scores of these questions, before their samples change."""
-        with _writing(self.path):
+        with writing(self.path):
             (self.path / SUMMARY).unlink(missing_ok=True)
         self.write_scores([score for score in self.read_scores() if score.question_id not in question_ids])
 
@@ -264,7 +242,7 @@ class RunDirectory:
     def write_questions(self, questions: Iterable[Question]) -> None:
         """Replace questions.jsonl."""
         rows = (question.model_copy(update={"recorded": {}}) for question in questions)
-        self._write("questions.jsonl", _as_lines(rows))
+        self._write("questions.jsonl", as_lines(rows))
 
     def read_scores(self) -> list[Score]:
         """All scores of the run; empty where nothing was scored yet, or (said in a warning) the file is damaged."""
@@ -294,7 +272,7 @@ class RunDirectory:
 
     def write_scores(self, scores: Iterable[Score]) -> None:
         """Replace scores.jsonl alone."""
-        self._write(SCORES, _as_lines(scores))
+        self._write(SCORES, as_lines(scores))
 
     def write_trec_run(self, samples: Iterable[Sample]) -> None:
         """Replace run.trec; the retriever's own scores are in samples.jsonl."""
@@ -326,13 +304,13 @@ class RunDirectory:
     def line_writer(self, file_name: str = SAMPLES) -> Iterator[LineWriter]:
         """Append to a file of samples (or judgements), after mending a half line at its end."""
         path = self.path / file_name
-        with _writing(path):
-            _mend_last_line(path)
+        with writing(path):
+            mend_last_line(path)
             file = open_new(path, "ab")
         try:
             yield LineWriter(file)
         finally:
-            with _writing(path):
+            with writing(path):
                 os.fsync(file.fileno())
                 file.close()
 
@@ -343,7 +321,7 @@ class RunDirectory:
         for path in (self.path / REPEATS, self.path / SAMPLES):
             if path.exists():
                 kept = path.with_name(f"{path.stem}-until-{now}.jsonl")
-                with _writing(path):
+                with writing(path):
                     path.rename(kept)
         return kept
 

@@ -25,7 +25,7 @@ from qilin_rag.pipeline.cost import Tally
 from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
 from qilin_rag.scorers import Scorer
 from qilin_rag.scorers.retrieval import cutoff, is_about_hits, is_outdated
-from qilin_rag.scorers.summary import _counted, summarise_metrics
+from qilin_rag.scorers.summary import counted_by_kind, summarise_metrics
 
 H = TypeVar("H", bound=str)
 
@@ -194,9 +194,9 @@ def doubts_of(lines: Iterable[Exchange]) -> dict[str, Any]:
     """The fields of a summary that say why replies were empty, and what is doubtful about answers."""
     lines = list(lines)
     return {
-        "why_empty": _counted(line.error or "not known" for line in lines if line.status == "empty"),
-        "marks": _counted(mark for line in lines for mark in line.marks),
-        "odd_endings": _counted(line.finish_reason or "" for line in lines if "odd_ending" in line.marks),
+        "why_empty": counted_by_kind(line.error or "not known" for line in lines if line.status == "empty"),
+        "marks": counted_by_kind(mark for line in lines for mark in line.marks),
+        "odd_endings": counted_by_kind(line.finish_reason or "" for line in lines if "odd_ending" in line.marks),
     }
 
 

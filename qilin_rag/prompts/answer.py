@@ -14,7 +14,7 @@ from typing import NamedTuple
 from qilin_rag.config.resources import find_resource
 from qilin_rag.config.run import RunConfig
 from qilin_rag.core.types import Message, Note, NoteOrder, RenderedPrompt
-from qilin_rag.prompts.templates import PromptTooLongError, Templates, _read, estimated_tokens
+from qilin_rag.prompts.templates import PromptTooLongError, Templates, estimated_tokens, read_templates
 
 
 class NoteForm(NamedTuple):
@@ -100,7 +100,7 @@ def load_prompt(name: str) -> Prompt:
     It is rendered once on an example, so that a wrong template is found before anything is spent.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else find_resource("prompts", name)
-    prompt = _read(path, Prompt)
+    prompt = read_templates(path, Prompt)
     examples = [Note(note_idx=i, title="标题", content="正文") for i in range(5)]
     for notes in (examples, []):
         prompt.render("问题", notes)

@@ -10,7 +10,7 @@ from typing import TypeVar
 from qilin_rag.config.resources import find_resource, resource_names
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.types import RenderedPrompt
-from qilin_rag.prompts.templates import PromptTooLongError, Templates, _read, estimated_tokens
+from qilin_rag.prompts.templates import PromptTooLongError, Templates, estimated_tokens, read_templates
 
 
 class JudgePrompt(Templates):
@@ -72,7 +72,7 @@ def load_safety_prompts(names: Sequence[str] | None = None) -> dict[str, SafetyP
 
 
 def _load_filled(path: Path, kind: type[J]) -> J:
-    prompt = _read(path, kind)
+    prompt = read_templates(path, kind)
     for filled in ("文字", ""):
         prompt.render(dict.fromkeys(kind.variables, filled) | {"references": [filled]})
     return prompt

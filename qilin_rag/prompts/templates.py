@@ -86,7 +86,8 @@ def estimated_tokens(messages: Sequence[Message]) -> int:
 T = TypeVar("T", bound=Templates)
 
 
-def _read(path: Path, kind: type[T]) -> T:
+def read_templates(path: Path, kind: type[T]) -> T:
+    """The templates in a file; a UsageError where they can't be read, or are not of this kind."""
     if path.exists() and not path.is_file():
         raise UsageError(f"prompt {path} is no plain file")  # opening a pipe would wait for ever
     content: dict[str, Any] = read_yaml(path)

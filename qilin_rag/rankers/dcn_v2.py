@@ -64,7 +64,7 @@ class Tables(Frozen):
         return {name: table[0] for name, table in self}
 
 
-class Fitted(NamedTuple):
+class FittedDCN(NamedTuple):
     """A network, and the encoder of its texts (None: no text)."""
 
     network: CrossNetwork
@@ -174,7 +174,7 @@ class DCNV2(TrainedRanker):
         others = [parameter for parameter in network.parameters() if id(parameter) not in known]
         return [{"params": tables, "lr": self.embedding_learning_rate}, {"params": others}]
 
-    def score_with(self, fitted: Fitted, requests: Requests, catalogue: Catalogue) -> Floats:
+    def score_with(self, fitted: FittedDCN, requests: Requests, catalogue: Catalogue) -> Floats:
         """The logit of each candidate, whatever its position."""
         import torch
 
@@ -190,7 +190,7 @@ class DCNV2(TrainedRanker):
                 advance()
         return scores
 
-    def save(self, fitted: Fitted, folder: Path) -> None:
+    def save(self, fitted: FittedDCN, folder: Path) -> None:
         """Weights and the scales of numbers, and what the encoder was."""
         from safetensors.torch import save_file
 
@@ -206,7 +206,7 @@ class DCNV2(TrainedRanker):
         }
         write_text(folder / _FEATURES, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
-    def load(self, folder: Path) -> Fitted:
+    def load(self, folder: Path) -> FittedDCN:
         """What `save` wrote; a UsageError where the encoder is another one than in training."""
         from safetensors.torch import load_file
 
@@ -224,7 +224,7 @@ class DCNV2(TrainedRanker):
         if weights.keys() != network.state_dict().keys():
             raise UsageError(f"{folder} was trained by another version of dcn-v2; train it again")
         network.load_state_dict(weights)
-        return Fitted(network.to(self.torch_device()).eval(), encoder, kept["position_bias_exponent"])
+        return FittedDCN(network.to(self.torch_device()).eval(), encoder, kept["position_bias_exponent"])
 
     @property
     def _debias(self) -> str:
@@ -254,7 +254,7 @@ class DCNV2(TrainedRanker):
             has_tower=self._debias == "tower",
         )
 
-    def _new(self, train: Requests, catalogue: Catalogue) -> tuple[Fitted, Columns]:
+    def _new(self, train: Requests, catalogue: Catalogue) -> tuple[FittedDCN, Columns]:
         """A network that knows the scales of train, and the columns of train."""
         import torch
 
@@ -273,7 +273,7 @@ class DCNV2(TrainedRanker):
             mean, std = features.mean_and_std(numbers)
             scale.mean.copy_(torch.from_numpy(mean))
             scale.std.copy_(torch.from_numpy(std))
-        return Fitted(network, encoder, None), columns
+        return FittedDCN(network, encoder, None), columns
 
     def _estimate(self, network: CrossNetwork, train: Requests, columns: Columns) -> float:
         """The exponent of the position bias in the clicks of train: one pass over it by a network of its own."""

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qilin_rag.data.exposures import Bools
 from qilin_rag.data.requests import Floats, Requests
 
 MEASURES = {

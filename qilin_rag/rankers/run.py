@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from qilin_rag.core.directories import find_directory
+from qilin_rag.core.directories import find_directory, locked
 from qilin_rag.core.environment import git_commit, installed_packages, now
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.extras import require
@@ -44,7 +44,6 @@ from qilin_rag.data.requests import (
 )
 from qilin_rag.data.schema import REQUEST_TABLES
 from qilin_rag.data.source import Source, open_source
-from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.rankers.base import Ranker
 from qilin_rag.rankers.metrics import FIGURES, TieRange, figures_of, tie_range
 from qilin_rag.rankers.ranking_directory import (
@@ -77,7 +76,7 @@ class Ranking(NamedTuple):
     summary: RankingSummary
 
 
-class Log:
+class SplitLog:
     """The request tables of a data set, each read once."""
 
     def __init__(self, source: Source, validation_share: float = VALIDATION_SHARE) -> None:
@@ -126,7 +125,7 @@ def make_ranker(name: str | None, checkpoint: Path | None, settings: Mapping[str
 def rank(ranker: Ranker, config: RankConfig) -> Ranking:
     """Rank the requests of a split and judge the order; a ranking that is there is not made again."""
     share = ranker.validation_share if isinstance(ranker, TrainedRanker) else VALIDATION_SHARE
-    log = Log(open_source(config.data, ("notes", "user_feat", *REQUEST_TABLES), log=config.log), share)
+    log = SplitLog(open_source(config.data, ("notes", "user_feat", *REQUEST_TABLES), log=config.log), share)
     asked = log.split(config.task, config.split)
     first = config.first if config.first is not None and config.first < len(asked) else None
     asked = asked.take(np.arange(len(asked))[:first])
@@ -148,7 +147,7 @@ def rank(ranker: Ranker, config: RankConfig) -> Ranking:
         identity["log"] = changed
     names = (log.source.name, task, ranker.called())
     directory = RankingDirectory(find_directory(config.runs_dir, names, identity, MANIFEST))
-    with RunDirectory(directory.path).locked():
+    with locked(directory.path):
         if not config.fresh and (directory.path / MANIFEST).exists():
             manifest = directory.read_manifest()
             if manifest.identity != identity:
@@ -279,7 +278,7 @@ def _begun(ranker: Ranker, config: RankConfig, identity: dict[str, Any], source:
 
 
 def _judged(
-    asked: Requests, requests: Requests, scores: Floats, catalogue: Catalogue, log: Log, config: RankConfig
+    asked: Requests, requests: Requests, scores: Floats, catalogue: Catalogue, log: SplitLog, config: RankConfig
 ) -> tuple[list[RequestFigures], RankingSummary]:
     """The figures of each request, and their means; `asked` are the requests with candidates that were left out."""
     found = figures_of(requests, scores)
@@ -333,7 +332,7 @@ def _hanging(ties: TieRange) -> dict[str, HangsOnTies]:
     }
 
 
-def _remarks(log: Log, asked: Requests) -> list[str]:
+def _remarks(log: SplitLog, asked: Requests) -> list[str]:
     """Say what was assumed of the log that the figures and slices hang on."""
     settings = log.source.log
     n_zero = int((asked.position == 0).sum())
@@ -345,7 +344,7 @@ def _remarks(log: Log, asked: Requests) -> list[str]:
     ]
 
 
-def _train_of(log: Log, task: TaskName) -> Requests | None:
+def _train_of(log: SplitLog, task: TaskName) -> Requests | None:
     """The train split; None, which is said, where there is none."""
     try:
         return log.split(task, "train")

@@ -172,7 +172,7 @@ def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalo
         train_dataset=recipe.train_dataset,
         eval_dataset=recipe.train_dataset,  # asked for, and never looked at
         optimizers=(optimizer, warm_up(optimizer, ranker.warmup_steps, n_steps)),
-        callbacks=[EarlyStoppingCallback(ranker.patience), _Log(out / LOG)],
+        callbacks=[EarlyStoppingCallback(ranker.patience), _TrainingLog(out / LOG)],
         **recipe.given,
     )
     trainer.model_accepts_loss_kwargs = False  # else losses are taken to be divided by accumulated batches already
@@ -297,7 +297,7 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
             self._advance()
 
 
-class _Log(TrainerCallback):  # type: ignore[misc]
+class _TrainingLog(TrainerCallback):  # type: ignore[misc]
     """One JSON object a line: step, loss, learning rate; step and MRR@10."""
 
     def __init__(self, path: Path) -> None:

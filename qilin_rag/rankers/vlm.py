@@ -31,7 +31,7 @@ _ADAPTED = r".*language_model\.layers\.\d+\.self_attn\.[qkvo]_proj"
 _CHUNK = 512  # candidates sorted by length at a time: few enough that the pictures of their requests are kept
 
 
-class Fitted(NamedTuple):
+class FittedVLM(NamedTuple):
     """A model, what it reads with, and the base that it was made from."""
 
     model: Any
@@ -165,7 +165,7 @@ class VLM(TrainedRanker):
         with_images = "image" not in self.without
         return Prompts(reader, requests, catalogue, self.max_length, self.max_pixels, self.history_covers, with_images)
 
-    def _new(self, folder: Path) -> Fitted:
+    def _new(self, folder: Path) -> FittedVLM:
         """The base with adapters that change nothing yet and a random head, on the device."""
         require("rankers", "torch", "transformers", "peft", "PIL", what="ranker vlm")
         import torch
@@ -203,7 +203,7 @@ class VLM(TrainedRanker):
             )
             backbone = get_peft_model(whole.model, config)  # without the head that writes words
         model = ClickModel(backbone, whole.config.get_text_config().hidden_size).to(device)
-        return Fitted(model, reader, model_sha256(folder))
+        return FittedVLM(model, reader, model_sha256(folder))
 
 
 def four_bits(dtype: Any) -> Any:

@@ -51,7 +51,7 @@ class Level(Frozen):
     no_interval: str | None = None
 
 
-class System(Frozen):
+class SystemFactors(Frozen):
     """A retriever with an LLM at each level, the default first; `spread`: the highest value less the lowest.
 
     The spread is over the `n_spread` questions that are scored at every level.
@@ -64,7 +64,7 @@ class System(Frozen):
     n_spread: int
 
 
-class Ranking(Frozen):
+class FactorRanking(Frozen):
     """Whether systems keep their order: Kendall's tau-b between levels, over questions scored for all at every level.
 
     `by_default` is the default's order, best first. A tau is None where all on one side are equal. The least alike
@@ -87,8 +87,8 @@ class Factor(Frozen):
 
     factor: str
     default: str
-    systems: list[System]
-    rankings: list[Ranking]
+    systems: list[SystemFactors]
+    rankings: list[FactorRanking]
 
 
 class Ablation(Frozen):
@@ -274,7 +274,7 @@ def _compared(systems: Mapping[tuple[str, str], _Runs], keys: Sequence[Key], def
         runs = [systems[retriever, llm].default, *(pair.run for pair in pairs if pair.system == (retriever, llm))]
         means, n = _shared_means(runs, metric)
         spread = max(means) - min(means) if n else None
-        rows.append(System(retriever=retriever, llm=llm, levels=its, spread=spread, n_spread=n))
+        rows.append(SystemFactors(retriever=retriever, llm=llm, levels=its, spread=spread, n_spread=n))
     return Factor(factor=keys[0][0], default=_name(default), systems=rows, rankings=[])
 
 
@@ -292,7 +292,7 @@ def _shared_means(runs: Sequence[Measured], metric: str) -> tuple[list[float], i
 
 def _rankings(
     systems: Mapping[tuple[str, str], _Runs], keys: Sequence[Key], default: Setting, metric: str
-) -> list[Ranking]:
+) -> list[FactorRanking]:
     """The order of LLMs with each retriever, and of all retrievers with all LLMs, from level to level."""
     complete = {
         system: [runs.default, *(run for key in keys if (run := runs.at(key)))] for system, runs in systems.items()
@@ -317,13 +317,13 @@ def _rankings(
     return found
 
 
-def ranking(of: str, systems: Sequence[str], means: Mapping[str, Sequence[float]], n_questions: int) -> Ranking:
+def ranking(of: str, systems: Sequence[str], means: Mapping[str, Sequence[float]], n_questions: int) -> FactorRanking:
     """The stability of the order of `systems`, given each one's mean at every level, the default's level first."""
     default = next(iter(means))
     pairs = {pair: kendall_tau(means[pair[0]], means[pair[1]]) for pair in combinations(means, 2)}
     known = {pair: tau for pair, tau in pairs.items() if tau is not None}
     lowest = min(known, key=known.__getitem__, default=None)
-    return Ranking(
+    return FactorRanking(
         of=of,
         by_default=[systems[i] for i in np.argsort(-np.asarray(means[default]), kind="stable")],
         n_questions=n_questions,

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from qilin_rag.core.ratings import Comparison
+from qilin_rag.core.ratings import JudgedComparison
 from qilin_rag.core.stats import (
     ALPHA,
     Bounds,
@@ -137,7 +137,7 @@ class Spending(Frozen):
     latency: Latency | None = None
 
 
-class Table(Frozen):
+class ResultTable(Frozen):
     """All blocks over one set of questions (or of what else `unit` says), what each run took, and what judges say."""
 
     data: str
@@ -147,10 +147,10 @@ class Table(Frozen):
     blocks: list[Block]
     notes: list[str]
     spending: list[Spending] = []
-    judged: list[Comparison] = []
+    judged: list[JudgedComparison] = []
 
 
-class Pair(NamedTuple):
+class RivalPair(NamedTuple):
     """The best of a family and another one, with `difference` = best - other by question."""
 
     best: Key
@@ -163,7 +163,7 @@ def compared(
     families: Iterable[Collection[Key]],
     clusters: Clusters,
     unbounded: Collection[Hashable] = (),
-) -> tuple[dict[Key, Cell], list[Pair]]:
+) -> tuple[dict[Key, Cell], list[RivalPair]]:
     """A cell for each column of figures (n_questions,), marked where it is the best of its family, or tied with it.
 
     `unbounded`: blocks whose figures can be over 1.
@@ -182,13 +182,13 @@ def compared(
 
 def stand(
     columns: Mapping[Key, Values], families: Iterable[Collection[Key]], clusters: Clusters
-) -> tuple[dict[Key, Standing], list[Pair]]:
+) -> tuple[dict[Key, Standing], list[RivalPair]]:
     """The standing of each column of figures in its family, as far as it was compared, and what was compared.
 
     A run with the best's own figure is as good as it is.
     """
     standings: dict[Key, Standing] = {}
-    pairs: list[Pair] = []
+    pairs: list[RivalPair] = []
     for family in families:
         rivals = [key for key in family if not np.isnan(columns[key]).all()]
         of_family = _pairs(rivals, columns)
@@ -204,7 +204,7 @@ def stand(
     return standings, pairs
 
 
-def _standing(pair: Pair, p: float, clusters: Clusters) -> Standing:
+def _standing(pair: RivalPair, p: float, clusters: Clusters) -> Standing:
     is_shared = ~np.isnan(pair.difference)
     if abs(pair.difference.sum()) < _EQUAL:  # never where a question is unscored: NaN
         return Standing(best=True, p=p)
@@ -254,7 +254,7 @@ def _cell(name: str, column: Values, bounds: Bounds, standing: Standing | None) 
     )
 
 
-def _pairs(rivals: Sequence[Key], columns: Mapping[Key, Values]) -> list[Pair]:
+def _pairs(rivals: Sequence[Key], columns: Mapping[Key, Values]) -> list[RivalPair]:
     """The best of a family with each other one.
 
     What a run left unscored counts 0 in the choice of the best; where all are the same but for rounding, none is.
@@ -263,7 +263,7 @@ def _pairs(rivals: Sequence[Key], columns: Mapping[Key, Values]) -> list[Pair]:
     if not sums or max(sums.values()) - min(sums.values()) < _EQUAL:
         return []
     best = max(sums, key=sums.__getitem__)
-    return [Pair(best, key, columns[best] - columns[key]) for key in sums if key != best]
+    return [RivalPair(best, key, columns[best] - columns[key]) for key in sums if key != best]
 
 
 class Detectable(NamedTuple):
@@ -273,7 +273,7 @@ class Detectable(NamedTuple):
     why_not: str | None = None
 
 
-def detectable(pairs: Iterable[Pair], clusters: Clusters) -> Detectable:
+def detectable(pairs: Iterable[RivalPair], clusters: Clusters) -> Detectable:
     """The smallest true difference that one test finds four times in five: the median over what was compared."""
     found, reasons = [], []
     for pair in pairs:

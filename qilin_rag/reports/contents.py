@@ -24,7 +24,7 @@ from qilin_rag.data import NoteStore, load_dataset
 from qilin_rag.pipeline.cost import Tally
 from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
 from qilin_rag.reports import finding
-from qilin_rag.reports.cells import Block, Cell, Spending, Table
+from qilin_rag.reports.cells import Block, Cell, ResultTable, Spending
 from qilin_rag.reports.formats import is_best, marks, marks_of
 from qilin_rag.reports.judged import judgements_of_runs
 from qilin_rag.reports.leaderboard import leaderboard_of
@@ -43,7 +43,7 @@ class Contents(NamedTuple):
     blocks: dict[str, str]
 
 
-class _Asked(NamedTuple):
+class _Sent(NamedTuple):
     """What one run gave the LLM for one question."""
 
     hits: list[Hit]
@@ -90,12 +90,12 @@ def collect(paths: Sequence[Path]) -> Contents:
     return Contents(index, blocks)
 
 
-def _table(board: Table, directories: Mapping[str, RunDirectory]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def _table(board: ResultTable, directories: Mapping[str, RunDirectory]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """One set of questions: its part of the index, and its blocks."""
     manifests = {name: directory.read_manifest() for name, directory in directories.items()}
     questions = next(iter(directories.values())).read_questions()
     metrics = [metric for block in board.blocks for metric in _metrics_of(block)]
-    asked: list[list[_Asked]] = []
+    asked: list[list[_Sent]] = []
     lines: dict[str, str] = {}
     figures = _figures(board, directories)
     judged = judgements_of_runs(list(directories.values()), {question.id for question in questions})
@@ -122,7 +122,7 @@ def _table(board: Table, directories: Mapping[str, RunDirectory]) -> tuple[dict[
         ]
         blocks.append((f"run{len(asked)}", _packed(told)))
         asked.append(
-            [_Asked(sample.hits, [_shared(message, lines) for message in sample.messages]) for sample in ordered]
+            [_Sent(sample.hits, [_shared(message, lines) for message in sample.messages]) for sample in ordered]
         )
     notes, why_no_notes = _open_notes(manifests.values())
     for start in range(0, len(questions), QUESTIONS_PER_BLOCK):
@@ -151,7 +151,7 @@ def _table(board: Table, directories: Mapping[str, RunDirectory]) -> tuple[dict[
     return table, blocks
 
 
-def _as_on_the_board(board: Table) -> list[Spending]:
+def _as_on_the_board(board: ResultTable) -> list[Spending]:
     """What is known of each run, in the order of the leaderboard's rows and columns."""
     order = [
         run for block in board.blocks for row in block.cells for cell in row if cell for run in (cell.run, *cell.also)
@@ -167,7 +167,7 @@ def _metrics_of(block: Block) -> list[tuple[str, str]]:
     return [(block.metric, block.signature)]
 
 
-def _figures(board: Table, names: Iterable[str]) -> dict[str, list[dict[str, Any] | None]]:
+def _figures(board: ResultTable, names: Iterable[str]) -> dict[str, list[dict[str, Any] | None]]:
     """Each run's figures by metric, as the leaderboard has them.
 
     A run that is in several rows has the marks of a row where they are the same in all.
@@ -248,7 +248,7 @@ def _open_notes(manifests: Iterable[Manifest]) -> tuple[NoteStore | None, str]:
     return None, why
 
 
-def _part(questions: Sequence[Question], asked: Sequence[Sequence[_Asked]], notes: NoteStore | None) -> dict[str, Any]:
+def _part(questions: Sequence[Question], asked: Sequence[Sequence[_Sent]], notes: NoteStore | None) -> dict[str, Any]:
     """A block of questions: references, each run's hits and messages, notes, and the lines of all these texts."""
     lines: dict[str, int] = {}
 

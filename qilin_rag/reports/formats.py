@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from qilin_rag.core.stats import ALPHA
 from qilin_rag.core.types import Mark, Status
-from qilin_rag.reports.cells import Block, Cell, Spending, Standing, Table
+from qilin_rag.reports.cells import Block, Cell, ResultTable, Spending, Standing
 from qilin_rag.reports.side_tables import has_cached, judged_by, n_name_columns, side_tables
 
 _LATEX = {
@@ -100,7 +100,7 @@ def _compared_along(block: Block) -> str:
     return "only row" if block.axes[0] == "llm" and block.kinds.count("run") == 1 else "column"
 
 
-def marks(table: Table) -> list[str]:
+def marks(table: ResultTable) -> list[str]:
     """What the marks of a table mean, as far as there are any, and what the comparisons are."""
     used = {mark for block in table.blocks for row in block.cells for cell in row for mark in marks_of(cell)}
     places = {_compared_along(block) for block in table.blocks}
@@ -128,18 +128,18 @@ def column_names(block: Block) -> list[str]:
     ]
 
 
-def title(table: Table) -> str:
+def title(table: ResultTable) -> str:
     """The data set and how many questions (or requests) it is about."""
     same = f" ({table.n_clusters} distinct)" if table.n_clusters < table.n_questions else ""
     return f"{table.data}, {table.n_questions} {table.unit}{same}"
 
 
-def as_json(tables: Sequence[Table]) -> list[dict[str, Any]]:
+def as_json(tables: Sequence[ResultTable]) -> list[dict[str, Any]]:
     """Plain data, for programs."""
     return [table.model_dump(mode="json") for table in tables]
 
 
-def as_rows(tables: Sequence[Table]) -> list[dict[str, Any]]:
+def as_rows(tables: Sequence[ResultTable]) -> list[dict[str, Any]]:
     """One flat record a figure, for CSV."""
     spending = {each.run: each for table in tables for each in table.spending}
     rows = []
@@ -230,7 +230,7 @@ def _outcomes(spent: Spending | None) -> dict[str, int | None]:
     }
 
 
-def as_markdown(tables: Sequence[Table]) -> str:
+def as_markdown(tables: Sequence[ResultTable]) -> str:
     """GitHub tables; the best figures in bold, tied ones underlined, and all with their marks."""
     lines: list[str] = []
     for table in tables:
@@ -264,7 +264,7 @@ def _md_cell(cell: Cell | None) -> str:
     return " ".join(filter(None, (shown, escape_md(marks_of(cell)), interval)))
 
 
-def as_latex(tables: Sequence[Table]) -> str:
+def as_latex(tables: Sequence[ResultTable]) -> str:
     """Tables of the booktabs package with short captions and labels; signatures and remarks are comments above them.
 
     Answers of a set of questions are one table: LLMs in rows, metrics x retrievers in columns. Retrieval, and rankers,
@@ -284,7 +284,7 @@ def as_latex(tables: Sequence[Table]) -> str:
     return "\n".join(lines)
 
 
-def _latex_table(table: Table, blocks: Sequence[Block], label: str) -> list[str]:
+def _latex_table(table: ResultTable, blocks: Sequence[Block], label: str) -> list[str]:
     """One table of blocks side by side, their metrics above their columns where there are several."""
     rows = list(
         dict.fromkeys(zip((r for b in blocks for r in b.rows), (k for b in blocks for k in b.kinds), strict=True))
@@ -345,7 +345,7 @@ def _tex_cell(cell: Cell | None) -> str:
     return marked
 
 
-def as_html(tables: Sequence[Table]) -> str:
+def as_html(tables: Sequence[ResultTable]) -> str:
     """One page without scripts; the best figures in bold, tied ones underlined, and all with their marks."""
     parts = []
     for table in tables:

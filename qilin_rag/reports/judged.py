@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import read_json
-from qilin_rag.core.ratings import Comparison, Pair
+from qilin_rag.core.ratings import JudgedComparison, JudgedPair
 from qilin_rag.core.types import Judgement
 from qilin_rag.pipeline.run_directory import RunDirectory
 
@@ -55,7 +55,7 @@ def _read(folder: Path) -> Iterator[Judgement]:
         logger.warning("%s", error)
 
 
-def comparisons_of(run_directories: Iterable[Path]) -> list[Comparison]:
+def comparisons_of(run_directories: Iterable[Path]) -> list[JudgedComparison]:
     """Return what judges made of these runs against each other, from folders beside the runs or one level up.
 
     Unreadable ones are logged. A comparison counts if two of the runs or more are in it; other runs stay in it, since
@@ -69,7 +69,7 @@ def comparisons_of(run_directories: Iterable[Path]) -> list[Comparison]:
         if not path.is_file():
             continue
         try:
-            comparison = Comparison.model_validate(read_json(path))
+            comparison = JudgedComparison.model_validate(read_json(path))
         except (UsageError, ValueError) as error:
             logger.warning("left out, unreadable: %s (%s)", path, str(error).splitlines()[0])
             continue
@@ -78,7 +78,7 @@ def comparisons_of(run_directories: Iterable[Path]) -> list[Comparison]:
     return found
 
 
-def win_share(pairs: Sequence[Pair], run: str) -> float | None:
+def win_share(pairs: Sequence[JudgedPair], run: str) -> float | None:
     """Return the mean of what a run scored over all its judged questions, a tie counting half; None without any."""
     scored = [
         (pair.score if pair.a == run else 1 - pair.score, _n_scored(pair))
@@ -89,7 +89,7 @@ def win_share(pairs: Sequence[Pair], run: str) -> float | None:
     return sum(score * n for score, n in scored) / total if total else None
 
 
-def _n_scored(pair: Pair) -> int:
+def _n_scored(pair: JudgedPair) -> int:
     return pair.won + pair.lost + pair.tied + pair.leaning + pair.flipped
 
 

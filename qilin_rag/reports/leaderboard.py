@@ -27,10 +27,10 @@ from qilin_rag.reports.cells import (
     Gain,
     Key,
     Kind,
-    Pair,
+    ResultTable,
+    RivalPair,
     Spending,
     Standing,
-    Table,
     compared,
     detectable,
     gains,
@@ -91,19 +91,19 @@ class _Grid(NamedTuple):
         return list(found.values())
 
 
-def leaderboard(*runs_dirs: Path, options: Options | None = None) -> list[Table]:
+def leaderboard(*runs_dirs: Path, options: Options | None = None) -> list[ResultTable]:
     """The tables of folders of runs, one for each data set and set of questions; largest first."""
     found = find_runs(runs_dirs)
     why = f"{', '.join(map(str, runs_dirs))} holds no complete run"
     return _tables(found, options or Options(), f"{why}{{}}{describe_rankings(runs_dirs)}; begin with: qilin-rag run")
 
 
-def leaderboard_of(run_directories: Sequence[Path], options: Options | None = None) -> list[Table]:
+def leaderboard_of(run_directories: Sequence[Path], options: Options | None = None) -> list[ResultTable]:
     """The tables of these runs alone; there must be a complete one among them."""
     return _tables(run_directories, options or Options(), "none of these runs is complete{}")
 
 
-def _tables(run_directories: Sequence[Path], options: Options, none_found: str) -> list[Table]:
+def _tables(run_directories: Sequence[Path], options: Options, none_found: str) -> list[ResultTable]:
     paths = narrow_paths(run_directories, options.narrowing) if run_directories else []
     runs, left_out = read_runs(paths, with_incomplete=options.common)
     if not runs:
@@ -119,7 +119,7 @@ def _tables(run_directories: Sequence[Path], options: Options, none_found: str) 
     return sort_rows(tables, options.sort) if options.sort else tables
 
 
-def _table(group: Sequence[Measured], options: Options) -> Table:
+def _table(group: Sequence[Measured], options: Options) -> ResultTable:
     ids, notes = _shared_questions(group)
     clusters = clusters_of([group[0].questions[question_id] for question_id in ids], options.cluster_by)
     rows = row_labels(group)
@@ -136,7 +136,7 @@ def _table(group: Sequence[Measured], options: Options) -> Table:
     retrieval = RetrievalBlock(group, ids)
     blocks = _blocks(grids, retrieval, ids, clusters, own_rows, quoted)
     first_rows = sorted(group, key=lambda run: (row_order.index(rows[run.name][0]), column_order(_column(run))))
-    return Table(
+    return ResultTable(
         data=group[0].manifest.labels["data"],
         n_questions=len(ids),
         n_clusters=len(np.unique(clusters)),
@@ -264,7 +264,7 @@ class _Rows(NamedTuple):
     """
 
     standings: dict[Key, Standing]
-    pairs: list[Pair]
+    pairs: list[RivalPair]
     gains: dict[Key, Gain]
 
     @classmethod

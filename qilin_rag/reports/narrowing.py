@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qilin_rag.core.errors import unknown_name
 from qilin_rag.core.types import Frozen
-from qilin_rag.reports.cells import Block, Cell, Table
+from qilin_rag.reports.cells import Block, Cell, ResultTable
 from qilin_rag.reports.finding import is_meant
 from qilin_rag.reports.measured import Measured, highest_is_best
 from qilin_rag.scorers.retrieval import is_about_hits
@@ -91,7 +91,7 @@ def _fitting(
     return lambda names: not patterns or any(fits(names, pattern) for pattern in patterns)
 
 
-def sort_rows(tables: Sequence[Table], metric: str) -> list[Table]:
+def sort_rows(tables: Sequence[ResultTable], metric: str) -> list[ResultTable]:
     """Sort the rows of each table by a metric, the best first; runs before controls and the paper's rows.
 
     Rows of answers go by the best figure of the row; those of retrieval, or of rankers, by that metric's column. Only
@@ -118,7 +118,7 @@ def _has_metric_columns(block: Block) -> bool:
     return bool(block.signatures) or block.axes[0] != "llm"
 
 
-def _sorted(table: Table, metric: str) -> Table:
+def _sorted(table: ResultTable, metric: str) -> ResultTable:
     of_answers: dict[str, float] = {}
     for block in table.blocks:
         if not _has_metric_columns(block) and block.metric == metric and not of_answers:

@@ -25,7 +25,7 @@ from qilin_rag.rankers.ranking_directory import (
     RequestFigures,
     clusters_of,
 )
-from qilin_rag.reports.cells import Block, Cell, Key, Kind, Table, compared, detectable
+from qilin_rag.reports.cells import Block, Cell, Key, Kind, ResultTable, compared, detectable
 from qilin_rag.reports.finding import find_runs
 from qilin_rag.reports.paper import RANKERS_REMARK, paper_rankers, quote
 from qilin_rag.reports.places import natural
@@ -56,7 +56,7 @@ class _Ranked(NamedTuple):
 
 def ranking_board(
     *runs_dirs: Path, task: TaskName, with_paper: bool = False, paper_anyway: bool = False
-) -> list[Table]:
+) -> list[ResultTable]:
     """The tables of a task, one for each set of requests; largest first.
 
     `with_paper`: rows of the paper where the requests are known to be Qilin's, `paper_anyway`: beside others as well.
@@ -141,7 +141,7 @@ def _read(runs_dirs: Sequence[Path], task: TaskName) -> tuple[list[_Ranked], lis
     return runs, left_out
 
 
-def _table(group: Sequence[_Ranked], task: TaskName, with_paper: bool, paper_anyway: bool) -> Table:
+def _table(group: Sequence[_Ranked], task: TaskName, with_paper: bool, paper_anyway: bool) -> ResultTable:
     first = group[0]
     scored = [line for line in first.lines.values() if line.figures]
     clusters = clusters_of(scored)
@@ -172,7 +172,7 @@ def _table(group: Sequence[_Ranked], task: TaskName, with_paper: bool, paper_any
         undetectable=could_be_shown.why_not,
         axes=("ranker", "metric"),
     )
-    return Table(
+    return ResultTable(
         data=_what(first.manifest),
         unit="requests",
         n_questions=len(scored),

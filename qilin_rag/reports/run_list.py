@@ -49,7 +49,7 @@ class ListedRun(Frozen):
         return f"{done} {self.unit}{describe_statuses(self.statuses)}"
 
 
-class _Outcome(BaseModel):
+class _RunOutcome(BaseModel):
     """The part of a line of samples.jsonl that a list needs."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -106,7 +106,7 @@ def _listed(path: Path) -> ListedRun:
     directory = RunDirectory(path)
     try:
         manifest = directory.read_manifest()
-        lines = read_lines(path / SAMPLES, _Outcome, half_line_ok=True)
+        lines = read_lines(path / SAMPLES, _RunOutcome, half_line_ok=True)
         wanted = {question.id for question in directory.read_questions()}
         outcomes = {line.question_id: line.status for line in lines if line.question_id in wanted}
         counts = Counter(outcomes.values())

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from qilin_rag.core.text import counted
-from qilin_rag.reports.ablation import Ablation, Factor, Level, Ranking
+from qilin_rag.reports.ablation import Ablation, Factor, FactorRanking, Level
 from qilin_rag.reports.formats import escape_md
 from qilin_rag.reports.sensitivity import Sensitivity
 
@@ -59,7 +59,7 @@ def _level_row(level: Level) -> list[str]:
     return [f"  {level.level}", _figure(level.value), difference, interval, *compared]
 
 
-def _stability(factor: Factor, ranked: Ranking) -> Section:
+def _stability(factor: Factor, ranked: FactorRanking) -> Section:
     rows = [
         [level, _tau(tau), ranked.best[level]]
         for level, tau in {factor.default: 1.0, **ranked.tau_with_default}.items()

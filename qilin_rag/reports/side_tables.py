@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from qilin_rag.core.ratings import Comparison
+from qilin_rag.core.ratings import JudgedComparison
 from qilin_rag.core.text import counted
 from qilin_rag.core.types import Cost
 from qilin_rag.core.units import format_amount
-from qilin_rag.reports.cells import Spending, Table
+from qilin_rag.reports.cells import ResultTable, Spending
 from qilin_rag.reports.judged import win_share
 
 
-def has_cached(table: Table) -> bool:
+def has_cached(table: ResultTable) -> bool:
     """Whether any answers came from the cache."""
     return any(each.first_asked for each in table.spending)
 
 
-def spending_rows(table: Table) -> list[list[str]]:
+def spending_rows(table: ResultTable) -> list[list[str]]:
     """Tokens and cost of the runs that used any, under a header; empty where none did.
 
     What answers from the cache took when they were first asked is in brackets.
@@ -45,7 +45,7 @@ def _spent(spending: Spending) -> list[str]:
     ]
 
 
-def latency_rows(table: Table) -> list[list[str]]:
+def latency_rows(table: ResultTable) -> list[list[str]]:
     """Seconds a call of the runs that made any, under a header; empty where none did."""
     rows = [
         [each.llm, each.retriever, f"{of.median_s:.2f}", f"{of.p95_s:.2f}", f"{of.n:,}"]
@@ -55,7 +55,7 @@ def latency_rows(table: Table) -> list[list[str]]:
     return [["seconds a call", "", "median", "95th pct", "calls"], *rows] if rows else []
 
 
-def judged_rows(comparison: Comparison) -> list[list[str]]:
+def judged_rows(comparison: JudgedComparison) -> list[list[str]]:
     """Ratings of runs by a judge that compared their answers, best first, under a header."""
     rows = []
     for rated in sorted(comparison.runs, key=lambda rated: -rated.rating.value if rated.rating else math.inf):
@@ -72,7 +72,7 @@ def judged_rows(comparison: Comparison) -> list[list[str]]:
     return [["pairwise", "rating", "95% interval", "win share"], *rows]
 
 
-def judged_by(comparison: Comparison) -> str:
+def judged_by(comparison: JudgedComparison) -> str:
     """Who compared the answers of runs, over what, and how."""
     flipped = sum(pair.flipped for pair in comparison.pairs)
     turned = f"; {counted(flipped, 'verdict')} flipped with the order" if flipped else ""
@@ -85,7 +85,7 @@ def n_name_columns(header: Sequence[str]) -> int:
     return 1 + (header[1] == "")
 
 
-def side_tables(table: Table) -> list[list[list[str]]]:
+def side_tables(table: ResultTable) -> list[list[list[str]]]:
     """The tables below the blocks, as rows of texts under a header: one or two columns of names, then figures.
 
     Tokens and cost, seconds a call, and ratings of judges, as far as there are any.

@@ -46,7 +46,7 @@ class FirstAsked(Frozen):
         return f"{what}; when first asked: {tokens}, cost {format_cost(self.cost)}"
 
 
-class Call(Protocol):
+class TimedCall(Protocol):
     """What is read of a sample here."""
 
     @property
@@ -73,7 +73,7 @@ class _Call(BaseModel):
     cached: bool = False
 
 
-def read_calls(directory: RunDirectory) -> list[Call]:
+def read_calls(directory: RunDirectory) -> list[TimedCall]:
     """Read the last call of each question of a run; of a damaged file none, which the log says."""
     lines = read_lines(directory.path / SAMPLES, _Call, half_line_ok=True)
     try:
@@ -83,7 +83,7 @@ def read_calls(directory: RunDirectory) -> list[Call]:
         return []
 
 
-def latency_of(calls: Iterable[Call]) -> Latency | None:
+def latency_of(calls: Iterable[TimedCall]) -> Latency | None:
     """Return the seconds a call, over those that were measured; None if none was."""
     seconds = [call.latency_s for call in calls if call.latency_s > 0 and not call.cached]
     if not seconds:
@@ -92,7 +92,7 @@ def latency_of(calls: Iterable[Call]) -> Latency | None:
     return Latency(n=len(seconds), median_s=median_s, p95_s=p95_s)
 
 
-def first_asked(calls: Iterable[Call], manifest: Manifest) -> FirstAsked | None:
+def first_asked(calls: Iterable[TimedCall], manifest: Manifest) -> FirstAsked | None:
     """Return what a run's answers from the cache took at first, at the run's own price list; None without any."""
     cached = [call.usage for call in calls if call.cached]
     if not cached:

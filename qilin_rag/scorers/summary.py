@@ -95,5 +95,6 @@ def remarks(metrics: Mapping[str, MetricSummary]) -> list[str]:
     return [f"{', '.join(names)}: {remark}" for remark, names in said.items()]
 
 
-def _counted(found: Iterable[H]) -> dict[H, int]:
+def counted_by_kind(found: Iterable[H]) -> dict[H, int]:
+    """How often each comes, in the order of their names."""
     return dict(sorted(Counter(found).items()))

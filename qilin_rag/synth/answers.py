@@ -10,7 +10,7 @@ import numpy as np
 from qilin_rag.data.questions import NO_ANSWER
 from qilin_rag.data.schema import FEEDBACK
 from qilin_rag.synth.dice import Dice, Floats, Ints
-from qilin_rag.synth.exposures import Exposures, Requests
+from qilin_rag.synth.exposures import Searches, ShownNotes
 from qilin_rag.synth.shelf import Shelf
 from qilin_rag.synth.texts import Writer
 from qilin_rag.synth.words import CONCEPTS_PER_TOPIC, Lexicon
@@ -33,7 +33,7 @@ class Answers(NamedTuple):
 
 
 def write_answers(
-    world: World, dice: Dice, shelf: Shelf, writer: Writer, lexicon: Lexicon, requests: Requests, shown: Exposures
+    world: World, dice: Dice, shelf: Shelf, writer: Writer, lexicon: Lexicon, requests: Searches, shown: ShownNotes
 ) -> Answers:
     """Answers to those of the requests that got one, out of results about the query's concept."""
     n = len(requests.rows)
@@ -60,7 +60,7 @@ def write_answers(
     return Answers(texts, references, probabilities, feedback)
 
 
-def _references(world: World, dice: Dice, shelf: Shelf, requests: Requests, shown: Exposures) -> list[list[int]]:
+def _references(world: World, dice: Dice, shelf: Shelf, requests: Searches, shown: ShownNotes) -> list[list[int]]:
     """The first results about the concept; for some, and where there is none, a note that was not among them."""
     outside = dice.uniform("outside", requests.rows) < world.outside_references
     starts = np.searchsorted(shown.request, np.arange(len(requests.rows) + 1))

@@ -8,7 +8,7 @@ import numpy as np
 
 from qilin_rag.data.schema import ACTIONS
 from qilin_rag.synth.dice import Bools, Dice, Floats, Ints
-from qilin_rag.synth.exposures import Exposures, Requests, kind_of
+from qilin_rag.synth.exposures import Searches, ShownNotes, kind_of
 from qilin_rag.synth.shelf import Shelf
 from qilin_rag.synth.world import Causes, World
 
@@ -35,7 +35,7 @@ class Clicks(NamedTuple):
 
 
 def click(
-    world: World, dice: Dice, shelf: Shelf, requests: Requests, ordinal: Ints, source: Floats, shown: Exposures
+    world: World, dice: Dice, shelf: Shelf, requests: Searches, ordinal: Ints, source: Floats, shown: ShownNotes
 ) -> Clicks:
     """Let users act on what they are shown."""
     of = shown.request

@@ -18,7 +18,7 @@ _RANKER_WEIGHTS = {"topical": 0.5, "lexical": 1.0, "synonym": 0.4, "taste": 1.0,
 _MEAN_LATE_START = 6
 
 
-class Requests(NamedTuple):
+class Searches(NamedTuple):
     """Some requests; one value a request. What only searches have is -1 for recommendations."""
 
     rows: Ints
@@ -31,7 +31,7 @@ class Requests(NamedTuple):
     is_answered: Bools
 
 
-class Exposures(NamedTuple):
+class ShownNotes(NamedTuple):
     """The results of some requests in the order of their positions; one value a result."""
 
     request: Ints
@@ -45,7 +45,7 @@ class Exposures(NamedTuple):
     popularity: Floats
 
 
-def expose(world: World, dice: Dice, shelf: Shelf, users: Users, requests: Requests) -> Exposures:
+def expose(world: World, dice: Dice, shelf: Shelf, users: Users, requests: Searches) -> ShownNotes:
     """What each of the requests gets to see."""
     request, position = _positions(world, dice, requests)
     starts = np.searchsorted(request, np.arange(len(requests.rows)))
@@ -59,10 +59,10 @@ def expose(world: World, dice: Dice, shelf: Shelf, users: Users, requests: Reque
     again = (dice.uniform("repeated", requests.rows[request], nth) < world.repeated) & (nth > 0)
     best_first = np.where(again, np.roll(best_first, 1), best_first)
     columns = {name: column[best_first] for name, column in found._asdict().items()}
-    return Exposures(**columns | {"position": position})
+    return ShownNotes(**columns | {"position": position})
 
 
-def _positions(world: World, dice: Dice, requests: Requests) -> tuple[Ints, Ints]:
+def _positions(world: World, dice: Dice, requests: Searches) -> tuple[Ints, Ints]:
     """The positions that have a result, with the request of each."""
     rows = requests.rows
 
@@ -87,7 +87,7 @@ def _positions(world: World, dice: Dice, requests: Requests) -> tuple[Ints, Ints
 
 
 def _candidates(
-    world: World, dice: Dice, shelf: Shelf, users: Users, requests: Requests, request: Ints, nth: Ints
+    world: World, dice: Dice, shelf: Shelf, users: Users, requests: Searches, request: Ints, nth: Ints
 ) -> Ints:
     """A note for each result: of the query's concept or topic or a topic to the user's taste, or any.
 
@@ -129,13 +129,13 @@ def _doubles(request: Ints, note: Ints) -> Bools:
     return double
 
 
-def _matches(shelf: Shelf, users: Users, requests: Requests, request: Ints, note: Ints) -> Exposures:
+def _matches(shelf: Shelf, users: Users, requests: Searches, request: Ints, note: Ints) -> ShownNotes:
     """How each note fits its request; a recommendation has no query to fit."""
     concept, asked = shelf.concept(note), requests.concept[request]
     searched = requests.is_search[request]
     same = searched & (concept == asked)
     same_form = shelf.form(note) == requests.form[request]
-    return Exposures(
+    return ShownNotes(
         request=request,
         note=note,
         position=np.zeros(len(note), np.int64),

@@ -10,7 +10,7 @@ import numpy as np
 
 from qilin_rag.synth.corpus import Users
 from qilin_rag.synth.dice import Bools, Dice, Floats, Ints
-from qilin_rag.synth.sessions import Plan
+from qilin_rag.synth.sessions import SessionPlan
 from qilin_rag.synth.shelf import Shelf
 from qilin_rag.synth.words import CONCEPTS_PER_TOPIC, FLAVOURS_PER_TOPIC, QUESTIONS, WISHES, Lexicon
 from qilin_rag.synth.world import Reformulation, World
@@ -84,7 +84,7 @@ class QueryText:
 
 
 def make_queries(
-    world: World, dice: Dice, shelf: Shelf, users: Users, lexicon: Lexicon, plan: Plan, seed: int
+    world: World, dice: Dice, shelf: Shelf, users: Users, lexicon: Lexicon, plan: SessionPlan, seed: int
 ) -> Queries:
     """A query for every search, in the order of the plan; one that follows another in its session changes it."""
     searches = np.flatnonzero(plan.is_search)

@@ -20,7 +20,7 @@ _MEAN_BREAK_S = 6 * 3600
 _ACTIVITY = 1.6
 
 
-class Plan(NamedTuple):
+class SessionPlan(NamedTuple):
     """All requests, user by user in the order of time; one value a request."""
 
     is_search: Bools
@@ -41,7 +41,7 @@ class Plan(NamedTuple):
     """Its search_idx or request_idx: in no order."""
 
 
-def plan_requests(world: World, dice: Dice) -> Plan:
+def plan_requests(world: World, dice: Dice) -> SessionPlan:
     """As many searches and recommendations as there shall be, in sessions whose transitions have the wanted shares."""
     is_search, begins = _kinds(world, dice)
     session = np.cumsum(begins) - 1
@@ -64,7 +64,7 @@ def plan_requests(world: World, dice: Dice) -> Plan:
     n_app = int(app[-1]) + 1
     app_session = (app * stride(n_app) + n_app // 2) % n_app
     stamp_s = time_s + np.where(is_search, world.search_shift_s, 0)
-    return Plan(is_search, user, session, app_session, ordinal, time_s, stamp_s, number, idx)
+    return SessionPlan(is_search, user, session, app_session, ordinal, time_s, stamp_s, number, idx)
 
 
 def _kinds(world: World, dice: Dice) -> tuple[Bools, Bools]:

@@ -12,9 +12,9 @@ from qilin_rag.data.schema import ACTIONS, FEEDBACK, PAIRS, TABLES
 from qilin_rag.synth.answers import Answers
 from qilin_rag.synth.clicks import LOGIT_CAUSES, Clicks
 from qilin_rag.synth.dice import Bools, Dice, Floats, Ints
-from qilin_rag.synth.exposures import Exposures, Requests
+from qilin_rag.synth.exposures import Searches, ShownNotes
 from qilin_rag.synth.queries import Queries
-from qilin_rag.synth.sessions import Plan
+from qilin_rag.synth.sessions import SessionPlan
 from qilin_rag.synth.shelf import Shelf
 from qilin_rag.synth.world import World
 
@@ -27,7 +27,7 @@ _LEFT_OUT = ("question_embedding", "answers", "extra")
 _FACTOID_FIRST = 8.0
 
 
-def assign(world: World, dice: Dice, plan: Plan, queries: Queries) -> tuple[Ints, Bools]:
+def assign(world: World, dice: Dice, plan: SessionPlan, queries: Queries) -> tuple[Ints, Bools]:
     """The table of each request, as its place in NAMES, and whether it was shown an answer.
 
     dqa has what asks for facts, if not only; which of the other requests are for tests is left to chance.
@@ -81,12 +81,12 @@ TRUTH = pa.schema(
 )
 
 
-class Log(NamedTuple):
+class LogTables(NamedTuple):
     """All that became of some requests."""
 
-    requests: Requests
+    requests: Searches
     table: Ints
-    shown: Exposures
+    shown: ShownNotes
     clicks: Clicks
     answers: Answers
     recent: Sequence[Sequence[int]]
@@ -94,7 +94,7 @@ class Log(NamedTuple):
     source: Floats
 
 
-def truth(log: Log, plan: Plan) -> pa.RecordBatch:
+def truth(log: LogTables, plan: SessionPlan) -> pa.RecordBatch:
     """One row a result."""
     of, clicks = log.shown.request, log.clicks
     columns: dict[str, object] = {
@@ -114,7 +114,7 @@ def truth(log: Log, plan: Plan) -> pa.RecordBatch:
     return _batch(TRUTH, columns)
 
 
-def rows(name: str, log: Log, plan: Plan, dice: Dice, shelf: Shelf) -> pa.RecordBatch:
+def rows(name: str, log: LogTables, plan: SessionPlan, dice: Dice, shelf: Shelf) -> pa.RecordBatch:
     """The rows of one table."""
     chosen = np.flatnonzero(log.table == NAMES.index(name))
     row = log.requests.rows[chosen]
@@ -148,7 +148,7 @@ def _batch(fields: pa.Schema, columns: dict[str, object]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=fields)
 
 
-def _details(name: str, log: Log, plan: Plan, dice: Dice, chosen: Ints) -> pa.Array:
+def _details(name: str, log: LogTables, plan: SessionPlan, dice: Dice, chosen: Ints) -> pa.Array:
     """The results of the chosen requests, with what users did and when; later pages come later."""
     shown = log.shown
     bounds = np.searchsorted(shown.request, np.arange(len(log.requests.rows) + 1))
@@ -182,7 +182,7 @@ def _details(name: str, log: Log, plan: Plan, dice: Dice, chosen: Ints) -> pa.Ar
     return pa.ListArray.from_arrays(pa.array(_offsets(lengths)), structs, type=kind)
 
 
-def _asked(log: Log, shelf: Shelf, chosen: Ints) -> tuple[Ints, Ints]:
+def _asked(log: LogTables, shelf: Shelf, chosen: Ints) -> tuple[Ints, Ints]:
     """Concept and name that each request is about: a recommendation's are those of the newest click."""
     newest = np.array([log.recent[i][0] for i in chosen.tolist()], np.int64)
     searched = log.requests.is_search[chosen]

@@ -54,7 +54,7 @@ class Feedback(Frozen):
     is_experience_clk: FiniteFloat = -3.0
 
 
-class Kind(Frozen):
+class QueryKind(Frozen):
     """One kind of request: how long its result lists are, and what happens in them where no cause is at work."""
 
     intercept: FiniteFloat
@@ -67,7 +67,7 @@ class Kind(Frozen):
     actions: Actions
 
 
-class Counts(Frozen):
+class WorldCounts(Frozen):
     """How many rows."""
 
     notes: Annotated[int, Field(ge=200, le=2_000_000_000)] = 20_000
@@ -78,7 +78,7 @@ class Counts(Frozen):
     users: PositiveInt = 500
 
     @model_validator(mode="after")
-    def _dqa_are_searches(self) -> Counts:
+    def _dqa_are_searches(self) -> WorldCounts:
         if self.dqa > self.searches:
             raise ValueError(f"of {self.searches} searches {self.dqa} can't have a row in dqa")
         return self
@@ -88,15 +88,15 @@ class World(Frozen):
     """All settings of a synthetic Qilin."""
 
     seed: NonNegativeInt = 0
-    counts: Counts = Counts()
+    counts: WorldCounts = WorldCounts()
     causes: Causes = Causes()
-    search: Kind = Kind(
+    search: QueryKind = QueryKind(
         intercept=-1.74,
         depth=25.0,
         shown=0.81,
         actions=Actions(like=0.0411, collect=0.0187, share=0.0057, comment=0.0032),
     )
-    recommendation: Kind = Kind(
+    recommendation: QueryKind = QueryKind(
         intercept=-0.48,
         depth=18.8,
         shown=0.81,

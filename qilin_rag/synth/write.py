@@ -21,11 +21,11 @@ from qilin_rag.synth.clicks import click
 from qilin_rag.synth.corpus import NOTES_BATCH, Users, note_batches
 from qilin_rag.synth.covers import write_covers
 from qilin_rag.synth.dice import Bools, Dice, Floats, Ints
-from qilin_rag.synth.exposures import Exposures, Requests, expose
+from qilin_rag.synth.exposures import Searches, ShownNotes, expose
 from qilin_rag.synth.queries import Queries, Query, QueryText, make_queries
-from qilin_rag.synth.sessions import Plan, plan_requests
+from qilin_rag.synth.sessions import SessionPlan, plan_requests
 from qilin_rag.synth.shelf import Shelf
-from qilin_rag.synth.tables import NAMES, TRUTH, Log, assign, rows, schema, truth
+from qilin_rag.synth.tables import NAMES, TRUTH, LogTables, assign, rows, schema, truth
 from qilin_rag.synth.texts import Writer
 from qilin_rag.synth.words import Lexicon
 from qilin_rag.synth.world import World
@@ -91,11 +91,11 @@ def _logs(
     users: Users,
     writer: Writer,
     lexicon: Lexicon,
-    plan: Plan,
+    plan: SessionPlan,
     queries: Queries,
     table: Ints,
     answered: Bools,
-) -> Iterator[Log]:
+) -> Iterator[LogTables]:
     """What becomes of all requests, some at a time."""
     text = QueryText(lexicon)
     history = History(users)
@@ -103,7 +103,7 @@ def _logs(
         here = np.arange(start, min(start + REQUESTS_BATCH, len(table)))
         searched = plan.is_search[here]
         number = np.where(searched, plan.number[here], 0)
-        requests = Requests(
+        requests = Searches(
             rows=here,
             is_search=searched,
             user=plan.user[here],
@@ -122,7 +122,7 @@ def _logs(
             text.of(Query(*queries.parts[n].tolist())) if is_search else next(pseudo)
             for n, is_search in zip(number.tolist(), searched.tolist(), strict=True)
         ]
-        yield Log(requests, table[here], shown, clicks, answers, recent, query, source)
+        yield LogTables(requests, table[here], shown, clicks, answers, recent, query, source)
 
 
 class History:
@@ -133,7 +133,7 @@ class History:
         self._user = -1
         self._clicked: deque[int] = deque(maxlen=MOST_RECENT)
 
-    def read(self, requests: Requests, shown: Exposures, clicked: Bools) -> list[list[int]]:
+    def read(self, requests: Searches, shown: ShownNotes, clicked: Bools) -> list[list[int]]:
         """For each request what was clicked before it; requests come user by user in the order of time."""
         names = np.unique(requests.user)
         past = dict(zip(names.tolist(), self._users.past_clicks(names, MOST_RECENT).tolist(), strict=True))

@@ -12,7 +12,7 @@ pytest.importorskip("sklearn", reason="needs scikit-learn: pip install 'qilin-ra
 
 from qilin_rag.analysis.functions import Function, Functions, choose, distinct_columns
 from qilin_rag.analysis.nuisance import Nuisances, fit_nuisances, folds
-from qilin_rag.analysis.overlap import PROPENSITY, Comparison, compare, refuse_groups
+from qilin_rag.analysis.overlap import PROPENSITY, GroupsCompared, compare, refuse_groups
 from qilin_rag.core.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
@@ -126,7 +126,9 @@ def test_a_side_in_one_fold_is_said() -> None:
         fit_nuisances(functions_of(), treated, np.zeros((N, 1)), groups)
 
 
-def compared(functions: Functions, propensity: Floats, treated: Bools, chosen: tuple[Function, ...] = ()) -> Comparison:
+def compared(
+    functions: Functions, propensity: Floats, treated: Bools, chosen: tuple[Function, ...] = ()
+) -> GroupsCompared:
     nuisances = Nuisances(propensity, np.zeros((len(treated), 0)), list(chosen))
     return compare(functions, nuisances, [], treated, np.arange(len(treated)))
 

@@ -156,7 +156,7 @@ def test_a_run_with_its_server(data_dir: Path, processes: Processes, cli: Cli) -
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["server"]["version"] == "1.2.3"
     assert manifest["server"]["model"] == "tiny"
-    assert manifest["identity"]["engine"]["class"].endswith(":VLLM")
+    assert manifest["identity"]["engine"]["component"] == "engine/vllm"
     assert (run / "server.log").exists()
     assert processes.alive() == []
     again = cli("run", "--data", data_dir, *ENGINE, "--serve", "--json")

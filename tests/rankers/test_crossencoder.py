@@ -25,10 +25,7 @@ from qilin_rag.rankers import load_ranker  # noqa: E402
 from qilin_rag.rankers.biencoder import BiEncoder  # noqa: E402
 from qilin_rag.rankers.bm25 import BM25  # noqa: E402
 from qilin_rag.rankers.crossencoder import CrossEncoder  # noqa: E402
-from qilin_rag.rankers.passages import (
-    matching_part,
-    note_texts,
-)
+from qilin_rag.rankers.passages import matching_part, note_texts  # noqa: E402
 from qilin_rag.rankers.training import train_ranker  # noqa: E402
 from tests.rankers.conftest import Made, MakeWorld, chance_mrr, mrr, p_of  # noqa: E402
 from tests.rankers.made import made_requests  # noqa: E402

@@ -16,7 +16,7 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.stats import compare_all, detectable_difference
 from qilin_rag.pipeline.run import run, score_run
 from qilin_rag.pipeline.run_directory import RunDirectory
-from qilin_rag.reports.cells import Cell, Table, compared
+from qilin_rag.reports.cells import Cell, ResultTable, compared
 from qilin_rag.reports.formats import as_html, as_latex, as_markdown, as_rows, format_cell, marks_of, title
 from qilin_rag.reports.leaderboard import Options, leaderboard
 from tests.conftest import Cli
@@ -233,7 +233,7 @@ def test_what_does_not_depend_on_k_stands_in_each_row(data_dir: Path) -> None:
 N = 40
 
 
-def cell_of(table: Table, row: str) -> Cell:
+def cell_of(table: ResultTable, row: str) -> Cell:
     block = next(block for block in table.blocks if block.metric == "m")
     [cell] = [cell for cell in block.cells[block.rows.index(row)] if cell]
     return cell
@@ -433,7 +433,7 @@ def test_a_run_that_lost_a_file_is_one_line(file_name: str, made: Path, cli: Cli
         assert "1 questions have no sample" in said.err or "has 1 of its 2 questions" in said.err
 
 
-def figures(table: Table, row: str) -> dict[str, Cell | None]:
+def figures(table: ResultTable, row: str) -> dict[str, Cell | None]:
     block = table.blocks[-1]
     assert block.metric == "retrieval"
     return dict(zip(block.columns, block.cells[block.rows.index(row)], strict=True))

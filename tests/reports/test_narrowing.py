@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.ratings import Comparison, Pair, Rated
+from qilin_rag.core.ratings import JudgedComparison, JudgedPair, RatedRun
 from qilin_rag.core.types import Usage
 from qilin_rag.pipeline.run_directory import SAMPLES, RunDirectory
 from qilin_rag.reports.formats import as_html, as_latex, as_markdown, as_rows
@@ -156,7 +156,7 @@ def test_seconds_are_of_calls_that_were_made(board: Path) -> None:
 
 def test_ratings_of_a_judge_are_a_section(board: Path, cli: Cli) -> None:
     names = ["qwen-7b-none", "llama-8b-none"]
-    pair = Pair(
+    pair = JudgedPair(
         a=names[0],
         b=names[1],
         won=1,
@@ -169,13 +169,13 @@ def test_ratings_of_a_judge_are_a_section(board: Path, cli: Cli) -> None:
         unscored={},
         score=0.75,
     )
-    comparison = Comparison(
+    comparison = JudgedComparison(
         judge="judge<b>",
         signature="s",
         n_questions=2,
         n_not_shared=0,
         pairs=[pair],
-        runs=[Rated(run=name, rating=None) for name in names],
+        runs=[RatedRun(run=name, rating=None) for name in names],
     )
     for name, text in (("one", comparison.model_dump_json()), ("two", "{}"), ("three", "no json")):
         (board / f"judged-{name}").mkdir()

@@ -171,7 +171,7 @@ import sys, time
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from qilin_rag.data import load_dataset
-from qilin_rag.progress import watched_by
+from qilin_rag.core.progress import watched_by
 from qilin_rag.retrievers import bm25, bm25_build, bm25_shards, kept_index
 
 def stop(*_):
@@ -214,7 +214,7 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(small: Datas
     with pytest.MonkeyPatch.context() as patch:
         really = bm25_shards.analyze_notes
 
-        def analyze(texts: pa.RecordBatch, analyzer: Analyzer) -> bm25_shards.Shard:
+        def analyze(texts: pa.RecordBatch, analyzer: Analyzer) -> bm25_shards.IndexShard:
             analyzed.append(analyzer)
             return really(texts, analyzer)
 
@@ -260,7 +260,7 @@ def test_what_an_earlier_build_is_still_writing_is_no_part_of_the_index(
 ) -> None:
     really = bm25_shards.analyze_notes
 
-    def analyze(texts: pa.RecordBatch, analyzer: Analyzer) -> bm25_shards.Shard:
+    def analyze(texts: pa.RecordBatch, analyzer: Analyzer) -> bm25_shards.IndexShard:
         (tmp_path / ".index-building" / "shard-000000064.npz.0123abcd.tmp").write_bytes(b"half")
         return really(texts, analyzer)
 

@@ -238,7 +238,7 @@ class LlamaCpp(Engine):
             "--threads": self.n_threads,
             "--gpu-layers": self.n_gpu_layers,
         }
-        return [str(Path(__file__).with_name("llamacpp_server.py")), *_as_arguments(flags)]
+        return [str(Path(__file__).with_name("llamacpp.py")), *_as_arguments(flags)]
 
     def check(self) -> None:
         """As of any engine, and the file must be there."""

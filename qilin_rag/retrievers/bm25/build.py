@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from qilin_rag.core.progress import stage
 from qilin_rag.data import NoteStore
 from qilin_rag.retrievers.bm25.index import FILES, Scores
-from qilin_rag.retrievers.bm25.shards import Shard, read_shard, shard_names, write_shards
+from qilin_rag.retrievers.bm25.shards import IndexShard, read_shard, shard_names, write_shards
 from qilin_rag.retrievers.resumable import drop_part, is_whole, kept_parts
 
 _BLOCK_POSTINGS = 1 << 25  # merged in memory at a time
@@ -66,7 +66,7 @@ class _Merge:
                 row_file.write(block_rows.data)
                 impact_file.write(block_impacts.data)
 
-    def _each(self) -> Iterator[tuple[Shard, npt.NDArray[np.int32]]]:
+    def _each(self) -> Iterator[tuple[IndexShard, npt.NDArray[np.int32]]]:
         """Each shard, with the numbers of its terms."""
         return zip(map(read_shard, self._shards), self._ids, strict=True)
 

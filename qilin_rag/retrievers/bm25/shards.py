@@ -34,7 +34,7 @@ from qilin_rag.retrievers.resumable import is_whole, kept_part
 SHARD_NOTES = 16384  # a row within a shard fits 16 bits
 
 
-class Shard(NamedTuple):
+class IndexShard(NamedTuple):
     """Postings of some notes in a row. Those of term i stand at `indptr[i] : indptr[i + 1]`, by rising row."""
 
     terms: pa.StringArray  # each once, by rising bytes
@@ -68,15 +68,15 @@ def write_shards(notes: NoteStore, folder: Path, analyzer: str, n_processes: int
         done(stop - start)
 
 
-def read_shard(path: Path) -> Shard:
+def read_shard(path: Path) -> IndexShard:
     """What was written."""
     with np.load(path, allow_pickle=False) as arrays:
         offsets, data = arrays["offsets"], arrays["data"]
         terms = pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))
-        return Shard(terms, arrays["indptr"], arrays["rows"], arrays["counts"], arrays["lengths"])
+        return IndexShard(terms, arrays["indptr"], arrays["rows"], arrays["counts"], arrays["lengths"])
 
 
-def analyze_notes(texts: pa.RecordBatch, analyzer: str) -> Shard:
+def analyze_notes(texts: pa.RecordBatch, analyzer: str) -> IndexShard:
     """The shard of these notes, of which there are `SHARD_NOTES` at most."""
     analyze = ANALYZERS[analyzer]
     ids: defaultdict[str, int] = defaultdict()
@@ -95,7 +95,7 @@ def analyze_notes(texts: pa.RecordBatch, analyzer: str) -> Shard:
     pairs, counts = np.unique(pairs, return_counts=True)
     indptr = np.searchsorted(pairs, np.arange(len(ids) + 1) * SHARD_NOTES).astype(np.int32)
     counts = counts.astype(np.min_scalar_type(counts.max(initial=0)))
-    return Shard(pa.array(ordered, pa.string()), indptr, (pairs % SHARD_NOTES).astype(np.uint16), counts, lengths)
+    return IndexShard(pa.array(ordered, pa.string()), indptr, (pairs % SHARD_NOTES).astype(np.uint16), counts, lengths)
 
 
 def _write(texts: pa.RecordBatch, analyzer: str, path: Path) -> None:

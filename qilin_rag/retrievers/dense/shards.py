@@ -39,7 +39,7 @@ MakeEncoder = Callable[[str | None], Callable[[Sequence[str], Sequence[str]], Ha
 workers."""
 
 
-class Shard(NamedTuple):
+class VectorShard(NamedTuple):
     """A range of notes: its number, and their texts and names in messages."""
 
     number: int
@@ -85,9 +85,9 @@ def _ids(notes: NoteStore, number: int) -> npt.NDArray[np.int64]:
     return notes.note_idxs[number * SHARD_NOTES : (number + 1) * SHARD_NOTES]
 
 
-def _read_shard(notes: NoteStore, number: int) -> Shard:
+def _read_shard(notes: NoteStore, number: int) -> VectorShard:
     ids = _ids(notes, number).tolist()
-    return Shard(number, [note.text for note in notes.get(ids)], [f"note {note_idx}" for note_idx in ids])
+    return VectorShard(number, [note.text for note in notes.get(ids)], [f"note {note_idx}" for note_idx in ids])
 
 
 def _save(vectors: Halves, path: Path) -> None:
@@ -115,14 +115,14 @@ def _join(notes: NoteStore, folder: Path, n_shards: int, path: Path) -> None:
     joined.flush()
 
 
-def _here(shards: Iterator[Shard], make_encoder: MakeEncoder, device: str | None) -> Iterator[tuple[int, Halves]]:
+def _here(shards: Iterator[VectorShard], make_encoder: MakeEncoder, device: str | None) -> Iterator[tuple[int, Halves]]:
     encode = make_encoder(device)
     for shard in shards:
         yield shard.number, encode(shard.texts, shard.names)
 
 
 def _on_devices(
-    shards: Iterator[Shard], make_encoder: MakeEncoder, devices: Sequence[str | None]
+    shards: Iterator[VectorShard], make_encoder: MakeEncoder, devices: Sequence[str | None]
 ) -> Iterator[tuple[int, Halves]]:
     """By one process a device; each has a shard under way and one that waits."""
     context = get_context("spawn")
@@ -156,13 +156,13 @@ def _begin_worker(make_encoder: MakeEncoder, waiting: Any) -> None:
     _worker["make"] = partial(make_encoder, waiting.get())
 
 
-def _encode_in_worker(shard: Shard) -> tuple[int, Halves]:
+def _encode_in_worker(shard: VectorShard) -> tuple[int, Halves]:
     if "encode" not in _worker:  # what goes wrong in an initializer is not said to who waits for a shard
         _worker["encode"] = _worker["make"]()
     return shard.number, _worker["encode"](shard.texts, shard.names)
 
 
-def _on_ray(shards: Iterator[Shard], make_encoder: MakeEncoder) -> Iterator[tuple[int, Halves]]:
+def _on_ray(shards: Iterator[VectorShard], make_encoder: MakeEncoder) -> Iterator[tuple[int, Halves]]:
     """By actors of Ray Data, one a GPU of the cluster, or one a CPU where it has none.
 
     The cluster is the one that this process is connected to, or that RAY_ADDRESS names, or else is started here, for
