@@ -134,6 +134,7 @@ def test_a_run_records_what_it_took(data_dir: Path, server: FakeServer, cli: Cli
         amount=(usage.prompt_tokens * 10 + 30 * 20) / 1e6, currency="USD", as_of="2026-11"
     )
     times = done.manifest.times
+    assert times is not None and done.manifest.generation_s is not None
     assert (times.sittings, times.untimed, times.cut_off) == (1, 0, 0)
     assert times.generation_s > 0
     assert times.scoring_s > 0
@@ -195,6 +196,7 @@ def test_sittings_add_up_and_say_what_is_missing(data_dir: Path, server: FakeSer
     server.fault = lambda n, body: None
     done = ask(data_dir, server, PRICED)
     times = done.manifest.times
+    assert times is not None and done.manifest.generation_s is not None
     assert (times.sittings, times.untimed, times.cut_off) == (2, 0, 1)
     assert times.generation_s > stopped["times"]["generation_s"]
     assert done.manifest.generation_s >= 0.15  # all three calls
@@ -202,6 +204,7 @@ def test_sittings_add_up_and_say_what_is_missing(data_dir: Path, server: FakeSer
     assert " in 2 sittings: retrieval " in said[0]
     assert said[2] == "1 sitting cut off: the calls under way then are not in these tokens"
     fresh = ask(data_dir, server, fresh=True).manifest.times
+    assert fresh is not None
     assert (fresh.sittings, fresh.cut_off) == (1, 0)
 
 

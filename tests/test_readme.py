@@ -36,6 +36,21 @@ def test_files_and_commands(written: list[str], cli: Cli) -> None:
     assert json.loads(last.out)["metrics"]["length"]["n"] == 1
 
 
+def test_the_example_of_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    [example] = re.findall(r"^Lists need no run.*?```python\n(.*?)```", README, re.DOTALL | re.MULTILINE)
+    exec(compile(example, "README.md", "exec"), {})
+    assert re.fullmatch(r"0\.\d+ None \[0\.\d+\]\n", capsys.readouterr().out)
+
+
+def test_the_forms_of_answers_from_elsewhere(written: list[str], cli: Cli) -> None:
+    [block] = re.findall(r"Three forms are read.*?```text\n(.*?)```", README, re.DOTALL | re.MULTILINE)
+    lines, header, cells, track = (re.split(r"\s{2,}", line)[0] for line in block.splitlines())
+    for content in (lines, f"{header}\n{cells}", track):
+        Path("given").write_text(f"{content}\n", encoding="utf-8")
+        done = cli("import-answers", "given", "--data", "mine", "--name", "p", "--json")
+        assert json.loads(done.out)["counts"]["ok"] == 1, done.err
+
+
 def test_the_python_example(written: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     [example] = re.findall(r"From Python.*?```python\n(.*?)```", README, re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})

@@ -17,6 +17,7 @@ from qilin_rag.cli import (
     doctor,
     evaluate,
     export,
+    import_answers,
     index,
     judge,
     rank,
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 app.command()(evaluate.run)
 app.command()(evaluate.score)
+app.command()(import_answers.import_answers)
 app.command()(reproduce.reproduce)
 app.command()(judge.judge)
 app.command()(sweep.sweep)

@@ -146,9 +146,9 @@ def run(
         again = "the same command without --fresh" if fresh else "the same command"
         raise Interrupted(f"every finished answer is kept, {again} goes on from here") from None
     if as_json:
-        ui.print_json(_record(finished))
+        ui.print_json(record_of(finished))
     else:
-        _print(finished)
+        print_run(finished)
     check_failures(finished, resolved.fail_on_error)
 
 
@@ -179,20 +179,23 @@ def score(
             scored.extend(score_runs(run_directories, config.metrics, config.optional_metrics))
     finally:  # what was scored is said also where a later run can't be
         if as_json and scored:
-            records = [_record(each) for each in scored]
+            records = [record_of(each) for each in scored]
             ui.print_json(records if len(run_directories) > 1 else records[0])
         elif not as_json:
             for each in scored:
-                _print(each)
+                print_run(each)
 
 
-def _record(finished: Run) -> dict[str, Any]:
+def record_of(finished: Run) -> dict[str, Any]:
+    """A run for programs."""
     directory, manifest, summary = finished
-    took = manifest.model_dump(mode="json", include={"generation_s", "times", "cost", "data_defects"})
+    more = {"imported"} if manifest.imported else set()
+    took = manifest.model_dump(mode="json", include={"generation_s", "times", "cost", "data_defects"} | more)
     return {"run": str(directory.path), **summary.model_dump(mode="json"), **took}
 
 
-def _print(finished: Run) -> None:
+def print_run(finished: Run) -> None:
+    """Print what a run is, its figures, what became of its questions, and what it took; last its folder."""
     from qilin_rag.pipeline.cost import describe
     from qilin_rag.scorers.summary import doubts
 

@@ -80,7 +80,7 @@ def _show_question(
     console = ui.console()
     console.print(f"question {asked.id}: {asked.query}", style="bold")
     console.print(f"{manifest.labels['retriever']} + {manifest.labels['llm']}, prompt {manifest.labels['prompt']}\n")
-    console.print(f"hits (* = reference note; {sample.notes_used} of {sample.notes_given} notes used)", style="bold")
+    console.print(f"hits ({_say_notes(sample)})", style="bold")
     names = read_note_names(directory.path)
     for hit in sample.hits:
         mark = "*" if hit.note_idx in asked.reference_notes else " "
@@ -100,6 +100,13 @@ def _show_question(
     for score in scores:
         value = "unscored" if score.value is None else f"{score.value:.4f}"
         console.print(f"  {score.metric}  {value}{f': {score.reason}' if score.reason else ''}")
+
+
+def _say_notes(sample: Sample) -> str:
+    if not sample.has_known_hits:
+        return "not known which notes were found"
+    used = "not known which were" if sample.notes_used is None else f"{sample.notes_used} of {sample.notes_given} notes"
+    return f"* = reference note; {used} used"
 
 
 def _print_judgement(judgement: Judgement) -> None:
@@ -195,6 +202,9 @@ def _print_taken(manifest: Manifest, state: State, summary: Summary, samples: Ma
     from qilin_rag.scorers.summary import doubts
 
     console = ui.console()
+    if manifest.imported:
+        for remark in manifest.imported.remarks:
+            console.print(str(remark), style="yellow")
     if summary.repeats:
         console.print(str(summary.repeats))
     for line in doubts(summary):
@@ -209,7 +219,8 @@ def _print_taken(manifest: Manifest, state: State, summary: Summary, samples: Ma
 
 def _without_this_session(manifest: Manifest) -> Manifest:
     """The times without those of the session that is under way, which was written down as if it had been killed."""
-    times = manifest.times
+    if (times := manifest.times) is None:
+        return manifest
     ended = {name: max(0, getattr(times, name) - 1) for name in ("sittings", "untimed", "cut_off")}
     return manifest.model_copy(update={"times": times.model_copy(update=ended)})
 

@@ -238,6 +238,7 @@ class Exchange(Frozen):
     `model` is the name that the server answered under. `short_count`: the server counted fewer tokens than the prompt
     can have, since it read only a part of it, or since it left out what was in its cache: `cost.Tally` tells which.
     `marks`: what is doubtful about the answer. `retries`: how often it was asked for again. `error`: why there is none.
+    `latency_s` is null if nobody measured it: of answers that were imported.
     """
 
     status: Status
@@ -248,7 +249,7 @@ class Exchange(Frozen):
     usage: Usage = Usage()
     short_count: Annotated[bool, Field(validation_alias=AliasChoices("short_count", "prompt_cut"))] = False
     marks: list[Mark] = []
-    latency_s: Figure = 0.0
+    latency_s: Figure | None = 0.0
     cached: bool = False
     retries: NonNegativeInt = 0
     error: str | None = None
@@ -292,19 +293,27 @@ class Sample(Exchange, AboutQuestion):
 
     `notes_missing` hits had no text in the data and were left out; `hits` are the others. `prompt_notes` are the
     `notes_used` that the prompt holds, in its order; None in older runs.
+
+    Of an imported answer `notes_given` is null if it is not known which notes were found, and `notes_used` always;
+    `prompt_notes` are then those that the numbers in the answer count.
     """
 
     hits: list[Hit]
     notes_missing: int = 0
-    notes_given: int
-    notes_used: int
+    notes_given: int | None
+    notes_used: int | None
     prompt_notes: list[int] | None = None
 
     @model_validator(mode="after")
     def _not_more_than_given(self) -> Self:
-        if not 0 <= self.notes_used <= self.notes_given or self.notes_missing < 0:
+        if not 0 <= (self.notes_used or 0) <= (self.notes_given or 0) or self.notes_missing < 0:
             raise ValueError("notes_used must be from 0 to notes_given")
         return self
+
+    @property
+    def has_known_hits(self) -> bool:
+        """Whether it is known which notes were found; `hits` are empty if not."""
+        return self.notes_given is not None
 
     @property
     def known_prompt_notes(self) -> list[int] | None:

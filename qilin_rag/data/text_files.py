@@ -70,16 +70,18 @@ def _listed(names: Sequence[str]) -> str:
 class CsvFile:
     """A csv file: its header, checked, and its records."""
 
-    def __init__(self, path: Path) -> None:
-        """Nothing is read yet."""
+    def __init__(self, path: Path, delimiter: str = ",", strict: bool = False) -> None:
+        """Nothing is read yet. `strict`: quotation marks out of place, or left open, are a csv.Error."""
         self._path = path
+        self._delimiter = delimiter
+        self._strict = strict
 
     @cached_property
     def header(self) -> list[str]:
         """The names of the columns."""
         csv.field_size_limit(2**31 - 1)
         with self._path.open(encoding="utf-8-sig", newline="") as file:
-            return next(csv.reader(file), [])
+            return next(csv.reader(file, delimiter=self._delimiter, strict=self._strict), [])
 
     def problem(self) -> str | None:
         """Say why no column can be told from another."""
@@ -91,12 +93,14 @@ class CsvFile:
         return double_problem(self.header)
 
     def rows(self, report: Report) -> Iterator[tuple[int, dict[str, str]]]:
-        """Every record after the header, by column."""
+        """Every record after the header, by column; lines without anything are passed over."""
         header = self.header
         with self._path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(file, delimiter=self._delimiter, strict=self._strict)
             next(reader, None)
             for number, cells in enumerate(reader):
+                if not cells:
+                    continue
                 if len(cells) != len(header):
                     problem = f"has {counted(len(cells), 'cell')} under {counted(len(header), 'column name')}"
                     report(Defect(self._path, f"row {number}", "", problem))

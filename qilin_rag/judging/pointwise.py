@@ -339,7 +339,8 @@ def _scores(sample: Sample, judgement: Judgement | None, shown: Sequence[str]) -
         if not sample.is_answered:
             reason: str | None = sample.why_unanswered
         elif aspect == "faithfulness" and not sample.notes_used:
-            reason = "no notes to be faithful to"
+            is_known = sample.notes_used is not None
+            reason = "no notes to be faithful to" if is_known else "not known which notes the prompt held"
         elif not (reason := why_unread(judgement)) and judgement:
             value = read_score(judgement.answer, label, shown)
             reason = "no verdict" if value is None else None

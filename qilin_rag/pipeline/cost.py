@@ -11,6 +11,7 @@ from qilin_rag.core.types import (
     Exchange,
     Price,
     Summary,
+    Times,
     Usage,
 )
 from qilin_rag.core.units import format_amount, format_seconds
@@ -95,12 +96,14 @@ class Tally:
 def _was_read(line: Exchange) -> bool:
     """Whether the server charges for a line: a reply came, unless a filter refused the prompt unread."""
     is_unread = line.status == "filtered" and not line.raw and not line.latency_s
-    return line.finish_reason is not None and not is_unread
+    return (line.finish_reason is not None or line.is_answered) and not is_unread
 
 
-def calls_s(lines: Iterable[Exchange]) -> float:
-    """Seconds that all calls took, one by one."""
-    return round(sum(line.latency_s for line in lines), 3)
+def calls_s(lines: Iterable[Exchange]) -> float | None:
+    """Seconds that all calls took, one by one; None if nobody measured them."""
+    seconds = [line.latency_s for line in lines]
+    measured = [each for each in seconds if each is not None]
+    return None if seconds and not measured else round(sum(measured), 3)
 
 
 def cost_of(summary: Summary, price: Price | None) -> Cost:
@@ -141,7 +144,7 @@ def price_of(manifest: Manifest) -> Price | None:
 
 def describe(manifest: Manifest, summary: Summary) -> list[str]:
     """A line of seconds, where they are known, and a line of tokens and their cost."""
-    times = manifest.times
+    times = manifest.times or Times()
     total_s = sum(getattr(times, f"{stage}_s") for stage in STAGES)
     lines = [say_tokens(summary, manifest.cost or Cost(unknown="not recorded"))]
     if times.sittings > times.untimed:

@@ -79,6 +79,11 @@ def reproduce(
         raise UsageError(f"--tolerance {tolerance} must be a number from 0")
     directory = RunDirectory(path)
     manifest = directory.read_complete()
+    if manifest.imported:
+        raise UsageError(
+            f"{path} holds answers that {manifest.imported.name} gave elsewhere: they can't be asked for again; "
+            "qilin-rag score scores them again"
+        )
     _check_whole(directory)
     task = _task(path, manifest, _configured(path, manifest, overrides, base_url, serve, allow_code), runs_dir, fresh)
     if task.directory.path.resolve() == path.resolve():

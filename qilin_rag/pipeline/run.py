@@ -200,7 +200,7 @@ class Task:
         )
         self._manifest = continued(manifest, self._earlier, self.is_asking)
         is_other_set = self._earlier is None or self._earlier.question_set_sha256 != self._manifest.question_set_sha256
-        times = Times() if self._earlier is None or self.config.fresh else self._earlier.times
+        times = Times() if self._earlier is None or self.config.fresh else self._earlier.times or Times()
         is_done = self._earlier is not None and self._earlier.state == "complete" and not self.is_asking
         self._times = times if is_done else None  # scoring again takes no time
         begun = times if is_done else self._clock.begin(times, asks=self.is_asking)

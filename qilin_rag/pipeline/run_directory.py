@@ -56,6 +56,7 @@ from qilin_rag.core.types import (
     Summary,
     Times,
 )
+from qilin_rag.pipeline.import_record import ImportRecord, ImportSettings
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -87,6 +88,7 @@ class Manifest(Frozen):
     """manifest.json: all that is needed to know what a run is, and to do it again.
 
     `generation_s` is the sum over all calls, `times` what the clock said; `cost` is there when the run is complete.
+    `imported`: whose answers these are, if another system gave them; then no seconds are known.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -107,9 +109,10 @@ class Manifest(Frozen):
     server: dict[str, Any]
     started: str
     updated: str
-    generation_s: float = 0.0
-    times: Times = Times()
+    generation_s: float | None = 0.0
+    times: Times | None = Times()
     cost: Cost | None = None
+    imported: ImportRecord | None = None
 
 
 class RunDirectory:
@@ -334,6 +337,8 @@ def _with_whole_config(manifest: Manifest, path: Path) -> Manifest:
     top_k = manifest.identity.get("top_k")
     if "retriever" not in manifest.identity or isinstance(top_k, bool) or not isinstance(top_k, int | None):
         raise UsageError(f"{path}: identity: does not say which retriever gave how many notes (top_k)")
+    if manifest.imported is not None:
+        return manifest.model_copy(update={"config": validated(ImportSettings, path, manifest.config).model_dump()})
     try:
         known = RunConfig(**manifest.config).model_dump(mode="json")
         if price := known["llm"]["settings"].get("price"):

@@ -33,12 +33,17 @@ H = TypeVar("H", bound=str)
 def build_scorers(metrics: Mapping[str, Mapping[str, Any]]) -> list[Scorer]:
     """The named scorers; two that give a metric of the same name are refused."""
     scorers: list[Scorer] = [SCORERS.create(name, settings) for name, settings in metrics.items()]
+    check_names(scorers, metrics)
+    return scorers
+
+
+def check_names(scorers: Iterable[Scorer], given: Iterable[str]) -> None:
+    """UsageError if two of these scorers, `given` under these names, give a metric of one name."""
     with third_party("signatures of a metric"):
         names = Counter(metric for scorer in scorers for metric in scorer.signatures())
     doubles = [metric for metric, n in names.items() if n > 1]
     if doubles:
-        raise UsageError(f"two of the metrics {', '.join(metrics)} give {doubles[0]!r}; name only one of them")
-    return scorers
+        raise UsageError(f"two of the metrics {', '.join(given)} give {doubles[0]!r}; name only one of them")
 
 
 def prepare(scorers: Iterable[Scorer]) -> None:
@@ -80,6 +85,8 @@ def foresee(scorers: Iterable[Scorer], directories: Iterable[RunDirectory]) -> N
 
 def scorers_for(manifest: Manifest, scorers: Iterable[Scorer]) -> list[Scorer]:
     """The scorers as they judge this run."""
+    if manifest.config["top_k"] is None:  # of an imported run without notes
+        return list(scorers)
     return [scorer.for_run(manifest.config["top_k"], manifest.identity["top_k"] is None) for scorer in scorers]
 
 
@@ -175,9 +182,13 @@ def summarise(
         cached=sum(sample.cached for sample in samples),
         left_out=LeftOut(
             not_in_data=sum(sample.notes_missing for sample in samples),
-            too_long=sum(sample.notes_given - sample.notes_used for sample in samples if sample.status != "failed"),
+            too_long=sum(
+                (sample.notes_given or 0) - sample.notes_used
+                for sample in samples
+                if sample.status != "failed" and sample.notes_used is not None
+            ),
             questions_without_notes=sum(
-                not sample.notes_used and sample.notes_given + sample.notes_missing > 0
+                sample.notes_used == 0 and (sample.notes_given or 0) + sample.notes_missing > 0
                 for sample in samples
                 if sample.status != "failed"
             ),

@@ -115,7 +115,7 @@ class Spending(Frozen):
 
     `statuses` counts questions by status, `marks` what is doubtful about answers. `llm` is the label of its row;
     `model`, `note`, `prompt` and the settings of its notes are what the label is made of. `first_asked`: what its
-    answers from the cache took when they were first asked.
+    answers from the cache took when they were first asked. `note_order` null: not known, of an imported run.
     """
 
     llm: str
@@ -131,7 +131,7 @@ class Spending(Frozen):
     note: str | None = None
     prompt: str
     top_k: int | None = None
-    note_order: str
+    note_order: str | None
     note_chars: int | None = None
     first_asked: FirstAsked | None = None
     latency: Latency | None = None

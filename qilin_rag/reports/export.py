@@ -95,9 +95,13 @@ def _answer(path: Path, run_id: str, sample: Sample, remarks: Counter[str]) -> T
     if not sample.is_answered:
         remarks[f"{sample.why_unanswered} questions have no line"] += 1
         return None
-    cited = cite(sample.answer)
+    numbered = _prompt_notes(path, sample, remarks)
+    notes = list(dict.fromkeys(numbered))  # an imported answer may count a note twice
+    cited = [
+        (text, [notes.index(numbered[n - 1]) + 1 if 1 <= n <= len(numbered) else n for n in its])
+        for text, its in cite(sample.answer)
+    ]
     numbers = [number for _, its in cited for number in its]
-    notes = _prompt_notes(path, sample)
     given = _references(notes, numbers)
     whole = [_sentence(text, its, given) for text, its in cited]
     kept = _within_limit(whole)
@@ -146,8 +150,11 @@ def cite(answer: str) -> list[tuple[str, list[int]]]:
     return found
 
 
-def _prompt_notes(path: Path, sample: Sample) -> list[int]:
-    """The notes of the prompt in its order: number i of a citation is the i-th of them."""
+def _prompt_notes(path: Path, sample: Sample, remarks: Counter[str]) -> list[int]:
+    """The notes of the prompt in its order: number i of a citation is the i-th of them. None, if nobody knows them."""
+    if sample.known_prompt_notes is None and not sample.has_known_hits:
+        remarks["answers have no references: it is not known which notes were found"] += 1
+        return []
     if sample.known_prompt_notes is None:
         raise UsageError(
             f"{path}, question {sample.question_id}: not recorded which notes the prompt held; the command that made "

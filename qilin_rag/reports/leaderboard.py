@@ -360,6 +360,8 @@ def _rule_of_unscored(blocks: Iterable[Block]) -> list[str]:
 def _footnotes(group: Sequence[Measured], n_questions: int) -> list[str]:
     notes = list(dict.fromkeys(filter(None, (str(run.manifest.data_defects) for run in group))))
     for run in group:
+        if run.manifest.imported:
+            notes += [f"{run.name}: {remark}" for remark in run.manifest.imported.remarks]
         counts = run.summary.counts
         unusual = [f"{n} {status}" for status, n in counts.items() if n and status not in ("questions", "ok")]
         if unusual:

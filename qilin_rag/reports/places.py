@@ -18,7 +18,7 @@ def row_labels(group: Sequence[Measured]) -> dict[str, list[str]]:
 
     A run that does not depend on the number of notes stands in the row of each number its LLM was given.
     """
-    with_prompt = len({run.manifest.labels["prompt"] for run in group}) > 1
+    with_prompt = len({run.manifest.labels["prompt"] for run in group if not run.manifest.imported}) > 1
     systems = {run.name: _system_label(run, with_prompt) for run in group}
     top_ks: dict[str, set[int]] = defaultdict(set)
     for run in group:
@@ -62,11 +62,11 @@ def _by_fingerprint(group: Sequence[Measured]) -> list[list[Measured]]:
 
 def _system_label(run: Measured, with_prompt: bool) -> str:
     label = run.llm
-    if (order := run.manifest.config.get("note_order", "best_first")) != "best_first":
+    if (order := run.manifest.config.get("note_order")) not in ("best_first", None):
         label += f" · {order}"
     if chars := run.manifest.config.get("note_chars"):
         label += f" · notes of {chars} characters"
-    return f"{label} · {run.manifest.labels['prompt']}" if with_prompt else label
+    return f"{label} · {run.manifest.labels['prompt']}" if with_prompt and not run.manifest.imported else label
 
 
 def natural(row: str) -> list[tuple[bool, int, str]]:

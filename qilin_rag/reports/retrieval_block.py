@@ -47,10 +47,10 @@ class RetrievalBlock:
         for run in group:
             if any(run.signature(metric) == signature for metric, signature in self.figures):
                 by_retriever[_retriever_of(run)].append(run)
-        labels = Counter(runs[0].manifest.labels["retriever"] for runs in by_retriever.values())
+        labels = Counter(_label(runs[0]) for runs in by_retriever.values())
         rows = []
         for retriever, runs in by_retriever.items():
-            label = runs[0].manifest.labels["retriever"]
+            label = _label(runs[0])
             if labels[label] > 1:
                 label = f"{label} · {hashlib.sha256(retriever.encode()).hexdigest()[:8]}"
             rows += self._rows(label, runs)
@@ -102,7 +102,7 @@ class RetrievalBlock:
         ks = sorted({k for figure in self.figures if figure not in row.runs and (k := cutoff(figure[0]))})
         known = {cutoff(metric) for metric, _ in row.runs}
         lacking = [k for k in ks if k not in known]
-        if run.manifest.identity["top_k"] is not None or not lacking:
+        if run.manifest.identity["top_k"] is not None or run.manifest.imported or not lacking:
             return None
         again = f"qilin-rag score {run.directory.path} --metrics retrieval --set metrics.retrieval.k="
         return f"{row.label} has no figures at {', '.join(map(str, lacking))}; to add them: {again}{lacking[0]}"
@@ -175,6 +175,12 @@ def _figures(group: Sequence[Measured]) -> list[Figure]:
         if is_about_hits(of.signature)
     )
     return sorted(found, key=lambda figure: cutoff(figure[0]) or 0)
+
+
+def _label(run: Measured) -> str:
+    """The retriever in tables; one that is not known goes by the system that it belongs to."""
+    label = run.manifest.labels["retriever"]
+    return f"{label} ({run.manifest.imported.name})" if run.manifest.imported else label
 
 
 def _retriever_of(run: Measured) -> str:

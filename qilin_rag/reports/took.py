@@ -54,8 +54,8 @@ class TimedCall(Protocol):
         """Its tokens."""
 
     @property
-    def latency_s(self) -> float:
-        """Seconds; 0 where none were measured."""
+    def latency_s(self) -> float | None:
+        """Seconds; 0 or None where none were measured."""
 
     @property
     def cached(self) -> bool:
@@ -69,7 +69,7 @@ class _Call(BaseModel):
 
     question_id: str
     usage: Usage = Usage()
-    latency_s: FiniteFloat = 0.0
+    latency_s: FiniteFloat | None = 0.0
     cached: bool = False
 
 
@@ -85,7 +85,7 @@ def read_calls(directory: RunDirectory) -> list[TimedCall]:
 
 def latency_of(calls: Iterable[TimedCall]) -> Latency | None:
     """Return the seconds a call, over those that were measured; None if none was."""
-    seconds = [call.latency_s for call in calls if call.latency_s > 0 and not call.cached]
+    seconds = [call.latency_s for call in calls if call.latency_s and call.latency_s > 0 and not call.cached]
     if not seconds:
         return None
     median_s, p95_s = (round(float(value), 3) for value in np.percentile(seconds, (50, 95)))

@@ -65,13 +65,18 @@ class Retrieval(Scorer):
     def score(self, samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
         """Each measure of each sample's hits, whatever became of the answer."""
         return self.score_hits(
-            [sample.hits for sample in samples], questions, [sample.notes_missing for sample in samples]
+            [sample.hits if sample.has_known_hits else None for sample in samples],
+            questions,
+            [sample.notes_missing for sample in samples],
         )
 
     def score_hits(
-        self, rankings: Sequence[Sequence[Hit]], questions: Sequence[Question], n_missing: Sequence[int] | None = None
+        self,
+        rankings: Sequence[Sequence[Hit] | None],
+        questions: Sequence[Question],
+        n_missing: Sequence[int] | None = None,
     ) -> list[Score]:
-        """Each measure of each question's ranking; `n_missing`: how many hits were left out of it."""
+        """Each measure of each question's ranking (None: not known); `n_missing`: how many hits were left out of it."""
         import ir_measures
 
         measures = self._measures()
@@ -87,7 +92,7 @@ class Retrieval(Scorer):
         run = [
             ir_measures.ScoredDoc(str(row), str(hit.note_idx), float(-hit.rank))
             for row in judged
-            for hit in rankings[row]
+            for hit in rankings[row] or ()
         ]
         values = {(row, metric): 0.0 for row in judged for metric in measures}
         if run:
@@ -99,7 +104,9 @@ class Retrieval(Scorer):
             for metric in measures
         ]
 
-    def _why_unscored(self, question: Question, hits: Sequence[Hit], n_missing: int) -> str | None:
+    def _why_unscored(self, question: Question, hits: Sequence[Hit] | None, n_missing: int) -> str | None:
+        if hits is None:
+            return "not known which notes were found"
         if not question.reference_notes:
             return "no reference notes"
         if self._most_hits is not None and self._most_hits < self.depth:

@@ -24,6 +24,7 @@ HEAVY = {
     "sacrebleu",
 }
 COMMANDS = [
+    "import-answers",
     "run",
     "score",
     "export",

@@ -63,11 +63,11 @@ function runColumn(place, run, letter, told, question, part, isAlone) {
     others.length ? make("details", {}, make("summary", {}, `Other references (${others.length})`), others.map(pair)) : null,
     told.raw ? make("details", {}, make("summary", {}, "What the model wrote, whole"), make("pre", { class: "text" }, told.raw)) : null,
     make("details", { class: "hits", open: true },
-      make("summary", {}, `Notes found (${hits.length}), ${told.notes_used} of ${told.notes_given} in the prompt`),
+      make("summary", {}, told.notes_given === null ? "Notes found: not known" : `Notes found (${hits.length}), ${told.notes_used ?? "not known how many"} of ${told.notes_given} in the prompt`),
       told.notes_missing ? make("p", { class: "remark" }, `${told.notes_missing} more hits are not in the data.`) : null,
       hits.map(([note, score], at) => noteItem(part, note, `${at + 1}.`, score, question.reference_notes.includes(note)))),
     ...(told.judgements ?? []).map(judgementItem),
-    make("details", { class: "prompt" }, make("summary", {}, "Prompt"),
+    make("details", { class: "prompt" }, make("summary", {}, messages.length ? "Prompt" : "Prompt: not known"),
       messages.map(([role, lines]) => block(role, "message", [lines.map((line) => part.lines[line]).join("\n")]))),
     make("p", { class: "hint text" }, callFacts(told)));
 }

@@ -1,0 +1,68 @@
+"""What the manifest says of a run whose answers another system gave: who, and what of the file could not be used."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from qilin_rag.core.types import AnswerSelection, Frozen, ReferenceSelection
+
+UNKNOWN: Literal["unknown"] = "unknown"
+"""How labels and settings say that nobody told."""
+
+
+class ImportRemark(Frozen):
+    """Something of the answers that was not used as it is: `n` of them, the first by name."""
+
+    n: PositiveInt
+    what: str
+    first: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.n:,}; the first: {self.first}"
+
+
+class ImportRecord(Frozen):
+    """The system that answered, the hash of all that it gave, and from where it was read.
+
+    `source` is the name of the file, or null for rows in memory. `rows` counts the answers in it, also those that are
+    not used.
+    """
+
+    name: str
+    sha256: str
+    source: str | None = None
+    rows: NonNegativeInt
+    remarks: list[ImportRemark] = []
+
+
+class UnknownComponent(Frozen):
+    """The place of a retriever or an LLM of which nothing is known."""
+
+    name: Literal["unknown"] = UNKNOWN
+    settings: dict[str, None] = {}
+
+
+class ImportSettings(Frozen):
+    """The configuration of such a run, under the names that a `RunConfig` has: what is not known is null or `unknown`.
+
+    `top_k` is the most notes that came with an answer; null if none came with any.
+    """
+
+    data: str
+    answers: AnswerSelection = "engaged"
+    references: ReferenceSelection = "own"
+    retriever: UnknownComponent = UnknownComponent()
+    llm: UnknownComponent = UnknownComponent()
+    llm_label: str
+    prompt: Literal["unknown"] = UNKNOWN
+    top_k: PositiveInt | None = None
+    note_order: None = None
+    note_chars: None = None
+    metrics: dict[str, dict[str, Any]] = {}
+    optional_metrics: list[str] = []
+    seed: NonNegativeInt = 0
+    limit: None = None
+    ids: None = None
+    note: Literal[""] = ""

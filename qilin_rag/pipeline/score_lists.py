@@ -1,0 +1,195 @@
+"""Score lists of answers against lists of references: no data set, no run directory."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from qilin_rag.config.run import resolve_run
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.extras import require
+from qilin_rag.core.registry import SCORERS
+from qilin_rag.core.stats import query_clusters
+from qilin_rag.core.text import clean, has_words, is_blank
+from qilin_rag.core.types import Frozen, MetricSummary, Question, Sample, Score
+from qilin_rag.data.note_ids import shown
+from qilin_rag.pipeline.import_rows import plain
+from qilin_rag.pipeline.scoring import check_names, prepare, score_samples, usable_scorers
+from qilin_rag.scorers import AnswerScorer, Scorer
+from qilin_rag.scorers.summary import summarise_metrics
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+Metrics = str | Sequence[str | Scorer] | Mapping[str, Mapping[str, Any]]
+"""Names (also in one text, separated by commas), scorers, or names with settings."""
+
+
+class AnswerScores(Frozen):
+    """Figures of some answers.
+
+    `metrics` has the figure of each metric over all answers, with interval, n and signature. `values` has the value of
+    each answer by metric, None if it is unscored; `reasons` why it is, or what else is to be said of the value.
+    """
+
+    metrics: dict[str, MetricSummary]
+    values: dict[str, list[float | None]] = Field(repr=False)
+    reasons: dict[str, list[str | None]] = Field(repr=False)
+
+    def to_frame(self) -> DataFrame:
+        """Return the values as a pandas DataFrame: a row for each answer, a column for each metric.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        require("pandas", "pandas", what="to_frame")
+        from pandas import DataFrame
+
+        return DataFrame(self.values, dtype=float)
+
+    def _repr_html_(self) -> str:
+        """The figures as a table, for a notebook."""
+        head = "".join(f"<th>{name}</th>" for name in ("metric", "value", "95% interval", "scored", "signature"))
+        rows = [
+            (
+                name,
+                "unscored" if of.value is None else f"{of.value:.4f}",
+                f"{of.ci95[0]:.4f} .. {of.ci95[1]:.4f}" if of.ci95 else f"none: {of.no_interval or 'unscored'}",
+                f"{of.n}/{of.n + of.n_unscored}",
+                of.signature,
+            )
+            for name, of in self.metrics.items()
+        ]
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def score(
+    answers: Iterable[str | None],
+    references: Iterable[str | Iterable[str]],
+    metrics: Metrics | None = None,
+    *,
+    queries: Iterable[str] | None = None,
+    seed: int = 0,
+) -> AnswerScores:
+    """Score answers against their references, as a run over the same answers is scored.
+
+    Args:
+        answers: The answers: a list, or a column of a DataFrame. One that is missing (None, NaN) or empty is unscored.
+        references: For each answer its reference, or a list of several.
+        metrics: Metrics that compare answers with references: names, scorers, or a mapping of names to settings.
+            Default: as of a run, rouge_l, and bertscore if its model is there.
+        queries: What was asked, an item for each answer: answers to one query count as one in the intervals.
+        seed: Draws the intervals.
+
+    Returns:
+        The figure of each metric, and the value of each answer.
+
+    Raises:
+        UsageError: The lists are not of one length, hold something else than text, or a metric can't be used.
+
+    Example:
+        >>> found = score(["冷藏12小时", "不知道"], ["冷藏12小时后过滤", ["92度", "水温92度"]], metrics=["rouge_l"])
+        >>> [round(value, 3) for value in found.values["rouge_l"]]
+        [0.769, 0.0]
+    """
+    given, expected = _listed("answers", answers), _listed("references", references)
+    asked = [str(number) for number in range(len(given))] if queries is None else _listed("queries", queries)
+    for name, column in (("references", expected), ("queries", asked)):
+        if len(column) != len(given):
+            raise UsageError(f"{len(given)} answers and {len(column)} {name}: each answer needs one")
+    if not given:
+        raise UsageError("answers holds no answer")
+    scorers = _scorers(metrics)
+    samples, questions = [], []
+    for number, (answer, reference, query) in enumerate(zip(given, expected, asked, strict=True)):
+        text = _text(f"answers[{number}]", answer)
+        question = Question(
+            id=str(number),
+            query=_text(f"queries[{number}]", query) or "",
+            references=_references(f"references[{number}]", reference),
+        )
+        questions.append(question)
+        samples.append(sample_of(question, text, "no answer"))
+    by_metric: dict[str, list[Score]] = {}
+    for made in score_samples(scorers, samples, questions):
+        by_metric.setdefault(made.metric, []).append(made)
+    place = {question.id: number for number, question in enumerate(questions)}
+    ordered = {metric: sorted(scores, key=lambda made: place[made.question_id]) for metric, scores in by_metric.items()}
+    clusters = np.arange(len(given)) if queries is None else query_clusters([question.query for question in questions])
+    return AnswerScores(
+        metrics=summarise_metrics(ordered, clusters, seed),
+        values={metric: [made.value for made in scores] for metric, scores in ordered.items()},
+        reasons={metric: [made.reason for made in scores] for metric, scores in ordered.items()},
+    )
+
+
+def sample_of(question: Question, answer: str | None, why_none: str, **fields: Any) -> Sample:
+    """The sample of an answer that no LLM was asked for here; None: there is none, since `why_none`.
+
+    Nothing is known of what took place (`fields` says what is): neither prompt nor tokens nor seconds.
+    """
+    is_there = answer is not None and has_words(answer)
+    status = "failed" if answer is None else "ok" if is_there else "empty"
+    error = why_none if answer is None else None if is_there else "there is nothing to be seen in the answer"
+    text = clean(answer or "")
+    unknown: dict[str, Any] = {
+        "messages": [],
+        "hits": [],
+        "notes_given": None,
+        "notes_used": None,
+        "latency_s": None,
+        "raw": text,
+    }
+    of_question = {"question_id": question.id, "query": question.query}
+    return Sample(**{**unknown, **of_question, "status": status, "answer": text, "error": error, **fields})
+
+
+def _scorers(metrics: Metrics | None) -> list[AnswerScorer]:
+    """The scorers, ready to score."""
+    if metrics is None:
+        usual = resolve_run({})
+        more, _ = usable_scorers(usual.optional_metrics)
+        found = [*(SCORERS.create(name, settings) for name, settings in usual.metrics.items()), *more.values()]
+        found = [scorer for scorer in found if isinstance(scorer, AnswerScorer)]
+    else:
+        if isinstance(metrics, str):
+            metrics = [name.strip() for name in metrics.split(",") if name.strip()]
+        named = metrics.items() if isinstance(metrics, Mapping) else [(each, {}) for each in metrics]
+        found = [each if isinstance(each, Scorer) else SCORERS.create(each, settings) for each, settings in named]
+        if not found:
+            raise UsageError("metrics names no metric")
+    for scorer in found:
+        if not isinstance(scorer, AnswerScorer):
+            name = type(scorer).__name__
+            raise UsageError(f"metric {name} looks at more than answers and references; import_answers takes notes")
+    check_names(found, [scorer.metric for scorer in found])
+    prepare(found)
+    return found
+
+
+def _listed(name: str, column: Iterable[Any]) -> list[Any]:
+    if isinstance(column, str | bytes | Mapping) or not isinstance(column, Iterable):
+        raise UsageError(f"{name} must be a list or a column, not {type(column).__name__}")
+    return [plain(value) for value in column]
+
+
+def _text(name: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"{name} must be text, not {shown(value)}")
+    return None if value is None else clean(value)
+
+
+def _references(name: str, value: Any) -> list[str]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not texts:
+        raise UsageError(f"{name} must be a text or a list of texts, not {shown(value)}")
+    for text in texts:
+        if not isinstance(text, str) or is_blank(text):
+            raise UsageError(f"{name} must hold texts that are not empty, not {shown(text)}")
+    return [clean(text) for text in texts]
