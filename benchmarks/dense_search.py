@@ -1,6 +1,6 @@
-"""Nearest of many vectors: flat over two million in a child process (peak memory, time); ivf and hnsw against flat.
+"""Nearest of many vectors: flat over two million in a child process (peak memory, time); ivf against flat.
 
-Flat reads random unit vectors of 16 bits, made once in FOLDER. ivf and hnsw are measured over real encodings where
+Flat reads random unit vectors of 16 bits, made once in FOLDER. ivf is measured over real encodings where
 --model names an encoder: windows of --chars characters of the notes of --data, made once in FOLDER (hours for large
 --texts on a small machine; a build that was stopped goes on), and its questions as queries. Without --model they are
 measured over random clusters, which are no texts.
@@ -25,11 +25,10 @@ from qilin_rag.data.notes import open_notes
 from qilin_rag.retrievers.dense.retriever import BiEncoder
 from qilin_rag.retrievers.dense.search import (
     Neighbours,
-    default_breadth,
+    default_n_probe,
     opened_index,
     search_approximately,
     search_flat,
-    search_parameters,
 )
 
 CHILD = """
@@ -99,9 +98,9 @@ def compare(kind: Neighbours, vectors: np.ndarray, queries: np.ndarray, folder: 
     started = time.perf_counter()
     index = opened_index(kind, vectors, folder)
     built_s = time.perf_counter() - started
-    breadth = default_breadth(kind, len(vectors))
+    n_probe = default_n_probe(len(vectors))
     ids, whole, few = np.arange(len(vectors)), vectors[:].astype(np.float32), queries[:N_SINGLE]
-    parameters = search_parameters(index, breadth, breadth)
+    parameters = faiss.SearchParametersIVF(nprobe=n_probe)
     flat_s, kind_s = [], []
     for i in range(len(few)):  # in turn, one query at a time, as ann-benchmarks does
         query = few[i : i + 1]
@@ -113,14 +112,14 @@ def compare(kind: Neighbours, vectors: np.ndarray, queries: np.ndarray, folder: 
         kind_s.append(time.perf_counter() - between)
     one, other = np.median(flat_s), np.median(kind_s)
     print(
-        f"{kind}: {len(vectors):,} x {vectors.shape[1]}, breadth {breadth}, made or read in {built_s:.0f} s; one query "
+        f"{kind}: {len(vectors):,} x {vectors.shape[1]}, n_probe {n_probe}, made or read in {built_s:.0f} s; one query "
         f"in {1000 * other:.2f} ms, flat in {1000 * one:.2f} ms, ratio {one / other:.1f}"
     )
     started = time.perf_counter()
     texts = list(map(str, range(len(queries))))
     exact, _ = search_flat(texts, queries, vectors, ids, 100)
     between = time.perf_counter()
-    found, _ = search_approximately(texts, queries, vectors, ids, 100, index, breadth)
+    found, _ = search_approximately(texts, queries, vectors, ids, 100, index, n_probe)
     ended = time.perf_counter()
     pairs = zip(exact, found, strict=True)
     recall = np.mean([len({h.note_idx for h in a} & {h.note_idx for h in b}) / len(a) for a, b in pairs])
@@ -160,8 +159,7 @@ def main() -> None:
         queries = vectors[rng.choice(len(vectors), asked.queries)].astype(np.float32)
         queries += rng.standard_normal(queries.shape).astype(np.float32) * 0.02
     faiss.omp_set_num_threads(1)
-    for kind in ("ivf", "hnsw"):
-        compare(kind, vectors, queries[: asked.queries], place)
+    compare("ivf", vectors, queries[: asked.queries], place)
 
 
 if __name__ == "__main__":

@@ -36,11 +36,11 @@ def test_the_environment_names_another_default_data_set(monkeypatch: pytest.Monk
 
 def test_layers_defaults_file_flags_set(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
-    file.write_text("retriever: {name: bm25, k1: 2.0, b: 0.1}\ntop_k: 3\nlimit: 7\nmetrics: [rouge_l, rouge_l_word]\n")
+    file.write_text("retriever: {name: bm25, k1: 2.0, b: 0.1}\ntop_k: 3\nlimit: 7\nmetrics: [rouge_l, rouge_1]\n")
     config = resolve_run({"top_k": 4, "limit": None}, ["retriever.k1=1.5", "metrics.rouge_l.tokens=word"], file)
     assert config.retriever.settings == {"k1": 1.5, "b": 0.1}
     assert (config.top_k, config.limit) == (4, 7)
-    assert config.metrics == {"retrieval": {}, "rouge_l": {"tokens": "word"}, "rouge_l_word": {}}
+    assert config.metrics == {"retrieval": {}, "rouge_l": {"tokens": "word"}, "rouge_1": {}}
 
 
 def test_a_preset_is_filled_in_and_can_be_overridden() -> None:

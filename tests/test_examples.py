@@ -11,10 +11,10 @@ import pytest
 from qilin_rag.config.run import resolve_run
 from qilin_rag.data import load_dataset
 from qilin_rag.data.dataset import hash_questions
-from qilin_rag.pipeline.run import score_run
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.pipeline.selection import select_questions
 from qilin_rag.reports.leaderboard import leaderboard
+from tests.scored import score_run
 
 EXAMPLES = Path(__file__).parents[1] / "runs" / "examples"
 RUNS = sorted(path.parent for path in EXAMPLES.glob("*/manifest.json"))

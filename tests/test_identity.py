@@ -137,3 +137,18 @@ def test_judgements_of_an_older_version_are_not_asked_for_again(
     Path("cache/responses.sqlite").unlink()
     assert cli(*judge).code == 0
     assert len(server.calls) == n_asked
+
+
+def test_a_setting_that_is_gone_is_in_the_former_identity_alone() -> None:
+    whole = {
+        "class": "qilin_rag.retrievers.dense.retriever:BiEncoder",
+        "version": 3,
+        "n_probe": None,
+        "ef_search": None,
+    }
+    assert renewed(whole) == {"component": "retriever/biencoder", "version": 3, "n_probe": None}
+    assert former(renewed(whole)) == whole
+    of_an_index = {"component": "retriever/biencoder", "version": 4, "model": "m"}
+    assert "ef_search" not in former(of_an_index)
+    by_a_graph = whole | {"ef_search": 64}
+    assert renewed(by_a_graph)["ef_search"] == 64

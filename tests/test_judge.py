@@ -13,11 +13,12 @@ from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.judging.pointwise import Judged, judge_run
 from qilin_rag.llms import retry
-from qilin_rag.pipeline.run import run, score_run
+from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.prompts.judge import PairwisePrompt, PointwisePrompt, load_judge_prompt
 from tests.conftest import Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
+from tests.scored import score_run
 
 GOOD = "温度正确，步骤齐全。\n\n正确性：4\n完整性：３\n忠实性：5"
 

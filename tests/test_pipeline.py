@@ -12,10 +12,11 @@ from qilin_rag.core.errors import FailedSamplesError, QilinError, UsageError
 from qilin_rag.core.types import Sample, Score
 from qilin_rag.data import load_dataset
 from qilin_rag.llms import retry
-from qilin_rag.pipeline.run import Run, check_failures, run, score_run
+from qilin_rag.pipeline.run import Run, check_failures, run
 from qilin_rag.pipeline.scoring import summarise
 from qilin_rag.pipeline.selection import select_questions
 from tests.fake_server import MODEL, FakeServer
+from tests.scored import score_run
 
 
 @pytest.fixture(autouse=True)
@@ -84,10 +85,10 @@ def test_messages_sent_are_the_messages_kept(data_dir: Path, server: FakeServer)
 
 def test_the_same_configuration_finds_its_run_again(data_dir: Path, server: FakeServer) -> None:
     first = ask(data_dir, server)
-    again = ask(data_dir, server, concurrency=1, metrics="rouge_l_word")
+    again = ask(data_dir, server, concurrency=1, metrics="rouge_1")
     assert again.directory.path == first.directory.path
     assert len(server.calls) == 3
-    assert {"rouge_l", "rouge_l_word"} < set(again.summary.metrics)
+    assert {"rouge_l", "rouge_1"} < set(again.summary.metrics)
     assert again.summary.metrics["rouge_l"] == first.summary.metrics["rouge_l"]
 
 
@@ -220,13 +221,13 @@ def test_scoring_again_needs_neither_data_nor_model(data_dir: Path, server: Fake
     first = ask(data_dir, server)
     for file in data_dir.iterdir():
         file.unlink()
-    again = score_run(first.directory.path, {"rouge_l_word": {}, "rouge_l": {"tokens": "word"}})
+    again = score_run(first.directory.path, {"rouge_1": {}, "rouge_l": {"tokens": "word"}})
     assert len(server.calls) == 3
-    assert again.summary.metrics["rouge_l"].value == again.summary.metrics["rouge_l_word"].value
-    assert again.summary.metrics["rouge_l"].signature == again.summary.metrics["rouge_l_word"].signature
+    assert again.summary.metrics["rouge_l"].value != first.summary.metrics["rouge_l"].value
+    assert "tokens:word" in again.summary.metrics["rouge_l"].signature
     back = score_run(first.directory.path, {"rouge_l": {}})
     assert back.summary.metrics["rouge_l"] == first.summary.metrics["rouge_l"]
-    assert back.summary.metrics["rouge_l_word"] == again.summary.metrics["rouge_l_word"]
+    assert back.summary.metrics["rouge_1"] == again.summary.metrics["rouge_1"]
 
 
 def test_a_run_that_is_not_finished_is_not_scored(data_dir: Path, server: FakeServer) -> None:
@@ -299,18 +300,18 @@ def test_a_finished_run_needs_no_server(data_dir: Path) -> None:
 
 def test_a_smaller_selection_forgets_no_score(data_dir: Path) -> None:
     first = do(data_dir)
-    word = score_run(first.directory.path, {"rouge_l_word": {}}).summary.metrics["rouge_l_word"]
-    assert do(data_dir, limit=1).summary.metrics["rouge_l_word"].n == 1
-    assert do(data_dir).summary.metrics["rouge_l_word"] == word
+    word = score_run(first.directory.path, {"rouge_1": {}}).summary.metrics["rouge_1"]
+    assert do(data_dir, limit=1).summary.metrics["rouge_1"].n == 1
+    assert do(data_dir).summary.metrics["rouge_1"] == word
 
 
 def test_scores_of_a_question_asked_again_are_forgotten(data_dir: Path, server: FakeServer) -> None:
     server.fault = lambda n, body: "400" if n == 1 else None
     first = ask(data_dir, server, fail_on_error=1, concurrency=1)
-    score_run(first.directory.path, {"rouge_l_word": {}})
+    score_run(first.directory.path, {"rouge_1": {}})
     again = ask(data_dir, server)
-    assert "rouge_l_word" not in again.summary.metrics  # it does not cover the question answered now
-    assert score_run(first.directory.path, {"rouge_l_word": {}}).summary.metrics["rouge_l_word"].n == 3
+    assert "rouge_1" not in again.summary.metrics  # it does not cover the question answered now
+    assert score_run(first.directory.path, {"rouge_1": {}}).summary.metrics["rouge_1"].n == 3
 
 
 def test_scoring_again_keeps_the_seed_of_the_run(data_dir: Path) -> None:

@@ -17,9 +17,10 @@ from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.data.source import open_source
 from qilin_rag.data.validate import validate
 from qilin_rag.llms import LLM, LLMError
-from qilin_rag.pipeline.run import run, score_run
+from qilin_rag.pipeline.run import run
 from qilin_rag.reports.formats import as_html, as_json, as_latex, as_markdown, as_rows
 from qilin_rag.reports.leaderboard import Options, leaderboard
+from tests.scored import score_run
 
 
 class Scripted(LLM):
@@ -135,7 +136,7 @@ configs = st.fixed_dictionaries(
         "answers": st.sampled_from(["engaged", "liked", "shown"]),
         "references": st.sampled_from(["own", "query"]),
         "missing_notes": st.just("skip"),
-        "metrics": st.just("rouge_l,rouge_l_word"),
+        "metrics": st.just("rouge_l,rouge_1"),
         "concurrency": st.integers(1, 3),
     },
 )

@@ -10,9 +10,10 @@ import pytest
 
 from qilin_rag.config.run import resolve_run
 from qilin_rag.core.types import Repeats
-from qilin_rag.pipeline.run import Run, run, score_run
+from qilin_rag.pipeline.run import Run, run
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
+from tests.scored import score_run
 
 
 def ask(data: Path, server: FakeServer, **flags: Any) -> Run:
@@ -36,7 +37,7 @@ def test_the_share_of_answers_that_change(data_dir: Path, fickle: FakeServer, cl
     assert done.summary.usage.completion_tokens == 9 * 10  # repeats are paid for
     assert ask(data_dir, fickle, repeat=3).summary == done.summary
     assert len(fickle.calls) == 9
-    assert score_run(done.directory.path, {"rouge_l_word": {}}).summary.repeats == expected
+    assert score_run(done.directory.path, {"rouge_1": {}}).summary.repeats == expected
     said = cli("run", "--data", data_dir, "--llm=openai", f"--set=llm.model={MODEL}", "--base-url", fickle.url)
     assert "asked 3 times: 1 of 3 answers changed (33.3%)" in said.out
     assert ask(data_dir, fickle, repeat=4).summary.repeats == expected.model_copy(update={"times": 4})

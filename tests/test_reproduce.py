@@ -11,10 +11,11 @@ import pytest
 from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.pipeline.reproduce import check, reproduce
-from qilin_rag.pipeline.run import run, score_run
+from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
 from tests.conftest import QUESTIONS, Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
+from tests.scored import score_run
 
 
 def asked(data: object, server: FakeServer, *overrides: str, **flags: Any) -> Path:
@@ -70,7 +71,7 @@ def test_changed_answers_are_said_with_the_figures_they_change(data_dir: Path, s
 
 
 def test_the_table_fits_80_columns(data_dir: Path, server: FakeServer, cli: Cli) -> None:
-    path = asked(data_dir, server, metrics="rouge_l,rouge_l_word,contains")
+    path = asked(data_dir, server, metrics="rouge_l,rouge_1,contains")
     packages = {"a-package-with-a-long-name" * 4: "1.0+local." * 9}
     changed_manifest(path, packages=packages, git_commit="0" * 40)
     done = cli("reproduce", path, "-q")

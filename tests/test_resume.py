@@ -10,10 +10,11 @@ import pytest
 
 from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import QilinError
-from qilin_rag.pipeline.run import Run, run, score_run
+from qilin_rag.pipeline.run import Run, run
 from qilin_rag.scorers import AnswerScorer
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
+from tests.scored import score_run
 
 
 class Broken(AnswerScorer):

@@ -9,12 +9,13 @@ import pytest
 
 from qilin_rag.config.run import RunConfig, resolve_run
 from qilin_rag.core.errors import QilinError, UsageError
-from qilin_rag.pipeline.run import run, score_run
+from qilin_rag.pipeline.run import run
 from qilin_rag.reports.leaderboard import leaderboard
 from qilin_rag.reports.measured import read_run
 from qilin_rag.scorers.summary import remarks
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
+from tests.scored import score_run
 
 SCORERS = """
 from qilin_rag.core.errors import UsageError

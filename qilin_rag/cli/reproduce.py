@@ -10,6 +10,7 @@ import typer
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import RUN_HELP, BaseUrl, Quiet, Settings, find_runs_named
 from qilin_rag.cli.signals import Interrupted
+from qilin_rag.core.errors import INSTEAD
 
 if TYPE_CHECKING:
     from qilin_rag.pipeline.reproduce import Reproduction
@@ -89,7 +90,8 @@ def _print(found: Reproduction) -> None:
         if change.why_not:
             console.print(f"{name}: {change.why_not}", style="yellow", width=ui.WIDTH_CHARS)
     for name in found.not_made:
-        console.print(f"{name}: added by score, not made again", style="yellow", width=ui.WIDTH_CHARS)
+        why = "gone since" if name in INSTEAD else "added by score"
+        console.print(f"{name}: {why}, not made again", style="yellow", width=ui.WIDTH_CHARS)
     changed = f"{found.answers_changed} answers, {found.prompts_changed} prompts, {found.hits_changed} rankings changed"
     console.print(f"{found.questions} questions: {changed}", width=ui.WIDTH_CHARS)
     if found.failed:

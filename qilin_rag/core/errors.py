@@ -9,25 +9,12 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ValidationError
 
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a validation error in one line: which setting, what is wrong with it, what there is."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return str(unknown_name("setting", where, model.model_fields))
-    if first["type"] == "missing":
-        return f"setting {where!r} is missing"
-    said = first["msg"].removeprefix("Value error, ")
-    if not where:  # of several settings together
-        return said
-    value = re.sub(r"//[^/@]*@|\?.*", "...", re.sub(r"\s+", " ", reprlib.repr(first["input"])))[
-        :80
-    ]  # addresses may hold keys
-    return f"setting {where!r} is {value}: {said}"
-
-
 _MOST_NAMES = 20
+INSTEAD = {
+    "rouge_l_word": "rouge_l with metrics.rouge_l.tokens=word",
+    "ef_search": "retriever.faiss=ivf and retriever.n_probe",  # of hnsw
+}
+"""Names of earlier versions, each with what to write now."""
 
 
 class QilinError(Exception):
@@ -51,8 +38,27 @@ class FailedSamplesError(QilinError):
 def unknown_name(kind: str, name: str, known: Iterable[str], see: str = "") -> UsageError:
     """The error for a name that is not in a table, with the nearest names suggested; the command `see` lists all."""
     names = sorted(known)
+    if (last := name.rpartition(".")[2]) in INSTEAD:
+        return UsageError(f"{kind} {reprlib.repr(name)} is gone; write {INSTEAD[last]}")
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {shown or 'none'}"
     hint += f" ({see})" if see else ""
     return UsageError(f"unknown {kind} {reprlib.repr(name)}; {hint}")
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem of a validation error in one line: which setting, what is wrong with it, what there is."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return str(unknown_name("setting", where, model.model_fields))
+    if first["type"] == "missing":
+        return f"setting {where!r} is missing"
+    said = first["msg"].removeprefix("Value error, ")
+    if not where:  # of several settings together
+        return said
+    value = re.sub(r"//[^/@]*@|\?.*", "...", re.sub(r"\s+", " ", reprlib.repr(first["input"])))[
+        :80
+    ]  # addresses may hold keys
+    return f"setting {where!r} is {value}: {said}"

@@ -6,7 +6,7 @@ it had, and read as if it had been made now.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from qilin_rag.core.hashing import fingerprint
@@ -35,17 +35,37 @@ _PATHS = {
     "retriever/recorded": "qilin_rag.retrievers.recorded:Recorded",
     "retriever/trec": "qilin_rag.retrievers.trec:Trec",
 }
+_GONE = {"retriever/biencoder": ("n_probe", "ef_search")}
+"""Settings that components have lost, which stood at null beside another one."""
 _NAMES = {path: name for name, path in _PATHS.items()}
 
 
 def former(identity: Mapping[str, Any]) -> dict[str, Any]:
     """The identity as it was written down before, at any depth."""
-    return _with_names(identity, "component", "class", _PATHS)
+
+    def change(part: dict[str, Any]) -> dict[str, Any]:
+        name = part.get("component")
+        if not isinstance(name, str) or name not in _PATHS:
+            return part
+        beside, gone = _GONE.get(name, (None, ""))
+        lost = {gone: None} if beside in part else {}
+        return {"class": _PATHS[name]} | {key: value for key, value in part.items() if key != "component"} | lost
+
+    return _changed(identity, change)
 
 
 def renewed(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity that may be written down the former way, as it is now."""
-    return _with_names(identity, "class", "component", _NAMES)
+
+    def change(part: dict[str, Any]) -> dict[str, Any]:
+        path = part.get("class")
+        if not isinstance(path, str) or path not in _NAMES:
+            return part
+        _, gone = _GONE.get(_NAMES[path], (None, ""))
+        lost = {"class", gone} if part.get(gone, "") is None else {"class"}
+        return {"component": _NAMES[path]} | {key: value for key, value in part.items() if key not in lost}
+
+    return _changed(identity, change)
 
 
 def renewed_manifest(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,14 +85,12 @@ def renewed_name(written: str) -> str:
     return _NAMES.get(written, written)
 
 
-def _with_names(identity: Mapping[str, Any], key: str, new_key: str, new_names: Mapping[str, str]) -> dict[str, Any]:
-    """A copy in which each `key` that holds one of these names is `new_key` with the other name."""
+def _changed(part: Mapping[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """A copy in which each mapping, the inner ones first, is changed."""
 
-    def renamed(value: Any) -> Any:
+    def inner(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return _with_names(value, key, new_key, new_names)
-        return [renamed(each) for each in value] if isinstance(value, list) else value
+            return _changed(value, change)
+        return [inner(each) for each in value] if isinstance(value, list) else value
 
-    is_named = isinstance(identity.get(key), str) and identity[key] in new_names
-    named = {new_key: new_names[identity[key]]} if is_named else {}
-    return named | {name: renamed(value) for name, value in identity.items() if not (is_named and name == key)}
+    return change({key: inner(value) for key, value in part.items()})

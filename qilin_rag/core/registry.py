@@ -263,7 +263,6 @@ SCORERS: Registry[Any] = Registry(
     "qilin_rag.scorers.base:Scorer",
     {
         "rouge_l": "qilin_rag.scorers.rouge:RougeL",
-        "rouge_l_word": "qilin_rag.scorers.rouge:RougeLWord",
         "rouge_1": "qilin_rag.scorers.rouge:Rouge1",
         "rouge_2": "qilin_rag.scorers.rouge:Rouge2",
         "bleu": "qilin_rag.scorers.overlap:Bleu",

@@ -11,7 +11,7 @@ from pydantic import FiniteFloat
 
 from qilin_rag.config.overrides import named_settings
 from qilin_rag.config.run import RunConfig, recorded_run
-from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.errors import INSTEAD, QilinError, UsageError
 from qilin_rag.core.types import Frozen, MetricSummary, Sample
 from qilin_rag.data.dataset import hash_questions
 from qilin_rag.pipeline.run import Run, Task, do
@@ -120,7 +120,8 @@ def _configured(
     serve = serve or bool(manifest.config.get("serve"))
     if serve and base_url is not None:
         raise UsageError("a server is started for this run (--serve), so it takes no --base-url")
-    config = recorded_run(manifest.config, overrides, base_url, serve=serve)
+    recorded = _without_gone(manifest.config)
+    config = recorded_run(recorded, overrides, base_url, serve=serve)
     return trusted(path, config, named_settings(overrides, base_url), allow_code)
 
 
@@ -132,6 +133,18 @@ def _task(path: Path, manifest: Manifest, config: RunConfig, runs_dir: Path, fre
     except UsageError as error:
         raise UsageError(f"{path} can't be repeated: {error}") from error
     return task
+
+
+def _without_gone(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without metrics of earlier versions, whose figures are kept, and settings that said nothing."""
+    kept = dict(recorded)
+    if isinstance(metrics := kept.get("metrics"), dict):
+        kept["metrics"] = {name: settings for name, settings in metrics.items() if name not in INSTEAD}
+    retriever = kept.get("retriever")
+    if isinstance(retriever, dict) and isinstance(settings := retriever.get("settings"), dict):
+        said = {name: value for name, value in settings.items() if name not in INSTEAD or value is not None}
+        kept["retriever"] = {**retriever, "settings": said}
+    return kept
 
 
 def _changes(manifest: Manifest, task: Task) -> str:

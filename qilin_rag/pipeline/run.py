@@ -282,12 +282,6 @@ def _kinds_lost(summary: Summary) -> str:
     return ", ".join(f"{n} {kind}" for kind, n in kinds.items() if n)
 
 
-def score_run(path: Path, metrics: Mapping[str, Mapping[str, Any]], optional_metrics: Sequence[str] = ()) -> Run:
-    """Score one finished run; see `score_runs`."""
-    [run] = score_runs([path], metrics, optional_metrics)
-    return run
-
-
 def score_runs(
     paths: Sequence[Path], metrics: Mapping[str, Mapping[str, Any]], optional_metrics: Sequence[str] = ()
 ) -> Iterator[Run]:

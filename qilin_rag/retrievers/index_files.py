@@ -42,7 +42,7 @@ from qilin_rag.retrievers.base import Retriever
 
 logger = logging.getLogger(__name__)
 MANIFEST = "qilin_rag.json"
-_MADE_SINCE = re.compile(r".*\.(faiss|tmp)|copies\.npy|(ivf|hnsw)\.json")  # of the vectors in a folder
+_MADE_SINCE = re.compile(r".*\.(faiss|tmp)|copies\.npy|(ivf|hnsw)\.json")  # of the vectors in a folder; hnsw: once
 
 
 class IndexedRetriever(Retriever):

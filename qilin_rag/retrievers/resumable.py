@@ -16,7 +16,8 @@ from pathlib import Path
 import filelock
 
 logger = logging.getLogger(__name__)
-_CHECKSUM, _TEMPORARY = ".sha256", ".tmp"
+TEMPORARY = ".tmp"
+_CHECKSUM = ".sha256"
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def kept_parts(folder: Path, names: Sequence[str], write: Callable[..., object])
     """As `kept_part`, for files that are made together: `write` gets a path for each."""
     if all(is_whole(folder, name) for name in names):
         return False
-    temporary = [folder / f"{name}.{secrets.token_hex(4)}{_TEMPORARY}" for name in names]
+    temporary = [folder / f"{name}.{secrets.token_hex(4)}{TEMPORARY}" for name in names]
     write(*temporary)
     for name, path in zip(names, temporary, strict=True):
         checksum = file_digest(path)
@@ -77,7 +78,7 @@ def drop_part(folder: Path, name: str) -> None:
 
 def drop_temporary(folder: Path) -> None:
     """Remove what was half written by a process that was killed, or that has outlived the one it wrote for."""
-    for path in folder.glob(f"*{_TEMPORARY}"):
+    for path in folder.glob(f"*{TEMPORARY}"):
         path.unlink(missing_ok=True)
 
 
@@ -89,7 +90,7 @@ def drop_checksums(folder: Path) -> None:
 
 def files_of(folder: Path) -> list[Path]:
     """The files of a build in order, without checksums."""
-    return sorted(path for path in folder.iterdir() if path.suffix not in (_CHECKSUM, _TEMPORARY))
+    return sorted(path for path in folder.iterdir() if path.suffix not in (_CHECKSUM, TEMPORARY))
 
 
 def digest(path: Path) -> str:

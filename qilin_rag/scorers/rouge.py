@@ -96,15 +96,17 @@ class RougeL(Rouge):
         return lcs_f1(prediction, target)
 
 
-class RougeLWord(RougeL):
-    """ROUGE-L over jieba words."""
+class RougeN(Rouge):
+    """ROUGE-N (Lin 2004): F1 of the n-grams, as rouge_score computes it; 0 below n tokens."""
 
-    metric: ClassVar[str] = "rouge_l_word"
+    n: ClassVar[int]
 
-    tokens: Literal["mixed", "word"] = "word"
+    def f1(self, prediction: Sequence[str], target: Sequence[str]) -> float:
+        """F1 of the n-grams."""
+        return ngram_f1(prediction, target, self.n)
 
 
-class Rouge1(Rouge):
+class Rouge1(RougeN):
     """ROUGE-1 (Lin 2004): F1 of the single tokens, as rouge_score computes it."""
 
     metric: ClassVar[str] = "rouge_1"
@@ -112,12 +114,8 @@ class Rouge1(Rouge):
     compared: ClassVar[str] = "1-grams"
     n: ClassVar[int] = 1
 
-    def f1(self, prediction: Sequence[str], target: Sequence[str]) -> float:
-        """F1 of the n-grams."""
-        return ngram_f1(prediction, target, self.n)
 
-
-class Rouge2(Rouge1):
+class Rouge2(RougeN):
     """ROUGE-2 (Lin 2004): F1 of the pairs of neighbouring tokens, as rouge_score computes it; 0 below two tokens."""
 
     metric: ClassVar[str] = "rouge_2"

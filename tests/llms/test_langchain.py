@@ -15,7 +15,7 @@ from qilin_rag.core.plugins import refuse_secrets
 from qilin_rag.core.registry import LLMS
 from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.llms import LLM, FatalLLMError, LLMError, retry
-from qilin_rag.llms.langchain.chat_model import PROVIDERS, LangChain
+from qilin_rag.llms.langchain.chat_model import LangChain
 from qilin_rag.llms.langchain.replies import completion, ending, meaning
 from qilin_rag.llms.retry import TransientError
 from tests.conftest import Cli
@@ -85,8 +85,28 @@ def openai_key(monkeypatch: pytest.MonkeyPatch) -> str:
     return "sk-secret-1234567890"
 
 
-def test_our_providers_are_those_of_langchain() -> None:
-    assert set(base._BUILTIN_PROVIDERS) == PROVIDERS
+def test_langchain_has_a_table_of_providers() -> None:
+    """Private, so that another version may call it otherwise: `_providers` would have to be changed."""
+    assert {"openai", "anthropic", "ollama"} < set(base._BUILTIN_PROVIDERS)
+
+
+def test_a_provider_that_langchain_knows_is_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    for spec, is_code in (("xai:grok", False), ("gpt-5", False), ("mine:make", True), ("a.b:make", True)):
+        assert LLMS.names_code(f"langchain:{spec}", {}) is is_code
+    monkeypatch.setitem(base._BUILTIN_PROVIDERS, "mine", ("mine", "Chat", lambda cls, **settings: cls(**settings)))
+    assert not LLMS.names_code("langchain:mine:make", {})
+
+
+def test_without_langchain_nothing_is_imported_and_the_line_says_what_to_install(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setattr("qilin_rag.core.extras.find_spec", lambda name: None)
+    for spec in ("openai:gpt-5", f"{module}:make"):
+        with pytest.raises(UsageError, match=r"needs langchain, .* not installed here: pip install 'qilin-rag"):
+            LLMS.create(f"langchain:{spec}", {})
+    assert module not in sys.modules
 
 
 def test_a_model_by_name_is_asked_with_every_setting(server: FakeServer, openai_key: str) -> None:

@@ -21,9 +21,10 @@ from qilin_rag.llms.langchain.chat_model import LangChain
 from qilin_rag.llms.langchain.replies import completion
 from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.llms.replies import read_ending, read_reply, read_usage
-from qilin_rag.pipeline.run import Run, run, score_run
+from qilin_rag.pipeline.run import Run, run
 from tests.conftest import NOTES, Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
+from tests.scored import score_run
 
 PROMPT = RenderedPrompt([{"role": "user", "content": "怎么做"}], "怎么做", [], 0)
 USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}

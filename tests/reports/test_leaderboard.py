@@ -14,13 +14,14 @@ from rich.cells import cell_len
 from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.stats import compare_all, detectable_difference
-from qilin_rag.pipeline.run import run, score_run
+from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.reports.cells import Cell, ResultTable, compared
 from qilin_rag.reports.formats import as_html, as_latex, as_markdown, as_rows, format_cell, marks_of, title
 from qilin_rag.reports.leaderboard import Options, leaderboard
 from tests.conftest import Cli
 from tests.reports.made_runs import make_run
+from tests.scored import score_run
 
 
 def do(data: Path, *overrides: str, **flags: object) -> RunDirectory:

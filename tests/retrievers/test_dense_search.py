@@ -1,4 +1,4 @@
-"""Nearest vectors: flat is brute force, ties and all; ivf and hnsw find nearly the same."""
+"""Nearest vectors: flat is brute force, ties and all; ivf finds nearly the same."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_flat_is_brute_force(n_copies: int, monkeypatch: pytest.MonkeyPatch) -> 
         assert [hit.score for hit in hits] == np.sort(scores)[::-1][:7].tolist()
 
 
-@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+@pytest.mark.parametrize("kind", ["ivf"])
 def test_an_index_finds_nearly_what_flat_does_and_is_kept(kind: dense_search.Neighbours, tmp_path: Path) -> None:
     vectors, ids = clustered(3000), np.arange(3000)[::-1].copy()
     queries = vectors[::50].astype(np.float32)
@@ -61,11 +61,10 @@ def test_an_index_finds_nearly_what_flat_does_and_is_kept(kind: dense_search.Nei
             lambda texts, some, k: dense_search.search_approximately(texts, some, vectors, ids, k, index, breadth),
         )
 
-    measured = search(dense_search.default_breadth(kind, 3000))
+    measured = search(dense_search.default_n_probe(3000))
     assert measured["recall@100"] >= 0.95
-    assert search(dense_search.default_breadth(kind, 3000), again)["recall@100"] == measured["recall@100"]
-    if kind == "ivf":
-        assert search(1)["recall@100"] < 0.9
+    assert search(dense_search.default_n_probe(3000), again)["recall@100"] == measured["recall@100"]
+    assert search(1)["recall@100"] < 0.9
     whole = (tmp_path / f"{kind}.faiss").read_bytes()
     for other in (vectors[:100], vectors):  # the first leaves an index of too few
         (tmp_path / f"{kind}.faiss").write_bytes(whole[: len(whole) // 2])
@@ -76,7 +75,7 @@ def test_an_index_finds_nearly_what_flat_does_and_is_kept(kind: dense_search.Nei
     assert dense_search.opened_index(kind, vectors, tmp_path).index.ntotal == 3000
 
 
-@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+@pytest.mark.parametrize("kind", ["ivf"])
 def test_by_name_on_the_command_line(
     data_dir: Path,
     made_model: Path,
@@ -97,9 +96,8 @@ def test_by_name_on_the_command_line(
     assert measured["n_queries"] == 200 and measured["recall@100"] >= 0.9
     notes = load_dataset(str(data_dir)).notes
     flat = BiEncoder(model=str(made_model), index=out)
-    breadth = {"n_probe" if kind == "ivf" else "ef_search": 999}
-    named = BiEncoder(model=str(made_model), index=out, faiss=kind, **breadth)
-    done = cli("index", "biencoder", "--data", data_dir, "--set", f"retriever.{next(iter(breadth))}=9", "--out", out)
+    named = BiEncoder(model=str(made_model), index=out, faiss=kind, n_probe=999)
+    done = cli("index", "biencoder", "--data", data_dir, "--set", "retriever.n_probe=9", "--out", out)
     assert (done.code, f"is a setting of faiss {kind}" in done.err) == (2, True)
     assert flat.nested and not named.nested
     assert named.identity() != flat.identity() and named.index_identity() == flat.index_identity()
@@ -115,10 +113,10 @@ def test_another_way_to_search_encodes_nothing(
     data: Dataset = load_dataset(str(data_dir))
     flat = BiEncoder(model=str(made_model)).search(data.questions, data.notes, 5)
     monkeypatch.setattr(BiEncoder, "write_files", lambda *_: pytest.fail("encoded again"))
-    assert BiEncoder(model=str(made_model), faiss="hnsw").search(data.questions, data.notes, 5) == flat
+    assert BiEncoder(model=str(made_model), faiss="ivf").search(data.questions, data.notes, 5) == flat
 
 
-@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+@pytest.mark.parametrize("kind", ["ivf"])
 @pytest.mark.parametrize("share", [0.1, 0.6])
 def test_copies_of_a_vector_hide_nothing(kind: dense_search.Neighbours, share: float, tmp_path: Path) -> None:
     """A tenth of the notes, or most of them, are the same; each query is near them, or near one of the others."""
@@ -136,7 +134,7 @@ def test_copies_of_a_vector_hide_nothing(kind: dense_search.Neighbours, share: f
     assert sorted(index.rows.tolist()) == list(range(4000))
 
     def search(texts: Any, some: Any, k: int) -> Any:
-        breadth = dense_search.default_breadth(kind, index.index.ntotal)
+        breadth = dense_search.default_n_probe(index.index.ntotal)
         return dense_search.search_approximately(texts, some, vectors, ids, k, index, breadth)
 
     assert dense_search.measured_recall(texts, queries, vectors, ids, search)["recall@100"] >= 0.95

@@ -167,7 +167,7 @@ def test_what_is_compared_otherwise(small: Dataset, bert: Path, tmp_path: Path) 
     kinds = {BiEncoder(model=str(folder), normalize=value).identity()["similarity"] for value in (None, True, False)}
     assert kinds == {"euclidean", "cosine", "dot"}
     with pytest.raises(UsageError, match="Euclidean distance, which flat alone searches"):
-        BiEncoder(model=str(folder), faiss="hnsw").search(small.questions, small.notes, 5)
+        BiEncoder(model=str(folder), faiss="ivf").search(small.questions, small.notes, 5)
     folder = save(tmp_path / "other", transformer(bert), similarity_fn_name="manhattan")
     with pytest.raises(UsageError, match="by 'manhattan', which is not searched here; set normalize to true"):
         BiEncoder(model=str(folder)).search(small.questions, small.notes, 5)

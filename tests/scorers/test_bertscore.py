@@ -16,11 +16,12 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.types import Question, Sample
 from qilin_rag.models.pretrained import model_sha256
 from qilin_rag.models.token_encoder import Encoder, max_tokens
-from qilin_rag.pipeline.run import Run, run, score_run
+from qilin_rag.pipeline.run import Run, run
 from qilin_rag.scorers.bertscore import BertScore
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 from tests.retrievers.tiny_models import write_kind
+from tests.scored import score_run
 
 torch = pytest.importorskip("torch", reason="needs torch: pip install 'qilin-rag[neural]'")
 transformers = pytest.importorskip("transformers", reason="needs transformers: pip install 'qilin-rag[neural]'")

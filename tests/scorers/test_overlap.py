@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qilin_rag.core.text import clean, normalise, strip_markup
 from qilin_rag.scorers.base import AnswerScorer
 from qilin_rag.scorers.overlap import Bleu, ChrF, SacreBleu
-from qilin_rag.scorers.rouge import Rouge1, Rouge2, RougeL, RougeLWord
+from qilin_rag.scorers.rouge import Rouge1, Rouge2, RougeL
 
 ANSWER = "冷萃用粗研磨咖啡粉80克，加冷水800毫升，冷藏12小时后过滤。"
 TEXTS = [
@@ -64,7 +64,9 @@ def test_several_references_are_taken_as_sacrebleu_takes_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "scorer", [RougeL(), RougeLWord(), Rouge1(), Rouge2(), Bleu(), ChrF()], ids=lambda scorer: scorer.metric
+    "scorer",
+    [RougeL(), RougeL(tokens="word"), Rouge1(), Rouge2(), Bleu(), ChrF()],
+    ids=lambda scorer: scorer.metric,
 )
 def test_identical_chinese_scores_one_and_other_texts_less(scorer: AnswerScorer) -> None:
     for text in (ANSWER, "水温", "今天也是想辞职的一天😭", "先晾干，再装。\n不要暴晒！"):

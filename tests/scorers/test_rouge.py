@@ -10,7 +10,7 @@ from rouge_score import rouge_scorer
 
 from qilin_rag.core.text import clean, mixed_tokens, normalise, strip_markup
 from qilin_rag.core.types import Question, Sample
-from qilin_rag.scorers.rouge import Rouge, Rouge1, Rouge2, RougeL, RougeLWord, lcs_f1
+from qilin_rag.scorers.rouge import Rouge, Rouge1, Rouge2, RougeL, lcs_f1
 
 CHINESE = "冷萃咖啡怎么做多肉夏天浇水的了一是不我有在这个上们来到时大地为子中你说生国年着就那和要她出也得里后自以会"
 ENGLISH = ["the", "coffee", "machine", "SPF50", "cold-brew", "a", "I", "WiFi", "3.14", "don't"]
@@ -48,8 +48,8 @@ def test_ten_thousand_pairs_equal_rouge_score() -> None:
     long = [random_text(rng, 1_500) for _ in range(10)]
     answers += long
     targets += [*long[5:], *long[:5]]
-    for scorer in (RougeL(), RougeLWord()):
-        some = range(0, len(answers), 20 if isinstance(scorer, RougeLWord) else 1)
+    for scorer in (RougeL(), RougeL(tokens="word")):
+        some = range(0, len(answers), 20 if scorer.tokens == "word" else 1)
         oracle = theirs(scorer)
         mine = scorer.score_answers([answers[i] for i in some], [[targets[i]] for i in some])
         for value, i in zip(mine, some, strict=True):
@@ -123,15 +123,14 @@ def test_markup_width_and_case_do_not_count() -> None:
 
 
 def test_signatures_tell_settings_apart() -> None:
-    scorers = [RougeL(), RougeL(tokens="word"), RougeL(strip_markup=False), RougeLWord(tokens="mixed")]
-    assert len({*(scorer.signatures()["rouge_l"] for scorer in scorers[:3])}) == 3
-    assert scorers[1].signatures()["rouge_l"] == RougeLWord().signatures()["rouge_l_word"]
+    scorers = [RougeL(), RougeL(tokens="word"), RougeL(strip_markup=False)]
+    assert len({scorer.signatures()["rouge_l"] for scorer in scorers}) == 3
 
 
 def test_signatures_of_runs_made_before_stay_theirs() -> None:
     made = "strip:citations+emphasis|norm:nfkc_casefold"
     assert RougeL().signatures() == {"rouge_l": f"rouge_l|tokens:mixed|{made}|f1:lcs|refs:max|v2"}
-    assert RougeLWord().signatures() == {"rouge_l_word": f"rouge_l|tokens:word|{made}|f1:lcs|refs:max|v2"}
+    assert RougeL(tokens="word").signatures() == {"rouge_l": f"rouge_l|tokens:word|{made}|f1:lcs|refs:max|v2"}
     assert Rouge1().signatures() == {"rouge_1": f"rouge_1|tokens:mixed|{made}|f1:1-grams|refs:max|v2"}
     assert Rouge2(strip_markup=False).signatures() == {
         "rouge_2": "rouge_2|tokens:mixed|strip:nothing|norm:nfkc_casefold|f1:2-grams|refs:max|v2"

@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -31,18 +31,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-
-
-# What stands before the colon of an init_chat_model string; anything else is a module of its user's own.
-_PROVIDERS = """
-    anthropic anthropic_bedrock azure_ai azure_openai baseten bedrock bedrock_converse
-    bedrock_mantle_anthropic bedrock_mantle_openai cohere deepseek fireworks google_anthropic_vertex
-    google_genai google_vertexai groq huggingface ibm langsmith litellm meta mistralai nvidia ollama openai
-    openrouter perplexity together upstage xai
-"""
-
-
-PROVIDERS = frozenset(_PROVIDERS.split())
 _COMMON = ("temperature", "max_tokens", "base_url")
 _MAX_TOKENS_ELSEWHERE = ("max_output_tokens", "num_predict", "max_new_tokens")
 
@@ -259,7 +247,16 @@ async def _streamed(model: BaseChatModel, messages: Any) -> Any:
 def _is_factory(spec: Any) -> bool:
     """Whether this is `package.module:factory`, and not a model by name."""
     provider, colon, _ = str(spec).partition(":")
-    return bool(colon) and provider not in PROVIDERS
+    return bool(colon) and provider not in _providers(f"llm langchain:{spec}")
+
+
+def _providers(what: str) -> Collection[str]:
+    """What may stand before the colon of an init_chat_model string: a table of langchain's, private (seen in 1.4)."""
+    require("langchain", "langchain", "langchain_core", what=what)
+    from langchain.chat_models import base
+
+    providers: Collection[str] = base._BUILTIN_PROVIDERS
+    return providers
 
 
 def _sampling_of(spec: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, PositiveInt, PrivateAttr, model_validator
+from pydantic import Field, PositiveInt, PrivateAttr, field_validator, model_validator
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import require
@@ -33,7 +33,7 @@ from qilin_rag.models.sentence_encoder import (
 from qilin_rag.retrievers.dense.search import (
     Approximate,
     Neighbours,
-    default_breadth,
+    default_n_probe,
     keep_recall,
     kept_recall,
     measured_recall,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-_OF_QUERIES = ("query_prefix", "similarity", "faiss", "n_probe", "ef_search")
+_OF_QUERIES = ("query_prefix", "similarity", "faiss", "n_probe")
 _CHECKED_TEXTS = 32  # in bf16 against fp32
 _LEAST_COSINE = 0.999
 _SAMPLED_NOTES, _QUERY_CHARS = 200, 32  # whose titles are the queries that recall is measured by
@@ -68,7 +68,7 @@ class BiEncoder(IndexedRetriever):
 
     Notes are encoded in `precision`: auto is bf16 where the device has it natively and the first notes' vectors are
     those of fp32 (cosine .999 at least), else fp32; queries always in fp32. `faiss` is how the nearest are found:
-    flat compares every note, ivf reads `n_probe` lists of them, hnsw keeps `ef_search` candidates on its way.
+    flat compares every note, ivf reads `n_probe` lists of them.
     `batch_size` bounds a batch to as many texts of full length. `device` may name several, with commas between them, or
     be `all` (GPUs): each encodes notes in a process of its own. With `engine: ray` the workers of a Ray cluster do,
     which need the model where it is here.
@@ -90,7 +90,6 @@ class BiEncoder(IndexedRetriever):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     faiss: Neighbours = "flat"
     n_probe: PositiveInt | None = None
-    ef_search: PositiveInt | None = None
     batch_size: PositiveInt | None = None
     device: str | None = None
     engine: Literal["local", "ray"] = "local"
@@ -100,18 +99,24 @@ class BiEncoder(IndexedRetriever):
     _found: tuple[Path, str] | None = PrivateAttr(default=None)
     _encoder: SentenceTransformer | None = PrivateAttr(default=None)
 
+    @field_validator("faiss", mode="before")
+    @classmethod
+    def _check_faiss(cls, faiss: Any) -> Any:
+        if faiss == "hnsw":
+            raise ValueError("its graph was another in each build, so it is gone; set retriever.faiss=ivf, or flat")
+        return faiss
+
     @model_validator(mode="after")
     def _check_settings(self) -> BiEncoder:
-        for name, kind in (("n_probe", "ivf"), ("ef_search", "hnsw")):
-            if getattr(self, name) is not None and self.faiss != kind:
-                raise ValueError(f"{name} is a setting of faiss {kind}")
+        if self.n_probe is not None and self.faiss != "ivf":
+            raise ValueError("n_probe is a setting of faiss ivf")
         if self.device is not None and self.engine == "ray":
             raise ValueError("device is a setting of engine local; a Ray cluster gives its workers theirs")
         return self
 
     @property
     def nested(self) -> bool:  # type: ignore[override]
-        """Whether all notes are compared; hnsw looks further if more are asked for, and ivf sees more ties."""
+        """Whether all notes are compared; ivf sees more ties if more are asked for."""
         return self.faiss == "flat"
 
     def identity(self) -> dict[str, Any]:
@@ -131,7 +136,7 @@ class BiEncoder(IndexedRetriever):
         }
 
     def index_identity(self) -> dict[str, Any]:
-        """All but what concerns queries: the notes' vectors don't depend on it; one folder may hold ivf and hnsw."""
+        """All but what concerns queries: the notes' vectors don't depend on it."""
         require("neural", "torch", "sentence_transformers", "faiss", what="retriever biencoder")
         identity = self.identity() | {"version": self.index_version}
         return {name: value for name, value in identity.items() if name not in _OF_QUERIES}
@@ -191,7 +196,7 @@ class BiEncoder(IndexedRetriever):
             return vectors, None
         index = opened_index(self.faiss, vectors, folder)
         measured = kept_recall(self.faiss, folder) or self._measure(*sampled_queries(vectors), vectors, index, folder)
-        warn_of_recall(self.faiss, measured, self._breadth(index))
+        warn_of_recall(self.faiss, measured, self._n_probe(index))
         return vectors, index
 
     def _measure(
@@ -201,9 +206,9 @@ class BiEncoder(IndexedRetriever):
         rows = np.arange(len(vectors))
 
         def search(texts: Sequence[str], some: Vectors, k: int) -> tuple[list[list[Hit]], int]:
-            return search_approximately(texts, some, vectors, rows, k, index, self._breadth(index))
+            return search_approximately(texts, some, vectors, rows, k, index, self._n_probe(index))
 
-        measured = measured_recall(texts, queries, vectors, rows, search) | {"breadth": self._breadth(index)}
+        measured = measured_recall(texts, queries, vectors, rows, search) | {"breadth": self._n_probe(index)}
         try:
             keep_recall(self.faiss, folder, measured)
         except OSError as error:
@@ -211,10 +216,9 @@ class BiEncoder(IndexedRetriever):
         logger.info("%s against flat: %s", self.faiss, ", ".join(f"{key} {value}" for key, value in measured.items()))
         return measured
 
-    def _breadth(self, index: Approximate) -> int:
-        """How many lists are read (ivf) or candidates are kept (hnsw)."""
-        asked = self.ef_search if self.faiss == "hnsw" else self.n_probe
-        return asked or default_breadth(self.faiss, int(index.index.ntotal))
+    def _n_probe(self, index: Approximate) -> int:
+        """How many lists are read."""
+        return self.n_probe or default_n_probe(int(index.index.ntotal))
 
     def _nearest(
         self,
@@ -228,7 +232,7 @@ class BiEncoder(IndexedRetriever):
         if index is None:
             is_euclidean = self._similarity() == "euclidean"
             return search_flat(texts, queries, vectors, notes.note_idxs, k, by_distance=is_euclidean)
-        return search_approximately(texts, queries, vectors, notes.note_idxs, k, index, self._breadth(index))
+        return search_approximately(texts, queries, vectors, notes.note_idxs, k, index, self._n_probe(index))
 
     def _devices(self) -> list[str | None]:
         """Those that encode notes: `device` names one, several with commas between them, or `all` GPUs."""

@@ -1,8 +1,8 @@
-"""The nearest of millions of vectors: every one compared (flat), or by faiss' inverted lists (ivf) or graph (hnsw).
+"""The nearest of millions of vectors: every one compared (flat), or by faiss' inverted lists (ivf).
 
 Vectors are 16-bit floats on disk and read block by block, so that memory doesn't grow with them. faiss finds
 candidates; their scores are computed again, so that equal vectors have equal scores wherever they stand. An index holds
-each distinct vector once: in a graph the copies of one would be neighbours of each other only, and would hide all else.
+each distinct vector once: the copies of one would fill the candidates, and would hide all else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from qilin_rag.retrievers.base import rank_hits
 from qilin_rag.retrievers.distinct import digests_of, distinct
 
 logger = logging.getLogger(__name__)
-Neighbours = Literal["flat", "ivf", "hnsw"]
+Neighbours = Literal["flat", "ivf"]
 Ids = npt.NDArray[np.int64]
 Found = tuple[list[list[Hit]], int]
 _BLOCK_ROWS = 65536  # of vectors, as 32-bit floats
@@ -147,15 +147,13 @@ def search_approximately(
     note_idxs: Ids,
     k: int,
     index: Approximate,
-    breadth: int,
+    n_probe: int,
 ) -> Found:
-    """Rank as `search_flat`, but only the notes of the vectors that `index` finds, some more than `k`.
+    """Rank as `search_flat`, but only the notes of the vectors that `index` finds in `n_probe` lists."""
+    import faiss
 
-    `breadth` is n_probe, or ef_search, which is no less than the number of candidates.
-    """
     n_wanted = min(k + _MARGIN, index.index.ntotal)
-    parameters = search_parameters(index.index, max(breadth, n_wanted), breadth)
-    _, found = index.index.search(queries, n_wanted, params=parameters)
+    _, found = index.index.search(queries, n_wanted, params=faiss.SearchParametersIVF(nprobe=n_probe))
     rankings = []
     n_tied = 0
     for text, query, nearest in zip(texts, queries, found, strict=True):
@@ -175,19 +173,10 @@ def search_approximately(
     return rankings, n_tied
 
 
-def search_parameters(index: Any, ef_search: int, n_probe: int) -> Any:
-    """As faiss takes them for this index."""
-    import faiss
-
-    if isinstance(index, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(efSearch=ef_search)
-    return faiss.SearchParametersIVF(nprobe=n_probe)
-
-
 def opened_index(kind: Neighbours, vectors: npt.NDArray[Any], folder: Path) -> Approximate:
     """Open the index of these vectors that is kept in their folder; make it if it does not exist.
 
-    Lists are trained on a seeded sample. With several threads a graph is not the same each time.
+    Lists are trained on a seeded sample.
     """
     copies = _opened_copies(vectors, folder)
     rows = np.argsort(copies, kind="stable")
@@ -232,7 +221,7 @@ def _opened_faiss(kind: Neighbours, vectors: npt.NDArray[Any], rows: Ids, folder
         except RuntimeError as error:  # of faiss
             logger.warning("%s is damaged (%s); it is made again", path, str(error)[:200])
     started = time.monotonic()
-    index = _made(kind, vectors, rows)
+    index = _made(vectors, rows)
     logger.info("%s of %d vectors in %.0f s", kind, len(rows), time.monotonic() - started)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -244,9 +233,9 @@ def _opened_faiss(kind: Neighbours, vectors: npt.NDArray[Any], rows: Ids, folder
     return index
 
 
-def default_breadth(kind: Neighbours, n_vectors: int) -> int:
-    """Lists that are read (ivf), or candidates that are kept (hnsw): recall@100 of .95 and more over e5's vectors."""
-    return 256 if kind == "hnsw" else min(_n_lists(n_vectors), 5 * math.isqrt(_n_lists(n_vectors)) + 16)
+def default_n_probe(n_vectors: int) -> int:
+    """How many lists are read: recall@100 of .95 and more over e5's vectors."""
+    return min(_n_lists(n_vectors), 5 * math.isqrt(_n_lists(n_vectors)) + 16)
 
 
 def measured_recall(
@@ -294,19 +283,18 @@ def kept_recall(kind: Neighbours, folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def warn_of_recall(kind: Neighbours, measured: dict[str, Any], breadth: int) -> None:
+def warn_of_recall(kind: Neighbours, measured: dict[str, Any], n_probe: int) -> None:
     """Say it where an index is known to miss much, or is searched less broadly than when its recall was measured."""
-    setting = "ef_search" if kind == "hnsw" else "n_probe"
     name, recall = next((name, value) for name, value in measured.items() if name.startswith("recall@"))
-    if breadth < measured["breadth"]:
+    if n_probe < measured["breadth"]:
         logger.warning(
-            "%s: recall at %s %d was not measured (%s %.4f at %d); it may be lower",
-            *(kind, setting, breadth, name, recall, measured["breadth"]),
+            "%s: recall at n_probe %d was not measured (%s %.4f at %d); it may be lower",
+            *(kind, n_probe, name, recall, measured["breadth"]),
         )
     elif recall < _LEAST_RECALL:
         logger.warning(
-            "%s misses notes: %s against flat is %.4f at %s %d; raise retriever.%s, or set retriever.faiss=flat",
-            *(kind, name, recall, setting, measured["breadth"], setting),
+            "%s misses notes: %s against flat is %.4f at n_probe %d; raise retriever.n_probe, or set faiss=%s",
+            *(kind, name, recall, measured["breadth"], "flat"),
         )
 
 
@@ -315,14 +303,11 @@ def _n_lists(n_vectors: int) -> int:
     return max(1, min(int(4 * math.sqrt(n_vectors)), n_vectors // 39))
 
 
-def _made(kind: Neighbours, vectors: npt.NDArray[Any], rows: Ids) -> Any:
+def _made(vectors: npt.NDArray[Any], rows: Ids) -> Any:
     import faiss
 
     n_lists = _n_lists(len(rows))
-    name = "HNSW32,SQfp16" if kind == "hnsw" else f"IVF{n_lists},SQfp16"
-    index = faiss.index_factory(vectors.shape[1], name, faiss.METRIC_INNER_PRODUCT)
-    if kind == "hnsw":
-        index.hnsw.efConstruction = 100
+    index = faiss.index_factory(vectors.shape[1], f"IVF{n_lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
     n_samples = min(len(rows), _TRAINED_BY * n_lists)
     sample = rows[np.sort(np.random.default_rng(_SEED).choice(len(rows), n_samples, replace=False))]
     index.train(vectors[sample].astype(np.float32))

@@ -12,23 +12,22 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import require
 from qilin_rag.core.progress import stage
 from qilin_rag.data import NoteStore
 from qilin_rag.retrievers.distinct import distinct, text_digests
 from qilin_rag.retrievers.resumable import drop_part, is_whole, kept_part
+from qilin_rag.retrievers.workers import in_processes
 
 SHARD_NOTES = 8192
 _VECTORS = "vectors.npy"
@@ -62,7 +61,7 @@ def write_vectors(
         else:
             encoded = _here(shards, make_encoder, devices[0])
         n_missing = sum(len(_ids(notes, number)) for number in missing)
-        with stage("encoding notes", len(notes), len(notes) - n_missing) as advance:
+        with stage("encoding notes", len(notes), len(notes) - n_missing) as advance, closing(encoded):
             for number, vectors in encoded:
                 kept_part(folder, _shard(number), partial(_save, vectors))
                 advance(len(vectors))
@@ -115,7 +114,9 @@ def _join(notes: NoteStore, folder: Path, n_shards: int, path: Path) -> None:
     joined.flush()
 
 
-def _here(shards: Iterator[VectorShard], make_encoder: MakeEncoder, device: str | None) -> Iterator[tuple[int, Halves]]:
+def _here(
+    shards: Iterator[VectorShard], make_encoder: MakeEncoder, device: str | None
+) -> Generator[tuple[int, Halves], None, None]:
     encode = make_encoder(device)
     for shard in shards:
         yield shard.number, encode(shard.texts, shard.names)
@@ -123,30 +124,17 @@ def _here(shards: Iterator[VectorShard], make_encoder: MakeEncoder, device: str 
 
 def _on_devices(
     shards: Iterator[VectorShard], make_encoder: MakeEncoder, devices: Sequence[str | None]
-) -> Iterator[tuple[int, Halves]]:
-    """By one process a device; each has a shard under way and one that waits."""
-    context = get_context("spawn")
-    waiting = context.Queue()
+) -> Generator[tuple[int, Halves], None, None]:
+    """By one process a device."""
+    from loky.backend import get_context
+
+    waiting = get_context().SimpleQueue()
     for device in devices:
         waiting.put(device)
-    with ProcessPoolExecutor(len(devices), context, _begin_worker, (make_encoder, waiting)) as pool:
-        running: set[Future[tuple[int, Halves]]] = set()
-        try:
-            for shard in shards:
-                running.add(pool.submit(_encode_in_worker, shard))
-                if len(running) >= 2 * len(devices):
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        except BrokenProcessPool as error:
-            raise QilinError(
-                f"a process that encodes on one of {', '.join(map(str, devices))} ended (memory is the usual reason: "
-                "lower batch_size, or name fewer devices); the same command goes on"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    who = f"a process that encodes on one of {', '.join(map(str, devices))}"
+    advice = " (memory is the usual reason: lower batch_size, or name fewer devices)"
+    given = (make_encoder, waiting)
+    return in_processes(len(devices), _encode_in_worker, shards, who, advice, _begin_worker, given)
 
 
 _worker: dict[str, Any] = {}
@@ -162,7 +150,7 @@ def _encode_in_worker(shard: VectorShard) -> tuple[int, Halves]:
     return shard.number, _worker["encode"](shard.texts, shard.names)
 
 
-def _on_ray(shards: Iterator[VectorShard], make_encoder: MakeEncoder) -> Iterator[tuple[int, Halves]]:
+def _on_ray(shards: Iterator[VectorShard], make_encoder: MakeEncoder) -> Generator[tuple[int, Halves], None, None]:
     """By actors of Ray Data, one a GPU of the cluster, or one a CPU where it has none.
 
     The cluster is the one that this process is connected to, or that RAY_ADDRESS names, or else is started here, for
