@@ -18,9 +18,10 @@ LLAMACPP_PIN = xllamacpp==2026.10.11549 gguf==0.19.0
 JOBS    ?= 2
 PARALLEL = --numprocesses $(JOBS) --dist loadfile
 
-.PHONY: help demo test test-all chromium vllm-env llamacpp-env lint format bench bench-neural clean
+.PHONY: help demo quick test test-all chromium vllm-env llamacpp-env lint format bench bench-neural clean
 help:
 	@echo "make demo      the main job on the bundled sample, the leaderboard printed"
+	@echo "make quick     while you write: ruff, and the tests that take no time, with those you changed (half a minute)"
 	@echo "make test      lint, types, architecture, and the tests that need nothing special; JOBS=8: so many at a time"
 	@echo "make test-all  all tests this machine can run, saying which were skipped and why"
 	@echo "make chromium  Chromium by apt, for the tests of the report (as root)"
@@ -56,6 +57,19 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# Much for little time: no process, server or model is started. Test files that git calls changed or new come along.
+QUICK   = $(addprefix tests/,$(addsuffix .py,test_bradley_terry test_citation_markers test_config test_examples \
+          test_overrides test_prompts test_ranking_metrics test_registry test_sample test_text test_trec test_verdicts \
+          scorers/test_citations scorers/test_contains scorers/test_length scorers/test_overlap scorers/test_retrieval \
+          scorers/test_rouge retrievers/test_analyzers retrievers/test_base llms/test_events llms/test_extractive \
+          llms/test_refusals llms/test_retry llms/test_thinking))
+CHANGED = $(shell git status --porcelain --no-renames -- tests 2>/dev/null | sed -n 's/^[ AM?][ M?] \(.*test_[^/]*\.py\)$$/\1/p')
+
+quick: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -m "not slow and not gpu and not vllm and not browser" $(sort $(QUICK) $(CHANGED))
 
 test: lint
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu and not vllm and not browser"

@@ -1,8 +1,8 @@
 """Kill a command, or fill its disk, at any of its writes: a forked child runs it and counts what it changes on disk.
 
 Counted are Python's own calls below a folder: files opened for writing, renames, removals, new folders (audit events),
-os.fsync, and the writes of run directories. SQLite, torch, safetensors and pyarrow write in C, which Python doesn't
-see.
+os.fsync, the writes of run directories, and files that torch and safetensors save: these write in C, which Python
+doesn't see, so the calls are counted. What SQLite and pyarrow write isn't.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 import errno
 import io
 import os
+import resource
 import signal
 import sys
 import tempfile
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -103,7 +105,28 @@ class _Disk:
             write_all(file, content)
 
         os.fsync, files.write_all = fsync, write
+        if "torch" in sys.modules:
+            import safetensors.torch
+            import torch
+
+            torch.set_num_threads(1)  # those that it began before the fork are gone
+            torch.save = self._struck(torch.save)
+            safetensors.torch.save_file = self._struck(safetensors.torch.save_file)
         sys.addaudithook(self._audit)
+
+    def _struck(self, save: Callable[..., None]) -> Callable[..., None]:
+        """`save`, whose file is cut off in its middle when it is struck: the system refuses a longer one."""
+
+        def saved(content: Any, path: Any, *more: Any, **named: Any) -> None:
+            def half() -> None:
+                save(content, path, *more, **named)
+                with no_file_beyond(Path(path).stat().st_size // 2):
+                    save(content, path, *more, **named)
+
+            self._event("save", path, half)
+            save(content, path, *more, **named)
+
+        return saved
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
@@ -122,9 +145,30 @@ class _Disk:
         with self._lock:
             self.n_events += 1
             n = self.n_events
-        if self._kind == "kill" and n == self._at:
+        if self._kind == "kill":
+            is_struck = n == self._at
+        else:
+            is_struck = self._kind == "full" and (n == self._at or (n > self._at and event not in _MOVES))
+        if is_struck:
+            self._strike(path, half)
+
+    def _strike(self, path: Any, half: Callable[[], None]) -> None:
+        kind, self._kind = self._kind, None  # what `half` does is not struck
+        try:
             half()
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self._kind == "full" and (n == self._at or (n > self._at and event not in _MOVES)):
-            half()
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fsdecode(path))
+        finally:
+            self._kind = kind
+            if kind == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fsdecode(path))
+
+
+@contextmanager
+def no_file_beyond(n_bytes: int) -> Iterator[None]:
+    """The system refuses to let any file of this process grow beyond that."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

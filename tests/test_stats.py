@@ -258,6 +258,7 @@ def test_no_difference_and_no_values() -> None:
     assert stats.permutation_test(nothing) == [1.0, None]
 
 
+@pytest.mark.slow
 def test_p_is_uniform_where_there_is_no_difference() -> None:
     differences = rng(10).laplace(0, 1, (60, 600))
     p_values = [p for p in stats.permutation_test(differences) if p is not None]
@@ -265,6 +266,7 @@ def test_p_is_uniform_where_there_is_no_difference() -> None:
     assert scipy.stats.kstest(p_values, "uniform").pvalue > 0.001
 
 
+@pytest.mark.slow
 def test_p_is_uniform_where_clusters_hide_that_there_is_none() -> None:
     """Three copies of each difference: taken for independent, far too many p would be small."""
     differences = np.repeat(rng(11).normal(0, 1, (40, 600)), 3, axis=0)
@@ -375,6 +377,7 @@ def test_a_figure_that_can_exceed_1_is_no_share() -> None:
     assert ratio.interval is None and "too alike" in str(ratio.no_interval)
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_share_holds_where_users_are_alike_in_themselves() -> None:
     """200 users of 1 to 20 answers each, each liking as often as drawn from Beta(.4, 1.6): a mean of .2."""
     drawn = rng(5)

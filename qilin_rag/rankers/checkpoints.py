@@ -16,7 +16,7 @@ from qilin_rag.core.errors import QilinError
 
 TRAINER_STATE = "trainer_state.json"
 _STATES = ("optimizer.pt", "scheduler.pt", "rng_state*.pth", TRAINER_STATE)
-_WRITE_FAILED = ("PytorchStreamWriter failed", "inline_container", "I/O error", "os error")
+_WRITE_FAILED = ("PytorchStreamWriter failed", "inline_container", "iostream error", "I/O error", "os error")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _BY_TORCH = (".pt", ".pth", ".bin")
 
@@ -34,7 +34,11 @@ def damage_of(checkpoint: Path) -> str | None:
 
 @contextmanager
 def saving_to(folder: Path) -> Iterator[None]:
-    """A checkpoint that can't be written is one line; torch and safetensors say it in words of their own."""
+    """Turn a failed write below `folder` into one line; torch and safetensors report it in words of their own.
+
+    Raises:
+        QilinError: if a file below `folder` can't be written.
+    """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -42,8 +46,7 @@ def saving_to(folder: Path) -> Iterator[None]:
             raise
         why = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
         raise QilinError(
-            f"{folder}: a checkpoint can't be written ({why}); earlier ones are kept: make room, and the same "
-            "command goes on"
+            f"{folder} can't be written to ({why}); its checkpoints are kept: make room, and the same command goes on"
         ) from error
 
 

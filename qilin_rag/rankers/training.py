@@ -54,6 +54,7 @@ logger = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
 BEGUN = "training.json"
+_HALF_BEGUN = f".{BEGUN}.*.tmp"  # what a process leaves that was killed while it wrote that
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 _LESS_TO_TRAIN = "in a new folder, lower ranker.batch_size, or set ranker.gradient_checkpointing=true"
@@ -90,13 +91,18 @@ def train_ranker(
         "validation": content_sha256(validation, catalogue),
         "pretrained": {name: _model_sha256(getattr(ranker, name)) for name in sorted(ranker.pretrained)},
     }
+    is_first = os.environ.get("RANK", "0") == "0"
     if (out / MANIFEST).is_file():
-        return _trained_before(out, begun, ranker.pretrained)
-    if os.environ.get("RANK", "0") != "0":  # others would meet the folder half made
+        trained = _trained_before(out, begun, ranker.pretrained)
+        if is_first and (out / BEGUN).is_file():  # its process was killed before it had cleared up
+            _clear_up(out)
+        return trained
+    if not is_first:  # it would meet the folder half made
         return _train(ranker, train, validation, catalogue, out, begun)
-    _begin(out, begun, ranker.pretrained)
-    with _alone(out):
-        return _train(ranker, train, validation, catalogue, out, begun)
+    with saving_to(out):
+        _begin(out, begun, ranker.pretrained)
+        with _alone(out):
+            return _train(ranker, train, validation, catalogue, out, begun)
 
 
 def _train(
@@ -121,8 +127,7 @@ def _train(
             if last and _is_over(last):
                 _take_best(trainer, last)
             else:
-                with saving_to(out / CHECKPOINTS):
-                    trainer.train(resume_from_checkpoint=str(last) if last else None)
+                trainer.train(resume_from_checkpoint=str(last) if last else None)
     trainer.accelerator.wait_for_everyone()  # each loads the best checkpoint, and the first process removes it below
     state = trainer.state  # validated at least once: an evaluation comes no later than the last step
     trained = Trained(out, _step(Path(state.best_model_checkpoint)), state.global_step, float(state.best_metric))
@@ -134,8 +139,7 @@ def _train(
         of_what = {name: begun[name] for name in (_PROCESSES, "train", "validation", "pretrained")}
         how = {"step": trained.step, "n_steps": trained.n_steps, METRIC: trained.mrr_at_10}
         save_ranker(ranker, out, of_what | how)
-        (out / BEGUN).unlink()
-        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        _clear_up(out)
     trainer.accelerator.wait_for_everyone()
     return trained
 
@@ -332,13 +336,21 @@ def _trained_before(out: Path, begun: dict[str, Any], pretrained: Set[str]) -> T
 def _begin(out: Path, begun: dict[str, Any], pretrained: Set[str]) -> None:
     """Make the folder, or make sure that it is of this training."""
     path = out / BEGUN
+    if out.is_dir() and (link := next((each for each in out.rglob("*") if each.is_symlink()), None)):
+        raise UsageError(f"{link} is a link, which could lead anywhere; remove it, or name a new folder")
     if path.is_file():
         _refuse_other(out, _read_begun(path), begun, pretrained)
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out.is_dir() and all(each.match(_HALF_BEGUN) for each in out.iterdir())):
         raise UsageError(f"{out} is there and no training of ours; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(begun, ensure_ascii=False, indent=2) + "\n")
+
+
+def _clear_up(out: Path) -> None:
+    """Remove what only a training that is not complete needs."""
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    (out / BEGUN).unlink(missing_ok=True)
 
 
 def _read_begun(path: Path) -> dict[str, Any]:

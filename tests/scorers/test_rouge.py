@@ -41,6 +41,7 @@ def random_text(rng: random.Random, n_parts: int) -> str:
     return glue.join(rng.choice(rng.choice(kinds)) for _ in range(n_parts))
 
 
+@pytest.mark.slow
 def test_ten_thousand_pairs_equal_rouge_score() -> None:
     rng = random.Random(20261121)
     answers = [random_text(rng, rng.choice([0, 1, 5, 20, 60])) for _ in range(9_990)]
