@@ -42,7 +42,7 @@ _BETWEEN_IDS = re.compile(r"[\s,;|]+")
 _MOST_NAMES = 12
 
 
-class Row(NamedTuple):
+class AnswerRow(NamedTuple):
     """An answer: `place` is where it stands, `raw` the text as it came, `answer` the same with markers of citations.
 
     `notes` are those that were found, best first. `numbered` are those that markers count, from 1. None: not known.
@@ -61,7 +61,7 @@ class Row(NamedTuple):
 class Rows(NamedTuple):
     """All answers, the name of their file, and the columns that were not read."""
 
-    rows: list[Row]
+    rows: list[AnswerRow]
     source: str | None
     unread: list[str]
 
@@ -258,7 +258,7 @@ def _note_number(name: str, value: Any) -> int:
     return number
 
 
-def _row(place: str, values: Mapping[str, Any]) -> Row:
+def _row(place: str, values: Mapping[str, Any]) -> AnswerRow:
     question_id, query = _question(values)
     raw, notes, cited = _text(values, "answer"), _note_list(values, "notes"), _note_list(values, "citations")
     numbered = cited if notes is None else notes
@@ -267,10 +267,10 @@ def _row(place: str, values: Mapping[str, Any]) -> Row:
         numbered = list(dict.fromkeys([*(notes or []), *cited]))
         numbers = [numbered.index(note) + 1 for note in dict.fromkeys(cited)]
         answer, n_lost = raw + _markers(numbers), _n_beyond(numbers)
-    return Row(place, question_id, query, answer, raw, notes, numbered, n_lost)
+    return AnswerRow(place, question_id, query, answer, raw, notes, numbered, n_lost)
 
 
-def _trec_row(place: str, values: Mapping[str, Any]) -> Row:
+def _trec_row(place: str, values: Mapping[str, Any]) -> AnswerRow:
     """A line of the TREC RAG track: sentences with the places of their citations in `references`, from 0."""
     question_id, query = _question(values)
     references = values.get("references")
@@ -278,7 +278,7 @@ def _trec_row(place: str, values: Mapping[str, Any]) -> Row:
     sentences = [_sentence(number, item, references or []) for number, item in enumerate(values["answer"])]
     raw, answer = _joined(sentences)
     n_lost = sum(_n_beyond(numbers) for _, numbers in sentences)
-    return Row(place, question_id, query, answer, raw, notes, notes, n_lost)
+    return AnswerRow(place, question_id, query, answer, raw, notes, notes, n_lost)
 
 
 def _sentence(number: int, item: Any, references: Sequence[Any]) -> tuple[str, list[int]]:

@@ -28,7 +28,7 @@ from qilin_rag.data.dataset import hash_questions
 from qilin_rag.pipeline.cost import cost_of
 from qilin_rag.pipeline.identity import FINGERPRINT_VERSION
 from qilin_rag.pipeline.import_record import UNKNOWN, ImportRecord, ImportRemark, ImportSettings
-from qilin_rag.pipeline.import_rows import Row, Rows, read_rows
+from qilin_rag.pipeline.import_rows import AnswerRow, Rows, read_rows
 from qilin_rag.pipeline.note_names import write_note_names
 from qilin_rag.pipeline.run import Run, say_left_out
 from qilin_rag.pipeline.run_directory import MANIFEST, SAMPLES, Manifest, RunDirectory
@@ -165,12 +165,12 @@ def _prepare(flags: Mapping[str, Any], settings: Sequence[str]) -> _Ready:
     return _Ready(config, dataset, questions, defects, [*scorers, *more.values()], left_out)
 
 
-def _match(rows: Rows, questions: Sequence[Question], label: str, remarks: _Remarks) -> dict[str, Row]:
+def _match(rows: Rows, questions: Sequence[Question], label: str, remarks: _Remarks) -> dict[str, AnswerRow]:
     """The answer to each question, by its id; a row with an id is matched by that, others by their query."""
     by_id = {trec_id(question.id): question for question in questions}
     by_id |= {question.id: question for question in questions}
-    found: dict[str, Row] = {}
-    of_query: dict[str, list[Row]] = defaultdict(list)
+    found: dict[str, AnswerRow] = {}
+    of_query: dict[str, list[AnswerRow]] = defaultdict(list)
     n_known, unlike = 0, []
     for row in rows.rows:
         if row.question_id is None:
@@ -201,7 +201,7 @@ def _match(rows: Rows, questions: Sequence[Question], label: str, remarks: _Rema
 
 
 def _match_queries(
-    rows: Mapping[str, list[Row]], questions: Sequence[Question], found: dict[str, Row], remarks: _Remarks
+    rows: Mapping[str, list[AnswerRow]], questions: Sequence[Question], found: dict[str, AnswerRow], remarks: _Remarks
 ) -> None:
     """Assign the answers to each query: the k-th to the k-th question that asks it.
 
@@ -223,7 +223,7 @@ def _match_queries(
 _TWICE = "further answers to a question, of which the first counts"
 
 
-def _assign(found: dict[str, Row], question: Question, row: Row, remarks: _Remarks) -> None:
+def _assign(found: dict[str, AnswerRow], question: Question, row: AnswerRow, remarks: _Remarks) -> None:
     if question.id in found:
         remarks.add(_TWICE, _named(row))
     else:
@@ -236,14 +236,14 @@ def _bare(question_id: str) -> str:
     return bare.removesuffix(".0") if bare.removesuffix(".0").isdecimal() else bare
 
 
-def _named(row: Row) -> str:
+def _named(row: AnswerRow) -> str:
     """A row for people: its question, and where it stands."""
     asked = row.query if row.question_id is None else row.question_id
     return f"{(asked or '')[:_SHOWN_CHARS]!r} ({row.place})"
 
 
 def _samples(
-    questions: Sequence[Question], rows: Mapping[str, Row], dataset: Dataset, remarks: _Remarks
+    questions: Sequence[Question], rows: Mapping[str, AnswerRow], dataset: Dataset, remarks: _Remarks
 ) -> list[Sample]:
     """A sample for each question, in their order."""
     named = {note for row in rows.values() for note in (*(row.notes or ()), *(row.numbered or ()))}
@@ -266,7 +266,7 @@ def _samples(
     return samples
 
 
-def _of_notes(row: Row, missing: set[int]) -> dict[str, Any]:
+def _of_notes(row: AnswerRow, missing: set[int]) -> dict[str, Any]:
     """The fields of a sample about notes. Scores of hits are not known: n notes score n, n - 1, ..., 1."""
     if row.notes is None:
         return {"prompt_notes": row.numbered}
