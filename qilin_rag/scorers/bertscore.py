@@ -35,8 +35,8 @@ class BertScore(TextScorer):
     """BERTScore F1, the best over the references; 0 where a side is empty.
 
     `model`: a hub name or a folder; `layer`: whose output is compared (1 is the first); `precision`: in which the model
-    computes. `device` None is cuda where there is one. Vectors of references are kept in the cache folder, of all
-    models together up to `cache_gb`; with 0 in memory, for as long as this object lives.
+    computes. `device` None is cuda where there is one. Vectors of references stay in memory for as long as this
+    object lives; with `cache_gb` they are kept in the cache folder, those of all models together up to so many GB.
     """
 
     metric: ClassVar[str] = "bertscore"
@@ -47,7 +47,7 @@ class BertScore(TextScorer):
     batch_size: PositiveInt = 32
     device: str | None = None
     precision: Precision = "fp32"
-    cache_gb: NonNegativeFloat = 8.0
+    cache_gb: NonNegativeFloat = 0.0
 
     _found: tuple[Path, str] | None = PrivateAttr(default=None)
     _max_tokens: int | None = PrivateAttr(default=None)

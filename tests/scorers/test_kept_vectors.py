@@ -29,6 +29,10 @@ N_REFERENCES, N_ANSWERS = 4, 5  # different ones; one of c's answers is a refere
 Seen = Counter[tuple[int, ...]]
 
 
+def keeping(**settings: Any) -> BertScore:
+    return BertScore(**{"cache_gb": 8, **settings})
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bert(tmp_path_factory.mktemp("models") / "tiny-bert")
@@ -99,8 +103,13 @@ def test_an_incomplete_run_stops_all_before_one_is_scored(tiny: Path, data_dir: 
     assert "bertscore" not in (first / "summary.json").read_text()
 
 
+def test_nothing_large_is_written_unless_it_is_asked_for(tiny: Path) -> None:
+    assert values(BertScore(model=str(tiny)), ANSWERS["a"], REFERENCES)
+    assert not shards()
+
+
 def test_references_come_from_disk_in_another_process(tiny: Path, seen: Seen) -> None:
-    cold = values(BertScore(model=str(tiny)), ANSWERS["a"], REFERENCES)
+    cold = values(keeping(model=str(tiny)), ANSWERS["a"], REFERENCES)
     assert len(seen) == N_REFERENCES + 3
     code = (
         "import sys, json\n"
@@ -108,7 +117,7 @@ def test_references_come_from_disk_in_another_process(tiny: Path, seen: Seen) ->
         "from qilin_rag.models.token_encoder import Encoder\n"
         "n, encode = [], Encoder.encode\n"
         "Encoder.encode = lambda self, batch, device: n.extend(batch) or encode(self, batch, device)\n"
-        "found = BertScore(model=sys.argv[1]).score_answers(*json.loads(sys.argv[2]))\n"
+        "found = BertScore(model=sys.argv[1], cache_gb=8).score_answers(*json.loads(sys.argv[2]))\n"
         "print(json.dumps([len(n), [each.value for each in found]]))\n"
     )
     command = [sys.executable, "-c", code, str(tiny), json.dumps([ANSWERS["a"], REFERENCES])]
@@ -118,15 +127,15 @@ def test_references_come_from_disk_in_another_process(tiny: Path, seen: Seen) ->
 
 
 def test_a_figure_does_not_depend_on_what_is_kept(tiny: Path) -> None:
-    cold = values(BertScore(model=str(tiny)), ANSWERS["b"], REFERENCES)
+    cold = values(keeping(model=str(tiny)), ANSWERS["b"], REFERENCES)
+    assert values(keeping(model=str(tiny)), ANSWERS["b"], REFERENCES) == cold
     assert values(BertScore(model=str(tiny)), ANSWERS["b"], REFERENCES) == cold
-    assert values(BertScore(model=str(tiny), cache_gb=0), ANSWERS["b"], REFERENCES) == cold
 
 
 def test_each_model_layer_and_precision_has_its_own(tiny: Path, tmp_path: Path, seen: Seen) -> None:
     def encoded(**settings: Any) -> int:
         seen.clear()
-        values(BertScore(**{"model": str(tiny), **settings}), ["冷"], REFERENCES[:1])
+        values(keeping(**{"model": str(tiny), **settings}), ["冷"], REFERENCES[:1])
         return len(seen)
 
     (tmp_path / "others").mkdir()
@@ -140,12 +149,12 @@ def test_each_model_layer_and_precision_has_its_own(tiny: Path, tmp_path: Path, 
 
 def test_bf16_is_near_and_named(tiny: Path) -> None:
     texts = ["冷萃咖啡怎么做", "夏天浇水", "多肉要一天"]
-    exact = BertScore(model=str(tiny))
-    rough = BertScore(model=str(tiny), precision="bf16")
+    exact = keeping(model=str(tiny))
+    rough = keeping(model=str(tiny), precision="bf16")
     ours, theirs = (values(each, texts, [["冷水里浇一天"]] * 3) for each in (exact, rough))
     assert ours != theirs
     assert ours == pytest.approx(theirs, abs=0.02)
-    assert values(BertScore(model=str(tiny), precision="bf16"), texts, [["冷水里浇一天"]] * 3) == theirs  # from disk
+    assert values(keeping(model=str(tiny), precision="bf16"), texts, [["冷水里浇一天"]] * 3) == theirs  # from disk
     assert rough.signatures()["bertscore"] == exact.signatures()["bertscore"].replace(
         "|layer:8|", "|layer:8|precision:bf16|"
     )
@@ -273,11 +282,11 @@ def test_a_shard_that_another_process_removes_can_still_be_read() -> None:
 def test_a_folder_that_cannot_be_written_costs_only_the_keeping(
     tiny: Path, seen: Seen, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = values(BertScore(model=str(tiny), cache_gb=0), ["冷"], REFERENCES[:1])
+    expected = values(BertScore(model=str(tiny)), ["冷"], REFERENCES[:1])
     Path("cache").mkdir(exist_ok=True)
     Path("cache/vectors").write_text("in the way")
     caplog.set_level(logging.WARNING)
-    scorer = BertScore(model=str(tiny))
+    scorer = keeping(model=str(tiny))
     assert values(scorer, ["冷"], REFERENCES[:1]) == expected
     assert ["can't be kept" in message for message in caplog.messages] == [True]
     seen.clear()
