@@ -22,6 +22,7 @@ from qilin_rag.models.families import (
     assumed_pooling,
     sentence_transformers_config,
 )
+from qilin_rag.models.hf_compat import cpu_computes_bf16, route_of
 from qilin_rag.models.pretrained import (
     check_all_loaded,
     longest_input,
@@ -84,7 +85,7 @@ def routed(encoder: SentenceTransformer, task: Task, name: str) -> SentenceTrans
     if type(router).__name__ != "Router":
         return encoder
     try:
-        route = router._resolve_route(task=task, modality="text")
+        route = route_of(router, task)
     except ValueError as error:
         routes = ", ".join(router.sub_modules)
         raise UsageError(f"model {name!r} has routes for {routes}, and none for {task}; name another model") from error
@@ -139,7 +140,7 @@ def has_native_bf16(device: Any) -> bool:
 
     if device.type == "cuda":  # torch.cuda.is_bf16_supported asks the current GPU, which may be another
         return bool(torch.version.hip) or bool(torch.cuda.get_device_properties(device).major >= 8)
-    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == "cpu" and cpu_computes_bf16()
 
 
 def batches(lengths: npt.NDArray[np.int64], budget: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -16,10 +16,10 @@ from torch import Tensor, distributed
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import MISSING
 from qilin_rag.data.requests import Requests
+from qilin_rag.models.hf_compat import NoModelCardMixin
 from qilin_rag.models.sentence_encoder import Task, readable
 from qilin_rag.rankers.examples import ClickedNotes, Contrasts
 from qilin_rag.rankers.passages import note_texts
-from qilin_rag.rankers.sentence_trainer import Strict
 
 
 def example_rows(n: int) -> Dataset:
@@ -118,5 +118,5 @@ def _left_out(clicked: Tensor, ids: Tensor, target: Tensor) -> Tensor:
     return out.scatter(1, target[:, None], False)
 
 
-class ClickTrainer(Strict, SentenceTransformerTrainer):  # type: ignore[misc]
+class ClickTrainer(NoModelCardMixin, SentenceTransformerTrainer):  # type: ignore[misc]
     """Of the bi-encoder."""

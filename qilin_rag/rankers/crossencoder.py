@@ -14,10 +14,10 @@ from qilin_rag.core.text import visible
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import Ints
 from qilin_rag.data.requests import Floats, Requests
+from qilin_rag.models.hf_compat import NoModelCardMixin
 from qilin_rag.models.pretrained import check_all_loaded, fetch_model, longest_input, quiet_loading, why_not_loaded
 from qilin_rag.models.sentence_encoder import MAX_CHARS_PER_TOKEN
 from qilin_rag.rankers.passages import distinct_notes, matching_part, note_texts
-from qilin_rag.rankers.sentence_trainer import Strict
 from qilin_rag.rankers.trained import Recipe, TrainedRanker
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class CrossEncoder(TrainedRanker):
         from sentence_transformers.cross_encoder.data_collator import CrossEncoderDataCollator
         from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 
-        class StrictTrainer(Strict, CrossEncoderTrainer):  # type: ignore[misc]
+        class StrictTrainer(NoModelCardMixin, CrossEncoderTrainer):  # type: ignore[misc]
             """As every trainer of sentence-transformers here."""
 
         class Pairs(CrossEncoderDataCollator):  # type: ignore[misc]

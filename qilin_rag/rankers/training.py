@@ -32,6 +32,7 @@ from qilin_rag.core.former import renewed_name
 from qilin_rag.core.progress import Advance, stage
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Requests, content_sha256
+from qilin_rag.models.hf_compat import load_best_model, use_one_gpu, without_autocast
 from qilin_rag.models.pretrained import fetch_model, model_sha256, quiet_loading, within_gpu_memory
 from qilin_rag.models.sentence_encoder import has_native_bf16
 from qilin_rag.rankers.checkpoints import TRAINER_STATE, damage_of, saving_to
@@ -155,7 +156,7 @@ def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalo
             recipe.model.eval()
             with (
                 torch.no_grad(),
-                _as_loaded(recipe.model),
+                without_autocast(recipe.model),
                 within_gpu_memory(f"{LESS_TO_SCORE}; the same command goes on"),
             ):
                 found = mean_reciprocal_rank(ranker, recipe.fitted, judged, catalogue)
@@ -186,17 +187,6 @@ def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalo
 
         trainer.add_callback(TensorBoardCallback(SummaryWriter(str(out / "tensorboard"))))
     return trainer
-
-
-@contextmanager
-def _as_loaded(model: torch.nn.Module) -> Iterator[None]:
-    """Without the autocast that accelerate puts around a model's `forward`: judged by the scores it will give."""
-    in_training = vars(model).pop("forward", None)
-    try:
-        yield
-    finally:
-        if in_training is not None:
-            model.forward = in_training
 
 
 def _arguments(ranker: TrainedRanker, recipe: Recipe, out: Path) -> TrainingArguments:
@@ -239,9 +229,7 @@ def _arguments(ranker: TrainedRanker, recipe: Recipe, out: Path) -> TrainingArgu
         seed=ranker.seed,
         **recipe.more_arguments,
     )
-    # A process has one GPU: the trainer would split batches over all it sees, so a step would take as many batches
-    # (an epoch of ours would be several), and pictures would go to other GPUs than their prompts.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
+    use_one_gpu(arguments)
     return arguments
 
 
@@ -427,7 +415,7 @@ def _take_best(trainer: Trainer, last: Path) -> None:
     """What the trainer does at the end of training."""
     trainer.state = TrainerState.load_from_json(str(last / TRAINER_STATE))
     trainer.state.best_model_checkpoint = str(last.with_name(f"checkpoint-{trainer.state.best_global_step}"))
-    trainer._load_best_model()
+    load_best_model(trainer)
 
 
 def _step(checkpoint: Path) -> int:

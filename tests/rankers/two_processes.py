@@ -48,9 +48,9 @@ def be_late() -> None:
     """Load the best model when the first process may have cleared up."""
     from transformers import Trainer
 
-    from qilin_rag.rankers.sentence_trainer import Strict
+    from qilin_rag.models.hf_compat import NoModelCardMixin
 
-    for trainer in (Strict, Trainer):
+    for trainer in (NoModelCardMixin, Trainer):
         load = trainer._load_best_model
 
         def load_late(self: Any, load: Callable[[Any], None] = load) -> None:
