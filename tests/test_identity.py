@@ -141,7 +141,7 @@ def test_judgements_of_an_older_version_are_not_asked_for_again(
 
 def test_a_setting_that_is_gone_is_in_the_former_identity_alone() -> None:
     whole = {
-        "class": "qilin_rag.retrievers.dense.retriever:BiEncoder",
+        "class": "qilin_rag.retrievers.biencoder:BiEncoder",
         "version": 3,
         "n_probe": None,
         "ef_search": None,

@@ -171,7 +171,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from qilin_rag.data import load_dataset
 from qilin_rag.core.progress import watched_by
-from qilin_rag.retrievers import bm25, bm25_build, bm25_shards, kept_index
+from qilin_rag.retrievers import index_files
+from qilin_rag.retrievers.bm25 import build, retriever, shards
 
 def stop(*_):
     print("ready", flush=True)
@@ -187,14 +188,14 @@ class AfterThreeShards:
                 stop()
         yield advance
 
-bm25_shards.SHARD_NOTES = 64
-bm25._available_cores = lambda: 2
+shards.SHARD_NOTES = 64
+retriever._available_cores = lambda: 2
 if sys.argv[1] == "merge":
-    bm25_build._write_header = stop
+    build._write_header = stop
 elif sys.argv[1] == "put":
-    kept_index._put = stop
+    index_files._put = stop
 with watched_by(AfterThreeShards()) if sys.argv[1] == "shards" else nullcontext():
-    bm25.BM25().write_index(load_dataset("data").notes, Path("index"))
+    retriever.BM25().write_index(load_dataset("data").notes, Path("index"))
 """
 
 

@@ -26,8 +26,8 @@ BUILD = """
 import sys, time
 from pathlib import Path
 from qilin_rag.data import load_dataset
-from qilin_rag.retrievers import dense_shards
-from qilin_rag.retrievers.biencoder import BiEncoder
+from qilin_rag.retrievers.dense import shards as dense_shards
+from qilin_rag.retrievers.dense.retriever import BiEncoder
 model, data, out, n_before, settings = sys.argv[1:]
 dense_shards.SHARD_NOTES = 8
 keep = dense_shards.kept_part
