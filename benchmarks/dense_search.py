@@ -34,7 +34,7 @@ from qilin_rag.retrievers.dense.search import (
 CHILD = """
 import resource, sys, time
 import numpy as np
-from qilin_rag.retrievers.dense_search import search_flat
+from qilin_rag.retrievers.dense.search import search_flat
 vectors = np.load(sys.argv[1], mmap_mode="r")
 queries = np.random.default_rng(1).standard_normal((int(sys.argv[2]), vectors.shape[1])).astype(np.float32)
 queries /= np.linalg.norm(queries, axis=1, keepdims=True)
