@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qilin_rag.analysis.figures import FigureTable
+from qilin_rag.core.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,8 +61,10 @@ def plotting() -> Iterator[None]:
 
 def save(figure: Any, path: Path) -> None:
     """PNG and SVG; text as outlines, so that it looks the same everywhere, and nothing that changes from day to day."""
-    figure.savefig(path.with_name(f"{path.name}.png"), dpi=150, metadata={"Software": None})
-    figure.savefig(path.with_name(f"{path.name}.svg"), metadata={"Date": None})
+    with atomic_path(path.with_name(f"{path.name}.png")) as png:
+        figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+    with atomic_path(path.with_name(f"{path.name}.svg")) as svg:
+        figure.savefig(svg, format="svg", metadata={"Date": None})
 
 
 def chinese_font() -> list[str]:

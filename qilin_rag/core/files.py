@@ -65,18 +65,31 @@ def new_folder(out: Path) -> Iterator[Path]:
     """A temporary folder that becomes `out`, which must be new or empty, once all is written; else nothing is left."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there and not empty; name a new folder")
-    temporary: Path | None = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        yield temporary
-        temporary.chmod(0o755)
-        temporary.replace(out)
+        with atomic_folder(out) as temporary:
+            yield temporary
     except OSError as error:
         raise QilinError(f"{out} can't be written: {error.strerror or error}; nothing is left of it") from error
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder`, which takes its place when the block ends, and is removed if it fails.
+
+    Raises:
+        OSError: if it can't be written, or `folder` holds something by then.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        temporary.chmod(0o755)
+        temporary.replace(folder)
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_out(path: Path) -> None:
@@ -95,27 +108,60 @@ def write_text(path: Path, text: str) -> None:
         with writing(path):
             path.write_text(text, encoding="utf-8", newline="\n")
         return
-    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
     with writing(path):
-        _remove_leftovers(path)
-        try:
-            with open_new(temporary) as file:
-                write_all(file, text.encode())
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_text(path, text)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """As `write_text`, of a plain file; what the system refuses is an OSError."""
+    with atomic_path(path) as temporary, open_new(temporary) as file:
+        write_all(file, text.encode())
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a free path beside `path` to write a file to, which takes the place of `path` when the block ends.
+
+    By then it is on the disk, so that a crash leaves the old file or the new. If the block fails, it is removed and
+    the old file stays. A link stays a link.
+
+    Raises:
+        OSError: if the file can't be written or renamed.
+
+    >>> from tempfile import mkdtemp
+    >>> path = Path(mkdtemp()) / "figures.txt"
+    >>> with atomic_path(path) as temporary:
+    ...     _ = temporary.write_text("1")
+    ...     path.exists()
+    False
+    >>> path.read_text()
+    '1'
+    """
+    path = path.resolve()
+    remove_leftovers(path.parent, glob.escape(path.name))
+    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _host() -> str:
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove the temporary files that killed processes of this machine left of `path`."""
+def remove_leftovers(folder: Path, names: str = "*") -> None:
+    """Remove what killed processes of this machine left in a folder while they wrote files of these names (a glob)."""
     if os.name != "posix":  # elsewhere asking for a process may end it
         return
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*{_TEMPORARY}"):
+    for left in folder.glob(f".{names}.{_host()}-*{_TEMPORARY}"):
         pid = left.name.removesuffix(_TEMPORARY).split("-")[-2]
         if pid.isdecimal() and not _is_running(int(pid)):
             left.unlink(missing_ok=True)

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 
 from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.files import atomic_folder
 from qilin_rag.core.types import Note
 from qilin_rag.data.encodings import present_columns, read_batches, with_columns
 from qilin_rag.data.schema import NOTE_ID, TABLES
@@ -205,17 +205,12 @@ def _open_kept(folder: Path) -> NoteStore:
 
 def _keep(encoding: str, files: Sequence[Path], folder: Path) -> None:
     """Convert to a temporary folder and rename it: another process finds all of it, or nothing."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with atomic_folder(folder) as temporary:
         with pa.OSFile(str(temporary / "notes.arrow"), "wb") as sink:
             note_idxs, digests = _convert(encoding, files, sink)
         np.save(temporary / "note_idxs.npy", note_idxs)
         np.save(temporary / "sha256.npy", digests)
         shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _convert(

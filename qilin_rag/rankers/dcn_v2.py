@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, PrivateAttr, field_validator, model_validator
 
 from qilin_rag.core.errors import UsageError, unknown_name
-from qilin_rag.core.files import write_text
+from qilin_rag.core.files import atomic_path, write_text
 from qilin_rag.core.progress import stage
 from qilin_rag.core.types import Frozen
 from qilin_rag.data.catalogue import Catalogue
@@ -195,7 +195,8 @@ class DCNV2(TrainedRanker):
         from safetensors.torch import save_file
 
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in fitted.network.state_dict().items()}
-        save_file(state, folder / _WEIGHTS)
+        with atomic_path(folder / _WEIGHTS) as weights:
+            save_file(state, weights)
         encoder = fitted.encoder
         content = {
             "encoder": {"model": self.encoder if encoder else None, "sha256": _sha256(encoder) if encoder else None},

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from filelock import FileLock
 
 from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.extras import require
+from qilin_rag.core.files import atomic_path
 from qilin_rag.core.former import former
 from qilin_rag.core.hashing import fingerprint
 from qilin_rag.data.catalogue import Catalogue
@@ -111,8 +111,7 @@ def _is_whole(path: Path, n: int) -> bool:
 
 def _write(path: Path, n: int, parts: Iterable[Floats]) -> None:
     """Part by part beside `path`, then there in one step."""
-    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}.npy")
-    try:
+    with atomic_path(path) as temporary:
         out, done = None, 0
         for part in parts:
             if out is None:
@@ -121,6 +120,3 @@ def _write(path: Path, n: int, parts: Iterable[Floats]) -> None:
             done += len(part)
         if out is not None:
             out.flush()
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)

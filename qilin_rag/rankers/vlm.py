@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import require
-from qilin_rag.core.files import write_text
+from qilin_rag.core.files import atomic_path, write_text
 from qilin_rag.core.progress import stage
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
@@ -132,11 +132,13 @@ class VLM(TrainedRanker):
         backbone = fitted.model.backbone
         (folder / ADAPTER).mkdir()
         adapter = get_peft_model_state_dict(backbone, save_embedding_layers=False)
-        save_file({k: v.contiguous() for k, v in adapter.items()}, folder / ADAPTER / "adapter_model.safetensors")
+        with atomic_path(folder / ADAPTER / "adapter_model.safetensors") as weights:
+            save_file({k: v.contiguous() for k, v in adapter.items()}, weights)
         config = copy(backbone.peft_config["default"])
         config.base_model_name_or_path = self.model  # not where it lies
         config.save_pretrained(folder / ADAPTER)
-        save_file(fitted.model.head.state_dict(), folder / HEAD)
+        with atomic_path(folder / HEAD) as weights:
+            save_file(fitted.model.head.state_dict(), weights)
         base = {"model": self.model, "sha256": fitted.base_sha256}
         write_text(folder / BASE, json.dumps(base, ensure_ascii=False, indent=2) + "\n")
 

@@ -33,6 +33,7 @@ from pydantic import PrivateAttr
 
 from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.files import replace_text
 from qilin_rag.core.former import former, renewed
 from qilin_rag.core.hashing import fingerprint
 from qilin_rag.core.text import slug
@@ -234,9 +235,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    temporary = folder / f"{MANIFEST}.tmp"
-    temporary.write_text(f"{json.dumps(manifest, ensure_ascii=False, indent=2)}\n", encoding="utf-8")
-    temporary.replace(folder / MANIFEST)
+    replace_text(folder / MANIFEST, f"{json.dumps(manifest, ensure_ascii=False, indent=2)}\n")
 
 
 def _is_finished(unfinished: Path, made_of: dict[str, Any]) -> bool:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import filelock
+
+from qilin_rag.core.files import atomic_path, replace_text
 
 logger = logging.getLogger(__name__)
 TEMPORARY = ".tmp"
@@ -53,12 +54,10 @@ def kept_parts(folder: Path, names: Sequence[str], write: Callable[..., object])
     """As `kept_part`, for files that are made together: `write` gets a path for each."""
     if all(is_whole(folder, name) for name in names):
         return False
-    temporary = [folder / f"{name}.{secrets.token_hex(4)}{TEMPORARY}" for name in names]
-    write(*temporary)
-    for name, path in zip(names, temporary, strict=True):
-        checksum = file_digest(path)
-        path.replace(folder / name)
-        (folder / f"{name}{_CHECKSUM}").write_text(checksum, encoding="ascii")
+    with ExitStack() as stack:
+        write(*(stack.enter_context(atomic_path(folder / name)) for name in names))
+    for name in names:
+        replace_text(folder / f"{name}{_CHECKSUM}", file_digest(folder / name))
     return True
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.errors import QilinError
+from qilin_rag.core.files import atomic_path, remove_leftovers
 from qilin_rag.core.text import slug
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class KeptVectors:
             self._used.add(path)
             with suppress(OSError):
                 os.utime(path)
-        for path in self._folder.glob("*.part"):  # of a process that was killed
+        remove_leftovers(self._folder)
+        for path in self._folder.glob("*.part"):  # what versions before 0.2 left when they were killed
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
                     path.unlink()
@@ -115,14 +117,11 @@ class KeptVectors:
         from safetensors.torch import save_file
 
         path = self._folder / f"{secrets.token_hex(8)}{_SUFFIX}"
-        part = path.with_suffix(".part")
         if self._has_room(n_bytes):
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                save_file(fresh, part, metadata={key: _checksum(vectors) for key, vectors in fresh.items()})
-                with part.open("rb+") as file:
-                    os.fsync(file.fileno())
-                part.rename(path)
+                with atomic_path(path) as part:
+                    save_file(fresh, part, metadata={key: _checksum(vectors) for key, vectors in fresh.items()})
                 if self._open(path):
                     self._used.add(path)
                     return
@@ -131,8 +130,6 @@ class KeptVectors:
                 logger.warning(
                     "vectors can't be kept in %s (%s); they will be made again next time", path.parent, error
                 )
-                with suppress(OSError):
-                    part.unlink(missing_ok=True)
         self._held |= fresh
 
     def _open(self, path: Path) -> bool:

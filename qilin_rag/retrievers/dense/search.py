@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qilin_rag.core.files import write_text
+from qilin_rag.core.files import atomic_path, write_text
 from qilin_rag.core.ties import rank_order
 from qilin_rag.core.types import Hit
 from qilin_rag.models.sentence_encoder import Vectors, dot
@@ -196,13 +195,10 @@ def _opened_copies(vectors: npt.NDArray[Any], folder: Path) -> npt.NDArray[np.in
     copies = np.argsort(np.argsort(found.first))[found.number].astype(np.int32)
     if (n_copies := len(vectors) - len(found.first)) > 0:
         logger.info("%d of %d notes have the vector of another; each vector is indexed once", n_copies, len(vectors))
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.save(file, copies, allow_pickle=False)
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         logger.warning("%s can't be kept in %s (%s); it is made again next time", COPIES, folder, error)
     return copies
 
@@ -223,12 +219,10 @@ def _opened_faiss(kind: Neighbours, vectors: npt.NDArray[Any], rows: Ids, folder
     started = time.monotonic()
     index = _made(vectors, rows)
     logger.info("%s of %d vectors in %.0f s", kind, len(rows), time.monotonic() - started)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        faiss.write_index(index, str(temporary))
-        temporary.replace(path)
+        with atomic_path(path) as temporary:
+            faiss.write_index(index, str(temporary))
     except (OSError, RuntimeError) as error:  # of faiss
-        temporary.unlink(missing_ok=True)
         logger.warning("%s can't be kept in %s (%s); it is made again next time", kind, folder, str(error)[:200])
     return index
 
