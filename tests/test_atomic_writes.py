@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -64,9 +65,12 @@ def test_what_the_system_refuses_leaves_the_old_file_alone(
 def test_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[tuple[str, bool]] = []
     sync, path = os.fsync, tmp_path / "file"
-    monkeypatch.setattr(
-        "os.fsync", lambda fd: (synced.append((str(Path(f"/proc/self/fd/{fd}").readlink()), path.exists())), sync(fd))
-    )
+
+    def seen(fd: int) -> None:
+        synced.append((str(Path(f"/proc/self/fd/{fd}").readlink()), path.exists()))
+        sync(fd)
+
+    monkeypatch.setattr("os.fsync", seen)
     with atomic_path(path) as temporary:
         temporary.write_text("new")
     assert synced == [(str(temporary), False)]
@@ -146,6 +150,11 @@ def test_text_goes_through_the_one_place_that_faults_are_tested_at(
 ) -> None:
     seen: list[bytes] = []
     real = files.write_all
-    monkeypatch.setattr(files, "write_all", lambda file, content: (seen.append(content), real(file, content)))
+
+    def count(file: IO[bytes], content: bytes) -> None:
+        seen.append(content)
+        real(file, content)
+
+    monkeypatch.setattr(files, "write_all", count)
     write(tmp_path / "a", "冷萃")
     assert seen == ["冷萃".encode()]

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from qilin_rag.analysis.functions import distinct_columns
 from qilin_rag.analysis.log import Log
+from qilin_rag.core.arrays import positions_in
 from qilin_rag.data.exposures import BEIJING_MS, Bools, Ints
 
 Floats = npt.NDArray[np.float64]
@@ -79,11 +80,11 @@ def covariates_of(log: Log, users: pa.Table | None, rows: Ints, seed: int) -> Co
 
 
 def _user_columns(users: pa.Table | None, user_idx: Ints) -> dict[str, Floats]:
-    if users is None:
+    if users is None or not len(users):
         return {}
     ids = users["user_idx"].to_numpy()
-    at = np.minimum(np.searchsorted(ids, user_idx), len(ids) - 1)
-    is_known = ids[at] == user_idx
+    at = positions_in(ids, user_idx)
+    is_known = at >= 0
     found: dict[str, Floats] = {} if is_known.all() else {"user unknown": (~is_known).astype(float)}
     for name in ("gender", "platform", "age"):
         if name in users.schema.names:

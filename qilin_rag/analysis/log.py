@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
+from qilin_rag.core.arrays import positions_in
 from qilin_rag.core.errors import UsageError
 from qilin_rag.data.clock import check_clock
 from qilin_rag.data.encodings import present_columns, read_batches
@@ -29,10 +30,8 @@ class NoteFacts(NamedTuple):
 
     def types_of(self, note_idxs: Ints) -> Ints:
         """The types of these notes; 0 of one that the data lacks."""
-        if not len(self.note_idx):
-            return np.zeros(len(note_idxs), np.int64)
-        at = np.minimum(np.searchsorted(self.note_idx, note_idxs), len(self.note_idx) - 1)
-        return np.where(self.note_idx[at] == note_idxs, self.note_type[at], 0)
+        at = positions_in(self.note_idx, note_idxs)
+        return np.append(self.note_type, 0)[at]  # the last for those that are not there
 
 
 class Log:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.hashing import json_digest
 from qilin_rag.core.text import counted
 from qilin_rag.core.types import Question
 from qilin_rag.data.defects import has_query
@@ -49,7 +49,5 @@ def hash_questions(questions: Sequence[Question]) -> str:
 
 
 def _hash_of_set(values: Iterable[object]) -> str:
-    digests = sorted(
-        hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True).encode()).digest() for value in values
-    )
+    digests = sorted(json_digest(value, sort_keys=True, ensure_ascii=False) for value in values)
     return hashlib.sha256(b"".join(digests)).hexdigest()

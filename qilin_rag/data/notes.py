@@ -7,7 +7,6 @@ memory), with the digest of each note beside it; an id and a place in the file i
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -20,9 +19,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qilin_rag.core.arrays import positions_in
 from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.files import atomic_folder
+from qilin_rag.core.hashing import json_digest, json_hash
 from qilin_rag.core.types import Note
 from qilin_rag.data.encodings import present_columns, read_batches, with_columns
 from qilin_rag.data.schema import NOTE_ID, TABLES
@@ -154,15 +155,15 @@ class NoteStore:
     def _slots(self, note_idxs: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Where each note stands in storage order; -1 where there is none."""
         wanted = np.asarray(note_idxs, dtype=np.int64)
-        if not len(self):
-            return np.full(len(wanted), -1)
-        places = np.minimum(np.searchsorted(self._sorted, wanted), len(self) - 1)
-        return np.where(self._sorted[places] == wanted, self._order[places], -1)
+        slots = positions_in(self._sorted, wanted)
+        is_there = slots >= 0
+        slots[is_there] = self._order[slots[is_there]]
+        return slots
 
 
 def note_digest(note_idx: int, title: str, content: str) -> bytes:
     """32 bytes that stand for what one note says."""
-    return hashlib.sha256(json.dumps([note_idx, title, content], ensure_ascii=False).encode()).digest()
+    return json_digest([note_idx, title, content], sort_keys=False, ensure_ascii=False)
 
 
 def open_notes(encoding: str, files: Sequence[Path]) -> NoteStore:
@@ -177,7 +178,7 @@ def open_notes(encoding: str, files: Sequence[Path]) -> NoteStore:
         buffer = sink.getvalue()
         return NoteStore(lambda mapped: pa.BufferReader(buffer), note_idxs, digests)
     seen = [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in zip(files, stats, strict=True)]
-    key = hashlib.sha256(json.dumps([_VERSION, seen]).encode()).hexdigest()
+    key = json_hash([_VERSION, seen], sort_keys=False, ensure_ascii=True)
     folder = cache_dir() / "notes" / key[:24]
     try:
         return _open_kept(folder)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qilin_rag.core.arrays import positions_in
 from qilin_rag.core.text import BLANK_PATTERN, has_words, is_blank, query_key
 from qilin_rag.data.encodings import Batch, read_batches
 from qilin_rag.data.near_miss import near_miss
@@ -109,11 +110,7 @@ class _Keys:
 
     def hold(self, wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """For each of these values whether it is there."""
-        if not len(self._sorted):
-            return np.zeros(len(wanted), dtype=bool)
-        places = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
-        found: npt.NDArray[np.bool_] = self._sorted[places] == wanted
-        return found
+        return positions_in(self._sorted, wanted) >= 0
 
     def report_doubles(self, key: str, report: Report) -> None:
         """One defect for each value that was there before."""

@@ -7,8 +7,6 @@ call that failed or came back empty, are unscored, never a figure.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +16,7 @@ from typing import Any, NamedTuple, get_args
 from qilin_rag.config.run import RunConfig
 from qilin_rag.core.errors import FailedSamplesError, UsageError
 from qilin_rag.core.former import former
-from qilin_rag.core.hashing import fingerprint
+from qilin_rag.core.hashing import fingerprint, json_hash
 from qilin_rag.core.progress import stage
 from qilin_rag.core.registry import LLMS
 from qilin_rag.core.types import (
@@ -90,8 +88,8 @@ class Judge:
         return self._key(case, self.former_sha256)
 
     def _key(self, case: Case, sha256: str) -> str:
-        asked = json.dumps([sha256, self.prompt.render(case.values).messages], ensure_ascii=False)
-        return hashlib.sha256(asked.encode()).hexdigest()
+        asked = [sha256, self.prompt.render(case.values).messages]
+        return json_hash(asked, sort_keys=False, ensure_ascii=False)
 
     def signature(self, metric: str, said: Mapping[str, Judgement]) -> str:
         """Who judged, under which names it answered, and how it was asked."""

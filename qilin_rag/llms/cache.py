@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -13,6 +11,7 @@ from typing import Any, TypeVar
 import filelock
 from pydantic import ValidationError
 
+from qilin_rag.core.hashing import json_hash
 from qilin_rag.core.types import Completion
 
 logger = logging.getLogger(__name__)
@@ -23,7 +22,7 @@ T = TypeVar("T")
 
 def request_key(request: Mapping[str, Any]) -> str:
     """Hash of all that decides an answer: one field changed is another key."""
-    return hashlib.sha256(json.dumps(request, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return json_hash(request, sort_keys=True, ensure_ascii=False)
 
 
 class ResponseCache:

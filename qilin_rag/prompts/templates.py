@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +13,7 @@ from pydantic import ValidationError
 
 from qilin_rag.config.resources import read_yaml
 from qilin_rag.core.errors import QilinError, UsageError, explain
+from qilin_rag.core.hashing import json_hash
 from qilin_rag.core.text import clean, estimate_tokens
 from qilin_rag.core.types import Frozen, Message
 from qilin_rag.prompts.sandbox import Sandbox
@@ -44,8 +43,7 @@ class Templates(Frozen):
     @property
     def sha256(self) -> str:
         """Hash of all templates: two prompts with the same hash ask the same."""
-        templates = json.dumps([getattr(self, part) for part in self.parts], ensure_ascii=False)
-        return hashlib.sha256(templates.encode()).hexdigest()
+        return json_hash([getattr(self, part) for part in self.parts], sort_keys=False, ensure_ascii=False)
 
     @cached_property
     def _templates(self) -> dict[str, jinja2.Template]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from qilin_rag.core.arrays import positions_in
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.exposures import Ints
 from qilin_rag.data.notes import NoteStore
@@ -113,10 +114,8 @@ class UserColumns:
 
     def rows(self, user_idx: Ints) -> Ints:
         """Where these users stand; the last row where one is not there."""
-        if not len(self.user_idx):
-            return np.zeros(len(user_idx), np.int64)
-        places = np.minimum(np.searchsorted(self.user_idx, user_idx), len(self.user_idx) - 1)
-        return np.where(self.user_idx[places] == user_idx, places, len(self.user_idx))
+        places = positions_in(self.user_idx, user_idx)
+        return np.where(places >= 0, places, len(self.user_idx))
 
 
 def note_numbers(with_counts: bool) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ Vectors are kept as float16 by what they are made of (the encoder's files, the t
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,7 @@ from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.extras import require
 from qilin_rag.core.files import atomic_path
 from qilin_rag.core.former import former
-from qilin_rag.core.hashing import fingerprint
+from qilin_rag.core.hashing import fingerprint, json_hash
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.rankers.features import TextColumns, Vectors
@@ -80,7 +79,7 @@ def _parts(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
 
 def _kept(made_of: list[str], n: int, encode: Callable[[], Iterable[Floats]]) -> Vectors:
     """The array of `n` vectors that is made of this, made where it is not there; one process makes it at a time."""
-    path = cache_dir() / "vectors" / f"{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]}.npy"
+    path = cache_dir() / "vectors" / f"{json_hash(made_of, sort_keys=False, ensure_ascii=True)[:24]}.npy"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):

@@ -8,7 +8,6 @@ there twice, and no harm. All shards of all models share one limit: the ones not
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import secrets
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.files import atomic_path, remove_leftovers
+from qilin_rag.core.hashing import fingerprint
 from qilin_rag.core.text import slug
 
 if TYPE_CHECKING:
@@ -47,9 +47,8 @@ class KeptVectors:
 
         With a limit of 0 nothing is read or written.
         """
-        digest = hashlib.sha256(json.dumps(dict(made_of), sort_keys=True).encode()).hexdigest()
         self._root = cache_dir() / "vectors"
-        self._folder = self._root / f"{slug(name)}-{digest[:16]}"
+        self._folder = self._root / f"{slug(name)}-{fingerprint(dict(made_of))[:16]}"
         self._most_bytes = most_bytes
         self._shards: dict[Path, Any] = {}
         self._used: set[Path] = set()  # of them: they stay where room is made

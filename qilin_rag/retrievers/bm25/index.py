@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qilin_rag.core.arrays import positions_in
+
 Scores = npt.NDArray[np.float32]
 
 
@@ -72,8 +74,8 @@ class BM25Index(NamedTuple):
         wanted = places.astype(np.int32)
         scores = np.zeros(len(places), np.float32)
         for rows, impacts in self.postings(terms):
-            at = np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)
-            scores += np.where(rows[at] == wanted, impacts[at], np.float32(0))
+            at = positions_in(rows, wanted)
+            scores += np.where(at >= 0, impacts[at], np.float32(0))
         return scores
 
     def _find(self, term: str) -> int | None:
