@@ -11,6 +11,7 @@ from typer.main import get_command
 from qilin_rag.cli import (
     ablate,
     analyze,
+    cache,
     catalogue,
     compare,
     data,
@@ -65,6 +66,7 @@ app.command()(rank.rank)
 app.add_typer(data.app)
 app.add_typer(analyze.app)
 app.command()(synth.synth)
+app.add_typer(cache.app)
 app.command()(doctor.doctor)
 app.command(name="list")(catalogue.list_names)
 

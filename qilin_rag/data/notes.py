@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qilin_rag.core.arrays import positions_in
-from qilin_rag.core.cache import cache_dir
+from qilin_rag.core.cache import cache_dir, in_use, make_room
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.files import atomic_folder
 from qilin_rag.core.hashing import json_digest, json_hash
@@ -188,7 +188,9 @@ def open_notes(encoding: str, files: Sequence[Path]) -> NoteStore:
         logger.warning("%s is damaged (%s); converting the notes again", folder, str(error).splitlines()[0])
     try:
         _keep(encoding, files, folder)
-        return _open_kept(folder)
+        store = _open_kept(folder)
+        make_room()
+        return store
     except OSError as error:
         raise QilinError(
             f"the notes can't be converted in {folder.parent}: {os.strerror(error.errno) if error.errno else error}; "
@@ -201,7 +203,9 @@ def _open_kept(folder: Path) -> NoteStore:
     path = str(folder / "notes.arrow")
     note_idxs = np.load(folder / "note_idxs.npy", allow_pickle=False)
     digests = np.load(folder / "sha256.npy", mmap_mode="r", allow_pickle=False)
-    return NoteStore(lambda mapped: pa.memory_map(path) if mapped else pa.OSFile(path), note_idxs, digests)
+    store = NoteStore(lambda mapped: pa.memory_map(path) if mapped else pa.OSFile(path), note_idxs, digests)
+    in_use(folder, by=store)
+    return store
 
 
 def _keep(encoding: str, files: Sequence[Path], folder: Path) -> None:

@@ -6,6 +6,7 @@ Vectors are kept as float16 by what they are made of (the encoder's files, the t
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -16,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from qilin_rag.core.cache import cache_dir
+from qilin_rag.core.cache import cache_dir, in_use, make_room
+from qilin_rag.core.checksums import file_record, is_as_recorded
 from qilin_rag.core.extras import require
-from qilin_rag.core.files import atomic_path
+from qilin_rag.core.files import atomic_path, replace_text
 from qilin_rag.core.former import former
 from qilin_rag.core.hashing import fingerprint, json_hash
 from qilin_rag.data.catalogue import Catalogue
@@ -86,13 +88,17 @@ def _kept(made_of: list[str], n: int, encode: Callable[[], Iterable[Floats]]) ->
             if not _is_whole(path, n):
                 logger.info("encoding %d %s, once", n, made_of[1])
                 _write(path, n, encode())
+                replace_text(_record_of(path), json.dumps(file_record(path)))
+            vectors = _opened(path)
+            in_use(path, by=vectors)
+            make_room()
     except OSError as error:
         logger.warning("vectors can't be kept in %s (%s); they will be made again next time", path.parent, error)
         with tempfile.TemporaryDirectory(prefix="qilin_rag-", ignore_cleanup_errors=True) as temporary:
             path = Path(temporary) / path.name
             _write(path, n, encode())
             return _opened(path)
-    return _opened(path)
+    return vectors
 
 
 def _opened(path: Path) -> Vectors:
@@ -101,11 +107,25 @@ def _opened(path: Path) -> Vectors:
 
 
 def _is_whole(path: Path, n: int) -> bool:
-    """Files come by renaming, so one that opens with these many rows is whole."""
+    """Whether the file is as it was written; one of a version before 0.2, which has no record, if it has `n` rows."""
     try:
-        return len(_opened(path)) == n
-    except (OSError, ValueError):
+        if len(_opened(path)) != n:
+            return False
+        if not _record_of(path).exists():
+            replace_text(_record_of(path), json.dumps(file_record(path)))
+            return True
+        is_whole = is_as_recorded(path, json.loads(_record_of(path).read_text(encoding="utf-8")))
+    except FileNotFoundError:
         return False
+    except (OSError, ValueError, KeyError, TypeError):
+        is_whole = False
+    if not is_whole:
+        logger.warning("kept vectors %s are damaged; they are made again", path)
+    return is_whole
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
 
 
 def _write(path: Path, n: int, parts: Iterable[Floats]) -> None:

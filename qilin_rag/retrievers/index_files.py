@@ -18,20 +18,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shlex
 import shutil
 import tempfile
 from abc import abstractmethod
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import PrivateAttr
 
-from qilin_rag.core.cache import cache_dir
+from qilin_rag.core.cache import cache_dir, in_use, make_room
+from qilin_rag.core.checksums import file_record, is_as_recorded
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.files import replace_text
 from qilin_rag.core.former import former, renewed
@@ -146,6 +145,8 @@ class IndexedRetriever(Retriever):
             kept = _read_manifest(folder)
             if differences := _differences(kept, made_of):
                 raise UsageError(f"index {folder} does not fit: {differences}; name another, or make it: {command}")
+            if cache_dir().resolve() in folder.resolve().parents:
+                in_use(folder, by=self)
             return self._read(folder, kept)
         except _DamagedIndexError as error:
             raise UsageError(f"index {folder} is damaged ({error}); remove it and make it again: {command}") from error
@@ -162,12 +163,17 @@ class IndexedRetriever(Retriever):
                 kept = _read_manifest(folder)
                 if _differences(kept, made_of):
                     raise _DamagedIndexError("it was made for another corpus or other settings")
-                return self._read(folder, kept)
+                opened = self._read(folder, kept)
             except _DamagedIndexError as error:
                 logger.warning("the index %s is damaged (%s); building it again", folder, error)
                 shutil.rmtree(folder, ignore_errors=True)
+            else:
+                in_use(folder, by=self)
+                return opened
         try:
             self._write(notes, made_of, folder, replace=False)
+            in_use(folder, by=self)
+            make_room()
             return self.read_files(folder)
         except OSError as error:
             logger.warning("the index can't be kept in %s (%s); it will be built again next time", folder, error)
@@ -198,7 +204,11 @@ class IndexedRetriever(Retriever):
                     else:
                         shutil.rmtree(unfinished, ignore_errors=True)
                     raise
-                files = {path.name: _record(path) for path in parts.files_of(unfinished) if path.name != MANIFEST}
+                files = {
+                    path.name: file_record(path, parts.digest(path))
+                    for path in parts.files_of(unfinished)
+                    if path.name != MANIFEST
+                }
                 _write_manifest(unfinished, made_of | {"files": files})
             parts.drop_checksums(unfinished)
             parts.drop_temporary(unfinished)
@@ -265,12 +275,6 @@ def _begin(unfinished: Path, made_of: dict[str, Any]) -> None:
     _write_manifest(unfinished, made_of | {"files": {}})
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """What a file is known by: its content, and what tells without reading it that nobody has changed it."""
-    stat = path.stat()
-    return {"sha256": parts.digest(path), "n_bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-
-
 def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
     """A _DamagedIndexError where a file is not the one of the manifest, or that names none yet."""
     if not manifest["files"]:
@@ -278,13 +282,8 @@ def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
     for name, record in manifest["files"].items():
         if Path(name).name != name:
             raise _DamagedIndexError(f"{name!r} is no name of a file in it")
-        stat = (folder / name).stat()
-        if (stat.st_size, stat.st_mtime_ns) == (record["n_bytes"], record["mtime_ns"]):
-            continue
-        if stat.st_size != record["n_bytes"] or parts.file_digest(folder / name) != record["sha256"]:
+        if not is_as_recorded(folder / name, record):
             raise _DamagedIndexError(f"{name} is not what was written")
-        with suppress(OSError):  # an index that may not be written to is hashed each time
-            os.utime(folder / name, ns=(stat.st_atime_ns, record["mtime_ns"]))
 
 
 def _differences(kept: dict[str, Any], made_of: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ that builds the same.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import filelock
 
+from qilin_rag.core.checksums import file_digest as file_digest
 from qilin_rag.core.files import atomic_path, replace_text
 
 logger = logging.getLogger(__name__)
@@ -96,9 +96,3 @@ def digest(path: Path) -> str:
     """The SHA-256 of a file, taken from the checksum beside it where this build has just written both."""
     checksum = path.with_name(f"{path.name}{_CHECKSUM}")
     return checksum.read_text(encoding="ascii") if checksum.exists() else file_digest(path)
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 of what is in a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qilin_rag.core.cache import cache_dir
+from qilin_rag.core.cache import cache_dir, in_use, make_room
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.files import atomic_path, remove_leftovers
 from qilin_rag.core.hashing import fingerprint
@@ -71,6 +71,7 @@ class KeptVectors:
             self._used.add(path)
             with suppress(OSError):
                 os.utime(path)
+            in_use(path, by=self)
         remove_leftovers(self._folder)
         for path in self._folder.glob("*.part"):  # what versions before 0.2 left when they were killed
             with suppress(OSError):
@@ -123,6 +124,8 @@ class KeptVectors:
                     save_file(fresh, part, metadata={key: _checksum(vectors) for key, vectors in fresh.items()})
                 if self._open(path):
                     self._used.add(path)
+                    in_use(path, by=self)
+                    make_room()
                     return
             except (OSError, SafetensorError) as error:
                 self._is_broken = True

@@ -1,0 +1,117 @@
+"""`cache`: what is kept between runs, and how to have the space back."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from qilin_rag.cli import ui
+from qilin_rag.cli.options import AsJson
+from qilin_rag.core.cache import KINDS, cache_dir, clear, entries, limit_bytes
+from qilin_rag.core.errors import UsageError
+
+app = typer.Typer(name="cache", help="See and clear what is kept between runs.", no_args_is_help=True)
+
+
+class CacheKind(StrEnum):
+    """What there is to clear: the kinds of `KINDS`."""
+
+    notes = "notes"
+    indexes = "indexes"
+    vectors = "vectors"
+    responses = "responses"
+    hashes = "hashes"
+    servers = "servers"
+
+
+OlderThan = Annotated[float, typer.Option(min=0, metavar="DAYS", help="Only what was not used for so many days.")]
+
+
+@app.command(name="ls")
+def list_kept(as_json: AsJson = False) -> None:
+    """List what the cache folder holds, by kind: number, size, last use."""
+    kept = entries()
+    rows: list[dict[str, Any]] = []
+    for name, kind in KINDS.items():
+        of_kind = [entry for entry in kept if entry.kind == name]
+        rows.append(
+            {
+                "kind": name,
+                "n": sum(entry.path.suffix != ".lock" for entry in of_kind),
+                "n_bytes": sum(entry.n_bytes for entry in of_kind),
+                "last_used": _day(max(entry.used for entry in of_kind)) if of_kind else None,
+                "what": kind.what,
+            }
+        )
+    total = sum(row["n_bytes"] for row in rows)
+    if as_json:
+        ui.print_json({"folder": str(cache_dir()), "n_bytes": total, "limit_bytes": limit_bytes(), "kinds": rows})
+        return
+    from rich.table import Table
+
+    table = Table("kind", box=None, pad_edge=False, header_style="bold")
+    for column in ("number", "size", "last use"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("what it is", overflow="fold")
+    for row in rows:
+        table.add_row(row["kind"], str(row["n"]), _size(row["n_bytes"]), row["last_used"] or "-", row["what"])
+    console = ui.console()
+    console.print(table)
+    console.print(f"{_size(total)} of {_size(limit_bytes())} (QILIN_RAG_CACHE_GB)")
+    typer.echo(cache_dir())
+
+
+@app.command(name="clear")
+def clear_kept(
+    kind: Annotated[
+        CacheKind | None, typer.Argument(help="What to remove. [default: all but responses]", show_default=False)
+    ] = None,
+    older_than: OlderThan = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Needed for responses, which cost money.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what can be made again, and say what was freed.
+
+    Answers that were paid for go only with: cache clear responses --yes. What a process uses at the moment stays.
+    """
+    names = [name for name in KINDS if (name == kind if kind else not KINDS[name].costs_money)]
+    if kind and KINDS[names[0]].costs_money and not yes:
+        size = _size(sum(entry.n_bytes for entry in entries(names)))
+        raise UsageError(f"{kind}: {KINDS[names[0]].what} ({size}), would be gone for ever; to remove them: --yes")
+    cleared = clear(names, older_than * 86400)
+    freed = {name: [entry for entry in cleared.removed if entry.kind == name] for name in names}
+    if as_json:
+        ui.print_json(
+            {
+                "folder": str(cache_dir()),
+                "n_bytes": sum(entry.n_bytes for entry in cleared.removed),
+                "removed": [str(entry.path) for entry in cleared.removed],
+                "left": [str(entry.path) for entry in cleared.left],
+            }
+        )
+        return
+    console = ui.console()
+    for name, removed in freed.items():
+        if removed:
+            console.print(f"{name}: {len(removed)} removed, {_size(sum(entry.n_bytes for entry in removed))}")
+    for entry in cleared.left:
+        console.print(f"left, since it is in use or can't be removed: {entry.path}", style="yellow", soft_wrap=True)
+    console.print(f"{_size(sum(entry.n_bytes for entry in cleared.removed))} freed")
+
+
+def _day(seconds: float) -> str:
+    from datetime import datetime
+
+    return f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d}"
+
+
+def _size(n_bytes: int) -> str:
+    """In units of 1000."""
+    size = float(n_bytes)
+    for unit in ("B", "kB", "MB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
