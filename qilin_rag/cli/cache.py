@@ -9,7 +9,6 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import AsJson
-from qilin_rag.core.cache import KINDS, cache_dir, clear, entries, limit_bytes
 from qilin_rag.core.errors import UsageError
 
 app = typer.Typer(name="cache", help="See and clear what is kept between runs.", no_args_is_help=True)
@@ -32,6 +31,8 @@ OlderThan = Annotated[float, typer.Option(min=0, metavar="DAYS", help="Only what
 @app.command(name="ls")
 def list_kept(as_json: AsJson = False) -> None:
     """List what the cache folder holds, by kind: number, size, last use."""
+    from qilin_rag.core.cache import KINDS, cache_dir, entries, limit_bytes
+
     kept = entries()
     rows: list[dict[str, Any]] = []
     for name, kind in KINDS.items():
@@ -76,6 +77,8 @@ def clear_kept(
 
     Answers that were paid for go only with: cache clear responses --yes. What a process uses at the moment stays.
     """
+    from qilin_rag.core.cache import KINDS, cache_dir, clear, entries
+
     names = [name for name in KINDS if (name == kind if kind else not KINDS[name].costs_money)]
     if kind and KINDS[names[0]].costs_money and not yes:
         size = _size(sum(entry.n_bytes for entry in entries(names)))
