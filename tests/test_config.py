@@ -105,8 +105,8 @@ def test_the_price_of_a_preset_is_that_of_its_model_at_its_address() -> None:
 
 
 def test_values_are_such_as_json_holds(tmp_path: Path) -> None:
-    dated = resolve_run({}, ["metrics.rouge_l.since=2026-11-21"])
-    assert dated.metrics["rouge_l"] == {"since": "2026-11-21"}
+    dated = resolve_run({"llm": "openai"}, ["llm.model=m", "llm.extra_body={since: 2026-11-21}"])
+    assert dated.llm.settings["extra_body"] == {"since": "2026-11-21"}
     for value in ("!!binary gICA", "!!set {a, b}", "!!pairs [a: 1]"):
         with pytest.raises(UsageError, match="is not valid YAML"):
             resolve_run({}, [f"retriever.k1={value}"])
@@ -127,9 +127,8 @@ def test_values_are_such_as_json_holds(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_price_is_named(price: str, message: str) -> None:
-    config = resolve_run({"llm": "openai"}, ["llm.model=m", f"llm.price={price}"])
     with pytest.raises(UsageError) as caught:
-        LLMS.create(config.llm.name, config.llm.settings)
+        resolve_run({"llm": "openai"}, ["llm.model=m", f"llm.price={price}"])
     assert message in str(caught.value)
 
 

@@ -22,7 +22,7 @@ from qilin_rag.config.overrides import Owner, named_settings, parse_overrides
 from qilin_rag.config.presets import GGUF, named_llm
 from qilin_rag.config.resources import read_yaml
 from qilin_rag.core.errors import UsageError, explain, unknown_name
-from qilin_rag.core.registry import ENGINES, LLMS, RETRIEVERS, SCORERS, Registry
+from qilin_rag.core.registry import ENGINES, LLMS, RETRIEVERS, SCORERS, Component, Registry
 from qilin_rag.core.text import clean, short_path
 from qilin_rag.core.types import AnswerSelection, Frozen, MissingNotes, NoteOrder, ReferenceSelection
 
@@ -125,7 +125,9 @@ def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any],
 
 
 def _named(layer: Any, kind: str) -> dict[str, Any]:
-    """A component in a file or flag: a name, or a mapping with `name` and its settings."""
+    """A component in a file or flag: a name, a mapping with `name` and its settings, or from Python itself."""
+    if isinstance(layer, Component):
+        return {"name": _name_of(layer, kind, RETRIEVERS if kind == "retriever" else LLMS), **layer.own_settings()}
     if isinstance(layer, str):
         return {"name": layer}
     if isinstance(layer, dict) and isinstance(layer.get("name"), str):
@@ -133,24 +135,54 @@ def _named(layer: Any, kind: str) -> dict[str, Any]:
     raise UsageError(f"{kind}: expected a name, or a mapping with 'name' and its settings; got {reprlib.repr(layer)}")
 
 
+def _name_of(component: Component, kind: str, registry: Registry[Any]) -> str:
+    name = component.called()
+    if registry.name_of(type(component)) is None and ":" not in name:  # a name of another kind's
+        raise UsageError(f"{kind}: {type(component).__name__} is no {registry.kind}")
+    return name
+
+
 def _metrics(layer: Any) -> dict[str, dict[str, Any]]:
     if isinstance(layer, str):
         layer = [name.strip() for name in layer.split(",") if name.strip()]
-    if isinstance(layer, list) and all(isinstance(name, str) for name in layer):
-        return {name: {} for name in layer}
+    if isinstance(layer, Component):
+        layer = [layer]
+    if isinstance(layer, list | tuple) and all(isinstance(each, str | Component) for each in layer):
+        metrics: dict[str, dict[str, Any]] = {}
+        for each in layer:
+            name = each if isinstance(each, str) else _name_of(each, "metrics", SCORERS)
+            its = {} if isinstance(each, str) else each.own_settings()
+            if metrics.setdefault(name, its) != its:
+                raise UsageError(f"metrics: {name} is named twice, with other settings; leave one of them out")
+        return metrics
     if isinstance(layer, dict) and all(isinstance(value, dict) for value in layer.values()):
         return {str(name): dict(settings) for name, settings in layer.items()}
     raise UsageError(f"metrics: expected names, or a mapping of names to settings; got {reprlib.repr(layer)}")
 
 
 def resolve_run(
-    flags: Mapping[str, Any], overrides: Iterable[str] = (), file: Path | None = None, top_k: int = _TOP_K
+    flags: Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    file: Path | None = None,
+    top_k: int = _TOP_K,
+    check: bool = True,
 ) -> RunConfig:
     """Layer file, flags (None = not given) and `--set` assignments over the defaults; LLM presets are filled in.
 
-    `top_k` is the default of that setting, less where what is given finds or ranks fewer notes.
+    Every component is built once, so that a wrong setting is an error here. File, flags and Python give equal
+    configurations: a component is written down by name and by those of its settings that are not the default.
+
+    Args:
+        flags: Settings by name. `retriever`, `llm` and each of `metrics` may be a component, such as `BM25(k1=1.2)`.
+        overrides: Assignments such as `retriever.k1=1.2`.
+        file: A YAML file of settings.
+        top_k: The default of that setting, less where what is given finds or ranks fewer notes.
+        check: False leaves the settings of components unchecked, and as they are given.
+
+    Raises:
+        UsageError: A setting is unknown or wrong; the error names it as `retriever.k1`.
     """
-    return resolve(read_yaml(file) if file else {}, flags, overrides, file, top_k)
+    return resolve(read_yaml(file) if file else {}, flags, overrides, file, top_k, check)
 
 
 def resolve(
@@ -159,6 +191,7 @@ def resolve(
     overrides: Iterable[str],
     file: Path | None,
     top_k: int = _TOP_K,
+    check: bool = True,
 ) -> RunConfig:
     """As `resolve_run`, with what the file says."""
     overrides = list(overrides)
@@ -192,7 +225,7 @@ def resolve(
     given.setdefault("top_k", min([top_k, *(depth for depth in depths if isinstance(depth, int) and depth > 0)]))
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
     RETRIEVERS.resolve(retriever_name)
-    LLMS.resolve(llm_class)
+    LLMS.resolve(llm_class)  # before the destination, which names its address
     by_flag = named_settings(overrides, flags.get("base_url"))
     check_destination(label, {**llm, "name": llm_class}, by_flag, bool(given.get("serve")))
     if file is not None and not given.get("serve"):
@@ -209,6 +242,10 @@ def resolve(
     if label == "openai" and isinstance(llm.get("model"), str):
         model = llm["model"]  # an endpoint without a preset is known by its model
         label, preset = short_path(model, hashlib.sha256(model.encode()).hexdigest()), {"model": model}
+    if check:
+        retriever_name, retriever = _checked(RETRIEVERS, retriever_name, retriever)
+        llm_class, llm = _checked(LLMS, llm_class, llm)
+        metrics = {name: _checked(SCORERS, name, its)[1] for name, its in metrics.items()}
     settings = {
         **given,
         "retriever": {"name": retriever_name, "settings": retriever},
@@ -222,6 +259,19 @@ def resolve(
         return RunConfig(**settings)
     except ValidationError as error:
         raise UsageError(f"{file or 'run'}: {explain(error, RunConfig)}") from error
+
+
+def _checked(registry: Registry[Any], name: str, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Build a component, which checks its settings; return its name and settings in the one way to write them.
+
+    An argument that a component can't be without is part of its name.
+    """
+    component: Component = registry.create(name, settings)
+    argument = component.argument
+    if ":" not in name and argument is not None and type(component).model_fields[argument].is_required():
+        name = f"{name}:{getattr(component, argument)}"
+    implied = registry.implied(name)
+    return name, {key: value for key, value in component.own_settings().items() if key not in implied}
 
 
 def recorded_run(

@@ -82,6 +82,17 @@ class Component(BaseModel):
         """Whether these settings name code to import, which a file may not do."""
         return False
 
+    def own_settings(self) -> dict[str, Any]:
+        """Return the fields that have to be given to make this component again: all but those at their default."""
+        cls = type(self)
+        given = self.model_dump(include=self.model_fields_set)
+        needed = {name: given[name] for name, field in cls.model_fields.items() if field.is_required()}
+        try:
+            usual = cls(**needed).model_dump()
+        except ValueError:  # some settings are only right together
+            return given
+        return {name: value for name, value in given.items() if name in needed or value != usual[name]}
+
     def changed(self, base: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
         """The output-changing fields that differ from `base`, or where it is silent from their default.
 
@@ -173,14 +184,18 @@ class Registry(Generic[C]):
             )
         return {field: argument}
 
-    def _how_to_set(self, name: str, error: ValidationError) -> str:
-        """Where a setting that is needed can be given."""
+    def _where(self, name: str, error: ValidationError, at: str | None) -> str:
+        """Say where in a configuration the wrong setting is, and how one that is missing can be given."""
         first = error.errors()[0]
-        if first["type"] != "missing" or self.kind not in _SET_AS:
+        is_part, at = at is not None, at or _SET_AS.get(self.kind, "").format(name)
+        if not at or not first["loc"]:
             return ""
+        path = ".".join([at, *map(str, first["loc"])])
+        if first["type"] != "missing" or is_part:
+            return f" ({path})"
         key = str(first["loc"][0])
         short = f", or {name}:{key.upper()}" if key == self.resolve(name).argument else ""
-        return f"; give it with --set {_SET_AS[self.kind].format(name)}.{key}=VALUE{short}"
+        return f"; give it with --set {at}.{key}=VALUE{short}"
 
     def short_name(self, name: str) -> str:
         """The name for a path: without its argument where that changes no output (the place of a file)."""
@@ -200,14 +215,17 @@ class Registry(Generic[C]):
             return ":" in name
         return self.resolve(name).names_code({**self.implied(name), **settings})
 
-    def create(self, name: str, settings: Mapping[str, Any]) -> C:
-        """Build the named component; a wrong setting is reported by name, with the settings it has."""
+    def create(self, name: str, settings: Mapping[str, Any], at: str | None = None) -> C:
+        """Build the named component; a wrong setting is reported by name, with the settings it has.
+
+        `at`: the place of its settings in a configuration, if it is a part of another component.
+        """
         cls = self.resolve(name)
         settings = {**self.implied(name), **settings}
         try:
             return cls(**settings)  # type: ignore[return-value]
         except ValidationError as error:
-            raise UsageError(f"{self.kind} {name}: {explain(error, cls)}{self._how_to_set(name, error)}") from error
+            raise UsageError(f"{self.kind} {name}: {explain(error, cls)}{self._where(name, error, at)}") from error
         except TypeError as error:  # a method of the interface is missing
             raise UsageError(f"{self.kind} {name}: {error}") from error
 

@@ -20,9 +20,13 @@ _RRF_K = 60
 
 
 def _named(parts: Any) -> list[dict[str, Any]]:
-    """Each part as a mapping with `name` and its settings; a name alone is one without settings."""
+    """Each part as a mapping with `name` and its settings; a name alone is one without settings.
+
+    From Python a part may be a retriever.
+    """
     if not isinstance(parts, list | tuple):
         raise ValueError("expected a list of retrievers, [bm25, recorded:dpr] for one")
+    parts = [{"name": part.called(), **part.own_settings()} if isinstance(part, Retriever) else part for part in parts]
     named = [{"name": part} if isinstance(part, str) else part for part in parts]
     if not all(isinstance(part, dict) and isinstance(part.get("name"), str) for part in named):
         raise ValueError("a part is a name, or a mapping with 'name' and its settings")
@@ -41,9 +45,9 @@ def _is_same(one: Retriever, other: Retriever) -> bool:
 class Hybrid(Retriever):
     """The rankings of several retrievers fused: by reciprocal rank, or by a weighted sum of their scores.
 
-    `of`: the retrievers, each a name or a mapping with `name` and its settings; each is asked for its first `depth`
-    notes, whatever number is wanted in the end. `weights`: one for each, all 1 where not given. A note's score is the
-    sum of what it gets from the retrievers that found it:
+    `of`: the retrievers, each a name, a mapping with `name` and its settings, or in Python a retriever; each is asked
+    for its first `depth` notes, whatever number is wanted in the end. `weights`: one for each, all 1 where not given.
+    A note's score is the sum of what it gets from the retrievers that found it:
     `rrf` (Cormack et al. 2009): weight / (rrf_k + rank);
     `sum`: weight * (score - lowest) / (highest - lowest) over this retriever's hits of this question, 1 where all of
     them score the same. So its last hit gets as little as a note that it did not find: nothing.
@@ -52,7 +56,7 @@ class Hybrid(Retriever):
     version: ClassVar[int] = 2
     nested: ClassVar[bool] = True
 
-    of: Annotated[list[dict[str, Any]], BeforeValidator(_named), Field(min_length=2)]
+    of: Annotated[list[Any], BeforeValidator(_named), Field(min_length=2)]
     fusion: Literal["rrf", "sum"] = "rrf"
     rrf_k: Annotated[int, Field(ge=0)] = _RRF_K
     weights: list[Annotated[float, Field(gt=0, le=1e6)]] | None = None
@@ -62,10 +66,10 @@ class Hybrid(Retriever):
 
     @model_validator(mode="after")
     def _make_parts(self) -> Hybrid:
-        for name, settings in map(_split, self.of):
+        for number, (name, settings) in enumerate(map(_split, self.of)):
             if RETRIEVERS.resolve(name) is Hybrid:  # weights say what it would, in a line that can be read
                 raise ValueError("a part of hybrid can't be hybrid; name the parts of that one instead")
-            part = RETRIEVERS.create(name, settings)
+            part = RETRIEVERS.create(name, settings, at=f"retriever.of.{number}")
             if any(_is_same(part, other) for _, other in self._parts):
                 raise ValueError(f"{name} is named twice; give it a weight instead")
             self._parts.append((name, part))

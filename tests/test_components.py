@@ -1,0 +1,162 @@
+"""Components in the configuration: Python, YAML and flags give one configuration, checked when it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_rag.config.run import RunConfig, resolve_run
+from qilin_rag.core.errors import UsageError
+from qilin_rag.llms.openai_compatible import OpenAICompatible
+from qilin_rag.pipeline.dry_run import plan
+from qilin_rag.rankers import bm25 as bm25_ranker
+from qilin_rag.retrievers.bm25.retriever import BM25
+from qilin_rag.retrievers.dense.retriever import BiEncoder
+from qilin_rag.retrievers.hybrid import Hybrid
+from qilin_rag.retrievers.recorded import Recorded
+from qilin_rag.retrievers.trec import Trec
+from qilin_rag.scorers.rouge import RougeL
+from tests.conftest import Cli
+from tests.fake_server import MODEL, FakeServer
+
+ADDRESS = "http://127.0.0.1:1/v1"
+
+
+def in_file(folder: Path, text: str) -> RunConfig:
+    (folder / "run.yaml").write_text(text)
+    return resolve_run({}, file=folder / "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("given", "yaml", "flags", "overrides"),
+    [
+        ({"retriever": BM25(k1=1.2)}, "retriever: {name: bm25, k1: 1.2}", {"retriever": "bm25"}, ["retriever.k1=1.2"]),
+        ({"retriever": BM25(k1=0.9)}, "retriever: bm25", {}, ["retriever.k1=0.9"]),
+        ({"retriever": BM25()}, "retriever: {name: bm25, k1: '0.9'}", {"retriever": "bm25"}, []),
+        (
+            {"llm": OpenAICompatible(model="m", base_url=ADDRESS + "/", temperature=None)},
+            f"llm: {{name: openai, model: m, base_url: '{ADDRESS}', temperature: null}}",
+            {"llm": "openai", "base_url": ADDRESS},
+            ["llm.model=m", "llm.temperature=null"],
+        ),
+        (
+            {"llm": OpenAICompatible(model="m", engine={"name": "vllm"})},
+            "llm: {name: openai, model: m, engine: vllm}",
+            {"llm": "openai"},
+            ["llm.model=m", "llm.engine=vllm"],
+        ),
+        (
+            {"metrics": [RougeL(tokens="word"), "retrieval"]},
+            "metrics: {rouge_l: {tokens: word}}",
+            {"metrics": "rouge_l"},
+            ["metrics.rouge_l.tokens=word"],
+        ),
+        ({"metrics": RougeL()}, "metrics: rouge_l", {"metrics": "retrieval, rouge_l"}, []),
+        (
+            {"retriever": Recorded(results="dpr")},
+            "retriever: {name: recorded, results: dpr}",
+            {"retriever": "recorded:dpr"},
+            [],
+        ),
+        (
+            {"retriever": Trec(path=Path("a.trec"))},
+            "retriever: trec:a.trec",
+            {"retriever": "trec"},
+            ["retriever.path=a.trec"],
+        ),
+        (
+            {"retriever": Hybrid(of=["bm25", Recorded(results="dpr")], weights=[1, 2])},
+            "retriever: {name: hybrid, of: [bm25, {name: recorded, results: dpr}], weights: [1, 2]}",
+            {"retriever": "hybrid"},
+            ["retriever.of=[bm25, {name: recorded, results: dpr}]", "retriever.weights=[1.0, 2]"],
+        ),
+        (
+            {"retriever": BiEncoder(model="nobody/model", normalize=False)},
+            "retriever: {name: biencoder, model: nobody/model, normalize: false}",
+            {"retriever": "biencoder"},
+            ["retriever.model=nobody/model", "retriever.normalize=false"],
+        ),
+    ],
+)
+def test_python_yaml_and_flags_give_one_configuration(
+    given: dict[str, Any], yaml: str, flags: dict[str, Any], overrides: list[str], tmp_path: Path
+) -> None:
+    from_python = resolve_run(given)
+    assert from_python == in_file(tmp_path, yaml) == resolve_run(flags, overrides)
+    assert resolve_run(flags, overrides).model_dump_json() == from_python.model_dump_json()
+
+
+def test_they_are_one_run(data_dir: Path, server: FakeServer, tmp_path: Path) -> None:
+    common = {"data": str(data_dir), "top_k": 2}
+    llm = OpenAICompatible(model=MODEL, base_url=server.url)
+    settings = f"retriever: {{name: bm25, k1: 1.2}}\nllm: {{name: openai, model: {MODEL}, base_url: '{server.url}'}}\n"
+    configs = [
+        resolve_run({**common, "retriever": BM25(k1=1.2), "llm": llm, "metrics": [RougeL()]}),
+        in_file(tmp_path, f"{settings}metrics: [rouge_l]\ndata: {data_dir}\ntop_k: 2\n"),
+        resolve_run(
+            {**common, "retriever": "bm25", "llm": "openai", "metrics": "rouge_l", "base_url": server.url},
+            ["retriever.k1=1.2", f"llm.model={MODEL}"],
+        ),
+    ]
+    assert configs[0] == configs[1] == configs[2]
+    assert len({plan(config).run for config in configs}) == 1
+    assert plan(resolve_run({**common, "retriever": BM25(), "llm": llm})).run != plan(configs[0]).run
+
+
+WRONG = [
+    ("retriever: {name: bm25, k1: abc}", [], {}, "retriever.k1"),
+    ("{}", ["retriever.k1=abc"], {}, "retriever.k1"),
+    ("{}", [], {"retriever": {"name": "bm25", "k1": "abc"}}, "retriever.k1"),
+    ("retriever: {name: bm25, k2: 1}", [], {}, "retriever.k2"),
+    ("llm: {name: openai, model: m, max_tokens: 0}", [], {}, "llm.max_tokens"),
+    ("llm: {name: openai, model: m}", ["llm.extra_body=3"], {}, "llm.extra_body"),
+    ("metrics: {rouge_l: {tokens: letters}}", [], {}, "metrics.rouge_l.tokens"),
+    ("{}", ["metrics.bertscore.layer=-1"], {}, "metrics.bertscore.layer"),
+    ("{}", ["metrics.retrieval.k=0"], {}, "metrics.retrieval.k"),
+    ("retriever: {name: hybrid, of: [bm25, {name: bm25, b: 2}]}", [], {}, "retriever.of.1.b"),
+]
+
+
+@pytest.mark.parametrize(("yaml", "overrides", "flags", "named"), WRONG)
+def test_a_wrong_setting_is_named_before_any_data_is_read(
+    yaml: str, overrides: list[str], flags: dict[str, Any], named: str, tmp_path: Path, cli: Cli
+) -> None:
+    (tmp_path / "run.yaml").write_text(yaml)
+    with pytest.raises(UsageError, match=named.replace(".", r"\.")) as caught:
+        resolve_run({"data": "no-such-folder", **flags}, overrides, tmp_path / "run.yaml")
+    assert "\n" not in str(caught.value)
+    if not flags:
+        more = [part for override in overrides for part in ("--set", override)]
+        done = cli("run", "--data", "no-such-folder", "--config", tmp_path / "run.yaml", *more)
+        assert done.code == 2 and named in done.err and len(done.err.splitlines()) == 1
+        assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"retriever": RougeL()}, "retriever: RougeL"),
+        ({"retriever": bm25_ranker.BM25()}, "retriever: BM25"),
+        ({"llm": BM25()}, "llm: BM25"),
+        ({"metrics": [BM25()]}, "metrics: BM25"),
+        ({"metrics": [RougeL(), RougeL(tokens="word")]}, "rouge_l is named twice"),
+        ({"metrics": [3]}, "metrics: expected names"),
+        ({"retriever": BM25}, "retriever: expected a name"),
+    ],
+)
+def test_components_in_the_wrong_place_are_refused(flags: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        resolve_run(flags)
+
+
+def test_building_loads_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a model was looked for")
+
+    for module in ("retrievers.dense.retriever", "scorers.bertscore"):
+        monkeypatch.setattr(f"qilin_rag.{module}.fetch_model", refuse)
+        monkeypatch.setattr(f"qilin_rag.{module}.model_sha256", refuse)
+    config = resolve_run({"retriever": "hybrid", "metrics": "rouge_l,bertscore"}, ["retriever.of=[bm25, biencoder]"])
+    assert config.metrics["bertscore"] == {}
