@@ -11,6 +11,40 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
+TYPED = """
+import qilin_rag as qr
+bm25 = qr.BM25(k1=1.2)
+finished = qr.run(retriever=bm25, metrics=[qr.RougeL(), "retrieval"], top_k=3)
+reveal_type(bm25)
+reveal_type(finished)
+reveal_type(finished.metrics["rouge_l"].value)
+reveal_type(qr.load_runs("runs"))
+reveal_type(qr.leaderboard("runs"))
+reveal_type(qr.compare(finished, "other"))
+reveal_type(qr.score(["a"], ["b"]).values)
+reveal_type(qr.import_answers("a.jsonl", name="n"))
+"""
+SEEN = [
+    "qilin_rag.retrievers.bm25.retriever.BM25",
+    "qilin_rag.pipeline.run.Run",
+    "float | None",
+    "qilin_rag.api.runs.RunList",
+    "qilin_rag.api.comparing.Leaderboard",
+    "qilin_rag.reports.compare.Comparison",
+    "dict[str, list[float | None]]",
+    "qilin_rag.pipeline.run.Run",
+]
+REFUSED = {
+    'qr.BM25(k1="abc")': "arg-type",
+    "qr.BM25(k2=1)": "call-arg",
+    'qr.run(top_k="3")': "arg-type",
+    "qr.run(topk=3)": "call-arg",
+    "qr.run(retriever=qr.RougeL())": "arg-type",
+    'qr.OpenAICompatible(model="m", temperature="hot")': "arg-type",
+    "qr.OpenAICompatible()": "call-arg",
+    'qr.run().metrics["rouge_l"].figure': "attr-defined",
+    "qr.nothing": "attr-defined",
+}
 
 
 @pytest.mark.slow
@@ -27,6 +61,7 @@ def test_the_wheel_works_outside_of_a_checkout(tmp_path: Path) -> None:
         "qilin_rag/data/sample/notes.jsonl",
         "qilin_rag/reports/page/page.html.j2",
         "qilin_rag/synth/model.md",
+        "qilin_rag/py.typed",
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "prompts/", "configs/"))]
     site = tmp_path / "site"
@@ -39,3 +74,18 @@ def test_the_wheel_works_outside_of_a_checkout(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "qilin_rag", *arguments]
         done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+    (tmp_path / "typed.py").write_text(TYPED + "\n".join(REFUSED))
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--config-file", os.devnull, "typed.py"],
+        env=environment | {"MYPYPATH": str(site)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = [line for line in checked.stdout.splitlines() if line.startswith("typed.py")]
+    revealed = [line.partition('Revealed type is "')[2].rstrip('"') for line in said if "Revealed" in line]
+    assert [seen.partition("fallback=")[2].rstrip("]") or seen for seen in revealed] == SEEN, checked.stdout
+    first = TYPED.count("\n") + 1
+    errors = {int(line.split(":")[1]) - first: line.rpartition("[")[2].rstrip("]") for line in said if "error" in line}
+    assert errors == dict(enumerate(REFUSED.values())), checked.stdout

@@ -30,7 +30,11 @@ def setting_docs(model: type[BaseModel]) -> list[SettingDoc]:
     that it is made from; else its type.
     """
     described = {name: text for base in reversed(model.__mro__) for name, text in _under_fields(base).items()}
-    texts = [base.__doc__ or "" for base in model.__mro__ if issubclass(base, BaseModel) and base is not BaseModel]
+    texts = [
+        (base.__doc__ or "").partition("Example:")[0]
+        for base in model.__mro__
+        if issubclass(base, BaseModel) and base is not BaseModel
+    ]
     docs = []
     for name, field in model.model_fields.items():
         said = described.get(name) or next(filter(None, (_sentences(text, name) for text in texts)), "")

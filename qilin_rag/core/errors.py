@@ -18,19 +18,41 @@ INSTEAD = {
 
 
 class QilinError(Exception):
-    """Anything we stop for on purpose; its text says what, where and what to do next."""
+    """Anything we stop for on purpose; its text says what, where and what to do next.
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> try:
+        ...     run = qr.run(retriever="bm26")
+        ... except qr.QilinError as error:
+        ...     print(error)
+        unknown retriever 'bm26'; did you mean bm25?...
+    """
 
     exit_code = 1
 
 
 class UsageError(QilinError):
-    """Wrong use: a bad option, configuration, prompt or data file."""
+    """Wrong use: a bad option, configuration, prompt or data file.
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> qr.run(retriever={"name": "bm25", "k1": "abc"})
+        Traceback (most recent call last):
+            ...
+        qilin_rag.core.errors.UsageError: retriever bm25: setting 'k1' is 'abc': ... (retriever.k1)
+    """
 
     exit_code = 2
 
 
 class FailedSamplesError(QilinError):
-    """The run finished, but more of its samples failed than `fail_on_error` allows."""
+    """The run finished, but more of its samples failed than `fail_on_error` allows.
+
+    Example:
+        >>> FailedSamplesError("3 of 20 questions failed").exit_code
+        3
+    """
 
     exit_code = 3
 

@@ -81,7 +81,12 @@ class Frozen(BaseModel):
 
 
 class Note(Frozen):
-    """A short post; the unit of retrieval."""
+    """A short post; the unit of retrieval.
+
+    Example:
+        >>> Note(note_idx=1, title="手冲", content="水温92度。").text
+        '手冲 水温92度。'
+    """
 
     note_idx: int
     title: str
@@ -97,6 +102,10 @@ class Question(Frozen):
     """A query with the answers users favoured and the notes those answers cite.
 
     `recorded` holds results that came with the data, by retriever: `(note_idx, score)` pairs, best first.
+
+    Example:
+        >>> Question(id="1", query="手冲水温", references=["92度。"], reference_notes=[1]).references
+        ['92度。']
     """
 
     id: str
@@ -108,7 +117,12 @@ class Question(Frozen):
 
 
 class Hit(Frozen):
-    """One retrieved note. A ranking is ordered by falling score, ties by a hash (`ties`); ranks count from 1."""
+    """One retrieved note. A ranking is ordered by falling score, ties by a hash (`ties`); ranks count from 1.
+
+    Example:
+        >>> Hit(note_idx=1, score=3.5, rank=1).rank
+        1
+    """
 
     note_idx: Annotated[int, Field(ge=0, lt=2**63)]
     score: FiniteFloat

@@ -21,6 +21,12 @@ class Extractive(LLM):
 
     Notes are read in the order of how much of the question they hold, weighted by rarity among the notes given;
     within that order sentences are taken as they stand, near-repeats left out.
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> llm = qr.Extractive(max_chars=60)
+        >>> llm.read("手冲水温", [qr.Note(note_idx=1, title="手冲", content="水温92度。闷蒸30秒。")])
+        '水温92度。\\n闷蒸30秒。'
     """
 
     version: ClassVar[int] = 2

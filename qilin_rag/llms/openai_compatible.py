@@ -77,6 +77,11 @@ class OpenAICompatible(LLM):
     `stream` reads the answer as it is written (for models that can only be streamed; where a server says so, that is
     done unasked); `stream` and `n` are not sent where they are null. `query` goes behind each address, such as Azure's
     `{api-version: 2024-10-21}`; at Azure's addresses the key goes into the header `api-key`.
+
+    Example:
+        >>> llm = OpenAICompatible(model="qwen2.5-7b", base_url="http://127.0.0.1:8000/v1", max_tokens=512)
+        >>> llm.prompt_budget
+        32256
     """
 
     version: ClassVar[int] = 2

@@ -105,6 +105,13 @@ def import_answers(
 
     Raises:
         UsageError: The answers can't be read, none of them is to a question of the data, or a metric can't be used.
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> from qilin_rag.data import load_dataset
+        >>> rows = [{"question_id": each.id, "answer": each.references[0]} for each in load_dataset("sample").questions]
+        >>> qr.import_answers(rows, name="our-product", metrics="rouge_l").metrics["rouge_l"].value
+        1.0
     """
     _check_name(name)
     if other := next((setting for setting in settings if not setting.startswith("metrics.")), None):

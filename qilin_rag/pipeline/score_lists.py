@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,9 @@ from pydantic import Field
 
 from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.extras import require
 from qilin_rag.core.registry import SCORERS
 from qilin_rag.core.stats import query_clusters
+from qilin_rag.core.tables import FIGURE_COLUMNS, as_frame, as_html, figure_cells
 from qilin_rag.core.text import clean, has_words, is_blank
 from qilin_rag.core.types import Frozen, MetricSummary, Question, Sample, Score
 from qilin_rag.data.note_ids import shown
@@ -35,6 +34,12 @@ class AnswerScores(Frozen):
 
     `metrics` has the figure of each metric over all answers, with interval, n and signature. `values` has the value of
     each answer by metric, None if it is unscored; `reasons` why it is, or what else is to be said of the value.
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> scores = qr.score(["冷藏12小时", None], ["冷藏12小时后过滤", "92度"], metrics="rouge_l")
+        >>> scores.metrics["rouge_l"].n, scores.to_frame().shape
+        (1, (2, 1))
     """
 
     metrics: dict[str, MetricSummary]
@@ -47,26 +52,11 @@ class AnswerScores(Frozen):
         Raises:
             UsageError: pandas is not installed.
         """
-        require("pandas", "pandas", what="to_frame")
-        from pandas import DataFrame
-
-        return DataFrame(self.values, dtype=float)
+        return as_frame(self.values, numbers=self.values)
 
     def _repr_html_(self) -> str:
         """The figures as a table, for a notebook."""
-        head = "".join(f"<th>{name}</th>" for name in ("metric", "value", "95% interval", "scored", "signature"))
-        rows = [
-            (
-                name,
-                "unscored" if of.value is None else f"{of.value:.4f}",
-                f"{of.ci95[0]:.4f} .. {of.ci95[1]:.4f}" if of.ci95 else f"none: {of.no_interval or 'unscored'}",
-                f"{of.n}/{of.n + of.n_unscored}",
-                of.signature,
-            )
-            for name, of in self.metrics.items()
-        ]
-        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return as_html(FIGURE_COLUMNS, [figure_cells(name, of) for name, of in self.metrics.items()])
 
 
 def score(

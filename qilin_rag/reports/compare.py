@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qilin_rag.core.errors import UsageError, unknown_name
 from qilin_rag.core.stats import Clusters, PairedTest, Values, paired_tests
+from qilin_rag.core.tables import as_frame, as_html
 from qilin_rag.core.types import Frozen
 from qilin_rag.reports.cells import could_be_shown
 from qilin_rag.reports.measured import (
@@ -20,6 +23,9 @@ from qilin_rag.reports.measured import (
     values_of,
 )
 from qilin_rag.reports.run_list import describe_statuses
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _EQUAL = 1e-9  # two scores closer than this are a tie
 
@@ -58,7 +64,15 @@ class MetricComparison(Frozen):
 
 
 class Comparison(Frozen):
-    """Two runs, joined by question; `better_a`, `better_b`: higher by metric `moved_by`, the largest change first."""
+    """Two runs, joined by question; `better_a`, `better_b`: higher by metric `moved_by`, the largest change first.
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> none, oracle = (qr.run(retriever=name, metrics="rouge_l", limit=20) for name in ("none", "oracle"))
+        >>> frame = qr.compare(oracle, none).to_frame().set_index("metric")
+        >>> bool(frame.loc["rouge_l", "difference"] > 0)
+        True
+    """
 
     run_a: str
     run_b: str
@@ -69,6 +83,37 @@ class Comparison(Frozen):
     better_a: list[Moved]
     better_b: list[Moved]
     notes: list[str]
+
+    def to_frame(self) -> DataFrame:
+        """Return the comparison as a pandas DataFrame with a row for each metric.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        rows: list[dict[str, Any]] = []
+        for each in self.metrics:
+            low, high = each.ci95 or (None, None)
+            record = {name: value for name, value in each.model_dump().items() if name != "ci95"}
+            rows.append({**record, "ci95_low": low, "ci95_high": high})
+        return as_frame(rows, numbers={"ci95_low", "ci95_high", "p", "detectable"})
+
+    def _repr_html_(self) -> str:
+        """The differences as a table, for a notebook."""
+        header = ("metric", self.run_a, self.run_b, "difference", "95% interval", "p", "won/tied/lost")
+        rows = [
+            (
+                each.metric,
+                f"{each.value_a:.4f}",
+                f"{each.value_b:.4f}",
+                f"{each.difference:+.4f}",
+                f"{each.ci95[0]:+.4f} .. {each.ci95[1]:+.4f}" if each.ci95 else f"none: {each.no_interval}",
+                "-" if each.p is None else f"{each.p:.4f}",
+                f"{each.wins}/{each.ties}/{each.losses}",
+            )
+            for each in self.metrics
+        ]
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        return as_html(header, rows) + (f"<ul>{notes}</ul>" if notes else "")
 
 
 def compare(

@@ -347,6 +347,13 @@ def _tex_cell(cell: Cell | None) -> str:
 
 def as_html(tables: Sequence[ResultTable]) -> str:
     """One page without scripts; the best figures in bold, tied ones underlined, and all with their marks."""
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
+    body = html_tables(tables)
+    return f'<!doctype html>\n<html lang="en"><head>{head}<title>Leaderboard</title></head>\n<body>{body}</body></html>'
+
+
+def html_tables(tables: Sequence[ResultTable]) -> str:
+    """The tables of the page alone."""
     parts = []
     for table in tables:
         parts.append(f"<h2>{html.escape(title(table))}</h2>")
@@ -361,9 +368,7 @@ def as_html(tables: Sequence[ResultTable]) -> str:
             parts += [f"<tr>{''.join(_tags('td', cells))}</tr>" for cells in rows]
             parts.append("</table>")
         parts += ["<ul>", *_tags("li", [*marks(table), *table.notes]), "</ul>"]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
-    body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en"><head>{head}<title>Leaderboard</title></head>\n<body>{body}</body></html>'
+    return "\n".join(parts)
 
 
 def _tags(tag: str, texts: Iterable[str]) -> list[str]:

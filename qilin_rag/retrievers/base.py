@@ -26,6 +26,17 @@ class Retriever(Component):
 
     `ignores_k`: what it finds does not depend on how many are asked for. `nested`: the hits at k are the first k of
     those at a larger k, so that one search does for both.
+
+    Example:
+        >>> class First(Retriever):
+        ...     def search(self, questions, notes, k):
+        ...         firsts = enumerate(notes.note_idxs[:k].tolist(), start=1)
+        ...         hits = [Hit(note_idx=note_idx, score=-rank, rank=rank) for rank, note_idx in firsts]
+        ...         return [hits for _ in questions]
+        >>> from qilin_rag.data import load_dataset
+        >>> data = load_dataset("sample")
+        >>> [len(hits) for hits in First().search(data.questions[:2], data.notes, 3)]
+        [3, 3]
     """
 
     ignores_k: ClassVar[bool] = False

@@ -51,6 +51,12 @@ class Hybrid(Retriever):
     `rrf` (Cormack et al. 2009): weight / (rrf_k + rank);
     `sum`: weight * (score - lowest) / (highest - lowest) over this retriever's hits of this question, 1 where all of
     them score the same. So its last hit gets as little as a note that it did not find: nothing.
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> hybrid = qr.Hybrid(of=[qr.BM25(), qr.BM25(analyzer="char")], weights=[2, 1])
+        >>> qr.run(retriever=hybrid, limit=20, metrics="rouge_l").metrics["recall@5"].n
+        20
     """
 
     version: ClassVar[int] = 2

@@ -35,6 +35,10 @@ class LangChainRetriever(Retriever):
     note_idx; of several documents of one note (chunks) the best counts. The order is the retriever's: scores are those
     in metadata["score"] if all documents of a question have one, none is above the one before it, and they differ; else
     the n documents score n, n-1, ..., 1. Up to `max_concurrency` questions are asked at once.
+
+    Example:
+        >>> LangChainRetriever(spec="my_rag:retriever", settings={"top": 3}).changed()
+        {'spec': 'my_rag:retriever', 'settings': {'top': 3}}
     """
 
     argument: ClassVar[str | None] = "spec"

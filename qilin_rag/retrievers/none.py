@@ -11,7 +11,13 @@ from qilin_rag.retrievers.base import Retriever
 
 
 class NoRetriever(Retriever):
-    """Gives no note to any question."""
+    """Gives no note to any question.
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> qr.run(retriever=qr.NoRetriever(), metrics="rouge_l", limit=5).metrics["recall@5"].value
+        0.0
+    """
 
     ignores_k: ClassVar[bool] = True
 

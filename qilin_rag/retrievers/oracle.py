@@ -11,7 +11,13 @@ from qilin_rag.retrievers.base import Retriever
 
 
 class Oracle(Retriever):
-    """All of a question's reference notes in the order they are cited; `k` does not cut them."""
+    """All of a question's reference notes in the order they are cited; `k` does not cut them.
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> qr.run(retriever=qr.Oracle(), limit=20, metrics="rouge_l").metrics["recall@5"].value
+        1.0
+    """
 
     ignores_k: ClassVar[bool] = True
 
@@ -27,7 +33,13 @@ class Oracle(Retriever):
 
 
 class OracleTopK(Oracle):
-    """The first `k` of the reference notes: the upper bound for a retriever that is held to so many."""
+    """The first `k` of the reference notes: the upper bound for a retriever that is held to so many.
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> qr.run(retriever=qr.OracleTopK(), top_k=1, limit=20, metrics="rouge_l").metrics["mrr@1"].value
+        1.0
+    """
 
     ignores_k: ClassVar[bool] = False
     nested: ClassVar[bool] = True

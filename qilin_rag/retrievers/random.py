@@ -11,7 +11,13 @@ from qilin_rag.retrievers.base import Retriever
 
 
 class Random(Retriever):
-    """k different notes for each question, by `seed` and the question's id: the same whatever else is asked."""
+    """k different notes for each question, by `seed` and the question's id: the same whatever else is asked.
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> qr.run(retriever=qr.Random(seed=1), limit=20, metrics="rouge_l").metrics["recall@5"].value < 1
+        True
+    """
 
     seed: int = 0
 

@@ -13,7 +13,12 @@ from qilin_rag.retrievers.base import Retriever
 
 
 class Recorded(Retriever):
-    """Results recorded with the data: `recorded:bm25` (Anserini) or `recorded:dpr` (a BERT bi-encoder), best 100."""
+    """Results recorded with the data: `recorded:bm25` (Anserini) or `recorded:dpr` (a BERT bi-encoder), best 100.
+
+    Example:
+        >>> Recorded(results="dpr").changed()
+        {'results': 'dpr'}
+    """
 
     argument: ClassVar[str | None] = "results"
     version: ClassVar[int] = 2

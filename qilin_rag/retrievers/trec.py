@@ -20,7 +20,15 @@ logger = logging.getLogger(__name__)
 
 
 class Trec(Retriever):
-    """The first k hits of each question in the file at `path`; a question that is not in it gets no note."""
+    """The first k hits of each question in the file at `path`; a question that is not in it gets no note.
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> bm25 = qr.run(retriever=qr.BM25(), limit=20, metrics="rouge_l")
+        >>> again = qr.run(retriever=qr.Trec(path=bm25.path / "run.trec"), limit=20, metrics="rouge_l")
+        >>> again.metrics["rouge_l"].value == bm25.metrics["rouge_l"].value
+        True
+    """
 
     argument: ClassVar[str] = "path"
     operational: ClassVar[frozenset[str]] = frozenset({"path"})

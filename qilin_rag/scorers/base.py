@@ -71,7 +71,21 @@ class Remarked(NamedTuple):
 
 
 class AnswerScorer(Scorer):
-    """A scorer with one metric that looks at the answer and its references only: the easy one to write."""
+    """A scorer with one metric that looks at the answer and its references only: the easy one to write.
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> class Polite(AnswerScorer):
+        ...     metric = "polite"
+        ...
+        ...     def signatures(self):
+        ...         return {"polite": f"polite|v{self.version}"}
+        ...
+        ...     def score_answers(self, answers, references):
+        ...         return [float("请" in answer) for answer in answers]
+        >>> qr.score(["请遮阴", "遮阴"], ["遮阴", "遮阴"], metrics=[Polite()]).values
+        {'polite': [1.0, 0.0]}
+    """
 
     metric: ClassVar[str]
 

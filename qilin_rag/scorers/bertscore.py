@@ -37,6 +37,12 @@ class BertScore(TextScorer):
     `model`: a hub name or a folder; `layer`: whose output is compared (1 is the first); `precision`: in which the model
     computes. `device` None is cuda where there is one. Vectors of references stay in memory for as long as this
     object lives; with `cache_gb` they are kept in the cache folder, those of all models together up to so many GB.
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> scorer = BertScore(model="hfl/chinese-roberta-wwm-ext", layer=9)
+        >>> scorer.changed()
+        {'model': 'hfl/chinese-roberta-wwm-ext', 'layer': 9}
     """
 
     metric: ClassVar[str] = "bertscore"

@@ -25,6 +25,11 @@ class Citations(Scorer):
 
     An answer that cites nothing has a recall of 0, and neither of the others. Numbers in reference answers are never
     used: they count other notes.
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> sorted(Citations().signatures())
+        ['citation_invalid', 'citation_precision', 'citation_recall']
     """
 
     version: ClassVar[int] = 2

@@ -17,6 +17,10 @@ class Contains(TextScorer):
     """1 where the answer contains one of the references whole, else 0.
 
     Compared are whole tokens, a character or a run of Latin letters and digits: `312度` does not contain `12度`.
+
+    Example:
+        >>> Contains().score_answers(["水温12度左右", "水温312度"], [["12度"], ["12度"]])
+        [1.0, 0.0]
     """
 
     metric: ClassVar[str] = "contains"

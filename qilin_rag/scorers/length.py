@@ -14,6 +14,10 @@ class LengthRatio(TextScorer):
 
     The closest reference is BLEU's (Papineni et al. 2002). Empty references are passed over: with none left, the answer
     is unscored.
+
+    Example:
+        >>> LengthRatio().score_answers(["水温92度"], [["92度"]])
+        [Remarked(value=2.0, reason=None)]
     """
 
     metric: ClassVar[str] = "length_ratio"

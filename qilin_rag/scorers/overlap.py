@@ -51,6 +51,10 @@ class Bleu(SacreBleu):
 
     Of several references each n-gram counts as often as in the one that has most of it, and the length is compared with
     the closest.
+
+    Example:
+        >>> [round(value, 3) for value in Bleu().score_answers(["水温92度"], [["水温92度"]])]
+        [1.0]
     """
 
     metric: ClassVar[str] = "bleu"
@@ -63,7 +67,12 @@ class Bleu(SacreBleu):
 
 
 class ChrF(SacreBleu):
-    """Sentence chrF2 (Popović 2015) by sacreBLEU: F2 of the 1- to 6-grams of characters; the best over references."""
+    """Sentence chrF2 (Popović 2015) by sacreBLEU: F2 of the 1- to 6-grams of characters; the best over references.
+
+    Example:
+        >>> [round(value, 3) for value in ChrF().score_answers(["水温92度"], [["水温92度"]])]
+        [1.0]
+    """
 
     metric: ClassVar[str] = "chrf"
 

@@ -25,6 +25,12 @@ class Retrieval(Scorer):
     reason (a small corpus, a retriever that finds no more) is whole, and an empty one scores 0.
 
     The evaluator gets scores rewritten from our ranks, so that its own order of ties can't change a figure.
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> run = qr.run(retriever=qr.BM25(), metrics=[qr.Retrieval(k=3)], limit=20)
+        >>> list(run.metrics)
+        ['recall@3', 'ndcg@3', 'mrr@3']
     """
 
     version: ClassVar[int] = 2

@@ -85,7 +85,12 @@ class Rouge(TextScorer):
 
 
 class RougeL(Rouge):
-    """ROUGE-L (Lin 2004): F1 of the longest common subsequence, as rouge_score computes it."""
+    """ROUGE-L (Lin 2004): F1 of the longest common subsequence, as rouge_score computes it.
+
+    Example:
+        >>> RougeL(tokens="mixed").score_answers(["冷藏12小时"], [["冷藏12小时后过滤", "92度"]])
+        [0.7692307692307693]
+    """
 
     metric: ClassVar[str] = "rouge_l"
     kind: ClassVar[str] = "rouge_l"
@@ -107,7 +112,12 @@ class RougeN(Rouge):
 
 
 class Rouge1(RougeN):
-    """ROUGE-1 (Lin 2004): F1 of the single tokens, as rouge_score computes it."""
+    """ROUGE-1 (Lin 2004): F1 of the single tokens, as rouge_score computes it.
+
+    Example:
+        >>> Rouge1().score_answers(["水温92度"], [["92度水温"]])
+        [1.0]
+    """
 
     metric: ClassVar[str] = "rouge_1"
     kind: ClassVar[str] = "rouge_1"
@@ -116,7 +126,12 @@ class Rouge1(RougeN):
 
 
 class Rouge2(RougeN):
-    """ROUGE-2 (Lin 2004): F1 of the pairs of neighbouring tokens, as rouge_score computes it; 0 below two tokens."""
+    """ROUGE-2 (Lin 2004): F1 of the pairs of neighbouring tokens, as rouge_score computes it; 0 below two tokens.
+
+    Example:
+        >>> Rouge2().score_answers(["水温92度"], [["92度水温"]])
+        [0.6666666666666666]
+    """
 
     metric: ClassVar[str] = "rouge_2"
     kind: ClassVar[str] = "rouge_2"

@@ -45,6 +45,11 @@ class LangChain(LLM):
     `thinking_markers` (pairs, such as `[[<cot>, </cot>]]`) tell where the model thinks, beside those that are known.
     `stream` reads the answer as it is written, for models that can only be streamed; where one says so, that is done
     unasked.
+
+    Example:
+        >>> llm = LangChain(spec="ollama:qwen2.5:7b", context_length=8192)
+        >>> llm.prompt_budget
+        7168
     """
 
     version: ClassVar[int] = 2

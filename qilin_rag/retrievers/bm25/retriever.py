@@ -33,6 +33,11 @@ class BM25(IndexedRetriever):
 
     `analyzer`: `word` (jieba), `char`, or `cjk-bigram` (Lucene's CJKAnalyzer, as the dataset's own BM25 column). With
     `simplify` traditional characters of queries and notes are read as simplified ones (OpenCC).
+
+    Example:
+        >>> import qilin_rag as qr
+        >>> qr.run(retriever=qr.BM25(k1=1.2, analyzer="char"), limit=20, metrics="rouge_l").metrics["recall@5"].n
+        20
     """
 
     version: ClassVar[int] = 3

@@ -72,6 +72,10 @@ class BiEncoder(IndexedRetriever):
     `batch_size` bounds a batch to as many texts of full length. `device` may name several, with commas between them, or
     be `all` (GPUs): each encodes notes in a process of its own. With `engine: ray` the workers of a Ray cluster do,
     which need the model where it is here.
+
+    Example:
+        >>> BiEncoder(model="BAAI/bge-small-zh-v1.5", device="cpu").changed()
+        {'model': 'BAAI/bge-small-zh-v1.5'}
     """
 
     argument: ClassVar[str | None] = "model"
