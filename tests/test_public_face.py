@@ -80,6 +80,21 @@ bm25""",
     "qr.load_runs('runs')",
     "qr.leaderboard('runs')",
     "qr.compare(bm25, none)",
+    """
+class Firsts(qr.Retriever):
+    def search(self, questions, notes, k):
+        firsts = enumerate(notes.note_idxs[:k].tolist(), start=1)
+        hits = [qr.Hit(note_idx=note_idx, score=-rank, rank=rank) for rank, note_idx in firsts]
+        return [hits for _ in questions]
+first = qr.run(retriever=Firsts(), metrics="rouge_l", runs_dir="own")
+first""",
+    """
+class Firsts(qr.Retriever):
+    def search(self, questions, notes, k):
+        return [[] for _ in questions]
+again = qr.run(retriever=Firsts(), metrics="rouge_l", runs_dir="own")
+assert again.path != first.path and again.to_frame()["note_ids"].map(len).max() == 0
+again""",
     "print(bm25.metrics['rouge_l'].value > none.metrics['rouge_l'].value, len(qr.leaderboard('runs').to_frame()))",
 ]
 
@@ -169,3 +184,12 @@ def test_failed_questions_are_counted_and_an_error_only_if_asked_for(data_dir: P
     assert run.to_frame()["status"].tolist() == ["ok", "ok", "failed"]
     with pytest.raises(qr.FailedSamplesError):
         qr.run(data=data_dir, llm=llm, metrics="rouge_l", fail_on_error=0)
+
+
+def test_progress_is_one_line_that_goes_away(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    qr.run(data=data_dir, metrics="rouge_l", progress=True)
+    out, err = capsys.readouterr()
+    assert not out and "answering: 1/3" in err and "\n" not in err
+    assert err.endswith("\r") and not err.rstrip("\r").rpartition("\r")[2].strip()
+    qr.run(data=data_dir, metrics="rouge_l", fresh=True)
+    assert capsys.readouterr() == ("", "")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
+from qilin_rag.api.progress import shown_progress
 from qilin_rag.config.run import resolve_run
 from qilin_rag.core.tables import FIGURE_COLUMNS, FIGURES, as_frame, as_html, figure_cells, figure_record
 from qilin_rag.core.types import AnswerSelection, MissingNotes, NoteOrder, ReferenceSelection
@@ -58,6 +59,7 @@ def run(
     llm: str | Mapping[str, Any] | LLM | None = None,
     prompt: str | Path | None = None,
     metrics: str | Sequence[str | Scorer] | Scorer | Mapping[str, Mapping[str, Any]] | None = None,
+    progress: bool | None = None,
     **settings: Unpack[RunSettings],
 ) -> Run:
     """Do one run: retrieve, prompt, generate and score.
@@ -72,6 +74,7 @@ def run(
         prompt: The name of a prompt, or the path of a prompt file. Default: default.
         metrics: Names, components such as `RougeL(tokens="word")`, or a mapping of names to settings. Default: rouge_l,
             and bertscore if its model is there. The retrieval metrics are always scored.
+        progress: Whether a line of standard error shows how far it is. Default: in a terminal and in a notebook.
         **settings: Further settings of a run by name, such as `top_k=10`, `limit=100` or `runs_dir="runs"`.
 
     Returns:
@@ -99,7 +102,8 @@ def run(
         **settings,
     }
     config = resolve_run(given)
-    finished = run_pipeline(config)
+    with shown_progress(progress):
+        finished = run_pipeline(config)
     if "fail_on_error" in settings:
         check_failures(finished, config.fail_on_error)
     return finished

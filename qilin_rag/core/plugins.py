@@ -92,6 +92,30 @@ def source_hash(*module_names: str) -> dict[str, str]:
     return {"source_sha256": hashlib.sha256(contents).hexdigest()} if contents else {}
 
 
+def typed_in_hash(*classes: type) -> dict[str, str]:
+    """The hash of the methods of classes that were typed in and are in no file: those of a notebook.
+
+    Raises:
+        UsageError: The source of one can't be read, so that nobody could tell when it changes.
+    """
+    typed_in = [
+        cls for cls in classes if cls.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
+    ]
+    sources = []
+    for cls in typed_in:
+        members = (
+            getattr(each, "__func__", None) or getattr(each, "fget", None) or each for each in vars(cls).values()
+        )
+        functions = [each for each in members if inspect.isfunction(each) and each.__module__ == "__main__"]
+        try:
+            sources += [inspect.getsource(function) for function in functions]
+        except OSError as error:
+            raise UsageError(
+                f"the source of {cls.__name__} can't be read; write it into a module of its own"
+            ) from error
+    return {"typed_in_sha256": hashlib.sha256("".join(sources).encode()).hexdigest()} if sources else {}
+
+
 def refuse_secrets(settings: Mapping[str, Any], what: str) -> None:
     """UsageError if these settings seem to hold a key or a password: settings are written down with every run."""
     for name, value in _flat(settings):

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qilin_rag.core.errors import UsageError, explain, unknown_name
-from qilin_rag.core.plugins import import_object, source_hash
+from qilin_rag.core.plugins import import_object, source_hash, typed_in_hash
 
 
 class Component(BaseModel):
@@ -75,7 +75,8 @@ class Component(BaseModel):
     @classmethod
     def _source_hash(cls) -> dict[str, str]:
         """The hash of the files of a component of the user's own, and of the classes it is made from."""
-        return source_hash(*dict.fromkeys(base.__module__ for base in cls.__mro__ if issubclass(base, Component)))
+        bases = [base for base in cls.__mro__ if issubclass(base, Component)]
+        return source_hash(*dict.fromkeys(base.__module__ for base in bases)) | typed_in_hash(*bases)
 
     @classmethod
     def names_code(cls, settings: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,11 @@ from qilin_rag.pipeline.run import run
 from tests.conftest import NOTES, QUESTIONS, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 from tests.hostile.watch import SECRET
+
+
+def needs_langchain(err: str) -> bool:
+    """Whether a command ended, as it must where LangChain is not installed, at an LLM of it."""
+    return find_spec("langchain") is None and "needs langchain" in err
 
 
 class Scene(NamedTuple):

@@ -13,7 +13,7 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.llms.serving.engines import build_engine
 from tests.conftest import Cli
 from tests.fake_server import MODEL
-from tests.hostile.conftest import Scene
+from tests.hostile.conftest import Scene, needs_langchain
 from tests.hostile.watch import SECRET, shown_in, watched
 
 EVIL = "https://llm.evil.example/v1"
@@ -149,7 +149,7 @@ def test_a_file_of_a_stranger_does_no_harm(
     assert (scene.folder / "canary.txt").read_text(encoding="utf-8") == "untouched"
     assert shown_in(scene.folder, done.out, done.err) == []
     assert (done.code, done.err.count("\n")) == (2, 1), done.err
-    assert attack.says in done.err
+    assert attack.says in done.err or needs_langchain(done.err)
 
 
 def test_an_address_that_a_flag_names_is_used(scene: Scene, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

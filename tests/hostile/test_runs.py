@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.conftest import Cli
-from tests.hostile.conftest import Scene
+from tests.hostile.conftest import Scene, needs_langchain
 from tests.hostile.watch import SECRET, shown_in, watched
 
 EVIL = "https://llm.evil.example/v1"
@@ -161,7 +161,7 @@ def test_a_run_of_a_stranger_does_no_harm(
     assert {path: path.read_bytes() for path in scene.run.iterdir() if path.is_file()} == before
     assert not Path("runs/reproduced").exists()
     assert (done.code, done.err.count("\n")) == (2, 1), done.err
-    assert attack.says in done.err
+    assert attack.says in done.err or needs_langchain(done.err)
 
 
 def test_what_a_flag_names_is_used(scene: Scene, cli: Cli) -> None:

@@ -255,6 +255,7 @@ def test_how_an_answer_comes_back_is_no_part_of_what_was_asked() -> None:
         assert other.identity() == plain.identity()
         assert request_key(other.request(PROMPT)) == request_key(plain.request(PROMPT))
     assert OpenAICompatible(model="m", extra_body={"stream": True}).stream is True
+    pytest.importorskip("langchain", reason="needs LangChain: pip install 'qilin-rag[langchain]'")
     assert LangChain(spec="openai:m", stream=True).identity() == LangChain(spec="openai:m").identity()
 
 
