@@ -8,10 +8,8 @@ Everything in `__all__` is the public face. It is imported when it is used, so t
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
+TYPE_CHECKING = False  # typing's, which takes as long to import as Python to start
 
 if TYPE_CHECKING:
     from qilin_rag.api.comparing import Leaderboard, compare, leaderboard
@@ -130,7 +128,9 @@ __all__ = [
 
 if not TYPE_CHECKING:  # a type checker knows the names above, and refuses others
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
+        import importlib
+
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
