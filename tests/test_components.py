@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import model_validator
 
 from qilin_rag.config.run import RunConfig, resolve_run
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import RETRIEVERS
 from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.pipeline.dry_run import plan
 from qilin_rag.rankers import bm25 as bm25_ranker
 from qilin_rag.retrievers.bm25.retriever import BM25
 from qilin_rag.retrievers.dense.retriever import BiEncoder
 from qilin_rag.retrievers.hybrid import Hybrid
+from qilin_rag.retrievers.oracle import Oracle
 from qilin_rag.retrievers.recorded import Recorded
 from qilin_rag.retrievers.trec import Trec
 from qilin_rag.scorers.rouge import RougeL
@@ -160,3 +163,78 @@ def test_building_loads_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"qilin_rag.{module}.model_sha256", refuse)
     config = resolve_run({"retriever": "hybrid", "metrics": "rouge_l,bertscore"}, ["retriever.of=[bm25, biencoder]"])
     assert config.metrics["bertscore"] == {}
+
+
+def test_a_file_can_not_put_code_behind_the_name_of_a_preset(cli: Cli, data_dir: Path) -> None:
+    pytest.importorskip("langchain", reason="needs LangChain: pip install 'qilin-rag[langchain]'")
+    Path("configs/llms").mkdir(parents=True)
+    Path("configs/llms/mine.yaml").write_text("class: langchain\nspec: openai:gpt-4o\n")
+    Path("run.yaml").write_text(f"data: {data_dir}\nllm: {{name: mine, spec: 'os:system'}}\n")
+    Path("grid.yaml").write_text(f"data: {data_dir}\nllms: [{{name: mine, spec: 'os:system'}}]\n")
+    for command in (("run", "--config", "run.yaml"), ("sweep", "grid.yaml")):
+        done = cli(*command)
+        assert done.code == 2 and "code (package.module:NAME)" in done.err, done.err
+
+
+def test_the_more_exact_word_wins_over_the_name() -> None:
+    Path("a.trec").write_text("1 Q0 2 1 1.0 run\n")
+    Path("b.trec").write_text("1 Q0 3 1 1.0 run\n")
+    for name, key, value in (
+        ("biencoder:A", "model", "B"),
+        ("biencoder:A", "model", "BAAI/bge-base-zh-v1.5"),
+        ("recorded:dpr", "results", "bm25"),
+        ("trec:a.trec", "path", "b.trec"),
+    ):
+        config = resolve_run({"retriever": name}, [f"retriever.{key}={value}"])
+        built = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
+        assert str(getattr(built, key)) == value
+        assert config == resolve_run({"retriever": {"name": name, key: value}})
+
+
+class Derived(Oracle):
+    """A default that hangs on another setting."""
+
+    mode: str = "a"
+    width: int | None = None
+
+    @model_validator(mode="after")
+    def _fill(self) -> Derived:
+        if self.width is None:
+            object.__setattr__(self, "width", {"a": 1, "b": 5}[self.mode])
+        return self
+
+
+def test_settings_that_hang_on_each_other_stay_what_they_are() -> None:
+    for settings in ({"mode": "b", "width": 1}, {"mode": "b"}, {"width": 5}, {"mode": "b", "width": 5}):
+        component = Derived(**settings)
+        assert Derived(**component.own_settings()) == component
+
+
+def test_places_in_the_home_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cli: Cli) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve_run({"runs_dir": "~/x"}).runs_dir == tmp_path / "x"
+    done = cli("run", "--retriever", "biencoder:~nobody-of-this-name/x", "--llm", "extractive", "--dry-run")
+    assert "Traceback" not in done.err
+
+
+def test_a_wrong_limit_of_the_cache_is_said_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, cli: Cli, data_dir: Path
+) -> None:
+    for wrong in ("50GB", "9" * 400, "nan"):
+        monkeypatch.setenv("QILIN_RAG_CACHE_GB", wrong)
+        done = cli("run", "--data", data_dir, "--llm", "extractive")
+        assert done.code == 2 and "QILIN_RAG_CACHE_GB" in done.err
+        assert not Path("runs").exists() and not Path("cache/indexes").exists()
+
+
+def test_a_run_directory_that_is_a_link_is_not_written_through(cli: Cli, data_dir: Path, tmp_path: Path) -> None:
+    command = ("run", "--data", data_dir, "--llm", "extractive", "--metrics", "rouge_l", "--quiet")
+    assert cli(*command).code == 0
+    [path] = Path("runs").iterdir()
+    path.rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "manifest.json").unlink()
+    before = sorted((tmp_path / "elsewhere").iterdir())
+    path.symlink_to(tmp_path / "elsewhere")
+    done = cli(*command)
+    assert done.code == 2 and "is a link" in done.err
+    assert sorted((tmp_path / "elsewhere").iterdir()) == before

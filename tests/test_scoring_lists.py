@@ -115,3 +115,11 @@ def test_wrong_use_is_one_line(answers: Any, references: Any, given: dict[str, A
     with pytest.raises(UsageError, match=says) as raised:
         score(answers, references, **{"metrics": ["rouge_l"], **given})
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_answers_without_a_query_are_no_copies_of_one() -> None:
+    answers, references = ["冷藏12小时", "不知道"] * 20, ["冷藏12小时后过滤"] * 40
+    queries = [*(f"问题{i}" for i in range(20)), *[None, ""] * 10]
+    alone = score(answers, references, metrics=RougeL())
+    found = score(answers, references, metrics=["rouge_l"], queries=queries)
+    assert found.metrics["rouge_l"].ci95 == alone.metrics["rouge_l"].ci95 is not None

@@ -61,7 +61,7 @@ class Leaderboard(Sequence[ResultTable]):
 
 
 def leaderboard(
-    *folders: str | Path, metrics: Sequence[str] = (), common: bool = False, sort: str | None = None
+    *folders: Run | str | Path, metrics: str | Sequence[str] = (), common: bool = False, sort: str | None = None
 ) -> Leaderboard:
     """Put the finished runs of folders side by side, with intervals and what is not significantly worse than the best.
 
@@ -85,8 +85,10 @@ def leaderboard(
         >>> table.blocks[0].metric, table.blocks[0].columns
         ('rouge_l', ['none', 'bm25', 'oracle'])
     """
-    options = board.Options(common=common, sort=sort, narrowing=Narrowing(metrics=list(metrics)))
-    return Leaderboard(board.leaderboard(*map(Path, folders or ("runs",)), options=options))
+    named = metrics.split(",") if isinstance(metrics, str) else list(metrics)
+    options = board.Options(common=common, sort=sort, narrowing=Narrowing(metrics=named))
+    paths = [each.path if isinstance(each, Run) else Path(each) for each in folders or ("runs",)]
+    return Leaderboard(board.leaderboard(*paths, options=options))
 
 
 def compare(

@@ -22,6 +22,7 @@ from qilin_rag.config.overrides import Owner, named_settings, parse_overrides
 from qilin_rag.config.presets import GGUF, named_llm
 from qilin_rag.config.resources import read_yaml
 from qilin_rag.core.errors import UsageError, explain, unknown_name
+from qilin_rag.core.files import expanded
 from qilin_rag.core.registry import ENGINES, LLMS, RETRIEVERS, SCORERS, Component, Registry
 from qilin_rag.core.text import clean, short_path
 from qilin_rag.core.types import AnswerSelection, Frozen, MissingNotes, NoteOrder, ReferenceSelection
@@ -115,11 +116,14 @@ def _refuse_unwritable(given: Mapping[str, Any]) -> None:
 
 
 def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any], dict[str, dict[str, Any]]]]:
-    """The components a file names, with their settings, by kind."""
-    for kind, registry in (("retriever", RETRIEVERS), ("llm", LLMS)):
-        if kind in settings:
-            its = _named(settings[kind], kind)
-            yield kind, registry, {its.pop("name"): its}
+    """The components a file names, with their settings, by kind; an LLM with those of its preset."""
+    if "retriever" in settings:
+        its = _named(settings["retriever"], "retriever")
+        yield "retriever", RETRIEVERS, {its.pop("name"): its}
+    if "llm" in settings:
+        its = _named(settings["llm"], "llm")
+        its = named_llm(its.pop("name")) | its
+        yield "llm", LLMS, {its.pop("name"): its}
     if "metrics" in settings:
         yield "metrics", SCORERS, _metrics(settings["metrics"])
 
@@ -200,6 +204,9 @@ def resolve(
             raise UsageError(f"{file}: {kind} must be a registered name; code (package.module:NAME) goes to --{kind}")
     given = {**from_file, **{key: value for key, value in flags.items() if value is not None}}
     _refuse_unwritable(given)
+    for name in ("runs_dir", "ids", "rerank"):
+        if isinstance(given.get(name), str | Path):
+            given[name] = expanded(given[name])
     base_url, stream = given.pop("base_url", None), given.pop("stream", None)
     retriever = _named(given.pop("retriever", "bm25"), "retriever")
     llm = _named(given.pop("llm", "extractive"), "llm")
@@ -245,7 +252,7 @@ def resolve(
     if check:
         retriever_name, retriever = _checked(RETRIEVERS, retriever_name, retriever)
         llm_class, llm = _checked(LLMS, llm_class, llm)
-        metrics = {name: _checked(SCORERS, name, its)[1] for name, its in metrics.items()}
+        metrics = dict(_checked(SCORERS, name, its) for name, its in metrics.items())
     settings = {
         **given,
         "retriever": {"name": retriever_name, "settings": retriever},
@@ -268,9 +275,10 @@ def _checked(registry: Registry[Any], name: str, settings: Mapping[str, Any]) ->
     """
     component: Component = registry.create(name, settings)
     argument = component.argument
-    if ":" not in name and argument is not None and type(component).model_fields[argument].is_required():
-        name = f"{name}:{getattr(component, argument)}"
     implied = registry.implied(name)
+    if argument is not None and (implied or type(component).model_fields[argument].is_required()):
+        name = f"{name.partition(':')[0]}:{getattr(component, argument)}" if registry.is_registered(name) else name
+        implied = registry.implied(name)
     return name, {key: value for key, value in component.own_settings().items() if key not in implied}
 
 

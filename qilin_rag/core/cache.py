@@ -94,7 +94,7 @@ def limit_bytes() -> int:
     given = os.environ.get(LIMIT, "").strip()
     if not given:
         return int(_LIMIT_GB * 1e9)
-    if not re.fullmatch(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", given):
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?|\.[0-9]+", given):
         raise UsageError(f"{LIMIT}={given!r} must be a number of GB, such as 50")
     return int(float(given) * 1e9)
 
@@ -123,8 +123,13 @@ def in_use(path: Path, by: object) -> None:
 
 def make_room() -> None:
     """Remove what was not used for longest until all is within the limit; never what is in use or cost money."""
+    try:
+        limit = limit_bytes()
+    except UsageError as error:  # said before the work began, by whoever asked for it
+        logger.warning("%s; nothing is removed from the cache", error)
+        return
     found = entries()
-    excess = sum(entry.n_bytes for entry in found) - limit_bytes()
+    excess = sum(entry.n_bytes for entry in found) - limit
     if excess <= 0:
         return
     n_freed = 0

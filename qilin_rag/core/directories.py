@@ -49,6 +49,8 @@ def locked(path: Path, option: str = "--runs-dir") -> Iterator[None]:
     that names another folder.
     """
     lock = filelock.FileLock(path / ".lock", timeout=0)
+    if path.is_symlink():
+        raise UsageError(f"{path} is a link; move it away, or write elsewhere with {option}")
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
         for file in path.iterdir():

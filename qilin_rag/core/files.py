@@ -29,6 +29,14 @@ _TEMPORARY = ".tmp"
 _MOST_LOOKS = 5
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with `~` as the user's home; one of a user that does not exist stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a run directory; a UsageError where there is none."""
     _check_plain(path)

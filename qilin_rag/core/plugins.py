@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import inspect
+import linecache
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,27 +96,34 @@ def source_hash(*module_names: str) -> dict[str, str]:
 
 
 def typed_in_hash(*classes: type) -> dict[str, str]:
-    """The hash of the methods of classes that were typed in and are in no file: those of a notebook.
+    """The hash of the definitions of classes that were typed in and are in no file: those of a notebook.
+
+    Functions and constants beside them, in the same notebook, do not count.
 
     Raises:
         UsageError: The source of one can't be read, so that nobody could tell when it changes.
     """
-    typed_in = [
-        cls for cls in classes if cls.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__")
-    ]
-    sources = []
-    for cls in typed_in:
-        members = (
-            getattr(each, "__func__", None) or getattr(each, "fget", None) or each for each in vars(cls).values()
-        )
-        functions = [each for each in members if inspect.isfunction(each) and each.__module__ == "__main__"]
-        try:
-            sources += [inspect.getsource(function) for function in functions]
-        except OSError as error:
-            raise UsageError(
-                f"the source of {cls.__name__} can't be read; write it into a module of its own"
-            ) from error
+    if hasattr(sys.modules["__main__"], "__file__"):
+        return {}
+    sources = [_typed_in_source(cls) for cls in classes if cls.__module__ == "__main__"]
     return {"typed_in_sha256": hashlib.sha256("".join(sources).encode()).hexdigest()} if sources else {}
+
+
+def _typed_in_source(cls: type) -> str:
+    """The definition of a class in the cell where its methods are."""
+    members = (getattr(each, "__func__", None) or getattr(each, "fget", None) or each for each in vars(cls).values())
+    functions = [each for each in members if inspect.isfunction(each) and each.__module__ == "__main__"]
+    for cell in dict.fromkeys(function.__code__.co_filename for function in functions):
+        text = "".join(linecache.getlines(cell))
+        with suppress(SyntaxError):  # magics of a notebook, which are compiled otherwise
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
+                    return ast.get_source_segment(text, node) or text
+        if text:
+            return text
+    if functions:
+        raise UsageError(f"the source of {cls.__name__} can't be read; write it into a module of its own")
+    return repr(sorted((name, repr(value)) for name, value in vars(cls).items() if name.isupper()))
 
 
 def refuse_secrets(settings: Mapping[str, Any], what: str) -> None:

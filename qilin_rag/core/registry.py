@@ -7,15 +7,16 @@ manifest and the fingerprint all come from that one definition; heavy state is b
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qilin_rag.core.errors import UsageError, explain, unknown_name
+from qilin_rag.core.files import expanded
 from qilin_rag.core.plugins import import_object, source_hash, typed_in_hash
 
 
@@ -75,7 +76,7 @@ class Component(BaseModel):
     @classmethod
     def _source_hash(cls) -> dict[str, str]:
         """The hash of the files of a component of the user's own, and of the classes it is made from."""
-        bases = [base for base in cls.__mro__ if issubclass(base, Component)]
+        bases = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _NOT_OF_USERS]
         return source_hash(*dict.fromkeys(base.__module__ for base in bases)) | typed_in_hash(*bases)
 
     @classmethod
@@ -90,9 +91,11 @@ class Component(BaseModel):
         needed = {name: given[name] for name, field in cls.model_fields.items() if field.is_required()}
         try:
             usual = cls(**needed).model_dump()
+            own = {name: value for name, value in given.items() if name in needed or value != usual.get(name, ...)}
+            is_whole = cls(**own).model_dump() == self.model_dump()
         except ValueError:  # some settings are only right together
             return given
-        return {name: value for name, value in given.items() if name in needed or value != usual[name]}
+        return own if is_whole else given
 
     def changed(self, base: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
         """The output-changing fields that differ from `base`, or where it is silent from their default.
@@ -105,6 +108,7 @@ class Component(BaseModel):
 
 
 C = TypeVar("C", bound=Component)
+_NOT_OF_USERS = {"qilin_rag", "pydantic", "pydantic_core", *sys.stdlib_module_names} - {"__main__"}
 _SET_AS = {"retriever": "retriever", "llm": "llm", "metric": "metrics.{}", "ranker": "ranker"}
 
 
@@ -207,8 +211,8 @@ class Registry(Generic[C]):
     def label(self, name: str) -> str:
         """The name for people: an argument that is a folder goes by its own name, without what it lies in."""
         registered, colon, argument = name.partition(":")
-        is_folder = bool(colon) and self.is_registered(name) and Path(argument).expanduser().is_dir()
-        return f"{registered}:{Path(argument).expanduser().resolve().name}" if is_folder else name
+        is_folder = bool(colon) and self.is_registered(name) and expanded(argument).is_dir()
+        return f"{registered}:{expanded(argument).resolve().name}" if is_folder else name
 
     def names_code(self, name: str, settings: Mapping[str, Any]) -> bool:
         """Whether this component is code of the user's own, by its name or by what its settings name."""

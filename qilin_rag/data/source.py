@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from qilin_rag.core.downloads import is_forbidden, refuse_download
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.files import expanded
 from qilin_rag.data.encodings import ENCODINGS, SAVED_FILES, find_files
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.near_miss import near_miss
@@ -75,7 +76,7 @@ def _find_source(name: str, tables: Sequence[str], fetch: bool) -> Source:
     if name.startswith(_HUB):
         return _from_hub(name.removeprefix(_HUB), tables, fetch)
     try:
-        folder = Path(name).expanduser()
+        folder = expanded(name)
         is_there = folder.is_dir()
     except (OSError, RuntimeError, ValueError):
         is_there = False
@@ -92,7 +93,7 @@ def _find_source(name: str, tables: Sequence[str], fetch: bool) -> Source:
 def _table_of(name: str) -> Path | None:
     """The file that was named for its folder."""
     try:
-        path = Path(name).expanduser()
+        path = expanded(name)
         return path if path.is_file() else None
     except (OSError, RuntimeError, ValueError):
         return None

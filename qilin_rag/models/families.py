@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.files import expanded
 from qilin_rag.models.pretrained import adapted_models, find_model
 
 Pooling = Literal["mean", "cls", "max", "lasttoken"]
@@ -106,7 +107,7 @@ def sentence_transformers_config(folder: Path) -> dict[str, Any]:
 
 def _names(folder: Path, name: str) -> list[str]:
     """The names that a model is known by, the surest first."""
-    given = Path(name).expanduser()
+    given = expanded(name)
     place = (given if given.exists() else folder).resolve()
     names = [place.name if given.exists() else name.rpartition("/")[2]]
     names += [part.rpartition("--")[2] for part in place.parts if part.startswith("models--")]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from qilin_rag.core.downloads import refuse_download
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.file_hashes import file_sha256
+from qilin_rag.core.files import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +83,7 @@ def find_model(name: str) -> Path | None:
 
     A path may be what the command `train` wrote, which holds the model in `model/`.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     for place in (folder, folder / "model"):
         if is_model(place):
             return place
@@ -322,7 +323,7 @@ def _snapshot(name: str, offline: bool) -> Path | None:
 def _fetch(name: str) -> Path:
     if found := find_model(name):
         return found
-    if Path(name).expanduser().exists():
+    if expanded(name).exists():
         raise UsageError(f"model {name!r}: no config.json in this folder, so it is no pretrained model")
     refuse_download(f"model {name!r}")
     logger.info("fetching model %s", name)

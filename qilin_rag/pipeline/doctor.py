@@ -19,6 +19,7 @@ from qilin_rag.config.resources import read_yaml, resource_names
 from qilin_rag.config.run import RunConfig
 from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.errors import QilinError
+from qilin_rag.core.files import expanded
 from qilin_rag.core.registry import ENGINES, LLMS, RETRIEVERS, SCORERS
 from qilin_rag.data.source import open_source
 from qilin_rag.llms.connection import is_local
@@ -130,7 +131,7 @@ def _models(config: RunConfig) -> Iterator[Finding]:
     for name, model, key in (*named, ("bertscore", bert_score.model, "metrics.bertscore.model")):
         if folder := find_model(model):
             yield Finding(name, "ok", f"model {model}" + ("" if str(folder) == model else f", in {folder}"))
-        elif Path(model).expanduser().exists():
+        elif expanded(model).exists():
             yield Finding(name, "failed", f"{model} is no pretrained model", f"name another folder: --set {key}=FOLDER")
         else:
             advice = f"fetched from the hub on first use; or --set {key}=FOLDER"

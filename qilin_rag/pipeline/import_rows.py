@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.files import expanded
 from qilin_rag.core.text import cited_numbers, clean, strip_markup
 from qilin_rag.core.text_encodings import hint
 from qilin_rag.data.cells import identifier, parse_repr
@@ -82,7 +83,7 @@ def read_rows(answers: Any) -> Rows:
         UsageError: They can't be read, or lack a column; with the place of the first defect.
     """
     is_file = isinstance(answers, str | Path)
-    path = Path(answers).expanduser() if is_file else None
+    path = expanded(answers) if is_file else None
     found: Iterable[tuple[str, Mapping[str, Any]]] = _of_file(path) if path else _in_memory(answers)
     where = str(path) if path else "answers"
     rows, names = [], dict[str, None]()

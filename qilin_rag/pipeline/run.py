@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qilin_rag.config.run import RunConfig
-from qilin_rag.core.cache import cache_dir
+from qilin_rag.core.cache import cache_dir, limit_bytes
 from qilin_rag.core.environment import now
 from qilin_rag.core.errors import FailedSamplesError, UsageError
 from qilin_rag.core.files import check_out, write_text
@@ -159,6 +159,7 @@ class Task:
 
     def __init__(self, config: RunConfig, shared: Shared) -> None:
         """Check everything that can be checked before something is spent."""
+        limit_bytes()
         metrics = repr([config.metrics, config.optional_metrics])
         scorers = shared.once(("named metrics", metrics), lambda: build_scorers(config.metrics))
         prompt = load_prompt(config.prompt)

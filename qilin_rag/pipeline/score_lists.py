@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-Metrics = str | Sequence[str | Scorer] | Mapping[str, Mapping[str, Any]]
+Metrics = str | Scorer | Sequence[str | Scorer] | Mapping[str, Mapping[str, Any]]
 """Names (also in one text, separated by commas), scorers, or names with settings."""
 
 
@@ -64,7 +64,7 @@ def score(
     references: Iterable[str | Iterable[str]],
     metrics: Metrics | None = None,
     *,
-    queries: Iterable[str] | None = None,
+    queries: Iterable[str | None] | None = None,
     seed: int = 0,
 ) -> AnswerScores:
     """Score answers against their references, as a run over the same answers is scored.
@@ -111,7 +111,8 @@ def score(
         by_metric.setdefault(made.metric, []).append(made)
     place = {question.id: number for number, question in enumerate(questions)}
     ordered = {metric: sorted(scores, key=lambda made: place[made.question_id]) for metric, scores in by_metric.items()}
-    clusters = np.arange(len(given)) if queries is None else query_clusters([question.query for question in questions])
+    alone = (question.query if question.query.strip() else f"\0{question.id}" for question in questions)
+    clusters = np.arange(len(given)) if queries is None else query_clusters(list(alone))
     return AnswerScores(
         metrics=summarise_metrics(ordered, clusters, seed),
         values={metric: [made.value for made in scores] for metric, scores in ordered.items()},
@@ -148,6 +149,8 @@ def _scorers(metrics: Metrics | None) -> list[AnswerScorer]:
         found = [*(SCORERS.create(name, settings) for name, settings in usual.metrics.items()), *more.values()]
         found = [scorer for scorer in found if isinstance(scorer, AnswerScorer)]
     else:
+        if isinstance(metrics, Scorer):
+            metrics = [metrics]
         if isinstance(metrics, str):
             metrics = [name.strip() for name in metrics.split(",") if name.strip()]
         named = metrics.items() if isinstance(metrics, Mapping) else [(each, {}) for each in metrics]

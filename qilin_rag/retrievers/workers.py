@@ -57,7 +57,7 @@ def in_processes(
             initializer=_begin,
             initargs=(alive, begin, given),
             env={
-                "PYTHONPATH": os.pathsep.join(sys.path),
+                "PYTHONPATH": os.pathsep.join(path for path in sys.path if isinstance(path, str)),
                 "PYTHONSAFEPATH": "1",  # a module in the current folder is theirs only if it is ours
                 "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",  # a model or a dictionary is no leak
             },

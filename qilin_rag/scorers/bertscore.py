@@ -17,6 +17,7 @@ from pydantic import NonNegativeFloat, PositiveInt, PrivateAttr
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import missing_modules, require
+from qilin_rag.core.files import expanded
 from qilin_rag.core.progress import stage
 from qilin_rag.core.text import slug
 from qilin_rag.models.pretrained import fetch_model, find_model, model_sha256
@@ -72,7 +73,7 @@ class BertScore(TextScorer):
     def signatures(self) -> dict[str, str]:
         """Model with the first digits of its content's hash, layer, weighting, limit, and what is done to texts."""
         folder, digest = self._find()
-        name = slug(folder.resolve().name) if Path(self.model).expanduser().exists() else self.model
+        name = slug(folder.resolve().name) if expanded(self.model).exists() else self.model
         precision = "" if self.precision == "fp32" else f"|precision:{self.precision}"
         layer = f"layer:{self.layer}{precision}"
         if self._max_tokens is None:

@@ -21,6 +21,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from qilin_rag.config.engine_settings import is_key, is_secret, loads_code, risky_arguments, risky_variables
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.file_hashes import file_sha256
+from qilin_rag.core.files import expanded
 from qilin_rag.core.registry import ENGINES, Component
 from qilin_rag.llms.base import FatalLLMError
 from qilin_rag.models.pretrained import files_sha256, is_model
@@ -114,7 +115,7 @@ class Engine(Component):
     @property
     def interpreter(self) -> str:
         """The Python that runs the engine."""
-        return str(Path(self.python or os.environ.get(self.python_variable) or sys.executable).expanduser())
+        return str(expanded(self.python or os.environ.get(self.python_variable) or sys.executable))
 
     def variables(self) -> dict[str, str]:
         """The server's environment: ours without keys for other services, and `environment`."""
@@ -230,7 +231,7 @@ class LlamaCpp(Engine):
         if not self.model:
             raise UsageError("llm.engine.model must name a GGUF file; or give --llm gguf:FILE")
         flags = {
-            "--model": Path(self.model).expanduser(),
+            "--model": expanded(self.model),
             "--name": name,
             "--port": port,
             "--context-length": self.max_model_len or context_length,
@@ -242,7 +243,7 @@ class LlamaCpp(Engine):
 
     def check(self) -> None:
         """As of any engine, and the file must be there."""
-        path = Path(self.model or "").expanduser()
+        path = expanded(self.model or "")
         try:
             with path.open("rb") as file:
                 magic = file.read(4)
@@ -291,7 +292,7 @@ def _content_sha256(name: str, any_folder: bool) -> str | None:
 
     With `any_folder` each folder is taken for a model.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         split = re.fullmatch(r"(.+)-\d{5}-of-(\d{5}\.gguf)", path.name)
         parts = sorted(path.parent.glob(f"{glob.escape(split[1])}-*-of-{split[2]}")) if split else [path]
