@@ -49,7 +49,6 @@ def commands(shared: Path | None) -> dict[str, list[str]]:
         cmrc, toy = str(shared / "data" / "cmrc_dqa"), str(shared / "data" / "qilin_toy")
         found["cmrc, bm25"] = [*run, "--data", cmrc, "--retriever", "bm25", "--limit", "500"]
         found["toy, bm25"] = [*run, "--data", toy, "--retriever", "bm25", "--missing-notes", "skip"]
-        found["rank toy"] = ["rank", "--data", toy, "--task", "search", "--ranker", "bm25", "--missing-notes", "skip"]
         found["analyze toy"] = ["analyze", "--data", toy, "--out", "toy-analysis", "--no-plots", "--quiet"]
     return found
 
