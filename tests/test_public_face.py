@@ -195,3 +195,10 @@ def test_progress_is_one_line_that_goes_away(data_dir: Path, capsys: pytest.Capt
     assert err.endswith("\r") and not err.rstrip("\r").rpartition("\r")[2].strip()
     qr.run(data=data_dir, metrics="rouge_l", fresh=True)
     assert capsys.readouterr() == ("", "")
+
+
+def test_runs_and_text_are_taken_where_lists_are(data_dir: Path) -> None:
+    done = qr.run(data=data_dir, retriever=qr.BM25(), metrics="rouge_l,contains")
+    of_run = qr.leaderboard(done, metrics="rouge_l").to_frame()
+    assert of_run.equals(qr.leaderboard("runs", metrics=["rouge_l"]).to_frame())
+    assert of_run["metric"].tolist() == ["rouge_l"]

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import linecache
+import sys
 from importlib.metadata import EntryPoint
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -78,3 +82,31 @@ def test_third_parties_join_by_entry_point_and_doubles_are_refused(monkeypatch: 
     monkeypatch.setattr(registry, "entry_points", lambda group: [taken])
     with pytest.raises(UsageError, match="two retrievers are called 'bm25'"):
         RETRIEVERS.table()
+
+
+TYPED_IN = """
+from typing import ClassVar
+from qilin_rag.retrievers import Retriever
+
+class Mine(Retriever):
+    FIRST: ClassVar[int] = {first}
+
+    def search(self, questions, notes, k):
+        return [[] for _ in questions]
+"""
+
+
+def test_a_class_that_was_typed_in_is_known_by_its_whole_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = ModuleType("__main__")  # as in a notebook: of no file, each cell's text in linecache
+    monkeypatch.setitem(sys.modules, "__main__", main)
+
+    def identity(cell: str, text: str) -> dict[str, Any]:
+        monkeypatch.setitem(linecache.cache, cell, (len(text), None, text.splitlines(keepends=True), cell))
+        exec(compile(text, cell, "exec"), vars(main))
+        made: dict[str, Any] = main.Mine().identity()
+        return made
+
+    first = identity("<cell 1>", TYPED_IN.format(first=0))
+    assert len(first["typed_in_sha256"]) == 64
+    assert identity("<cell 2>", f"unrelated = 1\n{TYPED_IN.format(first=0)}") == first
+    assert identity("<cell 3>", TYPED_IN.format(first=50)) != first

@@ -106,6 +106,12 @@ def test_few_items_are_read_ahead_and_results_come_as_they_are_made() -> None:
     assert sorted(found) == [2 * item for item in range(40)]
 
 
+def test_a_path_object_among_the_folders_of_modules_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("/nowhere")])
+    with closing(in_processes(1, abs, [-1, -2], "a process")) as results:  # a module of tests brings pytest with it
+        assert sorted(results) == [1, 2]
+
+
 @pytest.mark.parametrize(("error", "words"), [(OSError(28, "No space left"), "No space"), (KeyError("x"), "x")])
 def test_what_a_process_raises_is_raised_here(error: Exception, words: str) -> None:
     with pytest.raises(type(error), match=words), closing(in_processes(2, _fail, [error] * 9, "it")) as results:
