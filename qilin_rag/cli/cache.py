@@ -15,7 +15,7 @@ app = typer.Typer(name="cache", help="See and clear what is kept between runs.",
 
 
 class CacheKind(StrEnum):
-    """What there is to clear: the kinds of `KINDS`."""
+    """Kinds that can be cleared: those of `KINDS`."""
 
     notes = "notes"
     indexes = "indexes"

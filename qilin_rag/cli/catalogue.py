@@ -96,7 +96,6 @@ def _list_settings(kind: ListKind, name: str | None, as_json: bool) -> None:
     from qilin_rag.config.presets import preset_settings
     from qilin_rag.config.run import RunConfig, settable
     from qilin_rag.config.setting_docs import as_setting, setting_docs
-    from qilin_rag.core.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
 
     prefixes = {
         ListKind.retrievers: "retriever",
@@ -111,12 +110,7 @@ def _list_settings(kind: ListKind, name: str | None, as_json: bool) -> None:
             if doc.name in settable()
         ]
     elif name is not None and kind in prefixes:
-        registry = {
-            ListKind.retrievers: RETRIEVERS,
-            ListKind.llms: LLMS,
-            ListKind.metrics: SCORERS,
-            ListKind.rankers: RANKERS,
-        }[kind]
+        registry = _registry(kind)
         of, given = preset_settings(name) if kind is ListKind.llms else (name, registry.implied(name))
         docs = [
             doc._replace(
@@ -139,6 +133,13 @@ def _list_settings(kind: ListKind, name: str | None, as_json: bool) -> None:
     ui.console().print(table)
 
 
+def _registry(kind: ListKind) -> Registry[Any]:
+    from qilin_rag.core.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
+
+    tables = {"retrievers": RETRIEVERS, "llms": LLMS, "metrics": SCORERS, "rankers": RANKERS}
+    return tables[kind.value]
+
+
 def _flag_help(setting: str) -> str:
     """The help of the flag of `run` that is this setting; empty where it has none."""
     from qilin_rag.cli.evaluate import run
@@ -150,16 +151,10 @@ def _flag_help(setting: str) -> str:
 
 def _describe(kind: ListKind) -> dict[str, str]:
     from qilin_rag.config.resources import read_yaml, resource_names
-    from qilin_rag.core.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
 
     if kind is ListKind.prompts:
         return {name: _prompt_line(path) for name, path in resource_names("prompts").items()}
-    registry = {
-        ListKind.retrievers: RETRIEVERS,
-        ListKind.llms: LLMS,
-        ListKind.metrics: SCORERS,
-        ListKind.rankers: RANKERS,
-    }[kind]
+    registry = _registry(kind)
     names = {name: _class_line(registry, name) for name in registry.table()}
     if kind is ListKind.llms:
         for name, path in resource_names("configs/llms").items():

@@ -1,4 +1,4 @@
-"""Where a configuration sends prompts and keys, said or refused before it does."""
+"""Destinations of prompts and keys: said, or refused, before a configuration sends any there."""
 
 from __future__ import annotations
 

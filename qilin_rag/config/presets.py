@@ -14,7 +14,7 @@ _GGUF_CONTEXT_LENGTH = 8192
 
 
 def _gguf_preset(path: str) -> dict[str, Any]:
-    """What `gguf:PATH` stands for: the file, served by llama.cpp, known by its name."""
+    """Return the preset that `gguf:PATH` stands for: the file, served by llama.cpp, known by its name."""
     if not path.strip():
         raise UsageError(f"llm {GGUF!r}: nothing stands behind the colon; write {GGUF}FILE")
     settings = {"model": Path(path).stem, "context_length": _GGUF_CONTEXT_LENGTH}

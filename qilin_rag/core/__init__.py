@@ -1,1 +1,1 @@
-"""What anything may use, and what uses nothing of ours."""
+"""The ground: anything may use it, and it uses nothing else of ours."""

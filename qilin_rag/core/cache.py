@@ -73,14 +73,14 @@ class Entry(NamedTuple):
 
 
 class Cleared(NamedTuple):
-    """What was removed, and what was left because a process uses it or it can't be removed."""
+    """Entries that were removed, and those left because a process uses them or they can't be removed."""
 
     removed: list[Entry]
     left: list[Entry]
 
 
 def cache_dir() -> Path:
-    """Where indexes are kept between runs: $QILIN_RAG_CACHE, else the user's cache folder."""
+    """Return the folder of what is kept between runs: $QILIN_RAG_CACHE, else the user's cache folder."""
     named = os.environ.get("QILIN_RAG_CACHE")
     return Path(named).expanduser() if named else platformdirs.user_cache_path("qilin_rag")
 
@@ -182,7 +182,7 @@ def _last_use(path: Path) -> float:
 
 
 def _below(place: Path, names: str, depth: int = 2) -> Iterator[Path]:
-    """What below a folder is named like this, without links."""
+    """Yield the entries below a folder that are named like this, without links."""
     waiting = [] if place.is_symlink() else [(path, path.name) for path in _listed(place)]
     while waiting:
         path, name = waiting.pop(0)
@@ -195,7 +195,7 @@ def _below(place: Path, names: str, depth: int = 2) -> Iterator[Path]:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What is in a folder; nothing where it is not there, or may not be read."""
+    """List a folder; nothing if it is not there, or may not be read."""
     with suppress(OSError):
         return sorted(folder.iterdir())
     return []
@@ -232,7 +232,7 @@ def _remove(entry: Entry) -> bool:
 
 
 def _last_change(path: Path) -> float:
-    """Of a folder, the last change of anything in it."""
+    """Return the time of the last change; of a folder, that of anything in it."""
     below = path.rglob("*") if path.is_dir() else ()
     with suppress(OSError):
         return max([path.lstat().st_mtime, *(each.lstat().st_mtime for each in below)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ def file_record(path: Path, sha256: str | None = None) -> dict[str, Any]:
     return {"sha256": sha256 or file_digest(path), "n_bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
 
 
-def is_as_recorded(path: Path, record: Mapping[str, Any], digest: Callable[[Path], str] | None = None) -> bool:
-    """Whether a file is the one of a `file_record`; `digest` is what hashes it, if not `file_digest`.
+def is_as_recorded(path: Path, record: Mapping[str, Any]) -> bool:
+    """Whether a file is the one of a `file_record`.
 
     Raises:
         OSError: if it can't be read.
@@ -35,7 +35,7 @@ def is_as_recorded(path: Path, record: Mapping[str, Any], digest: Callable[[Path
     found = path.stat()
     if (found.st_size, found.st_mtime_ns) == (record["n_bytes"], record["mtime_ns"]):
         return True
-    if found.st_size != record["n_bytes"] or (digest or file_digest)(path) != record["sha256"]:
+    if found.st_size != record["n_bytes"] or file_digest(path) != record["sha256"]:
         return False
     with suppress(OSError):  # a file that may not be written to is hashed each time
         os.utime(path, ns=(found.st_atime_ns, record["mtime_ns"]))

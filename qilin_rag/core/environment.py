@@ -1,4 +1,4 @@
-"""What a result was made with: packages, commit, time."""
+"""The circumstances in which a result was made: packages, commit, time."""
 
 from __future__ import annotations
 

@@ -18,10 +18,7 @@ from typing import IO, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from qilin_rag.core.errors import QilinError, UsageError
-from qilin_rag.core.types import (
-    Exchange,
-    Sample,
-)
+from qilin_rag.core.types import Exchange, Sample
 
 T = TypeVar("T", bound=BaseModel)
 SCHEMA_VERSION = 1

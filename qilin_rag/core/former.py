@@ -1,4 +1,4 @@
-"""Fingerprints of what a result is made of, and how components were written down before 0.2.
+"""Identities as they were written down before 0.2.
 
 Then the paths of their classes stood for them, which have moved since. What was made then is found again by the hashes
 it had, and read as if it had been made now.

@@ -52,7 +52,10 @@ class Component(BaseModel):
     @classmethod
     def called(cls) -> str:
         """The name on the command line: the registered one, else `module:Class`."""
-        return next((name for each in _REGISTRIES if (name := each.name_of(cls))), cls.class_path())
+        known_as = cls.known_as()
+        if known_as != cls.class_path():
+            return known_as.partition("/")[2]
+        return next((name for each in _REGISTRIES if (name := each.name_of(cls))), known_as)
 
     def identity(self) -> dict[str, Any]:
         """Everything about this component that can change what comes out of it.

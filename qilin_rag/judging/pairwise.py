@@ -84,7 +84,7 @@ def compare_runs(paths: Sequence[Path], config: RunConfig) -> Compared:
     judge = Judge(config, load_judge_prompt(PairwisePrompt))
     entrants, shared, questions, pairs, keys, docket = _match(judge, paths)
     with docket.directory.locked():
-        hearing = hear(judge, docket)
+        hearing = hear(docket)
         outcomes = {
             (i, j): [
                 _unasked(entrants[i], entrants[j], question)
@@ -116,7 +116,7 @@ def compare_runs(paths: Sequence[Path], config: RunConfig) -> Compared:
 def plan_comparison(paths: Sequence[Path], config: RunConfig) -> Plan:
     """What `compare_runs` would ask and what it would cost; nothing is written."""
     judge = Judge(config, load_judge_prompt(PairwisePrompt))
-    return plan_hearing(judge, _match(judge, paths).docket)
+    return plan_hearing(_match(judge, paths).docket)
 
 
 def _match(judge: Judge, paths: Sequence[Path]) -> _Match:

@@ -146,7 +146,7 @@ def judge_run(path: Path, config: RunConfig) -> Judged:
     with directory.locked():
         manifest = directory.read_complete()
         answers = _read_answers(judge, directory)
-        hearing = hear(judge, answers.docket)
+        hearing = hear(answers.docket)
         signatures = {_metric(aspect): _signature(judge, aspect, hearing.said) for aspect in ASPECTS}
         scores = [
             score.model_copy(update={"signature": signatures[score.metric]})
@@ -163,11 +163,12 @@ def plan_judge(path: Path, config: RunConfig) -> Plan:
     judge = Judge(config, load_judge_prompt(PointwisePrompt))
     directory = RunDirectory(path)
     directory.read_complete()
-    return plan_hearing(judge, _read_answers(judge, directory).docket)
+    return plan_hearing(_read_answers(judge, directory).docket)
 
 
-def plan_hearing(judge: Judge, docket: Docket) -> Plan:
+def plan_hearing(docket: Docket) -> Plan:
     """What `hear` would ask and what it would cost."""
+    judge = docket.judge
     prompts, subjects = [], []
     left = docket.left()
     for key in left:
@@ -197,13 +198,13 @@ def plan_hearing(judge: Judge, docket: Docket) -> Plan:
     )
 
 
-def hear(judge: Judge, docket: Docket) -> Hearing:
+def hear(docket: Docket) -> Hearing:
     """Ask about what is wanted and has no judgement on disk, and read what there is."""
     if left := docket.left():
         n_wanted = len(docket.wanted)
         if len(left) < n_wanted:
             logger.info("%d of %d judgements are in %s", n_wanted - len(left), n_wanted, docket.directory.path)
-        _ask(judge, {key: docket.cases[key] for key in left}, docket.directory)
+        _ask(docket.judge, {key: docket.cases[key] for key in left}, docket.directory)
     said, lines = _read(docket)
     taken = Tally(lines)
     if n_cut := sum(map(taken.is_cut, said.values())):
@@ -211,7 +212,7 @@ def hear(judge: Judge, docket: Docket) -> Hearing:
     statuses = Counter(judgement.status for judgement in said.values())
     counts: dict[Status, int] = {status: statuses[status] for status in get_args(Status)}
     spent = spent_on(lines).model_copy(update=doubts_of(said.values()))
-    return Hearing(said, counts, spent, cost_of(spent, judge.llm.price))
+    return Hearing(said, counts, spent, cost_of(spent, docket.judge.llm.price))
 
 
 def judging_llm(config: RunConfig) -> LLM:

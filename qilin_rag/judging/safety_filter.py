@@ -133,7 +133,7 @@ class Filter:
             there = [line for line in batch if line.note_idx not in gone]
             slots = self.notes.slots([line.note_idx for line in there]).tolist()
             for line, slot in zip(there, slots, strict=True):
-                if line.prompt in self.prompts and line.key in self._known_keys(slot, line.prompt):
+                if line.prompt in self.prompts and self._is_key(line.key, slot, line.prompt):
                     board[slot, self.names.index(line.prompt)] = state_of(line)
                     yield line
 
@@ -217,13 +217,14 @@ class Filter:
         return (slots[start : start + _AT_ONCE] for start in range(0, len(slots), _AT_ONCE))
 
     def _key(self, slot: int, name: str) -> str:
-        return self._known_keys(slot, name)[0]
+        return self._keyed(self._sha256[name], slot)
 
-    def _known_keys(self, slot: int, name: str) -> list[str]:
-        """The key of a note, and the one that a version before 0.2 gave it."""
-        digest = self.notes.digests[slot].tobytes()
-        made_by = (self._sha256[name], self._former_sha256[name])
-        return [hashlib.sha256(each.encode() + digest).hexdigest() for each in made_by]
+    def _is_key(self, key: str, slot: int, name: str) -> bool:
+        """Whether this is the key of a note, or the one that a version before 0.2 gave it."""
+        return key == self._key(slot, name) or key == self._keyed(self._former_sha256[name], slot)
+
+    def _keyed(self, sha256: str, slot: int) -> str:
+        return hashlib.sha256(sha256.encode() + self.notes.digests[slot].tobytes()).hexdigest()
 
     def summarise(
         self, board: Board, spent: Summary, left_out: Counter[str], labels: Sequence[SafetyLabel] | None

@@ -10,14 +10,7 @@ from typing import Any, NamedTuple
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.progress import Advance
 from qilin_rag.core.third_party import third_party
-from qilin_rag.core.types import (
-    Hit,
-    MissingNotes,
-    Note,
-    Question,
-    RenderedPrompt,
-    Sample,
-)
+from qilin_rag.core.types import Hit, MissingNotes, Note, Question, RenderedPrompt, Sample
 from qilin_rag.data import NoteStore
 from qilin_rag.llms import LLM, ContextOverflowError
 from qilin_rag.llms.cache import ResponseCache

@@ -17,14 +17,7 @@ from qilin_rag.core.errors import QilinError
 from qilin_rag.core.progress import Advance
 from qilin_rag.core.text import clean, fewest_tokens, has_words
 from qilin_rag.core.third_party import third_party
-from qilin_rag.core.types import (
-    NO_TOKENS,
-    Completion,
-    Exchange,
-    Mark,
-    RenderedPrompt,
-    Status,
-)
+from qilin_rag.core.types import NO_TOKENS, Completion, Exchange, Mark, RenderedPrompt, Status
 from qilin_rag.llms import LLM, LLMError
 from qilin_rag.llms.cache import ResponseCache, request_key
 from qilin_rag.llms.replies import FILTER_SAID, FILTERED, LENGTH, PASSING, REFUSED, STOP, read_ending

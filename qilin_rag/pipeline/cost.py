@@ -6,14 +6,7 @@ import math
 from collections.abc import Iterable
 
 from qilin_rag.core.text import counted
-from qilin_rag.core.types import (
-    Cost,
-    Exchange,
-    Price,
-    Summary,
-    Times,
-    Usage,
-)
+from qilin_rag.core.types import Cost, Exchange, Price, Summary, Times, Usage
 from qilin_rag.core.units import format_amount, format_seconds
 from qilin_rag.pipeline.clock import STAGES
 from qilin_rag.pipeline.run_directory import Manifest

@@ -10,6 +10,7 @@ from typing import Any
 from qilin_rag.config.run import RunConfig
 from qilin_rag.core.directories import find_directory
 from qilin_rag.core.environment import git_commit, installed_packages, now
+from qilin_rag.core.errors import UsageError
 from qilin_rag.core.hashing import fingerprint
 from qilin_rag.core.registry import RETRIEVERS, describe
 from qilin_rag.core.text import short_path
@@ -143,3 +144,13 @@ def retriever_label(config: RunConfig, retriever: Retriever, reranker: Reranker 
 def llm_label(config: RunConfig, llm: LLM) -> str:
     """The LLM in tables: its name and what differs from its preset."""
     return describe(config.llm_label, llm.changed(config.llm_preset))
+
+
+def earlier_manifest(directory: RunDirectory, identity: dict[str, Any]) -> Manifest | None:
+    """The manifest of the run that this one goes on with."""
+    if not (directory.path / MANIFEST).exists():
+        return None
+    earlier = directory.read_manifest()
+    if earlier.identity != identity:
+        raise UsageError(f"{directory.path} belongs to another configuration; write elsewhere with --runs-dir")
+    return earlier

@@ -26,7 +26,7 @@ from qilin_rag.core.types import Hit, Question, QuestionDefects, Sample
 from qilin_rag.data import Dataset
 from qilin_rag.data.dataset import hash_questions
 from qilin_rag.pipeline.cost import cost_of
-from qilin_rag.pipeline.identity import FINGERPRINT_VERSION
+from qilin_rag.pipeline.identity import FINGERPRINT_VERSION, earlier_manifest
 from qilin_rag.pipeline.import_record import UNKNOWN, ImportRecord, ImportRemark, ImportSettings
 from qilin_rag.pipeline.import_rows import AnswerRow, Rows, read_rows
 from qilin_rag.pipeline.note_names import write_note_names
@@ -340,12 +340,8 @@ def _manifest(ready: _Ready, samples: Sequence[Sample], record: ImportRecord) ->
 
 def _earlier(directory: RunDirectory, manifest: Manifest) -> Manifest | None:
     """The manifest of an earlier import of the same answers that is complete and whole."""
-    if not (directory.path / MANIFEST).exists():
-        return None
-    earlier = directory.read_manifest()
-    if earlier.identity != manifest.identity:
-        raise UsageError(f"{directory.path} belongs to another configuration; write elsewhere with --runs-dir")
-    if earlier.state != "complete":
+    earlier = earlier_manifest(directory, manifest.identity)
+    if earlier is None or earlier.state != "complete":
         return None
     try:
         directory.read_samples_of(directory.read_questions())

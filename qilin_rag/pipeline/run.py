@@ -32,13 +32,14 @@ from qilin_rag.pipeline.cost import calls_s, cost_of
 from qilin_rag.pipeline.identity import (
     changed_note_settings,
     continued,
+    earlier_manifest,
     new_manifest,
     retriever_label,
     run_directory,
     run_identity,
 )
 from qilin_rag.pipeline.note_names import write_note_names
-from qilin_rag.pipeline.run_directory import MANIFEST, REPEATS, Manifest, RunDirectory
+from qilin_rag.pipeline.run_directory import REPEATS, Manifest, RunDirectory
 from qilin_rag.pipeline.scoring import build_scorers, foresee, prepare, score_directory, scorers_for, usable_scorers
 from qilin_rag.pipeline.selection import select_questions
 from qilin_rag.pipeline.shared import Shared
@@ -229,7 +230,7 @@ class Task:
     def find_work(self) -> None:
         """Read what is done, and retrieve for the questions that are left."""
         config = self.config
-        self._earlier = _earlier_manifest(self.directory, self.identity)
+        self._earlier = earlier_manifest(self.directory, self.identity)
         finished = {} if config.fresh else self.directory.read_samples()[0]
         pending = pending_questions(self.questions, finished)
         repeats = {} if config.fresh else self._repeats_left(finished)
@@ -427,13 +428,3 @@ def _checked_llm(config: RunConfig) -> tuple[LLM, dict[str, Any], FatalLLMError 
         if next(config.runs_dir.glob(names), None) is None:
             raise
         return llm, {}, error
-
-
-def _earlier_manifest(directory: RunDirectory, identity: dict[str, Any]) -> Manifest | None:
-    """The manifest of the run that this one goes on with."""
-    if not (directory.path / MANIFEST).exists():
-        return None
-    earlier = directory.read_manifest()
-    if earlier.identity != identity:
-        raise UsageError(f"{directory.path} belongs to another configuration; write elsewhere with --runs-dir")
-    return earlier

@@ -11,16 +11,7 @@ from qilin_rag.core.registry import SCORERS
 from qilin_rag.core.stats import query_clusters
 from qilin_rag.core.text import clean
 from qilin_rag.core.third_party import third_party
-from qilin_rag.core.types import (
-    Exchange,
-    LeftOut,
-    Question,
-    Repeats,
-    Sample,
-    Score,
-    Status,
-    Summary,
-)
+from qilin_rag.core.types import Exchange, LeftOut, Question, Repeats, Sample, Score, Status, Summary
 from qilin_rag.pipeline.cost import Tally
 from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
 from qilin_rag.scorers import Scorer

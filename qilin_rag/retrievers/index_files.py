@@ -282,7 +282,7 @@ def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
     for name, record in manifest["files"].items():
         if Path(name).name != name:
             raise _DamagedIndexError(f"{name!r} is no name of a file in it")
-        if not is_as_recorded(folder / name, record, parts.file_digest):
+        if not is_as_recorded(folder / name, record):
             raise _DamagedIndexError(f"{name} is not what was written")
 
 

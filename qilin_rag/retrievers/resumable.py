@@ -13,7 +13,7 @@ from pathlib import Path
 
 import filelock
 
-from qilin_rag.core.checksums import file_digest as file_digest
+from qilin_rag.core.checksums import file_digest
 from qilin_rag.core.files import atomic_path, replace_text
 
 logger = logging.getLogger(__name__)

@@ -11,14 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qilin_rag.core.stats import Clusters, mean_bounds, standard_error
-from qilin_rag.core.types import (
-    SCALE,
-    Mark,
-    MetricSummary,
-    Score,
-    Status,
-    Summary,
-)
+from qilin_rag.core.types import SCALE, Mark, MetricSummary, Score, Status, Summary
 
 H = TypeVar("H", bound=str)
 

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 import pytest
 
+from qilin_rag.core import checksums
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import Dataset, NoteStore, load_dataset
 from qilin_rag.retrievers import IndexedRetriever
 from qilin_rag.retrievers import index_files as kept_index
-from qilin_rag.retrievers import resumable as parts
 from qilin_rag.retrievers.resumable import drop_part, is_whole, kept_part
 
 NAMES = ("a", "b", "c")
@@ -166,13 +166,13 @@ def test_an_index_is_opened_without_reading_it_unless_it_was_copied_or_touched(
     Parts().write_index(small.notes, tmp_path / "index")
     shutil.copytree(tmp_path / "index", tmp_path / "copied", copy_function=shutil.copyfile)
     hashed: list[str] = []
-    digest = parts.file_digest
+    digest = checksums.file_digest
 
     def noted(path: Path) -> str:
         hashed.append(path.name)
         return digest(path)
 
-    monkeypatch.setattr(parts, "file_digest", noted)
+    monkeypatch.setattr(checksums, "file_digest", noted)
     Parts(index=tmp_path / "index").open_index(small.notes)
     assert hashed == []
     for _ in range(2):
