@@ -41,9 +41,14 @@ def judgements_of_runs(
                     of_question = found[path].setdefault(judgement.question_id, {})
                     of_question[judgement.judge, *judgement.runs] = judgement
     return {
-        paths[path]: {question_id: list(by_judge.values()) for question_id, by_judge in of_run.items()}
+        paths[path]: {question_id: _own_first(by_judge.values(), path.name) for question_id, by_judge in of_run.items()}
         for path, of_run in found.items()
     }
+
+
+def _own_first(judgements: Iterable[Judgement], name: str) -> list[Judgement]:
+    """In one order, whichever call ended first: of the run alone, then of pairs, where it was shown first before."""
+    return sorted(judgements, key=lambda each: (len(each.runs) > 1, each.judge, each.runs[0] != name, each.runs))
 
 
 def _read(folder: Path) -> Iterator[Judgement]:
