@@ -59,11 +59,13 @@ lint: $(VENV)/dev
 	$(BIN)/lint-imports --no-logo
 
 # Much for little time: no process, server or model is started. Test files that git calls changed or new come along.
-QUICK   = $(addprefix tests/,$(addsuffix .py,test_bradley_terry test_citation_markers test_config test_examples \
-          test_overrides test_prompts test_ranking_metrics test_registry test_sample test_text test_trec test_verdicts \
-          scorers/test_citations scorers/test_contains scorers/test_length scorers/test_overlap scorers/test_retrieval \
-          scorers/test_rouge retrievers/test_analyzers retrievers/test_base llms/test_events llms/test_extractive \
-          llms/test_refusals llms/test_retry llms/test_thinking))
+QUICK   = $(addprefix tests/,$(addsuffix .py,\
+          config/test_config config/test_overrides core/test_citation_markers core/test_registry core/test_text \
+          core/test_trec data/test_sample judging/test_bradley_terry judging/test_verdicts llms/test_events \
+          llms/test_extractive llms/test_refusals llms/test_retry llms/test_thinking prompts/test_prompts \
+          rankers/test_ranking_metrics retrievers/test_analyzers retrievers/test_base scorers/test_citations \
+          scorers/test_contains scorers/test_length scorers/test_overlap scorers/test_retrieval scorers/test_rouge \
+          test_examples))
 CHANGED = $(shell git status --porcelain --no-renames -- tests 2>/dev/null | sed -n 's/^[ AM?][ M?] \(.*test_[^/]*\.py\)$$/\1/p')
 
 quick: $(VENV)/dev

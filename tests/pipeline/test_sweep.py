@@ -163,7 +163,7 @@ SEARCHED: Counter[int] = Counter()
 def test_retrieval_is_done_once_a_retriever(data_dir: Path, name: str, searched: dict[int, int]) -> None:
     SEARCHED.clear()
     path = write_grid("llms: [extractive]\nprompts: [default, concise, cite]\ntop_k: [1, 2]\n")
-    configs = read_sweep(path, {"retrievers": [f"tests.test_sweep:{name}"]}, {"data": str(data_dir)})
+    configs = read_sweep(path, {"retrievers": [f"tests.pipeline.test_sweep:{name}"]}, {"data": str(data_dir)})
     assert [plan.calls for plan in plan_sweep(configs)] == [3] * 6
     assert searched == SEARCHED
     SEARCHED.clear()

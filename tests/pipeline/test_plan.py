@@ -71,7 +71,7 @@ def test_what_is_answered_already_is_not_planned(data_dir: Path, server: FakeSer
 
 
 def test_where_nothing_is_left_an_answer_without_bounds_costs_nothing(data_dir: Path) -> None:
-    config = resolve_run({"data": str(data_dir), "llm": "tests.test_plan:Boundless"})
+    config = resolve_run({"data": str(data_dir), "llm": "tests.pipeline.test_plan:Boundless"})
     assert plan(config).cost_to.unknown == "no price is known; --set llm.price= gives one"
     run(config)
     nothing = plan(config)
