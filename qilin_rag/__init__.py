@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from qilin_rag.llms.extractive import Extractive
     from qilin_rag.llms.langchain.chat_model import LangChain
     from qilin_rag.llms.openai_compatible import OpenAICompatible
+    from qilin_rag.pipeline.finished import Run
     from qilin_rag.pipeline.imports import import_answers
-    from qilin_rag.pipeline.run import Run
     from qilin_rag.pipeline.score_lists import AnswerScores, score
     from qilin_rag.reports.compare import Comparison
     from qilin_rag.retrievers.base import Retriever
@@ -53,7 +53,7 @@ _NAMES = {
     "llms.langchain.chat_model": ("LangChain",),
     "llms.openai_compatible": ("OpenAICompatible",),
     "pipeline.imports": ("import_answers",),
-    "pipeline.run": ("Run",),
+    "pipeline.finished": ("Run",),
     "pipeline.score_lists": ("AnswerScores", "score"),
     "reports.compare": ("Comparison",),
     "retrievers.base": ("Retriever",),

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from qilin_rag.config.run import resolve_run
 from qilin_rag.data import load_dataset
 from qilin_rag.data.dataset import hash_questions
 from qilin_rag.pipeline.run_directory import RunDirectory
@@ -49,7 +48,7 @@ def test_scored_again_they_give_the_same_figures(run: Path, tmp_path: Path) -> N
 def test_they_are_of_the_sample_and_of_a_server_that_is_named(run: Path) -> None:
     manifest = RunDirectory(run).read_manifest()
     dataset = load_dataset("sample")
-    questions = select_questions(dataset.questions, resolve_run({}))
+    questions = select_questions(dataset.questions)
     assert manifest.state == "complete"
     assert manifest.data["sha256"] == dataset.sha256  # else they stand in a table apart from the demo's
     assert manifest.question_set_sha256 == hash_questions(questions)

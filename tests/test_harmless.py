@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from qilin_rag.cli import ui
-from qilin_rag.config.run import Named, RunConfig, resolve_run
+from qilin_rag.config.run import RunConfig, resolve_run
+from qilin_rag.config.spec import RunSpec
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import Named
 from qilin_rag.core.text import printable
 from qilin_rag.core.types import Note
 from qilin_rag.prompts.answer import Prompt
+from qilin_rag.scorers.rouge import Rouge1
 from tests.conftest import NOTES, QUESTIONS, Cli, write_jsonl
 
 ESCAPE = "\x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b31m"
@@ -62,7 +65,7 @@ def test_an_alias_bomb_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not valid YAML: its aliases stand for more than"):
         resolve_run({}, file=tmp_path / "bomb.yaml")
     (tmp_path / "anchors.yaml").write_text("metrics: {rouge_l: &same {strip_markup: false}, rouge_1: *same}")
-    assert resolve_run({}, file=tmp_path / "anchors.yaml").metrics["rouge_1"] == {"strip_markup": False}
+    assert resolve_run({}, file=tmp_path / "anchors.yaml").metrics["rouge_1"] == Rouge1(strip_markup=False)
 
 
 @pytest.mark.parametrize("flag", ["data", "runs_dir", "prompt", "ids"])
@@ -76,7 +79,7 @@ def test_names_that_cannot_be_written_are_one_line(cli: Cli, tmp_path: Path, fla
 
 
 def test_an_llm_given_from_python_is_called_by_its_name() -> None:
-    assert RunConfig(llm=Named(name="mine:Mine")).llm_label == "mine:Mine"
+    assert RunSpec(llm=Named(name="mine:Mine")).llm_label == "mine:Mine"
     assert RunConfig().llm_label == "extractive"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from qilin_rag.core.tables import as_frame
-from qilin_rag.pipeline.run import Run
+from qilin_rag.pipeline.finished import Run
 from qilin_rag.reports import compare as comparison
 from qilin_rag.reports import leaderboard as board
 from qilin_rag.reports.cells import ResultTable

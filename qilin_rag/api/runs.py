@@ -12,7 +12,8 @@ from qilin_rag.config.run import resolve_run
 from qilin_rag.core.tables import FIGURE_COLUMNS, FIGURES, as_frame, as_html, figure_cells, figure_record
 from qilin_rag.core.types import AnswerSelection, MissingNotes, NoteOrder, ReferenceSelection
 from qilin_rag.llms import LLM
-from qilin_rag.pipeline.run import Run, check_failures
+from qilin_rag.pipeline.finished import Run
+from qilin_rag.pipeline.run import check_failures
 from qilin_rag.pipeline.run import run as run_pipeline
 from qilin_rag.reports.finding import find_runs
 from qilin_rag.reports.measured import read_runs

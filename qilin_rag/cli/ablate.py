@@ -164,20 +164,20 @@ def sensitivity(
 
     No model is asked for answers, and nothing is written into the runs.
     """
-    from qilin_rag.config.run import resolve_run
-    from qilin_rag.pipeline.scoring import build_scorers, usable_scorers
+    from qilin_rag.config.run import resolve_metrics
+    from qilin_rag.pipeline.scoring import check_names, usable_scorers
     from qilin_rag.reports.measured import read_run
     from qilin_rag.reports.sections import sensitivity_sections
     from qilin_rag.reports.sensitivity import as_rows
     from qilin_rag.reports.sensitivity import sensitivity as sensitivity_of
 
     ui.set_up_logs(quiet or as_json)
-    config = resolve_run({"metrics": metrics}, settings or [])
+    scorers, named_optional = resolve_metrics(metrics, settings or [])
     tried = [_number("--layers", name) for name in listed("layers", layers)] if layers is not None else []
-    scorers = build_scorers(config.metrics)
+    check_names(scorers.values())
     runs = [read_run(path, str(path)) for path in dict.fromkeys(find_runs_named(run_directories, runs_dir))]
-    optional, _ = usable_scorers(config.optional_metrics)
-    reports = sensitivity_of(runs, [*scorers, *optional.values()], tried)
+    optional, _ = usable_scorers(named_optional)
+    reports = sensitivity_of(runs, [*scorers.values(), *optional.values()], tried)
     _print(reports, sensitivity_sections(reports), as_rows(reports), output_format, as_json)
 
 
@@ -189,12 +189,13 @@ def _number(option: str, name: str) -> int:
 
 def _check_comparable(configs: Sequence[RunConfig], metric: str) -> None:
     """That there would be nothing to compare, is an error before anything is asked."""
-    from qilin_rag.pipeline.scoring import build_scorers
+    from qilin_rag.pipeline.scoring import check_names
     from qilin_rag.pipeline.sweep import FACTORS
 
     if len({tuple(getattr(config, factor) for factor in FACTORS.values()) for config in configs}) == 1:
         raise UsageError("nothing to compare: give two or more --prompts, --top-k, --note-order or --note-chars")
-    scorers = build_scorers(configs[0].metrics)
+    scorers = configs[0].metrics.values()
+    check_names(scorers)
     for top_k in sorted({config.top_k for config in configs}):
         scored = {name for scorer in scorers for name in scorer.for_run(top_k, ignores_k=False).signatures()}
         if metric not in scored | set(configs[0].optional_metrics):

@@ -94,8 +94,8 @@ def _list_runs(folders: list[Path], as_json: bool) -> None:
 def _list_settings(kind: ListKind, name: str | None, as_json: bool) -> None:
     """Print the settings of a run, or of one component."""
     from qilin_rag.config.presets import preset_settings
-    from qilin_rag.config.run import RunConfig, settable
     from qilin_rag.config.setting_docs import as_setting, setting_docs
+    from qilin_rag.config.spec import RunSpec, settable
 
     prefixes = {
         ListKind.retrievers: "retriever",
@@ -106,7 +106,7 @@ def _list_settings(kind: ListKind, name: str | None, as_json: bool) -> None:
     if kind is ListKind.settings and name is None:
         docs = [
             doc._replace(meaning=_flag_help(doc.name) or doc.meaning)
-            for doc in setting_docs(RunConfig)
+            for doc in setting_docs(RunSpec)
             if doc.name in settable()
         ]
     elif name is not None and kind in prefixes:

@@ -23,7 +23,7 @@ def doctor(
     With the options of a run it looks at what that run needs: its server, its models, its data. Nothing is fetched.
     Exit code 1 where something the run needs is not there.
     """
-    from qilin_rag.config.run import resolve_run
+    from qilin_rag.config.spec import resolve_spec
     from qilin_rag.pipeline.doctor import examine
 
     ui.set_up_logs(quiet=True)
@@ -35,7 +35,7 @@ def doctor(
         "base_url": base_url,
         "runs_dir": runs_dir,
     }
-    findings = list(examine(resolve_run(flags, settings or [], check=False)))
+    findings = list(examine(resolve_spec(flags, settings or [])))
     if as_json:
         ui.print_json([finding._asdict() for finding in findings])
     else:

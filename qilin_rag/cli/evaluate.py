@@ -40,7 +40,7 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
-    from qilin_rag.pipeline.run import Run
+    from qilin_rag.pipeline.finished import Run
 
 
 def run(
@@ -164,19 +164,19 @@ def score(
 
     Scores by other metrics stay as they are. A metric's own model is loaded once for all of them.
     """
-    from qilin_rag.config.run import resolve_run
+    from qilin_rag.config.run import resolve_metrics
     from qilin_rag.pipeline.run import score_runs
 
     ui.set_up_logs(quiet or as_json)
     others = [setting for setting in settings or [] if not setting.startswith("metrics.")]
     if others:
         raise UsageError(f"--set {others[0]}: score only takes metrics.NAME.KEY=VALUE")
-    config = resolve_run({"metrics": metrics}, settings or [])
+    scorers, optional = resolve_metrics(metrics, settings or [])
     run_directories = find_runs_named(run_directories, runs_dir)
     scored: list[Run] = []
     try:
         with ui.progress_bars(quiet or as_json):
-            scored.extend(score_runs(run_directories, config.metrics, config.optional_metrics))
+            scored.extend(score_runs(run_directories, scorers, optional))
     finally:  # what was scored is said also where a later run can't be
         if as_json and scored:
             records = [record_of(each) for each in scored]

@@ -18,7 +18,6 @@ from qilin_rag.cli.options import (
     Quiet,
     Serve,
     Settings,
-    resolve_judge,
 )
 from qilin_rag.cli.signals import Interrupted
 
@@ -57,12 +56,12 @@ def filter_notes(
     The same command goes on where it stopped. DIR/unsafe.jsonl names the notes to leave out, DIR/review.csv is for
     people to label.
     """
+    from qilin_rag.judging.config import resolve_judge
     from qilin_rag.judging.safety_filter import filter_notes as do
     from qilin_rag.judging.safety_filter import plan_filter
 
     ui.set_up_logs(quiet or as_json)
     flags = {
-        "data": data,
         "llm": llm,
         "limit": limit,
         "seed": seed,
@@ -71,19 +70,19 @@ def filter_notes(
         "serve": serve or None,
         "fail_on_error": fail_on_error,
     }
-    config = resolve_judge("data filter", flags, settings)
+    config = resolve_judge(flags, settings or [], "data filter")
     names = None if prompts is None else [name.strip() for name in prompts.split(",") if name.strip()]
     if dry_run:
         from qilin_rag.cli.plan import print_plan
         from qilin_rag.core.downloads import no_downloads
 
         with no_downloads():
-            planned = plan_filter(config, out, names, images)
+            planned = plan_filter(config, data, out, names, images)
         print_plan(planned, as_json, subject="judgement")
         return
     try:
         with ui.progress_bars(quiet):
-            filtered = do(config, out, names, images, sample, labels)
+            filtered = do(config, data, out, names, images, sample, labels)
     except KeyboardInterrupt:
         raise Interrupted("every finished judgement is kept, the same command goes on from here") from None
     if as_json:

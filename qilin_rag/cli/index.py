@@ -37,7 +37,7 @@ def index(
     `--set retriever.index=FOLDER` then searches it, and refuses it where it was made of anything else.
     """
     from qilin_rag.config.run import resolve_run
-    from qilin_rag.pipeline.run import build_index
+    from qilin_rag.pipeline.retrieving import build_index
 
     ui.set_up_logs(quiet or as_json)
     settings = [*(settings or []), *(["retriever.engine=ray"] if engine is IndexEngine.ray else [])]

@@ -20,13 +20,12 @@ from qilin_rag.cli.options import (
     Serve,
     Settings,
     find_runs_named,
-    resolve_judge,
 )
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
-    from qilin_rag.config.run import RunConfig
+    from qilin_rag.judging.config import JudgeConfig
     from qilin_rag.judging.pairwise import Compared
     from qilin_rag.judging.pointwise import Hearing, Judged
 
@@ -52,6 +51,8 @@ def judge(
     One run: correctness, completeness and faithfulness to the notes, 1 to 5 each, become metrics of the run. Several:
     every pair is asked in both orders, and rated. The same command goes on where it stopped.
     """
+    from qilin_rag.judging.config import resolve_judge
+
     ui.set_up_logs(quiet or as_json)
     flags = {
         "llm": llm,
@@ -62,7 +63,7 @@ def judge(
         "runs_dir": runs_dir,
         "fail_on_error": fail_on_error,
     }
-    config = resolve_judge("judge", flags, settings)
+    config = resolve_judge(flags, settings or [])
     runs = find_runs_named(runs, [config.runs_dir, Path("runs")])
     if dry_run:
         from qilin_rag.cli.plan import print_plan
@@ -81,7 +82,7 @@ def judge(
         raise Interrupted("every finished judgement is kept, the same command goes on from here") from None
 
 
-def _judge_one(path: Path, config: RunConfig, quiet: bool, as_json: bool) -> None:
+def _judge_one(path: Path, config: JudgeConfig, quiet: bool, as_json: bool) -> None:
     from qilin_rag.judging.pointwise import judge_run
 
     with ui.progress_bars(quiet):
@@ -101,7 +102,7 @@ def _print_judged(judged: Judged) -> None:
     typer.echo(judged.directory.path)
 
 
-def _compare(paths: list[Path], config: RunConfig, quiet: bool, as_json: bool) -> None:
+def _compare(paths: list[Path], config: JudgeConfig, quiet: bool, as_json: bool) -> None:
     from qilin_rag.judging.pairwise import compare_runs
 
     with ui.progress_bars(quiet):

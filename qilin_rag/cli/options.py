@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qilin_rag.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from qilin_rag.config.run import RunConfig
     from qilin_rag.data.log_settings import LogSettings
 
 
@@ -25,16 +24,6 @@ class TaskOption(StrEnum):
 
     search = "search"
     recommendation = "recommendation"
-
-
-def resolve_judge(command: str, flags: Mapping[str, Any], settings: list[str] | None) -> RunConfig:
-    """The configuration of a command that asks an LLM about what is there: of `--set` it takes only the LLM's."""
-    from qilin_rag.config.run import resolve_run
-
-    others = [setting for setting in settings or [] if not setting.startswith("llm.")]
-    if others:
-        raise UsageError(f"--set {others[0]}: {command} only takes llm.KEY=VALUE")
-    return resolve_run(flags, settings or [])
 
 
 def find_runs_named(names: Iterable[Path], folders: Sequence[Path] | None) -> list[Path]:

@@ -47,7 +47,7 @@ def retrieve(
     Prints recall, nDCG and reciprocal rank; `run --retriever trec:FILE` goes on from the file.
     """
     from qilin_rag.config.run import resolve_run
-    from qilin_rag.pipeline.run import retrieve_only
+    from qilin_rag.pipeline.retrieving import retrieve_only
 
     ui.set_up_logs(quiet or as_json)
     flags = {

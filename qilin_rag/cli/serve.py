@@ -13,7 +13,7 @@ from qilin_rag.cli.options import Quiet, Settings
 from qilin_rag.cli.signals import Interrupted
 
 if TYPE_CHECKING:
-    from qilin_rag.config.run import RunConfig
+    from qilin_rag.config.spec import RunSpec
 
 
 def serve(
@@ -31,17 +31,17 @@ def serve(
 
     Shows the server's log, says when it is ready, and prints its address; runs in other terminals then find it there.
     """
-    from qilin_rag.config.run import resolve_run
+    from qilin_rag.config.spec import resolve_spec
 
     ui.set_up_logs(quiet)
     assignments = [*(settings or []), *([f"llm.engine.port={port}"] if port else [])]
     try:
-        _serve(resolve_run({"llm": llm, "serve": True}, assignments), llm, log, quiet)
+        _serve(resolve_spec({"llm": llm, "serve": True}, assignments), llm, log, quiet)
     except KeyboardInterrupt:
         raise Interrupted("the server is stopped") from None
 
 
-def _serve(config: RunConfig, name: str, log: Path | None, quiet: bool) -> None:
+def _serve(config: RunSpec, name: str, log: Path | None, quiet: bool) -> None:
     import time
     from urllib.parse import urlsplit
 

@@ -1,167 +1,85 @@
-"""Configuration: where presets and prompts are found, how settings are layered, and the settings of a run.
+"""The configuration of a run: components, built once when it is read; a wrong setting is an error there.
 
-Layers, each over the one before: defaults < file < flags < `--set key=value`. Files are data: they are read with
-`safe_load`, and can name only registered components; `package.module:Class` is for the command line.
+File, flags and Python give equal configurations. What is above this package in the order of imports (prompts, rankers)
+is found by name, as the registries find components.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
-import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from qilin_rag.config.destinations import check_destination, say_destination
-from qilin_rag.config.engine_settings import named_by_flag, risky_variables
-from qilin_rag.config.overrides import Owner, named_settings, parse_overrides
-from qilin_rag.config.presets import GGUF, named_llm
-from qilin_rag.config.resources import read_yaml
-from qilin_rag.core.errors import UsageError, explain, unknown_name
-from qilin_rag.core.files import expanded
-from qilin_rag.core.registry import ENGINES, LLMS, RETRIEVERS, SCORERS, Component, Registry
-from qilin_rag.core.text import clean, short_path
-from qilin_rag.core.types import AnswerSelection, Frozen, MissingNotes, NoteOrder, ReferenceSelection
+from qilin_rag.config.spec import _TOP_K, RERANK_DEPTH, RERANK_WEIGHT, AskSettings, PlainSettings, RunSpec, resolve_spec
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import LLMS, RETRIEVERS, SCORERS, Component, Named
 
-logger = logging.getLogger(__name__)
-_EVERY_RUN_METRICS = ("retrieval",)
-_DEFAULT_METRICS = ("rouge_l",)
-_OPTIONAL_METRICS = ("bertscore",)
-_TOP_K, _RERANK_DEPTH = 5, 20
+_PROMPT = "qilin_rag.prompts.answer:load_prompt"
+_RERANKER = "qilin_rag.rankers.rerank:Reranker"
 
 
-class Named(Frozen):
-    """A component by registered name and settings, not built yet."""
+def _by_name(metrics: Any) -> Any:
+    """Metrics by the names that they have in a file."""
+    if isinstance(metrics, Mapping):
+        return dict(metrics)
+    named: dict[str, Any] = {}
+    for metric in metrics:
+        if named.setdefault(name := metric.named().name, metric) != metric:
+            raise UsageError(f"metrics: {name} is named twice, with other settings; leave one of them out")
+    return named
 
-    name: str
-    settings: dict[str, Any] = {}
+
+class LLMConfig(AskSettings):
+    """An LLM (`llms.LLM`), and how it is asked."""
+
+    llm: Any = Field(default_factory=lambda: LLMS.create("extractive", {}))
 
 
-class RunConfig(Frozen):
-    """All settings of one run, resolved: what the manifest records and what `run` is given.
+class RunConfig(PlainSettings, LLMConfig):
+    """All settings of one run: its parts are components, checked and ready.
 
-    `llm_label` is the name the LLM was given by, `llm_preset` the settings which that name alone stands for.
-    `rerank`: the folder of a trained ranker, which puts the first `rerank_depth` hits of a question in its own order,
-    or by `rerank_weight` of its score and the rest of the retriever's.
-    `note_order`: how the notes stand in the prompt (`shuffled`: by `seed` and question); `note_chars`: the most
-    characters of each note's content there. `metrics` must be usable; `optional_metrics` are scored too where they can
-    be with what is on this machine. `note` is a word for people, shown beside the LLM in tables.
+    `retriever`: a `retrievers.Retriever`; `rerank`: a `rankers.rerank.Reranker`, or None; `prompt`: a
+    `prompts.answer.Prompt`; `metrics`: each a `scorers.Scorer`, which must be usable, by the name of its component.
     """
 
-    data: str = Field(default_factory=lambda: os.environ.get("QILIN_RAG_DATA") or "sample")
-    answers: AnswerSelection = "engaged"
-    references: ReferenceSelection = "own"
-    missing_notes: MissingNotes = "error"
-    retriever: Named = Named(name="bm25")
-    rerank: Path | None = None
-    rerank_depth: PositiveInt = _RERANK_DEPTH
-    rerank_weight: Annotated[float, Field(gt=0, le=1)] = 1.0
-    llm: Named = Named(name="extractive")
-    llm_label: str = "extractive"
-    llm_preset: dict[str, Any] = {}
-    prompt: str = "default"
-    top_k: PositiveInt = _TOP_K
-    note_order: NoteOrder = "best_first"
-    note_chars: PositiveInt | None = None
-    metrics: dict[str, dict[str, Any]] = {name: {} for name in _EVERY_RUN_METRICS + _DEFAULT_METRICS}
-    optional_metrics: list[str] = list(_OPTIONAL_METRICS)
-    seed: NonNegativeInt = 0
-    limit: PositiveInt | None = None
-    ids: Path | None = None
-    concurrency: PositiveInt = 16
-    serve: bool = False
-    runs_dir: Path = Path("runs")
-    fresh: bool = False
-    repeat: PositiveInt = 1
-    cache: bool = True
-    note: Annotated[str, Field(max_length=60)] = ""
-    fail_on_error: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    retriever: Any = Field(default_factory=lambda: RETRIEVERS.create("bm25", {}))
+    rerank: Any = None
+    prompt: Any = Field(default_factory=lambda: _load(_PROMPT)("default"))
+    metrics: Annotated[dict[str, Any], BeforeValidator(_by_name)] = Field(
+        default_factory=lambda: build_scorers(RunSpec().metrics)
+    )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _label(cls, values: Any) -> Any:
-        """An LLM that is given without a label is called by its name."""
-        if isinstance(values, dict) and "llm" in values and "llm_label" not in values:
-            llm = values["llm"]
-            name = llm.name if isinstance(llm, Named) else llm.get("name") if isinstance(llm, dict) else None
-            return {**values, "llm_label": name} if name else values
-        return values
-
-
-_COMPOSED_SETTINGS = {"retriever", "llm", "llm_label", "llm_preset", "metrics", "optional_metrics"}
-_REPEATED_SETTINGS = (
-    "data",
-    "ids",
-    "concurrency",
-    "retriever",
-    "rerank",
-    "llm",
-    "metrics",
-)  # may lie elsewhere the next time
-_PLAIN_SETTINGS = [name for name in RunConfig.model_fields if name not in _COMPOSED_SETTINGS]
-
-
-def _refuse_unwritable(given: Mapping[str, Any]) -> None:
-    """Paths and names that the manifest could not hold, or the system not open."""
-    for name, value in given.items():
-        if isinstance(value, str | Path) and ("\0" in str(value) or clean(str(value)) != str(value)):
+    @model_validator(mode="after")
+    def _check_components(self) -> RunConfig:
+        """Each component is of its kind, and the second stage has as many hits as the prompt is to have."""
+        of_kinds = [(RETRIEVERS, "retriever", self.retriever), (LLMS, "llm", self.llm)]
+        of_kinds += [(SCORERS, "metrics", scorer) for scorer in self.metrics.values()]
+        for registry, field, component in of_kinds:
+            if not registry.makes(component):
+                raise UsageError(f"{field}: {type(component).__name__} is no {registry.kind}")
+        if self.rerank is not None and self.top_k > self.rerank.depth and not self.retriever.ignores_k:
             raise UsageError(
-                f"{name} {ascii(str(value))[:80]} holds a character that no name can have; "
-                "where the system's language is not UTF-8, set LANG=C.UTF-8"
+                f"--top-k {self.top_k}: only {self.rerank.depth} notes are ranked again; raise --rerank-depth"
             )
+        return self
 
-
-def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any], dict[str, dict[str, Any]]]]:
-    """The components a file names, with their settings, by kind; an LLM with those of its preset."""
-    if "retriever" in settings:
-        its = _named(settings["retriever"], "retriever")
-        yield "retriever", RETRIEVERS, {its.pop("name"): its}
-    if "llm" in settings:
-        its = _named(settings["llm"], "llm")
-        its = named_llm(its.pop("name")) | its
-        yield "llm", LLMS, {its.pop("name"): its}
-    if "metrics" in settings:
-        yield "metrics", SCORERS, _metrics(settings["metrics"])
-
-
-def _named(layer: Any, kind: str) -> dict[str, Any]:
-    """A component in a file or flag: a name, a mapping with `name` and its settings, or from Python itself."""
-    if isinstance(layer, Component):
-        return {"name": _name_of(layer, kind, RETRIEVERS if kind == "retriever" else LLMS), **layer.own_settings()}
-    if isinstance(layer, str):
-        return {"name": layer}
-    if isinstance(layer, dict) and isinstance(layer.get("name"), str):
-        return dict(layer)
-    raise UsageError(f"{kind}: expected a name, or a mapping with 'name' and its settings; got {reprlib.repr(layer)}")
-
-
-def _name_of(component: Component, kind: str, registry: Registry[Any]) -> str:
-    name = component.called()
-    if registry.name_of(type(component)) is None and ":" not in name:  # a name of another kind's
-        raise UsageError(f"{kind}: {type(component).__name__} is no {registry.kind}")
-    return name
-
-
-def _metrics(layer: Any) -> dict[str, dict[str, Any]]:
-    if isinstance(layer, str):
-        layer = [name.strip() for name in layer.split(",") if name.strip()]
-    if isinstance(layer, Component):
-        layer = [layer]
-    if isinstance(layer, list | tuple) and all(isinstance(each, str | Component) for each in layer):
-        metrics: dict[str, dict[str, Any]] = {}
-        for each in layer:
-            name = each if isinstance(each, str) else _name_of(each, "metrics", SCORERS)
-            its = {} if isinstance(each, str) else each.own_settings()
-            if metrics.setdefault(name, its) != its:
-                raise UsageError(f"metrics: {name} is named twice, with other settings; leave one of them out")
-        return metrics
-    if isinstance(layer, dict) and all(isinstance(value, dict) for value in layer.values()):
-        return {str(name): dict(settings) for name, settings in layer.items()}
-    raise UsageError(f"metrics: expected names, or a mapping of names to settings; got {reprlib.repr(layer)}")
+    def spec(self) -> RunSpec:
+        """This run as a manifest records it: retriever and LLM with all their settings, also those at the default."""
+        second = {}
+        if self.rerank is not None:
+            second = {"rerank_depth": self.rerank.depth, "rerank_weight": self.rerank.weight}
+        return RunSpec(
+            **{name: getattr(self, name) for name in PlainSettings.model_fields},
+            retriever=_in_full(self.retriever),
+            rerank=None if self.rerank is None else self.rerank.folder,
+            **second,
+            llm=_in_full(self.llm),
+            prompt=self.prompt.source,
+            metrics={name: scorer.named().settings for name, scorer in self.metrics.items()},
+        )
 
 
 def resolve_run(
@@ -169,233 +87,70 @@ def resolve_run(
     overrides: Iterable[str] = (),
     file: Path | None = None,
     top_k: int = _TOP_K,
-    check: bool = True,
+    from_file: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """Layer file, flags (None = not given) and `--set` assignments over the defaults; LLM presets are filled in.
+    """Layer file, flags (None = not given) and `--set` assignments over the defaults, and build the components.
 
-    Every component is built once, so that a wrong setting is an error here. File, flags and Python give equal
-    configurations: a component is written down by name and by those of its settings that are not the default.
+    LLM presets are filled in.
 
     Args:
         flags: Settings by name. `retriever`, `llm` and each of `metrics` may be a component, such as `BM25(k1=1.2)`.
         overrides: Assignments such as `retriever.k1=1.2`.
         file: A YAML file of settings.
         top_k: The default of that setting, less where what is given finds or ranks fewer notes.
-        check: False leaves the settings of components unchecked, and as they are given.
+        from_file: What the file says, if it was read.
 
     Raises:
         UsageError: A setting is unknown or wrong; the error names it as `retriever.k1`.
     """
-    return resolve(read_yaml(file) if file else {}, flags, overrides, file, top_k, check)
+    return build_run(resolve_spec(flags, overrides, file, top_k, from_file))
 
 
-def resolve(
-    from_file: Mapping[str, Any],
-    flags: Mapping[str, Any],
-    overrides: Iterable[str],
-    file: Path | None,
-    top_k: int = _TOP_K,
-    check: bool = True,
-) -> RunConfig:
-    """As `resolve_run`, with what the file says."""
-    overrides = list(overrides)
-    for kind, registry, named in _names_in(from_file):
-        if any(registry.names_code(name, its) for name, its in named.items()):
-            raise UsageError(f"{file}: {kind} must be a registered name; code (package.module:NAME) goes to --{kind}")
-    given = {**from_file, **{key: value for key, value in flags.items() if value is not None}}
-    _refuse_unwritable(given)
-    for name in ("runs_dir", "ids", "rerank"):
-        if isinstance(given.get(name), str | Path):
-            given[name] = expanded(given[name])
-    base_url, stream = given.pop("base_url", None), given.pop("stream", None)
-    retriever = _named(given.pop("retriever", "bm25"), "retriever")
-    llm = _named(given.pop("llm", "extractive"), "llm")
-    optional = [] if "metrics" in given else list(_OPTIONAL_METRICS)
-    named = _metrics(given.pop("metrics", list(_DEFAULT_METRICS)))
-    metrics: dict[str, dict[str, Any]] = {**{name: {} for name in _EVERY_RUN_METRICS}, **named}
-    label = llm["name"]
-    preset = named_llm(label)
-    llm = {**preset, **{key: value for key, value in llm.items() if key != "name"}}
-    for name, value in (("base_url", base_url), ("stream", stream)):
-        if value is not None:
-            llm[name] = value
-    if isinstance(engine := llm.get("engine"), dict):
-        for key, what in (("python", "name a program"), ("allowed", "allow itself anything")):
-            if key in engine:
-                raise UsageError(f"a file can't {what} (engine.{key}); give it with --set llm.engine.{key}=")
-    for path, value in parse_overrides(overrides, _owner_of(retriever["name"], llm)):
-        if path[0] == "metrics" and len(path) == 3 and path[1] in optional:  # who sets it, wants it
-            optional.remove(path[1])
-            metrics[path[1]] = {}
-        _override(path, value, given, retriever, llm, metrics)
-    depths = [retriever.get("depth"), given.get("rerank_depth", _RERANK_DEPTH) if given.get("rerank") else None]
-    given.setdefault("top_k", min([top_k, *(depth for depth in depths if isinstance(depth, int) and depth > 0)]))
-    retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
-    RETRIEVERS.resolve(retriever_name)
-    LLMS.resolve(llm_class)  # before the destination, which names its address
-    by_flag = named_settings(overrides, flags.get("base_url"))
-    check_destination(label, {**llm, "name": llm_class}, by_flag, bool(given.get("serve")))
-    if file is not None and not given.get("serve"):
-        say_destination(file, from_file, {**llm, "name": llm_class}, by_flag)
-    if label.startswith(GGUF):
-        label = preset["model"]
-        if "base_url" not in llm:
-            given.setdefault("serve", True)
-    is_as_preset = all(llm.get(key) == preset.get(key) for key in ("model", "base_url"))
-    if llm.get("price") is preset.get("price") and not is_as_preset:
-        llm.pop("price", None)  # that of another model, or of this one elsewhere
-    if given.get("serve") and base_url is not None:
-        raise UsageError("--serve starts a server of its own, so it takes no --base-url; leave one of them out")
-    if label == "openai" and isinstance(llm.get("model"), str):
-        model = llm["model"]  # an endpoint without a preset is known by its model
-        label, preset = short_path(model, hashlib.sha256(model.encode()).hexdigest()), {"model": model}
-    if check:
-        retriever_name, retriever = _checked(RETRIEVERS, retriever_name, retriever)
-        llm_class, llm = _checked(LLMS, llm_class, llm)
-        metrics = dict(_checked(SCORERS, name, its) for name, its in metrics.items())
-    settings = {
-        **given,
-        "retriever": {"name": retriever_name, "settings": retriever},
-        "llm": {"name": llm_class, "settings": llm},
-        "llm_label": label,
-        "llm_preset": {key: value for key, value in preset.items() if key != "name"},
-        "metrics": metrics,
-        "optional_metrics": optional,
-    }
-    try:
-        return RunConfig(**settings)
-    except ValidationError as error:
-        raise UsageError(f"{file or 'run'}: {explain(error, RunConfig)}") from error
+def build_run(spec: RunSpec) -> RunConfig:
+    """Build the components that are named; a UsageError names the setting that is wrong."""
+    retriever = RETRIEVERS.create(spec.retriever.name, spec.retriever.settings)
+    llm = LLMS.create(spec.llm.name, spec.llm.settings)
+    metrics = build_scorers(spec.metrics)
+    rerank = None
+    if spec.rerank is not None:
+        rerank = _load(_RERANKER).open(spec.rerank, spec.rerank_depth, spec.rerank_weight)
+    return RunConfig(
+        **{name: getattr(spec, name) for name in PlainSettings.model_fields},
+        retriever=retriever,
+        rerank=rerank,
+        llm=llm,
+        prompt=_load(_PROMPT)(spec.prompt),
+        metrics=metrics,
+    )
 
 
-def _checked(registry: Registry[Any], name: str, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Build a component, which checks its settings; return its name and settings in the one way to write them.
-
-    An argument that a component can't be without is part of its name.
-    """
-    component: Component = registry.create(name, settings)
-    argument = component.argument
-    implied = registry.implied(name)
-    if argument is not None and (implied or type(component).model_fields[argument].is_required()):
-        name = f"{name.partition(':')[0]}:{getattr(component, argument)}" if registry.is_registered(name) else name
-        implied = registry.implied(name)
-    return name, {key: value for key, value in component.own_settings().items() if key not in implied}
+def build_scorers(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Build the scorers of these names and settings."""
+    scorers: dict[str, Any] = {}
+    for given, settings in metrics.items():
+        scorer = SCORERS.create(given, settings)
+        if (name := scorer.named().name) in scorers:
+            raise UsageError(f"two of the metrics {', '.join(metrics)} give {name!r}; name only one of them")
+        scorers[name] = scorer
+    return scorers
 
 
-def recorded_run(
-    recorded: Mapping[str, Any], overrides: Iterable[str] = (), base_url: str | None = None, **changes: Any
-) -> RunConfig:
-    """The configuration that a manifest recorded, with `--set` assignments, an address, and settings of the caller.
-
-    What it says that its engine is allowed counts for nothing: flags say that.
-    """
-    try:
-        given = RunConfig(**recorded).model_dump()
-        retriever, llm = given["retriever"]["settings"], given["llm"]["settings"]
-        if isinstance(engine := llm.get("engine"), dict):
-            llm["engine"] = {key: value for key, value in engine.items() if key != "allowed"}
-        names = given["retriever"]["name"], {"name": given["llm"]["name"], **llm}
-        for path, value in parse_overrides(overrides, _owner_of(*names)):
-            if path[0] not in _REPEATED_SETTINGS:
-                raise unknown_name("setting in --set", ".".join(path), _REPEATED_SETTINGS)
-            _override(path, value, given, retriever, llm, given["metrics"])
-        if base_url is not None:
-            llm["base_url"] = base_url
-        _refuse_unwritable({**given, "base_url": base_url})
-        return RunConfig(**given | changes)
-    except ValidationError as error:
-        raise UsageError(f"its configuration can't be read: {explain(error, RunConfig)}") from error
+def resolve_metrics(metrics: Any = None, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """Build the scorers of a command that only scores; with the names of those to use where they can be."""
+    spec = resolve_spec({"metrics": metrics}, overrides)
+    return build_scorers(spec.metrics), spec.optional_metrics
 
 
-def _override(
-    path: list[str],
-    value: Any,
-    given: dict[str, Any],
-    retriever: dict[str, Any],
-    llm: dict[str, Any],
-    metrics: dict[str, dict[str, Any]],
-) -> None:
-    """Put one `--set` assignment where it belongs."""
-    match path:
-        case ["retriever", key] if key != "name":
-            retriever[key] = value
-        case ["llm", "engine"] if isinstance(value, dict):
-            llm["engine"] = {}
-            for setting, each in sorted(value.items(), key=lambda item: item[0] != "name"):
-                llm["engine"] = _with_setting(llm["engine"], [str(setting)], each)
-        case ["llm", key] if key != "name":
-            llm[key] = value
-        case ["llm", "engine", *keys]:
-            llm["engine"] = _with_setting(llm.get("engine"), keys, value)
-        case ["metrics", metric, key]:
-            if metric not in metrics:
-                raise unknown_name("metric in this run", metric, metrics)
-            metrics[metric][key] = value
-        case [key] if key in _PLAIN_SETTINGS:
-            given[key] = value
-        case _:
-            raise _unknown_setting(".".join(path), retriever["name"], llm["name"], metrics)
+def changed_rerank_settings(depth: int, weight: float) -> dict[str, Any]:
+    """Those of the settings of a second stage that are not the default."""
+    usual = {"depth": RERANK_DEPTH, "weight": RERANK_WEIGHT}
+    return {name: value for name, value in {"depth": depth, "weight": weight}.items() if value != usual[name]}
 
 
-def _unknown_setting(name: str, retriever: str, llm: str, metrics: Iterable[str]) -> UsageError:
-    """The error for `--set` of a name that is no setting, with the component that has one of this name."""
-    components = {
-        "retriever": (RETRIEVERS, retriever),
-        "llm": (LLMS, llm),
-        **{f"metrics.{metric}": (SCORERS, metric) for metric in metrics},
-    }
-    of = [kind for kind, (table, component) in components.items() if name in table.resolve(component).model_fields]
-    known = [*_PLAIN_SETTINGS, "retriever.KEY", "llm.KEY", "metrics.NAME.KEY"]
-    if of:
-        meant = " or ".join(f"{kind}.{name}" for kind in of)
-        return UsageError(f"unknown setting in --set {name!r}; did you mean {meant}? (qilin-rag list settings)")
-    return unknown_name("setting in --set", name, known, see="qilin-rag list settings")
+def _in_full(component: Component) -> Named:
+    return Named(name=component.named().name, settings=component.model_dump(mode="json"))
 
 
-def _owner_of(retriever: str, llm: Mapping[str, Any]) -> Owner:
-    """Which model has the setting of a path, in a run with this retriever and LLM."""
-
-    def owner(path: list[str]) -> type[BaseModel] | type[str] | None:
-        match path:
-            case ["retriever", _]:
-                return RETRIEVERS.resolve(retriever)
-            case ["llm", _]:
-                return LLMS.resolve(llm["name"])
-            case ["llm", "engine", "environment", _]:
-                return str
-            case ["llm", "engine", _]:
-                engine = llm.get("engine")
-                name = engine if isinstance(engine, str) else engine.get("name") if isinstance(engine, dict) else None
-                return ENGINES.resolve(name) if isinstance(name, str) and name in ENGINES.table() else None
-            case ["metrics", metric, _]:
-                return SCORERS.resolve(metric) if SCORERS.is_registered(metric) else None
-            case [_]:
-                return RunConfig
-        return None
-
-    return owner
-
-
-def _with_setting(engine: Any, keys: list[str], value: Any) -> dict[str, Any]:
-    """An engine block (or its bare name) with one setting, or one environment variable, changed by a flag."""
-    settings: dict[str, Any] = {"name": engine} if isinstance(engine, str) else dict(engine or {})
-    match keys:
-        case ["allowed"] if isinstance(value, list):
-            named = value
-        case [key]:
-            settings |= {key: value}
-            named = named_by_flag(settings, key, value)
-        case ["environment", variable]:
-            before = settings.get("environment")
-            settings |= {"environment": {**(before if isinstance(before, dict) else {}), variable: value}}
-            named = risky_variables({variable: value})
-        case _:
-            raise unknown_name("setting in --set", ".".join(["llm.engine", *keys]), ["llm.engine.KEY"])
-    if named and isinstance(allowed := settings.get("allowed", []), list):
-        settings["allowed"] = [*allowed, *named]
-    return settings
-
-
-def settable() -> tuple[str, ...]:
-    """Return the settings of a run that `--set` takes by their own name."""
-    return tuple(_PLAIN_SETTINGS)
+def _load(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)

@@ -18,6 +18,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from qilin_rag.core.errors import UsageError, explain, unknown_name
 from qilin_rag.core.files import expanded
 from qilin_rag.core.plugins import import_object, source_hash, typed_in_hash
+from qilin_rag.core.types import Frozen
+
+
+class Named(Frozen):
+    """A component as it is written down: by registered name, or `module:Class`, and settings."""
+
+    name: str
+    settings: dict[str, Any] = {}
 
 
 class Component(BaseModel):
@@ -37,6 +45,15 @@ class Component(BaseModel):
     only_if_set: ClassVar[frozenset[str]] = frozenset()
     outward: ClassVar[frozenset[str]] = frozenset()
     argument: ClassVar[str | None] = None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are one class with the same settings; what they have opened does not count."""
+        return self is other or (
+            isinstance(other, Component) and type(self) is type(other) and self.model_dump() == other.model_dump()
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.model_dump_json()))
 
     @classmethod
     def class_path(cls) -> str:
@@ -99,6 +116,14 @@ class Component(BaseModel):
         except ValueError:  # some settings are only right together
             return given
         return own if is_whole else given
+
+    def named(self) -> Named:
+        """This component by name and own settings: an argument that is not the default is a part of the name."""
+        name, settings = self.called(), self.own_settings()
+        if self.argument in settings and ":" not in name and (given := str(settings[self.argument])).strip():
+            name = f"{name}:{given}"
+            del settings[self.argument]
+        return Named(name=name, settings=settings)
 
     def changed(self, base: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
         """The output-changing fields that differ from `base`, or where it is silent from their default.
@@ -173,11 +198,19 @@ class Registry(Generic[C]):
             raise unknown_name(self.kind, name, self.table())
         module_name, _, class_name = path.partition(":")
         found = import_object(path, f"{self.kind} {name!r}", own=path == name)
-        base_module, _, base_name = self._base.partition(":")
-        base = getattr(importlib.import_module(base_module), base_name)
+        base = self._base_class()
         if not (isinstance(found, type) and issubclass(found, base)):
-            raise UsageError(f"{self.kind} {name!r}: {module_name} has no {base_name} called {class_name!r}")
+            raise UsageError(f"{self.kind} {name!r}: {module_name} has no {base.__name__} called {class_name!r}")
         return found
+
+    def makes(self, value: object) -> bool:
+        """Whether this is a component of the kind."""
+        return isinstance(value, self._base_class())
+
+    def _base_class(self) -> type[Component]:
+        module, _, name = self._base.partition(":")
+        base: type[Component] = getattr(importlib.import_module(module), name)
+        return base
 
     def implied(self, name: str) -> dict[str, Any]:
         """The setting that stands in the name itself, after a colon."""

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qilin_rag.config.run import RunConfig
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import write_text
 from qilin_rag.core.ratings import JudgedComparison, JudgedPair, RatedRun
@@ -23,6 +22,7 @@ from qilin_rag.core.stats import query_clusters
 from qilin_rag.core.text import slug
 from qilin_rag.core.types import Judgement, Question, Sample
 from qilin_rag.judging.bradley_terry import rate
+from qilin_rag.judging.config import JudgeConfig
 from qilin_rag.judging.pointwise import Case, Docket, Hearing, Judge, hear, plan_hearing, why_unread
 from qilin_rag.judging.verdicts import Preference, read_preference, shown_texts
 from qilin_rag.pipeline.forecast import Plan
@@ -75,7 +75,7 @@ class _PairOutcome(NamedTuple):
     score: float | None
 
 
-def compare_runs(paths: Sequence[Path], config: RunConfig) -> Compared:
+def compare_runs(paths: Sequence[Path], config: JudgeConfig) -> Compared:
     """Judge every pair of these runs, and rate them; what was judged before is not asked again.
 
     It is kept in `runs_dir`, in a folder of the judge's own, whatever runs it has compared: one more run costs only the
@@ -113,7 +113,7 @@ def compare_runs(paths: Sequence[Path], config: RunConfig) -> Compared:
     return Compared(docket.directory.path, comparison, hearing)
 
 
-def plan_comparison(paths: Sequence[Path], config: RunConfig) -> Plan:
+def plan_comparison(paths: Sequence[Path], config: JudgeConfig) -> Plan:
     """What `compare_runs` would ask and what it would cost; nothing is written."""
     judge = Judge(config, load_judge_prompt(PairwisePrompt))
     return plan_hearing(_match(judge, paths).docket)
@@ -122,7 +122,7 @@ def plan_comparison(paths: Sequence[Path], config: RunConfig) -> Plan:
 def _match(judge: Judge, paths: Sequence[Path]) -> _Match:
     entrants = _read_entrants(paths)
     shared = _shared_questions(entrants)
-    questions = select_questions(shared, judge.config)
+    questions = select_questions(shared, judge.config.limit, judge.config.seed)
     pairs = list(combinations(range(len(entrants)), 2))
     cases: dict[str, Case] = {}
     keys: dict[tuple[int, int, str], tuple[str, str]] = {}

@@ -13,12 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from qilin_rag.config.run import RunConfig
 from qilin_rag.core.errors import FailedSamplesError, UsageError
 from qilin_rag.core.former import former
 from qilin_rag.core.hashing import fingerprint, json_hash
 from qilin_rag.core.progress import stage
-from qilin_rag.core.registry import LLMS
 from qilin_rag.core.types import (
     SCALE,
     Cost,
@@ -32,8 +30,8 @@ from qilin_rag.core.types import (
     Status,
     Summary,
 )
+from qilin_rag.judging.config import JudgeConfig
 from qilin_rag.judging.verdicts import ASPECTS, read_score, shown_texts
-from qilin_rag.llms import LLM
 from qilin_rag.pipeline.asking import (
     Asked,
     Reply,
@@ -69,13 +67,12 @@ class Case(NamedTuple):
 class Judge:
     """An LLM with the prompt it is asked by."""
 
-    def __init__(self, config: RunConfig, prompt: JudgePrompt) -> None:
+    def __init__(self, config: JudgeConfig, prompt: JudgePrompt) -> None:
         """Nobody has asked yet whether its server is there."""
-        self.llm = judging_llm(config)
-        self.config = config
+        self.config, self.llm = config, config.llm
         self.prompt = prompt
-        self.label = llm_label(config, self.llm)
-        self.identity = {**llm_identity(config, self.llm), "prompt": prompt.sha256}
+        self.label = llm_label(config)
+        self.identity = {**llm_identity(config), "prompt": prompt.sha256}
         self.sha256 = fingerprint(self.identity)
         self.former_sha256 = fingerprint(former(self.identity))
 
@@ -135,7 +132,7 @@ class Judged(NamedTuple):
     hearing: Hearing
 
 
-def judge_run(path: Path, config: RunConfig) -> Judged:
+def judge_run(path: Path, config: JudgeConfig) -> Judged:
     """Judge the answers of a finished run, one by one; its data is not needed.
 
     `config` names the judge. `limit` bounds how many answers are judged; what was judged before counts as well.
@@ -158,7 +155,7 @@ def judge_run(path: Path, config: RunConfig) -> Judged:
     return Judged(directory, judge.label, metrics, hearing)
 
 
-def plan_judge(path: Path, config: RunConfig) -> Plan:
+def plan_judge(path: Path, config: JudgeConfig) -> Plan:
     """What `judge_run` would ask and what it would cost; nothing is written."""
     judge = Judge(config, load_judge_prompt(PointwisePrompt))
     directory = RunDirectory(path)
@@ -178,7 +175,7 @@ def plan_hearing(docket: Docket) -> Plan:
         except PromptTooLongError:
             continue
         subjects.append(", ".join([case.question.id, *case.runs]))
-    cached, cache_unknown = found_in_cache(judge.config, prompts, judge.llm, Shared())
+    cached, cache_unknown = found_in_cache(judge.config, prompts, Shared())
     calls = [
         Call(question_id=subject, prompt_tokens=estimated_tokens(prompt.messages), messages=prompt.messages)
         for subject, prompt, is_cached in zip(subjects, prompts, cached, strict=True)
@@ -215,14 +212,6 @@ def hear(docket: Docket) -> Hearing:
     return Hearing(said, counts, spent, cost_of(spent, docket.judge.llm.price))
 
 
-def judging_llm(config: RunConfig) -> LLM:
-    """The LLM that a judge is; a UsageError where it reads no instructions."""
-    llm: LLM = LLMS.create(config.llm.name, config.llm.settings)
-    if not llm.takes_tokens:
-        raise UsageError(f"llm {config.llm_label} can't judge: it reads no instructions; name another with --llm")
-    return llm
-
-
 def check_judged(failed: int, total: int, path: Path, fail_on_error: float, lost: Iterable[Exchange]) -> None:
     """FailedSamplesError if more judgements are without a reply, or have an empty one, than allowed.
 
@@ -245,7 +234,7 @@ def why_unread(judgement: Judgement | None) -> str | None:
 
 
 def _ask(judge: Judge, cases: Mapping[str, Case], directory: RunDirectory) -> None:
-    with opened(judge.config, judge.llm, directory.path / "judge-server.log") as asking:
+    with opened(judge.config, directory.path / "judge-server.log") as asking:
 
         async def ask(keyed: tuple[str, Case]) -> Asked[Judgement]:
             key, case = keyed
@@ -295,7 +284,8 @@ def _read_answers(judge: Judge, directory: RunDirectory) -> _Answers:
         if sample.is_answered
     }
     keys = {question_id: judge.key(case) for question_id, case in cases.items()}
-    wanted = {keys[question.id] for question in select_questions(questions, judge.config) if question.id in keys}
+    chosen = select_questions(questions, judge.config.limit, judge.config.seed)
+    wanted = {keys[question.id] for question in chosen if question.id in keys}
     docket = Docket(judge, dict(zip(keys.values(), cases.values(), strict=True)), wanted, directory)
     return _Answers(samples, lines, keys, docket)
 

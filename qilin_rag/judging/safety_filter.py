@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from qilin_rag.config.resources import resource_names
-from qilin_rag.config.run import RunConfig
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import read_lines, write_text
 from qilin_rag.core.former import former
@@ -32,7 +31,8 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.note_images import NoteImages
 from qilin_rag.data.notes import open_notes
 from qilin_rag.data.source import open_source
-from qilin_rag.judging.pointwise import check_judged, judging_llm
+from qilin_rag.judging.config import JudgeConfig
+from qilin_rag.judging.pointwise import check_judged
 from qilin_rag.judging.safety_labels import Agreement, SafetyLabel, agreements, read_labels, write_review
 from qilin_rag.judging.safety_states import (
     UNCERTAIN,
@@ -97,12 +97,12 @@ class _Note:
 
 
 class Filter:
-    """The notes of a data set before an LLM with these prompts; `config` names LLM and data."""
+    """The notes of a data set before an LLM with these prompts; `limit` and `seed` of `config` choose some."""
 
-    def __init__(self, config: RunConfig, path: Path, names: Sequence[str] | None, n_images: int) -> None:
+    def __init__(self, config: JudgeConfig, data: str, path: Path, names: Sequence[str] | None, n_images: int) -> None:
         """Nobody is asked yet, and nothing written."""
         self.config, self.path, self.n_images = config, path, n_images
-        self.llm = judging_llm(config)
+        self.llm = config.llm
         if n_images and not self.llm.takes_images:
             raise UsageError(f"llm {config.llm_label} can't be sent images here; leave out --images")
         prompts = load_safety_prompts(names)
@@ -110,12 +110,12 @@ class Filter:
             raise UsageError(f"prompt {blind} is about images: name how many of each note to send, --images N")
         self.prompts = {name: each for name, each in prompts.items() if n_images or not each.needs_images}
         self.names = list(self.prompts)
-        source = open_source(config.data, ["notes"])
+        source = open_source(data, ["notes"])
         self.label = source.label
         self.notes = open_notes(*source.files("notes"))
         self._images = NoteImages(Catalogue(self.notes, images=source.folder)) if n_images else None
         self._decoding = asyncio.Lock()
-        shared = {**llm_identity(config, self.llm), "version": VERSION, "images": n_images}
+        shared = {**llm_identity(config), "version": VERSION, "images": n_images}
         identities = {name: {**shared, "prompt": each.sha256} for name, each in self.prompts.items()}
         self._sha256 = {name: fingerprint(identity) for name, identity in identities.items()}
         self._former_sha256 = {name: fingerprint(former(identity)) for name, identity in identities.items()}
@@ -153,7 +153,7 @@ class Filter:
         if not n_left:
             return
         with (
-            opened(self.config, self.llm, directory.path / "filter-server.log") as asking,
+            opened(self.config, directory.path / "filter-server.log") as asking,
             stage("judging", n_left) as advance,
         ):
             ask_all(asking, self.pending(board), lambda job: self._ask(asking, *job), directory, advance, JUDGEMENTS)
@@ -239,7 +239,7 @@ class Filter:
         return FilterSummary(
             data=self.label,
             data_sha256=self.notes.sha256,
-            llm=llm_label(self.config, self.llm),
+            llm=llm_label(self.config),
             prompts={name: prompt.sha256 for name, prompt in self.prompts.items()},
             images=self.n_images,
             notes=notes,
@@ -266,7 +266,8 @@ class Filter:
 
 
 def filter_notes(
-    config: RunConfig,
+    config: JudgeConfig,
+    data: str,
     path: Path,
     names: Sequence[str] | None = None,
     n_images: int = 0,
@@ -274,7 +275,7 @@ def filter_notes(
     labels: Path | None = None,
 ) -> Filtered:
     """Judge the notes of the data by each prompt; `path` has the judgements, what follows from them, and a sample."""
-    safety = Filter(config, path, names, n_images)
+    safety = Filter(config, data, path, names, n_images)
     labelled = (
         None
         if labels is None
@@ -303,9 +304,11 @@ def filter_notes(
     return Filtered(path, summary, spent)
 
 
-def plan_filter(config: RunConfig, path: Path, names: Sequence[str] | None = None, n_images: int = 0) -> Plan:
+def plan_filter(
+    config: JudgeConfig, data: str, path: Path, names: Sequence[str] | None = None, n_images: int = 0
+) -> Plan:
     """What `filter_notes` would ask and what it would cost; nothing is written, images are not opened."""
-    safety = Filter(config, path, names, n_images)
+    safety = Filter(config, data, path, names, n_images)
     board = safety.new_board()
     n_judgements = int((board[safety.chosen] != SafetyState.NO_IMAGES).sum())
     for _ in safety.read(board):

@@ -7,37 +7,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from qilin_rag.config.run import RunConfig
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.progress import Advance
 from qilin_rag.core.third_party import third_party
 from qilin_rag.core.types import Hit, MissingNotes, Note, Question, RenderedPrompt, Sample
 from qilin_rag.data import NoteStore
-from qilin_rag.llms import LLM, ContextOverflowError
-from qilin_rag.llms.cache import ResponseCache
+from qilin_rag.llms import ContextOverflowError
 from qilin_rag.pipeline.asking import Asked, Asking, Reply, as_line, ask_all, complete
 from qilin_rag.pipeline.run_directory import SAMPLES, RunDirectory
-from qilin_rag.prompts.answer import BEST_FIRST, NoteForm, Prompt
+from qilin_rag.prompts.answer import NoteForm, Prompt
 from qilin_rag.retrievers import Retriever, checked_rankings
 
 logger = logging.getLogger(__name__)
-
-
-class System(NamedTuple):
-    """What is evaluated: a retriever over notes, a prompt, and an LLM."""
-
-    retriever: Retriever
-    notes: NoteStore
-    prompt: Prompt
-    llm: LLM
-    top_k: int
-    missing_notes: MissingNotes
-    concurrency: int
-    form: NoteForm = BEST_FIRST
-    cache: ResponseCache | None = None
-
-    def render(self, question: Question, notes: Sequence[Note]) -> RenderedPrompt:
-        """The prompt for a question from its notes, best first."""
-        return self.prompt.render(question.query, notes, self.llm.prompt_budget, self.form, question.id)
 
 
 class Retrieved(NamedTuple):
@@ -59,16 +41,23 @@ def pending_questions(questions: Sequence[Question], finished: dict[str, Sample]
     return [question for question in questions if question.id not in finished or not finished[question.id].is_settled]
 
 
+def render(config: RunConfig, question: Question, notes: Sequence[Note]) -> RenderedPrompt:
+    """The prompt for a question from its notes, best first."""
+    prompt: Prompt = config.prompt
+    return prompt.render(question.query, notes, config.llm.prompt_budget, NoteForm.of(config), question.id)
+
+
 def answer(
-    system: System,
+    asking: Asking,
+    config: RunConfig,
+    notes: NoteStore,
     jobs: Sequence[Job],
     directory: RunDirectory,
     advance: Advance,
     file_name: str = SAMPLES,
 ) -> None:
     """Answer these questions from what was retrieved for them; each sample is on disk the moment it is done."""
-    asking = Asking(system.llm, system.concurrency, system.cache)
-    ask_all(asking, jobs, lambda job: _answer(asking, system, job), directory, advance, file_name)
+    ask_all(asking, jobs, lambda job: _answer(asking, config, notes, job), directory, advance, file_name)
 
 
 def search(retriever: Retriever, notes: NoteStore, questions: Sequence[Question], k: int) -> list[list[Hit]]:
@@ -110,7 +99,7 @@ def calls_left(
     }
 
 
-async def _answer(asking: Asking, system: System, job: Job) -> Asked[Sample]:
+async def _answer(asking: Asking, config: RunConfig, store: NoteStore, job: Job) -> Asked[Sample]:
     """One question through prompt and LLM."""
     question, found = job
     sample: dict[str, Any] = {
@@ -124,9 +113,9 @@ async def _answer(asking: Asking, system: System, job: Job) -> Asked[Sample]:
     }
 
     async def ask() -> Reply:
-        notes = system.notes.get([hit.note_idx for hit in found.hits])
+        notes = store.get([hit.note_idx for hit in found.hits])
         while True:
-            prompt = system.render(question, notes)
+            prompt = render(config, question, notes)
             sample.update(
                 messages=prompt.messages,
                 notes_used=len(prompt.notes),

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from qilin_rag.config.run import RunConfig
+from qilin_rag.config.run import LLMConfig
 from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.progress import Advance
@@ -107,10 +107,10 @@ def ask_all(
 
 
 @contextmanager
-def opened(config: RunConfig, llm: LLM, log: Path) -> Iterator[Asking]:
-    """An LLM that is there, its server started where it is ours (what that says goes to `log`), and how it is asked."""
+def opened(config: LLMConfig, log: Path) -> Iterator[Asking]:
+    """The LLM, its server started where it is ours (what that says goes to `log`), and how it is asked."""
     cache = ResponseCache(cache_dir() / "responses.sqlite") if config.cache else None
-    with serving(llm, config.llm_label, log) if config.serve else nullcontext(llm) as served:
+    with serving(config.llm, config.llm_label, log) if config.serve else nullcontext(config.llm) as served:
         with third_party(f"llm {served.called()}"):
             served.check()
         yield Asking(served, config.concurrency, cache)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from packaging.requirements import Requirement
 
 from qilin_rag.config.resources import read_yaml, resource_names
-from qilin_rag.config.run import RunConfig
+from qilin_rag.config.spec import RunSpec
 from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.files import expanded
@@ -48,7 +48,7 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def examine(config: RunConfig) -> Iterator[Finding]:
+def examine(config: RunSpec) -> Iterator[Finding]:
     """Look at everything that the run of `config` needs, and at what other runs could use; nothing is fetched."""
     yield Finding("python", "ok", f"{sys.version.split()[0]}, qilin-rag {_version('qilin-rag')}")
     yield _gpu()
@@ -117,7 +117,7 @@ def _data(name: str) -> Finding:
     return Finding("data", "ok", f"{source.label}: {found}")
 
 
-def _models(config: RunConfig) -> Iterator[Finding]:
+def _models(config: RunSpec) -> Iterator[Finding]:
     """The pretrained models of the run, else those that biencoder and bertscore have by default."""
     try:
         retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
@@ -138,7 +138,7 @@ def _models(config: RunConfig) -> Iterator[Finding]:
             yield Finding(name, "missing", f"model {model} is not on this machine", advice)
 
 
-def _llm(config: RunConfig) -> Finding:
+def _llm(config: RunSpec) -> Finding:
     """The LLM of the run, asked whether it could answer."""
     try:
         said = LLMS.create(config.llm.name, config.llm.settings).check()

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from qilin_rag.config.run import RunConfig
 from qilin_rag.core.downloads import NotHereError, no_downloads
 from qilin_rag.core.types import Cost, LeftOut, Question
+from qilin_rag.data import NoteStore
 from qilin_rag.llms import LLM
-from qilin_rag.pipeline.answering import Retrieved, System, calls_left, pending_questions
+from qilin_rag.pipeline.answering import Retrieved, calls_left, pending_questions, render
 from qilin_rag.pipeline.forecast import Call, Plan, _Asked, found_in_cache, priced, spread
 from qilin_rag.pipeline.identity import run_directory
 from qilin_rag.pipeline.retrieval_work import work_before
-from qilin_rag.pipeline.scoring import build_scorers
+from qilin_rag.pipeline.scoring import check_names
 from qilin_rag.pipeline.selection import select_questions
 from qilin_rag.pipeline.shared import Shared
-from qilin_rag.prompts.answer import NoteForm, load_prompt
 from qilin_rag.prompts.templates import PromptTooLongError, estimated_tokens
 
 
@@ -31,45 +31,36 @@ def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
 
 def _plan(config: RunConfig, shared: Shared) -> Plan:
     steps = []
+    config = shared.joined(config)
+    llm: LLM = config.llm
     try:
-        build_scorers(config.metrics)
+        check_names(config.metrics.values())
     except NotHereError as error:
         steps.append(str(error))
-    prompt = load_prompt(config.prompt)
-    retriever, llm = shared.retriever(config), shared.llm(config)
     try:
-        dataset, reranker = shared.dataset(config), shared.reranker(config)
+        dataset = shared.dataset(config)
     except NotHereError as error:
         return _unplanned(llm, [*steps, str(error)])
-    questions = select_questions(dataset.askable, config)
+    questions = select_questions(dataset.askable, config.limit, config.seed, config.ids)
     shared.count_defects(config, questions)
-    system = System(
-        retriever,
-        dataset.notes,
-        prompt,
-        llm,
-        config.top_k,
-        config.missing_notes,
-        config.concurrency,
-        NoteForm.of(config),
-    )
     try:
-        directory = run_directory(config, dataset, system, reranker)
+        directory = run_directory(config, dataset)
     except NotHereError as error:
         return _unplanned(llm, [*steps, str(error)], n_questions=len(questions))
     finished = {} if config.fresh else directory.read_samples()[0]
     pending = pending_questions(questions, finished)
-    if pending and (before := work_before(retriever, reranker, dataset.notes, len(pending))):
+    if pending and (before := work_before(config.retriever, config.rerank, dataset.notes, len(pending))):
         steps += before
         return _unplanned(llm, steps, str(directory.path), len(questions), len(pending), config.repeat)
-    asked = _rendered(system, pending, shared.retrieve(config, pending))
-    cached, cache_unknown = found_in_cache(config, [each.prompt for each in asked], llm, shared)
+    asked = _rendered(config, dataset.notes, pending, shared.retrieve(config, pending))
+    cached, cache_unknown = found_in_cache(config, [each.prompt for each in asked], shared)
     left = [each for each, is_cached in zip(asked, cached, strict=True) if not is_cached]
     times = {question.id: config.repeat for question in pending}
     if finished:
         again = calls_left(questions, finished, directory.read_repeats(), config.repeat)
         repeated = [question for question in questions if question.id in again]
-        left = left + _rendered(system, repeated, [Retrieved(finished[each.id].hits) for each in repeated])
+        found = [Retrieved(finished[each.id].hits) for each in repeated]
+        left = left + _rendered(config, dataset.notes, repeated, found)
         times |= again
     calls = sorted((_call(each) for each in left), key=lambda call: -call.prompt_tokens)
     n_calls = sum(times[call.question_id] for call in calls)
@@ -109,13 +100,15 @@ def _unplanned(
     )
 
 
-def _rendered(system: System, questions: Sequence[Question], found: Sequence[Retrieved]) -> list[_Asked]:
+def _rendered(
+    config: RunConfig, store: NoteStore, questions: Sequence[Question], found: Sequence[Retrieved]
+) -> list[_Asked]:
     """The prompts, without those that are too long even with no note."""
     asked = []
     for question, retrieved in zip(questions, found, strict=True):
-        notes = system.notes.get([hit.note_idx for hit in retrieved.hits])
+        notes = store.get([hit.note_idx for hit in retrieved.hits])
         try:
-            asked.append(_Asked(question, retrieved, system.render(question, notes)))
+            asked.append(_Asked(question, retrieved, render(config, question, notes)))
         except PromptTooLongError:
             continue
     return asked

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from qilin_rag.config.run import RunConfig
+from qilin_rag.config.run import LLMConfig, RunConfig
 from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.third_party import third_party
@@ -83,16 +83,16 @@ def spread(items: Sequence[T]) -> list[T]:
 
 
 def found_in_cache(
-    config: RunConfig, prompts: Sequence[RenderedPrompt], llm: LLM, shared: Shared
+    config: LLMConfig, prompts: Sequence[RenderedPrompt], shared: Shared
 ) -> tuple[list[bool], str | None]:
     """Of which of these prompts the answer is in the cache, or will be when they are asked; or why we can't tell.
 
     What the server says of its model is a part of the key, so it has to be asked (once), which is free.
     """
-    path = cache_dir() / "responses.sqlite"
+    path, llm = cache_dir() / "responses.sqlite", shared.same(config.llm)
     if not prompts or not _uses_cache(config) or _key(prompts[0], llm) is None:
         return [False] * len(prompts), None
-    unknown = shared.once(("check", id(llm)), lambda: _why_not_there(llm)) if path.exists() else None
+    unknown = shared.once(("check", llm), lambda: _why_not_there(llm)) if path.exists() else None
     by_earlier_runs: set[str | None] = shared.once("planned requests", set)
     keys = [_key(prompt, llm) for prompt in prompts]
     cache = ResponseCache(path, ask_again=unknown is not None or not path.exists())
@@ -106,9 +106,10 @@ def found_in_cache(
     return found, unknown
 
 
-def _uses_cache(config: RunConfig) -> bool:
-    """Whether the run would; what a server of our own answers is not kept."""
-    return config.cache and not config.fresh and not config.serve and config.repeat == 1
+def _uses_cache(config: LLMConfig) -> bool:
+    """Whether the run, or judge, would; what a server of our own answers is not kept."""
+    asks_again = isinstance(config, RunConfig) and (config.fresh or config.repeat > 1)
+    return config.cache and not config.serve and not asks_again
 
 
 def _why_not_there(llm: LLM) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qilin_rag.config.run import RunConfig
+from qilin_rag.config.run import LLMConfig, RunConfig, changed_rerank_settings
 from qilin_rag.core.directories import find_directory
 from qilin_rag.core.environment import git_commit, installed_packages, now
 from qilin_rag.core.errors import UsageError
@@ -17,37 +17,33 @@ from qilin_rag.core.text import short_path
 from qilin_rag.core.types import Question, QuestionDefects
 from qilin_rag.data import Dataset
 from qilin_rag.data.dataset import hash_questions
-from qilin_rag.llms import LLM
 from qilin_rag.llms.serving.server import engine_of
-from qilin_rag.pipeline.answering import System
 from qilin_rag.pipeline.run_directory import MANIFEST, Manifest, RunDirectory
-from qilin_rag.rankers.rerank import Reranker
+from qilin_rag.prompts.answer import Prompt
 from qilin_rag.retrievers import Retriever
 
 FINGERPRINT_VERSION = 1
 
 
-def run_identity(
-    dataset: Dataset, system: System, config: RunConfig, reranker: Reranker | None = None
-) -> dict[str, Any]:
+def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     """All that can change an answer; its hash is the fingerprint under which a run is found again."""
     return {
         "fingerprint_version": FINGERPRINT_VERSION,
         "data": dataset.sha256,
-        "retriever": system.retriever.identity(),
-        "top_k": None if system.retriever.ignores_k else system.top_k,
-        "missing_notes": system.missing_notes,
-        "prompt": system.prompt.sha256,
-        **llm_identity(config, system.llm),
+        "retriever": config.retriever.identity(),
+        "top_k": None if config.retriever.ignores_k else config.top_k,
+        "missing_notes": config.missing_notes,
+        "prompt": config.prompt.sha256,
+        **llm_identity(config),
         **changed_note_settings(config),
-        **({} if reranker is None else {"rerank": reranker.identity()}),
+        **({} if config.rerank is None else {"rerank": config.rerank.identity()}),
     }
 
 
-def llm_identity(config: RunConfig, llm: LLM) -> dict[str, Any]:
+def llm_identity(config: LLMConfig) -> dict[str, Any]:
     """The LLM, and the engine below it where that is ours."""
-    engine = {"engine": engine_of(llm, config.llm_label).identity()} if config.serve else {}
-    return {"llm": llm.identity(), **engine}
+    engine = {"engine": engine_of(config.llm, config.llm_label).identity()} if config.serve else {}
+    return {"llm": config.llm.identity(), **engine}
 
 
 def changed_note_settings(config: RunConfig) -> dict[str, Any]:
@@ -60,17 +56,15 @@ def changed_note_settings(config: RunConfig) -> dict[str, Any]:
     return changed | ({"seed": config.seed} if config.note_order == "shuffled" else {})
 
 
-def run_directory(
-    config: RunConfig, dataset: Dataset, system: System, reranker: Reranker | None = None
-) -> RunDirectory:
+def run_directory(config: RunConfig, dataset: Dataset) -> RunDirectory:
     """Return the directory of the run of this configuration: one that is there already, or else a new name.
 
     Only the fingerprint tells runs apart. The name before it is for people, so that the same data under another name,
     in another encoding, is the same run in the same directory.
     """
-    stages = [RETRIEVERS.short_name(config.retriever.name), *([] if reranker is None else [reranker.name])]
-    names = (dataset.name, *stages, config.llm_label, Path(config.prompt).stem)
-    identity = run_identity(dataset, system, config, reranker)
+    stages = [RETRIEVERS.short_name(config.retriever.named().name), *_second_stage(config)]
+    names = (dataset.name, *stages, config.llm_label, Path(config.prompt.source).stem)
+    identity = run_identity(config, dataset)
     return RunDirectory(find_directory(config.runs_dir, names, identity, MANIFEST))
 
 
@@ -85,37 +79,32 @@ def continued(manifest: Manifest, earlier: Manifest | None, is_asking: bool) -> 
 def new_manifest(
     config: RunConfig,
     dataset: Dataset,
-    system: System,
     questions: Sequence[Question],
     defects: QuestionDefects,
     identity: dict[str, Any],
     server: dict[str, Any],
-    reranker: Reranker | None = None,
 ) -> Manifest:
     """The manifest of a run that begins now.
 
     `defects` are those of its questions, `server` is what the LLM's server says of itself.
     """
-    effective = {
-        "retriever": {"name": config.retriever.name, "settings": system.retriever.model_dump(mode="json")},
-        "llm": {"name": config.llm.name, "settings": system.llm.model_dump(mode="json")},
-    }
+    prompt: Prompt = config.prompt
     return Manifest(
         state="incomplete",
         fingerprint=fingerprint(identity),
         identity=identity,
-        config=config.model_dump(mode="json") | effective,
+        config=config.spec().model_dump(mode="json"),
         data={"label": dataset.label, "sha256": dataset.sha256, "n_notes": len(dataset.notes)},
         data_defects=defects,
-        prompt={"name": system.prompt.name, "version": system.prompt.version, "sha256": system.prompt.sha256},
+        prompt={"name": prompt.name, "version": prompt.version, "sha256": prompt.sha256},
         question_set_sha256=hash_questions(questions),
         n_questions=len(questions),
         seed=config.seed,
         labels={
             "data": dataset.label,
-            "retriever": retriever_label(config, system.retriever, reranker),
-            "llm": llm_label(config, system.llm),
-            "prompt": system.prompt.name,
+            "retriever": retriever_label(config),
+            "llm": llm_label(config),
+            "prompt": prompt.name,
         },
         packages=installed_packages(),
         python=platform.python_version(),
@@ -126,24 +115,27 @@ def new_manifest(
     )
 
 
-def retriever_label(config: RunConfig, retriever: Retriever, reranker: Reranker | None = None) -> str:
+def retriever_label(config: RunConfig) -> str:
     """The retriever in tables: its name and what differs from its defaults, and the second stage."""
-    name = config.retriever.name
+    retriever: Retriever = config.retriever
+    name = retriever.named().name
     differs = retriever.changed(RETRIEVERS.implied(name))
     if isinstance(model := differs.get("model"), str):
         differs |= {"model": short_path(model, str(retriever.identity().get("model")))}
     first = describe(RETRIEVERS.label(name), differs)
-    if reranker is None:
+    if config.rerank is None:
         return first
-    chosen = {"depth": reranker.depth, "weight": reranker.weight}
-    usual = {name: RunConfig.model_fields[f"rerank_{name}"].default for name in chosen}
-    changed = {name: value for name, value in chosen.items() if value != usual[name]}
-    return f"{first} + {describe(reranker.name, changed)}"
+    changed = changed_rerank_settings(config.rerank.depth, config.rerank.weight)
+    return f"{first} + {describe(config.rerank.name, changed)}"
 
 
-def llm_label(config: RunConfig, llm: LLM) -> str:
+def llm_label(config: LLMConfig) -> str:
     """The LLM in tables: its name and what differs from its preset."""
-    return describe(config.llm_label, llm.changed(config.llm_preset))
+    return describe(config.llm_label, config.llm.changed(config.llm_preset))
+
+
+def _second_stage(config: RunConfig) -> list[str]:
+    return [] if config.rerank is None else [config.rerank.name]
 
 
 def earlier_manifest(directory: RunDirectory, identity: dict[str, Any]) -> Manifest | None:

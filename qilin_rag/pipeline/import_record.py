@@ -45,7 +45,7 @@ class UnknownComponent(Frozen):
 
 
 class ImportSettings(Frozen):
-    """The configuration of such a run, under the names that a `RunConfig` has: what is not known is null or `unknown`.
+    """The configuration of such a run, under the names that a `RunSpec` has: what is not known is null or `unknown`.
 
     `top_k` is the most notes that came with an answer; null if none came with any.
     """

@@ -26,16 +26,16 @@ from qilin_rag.core.types import Hit, Question, QuestionDefects, Sample
 from qilin_rag.data import Dataset
 from qilin_rag.data.dataset import hash_questions
 from qilin_rag.pipeline.cost import cost_of
+from qilin_rag.pipeline.finished import Run
 from qilin_rag.pipeline.identity import FINGERPRINT_VERSION, earlier_manifest
 from qilin_rag.pipeline.import_record import UNKNOWN, ImportRecord, ImportRemark, ImportSettings
 from qilin_rag.pipeline.import_rows import AnswerRow, Rows, read_rows
 from qilin_rag.pipeline.note_names import write_note_names
-from qilin_rag.pipeline.run import Run, say_left_out
+from qilin_rag.pipeline.run import say_left_out
 from qilin_rag.pipeline.run_directory import MANIFEST, SAMPLES, Manifest, RunDirectory
 from qilin_rag.pipeline.score_lists import sample_of
-from qilin_rag.pipeline.scoring import build_scorers, prepare, score_directory, scorers_for, usable_scorers
+from qilin_rag.pipeline.scoring import check_names, load_models, score_directory, scorers_for, usable_scorers
 from qilin_rag.pipeline.shared import Shared
-from qilin_rag.scorers import Scorer
 
 logger = logging.getLogger(__name__)
 VERSION = 1
@@ -69,7 +69,6 @@ class _Ready(NamedTuple):
     dataset: Dataset
     questions: list[Question]
     defects: QuestionDefects
-    scorers: list[Scorer]
     left_out: dict[str, str]
 
 
@@ -139,7 +138,7 @@ def import_answers(
             write_text(directory.path / SAMPLES, "".join(f"{sample.model_dump_json()}\n" for sample in samples))
             write_note_names(directory.path, dataset.notes, questions, samples)
         finished, lines = directory.read_samples()
-        its_scorers = scorers_for(manifest, ready.scorers)
+        its_scorers = scorers_for(manifest, config.metrics.values())
         summary = score_directory(directory, finished, lines, its_scorers, config.seed)
         if earlier is None:
             done = {"state": "complete", "updated": now(), "cost": cost_of(summary, None)}
@@ -160,16 +159,15 @@ def _check_name(name: str) -> None:
 def _prepare(flags: Mapping[str, Any], settings: Sequence[str]) -> _Ready:
     """Resolve the configuration, open the data, and load what scoring needs."""
     config = resolve_run(flags, settings)
-    scorers = build_scorers(config.metrics)
+    check_names(config.metrics.values())
     shared = Shared()
     dataset = shared.dataset(config)
     questions = list(dataset.askable)
     defects = shared.count_defects(config, questions)
-    prepare(scorers)
+    load_models(config.metrics.values())
     more, left_out = usable_scorers(config.optional_metrics)
-    chosen = config.metrics | {metric: {} for metric in more}
-    config = config.model_copy(update={"metrics": chosen, "optional_metrics": []})
-    return _Ready(config, dataset, questions, defects, [*scorers, *more.values()], left_out)
+    config = config.model_copy(update={"metrics": config.metrics | more, "optional_metrics": []})
+    return _Ready(config, dataset, questions, defects, left_out)
 
 
 def _match(rows: Rows, questions: Sequence[Question], label: str, remarks: _Remarks) -> dict[str, AnswerRow]:
@@ -306,7 +304,7 @@ def _manifest(ready: _Ready, samples: Sequence[Sample], record: ImportRecord) ->
         references=config.references,
         llm_label=record.name,
         top_k=most_notes or None,
-        metrics=config.metrics,
+        metrics={name: scorer.named().settings for name, scorer in config.metrics.items()},
         seed=config.seed,
     )
     return Manifest(

@@ -10,13 +10,15 @@ from typing import Any
 from pydantic import FiniteFloat
 
 from qilin_rag.config.overrides import named_settings
-from qilin_rag.config.run import RunConfig, recorded_run
+from qilin_rag.config.run import build_run
+from qilin_rag.config.spec import RunSpec, recorded_spec
 from qilin_rag.core.errors import INSTEAD, QilinError, UsageError
 from qilin_rag.core.types import Frozen, MetricSummary, Sample
 from qilin_rag.data.dataset import hash_questions
-from qilin_rag.pipeline.run import Run, Task, do
+from qilin_rag.pipeline.finished import Run
+from qilin_rag.pipeline.run import do
 from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
-from qilin_rag.pipeline.shared import Shared
+from qilin_rag.pipeline.stages import Prepared, prepare
 from qilin_rag.pipeline.trust import trusted
 
 REPRODUCED = Path("runs") / "reproduced"
@@ -85,13 +87,14 @@ def reproduce(
             "qilin-rag score scores them again"
         )
     _check_whole(directory)
-    task = _task(path, manifest, _configured(path, manifest, overrides, base_url, serve, allow_code), runs_dir, fresh)
-    if task.directory.path.resolve() == path.resolve():
+    spec = _configured(path, manifest, overrides, base_url, serve, allow_code)
+    prepared = _prepare(path, spec, runs_dir, fresh)
+    if prepared.directory.path.resolve() == path.resolve():
         raise UsageError(f"{path} would be written over itself; write elsewhere with --runs-dir")
-    if changes := _changes(manifest, task):
+    if changes := _changes(manifest, prepared):
         hint = "; --set takes only what changes no answer" if overrides else ""
         raise UsageError(f"{path} can't be repeated as it was: {changes}{hint}")
-    return compare(directory, do(task), tolerance)
+    return compare(directory, do(prepared), tolerance)
 
 
 def check(reproduction: Reproduction) -> None:
@@ -115,24 +118,23 @@ def _check_whole(directory: RunDirectory) -> None:
 
 def _configured(
     path: Path, manifest: Manifest, overrides: Sequence[str], base_url: str | None, serve: bool, allow_code: bool
-) -> RunConfig:
+) -> RunSpec:
     """What the manifest says, with what the caller may change; of addresses, keys and code only what is allowed."""
     serve = serve or bool(manifest.config.get("serve"))
     if serve and base_url is not None:
         raise UsageError("a server is started for this run (--serve), so it takes no --base-url")
     recorded = _without_gone(manifest.config)
-    config = recorded_run(recorded, overrides, base_url, serve=serve)
+    config = recorded_spec(recorded, overrides, base_url, serve=serve)
     return trusted(path, config, named_settings(overrides, base_url), allow_code)
 
 
-def _task(path: Path, manifest: Manifest, config: RunConfig, runs_dir: Path, fresh: bool) -> Task:
+def _prepare(path: Path, spec: RunSpec, runs_dir: Path, fresh: bool) -> Prepared:
     """The run, checked: data, components, prompt and server are there."""
     changes = {"runs_dir": runs_dir, "fresh": fresh, "cache": False, "repeat": 1, "fail_on_error": 0.0}
     try:
-        task = Task(config.model_copy(update=changes), Shared())
+        return prepare(build_run(spec.model_copy(update=changes)))
     except UsageError as error:
         raise UsageError(f"{path} can't be repeated: {error}") from error
-    return task
 
 
 def _without_gone(recorded: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,13 +149,13 @@ def _without_gone(recorded: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _changes(manifest: Manifest, task: Task) -> str:
+def _changes(manifest: Manifest, prepared: Prepared) -> str:
     """What changes answers and is not as it was; nothing where the run can be repeated."""
-    identity = task.identity
+    identity = prepared.identity
     if "engine" not in manifest.identity:  # of the server that was there then, the settings are not known
         identity = {name: value for name, value in identity.items() if name != "engine"}
     differences = _differences(manifest.identity, identity)
-    questions = hash_questions(task.questions)
+    questions = hash_questions(prepared.questions)
     if not differences and questions != manifest.question_set_sha256:
         differences = {"questions": (manifest.question_set_sha256, questions)}
     shown = [f"{name} was {_short(old)}, is {_short(new)}" for name, (old, new) in differences.items()]

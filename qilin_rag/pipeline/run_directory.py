@@ -24,7 +24,7 @@ import filelock
 from pydantic import BaseModel, ValidationError
 from typing_extensions import TypedDict
 
-from qilin_rag.config.run import RunConfig
+from qilin_rag.config.spec import RunSpec
 from qilin_rag.core.directories import locked
 from qilin_rag.core.errors import UsageError, explain
 from qilin_rag.core.files import (
@@ -340,11 +340,11 @@ def _with_whole_config(manifest: Manifest, path: Path) -> Manifest:
     if manifest.imported is not None:
         return manifest.model_copy(update={"config": validated(ImportSettings, path, manifest.config).model_dump()})
     try:
-        known = RunConfig(**manifest.config).model_dump(mode="json")
+        known = RunSpec(**manifest.config).model_dump(mode="json")
         if price := known["llm"]["settings"].get("price"):
             Price.model_validate(price)
     except ValidationError as error:
-        raise UsageError(f"{path}: its configuration can't be read: {explain(error, RunConfig)}") from error
+        raise UsageError(f"{path}: its configuration can't be read: {explain(error, RunSpec)}") from error
     config = {**known, **manifest.config, "retriever": known["retriever"], "llm": known["llm"]}
     return manifest.model_copy(update={"config": config})
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from qilin_rag.config.run import resolve_run
+from qilin_rag.config.run import resolve_metrics
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.registry import SCORERS
 from qilin_rag.core.stats import query_clusters
@@ -17,7 +17,7 @@ from qilin_rag.core.text import clean, has_words, is_blank
 from qilin_rag.core.types import Frozen, MetricSummary, Question, Sample, Score
 from qilin_rag.data.note_ids import shown
 from qilin_rag.pipeline.import_rows import plain
-from qilin_rag.pipeline.scoring import check_names, prepare, score_samples, usable_scorers
+from qilin_rag.pipeline.scoring import check_names, load_models, score_samples, usable_scorers
 from qilin_rag.scorers import AnswerScorer, Scorer
 from qilin_rag.scorers.summary import summarise_metrics
 
@@ -144,9 +144,9 @@ def sample_of(question: Question, answer: str | None, why_none: str, **fields: A
 def _scorers(metrics: Metrics | None) -> list[AnswerScorer]:
     """The scorers, ready to score."""
     if metrics is None:
-        usual = resolve_run({})
-        more, _ = usable_scorers(usual.optional_metrics)
-        found = [*(SCORERS.create(name, settings) for name, settings in usual.metrics.items()), *more.values()]
+        usual, optional = resolve_metrics()
+        more, _ = usable_scorers(optional)
+        found = [*usual.values(), *more.values()]
         found = [scorer for scorer in found if isinstance(scorer, AnswerScorer)]
     else:
         if isinstance(metrics, Scorer):
@@ -161,8 +161,8 @@ def _scorers(metrics: Metrics | None) -> list[AnswerScorer]:
         if not isinstance(scorer, AnswerScorer):
             name = type(scorer).__name__
             raise UsageError(f"metric {name} looks at more than answers and references; import_answers takes notes")
-    check_names(found, [scorer.metric for scorer in found])
-    prepare(found)
+    check_names(found)
+    load_models(found)
     return found
 
 

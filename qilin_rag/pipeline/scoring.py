@@ -21,23 +21,18 @@ from qilin_rag.scorers.summary import counted_by_kind, summarise_metrics
 H = TypeVar("H", bound=str)
 
 
-def build_scorers(metrics: Mapping[str, Mapping[str, Any]]) -> list[Scorer]:
-    """The named scorers; two that give a metric of the same name are refused."""
-    scorers: list[Scorer] = [SCORERS.create(name, settings) for name, settings in metrics.items()]
-    check_names(scorers, metrics)
-    return scorers
-
-
-def check_names(scorers: Iterable[Scorer], given: Iterable[str]) -> None:
-    """UsageError if two of these scorers, `given` under these names, give a metric of one name."""
+def check_names(scorers: Iterable[Scorer]) -> None:
+    """UsageError if two of these scorers give a metric of one name."""
+    scorers = list(scorers)
     with third_party("signatures of a metric"):
         names = Counter(metric for scorer in scorers for metric in scorer.signatures())
     doubles = [metric for metric, n in names.items() if n > 1]
     if doubles:
-        raise UsageError(f"two of the metrics {', '.join(given)} give {doubles[0]!r}; name only one of them")
+        given = ", ".join(scorer.named().name for scorer in scorers)
+        raise UsageError(f"two of the metrics {given} give {doubles[0]!r}; name only one of them")
 
 
-def prepare(scorers: Iterable[Scorer]) -> None:
+def load_models(scorers: Iterable[Scorer]) -> None:
     """Load what they need for scoring; what can't be had is an error here and not after the last LLM call."""
     for scorer in scorers:
         with third_party(f"metric {scorer.called()}"):

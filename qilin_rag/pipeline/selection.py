@@ -6,25 +6,26 @@ import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from qilin_rag.config.run import RunConfig
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.text_encodings import hint
 from qilin_rag.core.types import Question
 
 
-def select_questions(questions: Sequence[Question], config: RunConfig) -> list[Question]:
-    """The questions of a run: those named in `ids`, then the first `limit` of a seeded permutation.
+def select_questions(
+    questions: Sequence[Question], limit: int | None = None, seed: int = 0, ids: Path | None = None
+) -> list[Question]:
+    """The questions of a run: those named in the file `ids`, then the first `limit` of a seeded permutation.
 
     A larger limit takes the same questions and more, so it extends a run. The order of the rows in the data's files
     does not matter: the permutation is of the questions by id.
     """
     chosen = list(questions)
-    if config.ids is not None:
-        chosen = _named_questions(chosen, config.ids)
-    if config.limit is not None:
+    if ids is not None:
+        chosen = _named_questions(chosen, ids)
+    if limit is not None:
         chosen.sort(key=lambda question: (not question.id.isdecimal(), len(question.id), question.id))
-        random.Random(config.seed).shuffle(chosen)
-        chosen = chosen[: config.limit]
+        random.Random(seed).shuffle(chosen)
+        chosen = chosen[:limit]
     return chosen
 
 

@@ -7,18 +7,17 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 from qilin_rag.config.run import RunConfig
-from qilin_rag.core.errors import UsageError
-from qilin_rag.core.registry import LLMS, RETRIEVERS
+from qilin_rag.core.registry import Component
 from qilin_rag.core.types import Hit, Question, QuestionDefects
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.data.defects import count_defects
-from qilin_rag.llms import LLM
 from qilin_rag.pipeline.answering import Retrieved, known_notes, search
 from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.retrievers import Retriever
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+C = TypeVar("C", bound=Component)
 
 
 class Shared:
@@ -59,32 +58,23 @@ class Shared:
             self.once(("said", message), lambda: logger.log(level, message))
         return found
 
-    def retriever(self, config: RunConfig) -> Retriever:
-        """The retriever of a run."""
+    def same(self, component: C) -> C:
+        """Return the first component that was equal to this one: what that has opened is there for all."""
+        return self.once(("component", component), lambda: component)
 
-        def create() -> Retriever:
-            retriever: Retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
-            return retriever
-
-        return self.once(("retriever", config.retriever.model_dump_json()), create)
-
-    def reranker(self, config: RunConfig) -> Reranker | None:
-        """The second stage of a run, where it has one."""
-        folder, depth, weight = config.rerank, config.rerank_depth, config.rerank_weight
-        if folder is None:
-            return None
-        if config.top_k > depth and not self.retriever(config).ignores_k:
-            raise UsageError(f"--top-k {config.top_k}: only {depth} notes are ranked again; raise --rerank-depth")
-        return self.once(("reranker", folder, depth, weight), lambda: Reranker.open(folder, depth, weight))
-
-    def llm(self, config: RunConfig) -> LLM:
-        """The LLM of a run; nobody has asked yet whether its server is there."""
-
-        def create() -> LLM:
-            llm: LLM = LLMS.create(config.llm.name, config.llm.settings)
-            return llm
-
-        return self.once(("llm", config.llm.model_dump_json()), create)
+    def joined(self, config: RunConfig) -> RunConfig:
+        """The same configuration with the components that runs before it have."""
+        rerank = config.rerank
+        if rerank is not None:
+            rerank = rerank._replace(ranker=self.same(rerank.ranker))
+        return config.model_copy(
+            update={
+                "retriever": self.same(config.retriever),
+                "rerank": rerank,
+                "llm": self.same(config.llm),
+                "metrics": {name: self.same(scorer) for name, scorer in config.metrics.items()},
+            }
+        )
 
     def warn(self, message: str) -> None:
         """A warning that runs have in common, said once."""
@@ -92,13 +82,15 @@ class Shared:
 
     def retrieve(self, config: RunConfig, questions: Sequence[Question]) -> list[Retrieved]:
         """What each question gets: the hits whose notes are there, in the order of the run's last stage."""
-        retriever, dataset, reranker = self.retriever(config), self.dataset(config), self.reranker(config)
+        retriever: Retriever = self.same(config.retriever)
+        reranker: Reranker | None = config.rerank
+        dataset = self.dataset(config)
         k = config.top_k if reranker is None else reranker.depth
         hits = self.search(retriever, dataset, questions, k) if questions else []
         found = known_notes(hits, dataset.notes, config.missing_notes)
         if reranker is None:
             return found
-        named = (retriever.class_path(), retriever.model_dump_json(), dataset.sha256, config.rerank, reranker.weight, k)
+        named = (retriever, reranker, dataset.sha256)
         known = self._reranked.setdefault(named, {})
         new = [(question, its) for question, its in zip(questions, found, strict=True) if question.id not in known]
         rankings = reranker.rerank([question for question, _ in new], [its.hits for _, its in new], dataset.notes)
@@ -113,7 +105,7 @@ class Shared:
         A retriever whose rankings are `nested` is not asked for 5 after it was asked for 10.
         """
         any_k = retriever.nested or retriever.ignores_k
-        named = (retriever.class_path(), retriever.model_dump_json(), dataset.sha256, None if any_k else k)
+        named = (retriever, dataset.sha256, None if any_k else k)
         found = self._found.setdefault(named, {})
         unknown = [
             question

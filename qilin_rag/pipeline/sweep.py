@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qilin_rag.config.resources import find_resource, read_yaml
-from qilin_rag.config.run import RunConfig, resolve
+from qilin_rag.config.run import RunConfig, resolve_run
+from qilin_rag.config.spec import RunSpec
 from qilin_rag.core.errors import QilinError, UsageError, unknown_name
 from qilin_rag.core.progress import Advance, stage
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.serving.server import serving
 from qilin_rag.pipeline.dry_run import plan
+from qilin_rag.pipeline.finished import Run
 from qilin_rag.pipeline.forecast import Plan
-from qilin_rag.pipeline.run import Run, Task, say_left_out
+from qilin_rag.pipeline.run import say_left_out
 from qilin_rag.pipeline.shared import Shared
+from qilin_rag.pipeline.stages import Answered, Prepared, Work, ask, find_work, finish, prepare
 
 logger = logging.getLogger(__name__)
 FACTORS = {"prompts": "prompt", "top_k": "top_k", "note_order": "note_order", "note_chars": "note_chars"}
@@ -36,9 +39,9 @@ class Failure(NamedTuple):
     reason: str
 
     @classmethod
-    def of(cls, task: Task, error: QilinError) -> Failure:
+    def of(cls, prepared: Prepared, error: QilinError) -> Failure:
         """What `error` did to this run."""
-        return cls(task.label, " ".join(str(error).split()))
+        return cls(prepared.label, " ".join(str(error).split()))
 
 
 class Swept(NamedTuple):
@@ -70,14 +73,14 @@ def read_sweep(
     for axis, setting in AXES.items():
         if setting in settings:
             raise UsageError(f"{path}: a sweep has {axis} (a list), not {setting}")
-    unknown = [key for key in settings if key not in RunConfig.model_fields]
+    unknown = [key for key in settings if key not in RunSpec.model_fields]
     if unknown:
-        raise UsageError(f"{path}: {unknown_name('setting', unknown[0], [*AXES, *RunConfig.model_fields])}")
+        raise UsageError(f"{path}: {unknown_name('setting', unknown[0], [*AXES, *RunSpec.model_fields])}")
     of_file = {axis: values for axis, values in grid.items() if values and axis not in axes}
     of_flags = {axis: list(values) for axis, values in axes.items()}
     if controls:
         own = of_flags if "retrievers" in of_flags or "retrievers" not in of_file else of_file
-        named = own.get("retrievers", [RunConfig.model_fields["retriever"].default.name])
+        named = own.get("retrievers", [RunSpec.model_fields["retriever"].default.name])
         own["retrievers"] = [*named, *(control for control in CONTROLS if control not in named)]
     chosen = of_file | of_flags
     configs = []
@@ -87,9 +90,9 @@ def read_sweep(
             continue
         from_file = {AXES[axis]: value for axis, value in at.items() if axis in of_file}
         from_flags = {AXES[axis]: value for axis, value in at.items() if axis in of_flags}
-        config = resolve({**settings, **from_file}, {**flags, **from_flags}, overrides, path)
+        config = resolve_run({**flags, **from_flags}, overrides, path, from_file={**settings, **from_file})
         # An LLM that names no engine is somebody else's server, whatever is asked of the others.
-        can_serve = bool(config.llm.settings.get("engine"))
+        can_serve = bool(getattr(config.llm, "engine", None))
         configs.append(config if can_serve else config.model_copy(update={"serve": False}))
     return configs
 
@@ -121,82 +124,83 @@ def sweep(configs: Sequence[RunConfig]) -> Swept:
     LLM is gone, its other runs are given up.
     """
     shared = Shared()
-    tasks: dict[Path, Task] = {}
+    runs: dict[Path, Prepared] = {}
     for config in configs:
-        task = Task(config, shared)
-        if (first := tasks.setdefault(task.directory.path, task)) is not task:
-            first.join(task)  # without notes, every top-k is the same run
-    if len(tasks) < len(configs):
-        logger.info("%d of %d runs are the same as others", len(configs) - len(tasks), len(configs))
-    by_llm: dict[int, list[Task]] = {}
-    for task in tasks.values():
-        by_llm.setdefault(id(task.llm), []).append(task)
+        prepared = prepare(config, shared)
+        path = prepared.directory.path  # without notes, every top-k is the same run
+        runs[path] = runs[path].with_scorers_of(prepared) if path in runs else prepared
+    if len(runs) < len(configs):
+        logger.info("%d of %d runs are the same as others", len(configs) - len(runs), len(configs))
+    by_llm: dict[LLM, list[Prepared]] = {}
+    for prepared in runs.values():
+        by_llm.setdefault(prepared.config.llm, []).append(prepared)
     done = Swept([], [])
-    say_left_out(next(iter(tasks.values())).left_out, "RUN")
-    with stage("runs", len(tasks)) as advance:
+    say_left_out(next(iter(runs.values())).left_out, "RUN")
+    with stage("runs", len(runs)) as advance:
         for group in by_llm.values():
             _sweep_llm(group, done, advance)
-    order = {path: number for number, path in enumerate(tasks)}
-    done.runs.sort(key=lambda run: order[run.directory.path])
+    order = {path: number for number, path in enumerate(runs)}
+    done.runs.sort(key=lambda run: order[run.path])
     return done
 
 
-def _sweep_llm(group: Sequence[Task], done: Swept, advance: Advance) -> None:
+def _sweep_llm(group: Sequence[Prepared], done: Swept, advance: Advance) -> None:
     """The runs of one LLM: asked with one server, if one is needed, and scored when it is gone."""
     with ExitStack() as locks:
         ready = _find_work(group, locks, done, advance)
-        lacking = next((task for task in ready if task.needs_server), None)
-        server = serving(lacking.llm, lacking.config.llm_label, lacking.server_log) if lacking else nullcontext()
+        lacking = next((work for work in ready if work.needs_server), None)
+        llm: LLM = group[0].config.llm
+        server = serving(llm, lacking.prepared.config.llm_label, lacking.server_log) if lacking else nullcontext(llm)
         gone: QilinError | None = None
-        errors: dict[Path, QilinError | None] = {}
-        for task in ready:
-            if not task.is_asking:
-                errors[task.directory.path] = _ask(task, None, advance)
+        asked: dict[Path, Answered | QilinError] = {}
+        for work in ready:
+            if not work.is_asking:
+                asked[work.prepared.directory.path] = _ask(work, llm, advance)
         try:
             with server as served:
-                for task in ready:
-                    if task.is_asking:
-                        errors[task.directory.path] = _ask(task, served, advance)
+                for work in ready:
+                    if work.is_asking:
+                        asked[work.prepared.directory.path] = _ask(work, served, advance)
         except QilinError as error:  # no server, or nobody answers any more: what is left for this LLM has to wait
             gone = error
-            for _ in range(len(ready) - len(errors)):
+            for _ in range(len(ready) - len(asked)):
                 advance(failed=True)
-        for task in ready:
-            if why := errors.get(task.directory.path, gone):
-                done.failures.append(Failure.of(task, why))
-            else:
-                _finish(task, done)
+        for work in ready:
+            answered = asked.get(work.prepared.directory.path, gone)
+            if isinstance(answered, Answered):
+                _finish(answered, done)
+            elif answered:
+                done.failures.append(Failure.of(work.prepared, answered))
 
 
-def _ask(task: Task, served: LLM | None, advance: Advance) -> QilinError | None:
-    """What kept this run, and no other, from its answers."""
+def _ask(work: Work, llm: LLM, advance: Advance) -> Answered | QilinError:
+    """A run with its answers, or what kept it, and no other, from them."""
     try:
-        task.ask(served or task.llm, f"{task.label}: ")
+        answered = ask(work, llm, f"{work.prepared.label}: ")
     except FatalLLMError:
         raise
     except QilinError as error:
         advance(failed=True)
         return error
     advance()
-    return None
+    return answered
 
 
-def _find_work(group: Sequence[Task], locks: ExitStack, done: Swept, advance: Advance) -> list[Task]:
+def _find_work(group: Sequence[Prepared], locks: ExitStack, done: Swept, advance: Advance) -> list[Work]:
     """Those of the runs that can go on, in their order; the largest top-k first, since it holds the hits of others."""
-    ready = []
-    for task in sorted(group, key=lambda task: -task.config.top_k):
+    ready: dict[int, Work] = {}
+    for number in sorted(range(len(group)), key=lambda i: -group[i].config.top_k):
         try:
-            locks.enter_context(task.directory.locked())
-            task.find_work()
-            ready.append(task)
+            locks.enter_context(group[number].directory.locked())
+            ready[number] = find_work(group[number])
         except QilinError as error:
-            done.failures.append(Failure.of(task, error))
+            done.failures.append(Failure.of(group[number], error))
             advance(failed=True)
-    return sorted(ready, key=group.index)
+    return [ready[number] for number in sorted(ready)]
 
 
-def _finish(task: Task, done: Swept) -> None:
+def _finish(answered: Answered, done: Swept) -> None:
     try:
-        done.runs.append(task.finish())
+        done.runs.append(finish(answered))
     except QilinError as error:
-        done.failures.append(Failure.of(task, error))
+        done.failures.append(Failure.of(answered.work.prepared, error))

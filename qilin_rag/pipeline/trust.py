@@ -12,7 +12,7 @@ from typing import Any
 
 from qilin_rag.config.destinations import as_flag, check_destination, is_loopback
 from qilin_rag.config.presets import known_preset
-from qilin_rag.config.run import RunConfig
+from qilin_rag.config.spec import RunSpec
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.registry import LLMS, RETRIEVERS, SCORERS, Component, Registry
 
@@ -24,7 +24,7 @@ _OUTWARD = re.compile(
 _NO_KEY = ""
 
 
-def trusted(path: Path, config: RunConfig, named: set[str], allow_code: bool = False) -> RunConfig:
+def trusted(path: Path, config: RunSpec, named: set[str], allow_code: bool = False) -> RunSpec:
     """Return the configuration that is safe to do again: what a flag, a preset or a default says, and plain settings.
 
     Args:
@@ -57,7 +57,7 @@ def trusted(path: Path, config: RunConfig, named: set[str], allow_code: bool = F
 
 
 def _outward_of_llm(
-    config: RunConfig, preset: Mapping[str, Any], named: set[str], allow_code: bool
+    config: RunSpec, preset: Mapping[str, Any], named: set[str], allow_code: bool
 ) -> Iterator[tuple[str, Any]]:
     """The settings of the LLM that say where it sends prompts and by which key, and that the run alone names."""
     if (llm := _class_of(LLMS, config.llm.name)) is None:
@@ -73,7 +73,7 @@ def _outward_of_llm(
         yield f"llm.{name}", value
 
 
-def _outward_of_others(config: RunConfig, named: set[str]) -> Iterator[tuple[str, Any]]:
+def _outward_of_others(config: RunSpec, named: set[str]) -> Iterator[tuple[str, Any]]:
     """The same of retriever and metrics."""
     others = [("retriever", _class_of(RETRIEVERS, config.retriever.name), config.retriever.settings)]
     others += [(f"metrics.{name}", _class_of(SCORERS, name), settings) for name, settings in config.metrics.items()]
@@ -102,7 +102,7 @@ def _outward_settings(
             yield name, settings.get(name, default), preset.get(name, default)
 
 
-def _without_key(config: RunConfig, preset: Mapping[str, Any], named: set[str]) -> RunConfig:
+def _without_key(config: RunSpec, preset: Mapping[str, Any], named: set[str]) -> RunSpec:
     """A server on this machine that the run alone names gets no key."""
     settings = config.llm.settings
     component = _class_of(LLMS, config.llm.name)
@@ -133,7 +133,7 @@ def _of_engine(engine: Any, preset: Any, named: set[str]) -> Iterator[tuple[str,
         yield "llm.engine.extra_arguments", arguments
 
 
-def _code_named(config: RunConfig, named: set[str]) -> Iterator[str]:
+def _code_named(config: RunSpec, named: set[str]) -> Iterator[str]:
     """The code and programs, other than registered components, that this configuration would run."""
     components = [(RETRIEVERS, config.retriever.name, config.retriever.settings)]
     components += [(LLMS, config.llm.name, config.llm.settings)]
@@ -147,7 +147,7 @@ def _code_named(config: RunConfig, named: set[str]) -> Iterator[str]:
         yield str(engine["python"])
 
 
-def _check_plain_files(path: Path, config: RunConfig) -> None:
+def _check_plain_files(path: Path, config: RunSpec) -> None:
     """A pipe or a device that the run names would be waited for, or read, for ever."""
     for name, value in _texts("", config.model_dump(mode="json")):
         try:

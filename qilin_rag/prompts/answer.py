@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import PrivateAttr
+
 from qilin_rag.config.resources import find_resource
 from qilin_rag.config.run import RunConfig
 from qilin_rag.core.types import Message, Note, NoteOrder, RenderedPrompt
@@ -57,6 +59,13 @@ class Prompt(Templates):
     with_notes: str
     without_notes: str
 
+    _source: str = PrivateAttr(default="")
+
+    @property
+    def source(self) -> str:
+        """The name or path that it was asked for by; empty for one that no file holds."""
+        return self._source
+
     def _messages(self, query: str, notes: Sequence[Note]) -> list[Message]:
         values = {"query": query, "notes": [{"title": note.title, "content": note.content} for note in notes]}
         return self._filled("with_notes" if notes else "without_notes", values)
@@ -101,6 +110,7 @@ def load_prompt(name: str) -> Prompt:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else find_resource("prompts", name)
     prompt = read_templates(path, Prompt)
+    prompt._source = name
     examples = [Note(note_idx=i, title="标题", content="正文") for i in range(5)]
     for notes in (examples, []):
         prompt.render("问题", notes)

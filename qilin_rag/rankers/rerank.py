@@ -38,6 +38,11 @@ class Reranker(NamedTuple):
             raise UsageError(f"--rerank {folder}: {name} reads more than query and notes, and a question has no more")
         return cls(name, ranker, depth, weight)
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the ranker lies."""
+        return self.ranker.checkpoint
+
     def identity(self) -> dict[str, Any]:
         """What can change an order."""
         beside = {} if self.weight == 1 else {"weight": self.weight}

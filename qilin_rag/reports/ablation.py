@@ -18,7 +18,6 @@ from qilin_rag.config.run import RunConfig
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.stats import holm, kendall_tau, paired_tests
 from qilin_rag.core.types import Frozen
-from qilin_rag.prompts.answer import load_prompt
 from qilin_rag.reports.finding import find_runs
 from qilin_rag.reports.measured import FROM_THE_HIGHEST, Measured, clusters_of, highest_is_best, read_runs, values_of
 
@@ -127,7 +126,7 @@ class _Pair(NamedTuple):
 def default_settings(config: RunConfig) -> dict[str, Setting]:
     """The setting of each factor in this run."""
     settings: dict[str, Setting] = {factor: getattr(config, factor) for factor in _FACTORS}
-    return {"prompt": load_prompt(config.prompt).name, **settings}
+    return {"prompt": config.prompt.name, **settings}
 
 
 def saved_runs(folders: Sequence[Path], wanted: Mapping[str, Iterable[Setting]]) -> tuple[list[Measured], list[str]]:

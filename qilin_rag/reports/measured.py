@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qilin_rag.config.run import build_scorers
 from qilin_rag.core.errors import UsageError, unknown_name
 from qilin_rag.core.registry import SCORERS
 from qilin_rag.core.stats import Clusters, Values, clusters_by, query_clusters
 from qilin_rag.core.types import Question, Sample, Score, Summary
 from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
-from qilin_rag.pipeline.scoring import build_scorers, is_misnamed, score_samples, scorers_for, summarise
+from qilin_rag.pipeline.scoring import check_names, is_misnamed, score_samples, scorers_for, summarise
 from qilin_rag.scorers.citations import PRECISION, RECALL
 
 FROM_THE_HIGHEST = "the highest is not the best by this metric: its orders and ranks go from the highest"
@@ -112,7 +113,9 @@ def _read_incomplete(path: Path, name: str) -> Measured:
     if foreign := next((name for name in metrics if SCORERS.names_code(name, metrics[name])), None):
         raise UsageError(f"{path} is incomplete, and its metric {foreign} is not one of the registered ones")
     samples = [finished[question.id] for question in asked]
-    scores = score_samples(scorers_for(manifest, build_scorers(metrics)), samples, asked)
+    scorers = build_scorers(metrics).values()
+    check_names(scorers)
+    scores = score_samples(scorers_for(manifest, scorers), samples, asked)
     questions = {question.id: question for question in asked}
     by_metric: dict[str, dict[str, Score]] = defaultdict(dict)
     for score in scores:

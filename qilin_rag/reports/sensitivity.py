@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from qilin_rag.core.errors import UsageError, explain
 from qilin_rag.core.stats import Values, kendall_tau
 from qilin_rag.core.types import Frozen, Question, Sample
-from qilin_rag.pipeline.scoring import prepare, score_samples
+from qilin_rag.pipeline.scoring import load_models, score_samples
 from qilin_rag.reports.measured import FROM_THE_HIGHEST, Measured, highest_is_best
 from qilin_rag.scorers import AnswerScorer, Scorer
 from qilin_rag.scorers.summary import as_values
@@ -70,7 +70,7 @@ def sensitivity(runs: Sequence[Measured], scorers: Sequence[Scorer], layers: Seq
         raise UsageError("none of these metrics compares answers with references; rouge_l does")
     if layers and not any(getattr(scorer, "layer", None) for scorer in chosen):
         raise UsageError("none of these metrics has layers; --metrics bertscore does")
-    prepare(chosen)
+    load_models(chosen)
     questions = list(runs[0].questions.values())
     finished = [run.samples() for run in runs]
     samples = [[of_run[question.id] for question in questions] for of_run in finished]
@@ -154,7 +154,7 @@ def _made_with(scorer: AnswerScorer, change: Mapping[str, Any]) -> AnswerScorer:
         made = type(scorer)(**{**scorer.model_dump(), **change})
     except ValidationError as error:
         raise UsageError(f"{scorer.metric}: {explain(error, type(scorer))}") from error
-    prepare([made])
+    load_models([made])
     return made
 
 

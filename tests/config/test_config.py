@@ -7,10 +7,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from qilin_rag.config.resources import find_resource, resource_names
-from qilin_rag.config.run import resolve_run
+from qilin_rag.config.run import RunConfig, resolve_run
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.registry import LLMS
+from qilin_rag.llms.extractive import Extractive
 from qilin_rag.llms.serving.engines import build_engine
+from qilin_rag.retrievers.bm25.retriever import BM25
+from qilin_rag.scorers.bertscore import BertScore
+from qilin_rag.scorers.retrieval import Retrieval
+from qilin_rag.scorers.rouge import Rouge1, RougeL
 
 knows_providers = pytest.mark.skipif(
     find_spec("langchain") is None, reason="needs LangChain: pip install 'qilin-rag[langchain]'"
@@ -19,8 +23,10 @@ knows_providers = pytest.mark.skipif(
 
 def test_defaults() -> None:
     config = resolve_run({})
-    assert (config.data, config.retriever.name, config.llm.name, config.top_k) == ("sample", "bm25", "extractive", 5)
-    assert config.metrics == {"retrieval": {}, "rouge_l": {}}
+    assert (config.data, config.retriever, config.llm, config.top_k) == ("sample", BM25(), Extractive(), 5)
+    assert config.metrics == {"retrieval": Retrieval(), "rouge_l": RougeL()}
+    assert config == RunConfig()
+    assert config.prompt.source == "default" and config.rerank is None
 
 
 def test_bertscore_is_optional_until_it_is_named() -> None:
@@ -29,7 +35,8 @@ def test_bertscore_is_optional_until_it_is_named() -> None:
     for named in (resolve_run({"metrics": "rouge_l"}), resolve_run({"metrics": "bertscore"})):
         assert named.optional_metrics == []
     by_setting = resolve_run({}, ["metrics.bertscore.model=x", "metrics.bertscore.layer=2"])
-    assert by_setting.metrics == {"retrieval": {}, "rouge_l": {}, "bertscore": {"model": "x", "layer": 2}}
+    assert by_setting.metrics["bertscore"] == BertScore(model="x", layer=2)
+    assert list(by_setting.metrics) == ["retrieval", "rouge_l", "bertscore"]
     assert by_setting.optional_metrics == []
 
 
@@ -43,18 +50,18 @@ def test_layers_defaults_file_flags_set(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("retriever: {name: bm25, k1: 2.0, b: 0.1}\ntop_k: 3\nlimit: 7\nmetrics: [rouge_l, rouge_1]\n")
     config = resolve_run({"top_k": 4, "limit": None}, ["retriever.k1=1.5", "metrics.rouge_l.tokens=word"], file)
-    assert config.retriever.settings == {"k1": 1.5, "b": 0.1}
+    assert config.retriever == BM25(k1=1.5, b=0.1)
     assert (config.top_k, config.limit) == (4, 7)
-    assert config.metrics == {"retrieval": {}, "rouge_l": {"tokens": "word"}, "rouge_1": {}}
+    assert config.metrics == {"retrieval": Retrieval(), "rouge_l": RougeL(tokens="word"), "rouge_1": Rouge1()}
 
 
 def test_a_preset_is_filled_in_and_can_be_overridden() -> None:
     config = resolve_run({"llm": "qwen2.5-72b", "base_url": "http://10.0.0.1:9/v1"}, ["llm.temperature=0.7"])
     assert config.llm_label == "qwen2.5-72b"
-    assert config.llm.name == "openai"
-    assert config.llm.settings["model"] == "Qwen/Qwen2.5-72B-Instruct"
-    assert config.llm.settings["base_url"] == "http://10.0.0.1:9/v1"
-    assert config.llm.settings["temperature"] == 0.7
+    assert config.llm.called() == "openai"
+    assert config.llm.model == "Qwen/Qwen2.5-72B-Instruct"
+    assert config.llm.base_url == "http://10.0.0.1:9/v1"
+    assert config.llm.temperature == 0.7
     assert config.llm_preset["model"] == "Qwen/Qwen2.5-72B-Instruct"
     assert "temperature" not in config.llm_preset
 
@@ -73,8 +80,7 @@ def test_the_papers_five_llms_have_presets() -> None:
 @pytest.mark.parametrize("name", resource_names("configs/llms"))
 def test_every_preset_can_be_used(name: str) -> None:
     """By a server of one's own that it knows how to start, or by an API whose key it names."""
-    config = resolve_run({"llm": name})
-    llm = LLMS.create(config.llm.name, config.llm.settings)
+    llm = resolve_run({"llm": name}).llm
     about = find_resource("configs/llms", name).read_text(encoding="utf-8").splitlines()[0]
     assert about.startswith("# ")
     assert llm.prompt_budget > 2048
@@ -89,24 +95,23 @@ def test_every_preset_can_be_used(name: str) -> None:
 
 def test_each_api_has_a_key_of_its_own() -> None:
     presets = [resolve_run({"llm": name}).llm for name in resource_names("configs/llms")]
-    apis = [llm for llm in (LLMS.create(preset.name, preset.settings) for preset in presets) if not llm.engine]
+    apis = [llm for llm in presets if not llm.engine]
     hosts = {(urlsplit(llm.base_url).hostname, llm.api_key_env) for llm in apis}
     assert len(hosts) == len({host for host, _ in hosts}) == len({key for _, key in hosts}) == 5
 
 
 def test_the_price_of_a_preset_is_that_of_its_model_at_its_address() -> None:
-    assert resolve_run({"llm": "gpt-4o-mini"}, ["llm.temperature=1"]).llm.settings["price"]["currency"] == "USD"
-    assert "price" not in resolve_run({"llm": "gpt-4o-mini"}, ["llm.model=gpt-4o"]).llm.settings
-    assert "price" not in resolve_run({"llm": "gpt-4o-mini", "base_url": "http://127.0.0.1/v1"}).llm.settings
+    assert resolve_run({"llm": "gpt-4o-mini"}, ["llm.temperature=1"]).llm.price.currency == "USD"
+    assert resolve_run({"llm": "gpt-4o-mini"}, ["llm.model=gpt-4o"]).llm.price is None
+    assert resolve_run({"llm": "gpt-4o-mini", "base_url": "http://127.0.0.1/v1"}).llm.price is None
     given = "llm.price={currency: CNY, prompt_per_mtok: 1, completion_per_mtok: 2, as_of: 2026-11-21}"
-    priced = resolve_run({"llm": "gpt-4o-mini", "base_url": "http://127.0.0.1/v1"}, [given])
-    price = LLMS.create(priced.llm.name, priced.llm.settings).price
+    price = resolve_run({"llm": "gpt-4o-mini", "base_url": "http://127.0.0.1/v1"}, [given]).llm.price
     assert (price.currency, price.as_of, price.of(2_000_000, 500_000)) == ("CNY", "2026-11-21", 3.0)
 
 
 def test_values_are_such_as_json_holds(tmp_path: Path) -> None:
     dated = resolve_run({"llm": "openai"}, ["llm.model=m", "llm.extra_body={since: 2026-11-21}"])
-    assert dated.llm.settings["extra_body"] == {"since": "2026-11-21"}
+    assert dated.llm.extra_body == {"since": "2026-11-21"}
     for value in ("!!binary gICA", "!!set {a, b}", "!!pairs [a: 1]"):
         with pytest.raises(UsageError, match="is not valid YAML"):
             resolve_run({}, [f"retriever.k1={value}"])

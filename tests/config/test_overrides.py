@@ -10,6 +10,7 @@ import pytest
 
 from qilin_rag.config.overrides import parse_overrides
 from qilin_rag.config.run import resolve_run
+from qilin_rag.config.spec import resolve_spec
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.registry import RETRIEVERS
 from tests.conftest import Cli
@@ -75,7 +76,7 @@ def test_quotes_around_a_text_are_yamls(text: str, value: str) -> None:
     ],
 )
 def test_settings_of_a_run(setting: str, name: str, value: Any) -> None:
-    assert getattr(resolve_run({}, [setting]), name) == value
+    assert getattr(resolve_spec({}, [setting]), name) == value
 
 
 def test_what_is_no_text_must_still_be_yaml() -> None:
@@ -84,7 +85,7 @@ def test_what_is_no_text_must_still_be_yaml() -> None:
             resolve_run({}, [setting])
     with pytest.raises(UsageError, match="setting 'top_k' is"):
         resolve_run({}, ["top_k=a: b"])
-    model = resolve_run({"llm": "openai"}, ["llm.model=1e3", "llm.base_url=http://127.0.0.1:1"]).llm.settings["model"]
+    model = resolve_run({"llm": "openai"}, ["llm.model=1e3", "llm.base_url=http://127.0.0.1:1"]).llm.model
     assert model == "1e3"
 
 
@@ -118,8 +119,8 @@ def test_a_setting_without_its_component_is_completed(cli: Cli, setting: str, hi
     ],
 )
 def test_defaults_go_together(flags: dict[str, Any], settings: list[str], top_k: int) -> None:
-    assert resolve_run(flags, settings, top_k=100).top_k == top_k
-    assert resolve_run(flags, settings).top_k == (40 if "top_k" in flags else min(5, top_k))
+    assert resolve_spec(flags, settings, top_k=100).top_k == top_k
+    assert resolve_spec(flags, settings).top_k == (40 if "top_k" in flags else min(5, top_k))
 
 
 def test_the_settings_of_everything_can_be_listed(cli: Cli) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.judging.config import resolve_judge
 from qilin_rag.judging.pointwise import Judged, judge_run
 from qilin_rag.llms import retry
 from qilin_rag.pipeline.run import run
@@ -29,7 +30,7 @@ def make_run(data: Path, retriever: str = "oracle", **flags: Any) -> RunDirector
 
 def judge_with(server: FakeServer, path: Path, **flags: Any) -> Judged:
     given = {"llm": "openai", "base_url": server.url, "fail_on_error": 9, **flags}
-    return judge_run(path, resolve_run(given, [f"llm.model={MODEL}", "llm.max_tries=1"]))
+    return judge_run(path, resolve_judge(given, [f"llm.model={MODEL}", "llm.max_tries=1"]))
 
 
 def command(server: FakeServer, *runs: Path) -> list[object]:
@@ -237,7 +238,7 @@ def test_another_judge_is_another_signature(data_dir: Path, server: FakeServer) 
     server.answer = lambda body: GOOD
     directory = make_run(data_dir)
     one = judge_with(server, directory.path).metrics["judge_correctness"]
-    config = resolve_run({"llm": "openai", "base_url": server.url}, [f"llm.model={MODEL}", "llm.temperature=0.5"])
+    config = resolve_judge({"llm": "openai", "base_url": server.url}, [f"llm.model={MODEL}", "llm.temperature=0.5"])
     other = judge_run(directory.path, config).metrics["judge_correctness"]
     assert one.signature != other.signature and "temperature=0.5" in other.signature
     assert len(server.calls) == 6
@@ -246,7 +247,7 @@ def test_another_judge_is_another_signature(data_dir: Path, server: FakeServer) 
 def test_what_does_not_fit_the_judge_fails_and_is_not_cut(data_dir: Path, server: FakeServer) -> None:
     small = [f"llm.model={MODEL}", "llm.context_length=300", "llm.max_tokens=100"]
     directory = make_run(data_dir)
-    judged = judge_run(directory.path, resolve_run({"llm": "openai", "base_url": server.url}, small))
+    judged = judge_run(directory.path, resolve_judge({"llm": "openai", "base_url": server.url}, small))
     assert (judged.hearing.counts["failed"], server.calls) == (3, [])
     assert "its budget is 200" in (directory.path / "judgements.jsonl").read_text()
 

@@ -15,6 +15,7 @@ import pytest
 
 from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import UsageError
+from qilin_rag.judging.config import resolve_judge
 from qilin_rag.judging.pairwise import Compared, compare_runs
 from qilin_rag.llms import retry
 from qilin_rag.pipeline.run import run
@@ -90,7 +91,9 @@ def scripted(question: str, first: str, second: str) -> str:
 
 
 def compare(server: FakeServer, paths: list[Path], **flags: Any) -> Compared:
-    return compare_runs(paths, resolve_run({"llm": "openai", "base_url": server.url, **flags}, [f"llm.model={MODEL}"]))
+    return compare_runs(
+        paths, resolve_judge({"llm": "openai", "base_url": server.url, **flags}, [f"llm.model={MODEL}"])
+    )
 
 
 def test_every_outcome_is_counted_for_what_it_is(data: Path, server: FakeServer, cli: Cli) -> None:

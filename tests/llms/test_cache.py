@@ -13,7 +13,8 @@ from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.types import Completion, RenderedPrompt, Usage
 from qilin_rag.llms.cache import ResponseCache, request_key
 from qilin_rag.llms.openai_compatible import OpenAICompatible
-from qilin_rag.pipeline.run import Run, run
+from qilin_rag.pipeline.finished import Run
+from qilin_rag.pipeline.run import run
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 

@@ -21,7 +21,8 @@ from qilin_rag.llms.langchain.chat_model import LangChain
 from qilin_rag.llms.langchain.replies import completion
 from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.llms.replies import read_ending, read_reply, read_usage
-from qilin_rag.pipeline.run import Run, run
+from qilin_rag.pipeline.finished import Run
+from qilin_rag.pipeline.run import run
 from tests.conftest import NOTES, Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 from tests.scored import score_run

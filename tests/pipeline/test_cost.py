@@ -14,7 +14,8 @@ from qilin_rag.core.types import Cost, Exchange, Price, Summary, Usage
 from qilin_rag.core.units import format_amount, format_seconds
 from qilin_rag.llms import retry
 from qilin_rag.pipeline.cost import Tally, cost_of, describe, format_cost
-from qilin_rag.pipeline.run import Run, run
+from qilin_rag.pipeline.finished import Run
+from qilin_rag.pipeline.run import run
 from qilin_rag.reports.formats import as_rows
 from qilin_rag.reports.leaderboard import leaderboard
 from qilin_rag.reports.side_tables import spending_rows

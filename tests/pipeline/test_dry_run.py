@@ -18,6 +18,8 @@ from qilin_rag.pipeline.run import run
 from qilin_rag.retrievers import IndexedRetriever
 from tests.conftest import Cli
 
+OWN = f"{__name__}:Encoder"
+
 
 class Encoder(IndexedRetriever):
     """Reads all notes by a model, which no dry run may do."""
@@ -46,9 +48,13 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("flags", "step", "calls"),
     [
-        (["--retriever", "tests.pipeline.test_dry_run:Encoder"], "encode 5 notes by Encoder: there is no index yet", 3),
+        (["--retriever", OWN], "encode 5 notes by Encoder: there is no index yet", 3),
         (["--retriever", "biencoder", "--set", "retriever.model=a/b"], "model 'a/b' is not on this machine", 3),
-        (["--retriever", "hybrid", "--set", "retriever.of=[bm25, 'tests.pipeline.test_dry_run:Encoder']"], "encode 5 notes", 3),
+        (
+            ["--retriever", "hybrid", "--set", f"retriever.of=[bm25, '{OWN}']"],
+            "encode 5 notes",
+            3,
+        ),
         pytest.param(
             ["--metrics", "bertscore", "--set", "metrics.bertscore.model=a/b"],
             "model 'a/b' is not on this machine",
@@ -71,7 +77,15 @@ def test_it_says_what_comes_first(data_dir: Path, cli: Cli, flags: list[str], st
 
 def test_a_sweep_says_it_once_and_plans_the_rest(data_dir: Path, cli: Cli) -> None:
     Path("grid.yaml").write_text("retrievers: [bm25, 'biencoder']\ntop_k: [1, 2]\n")
-    done = cli("sweep", "grid.yaml", "--data", data_dir, "--dry-run", "--retrievers", "bm25,tests.pipeline.test_dry_run:Encoder")
+    done = cli(
+        "sweep",
+        "grid.yaml",
+        "--data",
+        data_dir,
+        "--dry-run",
+        "--retrievers",
+        f"bm25,{OWN}",
+    )
     assert (done.code, done.out.count("first: encode 5 notes")) == (0, 1)
     assert done.out.count("unknown") >= 2
     assert not Path("runs").exists() and not Path("cache").exists()

@@ -11,7 +11,8 @@ import pytest
 
 from qilin_rag.config.run import resolve_run
 from qilin_rag.llms import retry
-from qilin_rag.pipeline.run import Run, run
+from qilin_rag.pipeline.finished import Run
+from qilin_rag.pipeline.run import run
 from tests.conftest import NOTES, Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
 

@@ -18,8 +18,9 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.types import Question, Sample
 from qilin_rag.data import load_dataset
 from qilin_rag.pipeline import import_rows
+from qilin_rag.pipeline.finished import Run
 from qilin_rag.pipeline.imports import import_answers
-from qilin_rag.pipeline.run import Run, run
+from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.pipeline.score_lists import score
 from qilin_rag.reports.export import export_trec_rag

@@ -12,7 +12,8 @@ from qilin_rag.core.errors import FailedSamplesError, QilinError, UsageError
 from qilin_rag.core.types import Sample, Score
 from qilin_rag.data import load_dataset
 from qilin_rag.llms import retry
-from qilin_rag.pipeline.run import Run, check_failures, run
+from qilin_rag.pipeline.finished import Run
+from qilin_rag.pipeline.run import check_failures, run
 from qilin_rag.pipeline.scoring import summarise
 from qilin_rag.pipeline.selection import select_questions
 from tests.fake_server import MODEL, FakeServer
@@ -129,11 +130,11 @@ def test_a_larger_limit_extends_the_run(data_dir: Path, server: FakeServer) -> N
 
 def test_limits_are_nested_and_seeded() -> None:
     questions = load_dataset("sample").questions
-    chosen = {n: select_questions(questions, resolve_run({"limit": n})) for n in (5, 20, 60, 100)}
+    chosen = {n: select_questions(questions, n) for n in (5, 20, 60, 100)}
     assert chosen[5] == chosen[20][:5] == chosen[60][:5]
     assert sorted(question.id for question in chosen[100]) == sorted(question.id for question in questions)
     assert chosen[20] != list(questions[:20])
-    assert chosen[20] != select_questions(questions, resolve_run({"limit": 20}, ["seed=1"]))
+    assert chosen[20] != select_questions(questions, 20, seed=1)
 
 
 def test_ids_name_questions(data_dir: Path, tmp_path: Path) -> None:

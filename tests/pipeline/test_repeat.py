@@ -10,7 +10,8 @@ import pytest
 
 from qilin_rag.config.run import resolve_run
 from qilin_rag.core.types import Repeats
-from qilin_rag.pipeline.run import Run, run
+from qilin_rag.pipeline.finished import Run
+from qilin_rag.pipeline.run import run
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 from tests.scored import score_run

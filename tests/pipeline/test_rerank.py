@@ -18,8 +18,9 @@ from qilin_rag.data import load_dataset
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.pipeline.dry_run import plan
+from qilin_rag.pipeline.finished import Run
 from qilin_rag.pipeline.reproduce import reproduce
-from qilin_rag.pipeline.run import Run, run
+from qilin_rag.pipeline.run import run
 from qilin_rag.rankers import TrainedRanker
 from qilin_rag.rankers.passages import note_texts
 from qilin_rag.rankers.trained import Recipe, save_ranker

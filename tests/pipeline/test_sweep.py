@@ -19,6 +19,7 @@ from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.sweep import plan_sweep, read_sweep, sweep
 from qilin_rag.retrievers import Retriever
 from qilin_rag.retrievers.bm25.retriever import BM25
+from qilin_rag.retrievers.none import NoRetriever
 from tests.conftest import Cli, launch, wait_until
 from tests.fake_server import MODEL, FakeServer
 
@@ -35,7 +36,7 @@ def preset(name: str, server: FakeServer) -> None:
 
 
 def grid_of(configs: list[RunConfig]) -> list[tuple[str, str, str, int]]:
-    return [(config.retriever.name, config.llm_label, config.prompt, config.top_k) for config in configs]
+    return [(config.retriever.named().name, config.llm_label, config.prompt.source, config.top_k) for config in configs]
 
 
 def test_a_grid_is_a_product() -> None:
@@ -47,7 +48,7 @@ def test_a_grid_is_a_product() -> None:
     assert len(set(grid_of(configs))) == len(configs) == 8
     assert {config.limit for config in configs} == {7}
     assert {config.seed for config in configs} == {3}
-    assert {str(config.retriever.settings) for config in configs} == {"{}", "{'k1': 1.2}"}
+    assert {config.retriever for config in configs} == {NoRetriever(), BM25(k1=1.2)}
 
 
 def test_lists_can_be_replaced_and_flags_win() -> None:
@@ -72,13 +73,13 @@ def test_one_factor_at_a_time_around_the_first_of_each_list() -> None:
     axes["note_chars"] = [None, 9]
     configs = read_sweep(None, axes, {}, one_factor=True)
     factors = [("cite", 5, None), ("cite", 5, 9), ("cite", 1, None), ("cite", 3, None), ("bare", 5, None)]
-    assert [(config.prompt, config.top_k, config.note_chars) for config in configs] == factors * 2
-    assert [config.retriever.name for config in configs] == ["none"] * 5 + ["bm25"] * 5
+    assert [(config.prompt.source, config.top_k, config.note_chars) for config in configs] == factors * 2
+    assert [config.retriever.named().name for config in configs] == ["none"] * 5 + ["bm25"] * 5
 
 
 def test_controls_join_the_retrievers(data_dir: Path, cli: Cli) -> None:
     def retrievers(text: str, **axes: list[Any]) -> list[str]:
-        return [config.retriever.name for config in read_sweep(write_grid(text), axes, {}, controls=True)]
+        return [config.retriever.named().name for config in read_sweep(write_grid(text), axes, {}, controls=True)]
 
     assert retrievers("limit: 1") == ["bm25", "random", "oracle_top_k"]
     assert retrievers("retrievers: [none, {name: bm25, k1: 1}, random]") == ["none", "bm25", "random", "oracle_top_k"]
@@ -124,12 +125,12 @@ def test_a_list_that_names_nothing_is_one_line(axis: str, cli: Cli) -> None:
 def test_the_papers_table_has_a_file() -> None:
     configs = read_sweep("table11", {}, {})
     assert len(configs) == 20
-    assert {config.retriever.name for config in configs} == {"none", "recorded:bm25", "recorded:dpr", "oracle"}
+    assert {config.retriever.named().name for config in configs} == {"none", "recorded:bm25", "recorded:dpr", "oracle"}
     assert {config.data for config in configs} == {"hub:THUIR/Qilin"}
     own = read_sweep("table11_own_index", {}, {})
-    assert {config.retriever.name for config in own} == {"none", "bm25", "biencoder", "oracle"}
+    assert {config.retriever.named().name for config in own} == {"none", "bm25", "biencoder", "oracle"}
     local = read_sweep("table11_local", {}, {"serve": True})
-    assert [config.llm.settings["engine"]["name"] for config in local] == ["vllm"] * 4
+    assert [config.llm.engine["name"] for config in local] == ["vllm"] * 4
     with pytest.raises(UsageError, match="did you mean table11"):
         read_sweep("table12", {}, {})
 

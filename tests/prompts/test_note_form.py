@@ -13,7 +13,8 @@ from qilin_rag.core.hashing import fingerprint
 from qilin_rag.core.text import estimate_tokens
 from qilin_rag.core.types import Note
 from qilin_rag.pipeline.dry_run import plan
-from qilin_rag.pipeline.run import Run, run
+from qilin_rag.pipeline.finished import Run
+from qilin_rag.pipeline.run import run
 from qilin_rag.prompts.answer import NoteForm, Prompt
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer

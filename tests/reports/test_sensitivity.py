@@ -15,7 +15,8 @@ from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.llms import LLM
-from qilin_rag.pipeline.run import Run, run
+from qilin_rag.pipeline.finished import Run
+from qilin_rag.pipeline.run import run
 from qilin_rag.reports.measured import FROM_THE_HIGHEST, Measured, read_run
 from qilin_rag.reports.sensitivity import Sensitivity, Variant, sensitivity
 from qilin_rag.scorers import Scorer

@@ -16,7 +16,8 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.types import Question, Sample
 from qilin_rag.models.pretrained import model_sha256
 from qilin_rag.models.token_encoder import Encoder, max_tokens
-from qilin_rag.pipeline.run import Run, run
+from qilin_rag.pipeline.finished import Run
+from qilin_rag.pipeline.run import run
 from qilin_rag.scorers.bertscore import BertScore
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer

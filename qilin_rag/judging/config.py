@@ -1,0 +1,45 @@
+"""The configuration of what asks an LLM about what is there: the LLM, and how it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import model_validator
+
+from qilin_rag.config.run import LLMConfig
+from qilin_rag.config.spec import AskSettings, resolve_spec
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import LLMS
+
+
+class JudgeConfig(LLMConfig):
+    """The LLM that judges; `limit` and `seed` choose what, and a comparison is kept in `runs_dir`."""
+
+    @model_validator(mode="after")
+    def _check_llm(self) -> JudgeConfig:
+        if not self.llm.takes_tokens:
+            raise UsageError(f"llm {self.llm_label} can't judge: it reads no instructions; name another with --llm")
+        return self
+
+
+def resolve_judge(flags: Mapping[str, Any], overrides: Iterable[str] = (), command: str = "judge") -> JudgeConfig:
+    """Build the judge that flags (None = not given) name; `--set` assignments are of `llm.KEY`.
+
+    Args:
+        flags: `llm`, a component or its name, and any of the settings of a `JudgeConfig`; `base_url`.
+        overrides: Assignments such as `llm.temperature=0.2`.
+        command: What asks, for messages.
+
+    Raises:
+        UsageError: A setting is unknown or wrong, or the LLM reads no instructions.
+    """
+    overrides = list(overrides)
+    if other := next((each for each in overrides if not each.startswith("llm.")), None):
+        raise UsageError(f"--set {other}: {command} only takes llm.KEY=VALUE")
+    known = {"llm", "base_url", "stream", *AskSettings.model_fields}
+    if unknown := sorted(flags.keys() - known):
+        raise UsageError(f"{unknown[0]} is no setting of {command}")
+    spec = resolve_spec(flags, overrides)
+    plain = {name: getattr(spec, name) for name in AskSettings.model_fields}
+    return JudgeConfig(**plain, llm=LLMS.create(spec.llm.name, spec.llm.settings))

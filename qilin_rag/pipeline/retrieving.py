@@ -1,0 +1,60 @@
+"""The first stage alone: a TREC run of what a retriever finds, and an index for it in a folder of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from qilin_rag.config.run import RunConfig
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.files import check_out, write_text
+from qilin_rag.core.stats import query_clusters
+from qilin_rag.core.third_party import third_party
+from qilin_rag.core.trec import format_trec
+from qilin_rag.core.types import MetricSummary, Score
+from qilin_rag.data import load_dataset
+from qilin_rag.pipeline.identity import retriever_label
+from qilin_rag.pipeline.selection import select_questions
+from qilin_rag.pipeline.shared import Shared
+from qilin_rag.retrievers import IndexedRetriever, Retriever
+from qilin_rag.scorers.retrieval import Retrieval
+from qilin_rag.scorers.summary import summarise_metrics
+
+
+class Index(NamedTuple):
+    """An index that was written: the folder, how many notes it is of, and its size on disk."""
+
+    path: Path
+    n_notes: int
+    n_bytes: int
+
+
+def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
+    """The first stage alone: write the hits of the run's questions to a TREC file, and sum up how good they are."""
+    check_out(out)
+    shared = Shared()
+    questions = select_questions(shared.dataset(config).askable, config.limit, config.seed, config.ids)
+    shared.count_defects(config, questions)
+    retrieved = shared.retrieve(config, questions)
+    rankings = [found.hits for found in retrieved]
+    tag = retriever_label(config)
+    write_text(out, format_trec(zip((question.id for question in questions), rankings, strict=True), tag))
+    signed: dict[str, list[Score]] = {}
+    for k in sorted({min(5, config.top_k), config.top_k}):
+        scorer = Retrieval(k=k)
+        scores = scorer.score_hits(rankings, questions, [found.n_missing for found in retrieved])
+        for metric, signature in scorer.signatures().items():
+            of_metric = (score for score in scores if score.metric == metric)
+            signed[metric] = [score.model_copy(update={"signature": signature}) for score in of_metric]
+    return summarise_metrics(signed, query_clusters([question.query for question in questions]), config.seed)
+
+
+def build_index(config: RunConfig, out: Path) -> Index:
+    """Index the run's notes for its retriever into the folder `out`, which `--set retriever.index=` then names."""
+    retriever: Retriever = config.retriever
+    if not isinstance(retriever, IndexedRetriever):
+        raise UsageError(f"retriever {retriever.named().name} has no index to build; bm25 and biencoder have one")
+    notes = load_dataset(config.data).notes
+    with third_party(f"retriever {retriever.called()}"):
+        retriever.write_index(notes, out)
+    return Index(out, len(notes), sum(path.stat().st_size for path in out.iterdir()))

@@ -1,0 +1,271 @@
+"""A run in four stages, each a value that the next one takes: prepared, what is to be done, answered, finished.
+
+Apart, so that the runs of a sweep can share one server, and be scored when it no longer holds the GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from qilin_rag.config.run import LLMConfig, RunConfig
+from qilin_rag.core.cache import cache_dir, limit_bytes
+from qilin_rag.core.environment import now
+from qilin_rag.core.progress import stage
+from qilin_rag.core.text import slug
+from qilin_rag.core.third_party import third_party
+from qilin_rag.core.types import Question, QuestionDefects, Sample, Times
+from qilin_rag.data import Dataset
+from qilin_rag.llms import LLM, FatalLLMError
+from qilin_rag.llms.cache import ResponseCache
+from qilin_rag.llms.serving.server import engine_of
+from qilin_rag.pipeline.answering import Job, Retrieved, answer, calls_left, pending_questions
+from qilin_rag.pipeline.asking import Asking
+from qilin_rag.pipeline.clock import Clock
+from qilin_rag.pipeline.cost import calls_s, cost_of
+from qilin_rag.pipeline.finished import Run
+from qilin_rag.pipeline.identity import (
+    changed_note_settings,
+    continued,
+    earlier_manifest,
+    new_manifest,
+    run_directory,
+    run_identity,
+)
+from qilin_rag.pipeline.note_names import write_note_names
+from qilin_rag.pipeline.run_directory import REPEATS, Manifest, RunDirectory
+from qilin_rag.pipeline.scoring import check_names, load_models, score_directory, usable_scorers
+from qilin_rag.pipeline.selection import select_questions
+from qilin_rag.pipeline.shared import Shared
+from qilin_rag.scorers import Scorer
+from qilin_rag.scorers.retrieval import Retrieval
+
+logger = logging.getLogger(__name__)
+
+
+class Prepared(NamedTuple):
+    """A run of which all is checked that can be before something is spent.
+
+    `config` has the components that the runs of a sweep share; `scorers` are those of `config` as they score this run;
+    `left_out`: which optional metrics can't be used, and why. `server` is what the LLM's server says of itself, or
+    `unreachable` why there is none: an error only if a question is left to ask.
+    """
+
+    config: RunConfig
+    dataset: Dataset
+    questions: list[Question]
+    defects: QuestionDefects
+    scorers: list[Scorer]
+    left_out: dict[str, str]
+    server: dict[str, Any]
+    unreachable: FatalLLMError | None
+    identity: dict[str, Any]
+    directory: RunDirectory
+    shared: Shared
+
+    @property
+    def label(self) -> str:
+        """What tells this run apart from others, for people."""
+        config = self.config
+        second = [] if config.rerank is None else [config.rerank.name]
+        labels = (config.retriever.named().name, *second, config.llm_label)
+        of_notes = changed_note_settings(config)
+        notes = "".join(f", {name}={value}" for name, value in of_notes.items() if name != "seed")
+        return f"{' + '.join(labels)}, prompt {config.prompt.source}, top {config.top_k}{notes}"
+
+    def with_scorers_of(self, same: Prepared) -> Prepared:
+        """This run, scored by the metrics of another preparation of it as well: its figures at another k."""
+        known = {metric for scorer in self.scorers for metric in scorer.signatures()}
+        more = [scorer for scorer in same.scorers if not known.intersection(scorer.signatures())]
+        return self._replace(scorers=[*self.scorers, *more])
+
+
+class Work(NamedTuple):
+    """What is left to do of a run: the questions to ask, with the notes of each, and how often answers are repeated."""
+
+    prepared: Prepared
+    earlier: Manifest | None
+    jobs: list[Job]
+    n_repeats_left: int
+    clock: Clock
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether anything is left to ask."""
+        return bool(self.jobs) or self.n_repeats_left > 0
+
+    @property
+    def needs_server(self) -> bool:
+        """Whether a server has to be started for what is left to ask."""
+        return self.prepared.config.serve and self.is_asking
+
+    @property
+    def server_log(self) -> Path:
+        """Where the log of a server for this run goes."""
+        return self.prepared.directory.path / "server.log"
+
+
+class Answered(NamedTuple):
+    """A run whose questions are asked. `times` are those of the run if this sitting adds nothing to them."""
+
+    work: Work
+    manifest: Manifest
+    times: Times | None
+
+
+def prepare(config: RunConfig, shared: Shared | None = None) -> Prepared:
+    """Check everything that can be checked before something is spent: metrics, server, data.
+
+    Runs with the same `shared` do once what they have in common.
+    """
+    shared = shared or Shared()
+    limit_bytes()
+    config = shared.joined(config)
+    metrics = tuple(config.metrics.items())
+    shared.once(("metrics", metrics), lambda: check_names(config.metrics.values()))
+    for scorer in config.metrics.values():
+        if isinstance(scorer, Retrieval) and (scorer.k or 0) > config.top_k and not config.retriever.ignores_k:
+            shared.warn(f"figures at {scorer.k} will be unscored: top_k gives {config.top_k} notes a question")
+    chosen_llm = ("server", config.llm, config.llm_label, config.serve)
+    server, unreachable = shared.once(chosen_llm, lambda: _ask_server(config))
+    dataset = shared.dataset(config)
+    questions = select_questions(dataset.askable, config.limit, config.seed, config.ids)
+    defects = shared.count_defects(config, questions)
+    optional = ("models", metrics, *config.optional_metrics)
+    more, left_out = shared.once(optional, lambda: _load_models(config))
+    config = config.model_copy(update={"metrics": config.metrics | more, "optional_metrics": []})
+    return Prepared(
+        config=config,
+        dataset=dataset,
+        questions=questions,
+        defects=defects,
+        scorers=[each.for_run(config.top_k, config.retriever.ignores_k) for each in config.metrics.values()],
+        left_out=left_out,
+        server=server,
+        unreachable=unreachable,
+        identity=run_identity(config, dataset),
+        directory=run_directory(config, dataset),
+        shared=shared,
+    )
+
+
+def find_work(prepared: Prepared) -> Work:
+    """Read what is done, and retrieve for the questions that are left; the directory is locked."""
+    config, directory, clock = prepared.config, prepared.directory, Clock()
+    earlier = earlier_manifest(directory, prepared.identity)
+    finished = {} if config.fresh else directory.read_samples()[0]
+    pending = pending_questions(prepared.questions, finished)
+    repeats = {} if config.fresh else _repeats_left(prepared, finished)
+    n_repeats_left = (config.repeat - 1) * len(pending) + sum(repeats.values())
+    if prepared.unreachable and (pending or n_repeats_left):
+        raise prepared.unreachable
+    with clock.stage("retrieval"):
+        found = prepared.shared.retrieve(config, pending)
+    jobs = [Job(*pair) for pair in zip(pending, found, strict=True)]
+    return Work(prepared, earlier, jobs, n_repeats_left, clock)
+
+
+def ask(work: Work, llm: LLM, label: str = "") -> Answered:
+    """Ask what is left, of `llm`: the run's own, or the same with a server around it; the directory is locked.
+
+    `label` stands before the stage in the progress.
+    """
+    prepared, earlier, clock = work.prepared, work.earlier, work.clock
+    config, directory = prepared.config, prepared.directory
+    with clock.kept_by(directory):
+        server = prepared.server if llm is config.llm else llm.check()
+        manifest = new_manifest(
+            config, prepared.dataset, prepared.questions, prepared.defects, prepared.identity, server
+        )
+        manifest = continued(manifest, earlier, work.is_asking)
+        is_other_set = earlier is None or earlier.question_set_sha256 != manifest.question_set_sha256
+        times = Times() if earlier is None or config.fresh else earlier.times or Times()
+        is_done = earlier is not None and earlier.state == "complete" and not work.is_asking
+        begun = times if is_done else clock.begin(times, asks=work.is_asking)
+        manifest = manifest.model_copy(update={"times": begun})
+        if work.is_asking or is_other_set:
+            directory.write_manifest(manifest)  # incomplete, until all is scored
+            if config.fresh and (aside := directory.set_aside_samples()):
+                logger.info("the earlier samples are kept in %s", aside)
+            directory.write_questions(prepared.questions)
+        if work.is_asking:
+            with clock.stage("generation"):
+                _answer(work, llm, label)
+    return Answered(work, manifest, times if is_done else None)  # scoring again takes no time
+
+
+def finish(answered: Answered) -> Run:
+    """Score what is there, and say that the run is complete; the directory is locked."""
+    prepared, clock = answered.work.prepared, answered.work.clock
+    directory = prepared.directory
+    with clock.kept_by(directory):
+        finished, lines = directory.read_samples()
+        with clock.stage("scoring"):
+            summary = score_directory(directory, finished, lines, prepared.scorers, prepared.config.seed)
+    took = {
+        "generation_s": calls_s([*lines, *directory.read_repeats()]),
+        "times": clock.end() if answered.times is None else answered.times,
+        "cost": cost_of(summary, prepared.config.llm.price),
+    }
+    write_note_names(directory.path, prepared.dataset.notes, prepared.questions, finished.values())
+    manifest = answered.manifest.model_copy(update={"state": "complete", "updated": now(), **took})
+    directory.write_manifest(manifest)
+    return Run(directory, manifest, summary)
+
+
+def _answer(work: Work, llm: LLM, label: str) -> None:
+    prepared = work.prepared
+    config, directory, notes = prepared.config, prepared.directory, prepared.dataset.notes
+    if work.jobs:
+        n_done = len(prepared.questions) - len(work.jobs)
+        if n_done:
+            what = (n_done, len(prepared.questions), directory.path)
+            logger.info("%d of %d questions are already answered in %s", *what)
+        directory.discard_scores({job.question.id for job in work.jobs})
+        asks_again = config.fresh or config.repeat > 1
+        cache = ResponseCache(cache_dir() / "responses.sqlite", asks_again) if config.cache else None
+        with stage(f"{label}answering", len(prepared.questions), n_done) as advance:
+            answer(Asking(llm, config.concurrency, cache), config, notes, work.jobs, directory, advance)
+    if config.repeat > 1 and (jobs := _repeated_jobs(prepared)):
+        with stage(f"{label}repeating", len(jobs)) as advance:
+            answer(Asking(llm, config.concurrency), config, notes, jobs, directory, advance, REPEATS)
+
+
+def _repeated_jobs(prepared: Prepared) -> list[Job]:
+    """Ask again what was answered, with the notes it was asked with."""
+    finished, _ = prepared.directory.read_samples()
+    left = _repeats_left(prepared, finished)
+    times = [question for question in prepared.questions for _ in range(left.get(question.id, 0))]
+    return [Job(question, Retrieved(finished[question.id].hits)) for question in times]
+
+
+def _repeats_left(prepared: Prepared, finished: Mapping[str, Sample]) -> dict[str, int]:
+    return calls_left(prepared.questions, finished, prepared.directory.read_repeats(), prepared.config.repeat)
+
+
+def _load_models(config: RunConfig) -> tuple[dict[str, Scorer], dict[str, str]]:
+    """Load what the metrics need; the optional ones that can be used, and why the others are left out."""
+    load_models(config.metrics.values())
+    return usable_scorers(config.optional_metrics)
+
+
+def _ask_server(config: LLMConfig) -> tuple[dict[str, Any], FatalLLMError | None]:
+    """What the LLM's server says of itself, and the error where it is not there.
+
+    Its absence matters only where questions are left to ask: it is raised at once, before the data is read, unless a
+    run of this name may turn out to be finished.
+    """
+    llm: LLM = config.llm
+    try:
+        with third_party(f"llm {llm.called()}"):
+            if config.serve:  # the server itself comes last, when all else is known to be right
+                engine_of(llm, config.llm_label).check()
+                return {}, None
+            return llm.check(), None
+    except FatalLLMError as error:
+        names = f"*-{slug(config.llm_label)}-*/samples.jsonl"
+        if next(config.runs_dir.glob(names), None) is None:
+            raise
+        return {}, error
