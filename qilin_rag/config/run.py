@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from qilin_rag.config.spec import _TOP_K, RERANK_DEPTH, RERANK_WEIGHT, AskSettings, PlainSettings, RunSpec, resolve_spec
+from qilin_rag.config.spec import RERANK_DEPTH, RERANK_WEIGHT, TOP_K, AskSettings, PlainSettings, RunSpec, resolve_spec
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.registry import LLMS, RETRIEVERS, SCORERS, Component, Named
 
@@ -86,7 +86,7 @@ def resolve_run(
     flags: Mapping[str, Any],
     overrides: Iterable[str] = (),
     file: Path | None = None,
-    top_k: int = _TOP_K,
+    top_k: int = TOP_K,
     from_file: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Layer file, flags (None = not given) and `--set` assignments over the defaults, and build the components.

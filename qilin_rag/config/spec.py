@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _EVERY_RUN_METRICS = ("retrieval",)
 _DEFAULT_METRICS = ("rouge_l",)
 _OPTIONAL_METRICS = ("bertscore",)
-_TOP_K = 5
+TOP_K = 5
 RERANK_DEPTH, RERANK_WEIGHT = 20, 1.0
 
 
@@ -74,7 +74,7 @@ class PlainSettings(AskSettings):
     answers: AnswerSelection = "engaged"
     references: ReferenceSelection = "own"
     missing_notes: MissingNotes = "error"
-    top_k: PositiveInt = _TOP_K
+    top_k: PositiveInt = TOP_K
     note_order: NoteOrder = "best_first"
     note_chars: PositiveInt | None = None
     optional_metrics: list[str] = list(_OPTIONAL_METRICS)
@@ -136,6 +136,19 @@ def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any],
         yield "metrics", SCORERS, _metrics(settings["metrics"])
 
 
+def _components_as_written(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A prompt and a second stage that Python gives as objects, by the file and folder they were read from."""
+    written: dict[str, Any] = {}
+    if (source := getattr(given.get("prompt"), "source", None)) is not None:
+        if not source:
+            raise UsageError("prompt: one that no file holds can't be asked again; write it into a file")
+        written["prompt"] = source
+    if (folder := getattr(given.get("rerank"), "folder", None)) is not None:
+        second = given["rerank"]
+        written |= {"rerank": folder, "rerank_depth": second.depth, "rerank_weight": second.weight}
+    return written
+
+
 def _named(layer: Any, kind: str) -> dict[str, Any]:
     """A component in a file or flag: a name, a mapping with `name` and its settings, or from Python itself."""
     if isinstance(layer, Component):
@@ -176,7 +189,7 @@ def resolve_spec(
     flags: Mapping[str, Any],
     overrides: Iterable[str] = (),
     file: Path | None = None,
-    top_k: int = _TOP_K,
+    top_k: int = TOP_K,
     from_file: Mapping[str, Any] | None = None,
 ) -> RunSpec:
     """As `run.resolve_run`, without building a component; `from_file`: what the file says, if it was read."""
@@ -187,6 +200,7 @@ def resolve_spec(
         if any(registry.names_code(name, its) for name, its in named.items()):
             raise UsageError(f"{file}: {kind} must be a registered name; code (package.module:NAME) goes to --{kind}")
     given = {**from_file, **{key: value for key, value in flags.items() if value is not None}}
+    given |= _components_as_written(given)
     _refuse_unwritable(given)
     for name in ("runs_dir", "ids", "rerank"):
         if isinstance(given.get(name), str | Path):
