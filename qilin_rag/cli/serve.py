@@ -45,7 +45,7 @@ def _serve(config: RunSpec, name: str, log: Path | None, quiet: bool) -> None:
     import time
     from urllib.parse import urlsplit
 
-    from qilin_rag.core.cache import cache_dir, in_use
+    from qilin_rag.core.cache import cache_dir
     from qilin_rag.core.registry import LLMS
     from qilin_rag.core.text import slug
     from qilin_rag.llms.serving.server import POLL_S, Server, engine_of
@@ -57,8 +57,6 @@ def _serve(config: RunSpec, name: str, log: Path | None, quiet: bool) -> None:
     follower = _Follower(path, quiet)
     port = urlsplit(client.base_url).port
     with Server(engine, client.model, client.context_length, path, port, follower.show) as server:
-        if log is None:
-            in_use(path, by=server)
         follower.show()
         typer.echo(server.address)
         if not quiet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from qilin_rag.core import cache
 from qilin_rag.core.errors import UsageError
 from qilin_rag.llms import FatalLLMError
 from qilin_rag.llms.serving import server as servers
@@ -81,6 +83,22 @@ def test_what_a_server_may_do(
     with server(tmp_path):
         assert len(processes.alive()) == 2
     assert processes.alive() == []
+
+
+def test_nobody_clears_the_log_of_a_server_not_even_while_it_starts(tmp_path: Path) -> None:
+    log = cache.cache_dir() / "servers" / "tiny.log"
+    left: list[list[Path]] = []
+
+    def clear() -> None:
+        left.append([entry.path for entry in cache.clear(["servers"]).left])
+
+    with Server(VLLM(stop_timeout_s=0.3), "tiny", 2048, log, follow=clear) as running:
+        assert left
+        clear()
+    assert left == [[log]] * len(left)
+    del running
+    gc.collect()
+    assert [entry.path for entry in cache.clear(["servers"]).removed] == [log]
 
 
 def test_a_server_that_dies_at_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from pydantic import PrivateAttr
 
+from qilin_rag.core.cache import in_use
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import open_new
 from qilin_rag.core.text import clean
@@ -84,6 +85,7 @@ class Server:
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with open_new(self.log, "wb") as log:
+                in_use(self.log, by=self)
                 self._keeper = subprocess.Popen(
                     [sys.executable, "-I", "-S", str(keeper), str(self._engine.stop_timeout_s), *command],
                     stdin=subprocess.PIPE,
