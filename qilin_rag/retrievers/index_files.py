@@ -159,6 +159,7 @@ class IndexedRetriever(Retriever):
         """
         folder = self._folder(made_of)
         if folder.exists():
+            in_use(folder, by=self)
             try:
                 kept = _read_manifest(folder)
                 if _differences(kept, made_of):
@@ -168,7 +169,6 @@ class IndexedRetriever(Retriever):
                 logger.warning("the index %s is damaged (%s); building it again", folder, error)
                 shutil.rmtree(folder, ignore_errors=True)
             else:
-                in_use(folder, by=self)
                 return opened
         try:
             self._write(notes, made_of, folder, replace=False)
