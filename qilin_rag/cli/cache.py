@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import AsJson
-from qilin_rag.core.errors import UsageError
+from qilin_rag.core.errors import QilinError, UsageError
+
+if TYPE_CHECKING:
+    from qilin_rag.core.cache import Entry
 
 app = typer.Typer(name="cache", help="See and clear what is kept between runs.", no_args_is_help=True)
 
@@ -33,6 +37,7 @@ def list_kept(as_json: AsJson = False) -> None:
     """List what the cache folder holds, by kind: number, size, last use."""
     from qilin_rag.core.cache import KINDS, cache_dir, entries, limit_bytes
 
+    _check_folder()
     kept = entries()
     rows: list[dict[str, Any]] = []
     for name, kind in KINDS.items():
@@ -40,7 +45,7 @@ def list_kept(as_json: AsJson = False) -> None:
         rows.append(
             {
                 "kind": name,
-                "n": sum(entry.path.suffix != ".lock" for entry in of_kind),
+                "n": _number(of_kind),
                 "n_bytes": sum(entry.n_bytes for entry in of_kind),
                 "last_used": _day(max(entry.used for entry in of_kind)) if of_kind else None,
                 "what": kind.what,
@@ -79,29 +84,65 @@ def clear_kept(
     """
     from qilin_rag.core.cache import KINDS, cache_dir, clear, entries
 
+    _check_folder()
     names = [name for name in KINDS if (name == kind if kind else not KINDS[name].costs_money)]
     if kind and KINDS[names[0]].costs_money and not yes:
         size = _size(sum(entry.n_bytes for entry in entries(names)))
         raise UsageError(f"{kind}: {KINDS[names[0]].what} ({size}), would be gone for ever; to remove them: --yes")
     cleared = clear(names, older_than * 86400)
-    freed = {name: [entry for entry in cleared.removed if entry.kind == name] for name in names}
+    n_bytes = sum(entry.n_bytes for entry in cleared.removed)
+    faults = [entry for entry in cleared.left if entry.fault]
     if as_json:
         ui.print_json(
             {
                 "folder": str(cache_dir()),
-                "n_bytes": sum(entry.n_bytes for entry in cleared.removed),
+                "n_bytes": n_bytes,
                 "removed": [str(entry.path) for entry in cleared.removed],
                 "left": [str(entry.path) for entry in cleared.left],
+                "faults": {str(entry.path): entry.fault for entry in faults},
             }
         )
-        return
-    console = ui.console()
-    for name, removed in freed.items():
-        if removed:
-            console.print(f"{name}: {len(removed)} removed, {_size(sum(entry.n_bytes for entry in removed))}")
-    for entry in cleared.left:
-        console.print(f"left, since it is in use or can't be removed: {entry.path}", style="yellow", soft_wrap=True)
-    console.print(f"{_size(sum(entry.n_bytes for entry in cleared.removed))} freed")
+    else:
+        console = ui.console()
+        for name in names:
+            if removed := [entry for entry in cleared.removed if entry.kind == name]:
+                console.print(f"{name}: {_number(removed)} removed, {_size(sum(entry.n_bytes for entry in removed))}")
+        for entry in cleared.left:
+            why = f"it can't be removed ({entry.fault})" if entry.fault else "it is in use, or may be written now"
+            console.print(f"left, since {why}: {entry.path}", style="yellow", soft_wrap=True)
+        console.print(f"{_size(n_bytes)} freed")
+    if faults:
+        raise QilinError(_fault(faults[0], len(faults) - 1))
+
+
+def _fault(entry: Entry, n_more: int) -> str:
+    """What can't be removed, why, and what to do."""
+    if "locked" in entry.fault:
+        todo = "wait until the run that writes to it has ended, then give the same command again"
+    elif re.search("malformed|not a database", entry.fault):
+        todo = "nothing can be read from it: remove the file by hand"
+    else:
+        todo = f"see who may write to {entry.path.parent}, then give the same command again"
+    return f"{entry.path}{f' and {n_more} more' * bool(n_more)} can't be removed: {entry.fault}; {todo}"
+
+
+def _check_folder() -> None:
+    """UsageError if the cache folder is there and can't be listed; one that is not there is empty."""
+    from qilin_rag.core.cache import cache_dir
+
+    try:
+        next(cache_dir().iterdir(), None)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not cache_dir().is_symlink():
+            return
+        raise UsageError(
+            f"the cache folder {cache_dir()} can't be read: {error.strerror}; name another in QILIN_RAG_CACHE"
+        ) from error
+
+
+def _number(kept: list[Entry]) -> int:
+    """Of entries, without locks beside them."""
+    return sum(entry.path.suffix != ".lock" for entry in kept)
 
 
 def _day(seconds: float) -> str:

@@ -7,9 +7,9 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,7 +85,9 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         OSError: if it can't be written, or `folder` holds something by then.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    remove_leftovers(folder.parent, glob.escape(folder.name))
+    temporary = _temporary(folder)
+    temporary.mkdir(0o700)
     try:
         yield temporary
         for path in temporary.rglob("*"):
@@ -144,7 +146,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path = path.resolve()
     remove_leftovers(path.parent, glob.escape(path.name))
-    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    temporary = _temporary(path)
     try:
         yield temporary
         _sync(temporary)
@@ -162,13 +164,27 @@ def _host() -> str:
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
+def _temporary(path: Path) -> Path:
+    """A free path beside this one, whose name says which process of which machine writes it."""
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+
+
+def is_writer_running(temporary: Path) -> bool | None:
+    """Return whether the process that writes this temporary file or folder runs; None if its name does not tell."""
+    found = re.fullmatch(rf"\..*\.{_host()}-([0-9]+)-[0-9a-f]+{re.escape(_TEMPORARY)}", temporary.name)
+    if not found or os.name != "posix":  # elsewhere asking for a process may end it
+        return None
+    return _is_running(int(found[1]))
+
+
 def remove_leftovers(folder: Path, names: str = "*") -> None:
-    """Remove what killed processes of this machine left in a folder while they wrote files of these names (a glob)."""
-    if os.name != "posix":  # elsewhere asking for a process may end it
-        return
+    """Remove what killed processes of this machine left in a folder while they wrote what has these names (a glob)."""
     for left in folder.glob(f".{names}.{_host()}-*{_TEMPORARY}"):
-        pid = left.name.removesuffix(_TEMPORARY).split("-")[-2]
-        if pid.isdecimal() and not _is_running(int(pid)):
+        if is_writer_running(left) is not False:
+            continue
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
             left.unlink(missing_ok=True)
 
 
