@@ -166,7 +166,7 @@ def _host() -> str:
 
 def _temporary(path: Path) -> Path:
     """A free path beside this one, whose name says which process of which machine writes it."""
-    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    return path.parent / f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}"
 
 
 def is_writer_running(temporary: Path) -> bool | None:

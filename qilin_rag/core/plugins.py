@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
 import inspect
-import linecache
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,46 +92,20 @@ def source_hash(*module_names: str) -> dict[str, str]:
     return {"source_sha256": hashlib.sha256(contents).hexdigest()} if contents else {}
 
 
-def typed_in_hash(*classes: type) -> dict[str, str]:
-    """The hash of the definitions of classes that were typed in and are in no file: those of a notebook.
-
-    Functions and constants beside them, in the same notebook, do not count.
-
-    Raises:
-        UsageError: The source of one can't be read, so that nobody could tell when it changes.
-    """
-    if hasattr(sys.modules["__main__"], "__file__"):
-        return {}
-    sources = [_typed_in_source(cls) for cls in classes if cls.__module__ == "__main__"]
-    return {"typed_in_sha256": hashlib.sha256("".join(sources).encode()).hexdigest()} if sources else {}
-
-
-def _typed_in_source(cls: type) -> str:
-    """The definition of a class in the cell where its methods are."""
-    members = (getattr(each, "__func__", None) or getattr(each, "fget", None) or each for each in vars(cls).values())
-    functions = [each for each in members if inspect.isfunction(each) and each.__module__ == "__main__"]
-    for cell in dict.fromkeys(function.__code__.co_filename for function in functions):
-        text = "".join(linecache.getlines(cell))
-        with suppress(SyntaxError):  # magics of a notebook, which are compiled otherwise
-            for node in ast.walk(ast.parse(text)):
-                if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
-                    return ast.get_source_segment(text, node) or text
-        if text:
-            return text
-    if functions:
-        raise UsageError(f"the source of {cls.__name__} can't be read; write it into a module of its own")
-    return repr(sorted((name, repr(value)) for name, value in vars(cls).items() if name.isupper()))
-
-
 def refuse_secrets(settings: Mapping[str, Any], what: str) -> None:
     """UsageError if these settings seem to hold a key or a password: settings are written down with every run."""
     for name, value in _flat(settings):
         is_secret = isinstance(value, str) and (_SECRET_VALUE.search(value) or redacted(value) != value)
-        if is_secret or _SECRET_NAME.search(name.lower().replace("-", "_")):
+        if is_secret or is_secret_name(name):
             raise UsageError(
                 f"{what}: the setting {name!r} seems to hold a key, and settings are written down; "
                 "set the environment variable that its package reads instead"
             )
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether what is called like this is a key or a password."""
+    return _SECRET_NAME.search(name.lower().replace("-", "_")) is not None
 
 
 def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qilin_rag.core.errors import UsageError, explain, unknown_name
 from qilin_rag.core.files import expanded
-from qilin_rag.core.plugins import import_object, source_hash, typed_in_hash
+from qilin_rag.core.plugins import import_object, source_hash
+from qilin_rag.core.typed_in import typed_in_hash
 from qilin_rag.core.types import Frozen
 
 

@@ -117,6 +117,14 @@ def test_a_folder_comes_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (tmp_path / "below" / "out" / "a").read_text() == "1"
 
 
+def test_the_folder_one_is_in_can_not_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path / "own")
+    with pytest.raises(QilinError, match=r"^\. can't be written"), new_folder(Path()):
+        pass
+    assert (names(tmp_path), names(tmp_path / "own")) == (["own"], [])
+
+
 def renames(tree: ast.AST) -> list[int]:
     """The lines that rename something: `x.rename(y)`, `x.replace(y)` of one argument, `os.replace`."""
     return [
