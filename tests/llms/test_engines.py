@@ -12,7 +12,6 @@ import pytest
 from qilin_rag.config.resources import resource_names
 from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.registry import LLMS
 from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.llms.serving.engines import build_engine
 
@@ -77,8 +76,7 @@ def test_which_python_runs_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["qwen2.5-72b", "llama3.3-70b"])
 def test_presets_name_an_engine(name: str) -> None:
     assert name in resource_names("configs/llms")
-    config = resolve_run({"llm": name})
-    llm = LLMS.create(config.llm.name, config.llm.settings)
+    llm = resolve_run({"llm": name}).llm
     assert isinstance(llm, OpenAICompatible)
     assert flags(build_engine(llm.engine, name).command(llm.model, 32768, 8000))["--tensor-parallel-size"] == "4"
     assert "engine" not in llm.identity()  # unknown who serves it, as long as we don't

@@ -318,7 +318,7 @@ def test_files_name_models_but_no_code(own_folder: Path) -> None:
     path = own_folder / "run.yaml"
     path.write_text(f"llm: langchain:{OPENAI}")
     config = resolve_run({}, file=path)
-    assert (config.llm.name, config.llm_label) == (f"langchain:{OPENAI}", f"langchain:{OPENAI}")
+    assert (config.llm.named().name, config.llm_label) == (f"langchain:{OPENAI}", f"langchain:{OPENAI}")
     for text in ("llm: langchain:os:system", "llm: {name: langchain, spec: 'os:system'}"):
         path.write_text(text)
         with pytest.raises(UsageError, match="must be a registered name"):
