@@ -152,7 +152,8 @@ def _components_as_written(given: Mapping[str, Any]) -> dict[str, Any]:
 def _named(layer: Any, kind: str) -> dict[str, Any]:
     """A component in a file or flag: a name, a mapping with `name` and its settings, or from Python itself."""
     if isinstance(layer, Component):
-        return {"name": _name_of(layer, kind, RETRIEVERS if kind == "retriever" else LLMS), **layer.own_settings()}
+        named = _named_component(layer, kind, RETRIEVERS if kind == "retriever" else LLMS)
+        return {"name": named.name, **named.settings}
     if isinstance(layer, str):
         return {"name": layer}
     if isinstance(layer, dict) and isinstance(layer.get("name"), str):
@@ -160,11 +161,10 @@ def _named(layer: Any, kind: str) -> dict[str, Any]:
     raise UsageError(f"{kind}: expected a name, or a mapping with 'name' and its settings; got {reprlib.repr(layer)}")
 
 
-def _name_of(component: Component, kind: str, registry: Registry[Any]) -> str:
-    name = component.called()
-    if registry.name_of(type(component)) is None and ":" not in name:  # a name of another kind's
+def _named_component(component: Component, kind: str, registry: Registry[Any]) -> Named:
+    if registry.name_of(type(component)) is None and ":" not in component.called():  # a name of another kind's
         raise UsageError(f"{kind}: {type(component).__name__} is no {registry.kind}")
-    return name
+    return component.named()
 
 
 def _metrics(layer: Any) -> dict[str, dict[str, Any]]:
@@ -175,10 +175,9 @@ def _metrics(layer: Any) -> dict[str, dict[str, Any]]:
     if isinstance(layer, list | tuple) and all(isinstance(each, str | Component) for each in layer):
         metrics: dict[str, dict[str, Any]] = {}
         for each in layer:
-            name = each if isinstance(each, str) else _name_of(each, "metrics", SCORERS)
-            its = {} if isinstance(each, str) else each.own_settings()
-            if metrics.setdefault(name, its) != its:
-                raise UsageError(f"metrics: {name} is named twice, with other settings; leave one of them out")
+            named = Named(name=each) if isinstance(each, str) else _named_component(each, "metrics", SCORERS)
+            if metrics.setdefault(named.name, named.settings) != named.settings:
+                raise UsageError(f"metrics: {named.name} is named twice, with other settings; leave one of them out")
         return metrics
     if isinstance(layer, dict) and all(isinstance(value, dict) for value in layer.values()):
         return {str(name): dict(settings) for name, settings in layer.items()}
@@ -247,6 +246,9 @@ def resolve_spec(
     if label == "openai" and isinstance(llm.get("model"), str):
         model = llm["model"]  # an endpoint without a preset is known by its model
         label, preset = short_path(model, hashlib.sha256(model.encode()).hexdigest()), {"model": model}
+    argument = LLMS.resolve(llm_class).argument
+    if LLMS.is_registered(label) and argument in llm:  # whichever way it was given
+        label, preset = f"{llm_class.partition(':')[0]}:{llm[argument]}", {argument: llm[argument]}
     settings = {
         **given,
         "retriever": {"name": retriever_name, "settings": retriever},

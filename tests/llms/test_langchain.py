@@ -18,6 +18,7 @@ from qilin_rag.llms import LLM, FatalLLMError, LLMError, retry
 from qilin_rag.llms.langchain.chat_model import LangChain
 from qilin_rag.llms.langchain.replies import completion, ending, meaning
 from qilin_rag.llms.retry import TransientError
+from qilin_rag.pipeline.identity import llm_label
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 
@@ -327,6 +328,18 @@ def test_files_name_models_but_no_code(own_folder: Path) -> None:
     (own_folder / "configs/llms/mine.yaml").write_text("{class: langchain, spec: 'os:system'}")
     with pytest.raises(UsageError, match="a preset can't name code"):
         resolve_run({"llm": "mine"})
+
+
+def test_a_model_has_one_label_whichever_way_it_is_named() -> None:
+    ways = [
+        resolve_run({"llm": f"langchain:{OPENAI}"}),
+        resolve_run({"llm": LangChain(spec=OPENAI)}),
+        resolve_run({"llm": {"name": "langchain", "spec": OPENAI}}),
+        resolve_run({"llm": "langchain"}, [f"llm.spec={OPENAI}"]),
+        resolve_run({"llm": "langchain:openai:another"}, [f"llm.spec={OPENAI}"]),
+    ]
+    assert {llm_label(config) for config in ways} == {f"langchain:{OPENAI}"}
+    assert all(config == ways[0] for config in ways)
 
 
 class Failing(BaseChatModel):  # type: ignore[misc]
