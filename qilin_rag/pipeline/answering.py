@@ -1,4 +1,4 @@
-"""Retrieve -> prompt -> generate: the questions of a run that have no answer yet, many at a time."""
+"""Answer the pending questions of a run: retrieve, render the prompt and generate, many at a time."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ logger = logging.getLogger(__name__)
 
 
 class Retrieved(NamedTuple):
-    """What a question gets: hits whose text is there, and how many others there were."""
+    """The hits of a question that the data has a note for, and the number of hits that it has none for."""
 
     hits: list[Hit]
     n_missing: int = 0
 
 
 class Job(NamedTuple):
-    """One question to ask."""
+    """A question to ask, with the notes that were retrieved for it."""
 
     question: Question
     found: Retrieved
 
 
 def pending_questions(questions: Sequence[Question], finished: dict[str, Sample]) -> list[Question]:
-    """Return the questions to ask: those without an answer on disk, but for what a filter held back."""
+    """Return the questions that have no settled sample on disk; a filtered answer counts as settled."""
     return [question for question in questions if question.id not in finished or not finished[question.id].is_settled]
 
 
 def render(config: RunConfig, question: Question, notes: Sequence[Note]) -> RenderedPrompt:
-    """The prompt for a question from its notes, best first."""
+    """Render the prompt of a question from its notes, which are given best first."""
     prompt: Prompt = config.prompt
     return prompt.render(question.query, notes, config.llm.prompt_budget, NoteForm.of(config), question.id)
 
@@ -56,12 +56,12 @@ def answer(
     advance: Advance,
     file_name: str = SAMPLES,
 ) -> None:
-    """Answer these questions from what was retrieved for them; each sample is on disk the moment it is done."""
+    """Answer questions from what was retrieved for them; write each sample to disk as soon as it is complete."""
     ask_all(asking, jobs, lambda job: _answer(asking, config, notes, job), directory, advance, file_name)
 
 
 def search(retriever: Retriever, notes: NoteStore, questions: Sequence[Question], k: int) -> list[list[Hit]]:
-    """The ranking of each question; one that is none is a UsageError."""
+    """Search for the ranking of each question; raise a UsageError if a result is not a ranking."""
     name = f"retriever {retriever.called()}"
     with third_party(name):
         found = retriever.search(questions, notes, k)
@@ -69,7 +69,7 @@ def search(retriever: Retriever, notes: NoteStore, questions: Sequence[Question]
 
 
 def known_notes(rankings: Sequence[Sequence[Hit]], notes: NoteStore, missing_notes: MissingNotes) -> list[Retrieved]:
-    """The hits that a question gets; those that name no note of the data are an error, or skipped and counted."""
+    """Keep the hits that the data has a note for; raise an error for the others, or skip and count them."""
     missing = notes.missing(sorted({hit.note_idx for ranking in rankings for hit in ranking}))
     if missing and missing_notes == "error":
         shown = ", ".join(map(str, missing[:10])) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
@@ -79,7 +79,7 @@ def known_notes(rankings: Sequence[Sequence[Hit]], notes: NoteStore, missing_not
 
 
 def _without(missing: set[int], hits: Sequence[Hit]) -> Retrieved:
-    """The hits that are there, ranked anew."""
+    """Leave out the hits of missing notes, and rank the others again."""
     there = [hit for hit in hits if hit.note_idx not in missing]
     if len(there) < len(hits):
         there = [hit.model_copy(update={"rank": rank}) for rank, hit in enumerate(there, start=1)]
@@ -100,7 +100,7 @@ def calls_left(
 
 
 async def _answer(asking: Asking, config: RunConfig, store: NoteStore, job: Job) -> Asked[Sample]:
-    """One question through prompt and LLM."""
+    """Ask one question; drop the worst note and ask again as long as the prompt is too long for the LLM."""
     question, found = job
     sample: dict[str, Any] = {
         "question_id": question.id,

@@ -1,4 +1,4 @@
-"""An LLM asked many things at a time: each reply is a line on disk the moment it is there."""
+"""Ask an LLM many things at a time, and write each reply to disk as soon as it arrives."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def most_frequent_reason(lost: Iterable[Exchange]) -> str:
-    """The end of a message about lines without an answer: the reason that most of them have, and how many."""
+    """Return the end of a message about lines without an answer: the most frequent reason, and its count."""
     reasons = [line.error or line.why_unanswered for line in lost]
     if not reasons:
         return ""
@@ -40,7 +40,7 @@ def most_frequent_reason(lost: Iterable[Exchange]) -> str:
 
 
 def is_too_many(failed: int, total: int, fail_on_error: float) -> bool:
-    """Whether more failed than allowed: a share of all below 1, else a number."""
+    """Return whether more failed than allowed; `fail_on_error` is a share if it is below 1, else a number."""
     return failed > (fail_on_error * total if fail_on_error < 1 else fail_on_error)
 
 
@@ -57,9 +57,9 @@ class Asking(NamedTuple):
 
 
 class Asked(NamedTuple, Generic[E]):
-    """A line that is done, and what the response cache should keep of it: an answer, whole or cut off.
+    """A finished line, and the completion that the response cache should keep, with its key.
 
-    `is_refused`: the LLM gave no reply to it, and said why.
+    `is_refused`: the LLM refused the request, and said why.
     """
 
     line: E
@@ -68,7 +68,7 @@ class Asked(NamedTuple, Generic[E]):
 
 
 class Reply(NamedTuple):
-    """A completion with the prompt it answers; `key`: the one under which a new one is to be kept."""
+    """A completion and its prompt; `key` is the cache key to keep it under, None if it must not be kept."""
 
     prompt: RenderedPrompt
     completion: Completion
@@ -83,9 +83,9 @@ def ask_all(
     advance: Advance,
     file_name: str,
 ) -> None:
-    """`ask` all jobs, so many at a time; what comes back is a line of the file the moment it is there.
+    """Call `ask` for every job, `asking.concurrency` at a time, and append each result to the file at once.
 
-    Jobs are taken from the iterator when their turn comes.
+    A job is taken from the iterator when its turn comes.
     """
     with directory.line_writer(file_name) as writer:
         same = SameRefusals(directory.path / file_name)
@@ -108,7 +108,7 @@ def ask_all(
 
 @contextmanager
 def opened(config: LLMConfig, log: Path) -> Iterator[Asking]:
-    """The LLM, its server started where it is ours (what that says goes to `log`), and how it is asked."""
+    """Yield a ready LLM. Starts its server first if it has one of its own, and stops it on exit."""
     cache = ResponseCache(cache_dir() / "responses.sqlite") if config.cache else None
     with serving(config.llm, config.llm_label, log) if config.serve else nullcontext(config.llm) as served:
         with third_party(f"llm {served.called()}"):
@@ -117,7 +117,7 @@ def opened(config: LLMConfig, log: Path) -> Iterator[Asking]:
 
 
 def _run_async(work: Callable[[], Any]) -> None:
-    """Run a coroutine to its end, in a thread of its own where a loop is running already (a notebook)."""
+    """Run a coroutine to its end; in a thread of its own if an event loop is already running (a notebook)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -141,7 +141,7 @@ def _run_async(work: Callable[[], Any]) -> None:
 async def _ask_all(
     asking: Asking, jobs: Iterable[T], ask: Callable[[T], Awaitable[Asked[E]]], finish: Callable[[Asked[E]], None]
 ) -> None:
-    """Ask all jobs, so many at a time; the first error that stops the run cancels what is under way."""
+    """Run the workers; the first error that stops the run cancels the calls in flight."""
     queue = iter(jobs)
 
     async def worker() -> None:
@@ -166,7 +166,7 @@ async def _ask_all(
 
 
 async def as_line(kind: type[E], fields: dict[str, Any], ask: Callable[[], Awaitable[Reply]]) -> Asked[E]:
-    """A line with these fields and the reply of `ask`; what can't be answered becomes a failed one with the reason.
+    """Make a line of `fields` and the reply of `ask`; a call that fails gives a failed line with the reason.
 
     `ask` may add to the fields.
     """
@@ -188,7 +188,7 @@ async def as_line(kind: type[E], fields: dict[str, Any], ask: Callable[[], Await
 
 
 async def complete(asking: Asking, prompt: RenderedPrompt) -> Reply:
-    """The LLM's answer, or that to an earlier request like this."""
+    """Return the LLM's answer, from the response cache if it holds one for the same request."""
     request = asking.llm.request(prompt) if asking.cache else None
     if request is None or asking.cache is None:
         return Reply(prompt, await asking.llm.generate(prompt), None)
@@ -199,14 +199,14 @@ async def complete(asking: Asking, prompt: RenderedPrompt) -> Reply:
 
 
 def kept_answer(llm: LLM, cache: ResponseCache, key: str) -> Completion | None:
-    """Return the answer to an earlier request; None also where what an older version kept holds none."""
+    """Return the cached answer to a request; None if there is none, or it holds no usable answer."""
     kept = cache.get(key)
     read = kept and llm.read_again(kept)
     return read if read and _status(read)[0] in ("ok", "truncated") and _has_answer(read) else None
 
 
 def _is_short(prompt: RenderedPrompt, completion: Completion) -> bool:
-    """Whether the server counted fewer tokens than this prompt can have."""
+    """Return whether the server counted fewer tokens than this prompt must have."""
     counted = completion.usage.prompt_tokens
     if not counted or 3 * counted >= estimated_tokens(prompt.messages):  # quickly said, and true of nearly all
         return False
@@ -214,7 +214,7 @@ def _is_short(prompt: RenderedPrompt, completion: Completion) -> bool:
 
 
 def _outcome(completion: Completion) -> dict[str, Any]:
-    """The part of a sample that the LLM made."""
+    """Return the fields of a sample that come from the completion."""
     status, marks = _status(completion)
     return {
         "answer": clean(completion.text),
@@ -232,7 +232,7 @@ def _outcome(completion: Completion) -> dict[str, Any]:
 
 
 def _status(completion: Completion) -> tuple[Status, list[Mark]]:
-    """The status that a completion gives its question, with the marks of doubt."""
+    """Return the status of a completion, and the marks that say what is doubtful about it."""
     ended = read_ending(completion.finish_reason)
     if ended in (REFUSED, FILTERED):
         return "filtered", []
@@ -250,7 +250,7 @@ def _has_answer(completion: Completion) -> bool:
 
 
 def _why_unanswered(status: Status, completion: Completion) -> str | None:
-    """The reason why there is no answer; None where there is one, or a filter held it back without a word."""
+    """Return why there is no answer; None if there is one, or if a filter withheld it without a reason."""
     if status == "failed":
         return clean(f"the answer ended with {completion.finish_reason!r}")
     if completion.finish_reason == FILTERED and (completion.why_empty or "").startswith(FILTER_SAID):

@@ -1,4 +1,4 @@
-"""What the clock says of a run, over all its sessions."""
+"""Measure how long each stage of a run takes, over all its sessions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ STAGES = ("retrieval", "generation", "scoring")
 
 
 class Clock:
-    """The seconds of each stage in one sitting of a run."""
+    """The seconds of each stage in one session of a run."""
 
     def __init__(self) -> None:
-        """Nothing of the sitting is written down yet."""
+        """Begin a session, of which nothing is recorded yet."""
         self._seconds = dict.fromkeys(STAGES, 0.0)
         self._finished: set[str] = set()
         self._before = Times()
@@ -26,7 +26,7 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what happens inside."""
+        """Time the block as the stage `name`."""
         started = time.perf_counter()
         try:
             yield
@@ -35,13 +35,16 @@ class Clock:
             self._seconds[name] += time.perf_counter() - started
 
     def begin(self, before: Times, asks: bool) -> Times:
-        """What to write down before the first call (`asks`: there will be one); all there will be if we are killed."""
+        """Return the times to record before the first call: all that remains of this session if it is killed.
+
+        `asks`: the session will call the LLM.
+        """
         self._before, self._asks, self._is_on_record = before, asks, True
         more = {"sittings": 1, "untimed": 1, "cut_off": int(asks)}
         return before.model_copy(update={name: getattr(before, name) + n for name, n in more.items()})
 
     def end(self) -> Times:
-        """The times of the run with this sitting, which was begun."""
+        """Return the times of the run with those of this session added."""
         took = {f"{stage}_s": self._seconds[stage] for stage in STAGES}
         counted = {"sittings": 1, "cut_off": int(self._asks and "generation" not in self._finished)}
         return self._before.model_copy(
@@ -50,7 +53,7 @@ class Clock:
 
     @contextmanager
     def kept_by(self, directory: RunDirectory) -> Iterator[None]:
-        """A sitting that is on record leaves its seconds there also if it ends in an error, or is interrupted."""
+        """Record the seconds of the session in the manifest, also if the block raises or is interrupted."""
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""What a run took: seconds by stage, tokens, and what they cost."""
+"""Sum up what a run used: seconds, tokens and money."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _SAME = 0.98  # counts at a limit are alike, but for characters that were cut in
 
 
 def spent_on(lines: Iterable[Exchange]) -> Summary:
-    """What the calls of these lines took, which are gone through once: tokens, those uncounted, answers cached."""
+    """Sum up the tokens, uncounted replies and cached answers of lines, in one pass."""
     taken = Tally(lines)
     counted = {"cached": taken.cached, "retries": taken.retries, "uncounted": taken.uncounted}
     return Summary(metrics={}, counts={}, usage=taken.usage, **counted)
 
 
 class Tally:
-    """Adds up what calls took, line by line, and tells what to make of prompts that were counted short.
+    """Adds up what calls used, line by line, and decides how to read prompts that were counted short.
 
     A count that is too small for its prompt has one of two reasons. The server read only a part of the prompt, up to a
     limit: then all such counts are at this limit, and no prompt has a larger one; or it says itself what was in its
     cache, so that nothing is left out. Or it left out what was in its cache without a word: then the tokens of the
-    prompt are not known. Where the counts don't prove the first, the second is assumed.
+    prompt are not known. If the counts don't prove the first, the second is assumed.
     """
 
     def __init__(self, lines: Iterable[Exchange] = ()) -> None:
-        """Begin with these lines."""
+        """Count these lines."""
         self.cached = self.retries = 0
         self._sums: dict[str, int] = {}
         self._uncounted = 0
@@ -43,7 +43,7 @@ class Tally:
             self.add(line)
 
     def add(self, line: Exchange) -> None:
-        """Count one line more."""
+        """Count one more line."""
         counts = {name: n for name, n in line.usage if n is not None}
         self.cached += line.cached
         self._largest = max(self._largest, counts.get("prompt_tokens", 0))
@@ -65,7 +65,7 @@ class Tally:
 
     @property
     def has_limit(self) -> bool:
-        """Whether the prompts that were counted short are all at one limit, which no prompt goes beyond."""
+        """Return whether all prompts that were counted short are at one limit, which no prompt exceeds."""
         return self._n_doubtful > 1 and self._largest > _LEAST_LIMIT and self._least_doubtful >= _SAME * self._largest
 
     def is_cut(self, line: Exchange) -> bool:
@@ -74,7 +74,7 @@ class Tally:
 
     @property
     def usage(self) -> Usage:
-        """The tokens that are known; of a kind of which none are, None."""
+        """Return the known tokens of each kind; None for a kind without any."""
         sums = dict(self._sums)
         if self._tokens_doubtful and self.has_limit:
             sums["prompt_tokens"] = sums.get("prompt_tokens", 0) + self._tokens_doubtful
@@ -82,18 +82,18 @@ class Tally:
 
     @property
     def uncounted(self) -> int:
-        """How many replies have not both numbers of tokens."""
+        """Return the number of replies that lack one of the two token counts."""
         return self._uncounted + (0 if self.has_limit else self._n_doubtful_calls)
 
 
 def _was_read(line: Exchange) -> bool:
-    """Whether the server charges for a line: a reply came, unless a filter refused the prompt unread."""
+    """Return whether the server charges for a line: it replied, and no filter refused the prompt unread."""
     is_unread = line.status == "filtered" and not line.raw and not line.latency_s
     return (line.finish_reason is not None or line.is_answered) and not is_unread
 
 
 def calls_s(lines: Iterable[Exchange]) -> float | None:
-    """Seconds that all calls took, one by one; None if nobody measured them."""
+    """Return the sum of the seconds of all calls; None if they were not measured."""
     seconds = [line.latency_s for line in lines]
     measured = [each for each in seconds if each is not None]
     return None if seconds and not measured else round(sum(measured), 3)
@@ -102,7 +102,7 @@ def calls_s(lines: Iterable[Exchange]) -> float | None:
 def cost_of(summary: Summary, price: Price | None) -> Cost:
     """Price a run's answers by a price list; unknown as soon as a part of it is.
 
-    Of discounts only that of tokens in the provider's cache is known, where the price list has it.
+    The only discount that counts is that of tokens in the provider's cache, if the price list has it.
     """
     usage = summary.usage
     if summary.uncounted:
@@ -117,7 +117,7 @@ def cost_of(summary: Summary, price: Price | None) -> Cost:
 
 
 def tokens_cost(prompt_tokens: int, completion_tokens: int | None, price: Price | None, cached_tokens: int = 0) -> Cost:
-    """The price of so many tokens; that of none is known in any case."""
+    """Price a number of tokens; the price of no tokens is always known."""
     if prompt_tokens == completion_tokens == 0:
         return Cost(amount=0.0)
     if price is None:
@@ -130,13 +130,13 @@ def tokens_cost(prompt_tokens: int, completion_tokens: int | None, price: Price 
 
 
 def price_of(manifest: Manifest) -> Price | None:
-    """The price list that a run was begun with."""
+    """Return the price list that a run was started with."""
     price = manifest.config["llm"]["settings"].get("price")
     return Price.model_validate(price) if price else None
 
 
 def describe(manifest: Manifest, summary: Summary) -> list[str]:
-    """A line of seconds, where they are known, and a line of tokens and their cost."""
+    """Describe a run in a line of seconds, if they are known, and a line of tokens and their cost."""
     times = manifest.times or Times()
     total_s = sum(getattr(times, f"{stage}_s") for stage in STAGES)
     lines = [say_tokens(summary, manifest.cost or Cost(unknown="not recorded"))]
@@ -153,7 +153,7 @@ def describe(manifest: Manifest, summary: Summary) -> list[str]:
 
 
 def say_tokens(summary: Summary, cost: Cost) -> str:
-    """Tokens as the server counted them, and what they cost."""
+    """Describe the tokens as the server counted them, and their cost."""
     free = f"; {counted(summary.cached, 'answer')} from the cache, at no cost" if summary.cached else ""
     if summary.retries:
         free += f"; {counted(summary.retries, 'try')} beyond the first"
@@ -168,7 +168,7 @@ def say_tokens(summary: Summary, cost: Cost) -> str:
 
 
 def format_cost(cost: Cost) -> str:
-    """An amount with its currency and the day of its price list, or `unknown` and why."""
+    """Format an amount with its currency and the date of its price list, or `unknown` and the reason."""
     if cost.amount is None:
         return f"unknown ({cost.unknown})"
     most = "at most " if cost.at_most else ""

@@ -1,4 +1,4 @@
-"""What is here and what is missing for a run: packages, data, models, the server, keys, places to write."""
+"""Check what a run needs: packages, data, models, the server, keys, and folders to write to."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _PROBE_TIMEOUT_S = 1.0
 
 
 class Finding(NamedTuple):
-    """One thing looked at. `failed` is needed by the run asked about; `missing` is not, unless it is asked for."""
+    """The result of one check: `failed` if the run needs what is not there, `missing` if it does not need it."""
 
     subject: str
     state: Literal["ok", "missing", "failed"]
@@ -49,7 +49,7 @@ class Finding(NamedTuple):
 
 
 def examine(config: RunSpec) -> Iterator[Finding]:
-    """Look at everything that the run of `config` needs, and at what other runs could use; nothing is fetched."""
+    """Check everything that the run of `config` needs, and what other runs could use; fetch nothing."""
     yield Finding("python", "ok", f"{sys.version.split()[0]}, qilin-rag {_version('qilin-rag')}")
     yield _gpu()
     for extra, purpose in EXTRAS.items():
@@ -72,7 +72,7 @@ def _version(package: str) -> str | None:
 
 
 def _gpu() -> Finding:
-    """GPUs as the driver sees them, so that no torch is needed to ask."""
+    """Ask the driver for GPUs, so that torch is not needed."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         found = (
@@ -84,7 +84,7 @@ def _gpu() -> Finding:
 
 
 def _packages(extra: str, purpose: str) -> Finding:
-    """The packages of an extra, as this package's own metadata names them."""
+    """Check the packages of an extra, as this package's metadata names them."""
     wanted = [Requirement(line) for line in requires("qilin-rag") or []]
     named = [
         each for each in wanted if each.marker and each.marker.evaluate({"extra": extra}) and each.name != "qilin-rag"
@@ -98,7 +98,7 @@ def _packages(extra: str, purpose: str) -> Finding:
 
 
 def _engine(name: str) -> Finding:
-    """What serves models, in the Python that its variable names."""
+    """Check an engine that serves models, in the Python that its variable names."""
     engine: Engine = ENGINES.create(name, {})
     try:
         return Finding(name, "ok", f"{engine.title} {engine.installed_version()}, of {engine.interpreter}")
@@ -118,7 +118,7 @@ def _data(name: str) -> Finding:
 
 
 def _models(config: RunSpec) -> Iterator[Finding]:
-    """The pretrained models of the run, else those that biencoder and bertscore have by default."""
+    """Check the pretrained models of the run, else the default models of biencoder and bertscore."""
     try:
         retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
         bert_score = SCORERS.create("bertscore", config.metrics.get("bertscore", {}))
@@ -139,7 +139,7 @@ def _models(config: RunSpec) -> Iterator[Finding]:
 
 
 def _llm(config: RunSpec) -> Finding:
-    """The LLM of the run, asked whether it could answer."""
+    """Ask the LLM of the run whether it is ready."""
     try:
         said = LLMS.create(config.llm.name, config.llm.settings).check()
     except QilinError as error:
@@ -149,7 +149,7 @@ def _llm(config: RunSpec) -> Finding:
 
 
 def _presets(except_for: str) -> Iterator[Finding]:
-    """The other LLMs by preset: is there something at a local address, is there a key for another one."""
+    """Check the other presets: whether a local address answers, whether the key of a remote one is set."""
     for name, path in resource_names("configs/llms").items():
         preset = read_yaml(path)
         if name == except_for or preset.get("class") != "openai":
@@ -184,7 +184,7 @@ def _answers(host: str, port: int) -> bool:
 
 
 def _folder(subject: str, folder: Path) -> Finding:
-    """Whether files can be written there, and how much space there is."""
+    """Check whether the folder can be written to, and how much space is free."""
     there = next(parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=there):

@@ -1,4 +1,4 @@
-"""What a run would do, and what it would cost: all that is free is done, no LLM is called, no run is written."""
+"""Plan a run: do all that is free, call no LLM, write no run, and estimate what the run would cost."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from qilin_rag.prompts.templates import PromptTooLongError, estimated_tokens
 
 
 def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
-    """What `run` would ask, from the same search, prompts and run directory; nothing is written there.
+    """Plan what `run` would ask, from the same search, prompts and run directory; write nothing there.
 
-    Neither key nor server are needed; without them it is not known what the cache holds.
+    Needs neither key nor server; without them it is not known which answers the cache holds.
     """
     shared = shared or Shared()
     with no_downloads():
@@ -81,7 +81,7 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
 def _unplanned(
     llm: LLM, steps: list[str], run: str = "", n_questions: int = 0, n_pending: int | None = None, repeat: int = 1
 ) -> Plan:
-    """A plan that ends before the prompts, since they need what a dry run does not do."""
+    """Make a plan without prompts, since these need work that a dry run does not do."""
     n_left = n_questions if n_pending is None else n_pending
     free = priced(llm, 0, 0)
     unknown = Cost(unknown="known when the notes of each question are")
@@ -103,7 +103,7 @@ def _unplanned(
 def _rendered(
     config: RunConfig, store: NoteStore, questions: Sequence[Question], found: Sequence[Retrieved]
 ) -> list[_Asked]:
-    """The prompts, without those that are too long even with no note."""
+    """Render the prompts; leave out those that are too long even without a note."""
     asked = []
     for question, retrieved in zip(questions, found, strict=True):
         notes = store.get([hit.note_idx for hit in retrieved.hits])

@@ -32,12 +32,12 @@ class Run(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """The run directory."""
+        """Return the run directory."""
         return self.directory.path
 
     @property
     def metrics(self) -> dict[str, MetricSummary]:
-        """Each figure by the name of its metric: `value`, `ci95`, `n`, `n_unscored`, `signature`."""
+        """Return each figure by the name of its metric: `value`, `ci95`, `n`, `n_unscored`, `signature`."""
         return self.summary.metrics
 
     def to_frame(self) -> DataFrame:
@@ -74,5 +74,5 @@ class Run(NamedTuple):
         return as_frame(rows, numbers={*scores, "latency_s"})
 
     def _repr_html_(self) -> str:
-        """The figures as a table, for a notebook."""
+        """Return the figures as an HTML table, for a notebook."""
         return as_html(FIGURE_COLUMNS, [figure_cells(name, of) for name, of in self.metrics.items()])

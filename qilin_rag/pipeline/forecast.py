@@ -1,4 +1,4 @@
-"""What a dry run says: calls, tokens, cost, and what the cache holds of them."""
+"""Estimate the calls, tokens and cost of a run, and find which answers the cache holds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Call(Frozen):
 
 
 class Plan(Frozen):
-    """What would be asked, and what it would cost.
+    """The calls that a run, sweep or judge would make, and their cost.
 
     `steps` are what a run does first and a dry run does not: downloads, and encoding by a model. Without them prompts
     can't be made: `prompt_tokens` and costs are then unknown, and `calls` the most there can be.
@@ -63,7 +63,7 @@ class _Asked(NamedTuple):
 
 
 def priced(llm: LLM, n_calls: int, prompt_tokens: int) -> dict[str, Any]:
-    """The fields of a plan that say what so many calls take."""
+    """Return the fields of a plan that say what this number of calls uses and costs."""
     if not llm.takes_tokens:
         prompt_tokens = 0
     most = llm.answer_budget if llm.takes_tokens else 0
@@ -78,16 +78,16 @@ def priced(llm: LLM, n_calls: int, prompt_tokens: int) -> dict[str, Any]:
 
 
 def spread(items: Sequence[T]) -> list[T]:
-    """The first, the one in the middle and the last."""
+    """Return the first, the middle and the last item."""
     return [items[i] for i in sorted({0, len(items) // 2, len(items) - 1})] if items else []
 
 
 def found_in_cache(
     config: LLMConfig, prompts: Sequence[RenderedPrompt], shared: Shared
 ) -> tuple[list[bool], str | None]:
-    """Of which of these prompts the answer is in the cache, or will be when they are asked; or why we can't tell.
+    """Return for each prompt whether the cache holds its answer, or will when it is asked; or why this is unknown.
 
-    What the server says of its model is a part of the key, so it has to be asked (once), which is free.
+    The key contains what the server says about its model, so the server is asked once, which is free.
     """
     path, llm = cache_dir() / "responses.sqlite", shared.same(config.llm)
     if not prompts or not _uses_cache(config) or _key(prompts[0], llm) is None:
@@ -107,7 +107,7 @@ def found_in_cache(
 
 
 def _uses_cache(config: LLMConfig) -> bool:
-    """Whether the run, or judge, would; what a server of our own answers is not kept."""
+    """Return whether the run or judge would use the cache; answers of a server that we start are not kept."""
     asks_again = isinstance(config, RunConfig) and (config.fresh or config.repeat > 1)
     return config.cache and not config.serve and not asks_again
 

@@ -1,4 +1,4 @@
-"""What a run is: the hash under which it is found again, the folder it lies in, and its manifest."""
+"""Identify a run: its fingerprint, its directory and its manifest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FINGERPRINT_VERSION = 1
 
 
 def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    """All that can change an answer; its hash is the fingerprint under which a run is found again."""
+    """Return everything that can change an answer; its hash is the fingerprint by which a run is found again."""
     return {
         "fingerprint_version": FINGERPRINT_VERSION,
         "data": dataset.sha256,
@@ -41,15 +41,15 @@ def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
 
 
 def llm_identity(config: LLMConfig) -> dict[str, Any]:
-    """The LLM, and the engine below it where that is ours."""
+    """Return the identity of the LLM, and of its engine if we start it."""
     engine = {"engine": engine_of(config.llm, config.llm_label).identity()} if config.serve else {}
     return {"llm": config.llm.identity(), **engine}
 
 
 def changed_note_settings(config: RunConfig) -> dict[str, Any]:
-    """How the notes stand in the prompt where that is not the default; runs from before these settings stay the same.
+    """Return the settings of notes in the prompt that are not the default, so that older runs keep their identity.
 
-    With `shuffled` the seed, which then changes answers.
+    `shuffled` adds the seed, which then changes answers.
     """
     settings: dict[str, Any] = {name: getattr(config, name) for name in ("note_order", "note_chars")}
     changed = {name: value for name, value in settings.items() if value != RunConfig.model_fields[name].default}
@@ -57,10 +57,10 @@ def changed_note_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def run_directory(config: RunConfig, dataset: Dataset) -> RunDirectory:
-    """Return the directory of the run of this configuration: one that is there already, or else a new name.
+    """Return the directory of this run: the existing one, else a new name.
 
-    Only the fingerprint tells runs apart. The name before it is for people, so that the same data under another name,
-    in another encoding, is the same run in the same directory.
+    Only the fingerprint tells runs apart; the name before it is for people. The same data under another name or in
+    another encoding is the same run in the same directory.
     """
     stages = [RETRIEVERS.short_name(config.retriever.named().name), *_second_stage(config)]
     names = (dataset.name, *stages, config.llm_label, Path(config.prompt.source).stem)
@@ -69,7 +69,7 @@ def run_directory(config: RunConfig, dataset: Dataset) -> RunDirectory:
 
 
 def continued(manifest: Manifest, earlier: Manifest | None, is_asking: bool) -> Manifest:
-    """The manifest with what stays of the earlier one: when it began, and where its answers come from."""
+    """Return the manifest with what it keeps of the earlier one: the start, and the origin of its answers."""
     if earlier is None:
         return manifest
     kept = ["started"] if is_asking else ["started", "packages", "python", "git_commit", "server"]
@@ -84,9 +84,15 @@ def new_manifest(
     identity: dict[str, Any],
     server: dict[str, Any],
 ) -> Manifest:
-    """The manifest of a run that begins now.
+    """Make the manifest of a run that begins now.
 
-    `defects` are those of its questions, `server` is what the LLM's server says of itself.
+    Args:
+        config: The configuration of the run.
+        dataset: Its data.
+        questions: The questions that it asks.
+        defects: The defects of these questions.
+        identity: As `run_identity` returns it.
+        server: What the LLM's server says about itself.
     """
     prompt: Prompt = config.prompt
     return Manifest(
@@ -116,7 +122,7 @@ def new_manifest(
 
 
 def retriever_label(config: RunConfig) -> str:
-    """The retriever in tables: its name and what differs from its defaults, and the second stage."""
+    """Name the retriever for tables: its name, the settings that are not the default, and the second stage."""
     retriever: Retriever = config.retriever
     name = retriever.named().name
     differs = retriever.changed(RETRIEVERS.implied(name))
@@ -130,7 +136,7 @@ def retriever_label(config: RunConfig) -> str:
 
 
 def llm_label(config: LLMConfig) -> str:
-    """The LLM in tables: its name and what differs from its preset."""
+    """Name the LLM for tables: its name, and the settings that differ from its preset."""
     return describe(config.llm_label, config.llm.changed(config.llm_preset))
 
 
@@ -139,7 +145,7 @@ def _second_stage(config: RunConfig) -> list[str]:
 
 
 def earlier_manifest(directory: RunDirectory, identity: dict[str, Any]) -> Manifest | None:
-    """The manifest of the run that this one goes on with."""
+    """Return the manifest of the run that is resumed; None if the run is new."""
     if not (directory.path / MANIFEST).exists():
         return None
     earlier = directory.read_manifest()

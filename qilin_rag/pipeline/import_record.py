@@ -1,4 +1,4 @@
-"""What the manifest says of a run whose answers another system gave: who, and what of the file could not be used."""
+"""Describe in the manifest an imported run: which system answered, and what of its file could not be used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNKNOWN: Literal["unknown"] = "unknown"
 
 
 class ImportRemark(Frozen):
-    """Something of the answers that was not used as it is: `n` of them, the first by name."""
+    """A kind of answers that could not be used as they are: their number, and the first of them."""
 
     n: PositiveInt
     what: str
@@ -38,7 +38,7 @@ class ImportRecord(Frozen):
 
 
 class UnknownComponent(Frozen):
-    """The place of a retriever or an LLM of which nothing is known."""
+    """A retriever or an LLM of which nothing is known."""
 
     name: Literal["unknown"] = UNKNOWN
     settings: dict[str, None] = {}

@@ -1,7 +1,7 @@
-"""Answers of another system as rows: from JSONL, JSON, CSV, TSV and TREC RAG files, mappings, or a DataFrame.
+"""Read the answers of another system: from JSONL, JSON, CSV, TSV and TREC RAG files, mappings, or a DataFrame.
 
-Nothing in them is executed or fetched. What can't be read stops with a line that says where; what can be read and does
-not fit the data is for `imports`.
+Nothing in them is executed or fetched. An answer that can't be read raises an error that says its place; an answer that
+does not fit the data is left to `imports`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def read_rows(answers: Any) -> Rows:
 
 
 def _check_columns(where: str, names: Iterable[str]) -> None:
-    """UsageError if a column that every file has is there under none of its names."""
+    """Raise a UsageError if a required column is there under none of its names."""
     there = list(names)
     for known in (_NAMES["answer"], _NAMES["id"] + _NAMES["query"]):
         if not set(known) & set(there):
@@ -128,7 +128,7 @@ def plain(value: Any) -> Any:
 
 
 def _in_memory(answers: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Mappings, or the rows of a DataFrame, which is known by its methods."""
+    """Return the mappings, or the rows of a DataFrame, which is recognised by its methods."""
     if callable(to_dicts := getattr(answers, "to_dicts", None)):
         answers = to_dicts()
     elif callable(to_dict := getattr(answers, "to_dict", None)) and hasattr(answers, "columns"):
@@ -142,7 +142,7 @@ def _in_memory(answers: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _of_file(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of a file, whose form its first character tells."""
+    """Read the rows of a file; its first character tells its format."""
     with _reading(path):
         if not path.is_file():  # opening a pipe would wait for ever
             raise UsageError(f"{path} {'is not a plain file' if path.exists() else 'does not exist'}")
@@ -189,7 +189,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _from_cells(cells: Mapping[str, str]) -> dict[str, Any]:
-    """A record of a table of text: lists in brackets as JSON or numpy print them, or ids with anything between them."""
+    """Parse the cells of a row: lists in brackets as JSON or numpy print them, or ids with separators."""
     row: dict[str, Any] = dict(cells)
     for kind in ("notes", "citations"):
         for name in _NAMES[kind]:
@@ -210,7 +210,7 @@ def _list_of(cell: str) -> Any:
 
 
 def _first(values: Mapping[str, Any], kind: str) -> tuple[str, Any]:
-    """The value under the first name of a column that the row has, and that name."""
+    """Return the value under the first of these names that the row has, and that name."""
     return next(((name, values[name]) for name in _NAMES[kind] if name in values), (_NAMES[kind][0], None))
 
 
@@ -224,7 +224,7 @@ def _text(values: Mapping[str, Any], kind: str) -> str | None:
 
 
 def _question(values: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """The id and the query of a row, of which there must be one."""
+    """Return the id and the query of a row; it must have one of them."""
     name, value = _first(values, "id")
     try:
         question_id = identifier(value)
@@ -250,7 +250,7 @@ def _numbers(name: str, value: Any) -> list[int]:
 
 
 def _note_number(name: str, value: Any) -> int:
-    """The number of a note by its id, which may be text."""
+    """Return the number of a note by its id, which may be text."""
     number = text_id_number(value) if isinstance(value, str) else plain(value)
     if isinstance(number, float) and number.is_integer():
         number = int(number)
@@ -272,7 +272,7 @@ def _row(place: str, values: Mapping[str, Any]) -> AnswerRow:
 
 
 def _trec_row(place: str, values: Mapping[str, Any]) -> AnswerRow:
-    """A line of the TREC RAG track: sentences with the places of their citations in `references`, from 0."""
+    """Parse a line of the TREC RAG track: sentences with the places of their citations in `references`, from 0."""
     question_id, query = _question(values)
     references = values.get("references")
     notes = None if references is None else _numbers("references", references)
@@ -283,7 +283,7 @@ def _trec_row(place: str, values: Mapping[str, Any]) -> AnswerRow:
 
 
 def _sentence(number: int, item: Any, references: Sequence[Any]) -> tuple[str, list[int]]:
-    """A sentence without markers of its own, and the numbers of what it cites: from 1, each once."""
+    """Return a sentence without markers, and the numbers that it cites: from 1, each once."""
     if not isinstance(item, dict) or not isinstance(item.get("text"), str):
         raise ValueError(f"answer[{number}] must be an object with text and citations, not {shown(item)}")
     text, citations = clean(item["text"]), item.get("citations") or []
@@ -307,9 +307,9 @@ def _markers(numbers: Iterable[int]) -> str:
 
 
 def _joined(sentences: Sequence[tuple[str, list[int]]]) -> tuple[str, str]:
-    """Sentences as one text, and as one with markers behind each.
+    """Join sentences into a text, and into one with a marker after each citation.
 
-    A line break stands where two would run together, and everywhere if a marker could not be read otherwise.
+    A line break keeps two sentences apart that would run together, or any two if a marker could not be read otherwise.
     """
     texts = [text for text, _ in sentences]
     breaks = ["\n" if _run_together(*pair) else "" for pair in pairwise(texts)]
@@ -325,5 +325,5 @@ def _joined(sentences: Sequence[tuple[str, list[int]]]) -> tuple[str, str]:
 
 
 def _run_together(before: str, after: str) -> bool:
-    """Whether a reader, or a tokenizer, takes two sentences for one unless something stands between them."""
+    """Return whether two sentences run together, for a reader or a tokenizer, without something between them."""
     return not _END_OF_SENTENCE.search(before) or (before[-1:].isascii() and after[:1].isascii())

@@ -1,4 +1,4 @@
-"""Answers of another system become a run: scored, compared, judged and reported like any.
+"""Turn the answers of another system into a run: scored, compared, judged and reported like any other.
 
 What only that system knows (LLM, prompt, tokens, seconds, and the notes it found unless they come with the answers) is
 unknown in the run, never 0 and never a default. All questions of the data are in it: one without an answer is `failed`.
@@ -58,12 +58,12 @@ class _Remarks:
             self._first.setdefault(what, clean(first))
 
     def all(self) -> list[ImportRemark]:
-        """What was counted, in order of appearance."""
+        """Return what was counted, in order of appearance."""
         return [ImportRemark(n=n, what=what, first=self._first[what]) for what, n in self._counts.items()]
 
 
 class _Ready(NamedTuple):
-    """Everything that was checked before something is written."""
+    """An import of which everything was checked before something is written."""
 
     config: RunConfig
     dataset: Dataset
@@ -85,12 +85,13 @@ def import_answers(
 ) -> Run:
     """Make a run of the answers that another system gave to the questions of a data set.
 
-    The same answers under the same name find their run again, and are scored again.
+    The same answers under the same name find their run again, and score it again.
 
     Args:
         answers: The path of a file (JSONL, JSON, CSV, TSV, or answers of the TREC RAG track), a list of mappings, or
             a DataFrame. A row has `question_id` or `query`, `answer`, and if they are known `note_ids`, best first, and
-            `citations`, the ids of the notes that the answer cites. See the README for further names.
+            `citations`, the ids of the notes that the answer cites. `docs/how-to/score-answers-you-have.md` has further
+            names.
         name: What the system is called in tables.
         data: `sample`, a folder, or `hub:OWNER/NAME`. Default: $QILIN_RAG_DATA, else `sample`.
         runs_dir: The folder of runs.
@@ -171,7 +172,7 @@ def _prepare(flags: Mapping[str, Any], settings: Sequence[str]) -> _Ready:
 
 
 def _match(rows: Rows, questions: Sequence[Question], label: str, remarks: _Remarks) -> dict[str, AnswerRow]:
-    """The answer to each question, by its id; a row with an id is matched by that, others by their query."""
+    """Match answers and questions by id, or by query if a row has no id."""
     by_id = {trec_id(question.id): question for question in questions}
     by_id |= {question.id: question for question in questions}
     found: dict[str, AnswerRow] = {}
@@ -236,13 +237,13 @@ def _assign(found: dict[str, AnswerRow], question: Question, row: AnswerRow, rem
 
 
 def _bare(question_id: str) -> str:
-    """An id without what tables add to it: white space, and the .0 of a column that lacks some."""
+    """Strip from an id what tables add to it: white space, and the .0 of a column with missing values."""
     bare = question_id.strip()
     return bare.removesuffix(".0") if bare.removesuffix(".0").isdecimal() else bare
 
 
 def _named(row: AnswerRow) -> str:
-    """A row for people: its question, and where it stands."""
+    """Name a row for people: its question and its place."""
     asked = row.query if row.question_id is None else row.question_id
     return f"{(asked or '')[:_SHOWN_CHARS]!r} ({row.place})"
 
@@ -250,7 +251,7 @@ def _named(row: AnswerRow) -> str:
 def _samples(
     questions: Sequence[Question], rows: Mapping[str, AnswerRow], dataset: Dataset, remarks: _Remarks
 ) -> list[Sample]:
-    """A sample for each question, in their order."""
+    """Make a sample for each question, in their order."""
     named = {note for row in rows.values() for note in (*(row.notes or ()), *(row.numbered or ()))}
     missing = set(dataset.notes.missing(sorted(named)))
     samples = []
@@ -272,7 +273,7 @@ def _samples(
 
 
 def _of_notes(row: AnswerRow, missing: set[int]) -> dict[str, Any]:
-    """The fields of a sample about notes. Scores of hits are not known: n notes score n, n - 1, ..., 1."""
+    """Return the fields of a sample about notes. The scores of hits are unknown: n notes score n, n - 1, ..., 1."""
     if row.notes is None:
         return {"prompt_notes": row.numbered}
     distinct = list(dict.fromkeys(row.notes))
@@ -287,7 +288,7 @@ def _of_notes(row: AnswerRow, missing: set[int]) -> dict[str, Any]:
 
 
 def _manifest(ready: _Ready, samples: Sequence[Sample], record: ImportRecord) -> Manifest:
-    """The manifest of an import that begins now."""
+    """Make the manifest of an import that begins now."""
     config, dataset, questions, defects, *_ = ready
     most_notes = max(len(sample.hits) + sample.notes_missing for sample in samples)
     system = {"kind": "import", "name": record.name, "version": VERSION, "sha256": record.sha256}
@@ -337,7 +338,7 @@ def _manifest(ready: _Ready, samples: Sequence[Sample], record: ImportRecord) ->
 
 
 def _earlier(directory: RunDirectory, manifest: Manifest) -> Manifest | None:
-    """The manifest of an earlier import of the same answers that is complete and whole."""
+    """Return the manifest of a complete earlier import of the same answers; None if there is none."""
     earlier = earlier_manifest(directory, manifest.identity)
     if earlier is None or earlier.state != "complete":
         return None

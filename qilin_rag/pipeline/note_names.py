@@ -1,4 +1,4 @@
-"""The ids of a run's notes as the data has them, kept beside the run where they are text and not the numbers."""
+"""Keep the ids of a run's notes as the data has them, beside the run, if they are text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILE = "note_ids.json"
 
 
 def write_note_names(folder: Path, notes: NoteStore, questions: Iterable[Question], samples: Iterable[Sample]) -> None:
-    """Keep in the folder of a run the text of the ids of its hits and reference notes, if any id is text."""
+    """Write the text ids of a run's hits and reference notes into its folder, if any id is text."""
     if not notes.has_text_ids:
         return
     named = {note_idx for question in questions for note_idx in question.reference_notes}

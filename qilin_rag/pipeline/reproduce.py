@@ -1,4 +1,4 @@
-"""Do a finished run again from its manifest, and say which of its figures are no longer the same."""
+"""Repeat a finished run from its manifest, and report which of its figures changed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_DIFFERENCES = 5
 
 
 class FigureChange(Frozen):
-    """One metric then and now. `scores_changed`: of so many questions; `why_not` says what is wrong besides."""
+    """A metric then and now. `scores_changed` counts questions; `why_not` says what else is not the same."""
 
     old: FiniteFloat | None
     new: FiniteFloat | None
@@ -41,7 +41,7 @@ class FigureChange(Frozen):
 
 
 class Reproduction(Frozen):
-    """A run and what came out when it was done again.
+    """A run, and the result of repeating it.
 
     `provenance`: what is not as it was, (then, now) by name. `not_made`: metrics that the run has and its
     configuration does not name. `tolerance` null: every score must be the same.
@@ -72,10 +72,12 @@ def reproduce(
     allow_code: bool = False,
     tolerance: float | None = None,
 ) -> Reproduction:
-    """Do the run at `path` again into a folder below `runs_dir`, past the response cache, and compare.
+    """Repeat the run at `path` in a folder below `runs_dir`, without the response cache, and compare.
 
-    A UsageError says why it can't be repeated as it was, before any question is asked. A second call goes on where
-    the first one stopped.
+    A second call resumes the first.
+
+    Raises:
+        UsageError: The run can't be repeated as it was; no question was asked.
     """
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
         raise UsageError(f"--tolerance {tolerance} must be a number from 0")
@@ -98,7 +100,7 @@ def reproduce(
 
 
 def check(reproduction: Reproduction) -> None:
-    """QilinError where a figure does not agree."""
+    """Raise a QilinError if a figure does not agree."""
     changed = [
         f"{name} ({change.why_not or f'{change.scores_changed} of {reproduction.questions} scores changed'})"
         for name, change in reproduction.metrics.items()
@@ -110,7 +112,7 @@ def check(reproduction: Reproduction) -> None:
 
 
 def _check_whole(directory: RunDirectory) -> None:
-    """A UsageError where samples or scores that the run would be compared by are gone."""
+    """Raise a UsageError if samples or scores that the comparison needs are missing."""
     questions = directory.read_questions()
     directory.read_samples_of(questions)
     directory.read_scores_of(questions, directory.read_summary().metrics)
@@ -119,7 +121,7 @@ def _check_whole(directory: RunDirectory) -> None:
 def _configured(
     path: Path, manifest: Manifest, overrides: Sequence[str], base_url: str | None, serve: bool, allow_code: bool
 ) -> RunSpec:
-    """What the manifest says, with what the caller may change; of addresses, keys and code only what is allowed."""
+    """Return the recorded configuration with the caller's changes, and no address, key or code without permission."""
     serve = serve or bool(manifest.config.get("serve"))
     if serve and base_url is not None:
         raise UsageError("a server is started for this run (--serve), so it takes no --base-url")
@@ -129,7 +131,7 @@ def _configured(
 
 
 def _prepare(path: Path, spec: RunSpec, runs_dir: Path, fresh: bool) -> Prepared:
-    """The run, checked: data, components, prompt and server are there."""
+    """Prepare the run: check that data, components, prompt and server are there."""
     changes = {"runs_dir": runs_dir, "fresh": fresh, "cache": False, "repeat": 1, "fail_on_error": 0.0}
     try:
         return prepare(build_run(spec.model_copy(update=changes)))
@@ -138,7 +140,7 @@ def _prepare(path: Path, spec: RunSpec, runs_dir: Path, fresh: bool) -> Prepared
 
 
 def _without_gone(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without metrics of earlier versions, whose figures are kept, and settings that said nothing."""
+    """Remove metrics of earlier versions, whose figures are kept, and settings that had no effect."""
     kept = dict(recorded)
     if isinstance(metrics := kept.get("metrics"), dict):
         kept["metrics"] = {name: settings for name, settings in metrics.items() if name not in INSTEAD}
@@ -150,7 +152,7 @@ def _without_gone(recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _changes(manifest: Manifest, prepared: Prepared) -> str:
-    """What changes answers and is not as it was; nothing where the run can be repeated."""
+    """Describe what changes answers and is not as it was; empty if the run can be repeated."""
     identity = prepared.identity
     if "engine" not in manifest.identity:  # of the server that was there then, the settings are not known
         identity = {name: value for name, value in identity.items() if name != "engine"}
@@ -164,7 +166,7 @@ def _changes(manifest: Manifest, prepared: Prepared) -> str:
 
 
 def compare(old: RunDirectory, again: Run, tolerance: float | None = None) -> Reproduction:
-    """A finished run beside the same one done again."""
+    """Compare a finished run with its repetition."""
     manifest, figures = old.read_manifest(), old.read_summary()
     questions = old.read_questions()
     ids = [question.id for question in questions]
@@ -210,7 +212,7 @@ def _figure(
     now: Sequence[float | None],
     tolerance: float | None,
 ) -> FigureChange:
-    """One metric then and now; a mean over other questions, or made in another way, is not the same figure."""
+    """Compare a metric then and now; a mean over other questions, or of another signature, does not agree."""
     difference = None if old.value is None or new.value is None else new.value - old.value
     why_not = None
     if old.signature != new.signature:
@@ -230,7 +232,7 @@ def _figure(
 
 
 def _provenance(manifest: Manifest, samples: Iterable[Sample]) -> dict[str, Any]:
-    """What a run was made with, apart from what makes it another run."""
+    """Return what a run was made with, apart from its identity."""
     return {
         "packages": manifest.packages,
         "python": manifest.python,
@@ -242,7 +244,7 @@ def _provenance(manifest: Manifest, samples: Iterable[Sample]) -> dict[str, Any]
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """The values that differ, by their names with dots; what is on one side only stands beside a None."""
+    """Return the values that differ, by dotted name; a value on one side only is paired with None."""
     found: dict[str, tuple[Any, Any]] = {}
     for key in [*old, *(key for key in new if key not in old)]:
         before, after = old.get(key), new.get(key)
@@ -254,7 +256,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
 
 
 def _short(value: Any) -> str:
-    """A value for people: of a hash its beginning."""
+    """Shorten a value for people: a hash to its beginning."""
     text = "nothing" if value is None or value == "" else str(value)
     is_hash = len(text) in (40, 64) and all(char in "0123456789abcdef" for char in text)
     return text[:12] if is_hash else text

@@ -1,4 +1,4 @@
-"""What has to be done before notes can be found, where that takes a model or much time: a dry run says it and stops."""
+"""List the work before retrieval that needs a model or much time, which a dry run names and does not do."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _MOST_TEXTS = 2_000  # that a model reads in about as many
 
 
 def work_before(retriever: Retriever, reranker: Reranker | None, notes: NoteStore, n_questions: int) -> list[str]:
-    """Say what a run does before the prompts of so many questions can be made, one line a step; often nothing.
+    """Describe what a run must do before it can render prompts, one line a step; often nothing.
 
-    What takes no model and no time is done here, and kept nowhere: a small index of words.
+    A small index of words needs neither a model nor time: it is built here, and not kept.
     """
     steps = []
     for part in retriever.parts if isinstance(retriever, Hybrid) else [retriever]:

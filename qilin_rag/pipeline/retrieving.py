@@ -1,4 +1,4 @@
-"""The first stage alone: a TREC run of what a retriever finds, and an index for it in a folder of one's own."""
+"""Run the retrieval stage alone: write a TREC run, or build an index in a folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from qilin_rag.scorers.summary import summarise_metrics
 
 
 class Index(NamedTuple):
-    """An index that was written: the folder, how many notes it is of, and its size on disk."""
+    """An index on disk: its folder, the number of its notes, and its size."""
 
     path: Path
     n_notes: int
@@ -30,7 +30,7 @@ class Index(NamedTuple):
 
 
 def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
-    """The first stage alone: write the hits of the run's questions to a TREC file, and sum up how good they are."""
+    """Write the hits of the run's questions to a TREC file, and return the figures of the ranking."""
     check_out(out)
     shared = Shared()
     questions = select_questions(shared.dataset(config).askable, config.limit, config.seed, config.ids)
@@ -50,7 +50,7 @@ def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
 
 
 def build_index(config: RunConfig, out: Path) -> Index:
-    """Index the run's notes for its retriever into the folder `out`, which `--set retriever.index=` then names."""
+    """Build the index of the run's retriever in the folder `out`, for its setting `index`."""
     retriever: Retriever = config.retriever
     if not isinstance(retriever, IndexedRetriever):
         raise UsageError(f"retriever {retriever.named().name} has no index to build; bm25 and biencoder have one")

@@ -1,4 +1,4 @@
-"""The main job: retrieve -> prompt -> generate -> score, into a run directory that can be resumed at any point."""
+"""Run retrieve, prompt, generate and score, into a run directory that can be resumed at any point."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: RunConfig) -> Run:
-    """Do one run, or what is left of it: questions that already have an answer on disk are not asked again.
+    """Do one run, or resume it: a question that has an answer on disk is not asked again.
 
-    All configuration is checked, and the server asked whether it is there, before the first expensive step.
-    Questions that failed are counted in the summary; `check_failures` says whether they are too many.
+    The configuration and the server are checked before the first expensive step. Failed questions are counted in the
+    summary; `check_failures` decides whether they are too many.
     """
     return do(prepare(config))
 
 
 def do(prepared: Prepared) -> Run:
-    """Do a run that was checked: ask what is left, score, and say what was left out."""
+    """Do a prepared run: ask what is left, score, and log which metrics were left out."""
     config = prepared.config
     with prepared.directory.locked():
         work = find_work(prepared)
@@ -46,14 +46,14 @@ def do(prepared: Prepared) -> Run:
 
 
 def say_left_out(left_out: Mapping[str, str], run: Path | str) -> None:
-    """Which optional metrics were not scored in `run`, why not, and how to add them."""
+    """Log which optional metrics were not scored in `run`, why not, and how to add them."""
     for metric, why in left_out.items():
         again = f"qilin-rag score {run} --metrics {metric}"
         logger.info("%s is left out: %s; to add it later: %s", metric, why, again)
 
 
 def check_failures(finished: Run, fail_on_error: float) -> None:
-    """FailedSamplesError if more questions have no answer than allowed; a refusal is an outcome, and no failure."""
+    """Raise a FailedSamplesError if too many questions have no answer; a refusal is an outcome, not a failure."""
     counts, lost = finished.summary.counts, finished.summary.lost
     if is_too_many(lost, counts["questions"], fail_on_error):
         samples, _ = finished.directory.read_samples()
@@ -74,10 +74,10 @@ def _kinds_lost(summary: Summary) -> str:
 def score_runs(
     paths: Sequence[Path], metrics: Mapping[str, Scorer], optional_metrics: Sequence[str] = ()
 ) -> Iterator[Run]:
-    """Score finished runs with these metrics from what they have on disk, one after another; no LLM is called.
+    """Score finished runs from what is on disk, one after another, without calling an LLM.
 
-    All are looked at before one is scored, and each is written when it is. `optional_metrics` are left out where they
-    can't be used as things stand. Scores by other metrics stay as they are.
+    All runs are checked before the first is scored, and each is written as soon as it is scored. Optional metrics that
+    can't be used on this machine are left out. Scores of other metrics stay as they are.
     """
     check_names(metrics.values())
     directories = [RunDirectory(path) for path in {path.resolve(): path for path in paths}.values()]

@@ -1,4 +1,4 @@
-"""The run directory: what is written when, and how it survives a crash.
+"""Read and write a run directory so that it survives a crash.
 
 samples.jsonl is appended to and flushed as each question ends; a half line that a crash left is repaired on the
 next start. Everything else is written to a temporary file and renamed; what belongs together, scores and summary, is
@@ -68,7 +68,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class Labels(TypedDict):
-    """What people read in tables."""
+    """The names of a run's parts in tables."""
 
     data: str
     retriever: str
@@ -77,7 +77,7 @@ class Labels(TypedDict):
 
 
 class DataRecord(TypedDict):
-    """Which data a run is about."""
+    """The data that a run is about."""
 
     label: str
     sha256: str
@@ -85,7 +85,7 @@ class DataRecord(TypedDict):
 
 
 class Manifest(Frozen):
-    """manifest.json: all that is needed to know what a run is, and to do it again.
+    """manifest.json: everything needed to identify a run and to repeat it.
 
     `generation_s` is the sum over all calls, `times` what the clock said; `cost` is there when the run is complete.
     `imported`: whose answers these are, if another system gave them; then no seconds are known.
@@ -116,15 +116,15 @@ class Manifest(Frozen):
 
 
 class RunDirectory:
-    """One run on disk. Reading needs no lock; writing happens inside `locked()`."""
+    """A run on disk. Reading needs no lock; write inside `locked()`."""
 
     def __init__(self, path: Path) -> None:
-        """Nothing is created or read yet."""
+        """Name the directory; nothing is created or read yet."""
         self.path = path
 
     @contextmanager
     def locked(self, option: str = "--runs-dir") -> Iterator[None]:
-        """Hold the directory for writing (as `directories.locked`), and finish what a crash cut off in it."""
+        """Lock the directory for writing, and complete what a crash interrupted."""
         with locked(self.path, option):
             with writing(self.path):
                 self._mend()
@@ -132,7 +132,7 @@ class RunDirectory:
 
     @property
     def is_in_use(self) -> bool:
-        """Whether a process holds the directory for writing at this moment."""
+        """Return whether a process holds the lock at this moment."""
         path = self.path / ".lock"
         if path.is_symlink() or not path.is_file():
             return False
@@ -147,23 +147,23 @@ class RunDirectory:
         return False
 
     def _mend(self) -> None:
-        """Finish what a crash cut off between two writes, and remove what it left half written."""
+        """Complete what a crash interrupted between two writes, and remove half-written files."""
         if (scores := self._scores_path()).name == NEW_SCORES:
             scores.replace(self.path / SCORES)
         for path in (self.path / NEW_SCORES, *self.path.glob(f".*{_TEMPORARY}")):
             path.unlink(missing_ok=True)
 
     def read_manifest(self) -> Manifest:
-        """The manifest; a UsageError where this is no run directory or one of another version."""
+        """Read the manifest; raise a UsageError if this is not a run directory, or one of another version."""
         return _with_whole_config(self._read_manifest(), self.path / MANIFEST)
 
     def _read_manifest(self) -> Manifest:
-        """The manifest, whatever its configuration holds."""
+        """Read the manifest without checking its configuration."""
         path = self.path / MANIFEST
         return validated(Manifest, path, renewed_manifest(read_json(path)))
 
     def read_complete(self) -> Manifest:
-        """The manifest of a run that has ended; a UsageError where it has not."""
+        """Read the manifest of a complete run; raise a UsageError if it is incomplete."""
         manifest = self._read_manifest()
         if manifest.state != "complete":
             raise UsageError(f"{self.path} is {manifest.state}; finish it first, with the command that began it")
@@ -174,11 +174,11 @@ class RunDirectory:
         self._write(MANIFEST, manifest.model_dump_json(indent=2) + "\n")
 
     def read_summary(self) -> Summary:
-        """The summary; a UsageError where the run has none yet."""
+        """Read the summary; raise a UsageError if the run has none yet."""
         return self._read_summary()[0]
 
     def _read_summary(self) -> tuple[Summary, str | None]:
-        """The summary, and the hash of the scores it is of; None in older runs."""
+        """Read the summary, and the hash of its scores; None in older runs."""
         path = self.path / SUMMARY
         content = read_json(path)
         of_scores = content.pop(_OF_SCORES, None)
@@ -189,9 +189,10 @@ class RunDirectory:
         self._write(SUMMARY, summary.model_dump_json(indent=2) + "\n")
 
     def read_figures(self) -> tuple[Summary, list[Score]]:
-        """Summary and scores that belong together, also while another process replaces them.
+        """Read a summary and the scores that belong to it, also while another process replaces them.
 
-        A UsageError where scores are not made as the summary says (older runs, or edited by hand), or are not there.
+        Raises:
+            UsageError: The scores are missing, or were not made as the summary says.
         """
         for _ in range(_MOST_LOOKS):
             summary, of_scores = self._read_summary()
@@ -207,7 +208,7 @@ class RunDirectory:
         return summary, scores
 
     def write_figures(self, scores: Iterable[Score], summary: Summary) -> None:
-        """Replace scores.jsonl and summary.json; whatever ends this in between, a reader finds both old or both new.
+        """Replace scores.jsonl and summary.json, so that a reader finds both old or both new at any time.
 
         The summary names the scores it is of by their hash, so they are new once the summary is; until they have their
         name they are beside the old ones.
@@ -220,7 +221,7 @@ class RunDirectory:
             (self.path / NEW_SCORES).replace(self.path / SCORES)
 
     def _scores_path(self) -> Path:
-        """The file with the scores that summary.json is of, where a crash left new ones without their name."""
+        """Return the file with the scores of summary.json; a crash may have left it without its final name."""
         new = self.path / NEW_SCORES
         try:
             if not (self.path / SUMMARY).is_file():
@@ -233,13 +234,13 @@ class RunDirectory:
         return self.path / SCORES
 
     def discard_scores(self, question_ids: Collection[str]) -> None:
-        """Forget summary and scores of these questions, before their samples change."""
+        """Delete the summary, and the scores of these questions, before their samples change."""
         with writing(self.path):
             (self.path / SUMMARY).unlink(missing_ok=True)
         self.write_scores([score for score in self.read_scores() if score.question_id not in question_ids])
 
     def read_questions(self) -> list[Question]:
-        """The questions the run is about, with their references: what scoring needs besides the samples."""
+        """Read the questions of the run, with their references."""
         return list(read_lines(self.path / "questions.jsonl", Question))
 
     def write_questions(self, questions: Iterable[Question]) -> None:
@@ -248,21 +249,21 @@ class RunDirectory:
         self._write("questions.jsonl", as_lines(rows))
 
     def read_scores(self) -> list[Score]:
-        """All scores of the run; empty where nothing was scored yet, or (said in a warning) the file is damaged."""
+        """Read all scores of the run; empty if there are none yet, or if the file is damaged, which a warning says."""
         try:
             return list(read_lines(self._scores_path(), Score))
         except UsageError as error:
-            logger.warning("%s; its scores are made again where they are asked for", error)
+            logger.warning("%s; its scores are made again when they are asked for", error)
             return []
 
     def read_scores_of(self, questions: Iterable[Question], metrics: Iterable[str]) -> dict[str, dict[str, Score]]:
-        """The scores of these questions by metric and question; a UsageError where one of the metrics lacks some."""
+        """Read the scores of questions by metric and question; raise a UsageError if a metric lacks one."""
         return self.chosen_scores(self.read_scores(), questions, metrics)
 
     def chosen_scores(
         self, scores: Iterable[Score], questions: Iterable[Question], metrics: Iterable[str]
     ) -> dict[str, dict[str, Score]]:
-        """Those of these scores that are of these questions and metrics, as `read_scores_of` gives them."""
+        """Choose the scores of these questions and metrics, as `read_scores_of` returns them."""
         ids = {question.id for question in questions}
         found: dict[str, dict[str, Score]] = {metric: {} for metric in metrics}
         for score in scores:
@@ -278,17 +279,17 @@ class RunDirectory:
         self._write(SCORES, as_lines(scores))
 
     def write_trec_run(self, samples: Iterable[Sample]) -> None:
-        """Replace run.trec; the retriever's own scores are in samples.jsonl."""
+        """Replace run.trec; samples.jsonl keeps the retriever's own scores."""
         rankings = ((sample.question_id, sample.hits) for sample in samples)
         self._write("run.trec", format_trec(rankings, tag=self.path.resolve().name))
 
     def read_samples(self) -> tuple[dict[str, Sample], list[Sample]]:
-        """Each question's last line by id, and every line ever written (for usage); a half last line is skipped."""
+        """Read the last sample of each question by id, and all samples ever written; skip a half last line."""
         lines = list(read_lines(self.path / SAMPLES, Sample, half_line_ok=True))
         return {sample.question_id: sample for sample in lines}, lines
 
     def read_samples_of(self, questions: Iterable[Question]) -> dict[str, Sample]:
-        """The last line of each of these questions, in their order; a UsageError where one has none."""
+        """Read the last sample of each of these questions, in their order; raise a UsageError if one has none."""
         finished, _ = self.read_samples()
         ids = [question.id for question in questions]
         if unanswered := sum(question_id not in finished for question_id in ids):
@@ -296,16 +297,16 @@ class RunDirectory:
         return {question_id: finished[question_id] for question_id in ids}
 
     def read_repeats(self) -> list[Sample]:
-        """What `--repeat` asked for once more: any number of lines a question; a half last line is skipped."""
+        """Read the samples of repeated questions, any number a question; skip a half last line."""
         return list(read_lines(self.path / REPEATS, Sample, half_line_ok=True))
 
     def read_judgements(self) -> Iterator[Judgement]:
-        """What judges said, every line ever written; a half last line is skipped."""
+        """Read all judgements ever written; skip a half last line."""
         return read_lines(self.path / JUDGEMENTS, Judgement, half_line_ok=True)
 
     @contextmanager
     def line_writer(self, file_name: str = SAMPLES) -> Iterator[LineWriter]:
-        """Append to a file of samples (or judgements), after mending a half line at its end."""
+        """Open a file of samples or judgements to append to, after repairing a half line at its end."""
         path = self.path / file_name
         with writing(path):
             mend_last_line(path)
@@ -318,7 +319,7 @@ class RunDirectory:
                 file.close()
 
     def set_aside_samples(self) -> Path | None:
-        """Rename samples.jsonl (and what was repeated) for a fresh start; what it cost to make stays on disk."""
+        """Rename samples.jsonl and repeats.jsonl for a fresh start, so that paid answers stay on disk."""
         now = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
         kept = None
         for path in (self.path / REPEATS, self.path / SAMPLES):
@@ -333,7 +334,7 @@ class RunDirectory:
 
 
 def _with_whole_config(manifest: Manifest, path: Path) -> Manifest:
-    """The manifest with all settings of a run, each of its type, since readers of any run look some up."""
+    """Fill in and validate all settings of a run, since every reader looks some up."""
     top_k = manifest.identity.get("top_k")
     if "retriever" not in manifest.identity or isinstance(top_k, bool) or not isinstance(top_k, int | None):
         raise UsageError(f"{path}: identity: does not say which retriever gave how many notes (top_k)")
@@ -350,7 +351,7 @@ def _with_whole_config(manifest: Manifest, path: Path) -> Manifest:
 
 
 def _belong_together(summary: Summary, scores: Iterable[Score], question_ids: Collection[str], has_hash: bool) -> bool:
-    """Whether the scores by each metric were made as the summary says, and have its mean where it has another hash."""
+    """Return whether scores and summary have the same signatures, and the same means if the hash differs."""
     values: dict[str, list[float]] = {name: [] for name in summary.metrics}
     for score in scores:
         figure = summary.metrics.get(score.metric)

@@ -55,7 +55,7 @@ class AnswerScores(Frozen):
         return as_frame(self.values, numbers=self.values)
 
     def _repr_html_(self) -> str:
-        """The figures as a table, for a notebook."""
+        """Return the figures as an HTML table, for a notebook."""
         return as_html(FIGURE_COLUMNS, [figure_cells(name, of) for name, of in self.metrics.items()])
 
 
@@ -121,9 +121,9 @@ def score(
 
 
 def sample_of(question: Question, answer: str | None, why_none: str, **fields: Any) -> Sample:
-    """The sample of an answer that no LLM was asked for here; None: there is none, since `why_none`.
+    """Make the sample of an answer from elsewhere; if `answer` is None, there is none, because of `why_none`.
 
-    Nothing is known of what took place (`fields` says what is): neither prompt nor tokens nor seconds.
+    Prompt, tokens and seconds are unknown; `fields` has what is known.
     """
     is_there = answer is not None and has_words(answer)
     status = "failed" if answer is None else "ok" if is_there else "empty"
@@ -142,7 +142,7 @@ def sample_of(question: Question, answer: str | None, why_none: str, **fields: A
 
 
 def _scorers(metrics: Metrics | None) -> list[AnswerScorer]:
-    """The scorers, ready to score."""
+    """Build the scorers, and load their models."""
     if metrics is None:
         usual, optional = resolve_metrics()
         more, _ = usable_scorers(optional)

@@ -1,4 +1,4 @@
-"""Score the samples of a run and sum up the figures; no model under test is called."""
+"""Score the samples of a run and sum up the figures, without calling the model under test."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ H = TypeVar("H", bound=str)
 
 
 def check_names(scorers: Iterable[Scorer]) -> None:
-    """UsageError if two of these scorers give a metric of one name."""
+    """Raise a UsageError if two scorers give a metric of the same name."""
     scorers = list(scorers)
     with third_party("signatures of a metric"):
         names = Counter(metric for scorer in scorers for metric in scorer.signatures())
@@ -33,14 +33,14 @@ def check_names(scorers: Iterable[Scorer]) -> None:
 
 
 def load_models(scorers: Iterable[Scorer]) -> None:
-    """Load what they need for scoring; what can't be had is an error here and not after the last LLM call."""
+    """Load the models of scorers, so that a missing one is an error before the first LLM call."""
     for scorer in scorers:
         with third_party(f"metric {scorer.called()}"):
             scorer.prepare()
 
 
 def usable_scorers(metrics: Iterable[str]) -> tuple[dict[str, Scorer], dict[str, str]]:
-    """Those of these metrics that can be used with what is on this machine, prepared; why the others can't."""
+    """Return the scorers that can be used on this machine, prepared, and why the others can't be."""
     usable: dict[str, Scorer] = {}
     left_out: dict[str, str] = {}
     for name in metrics:
@@ -59,7 +59,7 @@ def usable_scorers(metrics: Iterable[str]) -> tuple[dict[str, Scorer], dict[str,
 
 
 def foresee(scorers: Iterable[Scorer], directories: Iterable[RunDirectory]) -> None:
-    """Tell the scorers which answers will come, of runs that are scored one after another."""
+    """Tell the scorers which answers will come, from runs that are scored one after another."""
     answers = [
         {sample.answer for sample in directory.read_samples()[0].values() if sample.is_answered}
         for directory in directories
@@ -70,20 +70,20 @@ def foresee(scorers: Iterable[Scorer], directories: Iterable[RunDirectory]) -> N
 
 
 def scorers_for(manifest: Manifest, scorers: Iterable[Scorer]) -> list[Scorer]:
-    """The scorers as they judge this run."""
+    """Return the scorers as they score this run."""
     if manifest.config["top_k"] is None:  # of an imported run without notes
         return list(scorers)
     return [scorer.for_run(manifest.config["top_k"], manifest.identity["top_k"] is None) for scorer in scorers]
 
 
 def is_misnamed(manifest: Manifest, metric: str, signature: str) -> bool:
-    """Whether an earlier version named a figure @k of a run that asks for fewer than k notes a question."""
+    """Return whether an earlier version wrote a figure @k for a run that asks for fewer than k notes."""
     top_k, k = manifest.identity["top_k"], cutoff(metric)
     return is_outdated(signature) and top_k is not None and k is not None and k > top_k
 
 
 def score_samples(scorers: Iterable[Scorer], samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
-    """The scores of all samples by all scorers, each with the signature of its metric."""
+    """Score all samples by all scorers; each score carries the signature of its metric."""
     scores: list[Score] = []
     for scorer in scorers:
         with third_party(f"metric {scorer.called()}"):
@@ -104,7 +104,7 @@ def score_directory(
     scorers: Sequence[Scorer],
     seed: int,
 ) -> Summary:
-    """Score a run's samples, keep its scores by other metrics, and write run.trec, scores.jsonl and summary.json.
+    """Score a run's samples, keep its scores of other metrics, and write run.trec, scores.jsonl and summary.json.
 
     `finished` is the last line of each question, `lines` every line ever written (for usage).
     """
@@ -121,7 +121,7 @@ def score_directory(
 def add_scores(
     directory: RunDirectory, samples: Sequence[Sample], lines: Sequence[Sample], made: list[Score], seed: int
 ) -> Summary:
-    """Write what follows from a run's samples, with these scores in place of earlier ones by the same metrics."""
+    """Replace the scores of these metrics, and write run.trec, scores.jsonl and summary.json."""
     again = {(score.metric, score.question_id) for score in made}
     is_about_hits_anew = any(is_about_hits(score.signature) for score in made)
     kept = [
@@ -143,9 +143,9 @@ def summarise(
     seed: int = 0,
     repeats: Sequence[Sample] = (),
 ) -> Summary:
-    """The figures of a run: a pure function, so that a resumed run ends like any other.
+    """Sum up a run: a pure function, so that a resumed run ends like any other.
 
-    A metric is summed up where all `samples` have a score by it under one signature; scores of other questions
+    A metric is summed up if all `samples` have a score by it under one signature; scores of other questions
     (of a run with a larger limit) are passed over.
     """
     wanted = {sample.question_id for sample in samples}
@@ -188,7 +188,7 @@ def summarise(
 
 
 def doubts_of(lines: Iterable[Exchange]) -> dict[str, Any]:
-    """The fields of a summary that say why replies were empty, and what is doubtful about answers."""
+    """Return the fields of a summary that say why replies were empty, and which answers are doubtful."""
     lines = list(lines)
     return {
         "why_empty": counted_by_kind(line.error or "not known" for line in lines if line.status == "empty"),
@@ -198,7 +198,7 @@ def doubts_of(lines: Iterable[Exchange]) -> dict[str, Any]:
 
 
 def _compare_repeats(samples: Sequence[Sample], repeats: Iterable[Sample]) -> Repeats | None:
-    """How many answers changed, of those that were asked for most often; None where nothing was repeated."""
+    """Count the answers that changed among the questions repeated most often; None if nothing was repeated."""
     first = {sample.question_id: sample.answer for sample in samples if sample.is_answered}
     again: dict[str, list[str]] = {}
     for repeat in repeats:

@@ -1,4 +1,4 @@
-"""The questions of a run: all, the first ones, or those of a file."""
+"""Select the questions of a run: all, the first of a permutation, or those that a file names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qilin_rag.core.types import Question
 def select_questions(
     questions: Sequence[Question], limit: int | None = None, seed: int = 0, ids: Path | None = None
 ) -> list[Question]:
-    """The questions of a run: those named in the file `ids`, then the first `limit` of a seeded permutation.
+    """Select the questions named in the file `ids`, then the first `limit` of a seeded permutation.
 
     A larger limit takes the same questions and more, so it extends a run. The order of the rows in the data's files
     does not matter: the permutation is of the questions by id.

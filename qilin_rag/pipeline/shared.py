@@ -1,4 +1,4 @@
-"""What several runs need only once: data, models, and what a retriever found."""
+"""Share between runs what they need only once: data, models, and rankings."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ C = TypeVar("C", bound=Component)
 
 
 class Shared:
-    """Made by the first run that asks, used by all after it. A single run has one of its own."""
+    """Values that the first run makes and all later runs reuse; a single run has a `Shared` of its own."""
 
     def __init__(self) -> None:
-        """Nothing is made yet."""
+        """Begin empty."""
         self._made: dict[Hashable, Any] = {}
         self._found: dict[Hashable, dict[str, tuple[int, list[Hit]]]] = {}
         self._reranked: dict[Hashable, dict[str, Retrieved]] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gave for this key the first time."""
+        """Return what `make` returned for this key the first time."""
         if key not in self._made:
             self._made[key] = make()
         made: T = self._made[key]
         return made
 
     def dataset(self, config: RunConfig) -> Dataset:
-        """The data of a run."""
+        """Load the data of a run."""
         selection = (config.data, config.answers, config.references)
         return self.once(("data", selection), lambda: load_dataset(*selection))
 
     def count_defects(self, config: RunConfig, questions: Sequence[Question]) -> QuestionDefects:
-        """Count what is wrong with the questions of a run, and say it before anything is spent.
+        """Count the defects of a run's questions, and log them before anything is spent.
 
-        Questions that are asked twice are no defect of the data, so alone they are no warning.
+        Repeated questions are not a defect of the data, so they alone are no warning.
         """
         dataset = self.dataset(config)
         n_empty = len(dataset.questions) - len(dataset.askable)
@@ -59,11 +59,11 @@ class Shared:
         return found
 
     def same(self, component: C) -> C:
-        """Return the first component that was equal to this one: what that has opened is there for all."""
+        """Return the first component that was equal to this one, so that equal components open their models once."""
         return self.once(("component", component), lambda: component)
 
     def joined(self, config: RunConfig) -> RunConfig:
-        """The same configuration with the components that runs before it have."""
+        """Return the configuration with the components of earlier runs in place of equal ones."""
         rerank = config.rerank
         if rerank is not None:
             rerank = rerank._replace(ranker=self.same(rerank.ranker))
@@ -77,11 +77,11 @@ class Shared:
         )
 
     def warn(self, message: str) -> None:
-        """A warning that runs have in common, said once."""
+        """Log a warning once, for all runs that share it."""
         self.once(("warning", message), lambda: logger.warning(message))
 
     def retrieve(self, config: RunConfig, questions: Sequence[Question]) -> list[Retrieved]:
-        """What each question gets: the hits whose notes are there, in the order of the run's last stage."""
+        """Return the hits of each question that the data has a note for, in the order of the run's last stage."""
         retriever: Retriever = self.same(config.retriever)
         reranker: Reranker | None = config.rerank
         dataset = self.dataset(config)
@@ -100,9 +100,9 @@ class Shared:
         return [Retrieved(known[question.id].hits[:most], known[question.id].n_missing) for question in questions]
 
     def search(self, retriever: Retriever, dataset: Dataset, questions: Sequence[Question], k: int) -> list[list[Hit]]:
-        """The hits of each question, searched for only where no search before has found them.
+        """Return the hits of each question; search only for those that no earlier search has found.
 
-        A retriever whose rankings are `nested` is not asked for 5 after it was asked for 10.
+        A retriever whose rankings are `nested` is not asked for 5 hits after it was asked for 10.
         """
         any_k = retriever.nested or retriever.ignores_k
         named = (retriever, dataset.sha256, None if any_k else k)

@@ -1,6 +1,6 @@
-"""A run in four stages, each a value that the next one takes: prepared, what is to be done, answered, finished.
+"""Run in four stages, each of which takes the result of the one before: prepare, find_work, ask, finish.
 
-Apart, so that the runs of a sweep can share one server, and be scored when it no longer holds the GPU.
+They are apart so that the runs of a sweep can share a server, and be scored when it no longer holds the GPU.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 class Prepared(NamedTuple):
-    """A run of which all is checked that can be before something is spent.
+    """A run of which everything was checked that can be before something is spent.
 
     `config` has the components that the runs of a sweep share; `scorers` are those of `config` as they score this run;
     `left_out`: which optional metrics can't be used, and why. `server` is what the LLM's server says of itself, or
@@ -67,7 +67,7 @@ class Prepared(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What tells this run apart from others, for people."""
+        """Name the run for people, by what tells it apart from others."""
         config = self.config
         second = [] if config.rerank is None else [config.rerank.name]
         labels = (config.retriever.named().name, *second, config.llm_label)
@@ -76,14 +76,14 @@ class Prepared(NamedTuple):
         return f"{' + '.join(labels)}, prompt {config.prompt.source}, top {config.top_k}{notes}"
 
     def with_scorers_of(self, same: Prepared) -> Prepared:
-        """This run, scored by the metrics of another preparation of it as well: its figures at another k."""
+        """Return this run with the scorers of another preparation added: its figures at another k."""
         known = {metric for scorer in self.scorers for metric in scorer.signatures()}
         more = [scorer for scorer in same.scorers if not known.intersection(scorer.signatures())]
         return self._replace(scorers=[*self.scorers, *more])
 
 
 class Work(NamedTuple):
-    """What is left to do of a run: the questions to ask, with the notes of each, and how often answers are repeated."""
+    """The work that is left: the questions to ask, with their notes, and the number of repetitions."""
 
     prepared: Prepared
     earlier: Manifest | None
@@ -93,22 +93,22 @@ class Work(NamedTuple):
 
     @property
     def is_asking(self) -> bool:
-        """Whether anything is left to ask."""
+        """Return whether a question is left to ask."""
         return bool(self.jobs) or self.n_repeats_left > 0
 
     @property
     def needs_server(self) -> bool:
-        """Whether a server has to be started for what is left to ask."""
+        """Return whether a server must be started for the questions that are left."""
         return self.prepared.config.serve and self.is_asking
 
     @property
     def server_log(self) -> Path:
-        """Where the log of a server for this run goes."""
+        """Return the path of the log of a server for this run."""
         return self.prepared.directory.path / "server.log"
 
 
 class Answered(NamedTuple):
-    """A run whose questions are asked. `times` are those of the run if this sitting adds nothing to them."""
+    """A run whose questions were asked. `times` are the final times if this session adds nothing to them."""
 
     work: Work
     manifest: Manifest
@@ -118,7 +118,7 @@ class Answered(NamedTuple):
 def prepare(config: RunConfig, shared: Shared | None = None) -> Prepared:
     """Check everything that can be checked before something is spent: metrics, server, data.
 
-    Runs with the same `shared` do once what they have in common.
+    Runs with the same `shared` do what they have in common only once.
     """
     shared = shared or Shared()
     limit_bytes()
@@ -152,7 +152,7 @@ def prepare(config: RunConfig, shared: Shared | None = None) -> Prepared:
 
 
 def find_work(prepared: Prepared) -> Work:
-    """Read what is done, and retrieve for the questions that are left; the directory is locked."""
+    """Read what is done, and retrieve for the questions that are left; call it with the directory locked."""
     config, directory, clock = prepared.config, prepared.directory, Clock()
     earlier = earlier_manifest(directory, prepared.identity)
     finished = {} if config.fresh else directory.read_samples()[0]
@@ -168,9 +168,12 @@ def find_work(prepared: Prepared) -> Work:
 
 
 def ask(work: Work, llm: LLM, label: str = "") -> Answered:
-    """Ask what is left, of `llm`: the run's own, or the same with a server around it; the directory is locked.
+    """Ask the questions that are left; call it with the directory locked.
 
-    `label` stands before the stage in the progress.
+    Args:
+        work: As `find_work` returns it.
+        llm: The LLM of the run, or the same LLM at a server that was started for it.
+        label: Text before the name of the stage in progress bars.
     """
     prepared, earlier, clock = work.prepared, work.earlier, work.clock
     config, directory = prepared.config, prepared.directory
@@ -197,7 +200,7 @@ def ask(work: Work, llm: LLM, label: str = "") -> Answered:
 
 
 def finish(answered: Answered) -> Run:
-    """Score what is there, and say that the run is complete; the directory is locked."""
+    """Score the samples and mark the run as complete; call it with the directory locked."""
     prepared, clock = answered.work.prepared, answered.work.clock
     directory = prepared.directory
     with clock.kept_by(directory):
@@ -234,7 +237,7 @@ def _answer(work: Work, llm: LLM, label: str) -> None:
 
 
 def _repeated_jobs(prepared: Prepared) -> list[Job]:
-    """Ask again what was answered, with the notes it was asked with."""
+    """Return the repetitions that are left, each with the notes of its first answer."""
     finished, _ = prepared.directory.read_samples()
     left = _repeats_left(prepared, finished)
     times = [question for question in prepared.questions for _ in range(left.get(question.id, 0))]
@@ -246,16 +249,16 @@ def _repeats_left(prepared: Prepared, finished: Mapping[str, Sample]) -> dict[st
 
 
 def _load_models(config: RunConfig) -> tuple[dict[str, Scorer], dict[str, str]]:
-    """Load what the metrics need; the optional ones that can be used, and why the others are left out."""
+    """Load the models of the metrics; return the optional ones that can be used, and why the others can't be."""
     load_models(config.metrics.values())
     return usable_scorers(config.optional_metrics)
 
 
 def _ask_server(config: LLMConfig) -> tuple[dict[str, Any], FatalLLMError | None]:
-    """What the LLM's server says of itself, and the error where it is not there.
+    """Return what the LLM's server says about itself, and the error if no server answers.
 
-    Its absence matters only where questions are left to ask: it is raised at once, before the data is read, unless a
-    run of this name may turn out to be finished.
+    The error matters only if a question is left to ask. It is raised at once, before the data is read, unless a run of
+    this name exists, which may turn out to be complete.
     """
     llm: LLM = config.llm
     try:

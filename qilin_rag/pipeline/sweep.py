@@ -1,4 +1,4 @@
-"""A grid of runs: retrievers x LLMs x prompts x forms of the notes, with all that they share done once."""
+"""Run a grid of retrievers, LLMs, prompts and forms of the notes; do what the runs share only once."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ CONTROLS = ("random", "oracle_top_k")
 
 
 class Failure(NamedTuple):
-    """A run that could not be finished, and why."""
+    """A run that could not be finished, and the reason."""
 
     run: str
     reason: str
 
     @classmethod
     def of(cls, prepared: Prepared, error: QilinError) -> Failure:
-        """What `error` did to this run."""
+        """Describe the run that `error` stopped."""
         return cls(prepared.label, " ".join(str(error).split()))
 
 
 class Swept(NamedTuple):
-    """What came of a sweep."""
+    """The finished runs of a sweep, and the failures."""
 
     runs: list[Run]
     failures: list[Failure]
@@ -59,11 +59,21 @@ def read_sweep(
     controls: bool = False,
     one_factor: bool = False,
 ) -> list[RunConfig]:
-    """The runs of a grid: a file, or the name of one in `configs/`; None for what `axes` alone say.
+    """Read the runs of a grid.
 
-    `axes` replace lists of the file, `flags` (None = not given) are for every run, and so are `overrides`. `controls`
-    adds retrievers to compare with. `one_factor` leaves out the runs in which more than one of the factors differs from
-    the first of its list; the first run has the first of every list.
+    Args:
+        name: A file, or the name of one in `configs/`; None for a grid of `axes` alone.
+        axes: Lists that replace those of the file.
+        flags: Settings of every run; None means not given.
+        overrides: Assignments for every run, such as `llm.temperature=0.2`.
+        controls: Add retrievers to compare with.
+        one_factor: Leave out runs in which more than one factor differs from the first of its list.
+
+    Returns:
+        The configurations; the first has the first entry of every list.
+
+    Raises:
+        UsageError: The file can't be read, or names an unknown setting.
     """
     path, settings = None, {}
     if name is not None:
@@ -108,7 +118,7 @@ def _listed(path: Path | None, axis: str, values: Any) -> list[Any]:
 
 
 def plan_sweep(configs: Sequence[RunConfig]) -> list[Plan]:
-    """What each run of a sweep would ask and cost; runs that are the same as an earlier one are left out."""
+    """Plan the calls and the cost of each run of a sweep; leave out runs that are the same as an earlier one."""
     shared = Shared()
     plans: dict[str, tuple[int, Plan]] = {}
     for number in sorted(range(len(configs)), key=lambda i: -configs[i].top_k):  # a long ranking holds the short ones
@@ -118,10 +128,10 @@ def plan_sweep(configs: Sequence[RunConfig]) -> list[Plan]:
 
 
 def sweep(configs: Sequence[RunConfig]) -> Swept:
-    """Do these runs, or what is left of them: one LLM after another, each with at most one server.
+    """Do or resume these runs: one LLM after another, each with at most one server.
 
-    Everything is checked before anything is spent. After that, a run that can't be finished costs no other; where an
-    LLM is gone, its other runs are given up.
+    Everything is checked before anything is spent. After that, a failed run does not stop the others; if an LLM is
+    gone, its other runs fail as well.
     """
     shared = Shared()
     runs: dict[Path, Prepared] = {}
@@ -145,7 +155,7 @@ def sweep(configs: Sequence[RunConfig]) -> Swept:
 
 
 def _sweep_llm(group: Sequence[Prepared], done: Swept, advance: Advance) -> None:
-    """The runs of one LLM: asked with one server, if one is needed, and scored when it is gone."""
+    """Do the runs of one LLM: ask them with one server, if one is needed, and score them when it has stopped."""
     with ExitStack() as locks:
         ready = _find_work(group, locks, done, advance)
         lacking = next((work for work in ready if work.needs_server), None)
@@ -174,7 +184,7 @@ def _sweep_llm(group: Sequence[Prepared], done: Swept, advance: Advance) -> None
 
 
 def _ask(work: Work, llm: LLM, advance: Advance) -> Answered | QilinError:
-    """A run with its answers, or what kept it, and no other, from them."""
+    """Ask the questions of a run; return the error if it affects only this run."""
     try:
         answered = ask(work, llm, f"{work.prepared.label}: ")
     except FatalLLMError:
@@ -187,7 +197,7 @@ def _ask(work: Work, llm: LLM, advance: Advance) -> Answered | QilinError:
 
 
 def _find_work(group: Sequence[Prepared], locks: ExitStack, done: Swept, advance: Advance) -> list[Work]:
-    """Those of the runs that can go on, in their order; the largest top-k first, since it holds the hits of others."""
+    """Find the work of runs, the largest top-k first, since its rankings hold those of the others."""
     ready: dict[int, Work] = {}
     for number in sorted(range(len(group)), key=lambda i: -group[i].config.top_k):
         try:

@@ -1,4 +1,4 @@
-"""Do again what somebody else ran: addresses, keys and programs count only where a flag or a preset names them."""
+"""Decide what of a stranger's run may be repeated: addresses, keys and programs need a flag or a preset."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NO_KEY = ""
 
 
 def trusted(path: Path, config: RunSpec, named: set[str], allow_code: bool = False) -> RunSpec:
-    """Return the configuration that is safe to do again: what a flag, a preset or a default says, and plain settings.
+    """Return the configuration that is safe to repeat: what a flag, a preset or a default says, and plain settings.
 
     Args:
         path: The run directory, for messages.
@@ -33,8 +33,9 @@ def trusted(path: Path, config: RunSpec, named: set[str], allow_code: bool = Fal
         named: The settings that flags name (`overrides.named_settings`).
         allow_code: Whether code that the run names may be run.
 
-    Raises: UsageError, if the run names an address, a variable that holds a key, an engine's argument, or code, that
-    no flag and no preset of the LLM's name does. It says which flags would allow it.
+    Raises:
+        UsageError: The run names an address, a variable that holds a key, an argument of an engine, or code that
+            neither a flag nor the preset of its LLM names. The message says which flags allow it.
     """
     if (code := sorted(_code_named(config, named))) and not allow_code:
         raise UsageError(f"{path} names code to run: {', '.join(code)}; --allow-code does so, if you trust it")
@@ -59,7 +60,7 @@ def trusted(path: Path, config: RunSpec, named: set[str], allow_code: bool = Fal
 def _outward_of_llm(
     config: RunSpec, preset: Mapping[str, Any], named: set[str], allow_code: bool
 ) -> Iterator[tuple[str, Any]]:
-    """The settings of the LLM that say where it sends prompts and by which key, and that the run alone names."""
+    """Yield the LLM's settings for addresses and keys that only the run names."""
     if (llm := _class_of(LLMS, config.llm.name)) is None:
         return
     for name, value, expected in _outward_settings(llm, config.llm.settings, preset):
@@ -74,7 +75,7 @@ def _outward_of_llm(
 
 
 def _outward_of_others(config: RunSpec, named: set[str]) -> Iterator[tuple[str, Any]]:
-    """The same of retriever and metrics."""
+    """Yield the same settings of retriever and metrics."""
     others = [("retriever", _class_of(RETRIEVERS, config.retriever.name), config.retriever.settings)]
     others += [(f"metrics.{name}", _class_of(SCORERS, name), settings) for name, settings in config.metrics.items()]
     for prefix, component, settings in others:
@@ -84,16 +85,16 @@ def _outward_of_others(config: RunSpec, named: set[str]) -> Iterator[tuple[str, 
 
 
 def _class_of(registry: Registry[Any], name: str) -> type[Component] | None:
-    """The component's class; None where there is none of this name, which is said when it is built."""
+    """Return the class of a component; None if the name is unknown, which is an error when it is built."""
     return registry.resolve(name) if ":" in name or registry.is_registered(name) else None
 
 
 def _outward_settings(
     component: type[Component], settings: Mapping[str, Any], preset: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Name, value, and the value that is expected, of the settings that say where to, and by which key.
+    """Yield name, value and expected value of the settings for addresses and keys.
 
-    Of components that are not ours, those whose names say so.
+    In components that are not ours, these are recognised by their names.
     """
     for name, field in component.model_fields.items():
         is_ours = component.__module__.startswith("qilin_rag.")
@@ -103,7 +104,7 @@ def _outward_settings(
 
 
 def _without_key(config: RunSpec, preset: Mapping[str, Any], named: set[str]) -> RunSpec:
-    """A server on this machine that the run alone names gets no key."""
+    """Remove the key if only the run names the address, which is then on this machine."""
     settings = config.llm.settings
     component = _class_of(LLMS, config.llm.name)
     for name, value, expected in _outward_settings(component, settings, preset) if component else ():
@@ -118,7 +119,7 @@ def _without_key(config: RunSpec, preset: Mapping[str, Any], named: set[str]) ->
 
 
 def _of_engine(engine: Any, preset: Any, named: set[str]) -> Iterator[tuple[str, Any]]:
-    """The variables and arguments of an engine that the run alone names."""
+    """Yield the variables and arguments of an engine that only the run names."""
     settings, expected = (each if isinstance(each, dict) else {} for each in (engine, preset))
     if "llm.engine" in named:
         return
@@ -134,7 +135,7 @@ def _of_engine(engine: Any, preset: Any, named: set[str]) -> Iterator[tuple[str,
 
 
 def _code_named(config: RunSpec, named: set[str]) -> Iterator[str]:
-    """The code and programs, other than registered components, that this configuration would run."""
+    """Yield the code and programs, other than registered components, that this configuration would run."""
     components = [(RETRIEVERS, config.retriever.name, config.retriever.settings)]
     components += [(LLMS, config.llm.name, config.llm.settings)]
     components += [(SCORERS, name, settings) for name, settings in config.metrics.items()]
@@ -148,7 +149,7 @@ def _code_named(config: RunSpec, named: set[str]) -> Iterator[str]:
 
 
 def _check_plain_files(path: Path, config: RunSpec) -> None:
-    """A pipe or a device that the run names would be waited for, or read, for ever."""
+    """Raise a UsageError if the run names a pipe or a device, which would block or never end."""
     for name, value in _texts("", config.model_dump(mode="json")):
         try:
             place = Path(value).expanduser()
