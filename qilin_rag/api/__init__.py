@@ -1,1 +1,1 @@
-"""The calls of the public face that are no more than one call of what lies below; `qilin_rag` exports them."""
+"""Offer the calls of the public face, which `qilin_rag` exports."""

@@ -31,7 +31,7 @@ class Leaderboard(Sequence[ResultTable]):
     """
 
     def __init__(self, tables: Sequence[ResultTable]) -> None:
-        """The tables, largest set of questions first."""
+        """Hold the tables, the largest set of questions first."""
         self._tables = tuple(tables)
 
     @overload
@@ -56,14 +56,14 @@ class Leaderboard(Sequence[ResultTable]):
         return as_frame(as_rows(self._tables))
 
     def _repr_html_(self) -> str:
-        """The tables, for a notebook."""
+        """Return the tables as HTML, for a notebook."""
         return html_tables(self._tables)
 
 
 def leaderboard(
     *folders: Run | str | Path, metrics: str | Sequence[str] = (), common: bool = False, sort: str | None = None
 ) -> Leaderboard:
-    """Put the finished runs of folders side by side, with intervals and what is not significantly worse than the best.
+    """Put the finished runs of folders side by side, with intervals and marks.
 
     Args:
         *folders: Folders of runs, or runs. Default: `runs`.

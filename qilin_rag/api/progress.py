@@ -1,4 +1,4 @@
-"""Show how far a run is in one line of standard error: a terminal's, or that of a notebook's cell."""
+"""Show the progress of a run in one line of standard error, in a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class LineProgress:
     """
 
     def __init__(self) -> None:
-        """Nothing is written yet."""
+        """Begin without a line."""
         self._lock = threading.Lock()
         self._written_s = 0.0
         self._width = 0
 
     @contextmanager
     def stage(self, name: str, total: int, done: int) -> Iterator[Advance]:
-        """A stage from its beginning to its end."""
+        """Show a stage while the block runs."""
         n_done, n_failed = done, 0
 
         def advance(n: int = 1, failed: bool = False) -> None:
@@ -54,12 +54,12 @@ class LineProgress:
 
 
 def shown_progress(progress: bool | None) -> AbstractContextManager[None]:
-    """Show the stages of what is done within this; None: where somebody looks, in a terminal or a notebook."""
+    """Show the stages of the block. `progress` None: only in a terminal or a notebook."""
     is_shown = (sys.stderr.isatty() or _is_notebook()) if progress is None else progress
     return watched_by(LineProgress()) if is_shown else nullcontext()
 
 
 def _is_notebook() -> bool:
-    """Whether IPython runs this, which then was imported before."""
+    """Return whether IPython runs this code; if so, it is already imported."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and ipython.get_ipython() is not None

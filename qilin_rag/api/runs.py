@@ -1,4 +1,4 @@
-"""Do runs from Python, and read those that are there."""
+"""Do runs from Python, and load existing ones."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def run(
 
 
 class RunList(Sequence[Run]):
-    """Finished runs; what a folder of runs holds.
+    """The finished runs of folders.
 
     Example:
         >>> import qilin_rag as qr
@@ -121,7 +121,7 @@ class RunList(Sequence[Run]):
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        """The runs, in their order."""
+        """Hold the runs, in their order."""
         self._runs = tuple(runs)
 
     @overload
@@ -162,7 +162,7 @@ class RunList(Sequence[Run]):
         return as_frame(rows, numbers=FIGURES)
 
     def _repr_html_(self) -> str:
-        """The figures as a table, for a notebook."""
+        """Return the figures as an HTML table, for a notebook."""
         rows = [(run.path.name, *figure_cells(metric, of)) for run in self._runs for metric, of in run.metrics.items()]
         return as_html(("run", *FIGURE_COLUMNS), rows)
 

@@ -1,1 +1,1 @@
-"""What asks an LLM about results: judges of answers, and the safety filter of notes."""
+"""Ask an LLM about results: judges of answers, and the safety filter of notes."""

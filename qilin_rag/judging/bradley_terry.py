@@ -1,4 +1,4 @@
-"""Ratings from comparisons by pairs: the Bradley-Terry model, with bootstrap intervals, in numpy, seeded."""
+"""Rate runs from pairwise comparisons: the Bradley-Terry model with seeded bootstrap intervals, in numpy."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Floats = npt.NDArray[np.float64]
 
 
 def rate(scores: Floats, seed: int = 0, clusters: Clusters | None = None) -> list[Rating] | None:
-    """The ratings of k players; None where their comparisons don't connect them all.
+    """Return the ratings of k players; None if their comparisons don't connect them all.
 
-    `scores[q, i, j]` is what i scored against j on question q (1 won, 0.5 tied), 0 both ways where they were not
+    `scores[q, i, j]` is what i scored against j on question q (1 won, 0.5 tied), 0 both ways if they were not
     compared. Each pair that was compared at all has half a win more each way, so that nobody's rating is infinite: an
     undefeated player ends up with the odds (wins + 0.5) : 0.5 against its one opponent. Intervals are 95% percentile
-    bootstrap over questions: comparisons of one question, and of questions of one cluster, stay together. There is none
-    under 20 clusters, or under what 15 equal ones are worth, nor where all resamples are the same.
+    bootstrap over questions: comparisons of one question, and of questions of one cluster, stay together. There is no
+    interval under 20 clusters, under the worth of 15 equal ones, or if all resamples are the same.
 
     Args:
         scores: (n_questions, k, k).
-        seed: Of the resamples.
-        clusters: (n_questions,), the number of the cluster of each question; each is one of its own where it is None.
+        seed: Draws the resamples.
+        clusters: (n_questions,), the number of the cluster of each question; None: each question is a cluster.
     """
     n, k = scores.shape[:2]
     sizes = np.ones(n)
@@ -67,18 +67,18 @@ def rate(scores: Floats, seed: int = 0, clusters: Clusters | None = None) -> lis
 
 
 def _draws(rng: np.random.Generator, n: int, times: int) -> Floats:
-    """How often each of n questions is drawn, in so many resamples."""
+    """Draw resamples; return how often each question is in each of them."""
     return rng.multinomial(n, np.full(n, 1 / n), size=times).astype(np.float64)
 
 
 def _ratings(wins: Floats) -> Floats:
-    """Log-strengths on Elo's scale, their mean at 1000."""
+    """Scale log-strengths as Elo ratings with the mean 1000."""
     ratings: Floats = MEAN + ELO / np.log(10) * log_strengths(wins)
     return ratings
 
 
 def log_strengths(wins: Floats) -> Floats:
-    """The maximum likelihood of Bradley and Terry, mean 0, by the MM algorithm (Hunter 2004, eq. 3).
+    """Return maximum likelihood log-strengths (Bradley and Terry), mean 0, by the MM algorithm (Hunter 2004, eq. 3).
 
     `wins[..., i, j]`: how often i won against j; ties are half a win each.
     """

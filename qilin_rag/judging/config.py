@@ -1,4 +1,4 @@
-"""The configuration of what asks an LLM about what is there: the LLM, and how it is asked."""
+"""Configure a judge or a filter: the LLM, and how it is asked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qilin_rag.core.registry import LLMS
 
 
 class JudgeConfig(LLMConfig):
-    """The LLM that judges; `limit` and `seed` choose what, and a comparison is kept in `runs_dir`."""
+    """An LLM that judges. `limit` and `seed` choose what it judges; `runs_dir` keeps comparisons."""
 
     @model_validator(mode="after")
     def _check_llm(self) -> JudgeConfig:
@@ -24,12 +24,12 @@ class JudgeConfig(LLMConfig):
 
 
 def resolve_judge(flags: Mapping[str, Any], overrides: Iterable[str] = (), command: str = "judge") -> JudgeConfig:
-    """Build the judge that flags (None = not given) name; `--set` assignments are of `llm.KEY`.
+    """Build the judge that flags and assignments name.
 
     Args:
-        flags: `llm`, a component or its name, and any of the settings of a `JudgeConfig`; `base_url`.
+        flags: `llm` (a component or its name), `base_url`, and settings of a `JudgeConfig`; None means not given.
         overrides: Assignments such as `llm.temperature=0.2`.
-        command: What asks, for messages.
+        command: The name of the command, for messages.
 
     Raises:
         UsageError: A setting is unknown or wrong, or the LLM reads no instructions.

@@ -1,8 +1,8 @@
-"""An LLM as judge between runs: which of two answers is better, asked in both orders; over many runs, ratings.
+"""Let an LLM judge which of two runs answers better, in both orders of the answers, and rate the runs.
 
-A verdict each way makes a score: 1 for the answer preferred in both orders, 0.5 for a tie in both, and for a flip,
-where it was the place that was preferred, the same 0.5, counted apart; a tie in one order only is 0.75 to 0.25. Where
-either verdict is missing, the question is unscored for this pair.
+Two verdicts make a score: 1 for the answer preferred in both orders, 0.5 for a tie in both. A flip, which prefers the
+same place in both orders, is 0.5 as well and counted apart; a tie in one order is 0.75 to 0.25. A question with a
+missing verdict is unscored for this pair.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _KINDS: dict[tuple[Preference, Preference], str] = {
 
 
 class Compared(NamedTuple):
-    """A comparison, the folder where it is kept, and what it took."""
+    """A comparison, the folder that keeps it, and its tokens and cost."""
 
     path: Path
     comparison: JudgedComparison
@@ -55,9 +55,9 @@ class _Entrant(NamedTuple):
 
 
 class _Match(NamedTuple):
-    """Who is compared with whom, and over what: `shared` questions, those of them that are judged, and pairs by place.
+    """The runs to compare, their `shared` questions, those that are judged, and the pairs by place.
 
-    `keys`: of each pair and question the cases in both orders.
+    `keys` has the cases of each pair and question in both orders.
     """
 
     entrants: list[_Entrant]
@@ -69,17 +69,17 @@ class _Match(NamedTuple):
 
 
 class _PairOutcome(NamedTuple):
-    """What came out for a question of a pair: a count of `JudgedPair` or why unscored, and the score of `a`."""
+    """The outcome of a question of a pair: a count of `JudgedPair` or why it is unscored, and the score of `a`."""
 
     kind: str
     score: float | None
 
 
 def compare_runs(paths: Sequence[Path], config: JudgeConfig) -> Compared:
-    """Judge every pair of these runs, and rate them; what was judged before is not asked again.
+    """Judge every pair of these runs, and rate the runs; a judgement on disk is not asked for again.
 
-    It is kept in `runs_dir`, in a folder of the judge's own, whatever runs it has compared: one more run costs only the
-    pairs with it. `limit` takes the first of a seeded permutation of the shared questions.
+    Judgements are kept in `runs_dir`, in one folder a judge: one more run costs only the pairs with it. `limit` takes
+    the first of a seeded permutation of the shared questions.
     """
     judge = Judge(config, load_judge_prompt(PairwisePrompt))
     entrants, shared, questions, pairs, keys, docket = _match(judge, paths)
@@ -114,7 +114,7 @@ def compare_runs(paths: Sequence[Path], config: JudgeConfig) -> Compared:
 
 
 def plan_comparison(paths: Sequence[Path], config: JudgeConfig) -> Plan:
-    """What `compare_runs` would ask and what it would cost; nothing is written."""
+    """Plan the calls and the cost of `compare_runs`; write nothing."""
     judge = Judge(config, load_judge_prompt(PairwisePrompt))
     return plan_hearing(_match(judge, paths).docket)
 
@@ -152,7 +152,7 @@ def _read_entrants(paths: Sequence[Path]) -> list[_Entrant]:
 
 
 def _shared_questions(entrants: Sequence[_Entrant]) -> list[Question]:
-    """The questions that all runs have, which must be the same ones."""
+    """Return the questions that all runs share; a question must be the same in all of them."""
     first = entrants[0]
     shared = [
         question
@@ -170,7 +170,7 @@ def _shared_questions(entrants: Sequence[_Entrant]) -> list[Question]:
 
 
 def _unasked(a: _Entrant, b: _Entrant, question: Question) -> _PairOutcome | None:
-    """What is known without asking: there are no two answers, or they are one."""
+    """Return the outcome that needs no judge: an answer is missing, or both are the same."""
     ours, theirs = a.samples[question.id], b.samples[question.id]
     if not (ours.is_answered and theirs.is_answered):
         return _PairOutcome("no two answers", None)
@@ -188,7 +188,7 @@ def _case(question: Question, first: _Entrant, second: _Entrant) -> Case:
 
 
 def _outcome(forth: Judgement | None, back: Judgement | None, shown: Sequence[str]) -> _PairOutcome:
-    """What two verdicts make: `forth` saw a's answer first, `back` b's; both were shown these texts."""
+    """Combine two verdicts: `forth` saw a's answer first, `back` b's; `shown` are the texts that both saw."""
     if reason := why_unread(forth) or why_unread(back):
         return _PairOutcome(reason, None)
     assert forth and back
@@ -219,7 +219,7 @@ def _pair(a: str, b: str, outcomes: Sequence[_PairOutcome]) -> JudgedPair:
 def _scores(
     outcomes: Mapping[tuple[int, int], Sequence[_PairOutcome]], n_runs: int, n_questions: int
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """As `rate` wants them: what run i scored against run j, question by question."""
+    """Return the scores for `rate`: those of run i against run j, question by question."""
     scores = np.zeros((n_questions, n_runs, n_runs))
     for (i, j), of_pair in outcomes.items():
         for row, outcome in enumerate(of_pair):

@@ -1,8 +1,8 @@
-"""An LLM as judge of a run's answers: correctness, completeness, and faithfulness to the notes, 1 to 5 each.
+"""Let an LLM judge a run's answers: correctness, completeness, and faithfulness to the notes, 1 to 5 each.
 
-What the judge said is on disk the moment it is said, under a hash of the judge and of all it was asked: the same
-command goes on where it stopped, and an answer that has changed is judged again. A verdict that can't be read, and a
-call that failed or came back empty, are unscored, never a figure.
+A judgement is on disk as soon as it is made, under a hash of the judge and of all it was asked: the same command
+resumes, and an answer that has changed is judged again. A verdict that can't be read and a call that failed or came
+back empty are unscored, never a figure.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ VERSION = 2  # of how verdicts are read and scored
 
 
 class Case(NamedTuple):
-    """One thing to judge: answers of these runs to a question, and what the prompt is filled with."""
+    """A question with the answers of these runs, and the values that fill the judge's prompt."""
 
     question: Question
     runs: list[str]
@@ -65,10 +65,10 @@ class Case(NamedTuple):
 
 
 class Judge:
-    """An LLM with the prompt it is asked by."""
+    """A judging LLM with its prompt."""
 
     def __init__(self, config: JudgeConfig, prompt: JudgePrompt) -> None:
-        """Nobody has asked yet whether its server is there."""
+        """Set up the judge; its server is not asked yet."""
         self.config, self.llm = config, config.llm
         self.prompt = prompt
         self.label = llm_label(config)
@@ -77,11 +77,11 @@ class Judge:
         self.former_sha256 = fingerprint(former(self.identity))
 
     def key(self, case: Case) -> str:
-        """Under which a judgement of this case is found again."""
+        """Return the key by which a judgement of this case is found again."""
         return self._key(case, self.sha256)
 
     def former_key(self, case: Case) -> str:
-        """Under which a version before 0.2 has kept it."""
+        """Return the key that versions before 0.2 gave it."""
         return self._key(case, self.former_sha256)
 
     def _key(self, case: Case, sha256: str) -> str:
@@ -89,14 +89,14 @@ class Judge:
         return json_hash(asked, sort_keys=False, ensure_ascii=False)
 
     def signature(self, metric: str, said: Mapping[str, Judgement]) -> str:
-        """Who judged, under which names it answered, and how it was asked."""
+        """Return the signature of a metric: the judge, the model names that it answered with, and its prompt."""
         models = ",".join(sorted({judgement.model for judgement in said.values() if judgement.model})) or "none"
         made = f"judge:{self.label}|model:{models}|settings:{self.sha256[:8]}|prompt:{self.prompt.sha256[:8]}"
         return f"{metric}|{made}|v{VERSION}"
 
 
 class Docket(NamedTuple):
-    """What there is to judge, by its key, the keys of those that are wanted now, and where judgements are kept."""
+    """The cases to judge by key, the keys that are wanted now, and the directory that keeps the judgements."""
 
     judge: Judge
     cases: Mapping[str, Case]
@@ -104,13 +104,13 @@ class Docket(NamedTuple):
     directory: RunDirectory
 
     def left(self) -> list[str]:
-        """Return the keys that are wanted and have no judgement, or a reply without one."""
+        """Return the wanted keys without a settled judgement."""
         said = _read(self)[0]
         return [key for key in self.cases if key in self.wanted and (key not in said or not said[key].is_settled)]
 
 
 class Hearing(NamedTuple):
-    """What a judge said: the last word on each case by its key, and what all its words took."""
+    """The last judgement of each case by key, and the tokens and cost of all judgements."""
 
     said: dict[str, Judgement]
     counts: dict[Status, int]
@@ -118,13 +118,13 @@ class Hearing(NamedTuple):
     cost: Cost
 
     def check_failures(self, path: Path, fail_on_error: float) -> None:
-        """FailedSamplesError if more replies failed, or have nothing in them, than allowed."""
+        """Raise a FailedSamplesError if too many replies failed or are empty."""
         lost = [each for each in self.said.values() if each.is_lost]
         check_judged(len(lost), len(self.said), path, fail_on_error, lost)
 
 
 class Judged(NamedTuple):
-    """A run that was judged: its figures by the judge, and what they took."""
+    """A judged run: its figures by the judge, and their tokens and cost."""
 
     directory: RunDirectory
     judge: str
@@ -133,9 +133,9 @@ class Judged(NamedTuple):
 
 
 def judge_run(path: Path, config: JudgeConfig) -> Judged:
-    """Judge the answers of a finished run, one by one; its data is not needed.
+    """Judge the answers of a finished run, one by one, without its data.
 
-    `config` names the judge. `limit` bounds how many answers are judged; what was judged before counts as well.
+    `config.limit` bounds how many answers are judged, counting those that were judged before.
     """
     judge = Judge(config, load_judge_prompt(PointwisePrompt))
     directory = RunDirectory(path)
@@ -156,7 +156,7 @@ def judge_run(path: Path, config: JudgeConfig) -> Judged:
 
 
 def plan_judge(path: Path, config: JudgeConfig) -> Plan:
-    """What `judge_run` would ask and what it would cost; nothing is written."""
+    """Plan the calls and the cost of `judge_run`; write nothing."""
     judge = Judge(config, load_judge_prompt(PointwisePrompt))
     directory = RunDirectory(path)
     directory.read_complete()
@@ -164,7 +164,7 @@ def plan_judge(path: Path, config: JudgeConfig) -> Plan:
 
 
 def plan_hearing(docket: Docket) -> Plan:
-    """What `hear` would ask and what it would cost."""
+    """Plan the calls and the cost of `hear`."""
     judge = docket.judge
     prompts, subjects = [], []
     left = docket.left()
@@ -196,7 +196,7 @@ def plan_hearing(docket: Docket) -> Plan:
 
 
 def hear(docket: Docket) -> Hearing:
-    """Ask about what is wanted and has no judgement on disk, and read what there is."""
+    """Ask about the wanted cases without a judgement on disk, and read all judgements."""
     if left := docket.left():
         n_wanted = len(docket.wanted)
         if len(left) < n_wanted:
@@ -213,9 +213,9 @@ def hear(docket: Docket) -> Hearing:
 
 
 def check_judged(failed: int, total: int, path: Path, fail_on_error: float, lost: Iterable[Exchange]) -> None:
-    """FailedSamplesError if more judgements are without a reply, or have an empty one, than allowed.
+    """Raise a FailedSamplesError if too many judgements failed or are empty.
 
-    `lost` are these; they are gone through only then.
+    `lost` has these judgements; it is iterated only to raise.
     """
     if is_too_many(failed, total, fail_on_error):
         raise FailedSamplesError(
@@ -225,7 +225,7 @@ def check_judged(failed: int, total: int, path: Path, fail_on_error: float, lost
 
 
 def why_unread(judgement: Judgement | None) -> str | None:
-    """Why a judgement holds no verdict at all; a reply that was cut off may lack the end of its last line."""
+    """Return why a judgement holds no verdict; a truncated reply may lack the end of its last line."""
     if judgement is None:
         return "not judged"
     if judgement.status == "ok" and judgement.is_answered:
@@ -259,7 +259,7 @@ def _ask(judge: Judge, cases: Mapping[str, Case], directory: RunDirectory) -> No
 
 
 class _Answers(NamedTuple):
-    """A run's samples, the last of each question and all lines; of those that are answers the keys by question id."""
+    """A run's samples (the last of each question, and all lines), and the keys of its answers by question id."""
 
     samples: list[Sample]
     lines: list[Sample]
@@ -267,7 +267,7 @@ class _Answers(NamedTuple):
     docket: Docket
 
     def judged(self, sample: Sample, said: Mapping[str, Judgement]) -> tuple[Judgement | None, list[str]]:
-        """What was said of a sample, and all texts that the judge was shown with it."""
+        """Return the judgement of a sample, and all texts that the judge was shown with it."""
         key = self.keys.get(sample.question_id)
         return (None, []) if key is None else (said.get(key), shown_texts(self.docket.cases[key].values.values()))
 
@@ -291,7 +291,7 @@ def _read_answers(judge: Judge, directory: RunDirectory) -> _Answers:
 
 
 def _read(docket: Docket) -> tuple[dict[str, Judgement], list[Judgement]]:
-    """The last judgement of each of these cases, and all there are of them; without the messages, which are long."""
+    """Read the last judgement of each case, and all of them; without the messages, which are long."""
     lines = [judgement.model_copy(update={"messages": []}) for judgement in docket.directory.read_judgements()]
     if any(judgement.key not in docket.cases for judgement in lines):
         now = {docket.judge.former_key(case): key for key, case in docket.cases.items()}
@@ -301,7 +301,7 @@ def _read(docket: Docket) -> tuple[dict[str, Judgement], list[Judgement]]:
 
 
 def _case(path: Path, question: Question, sample: Sample) -> Case:
-    """What the judge sees of a sample: where it was given notes, the whole request, which holds them."""
+    """Return what the judge sees of a sample: with notes, the whole request that holds them."""
     request = "\n\n".join(message["content"] for message in sample.messages) if sample.notes_used else ""
     values: dict[str, str | Sequence[str]] = {
         "query": question.query,
@@ -321,7 +321,7 @@ def _signature(judge: Judge, aspect: str, said: Mapping[str, Judgement]) -> str:
 
 
 def _scores(sample: Sample, judgement: Judgement | None, shown: Sequence[str]) -> list[Score]:
-    """The scores of a sample by what the judge said of what it was shown; those without a verdict say why."""
+    """Return the scores of a sample by its judgement; a score without a verdict says why."""
     scores = []
     for aspect, label in ASPECTS.items():
         value = None

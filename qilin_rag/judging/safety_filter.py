@@ -1,8 +1,8 @@
-"""The paper's safety filter (Table 1): an LLM says of each note whether it holds what it should not; in doubt, keep.
+"""Filter notes as the paper does (Table 1): an LLM says whether a note is unsafe; if in doubt, the note is kept.
 
-One call a note and prompt. Each judgement is a line on disk the moment it is there, under a hash of LLM, prompt and
-note: the same command goes on where it stopped, and a note that has changed is judged again. Only a readable True
-flags a note. In memory are ids and hashes of the notes, and a byte a note and prompt; texts when their turn comes.
+There is one call for each note and prompt. A judgement is on disk as soon as it is made, under a hash of LLM, prompt
+and note: the same command resumes, and a note that has changed is judged again. Only a readable True flags a note.
+Memory holds the ids and hashes of the notes, and a byte for each note and prompt; texts are read when needed.
 """
 
 from __future__ import annotations
@@ -61,21 +61,21 @@ Slots = npt.NDArray[np.int64]
 
 
 class Filtered(NamedTuple):
-    """A filter that is done: where it lies, and what came out."""
+    """A finished filter: its folder, its summary, and its tokens."""
 
     path: Path
     summary: FilterSummary
     spent: Summary
 
     def check_failures(self, fail_on_error: float) -> None:
-        """FailedSamplesError if more replies failed, or have nothing in them, than allowed."""
+        """Raise a FailedSamplesError if too many replies failed or are empty."""
         counts = self.summary.by_prompt.values()
         failed = sum(each.failed + each.empty for each in counts)
         total = failed + sum(each.true + each.false + sum(each.uncertain.values()) for each in counts)
         check_judged(failed, total, self.path, fail_on_error, self._lost())
 
     def _lost(self) -> Iterator[NoteJudgement]:
-        """The judgements whose last word is none."""
+        """Yield the lost judgements that no later one replaced."""
         lost: dict[str, NoteJudgement] = {}
         for line in read_lines(self.path / JUDGEMENTS, NoteJudgement, half_line_ok=True):
             lost.pop(line.key, None)
@@ -85,7 +85,7 @@ class Filtered(NamedTuple):
 
 
 class _Note:
-    """A note while it is judged; all its prompts share its images, which are read once."""
+    """A note that is judged; its prompts share its images, which are read once."""
 
     def __init__(self, slot: int, row: dict[str, Any], n_images: int) -> None:
         self.slot = slot
@@ -97,10 +97,10 @@ class _Note:
 
 
 class Filter:
-    """The notes of a data set before an LLM with these prompts; `limit` and `seed` of `config` choose some."""
+    """A data set's notes, an LLM and prompts; `limit` and `seed` of `config` choose the notes."""
 
     def __init__(self, config: JudgeConfig, data: str, path: Path, names: Sequence[str] | None, n_images: int) -> None:
-        """Nobody is asked yet, and nothing written."""
+        """Set up the filter; nobody is asked yet, and nothing is written."""
         self.config, self.path, self.n_images = config, path, n_images
         self.llm = config.llm
         if n_images and not self.llm.takes_images:
@@ -125,7 +125,7 @@ class Filter:
             raise UsageError(f"--out {path} is something else; name a new folder, or that of an earlier filter")
 
     def read(self, board: Board) -> Iterator[NoteJudgement]:
-        """Every judgement on disk of these prompts and of the notes as they are now, each put on the board."""
+        """Yield the judgements on disk of these prompts and the present notes, and put each on the board."""
         lines = read_lines(self.path / JUDGEMENTS, NoteJudgement, half_line_ok=True)
         while batch := list(islice(lines, 16 * _AT_ONCE)):
             note_idxs = [line.note_idx for line in batch]
@@ -138,7 +138,7 @@ class Filter:
                     yield line
 
     def new_board(self) -> Board:
-        """Nothing known but which of the chosen notes have no images where a prompt needs some."""
+        """Return a board on which only the chosen notes without images are known, for prompts that need images."""
         board = np.zeros((len(self.notes), len(self.names)), np.uint8)
         if blind := [i for i, prompt in enumerate(self.prompts.values()) if prompt.needs_images]:
             for slots in self._groups(self.chosen):
@@ -148,7 +148,7 @@ class Filter:
         return board
 
     def ask(self, board: Board, directory: RunDirectory) -> None:
-        """Ask what is not known of the chosen notes."""
+        """Ask about the chosen notes that have no judgement."""
         n_left = int((board[self.chosen] <= SafetyState.REFUSED).sum())
         if not n_left:
             return
@@ -159,7 +159,7 @@ class Filter:
             ask_all(asking, self.pending(board), lambda job: self._ask(asking, *job), directory, advance, JUDGEMENTS)
 
     def pending(self, board: Board) -> Iterator[tuple[_Note, str]]:
-        """Each chosen note with each prompt that it is still to be judged by."""
+        """Yield each chosen note with each prompt that has not judged it."""
         columns = ["note_idx", "note_title", "note_content", *(["image_path"] if self.n_images else [])]
         for group in self._groups(self.chosen):
             slots = group[(board[group] <= SafetyState.REFUSED).any(axis=1)]
@@ -169,7 +169,7 @@ class Filter:
                 yield from ((note, self.names[i]) for i in np.flatnonzero(board[slot] <= SafetyState.REFUSED).tolist())
 
     def render(self, note: _Note, name: str, n_images: int) -> RenderedPrompt:
-        """What is asked of a note, without its images; PromptTooLongError where they all would not fit."""
+        """Render the prompt of a note without its images; raise a PromptTooLongError if both don't fit together."""
         budget = self.llm.prompt_budget
         return self.prompts[name].render(note.values, None if budget is None else budget - n_images * IMAGE_TOKENS)
 
@@ -197,7 +197,7 @@ class Filter:
         return asked._replace(line=asked.line.model_copy(update={"verdict": verdict_of(asked.line)}))
 
     async def _images_of(self, note: _Note) -> list[Image]:
-        """Read in a thread, one note at a time: Pillow's warnings are the whole process's."""
+        """Read a note's images in a thread, one note at a time: Pillow's warnings are process-wide."""
         if self._images is None:
             return []
         async with self._decoding:
@@ -206,7 +206,7 @@ class Filter:
             return note.images or []
 
     def _choose(self) -> Slots:
-        """All notes, or the first `limit` of a seeded permutation, in storage order; a larger limit adds to them."""
+        """Return all notes, or the first `limit` of a seeded permutation, in storage order."""
         n_notes = len(self.notes)
         if self.config.limit is None:
             return np.arange(n_notes)
@@ -220,7 +220,7 @@ class Filter:
         return self._keyed(self._sha256[name], slot)
 
     def _is_key(self, key: str, slot: int, name: str) -> bool:
-        """Whether this is the key of a note, or the one that a version before 0.2 gave it."""
+        """Return whether this is the key of a note, now or in a version before 0.2."""
         return key == self._key(slot, name) or key == self._keyed(self._former_sha256[name], slot)
 
     def _keyed(self, sha256: str, slot: int) -> str:
@@ -229,7 +229,7 @@ class Filter:
     def summarise(
         self, board: Board, spent: Summary, left_out: Counter[str], labels: Sequence[SafetyLabel] | None
     ) -> FilterSummary:
-        """All that is said of a filter."""
+        """Return the summary of the filter."""
         unsafe, kept = flagged_and_kept(board)
         seen = ((board != SafetyState.UNASKED) & (board != SafetyState.NO_IMAGES)).any(axis=1)
         seen[self.chosen] = True
@@ -253,7 +253,7 @@ class Filter:
         )
 
     def _agreement(self, board: Board, labels: Sequence[SafetyLabel]) -> dict[str, Agreement]:
-        """By prompt and, as `any`, by all together, what people say beside what the filter says."""
+        """Compare the filter with people's labels: by prompt, and for all prompts together as `any`."""
         slots = self.notes.slots([label.note_idx for label in labels])
         unsafe, kept = flagged_and_kept(board)
         said: dict[str, list[bool | None]] = {
@@ -274,7 +274,7 @@ def filter_notes(
     n_sample: int = 200,
     labels: Path | None = None,
 ) -> Filtered:
-    """Judge the notes of the data by each prompt; `path` has the judgements, what follows from them, and a sample."""
+    """Judge the notes of the data by each prompt; write judgements, results and a sample to label into `path`."""
     safety = Filter(config, data, path, names, n_images)
     labelled = (
         None
@@ -307,7 +307,7 @@ def filter_notes(
 def plan_filter(
     config: JudgeConfig, data: str, path: Path, names: Sequence[str] | None = None, n_images: int = 0
 ) -> Plan:
-    """What `filter_notes` would ask and what it would cost; nothing is written, images are not opened."""
+    """Plan the calls and the cost of `filter_notes`; write nothing, open no image."""
     safety = Filter(config, data, path, names, n_images)
     board = safety.new_board()
     n_judgements = int((board[safety.chosen] != SafetyState.NO_IMAGES).sum())
@@ -337,7 +337,7 @@ def plan_filter(
 
 
 def _examples(safety: Filter, board: Board, tokens: npt.NDArray[np.int32]) -> list[Call]:
-    """The longest prompt, the middle, the shortest."""
+    """Return the longest prompt, the middle and the shortest."""
     slots, columns = np.nonzero(tokens)
     order = np.argsort(-tokens[slots, columns], kind="stable")
     calls = []
@@ -353,7 +353,7 @@ def _examples(safety: Filter, board: Board, tokens: npt.NDArray[np.int32]) -> li
 
 
 def _write_unsafe(safety: Filter, board: Board, slots: Slots) -> None:
-    """A line a flagged note, with the prompts that flag it."""
+    """Write a line for each flagged note, with the prompts that flag it."""
     lines = []
     for slot in slots.tolist():
         flagged_by = [name for i, name in enumerate(safety.names) if board[slot, i] == SafetyState.TRUE]

@@ -1,4 +1,4 @@
-"""What people say of notes beside what a safety filter says: a sample for them to label, and how far both agree."""
+"""Draw a sample of notes for people to label, and measure how far a safety filter agrees with the labels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Share(Frozen):
 
 
 class Agreement(Frozen):
-    """A filter's verdicts beside labels. Null where nothing was flagged, or nothing is labelled unsafe.
+    """A filter's verdicts beside labels. Null if nothing was flagged, or nothing is labelled unsafe.
 
     `not_judged`: labelled notes without a verdict, in no figure. `weighted`: each note counts for those it was drawn
     for, and the four counts are of notes without weights.
@@ -57,7 +57,7 @@ class Agreement(Frozen):
 
 
 class SafetyLabel(NamedTuple):
-    """What a person found in a note: names of prompts, or `unsafe` where no name is given; nothing if it is safe."""
+    """A person's finding about a note: names of prompts, or `unsafe` if no name is given; nothing if it is safe."""
 
     note_idx: int
     found: frozenset[str]
@@ -67,7 +67,7 @@ class SafetyLabel(NamedTuple):
 def write_review(path: Path, notes: NoteStore, unsafe: Rows, kept: Rows, n_sample: int, seed: int) -> None:
     """Draw notes for people to label: half of them flagged, half kept, in random order, an empty column for labels.
 
-    Where either half is short the other fills up. A file in which somebody has begun to label is left alone.
+    If one half is short, the other fills up. A file in which somebody has begun to label is left alone.
     """
     if not n_sample:
         return
@@ -93,13 +93,13 @@ def write_review(path: Path, notes: NoteStore, unsafe: Rows, kept: Rows, n_sampl
 
 
 def _cell(text: str) -> str:
-    """A text as a cell of a spreadsheet holds it."""
+    """Return a text as a cell of a spreadsheet holds it."""
     shown = text.replace("\r\n", "\n").replace("\r", "\n")
     return f"{shown[:MOST_CHARS]}…" if len(shown) > MOST_CHARS else shown
 
 
 def read_labels(path: Path, names: Collection[str], notes: NoteStore) -> list[SafetyLabel]:
-    """Labels from csv or jsonl: `note_idx`, `label`, and where notes were drawn with different odds `weight`.
+    """Read labels from csv or jsonl: `note_idx`, `label`, and `weight` if notes were drawn with different odds.
 
     A label is `safe`, `unsafe`, or the names of prompts with a semicolon between; a row without one is passed over.
     """
@@ -168,7 +168,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def agreements(labels: Sequence[SafetyLabel], said: Mapping[str, Sequence[bool | None]]) -> dict[str, Agreement]:
-    """By the names of `said` (verdicts on the labelled notes, None where there is none), and by `any` of them.
+    """Measure agreement by the names of `said` (verdicts on the labelled notes, None if missing), and by `any`.
 
     A note that is labelled only `unsafe` is in the figures of `any` alone; what nobody was asked about counts nowhere.
     """
@@ -185,7 +185,7 @@ def agreements(labels: Sequence[SafetyLabel], said: Mapping[str, Sequence[bool |
 
 
 def _agreement(pairs: Sequence[tuple[bool | None, bool, float]]) -> Agreement:
-    """Of (flagged, unsafe, weight) each."""
+    """Measure the agreement of triples (flagged, unsafe, weight)."""
     weights: dict[tuple[bool, bool], list[float]] = {(f, u): [] for f in (True, False) for u in (True, False)}
     for flagged, is_unsafe, weight in pairs:
         if flagged is not None:
@@ -212,9 +212,9 @@ def _f1(jaccard: float) -> float:
 
 
 def _share(of: Sequence[float], others: Sequence[float], most_of: float, most_others: float) -> Share | None:
-    """Their weight among all, with as many draws as equal weights would need (Kish); None of nothing.
+    """Return a weighted share, with as many draws as equal weights would need (Kish); None for no draws.
 
-    `most_of` and `most_others` are the largest weights that a note of either kind could have had. Where weights
+    `most_of` and `most_others` are the largest weights that a note of either kind could have had. If weights
     differ, a kind that none was found of may still be many: the interval is of Jeffreys' posterior, in
     which each kind has half a note of its largest weight more. Of equal weights it is Wilson's.
     """

@@ -1,4 +1,4 @@
-"""What a safety filter makes of notes: the state of each by each prompt, and what is said of all of them."""
+"""Keep the state of each note by each prompt of a safety filter, and sum the states up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Board = npt.NDArray[np.uint8]
 
 
 class SafetyState(IntEnum):
-    """What is known of a note by a prompt: up to EMPTY nothing is; up to REFUSED it is asked by the next command."""
+    """The state of a note by a prompt: unknown up to EMPTY; up to REFUSED the next command asks about it."""
 
     UNASKED = 0
     FAILED = 1
@@ -42,9 +42,9 @@ UNCERTAIN = {
 
 
 class SafetyCounts(Frozen):
-    """What came out by one prompt. `uncertain` counts by reason; `no_images`: notes without what it asks about.
+    """The verdicts of one prompt. `uncertain` counts by reason, `no_images` notes without the images it needs.
 
-    `empty`: a reply came, and nothing is in it.
+    `empty` counts replies without content.
     """
 
     true: int
@@ -59,8 +59,8 @@ class SafetyCounts(Frozen):
 class FilterSummary(Frozen):
     """summary.json: what the filter did, a function of its judgements (and labels) alone.
 
-    Of `notes`, `unsafe` ones are flagged by a prompt, `kept` ones by none, `incomplete` ones lack judgements;
-    `images` is the most that went with a note.
+    `notes` counts by outcome: `unsafe` are flagged by a prompt, `kept` by none, `incomplete` lack judgements.
+    `images` is the largest number of images sent with a note.
     """
 
     data: str
@@ -79,13 +79,13 @@ class FilterSummary(Frozen):
 
 
 def flagged_and_kept(board: Board) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """The notes that a prompt flags, and those that were judged by all prompts and are flagged by none."""
+    """Return the notes that a prompt flags, and those that all prompts judged and none flags."""
     unsafe = (board == SafetyState.TRUE).any(axis=1)
     return unsafe, (board > SafetyState.EMPTY).all(axis=1) & ~unsafe
 
 
 def state_of(line: NoteJudgement) -> SafetyState:
-    """What a judgement on disk says."""
+    """Return the state that a judgement gives."""
     if line.status == "filtered":
         return SafetyState.FILTERED if line.is_settled else SafetyState.REFUSED
     if line.status == "ok" and line.finish_reason is None:
@@ -98,7 +98,7 @@ def state_of(line: NoteJudgement) -> SafetyState:
 
 
 def verdict_of(line: NoteJudgement) -> Literal["true", "false", "uncertain"] | None:
-    """A reply that was cut off, or that the provider held back, says nothing for sure; an empty one nothing at all."""
+    """Return the verdict of a reply; a truncated or withheld one is uncertain, an empty one has none."""
     if line.is_lost:
         return None
     said = read_true_false(line.answer) if line.status == "ok" else None
@@ -106,7 +106,7 @@ def verdict_of(line: NoteJudgement) -> Literal["true", "false", "uncertain"] | N
 
 
 def counts_of(states: npt.NDArray[np.uint8]) -> SafetyCounts:
-    """How many notes are in each state by one prompt, shape (n_notes,)."""
+    """Count the states of notes by one prompt, shape (n_notes,)."""
     n = np.bincount(states, minlength=len(SafetyState)).tolist()
     return SafetyCounts(
         true=n[SafetyState.TRUE],

@@ -1,10 +1,10 @@
-"""An LLM's verdict: what it is shown stands in quotes, and a verdict is a line that stands in none.
+"""Read an LLM's verdict: texts under test are quoted, and a verdict is a line outside of quotes.
 
 The answers under test are hostile input. Every line of them is quoted as in a mail (`> `), so that none can end its
 block, and a verdict that the judge copies out of an answer is a quotation, too.
 
 The last line that begins with a label (`正确性：`, `结论：`) decides. It is a verdict if nothing else stands on it;
-anything else is none, and is never read as one: a line of another form, two verdicts on a line, a number out of
+anything else is no verdict: a line of another form, two verdicts on a line, a number out of
 range or with a fraction, another scale, a word, what stands in quotation marks or in a fence of code.
 Full-width forms, invisible characters, emphasis, the marks of a list or a heading before the label, brackets
 around the label or the whole verdict, backticks around it, `分`, `/5` and a full stop make no difference.
@@ -13,9 +13,9 @@ A fence of code is a quotation, but for two cases: nothing that the judge was sh
 nothing to quote (the caller has to say what was shown), or the fence is around a whole reply of several lines and it is
 not known that the label was shown.
 
-Where True or False is asked for, the last line that is not empty is the verdict, if it is that word and nothing else
-(case, width, emphasis, backticks and a full stop aside). Everything else is none: another language's word (`是` can
-confirm a denial), a label before it, what stands in quotes or follows it, and a reply with both verdicts, a line each.
+A prompt may ask for True or False. Then the last line that is not empty is the verdict, if it is that word and nothing
+else (apart from case, width, emphasis, backticks and a full stop). Everything else is no verdict: a word of another
+language (`是` can confirm a denial), a label before the word, quotations, text after it, and both verdicts.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def read_preference(reply: str, shown: Iterable[str] | None = None) -> Preferenc
 
 
 def read_true_false(reply: str) -> bool | None:
-    """Whether an LLM says True or False; None where it says neither, or not in this form."""
+    """Return whether an LLM says True or False; None if it says neither, or not in this form."""
     reply = normalise(reply)
     lines = list(filter(None, map(str.strip, _own_lines(reply))))
     if not lines or _THINKING.search(reply):
@@ -87,13 +87,13 @@ def read_true_false(reply: str) -> bool | None:
 
 
 def _own_lines(reply: str) -> list[str]:
-    """The lines of a normalised reply, without emphasis; what it quotes is `…`."""
+    """Return the lines of a normalised reply without emphasis; quotations become `…`."""
     own = _QUOTED.sub("…", reply)
     return [_EMPHASIS.sub("", line).strip() for line in own.splitlines()]
 
 
 def _last_under(label: str, reply: str, shown: Iterable[str] | None) -> str:
-    """What stands behind the last label that begins a line of the judge's own; empty where none does."""
+    """Return the text after the last label that begins a line of the judge's own; empty if there is none."""
     reply = _without_own_fences(normalise(reply), label, shown)
     lines = [_MARK_BEFORE_LABEL.sub("", line, count=1) for line in _own_lines(reply)]
     labelled = re.compile(rf"(?:{label}|【{label}】|\[{label}\])\s*:(.*)")
@@ -104,7 +104,7 @@ def _last_under(label: str, reply: str, shown: Iterable[str] | None) -> str:
 
 
 def _without_own_fences(reply: str, label: str, shown: Iterable[str] | None) -> str:
-    """A normalised reply without the marks of fences that can't be around a quotation."""
+    """Remove the marks of fences that can't be around a quotation."""
     if not _FENCE.search(reply):
         return reply
     if shown is not None:

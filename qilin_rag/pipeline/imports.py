@@ -39,7 +39,7 @@ from qilin_rag.pipeline.shared import Shared
 
 logger = logging.getLogger(__name__)
 VERSION = 1
-"""Of how answers become samples; raise it when the same file comes to mean other samples."""
+"""The version of the conversion; raise it when the same file comes to mean other samples."""
 _LONGEST_NAME = 60
 _SHOWN_CHARS = 40
 
