@@ -112,7 +112,7 @@ def on_a_gpu(columns: Columns, batch_size: int, text_width: int, peak_tflops: fl
     """Steps of training at the paper's size, loader included; the share of the peak that matrix products take."""
     ranker = DCNV2(rank=rank)
     torch.manual_seed(0)
-    network = CrossNetwork(ranker._shape(text_width)).cuda()
+    network = CrossNetwork(ranker.shape(text_width)).cuda()
     optimizer = make_optimizer(ranker, ranker.parameters(network))
     examples = Examples(columns, np.zeros(len(columns), np.float32), np.ones(len(columns), np.int64))
     loader = DataLoader(examples, batch_size, shuffle=True, collate_fn=as_one, drop_last=True)

@@ -43,6 +43,7 @@ class FakeServer:
         self.calls: list[dict[str, Any]] = []
         self.authorizations: list[str | None] = []
         self.models = [MODEL]
+        self.details: dict[str, Any] = {}  # of each of them
         self.models_status, self.models_words = 200, "no"
         self.n_at_once = self.most_at_once = 0
         self.lock = threading.Lock()
@@ -101,7 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
                 {"error": {"message": f"{self.fake.models_words}: {self.headers['Authorization']}"}},
             )
         elif self.path == "/v1/models":
-            self._send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.fake.models]})
+            data = [{"id": name, "object": "model", **self.fake.details} for name in self.fake.models]
+            self._send(200, {"object": "list", "data": data})
         else:
             self._send(404, {"error": {"message": "no such path"}})
 

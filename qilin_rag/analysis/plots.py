@@ -39,7 +39,7 @@ def draw_tables(tables: Sequence[FigureTable], out: Path) -> list[str]:
             is_line = table.key.startswith(_LINES)
             size = (7.0, 4.0) if is_line else (7.0, 1.2 + 0.42 * len(table.rows) * max(1, len(shares) / 3))
             figure, axes = pyplot.subplots(figsize=size, layout="constrained")
-            (_lines if is_line else _bars)(axes, table, shares)
+            (_lines if is_line else draw_bars)(axes, table, shares)
             figure.suptitle(table.title, x=0.01, ha="left", fontsize=11)
             figure.legend(frameon=False, loc="outside right upper")
             axes.spines[["top", "right"]].set_visible(False)
@@ -100,7 +100,7 @@ def _lines(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
     axes.grid(axis="y", alpha=0.3)
 
 
-def _bars(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
+def draw_bars(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
     """Bars a row with their 95% intervals where there are any, and the paper's value as a mark."""
     height = 0.8 / len(shares)
     for colour, order, i in zip(COLOURS[: len(shares)], range(len(shares)), shares, strict=True):

@@ -220,7 +220,7 @@ class DCNV2(TrainedRanker):
                 f"encoder {self.encoder!r} is not the one this ranker was trained with ({kept['encoder']['model']!r}), "
                 "or its files have changed; name that one with the setting encoder"
             )
-        network = CrossNetwork(self._shape(kept["text_width"]))
+        network = CrossNetwork(self.shape(kept["text_width"]))
         weights = load_file(folder / _WEIGHTS)
         if weights.keys() != network.state_dict().keys():
             raise UsageError(f"{folder} was trained by another version of dcn-v2; train it again")
@@ -238,7 +238,8 @@ class DCNV2(TrainedRanker):
 
         return open_encoder(self.encoder, self.device)
 
-    def _shape(self, text_width: int) -> Any:
+    def shape(self, text_width: int) -> Any:
+        """Of the network with these settings, where text vectors have so many numbers (0: no text)."""
         from qilin_rag.rankers.cross_network import Shape
 
         return Shape(
@@ -263,7 +264,7 @@ class DCNV2(TrainedRanker):
 
         encoder = self._open_encoder()
         columns = self._columns_of(train, catalogue, encoder)
-        network = CrossNetwork(self._shape(0 if columns.text is None else columns.text.notes.shape[1]))
+        network = CrossNetwork(self.shape(0 if columns.text is None else columns.text.notes.shape[1]))
         known = features.bucket_of_ids(np.union1d(train.note_idx, train.recent), self.tables.note_idx[0])
         network.knows_note.zero_()
         network.knows_note[torch.from_numpy(known).long()] = True

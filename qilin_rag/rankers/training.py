@@ -169,7 +169,7 @@ def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalo
             return metrics
 
     optimizer = make_optimizer(ranker, recipe.parameters)
-    arguments = _arguments(ranker, recipe, out)
+    arguments = training_arguments(ranker, recipe, out)
     n_steps = arguments.max_steps if ranker.schedule == "linear" else None
     trainer: Trainer = Validated(
         model=recipe.model,
@@ -189,7 +189,8 @@ def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalo
     return trainer
 
 
-def _arguments(ranker: TrainedRanker, recipe: Recipe, out: Path) -> TrainingArguments:
+def training_arguments(ranker: TrainedRanker, recipe: Recipe, out: Path) -> TrainingArguments:
+    """What transformers' Trainer is told: steps, batches, precision and device; checkpoints go below `out`."""
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     per_step = ranker.batch_size * ranker.gradient_accumulation * n_processes
     n_examples = len(recipe.train_dataset)

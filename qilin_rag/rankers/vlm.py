@@ -78,7 +78,7 @@ class VLM(TrainedRanker):
         from transformers import Trainer, TrainingArguments
 
         fitted = self._new(fetch_model(self.model))
-        prompts = self._prompts(fitted.reader, train, catalogue)
+        prompts = self.prompts(fitted.reader, train, catalogue)
         rows = with_negatives(train, self.n_negatives, self.seed)
         trained = [parameter for parameter in fitted.model.parameters() if parameter.requires_grad]
 
@@ -108,7 +108,7 @@ class VLM(TrainedRanker):
 
     def score_with(self, fitted: Any, requests: Requests, catalogue: Catalogue) -> Floats:
         """The logit of a click."""
-        prompts = self._prompts(fitted.reader, requests, catalogue)
+        prompts = self.prompts(fitted.reader, requests, catalogue)
         scores: Floats = np.zeros(requests.n_candidates, np.float32)
         device = next(fitted.model.parameters()).device
         starts = range(0, requests.n_candidates, _CHUNK)
@@ -163,7 +163,8 @@ class VLM(TrainedRanker):
         fitted.model.head.load_state_dict(load_file(folder / HEAD))
         return fitted._replace(model=fitted.model.eval())
 
-    def _prompts(self, reader: Reader, requests: Requests, catalogue: Catalogue) -> Prompts:
+    def prompts(self, reader: Reader, requests: Requests, catalogue: Catalogue) -> Prompts:
+        """What the model is given for each candidate of these requests."""
         with_images = "image" not in self.without
         return Prompts(reader, requests, catalogue, self.max_length, self.max_pixels, self.history_covers, with_images)
 

@@ -12,7 +12,7 @@ from qilin_rag.analysis.causal import Estimate
 from qilin_rag.analysis.dqa_effect import Balance, DqaEffect, Effect
 from qilin_rag.analysis.effect_page import write_effects
 from qilin_rag.analysis.figures import Column, table
-from qilin_rag.analysis.plots import _bars, chinese_font, draw_tables
+from qilin_rag.analysis.plots import chinese_font, draw_bars, draw_tables
 
 PNG = b"\x89PNG"
 SHARE = [Column(name="share", unit="share"), Column(name="count", unit="count")]
@@ -48,7 +48,7 @@ def test_every_share_has_its_bars_its_intervals_and_says_where_there_is_none() -
     made = table("answers", "Feedback", columns, {"a": [0.5, 0.0, None, 0.1, 0.6], "b": [0.4, 0.3, 0.2, 0.1, 0.0]})
     made = made.model_copy(update={"ci95": [[(0.4, 0.6), None, None, None, None], [None] * 5]})
     figure, axes = pyplot.subplots()
-    _bars(axes, made, range(5))
+    draw_bars(axes, made, range(5))
     assert axes.get_legend_handles_labels()[1] == ["any", "liked", "content", "citation", "experience"]
     assert len(axes.patches) == 10
     assert [text.get_text().strip() for text in axes.texts] == ["no data"]

@@ -8,6 +8,7 @@ import pytest
 
 from qilin_rag.core.types import Question
 from qilin_rag.data import load_dataset, released
+from qilin_rag.data.requests import read_table
 from qilin_rag.data.source import open_source
 from qilin_rag.synth import resolve_world, synthesize
 
@@ -28,7 +29,8 @@ def test_the_questions_of_the_authors_own_rows_are_known(shared: Path) -> None:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_requests_are_known_by_number_and_rows(shared: Path, table: str) -> None:
-    known = released._read_queries(open_source(str(shared / "data" / "qilin_toy")), table)
+    requests = read_table(open_source(str(shared / "data" / "qilin_toy")), table)
+    known = dict(zip(requests.ids, requests.queries, strict=True))
     assert "10 requests" in str(released.why_other_requests(table, known))
     filled = known | {f"other {i}": "x" for i in range(TABLES[table] - len(known))}
     assert released.why_other_requests(table, filled) is None

@@ -69,8 +69,10 @@ def test_what_the_server_says_of_its_model_is_in_the_key(server: FakeServer) -> 
     unasked = key_of(llm)
     llm.check()
     assert key_of(llm) != unasked or not llm.request(PROMPT)["served"]
-    llm._served["root"] = "/models/another"
-    assert key_of(llm) != unasked
+    found = key_of(llm)
+    server.details = {"root": "/models/another"}
+    llm.check()
+    assert key_of(llm) not in (unasked, found)
 
 
 def test_what_is_kept_is_found_again_by_another_object(tmp_path: Path) -> None:

@@ -271,10 +271,15 @@ class Renamed(GenericFakeChatModel):  # type: ignore[misc]
 
 
 def test_max_tokens_goes_by_the_name_that_a_provider_has_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("langchain.chat_models.init_chat_model", lambda model, **given: Renamed(**given))
-    made = LangChain(spec="ollama:qwen2.5:7b", max_tokens=7)._model()
-    assert isinstance(made, Renamed)
-    assert (made.temperature, made.num_predict, made.limit_s) == (0.0, 7, 180.0)
+    made: list[Renamed] = []
+
+    def init(model: str, **given: Any) -> Renamed:
+        made.append(Renamed(**given))
+        return made[-1]
+
+    monkeypatch.setattr("langchain.chat_models.init_chat_model", init)
+    assert ask(LangChain(spec="ollama:qwen2.5:7b", max_tokens=7)).text == "答"
+    assert (made[-1].temperature, made[-1].num_predict, made[-1].limit_s) == (0.0, 7, 180.0)
     with pytest.raises(UsageError, match=r"Renamed takes no base_url; leave it out with --set llm.base_url=null"):
         LangChain(spec="ollama:qwen2.5:7b", base_url="http://h/v1").check()
     monkeypatch.setattr(
@@ -377,15 +382,16 @@ def an_error(name: str, **attributes: Any) -> Exception:
 )
 def test_errors_of_any_provider(error: Exception, kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(meaning(error, "llm x")) is kind
-    monkeypatch.setattr(LangChain, "_model", lambda self: Failing(error=error))
+    monkeypatch.setattr("langchain.chat_models.init_chat_model", lambda model, **given: Failing(error=error))
     with pytest.raises(LLMError if kind is TransientError else kind):
-        ask(LangChain(spec=OPENAI, max_tries=2))
+        ask(LangChain(spec=OPENAI, max_tries=2, temperature=None, max_tokens=None))
 
 
 def test_an_error_of_ours_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LangChain, "_model", lambda self: Failing(error=QilinError("stop")))
+    failing = Failing(error=QilinError("stop"))
+    monkeypatch.setattr("langchain.chat_models.init_chat_model", lambda model, **given: failing)
     with pytest.raises(QilinError, match=r"^stop$"):
-        ask(LangChain(spec=OPENAI))
+        ask(LangChain(spec=OPENAI, temperature=None, max_tokens=None))
 
 
 @pytest.mark.parametrize(

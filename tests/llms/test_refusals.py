@@ -120,18 +120,20 @@ def test_replies_of_all_providers_mean_the_same_through_both_clients(server: Fak
 def test_what_langchain_itself_says_of_an_error_agrees(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("langchain_openai", reason="needs a provider of LangChain: pip install langchain-openai")
     exceptions = pytest.importorskip("langchain_core.exceptions")
+    from langchain.chat_models import init_chat_model
+
     overflow = getattr(exceptions, "ContextOverflowError", None)
     if overflow is None:
         pytest.skip("this version of langchain-core names no overflow")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    llm = LangChain(spec=f"openai:{MODEL}", base_url=server.url, max_tries=1)
+    model = init_chat_model(f"openai:{MODEL}", base_url=server.url, max_retries=0)
 
     async def raised_for(replies: list[Reply]) -> list[Exception]:
         found = []
         for reply in replies:
             server.refuse = partial(_always, (reply.status, reply.body, {}))
             try:
-                await llm._model().ainvoke(PROMPT.messages)
+                await model.ainvoke(PROMPT.messages)
             except Exception as error:
                 found.append(error)
         return found

@@ -6,7 +6,9 @@ import asyncio
 import csv
 import io
 import json
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -501,13 +503,13 @@ def test_an_older_cache_gives_no_empty_answers_and_no_thinking(data_dir: Path, s
         llm.check()
         prompt = RenderedPrompt(body["messages"], "", [], 0)
         old = {"text": text, "raw": raw, "model": MODEL, "finish_reason": "stop", "usage": {"prompt_tokens": -1}}
-        cache = ResponseCache(cache_dir() / "responses.sqlite")
-        cache._do(
-            lambda connection: connection.execute(
-                "INSERT OR REPLACE INTO responses VALUES (?, ?)", (request_key(llm.request(prompt)), json.dumps(old))
-            )
-        )
+        path = cache_dir() / "responses.sqlite"
+        cache = ResponseCache(path)
+        cache.put(key := request_key(llm.request(prompt)), Completion(text="", raw="", model="", finish_reason=""))
         cache.close()
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            changed = connection.execute("UPDATE responses SET completion = ? WHERE key = ?", (json.dumps(old), key))
+            assert changed.rowcount == 1
 
     ask(data_dir, server, "first", cache=False)
     empty, thought, plain = server.calls

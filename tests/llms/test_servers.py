@@ -18,7 +18,6 @@ import pytest
 from qilin_rag.core import cache
 from qilin_rag.core.errors import UsageError
 from qilin_rag.llms import FatalLLMError
-from qilin_rag.llms.serving import server as servers
 from qilin_rag.llms.serving.engines import VLLM
 from qilin_rag.llms.serving.server import Server
 from tests.conftest import Cli, is_alive, launch, wait_until
@@ -414,9 +413,10 @@ WARNING = "(APIServer pid=1) WARNING 11-21 [x.py:2] as in `OSError: [Errno 24] T
     ],
 )
 def test_the_reason_is_found_in_a_log(tmp_path: Path, lines: list[str], reason: str) -> None:
-    log = tmp_path / "log"
-    log.write_text("\n".join(lines))
-    assert servers._reason(log) == reason
+    ended = server(tmp_path)
+    ended.log.parent.mkdir()
+    ended.log.write_text("\n".join(lines))
+    assert f" at once: {reason}; its whole log: " in str(ended.ended_error("at once"))
 
 
 def test_a_judge_served_for_itself(data_dir: Path, cli: Cli, processes: Processes) -> None:

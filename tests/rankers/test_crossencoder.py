@@ -111,13 +111,15 @@ def test_examples_are_clicks_and_what_was_not_clicked(catalogue: Catalogue, bert
 
 def test_only_the_note_is_cut(catalogue: Catalogue, bert: Path) -> None:
     ranker = CrossEncoder(model=str(bert), **SETTINGS | {"max_length": 32})
-    recipe = ranker.recipe(requests_on(catalogue), catalogue)
+    train = requests_on(catalogue)
     text = note_texts(catalogue, catalogue.notes.note_idxs[:1])[0]
     characters = [c for c in text if "一" <= c <= "鿿"]  # a token each
     for n_query, n_kept in ((20, 20), (30, 24)):
         query = "".join(characters[:n_query])
-        fitting = ranker._fitting(recipe.fitted, query)
-        ids = recipe.fitted.preprocess([(fitting, text)])["input_ids"][0].tolist()
+        recipe = ranker.recipe(replace(train, queries=[query] * len(train)), catalogue)
+        pair = recipe.given["data_collator"]([{"request": 0, "note": catalogue.notes.note_idxs[0], "label": 0.0}])
+        assert pair["text"] == [text]
+        ids = recipe.fitted.preprocess([(pair["query"][0], text)])["input_ids"][0].tolist()
         separator = recipe.fitted.tokenizer.sep_token_id
         assert (len(ids), ids.index(separator), ids[-1]) == (32, 1 + n_kept, separator)
 
@@ -183,7 +185,7 @@ def test_saved_and_loaded_it_scores_identically(catalogue: Catalogue, trained: P
     assert scores.shape == (test.n_candidates,)
     assert np.isfinite(scores).all()
     assert np.array_equal(load_ranker(trained).score(test, catalogue), scores)
-    ranker.save(ranker._fitted, tmp_path / "again")
+    ranker.save(ranker.load(trained / "model"), tmp_path / "again")
     fitted = ranker.load(tmp_path / "again")
     with torch.no_grad():
         assert np.array_equal(ranker.score_with(fitted, test, catalogue), scores)

@@ -66,8 +66,8 @@ def test_the_cross_layer_is_the_formula_by_hand(rank: int | None) -> None:
 
 def test_at_the_papers_widths_it_has_2006_inputs_and_129_million_parameters() -> None:
     with torch.device("meta"):
-        low_rank = CrossNetwork(DCNV2(rank=64)._shape(768))
-        full_rank = CrossNetwork(DCNV2()._shape(768))
+        low_rank = CrossNetwork(DCNV2(rank=64).shape(768))
+        full_rank = CrossNetwork(DCNV2().shape(768))
     assert low_rank.shape.width == 2006 + 1  # and whether it is a search
     count = {network: sum(p.numel() for p in network.parameters()) for network in (low_rank, full_rank)}
     cross = {network: sum(p.numel() for p in network.cross.parameters()) for network in count}
@@ -95,7 +95,7 @@ def test_counts_are_standardized_by_train_alone(made: Made, any_model: Path) -> 
     assert isinstance(ranker, DCNV2)
     network = ranker.load(any_model / "model").network
     train, test = made.requests("recommendation", "train"), made.requests("recommendation", "test")
-    columns = ranker._columns_of(train, made.catalogue, None)
+    columns = ranker.recipe(train, made.catalogue).train_dataset.columns
     scaled = network.note_scale(torch.from_numpy(np.array(columns.notes.numbers)))[:, 6:]
     assert scaled.mean(dim=0).tolist() == pytest.approx([0] * 30, abs=0.05)
     assert scaled.std(dim=0).tolist() == pytest.approx([1] * 30, abs=0.1)
@@ -108,7 +108,7 @@ def test_counts_are_standardized_by_train_alone(made: Made, any_model: Path) -> 
 
 def test_padding_has_no_part_in_the_mean_of_the_history() -> None:
     """Defect 6: padding was counted."""
-    network = CrossNetwork(small()._shape(0))
+    network = CrossNetwork(small().shape(0))
     recent = torch.tensor([[5, 7] + [0] * 8, [0] * 10, [9] * 10])
     table = network.tables["note_idx"].weight
     found = network.history(recent)

@@ -160,10 +160,11 @@ def test_a_user_nobody_knows_has_no_values(made: Made) -> None:
 
 
 def test_data_without_users_is_said(made: Made) -> None:
+    pytest.importorskip("accelerate", reason="needs accelerate: pip install 'qilin-rag[rankers]'")
     from qilin_rag.rankers.dcn_v2 import DCNV2
 
     with pytest.raises(UsageError, match="dcn-v2 \\(unless without: \\[user\\]\\) needs the table user_feat"):
-        DCNV2()._users_of(Catalogue(made.catalogue.notes))
+        DCNV2().recipe(made.requests("search", "train"), Catalogue(made.catalogue.notes))
 
 
 @pytest.mark.parametrize("name", ["dcn_v2_search", "dcn_v2_recommendation", "dcn_v2_joint"])

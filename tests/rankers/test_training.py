@@ -25,7 +25,7 @@ from qilin_rag.data.requests import Floats, Requests  # noqa: E402
 from qilin_rag.models.pretrained import quiet_loading  # noqa: E402
 from qilin_rag.rankers import training  # noqa: E402
 from qilin_rag.rankers.trained import read_ranker  # noqa: E402
-from qilin_rag.rankers.training import LOG, make_optimizer, train_ranker, warm_up  # noqa: E402
+from qilin_rag.rankers.training import LOG, make_optimizer, train_ranker, training_arguments, warm_up  # noqa: E402
 from tests.rankers.made import Toy, made_requests  # noqa: E402
 
 
@@ -114,7 +114,7 @@ def test_a_process_trains_on_one_gpu_in_bf16_where_it_has_that(
     monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda *of: True)  # older ones emulate it
     ranker = Toy(batch_size=16, epochs=2)
     with quiet_loading():
-        arguments = training._arguments(ranker, ranker.recipe(made_requests(), catalogue), tmp_path)
+        arguments = training_arguments(ranker, ranker.recipe(made_requests(), catalogue), tmp_path)
     assert (str(arguments.device), arguments.n_gpu, arguments.train_batch_size) == ("cuda:0", 1, 16)
     assert arguments.max_steps == 2 * 60 * 8 // 16
     assert arguments.bf16 == is_bf16

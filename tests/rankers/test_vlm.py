@@ -90,7 +90,7 @@ def as_recommendations(requests: Requests, recent: Sequence[int]) -> Requests:
 
 def prompts_of(ranker: VLM, requests: Requests, catalogue: Catalogue) -> Prompts:
     reader = read_with(Path(ranker.model), ranker.model, ranker.max_pixels)
-    return ranker._prompts(reader, requests, catalogue)
+    return ranker.prompts(reader, requests, catalogue)
 
 
 def one_request(query: str, *notes: int) -> Requests:

@@ -85,7 +85,7 @@ def test_scores_are_those_of_bm25s(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bm25_shards, "SHARD_NOTES", 7)
         patch.setattr(bm25_build, "_BLOCK_POSTINGS", block)
-        patch.setattr("qilin_rag.retrievers.bm25.retriever._available_cores", lambda: 1)
+        patch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
         rankings = retriever.search([Question(id=q, query=q, references=["x"]) for q in queries], notes, k)
         of_all = list(retriever.scores(queries, notes, [np.arange(len(texts))] * len(queries)))
     for query, hits, mine, scores in zip(queries, rankings, of_all, theirs(texts, queries, k1, b), strict=True):
@@ -129,7 +129,7 @@ def test_the_same_object_searches_again_and_in_threads(monkeypatch: pytest.Monke
     retriever = BM25(analyzer="char")
     one = retriever.search(questions, notes, 10)
     monkeypatch.setattr("qilin_rag.retrievers.bm25.retriever._THREADED_NOTES", 0)
-    monkeypatch.setattr("qilin_rag.retrievers.bm25.retriever._available_cores", lambda: 4)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
     assert retriever.search(questions, notes, 10) == one
     assert retriever.search([], notes, 10) == []
 
@@ -166,35 +166,36 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(
 
 
 KILLED = """
-import sys, time
-from contextlib import contextmanager, nullcontext
+import os, sys, time
+from contextlib import contextmanager
 from pathlib import Path
 from qilin_rag.data import load_dataset
 from qilin_rag.core.progress import watched_by
-from qilin_rag.retrievers import index_files
-from qilin_rag.retrievers.bm25 import build, retriever, shards
+from qilin_rag.retrievers import resumable
+from qilin_rag.retrievers.bm25 import retriever, shards
 
 def stop(*_):
     print("ready", flush=True)
     time.sleep(600)
 
-class AfterThreeShards:
+class Killer:
     @contextmanager
     def stage(self, name, total, done):
+        if where == "merge" and name == "merging terms":
+            stop()
         def advance(n):
             nonlocal done
             done += n
-            if done > 192:
+            if where == "shards" and done > 192:
                 stop()
         yield advance
 
 shards.SHARD_NOTES = 64
-retriever._available_cores = lambda: 2
-if sys.argv[1] == "merge":
-    build._write_header = stop
-elif sys.argv[1] == "put":
-    index_files._put = stop
-with watched_by(AfterThreeShards()) if sys.argv[1] == "shards" else nullcontext():
+os.sched_getaffinity = lambda pid: {0, 1}
+where = sys.argv[1]
+if where == "put":
+    resumable.drop_temporary = stop
+with watched_by(Killer()):
     retriever.BM25().write_index(load_dataset("data").notes, Path("index"))
 """
 
@@ -219,7 +220,7 @@ def test_a_build_that_was_killed_goes_on_and_ends_in_the_same_bytes(small: Datas
             return really(texts, analyzer)
 
         patch.setattr(bm25_shards, "analyze_notes", analyze)
-        patch.setattr("qilin_rag.retrievers.bm25.retriever._available_cores", lambda: 1)
+        patch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
         BM25().write_index(small.notes, tmp_path / "index")
     assert {"shards": len(analyzed) <= 12, "merge": not analyzed, "put": not analyzed}[where]
     assert {name: (tmp_path / "index" / name).read_bytes() for name in FILES} == expected
@@ -252,7 +253,7 @@ def test_what_an_earlier_build_is_still_writing_is_no_part_of_the_index(
         return really(texts, analyzer)
 
     monkeypatch.setattr(bm25_shards, "analyze_notes", analyze)
-    monkeypatch.setattr("qilin_rag.retrievers.bm25.retriever._available_cores", lambda: 1)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
     BM25(analyzer="word").write_index(small.notes, tmp_path / "index")
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == sorted([*FILES, "qilin_rag.json"])
 
@@ -274,5 +275,8 @@ def test_the_index_cannot_be_written_to(small: Dataset, tmp_path: Path) -> None:
     assert index.terms.readonly
     for i in (0, len(index.offsets) // 2, len(index.offsets) - 2):
         term = index.terms[index.offsets[i] : index.offsets[i + 1]].tobytes().decode()
-        assert index._find(term) == i
-    assert [index._find(term) for term in ("", "\udc80", "没有的词", "\U0010ffff")] == [None] * 4
+        [(rows, impacts)] = index.postings([term])
+        some = slice(index.indptr[i], index.indptr[i + 1])
+        assert np.array_equal(rows, index.rows[some])
+        assert np.array_equal(impacts, index.impacts[some])
+    assert index.postings(["", "\udc80", "没有的词", "\U0010ffff"]) == []

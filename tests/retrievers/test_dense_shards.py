@@ -18,6 +18,7 @@ from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.retrievers.dense import shards as dense_shards
 from qilin_rag.retrievers.dense.retriever import BiEncoder
+from qilin_rag.retrievers.resumable import kept_part
 from tests.conftest import Cli, end_at_once, hear_signals, write_jsonl
 from tests.retrievers.test_biencoder import encode, unit
 
@@ -134,8 +135,13 @@ def test_a_device_that_is_not_there_is_one_line_and_costs_no_shard(
     many: Dataset, made_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qilin_rag.retrievers.dense.shards.SHARD_NOTES", 8)
+    def kept(folder: Path, name: str, write: Any) -> None:
+        if name == "vectors.npy":  # the shards joined
+            raise KeyboardInterrupt
+        kept_part(folder, name, write)
+
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("qilin_rag.retrievers.dense.shards._join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(dense_shards, "kept_part", kept)
         BiEncoder(model=str(made_model)).write_index(many.notes, tmp_path / "index")
     shards = sorted((tmp_path / ".index-building").glob("vectors-*.npy"))
     for path in shards[3:]:
@@ -159,7 +165,9 @@ def test_ray_writes_the_same_bytes(
     assert vectors_of(tmp_path / "there") == vectors_of(tmp_path / "here")
 
 
-def test_a_cluster_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_is_not_there_is_one_line(
+    many: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ray = pytest.importorskip("ray", reason="needs ray (make test-all installs it)")
 
     def fails(**_: object) -> None:  # as it does, after a minute
@@ -168,7 +176,7 @@ def test_a_cluster_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ray, "init", fails)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     with pytest.raises(UsageError, match="no cluster at RAY_ADDRESS=auto: ray is not there"):
-        list(dense_shards._on_ray(iter([]), lambda device: pytest.fail("loaded")))
+        dense_shards.write_vectors(many.notes, tmp_path, lambda device: pytest.fail("loaded"), [None], on_ray=True)
 
 
 def test_a_cluster_gives_its_workers_their_devices(made_model: Path) -> None:

@@ -15,6 +15,9 @@ from qilin_rag.models.sentence_encoder import has_native_bf16
 from qilin_rag.retrievers.dense.retriever import BiEncoder
 
 torch = pytest.importorskip("torch", reason="needs torch (make test-all installs it)")
+SentenceTransformer = pytest.importorskip(
+    "sentence_transformers", reason="needs sentence-transformers"
+).SentenceTransformer
 
 
 @pytest.mark.parametrize("current", [0, 1])
@@ -41,8 +44,7 @@ def test_a_gpu_whose_memory_is_not_enough_costs_no_shard(
     notes = load_dataset(str(data_dir)).notes
     monkeypatch.setattr("qilin_rag.retrievers.dense.shards.SHARD_NOTES", 2)
     retriever = BiEncoder(model=str(made_model))
-    encoder = retriever._model()
-    forward, n_calls = encoder.forward, 0
+    forward, n_calls = SentenceTransformer.forward, 0
 
     def is_full(*inputs: Any, **more: Any) -> Any:
         nonlocal n_calls
@@ -51,10 +53,10 @@ def test_a_gpu_whose_memory_is_not_enough_costs_no_shard(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity")
         return forward(*inputs, **more)
 
-    monkeypatch.setattr(encoder, "forward", is_full)
     monkeypatch.setattr("qilin_rag.retrievers.dense.retriever.has_native_bf16", lambda device: False)
     expected = r"memory is full \(CUDA out of memory. Tried to allocate 2.00 GiB\); model .* is 1024, set a lower one"
-    with pytest.raises(UsageError, match=expected):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UsageError, match=expected):
+        patch.setattr(SentenceTransformer, "forward", is_full)
         retriever.write_index(notes, tmp_path / "index")
     assert [path.name for path in (tmp_path / ".index-building").glob("*.npy")] == ["vectors-00000.npy"]
 
@@ -64,10 +66,18 @@ def test_a_gpu_whose_memory_is_not_enough_costs_no_shard(
     np.testing.assert_allclose(goes_on, whole, atol=1e-3)
 
 
-def test_all_devices_are_the_gpus_or_none(made_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    retriever = BiEncoder(model=str(made_model), device="all")
+def test_all_devices_are_the_gpus_or_none(
+    data_dir: Path, made_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retriever = BiEncoder(model=str(made_model), device="all", precision="fp32")
+    encoded_on: list[Any] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert retriever._devices() == ["cuda:0", "cuda:1"]
+    monkeypatch.setattr(
+        "qilin_rag.retrievers.dense.retriever.write_vectors",
+        lambda notes, folder, make_encoder, devices, on_ray: encoded_on.extend(devices),
+    )
+    retriever.write_files(load_dataset(str(data_dir)).notes, tmp_path)
+    assert encoded_on == ["cuda:0", "cuda:1"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UsageError, match="device all: torch sees no GPU here"):
         retriever.embed_queries(["冷萃"])

@@ -126,7 +126,7 @@ def test_its_identity_is_that_of_its_parts() -> None:
         Hybrid(of=["bm25", "trec:a"], fusion="sum"),
     ]
     assert len({json.dumps(retriever.identity()) for retriever in [base, *others]}) == 7
-    assert json.loads(json.dumps(base.identity()))["of"] == [part.identity() for _, part in base._parts]
+    assert json.loads(json.dumps(base.identity()))["of"] == [part.identity() for part in base.parts]
 
 
 def test_what_it_is_made_of_survives_being_written_down() -> None:
@@ -222,4 +222,4 @@ def test_the_same_run_by_flags_and_by_a_part_with_its_defaults(data_dir: Path) -
     one = run(resolve_run(made, ["retriever.of=[bm25, random]"]))
     two = run(resolve_run(made, ["retriever.of=[{name: bm25, k1: 0.9}, {name: random, seed: 0}]"]))
     assert one.directory.path == two.directory.path
-    assert [type(part) for _, part in Hybrid(of=["bm25", "random"])._parts] == [BM25, Random]
+    assert [type(part) for part in Hybrid(of=["bm25", "random"]).parts] == [BM25, Random]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -88,11 +89,12 @@ def test_a_manifest_vouches_for_files_of_its_folder(
         BM25(index=folder).search(small.questions, small.notes, 5)
 
 
-def test_the_command_names_the_settings() -> None:
-    command = BM25(k1=1.2, analyzer="cjk-bigram")._command(Path("my index"))
-    assert command == (
+def test_the_command_names_the_settings(small: Dataset) -> None:
+    command = (
         "qilin-rag index bm25 --data DATA --out 'my index' --set retriever.k1=1.2 --set retriever.analyzer=cjk-bigram"
     )
+    with pytest.raises(UsageError, match=f"make it with: {re.escape(command)}$"):
+        BM25(k1=1.2, analyzer="cjk-bigram", index=Path("my index")).search(small.questions, small.notes, 5)
 
 
 def test_only_an_index_is_replaced_and_in_one_step(

@@ -130,8 +130,7 @@ def test_a_document_without_a_note_is_named(find: Find, metadata: dict[str, Any]
 @given(st.lists(st.tuples(st.integers(0, 5), st.none() | st.floats(allow_nan=True)), max_size=12), st.integers(1, 8))
 def test_any_documents_become_a_ranking(rows: list[tuple[int, float | None]], k: int) -> None:
     documents = [Document(page_content="", metadata={"note_idx": i, "score": score}) for i, score in rows]
-    retriever = LangChainRetriever(spec="unused:unused")
-    retriever._made = (None, k, _Returning(documents=documents))  # type: ignore[assignment]
+    retriever = LangChainRetriever(spec=f"{__name__}:Returning", settings={"documents": documents})
     [hits] = retriever.search([_question("问")], None, k)  # type: ignore[arg-type]
     expected = list(dict.fromkeys(i for i, _ in rows))
     assert len(hits) == min(k, len(expected))
@@ -204,7 +203,7 @@ def _question(query: str) -> Any:
     return Question(id="1", query=query, references=[])
 
 
-class _Returning(BaseRetriever):  # type: ignore[misc]
+class Returning(BaseRetriever):  # type: ignore[misc]
     documents: list[Document]
 
     def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:

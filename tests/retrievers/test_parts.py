@@ -14,8 +14,7 @@ from qilin_rag.core import checksums
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import Dataset, NoteStore, load_dataset
-from qilin_rag.retrievers import IndexedRetriever
-from qilin_rag.retrievers import index_files as kept_index
+from qilin_rag.retrievers import IndexedRetriever, resumable
 from qilin_rag.retrievers.resumable import drop_part, is_whole, kept_part
 
 NAMES = ("a", "b", "c")
@@ -127,7 +126,7 @@ def test_wrong_use_leaves_what_was_made_and_else_nothing(small: Dataset, tmp_pat
 def test_a_build_that_was_only_not_put_in_its_place_is_not_made_again(
     small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept_index, "_put", lambda made, folder: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(resumable, "drop_temporary", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         Parts().write_index(small.notes, tmp_path / "index")
     monkeypatch.undo()
