@@ -37,7 +37,6 @@ from qilin_rag.rankers.trained import load_ranker  # noqa: E402
 from qilin_rag.rankers.training import make_optimizer, train_ranker  # noqa: E402
 from qilin_rag.retrievers.dense import retriever as retriever_biencoder  # noqa: E402
 from tests.rankers.test_training import KillAt, Killed, log_of, model_of  # noqa: E402
-from tests.rankers.two_processes import learn_the_same  # noqa: E402
 
 SETTINGS: dict[str, Any] = {"max_length": 16, "device": "cpu", "optimizer": "adamw", "log_every": 1, "patience": 99}
 
@@ -324,18 +323,3 @@ def test_several_processes_need_a_batch_each(
     tiny(model, batch_size=n // 2).recipe(requests, catalogue)
     with pytest.raises(UsageError, match=f"{n} clicks are less than a batch of {n} on 2 processes"):
         tiny(model, batch_size=n).recipe(requests, catalogue)
-
-
-def train_small(out: Path, n_processes: int, data: str, model: str, **settings: Any) -> None:
-    chosen = SETTINGS | {"max_steps": 8, "evaluate_every": 4, "n_negatives": 2, "batch_size": 24 // n_processes}
-    ranker = BiEncoder(model=model, **chosen | settings)
-    train_ranker(ranker, made_requests(), made_requests(20, seed=5), small_catalogue(Path(data)), out)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("settings", [{"similarity": "dot", "scale": 0.2}, {"similarity": "cosine", "scale": 20.0}])
-def test_two_processes_learn_as_one_with_the_doubled_batch(
-    data: Path, model: Path, tmp_path: Path, settings: dict[str, Any]
-) -> None:
-    """Defect 9: gradients that stay on the query's device."""
-    learn_the_same(train_small, tmp_path, data=str(data), model=str(model), **settings)

@@ -31,7 +31,6 @@ from tests.rankers.conftest import Made, MakeWorld, chance_mrr, mrr, p_of  # noq
 from tests.rankers.made import made_requests  # noqa: E402
 from tests.rankers.small_bert import write_bert  # noqa: E402
 from tests.rankers.test_training import KillAt, Killed, log_of, model_of  # noqa: E402
-from tests.rankers.two_processes import learn_the_same  # noqa: E402
 
 SETTINGS: dict[str, Any] = {
     "max_length": 96,
@@ -251,19 +250,6 @@ def test_a_best_model_that_can_not_be_loaded_is_an_error(
     ranker = CrossEncoder(model=str(bert), **SETTINGS, max_steps=1)
     with pytest.raises(OSError, match="damaged"):
         train_ranker(ranker, requests_on(catalogue), requests_on(catalogue, 20, 5), catalogue, tmp_path / "out")
-
-
-def train_small(out: Path, n_processes: int, model: str) -> None:
-    catalogue = Catalogue(load_dataset("sample").notes)
-    chosen = SETTINGS | {"batch_size": 16 // n_processes, "max_steps": 8, "log_every": 1, "evaluate_every": 4}
-    ranker = CrossEncoder(model=model, **chosen)
-    train_ranker(ranker, requests_on(catalogue), requests_on(catalogue, 20, 5), catalogue, out)
-
-
-@pytest.mark.slow
-def test_two_processes_learn_as_one_with_the_doubled_batch(catalogue: Catalogue, tmp_path: Path) -> None:
-    bert = write_bert(tmp_path / "tiny", [note.text for note in catalogue.notes], dropout=0.0)
-    learn_the_same(train_small, tmp_path, model=str(bert))
 
 
 OTHERS = ("topical", "cover", "taste", "source", "popularity", "position", "fatigue", "factoid", "answer")

@@ -18,9 +18,6 @@ torch = pytest.importorskip("torch", reason="needs torch (make test-all installs
 from qilin_rag.core.errors import UsageError  # noqa: E402
 from qilin_rag.core.progress import watched_by  # noqa: E402
 from qilin_rag.core.registry import RANKERS  # noqa: E402
-from qilin_rag.data.catalogue import open_catalogue  # noqa: E402
-from qilin_rag.data.requests import read_requests  # noqa: E402
-from qilin_rag.data.source import open_source  # noqa: E402
 from qilin_rag.rankers import load_ranker  # noqa: E402
 from qilin_rag.rankers.batches import Examples, as_one  # noqa: E402
 from qilin_rag.rankers.cross_network import CrossLayer, CrossNetwork  # noqa: E402
@@ -30,7 +27,6 @@ from qilin_rag.rankers.training import make_optimizer, train_ranker  # noqa: E40
 from tests.rankers.conftest import Made, MakeWorld  # noqa: E402
 from tests.rankers.dcn import COUNTS, small, trained  # noqa: E402
 from tests.rankers.test_training import KillAt, Killed, log_of, model_of  # noqa: E402
-from tests.rankers.two_processes import learn_the_same  # noqa: E402
 from tests.retrievers.test_biencoder import write_model  # noqa: E402
 
 
@@ -294,18 +290,6 @@ def test_killed_and_resumed_is_as_if_it_had_not_been(made: Made, tmp_path: Path)
     assert log_of(tmp_path / "killed") == log_of(tmp_path / "whole")
     for name, values in model_of(tmp_path / "whole").items():
         assert np.array_equal(values, model_of(tmp_path / "killed")[name])
-
-
-def train_small(out: Path, n_processes: int, world: str) -> None:
-    source = open_source(world)
-    train, validation = (read_requests(source, "recommendation", split, 0.1) for split in ("train", "validation"))
-    ranker = small(dropout=0.0, batch_size=256 // n_processes, max_steps=8, log_every=1, evaluate_every=4)
-    train_ranker(ranker, train, validation, open_catalogue(source), out)
-
-
-@pytest.mark.slow
-def test_two_processes_learn_as_one_with_the_doubled_batch(made: Made, tmp_path: Path) -> None:
-    learn_the_same(train_small, tmp_path, world=str(made.folder))
 
 
 def test_another_encoder_than_in_training_is_refused(made: Made, tmp_path: Path) -> None:

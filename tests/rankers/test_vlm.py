@@ -25,7 +25,6 @@ from tests.rankers.conftest import Made, MakeWorld, chance_mrr, mrr, p_of
 from tests.rankers.made import made_requests
 from tests.rankers.random_vlm import write_tiny_vlm
 from tests.rankers.test_training import KillAt, Killed, log_of
-from tests.rankers.two_processes import learn_the_same
 
 pytest.importorskip("accelerate", reason="needs accelerate: pip install 'qilin-rag[rankers]'")
 pytest.importorskip("peft", reason="needs peft: pip install 'qilin-rag[rankers]'")
@@ -48,10 +47,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_vlm(tmp_path_factory.mktemp("models") / "tiny-vlm")
 
 
-@pytest.fixture(scope="session")
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+def write_notes(folder: Path) -> Path:
     """40 notes; those of the first quarter have a red cover, the others a blue one, note 39 none, and 38's is lost."""
-    folder = tmp_path_factory.mktemp("notes")
+    folder.mkdir()
     notes = []
     for i in range(N_NOTES):
         notes.append(
@@ -61,7 +59,12 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
         if i < 38:
             Image.new("RGB", (28, 28), colour).save(folder / f"{i}.png")
     write_jsonl(folder / "notes.jsonl", notes)
-    return open_catalogue(open_source(str(folder)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    return open_catalogue(open_source(str(write_notes(tmp_path_factory.mktemp("notes") / "covers"))))
 
 
 def small(model: Path, **settings: Any) -> VLM:
@@ -353,17 +356,6 @@ def test_how_it_is_computed_changes_no_loss(
     assert all(
         re.match(r"covers: \d\d of \d\d notes have one that can be read; ", lines[-1]) for lines in told.values()
     )
-
-
-def train_small(out: Path, n_processes: int, model: str, notes: str) -> None:
-    ranker = small(Path(model), batch_size=8 // n_processes, max_steps=5, evaluate_every=5)
-    catalogue = open_catalogue(open_source(notes))
-    train_ranker(ranker, made_requests(16), made_requests(4, seed=1), catalogue, out)
-
-
-@pytest.mark.slow
-def test_two_processes_learn_as_one_with_the_doubled_batch(model: Path, catalogue: Catalogue, tmp_path: Path) -> None:
-    learn_the_same(train_small, tmp_path, model=str(model), notes=str(catalogue.images))
 
 
 def test_full_precision_is_said(model: Path, catalogue: Catalogue, caplog: pytest.LogCaptureFixture) -> None:
