@@ -116,7 +116,7 @@ def test_vllm_by_serve(vllm: list[str]) -> None:
 
 
 @pytest.mark.vllm
-def test_vllm_around_a_run_killed_half_way(vllm: list[str]) -> None:
+def test_vllm_around_a_run_killed_half_way_and_one_interrupted(vllm: list[str]) -> None:
     command = [*RUN, "--llm=openai", *vllm, "--serve"]
     run = launch(*command)
     wait_until(finished, run, DEADLINE_S)
@@ -131,25 +131,20 @@ def test_vllm_around_a_run_killed_half_way(vllm: list[str]) -> None:
     assert 0 < n_kept < N_QUESTIONS
     assert {sample["status"] for sample in finished()} <= {"ok", "truncated"}
 
-    again = launch(*command)
-    out, err = again.communicate(timeout=DEADLINE_S)
-    assert again.returncode == 0, err
-    server = check_run(json.loads(out), "vLLM")
-    assert server["settings"]["dtype"] == "bfloat16"
-    assert server["environment"]["VLLM_CPU_KVCACHE_SPACE"] == "1"
-    assert server["context_length"] == 8192
-
-
-@pytest.mark.vllm
-def test_vllm_around_a_run_interrupted(vllm: list[str]) -> None:
-    run = launch(*RUN, "--llm=openai", *vllm, "--serve")
-    wait_until(finished, run, DEADLINE_S)
-    started = descendants(run.pid)
-    run.send_signal(signal.SIGINT)
-    _, err = run.communicate(timeout=120)
-    assert run.returncode == 130
+    again = launch(*command)  # goes on where that one was killed
+    wait_until(lambda: len(finished()) > n_kept, again, DEADLINE_S)
+    started = descendants(again.pid)
+    again.send_signal(signal.SIGINT)
+    _, err = again.communicate(timeout=120)
+    assert again.returncode == 130
     assert "every finished answer is kept" in err
     assert not list(filter(is_alive, started))
+    assert len({sample["question_id"] for sample in finished()}) == len(finished())
+    [manifest] = Path("runs").glob("*/manifest.json")
+    server = json.loads(manifest.read_text())["server"]
+    assert (server["engine"], server["version"][0].isdigit(), server["context_length"]) == ("vLLM", True, 8192)
+    assert server["settings"]["dtype"] == "bfloat16"
+    assert server["environment"]["VLLM_CPU_KVCACHE_SPACE"] == "1"
 
 
 @pytest.mark.slow

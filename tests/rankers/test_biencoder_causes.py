@@ -47,8 +47,8 @@ def train(world: Made, requests: Requests, validation: Requests, folder: Path, *
         "optimizer": "adamw",
         "learning_rate": 3e-3,
         "n_negatives": 4,
-        "evaluate_every": 100,
-        "max_steps": 300,
+        "evaluate_every": 150,
+        "max_steps": 150,
     }
     train_ranker(BiEncoder(**given | settings), requests, validation, world.catalogue, folder / "out")
     return load_ranker(folder / "out", device="cpu")

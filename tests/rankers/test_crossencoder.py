@@ -300,8 +300,8 @@ def test_it_is_not_below_the_biencoder(make_world: MakeWorld, in_synonyms: Any, 
     world = make_world(COUNTS, *WORLD)
     train, validation, test = (world.requests("search", split) for split in ("train", "validation", "test"))
     bert = write_bert(tmp_path / "bert", [*(note.text for note in world.catalogue.notes), *train.queries], dropout=0.0)
-    settings = IN_WORLD | {"max_length": 16, "learning_rate": 3e-3, "batch_size": 32, "max_steps": 300}
-    ranker = BiEncoder(model=str(bert), **settings, evaluate_every=150)
+    settings = IN_WORLD | {"max_length": 16, "learning_rate": 3e-3, "batch_size": 32, "max_steps": 200}
+    ranker = BiEncoder(model=str(bert), **settings, evaluate_every=200)
     train_ranker(ranker, train, validation, world.catalogue, tmp_path / "bi")
     theirs = mrr(test, load_ranker(tmp_path / "bi").score(test, world.catalogue))
     assert in_synonyms.mean() > theirs.mean() - 0.01, (in_synonyms.mean(), theirs.mean())

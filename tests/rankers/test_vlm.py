@@ -416,7 +416,7 @@ OTHER_CAUSES = (
     "factoid",
     "answer",
 )
-COUNTS = {"notes": 2000, "searches": 500, "recommendations": 60, "dqa": 10, "users": 50}
+COUNTS = {"notes": 1000, "searches": 300, "recommendations": 60, "dqa": 10, "users": 50}
 
 
 def cover_world(make_world: MakeWorld, *without: str) -> Made:
@@ -431,7 +431,7 @@ def searches(made: Made) -> tuple[Requests, Requests]:
 
 def scores_of(model: Path, made: Made, out: Path, train: Requests, validation: Requests, **settings: Any) -> Any:
     """The scores on the test requests of a ranker trained on these."""
-    few = {"max_steps": 24, "evaluate_every": 24, "max_length": 48, "batch_size": 32, "score_batch_size": 64}
+    few = {"max_steps": 16, "evaluate_every": 16, "max_length": 48, "batch_size": 32, "score_batch_size": 64}
     train_ranker(small(model, **few, **settings), train, validation, made.catalogue, out)
     return load_ranker(out, device="cpu").score(made.requests("search", "test"), made.catalogue)
 
@@ -445,9 +445,10 @@ def test_it_gains_by_covers_where_covers_cause_clicks(model: Path, make_world: M
     assert p_of(mrr(test, seeing), mrr(test, blind)) < 0.05
     assert mrr(test, seeing).mean() > 0.85
 
-    mixed = replace(test, clicked=~test.clicked, position=np.random.default_rng(0).permutation(test.position))
-    again = load_ranker(tmp_path / "seeing", device="cpu").score(mixed, made.catalogue)
-    assert np.array_equal(again, seeing)
+    few = test.take(np.arange(10))
+    mixed = replace(few, clicked=~few.clicked, position=np.random.default_rng(0).permutation(few.position))
+    ranker = load_ranker(tmp_path / "seeing", device="cpu")
+    assert np.array_equal(ranker.score(mixed, made.catalogue), ranker.score(few, made.catalogue))
 
 
 @pytest.mark.slow

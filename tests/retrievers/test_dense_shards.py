@@ -19,7 +19,7 @@ from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.retrievers.dense import shards as dense_shards
 from qilin_rag.retrievers.dense.retriever import BiEncoder
 from qilin_rag.retrievers.resumable import kept_part
-from tests.conftest import Cli, end_at_once, hear_signals, write_jsonl
+from tests.conftest import QUESTIONS, Cli, end_at_once, hear_signals, write_jsonl
 from tests.retrievers.test_biencoder import encode, unit
 
 # A build of small shards; where it shall be killed, it sleeps after some of them.
@@ -44,14 +44,29 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture
-def many(data_dir: Path) -> Dataset:
+def write_many(folder: Path) -> Dataset:
     """Fifty notes of unlike lengths, some of them the same."""
     rng = np.random.default_rng(0)
     texts = ["".join(rng.choice(list("冷萃咖啡怎么做多肉养"), 1 + i % 13)) for i in range(40)]
     rows = [{"note_idx": 7 * i, "title": "", "content": text} for i, text in enumerate(texts + texts[:10])]
-    write_jsonl(data_dir / "notes.jsonl", rows)
-    return load_dataset(str(data_dir))
+    write_jsonl(folder / "notes.jsonl", rows)
+    write_jsonl(folder / "dqa.jsonl", QUESTIONS)
+    return load_dataset(str(folder))
+
+
+@pytest.fixture
+def many(data_dir: Path) -> Dataset:
+    return write_many(data_dir)
+
+
+@pytest.fixture(scope="module")
+def in_one_go(made_model: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The vectors of these notes as one build in this process writes them, by shards of eight notes."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dense_shards, "SHARD_NOTES", 8)
+        BiEncoder(model=str(made_model), precision="fp32").write_index(write_many(folder).notes, folder / "index")
+    return vectors_of(folder / "index")
 
 
 def build(model: Path, data: Path, out: Path, n_before: int = 999, **settings: object) -> subprocess.Popen[str]:
@@ -88,10 +103,11 @@ def test_a_build_that_was_killed_goes_on_to_the_same_bytes(
     made_model: Path,
     data_dir: Path,
     tmp_path: Path,
+    in_one_go: bytes,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    finish(build(made_model, data_dir, whole))
-    child = build(made_model, data_dir, stopped, n_before=3)
+    stopped = tmp_path / "stopped"
+    child = build(made_model, data_dir, stopped, n_before=3, precision="fp32")
     assert child.stdout is not None
     assert child.stdout.readline() == "stopped\n"
     os.kill(child.pid, signal.SIGKILL)
@@ -101,14 +117,17 @@ def test_a_build_that_was_killed_goes_on_to_the_same_bytes(
     assert len(kept) == 3
     damaged = unfinished / min(kept)
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
-    finish(build(made_model, data_dir, stopped))
-    assert vectors_of(stopped) == vectors_of(whole)
+    monkeypatch.setattr(dense_shards, "SHARD_NOTES", 8)
+    BiEncoder(model=str(made_model), precision="fp32").write_index(many.notes, stopped)
+    assert vectors_of(stopped) == in_one_go
 
 
-def test_two_devices_write_the_same_bytes(many: Dataset, made_model: Path, data_dir: Path, tmp_path: Path) -> None:
-    finish(build(made_model, data_dir, tmp_path / "one", device="cpu"))
-    finish(build(made_model, data_dir, tmp_path / "two", device="cpu,cpu"))
-    assert vectors_of(tmp_path / "two") == vectors_of(tmp_path / "one")
+def test_two_devices_write_the_same_bytes(
+    many: Dataset, made_model: Path, tmp_path: Path, in_one_go: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense_shards, "SHARD_NOTES", 8)
+    BiEncoder(model=str(made_model), device="cpu,cpu", precision="fp32").write_index(many.notes, tmp_path / "two")
+    assert vectors_of(tmp_path / "two") == in_one_go
 
 
 def test_a_process_that_ends_is_one_line(many: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -135,6 +154,7 @@ def test_a_device_that_is_not_there_is_one_line_and_costs_no_shard(
     many: Dataset, made_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qilin_rag.retrievers.dense.shards.SHARD_NOTES", 8)
+
     def kept(folder: Path, name: str, write: Any) -> None:
         if name == "vectors.npy":  # the shards joined
             raise KeyboardInterrupt
@@ -154,15 +174,19 @@ def test_a_device_that_is_not_there_is_one_line_and_costs_no_shard(
 
 @pytest.mark.slow
 def test_ray_writes_the_same_bytes(
-    many: Dataset, made_model: Path, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    many: Dataset,
+    made_model: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    in_one_go: bytes,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A cluster of this machine alone, with a worker a CPU."""
     pytest.importorskip("ray", reason="needs ray (make test-all installs it)")
-    finish(build(made_model, data_dir, tmp_path / "here"))
     monkeypatch.setenv("RAY_worker_niceness", "0")  # beside other work they would wait for minutes
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    finish(build(made_model, data_dir, tmp_path / "there", engine="ray"))
-    assert vectors_of(tmp_path / "there") == vectors_of(tmp_path / "here")
+    finish(build(made_model, data_dir, tmp_path / "there", engine="ray", precision="fp32"))
+    assert vectors_of(tmp_path / "there") == in_one_go
 
 
 def test_a_cluster_that_is_not_there_is_one_line(
