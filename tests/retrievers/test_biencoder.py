@@ -221,8 +221,8 @@ def test_the_notes_are_encoded_in_chunks_in_their_order(
 ) -> None:
     whole = BiEncoder(model=str(model)).search(small.questions, small.notes, 5)
     monkeypatch.setattr("qilin_rag.retrievers.dense.shards.SHARD_NOTES", 2)
-    monkeypatch.setattr("qilin_rag.retrievers.dense.search._CHUNK_QUERIES", 1)
-    monkeypatch.setattr("qilin_rag.retrievers.dense.search._BLOCK_ROWS", 2)
+    monkeypatch.setattr("qilin_rag.retrievers.dense.search.CHUNK_QUERIES", 1)
+    monkeypatch.setattr("qilin_rag.retrievers.dense.search.BLOCK_ROWS", 2)
     monkeypatch.setenv("QILIN_RAG_CACHE", str(tmp_path / "other"))
     parts = BiEncoder(model=str(model)).search(small.questions, small.notes, 5)
     assert [[hit.note_idx for hit in hits] for hits in parts] == [[hit.note_idx for hit in hits] for hits in whole]

@@ -84,7 +84,7 @@ def test_scores_are_those_of_bm25s(
     retriever = BM25(k1=k1, b=b, analyzer="char")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bm25_shards, "SHARD_NOTES", 7)
-        patch.setattr(bm25_build, "_BLOCK_POSTINGS", block)
+        patch.setattr(bm25_build, "BLOCK_POSTINGS", block)
         patch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
         rankings = retriever.search([Question(id=q, query=q, references=["x"]) for q in queries], notes, k)
         of_all = list(retriever.scores(queries, notes, [np.arange(len(texts))] * len(queries)))
@@ -125,10 +125,10 @@ def test_which_of_notes_that_tie_stay_is_a_matter_of_the_hash_wherever_they_stan
 def test_the_same_object_searches_again_and_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     notes = store_of(random_notes(2000))
     questions = [Question(id=str(i), query=text, references=["x"]) for i, text in enumerate(random_notes(50))]
-    monkeypatch.setattr("qilin_rag.retrievers.bm25.index._BLOCK", 100)
+    monkeypatch.setattr("qilin_rag.retrievers.bm25.index.BLOCK_POSTINGS", 100)
     retriever = BM25(analyzer="char")
     one = retriever.search(questions, notes, 10)
-    monkeypatch.setattr("qilin_rag.retrievers.bm25.retriever._THREADED_NOTES", 0)
+    monkeypatch.setattr("qilin_rag.retrievers.bm25.retriever.THREADED_NOTES", 0)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
     assert retriever.search(questions, notes, 10) == one
     assert retriever.search([], notes, 10) == []

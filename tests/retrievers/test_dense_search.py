@@ -27,9 +27,9 @@ def clustered(n: int, dimension: int = 24) -> Any:
 @pytest.mark.parametrize("n_copies", [1, 40])
 def test_flat_is_brute_force(n_copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With blocks that cut through ties, of more copies than faiss is asked for."""
-    monkeypatch.setattr(dense_search, "_BLOCK_ROWS", 97)
-    monkeypatch.setattr(dense_search, "_CHUNK_QUERIES", 3)
-    monkeypatch.setattr(dense_search, "_MARGIN", 5)
+    monkeypatch.setattr(dense_search, "BLOCK_ROWS", 97)
+    monkeypatch.setattr(dense_search, "CHUNK_QUERIES", 3)
+    monkeypatch.setattr(dense_search, "MARGIN", 5)
     vectors = np.tile(clustered(300), (n_copies, 1))
     rng = np.random.default_rng(1)
     ids = rng.permutation(len(vectors)).astype(np.int64)

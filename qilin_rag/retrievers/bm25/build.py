@@ -20,7 +20,7 @@ from qilin_rag.retrievers.bm25.index import FILES, Scores
 from qilin_rag.retrievers.bm25.shards import IndexShard, read_shard, shard_names, write_shards
 from qilin_rag.retrievers.resumable import drop_part, is_whole, kept_parts
 
-_BLOCK_POSTINGS = 1 << 25  # merged in memory at a time
+BLOCK_POSTINGS = 1 << 25  # merged in memory at a time
 
 
 def write_index(notes: NoteStore, folder: Path, analyzer: str, k1: float, b: float, n_processes: int) -> None:
@@ -75,7 +75,7 @@ class _Merge:
         start, n_terms = 0, len(self._terms)
         with stage("merging terms", n_terms) as advance:
             while start < n_terms:
-                end = int(np.searchsorted(self._indptr, self._indptr[start] + _BLOCK_POSTINGS, "right")) - 1
+                end = int(np.searchsorted(self._indptr, self._indptr[start] + BLOCK_POSTINGS, "right")) - 1
                 end = max(start + 1, min(end, n_terms))
                 yield self._block(start, end)
                 advance(end - start)

@@ -26,7 +26,7 @@ FILES = ("terms.npy", "offsets.npy", "indptr.npy", "rows.npy", "impacts.npy")
 
 
 _SAMPLE_NOTES = 16384
-_BLOCK = 65536  # postings that fit a core's cache
+BLOCK_POSTINGS = 65536  # postings that fit a core's cache
 
 
 class BM25Index(NamedTuple):
@@ -89,9 +89,9 @@ class BM25Index(NamedTuple):
 
 def _add_beside(scores: Scores, rows: npt.NDArray[np.int32], impacts: Scores) -> None:
     """`numpy.add.at` at 0.6 of its speed, but it lets other threads run, as that does not; each row is there once."""
-    for start in range(0, len(rows), _BLOCK):
-        some = rows[start : start + _BLOCK].astype(np.intp)
-        scores[some] += impacts[start : start + _BLOCK]
+    for start in range(0, len(rows), BLOCK_POSTINGS):
+        some = rows[start : start + BLOCK_POSTINGS].astype(np.intp)
+        scores[some] += impacts[start : start + BLOCK_POSTINGS]
 
 
 def _candidates(scores: Scores, k: int, found: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.intp]:

@@ -25,7 +25,7 @@ from qilin_rag.retrievers.bm25.index import BM25Index, Scores, read_index
 from qilin_rag.retrievers.index_files import IndexedRetriever
 
 logger = logging.getLogger(__name__)
-_THREADED_NOTES = 1 << 18  # with fewer, threads take more time to take turns than they save
+THREADED_NOTES = 1 << 18  # with fewer, threads take more time to take turns than they save
 
 
 class BM25(IndexedRetriever):
@@ -70,7 +70,7 @@ class BM25(IndexedRetriever):
         index: BM25Index = self.open_index(notes)
         analyze = ANALYZERS[self._analyzer_key]
 
-        n_threads = min(_available_cores(), len(questions)) if len(notes) >= _THREADED_NOTES else 1
+        n_threads = min(_available_cores(), len(questions)) if len(notes) >= THREADED_NOTES else 1
 
         def rank(some: Sequence[Question]) -> list[tuple[list[Hit], int]]:
             try:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _OF_QUERIES = ("query_prefix", "similarity", "faiss", "n_probe")
 _CHECKED_TEXTS = 32  # in bf16 against fp32
-_LEAST_COSINE = 0.999
+LEAST_COSINE = 0.999
 _SAMPLED_NOTES, _QUERY_CHARS = 200, 32  # whose titles are the queries that recall is measured by
 
 
@@ -256,9 +256,9 @@ class BiEncoder(IndexedRetriever):
         full, half = (self._encode(texts, "document", texts, precision) for precision in ("fp32", "bf16"))
         norms = np.linalg.norm(full, axis=1) * np.linalg.norm(half, axis=1)
         least = float(((full * half).sum(axis=1) / norms).min())
-        if least >= _LEAST_COSINE:
+        if least >= LEAST_COSINE:
             return "bf16"
-        found = f"bf16 makes other vectors than fp32 of model {self.model!r}: cosine {least:.4f}, under {_LEAST_COSINE}"
+        found = f"bf16 makes other vectors than fp32 of model {self.model!r}: cosine {least:.4f}, under {LEAST_COSINE}"
         if self.precision == "bf16":
             raise UsageError(f"{found}; leave the setting precision out")
         logger.info("%s; fp32 it is", found)

@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 Neighbours = Literal["flat", "ivf"]
 Ids = npt.NDArray[np.int64]
 Found = tuple[list[list[Hit]], int]
-_BLOCK_ROWS = 65536  # of vectors, as 32-bit floats
-_CHUNK_QUERIES = 1024  # compared with a block at a time
-_MARGIN = 100  # notes asked of faiss beyond k, so that ties at the cut are seen
+BLOCK_ROWS = 65536  # of vectors, as 32-bit floats
+CHUNK_QUERIES = 1024  # compared with a block at a time
+MARGIN = 100  # notes asked of faiss beyond k, so that ties at the cut are seen
 _SEED = 0
 _TRAINED_BY = 64  # vectors a list of ivf
 _RECALL_AT = 100
@@ -127,8 +127,8 @@ def search_flat(
     measure = _Distances() if by_distance else _Products()
     rankings: list[list[Hit]] = []
     n_tied = 0
-    for start in range(0, len(queries), _CHUNK_QUERIES):
-        chunk = slice(start, start + _CHUNK_QUERIES)
+    for start in range(0, len(queries), CHUNK_QUERIES):
+        chunk = slice(start, start + CHUNK_QUERIES)
         some, tied = _search_chunk(texts[chunk], queries[chunk], vectors, note_idxs, k, measure)
         rankings += some
         n_tied += tied
@@ -151,7 +151,7 @@ def search_approximately(
     """Rank as `search_flat`, but only the notes of the vectors that `index` finds in `n_probe` lists."""
     import faiss
 
-    n_wanted = min(k + _MARGIN, index.index.ntotal)
+    n_wanted = min(k + MARGIN, index.index.ntotal)
     _, found = index.index.search(queries, n_wanted, params=faiss.SearchParametersIVF(nprobe=n_probe))
     rankings = []
     n_tied = 0
@@ -190,7 +190,7 @@ def _opened_copies(vectors: npt.NDArray[Any], folder: Path) -> npt.NDArray[np.in
         kept: npt.NDArray[np.int32] = np.load(path, allow_pickle=False)
         if kept.shape == (len(vectors),) and kept.dtype == np.int32:
             return kept
-    blocks = (np.asarray(vectors[start : start + _BLOCK_ROWS]) for start in range(0, len(vectors), _BLOCK_ROWS))
+    blocks = (np.asarray(vectors[start : start + BLOCK_ROWS]) for start in range(0, len(vectors), BLOCK_ROWS))
     found = distinct(digests_of(row.tobytes() for block in blocks for row in block))
     copies = np.argsort(np.argsort(found.first))[found.number].astype(np.int32)
     if (n_copies := len(vectors) - len(found.first)) > 0:
@@ -305,15 +305,15 @@ def _made(vectors: npt.NDArray[Any], rows: Ids) -> Any:
     n_samples = min(len(rows), _TRAINED_BY * n_lists)
     sample = rows[np.sort(np.random.default_rng(_SEED).choice(len(rows), n_samples, replace=False))]
     index.train(vectors[sample].astype(np.float32))
-    for start in range(0, len(rows), _BLOCK_ROWS):
-        index.add(vectors[rows[start : start + _BLOCK_ROWS]].astype(np.float32))
+    for start in range(0, len(rows), BLOCK_ROWS):
+        index.add(vectors[rows[start : start + BLOCK_ROWS]].astype(np.float32))
     return index
 
 
 def _blocks(vectors: npt.NDArray[Any]) -> Iterator[tuple[int, Vectors]]:
     """Blocks as 32-bit floats, each with its first row."""
-    for start in range(0, len(vectors), _BLOCK_ROWS):
-        yield start, vectors[start : start + _BLOCK_ROWS].astype(np.float32)
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        yield start, vectors[start : start + BLOCK_ROWS].astype(np.float32)
 
 
 def _search_chunk(
@@ -325,7 +325,7 @@ def _search_chunk(
     measure: _Products,
 ) -> Found:
     """Where faiss may have cut among ties, all vectors are looked at once more."""
-    n_wanted = min(k + _MARGIN, len(vectors))
+    n_wanted = min(k + MARGIN, len(vectors))
     scores, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     longest = 0.0
     for start, block in _blocks(vectors):
