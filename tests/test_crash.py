@@ -119,7 +119,7 @@ def test_a_signal_keeps_what_is_done_and_says_so(tmp_path: Path, signum: signal.
         process.send_signal(signum)
         _, err = process.communicate(timeout=30)
         assert process.returncode == 128 + signum
-        assert err == f"{said}; every finished answer is kept, the same command goes on from here\n"
+        assert err.startswith(f"{said}; every finished answer is kept") and err.count("\n") == 1
         [manifest] = (tmp_path / "runs").glob("*/manifest.json")
         assert json.loads(manifest.read_text())["state"] == "incomplete"
         n_kept = len(finished_questions(tmp_path / "runs"))

@@ -60,13 +60,13 @@ def text_columns(encoder: BiEncoder, requests: Requests, catalogue: Catalogue) -
     notes, text_of_note = distinct_notes(catalogue, note_idx)
     made_by = encoder_sha256(encoder)
     return TextColumns(
-        notes=_kept(
+        notes=kept_vectors(
             [made_by, "notes", catalogue.notes.sha256, hashlib.sha256(notes.tobytes()).hexdigest()],
             len(notes),
             lambda: (encoder.embed_notes(note_texts(catalogue, part)) for part in _parts(notes)),
         ),
         text_of_note=text_of_note,
-        queries=_kept(
+        queries=kept_vectors(
             [made_by, "queries", hashlib.sha256("\0".join(queries).encode()).hexdigest()],
             len(queries),
             lambda: (encoder.embed_queries(part.tolist()) for part in _parts(queries)),
@@ -79,7 +79,7 @@ def _parts(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
     return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
 
 
-def _kept(made_of: list[str], n: int, encode: Callable[[], Iterable[Floats]]) -> Vectors:
+def kept_vectors(made_of: list[str], n: int, encode: Callable[[], Iterable[Floats]]) -> Vectors:
     """The array of `n` vectors that is made of this, made where it is not there; one process makes it at a time."""
     path = cache_dir() / "vectors" / f"{json_hash(made_of, sort_keys=False, ensure_ascii=True)[:24]}.npy"
     try:

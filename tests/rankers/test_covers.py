@@ -125,10 +125,9 @@ def test_the_log_says_how_many_have_none(tmp_path: Path, caplog: pytest.LogCaptu
         covers.read(note)
     with caplog.at_level(logging.INFO, "qilin_rag"):
         covers.tell()
-    assert caplog.messages == [
-        "covers: 3 of 6 notes have one that can be read; "
-        "1 not named in the table, 1 outside the folder of the data, 1 missing"
-    ]
+    [said] = caplog.messages
+    for part in ("3 of 6 notes", "1 not named in the table", "1 outside the folder of the data", "1 missing"):
+        assert part in said
     assert caplog.records[0].levelno == logging.INFO
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qilin_rag.rankers import text_vectors
+from qilin_rag.rankers.text_vectors import kept_vectors
 
 MADE = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -27,7 +27,7 @@ class Encoder:
 
 
 def kept(encode: Encoder) -> np.ndarray:
-    return np.array(text_vectors._kept(["encoder", "notes"], len(MADE), encode))
+    return np.array(kept_vectors(["encoder", "notes"], len(MADE), encode))
 
 
 def files() -> list[Path]:
@@ -76,5 +76,5 @@ def test_a_failed_encoding_leaves_nothing() -> None:
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        text_vectors._kept(["encoder", "notes"], len(MADE), fails)
+        kept_vectors(["encoder", "notes"], len(MADE), fails)
     assert [path.suffix for path in files()] == [".lock"]

@@ -140,7 +140,8 @@ def test_the_command(data_dir: Path, cli: Cli) -> None:
     refused = cli("retrieve", "--data", data_dir, "--set", "retriever.index=a/b", "--out", "x.trec")
     assert (refused.code, refused.err.count("\n"), "char there, word here" in refused.err) == (2, 1, True)
     none = cli("index", "oracle", "--data", data_dir, "--out", "d")
-    assert (none.code, none.err) == (2, "error: retriever oracle has no index to build; bm25 and biencoder have one\n")
+    assert (none.code, none.err.count("\n"), "retriever oracle has no index" in none.err) == (2, 1, True)
+    assert "bm25" in none.err and "biencoder" in none.err
     (data_dir / "notes.jsonl").write_text("")
     assert "no note to index" in cli("index", "bm25", "--data", data_dir, "--out", "d").err
     assert not Path("d").exists()

@@ -184,7 +184,8 @@ def test_cut_texts_are_remarked_and_counted(tiny: Path, caplog: pytest.LogCaptur
     references = [["萃"], ["萃"], ["萃", "萃" * 600], ["萃"], ["萃" * 600]]
     found = BertScore(model=str(tiny)).score_answers(answers, references)
     assert [score.reason for score in found] == [None, *["cut to 512 tokens"] * 2, None, "cut to 512 tokens"]
-    assert caplog.messages == ["bertscore: 2 of 5 texts were longer than 510 tokens and cut"]
+    [said] = caplog.messages
+    assert "2 of 5 texts" in said and "510 tokens" in said
 
 
 @pytest.mark.parametrize("status", ["failed", "filtered"])
@@ -347,7 +348,7 @@ def test_a_run_with_it(tiny: Path, data_dir: Path, cli: Cli) -> None:
     without = do(data_dir)
     done = cli("run", "--data", data_dir, "--set", f"metrics.bertscore.model={tiny}")
     assert done.code == 0
-    assert done.err == "bertscore: 1 of 7 texts were longer than 510 tokens and cut\n"  # no bar, no report
+    assert (done.err.count("\n"), "1 of 7 texts" in done.err) == (1, True)  # no bar, no report
     assert "bertscore: cut to 512 tokens (1 of 3)" in done.out
     assert Path(done.out.splitlines()[-1]) == without.directory.path  # metrics are no part of the fingerprint
     board = cli("leaderboard").out
