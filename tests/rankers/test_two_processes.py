@@ -49,7 +49,7 @@ def crossencoder(out: Path, n_processes: int, model: str) -> None:
     catalogue = Catalogue(load_dataset("sample").notes)
     chosen = {"batch_size": 16 // n_processes, "max_steps": 8, "log_every": 1, "evaluate_every": 4}
     ranker = CrossEncoder(model=model, **test_crossencoder.SETTINGS | chosen)
-    requests = (test_crossencoder.requests_on(catalogue, *which) for which in ((60, 0), (20, 5)))
+    requests = test_crossencoder.requests_on(catalogue), test_crossencoder.requests_on(catalogue, 20, 5)
     train_ranker(ranker, *requests, catalogue, out)
 
 
