@@ -18,7 +18,7 @@ LLAMACPP_PIN = xllamacpp==2026.10.11549 gguf==0.19.0
 JOBS    ?= 2
 PARALLEL = --numprocesses $(JOBS) --dist loadfile
 
-.PHONY: help demo quick test test-all chromium vllm-env llamacpp-env lint format bench bench-neural clean
+.PHONY: help demo quick test test-all chromium vllm-env llamacpp-env lint format bench bench-neural release-check clean
 help:
 	@echo "make demo      the main job on the bundled sample, the leaderboard printed"
 	@echo "make quick     while you write: ruff, and the tests that take no time, with those you changed (half a minute)"
@@ -29,6 +29,7 @@ help:
 	@echo "make bench     the benchmarks: ratios to a peer in the same run"
 	@echo "make bench-neural  those that need torch; MODEL=FOLDER: an encoder, for those of dense retrieval"
 	@echo "make format    bring the code into shape"
+	@echo "make release-check  build, check, install and try what a release uploads; uploads nothing"
 
 $(VENV)/core: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(None if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, this is {v}; name one: make PYTHON=python3.12")'
@@ -130,6 +131,9 @@ bench-neural: $(VENV)/all
 format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+release-check: $(VENV)/core
+	PYTHON=$(BIN)/python .ci/release
 
 clean:
 	rm -rf $(VENV) $(VLLM) $(LLAMACPP) .bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
