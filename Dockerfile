@@ -1,6 +1,6 @@
 # The core of qilin_rag (no torch) on a CPU, for people who would rather not install Python:
 #   docker build -t qilin-rag .
-#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/runs:/runs" qilin-rag run --data sample
+#   mkdir -p runs && docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/runs:/runs" qilin-rag run --data sample
 # Runs are kept in /runs. Mount your data, for example -v "$PWD/mine:/mine:ro", and name it: --data mine.
 FROM python:3.11.14-slim-bookworm AS build
 WORKDIR /src
