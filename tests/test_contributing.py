@@ -119,6 +119,6 @@ def test_the_package_is_typed_and_can_be_installed(package: Path) -> None:
         for name, path in names.items():
             assert f"{name} = {path}" in (info / "entry_points.txt").read_text(encoding="utf-8")
     pytest.importorskip("mypy", reason="needs mypy: pip install 'qilin-rag[dev]'")
-    mypy = [sys.executable, "-m", "mypy", package / "our_rag"]  # strict, and with what `make lint` remembers
+    mypy = [sys.executable, "-m", "mypy", str(package / "our_rag")]  # strict, and with what `make lint` remembers
     typed = subprocess.run(mypy, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     assert typed.returncode == 0, typed.stdout + typed.stderr

@@ -219,6 +219,6 @@ def test_hooks_run_pinned_tools_of_the_environment(tmp_path: Path) -> None:
     written.write_text('"""A module."""\nimport os\nx = {"a":1}\n', encoding="utf-8")
     for name in ("ruff-check", "ruff-format"):
         words = shlex.split(hooks[name]["entry"].removeprefix(".venv/bin/"))
-        command = [sys.executable, "-m", *words, "--config", CHECKOUT / "pyproject.toml", written]
+        command = [sys.executable, "-m", *words, "--config", str(CHECKOUT / "pyproject.toml"), str(written)]
         subprocess.run(command, check=False, capture_output=True)
     assert written.read_text(encoding="utf-8") == '"""A module."""\n\nx = {"a": 1}\n'
