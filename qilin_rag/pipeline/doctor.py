@@ -53,7 +53,7 @@ def examine(config: RunSpec) -> Iterator[Finding]:
     yield Finding("python", "ok", f"{sys.version.split()[0]}, qilin-rag {_version('qilin-rag')}")
     yield _gpu()
     for extra, purpose in EXTRAS.items():
-        yield _packages(extra, purpose)
+        yield check_packages(extra, purpose)
     for name in ENGINES.table():
         yield _engine(name)
     yield _data(config.data)
@@ -83,7 +83,7 @@ def _gpu() -> Finding:
     return Finding("gpu", "ok", "; ".join(found)) if found else Finding("gpu", "missing", "none seen")
 
 
-def _packages(extra: str, purpose: str) -> Finding:
+def check_packages(extra: str, purpose: str) -> Finding:
     """Check the packages of an extra, as this package's metadata names them."""
     wanted = [Requirement(line) for line in requires("qilin-rag") or []]
     named = [

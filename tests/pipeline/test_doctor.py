@@ -47,14 +47,14 @@ def test_the_models_of_a_hybrids_parts_are_looked_for(examine: Callable[..., tup
 def test_missing_packages_come_with_the_pip_line(monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
     installed = {"torch": "2.0.0", "faiss-cpu": "1.15.1"}
     monkeypatch.setattr(doctor, "_version", installed.get)
-    found = doctor._packages("neural", "dense retrieval")
+    found = doctor.check_packages("neural", "dense retrieval")
     assert found.state == "missing"
     assert "no sentence-transformers" in found.detail
     assert "torch 2.0.0 is too old" in found.detail
     assert "faiss" not in found.detail
     assert found.advice == "pip install 'qilin-rag[neural]'"
     installed |= {"torch": "2.13.0+cpu", "sentence-transformers": "6.2.0"}
-    assert doctor._packages("neural", "dense retrieval").state == "ok"
+    assert doctor.check_packages("neural", "dense retrieval").state == "ok"
 
 
 def test_the_server_of_the_run_is_asked(
