@@ -29,8 +29,8 @@ from tests.conftest import Cli
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "README.zh.md") if (ROOT / name).is_file()]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
-SLOW: set[str] = set()
 NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
+LONG = ("prompt-ablation", "train-a-ranker")
 
 BLOCK = re.compile(r"^( *)(`{3,})(\w+)([^\n`]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
 TITLE = re.compile(r'title="([^"]*)"')
@@ -231,7 +231,13 @@ def run_page(blocks: Sequence[Block], cli: Cli, monkeypatch: pytest.MonkeyPatch)
             namespace = test.globs
 
 
-@pytest.mark.parametrize("page", [pytest.param(p, marks=pytest.mark.slow) if p in SLOW else p for p in NAMES])
+def marked(page: str) -> Any:
+    """Long pages, and the Chinese ones, whose commands are those of the English ones, are run among the slow tests."""
+    is_slow = page.startswith("docs/zh/") or Path(page).stem in LONG
+    return pytest.param(page, marks=pytest.mark.slow) if is_slow else page
+
+
+@pytest.mark.parametrize("page", map(marked, NAMES))
 def test_what_a_page_shows_happens(page: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = blocks_of(page)
     if any("runs/examples" in block.body for block in blocks):
