@@ -37,7 +37,7 @@ def execute(path: Path, folder: Path, claims: str = "") -> Any:
     at.mkdir(parents=True)
     (folder / "runs").symlink_to(ROOT / "runs")
     resources = {"metadata": {"path": str(at)}}
-    NotebookClient(notebook, timeout=300, record_timing=False, resources=resources).execute()
+    NotebookClient(notebook, timeout=300, record_timing=False, coalesce_streams=True, resources=resources).execute()
     notebook.cells.pop()
     notebook.metadata.language_info = {"name": "python"}
     for output in outputs(notebook):

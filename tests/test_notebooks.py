@@ -27,13 +27,13 @@ CLAIMS = {
         value = correlations.set_index(["answers of", "aspect"])
         correctness, completeness, faithfulness = (value.loc["all", aspect]["spearman"] for aspect in ASPECTS)
         assert completeness > correctness > faithfulness
-        assert value.loc["none", "judge_correctness"]["n_other"] == 5
-        assert value.loc["none", "judge_correctness"]["spearman"] < 0
+        assert value.loc["none", "correctness"]["n_other"] == 5
+        assert value.loc["none", "correctness"]["spearman"] < 0
         assert value["low"].isna().tolist() == (value["n_other"] < 6).tolist()
-        found = conclusions.set_index(["pair", "metric"])["differs"]
+        found = conclusions.set_index(["runs", "metric"])["differs"]
         assert found["bm25 - none"].all() and not found["biencoder - bm25"].any()
-        for pair in ("oracle - bm25", "oracle - biencoder"):
-            assert found[pair].to_dict() == {
+        for contrast in ("oracle - bm25", "oracle - biencoder"):
+            assert found[contrast].to_dict() == {
                 "rouge_l": False, "judge_correctness": True, "judge_completeness": False
             }
         assert len(conclusions) == 12
