@@ -120,10 +120,10 @@ def _listed(path: Path | None, axis: str, values: Any) -> list[Any]:
 def plan_sweep(configs: Sequence[RunConfig]) -> list[Plan]:
     """Plan the calls and the cost of each run of a sweep; leave out runs that are the same as an earlier one."""
     shared = Shared()
-    plans: dict[str, tuple[int, Plan]] = {}
+    plans: dict[str | int, tuple[int, Plan]] = {}
     for number in sorted(range(len(configs)), key=lambda i: -configs[i].top_k):  # a long ranking holds the short ones
         planned = plan(configs[number], shared)
-        plans.setdefault(planned.run, (number, planned))
+        plans.setdefault(planned.run or number, (number, planned))  # without its data a run has no name yet
     return [planned for _, planned in sorted(plans.values(), key=lambda plan: plan[0])]
 
 
