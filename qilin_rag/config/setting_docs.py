@@ -23,13 +23,15 @@ class SettingDoc(NamedTuple):
     meaning: str
 
 
-def setting_docs(model: type[BaseModel]) -> list[SettingDoc]:
-    """Return what can be set of a component, in its order.
+def setting_docs(model: type[BaseModel], most_chars: int = _MOST_CHARS) -> list[SettingDoc]:
+    """Return what can be set of a component, in its order; meanings are cut to `most_chars` characters.
 
-    The meaning is the text under the field, else the sentences that name it in the docstring of the class or of one
-    that it is made from; else its type.
+    The meaning is the text under the field, else its entry under `Args:` or `Attributes:` in the docstring of the class
+    or of one that it is made from, else the sentences there that name it; else its type.
     """
-    described = {name: text for base in reversed(model.__mro__) for name, text in _under_fields(base).items()}
+    bases = list(reversed(model.__mro__))
+    described = {name: text for base in bases for name, text in _entries(base.__doc__ or "").items()}
+    described |= {name: text for base in bases for name, text in _under_fields(base).items()}
     texts = [
         (base.__doc__ or "").partition("Example:")[0]
         for base in model.__mro__
@@ -39,7 +41,7 @@ def setting_docs(model: type[BaseModel]) -> list[SettingDoc]:
     for name, field in model.model_fields.items():
         said = described.get(name) or next(filter(None, (_sentences(text, name) for text in texts)), "")
         meaning = said or _type_name(field.annotation)
-        docs.append(SettingDoc(name, _default(field), textwrap.shorten(meaning, _MOST_CHARS, placeholder=" ...")))
+        docs.append(SettingDoc(name, _default(field), textwrap.shorten(meaning, most_chars, placeholder=" ...")))
     return docs
 
 
@@ -77,6 +79,15 @@ def _under_fields(cls: type) -> dict[str, str]:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(said))):
                 found[name] = said
     return found
+
+
+def _entries(docstring: str) -> dict[str, str]:
+    """Return what the sections `Args:` and `Attributes:` of a docstring say of each name."""
+    entries: dict[str, str] = {}
+    for section in re.findall(r"^(?:Args|Attributes):\n((?:[ \t]+.*(?:\n|$)|\n)+)", inspect.cleandoc(docstring), re.MULTILINE):
+        for name, text in re.findall(r"^(\w+)(?: \([^)]*\))?:((?:.*\n?)(?:[ \t]+.*\n?)*)", textwrap.dedent(section), re.MULTILINE):
+            entries[name] = " ".join(text.split())
+    return entries
 
 
 def _sentences(docstring: str, name: str) -> str:

@@ -1,0 +1,1 @@
+"""Generates the reference pages from the code, and the pages of notebooks, when mkdocs builds the site."""

@@ -1,0 +1,158 @@
+"""Each metric as Markdown: its signature from the code; its formula, range and source from the tables here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from docgen.html import code, docstring, inline, table
+from qilin_rag.core.registry import SCORERS
+from qilin_rag.core.types import SCALE
+from qilin_rag.judging.pointwise import VERSION
+from qilin_rag.judging.verdicts import ASPECTS
+from qilin_rag.rankers.ranking_directory import SIGNATURES
+from qilin_rag.scorers.base import Scorer
+from qilin_rag.scorers.bertscore import BertScore
+
+
+class Metric(NamedTuple):
+    """How a figure is computed, which values it can have, and who defined it."""
+
+    formula: str
+    range: str
+    source: str
+    url: str = ""
+
+
+_UP = "0 to 1, higher is better"
+_IR_MEASURES = "https://ir-measur.es/en/latest/measures.html"
+_SETS = "Sets of notes, as in retrieval. ALCE's measures of these names ask an entailment model instead"
+_ALCE = "https://arxiv.org/abs/2305.14627"
+_LIN = "Lin 2004; equal to the package rouge_score on the same tokens"
+_LIN_URL = "https://aclanthology.org/W04-1013/"
+METRICS = {
+    "rouge_l": Metric(
+        "F1 = 2PR / (P + R). P = length of the longest common subsequence / tokens of the answer, R = the same length / "
+        "tokens of the reference. The best over the references.",
+        _UP,
+        _LIN,
+        _LIN_URL,
+    ),
+    "rouge_1": Metric(
+        "F1 = 2PR / (P + R). P = tokens in common / tokens of the answer, R = tokens in common / tokens of the "
+        "reference; a token counts as often as it is on both sides. The best over the references.",
+        _UP,
+        _LIN,
+        _LIN_URL,
+    ),
+    "rouge_2": Metric("As rouge_1, over pairs of neighbouring tokens.", _UP, _LIN, _LIN_URL),
+    "bleu": Metric(
+        "min(1, exp(1 - r / a)) × exp(mean of ln p_n over n = 1 to 4, or to the answer's length if that is shorter). "
+        "a = tokens of the answer (each Chinese character is one), r = those of the reference closest in length, p_n = "
+        "clipped n-grams in common / n-grams of the answer.",
+        _UP,
+        "Papineni et al. 2002, by sacreBLEU (Post 2018)",
+        "https://aclanthology.org/W18-6319/",
+    ),
+    "chrf": Metric(
+        "F2 = 5PR / (4P + R). P and R = means of precision and recall of the n-grams of characters over n = 1 to 6. "
+        "The best over the references.",
+        _UP,
+        "Popović 2015, by sacreBLEU (Post 2018)",
+        "https://aclanthology.org/W15-3049/",
+    ),
+    "bertscore": Metric(
+        "F1 = 2PR / (P + R). P = mean over the answer's tokens of the highest cosine similarity to a token of the "
+        "reference, R = the same with the sides exchanged. The best over the references.",
+        "At most 1, higher is better",
+        "Zhang et al. 2020; as the package bert_score, without idf weights and without rescaling",
+        "https://arxiv.org/abs/1904.09675",
+    ),
+    "contains": Metric(
+        "1 if the answer has all tokens of a reference in a row, else 0. Punctuation is left out.",
+        "0 or 1, higher is better",
+        "The lenient form of the exact match of SQuAD (Rajpurkar et al. 2016)",
+        "https://arxiv.org/abs/1606.05250",
+    ),
+    "length_ratio": Metric(
+        "Tokens of the answer / tokens of the reference that is closest in length.",
+        "0 and up, 1 is best",
+        "The closest reference as in BLEU (Papineni et al. 2002)",
+        "https://aclanthology.org/P02-1040/",
+    ),
+    "citation_precision": Metric(
+        "Numbers cited that name a reference note / numbers cited, each once.", _UP, _SETS, _ALCE
+    ),
+    "citation_recall": Metric("Reference notes that are cited / reference notes.", _UP, _SETS, _ALCE),
+    "citation_invalid": Metric(
+        "Citations of notes that were not given / citations.", "0 to 1, lower is better", _SETS, _ALCE
+    ),
+    "recall@k": Metric("Reference notes among the first k hits / reference notes.", _UP, "ir_measures", _IR_MEASURES),
+    "ndcg@k": Metric(
+        "DCG / DCG of the best order. DCG = sum of 1 / log2(rank + 1) over the reference notes among the first k hits.",
+        _UP,
+        "ir_measures",
+        _IR_MEASURES,
+    ),
+    "mrr@k": Metric(
+        "1 / rank of the first reference note, 0 if it is not among the first k hits.", _UP, "ir_measures", _IR_MEASURES
+    ),
+}
+RANKING = {
+    "mrr": "1 / rank of the first click, 0 if it is not among the first k.",
+    "map": "Sum over the clicks among the first k of (clicks up to this rank / rank), divided by the number of clicks.",
+    "ndcg": "DCG / DCG of the best order. DCG = sum of 1 / log2(rank + 1) over the clicks among the first k.",
+    "recall": "Clicks among the first k / clicks.",
+    "precision": "Clicks among the first k / k.",
+    "map (released code)": "As map, divided by the smaller of k and the number of clicks.",
+}
+JUDGED = {
+    "correctness": "Are the statements true, and do they answer the question?",
+    "completeness": "Does the answer have the points of the references, with their steps, numbers and cautions?",
+    "faithfulness": "Is each statement backed by the notes that the model was sent?",
+}
+
+
+def metrics() -> str:
+    """Return the section of each scorer, with each of its figures."""
+    return "\n\n".join(part for name in SCORERS.table() for part in _scorer(name))
+
+
+def ranking_metrics() -> str:
+    """Return the figures of a ranking of search or recommendation results."""
+    rows = [(code(name), inline(RANKING[re.sub(r"@\d+", "", name)]), code(made)) for name, made in SIGNATURES.items()]
+    return table(("Metric", "Formula", "Signature"), rows)
+
+
+def judge_metrics() -> str:
+    """Return the figures that a judge gives to the answers of a run."""
+    scale = f"{SCALE[0]}-{SCALE[1]}"
+    made = f"{scale}|judge:NAME|model:NAMES|settings:HASH|prompt:HASH|v{VERSION}"
+    rows = [(code(f"judge_{aspect}"), inline(JUDGED[aspect]), code(f"judge_{aspect}|{made}")) for aspect in ASPECTS]
+    return table(("Metric", "What the judge is asked", "Signature"), rows)
+
+
+def _scorer(name: str) -> list[str]:
+    scorer = SCORERS.create(name, {})
+    parts = [f"### `{name}` {{ #{name} }}", docstring(type(scorer))]
+    for metric, signature in signatures(scorer).items():
+        found = METRICS[re.sub(r"@\d+$", "@k", metric)]
+        source = inline(found.source)
+        rows = [
+            ("Formula", inline(found.formula)),
+            ("Range", inline(found.range)),
+            ("Source", f'<a href="{found.url}">{source}</a>' if found.url else source),
+            ("Signature", code(signature)),
+        ]
+        parts.append(table((code(metric), ""), rows))
+    if type(scorer).model_fields:
+        parts.append(f"[Settings of `{name}`](settings.md#metric-{name})")
+    return parts
+
+
+def signatures(scorer: Scorer) -> dict[str, str]:
+    """Return the signature of each figure; that of BERTScore without opening a model, whose hash it holds."""
+    if isinstance(scorer, BertScore):
+        scorer._found, scorer._max_tokens = (Path(scorer.model), "HASH"), 512
+    return scorer.signatures()
