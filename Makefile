@@ -18,12 +18,13 @@ LLAMACPP_PIN = xllamacpp==2026.10.11549 gguf==0.19.0
 JOBS    ?= 2
 PARALLEL = --numprocesses $(JOBS) --dist loadfile
 
-.PHONY: help demo quick test test-all chromium vllm-env llamacpp-env lint format bench bench-neural release-check clean
+.PHONY: help demo quick test test-all docs chromium vllm-env llamacpp-env lint format bench bench-neural release-check clean
 help:
 	@echo "make demo      the main job on the bundled sample, the leaderboard printed"
 	@echo "make quick     while you write: ruff, and the tests that take no time, with those you changed (half a minute)"
 	@echo "make test      lint, types, architecture, and the tests that need nothing special; JOBS=8: so many at a time"
 	@echo "make test-all  all tests this machine can run, saying which were skipped and why"
+	@echo "make docs      the site of these pages, into site/; a broken link stops it"
 	@echo "make chromium  Chromium by apt, for the tests of the report (as root)"
 	@echo "make vllm-env llamacpp-env  environments with vLLM (CPU, 3.5 GB) and llama.cpp, for the tests of serving"
 	@echo "make bench     the benchmarks: ratios to a peer in the same run"
@@ -79,6 +80,10 @@ test: lint
 
 test-all: $(VENV)/all lint
 	$(BIN)/python -m pytest $(PARALLEL)
+
+# From site/index.html the pages open, but search needs a server: python -m mkdocs serve.
+docs: $(VENV)/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # A browser of the system for the tests of the report, and a font that has Chinese; where there is apt, and the right.
 chromium:
@@ -136,4 +141,4 @@ release-check: $(VENV)/core
 	PYTHON=$(BIN)/python .ci/release
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(LLAMACPP) .bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	rm -rf $(VENV) $(VLLM) $(LLAMACPP) .bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build site

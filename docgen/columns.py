@@ -70,8 +70,8 @@ MEANINGS = {
     },
     "requests": {
         "query": "The query. In recommendation: the titles of recently clicked notes, joined by spaces.",
-        "query_from_type": "Where the query came from: 1 typed, 2 auto-completion, 3 history, 4 suggestion on the page, "
-        "5 suggestion in a note, 6 filter, 7 hot list, 8 others. May be missing, which is not 8.",
+        "query_from_type": "Where the query came from: 1 typed, 2 auto-completion, 3 history, 4 suggestion on the "
+        "page, 5 suggestion in a note, 6 filter, 7 hot list, 8 others. May be missing, which is not 8.",
         "recent_clicked_note_idxs": "Notes that the user clicked before, at most 20.",
         "search_result_details_with_idx": "The results shown and what the user did; see below.",
         "rec_result_details_with_idx": "The results shown and what the user did; see below.",
@@ -85,7 +85,7 @@ MEANINGS = {
         "search_results": "The notes that were shown. Not in search_train.",
         "rec_results": "The notes that were shown. Not in recommendation_train.",
         "question_embedding": "Vector of the query. Absent from the hub's copy.",
-        "dqa_output": 'The answer shown, in Markdown, with citations such as `[第1篇](#)`. `"-1"`: no answer was shown.',
+        "dqa_output": 'The answer shown, in Markdown, with citations as `[第1篇](#)`. `"-1"`: no answer was shown.',
         "is_like_clk": "1: the user liked the answer. -1: no answer was shown.",
         "is_onebox_trace_clk": "1: the user clicked a citation in the answer. -1: no answer was shown.",
         "is_content_clk": "1: the user clicked the answer's text. -1: no answer was shown.",
@@ -178,4 +178,3 @@ def _type(kind: pa.DataType) -> str:
     if pa.types.is_list(kind):
         return f"list of {_type(kind.value_type)}"
     return {"string": "text", "int64": "integer"}.get(str(kind), "float")
-

@@ -40,7 +40,9 @@ class HelpPage:
     def write_dl(self, rows: Iterable[Sequence[str]], col_max: int = 30, col_spacing: int = 2) -> None:
         """Keep a group of options, or the commands of a group as links."""
         if self._heading == "Commands":
-            cells = [(f'<a href="#{anchor(f"{self._path} {name}")}">{code(name)}</a>', inline(said)) for name, said in rows]
+            cells = [
+                (f'<a href="#{anchor(f"{self._path} {name}")}">{code(name)}</a>', inline(said)) for name, said in rows
+            ]
         else:
             cells = [(code(name), inline(said)) for name, said in rows]
         self.parts.append(table((self._heading.removesuffix("s"), "Meaning"), cells))

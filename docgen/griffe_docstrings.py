@@ -14,7 +14,7 @@ from docgen.models import meaning, type_name
 from qilin_rag.config.setting_docs import setting_docs
 
 
-class Docstrings(Extension):
+class Docstrings(Extension):  # type: ignore[misc]
     """Changes docstrings before griffe parses them."""
 
     def on_object(self, *, obj: Any, **_: Any) -> None:
@@ -37,6 +37,7 @@ def with_fields(text: str, cls: type) -> str:
     for doc in setting_docs(cls, 10_000):
         kind = type_name(cls.model_fields[doc.name].annotation)
         default = "" if doc.default in ("needed", "") else f" Default: `{doc.default}`."
-        lines.append(f"    {doc.name} ({kind}): {meaning(cls, doc, kind).rstrip('.')}.{default}".replace("): .", "):"))
+        said = meaning(cls, doc, kind)
+        lines.append(f"    {doc.name}: {said}{'' if said.endswith(('.', '!', '?')) or not said else '.'}{default}")
     before, examples, after = text.partition("Examples:\n")
     return "\n".join([before.rstrip(), "", "Attributes:", *lines, "", examples + after])

@@ -16,7 +16,7 @@ from docgen import api, columns, commands, metrics, notebooks, settings
 from docgen.files import fields
 
 _PART = re.compile(r"^<!-- (generated|fields): ([\w.:]+) -->$", re.MULTILINE)
-_NOTEBOOK_LINK = re.compile(r"(\]\([^)\s]*)\.ipynb(?=[)#])")
+_NOTEBOOK_LINK = re.compile(r"(\]\((?!\w+:)[^)\s]*)\.ipynb(?=[)#])")
 PARTS: dict[str, Callable[[], str]] = {
     "api": api.api,
     "commands": commands.commands,

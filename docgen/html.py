@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import html
+import inspect
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
-_SECTION = re.compile(r"^(Args|Returns|Raises|Yields|Example|Examples):$", re.MULTILINE)
+_SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields|Example|Examples):$", re.MULTILINE)
 _PREFORMATTED = "\b\n"
 """Begins a paragraph that click prints as it is."""
 
@@ -31,9 +32,8 @@ def block(text: str) -> str:
 
 
 def paragraphs(text: str) -> str:
-    """Return the paragraphs of a text as HTML, without the sections of a docstring such as `Args:`."""
-    own = _SECTION.split(textwrap.dedent(text))[0].strip("\n")
-    pieces = re.split(r"\n\s*\n", own)
+    """Return the paragraphs of a text as HTML; those that click prints as they are become code."""
+    pieces = re.split(r"\n\s*\n", textwrap.dedent(text).strip("\n"))
     return "\n".join(
         block(piece.removeprefix(_PREFORMATTED)) if piece.startswith("\b") else f"<p>{inline(piece)}</p>"
         for piece in pieces
@@ -42,16 +42,17 @@ def paragraphs(text: str) -> str:
 
 
 def docstring(cls: type) -> str:
-    """Return what the docstring of a class says, its first line read as the others are."""
-    first, _, rest = (cls.__doc__ or "").partition("\n")
-    return paragraphs(f"{first}\n{textwrap.dedent(rest)}")
+    """Return the docstring of a class without its sections, such as `Args:`."""
+    return paragraphs(_SECTION.split(inspect.cleandoc(cls.__doc__ or ""))[0])
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table, one row a line; its cells are HTML already."""
+    """Return a table, one row a line; its cells are HTML already. On narrow screens its rows are stacked."""
     head = "".join(f"<th>{cell}</th>" for cell in header)
     body = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    return (
+        f'<div class="records">\n<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>'
+    )
 
 
 def _escaped(text: str) -> str:

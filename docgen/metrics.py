@@ -33,7 +33,7 @@ _LIN = "Lin 2004; equal to the package rouge_score on the same tokens"
 _LIN_URL = "https://aclanthology.org/W04-1013/"
 METRICS = {
     "rouge_l": Metric(
-        "F1 = 2PR / (P + R). P = length of the longest common subsequence / tokens of the answer, R = the same length / "
+        "F1 = 2PR / (P + R). P = length of the longest common subsequence / tokens of the answer, R = the same / "
         "tokens of the reference. The best over the references.",
         _UP,
         _LIN,

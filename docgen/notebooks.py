@@ -17,4 +17,4 @@ def pages(path: Path, src_uri: str, config: Any) -> Iterator[File]:
     body, resources = MarkdownExporter().from_filename(str(path), resources=names)
     yield File.generated(config, str(uri.with_suffix(".md")), content=body)
     for name, content in resources.get("outputs", {}).items():
-        yield File.generated(config, str(uri.with_name(name) if "/" not in name else uri.parent / name), content=content)
+        yield File.generated(config, str(uri.parent / name), content=content)

@@ -19,9 +19,8 @@ from qilin_rag.prompts.answer import load_prompt
 
 def run_settings() -> str:
     """Return the settings of a run that `--set` takes by their own name."""
-    helps = _flag_helps()
     docs = [
-        doc._replace(meaning=helps.get(doc.name, doc.meaning))
+        doc._replace(meaning=help_of(doc.name) or doc.meaning)
         for doc in setting_docs(RunSpec, 10_000)
         if doc.name in settable()
     ]
@@ -98,12 +97,8 @@ def _preset_rows() -> Iterator[tuple[str, ...]]:
         yield code(name), code(str(preset["model"])), address, cost
 
 
-def _flag_helps() -> dict[str, str]:
-    """The help of each flag of `run`, by the setting that it is, without the default."""
-    hints = get_type_hints(run, include_extras=True)
-    return {
-        name: str(option.help).partition(" [default")[0]
-        for name, hint in hints.items()
-        for option in get_args(hint)[1:]
-        if getattr(option, "help", None)
-    }
+def help_of(setting: str) -> str:
+    """Return the help of the flag of `run` that is this setting, without the default; empty if it has none."""
+    hint = get_type_hints(run, include_extras=True).get(setting)
+    helps = [str(option.help) for option in get_args(hint)[1:] if getattr(option, "help", None)]
+    return helps[0].partition(" [default")[0] if helps else ""

@@ -7,6 +7,7 @@ import inspect
 import re
 import textwrap
 import types
+from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -29,14 +30,10 @@ def setting_docs(model: type[BaseModel], most_chars: int = _MOST_CHARS) -> list[
     The meaning is the text under the field, else its entry under `Args:` or `Attributes:` in the docstring of the class
     or of one that it is made from, else the sentences there that name it; else its type.
     """
-    bases = list(reversed(model.__mro__))
+    bases = [base for base in reversed(model.__mro__) if issubclass(base, BaseModel) and base is not BaseModel]
     described = {name: text for base in bases for name, text in _entries(base.__doc__ or "").items()}
     described |= {name: text for base in bases for name, text in _under_fields(base).items()}
-    texts = [
-        (base.__doc__ or "").partition("Example:")[0]
-        for base in model.__mro__
-        if issubclass(base, BaseModel) and base is not BaseModel
-    ]
+    texts = [(base.__doc__ or "").partition("Example:")[0] for base in reversed(bases)]
     docs = []
     for name, field in model.model_fields.items():
         said = described.get(name) or next(filter(None, (_sentences(text, name) for text in texts)), "")
@@ -66,6 +63,7 @@ def _type_name(annotation: Any) -> str:
     return "null" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))
 
 
+@cache
 def _under_fields(cls: type) -> dict[str, str]:
     """The text under each field of the class's own source."""
     try:
@@ -83,11 +81,12 @@ def _under_fields(cls: type) -> dict[str, str]:
 
 def _entries(docstring: str) -> dict[str, str]:
     """Return what the sections `Args:` and `Attributes:` of a docstring say of each name."""
-    entries: dict[str, str] = {}
-    for section in re.findall(r"^(?:Args|Attributes):\n((?:[ \t]+.*(?:\n|$)|\n)+)", inspect.cleandoc(docstring), re.MULTILINE):
-        for name, text in re.findall(r"^(\w+)(?: \([^)]*\))?:((?:.*\n?)(?:[ \t]+.*\n?)*)", textwrap.dedent(section), re.MULTILINE):
-            entries[name] = " ".join(text.split())
-    return entries
+    sections = re.findall(
+        r"^(?:Args|Attributes):\n((?:[ \t]+.*\n|\n)+)", f"{inspect.cleandoc(docstring)}\n", re.MULTILINE
+    )
+    text = "\n".join(textwrap.dedent(section) for section in sections)
+    entries = re.findall(r"^(\w+)(?: \(.*?\))?:(.*(?:\n[ \t]+.*)*)", text, re.MULTILINE)
+    return {name: " ".join(said.split()) for name, said in entries}
 
 
 def _sentences(docstring: str, name: str) -> str:
