@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from docgen import api, columns, commands, metrics, notebooks, settings
+from docgen import api, columns, commands, metrics, settings
 from docgen.files import fields
 
 _PART = re.compile(r"^<!-- (generated|fields): ([\w.:]+) -->$", re.MULTILINE)
@@ -41,13 +41,18 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def on_config(config: Any) -> Any:
-    """Build the same pages on every machine: the default data set is not the builder's own."""
+    """Keep Chinese in the addresses of headings, and the builder's own default data set out of the pages."""
+    from pymdownx.slugs import slugify
+
+    config.mdx_configs.setdefault("toc", {})["slugify"] = slugify(case="lower")
     os.environ.pop("QILIN_RAG_DATA", None)
     return config
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Put a page in the place of each notebook."""
+    from docgen import notebooks
+
     for file in list(files):
         if file.src_uri.endswith(".ipynb"):
             files.remove(file)

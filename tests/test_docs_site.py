@@ -64,6 +64,10 @@ class Page(HTMLParser):
         return " ".join("".join(self.texts).split())
 
 
+def need_packages() -> None:
+    pytest.importorskip("mkdocs", reason="needs the packages of the site: pip install 'qilin-rag[docs]'")
+
+
 def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(config), "-d", str(site)]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "NO_MKDOCS_2_WARNING": "1"}
@@ -72,6 +76,7 @@ def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need_packages()
     folder = tmp_path_factory.mktemp("site")
     done = build(CHECKOUT / "mkdocs.yml", folder)
     assert done.returncode == 0, done.stderr
@@ -154,8 +159,7 @@ def test_options_are_grouped_as_help_groups_them() -> None:
 
 
 def _as_html(text: str) -> str:
-    import markdown
-
+    markdown = pytest.importorskip("markdown")
     return str(markdown.markdown(text, extensions=["tables", "attr_list", "md_in_html", "toc"]))
 
 
@@ -272,9 +276,18 @@ def _code(source: str, output: dict[str, Any]) -> dict[str, Any]:
     return {"cell_type": "code", "id": source[0], "metadata": {}, "execution_count": 1, **given}
 
 
+FRAME = """<div>
+<style scoped>
+    .dataframe tbody tr th { vertical-align: middle; }
+</style>
+<table border="1" class="dataframe">
+  <tbody><tr><td>0.3371</td></tr></tbody>
+</table>
+</div>"""
 CELLS = [
     {"cell_type": "markdown", "id": "text", "metadata": {}, "source": "# Agreement\n\n排行榜"},
     _code("1 + 1", {"output_type": "execute_result", "execution_count": 1, "data": {"text/plain": "2"}}),
+    _code("frame", {"output_type": "execute_result", "execution_count": 1, "data": {"text/html": FRAME}}),
     _code("plot()", {"output_type": "display_data", "data": {"image/png": "aGVsbG8="}}),
 ]
 
@@ -282,6 +295,7 @@ CELLS = [
 @pytest.fixture(scope="module")
 def small_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three pages and a notebook, with the search, the style and the hooks of the site."""
+    need_packages()
     folder = tmp_path_factory.mktemp("small")
     given = yaml.safe_load((CHECKOUT / "mkdocs.yml").read_text(encoding="utf-8"))
     [search] = [plugin for plugin in given["plugins"] if "search" in plugin]
@@ -306,8 +320,10 @@ def small_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_notebook_becomes_a_page_with_its_outputs(small_site: Path) -> None:
     page = read(small_site, "agreement")
     assert "排行榜" in page.text and "1 + 1" in page.text
-    [picture] = [address for address in page.fetched if address.endswith("_2_0.png")]
+    [picture] = [address for address in page.fetched if address.endswith("_3_0.png")]
     assert (small_site / picture).read_bytes() == b"hello"
+    written = (small_site / "agreement.html").read_text(encoding="utf-8")
+    assert "0.3371" in page.text and "<table>" in written and "dataframe" not in written
     assert 'href="agreement.html"' in (small_site / "en.html").read_text(encoding="utf-8")
 
 
@@ -316,6 +332,7 @@ def test_the_index_of_search_has_chinese_words(small_site: Path) -> None:
     texts = [re.sub("<[^>]+>", " ", page["text"]) for page in index["docs"]]
     words = {word for text in texts for word in re.split(index["config"]["separator"], text)}
     assert {"断点", "置信区间", "翻转", "rouge_l"} <= words
+    assert "zh.html#检验" in {page["location"] for page in index["docs"]}
 
 
 @pytest.fixture
