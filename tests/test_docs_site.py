@@ -6,10 +6,12 @@ import html
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -37,7 +39,6 @@ from qilin_rag.rankers.ranking_directory import SIGNATURES as RANKING_SIGNATURES
 CHECKOUT = Path(__file__).parents[1]
 REFERENCE = CHECKOUT / "docs" / "reference"
 REGISTRIES = (RETRIEVERS, LLMS, ENGINES, RANKERS, SCORERS)
-BROWSER = "/usr/bin/chromium"
 
 
 class Page(HTMLParser):
@@ -335,13 +336,15 @@ def test_the_index_of_search_has_chinese_words(small_site: Path) -> None:
     assert "zh.html#检验" in {page["location"] for page in index["docs"]}
 
 
-@pytest.fixture
-def address(small_site: Path) -> Iterator[str]:
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a folder on this machine."""
+
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(small_site)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/"
@@ -350,29 +353,44 @@ def address(small_site: Path) -> Iterator[str]:
     server.server_close()
 
 
-@pytest.mark.browser
-def test_search_finds_a_word_in_the_middle_of_a_sentence(address: str) -> None:
-    if not Path(BROWSER).exists():
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: qilin-rag[test-browser]")
+    found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
+    if not found:
         pytest.skip("no Chromium: make chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    wanted = {
-        "断点": "zh",
-        "置信区间": "zh",
-        "翻转检验": "zh",
-        "resumes": "en",
-        "rouge_l": "en",
-        "top-k": "en",
-        "figures": "index",
-    }
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_page()
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        for query, name in wanted.items():
+        started = driver.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.mark.browser
+def test_search_finds_a_word_in_the_middle_of_a_sentence(browser: Any, small_site: Path) -> None:
+    chinese = {"断点": "zh", "置信区间": "zh", "翻转检验": "zh"}
+    english = {"resumes": "en", "rouge_l": "en", "top-k": "en", "figures": "index"}
+    page = browser.new_page()
+    with served(small_site) as address:
+        for query, name in {**chinese, **english}.items():
             page.goto(f"{address}index.html?q={query}")
             first = page.locator(".md-search-result__link").first
             first.wait_for(state="attached", timeout=20_000)
             assert f"/{name}.html" in (first.get_attribute("href") or ""), query
+    page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_fit_a_phone_and_ask_no_other_host(browser: Any, site: Path, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    with served(site) as address:
+        for path in site.rglob("*.html"):
+            page.goto(f"{address}{path.relative_to(site)}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+            is_dark = page.evaluate("document.body.dataset.mdColorScheme") == "slate"
+            assert is_dark == (scheme == "dark"), path
         assert asked and all(url.startswith((address, "data:", "blob:")) for url in asked)
-        browser.close()
+    context.close()
