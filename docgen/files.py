@@ -26,8 +26,7 @@ def _parts(model: type, shown: set[type], is_first: bool = True) -> Iterator[str
     shown.add(model)
     if not is_first:
         yield f"<p><strong>{code(model.__name__)}</strong></p>"
-    if not model.__module__.startswith("typing"):
-        yield docstring(model)
+    yield docstring(model)
     yield fields_table(model)
     annotations = [field.annotation for field in getattr(model, "model_fields", {}).values()]
     for annotation in annotations or model.__annotations__.values():
