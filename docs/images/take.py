@@ -72,9 +72,7 @@ def _take_leaderboard(browser: Browser, scheme: Literal["light", "dark"], printe
 
 def _take_report(browser: Browser, scheme: Literal["light", "dark"], report: Path) -> None:
     """Take one question: the answer beside the reference, what they share marked."""
-    page = browser.new_page(
-        viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=SCALE, color_scheme=scheme
-    )
+    page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=SCALE, color_scheme=scheme)
     page.goto(report.as_uri())
     page.get_by_role("link", name=QUESTION).click()
     page.get_by_text("Notes found").wait_for()
