@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 from typer.main import get_command
@@ -32,47 +33,50 @@ from qilin_rag.cli import (
     sweep,
     synth,
 )
+from qilin_rag.cli.help import App
 from qilin_rag.cli.numbers import read_strictly
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.text import printable
 
-app = typer.Typer(
-    name="qilin-rag",
-    help="Evaluate retrieval-augmented answers to Qilin's DQA queries: retrieve, prompt, generate, score, compare.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help starts in half the time
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command()(evaluate.run)
-app.command()(evaluate.score)
-app.command()(import_answers.import_answers)
-app.command()(reproduce.reproduce)
-app.command()(judge.judge)
-app.command()(sweep.sweep)
-app.command()(ablate.ablate)
-app.command()(serve.serve)
-app.command()(retrieve.retrieve)
-app.command()(index.index)
-app.command()(results.leaderboard)
-app.command()(compare.compare)
-app.command()(ablate.sensitivity)
-app.command()(show.show)
-app.command()(export.export)
-app.command()(report.report)
-app.command()(rank.train)
-app.command()(rank.rank)
-app.add_typer(data.app)
-app.add_typer(analyze.app)
-app.command()(synth.synth)
-app.add_typer(cache.app)
-app.command()(doctor.doctor)
-app.command(name="list")(catalogue.list_names)
+_COMMANDS: dict[str, list[App | Callable[..., None]]] = {
+    "answer, score and judge": [
+        evaluate.run,
+        sweep.sweep,
+        ablate.ablate,
+        evaluate.score,
+        judge.judge,
+        import_answers.import_answers,
+        reproduce.reproduce,
+    ],
+    "read and share results": [
+        results.leaderboard,
+        show.show,
+        compare.compare,
+        report.report,
+        ablate.sensitivity,
+        export.export,
+    ],
+    "retrieve, rank and serve": [retrieve.retrieve, index.index, rank.train, rank.rank, serve.serve],
+    "look at data": [data.app, analyze.app, synth.synth],
+    "look at what is installed and kept": [doctor.doctor, catalogue.list_names, cache.app],
+}
+app = App("qilin-rag", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+for heading, commands in _COMMANDS.items():
+    for command in commands:
+        if isinstance(command, App):
+            app.add_typer(command, rich_help_panel=heading)
+        else:
+            name = "list" if command is catalogue.list_names else None  # its own name would hide the type
+            app.command(name, rich_help_panel=heading)(command)
 
 
 @app.callback(invoke_without_command=True)
-def _top(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+def _top(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    """Evaluate retrieval-augmented answers to the queries of Qilin.
+
+    Begin with `qilin-rag run --limit 3`: it needs no model and no download. `qilin-rag COMMAND --help` explains a
+    command and shows examples.
+    """
     if version:
         from qilin_rag import __version__
 
@@ -81,7 +85,10 @@ def _top(version: bool = typer.Option(False, "--version", help="Print the versio
 
 
 def main() -> None:
-    """Run the command line; what we stop for on purpose is one line on standard error and its own exit code."""
+    """Run the command line.
+
+    Prints an expected error as one line on standard error, and exits with its code.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123

@@ -1,4 +1,4 @@
-"""`ablate` and `sensitivity`: what hangs on the way of asking, and on the way of measuring."""
+"""`ablate` and `sensitivity`: how far results depend on the way of asking, and of measuring."""
 
 from __future__ import annotations
 
@@ -44,29 +44,33 @@ if TYPE_CHECKING:
 
 
 class TextFormat(StrEnum):
-    """How a report is written."""
+    """Formats of a report."""
 
     table = "table"
     md = "md"
     csv = "csv"
 
 
-Written = Annotated[TextFormat, typer.Option("--format", help="How to write it.")]
+Written = Annotated[TextFormat, typer.Option("--format", help="Format of the report.")]
 
 
 def ablate(
     config: Annotated[
-        str | None, typer.Argument(metavar="[CONFIG]", help="A sweep's YAML file, or one's name in configs/.")
+        str | None, typer.Argument(metavar="[CONFIG]", help="YAML file of a sweep, or its name in configs/.")
     ] = None,
-    retrievers: Annotated[str | None, typer.Option(help="Separated by commas, as are all lists here.")] = None,
-    llms: Annotated[str | None, typer.Option(help="LLMs; with two or more their order is compared.")] = None,
-    prompts: Annotated[str | None, typer.Option(help="The first is the default, in this and the next lists.")] = None,
-    top_k: Annotated[str | None, typer.Option(help="Numbers of notes: 5,1,3,10.")] = None,
-    note_order: Annotated[str | None, typer.Option(help="best_first,best_last,shuffled")] = None,
-    note_chars: Annotated[str | None, typer.Option(help="Characters of each note's content: whole,200,100.")] = None,
-    metric: Annotated[str, typer.Option(help="The figure that is compared.")] = "rouge_l",
+    retrievers: Annotated[str | None, typer.Option(help="Retrievers, separated by commas.")] = None,
+    llms: Annotated[str | None, typer.Option(help="LLMs, separated by commas; two or more are also ranked.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="Prompts, the default first: default,concise,cite.")] = None,
+    top_k: Annotated[str | None, typer.Option(help="Numbers of notes, the default first: 5,1,3,10.")] = None,
+    note_order: Annotated[
+        str | None, typer.Option(help="Orders of notes, the default first: best_first,best_last,shuffled.")
+    ] = None,
+    note_chars: Annotated[
+        str | None, typer.Option(help="Characters of each note, the default first: whole,200,100.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="Metric to compare.")] = "rouge_l",
     saved: Annotated[
-        bool, typer.Option("--saved", help="Report on the complete runs of --runs-dir; ask nothing, read no data.")
+        bool, typer.Option("--saved", help="Report on the complete runs of --runs-dir; ask no LLM, read no data.")
     ] = False,
     data: Data = None,
     metrics: Metrics = None,
@@ -80,10 +84,15 @@ def ablate(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Vary the way of asking, one factor at a time: prompt, number, order and length of notes.
+    """Vary the prompt or the notes, one factor at a time.
 
-    The first of each list is the default, around which runs are made as `sweep` makes them. Then each is compared with
-    the default, and the order of systems under one level with that under another.
+    The first of each list is the default. Makes the default run and one run for each other level of a factor, compares
+    each with the default, and tells if the order of systems depends on the level.
+
+    Examples:
+        qilin-rag ablate --retrievers bm25 --prompts default,concise --limit 5
+        qilin-rag ablate --retrievers bm25 --llms extractive --top-k 5,1,3 --dry-run
+        qilin-rag ablate --prompts default,concise --saved --format md
     """
     from qilin_rag.pipeline.sweep import AXES, FACTORS, plan_sweep, read_sweep
     from qilin_rag.reports.ablation import ablation, as_rows, default_settings, saved_runs
@@ -112,7 +121,7 @@ def ablate(
             "--dry-run": dry_run or None,
         }
         if unused := next((name for name, value in of_new_runs.items() if value is not None), None):
-            raise UsageError(f"--saved reads the runs of --runs-dir as they are, so it takes no {unused}")
+            raise UsageError(f"--saved reads the runs of --runs-dir as they are, so it takes no {unused}; leave it out")
         swept = None
         wanted = {AXES[axis]: values for axis, values in axes.items()}
         runs, left_out = saved_runs([runs_dir or Path("runs")], wanted)
@@ -148,11 +157,15 @@ def ablate(
 
 def sensitivity(
     run_directories: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help=f"Runs over the same questions. {RUN_HELP}")
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help=f"Runs over the same questions, each: {RUN_HELP[0].lower()}{RUN_HELP[1:]}"
+        ),
     ],
     metrics: Metrics = None,
     layers: Annotated[
-        str | None, typer.Option(help="BERTScore layers to try, separated by commas. [default: two up and down]")
+        str | None,
+        typer.Option(help="BERTScore layers to try, separated by commas. [default: up to two above and below]"),
     ] = None,
     runs_dir: NamedIn = None,
     settings: Settings = None,
@@ -160,9 +173,14 @@ def sensitivity(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Rank saved runs by variants of a metric: its tokens, what is stripped, its layer, several references.
+    """Rank saved runs again by variants of a metric.
 
-    No model is asked for answers, and nothing is written into the runs.
+    Variants differ in tokens, in what is stripped, in BERTScore's layer, and in how several references count. Asks no
+    LLM and writes nothing into the runs.
+
+    Examples:
+        qilin-rag sensitivity runs/RUN_A runs/RUN_B --metrics rouge_l,chrf
+        qilin-rag sensitivity runs/RUN_A runs/RUN_B --metrics bertscore --layers 4,6
     """
     from qilin_rag.config.run import resolve_metrics
     from qilin_rag.pipeline.scoring import check_names, usable_scorers
@@ -184,24 +202,24 @@ def sensitivity(
 def _number(option: str, name: str) -> int:
     if name.isdecimal():
         return int(name)
-    raise UsageError(f"{option}: {name!r} is no number")
+    raise UsageError(f"{option}: {name!r} is no number; write digits, such as 5")
 
 
 def _check_comparable(configs: Sequence[RunConfig], metric: str) -> None:
-    """That there would be nothing to compare, is an error before anything is asked."""
+    """Raise UsageError, before any question is asked, if there would be nothing to compare."""
     from qilin_rag.pipeline.scoring import check_names
     from qilin_rag.pipeline.sweep import FACTORS
 
     if len({tuple(getattr(config, factor) for factor in FACTORS.values()) for config in configs}) == 1:
-        raise UsageError("nothing to compare: give two or more --prompts, --top-k, --note-order or --note-chars")
+        raise UsageError("nothing to compare: name two or more in --prompts, --top-k, --note-order or --note-chars")
     scorers = configs[0].metrics.values()
     check_names(scorers)
     for top_k in sorted({config.top_k for config in configs}):
         scored = {name for scorer in scorers for name in scorer.for_run(top_k, ignores_k=False).signatures()}
         if metric not in scored | set(configs[0].optional_metrics):
             raise UsageError(
-                f"--metric: {metric!r} is not scored by runs of top_k {top_k}, but {', '.join(sorted(scored))}; "
-                "--metrics names what is"
+                f"--metric {metric!r} is not scored by runs of top_k {top_k}; name one of "
+                f"{', '.join(sorted(scored))}, or add it to --metrics"
             )
 
 

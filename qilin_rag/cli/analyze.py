@@ -1,4 +1,4 @@
-"""`analyze`: the figures of the paper's section 4 for any data, and what they leave open."""
+"""`analyze`: the tables and figures of the paper's section 4, and the questions that they leave open."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
+from qilin_rag.cli.help import App
 from qilin_rag.cli.options import AsJson, QilinTables, Quiet, SetLog, log_settings, qilin_tables
 
 if TYPE_CHECKING:
@@ -18,13 +19,8 @@ if TYPE_CHECKING:
     from qilin_rag.analysis.figures import FigureTable
     from qilin_rag.data.source import Source
 
-app = typer.Typer(
-    name="analyze",
-    help="What is in the data: tables and plots of the paper's section 4.",
-    invoke_without_command=True,
-    rich_markup_mode=None,
-)
-Plots = Annotated[bool, typer.Option(help="Draw plots, as PNG and SVG; they need matplotlib.")]
+app = App("analyze", invoke_without_command=True)
+Plots = Annotated[bool, typer.Option(help="Draw plots as PNG and SVG; needs matplotlib.")]
 Out = Annotated[Path, typer.Option(help="A new folder to write.")]
 
 
@@ -38,20 +34,26 @@ def analyze(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tables 2 and 5 to 9, demographics and Figure 3 of the paper, as CSV, JSON, plots and one Markdown page.
+    """Describe Qilin's tables as section 4 of the paper does.
 
-    The paper's values, which are Qilin's, stand beside those of the data.
+    Writes Tables 2 and 5 to 9, the demographics and Figure 3 as CSV, JSON, plots and one Markdown page, beside the
+    values that the paper gives for Qilin.
+
+    Examples:
+        qilin-rag analyze --data data/Qilin --out figures
+        qilin-rag analyze answers --data data/Qilin --out answers
+        qilin-rag analyze dqa-effect --data data/Qilin --out effect --no-plots
     """
     from qilin_rag.core.errors import UsageError
 
     if name := context.invoked_subcommand:
         if data is not None or out is not None or settings or not plots or quiet or as_json:
-            raise UsageError(f"options of analyze {name} stand behind it: analyze {name} --out DIR ...")
+            raise UsageError(f"options of analyze {name} stand behind it: write qilin-rag analyze {name} --out DIR")
         return
     from qilin_rag.analysis.paper_tables import analyse
 
     if out is None:
-        raise UsageError("name the folder to write: --out DIR")
+        raise UsageError("--out is missing; name a new folder to write: --out DIR")
     _write(analyse, data, out, plots, quiet, as_json, settings=settings)
 
 
@@ -59,7 +61,14 @@ def analyze(
 def answers(
     out: Out, data: QilinTables = None, plots: Plots = True, quiet: Quiet = False, as_json: AsJson = False
 ) -> None:
-    """Which answers users favour: feedback by length, citations, types of the notes cited, and query source."""
+    """Tell which answers users favour.
+
+    Gives feedback by length, number of citations, types of the cited notes, and source of the query.
+
+    Examples:
+        qilin-rag analyze answers --data data/Qilin --out answers
+        qilin-rag analyze answers --data data/Qilin --out answers --no-plots --json
+    """
     from qilin_rag.analysis.answers import favoured_answers
 
     lead = "Each cell: the share of the answers with this feedback, and its 95% interval."
@@ -72,11 +81,18 @@ def modality(
     data: QilinTables = None,
     settings: SetLog = None,
     plots: Plots = True,
-    seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Which type of note is clicked for which query, and what a calibrated model of it gains over the base rate."""
+    """Tell which queries lead to clicks on which note types.
+
+    Also fits a calibrated model of the clicked type, and gives its gain over the base rate.
+
+    Examples:
+        qilin-rag analyze modality --data data/Qilin --out modality
+        qilin-rag analyze modality --data data/Qilin --out types --seed 1 --no-plots
+    """
     from qilin_rag.analysis.log import read_log
     from qilin_rag.analysis.modality import modality as by_query
     from qilin_rag.data.catalogue import read_users
@@ -106,7 +122,7 @@ def _write(
     *modules: str,
     settings: list[str] | None = None,
 ) -> None:
-    """Tables of an analysis into a new folder, with their plots and page."""
+    """Write the tables of an analysis into a new folder, with their plots and page, and print them."""
     from qilin_rag.analysis.page import PAGE, lead_of, write_tables
     from qilin_rag.analysis.paper_tables import n_items
     from qilin_rag.data.released import why_other_data
@@ -128,7 +144,7 @@ def _write(
         ui.print_json({"out": str(out), **about_paper, "tables": [table.model_dump() for table in tables]})
         return
     if why_other and not quiet:
-        typer.echo(f"the paper's values are Qilin's, and this data is not known to be Qilin: {why_other}")
+        typer.echo(f"the paper's values are for Qilin, and this data is not known to be Qilin: {why_other}")
     for table in tables:
         if not quiet and (missing := table.missing()):
             typer.echo(f"{table.key} lacks {sum(line.count(',') + 1 for line in missing)} figures: {table.why_missing}")
@@ -141,14 +157,18 @@ def dqa_effect(
     data: QilinTables = None,
     settings: SetLog = None,
     plots: Plots = True,
-    seed: Annotated[int, typer.Option(help="Of the folds and the matching.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the folds and of the matching.")] = 0,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Estimate what an answer changes in what users do.
+    """Estimate how an answer changes what users do.
 
-    Matching and doubly robust estimates, the balance of what is compared, and what can't be concluded. No figure is
-    given where there is nothing to compare.
+    Gives matching and doubly robust estimates, the balance of the compared groups, and the limits of the conclusion.
+    Refuses an estimate if the groups can't be compared.
+
+    Examples:
+        qilin-rag analyze dqa-effect --data data/Qilin --out effect
+        qilin-rag analyze dqa-effect --data data/Qilin --out effect --no-plots --json
     """
     from qilin_rag.analysis.dqa_effect import dqa_effects
     from qilin_rag.analysis.effect_page import CAVEATS, PAGE, write_effects
@@ -175,7 +195,7 @@ def dqa_effect(
 
 
 def _prepared(out: Path, plots: bool, quiet: bool, *modules: str) -> AbstractContextManager[Path]:
-    """The new folder, once it is known that all can be done that will be."""
+    """Return the new folder; check first that the needed packages are installed."""
     from qilin_rag.core.extras import require
     from qilin_rag.core.files import new_folder
 
@@ -233,7 +253,7 @@ def _print_caveats() -> None:
 
 
 def open_tables(data: str | None, settings: list[str] | None = None) -> Source:
-    """Open all tables of the data that `--data` or the environment names; `settings` say how requests are read."""
+    """Open all tables of the data that `--data` or the environment names; `settings` say how to read requests."""
     from qilin_rag.data.schema import TABLES
     from qilin_rag.data.source import open_source
 

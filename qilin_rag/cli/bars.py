@@ -1,4 +1,4 @@
-"""Lay out the bars of long work: done of total, rate, failures and time left, in a line of any width."""
+"""Lay out progress bars: done of total, rate, failures and time left, in a line of any width."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _LEAST_LABEL = 12
 _BAR_WIDTH = 20
 _NARROW_BAR_WIDTH = 8
 _NARROW = 80  # columns; at fewer than these the bar itself is short
-_BESIDE_LABEL = 22  # columns that rate, time left and the gaps take
+_BESIDE_LABEL = 22  # columns for rate, time left and gaps
 
 
 def new_progress(console: Console) -> Progress:
-    """Return a display whose lines fit the console: a label that does not is cut in its middle."""
+    """Return a display whose lines fit the console; labels too long for it are cut in the middle."""
     from rich.progress import Progress
 
     progress = Progress(console=console)
@@ -25,8 +25,9 @@ def new_progress(console: Console) -> Progress:
 
 
 def shorten(text: str, width: int) -> str:
-    """Cut a text in its middle to `width` columns: the beginning says which run, the end what is done and how many
-    failed.
+    """Cut the middle out of a text so that it fits `width` columns.
+
+    Keeps the beginning, which names the run, and the end, which names the stage and the failures.
     """
     from rich.cells import cell_len, set_cell_size
 
@@ -42,7 +43,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def format_rate(per_s: float | None) -> str:
-    """Steps a second, or a minute or hour where they are slow; empty if not known."""
+    """Write steps a second, or a minute or hour if they are slow; empty if not known."""
     if not per_s:
         return ""
     for factor, unit in ((1, "s"), (60, "min"), (3600, "h")):
@@ -78,7 +79,7 @@ def _columns(progress: Progress) -> list[ProgressColumn]:
 
 
 def _clock(seconds: float | None) -> str:
-    """The seconds of a finished stage, as the time left is written."""
+    """Write the seconds of a finished stage as the time left is written."""
     minutes, rest = divmod(round(seconds or 0), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"

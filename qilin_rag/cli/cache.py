@@ -1,4 +1,4 @@
-"""`cache`: what is kept between runs, and how to have the space back."""
+"""`cache`: list what is kept between runs, and free its space."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qilin_rag.cli import ui
+from qilin_rag.cli.help import App
 from qilin_rag.cli.options import AsJson
 from qilin_rag.core.errors import QilinError, UsageError
 
 if TYPE_CHECKING:
     from qilin_rag.core.cache import Entry
 
-app = typer.Typer(name="cache", help="See and clear what is kept between runs.", no_args_is_help=True)
+app = App("cache", help="List and clear what is kept between runs.", no_args_is_help=True)
 
 
 class CacheKind(StrEnum):
-    """Kinds that can be cleared: those of `KINDS`."""
+    """Kinds of entries that can be cleared, those of `KINDS`."""
 
     notes = "notes"
     indexes = "indexes"
@@ -29,12 +30,19 @@ class CacheKind(StrEnum):
     servers = "servers"
 
 
-OlderThan = Annotated[float, typer.Option(min=0, metavar="DAYS", help="Only what was not used for so many days.")]
+OlderThan = Annotated[
+    float, typer.Option(min=0, metavar="DAYS", help="Remove only what was not used for so many days.")
+]
 
 
 @app.command(name="ls")
 def list_kept(as_json: AsJson = False) -> None:
-    """List what the cache folder holds, by kind: number, size, last use."""
+    """List the entries of the cache folder by kind.
+
+    Examples:
+        qilin-rag cache ls
+        qilin-rag cache ls --json
+    """
     from qilin_rag.core.cache import KINDS, cache_dir, entries, limit_bytes
 
     _check_folder()
@@ -60,7 +68,7 @@ def list_kept(as_json: AsJson = False) -> None:
     table = Table("kind", box=None, pad_edge=False, header_style="bold")
     for column in ("number", "size", "last use"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("what it is", overflow="fold")
+    table.add_column("contents", overflow="fold")
     for row in rows:
         table.add_row(row["kind"], str(row["n"]), _size(row["n_bytes"]), row["last_used"] or "-", row["what"])
     console = ui.console()
@@ -72,15 +80,19 @@ def list_kept(as_json: AsJson = False) -> None:
 @app.command(name="clear")
 def clear_kept(
     kind: Annotated[
-        CacheKind | None, typer.Argument(help="What to remove. [default: all but responses]", show_default=False)
+        CacheKind | None, typer.Argument(help="Kind to remove. [default: all but responses]", show_default=False)
     ] = None,
     older_than: OlderThan = 0,
-    yes: Annotated[bool, typer.Option("--yes", help="Needed for responses, which cost money.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Confirm the removal of responses, which cost money.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what can be made again, and say what was freed.
+    """Remove what can be made again, and print what was freed.
 
-    Answers that were paid for go only with: cache clear responses --yes. What a process uses at the moment stays.
+    Removes answers that were paid for only with `cache clear responses --yes`. Leaves what a process is using.
+
+    Examples:
+        qilin-rag cache clear
+        qilin-rag cache clear indexes --older-than 30
     """
     from qilin_rag.core.cache import KINDS, cache_dir, clear, entries
 
@@ -88,7 +100,9 @@ def clear_kept(
     names = [name for name in KINDS if (name == kind if kind else not KINDS[name].costs_money)]
     if kind and KINDS[names[0]].costs_money and not yes:
         size = _size(sum(entry.n_bytes for entry in entries(names)))
-        raise UsageError(f"{kind}: {KINDS[names[0]].what} ({size}), would be gone for ever; to remove them: --yes")
+        raise UsageError(
+            f"{kind.value!r} ({KINDS[names[0]].what}, {size}) can't be made again for free; add --yes to remove them"
+        )
     cleared = clear(names, older_than * 86400)
     n_bytes = sum(entry.n_bytes for entry in cleared.removed)
     faults = [entry for entry in cleared.left if entry.fault]
@@ -116,7 +130,7 @@ def clear_kept(
 
 
 def _fault(entry: Entry, n_more: int) -> str:
-    """What can't be removed, why, and what to do."""
+    """Say what can't be removed, why, and what to do."""
     if "locked" in entry.fault:
         todo = "wait until the run that writes to it has ended, then give the same command again"
     elif re.search("malformed|not a database", entry.fault):
@@ -127,7 +141,7 @@ def _fault(entry: Entry, n_more: int) -> str:
 
 
 def _check_folder() -> None:
-    """UsageError if the cache folder is there and can't be listed; one that is not there is empty."""
+    """Raise UsageError if the cache folder exists and can't be listed."""
     from qilin_rag.core.cache import cache_dir
 
     try:
@@ -141,7 +155,7 @@ def _check_folder() -> None:
 
 
 def _number(kept: list[Entry]) -> int:
-    """Of entries, without locks beside them."""
+    """Count entries, without the locks beside them."""
     return sum(entry.path.suffix != ".lock" for entry in kept)
 
 
@@ -152,7 +166,7 @@ def _day(seconds: float) -> str:
 
 
 def _size(n_bytes: int) -> str:
-    """In units of 1000."""
+    """Write a size in units of 1000."""
     size = float(n_bytes)
     for unit in ("B", "kB", "MB"):
         if size < 999.5:

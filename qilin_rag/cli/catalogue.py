@@ -1,4 +1,4 @@
-"""`list`: what can be named on the command line."""
+"""`list`: print what can be named on the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ListKind(StrEnum):
-    """What there is to list."""
+    """Kinds of names."""
 
     retrievers = "retrievers"
     llms = "llms"
@@ -28,26 +28,31 @@ class ListKind(StrEnum):
 
 
 def list_names(
-    kind: Annotated[ListKind, typer.Argument(help="What to list; settings are those of a run.")],
+    kind: Annotated[ListKind, typer.Argument(help="Kind to list; settings are those of a run.")],
     name: Annotated[
-        str | None, typer.Argument(help="One of them: its settings, as --set takes them.", show_default=False)
+        str | None, typer.Argument(help="A component, to list its settings as --set takes them.", show_default=False)
     ] = None,
     runs_dir: Annotated[
-        list[Path] | None, typer.Option(help="Of runs: a folder of them; may be given several times. [default: runs]")
+        list[Path] | None, typer.Option(help="With runs: a folder of runs; repeatable. [default: runs]")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
-    """List what can be named, with what it is; of runs their state and figures, of one component its settings.
+    """List components, settings or runs.
 
-    qilin-rag list retrievers bm25 prints what --set retriever.KEY=VALUE can be, with defaults.
+    With a NAME, lists the settings of that component with their defaults. `list runs` gives states and figures.
+
+    Examples:
+        qilin-rag list retrievers
+        qilin-rag list retrievers bm25
+        qilin-rag list runs --runs-dir runs
     """
     if kind is ListKind.runs and name is None:
         _list_runs(runs_dir or [Path("runs")], as_json)
         return
     if kind is ListKind.runs:
-        raise UsageError(f"list runs takes no name; to see one: qilin-rag show {name}")
+        raise UsageError(f"list runs takes no name, but got {name!r}; to see that run: qilin-rag show {name}")
     if runs_dir:
-        raise UsageError(f"--runs-dir is for: list runs, not for list {kind.value}")
+        raise UsageError(f"--runs-dir is for: list runs, not for list {kind.value}; leave it out")
     if name is not None or kind is ListKind.settings:
         _list_settings(kind, name, as_json)
         return
@@ -66,7 +71,7 @@ def list_names(
 
 
 def _list_runs(folders: list[Path], as_json: bool) -> None:
-    """Two lines a run, so that its name can be copied at any width."""
+    """Print each run's name alone on a line, so that it can be copied at any width."""
     from qilin_rag.reports.finding import folders_below
     from qilin_rag.reports.run_list import list_runs
 
@@ -75,7 +80,7 @@ def _list_runs(folders: list[Path], as_json: bool) -> None:
         ui.print_json([run.model_dump(mode="json") for run in runs])
         return
     if not runs:
-        raise UsageError(f"{', '.join(map(str, folders))} holds no run; begin with: qilin-rag run")
+        raise UsageError(f"{', '.join(map(str, folders))} holds no run; make one: qilin-rag run")
     console = ui.console()
     for run in runs:
         console.print(str(run.run), style="bold", soft_wrap=True)
@@ -126,7 +131,7 @@ def _list_settings(kind: ListKind, name: str | None, as_json: bool) -> None:
         return
     from rich.table import Table
 
-    table = Table("--set", "default", "what it is", box=None, pad_edge=False, header_style="bold")
+    table = Table("--set", "default", "meaning", box=None, pad_edge=False, header_style="bold")
     table.columns[0].no_wrap = True
     for doc in docs:
         table.add_row(*doc)
@@ -141,7 +146,7 @@ def _registry(kind: ListKind) -> Registry[Any]:
 
 
 def _flag_help(setting: str) -> str:
-    """The help of the flag of `run` that is this setting; empty where it has none."""
+    """Return the help of the option of `run` for this setting; empty if there is none."""
     from qilin_rag.cli.evaluate import run
 
     hint = get_type_hints(run, include_extras=True).get(setting)

@@ -1,4 +1,4 @@
-"""`compare`: two runs question by question."""
+"""`compare`: compare two runs question by question."""
 
 from __future__ import annotations
 
@@ -17,21 +17,26 @@ if TYPE_CHECKING:
 
 def compare(
     run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help=RUN_HELP)],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run it is compared with.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Run to compare it with.")],
     metric: Annotated[
-        str | None, typer.Option(help="What the questions that moved are told by. [default: the first in common]")
+        str | None,
+        typer.Option(help="Metric to pick the questions that differ most. [default: the first that both have]"),
     ] = None,
-    top: Annotated[int, typer.Option(min=0, help="How many questions that moved to show, each way.")] = 5,
+    top: Annotated[int, typer.Option(min=0, help="Questions to show that differ most, in each direction.")] = 5,
     cluster_by: Annotated[
-        str | None, typer.Option(help="Field of the questions' meta that makes clusters. [default: the query]")
+        str | None, typer.Option(help="Field of the questions' meta that defines clusters. [default: the query]")
     ] = None,
     runs_dir: NamedIn = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
-    """Compare two runs, question by question.
+    """Compare two runs question by question.
 
-    The difference of each metric with its 95% interval and p (paired sign-flip test), wins, ties and losses, and the
-    questions that moved most both ways.
+    Prints each metric's difference with its 95% interval and p (paired sign-flip test), wins, ties and losses, and the
+    questions that differ most in each direction.
+
+    Examples:
+        qilin-rag compare runs/RUN_A runs/RUN_B
+        qilin-rag compare runs/RUN_A runs/RUN_B --metric rouge_l --top 10
     """
     from qilin_rag.reports import compare as report
 
@@ -82,4 +87,4 @@ def _show(compared: Comparison, run_a: Path) -> None:
                 figures_of = f"{question.value_a:.4f}  {question.value_b:.4f}"
                 console.print(f"  {figures_of}  {question.question_id}  {question.query}", soft_wrap=True)
     if compared.better_a or compared.better_b:
-        console.print(f"\nqilin-rag show {run_a} --question ID shows one whole", style="dim", soft_wrap=True)
+        console.print(f"\nqilin-rag show {run_a} --question ID shows a question in full", style="dim", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`data`: validate, stats, convert and filter data sets."""
+"""`data`: validate, describe, convert and filter data sets."""
 
 from __future__ import annotations
 
@@ -10,20 +10,16 @@ from typing import Annotated
 import typer
 
 from qilin_rag.cli import filter, ui
+from qilin_rag.cli.help import App
 from qilin_rag.cli.options import AsJson, DataArgument, Quiet, SetLog, log_settings
 from qilin_rag.core.text import counted, printable
 
-app = typer.Typer(
-    name="data",
-    help="Look at data sets: validate, stats, convert, filter.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = App("data", help="Validate, describe, convert and filter data sets.", no_args_is_help=True)
 app.command("filter")(filter.filter_notes)
 
 
 class Encoding(StrEnum):
-    """What tables can be written as."""
+    """Formats that tables can be written in."""
 
     parquet = "parquet"
     arrow = "arrow"
@@ -33,13 +29,17 @@ class Encoding(StrEnum):
 @app.command()
 def validate(
     data: DataArgument,
-    show: Annotated[int, typer.Option(min=0, help="Defects shown of each column of each file.")] = 5,
+    show: Annotated[int, typer.Option(min=0, help="Defects to print for each column of each file.")] = 5,
     settings: SetLog = None,
     as_json: AsJson = False,
 ) -> None:
-    """Report every defect with table, row and column.
+    """Report every defect with its table, row and column.
 
-    Exit code 1 if there is any. --json gives all of them.
+    Exits with code 1 if there is a defect. --json prints all of them.
+
+    Examples:
+        qilin-rag data validate sample
+        qilin-rag data validate mine --show 20
     """
     from qilin_rag.data.schema import TABLES
     from qilin_rag.data.source import open_source
@@ -72,9 +72,14 @@ def validate(
 
 @app.command()
 def stats(data: DataArgument, settings: SetLog = None, as_json: AsJson = False) -> None:
-    """Print what is in a data set, in figures.
+    """Print the size and contents of a data set.
 
-    Rows, lengths, answers by feedback, positions and sessions of requests, and by which clock searches seem stamped.
+    Counts rows, lengths, answers by feedback, positions and sessions of requests, and tells which clock the times of
+    searches seem to follow.
+
+    Examples:
+        qilin-rag data stats sample
+        qilin-rag data stats hub:THUIR/Qilin --json
     """
     from qilin_rag.data.describe import describe
     from qilin_rag.data.schema import TABLES
@@ -101,13 +106,17 @@ def stats(data: DataArgument, settings: SetLog = None, as_json: AsJson = False) 
 @app.command()
 def convert(
     data: DataArgument,
-    to: Annotated[Encoding, typer.Option(help="What the tables are written as.")],
-    out: Annotated[Path, typer.Option(help="A new folder to write.")],
+    to: Annotated[Encoding, typer.Option(help="Format to write the tables in.")],
+    out: Annotated[Path, typer.Option(help="New folder to write.")],
     quiet: Quiet = False,
 ) -> None:
-    """Write the same tables in another encoding.
+    """Write the same tables in another format.
 
-    parquet is written as on the hub, a folder of shards a table.
+    Writes parquet as on the hub: one folder of shards for each table.
+
+    Examples:
+        qilin-rag data convert sample --to jsonl --out sample-jsonl
+        qilin-rag data convert hub:THUIR/Qilin --to arrow --out data/Qilin
     """
     from qilin_rag.data.convert import convert as convert_source
     from qilin_rag.data.schema import TABLES

@@ -1,4 +1,4 @@
-"""`doctor`: what is here and what is missing."""
+"""`doctor`: check what is installed and what a run needs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ def doctor(
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is installed, what is missing and how to get it.
+    """Check the installation and what a run would need.
 
-    With the options of a run it looks at what that run needs: its server, its models, its data. Nothing is fetched.
-    Exit code 1 where something the run needs is not there.
+    With the options of a run, checks its server, models and data. Downloads nothing. Exits with code 1 if the run lacks
+    something that it needs.
+
+    Examples:
+        qilin-rag doctor
+        qilin-rag doctor --retriever bm25 --metrics rouge_l,bertscore
+        qilin-rag doctor --llm qwen2.5-72b --data data/Qilin
     """
     from qilin_rag.config.spec import resolve_spec
     from qilin_rag.pipeline.doctor import examine

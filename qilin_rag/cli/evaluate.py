@@ -1,4 +1,4 @@
-"""`run` and `score`: make a run, and score one again."""
+"""`run` and `score`: make a run, and score runs again."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from qilin_rag.cli.options import (
     RetrieverName,
     RunsDir,
     Seed,
+    Serve,
     Settings,
     Stream,
     Verbose,
@@ -54,54 +55,53 @@ def run(
     references: References = None,
     missing_notes: MissingNotes = None,
     prompt: Annotated[
-        str | None, typer.Option(help="A prompt's name or YAML file (see: list prompts). [default: default]")
+        str | None, typer.Option(help="A prompt (see: list prompts) or its YAML file. [default: default]")
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(help="Notes a question gets; oracle gives all references. [default: 5]")
+        int | None, typer.Option(help="Notes in each prompt; oracle gives all reference notes. [default: 5]")
     ] = None,
     metrics: Metrics = None,
     limit: Limit = None,
     seed: Seed = None,
     ids: Annotated[
-        Path | None, typer.Option(help="Only the questions whose ids stand in this file, one a line.")
+        Path | None, typer.Option(help="Ask only the questions whose ids are in this file, one a line.")
     ] = None,
     concurrency: Concurrency = None,
     base_url: BaseUrl = None,
     stream: Stream = False,
-    serve: Annotated[
-        bool, typer.Option("--serve", help="Start the preset's own server for this run, and stop it after.")
-    ] = False,
+    serve: Serve = False,
     runs_dir: RunsDir = None,
     config: Annotated[
-        Path | None, typer.Option(help="A YAML file with any of these settings; flags win over it.")
+        Path | None, typer.Option(help="YAML file with any of these settings; options override it.")
     ] = None,
     settings: Settings = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Ask every question again; earlier answers are set aside.")
+        bool, typer.Option("--fresh", help="Ask every question again; set earlier answers aside.")
     ] = False,
     repeat: Annotated[
         int | None,
-        typer.Option(
-            help="Ask every question so many times, past the cache, and say how many answers change. [default: 1]"
-        ),
+        typer.Option(help="Times to ask each question, without the cache, to count answers that change. [default: 1]"),
     ] = None,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Neither use nor keep answers to requests that were sent before.")
-    ] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write the cache of answers.")] = False,
     dry_run: DryRun = False,
     fail_on_error: Annotated[
         float | None,
         typer.Option(
-            help="Questions allowed without an answer before exit code 3: a share below 1, or a number. [default: 0]"
+            help="Questions without an answer to accept before exit code 3: a share below 1, or a number. [default: 0]"
         ),
     ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
-    """Do one run: retrieve, prompt, generate, score.
+    """Run retrieve, prompt, generate and score.
 
-    The same command finds its run again and goes on where it stopped; nothing that was answered is asked twice.
+    The same command resumes its run after a stop, and asks no question twice.
+
+    Examples:
+        qilin-rag run --limit 3
+        qilin-rag run --retriever oracle --top-k 3 --prompt concise --metrics rouge_l
+        qilin-rag run --llm openai --base-url http://HOST:8000/v1 --set llm.model=NAME
     """
     from qilin_rag.config.run import resolve_run
     from qilin_rag.pipeline.dry_run import plan
@@ -160,9 +160,13 @@ def score(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score runs again, without the models that made them.
+    """Score runs again, without asking an LLM.
 
-    Scores by other metrics stay as they are. A metric's own model is loaded once for all of them.
+    Keeps the scores of other metrics. Loads a metric's own model once for all runs.
+
+    Examples:
+        qilin-rag score runs/RUN --metrics rouge_1,rouge_2
+        qilin-rag score runs/RUN --metrics rouge_l --set metrics.rouge_l.tokens=word
     """
     from qilin_rag.config.run import resolve_metrics
     from qilin_rag.pipeline.run import score_runs
@@ -170,14 +174,14 @@ def score(
     ui.set_up_logs(quiet or as_json)
     others = [setting for setting in settings or [] if not setting.startswith("metrics.")]
     if others:
-        raise UsageError(f"--set {others[0]}: score only takes metrics.NAME.KEY=VALUE")
+        raise UsageError(f"--set {others[0]!r} is no setting of a metric; score takes --set metrics.NAME.KEY=VALUE")
     scorers, optional = resolve_metrics(metrics, settings or [])
     run_directories = find_runs_named(run_directories, runs_dir)
     scored: list[Run] = []
     try:
         with ui.progress_bars(quiet or as_json):
             scored.extend(score_runs(run_directories, scorers, optional))
-    finally:  # what was scored is said also where a later run can't be
+    finally:  # print the runs that were scored even if a later one fails
         if as_json and scored:
             records = [record_of(each) for each in scored]
             ui.print_json(records if len(run_directories) > 1 else records[0])
@@ -187,7 +191,7 @@ def score(
 
 
 def record_of(finished: Run) -> dict[str, Any]:
-    """A run for programs."""
+    """Return the JSON record of a run."""
     directory, manifest, summary = finished
     more = {"imported"} if manifest.imported else set()
     took = manifest.model_dump(mode="json", include={"generation_s", "times", "cost", "data_defects"} | more)
@@ -195,7 +199,7 @@ def record_of(finished: Run) -> dict[str, Any]:
 
 
 def print_run(finished: Run) -> None:
-    """Print what a run is, its figures, what became of its questions, and what it took; last its folder."""
+    """Print the parts of a run, its figures, counts of questions, time and cost, and last its folder."""
     from qilin_rag.pipeline.cost import describe
     from qilin_rag.scorers.summary import doubts
 

@@ -1,4 +1,4 @@
-"""`export`: a run's answers in the format of other people's tools."""
+"""`export`: write the answers of a run in the format of other tools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qilin_rag.cli.options import RUN_HELP, NamedIn, find_runs_named
 
 
 class ExportFormat(StrEnum):
-    """What can be written."""
+    """Formats that can be written."""
 
     trec_rag = "trec-rag"
 
@@ -21,12 +21,17 @@ class ExportFormat(StrEnum):
 def export(
     run_directory: Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)],
     output_format: Annotated[
-        ExportFormat, typer.Option("--format", help="trec-rag: the TREC RAG track's, a JSON object a topic and line.")
+        ExportFormat,
+        typer.Option("--format", help="trec-rag: that of the TREC RAG track, JSON Lines with a topic each."),
     ],
-    out: Annotated[Path, typer.Option(help="The file to write.")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
     runs_dir: NamedIn = None,
 ) -> None:
-    """Write a run's answers, sentence by sentence with what they cite, for other tools."""
+    """Export answers with their citations for other tools.
+
+    Examples:
+        qilin-rag export runs/RUN --format trec-rag --out answers.jsonl
+    """
     from qilin_rag.reports.export import export_trec_rag
 
     [run_directory] = find_runs_named([run_directory], runs_dir)

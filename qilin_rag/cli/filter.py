@@ -1,4 +1,4 @@
-"""`data filter`: the paper's safety filter of notes."""
+"""`data filter`: label unsafe notes as the paper does."""
 
 from __future__ import annotations
 
@@ -28,20 +28,22 @@ if TYPE_CHECKING:
 
 def filter_notes(
     data: DataArgument,
-    llm: Annotated[str, typer.Option(help="A preset (see: list llms), openai, gguf:FILE, langchain:SPEC.")],
-    out: Annotated[Path, typer.Option(help="The filter's folder: a new one, or one to go on in.")],
+    llm: Annotated[str, typer.Option(help="A preset (see: list llms), openai, gguf:FILE or langchain:SPEC.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, or to resume in.")],
     prompts: Annotated[
-        str | None, typer.Option(help="Comma-separated prompts of prompts/safety. [default: all that can be asked]")
+        str | None,
+        typer.Option(help="Prompts of prompts/safety, separated by commas. [default: all that the LLM can answer]"),
     ] = None,
-    images: Annotated[
-        int, typer.Option(min=0, help="Send the first N images of each note with it, to a vision model.")
-    ] = 0,
-    limit: Annotated[int | None, typer.Option(help="Only the first N notes of a seeded permutation.")] = None,
-    sample: Annotated[int, typer.Option(min=0, help="Notes drawn for people to label.")] = 200,
+    images: Annotated[int, typer.Option(min=0, help="Send the first N images of each note to a vision model.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="Label only N notes, drawn with --seed; a larger N keeps them.")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=0, help="Notes to draw for people to label.")] = 200,
     labels: Annotated[
-        Path | None, typer.Option(help="csv or jsonl with note_idx and label: precision, recall and F1 against it.")
+        Path | None,
+        typer.Option(help="csv or jsonl with note_idx and label, to compute precision, recall and F1 against."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of --limit and --sample.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of --limit and --sample.")] = 0,
     concurrency: Concurrency = None,
     base_url: BaseUrl = None,
     serve: Serve = False,
@@ -51,10 +53,15 @@ def filter_notes(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let an LLM say of each note whether it is unsafe; in doubt, it is kept.
+    """Label unsafe notes with an LLM, as the paper does.
 
-    The same command goes on where it stopped. DIR/unsafe.jsonl names the notes to leave out, DIR/review.csv is for
-    people to label.
+    Keeps a note if the LLM is uncertain. Writes the notes to leave out into OUT/unsafe.jsonl, and a sample for people
+    to label into OUT/review.csv. The same command resumes after a stop.
+
+    Examples:
+        qilin-rag data filter sample --llm qwen-plus --out safe --dry-run
+        qilin-rag data filter hub:THUIR/Qilin --llm qwen-plus --limit 2000 --out safe
+        qilin-rag data filter mine --llm qwen-plus --out safe --labels safe/review.csv
     """
     from qilin_rag.judging.config import resolve_judge
     from qilin_rag.judging.safety_filter import filter_notes as do

@@ -1,4 +1,4 @@
-"""`import-answers`: a run of answers that another system gave."""
+"""`import-answers`: make a run from the answers of another system."""
 
 from __future__ import annotations
 
@@ -17,35 +17,41 @@ def import_answers(
     file: Annotated[
         Path,
         typer.Argument(
-            help="JSONL, JSON, CSV or TSV with question_id or query, answer, and if known note_ids and citations; or "
-            "answers of the TREC RAG track.",
+            help="JSONL, JSON, CSV or TSV with question_id or query, answer and, if known, note_ids and citations; or "
+            "answers in the format of the TREC RAG track.",
             show_default=False,
         ),
     ],
-    name: Annotated[str, typer.Option(help="What the system that answered is called in tables.")],
+    name: Annotated[str, typer.Option(help="Name of the other system in tables.")],
     data: Data = None,
     answers: Answers = None,
     references: References = None,
     metrics: Metrics = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="metrics.NAME.KEY=VALUE", help="Settings of metrics (see: list metrics NAME)."),
+        typer.Option("--set", metavar="metrics.NAME.KEY=VALUE", help="A setting of a metric (see: list metrics NAME)."),
     ] = None,
     runs_dir: RunsDir = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a run of answers that another system gave.
+    """Make a run from the answers of another system.
 
-    It is scored, compared, judged and reported like any run; what is not known of it stays unknown. The same file finds
-    its run again. What does not fit the data is counted and said, and kept in the run.
+    The run is scored, compared, judged and reported like any other; what is not known about it stays unknown. Importing
+    the same file again finds the same run. Counts, prints and keeps the lines that do not fit the data.
+
+    Examples:
+        qilin-rag import-answers answers.jsonl --name our-product
+        qilin-rag import-answers answers.csv --data mine --name ours --metrics chrf
     """
     from qilin_rag.pipeline.imports import import_answers as make_run
 
     ui.set_up_logs(quiet or as_json)
     others = [setting for setting in settings or [] if not setting.startswith("metrics.")]
     if others:
-        raise UsageError(f"--set {others[0]}: import-answers only takes metrics.NAME.KEY=VALUE")
+        raise UsageError(
+            f"--set {others[0]!r} is no setting of a metric; import-answers takes --set metrics.NAME.KEY=VALUE"
+        )
     with ui.progress_bars(quiet or as_json):
         made = make_run(
             file,

@@ -1,4 +1,4 @@
-"""`index`: build a retriever's index into a folder of one's own."""
+"""`index`: build a retriever's index in a folder of your own."""
 
 from __future__ import annotations
 
@@ -14,27 +14,32 @@ from qilin_rag.core.text import counted
 
 
 class IndexEngine(StrEnum):
-    """Where notes are encoded."""
+    """Places to encode notes in."""
 
     local = "local"
     ray = "ray"
 
 
 def index(
-    retriever: Annotated[str, typer.Argument(help="A retriever with an index: bm25 or biencoder.")],
-    out: Annotated[Path, typer.Option(help="The folder to write; an index that is there is replaced.")],
+    retriever: Annotated[str, typer.Argument(help="Retriever to build it for: bm25 or biencoder.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; replaces an index in it.")],
     data: Data = None,
     engine: Annotated[
         IndexEngine,
-        typer.Option(help="biencoder: what encodes the notes, this machine or a Ray cluster (RAY_ADDRESS)."),
+        typer.Option(help="With biencoder: encode notes on this machine, or on a Ray cluster (RAY_ADDRESS)."),
     ] = IndexEngine.local,
     settings: Settings = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build an index into a folder.
+    """Build a retriever's index in a folder.
 
-    `--set retriever.index=FOLDER` then searches it, and refuses it where it was made of anything else.
+    Later runs search it with `--set retriever.index=FOLDER`, and refuse it if it was built from other notes or other
+    settings.
+
+    Examples:
+        qilin-rag index bm25 --out bm25-index
+        qilin-rag index biencoder --data data/Qilin --out bi-index --engine ray
     """
     from qilin_rag.config.run import resolve_run
     from qilin_rag.pipeline.retrieving import build_index

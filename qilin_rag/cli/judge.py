@@ -1,4 +1,4 @@
-"""`judge`: an LLM's opinion of a run's answers, or of which run's are better."""
+"""`judge`: grade the answers of a run with an LLM, or compare runs with it."""
 
 from __future__ import annotations
 
@@ -32,10 +32,14 @@ if TYPE_CHECKING:
 
 def judge(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN [RUN]...", help=f"One run to judge, or several to compare. {RUN_HELP}")
+        list[Path], typer.Argument(metavar="RUN [RUN]...", help=f"One run to grade, or several to compare. {RUN_HELP}")
     ],
-    llm: Annotated[str, typer.Option(help="The judge: a preset (see: list llms), openai, gguf:FILE, langchain:SPEC.")],
-    limit: Annotated[int | None, typer.Option(help="Judge only the first N questions of a seeded permutation.")] = None,
+    llm: Annotated[
+        str, typer.Option(help="The judge: a preset (see: list llms), openai, gguf:FILE or langchain:SPEC.")
+    ],
+    limit: Annotated[
+        int | None, typer.Option(help="Judge only N questions, drawn with a seed; a larger N keeps them.")
+    ] = None,
     concurrency: Concurrency = None,
     base_url: BaseUrl = None,
     serve: Serve = False,
@@ -46,10 +50,16 @@ def judge(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let an LLM judge the answers of a run, or compare those of several.
+    """Grade or compare answers with an LLM judge.
 
-    One run: correctness, completeness and faithfulness to the notes, 1 to 5 each, become metrics of the run. Several:
-    every pair is asked in both orders, and rated. The same command goes on where it stopped.
+    One run: grades of correctness, completeness and faithfulness to the notes, from 1 to 5, become metrics of the run.
+    Several runs: the judge sees every pair of answers in both orders, and runs get ratings. The same command resumes
+    after a stop.
+
+    Examples:
+        qilin-rag judge runs/RUN --llm qwen-plus --dry-run
+        qilin-rag judge runs/RUN --llm qwen2.5-72b --serve
+        qilin-rag judge runs/RUN_A runs/RUN_B --llm qwen-plus --limit 200
     """
     from qilin_rag.judging.config import resolve_judge
 
@@ -116,7 +126,7 @@ def _compare(paths: list[Path], config: JudgeConfig, quiet: bool, as_json: bool)
 
 
 def _print_compared(compared: Compared) -> None:
-    """Ratings, best first, and the pairs by the numbers of the runs; both fit in 80 columns."""
+    """Print ratings, the best first, then pairs by the numbers of their runs, in 80 columns."""
     from rich.table import Table
     from rich.text import Text
 
@@ -154,23 +164,23 @@ def _remarks(compared: Compared) -> list[str]:
     from collections import Counter
 
     comparison = compared.comparison
-    said = []
+    lines = []
     if flipped := sum(pair.flipped for pair in comparison.pairs):
         first = sum(pair.flipped_to_first for pair in comparison.pairs)
-        said.append(f"flipped with the order: {flipped}, {first} of them to the answer shown first; half a win each")
+        lines.append(f"flipped with the order: {flipped}, {first} of them to the answer shown first; half a win each")
     reasons: Counter[str] = Counter()
     for pair in comparison.pairs:
         reasons.update(pair.unscored)
-    said += [f"unscored, {reason}: {n}" for reason, n in sorted(reasons.items())]
+    lines += [f"unscored, {reason}: {n}" for reason, n in sorted(reasons.items())]
     if same := sum(pair.same for pair in comparison.pairs):
-        said.append(f"tied without asking, the same answer: {same}")
+        lines.append(f"tied without asking since the answers are the same: {same}")
     if comparison.n_not_shared:
-        said.append(f"left out, not a question of all runs: {comparison.n_not_shared}")
+        lines.append(f"left out since not all runs have them: {counted(comparison.n_not_shared, 'question')}")
     without = {rated.rating.no_interval for rated in comparison.runs if rated.rating and rated.rating.no_interval}
-    said += [f"no interval of a rating, {reason}" for reason in sorted(without)]
+    lines += [f"ratings have no interval: {reason}" for reason in sorted(without)]
     if any(rated.rating is None for rated in comparison.runs):
-        said.append("no ratings: what was judged does not connect all runs")
-    return said
+        lines.append("no ratings: the judged pairs do not connect all runs; judge more questions (--limit)")
+    return lines
 
 
 def _took(hearing: Hearing) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Numbers in options are written in digits 0-9: Python would also read 1_0 as 10, and digits of other scripts."""
+"""Read numbers in options strictly, in digits 0-9: Python would also read 1_0 as 10, and digits of other scripts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def read_strictly(command: Any) -> Any:
-    """Have a command and all below it refuse other numbers; returns it."""
+    """Make a command and its subcommands refuse other numbers, and return it."""
     for kind in {id(kind): kind for kind in _number_types(command)}.values():
         if not hasattr(kind, "is_strict"):
             kind.is_strict = True

@@ -16,39 +16,41 @@ if TYPE_CHECKING:
     from qilin_rag.data.log_settings import LogSettings
 
 
-RUN_HELP = "A run directory, or the beginning of its name or of its fingerprint."
+RUN_HELP = "A run directory, or the beginning of its name or fingerprint."
 
 
 class TaskOption(StrEnum):
-    """What rankers rank."""
+    """Tasks of rankers."""
 
     search = "search"
     recommendation = "recommendation"
 
 
 def find_runs_named(names: Iterable[Path], folders: Sequence[Path] | None) -> list[Path]:
-    """Return the run directories that names on the command line mean (see `reports.finding.find_run`)."""
+    """Return the run directories that the names mean (see `reports.finding.find_run`)."""
     from qilin_rag.reports.finding import find_run
 
     return [find_run(name, folders or ()) for name in names]
 
 
 def listed(axis: str, given: str) -> list[str]:
-    """The names in an option that takes several, separated by commas."""
+    """Split the value of the option `--axis` at commas; UsageError if it names nothing."""
     if names := [name.strip() for name in given.split(",") if name.strip()]:
         return names
-    raise UsageError(f"--{axis} {given!r} names nothing; leave it out, or name one")
+    raise UsageError(f"--{axis} {given!r} names nothing; name at least one, or leave --{axis} out")
 
 
 def qilin_tables(given: str | None) -> str:
-    """The data of a command that needs more of Qilin than the bundled sample has."""
-    if found := given or os.environ.get("QILIN_RAG_DATA"):
-        return found
-    raise UsageError("name the data with --data: a folder with Qilin's tables, or hub:OWNER/NAME; `synth` makes some")
+    """Return the data that was named; UsageError if none was, since the bundled sample lacks these tables."""
+    if named := given or os.environ.get("QILIN_RAG_DATA"):
+        return named
+    raise UsageError(
+        "no data is named; name the data with --data FOLDER or --data hub:OWNER/NAME (qilin-rag synth makes some)"
+    )
 
 
 def log_settings(assignments: list[str] | None) -> LogSettings:
-    """Read what `--set log.KEY=VALUE` says of the way that request logs are read."""
+    """Parse `--set log.KEY=VALUE`, which says how to read request logs."""
     from qilin_rag.data.log_settings import parse_log_settings
 
     return parse_log_settings(assignments or [])
@@ -59,17 +61,17 @@ SetLog = Annotated[
     typer.Option(
         "--set",
         metavar="log.KEY=VALUE",
-        help="How requests are read: log.search_shift_s=28800, log.session_gap_s=1800, log.position_zero=top.",
+        help="How to read requests: log.search_shift_s=28800, log.session_gap_s=1800, log.position_zero=top.",
     ),
 ]
 Metrics = Annotated[
     str | None,
     typer.Option(
-        help="Comma-separated metrics (see: list metrics). [default: rouge_l, and bertscore where its model is]"
+        help="Metrics, separated by commas (see: list metrics). [default: rouge_l, and bertscore if its model is here]"
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no messages below warnings.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks of components of your own.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks of your own components.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 Settings = Annotated[
     list[str] | None,
@@ -77,32 +79,32 @@ Settings = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Any setting: retriever.k1=1.2, llm.model=NAME, metrics.rouge_l.tokens=word, note=TEXT (shown beside the "
-        "LLM in tables). All: list settings, list retrievers NAME, list llms NAME, list metrics NAME.",
+        "LLM in tables). See: list settings, list retrievers NAME, list llms NAME, list metrics NAME.",
     ),
 ]
 RetrieverName = Annotated[
-    str | None, typer.Option(help="A name (see: list retrievers) or package.module:Class. [default: bm25]")
+    str | None, typer.Option(help="A retriever (see: list retrievers), or package.module:Class. [default: bm25]")
 ]
 Rerank = Annotated[
     Path | None,
-    typer.Option(help="The folder of a trained ranker that puts the hits in its own order (crossencoder, biencoder)."),
+    typer.Option(help="Folder of a trained ranker (crossencoder, biencoder) that reorders the hits."),
 ]
-RerankDepth = Annotated[int | None, typer.Option(help="Hits a question that are put in order anew. [default: 20]")]
+RerankDepth = Annotated[int | None, typer.Option(help="Hits of each question to reorder. [default: 20]")]
 RerankWeight = Annotated[
     float | None,
-    typer.Option(help="Of the ranker's score in the new order; the rest is the retriever's. [default: 1, it alone]"),
+    typer.Option(help="Weight of the ranker's score, 0 to 1; the rest is the retriever's. [default: 1]"),
 ]
 Data = Annotated[
     str | None,
     typer.Option(
         help="sample, hub:OWNER/NAME, or a folder with the tables notes and dqa as parquet, arrow, csv or jsonl. "
-        "[default: $QILIN_RAG_DATA, else sample]"
+        "[default: $QILIN_RAG_DATA, or sample]"
     ),
 ]
 QilinTables = Annotated[
     str | None,
     typer.Option(
-        help="A folder with Qilin's tables (notes, search_train, search_test, ...), or hub:OWNER/NAME. "
+        help="A folder with Qilin's tables (notes, search_train and others), or hub:OWNER/NAME. "
         "[default: $QILIN_RAG_DATA]"
     ),
 ]
@@ -112,44 +114,44 @@ DataArgument = Annotated[
 Answers = Annotated[
     str | None,
     typer.Option(
-        help="Which answers make a question: engaged (any feedback), liked, content, citation, experience, shown. "
+        help="Answers that make a question: engaged (any feedback), liked, content, citation, experience, shown. "
         "[default: engaged]"
     ),
 ]
 References = Annotated[
     str | None,
-    typer.Option(help="own: the question's own answers; query: those to the same query as well. [default: own]"),
+    typer.Option(help="own: the answers of the question; query: also those to the same query. [default: own]"),
 ]
 MissingNotes = Annotated[
     str | None,
-    typer.Option(help="Hits that the data has no note for: error, or skip (left out and counted). [default: error]"),
+    typer.Option(help="Hits whose note is not in the data: error, or skip (leave out and count). [default: error]"),
 ]
-Limit = Annotated[int | None, typer.Option(help="Only the first N questions of a seeded permutation.")]
+Limit = Annotated[int | None, typer.Option(help="Only N questions, drawn with --seed; a larger N keeps them.")]
 Seed = Annotated[
     int | None,
-    typer.Option(help="Draws the questions of --limit, the order of shuffled notes, and the intervals. [default: 0]"),
+    typer.Option(help="Seed of --limit, of shuffled notes and of the intervals. [default: 0]"),
 ]
 LlmName = Annotated[
     str | None,
     typer.Option(
-        help="A preset (see: list llms), openai, gguf:FILE, langchain:SPEC, or package.module:Class. "
+        help="An LLM or preset (see: list llms), openai, gguf:FILE, langchain:SPEC, or package.module:Class. "
         "[default: extractive]"
     ),
 ]
-Concurrency = Annotated[int | None, typer.Option(help="Questions asked at once. [default: 16]")]
-ServeEach = Annotated[
-    bool, typer.Option("--serve", help="Start the server of each preset that has one, one after another.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and what it would cost; call no LLM.")]
+Concurrency = Annotated[int | None, typer.Option(help="Requests in flight at the same time. [default: 16]")]
+ServeEach = Annotated[bool, typer.Option("--serve", help="Start the server of each preset that has one, in turn.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the calls and what they would cost; call no LLM.")]
 FailOnError = Annotated[
     float | None,
-    typer.Option(help="Failed or empty replies allowed before exit code 3: a share below 1, or a number. [default: 0]"),
+    typer.Option(
+        help="Failed or empty replies to accept before exit code 3: a share below 1, or a number. [default: 0]"
+    ),
 ]
-Serve = Annotated[bool, typer.Option("--serve", help="Start the preset's own server, and stop it after.")]
-BaseUrl = Annotated[str | None, typer.Option(help="Address of the OpenAI-compatible server.")]
-Stream = Annotated[bool, typer.Option("--stream", help="Read answers as a stream, for models that need it.")]
+Serve = Annotated[bool, typer.Option("--serve", help="Start the preset's own server, and stop it at the end.")]
+BaseUrl = Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server.")]
+Stream = Annotated[bool, typer.Option("--stream", help="Read answers as a stream, for models that require it.")]
 NamedIn = Annotated[
     list[Path] | None,
-    typer.Option("--runs-dir", help="Where runs are, if named by a part; may be given several times. [default: runs]"),
+    typer.Option("--runs-dir", help="Folder to look for runs in, if named by a part; repeatable. [default: runs]"),
 ]
-RunsDir = Annotated[Path | None, typer.Option(help="Where runs are kept. [default: runs]")]
+RunsDir = Annotated[Path | None, typer.Option(help="Folder to keep runs in. [default: runs]")]

@@ -1,4 +1,4 @@
-"""How it looks what `--dry-run` says."""
+"""Print what `--dry-run` foresees."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CACHE_UNKNOWN = "which answers are cached is not known, none is counted"
 
 
 def print_plan(plan: Plan, as_json: bool, subject: str = "question") -> None:
-    """How many calls, tokens and coins, then examples of the prompts, whole; what a call is about is a `subject`."""
+    """Print calls, tokens and cost, then examples of prompts in full; each call is about one `subject`."""
     if as_json:
         ui.print_json(plan.model_dump(mode="json"))
         return
@@ -26,7 +26,7 @@ def print_plan(plan: Plan, as_json: bool, subject: str = "question") -> None:
     if plan.prompt_tokens is None:
         if plan.questions:
             console.print(f"at most {counted(plan.calls, 'call')} for {counted(plan.questions, subject)}", style="bold")
-        console.print("tokens and cost: unknown before that; nothing was done")
+        console.print("tokens and cost: not known before that; nothing was done")
         return
     console.print(f"{counted(plan.calls, 'call')} for {counted(plan.questions, subject)}", style="bold")
     reasons = {
@@ -41,10 +41,8 @@ def print_plan(plan: Plan, as_json: bool, subject: str = "question") -> None:
         console.print(f"{_CACHE_UNKNOWN}: {plan.cache_unknown}", style="yellow")
     if left_out := str(plan.left_out):
         console.print(left_out, style="yellow")
-    answers = "as many as the LLM likes" if plan.answer_tokens is None else f"0 to {plan.answer_tokens:,}"
-    console.print(
-        f"tokens: about {plan.prompt_tokens:,} in prompts (our estimate, on the long side), {answers} in answers"
-    )
+    answers = "any number" if plan.answer_tokens is None else f"0 to {plan.answer_tokens:,}"
+    console.print(f"tokens: about {plan.prompt_tokens:,} in prompts (a high estimate), {answers} in answers")
     if plan.cost_to.amount is None:
         console.print(f"cost: unknown ({plan.cost_to.unknown})")
     elif plan.cost_to.currency is None:
@@ -56,7 +54,7 @@ def print_plan(plan: Plan, as_json: bool, subject: str = "question") -> None:
 
 
 def print_examples(plan: Plan, subject: str = "question") -> None:
-    """The longest, the middle and the shortest prompt, whole."""
+    """Print the longest, the middle and the shortest prompt in full."""
     console = ui.console()
     which = ("the longest", "in the middle", "the shortest") if len(plan.examples) == 3 else ("a prompt",) * 3
     for label, call in zip(which, plan.examples, strict=False):
@@ -67,7 +65,7 @@ def print_examples(plan: Plan, subject: str = "question") -> None:
 
 
 def print_plans(plans: list[Plan], as_json: bool) -> None:
-    """A line a run, the sums by currency, and examples of the first prompts."""
+    """Print a line for each run, the sums by currency, and examples of prompts of one run."""
     from pathlib import Path
 
     from rich.table import Table
@@ -89,7 +87,7 @@ def print_plans(plans: list[Plan], as_json: bool) -> None:
         console.print(f"first: {step}", style="yellow")
     n_calls, n_tokens = sum(plan.calls for plan in plans), sum(plan.prompt_tokens or 0 for plan in plans)
     console.print(
-        f"{counted(len(plans), 'run')}: {counted(n_calls, 'call')}, about {n_tokens:,} prompt tokens (our estimate)",
+        f"{counted(len(plans), 'run')}: {counted(n_calls, 'call')}, about {n_tokens:,} prompt tokens (a high estimate)",
         style="bold",
     )
     console.print(f"cost: {_total_cost(plans)}, without discounts")
@@ -105,7 +103,7 @@ def _tokens(number: int | None) -> str:
 
 
 def _total_cost(plans: list[Plan]) -> str:
-    """The sums by currency; what is unknown stays beside them."""
+    """Sum the costs by currency, and say how many are unknown."""
     from qilin_rag.core.types import Cost
 
     parts = []

@@ -1,4 +1,4 @@
-"""`train` and `rank`: rankers of search and recommendation."""
+"""`train` and `rank`: train and evaluate rankers of search and recommendation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SLICE_FIGURES = ("mrr@10", "map@10", "ndcg@10", "recall@10", "precision@10")
 
 
 class Part(StrEnum):
-    """The splits of a task."""
+    """Splits of a task."""
 
     test = "test"
     validation = "validation"
@@ -34,7 +34,7 @@ class Part(StrEnum):
 
 
 class Missing(StrEnum):
-    """What is done with candidates whose note is not in the data."""
+    """Ways to treat candidates whose note is not in the data."""
 
     error = "error"
     skip = "skip"
@@ -45,45 +45,51 @@ RankerSettings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Any setting of the ranker, ranker.KEY; how requests are read: log.search_shift_s=28800, "
-        "log.session_gap_s=1800, log.position_zero=top.",
+        help="A setting of the ranker, ranker.KEY=VALUE (see: list rankers NAME), or how to read requests: "
+        "log.search_shift_s=28800, log.session_gap_s=1800, log.position_zero=top.",
     ),
 ]
 MissingNotes = Annotated[
-    Missing, typer.Option(help="Candidates that the data has no note for: error, or skip (left out and counted).")
+    Missing, typer.Option(help="Candidates whose note is not in the data: error, or skip (leave out and count).")
 ]
 
 
 def rank(
     ranker: Annotated[
-        str | None, typer.Option(help="A name (see: list rankers) or package.module:Class. [default: --checkpoint's]")
+        str | None,
+        typer.Option(help="A ranker (see: list rankers), or package.module:Class. [default: that of --checkpoint]"),
     ] = None,
-    task: Annotated[TaskOption, typer.Option(help="What is ranked.")] = TaskOption.search,
+    task: Annotated[TaskOption, typer.Option(help="Requests to rank.")] = TaskOption.search,
     data: QilinTables = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="The folder that `train` wrote.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder that `train` wrote.")] = None,
     split: Annotated[
         Part,
-        typer.Option(
-            help="test, validation (the latest of train, as `train` cuts it), or dqa (searches of the table dqa)."
-        ),
+        typer.Option(help="test, validation (the latest requests of train), or dqa (the searches of the table dqa)."),
     ] = Part.test,
     first: Annotated[
-        int | None, typer.Option(min=1, help="Only the first N requests by id; the paper's code took 1000.")
+        int | None, typer.Option(min=1, help="Rank only the first N requests by id; the paper's code took 1000.")
     ] = None,
     settings: RankerSettings = None,
     missing_notes: MissingNotes = Missing.error,
     runs_dir: RunsDir = None,
     slices: Annotated[
-        bool, typer.Option("--slices", help="Also print the figures by kinds of notes, queries and places in sessions.")
+        bool,
+        typer.Option("--slices", help="Also print figures by kinds of notes, of queries and of places in sessions."),
     ] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Rank again what is there already.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Rank again even if a complete run exists.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
-    """Rank the exposed results of each request, and judge the order by the clicks.
+    """Rank the results of each request and score the clicks.
 
-    Writes a TREC run, the figures of each request, their means and slices; `leaderboard --task` compares such runs.
+    Ranks the results that the user saw. Writes a TREC run, the figures of each request, their means and slices;
+    `leaderboard --task` compares such runs.
+
+    Examples:
+        qilin-rag rank --ranker bm25 --task search --data data/Qilin
+        qilin-rag rank --checkpoint bi --task search --data data/Qilin --slices
+        qilin-rag rank --ranker random --data data/Qilin --first 1000 --json
     """
     from qilin_rag.rankers.ranking_directory import RankConfig
     from qilin_rag.rankers.run import make_ranker
@@ -106,7 +112,7 @@ def rank(
         with ui.progress_bars(quiet or as_json):
             done = rank_requests(made, config)
     except KeyboardInterrupt:
-        raise Interrupted("nothing was written but the manifest; the same command begins again") from None
+        raise Interrupted("only the manifest was written; the same command starts again") from None
     if as_json:
         ui.print_json({"run": str(done.directory.path), **done.summary.model_dump(mode="json")})
         return
@@ -121,27 +127,33 @@ def train(
             help="A ranker (see: list rankers), package.module:Class, one of configs/rankers/, or a YAML file.",
         ),
     ],
-    out: Annotated[
-        Path, typer.Option(help="The folder to write; one with checkpoints of this training is gone on with.")
-    ],
-    task: Annotated[str, typer.Option(help="search, recommendation, or both: search,recommendation.")] = "search",
+    out: Annotated[Path, typer.Option(help="Folder to write; training resumes from checkpoints in it.")],
+    task: Annotated[
+        str, typer.Option(help="Requests to train on: search, recommendation, or search,recommendation.")
+    ] = "search",
     data: QilinTables = None,
     settings: RankerSettings = None,
     without: Annotated[
-        str | None, typer.Option(help="What the ranker shall not see, separated by commas, where it can leave it out.")
+        str | None,
+        typer.Option(help="Features to hide from the ranker, separated by commas, if it can leave them out."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only N requests of train: the first of a seeded permutation.")
+        int | None, typer.Option(min=1, help="Train on only N requests, drawn with a seed; a larger N keeps them.")
     ] = None,
     missing_notes: MissingNotes = Missing.error,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a ranker on the clicks of the train log.
+    """Train a ranker on the clicks of the training log.
 
-    Several GPUs or machines: `accelerate launch -m qilin_rag train ...` or `torchrun -m qilin_rag train ...`. The same
-    command goes on from the last checkpoint. The test tables are not read.
+    The same command resumes from the last checkpoint. Never reads the test tables. For several GPUs or machines, use
+    `torchrun -m qilin_rag train ...` or `accelerate launch -m qilin_rag train ...`.
+
+    Examples:
+        qilin-rag train biencoder --task search --data data/Qilin --out bi
+        qilin-rag train dcn_v2_search --data data/Qilin --out dcn --without counts
+        qilin-rag train crossencoder_search --data data/Qilin --out cross --limit 1000
     """
     from qilin_rag.core.registry import RANKERS
     from qilin_rag.rankers.run import parse_tasks
@@ -170,7 +182,7 @@ def train(
 
 
 def _settings(assignments: Sequence[str] | None, ranker: str | None) -> tuple[dict[str, Any], LogSettings]:
-    """Read `--set ranker.KEY=VALUE` and `--set log.KEY=VALUE`."""
+    """Parse `--set ranker.KEY=VALUE` and `--set log.KEY=VALUE`."""
     from qilin_rag.config.overrides import parse_overrides
     from qilin_rag.core.registry import RANKERS
 
@@ -187,7 +199,7 @@ def _settings(assignments: Sequence[str] | None, ranker: str | None) -> tuple[di
 
 
 def _read_config(name: str) -> tuple[str, dict[str, Any]]:
-    """A ranker's name, and the settings that a file gives it: one of configs/rankers, or any YAML file."""
+    """Return the name of a ranker, and its settings if `name` is a YAML file or one of configs/rankers."""
     from qilin_rag.config.resources import find_resource, read_yaml, resource_names
     from qilin_rag.core.registry import RANKERS
 
@@ -204,7 +216,7 @@ def _read_config(name: str) -> tuple[str, dict[str, Any]]:
     if ranker not in RANKERS.table():
         raise UsageError(f"{path}: name must be one of {', '.join(RANKERS.table())}; got {ranker!r}")
     if RANKERS.names_code(ranker, settings):
-        raise UsageError(f"{path}: a file can't name code (package.module:NAME); that goes on the command line")
+        raise UsageError(f"{path}: a file can't name code (package.module:NAME); name it on the command line instead")
     return ranker, settings
 
 
@@ -233,23 +245,23 @@ def _print(done: Ranking, with_slices: bool) -> None:
     console.print(f"{counted(counts['requests'], 'request')}{unscored}; {counted(counts['candidates'], 'candidate')}")
     if counts["tied"]:
         console.print(
-            f"{counts['tied']:,} requests have a clicked and an unclicked candidate of one score: each figure is the "
-            "mean over all orders of ties",
+            f"{counted(counts['tied'], 'request')} with a clicked and an unclicked candidate of the same score: "
+            "each figure is the mean over all orders of ties",
             style="yellow",
         )
     if counts["left_out"]:
         console.print(
-            f"{counted(counts['left_out'], 'candidate')} left out: the data has not their notes", style="yellow"
+            f"{counted(counts['left_out'], 'candidate')} left out: their notes are not in the data", style="yellow"
         )
     if ranker.name == "dcn-v2" and "counts" not in ranker.settings["without"]:
         console.print(
-            "Counts of notes carry no date: a ranker that reads them may have seen the test clicks.", style="dim"
+            "Counts of notes have no date: a ranker that reads them may have seen the test clicks.", style="dim"
         )
     typer.echo(directory.path)
 
 
 def _print_slices(slices: Sequence[SliceSummary]) -> None:
-    """A table: the parts below one another, with how many requests of each have a figure."""
+    """Print a table of the parts, each with the number of requests that have a figure."""
     from rich.table import Table
     from rich.text import Text
 

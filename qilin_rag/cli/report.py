@@ -1,4 +1,4 @@
-"""`report`: runs as one HTML file to open in a browser."""
+"""`report`: write runs as one HTML file to open in a browser."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ from qilin_rag.core.text import counted
 def report(
     run_directories: Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help=RUN_HELP)] = None,
     runs_dir: Annotated[
-        list[Path] | None, typer.Option(help="All complete runs of this folder; may be given several times.")
+        list[Path] | None,
+        typer.Option(help="Report all complete runs of this folder; repeatable. [default: runs, if no RUN is named]"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
 ) -> None:
     """Write runs as one HTML page that opens from disk.
 
-    Leaderboard, plots, and every question with its notes, prompt, answer and reference, two runs side by side.
-    Without runs and folders: those of the folder runs.
+    The page has the leaderboard, plots, and every question with its notes, prompt, answer and reference, two runs side
+    by side.
+
+    Examples:
+        qilin-rag report
+        qilin-rag report runs/RUN_A runs/RUN_B --out two.html
     """
     from qilin_rag.core.errors import UsageError
     from qilin_rag.reports.contents import collect, find_runs
     from qilin_rag.reports.html import write_report
 
     if out.is_dir() or not out.parent.is_dir():
-        raise UsageError(f"--out {out} can't be written: {'a folder' if out.is_dir() else f'no folder {out.parent}'}")
+        reason = "it is a folder; name a file" if out.is_dir() else f"the folder {str(out.parent)!r} does not exist"
+        raise UsageError(f"--out {str(out)!r} can't be written: {reason}")
     ui.set_up_logs(quiet=False)
     named = find_runs_named(run_directories or [], runs_dir)
     paths = find_runs(named, runs_dir or ([] if run_directories else [Path("runs")]))

@@ -1,4 +1,4 @@
-"""`reproduce`: a finished run done again, and what is no longer the same."""
+"""`reproduce`: repeat a finished run, and print what changed."""
 
 from __future__ import annotations
 
@@ -19,29 +19,35 @@ if TYPE_CHECKING:
 def reproduce(
     run_directory: Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)],
     runs_dir: Annotated[
-        Path | None, typer.Option(help="Where the run done again is kept. [default: runs/reproduced]")
+        Path | None, typer.Option(help="Folder to keep the new run in. [default: runs/reproduced]")
     ] = None,
     base_url: BaseUrl = None,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Start the LLM's own server, as for a run that was made with --serve.")
+        bool, typer.Option("--serve", help="Start the LLM's own server, as the run did if it was made with --serve.")
     ] = False,
     settings: Settings = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="How far a figure may be off. [default: every question's score is the same]")
+        float | None,
+        typer.Option(help="Largest accepted change of a figure. [default: no score of any question changes]"),
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Ask every question again, also what an earlier reproduction asked.")
+        bool, typer.Option("--fresh", help="Ask every question again, even if an earlier reproduction asked it.")
     ] = False,
     allow_code: Annotated[
-        bool, typer.Option("--allow-code", help="Run components of your own (module:Class) that the run names.")
+        bool, typer.Option("--allow-code", help="Run the code (module:Class) that the run names.")
     ] = False,
     quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
-    """Do a run again, and say which figures changed.
+    """Repeat a run and print which figures changed.
 
-    Past the cache of answers, into a folder of its own. Addresses, keys, code and arguments of engines that only the
-    run names are refused. Exit code 0 where the figures agree, 1 where they don't.
+    Asks without the cache of answers, into a folder of its own. Refuses addresses, keys, code and engine arguments that
+    only the run names. Exits with code 0 if the figures agree, and with 1 if they do not.
+
+    Examples:
+        qilin-rag reproduce runs/RUN
+        qilin-rag reproduce runs/RUN --set data=data/Qilin --tolerance 0.005
+        qilin-rag reproduce runs/RUN --base-url http://127.0.0.1:8001/v1
     """
     from qilin_rag.pipeline.reproduce import REPRODUCED, check
     from qilin_rag.pipeline.reproduce import reproduce as do_again
@@ -71,7 +77,7 @@ def reproduce(
 
 
 def _print(found: Reproduction) -> None:
-    """The comparison in 80 columns."""
+    """Print the comparison in 80 columns."""
     from rich.table import Table
     from rich.text import Text
 

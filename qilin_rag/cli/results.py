@@ -1,4 +1,4 @@
-"""`leaderboard`: all runs together."""
+"""`leaderboard`: compare all runs in one table."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from qilin_rag.reports.cells import Block, Cell
     from qilin_rag.reports.cells import ResultTable as Board
 
-_INTERVAL_WIDTH = 9  # `.310–.364`: broken over two lines it can't be read
+_INTERVAL_WIDTH = 9  # `.310–.364` must not be broken over two lines
 _GAP = 3  # between two columns
-_LABEL_WIDTH = 24  # of rows, at most, where columns have to be broken over several tables
+_LABEL_WIDTH = 24  # of rows, at most, if columns are split into several tables
 
 
 class TableFormat(StrEnum):
-    """How the leaderboard is written."""
+    """Formats of the leaderboard."""
 
     table = "table"
     md = "md"
@@ -35,46 +35,64 @@ class TableFormat(StrEnum):
 
 
 def leaderboard(
-    runs_dir: Annotated[
-        list[Path] | None, typer.Option(help="A folder of runs; may be given several times. [default: runs]")
-    ] = None,
+    runs_dir: Annotated[list[Path] | None, typer.Option(help="A folder of runs; repeatable. [default: runs]")] = None,
     common: Annotated[
-        bool, typer.Option(help="One table over the questions that all runs have; incomplete runs, too.")
+        bool,
+        typer.Option(
+            help="Make one table over the questions that all runs share, incomplete runs included.", show_default=False
+        ),
     ] = False,
     controls: Annotated[
-        bool, typer.Option(help="Rows that tell what a figure is worth: references shuffled; equal answer length.")
+        bool,
+        typer.Option(
+            help="Add control rows: answers against shuffled references, answers cut to equal length.",
+            show_default=False,
+        ),
     ] = False,
     paper: Annotated[
-        bool, typer.Option(help="The Qilin paper's figures, as far as they are certain, beside Qilin alone.")
+        bool,
+        typer.Option(
+            help="Add the figures of the Qilin paper that are certain, if the data is Qilin.", show_default=False
+        ),
     ] = False,
     paper_anyway: Annotated[
-        bool, typer.Option("--paper-anyway", help="The same beside any data, labelled as of another data set.")
+        bool,
+        typer.Option(
+            "--paper-anyway", help="Add the paper's figures beside any data, labelled as of another data set."
+        ),
     ] = False,
     cluster_by: Annotated[
-        str | None, typer.Option(help="Field of the questions' meta that makes clusters. [default: the query]")
+        str | None, typer.Option(help="Field of the questions' meta that defines clusters. [default: the query]")
     ] = None,
     runs: Annotated[
-        list[str] | None, typer.Option(help="Only these runs: names, their beginnings, or patterns with *.")
+        list[str] | None, typer.Option(help="Only these runs: a name, its beginning, or a pattern with *; repeatable.")
     ] = None,
-    llms: Annotated[str | None, typer.Option(help="Only these, separated by commas; names or patterns with *.")] = None,
-    retrievers: Annotated[str | None, typer.Option(help="Only these, separated by commas, likewise.")] = None,
-    prompts: Annotated[str | None, typer.Option(help="Only these, separated by commas, likewise.")] = None,
+    llms: Annotated[
+        str | None, typer.Option(help="Only these LLMs, separated by commas; names or patterns with *.")
+    ] = None,
+    retrievers: Annotated[str | None, typer.Option(help="Only these retrievers, given as --llms.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="Only these prompts, given as --llms.")] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="Only these, separated by commas; recall means recall@ of every k.")
+        str | None, typer.Option(help="Only these metrics, separated by commas; recall means recall@ of every k.")
     ] = None,
     sort: Annotated[
         str | None, typer.Option(metavar="METRIC", help="Sort rows by this metric, the best first.")
     ] = None,
     task: Annotated[
-        TaskOption | None, typer.Option(help="The rankers of a task instead, as in the paper's Table 10.")
+        TaskOption | None, typer.Option(help="Compare the rankers of a task instead, as in the paper's Table 10.")
     ] = None,
-    output_format: Annotated[TableFormat, typer.Option("--format", help="How to write it.")] = TableFormat.table,
-    out: Annotated[Path | None, typer.Option(help="Write to this file (table is written as plain text).")] = None,
+    output_format: Annotated[TableFormat, typer.Option("--format", help="Format of the table.")] = TableFormat.table,
+    out: Annotated[Path | None, typer.Option(help="File to write instead of the terminal.")] = None,
 ) -> None:
-    """Put all complete runs in one table.
+    """Compare all complete runs in one table.
 
-    LLM x retriever, one block a metric (with --task: rankers by figures), with 95% intervals; the best marked, and what
-    is not significantly worse. Runs over other questions get tables of their own.
+    Gives a row for each LLM and a column for each retriever (with --task: rankers and figures), with 95% intervals.
+    Marks the best, and what is not significantly worse. Runs over other questions get tables of their own.
+
+    Examples:
+        qilin-rag leaderboard
+        qilin-rag leaderboard --llms 'qwen*' --retrievers none,bm25 --sort rouge_l
+        qilin-rag leaderboard --format latex --out table.tex
     """
     from qilin_rag.core.errors import QilinError, UsageError
     from qilin_rag.core.files import write_text
@@ -104,7 +122,7 @@ def leaderboard(
         of_answers = {"--common": common, "--controls": controls, "--cluster-by": cluster_by, "--runs": runs}
         of_answers |= {f"--{axis}": True for axis in given_axes}
         if given := next((name for name, value in of_answers.items() if value), None):
-            raise UsageError(f"{given} is for answers, not for the rankers of --task {task.value}")
+            raise UsageError(f"{given} is for answers, not for the rankers of --task {task.value}; leave it out")
         tables = ranking_board(*folders, task=task.value, with_paper=paper, paper_anyway=paper_anyway)
         tables = sort_rows(tables, sort) if sort else tables
     match output_format:
@@ -134,7 +152,7 @@ def leaderboard(
 
 
 def board_as_text(tables: list[Board], to_file: bool = False) -> str:
-    """Tables as a terminal shows them; without colours for a file."""
+    """Draw tables as a terminal shows them; without colours for a file."""
     from rich import box
     from rich.cells import cell_len
     from rich.table import Table
@@ -152,7 +170,7 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
         return text
 
     def widths(block: Block) -> list[tuple[int, int]]:
-        """The most marks that a figure of each column has, and the column's width."""
+        """Return for each column the most marks that a figure has, and the width."""
         found = []
         for name, *cells in zip(formats.column_names(block), *block.cells, strict=True):
             n_marks = max(len(formats.marks_of(cell)) for cell in cells)
@@ -161,7 +179,7 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
         return found
 
     def parts(block: Block, columns: list[tuple[int, int]], room: int) -> Iterator[slice]:
-        """The columns of as many tables as are needed, breaking before another k where there is one."""
+        """Split the columns into as many tables as needed, between two values of k if possible."""
         start = 0
         while start < len(columns):
             used, end = 0, start
@@ -220,7 +238,7 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
 
 
 def as_csv(rows: list[dict[str, object]]) -> str:
-    """Flat records under a header."""
+    """Write flat records as CSV with a header."""
     from qilin_rag.core.spreadsheet import csv_text
 
     names = list(dict.fromkeys(name for row in rows for name in row))

@@ -1,4 +1,4 @@
-"""`retrieve`: the first stage alone, as a TREC run and its figures."""
+"""`retrieve`: run the first stage alone, into a TREC run with its figures."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from qilin_rag.cli.options import (
     Settings,
 )
 
-_TOP_K = 100  # as evaluators of retrieval have it
+_TOP_K = 100  # usual in evaluations of retrieval
 
 
 def retrieve(
-    out: Annotated[Path, typer.Option(help="The TREC run to write.")],
+    out: Annotated[Path, typer.Option(help="TREC run to write.")],
     retriever: RetrieverName = None,
     rerank: Rerank = None,
     rerank_depth: RerankDepth = None,
@@ -34,7 +34,7 @@ def retrieve(
     data: Data = None,
     missing_notes: MissingNotes = None,
     top_k: Annotated[
-        int | None, typer.Option(help="Notes a question gets. [default: 100, or as many as are ranked again]")
+        int | None, typer.Option(help="Notes to find for each question. [default: 100, or --rerank-depth]")
     ] = None,
     limit: Limit = None,
     seed: Seed = None,
@@ -42,9 +42,13 @@ def retrieve(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Retrieve only, into a TREC run.
+    """Retrieve only, and write a TREC run.
 
-    Prints recall, nDCG and reciprocal rank; `run --retriever trec:FILE` goes on from the file.
+    Prints recall, nDCG and reciprocal rank. `run --retriever trec:FILE` answers from the file.
+
+    Examples:
+        qilin-rag retrieve --retriever bm25 --out bm25.trec
+        qilin-rag retrieve --retriever bm25 --set retriever.k1=1.2 --out k1.trec
     """
     from qilin_rag.config.run import resolve_run
     from qilin_rag.pipeline.retrieving import retrieve_only

@@ -1,4 +1,4 @@
-"""`serve`: a preset's server in the foreground."""
+"""`serve`: run a preset's server in the foreground."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 
 def serve(
     llm: Annotated[str, typer.Argument(metavar="LLM", help="A preset with an engine (see: list llms), or gguf:FILE.")],
-    port: Annotated[
-        int | None, typer.Option(help="Where to listen. [default: the port of the preset's address]")
-    ] = None,
-    log: Annotated[
-        Path | None, typer.Option(help="The file its log is written to. [default: in the cache folder]")
-    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen at. [default: that of the preset's address]")] = None,
+    log: Annotated[Path | None, typer.Option(help="File for the server's log. [default: in the cache folder]")] = None,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
     """Serve a preset's model until Ctrl-C.
 
-    Shows the server's log, says when it is ready, and prints its address; runs in other terminals then find it there.
+    Shows the server's log, and prints its address when it is ready. Runs in other terminals then find it there.
+
+    Examples:
+        qilin-rag serve qwen2.5-72b
+        qilin-rag serve gguf:models/qwen2.5-7b-q4.gguf --port 8123
+        qilin-rag serve qwen2.5-7b --set llm.engine.quantization=fp8
     """
     from qilin_rag.config.spec import resolve_spec
 
@@ -68,14 +69,14 @@ def _serve(config: RunSpec, name: str, log: Path | None, quiet: bool) -> None:
 
 
 class _Follower:
-    """Shows what was added to a log file."""
+    """Shows the lines added to a log file."""
 
     def __init__(self, path: Path, quiet: bool) -> None:
         self._path, self._quiet = path, quiet
         self._shown = 0
 
     def show(self) -> None:
-        """Write what is new to standard error."""
+        """Write new lines to standard error."""
         if self._quiet:
             return
         with self._path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""`show`: a run with its state and figures, or one of its samples whole."""
+"""`show`: print the state and figures of a run, or one question in full."""
 
 from __future__ import annotations
 
@@ -26,16 +26,21 @@ _STATES = {
 
 def show(
     run_directory: Annotated[Path, typer.Argument(metavar="RUN", help=RUN_HELP)],
-    question: Annotated[str | None, typer.Option(help="The id of the question to show whole.")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="How many questions to list.")] = MOST_QUESTIONS,
+    question: Annotated[str | None, typer.Option(help="Id of a question to show in full.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Questions to list.")] = MOST_QUESTIONS,
     show_all: Annotated[bool, typer.Option("--all", help="List all questions.")] = False,
     runs_dir: NamedIn = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the run or the question as JSON.")] = False,
 ) -> None:
-    """Show a run, or one of its samples.
+    """Show a run, or one of its questions in full.
 
-    State, settings, figures, what it took, then its questions in the data's order. With --question the sample whole:
-    hits, messages, answer, references, scores, and what judges said.
+    Prints state, settings, figures, time and cost, then the questions in the order of the data. With --question, prints
+    its hits, messages, answer, references, scores and judgements.
+
+    Examples:
+        qilin-rag show runs/RUN
+        qilin-rag show runs/RUN --all
+        qilin-rag show runs/RUN --question ID
     """
     from qilin_rag.core.errors import unknown_name
     from qilin_rag.pipeline.run_directory import RunDirectory
@@ -118,7 +123,7 @@ def _print_judgement(judgement: Judgement) -> None:
 
 
 def _status(sample: Sample, is_cut: bool) -> str:
-    """The status with what is doubtful about the answer."""
+    """Write the status, and what is doubtful about the answer."""
     return ", ".join(
         [
             sample.status,
@@ -188,7 +193,7 @@ def _print_facts(path: Path, manifest: Manifest, state: State, summary: Summary)
 
 
 def _settings(config: Mapping[str, Any]) -> str:
-    """The settings that answers hang on, beyond those that labels name."""
+    """List the settings that determine answers, beyond those in the labels."""
     named = ("top_k", "limit", "seed", "answers", "references", "note_order", "note_chars", "rerank_depth")
     chosen = [f"{name} {config[name]}" for name in named if config.get(name) is not None]
     settings = {name: value for name, value in config["llm"]["settings"].items() if value is not None}
@@ -218,7 +223,7 @@ def _print_taken(manifest: Manifest, state: State, summary: Summary, samples: Ma
 
 
 def _without_this_session(manifest: Manifest) -> Manifest:
-    """The times without those of the session that is under way, which was written down as if it had been killed."""
+    """Leave out the times of the current session, which are recorded as if it had been killed."""
     if (times := manifest.times) is None:
         return manifest
     ended = {name: max(0, getattr(times, name) - 1) for name in ("sittings", "untimed", "cut_off")}
@@ -231,7 +236,9 @@ def _print_figures(figures: Mapping[str, MetricSummary]) -> None:
     if figures:
         ui.print_metrics(figures)
     else:
-        console.print("no figures yet: a run is scored when all its questions were asked")
+        console.print(
+            "no figures yet: a run is scored once all its questions were asked; the command that began it resumes it"
+        )
     console.print()
 
 
@@ -242,7 +249,7 @@ def _print_questions(
     lines: list[Sample],
     limit: int | None,
 ) -> None:
-    """The questions in the data's order, as far as they were asked."""
+    """List the questions that were asked, in the order of the data."""
     from rich.table import Table
     from rich.text import Text
 
@@ -267,4 +274,6 @@ def _print_questions(
     if listed:
         console.print(table)
     if len(listed) < len(asked):
-        console.print(f"{len(listed)} of {len(asked)} questions asked; --all lists all, --question ID shows one whole")
+        console.print(
+            f"{len(listed)} of {len(asked)} questions asked; --all lists all, --question ID shows one in full"
+        )

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: in order, with one line, and 128 + the signal as exit code."""
+"""End a command on SIGTERM and SIGHUP as on Ctrl-C: in order, with one line, and 128 + the signal as exit code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _received = signal.SIGINT
 
 
 class Interrupted(SystemExit):
-    """A signal ended the command; `hint` is what its user should know."""
+    """Ends a command after a signal; `hint` tells the user what was kept and what to do."""
 
     def __init__(self, hint: str) -> None:
         super().__init__(128 + signal.SIGINT)
@@ -17,7 +17,7 @@ class Interrupted(SystemExit):
 
 
 def install() -> None:
-    """Let the other signals do what Ctrl-C does, wherever it is handled; one that is ignored (nohup) stays so."""
+    """Make SIGTERM and SIGHUP act like Ctrl-C, except a signal that is ignored (nohup)."""
     for name in ("SIGTERM", "SIGHUP"):
         signum = getattr(signal, name, None)  # Windows has no SIGHUP
         if signum is not None and signal.getsignal(signum) != signal.SIG_IGN:
@@ -34,17 +34,17 @@ def _as_ctrl_c(signum: int, frame: FrameType | None) -> None:
 
 
 def is_interrupt(end: SystemExit) -> bool:
-    """Whether a command ended by Ctrl-C or one of the other signals."""
+    """Return True if a command was ended by Ctrl-C, SIGTERM or SIGHUP."""
     return end.code == 128 + signal.SIGINT
 
 
 def exit_code() -> int:
-    """The shell's code for the signal that came."""
+    """Return the shell's exit code for the received signal."""
     return 128 + _received
 
 
 def describe(end: SystemExit) -> str:
-    """The line to say."""
+    """Return the line to print."""
     name = "interrupted" if _received == signal.SIGINT else f"ended by {_received.name}"
     hint = getattr(end, "hint", "")
     return f"{name}; {hint}" if hint else name

@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 def sweep(
     config: Annotated[
-        str, typer.Argument(metavar="CONFIG", help="A YAML file with the lists of the grid, or one's name in configs/.")
+        str, typer.Argument(metavar="CONFIG", help="YAML file with the lists of the grid, or its name in configs/.")
     ],
     retrievers: Annotated[
-        str | None, typer.Option(help="Only these, separated by commas, for the file's list.")
+        str | None, typer.Option(help="Retrievers, separated by commas, in place of the file's.")
     ] = None,
-    llms: Annotated[str | None, typer.Option(help="Only these, separated by commas, for the file's list.")] = None,
-    prompts: Annotated[str | None, typer.Option(help="Only these, separated by commas, for the file's list.")] = None,
+    llms: Annotated[str | None, typer.Option(help="LLMs, separated by commas, in place of the file's.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="Prompts, separated by commas, in place of the file's.")] = None,
     controls: Annotated[
-        bool, typer.Option("--controls", help="Add the retrievers random and oracle_top_k, to compare with.")
+        bool, typer.Option("--controls", help="Add the retrievers random and oracle_top_k to compare with.")
     ] = False,
     rerank: Rerank = None,
     rerank_depth: RerankDepth = None,
@@ -60,9 +60,15 @@ def sweep(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Do a grid of runs: retrievers x LLMs x prompts x top-k (x note_order x note_chars).
+    """Run a grid of retrievers, LLMs, prompts and more.
 
-    Retrieval is done once a retriever, one LLM after another is asked, and the same command goes on where it stopped.
+    A grid has a run for each combination of retriever, LLM, prompt, top-k, note order and note length. Each retriever
+    searches once, LLMs are asked one after another, and the same command resumes the grid.
+
+    Examples:
+        qilin-rag sweep small_machine --llms extractive --retrievers bm25 --limit 5
+        qilin-rag sweep grid.yaml --retrievers none,bm25 --dry-run
+        qilin-rag sweep table11 --data hub:THUIR/Qilin --serve
     """
     from qilin_rag.pipeline.sweep import plan_sweep, read_sweep
     from qilin_rag.pipeline.sweep import sweep as sweep_runs
@@ -108,7 +114,7 @@ def _print(swept: Swept, as_json: bool) -> None:
 
 
 def check_swept(swept: Swept, fail_on_error: float) -> None:
-    """Every run that is not finished is said, then the first of them ends the command."""
+    """Print each run that is not finished; raise if there is one, or if too many questions failed."""
     from qilin_rag.core.errors import FailedSamplesError
     from qilin_rag.pipeline.run import check_failures
 

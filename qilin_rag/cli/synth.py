@@ -1,4 +1,4 @@
-"""`synth`: a synthetic Qilin, of any size."""
+"""`synth`: write a synthetic Qilin of any size."""
 
 from __future__ import annotations
 
@@ -12,37 +12,45 @@ from qilin_rag.cli.options import AsJson, Quiet
 
 
 def synth(
-    out: Annotated[Path, typer.Option(help="A new folder to write.")],
-    notes: Annotated[int | None, typer.Option(help="Notes. [default: 20000]")] = None,
-    searches: Annotated[int | None, typer.Option(help="Searches, those of dqa included. [default: 2000]")] = None,
-    recommendations: Annotated[int | None, typer.Option(help="Recommendations. [default: 3000]")] = None,
-    dqa: Annotated[int | None, typer.Option(help="Rows of dqa. [default: 250]")] = None,
-    users: Annotated[int | None, typer.Option(help="Users. [default: 500]")] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="The same seed and settings are the same bytes. [default: 0]")
+    out: Annotated[Path, typer.Option(help="New folder to write.")],
+    notes: Annotated[int | None, typer.Option(help="Number of notes. [default: 20000]")] = None,
+    searches: Annotated[
+        int | None, typer.Option(help="Number of searches, those of dqa included. [default: 2000]")
     ] = None,
-    images: Annotated[bool, typer.Option("--images", help="Also the covers of all notes that are shown.")] = False,
+    recommendations: Annotated[int | None, typer.Option(help="Number of recommendations. [default: 3000]")] = None,
+    dqa: Annotated[int | None, typer.Option(help="Number of rows of dqa. [default: 250]")] = None,
+    users: Annotated[int | None, typer.Option(help="Number of users. [default: 500]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed; the same seed and settings give the same bytes. [default: 0]")
+    ] = None,
+    images: Annotated[
+        bool, typer.Option("--images", help="Also write the covers of all notes that users saw.")
+    ] = False,
     without: Annotated[
         list[str] | None,
         typer.Option(
             metavar="CAUSE",
-            help="Take one cause of clicks away, and leave all else as it is: topical, lexical, synonym, cover, taste, "
-            "source, popularity, position, fatigue, factoid, answer.",
+            help="Cause of clicks to switch off, repeatable: topical, lexical, synonym, cover, taste, source, "
+            "popularity, position, fatigue, factoid, answer.",
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A YAML file of settings, such as the world.yaml written.")
+        Path | None, typer.Option(help="YAML file of settings, such as the world.yaml that it writes.")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting: causes.taste=2, search.depth=15."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as causes.taste=2 or search.depth=15."),
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a synthetic Qilin with known causes of clicks.
 
-    All seven tables, truth.parquet with what caused each click, and README.md with the model in formulas.
+    Writes all seven tables, truth.parquet with the cause of each click, and README.md with the model in formulas.
+
+    Examples:
+        qilin-rag synth --out world --notes 300 --searches 60 --dqa 20 --users 30
+        qilin-rag synth --out flat --without position --without taste --seed 7
     """
     from qilin_rag.synth import resolve_world, synthesize
 

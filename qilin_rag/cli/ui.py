@@ -1,4 +1,4 @@
-"""How the command line looks: figures on standard output, progress and logs on standard error."""
+"""Print figures on standard output, progress and logs on standard error."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from qilin_rag.core.types import MetricSummary
 
 PIPE_WIDTH_CHARS = 160
-WIDTH_CHARS = 80  # of tables that are read as pages, and fit every terminal
+WIDTH_CHARS = 80  # of tables that must fit every terminal
 
 
 def console() -> Console:
-    """Standard output; where it is no terminal, as wide as COLUMNS says or tables need. NO_COLOR: no colours."""
+    """Return a console on standard output; without a terminal, as wide as COLUMNS says or as tables need."""
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
     class Harmless(Console):
-        """What data holds can't steer the terminal."""
+        """A console whose text can't steer the terminal."""
 
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
             for text, style, control in super().render(renderable, options):
@@ -43,14 +43,14 @@ def console() -> Console:
 
 
 def print_json(value: Any) -> None:
-    """A value for programs, as one JSON document."""
+    """Print a value as one JSON document."""
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def print_metrics(metrics: Mapping[str, MetricSummary], beside: Mapping[str, Mapping[str, str]] | None = None) -> None:
-    """Print figures as a table: value, interval, how many were scored; under it what is to be said about them.
+    """Print a table of metrics: value, interval, number scored; below it the remarks on them.
 
-    `beside` are further columns by heading, each with what stands in it by metric.
+    `beside` holds more columns by heading, each a cell text by metric.
     """
     from rich.table import Table
 
@@ -71,14 +71,14 @@ def print_metrics(metrics: Mapping[str, MetricSummary], beside: Mapping[str, Map
 
 
 class _Harmless(logging.Formatter):
-    """Writes messages so that no text of a file or a server in them steers the terminal."""
+    """Writes messages so that text of a file or a server in them can't steer the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
 class _ToStandardError(logging.StreamHandler[TextIO]):
-    """Writes to what standard error is at the moment: above a bar while one is drawn."""
+    """Writes to the current standard error: above a progress bar while one is drawn."""
 
     @property
     def stream(self) -> TextIO:
@@ -86,14 +86,14 @@ class _ToStandardError(logging.StreamHandler[TextIO]):
 
     @stream.setter
     def stream(self, stream: TextIO) -> None:
-        """The one that logging found when it was set up is not kept."""
+        """Ignore the stream that logging found when it was set up."""
 
 
 def set_up_logs(quiet: bool, verbose: bool = False) -> None:
-    """Our own messages to standard error: from INFO, with `quiet` only warnings, with `verbose` tracebacks as well."""
+    """Send our messages to standard error: from INFO, with `quiet` from WARNING, with `verbose` from DEBUG."""
     handler = _ToStandardError()
     handler.setFormatter(_Harmless("%(message)s"))
-    if not logging.getLogger().handlers:  # what libraries say is advice to programmers
+    if not logging.getLogger().handlers:  # messages of libraries are advice to programmers
         logging.getLogger().addHandler(_of_libraries() if verbose else logging.NullHandler())
     ours = logging.getLogger("qilin_rag")
     ours.handlers = [handler]
@@ -101,7 +101,7 @@ def set_up_logs(quiet: bool, verbose: bool = False) -> None:
 
 
 def _of_libraries() -> logging.Handler:
-    """Writes what libraries warn of, and nothing of ours."""
+    """Return a handler that writes the warnings of libraries, and none of ours."""
     handler = _ToStandardError()
     handler.setLevel(logging.WARNING)
     handler.addFilter(lambda record: not record.name.startswith("qilin_rag"))
@@ -109,16 +109,16 @@ def _of_libraries() -> logging.Handler:
 
 
 class Bars:
-    """Watches long work, and draws a bar of each stage on standard error."""
+    """Watches long work, and draws a bar for each stage on standard error."""
 
     def __init__(self, progress: Progress) -> None:
-        """`progress` is live."""
+        """Draw on `progress`, which must be live."""
         self._progress = progress
         self._depth = 0
 
     @contextmanager
     def stage(self, name: str, total: int, done: int) -> Iterator[Advance]:
-        """The bar of a stage within another stands under that one's and goes at its end; the outermost stays."""
+        """Draw the bar of a stage; one within another is below it and is removed at its end."""
         task = self._progress.add_task(name, total=total, completed=done)
         n_failed = 0
 
@@ -138,7 +138,7 @@ class Bars:
 
 @contextmanager
 def progress_bars(quiet: bool) -> Iterator[None]:
-    """Bars for what is done within this where somebody looks: not with `quiet`, and standard error is a terminal."""
+    """Draw bars for the work within, unless `quiet` is set or standard error is no terminal."""
     if quiet or not sys.stderr.isatty():
         yield
         return
