@@ -66,7 +66,7 @@ for heading, commands in _COMMANDS.items():
         if isinstance(command, App):
             app.add_typer(command, rich_help_panel=heading)
         else:
-            name = "list" if command is catalogue.list_names else None  # its own name would hide the type
+            name = "list" if command is catalogue.list_names else None  # a function of this name would hide the type
             app.command(name, rich_help_panel=heading)(command)
 
 
@@ -74,8 +74,9 @@ for heading, commands in _COMMANDS.items():
 def _top(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
     """Evaluate retrieval-augmented answers to the queries of Qilin.
 
-    Begin with `qilin-rag run --limit 3`: it needs no model and no download. `qilin-rag COMMAND --help` explains a
-    command and shows examples.
+    Begin with `qilin-rag run --limit 3`: it needs no model and no download.
+
+    For options and examples: `qilin-rag COMMAND --help`.
     """
     if version:
         from qilin_rag import __version__

@@ -229,9 +229,9 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
             for line in formats.marks(data):
                 console.print(line)
             for block in data.blocks:
-                console.print(f"  {formats.legend(block)}", style="dim")
+                ui.print_hanging(console, formats.legend(block), "dim", first="  ", indent=4)
             for note in data.notes:
-                console.print(f"  {note}", style="yellow")
+                ui.print_hanging(console, note, "yellow", first="  ", indent=4)
             console.print()
     text = capture.get()
     return Text.from_ansi(text).plain if to_file else text

@@ -189,12 +189,13 @@ def _print_facts(path: Path, manifest: Manifest, state: State, summary: Summary)
     }
     console = ui.console()
     for name, fact in facts.items():
-        console.print(f"{name:<10} {fact}")
+        ui.print_hanging(console, str(fact), first=f"{name:<10} ")
 
 
 def _settings(config: Mapping[str, Any]) -> str:
     """List the settings that determine answers, beyond those in the labels."""
-    named = ("top_k", "limit", "seed", "answers", "references", "note_order", "note_chars", "rerank_depth")
+    named = ["top_k", "limit", "seed", "answers", "references", "note_order", "note_chars"]
+    named += ["rerank_depth", "rerank_weight"] if config.get("rerank") else []
     chosen = [f"{name} {config[name]}" for name in named if config.get(name) is not None]
     settings = {name: value for name, value in config["llm"]["settings"].items() if value is not None}
     of_llm = [f"{name} {settings[name]}" for name in ("model", "temperature", "max_tokens", "seed") if name in settings]

@@ -42,6 +42,16 @@ def console() -> Console:
     return Harmless(width=width, highlight=False, emoji=False, markup=False)
 
 
+def print_hanging(to: Console, text: str, style: str = "", first: str = "", indent: int | None = None) -> None:
+    """Print `first` and a text of any script; further lines are indented by `indent`, or as wide as `first`."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    start = cell_len(first) if indent is None else indent
+    for number, line in enumerate(Text(text).wrap(to, max(10, to.width - start))):
+        to.print(f"{' ' * start if number else first}{line.plain.rstrip()}", style=style)
+
+
 def print_json(value: Any) -> None:
     """Print a value as one JSON document."""
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
