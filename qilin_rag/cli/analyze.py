@@ -223,15 +223,15 @@ def _print_effect(effect: DqaEffect) -> None:
     table.add_column("outcome", overflow="fold")
     for name in ("naive", "doubly robust", "95%", "E-value"):
         table.add_column(name, justify="right")
-    for of in effect.effects:
-        robust = of.doubly_robust
+    for estimate in effect.effects:
+        robust = estimate.doubly_robust
         ends = [None, None] if robust is None else [robust.low, robust.high]
         cells = [
-            outcome_name(of),
-            signed(of.naive.value),
+            outcome_name(estimate),
+            signed(estimate.naive.value),
             "refused" if robust is None else signed(robust.value),
             " ".join(signed(end) for end in ends if end is not None) or "-",
-            "-" if of.e_value is None else f"{of.e_value:.2f}",
+            "-" if estimate.e_value is None else f"{estimate.e_value:.2f}",
         ]
         table.add_row(*map(Text, cells))
     console.print(table, width=ui.WIDTH_CHARS)

@@ -116,13 +116,13 @@ def _list_settings(kind: ListKind, name: str | None, as_json: bool) -> None:
         ]
     elif name is not None and kind in prefixes:
         registry = _registry(kind)
-        of, given = preset_settings(name) if kind is ListKind.llms else (name, registry.implied(name))
+        component, given = preset_settings(name) if kind is ListKind.llms else (name, registry.implied(name))
         docs = [
             doc._replace(
                 name=f"{prefixes[kind]}.{doc.name}",
                 default=as_setting(given[doc.name]) if doc.name in given else doc.default,
             )
-            for doc in setting_docs(registry.resolve(of))
+            for doc in setting_docs(registry.resolve(component))
         ]
     else:
         raise UsageError(f"list {kind.value} {name}: {kind.value} have no settings of their own; leave {name} out")

@@ -61,24 +61,26 @@ def _show(compared: Comparison, run_a: Path) -> None:
     table.add_column("metric", overflow="fold")
     for column in ("A", "B", "A - B", "95% interval", "p", "won/tied/lost"):
         table.add_column(column, justify="right")
-    for each in compared.metrics:
-        interval = f"{each.ci95[0]:+.4f} .. {each.ci95[1]:+.4f}" if each.ci95 else "-"
-        p = "-" if each.p is None else f"{each.p:.4f}"
-        counts = f"{each.wins}/{each.ties}/{each.losses}"
-        figures = (f"{each.value_a:.4f}", f"{each.value_b:.4f}", f"{each.difference:+.4f}")
-        table.add_row(Text(each.metric), *figures, interval, p, counts)
+    for change in compared.metrics:
+        interval = f"{change.ci95[0]:+.4f} .. {change.ci95[1]:+.4f}" if change.ci95 else "-"
+        p = "-" if change.p is None else f"{change.p:.4f}"
+        counts = f"{change.wins}/{change.ties}/{change.losses}"
+        figures = (f"{change.value_a:.4f}", f"{change.value_b:.4f}", f"{change.difference:+.4f}")
+        table.add_row(Text(change.metric), *figures, interval, p, counts)
     console.print(table)
-    for each in compared.metrics:
-        if each.n < compared.n_questions:
-            console.print(f"{each.metric}: {counted(each.n, 'question')} scored in both", style="yellow")
-        if each.no_interval:
-            console.print(f"{each.metric}: no interval, {each.no_interval}", style="yellow")
-        if each.p is not None and each.p > 0.05:
-            shown = f"smallest detectable difference: {each.detectable:.4f}" if each.detectable else each.undetectable
-            console.print(f"{each.metric}: no difference shown; {shown}")
+    for change in compared.metrics:
+        if change.n < compared.n_questions:
+            console.print(f"{change.metric}: {counted(change.n, 'question')} scored in both", style="yellow")
+        if change.no_interval:
+            console.print(f"{change.metric}: no interval, {change.no_interval}", style="yellow")
+        if change.p is not None and change.p > 0.05:
+            shown = (
+                f"smallest detectable difference: {change.detectable:.4f}" if change.detectable else change.undetectable
+            )
+            console.print(f"{change.metric}: no difference shown; {shown}")
     for note in compared.notes:
         console.print(note, style="yellow")
-    signatures = {each.metric: each.signature for each in compared.metrics}
+    signatures = {change.metric: change.signature for change in compared.metrics}
     better = "better" if highest_is_best(signatures.get(compared.moved_by, "")) else "higher"
     for name, moved in (("A", compared.better_a), ("B", compared.better_b)):
         if moved:

@@ -51,17 +51,17 @@ def validate(
     source = open_source(data, list(TABLES), log=log_settings(settings))
     n_rows = validate_source(source, defects.append, remarks.append)
     if as_json:
-        found = [defect._replace(path=str(defect.path))._asdict() for defect in defects]  # type: ignore[arg-type]
-        ui.print_json({"rows": n_rows, "n_defects": len(defects), "defects": found, "remarks": remarks})
+        records = [defect._replace(path=str(defect.path))._asdict() for defect in defects]  # type: ignore[arg-type]
+        ui.print_json({"rows": n_rows, "n_defects": len(defects), "defects": records, "remarks": remarks})
     else:
         groups: dict[tuple[Path, str], list[Defect]] = defaultdict(list)
         for defect in defects:
             groups[defect.path, defect.column].append(defect)
-        for (path, column), found_there in groups.items():
-            for defect in found_there[:show]:
+        for (path, column), in_column in groups.items():
+            for defect in in_column[:show]:
                 typer.echo(printable(str(defect)))
-            if len(found_there) > show:
-                typer.echo(f"{path}: {len(found_there) - show} more of {column or 'these'}")
+            if len(in_column) > show:
+                typer.echo(f"{path}: {len(in_column) - show} more of {column or 'these'}")
         for remark in remarks:
             typer.echo(remark)
         rows = ", ".join(f"{name} {n:,}" for name, n in n_rows.items())

@@ -64,7 +64,7 @@ def filter_notes(
         qilin-rag data filter mine --llm qwen-plus --out safe --labels safe/review.csv
     """
     from qilin_rag.judging.config import resolve_judge
-    from qilin_rag.judging.safety_filter import filter_notes as do
+    from qilin_rag.judging.safety_filter import filter_notes as run_filter
     from qilin_rag.judging.safety_filter import plan_filter
 
     ui.set_up_logs(quiet or as_json)
@@ -89,7 +89,7 @@ def filter_notes(
         return
     try:
         with ui.progress_bars(quiet):
-            filtered = do(config, data, out, names, images, sample, labels)
+            filtered = run_filter(config, data, out, names, images, sample, labels)
     except KeyboardInterrupt:
         raise Interrupted("every finished judgement is kept, the same command goes on from here") from None
     if as_json:

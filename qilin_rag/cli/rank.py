@@ -112,7 +112,7 @@ def rank(
         with ui.progress_bars(quiet or as_json):
             done = rank_requests(made, config)
     except KeyboardInterrupt:
-        raise Interrupted("only the manifest was written; the same command starts again") from None
+        raise Interrupted("only the manifest was written; the same command begins again") from None
     if as_json:
         ui.print_json({"run": str(done.directory.path), **done.summary.model_dump(mode="json")})
         return
@@ -187,15 +187,17 @@ def _settings(assignments: Sequence[str] | None, ranker: str | None) -> tuple[di
     from qilin_rag.core.registry import RANKERS
 
     cls = RANKERS.resolve(ranker) if ranker else None
-    found = {}
-    of_log = [assignment for assignment in assignments or [] if assignment.startswith("log.")]
-    for path, value in parse_overrides((each for each in assignments or [] if each not in of_log), lambda path: cls):
+    ranker_settings = {}
+    log_assignments = [assignment for assignment in assignments or [] if assignment.startswith("log.")]
+    for path, value in parse_overrides(
+        (each for each in assignments or [] if each not in log_assignments), lambda path: cls
+    ):
         match path:
             case ["ranker", key]:
-                found[key] = value
+                ranker_settings[key] = value
             case _:
                 raise unknown_name("setting in --set", ".".join(path), ["ranker.KEY and log.KEY"])
-    return found, log_settings(of_log)
+    return ranker_settings, log_settings(log_assignments)
 
 
 def _read_config(name: str) -> tuple[str, dict[str, Any]]:
@@ -226,9 +228,9 @@ def _print(done: Ranking, with_slices: bool) -> None:
     directory, manifest, summary = done
     console = ui.console()
     config, ranker = manifest.config, manifest.ranker
-    of = "" if config.first is None else f", the first {counted(config.first, 'request')}"
-    by = ranker.name if ranker.checkpoint else describe(ranker.name, ranker.changed)
-    console.print(f"{by}, {config.task} {config.split}{of}; {manifest.label}", style="bold")
+    only = "" if config.first is None else f", the first {counted(config.first, 'request')}"
+    label = ranker.name if ranker.checkpoint else describe(ranker.name, ranker.changed)
+    console.print(f"{label}, {config.task} {config.split}{only}; {manifest.label}", style="bold")
     if ranker.checkpoint:
         console.print(f"trained: {ranker.checkpoint}")
     hanging = {name: f"{ties.lowest:.4f} .. {ties.highest:.4f}" for name, ties in summary.ties.items()}

@@ -50,13 +50,13 @@ def reproduce(
         qilin-rag reproduce runs/RUN --base-url http://127.0.0.1:8001/v1
     """
     from qilin_rag.pipeline.reproduce import REPRODUCED, check
-    from qilin_rag.pipeline.reproduce import reproduce as do_again
+    from qilin_rag.pipeline.reproduce import reproduce as reproduce_run
 
     ui.set_up_logs(quiet or as_json)
     [run_directory] = find_runs_named([run_directory], None)
     try:
         with ui.progress_bars(quiet):
-            found = do_again(
+            reproduction = reproduce_run(
                 run_directory,
                 runs_dir or REPRODUCED,
                 base_url=base_url,
@@ -70,13 +70,13 @@ def reproduce(
         again = "the same command without --fresh" if fresh else "the same command"
         raise Interrupted(f"every finished answer is kept, {again} goes on from here") from None
     if as_json:
-        ui.print_json(found.model_dump(mode="json"))
+        ui.print_json(reproduction.model_dump(mode="json"))
     else:
-        _print(found)
-    check(found)
+        _print(reproduction)
+    check(reproduction)
 
 
-def _print(found: Reproduction) -> None:
+def _print(reproduction: Reproduction) -> None:
     """Print the comparison in 80 columns."""
     from rich.table import Table
     from rich.text import Text
@@ -86,27 +86,34 @@ def _print(found: Reproduction) -> None:
     figures.columns[0].overflow = "fold"
     for column in ("then", "now", "difference", "scores changed"):
         figures.add_column(column, justify="right")
-    for name, change in found.metrics.items():
+    for name, change in reproduction.metrics.items():
         values = ["unscored" if value is None else f"{value:.4f}" for value in (change.old, change.new)]
         difference = "-" if change.difference is None else f"{change.difference:+.4f}"
-        changed = f"{change.scores_changed} of {found.questions}"
+        changed = f"{change.scores_changed} of {reproduction.questions}"
         figures.add_row(Text(name), *values, difference, changed, style="" if change.agrees else "bold red")
     console.print(figures, width=ui.WIDTH_CHARS)
-    for name, change in found.metrics.items():
+    for name, change in reproduction.metrics.items():
         if change.why_not:
             console.print(f"{name}: {change.why_not}", style="yellow", width=ui.WIDTH_CHARS)
-    for name in found.not_made:
+    for name in reproduction.not_made:
         why = "gone since" if name in INSTEAD else "added by score"
         console.print(f"{name}: {why}, not made again", style="yellow", width=ui.WIDTH_CHARS)
-    changed = f"{found.answers_changed} answers, {found.prompts_changed} prompts, {found.hits_changed} rankings changed"
-    console.print(f"{found.questions} questions: {changed}", width=ui.WIDTH_CHARS)
-    if found.failed:
-        console.print(f"{found.failed} questions have no answer; the same command asks them again", style="yellow")
-    if found.provenance:
+    counts = {
+        "answers": reproduction.answers_changed,
+        "prompts": reproduction.prompts_changed,
+        "rankings": reproduction.hits_changed,
+    }
+    changed = ", ".join(f"{n} {name}" for name, n in counts.items()) + " changed"
+    console.print(f"{reproduction.questions} questions: {changed}", width=ui.WIDTH_CHARS)
+    if reproduction.failed:
+        console.print(
+            f"{reproduction.failed} questions have no answer; the same command asks them again", style="yellow"
+        )
+    if reproduction.provenance:
         made_with = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("made with", "then", "now"):
             made_with.add_column(column, overflow="fold")
-        for name, (then, now) in found.provenance.items():
+        for name, (then, now) in reproduction.provenance.items():
             made_with.add_row(Text(name), Text(then), Text(now))
         console.print(made_with, width=ui.WIDTH_CHARS)
-    typer.echo(found.reproduced)
+    typer.echo(reproduction.reproduced)

@@ -171,12 +171,12 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
 
     def widths(block: Block) -> list[tuple[int, int]]:
         """Return for each column the most marks that a figure has, and the width."""
-        found = []
+        column_widths = []
         for name, *cells in zip(formats.column_names(block), *block.cells, strict=True):
             n_marks = max(len(formats.marks_of(cell)) for cell in cells)
             width = max(cell_len(line) for cell in cells for line in cell_text(cell, n_marks).plain.split("\n"))
-            found.append((n_marks, max(width, min(cell_len(name), _INTERVAL_WIDTH))))
-        return found
+            column_widths.append((n_marks, max(width, min(cell_len(name), _INTERVAL_WIDTH))))
+        return column_widths
 
     def parts(block: Block, columns: list[tuple[int, int]], room: int) -> Iterator[slice]:
         """Split the columns into as many tables as needed, between two values of k if possible."""

@@ -45,8 +45,8 @@ def show(
     from qilin_rag.core.errors import unknown_name
     from qilin_rag.pipeline.run_directory import RunDirectory
 
-    [found] = find_runs_named([run_directory], runs_dir)
-    directory = RunDirectory(found)
+    [path] = find_runs_named([run_directory], runs_dir)
+    directory = RunDirectory(path)
     manifest = directory.read_manifest()
     samples, lines = directory.read_samples()
     if question is None:
@@ -152,9 +152,9 @@ def _show_run(
     state = state_of(directory, manifest)
     so_far = {"generation_s": calls_s([*lines, *repeats]), "cost": cost_of(summary, price_of(manifest))}
     manifest = manifest.model_copy(update=so_far)
-    figures, its_scores = figures_of(directory, manifest)
+    figures, all_scores = figures_of(directory, manifest)
     scores: dict[str, dict[str, float | None]] = {}
-    for score in its_scores:
+    for score in all_scores:
         scores.setdefault(score.question_id, {})[score.metric] = score.value
     if as_json:
         ui.print_json(
@@ -179,10 +179,10 @@ def _print_facts(path: Path, manifest: Manifest, state: State, summary: Summary)
 
     counts = {status: n for status, n in summary.counts.items() if status != "questions"}
     n_asked = summary.counts["questions"]
-    said = describe_statuses(counts) or (": all ok" if n_asked else "")
+    statuses = describe_statuses(counts) or (": all ok" if n_asked else "")
     facts = {
         "run": path,
-        "state": f"{_STATES[state]}; {n_asked} of {manifest.n_questions} questions asked{said}",
+        "state": f"{_STATES[state]}; {n_asked} of {manifest.n_questions} questions asked{statuses}",
         **manifest.labels,
         "settings": _settings(manifest.config),
         "started": manifest.started,
@@ -266,8 +266,8 @@ def _print_questions(
         table.add_column(column, no_wrap=True)
     table.add_column("query / error", overflow="fold")
     for question_id in listed:
-        sample, found = samples[question_id], scores.get(question_id, {})
-        figures = ["-" if (value := found.get(name)) is None else f"{value:.4f}" for name in metrics]
+        sample, question_scores = samples[question_id], scores.get(question_id, {})
+        figures = ["-" if (value := question_scores.get(name)) is None else f"{value:.4f}" for name in metrics]
         table.add_row(
             Text(question_id), _status(sample, taken.is_cut(sample)), *figures, Text(sample.error or sample.query)
         )

@@ -1,4 +1,4 @@
-"""`sweep`: a grid of runs."""
+"""`sweep`: run a grid."""
 
 from __future__ import annotations
 
