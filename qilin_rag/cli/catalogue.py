@@ -80,7 +80,7 @@ def _list_runs(folders: list[Path], as_json: bool) -> None:
         ui.print_json([run.model_dump(mode="json") for run in runs])
         return
     if not runs:
-        raise UsageError(f"{', '.join(map(str, folders))} holds no run; make one: qilin-rag run")
+        raise UsageError(f"{', '.join(map(str, folders))} holds no run; begin with: qilin-rag run")
     console = ui.console()
     for run in runs:
         console.print(str(run.run), style="bold", soft_wrap=True)

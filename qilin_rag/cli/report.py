@@ -34,7 +34,7 @@ def report(
     from qilin_rag.reports.html import write_report
 
     if out.is_dir() or not out.parent.is_dir():
-        reason = "it is a folder; name a file" if out.is_dir() else f"the folder {str(out.parent)!r} does not exist"
+        reason = "it is a folder; name a file" if out.is_dir() else f"there is no folder {out.parent}; make it first"
         raise UsageError(f"--out {str(out)!r} can't be written: {reason}")
     ui.set_up_logs(quiet=False)
     named = find_runs_named(run_directories or [], runs_dir)
