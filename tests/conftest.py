@@ -136,7 +136,9 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             main()
-        logging.getLogger("qilin_rag").handlers = []  # they write to this call's standard error
+        ours = logging.getLogger("qilin_rag")  # its handlers write to this call's standard error
+        ours.handlers = []
+        ours.setLevel(logging.NOTSET)
         code = left.value.code
         assert code is None or isinstance(code, int)
         return Outcome(code or 0, *capsys.readouterr())
