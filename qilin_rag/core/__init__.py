@@ -1,1 +1,1 @@
-"""The ground: anything may use it, and it uses nothing else of ours."""
+"""Basic types and tools that every other package may import; it imports no other package of ours."""

@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 
 def positions_in(ascending: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return where each wanted value is in an ascending array, (n_wanted,): the first place, -1 if it is not there.
+    """Return the position of each wanted value in an ascending array, shape (n_wanted,).
+
+    A value that occurs several times has its first position; one that does not occur has -1.
 
     >>> positions_in(np.array([2, 5, 9]), np.array([9, 3, 2, 10]))
     array([ 2, -1,  0, -1])

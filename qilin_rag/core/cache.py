@@ -1,8 +1,8 @@
-"""The cache folder: what can be made again, and answers that were paid for, kept between runs.
+"""The cache folder: keeps what can be computed again, and paid answers, between runs.
 
-One table says what there is. What is used is marked (a folder by its time of change, a file by that of access) and
-held by its process with a lock of the system, so that one limit over all kinds can remove what was not used for
-longest. Nothing outside the folder is ever removed, no link is followed, and what is not named as we name it stays.
+One table lists the kinds of entries. An entry in use is marked (a folder by its modification time, a file by its access
+time) and held by its process with a system lock. One size limit over all kinds can therefore remove what was not used
+for longest. Nothing outside the folder is ever removed, no link is followed, and files with unknown names are kept.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ logger = logging.getLogger(__name__)
 
 LIMIT = "QILIN_RAG_CACHE_GB"
 _LIMIT_GB = 100.0
-_UNFINISHED_AFTER_S = 3600.0  # what is younger may be written at the moment, if nothing else tells
-_WAIT_S = 30.0  # for another process that writes
+_UNFINISHED_AFTER_S = 3600.0  # a younger file may still be written, unless a lock tells
+_WAIT_S = 30.0  # how long to wait for another process that writes
 _LOOK_S = 0.01
 _MOST_LOOKS = 20
 KindName = Literal["notes", "indexes", "vectors", "responses", "hashes", "servers"]
 
 
 class Kind(NamedTuple):
-    """One kind of what is kept: where, and what; `names` are those of entries below `place`, of folders with a `/`."""
+    """A kind of cache entries: its folder, the name patterns below `place` (folders end in `/`), its content."""
 
     place: str
     what: str
@@ -60,37 +60,37 @@ KINDS: dict[KindName, Kind] = {
         r"[^/]+-[0-9a-f]{16}/\.?[0-9a-f]{16}\.(safetensors|part)(\..+)?"
         r"|\.?[0-9a-f]{24}(-[0-9a-f]+)?\.(npy|lock)(\..+tmp)?",
     ),
-    "responses": Kind("responses.sqlite", "answers of LLMs, which were paid for", costs_money=True),
+    "responses": Kind("responses.sqlite", "answers of LLMs, which cost money", costs_money=True),
     "hashes": Kind("file_hashes.json", "hashes of large files"),
-    "servers": Kind("servers", "logs of servers that were started", r"(?![.-])[\w.-]{1,48}(?<![.-])\.log"),
+    "servers": Kind("servers", "logs of model servers", r"(?![.-])[\w.-]{1,48}(?<![.-])\.log"),
 }
 
 
 class Entry(NamedTuple):
-    """One thing that is kept: a file or a folder. `used` is in seconds since 1970."""
+    """A file or folder in the cache. `used` is the time of its last use, in seconds since 1970."""
 
     kind: KindName
     path: Path
     n_bytes: int
     used: float
-    fault: str = ""  # why it can't be removed
+    fault: str = ""  # the reason if it can't be removed
 
 
 class Cleared(NamedTuple):
-    """Entries that were removed, with the bytes they gave back, and those left: by a `fault`, else they are in use."""
+    """The entries that were removed, the bytes this freed, and the entries left (with a `fault`, or in use)."""
 
     removed: list[Entry]
     left: list[Entry]
 
 
 def cache_dir() -> Path:
-    """Return the folder of what is kept between runs: $QILIN_RAG_CACHE, else the user's cache folder."""
+    """Return the cache folder: $QILIN_RAG_CACHE, else the user's cache folder."""
     named = os.environ.get("QILIN_RAG_CACHE")
     return expanded(named) if named else platformdirs.user_cache_path("qilin_rag")
 
 
 def limit_bytes() -> int:
-    """Return what the whole cache may take: $QILIN_RAG_CACHE_GB in GB (10^9 bytes), else 100.
+    """Return the size limit of the whole cache in bytes: $QILIN_RAG_CACHE_GB in GB (10^9 bytes), else 100 GB.
 
     Raises:
         UsageError: if the variable is not a number, or is negative.
@@ -104,14 +104,14 @@ def limit_bytes() -> int:
 
 
 def entries(kinds: Iterable[KindName] = tuple(KINDS)) -> list[Entry]:
-    """Return what is kept of these kinds, what was not used for longest first."""
+    """Return the cache entries of these kinds, the least recently used first."""
     found = [entry for kind in kinds for entry in _entries_of(kind)]
     return sorted(found, key=lambda entry: (entry.used, entry.path))
 
 
 def in_use(path: Path, by: object) -> None:
-    """Mark an entry as used now, and hold it for as long as the object `by` lives: no process removes it."""
-    with suppress(OSError):  # the time of change of a file is what its checksum goes by
+    """Mark an entry as used now, and hold it while the object `by` lives, so that no process removes it."""
+    with suppress(OSError):  # keep a file's modification time: its checksum record depends on it
         os.utime(path, ns=(time.time_ns(), time.time_ns() if path.is_dir() else path.stat().st_mtime_ns))
     if fcntl is None:
         return
@@ -119,14 +119,14 @@ def in_use(path: Path, by: object) -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             _share(descriptor)
-        except OSError:  # a file system without locks, or it is being removed
+        except OSError:  # the file system has no locks, or the entry is being removed
             os.close(descriptor)
             raise
         weakref.finalize(by, os.close, descriptor)
 
 
 def _share(descriptor: int) -> None:
-    """Lock an open file for use; who looks whether it is in use holds it for a moment."""
+    """Take a shared lock on an open file. A process that checks for use holds the lock for a moment."""
     for _ in range(_MOST_LOOKS):
         with suppress(BlockingIOError):
             return fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -135,13 +135,14 @@ def _share(descriptor: int) -> None:
 
 
 def make_room() -> None:
-    """Remove what was not used for longest until all is within the limit; never what is in use or cost money.
+    """Remove the least recently used entries until the cache is within its limit.
 
-    If that alone is more than the limit, removing the rest would not bring the cache within it: the rest has the limit.
+    Entries that are in use or cost money are never removed. If these alone exceed the limit, the limit applies to the
+    other entries: removing them all would not bring the cache within it.
     """
     try:
         limit = limit_bytes()
-    except UsageError as error:  # said before the work began, by whoever asked for it
+    except UsageError as error:  # the caller reported it before the work began
         logger.warning("%s; nothing is removed from the cache", error)
         return
     found = entries()
@@ -149,7 +150,7 @@ def make_room() -> None:
     if n_fixed <= limit:
         return
     removable = [entry for entry in found if entry.n_bytes and _is_removable(entry)]
-    removable.sort(key=lambda entry: entry.n_bytes <= limit)  # what can never fit goes first
+    removable.sort(key=lambda entry: entry.n_bytes <= limit)  # entries that can never fit go first
     n_removable = sum(entry.n_bytes for entry in removable)
     n_fixed -= n_removable
     for entry in removable:
@@ -164,13 +165,13 @@ def make_room() -> None:
             logger.info("the cache is full (%s): removed %s", LIMIT, entry.path)
     if n_fixed + n_removable > limit:
         logger.warning(
-            "the cache %s takes %.1f GB more than %s allows: %.1f GB are in use, paid for or can't be removed",
+            "the cache %s takes %.1f GB more than %s allows: %.1f GB are in use, cost money or can't be removed",
             *(cache_dir(), (n_fixed + n_removable - limit) / 1e9, LIMIT, n_fixed / 1e9),
         )
 
 
 def clear(kinds: Iterable[KindName], unused_for_s: float = 0.0) -> Cleared:
-    """Remove what is kept of these kinds, if it was not used for so long; what is in use stays."""
+    """Remove the entries of these kinds that were not used for `unused_for_s` seconds; entries in use stay."""
     cleared = Cleared([], [])
     for entry in entries(kinds):
         if unused_for_s and time.time() - entry.used < unused_for_s:
@@ -178,7 +179,7 @@ def clear(kinds: Iterable[KindName], unused_for_s: float = 0.0) -> Cleared:
         try:
             cleared.removed.append(entry._replace(n_bytes=_remove(entry)))
         except (OSError, sqlite3.Error) as error:
-            if os.path.lexists(entry.path):  # else it went with another, or another process removed it
+            if os.path.lexists(entry.path):  # else removing another entry or process removed it
                 cleared.left.append(entry._replace(fault=_fault(error)))
     return cleared
 
@@ -188,17 +189,17 @@ def _entries_of(name: KindName) -> Iterator[Entry]:
     place = cache_dir() / kind.place
     for path in _below(place, kind.names) if kind.names else [place]:
         found = [each for each in map(_lstat, [path] if kind.names else _with_beside(path)) if each]
-        if found and (kind.names or stat.S_ISREG(found[0].st_mode)):  # else it has gone meanwhile, or is not ours
+        if found and (kind.names or stat.S_ISREG(found[0].st_mode)):  # else it was removed meanwhile, or is not ours
             yield Entry(name, path, sum(map(_size, _with_beside(path))), max(map(_last_use, found)))
 
 
 def _with_beside(path: Path) -> list[Path]:
-    """Where an entry is, and what may belong to it beside it: SQLite's files, the record of a checksum."""
+    """Return the path of an entry and of its companions: SQLite's files, the record of a checksum."""
     return [path, *(path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm", ".json"))]
 
 
 def _below(place: Path, names: str, depth: int = 2) -> Iterator[Path]:
-    """Yield the files and folders below a folder that are named like this."""
+    """Yield the files and folders below a folder whose names match."""
     waiting = [(place, "")]
     while waiting:
         folder, called = waiting.pop(0)
@@ -213,14 +214,14 @@ def _below(place: Path, names: str, depth: int = 2) -> Iterator[Path]:
 
 
 def _lstat(path: Path) -> os.stat_result | None:
-    """What the system says of a path; None if it is not there, or may not be looked at."""
+    """Return the status of a path; None if it does not exist or may not be read."""
     with suppress(OSError):
         return path.lstat()
     return None
 
 
 def _listed(folder: Path) -> list[Path]:
-    """List a folder; nothing if it is a link or not there, or may not be read."""
+    """List a folder; return nothing if it is a link, does not exist or may not be read."""
     with suppress(OSError):
         if not folder.is_symlink():
             return sorted(folder.iterdir())
@@ -232,7 +233,7 @@ def _last_use(found: os.stat_result) -> float:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; links and what has gone meanwhile count as nothing."""
+    """Return the bytes of a file, or of all files in a folder; links and removed files count as 0."""
     found = _lstat(path)
     if found and stat.S_ISREG(found.st_mode):
         return found.st_size
@@ -240,7 +241,7 @@ def _size(path: Path) -> int:
 
 
 def _remove(entry: Entry) -> int:
-    """Remove an entry and return how many bytes that gives back; what refuses is an OSError or a sqlite3.Error."""
+    """Remove an entry and return the freed bytes; raise OSError or sqlite3.Error if the system refuses."""
     if KINDS[entry.kind].costs_money:
         _empty_database(entry.path)
         return entry.n_bytes if sum(map(_size, _with_beside(entry.path))) < entry.n_bytes else 0
@@ -251,7 +252,7 @@ def _remove(entry: Entry) -> int:
             for path in reversed(_with_beside(entry.path)):
                 if not path.is_symlink():
                     path.unlink(missing_ok=True)
-    with suppress(OSError):  # the folder of a model's vectors, once it is empty
+    with suppress(OSError):  # the folder of a model's vectors, if it is empty now
         if entry.path.parent != cache_dir() / KINDS[entry.kind].place and KINDS[entry.kind].names:
             entry.path.parent.rmdir()
     return entry.n_bytes
@@ -266,16 +267,16 @@ def _is_removable(entry: Entry) -> bool:
 
 
 def _fault(error: OSError | sqlite3.Error) -> str:
-    """Why something can't be removed; nothing if a process uses it, or has changed it meanwhile."""
+    """Return why something can't be removed; return nothing if a process uses it or has just changed it."""
     of_use = (BlockingIOError, filelock.Timeout, FileNotFoundError, *([PermissionError] if fcntl is None else []))
     return "" if isinstance(error, of_use) else str(getattr(error, "strerror", None) or error)
 
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Hold an entry that nobody uses; a BlockingIOError if somebody does.
+    """Hold an entry that no process uses; raise BlockingIOError if one does.
 
-    Where there are no locks (some file systems of networks), what was used within the hour counts as in use.
+    Without system locks (some network file systems), an entry used within the last hour counts as in use.
     """
     if fcntl is None:
         yield
@@ -295,7 +296,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _written_by_nobody(path: Path) -> Iterator[None]:
-    """Hold the lock of a build, which goes with what is built; a BlockingIOError or Timeout if a process writes."""
+    """Hold the lock of a build; raise BlockingIOError or Timeout if a process writes."""
     if _is_being_written(path):
         raise BlockingIOError
     built = re.fullmatch(r"(.+-building)(-old)?", path.name)
@@ -309,7 +310,7 @@ def _written_by_nobody(path: Path) -> Iterator[None]:
 
 
 def _is_being_written(path: Path) -> bool:
-    """Whether a process may be writing this unfinished thing: its name says which, else its last change counts."""
+    """Return whether a process may be writing this unfinished file: by its name, else by its last change."""
     if path.suffix == ".lock" or not (path.name.startswith(".") or path.suffix == ".part"):
         return False
     if (is_running := is_writer_running(path)) is not None:
@@ -317,11 +318,11 @@ def _is_being_written(path: Path) -> bool:
     with suppress(OSError):
         changes = [path.lstat().st_mtime, *(below.lstat().st_mtime for below in path.rglob("*"))]
         return time.time() - max(changes) < _UNFINISHED_AFTER_S
-    return True  # it changes at the moment
+    return True  # it is changing right now
 
 
 def _empty_database(path: Path) -> None:
-    """Remove all rows and give the space back; other processes may go on with the file."""
+    """Remove all rows and free the space; other processes can still use the file."""
     with closing(sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)) as connection:
         if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'responses'").fetchone():
             connection.execute("DELETE FROM responses")

@@ -1,7 +1,7 @@
-"""Checksums of files that are kept: one rule that tells what was damaged, and takes no time where nothing changed.
+"""Checksums of stored files: detect damage, at no cost for files that did not change.
 
-A file whose size and time of change are those that were recorded is not read: whatever writes to it changes its time.
-One with another time (copied, touched) is hashed once, and gets its time back.
+A file with its recorded size and modification time is not read: every write changes that time. A file with another time
+(copied, touched) is hashed once and then gets its recorded time back.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import Any
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of what is in a file."""
+    """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_record(path: Path, sha256: str | None = None) -> dict[str, Any]:
-    """Return what a file is known by later: `sha256` (its hash, taken now if not given), `n_bytes`, `mtime_ns`."""
+    """Return the record that identifies a file later: `sha256` (computed if not given), `n_bytes`, `mtime_ns`."""
     found = path.stat()
     return {"sha256": sha256 or file_digest(path), "n_bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
 
 
 def is_as_recorded(path: Path, record: Mapping[str, Any]) -> bool:
-    """Whether a file is the one of a `file_record`.
+    """Return whether a file still matches its `file_record`.
 
     Raises:
-        OSError: if it can't be read.
+        OSError: if the file can't be read.
     """
     found = path.stat()
     if (found.st_size, found.st_mtime_ns) == (record["n_bytes"], record["mtime_ns"]):
         return True
     if found.st_size != record["n_bytes"] or file_digest(path) != record["sha256"]:
         return False
-    with suppress(OSError):  # a file that may not be written to is hashed each time
+    with suppress(OSError):  # a read-only file is hashed each time
         os.utime(path, ns=(found.st_atime_ns, record["mtime_ns"]))
     return True

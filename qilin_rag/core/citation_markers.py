@@ -1,8 +1,8 @@
-"""Find citation markers by one table of forms: the same for counting citations and for removing them.
+"""Find citation markers by one table of forms, both to count citations and to remove them.
 
-Markers are looked for in text as a reader sees it (`text.visible`, without emphasis marks). Python and JavaScript (the
-report's page) read the patterns alike, with the flag for any case. No text can be read in two ways by a list, so a
-search takes time in proportion to the text.
+Markers are searched in text as a reader sees it (`text.visible`, without emphasis marks). Python and JavaScript (the
+report's page) read the patterns alike, with the flag for ignoring case. Every list can be parsed in one way only, so
+the time of a search is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _DIGIT, _CHINESE, _SUPERSCRIPT = "[0-9０-９]", "[一二三四五六七八九]"
 _ONE_TO_NINE = _CHINESE.strip("[]")
 
 
-# From 0 to 99: three digits or more are a year, a price or a count.
+# 0 to 99: a number of three or more digits is a year, a price or a count.
 _NUMBER = rf"{_DIGIT}{{1,2}}(?!{_DIGIT})|(?:{_CHINESE}?十{_CHINESE}?|{_CHINESE})(?![一二三四五六七八九十])"
 
 
@@ -86,7 +86,7 @@ _OPEN, _CLOSE = rf"[\[［]\^?{_NO_COUNT}", r"\^?[\]］]"
 
 
 class Form(NamedTuple):
-    """A form of marker: an example, and its pattern."""
+    """A form of citation marker: an example and its pattern."""
 
     example: str
     pattern: str
@@ -115,7 +115,7 @@ FORMS = (
     Form("text¹", rf"{_AFTER_TEXT}{_SUPERSCRIPT}{{1,2}}(?:[⁻,，、]{_SUPERSCRIPT}{{1,2}}){{0,30}}(?!{_SUPERSCRIPT})"),
     Form("text①。", rf"{_BEHIND_TEXT}[①-⑳](?:[,，、]?[①-⑳]){{0,30}}{_NO_TEXT_FOLLOWS}"),
 )
-"""All forms of a marker. None: (1), [2024], （3篇）, [30]分钟, [1-99],
+"""All forms of a marker. These are not markers: (1), [2024], （3篇）, [30]分钟, [1-99],
 `[^1]:` at the start of a line, ① before its text, m², [店铺](https://a)."""
 _BLANK = "\0"
 _FILLED = r"\0[\0\s,，、;；]{0,2000}"
@@ -149,7 +149,7 @@ class _Patterns(NamedTuple):
 
 @cache
 def _patterns() -> _Patterns:
-    """Compile the patterns when the first text is read: a tenth of a second, which `--help` need not take."""
+    """Compile the patterns on first use; compiling takes 0.1 s, which `--help` must not wait for."""
     return _Patterns(
         re.compile(MARKER, re.IGNORECASE),
         re.compile(WRAPPER, re.IGNORECASE),
@@ -160,7 +160,7 @@ def _patterns() -> _Patterns:
 
 
 class CitationMarker(NamedTuple):
-    """Markers that follow one another: where they begin and end in the text, and the numbers that they name."""
+    """A sequence of adjacent markers: its start and end in the text, and the numbers that it names."""
 
     start: int
     end: int
@@ -168,9 +168,9 @@ class CitationMarker(NamedTuple):
 
 
 def find_markers(text: str) -> list[CitationMarker]:
-    """Find all markers of a text that holds no NUL, with the brackets that hold nothing else.
+    """Return all markers of a text that holds no NUL, including brackets that hold nothing but markers.
 
-    A range names all its numbers; repeats are kept. A link to nowhere without a number names none.
+    A range names all its numbers, and repeated numbers are kept. A link to nowhere without a number names none.
 
     >>> find_markers("先晾干[1][2-3]。")
     [Marker(start=3, end=11, numbers=[1, 2, 3])]
@@ -202,7 +202,7 @@ def find_markers(text: str) -> list[CitationMarker]:
 
 
 def _ranges(marker: str) -> list[tuple[int, int]]:
-    """The lowest and the highest number of each range that a marker names; a number alone is both."""
+    """Return the lowest and highest number of each range in a marker; a single number is both."""
     if circled := [ord(char) - ord("①") + 1 for char in marker if "①" <= char <= "⑳"]:
         return [(number, number) for number in circled]
     label = _patterns().label.match(unicodedata.normalize("NFKC", marker) if marker[0] in "⁰¹²³⁴⁵⁶⁷⁸⁹" else marker)
@@ -211,7 +211,7 @@ def _ranges(marker: str) -> list[tuple[int, int]]:
 
 
 def _value(number: str) -> int:
-    """The value of one or two digits, or of a Chinese number below 100."""
+    """Return the value of one or two digits, or of a Chinese number below 100."""
     if number.isdecimal():
         return int(number)
     tens, ten, ones = number.rpartition("十")

@@ -1,4 +1,4 @@
-"""Folders of results: found by what they were made of, and held by one process at a time for writing."""
+"""Result folders: found by the fingerprint of their content, and locked by one process at a time for writing."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _WAIT_S = 0.3
 
 
 def find_directory(runs_dir: Path, names: Sequence[str], identity: dict[str, Any], manifest: str) -> Path:
-    """Return the folder of `runs_dir` that holds what has this identity, else the path of a new one.
+    """Return the folder in `runs_dir` whose result has this identity, else the path of a new one.
 
     Args:
         runs_dir: The folder of runs.
-        names: Names for people, joined to the name of a new folder.
-        identity: What is looked for. The folder's name ends in the first eight digits of its fingerprint.
+        names: Readable names, joined to form the name of a new folder.
+        identity: The identity to find. A folder's name ends in the first eight digits of its fingerprint.
         manifest: The name of the JSON file in the folder whose key `fingerprint` is compared.
     """
     own = runs_dir / "-".join([*map(slug, names), fingerprint(identity)[:8]])
@@ -41,12 +41,18 @@ def find_directory(runs_dir: Path, names: Sequence[str], identity: dict[str, Any
 
 
 @contextmanager
-def locked(path: Path, option: str = "--runs-dir") -> Iterator[None]:
-    """Hold a folder, made where there is none, for writing.
+def locked(path: Path, option: str = "runs_dir (--runs-dir)") -> Iterator[None]:
+    """Lock a folder for writing, and create it if it does not exist.
 
-    A lock that a dead process held is free: the system releases it. A UsageError where another process holds it, or
-    where a file that may be written to is a link (a stranger's could lead anywhere) or a device. `option` is the one
-    that names another folder.
+    The system releases the lock of a process that died.
+
+    Args:
+        path: The folder.
+        option: The setting that names another folder, for the error.
+
+    Raises:
+        UsageError: if another process holds the lock, or the folder or a file to be written is a link (which could lead
+            anywhere in a folder from somebody else) or a device.
     """
     lock = filelock.FileLock(path / ".lock", timeout=0)
     if path.is_symlink():
@@ -55,7 +61,7 @@ def locked(path: Path, option: str = "--runs-dir") -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         for file in path.iterdir():
             if file.is_symlink() or (file.suffix in _WRITTEN and not file.is_file()):
-                raise UsageError(f"{file} is a link or no plain file; move it away, or write elsewhere with {option}")
+                raise UsageError(f"{file} is a link or not a file; move it away, or write elsewhere with {option}")
         try:
             lock.acquire(timeout=_WAIT_S, poll_interval=_WAIT_S / 10)  # `is_in_use` holds it for a moment
         except filelock.Timeout:

@@ -1,4 +1,4 @@
-"""Whether models and data may be downloaded: a dry run downloads nothing."""
+"""Permission to download models and data: a dry run downloads nothing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _forbidden: ContextVar[bool] = ContextVar("_forbidden", default=False)
 
 
 class NotHereError(UsageError):
-    """A model or data set is not on this machine, and would have to be downloaded first."""
+    """A model or data set is not on this machine and would have to be downloaded first."""
 
 
 @contextmanager
 def no_downloads() -> Iterator[None]:
-    """Have `refuse_download` raise within this."""
+    """Make `refuse_download` raise inside this context."""
     token = _forbidden.set(True)
     try:
         yield
@@ -26,11 +26,11 @@ def no_downloads() -> Iterator[None]:
 
 
 def is_forbidden() -> bool:
-    """Tell whether nothing may be downloaded."""
+    """Return whether downloads are forbidden."""
     return _forbidden.get()
 
 
 def refuse_download(what: str) -> None:
-    """Raise NotHereError where nothing may be downloaded; `what` is named in it: `model 'x'`."""
+    """Raise NotHereError if downloads are forbidden; the error names `what`, such as `model 'x'`."""
     if _forbidden.get():
         raise NotHereError(f"{what} is not on this machine, a run would download it first")

@@ -1,4 +1,4 @@
-"""The circumstances in which a result was made: packages, commit, time."""
+"""The environment in which a result was made: packages, commit, time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECORDED_PACKAGES = (
 
 
 def installed_packages() -> dict[str, str]:
-    """The versions of the packages that a result may hang on, as far as they are installed."""
+    """Return the installed versions of the packages that can influence a result."""
     found = {}
     for package in RECORDED_PACKAGES:
         try:
@@ -34,7 +34,7 @@ def installed_packages() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this program runs from; None for an installed package."""
+    """Return the commit of the checkout that this program runs from; None for an installed package."""
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():
         return None
@@ -48,5 +48,5 @@ def git_commit() -> str | None:
 
 
 def now() -> str:
-    """The time in UTC, to the second."""
+    """Return the time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""What can go wrong, in one line a person can act on; each kind knows its exit code."""
+"""Errors that a user can act on, each one line of text with its own exit code."""
 
 from __future__ import annotations
 
@@ -12,13 +12,21 @@ from pydantic import BaseModel, ValidationError
 _MOST_NAMES = 20
 INSTEAD = {
     "rouge_l_word": "rouge_l with metrics.rouge_l.tokens=word",
-    "ef_search": "retriever.faiss=ivf and retriever.n_probe",  # of hnsw
+    "ef_search": "retriever.faiss=ivf and retriever.n_probe",  # a setting of hnsw
 }
-"""Names of earlier versions, each with what to write now."""
+"""Names of earlier versions, each with its replacement."""
 
 
 class QilinError(Exception):
-    """Anything we stop for on purpose; its text says what, where and what to do next.
+    """An expected error; its text says what is wrong, where, and what to do next.
+
+    The command line prints the text and exits with `exit_code`.
+
+    Args:
+        message (str): One line of text.
+
+    Attributes:
+        exit_code (int): The exit code of the command line: 1.
 
     Example:
         >>> import qilin_rag as qr
@@ -33,7 +41,13 @@ class QilinError(Exception):
 
 
 class UsageError(QilinError):
-    """Wrong use: a bad option, configuration, prompt or data file.
+    """A usage error: a wrong option, configuration, prompt or data file.
+
+    Args:
+        message (str): One line of text.
+
+    Attributes:
+        exit_code (int): The exit code of the command line: 2.
 
     Example:
         >>> import qilin_rag as qr
@@ -47,7 +61,15 @@ class UsageError(QilinError):
 
 
 class FailedSamplesError(QilinError):
-    """The run finished, but more of its samples failed than `fail_on_error` allows.
+    """An error of a finished run in which more samples failed than `fail_on_error` allows.
+
+    The run directory is complete; the same run asks only the failed questions again.
+
+    Args:
+        message (str): One line of text.
+
+    Attributes:
+        exit_code (int): The exit code of the command line: 3.
 
     Example:
         >>> FailedSamplesError("3 of 20 questions failed").exit_code
@@ -58,7 +80,7 @@ class FailedSamplesError(QilinError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], see: str = "") -> UsageError:
-    """The error for a name that is not in a table, with the nearest names suggested; the command `see` lists all."""
+    """Return the error for a name that is not in a table, with the nearest names and the command `see`."""
     names = sorted(known)
     if (last := name.rpartition(".")[2]) in INSTEAD:
         return UsageError(f"{kind} {reprlib.repr(name)} is gone; write {INSTEAD[last]}")
@@ -70,7 +92,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], see: str = "") -> U
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a validation error in one line: which setting, what is wrong with it, what there is."""
+    """Return the first problem of a validation error in one line: the setting, the problem, the allowed values."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -78,9 +100,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"setting {where!r} is missing"
     said = first["msg"].removeprefix("Value error, ")
-    if not where:  # of several settings together
+    if not where:  # the error concerns several settings together
         return said
     value = re.sub(r"//[^/@]*@|\?.*", "...", re.sub(r"\s+", " ", reprlib.repr(first["input"])))[
         :80
-    ]  # addresses may hold keys
+    ]  # an address may hold a key
     return f"setting {where!r} is {value}: {said}"

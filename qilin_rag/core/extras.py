@@ -1,4 +1,4 @@
-"""Optional packages: asked for where they are used, with the pip line where they are missing."""
+"""Optional packages: checked on first use, with the pip command that installs a missing one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from qilin_rag.core.errors import UsageError
 
 
 def missing_modules(*modules: str) -> list[str]:
-    """Those of these top-level modules that are not installed; none is imported."""
+    """Return the top-level modules that are not installed, without importing any."""
     return [module for module in modules if find_spec(module) is None]
 
 
 def require(extra: str, *modules: str, what: str) -> None:
-    """UsageError unless all modules are installed: `what` needs them, and `extra` of this package brings them."""
+    """Check that all modules are installed.
+
+    Args:
+        extra: The extra of this package that installs them.
+        modules: The names of top-level modules.
+        what: The thing that needs them, for the error.
+
+    Raises:
+        UsageError: if a module is not installed.
+    """
     if missing := missing_modules(*modules):
         raise UsageError(f"{what} needs {', '.join(missing)}, not installed here: pip install 'qilin-rag[{extra}]'")

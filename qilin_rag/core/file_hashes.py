@@ -1,4 +1,4 @@
-"""SHA-256 of files: a large file is read once, and known afterwards by its place, size, inode and times."""
+"""SHA-256 of files: a large file is read once, then recognised by its path, size, inode and times."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SETTLED_AFTER_NS = 2 * 10**9  # a younger file may change again within one tick
 
 
 def file_sha256(path: Path) -> str:
-    """Return the hash of a file's whole content.
+    """Return the SHA-256 of a file's whole content.
 
-    The hash of a large file is kept in the cache folder and used again while the file that `path` leads to has the
-    same size, inode, and times of change. The time of the inode's change is one of them: a program that rewrites a
-    file and sets its old time back is noticed too.
+    The hash of a large file is stored in the cache folder. It is used again while the file that `path` leads to has the
+    same size, inode, modification time and inode change time. The last detects a program that rewrites a file and
+    restores its modification time.
     """
     real = path.resolve()
     state = _state(real)
@@ -38,7 +38,7 @@ def file_sha256(path: Path) -> str:
         logger.info("hashing %s (%.0f GB), once", path, state[0] / 1e9)
     digest = _read(real)
     if _state(real) == state and time.time_ns() - max(state[1:3]) > _SETTLED_AFTER_NS:
-        with suppress(OSError, QilinError):  # a cache that can't be written costs time only
+        with suppress(OSError, QilinError):  # without a writable cache, hashing only takes longer
             _place().parent.mkdir(parents=True, exist_ok=True)
             write_text(_place(), json.dumps(_kept() | {str(real): [*state, digest]}, indent=0) + "\n")
     return digest

@@ -1,4 +1,4 @@
-"""Files written so that a crash leaves the old one or the new, and read without trust."""
+"""Files: written so that a crash leaves the old or the new content, and validated when they are read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_LOOKS = 5
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with `~` as the user's home; one of a user that does not exist stays as it is."""
+    """Return a path with `~` replaced by the user's home; `~` of an unknown user stays."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -35,12 +35,16 @@ def expanded(path: str | Path) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a run directory; a UsageError where there is none."""
+    """Return the JSON object in a file of a run directory.
+
+    Raises:
+        UsageError: if the file does not exist, can't be read or is not a JSON object.
+    """
     _check_plain(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"{path.parent} is not a finished run directory: {path.name} is not there") from None
+        raise UsageError(f"{path.parent} is not a finished run directory: {path.name} does not exist") from None
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
@@ -53,10 +57,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def validated(model: type[T], path: Path, content: dict[str, Any]) -> T:
-    """What was read, as `model`, and of the version that this program reads where it has one; else a UsageError."""
+    """Return the content of a file as `model`.
+
+    Raises:
+        UsageError: if the content does not fit the model, or has a schema version that this program does not read.
+    """
     if "schema_version" in model.model_fields and (version := content.get("schema_version")) != SCHEMA_VERSION:
         raise UsageError(
-            f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; write elsewhere with --runs-dir"
+            f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; "
+            "write elsewhere with runs_dir (--runs-dir)"
         )
     try:
         return model.model_validate(content)
@@ -67,9 +76,9 @@ def validated(model: type[T], path: Path, content: dict[str, Any]) -> T:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `out`, which must be new or empty, once all is written; else nothing is left."""
+    """Yield a temporary folder that becomes `out` (new or empty) when all is written, else is removed."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is there and not empty; name a new folder")
+        raise UsageError(f"{out} exists and is not empty; name a new folder")
     try:
         with atomic_folder(out) as temporary:
             yield temporary
@@ -79,10 +88,10 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new folder beside `folder`, which takes its place when the block ends, and is removed if it fails.
+    """Yield a new folder beside `folder`. It replaces `folder` when the block ends, and is removed if the block fails.
 
     Raises:
-        OSError: if it can't be written, or `folder` holds something by then.
+        OSError: if the folder can't be written, or `folder` is not empty by then.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder.parent, glob.escape(folder.name))
@@ -100,15 +109,19 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def check_out(path: Path) -> None:
-    """UsageError where a file named by `--out` can't be one, before anything is done for it."""
+    """Check, before any work is done, that an output file can be written.
+
+    Raises:
+        UsageError: if the path is a folder, or its folder does not exist.
+    """
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UsageError(f"--out {str(path)!r} must be a file in a folder that is there")
+        raise UsageError(f"{str(path)!r} (--out) must be a file in a folder that exists")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file in one step: a reader, or a crash, finds the old content or the new.
+    """Write a whole file in one step, so that a reader or a crash finds the old or the new content.
 
-    A device or a pipe is written to as it is, and a link stays one.
+    A device or a pipe is written to directly, and a link stays a link.
     """
     path = path.resolve()
     if path.exists() and not path.is_file():
@@ -120,17 +133,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """As `write_text`, of a plain file; what the system refuses is an OSError."""
+    """Write a plain file like `write_text`, but raise OSError if the system refuses."""
     with atomic_path(path) as temporary, open_new(temporary) as file:
         write_all(file, text.encode())
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a free path beside `path` to write a file to, which takes the place of `path` when the block ends.
+    """Yield a free path beside `path` to write a file to; the file replaces `path` when the block ends.
 
-    By then it is on the disk, so that a crash leaves the old file or the new. If the block fails, it is removed and
-    the old file stays. A link stays a link.
+    The file is synced to disk first, so that a crash leaves the old or the new file. If the block fails, the new file
+    is removed and the old one stays. A link stays a link.
 
     Raises:
         OSError: if the file can't be written or renamed.
@@ -165,20 +178,20 @@ def _host() -> str:
 
 
 def _temporary(path: Path) -> Path:
-    """A free path beside this one, whose name says which process of which machine writes it."""
+    """Return a free path beside this one, whose name holds the process and machine that write it."""
     return path.parent / f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}"
 
 
 def is_writer_running(temporary: Path) -> bool | None:
-    """Return whether the process that writes this temporary file or folder runs; None if its name does not tell."""
+    """Return whether the process that writes this temporary file runs; None if its name does not tell."""
     found = re.fullmatch(rf"\..*\.{_host()}-([0-9]+)-[0-9a-f]+{re.escape(_TEMPORARY)}", temporary.name)
-    if not found or os.name != "posix":  # elsewhere asking for a process may end it
+    if not found or os.name != "posix":  # on other systems, checking a process may end it
         return None
     return _is_running(int(found[1]))
 
 
 def remove_leftovers(folder: Path, names: str = "*") -> None:
-    """Remove what killed processes of this machine left in a folder while they wrote what has these names (a glob)."""
+    """Remove temporary files of killed processes of this machine whose targets match `names` (a glob)."""
     for left in folder.glob(f".{names}.{_host()}-*{_TEMPORARY}"):
         if is_writer_running(left) is not False:
             continue
@@ -199,7 +212,11 @@ def _is_running(pid: int) -> bool:
 
 
 def open_new(path: Path, mode: str = "xb") -> IO[bytes]:
-    """Open a file of our own for writing, unbuffered; a link is an OSError, and so is a file that is there (`xb`)."""
+    """Open a file for unbuffered writing.
+
+    Raises:
+        OSError: if the path is a link, or the file exists and `mode` is `xb`.
+    """
 
     def no_link(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -209,7 +226,7 @@ def open_new(path: Path, mode: str = "xb") -> IO[bytes]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A write the system refuses (full disk, no permission) is one line that names the file."""
+    """Turn a write that the system refuses (full disk, no permission) into one line that names the file."""
     try:
         yield
     except OSError as error:
@@ -219,10 +236,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 class LineWriter:
-    """Appends one exchange a line, each with a single write that is with the system before `write` returns."""
+    """A writer that appends one exchange per line, each by one write that the system has before `write` returns."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        """`file` is open for appending and unbuffered."""
+        """Use `file`, which is open for appending and unbuffered."""
         self._file = file
 
     def write(self, exchange: Exchange) -> None:
@@ -232,14 +249,14 @@ class LineWriter:
 
 
 def write_all(file: IO[bytes], content: bytes) -> None:
-    """An unbuffered write may take a part only: a full disk, a signal."""
+    """Write all of `content`: one unbuffered write may write only a part (full disk, signal)."""
     left = memoryview(content)
     while left:
         left = left[file.write(left) :]
 
 
 def mend_last_line(path: Path) -> None:
-    """Cut off a half last line, or end it where only its line break is missing."""
+    """Cut off an incomplete last line, or add the missing line break of a complete one."""
     if not path.exists():
         return
     with path.open("r+b") as file:
@@ -257,7 +274,7 @@ def mend_last_line(path: Path) -> None:
 
 
 def _start_of_last_line(file: IO[bytes], end: int) -> int:
-    """Offset just after the last line break before `end`."""
+    """Return the offset just after the last line break before `end`."""
     block_end = end
     while block_end > 0:
         block_start = max(0, block_end - 65536)
@@ -270,7 +287,11 @@ def _start_of_last_line(file: IO[bytes], end: int) -> int:
 
 
 def read_lines(path: Path, model: type[T], half_line_ok: bool = False) -> Iterator[T]:
-    """Every line as `model`; a line that is not one is a UsageError with its number."""
+    """Yield every line of a file as `model`.
+
+    Raises:
+        UsageError: if a line is not valid; the error names its number.
+    """
     if not path.exists():
         return
     _check_plain(path)
@@ -279,30 +300,30 @@ def read_lines(path: Path, model: type[T], half_line_ok: bool = False) -> Iterat
 
 
 def lines_of(path: Path, file: IO[bytes], model: type[T], half_line_ok: bool = False) -> Iterator[T]:
-    """As `read_lines`, of a file that is open."""
+    """Yield the lines of an open file like `read_lines`."""
     for line_number, line in enumerate(file, start=1):
         try:
             yield model.model_validate_json(line)
         except ValidationError as error:
             if half_line_ok and not line.endswith(b"\n"):
                 return
-            hint = "; mend or remove the line, or start anew with run --fresh" if model is Sample else ""
+            hint = "; correct or remove the line, or start again with fresh (run --fresh)" if model is Sample else ""
             raise UsageError(
                 f"{path}, line {line_number}: not a {_noun(path)}: {error.errors()[0]['msg']}{hint}"
             ) from error
 
 
 def _noun(path: Path) -> str:
-    """What a line of a file is: sample, score, question."""
+    """Return the name of what one line of a file holds: sample, score, question."""
     return path.stem.rpartition(".")[2].partition("-")[0].removesuffix("s")
 
 
 def as_lines(rows: Iterable[BaseModel]) -> str:
-    """The text of a JSONL file of these rows."""
+    """Return these rows as the text of a JSONL file."""
     return "".join(f"{row.model_dump_json()}\n" for row in rows)
 
 
 def _check_plain(path: Path) -> None:
-    """Opening a pipe would wait for ever."""
+    """Refuse a pipe or device, because opening a pipe would wait forever."""
     if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is no plain file; move it away")
+        raise UsageError(f"{path} is not a plain file; move it away")

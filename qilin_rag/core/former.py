@@ -1,7 +1,7 @@
-"""Identities as they were written down before 0.2.
+"""Identities in the form of versions before 0.2.
 
-Then the paths of their classes stood for them, which have moved since. What was made then is found again by the hashes
-it had, and read as if it had been made now.
+Those versions stored the import paths of component classes, which have moved since. Results of those versions are found
+by their former hashes and read as if they had been made now.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _PATHS = {
     "retriever/trec": "qilin_rag.retrievers.trec:Trec",
 }
 _GONE = {"retriever/biencoder": ("n_probe", "ef_search")}
-"""Settings that components have lost, which stood at null beside another one."""
+"""Settings that components no longer have; their recorded value was null."""
 _NAMES = {path: name for name, path in _PATHS.items()}
 
 
 def former(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity as it was written down before, at any depth."""
+    """Return the identity in its former form, at every depth."""
 
     def change(part: dict[str, Any]) -> dict[str, Any]:
         name = part.get("component")
@@ -55,7 +55,7 @@ def former(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def renewed(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity that may be written down the former way, as it is now."""
+    """Return the current form of an identity that may be in its former form."""
 
     def change(part: dict[str, Any]) -> dict[str, Any]:
         path = part.get("class")
@@ -69,11 +69,11 @@ def renewed(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def renewed_manifest(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a manifest holds, its identity as it is written down now, and the fingerprint of that."""
+    """Return a manifest's content with the identity in its current form, and with its fingerprint."""
     before = content.get("identity")
     try:
         identity = renewed(before) if isinstance(before, Mapping) else before
-    except RecursionError:  # deeper than any of ours
+    except RecursionError:  # nested deeper than any of ours
         return dict(content)
     if not isinstance(identity, Mapping) or identity == before:
         return dict(content)
@@ -81,12 +81,12 @@ def renewed_manifest(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def renewed_name(written: str) -> str:
-    """`kind/name` for the former path of a class of ours; anything else as it is."""
+    """Return `kind/name` for the former path of a class of ours; return any other text unchanged."""
     return _NAMES.get(written, written)
 
 
 def _changed(part: Mapping[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    """A copy in which each mapping, the inner ones first, is changed."""
+    """Return a copy in which each mapping is changed, the inner ones first."""
 
     def inner(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Objects of other people's code, named `package.module:name`: imported, made, and no secret of theirs written down."""
+"""Objects of third-party code, named `package.module:name`: imported, created, and kept free of secrets in records."""
 
 from __future__ import annotations
 
@@ -22,20 +22,26 @@ _SECRET_NAME = re.compile(
 _SECRET_VALUE = re.compile(r"^(Bearer |Basic |sk-)|^[a-z+]+://([^/@]*@|[^?]*\?)", re.IGNORECASE)
 _SECRET_VARIABLE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$", re.IGNORECASE)
 _SHORTEST_SECRET = 8
-_MOST_CHARS = 300  # of an error
+_MOST_CHARS = 300  # of an error message
 
 
 def import_object(path: str, what: str, own: bool = True) -> Any:
-    """What `package.module:name` stands for, None if the module has no such name.
+    """Return the object that `package.module:name` names; None if the module has no such name.
 
-    `own`: the module may lie in the user's working directory.
+    Args:
+        path: The name of the object.
+        what: The thing that is named so, for the error.
+        own: Whether the module may be in the user's working directory.
+
+    Raises:
+        UsageError: if the module can't be imported.
     """
     module_name, _, name = path.partition(":")
     if own and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a module of the user's own may raise anything
+    except Exception as error:  # a user's module may raise anything
         raise UsageError(f"{what} can't be imported: {type(error).__name__}: {error}") from error
     return getattr(module, name, None)
 
@@ -43,18 +49,26 @@ def import_object(path: str, what: str, own: bool = True) -> Any:
 def make_object(
     path: str, what: str, kind: type[T], settings: Mapping[str, Any], offered: Mapping[str, Any] | None = None
 ) -> T:
-    """The `kind` that `package.module:name` is, or makes when it is called.
+    """Return the `kind` that `package.module:name` names, or that it returns when it is called.
 
-    It is called with `settings`, and with what of `offered` it has parameters for. A UsageError says what is wrong.
+    Args:
+        path: The name of the object, class or function.
+        what: The thing that is named so, for the error.
+        kind: The type that is expected.
+        settings: Arguments of the call.
+        offered: More arguments, each passed only if the callable has a parameter of this name.
+
+    Raises:
+        UsageError: if the object can't be made, or is of another type.
     """
     found = import_object(path, what)
     if isinstance(found, kind):
         if settings:
-            raise UsageError(f"{what}: {path} is made already, it takes no settings; name a function that makes it")
+            raise UsageError(f"{what}: {path} is an object, which takes no settings; name a function that makes it")
         return found
     if not callable(found):
         module, _, name = path.partition(":")
-        raise UsageError(f"{what}: {module} has no {kind.__name__}, and nothing that makes one, called {name!r}")
+        raise UsageError(f"{what}: {module} has no {kind.__name__}, and no function that makes one, called {name!r}")
     taken = parameters(found)
     given = {name: value for name, value in (offered or {}).items() if name in taken}
     try:
@@ -69,13 +83,13 @@ def make_object(
 
 
 def parameters(made_by: Callable[..., Any]) -> set[str]:
-    """The names of what a function takes; for a pydantic class those of its fields, aliases included."""
+    """Return the parameter names of a callable; for a pydantic class its fields and their aliases."""
     fields = getattr(made_by, "model_fields", None)
     if isinstance(fields, Mapping):
         return {*fields, *(name for field in fields.values() for name in _aliases(field))}
     try:
         return set(inspect.signature(made_by).parameters)
-    except (TypeError, ValueError):  # made in C
+    except (TypeError, ValueError):  # a callable written in C
         return set()
 
 
@@ -85,7 +99,7 @@ def _aliases(field: Any) -> list[str]:
 
 
 def source_hash(*module_names: str) -> dict[str, str]:
-    """Who writes code of their own edits it: its files are part of what it is. Ours has versions instead."""
+    """Return the hash of these modules' files: users edit their code, while our components have versions."""
     theirs = [name for name in module_names if not name.startswith("qilin_rag.")]
     sources = [getattr(sys.modules.get(name), "__file__", None) for name in theirs]
     contents = b"".join(Path(source).read_bytes() for source in sources if source)
@@ -93,23 +107,27 @@ def source_hash(*module_names: str) -> dict[str, str]:
 
 
 def refuse_secrets(settings: Mapping[str, Any], what: str) -> None:
-    """UsageError if these settings seem to hold a key or a password: settings are written down with every run."""
+    """Check that settings hold no key or password, because settings are stored with every run.
+
+    Raises:
+        UsageError: if a setting looks like a key or a password.
+    """
     for name, value in _flat(settings):
         is_secret = isinstance(value, str) and (_SECRET_VALUE.search(value) or redacted(value) != value)
         if is_secret or is_secret_name(name):
             raise UsageError(
-                f"{what}: the setting {name!r} seems to hold a key, and settings are written down; "
+                f"{what}: the setting {name!r} seems to hold a key, and settings are stored with every run; "
                 "set the environment variable that its package reads instead"
             )
 
 
 def is_secret_name(name: str) -> bool:
-    """Return whether what is called like this is a key or a password."""
+    """Return whether a setting or variable of this name is a key or a password."""
     return _SECRET_NAME.search(name.lower().replace("-", "_")) is not None
 
 
 def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """All names and plain values, at any depth."""
+    """Yield all names and plain values, at every depth."""
     for name, value in settings.items():
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, Mapping):
@@ -119,13 +137,13 @@ def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def one_line(error: BaseException) -> str:
-    """An error of other people's code: its type, and what it says, without keys."""
+    """Return an error of third-party code as one line: its type and its text, without keys."""
     said = " ".join(redacted(str(error)).split())[:_MOST_CHARS]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def redacted(text: str) -> str:
-    """The text without the keys and passwords that this process has in its environment."""
+    """Return the text without the keys and passwords in this process's environment."""
     for name, value in os.environ.items():
         if _SECRET_VARIABLE.search(name) and len(value.strip()) >= _SHORTEST_SECRET:
             text = text.replace(value.strip(), "***")

@@ -1,6 +1,6 @@
-"""How far long work is: who does the work says so, and whoever watches is told; the command line draws bars of it.
+"""Progress of long work: code reports its stages, and a watcher (such as the command line's bars) receives them.
 
-Where nobody watches, the log says it every half a minute, so that what runs unattended can be followed too.
+Without a watcher, the log shows the progress every 30 seconds, so that unattended work can be followed too.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ _LOG_EVERY_S = 30.0
 
 
 class Advance(Protocol):
-    """Says of a stage that more of it is done. May be called from any thread."""
+    """A callback that reports progress in a stage. It may be called from any thread."""
 
     def __call__(self, n: int = 1, failed: bool = False) -> None:
-        """`n` more; `failed`: they are done with, but in vain."""
+        """Report that `n` more steps are done; `failed` says that they failed."""
 
 
 class Watcher(Protocol):
-    """Whom it is said to. Stages may stand in one another."""
+    """A receiver of progress. Stages may be nested."""
 
     def stage(self, name: str, total: int, done: int) -> AbstractContextManager[Advance]:
-        """A stage of `total` steps, from its beginning to its end; `done`: so many were done before."""
+        """Enter a stage of `total` steps, `done` of which were done before."""
         ...
 
 
 class _LogProgress:
-    """Watches where nobody else does."""
+    """Reports progress to the log if there is no other watcher."""
 
     @contextmanager
     def stage(self, name: str, total: int, done: int) -> Iterator[Advance]:
@@ -58,7 +58,7 @@ _watcher: ContextVar[Watcher] = ContextVar("watcher", default=_LOG)
 
 @contextmanager
 def watched_by(watcher: Watcher) -> Iterator[None]:
-    """All stages of what is done within this are said to `watcher`."""
+    """Report all stages inside this context to `watcher`."""
     token = _watcher.set(watcher)
     try:
         yield
@@ -67,8 +67,8 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
 
 
 def stage(name: str, total: int, done: int = 0) -> AbstractContextManager[Advance]:
-    """A stage of `total` steps, `done` of which were done before; to be entered, and left at its end.
+    """Return the context of a stage of `total` steps, `done` of which were done before.
 
-    Of one without steps nobody is told.
+    A stage without steps is not reported.
     """
     return (_watcher.get() if total else _LOG).stage(name, total, done)

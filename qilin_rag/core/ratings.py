@@ -1,4 +1,4 @@
-"""What a judge makes of pairs of runs: judging writes it, and reports read it."""
+"""A judge's results on pairs of runs: judging writes them, and reports read them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from qilin_rag.core.types import Frozen
 
 
 class JudgedPair(Frozen):
-    """How run `a` did against run `b`: questions won, lost and tied in both orders.
+    """The results of run `a` against run `b`: questions won, lost and tied, over both orders of the answers.
 
-    `leaning`: tied in one order only. `flipped_to_first`, `flipped_to_second`: the place was preferred. `same`: of the
-    tied, those where the two answers are one, which nobody was asked about. `unscored` counts the reasons. `score` is
-    the mean of what `a` scored, null where nothing was scored.
+    Attributes:
+        leaning: Questions tied in one of the two orders only.
+        flipped_to_first: Questions in which the judge preferred the first place in both orders.
+        flipped_to_second: Questions in which the judge preferred the second place in both orders.
+        same: Tied questions in which both answers are identical, so that the judge was not asked.
+        unscored: The number of questions without a result, by reason.
+        score: The mean score of `a`, null if nothing was scored.
     """
 
     a: str
@@ -27,19 +31,19 @@ class JudgedPair(Frozen):
 
     @property
     def flipped(self) -> int:
-        """Questions in which the answer's place decided."""
+        """Return the number of questions that the place of the answer decided."""
         return self.flipped_to_first + self.flipped_to_second
 
 
 class RatedRun(Frozen):
-    """A run with its rating; null where the judged pairs don't connect all runs."""
+    """A run with its rating; null if the judged pairs do not connect all runs."""
 
     run: str
     rating: Rating | None
 
 
 class JudgedComparison(Frozen):
-    """ratings.json: what a judge makes of some runs, over the questions that all of them have."""
+    """The content of ratings.json: a judge's results on some runs, over the questions that all of them have."""
 
     judge: str
     signature: str
@@ -50,7 +54,7 @@ class JudgedComparison(Frozen):
 
 
 class Rating(Frozen):
-    """A rating on Elo's scale around 1000; where `ci95` is null, `no_interval` says why."""
+    """A rating on Elo's scale around 1000. If `ci95` is null, `no_interval` gives the reason."""
 
     value: float
     ci95: tuple[float, float] | None

@@ -1,7 +1,7 @@
 """Components and the tables that name them: retrievers, LLMs and scorers, ours and third parties'.
 
-A component *is* its configuration: a frozen model whose fields are its parameters. Validation, YAML, the
-manifest and the fingerprint all come from that one definition; heavy state is built lazily and kept private.
+A component *is* its configuration: a frozen model whose fields are its parameters. Validation, YAML, the manifest and
+the fingerprint all derive from that one definition. Heavy state is built lazily and kept private.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from qilin_rag.core.types import Frozen
 
 
 class Named(Frozen):
-    """A component as it is written down: by registered name, or `module:Class`, and settings."""
+    """A component in stored form: its registered name, or `module:Class`, and its settings."""
 
     name: str
     settings: dict[str, Any] = {}
@@ -32,11 +32,14 @@ class Named(Frozen):
 class Component(BaseModel):
     """A pluggable part of the harness, defined by its fields.
 
-    `operational` names the fields that cannot change any output (addresses, timeouts): they stay out of the
-    fingerprint. Raise `version` when the same fields come to mean other output. `argument` is the field that may be
-    given with the name. `only_if_set` names fields that are left out of the identity at their default: they came later,
-    and what was made before they existed keeps its fingerprint. `outward` names the fields that say where the component
-    sends what it is given, or by which key: of a stranger's run they count only where a flag names them.
+    Attributes:
+        version: The version of the output. Raise it when the same fields come to mean other output.
+        operational: Fields that cannot change any output (addresses, timeouts), which stay out of the fingerprint.
+        only_if_set: Fields that are left out of the identity at their default. They were added later, and results made
+            before keep their fingerprint.
+        outward: Fields that say where the component sends its input, or by which key. In a run from somebody else they
+            only count if a flag names them.
+        argument: The field whose value may follow the name after a colon.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
@@ -48,7 +51,7 @@ class Component(BaseModel):
     argument: ClassVar[str | None] = None
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are one class with the same settings; what they have opened does not count."""
+        """Return whether both have one class and the same settings; opened files and models do not count."""
         return self is other or (
             isinstance(other, Component) and type(self) is type(other) and self.model_dump() == other.model_dump()
         )
@@ -58,27 +61,27 @@ class Component(BaseModel):
 
     @classmethod
     def class_path(cls) -> str:
-        """`module:Class`, under which this component can be named anywhere."""
+        """Return `module:Class`, the name of this component that works everywhere."""
         return f"{cls.__module__}:{cls.__qualname__}"
 
     @classmethod
     def known_as(cls) -> str:
-        """What is written down of a class: `kind/name` of one of ours, wherever it lies, else `module:Class`."""
+        """Return the stored name of the class: `kind/name` for our components, else `module:Class`."""
         ours = (f"{each.kind}/{name}" for each in _REGISTRIES if (name := each.built_in_name(cls)))
         return next(ours, cls.class_path())
 
     @classmethod
     def called(cls) -> str:
-        """The name on the command line: the registered one, else `module:Class`."""
+        """Return the name on the command line: the registered one, else `module:Class`."""
         known_as = cls.known_as()
         if known_as != cls.class_path():
             return known_as.partition("/")[2]
         return next((name for each in _REGISTRIES if (name := each.name_of(cls))), known_as)
 
     def identity(self) -> dict[str, Any]:
-        """Everything about this component that can change what comes out of it.
+        """Return everything about this component that can change its output.
 
-        Ours are known by kind and name, those of others by path and by the hash of their files.
+        Our components are identified by kind and name, others by path and the hash of their files.
         """
         name = self.known_as()
         is_ours = name != self.class_path()
@@ -90,23 +93,23 @@ class Component(BaseModel):
         }
 
     def _unset(self) -> set[str]:
-        """The fields of `only_if_set` that have their default."""
+        """Return the fields of `only_if_set` that have their default."""
         fields = type(self).model_fields
         return {name for name in self.only_if_set if getattr(self, name) == fields[name].default}
 
     @classmethod
     def _source_hash(cls) -> dict[str, str]:
-        """The hash of the files of a component of the user's own, and of the classes it is made from."""
+        """Return the hash of the files of a user's component and of its base classes."""
         bases = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _NOT_OF_USERS]
         return source_hash(*dict.fromkeys(base.__module__ for base in bases)) | typed_in_hash(*bases)
 
     @classmethod
     def names_code(cls, settings: Mapping[str, Any]) -> bool:
-        """Whether these settings name code to import, which a file may not do."""
+        """Return whether these settings name code to import, which a file must not do."""
         return False
 
     def own_settings(self) -> dict[str, Any]:
-        """Return the fields that have to be given to make this component again: all but those at their default."""
+        """Return the fields that are needed to make this component again: all but those at their default."""
         cls = type(self)
         given = self.model_dump(include=self.model_fields_set)
         needed = {name: given[name] for name, field in cls.model_fields.items() if field.is_required()}
@@ -114,12 +117,12 @@ class Component(BaseModel):
             usual = cls(**needed).model_dump()
             own = {name: value for name, value in given.items() if name in needed or value != usual.get(name, ...)}
             is_whole = cls(**own).model_dump() == self.model_dump()
-        except ValueError:  # some settings are only right together
+        except ValueError:  # some settings are only valid together
             return given
         return own if is_whole else given
 
     def named(self) -> Named:
-        """This component by name and own settings: an argument that is not the default is a part of the name."""
+        """Return this component by name and own settings; an argument that is not the default joins the name."""
         name, settings = self.called(), self.own_settings()
         if self.argument in settings and ":" not in name and (given := str(settings[self.argument])).strip():
             name = f"{name}:{given}"
@@ -127,9 +130,9 @@ class Component(BaseModel):
         return Named(name=name, settings=settings)
 
     def changed(self, base: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-        """The output-changing fields that differ from `base`, or where it is silent from their default.
+        """Return the output-changing fields that differ from `base`, or from their default if `base` does not set them.
 
-        What tells two of a kind apart, or one from the preset it was made from.
+        They distinguish two components of one class, or a component from its preset.
         """
         expected = type(self).model_construct(**base).model_dump(mode="json", warnings=False)
         fields = self.model_dump(mode="json", exclude=set(self.operational))
@@ -142,20 +145,24 @@ _SET_AS = {"retriever": "retriever", "llm": "llm", "metric": "metrics.{}", "rank
 
 
 class Registry(Generic[C]):
-    """Names for the components of one kind, each a lazy `"module:Class"` string.
+    """The names of the components of one kind, each mapped to a lazy `"module:Class"` string.
 
-    Third parties join through the entry-point group `qilin_rag.<kind>s`, or are named `package.module:Class`.
-    What follows a registered name and a colon is that component's `argument`: `trec:run.trec`.
+    Third parties register through the entry-point group `qilin_rag.<kind>s`, or are named `package.module:Class`.
+    The text after a registered name and a colon is that component's `argument`: `trec:run.trec`.
     """
 
     def __init__(self, kind: str, base: str, table: Mapping[str, str]) -> None:
-        """`base` is the class that all of a kind derive from, lazy as well."""
+        """Set the kind, its base class (a lazy `"module:Class"`, too) and our names."""
         self.kind = kind
         self._base = base
         self._builtin = dict(table)
 
     def table(self) -> dict[str, str]:
-        """All names, with what each stands for; two definitions of one name are an error."""
+        """Return all names with their `"module:Class"`.
+
+        Raises:
+            UsageError: if two packages define the same name.
+        """
         table = dict(self._builtin)
         for entry in entry_points(group=f"qilin_rag.{self.kind}s"):
             if table.get(entry.name, entry.value) != entry.value:
@@ -167,7 +174,7 @@ class Registry(Generic[C]):
         return table
 
     def built_in_name(self, cls: type[Component]) -> str | None:
-        """The name of a class of ours, found by what the table's paths stand for; None for classes of others."""
+        """Return the name of one of our classes, by comparing the classes of the table; else None."""
         for name, path in self._builtin.items():
             module, _, class_name = path.partition(":")
             if class_name == cls.__name__ and getattr(importlib.import_module(module), class_name) is cls:
@@ -175,25 +182,29 @@ class Registry(Generic[C]):
         return None
 
     def name_of(self, cls: type[Component]) -> str | None:
-        """The registered name of a class; one of others is found by its path. None where it has none."""
+        """Return the registered name of a class, by path if it is not ours; None if it has none."""
         if ours := self.built_in_name(cls):
             return ours
         path = cls.class_path()
         return next((name for name, known in self.table().items() if known == path), None)
 
     def name_of_known(self, known_as: str) -> str | None:
-        """The registered name of what was written down of a class (`Component.known_as`); None where it has none."""
+        """Return the registered name for a stored name (`Component.known_as`); None if it has none."""
         kind, slash, name = known_as.partition("/")
         if slash and kind == self.kind and name in self._builtin:
             return name
         return next((name for name, path in self.table().items() if path == known_as), None)
 
     def is_registered(self, name: str) -> bool:
-        """Whether this is a name of the table, with or without an argument."""
+        """Return whether this name is in the table, with or without an argument."""
         return name.partition(":")[0] in self.table()
 
     def resolve(self, name: str) -> type[Component]:
-        """The class behind a registered name (and its argument) or a `package.module:Class`."""
+        """Return the class of a registered name (with or without an argument) or of `package.module:Class`.
+
+        Raises:
+            UsageError: if the name is unknown, or names something else than a component of this kind.
+        """
         path = self.table().get(name.partition(":")[0], name)
         if ":" not in path:
             raise unknown_name(self.kind, name, self.table())
@@ -205,7 +216,7 @@ class Registry(Generic[C]):
         return found
 
     def makes(self, value: object) -> bool:
-        """Whether this is a component of the kind."""
+        """Return whether this object is a component of this kind."""
         return isinstance(value, self._base_class())
 
     def _base_class(self) -> type[Component]:
@@ -214,7 +225,7 @@ class Registry(Generic[C]):
         return base
 
     def implied(self, name: str) -> dict[str, Any]:
-        """The setting that stands in the name itself, after a colon."""
+        """Return the setting that the name itself gives after a colon."""
         registered, colon, argument = name.partition(":")
         if not colon or not self.is_registered(name):
             return {}
@@ -222,12 +233,12 @@ class Registry(Generic[C]):
             raise UsageError(f"{self.kind} {registered} takes no argument after a colon, here {argument!r}")
         if not argument.strip():
             raise UsageError(
-                f"{self.kind} {name!r}: nothing stands behind the colon; write {registered}:{field.upper()}"
+                f"{self.kind} {name!r}: the value after the colon is missing; write {registered}:{field.upper()}"
             )
         return {field: argument}
 
     def _where(self, name: str, error: ValidationError, at: str | None) -> str:
-        """Say where in a configuration the wrong setting is, and how one that is missing can be given."""
+        """Return the place of a wrong setting in a configuration, or how to give a missing one."""
         first = error.errors()[0]
         is_part, at = at is not None, at or _SET_AS.get(self.kind, "").format(name)
         if not at or not first["loc"]:
@@ -240,27 +251,33 @@ class Registry(Generic[C]):
         return f"; give it with --set {at}.{key}=VALUE{short}"
 
     def short_name(self, name: str) -> str:
-        """The name for a path: without its argument where that changes no output (the place of a file)."""
+        """Return the name for a path, without an argument that changes no output (the place of a file)."""
         implied = self.implied(name)
         is_operational = bool(implied) and implied.keys() <= self.resolve(name).operational
         return name.partition(":")[0] if is_operational else self.label(name)
 
     def label(self, name: str) -> str:
-        """The name for people: an argument that is a folder goes by its own name, without what it lies in."""
+        """Return the name for people: an argument that is a folder is shortened to the folder's name."""
         registered, colon, argument = name.partition(":")
         is_folder = bool(colon) and self.is_registered(name) and expanded(argument).is_dir()
         return f"{registered}:{expanded(argument).resolve().name}" if is_folder else name
 
     def names_code(self, name: str, settings: Mapping[str, Any]) -> bool:
-        """Whether this component is code of the user's own, by its name or by what its settings name."""
+        """Return whether this component is a user's own code, by its name or its settings."""
         if not self.is_registered(name):
             return ":" in name
         return self.resolve(name).names_code({**self.implied(name), **settings})
 
     def create(self, name: str, settings: Mapping[str, Any], at: str | None = None) -> C:
-        """Build the named component; a wrong setting is reported by name, with the settings it has.
+        """Build the named component.
 
-        `at`: the place of its settings in a configuration, if it is a part of another component.
+        Args:
+            name: A registered name, with or without an argument, or `package.module:Class`.
+            settings: The settings of the component.
+            at: The path of its settings in a configuration, if it is a part of another component.
+
+        Raises:
+            UsageError: if the name is unknown or a setting is wrong; the error names the settings that exist.
         """
         cls = self.resolve(name)
         settings = {**self.implied(name), **settings}
@@ -338,5 +355,5 @@ _REGISTRIES: tuple[Registry[Any], ...] = (RETRIEVERS, LLMS, ENGINES, RANKERS, SC
 
 
 def describe(name: str, changes: Mapping[str, Any]) -> str:
-    """A component's name, with the settings that tell it apart from what the name alone means."""
+    """Return a component's name with the settings that differ from those the name alone means."""
     return " ".join([name, *(f"{key}={value}" for key, value in changes.items())])

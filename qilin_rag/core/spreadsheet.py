@@ -1,4 +1,4 @@
-"""Tables of comma-separated values in which a spreadsheet finds no formula, whoever wrote the texts in them."""
+"""Tables of comma-separated values in which a spreadsheet finds no formula, whatever the texts hold."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def csv_text(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 def _written(cell: object) -> object:
     if cell is None or isinstance(cell, int | float):
         return cell
-    return defused(str(cell).replace("\r\n", "\n").replace("\r", "\n"))  # a writer leaves a \r without quotes
+    return defused(str(cell).replace("\r\n", "\n").replace("\r", "\n"))  # the csv writer does not quote a \r
 
 
 def defused(text: str) -> str:
-    """Put an apostrophe before a text that a spreadsheet would calculate; `read_back` takes it away.
+    """Put an apostrophe before a text that a spreadsheet would calculate; `read_back` removes it.
 
     >>> defused("=1+1"), defused("-0.12"), defused("－cmd"), defused("bm25")
     ("'=1+1", '-0.12', "'－cmd", 'bm25')
@@ -46,7 +46,7 @@ def read_back(cell: str) -> str:
 
 
 def _is_formula(text: str) -> bool:
-    """Tell whether a formula begins here, behind quotes, white space and what nobody sees; a number is none."""
+    """Return whether a formula begins after quotes, white space and invisible characters; a number is not one."""
     if decimal_number(text) is not None:
         return False
     start = 0

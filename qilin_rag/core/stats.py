@@ -1,12 +1,12 @@
-"""How sure a mean is and how real a difference: one test, the interval that inverts it, and its power; seeded.
+"""Uncertainty of means and differences: one test, the interval that inverts it, and its power; all seeded.
 
 Values of one cluster (the same query asked by several users) are not independent evidence: their signs are flipped
-together. NaN stands for an unscored value; each column is about its scored values only.
+together. NaN marks an unscored value; each column uses its scored values only.
 
-**The test** flips the signs of what the clusters sum up to. It is exact where differences are as often so much above
-their mean as below it, however many of them are 0. Its statistic is Hall's transformation of t (1992), which takes the
-skewness of the data into account, so that it holds its level on skewed data, too. **The interval** holds the values
-that the test does not reject at .05: the two are one procedure and can't contradict each other.
+**The test** flips the signs of the cluster sums. It is exact if differences lie symmetrically around their mean,
+however many of them are 0. Its statistic is Hall's transformation of t (1992), which takes the skewness of the data
+into account, so that the test holds its level on skewed data, too. **The interval** holds the values that the test does
+not reject at .05: the two are one procedure and can't contradict each other.
 
 `benchmarks/interval_coverage.py` simulates how often both are right; the constants below were chosen by it.
 """
@@ -27,15 +27,15 @@ from qilin_rag.core.text import query_key
 ALPHA = 0.05
 N_RESAMPLES = 10_000
 EXACT_UP_TO = 12
-"""Clusters up to which a test goes through all signs."""
+"""Most clusters for which a test goes through all patterns of signs."""
 FEWEST_FOR_INTERVAL = 20
-"""Clusters that an interval needs: it was shown to hold 92 to 98% of means from so many on."""
+"""Fewest clusters for an interval: from here on, simulated coverage is 92 to 98%."""
 FEWEST_WORTH = 15
-"""Equal clusters that unequal ones must be worth for an interval."""
+"""Fewest equal clusters that unequal clusters must be worth for an interval."""
 FEWEST_INFORMATIVE = 6
-"""Clusters unlike the others that an interval needs: with five p can't reach .05."""
+"""Fewest clusters that differ from the others for an interval: with five, p can't reach .05."""
 FEWEST_DETECTABLE = 10
-"""Clusters from which on it is said what difference they could show."""
+"""Fewest clusters for a detectable difference."""
 _SKEW_DENSE, _SKEW_SPARSE = 1.45, 0.3
 _BLOCK_VALUES = 4_000_000
 _CHUNK_COLUMNS = 64
@@ -48,7 +48,7 @@ Booleans = npt.NDArray[np.bool_]
 
 
 class Interval(NamedTuple):
-    """A 95% interval and its method: `sign-flip` inverts the test of this module, `wilson` is Wilson's of a share."""
+    """A 95% interval and its method: `sign-flip` (inverts this module's test) or `wilson` (Wilson's, of a share)."""
 
     low: float
     high: float
@@ -56,16 +56,16 @@ class Interval(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """The 95% interval of a mean, or the reason why there is none."""
+    """The 95% interval of a mean, or the reason why it has none."""
 
     interval: Interval | None
     no_interval: str | None = None
 
 
 class PairedTest(NamedTuple):
-    """A mean difference put to the test: p of no difference (None without values), and its 95% interval.
+    """The test of a mean difference: p of no difference (None without values), and the 95% interval.
 
-    The interval excludes 0 if and only if p is at most .05; where there is none, `no_interval` says why.
+    The interval excludes 0 if and only if p is at most .05. If there is no interval, `no_interval` gives the reason.
     """
 
     p: float | None
@@ -74,21 +74,21 @@ class PairedTest(NamedTuple):
 
 
 def clusters_by(labels: Sequence[Hashable]) -> Clusters:
-    """Cluster numbers of shape (n,): equal labels, equal numbers."""
+    """Return cluster numbers, shape (n,): equal labels have equal numbers."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.intp)
 
 
 def query_clusters(queries: Sequence[str]) -> Clusters:
-    """Clusters of the same query (`text.query_key`)."""
+    """Return clusters of the same query (`text.query_key`), shape (n,)."""
     return clusters_by([query_key(query) for query in queries])
 
 
 def standard_error(values: Values, clusters: Clusters | None = None) -> float | None:
-    """Standard error of the mean of `values` (n,); None under two clusters.
+    """Return the standard error of the mean of `values` (n,); None for fewer than two clusters.
 
-    Cluster-robust: the square root of C / (C - 1) times the sum of squared cluster sums of deviations, over n. Where
-    no two values share a cluster that is s / sqrt(n), s over n - 1.
+    The error is cluster-robust: the square root of C / (C - 1) times the sum of squared cluster sums of deviations,
+    over n. If no two values share a cluster, this is s / sqrt(n), with s over n - 1.
     """
     sums, sizes = _cluster_sums(_Columns.of(values[:, None], clusters))
     if len(sizes) < 2:
@@ -98,18 +98,18 @@ def standard_error(values: Values, clusters: Clusters | None = None) -> float | 
 
 
 def paired_tests(differences: Values, clusters: Clusters | None = None, seed: int = 0) -> list[PairedTest]:
-    """Test each column of paired differences (n, m) against 0 by flipping signs, and give its 95% interval.
+    """Test each column of paired differences (n, m) against 0 by flipping signs, and compute its 95% interval.
 
-    Up to 12 clusters p is the share of all patterns of signs whose mean is as far from 0. Beyond, it is
-    (b + 1) / (R + 1) of R = 10,000 random patterns (Phipson & Smyth 2010); of patterns exactly as far as the data half
-    are counted (mid-p), so that p has no jump at 0, and all that differ from the data in zeros only.
-    An interval needs 20 clusters, of sizes that are worth 15 equal ones, and six unlike the others. Columns scored for
-    the same rows share their signs.
+    Up to 12 clusters, p is the share of all sign patterns whose mean is as far from 0 as that of the data. For more
+    clusters, p is (b + 1) / (R + 1) of R = 10,000 random patterns (Phipson & Smyth 2010). Patterns exactly as far as
+    the data count half (mid-p), so that p has no jump at 0; patterns that differ from the data in zeros only count
+    fully. An interval needs 20 clusters, of sizes that are worth 15 equal ones, and six that differ from the others.
+    Columns scored for the same rows share their signs.
 
     Args:
-        differences: One column a comparison, NaN where unscored.
-        clusters: The number of the cluster of each row; each row is one of its own where it is None.
-        seed: Of the random signs.
+        differences: One column per comparison, NaN for unscored values.
+        clusters: The cluster number of each row; None means that each row is its own cluster.
+        seed: The seed of the random signs.
     """
     tests = [PairedTest(None, None, "nothing is scored")] * differences.shape[1]
     for columns in _alike(differences, clusters):
@@ -124,23 +124,23 @@ def paired_tests(differences: Values, clusters: Clusters | None = None, seed: in
 
 
 def permutation_test(differences: Values, clusters: Clusters | None = None, seed: int = 0) -> list[float | None]:
-    """Two-sided p of the mean of each column of paired `differences` (n, m): that of `paired_tests`."""
+    """Return the two-sided p of `paired_tests` for the mean of each column of `differences` (n, m)."""
     return [test.p for test in paired_tests(differences, clusters, seed)]
 
 
 def intervals95(values: Values, clusters: Clusters | None = None, seed: int = 0) -> list[Interval | None]:
-    """95% interval of the mean of each column of `values` (n, m): that of `paired_tests`."""
+    """Return the 95% interval of `paired_tests` for the mean of each column of `values` (n, m)."""
     return [test.interval for test in paired_tests(values, clusters, seed)]
 
 
 def mean_bounds(
     values: Values, clusters: Clusters | None = None, seed: int = 0, unbounded: Collection[int] = ()
 ) -> list[Bounds]:
-    """95% interval of the mean of each column of figures (n, m), or why it has none.
+    """Return the 95% interval of the mean of each column of figures (n, m), or the reason why it has none.
 
-    Wilson's (see `share95`) where all values are 0 or 1, else that of `paired_tests`. Of figures between 0 and 1 those
-    that are 0 and 1 alone vary most, so that Wilson's holds for a figure like ROUGE, too, if it is 0 everywhere. It
-    says nothing of `unbounded` columns, which can be over 1.
+    The interval is Wilson's (see `share95`) if all values are 0 or 1, else that of `paired_tests`. Among figures
+    between 0 and 1, zeros and ones vary most, so that Wilson's interval also holds for a figure like ROUGE that is 0
+    everywhere. It does not hold for `unbounded` columns, which can exceed 1.
     """
     is_binary = (np.isnan(values) | (values == 0) | (values == 1)).all(axis=0) & ~np.isnan(values).all(axis=0)
     is_binary[list(unbounded)] = False
@@ -157,11 +157,11 @@ def mean_bounds(
 
 
 def compare_all(values: Values, clusters: Clusters | None = None, seed: int = 0) -> Values:
-    """Adjusted p of all pairs of columns of `values` (n, k), as a symmetric matrix (k, k); NaN without shared rows.
+    """Return the adjusted p of all pairs of columns of `values` (n, k), shape (k, k); NaN without shared rows.
 
-    Step-down max-T (Westfall & Young 1993) over the test of `paired_tests`, all pairs under the same signs: the chance
-    that any pair of systems without a difference has an adjusted p of at most .05 is at most .05, whatever else differs
-    and however the pair was chosen.
+    Step-down max-T (Westfall & Young 1993) over the test of `paired_tests`, with equal signs for all pairs. The chance
+    that any pair of systems without a difference has an adjusted p of at most .05 is at most .05. This holds whichever
+    other systems differ, and however the pair was chosen. The result is symmetric.
     """
     adjusted = np.full((values.shape[1], values.shape[1]), np.nan)
     first, second = np.triu_indices(values.shape[1], 1)
@@ -178,7 +178,7 @@ def compare_all(values: Values, clusters: Clusters | None = None, seed: int = 0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (1979): reject those at or below .05, and at most .05 of the time any is false."""
+    """Return Holm's adjusted p-values (1979): rejecting those up to .05 makes an error in at most 5% of cases."""
     adjusted = [0.0] * len(p_values)
     largest = 0.0
     for place, which in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -188,19 +188,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable_difference(stderr: float, n: int, power: float = 0.8, alpha: float = ALPHA) -> float | None:
-    """The smallest true difference that the test finds with this power, given the standard error of the difference.
+    """Return the smallest true difference that the test finds with this power.
 
-    The power of the t test of n values at the level that the test can have, and a margin of 4 / 3n (up to 12
-    clusters 3 / 4n) for what the estimates of the standard error and of the skewness cost.
+    The power is that of the t test of n values at the level that the test can have. A margin of 4 / 3n (3 / 4n up to 12
+    clusters) covers the estimation error of the standard error and of the skewness.
 
     Args:
         stderr: The standard error of the mean difference.
-        n: How many clusters it is from, as many as equal ones would be worth.
-        power: How often the test is to find the difference.
+        n: The number of clusters, as the number of equal clusters that they are worth.
+        power: The share of cases in which the test finds the difference.
         alpha: The level of the test.
 
     Returns:
-        None under ten clusters: with five or fewer nothing can be shown, and with six to nine it can't be told.
+        None for fewer than ten clusters: five or fewer can show nothing, and six to nine give no reliable figure.
     """
     if n < FEWEST_DETECTABLE:
         return None
@@ -208,9 +208,9 @@ def detectable_difference(stderr: float, n: int, power: float = 0.8, alpha: floa
 
 
 def why_undetectable(differences: Values, clusters: Clusters | None = None) -> str | None:
-    """Why it can't be said what these paired differences (n,), none of them NaN, could show; None if it can be.
+    """Return why the detectable difference of paired differences (n,), without NaN, is unknown; None if it is known.
 
-    Under six clusters, or six that differ, p can't reach .05, so that nothing can be shown.
+    With fewer than six clusters, or fewer than six that differ, p can't reach .05, so that nothing can be shown.
     """
     sums, sizes = _cluster_sums(_Columns.of(differences[:, None], clusters))
     n, n_unlike_0 = len(sizes), int((np.abs(sums) > _EQUAL * np.abs(sums).max(initial=0.0)).sum())
@@ -226,7 +226,7 @@ def why_undetectable(differences: Values, clusters: Clusters | None = None) -> s
 
 
 def wilson95(share: float, n: float) -> tuple[float, float]:
-    """Wilson's 95% interval (1927) of a share that was found in `n` independent draws, n above 0."""
+    """Return Wilson's 95% interval (1927) of a share found in `n` independent draws, n above 0."""
     z2 = _NORMAL.inv_cdf(0.975) ** 2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
@@ -234,12 +234,15 @@ def wilson95(share: float, n: float) -> tuple[float, float]:
 
 
 def share95(values: Values, clusters: Clusters | None = None) -> tuple[float, float] | None:
-    """Wilson's 95% interval of the share of ones among zeros and ones (n,), n above 0.
+    """Return Wilson's 95% interval of the share of ones among zeros and ones (n,), n above 0.
 
-    Of clusters for as many draws as they are worth, corrected for few clusters by the quantile of t (Korn & Graubard
-    1998): the variance of a single draw over that of the share, from the sums of the clusters, and no more than there
-    are values; where all clusters have one share, as many as equal clusters would be. Copies of a value are one draw.
-    None where clusters of several values are worth under six equal ones.
+    For clusters, n is the number of independent draws that they are worth, corrected for few clusters by the quantile
+    of t (Korn & Graubard 1998). This number is the variance of a single draw over that of the share, estimated from the
+    cluster sums, and at most the number of values. If all clusters have one share, it is the number of equal clusters
+    that they are worth. Copies of a value are one draw.
+
+    Returns:
+        None if clusters of several values are worth fewer than six equal ones.
     """
     sums, sizes = _cluster_sums(_Columns.of(values[:, None], clusters))
     share = float(values.mean())
@@ -256,14 +259,14 @@ def share95(values: Values, clusters: Clusters | None = None) -> tuple[float, fl
 
 
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Kendall's tau-b of two sequences of values of the same things; None where either has but one value."""
+    """Return Kendall's tau-b of two paired sequences of values; None if either has one distinct value only."""
     signs = [np.sign(np.subtract.outer(np.asarray(each), np.asarray(each))) for each in (first, second)]
     scale = math.sqrt((signs[0] ** 2).sum() * (signs[1] ** 2).sum())
     return float((signs[0] * signs[1]).sum() / scale) if scale else None
 
 
 class _Columns(NamedTuple):
-    """Columns that are scored for the same rows: their `numbers`, the `values` of those rows, and their clusters."""
+    """Columns scored for the same rows: their `numbers`, the `values` of those rows, and their clusters."""
 
     numbers: list[int]
     values: Values
@@ -285,13 +288,13 @@ def _alike(values: Values, clusters: Clusters | None) -> Iterator[_Columns]:
 
 
 def _cluster_sums(columns: _Columns) -> tuple[Values, Values]:
-    """Sums (C, m) and sizes (C,) of the clusters."""
+    """Return the sums (C, m) and sizes (C,) of the clusters."""
     numbers, n = _numbered(columns.clusters, np.ones(len(columns.values), dtype=bool))
     return _add_up(columns.values, numbers, n), _add_up(np.ones((len(columns.values), 1)), numbers, n)[:, 0]
 
 
 def _numbered(clusters: Clusters | None, rows: Booleans) -> tuple[Clusters, int]:
-    """The clusters of these rows, numbered from 0, and how many there are."""
+    """Return the clusters of these rows, numbered from 0, and their number."""
     if clusters is None:
         return np.arange(int(rows.sum())), int(rows.sum())
     found, numbers = np.unique(clusters[rows], return_inverse=True)
@@ -299,7 +302,7 @@ def _numbered(clusters: Clusters | None, rows: Booleans) -> tuple[Clusters, int]
 
 
 def _add_up(values: Values, numbers: Clusters, n: int) -> Values:
-    """The sums (n, m) of the rows of `values` by cluster; the rows as they are if each is one of its own."""
+    """Return the sums (n, m) of the rows of `values` by cluster; the rows themselves if each is its own cluster."""
     if n == len(values):
         return values
     sums = np.zeros((n, values.shape[1]))
@@ -308,7 +311,7 @@ def _add_up(values: Values, numbers: Clusters, n: int) -> Values:
 
 
 def _signs(n: int, seed: int) -> Iterator[Values]:
-    """Patterns of signs for n clusters, in blocks (block, n): all of them up to 12 clusters, else random ones."""
+    """Yield sign patterns for n clusters in blocks (block, n): all of them up to 12 clusters, else random ones."""
     if n <= EXACT_UP_TO:
         yield 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(np.float64)
         return
@@ -320,12 +323,12 @@ def _signs(n: int, seed: int) -> Iterator[Values]:
 
 
 def _flipped(sums: Values, seed: int) -> Values:
-    """The sums of the rows of `sums` (n, m) under each pattern of signs, (patterns, m)."""
+    """Return the sums of the rows of `sums` (n, m) under each sign pattern, shape (patterns, m)."""
     return np.concatenate([signs @ sums for signs in _signs(len(sums), seed)])
 
 
 def _is_informative(sums: Values, sizes: Values) -> Booleans:
-    """Which clusters (C, m) have another mean than most: off the commonest mean, if two or more have it."""
+    """Return which clusters (C, m) have another mean than the commonest one, if two or more share that."""
     means = np.divide(sums, sizes, out=np.full(sums.shape, np.nan), where=np.broadcast_to(sizes, sums.shape) > 0)
     scale = np.nanmax(np.abs(means), axis=0)
     means = np.round(means / np.where(scale > 0, scale, 1.0), 10)
@@ -338,10 +341,10 @@ def _is_informative(sums: Values, sizes: Values) -> Booleans:
 
 
 def _skew_weights(sums: Values, sizes: Values) -> Values:
-    """How much of the skewness to take into account, (m,); none up to 12 clusters, where the test is that of the mean.
+    """Return the weight of the skewness, shape (m,): 0 up to 12 clusters, for which the test is that of the mean.
 
-    More than all of it where no value repeats, since a small sample understates it; a part of it where nearly all are
-    the same, since the few others exaggerate it.
+    The weight is above 1 if no value repeats, since a small sample understates skewness. It is below 1 if nearly all
+    values are equal, since the few others exaggerate skewness.
     """
     if len(sums) <= EXACT_UP_TO:
         return np.zeros(sums.shape[1])
@@ -351,7 +354,7 @@ def _skew_weights(sums: Values, sizes: Values) -> Values:
 
 
 def _hall_t(first: Values, second: Values, third: Values, n: Values | int, skew: Values) -> Values:
-    """Hall's transformation of t (1992), of sums of first, second and third powers of `n` values."""
+    """Return Hall's transformation of t (1992) from the sums of first, second and third powers of `n` values."""
     mean = first / n
     variance = np.maximum(second / n - mean * mean, np.where(second > 0, 1e-12 * second / n, 1.0))
     deviation = np.sqrt(variance)
@@ -363,14 +366,14 @@ def _hall_t(first: Values, second: Values, third: Values, n: Values | int, skew:
 
 
 def _scaled(sums: Values) -> Values:
-    """The columns by their largest value; what differs from 0 by rounding alone is 0."""
+    """Return the columns divided by their largest value; differences from 0 by rounding alone become 0."""
     largest = np.abs(sums).max(axis=0)
     scaled = sums / np.where(largest > 0, largest, 1.0)
     return np.where(np.abs(scaled) < _ROUNDING, 0.0, scaled)
 
 
 def _share_as_far(flipped: Values, observed: Values, n_unlike_0: Values, is_exact: bool) -> Values:
-    """The share of patterns whose statistic is as far from 0 as that of the data, by column: p."""
+    """Return p: the share of patterns whose statistic is as far from 0 as that of the data, by column."""
     slack = _EQUAL * (1 + observed)
     n_as_far = (flipped >= observed - slack).sum(axis=0)
     if is_exact:
@@ -383,7 +386,7 @@ def _share_as_far(flipped: Values, observed: Values, n_unlike_0: Values, is_exac
 
 
 def _p_values(sums: Values, skew: Values, seed: int) -> Values:
-    """The p of each column of cluster `sums` (C, m)."""
+    """Return the p of each column of cluster `sums` (C, m)."""
     n, p_values = len(sums), []
     for start in range(0, sums.shape[1], _CHUNK_COLUMNS):
         chunk = slice(start, start + _CHUNK_COLUMNS)
@@ -397,7 +400,7 @@ def _p_values(sums: Values, skew: Values, seed: int) -> Values:
 
 
 def _step_down(sums: Values, sizes: Values, seed: int) -> Values:
-    """Adjusted p of each column of cluster `sums` (C, m) among all of them, from the least to the most extreme."""
+    """Return the adjusted p of each column of cluster `sums` (C, m), from the least to the most extreme."""
     skew, n = _skew_weights(sums, sizes), (sizes > 0).sum(axis=0).astype(np.float64)
     values = _scaled(sums)
     squares = (values**2).sum(axis=0)
@@ -419,7 +422,7 @@ def _step_down(sums: Values, sizes: Values, seed: int) -> Values:
 
 
 def _tests(sums: Values, sizes: Values, seed: int) -> list[PairedTest]:
-    """The tests of columns of cluster `sums` (C, m), and the intervals of those that can have one."""
+    """Return the tests of the columns of cluster `sums` (C, m), with an interval if one is possible."""
     skew = _skew_weights(sums, sizes)
     p_values = _p_values(sums, skew, seed)
     reasons = _why_no_interval(sums, sizes)
@@ -436,9 +439,9 @@ def _tests(sums: Values, sizes: Values, seed: int) -> list[PairedTest]:
 
 
 def _why_no_interval(sums: Values, sizes: Values) -> list[str | None]:
-    """Why the columns of cluster `sums` (C, m) can't have an interval; None for those that can.
+    """Return why each column of cluster `sums` (C, m) can't have an interval; None if it can.
 
-    Clusters count by their size (Kish): as many as would weigh the same if all were alike.
+    Clusters count by their size (Kish 1965): as many equal clusters as would weigh the same.
     """
     if too_few := why_too_few(sizes, "value" if len(sizes) == 1 else "values"):
         return [too_few] * sums.shape[1]
@@ -452,7 +455,7 @@ def _why_no_interval(sums: Values, sizes: Values) -> list[str | None]:
 
 
 def why_too_few(sizes: Values, units: str = "values") -> str | None:
-    """Why clusters of these sizes are too few or too unequal for an interval; None if they are not."""
+    """Return why clusters of these sizes are too few or too unequal for an interval; None if they are not."""
     if len(sizes) < FEWEST_FOR_INTERVAL:
         return f"too few: {len(sizes)} independent {units}, {FEWEST_FOR_INTERVAL} needed"
     if (worth := worth_of(sizes)) < FEWEST_WORTH:
@@ -461,14 +464,14 @@ def why_too_few(sizes: Values, units: str = "values") -> str | None:
 
 
 def worth_of(sizes: Values) -> float:
-    """How many equal clusters clusters of these sizes are worth (Kish 1965)."""
+    """Return the number of equal clusters that clusters of these sizes are worth (Kish 1965)."""
     return float(round(sizes.sum() ** 2 / (sizes**2).sum(), 9)) if len(sizes) else 0.0
 
 
 def _invert(sums: Values, sizes: Values, skew: Values, p_at_0: Values, seed: int) -> tuple[Values, Values]:
-    """The ends of the values that the test does not reject, of columns of cluster `sums` (C, m).
+    """Return the ends of the values that the test does not reject, for the columns of cluster `sums` (C, m).
 
-    Sums of powers of (sum - value x size) are polynomials of the value, with coefficients that are made once.
+    Sums of powers of (sum - value x size) are polynomials of the value; their coefficients are computed once.
     """
     n, m = len(sums), sums.shape[1]
     means, typical = sums.sum(axis=0) / sizes.sum(), sizes.mean()
@@ -506,7 +509,7 @@ def _invert(sums: Values, sizes: Values, skew: Values, p_at_0: Values, seed: int
     low = _end(is_rejected, -1.0, zero, is_0_rejected, n)
     high = _end(is_rejected, 1.0, zero, is_0_rejected, n)
     lows, highs = (means + end * scale / typical for end in (low, high))
-    tiny = np.finfo(np.float64).tiny  # rounding may not take an end across 0
+    tiny = np.finfo(np.float64).tiny  # rounding must not move an end across 0
     is_above, is_below = is_0_rejected & (means > 0), is_0_rejected & (means < 0)
     lows = np.where(is_above, np.maximum(lows, tiny), np.where(is_below, lows, np.minimum(lows, 0.0)))
     highs = np.where(is_below, np.minimum(highs, -tiny), np.where(is_above, highs, np.maximum(highs, 0.0)))
@@ -516,7 +519,7 @@ def _invert(sums: Values, sizes: Values, skew: Values, p_at_0: Values, seed: int
 def _end(
     is_rejected: Callable[[Values], Booleans], side: float, zero: Values, is_0_rejected: Booleans, n: int
 ) -> Values:
-    """Where the test begins to reject on one side of the mean, which is at 0; that of the value `zero` is known."""
+    """Return the value at which the test begins to reject on one side of the mean (0), given the result at `zero`."""
     inside = np.where((side * zero > 0) & ~is_0_rejected, side * zero, 0.0)
     outside = np.where((side * zero > 0) & is_0_rejected, side * zero, np.inf)
     step, is_open = 2.0 / math.sqrt(n), np.full(len(zero), True)
@@ -537,9 +540,9 @@ def _end(
 
 @cache
 def _noncentrality(n: int, power: float, alpha: float) -> float:
-    """How many standard errors the test of n clusters finds with this power."""
+    """Return how many standard errors the test of n clusters finds with this power."""
     margin = 4 / (3 * n)
-    if n <= EXACT_UP_TO:  # p is a multiple of 2 in 2^n patterns
+    if n <= EXACT_UP_TO:  # p is a multiple of 2 / 2^n
         alpha, margin = math.floor(alpha * 2 ** (n - 1) + _EQUAL) / 2 ** (n - 1), 3 / (4 * n)
     s, weights = _errors(n)
     critical = _t_critical(n, alpha)
@@ -548,13 +551,13 @@ def _noncentrality(n: int, power: float, alpha: float) -> float:
 
 @cache
 def _t_critical(n: float, alpha: float) -> float:
-    """What t of n values exceeds, either way, with the probability alpha."""
+    """Return the two-sided critical value of t of n values at level alpha."""
     s, weights = _errors(n)
     return _root(lambda c: 2 * float(weights @ _normal_cdf(-c * s)) - alpha, 0.0, 1e3)
 
 
 def _errors(n: float) -> tuple[Values, Values]:
-    """Standard deviations of n values, of a true one of 1, and the probability of each."""
+    """Return standard deviations of n values whose true one is 1, and the probability of each."""
     s = np.linspace(0, 1 + 8 / math.sqrt(2 * (n - 1)), 2_001)[1:]
     logs = (n - 2) * np.log(s) - (n - 1) * s**2 / 2
     weights = np.exp(logs - logs.max())
@@ -565,7 +568,7 @@ _normal_cdf = np.vectorize(_NORMAL.cdf)
 
 
 def _root(f: Callable[[float], float], low: float, high: float) -> float:
-    """Where `f`, which falls from `low` to `high`, is 0."""
+    """Return the root of `f`, which falls from `low` to `high`."""
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if f(middle) > 0 else (low, middle)

@@ -1,4 +1,4 @@
-"""Tables for notebooks: pandas frames, where pandas is installed, and HTML in which every cell is escaped."""
+"""Tables for notebooks: pandas frames (if pandas is installed), and HTML in which every cell is escaped."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def as_frame(
 
     Args:
         rows: The records, or the columns.
-        numbers: Columns of numbers: where nothing is known, NaN.
+        numbers: Columns of numbers, which hold NaN for unknown values.
 
     Raises:
-        UsageError: pandas is not installed.
+        UsageError: if pandas is not installed.
     """
     require("pandas", "pandas", what="to_frame")
     from pandas import DataFrame
@@ -36,34 +36,36 @@ def as_frame(
 
 
 def as_html(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table as HTML; names and answers come from files, so nothing in a cell counts as markup."""
+    """Return a table as HTML. Every cell is escaped, because names and answers come from files."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def figure_cells(name: str, of: MetricSummary) -> tuple[str, ...]:
-    """Return the cells of one figure, as `FIGURE_COLUMNS` has them."""
+def figure_cells(name: str, summary: MetricSummary) -> tuple[str, ...]:
+    """Return the cells of one figure, in the order of `FIGURE_COLUMNS`."""
     return (
         name,
-        "unscored" if of.value is None else f"{of.value:.4f}",
-        f"{of.ci95[0]:.4f} .. {of.ci95[1]:.4f}" if of.ci95 else f"none: {of.no_interval or 'unscored'}",
-        f"{of.n}/{of.n + of.n_unscored}",
-        of.signature,
+        "unscored" if summary.value is None else f"{summary.value:.4f}",
+        f"{summary.ci95[0]:.4f} .. {summary.ci95[1]:.4f}"
+        if summary.ci95
+        else f"none: {summary.no_interval or 'unscored'}",
+        f"{summary.n}/{summary.n + summary.n_unscored}",
+        summary.signature,
     )
 
 
-def figure_record(of: MetricSummary) -> dict[str, Any]:
+def figure_record(summary: MetricSummary) -> dict[str, Any]:
     """Return one figure as a flat record."""
-    low, high = of.ci95 or (None, None)
+    low, high = summary.ci95 or (None, None)
     return {
-        "value": of.value,
+        "value": summary.value,
         "ci95_low": low,
         "ci95_high": high,
-        "stderr": of.stderr,
-        "n": of.n,
-        "n_unscored": of.n_unscored,
-        "value_unscored_as_zero": of.value_unscored_as_zero,
-        "no_interval": of.no_interval,
-        "signature": of.signature,
+        "stderr": summary.stderr,
+        "n": summary.n,
+        "n_unscored": summary.n_unscored,
+        "value_unscored_as_zero": summary.value_unscored_as_zero,
+        "no_interval": summary.no_interval,
+        "signature": summary.signature,
     }

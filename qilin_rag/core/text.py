@@ -1,8 +1,9 @@
-"""Text as this project reads it: normalisation, tokens, sentences, and the markup of platform answers.
+"""Text functions: normalisation, tokens, sentences, and the markup of platform answers.
 
-There is one normalisation. `visible` is for what reads case and width itself (encoders, Lucene's analyzer), `normalise`
-for what compares. Quotation marks of different kinds, dashes of different length and letters of different scripts stay
-apart: a reader can tell them apart, or a machine must (a Cyrillic А is no verdict).
+There is one normalisation in two steps. `visible` serves consumers that handle case and width themselves (encoders,
+Lucene's analyzer), `normalise` serves comparisons. Different kinds of quotation marks, dashes of different lengths and
+letters of different scripts stay distinct: a reader can distinguish them, or a machine must (a Cyrillic А is not a
+verdict).
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from functools import cache
 from qilin_rag.core.citation_markers import CitationMarker, find_markers
 from qilin_rag.core.extras import require
 
-# Default_Ignorable_Code_Point, which Unicode keeps stable; what stands between tags and joiners is looked at apart.
+# Default_Ignorable_Code_Point, which Unicode keeps stable; tags and joiners are handled separately.
 _FILLERS = "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
 
 
 _CONTROLS = "\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u206f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-_NO_SPACES = "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u2800\ufff9-\ufffb"  # nobody sees them either
+_NO_SPACES = "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u2800\ufff9-\ufffb"  # these are invisible, too
 _TAGS, _TAG_ENDS, _BEYOND_TAGS = "\U000e0020-\U000e007e", "\U000e007f", "\U000e0000-\U000e001f\U000e0080-\U000e0fff"
-_EMOJI = r"[\u2194\u2195\u2600-\u27bf\u2b00-\u2bff\U0001f300-\U0001faff]"  # those that are ever joined, and others
+_EMOJI = r"[\u2194\u2195\u2600-\u27bf\u2b00-\u2bff\U0001f300-\U0001faff]"  # includes all that can be joined
 _ALWAYS_IGNORED = f"{_FILLERS}{_CONTROLS}{_NO_SPACES}{_BEYOND_TAGS}"
-_SPACES = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # all that `str.isspace` knows
+_SPACES = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # all characters of `str.isspace`
 _UNSEEN = f"[{_ALWAYS_IGNORED}{_TAGS}{_TAG_ENDS}\u200d{_SPACES}]*"
 BLANK_PATTERN = f"^{_UNSEEN}$"
 """A text of white space, controls and default-ignorable code points alone, for `re` as for RE2 (pyarrow)."""
@@ -34,7 +35,7 @@ _IGNORED = re.compile(f"[{_ALWAYS_IGNORED}]")
 _LONE_JOINER = re.compile(rf"(?<!{_EMOJI})\u200d|\u200d(?!{_EMOJI})")
 _LONE_TAG = re.compile(rf"(\U0001f3f4[{_TAGS}]{{1,30}}{_TAG_ENDS})|[{_TAGS}{_TAG_ENDS}]")
 _LINE_END = re.compile(r"\r\n?|[\x85\u2028\u2029]")
-_RADICALS = "⺠⻁⻄⻅⻆⻉⻋⻑⻓⻔⻗⻘⻙⻚⻛⻜⻝⻢⻣⻤⻥⻦⻧⻨⻩⻪⻫⻬⻭⻮⻯⻰⻱⻲"  # NFKC leaves them
+_RADICALS = "⺠⻁⻄⻅⻆⻉⻋⻑⻓⻔⻗⻘⻙⻚⻛⻜⻝⻢⻣⻤⻥⻦⻧⻨⻩⻪⻫⻬⻭⻮⻯⻰⻱⻲"  # NFKC does not map these
 _CHARACTERS = "民虎西见角贝车長长门雨青韦页风飞食马骨鬼鱼鸟卤麦黄黾斉齐歯齿竜龙龜亀"
 LOOKS_ALIKE: dict[str, str] = (
     dict(zip(_RADICALS, _CHARACTERS, strict=True))
@@ -43,7 +44,7 @@ LOOKS_ALIKE: dict[str, str] = (
     | dict.fromkeys("‐‑", "-")
     | {"―": "—", "〜": "～", "∶": ":", "⼾": "户"}
 )
-"""Characters of one look and other code points, each with the one that stands for both."""
+"""Characters that look alike, each with the code point that replaces it."""
 _LOOKS_ALIKE = str.maketrans(LOOKS_ALIKE)
 _MAY_CHANGE = re.compile(
     f"[\r\x85\u2028\u2029\u200d{_ALWAYS_IGNORED}{_TAGS}{_TAG_ENDS}{re.escape(''.join(LOOKS_ALIKE))}]"
@@ -52,7 +53,7 @@ _NARROW = {chr(ord(char) + 0xFEE0): char for char in map(chr, range(0x21, 0x7F))
 _WIDE = re.compile("[\u3000！-～]")
 
 
-# Behind a digit NFKC would make another number of these: 10² is no 102.
+# After a digit, NFKC would turn these into another number: 10² is not 102.
 _APART = (
     (re.compile(r"(?<=\d)(?=[⁰¹²³⁴-⁹])"), "^"),
     (re.compile(r"(?<=\d)(?=[₀-₉])"), "_"),
@@ -60,7 +61,7 @@ _APART = (
 )
 
 
-CITED = "\0"  # stands for a citation marker
+CITED = "\0"  # replaces a citation marker
 EMPHASIS = re.compile(r"\*\*|__|`+")
 _TAG_OR_STICKER = re.compile(r"#[^#\s\[\]]{1,40}\[话题\]#|\[[^\[\]\s]{1,8}R\]")
 _MIXED_TOKEN = re.compile(r"[a-z0-9]+|\S(?:[\U0001f3fb-\U0001f3ff]?\u200d\S|[\U000e0020-\U000e007f])*")
@@ -72,12 +73,12 @@ _NEITHER_ASCII_NOR_CHINESE = re.compile(r"[^\x21-\x7e\u3400-\u9fff]")
 _REPEATED = re.compile(r"(.{1,4}?)\1+", re.DOTALL)
 _WHOLE = re.compile(r"[0-9]{1,19}")
 _DECIMAL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
-_LONGEST_LABEL = 40  # of a path: with a hub's owner and name beside it
+_LONGEST_LABEL = 40  # characters of a path; fits a hub's owner and name
 _UNSAFE_IN_NAME = re.compile(r"[^\w.-]+")
 
 
 def clean(text: str) -> str:
-    """Text that can be written as UTF-8: lone surrogates (broken JSON escapes) become U+FFFD."""
+    """Return text that can be written as UTF-8: lone surrogates (broken JSON escapes) become U+FFFD."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -86,16 +87,16 @@ def clean(text: str) -> str:
 
 
 def skip_unseen(text: str, start: int) -> int:
-    """Return the index of the first character at or behind `start` that a reader sees, or the text's end."""
+    """Return the index of the first visible character at or after `start`, or the text's end."""
     found = _LEADING_UNSEEN.match(text, start)
     return found.end() if found else start
 
 
 def printable(text: str) -> str:
-    """Write out what would steer a terminal: controls other than line break and tab, and changes of direction.
+    r"""Escape characters that would control a terminal: controls other than line break and tab, and direction changes.
 
-    >>> printable("a\\x1b[2J\\u202eb")
-    'a\\\\x1b[2J\\\\u202eb'
+    >>> printable("a\x1b[2J\u202eb")
+    'a\\x1b[2J\\u202eb'
     """
     return _CONTROL.sub(lambda found: _escape(ord(found[0])), text)
 
@@ -105,7 +106,7 @@ def _escape(code: int) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Tell whether a text holds nothing that a reader can see.
+    """Return whether a text holds nothing that a reader can see.
 
     >>> is_blank(" \u200b\ufeff"), is_blank("茶")
     (True, False)
@@ -114,14 +115,13 @@ def is_blank(text: str) -> bool:
 
 
 def visible(text: str) -> str:
-    """Return the text as a reader sees it: one spelling for what looks the same, without what is not seen at all.
+    """Return the text as a reader sees it: one spelling for what looks the same, without invisible characters.
 
-    Code points that Unicode calls default-ignorable are left out: zero-width spaces, byte order marks, soft hyphens,
-    bidi controls, variation selectors, Hangul fillers, and the joiners U+200C and U+200D; and so are controls that are
-    no white space, the blank of braille and the marks of annotations. A U+200D between two emoji
-    stays, and so do the tags of a flag: they make another picture. Then NFC, Kangxi and simplified radicals as the
-    characters they look like, line ends as one, white space as wide as a letter or less as a space. Case, width and
-    punctuation stay as they are.
+    Removes the code points that Unicode calls default-ignorable: zero-width spaces, byte order marks, soft hyphens,
+    bidi controls, variation selectors, Hangul fillers, and the joiners U+200C and U+200D. Also removes controls that
+    are not white space, the braille blank and annotation marks. Keeps U+200D between two emoji and the tags of a flag,
+    which change the picture. Then applies NFC, maps Kangxi and simplified radicals to the characters they look like,
+    unifies line ends, and maps white space up to the width of a letter to a space. Case, width and punctuation stay.
 
     >>> visible("冷\u200b萃\ufeff咖啡")
     '冷萃咖啡'
@@ -135,10 +135,10 @@ def visible(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Return the text in one form for comparing: `visible`, then NFKC and case folding until nothing changes.
+    """Return the text in one form for comparisons: `visible`, then NFKC and case folding until nothing changes.
 
-    On what `visible` leaves as it is, this is Unicode's toNFKC_Casefold, but for what would make another number of the
-    digit before it: 10² is 10^2, 10₂ is 10_2, 1½ is 1 1⁄2.
+    Text that `visible` does not change gets Unicode's toNFKC_Casefold, except after a digit, if this would make another
+    number: 10² becomes 10^2, 10₂ becomes 10_2, 1½ becomes 1 1⁄2.
 
     >>> normalise("ＳＰＦ５０\u200b＋")
     'spf50+'
@@ -148,14 +148,14 @@ def normalise(text: str) -> str:
         return text.lower()
     for place, sign in _APART:
         text = place.sub(sign, text)
-    text = _WIDE.sub(lambda found: _NARROW[found[0]], text)  # what makes NFKC slow in nearly every Chinese text
+    text = _WIDE.sub(lambda found: _NARROW[found[0]], text)  # else NFKC is slow on Chinese text
     while (folded := unicodedata.normalize("NFKC", text.casefold())) != text:
         text = folded
     return text
 
 
 def query_key(query: str) -> str:
-    """Return what queries have in common that are the same to a reader: `normalise`, without white space.
+    """Return one key for all queries that read the same: `normalise`, without white space.
 
     >>> query_key("Ａ b") == query_key("ab")
     True
@@ -164,9 +164,10 @@ def query_key(query: str) -> str:
 
 
 def simplify(text: str) -> str:
-    """Return the text in simplified characters, by OpenCC's t2s (Taiwan's and Hong Kong's words stay).
+    """Return the text in simplified characters, by OpenCC's t2s (words of Taiwan and Hong Kong stay).
 
-    Raises: UsageError, if OpenCC is not installed.
+    Raises:
+        UsageError: if OpenCC is not installed.
     """
     return _converter()(text)
 
@@ -183,7 +184,7 @@ def _converter() -> Callable[[str], str]:
 def strip_markup(text: str) -> str:
     """Remove citation markers (`citation_markers`) and the emphasis marks `**`, `__` and backticks.
 
-    White space before a marker goes with it; where Latin words would run together a space stays.
+    White space before a marker is removed with it; a space stays if two Latin words would run together.
 
     >>> strip_markup("**先**晾干 [1]。")
     '先晾干。'
@@ -193,7 +194,7 @@ def strip_markup(text: str) -> str:
 
 
 def has_words(text: str) -> bool:
-    """Tell whether a text holds more than markup that a reader can see.
+    """Return whether a text holds visible characters besides markup.
 
     >>> has_words("**[1]**"), has_words("**先** [1]")
     (False, True)
@@ -202,7 +203,7 @@ def has_words(text: str) -> bool:
 
 
 def cited_numbers(text: str) -> list[int]:
-    """Return the numbers that the text's citation markers name, in their order, repeats included.
+    """Return the numbers that the text's citation markers name, in their order, with repeats.
 
     >>> cited_numbers("先晾干[1]，再装【第3篇】。")
     [1, 3]
@@ -211,14 +212,14 @@ def cited_numbers(text: str) -> list[int]:
 
 
 def mark_citations(text: str) -> tuple[str, list[list[int]]]:
-    """Return the text without emphasis marks, with `CITED` for markers, and the numbers that each of them names."""
+    """Return the text without emphasis marks, with `CITED` for each marker, and the numbers of each marker."""
     plain = _plain(text)
     markers = find_markers(plain)
     return _with_sign(plain, markers, CITED), [marker.numbers for marker in markers]
 
 
 def _with_sign(plain: str, markers: Sequence[CitationMarker], sign: str) -> str:
-    """A text with a sign for each marker; white space before one goes, and a space stays between Latin words."""
+    """Replace each marker and the white space before it by a sign; keep a space between Latin words."""
     parts = []
     done = 0
     for marker in markers:
@@ -239,15 +240,15 @@ def strip_tags(text: str) -> str:
 
 
 def mixed_tokens(text: str) -> list[str]:
-    """Runs of Latin letters and digits are one token each, any other visible character is one, joined emoji too.
+    """Split normalised text into tokens: a run of Latin letters and digits, or any other visible character.
 
-    Expects normalised text.
+    Joined emoji are one token.
     """
     return _MIXED_TOKEN.findall(text)
 
 
 def words(text: str) -> list[str]:
-    """Chinese words by jieba's default model (rjieba), white space left out. Expects normalised text."""
+    """Split normalised text into Chinese words by jieba's default model (rjieba), without white space."""
     import rjieba
 
     return [word for word in rjieba.cut(text) if not word.isspace()]
@@ -259,7 +260,7 @@ def sentences(text: str) -> list[str]:
 
 
 def whole_number(text: str) -> int | None:
-    """Read a whole number below 2^63 that is written in ASCII digits and nothing else; None if it is not one.
+    """Read a whole number below 2^63 that is written in ASCII digits only; return None for any other text.
 
     Python's `int` also reads 5_1 (as 51), +5 and digits of other scripts.
     """
@@ -267,16 +268,16 @@ def whole_number(text: str) -> int | None:
 
 
 def decimal_number(text: str) -> float | None:
-    """Read a finite decimal number in ASCII digits, with or without sign and exponent; None if it is not one."""
+    """Read a finite decimal number in ASCII digits, with optional sign and exponent; else return None."""
     number = float(text) if _DECIMAL.fullmatch(text) else math.inf
     return number if math.isfinite(number) else None
 
 
 def estimate_tokens(text: str) -> int:
-    """A cautious estimate of LLM tokens without the model's tokenizer: a digit, 3 other ASCII characters, 2.5 bytes.
+    """Return a cautious estimate of the number of LLM tokens without the model's tokenizer.
 
-    A Chinese character counts 1.2 (models since 2023 need 0.6 to 1.2), and some models take digits one by one, so the
-    estimate errs on the long side.
+    A token is a digit, 3 other ASCII characters or 2.5 bytes. A Chinese character counts 1.2 (models since 2023 need
+    0.6 to 1.2), and some models read digits one by one, so the estimate is rather too high.
     """
     n_ascii = len(text.encode("ascii", "ignore"))
     n_digits = len(_ASCII_DIGIT.findall(text))
@@ -285,17 +286,17 @@ def estimate_tokens(text: str) -> int:
 
 
 def fewest_tokens(text: str) -> int:
-    """Fewer tokens than an LLM's tokenizer makes of a prompt: to notice a server that read only a part of it.
+    """Return fewer tokens than an LLM's tokenizer makes of a prompt, to detect a server that read only a part of it.
 
-    A third of the estimate. Of it, the tokenizers of Qwen 2.5 to 3.6, DeepSeek V4 and GPT (cl100k, o200k) make 0.45 to
-    1.55 of real Chinese notes, 0.6 to 0.8 of English and 0.33 to 1 of digits. Where they make less (blanks and other
-    repeats down to 0.03, Thai 0.14, Russian 0.25) nothing, or one of the repeats, is counted.
+    This is a third of the estimate. Compared with the estimate, the tokenizers of Qwen 2.5 to 3.6, DeepSeek V4 and GPT
+    (cl100k, o200k) make 0.45 to 1.55 of real Chinese notes, 0.6 to 0.8 of English and 0.33 to 1 of digits. Text of
+    which they make less (blanks and other repeats down to 0.03, Thai 0.14, Russian 0.25) counts as 0, or as one repeat.
     """
     return estimate_tokens(_NEITHER_ASCII_NOR_CHINESE.sub("", _REPEATED.sub(r"\1", text))) // 3
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun, in the singular for one.
+    """Return a number with its noun, in the singular for 1.
 
     >>> counted(1, "question"), counted(1200, "query"), counted(2, "process")
     ('1 question', '1,200 queries', '2 processes')
@@ -309,7 +310,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def short_path(path: str, told_apart_by: str) -> str:
-    """Return a long path as its last part, with digits that tell it from others of that name; else the text itself.
+    """Return the last part of a long path, with digits that distinguish equal names; return other text unchanged.
 
     >>> short_path("/data/models/2026/qwen2.5-7b", "5f1a09"), short_path("BAAI/bge-base-zh-v1.5", "5f1a09")
     ('qwen2.5-7b@5f1a', 'BAAI/bge-base-zh-v1.5')
@@ -320,6 +321,6 @@ def short_path(path: str, told_apart_by: str) -> str:
 
 
 def slug(text: str, max_bytes: int = 48) -> str:
-    """A name that is safe as one part of a path: no separators, no leading dot, bounded in bytes, never empty."""
+    """Return a name that is safe as a part of a path: no separators, no leading dot, bounded in bytes, never empty."""
     name = _UNSAFE_IN_NAME.sub("-", clean(text)).encode()[:max_bytes].decode(errors="ignore")
     return name.strip("-.") or "unnamed"

@@ -1,4 +1,4 @@
-"""Text files that are not UTF-8: the encoding that they seem to be in, and what to do about it."""
+"""Text files that are not UTF-8: their probable encoding, and how to convert them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 _SAMPLE_BYTES = 1 << 16
-_MARKS = {  # a mark of UTF-32 begins with one of UTF-16
+_MARKS = {  # a UTF-32 mark begins with a UTF-16 mark, so it comes first
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
@@ -15,7 +15,7 @@ _MARKS = {  # a mark of UTF-32 begins with one of UTF-16
 }
 
 
-# The lead bytes of each encoding's frequent characters, which are most of any text in it.
+# The lead bytes of each encoding's frequent characters, which make up most of any text.
 _FREQUENT = {"GB18030": ("gb2312", 0xB0, 0xD7), "Big5": ("big5", 0xA4, 0xC6)}
 
 
@@ -23,9 +23,10 @@ _FEWEST_FREQUENT = 0.7
 
 
 def likely_encoding(content: bytes) -> str | None:
-    """Return the name of the encoding that bytes which are no UTF-8 seem to be in; None if none is likely.
+    """Return the name of the probable encoding of bytes that are not UTF-8; None if none is likely.
 
-    Byte order marks and NUL bytes tell UTF-16 and UTF-32, the share of frequent characters GB18030 (GBK) and Big5.
+    Byte order marks and NUL bytes identify UTF-16 and UTF-32. The share of frequent characters identifies GB18030 (GBK)
+    and Big5.
     """
     for mark, name in _MARKS.items():
         if content.startswith(mark):
@@ -40,9 +41,9 @@ def likely_encoding(content: bytes) -> str | None:
 
 
 def _share_frequent(content: bytes, name: str) -> float:
-    """How many of the Chinese characters are frequent ones when the bytes are read so; 0 if they can't be."""
+    """Return the share of frequent characters when the bytes are read in this encoding; 0 if they can't be."""
     narrow, first, last = _FREQUENT[name]
-    decoder = codecs.getincrementaldecoder(name)()  # a character cut off at the end is no error
+    decoder = codecs.getincrementaldecoder(name)()  # a character cut off at the end is not an error
     try:
         text = decoder.decode(content)
     except UnicodeDecodeError:
@@ -53,7 +54,7 @@ def _share_frequent(content: bytes, name: str) -> float:
 
 
 def hint(path: Path) -> str:
-    """Say what a file seems to be encoded in and how to convert it; to stand after `not UTF-8 text`."""
+    """Return the probable encoding of a file and how to convert it, to follow the words `not UTF-8 text`."""
     try:
         with path.open("rb") as file:
             name = likely_encoding(file.read(_SAMPLE_BYTES))
@@ -66,6 +67,6 @@ def hint(path: Path) -> str:
 
 
 def is_wide(path: Path) -> bool:
-    """Tell whether a file is of UTF-16 or UTF-32, whose lines can't be told apart by bytes."""
+    """Return whether a file is UTF-16 or UTF-32, whose line breaks can't be found by single bytes."""
     with path.open("rb") as file:
         return (likely_encoding(file.read(_SAMPLE_BYTES)) or "").startswith(("UTF-16", "UTF-32"))

@@ -1,4 +1,4 @@
-"""The boundary to code of others: whatever it raises becomes one line."""
+"""The boundary to third-party code: every exception becomes one line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def third_party(name: str) -> Iterator[None]:
-    """Whatever a component of the user's own raises becomes one line that names it; --verbose shows where."""
+    """Turn any exception of a user's component into one line that names it; --verbose shows the traceback."""
     try:
         yield
     except QilinError:

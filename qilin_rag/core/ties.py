@@ -1,9 +1,9 @@
-"""The order of notes that score the same: by a hash, never by their ids.
+"""The order of notes with equal scores: by a hash, never by id.
 
-In Qilin the id of a note tells whether it was clicked: of two notes in one request the clicked one has the higher id
-three times in four. An order of ties by id would carry that into every ranking. The hash is SplitMix64 (Steele et al.
-2014) over the hash of what was asked and the note: the same on each machine, in each process and at each number of
-notes wanted.
+In Qilin, the id of a note reveals whether it was clicked: of two notes in one request, the clicked one has the higher
+id in three of four cases. An order of ties by id would leak this into every ranking. The hash is SplitMix64 (Steele et
+al. 2014) over the hash of the query and the note. It is the same on each machine, in each process and for each number
+of hits.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ def text_hashes(texts: Sequence[str]) -> Hashes:
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
-def tie_keys(asked: Hashes, note_idxs: npt.NDArray[Any], seed: int = 0) -> Hashes:
-    """Return a number for each note by which notes of one score are ordered, ascending; no two notes share one.
+def tie_keys(query_hashes: Hashes, note_idxs: npt.NDArray[Any], seed: int = 0) -> Hashes:
+    """Return a number for each note that orders notes of equal scores, ascending; no two notes share a number.
 
     Args:
-        asked: The hash (`text_hashes`) of what was asked: shape (n_notes,), or (1,) for all notes.
-        note_idxs: Shape (n_notes,).
-        seed: Another seed is another order.
+        query_hashes: The hash (`text_hashes`) of the query of each note, shape (n_notes,), or (1,) for all notes.
+        note_idxs: The notes, shape (n_notes,).
+        seed: The seed; another seed gives another order.
     """
     salt = np.array([seed % 2**64], np.uint64) * _GOLDEN
-    return _mixed(_mixed(asked + salt) + note_idxs.astype(np.uint64) * _GOLDEN)
+    return _mixed(_mixed(query_hashes + salt) + note_idxs.astype(np.uint64) * _GOLDEN)
 
 
 def rank_order(scores: npt.NDArray[np.floating], note_idxs: npt.NDArray[Any], query: str) -> npt.NDArray[np.intp]:
-    """Return the places of one query's notes, best first: by score, and by `tie_keys` of the query where scores tie.
+    """Return the positions of one query's notes, best first: by score, and by `tie_keys` of the query if scores tie.
 
     Queries that read the same have the same order of ties, whatever the ids of their questions.
     """
@@ -53,9 +53,9 @@ def ranked(scores: Mapping[int, float], query: str, k: int | None = None) -> lis
     """Return one query's notes as a ranking, best first (`rank_order`).
 
     Args:
-        scores: By note_idx.
-        query: What was asked.
-        k: How many notes are wanted; None: all.
+        scores: The score of each note, by note_idx.
+        query: The text of the query.
+        k: The number of notes to return; None returns all.
     """
     note_idxs = np.fromiter(scores, np.int64, len(scores))
     of_notes = np.fromiter(scores.values(), np.float64, len(scores))

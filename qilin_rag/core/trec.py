@@ -1,4 +1,4 @@
-"""TREC run files, at which retrieval stages of any project meet: `question_id Q0 note_idx rank score tag`."""
+"""TREC run files, the exchange format of retrieval systems: `question_id Q0 note_idx rank score tag`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FIELDS = ("id", "Q0", "note_idx", "rank", "score", "tag")
 
 
 class _Line(NamedTuple):
-    """A note of one ranking as its line has it."""
+    """One note of a ranking, as its line gives it."""
 
     note_idx: int
     rank: int
@@ -30,17 +30,17 @@ class _Line(NamedTuple):
 
 
 def trec_id(question_id: str) -> str:
-    """A question's id as one field of a TREC file: white space, control characters and `%` as in an URL.
+    """Return a question's id as one field of a TREC file: white space, control characters and `%` are URL-encoded.
 
-    Different ids stay different; the empty one is `%`.
+    Different ids stay different; the empty id becomes `%`.
     """
     return re.sub(r"[\s%\x00-\x1f\x7f]", lambda found: quote(found[0], safe=""), question_id) or "%"
 
 
 def format_trec(rankings: Iterable[tuple[str, Sequence[Hit]]], tag: str) -> str:
-    """Rankings by question id as the text of a TREC run.
+    """Return rankings by question id as the text of a TREC run.
 
-    Scores count down to 1 with the rank, so that no evaluator can order ties in its own way.
+    Scores count down to 1 with the rank, so that no evaluator can reorder ties.
     """
     return "".join(
         f"{trec_id(question_id)} Q0 {hit.note_idx} {hit.rank} {len(hits) - hit.rank + 1} {trec_id(tag)}\n"
@@ -52,15 +52,17 @@ def format_trec(rankings: Iterable[tuple[str, Sequence[Hit]]], tag: str) -> str:
 def read_trec(path: Path, note_number: Callable[[str], int | None] = whole_number) -> dict[str, list[Hit]]:
     """Read the rankings of a TREC run by `trec_id`.
 
-    The score counts, as in trec_eval, and ties are ordered by a hash (`ties`). The rank counts in two cases: in a
-    ranking whose scores are all the same, and in a file whose scores rise with the rank in every ranking (distances);
-    then n notes score n, n - 1, ..., 1. Whatever rank and score disagree about is logged.
+    The score decides, as in trec_eval, and ties are ordered by a hash (`ties`). The rank decides in two cases: in a
+    ranking whose scores are all equal, and in a file whose scores rise with the rank in every ranking (distances). Then
+    n notes score n, n - 1, ..., 1. A disagreement of rank and score is logged.
 
-    `note_number` reads the id of a note, None if it is not one.
+    Args:
+        path: The file.
+        note_number: A function that reads the id of a note and returns None if it is not one.
 
     Raises:
-        UsageError: The file can't be read, a line is not six fields of the right form, a ranking names a note twice,
-            or scores rise with the rank in most rankings, but not in all.
+        UsageError: if the file can't be read, a line does not have six valid fields, a ranking names a note twice,
+            or scores rise with the rank in most rankings but not in all.
     """
     lines: dict[str, dict[int, _Line]] = {}
     try:
@@ -82,7 +84,7 @@ def read_trec(path: Path, note_number: Callable[[str], int | None] = whole_numbe
 
 
 def _rankings(path: Path, lines: dict[str, list[_Line]]) -> dict[str, list[Hit]]:
-    """Decide for each ranking whether scores or ranks count, and say it where they disagree."""
+    """Decide for each ranking whether scores or ranks count, and log it if they disagree."""
     kinds = {question_id: _kind(of_one) for question_id, of_one in lines.items()}
     n = Counter(kinds.values())
     is_of_distances = n["rising"] > 0 and not n["falling"] and not n["mixed"]
@@ -113,13 +115,16 @@ def _rankings(path: Path, lines: dict[str, list[_Line]]) -> dict[str, list[Hit]]
 
 
 def _by_rank(lines: Sequence[_Line], question_id: str) -> list[Hit]:
-    """Rank by the ranks, of the same ones by hash, with scores that count down to 1."""
+    """Return hits in the order of their ranks (equal ranks by hash), with scores that count down to 1."""
     hits = ranked({line.note_idx: float(-line.rank) for line in lines}, question_id)
     return [hit.model_copy(update={"score": float(len(hits) - hit.rank + 1)}) for hit in hits]
 
 
 def _kind(lines: Sequence[_Line]) -> str:
-    """Return how scores go with the ranks: falling, rising, mixed; flat: only ranks differ; silent: only scores may."""
+    """Return how scores change with the rank: falling, rising or mixed.
+
+    flat: only the ranks differ; silent: the ranks do not differ.
+    """
     if len({line.rank for line in lines}) == 1:
         return "silent"
     if len({line.score for line in lines}) == 1:
@@ -132,9 +137,9 @@ def _kind(lines: Sequence[_Line]) -> str:
 
 
 def _parsed(fields: Sequence[str], note_number: Callable[[str], int | None]) -> tuple[str, _Line]:
-    """Read the fields of one line; a ValueError says what is wrong with it."""
+    """Read the fields of one line; a ValueError names what is wrong."""
     if len(fields) != len(_FIELDS):
-        of = f"{len(fields)} fields where 6 are needed ({' '.join(_FIELDS)})"
+        of = f"{len(fields)} fields, and 6 are needed ({' '.join(_FIELDS)})"
         if len(fields) == len(_FIELDS) - 1:
             of += f"; {_lacking(fields)} seems to be missing"
         raise ValueError(of)
@@ -150,7 +155,7 @@ def _parsed(fields: Sequence[str], note_number: Callable[[str], int | None]) -> 
 
 
 def _lacking(fields: Sequence[str]) -> str:
-    """Guess which of the six fields five of them leave out."""
+    """Guess which of the six fields is missing from five."""
     if fields[0] == "Q0":
         return "the id"
     if fields[1] != "Q0" and whole_number(fields[1]) is not None and whole_number(fields[2]) is not None:

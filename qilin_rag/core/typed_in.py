@@ -1,7 +1,7 @@
-"""Identify a class that was typed into a notebook, and is in no file, by its text and what of the notebook it uses.
+"""Identity of a class that was typed into a notebook and is in no file: its text and the notebook's objects it uses.
 
-Names are followed from the text of the class to the functions, classes and constants that the notebook has under them,
-and from their texts on. What was imported is known elsewhere, and other objects (arrays, models) can't be told apart.
+Names in the text of the class are followed to functions, classes and constants of the notebook, and from their texts to
+others. Imported objects are identified elsewhere, and other objects (arrays, models) can't be distinguished.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _CHANGING = re.compile("add|append(left)?|clear|discard|extend|insert|pop(item)?
 
 
 def typed_in_hash(*classes: type) -> dict[str, str]:
-    """Return the hash of these classes' definitions and of what they use, those that were typed in; {} if none was.
+    """Return the hash of the typed-in ones of these classes and of the objects they use; {} if none was typed in.
 
     A constant counts by its value, unless the code itself changes it (a counter, a memory of earlier calls).
 
     Raises:
-        UsageError: if the source of one can't be read, so that nobody could tell when it changes.
+        UsageError: if the source of a class can't be read, so that changes to it could not be detected.
     """
     main = sys.modules["__main__"]
     typed_in = [cls for cls in classes if cls.__module__ == "__main__"]
@@ -50,11 +50,11 @@ def typed_in_hash(*classes: type) -> dict[str, str]:
 
 
 def _class_source(cls: type) -> str:
-    """The definition of a class in the cell where its methods are."""
+    """Return the definition of a class from the cell that holds its methods."""
     functions = [each for each in _functions_of(cls) if each.__module__ == "__main__"]
     for cell in dict.fromkeys(function.__code__.co_filename for function in functions):
         text = "".join(linecache.getlines(cell))
-        with suppress(SyntaxError):  # magics of a notebook, which are compiled otherwise
+        with suppress(SyntaxError):  # notebook magics are not Python
             for node in ast.walk(ast.parse(text)):
                 if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
                     return ast.get_source_segment(text, node) or text
@@ -66,15 +66,15 @@ def _class_source(cls: type) -> str:
 
 
 class _Notebook:
-    """The functions, classes and constants beside some classes."""
+    """The functions, classes and constants of the notebook that defines some classes."""
 
     def __init__(self, names: dict[str, Any], apart_from: list[type]) -> None:
         self._names = names
         self._apart_from = apart_from
-        self._texts: list[str] = []  # definitions whose names are to be looked at
+        self._texts: list[str] = []  # definitions whose names are still to be followed
 
     def used_by(self, sources: list[str]) -> list[str]:
-        """Return what these sources use, and what that uses, in the order of its names."""
+        """Return the objects that these sources use, directly or through others, in the order of their names."""
         self._texts += sources
         found: dict[str, str] = {}
         changed: set[str] = set()
@@ -91,7 +91,7 @@ class _Notebook:
         ]
 
     def _describe(self, value: Any, within: tuple[int, ...] = ()) -> str:
-        """A definition, or a value in words that stay the same; empty if it is neither of the notebook nor plain."""
+        """Return a definition, or a plain value as stable text; empty if it is neither."""
         if type(value) in _PLAIN or isinstance(value, PurePath):
             return repr(value)
         if id(value) in within:
@@ -129,14 +129,14 @@ class _Notebook:
         for function in _functions_of(cls):
             if function.__globals__ is self._names and linecache.getlines(function.__code__.co_filename):
                 return self._definition(function)
-        signature = ""  # no method was typed in: of an enumeration, a dataclass, a named tuple
+        signature = ""  # no method was typed in: an enumeration, a dataclass or a named tuple
         with suppress(TypeError, ValueError):
             signature = _ADDRESS.sub("", str(inspect.signature(cls)))
         own = {name: value for name, value in vars(cls).items() if not _is_of_python(name)}
         return f"{cls.__name__}{signature} {describe(own)} {describe(cls.__bases__)}"
 
     def _definition(self, function: FunctionType) -> str:
-        """The statement of a cell that makes a function, or the class that it is a method of."""
+        """Return the statement of a cell that defines a function, or the class of a method."""
         line = function.__code__.co_firstlineno
         lines = linecache.getlines(function.__code__.co_filename)
         if not lines:
@@ -152,7 +152,7 @@ class _Notebook:
 
 
 def _names_in(text: str) -> tuple[set[str], set[str]]:
-    """The global names that a text uses, and those of them whose values it changes."""
+    """Return the global names that a text uses, and those whose values it changes."""
     try:
         nodes = list(ast.walk(ast.parse(text)))
         tables = [symtable.symtable(text, "notebook", "exec")]
@@ -174,19 +174,19 @@ def _names_in(text: str) -> tuple[set[str], set[str]]:
 
 
 def _functions_of(cls: type) -> list[FunctionType]:
-    """The methods that a class itself defines."""
+    """Return the methods that a class itself defines."""
     members = (getattr(each, "__func__", None) or getattr(each, "fget", None) or each for each in vars(cls).values())
     return [each for each in members if isinstance(each, FunctionType)]
 
 
 def _joined(value: Collection[Any], parts: Iterable[str]) -> str:
-    """A collection in words; empty if nothing of it can be put into words."""
+    """Return a collection as text; empty if none of its parts has a text."""
     texts = list(parts)
     return f"{type(value).__name__}[{', '.join(texts)}]" if any(texts) or not texts else ""
 
 
 def _content(cell: CellType) -> Any:
-    with suppress(ValueError):  # it is empty yet
+    with suppress(ValueError):  # a closure cell that is still empty
         return cell.cell_contents
     return None
 

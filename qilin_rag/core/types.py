@@ -1,4 +1,4 @@
-"""The plain frozen types at which the stages meet; a file in a run directory holds one of these a line."""
+"""The plain frozen types that the stages exchange; a line of a file in a run directory holds one of them."""
 
 from __future__ import annotations
 
@@ -31,19 +31,21 @@ class Image(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """Hash of what is sent."""
+        """Return the hash of the bytes that are sent."""
         return hashlib.sha256(self.jpeg).hexdigest()
 
     @property
     def data_url(self) -> str:
-        """The image as an address that holds it."""
+        """Return the image as a data URL."""
         return f"data:image/jpeg;base64,{base64.b64encode(self.jpeg).decode()}"
 
 
 class RenderedPrompt(NamedTuple):
-    """What an LLM is given: the chat messages, and for readers that are no LLM the parts they were made of.
+    """The input of an LLM: the chat messages, and their parts for readers that are not LLMs.
 
-    `notes` are those that the messages hold, in their order. `images` go with the last message.
+    Attributes:
+        notes: The notes that the messages hold, in their order.
+        images: The images that go with the last message.
     """
 
     messages: list[Message]
@@ -55,17 +57,17 @@ class RenderedPrompt(NamedTuple):
 
 SCALE = (1, 5)
 Status = Literal["ok", "failed", "filtered", "truncated", "empty"]
-"""What became of a question that an LLM was asked.
+"""The outcome of a question that an LLM was asked.
 
-`ok`: an answer. `truncated`: the answer, or what came before it, was cut off by a limit of length. `filtered`: a filter
-held it back, or the model refused. `empty`: a reply came, and no answer is in it. `failed`: no reply came.
+`ok`: an answer. `truncated`: a length limit cut off the answer, or the thinking before it. `filtered`: a filter held
+the answer back, or the model refused. `empty`: a reply without an answer. `failed`: no reply.
 """
 Mark = Literal["maybe_cut", "odd_ending", "maybe_thinking"]
-"""What is doubtful about an answer that is scored all the same.
+"""A doubt about an answer, which is scored nevertheless.
 
-`maybe_cut`: it ended, as the server says by itself, at the most tokens that were asked for or beyond. `odd_ending`: it
-ended for a reason that is neither a stop nor a limit. `maybe_thinking`: it seems to hold thinking, in a form that is
-not in the table of markers, or it was cut behind a closing marker that may be only mentioned.
+`maybe_cut`: the server reports a normal end, but the answer has the largest number of tokens allowed or more.
+`odd_ending`: the answer ended for a reason that is neither a stop nor a limit. `maybe_thinking`: the answer seems to
+hold thinking in a form without a known marker, or it was cut after a closing marker that it may only quote.
 """
 Message = dict[str, str]
 AnswerSelection = Literal["engaged", "liked", "content", "citation", "experience", "shown"]
@@ -75,13 +77,18 @@ NoteOrder = Literal["best_first", "best_last", "shuffled"]
 
 
 class Frozen(BaseModel):
-    """A value: immutable, and a field nobody declared is an error."""
+    """A value type: immutable, and an undeclared field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Note(Frozen):
-    """A short post; the unit of retrieval.
+    """A short post, the unit of retrieval.
+
+    Args:
+        note_idx (int): The id of the note, from 0 to 2^63 - 1.
+        title (str): The title; may be empty.
+        content (str): The text; may be empty.
 
     Example:
         >>> Note(note_idx=1, title="手冲", content="水温92度。").text
@@ -94,14 +101,20 @@ class Note(Frozen):
 
     @property
     def text(self) -> str:
-        """What retrievers index: title, a space, content, as the paper joins them."""
+        """Return the text that retrievers index: title, a space, content, joined as in the paper."""
         return f"{self.title} {self.content}"
 
 
 class Question(Frozen):
-    """A query with the answers users favoured and the notes those answers cite.
+    """A query with the answers that users favoured and the notes that those answers cite.
 
-    `recorded` holds results that came with the data, by retriever: `(note_idx, score)` pairs, best first.
+    Args:
+        id (str): The id of the question.
+        query (str): The text of the query.
+        references (list of str): The answers that count as right.
+        reference_notes (list of int): The note_idx of each relevant note.
+        recorded (dict of str to list of pairs): Rankings that came with the data, by retriever: `(note_idx, score)`
+            pairs, best first.
 
     Example:
         >>> Question(id="1", query="手冲水温", references=["92度。"], reference_notes=[1]).references
@@ -117,7 +130,14 @@ class Question(Frozen):
 
 
 class Hit(Frozen):
-    """One retrieved note. A ranking is ordered by falling score, ties by a hash (`ties`); ranks count from 1.
+    """A retrieved note with its score and rank.
+
+    A ranking is ordered by falling score, and ties by a hash (`core.ties`).
+
+    Args:
+        note_idx (int): The id of the note.
+        score (float): The score, finite; higher is better.
+        rank (int): The rank, from 1.
 
     Example:
         >>> Hit(note_idx=1, score=3.5, rank=1).rank
@@ -130,14 +150,14 @@ class Hit(Frozen):
 
 
 def read_count(value: Any) -> int | None:
-    """Return a number of tokens as whoever counted them gave it; None if it can't be one.
+    """Return a number of tokens from a server's reply; None if it can't be one.
 
-    `12.0` and `"12"` are 12. A negative number, which some servers send for unknown, a fraction, a truth value and
-    what is not finite are no counts.
+    `12.0` and `"12"` are 12. Negative numbers (some servers send them for unknown counts), fractions, booleans and
+    non-finite values are not counts.
     """
     if isinstance(value, str):
         value = decimal_number(value.strip())
-    if isinstance(value, float) and value.is_integer():  # no infinity is one
+    if isinstance(value, float) and value.is_integer():  # an infinity is not an integer
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
 
@@ -145,14 +165,17 @@ def read_count(value: Any) -> int | None:
 Count = Annotated[int | None, BeforeValidator(read_count)]
 _LARGEST = 1e100
 Figure = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)]
-"""A finite number whose square and sum over any number of questions are finite, too."""
+"""A finite number so small that its square, and its sum over any number of questions, are finite, too."""
 
 
 class Usage(Frozen):
-    """Tokens of one call; None where they are not known.
+    """The tokens of one call; None for unknown numbers.
 
-    `prompt_tokens` counts the whole prompt. Of these, `cached_tokens` were in the server's cache, and
-    `cache_write_tokens` were put there. `completion_tokens` includes thinking.
+    Attributes:
+        prompt_tokens: Tokens of the whole prompt.
+        cached_tokens: Tokens of the prompt that were in the server's cache.
+        cache_write_tokens: Tokens of the prompt that the server added to its cache.
+        completion_tokens: Tokens of the completion, thinking included.
     """
 
     prompt_tokens: Count = None
@@ -162,13 +185,15 @@ class Usage(Frozen):
 
 
 NO_TOKENS = Usage(prompt_tokens=0, completion_tokens=0)
-"""The usage of a reader that takes no tokens: only such a one may answer with nothing."""
+"""The usage of a reader that takes no tokens. Only such a reader may give an empty answer."""
 
 
 class Price(Frozen):
-    """What a provider takes for a million tokens, by its list of the day `as_of` (as precise as it is known).
+    """The price that a provider charges for a million tokens, by its price list of the day `as_of`.
 
-    `cached_per_mtok`: what it takes for prompt tokens that are in its cache, where that is known.
+    Attributes:
+        cached_per_mtok: The price of prompt tokens in the provider's cache, if it is known.
+        as_of: The day of the price list, as precise as it is known: `2026`, `2026-11` or `2026-11-29`.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -180,17 +205,19 @@ class Price(Frozen):
     as_of: Annotated[str, BeforeValidator(str), Field(pattern=r"^\d{4}(-\d\d){0,2}$")]
 
     def of(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
-        """Return the price of so many tokens, `cached_tokens` of the prompt's at their own price if there is one."""
+        """Return the price of these tokens; `cached_tokens` of the prompt have their own price, if one is known."""
         n_cached = 0 if self.cached_per_mtok is None else cached_tokens
         amount = (prompt_tokens - n_cached) * self.prompt_per_mtok + completion_tokens * self.completion_per_mtok
         return (amount + n_cached * (self.cached_per_mtok or 0.0)) / 1e6
 
 
 class Cost(Frozen):
-    """What answers cost by the price list of `as_of`; where the amount is not known, `unknown` says why.
+    """The cost of answers by the price list of `as_of`; if the amount is not known, `unknown` gives the reason.
 
-    `at_most`: prompt tokens were in the provider's cache, and what it takes for those is not in the price list.
-    No currency: nothing was paid for.
+    Attributes:
+        at_most: Whether the amount is an upper bound: prompt tokens were in the provider's cache, and the price list
+            has no price for those.
+        currency: The currency of the amount; None if nothing was charged.
     """
 
     amount: Figure | None = None
@@ -201,10 +228,12 @@ class Cost(Frozen):
 
 
 class Times(Frozen):
-    """Seconds of a run by the clock, over all its sittings.
+    """Wall-clock seconds of a run, over all its sessions.
 
-    `untimed` sittings were killed (or still go on) and are in none of the seconds. `cut_off` sittings ended before all
-    questions were answered: what the server did for the calls under way then is in no figure.
+    Attributes:
+        untimed: Sessions that were killed or still run; the seconds do not include them.
+        cut_off: Sessions that ended before all questions were answered. No figure includes the server's work on the
+            calls in progress at that time.
     """
 
     retrieval_s: Figure = 0.0
@@ -216,13 +245,18 @@ class Times(Frozen):
 
 
 class Completion(Frozen):
-    """What an LLM returned: `text` is what is scored, `raw` what came over the wire, thinking included.
+    """The reply of an LLM.
 
-    `finish_reason` is how it ended: `stop`, `length` (cut off), `content_filter` (held back by a filter), `refusal` (by
-    the model itself), or the server's own word where that is none of these. `why_empty`: why there is no answer in it,
-    where that is known. `cached`: it is the answer to an earlier request like this one; `usage` is what that took.
-    `retries`: how often the request was made again before. `reading` is the version of the rules by which `text` was
-    taken from `raw`.
+    Attributes:
+        text: The text that is scored.
+        raw: The text as the server sent it, thinking included.
+        finish_reason: How the reply ended: `stop`, `length` (cut off), `content_filter` (held back by a filter),
+            `refusal` (by the model itself), or any other word of the server.
+        why_empty: The reason why there is no answer, if it is known.
+        cached: Whether this is the stored answer to an equal earlier request; `usage` is then that of the earlier
+            request.
+        retries: The number of repeats of the request before this reply.
+        reading: The version of the rules that took `text` from `raw`.
     """
 
     text: str
@@ -239,7 +273,7 @@ class Completion(Frozen):
 
 
 class AboutQuestion(Frozen):
-    """The question that an LLM was asked about, and what it was sent."""
+    """The question that an LLM was asked about, and the prompt that it was sent."""
 
     question_id: str
     query: str
@@ -247,12 +281,16 @@ class AboutQuestion(Frozen):
 
 
 class Exchange(Frozen):
-    """What came back from an LLM.
+    """The outcome of one request to an LLM.
 
-    `model` is the name that the server answered under. `short_count`: the server counted fewer tokens than the prompt
-    can have, since it read only a part of it, or since it left out what was in its cache: `cost.Tally` tells which.
-    `marks`: what is doubtful about the answer. `retries`: how often it was asked for again. `error`: why there is none.
-    `latency_s` is null if nobody measured it: of answers that were imported.
+    Attributes:
+        model: The model name that the server reported.
+        short_count: Whether the server counted fewer tokens than the prompt can have. Either it read only a part, or it
+            left out tokens in its cache; `cost.Tally` decides which.
+        marks: Doubts about the answer.
+        retries: The number of repeats of the request.
+        error: The reason why there is no answer.
+        latency_s: Seconds until the reply; null if nobody measured it (imported answers).
     """
 
     status: Status
@@ -269,16 +307,16 @@ class Exchange(Frozen):
     error: str | None = None
 
     def model_post_init(self, context: Any) -> None:
-        """Hold the text once where the answer is all that came: answers of a megabyte are held by the hundred."""
+        """Share the text if the answer is all that came: hundreds of answers of a megabyte are held."""
         if self.raw == self.answer:
             self.__dict__["raw"] = self.answer
 
     @property
     def is_answered(self) -> bool:
-        """Whether there is an answer to score, whole or cut off.
+        """Return whether there is an answer to score, whole or cut off.
 
-        Without any text there is none, whatever an older version made of it. Only a reader that takes no tokens may
-        have nothing to say.
+        An empty text is not an answer, whatever status an older version gave it. Only a reader that takes no tokens may
+        give an empty answer.
         """
         if self.status not in ("ok", "truncated"):
             return False
@@ -286,30 +324,31 @@ class Exchange(Frozen):
 
     @property
     def is_settled(self) -> bool:
-        """Whether it makes no sense to ask again: there is an answer, or a filter, which will do the same again."""
+        """Return whether asking again is pointless: there is an answer, or a filter that would act again."""
         return self.is_answered or (self.status == "filtered" and self.finish_reason == "content_filter")
 
     @property
     def is_lost(self) -> bool:
-        """Whether there is no answer, and neither a filter nor a refusal is the reason."""
+        """Return whether there is no answer, for another reason than a filter or a refusal."""
         return not self.is_answered and self.status != "filtered"
 
     @property
     def why_unanswered(self) -> str:
-        """The reason why this has no score."""
+        """Return the reason why this has no score."""
         if self.status == "truncated":
             return "truncated before an answer"
         return "empty" if self.status == "ok" else self.status
 
 
 class Sample(Exchange, AboutQuestion):
-    """One question, done: a line of samples.jsonl.
+    """One answered question: a line of samples.jsonl.
 
-    `notes_missing` hits had no text in the data and were left out; `hits` are the others. `prompt_notes` are the
-    `notes_used` that the prompt holds, in its order; None in older runs.
+    For an imported answer, `notes_given` is null if the retrieved notes are unknown, and `notes_used` is always null;
+    `prompt_notes` are then the notes that the numbers in the answer refer to.
 
-    Of an imported answer `notes_given` is null if it is not known which notes were found, and `notes_used` always;
-    `prompt_notes` are then those that the numbers in the answer count.
+    Attributes:
+        notes_missing: The number of hits without text in the data, which were left out; `hits` are the others.
+        prompt_notes: The `notes_used` notes in the prompt, in its order; None in older runs.
     """
 
     hits: list[Hit]
@@ -326,22 +365,24 @@ class Sample(Exchange, AboutQuestion):
 
     @property
     def has_known_hits(self) -> bool:
-        """Whether it is known which notes were found; `hits` are empty if not."""
+        """Return whether the retrieved notes are known; `hits` is empty if not."""
         return self.notes_given is not None
 
     @property
     def known_prompt_notes(self) -> list[int] | None:
-        """The notes of the prompt in its order; None where an older run kept only how many of them were used."""
+        """Return the notes in the prompt, in its order; None for an older run that stored their number only."""
         if self.prompt_notes is None and self.notes_used in (0, len(self.hits)):
             return [hit.note_idx for hit in self.hits[: self.notes_used]]
         return self.prompt_notes
 
 
 class Judgement(Exchange, AboutQuestion):
-    """What a judge said of an answer, or of two: a line of judgements.jsonl.
+    """A judge's reply about one answer, or two: a line of judgements.jsonl.
 
-    `judge` is its name, `runs` whose answers it was shown, in this order. `key` is the hash of the judge and of what it
-    was asked, under which a judgement is found again.
+    Attributes:
+        judge: The name of the judge.
+        runs: The runs whose answers the judge was shown, in this order.
+        key: The hash of the judge and of its input, by which the judgement is found again.
     """
 
     key: str
@@ -357,7 +398,7 @@ class SentImage(Frozen):
 
 
 class AboutNote(Frozen):
-    """The note that an LLM was asked about, by which prompt, and what it said (None: the call failed)."""
+    """The note that an LLM was asked about, the prompt, and the verdict (None: the call failed)."""
 
     note_idx: int
     prompt: str
@@ -365,10 +406,11 @@ class AboutNote(Frozen):
 
 
 class NoteJudgement(Exchange, AboutNote):
-    """Whether a note holds what a prompt asks about: a line of a filter's judgements.jsonl.
+    """A verdict on whether a note holds what a prompt asks about: a line of a filter's judgements.jsonl.
 
-    `key` is the hash of LLM, prompt and note, under which it is found again. `images_left_out` counts those that could
-    not be read, by reason.
+    Attributes:
+        key: The hash of LLM, prompt and note, by which the verdict is found again.
+        images_left_out: The number of images that could not be read, by reason.
     """
 
     key: str
@@ -377,10 +419,12 @@ class NoteJudgement(Exchange, AboutNote):
 
 
 class Score(Frozen):
-    """One metric of one question; `value` None means unscored, and `reason` says why.
+    """The value of one metric for one question.
 
-    A scored value may have a `reason`, too: something to know about it ("cut to 512 tokens").
-    `signature` says how it was made; it is filled in when the scores of a run are put together.
+    Attributes:
+        value: The value; None if the question is unscored.
+        reason: The reason why there is no value, or a remark about a value ("cut to 512 tokens").
+        signature: How the value was computed; filled in when the scores of a run are combined.
     """
 
     question_id: str
@@ -393,11 +437,15 @@ class Score(Frozen):
 class MetricSummary(Frozen):
     """A metric over all questions of a run.
 
-    `value`, `stderr` and `ci95` speak of the `n` scored questions (null where too few to say).
-    Repeated queries count as one cluster in both. `ci95_method` is `sign-flip`, or `wilson` of a share of zeros and
-    ones (see `stats`); `bca` and `percentile` are those of older runs. `no_interval` says why there is none.
-    `value_unscored_as_zero` is the bound that counts the `n_unscored` others as 0. `reasons` counts the reasons
-    that scores were given with, unscored or not.
+    `value`, `stderr` and `ci95` describe the `n` scored questions (null if these are too few). In `stderr` and `ci95`,
+    repeated queries count as one cluster.
+
+    Attributes:
+        ci95_method: `sign-flip`, or `wilson` for a share of zeros and ones (see `stats`); older runs have `bca` and
+            `percentile`.
+        no_interval: The reason why there is no interval.
+        value_unscored_as_zero: The lower bound, which counts the `n_unscored` other questions as 0.
+        reasons: The number of scores with each reason, unscored or not.
     """
 
     value: Figure | None
@@ -413,9 +461,10 @@ class MetricSummary(Frozen):
 
 
 class LeftOut(Frozen):
-    """Notes that questions did not get: not in the data, or too long for the prompt; questions left without any.
+    """Notes that questions did not get: absent from the data, or too long for the prompt; and questions without any.
 
-    `cut_by_server`: prompts of which the server read only a part, by its own count of tokens (see `cost.Tally`).
+    Attributes:
+        cut_by_server: Prompts of which the server read only a part, by its own token count (see `cost.Tally`).
     """
 
     not_in_data: NonNegativeInt = 0
@@ -430,15 +479,18 @@ class LeftOut(Frozen):
             "questions left without notes": self.questions_without_notes,
             "prompts cut by the server (by its own count of tokens)": self.cut_by_server,
         }
-        return ", ".join(f"{n} {what}" for what, n in parts.items() if n)
+        return ", ".join(f"{n} {name}" for name, n in parts.items() if n)
 
 
 class QuestionDefects(Frozen):
-    """What is wrong with the questions of a run, counted; `data validate` names each.
+    """The numbers of defective questions in a run; `data validate` names each.
 
-    `empty_queries` are not asked. A `dangling` reference note is not in the data: it can never be retrieved, and recall
-    counts it as missed. `empty_references` hold nothing but markup or what no reader sees. `repeated` questions have
-    query and references of another one.
+    Attributes:
+        empty_queries: Questions that are not asked.
+        dangling_notes: Reference notes that are not in the data; they can't be retrieved, and recall counts them as
+            missed.
+        empty_references: References that hold markup or invisible characters only.
+        repeated_questions: Questions with the same query and references as another one.
     """
 
     empty_queries: NonNegativeInt = 0
@@ -467,7 +519,7 @@ class QuestionDefects(Frozen):
 
 
 class Repeats(Frozen):
-    """Answers that were asked for `times` times: of so many questions, in how many one differed from the first."""
+    """The result of asking `times` times: of so many questions, in how many an answer differed from the first."""
 
     times: PositiveInt
     questions: NonNegativeInt
@@ -480,18 +532,23 @@ class Repeats(Frozen):
 
 
 def _with_all_statuses(counts: Any) -> Any:
-    """Counts by status of any version: a status that it did not have yet counts 0."""
+    """Return counts by status; a status that an older version did not have counts 0."""
     known = dict.fromkeys(["questions", *get_args(Status)], 0)
     return {**known, **counts} if isinstance(counts, dict) and counts else counts
 
 
 class Summary(Frozen):
-    """summary.json: the figures of a run, a function of its samples, repeats and scores alone.
+    """The content of summary.json: the figures of a run, computed from its samples, repeats and scores alone.
 
-    `counts` has the questions by status, and `lost` those that failed, came back empty or were cut off before an
-    answer; `why_empty` counts the reasons of the empty ones, `marks` what is doubtful about answers, `odd_endings` the
-    words of those that ended oddly. `retries` requests were made again. `cached` answers came from the response cache;
-    `usage` counts the others, but for `uncounted` answers of which not both numbers of tokens are known.
+    Attributes:
+        counts: The number of questions by status.
+        lost: Questions that failed, came back empty or were cut off before an answer.
+        why_empty: The number of empty answers by reason.
+        marks: The number of answers by doubt.
+        odd_endings: The number of oddly ended answers by the server's word.
+        retries: The number of repeated requests.
+        cached: The number of answers from the response cache.
+        usage: The tokens of the other answers, except for `uncounted` answers whose token numbers are not both known.
     """
 
     metrics: dict[str, MetricSummary]

@@ -1,4 +1,4 @@
-"""Datasets: notes, read by random access, and questions, whatever they are encoded in."""
+"""Datasets: notes with random access, and questions, from files in any supported encoding."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ __all__ = ["SAMPLE_LABEL", "Dataset", "NoteStore", "load_dataset"]
 def load_dataset(
     name: str, answers: AnswerSelection = "engaged", references: ReferenceSelection = "own", fetch: bool = True
 ) -> Dataset:
-    """Open a dataset: `sample` (bundled), a folder with the tables notes and dqa, or `hub:OWNER/NAME`.
+    """Open a dataset.
 
-    `answers` says which answers make a question, `references` whether those to the same query are references too.
-    Without `fetch`, a data set of the hub that was not fetched before is an error.
+    Args:
+        name: `sample` (bundled), a folder with the tables notes and dqa, or `hub:OWNER/NAME`.
+        answers: Which answers make a question.
+        references: Whether answers to the same query are references, too.
+        fetch: Whether a dataset of the hub may be downloaded.
+
+    Raises:
+        UsageError: if the dataset can't be read, or was not downloaded before and `fetch` is false.
     """
     source = open_source(name, fetch=fetch)
     notes, dqa = source.files("notes"), source.files("dqa")

@@ -1,4 +1,4 @@
-"""What is known of notes and users, for rankers to look up."""
+"""Features of notes and users, for rankers to look up."""
 
 from __future__ import annotations
 
@@ -15,26 +15,31 @@ from qilin_rag.data.source import Source
 
 
 class Catalogue(NamedTuple):
-    """`users` is the table user_feat by user_idx (None where there is none); image paths start from `images`."""
+    """The features of notes and users.
+
+    Attributes:
+        users: The table user_feat by user_idx; None if the data has none.
+        images: The folder that image paths are relative to.
+    """
 
     notes: NoteStore
     users: pa.Table | None = None
     images: Path | None = None
 
     def need_users(self, what: str) -> pa.Table:
-        """The users; a UsageError where the data has none."""
+        """Return the users; raise UsageError if the data has none."""
         if self.users is None:
-            raise UsageError(f"{what} needs the table user_feat, which the data has not")
+            raise UsageError(f"{what} needs the table user_feat, which the data does not have")
         return self.users
 
 
 def open_catalogue(source: Source) -> Catalogue:
-    """The notes and users of a source, and the folder that its image paths start from."""
+    """Return the notes and users of a source, and the folder that its image paths are relative to."""
     return Catalogue(open_notes(*source.files("notes")), read_users(source), source.folder)
 
 
 def read_users(source: Source) -> pa.Table | None:
-    """The table user_feat by user_idx, None where there is none or no user in it."""
+    """Return the table user_feat by user_idx; None if it does not exist or has no rows."""
     if "user_feat" not in source.tables():
         return None
     table = TABLES["user_feat"]

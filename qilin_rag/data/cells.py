@@ -1,4 +1,4 @@
-"""Single values of a table: checked and converted to their column's type, and numpy's printed form parsed."""
+"""Single values of a table: converted to the type of their column, and parsed from numpy's printed form."""
 
 from __future__ import annotations
 
@@ -27,10 +27,17 @@ _TEXTS = pa.list_(pa.string())
 
 
 def convert(value: Any, kind: pa.DataType, ids: NoteIds | None = None) -> Any:
-    """`value` as Python data of this type, None where it is missing (null, NaN); one text is a list of one.
+    """Return `value` as Python data of this type; None if it is missing (null, NaN).
 
-    `ids` reads the ids of notes within it, by default numbers alone.
-    A ValueError says what is wrong with it, to stand after the column's name.
+    A single text becomes a list of one if the type is a list.
+
+    Args:
+        value: The value of a cell.
+        kind: The type of the column.
+        ids: The reader of note ids in the value; by default, ids are numbers.
+
+    Raises:
+        ValueError: if the value has another type; the text follows the column's name in an error.
     """
     ids = ids or _NUMBERS
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -59,7 +66,7 @@ def convert(value: Any, kind: pa.DataType, ids: NoteIds | None = None) -> Any:
 
 
 def identifier(value: Any) -> str | None:
-    """A question's id: text as it is, a whole number as its digits."""
+    """Return a question's id as text; a whole number becomes its digits."""
     if isinstance(value, str) or value is None:
         return convert(value, pa.string())  # type: ignore[no-any-return]
     try:
@@ -81,10 +88,10 @@ def _at(place: int | str, read: Callable[[], Any]) -> Any:
 
 
 def parse_cell(text: str, kind: pa.DataType) -> Any:
-    """A CSV cell as Python data: text as it is, numbers, and lists in numpy's printed form.
+    """Return a CSV cell as Python data: text unchanged, numbers, and lists in numpy's printed form.
 
-    An empty cell is missing, except that an empty text is a text. Numbers are in ASCII digits: Python would also read
-    5_1 (as 51) and digits of other scripts, and these stay text, which `convert` refuses.
+    An empty cell is a missing value, except in a text column. Numbers are in ASCII digits: Python would also read 5_1
+    (as 51) and digits of other scripts; these stay text, which `convert` refuses.
     """
     if pa.types.is_string(kind):
         return text
@@ -98,9 +105,10 @@ def parse_cell(text: str, kind: pa.DataType) -> Any:
 
 
 def parse_repr(text: str) -> Any:
-    """Parse what numpy prints for nested arrays, numbers, strings and dicts, with or without commas; never executed.
+    """Parse numpy's printed form of nested arrays, numbers, strings and dicts, with or without commas; execute nothing.
 
-    A ValueError says where it is not that.
+    Raises:
+        ValueError: if the text has another form; the error names the character.
     """
     stack: list[tuple[str, list[Any]]] = [("", [])]
     at = 0
@@ -129,7 +137,7 @@ def parse_repr(text: str) -> Any:
             case "colon", _:
                 stack[-1][1].append(_COLON)
             case _:
-                pass  # a comma, or the dtype that numpy adds
+                pass  # a comma, or the dtype that numpy prints
     if len(stack) > 1 or len(stack[0][1]) != 1:
         raise ValueError("is not one whole list")
     return stack[0][1][0]
@@ -149,6 +157,6 @@ def _closed(opened: str, items: list[Any]) -> Any:
         raise ValueError("has a ':' outside a mapping")
     if opened == "array(":
         if len(items) != 1 or not isinstance(items[0], list):
-            raise ValueError("holds an array that is no list")
+            raise ValueError("holds an array that is not a list")
         return items[0]
     return items

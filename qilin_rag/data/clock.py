@@ -1,4 +1,4 @@
-"""Which clock searches are stamped by: what is assumed, and what in the data speaks for or against it."""
+"""The clock of search timestamps: the assumed shift, and the evidence in the data for or against it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from qilin_rag.data.exposures import BEIJING_MS, Bools, Ints, RequestColumns
 from qilin_rag.data.log_settings import LogSettings
 
 LATE_HOUR = 22
-"""The paper's test requests are those after this hour in Beijing."""
+"""The hour in Beijing after which the paper's test requests begin."""
 _HOUR_MS = 3600 * 1000
 
 
 class SplitTimes(NamedTuple):
-    """When the requests of a test table began, by Beijing's clock."""
+    """The start times of the requests in a test table, in Beijing time."""
 
     n: int
-    """Requests with a time."""
+    """The number of requests with a time."""
     n_late: int
     """Those after 22:00."""
     earliest_ms: int
@@ -28,16 +28,18 @@ class SplitTimes(NamedTuple):
 
     @property
     def earliest(self) -> str:
-        """The earliest as text, by Beijing's clock."""
+        """Return the earliest time as text, in Beijing time."""
         return datetime.fromtimestamp((self.earliest_ms + BEIJING_MS) / 1000, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 class ClockCheck(NamedTuple):
-    """The assumed clock of searches and what the data says of it.
+    """The assumed clock of searches and the evidence in the data.
 
-    `tests` has `search` and `recommendation` as far as the data has these test tables with times. `n_sessions` sessions
-    of the app hold both kinds, and in the median one the stamps of its searches are `ahead_h` hours ahead of those of
-    its recommendations (None: no such session).
+    Attributes:
+        tests: The times of `search` and `recommendation`, for each of these test tables that the data has with times.
+        n_sessions: The number of app sessions that hold both kinds of requests.
+        ahead_h: The median over these sessions of the hours by which the timestamps of searches are ahead of those of
+            recommendations (None: no such session).
     """
 
     shift_s: int
@@ -46,10 +48,10 @@ class ClockCheck(NamedTuple):
     ahead_h: float | None
 
     def sentence(self) -> str:
-        """Say it in a line or two; empty where no request has a time."""
+        """Return the check in one or two sentences; empty if no request has a time."""
         said = (
-            f"Searches are taken to be stamped {self.shift_s / 3600:g} h ahead of true time, recommendations with true "
-            f"time (log.search_shift_s={self.shift_s}); the data does not say so."
+            f"Search timestamps are assumed to be {self.shift_s / 3600:g} h ahead of true time, those of "
+            f"recommendations to be true (log.search_shift_s={self.shift_s}); the data does not document this."
         )
         if self.tests:
             late = ", ".join(f"{times.n_late} of {times.n} ({kind})" for kind, times in self.tests.items())
@@ -58,15 +60,13 @@ class ClockCheck(NamedTuple):
             first, second = (times.earliest_ms for times in self.tests.values())
             said += f" The first of each kind are {abs(first - second) / _HOUR_MS:.1f} h apart."
         if self.ahead_h is not None:
-            said += (
-                f" Stamps of searches are {self.ahead_h:.1f} h ahead of those of recommendations in the same session"
-            )
-            said += f" of the app (median of {self.n_sessions})."
+            said += f" Timestamps of searches are {self.ahead_h:.1f} h ahead of those of recommendations in the same"
+            said += f" session of the app (median of {self.n_sessions})."
         return said
 
 
 def check_clock(tables: Mapping[str, RequestColumns], settings: LogSettings) -> ClockCheck:
-    """Look for what speaks for or against the assumed clock of searches, in request tables by name."""
+    """Collect the evidence for or against the assumed clock of searches from request tables by name."""
     tests = {}
     for kind in ("search", "recommendation"):
         table = tables.get(f"{kind}_test")
@@ -82,7 +82,7 @@ def check_clock(tables: Mapping[str, RequestColumns], settings: LogSettings) -> 
 
 
 def _ahead_ms(session: Ints, time: Ints, is_search: Bools) -> Ints:
-    """By how much the searches of each session with both kinds are later than its recommendations, on average."""
+    """Return the mean time by which searches are later than recommendations, for each session with both kinds."""
     names, of = np.unique(session, return_inverse=True)
     n_searches, n_others = (np.bincount(of[kind], minlength=len(names)) for kind in (is_search, ~is_search))
     both = (n_searches > 0) & (n_others > 0)

@@ -1,4 +1,4 @@
-"""The same tables in another encoding, table by table, streamed."""
+"""Conversion of the tables to another encoding, table by table, streamed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,18 @@ _SHARD_ROWS = 500_000
 
 
 def convert(source: Source, encoding: str, out: Path) -> dict[str, int]:
-    """Write every table of `source` to the folder `out`, which must be new or empty; the rows written by table.
+    """Write every table of `source` to the folder `out` in another encoding.
 
-    Parquet is written in the layout of the hub, a folder of shards a table; arrow and jsonl as one file a table.
-    Columns that are not of the table are left out, except plain values under other keys of dqa.
+    Parquet is written in the hub's layout (a folder of shards per table), arrow and jsonl as one file per table.
+    Columns that the table does not have are left out, except plain values under other keys of dqa.
+
+    Args:
+        source: The tables.
+        encoding: `parquet`, `arrow` or `jsonl`.
+        out: A new or empty folder.
+
+    Returns:
+        The number of rows by table.
     """
     with new_folder(out) as folder:
         return {name: _convert_table(source, name, encoding, folder) for name in source.tables()}
@@ -46,11 +54,11 @@ def _convert_table(source: Source, name: str, encoding: str, folder: Path) -> in
         case "jsonl":
             with (folder / f"{name}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
                 return sum(file.write(json.dumps(row, ensure_ascii=False) + "\n") > 0 for row in _rows(batches))
-    raise UsageError(f"--to {encoding}: must be one of {', '.join(WRITTEN)}")
+    raise UsageError(f"encoding {encoding!r} (--to) must be one of {', '.join(WRITTEN)}")
 
 
 def _write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, folder: Path) -> int:
-    """Shards of bounded size, named as the hub names them when their number is known."""
+    """Write shards of bounded size, named as on the hub once their number is known."""
     import pyarrow.parquet as pq
 
     folder.mkdir()
@@ -83,7 +91,7 @@ def _written(writer: pa.ipc.RecordBatchFileWriter, batch: pa.RecordBatch) -> int
 
 
 def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
-    """Rows as JSON has them: what is missing is left out, other plain values stand under their own keys."""
+    """Yield rows as JSON objects: missing values are left out, and other plain values keep their own keys."""
     for batch in batches:
         for row in batch.to_pylist():
             extra = json.loads(row.pop("extra", None) or "{}")

@@ -1,4 +1,4 @@
-"""Covers of notes, read as what they are: files from outside, of any kind, size and state."""
+"""Cover images of notes, read defensively: files from outside, of any kind, size and state."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_FILE_BYTES = 64 * 2**20
 
 
 class CoverState(IntEnum):
-    """What became of a note's cover."""
+    """The state of a note's cover."""
 
     UNREAD = 0
     READ = 1
@@ -48,32 +48,34 @@ _IN_WORDS = {
 
 
 class Covers:
-    """The first image of a note, or None where there is none that can be read; how many of each there were."""
+    """Reads the first image of each note (None if it can't be read) and counts the states of the covers."""
 
     def __init__(self, catalogue: Catalogue, fits: Callable[[int, int], bool]) -> None:
-        """`fits(width, height)` says whether the model can take a picture of this shape."""
+        """Set the notes; `fits(width, height)` returns whether the model accepts a picture of this shape."""
         if catalogue.images is None or "image_path" not in catalogue.notes.columns:
-            raise UsageError("the data has no images: the notes have no image_path; rank without them: --without image")
+            raise UsageError(
+                "the data has no images: the notes have no image_path; rank without image (--without image)"
+            )
         self._root = catalogue.images.resolve()
         self._notes = catalogue.notes
         self._fits = fits
-        # Shared with the processes that read ahead: each sets the bytes of the notes it met.
+        # Shared with the processes that read ahead; each sets the bytes of the notes that it read.
         self._states = np.frombuffer(RawArray("B", max(1, len(catalogue.notes))), np.uint8)
 
     def read(self, note_idx: int) -> Image | None:
-        """The cover in RGB."""
+        """Return the cover in RGB."""
         paths = self._notes.read([note_idx], ["image_path"])["image_path"][0].as_py()
         image, state = (None, CoverState.NONE) if not paths else self._open(paths[0])
         self._states[self._notes.slots([note_idx])[0]] = state
         return image
 
     def counts(self) -> dict[CoverState, int]:
-        """Of the notes asked for so far, each once, how many are in each state."""
+        """Return the number of notes in each state, among the notes read so far."""
         found = np.bincount(self._states, minlength=len(CoverState))
         return {state: int(found[state]) for state in CoverState if state != CoverState.UNREAD}
 
     def tell(self) -> None:
-        """One line in the log: how many notes had a cover, and why the others had none."""
+        """Log how many notes have a cover, and why the others have none."""
         counts = self.counts()
         n_read = counts.pop(CoverState.READ)
         n_others = sum(counts.values())
@@ -96,14 +98,14 @@ class Covers:
             if path.stat().st_size > MAX_FILE_BYTES:
                 return None, CoverState.TOO_LARGE
             return self._decode(path)
-        except OSError:  # a name that is too long, a disk that fails
+        except OSError:  # a name that is too long, or a failing disk
             return None, CoverState.MISSING
 
     def _decode(self, path: Path) -> tuple[Image | None, CoverState]:
         from PIL import Image
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata
+            warnings.simplefilter("ignore")  # warnings about odd metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             try:
                 with Image.open(path, formats=FORMATS) as image:
@@ -112,13 +114,13 @@ class Covers:
                     return image.convert("RGB"), CoverState.READ
             except (Image.DecompressionBombWarning, Image.DecompressionBombError, MemoryError):
                 return None, CoverState.TOO_LARGE
-            except Exception as error:  # decoders raise errors of every class on what isn't sound
+            except Exception as error:  # decoders raise any error on damaged files
                 logger.debug("%s: %s", path, error)
                 return None, CoverState.DAMAGED
 
 
 def _below(root: Path, name: str) -> Path | None:
-    """Where a name from a table leads, None unless that is below the folder, links followed."""
+    """Return the target of a name in a table; None unless it is below the folder after following links."""
     try:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             return None

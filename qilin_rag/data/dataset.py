@@ -1,4 +1,4 @@
-"""What every layout becomes: a Dataset, notes by random access and questions."""
+"""Dataset: notes with random access and questions, the common form of every layout."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Dataset:
 
     @cached_property
     def askable(self) -> tuple[Question, ...]:
-        """The questions whose query holds anything to read; a UsageError if it is none of them."""
+        """Return the questions with a readable query; raise UsageError if there are none."""
         found = tuple(filter(has_query, self.questions))
         if not found:
             raise UsageError(
@@ -36,7 +36,7 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of notes and questions together, and of results recorded with them."""
+        """Return the hash of the notes, the questions and the results recorded with them."""
         parts = [self.notes.sha256, hash_questions(self.questions)]
         if any(question.recorded for question in self.questions):
             parts.append(_hash_of_set([question.id, question.recorded] for question in self.questions))
@@ -44,7 +44,7 @@ class Dataset:
 
 
 def hash_questions(questions: Sequence[Question]) -> str:
-    """Hash of a set of questions, but for recorded results; their order does not matter."""
+    """Return the hash of a set of questions without recorded results; their order does not matter."""
     return _hash_of_set(question.model_dump(mode="json", exclude={"recorded"}) for question in questions)
 
 

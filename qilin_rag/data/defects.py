@@ -1,4 +1,4 @@
-"""Defects of questions that leave a run possible, and its figures worth less: counted, so that the run can say them."""
+"""Defects of questions that a run tolerates but that make its figures less reliable: counted for the run's report."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from qilin_rag.data.notes import NoteStore
 
 
 def has_query(question: Question) -> bool:
-    """Tell whether there is anything to ask."""
+    """Return whether the question has a readable query."""
     return not is_blank(question.query)
 
 
 def count_defects(questions: Sequence[Question], notes: NoteStore, n_empty_queries: int = 0) -> QuestionDefects:
-    """Count what is wrong with the questions of a run.
+    """Count the defects in the questions of a run.
 
     Args:
         questions: The questions that are asked.
         notes: All notes of the data.
-        n_empty_queries: The questions that are not asked, since their query is empty.
+        n_empty_queries: The number of questions that are not asked because their query is empty.
     """
     dangling = set(notes.missing([note_idx for question in questions for note_idx in question.reference_notes]))
     empty = [sum(not has_words(reference) for reference in question.references) for question in questions]

@@ -1,4 +1,4 @@
-"""What is in a data set, in figures."""
+"""Description of a data set in figures."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def describe(source: Source) -> Figures:
     """Describe a data set in figures by subject.
 
     Returns:
-        Each table, the notes, the questions with answers, the positions and sessions of requests, and what speaks for
-        or against the clock that searches are taken to be stamped by. Lengths are in characters.
+        Figures of each table, the notes, the questions with answers, the positions and sessions of requests, and the
+        evidence for or against the assumed clock of searches. Lengths are in characters.
     """
     there = source.tables()
     figures: Figures = {}
@@ -53,7 +53,7 @@ def describe(source: Source) -> Figures:
 
 
 def _logs(source: Source) -> dict[str, Exposures]:
-    """The tables whose rows have results that were shown; positions are as the data has them."""
+    """Return the tables whose rows hold results that were shown, with positions as stored."""
     as_they_are = source._replace(log=source.log.model_copy(update={"position_zero": "top"}))
     logs = {}
     for name in (name for name in REQUEST_TABLES if name in source.tables()):
@@ -64,7 +64,7 @@ def _logs(source: Source) -> dict[str, Exposures]:
 
 
 def _results(logs: Mapping[str, Exposures]) -> dict[str, int | float | str]:
-    """How many results were shown, and where their positions are unusual."""
+    """Return the number of results shown, and the numbers of unusual positions."""
     at_zero = {name: log.position == 0 for name, log in logs.items()}
     return {
         "shown": sum(len(log.note_idx) for log in logs.values()),
@@ -75,7 +75,7 @@ def _results(logs: Mapping[str, Exposures]) -> dict[str, int | float | str]:
 
 
 def _ids(logs: Mapping[str, Exposures]) -> dict[str, int | float | str]:
-    """How well the id of a note alone tells the clicked results of a request from the others."""
+    """Return how well the id of a note alone separates the clicked results of a request from the others."""
     found = np.concatenate([id_auc(log.request, log.note_idx, log.actions[:, 0]) for log in logs.values()])
     if not len(found):
         return {}
@@ -91,17 +91,17 @@ def _ids(logs: Mapping[str, Exposures]) -> dict[str, int | float | str]:
         if not low <= 0.5 <= high:
             which = "higher" if mean > 0.5 else "lower"
             figures["what it says"] = (
-                f"clicked notes have {which} ids: who orders ties by id, or reads the id, reads the clicks; "
-                "here ties go by a hash"
+                f"clicked notes have {which} ids: ordering ties by id, or reading the id, leaks the clicks; "
+                "qilin_rag orders ties by a hash"
             )
     return figures
 
 
 def id_auc(request: npt.NDArray[np.int64], note_idx: npt.NDArray[np.int64], clicked: npt.NDArray[np.bool_]) -> Values:
-    """Return the AUC of the ids for the clicks in each request that has both clicked and other notes.
+    """Return the AUC of the ids for the clicks, for each request that has both clicked and other notes.
 
-    It is the share of pairs of a clicked note and another one in which the clicked note has the higher id: .5 where
-    ids tell nothing. A note that was shown twice counts once, clicked if it ever was.
+    The AUC is the share of pairs of a clicked and another note in which the clicked note has the higher id; .5 means
+    that ids tell nothing. A note that was shown twice counts once, and is clicked if it ever was.
     """
     order = np.lexsort((~clicked, note_idx, request))
     request, note_idx, clicked = request[order], note_idx[order], clicked[order]
@@ -109,7 +109,7 @@ def id_auc(request: npt.NDArray[np.int64], note_idx: npt.NDArray[np.int64], clic
     is_first[1:] = (request[1:] != request[:-1]) | (note_idx[1:] != note_idx[:-1])
     request, clicked = request[is_first], clicked[is_first]
     n, n_clicked = np.bincount(request), np.bincount(request, clicked)
-    place = np.arange(len(request)) - (np.cumsum(n) - n)[request]  # by id, from 0
+    place = np.arange(len(request)) - (np.cumsum(n) - n)[request]  # rank by id, from 0
     below = np.bincount(request, np.where(clicked, place, 0)) - n_clicked * (n_clicked - 1) / 2
     has_both = (n_clicked > 0) & (n_clicked < n)
     auc: Values = below[has_both] / (n_clicked * (n - n_clicked))[has_both]
@@ -117,7 +117,7 @@ def id_auc(request: npt.NDArray[np.int64], note_idx: npt.NDArray[np.int64], clic
 
 
 def _sessions(logs: Mapping[str, Exposures], settings: LogSettings) -> dict[str, int | float | str]:
-    """How many sessions of each kind there are, and how long."""
+    """Return the number and length of the sessions of each kind."""
     parts = list(logs.values())
     kinds = {
         "of the app (session_idx)": [app_sessions(part, parts) for part in parts],
@@ -137,7 +137,7 @@ def _sessions(logs: Mapping[str, Exposures], settings: LogSettings) -> dict[str,
 
 
 def _clock(logs: Mapping[str, Exposures], settings: LogSettings) -> dict[str, int | float | str]:
-    """The clock of searches: the shift that is assumed, and the times in the data that speak for or against it."""
+    """Return the assumed shift of the clock of searches, and the times in the data for or against it."""
     found = check_clock(logs, settings)
     figures: dict[str, int | float | str] = {"searches are stamped ahead by, hours (assumed)": found.shift_s / 3600}
     for kind, times in found.tests.items():
@@ -167,7 +167,7 @@ def _notes(source: Source) -> dict[str, int | float | str]:
 
 
 def _answers(source: Source) -> dict[str, int | float | str]:
-    """Answers shown, by the feedback they had, with the notes they cite."""
+    """Return figures of the answers shown, by the feedback they had, and of the notes they cite."""
     questions = read_questions(*source.files("dqa"), answers="shown")
     has_feedback = any(flag in question.meta for question in questions for flag in FLAGS["engaged"])
     selections = {

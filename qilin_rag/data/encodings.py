@@ -1,7 +1,7 @@
-"""Table files: found in a folder in any encoding, and read in batches of the table's own columns and types.
+"""Table files: found in a folder in any encoding, and read in batches with the table's own columns and types.
 
-Encodings: parquet and arrow (one file, or a folder of shards as on the hub), csv (lists as numpy prints them),
-jsonl. Each defect is reported with file, row and column; who reads data to use it stops at the first.
+Encodings: parquet and arrow (one file, or a folder of shards as on the hub), csv (lists as numpy prints them), jsonl.
+Each defect is reported with file, row and column; readers that use the data stop at the first one.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from qilin_rag.data.text_files import (
 
 ENCODINGS = ("parquet", "arrow", "csv", "jsonl")
 SAVED_FILES = _SAVED_SPLITS, _SAVED_STATE = "dataset_dict.json", "state.json"
-"""What the datasets library writes beside data: the splits of a `DatasetDict`, the files of a `Dataset`."""
+"""Files that the datasets library writes beside data: the splits of a `DatasetDict`, the files of a `Dataset`."""
 BATCH_ROWS = 4096
 _ROWWISE_BATCH_ROWS = 1024
 _PLAIN = (str, int, float, bool)
 
 
 class Batch(NamedTuple):
-    """Some rows of a table, and where they stand."""
+    """Some rows of a table, and their place in the file."""
 
     rows: pa.RecordBatch
     path: Path
@@ -50,21 +50,22 @@ class Batch(NamedTuple):
     numbers: Sequence[int]
 
     def place(self, row: int) -> str:
-        """`line 3` or `row 2`: where a row of this batch stands in its file."""
+        """Return the place of a row of this batch in its file: `line 3` or `row 2`."""
         return f"{self.unit} {self.numbers[row]}"
 
 
 def find_files(folder: Path, name: str) -> tuple[str, list[Path]] | None:
-    """Find the encoding and files of a table in a folder: `NAME.ENCODING`, or a folder `NAME` with shards.
+    """Find the encoding and the files of a table in a folder: `NAME.ENCODING`, or a folder `NAME` with shards.
 
-    What the datasets library saved to disk in a folder `NAME` is shards as well: of a `DatasetDict` all splits, in the
-    order of its dataset_dict.json. A `DatasetDict` of tables, each a split of the table's name, is a folder of tables.
+    A dataset that the datasets library saved in a folder `NAME` counts as shards, too: for a `DatasetDict` all splits,
+    in the order of its dataset_dict.json. A `DatasetDict` of tables, each a split with the table's name, is a folder of
+    tables.
     """
     for encoding in ENCODINGS:
         single = folder / f"{name}.{encoding}"
         if found := [single] if single.is_file() else _shards(folder / name, encoding):
             if other := next((path for path in found if path.exists() and not path.is_file()), None):
-                raise UsageError(f"{other} is no plain file")  # opening a pipe would wait for ever
+                raise UsageError(f"{other} is not a plain file")  # opening a pipe would wait forever
             return encoding, found
     return None
 
@@ -79,7 +80,7 @@ def _shards(folder: Path, encoding: str) -> list[Path]:
 
 
 def _saved_shards(folder: Path) -> list[Path]:
-    """The files that hold a saved dataset; others beside them are caches, or were left by an earlier save."""
+    """Return the files of a saved dataset; other files beside them are caches or leftovers of an earlier save."""
     state = folder / _SAVED_STATE
     return [
         folder / name
@@ -88,7 +89,7 @@ def _saved_shards(folder: Path) -> list[Path]:
 
 
 def _saved_names(path: Path, read: Callable[[Any], Any]) -> list[str]:
-    """Names in a JSON file of the datasets library: of files or folders beside it."""
+    """Return the names of files or folders that a JSON file of the datasets library lists."""
     try:
         names = read(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -103,7 +104,7 @@ def _is_beside(name: str) -> bool:
 
 
 def present_columns(encoding: str, files: Sequence[Path], table: Table, report: Report = stop) -> list[str]:
-    """The table's columns that any of the files has, in the table's order."""
+    """Return the table's columns that at least one of the files has, in the table's order."""
     there: set[str] = set()
     has_named_notes = False
     for path in files:
@@ -128,12 +129,12 @@ def present_columns(encoding: str, files: Sequence[Path], table: Table, report: 
 
 
 def _names_notes(table: Table, there: Container[str]) -> bool:
-    """Whether the ids of this table may be text: notes in the generic layout, under their shorter names."""
+    """Return whether the ids of this table may be text: notes in the generic layout, with their shorter names."""
     return NOTE_ID in table.own and table.key in there and "note_title" not in there
 
 
 def _may_be_text(table: Table, there: Container[str]) -> bool:
-    """Whether the ids of notes in this table may be text."""
+    """Return whether the ids of notes in this table may be text."""
     return NOTE_ID not in table.own or _names_notes(table, there)
 
 
@@ -151,7 +152,7 @@ def _schema(encoding: str, path: Path) -> pa.Schema:
 
 
 def with_columns(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """The rows in the columns of `schema`, null where they have no such column."""
+    """Return the rows with the columns of `schema`; missing columns are null."""
     there = set(rows.schema.names)
     arrays = [rows.column(field.name) if field.name in there else pa.nulls(len(rows), field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -159,7 +160,7 @@ def with_columns(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 @contextmanager
 def _reading(path: Path, report: Report) -> Iterator[None]:
-    """What makes a file unreadable is a defect of the file."""
+    """Report the errors of an unreadable file as a defect of the file."""
     try:
         yield
     except UnicodeDecodeError:
@@ -172,9 +173,9 @@ def _reading(path: Path, report: Report) -> Iterator[None]:
 def read_batches(
     encoding: str, path: Path, table: Table, columns: Sequence[str] | None = None, report: Report = stop
 ) -> Iterator[Batch]:
-    """One file of a table in batches: the named columns (default: all) that the file has, under their own names.
+    """Yield one file of a table in batches of the named columns (default: all) that the file has.
 
-    Values that are reported as defects are null.
+    Columns have the table's names. Values that are reported as defects are null.
     """
     wanted = {name: table.readable[name] for name in columns or table.readable}
     with _reading(path, report):
@@ -210,7 +211,7 @@ def _columnar(
 def _record_batches(
     encoding: str, path: Path, table: Table, wanted: Mapping[str, pa.DataType]
 ) -> Iterator[pa.RecordBatch]:
-    """The file's own batches, of bounded size; of other columns no more is read than their names."""
+    """Yield the file's own batches, bounded in size; of columns that are not needed, only the names are read."""
     if encoding == "parquet":
         import pyarrow.parquet as pq
 
@@ -230,7 +231,7 @@ def _record_batches(
 
 
 def _open_arrow(source: pa.NativeFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
-    """An Arrow file, or the streaming form, which the datasets library writes under the same name."""
+    """Open an Arrow file, or the streaming form that the datasets library writes under the same name."""
     try:
         return pa.ipc.open_file(source)
     except pa.ArrowInvalid:
@@ -248,8 +249,8 @@ def _conform(
     report: Report,
     ids: NoteIds,
 ) -> pa.Array:
-    """A column in its own type: at once where that works, else value by value, to say which is wrong."""
-    with suppress(pa.ArrowException, ValueError):  # which value it was is found out below
+    """Convert a column to its type: as a whole if possible, else value by value, to find the wrong one."""
+    with suppress(pa.ArrowException, ValueError):  # the wrong value is found below
         return _cast(array, kind)
     values = []
     for number, value in zip(numbers, array, strict=True):
@@ -263,7 +264,7 @@ def _conform(
 
 
 def _converted(value: Any, table: Table, name: str, kind: pa.DataType, ids: NoteIds) -> Any:
-    """A value in the type of its column; a ValueError says what is wrong with it."""
+    """Return a value in the type of its column; a ValueError names what is wrong."""
     if name != table.key:
         return convert(value, kind, ids)
     if pa.types.is_string(kind):
@@ -272,7 +273,7 @@ def _converted(value: Any, table: Table, name: str, kind: pa.DataType, ids: Note
 
 
 def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    """The whole array in this type, NaN as null; raises where any value does not fit, or may not."""
+    """Return the whole array in this type, with NaN as null; raise if a value does not fit."""
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), kind)
     if pa.types.is_dictionary(array.type):
@@ -316,7 +317,7 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
 def _rowwise(
     encoding: str, path: Path, table: Table, wanted: Mapping[str, pa.DataType], report: Report
 ) -> Iterator[Batch]:
-    """Rows as Python data, a batch at a time."""
+    """Yield rows as Python data, one batch at a time."""
     is_csv = encoding == "csv"
     unit = "row" if is_csv else "line"
     if is_csv:

@@ -1,4 +1,4 @@
-"""The tables of requests as they are: every result that was shown, with what the user did, in columns."""
+"""The request tables: every result that was shown, with the user's actions, in columns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Bools = npt.NDArray[np.bool_]
 T = TypeVar("T", bound="RequestColumns")
 
 BEIJING_MS = 8 * 3600 * 1000
-"""Beijing's clock is so far ahead of UTC, all year."""
+"""The offset of Beijing's clock from UTC, all year."""
 MISSING = -1
 _PER_REQUEST = ("is_search", "user_idx", "session_idx", "source", "time_ms", "answered")
 _COLUMNS = ("query", "user_idx", "session_idx", "query_from_type", "recent_clicked_note_idxs", "dqa_output")
@@ -34,28 +34,28 @@ _COLUMNS = ("query", "user_idx", "session_idx", "query_from_type", "recent_click
 
 @dataclass(frozen=True)
 class RequestColumns:
-    """`n` requests with `m` results in all; those of request i are the rows offsets[i] to offsets[i + 1].
+    """`n` requests with `m` results in all; the results of request i are the rows offsets[i] to offsets[i + 1].
 
-    What is missing is -1 (`source`: 0). What a class made from this adds is of each result, (m, ...).
+    Missing values are -1 (`source`: 0). Columns that a subclass adds have one value per result, (m, ...).
     """
 
     ids: Sequence[str]
     queries: Sequence[str]
     is_search: Bools
-    """(n,); the others are recommendations."""
+    """(n,): whether it is a search; the others are recommendations."""
     user_idx: Ints
     """(n,)"""
     session_idx: Ints
     """(n,)"""
     source: Ints
-    """(n,), where the query came from, 1 to 8."""
+    """(n,): the source of the query, 1 to 8."""
     time_ms: Ints
-    """(n,), of the first result, since 1970 in UTC."""
+    """(n,): the time of the first result, since 1970 in UTC."""
     answered: Bools
-    """(n,): a direct answer was shown."""
+    """(n,): whether a direct answer was shown."""
     recent_offsets: Ints
     recent: Ints
-    """The notes clicked last before the request, newest first; those of request i as in `offsets`."""
+    """The notes clicked before the request, newest first, by request as in `offsets`."""
     offsets: Ints
     note_idx: Ints
     """(m,)"""
@@ -67,16 +67,16 @@ class RequestColumns:
 
     @cached_property
     def request(self) -> Ints:
-        """The request of each result, (m,)."""
+        """Return the request of each result, (m,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def id_numbers(self) -> Ints:
-        """The ids as numbers, (n,), to order by; -1 for what is none."""
+        """Return the ids as numbers to order by, (n,); -1 for an id that is not a number."""
         numbers = map(whole_number, self.ids)
         return np.array([MISSING if number is None else number for number in numbers], np.int64)
 
     def take(self, rows: Ints | Bools) -> Self:
-        """The requests at these places, or where the mask is set."""
+        """Return the requests at these positions, or those for which the mask is set."""
         chosen: Ints = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
         recent_offsets, recent_at = _gather(self.recent_offsets, chosen)
         offsets, at = _gather(self.offsets, chosen)
@@ -95,14 +95,14 @@ class RequestColumns:
 
 @dataclass(frozen=True)
 class Exposures(RequestColumns):
-    """The results of a request stand as in the table, neither by time nor by position; a note can be there twice."""
+    """Requests whose results are in table order, neither by time nor by position; a note can occur twice."""
 
     actions: npt.NDArray[np.bool_]
     """(m, 5): click, like, collect, share, comment."""
 
 
 def read_exposures(source: Source, name: str) -> Exposures:
-    """All requests of a table in its order; a UsageError names the first defect."""
+    """Return all requests of a table in its order; a UsageError names the first defect."""
     table = TABLES[name]
     encoding, files = source.files(name)
     there = present_columns(encoding, files, table)
@@ -120,12 +120,12 @@ def read_exposures(source: Source, name: str) -> Exposures:
     first: dict[str, int] = {}
     for row, request in enumerate(exposures.ids):
         if first.setdefault(request, row) != row:
-            raise UsageError(f"{files[0]}: {table.key} {request} is there twice")
+            raise UsageError(f"{files[0]}: {table.key} {request} occurs twice")
     return exposures
 
 
 def concat(parts: Sequence[T]) -> T:
-    """Requests of several tables as one, in columns of their kind."""
+    """Join requests of several tables into one, in columns of their class."""
     if len(parts) == 1:
         return parts[0]
     joined: dict[str, Any] = {}
@@ -141,12 +141,12 @@ def concat(parts: Sequence[T]) -> T:
 
 
 def offsets_of(lengths: Ints) -> Ints:
-    """Where lists of these lengths begin, and the last one ends."""
+    """Return the start of each list of these lengths, and the end of the last one."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 def _gather(offsets: Ints, rows: Ints) -> tuple[Ints, Ints]:
-    """The offsets of some lists when they follow one another, and the places of their values."""
+    """Return the offsets of some lists when they follow one another, and the positions of their values."""
     lengths = (offsets[1:] - offsets[:-1])[rows]
     ends = np.cumsum(lengths, dtype=np.int64)
     at = np.arange(ends[-1] if len(ends) else 0) + np.repeat(offsets[:-1][rows] - (ends - lengths), lengths)
@@ -195,7 +195,7 @@ def _of_batch(batch: Batch, key: str, details: str, log: LogSettings) -> Exposur
 
 
 def _earliest(times: Ints, offsets: Ints) -> Ints:
-    """The earliest known time among each request's results, else -1."""
+    """Return the earliest known time among each request's results, else -1."""
     late = np.iinfo(np.int64).max
     earliest = np.full(len(offsets) - 1, late)
     request = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -204,12 +204,12 @@ def _earliest(times: Ints, offsets: Ints) -> Ints:
 
 
 def _ints(array: pa.Array, missing: int) -> Ints:
-    """Whole numbers of any column of numbers."""
+    """Return any numeric column as whole numbers."""
     numbers: Ints = pc.fill_null(array.cast(pa.int64(), safe=False), missing).to_numpy(zero_copy_only=False)
     return numbers
 
 
 def _lists(array: pa.ListArray) -> tuple[Ints, pa.Array]:
-    """Where each list begins among the values of all, and these; a missing list is empty."""
+    """Return the start of each list among all values, and the values; a missing list is empty."""
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
     return offsets_of(lengths), array.flatten()

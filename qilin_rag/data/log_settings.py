@@ -1,4 +1,4 @@
-"""Settings of reading request logs: what the data does not say of itself, and another data set may do otherwise."""
+"""Settings of reading request logs: facts that the data does not document, and that may differ in another data set."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from qilin_rag.core.types import Frozen
 
 
 class LogSettings(Frozen):
-    """How the tables of requests are read."""
+    """Settings of reading the request tables."""
 
     search_shift_s: int = 8 * 3600
-    """Seconds by which the stamps of searches are ahead of true time. Qilin's look like Beijing's wall clock, written
-    as if it were UTC; its recommendations are stamped with true time. Inferred, not documented: see `clock`."""
+    """Seconds by which the timestamps of searches are ahead of true time. Qilin's look like Beijing's wall clock in
+    UTC; its recommendations have true time. This is inferred, not documented: see `clock`."""
     session_gap_s: PositiveInt = 30 * 60
-    """A longer pause between two requests of a user begins another session, by the rule of the paper's section 4.3."""
+    """Seconds of a user's pause after which another session begins, by the rule of the paper's section 4.3."""
     position_zero: Literal["top", "unknown"] = "top"
-    """What position 0 says: the result stood above position 1, or its position is not known."""
+    """Meaning of position 0: the result was above position 1, or its position is not known."""
 
     def changed(self) -> dict[str, Any]:
         """Return the settings that are not the defaults."""
@@ -32,7 +32,7 @@ def parse_log_settings(assignments: Iterable[str]) -> LogSettings:
     """Read `log.KEY=VALUE` assignments.
 
     Raises:
-        UsageError: If a key or value is none of `LogSettings`.
+        UsageError: if a key or value is not one of `LogSettings`.
     """
     given = {}
     for path, value in parse_overrides(assignments):

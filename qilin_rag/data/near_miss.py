@@ -1,4 +1,4 @@
-"""Files that are nearly a table: what was probably meant, and what to do about it."""
+"""Files that are nearly a table: the table that was probably meant, and how to make it readable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_LOOKED_AT = 1000
 
 
 def near_miss(folder: Path, tables: Sequence[str]) -> str:
-    """Name what in the folder, or one level below, is nearly one of these tables; to stand behind an error."""
+    """Name a file, in the folder or one level below, that is nearly one of these tables, to end an error."""
     paths = list(_entries(folder))
     for path in paths:
         if (table := _meant(path, tables)) and (advice := _advice(path, table)):
@@ -43,14 +43,14 @@ def _entries(folder: Path) -> Iterator[Path]:
 
 
 def _meant(path: Path, tables: Sequence[str]) -> str | None:
-    """The table whose name this one resembles."""
+    """Return the table whose name this file name resembles."""
     stem = path.name.partition(".")[0].lower().replace("-", "_").strip(" _")
     near = difflib.get_close_matches(stem, tables, n=1, cutoff=_LIKE)
     return near[0] if near else None
 
 
 def _advice(path: Path, table: str) -> str | None:
-    """How a table is made of it."""
+    """Return how to make a table of this file."""
     suffix = path.suffix.lower()
     if path.is_dir():
         return None if path.name == table else f"rename it to {table}"

@@ -1,7 +1,7 @@
-"""Ids of notes that are text: each stands for one number, the same in every table, encoding and run.
+"""Text ids of notes: each maps to one number, the same in every table, encoding and run.
 
-A text of digits is that number. Any other id with a letter in it becomes a number from 2^52 to 2^53 by its hash, so
-that floats and JavaScript hold it; two ids of one number would be reported as duplicates.
+A text of digits maps to that number. Any other id that holds a letter maps to a number from 2^52 to 2^53 by its hash,
+so that floats and JavaScript can hold it. Two ids with one number are reported as duplicates.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from qilin_rag.core.text import clean
 
 _MOST = 2**63 - 1
 _FIRST_HASHED = 2**52
-_DIGITS_WITH_E = re.compile(r"[0-9]+[eE][0-9]+")  # as in hexadecimal ids: a number only to Python
+_DIGITS_WITH_E = re.compile(r"[0-9]+[eE][0-9]+")  # as in hexadecimal ids; only Python reads a number
 _NUMBER = re.compile(r"-?(?:nan|inf|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?)", re.IGNORECASE)
 
 
 def read_number(text: str) -> int | float | None:
-    """Return a number in ASCII digits, a float if it has a point or an exponent, or is nan or inf; else None."""
+    """Return a number in ASCII digits (a float if it has a point or exponent, or is nan or inf); else None."""
     if not _NUMBER.fullmatch(text):
         return None
     return float(text) if re.search(r"[.en]", text.lower()) else int(text)
 
 
 def note_number(note_id: str) -> int | float | None:
-    """Return the number that the text of an id stands for; None if it is neither a number nor holds a letter.
+    """Return the number of a text id; None if the id is neither a number nor holds a letter.
 
     >>> note_number("17"), note_number("note-17") == note_number(" note-17 ")
     (17, True)
@@ -42,28 +42,32 @@ def note_number(note_id: str) -> int | float | None:
 
 
 def text_id_number(note_id: str) -> int | None:
-    """Return the whole number that an id stands for in data whose ids are text; None if it is no such id."""
+    """Return the whole number of an id in data whose ids are text; None if it is not such an id."""
     number = note_number(note_id)
     return number if isinstance(number, int) and 0 <= number <= _MOST else None
 
 
 def is_named(note_id: Any) -> bool:
-    """Tell whether an id is text that its number does not show."""
+    """Return whether an id is text that its number does not show."""
     return isinstance(note_id, str) and note_number(note_id) is not None and str(note_number(note_id)) != note_id
 
 
 class NoteIds:
-    """Reads the ids of notes in one file: all are numbers, or all are text.
+    """Reads the ids of notes in one file, which must be all numbers or all text.
 
-    Whoever writes 17 here and "17" there may mean two notes.
+    A file that holds both 17 and "17" may mean two different notes.
     """
 
     def __init__(self, is_text_allowed: bool = True) -> None:
-        """With `is_text_allowed=False` only numbers are ids."""
+        """Set whether ids may be text; otherwise only numbers are ids."""
         self._is_text_allowed = is_text_allowed
 
     def read(self, value: Any) -> int | None:
-        """Return the number of a note's id, None if it is missing. A ValueError says what is wrong with it."""
+        """Return the number of a note's id; None if it is missing.
+
+        Raises:
+            ValueError: if the value is not an id.
+        """
         number: Any = value
         if isinstance(value, str) and self._is_text_allowed:
             number = note_number(value) if value.strip() else None
@@ -78,6 +82,6 @@ class NoteIds:
 
 
 def shown(value: Any, most_chars: int = 60) -> str:
-    """A value as an error shows it: short, on one line."""
+    """Return a value as an error shows it: short, on one line."""
     text = repr(value)
     return text if len(text) <= most_chars else f"{text[:most_chars]}..."

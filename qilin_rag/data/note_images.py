@@ -1,4 +1,4 @@
-"""The images of notes, made ready for a vision model behind a server."""
+"""Images of notes, prepared for a vision model behind a server."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.covers import Covers, CoverState
 
 LONGEST_SIDE = 1024
-NARROWEST = 100  # sides of 1 : 100; servers refuse what is narrower
+NARROWEST = 100  # the longest ratio of sides; servers refuse narrower images
 
 
 class NoteImages(Covers):
-    """The images of notes as a vision model is sent them: JPEG, at most 1024 points a side."""
+    """Images of notes as a vision model receives them: JPEG, at most 1024 pixels a side."""
 
     def __init__(self, catalogue: Catalogue) -> None:
-        """UsageError where the notes have none."""
+        """Set the notes.
+
+        Raises:
+            UsageError: if the notes have no images.
+        """
         if "image_path" not in catalogue.notes.columns:
-            raise UsageError("--images: the notes of this data have no image_path")
-        require("rankers", "PIL", what="--images")
+            raise UsageError("images (--images): the notes of this data have no image_path")
+        require("rankers", "PIL", what="images (--images)")
         super().__init__(catalogue, lambda width, height: max(width, height) <= NARROWEST * min(width, height))
 
     def read_all(self, paths: Sequence[str]) -> tuple[list[Image], Counter[str]]:
-        """Those that can be read, and how many can't, by reason."""
+        """Return the images that can be read, and the number of the others by reason."""
         images: list[Image] = []
         left_out: Counter[str] = Counter()
         for path in paths:

@@ -1,7 +1,7 @@
-"""NoteStore: two million notes by random access, out of a memory-mapped file.
+"""NoteStore: random access to two million notes in a memory-mapped file.
 
-Whatever a corpus is encoded in is converted once, streamed, to one Arrow file in the cache folder (a small corpus in
-memory), with the digest of each note beside it; an id and a place in the file is all that is held of a note.
+A corpus in any encoding is converted once, streamed, to one Arrow file in the cache folder (a small corpus in memory),
+with the digest of each note beside it. Memory holds only the id and the file position of each note.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from qilin_rag.data.text_files import Defect, stop
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2  # of what the cached files hold; raise it when that changes
+_VERSION = 2  # of the cached files; raise it when their content changes
 _LARGEST_IN_MEMORY_BYTES = 16 * 2**20
-_GROUP_ROWS = 256  # so few that all fields of a note lie together: reading one touches few pages
+_GROUP_ROWS = 256  # few rows, so that the fields of a note are close together: reading it touches few pages
 _TABLE = TABLES["notes"]
 _TEXT = ("note_idx", "note_title", "note_content")
 
@@ -47,8 +47,14 @@ class NoteStore:
         note_idxs: npt.NDArray[np.int64],
         digests: npt.NDArray[np.void],
     ) -> None:
-        """`open_file(mapped)` opens an Arrow file of notes, its groups of equal length but the last, memory-mapped
-        or for reading on; `note_idxs` and `digests` of shape (n_notes,) are in its order."""
+        """Set the file and the ids.
+
+        Args:
+            open_file: `open_file(mapped)` opens an Arrow file of notes, memory-mapped or for sequential reading. Its
+                groups have equal lengths, except the last.
+            note_idxs: The ids in the order of the file, shape (n_notes,).
+            digests: The digests in the order of the file, shape (n_notes,).
+        """
         self._open_file = open_file
         self._note_idxs = note_idxs
         self._digests = digests
@@ -61,31 +67,31 @@ class NoteStore:
 
     @property
     def note_idxs(self) -> npt.NDArray[np.int64]:
-        """The ids of all notes in storage order, shape (n_notes,)."""
+        """Return the ids of all notes in storage order, shape (n_notes,)."""
         return self._note_idxs
 
     @property
     def digests(self) -> npt.NDArray[np.void]:
-        """32 bytes that stand for what each note says, in storage order, shape (n_notes,)."""
+        """Return the 32-byte digest of each note's text, in storage order, shape (n_notes,)."""
         return self._digests
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of what the notes say, whatever the layout and the order they are stored in."""
+        """Return the hash of the notes' texts, independent of their layout and order in storage."""
         return hashlib.sha256(self._digests[self._order].tobytes()).hexdigest()
 
     @cached_property
     def columns(self) -> list[str]:
-        """What there is of each note, for `read`."""
+        """Return the columns of the notes, for `read`."""
         return list(pa.ipc.open_file(self._open_file(True)).schema.names)
 
     @cached_property
     def has_text_ids(self) -> bool:
-        """Whether the data has text for the id of any note; `note_idx` is then the number that stands for it."""
+        """Return whether the id of any note is text; its `note_idx` is then a number made from the text."""
         return NOTE_ID in self.columns
 
     def text_ids(self, note_idxs: Sequence[int]) -> dict[int, str]:
-        """The ids of these notes as the data has them, for those that are there and whose id is text."""
+        """Return the text ids of those of these notes that exist and have one."""
         if not self.has_text_ids:
             return {}
         missing = set(self.missing(note_idxs))
@@ -97,7 +103,7 @@ class NoteStore:
         return len(self._note_idxs)
 
     def __iter__(self) -> Iterator[Note]:
-        """Stream all notes in storage order; what was read is let go."""
+        """Yield all notes in storage order, freeing the memory of read ones."""
         reader = self._reader(_TEXT, mapped=False)
         for i in range(reader.num_record_batches):
             columns = [column.to_pylist() for column in reader.get_batch(i).columns]
@@ -105,7 +111,7 @@ class NoteStore:
                 yield Note(note_idx=note_idx, title=title, content=content)
 
     def texts(self, start: int, stop: int) -> pa.RecordBatch:
-        """Title and content of the notes in these places of the storage order, as columns; what was read is let go."""
+        """Return title and content of the notes at these storage positions as columns, freeing the memory."""
         reader = self._reader(_TEXT[1:], mapped=False)
         first = start // _GROUP_ROWS
         groups = [reader.get_batch(group) for group in range(first, -(-stop // _GROUP_ROWS))]
@@ -113,19 +119,27 @@ class NoteStore:
         return pa.concat_batches([none, *groups]).slice(start - first * _GROUP_ROWS, stop - start)
 
     def missing(self, note_idxs: Sequence[int] | npt.NDArray[np.int64]) -> list[int]:
-        """Those of these ids that no note has, in order, each once."""
+        """Return the ids among these that no note has, in order and without repeats."""
         wanted = np.unique(np.asarray(note_idxs, dtype=np.int64))
         return [int(note_idx) for note_idx in wanted[self._slots(wanted) < 0]]
 
     def slots(self, note_idxs: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Where the named notes stand in storage order; a UsageError names those that are not there."""
+        """Return the storage positions of the named notes.
+
+        Raises:
+            UsageError: if a note does not exist; the error names it.
+        """
         slots = self._slots(note_idxs)
         if (slots < 0).any():
             raise UsageError(f"the data has no note {', '.join(map(str, self.missing(note_idxs)[:10]))}")
         return slots
 
     def get(self, note_idxs: Sequence[int]) -> list[Note]:
-        """The named notes, in the order asked for; a UsageError names those that are not there."""
+        """Return the named notes, in the given order.
+
+        Raises:
+            UsageError: if a note does not exist; the error names it.
+        """
         notes = []
         for slot in self.slots(note_idxs).tolist():
             group, row = divmod(slot, _GROUP_ROWS)
@@ -134,7 +148,7 @@ class NoteStore:
         return notes
 
     def read(self, note_idxs: Sequence[int] | npt.NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
-        """Any columns of the named notes (default: all), a row each in the order asked for."""
+        """Return columns (default: all) of the named notes, one row per note in the given order."""
         reader = self._reader(columns or self.columns)
         groups, rows = np.divmod(self.slots(note_idxs), _GROUP_ROWS)
         parts = [reader.schema.empty_table()]
@@ -145,7 +159,7 @@ class NoteStore:
         return pa.concat_tables(parts).take(pa.array(back)).select(list(columns or self.columns))
 
     def _reader(self, columns: Sequence[str], mapped: bool = True) -> pa.ipc.RecordBatchFileReader:
-        """A reader of these columns alone."""
+        """Open a reader of these columns alone."""
         source = self._open_file(mapped)
         if unknown := set(columns) - set(self.columns):
             raise UsageError(f"the notes have no column {sorted(unknown)[0]!r}; they have {', '.join(self.columns)}")
@@ -153,7 +167,7 @@ class NoteStore:
         return pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=sorted(fields)))
 
     def _slots(self, note_idxs: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Where each note stands in storage order; -1 where there is none."""
+        """Return the storage position of each note; -1 if it does not exist."""
         wanted = np.asarray(note_idxs, dtype=np.int64)
         slots = positions_in(self._sorted, wanted)
         is_there = slots >= 0
@@ -162,12 +176,12 @@ class NoteStore:
 
 
 def note_digest(note_idx: int, title: str, content: str) -> bytes:
-    """32 bytes that stand for what one note says."""
+    """Return a 32-byte digest of a note's text."""
     return json_digest([note_idx, title, content], sort_keys=False, ensure_ascii=False)
 
 
 def open_notes(encoding: str, files: Sequence[Path]) -> NoteStore:
-    """The notes of these files; a UsageError names the first defect, with file, row and column."""
+    """Open the notes of these files; a UsageError names the first defect, with file, row and column."""
     try:
         stats = [path.stat() for path in files]
     except OSError as error:
@@ -199,7 +213,7 @@ def open_notes(encoding: str, files: Sequence[Path]) -> NoteStore:
 
 
 def _open_kept(folder: Path) -> NoteStore:
-    """Notes that were converted before; raises what numpy and pyarrow raise where they are not all there."""
+    """Open notes that were converted before; errors of numpy and pyarrow pass if files are incomplete."""
     path = str(folder / "notes.arrow")
     note_idxs = np.load(folder / "note_idxs.npy", allow_pickle=False)
     digests = np.load(folder / "sha256.npy", mmap_mode="r", allow_pickle=False)
@@ -209,7 +223,7 @@ def _open_kept(folder: Path) -> NoteStore:
 
 
 def _keep(encoding: str, files: Sequence[Path], folder: Path) -> None:
-    """Convert to a temporary folder and rename it: another process finds all of it, or nothing."""
+    """Convert to a temporary folder and rename it, so that another process finds all of it, or nothing."""
     with atomic_folder(folder) as temporary:
         with pa.OSFile(str(temporary / "notes.arrow"), "wb") as sink:
             note_idxs, digests = _convert(encoding, files, sink)
@@ -221,7 +235,7 @@ def _keep(encoding: str, files: Sequence[Path], folder: Path) -> None:
 def _convert(
     encoding: str, files: Sequence[Path], sink: pa.NativeFile
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.void]]:
-    """Write all notes as one Arrow file; their ids and digests, shape (n_notes,) each."""
+    """Write all notes as one Arrow file; return their ids and digests, shape (n_notes,) each."""
     columns = present_columns(encoding, files, _TABLE)
     schema = pa.schema([(name, _TABLE.readable[name]) for name in dict.fromkeys([*_TEXT, *columns])])
     note_idxs: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
@@ -248,7 +262,7 @@ def _convert(
 
 
 def _regrouped(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of this size; only the last may be shorter."""
+    """Yield the same rows in batches of this size; only the last may be shorter."""
     rest: list[pa.RecordBatch] = []
     for batch in batches:
         rest.append(batch)
@@ -263,7 +277,7 @@ def _regrouped(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Reco
 
 
 def _refuse_doubles(note_idxs: npt.NDArray[np.int64], encoding: str, files: Sequence[Path]) -> None:
-    """A UsageError that names both places of an id that is there twice."""
+    """Raise a UsageError that names both places of a duplicate id."""
     ids, counts = np.unique(note_idxs, return_counts=True)
     if not (counts > 1).any():
         return

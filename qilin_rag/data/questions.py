@@ -1,4 +1,4 @@
-"""Questions out of the table dqa: which answers count, and what the references of a question are."""
+"""Questions from the table dqa: which answers count, and which answers are references."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FLAGS: Mapping[AnswerSelection, tuple[str, ...]] = {
     "experience": ("is_experience_clk",),
     "shown": (),
 }
-"""The feedback flags of which one must be set; with none, any answer that was shown counts."""
+"""The feedback flags, one of which must be set; with an empty list, any answer that was shown counts."""
 
 NO_ANSWER = ("", "-1")
-"""What stands in dqa_output where no answer was shown."""
+"""The value of dqa_output if no answer was shown."""
 
 _RECORDED = {"bm25_results": "bm25", "dpr_results": "dpr"}
 _META = ("query_from_type", "session_idx", "user_idx", *FEEDBACK)
@@ -36,9 +36,12 @@ _COLUMNS = ("search_idx", "query", "dqa_output", "answers", "ref_note_idx_list",
 def read_questions(
     encoding: str, files: Sequence[Path], answers: AnswerSelection = "engaged", references: ReferenceSelection = "own"
 ) -> tuple[Question, ...]:
-    """The rows whose answer users favoured, as questions; a UsageError names the first defect of any of them.
+    """Return the rows whose answer users favoured, as questions.
 
-    With `references="query"` every such answer to the same query (normalised) is a reference, the row's own first.
+    With `references="query"`, every such answer to the same query (normalised) is a reference, the row's own first.
+
+    Raises:
+        UsageError: if a row has a defect; the error names the first one.
     """
     questions: list[Question] = []
     places: dict[str, str] = {}
@@ -54,7 +57,7 @@ def read_questions(
                 questions.append(question)
     if not questions:
         raise UsageError(
-            f"{files[0]}: none of the {counted(n_rows, 'row')} has an answer that --answers {answers} takes; "
+            f"{files[0]}: none of the {counted(n_rows, 'row')} has an answer that answers={answers} (--answers) takes; "
             f"others: {', '.join(name for name in FLAGS if name != answers)}"
             if n_rows
             else f"{files[0]} holds no question"
@@ -63,7 +66,7 @@ def read_questions(
 
 
 def _selected(batch: Batch, answers: AnswerSelection) -> Iterator[tuple[dict[str, Any], str]]:
-    """The rows whose answer counts, as Python data with `answers` filled in, and where they stand."""
+    """Yield the rows whose answer counts, as Python data with `answers` filled in, with their places."""
     there = {
         name: batch.rows.column(name).to_pylist()
         for name in ("dqa_output", "answers")
@@ -79,7 +82,9 @@ def _selected(batch: Batch, answers: AnswerSelection) -> Iterator[tuple[dict[str
             continue
         if not has_feedback and (own is None or answers != "engaged"):
             needed = " or ".join(FLAGS[answers])
-            raise UsageError(f"{batch.path}: --answers {answers} goes by {needed}, not there; try --answers shown")
+            raise UsageError(
+                f"{batch.path}: answers={answers} needs {needed}, which it lacks; try answers=shown (--answers shown)"
+            )
         if flags and not any(batch.rows.column(name)[i].as_py() == 1 for name in flags):
             continue
         row = batch.rows.slice(i, 1).to_pylist()[0]
@@ -117,7 +122,7 @@ def _question(row: dict[str, Any], path: Path, place: str) -> Question:
 
 
 def pairs_problem(pairs: Sequence[Sequence[float | None] | None]) -> str | None:
-    """What is wrong with recorded results, if anything: each must be a note_idx and a score."""
+    """Return what is wrong with recorded results; empty if each is a note_idx and a score."""
     for i, pair in enumerate(pairs):
         if pair is None or len(pair) != 2 or None in pair:
             return f"[{i}] must be a pair of note_idx and score, not {pair}"
@@ -127,7 +132,10 @@ def pairs_problem(pairs: Sequence[Sequence[float | None] | None]) -> str | None:
 
 
 def _share_references(questions: Sequence[Question]) -> list[Question]:
-    """Each question with the answers to the same query as references: its own first, each text once to a reader."""
+    """Return each question with the answers to the same query as references.
+
+    Its own answers come first; answers that read the same occur once.
+    """
     by_query: dict[str, list[str]] = defaultdict(list)
     for question in questions:
         by_query[query_key(question.query)] += question.references

@@ -1,7 +1,7 @@
-"""Whether data is the released Qilin, which alone the paper's figures are of.
+"""Recognition of the released Qilin data, on which alone the paper's figures were computed.
 
-A name proves nothing, and synthetic data has the same columns, ids and, at full size, as many rows. So what counts is
-how many rows there are and what a few known ones hold: the hashes are of rows of the authors' own sample, by id.
+A name proves nothing, and synthetic data has the same columns, ids and, at full size, as many rows. The check therefore
+uses the number of rows and the content of a few known ones: hashes of rows of the authors' own sample, by id.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ _ENGAGED = {"6685": "2a3842114da42671", "3638": "6f33e408fff27e7f", "949": "6c6d
 
 
 def why_other_questions(n_notes: int, questions: Sequence[Question]) -> str | None:
-    """Say why these are not known to be the questions of Qilin whose answers users engaged with; None if they are.
+    """Return why these are not known to be the questions of Qilin whose answers users engaged with; None if they are.
 
     Args:
-        n_notes: how many notes the data has.
-        questions: those of a run over everything.
+        n_notes: The number of notes in the data.
+        questions: The questions of a run over all of the data.
     """
     by_id = {question.id: question for question in questions}
     known = [_hash(by_id[i].query, _numbers(by_id[i].reference_notes)) for i in _ENGAGED if i in by_id]
@@ -72,12 +72,12 @@ def why_other_questions(n_notes: int, questions: Sequence[Question]) -> str | No
 
 
 def why_other_requests(table: str, queries: Mapping[str, str], is_part: bool = False) -> str | None:
-    """Say why requests are not known to be those of a table of Qilin; None if they are.
+    """Return why requests are not known to be those of a table of Qilin; None if they are.
 
     Args:
         table: `dqa`, `search_test` or `recommendation_test`.
-        queries: the query of each request by id.
-        is_part: whether they are the first requests by id; then one known request is enough.
+        queries: The query of each request by id.
+        is_part: Whether these are only the first requests by id; then one known request is enough.
     """
     known = _QUERIES[table]
     last = max(map(int, filter(str.isdecimal, queries)), default=-1)
@@ -88,7 +88,7 @@ def why_other_requests(table: str, queries: Mapping[str, str], is_part: bool = F
 
 
 def why_other_data(source: Source, n_notes: int) -> str | None:
-    """Say why the tables of a data set are not known to be Qilin's; None if they are."""
+    """Return why the tables of a data set are not known to be Qilin's; None if they are."""
     if why := _why_other_size("notes", n_notes, N_NOTES):
         return why
     there = [table for table in N_ROWS if table in source.tables()]
@@ -118,7 +118,7 @@ def _why_other_rows(found: Sequence[str], known: Sequence[str]) -> str | None:
     n_same = sum(digest in known for digest in found)
     if n_same == len(known) and known:
         return None
-    return f"{n_same} of {len(known)} known rows are there as Qilin has them"
+    return f"{n_same} of {len(known)} known rows are as in Qilin"
 
 
 def _numbers(numbers: Sequence[int]) -> str:
@@ -126,5 +126,5 @@ def _numbers(numbers: Sequence[int]) -> str:
 
 
 def _hash(*parts: str) -> str:
-    """Hash texts without their white space, which encodings treat in their own ways."""
+    """Return the hash of texts without white space, which encodings treat differently."""
     return hashlib.sha256("|".join("".join(part.split()) for part in parts).encode()).hexdigest()[:16]

@@ -1,9 +1,9 @@
-"""Requests for search and recommendation: who asked what, the notes that were exposed, and which were clicked.
+"""Requests for search and recommendation: the user, the query, the exposed notes, and which were clicked.
 
-All columns, no Python object a result: the ranking tables of Qilin fit in memory this way, and rankers gather their
-batches from them. A request's candidates are the notes exposed for it, each once, in an order by hash (`ties`): neither
-the order in which the platform showed them, nor that of their ids, in which Qilin tells the clicked ones, reaches a
-ranker.
+All data is in columns, without a Python object per result: the ranking tables of Qilin fit in memory this way, and
+rankers gather their batches from the columns. A request's candidates are the notes exposed for it, each once, ordered
+by hash (`ties`). A ranker therefore sees neither the order in which the platform showed them nor the order of their
+ids, which reveals the clicked ones in Qilin.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ VALIDATION_SHARE = 0.05
 Floats = npt.NDArray[np.float32]
 
 _PER_CANDIDATE = ("note_idx", "clicked", "position")
-_UNREAD = ("note_idx", "note_title", "note_content", "note_embedding")  # in the hash of the notes, or not used
-_ROWS_HASHED = 65_536  # of notes, at a time
+_UNREAD = ("note_idx", "note_title", "note_content", "note_embedding")  # part of the hash of the notes, or unused
+_ROWS_HASHED = 65_536  # notes hashed at a time
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,21 @@ class Requests(RequestColumns):
     """Requests whose results are their candidates: each note once, in the order of `tie_keys`."""
 
     clicked: Bools
-    """(m,); `position` is the first one, where a note was exposed twice."""
+    """(m,); `position` is the first one if a note was exposed twice."""
 
     @property
     def n_candidates(self) -> int:
-        """m."""
+        """Return the number of candidates, m."""
         return len(self.note_idx)
 
     @cached_property
     def n_clicked(self) -> Ints:
-        """Candidates clicked, (n,)."""
+        """Return the number of clicked candidates of each request, (n,)."""
         return np.bincount(self.request, self.clicked, minlength=len(self)).astype(np.int64)
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of all that is in these requests."""
+        """Return the hash of everything in these requests."""
         total = hashlib.sha256()
         for field in fields(self):
             value = getattr(self, field.name)
@@ -66,7 +66,7 @@ class Requests(RequestColumns):
         return total.hexdigest()
 
     def with_candidates(self, keep: Bools) -> Requests:
-        """All requests with some of their candidates, `keep` (m,)."""
+        """Return all requests with the candidates for which `keep` (m,) is true."""
         n_kept = np.bincount(self.request, keep, minlength=len(self)).astype(np.int64)
         changed = {name: getattr(self, name)[keep] for name in _PER_CANDIDATE}
         changed["offsets"] = offsets_of(n_kept)
@@ -74,15 +74,15 @@ class Requests(RequestColumns):
 
     @cached_property
     def tie_keys(self) -> Hashes:
-        """The order of equal scores, ascending: a hash of request and note for each candidate, (m,)."""
+        """Return the ascending order of equal scores: a hash of request and note for each candidate, (m,)."""
         return tie_keys(text_hashes(self.ids)[self.request], self.note_idx)
 
     def best_first(self, scores: Floats) -> Ints:
-        """Return the candidates' rows, (m,), by request, falling score, and hash where scores tie."""
+        """Return the candidates' rows, (m,), by request, falling score, and hash if scores tie."""
         return np.lexsort((self.tie_keys, -scores, self.request))
 
     def rankings(self, scores: Floats) -> list[list[Hit]]:
-        """Each request's candidates as hits."""
+        """Return each request's candidates as hits."""
         order = self.best_first(scores)
         return [
             [
@@ -94,23 +94,26 @@ class Requests(RequestColumns):
 
 
 def read_requests(source: Source, task: TaskName, split: Split, validation_share: float = VALIDATION_SHARE) -> Requests:
-    """The requests of one split.
+    """Return the requests of one split.
 
-    `validation` is the latest share of the train table by time, `train` what comes before; `dqa` are the searches of
-    the table dqa. A UsageError says what the tables lack.
+    `validation` is the latest share of the train table by time, `train` the earlier rest; `dqa` are the searches of the
+    table dqa.
+
+    Raises:
+        UsageError: if a table does not exist or lacks a column.
     """
     return part_of(read_table(source, table_of(task, split)), split, validation_share)
 
 
 def part_of(table: Requests, split: Split, validation_share: float = VALIDATION_SHARE) -> Requests:
-    """The requests of a split out of the table that it is in (see `table_of`)."""
+    """Return the requests of a split from the table that holds it (see `table_of`)."""
     if split in ("test", "dqa"):
         return table
     return split_by_time(table, validation_share)[split == "validation"]
 
 
 def table_of(task: TaskName, split: Split) -> str:
-    """The table that a split is in, or is cut from."""
+    """Return the table that holds a split."""
     if split == "dqa":
         if task != "search":
             raise UsageError("split dqa holds searches; the task recommendation has train, validation and test")
@@ -119,7 +122,7 @@ def table_of(task: TaskName, split: Split) -> str:
 
 
 def split_by_time(requests: Requests, validation_share: float) -> tuple[Requests, Requests]:
-    """The earlier requests and the latest share of them; requests of one time stay together, before the cut."""
+    """Return the earlier requests and the latest share; requests of the same time all go to the earlier ones."""
     if (requests.time_ms < 0).any():
         row = int(np.flatnonzero(requests.time_ms < 0)[0])
         raise UsageError(
@@ -135,9 +138,9 @@ def split_by_time(requests: Requests, validation_share: float) -> tuple[Requests
 
 
 def content_sha256(requests: Requests, catalogue: Catalogue) -> str:
-    """Hash of all that a ranker may read: requests, the text of all notes, users, and the notes' other columns.
+    """Return the hash of everything that a ranker may read: requests, notes and users.
 
-    Of these, those of the notes that the requests name; of images only the paths.
+    All notes count with their text, and the notes of the requests with their other columns, too. Images count by path.
     """
     notes = catalogue.notes
     named = np.union1d(requests.note_idx, requests.recent)
@@ -154,7 +157,7 @@ def content_sha256(requests: Requests, catalogue: Catalogue) -> str:
 def _hash_table(total: hashlib._Hash, table: pa.Table) -> None:
     for name, column in sorted(zip(table.column_names, table.columns, strict=True), key=lambda pair: pair[0]):
         if column.null_count == len(column):
-            continue  # a column without a value is not there in an encoding that leaves missing values out
+            continue  # encodings that leave out missing values do not have an empty column
         if pa.types.is_floating(column.type):
             values = column.to_numpy().astype(np.float64).tobytes()
         elif pa.types.is_integer(column.type) and not column.null_count:
@@ -165,7 +168,7 @@ def _hash_table(total: hashlib._Hash, table: pa.Table) -> None:
 
 
 def read_table(source: Source, name: str) -> Requests:
-    """All requests of a table, by id; a UsageError names the first defect."""
+    """Return all requests of a table, by id; a UsageError names the first defect."""
     shown = read_exposures(source, name)
     if not len(shown):
         raise UsageError(f"{source.files(name)[1][0]} holds no request")
@@ -179,7 +182,7 @@ def read_table(source: Source, name: str) -> Requests:
 
 
 def requests_of(questions: Sequence[Question], rankings: Sequence[Sequence[Hit]]) -> Requests:
-    """Questions as searches: the candidates are their hits, clicked are those that are reference notes."""
+    """Return questions as searches: their hits are the candidates, and reference notes count as clicked."""
     n = len(questions)
     note_idx = np.array([hit.note_idx for hits in rankings for hit in hits], np.int64)
     relevant = [
@@ -208,7 +211,7 @@ def requests_of(questions: Sequence[Question], rankings: Sequence[Sequence[Hit]]
 
 
 def _deduplicated(requests: Requests) -> Requests:
-    """Each candidate once, by `tie_keys`: clicked if it ever was, at the first position that is known."""
+    """Keep each candidate once, by `tie_keys`: clicked if it ever was, at the first known position."""
     far = np.iinfo(np.int64).max
     position = np.where(requests.position >= 0, requests.position, far)
     order = np.lexsort((position, requests.note_idx, requests.request))

@@ -1,7 +1,7 @@
-"""The seven tables of Qilin: names, keys, columns and their types, whatever the files are encoded in.
+"""The seven tables of Qilin: names, keys, columns and types, independent of the encoding of the files.
 
-A column that is missing is no defect unless it is required; a missing value is null. Whole numbers count from 0.
-The generic layout is the same tables with shorter names (`title`) and with reference answers of its own (`answers`).
+A missing column is a defect only if it is required; a missing value is null. Whole numbers count from 0. The generic
+layout has the same tables with shorter names (`title`) and with its own reference answers (`answers`).
 """
 
 from __future__ import annotations
@@ -21,29 +21,32 @@ _NOTE_NUMBERS = """
     view_time rec_view_time search_view_time valid_view_times full_view_times
 """.split()  # noqa: SIM905 - a table, not one name a line
 NOTE_ID = "note_id"
-"""The column of the notes with the ids of those whose id is text."""
+"""The notes' column of text ids."""
 ACTIONS = ("click", "like", "collect", "share", "comment")
 
 REQUEST_TABLES = ("search_train", "search_test", "dqa", "recommendation_train", "recommendation_test")
-"""Those whose rows are requests, with the results that were shown."""
+"""The tables whose rows are requests, with the results that were shown."""
 
 TEXTS = pa.list_(pa.string())
 NOTES = pa.list_(pa.int64())
 VECTOR = pa.list_(pa.float32())
 PAIRS = pa.list_(pa.list_(pa.float64()))
-"""Results as recorded: `[note_idx, score]`, best first."""
+"""The type of recorded results: `[note_idx, score]`, best first."""
 
 
 def _details(timestamp: str) -> pa.DataType:
-    """The notes exposed for one request, with what the user did."""
+    """Return the type of the notes exposed for one request, with the user's actions."""
     whole = [(name, pa.int64()) for name in ("note_idx", "position", *ACTIONS, timestamp)]
     return pa.list_(pa.struct([*whole, ("page_time", pa.float64()), ("note_id", pa.string())]))
 
 
 class Table(NamedTuple):
-    """The columns of one table. `aliases` are other names of columns; `key` is the column whose values are unique.
+    """The columns of one table.
 
-    `own` are columns that Qilin has not.
+    Attributes:
+        aliases: Other names of columns.
+        key: The column whose values are unique.
+        own: Columns that Qilin does not have.
     """
 
     name: str
@@ -55,12 +58,12 @@ class Table(NamedTuple):
 
     @property
     def readable(self) -> dict[str, pa.DataType]:
-        """All columns that a file may have: Qilin's, and our own."""
+        """Return all columns that a file may have: Qilin's, and our own."""
         return {**self.columns, **self.own}
 
     @property
     def note_columns(self) -> list[str]:
-        """The columns that point to notes, other than the key."""
+        """Return the columns that point to notes, except the key."""
         return [name for name, kind in self.columns.items() if kind in (NOTES, PAIRS) or _is_details(name)]
 
 
@@ -130,7 +133,7 @@ TABLES = {
             "dqa",
             "search_idx",
             {
-                "search_idx": pa.string(),  # of the generic layout, where an id may be any text
+                "search_idx": pa.string(),  # generic layout only, whose ids may be any text
                 **_SEARCH,
                 "dqa_output": pa.string(),
                 "answers": TEXTS,

@@ -1,8 +1,8 @@
-"""The two kinds of sessions: those of the app, and those that a user's pause ends.
+"""The two kinds of sessions: those of the app, and those that end with a user's pause.
 
-Qilin's `session_idx` numbers sessions of the app, by which the paper draws Figure 3b. Its section 4.3 (Tables 6 and 8)
+Qilin's `session_idx` numbers sessions of the app, which the paper uses for Figure 3b. Its section 4.3 (Tables 6 and 8)
 takes all requests of a user in time order, and a pause of more than 30 minutes begins another session. The kinds
-differ: a session of the app may hold a long pause, and two of them may follow one another at once.
+differ: a session of the app may hold a long pause, and one may directly follow another.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from qilin_rag.data.exposures import MISSING, Ints, RequestColumns
 
 
 class Sessions(NamedTuple):
-    """The session of each request of `n`.
+    """The session of each of `n` requests.
 
-    `number` (n,) tells sessions apart, -1 where a request is in none. `ordinal` (n,) is 1 + the requests of the session
-    that began earlier, so requests of one moment share a place; 0 where a request is in no session.
+    Attributes:
+        number: (n,), the number of the session; -1 if a request is in none.
+        ordinal: (n,), 1 + the number of requests of the session that began earlier, so that requests of the same time
+            share a place; 0 if a request is in no session.
     """
 
     number: Ints
@@ -27,11 +29,11 @@ class Sessions(NamedTuple):
 
 
 def app_sessions(requests: RequestColumns, log: Sequence[RequestColumns]) -> Sessions:
-    """Find the requests' sessions of the app, those of one `session_idx`.
+    """Return the requests' sessions of the app, those of one `session_idx`.
 
     Args:
         requests: Any requests of the log.
-        log: All requests there are, of every table; their order does not matter.
+        log: All requests of every table, in any order.
 
     Returns:
         The sessions of `requests`; a request without session_idx or time is in none.
@@ -41,9 +43,15 @@ def app_sessions(requests: RequestColumns, log: Sequence[RequestColumns]) -> Ses
 
 
 def pause_sessions(requests: RequestColumns, log: Sequence[RequestColumns], gap_s: int) -> Sessions:
-    """Find the requests' sessions by the rule of section 4.3: a user's pause of more than `gap_s` begins another.
+    """Return the requests' sessions by the rule of section 4.3: a user's pause of more than `gap_s` begins another.
 
-    Args and result as of `app_sessions`; a request without user_idx or time is in none.
+    Args:
+        requests: Any requests of the log.
+        log: All requests of every table, in any order.
+        gap_s: The longest pause within a session, in seconds.
+
+    Returns:
+        The sessions of `requests`; a request without user_idx or time is in none.
     """
     user, time = _joined(log, "user_idx"), _joined(log, "time_ms")
     known = (user >= 0) & (time >= 0)
@@ -65,7 +73,7 @@ def _joined(log: Sequence[RequestColumns], column: str) -> Ints:
 
 
 def _last_not_later(keys: Ints, times: Ints, wanted: Ints, when: Ints) -> Ints:
-    """The last row of the same key that is not later, of rows in the order of key and time."""
+    """Return the last row with the same key that is not later, for rows ordered by key and time."""
     ranks = np.unique(np.concatenate([times, when]), return_inverse=True)[1]
     names = np.unique(np.concatenate([keys, wanted]), return_inverse=True)[1]
     joint = names * (ranks.max(initial=0) + 1) + ranks
@@ -74,7 +82,7 @@ def _last_not_later(keys: Ints, times: Ints, wanted: Ints, when: Ints) -> Ints:
 
 
 def _placed(session: Ints, time: Ints, own: Ints, own_time: Ints) -> Sessions:
-    """Sessions of requests, by how many of `session` and `time`, those of the whole log, began earlier."""
+    """Return sessions of requests, by how many times of the whole log (`session` and `time`) are earlier."""
     is_known = (session >= 0) & (time >= 0)
     sessions, times = np.unique(session[is_known]), np.unique(time[is_known])
 

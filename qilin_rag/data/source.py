@@ -1,4 +1,4 @@
-"""Where data comes from: the bundled sample, a folder, or the Hugging Face hub; found as a folder of tables."""
+"""Sources of data: the bundled sample, a folder, or the Hugging Face hub, each found as a folder of tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HUB = "hub:"
 
 
 class Source(NamedTuple):
-    """A folder of tables, under a name (for paths) and a label (for people); `log` says how requests are read."""
+    """A folder of tables, under a name (for paths) and a label (for people); `log` sets how requests are read."""
 
     folder: Path
     name: str
@@ -31,37 +31,48 @@ class Source(NamedTuple):
     log: LogSettings = LogSettings()
 
     def files(self, table: str) -> tuple[str, list[Path]]:
-        """Encoding and files of a table; a UsageError says what was looked for."""
+        """Return the encoding and the files of a table.
+
+        Raises:
+            UsageError: if the table does not exist; the error names the files that were searched.
+        """
         if found := find_files(self.folder, table):
             return found
         raise UsageError(
-            f"data {str(self.folder)!r}: table {table} is not there; "
+            f"data {str(self.folder)!r}: table {table} does not exist; "
             f"looked for {table}.{', .'.join(ENCODINGS)} and for shards in a folder {table}"
             f"{near_miss(self.folder, [table]) or self._saved_hint()}"
         )
 
     def _saved_hint(self) -> str:
-        """What to do with a dataset that the datasets library saved, and that is not of tables."""
+        """Return the advice for a dataset that the datasets library saved and that is not a folder of tables."""
         if not any((self.folder / name).is_file() for name in SAVED_FILES):
             return ""
         return f"; this is one saved dataset: move it into a folder of tables, as FOLDER/{{{','.join(TABLES)}}}"
 
     def tables(self) -> list[str]:
-        """The tables that are there; none is a UsageError."""
+        """Return the tables that exist; raise UsageError if there are none."""
         found = [name for name in TABLES if find_files(self.folder, name)]
         if not found:
             known = ", ".join(TABLES)
             hint = near_miss(self.folder, list(TABLES)) or self._saved_hint()
-            raise UsageError(f"data {str(self.folder)!r}: no table is there; known: {known}{hint}")
+            raise UsageError(f"data {str(self.folder)!r}: no table exists; known: {known}{hint}")
         return found
 
 
 def open_source(
     name: str, tables: Sequence[str] = ("notes", "dqa"), fetch: bool = True, log: LogSettings | None = None
 ) -> Source:
-    """Open `sample` (bundled), the path of a folder, or `hub:OWNER/NAME`, of which these tables are fetched once.
+    """Open `sample` (bundled), the path of a folder, or `hub:OWNER/NAME`.
 
-    Without `fetch`, a data set of the hub that was not fetched before is an error. `log` says how requests are read.
+    Args:
+        name: The name of the source.
+        tables: The tables to download from the hub, once.
+        fetch: Whether data may be downloaded.
+        log: Settings of reading requests.
+
+    Raises:
+        UsageError: if the source does not exist, or was not downloaded before and `fetch` is false.
     """
     return _find_source(name, tables, fetch)._replace(log=log or LogSettings())
 
@@ -69,7 +80,7 @@ def open_source(
 def _find_source(name: str, tables: Sequence[str], fetch: bool) -> Source:
     if not name.strip():
         raise UsageError(
-            "data '' names nothing; give a folder with the tables notes and dqa, sample, or hub:OWNER/NAME"
+            "data '' is an empty name; give a folder with the tables notes and dqa, sample, or hub:OWNER/NAME"
         )
     if name == "sample":
         return Source(_SAMPLE, "sample", SAMPLE_LABEL)
@@ -91,7 +102,7 @@ def _find_source(name: str, tables: Sequence[str], fetch: bool) -> Source:
 
 
 def _table_of(name: str) -> Path | None:
-    """The file that was named for its folder."""
+    """Return the table file that was named instead of its folder."""
     try:
         path = expanded(name)
         return path if path.is_file() else None
@@ -100,7 +111,7 @@ def _table_of(name: str) -> Path | None:
 
 
 def _from_hub(repository: str, tables: Sequence[str], fetch: bool) -> Source:
-    """The tables from the hub's own cache, downloaded where they are not there."""
+    """Return the tables from the hub's own cache, downloaded if they are missing."""
     from huggingface_hub import snapshot_download
 
     patterns = [f"{table}/*" for table in tables]
@@ -109,7 +120,7 @@ def _from_hub(repository: str, tables: Sequence[str], fetch: bool) -> Source:
         folder = snapshot_download(
             repository, repo_type="dataset", allow_patterns=patterns, local_files_only=not may_fetch
         )
-    except Exception as error:  # no such repository, no network: an error class each, of several libraries
+    except Exception as error:  # no repository, no network: errors of several libraries
         if fetch:
             refuse_download(f"data 'hub:{repository}'")
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Tables as text, csv and jsonl: rows one by one, and what is wrong with a file as a whole."""
+"""Tables as text, csv and jsonl: read row by row, with checks of the file as a whole."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_NAMES = 12
 
 
 class Defect(NamedTuple):
-    """Something wrong in a table; `place` is a row (from 0) or a line (from 1) of `path`, or empty."""
+    """A defect in a table; `place` is a row (from 0) or a line (from 1) of `path`, or empty."""
 
     path: Path
     place: str
@@ -35,31 +35,31 @@ Report = Callable[[Defect], None]
 
 
 def stop(defect: Defect) -> NoReturn:
-    """The report of who reads data to use it."""
+    """Report a defect by raising, for readers that use the data."""
     raise UsageError(str(defect))
 
 
 def missing_columns(table: Table, there: Collection[str], wanted: Collection[str]) -> list[str]:
-    """Say which required columns a file or row has not, and what it has under names that the table does not know."""
+    """Return which required columns a file or row lacks, and the unknown columns that it has instead."""
     known = names_in(table, there)
     missing = [name for name in table.required if name in wanted and name not in known]
     is_generic = not any(name in there for name in table.aliases.values())
     names = {own: alias for alias, own in table.aliases.items()} if is_generic else {}
     others = [name for name in there if name not in known.values()]
-    found = f"; found instead: {_listed(others)}" if others else "" if there else "; found none at all"
+    found = f"; found instead: {_listed(others)}" if others else "" if there else "; it has none at all"
     return [f"{names.get(name, name)!r} is missing{found}" for name in missing]
 
 
 def names_in(table: Table, there: Collection[str]) -> dict[str, str]:
-    """Return the table's columns that are there, with the name each has there."""
+    """Return the table's columns that exist in a file, with their names there."""
     aliases = {table.aliases.get(name, name): name for name in there}
     return {name: aliases[name] for name in table.readable if name in aliases}
 
 
 def double_problem(names: Sequence[str]) -> str | None:
-    """Say which name stands twice, so that nobody knows which of the two is meant."""
+    """Return which name occurs twice, so that its meaning is unclear."""
     double = next((name for i, name in enumerate(names) if name in names[:i]), None)
-    return None if double is None else f"column {double!r} is there twice"
+    return None if double is None else f"column {double!r} occurs twice"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -68,23 +68,23 @@ def _listed(names: Sequence[str]) -> str:
 
 
 class CsvFile:
-    """A csv file: its header, checked, and its records."""
+    """A csv file: its validated header, and its records."""
 
     def __init__(self, path: Path, delimiter: str = ",", strict: bool = False) -> None:
-        """Nothing is read yet. `strict`: quotation marks out of place, or left open, are a csv.Error."""
+        """Set the path without reading; if `strict`, misplaced or open quotation marks raise csv.Error."""
         self._path = path
         self._delimiter = delimiter
         self._strict = strict
 
     @cached_property
     def header(self) -> list[str]:
-        """The names of the columns."""
+        """Return the names of the columns."""
         csv.field_size_limit(2**31 - 1)
         with self._path.open(encoding="utf-8-sig", newline="") as file:
             return next(csv.reader(file, delimiter=self._delimiter, strict=self._strict), [])
 
     def problem(self) -> str | None:
-        """Say why no column can be told from another."""
+        """Return why the columns can't be told apart, if so."""
         if is_wide(self._path):
             return f"not UTF-8 text{hint(self._path)}"
         for separator, name in _SEPARATORS.items():
@@ -93,7 +93,7 @@ class CsvFile:
         return double_problem(self.header)
 
     def rows(self, report: Report) -> Iterator[tuple[int, dict[str, str]]]:
-        """Every record after the header, by column; lines without anything are passed over."""
+        """Yield every record after the header by column; empty lines are skipped."""
         header = self.header
         with self._path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=self._delimiter, strict=self._strict)
@@ -109,7 +109,7 @@ class CsvFile:
 
 
 def json_lines(path: Path, report: Report) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Every line that is not blank, as an object."""
+    """Yield every line that is not blank, as an object."""
     if is_wide(path):
         report(Defect(path, "", "", f"not UTF-8 text{hint(path)}"))
         return

@@ -1,4 +1,4 @@
-"""Every defect of a data set, with table, row and column."""
+"""Validation of a data set: every defect with table, row and column."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _SHOWN_IDS = 5
 
 
 def validate(source: Source, report: Report, remark: Callable[[str], None] = lambda text: None) -> dict[str, int]:
-    """Read every value of every table that is there and report what is wrong.
+    """Read every value of every existing table and report the defects.
 
-    Defects are missing columns, wrong types, ids that are missing or there twice, notes and users that are not in their
-    tables, texts, queries and answers that hold nothing to read, feedback without an answer, positions that are missing
-    or no whole number from 0, and actions that are neither 0 nor 1.
+    Defects are missing columns, wrong types, missing or duplicate ids, notes and users that are not in their tables,
+    texts, queries and answers without readable text, feedback without an answer, positions that are missing or not a
+    whole number from 0, and actions that are neither 0 nor 1.
 
     Args:
         source: The tables.
         report: Called with each defect.
-        remark: Called with what is no defect and worth saying: results at position 0, tables without a row.
+        remark: Called with remarks that are not defects: results at position 0, tables without a row.
 
     Returns:
         The number of rows by table.
@@ -43,14 +43,14 @@ def validate(source: Source, report: Report, remark: Callable[[str], None] = lam
     n_reported = 0
 
     def once(defect: Defect) -> None:
-        """A value of the wrong type is read as missing, and is not reported for that as well."""
+        """Report a defect, unless its value had a wrong type and was read as missing."""
         nonlocal n_reported
         if defect.problem != "is missing" or (defect.place, defect.column) not in reported:
             n_reported += 1
             reported.add((defect.place, defect.column))
             report(defect)
 
-    for name in source.tables():  # notes and users come first
+    for name in source.tables():  # notes and users first
         table, found = TABLES[name], _Keys()
         n_zero = n_with_zero = n_repeated = n_reported = 0
         asked: set[tuple[str, ...]] = set()
@@ -77,12 +77,12 @@ def validate(source: Source, report: Report, remark: Callable[[str], None] = lam
         keys[name] = found
     if "notes" not in keys:
         hint = near_miss(source.folder, ["notes"])
-        remark(f"notes: the table is not there, so notes that rows name were not looked for{hint}")
+        remark(f"notes: the table does not exist, so notes that rows name were not checked{hint}")
     return {name: found.n_rows for name, found in keys.items()}
 
 
 class _Keys:
-    """The key values of a table, and where each stands."""
+    """The key values of a table, and their places."""
 
     def __init__(self) -> None:
         self._batches: list[Batch] = []
@@ -90,7 +90,7 @@ class _Keys:
         self.n_rows = 0
 
     def add(self, batch: Batch, key: str) -> None:
-        """Remember the keys of a batch; what else it holds is let go."""
+        """Remember the keys of a batch, without its other columns."""
         self.n_rows += len(batch.numbers)
         if key in batch.rows.schema.names:
             column = batch.rows.column(key)
@@ -101,7 +101,7 @@ class _Keys:
 
     @cached_property
     def values(self) -> npt.NDArray[np.generic]:
-        """All values, in the order of the rows; asked for when all are there."""
+        """Return all values in the order of the rows; call this after the last batch."""
         return np.concatenate(self._values) if self._values else np.zeros(0, np.int64)
 
     @cached_property
@@ -109,11 +109,11 @@ class _Keys:
         return np.unique(self.values)
 
     def hold(self, wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """For each of these values whether it is there."""
+        """Return for each of these values whether it exists."""
         return positions_in(self._sorted, wanted) >= 0
 
     def report_doubles(self, key: str, report: Report) -> None:
-        """One defect for each value that was there before."""
+        """Report one defect for each value that occurred before."""
         values = self.values
         order = np.argsort(values, kind="stable")
         again = np.flatnonzero(values[order][1:] == values[order][:-1])
@@ -130,7 +130,7 @@ class _Keys:
 
 
 def _problems(table: Table, batch: Batch, keys: dict[str, _Keys]) -> Iterator[tuple[int, str, str]]:
-    """Row in the batch, column and problem of what fits its type and is wrong all the same."""
+    """Yield row in the batch, column and problem of values that fit their type and are wrong nevertheless."""
     there = {name: batch.rows.column(name) for name in batch.rows.schema.names}
     for name in table.required:
         if name in there and name not in ("note_title", "note_content"):
@@ -154,7 +154,7 @@ def _problems(table: Table, batch: Batch, keys: dict[str, _Keys]) -> Iterator[tu
 
 
 def _answer_problems(there: dict[str, pa.Array], n_rows: int) -> Iterator[tuple[int, str, str]]:
-    """Answers that are empty, and feedback on no answer."""
+    """Yield answers that are empty, and feedback without an answer."""
     for name in FEEDBACK:
         if name in there:
             odd = pc.invert(pc.is_in(there[name], pa.array([-1.0, 0.0, 1.0, None])))
@@ -162,11 +162,11 @@ def _answer_problems(there: dict[str, pa.Array], n_rows: int) -> Iterator[tuple[
     flags = [pc.fill_null(pc.equal(there[name], 1), False) for name in FEEDBACK if name in there]
     for row, answer in enumerate(there["dqa_output"].to_pylist() if "dqa_output" in there else []):
         if answer is not None and is_blank(answer):
-            yield row, "dqa_output", "is empty; where no answer was shown it must be -1"
+            yield row, "dqa_output", "is empty; it must be -1 if no answer was shown"
         elif answer is not None and not has_words(answer):
             yield row, "dqa_output", "holds markup alone"
         elif (answer is None or answer.strip() in NO_ANSWER) and any(flag[row].as_py() for flag in flags):
-            yield row, "dqa_output", "is no answer, but has feedback"
+            yield row, "dqa_output", "is not an answer, but has feedback"
     if "dqa_output" not in there:
         nothing = there["answers"].is_null() if "answers" in there else pa.array([True] * n_rows, pa.bool_())
         yield from ((row, "answers", "is missing") for row in _rows(nothing))
@@ -178,7 +178,7 @@ def _answer_problems(there: dict[str, pa.Array], n_rows: int) -> Iterator[tuple[
 
 
 def _list_problems(name: str, table: Table, column: pa.Array, notes: _Keys | None) -> Iterator[tuple[int, str, str]]:
-    """Elements that are missing or malformed, and notes that are not there."""
+    """Yield elements that are missing or malformed, and notes that do not exist."""
     parents = pc.list_parent_indices(column).to_numpy()
     items = pc.list_flatten(column)
     if column.type == PAIRS:
@@ -209,7 +209,7 @@ def _list_problems(name: str, table: Table, column: pa.Array, notes: _Keys | Non
 
 
 def _questions(batch: Batch) -> list[tuple[str, ...]]:
-    """The query, as it is compared, and the answers of each row that has both."""
+    """Return the query in comparable form, and the answers, of each row that has both."""
     names = ("query", "answers", "dqa_output")
     there = [batch.rows.column(name).to_pylist() if name in batch.rows.schema.names else [] for name in names]
     return [
@@ -220,7 +220,7 @@ def _questions(batch: Batch) -> list[tuple[str, ...]]:
 
 
 def _at_position_zero(table: Table, batch: Batch) -> npt.NDArray[np.int64]:
-    """The row in the batch of each result at position 0."""
+    """Return the row in the batch of each result at position 0."""
     name = next((name for name in table.note_columns if pa.types.is_struct(table.columns[name].value_type)), None)
     if name is None or name not in batch.rows.schema.names:
         return np.zeros(0, np.int64)
@@ -235,5 +235,5 @@ def _is_blank(texts: pa.Array) -> pa.Array:
 
 
 def _rows(mask: pa.Array) -> list[int]:
-    """Where a mask is true."""
+    """Return the positions at which a mask is true."""
     return np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False)).tolist()

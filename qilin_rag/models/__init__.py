@@ -1,1 +1,1 @@
-"""Neural models: fetched, checked, and texts made vectors by them."""
+"""Neural models: downloaded, validated, and used to encode texts."""

@@ -1,4 +1,4 @@
-"""What families of encoders document and their files may leave open: pooling, prefixes, a last token."""
+"""Documented properties of encoder families that model files may not state: pooling, prefixes, a last token."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ _SEARCH_EN = "Represent this sentence for searching relevant passages: "
 
 
 class Family(NamedTuple):
-    """A family of encoders, by the names of its models: what its model cards document.
+    """A family of encoders, recognised by model names, with the properties that its model cards document.
 
-    The vectors of all of them are compared by cosine. `last_token` is what the pooled last token has to be.
+    All families compare vectors by cosine.
+
+    Attributes:
+        last_token: The token that must end a text if the last token is pooled.
     """
 
     name: str
@@ -31,7 +34,7 @@ class Family(NamedTuple):
     last_token: str | None = None
 
 
-# The first that matches counts. The instruct models of E5 take a task's description, which nobody can know here.
+# The first match counts. E5's instruct models need a description of the task, which is unknown here.
 FAMILIES = (
     Family("Qwen3-Embedding", r"qwen3-embedding", "lasttoken", _SEARCH_TASK, last_token="<|endoftext|>"),
     Family("bge", r"(^|[-_])bge-(small|base|large)-zh", "cls", _SEARCH_ZH),
@@ -54,7 +57,7 @@ FAMILIES = (
 
 
 class Assumed(NamedTuple):
-    """A pooling that a model's files don't name, and why it is taken."""
+    """A pooling that a model's files do not state, and the reason for it."""
 
     pooling: Pooling
     reason: str
@@ -64,8 +67,8 @@ class Assumed(NamedTuple):
 def family_of(folder: Path, name: str) -> Family | None:
     """Return the family of the model in `folder`, given under `name` (a hub name, or the folder itself).
 
-    It is known by that name, by the hub's name of a folder in its cache, or by what the model's configuration says
-    it was made from.
+    The family is recognised by that name, by the hub name of a folder in the hub's cache, or by the base model in the
+    model's configuration.
     """
     for known_as in _names(folder, name):
         for family in FAMILIES:
@@ -75,7 +78,7 @@ def family_of(folder: Path, name: str) -> Family | None:
 
 
 def assumed_pooling(folder: Path, name: str) -> Assumed | None:
-    """Return how token vectors are pooled if the model's own files don't say it; None if they do."""
+    """Return the pooling of token vectors if the model's own files do not state it; None if they do."""
     config = _config(folder)
     if (folder / "modules.json").is_file() or config.get("model_type") == "model2vec":
         return None
@@ -88,13 +91,13 @@ def assumed_pooling(folder: Path, name: str) -> Assumed | None:
 
 
 def assumed_last_token(folder: Path, name: str) -> str | None:
-    """Return the token that has to end each text by the model's family; None if the model's own files decide."""
+    """Return the token that must end each text by the model's family; None if the model's files decide."""
     family = None if (folder / "modules.json").is_file() else family_of(folder, name)
     return family.last_token if family else None
 
 
 def sentence_transformers_config(folder: Path) -> dict[str, Any]:
-    """Return what a model's folder tells sentence-transformers; empty if it tells nothing."""
+    """Return a model folder's configuration for sentence-transformers; empty if there is none."""
     path = folder / "config_sentence_transformers.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -106,7 +109,7 @@ def sentence_transformers_config(folder: Path) -> dict[str, Any]:
 
 
 def _names(folder: Path, name: str) -> list[str]:
-    """The names that a model is known by, the surest first."""
+    """Return the names that identify a model, the most reliable first."""
     given = expanded(name)
     place = (given if given.exists() else folder).resolve()
     names = [place.name if given.exists() else name.rpartition("/")[2]]
@@ -118,9 +121,9 @@ def _names(folder: Path, name: str) -> list[str]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """The configuration of transformers, of an adapter that of its base model; empty if it can't be read.
+    """Return the configuration of transformers (of an adapter: its base model's); empty if it can't be read.
 
-    Whoever loads the model will say why it can't.
+    The code that loads the model reports the error.
     """
     bases = [base for path, name in adapted_models(folder) if path.parent == folder and (base := find_model(name))]
     for place in (folder, *bases):
@@ -133,7 +136,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _is_causal(config: dict[str, Any]) -> bool:
-    """Whether no token sees those after it, so that only the last has seen the whole text."""
+    """Return whether no token attends to later ones, so that only the last token represents the whole text."""
     if config.get("is_causal") is False or config.get("use_bidirectional_attention"):
         return False
     if any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or []):

@@ -1,6 +1,6 @@
-"""What we use of transformers, accelerate, sentence-transformers and torch that they call private.
+"""Private interfaces of transformers, accelerate, sentence-transformers and torch that we use.
 
-Each is here alone, with the version it was last seen in, and has a test that fails when upstream changes it.
+Each use is only here, with the version it was last checked in, and has a test that fails if upstream changes it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def use_one_gpu(arguments: TrainingArguments) -> None:
-    """Have a process train on one GPU, whatever it sees (`_n_gpu`, transformers 5.23).
+    """Make a process train on one GPU, whatever GPUs it sees (`_n_gpu`, transformers 5.23).
 
-    The trainer would split batches over all of them, so a step would take as many batches (an epoch of ours would be
-    several), and pictures would go to other GPUs than their prompts.
+    The trainer would split batches over all GPUs. One step would then take as many batches (one epoch would cover
+    several of ours), and pictures would go to other GPUs than their prompts.
     """
     arguments._n_gpu = min(arguments.n_gpu, 1)
 
@@ -30,9 +30,9 @@ def load_best_model(trainer: Trainer) -> None:
 
 @contextmanager
 def without_autocast(model: torch.nn.Module) -> Iterator[None]:
-    """Take the autocast away that accelerate puts around a model's `forward` (as its attribute, accelerate 1.15).
+    """Remove the autocast that accelerate puts around a model's `forward` (as its attribute, accelerate 1.15).
 
-    So a model is judged by the scores that it will give.
+    A model is then validated by the scores that it will give later.
     """
     in_training = vars(model).pop("forward", None)
     try:
@@ -43,32 +43,32 @@ def without_autocast(model: torch.nn.Module) -> Iterator[None]:
 
 
 class NoModelCardMixin:
-    """Stands before a trainer of sentence-transformers (6.2): no model card, and no last model taken for the best.
+    """Mixin for a sentence-transformers trainer (6.2): no model card, and an error if the best model can't load.
 
-    `_load_best_model` of theirs logs what went wrong, and goes on.
+    Their `_load_best_model` only logs the error and continues.
     """
 
     state: Any
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """Do nothing: it would take the examples for texts, and ask the hub for the base model."""
+        """Do nothing: the callback would treat examples as texts and query the hub."""
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)  # type: ignore[attr-defined]
 
 
 def route_of(router: Any, task: str) -> str:
-    """Return the name of the route that texts of a task take (`Router._resolve_route`, sentence-transformers 6.2).
+    """Return the name of the route for texts of a task (`Router._resolve_route`, sentence-transformers 6.2).
 
     Raises:
-        ValueError: the router has none for it.
+        ValueError: if the router has no route for the task.
     """
     route: str = router._resolve_route(task=task, modality="text")
     return route
 
 
 def cpu_computes_bf16() -> bool:
-    """Whether this machine's CPU computes in bfloat16 itself (`torch.cpu._is_...`, torch 2.13)."""
+    """Return whether this machine's CPU supports bfloat16 natively (`torch.cpu._is_...`, torch 2.13)."""
     import torch
 
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

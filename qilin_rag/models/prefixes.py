@@ -1,4 +1,4 @@
-"""What stands before a text that a bi-encoder reads: as the model declares it, else as its family documents it."""
+"""Text prefixes of bi-encoders: those that the model declares, else those that its family documents."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 
 from qilin_rag.models.families import family_of, sentence_transformers_config
 
-_PASSAGE_PROMPTS = ("document", "passage", "corpus")  # the names sentence-transformers looks for, in its order
+_PASSAGE_PROMPTS = ("document", "passage", "corpus")  # the names that sentence-transformers tries, in its order
 
 
 class Prefixes(NamedTuple):
-    """Put directly before each query and each passage; empty for none."""
+    """The texts directly before each query and each passage; empty for none."""
 
     query: str
     passage: str
 
 
 def model_prefixes(folder: Path, name: str) -> Prefixes:
-    """The prefixes of the model in `folder`, given under `name` (a hub name, or the folder itself)."""
+    """Return the prefixes of the model in `folder`, given under `name` (a hub name, or the folder itself)."""
     declared = _declared(folder)
     passage = next((text for prompt in _PASSAGE_PROMPTS if (text := declared.get(prompt))), "")
     query = declared.get("query") or ""
@@ -29,7 +29,7 @@ def model_prefixes(folder: Path, name: str) -> Prefixes:
 
 
 def _is_trained_here(folder: Path) -> bool:
-    """Whether `train` wrote this model: then an empty prefix is one that it was trained with.
+    """Return whether `train` wrote this model, so that an empty prefix is the one it was trained with.
 
     Other programs write empty prompts into every model that they save.
     """
@@ -37,7 +37,7 @@ def _is_trained_here(folder: Path) -> bool:
 
 
 def _declared(folder: Path) -> dict[str, Any]:
-    """The prompts by name in sentence-transformers' configuration."""
+    """Return the prompts by name in sentence-transformers' configuration."""
     return {
         key: text
         for key, text in (sentence_transformers_config(folder).get("prompts") or {}).items()

@@ -1,4 +1,4 @@
-"""Pretrained models by folder or hub name: found, fetched, and known by what they contain."""
+"""Pretrained models by folder or hub name: located, downloaded, and identified by their content."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _POSITION_TABLES = {"position_embeddings", "wpe"}
 _MARKS = ("config.json", "modules.json", "adapter_config.json")
 
 
-# What libraries say that can't load a model, and what it means to a user.
+# Error texts of libraries that can't load a model, and their meaning for a user.
 _LIBRARY_WORDS = {
     r"\b(sentencepiece|tiktoken|protobuf)\b": r"its tokenizer needs the package \1; install that into this environment",
     r"weights_only|CVE-2025-32434": (
         "its weights are pickled (.bin), which this torch does not read safely; choose a model with safetensors"
     ),
     r"safetensors?_?rust|SafetensorError|HeaderTooLarge|MetadataIncompleteBuffer|InvalidHeader": (
-        "a file of its weights is damaged or not whole (perhaps a Git LFS pointer); fetch the model again"
+        "a file of its weights is damaged or incomplete (perhaps a Git LFS pointer); fetch the model again"
     ),
     r"does not recognize this architecture|Unrecognized (?:model|configuration)": (
         "its config.json names a kind of model that the installed transformers does not know"
@@ -52,20 +52,20 @@ _ADVICE = re.compile(
 )
 
 
-# What can't change what a model makes. Any other file counts, also one that nobody knows.
+# Files that can't change a model's output. All other files count, even unknown ones.
 _IRRELEVANT_FOLDERS = {".git", ".cache", ".huggingface", ".ipynb_checkpoints", "__pycache__", "onnx", "openvino"}
 
 
 _IRRELEVANT_FILES = (
     *("readme*", "license*", "notice*", "*.md", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.svg", "*.webp", "*.pdf"),
-    *(".git*", ".ds_store", ".msc", ".mdl", ".mv"),  # of version control, macOS and ModelScope
+    *(".git*", ".ds_store", ".msc", ".mdl", ".mv"),  # version control, macOS and ModelScope
     *("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json"),
     *("training_args.bin", "events.out.tfevents.*"),
-    *("*.onnx", "*.h5", "*.msgpack", "*.ot"),  # of other frameworks than PyTorch
+    *("*.onnx", "*.h5", "*.msgpack", "*.ot"),  # other frameworks than PyTorch
 )
 
 
-# Weights that are not loaded where the same folder has them as safetensors too, by the files that show it.
+# Weights that are not loaded if the folder also has them as safetensors, with the files that show this.
 _REPLACED = {
     "model.safetensors": "pytorch_model*.bin*",
     "model.safetensors.index.json": "pytorch_model*.bin*",
@@ -74,14 +74,14 @@ _REPLACED = {
 
 
 def is_model(folder: Path) -> bool:
-    """Whether a folder holds a pretrained model, or an adapter of one."""
+    """Return whether a folder holds a pretrained model, or an adapter of one."""
     return any((folder / name).is_file() for name in _MARKS)
 
 
 def find_model(name: str) -> Path | None:
-    """The folder of a model that is on this machine: a path, or a hub name whose files were downloaded before.
+    """Return the folder of a model on this machine: a path, or a hub name whose files were downloaded before.
 
-    A path may be what the command `train` wrote, which holds the model in `model/`.
+    A path may be an output folder of the command `train`, which holds the model in `model/`.
     """
     folder = expanded(name)
     for place in (folder, folder / "model"):
@@ -91,9 +91,10 @@ def find_model(name: str) -> Path | None:
 
 
 def fetch_model(name: str) -> Path:
-    """Return the folder of a model, downloaded from the hub if it is not here, with the models that it adapts.
+    """Return the folder of a model and fetch what it adapts, from the hub if they are not on this machine.
 
-    Raises: UsageError, which says why the model can't be had.
+    Raises:
+        UsageError: if the model is not available; the error gives the reason.
     """
     folder = _fetch(name)
     for path, base in adapted_models(folder):
@@ -104,7 +105,7 @@ def fetch_model(name: str) -> Path:
 
 
 def adapted_models(folder: Path) -> list[tuple[Path, str]]:
-    """Return the adapter configurations (PEFT) that are loaded with a model, each with the base model it names."""
+    """Return the adapter configurations (PEFT) loaded with a model, each with the base model it names."""
     found = []
     for place in _loaded_folders(folder):
         path = place / "adapter_config.json"
@@ -115,18 +116,19 @@ def adapted_models(folder: Path) -> list[tuple[Path, str]]:
 
 
 def model_sha256(folder: Path) -> str:
-    """Return a hash of all that can change what a model makes, wherever its folder is.
+    """Return a hash of everything that can change a model's output, independent of its folder.
 
-    It covers every file but those listed as irrelevant (text for people, pictures, the state of an optimizer, weights
-    for other frameworks, those that the same folder has as safetensors), and of an adapter the base model too.
+    The hash covers every file except irrelevant ones (text for people, pictures, optimizer states, weights for other
+    frameworks, weights that the folder also has as safetensors). For an adapter, it covers the base model, too.
 
-    Raises: UsageError, if the base model of an adapter is not on this machine.
+    Raises:
+        UsageError: if the base model of an adapter is not on this machine.
     """
     return _model_sha256(folder, ())
 
 
 def files_sha256(folder: Path) -> str:
-    """Return the hash of a model's own files, as `model_sha256` reads them, without the base model of an adapter."""
+    """Return the hash of a model's own files, like `model_sha256`, without the base model of an adapter."""
     digest: str = _hash_files(folder).hexdigest()
     return digest
 
@@ -139,7 +141,7 @@ def _hash_files(folder: Path) -> Any:
 
 
 def _model_sha256(folder: Path, above: Sequence[Path]) -> str:
-    """`above` are the folders of the adapters that led here."""
+    """Return the hash; `above` are the folders of the adapters that led here."""
     total = _hash_files(folder)
     for config, base in adapted_models(folder):
         found = find_model(base)
@@ -156,9 +158,9 @@ def _model_sha256(folder: Path, above: Sequence[Path]) -> str:
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
-    """The files that count, here and below; links are followed, to folders too. `above` are real paths."""
+    """Yield the files that count, at every depth, following links to folders, too. `above` are real paths."""
     real = os.path.realpath(folder)
-    if real in above:  # a link that leads back
+    if real in above:  # a link to a folder above
         return
     paths = list(folder.iterdir())
     replaced = [_REPLACED[path.name] for path in paths if path.name in _REPLACED]
@@ -171,7 +173,7 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
 
 
 def _loaded_folders(folder: Path) -> list[Path]:
-    """The model's folder, and those of its modules, which may have routes with modules of their own."""
+    """Return the model's folder and those of its modules, which may have routes with modules of their own."""
     places = {folder: None}
     modules = _json(folder / "modules.json")
     for module in modules if isinstance(modules, list) else []:
@@ -183,7 +185,7 @@ def _loaded_folders(folder: Path) -> list[Path]:
 
 
 def _json(path: Path) -> Any:
-    """What a JSON file holds; None if it can't be read, which whoever loads the model will say."""
+    """Return the content of a JSON file; None if it can't be read, which the code that loads the model reports."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -196,10 +198,16 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 
 def check_all_loaded(name: str, messages: list[str], may_miss: str = r"pooler\.") -> None:
-    """UsageError where transformers said that weights are missing in the files: it draws those at random.
+    """Check that transformers found all weights in the files, because it draws missing ones at random.
 
-    `may_miss` matches the beginning of those that may be: a pooler often is, and embeddings use none. `messages` are
-    those of `quiet_loading`.
+    Args:
+        name: The name of the model, for the error.
+        messages: The messages of `quiet_loading`.
+        may_miss: A pattern for the start of weights that may be missing. A pooler often is, and embeddings do not use
+            it.
+
+    Raises:
+        UsageError: if other weights are missing.
     """
     missing = [key.strip() for key in re.findall(r"^([^|\n]+)\|\s*MISSING", _plain_report(messages), re.MULTILINE)]
     if missing := [key for key in missing if not re.match(may_miss, key)]:
@@ -207,14 +215,18 @@ def check_all_loaded(name: str, messages: list[str], may_miss: str = r"pooler\."
 
 
 def why_not_loaded(error: Exception, messages: Sequence[str]) -> str:
-    """Say in one line why a library could not load a model, without its advice to programmers.
+    """Return in one line why a library could not load a model, without its advice to programmers.
 
-    `messages` are those of `quiet_loading`.
+    Args:
+        error: The error of the library.
+        messages: The messages of `quiet_loading`.
     """
     text = " ".join(str(error).split())
     report = _plain_report(messages)
     if "trust_remote_code" in text:
-        return "it needs Python code of its own, which is never run here; choose a model that transformers knows itself"
+        return (
+            "it needs Python code of its own, which is never run here; choose a model that transformers supports itself"
+        )
     if "ignore_mismatched_sizes" in text and (other := re.search(r"^([^|\n]+)\|\s*MISMATCH", report, re.MULTILINE)):
         return f"the shape of its weights {other[1].strip()} does not fit its config.json; fetch the model again"
     if "pad_token" in text:
@@ -224,15 +236,15 @@ def why_not_loaded(error: Exception, messages: Sequence[str]) -> str:
         if found := re.search(pattern, text, re.IGNORECASE):
             return found.expand(meaning)
     plain = " ".join(sentence for sentence in re.split(r"(?<=[.!?])\s+", text) if not _ADVICE.search(sentence))
-    return f"{type(error).__name__}: {plain or 'for what its library says, see --verbose'}"[:300]
+    return f"{type(error).__name__}: {plain or 'see the message of its library with --verbose'}"[:300]
 
 
 def longest_input(model: torch.nn.Module) -> int | None:
-    """Return how many tokens a transformers model has positions for; None if it has no such limit.
+    """Return the number of positions of a transformers model in tokens; None if it has no limit.
 
-    That is the length of its table of positions. Where the table has a padding row, as in RoBERTa and its kin, the
-    first token's position comes after that row, and the rows up to it are never used. A model without a table
-    (rotary or relative positions) is limited by `max_position_embeddings`, if its configuration has one.
+    This is the length of its position table. If the table has a padding row, as in RoBERTa and its relatives, positions
+    start after that row, and the rows up to it are unused. A model without a table (rotary or relative positions) is
+    limited by `max_position_embeddings`, if its configuration sets it.
     """
     import torch
 
@@ -246,7 +258,7 @@ def longest_input(model: torch.nn.Module) -> int | None:
 
 
 def longest_input_of(folder: Path) -> int | None:
-    """As `longest_input`, of a model that is not loaded: it is built without weights."""
+    """Return `longest_input` of a model that is not loaded, by building it without weights."""
     import torch
     from transformers import AutoConfig, AutoModel
 
@@ -258,19 +270,19 @@ def longest_input_of(folder: Path) -> int | None:
 
 @contextmanager
 def within_gpu_memory(advice: str) -> Iterator[None]:
-    """Where the memory of a GPU does not suffice, a UsageError says what to do about it."""
+    """Turn an out-of-memory error of a GPU into a UsageError with advice."""
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError as error:
-        reason = str(error).partition(". GPU")[0]  # what follows is how much of it is whose
+        reason = str(error).partition(". GPU")[0]  # the rest lists memory by process
         raise UsageError(f"the GPU's memory is full ({reason}); {advice}") from error
 
 
 @contextmanager
 def quiet_loading() -> Iterator[list[str]]:
-    """Keep what transformers and sentence-transformers say off the terminal: it goes to our debug log, and is given."""
+    """Send messages of transformers and sentence-transformers to the debug log, and collect them."""
     from transformers.utils import logging as transformers_logging
 
     talkers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers")]
@@ -292,7 +304,7 @@ def quiet_loading() -> Iterator[list[str]]:
 
 
 def _plain_report(messages: Sequence[str]) -> str:
-    """The messages without colours."""
+    """Return the messages without colours."""
     return re.sub(r"\x1b\[[\d;]*m", "", "\n".join(messages))
 
 
@@ -307,16 +319,16 @@ class _Keeper(logging.Handler):
 
 
 def _snapshot(name: str, offline: bool) -> Path | None:
-    """The hub's files in its own cache; None where they can't be had, whatever the reason."""
+    """Return the model's folder in the hub's cache; None if it is not available, whatever the reason."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(name, local_files_only=offline, ignore_patterns=list(_OTHER_FORMATS)))
-    except Exception as error:  # no such model, no network, nothing kept: an error class each, of several libraries
+    except Exception as error:  # no model, no network, no cache: errors of several libraries
         logger.debug("model %s, offline=%s: %s", name, offline, error)
         return None
     if offline and not any(path.suffix in _WEIGHTS for path in folder.rglob("*")):
-        return None  # only its configuration or tokenizer was ever downloaded
+        return None  # only its configuration or tokenizer was downloaded
     return folder if is_model(folder) else None
 
 
@@ -324,12 +336,12 @@ def _fetch(name: str) -> Path:
     if found := find_model(name):
         return found
     if expanded(name).exists():
-        raise UsageError(f"model {name!r}: no config.json in this folder, so it is no pretrained model")
+        raise UsageError(f"model {name!r}: no config.json in this folder, so it is not a pretrained model")
     refuse_download(f"model {name!r}")
     logger.info("fetching model %s", name)
     if fetched := _snapshot(name, offline=False):
         return fetched
     raise UsageError(
-        f"model {name!r} is no folder here and can't be fetched from the model hub; give the folder of a "
+        f"model {name!r} is not a folder and can't be fetched from the model hub; give the folder of a "
         "pretrained model, or check its name and the network"
     )

@@ -1,4 +1,4 @@
-"""Text encoders by sentence-transformers: loaded with what their files leave open, and made to give finite vectors."""
+"""Text encoders of sentence-transformers: completed with settings that their files omit, with checks of the vectors."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ Precision = Literal["fp32", "bf16"]
 Similarity = Literal["cosine", "dot", "euclidean"]
 Task = Literal["query", "document"]
 Vectors = npt.NDArray[np.float32]
-MAX_CHARS_PER_TOKEN = 64  # what lies beyond is cut before tokenizing, which takes seconds for megabytes
-_TOKENS_CPU = 4096  # of a batch: its activations stay in the caches, and malloc keeps their memory
+MAX_CHARS_PER_TOKEN = 64  # longer text is cut before tokenizing, which takes seconds for megabytes
+_TOKENS_CPU = 4096  # per batch: activations fit the CPU caches, and malloc keeps their memory
 _TOKENS_GPU = 65536
-_STATIC_TEXTS = 1024  # at a time, of a model that looks vectors up
-_LONGEST_BELIEVED = 1_000_000  # tokenizers that know no limit name one of 1e30
+_STATIC_TEXTS = 1024  # per batch, for a model that looks vectors up
+_LONGEST_BELIEVED = 1_000_000  # tokenizers without a limit report 1e30
 
 
 def load_encoder(
@@ -52,10 +52,18 @@ def load_encoder(
 ) -> SentenceTransformer:
     """Return the model of a folder in full precision.
 
-    Pooling and length that are not given are the model's own. If its files don't say how token vectors are pooled,
-    what is taken is logged. A length that the model's own files set beyond its positions is lowered to these.
+    Without a given pooling or length, the model's own are used. If its files do not state the pooling, the assumed one
+    is logged. A length in the model's files that exceeds its positions is lowered to these.
 
-    Raises: UsageError, which calls the model `name`, if it can't be loaded or used so.
+    Args:
+        folder: The folder of the model.
+        name: The name of the model, for errors.
+        device: The torch device; None lets sentence-transformers choose.
+        pooling: How token vectors are pooled.
+        max_length: The most tokens of a text.
+
+    Raises:
+        UsageError: if the model can't be loaded or used with these settings.
     """
     if _reads_pairs(folder):
         raise UsageError(f"model {name!r} is a cross-encoder: it reads two texts at once, and has no vector of one")
@@ -63,7 +71,7 @@ def load_encoder(
     try:
         with quiet_loading() as messages:
             encoder = _load(folder, device).float()
-    except Exception as error:  # whatever unfit files make torch, transformers or their tokenizers raise
+    except Exception as error:  # unfit files make torch, transformers or tokenizers raise anything
         raise UsageError(f"model {name!r} can't be loaded: {why_not_loaded(error, messages)}") from error
     check_all_loaded(name, messages)
     for module in _input_modules(encoder):
@@ -75,9 +83,10 @@ def load_encoder(
 
 
 def routed(encoder: SentenceTransformer, task: Task, name: str) -> SentenceTransformer:
-    """Return the modules that texts of one task go through: of a model with routes those of its route, else all.
+    """Return the modules that encode texts of one task: those of its route if the model has routes, else all.
 
-    Raises: UsageError, which calls the model `name`, if it has routes and none for this task.
+    Raises:
+        UsageError: if the model has routes, and none for this task.
     """
     from sentence_transformers import SentenceTransformer
 
@@ -108,11 +117,20 @@ def encode(
     named: tuple[str, Sequence[str]],
     precision: Precision = "fp32",
 ) -> Vectors:
-    """Vectors of shape (n_texts, dimension); the same text has the same one.
+    """Return the vectors of texts, shape (n_texts, dimension); equal texts have equal vectors.
 
-    `task` says whether the texts are queries or documents, which some models read by different modules. A batch holds
-    `batch_size` texts of full length at most, or as many tokens of shorter ones. `named` are the model and the texts; a
-    UsageError names the first text whose vector is not finite, and what to do where the memory of a GPU is not enough.
+    Args:
+        encoder: The model.
+        texts: The texts.
+        prefix: The text before each of them.
+        task: Whether the texts are queries or documents, which some models encode by different modules.
+        normalize: Whether vectors get unit length.
+        batch_size: The most texts of full length in a batch, or as many tokens of shorter ones.
+        named: The names of the model and of the texts, for errors.
+        precision: The precision of the computation.
+
+    Raises:
+        UsageError: if the vector of a text is not finite, or the memory of a GPU is too small.
     """
     encoder = routed(encoder, task, named[0])
     read = [readable(encoder, text) for text in texts]
@@ -129,24 +147,24 @@ def encode(
         raise UsageError(
             f"model {model!r} makes vectors that are not finite ({names[broken[0]]}"
             + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
-            + "); its weights are damaged, or it is no model for text"
+            + "); its weights are damaged, or it is not a text model"
         )
     return vectors
 
 
 def has_native_bf16(device: Any) -> bool:
-    """Whether a torch device computes in bfloat16 itself, where it is faster than in fp32."""
+    """Return whether a torch device computes natively in bfloat16, which is then faster than fp32."""
     import torch
 
-    if device.type == "cuda":  # torch.cuda.is_bf16_supported asks the current GPU, which may be another
+    if device.type == "cuda":  # torch.cuda.is_bf16_supported checks the current GPU, perhaps another one
         return bool(torch.version.hip) or bool(torch.cuda.get_device_properties(device).major >= 8)
     return device.type == "cpu" and cpu_computes_bf16()
 
 
 def batches(lengths: npt.NDArray[np.int64], budget: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Places of texts, longest first, by their lengths in tokens, no more than `budget` tokens at a time.
+    """Yield positions of texts in batches of at most `budget` tokens, longest first, given their lengths in tokens.
 
-    Where texts of one length fill half a batch, it holds no other: it needs neither padding nor a mask.
+    If texts of one length fill half a batch, the batch holds no others, so that it needs neither padding nor a mask.
     """
     order = np.argsort(-lengths, kind="stable")
     start = 0
@@ -169,15 +187,15 @@ def _encode_distinct(
     batch_size: int | None,
     precision: Precision,
 ) -> Vectors:
-    """Tokenized once, encoded in batches of like length; on a CPU each core has batches of its own.
+    """Return the vectors of distinct texts: tokenized once, and encoded in batches of similar length.
 
-    What sentence-transformers' own `encode` makes, in another order. Small batches stay in the caches of a CPU, and one
-    thread a batch makes the vectors the same for any number of cores.
+    The result is that of sentence-transformers' own `encode`, in another order. On a CPU each core has its own batches:
+    small batches stay in its caches, and one thread per batch makes the vectors independent of the number of cores.
     """
     import torch
 
     on_cpu = encoder.device.type == "cpu"
-    if type(encoder[0]).__name__ != "Transformer" or not texts:  # static vectors: there is nothing to order
+    if type(encoder[0]).__name__ != "Transformer" or not texts:  # static vectors have no lengths to order by
         plain: Vectors = encoder.encode(
             texts,
             prompt=prefix,
@@ -200,12 +218,12 @@ def _encode_distinct(
     def run(rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Vectors]:
         padded = encoder.tokenizer.pad(
             {name: [values[i] for i in rows] for name, values in columns.items()},
-            padding_side="right",  # so that a token has the same position in any batch
+            padding_side="right",  # gives a token the same position in any batch
             return_tensors="pt",
         ).to(encoder.device)
         with torch.inference_mode(), torch.autocast(encoder.device.type, torch.bfloat16, enabled=precision == "bf16"):
             whole = encoder({**common, **padded}, task=task)["sentence_embedding"].float()
-            vectors = whole[:, : encoder.truncate_dim]  # None: all of it
+            vectors = whole[:, : encoder.truncate_dim]  # None keeps all dimensions
             if normalize:
                 vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
             return rows, vectors.cpu().numpy()
@@ -223,41 +241,53 @@ def _encode_distinct(
                 found[rows] = vectors
                 advance(len(rows))
     finally:
-        torch.set_num_threads(n_threads)  # of threads to come: the pool's have changed it
+        torch.set_num_threads(n_threads)  # for new threads: those of the pool changed it
     return found
 
 
 def readable(encoder: SentenceTransformer, text: str) -> str:
-    """The text as a reader sees it, cut far beyond the model's length; "" may be no token at all: it is a space."""
+    """Return the text as a reader sees it, cut far beyond the model's length; "" becomes a space, to have a token."""
     longest = _longest(encoder)
     text = visible(text)
     return (text if longest is None else text[: longest * MAX_CHARS_PER_TOKEN]) or " "
 
 
 def dot(vectors: Vectors, others: Vectors) -> Vectors:
-    """Dot products row by row, of one vector or as many, summed in double precision: equal rows give equal results."""
+    """Return dot products row by row, summed in double precision, so that equal rows give equal results.
+
+    The second argument holds one vector, or one per row.
+    """
     products: Vectors = (vectors.astype(np.float64) * others.astype(np.float64)).sum(axis=1).astype(np.float32)
     return products
 
 
 def similarity_of(folder: Path, name: str, normalize: bool | None) -> Similarity:
-    """Return how vectors are compared: by cosine if `normalize`, by dot product if not, else as the model's files say.
+    """Return how vectors are compared: by cosine or dot product.
 
-    Raises: UsageError, if they name a similarity that is not searched here.
+    Args:
+        folder: The folder of the model.
+        name: The name of the model, for errors.
+        normalize: True selects cosine, False the dot product, None the similarity in the model's files.
+
+    Raises:
+        UsageError: if the files name a similarity that is not supported.
     """
     if normalize is not None:
         return "cosine" if normalize else "dot"
     declared = sentence_transformers_config(folder).get("similarity_fn_name") or "cosine"
     if declared not in get_args(Similarity):
         raise UsageError(
-            f"model {name!r} compares its vectors by {declared!r}, which is not searched here; "
+            f"model {name!r} compares its vectors by {declared!r}, which is not supported; "
             "set normalize to true (cosine) or false (dot product)"
         )
     return cast(Similarity, declared)
 
 
 def _reads_pairs(folder: Path) -> bool:
-    """Loaded as an encoder it would give vectors all the same, for which it was never trained."""
+    """Return whether the model is a cross-encoder.
+
+    Loaded as an encoder, it would give vectors for which it was never trained.
+    """
     config = folder / "config.json"
     architectures = json.loads(config.read_text("utf-8")).get("architectures") if config.is_file() else None
     is_classifier = any(name.endswith("ForSequenceClassification") for name in architectures or [])
@@ -265,7 +295,7 @@ def _reads_pairs(folder: Path) -> bool:
 
 
 def _load(folder: Path, device: str | None) -> SentenceTransformer:
-    """The model as sentence-transformers makes it, but for folders of which it knows too little."""
+    """Load the model as sentence-transformers does, except for folders with too little information."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
@@ -277,19 +307,19 @@ def _load(folder: Path, device: str | None) -> SentenceTransformer:
         return SentenceTransformer(modules=[static, *([Normalize()] if config.get("normalize") else [])], device=device)
     encoder = SentenceTransformer(str(folder), device=device, local_files_only=True)
     kinds = encoder[0].modality_config
-    if "text" in kinds and kinds.pop("message", None):  # the chat template of the model it was made from
+    if "text" in kinds and kinds.pop("message", None):  # the chat template of its base model
         encoder[0].input_formatter.supported_modalities = list(kinds)
     return encoder
 
 
 def _input_modules(encoder: SentenceTransformer) -> list[Any]:
-    """Those that read text: one, or the first of each route."""
+    """Return the modules that read text: one, or the first of each route."""
     first = encoder[0]
     return [route[0] for route in first.sub_modules.values()] if type(first).__name__ == "Router" else [first]
 
 
 def _set_length(module: Any, max_length: int | None, name: str) -> None:
-    """Have a module cut texts to `max_length` tokens, or to what it says itself, as far as it has positions."""
+    """Limit a module to `max_length` tokens, or to its own limit, and in any case to its positions."""
     if type(module).__name__ == "Transformer":
         limit = longest_input(module.model)
         if max_length is not None and limit is not None and limit < max_length:
@@ -306,13 +336,13 @@ def _set_length(module: Any, max_length: int | None, name: str) -> None:
 
 
 def _longest(encoder: SentenceTransformer) -> int | None:
-    """How many tokens a model reads; None if all."""
+    """Return the most tokens that a model reads; None if there is no limit."""
     longest = encoder.max_seq_length
     return int(longest) if longest and longest < _LONGEST_BELIEVED else None
 
 
 def _complete_tokenizer(tokenizer: Any, folder: Path, name: str) -> None:
-    """Give it a token to pad with, which is masked, and the last token that the model's family wants."""
+    """Set a padding token, which is masked, and the last token that the model's family requires."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
@@ -331,7 +361,7 @@ def _complete_tokenizer(tokenizer: Any, folder: Path, name: str) -> None:
 
 
 def _pool(encoder: SentenceTransformer, pooling: Pooling | None, assumed: Assumed | None, name: str) -> None:
-    """Pool as was asked for, or as assumed, which is logged; else as the model does."""
+    """Set the given or assumed pooling, logging an assumed one; else keep the model's own."""
     from sentence_transformers.sentence_transformer.modules import Pooling as PoolingModule
 
     modules = [module for module in encoder.modules() if isinstance(module, PoolingModule)]

@@ -1,4 +1,4 @@
-"""A pretrained encoder (transformers) up to one of its layers: token vectors of texts, as BERTScore wants them."""
+"""A pretrained encoder (transformers) up to one of its layers: token vectors of texts, for BERTScore."""
 
 from __future__ import annotations
 
@@ -23,37 +23,46 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16"]
 DEFAULT_MAX_TOKENS = 512
-_LONGEST_BELIEVED = 1_000_000  # tokenizers that know no limit name one of 1e30
+_LONGEST_BELIEVED = 1_000_000  # tokenizers without a limit report 1e30
 _LESS = "lower metrics.bertscore.batch_size, or set metrics.bertscore.device=cpu"
 
 
 class Encoded(NamedTuple):
-    """A text: fp32 vectors of unit length (tokens x hidden size), and a weight a token, 0 for [CLS] and [SEP]."""
+    """An encoded text.
+
+    Attributes:
+        vectors: fp32 vectors of unit length, shape (n_tokens, hidden size).
+        weights: A weight per token, 0 for [CLS] and [SEP].
+    """
 
     vectors: torch.Tensor
     weights: torch.Tensor
 
 
 def max_tokens(folder: Path) -> int:
-    """Return the longest input in tokens, special ones included: the least of what model and tokenizer say, else 512.
+    """Return the longest input in tokens, special ones included: the lower limit of model and tokenizer, else 512.
 
-    It is known from the folder's JSON files, without loading weights.
+    The limit is read from the folder's JSON files, without loading weights.
     """
     config = _read_json(folder / "config.json")
     limits = [_read_json(folder / "tokenizer_config.json", optional=True).get("model_max_length")]
     limits.append(config.get("max_position_embeddings"))
     if "model_type" in config:
-        with suppress(Exception):  # of a folder that can't be loaded either, which says why
+        with suppress(Exception):  # loading such a folder fails, too, and reports the reason
             limits.append(longest_input_of(folder))
     known = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit <= _LONGEST_BELIEVED]
     return min(known, default=DEFAULT_MAX_TOKENS)
 
 
 class Encoder:
-    """The first `layer` layers of a model, in one precision whatever its weights are stored in, and its tokenizer."""
+    """The first `layer` layers of a model and its tokenizer, in one precision, whatever that of the stored weights."""
 
     def __init__(self, folder: Path, layer: int, precision: Precision = "fp32") -> None:
-        """Load from `folder`, onto the CPU; whatever is wrong with it is a UsageError."""
+        """Load the model from `folder` onto the CPU.
+
+        Raises:
+            UsageError: if the model can't be used.
+        """
         self.max_tokens = max_tokens(folder)
         messages: list[str] = []
         try:
@@ -62,7 +71,7 @@ class Encoder:
                 self._model = _load_model(folder, layer, precision)
         except UsageError:
             raise
-        except Exception as error:  # broken files: an error class each, of several libraries
+        except Exception as error:  # broken files raise errors of several libraries
             reason = why_not_loaded(error, messages)
             raise UsageError(
                 f"model {folder} can't be loaded: {reason}; fetch it again, or name another one"
@@ -79,11 +88,11 @@ class Encoder:
 
     @property
     def max_text_tokens(self) -> int:
-        """The longest text in tokens, special ones not counted."""
+        """Return the longest text in tokens, without special ones."""
         return self.max_tokens - int(self._tokenizer.num_special_tokens_to_add())
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
-        """The token ids of each text with the special ones, and whether it had to be cut at its end."""
+        """Return the token ids of each text with special ones, and whether its end was cut off."""
         with quiet_loading():
             ids: list[list[int]] = self._tokenizer(list(texts))["input_ids"] if texts else []
             cut = [len(of_text) > self.max_tokens for of_text in ids]
@@ -94,9 +103,10 @@ class Encoder:
         return ids, cut
 
     def encode(self, batch: Sequence[Sequence[int]], device: str) -> list[torch.Tensor]:
-        """What the model makes of these texts, given as token ids, in one pass; it stays on `device`.
+        """Return the hidden states of texts, given as token ids, computed in one pass.
 
-        A tensor each, (n_tokens, hidden size), in the model's precision.
+        Returns:
+            A tensor per text, (n_tokens, hidden size), on `device` and in the model's precision.
         """
         import torch
 
@@ -111,7 +121,7 @@ class Encoder:
         return [hidden[i, :n].clone() for i, n in enumerate(lengths.tolist())]
 
     def weighted(self, ids: Sequence[int], hidden: torch.Tensor, device: str) -> Encoded:
-        """A text as it is compared, from what `encode` made of it."""
+        """Return a text in comparable form, from its hidden states of `encode`."""
         import torch
 
         vectors = hidden.to(device).float()
@@ -120,7 +130,7 @@ class Encoder:
 
 
 def _load_tokenizer(folder: Path) -> Any:
-    """The tokenizer; one without a vocabulary, which transformers makes up where the files are missing, is refused."""
+    """Load the tokenizer; refuse one without a vocabulary, which transformers makes up if files are missing."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -132,7 +142,7 @@ def _load_tokenizer(folder: Path) -> Any:
 
 
 def _load_model(folder: Path, layer: int, precision: Precision) -> Any:
-    """The model cut off above `layer`; weights that are not in the files are refused, not drawn at random."""
+    """Load the model up to `layer`; refuse missing weights, which would be drawn at random."""
     from transformers import AutoConfig, AutoModel
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -141,7 +151,7 @@ def _load_model(folder: Path, layer: int, precision: Precision) -> Any:
         getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False)
     )
     if not is_encoder:
-        raise UsageError(f"model {folder} is no encoder (its type is {config.model_type!r}); name one like BERT")
+        raise UsageError(f"model {folder} is not an encoder (its type is {config.model_type!r}); name one like BERT")
     if layer > config.num_hidden_layers:
         raise UsageError(f"model {folder} has {config.num_hidden_layers} layers, no layer {layer}")
     config.num_hidden_layers = layer

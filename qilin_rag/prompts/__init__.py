@@ -1,1 +1,1 @@
-"""Prompts: templates of the working folder or ours, filled in a sandbox."""
+"""Prompts: templates of the working folder or the package, rendered in a sandbox."""

@@ -1,7 +1,7 @@
 """Prompts: YAML files with templates, rendered in Jinja's sandbox.
 
-Of an LLM under test: a template for questions with notes and one without. Of a judge, and of the safety filter: one, in
-whose eyes everything it is shown stands in quotes.
+A prompt for an LLM under test has a template for questions with notes and one for questions without. A prompt for a
+judge or the safety filter has one template, which quotes everything it shows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qilin_rag.prompts.templates import PromptTooLongError, Templates, estimated
 
 
 class NoteForm(NamedTuple):
-    """How notes stand in a prompt: in which order, and with how many characters of their content at most."""
+    """The form of notes in a prompt: their order, and the most characters of their content."""
 
     order: NoteOrder = "best_first"
     max_chars: int | None = None
@@ -28,11 +28,14 @@ class NoteForm(NamedTuple):
 
     @classmethod
     def of(cls, config: RunConfig) -> NoteForm:
-        """As a run has it."""
+        """Return the form that a run's configuration sets."""
         return cls(config.note_order, config.note_chars, config.seed)
 
     def arrange(self, notes: Sequence[Note], question_id: str) -> list[Note]:
-        """These notes, best first, as the prompt has them; a note that goes leaves the others in their order."""
+        """Return these notes, given best first, in the order of the prompt.
+
+        Removing a note leaves the order of the others unchanged.
+        """
         cut = list(notes)
         if self.max_chars is not None:
             cut = [note.model_copy(update={"content": note.content[: self.max_chars]}) for note in notes]
@@ -51,7 +54,7 @@ BEST_FIRST = NoteForm()
 
 
 class Prompt(Templates):
-    """One way to ask the LLM under test. `notes`: in the run's note_order, each has title and content."""
+    """A prompt for the LLM under test. `notes` come in the run's note_order; each has title and content."""
 
     parts = ("system", "with_notes", "without_notes")
     variables = ("query", "notes")
@@ -63,7 +66,7 @@ class Prompt(Templates):
 
     @property
     def source(self) -> str:
-        """The name or path that it was asked for by; empty for one that no file holds."""
+        """Return the name or path by which the prompt was loaded; empty if no file holds it."""
         return self._source
 
     def _messages(self, query: str, notes: Sequence[Note]) -> list[Message]:
@@ -78,11 +81,20 @@ class Prompt(Templates):
         form: NoteForm = BEST_FIRST,
         question_id: str = "",
     ) -> RenderedPrompt:
-        """Fill the templates with `notes`, best first, brought into `form`.
+        """Fill the templates with notes.
 
-        Where the estimate exceeds `budget` tokens, whole notes that don't fit are left out: a note stays if it fits
-        beside the better ones, wherever it stands. The question is never cut: PromptTooLongError when it does not fit
-        even alone.
+        If the estimate exceeds the budget, whole notes that do not fit are left out. A note stays if it fits beside the
+        better ones, whatever its place in the prompt. The question is never cut.
+
+        Args:
+            query: The text of the question.
+            notes: The notes, best first.
+            budget: The most tokens of the prompt, by estimate; None means no limit.
+            form: The form of the notes in the prompt.
+            question_id: The id of the question, which seeds a shuffled order.
+
+        Raises:
+            PromptTooLongError: if the question does not fit, even without notes.
         """
 
         def rendered(some: Sequence[Note]) -> RenderedPrompt:
@@ -104,9 +116,9 @@ class Prompt(Templates):
 
 
 def load_prompt(name: str) -> Prompt:
-    """A prompt by name (`prompts/NAME.yaml`, working directory first) or by the path of a YAML file.
+    """Return a prompt by name (`prompts/NAME.yaml`, working directory first) or by the path of a YAML file.
 
-    It is rendered once on an example, so that a wrong template is found before anything is spent.
+    The prompt is rendered once on an example, so that a wrong template is found before anything is spent.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else find_resource("prompts", name)
     prompt = read_templates(path, Prompt)

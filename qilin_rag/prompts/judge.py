@@ -1,4 +1,4 @@
-"""Prompts of judges and of the safety filter: all that they are shown stands in quotes."""
+"""Prompts of judges and of the safety filter, which quote everything that they show."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from qilin_rag.prompts.templates import PromptTooLongError, Templates, estimated
 
 
 class JudgePrompt(Templates):
-    """How a judge is asked."""
+    """A prompt for a judge."""
 
     parts = ("system", "user")
 
     user: str
 
     def render(self, values: Mapping[str, str | Sequence[str]], budget: int | None = None) -> RenderedPrompt:
-        """Fill the templates, each value quoted. Nothing is left out: PromptTooLongError where it does not fit."""
+        """Fill the templates with the quoted values, leaving nothing out.
+
+        Raises:
+            PromptTooLongError: if the prompt exceeds the budget.
+        """
         messages = self._filled("user", {name: _quoted(value) for name, value in values.items()})
         if budget is not None and (n_tokens := estimated_tokens(messages)) > budget:
             raise PromptTooLongError(f"about {n_tokens} prompt tokens for the judge; its budget is {budget}")
@@ -29,19 +33,25 @@ class JudgePrompt(Templates):
 
 
 class PointwisePrompt(JudgePrompt):
-    """How a judge is asked about one answer; `request`: what its LLM was sent, empty where that held no notes."""
+    """A judge's prompt about one answer.
+
+    `request` is the prompt that the answer's LLM was sent, empty if it held no notes.
+    """
 
     variables = ("query", "references", "request", "answer")
 
 
 class PairwisePrompt(JudgePrompt):
-    """How a judge is asked which of two answers is better."""
+    """A judge's prompt about which of two answers is better."""
 
     variables = ("query", "references", "answer_a", "answer_b")
 
 
 class SafetyPrompt(JudgePrompt):
-    """How an LLM is asked whether a note holds what it should not; `needs_images`: a note without any isn't asked."""
+    """A prompt about whether a note holds unsafe content.
+
+    If `needs_images`, notes without images are not asked about.
+    """
 
     variables = ("title", "content")
 
@@ -49,7 +59,7 @@ class SafetyPrompt(JudgePrompt):
 
 
 def _quoted(value: str | Sequence[str]) -> str | list[str]:
-    """As `quote`; what is not there stays empty, so that a template can tell."""
+    """Apply `quote`; an empty value stays empty, so that a template can test it."""
     if isinstance(value, str):
         return quote(value) if value else ""
     return [quote(each) for each in value]
@@ -59,15 +69,15 @@ J = TypeVar("J", bound=JudgePrompt)
 
 
 def load_judge_prompt(kind: type[J]) -> J:
-    """The judge's prompt of this kind (`prompts/judge/`, working directory first), rendered once on an example."""
+    """Return the judge's prompt of this kind (`prompts/judge/`, working directory first), tried on an example."""
     return _load_filled(find_resource("prompts/judge", kind.__name__.removesuffix("Prompt").lower()), kind)
 
 
 def load_safety_prompts(names: Sequence[str] | None = None) -> dict[str, SafetyPrompt]:
-    """The filter's prompts of these names, default all there are (`prompts/safety/`, working directory first)."""
+    """Return the filter's prompts of these names, by default all (`prompts/safety/`, working directory first)."""
     wanted = list(resource_names("prompts/safety")) if names is None else list(dict.fromkeys(names))
     if not wanted:
-        raise UsageError("--prompts names no prompt")
+        raise UsageError("prompts (--prompts) is empty; name one, or leave it out for all")
     return {name: _load_filled(find_resource("prompts/safety", name), SafetyPrompt) for name in wanted}
 
 
@@ -82,9 +92,9 @@ _TEMPLATE_TOKEN = re.compile(r"\[(?=/?[a-z_]+\])", re.IGNORECASE)
 
 
 def quote(text: str) -> str:
-    """Text for a judge's eyes: every line begins with `> `, and nothing in it is a token of a chat template.
+    """Quote text for a judge: every line begins with `> `, and no token of a chat template remains.
 
-    Some servers read `<|im_end|>` or `[INST]` as such wherever they stand: their first character becomes full-width.
+    Some servers interpret `<|im_end|>` or `[INST]` anywhere in a text: their first character becomes full-width.
     """
     harmless = _TEMPLATE_TOKEN.sub("［", text.replace("<", "＜"))
     return "\n".join(f"> {line}" for line in harmless.splitlines() or [""])

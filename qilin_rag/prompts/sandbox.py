@@ -1,4 +1,4 @@
-"""Jinja's sandbox, in which a short template makes nothing huge: prompts may come from strangers."""
+"""Jinja's sandbox with limits on output size: prompts may come from strangers."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _LONGEST_REPEAT = 10**6
 _MOST_CHARS, _MOST_PIECES = 10**8, 10**6
-_WIDTH = re.compile(r"[0-9*]{7,}|\{[^}]*:[^}]*\{")  # of a format: many digits, or a width that is given beside it
+_WIDTH = re.compile(r"[0-9*]{7,}|\{[^}]*:[^}]*\{")  # a width in a format: many digits, or a nested field
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, which also refuses what a short expression can make huge.
+    """A Jinja sandbox that also limits the size that a short expression can produce.
 
-    Limits: numbers given to functions and filters, widths in formats, sums and products of texts, and what comes out.
+    Limits: numbers given to functions and filters, widths in formats, sums and products of texts, and the output.
     """
 
     intercepted_binops = frozenset(["*", "**", "+", "%"])
 
     def __init__(self, **options: Any) -> None:
-        """As Jinja's environment; `lipsum`, of which a number makes any amount of text, is left out."""
+        """Create Jinja's environment without `lipsum`, which can produce any amount of text."""
         super().__init__(**options)
         del self.globals["lipsum"]
         self.filters = {name: _limited(name, filter_) for name, filter_ in self.filters.items()}
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """`**` and operations that give long texts or lists are refused."""
+        """Refuse `**` and operations that give long texts or lists."""
         sizes = [len(side) for side in (left, right) if hasattr(side, "__len__")]
         times = next((side for side in (left, right) if isinstance(side, int)), 0)
         is_huge = {
@@ -48,7 +48,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function or a method, but not with a huge number."""
         name = str(getattr(function, "__name__", "this"))
-        if name != "safe_range":  # which has a limit of its own
+        if name != "safe_range":  # it has its own limit
             _refuse_huge(name, args, kwargs)
         if name in ("format", "format_map") and _WIDTH.search(str(getattr(function, "__self__", ""))):
             raise SecurityError(f"{name} is not available for this")
@@ -58,7 +58,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def fill(template: jinja2.Template, values: Mapping[str, Any]) -> str:
         """Render a template.
 
-        Raises: SecurityError, if it goes on for too long; whatever else its expressions raise.
+        Raises:
+            SecurityError: if the output is too long. Expressions in the template may raise other errors.
         """
         pieces: list[str] = []
         n_chars = 0
@@ -66,12 +67,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
             pieces.append(piece)
             n_chars += len(piece)
             if n_chars > _MOST_CHARS or len(pieces) > _MOST_PIECES:
-                raise SecurityError("it writes too much")
+                raise SecurityError("its output is too long")
         return "".join(pieces)
 
 
 def _limited(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that takes no huge number."""
+    """Return a filter that refuses huge numbers."""
 
     @wraps(function)
     def limited(*args: Any, **kwargs: Any) -> Any:

@@ -22,13 +22,13 @@ _ENVIRONMENT = Sandbox(undefined=jinja2.StrictUndefined, autoescape=False, trim_
 
 
 class PromptTooLongError(QilinError):
-    """Even without any note the prompt is over the budget."""
+    """The prompt exceeds the budget even without notes."""
 
 
 class Templates(Frozen):
-    """What a prompt's file holds: its `parts` are templates that know `variables`.
+    """The content of a prompt's file: its `parts` are templates that use `variables`.
 
-    `version` is for people; what identifies a prompt is the hash of its templates.
+    `version` is for people; a prompt is identified by the hash of its templates.
     """
 
     parts: ClassVar[tuple[str, ...]]
@@ -42,7 +42,7 @@ class Templates(Frozen):
 
     @property
     def sha256(self) -> str:
-        """Hash of all templates: two prompts with the same hash ask the same."""
+        """Return the hash of all templates: prompts with equal hashes are the same."""
         return json_hash([getattr(self, part) for part in self.parts], sort_keys=False, ensure_ascii=False)
 
     @cached_property
@@ -65,19 +65,19 @@ class Templates(Frozen):
             raise UsageError(f"prompt {self.name!r}, {part} can't be read: {type(error).__name__}") from error
 
     def _filled(self, part: str, values: Mapping[str, Any]) -> list[Message]:
-        """The messages of the system template and of this one."""
+        """Return the messages of the system template and of this part."""
         try:
             text, instruction = (
                 clean(_ENVIRONMENT.fill(self._templates[name], values).strip()) for name in (part, "system")
             )
             asked: list[Message] = [{"role": "user", "content": text}]
-        except Exception as error:  # a template may do anything that an expression can
+        except Exception as error:  # a template may raise anything
             raise UsageError(f"prompt {self.name!r} can't be rendered: {error or type(error).__name__}") from error
         return [{"role": "system", "content": instruction}, *asked] if instruction else asked
 
 
 def estimated_tokens(messages: Sequence[Message]) -> int:
-    """A cautious estimate of the prompt's tokens (see `estimate_tokens`)."""
+    """Return a cautious estimate of the prompt's tokens (see `estimate_tokens`)."""
     return sum(estimate_tokens(message["content"]) for message in messages)
 
 
@@ -85,9 +85,13 @@ T = TypeVar("T", bound=Templates)
 
 
 def read_templates(path: Path, kind: type[T]) -> T:
-    """The templates in a file; a UsageError where they can't be read, or are not of this kind."""
+    """Return the templates in a file.
+
+    Raises:
+        UsageError: if the file can't be read, or its templates are not of this kind.
+    """
     if path.exists() and not path.is_file():
-        raise UsageError(f"prompt {path} is no plain file")  # opening a pipe would wait for ever
+        raise UsageError(f"prompt {path} is not a plain file")  # opening a pipe would wait forever
     content: dict[str, Any] = read_yaml(path)
     try:
         return kind(**{"name": path.stem, **content})

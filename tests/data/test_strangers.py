@@ -56,10 +56,10 @@ def test_the_likely_encoding_is_named(data_dir: Path, cli: Cli, encoding: str, t
         ("notes.csv", "note_idx;title;content\n1;a;b\n", "separated by semicolons"),
         ("notes.csv", "note_idx\ttitle\tcontent\n1\ta\tb\n", "separated by tabs"),
         ("notes.csv", "id,text\n1,a\n", "column 'note_idx' is missing; found instead: 'id', 'text'"),
-        ("notes.csv", "note_idx,title,title,content\n1,a,b,c\n", "column 'title' is there twice"),
-        ("notes.csv", "", "column 'note_idx' is missing; found none at all"),
+        ("notes.csv", "note_idx,title,title,content\n1,a,b,c\n", "column 'title' occurs twice"),
+        ("notes.csv", "", "column 'note_idx' is missing; it has none at all"),
         ("notes.jsonl", '{"id": 1, "text": "a"}\n', "line 1: key 'note_idx' is missing; found instead: 'id', 'text'"),
-        ("notes.jsonl", "{}\n", "key 'note_idx' is missing; found none at all"),
+        ("notes.jsonl", "{}\n", "key 'note_idx' is missing; it has none at all"),
         ("notes.jsonl", '{"query": "a"}\n{"search_idx": 1}\n', "key 'note_idx' is missing; found instead: 'query'"),
         ("notes.json", "[]", "there is notes.json: write it as notes.jsonl, one JSON object a line"),
         ("notes.xlsx", "", "there is notes.xlsx: save it as notes.csv, in UTF-8"),
@@ -121,7 +121,7 @@ def test_a_column_twice_in_parquet_is_refused(data_dir: Path, cli: Cli) -> None:
     )
     pq.write_table(table, data_dir / "notes.parquet")
     for command in (["run", "--data", data_dir], ["data", "validate", data_dir]):
-        assert "column 'title' is there twice" in "".join(cli(*command)[1:])
+        assert "column 'title' occurs twice" in "".join(cli(*command)[1:])
 
 
 def test_a_file_is_answered_with_its_folder(data_dir: Path, cli: Cli) -> None:

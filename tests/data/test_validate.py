@@ -42,9 +42,9 @@ def with_clicks(**values: Any) -> Rows:
         (changed("dqa", 1, query=None), "dqa.arrow, row 1: query is missing"),
         (
             changed("dqa", 1, dqa_output=" "),
-            "dqa.arrow, row 1: dqa_output is empty; where no answer was shown it must be -1",
+            "dqa.arrow, row 1: dqa_output is empty; it must be -1 if no answer was shown",
         ),
-        (changed("dqa", 1, dqa_output="-1"), "dqa.arrow, row 1: dqa_output is no answer, but has feedback"),
+        (changed("dqa", 1, dqa_output="-1"), "dqa.arrow, row 1: dqa_output is not an answer, but has feedback"),
         (changed("dqa", 1, is_like_clk=2.0), "dqa.arrow, row 1: is_like_clk must be -1, 0 or 1, not 2.0"),
         (
             changed("dqa", 1, ref_note_idx_list=[3, 70, 71, 70]),
@@ -121,4 +121,4 @@ def test_the_command_prints_the_first_of_each_kind_and_all_as_json(tmp_path: Pat
     assert json.loads(cli("data", "validate", tmp_path, "--json").out)["n_defects"] == 3
     assert cli("data", "validate", "sample").code == 0
     (tmp_path / "empty").mkdir()
-    assert "no table is there; known: notes" in cli("data", "validate", "empty").err
+    assert "; known: notes" in cli("data", "validate", "empty").err

@@ -51,7 +51,7 @@ def test_a_preset_or_a_prompt_in_a_pipe_is_not_waited_for(own_folder: Path, cli:
     pipe(own_folder / "configs/llms/slow.yaml")
     pipe(own_folder / "prompts/slow.yaml")
     assert "slow" not in cli("list", "llms").out + cli("list", "prompts").out
-    with pytest.raises(UsageError, match="no plain file"):
+    with pytest.raises(UsageError, match="plain file"):
         load_prompt("prompts/slow.yaml")
 
 

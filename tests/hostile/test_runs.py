@@ -133,13 +133,13 @@ ATTACKS = [
     Attack("an address for LangChain", SENDS_KEY, langchain("openai:gpt-4o", base_url=EVIL), f"--base-url {EVIL}"),
     Attack("settings for LangChain", SENDS_KEY, langchain("openai:g", settings={"openai_proxy": EVIL}), "llm.settings"),
     Attack("data of the hub", "asks the hub for it", lambda s: s.change("config", "data", to="hub:evil/x"), "data=hub"),
-    Attack("ids in a pipe", "waits for ever", pipe("ids"), "no plain file"),
-    Attack("a prompt in a pipe", "waits for ever", pipe("prompt"), "no plain file"),
+    Attack("ids in a pipe", "waits for ever", pipe("ids"), "plain file"),
+    Attack("a prompt in a pipe", "waits for ever", pipe("prompt"), "plain file"),
     Attack(
         "ranking by a device",
         "reads for ever",
         lambda s: s.change("config", "retriever", to={"name": "trec:/dev/zero", "settings": {"path": "/dev/zero"}}),
-        "no plain file",
+        "plain file",
     ),
 ]
 

@@ -387,7 +387,7 @@ def test_wrong_use_is_one_line(data: Path, server: FakeServer, cli: Cli) -> None
         "the notes of this data have no image_path": command(data, server, "--images", 1),
         "prompt portrait is about images": command(data, server, "--prompts", "portrait"),
         "did you mean violent": command(data, server, "--prompts", "violnt"),
-        "--prompts names no prompt": command(data, server, "--prompts", " , "),
+        "(--prompts) is empty": command(data, server, "--prompts", " , "),
         "data filter only takes llm.KEY=VALUE": command(data, server, "--set", "top_k=1"),
         "no such folder": command("nowhere", server),
         "--out other is something else": command(data, server, "--out", "other"),

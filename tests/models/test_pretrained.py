@@ -47,7 +47,7 @@ def test_a_hub_name_is_found_where_it_was_downloaded(tmp_path: Path, monkeypatch
 
 def test_what_cannot_be_had_is_one_line(tmp_path: Path) -> None:
     assert find_model("someone/model") is None
-    with pytest.raises(UsageError, match=r"'someone/model' is no folder here and can't be fetched"):
+    with pytest.raises(UsageError, match=r"'someone/model' .*can't be fetched"):
         fetch_model("someone/model")
     with pytest.raises(UsageError, match=r"no config\.json in this folder"):
         fetch_model(str(tmp_path))
@@ -154,7 +154,7 @@ def test_a_base_that_is_not_here_is_no_half_hash(tmp_path: Path, place: str) -> 
         (folder / module[0] / "router_config.json").write_text(json.dumps({"types": {module[2]: "Transformer"}}))
     with pytest.raises(UsageError, match=r"adapter_config\.json adapts the model 'someone/base', which is not on this"):
         model_sha256(folder)
-    with pytest.raises(UsageError, match="'someone/base' is no folder here and can't be fetched"):
+    with pytest.raises(UsageError, match="'someone/base' .*can't be fetched"):
         fetch_model(str(folder))
     write_adapter(folder / place, str(folder))
     with pytest.raises(UsageError, match="names itself as its base model"):
@@ -204,7 +204,7 @@ def test_asking_imports_nothing() -> None:
         ("Error while deserializing header: HeaderTooLarge", "fetch the model again"),
         ("The checkpoint has type `x` but Transformers does not recognize this architecture.", "does not know"),
         ("The size is wrong. For details look at the above report! Pass x=True.", "ValueError: The size is wrong."),
-        ("You should set device_map='auto'.", "see --verbose"),
+        ("You should set device_map='auto'.", "--verbose"),
     ],
 )
 def test_advice_to_programmers_is_left_out(words: str, said: str) -> None:

@@ -405,7 +405,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "open quotation mark": (b'question_id,answer\n1,a\n2,"b\n', "unexpected end of data"),
     "blank": (b" \n\n", "holds no answer"),
     "semicolons": (b"question_id;answer\n1;a\n", "semicolons"),
-    "column twice": (b"question_id,answer,answer\n1,a,b\n", "'answer' is there twice"),
+    "column twice": (b"question_id,answer,answer\n1,a,b\n", "'answer' occurs twice"),
     "sentence": (b'{"topic_id": "1", "references": [], "answer": ["a"]}', r"answer\[0\] must be an object"),
     "citation": (b'{"topic_id": "1", "references": ["10"], "answer": [{"text": "a", "citations": [1]}]}', "cites 1"),
     "citations": (b'{"topic_id": "1", "references": [], "answer": [{"text": "a", "citations": 1}]}', "must be a list"),

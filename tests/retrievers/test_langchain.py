@@ -155,10 +155,10 @@ def test_factories_get_what_they_have_parameters_for(module: str, dataset: Datas
     ("spec", "settings", "message"),
     [
         ("no.such.module:make", {}, "can't be imported"),
-        ("MODULE:absent", {}, "MODULE has no BaseRetriever, and nothing that makes one, called 'absent'"),
+        ("MODULE:absent", {}, "MODULE has no BaseRetriever, and no function that makes one, called 'absent'"),
         ("MODULE:number", {}, "makes a int, not a BaseRetriever"),
         ("MODULE:broken", {}, "MODULE:broken failed: RuntimeError: no index"),
-        ("MODULE:made", {"settings": {"k": 3}}, "it takes no settings"),
+        ("MODULE:made", {"settings": {"k": 3}}, "takes no settings"),
         ("MODULE", {}, "expected langchain:package.module:factory"),
         ("MODULE:rows", {"settings": {"api_key": "x"}}, "seems to hold a key"),
     ],

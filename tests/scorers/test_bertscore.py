@@ -296,7 +296,7 @@ BROKEN = {
     "other weights": (other_weights, "of its weights, embeddings.LayerNorm.bias for one"),
     "no tokenizer": (no_tokenizer, "has no tokenizer"),
     "no padding": (no_padding, "no padding token"),
-    "a decoder": (decoder, "is no encoder (its type is 'gpt2')"),
+    "a decoder": (decoder, "(its type is 'gpt2')"),
     "a vocabulary too small": (small_vocabulary, "knows 50 tokens, its tokenizer"),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "no config.json"),
     "bad configuration": (lambda folder: (folder / "config.json").write_text("{"), "config.json can't be read"),
@@ -335,7 +335,7 @@ def test_settings_that_cannot_be_are_found_when_it_is_made_ready(
 
 def test_a_named_model_that_is_not_there(data_dir: Path, cli: Cli) -> None:
     done = cli("run", "--data", data_dir, "--metrics", "bertscore", "-q")
-    assert (done.code, "'bert-base-chinese' is no folder here" in done.err, done.err.count("\n")) == (2, True, 1)
+    assert (done.code, "model 'bert-base-chinese' is not a folder" in done.err, done.err.count("\n")) == (2, True, 1)
 
 
 def do(data: Path, *overrides: str, **flags: Any) -> Run:
