@@ -72,9 +72,9 @@ def test_an_alias_bomb_is_refused(tmp_path: Path) -> None:
 def test_names_that_cannot_be_written_are_one_line(cli: Cli, tmp_path: Path, flag: str) -> None:
     done = cli("run", f"--{flag.replace('_', '-')}", "bad\udcff")
     assert done.code == 2
-    assert "holds a character that no name can have" in done.err
+    assert "holds a character" in done.err
     (tmp_path / "config.yaml").write_text(f'{flag}: "nul\\0byte.yaml"')
-    with pytest.raises(UsageError, match="holds a character that no name can have"):
+    with pytest.raises(UsageError, match="holds a character"):
         resolve_run({}, file=tmp_path / "config.yaml")
 
 

@@ -1,1 +1,1 @@
-"""Configuration: files of settings, flags, and the settings of a run."""
+"""Configuration: settings from files and flags, and the settings of a run."""

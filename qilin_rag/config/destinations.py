@@ -1,4 +1,4 @@
-"""Destinations of prompts and keys: said, or refused, before a configuration sends any there."""
+"""Destinations of prompts and keys: reported or refused before a configuration sends any there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def say_destination(file: Path, from_file: Mapping[str, Any], llm: Mapping[str, Any], by_flag: Collection[str]) -> None:
-    """Say it where a key goes to an address that a file of settings names."""
+    """Log that a key goes to an address that a file of settings names."""
     named = {*from_file, *(from_file["llm"] if isinstance(from_file.get("llm"), dict) else ())}
     address, key = llm.get("base_url"), LLMS.resolve(llm["name"]).model_fields.get("api_key_env")
     if named.isdisjoint({"base_url", "api_key_env"}) or not isinstance(address, str) or "llm.base_url" in by_flag:
@@ -34,7 +34,7 @@ def say_destination(file: Path, from_file: Mapping[str, Any], llm: Mapping[str, 
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether an address is of this machine alone."""
+    """Return whether an address is on this machine only."""
     try:
         host = urlsplit(address).hostname or ""
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -43,7 +43,7 @@ def is_loopback(address: str) -> bool:
 
 
 def as_flag(name: str, value: Any) -> str:
-    """The flag that names this setting of a run, as a shell takes it."""
+    """Return the flag that sets this setting of a run, quoted for a shell."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if name == "llm.base_url" and value is not None:
         return f"--base-url {shlex.quote(text)}"
@@ -51,17 +51,18 @@ def as_flag(name: str, value: Any) -> str:
 
 
 def check_destination(label: str, llm: Mapping[str, Any], named: Collection[str], serve: bool = False) -> None:
-    """Say that an LLM under the name of a shipped preset sends elsewhere, or another key, than that preset does.
+    """Check an LLM that has the name of a shipped preset, but another address or key.
 
-    A preset of the working folder, or a file of settings, may take its place.
+    A preset of the working folder, or a file of settings, may replace a shipped one. The change is logged.
 
     Args:
         label: The name of the preset.
-        llm: The LLM's settings, its class under `name`.
-        named: The settings that flags name, as `llm.base_url`.
-        serve: Whether a server is started for the run, so that no other address counts.
+        llm: The LLM's settings, with its class under `name`.
+        named: The settings that flags name, such as `llm.base_url`.
+        serve: Whether the run starts its own server, so that no other address counts.
 
-    Raises: UsageError, if a key would go there.
+    Raises:
+        UsageError: if a key would go there.
     """
     own, shipped = (root / "configs/llms" / f"{label}.yaml" for root in (Path.cwd(), shipped_root()))
     if serve or not shipped.is_file():
@@ -87,5 +88,5 @@ def check_destination(label: str, llm: Mapping[str, Any], named: Collection[str]
     variable = llm.get("api_key_env", fields.get("api_key_env"))
     if variable is None or os.environ.get(str(variable), "").strip():
         flags = " ".join(as_flag(f"llm.{name}", value) for name, (_, value) in changed.items())
-        raise UsageError(f"{said}; a key would go there, so name it if that is meant: {flags}")
+        raise UsageError(f"{said}; a key would go there, so confirm it if you mean it: {flags}")
     logger.warning("%s", said)

@@ -1,7 +1,7 @@
-"""Variables and arguments of an engine that a file may set; the others only a flag allows, by name.
+"""Variables and arguments of an engine that a file may set; only a flag, by name, allows the others.
 
-A preset, a run directory or a grid may come from a stranger. What it sets must not make the server load code, listen to
-other machines, read or write files of the stranger's choice, or send anything anywhere.
+A preset, a run directory or a grid may come from somebody else. Its settings must not make the server load code, listen
+to other machines, read or write files of the author's choice, or send anything anywhere.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 _SECRET = re.compile(r"(?i)(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD)($|_)")
 
 
-# What makes a process load code: no setting names these, whoever wants it exports them.
+# Variables that make a process load code: no setting may set them; export them instead.
 _CODE = re.compile(
     r"(?i)(PATH|ENV|CC|CXX|PS4|IFS)$|PYTHON|LD_|DYLD_|BASH|SHELL|PERL|RUBY|NODE_|JAVA_|OPENSSL_|GCONV_|GLIBC_|GTK_|GIO_"
     r"|OMP_TOOL|CUDA_INJECTION|.*(PRELOAD|PLUGIN|INSECURE|LIBRAR|_MODULES?$|_SO_|LOGGING_CONFIG)"
@@ -32,7 +32,7 @@ _VARIABLES = frozenset(_VARIABLE_NAMES.split())
 _PREFIXES = ("VLLM_", "NCCL_", "GGML_CUDA_", "FLASHINFER_", "TORCH_NCCL_")
 
 
-# Parts of names that stand for code, files, addresses, or a way in: VLLM_PLUGINS, NCCL_DEBUG_FILE, VLLM_HOST_IP.
+# Parts of names about code, files, addresses or access: VLLM_PLUGINS, NCCL_DEBUG_FILE, VLLM_HOST_IP.
 _VARIABLE_WORDS = """
     ADDR ADDRESS ARGS BIN CACHE CERT CLS CMD CODE COMM COMMAND COMPILER CONF CONFIG DEV DIR DUMP ENDPOINT EXEC FILE
     FOLDER HOOK HOST IMPORT INSECURE IP LIB LIBRARIES LIBRARY LOCATION MODELSCOPE MODULE ORIGIN PATH PLUGIN PLUGINS
@@ -50,7 +50,7 @@ _ARGUMENT_WORDS = """
 _PARTS_OF_ARGUMENTS = frozenset(_ARGUMENT_WORDS.split())
 
 
-# argparse takes any beginning of a flag that only one begins with. These are refused by each of theirs.
+# argparse accepts any unique prefix of a flag. Each prefix of these is refused.
 _ARGUMENTS = (
     *("host", "uds", "api-key", "ssl-keyfile", "ssl-certfile", "ssl-ca-certs", "middleware", "trust-remote-code"),
     *("tool-parser-plugin", "reasoning-parser-plugin", "io-processor-plugin", "logits-processors", "tool-server"),
@@ -69,28 +69,28 @@ _MODELS = frozenset(["model", "models", "lora", "vocoder", "mmproj", "draft", "r
 
 
 def is_secret(variable: str) -> bool:
-    """Tell whether a variable of this name holds a key or a password."""
+    """Return whether a variable of this name holds a key or a password."""
     return bool(_SECRET.search(variable))
 
 
 def loads_code(variable: str) -> bool:
-    """Tell whether a variable of this name makes a process load code."""
+    """Return whether a variable of this name makes a process load code."""
     return bool(_CODE.match(variable))
 
 
 def is_key(argument: str) -> bool:
-    """Tell whether an argument gives the server a key, in any form that a command line takes."""
+    """Return whether an argument gives the server a key, in any form of a command line."""
     name = re.split(r"[=\s]", argument, maxsplit=1)[0].strip("-").lower().replace("_", "-")
     return name.startswith("api-k")
 
 
 def risky_variables(environment: Mapping[str, object]) -> list[str]:
-    """Return the variables that a file may not set, in their order."""
+    """Return the variables that a file must not set, in their order."""
     return [name for name in map(str, environment) if not _is_plain_variable(name)]
 
 
 def risky_arguments(arguments: Iterable[object], engine: str = "vllm") -> list[str]:
-    """Return the names of the arguments that a file may not give, in their order, as they would be allowed."""
+    """Return the names of the arguments that a file must not give, in their order, as `allowed` takes them."""
     named = _of_llamacpp if engine == "llamacpp" else _of_vllm
     return [name for argument in arguments if (name := named(str(argument)))]
 
@@ -102,7 +102,7 @@ def _is_plain_variable(name: str) -> bool:
 
 
 def _of_vllm(argument: str) -> str | None:
-    """The flag, without its value; None for values and flags that only tune the engine."""
+    """Return the flag without its value; None for values and for flags that only tune the engine."""
     if not argument.startswith("-"):
         return None
     flag = re.split(r"[=\s]", argument, maxsplit=1)[0]
@@ -117,7 +117,7 @@ def _of_vllm(argument: str) -> str | None:
 
 
 def _of_llamacpp(argument: str) -> str | None:
-    """The parameter, without its value; our own program takes NAME=VALUE alone, and its flags are ours."""
+    """Return the parameter without its value; our own program only takes NAME=VALUE, and its flags are ours."""
     name = argument.partition("=")[0].strip()
     if argument.startswith("-"):
         return name
@@ -126,7 +126,7 @@ def _of_llamacpp(argument: str) -> str | None:
 
 
 def named_by_flag(engine: Mapping[str, Any], setting: str, value: Any) -> list[str]:
-    """Return what a flag allows that gives this setting of an engine: all that its value names."""
+    """Return what a flag that sets this setting of an engine allows: everything that its value names."""
     if setting == "environment" and isinstance(value, dict):
         return risky_variables(value)
     if setting == "extra_arguments" and isinstance(value, list):

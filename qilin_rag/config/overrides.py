@@ -1,4 +1,4 @@
-"""`--set KEY=VALUE`: values as YAML, but for settings that are text, which are taken as they are written."""
+"""`--set KEY=VALUE`: values are read as YAML, except for text settings, which are taken literally."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from qilin_rag.core.text import clean
 
 _MOST_VALUES = 100_000
 Owner = Callable[[list[str]], type[BaseModel] | type[str] | None]
-"""Gives the model of which the last part of a setting's path is a field, or `str`, where that is known."""
+"""Returns the model that has the last part of a setting's path as a field, or `str`; None if unknown."""
 
 
 def named_settings(assignments: Iterable[str], base_url: str | None = None) -> set[str]:
-    """Return the settings that flags name: `--set` assignments, and `--base-url` where it is given."""
+    """Return the settings that flags name: `--set` assignments, and `--base-url` if it is given."""
     named = {assignment.partition("=")[0] for assignment in assignments}
     return named | ({"llm.base_url"} if base_url is not None else set())
 
@@ -29,8 +29,8 @@ def named_settings(assignments: Iterable[str], base_url: str | None = None) -> s
 def parse_overrides(assignments: Iterable[str], owner: Owner = lambda path: None) -> list[tuple[list[str], Any]]:
     """Read `a.b=value` as (["a", "b"], value).
 
-    The value is read as YAML. A setting whose type is text gets it as it is written: `query: ` is no mapping there,
-    and `on`, `1e3`, `2026-01-01` or `#x` are no other things. Quotes around a whole text are YAML's.
+    The value is read as YAML. A text setting takes its value literally: `query: ` is not a mapping there, and `on`,
+    `1e3`, `2026-01-01` or `#x` stay text. Quotes around a whole text follow YAML.
     """
     parsed = []
     for assignment in assignments:
@@ -42,7 +42,7 @@ def parse_overrides(assignments: Iterable[str], owner: Owner = lambda path: None
         try:
             value = safe_load(text) if text else ""
         except yaml.YAMLError as error:
-            if not is_text or path == ["data"]:  # a name that is not even YAML is a slip
+            if not is_text or path == ["data"]:  # a name that is not YAML is a typing error
                 raise UsageError(f"--set {assignment!r}: the value is not valid YAML") from error
             value = ...
         is_null = may_be_none and text.strip().lower() in ("null", "~")
@@ -59,13 +59,13 @@ def _annotation(model: type[BaseModel] | type[str] | None, name: str) -> Any:
 
 
 def _kind_of(annotation: Any) -> tuple[bool, bool]:
-    """Whether a setting of this type is text (or a path, or one of some words), and whether it may be None."""
+    """Return whether a setting of this type is text (a path or a literal, too), and whether it may be None."""
     plain = set(_plain_types(annotation))
     return bool(plain - {type(None)}) and plain <= {str, Path, type(None)}, type(None) in plain
 
 
 def _plain_types(annotation: Any) -> Iterator[Any]:
-    """The types that an annotation stands for, without their constraints."""
+    """Yield the types in an annotation, without their constraints."""
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
         for each in get_args(annotation):
@@ -79,7 +79,7 @@ def _plain_types(annotation: Any) -> Iterator[Any]:
 
 
 def safe_load(text: str) -> Any:
-    """YAML as plain data; what a loader can raise besides YAMLError (a 13th month, deep nesting) is one, too."""
+    """Read YAML as plain data; other errors of the loader (a 13th month, deep nesting) become YAMLError."""
     try:
         value = yaml.safe_load(clean(text))
         if _n_values(value, {}) > _MOST_VALUES:
@@ -90,7 +90,7 @@ def safe_load(text: str) -> Any:
 
 
 def _n_values(value: Any, known: dict[int, int]) -> int:
-    """How many values a document holds once its aliases are written out; each object is counted once."""
+    """Return the number of values in a document with its aliases expanded, counting each object once."""
     if not isinstance(value, dict | list):
         return 1
     if id(value) not in known:
@@ -101,7 +101,7 @@ def _n_values(value: Any, known: dict[int, int]) -> int:
 
 
 def _cleaned(value: Any) -> Any:
-    """The same data as it can be written: a date is its text, an escape may stand for half a character."""
+    """Return the data in a form that can be stored: dates as text, and no half characters from escapes."""
     if isinstance(value, dict):
         return {_cleaned(key): _cleaned(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -14,21 +14,21 @@ _GGUF_CONTEXT_LENGTH = 8192
 
 
 def _gguf_preset(path: str) -> dict[str, Any]:
-    """Return the preset that `gguf:PATH` stands for: the file, served by llama.cpp, known by its name."""
+    """Return the preset of `gguf:PATH`: the file, served by llama.cpp, under its name."""
     if not path.strip():
-        raise UsageError(f"llm {GGUF!r}: nothing stands behind the colon; write {GGUF}FILE")
+        raise UsageError(f"llm {GGUF!r}: the value after the colon is missing; write {GGUF}FILE")
     settings = {"model": Path(path).stem, "context_length": _GGUF_CONTEXT_LENGTH}
     return {"name": "openai", **settings, "engine": {"name": "llamacpp", "model": path}}
 
 
 def preset_settings(name: str) -> tuple[str, dict[str, Any]]:
-    """Return the LLM class that a preset, or what can be given instead of one, stands for, and its settings."""
+    """Return the LLM class and the settings of a preset, a GGUF file or a class."""
     settings = named_llm(name)
     return settings.pop("name"), settings
 
 
 def named_llm(name: str) -> dict[str, Any]:
-    """An LLM preset's settings, its class under `name`; a name without a preset is a class itself."""
+    """Return an LLM preset's settings with its class under `name`; a name without a preset is a class."""
     if name.startswith(GGUF):
         return _gguf_preset(name.removeprefix(GGUF))
     if ":" in name or name in LLMS.table():
@@ -40,17 +40,21 @@ def named_llm(name: str) -> dict[str, Any]:
 
 
 def read_preset(path: Path) -> dict[str, Any]:
-    """The settings in the file of a preset, its class under `name`; a UsageError where it can't be one."""
+    """Return the settings in a preset's file, with its class under `name`.
+
+    Raises:
+        UsageError: if the file is not a preset.
+    """
     preset = read_yaml(path)
     kind = preset.pop("class", None)
     if kind not in LLMS.table():
         raise UsageError(f"{path}: class must be one of {', '.join(LLMS.table())}; got {kind!r}")
     if LLMS.names_code(kind, preset):
-        raise UsageError(f"{path}: a preset can't name code (package.module:NAME); that goes to --llm")
+        raise UsageError(f"{path}: a preset can't name code (package.module:NAME); give that as llm (--llm)")
     return {**preset, "name": kind}
 
 
 def known_preset(name: str) -> dict[str, Any]:
-    """Read the preset file of this name, its class under `name`; empty if there is none."""
+    """Return the settings of the preset with this name, with its class under `name`; empty if there is none."""
     presets = resource_names("configs/llms")
     return read_preset(presets[name]) if name in presets else {}

@@ -1,4 +1,4 @@
-"""Presets and prompts: where they are found, and YAML files read as plain data."""
+"""Presets and prompts: their location, and YAML files read as plain data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def shipped_root() -> Path:
-    """The folder of the presets and prompts that came with the package."""
+    """Return the folder of the presets and prompts in the package."""
     checkout = _PACKAGE.parent
     return checkout if (checkout / "pyproject.toml").is_file() else _PACKAGE / "resources"
 
@@ -25,17 +25,17 @@ def _resource_roots() -> list[Path]:
 
 
 def resource_names(kind: str) -> dict[str, Path]:
-    """All YAML files of a folder (`prompts`, `configs/llms`) by name; the working directory's come first."""
+    """Return all YAML files of a folder (`prompts`, `configs/llms`) by name, the working directory's first."""
     found: dict[str, Path] = {}
     for root in _resource_roots():
         for path in sorted((root / kind).glob("*.yaml")):
-            if path.is_file():  # opening a pipe would wait for ever
+            if path.is_file():  # opening a pipe would wait forever
                 found.setdefault(path.stem, path)
     return found
 
 
 def find_resource(kind: str, name: str) -> Path:
-    """The file of a named prompt or preset; unknown names get the nearest ones suggested."""
+    """Return the file of a named prompt or preset; an error suggests the nearest names."""
     found = resource_names(kind)
     if name not in found:
         raise unknown_name(Path(kind).name.removesuffix("s"), name, found)
@@ -43,7 +43,11 @@ def find_resource(kind: str, name: str) -> Path:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping; anything else is a UsageError naming file and line."""
+    """Return the mapping in a YAML file.
+
+    Raises:
+        UsageError: if the file holds anything else; the error names file and line.
+    """
     try:
         content = safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

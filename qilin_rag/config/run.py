@@ -1,7 +1,7 @@
-"""The configuration of a run: components, built once when it is read; a wrong setting is an error there.
+"""The configuration of a run: components, built when it is read, so that a wrong setting is an error there.
 
-File, flags and Python give equal configurations. What is above this package in the order of imports (prompts, rankers)
-is found by name, as the registries find components.
+File, flags and Python give equal configurations. Parts from packages that import this one (prompts, rankers) are found
+by name, like components in the registries.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RERANKER = "qilin_rag.rankers.rerank:Reranker"
 
 
 def _by_name(metrics: Any) -> Any:
-    """Metrics by the names that they have in a file."""
+    """Return metrics by their names in a file."""
     if isinstance(metrics, Mapping):
         return dict(metrics)
     named: dict[str, Any] = {}
@@ -33,16 +33,19 @@ def _by_name(metrics: Any) -> Any:
 
 
 class LLMConfig(AskSettings):
-    """An LLM (`llms.LLM`), and how it is asked."""
+    """An LLM (`llms.LLM`) and how it is asked."""
 
     llm: Any = Field(default_factory=lambda: LLMS.create("extractive", {}))
 
 
 class RunConfig(PlainSettings, LLMConfig):
-    """All settings of one run: its parts are components, checked and ready.
+    """All settings of one run, with its parts as validated components.
 
-    `retriever`: a `retrievers.Retriever`; `rerank`: a `rankers.rerank.Reranker`, or None; `prompt`: a
-    `prompts.answer.Prompt`; `metrics`: each a `scorers.Scorer`, which must be usable, by the name of its component.
+    Attributes:
+        retriever: A `retrievers.Retriever`.
+        rerank: A `rankers.rerank.Reranker`; None for no second stage.
+        prompt: A `prompts.answer.Prompt`.
+        metrics: Scorers (`scorers.Scorer`) by component name; each must be usable.
     """
 
     retriever: Any = Field(default_factory=lambda: RETRIEVERS.create("bm25", {}))
@@ -54,20 +57,21 @@ class RunConfig(PlainSettings, LLMConfig):
 
     @model_validator(mode="after")
     def _check_components(self) -> RunConfig:
-        """Each component is of its kind, and the second stage has as many hits as the prompt is to have."""
+        """Check the kind of each component, and that the second stage has enough hits for the prompt."""
         of_kinds = [(RETRIEVERS, "retriever", self.retriever), (LLMS, "llm", self.llm)]
         of_kinds += [(SCORERS, "metrics", scorer) for scorer in self.metrics.values()]
         for registry, field, component in of_kinds:
             if not registry.makes(component):
-                raise UsageError(f"{field}: {type(component).__name__} is no {registry.kind}")
+                raise UsageError(f"{field}: {type(component).__name__} can't be used as {registry.kind}")
         if self.rerank is not None and self.top_k > self.rerank.depth and not self.retriever.ignores_k:
             raise UsageError(
-                f"--top-k {self.top_k}: only {self.rerank.depth} notes are ranked again; raise --rerank-depth"
+                f"top_k {self.top_k} (--top-k): the second stage ranks only {self.rerank.depth} notes; "
+                "raise rerank_depth (--rerank-depth)"
             )
         return self
 
     def spec(self) -> RunSpec:
-        """This run as a manifest records it: retriever and LLM with all their settings, also those at the default."""
+        """Return this run as a manifest records it: retriever and LLM with all settings, defaults included."""
         second = {}
         if self.rerank is not None:
             second = {"rerank_depth": self.rerank.depth, "rerank_weight": self.rerank.weight}
@@ -89,7 +93,7 @@ def resolve_run(
     top_k: int = TOP_K,
     from_file: Mapping[str, Any] | None = None,
 ) -> RunConfig:
-    """Layer file, flags (None = not given) and `--set` assignments over the defaults, and build the components.
+    """Apply file, flags (None = not given) and `--set` assignments over the defaults, and build the components.
 
     LLM presets are filled in.
 
@@ -97,17 +101,17 @@ def resolve_run(
         flags: Settings by name. `retriever`, `llm` and each of `metrics` may be a component, such as `BM25(k1=1.2)`.
         overrides: Assignments such as `retriever.k1=1.2`.
         file: A YAML file of settings.
-        top_k: The default of that setting, less where what is given finds or ranks fewer notes.
-        from_file: What the file says, if it was read.
+        top_k: The default of that setting, lowered if the retriever or ranker returns fewer notes.
+        from_file: The content of the file, if it was read before.
 
     Raises:
-        UsageError: A setting is unknown or wrong; the error names it as `retriever.k1`.
+        UsageError: if a setting is unknown or wrong; the error names it as `retriever.k1`.
     """
     return build_run(resolve_spec(flags, overrides, file, top_k, from_file))
 
 
 def build_run(spec: RunSpec) -> RunConfig:
-    """Build the components that are named; a UsageError names the setting that is wrong."""
+    """Build the components that a spec names; a UsageError names the wrong setting."""
     retriever = RETRIEVERS.create(spec.retriever.name, spec.retriever.settings)
     llm = LLMS.create(spec.llm.name, spec.llm.settings)
     metrics = build_scorers(spec.metrics)
@@ -125,7 +129,7 @@ def build_run(spec: RunSpec) -> RunConfig:
 
 
 def build_scorers(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Build the scorers of these names and settings."""
+    """Build the scorers with these names and settings."""
     scorers: dict[str, Any] = {}
     for given, settings in metrics.items():
         scorer = SCORERS.create(given, settings)
@@ -136,13 +140,13 @@ def build_scorers(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def resolve_metrics(metrics: Any = None, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
-    """Build the scorers of a command that only scores; with the names of those to use where they can be."""
+    """Build the scorers of a scoring command; also return the names of those that are optional."""
     spec = resolve_spec({"metrics": metrics}, overrides)
     return build_scorers(spec.metrics), spec.optional_metrics
 
 
 def changed_rerank_settings(depth: int, weight: float) -> dict[str, Any]:
-    """Those of the settings of a second stage that are not the default."""
+    """Return the settings of a second stage that are not the default."""
     usual = {"depth": RERANK_DEPTH, "weight": RERANK_WEIGHT}
     return {name: value for name, value in {"depth": depth, "weight": weight}.items() if value != usual[name]}
 

@@ -1,4 +1,4 @@
-"""The settings of a component for people: name, default, and the sentence of the source that explains it."""
+"""The settings of a component for people: name, default, and the documentation in its source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_CHARS = 160
 
 
 class SettingDoc(NamedTuple):
-    """A setting: its key, its default as `--set` takes it, and what it means."""
+    """A setting: its key, its default as `--set` takes it, and its meaning."""
 
     name: str
     default: str
@@ -25,7 +25,7 @@ class SettingDoc(NamedTuple):
 
 
 def setting_docs(model: type[BaseModel], most_chars: int = _MOST_CHARS) -> list[SettingDoc]:
-    """Return what can be set of a component, in its order; meanings are cut to `most_chars` characters.
+    """Return the settings of a component, in its order; meanings are cut to `most_chars` characters.
 
     The meaning is the text under the field, else its entry under `Args:` or `Attributes:` in the docstring of the class
     or of one that it is made from, else the sentences there that name it; else its type.
@@ -43,7 +43,7 @@ def setting_docs(model: type[BaseModel], most_chars: int = _MOST_CHARS) -> list[
 
 
 def as_setting(value: Any) -> str:
-    """A value as `--set` takes it."""
+    """Return a value as `--set` takes it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -52,7 +52,7 @@ def _default(field: Any) -> str:
 
 
 def _type_name(annotation: Any) -> str:
-    """The types of a setting, without their constraints; of words all that it can be."""
+    """Return the types of a setting, without their constraints; literals are listed."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _type_name(parts[0])
@@ -65,7 +65,7 @@ def _type_name(annotation: Any) -> str:
 
 @cache
 def _under_fields(cls: type) -> dict[str, str]:
-    """The text under each field of the class's own source."""
+    """Return the text under each field in the source of the class."""
     try:
         [node] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     except (OSError, TypeError, SyntaxError, ValueError):
@@ -90,7 +90,7 @@ def _entries(docstring: str) -> dict[str, str]:
 
 
 def _sentences(docstring: str, name: str) -> str:
-    """The part of a docstring that explains `name`: from its mention to the end of the sentence."""
+    """Return the part of a docstring that explains `name`: from its mention to the end of the sentence."""
     text = " ".join(docstring.split())
     if (defined := re.search(rf"`{name}`:? ", text)) is None:
         return ""

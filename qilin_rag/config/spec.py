@@ -1,4 +1,4 @@
-"""A run as it is written down, by names and settings, and how its layers are read; nothing is built here.
+"""A run in stored form, by names and settings, and the reading of its layers; nothing is built here.
 
 Layers, each over the one before: defaults < file < flags < `--set key=value`. Files are data: they are read with
 `safe_load`, and can name only registered components; `package.module:Class` is for the command line.
@@ -36,9 +36,19 @@ RERANK_DEPTH, RERANK_WEIGHT = 20, 1.0
 
 
 class AskSettings(Frozen):
-    """How an LLM is asked, whatever it is asked about.
+    """Settings of how an LLM is asked, about anything.
 
-    `llm_label` is the name the LLM was given by, `llm_preset` the settings which that name alone stands for.
+    Attributes:
+        llm_label: The name by which the LLM was given.
+        llm_preset: The settings that this name alone means.
+        serve: Whether to start the preset's own server for this run, and stop it afterwards.
+        concurrency: The most questions asked at once.
+        cache: Whether to take answers to equal earlier requests from the response cache.
+        seed: The seed for drawing questions, shuffling notes, and intervals.
+        limit: The number of questions, drawn by a seeded permutation; null takes all.
+        runs_dir: The folder of runs.
+        fail_on_error: The questions without an answer that are allowed before exit code 3: a share below 1, or a
+            number.
     """
 
     llm_label: str = "extractive"
@@ -54,7 +64,7 @@ class AskSettings(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _label(cls, values: Any) -> Any:
-        """An LLM that is given without a label is called by its name."""
+        """Take the name of an LLM that is given without a label."""
         if isinstance(values, dict) and "llm" in values and "llm_label" not in values:
             llm = values["llm"].named() if isinstance(values["llm"], Component) else values["llm"]
             name = llm.name if isinstance(llm, Named) else llm.get("name") if isinstance(llm, dict) else None
@@ -63,11 +73,21 @@ class AskSettings(Frozen):
 
 
 class PlainSettings(AskSettings):
-    """The settings of a run that are no components.
+    """The settings of a run that are not components.
 
-    `note_order`: how the notes stand in the prompt (`shuffled`: by `seed` and question); `note_chars`: the most
-    characters of each note's content there. `optional_metrics` are scored too where they can be with what is on this
-    machine. `note` is a word for people, shown beside the LLM in tables.
+    Attributes:
+        data: `sample`, `hub:OWNER/NAME`, or a folder with the tables notes and dqa as parquet, arrow, csv or jsonl.
+        answers: Which answers make a question: engaged (any feedback), liked, content, citation, experience, shown.
+        references: `own`: the question's own answers; `query`: those to the same query as well.
+        missing_notes: What to do with hits that the data has no note for: `error`, or `skip` (leave out and count).
+        top_k: The number of notes a question gets; oracle gives all references.
+        note_order: The order of the notes in the prompt (`shuffled` depends on `seed` and question).
+        note_chars: The most characters of each note's content in the prompt; null means no limit.
+        optional_metrics: Metrics that are scored only if this machine has what they need.
+        ids: A file with the ids of the questions to ask, one a line; null asks all.
+        fresh: Whether to ask every question again; earlier answers are set aside.
+        repeat: How often to ask every question, past the cache, to count the answers that change.
+        note: A remark for people, shown beside the LLM in tables.
     """
 
     data: str = Field(default_factory=lambda: os.environ.get("QILIN_RAG_DATA") or "sample")
@@ -85,10 +105,16 @@ class PlainSettings(AskSettings):
 
 
 class RunSpec(PlainSettings):
-    """A run as it is written down: what files, flags and `--set` say, and what a manifest records.
+    """A run in stored form: the settings of files, flags and `--set`, which a manifest records.
 
-    `rerank`: the folder of a trained ranker, which puts the first `rerank_depth` hits of a question in its own order,
-    or by `rerank_weight` of its score and the rest of the retriever's. `prompt`: its name, or the path of its file.
+    Attributes:
+        retriever: The retriever by name and settings.
+        rerank: The folder of a trained ranker that reorders the hits (crossencoder, biencoder); null for none.
+        rerank_depth: The number of hits of a question that are reordered.
+        rerank_weight: The weight of the ranker's score in the new order; the rest is the retriever's.
+        llm: The LLM by name and settings.
+        prompt: The name of a prompt, or the path of its YAML file.
+        metrics: The settings of each metric by name.
     """
 
     retriever: Named = Named(name="bm25")
@@ -109,22 +135,22 @@ _REPEATED_SETTINGS = (
     "rerank",
     "llm",
     "metrics",
-)  # may lie elsewhere the next time
+)  # their paths may differ in the next session
 _PLAIN_SETTINGS = [name for name in RunSpec.model_fields if name not in _COMPOSED_SETTINGS]
 
 
 def _refuse_unwritable(given: Mapping[str, Any]) -> None:
-    """Paths and names that the manifest could not hold, or the system not open."""
+    """Refuse paths and names that the manifest can't hold or the system can't open."""
     for name, value in given.items():
         if isinstance(value, str | Path) and ("\0" in str(value) or clean(str(value)) != str(value)):
             raise UsageError(
-                f"{name} {ascii(str(value))[:80]} holds a character that no name can have; "
-                "where the system's language is not UTF-8, set LANG=C.UTF-8"
+                f"{name} {ascii(str(value))[:80]} holds a character that is invalid in a name; "
+                "if the system's language is not UTF-8, set LANG=C.UTF-8"
             )
 
 
 def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any], dict[str, dict[str, Any]]]]:
-    """The components a file names, with their settings, by kind; an LLM with those of its preset."""
+    """Yield the components that a file names, with their settings, by kind; an LLM with those of its preset."""
     if "retriever" in settings:
         its = _named(settings["retriever"], "retriever")
         yield "retriever", RETRIEVERS, {its.pop("name"): its}
@@ -137,11 +163,11 @@ def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any],
 
 
 def _components_as_written(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A prompt and a second stage that Python gives as objects, by the file and folder they were read from."""
+    """Replace a prompt and a second stage given as objects by the file and folder they came from."""
     written: dict[str, Any] = {}
     if (source := getattr(given.get("prompt"), "source", None)) is not None:
         if not source:
-            raise UsageError("prompt: one that no file holds can't be asked again; write it into a file")
+            raise UsageError("prompt: a prompt without a file can't be asked again; write it into a file")
         written["prompt"] = source
     if (folder := getattr(given.get("rerank"), "folder", None)) is not None:
         second = given["rerank"]
@@ -150,7 +176,7 @@ def _components_as_written(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named(layer: Any, kind: str) -> dict[str, Any]:
-    """A component in a file or flag: a name, a mapping with `name` and its settings, or from Python itself."""
+    """Return a component of a file, flag or Python: a name, a mapping with `name` and settings, or an object."""
     if isinstance(layer, Component):
         named = _named_component(layer, kind, RETRIEVERS if kind == "retriever" else LLMS)
         return {"name": named.name, **named.settings}
@@ -191,13 +217,15 @@ def resolve_spec(
     top_k: int = TOP_K,
     from_file: Mapping[str, Any] | None = None,
 ) -> RunSpec:
-    """As `run.resolve_run`, without building a component; `from_file`: what the file says, if it was read."""
+    """Return the spec like `run.resolve_run`, without building components."""
     if from_file is None:
         from_file = read_yaml(file) if file else {}
     overrides = list(overrides)
     for kind, registry, named in _names_in(from_file):
         if any(registry.names_code(name, its) for name, its in named.items()):
-            raise UsageError(f"{file}: {kind} must be a registered name; code (package.module:NAME) goes to --{kind}")
+            raise UsageError(
+                f"{file}: {kind} must be a registered name; give code (package.module:NAME) as {kind} (--{kind})"
+            )
     given = {**from_file, **{key: value for key, value in flags.items() if value is not None}}
     given |= _components_as_written(given)
     _refuse_unwritable(given)
@@ -221,7 +249,7 @@ def resolve_spec(
             if key in engine:
                 raise UsageError(f"a file can't {what} (engine.{key}); give it with --set llm.engine.{key}=")
     for path, value in parse_overrides(overrides, _owner_of(retriever["name"], llm)):
-        if path[0] == "metrics" and len(path) == 3 and path[1] in optional:  # who sets it, wants it
+        if path[0] == "metrics" and len(path) == 3 and path[1] in optional:  # a metric that is set is wanted
             optional.remove(path[1])
             metrics[path[1]] = {}
         _override(path, value, given, retriever, llm, metrics)
@@ -229,7 +257,7 @@ def resolve_spec(
     given.setdefault("top_k", min([top_k, *(depth for depth in depths if isinstance(depth, int) and depth > 0)]))
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
     RETRIEVERS.resolve(retriever_name)
-    LLMS.resolve(llm_class)  # before the destination, which names its address
+    LLMS.resolve(llm_class)  # before the check of its destination
     by_flag = named_settings(overrides, flags.get("base_url"))
     check_destination(label, {**llm, "name": llm_class}, by_flag, bool(given.get("serve")))
     if file is not None and not given.get("serve"):
@@ -240,11 +268,13 @@ def resolve_spec(
             given.setdefault("serve", True)
     is_as_preset = all(llm.get(key) == preset.get(key) for key in ("model", "base_url"))
     if llm.get("price") is preset.get("price") and not is_as_preset:
-        llm.pop("price", None)  # that of another model, or of this one elsewhere
+        llm.pop("price", None)  # the price of another model or provider
     if given.get("serve") and base_url is not None:
-        raise UsageError("--serve starts a server of its own, so it takes no --base-url; leave one of them out")
+        raise UsageError(
+            "serve (--serve) starts its own server, so it takes no base_url (--base-url); leave one of them out"
+        )
     if label == "openai" and isinstance(llm.get("model"), str):
-        model = llm["model"]  # an endpoint without a preset is known by its model
+        model = llm["model"]  # an endpoint without a preset is named after its model
         label, preset = short_path(model, hashlib.sha256(model.encode()).hexdigest()), {"model": model}
     argument = LLMS.resolve(llm_class).argument
     if LLMS.is_registered(label) and argument in llm:  # whichever way it was given
@@ -267,9 +297,9 @@ def resolve_spec(
 def recorded_spec(
     recorded: Mapping[str, Any], overrides: Iterable[str] = (), base_url: str | None = None, **changes: Any
 ) -> RunSpec:
-    """The configuration that a manifest recorded, with `--set` assignments, an address, and settings of the caller.
+    """Return the configuration of a manifest, with `--set` assignments, an address, and settings of the caller.
 
-    What it says that its engine is allowed counts for nothing: flags say that.
+    What it allows its engine does not count: only flags can allow that.
     """
     try:
         given = RunSpec(**recorded).model_dump()
@@ -297,7 +327,7 @@ def _override(
     llm: dict[str, Any],
     metrics: dict[str, dict[str, Any]],
 ) -> None:
-    """Put one `--set` assignment where it belongs."""
+    """Apply one `--set` assignment."""
     match path:
         case ["retriever", key] if key != "name":
             retriever[key] = value
@@ -320,7 +350,7 @@ def _override(
 
 
 def _unknown_setting(name: str, retriever: str, llm: str, metrics: Iterable[str]) -> UsageError:
-    """The error for `--set` of a name that is no setting, with the component that has one of this name."""
+    """Return the error for an unknown setting in `--set`, naming the component that has a setting of this name."""
     components = {
         "retriever": (RETRIEVERS, retriever),
         "llm": (LLMS, llm),
@@ -335,7 +365,7 @@ def _unknown_setting(name: str, retriever: str, llm: str, metrics: Iterable[str]
 
 
 def _owner_of(retriever: str, llm: Mapping[str, Any]) -> Owner:
-    """Which model has the setting of a path, in a run with this retriever and LLM."""
+    """Return which model has the setting of a path, in a run with this retriever and LLM."""
 
     def owner(path: list[str]) -> type[BaseModel] | type[str] | None:
         match path:
@@ -359,7 +389,7 @@ def _owner_of(retriever: str, llm: Mapping[str, Any]) -> Owner:
 
 
 def _with_setting(engine: Any, keys: list[str], value: Any) -> dict[str, Any]:
-    """An engine block (or its bare name) with one setting, or one environment variable, changed by a flag."""
+    """Return an engine block (or its bare name) with one setting, or one environment variable, changed by a flag."""
     settings: dict[str, Any] = {"name": engine} if isinstance(engine, str) else dict(engine or {})
     match keys:
         case ["allowed"] if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""LLMs: what answers. `LLM.generate` is the whole interface."""
+"""LLMs, which answer prompts. `LLM.generate` is the whole interface."""
 
 from qilin_rag.llms.base import LLM, ContextOverflowError, FatalLLMError, LLMError
 

@@ -16,35 +16,51 @@ ThinkingMarkers = list[tuple[_Marker, _Marker]]
 
 
 class LLMError(QilinError):
-    """This question got no answer; the run goes on and records it as failed.
+    """An error of one question, which gets no answer; the run continues and records it as failed.
 
-    `retries`: how often it was asked again before that.
+    Args:
+        reason: One line of text.
+        retries: The number of repeats of the request before the error.
     """
 
     retries: int = 0
 
     def __init__(self, reason: str = "", retries: int = 0) -> None:
-        """`reason`: one line."""
+        """Set the text and the number of retries."""
         super().__init__(reason)
         self.retries = retries
 
 
 class ContextOverflowError(LLMError):
-    """The server takes no prompt of this length: with fewer notes it may."""
+    """The server refuses a prompt of this length; one with fewer notes may be accepted."""
 
 
 class FilteredError(LLMError):
-    """A content filter holds this prompt or its answer back: the question is `filtered`, and not asked again."""
+    """A content filter refuses this prompt or its answer: the question is `filtered`, and not asked again."""
 
 
 class FatalLLMError(QilinError):
-    """No question can get an answer (server gone, key refused, account empty): the run stops, what is done is kept."""
+    """No question can get an answer (no server, key refused, no credit): the run stops and keeps its results."""
 
 
 class LLM(Component):
-    """Answers prompts; several calls of `generate` run at once on one event loop.
+    """A model that answers prompts; several calls of `generate` run concurrently on one event loop.
 
-    `price` null: unknown. `takes_tokens`: a prompt costs tokens at all. `takes_images`: those of a prompt are sent.
+    To add one, write a subclass with the method `generate`, and name it `package.module:Class`.
+
+    Args:
+        price (Price): What the provider charges; null if it is not known.
+
+    Attributes:
+        takes_tokens (bool): Whether a prompt costs tokens.
+        takes_images (bool): Whether the images of a prompt are sent.
+
+    Example:
+        >>> class Echo(LLM):
+        ...     async def generate(self, prompt: RenderedPrompt) -> Completion:
+        ...         return Completion(text=prompt.query, raw=prompt.query, model="echo", finish_reason="stop")
+        >>> Echo().identity()["class"].endswith(":Echo")
+        True
     """
 
     operational: ClassVar[frozenset[str]] = frozenset({"price"})
@@ -55,31 +71,50 @@ class LLM(Component):
 
     @property
     def prompt_budget(self) -> int | None:
-        """Tokens a prompt may have, None where there is no limit."""
+        """Return the most tokens of a prompt; None if there is no limit."""
         return None
 
     @property
     def answer_budget(self) -> int | None:
-        """Tokens an answer may have, None where that is not known."""
+        """Return the most tokens of an answer; None if it is not known."""
         return None
 
     def check(self) -> dict[str, Any]:
-        """Before anything else is done: raise a QilinError if no call can succeed; else what is known of the server."""
+        """Check, before any other work, that calls can succeed.
+
+        Returns:
+            The facts that are known of the server.
+
+        Raises:
+            QilinError: if no call can succeed.
+        """
         return {}
 
     def request(self, prompt: RenderedPrompt) -> dict[str, Any] | None:
-        """All that decides the answer (server, model, sampling, messages), for the response cache; None: not kept."""
+        """Return everything that decides the answer (server, model, sampling, messages), the key of the response cache.
+
+        Returns:
+            None if answers must not be stored.
+        """
         return None
 
     def read_again(self, kept: Completion) -> Completion:
-        """Read the text of an answer that an older version kept by the rules of this one."""
+        """Read the text of a stored answer of an older version by the rules of this one."""
         return kept
 
     @abstractmethod
     async def generate(self, prompt: RenderedPrompt) -> Completion:
-        """Answer one prompt. `finish_reason` is `stop`, `length` (cut off), `content_filter` or `refusal`.
+        """Answer one prompt.
 
-        LLMError for this prompt alone, FatalLLMError where going on makes no sense.
+        Args:
+            prompt: The messages, and the question and notes that they hold.
+
+        Returns:
+            The answer. Its `finish_reason` is `stop`, `length` (cut off), `content_filter` or `refusal`.
+
+        Raises:
+            LLMError: if this prompt gets no answer.
+            FatalLLMError: if no prompt can get an answer.
         """
 
     async def close(self) -> None:

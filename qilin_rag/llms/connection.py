@@ -1,7 +1,7 @@
-"""How a server is reached: what of the environment counts for it, whom its client trusts, and where it never goes.
+"""Connections to servers: which environment variables apply, which certificates are trusted, and which redirects.
 
-A key goes to the address that it was given for and to no other, and neither does what OpenAI's client reads from the
-environment of its own accord.
+A key goes only to the address that it was given for. The same holds for values that OpenAI's client reads from the
+environment unasked.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
-MOST_BYTES = 16 * 2**20  # of a list of models
-SILENT_S = 5.0  # of a wait; then it is said what is waited for
-# What clients of OpenAI send of the environment, unasked; meant for OpenAI's own addresses.
+MOST_BYTES = 16 * 2**20  # limit for a list of models
+SILENT_S = 5.0  # seconds of waiting before the log says for what
+# Variables that OpenAI's client sends unasked; they are meant for OpenAI's own addresses.
 OPENAI_VARIABLES = (
     "OPENAI_ORG_ID",
     "OPENAI_ORGANIZATION",
@@ -45,7 +45,7 @@ OPENAI_VARIABLES = (
 )
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 _OPENAI_HOST = "api.openai.com"
-# Azure's other hosts of models (models.ai.azure.com, inference.ml.azure.com) take keys as OpenAI does.
+# Azure's other model hosts (models.ai.azure.com, inference.ml.azure.com) take keys as OpenAI does.
 _AZURE_HOST = re.compile(r"\.(openai|cognitiveservices|services\.ai)\.azure\.(com|us|cn)$|\.azure-api\.net$")
 _AZURE_PATH = "/openai/deployments/"
 
@@ -53,7 +53,7 @@ _one_at_a_time = threading.Lock()
 
 
 def is_local(address: str) -> bool:
-    """Whether an address is of this machine: reached without a proxy, and without a key if none is set.
+    """Return whether an address is on this machine: reached without a proxy, and without a key unless one is set.
 
     >>> [is_local(f"http://{host}/v1") for host in ("localhost:8000", "127.0.0.2", "[::1]", "0.0.0.0", "10.0.0.1")]
     [True, True, True, True, False]
@@ -63,20 +63,20 @@ def is_local(address: str) -> bool:
 
 
 def is_openai(address: str) -> bool:
-    """Whether an address is one of OpenAI's own, in any region."""
+    """Return whether an address is one of OpenAI's own, in any region."""
     host = urlsplit(address).hostname or ""
     return urlsplit(address).scheme == "https" and (host == _OPENAI_HOST or host.endswith(f".{_OPENAI_HOST}"))
 
 
 def is_azure(address: str) -> bool:
-    """Whether an address takes its key as Azure does: in the header `api-key`."""
+    """Return whether an address takes its key as Azure does: in the header `api-key`."""
     parts = urlsplit(address)
     return bool(_AZURE_HOST.search(parts.hostname or "")) or _AZURE_PATH in f"{parts.path}/"
 
 
 @contextmanager
 def environment_for(address: str) -> Iterator[None]:
-    """Hide the variables that don't concern an address while its client is made, which is when it reads them."""
+    """Hide environment variables that do not concern an address while its client is created and reads them."""
     foreign = () if is_openai(address) else OPENAI_VARIABLES
     hidden = [*foreign, *(PROXY_VARIABLES if is_local(address) else ())]
     with _one_at_a_time:
@@ -95,10 +95,10 @@ class Proxy(NamedTuple):
 
 
 def proxy_for(address: str) -> Proxy | None:
-    """The proxy through which an address is reached; none for this machine, and for what NO_PROXY names.
+    """Return the proxy for an address; None for this machine, and for hosts in NO_PROXY.
 
     Raises:
-        UsageError: If it does not speak HTTP.
+        UsageError: if the proxy does not speak HTTP.
     """
     parts, proxies = urlsplit(address), getproxies()
     scheme = next((name for name in (parts.scheme, "all") if proxies.get(name)), None)
@@ -115,10 +115,10 @@ def proxy_for(address: str) -> Proxy | None:
 
 
 def certificates() -> ssl.SSLContext:
-    """Whom to trust: SSL_CERT_FILE and SSL_CERT_DIR where they are set, else the system.
+    """Return the trusted certificates: SSL_CERT_FILE and SSL_CERT_DIR if they are set, else the system's.
 
     Raises:
-        UsageError: If one of them names what can't be read.
+        UsageError: if a variable names a file that can't be read.
     """
     import httpx2
 
@@ -145,7 +145,7 @@ def _unreadable(variable: str, place: str | None, reason: str) -> UsageError:
 
 
 def no_answer(address: str, cause: str, model: str, has_engine: bool) -> FatalLLMError:
-    """Say that a server can't be reached, and what to do: start one, or reach it otherwise."""
+    """Return the error for a server that can't be reached, with advice: start one, or reach it otherwise."""
     if advice := _tls_advice(address, cause):
         return FatalLLMError(advice)
     if not is_local(address):
@@ -154,18 +154,18 @@ def no_answer(address: str, cause: str, model: str, has_engine: bool) -> FatalLL
         return FatalLLMError(f"no answer from {address}{through} ({cause}); check the address and the network")
     if has_engine:
         return FatalLLMError(
-            f"no server answers at {address} ({cause}); start the engine of this preset for this run with "
-            "--serve, or for several with the command serve; or give another address with --base-url"
+            f"no server answers at {address} ({cause}); start the engine of this preset with serve "
+            "(--serve), or for several runs with the command serve; or set another base_url (--base-url)"
         )
     port = urlsplit(address).port or 80
     return FatalLLMError(
         f"no server answers at {address} ({cause}); start one in an environment that has vLLM: "
-        f"vllm serve {model} --port {port}, or give another address with --base-url"
+        f"vllm serve {model} --port {port}, or set another base_url (--base-url)"
     )
 
 
 def _tls_advice(address: str, said: str) -> str | None:
-    """Advice on a connection that failed because of its encryption; None where it failed otherwise."""
+    """Return advice on a connection that failed because of encryption; None for another failure."""
     if "CERTIFICATE_VERIFY_FAILED" in said or "certificate verify failed" in said.lower():
         return (
             f"the certificate of {address} is not trusted ({said}); "
@@ -177,15 +177,15 @@ def _tls_advice(address: str, said: str) -> str | None:
 
 
 def headers_for(address: str, key: str) -> dict[str, Any]:
-    """The headers by which a request shows its key where an address wants another one than `Authorization`."""
+    """Return the headers that carry the key if an address wants another one than `Authorization`."""
     import openai
 
-    is_token = key.startswith("eyJ") and key.count(".") == 2  # of Entra ID: Azure takes those as others take keys
+    is_token = key.startswith("eyJ") and key.count(".") == 2  # an Entra ID token, which Azure takes in the usual header
     return {"api-key": key, "Authorization": openai.omit} if is_azure(address) and not is_token else {}
 
 
 def open_client(address: str, key: str, query: Mapping[str, str], timeout_s: float) -> openai.OpenAI:
-    """A client for a few questions about a server: it gives up connecting after `CONNECT_TIMEOUT_S`."""
+    """Open a client for a few requests about a server; it stops connecting after `CONNECT_TIMEOUT_S`."""
     import httpx2
     import openai
 
@@ -197,7 +197,7 @@ def open_client(address: str, key: str, query: Mapping[str, str], timeout_s: flo
 
 
 def open_async_client(address: str, key: str, query: Mapping[str, str], timeout_s: float) -> openai.AsyncOpenAI:
-    """A client for the questions of a run."""
+    """Open a client for the questions of a run."""
     import openai
 
     http = open_async_http(address)
@@ -206,14 +206,14 @@ def open_async_client(address: str, key: str, query: Mapping[str, str], timeout_
 
 
 def open_async_http(address: str) -> httpx2.AsyncClient:
-    """The connections of a client: of aiohttp, since httpx looks through all its connections for each call."""
+    """Open the connections of a client with aiohttp, since httpx searches all its connections for each call."""
     import httpx2
     import openai
 
     async def hook(response: httpx2.Response) -> None:
         _refuse_redirect(address, response)
 
-    limits = httpx2.Limits(max_connections=0)  # aiohttp's way to say no limit: --concurrency is the limit
+    limits = httpx2.Limits(max_connections=0)  # 0 is no limit for aiohttp: concurrency is the limit
     return openai.DefaultAioHttpClient(**_route(address), limits=limits, event_hooks={"response": [hook]})
 
 
@@ -222,23 +222,23 @@ def _settings(address: str, key: str, query: Mapping[str, str]) -> dict[str, Any
 
 
 def _route(address: str) -> dict[str, Any]:
-    """The proxy of the environment for other machines, the certificates of the environment for all."""
+    """Return the proxy of the environment (for other machines) and the certificates (for all)."""
     proxy = proxy_for(address)
     needs_certificates = not is_local(address) or urlsplit(address).scheme == "https"
     return {
-        "trust_env": False,  # an httpx that reads it opens all proxies, also those that it has no use for
+        "trust_env": False,  # reading the environment, httpx would open all proxies
         "proxy": proxy.url if proxy else None,
         "verify": certificates() if needs_certificates else True,
     }
 
 
 def list_models(client: openai.OpenAI, options: Any, timeout_s: float) -> dict[str, dict[str, Any]]:
-    """Ask a server for its models, by their names.
+    """Ask a server for its models, by name.
 
     Raises:
-        FatalLLMError: If it takes longer than `timeout_s` to say.
-        TypeError or ValueError: If what it says is no list of models.
-        OpenAIError or httpx2.RequestError: If there is no answer, or a refusal.
+        FatalLLMError: if the reply takes longer than `timeout_s`.
+        TypeError or ValueError: if the reply is not a list of models.
+        OpenAIError or httpx2.RequestError: if there is no reply, or a refusal.
     """
     import httpx2
     import openai
@@ -259,7 +259,7 @@ def list_models(client: openai.OpenAI, options: Any, timeout_s: float) -> dict[s
                 if time.monotonic() > deadline:
                     raise httpx2.ReadTimeout("too slow")
                 if len(content) > MOST_BYTES:
-                    raise ValueError("no list of models is as long")
+                    raise ValueError("a list of models is never that long")
         finally:
             response.close()
     except (openai.APITimeoutError, httpx2.TimeoutException) as error:
@@ -277,7 +277,7 @@ def _models(content: bytes) -> dict[str, dict[str, Any]]:
     listed = json.loads(content)
     models = listed.get("data") if isinstance(listed, dict) else listed
     if not isinstance(models, list):
-        raise TypeError("no list of models")
+        raise TypeError("not a list of models")
     return {model["id"]: model for model in models if isinstance(model, dict) and isinstance(model.get("id"), str)}
 
 
@@ -285,13 +285,13 @@ class MovedError(FatalLLMError):
     """A redirect that is not followed."""
 
     def __init__(self, reason: str, has_same_ending: bool) -> None:
-        """`has_same_ending`: the whole address has moved, not only this path of it."""
+        """Set the text, and whether the whole address has moved, not only this path of it."""
         super().__init__(reason)
         self.has_same_ending = has_same_ending
 
 
 def _refuse_redirect(address: str, response: httpx2.Response) -> None:
-    """Let a client follow a redirect only where nothing is lost: to the same host, the same request."""
+    """Follow a redirect only if nothing is lost: to the same host, with the same request."""
     import httpx2
 
     if not response.has_redirect_location:
@@ -300,15 +300,15 @@ def _refuse_redirect(address: str, response: httpx2.Response) -> None:
     try:
         to = request.url.join(response.headers["location"])
     except (httpx2.InvalidURL, ValueError):
-        return  # the client says so itself
+        return  # the client reports it
     is_same_host = to.origin == request.url.origin
     if is_same_host and (request.method == "GET" or response.status_code in (307, 308)):
         return
     ending = request.url.path.removeprefix(urlsplit(address).path)
-    there = f"{to.scheme}://{to.netloc.decode('ascii', 'replace')}{to.path}"  # without a ?query: it may hold secrets
+    there = f"{to.scheme}://{to.netloc.decode('ascii', 'replace')}{to.path}"  # without a ?query, which may hold secrets
     why = "which drops the question" if is_same_host else "where no key is sent unasked"
     raise MovedError(
         f"{address} redirects to {there.removesuffix('/').removesuffix(ending)} ({response.status_code}), {why}; "
-        "where that is right, give it with --base-url (llm.base_url)",
+        "if that is right, set llm.base_url (--base-url) to it",
         there.removesuffix("/").endswith(ending),
     )

@@ -1,7 +1,7 @@
-"""Read a reply of a chat completion off the wire: one body, or server-sent events put together to the same reply.
+"""Reading of chat completions from the wire: one body, or server-sent events joined to the same reply.
 
-A server streams when it is asked to, and some do unasked; others answer a request for a stream by one body. What
-comes tells, so all replies are read here.
+A server streams if it is asked to, and some do unasked; others answer a request for a stream with one body. The form of
+the reply decides, so all replies are read here.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from qilin_rag.llms.retry import TransientError
 if TYPE_CHECKING:
     import httpx2
 
-_FIELD = re.compile(rb"(data|event|id|retry)[:\r\n]|:")  # what a line of events begins with
+_FIELD = re.compile(rb"(data|event|id|retry)[:\r\n]|:")  # the start of a line of events
 _LONGEST_FIELD = len(b"event:")
 _DONE = "[DONE]"
-_NO_REASON = ("null", "none")  # DashScope's word for an answer that goes on
-_CODES_OF_NO_ERROR = ("0", "200")  # of a sign of life between chunks
+_NO_REASON = ("null", "none")  # DashScope's word for an unfinished answer
+_CODES_OF_NO_ERROR = ("0", "200")  # in keep-alive chunks
 _REFUSING = frozenset(("code", "message", "msg", "detail", "error_code", "error_msg", "base_resp"))
-MOST_BYTES = 64 * 2**20  # of a reply; a server may never end
-LAST_WORDS_S = 5.0  # for what a server may say behind an answer
-# What a chunk says of a part of a message; all other texts are continued by the next chunk.
+MOST_BYTES = 64 * 2**20  # limit for a reply, since a server may never end
+LAST_WORDS_S = 5.0  # for text after an answer
+# Fields that a chunk repeats for a part of a message; the next chunk continues all other texts.
 _SAID_ONCE = frozenset({"role", "type", "id", "index", "name", "format", "signature"})
-# A server that can be asked for a stream only, in the words of DashScope, OpenAI's, Fireworks and of gateways.
+# Words for a server that only streams, as used by DashScope, OpenAI, Fireworks and gateways.
 _STREAM_ONLY = re.compile(
     r"only supports? (the )?stream(?!lin)|stream(ing)?[- ]only"
     r"|(?<!with )(?<!when )\bstream['\"`]?( parameter)?"
@@ -49,7 +49,7 @@ _NO_USAGE = re.compile("stream_options|include_usage")
 
 
 def must_stream(refusal: str) -> bool:
-    """Whether a server says that this model, or this request, can only be streamed.
+    """Return whether a server says that this model, or this request, can only be streamed.
 
     >>> must_stream("This model only support stream mode, please enable the stream parameter to access the model.")
     True
@@ -60,23 +60,23 @@ def must_stream(refusal: str) -> bool:
 
 
 def refuses_usage(refusal: str) -> bool:
-    """Whether a server refuses the field that asks for the tokens of a stream."""
+    """Return whether a server refuses the field that requests the token count of a stream."""
     return _NO_USAGE.search(refusal) is not None
 
 
 async def read_body(chunks: AsyncIterator[bytes]) -> bytes | dict[str, Any]:
-    """Read a body to its end: as it is, or, where it is a stream, the reply that its events add up to.
+    """Read a body to its end, and join a stream's events to one reply.
 
     Args:
         chunks: The body, cut anywhere.
 
     Returns:
-        The bytes of a body that is no stream; else a reply as a server that does not stream would give it, or
-        `{"error": ...}` where an event says that the server failed.
+        The bytes of a body that is not a stream; else a reply as a server that does not stream would give it, or
+        `{"error": ...}` if an event says that the server failed.
 
     Raises:
-        TransientError: If a stream ends before the answer does.
-        ValueError: If an event can't be read, or there is more than any answer has.
+        TransientError: if a stream ends before the answer does.
+        ValueError: if an event can't be read, or the reply is too long for an answer.
     """
     head = b""
     async with aclosing(_all(chunks)) as rest:
@@ -103,7 +103,7 @@ async def _all(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
 
 
 async def _with(start: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The whole stream; an empty line ends the last event, also where the server forgets it."""
+    """Yield the whole stream and an empty line, which ends the last event if the server omits it."""
     yield start
     async for chunk in rest:
         yield chunk
@@ -114,7 +114,7 @@ async def _read_events(chunks: AsyncIterator[bytes]) -> dict[str, Any]:
     import httpx2
 
     stream = httpx2.Response(200, headers={"content-type": "text/event-stream; charset=utf-8"}, content=chunks)
-    stream.request = httpx2.Request("POST", "http://stream")  # without one, it can't be read
+    stream.request = httpx2.Request("POST", "http://stream")  # needed to read the stream
     reply = _Reply()
     source = aiter(httpx2.EventSource(stream, max_event_size=None))
     async with aclosing(cast("AsyncGenerator[httpx2.ServerSentEvent, None]", source)) as events:
@@ -122,7 +122,7 @@ async def _read_events(chunks: AsyncIterator[bytes]) -> dict[str, Any]:
             try:
                 async with asyncio.timeout(LAST_WORDS_S if reply.has_ended else None):
                     event = await anext(events, None)
-            except TimeoutError:  # of a server that has said all, and stays
+            except TimeoutError:  # the server has sent everything, but keeps the connection open
                 event = None
             if event is None:
                 break
@@ -138,11 +138,11 @@ async def _read_events(chunks: AsyncIterator[bytes]) -> dict[str, Any]:
 
 
 def _parsed(data: str, is_error: bool) -> Mapping[str, Any]:
-    """An event; a plain text is the server's word of a failure where it can be one."""
+    """Return an event; a plain text is the server's word for a failure if an error is possible here."""
     try:
         chunk = json.loads(data)
     except ValueError:
-        if not is_error or data.lstrip().startswith(("{", "[")):  # an event that was cut off
+        if not is_error or data.lstrip().startswith(("{", "[")):  # a truncated event
             raise
         chunk = data
     if isinstance(chunk, Mapping):
@@ -153,7 +153,7 @@ def _parsed(data: str, is_error: bool) -> Mapping[str, Any]:
 
 
 def _error_in(chunk: Mapping[str, Any], event: str) -> Any:
-    """What a server says of its failure in the middle of a stream, None where this is no failure."""
+    """Return the error that a server reports within a stream; None if the chunk is not an error."""
     if chunk.get("error"):
         return chunk["error"]
     is_answer = isinstance(chunk.get("choices"), list) or chunk.get("usage")
@@ -162,7 +162,7 @@ def _error_in(chunk: Mapping[str, Any], event: str) -> Any:
 
 
 class _Reply:
-    """The reply that the chunks of a stream add up to."""
+    """Joins the chunks of a stream to a reply."""
 
     def __init__(self) -> None:
         self._choices: dict[int, dict[str, Any]] = {}
@@ -175,7 +175,11 @@ class _Reply:
             index = choice.get("index")
             self._add_choice(choice, index if isinstance(index, int) else place)
         groq = chunk.get("x_groq")
-        for about in (*choices, groq if isinstance(groq, Mapping) else {}, chunk):  # Moonshot's, Groq's, all others'
+        for about in (
+            *choices,
+            groq if isinstance(groq, Mapping) else {},
+            chunk,
+        ):  # Moonshot's, Groq's, and all others'
             if isinstance(usage := about.get("usage"), Mapping) and usage:
                 self._about["usage"] = usage
         if isinstance(model := chunk.get("model"), str) and model:
@@ -186,7 +190,7 @@ class _Reply:
         if isinstance(delta := choice.get("delta"), Mapping) and delta:
             _extend(kept.setdefault("message", {"content": None}), delta)
         elif isinstance(message := choice.get("message"), Mapping):
-            kept["message"] = _own(message)  # the whole of it, after its parts or in their place
+            kept["message"] = _own(message)  # the whole message, after its parts or instead of them
         if isinstance(text := choice.get("text"), str):
             _extend(kept, {"text": text})
         if (why := choice.get("finish_reason")) and str(why).lower() not in _NO_REASON:
@@ -194,16 +198,16 @@ class _Reply:
 
     @property
     def has_begun(self) -> bool:
-        """Whether anything of an answer has come."""
+        """Return whether any part of an answer has arrived."""
         return bool(self._choices)
 
     @property
     def has_ended(self) -> bool:
-        """Whether the answer has: what may come is its tokens."""
+        """Return whether the answer is complete; only its token count may follow."""
         return bool(self._choices) and all(choice.get("finish_reason") for choice in self._choices.values())
 
     def read(self, is_done: bool) -> dict[str, Any]:
-        """The reply; TransientError where neither the server nor its answer has said that it is the end."""
+        """Return the reply; raise TransientError if neither the server nor its answer marked the end."""
         choices = [_settled(self._choices[index]) for index in sorted(self._choices)]
         if not is_done and not (choices and choices[0].get("finish_reason")):
             raise TransientError("the stream ended before the answer did")
@@ -211,7 +215,7 @@ class _Reply:
 
 
 def _extend(message: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add what a chunk says: texts go on, lists grow, and what is said once stays."""
+    """Add a chunk: texts continue, lists grow, and other values stay."""
     for name, value in more.items():
         kept = message.get(name)
         if value is None:
@@ -228,7 +232,7 @@ def _extend(message: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 
 def _extend_blocks(blocks: list[Any], more: list[Any]) -> None:
-    """Add blocks of a chunk to those of a message, the last of which may go on."""
+    """Add the blocks of a chunk to those of a message, whose last one may continue."""
     for block in more:
         last = blocks[-1] if blocks else None
         if isinstance(last, dict) and isinstance(block, Mapping) and _kind(last) == _kind(block) != (None, None):
@@ -242,9 +246,9 @@ def _kind(block: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _own(value: Any) -> Any:
-    """A copy that can be added to, its texts open at their end: a long one comes in very many chunks."""
+    """Copy a value into a form that can grow; texts become buffers, because a long one comes in very many chunks."""
     if isinstance(value, str):
-        text = io.StringIO(newline="")  # all line ends as they are
+        text = io.StringIO(newline="")  # keeps all line ends
         text.write(value)
         return text
     if isinstance(value, Mapping):
@@ -253,7 +257,7 @@ def _own(value: Any) -> Any:
 
 
 def _settled(value: Any) -> Any:
-    """Plain data again."""
+    """Return the value as plain data again."""
     if isinstance(value, io.StringIO):
         return value.getvalue()
     if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""A reader without an LLM: it answers with the sentences of the notes that match the question best.
+"""A reader without an LLM: answers with the sentences of the notes that match the question best.
 
-The embedded default, so that everything runs with nothing but Python, and the lower bound of every leaderboard.
+It is the built-in default, so that everything runs with nothing but Python, and the lower bound of every leaderboard.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ from qilin_rag.llms.base import LLM
 
 
 class Extractive(LLM):
-    """Takes whole sentences up to `max_chars`, and says nothing where it was given no note.
+    r"""A reader without an LLM: answers with the sentences that share the most words with the question.
 
-    Notes are read in the order of how much of the question they hold, weighted by rarity among the notes given;
-    within that order sentences are taken as they stand, near-repeats left out.
+    Notes are ranked by the share of the question's bigrams that they hold, weighted by rarity among the given notes.
+    Within that order, whole sentences are taken in reading order, without near-repeats. Without notes, the answer is
+    empty.
+
+    Args:
+        max_chars (int): The most characters of an answer.
 
     Example:
         >>> import qilin_rag as qr
         >>> llm = qr.Extractive(max_chars=60)
         >>> llm.read("手冲水温", [qr.Note(note_idx=1, title="手冲", content="水温92度。闷蒸30秒。")])
-        '水温92度。\\n闷蒸30秒。'
+        '水温92度。\n闷蒸30秒。'
     """
 
     version: ClassVar[int] = 2
@@ -35,12 +39,12 @@ class Extractive(LLM):
     max_chars: PositiveInt = 320
 
     async def generate(self, prompt: RenderedPrompt) -> Completion:
-        """The best-matching sentences, in reading order."""
+        """Return the best-matching sentences, in reading order."""
         text = self.read(prompt.query, prompt.notes)
         return Completion(text=text, raw=text, model="extractive", finish_reason="stop", usage=NO_TOKENS)
 
     def read(self, query: str, notes: list[Note]) -> str:
-        """The answer to `query` from `notes`."""
+        """Return the answer to `query` from `notes`."""
         parts = [(i, sentence) for i, note in enumerate(notes) for sentence in _sentences_of(note)]
         grams = [_bigrams(sentence) for _, sentence in parts]
         note_grams = [_bigrams(note.title) for note in notes]
@@ -51,7 +55,7 @@ class Extractive(LLM):
         rarity = {gram: math.log(1 + len(notes) / (0.5 + n_holding[gram])) for gram in asked}
 
         def overlap(held: set[str]) -> float:
-            return math.fsum(rarity[gram] for gram in asked & held)  # the same whatever the order of a set
+            return math.fsum(rarity[gram] for gram in asked & held)  # independent of the order of a set
 
         whole = math.fsum(rarity.values()) or 1.0
         of_note = [overlap(held) for held in note_grams]

@@ -1,4 +1,4 @@
-"""How many calls may be under way at once, learnt from the server's refusals."""
+"""The limit of concurrent calls, learnt from the server's refusals."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from contextlib import asynccontextmanager
 
 
 class AdaptiveLimit:
-    """No limit until the server refuses a call for its rate: then half of what was under way, and one more a round.
+    """A limit of concurrent calls: none until the server refuses a call for its rate, then half of the current number.
 
-    Additive increase, multiplicative decrease (Chiu and Jain 1989), as TCP has it. For one event loop.
+    The limit then grows by one per round: additive increase, multiplicative decrease (Chiu and Jain 1989), as in TCP.
+    For one event loop.
     """
 
     def __init__(self) -> None:
-        """Nothing is known of the server yet."""
+        """Start without a limit."""
         self._limit = math.inf
         self._n_under_way = 0
         self._round = 0
@@ -23,22 +24,22 @@ class AdaptiveLimit:
 
     @property
     def limit(self) -> float:
-        """Calls that may be under way at once."""
+        """Return the most concurrent calls."""
         return self._limit
 
     @property
     def _n_free(self) -> int:
-        """Places that are free; below 0 where the limit was lowered under more calls."""
+        """Return the number of free places; negative after the limit was lowered below the calls in progress."""
         return max(1, int(min(self._limit, 1e9))) - self._n_under_way
 
     @asynccontextmanager
     async def call(self) -> AsyncIterator[int]:
-        """Wait for a place, and hold it; the value is what `slow_down` wants to know."""
+        """Wait for a place and hold it; the value is the argument of `slow_down`."""
         async with self._changed:
             try:
                 await self._changed.wait_for(lambda: self._n_free > 0)
             except asyncio.CancelledError:
-                self._changed.notify(self._n_free)  # it may have been this one that was told of a free place
+                self._changed.notify(self._n_free)  # a cancelled call may have taken the notice of a free place
                 raise
             self._n_under_way += 1
         try:
@@ -49,12 +50,12 @@ class AdaptiveLimit:
                 self._changed.notify(self._n_free)
 
     def slow_down(self, begun_in: int) -> None:
-        """A call was refused: halve the limit, once for all the calls that were under way together."""
+        """Halve the limit after a refused call, once for all calls of the same round."""
         if begun_in == self._round:
             self._limit = max(1.0, self._n_under_way / 2)
             self._round += 1
 
     def speed_up(self) -> None:
-        """A call succeeded: one more place once as many have succeeded as there are places."""
+        """Count a success; add one place after as many successes as there are places."""
         if self._limit < math.inf:
             self._limit += 1 / self._limit

@@ -1,8 +1,8 @@
-"""Any server that speaks OpenAI's chat completions: vLLM, llama.cpp, the public APIs.
+"""Client of any server with OpenAI's chat completions: vLLM, llama.cpp, the public APIs.
 
-Every sampling field is sent with every request: a server fills in what is missing from the model's own
-generation_config, and the same command would mean different sampling on different servers. Only what a model refuses
-is left out, by a null in its preset.
+Every sampling field is sent with every request. A server fills in missing fields from the model's own
+generation_config, so that the same command would mean different sampling on different servers. Only a field that a
+model refuses is left out, by a null in its preset.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What a server says of a model that another one of the same name may not share (vLLM: the folder, the length).
+# Properties of a served model that another model of the same name may not share (vLLM: folder, length).
 _SERVED = ("root", "max_model_len", "parent", "owned_by")
 _VERSION = re.compile(r"[-_@:](latest|\d{4}-\d{2}-\d{2}|\d{8}|\d{6}|\d{4})$")
-# How a field that a server refuses is left out.
+# How to leave out a field that a server refuses.
 _LEFT_OUT = {
     **{
         name: f"leave it out with --set llm.{name}=null"
@@ -52,12 +52,12 @@ _LEFT_OUT = {
 
 class _Choice(BaseModel):
     message: Any = None
-    text: Any = None  # of servers that answer chats as if they were completions
+    text: Any = None  # from servers that answer chats in the form of completions
     finish_reason: Any = None
 
 
 class ChatCompletion(BaseModel):
-    """What is read of a server's answer, in whatever form its parts are; all else is passed over."""
+    """The parts of a server's reply that are read, in whatever form; all others are ignored."""
 
     choices: Annotated[list[_Choice], Field(min_length=1)]
     model: Any = None
@@ -65,18 +65,36 @@ class ChatCompletion(BaseModel):
 
 
 class OpenAICompatible(LLM):
-    """One model behind one address.
+    """A model behind an OpenAI-compatible address.
 
-    `api_key_env` names the environment variable that holds the key (servers on this machine need none).
-    A sampling field that is null is not sent, and `max_tokens` is sent under the name `max_tokens_field`.
-    `extra_body` is sent as it is, for fields that only some servers know. `context_length` and
-    `max_tokens` (of the answer) bound the prompt. `thinking_markers` (pairs, such as `[[<cot>, </cot>]]`) tell where
-    the model thinks, beside those that are known of all models. `timeout_s` is the deadline of one request. `engine`
-    (vllm or llamacpp, with its settings) is what `serve` and `run --serve` start; it counts where they do.
+    Args:
+        model (str): The name of the model at the server.
+        base_url (str): The address of the server.
+        query (dict): Parameters after each address, such as Azure's `{api-version: 2024-10-21}`. At Azure's addresses,
+            the key goes into the header `api-key`.
+        api_key_env (str): The environment variable that holds the key; servers on this machine need none.
+        temperature (float): The sampling temperature; null is not sent.
+        top_p (float): The probability mass of nucleus sampling; null is not sent.
+        max_tokens (int): The most tokens of an answer.
+        max_tokens_field (str): The name under which `max_tokens` is sent.
+        presence_penalty (float): The presence penalty; null is not sent.
+        frequency_penalty (float): The frequency penalty; null is not sent.
+        seed (int): The seed of sampling; null is not sent.
+        n (int): The number of answers, 1; null is not sent.
+        stream (bool): Whether to read answers as a stream, for models that can only be streamed; null is not sent. A
+            server that says so is streamed automatically.
+        extra_body (dict): More fields of the request, sent unchanged, that only some servers know.
+        context_length (int): The most tokens of prompt and answer together.
+        timeout_s (float): The longest time of one request, in seconds.
+        max_tries (int): The most tries of one request.
+        engine (dict): The engine (`vllm` or `llamacpp`, with its settings) that `serve` and `run --serve` start; it
+            only counts for these.
+        thinking_markers (list of pairs): Texts around the model's thinking, such as `[[<cot>, </cot>]]`, in addition to
+            the known ones.
+        price (Price): What the provider charges; null if it is not known.
 
-    `stream` reads the answer as it is written (for models that can only be streamed; where a server says so, that is
-    done unasked); `stream` and `n` are not sent where they are null. `query` goes behind each address, such as Azure's
-    `{api-version: 2024-10-21}`; at Azure's addresses the key goes into the header `api-key`.
+    Raises:
+        UsageError: if the settings leave no room for a prompt, or a setting holds a key.
 
     Example:
         >>> llm = OpenAICompatible(model="qwen2.5-7b", base_url="http://127.0.0.1:8000/v1", max_tokens=512)
@@ -132,7 +150,7 @@ class OpenAICompatible(LLM):
     @model_validator(mode="before")
     @classmethod
     def _one_stream(cls, fields: Any) -> Any:
-        """Streaming asked for in `extra_body` is streaming asked for: the same request, whichever way."""
+        """Read streaming in `extra_body` as the setting `stream`, since the request is the same."""
         extra = fields.get("extra_body") if isinstance(fields, dict) else None
         if not isinstance(extra, Mapping) or "stream" not in extra:
             return fields
@@ -145,12 +163,14 @@ class OpenAICompatible(LLM):
     @classmethod
     def _plain_address(cls, base_url: str) -> str:
         parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:  # a wrong port raises
+        if (
+            parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
+        ):  # reading a wrong port raises
             raise ValueError("expected an address like http://127.0.0.1:8000/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(
-                "an address is written down, so it must hold no password or ?query; a key goes to the variable that "
-                "api_key_env names, any other query to llm.query, such as {api-version: 2024-10-21}"
+                "an address is stored with every run, so it can't hold a password or ?query; a key goes to the "
+                "variable that api_key_env names, any other query to llm.query, such as {api-version: 2024-10-21}"
             )
         return base_url.rstrip("/")
 
@@ -161,7 +181,7 @@ class OpenAICompatible(LLM):
             return query
         refuse_secrets(query, "llm.query")
         if secret := next((name for name in query if str(name).lower() in ("key", "code", "sig", "signature")), None):
-            raise ValueError(f"{secret} is a key's, and settings are written down; use api_key_env")
+            raise ValueError(f"{secret} holds a key, and settings are stored with every run; use api_key_env")
         return {name: str(value) if isinstance(value, int | float) else value for name, value in query.items()}
 
     @field_validator("engine", mode="before")
@@ -171,7 +191,7 @@ class OpenAICompatible(LLM):
 
     @property
     def prompt_budget(self) -> int:
-        """What the answer leaves of the context."""
+        """Return the tokens of the context that the answer leaves."""
         if self.max_tokens >= self.context_length:
             raise UsageError(
                 f"llm.max_tokens ({self.max_tokens}) leaves no room for a prompt in "
@@ -181,7 +201,7 @@ class OpenAICompatible(LLM):
 
     @property
     def answer_budget(self) -> int:
-        """As it is sent."""
+        """Return `max_tokens`, which is sent."""
         return self.max_tokens
 
     @property
@@ -189,26 +209,26 @@ class OpenAICompatible(LLM):
         return connection.is_local(self.base_url)
 
     def api_key(self) -> str:
-        """The key that is sent.
+        """Return the key that is sent.
 
         Raises:
-            UsageError: If there is none for an address that needs one, or it can be none.
+            UsageError: if an address that needs a key has none, or the key has invalid characters.
         """
         key = os.environ.get(self.api_key_env, "").strip()
         if not (key.isascii() and key.isprintable()):
-            raise UsageError(f"the key in {self.api_key_env} holds characters that no key has; set it again")
+            raise UsageError(f"the key in {self.api_key_env} has characters that are invalid in a key; set it again")
         if key or self._is_local:
             return key or "none"
         raise UsageError(f"{self.base_url} needs a key: set the environment variable {self.api_key_env}")
 
     def _options(self) -> Any:
-        """What goes with each request beside its body."""
+        """Return what goes with each request beside its body."""
         return {"headers": connection.headers_for(self.base_url, self.api_key())}
 
     def check(self) -> dict[str, Any]:
-        """Ask the server for its models: fails within seconds if there is no server, no such model, or a bad key.
+        """Ask the server for its models; fail within seconds if there is no server, no such model, or a wrong key.
 
-        A server that is there but slow is waited for, up to `timeout_s`.
+        A slow server is waited for, up to `timeout_s`.
         """
         import httpx2
         import openai
@@ -222,13 +242,15 @@ class OpenAICompatible(LLM):
             raise connection.no_answer(self.base_url, cause, self.model, bool(self.engine)) from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             refused = refusal_error(*_response(error), self._caller)
-            if isinstance(refused, FatalLLMError) and "scope" not in str(refused):  # a key may lack that of the list
+            if isinstance(refused, FatalLLMError) and "scope" not in str(
+                refused
+            ):  # a key may lack the permission to list models
                 raise refused from error
             return {"base_url": self.base_url}
         except connection.MovedError as error:
             if error.has_same_ending:
                 raise
-            return {"base_url": self.base_url}  # to a page about it, or to sign in: the question itself will tell
+            return {"base_url": self.base_url}  # to a page about it, or a login; the first question will tell
         except (openai.OpenAIError, AttributeError, TypeError, ValueError):
             return {"base_url": self.base_url}  # some servers answer chats but do not list models
         finally:
@@ -254,13 +276,13 @@ class OpenAICompatible(LLM):
         )
 
     def request(self, prompt: RenderedPrompt) -> dict[str, Any]:
-        """Address, what the server said of its model, and what it is sent; not how the answer comes back."""
+        """Return the address, the server's facts of the model and the body, without the mode of delivery."""
         extra = {"extra_body": self.extra_body or None, **({"query": self.query} if self.query else {})}
         markers = {"thinking_markers": self.thinking_markers} if self.thinking_markers else {}
         return {"base_url": self.base_url, "served": self._served, **self._body(prompt), **extra, **markers}
 
     def read_again(self, kept: Completion) -> Completion:
-        """Read the text of an answer that an older version kept by the rules of this one."""
+        """Read the text of a stored answer of an older version by the rules of this one."""
         return read_again(kept, self.thinking_markers, self.max_tokens)
 
     def _body(self, prompt: RenderedPrompt) -> dict[str, Any]:
@@ -281,14 +303,14 @@ class OpenAICompatible(LLM):
         }
 
     def _sent(self, prompt: RenderedPrompt) -> dict[str, Any]:
-        """The body as it is sent: whether it is streamed, and what is left out, changes no answer."""
+        """Return the body without fields that change no answer: streaming, and null fields."""
         streams = True if self._is_stream_only else self.stream
         asked = {"stream_options": {"include_usage": True}} if streams and not self._refuses_usage else {}
         body = {**self._body(prompt), "n": self.n, "stream": streams, **asked}
         return {name: value for name, value in body.items() if value is not None} | self.extra_body
 
     async def generate(self, prompt: RenderedPrompt) -> Completion:
-        """One chat completion, tried again up to `max_tries` times where that can help."""
+        """Return one chat completion, with up to `max_tries` tries if repeating can help."""
         try:
             return await asked(lambda: self._limited_call(prompt), self.max_tries, self._rng, self.model)
         except LLMError as error:
@@ -298,11 +320,11 @@ class OpenAICompatible(LLM):
             if isinstance(error.__cause__, TransientError) and isinstance(
                 error.__cause__.__cause__, openai.APIConnectionError | httpx2.RequestError
             ):
-                await asyncio.to_thread(self.check)  # stops the run if the server is gone, not only for this question
+                await asyncio.to_thread(self.check)  # stops the whole run if the server is gone
             raise
 
     async def _limited_call(self, prompt: RenderedPrompt) -> Completion:
-        """One try, when the server can be expected to take it."""
+        """Make one try, once the server can be expected to accept it."""
         if self._limit is None:
             self._limit = AdaptiveLimit()
         async with self._limit.call() as begun_in:
@@ -316,7 +338,7 @@ class OpenAICompatible(LLM):
             return completion
 
     async def _call(self, prompt: RenderedPrompt) -> Completion:
-        """One call, made again at once where the server wants it in another form that it can be given."""
+        """Make one call, and repeat it at once in another form if the server asks for one."""
         import httpx2
         import openai
 
@@ -363,7 +385,7 @@ class OpenAICompatible(LLM):
             cast_to=httpx2.Response,
             body=body,
             options=self._options(),
-            stream=True,  # read by us, as it comes
+            stream=True,  # we read it as it arrives
             stream_cls=openai.AsyncStream[Any],
         )
         try:
@@ -372,18 +394,20 @@ class OpenAICompatible(LLM):
             await response.aclose()
 
     def _adapts_to(self, refusal: str, body: Mapping[str, Any]) -> bool:
-        """Whether the server refused the form of a request, and the next one will have another; said once."""
+        """Return whether the server refused the form of a request and the next one will differ; log it once."""
         if must_stream(refusal) and (self._is_stream_only or not self._has_answered):
             if body.get("stream"):
                 said = self._redacted(refusal)[:300]
                 raise FatalLLMError(f"{self.base_url} refuses {self.model!r} with a stream and without one ({said})")
             if not self._is_stream_only:
-                logger.warning("%s can only be streamed, so its answers are read as a stream (said once)", self.model)
+                logger.warning(
+                    "%s can only be streamed, so its answers are read as a stream (reported once)", self.model
+                )
             self._is_stream_only = True
             return True
         if "stream_options" in body and "stream_options" not in self.extra_body and refuses_usage(refusal):
             if not self._refuses_usage:
-                logger.warning("%s does not count the tokens of a stream (said once)", self.base_url)
+                logger.warning("%s does not count the tokens of a stream (reported once)", self.base_url)
             self._refuses_usage = True
             return True
         return False
@@ -401,8 +425,8 @@ class OpenAICompatible(LLM):
         if not self._is_model_said and not _is_same_model(self.model, model):
             self._is_model_said = True
             logger.warning(
-                "%s answers as %r where %r was asked for (said once); "
-                "where that is not the same by another name, the answers are another model's",
+                "%s answers as %r, but %r was requested (reported once); "
+                "if these are not two names of one model, the answers are another model's",
                 self.base_url,
                 model,
                 self.model,
@@ -430,13 +454,13 @@ class OpenAICompatible(LLM):
 
 
 def _is_same_model(asked: str, answered: str) -> bool:
-    """Whether two names stand for one model: in any case, with or without an owner before and a version after it."""
+    """Return whether two names mean one model, in any case, with or without an owner and a version."""
     asked, answered = (name.lower().rpartition("/")[2] for name in (asked, answered))
     return asked in (answered, _VERSION.sub("", answered)) or _VERSION.sub("", asked) == answered
 
 
 def _with_images(prompt: RenderedPrompt) -> list[dict[str, Any]]:
-    """The messages as they are sent; where there are images, the last one in parts."""
+    """Return the messages as they are sent; with images, the last one is in parts."""
     *before, last = prompt.messages
     if not prompt.images:
         return [*before, last]
@@ -449,7 +473,7 @@ def _response(error: openai.APIStatusError) -> tuple[int, Mapping[str, str], byt
 
 
 def _parsed(content: bytes | dict[str, Any]) -> Any:
-    """A body as JSON; as it is where it is none."""
+    """Return a body as JSON; a body that is not JSON is unchanged."""
     try:
         return json.loads(content) if isinstance(content, bytes) else content
     except ValueError:

@@ -1,4 +1,4 @@
-"""Read what a server says instead of an answer: its words and codes, whatever form the body has.
+"""Reading of refusals: a server's words and codes, in any form of the body.
 
 Forms: `{"error": {...}}`, `{"error": "text"}`, `{"detail": ...}`, `{"message": ...}`, lists of these, JSON in a text,
 plain text, a web page.
@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 from qilin_rag.core.text import clean
 from qilin_rag.llms.retry import asked_wait_s
 
-_MOST_CHARS = 20_000  # of one body: a reason is shorter
+_MOST_CHARS = 20_000  # characters of one body that are read; a reason is shorter
 _MOST_WORDS = 5_000  # characters
 _DEEPEST = 8
 _MOST_ITEMS = 10
-_ECHO_OF_HAN, _ECHO = 6, 24  # characters of a prompt that no server says by itself
+_ECHO_OF_HAN, _ECHO = 6, 24  # characters of a prompt that no server writes by itself
 _LIMITED = (429, 503)
-# Names of fields in lower case, letters alone: `error_msg`, `errorMsg` and `ErrorMsg` are one.
+# Field names in lower case, letters only: `error_msg`, `errorMsg` and `ErrorMsg` are one.
 _STATUSES = frozenset(("code", "status", "statuscode", "httpstatus"))
 _CODES = _STATUSES | {"type", "errorcode", "errortype", "errcode", "reason", "quotaid", "limitsource"}
 _WORDS = (
@@ -31,7 +31,7 @@ _WORDS = (
     "data",
 )
 _PAGE = re.compile(r"\s*(<\?xml[^>]*>\s*)?<(!doctype html|html|head|body)\b", re.IGNORECASE)
-_WHOLE_PAGE = re.compile(r"<(?!/?html\b)[!a-z]", re.IGNORECASE)  # there is more to it than one pair of tags
+_WHOLE_PAGE = re.compile(r"<(?!/?html\b)[!a-z]", re.IGNORECASE)  # more than one pair of tags
 _HEADLINES = re.compile(r"<(title|h1)\b[^>]*>(.{0,300}?)</\1>", re.IGNORECASE | re.DOTALL)
 _MARKUP = re.compile(r"\s*<[a-z!?/]", re.IGNORECASE)
 _TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
@@ -39,14 +39,14 @@ _EVENT = re.compile(r"^data:\s*(.+)$", re.MULTILINE)
 
 
 class Refusal(NamedTuple):
-    """What a server said instead of an answer.
+    """A server's reply that is not an answer.
 
     Attributes:
-        status: The HTTP status, or that of the body where one came with 200; None where there was no response.
+        status: The HTTP status, or that of the body if it came with 200; None if there was no response.
         codes: All codes, types and classes of the error, in lower case.
-        words: Its own words, on one line.
-        is_page: Whether a web page came.
-        headers: Those of the response, by names in lower case, as far as they may ask us to wait.
+        words: The server's words, on one line.
+        is_page: Whether the reply is a web page.
+        headers: The response's headers that may ask us to wait, by names in lower case.
     """
 
     status: int | None
@@ -57,7 +57,7 @@ class Refusal(NamedTuple):
 
     @property
     def wait_s(self) -> float | None:
-        """Seconds that it asks us to wait."""
+        """Return the seconds that the server asks us to wait."""
         return asked_wait_s(self.headers, self.words)
 
 
@@ -75,13 +75,13 @@ def read_refusal(status: int | None, headers: Mapping[str, Any], body: Any) -> R
         status = next(iter(said.statuses), status)
     words = in_one_line("; ".join(said.words))[:_MOST_WORDS]
     told = {**said.headers, **{str(name).lower(): value for name, value in headers.items()}}
-    if status not in _LIMITED:  # what is left of a limit stands in every response
+    if status not in _LIMITED:  # every response has the rest of a limit
         told = {name: value for name, value in told.items() if not name.startswith("x-ratelimit")}
     return Refusal(status, frozenset(said.codes), words, said.is_page, told)
 
 
 def without_echo(refusal: Refusal, sent: Sequence[str]) -> Refusal:
-    """A refusal without what it repeats of a prompt, which says nothing about the refusal.
+    """Return a refusal without repeated parts of a prompt, which say nothing about the refusal.
 
     >>> without_echo(read_refusal(400, {}, "bad input: '支付宝余额不足怎么办'"), ["支付宝余额不足怎么办"]).words
     "bad input: '…'"
@@ -102,7 +102,7 @@ def without_echo(refusal: Refusal, sent: Sequence[str]) -> Refusal:
 
 
 def _is_echo(part: str, n_chars: int, prompt: str) -> bool:
-    """Whether so many characters are the prompt's own: a few are, if they are Chinese."""
+    """Return whether so many characters come from the prompt: a few are enough if they are Chinese."""
     is_long = len(part) == n_chars and (n_chars >= _ECHO or sum(map(_is_han, part)) >= _ECHO_OF_HAN // 2)
     return is_long and part in prompt
 
@@ -112,7 +112,7 @@ def _is_han(char: str) -> bool:
 
 
 def refusal_in_answer(value: Any) -> Any:
-    """Return the part of the JSON of status 200 that is no answer; None if it is one: `choices` without an error."""
+    """Return the part of a JSON reply of status 200 that is an error; None if the reply is an answer."""
     if not isinstance(value, Mapping):
         return "" if value is None else value
     choices = value.get("choices")
@@ -125,7 +125,7 @@ def refusal_in_answer(value: Any) -> Any:
 
 
 def _has_content(choice: Any) -> bool:
-    """Whether a choice holds anything but names."""
+    """Return whether a choice holds more than names."""
     if not isinstance(choice, Mapping):
         return bool(choice)
     message = choice.get("message")
@@ -135,12 +135,12 @@ def _has_content(choice: Any) -> bool:
 
 
 def in_one_line(text: str) -> str:
-    """Join the lines of a text, and leave out what controls a terminal or can't be seen."""
+    """Join the lines of a text, without characters that control a terminal or are invisible."""
     return "".join(char for char in " ".join(clean(text).split()) if char.isprintable())
 
 
 def _parsed(body: Any) -> Any:
-    """JSON as it is meant: also that in a text, or in an event of a stream. A text that is none stays one."""
+    """Return the JSON that is meant, also in a text or an event of a stream; another text stays a text."""
     if isinstance(body, bytes | bytearray):
         body = bytes(body[: 50 * _MOST_CHARS]).decode("utf-8", "replace")
     if not isinstance(body, str):
@@ -157,7 +157,7 @@ def _parsed(body: Any) -> Any:
 
 
 class _Said:
-    """What was found in a body."""
+    """Collects the words and codes in a body."""
 
     def __init__(self) -> None:
         self.words: list[str] = []
@@ -167,7 +167,7 @@ class _Said:
         self.is_page = False
 
     def read(self, body: Any, depth: int = 0) -> None:
-        """Note all that a value holds."""
+        """Collect everything that a value holds."""
         if depth > _DEEPEST:
             return
         value = _parsed(body)
@@ -197,12 +197,12 @@ class _Said:
                 self.codes.add(code[:100])
                 if name in _STATUSES and code.isdecimal() and 400 <= int(code[:9]) < 600:
                     self.statuses.append(int(code))
-        if isinstance(headers := fields.get("headers"), Mapping):  # OpenRouter repeats a provider's in its body
+        if isinstance(headers := fields.get("headers"), Mapping):  # OpenRouter repeats a provider's headers in its body
             self.headers |= {str(name).lower(): value for name, value in headers.items()}
         if "retrydelay" in fields:
             self.headers["retry-delay"] = fields["retrydelay"]
         said = fields.get("msg", fields.get("type"))
-        if "loc" in fields and isinstance(said, str):  # FastAPI: what was sent stands beside it
+        if "loc" in fields and isinstance(said, str):  # FastAPI repeats the request beside it
             where = fields["loc"] if isinstance(fields["loc"], list) else [fields["loc"]]
             self.words.append(f"{'.'.join(map(str, where))}: {said}")
             return

@@ -1,8 +1,8 @@
-"""What a refusal means, in the dialects of all providers: one table for all clients.
+"""Meanings of refusals, in the dialects of all providers: one table for all clients.
 
-A row holds where the status is one of its own (if it names any), and a code or the words match (if it names any). The
-first row that holds decides, so the order matters. Codes and words are those of the providers' documentation and of
-public reports; `tests/llms/provider_replies.jsonl` names them.
+A row matches if its statuses (if any) and its codes or words (if any) match; the first matching row decides, so the
+order matters. Codes and words come from the providers' documentation and from public reports;
+`tests/llms/provider_replies.jsonl` lists them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MOST_SHOWN = 300
 
 
 class Meaning(Enum):
-    """What a refusal is about, and with it whom it concerns."""
+    """The subject of a refusal, which decides whom it concerns."""
 
     OVERFLOW = "context overflow"
     FILTERED = "content filter"
@@ -40,7 +40,7 @@ class Meaning(Enum):
 
 
 class Row(NamedTuple):
-    """One row of the table; `but` are statuses that it is not for."""
+    """One row of the table; `but` are statuses that it does not apply to."""
 
     meaning: Meaning
     statuses: frozenset[int | None] = frozenset()
@@ -49,7 +49,7 @@ class Row(NamedTuple):
     words: re.Pattern[str] | None = None
 
     def holds(self, refusal: Refusal) -> bool:
-        """Whether a refusal is of this row."""
+        """Return whether a refusal matches this row."""
         if refusal.status in self.but or (self.statuses and refusal.status not in self.statuses):
             return False
         if self.codes is None and self.words is None:
@@ -70,18 +70,18 @@ def _row(
 
 
 def _pattern(lines: str) -> re.Pattern[str] | None:
-    """One pattern of alternatives, a line each."""
+    """Return one pattern of alternatives, given one per line."""
     found = [line.strip() for line in lines.split("\n") if line.strip()]
     return re.compile("|".join(found), re.IGNORECASE) if found else None
 
 
 _IN_200 = (None, 200)
-_NEAR = r"(?:(?!\b(?:image|file|url|param\w*|field|value|messages?|tools?|returned)\b)[^,;]){0,80}?"  # of one thing
+_NEAR = r"(?:(?!\b(?:image|file|url|param\w*|field|value|messages?|tools?|returned)\b)[^,;]){0,80}?"  # within a clause
 _GATEWAY = (502, 503, 504, 529)
 TABLE = (
-    # A request that is larger than all that a minute allows never passes, whatever its status says.
+    # A request that exceeds the limit of a minute never passes, whatever its status.
     _row(Meaning.OVERFLOW, words=r"request too large.*\b(tokens?|TPM)\b"),
-    # Limits of a minute in the words of an empty account (DashScope, Gemini).
+    # Limits per minute in the words of an empty account (DashScope, Gemini).
     _row(
         Meaning.OVERLOADED,
         statuses=(429, *_IN_200),
@@ -288,7 +288,7 @@ TABLE = (
 
 
 def meaning_of(refusal: Refusal) -> Meaning:
-    """Return what a refusal means.
+    """Return the meaning of a refusal.
 
     >>> meaning_of(read_refusal(400, {}, '{"error": {"message": "Content Exists Risk"}}')).value
     'content filter'
@@ -301,14 +301,14 @@ def meaning_of(refusal: Refusal) -> Meaning:
 
 
 class Caller(NamedTuple):
-    """How messages name a client: the server that it calls, and what a user can change.
+    """A client as messages name it: its server, and what a user can change.
 
     Attributes:
         name: The address, or the LLM.
-        no_model: What follows the name if the model or the path is unknown.
-        key: What follows it if the key is refused; the status comes behind that.
-        check: What to do then.
-        redact: Takes the key out of a text.
+        no_model: The text after the name if the model or the path is unknown.
+        key: The text after the name if the key is refused; the status follows it.
+        check: The advice for a refused key.
+        redact: A function that removes the key from a text.
         fields: How to leave out a field that a server may refuse, by its name.
     """
 
@@ -325,13 +325,13 @@ def refusal_error(status: int | None, headers: Mapping[str, Any], body: Any, cal
 
     Args:
         status: The HTTP status.
-        headers: Those of the response.
+        headers: The headers of the response.
         body: Bytes, text or parsed JSON.
-        caller: The client that it came to.
+        caller: The client that received it.
 
     Returns:
-        FilteredError and ContextOverflowError for the prompt alone, LLMError for this question, FatalLLMError for the
-        whole run, TransientError for what may pass.
+        FilteredError and ContextOverflowError for this prompt alone, LLMError for this question, FatalLLMError for the
+        whole run, TransientError for a temporary failure.
     """
     return as_error(read_refusal(status, headers, body), caller)
 
@@ -344,9 +344,10 @@ def filtered(error: FilteredError, model: str) -> Completion:
 async def asked(
     call: Callable[[], Awaitable[Completion]], max_tries: int, rng: random.Random, model: str
 ) -> Completion:
-    """Return the completion of a call that is tried again where that can help, with how often it was.
+    """Return the completion of a call that is repeated if that can help, with the number of repeats.
 
-    Raises: LLMError, with the tries: at once, or, from the last TransientError, after `max_tries`.
+    Raises:
+        LLMError: at once, or after `max_tries` TransientErrors; it holds the number of tries.
     """
     calls = CountedCalls(call)
     try:
@@ -390,7 +391,7 @@ def as_error(refusal: Refusal, caller: Caller) -> Exception:
         case Meaning.OVERLOADED | Meaning.PASSING:
             if refusal.wait_s is not None and refusal.wait_s > LONGEST_RETRY_AFTER_S:
                 return FatalLLMError(
-                    f"{caller.name} asks to wait for {say_wait(refusal.wait_s)} ({said}); what is done is kept"
+                    f"{caller.name} asks to wait for {say_wait(refusal.wait_s)} ({said}); results so far are kept"
                 )
             if refusal.status == 200:
                 said = f"unreadable answer: {words or 'there are no choices in it'}"
@@ -403,6 +404,6 @@ def as_error(refusal: Refusal, caller: Caller) -> Exception:
 
 
 def _shown(words: str, caller: Caller) -> str:
-    """A server's words without the key, and no longer than a message may be."""
+    """Return a server's words without the key, cut to the length of a message."""
     words = caller.redact(words)
     return words if len(words) <= _MOST_SHOWN else f"{words[:_MOST_SHOWN]}..."

@@ -1,7 +1,7 @@
-"""Read a reply of a chat model, whatever server and client it came through: its text, how it ended, its tokens.
+"""Reading of chat models' replies, from any server and client: the text, its end, its tokens.
 
-A reply is a message (text, thinking, a refusal, calls of tools, in fields or in blocks), a word for how it ended and
-numbers of tokens. Each of them has many dialects, and each can be missing or wrong; both clients read them here.
+A reply is a message (text, thinking, a refusal, tool calls, in fields or in blocks), a word for its end and numbers of
+tokens. Each part has many dialects, and can be missing or wrong; both clients read them here.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from qilin_rag.core.text import clean, has_words, is_blank, skip_unseen
 from qilin_rag.core.types import Completion, Mark, Usage, read_count
 from qilin_rag.llms.thinking import Markers, Split, fold, read_thinking, seems_to_think
 
-VERSION = 2  # of how a text is read from a reply
+VERSION = 2  # of the rules that read a text from a reply
 STOP, LENGTH, FILTERED, REFUSED, PASSING = "stop", "length", "content_filter", "refusal", "passing"
-FILTER_SAID = "filtered: "  # before the words of a filter, where it had some
-# How a reply ended, in the words of servers: lower case, `_` between words, without what stands before a dot.
+FILTER_SAID = "filtered: "  # prefix of the words of a filter
+# Servers' words for the end of a reply: lower case, `_` between words, without the part before a dot.
 _WORDS = {
     STOP: """
         stop eos eos_token end_turn stop_sequence complete completed done finished normal end endoftext stop_token 1
@@ -37,12 +37,12 @@ _WORDS = {
         abort aborted error network_error timeout user_cancel cancelled canceled insufficient_system_resource
         overloaded engine_overloaded
     """,
-}  # the numbers are Gemini's, where a gateway passes them on
+}  # the numbers are Gemini's, if a gateway passes them on
 ENDINGS = {word: ending for ending, words in _WORDS.items() for word in words.split()}
 _THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_text", "thoughts", "reasoning_details")
 _THINKING_BLOCK = re.compile("think|reason|thought", re.IGNORECASE)
 _CALL_BLOCK = re.compile("(?:tool|function)(?!.*result)", re.IGNORECASE)
-# Calls of tools as models write them, where a server does not read them.
+# Tool calls in the text of a model, if a server does not parse them.
 _CALL_TEXT = re.compile(
     r"<\s*(tool_?calls?|function_?calls?|tool_use|tool_code|function|invoke)\b[^<>]*>"
     r"(?:.*?<\s*/\s*\1\s*>|\s*[{\[<].*)"
@@ -52,13 +52,13 @@ _CALL_TEXT = re.compile(
 )
 _TEXT_BLOCKS = ("", "text", "output_text")
 _LONGEST_WORD = 80
-_MOST_TOKENS = 10**9  # of one call: what is more is a number of another kind, such as -1 without its sign
+_MOST_TOKENS = 10**9  # of one call; a larger number has another meaning, such as an unsigned -1
 
 
 def read_ending(word: Any) -> str:
     """Return how a reply ended: `stop`, `length`, `content_filter`, `refusal` or `passing`.
 
-    A word that is not in the table is returned as it is. A server that says nothing has stopped.
+    A word that is not in the table is returned unchanged. A missing word means `stop`.
 
     >>> [read_ending(word) for word in ("MAX_TOKENS", "FinishReason.STOP", "endTurn", None, "tool_calls")]
     ['length', 'stop', 'stop', 'stop', 'tool_calls']
@@ -74,17 +74,17 @@ def read_ending(word: Any) -> str:
 def read_reply(
     message: Any, ended: str, usage: Usage, *, markers: Markers = (), most_tokens: int | None = None
 ) -> Completion:
-    """Read what a model said.
+    """Read the text of a reply.
 
     Args:
-        message: Mapping with `content` (text, blocks, or none) and the fields that servers put beside it, or a text.
-        ended: How the reply ended, as `read_ending` has it.
-        usage: Its tokens, as `read_usage` has them.
-        markers: Markers of thinking beside those of the table.
-        most_tokens: The most tokens that were asked for.
+        message: A mapping with `content` (text, blocks, or none) and the fields that servers put beside it, or a text.
+        ended: How the reply ended, by `read_ending`.
+        usage: Its tokens, by `read_usage`.
+        markers: Markers of thinking in addition to those of the table.
+        most_tokens: The most tokens that were requested.
 
     Returns:
-        A completion, the model not filled in. Where there is no answer in it, `why_empty` says what there is instead.
+        A completion without the model's name. If there is no answer, `why_empty` gives the reason.
     """
     parts = _Parts(message)
     content, thinking = clean("".join(parts.texts)), clean("\n".join(parts.thoughts))
@@ -103,7 +103,7 @@ def read_reply(
         text, why = "", parts.why_empty(thinking, split)
     elif not has_words(text):
         text, why = "", "there is only markup in the content"
-    if ended == REFUSED:  # what stands beside a refusal, or was written before it, is no answer
+    if ended == REFUSED:  # text beside or before a refusal is not an answer
         words = " ".join((text if is_blank(refusal) else refusal).split())[:200]
         text, why = "", f"refused: {words}" if words else "refused, without a word"
     marks = [*_marks(text, ended, usage, most_tokens, is_doubtful)] if text else []
@@ -120,7 +120,7 @@ def read_reply(
 
 
 def read_again(kept: Completion, markers: Markers, most_tokens: int | None) -> Completion:
-    """Read a completion that an older version kept by the rules of this one."""
+    """Read a stored completion of an older version by the rules of this one."""
     if kept.reading == VERSION:
         return kept
     read = read_reply(kept.raw, read_ending(kept.finish_reason), kept.usage, markers=markers, most_tokens=most_tokens)
@@ -128,7 +128,7 @@ def read_again(kept: Completion, markers: Markers, most_tokens: int | None) -> C
 
 
 def _only_calls(text: str) -> bool:
-    """Whether a text is calls of tools and nothing else."""
+    """Return whether a text is tool calls and nothing else."""
     folded, start = fold(text), 0
     while call := _CALL_TEXT.match(folded, skip_unseen(folded, start)):
         start = call.end()
@@ -143,7 +143,7 @@ def _marks(text: str, ended: str, usage: Usage, most_tokens: int | None, is_doub
 
 
 def _without_false_zeros(usage: Usage, raw: str) -> Usage:
-    """The tokens of a call that reached a model: its prompt has some, and so has whatever came back."""
+    """Return the tokens without impossible zeros: a prompt has tokens, and so has any reply."""
     zeros = {} if usage.prompt_tokens else {"prompt_tokens": None}
     if not usage.completion_tokens and raw:
         zeros |= {"completion_tokens": None}
@@ -151,7 +151,7 @@ def _without_false_zeros(usage: Usage, raw: str) -> Usage:
 
 
 class _Parts:
-    """The texts of a message, sorted by what they are."""
+    """The texts of a message, sorted by kind."""
 
     def __init__(self, message: Any) -> None:
         self.texts: list[str] = []
@@ -159,7 +159,7 @@ class _Parts:
         self.refusals: list[str] = []
         self.thinking_field: str | None = None
         self.has_calls = self.has_refused = self.is_null = False
-        self.calls: dict[str, None] = {}  # the types of blocks that call tools
+        self.calls: dict[str, None] = {}  # the types of tool-calling blocks
         self.strange: str | None = None
         if isinstance(message, str):
             self.texts.append(message)
@@ -179,14 +179,14 @@ class _Parts:
             self.strange = f"the content is of an unknown form ({type(content).__name__})"
         for field in _THINKING_FIELDS:
             thought = _text_in(message.get(field))
-            if not is_blank(thought):  # the same as in blocks, where those are given too
+            if not is_blank(thought):  # the same text as in the blocks, if those are given, too
                 self.thoughts, self.thinking_field = [thought], field
                 break
         self._read_refusal(message.get("refusal"))
         self.has_calls = bool(message.get("tool_calls") or message.get("function_call"))
 
     def _read_refusal(self, refusal: Any) -> None:
-        """Note a refusal: its words, or anything else that stands for yes."""
+        """Note a refusal: its words, or any other true value."""
         words = _text_in(refusal)
         if not is_blank(words):
             self.refusals.append(words)
@@ -222,7 +222,7 @@ class _Parts:
             self.strange = f"the content is in blocks of an unknown type ({', '.join(list(unknown)[:3])})"
 
     def why_empty(self, thinking: str, split: Split) -> str:
-        """What there is instead of an answer."""
+        """Return what the message holds instead of an answer."""
         if split.answer is None:
             return "the thinking never ends"
         if self.has_calls or self.calls:
@@ -239,7 +239,7 @@ class _Parts:
 
 
 def _text_in(thought: Any) -> str:
-    """The text in a field or block: nested differently by each provider, next to signatures that are no text."""
+    """Return the text in a field or block: each provider nests it differently, next to signatures."""
     if isinstance(thought, str):
         return thought
     if isinstance(thought, list):
@@ -251,11 +251,11 @@ def _text_in(thought: Any) -> str:
 
 
 def read_usage(usage: Any) -> Usage:
-    """Read the tokens of one call, in OpenAI's names, Anthropic's or LangChain's; what can't be right is unknown.
+    """Read the tokens of one call, in OpenAI's, Anthropic's or LangChain's names; impossible numbers are unknown.
 
-    A whole prompt is counted, also where a server counts what was in its cache apart, and all that was written,
-    also where it counts thinking apart: the parts tell, or their sum (`total_tokens`) does. Where it has more than all
-    parts, it is not known which of them is too small.
+    The result counts the whole prompt, even if a server counts cached tokens separately. It also counts everything
+    written, even if a server counts thinking separately. The parts decide, or their sum (`total_tokens`). If the sum
+    exceeds all parts, it is unknown which part is too small.
     """
     if not isinstance(usage, Mapping):
         return Usage()
@@ -274,7 +274,7 @@ def read_usage(usage: Any) -> Usage:
         thinking = _count(usage, "reasoning_tokens")
     total = _count(usage, "total_tokens")
     in_cache = (cached or 0) + (stored or 0)
-    is_apart = _count(usage, "prompt_tokens") is None and not about_prompt  # as Anthropic counts
+    is_apart = _count(usage, "prompt_tokens") is None and not about_prompt  # Anthropic's way of counting
     if prompt is not None and written is not None:
         prompt, written = _whole(prompt, written, in_cache, thinking or 0, total, is_apart)
     elif prompt is not None and is_apart:
@@ -285,11 +285,11 @@ def read_usage(usage: Any) -> Usage:
 def _whole(
     prompt: int, written: int, in_cache: int, thinking: int, total: int | None, is_apart: bool
 ) -> tuple[int | None, int | None]:
-    """The whole prompt and all that was written, from parts that may count what was in the cache, or thinking, apart.
+    """Return the whole prompt and everything written, from parts that may count cached tokens or thinking separately.
 
-    A part that is larger than the whole is apart; else the sum decides, and without one `is_apart` says whether the
-    cache is. A sum that is smaller than the two counts is wrong. One that has no room for a part that must be apart
-    contradicts it: that count is unknown.
+    A part that is larger than the whole is separate. Otherwise the sum decides, or `is_apart` for the cache if there is
+    no sum. A sum below the two counts is wrong. A sum without room for a separate part contradicts it: that count is
+    unknown.
     """
     possible = {
         (prompt + in_cache * cache_is_apart, written + thinking * thinking_is_apart)
@@ -306,7 +306,7 @@ def _whole(
 
 
 def _count(counts: Mapping[str, Any], *names: str) -> int | None:
-    """The first of these numbers that is one."""
+    """Return the first of these numbers that is valid."""
     found = (read_count(counts.get(name)) for name in names)
     return next((count for count in found if count is not None and count <= _MOST_TOKENS), None)
 

@@ -1,4 +1,4 @@
-"""Try again what may pass: exponential backoff with full jitter, the server's Retry-After honoured."""
+"""Retries of temporary failures: exponential backoff with full jitter, respecting the server's Retry-After."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BASE_S = 0.5
 LONGEST_S = 30.0
 LONGEST_RETRY_AFTER_S = 300.0
 _LONGEST_SAID_S = 100 * 365 * 86400.0
-_SINCE_1970 = 1e9  # a number of seconds that is larger is a time
+_SINCE_1970 = 1e9  # a larger number of seconds is a point in time
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhd])", re.IGNORECASE)
@@ -31,28 +31,28 @@ _SAID_WAIT = re.compile(
 
 
 class TransientError(Exception):
-    """A call that may well succeed when made again."""
+    """A failed call that may well succeed when it is repeated."""
 
     def __init__(self, reason: str, retry_after_s: float | None = None, is_overload: bool = False) -> None:
-        """`retry_after_s`: how long the server asked us to wait; `is_overload`: it got too many calls at once."""
+        """Set the reason, the seconds that the server asks us to wait, and whether it had too many calls."""
         super().__init__(reason)
         self.retry_after_s = retry_after_s
         self.is_overload = is_overload
 
 
 def parse_retry_after(header: str | None) -> float | None:
-    """Seconds to wait from a Retry-After header (seconds or an HTTP date); None where there is none to read."""
+    """Return the seconds of a Retry-After header (seconds or an HTTP date); None if it can't be read."""
     seconds = _retry_after_s(header)
     return None if seconds is None else min(seconds, LONGEST_RETRY_AFTER_S)
 
 
 def asked_wait_s(headers: Mapping[str, Any], words: str = "") -> float | None:
-    """Return the seconds that a server asks us to wait, however long, or None.
+    """Return the seconds that a server asks us to wait, however long; None if it asks for none.
 
     Args:
-        headers: Those of the response, by names in lower case: `retry-after(-ms)`, `retry-delay` (Google's, of the
-            body), or `x-ratelimit-reset...` of a limit that is used up.
-        words: What it said: "try again in 7m12s".
+        headers: The response's headers by names in lower case: `retry-after(-ms)`, `retry-delay` (Google's, in the
+            body), or `x-ratelimit-reset...` of an exhausted limit.
+        words: The server's words: "try again in 7m12s".
 
     >>> asked_wait_s({"retry-after-ms": "1500"}), asked_wait_s({}, "Please try again in 24h0m0s.")
     (1.5, 86400.0)
@@ -71,7 +71,7 @@ def asked_wait_s(headers: Mapping[str, Any], words: str = "") -> float | None:
 
 
 def say_wait(seconds: float) -> str:
-    """How long it is, and when it is over by this machine's clock."""
+    """Return the duration of a wait, and its end by this machine's clock."""
     over = datetime.now().astimezone() + timedelta(seconds=min(seconds, _LONGEST_SAID_S))
     return f"{format_seconds(seconds)}, until {over:%Y-%m-%d %H:%M}"
 
@@ -94,7 +94,7 @@ def _retry_after_s(header: str | None) -> float | None:
 
 
 def _duration_s(text: str | None, unit: str = "s") -> float | None:
-    """Seconds of `7m12s`, `1.5 seconds`, or of a number in this unit."""
+    """Return the seconds of `7m12s`, `1.5 seconds`, or of a number in this unit."""
     if not text:
         return None
     parts = _DURATION.findall(f"{text}{unit}" if _NUMBER.fullmatch(text) else text)
@@ -102,7 +102,7 @@ def _duration_s(text: str | None, unit: str = "s") -> float | None:
 
 
 def _reset_s(headers: Mapping[str, Any], name: str) -> float | None:
-    """Until a limit that is used up is renewed: a duration, or a time in seconds or milliseconds since 1970."""
+    """Return the seconds until a limit resets, from a duration or a time since 1970 in seconds or milliseconds."""
     left, text = _text(headers.get(name.replace("reset", "remaining"))), _text(headers[name])
     if left is None or not _NUMBER.fullmatch(left) or float(left) > 0 or not text:
         return None
@@ -113,26 +113,26 @@ def _reset_s(headers: Mapping[str, Any], name: str) -> float | None:
 
 
 def backoff_s(failures: int, rng: random.Random) -> float:
-    """Wait after the n-th failure: uniform in 0 .. min(30, 0.5 * 2^(n-1)) s ("full jitter", Brooker 2015)."""
+    """Return the wait after the n-th failure: uniform in 0 .. min(30, 0.5 * 2^(n-1)) s ("full jitter", Brooker)."""
     return rng.uniform(0.0, min(LONGEST_S, BASE_S * 2.0 ** (failures - 1)))
 
 
 class CountedCalls(Generic[T]):
-    """A call that counts how often it is made."""
+    """A call that counts its repeats."""
 
     def __init__(self, call: Callable[[], Awaitable[T]]) -> None:
-        """It was not made yet."""
+        """Wrap a call that was not made yet."""
         self._call = call
         self._n = 0
 
     async def __call__(self) -> T:
-        """Make it."""
+        """Make the call."""
         self._n += 1
         return await self._call()
 
     @property
     def retries(self) -> int:
-        """How often it was made beyond the first time."""
+        """Return the number of calls after the first one."""
         return max(0, self._n - 1)
 
 
@@ -142,7 +142,7 @@ async def with_retries(
     rng: random.Random,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> T:
-    """The result of `call`, made again after a TransientError up to `max_tries` times; then that error."""
+    """Return the result of `call`, repeated after TransientErrors up to `max_tries` times; then raise the error."""
     for failures in range(1, max_tries + 1):
         try:
             return await call()
@@ -151,6 +151,6 @@ async def with_retries(
                 raise
             wait_s = backoff_s(failures, rng)
             if error.retry_after_s is not None:
-                wait_s += error.retry_after_s  # jitter on top, so that waiting calls don't all come back at once
+                wait_s += error.retry_after_s  # plus jitter, so that waiting calls don't all return at once
         await sleep(wait_s)
     raise ValueError("max_tries must be at least 1")

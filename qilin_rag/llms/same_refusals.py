@@ -1,4 +1,4 @@
-"""Stop when every call is refused for the same reason: the calls that are left would be refused, too."""
+"""Stop of a run whose calls are all refused for the same reason: the remaining calls would be refused, too."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from qilin_rag.core.files import read_lines
 from qilin_rag.core.types import Exchange
 
 SAME_REFUSALS = 8
-"""So many calls that are refused for one reason end a run in which no reply has come."""
+"""The number of calls refused for one reason that ends a run without any reply."""
 _VARYING = re.compile(r"\b[0-9a-f]{8}[0-9a-f-]*\b|[\w-]*\d[\w-]*")
 
 
 class SameRefusals:
-    """Counts the reasons of the calls that are refused, until the first reply.
+    """Counts the reasons of refused calls until the first reply.
 
-    Once `SAME_REFUSALS` are alike no call begins until those under way have ended: refusals are quick, replies slow.
+    Once `SAME_REFUSALS` reasons are alike, no call begins until the current ones have ended: refusals are quick,
+    replies slow.
     """
 
     def __init__(self, path: Path) -> None:
-        """Nothing has come back yet; `path` has the lines of earlier sessions."""
+        """Start before the first reply; `path` has the lines of earlier sessions."""
         self._path = path
         self._counts: Counter[str] = Counter()
         self._has_reply = False
@@ -38,10 +39,10 @@ class SameRefusals:
         self._n_under_way += 1
 
     def end(self, line: Exchange, is_refused: bool) -> None:
-        """Count the line of a call that has ended.
+        """Count the line of a finished call.
 
         Raises:
-            QilinError: If `SAME_REFUSALS` were alike, none is under way, and no reply has ever come.
+            QilinError: if `SAME_REFUSALS` reasons were alike, no call is in progress, and there was never a reply.
         """
         self._n_under_way -= 1
         if not self._has_reply and not line.cached:
@@ -54,7 +55,7 @@ class SameRefusals:
         elif not self._n_under_way:
             raise QilinError(
                 f"no call was answered, and {max(self._counts.values())} failed for one reason: {self._suspected}; "
-                "the others are not made; what is done is kept, and the same command goes on"
+                "the other calls are not made; results so far are kept, and the same command resumes"
             )
 
     def _count(self, line: Exchange, is_refused: bool) -> None:
@@ -70,14 +71,14 @@ class SameRefusals:
                 self._may_begin.clear()
 
     def _had_reply(self, line: Exchange) -> bool:
-        """Whether an earlier session had an answer: then these are prompts that it could not get one for."""
+        """Return whether an earlier session had an answer, so that only these prompts are refused."""
         asker = getattr(line, "judge", None)
         lines = read_lines(self._path, type(line), half_line_ok=True)
         return any(each.is_answered and not each.cached and getattr(each, "judge", None) == asker for each in lines)
 
 
 def without_numbers(reason: str) -> str:
-    """A reason without what differs from call to call: ids of requests, and numbers of tokens.
+    """Return a reason without the parts that differ between calls: request ids and numbers of tokens.
 
     >>> without_numbers("1281 tokens are too many (request id: req_8f3a)")
     '# tokens are too many (request id: #)'

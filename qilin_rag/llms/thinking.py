@@ -1,16 +1,18 @@
-"""Tell a model's thinking and its answer apart in one text: thinking is kept in `raw`, and never scored.
+"""Separation of a model's thinking from its answer in one text: thinking is kept in `raw`, and never scored.
 
-A server with the right parser puts thinking into a field of its own; without it, thinking is in the text under the
+A server with the right parser puts thinking into its own field. Without it, thinking is in the text, between the
 markers that the model was trained with. `MARKERS` is the table of them; presets and settings add to it
-(`thinking_markers`). The rules are the same for all of them, in any case and width, with spaces in the marker or not:
+(`thinking_markers`). The rules are the same for all markers, in any case and width, with or without spaces in the
+marker:
 
-- An answer that begins with an opening marker begins behind its closing one; several such blocks may follow each other.
-- A closing marker with no opening one before it ends thinking too: many chat templates open it in the prompt. With
-  text on both sides of it on its line it may be only mentioned: the answer is marked.
-- Special tokens at the edges of a text (`</s>`, `<|im_end|>`) are no part of it.
-- A marker behind the answer's first words, or in quotation marks, is only mentioned, and the answer stays whole.
-- Thinking that never ends is no answer.
-- What seems to be thinking and is not in the table stays, and is marked (`seems_to_think`).
+- If an answer begins with an opening marker, the answer begins after its closing marker; several such blocks may
+follow. - A closing marker without an opening one before it ends thinking, too: many chat templates open it in the
+prompt. If
+  there is text on both sides of it on its line, it may be only a mention: the answer is marked.
+- Special tokens at the edges of a text (`</s>`, `<|im_end|>`) are not part of the answer.
+- A marker after the answer's first words, or in quotation marks, is only a mention, and the answer stays whole.
+- Thinking that never ends is not an answer.
+- Text that looks like thinking and is not in the table stays, and is marked (`seems_to_think`).
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ Markers = Sequence[tuple[str, str]]
 
 
 class Tags(NamedTuple):
-    """How models mark their thinking: regular expressions for both ends.
+    """The marking of thinking by some models: regular expressions for both ends.
 
-    `is_certain`: the opening alone says that this is thinking, also where it never ends. `opens_in_prompt`: the closing
-    alone does.
+    Attributes:
+        is_certain: Whether the opening alone shows thinking, even if it never ends.
+        opens_in_prompt: Whether the closing alone shows thinking.
     """
 
     opening: str
@@ -83,7 +86,7 @@ MARKERS = (
     ),
     Tags(r"<details\s[^<>]*type=[\"']?reasoning\b[^<>]*>", r"</details>", "what Open WebUI makes of it", True, False),
 )
-# What some models put around the answer, both ends; the tags only behind thinking, where they are no part of a text.
+# Markers around the answer of some models; the tags count only after thinking, since a text may hold them.
 _WRAPPERS = (
     (r"<\|\s*begin_of_solution\s*\|>", r"<\|\s*end_of_solution\s*\|>"),  # Sky-T1, OpenThinker
     (r"<\|START_(?:RESPONSE|TEXT)\|>", r"<\|END_(?:RESPONSE|TEXT)\|>"),  # Command A
@@ -95,17 +98,17 @@ _WRAPPERS_BEHIND = tuple(
     (rf"<\s*{name}\s*>", rf"<\s*/\s*{name}\s*>")  # Hunyuan A13B, AM-Thinking; ERNIE 4.5; Marco-o1; LLaVA-CoT
     for name in ("answer", "response", "output", "conclusion")
 )
-# OpenAI's harmony (gpt-oss): messages in channels, of which `final` is the answer.
+# OpenAI's harmony (gpt-oss): messages in channels; `final` is the answer.
 _CHANNEL = r"<\|channel\|>\s*%s\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
 _IN_CHANNELS = re.compile(r"(?:<\|start\|>)?\s*(?:assistant)?\s*<\|channel\|>\s*(?:analysis|commentary|final)\b")
 _FINAL = re.compile(rf"(?:<\|start\|>\s*assistant\s*)?{_CHANNEL % 'final'}")
 _FINAL_AFTER_THINKING = re.compile(rf"<\|start\|>\s*assistant\s*{_CHANNEL % 'final'}")
 _NEXT_MESSAGE = re.compile(r"<\|(?:start|channel)\|>")
-# The same by a server that leaves out the special tokens: "analysisWe need ...assistantfinalThe answer".
+# The same from a server that leaves out special tokens: "analysisWe need ...assistantfinalThe answer".
 _BARE_ANALYSIS = re.compile(r"(?:assistant)?(?:analysis|commentary)(?=[A-Z\u3400-\u9fff])")
 _BARE_FINAL = (re.compile(r"assistantfinal(?![a-z])"), re.compile(r"assistant\s?\n\s?final(?![a-z])"))
 _BARE_FINAL_AFTER_THINKING = re.compile(r"(?:^|(?<=[.!?。！？)）>\"”\n]))assistantfinal(?![a-z])")
-# What tokenizers put at the edges of a text, where a server leaves it in.
+# Special tokens at the edges of a text, which some servers leave in.
 _EDGE_TOKENS = (
     r"<\|(?:return|call|end|im_end|eos|bos|pad|eo[adtm](?:_id)?|user|observation|role_end)\|>",
     r"<\|?(?:begin|start|end)_?of_?(?:text|turn|msg|message|sentence|utterance)(?:_token)?\|?>",
@@ -115,14 +118,14 @@ _EDGE_TOKENS = (
 _EDGE_TOKEN_BUT_S = re.compile("|".join(_EDGE_TOKENS), re.IGNORECASE)
 _EDGE_TOKEN = re.compile("|".join((*_EDGE_TOKENS, "</?s>")), re.IGNORECASE)
 _LONGEST_TOKEN = 40
-# One of these is in every text with a marker; most texts have none, and need not be searched for each.
+# Every text with a marker has one of these; most texts have none, and need no further search.
 _HINTS = (
     *("think", "thought", "reason", "reflection", "monologue", "scratchpad", "unused", "<|", "|>", "◁"),
     *("assistantfinal", "analysis", "commentary", "<s>", "</s>", "<eo", "<bos", "<pad", "<end", "<begin", "<start"),
     *("[inst]", "[/inst]", "[eos]", "[bos]", "[pad]"),
 )
 _WIDE = re.compile("[＜［〈▁Ａ-Ｚａ-ｚ]")
-# Characters of other widths, each for one of ASCII, so that places in the text stay the same.
+# Characters of other widths map to one of ASCII each, so that positions in the text stay the same.
 _WIDTHS = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {
     **{0x3000: 0x20, 0x3008: 0x3C, 0x3009: 0x3E},
     0x2581: 0x5F,  # the space of SentencePiece
@@ -146,7 +149,7 @@ _HEADING = re.compile(
 
 
 class Split(NamedTuple):
-    """The answer, stripped; None where thinking never ends. `has_thought`: thinking stood before it."""
+    """The answer, stripped (None if thinking never ends); `has_thought`: whether thinking came before it."""
 
     answer: str | None
     has_thought: bool
@@ -157,7 +160,7 @@ class _Family(NamedTuple):
 
     marker: Tags
     opening: re.Pattern[str]
-    either: re.Pattern[str]  # with a group for a closing
+    either: re.Pattern[str]  # has a group for a closing
 
     @classmethod
     def of(cls, marker: Tags) -> _Family:
@@ -173,7 +176,7 @@ _EMPTY_BLOCK = re.compile(r"<\s*(?:think(?:ing)?|thought|reasoning)\s*/\s*>", re
 
 
 def split_thinking(text: str, more_markers: Markers = ()) -> Split:
-    """Split thinking and answer as `read_thinking` does.
+    """Split thinking and answer like `read_thinking`.
 
     >>> split_thinking("[THINK]hm[/THINK]42")
     Split(answer='42', has_thought=True)
@@ -187,12 +190,12 @@ def split_thinking(text: str, more_markers: Markers = ()) -> Split:
 
 
 def read_thinking(text: str, more_markers: Markers = ()) -> tuple[Split, bool]:
-    """Find where the answer begins, by the table of markers and `more_markers`, and whether that is doubtful.
+    r"""Split thinking and answer by the table of markers and `more_markers`, and return whether the split is doubtful.
 
-    It is doubtful behind a closing marker that may be only mentioned: no opening one stands before it, and text stands
-    on both sides of it on its line.
+    The split is doubtful after a closing marker that may be only a mention: no opening one comes before it, and there
+    is text on both sides of it on its line.
 
-    >>> [read_thinking(text)[1] for text in ("It ends with </think>, they say", "hm\\n</think>42")]
+    >>> [read_thinking(text)[1] for text in ("It ends with </think>, they say", "hm\n</think>42")]
     [True, False]
     """
     if not more_markers and not _may_hold_markers(text):
@@ -212,10 +215,9 @@ def read_thinking(text: str, more_markers: Markers = ()) -> tuple[Split, bool]:
 
 
 def seems_to_think(answer: str) -> bool:
-    """Return whether an answer may hold thinking, in a form or at a place that is not known.
+    """Return whether an answer may hold thinking in an unknown form or place.
 
-    It begins with a tag, a heading or a special token that speaks of thinking, or a closing marker is in it that is not
-    only quoted.
+    Such an answer begins with a tag, a heading or a special token about thinking, or holds an unquoted closing marker.
     """
     start = skip_unseen(answer, 0)
     head = fold(answer[start : start + _LONGEST_HEAD])
@@ -229,7 +231,7 @@ def seems_to_think(answer: str) -> bool:
 
 
 def fold(text: str) -> str:
-    """Return the text with full-width characters as ASCII, one for one."""
+    """Return the text with full-width characters replaced by ASCII, one for one."""
     return text.translate(_WIDTHS)
 
 
@@ -244,7 +246,10 @@ def _may_hold_markers(text: str) -> bool:
 
 
 def _behind_thinking(text: str, families: Sequence[_Family]) -> tuple[int | None, bool]:
-    """Where the answer begins, None where thinking never ends, and whether it ends within a line, opened in no line."""
+    """Return where the answer begins (None if thinking never ends), and whether the split is doubtful.
+
+    The split is doubtful if an unopened block closes within a line.
+    """
     start, has_thought, is_doubtful = 0, False, False
     while True:
         at = skip_unseen(text, start)
@@ -259,7 +264,7 @@ def _behind_thinking(text: str, families: Sequence[_Family]) -> tuple[int | None
             again = next((found for family in families if (found := family.either.match(text, at))), None)
             if not (again and again[1]):
                 return start, is_doubtful
-            start = again.end()  # a closing marker said twice
+            start = again.end()  # a repeated closing marker
         elif closing := _closing_of_opened_in_prompt(text, families):
             start, has_thought, is_doubtful = closing.end(), True, _has_text_on_both_sides(closing)
         else:
@@ -267,13 +272,13 @@ def _behind_thinking(text: str, families: Sequence[_Family]) -> tuple[int | None
 
 
 def _has_text_on_both_sides(found: re.Match[str]) -> bool:
-    """Whether anything is to be seen before a match and behind it, on its line."""
+    """Return whether there is visible text before and after a match on its line."""
     before, after = found.string[: found.start()], found.string[found.end() :]
     return not is_blank(before.rpartition("\n")[2]) and not is_blank(after.partition("\n")[0])
 
 
 def _end_of_block(text: str, start: int, family: _Family) -> int | None:
-    """Where a block that begins at `start` ends, blocks within it included."""
+    """Return the end of a block that begins at `start`, including blocks within it."""
     ends: list[int] = []
     depth, is_open_again = 0, False
     for found in _tags(text, start, family):
@@ -283,11 +288,11 @@ def _end_of_block(text: str, start: int, family: _Family) -> int | None:
         if depth == 0:
             return found.end()
         is_open_again = is_open_again or bool(ends and not found[1])
-    return ends[-1] if ends else None  # some of what opened was only mentioned
+    return ends[-1] if ends else None  # some openings were only mentions
 
 
 def _closing_of_opened_in_prompt(text: str, families: Sequence[_Family]) -> re.Match[str] | None:
-    """The marker that closes thinking opened before the text; None if the first marker in the text opens a block."""
+    """Return the marker that closes thinking opened before the text; None if a block opens first."""
     first = min(
         (
             (found.start(), -found.end(), family, found)
@@ -304,7 +309,7 @@ def _closing_of_opened_in_prompt(text: str, families: Sequence[_Family]) -> re.M
 
 
 def _tags(text: str, start: int, family: _Family) -> Iterator[re.Match[str]]:
-    """The markers of a family, without those that are only quoted."""
+    """Yield the markers of a family, without quoted ones."""
     return (found for found in family.either.finditer(text, start) if not _is_quoted(text, found))
 
 
@@ -314,7 +319,7 @@ def _is_quoted(text: str, found: re.Match[str]) -> bool:
 
 
 class _Place(NamedTuple):
-    """Where the answer is; no start: it never came."""
+    """The position of the answer; no start means that there is none."""
 
     start: int | None
     end: int | None
@@ -322,7 +327,7 @@ class _Place(NamedTuple):
 
 
 def _harmony_answer(text: str, start: int) -> _Place | None:
-    """The final message of a text in harmony's channels, with or without its special tokens; None if it is not one."""
+    """Return the final message of a text in harmony's channels, with or without special tokens; else None."""
     at = skip_unseen(text, start)
     is_in_channels = _IN_CHANNELS.match(text, at) is not None
     finals = (_FINAL if is_in_channels else _FINAL_AFTER_THINKING).finditer(text, at)
@@ -340,7 +345,7 @@ def _harmony_answer(text: str, start: int) -> _Place | None:
 
 
 def _within_edge_tokens(text: str, start: int, end: int) -> tuple[int, int]:
-    """Where a text begins and ends without special tokens at its edges; `<s>` may be HTML that strikes words out."""
+    """Return the start and end of a text without special tokens; `<s>` may be HTML for struck-out words."""
     first, last = start, end
     for token in (_EDGE_TOKEN, _EDGE_TOKEN_BUT_S):
         first, last = start, end
@@ -360,7 +365,7 @@ def _within_edge_tokens(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _unwrapped(text: str, folded: str, start: int, has_thought: bool) -> str:
-    """The answer without what stands around it."""
+    """Return the answer without the markers around it."""
     start, end = _within_edge_tokens(folded, start, len(folded))
     for opening, closing in (*_WRAPPERS, *(_WRAPPERS_BEHIND if has_thought else ())):
         if opened := re.compile(opening, re.IGNORECASE).match(folded, skip_unseen(folded, start), end):

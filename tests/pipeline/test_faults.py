@@ -148,7 +148,7 @@ def test_answers_of_another_model_are_kept_and_said_once(data_dir: Path, server:
     server.fault = lambda n, body: "other model tiny-model"
     done = cli(*command(data_dir, server, "--json"))
     assert (done.code, json.loads(done.out)["counts"]["ok"]) == (0, 3)
-    assert done.err.count("answers as 'tiny-model' where 'fake-model' was asked for") == 1
+    assert done.err.count("answers as 'tiny-model', but 'fake-model'") == 1
     [path] = Path("runs").glob("*/samples.jsonl")
     assert all(json.loads(line)["model"] == "tiny-model" for line in path.read_text().splitlines())
 

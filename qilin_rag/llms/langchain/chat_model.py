@@ -38,13 +38,28 @@ _MAX_TOKENS_ELSEWHERE = ("max_output_tokens", "num_predict", "max_new_tokens")
 class LangChain(LLM):
     """A LangChain chat model: `langchain:PROVIDER:MODEL`, or `langchain:package.module:factory`.
 
-    A model by name is made by `init_chat_model` with `temperature`, `max_tokens` and `base_url` (null: left to the
-    provider) and with `settings`; keys come from the environment. A `factory` is a BaseChatModel, or a class or
-    function that makes one of `settings`; temperature and max_tokens are its own affair unless they are set here.
-    `timeout_s` is the deadline of one request; `context_length`, where it is given, and `max_tokens` bound the prompt.
-    `thinking_markers` (pairs, such as `[[<cot>, </cot>]]`) tell where the model thinks, beside those that are known.
-    `stream` reads the answer as it is written, for models that can only be streamed; where one says so, that is done
-    unasked.
+    `init_chat_model` creates a model by name; keys come from the environment. A factory is a BaseChatModel, or a class
+    or function that creates one from `settings`.
+
+    Args:
+        spec (str): `PROVIDER:MODEL`, or `package.module:factory`.
+        settings (dict): More arguments of the model's class, or those of the factory.
+        temperature (float): The sampling temperature; null leaves it to the provider. A factory decides for itself,
+            unless it is set here.
+        max_tokens (int): The most tokens of an answer; null leaves it to the provider. A factory decides for itself,
+            unless it is set here.
+        base_url (str): The address of the server; null leaves it to the provider.
+        context_length (int): The most tokens of prompt and answer together; null if it is not known.
+        timeout_s (float): The longest time of one request, in seconds.
+        max_tries (int): The most tries of one request.
+        stream (bool): Whether to read answers as a stream, for models that can only be streamed. A model that says so
+            is streamed automatically.
+        thinking_markers (list of pairs): Texts around the model's thinking, such as `[[<cot>, </cot>]]`, in addition to
+            the known ones.
+        price (Price): What the provider charges; null if it is not known.
+
+    Raises:
+        UsageError: from `check`, if the model can't be created.
 
     Example:
         >>> llm = LangChain(spec="ollama:qwen2.5:7b", context_length=8192)
@@ -89,12 +104,12 @@ class LangChain(LLM):
 
     @classmethod
     def names_code(cls, settings: Mapping[str, Any]) -> bool:
-        """A model by name is data, a factory is code."""
+        """Return whether the settings name a factory, which is code; a model by name is data."""
         return _is_factory(settings.get("spec"))
 
     @property
     def prompt_budget(self) -> int | None:
-        """What the answer leaves of the context, where its length is known."""
+        """Return the tokens of the context that the answer leaves, if its length is known."""
         if self.context_length is None:
             return None
         if (left := self.context_length - (self.max_tokens or 0)) <= 0:
@@ -106,22 +121,22 @@ class LangChain(LLM):
 
     @property
     def answer_budget(self) -> int | None:
-        """What is asked for; a provider's own limit is not known."""
+        """Return the requested limit; a provider's own limit is not known."""
         return self.max_tokens
 
     def identity(self) -> dict[str, Any]:
-        """The file of a factory of the user's own counts as well."""
+        """Return the identity, which includes the file of a user's own factory."""
         if not _is_factory(self.spec):
             return super().identity()
         import_object(self.spec, self._name)
         return super().identity() | source_hash(self.spec.partition(":")[0])
 
     def changed(self, base: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-        """What differs from `base`, and from the defaults of a model of this kind."""
+        """Return the fields that differ from `base`, or from the defaults of a model of this kind."""
         return super().changed({**_sampling_of(self.spec), **base})
 
     def check(self) -> dict[str, Any]:
-        """Make the model: a package, a key or a factory that is missing or wrong is found before the first question."""
+        """Create the model, so that a wrong package, key or factory is found before the first question."""
         made = type(self._model())
         package = made.__module__.partition(".")[0].replace("_", "-")
         try:
@@ -130,11 +145,11 @@ class LangChain(LLM):
             return {"class": f"{made.__module__}:{made.__qualname__}"}
 
     async def generate(self, prompt: RenderedPrompt) -> Completion:
-        """One answer, asked for again up to `max_tries` times where that can help."""
+        """Return one answer, with up to `max_tries` tries if repeating can help."""
         return await asked(lambda: self._call(prompt), self.max_tries, self._rng, self.spec)
 
     async def close(self) -> None:
-        """Let the model go: its connections belong to the event loop that it was used in."""
+        """Release the model: its connections belong to the event loop that used it."""
         self._made = None
         if self._http is not None:
             await self._http.aclose()
@@ -150,7 +165,7 @@ class LangChain(LLM):
             raise TransientError(f"no answer within {self.timeout_s:g} s") from error
         except (QilinError, TransientError):
             raise
-        except Exception as error:  # each provider has errors of its own
+        except Exception as error:  # each provider has its own errors
             may_stream = not streams and (self._is_stream_only or not self._has_answered)
             if may_stream and must_stream(f"{error} {getattr(error, 'body', '')}"):
                 self._say_stream_only()
@@ -164,7 +179,7 @@ class LangChain(LLM):
 
     def _say_stream_only(self) -> None:
         if not self._is_stream_only:
-            logger.warning("%s can only be streamed, so its answers are read as a stream (said once)", self.spec)
+            logger.warning("%s can only be streamed, so its answers are read as a stream (reported once)", self.spec)
         self._is_stream_only = True
 
     @property
@@ -186,10 +201,7 @@ class LangChain(LLM):
         return make_object(self.spec, self._name, BaseChatModel, {**self._common(), **self.settings})
 
     def _by_name(self) -> BaseChatModel:
-        """Made twice: what the class takes, and what it calls it, is known only of a model that is there.
-
-        A setting that its class doesn't know would be dropped without a word.
-        """
+        """Create the model twice: only an existing model shows which arguments its class takes."""
         given = {**self._common(), **self.settings}
         made = type(self._init(given))
         taken = parameters(made)
@@ -207,7 +219,7 @@ class LangChain(LLM):
 
     @property
     def _address(self) -> str:
-        """Where the model is asked, as far as it is known here."""
+        """Return the address of the model, if it is known."""
         if self.base_url:
             return self.base_url
         match self.spec.split(":")[0] if ":" in self.spec else "openai":
@@ -235,7 +247,7 @@ class LangChain(LLM):
 
 
 async def _streamed(model: BaseChatModel, messages: Any) -> Any:
-    """The message that the chunks of a stream add up to."""
+    """Join the chunks of a stream to one message."""
     speaks_openai = any(each.__module__.startswith("langchain_openai.") for each in type(model).__mro__)
     whole: Any = None
     try:
@@ -250,13 +262,13 @@ async def _streamed(model: BaseChatModel, messages: Any) -> Any:
 
 
 def _is_factory(spec: Any) -> bool:
-    """Whether this is `package.module:factory`, and not a model by name."""
+    """Return whether this is `package.module:factory`, and not a model by name."""
     provider, colon, _ = str(spec).partition(":")
     return bool(colon) and provider not in _providers(f"llm langchain:{spec}")
 
 
 def _providers(what: str) -> Collection[str]:
-    """What may stand before the colon of an init_chat_model string: a table of langchain's, private (seen in 1.4)."""
+    """Return the providers of init_chat_model, from a private table of langchain (seen in 1.4)."""
     require("langchain", "langchain", "langchain_core", what=what)
     from langchain.chat_models import base
 
@@ -265,5 +277,5 @@ def _providers(what: str) -> Collection[str]:
 
 
 def _sampling_of(spec: Any) -> dict[str, Any]:
-    """A factory's sampling is its own affair; elsewhere the defaults of the fields hold."""
+    """Return no sampling for a factory, which decides for itself; else the defaults of the fields hold."""
     return {"temperature": None, "max_tokens": None} if _is_factory(spec) else {}

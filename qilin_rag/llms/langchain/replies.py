@@ -1,7 +1,7 @@
-"""What comes back from a chat model of LangChain, in our terms: messages, and the errors of its providers.
+"""Replies of LangChain chat models in our terms: messages, and the errors of their providers.
 
-Providers agree neither on where they say how an answer ended nor on classes of errors: both are known here by the
-names that they use. What an error means is read from its HTTP status and body, by the same table as anywhere.
+Providers differ in how they report the end of an answer, and in their error classes; both are recognised here by name.
+The meaning of an error is read from its HTTP status and body, by the same table as for all clients.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from qilin_rag.llms.thinking import Markers
 
 _WHERE = ("finish_reason", "stop_reason", "stopReason", "done_reason", "completion_reason", "status")
 _LONGEST_CHAIN = 5
-_NO_CHAT = re.compile(r"got str: ['\"](.*)['\"]$", re.DOTALL)  # langchain-openai: the body of a 200 that is no JSON
+_NO_CHAT = re.compile(r"got str: ['\"](.*)['\"]$", re.DOTALL)  # langchain-openai: the body of a 200 that is not JSON
 _LEFT_OUT = {name: f"leave it out with --set llm.{name}=null" for name in ("temperature", "max_tokens")}
 
 
 def completion(
     message: Any, model: str, latency_s: float, markers: Markers = (), most_tokens: int | None = None
 ) -> Completion:
-    """An AIMessage as our Completion; `model` is what the model is called where the message doesn't say."""
+    """Return an AIMessage as our Completion; `model` is the model's name if the message does not give it."""
     about = message.response_metadata or {}
     ended = ending(about)
     if ended == PASSING:
@@ -44,21 +44,21 @@ def completion(
 
 
 def ending(about: Mapping[str, Any]) -> str:
-    """How an answer ended, out of a message's response_metadata, as `read_ending` has it."""
+    """Return how an answer ended, as `read_ending` names it, from a message's response_metadata."""
     return read_ending(ending_word(about))
 
 
 def ending_word(about: Mapping[str, Any]) -> Any:
-    """The provider's own word for it, None where it says none."""
+    """Return the provider's own word for the end; None if there is none."""
     why_incomplete = about.get("incomplete_details")
     said = why_incomplete.get("reason") if isinstance(why_incomplete, Mapping) else None
     return said or next((about[name] for name in _WHERE if about.get(name)), None)
 
 
 def meaning(error: Exception, name: str, sent: Sequence[str] = ()) -> Exception:
-    """Return what an error of a provider means: for this question, for all, or only for now.
+    """Return the error to raise for an error of a provider: for this question, for all, or only temporarily.
 
-    `sent`: the texts that were sent, which an error may repeat.
+    `sent` are the texts that were sent, which an error may repeat.
     """
     caller = Caller(
         name=name,
@@ -72,9 +72,9 @@ def meaning(error: Exception, name: str, sent: Sequence[str] = ()) -> Exception:
 
 
 def read_error(error: Exception) -> Refusal:
-    """Read an exception of any provider: its response, what else it carries, and what it was raised from.
+    """Read an exception of any provider: its response, its other content, and the exception that caused it.
 
-    The classes count where there is no response to read, and its text where that says nothing.
+    The classes count if there is no readable response, and the text counts if these say nothing.
     """
     chain = [error]
     while len(chain) < _LONGEST_CHAIN and isinstance(cause := chain[-1].__cause__, Exception):
@@ -95,7 +95,7 @@ def read_error(error: Exception) -> Refusal:
 
 
 def _body(error: Exception) -> Any:
-    """The body of a response, parsed or not, or what stands for it; None if there is none."""
+    """Return the body of a response, parsed or not, or its replacement; None if there is none."""
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):  # botocore
         return response.get("Error") or response
@@ -115,10 +115,10 @@ def _body(error: Exception) -> Any:
 
 
 def _text_of(response: Any) -> Any:
-    """The text of an HTTP response of any client, if it was read."""
+    """Return the text of an HTTP response of any client, if it was read."""
     try:
         text = getattr(response, "text", None)
-    except Exception:  # httpx: a response that was streamed and not read
+    except Exception:  # httpx: the response was streamed, but not read
         return None
     return text if isinstance(text, str) else None
 
@@ -133,8 +133,8 @@ def _headers(error: Exception) -> Mapping[str, Any]:
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status that an error speaks of, wherever its class keeps it; a broken transfer has none of its own."""
-    if "http_exceptions" in type(error).__module__:  # of aiohttp's parser, which calls it 400
+    """Return the HTTP status of an error, wherever its class stores it; a broken transfer has none."""
+    if "http_exceptions" in type(error).__module__:  # aiohttp's parser reports it as 400
         return None
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):  # botocore

@@ -1,1 +1,1 @@
-"""Servers of LLMs on this machine, started and ended by us."""
+"""LLM servers on this machine that we start and stop."""

@@ -1,6 +1,6 @@
-"""What serves a model on this machine: vLLM, or llama.cpp. An engine is its settings, and knows its command line.
+"""Engines that serve a model on this machine: vLLM and llama.cpp. An engine is its settings and its command line.
 
-Engines run in a Python of their own choosing, since what they install seldom goes together with anything else.
+Each engine runs in its own Python, since its packages seldom fit in one environment with others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PROBE = """
 import importlib.metadata as m, importlib.util as u, sys
 module, names = sys.argv[1], sys.argv[2:]
 spec = u.find_spec(module)
-if spec is None or spec.origin is None: sys.exit(3)  # a mere folder of that name is no package
+if spec is None or spec.origin is None: sys.exit(3)  # a mere folder of that name is not a package
 for name in names:
     try: print(m.version(name)); break
     except m.PackageNotFoundError: pass
@@ -41,11 +41,17 @@ for name in names:
 class Engine(Component):
     """A server program with its settings.
 
-    `model` is a folder, file or hub name (default: the LLM's `model`, the name under which it is served anyway).
-    `python` is the Python that has the engine (default: the engine's environment variable, else this one), `port` the
-    port to listen on (default: that of the LLM's address for `serve`, a free one for `run --serve`). `environment` is
-    added to the server's environment, `extra_arguments` to its command line; `allowed` names those of both that do more
-    than tune the engine (engine_settings.py), which only flags can. `max_model_len` is `llm.context_length` unless set.
+    Args:
+        model (str): A folder, file or hub name; null serves the LLM's `model`, which is the served name in any case.
+        max_model_len (int): The most tokens of prompt and answer; null takes `llm.context_length`.
+        python (str): The Python that has the engine; null takes the engine's environment variable, else this one.
+        port (int): The port to listen on; null takes that of the LLM's address for `serve`, a free one for `run
+            --serve`.
+        environment (dict): Variables added to the server's environment.
+        extra_arguments (list): Arguments added to the server's command line.
+        allowed (list): Names of variables and arguments that do more than tune the engine, which only flags can allow.
+        start_timeout_s (float): The longest time until the server answers, in seconds.
+        stop_timeout_s (float): The longest time until the server ends after the request to stop, in seconds.
     """
 
     operational: ClassVar[frozenset[str]] = frozenset(
@@ -56,7 +62,7 @@ class Engine(Component):
     packages: ClassVar[tuple[str, ...]]
     python_variable: ClassVar[str]
     inherited: ClassVar[str]
-    """Prefix of the variables of our own environment that the engine reads: recorded in the manifest."""
+    """The prefix of our own environment variables that the engine reads, which the manifest records."""
 
     model: str | None = None
     max_model_len: PositiveInt | None = None
@@ -75,9 +81,11 @@ class Engine(Component):
             return environment
         for name in environment:
             if is_secret(str(name)):
-                raise ValueError(f"settings are written down, so they hold no keys; export {name} instead")
+                raise ValueError(
+                    f"settings are stored with every run, so they must hold no keys; export {name} instead"
+                )
             if loads_code(str(name)):
-                raise ValueError(f"{name} can make the server run anything; export it yourself where that is meant")
+                raise ValueError(f"{name} can make the server run anything; export it yourself if you mean it")
         return {name: value if isinstance(value, str) else _as_text(value) for name, value in environment.items()}
 
     @field_validator("extra_arguments", mode="before")
@@ -86,7 +94,7 @@ class Engine(Component):
         if not isinstance(arguments, list):
             return arguments
         if any(is_key(str(argument)) for argument in arguments):
-            raise ValueError("a server on loopback needs no key, and settings are written down")
+            raise ValueError("a server on loopback needs no key, and settings are stored with every run")
         return [argument if isinstance(argument, str) else str(argument) for argument in arguments]
 
     @model_validator(mode="after")
@@ -106,29 +114,33 @@ class Engine(Component):
 
     @abstractmethod
     def arguments(self, name: str, context_length: int, port: int) -> list[str]:
-        """What follows the interpreter on the command line, to serve the model as `name`."""
+        """Return the arguments after the interpreter, to serve the model as `name`."""
 
     def command(self, name: str, context_length: int, port: int) -> list[str]:
-        """The whole command line."""
+        """Return the whole command line."""
         return [self.interpreter, *self.arguments(name, context_length, port), *self.extra_arguments]
 
     @property
     def interpreter(self) -> str:
-        """The Python that runs the engine."""
+        """Return the Python that runs the engine."""
         return str(expanded(self.python or os.environ.get(self.python_variable) or sys.executable))
 
     def variables(self) -> dict[str, str]:
-        """The server's environment: ours without keys for other services, and `environment`."""
+        """Return the server's environment: ours without keys for other services, and `environment`."""
         ours = {name: value for name, value in os.environ.items() if not name.upper().endswith("API_KEY")}
         return ours | self.environment
 
     def recorded_variables(self) -> dict[str, str]:
-        """The part of the environment that the manifest records; never a key."""
+        """Return the part of the environment that the manifest records; never a key."""
         own = {name: value for name, value in os.environ.items() if name.startswith(self.inherited)}
         return {name: value for name, value in (own | self.environment).items() if not is_secret(name)}
 
     def installed_version(self) -> str:
-        """The version of the engine's package in its Python; a FatalLLMError says how to get it where it is missing."""
+        """Return the version of the engine's package in its Python.
+
+        Raises:
+            FatalLLMError: if it is not installed; the error says how to install it.
+        """
         probe = [self.interpreter, "-c", _PROBE, self.module, *self.packages]
         try:
             asked = subprocess.run(
@@ -147,14 +159,14 @@ class Engine(Component):
         return asked.stdout.strip() or "unknown"
 
     def check(self) -> None:
-        """A QilinError where it is known before the start that the server can't run."""
+        """Raise a QilinError if it is known before the start that the server can't run."""
         self.installed_version()
 
     def identity(self) -> dict[str, Any]:
-        """As of any component; what is a file or folder here counts by its content.
+        """Return the identity of a component, in which files and folders count by their content.
 
-        A model counts by that alone, wherever it is; files that `extra_arguments` name (a chat template, an adapter)
-        count beside their names.
+        A model counts by its content alone, wherever it is. Files that `extra_arguments` name (a chat template, an
+        adapter) count by name and content.
         """
         model = _content_sha256(self.model, any_folder=True) if self.model else None
         named = {
@@ -168,7 +180,23 @@ class Engine(Component):
 
 
 class VLLM(Engine):
-    """vLLM. For several machines: `distributed_executor_backend: ray`, within a Ray cluster that is up."""
+    """An engine that serves a model with vLLM.
+
+    For several machines, set `distributed_executor_backend` to `ray` within a running Ray cluster.
+
+    Args:
+        dtype (str): The number format of weights and activations.
+        quantization (str): The quantization of the weights; null takes that of the model.
+        tensor_parallel_size (int): The number of GPUs that share each layer.
+        data_parallel_size (int): The number of copies of the model.
+        pipeline_parallel_size (int): The number of groups of layers on different GPUs.
+
+        distributed_executor_backend (str): How the processes of several GPUs run; null lets vLLM choose.
+
+    Example:
+        >>> VLLM(model="Qwen/Qwen2.5-7B-Instruct", tensor_parallel_size=4).arguments("qwen", 8192, 8000)[:2]
+        ['-m', 'vllm.entrypoints.openai.api_server']
+    """
 
     operational: ClassVar[frozenset[str]] = Engine.operational | {
         "data_parallel_size",
@@ -188,7 +216,7 @@ class VLLM(Engine):
     distributed_executor_backend: Literal["mp", "ray", "uni", "external_launcher"] | None = None
 
     def arguments(self, name: str, context_length: int, port: int) -> list[str]:
-        """The module instead of `vllm serve`: the latter fails where the package is not called vllm (CPU builds)."""
+        """Return the arguments; the module is used because `vllm serve` fails in builds with another package name."""
         flags = {
             "--model": self.model or name,
             "--served-model-name": name,
@@ -206,8 +234,16 @@ class VLLM(Engine):
 
 
 class LlamaCpp(Engine):
-    """llama.cpp by xllamacpp, serving a GGUF file. `parallel` requests at a time share the work, each with
-    `max_model_len` tokens of context; `n_gpu_layers` -1 leaves it to llama.cpp.
+    """An engine that serves a GGUF file with llama.cpp, by xllamacpp.
+
+    Args:
+        parallel (int): The number of concurrent requests, each with `max_model_len` tokens of context.
+        n_threads (int): The number of CPU threads; null lets llama.cpp choose.
+        n_gpu_layers (int): The number of layers on the GPU; -1 lets llama.cpp choose.
+
+    Example:
+        >>> LlamaCpp(model="qwen.gguf", parallel=4).n_gpu_layers
+        -1
     """
 
     operational: ClassVar[frozenset[str]] = Engine.operational | {"parallel", "n_threads", "n_gpu_layers"}
@@ -227,9 +263,9 @@ class LlamaCpp(Engine):
         return risky_arguments(arguments, "llamacpp")
 
     def arguments(self, name: str, context_length: int, port: int) -> list[str]:
-        """Our own small program, run by the Python that has xllamacpp."""
+        """Return the arguments of our own small program, which the Python with xllamacpp runs."""
         if not self.model:
-            raise UsageError("llm.engine.model must name a GGUF file; or give --llm gguf:FILE")
+            raise UsageError("llm.engine.model must name a GGUF file; or set llm (--llm) to gguf:FILE")
         flags = {
             "--model": expanded(self.model),
             "--name": name,
@@ -242,7 +278,7 @@ class LlamaCpp(Engine):
         return [str(Path(__file__).with_name("llamacpp.py")), *_as_arguments(flags)]
 
     def check(self) -> None:
-        """As of any engine, and the file must be there."""
+        """Check the engine, and that the file exists."""
         path = expanded(self.model or "")
         try:
             with path.open("rb") as file:
@@ -255,7 +291,11 @@ class LlamaCpp(Engine):
 
 
 def build_engine(settings: Mapping[str, Any] | None, label: str) -> Engine:
-    """The engine of an LLM's `engine:` block; a UsageError where it has none."""
+    """Return the engine of an LLM's `engine:` block.
+
+    Raises:
+        UsageError: if there is no block, or its settings are wrong.
+    """
     if not settings:
         raise UsageError(
             f"llm {label} names no engine to serve it; add one to its preset, or --set llm.engine=vllm "
@@ -274,12 +314,12 @@ def _as_arguments(flags: Mapping[str, Any]) -> list[str]:
 
 
 def _as_text(value: Any) -> str:
-    """A YAML value as an environment variable: switches are 1 and 0."""
+    """Return a YAML value as an environment variable: booleans become 1 and 0."""
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
 def _values(arguments: Sequence[str]) -> Iterator[str]:
-    """What may name a file: each argument that is no flag, and what follows an equals sign in it."""
+    """Yield texts that may name a file: each argument that is not a flag, and the text after an equals sign."""
     for argument in arguments:
         if not argument.startswith("-"):
             yield argument
@@ -288,9 +328,9 @@ def _values(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _content_sha256(name: str, any_folder: bool) -> str | None:
-    """The hash of a file (with the other parts of a split GGUF file), or of a model's folder; None for all else.
+    """Return the hash of a file (with the other parts of a split GGUF file), or of a model's folder; else None.
 
-    With `any_folder` each folder is taken for a model.
+    With `any_folder`, each folder counts as a model.
     """
     path = expanded(name)
     if path.is_file():

@@ -1,9 +1,9 @@
-"""Runs a server and makes sure that nothing of it is left, however its owner ends: python -I -S keeper.py GRACE COMMAND
+"""Runs a server and leaves none of its processes, however its owner ends: python -I -S keeper.py GRACE COMMAND
 
-The owner holds the other end of standard input, and the system closes it with the owner's last breath, kill -9
-included. Then, on SIGTERM, or once the server has ended by itself, all processes of the server get SIGTERM, and what
-is left of them GRACE seconds later is killed. The exit code is the server's. Standard library only, nothing of ours:
-any Python runs it, in no time.
+The owner holds the other end of standard input, which the system closes when the owner ends, even by kill -9. Then, on
+SIGTERM, or after the server has ended, all processes of the server get SIGTERM. Those that still run GRACE seconds
+later are killed. The exit code is the server's. It uses the standard library only, so that any Python runs it, and
+quickly.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ told_to_end = False
 
 
 def main(grace_s: float, command: list[str]) -> int:
-    """Run `command` until it ends or is to end, then leave nothing of it."""
-    for name in ("SIGINT", "SIGHUP", "SIGTERM"):  # handlers, for what is ignored would be ignored by the server as well
+    """Run `command` until it ends or must end, then end all its processes."""
+    for name in ("SIGINT", "SIGHUP", "SIGTERM"):  # handlers, since the server would inherit ignored signals
         signal.signal(getattr(signal, name), _tell_to_end if name == "SIGTERM" else lambda signum, frame: None)
-    if sys.platform == "linux":  # what the server leaves behind becomes our child, so that it can be found
+    if sys.platform == "linux":  # orphans of the server become our children, so that they can be found
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0).pid
     while not (_reaped(server) or told_to_end):
@@ -41,7 +41,7 @@ def main(grace_s: float, command: list[str]) -> int:
         anything = _signal_all(server, signum)
         while anything and time.monotonic() < deadline:
             time.sleep(POLL_S / 2)
-            anything = _signal_all(server, 0 if signum == signal.SIGTERM else signum)  # asked once; 0 only looks
+            anything = _signal_all(server, 0 if signum == signal.SIGTERM else signum)  # signal once; 0 only checks
     status = ended.get(server, -signal.SIGKILL)
     return status if status >= 0 else 128 - status
 
@@ -52,7 +52,7 @@ def _tell_to_end(signum: int, frame: FrameType | None) -> None:
 
 
 def _reaped(pid: int) -> bool:
-    """Collect children that ended, adopted ones as well; whether `pid` is among them."""
+    """Collect children that ended, adopted ones as well; return whether `pid` is among them."""
     with suppress(ChildProcessError):
         while (found := os.waitpid(-1, os.WNOHANG))[0]:
             ended[found[0]] = os.waitstatus_to_exitcode(found[1])
@@ -60,7 +60,7 @@ def _reaped(pid: int) -> bool:
 
 
 def _signal_all(server: int, signum: int) -> bool:
-    """Signal the server's group and what has left it but descends from it; False if there is nothing any more."""
+    """Signal the server's group and its descendants outside the group; return False if none is left."""
     _reaped(server)
     anything = False
     with suppress(ProcessLookupError, PermissionError):

@@ -1,7 +1,7 @@
 """Serves a GGUF file through xllamacpp's OpenAI-compatible server: PYTHON llamacpp.py --model FILE --port N ...
 
-Run by the Python that has xllamacpp, which need not have this package. Further `NAME=VALUE` arguments set llama.cpp's
-own parameters by the names that xllamacpp has for them, for example `flash_attn=true` or `n_batch=512`.
+It is run by the Python that has xllamacpp, which need not have this package. More `NAME=VALUE` arguments set
+llama.cpp's own parameters by their names in xllamacpp, for example `flash_attn=true` or `n_batch=512`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 
 
 def main() -> None:
-    """Serve until ended by a signal."""
+    """Serve until a signal ends the process."""
     parser = argparse.ArgumentParser()
     for flag in ("--model", "--name"):
         parser.add_argument(flag, required=True)

@@ -1,4 +1,4 @@
-"""A server of our own around one run or as long as its user wants: started, waited for, watched, and stopped.
+"""A server of our own, for one run or until its user ends it: started, waited for, watched, and stopped.
 
 The server runs below a keeper (keeper.py), which ends it with all its processes however we end.
 """
@@ -43,15 +43,20 @@ _REASON_LINES = 3
 _LINE_CHARS = 240
 
 
-# The line in which Python, or a command line, says what is wrong; before it what vLLM puts in front of every line.
+# A line in which Python, or a command line, reports an error, after vLLM's prefix of every line.
 _ERROR = re.compile(r"(?:^|[\])] )(?=[\w.]*(?:Error|Exception): \S|[\w.]+: error: \S)")
 
 
 class Server:
-    """One server process: `with Server(engine, ...) as server:` is entered when it answers, and leaves nothing behind.
+    """A server process: `with Server(engine, ...) as server:` begins when it answers, and ends all its processes.
 
-    `name` is the model's name at the server, `log` the file its output goes to. While it starts, `follow` is called
-    now and then (`serve` shows the log with it).
+    Args:
+        engine: The engine.
+        name: The model's name at the server.
+        context_length: The most tokens of prompt and answer.
+        log: The file for the server's output.
+        port: The port if the engine sets none; None takes a free one.
+        follow: A function that is called repeatedly while the server starts (`serve` shows the log with it).
     """
 
     def __init__(
@@ -63,9 +68,11 @@ class Server:
         port: int | None = None,
         follow: Callable[[], None] = lambda: None,
     ) -> None:
-        """Nothing is started yet; `port` is the one to take where the engine names none, None for a free one."""
+        """Set the server without starting it."""
         if os.name != "posix":
-            raise UsageError("servers can be started on Linux and macOS only; start one elsewhere and give --base-url")
+            raise UsageError(
+                "servers can be started on Linux and macOS only; start one elsewhere and set base_url (--base-url)"
+            )
         if engine.max_model_len and engine.max_model_len < context_length:
             raise UsageError(
                 f"llm.context_length ({context_length}) is more than the server's llm.engine.max_model_len "
@@ -92,7 +99,7 @@ class Server:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=self._engine.variables(),
-                    start_new_session=True,  # Ctrl-C is for us
+                    start_new_session=True,  # Ctrl-C must reach us only
                 )
             self._wait_until_ready()
         except OSError as error:
@@ -108,23 +115,23 @@ class Server:
 
     @property
     def address(self) -> str:
-        """The base_url for a client."""
+        """Return the base_url for a client."""
         return f"http://{HOST}:{self._port}/v1"
 
     @property
     def has_ended(self) -> bool:
-        """Whether the server is gone."""
+        """Return whether the server has ended."""
         return self._keeper is None or self._keeper.poll() is not None
 
     def ended_error(self, when: str) -> FatalLLMError:
-        """How the server ended, with what its log says of the reason."""
+        """Return how the server ended, with the reason from its log."""
         code = self._keeper.returncode if self._keeper else 0
         how = f"was killed by {signal.Signals(code - 128).name}" if code > 128 else f"ended with exit code {code}"
         hint = " (out of memory?)" if code == 128 + signal.SIGKILL else ""
         return FatalLLMError(f"{self._engine.title} {how}{hint} {when}: {_reason(self.log)}; its whole log: {self.log}")
 
     def stop(self) -> None:
-        """End it and all its processes; what does not end when asked is killed."""
+        """End the server and all its processes; kill those that do not end when asked."""
         if self._keeper is None:
             return
         keeper = self._keeper
@@ -140,7 +147,7 @@ class Server:
         self._keeper = None
 
     def facts(self) -> dict[str, Any]:
-        """What the manifest records of it: engine, version, settings, named environment variables."""
+        """Return what the manifest records: engine, version, settings, named environment variables."""
         said = _get(f"http://{HOST}:{self._port}/version") or {}
         served = [model for model in _models(self._port) if model.get("id") == self._name]
         return {
@@ -179,7 +186,7 @@ class Server:
 
 
 class Served(LLM):
-    """The client of a server of ours: when the server ends, so does every call that waits for it, with the reason."""
+    """The client of a server of ours: when the server ends, every waiting call fails with the reason."""
 
     client: OpenAICompatible
 
@@ -188,22 +195,22 @@ class Served(LLM):
 
     @classmethod
     def by(cls, server: Server, client: OpenAICompatible) -> Self:
-        """`client`, talking to `server`."""
+        """Return `client` connected to `server`."""
         served = cls(client=client.model_copy(update={"base_url": server.address}))
         served._server = server
         return served
 
     @property
     def prompt_budget(self) -> int | None:
-        """The client's."""
+        """Return the client's budget."""
         return self.client.prompt_budget
 
     def check(self) -> dict[str, Any]:
-        """The client's check, and what is known of a server that we started ourselves."""
+        """Return the facts of the client's check, and of the server that we started."""
         return self.client.check() | self._server.facts()
 
     async def generate(self, prompt: RenderedPrompt) -> Completion:
-        """The client's answer, unless the server ends first."""
+        """Return the client's answer, unless the server ends first."""
         if self._death is None:
             self._death = asyncio.create_task(self._watch())
         call = asyncio.create_task(self.client.generate(prompt))
@@ -222,7 +229,7 @@ class Served(LLM):
             await asyncio.sleep(POLL_S)
 
     async def close(self) -> None:
-        """End watching, close the client."""
+        """Stop watching, and close the client."""
         if self._death is not None:
             self._death.cancel()
             self._death = None
@@ -230,15 +237,19 @@ class Served(LLM):
 
 
 def engine_of(llm: LLM, label: str) -> Engine:
-    """The engine that serves this LLM; a UsageError where its settings name none."""
+    """Return the engine that serves this LLM.
+
+    Raises:
+        UsageError: if its settings name none.
+    """
     if not isinstance(llm, OpenAICompatible):
-        raise UsageError(f"llm {label} needs no server; leave --serve out")
+        raise UsageError(f"llm {label} needs no server; leave out serve (--serve)")
     return build_engine(llm.engine, label)
 
 
 @contextmanager
 def serving(llm: LLM, label: str, log: Path) -> Iterator[Served]:
-    """The LLM with a server of its own at a free port, from when it answers to the end of the block."""
+    """Yield the LLM with its own server at a free port, which ends with the block."""
     engine = engine_of(llm, label)
     assert isinstance(llm, OpenAICompatible)
     with Server(engine, llm.model, llm.context_length, log) as server:
@@ -247,7 +258,9 @@ def serving(llm: LLM, label: str, log: Path) -> Iterator[Served]:
 
 def _free_port(wanted: int | None) -> int:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that a server has just left is free
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # a port counts as free right after a server left it
         try:
             probe.bind((HOST, wanted or 0))
         except OSError as error:
@@ -258,14 +271,14 @@ def _free_port(wanted: int | None) -> int:
 
 
 def _get(url: str) -> dict[str, Any] | None:
-    """What the server answers, as JSON; {} if it is none, None if there is no (good) answer."""
+    """Return the server's reply as JSON; {} if it is not JSON, None if there is no good reply."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=REQUEST_TIMEOUT_S) as response:
             said = json.loads(response.read() or b"{}")
     except ValueError:
         return {}
-    except Exception:  # refused, reset, half an answer: http.client has an error class for each
+    except Exception:  # http.client has many error classes: refused, reset, cut off
         return None
     return said if isinstance(said, dict) else {}
 
@@ -276,7 +289,7 @@ def _models(port: int) -> list[dict[str, Any]]:
 
 
 def log_lines(log: Path) -> list[str]:
-    """The last lines of a log that say something, as plain text."""
+    """Return the last lines of a log that are not empty, as plain text."""
     try:
         with log.open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -294,7 +307,10 @@ def _last_line(log: Path) -> str:
 
 
 def _reason(log: Path) -> str:
-    """The first error in the end of the log, which others follow from, with its next lines; else the last lines."""
+    """Return the first error at the end of the log, from which others follow, with its next lines.
+
+    Without an error, return the last lines.
+    """
     lines = log_lines(log)
     for number, line in enumerate(lines):
         if found := _ERROR.search(line):
