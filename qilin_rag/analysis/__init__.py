@@ -1,1 +1,1 @@
-"""What is in the data: the paper's section 4 as figures, beside what the paper printed."""
+"""Analysis of a data set: the figures of the paper's section 4, beside the printed ones."""

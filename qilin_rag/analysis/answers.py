@@ -1,4 +1,4 @@
-"""Which answers users favour: the four kinds of feedback by length, citations, types of the notes, and query source."""
+"""Answers that users favour: four kinds of feedback by length, citations, note types, and source of the query."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ _LENGTH_GROUPS = 4
 
 
 def favoured_answers(source: Source) -> list[FigureTable]:
-    """Shares of the answers shown that had each kind of feedback; a UsageError where there is none of it."""
+    """Return the shares of the shown answers that had each kind of feedback.
+
+    Raises:
+        UsageError: if the data has no feedback.
+    """
     questions = read_questions(*source.files("dqa"), answers="shown")
     judged = [question for question in questions if all(question.meta.get(flag) in (0, 1) for flag in FEEDBACK)]
     if not judged:
@@ -37,13 +41,13 @@ def favoured_answers(source: Source) -> list[FigureTable]:
         ("answers_length", "Feedback by length of the answer in characters", *_by_length(judged)),
         ("answers_citations", "Feedback by number of citations", *_by_citations(judged)),
         ("answers_notes", "Feedback by types of the notes cited", *_by_note_types(judged, facts)),
-        ("answers_source", "Feedback by where the query came from", *_by_source(judged)),
+        ("answers_source", "Feedback by source of the query", *_by_source(judged)),
     ]
     left_out = len(questions) - len(judged)
     notes = [f"{left_out} answers without feedback recorded are left out."] if left_out else []
     notes.append(
-        "Shares of the answers, with 95% intervals (Wilson, answers to one user being no independent draws); what goes "
-        "together need not be a cause."
+        "Shares of the answers, with 95% intervals (Wilson, answers to one user are not independent draws); "
+        "association is not causation."
     )
     named = [question.meta.get("user_idx") for question in judged]
     users = np.array([-1 - i if user is None else user for i, user in enumerate(named)], np.int64)
@@ -80,7 +84,7 @@ def _table(
 
 
 def _by_length(questions: Sequence[Question]) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Groups of about equal size."""
+    """Return groups of about equal size."""
     lengths = np.array([len(visible(question.references[0])) for question in questions])
     ends = np.unique(np.quantile(lengths, np.linspace(0, 1, _LENGTH_GROUPS + 1)[1:], method="inverted_cdf"))
     starts = [int(lengths.min()), *(int(end) + 1 for end in ends[:-1])]
@@ -89,14 +93,14 @@ def _by_length(questions: Sequence[Question]) -> tuple[list[str], npt.NDArray[np
 
 
 def _by_citations(questions: Sequence[Question]) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Different notes that the text cites."""
+    """Return groups by the number of distinct notes that the text cites."""
     counts = np.array([len(set(cited_numbers(question.references[0]))) for question in questions])
     labels = [*map(str, range(_MOST_CITATIONS)), f"{_MOST_CITATIONS} or more"]
     return labels, np.minimum(counts, _MOST_CITATIONS)
 
 
 def _by_note_types(questions: Sequence[Question], facts: NoteFacts) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Of the reference notes whose type is known."""
+    """Return groups by the known types of the reference notes."""
     of = []
     for question in questions:
         kinds = set(facts.types_of(np.array(question.reference_notes, np.int64)).tolist()) - {0}

@@ -1,7 +1,7 @@
-"""The effect of a treatment on those who got it, from data that nobody randomised: matching and double robustness.
+"""The effect of a treatment on the treated, from observational data: matching and double robustness.
 
-A propensity model says how likely each unit was treated, given what is known of it; outcome models say what untreated
-units would do (`nuisance`). Weights make the untreated look like the treated (`overlap`).
+A propensity model gives the probability of treatment of each unit, given its covariates; outcome models predict what
+untreated units would do (`nuisance`). Weights make the untreated resemble the treated (`overlap`).
 """
 
 from __future__ import annotations
@@ -15,20 +15,25 @@ import numpy as np
 from qilin_rag.analysis.functions import Bools, Floats, Ints
 
 FEWEST_GROUPS = 5
-"""Equal groups that the data must be worth for an interval."""
+"""The fewest equal groups that the data must be worth for an interval."""
 
 FEWEST_OTHERS = 5
-"""Values unlike the most frequent one that each side must have for an interval."""
+"""The fewest values on each side that differ from the most frequent one, for an interval."""
 
 _CALIPER_SD = 0.2
 _ROUNDING = 1e-9
 
 
 class Estimate(NamedTuple):
-    """An effect in units of the outcome, with its 95% interval; `treated` and `untreated` are the means compared.
+    """An effect in units of the outcome, with its 95% interval.
 
-    `low` and `high` are None where no interval can be given. `effective_groups`: how many equal groups the data are
-    worth, the more unequal the groups the fewer; None of an estimate without a variance.
+    Attributes:
+        treated: The mean of the treated.
+        untreated: The mean that it is compared with.
+        low: The lower end of the interval; None if there is no interval.
+        high: The upper end of the interval; None if there is no interval.
+        effective_groups: The number of equal groups that the data are worth, fewer for more unequal groups; None for an
+            estimate without a variance.
     """
 
     value: float
@@ -40,29 +45,30 @@ class Estimate(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """Rows of pairs, treated and untreated, of nearly the same propensity; the treated without a match are left out."""
+    """Rows of matched pairs, treated and untreated, of similar propensity; unmatched treated units are left out."""
 
     treated: Ints
     untreated: Ints
 
 
 def naive(outcome: Floats, treated: Bools, groups: Ints) -> Estimate:
-    """Return the difference of the means as they are; its interval is of this difference, not of an effect."""
+    """Return the raw difference of the means; its interval is of this difference, not of an effect."""
     return doubly_robust(outcome, np.zeros(len(outcome)), np.ones(len(outcome)), treated, groups)
 
 
 def doubly_robust(outcome: Floats, predicted: Floats, weight: Floats, treated: Bools, groups: Ints) -> Estimate:
     """Estimate the effect on the treated by AIPW with normalised weights (Robins et al. 1994; Mercatanti & Li 2014).
 
-    Right where either `predicted` or `weight` is. The interval is by the jackknife over groups, with the t
-    distribution of as many degrees of freedom as the groups are worth (`effective_groups`), less one.
+    The estimate is right if either `predicted` or `weight` is. The interval is the jackknife's over groups. Its t
+    distribution has as many degrees of freedom as the groups are worth (`effective_groups`), less one.
 
     Args:
-        outcome: (n,).
-        predicted: What each unit would do untreated, (n,), by models that did not see its group.
-        weight: 1 of the treated; of the others what makes them look like the treated, such as their odds, (n,).
-        treated: (n,).
-        groups: Units that are no independent evidence, (n,).
+        outcome: The outcomes, (n,).
+        predicted: The outcome of each unit without treatment, (n,), by models that did not see its group.
+        weight: 1 for the treated; for the others a weight that makes them resemble the treated, such as their odds,
+            (n,).
+        treated: Whether each unit is treated, (n,).
+        groups: Units of one group are not independent evidence, (n,).
     """
     from scipy.stats import t
 
@@ -82,10 +88,10 @@ def doubly_robust(outcome: Floats, predicted: Floats, weight: Floats, treated: B
 
 
 def effective_groups(share: Floats, deviation: Floats, treated: Bools, of: Ints) -> float:
-    """Return how many equal groups the groups `of` (n,) are worth (Carter, Schnepel & Steigerwald 2017).
+    """Return the number of equal groups that the groups (n,) are worth (Carter, Schnepel & Steigerwald 2017).
 
-    The squared sum of what each group is expected to add to the variance, over the sum of squares; the deviations
-    within a group go together as much as they do on average in the data (Imbens & Kolesár 2016).
+    This is the squared sum of each group's expected contribution to the variance, over the sum of their squares.
+    Deviations within a group correlate as much as they do on average in the data (Imbens & Kolesár 2016).
     """
     sizes = np.bincount(of)
     pairs = float((sizes**2 - sizes).sum())
@@ -100,23 +106,23 @@ def effective_groups(share: Floats, deviation: Floats, treated: Bools, of: Ints)
 
 
 def _jackknife_error(share: Floats, deviation: Floats, treated: Bools, of: Ints) -> float | None:
-    """The standard error by leaving each group out in turn; None if one group is all of a side."""
+    """Return the standard error from leaving out each group in turn; None if one group is all of a side."""
     without = []
     for mask, sign in ((treated, 1.0), (~treated, -1.0)):
         shares = np.bincount(of[mask], share[mask], minlength=of.max() + 1)
         if shares.max() > 1 - 1e-9:
             return None
         sums = np.bincount(of[mask], (share * deviation)[mask], minlength=of.max() + 1)
-        without.append(-sign * sums / (1 - shares))  # the deviations of a side have a mean of 0
+        without.append(-sign * sums / (1 - shares))  # the deviations of a side have mean 0
     change = without[0] + without[1]
     n = len(change)
     return math.sqrt(float(((change - change.mean()) ** 2).sum()) * (n - 1) / n)
 
 
 def too_alike(outcome: Floats, treated: Bools) -> str | None:
-    """Say why the values of one side are too much alike to tell how much they vary; None if they are not.
+    """Return why the values of one side are too similar to estimate their variance; None if they are not.
 
-    A variance of few other values is close to 0 by chance, and the interval of none has no width at all.
+    A variance from few distinct values is close to 0 by chance, and the interval of identical values has no width.
     """
     for mask, side in ((treated, "with an answer"), (~treated, "without")):
         values, counts = np.unique(outcome[mask], return_counts=True)
@@ -129,9 +135,9 @@ def too_alike(outcome: Floats, treated: Bools) -> str | None:
 
 
 def match(propensity: Floats, treated: Bools, seed: int = 0) -> Matches:
-    """Match one untreated unit to each treated one, nearest in the logit of propensity, none used twice.
+    """Match one untreated unit to each treated one, nearest in the logit of propensity, without reuse.
 
-    The treated draw in random order; a match lies within .2 standard deviations of the logit (Austin 2011).
+    The treated draw in random order; a match is within .2 standard deviations of the logit (Austin 2011).
     """
     logit = log_odds(propensity)
     caliper = _CALIPER_SD * logit.std()
@@ -148,10 +154,10 @@ def match(propensity: Floats, treated: Bools, seed: int = 0) -> Matches:
 
 
 def matched(outcome: Floats, matches: Matches) -> Estimate | None:
-    """Return the mean difference within pairs, without an interval; None of fewer than two pairs.
+    """Return the mean difference within pairs, without an interval; None for fewer than two pairs.
 
-    The usual standard error of the pairs takes the matches for fixed, and does not hold what it says: with good
-    overlap and linear confounding its 95% intervals held the truth in 76% (Abadie & Imbens 2006 say why).
+    The usual standard error of pairs treats the matches as fixed and is too small. With good overlap and linear
+    confounding, its 95% intervals held the truth in 76% of cases (see Abadie & Imbens 2006).
     """
     if len(matches.treated) < 2:
         return None
@@ -166,7 +172,7 @@ def log_odds(propensity: Floats) -> Floats:
 
 
 def spread_within(values: Floats, treated: Bools) -> Floats:
-    """Return the standard deviations that differences are measured in (Austin 2009), (d,); 0 of a constant."""
+    """Return the standard deviations that differences are measured in (Austin 2009), (d,); 0 for a constant."""
     pooled = np.sqrt((values[treated].var(axis=0) + values[~treated].var(axis=0)) / 2)
     overall = values.std(axis=0)
     is_constant = overall <= 1e-8 * np.maximum(1.0, np.abs(values).max(axis=0))
@@ -178,9 +184,9 @@ def spread_within(values: Floats, treated: Bools) -> Floats:
 def standardised_differences(
     values: Floats, treated: Bools, weight: Floats | None = None, spread: Floats | None = None
 ) -> Floats:
-    """Return differences of weighted means over the standard deviation before (Austin 2009), (d,); 0 of a constant.
+    """Return differences of weighted means over the standard deviation before weighting (Austin 2009), (d,).
 
-    A weight of 0 leaves a unit out. `spread` (d,) is `spread_within` of these values unless given.
+    A constant has 0. A weight of 0 leaves a unit out. `spread` (d,) is `spread_within` of these values unless given.
     """
     weight = np.ones(len(treated)) if weight is None else weight
     spread = spread_within(values, treated) if spread is None else spread
@@ -192,8 +198,9 @@ def standardised_differences(
 def e_value(estimate: Estimate) -> tuple[float, float] | None:
     """Return how strong a hidden cause must be to explain the effect away, as a risk ratio with treatment and outcome.
 
-    For the estimate and for the end of its interval nearer to no effect (VanderWeele & Ding 2017), of the ratio of the
-    means; 1 is nothing. None if there is no interval, or if the means have no ratio.
+    The two values are for the estimate and for the end of its interval nearer to no effect (VanderWeele & Ding 2017),
+    from the ratio of the means; 1 means no hidden cause is needed. None if there is no interval, or the means have no
+    ratio.
     """
     if estimate.low is None or estimate.high is None:
         return None

@@ -1,4 +1,4 @@
-"""What is known of a search before its results are shown: of the query, the moment and the user."""
+"""Covariates of a search that are known before its results are shown: of the query, the time and the user."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ _QUESTION = re.compile(r"[?？吗呢]|什么|怎|咋|如何|多少|多久|多大
 
 
 class Covariates(NamedTuple):
-    """Figures of searches that were known before their results were shown: `values` (n, d), a name for each column.
+    """Covariates of searches that were known before their results were shown.
 
-    `dropped` says of columns that were left out why: `constant`, or `same as NAME`.
+    Attributes:
+        values: The covariates, (n, d), with a name for each column.
+        dropped: Why a column was left out: `constant`, or `same as NAME`.
     """
 
     names: list[str]
@@ -36,25 +38,25 @@ class Covariates(NamedTuple):
 
     @property
     def latent(self) -> set[str]:
-        """The names of the columns whose scale and sign mean nothing: the dimensions of the text."""
+        """Return the names of columns whose scale and sign are arbitrary: the dimensions of the text."""
         return {name for name in self.names if name.startswith(_TEXT)}
 
 
 def asks(queries: Sequence[str]) -> Bools:
-    """Which queries hold a word of a question, (n,)."""
+    """Return which queries hold a question word, (n,)."""
     return np.array([_QUESTION.search(query) is not None for query in queries], bool)
 
 
 def group_by_user(log: Log, rows: Ints) -> Ints:
-    """A number for the user of each of these requests; one without a user is a group of its own."""
+    """Return a number for the user of each request; a request without a user is its own group."""
     users = log.shown.user_idx[rows]
     return np.where(users >= 0, users, -1 - np.arange(len(rows)))
 
 
 def covariates_of(log: Log, users: pa.Table | None, rows: Ints, seed: int) -> Covariates:
-    """Return what is known of the query, the moment and the user, without constant or duplicate columns.
+    """Return the covariates of query, time and user, without constant or duplicate columns.
 
-    A text counts by its characters too, reduced by latent semantic analysis.
+    A text counts by its characters, too, reduced by latent semantic analysis.
     """
     shown = log.shown
     queries = [shown.queries[row] for row in rows.tolist()]
@@ -100,14 +102,14 @@ def _user_columns(users: pa.Table | None, user_idx: Ints) -> dict[str, Floats]:
 
 
 def _text_columns(queries: Sequence[str], seed: int) -> dict[str, Floats]:
-    """What the queries are about, as far as their characters say."""
+    """Return the topics of the queries, as far as their characters show them."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 2), min_df=5, sublinear_tf=True)
     try:
         matrix = vectorizer.fit_transform(queries)
-    except ValueError:  # no characters that five queries share
+    except ValueError:  # no character is in five queries
         return {}
     n_dimensions = min(_TEXT_DIMENSIONS, matrix.shape[1] - 1)
     if not n_dimensions:

@@ -1,7 +1,7 @@
-"""Does an answer change what users do with the results below it, or are its queries different ones?
+"""The effect of an answer on users' actions on the results below it, as opposed to a difference of the queries.
 
-The paper finds fewer clicks where an answer was shown. Here searches with an answer are compared with such as could
-have had one: by what is known of the query and the user before anything was shown.
+The paper finds fewer clicks on searches with an answer. Here, searches with an answer are compared with searches that
+could have had one, by properties of query and user that were known before anything was shown.
 """
 
 from __future__ import annotations
@@ -36,12 +36,16 @@ _MOST_NAMED = 5
 
 
 class Effect(Frozen):
-    """The effect on one outcome: the difference as it is, within matched pairs, and doubly robust.
+    """The effect on one outcome: the raw difference, within matched pairs, and doubly robust.
 
-    `refused` says why there is no figure, `no_interval` why there is one without an interval; `not_balanced` names the
-    worst functions of covariates that still differ. A figure is about the `n_compared` searches with an answer whose
-    propensity is at most .9, compared with others that are worth `effective_others` (Kish). The searches are worth
-    those of `effective_users` equal users.
+    The figures are about the `n_compared` searches with an answer whose propensity is at most .9.
+
+    Attributes:
+        refused: Why there is no figure.
+        no_interval: Why there is a figure without an interval.
+        not_balanced: The functions of covariates that still differ most.
+        effective_others: The number of equal searches without an answer that the weighted ones are worth (Kish).
+        effective_users: The number of equal users that the searches are worth.
     """
 
     outcome: str
@@ -64,7 +68,7 @@ class Effect(Frozen):
 
 
 class Balance(Frozen):
-    """Standardised mean differences of one function of covariates: as it is, weighted, and matched."""
+    """Standardised mean differences of one function of covariates: raw, weighted, and matched."""
 
     covariate: str
     before: float
@@ -73,11 +77,14 @@ class Balance(Frozen):
 
 
 class DqaEffect(Frozen):
-    """All that is known of the effect within one population of searches.
+    """The effects within one population of searches.
 
-    `balance` has the covariates, and of their functions those that differ most, of `n_functions` looked at;
-    `dropped` says why a covariate was left out, `adjusted_for` which functions the models chose. `is_balanced` and
-    `largest_imbalance` (None without weights) are those of the comparison of all searches.
+    Attributes:
+        balance: The covariates, and those of their functions that differ most, of `n_functions` checked.
+        dropped: Why a covariate was left out.
+        adjusted_for: The functions that the models chose.
+        is_balanced: Whether all searches are balanced after weighting.
+        largest_imbalance: The largest difference after weighting; None without weights.
     """
 
     population: str
@@ -97,13 +104,13 @@ class DqaEffect(Frozen):
 def dqa_effects(
     log: Log, users: pa.Table | None, seed: int = 0, only: Collection[str] | None = None
 ) -> list[DqaEffect]:
-    """Estimate the effects of an answer among the rows of the table dqa, and among all searches if these are others.
+    """Estimate the effects of an answer among the rows of the table dqa, and among all searches if these differ.
 
     Args:
         log: The searches.
-        users: What is known of the users, by `user_idx` ascending.
-        seed: Of the folds, the matching, and the dimensions of the text.
-        only: The names of the outcomes to look at; all of them if None.
+        users: The features of the users, by `user_idx` ascending.
+        seed: The seed of the folds, the matching, and the dimensions of the text.
+        only: The names of the outcomes; None takes all.
 
     Raises:
         UsageError: if neither population has enough searches with and without an answer.
@@ -111,7 +118,7 @@ def dqa_effects(
     searches = log.shown.is_search & (log.n_results > 0)
     populations = {"rows of the table dqa": searches & log.is_dqa, "all searches": searches}
     if (searches == populations["rows of the table dqa"]).all():
-        del populations["all searches"]  # the same
+        del populations["all searches"]  # the same searches
     found = []
     with stage("populations", len(populations)) as advance:
         for name, chosen in populations.items():
@@ -128,7 +135,7 @@ def dqa_effects(
 
 
 class _Part(NamedTuple):
-    """Searches with the same outcomes known, and how they are compared; a refusal alone if they can't be."""
+    """Searches with the same known outcomes, and their comparison; only a refusal if they can't be compared."""
 
     here: Ints
     functions: Functions
@@ -160,7 +167,7 @@ def _effect(
                 for column, (at, outcome) in enumerate(zip(places, these, strict=True))
             }
             advance()
-    everything = compared[0]  # the first outcome is known of all searches
+    everything = compared[0]  # the first outcome is known for all searches
     comparison, nuisances = everything.comparison, everything.nuisances
     quartiles = {
         name: np.percentile(nuisances.propensity[mask], [0, 25, 50, 75, 100]).tolist()
@@ -186,7 +193,7 @@ def _effect(
 
 
 def _compared(covariates: Covariates, outcomes: list[Outcome], treated: Bools, groups: Ints, seed: int) -> _Part:
-    """Fit the models of these outcomes, which are known of the same searches, and make those comparable."""
+    """Fit the models of outcomes that are known for the same searches, and make the searches comparable."""
     here = np.flatnonzero(outcomes[0].chosen)
     values, treated, groups = covariates.values[here], treated[here], groups[here]
     kept, _ = distinct_columns(covariates.names, values)
@@ -256,7 +263,7 @@ def _too_few(robust: Estimate) -> str | None:
 
 
 def _left(comparison: GroupsCompared) -> list[str]:
-    """The functions of covariates that still differ, the worst first."""
+    """Return the functions of covariates that still differ, the worst first."""
     left = [each for each in comparison.differences if abs(each.weighted or 0.0) > LARGEST_BALANCED]
     left += [each for each in comparison.beyond_chance if each not in left]
     return [f"{each.name} {each.weighted:+.2f}" for each in sorted(left, key=lambda each: -abs(each.weighted or 0.0))]
@@ -268,7 +275,7 @@ def _unweighted(functions: Functions, treated: Bools) -> list[Difference]:
 
 
 def _listed(part: _Part, differences: list[Difference], outcomes: list[str], treated: Bools) -> list[Balance]:
-    """The covariates themselves and the functions that differ most, before or weighted; largest first."""
+    """Return the covariates and the functions that differ most, before or after weighting, largest first."""
     columns = set(part.functions.names[: part.functions.n_columns])
     others = [each for each in differences if each.name not in columns]
     most = max(_FEWEST_LISTED, _MOST_LISTED - len(columns)) // 2
@@ -292,7 +299,7 @@ def _listed(part: _Part, differences: list[Difference], outcomes: list[str], tre
 
 
 class Outcome(NamedTuple):
-    """Values (n,) of the searches that are `chosen` (n,); `of` says in words which these are."""
+    """Values (n,) of the searches that are `chosen` (n,); `of` describes which these are."""
 
     name: str
     of: str
@@ -303,7 +310,7 @@ class Outcome(NamedTuple):
 def outcomes_of(log: Log, rows: Ints) -> list[Outcome]:
     """Return the outcomes of these searches.
 
-    The first click's rank is of searches with a click: whether there is one is itself an outcome.
+    The first click's rank exists only for searches with a click; whether there is one is another outcome.
     """
     all_of_them = np.ones(len(rows), bool)
     clicks = log.n_clicks[rows].astype(float)

@@ -21,7 +21,7 @@ _WIDEST = 2.0
 
 
 def write_effects(effects: Sequence[DqaEffect], out: Path, label: str, with_plots: bool, clock: str = "") -> None:
-    """`dqa_effect.{json,csv,md}`, and `balance_N.{png,svg}` of each population, into a folder that is there."""
+    """Write `dqa_effect.{json,csv,md}`, and `balance_N.{png,svg}` of each population, to an existing folder."""
     content = json.dumps([effect.model_dump() for effect in effects], ensure_ascii=False, indent=2)
     write_text(out / "dqa_effect.json", content + "\n")
     write_text(out / "dqa_effect.csv", as_csv(effects))
@@ -32,7 +32,7 @@ def write_effects(effects: Sequence[DqaEffect], out: Path, label: str, with_plot
 
 
 def as_csv(effects: Sequence[DqaEffect]) -> str:
-    """Return one line an estimate; of a refused one the reason instead of figures."""
+    """Return one line per estimate; a refused one has the reason instead of figures."""
     rows: list[list[object]] = []
     for effect in effects:
         for of in effect.effects:
@@ -47,15 +47,14 @@ def as_csv(effects: Sequence[DqaEffect]) -> str:
 
 
 def as_page(effects: Sequence[DqaEffect], label: str, with_plots: bool, clock: str = "") -> str:
-    """Write what was found and what can't be concluded; `clock` says by which clock hours are told."""
+    """Return the page of findings and of limits; `clock` says which clock gives the hours."""
     lines = [
         f"# Does an answer change what users do? ({escaped(label)})",
         "",
         "Searches that were shown a direct answer are compared with searches that were not. Effects are those on "
         "searches with an answer, in units of the outcome.",
         "",
-        "- **Naive**: the difference as it is. It is no effect: the two kinds of search differ in more than the "
-        "answer.",
+        "- **Naive**: the raw difference. It is not an effect: the two kinds of search differ in more than the answer.",
         "- **Matched**: the difference within pairs of nearly the same propensity, one with and one without an answer "
         "(logit within .2 standard deviations). It has no interval: the usual one does not hold for matched pairs.",
         "- **Doubly robust**: AIPW with cross-fitted models, in brackets its 95% interval. Searches of one user count "
@@ -98,24 +97,23 @@ def as_page(effects: Sequence[DqaEffect], label: str, with_plots: bool, clock: s
 
 
 CAVEATS = (
-    "Nobody drew lots about who sees an answer. A cause that is not in the data, such as how well the platform knew "
+    "Answers were not shown at random. A cause that is not in the data, such as how well the platform knew "
     "the answer, may explain the differences.",
-    "Users were sampled because they engaged with answers. That is a selection on an outcome, so that the effect on "
-    "other users may be another one.",
+    "Users were sampled because they engaged with answers. That is a selection on an outcome, so the effect on "
+    "other users may differ.",
     "Searches without results are left out, and the click-through rate divides by the results shown. An answer may "
-    "change both, so that these figures hold fixed what may be one of its effects.",
-    "Browsing depth and the rank of the first click are known only of some searches, which the answer itself makes "
-    "rarer: their differences mix two things.",
-    "Each interval is for itself: one in twenty leaves out the truth. Searches of one user are taken together, the "
+    "change both, so these figures hold fixed what may be one of its effects.",
+    "Browsing depth and the rank of the first click are known for some searches only, and an answer makes these "
+    "rarer: their differences mix two effects.",
+    "Intervals are not adjusted for each other: one in twenty misses the truth. Searches of a user are clustered, the "
     "same query of several users is not.",
-    "Fewer clicks do not make a search better or worse: the user may have found in the answer what the clicks were "
-    "for.",
+    "Fewer clicks do not make a search better or worse: the answer may have given the user what the clicks were for.",
 )
-"""Warnings on reading the figures, for the page and the terminal."""
+"""Warnings about the interpretation of the figures, for the page and the terminal."""
 
 
 def findings(effect: DqaEffect) -> list[str]:
-    """Return what is to be said beside the figures of a population: refusals, trimming, evidence and balance."""
+    """Return the remarks beside the figures of a population: refusals, trimming, evidence and balance."""
     by_line: dict[str, list[str]] = {}
     for of in effect.effects:
         for line in _remarks(of):
@@ -131,7 +129,9 @@ def findings(effect: DqaEffect) -> list[str]:
     if worth:
         least, most = f"{worth[0]:,.0f}", f"{worth[-1]:,.0f}"
         equal = least if least == most else f"{least} to {most} (by outcome)"
-        found.append(f"The {effect.n_users:,} users are worth about {equal} equal ones: the intervals are by these.")
+        found.append(
+            f"The {effect.n_users:,} users are worth about {equal} equal ones: the intervals account for this."
+        )
     return found
 
 
@@ -142,7 +142,7 @@ def _remarks(of: Effect) -> Iterator[str]:
     if trimmed := of.n_answered - of.n_compared:
         yield (
             f"The effect is that on {of.n_compared:,} of the {of.n_answered:,} searches with an answer: the other "
-            f"{trimmed:,} have a propensity over {LARGEST_PROPENSITY}, and next to nothing to be compared with."
+            f"{trimmed:,} have a propensity over {LARGEST_PROPENSITY}, and almost no comparable searches."
         )
     if of.no_interval:
         yield f"No interval is given. {_sentence(of.no_interval)}."
@@ -153,7 +153,7 @@ def _remarks(of: Effect) -> Iterator[str]:
         )
     else:
         balance = (
-            "NOT balanced: mind the figures. Weighted, these differ most, in standard deviations: "
+            "NOT balanced: do not trust the figures. After weighting, these differ most, in standard deviations: "
             f"{'; '.join(of.not_balanced)}."
         )
     others = (
@@ -163,12 +163,12 @@ def _remarks(of: Effect) -> Iterator[str]:
 
 
 def outcome_name(of: Effect) -> str:
-    """Return the outcome's name, with the searches it is of if these are not all."""
+    """Return the outcome's name, with its searches if these are not all."""
     return of.outcome if of.of == "all" else f"{of.outcome} ({of.of})"
 
 
 def signed(value: float) -> str:
-    """Return a difference as text, with its sign; none rounds to minus zero."""
+    """Return a difference as text, with its sign; -0 becomes 0."""
     return f"{round(value, 3) + 0.0:+.3f}"
 
 
@@ -183,7 +183,7 @@ def robust_cell(of: Effect) -> str:
 
 
 def e_value_cell(of: Effect) -> str:
-    """Return the E-value as text, and that of the interval."""
+    """Return the E-values of the figure and of its interval as text."""
     if of.e_value is None:
         return "-"
     return f"{of.e_value:.2f} ({of.e_value_of_interval:.2f})"
@@ -198,7 +198,7 @@ def _cells(estimate: Estimate) -> list[str]:
 
 
 def _worst(balance: Sequence[Balance]) -> list[Balance]:
-    """The functions that differ most before, and those that differ most weighted; by what they were before."""
+    """Return the functions that differ most before and after weighting, ordered by their difference before."""
     half = _MOST_IN_PLOT // 2
     by_weighted = sorted(balance, key=lambda each: -abs(each.weighted or 0.0))[:half]
     others = sorted((each for each in balance if each not in by_weighted), key=lambda each: -abs(each.before))
@@ -210,7 +210,7 @@ def _shortened(name: str) -> str:
 
 
 def draw_balance(effect: DqaEffect, path: Path) -> None:
-    """Draw the love plot: standardised differences before and after, of the functions where they are largest."""
+    """Draw the love plot: standardised differences before and after, for the functions with the largest."""
     from matplotlib import pyplot
 
     from qilin_rag.analysis.plots import BLUE, GREEN, ORANGE, plain, plotting, save

@@ -1,4 +1,4 @@
-"""How users engage with results: Table 5 of the paper and Figure 3."""
+"""Engagement of users with results: Table 5 of the paper and Figure 3."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PAPER5 = {
 
 
 def table5(log: Log) -> FigureTable:
-    """Browsing depth, first click rank, clicks, click-through rate, and the actions that come with clicks."""
+    """Return browsing depth, first click rank, clicks, click-through rate, and the actions that come with clicks."""
     searched = log.shown.is_search
     groups = {"S": searched, "R": ~searched, "S-DQA": searched & ~log.shown.answered, "S+DQA": log.shown.answered}
     names = [column.name for column in _TABLE5_COLUMNS]
@@ -77,9 +77,9 @@ def _mean(values: Ints) -> float | None:
 
 
 def figure3(log: Log) -> list[FigureTable]:
-    """CTR by position and by place in the session; types of notes by position, and their CTR.
+    """Return CTR by position and by place in the session, and note types by position with their CTR.
 
-    A result at position 0 is in a row of its own, above position 1, which is there only where there are any.
+    Results at position 0 have their own row above position 1, if there are any.
     """
     position = _bucket(log.shown.position)
     n_zero = int((log.shown.position == 0).sum())
@@ -99,7 +99,7 @@ def figure3(log: Log) -> list[FigureTable]:
         return {name: [ctr((bucket == i) & mask) for mask in of] for i, name in names.items()}
 
     masks = [mask for _, mask in kinds]
-    zero = [f"{n_zero} results are at position 0, taken for the top (log.position_zero)."] if n_zero else []
+    zero = [f"{n_zero} results are at position 0, which is read as the top (log.position_zero)."] if n_zero else []
     tables = [table("figure3a", "CTR by position (Figure 3a)", share, rows(position, masks, places), notes=zero)]
     by_session = [
         (
@@ -143,5 +143,5 @@ def figure3(log: Log) -> list[FigureTable]:
 
 
 def _bucket(places: Ints) -> Ints:
-    """0 to 9 for 1 to 10, 10 beyond, -1 for what is not known."""
+    """Return 0 to 9 for places 1 to 10, 10 for later ones, -1 for unknown ones."""
     return np.where(places > 0, np.minimum(places, MOST + 1) - 1, -1)

@@ -1,4 +1,4 @@
-"""Tables of figures beside the paper's: values by row and column, None where the data can't give one."""
+"""Tables of figures beside the paper's: values by row and column, None if the data does not give one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ Unit = Literal["count", "number", "share"]
 
 
 class Column(Frozen):
-    """A column and how its values are written."""
+    """A column, and the format of its values."""
 
     name: str
     unit: Unit = "number"
 
 
 class FigureTable(Frozen):
-    """`values[row][column]`, with 95% intervals in `ci95` where there are any; `paper` has what is printed.
+    """A table of figures, with the paper's values.
 
-    `why_missing` says in words what a value that is None lacks.
+    Attributes:
+        values: The values, `values[row][column]`.
+        ci95: The 95% intervals of the values, if there are any.
+        paper: The printed values of the paper.
+        why_missing: The reason why a value is None.
     """
 
     key: str
@@ -34,15 +38,15 @@ class FigureTable(Frozen):
     why_missing: str = "nothing to count"
 
     def printed(self, row: str, column: str) -> float | None:
-        """The paper's value."""
+        """Return the paper's value."""
         return self.paper.get(row, {}).get(column)
 
     def interval(self, row: int, column: int) -> tuple[float, float] | None:
-        """The 95% interval of a value."""
+        """Return the 95% interval of a value."""
         return self.ci95[row][column] if self.ci95 else None
 
     def missing(self) -> list[str]:
-        """What this data can't give, as `row: columns`."""
+        """Return the values that this data does not give, as `row: columns`."""
         found = []
         for row, values in zip(self.rows, self.values, strict=True):
             lacking = [column.name for column, value in zip(self.columns, values, strict=True) if value is None]
@@ -60,7 +64,7 @@ def table(
     notes: Sequence[str] = (),
     why_missing: str = "nothing to count",
 ) -> FigureTable:
-    """A table out of rows by name."""
+    """Return a table made of rows by name."""
     return FigureTable(
         key=key,
         title=title,
@@ -74,10 +78,10 @@ def table(
 
 
 def ratio(part: float, whole: float) -> float | None:
-    """The share, None of nothing."""
+    """Return part over whole; None if the whole is 0."""
     return float(part) / float(whole) if whole else None
 
 
 def escaped(text: str) -> str:
-    """Text of the data in Markdown: nothing in it is markup."""
+    """Return text of the data for Markdown, without markup."""
     return "".join(f"\\{char}" if char in "\\`*_{}[]()<>#+-!|~&$" else char for char in " ".join(text.split()))

@@ -1,6 +1,6 @@
 """Functions of covariates beyond their means: squares, thresholds, and products of two.
 
-A covariate can confound in any shape (U-shaped, from a threshold on, only together with another). So models choose
+A covariate can confound in any shape (U-shaped, above a threshold, only together with another). Models therefore choose
 from these functions, and balance is checked on all of them.
 """
 
@@ -18,7 +18,7 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 FEWEST_ROWS = 20
-"""A threshold, or two indicators together, must hold for at least so many rows to be looked at."""
+"""The fewest rows for which a threshold, or two indicators together, must hold to be checked."""
 
 _CUTS = 10
 _ROUNDING = 1e-8
@@ -29,7 +29,7 @@ _BLOCK_ROWS = 8192
 
 
 class Function(NamedTuple):
-    """A function of one covariate, or the product of two of those: places in `Functions.names`; `second` -1: none."""
+    """A function of one covariate, or a product of two: positions in `Functions.names`; `second` -1 means none."""
 
     first: int
     second: int = -1
@@ -43,16 +43,19 @@ class Moments(NamedTuple):
 
 
 class Functions:
-    """The functions of one covariate each, standardised, and what is needed of their products.
+    """The functions of one covariate each, standardised, and the data for their products.
 
     Args:
         names: The covariates' names, (d,).
-        values: The covariates, (n, d). Constant and duplicate columns must be out (`distinct_columns`).
-        plain: Names of covariates whose shape means nothing, such as latent dimensions: they come as they are, and in
-            products with those that are not plain.
+        values: The covariates, (n, d), without constant and duplicate columns (`distinct_columns`).
+        plain: Names of covariates whose shape is arbitrary, such as latent dimensions. They are used unchanged, and in
+            products with covariates that are not plain.
 
-    `values` (n, p), in single precision, and `names` (p,) are those of the functions; `column` (p,) is the covariate
-    that each is of; the first `n_columns` functions are the covariates themselves.
+    Attributes:
+        values: The functions, (n, p), in single precision.
+        names: The names of the functions, (p,).
+        column: The covariate of each function, (p,).
+        n_columns: The number of first functions that are the covariates themselves.
     """
 
     def __init__(self, names: Sequence[str], values: Floats, plain: Collection[str] = ()) -> None:
@@ -71,7 +74,7 @@ class Functions:
         self.is_plain = np.array([names[column] in plain for column in self.column])
 
     def name(self, function: Function) -> str:
-        """The name of a function or product, for people."""
+        """Return the name of a function or product, for people."""
         first = self.names[function.first]
         if function.second < 0:
             return first
@@ -79,7 +82,7 @@ class Functions:
         return " × ".join(both)
 
     def take(self, functions: Sequence[Function], rows: Ints | slice = slice(None)) -> Floats:
-        """The values of these functions, (n_rows, k), in double precision."""
+        """Return the values of these functions, (n_rows, k), in double precision."""
         found = np.empty((len(self.values[rows]), len(functions)))
         for at, (first, second) in enumerate(functions):
             found[:, at] = self.values[rows, first]
@@ -88,7 +91,7 @@ class Functions:
         return found
 
     def pairs(self, most: int | None = None) -> Bools:
-        """Which products of the first `most` functions are looked at, (p, p): above the diagonal, and not too rare."""
+        """Return which products of the first `most` functions are checked, (p, p): above the diagonal, not rare."""
         part = self.values[:, :most]
         above = (part > 0).astype(np.float32)
         both = above.T @ above
@@ -98,7 +101,7 @@ class Functions:
         return found
 
     def moments(self, rows: Bools, weight: Floats, most: int | None = None) -> Moments:
-        """Mean and variance of all products of the first `most` functions over `rows`, weighted (n,)."""
+        """Return mean and variance of all products of the first `most` functions over `rows`, weighted (n,)."""
         at = np.flatnonzero(rows)
         share = (weight[at] / weight[at].sum()).astype(np.float32)[:, None]
         p = self.values[:, :most].shape[1]
@@ -113,10 +116,10 @@ class Functions:
 
 
 def distinct_columns(names: Sequence[str], values: Floats) -> tuple[list[int], dict[str, str]]:
-    """Find the covariates that say something: neither constant, to rounding, nor a copy of an earlier one.
+    """Find the covariates that carry information: neither constant, up to rounding, nor a copy of an earlier one.
 
     Returns:
-        The columns to keep, and for each dropped one why: `constant`, or `same as NAME`.
+        The columns to keep, and the reason for each dropped one: `constant`, or `same as NAME`.
     """
     if not len(names):
         return [], {}
@@ -127,7 +130,7 @@ def distinct_columns(names: Sequence[str], values: Floats) -> tuple[list[int], d
 
 
 def standardised(values: Floats) -> Floats:
-    """Values with mean 0 and standard deviation 1; 0 everywhere if they are constant, to rounding."""
+    """Return values with mean 0 and standard deviation 1; 0 everywhere for a constant, up to rounding."""
     deviation = values.std()
     if not deviation > _ROUNDING * max(1.0, float(np.abs(values).max())):
         return np.zeros_like(values)
@@ -136,15 +139,15 @@ def standardised(values: Floats) -> Floats:
 
 
 def choose(functions: Functions, target: Floats, rows: Ints) -> list[Function]:
-    """Choose the functions that tell of a target what the covariates as they are don't.
+    """Choose the functions that explain a target beyond the covariates themselves.
 
-    Forward selection: those with the largest correlation with the residuals of least squares join the model, until
-    none is beyond what chance leaves (Bonferroni, at .02 for functions of one covariate and .02 for products).
+    Forward selection: functions with the largest correlation with the residuals of least squares join the model, until
+    none exceeds chance (Bonferroni, at .02 for functions of one covariate and .02 for products).
 
     Args:
-        functions: What to choose from.
-        target: What is to be told, (n_rows,).
-        rows: The rows of `functions` that it is of.
+        functions: The functions to choose from.
+        target: The target, (n_rows,).
+        rows: The rows of `functions` that the target belongs to.
     """
     values = functions.values[rows].astype(float)
     values -= values.mean(axis=0)
@@ -179,7 +182,7 @@ def choose(functions: Functions, target: Floats, rows: Ints) -> list[Function]:
 
 
 def _shapes(name: str, values: Floats) -> list[tuple[str, Floats]]:
-    """The square and the thresholds of a covariate; nothing of an indicator."""
+    """Return the square and the thresholds of a covariate; none for an indicator."""
     distinct = np.unique(values)
     if len(distinct) < 3:
         return []
@@ -193,6 +196,9 @@ def _shapes(name: str, values: Floats) -> list[tuple[str, Floats]]:
 
 
 def _first_alike(standard: Floats) -> list[int]:
-    """For each column the first one that it equals, or is the mirror image of: itself, or -1 if it is constant."""
+    """Return for each column the first one that it equals or mirrors: itself if there is no earlier one.
+
+    A constant column has -1.
+    """
     alike = np.abs(standard.T @ standard) > (1 - _ROUNDING) * len(standard)
     return [int(alike[at].argmax()) if alike[at, at] else -1 for at in range(len(alike))]

@@ -22,23 +22,33 @@ IMAGE_TEXT, VIDEO = 1, 2
 
 
 class NoteFacts(NamedTuple):
-    """Of each note: `note_idx` ascending, `note_type` (1 image-text, 2 video, 0 unknown), `n_images`; (n_notes,)."""
+    """Facts of each note, (n_notes,).
+
+    Attributes:
+        note_idx: The ids, ascending.
+        note_type: 1 image-text, 2 video, 0 unknown.
+        n_images: The number of images.
+    """
 
     note_idx: Ints
     note_type: Ints
     n_images: Ints
 
     def types_of(self, note_idxs: Ints) -> Ints:
-        """The types of these notes; 0 of one that the data lacks."""
+        """Return the types of these notes; 0 for one that the data lacks."""
         at = positions_in(self.note_idx, note_idxs)
-        return np.append(self.note_type, 0)[at]  # the last for those that are not there
+        return np.append(self.note_type, 0)[at]  # the last value is for missing notes
 
 
 class Log:
-    """Requests by user and time, and what came of each.
+    """Requests by user and time, and their outcomes.
 
-    `shown`: all of them, those without user or time last. `is_dqa` (n,): rows of the table dqa. `note_type` (m,).
-    `settings` say how the tables were read, `clock` what speaks for the assumed clock of searches.
+    Attributes:
+        shown: All requests; those without user or time come last.
+        is_dqa: Whether each request is a row of the table dqa, (n,).
+        note_type: The type of each result's note, (m,).
+        settings: How the tables were read.
+        clock: The evidence for the assumed clock of searches.
     """
 
     def __init__(
@@ -55,39 +65,39 @@ class Log:
 
     @cached_property
     def app_sessions(self) -> Sessions:
-        """Sessions of the app."""
+        """Return the sessions of the app."""
         return app_sessions(self.shown, [self.shown])
 
     @cached_property
     def pause_sessions(self) -> Sessions:
-        """Sessions that a user's pause ends, searches and recommendations together."""
+        """Return the sessions that end with a user's pause, searches and recommendations together."""
         return pause_sessions(self.shown, [self.shown], self.settings.session_gap_s)
 
     @cached_property
     def clicked(self) -> Bools:
-        """(m,)"""
+        """Return whether each result was clicked, (m,)."""
         return self.shown.actions[:, 0]
 
     @cached_property
     def n_results(self) -> Ints:
-        """(n,)"""
+        """Return the number of results of each request, (n,)."""
         return np.diff(self.shown.offsets)
 
     @cached_property
     def n_clicks(self) -> Ints:
-        """(n,)"""
+        """Return the number of clicks of each request, (n,)."""
         return np.bincount(self.shown.request, self.clicked, minlength=len(self.shown)).astype(np.int64)
 
     @cached_property
     def depth(self) -> Ints:
-        """The largest position of each request, (n,); -1 where none is known."""
+        """Return the largest position of each request, (n,); -1 if none is known."""
         deepest = np.full(len(self.shown), MISSING)
         np.maximum.at(deepest, self.shown.request, self.shown.position)
         return deepest
 
     @cached_property
     def first_click(self) -> Ints:
-        """The smallest clicked position of each request, (n,); -1 where none is known."""
+        """Return the smallest clicked position of each request, (n,); -1 if none is known."""
         far = np.iinfo(np.int64).max
         first = np.full(len(self.shown), far)
         has_place = self.clicked & (self.shown.position >= 0)
@@ -96,7 +106,11 @@ class Log:
 
 
 def read_log(source: Source) -> Log:
-    """The log of all tables of requests that there are; a UsageError where there is none."""
+    """Return the log of all existing request tables.
+
+    Raises:
+        UsageError: if there is none.
+    """
     names = [name for name in REQUEST_TABLES if name in source.tables()]
     if not names:
         raise UsageError(f"data {str(source.folder)!r} has none of the tables {', '.join(REQUEST_TABLES)}")
@@ -109,7 +123,7 @@ def read_log(source: Source) -> Log:
 
 
 def read_note_facts(source: Source) -> NoteFacts:
-    """Types and numbers of images of all notes, streamed; none where there is no table of notes."""
+    """Return types and numbers of images of all notes, streamed; empty if there is no table of notes."""
     if "notes" not in source.tables():
         return NoteFacts(*(np.zeros(0, np.int64) for _ in NoteFacts._fields))
     encoding, files = source.files("notes")
@@ -133,6 +147,6 @@ def read_note_facts(source: Source) -> NoteFacts:
 
 
 def _time_order(shown: Exposures) -> Ints:
-    """By user and time; equal times by kind and id; what has no user or time last."""
+    """Return the order by user and time, equal times by kind and id; requests without user or time come last."""
     unknown = (shown.user_idx < 0) | (shown.time_ms < 0)
     return np.lexsort((shown.id_numbers(), shown.is_search, shown.time_ms, shown.user_idx, unknown))

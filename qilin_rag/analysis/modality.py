@@ -1,7 +1,7 @@
-"""Which type of note is clicked for which query: shares by kind of query, and a calibrated model of a click's type.
+"""Types of clicked notes by query: shares by kind of query, and a calibrated model of a click's type.
 
-What is clicked depends on what was shown. So the share of videos among the clicks stands beside that among the results,
-and the model has to beat not only one share for all clicks but the share of videos among each request's results.
+Clicks depend on what was shown. The share of videos among clicks is therefore beside that among results. The model must
+beat not only one share for all clicks, but also the share of videos among each request's results.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SMOOTHING = 1.0
 
 
 def modality(log: Log, users: pa.Table | None, seed: int = 0) -> list[FigureTable]:
-    """Types by kind of query; what the model gains; how well it is calibrated. Of searches alone."""
+    """Return types by kind of query, the gain of the model, and its calibration, for searches only."""
     is_video = log.note_type == VIDEO
     searched = log.shown.is_search[log.shown.request] & (log.note_type > 0)
     at = np.flatnonzero(searched & log.clicked)
@@ -71,7 +71,7 @@ def modality(log: Log, users: pa.Table | None, seed: int = 0) -> list[FigureTabl
 
 
 def _predicted(covariates: Floats, target: Bools, groups: Ints, seed: int) -> Floats:
-    """How likely each click was on a video, by logistic regression that was calibrated (Platt) and fitted on others."""
+    """Return the probability that each click was on a video, by calibrated (Platt) cross-fitted regression."""
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -86,7 +86,7 @@ def _predicted(covariates: Floats, target: Bools, groups: Ints, seed: int) -> Fl
 
 
 def _by_query(log: Log, is_video: Bools, searched: Bools) -> FigureTable:
-    """Share of videos among results and clicks, by whether the query asks, its length, and its source."""
+    """Return the share of videos among results and clicks, by whether the query asks, its length, and its source."""
     of_request = log.shown.request
     queries = log.shown.queries
     n_chars = np.array([len(query) for query in queries])[of_request]
@@ -164,7 +164,7 @@ def _gains(predictions: dict[str, Floats], target: Bools, groups: Ints) -> Figur
 
 
 def _calibration(p: Floats, target: Bools) -> FigureTable:
-    """Predicted and observed shares, in tenths of the clicks by what was predicted."""
+    """Return predicted and observed shares, in tenths of the clicks by prediction."""
     order = np.argsort(p, kind="stable")
     parts: Sequence[Ints] = np.array_split(order, _BINS)
     off = sum(abs(p[part].mean() - target[part].mean()) * len(part) for part in parts) / len(p)

@@ -1,9 +1,9 @@
-"""Flexible models of who is treated and what the untreated do, each row predicted by models that never saw its group.
+"""Flexible models of treatment and of untreated outcomes; each row is predicted by models that never saw its group.
 
-Two kinds of model: a penalised linear one in the covariates and in those of their functions that tell of treatment or
-outcome (double selection: Belloni, Chernozhukov & Hansen 2014), and gradient boosting on the covariates that these
-functions are of. Their cross-fitted predictions are averaged with the weights that fit best (short-stacking: Ahrens,
-Hansen, Schaffer & Wiemann 2024).
+There are two kinds of model. One is penalised and linear in the covariates and in those of their functions that predict
+treatment or outcome (double selection: Belloni, Chernozhukov & Hansen 2014). The other is gradient boosting on the
+covariates of these functions. Their cross-fitted predictions are averaged with the weights that fit best
+(short-stacking: Ahrens, Hansen, Schaffer & Wiemann 2024).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qilin_rag.core.progress import stage
 
 FOLDS = 5
 LEAST, MOST = 0.001, 0.999
-"""Propensities are cut to these."""
+"""The range that propensities are cut to."""
 
 _MOST_ROWS_A_SIDE = 4000
 _TELLS_Z = 2.5
@@ -37,7 +37,7 @@ class Nuisances(NamedTuple):
 
 
 def folds(treated: Bools, groups: Ints, seed: int) -> Iterator[tuple[Ints, Ints]]:
-    """Yield rows to fit on and rows to predict, five times; no group is on both sides."""
+    """Yield rows to fit and rows to predict, five times, with no group on both sides."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     if (n_groups := len(np.unique(groups))) < FOLDS:
@@ -50,14 +50,14 @@ def folds(treated: Bools, groups: Ints, seed: int) -> Iterator[tuple[Ints, Ints]
 
 
 def fit_nuisances(functions: Functions, treated: Bools, outcomes: Floats, groups: Ints, seed: int = 0) -> Nuisances:
-    """Cross-fit the propensity of treatment, and what each row would do untreated in each outcome.
+    """Cross-fit the propensity of treatment, and each outcome of each row without treatment.
 
     Args:
-        functions: Of the covariates of n rows.
-        treated: Who is treated, (n,).
-        outcomes: (n, m).
-        groups: Units that are no independent evidence, (n,); no model predicts a group that it was fitted on.
-        seed: Of the folds, and of the rows that functions are chosen on where there are many.
+        functions: The functions of the covariates, n rows.
+        treated: Whether each row is treated, (n,).
+        outcomes: The outcomes, (n, m).
+        groups: Units that are not independent evidence, (n,); no model predicts a group that it was fitted on.
+        seed: The seed of the folds, and of the rows for choosing functions if there are many.
 
     Raises:
         UsageError: if there are fewer than five groups, or one side is in a single fold.
@@ -94,7 +94,7 @@ def fit_nuisances(functions: Functions, treated: Bools, outcomes: Floats, groups
 
 
 def _some_of_both(rows: Ints, treated: Bools, rng: np.random.Generator) -> Ints:
-    """At most 4,000 of the treated and of the untreated rows: enough to choose functions by."""
+    """Return at most 4,000 treated and 4,000 untreated rows, which are enough to choose functions."""
     sides = [rows[treated[rows]], rows[~treated[rows]]]
     return np.sort(
         np.concatenate(
@@ -107,7 +107,7 @@ def _some_of_both(rows: Ints, treated: Bools, rng: np.random.Generator) -> Ints:
 
 
 def _telling(functions: Functions, target: Floats, rows: Ints) -> set[int]:
-    """The covariates most correlated with the target: at most six, each beyond 2.5 standard errors."""
+    """Return the covariates most correlated with the target: at most six, each beyond 2.5 standard errors."""
     deviation = target.std()
     if not deviation > 0:
         return set()
@@ -145,7 +145,7 @@ def _probability(model: Any, rest: Floats) -> Floats:
 
 
 def _stacked(first: Floats, second: Floats, target: Floats, rows: Bools) -> Floats:
-    """The average of two predictions that is nearest to the target, by least squares over `rows`."""
+    """Return the average of two predictions that is nearest to the target, by least squares over `rows`."""
     apart = (first - second)[rows]
     total = float(apart @ apart)
     share = float(np.clip((target - second)[rows] @ apart / total, 0, 1)) if total > 0 else 1.0
@@ -153,5 +153,5 @@ def _stacked(first: Floats, second: Floats, target: Floats, rows: Bools) -> Floa
 
 
 def used_names(functions: Functions, chosen: Sequence[Function]) -> list[str]:
-    """The names of chosen functions, for people."""
+    """Return the names of chosen functions, for people."""
     return [functions.name(function) for function in chosen]

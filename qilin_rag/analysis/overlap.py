@@ -1,8 +1,8 @@
-"""Make searches with and without an answer comparable: trimming, calibrated odds, balance, and when to refuse.
+"""Comparability of searches with and without an answer: trimming, calibrated odds, balance, and refusals.
 
-The treated whose propensity is over .9 have next to nobody to be compared with: they and the untreated like them are
-left out (Crump, Hotz, Imbens & Mitnik 2009, of the side that matters for an effect on the treated). The weights of the
-untreated are their odds, moved as little as needed so that functions of the covariates differ by at most .1 standard
+Treated searches with a propensity over .9 have almost no comparable searches. They and the untreated ones like them are
+left out (Crump, Hotz, Imbens & Mitnik 2009, for the side that matters for an effect on the treated). The weights of the
+untreated are their odds, changed as little as needed so that functions of the covariates differ by at most .1 standard
 deviations (calibration: Deville & Särndal 1992; Hainmueller 2012, with tolerances).
 """
 
@@ -19,14 +19,14 @@ from qilin_rag.analysis.nuisance import Nuisances
 from qilin_rag.core.stats import worth_of
 
 LARGEST_BALANCED = 0.1
-"""Standardised difference up to which a function of covariates is taken to be balanced (Austin 2009)."""
+"""The largest standardised difference of a balanced function of covariates (Austin 2009)."""
 
 LARGEST_PROPENSITY = 0.9
 FEWEST = 30
 LEAST_KEPT = 0.5
 LARGEST_WEIGHT = 0.1
 LARGEST_OF_PROPENSITY = 0.25
-"""Standardised difference of the propensity from which weighted figures are not to be trusted (Rubin 2001)."""
+"""The largest standardised difference of the propensity for reliable weighted figures (Rubin 2001)."""
 
 PROPENSITY = "propensity (log odds)"
 _LEAST_ESS_KEPT = 0.5
@@ -37,7 +37,7 @@ _CHANCE = 0.05
 
 
 class Difference(NamedTuple):
-    """Standardised differences of one function: as it is, and weighted (None where there are no weights)."""
+    """Standardised differences of one function: raw, and weighted (None if there are no weights)."""
 
     name: str
     before: float
@@ -46,12 +46,15 @@ class Difference(NamedTuple):
 
 
 class GroupsCompared(NamedTuple):
-    """The searches to compare, and how much each counts.
+    """The searches to compare, and their weights.
 
-    `kept` (n,): rows not trimmed. `weight` (n,): 0 of the trimmed, 1 of the treated. `effective` untreated searches are
-    what the weighted ones are worth (Kish). `differences`: all functions looked at, with the largest first.
-    `beyond_chance`: products of thresholds that still differ by more than chance explains. `refusal`: why there is no
-    figure, in one sentence; None if there is one.
+    Attributes:
+        kept: Whether each row is not trimmed, (n,).
+        weight: The weights, (n,): 0 for the trimmed, 1 for the treated.
+        effective: The number of equal untreated searches that the weighted ones are worth (Kish).
+        differences: All checked functions, the largest first.
+        beyond_chance: Products of thresholds that still differ by more than chance explains.
+        refusal: Why there is no figure, in one sentence; None if there is one.
     """
 
     kept: Bools
@@ -67,7 +70,7 @@ class GroupsCompared(NamedTuple):
 def compare(
     functions: Functions, nuisances: Nuisances, names: list[str], treated: Bools, groups: Ints
 ) -> GroupsCompared:
-    """Trim, weight and check what is left; `names` are those of the predicted outcomes."""
+    """Trim, weight and check the searches; `names` are those of the predicted outcomes."""
     propensity = nuisances.propensity
     kept = propensity <= LARGEST_PROPENSITY
     n_kept = int((kept & treated).sum()), int((kept & ~treated).sum())
@@ -84,7 +87,7 @@ def compare(
 
 
 def refuse_groups(treated: Bools, groups: Ints) -> str | None:
-    """Say why so few users can't be compared; None if they can."""
+    """Return why the users are too few to compare; None if they are not."""
     for mask, side in ((treated, "with an answer"), (~treated, "without")):
         if (n := len(np.unique(groups[mask]))) < FEWEST_GROUPS:
             return f"the searches {side} are of {n} users: {FEWEST_GROUPS} are needed at least"
@@ -124,7 +127,7 @@ def _refuse_weighted(weight: Floats, effective: float, groups: Ints, found: list
 
 
 class _Checks:
-    """Standardised differences of functions, of products of two covariates, and of what the models predict."""
+    """Standardised differences of functions, of products of two covariates, and of the models' predictions."""
 
     def __init__(self, functions: Functions, nuisances: Nuisances, names: list[str], treated: Bools) -> None:
         self.functions, self.treated = functions, treated
@@ -140,13 +143,13 @@ class _Checks:
         self.before = {most: self._products(np.ones(len(treated)), most) for most in (functions.n_columns, None)}
 
     def _products(self, weight: Floats, most: int | None) -> tuple[Floats, Floats, Bools]:
-        """Differences of the means of products, their spreads, and which are looked at, (p, p)."""
+        """Return differences of the means of products, their spreads, and which are checked, (p, p)."""
         sides = [self.functions.moments(mask & (weight > 0), weight, most) for mask in (self.treated, ~self.treated)]
         spread = np.sqrt((sides[0].variance + sides[1].variance) / 2)
         return sides[0].mean - sides[1].mean, spread, self.functions.pairs(most) & (spread > 0.1)
 
     def differences(self, weight: Floats | None) -> list[Difference]:
-        """All but the products of thresholds, largest first; those that the models chose count once."""
+        """Return all differences except products of thresholds, largest first; chosen functions count once."""
         functions, n_columns = self.functions, self.functions.n_columns
         everywhere = np.ones(len(self.treated))
         found: dict[str, Difference] = {}
@@ -175,7 +178,7 @@ class _Checks:
         return sorted(found.values(), key=lambda each: -abs(each.before if each.weighted is None else each.weighted))
 
     def beyond_chance(self, weight: Floats, effective: float) -> list[Difference]:
-        """Products of any two functions that differ by more than .1 and by more than chance explains (Bonferroni)."""
+        """Return products of two functions that differ by more than .1 and than chance (Bonferroni)."""
         gap, spread, allowed = self.before[None]
         now = self._products(weight, None)[0]
         by_chance = NormalDist().inv_cdf(1 - _CHANCE / 2 / max(1, allowed.sum()))
@@ -193,7 +196,7 @@ class _Checks:
         return sorted(found, key=lambda each: -abs(each.weighted or 0.0))
 
     def columns(self, differences: list[Difference]) -> tuple[Floats, Floats]:
-        """The values of these functions over their spreads, (n, k), and how far each may differ weighted, (k,)."""
+        """Return the values of these functions over their spreads, (n, k), and their largest differences, (k,)."""
         parts = [
             self.model[:, [self.model_names.index(each.name)]]
             if each.function is None
@@ -208,12 +211,11 @@ class _Checks:
 
 
 def _calibrated(checks: _Checks, weight: Floats) -> Floats:
-    """The weights, moved as far as can be: to balance the propensity, what the models use, covariates, all functions.
+    """Return weights that balance as much as possible: the propensity, chosen functions, covariates, all functions.
 
-    Not to balance the predicted outcomes: a row's prediction is from the other folds, so that it goes against what is
-    peculiar in its own outcome, and weights by it would prefer such outcomes.
-
-    Weights that are worth less than half of what they were are no gain.
+    Predicted outcomes are not balanced. A row's prediction comes from the other folds and is thus opposed to deviations
+    of its own outcome; weights that depend on it would prefer such outcomes. Weights that are worth less than half of
+    the original ones are rejected.
     """
     least = _LEAST_ESS_KEPT * worth_of(weight[~checks.treated])
     first = [{PROPENSITY}, set(checks.model_names), set(checks.functions.names[: checks.functions.n_columns])]
@@ -235,7 +237,10 @@ def _calibrated(checks: _Checks, weight: Floats) -> Floats:
 
 
 def _tilted(columns: Floats, tolerance: Floats, treated: Bools, weight: Floats, least: float) -> Floats | None:
-    """The nearest weights, in relative entropy, whose means differ by so little and that are worth `least`, if any."""
+    """Return the nearest weights, in relative entropy, whose means differ within the tolerance.
+
+    The result is None if there are none that are worth `least`.
+    """
     from scipy.optimize import minimize
 
     if not columns.shape[1]:

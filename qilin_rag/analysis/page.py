@@ -1,4 +1,4 @@
-"""An analysis as files: each table as CSV and JSON, all of them as one Markdown page, ours beside the paper's."""
+"""An analysis as files: each table as CSV and JSON, and all on one Markdown page, ours beside the paper's."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ LEAD = "Each cell: this data; in brackets the value that the paper prints for Qi
 
 
 def lead_of(why_other: str | None) -> str:
-    """Say what the cells of the paper's tables are, and whether this data is Qilin; `why_other`: why it may not be."""
+    """Return what the cells of the paper's tables are, and whether the data is Qilin; `why_other` says why not."""
     if why_other is None:
         return f"{LEAD} This data is Qilin, by its number of notes and by known rows."
-    return f"This data is not known to be Qilin ({why_other}), so the paper's values are of another data set. {LEAD}"
+    return f"This data is not known to be Qilin ({why_other}), so the paper's values are for another data set. {LEAD}"
 
 
 def write_tables(
     tables: Sequence[FigureTable], out: Path, label: str, plots: Sequence[str] = (), lead: str = LEAD
 ) -> None:
-    """`KEY.csv` and `KEY.json` of each table and the page, into a folder that is there; plots are named KEY.svg."""
+    """Write `KEY.csv` and `KEY.json` of each table and the page to an existing folder; plots are named KEY.svg."""
     for table in tables:
         write_text(out / f"{table.key}.csv", as_csv(table))
         write_text(out / f"{table.key}.json", json.dumps(table.model_dump(), ensure_ascii=False, indent=2) + "\n")
@@ -33,7 +33,7 @@ def write_tables(
 
 
 def as_csv(table: FigureTable) -> str:
-    """One line a value: row, column, value, its interval, the paper's value, the difference; empty where none is."""
+    """Return one line per value: row, column, value, interval, the paper's value, difference; empty if unknown."""
     rows = []
     for i, row in enumerate(table.rows):
         for j, column in enumerate(table.columns):
@@ -44,7 +44,7 @@ def as_csv(table: FigureTable) -> str:
 
 
 def as_page(tables: Sequence[FigureTable], label: str, plots: Sequence[str], lead: str = LEAD) -> str:
-    """The page; a value that is None is a dash, and what is lacking is said under the table."""
+    """Return the page; a missing value is a dash, and the reason is under the table."""
     parts = [f"# {escaped(label)}", "", lead]
     for table in tables:
         parts += ["", f"## {table.title}", ""]
@@ -67,7 +67,7 @@ def _rows(table: FigureTable) -> list[str]:
 
 
 def _cell(table: FigureTable, row: int, column: int) -> str:
-    """The value with its interval; in brackets the paper's and the difference to it."""
+    """Return the value with its interval; in brackets the paper's and the difference to it."""
     unit, value = table.columns[column], table.values[row][column]
     own = "-" if value is None else written(value, unit)
     if interval := table.interval(row, column):
@@ -80,7 +80,7 @@ def _cell(table: FigureTable, row: int, column: int) -> str:
 
 
 def written(value: float, column: Column, signed: bool = False) -> str:
-    """A value as its column has it: 1,234, 3.210, or 12.34%."""
+    """Return a value in the format of its column: 1,234, 3.210, or 12.34%."""
     sign = "+" if signed else ""
     match column.unit:
         case "count":

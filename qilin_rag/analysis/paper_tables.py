@@ -1,4 +1,4 @@
-"""All figures of the paper's section 4 of one data set, as tables beside its printed values."""
+"""All figures of the paper's section 4 for one data set, as tables beside its printed values."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from qilin_rag.data.source import Source
 
 
 def analyse(source: Source) -> list[FigureTable]:
-    """Tables 2 and 5 to 9, demographics, and Figure 3."""
+    """Return Tables 2 and 5 to 9, demographics, and Figure 3."""
     log, users = read_log(source), read_users(source)
     tables = [table2(log, users), *demographics(users), table5(log), *figure3(log)]
     return [*tables, table6(log), table7(log), table8(log), table9(log)]
 
 
 def n_items(tables: Sequence[FigureTable]) -> int:
-    """The number of notes of Table 2; 0 where the data has none."""
+    """Return the number of notes in Table 2; 0 if the data has none."""
     [table2] = [table for table in tables if table.key == "table2"]
     return int(table2.values[table2.rows.index("items")][0] or 0)

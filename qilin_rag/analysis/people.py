@@ -1,4 +1,4 @@
-"""How much there is and who uses it: Table 2, and the demographics of section 4.1."""
+"""Size of the data and its users: Table 2, and the demographics of section 4.1."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _AGE_GROUPS = {
 
 
 def table2(log: Log, users: pa.Table | None) -> FigureTable:
-    """Numbers of users, notes, queries, actions and images."""
+    """Return the numbers of users, notes, queries, actions and images."""
     shown = log.shown
     n_users = len(np.unique(shown.user_idx[shown.user_idx >= 0])) if users is None else len(users)
     values: dict[str, int | None] = {
@@ -55,29 +55,29 @@ def table2(log: Log, users: pa.Table | None) -> FigureTable:
     }
     return table(
         "table2",
-        "What there is (Table 2)",
+        "Size of the data (Table 2)",
         [_COUNT],
         {name: [value] for name, value in values.items()},
         {name: {"count": value} for name, value in _PAPER2.items()},
         [
-            "Actions are counted as results shown: the paper does not say what it counts, and these come near.",
-            *(["There is no table of users: those are counted who asked for something."] if users is None else []),
+            "Actions are counted as results shown: the paper does not define them, and these are close to its own.",
+            *(["There is no table of users: users with a request are counted."] if users is None else []),
         ],
         why_missing="not in the data",
     )
 
 
 def demographics(users: pa.Table | None) -> list[FigureTable]:
-    """Shares of gender, platform, age and place; none where there is no table of users.
+    """Return shares of gender, platform, age and place; none if there is no table of users.
 
-    The paper's shares of ages leave room for the unknown ones, so all users count, but for places those that have one.
+    The paper's shares of ages leave room for unknown ones, so all users count; for places, those that have one.
     """
     if users is None:
         return []
     tables = []
     for name in (name for name in ("gender", "platform", "age", "location") if name in users.schema.names):
         values = [value if value not in _MISSING else "unknown" for value in users[name].to_pylist()]
-        if name == "location":  # country, province, city, two spaces apart
+        if name == "location":  # country, province, city, separated by two spaces
             countries = [value.split("  ")[0].strip() for value in values if value != "unknown"]
             values = [_IN_CHINESE.get(country, country) for country in countries]
         counts = Counter(values)

@@ -1,4 +1,4 @@
-"""Plots of the tables, as PNG and SVG; colours that colour-blind people tell apart, Chinese in a font that has it."""
+"""Plots of the tables, as PNG and SVG, in colours for colour-blind readers and with a Chinese font."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NOT_PLOTTED = ("table2",)
 
 
 def draw_tables(tables: Sequence[FigureTable], out: Path) -> list[str]:
-    """`KEY.png` and `KEY.svg` of each table that has shares, into a folder that is there; the keys."""
+    """Draw `KEY.png` and `KEY.svg` of each table with shares into an existing folder; return the keys."""
     from matplotlib import pyplot
 
     drawn = []
@@ -51,7 +51,7 @@ def draw_tables(tables: Sequence[FigureTable], out: Path) -> list[str]:
 
 @contextmanager
 def plotting() -> Iterator[None]:
-    """Plots within this are drawn without a screen, in a font that has Chinese."""
+    """Draw plots inside this context without a screen, in a font that has Chinese."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -60,7 +60,7 @@ def plotting() -> Iterator[None]:
 
 
 def save(figure: Any, path: Path) -> None:
-    """PNG and SVG; text as outlines, so that it looks the same everywhere, and nothing that changes from day to day."""
+    """Save PNG and SVG, with text as outlines for the same look everywhere, and without dates."""
     with atomic_path(path.with_name(f"{path.name}.png")) as png:
         figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
     with atomic_path(path.with_name(f"{path.name}.svg")) as svg:
@@ -68,7 +68,7 @@ def save(figure: Any, path: Path) -> None:
 
 
 def chinese_font() -> list[str]:
-    """A font with Chinese: of the system, else of the package mplfonts; that there is none is said."""
+    """Return a font with Chinese, of the system or of the package mplfonts; log if there is none."""
     from matplotlib import font_manager
 
     shipped = find_spec("mplfonts")
@@ -80,12 +80,12 @@ def chinese_font() -> list[str]:
             if file.name.lower().startswith(name) and "bold" not in file.name.lower():
                 font_manager.fontManager.addfont(file)
                 return [font_manager.FontProperties(fname=file).get_name()]
-    logger.warning("no font with Chinese is here, so Chinese in plots will be boxes: pip install mplfonts")
+    logger.warning("no font with Chinese is installed, so Chinese in plots will be boxes: pip install mplfonts")
     return []
 
 
 def _lines(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
-    """Values by position: one line a column."""
+    """Draw values by position, one line per column."""
     places = range(len(table.rows))
     for colour, marker, i in zip(COLOURS, "os^", shares, strict=False):
         values = [row[i] for row in table.values]
@@ -101,7 +101,7 @@ def _lines(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
 
 
 def draw_bars(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
-    """Bars a row with their 95% intervals where there are any, and the paper's value as a mark."""
+    """Draw bars per row with their 95% intervals, if there are any, and the paper's value as a mark."""
     height = 0.8 / len(shares)
     for colour, order, i in zip(COLOURS[: len(shares)], range(len(shares)), shares, strict=True):
         column = table.columns[i].name
@@ -127,5 +127,5 @@ def draw_bars(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
 
 
 def plain(text: str) -> str:
-    """Text of the data as it stands: no formula between dollar signs."""
+    """Return text of the data literally, without formulas between dollar signs."""
     return text.replace("$", r"\$")

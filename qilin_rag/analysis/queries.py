@@ -1,4 +1,4 @@
-"""What is searched for: Table 7 (length of queries) and Table 9 (where they come from)."""
+"""Queries: Table 7 (their length) and Table 9 (their sources)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _PAPER9 = [0.3370, 0.5097, 0.0578, 0.0397, 0.0302, 0.0137, 0.0063, 0.0055]
 
 
 def table7(log: Log) -> FigureTable:
-    """Share of searches, CTR and mean clicks by the number of characters that a reader sees of the query."""
+    """Return share of searches, CTR and mean clicks by the number of visible characters of the query."""
     searches = np.flatnonzero(log.shown.is_search)
     n_chars = np.array([len(visible(log.shown.queries[row])) for row in searches.tolist()], np.int64)
     missing = int((n_chars == 0).sum())
@@ -63,7 +63,7 @@ def table7(log: Log) -> FigureTable:
 
 
 def table9(log: Log) -> FigureTable:
-    """Share of the sources of queries, of those that are known."""
+    """Return the shares of the sources of queries, among known ones."""
     sources = log.shown.source[log.shown.is_search]
     known = sources[sources > 0]
     counts = {f"{i} {name}": int((known == i).sum()) for i, name in enumerate(SOURCES, start=1)}
@@ -71,7 +71,7 @@ def table9(log: Log) -> FigureTable:
     missing = len(sources) - len(known)
     return table(
         "table9",
-        "Where queries come from (Table 9)",
+        "Sources of queries (Table 9)",
         [Column(name="share", unit="share"), Column(name="searches", unit="count")],
         {name: [ratio(count, len(known)), count] for name, count in counts.items()},
         {name: {"share": share} for name, share in zip(counts, _PAPER9, strict=True)},

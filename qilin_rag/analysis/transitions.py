@@ -1,4 +1,4 @@
-"""What follows what within a session: Table 6 (kinds of requests) and Table 8 (how searches are reworded)."""
+"""Transitions within a session: Table 6 (kinds of requests) and Table 8 (reformulations of queries)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PAPER8 = {"Add": 0.1357, "Delete": 0.0253, "Change": 0.4716, "Repeat": 0.0757, 
 
 
 def table6(log: Log) -> FigureTable:
-    """Consecutive requests of a session by kind, with the engagement of the second one."""
+    """Return consecutive requests of a session by kind, with the engagement of the second one."""
     second = _second_of_pairs(log.pause_sessions)
     kinds = np.where(log.shown.is_search, "S", "R")
     pair = np.char.add(np.char.add(kinds[second - 1], "-"), kinds[second])
@@ -50,14 +50,14 @@ def table6(log: Log) -> FigureTable:
 
 
 def table8(log: Log) -> FigureTable:
-    """Consecutive searches of a user by what happens to the set of characters of the query."""
+    """Return consecutive searches of a user by the change of the set of characters of the query."""
     queries = [(log.shown.queries[a], log.shown.queries[b]) for a, b in zip(*search_pairs(log), strict=True)]
     kinds = [reformulation(*pair) for pair in queries if all(pair)]
     missing = len(queries) - len(kinds)
     counts = {name: kinds.count(name) for name in _PAPER8}
     return table(
         "table8",
-        "How queries are reworded (Table 8)",
+        "Reformulations of queries (Table 8)",
         [_SHARE, _PAIRS],
         {name: [ratio(count, len(kinds)), count] for name, count in counts.items()},
         {name: {"share": share} for name, share in _PAPER8.items()} | {"all": {"pairs": 29875}},
@@ -65,7 +65,7 @@ def table8(log: Log) -> FigureTable:
             f"Searches of a user that follow one another, whatever recommendations are between; {pause_rule(log)}. "
             "Of the sets of characters: Add, only more; Delete, only fewer; Change, both and some shared; Repeat, the "
             "same; Others, none shared.",
-            "The paper has 29,875 such pairs, and 29,295 in Table 6, so this is over searches alone.",
+            "The paper has 29,875 such pairs, and 29,295 in Table 6, so this counts searches only.",
             *([f"{missing} pairs in which a query is missing are left out."] if missing else []),
         ],
         why_missing="no such pair",
@@ -73,7 +73,7 @@ def table8(log: Log) -> FigureTable:
 
 
 def search_pairs(log: Log) -> tuple[Ints, Ints]:
-    """Return the rows of searches that follow one another by the rule of pauses, recommendations left out."""
+    """Return the rows of consecutive searches by the rule of pauses, ignoring recommendations."""
     searches = np.flatnonzero(log.shown.is_search)
     alone = log.shown.take(searches)
     second = _second_of_pairs(pause_sessions(alone, [alone], log.settings.session_gap_s))
@@ -81,18 +81,18 @@ def search_pairs(log: Log) -> tuple[Ints, Ints]:
 
 
 def _second_of_pairs(sessions: Sessions) -> Ints:
-    """The rows that follow the row before in the same session."""
+    """Return the rows that follow the row before in the same session."""
     number = sessions.number
     return 1 + np.flatnonzero((number[1:] == number[:-1]) & (number[1:] >= 0))
 
 
 def pause_rule(log: Log) -> str:
-    """Say what ends a session in the tables of section 4.3."""
+    """Return what ends a session in the tables of section 4.3."""
     return f"a pause of more than {log.settings.session_gap_s / 60:g} minutes begins another session"
 
 
 def reformulation(before: str, after: str) -> str:
-    """One of Add, Delete, Change, Repeat, Others."""
+    """Return the kind of a reformulation: Add, Delete, Change, Repeat or Others."""
     old, new = set(before), set(after)
     if old == new:
         return "Repeat"

@@ -1,4 +1,4 @@
-"""Answers to searches: written out of reference notes, with citations, and what users made of them."""
+"""Answers to searches: written from reference notes, with citations, and the feedback of users."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _SENTENCE = re.compile(r"[^。！？\n#]+[。！？]")
 
 
 class Answers(NamedTuple):
-    """The answer of each request, where one was shown."""
+    """The answer of each request that was shown one."""
 
     texts: list[str]
     references: list[list[int]]
     probabilities: dict[str, Floats]
-    """How likely each kind of feedback is; NaN where no answer was shown."""
+    """The probability of each kind of feedback; NaN if no answer was shown."""
     feedback: dict[str, Floats]
-    """1 or 0; -1 where no answer was shown."""
+    """1 or 0; -1 if no answer was shown."""
 
 
 def write_answers(
     world: World, dice: Dice, shelf: Shelf, writer: Writer, lexicon: Lexicon, requests: Searches, shown: ShownNotes
 ) -> Answers:
-    """Answers to those of the requests that got one, out of results about the query's concept."""
+    """Return answers to the requests that get one, written from results about the query's concept."""
     n = len(requests.rows)
     references = _references(world, dice, shelf, requests, shown)
     flat = np.array([note for notes in references for note in notes], np.int64)
@@ -61,7 +61,7 @@ def write_answers(
 
 
 def _references(world: World, dice: Dice, shelf: Shelf, requests: Searches, shown: ShownNotes) -> list[list[int]]:
-    """The first results about the concept; for some, and where there is none, a note that was not among them."""
+    """Return the first results about the concept; sometimes, or if there is none, a note that was not shown."""
     outside = dice.uniform("outside", requests.rows) < world.outside_references
     starts = np.searchsorted(shown.request, np.arange(len(requests.rows) + 1))
     concept = np.maximum(requests.concept, 0)
@@ -80,7 +80,7 @@ def _references(world: World, dice: Dice, shelf: Shelf, requests: Searches, show
 
 
 def _text(name: str, flavour: str, bodies: list[str]) -> str:
-    """A line, and an item with its citation for each reference."""
+    """Return a line, and an item with its citation for each reference."""
     items = []
     for i, body in enumerate(bodies, start=1):
         sentences = [sentence.strip("，～ ") for sentence in _SENTENCE.findall(body)]

@@ -1,4 +1,4 @@
-"""The click model: a result is clicked if its position is examined and what is there attracts."""
+"""The click model: a result is clicked if its position is examined and the result attracts."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from qilin_rag.synth.shelf import Shelf
 from qilin_rag.synth.world import Causes, World
 
 SOURCE_PATTERN = np.array([0.2, 0.0, -0.4, 0.6, 0.8, -1.0, -0.6, 0.4])
-"""What each source of a query counts for; a missing one counts for nothing."""
+"""The value of each source of a query; a missing one counts 0."""
 MOST_FATIGUE = 10
 LOGIT_CAUSES = tuple(name for name in Causes.model_fields if name != "position")
 
 
 class Clicks(NamedTuple):
-    """Why each result was clicked or not; one value a result."""
+    """Why each result was clicked or not; one value per result."""
 
     values: dict[str, Floats]
-    """What each cause is measured by."""
+    """The value of each cause."""
     logits: dict[str, Floats]
-    """What each cause adds: its size times its value."""
+    """The contribution of each cause: its size times its value."""
     examination: Floats
-    """How likely the position is examined."""
+    """The probability that the position is examined."""
     attraction: Floats
-    """How likely an examined result is clicked."""
+    """The probability that an examined result is clicked."""
     examined: Bools
     actions: dict[str, Bools]
-    """`click`, and what came with it."""
+    """`click`, and the actions that come with it."""
 
 
 def click(
     world: World, dice: Dice, shelf: Shelf, requests: Searches, ordinal: Ints, source: Floats, shown: ShownNotes
 ) -> Clicks:
-    """Let users act on what they are shown."""
+    """Simulate the actions of users on the results that they are shown."""
     of = shown.request
     known = ~np.isnan(source)
     pattern = np.where(known, SOURCE_PATTERN[np.where(known, source, 1).astype(np.int64) - 1], 0.0)

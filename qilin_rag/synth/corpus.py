@@ -1,4 +1,4 @@
-"""The tables notes and user_feat, some rows at a time."""
+"""The tables notes and user_feat, generated in batches."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _ABROAD = [
 
 
 def cover_path(note: int) -> str:
-    """Where the cover of a note lies, from the folder of the tables."""
+    """Return the path of a note's cover, relative to the folder of the tables."""
     return f"image/part_{note // 10_000}/{note}/0.png"
 
 
 def note_batches(world: World, dice: Dice, shelf: Shelf, writer: Writer) -> Iterator[pa.RecordBatch]:
-    """The table notes; its rows are not in the order of their ids."""
+    """Yield the table notes; its rows are not in the order of their ids."""
     columns = {name: kind for name, kind in TABLES["notes"].columns.items() if name != "note_embedding"}
     schema = pa.schema(list(columns.items()))
     mixing = stride(shelf.n_notes) + 2
@@ -75,7 +75,7 @@ def _image_paths(notes: Ints, n_images: Ints) -> list[list[str]]:
 
 
 def _numbers(dice: Dice, shelf: Shelf, notes: Ints) -> dict[str, Floats]:
-    """What the platform counted of each note; all goes by its popularity, nothing by the clicks of this log."""
+    """Return the platform's counts for each note, which depend on its popularity, not on the clicks of this log."""
     video = shelf.is_video(notes)
     size = np.exp(5.5 + 1.6 * shelf.popularity(notes))
 
@@ -125,29 +125,29 @@ def _numbers(dice: Dice, shelf: Shelf, notes: Ints) -> dict[str, Floats]:
 
 
 class Users:
-    """What users like, and their table."""
+    """The tastes of users, and their table."""
 
     def __init__(self, world: World, dice: Dice, shelf: Shelf) -> None:
         self.n = world.counts.users
         self._world, self._dice, self._shelf = world, dice, shelf
 
     def topics(self, users: Ints) -> Ints:
-        """The topics each likes, a row a user; one topic may be there twice."""
+        """Return the favourite topics, one row per user; a topic may occur twice."""
         return self._shelf.topics_at_random("taste-topic", users[:, None], np.arange(self._world.taste_topics)[None, :])
 
     def styles(self, users: Ints) -> Ints:
-        """The styles each likes."""
+        """Return the favourite styles, one row per user."""
         ways = np.arange(self._world.taste_styles)[None, :]
         return self._dice.below(len(STYLES), "taste-style", users[:, None], ways)
 
     def taste(self, users: Ints, notes: Ints) -> Floats:
-        """1 where a note's topic and style are both to its user's taste, 1/2 where one is, else 0."""
+        """Return 1 if a note's topic and style are both to its user's taste, 1/2 if one of them is, else 0."""
         by_topic: Bools = (self.topics(users) == self._shelf.topic(notes)[:, None]).any(axis=1)
         by_style: Bools = (self.styles(users) == self._shelf.style(notes)[:, None]).any(axis=1)
         return 0.5 * by_topic + 0.5 * by_style
 
     def past_clicks(self, users: Ints, n: int) -> Ints:
-        """What each clicked before this log began, `n` a user: mostly what is to their taste."""
+        """Return `n` notes per user, mostly to the user's taste, that were clicked before this log began."""
         at = np.arange(n)[None, :]
         world, shelf, who = self._world, self._shelf, users[:, None]
         liked = np.take_along_axis(
@@ -156,7 +156,7 @@ class Users:
         starts, ends = shelf.topic_starts[liked], shelf.topic_starts[liked + 1]
         styles = self.styles(users)
         chosen = shelf.note_at(starts + self._dice.below(ends - starts, "past/0", who, at))
-        for attempt in (1, 2, 3):  # mostly of a style that the user likes, too
+        for attempt in (1, 2, 3):  # prefer a style that the user likes
             other = shelf.note_at(starts + self._dice.below(ends - starts, f"past/{attempt}", who, at))
             fits = (styles[:, None, :] == shelf.style(chosen)[:, :, None]).any(axis=2)
             chosen = np.where(fits, chosen, other)
@@ -164,7 +164,7 @@ class Users:
         return np.where(self._dice.uniform("past-way", who, at) < world.recent_by_taste, chosen, anything)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The table user_feat."""
+        """Yield the table user_feat."""
         schema = pa.schema(list(TABLES["user_feat"].columns.items()))
         world, dice = self._world, self._dice
         for start in range(0, self.n, _USERS_BATCH):

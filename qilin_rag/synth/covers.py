@@ -19,7 +19,7 @@ _SPREAD = 40
 
 
 def write_covers(out: Path, dice: Dice, shelf: Shelf, notes: Ints, written: Bools) -> None:
-    """The covers of those of the notes that have one; `written` remembers which are there."""
+    """Write the covers of those notes that have one; `written` records which exist."""
     new = np.unique(notes)
     new = new[~written[new]]
     written[new] = True
@@ -31,7 +31,7 @@ def write_covers(out: Path, dice: Dice, shelf: Shelf, notes: Ints, written: Bool
 
 
 def pixels(dice: Dice, note: int, has_cue: bool) -> npt.NDArray[np.uint8]:
-    """A blot of random brightness in a warm colour where the cue is, else in a cold one."""
+    """Return a blot of random brightness, in a warm colour if the cue is present, else in a cold one."""
     rows, columns = np.indices((SIDE_PX, SIDE_PX))
     noise = (dice.uniform("pixel", note, rows, columns)[:, :, None] - 0.5) * 2 * _SPREAD
     shade = (dice.uniform("shade", note) - 0.5) * _SPREAD
@@ -40,9 +40,9 @@ def pixels(dice: Dice, note: int, has_cue: bool) -> npt.NDArray[np.uint8]:
 
 
 def png(image: npt.NDArray[np.uint8]) -> bytes:
-    """An RGB picture as PNG."""
+    """Return an RGB picture as PNG."""
     height, width, _ = image.shape
-    lines = b"".join(b"\0" + line.tobytes() for line in image)  # 0: no filter
+    lines = b"".join(b"\0" + line.tobytes() for line in image)  # 0 means no filter
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))

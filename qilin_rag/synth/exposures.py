@@ -1,4 +1,4 @@
-"""What is shown: the candidates of each request in the order of a noisy production ranker, at positions with gaps."""
+"""Results that are shown: candidates of each request, ordered by a noisy production ranker, at positions with gaps."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from qilin_rag.synth.world import World
 
 MOST_POSITIONS = 200
 _RANKER_WEIGHTS = {"topical": 0.5, "lexical": 1.0, "synonym": 0.4, "taste": 1.0, "popularity": 0.5}
-"""The platform's own, whatever the sizes of the causes: without a cause the same notes are shown."""
+"""The platform's own sizes of causes, so that the same notes are shown without a cause."""
 _MEAN_LATE_START = 6
 
 
 class Searches(NamedTuple):
-    """Some requests; one value a request. What only searches have is -1 for recommendations."""
+    """Some requests, one value per request. Search-only values are -1 for recommendations."""
 
     rows: Ints
-    """Their places in the plan."""
+    """The positions in the plan."""
     is_search: Bools
     user: Ints
     concept: Ints
@@ -32,10 +32,10 @@ class Searches(NamedTuple):
 
 
 class ShownNotes(NamedTuple):
-    """The results of some requests in the order of their positions; one value a result."""
+    """The results of some requests in the order of their positions, one value per result."""
 
     request: Ints
-    """Which of the requests it is a result of, from 0."""
+    """The number of the result's request, from 0."""
     note: Ints
     position: Ints
     topical: Floats
@@ -46,7 +46,7 @@ class ShownNotes(NamedTuple):
 
 
 def expose(world: World, dice: Dice, shelf: Shelf, users: Users, requests: Searches) -> ShownNotes:
-    """What each of the requests gets to see."""
+    """Return the results that each request is shown."""
     request, position = _positions(world, dice, requests)
     starts = np.searchsorted(request, np.arange(len(requests.rows)))
     nth = np.arange(len(request)) - starts[request]
@@ -63,7 +63,7 @@ def expose(world: World, dice: Dice, shelf: Shelf, users: Users, requests: Searc
 
 
 def _positions(world: World, dice: Dice, requests: Searches) -> tuple[Ints, Ints]:
-    """The positions that have a result, with the request of each."""
+    """Return the positions that have a result, with the request of each."""
     rows = requests.rows
 
     def by_kind(name: str) -> Floats:
@@ -89,9 +89,9 @@ def _positions(world: World, dice: Dice, requests: Searches) -> tuple[Ints, Ints
 def _candidates(
     world: World, dice: Dice, shelf: Shelf, users: Users, requests: Searches, request: Ints, nth: Ints
 ) -> Ints:
-    """A note for each result: of the query's concept or topic or a topic to the user's taste, or any.
+    """Return a note for each result: of the query's concept or topic, of a topic to the user's taste, or any.
 
-    Neighbours on the shelf, from a random place on, so that no note comes twice but by way of another of these.
+    These are neighbours on the shelf from a random position on, so that a note can only repeat across these groups.
     """
     rows = requests.rows[request]
     chance = dice.uniform("candidate", rows, nth)
@@ -112,7 +112,7 @@ def _candidates(
     place = np.where(way > 0, starts + (place - starts + nth) % (ends - starts), 0)
     anything = dice.below(shelf.n_notes, "anything", rows, nth)
     note = shelf.note_at(np.where(way > 0, place, anything))
-    for attempt in range(3):  # what is there already gives way to any other note
+    for attempt in range(3):  # replace a repeated note by any other note
         double = _doubles(request, note)
         if not double.any():
             break
@@ -121,7 +121,7 @@ def _candidates(
 
 
 def _doubles(request: Ints, note: Ints) -> Bools:
-    """Whether a request has a note already."""
+    """Return whether a request has a note already."""
     order = np.lexsort((note, request))
     double = np.zeros(len(note), bool)
     same = (request[order][1:] == request[order][:-1]) & (note[order][1:] == note[order][:-1])
@@ -130,7 +130,7 @@ def _doubles(request: Ints, note: Ints) -> Bools:
 
 
 def _matches(shelf: Shelf, users: Users, requests: Searches, request: Ints, note: Ints) -> ShownNotes:
-    """How each note fits its request; a recommendation has no query to fit."""
+    """Return how well each note fits its request; a recommendation has no query to fit."""
     concept, asked = shelf.concept(note), requests.concept[request]
     searched = requests.is_search[request]
     same = searched & (concept == asked)
@@ -148,6 +148,6 @@ def _matches(shelf: Shelf, users: Users, requests: Searches, request: Ints, note
 
 
 def kind_of(world: World, is_search: Bools, name: str) -> Floats:
-    """A setting of each request's kind."""
+    """Return a setting of each request's kind."""
     values: Floats = np.where(is_search, getattr(world.search, name), getattr(world.recommendation, name))
     return values

@@ -23,7 +23,7 @@ _MEANT_BY_TASTE = 0.5
 
 
 class Query(NamedTuple):
-    """What a query is made of."""
+    """The parts of a query."""
 
     concept: int
     form: int
@@ -33,32 +33,32 @@ class Query(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """All searches' queries, by the number of the search."""
+    """The queries of all searches, by the number of the search."""
 
     parts: Ints
-    """A row a search, a column a field of Query."""
+    """One row per search, one column per field of Query."""
     source: Floats
-    """1 to 8; NaN where it is missing."""
+    """1 to 8; NaN if it is missing."""
 
     @property
     def concept(self) -> Ints:
-        """What each asks about."""
+        """Return the concept that each query asks about."""
         return self.parts[:, 0]
 
     @property
     def form(self) -> Ints:
-        """Which of the concept's names it uses."""
+        """Return which of the concept's names each query uses."""
         return self.parts[:, 1]
 
     @property
     def is_factoid(self) -> Bools:
-        """Whether it asks for a fact."""
+        """Return whether each query asks for a fact."""
         ending = self.parts[:, 4]
         return (ending >= 1) & (ending <= len(QUESTIONS))
 
 
 def reformulation(before: str, after: str) -> Reformulation:
-    """What became of a query, by the sets of its characters, as the paper tells the kinds apart."""
+    """Return the kind of a reformulation by the sets of characters, with the kinds of the paper."""
     old, new = set(before), set(after)
     if old == new:
         return "repeat"
@@ -70,13 +70,13 @@ def reformulation(before: str, after: str) -> Reformulation:
 
 
 class QueryText:
-    """Texts of queries."""
+    """Builds the texts of queries."""
 
     def __init__(self, lexicon: Lexicon) -> None:
         self._lexicon = lexicon
 
     def of(self, query: Query) -> str:
-        """The text of one query."""
+        """Return the text of one query."""
         words, (concept, form, first, n, ending) = self._lexicon, query
         flavours = words.flavours[concept // CONCEPTS_PER_TOPIC]
         parts = [words.concepts[concept, form], *(flavours[(first + i) % FLAVOURS_PER_TOPIC] for i in range(n))]
@@ -86,7 +86,7 @@ class QueryText:
 def make_queries(
     world: World, dice: Dice, shelf: Shelf, users: Users, lexicon: Lexicon, plan: SessionPlan, seed: int
 ) -> Queries:
-    """A query for every search, in the order of the plan; one that follows another in its session changes it."""
+    """Return a query for every search, in the order of the plan; later ones of a session change the one before."""
     searches = np.flatnonzero(plan.is_search)
     n = len(searches)
     numbers = np.arange(n)
@@ -124,7 +124,7 @@ class _Maker:
         }
 
     def next(self, concept: int, before: Query | None) -> Query:
-        """A query about this concept, or what the query before it becomes."""
+        """Return a query about this concept, or a reformulation of the query before."""
         if before is None:
             return self._fresh(concept, self._random.getrandbits(1))
         [wanted] = self._random.choices(self._kinds, self._kind_shares)
@@ -133,7 +133,7 @@ class _Maker:
             query = self._changed(wanted, before, concept)
             if query is not None and reformulation(old, self._text.of(query)) == wanted:
                 return query
-        return self._fresh(concept, self._random.getrandbits(1))  # nothing is left to take away or to add
+        return self._fresh(concept, self._random.getrandbits(1))  # no part is left to remove or add
 
     def _changed(self, wanted: str, before: Query, concept: int) -> Query | None:
         match wanted:
@@ -149,7 +149,7 @@ class _Maker:
         return self._fresh(concept, self._random.getrandbits(1))
 
     def _fresh(self, concept: int, form: int) -> Query:
-        """A query of a length as often as it is wanted: the name has 2 characters, each word of the topic 2 more."""
+        """Return a query of a wanted length: the name has 2 characters, each word of the topic 2 more."""
         random = self._random
         [length] = random.choices(self._lengths, self._length_shares)
         factoid = random.random() < self._world.factoid_queries
@@ -161,7 +161,7 @@ class _Maker:
         return Query(concept, form, random.randrange(FLAVOURS_PER_TOPIC), (rest - n_ending) // 2, ending)
 
     def _ending_lengths(self, rest: int) -> Iterator[int]:
-        """Lengths of an ending that leave room for whole words, one of the likelier first."""
+        """Yield lengths of an ending that leave room for whole words, starting with a likely one."""
         fitting = [n for n in range(1, _LONGEST + 1) if n <= rest and (rest - n) % 2 == 0]
         self._random.shuffle(fitting)
         yield from (n for n in fitting if (rest - n) // 2 < FLAVOURS_PER_TOPIC)

@@ -1,4 +1,4 @@
-"""Who asks when: sessions of both kinds, with the edge cases of the 30-minute rule."""
+"""The plan of requests: users, times and sessions of both kinds, with the edge cases of the 30-minute rule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qilin_rag.synth.shelf import stride
 from qilin_rag.synth.world import World
 
 SESSION_GAP_S = LogSettings().session_gap_s
-"""A longer gap between two requests of a user begins a session; one of exactly this does not."""
+"""The longest gap, in seconds, between two requests of a session."""
 _FIRST_S = 1732464000
 _SPAN_S = 7 * 86400
 _MEAN_GAP_S = 120
@@ -21,34 +21,34 @@ _ACTIVITY = 1.6
 
 
 class SessionPlan(NamedTuple):
-    """All requests, user by user in the order of time; one value a request."""
+    """All requests, by user and time; one value per request."""
 
     is_search: Bools
     user: Ints
     session: Ints
-    """By the rule of pauses."""
+    """The session by the rule of pauses."""
     app_session: Ints
-    """What is written as session_idx: the user's time in the app, whatever the pauses."""
+    """The session_idx: the user's time in the app, independent of pauses."""
     ordinal: Ints
-    """Its place in its session by the rule of pauses, from 0."""
+    """The place in the session by the rule of pauses, from 0."""
     time_s: Ints
     """True time."""
     stamp_s: Ints
-    """What it is stamped with: searches ahead of true time by `World.search_shift_s`."""
+    """The timestamp; those of searches are ahead of true time by `World.search_shift_s`."""
     number: Ints
-    """Its place among the requests of its kind."""
+    """The place among the requests of its kind."""
     idx: Ints
-    """Its search_idx or request_idx: in no order."""
+    """The search_idx or request_idx, in random order."""
 
 
 def plan_requests(world: World, dice: Dice) -> SessionPlan:
-    """As many searches and recommendations as there shall be, in sessions whose transitions have the wanted shares."""
+    """Return the wanted numbers of searches and recommendations, in sessions with the wanted transitions."""
     is_search, begins = _kinds(world, dice)
     session = np.cumsum(begins) - 1
     n_sessions = int(session[-1]) + 1
     users = world.counts.users
     u = dice.uniform("session-user", np.arange(n_sessions))
-    user_of = np.minimum((users * u**_ACTIVITY).astype(np.int64), users - 1)  # a few come often
+    user_of = np.minimum((users * u**_ACTIVITY).astype(np.int64), users - 1)  # a few users are frequent
     order = np.argsort(user_of[session], kind="stable")
     is_search, begins, session = is_search[order], begins[order], session[order]
     user = user_of[session]
@@ -68,7 +68,7 @@ def plan_requests(world: World, dice: Dice) -> SessionPlan:
 
 
 def _kinds(world: World, dice: Dice) -> tuple[Bools, Bools]:
-    """Whether each request is a search, and whether it begins a session."""
+    """Return whether each request is a search, and whether it begins a session."""
     left = [world.counts.recommendations, world.counts.searches]
     n = sum(left)
     goes_on = (dice.uniform("next", np.arange(n)) < world.next_request).tolist()
@@ -88,9 +88,10 @@ def _kinds(world: World, dice: Dice) -> tuple[Bools, Bools]:
 
 
 def _begins_in_app(world: World, dice: Dice, user: Ints, time_s: Ints, begins: Bools) -> Bools:
-    """Whether each request begins a session of the app: where the rule says so, but for two ways to differ.
+    """Return whether each request begins a session of the app.
 
-    The app may stay open over a pause, the more rarely the longer it is, and may be started anew within a session.
+    This follows the rule of pauses, with two exceptions. The app may stay open over a pause (less likely for a longer
+    one), and it may be restarted within a session.
     """
     rows = np.arange(len(user))
     is_first = np.concatenate([[True], user[1:] != user[:-1]])
@@ -102,7 +103,7 @@ def _begins_in_app(world: World, dice: Dice, user: Ints, time_s: Ints, begins: B
 
 
 def _times(world: World, dice: Dice, user: Ints, begins: Bools) -> Ints:
-    """Seconds of true time: at most 30 minutes from request to request in a session, more between two."""
+    """Return seconds of true time: at most 30 minutes between requests of a session, more between sessions."""
     rows = np.arange(len(user))
     length = dice.exponential("gap", rows)
     at_edge = dice.uniform("edge", rows) < world.edge

@@ -1,4 +1,4 @@
-"""The tables of requests and the truth behind them, out of what was planned, shown and clicked."""
+"""The tables of requests and their true causes, from the plan, the results shown and the clicks."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _FACTOID_FIRST = 8.0
 
 
 def assign(world: World, dice: Dice, plan: SessionPlan, queries: Queries) -> tuple[Ints, Bools]:
-    """The table of each request, as its place in NAMES, and whether it was shown an answer.
+    """Return the table of each request, as its position in NAMES, and whether it was shown an answer.
 
-    dqa has what asks for facts, if not only; which of the other requests are for tests is left to chance.
+    The table dqa mostly has requests for facts; chance decides which other requests are for tests.
     """
     table = np.where(plan.is_search, _TRAIN, _REC_TRAIN)
     searches = np.flatnonzero(plan.is_search)
@@ -52,7 +52,7 @@ def assign(world: World, dice: Dice, plan: SessionPlan, queries: Queries) -> tup
 
 
 def schema(name: str) -> pa.Schema:
-    """The columns that a table of requests has on the hub, but for embeddings."""
+    """Return the columns of a table of requests on the hub, without embeddings."""
     table = TABLES[name]
     fields = []
     for column, kind in table.columns.items():
@@ -82,7 +82,7 @@ TRUTH = pa.schema(
 
 
 class LogTables(NamedTuple):
-    """All that became of some requests."""
+    """The outcomes of some requests."""
 
     requests: Searches
     table: Ints
@@ -95,7 +95,7 @@ class LogTables(NamedTuple):
 
 
 def truth(log: LogTables, plan: SessionPlan) -> pa.RecordBatch:
-    """One row a result."""
+    """Return the true causes, one row per result."""
     of, clicks = log.shown.request, log.clicks
     columns: dict[str, object] = {
         "table": pa.DictionaryArray.from_arrays(pa.array(log.table[of], pa.int8()), list(NAMES)),
@@ -115,7 +115,7 @@ def truth(log: LogTables, plan: SessionPlan) -> pa.RecordBatch:
 
 
 def rows(name: str, log: LogTables, plan: SessionPlan, dice: Dice, shelf: Shelf) -> pa.RecordBatch:
-    """The rows of one table."""
+    """Return the rows of one table."""
     chosen = np.flatnonzero(log.table == NAMES.index(name))
     row = log.requests.rows[chosen]
     details = "search_result_details_with_idx" if TABLES[name].key == "search_idx" else "rec_result_details_with_idx"
@@ -149,7 +149,7 @@ def _batch(fields: pa.Schema, columns: dict[str, object]) -> pa.RecordBatch:
 
 
 def _details(name: str, log: LogTables, plan: SessionPlan, dice: Dice, chosen: Ints) -> pa.Array:
-    """The results of the chosen requests, with what users did and when; later pages come later."""
+    """Return the results of the chosen requests, with the users' actions and their times; later pages come later."""
     shown = log.shown
     bounds = np.searchsorted(shown.request, np.arange(len(log.requests.rows) + 1))
     is_chosen = np.zeros(len(log.requests.rows), bool)
@@ -183,7 +183,7 @@ def _details(name: str, log: LogTables, plan: SessionPlan, dice: Dice, chosen: I
 
 
 def _asked(log: LogTables, shelf: Shelf, chosen: Ints) -> tuple[Ints, Ints]:
-    """Concept and name that each request is about: a recommendation's are those of the newest click."""
+    """Return the concept and name of each request; for a recommendation, those of the newest click."""
     newest = np.array([log.recent[i][0] for i in chosen.tolist()], np.int64)
     searched = log.requests.is_search[chosen]
     concept = np.where(searched, log.requests.concept[chosen], shelf.concept(newest))
@@ -191,7 +191,7 @@ def _asked(log: LogTables, shelf: Shelf, chosen: Ints) -> tuple[Ints, Ints]:
 
 
 def _recorded(kind: str, dice: Dice, shelf: Shelf, row: Ints, concept: Ints, form: Ints) -> pa.Array:
-    """Results of a retriever: BM25 sees the query's own words, the bi-encoder what they mean."""
+    """Return results of a retriever: BM25 sees the query's own words, the bi-encoder their meaning."""
     starts = shelf.concept_starts[concept]
     sizes = shelf.concept_starts[concept + 1] - starts
     first = starts + (dice.bits("recorded", row) >> np.uint64(2)).astype(np.int64) % sizes

@@ -15,7 +15,7 @@ from qilin_rag.synth.words import Lexicon
 from qilin_rag.synth.world import World
 
 MOST_CHARACTERS = 1000
-"""As on the platform."""
+"""The longest body of a note in characters, as on the platform."""
 _LEAST_TOKENS = 4
 _MOST_TOKENS = 600
 _SAME = 0.9
@@ -26,14 +26,14 @@ _CONCEPT, _FLAVOUR, _STICKER, _EMOJI = (int(share * 65536) for share in (0.02, 0
 
 
 class _Notes(NamedTuple):
-    """What the text of notes is made from."""
+    """The attributes that determine the text of notes."""
 
     notes: Ints
     origins: Ints
     topics: Ints
     styles: Ints
     names: Ints
-    """Tokens of the name they use for their concept, and of the tag of the same name."""
+    """Tokens of the name of their concept, and of the tag with this name."""
     name_tags: Ints
 
 
@@ -45,7 +45,7 @@ class Writer:
         self._texts = pa.array(lexicon.tokens)
 
     def titles(self, notes: Ints) -> pa.Array:
-        """Style, name of the concept and some words, 8 to 25 characters."""
+        """Return titles: style, name of the concept and some words, 8 to 25 characters."""
         known, words = self._notes(notes), self._lexicon
         draws = self._dice.bits("title", known.origins[:, None], np.arange(9)[None, :])
         common = words.common[draws & np.uint64(len(words.common) - 1)]
@@ -69,7 +69,7 @@ class Writer:
         return self._join(tokens.ravel(), np.full(len(notes), 9))
 
     def bodies(self, notes: Ints) -> pa.Array:
-        """Words of the language with those of the topic in between, stickers and emoji, and tags at the end."""
+        """Return bodies: words of the language and the topic, stickers and emoji, and tags at the end."""
         known, words = self._notes(notes), self._lexicon
         n_tokens = np.exp(self._world.sigma_tokens * self._dice.normal("length", known.origins))
         lengths = np.clip(self._world.median_tokens * n_tokens, _LEAST_TOKENS, _MOST_TOKENS).astype(np.int64)
@@ -126,7 +126,7 @@ class Writer:
         )
 
     def _join(self, tokens: npt.NDArray[np.integer], lengths: Ints) -> pa.Array:
-        """One text a row out of the tokens of all rows."""
+        """Return one text per row from the tokens of all rows."""
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         texts = self._texts.take(pa.array(tokens.astype(np.int32)))
         return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), texts), "")

@@ -1,4 +1,4 @@
-"""The words of a synthetic corpus: jieba's dictionary with its frequencies, dealt out to topics and concepts."""
+"""The words of a synthetic corpus: jieba's dictionary with its frequencies, assigned to topics and concepts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WISHES = (
     "新手入门",
     "零基础学",
 )
-"""What may end a query: what asks for a fact, and what does not."""
+"""Endings of queries, those that ask for a fact and those that do not."""
 
 CONCEPTS_PER_TOPIC = 4
 FLAVOURS_PER_TOPIC = 6
@@ -41,7 +41,7 @@ _LOOKUP_BITS = 18
 
 
 class Dictionary(NamedTuple):
-    """Words with their frequency, most frequent first, and those of them that can name a thing."""
+    """Words with their frequency, most frequent first, and those that can name a thing."""
 
     words: list[str]
     counts: list[int]
@@ -50,9 +50,9 @@ class Dictionary(NamedTuple):
 
 @cache
 def dictionary() -> Dictionary:
-    """What jieba knows of all pairs of the most frequent characters, and of these alone.
+    """Return the words in jieba's dictionary among all pairs of the most frequent characters.
 
-    rjieba does not list its dictionary, but answers whether it has a word, and how frequent it would have to be.
+    rjieba does not list its dictionary, but tells whether it has a word, and the frequency that it would need.
     """
     import rjieba
 
@@ -73,17 +73,17 @@ def dictionary() -> Dictionary:
 
 
 def _characters() -> Iterator[str]:
-    """The common characters: level 1 of GB 2312."""
+    """Yield the common characters: level 1 of GB 2312."""
     for row in range(0xB0, 0xD8):
         for cell in range(0xA1, 0xFF if row < 0xD7 else 0xFA):
             yield bytes([row, cell]).decode("gb2312")
 
 
 class Lexicon:
-    """What each topic, concept and style is called. A token is a number; `tokens` has its text.
+    """The names of topics, concepts and styles. A token is a number; `tokens` has its text.
 
-    A concept has two names that share no character: nothing but reading many notes tells that they mean one thing.
-    Names of concepts and flavours of topics come nowhere but in notes of theirs.
+    A concept has two names that share no character, so that only reading many notes shows that they mean one thing.
+    Names of concepts and flavours of topics occur only in their own notes.
     """
 
     def __init__(self, dice: Dice, n_topics: int) -> None:
@@ -121,7 +121,7 @@ class Lexicon:
         bounds = np.cumsum([n for _, n in common], dtype=float)
         steps = (np.arange(1 << _LOOKUP_BITS) + 0.5) / (1 << _LOOKUP_BITS) * bounds[-1]
         self.common = words[np.searchsorted(bounds, steps)].astype(np.int32)
-        """Common words as often as they are frequent: one of these places drawn evenly is a word of the language."""
+        """Common words, repeated by frequency: a uniform draw of a position is a word of the language."""
 
     def _add(self, texts: list[str] | tuple[str, ...]) -> Ints:
         first = len(self.tokens)

@@ -21,7 +21,7 @@ Size = Annotated[FiniteFloat, Field(ge=-20, le=20)]
 
 
 class Causes(Frozen):
-    """How much each cause weighs: in logits of a click, but for `position`, which is the exponent of examination."""
+    """The weight of each cause in logits of a click; `position` is the exponent of examination."""
 
     topical: Size = 0.7
     lexical: Size = 1.0
@@ -37,7 +37,7 @@ class Causes(Frozen):
 
 
 class Actions(Frozen):
-    """Share of the clicks that come with each action."""
+    """The share of clicks with each action."""
 
     like: Share
     collect: Share
@@ -46,7 +46,7 @@ class Actions(Frozen):
 
 
 class Feedback(Frozen):
-    """Logits of each kind of feedback on an answer of no quality."""
+    """The logits of each kind of feedback on an answer of no quality."""
 
     is_like_clk: FiniteFloat = -3.5
     is_content_clk: FiniteFloat = -0.7
@@ -55,24 +55,24 @@ class Feedback(Frozen):
 
 
 class QueryKind(Frozen):
-    """One kind of request: how long its result lists are, and what happens in them where no cause is at work."""
+    """One kind of request: the length of its result lists, and the behaviour of users without any cause."""
 
     intercept: FiniteFloat
     depth: Annotated[FiniteFloat, Field(ge=2, le=100)]
-    """Mean of the largest position."""
+    """The mean of the largest position."""
     shown: Share
-    """Share of the positions that have a result; the others are gaps."""
+    """The share of positions that have a result; the others are gaps."""
     late_start: Share = 0.0
-    """Share of the requests whose first position is not 1, as when a feed goes on."""
+    """The share of requests whose first position is not 1, as in a continued feed."""
     actions: Actions
 
 
 class WorldCounts(Frozen):
-    """How many rows."""
+    """The numbers of rows."""
 
     notes: Annotated[int, Field(ge=200, le=2_000_000_000)] = 20_000
     searches: PositiveInt = 2_000
-    """All searches, those with a row in dqa included."""
+    """All searches, including those with a row in dqa."""
     recommendations: PositiveInt = 3_000
     dqa: NonNegativeInt = 250
     users: PositiveInt = 500
@@ -107,7 +107,7 @@ class World(Frozen):
     # Notes
     topics: Annotated[int, Field(ge=2, le=700)] = 548
     notes_per_topic: PositiveInt = 100
-    """At least so many, so that a small corpus has fewer topics."""
+    """The fewest notes of a topic, so that a small corpus has fewer topics."""
     median_tokens: Positive = 100.0
     sigma_tokens: Positive = 0.8
     near_duplicates: Annotated[FiniteFloat, Field(ge=0, le=0.4)] = 0.03
@@ -141,16 +141,16 @@ class World(Frozen):
     # Sessions
     next_request: Share = 0.554
     to_recommendation: Share = 0.075
-    """Of the requests that follow a search in its session, the share of recommendations."""
+    """The share of recommendations among requests that follow a search in its session."""
     to_search: Share = 0.0474
     app_stays_open: Share = 0.3
-    """Of the pauses just over 30 minutes, the share within one session of the app; it halves with each hour more."""
+    """The share of pauses just over 30 minutes within one session of the app; it halves with each hour more."""
     app_restarts: Share = 0.06
-    """Of the requests that follow another within 30 minutes, the share that begins a session of the app."""
+    """The share of requests within 30 minutes of another that begin a session of the app."""
     search_shift_s: int = LogSettings().search_shift_s
-    """Seconds by which the stamps of searches are ahead of true time."""
+    """Seconds by which the timestamps of searches are ahead of true time."""
     edge: Share = 0.01
-    """Share of the gaps that are exactly 30 minutes (in a session), or a second more (between two)."""
+    """The share of gaps that are exactly 30 minutes (in a session), or a second more (between two)."""
     test_searches: Share = 6192 / 57188
     test_recommendations: Share = 11115 / 94552
 
@@ -187,13 +187,13 @@ class World(Frozen):
     no_source: Share = 0.01
     factoid_queries: Share = 0.25
 
-    # The production ranker and what it is given
+    # The production ranker and its candidates
     ranker_noise: Positive = 1.5
     same_concept: Share = 0.5
     same_topic: Share = 0.3
-    """Of a search's candidates; the others are drawn from all notes."""
+    """The share of a search's candidates; the others are drawn from all notes."""
     of_taste: Share = 0.5
-    """Of a recommendation's candidates."""
+    """The share of a recommendation's candidates."""
     repeated: Share = 0.01
 
     # Answers
@@ -201,11 +201,11 @@ class World(Frozen):
     shown_if_not: Share = 0.1
     depth_if_factoid: Positive = 0.75
     depth_if_answered: Positive = 0.57
-    """The mean depth is multiplied by both where both hold."""
+    """The factors of the mean depth; if both conditions hold, both apply."""
     outside_references: Share = 0.08
     feedback: Feedback = Feedback()
     quality: FiniteFloat = 1.0
-    """What the share of references that hold the query's own word adds to those logits."""
+    """The effect on those logits of the share of references that hold the query's own word."""
 
     @model_validator(mode="after")
     def _shares_make_a_whole(self) -> World:
@@ -215,9 +215,9 @@ class World(Frozen):
             if abs(total - 1) > 0.01:
                 raise ValueError(f"the shares of {name} add up to {total:.4f}, not 1")
         if self.same_concept + self.same_topic > 1:
-            raise ValueError("same_concept and same_topic are more than all candidates together")
+            raise ValueError("same_concept and same_topic together are more than all candidates")
         if any(not 3 <= length <= 16 for length in self.lengths):
-            raise ValueError("lengths of queries go from 3 to 16 characters")
+            raise ValueError("lengths of queries must be from 3 to 16 characters")
         return self
 
 
@@ -228,7 +228,18 @@ def resolve_world(
     overrides: Iterable[str] = (),
     file: Path | None = None,
 ) -> World:
-    """Layer file, flags (None = not given), `--set` assignments and `--without` over the defaults."""
+    """Apply file, flags (None = not given), `--set` assignments and `--without` over the defaults.
+
+    Args:
+        counts: The numbers of rows, by table.
+        seed: The seed of all draws.
+        without: Causes that are left out, by name.
+        overrides: Assignments such as `causes.position=1`.
+        file: A YAML file of settings.
+
+    Raises:
+        UsageError: if a setting is unknown or wrong.
+    """
     given = _merged(World(), read_yaml(file) if file else {})
     flags = {("counts", name): value for name, value in counts.items()} | {("seed",): seed}
     assigned = [(list(path), value) for path, value in flags.items() if value is not None]
@@ -245,7 +256,7 @@ def resolve_world(
 
 
 def _merged(defaults: Frozen, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is given over the defaults, group by group; shares are given all together."""
+    """Return the given values over the defaults, group by group; shares must be given all together."""
     settings = defaults.model_dump()
     for name, value in given.items():
         group = getattr(defaults, name, None)
@@ -254,7 +265,7 @@ def _merged(defaults: Frozen, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _assign(given: dict[str, Any], path: list[str], value: Any) -> None:
-    """Set one value; its group must be there."""
+    """Set one value, whose group must exist."""
     *groups, last = path
     for name in groups:
         if not isinstance(given.get(name), dict):

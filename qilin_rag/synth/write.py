@@ -1,4 +1,4 @@
-"""Writes a synthetic Qilin: seven tables in the layout of the hub, the truth behind them, a page that explains it."""
+"""Output of a synthetic Qilin: seven tables in the hub's layout, their true causes, and a page that explains them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,16 @@ _OTHER_SHARD_ROWS = 50_000
 
 
 def synthesize(world: World, out: Path, images: bool = False) -> dict[str, int]:
-    """Write a world to a new folder; the number of rows by table. The same world is the same bytes."""
+    """Write a world to a new folder. The same world gives the same bytes.
+
+    Args:
+        world: The settings.
+        out: A new or empty folder.
+        images: Whether to write the covers of shown notes.
+
+    Returns:
+        The number of rows by table.
+    """
     with new_folder(out) as folder:
         return _write(world, folder, images)
 
@@ -96,7 +105,7 @@ def _logs(
     table: Ints,
     answered: Bools,
 ) -> Iterator[LogTables]:
-    """What becomes of all requests, some at a time."""
+    """Yield the outcomes of all requests in batches."""
     text = QueryText(lexicon)
     history = History(users)
     for start in range(0, len(table), REQUESTS_BATCH):
@@ -126,7 +135,7 @@ def _logs(
 
 
 class History:
-    """What each user clicked last, newest first: before this log, then in it."""
+    """The latest clicks of each user, newest first: those before this log, then those in it."""
 
     def __init__(self, users: Users) -> None:
         self._users = users
@@ -134,7 +143,7 @@ class History:
         self._clicked: deque[int] = deque(maxlen=MOST_RECENT)
 
     def read(self, requests: Searches, shown: ShownNotes, clicked: Bools) -> list[list[int]]:
-        """For each request what was clicked before it; requests come user by user in the order of time."""
+        """Return the earlier clicks of each request; requests must come by user and time."""
         names = np.unique(requests.user)
         past = dict(zip(names.tolist(), self._users.past_clicks(names, MOST_RECENT).tolist(), strict=True))
         bounds = np.searchsorted(shown.request, np.arange(len(requests.rows) + 1))
@@ -149,14 +158,14 @@ class History:
 
 
 def _pseudo_queries(writer: Writer, recent: list[list[int]]) -> list[str]:
-    """The paper's queries of recommendations: the titles of recently clicked notes, joined by spaces."""
+    """Return the paper's queries of recommendations: titles of recently clicked notes, joined by spaces."""
     notes = np.unique(np.array([note for notes in recent for note in notes], np.int64))
     titles = dict(zip(notes.tolist(), writer.titles(notes).to_pylist() if len(notes) else [], strict=True))
     return [" ".join(titles[note] for note in dict.fromkeys(notes)) for notes in recent]
 
 
 class Shards:
-    """A table as a folder of parquet files, written as rows come."""
+    """A table as a folder of parquet files, written as rows arrive."""
 
     def __init__(self, out: Path, name: str, n_rows: int, fields: pa.Schema | None = None) -> None:
         self._folder, self._fields = out / name, fields
@@ -173,7 +182,7 @@ class Shards:
         return self
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Some more rows."""
+        """Write more rows."""
         self._fields = batch.schema
         while len(batch):
             if not self._room:
@@ -207,5 +216,5 @@ class Shards:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._shard < 0 and kind is None:
-            self._next_shard()  # a table without rows is a file all the same
+            self._next_shard()  # a table without rows is still a file
         self._close()

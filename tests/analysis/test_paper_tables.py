@@ -232,7 +232,7 @@ def test_what_the_data_lacks_is_not_counted(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "search_train.jsonl", rows)
     tables = {table.key: table for table in analyse(open_source(str(tmp_path)))}
     assert row(tables["table2"], "items") == row(tables["table2"], "images") == {"count": None}  # no table of notes
-    assert "There is no table of users: those are counted who asked for something." in tables["table2"].notes
+    assert "There is no table of users: users with a request are counted." in tables["table2"].notes
     assert row(tables["table7"], "<=3")["searches"] == 2
     assert "2 searches without a query are left out." in tables["table7"].notes
     assert row(tables["table8"], "Add") == {"share": 1, "pairs": 1}

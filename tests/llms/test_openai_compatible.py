@@ -137,7 +137,7 @@ def test_an_answer_of_another_model_is_said_once(
 
     with caplog.at_level(logging.WARNING, "qilin_rag"):
         assert [completion.model for completion in asyncio.run(twice())] == [answered, answered]
-    said = [f"answers as '{answered}' where '{asked}' was asked for" in each.message for each in caplog.records]
+    said = [f"answers as '{answered}', but '{asked}' was requested" in each.message for each in caplog.records]
     assert said == [True] * is_said
 
 

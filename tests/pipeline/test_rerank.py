@@ -203,7 +203,7 @@ def test_a_sweep_scores_once(data_dir: Path, trained: Path, cli: Cli) -> None:
     [
         (["--rerank", "of-users"], "of-users reads more than query and notes, and a question has no more"),
         (["--rerank", "nowhere"], "nowhere holds no trained ranker"),
-        (["--rerank", "trained", "--top-k", "21"], "only 20 notes are ranked again; raise --rerank-depth"),
+        (["--rerank", "trained", "--top-k", "21"], "only 20 notes; raise rerank_depth (--rerank-depth)"),
         (["--rerank", "trained", "--rerank-depth", "0"], "'rerank_depth' is 0"),
         (["--rerank", "trained", "--rerank-weight", "0"], "'rerank_weight' is 0"),
     ],

@@ -131,7 +131,7 @@ def test_one_run_has_one_label() -> None:
 def test_a_prompt_may_be_given_as_an_object() -> None:
     prompt = load_prompt("cite")
     assert resolve_run({"prompt": prompt}) == resolve_run({"prompt": "cite"})
-    with pytest.raises(UsageError, match="no file holds"):
+    with pytest.raises(UsageError, match="write it into a file"):
         resolve_run({"prompt": Prompt(**prompt.model_dump())})
 
 
