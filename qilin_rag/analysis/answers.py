@@ -49,16 +49,16 @@ def favoured_answers(source: Source) -> list[FigureTable]:
         "Shares of the answers, with 95% intervals (Wilson, answers to one user are not independent draws); "
         "association is not causation."
     )
-    named = [question.meta.get("user_idx") for question in judged]
-    users = np.array([-1 - i if user is None else user for i, user in enumerate(named)], np.int64)
-    return [_table(key, title, labels, of, columns, users, notes) for key, title, labels, of in groups]
+    user_ids = [question.meta.get("user_idx") for question in judged]
+    users = np.array([-1 - i if user is None else user for i, user in enumerate(user_ids)], np.int64)
+    return [_table(key, title, labels, group, columns, users, notes) for key, title, labels, group in groups]
 
 
 def _table(
     key: str,
     title: str,
     labels: Sequence[str],
-    of: npt.NDArray[np.int64],
+    group: npt.NDArray[np.int64],
     feedback: npt.NDArray[np.bool_],
     users: npt.NDArray[np.int64],
     notes: Sequence[str],
@@ -67,10 +67,13 @@ def _table(
     values: list[list[float | None]] = []
     intervals: list[list[tuple[float, float] | None]] = []
     for i in range(len(labels)):
-        here = feedback[of == i]
-        values.append([len(here), *(here.mean(axis=0).tolist() if len(here) else [None] * len(shares))])
-        found = [share95(here[:, j].astype(float), users[of == i]) if len(here) else None for j in range(len(shares))]
-        intervals.append([None, *found])
+        in_group = feedback[group == i]
+        values.append([len(in_group), *(in_group.mean(axis=0).tolist() if len(in_group) else [None] * len(shares))])
+        group_intervals = [
+            share95(in_group[:, j].astype(float), users[group == i]) if len(in_group) else None
+            for j in range(len(shares))
+        ]
+        intervals.append([None, *group_intervals])
     return FigureTable(
         key=key,
         title=title,

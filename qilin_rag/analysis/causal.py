@@ -78,41 +78,41 @@ def doubly_robust(outcome: Floats, predicted: Floats, weight: Floats, treated: B
     effect = means[0] - means[1]
     mean = float(outcome[treated].mean())
     deviation = residual - np.where(treated, *means)
-    _, of = np.unique(groups, return_inverse=True)
-    worth = effective_groups(share, deviation, treated, of)
-    error = _jackknife_error(share, deviation, treated, of)
+    _, group_numbers = np.unique(groups, return_inverse=True)
+    worth = effective_groups(share, deviation, treated, group_numbers)
+    error = _jackknife_error(share, deviation, treated, group_numbers)
     if worth < FEWEST_GROUPS or error is None or error <= _ROUNDING * float(np.abs(outcome).max()):
         return Estimate(effect, None, None, mean, mean - effect, worth)
     half = float(t.ppf(0.975, worth - 1)) * error
     return Estimate(effect, effect - half, effect + half, mean, mean - effect, worth)
 
 
-def effective_groups(share: Floats, deviation: Floats, treated: Bools, of: Ints) -> float:
+def effective_groups(share: Floats, deviation: Floats, treated: Bools, groups: Ints) -> float:
     """Return the number of equal groups that the groups (n,) are worth (Carter, Schnepel & Steigerwald 2017).
 
     This is the squared sum of each group's expected contribution to the variance, over the sum of their squares.
     Deviations within a group correlate as much as they do on average in the data (Imbens & Kolesár 2016).
     """
-    sizes = np.bincount(of)
+    sizes = np.bincount(groups)
     pairs = float((sizes**2 - sizes).sum())
     variance = float((deviation**2).mean())
-    together = float((np.bincount(of, deviation) ** 2).sum() - (deviation**2).sum())
+    together = float((np.bincount(groups, deviation) ** 2).sum() - (deviation**2).sum())
     correlation = min(max(together / pairs / variance, 0.0), 1.0) if pairs and variance else 0.0
-    alone = np.bincount(of, share**2)
-    jointly = np.bincount(of, np.where(treated, share, -share)) ** 2
+    alone = np.bincount(groups, share**2)
+    jointly = np.bincount(groups, np.where(treated, share, -share)) ** 2
     added = (1 - correlation) * alone + correlation * jointly
     of_squares = float((added**2).sum())
     return float(added.sum() ** 2 / of_squares) if of_squares else 0.0
 
 
-def _jackknife_error(share: Floats, deviation: Floats, treated: Bools, of: Ints) -> float | None:
+def _jackknife_error(share: Floats, deviation: Floats, treated: Bools, groups: Ints) -> float | None:
     """Return the standard error from leaving out each group in turn; None if one group is all of a side."""
     without = []
     for mask, sign in ((treated, 1.0), (~treated, -1.0)):
-        shares = np.bincount(of[mask], share[mask], minlength=of.max() + 1)
+        shares = np.bincount(groups[mask], share[mask], minlength=groups.max() + 1)
         if shares.max() > 1 - 1e-9:
             return None
-        sums = np.bincount(of[mask], (share * deviation)[mask], minlength=of.max() + 1)
+        sums = np.bincount(groups[mask], (share * deviation)[mask], minlength=groups.max() + 1)
         without.append(-sign * sums / (1 - shares))  # the deviations of a side have mean 0
     change = without[0] + without[1]
     n = len(change)

@@ -77,8 +77,8 @@ def covariates_of(log: Log, users: pa.Table | None, rows: Ints, seed: int) -> Co
     columns |= _user_columns(users, shown.user_idx[rows])
     columns |= _text_columns(queries, seed)
     names, values = list(columns), np.stack(list(columns.values()), axis=1)
-    kept, dropped = distinct_columns(names, values)
-    return Covariates([names[at] for at in kept], values[:, kept], dropped)
+    kept_columns, dropped = distinct_columns(names, values)
+    return Covariates([names[column] for column in kept_columns], values[:, kept_columns], dropped)
 
 
 def _user_columns(users: pa.Table | None, user_idx: Ints) -> dict[str, Floats]:

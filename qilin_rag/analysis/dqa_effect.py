@@ -119,19 +119,19 @@ def dqa_effects(
     populations = {"rows of the table dqa": searches & log.is_dqa, "all searches": searches}
     if (searches == populations["rows of the table dqa"]).all():
         del populations["all searches"]  # the same searches
-    found = []
+    effects = []
     with stage("populations", len(populations)) as advance:
         for name, chosen in populations.items():
             answered = int((chosen & log.shown.answered).sum())
             if min(answered, int(chosen.sum()) - answered) >= FEWEST:
-                found.append(_effect(log, users, np.flatnonzero(chosen), name, seed, only))
+                effects.append(_effect(log, users, np.flatnonzero(chosen), name, seed, only))
             advance()
-    if not found:
+    if not effects:
         n = int((searches & log.shown.answered).sum())
         raise UsageError(
             f"{n} searches with an answer and {int(searches.sum()) - n} without: {FEWEST} of each are needed at least"
         )
-    return found
+    return effects
 
 
 class _Part(NamedTuple):
@@ -153,18 +153,18 @@ def _effect(
     covariates = covariates_of(log, users, rows, seed)
     outcomes = [outcome for outcome in outcomes_of(log, rows) if only is None or outcome.name in only]
     parts: dict[bytes, list[int]] = {}
-    for at, outcome in enumerate(outcomes):
-        parts.setdefault(outcome.chosen.tobytes(), []).append(at)
+    for number, outcome in enumerate(outcomes):
+        parts.setdefault(outcome.chosen.tobytes(), []).append(number)
     effects: dict[int, Effect] = {}
     compared: list[_Part] = []
     with stage("groups of outcomes", len(parts)) as advance:
         for places in parts.values():
-            these = [outcomes[at] for at in places]
-            part = _compared(covariates, these, treated, groups, seed)
+            same_searches = [outcomes[number] for number in places]
+            part = _compared(covariates, same_searches, treated, groups, seed)
             compared.append(part)
             effects |= {
-                at: _of_outcome(outcome, column, part, treated, groups)
-                for column, (at, outcome) in enumerate(zip(places, these, strict=True))
+                number: _of_outcome(outcome, column, part, treated, groups)
+                for column, (number, outcome) in enumerate(zip(places, same_searches, strict=True))
             }
             advance()
     everything = compared[0]  # the first outcome is known for all searches
@@ -175,7 +175,7 @@ def _effect(
         if nuisances is not None
     }
     differences = comparison.differences if comparison else _unweighted(everything.functions, treated)
-    weighted = [abs(each.weighted) for each in differences if each.weighted is not None]
+    weighted = [abs(difference.weighted) for difference in differences if difference.weighted is not None]
     return DqaEffect(
         population=population,
         n_answered=int(treated.sum()),
@@ -187,8 +187,10 @@ def _effect(
         n_functions=len(differences),
         adjusted_for=used_names(everything.functions, nuisances.chosen) if nuisances else [],
         dropped=covariates.dropped,
-        effects=[effects[at] for at in range(len(outcomes))],
-        balance=_listed(everything, differences, [outcomes[at].name for at in next(iter(parts.values()))], treated),
+        effects=[effects[number] for number in range(len(outcomes))],
+        balance=_listed(
+            everything, differences, [outcomes[number].name for number in next(iter(parts.values()))], treated
+        ),
     )
 
 
@@ -212,23 +214,23 @@ def _compared(covariates: Covariates, outcomes: list[Outcome], treated: Bools, g
 
 
 def _of_outcome(outcome: Outcome, column: int, part: _Part, treated: Bools, groups: Ints) -> Effect:
-    here, comparison = part.here, part.comparison
-    values, treated, groups = outcome.values[here], treated[here], groups[here]
+    in_part, comparison = part.here, part.comparison
+    values, treated, groups = outcome.values[in_part], treated[in_part], groups[in_part]
     robust, matched, no_interval = None, None, None
     if part.nuisances and comparison and part.matches:
-        kept = np.flatnonzero(comparison.kept)
+        compared_rows = np.flatnonzero(comparison.kept)
         robust = causal.doubly_robust(
-            values[kept],
-            part.nuisances.predicted[kept, column],
-            comparison.weight[kept],
-            treated[kept],
-            groups[kept],
+            values[compared_rows],
+            part.nuisances.predicted[compared_rows, column],
+            comparison.weight[compared_rows],
+            treated[compared_rows],
+            groups[compared_rows],
         )
         matched = causal.matched(values, part.matches)
-        no_interval = causal.too_alike(values[kept], treated[kept]) or _too_few(robust)
+        no_interval = causal.too_alike(values[compared_rows], treated[compared_rows]) or _too_few(robust)
         if no_interval:
             robust = robust._replace(low=None, high=None)
-    left = _left(comparison) if comparison and not part.refusal else []
+    imbalances = _left(comparison) if comparison and not part.refusal else []
     e_value = causal.e_value(robust) if robust else None
     return Effect(
         outcome=outcome.name,
@@ -244,8 +246,8 @@ def _of_outcome(outcome: Outcome, column: int, part: _Part, treated: Bools, grou
         effective_users=robust.effective_groups if robust else None,
         refused=part.refusal,
         no_interval=no_interval,
-        is_balanced=robust is not None and not left,
-        not_balanced=left[:_MOST_NAMED],
+        is_balanced=robust is not None and not imbalances,
+        not_balanced=imbalances[:_MOST_NAMED],
         e_value=e_value[0] if e_value else None,
         e_value_of_interval=e_value[1] if e_value else None,
     )
@@ -277,11 +279,11 @@ def _unweighted(functions: Functions, treated: Bools) -> list[Difference]:
 def _listed(part: _Part, differences: list[Difference], outcomes: list[str], treated: Bools) -> list[Balance]:
     """Return the covariates and the functions that differ most, before or after weighting, largest first."""
     columns = set(part.functions.names[: part.functions.n_columns])
-    others = [each for each in differences if each.name not in columns]
+    of_functions = [each for each in differences if each.name not in columns]
     most = max(_FEWEST_LISTED, _MOST_LISTED - len(columns)) // 2
-    by_before = sorted(others, key=lambda each: -abs(each.before))
-    wanted = columns | {each.name for each in [*others[:most], *by_before[:most]]}
-    listed = [each for each in differences if each.name in wanted]
+    by_before = sorted(of_functions, key=lambda each: -abs(each.before))
+    listed_names = columns | {each.name for each in [*of_functions[:most], *by_before[:most]]}
+    listed = [each for each in differences if each.name in listed_names]
     matched: list[float | None] = [None] * len(listed)
     if part.nuisances and part.matches and len(part.matches.treated) > 1:
         scores = {f"predicted {name}": each for name, each in zip(outcomes, part.nuisances.predicted.T, strict=True)}
@@ -317,7 +319,7 @@ def outcomes_of(log: Log, rows: Ints) -> list[Outcome]:
     n_engaged = np.bincount(
         log.shown.request, log.shown.actions[:, 1:].any(axis=1) & log.clicked, minlength=len(log.shown)
     )
-    found = [
+    candidates = [
         ("clicks", "all", clicks, all_of_them),
         ("any click", "all", (clicks > 0).astype(float), all_of_them),
         ("CTR", "all", clicks / log.n_results[rows], all_of_them),
@@ -326,9 +328,9 @@ def outcomes_of(log: Log, rows: Ints) -> list[Outcome]:
         ("any like, collect, share or comment", "all", (n_engaged[rows] > 0).astype(float), all_of_them),
     ]
     return [
-        Outcome(*each)
-        for each in found
-        if each[3].sum() >= 2 * FEWEST and _both_sides(log.shown.answered[rows], each[3])
+        Outcome(*candidate)
+        for candidate in candidates
+        if candidate[3].sum() >= 2 * FEWEST and _both_sides(log.shown.answered[rows], candidate[3])
     ]
 
 

@@ -70,9 +70,15 @@ def as_page(effects: Sequence[DqaEffect], label: str, with_plots: bool, clock: s
         )
         lines += ["", "| outcome | naive | matched (pairs) | doubly robust | E-value (of the interval) |"]
         lines.append("|---|---:|---:|---:|---:|")
-        for of in effect.effects:
-            matched = f"{signed(of.matched.value)} ({of.n_pairs:,})" if of.matched else "-"
-            cells = [outcome_name(of), signed(of.naive.value), matched, robust_cell(of), e_value_cell(of)]
+        for outcome in effect.effects:
+            matched = f"{signed(outcome.matched.value)} ({outcome.n_pairs:,})" if outcome.matched else "-"
+            cells = [
+                outcome_name(outcome),
+                signed(outcome.naive.value),
+                matched,
+                robust_cell(outcome),
+                e_value_cell(outcome),
+            ]
             lines.append(f"| {' | '.join(cells)} |")
         lines += ["", *(f"- {escaped(line)}" for line in findings(effect))]
         if effect.propensity_quartiles:
@@ -135,18 +141,18 @@ def findings(effect: DqaEffect) -> list[str]:
     return found
 
 
-def _remarks(of: Effect) -> Iterator[str]:
-    if of.refused:
-        yield f"No effect is given. {_sentence(of.refused)}."
+def _remarks(effect: Effect) -> Iterator[str]:
+    if effect.refused:
+        yield f"No effect is given. {_sentence(effect.refused)}."
         return
-    if trimmed := of.n_answered - of.n_compared:
+    if trimmed := effect.n_answered - effect.n_compared:
         yield (
-            f"The effect is that on {of.n_compared:,} of the {of.n_answered:,} searches with an answer: the other "
-            f"{trimmed:,} have a propensity over {LARGEST_PROPENSITY}, and almost no comparable searches."
+            f"The effect is that on {effect.n_compared:,} of the {effect.n_answered:,} searches with an answer: the "
+            f"other {trimmed:,} have a propensity over {LARGEST_PROPENSITY}, and almost no comparable searches."
         )
-    if of.no_interval:
-        yield f"No interval is given. {_sentence(of.no_interval)}."
-    if of.is_balanced:
+    if effect.no_interval:
+        yield f"No interval is given. {_sentence(effect.no_interval)}."
+    if effect.is_balanced:
         balance = (
             f"Balanced: weighted, no function of the covariates differs by more than {LARGEST_BALANCED} standard "
             "deviations."
@@ -154,17 +160,15 @@ def _remarks(of: Effect) -> Iterator[str]:
     else:
         balance = (
             "NOT balanced: do not trust the figures. After weighting, these differ most, in standard deviations: "
-            f"{'; '.join(of.not_balanced)}."
+            f"{'; '.join(effect.not_balanced)}."
         )
-    others = (
-        f"Weighted, the {of.n_others:,} searches without an answer are worth {of.effective_others or 0:,.0f} (Kish)."
-    )
-    yield f"{balance} {others}"
+    worth = f"{effect.effective_others or 0:,.0f} (Kish)"
+    yield f"{balance} Weighted, the {effect.n_others:,} searches without an answer are worth {worth}."
 
 
-def outcome_name(of: Effect) -> str:
+def outcome_name(effect: Effect) -> str:
     """Return the outcome's name, with its searches if these are not all."""
-    return of.outcome if of.of == "all" else f"{of.outcome} ({of.of})"
+    return effect.outcome if effect.of == "all" else f"{effect.outcome} ({effect.of})"
 
 
 def signed(value: float) -> str:
@@ -172,9 +176,9 @@ def signed(value: float) -> str:
     return f"{round(value, 3) + 0.0:+.3f}"
 
 
-def robust_cell(of: Effect) -> str:
+def robust_cell(effect: Effect) -> str:
     """Return the doubly robust figure as text: refused, without an interval, or with one."""
-    robust = of.doubly_robust
+    robust = effect.doubly_robust
     if robust is None:
         return "refused"
     if robust.low is None or robust.high is None:
@@ -182,11 +186,11 @@ def robust_cell(of: Effect) -> str:
     return f"{signed(robust.value)} [{signed(robust.low)}, {signed(robust.high)}]"
 
 
-def e_value_cell(of: Effect) -> str:
+def e_value_cell(effect: Effect) -> str:
     """Return the E-values of the figure and of its interval as text."""
-    if of.e_value is None:
+    if effect.e_value is None:
         return "-"
-    return f"{of.e_value:.2f} ({of.e_value_of_interval:.2f})"
+    return f"{effect.e_value:.2f} ({effect.e_value_of_interval:.2f})"
 
 
 def _sentence(text: str) -> str:
@@ -216,27 +220,31 @@ def draw_balance(effect: DqaEffect, path: Path) -> None:
     from qilin_rag.analysis.plots import BLUE, GREEN, ORANGE, plain, plotting, save
 
     shown = _worst(effect.balance)
-    of = "" if len(shown) == effect.n_functions else f"\n(the worst {len(shown)} of {effect.n_functions:,} functions)"
+    subset = (
+        "" if len(shown) == effect.n_functions else f"\n(the worst {len(shown)} of {effect.n_functions:,} functions)"
+    )
     with plotting():
         figure, axes = pyplot.subplots(figsize=(7.0, 1.5 + 0.24 * len(shown)), layout="constrained")
         series: list[tuple[str, str, str, list[float | None]]] = [
-            ("before", ORANGE, "o", [each.before for each in shown])
+            ("before", ORANGE, "o", [function.before for function in shown])
         ]
-        series.append(("weighted", BLUE, "s", [each.weighted for each in shown]))
-        series.append(("matched", GREEN, "^", [each.matched for each in shown]))
+        series.append(("weighted", BLUE, "s", [function.weighted for function in shown]))
+        series.append(("matched", GREEN, "^", [function.matched for function in shown]))
         for name, colour, marker, values in series:
-            known = [(min(max(value, -_WIDEST), _WIDEST), at) for at, value in enumerate(values) if value is not None]
-            if known:
-                axes.scatter(*zip(*known, strict=True), color=colour, marker=marker, s=22, label=name, zorder=3)
+            points = [
+                (min(max(value, -_WIDEST), _WIDEST), row) for row, value in enumerate(values) if value is not None
+            ]
+            if points:
+                axes.scatter(*zip(*points, strict=True), color=colour, marker=marker, s=22, label=name, zorder=3)
         for edge in (-LARGEST_BALANCED, LARGEST_BALANCED):
             axes.axvline(edge, color="#999999", linestyle="--", linewidth=0.8)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set_yticks(range(len(shown)), [plain(_shortened(each.covariate)) for each in shown])
+        axes.set_yticks(range(len(shown)), [plain(_shortened(function.covariate)) for function in shown])
         axes.invert_yaxis()
         is_cut = any(abs(value) > _WIDEST for *_, values in series for value in values if value is not None)
         at_edge = f"\n(larger ones at {_WIDEST:g} and -{_WIDEST:g})" if is_cut else ""
         axes.set_xlabel(f"standardised mean difference, answered minus others{at_edge}")
-        axes.set_title(f"Balance among {effect.population}{of}", loc="left", fontsize=11)
+        axes.set_title(f"Balance among {effect.population}{subset}", loc="left", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.2)
         figure.legend(frameon=False, loc="outside right upper")

@@ -92,11 +92,11 @@ def figure3(log: Log) -> list[FigureTable]:
     share = [Column(name=name, unit="share") for name, _ in kinds]
     by_type = [Column(name=name, unit="share") for name, _ in types]
 
-    def ctr(where: Bools) -> float | None:
-        return ratio((log.clicked & where).sum(), where.sum())
+    def ctr(mask: Bools) -> float | None:
+        return ratio((log.clicked & mask).sum(), mask.sum())
 
-    def rows(bucket: Ints, of: Sequence[Bools], names: Mapping[int, str]) -> dict[str, list[float | None]]:
-        return {name: [ctr((bucket == i) & mask) for mask in of] for i, name in names.items()}
+    def rows(bucket: Ints, masks: Sequence[Bools], names: Mapping[int, str]) -> dict[str, list[float | None]]:
+        return {name: [ctr((bucket == i) & mask) for mask in masks] for i, name in names.items()}
 
     masks = [mask for _, mask in kinds]
     zero = [f"{n_zero} results are at position 0, which is read as the top (log.position_zero)."] if n_zero else []
@@ -117,18 +117,18 @@ def figure3(log: Log) -> list[FigureTable]:
             "no request at this place",
         ),
     ]
-    for key, title, sessions, what, why in by_session:
+    for key, title, sessions, definition, why in by_session:
         ordinal = _bucket(sessions.ordinal)[log.shown.request]
         n_none = int((sessions.number < 0).sum())
-        notes = [what + _AT_ONE_MOMENT, *([f"{n_none} requests are in no session."] if n_none else []), log.clock]
+        notes = [definition + _AT_ONE_MOMENT, *([f"{n_none} requests are in no session."] if n_none else []), log.clock]
         ctrs = rows(ordinal, masks, dict(enumerate(BUCKETS)))
         tables.append(table(key, title, share, ctrs, notes=notes, why_missing=why))
-    known = log.note_type > 0
+    has_type = log.note_type > 0
     why = "no result of a known type there"
     for letter, (kind, of_kind) in zip("cd", kinds, strict=True):
         shares = {
             name: [
-                ratio(((position == i) & of_kind & mask).sum(), ((position == i) & of_kind & known).sum())
+                ratio(((position == i) & of_kind & mask).sum(), ((position == i) & of_kind & has_type).sum())
                 for _, mask in types
             ]
             for i, name in places.items()

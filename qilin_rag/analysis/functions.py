@@ -167,12 +167,12 @@ def choose(functions: Functions, target: Floats, rows: Ints) -> list[Function]:
         alone = np.abs(residual @ values) / single / scale / least[0]
         together = np.where(allowed, np.abs(values.T @ (values * residual[:, None])) / deviation / scale / least[1], 0)
         best = np.argpartition(-together.ravel(), _MOST_AT_ONCE)[:_MOST_AT_ONCE]
-        ranked = [(float(alone[at]), Function(int(at))) for at in np.argsort(-alone)[:_MOST_AT_ONCE]]
-        ranked += [(float(together.flat[at]), Function(int(at // p), int(at % p))) for at in best]
+        ranked = [(float(alone[place]), Function(int(place))) for place in np.argsort(-alone)[:_MOST_AT_ONCE]]
+        ranked += [(float(together.flat[place]), Function(int(place // p), int(place % p))) for place in best]
         columns: list[Floats] = []
         for z, function in sorted(ranked, reverse=True):
             column = standardised(functions.take([function], rows)[:, 0])
-            if z > 1 and function not in chosen and all(abs(column @ other) < n / 2 for other in columns):
+            if z > 1 and function not in chosen and all(abs(column @ earlier) < n / 2 for earlier in columns):
                 columns.append(column)
                 chosen.append(function)
         if not columns:

@@ -127,23 +127,23 @@ def read_note_facts(source: Source) -> NoteFacts:
     if "notes" not in source.tables():
         return NoteFacts(*(np.zeros(0, np.int64) for _ in NoteFacts._fields))
     encoding, files = source.files("notes")
-    there = set(present_columns(encoding, files, TABLES["notes"]))
-    wanted = [name for name in ("note_idx", "note_type", "image_path") if name in there]
+    present = set(present_columns(encoding, files, TABLES["notes"]))
+    names = [name for name in ("note_idx", "note_type", "image_path") if name in present]
     columns: list[tuple[Ints, ...]] = []
     for path in files:
-        for batch in read_batches(encoding, path, TABLES["notes"], wanted):
+        for batch in read_batches(encoding, path, TABLES["notes"], names):
             rows = {name: batch.rows.column(name) for name in batch.rows.schema.names}
-            none = np.zeros(len(batch.rows), np.int64)
-            kind = pc.fill_null(rows["note_type"], 0).to_numpy(zero_copy_only=False) if "note_type" in rows else none
+            zeros = np.zeros(len(batch.rows), np.int64)
+            kind = pc.fill_null(rows["note_type"], 0).to_numpy(zero_copy_only=False) if "note_type" in rows else zeros
             images = pc.list_value_length(rows["image_path"]) if "image_path" in rows else None
-            n_images = none if images is None else pc.fill_null(images, 0).to_numpy(zero_copy_only=False)
+            n_images = zeros if images is None else pc.fill_null(images, 0).to_numpy(zero_copy_only=False)
             note_idx = rows["note_idx"].to_numpy(zero_copy_only=False)
             columns.append((note_idx, kind.astype(np.int64), n_images.astype(np.int64)))
     if not columns:
         return NoteFacts(*(np.zeros(0, np.int64) for _ in NoteFacts._fields))
-    joined = [np.concatenate(each) for each in zip(*columns, strict=True)]
+    joined = [np.concatenate(values) for values in zip(*columns, strict=True)]
     order = np.argsort(joined[0], kind="stable")
-    return NoteFacts(*(each[order] for each in joined))
+    return NoteFacts(*(values[order] for values in joined))
 
 
 def _time_order(shown: Exposures) -> Ints:

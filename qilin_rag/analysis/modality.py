@@ -34,22 +34,22 @@ def modality(log: Log, users: pa.Table | None, seed: int = 0) -> list[FigureTabl
     """Return types by kind of query, the gain of the model, and its calibration, for searches only."""
     is_video = log.note_type == VIDEO
     searched = log.shown.is_search[log.shown.request] & (log.note_type > 0)
-    at = np.flatnonzero(searched & log.clicked)
-    n_videos = int(is_video[at].sum())
-    if min(n_videos, len(at) - n_videos) < FEWEST_CLICKS:
+    clicked_results = np.flatnonzero(searched & log.clicked)
+    n_videos = int(is_video[clicked_results].sum())
+    if min(n_videos, len(clicked_results) - n_videos) < FEWEST_CLICKS:
         raise UsageError(
-            f"{n_videos} clicks of searches on videos and {len(at) - n_videos} on image-text notes: {FEWEST_CLICKS} of "
-            "each are needed at least"
+            f"{n_videos} clicks of searches on videos and {len(clicked_results) - n_videos} on image-text notes: "
+            f"{FEWEST_CLICKS} of each are needed at least"
         )
-    request = log.shown.request[at]
+    request = log.shown.request[clicked_results]
     rows = np.unique(request)
     n_shown, shown_videos = (
-        np.bincount(log.shown.request[searched], of, minlength=len(log.shown))
-        for of in (None, is_video[searched].astype(float))
+        np.bincount(log.shown.request[searched], weights, minlength=len(log.shown))
+        for weights in (None, is_video[searched].astype(float))
     )
     overall = is_video[searched].mean()
     shown = ((shown_videos + _SMOOTHING * overall) / (n_shown + _SMOOTHING))[request]
-    target = is_video[at]
+    target = is_video[clicked_results]
     groups = group_by_user(log, rows)[np.searchsorted(rows, request)]
     for name, side in (("videos", target), ("image-text notes", ~target)):
         if (n_users := len(np.unique(groups[side]))) < FEWEST_GROUPS:
@@ -111,7 +111,7 @@ def _by_query(log: Log, is_video: Bools, searched: Bools) -> FigureTable:
     intervals: list[list[tuple[float, float] | None]] = []
     for _, mask in parts:
         clicks = mask & log.clicked
-        shares = [ratio((is_video & where).sum(), where.sum()) for where in (mask, clicks)]
+        shares = [ratio((is_video & part).sum(), part.sum()) for part in (mask, clicks)]
         users = of_user[of_request][clicks]
         has_interval = len(np.unique(users)) >= FEWEST_GROUPS
         interval = share95(is_video[clicks].astype(float), users) if has_interval else None
@@ -144,7 +144,7 @@ def _gains(predictions: dict[str, Floats], target: Bools, groups: Ints) -> Figur
     losses = {name: -np.log(np.where(target, p, 1 - p)) for name, p in predictions.items()}
     first = next(iter(losses.values()))
     gains = np.stack([first - loss for loss in losses.values()], axis=1)
-    found = intervals95(gains, groups)
+    intervals = intervals95(gains, groups)
     values: list[list[float | None]] = []
     for (name, p), gain in zip(predictions.items(), gains.T, strict=True):
         auc = float(roc_auc_score(target, p))
@@ -155,10 +155,13 @@ def _gains(predictions: dict[str, Floats], target: Bools, groups: Ints) -> Figur
         columns=[Column(name=name) for name in ("log loss", "gain over one share", "Brier score", "AUC")],
         rows=list(predictions),
         values=values,
-        ci95=[[None, (each.low, each.high) if each and i else None, None, None] for i, each in enumerate(found)],
+        ci95=[
+            [None, (interval.low, interval.high) if interval and i else None, None, None]
+            for i, interval in enumerate(intervals)
+        ],
         notes=[
             f"{len(target):,} clicks of searches, {target.mean():.1%} on videos; each predicted by models that saw no "
-            "click of its user. Gains are in nats a click; their intervals are BCa over users.",
+            "click of its user. Gains are in nats per click; their intervals invert a sign-flip test over users.",
         ],
     )
 

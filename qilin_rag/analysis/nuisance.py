@@ -65,7 +65,7 @@ def fit_nuisances(functions: Functions, treated: Bools, outcomes: Floats, groups
     n, n_outcomes = outcomes.shape
     targets = np.column_stack([treated.astype(float), outcomes])
     linear, boosted = np.zeros((n, n_outcomes + 1)), np.zeros((n, n_outcomes + 1))
-    found: dict[Function, None] = {}
+    all_chosen: dict[Function, None] = {}
     rng = np.random.default_rng(seed)
     for fit, rest in folds(treated, groups, seed):
         untreated = fit[~treated[fit]]
@@ -78,19 +78,21 @@ def fit_nuisances(functions: Functions, treated: Bools, outcomes: Floats, groups
             rows = _some_of_both(rows, treated, rng)
             chosen |= dict.fromkeys(choose(functions, target[rows], rows))
             telling |= _telling(functions, target[rows], rows)
-        telling |= {int(functions.column[at]) for function in chosen for at in function if at >= 0}
-        found |= chosen
+        telling |= {int(functions.column[place]) for function in chosen for place in function if place >= 0}
+        all_chosen |= chosen
         design = functions.take([*map(Function, range(functions.n_columns)), *chosen])
-        columns = functions.take([Function(at) for at in sorted(telling)])
-        for at, (target, rows) in enumerate(zip(targets.T, parts, strict=True)):
-            linear[rest, at] = _linear(design[rows], target[rows], design[rest], is_binary=at == 0)
-            boosted[rest, at] = _boosted(columns[rows], target[rows], columns[rest], is_binary=at == 0)
+        columns = functions.take([Function(place) for place in sorted(telling)])
+        for place, (target, rows) in enumerate(zip(targets.T, parts, strict=True)):
+            linear[rest, place] = _linear(design[rows], target[rows], design[rest], is_binary=place == 0)
+            boosted[rest, place] = _boosted(columns[rows], target[rows], columns[rest], is_binary=place == 0)
     everybody = np.ones(n, bool)
     stacked = [
-        _stacked(linear[:, at], boosted[:, at], targets[:, at], ~treated if at else everybody)
-        for at in range(n_outcomes + 1)
+        _stacked(linear[:, place], boosted[:, place], targets[:, place], ~treated if place else everybody)
+        for place in range(n_outcomes + 1)
     ]
-    return Nuisances(np.clip(stacked[0], LEAST, MOST), np.column_stack([np.zeros((n, 0)), *stacked[1:]]), list(found))
+    return Nuisances(
+        np.clip(stacked[0], LEAST, MOST), np.column_stack([np.zeros((n, 0)), *stacked[1:]]), list(all_chosen)
+    )
 
 
 def _some_of_both(rows: Ints, treated: Bools, rng: np.random.Generator) -> Ints:

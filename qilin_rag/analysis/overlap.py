@@ -109,7 +109,7 @@ def _refuse_trimmed(propensity: Floats, treated: Bools, n_kept: tuple[int, int])
     return None
 
 
-def _refuse_weighted(weight: Floats, effective: float, groups: Ints, found: list[Difference]) -> str | None:
+def _refuse_weighted(weight: Floats, effective: float, groups: Ints, differences: list[Difference]) -> str | None:
     if effective < FEWEST:
         return (
             f"too little overlap: the {int((weight > 0).sum()):,} weighted searches without an answer are worth "
@@ -117,7 +117,7 @@ def _refuse_weighted(weight: Floats, effective: float, groups: Ints, found: list
         )
     if (largest := float(weight.max() / weight.sum())) > LARGEST_WEIGHT:
         return f"too little overlap: one search without an answer has {largest:.0%} of all weight"
-    [of_propensity] = [each.weighted or 0.0 for each in found if each.name == PROPENSITY]
+    [of_propensity] = [each.weighted or 0.0 for each in differences if each.name == PROPENSITY]
     if abs(of_propensity) > LARGEST_OF_PROPENSITY:
         return (
             "too little overlap: after weighting the propensities of the two sides still differ by "
@@ -152,14 +152,14 @@ class _Checks:
         """Return all differences except products of thresholds, largest first; chosen functions count once."""
         functions, n_columns = self.functions, self.functions.n_columns
         everywhere = np.ones(len(self.treated))
-        found: dict[str, Difference] = {}
+        by_name: dict[str, Difference] = {}
         rows = [(name, function) for name, function in zip(self.model_names, self.model_functions, strict=True)]
         values = [
             standardised_differences(self.model, self.treated, each, self.model_spread)
             for each in (everywhere, weight)
             if each is not None
         ]
-        rows += [(name, Function(at)) for at, name in enumerate(functions.names)]
+        rows += [(name, Function(row)) for row, name in enumerate(functions.names)]
         singles = [
             standardised_differences(self.functions.values.astype(np.float64), self.treated, each, self.single_spread)
             for each in (everywhere, weight)
@@ -172,10 +172,10 @@ class _Checks:
         if weight is not None:
             products.append(self._products(weight, n_columns)[0][allowed] / spread[allowed])
         columns = [np.concatenate(parts).tolist() for parts in zip(values, singles, products, strict=True)]
-        for at, (name, function) in enumerate(rows):
-            weighted = columns[1][at] if weight is not None else None
-            found.setdefault(name, Difference(name, columns[0][at], weighted, function))
-        return sorted(found.values(), key=lambda each: -abs(each.before if each.weighted is None else each.weighted))
+        for row, (name, function) in enumerate(rows):
+            weighted = columns[1][row] if weight is not None else None
+            by_name.setdefault(name, Difference(name, columns[0][row], weighted, function))
+        return sorted(by_name.values(), key=lambda each: -abs(each.before if each.weighted is None else each.weighted))
 
     def beyond_chance(self, weight: Floats, effective: float) -> list[Difference]:
         """Return products of two functions that differ by more than .1 and than chance (Bonferroni)."""
@@ -219,17 +219,17 @@ def _calibrated(checks: _Checks, weight: Floats) -> Floats:
     """
     least = _LEAST_ESS_KEPT * worth_of(weight[~checks.treated])
     first = [{PROPENSITY}, set(checks.model_names), set(checks.functions.names[: checks.functions.n_columns])]
-    wanted: dict[str, Difference] = {}
+    balanced: dict[str, Difference] = {}
     best = weight
     for turn in range(_ROUNDS):
-        found = [each for each in checks.differences(best) if each.name not in checks.predicted_names]
-        left = {each.name for each in found if abs(each.weighted or 0.0) > _OF_OTHERS + _SLACK}
-        names = first[turn] if turn < len(first) else left
-        new = {each.name: each for each in found if each.name in names and each.name not in wanted}
+        candidates = [each for each in checks.differences(best) if each.name not in checks.predicted_names]
+        unbalanced = {each.name for each in candidates if abs(each.weighted or 0.0) > _OF_OTHERS + _SLACK}
+        names = first[turn] if turn < len(first) else unbalanced
+        new = {each.name: each for each in candidates if each.name in names and each.name not in balanced}
         if not new and turn >= len(first):
             break
-        wanted |= new
-        moved = _tilted(*checks.columns(list(wanted.values())), checks.treated, weight, least)
+        balanced |= new
+        moved = _tilted(*checks.columns(list(balanced.values())), checks.treated, weight, least)
         if moved is None:
             break
         best = moved
@@ -245,20 +245,20 @@ def _tilted(columns: Floats, tolerance: Floats, treated: Bools, weight: Floats, 
 
     if not columns.shape[1]:
         return weight
-    here = ~treated & (weight > 0)
-    apart = columns[here] - np.average(columns[treated], axis=0, weights=weight[treated])
-    base = np.log(weight[here] / weight[here].sum())
-    k = apart.shape[1]
+    is_other = ~treated & (weight > 0)
+    gaps = columns[is_other] - np.average(columns[treated], axis=0, weights=weight[treated])
+    base = np.log(weight[is_other] / weight[is_other].sum())
+    k = gaps.shape[1]
 
     def tilt(parts: Floats) -> tuple[Floats, float]:
-        exponent = apart @ (parts[:k] - parts[k:]) + base
+        exponent = gaps @ (parts[:k] - parts[k:]) + base
         powers = np.exp(exponent - (top := exponent.max()))
         total = powers.sum()
         return powers / total, float(top + np.log(total))
 
     def loss(parts: Floats) -> tuple[float, Floats]:
         shares, value = tilt(parts)
-        slope = shares @ apart
+        slope = shares @ gaps
         cost = float(tolerance @ (parts[:k] + parts[k:]))
         return value + cost, np.concatenate([tolerance + slope, tolerance - slope])
 
@@ -266,7 +266,7 @@ def _tilted(columns: Floats, tolerance: Floats, treated: Bools, weight: Floats, 
         if worth_of(tilt(parts)[0]) < least / 2:
             raise StopIteration
 
-    done = minimize(
+    solution = minimize(
         loss,
         np.zeros(2 * k),
         jac=True,
@@ -275,9 +275,9 @@ def _tilted(columns: Floats, tolerance: Floats, treated: Bools, weight: Floats, 
         callback=stop_early,
         options={"maxiter": _STEPS},
     )
-    shares, _ = tilt(done.x)
-    if (np.abs(shares @ apart) - tolerance).max() > _SLACK or worth_of(shares) < least:
+    shares, _ = tilt(solution.x)
+    if (np.abs(shares @ gaps) - tolerance).max() > _SLACK or worth_of(shares) < least:
         return None
-    found = np.where(treated, weight, 0.0)
-    found[here] = shares
-    return found
+    tilted = np.where(treated, weight, 0.0)
+    tilted[is_other] = shares
+    return tilted

@@ -105,16 +105,16 @@ def draw_bars(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
     height = 0.8 / len(shares)
     for colour, order, i in zip(COLOURS[: len(shares)], range(len(shares)), shares, strict=True):
         column = table.columns[i].name
-        at = [place + (order - (len(shares) - 1) / 2) * height for place in range(len(table.rows))]
+        heights = [place + (order - (len(shares) - 1) / 2) * height for place in range(len(table.rows))]
         values = [row[i] for row in table.values]
-        known = [100 * (value or 0) for value in values]
-        axes.barh(at, known, height=height * 0.9, color=colour, label=column if len(shares) > 1 else "this data")
-        for row, (y, value) in enumerate(zip(at, values, strict=True)):
+        lengths = [100 * (value or 0) for value in values]
+        axes.barh(heights, lengths, height=height * 0.9, color=colour, label=column if len(shares) > 1 else "this data")
+        for row, (y, value) in enumerate(zip(heights, values, strict=True)):
             if value is None:
                 axes.text(0, y, " no data", va="center", fontsize=7, color=GREY)
             elif interval := table.interval(row, i):
                 axes.plot([100 * end for end in interval], [y, y], color="black", linewidth=1, solid_capstyle="butt")
-        printed = [(table.printed(row, column), y) for row, y in zip(table.rows, at, strict=True)]
+        printed = [(table.printed(row, column), y) for row, y in zip(table.rows, heights, strict=True)]
         marks = [(100 * value, y) for value, y in printed if value is not None]
         if marks:
             across, up = zip(*marks, strict=True)

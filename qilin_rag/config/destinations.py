@@ -50,7 +50,7 @@ def as_flag(name: str, value: Any) -> str:
     return f"--set {shlex.quote(f'{name}={text}')}"
 
 
-def check_destination(label: str, llm: Mapping[str, Any], named: Collection[str], serve: bool = False) -> None:
+def check_destination(label: str, llm: Mapping[str, Any], by_flag: Collection[str], serve: bool = False) -> None:
     """Check an LLM that has the name of a shipped preset, but another address or key.
 
     A preset of the working folder, or a file of settings, may replace a shipped one. The change is logged.
@@ -58,13 +58,13 @@ def check_destination(label: str, llm: Mapping[str, Any], named: Collection[str]
     Args:
         label: The name of the preset.
         llm: The LLM's settings, with its class under `name`.
-        named: The settings that flags name, such as `llm.base_url`.
+        by_flag: The settings that flags name, such as `llm.base_url`.
         serve: Whether the run starts its own server, so that no other address counts.
 
     Raises:
         UsageError: if a key would go there.
     """
-    own, shipped = (root / "configs/llms" / f"{label}.yaml" for root in (Path.cwd(), shipped_root()))
+    local_file, shipped = (root / "configs/llms" / f"{label}.yaml" for root in (Path.cwd(), shipped_root()))
     if serve or not shipped.is_file():
         return
     expected = read_preset(shipped)
@@ -75,18 +75,19 @@ def check_destination(label: str, llm: Mapping[str, Any], named: Collection[str]
         name: (expected.get(name, default), value)
         for name, default in fields.items()
         if (value := llm.get(name, default)) != expected.get(name, default) or is_other_class
-        if f"llm.{name}" not in named
+        if f"llm.{name}" not in by_flag
     }
     addresses = changed.get("base_url", ())
     if not changed or (set(changed) == {"base_url"} and all(is_loopback(str(address)) for address in addresses)):
         return
-    what = ", ".join(
+    changes = ", ".join(
         f"{name} {value} (the shipped one: {'none' if before is PydanticUndefined else before})"
         for name, (before, value) in changed.items()
     )
-    said = f"{own if own.is_file() and own != shipped else 'a file'} changes the preset {label}: {what}"
+    source = local_file if local_file.is_file() and local_file != shipped else "a file"
+    message = f"{source} changes the preset {label}: {changes}"
     variable = llm.get("api_key_env", fields.get("api_key_env"))
     if variable is None or os.environ.get(str(variable), "").strip():
         flags = " ".join(as_flag(f"llm.{name}", value) for name, (_, value) in changed.items())
-        raise UsageError(f"{said}; a key would go there, so confirm it if you mean it: {flags}")
-    logger.warning("%s", said)
+        raise UsageError(f"{message}; a key would go there, so confirm it if you mean it: {flags}")
+    logger.warning("%s", message)

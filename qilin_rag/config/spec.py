@@ -139,9 +139,9 @@ _REPEATED_SETTINGS = (
 _PLAIN_SETTINGS = [name for name in RunSpec.model_fields if name not in _COMPOSED_SETTINGS]
 
 
-def _refuse_unwritable(given: Mapping[str, Any]) -> None:
+def _refuse_unwritable(settings: Mapping[str, Any]) -> None:
     """Refuse paths and names that the manifest can't hold or the system can't open."""
-    for name, value in given.items():
+    for name, value in settings.items():
         if isinstance(value, str | Path) and ("\0" in str(value) or clean(str(value)) != str(value)):
             raise UsageError(
                 f"{name} {ascii(str(value))[:80]} holds a character that is invalid in a name; "
@@ -162,15 +162,15 @@ def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any],
         yield "metrics", SCORERS, _metrics(settings["metrics"])
 
 
-def _components_as_written(given: Mapping[str, Any]) -> dict[str, Any]:
+def _components_as_written(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Replace a prompt and a second stage given as objects by the file and folder they came from."""
     written: dict[str, Any] = {}
-    if (source := getattr(given.get("prompt"), "source", None)) is not None:
+    if (source := getattr(settings.get("prompt"), "source", None)) is not None:
         if not source:
             raise UsageError("prompt: a prompt without a file can't be asked again; write it into a file")
         written["prompt"] = source
-    if (folder := getattr(given.get("rerank"), "folder", None)) is not None:
-        second = given["rerank"]
+    if (folder := getattr(settings.get("rerank"), "folder", None)) is not None:
+        second = settings["rerank"]
         written |= {"rerank": folder, "rerank_depth": second.depth, "rerank_weight": second.weight}
     return written
 
@@ -221,23 +221,23 @@ def resolve_spec(
     if from_file is None:
         from_file = read_yaml(file) if file else {}
     overrides = list(overrides)
-    for kind, registry, named in _names_in(from_file):
-        if any(registry.names_code(name, its) for name, its in named.items()):
+    for kind, registry, components in _names_in(from_file):
+        if any(registry.names_code(name, component_settings) for name, component_settings in components.items()):
             raise UsageError(
                 f"{file}: {kind} must be a registered name; give code (package.module:NAME) as {kind} (--{kind})"
             )
-    given = {**from_file, **{key: value for key, value in flags.items() if value is not None}}
-    given |= _components_as_written(given)
-    _refuse_unwritable(given)
+    merged = {**from_file, **{key: value for key, value in flags.items() if value is not None}}
+    merged |= _components_as_written(merged)
+    _refuse_unwritable(merged)
     for name in ("runs_dir", "ids", "rerank"):
-        if isinstance(given.get(name), str | Path):
-            given[name] = expanded(given[name])
-    base_url, stream = given.pop("base_url", None), given.pop("stream", None)
-    retriever = _named(given.pop("retriever", "bm25"), "retriever")
-    llm = _named(given.pop("llm", "extractive"), "llm")
-    optional = [] if "metrics" in given else list(_OPTIONAL_METRICS)
-    named = _metrics(given.pop("metrics", list(_DEFAULT_METRICS)))
-    metrics: dict[str, dict[str, Any]] = {**{name: {} for name in _EVERY_RUN_METRICS}, **named}
+        if isinstance(merged.get(name), str | Path):
+            merged[name] = expanded(merged[name])
+    base_url, stream = merged.pop("base_url", None), merged.pop("stream", None)
+    retriever = _named(merged.pop("retriever", "bm25"), "retriever")
+    llm = _named(merged.pop("llm", "extractive"), "llm")
+    optional = [] if "metrics" in merged else list(_OPTIONAL_METRICS)
+    components = _metrics(merged.pop("metrics", list(_DEFAULT_METRICS)))
+    metrics: dict[str, dict[str, Any]] = {**{name: {} for name in _EVERY_RUN_METRICS}, **components}
     label = llm["name"]
     preset = named_llm(label)
     llm = {**preset, **{key: value for key, value in llm.items() if key != "name"}}
@@ -245,31 +245,31 @@ def resolve_spec(
         if value is not None:
             llm[name] = value
     if isinstance(engine := llm.get("engine"), dict):
-        for key, what in (("python", "name a program"), ("allowed", "allow itself anything")):
+        for key, action in (("python", "name a program"), ("allowed", "allow itself anything")):
             if key in engine:
-                raise UsageError(f"a file can't {what} (engine.{key}); give it with --set llm.engine.{key}=")
+                raise UsageError(f"a file can't {action} (engine.{key}); give it with --set llm.engine.{key}=")
     for path, value in parse_overrides(overrides, _owner_of(retriever["name"], llm)):
         if path[0] == "metrics" and len(path) == 3 and path[1] in optional:  # a metric that is set is wanted
             optional.remove(path[1])
             metrics[path[1]] = {}
-        _override(path, value, given, retriever, llm, metrics)
-    depths = [retriever.get("depth"), given.get("rerank_depth", RERANK_DEPTH) if given.get("rerank") else None]
-    given.setdefault("top_k", min([top_k, *(depth for depth in depths if isinstance(depth, int) and depth > 0)]))
+        _override(path, value, merged, retriever, llm, metrics)
+    depths = [retriever.get("depth"), merged.get("rerank_depth", RERANK_DEPTH) if merged.get("rerank") else None]
+    merged.setdefault("top_k", min([top_k, *(depth for depth in depths if isinstance(depth, int) and depth > 0)]))
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
     RETRIEVERS.resolve(retriever_name)
     LLMS.resolve(llm_class)  # before the check of its destination
     by_flag = named_settings(overrides, flags.get("base_url"))
-    check_destination(label, {**llm, "name": llm_class}, by_flag, bool(given.get("serve")))
-    if file is not None and not given.get("serve"):
+    check_destination(label, {**llm, "name": llm_class}, by_flag, bool(merged.get("serve")))
+    if file is not None and not merged.get("serve"):
         say_destination(file, from_file, {**llm, "name": llm_class}, by_flag)
     if label.startswith(GGUF):
         label = preset["model"]
         if "base_url" not in llm:
-            given.setdefault("serve", True)
+            merged.setdefault("serve", True)
     is_as_preset = all(llm.get(key) == preset.get(key) for key in ("model", "base_url"))
     if llm.get("price") is preset.get("price") and not is_as_preset:
         llm.pop("price", None)  # the price of another model or provider
-    if given.get("serve") and base_url is not None:
+    if merged.get("serve") and base_url is not None:
         raise UsageError(
             "serve (--serve) starts its own server, so it takes no base_url (--base-url); leave one of them out"
         )
@@ -280,7 +280,7 @@ def resolve_spec(
     if LLMS.is_registered(label) and argument in llm:  # whichever way it was given
         label, preset = f"{llm_class.partition(':')[0]}:{llm[argument]}", {argument: llm[argument]}
     settings = {
-        **given,
+        **merged,
         "retriever": {"name": retriever_name, "settings": retriever},
         "llm": {"name": llm_class, "settings": llm},
         "llm_label": label,
@@ -302,19 +302,19 @@ def recorded_spec(
     What it allows its engine does not count: only flags can allow that.
     """
     try:
-        given = RunSpec(**recorded).model_dump()
-        retriever, llm = given["retriever"]["settings"], given["llm"]["settings"]
+        values = RunSpec(**recorded).model_dump()
+        retriever, llm = values["retriever"]["settings"], values["llm"]["settings"]
         if isinstance(engine := llm.get("engine"), dict):
             llm["engine"] = {key: value for key, value in engine.items() if key != "allowed"}
-        names = given["retriever"]["name"], {"name": given["llm"]["name"], **llm}
+        names = values["retriever"]["name"], {"name": values["llm"]["name"], **llm}
         for path, value in parse_overrides(overrides, _owner_of(*names)):
             if path[0] not in _REPEATED_SETTINGS:
                 raise unknown_name("setting in --set", ".".join(path), _REPEATED_SETTINGS)
-            _override(path, value, given, retriever, llm, given["metrics"])
+            _override(path, value, values, retriever, llm, values["metrics"])
         if base_url is not None:
             llm["base_url"] = base_url
-        _refuse_unwritable({**given, "base_url": base_url})
-        return RunSpec(**given | changes)
+        _refuse_unwritable({**values, "base_url": base_url})
+        return RunSpec(**values | changes)
     except ValidationError as error:
         raise UsageError(f"its configuration can't be read: {explain(error, RunSpec)}") from error
 
@@ -322,7 +322,7 @@ def recorded_spec(
 def _override(
     path: list[str],
     value: Any,
-    given: dict[str, Any],
+    settings: dict[str, Any],
     retriever: dict[str, Any],
     llm: dict[str, Any],
     metrics: dict[str, dict[str, Any]],
@@ -333,8 +333,8 @@ def _override(
             retriever[key] = value
         case ["llm", "engine"] if isinstance(value, dict):
             llm["engine"] = {}
-            for setting, each in sorted(value.items(), key=lambda item: item[0] != "name"):
-                llm["engine"] = _with_setting(llm["engine"], [str(setting)], each)
+            for setting, setting_value in sorted(value.items(), key=lambda item: item[0] != "name"):
+                llm["engine"] = _with_setting(llm["engine"], [str(setting)], setting_value)
         case ["llm", key] if key != "name":
             llm[key] = value
         case ["llm", "engine", *keys]:
@@ -344,7 +344,7 @@ def _override(
                 raise unknown_name("metric in this run", metric, metrics)
             metrics[metric][key] = value
         case [key] if key in _PLAIN_SETTINGS:
-            given[key] = value
+            settings[key] = value
         case _:
             raise _unknown_setting(".".join(path), retriever["name"], llm["name"], metrics)
 

@@ -145,11 +145,11 @@ def make_room() -> None:
     except UsageError as error:  # the caller reported it before the work began
         logger.warning("%s; nothing is removed from the cache", error)
         return
-    found = entries()
-    n_fixed = sum(entry.n_bytes for entry in found)
+    all_entries = entries()
+    n_fixed = sum(entry.n_bytes for entry in all_entries)
     if n_fixed <= limit:
         return
-    removable = [entry for entry in found if entry.n_bytes and _is_removable(entry)]
+    removable = [entry for entry in all_entries if entry.n_bytes and _is_removable(entry)]
     removable.sort(key=lambda entry: entry.n_bytes <= limit)  # entries that can never fit go first
     n_removable = sum(entry.n_bytes for entry in removable)
     n_fixed -= n_removable
@@ -228,8 +228,8 @@ def _listed(folder: Path) -> list[Path]:
     return []
 
 
-def _last_use(found: os.stat_result) -> float:
-    return found.st_mtime if stat.S_ISDIR(found.st_mode) else max(found.st_mtime, found.st_atime)
+def _last_use(status: os.stat_result) -> float:
+    return status.st_mtime if stat.S_ISDIR(status.st_mode) else max(status.st_mtime, status.st_atime)
 
 
 def _size(path: Path) -> int:

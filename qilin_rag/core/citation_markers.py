@@ -176,27 +176,27 @@ def find_markers(text: str) -> list[CitationMarker]:
     [Marker(start=3, end=11, numbers=[1, 2, 3])]
     """
     patterns = _patterns()
-    named: list[tuple[int, list[int]]] = []
+    cited: list[tuple[int, list[int]]] = []
 
-    def blank(found: re.Match[str]) -> str:
-        ranges = _ranges(found[0])
+    def blank(match: re.Match[str]) -> str:
+        ranges = _ranges(match[0])
         if any(high - low > WIDEST_RANGE for low, high in ranges):
-            return found[0]
-        named.append((found.start(), [number for low, high in ranges for number in range(low, high + 1)]))
-        return _BLANK * len(found[0])
+            return match[0]
+        cited.append((match.start(), [number for low, high in ranges for number in range(low, high + 1)]))
+        return _BLANK * len(match[0])
 
     blanked = patterns.marker.sub(blank, text)
-    if not named:
+    if not cited:
         return []
     for pattern in (patterns.wrapper, patterns.wrapper, patterns.between):  # ([[1]])
-        blanked = pattern.sub(lambda found: _BLANK * len(found[0]), blanked)
-    markers, left = [], iter([*named, (len(text), [])])
-    start, numbers = next(left)
+        blanked = pattern.sub(lambda match: _BLANK * len(match[0]), blanked)
+    markers, remaining = [], iter([*cited, (len(text), [])])
+    start, numbers = next(remaining)
     for run in _BLANKS.finditer(blanked):
         together: list[int] = []
         while start < run.end():
             together += numbers
-            start, numbers = next(left)
+            start, numbers = next(remaining)
         markers.append(CitationMarker(run.start(), run.end(), together))
     return markers
 

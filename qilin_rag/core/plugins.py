@@ -61,25 +61,25 @@ def make_object(
     Raises:
         UsageError: if the object can't be made, or is of another type.
     """
-    found = import_object(path, what)
-    if isinstance(found, kind):
+    candidate = import_object(path, what)
+    if isinstance(candidate, kind):
         if settings:
             raise UsageError(f"{what}: {path} is an object, which takes no settings; name a function that makes it")
-        return found
-    if not callable(found):
+        return candidate
+    if not callable(candidate):
         module, _, name = path.partition(":")
         raise UsageError(f"{what}: {module} has no {kind.__name__}, and no function that makes one, called {name!r}")
-    taken = parameters(found)
-    given = {name: value for name, value in (offered or {}).items() if name in taken}
+    accepted = parameters(candidate)
+    extra = {name: value for name, value in (offered or {}).items() if name in accepted}
     try:
-        made = found(**{**given, **settings})
+        result = candidate(**{**extra, **settings})
     except UsageError:
         raise
     except Exception as error:
         raise UsageError(f"{what}: {path} failed: {one_line(error)}") from error
-    if not isinstance(made, kind):
-        raise UsageError(f"{what}: {path} makes a {type(made).__name__}, not a {kind.__name__}")
-    return made
+    if not isinstance(result, kind):
+        raise UsageError(f"{what}: {path} makes a {type(result).__name__}, not a {kind.__name__}")
+    return result
 
 
 def parameters(made_by: Callable[..., Any]) -> set[str]:

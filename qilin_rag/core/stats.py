@@ -150,8 +150,8 @@ def mean_bounds(
         ends = share95(scored.values[:, 0], scored.clusters)
         why = None if ends else f"too few: queries worth under {FEWEST_INFORMATIVE} equal ones"
         bounds[column] = Bounds(Interval(*ends, "wilson") if ends else None, why)
-    others = np.flatnonzero(~is_binary)
-    for column, test in zip(others, paired_tests(values[:, others], clusters, seed), strict=True):
+    not_binary = np.flatnonzero(~is_binary)
+    for column, test in zip(not_binary, paired_tests(values[:, not_binary], clusters, seed), strict=True):
         bounds[column] = Bounds(test.interval, test.no_interval)
     return bounds
 

@@ -139,7 +139,7 @@ def _kind(lines: Sequence[_Line]) -> str:
 def _parsed(fields: Sequence[str], note_number: Callable[[str], int | None]) -> tuple[str, _Line]:
     """Read the fields of one line; a ValueError names what is wrong."""
     if len(fields) != len(_FIELDS):
-        of = f"{len(fields)} fields, and 6 are needed ({' '.join(_FIELDS)})"
+        of = f"{len(fields)} fields instead of 6 ({' '.join(_FIELDS)})"
         if len(fields) == len(_FIELDS) - 1:
             of += f"; {_lacking(fields)} seems to be missing"
         raise ValueError(of)

@@ -115,6 +115,7 @@ class Question(Frozen):
         reference_notes (list of int): The note_idx of each relevant note.
         recorded (dict of str to list of pairs): Rankings that came with the data, by retriever: `(note_idx, score)`
             pairs, best first.
+        meta (dict): Other columns of the row in the data, such as `user_idx` and the feedback flags.
 
     Example:
         >>> Question(id="1", query="手冲水温", references=["92度。"], reference_notes=[1]).references

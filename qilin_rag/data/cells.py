@@ -111,13 +111,15 @@ def parse_repr(text: str) -> Any:
         ValueError: if the text has another form; the error names the character.
     """
     stack: list[tuple[str, list[Any]]] = [("", [])]
-    at = 0
+    position = 0
     end = len(text.rstrip())
-    while at < end:
-        token = _TOKEN.match(text, at)
+    while position < end:
+        token = _TOKEN.match(text, position)
         if token is None:
-            raise ValueError(f"can't be parsed at character {at}: {shown(text[at : at + _SHOWN_CHARS])}")
-        at = token.end()
+            raise ValueError(
+                f"can't be parsed at character {position}: {shown(text[position : position + _SHOWN_CHARS])}"
+            )
+        position = token.end()
         match token.lastgroup, token[token.lastgroup] if token.lastgroup else "":
             case "open", opened:
                 stack.append((opened, []))
@@ -126,7 +128,7 @@ def parse_repr(text: str) -> Any:
             case "close", closed:
                 opened, items = stack.pop()
                 if {"[": "]", "array(": ")", "{": "}"}.get(opened) != closed:
-                    raise ValueError(f"has a {closed!r} too many or of the wrong kind at character {at - 1}")
+                    raise ValueError(f"has a {closed!r} too many or of the wrong kind at character {position - 1}")
                 stack[-1][1].append(_closed(opened, items))
             case "text", quoted:
                 stack[-1][1].append(ast.literal_eval(quoted))

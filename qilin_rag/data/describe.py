@@ -32,16 +32,16 @@ def describe(source: Source) -> Figures:
         Figures of each table, the notes, the questions with answers, the positions and sessions of requests, and the
         evidence for or against the assumed clock of searches. Lengths are in characters.
     """
-    there = source.tables()
+    tables = source.tables()
     figures: Figures = {}
-    for name in there:
+    for name in tables:
         encoding, files = source.files(name)
         key = [TABLES[name].key]
         n_rows = sum(len(batch.rows) for path in files for batch in read_batches(encoding, path, TABLES[name], key))
         figures[f"table {name}"] = {"rows": n_rows, "columns": len(present_columns(encoding, files, TABLES[name]))}
-    if "notes" in there:
+    if "notes" in tables:
         figures["notes"] = _notes(source)
-    if "dqa" in there:
+    if "dqa" in tables:
         figures["answers"] = _answers(source)
     if logs := _logs(source):
         figures["results"] = _results(logs)

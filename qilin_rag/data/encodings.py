@@ -105,37 +105,41 @@ def _is_beside(name: str) -> bool:
 
 def present_columns(encoding: str, files: Sequence[Path], table: Table, report: Report = stop) -> list[str]:
     """Return the table's columns that at least one of the files has, in the table's order."""
-    there: set[str] = set()
+    names_present: set[str] = set()
     has_named_notes = False
     for path in files:
         with _reading(path, report):
             match encoding:
                 case "parquet" | "arrow":
                     schema = _schema(encoding, path)
-                    there |= set(schema.names)
+                    names_present |= set(schema.names)
                     has_named_notes |= _may_name_notes(table, schema)
                 case "csv":
-                    there |= set(CsvFile(path).header)
-                    rows = CsvFile(path).rows(lambda defect: None) if _names_notes(table, list(there)) else iter(())
+                    names_present |= set(CsvFile(path).header)
+                    rows = (
+                        CsvFile(path).rows(lambda defect: None)
+                        if _names_notes(table, list(names_present))
+                        else iter(())
+                    )
                     has_named_notes |= any(is_named(row[table.key]) for _, row in rows)
                 case _:
                     for _, row in json_lines(path, report):
-                        there |= row.keys()
+                        names_present |= row.keys()
                         has_named_notes |= _names_notes(table, row) and is_named(row[table.key])
-    names = names_in(table, sorted(there))
-    others = "extra" in table.columns and encoding in ("csv", "jsonl") and there - set(names.values())
-    made = {"extra": bool(others), NOTE_ID: has_named_notes}
-    return [name for name in table.readable if name in names or made.get(name)]
+    names = names_in(table, sorted(names_present))
+    extra_names = "extra" in table.columns and encoding in ("csv", "jsonl") and names_present - set(names.values())
+    added = {"extra": bool(extra_names), NOTE_ID: has_named_notes}
+    return [name for name in table.readable if name in names or added.get(name)]
 
 
-def _names_notes(table: Table, there: Container[str]) -> bool:
+def _names_notes(table: Table, names: Container[str]) -> bool:
     """Return whether the ids of this table may be text: notes in the generic layout, with their shorter names."""
-    return NOTE_ID in table.own and table.key in there and "note_title" not in there
+    return NOTE_ID in table.own and table.key in names and "note_title" not in names
 
 
-def _may_be_text(table: Table, there: Container[str]) -> bool:
+def _may_be_text(table: Table, names: Container[str]) -> bool:
     """Return whether the ids of notes in this table may be text."""
-    return NOTE_ID not in table.own or _names_notes(table, there)
+    return NOTE_ID not in table.own or _names_notes(table, names)
 
 
 def _may_name_notes(table: Table, schema: pa.Schema) -> bool:
@@ -153,8 +157,8 @@ def _schema(encoding: str, path: Path) -> pa.Schema:
 
 def with_columns(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """Return the rows with the columns of `schema`; missing columns are null."""
-    there = set(rows.schema.names)
-    arrays = [rows.column(field.name) if field.name in there else pa.nulls(len(rows), field.type) for field in schema]
+    present = set(rows.schema.names)
+    arrays = [rows.column(field.name) if field.name in present else pa.nulls(len(rows), field.type) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -183,33 +187,33 @@ def read_batches(
 
 
 def _columnar(
-    encoding: str, path: Path, table: Table, wanted: Mapping[str, pa.DataType], report: Report
+    encoding: str, path: Path, table: Table, columns: Mapping[str, pa.DataType], report: Report
 ) -> Iterator[Batch]:
-    there = _schema(encoding, path).names
-    known = names_in(table, there)
-    if problem := double_problem([name for name in there if name in known.values()]):
+    names = _schema(encoding, path).names
+    file_names = names_in(table, names)
+    if problem := double_problem([name for name in names if name in file_names.values()]):
         report(Defect(path, "", "", problem))
         return
-    for problem in missing_columns(table, there, wanted):
+    for problem in missing_columns(table, names, columns):
         report(Defect(path, "", "", f"column {problem}"))
-    ids = NoteIds(_may_be_text(table, there))
+    ids = NoteIds(_may_be_text(table, names))
     first = 0
-    for batch in _record_batches(encoding, path, table, wanted):
+    for batch in _record_batches(encoding, path, table, columns):
         numbers = range(first, first + len(batch))
         first += len(batch)
         arrays = {
-            name: _conform(batch.column(known[name]), name, kind, table, path, numbers, report, ids)
-            for name, kind in wanted.items()
-            if name in known
+            name: _conform(batch.column(file_names[name]), name, kind, table, path, numbers, report, ids)
+            for name, kind in columns.items()
+            if name in file_names
         }
-        if NOTE_ID in wanted and table.key in arrays and not pa.types.is_integer(batch.column(table.key).type):
+        if NOTE_ID in columns and table.key in arrays and not pa.types.is_integer(batch.column(table.key).type):
             texts = batch.column(table.key).to_pylist()
             arrays[NOTE_ID] = pa.array([clean(text) if is_named(text) else None for text in texts], pa.string())
         yield Batch(pa.RecordBatch.from_pydict(arrays), path, "row", numbers)
 
 
 def _record_batches(
-    encoding: str, path: Path, table: Table, wanted: Mapping[str, pa.DataType]
+    encoding: str, path: Path, table: Table, columns: Mapping[str, pa.DataType]
 ) -> Iterator[pa.RecordBatch]:
     """Yield the file's own batches, bounded in size; of columns that are not needed, only the names are read."""
     if encoding == "parquet":
@@ -217,7 +221,7 @@ def _record_batches(
 
         with pq.ParquetFile(path, memory_map=True) as file:
             names = names_in(table, file.schema_arrow.names)
-            chosen = [there for name, there in names.items() if name in wanted]
+            chosen = [file_name for name, file_name in names.items() if name in columns]
             if not file.metadata.num_rows:
                 yield from pa.Table.from_batches([], file.schema_arrow).select(chosen).to_batches()
             yield from file.iter_batches(batch_size=BATCH_ROWS, columns=chosen)
@@ -288,10 +292,10 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_struct(kind):
         if not pa.types.is_struct(array.type):
             raise ValueError("no mapping")
-        there = {field.name for field in array.type}
+        present = {field.name for field in array.type}
         fields = [
             _cast(pc.struct_field(array, field.name), field.type)
-            if field.name in there
+            if field.name in present
             else pa.nulls(len(array), field.type)
             for field in kind
         ]
@@ -315,7 +319,7 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _rowwise(
-    encoding: str, path: Path, table: Table, wanted: Mapping[str, pa.DataType], report: Report
+    encoding: str, path: Path, table: Table, columns: Mapping[str, pa.DataType], report: Report
 ) -> Iterator[Batch]:
     """Yield rows as Python data, one batch at a time."""
     is_csv = encoding == "csv"
@@ -325,7 +329,7 @@ def _rowwise(
         if problem := of_csv.problem():
             report(Defect(path, "", "", problem))
             return
-        for problem in missing_columns(table, of_csv.header, wanted):
+        for problem in missing_columns(table, of_csv.header, columns):
             report(Defect(path, "", "", f"column {problem}"))
     rows: Iterator[tuple[int, Mapping[str, Any]]] = of_csv.rows(report) if is_csv else json_lines(path, report)
     ids, numbers_only = NoteIds(), NoteIds(is_text_allowed=False)
@@ -333,8 +337,8 @@ def _rowwise(
     numbers: list[int] = []
 
     def batch() -> Batch:
-        there = {name: kind for name, kind in wanted.items() if any(name in row for row in pending)}
-        arrays = {name: pa.array([row.get(name) for row in pending], kind) for name, kind in there.items()}
+        types = {name: kind for name, kind in columns.items() if any(name in row for row in pending)}
+        arrays = {name: pa.array([row.get(name) for row in pending], kind) for name, kind in types.items()}
         whole = Batch(pa.RecordBatch.from_pydict(arrays), path, unit, list(numbers))
         pending.clear()
         numbers.clear()
@@ -344,24 +348,24 @@ def _rowwise(
         place = f"{unit} {number}"
         names = names_in(table, list(row))
         if not is_csv:
-            for problem in missing_columns(table, list(row), wanted):
+            for problem in missing_columns(table, list(row), columns):
                 report(Defect(path, place, "", f"key {problem}"))
         row_ids = ids if _may_be_text(table, row) else numbers_only
         names_notes = _names_notes(table, row)
         converted: dict[str, Any] = {}
-        for name, there in names.items():
-            if name not in wanted:
+        for name, file_name in names.items():
+            if name not in columns:
                 continue
             try:
                 is_text = not is_csv or (name == table.key and names_notes)
-                value = row[there] if is_text else parse_cell(row[there], wanted[name])
-                converted[name] = _converted(value, table, name, wanted[name], row_ids)
+                value = row[file_name] if is_text else parse_cell(row[file_name], columns[name])
+                converted[name] = _converted(value, table, name, columns[name], row_ids)
             except ValueError as error:
-                report(Defect(path, place, there, str(error)))
+                report(Defect(path, place, file_name, str(error)))
                 converted[name] = None
-        if NOTE_ID in wanted and names_notes and is_named(row[table.key]):
+        if NOTE_ID in columns and names_notes and is_named(row[table.key]):
             converted[NOTE_ID] = clean(row[table.key])
-        if "extra" in wanted and "extra" not in row:
+        if "extra" in columns and "extra" not in row:
             others = {clean(key): value for key, value in row.items() if key not in names.values()}
             plain = {key: value for key, value in others.items() if isinstance(value, _PLAIN)}
             converted["extra"] = clean(json.dumps(plain, ensure_ascii=False)) if plain else None

@@ -105,17 +105,17 @@ def read_exposures(source: Source, name: str) -> Exposures:
     """Return all requests of a table in its order; a UsageError names the first defect."""
     table = TABLES[name]
     encoding, files = source.files(name)
-    there = present_columns(encoding, files, table)
+    present = present_columns(encoding, files, table)
     details = details_column(table)
-    if details not in there:
+    if details not in present:
         stop(Defect(files[0], "", "", f"column {details!r} is missing"))
-    wanted = [table.key, details, *(column for column in _COLUMNS if column in there)]
+    columns = [table.key, details, *(column for column in _COLUMNS if column in present)]
     parts = [
         _of_batch(batch, table.key, details, source.log)
         for path in files
-        for batch in read_batches(encoding, path, table, wanted)
+        for batch in read_batches(encoding, path, table, columns)
     ]
-    nothing = pa.RecordBatch.from_arrays([pa.array([], table.columns[column]) for column in wanted], names=wanted)
+    nothing = pa.RecordBatch.from_arrays([pa.array([], table.columns[column]) for column in columns], names=columns)
     exposures = concat(parts or [_of_batch(Batch(nothing, files[0], "row", []), table.key, details, source.log)])
     first: dict[str, int] = {}
     for row, request in enumerate(exposures.ids):

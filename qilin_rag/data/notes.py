@@ -191,8 +191,10 @@ def open_notes(encoding: str, files: Sequence[Path]) -> NoteStore:
         note_idxs, digests = _convert(encoding, files, sink)
         buffer = sink.getvalue()
         return NoteStore(lambda mapped: pa.BufferReader(buffer), note_idxs, digests)
-    seen = [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in zip(files, stats, strict=True)]
-    key = json_hash([_VERSION, seen], sort_keys=False, ensure_ascii=True)
+    file_facts = [
+        [str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in zip(files, stats, strict=True)
+    ]
+    key = json_hash([_VERSION, file_facts], sort_keys=False, ensure_ascii=True)
     folder = cache_dir() / "notes" / key[:24]
     try:
         return _open_kept(folder)

@@ -67,7 +67,7 @@ def read_questions(
 
 def _selected(batch: Batch, answers: AnswerSelection) -> Iterator[tuple[dict[str, Any], str]]:
     """Yield the rows whose answer counts, as Python data with `answers` filled in, with their places."""
-    there = {
+    columns = {
         name: batch.rows.column(name).to_pylist()
         for name in ("dqa_output", "answers")
         if name in batch.rows.schema.names
@@ -75,12 +75,12 @@ def _selected(batch: Batch, answers: AnswerSelection) -> Iterator[tuple[dict[str
     flags = [name for name in FLAGS[answers] if name in batch.rows.schema.names]
     has_feedback = bool(flags) or not FLAGS[answers]
     for i in range(len(batch.rows)):
-        own, output = (there[name][i] if name in there else None for name in ("answers", "dqa_output"))
-        if own is None and output is None and "dqa_output" not in there:
+        own_answers, output = (columns[name][i] if name in columns else None for name in ("answers", "dqa_output"))
+        if own_answers is None and output is None and "dqa_output" not in columns:
             stop(Defect(batch.path, batch.place(i), "", "key 'answers' is missing"))
-        if own is None and (output or "").strip() in NO_ANSWER:
+        if own_answers is None and (output or "").strip() in NO_ANSWER:
             continue
-        if not has_feedback and (own is None or answers != "engaged"):
+        if not has_feedback and (own_answers is None or answers != "engaged"):
             needed = " or ".join(FLAGS[answers])
             raise UsageError(
                 f"{batch.path}: answers={answers} needs {needed}, which it lacks; try answers=shown (--answers shown)"
@@ -88,7 +88,7 @@ def _selected(batch: Batch, answers: AnswerSelection) -> Iterator[tuple[dict[str
         if flags and not any(batch.rows.column(name)[i].as_py() == 1 for name in flags):
             continue
         row = batch.rows.slice(i, 1).to_pylist()[0]
-        yield row | {"answers": [output] if own is None else own}, batch.place(i)
+        yield row | {"answers": [output] if own_answers is None else own_answers}, batch.place(i)
 
 
 def _question(row: dict[str, Any], path: Path, place: str) -> Question:

@@ -51,34 +51,34 @@ def validate(source: Source, report: Report, remark: Callable[[str], None] = lam
             report(defect)
 
     for name in source.tables():  # notes and users first
-        table, found = TABLES[name], _Keys()
+        table, table_keys = TABLES[name], _Keys()
         n_zero = n_with_zero = n_repeated = n_reported = 0
-        asked: set[tuple[str, ...]] = set()
+        seen_questions: set[tuple[str, ...]] = set()
         encoding, files = source.files(name)
         for path in files:
             reported.clear()
             for batch in read_batches(encoding, path, table, report=once):
-                found.add(batch, table.key)
+                table_keys.add(batch, table.key)
                 for row, column, problem in _problems(table, batch, keys):
                     once(Defect(path, batch.place(row), column, problem))
                 at_zero = _at_position_zero(table, batch)
                 questions = _questions(batch) if name == "dqa" else []
-                n_repeated += len(questions) - len(set(questions) - asked)
-                asked.update(questions)
+                n_repeated += len(questions) - len(set(questions) - seen_questions)
+                seen_questions.update(questions)
                 n_zero, n_with_zero = n_zero + len(at_zero), n_with_zero + len(np.unique(at_zero))
-        if not found.n_rows and not n_reported:
+        if not table_keys.n_rows and not n_reported:
             remark(f"{name}: {files[0]} holds no row")
-        found.report_doubles(table.key, report)
+        table_keys.report_doubles(table.key, report)
         if n_repeated:
             remark(f"{name}: {n_repeated:,} rows have query and answers of another row")
         if n_zero:
             counts = f"{n_zero:,} results of {n_with_zero:,} requests"
             remark(f"{name}: {counts} are at position 0; log.position_zero={source.log.position_zero} reads them")
-        keys[name] = found
+        keys[name] = table_keys
     if "notes" not in keys:
         hint = near_miss(source.folder, ["notes"])
         remark(f"notes: the table does not exist, so notes that rows name were not checked{hint}")
-    return {name: found.n_rows for name, found in keys.items()}
+    return {name: table_keys.n_rows for name, table_keys in keys.items()}
 
 
 class _Keys:
@@ -131,46 +131,46 @@ class _Keys:
 
 def _problems(table: Table, batch: Batch, keys: dict[str, _Keys]) -> Iterator[tuple[int, str, str]]:
     """Yield row in the batch, column and problem of values that fit their type and are wrong nevertheless."""
-    there = {name: batch.rows.column(name) for name in batch.rows.schema.names}
+    columns = {name: batch.rows.column(name) for name in batch.rows.schema.names}
     for name in table.required:
-        if name in there and name not in ("note_title", "note_content"):
-            yield from ((row, name, "is missing") for row in _rows(there[name].is_null()))
-    if "query" in there:
-        yield from ((row, "query", "is empty") for row in _rows(_is_blank(there["query"])))
-    if {"note_title", "note_content"} <= there.keys():
-        title, content = (pc.fill_null(there[name], "") for name in ("note_title", "note_content"))
+        if name in columns and name not in ("note_title", "note_content"):
+            yield from ((row, name, "is missing") for row in _rows(columns[name].is_null()))
+    if "query" in columns:
+        yield from ((row, "query", "is empty") for row in _rows(_is_blank(columns["query"])))
+    if {"note_title", "note_content"} <= columns.keys():
+        title, content = (pc.fill_null(columns[name], "") for name in ("note_title", "note_content"))
         no_text = pc.and_(_is_blank(title), _is_blank(content))
         yield from ((row, "note_content", "is empty, and so is the title") for row in _rows(no_text))
-    if "user_idx" in there and table.name != "user_feat" and "user_feat" in keys:
-        users = there["user_idx"]
-        known = keys["user_feat"].hold(pc.fill_null(users, -1).to_numpy())
-        for row in np.flatnonzero(~known & users.is_valid().to_numpy(zero_copy_only=False)).tolist():
+    if "user_idx" in columns and table.name != "user_feat" and "user_feat" in keys:
+        users = columns["user_idx"]
+        is_known = keys["user_feat"].hold(pc.fill_null(users, -1).to_numpy())
+        for row in np.flatnonzero(~is_known & users.is_valid().to_numpy(zero_copy_only=False)).tolist():
             yield row, "user_idx", f"{users[row]} is not in the table user_feat"
     if table.name == "dqa":
-        yield from _answer_problems(there, len(batch.rows))
+        yield from _answer_problems(columns, len(batch.rows))
     for name in table.note_columns:
-        if name in there:
-            yield from _list_problems(name, table, there[name], keys.get("notes"))
+        if name in columns:
+            yield from _list_problems(name, table, columns[name], keys.get("notes"))
 
 
-def _answer_problems(there: dict[str, pa.Array], n_rows: int) -> Iterator[tuple[int, str, str]]:
+def _answer_problems(columns: dict[str, pa.Array], n_rows: int) -> Iterator[tuple[int, str, str]]:
     """Yield answers that are empty, and feedback without an answer."""
     for name in FEEDBACK:
-        if name in there:
-            odd = pc.invert(pc.is_in(there[name], pa.array([-1.0, 0.0, 1.0, None])))
-            yield from ((row, name, f"must be -1, 0 or 1, not {there[name][row]}") for row in _rows(odd))
-    flags = [pc.fill_null(pc.equal(there[name], 1), False) for name in FEEDBACK if name in there]
-    for row, answer in enumerate(there["dqa_output"].to_pylist() if "dqa_output" in there else []):
+        if name in columns:
+            odd = pc.invert(pc.is_in(columns[name], pa.array([-1.0, 0.0, 1.0, None])))
+            yield from ((row, name, f"must be -1, 0 or 1, not {columns[name][row]}") for row in _rows(odd))
+    flags = [pc.fill_null(pc.equal(columns[name], 1), False) for name in FEEDBACK if name in columns]
+    for row, answer in enumerate(columns["dqa_output"].to_pylist() if "dqa_output" in columns else []):
         if answer is not None and is_blank(answer):
             yield row, "dqa_output", "is empty; it must be -1 if no answer was shown"
         elif answer is not None and not has_words(answer):
             yield row, "dqa_output", "holds markup alone"
         elif (answer is None or answer.strip() in NO_ANSWER) and any(flag[row].as_py() for flag in flags):
             yield row, "dqa_output", "is not an answer, but has feedback"
-    if "dqa_output" not in there:
-        nothing = there["answers"].is_null() if "answers" in there else pa.array([True] * n_rows, pa.bool_())
+    if "dqa_output" not in columns:
+        nothing = columns["answers"].is_null() if "answers" in columns else pa.array([True] * n_rows, pa.bool_())
         yield from ((row, "answers", "is missing") for row in _rows(nothing))
-    for row, answers in enumerate(there["answers"].to_pylist() if "answers" in there else []):
+    for row, answers in enumerate(columns["answers"].to_pylist() if "answers" in columns else []):
         if answers is not None and not (answers and all(answer and not is_blank(answer) for answer in answers)):
             yield row, "answers", "must be a list of at least one text that is not empty"
         elif answers is not None and not all(map(has_words, answers)):

@@ -56,11 +56,12 @@ class LLM(Component):
         takes_images (bool): Whether the images of a prompt are sent.
 
     Example:
+        >>> import asyncio
         >>> class Echo(LLM):
         ...     async def generate(self, prompt: RenderedPrompt) -> Completion:
         ...         return Completion(text=prompt.query, raw=prompt.query, model="echo", finish_reason="stop")
-        >>> Echo().identity()["class"].endswith(":Echo")
-        True
+        >>> asyncio.run(Echo().generate(RenderedPrompt(messages=[], query="手冲水温", notes=[], notes_given=0))).text
+        '手冲水温'
     """
 
     operational: ClassVar[frozenset[str]] = frozenset({"price"})

@@ -48,28 +48,29 @@ class Extractive(LLM):
         parts = [(i, sentence) for i, note in enumerate(notes) for sentence in _sentences_of(note)]
         grams = [_bigrams(sentence) for _, sentence in parts]
         note_grams = [_bigrams(note.title) for note in notes]
-        for (i, _), held in zip(parts, grams, strict=True):
-            note_grams[i] |= held
-        asked = _bigrams(query)
-        n_holding = {gram: sum(gram in held for held in note_grams) for gram in asked}
-        rarity = {gram: math.log(1 + len(notes) / (0.5 + n_holding[gram])) for gram in asked}
+        for (i, _), sentence_grams in zip(parts, grams, strict=True):
+            note_grams[i] |= sentence_grams
+        query_grams = _bigrams(query)
+        n_holding = {gram: sum(gram in sentence_grams for sentence_grams in note_grams) for gram in query_grams}
+        rarity = {gram: math.log(1 + len(notes) / (0.5 + n_holding[gram])) for gram in query_grams}
 
-        def overlap(held: set[str]) -> float:
-            return math.fsum(rarity[gram] for gram in asked & held)  # independent of the order of a set
+        def overlap(grams_of_text: set[str]) -> float:
+            return math.fsum(rarity[gram] for gram in query_grams & grams_of_text)  # independent of the order of a set
 
         whole = math.fsum(rarity.values()) or 1.0
-        of_note = [overlap(held) for held in note_grams]
+        of_note = [overlap(sentence_grams) for sentence_grams in note_grams]
         relevance = [
-            2 * of_note[i] / whole + overlap(held) / whole - 0.1 * i for (i, _), held in zip(parts, grams, strict=True)
+            2 * of_note[i] / whole + overlap(sentence_grams) / whole - 0.1 * i
+            for (i, _), sentence_grams in zip(parts, grams, strict=True)
         ]
-        taken: list[int] = []
+        chosen: list[int] = []
         n_chars = 0
         for row in sorted(range(len(parts)), key=lambda row: (-relevance[row], row)):
             fits = n_chars + len(parts[row][1]) <= self.max_chars
-            if fits and not any(_repeats(grams[row], grams[other]) for other in taken):
-                taken.append(row)
+            if fits and not any(_repeats(grams[row], grams[chosen_row]) for chosen_row in chosen):
+                chosen.append(row)
                 n_chars += len(parts[row][1])
-        return "\n".join(parts[row][1] for row in sorted(taken))
+        return "\n".join(parts[row][1] for row in sorted(chosen))
 
 
 def _sentences_of(note: Note) -> list[str]:
@@ -81,5 +82,5 @@ def _bigrams(text: str) -> set[str]:
     return {a + b for a, b in pairwise(tokens)} or set(tokens)
 
 
-def _repeats(grams: set[str], other: set[str]) -> bool:
-    return len(grams & other) > 0.6 * min(len(grams), len(other))
+def _repeats(grams: set[str], earlier: set[str]) -> bool:
+    return len(grams & earlier) > 0.6 * min(len(grams), len(earlier))

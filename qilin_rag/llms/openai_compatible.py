@@ -350,8 +350,8 @@ class OpenAICompatible(LLM):
                 content = await self._post(body)
             latency_s = time.perf_counter() - started
             value = _parsed(content)
-            if (said := refusal_in_answer(value)) is not None:
-                refused = (200, {}, said)
+            if (error_part := refusal_in_answer(value)) is not None:
+                refused = (200, {}, error_part)
             else:
                 reply = ChatCompletion.model_validate(value)
         except TimeoutError as error:
@@ -364,7 +364,7 @@ class OpenAICompatible(LLM):
             raise TransientError(f"unreadable answer: {self._redacted(' '.join(str(error).split()))[:200]}") from error
         if refused is not None:
             refusal = without_echo(
-                read_refusal(*refused), [prompt.query, *(each["content"] for each in prompt.messages)]
+                read_refusal(*refused), [prompt.query, *(message["content"] for message in prompt.messages)]
             )
             if self._adapts_to(refusal.words, body):
                 return await self._call(prompt)
@@ -438,12 +438,12 @@ class OpenAICompatible(LLM):
             markers=self.thinking_markers,
             most_tokens=self.max_tokens,
         )
-        said = {
+        redacted_texts = {
             name: self._redacted(text)
             for name in ("finish_reason", "why_empty")
             if (text := getattr(completion, name)) is not None
         }
-        return completion.model_copy(update={"model": model, "latency_s": latency_s, **said})
+        return completion.model_copy(update={"model": model, "latency_s": latency_s, **redacted_texts})
 
     async def close(self) -> None:
         """Close the connections, and forget what was learnt on this event loop."""
@@ -453,10 +453,10 @@ class OpenAICompatible(LLM):
             self._client = None
 
 
-def _is_same_model(asked: str, answered: str) -> bool:
+def _is_same_model(requested: str, answered: str) -> bool:
     """Return whether two names mean one model, in any case, with or without an owner and a version."""
-    asked, answered = (name.lower().rpartition("/")[2] for name in (asked, answered))
-    return asked in (answered, _VERSION.sub("", answered)) or _VERSION.sub("", asked) == answered
+    requested, answered = (name.lower().rpartition("/")[2] for name in (requested, answered))
+    return requested in (answered, _VERSION.sub("", answered)) or _VERSION.sub("", requested) == answered
 
 
 def _with_images(prompt: RenderedPrompt) -> list[dict[str, Any]]:

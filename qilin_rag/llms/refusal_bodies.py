@@ -80,14 +80,14 @@ def read_refusal(status: int | None, headers: Mapping[str, Any], body: Any) -> R
     return Refusal(status, frozenset(said.codes), words, said.is_page, told)
 
 
-def without_echo(refusal: Refusal, sent: Sequence[str]) -> Refusal:
+def without_echo(refusal: Refusal, sent_texts: Sequence[str]) -> Refusal:
     """Return a refusal without repeated parts of a prompt, which say nothing about the refusal.
 
     >>> without_echo(read_refusal(400, {}, "bad input: '支付宝余额不足怎么办'"), ["支付宝余额不足怎么办"]).words
     "bad input: '…'"
     """
     words, kept, at = refusal.words, "", 0
-    prompt = in_one_line(" ".join(sent))
+    prompt = in_one_line(" ".join(sent_texts))
     while at < len(words):
         n_chars = next((n for n in (_ECHO_OF_HAN, _ECHO) if _is_echo(words[at : at + n], n, prompt)), 0)
         if not n_chars:

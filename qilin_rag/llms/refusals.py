@@ -366,41 +366,43 @@ def as_error(refusal: Refusal, caller: Caller) -> Exception:
     """Return the error to raise for a refusal; see `refusal_error`."""
     meaning, words = meaning_of(refusal), _shown(refusal.words, caller)
     code = "" if refusal.status is None else f"HTTP {refusal.status}"
-    said = ": ".join(filter(None, [code, words])) or "refused without a word"
+    reason = ": ".join(filter(None, [code, words])) or "refused without a word"
     match meaning:
         case Meaning.OVERFLOW:
-            return ContextOverflowError(said)
+            return ContextOverflowError(reason)
         case Meaning.FILTERED:
-            return FilteredError(said)
+            return FilteredError(reason)
         case Meaning.ACCOUNT_EMPTY:
-            return FatalLLMError(f"{caller.name}: the account's quota is used up, or it has no credit left ({said})")
+            return FatalLLMError(f"{caller.name}: the account's quota is used up, or it has no credit left ({reason})")
         case Meaning.WRONG_KEY:
             status = "" if refusal.status is None else f" ({refusal.status})"
             return FatalLLMError(f"{caller.name}{caller.key}{status}{f': {words}' if words else ''}; {caller.check}")
         case Meaning.FORBIDDEN:
-            return FatalLLMError(f"{caller.name} forbids the call ({said}); check what the account and its key may use")
+            return FatalLLMError(
+                f"{caller.name} forbids the call ({reason}); check what the account and its key may use"
+            )
         case Meaning.NO_MODEL:
-            return FatalLLMError(f"{caller.name}{caller.no_model} ({said})")
+            return FatalLLMError(f"{caller.name}{caller.no_model} ({reason})")
         case Meaning.WRONG_PATH if refusal.is_page or (refusal.status in _IN_200 and not words):
             page = f" ({words})" if refusal.is_page and words else ""
             return FatalLLMError(
                 f"{caller.name} answers with a web page{page}, not with JSON; is /v1 missing at its end?"
             )
         case Meaning.WRONG_PATH:
-            return FatalLLMError(f"{caller.name}{caller.no_model} ({said})")
+            return FatalLLMError(f"{caller.name}{caller.no_model} ({reason})")
         case Meaning.OVERLOADED | Meaning.PASSING:
             if refusal.wait_s is not None and refusal.wait_s > LONGEST_RETRY_AFTER_S:
                 return FatalLLMError(
-                    f"{caller.name} asks to wait for {say_wait(refusal.wait_s)} ({said}); results so far are kept"
+                    f"{caller.name} asks to wait for {say_wait(refusal.wait_s)} ({reason}); results so far are kept"
                 )
             if refusal.status == 200:
-                said = f"unreadable answer: {words or 'there are no choices in it'}"
-            return TransientError(said, refusal.wait_s, is_overload=meaning is Meaning.OVERLOADED)
+                reason = f"unreadable answer: {words or 'there are no choices in it'}"
+            return TransientError(reason, refusal.wait_s, is_overload=meaning is Meaning.OVERLOADED)
         case Meaning.FIELD_REFUSED:
-            named = (how for field, how in caller.fields.items() if re.search(rf"\b{field}\b", words))
-            hint = next((f"; {how}" for how in named), "")
-            return LLMError(f"{said}{hint}")
-    return LLMError(said)
+            hints = (how for field, how in caller.fields.items() if re.search(rf"\b{field}\b", words))
+            hint = next((f"; {how}" for how in hints), "")
+            return LLMError(f"{reason}{hint}")
+    return LLMError(reason)
 
 
 def _shown(words: str, caller: Caller) -> str:

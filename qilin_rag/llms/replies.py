@@ -260,26 +260,26 @@ def read_usage(usage: Any) -> Usage:
     if not isinstance(usage, Mapping):
         return Usage()
     prompt = _count(usage, "prompt_tokens", "input_tokens")
-    written = _count(usage, "completion_tokens", "output_tokens")
+    completion = _count(usage, "completion_tokens", "output_tokens")
     about_prompt = _details(usage, "prompt_tokens_details", "input_tokens_details", "input_token_details")
-    about_written = _details(usage, "completion_tokens_details", "output_tokens_details", "output_token_details")
+    about_completion = _details(usage, "completion_tokens_details", "output_tokens_details", "output_token_details")
     cached = _count(about_prompt, "cached_tokens", "cache_read")
     if cached is None:
         cached = _count(usage, "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
     stored = _count(about_prompt, "cache_creation", "cache_creation_tokens", "cache_write_tokens")
     if stored is None:
         stored = _count(usage, "cache_creation_input_tokens")
-    thinking = _count(about_written, "reasoning_tokens", "reasoning")
+    thinking = _count(about_completion, "reasoning_tokens", "reasoning")
     if thinking is None:
         thinking = _count(usage, "reasoning_tokens")
     total = _count(usage, "total_tokens")
     in_cache = (cached or 0) + (stored or 0)
     is_apart = _count(usage, "prompt_tokens") is None and not about_prompt  # Anthropic's way of counting
-    if prompt is not None and written is not None:
-        prompt, written = _whole(prompt, written, in_cache, thinking or 0, total, is_apart)
+    if prompt is not None and completion is not None:
+        prompt, completion = _whole(prompt, completion, in_cache, thinking or 0, total, is_apart)
     elif prompt is not None and is_apart:
         prompt += in_cache
-    return Usage(prompt_tokens=prompt, completion_tokens=written, cached_tokens=cached, cache_write_tokens=stored)
+    return Usage(prompt_tokens=prompt, completion_tokens=completion, cached_tokens=cached, cache_write_tokens=stored)
 
 
 def _whole(
@@ -301,7 +301,7 @@ def _whole(
         return prompt + in_cache * (is_apart or in_cache > prompt), least[1]
     if total < sum(least):
         return None if in_cache > prompt else prompt, None if thinking > written else written
-    fitting = [each for each in possible if sum(each) == total]
+    fitting = [counts for counts in possible if sum(counts) == total]
     return fitting[0] if len(fitting) == 1 else (least[0], None)
 
 

@@ -57,17 +57,17 @@ def asked_wait_s(headers: Mapping[str, Any], words: str = "") -> float | None:
     >>> asked_wait_s({"retry-after-ms": "1500"}), asked_wait_s({}, "Please try again in 24h0m0s.")
     (1.5, 86400.0)
     """
-    said = _SAID_WAIT.search(words)
-    found = [
+    in_words = _SAID_WAIT.search(words)
+    candidates = [
         _retry_after_s(_text(headers.get("retry-after"))),
         _duration_s(_text(headers.get("retry-after-ms")), "ms"),
         _duration_s(_text(headers.get("retry-delay"))),
-        _duration_s(said[1]) if said else None,
+        _duration_s(in_words[1]) if in_words else None,
     ]
-    if waits := [each for each in found if each is not None]:
+    if waits := [wait for wait in candidates if wait is not None]:
         return max(waits)
     resets = [_reset_s(headers, name) for name in headers if str(name).startswith("x-ratelimit-reset")]
-    return max((each for each in resets if each is not None), default=None)
+    return max((wait for wait in resets if wait is not None), default=None)
 
 
 def say_wait(seconds: float) -> str:

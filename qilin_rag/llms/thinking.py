@@ -252,28 +252,30 @@ def _behind_thinking(text: str, families: Sequence[_Family]) -> tuple[int | None
     """
     start, has_thought, is_doubtful = 0, False, False
     while True:
-        at = skip_unseen(text, start)
-        if empty := _EMPTY_BLOCK.match(text, at):
+        position = skip_unseen(text, start)
+        if empty := _EMPTY_BLOCK.match(text, position):
             start, has_thought = empty.end(), True
-        elif opened := next((family for family in families if family.opening.match(text, at)), None):
-            end = _end_of_block(text, at, opened)
+        elif family_opened := next((family for family in families if family.opening.match(text, position)), None):
+            end = _end_of_block(text, position, family_opened)
             if end is None:
-                return None if opened.marker.is_certain else start, is_doubtful
+                return None if family_opened.marker.is_certain else start, is_doubtful
             start, has_thought = end, True
         elif has_thought:
-            again = next((found for family in families if (found := family.either.match(text, at))), None)
-            if not (again and again[1]):
+            repeated = next(
+                (closing_marker for family in families if (closing_marker := family.either.match(text, position))), None
+            )
+            if not (repeated and repeated[1]):
                 return start, is_doubtful
-            start = again.end()  # a repeated closing marker
+            start = repeated.end()  # a repeated closing marker
         elif closing := _closing_of_opened_in_prompt(text, families):
             start, has_thought, is_doubtful = closing.end(), True, _has_text_on_both_sides(closing)
         else:
             return 0, False
 
 
-def _has_text_on_both_sides(found: re.Match[str]) -> bool:
+def _has_text_on_both_sides(marker: re.Match[str]) -> bool:
     """Return whether there is visible text before and after a match on its line."""
-    before, after = found.string[: found.start()], found.string[found.end() :]
+    before, after = marker.string[: marker.start()], marker.string[marker.end() :]
     return not is_blank(before.rpartition("\n")[2]) and not is_blank(after.partition("\n")[0])
 
 
@@ -313,8 +315,8 @@ def _tags(text: str, start: int, family: _Family) -> Iterator[re.Match[str]]:
     return (found for found in family.either.finditer(text, start) if not _is_quoted(text, found))
 
 
-def _is_quoted(text: str, found: re.Match[str]) -> bool:
-    before, after = text[found.start() - 1 : found.start()], text[found.end() : found.end() + 1]
+def _is_quoted(text: str, marker: re.Match[str]) -> bool:
+    before, after = text[marker.start() - 1 : marker.start()], text[marker.end() : marker.end() + 1]
     return bool(before) and _QUOTES.get(before) == after
 
 

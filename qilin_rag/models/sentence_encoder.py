@@ -133,14 +133,14 @@ def encode(
         UsageError: if the vector of a text is not finite, or the memory of a GPU is too small.
     """
     encoder = routed(encoder, task, named[0])
-    read = [readable(encoder, text) for text in texts]
-    distinct = list(dict.fromkeys(read))
+    readable_texts = [readable(encoder, text) for text in texts]
+    distinct = list(dict.fromkeys(readable_texts))
     n_texts = batch_size or max(1, _TOKENS_GPU // (_longest(encoder) or _TOKENS_GPU))
     advice = f"batch_size (score_batch_size of a ranker) is {n_texts}, set a lower one"
     with quiet_loading(), within_gpu_memory(f"model {named[0]!r} on {encoder.device}: {advice}"):
-        some = _encode_distinct(encoder.eval(), distinct, prefix, task, normalize, batch_size, precision)
+        distinct_vectors = _encode_distinct(encoder.eval(), distinct, prefix, task, normalize, batch_size, precision)
     place = {text: i for i, text in enumerate(distinct)}
-    vectors: Vectors = some[[place[text] for text in read]]
+    vectors: Vectors = distinct_vectors[[place[text] for text in readable_texts]]
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):
         model, names = named
@@ -228,7 +228,7 @@ def _encode_distinct(
                 vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
             return rows, vectors.cpu().numpy()
 
-    found = np.empty((len(texts), 0), np.float32)
+    result = np.empty((len(texts), 0), np.float32)
     try:
         n_workers = n_threads if on_cpu else 1
         with (
@@ -236,13 +236,13 @@ def _encode_distinct(
             ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         ):
             for rows, vectors in pool.map(run, batches(lengths, budget)):
-                if not found.size:
-                    found = np.empty((len(texts), vectors.shape[1]), np.float32)
-                found[rows] = vectors
+                if not result.size:
+                    result = np.empty((len(texts), vectors.shape[1]), np.float32)
+                result[rows] = vectors
                 advance(len(rows))
     finally:
         torch.set_num_threads(n_threads)  # for new threads: those of the pool changed it
-    return found
+    return result
 
 
 def readable(encoder: SentenceTransformer, text: str) -> str:

@@ -155,10 +155,10 @@ def _load_model(folder: Path, layer: int, precision: Precision) -> Any:
     if layer > config.num_hidden_layers:
         raise UsageError(f"model {folder} has {config.num_hidden_layers} layers, no layer {layer}")
     config.num_hidden_layers = layer
-    model, found = AutoModel.from_pretrained(
+    model, loading_info = AutoModel.from_pretrained(
         folder, config=config, local_files_only=True, trust_remote_code=False, output_loading_info=True
     )
-    if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
+    if missing := sorted(name for name in loading_info["missing_keys"] if "pooler" not in name):
         raise UsageError(f"model {folder} lacks {len(missing)} of its weights, {missing[0]} for one; fetch it again")
     return (model.bfloat16() if precision == "bf16" else model.float()).eval()
 

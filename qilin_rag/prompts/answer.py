@@ -97,8 +97,8 @@ class Prompt(Templates):
             PromptTooLongError: if the question does not fit, even without notes.
         """
 
-        def rendered(some: Sequence[Note]) -> RenderedPrompt:
-            arranged = form.arrange(some, question_id)
+        def rendered(chosen: Sequence[Note]) -> RenderedPrompt:
+            arranged = form.arrange(chosen, question_id)
             return RenderedPrompt(self._messages(query, arranged), query, arranged, len(notes))
 
         prompt = rendered(notes)
@@ -107,11 +107,11 @@ class Prompt(Templates):
         prompt = rendered([])
         if (n_tokens := estimated_tokens(prompt.messages)) > budget:
             raise PromptTooLongError(f"about {n_tokens} prompt tokens without any note; the budget is {budget}")
-        kept: list[Note] = []
+        fitting: list[Note] = []
         for note in notes:
-            longer = rendered([*kept, note])
+            longer = rendered([*fitting, note])
             if estimated_tokens(longer.messages) <= budget:
-                prompt, kept = longer, [*kept, note]
+                prompt, fitting = longer, [*fitting, note]
         return prompt
 
 

@@ -38,26 +38,26 @@ def click(
     world: World, dice: Dice, shelf: Shelf, requests: Searches, ordinal: Ints, source: Floats, shown: ShownNotes
 ) -> Clicks:
     """Simulate the actions of users on the results that they are shown."""
-    of = shown.request
-    known = ~np.isnan(source)
-    pattern = np.where(known, SOURCE_PATTERN[np.where(known, source, 1).astype(np.int64) - 1], 0.0)
+    request = shown.request
+    has_source = ~np.isnan(source)
+    pattern = np.where(has_source, SOURCE_PATTERN[np.where(has_source, source, 1).astype(np.int64) - 1], 0.0)
     values: dict[str, Floats] = {
         "topical": shown.topical,
         "lexical": shown.lexical,
         "synonym": shown.synonym,
         "cover": shelf.has_cue(shown.note).astype(float),
         "taste": shown.taste,
-        "source": pattern[of],
+        "source": pattern[request],
         "popularity": shown.popularity,
-        "fatigue": np.minimum(ordinal, MOST_FATIGUE)[of].astype(float),
-        "factoid": requests.is_factoid[of].astype(float),
-        "answer": requests.is_answered[of].astype(float),
+        "fatigue": np.minimum(ordinal, MOST_FATIGUE)[request].astype(float),
+        "factoid": requests.is_factoid[request].astype(float),
+        "answer": requests.is_answered[request].astype(float),
     }
     logits = {name: getattr(world.causes, name) * values[name] for name in LOGIT_CAUSES}
-    total = kind_of(world, requests.is_search, "intercept")[of] + sum(logits.values())
+    total = kind_of(world, requests.is_search, "intercept")[request] + sum(logits.values())
     attraction = 1 / (1 + np.exp(-total))
     examination = shown.position**-world.causes.position
-    row = requests.rows[of]
+    row = requests.rows[request]
     examined = dice.uniform("examined", row, shown.position) < examination
     clicked = examined & (dice.uniform("click", row, shown.position) < attraction)
     actions = {"click": clicked}
@@ -65,5 +65,5 @@ def click(
         shares = np.where(
             requests.is_search, getattr(world.search.actions, name), getattr(world.recommendation.actions, name)
         )
-        actions[name] = clicked & (dice.uniform(f"action/{name}", row, shown.position) < shares[of])
+        actions[name] = clicked & (dice.uniform(f"action/{name}", row, shown.position) < shares[request])
     return Clicks(values, logits, examination, attraction, examined, actions)

@@ -51,7 +51,7 @@ def note_batches(world: World, dice: Dice, shelf: Shelf, writer: Writer) -> Iter
         notes = (rows * mixing + 1) % shelf.n_notes
         contents = writer.bodies(notes)
         levels = shelf.taxonomies(notes)
-        made = {
+        values = {
             "note_idx": notes,
             "note_title": writer.titles(notes),
             "note_content": contents,
@@ -60,7 +60,7 @@ def note_batches(world: World, dice: Dice, shelf: Shelf, writer: Writer) -> Iter
             **{f"taxonomy{level}_id": names for level, names in enumerate(levels, start=1)},
             "image_path": _image_paths(notes, shelf.n_images(notes)),
         }
-        yield pa.RecordBatch.from_arrays([_array(made[name], kind) for name, kind in columns.items()], schema=schema)
+        yield pa.RecordBatch.from_arrays([_array(values[name], kind) for name, kind in columns.items()], schema=schema)
 
 
 def _array(values: object, kind: pa.DataType) -> pa.Array:
@@ -79,16 +79,16 @@ def _numbers(dice: Dice, shelf: Shelf, notes: Ints) -> dict[str, Floats]:
     video = shelf.is_video(notes)
     size = np.exp(5.5 + 1.6 * shelf.popularity(notes))
 
-    def count(name: str, of: Floats, share: float) -> Floats:
+    def count(name: str, base: Floats, share: float) -> Floats:
         noise = np.exp(0.3 * dice.normal(f"count/{name}", notes))
-        counts: Floats = np.floor(np.minimum(of * share * noise + dice.uniform(f"rest/{name}", notes), of))
+        counts: Floats = np.floor(np.minimum(base * share * noise + dice.uniform(f"rest/{name}", notes), base))
         return counts
 
-    found: dict[str, Floats] = {"imp_num": np.ceil(size)}
-    found["imp_search_num"] = count("imp_search_num", found["imp_num"], 0.45)
-    found["imp_rec_num"] = found["imp_num"] - found["imp_search_num"]
+    numbers: dict[str, Floats] = {"imp_num": np.ceil(size)}
+    numbers["imp_search_num"] = count("imp_search_num", numbers["imp_num"], 0.45)
+    numbers["imp_rec_num"] = numbers["imp_num"] - numbers["imp_search_num"]
     for way in ("search", "rec"):
-        clicks = found[f"click_{way}_num"] = count(f"click_{way}_num", found[f"imp_{way}_num"], 0.2)
+        clicks = numbers[f"click_{way}_num"] = count(f"click_{way}_num", numbers[f"imp_{way}_num"], 0.2)
         for action, share in (
             ("like", 0.05),
             ("collect", 0.03),
@@ -96,24 +96,24 @@ def _numbers(dice: Dice, shelf: Shelf, notes: Ints) -> dict[str, Floats]:
             ("share", 0.008),
             ("follow", 0.004),
         ):
-            found[f"{way}_{action}_num"] = count(f"{way}_{action}_num", clicks, share)
-        found[f"{way}_view_time"] = np.floor(clicks * (25.0 + 30 * dice.exponential(f"view/{way}", notes)))
+            numbers[f"{way}_{action}_num"] = count(f"{way}_{action}_num", clicks, share)
+        numbers[f"{way}_view_time"] = np.floor(clicks * (25.0 + 30 * dice.exponential(f"view/{way}", notes)))
     for total in ("click", "view_time", "like", "collect", "comment", "share"):
         names = (
             ("click_search_num", "click_rec_num")
             if total == "click"
             else tuple(f"{way}_{total}" if total == "view_time" else f"{way}_{total}_num" for way in ("search", "rec"))
         )
-        found["view_time" if total == "view_time" else f"{total}_num"] = found[names[0]] + found[names[1]]
+        numbers["view_time" if total == "view_time" else f"{total}_num"] = numbers[names[0]] + numbers[names[1]]
     for name, share in (("screenshot", 0.01), ("hide", 0.002)):
-        found[f"{name}_num"] = count(f"{name}_num", found["click_num"], share)
+        numbers[f"{name}_num"] = count(f"{name}_num", numbers["click_num"], share)
     for name, share in (("like", 20.0), ("collect", 10.0), ("comment", 1.5)):
-        found[f"accum_{name}_num"] = np.floor(
-            found["imp_num"] * share * 0.05 * dice.exponential(f"accum/{name}", notes)
+        numbers[f"accum_{name}_num"] = np.floor(
+            numbers["imp_num"] * share * 0.05 * dice.exponential(f"accum/{name}", notes)
         )
-    found["valid_view_times"] = count("valid_view_times", found["click_num"], 0.6)
-    found["full_view_times"] = count("full_view_times", found["valid_view_times"], 0.3)
-    found |= {
+    numbers["valid_view_times"] = count("valid_view_times", numbers["click_num"], 0.6)
+    numbers["full_view_times"] = count("full_view_times", numbers["valid_view_times"], 0.3)
+    numbers |= {
         "note_type": 1.0 + video,
         "video_duration": np.where(video, np.ceil(5 + 60 * dice.exponential("duration", notes)), 0),
         "video_height": np.where(video, 1920.0, 0),
@@ -121,7 +121,7 @@ def _numbers(dice: Dice, shelf: Shelf, notes: Ints) -> dict[str, Floats]:
         "image_num": np.where(video, np.minimum(1, shelf.n_images(notes)), shelf.n_images(notes)).astype(float),
         "commercial_flag": (dice.uniform("commercial", notes) < 0.02).astype(float),
     }
-    return found
+    return numbers
 
 
 class Users:
@@ -169,21 +169,23 @@ class Users:
         world, dice = self._world, self._dice
         for start in range(0, self.n, _USERS_BATCH):
             users = np.arange(start, min(start + _USERS_BATCH, self.n))
-            where = np.where(
+            location = np.where(
                 dice.uniform("china", users) < world.china,
                 np.array(_CITIES)[dice.below(len(_CITIES), "city", users)],
                 np.array(_ABROAD)[dice.below(len(_ABROAD), "abroad", users)],
             )
-            made: dict[str, object] = {
+            values: dict[str, object] = {
                 "user_idx": users,
                 **{
                     name: np.array(list(shares))[dice.choose(list(shares.values()), name, users)].tolist()
                     for name, shares in (("gender", world.gender), ("platform", world.platform), ("age", world.age))
                 },
-                "location": np.where(dice.uniform("no-location", users) < world.no_location, "", where).tolist(),
+                "location": np.where(dice.uniform("no-location", users) < world.no_location, "", location).tolist(),
                 "fans_num": np.floor(np.exp(1 + 1.8 * dice.normal("fans", users))),
                 "follows_num": np.floor(np.exp(3 + 1.3 * dice.normal("follows", users))),
             }
             for i in range(1, _DENSE_FEATURES + 1):
-                made[f"dense_feat{i}"] = np.floor(np.exp(i % 7 + dice.normal("dense", users, i)))
-            yield pa.RecordBatch.from_arrays([_array(made[field.name], field.type) for field in schema], schema=schema)
+                values[f"dense_feat{i}"] = np.floor(np.exp(i % 7 + dice.normal("dense", users, i)))
+            yield pa.RecordBatch.from_arrays(
+                [_array(values[field.name], field.type) for field in schema], schema=schema
+            )

@@ -81,9 +81,9 @@ def _positions(world: World, dice: Dice, requests: Searches) -> tuple[Ints, Ints
     n = depth - first
     request = np.repeat(np.arange(len(rows)), n)
     position = 1 + np.arange(len(request)) - np.repeat(np.cumsum(n) - n, n) + first[request]
-    there = dice.uniform("gap-at", rows[request], position) < by_kind("shown")[request]
-    there |= position == depth[request]
-    return request[there], position[there]
+    has_result = dice.uniform("gap-at", rows[request], position) < by_kind("shown")[request]
+    has_result |= position == depth[request]
+    return request[has_result], position[has_result]
 
 
 def _candidates(

@@ -38,9 +38,9 @@ def assign(world: World, dice: Dice, plan: SessionPlan, queries: Queries) -> tup
     chance = np.where(queries.is_factoid, u ** (1 / _FACTOID_FIRST), u**_FACTOID_FIRST)
     likeliest = searches[np.argsort(-chance, kind="stable")]
     table[likeliest[: world.counts.dqa]] = _DQA
-    others = searches[table[searches] == _TRAIN]
-    n_test = min(len(others), round(world.test_searches * len(searches)))
-    table[others[np.argsort(dice.bits("test", others), kind="stable")[:n_test]]] = _TEST
+    not_dqa = searches[table[searches] == _TRAIN]
+    n_test = min(len(not_dqa), round(world.test_searches * len(searches)))
+    table[not_dqa[np.argsort(dice.bits("test", not_dqa), kind="stable")[:n_test]]] = _TEST
     recommendations = np.flatnonzero(~plan.is_search)
     n_test = round(world.test_recommendations * len(recommendations))
     table[recommendations[np.argsort(dice.bits("test", recommendations), kind="stable")[:n_test]]] = _REC_TEST
@@ -119,7 +119,7 @@ def rows(name: str, log: LogTables, plan: SessionPlan, dice: Dice, shelf: Shelf)
     chosen = np.flatnonzero(log.table == NAMES.index(name))
     row = log.requests.rows[chosen]
     details = "search_result_details_with_idx" if TABLES[name].key == "search_idx" else "rec_result_details_with_idx"
-    asked = _asked(log, shelf, chosen)
+    concept_and_name = _asked(log, shelf, chosen)
     results = [log.shown.note[log.shown.request == i] for i in chosen] if name.endswith("_test") else []
     columns: dict[str, object] = {
         TABLES[name].key: plan.idx[row],
@@ -129,8 +129,8 @@ def rows(name: str, log: LogTables, plan: SessionPlan, dice: Dice, shelf: Shelf)
         "user_idx": plan.user[row],
         "recent_clicked_note_idxs": [log.recent[i] for i in chosen.tolist()],
         details: _details(name, log, plan, dice, chosen),
-        "dpr_results": _recorded("dpr", dice, shelf, row, *asked),
-        "bm25_results": _recorded("bm25", dice, shelf, row, *asked),
+        "dpr_results": _recorded("dpr", dice, shelf, row, *concept_and_name),
+        "bm25_results": _recorded("bm25", dice, shelf, row, *concept_and_name),
         "search_results": results,
         "rec_results": results,
         "dqa_output": [log.answers.texts[i] for i in chosen],
@@ -154,22 +154,22 @@ def _details(name: str, log: LogTables, plan: SessionPlan, dice: Dice, chosen: I
     bounds = np.searchsorted(shown.request, np.arange(len(log.requests.rows) + 1))
     is_chosen = np.zeros(len(log.requests.rows), bool)
     is_chosen[chosen] = True
-    here = np.flatnonzero(is_chosen[shown.request])
-    of, note = shown.request[here], shown.note[here]
-    row = log.requests.rows[of]
-    page = (here - bounds[of]) // _PER_PAGE
+    chosen_results = np.flatnonzero(is_chosen[shown.request])
+    request, note = shown.request[chosen_results], shown.note[chosen_results]
+    row = log.requests.rows[request]
+    page = (chosen_results - bounds[request]) // _PER_PAGE
     later = page * (3 + dice.below(5, "page", row))
     stamp_s = plan.stamp_s[row] + later
     kind = next(kind for column, kind in TABLES[name].columns.items() if column.endswith("_details_with_idx"))
     stamp = next(field.name for field in kind.value_type if field.name.endswith("_timestamp"))
     searched = stamp == "search_timestamp"
-    clicked = log.clicks.actions["click"][here]
-    seconds = np.round(np.exp(2.7 + dice.normal("page-time", row, shown.position[here])), 3)
+    clicked = log.clicks.actions["click"][chosen_results]
+    seconds = np.round(np.exp(2.7 + dice.normal("page-time", row, shown.position[chosen_results])), 3)
     missing = _NO_PAGE_TIME.get(name, np.nan)
     values = {
         "note_idx": note,
-        "position": shown.position[here],
-        **{action: log.clicks.actions[action][here].astype(np.int64) for action in ACTIONS},
+        "position": shown.position[chosen_results],
+        **{action: log.clicks.actions[action][chosen_results].astype(np.int64) for action in ACTIONS},
         stamp: stamp_s if searched else stamp_s * 1000 + later * 37,
         "page_time": np.where(clicked & searched, seconds, missing),
         "note_id": [

@@ -46,65 +46,65 @@ class Writer:
 
     def titles(self, notes: Ints) -> pa.Array:
         """Return titles: style, name of the concept and some words, 8 to 25 characters."""
-        known, words = self._notes(notes), self._lexicon
-        draws = self._dice.bits("title", known.origins[:, None], np.arange(9)[None, :])
+        attributes, words = self._notes(notes), self._lexicon
+        draws = self._dice.bits("title", attributes.origins[:, None], np.arange(9)[None, :])
         common = words.common[draws & np.uint64(len(words.common) - 1)]
         chance = (draws >> np.uint64(40)).astype(np.int64) & 0xFF
         tokens = np.zeros((len(notes), 9), np.int64)
 
-        def some(table: Ints, slot: int) -> Ints:
-            return table[(draws[:, slot] >> np.uint64(20)).astype(np.int64) % len(table)]
+        def any_of(words_of_kind: Ints, slot: int) -> Ints:
+            return words_of_kind[(draws[:, slot] >> np.uint64(20)).astype(np.int64) % len(words_of_kind)]
 
-        tokens[:, 0] = np.where(chance[:, 0] < 60, some(words.emoji, 0), 0)
+        tokens[:, 0] = np.where(chance[:, 0] < 60, any_of(words.emoji, 0), 0)
         tokens[:, 1] = np.where(chance[:, 1] < 120, common[:, 1], 0)
-        tokens[:, 2] = known.names
-        tokens[:, 3] = words.styles[known.styles]
-        tokens[:, 4] = some(words.separators, 4)
-        flavours = words.flavours[known.topics]
+        tokens[:, 2] = attributes.names
+        tokens[:, 3] = words.styles[attributes.styles]
+        tokens[:, 4] = any_of(words.separators, 4)
+        flavours = words.flavours[attributes.topics]
         which = (draws[:, 5] >> np.uint64(20)).astype(np.int64) % flavours.shape[1]
         tokens[:, 5] = np.where(chance[:, 5] < 150, np.take_along_axis(flavours, which[:, None], 1)[:, 0], 0)
         tokens[:, 6:8] = np.where(chance[:, 6:8] < 180, common[:, 6:8], 0)
-        own = self._dice.bits("title-end", notes).astype(np.int64) & 0xFFFF
-        tokens[:, 8] = np.where(own < 20000, words.emoji[own % len(words.emoji)], 0)
+        end_draws = self._dice.bits("title-end", notes).astype(np.int64) & 0xFFFF
+        tokens[:, 8] = np.where(end_draws < 20000, words.emoji[end_draws % len(words.emoji)], 0)
         return self._join(tokens.ravel(), np.full(len(notes), 9))
 
     def bodies(self, notes: Ints) -> pa.Array:
         """Return bodies: words of the language and the topic, stickers and emoji, and tags at the end."""
-        known, words = self._notes(notes), self._lexicon
-        n_tokens = np.exp(self._world.sigma_tokens * self._dice.normal("length", known.origins))
+        attributes, words = self._notes(notes), self._lexicon
+        n_tokens = np.exp(self._world.sigma_tokens * self._dice.normal("length", attributes.origins))
         lengths = np.clip(self._world.median_tokens * n_tokens, _LEAST_TOKENS, _MOST_TOKENS).astype(np.int64)
         starts = np.cumsum(lengths) - lengths
         rows = np.repeat(np.arange(len(notes)), lengths)
-        at = np.arange(len(rows)) - starts[rows]
+        position = np.arange(len(rows)) - starts[rows]
 
-        own, origin = (self._dice.bits("body", some) for some in (notes, known.origins))
-        draws = step(np.where(at < _SAME * lengths[rows], origin[rows], own[rows]), at)
+        own_draws, origin = (self._dice.bits("body", numbers) for numbers in (notes, attributes.origins))
+        draws = step(np.where(position < _SAME * lengths[rows], origin[rows], own_draws[rows]), position)
         tokens = words.common[draws & np.uint64(len(words.common) - 1)]
-        other = (draws >> np.uint64(18)).astype(np.int64) & 0x3FFFFF
+        choice = (draws >> np.uint64(18)).astype(np.int64) & 0x3FFFFF
         chance = (draws >> np.uint64(40)).astype(np.int64) & 0xFFFF
         bound = 0
         for share, choices in (
-            (_FLAVOUR, words.flavours[known.topics]),
-            (_CONCEPT, known.names[:, None]),
+            (_FLAVOUR, words.flavours[attributes.topics]),
+            (_CONCEPT, attributes.names[:, None]),
             (_STICKER, words.stickers[None, :]),
             (_EMOJI, words.emoji[None, :]),
         ):
             which = np.flatnonzero((chance >= bound) & (chance < bound + share))
             bound += share
-            of = rows[which] if len(choices) > 1 else np.zeros(len(which), np.int64)
-            tokens[which] = choices[of, other[which] % choices.shape[1]]
-        phrase = at % _PHRASE == _PHRASE - 1
-        tokens[phrase] = words.punctuation[other[phrase] % len(words.punctuation)]
-        tokens[starts] = known.names
+            row = rows[which] if len(choices) > 1 else np.zeros(len(which), np.int64)
+            tokens[which] = choices[row, choice[which] % choices.shape[1]]
+        phrase = position % _PHRASE == _PHRASE - 1
+        tokens[phrase] = words.punctuation[choice[phrase] % len(words.punctuation)]
+        tokens[starts] = attributes.names
         tokens[starts + lengths - 1] = words.end
 
         tail = np.full((len(notes), 1 + _TAGS), words.line, np.int64)
-        tail[:, 1] = known.name_tags
-        flavour_tags = words.flavour_tags[known.topics]
+        tail[:, 1] = attributes.name_tags
+        flavour_tags = words.flavour_tags[attributes.topics]
         tail[:, 2:5] = np.where(
             self._dice.uniform("tags", notes[:, None], np.arange(3)[None, :]) < 0.5, flavour_tags[:, :3], 0
         )
-        tail[:, 5] = words.style_tags[known.styles]
+        tail[:, 5] = words.style_tags[attributes.styles]
         every = np.empty(len(tokens) + tail.size, np.int32)
         places = np.repeat(starts + lengths, 1 + _TAGS) + np.arange(tail.size)
         in_tail = np.zeros(len(every), bool)

@@ -61,15 +61,15 @@ def dictionary() -> Dictionary:
     characters = sorted(counts, key=lambda c: (-counts[c], c))[:_CHARACTERS]
     singles = characters[:_SINGLE_CHARACTERS]
     pairs = [first + second for first, second in product(characters, characters) if jieba.has_word(first + second)]
-    known = {word: jieba.suggest_freq(word) for word in [*singles, *pairs]}
-    words = sorted(known, key=lambda word: (-known[word], word))
-    taken = {character for text in (*STYLES, *QUESTIONS, *WISHES) for character in text}
+    frequencies = {word: jieba.suggest_freq(word) for word in [*singles, *pairs]}
+    words = sorted(frequencies, key=lambda word: (-frequencies[word], word))
+    reserved = {character for text in (*STYLES, *QUESTIONS, *WISHES) for character in text}
     names = [
         word
         for word in words[_HEAD_WORDS:]
-        if len(set(word)) == 2 and not taken & set(word) and [tag for _, tag in jieba.tag(word)] == ["n"]
+        if len(set(word)) == 2 and not reserved & set(word) and [tag for _, tag in jieba.tag(word)] == ["n"]
     ]
-    return Dictionary(words, [known[word] for word in words], names)
+    return Dictionary(words, [frequencies[word] for word in words], names)
 
 
 def _characters() -> Iterator[str]:
@@ -87,15 +87,15 @@ class Lexicon:
     """
 
     def __init__(self, dice: Dice, n_topics: int) -> None:
-        known = dictionary()
+        all_words = dictionary()
         self.n_concepts = n_topics * CONCEPTS_PER_TOPIC
-        order = np.argsort(dice.bits("words", np.arange(len(known.names))), kind="stable")
-        names = iter([known.names[i] for i in order.tolist()])
+        order = np.argsort(dice.bits("words", np.arange(len(all_words.names))), kind="stable")
+        names = iter([all_words.names[i] for i in order.tolist()])
         pairs: list[tuple[str, str]] = []
         waiting: list[str] = []
         while len(pairs) < self.n_concepts:
             name = next(names)
-            partner = next((other for other in waiting if not set(other) & set(name)), None)
+            partner = next((earlier for earlier in waiting if not set(earlier) & set(name)), None)
             if partner is None:
                 waiting.append(name)
             else:
@@ -103,7 +103,7 @@ class Lexicon:
                 pairs.append((partner, name))
         flavours = [next(names) for _ in range(n_topics * FLAVOURS_PER_TOPIC)]
         special = {*flavours, *(name for pair in pairs for name in pair)}
-        common = [(word, n) for word, n in zip(known.words, known.counts, strict=True) if word not in special]
+        common = [(word, n) for word, n in zip(all_words.words, all_words.counts, strict=True) if word not in special]
 
         self.tokens: list[str] = [""]
         self.concepts = self._add([name for pair in pairs for name in pair]).reshape(-1, 2)

@@ -240,17 +240,17 @@ def resolve_world(
     Raises:
         UsageError: if a setting is unknown or wrong.
     """
-    given = _merged(World(), read_yaml(file) if file else {})
+    settings = _merged(World(), read_yaml(file) if file else {})
     flags = {("counts", name): value for name, value in counts.items()} | {("seed",): seed}
     assigned = [(list(path), value) for path, value in flags.items() if value is not None]
     for path, value in [*assigned, *parse_overrides(overrides)]:
-        _assign(given, path, value)
+        _assign(settings, path, value)
     for cause in without:
         if cause not in Causes.model_fields:
             raise unknown_name("cause", cause, Causes.model_fields)
-        _assign(given, ["causes", cause], 0.0)
+        _assign(settings, ["causes", cause], 0.0)
     try:
-        return World(**given)
+        return World(**settings)
     except ValidationError as error:
         raise UsageError(f"{file or 'synth'}: {explain(error, World)}") from error
 
@@ -264,13 +264,13 @@ def _merged(defaults: Frozen, given: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _assign(given: dict[str, Any], path: list[str], value: Any) -> None:
+def _assign(settings: dict[str, Any], path: list[str], value: Any) -> None:
     """Set one value, whose group must exist."""
     *groups, last = path
     for name in groups:
-        if not isinstance(given.get(name), dict):
+        if not isinstance(settings.get(name), dict):
             raise unknown_name("setting in --set", ".".join(path), World.model_fields)
-        given = given[name]
-    if not groups and last not in given:
-        raise unknown_name("setting in --set", last, given)
-    given[last] = value
+        settings = settings[name]
+    if not groups and last not in settings:
+        raise unknown_name("setting in --set", last, settings)
+    settings[last] = value

@@ -109,21 +109,21 @@ def _logs(
     text = QueryText(lexicon)
     history = History(users)
     for start in range(0, len(table), REQUESTS_BATCH):
-        here = np.arange(start, min(start + REQUESTS_BATCH, len(table)))
-        searched = plan.is_search[here]
-        number = np.where(searched, plan.number[here], 0)
+        rows = np.arange(start, min(start + REQUESTS_BATCH, len(table)))
+        searched = plan.is_search[rows]
+        number = np.where(searched, plan.number[rows], 0)
         requests = Searches(
-            rows=here,
+            rows=rows,
             is_search=searched,
-            user=plan.user[here],
+            user=plan.user[rows],
             concept=np.where(searched, queries.concept[number], -1),
             form=np.where(searched, queries.form[number], -1),
             is_factoid=searched & queries.is_factoid[number],
-            is_answered=answered[here],
+            is_answered=answered[rows],
         )
         source: Floats = np.where(searched, queries.source[number], np.nan)
         shown = expose(world, dice, shelf, users, requests)
-        clicks = click(world, dice, shelf, requests, plan.ordinal[here], source, shown)
+        clicks = click(world, dice, shelf, requests, plan.ordinal[rows], source, shown)
         answers = write_answers(world, dice, shelf, writer, lexicon, requests, shown)
         recent = history.read(requests, shown, clicks.actions["click"])
         pseudo = iter(_pseudo_queries(writer, [recent[i] for i in np.flatnonzero(~searched)]))
@@ -131,7 +131,7 @@ def _logs(
             text.of(Query(*queries.parts[n].tolist())) if is_search else next(pseudo)
             for n, is_search in zip(number.tolist(), searched.tolist(), strict=True)
         ]
-        yield LogTables(requests, table[here], shown, clicks, answers, recent, query, source)
+        yield LogTables(requests, table[rows], shown, clicks, answers, recent, query, source)
 
 
 class History:

@@ -46,7 +46,7 @@ def test_rank_prints_figures_and_the_folder(cli: Cli, world: Path) -> None:
         (["rank", "--ranker", "bm25", "--set", "ranker.k2=1"], "unknown setting 'k2'; did you mean k1?"),
         (["rank", "--ranker", "bm25", "--set", "k1=1"], "unknown setting in --set 'k1'; known: ranker.KEY"),
         (["rank", "--ranker", "bm25", "--data", "nowhere"], "data 'nowhere': no such folder"),
-        (["rank", "--ranker", "bm25", "--data", "sample"], "table search_test is not there"),
+        (["rank", "--ranker", "bm25", "--data", "sample"], "table search_test does not exist"),
         (["rank", "--checkpoint", "nowhere"], "nowhere holds no trained ranker"),
         (["rank", "--ranker", "bm25", "--task", "recommendation", "--split", "dqa"], "split dqa holds searches"),
         (["rank", "--ranker", "tests.rankers.made:Toy"], "is trained first: name the folder that `train` wrote"),

@@ -118,7 +118,7 @@ def test_bytes_that_are_not_utf8_are_named(data_dir: Path) -> None:
 @pytest.mark.parametrize("missing", ["notes.jsonl", "dqa.jsonl"])
 def test_a_missing_file_is_named(data_dir: Path, missing: str) -> None:
     (data_dir / missing).unlink()
-    with pytest.raises(UsageError, match=f"table {missing.removesuffix('.jsonl')} is not there"):
+    with pytest.raises(UsageError, match=f"table {missing.removesuffix('.jsonl')} does not exist"):
         load_dataset(str(data_dir))
     with pytest.raises(UsageError, match="no such folder"):
         load_dataset("/no/such/place")

@@ -76,13 +76,13 @@ def test_a_selection_without_its_columns_is_one_line(tmp_path: Path, data_dir: P
         load_dataset(str(folder))
     assert len(load_dataset(str(folder), answers="shown").questions) == 4
     assert len(load_dataset(str(data_dir)).questions) == 3  # the generic layout: all answers count as engaged
-    with pytest.raises(UsageError, match="answers=liked .*is_like_clk"):
+    with pytest.raises(UsageError, match=r"answers=liked .*is_like_clk"):
         load_dataset(str(data_dir), answers="liked")
 
 
 def test_no_question_left_is_said_with_the_number_of_rows(tmp_path: Path) -> None:
     only = {**TABLES, "dqa": [TABLES["dqa"][0], TABLES["dqa"][4]]}
-    with pytest.raises(UsageError, match="none of the 2 rows .*answers=engaged.*; others: liked"):
+    with pytest.raises(UsageError, match=r"none of the 2 rows .*answers=engaged.*; others: liked"):
         load_dataset(str(write_parquet(tmp_path / "data", only)))
 
 

@@ -117,7 +117,7 @@ def test_defects_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"line 2: search_result_details_with_idx holds a result without note_idx"):
         rows = [ROWS[2], {"search_idx": 1, "query": "", "search_result_details_with_idx": [{"position": 1}]}]
         read_table(source_of(tmp_path, rows), "search_train")
-    with pytest.raises(UsageError, match="search_idx 2 .*twice"):
+    with pytest.raises(UsageError, match=r"search_idx 2 .*twice"):
         read_table(source_of(tmp_path, [ROWS[1], ROWS[1]]), "search_train")
     with pytest.raises(UsageError, match="column 'search_result_details_with_idx' is missing"):
         read_table(source_of(tmp_path, [{"search_idx": 1, "query": ""}]), "search_train")

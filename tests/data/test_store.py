@@ -132,7 +132,7 @@ def test_the_trec_run_is_six_columns_whatever_the_ids(run: RunDirectory) -> None
 
 
 def test_what_is_no_run_directory_is_said(tmp_path: Path, run: RunDirectory) -> None:
-    with pytest.raises(UsageError, match=r"manifest\.json is not there"):
+    with pytest.raises(UsageError, match=r"manifest\.json does not exist"):
         RunDirectory(tmp_path).read_manifest()
     (run.path / "manifest.json").write_text(json.dumps({"schema_version": 99}))
     with pytest.raises(UsageError, match="schema version 99, this program reads 1"):

@@ -43,7 +43,7 @@ def test_a_table_in_a_pipe_is_not_waited_for(name: str, data_dir: Path, cli: Cli
 def test_a_device_is_no_table(data_dir: Path) -> None:
     (data_dir / "notes.jsonl").unlink()
     (data_dir / "notes.jsonl").symlink_to("/dev/zero")
-    with pytest.raises(UsageError, match="table notes is not there"):
+    with pytest.raises(UsageError, match="table notes does not exist"):
         open_source(str(data_dir)).files("notes")
 
 

@@ -154,7 +154,7 @@ def test_a_base_that_is_not_here_is_no_half_hash(tmp_path: Path, place: str) -> 
         (folder / module[0] / "router_config.json").write_text(json.dumps({"types": {module[2]: "Transformer"}}))
     with pytest.raises(UsageError, match=r"adapter_config\.json adapts the model 'someone/base', which is not on this"):
         model_sha256(folder)
-    with pytest.raises(UsageError, match="'someone/base' .*can't be fetched"):
+    with pytest.raises(UsageError, match=r"'someone/base' .*can't be fetched"):
         fetch_model(str(folder))
     write_adapter(folder / place, str(folder))
     with pytest.raises(UsageError, match="names itself as its base model"):

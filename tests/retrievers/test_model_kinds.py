@@ -169,7 +169,7 @@ def test_what_is_compared_otherwise(small: Dataset, bert: Path, tmp_path: Path) 
     with pytest.raises(UsageError, match="Euclidean distance, which flat alone searches"):
         BiEncoder(model=str(folder), faiss="ivf").search(small.questions, small.notes, 5)
     folder = save(tmp_path / "other", transformer(bert), similarity_fn_name="manhattan")
-    with pytest.raises(UsageError, match="by 'manhattan'.*; set normalize to true"):
+    with pytest.raises(UsageError, match=r"by 'manhattan'.*; set normalize to true"):
         BiEncoder(model=str(folder)).search(small.questions, small.notes, 5)
     assert BiEncoder(model=str(folder), normalize=True).search(small.questions, small.notes, 5)
 

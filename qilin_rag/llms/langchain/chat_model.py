@@ -172,8 +172,8 @@ class LangChain(LLM):
                 return await self._call(prompt)
             if isinstance(error, OSError):  # most clients don't say what they could not open
                 connection.certificates()
-            sent = [prompt.query, *(each["content"] for each in prompt.messages)]
-            raise meaning(error, self._name, sent) from error
+            sent_texts = [prompt.query, *(message_sent["content"] for message_sent in prompt.messages)]
+            raise meaning(error, self._name, sent_texts) from error
         self._has_answered = True
         return completion(message, self.spec, time.perf_counter() - started, self.thinking_markers, self.max_tokens)
 
@@ -230,20 +230,20 @@ class LangChain(LLM):
                 return str(self.settings.get("azure_endpoint") or os.environ.get("AZURE_OPENAI_ENDPOINT") or "")
         return ""
 
-    def _init(self, given: Mapping[str, Any]) -> BaseChatModel:
+    def _init(self, arguments: Mapping[str, Any]) -> BaseChatModel:
         from langchain.chat_models import init_chat_model
 
         try:
             with connection.environment_for(self._address):
-                return init_chat_model(self.spec, **given)
+                return init_chat_model(self.spec, **arguments)
         except ImportError as error:
             raise UsageError(f"{self._name}: {error}") from error
         except Exception as error:
             if isinstance(error, OSError):  # most clients don't say what they could not open
                 connection.certificates()
-            said = f"{self._name} can't be set up: {one_line(error)}"
+            reason = f"{self._name} can't be set up: {one_line(error)}"
             is_unknown = isinstance(error, ValueError) and not isinstance(error, ValidationError)
-            raise (UsageError if is_unknown else FatalLLMError)(said) from error
+            raise (UsageError if is_unknown else FatalLLMError)(reason) from error
 
 
 async def _streamed(model: BaseChatModel, messages: Any) -> Any:

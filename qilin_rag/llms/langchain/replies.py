@@ -55,7 +55,7 @@ def ending_word(about: Mapping[str, Any]) -> Any:
     return said or next((about[name] for name in _WHERE if about.get(name)), None)
 
 
-def meaning(error: Exception, name: str, sent: Sequence[str] = ()) -> Exception:
+def meaning(error: Exception, name: str, sent_texts: Sequence[str] = ()) -> Exception:
     """Return the error to raise for an error of a provider: for this question, for all, or only temporarily.
 
     `sent` are the texts that were sent, which an error may repeat.
@@ -68,7 +68,7 @@ def meaning(error: Exception, name: str, sent: Sequence[str] = ()) -> Exception:
         redact=redacted,
         fields=_LEFT_OUT,
     )
-    return as_error(without_echo(read_error(error), sent), caller)
+    return as_error(without_echo(read_error(error), sent_texts), caller)
 
 
 def read_error(error: Exception) -> Refusal:
@@ -79,19 +79,21 @@ def read_error(error: Exception) -> Refusal:
     chain = [error]
     while len(chain) < _LONGEST_CHAIN and isinstance(cause := chain[-1].__cause__, Exception):
         chain.append(cause)
-    telling = next((each for each in chain if _status(each) is not None), error)
-    if found := _NO_CHAT.search(str(error)):
-        return read_refusal(200, {}, found[1])
-    status, headers, body = _status(telling), _headers(telling), _body(telling)
+    informative = next((link for link in chain if _status(link) is not None), error)
+    if no_chat := _NO_CHAT.search(str(error)):
+        return read_refusal(200, {}, no_chat[1])
+    status, headers, body = _status(informative), _headers(informative), _body(informative)
     is_in_200 = status is None and bool(error.args) and body is error.args[0]
-    read = read_refusal(200 if is_in_200 else status, headers, body)
-    if read.status is None or not read.words:
-        classes = {kind.__name__.lower() for each in chain for kind in type(each).__mro__}
+    refusal = read_refusal(200 if is_in_200 else status, headers, body)
+    if refusal.status is None or not refusal.words:
+        classes = {kind.__name__.lower() for link in chain for kind in type(link).__mro__}
         if getattr(error, "is_retryable", False):
             classes.add("retryable")
         text = one_line(error)
-        read = read._replace(codes=read.codes | classes, words=read.words or read_refusal(status, headers, text).words)
-    return read
+        refusal = refusal._replace(
+            codes=refusal.codes | classes, words=refusal.words or read_refusal(status, headers, text).words
+        )
+    return refusal
 
 
 def _body(error: Exception) -> Any:

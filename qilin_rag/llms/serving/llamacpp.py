@@ -22,28 +22,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--gpu-layers", type=int, default=-1)
     parser.add_argument("parameters", nargs="*", metavar="NAME=VALUE")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
 
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = given.model
-    params.model_alias = {given.name}
+    params.model.path = arguments.model
+    params.model_alias = {arguments.name}
     params.hostnames = ["127.0.0.1"]
-    params.port = given.port
-    params.n_ctx = given.context_length * given.parallel  # llama.cpp divides it among the slots
-    params.n_parallel = given.parallel
-    params.n_gpu_layers = given.gpu_layers
+    params.port = arguments.port
+    params.n_ctx = arguments.context_length * arguments.parallel  # llama.cpp divides it among the slots
+    params.n_parallel = arguments.parallel
+    params.n_gpu_layers = arguments.gpu_layers
     params.sampling.seed = 0
-    if given.threads:
-        params.cpuparams.n_threads = given.threads
-    for parameter in given.parameters:
+    if arguments.threads:
+        params.cpuparams.n_threads = arguments.threads
+    for parameter in arguments.parameters:
         name, equals, value = parameter.partition("=")
         if not equals or not hasattr(params, name):
             parser.error(f"{parameter!r}: expected NAME=VALUE with a parameter of xllamacpp.CommonParams")
         setattr(params, name, type(getattr(params, name))(json.loads(value)))
     server = xllamacpp.Server(params)
-    print(f"serving {given.name} at {server.listening_address}", flush=True)  # noqa: T201
+    print(f"serving {arguments.name} at {server.listening_address}", flush=True)  # noqa: T201
     threading.Event().wait()
 
 
