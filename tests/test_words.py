@@ -111,7 +111,7 @@ def test_a_public_name_is_documented(name: str) -> None:
     if needed := parameters(thing):
         documented = section(docstring, "Args", "Attributes")
         missing += [] if documented else ["Args"]
-        if name not in COMPONENTS:  # a setting may have its text under its field, or in a base class
+        if thing not in COMPONENTS.values():  # a setting may have its text under its field, or in a base class
             missing += [each for each in needed if not re.search(rf"^ +\*?\*?{each}\b", documented, re.MULTILINE)]
     if not inspect.isclass(thing) and inspect.signature(thing).return_annotation not in (None, "None"):
         missing += [] if section(docstring, "Returns", "Yields") else ["Returns"]

@@ -189,7 +189,7 @@ def _named(layer: Any, kind: str) -> dict[str, Any]:
 
 def _named_component(component: Component, kind: str, registry: Registry[Any]) -> Named:
     if registry.name_of(type(component)) is None and ":" not in component.called():  # a name of another kind's
-        raise UsageError(f"{kind}: {type(component).__name__} is no {registry.kind}")
+        raise UsageError(f"{kind}: {type(component).__name__} can't be used as {registry.kind}")
     return component.named()
 
 

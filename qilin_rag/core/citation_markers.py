@@ -130,10 +130,10 @@ _WRAPPERS = (
 )
 MARKER = rf"(?=[\[［【〔(（<^$#\\⁰¹²³⁴-⁹①-⑳])(?:{'|'.join(form.pattern for form in FORMS)})"
 WRAPPER = "|".join(_WRAPPERS)
-"""Brackets that hold nothing but markers, where each character of a marker has become a NUL."""
+"""Brackets that hold nothing but markers, whose characters were replaced by NULs."""
 BETWEEN_MARKERS = r"(?<=\0)[ \t\u3000,，、;；]{1,3}(?=\0)"
 RANGE = _range(f"({_NUMBER})")
-"""The numbers that a marker names, and the last ones of ranges, of `WIDEST_RANGE` from first to last at most."""
+"""The numbers in a marker, and the last number of a range, which is at most `WIDEST_RANGE` above its first."""
 WIDEST_RANGE = 10
 _BLANKS = re.compile("\0+")
 _LABEL = rf"(?:[\[［【〔(（^\\#${{]|<\w+{_TAG})*({_LIST})(?=[\]］】〕)）^<†\\$}}]|[:：]{_DIGIT}+†|$)"

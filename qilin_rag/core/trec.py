@@ -95,8 +95,8 @@ def _rankings(path: Path, lines: dict[str, list[_Line]]) -> dict[str, list[Hit]]
         )
     elif n["rising"] > n["falling"] + n["mixed"]:
         raise UsageError(
-            f"{path}: in {n['rising']} of {n_told} rankings the score rises with the rank (distances?), in the others "
-            "not; write scores of which the highest is the best"
+            f"{path}: in {n['rising']} of {n_told} rankings the score rises with the rank (distances?), but not in the "
+            "others; write scores that are highest for the best note"
         )
     elif n_against := n["rising"] + n["mixed"]:
         logger.warning(

@@ -232,6 +232,7 @@ class Times(Frozen):
     """Wall-clock seconds of a run, over all its sessions.
 
     Attributes:
+        sittings: The number of sessions.
         untimed: Sessions that were killed or still run; the seconds do not include them.
         cut_off: Sessions that ended before all questions were answered. No figure includes the server's work on the
             calls in progress at that time.

@@ -57,7 +57,7 @@ def read_questions(
                 questions.append(question)
     if not questions:
         raise UsageError(
-            f"{files[0]}: none of the {counted(n_rows, 'row')} has an answer that answers={answers} (--answers) takes; "
+            f"{files[0]}: none of the {counted(n_rows, 'row')} has an answer for answers={answers} (--answers); "
             f"others: {', '.join(name for name in FLAGS if name != answers)}"
             if n_rows
             else f"{files[0]} holds no question"

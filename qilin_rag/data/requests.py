@@ -126,7 +126,7 @@ def split_by_time(requests: Requests, validation_share: float) -> tuple[Requests
     if (requests.time_ms < 0).any():
         row = int(np.flatnonzero(requests.time_ms < 0)[0])
         raise UsageError(
-            f"request {requests.ids[row]} has no time, so no latest {validation_share:.0%} can be set apart"
+            f"request {requests.ids[row]} has no time, so the latest {validation_share:.0%} can't be set apart"
         )
     n_earlier = round(len(requests) * (1 - validation_share))
     if not 0 < n_earlier < len(requests):

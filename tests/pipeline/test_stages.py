@@ -139,7 +139,7 @@ def test_components_are_equal_by_their_settings_alone() -> None:
     one, other = BM25(k1=1.2), BM25(k1=1.2)
     assert one == other and len({one, other}) == 1
     assert one != BM25(k1=1.3) and one != RougeL() and one != "bm25"
-    with pytest.raises(UsageError, match="retriever: RougeL is no retriever"):
+    with pytest.raises(UsageError, match="retriever: RougeL "):
         RunConfig(retriever=RougeL())
     with pytest.raises(UsageError, match="rouge_l"):
         RunConfig(metrics=[RougeL(), RougeL(tokens="word")])

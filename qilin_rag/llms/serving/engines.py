@@ -286,7 +286,7 @@ class LlamaCpp(Engine):
         except OSError as error:
             raise UsageError(f"the GGUF file {path} can't be read: {error.strerror}") from error
         if magic != b"GGUF":
-            raise UsageError(f"{path} is no GGUF file; give another: --llm gguf:FILE, or llm.engine.model")
+            raise UsageError(f"{path} is not a GGUF file; give another as llm (--llm gguf:FILE) or llm.engine.model")
         super().check()
 
 
