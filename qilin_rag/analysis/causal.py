@@ -145,9 +145,13 @@ def match(propensity: Floats, treated: Bools, seed: int = 0) -> Matches:
     pairs = []
     for row in np.random.default_rng(seed).permutation(np.flatnonzero(treated)).tolist():
         place = bisect.bisect(free, (logit[row],))
-        near = [at for at in (place - 1, place) if 0 <= at < len(free) and abs(free[at][0] - logit[row]) <= caliper]
+        near = [
+            neighbour
+            for neighbour in (place - 1, place)
+            if 0 <= neighbour < len(free) and abs(free[neighbour][0] - logit[row]) <= caliper
+        ]
         if near:
-            best = min(near, key=lambda at: abs(free[at][0] - logit[row]))
+            best = min(near, key=lambda neighbour: abs(free[neighbour][0] - logit[row]))
             pairs.append((row, free.pop(best)[1]))
     both = np.array(pairs, np.int64).reshape(-1, 2)
     return Matches(both[:, 0], both[:, 1])
@@ -191,8 +195,8 @@ def standardised_differences(
     weight = np.ones(len(treated)) if weight is None else weight
     spread = spread_within(values, treated) if spread is None else spread
     means = [np.average(values[mask], axis=0, weights=weight[mask]) for mask in (treated, ~treated)]
-    found: Floats = np.divide(means[0] - means[1], spread, out=np.zeros_like(spread), where=spread > 0)
-    return found
+    differences: Floats = np.divide(means[0] - means[1], spread, out=np.zeros_like(spread), where=spread > 0)
+    return differences
 
 
 def e_value(estimate: Estimate) -> tuple[float, float] | None:

@@ -85,20 +85,20 @@ def _user_columns(users: pa.Table | None, user_idx: Ints) -> dict[str, Floats]:
     if users is None or not len(users):
         return {}
     ids = users["user_idx"].to_numpy()
-    at = positions_in(ids, user_idx)
-    is_known = at >= 0
-    found: dict[str, Floats] = {} if is_known.all() else {"user unknown": (~is_known).astype(float)}
+    places = positions_in(ids, user_idx)
+    is_known = places >= 0
+    columns: dict[str, Floats] = {} if is_known.all() else {"user unknown": (~is_known).astype(float)}
     for name in ("gender", "platform", "age"):
         if name in users.schema.names:
-            values = np.array([value or "unknown" for value in users[name].to_pylist()])[at]
-            found |= {
+            values = np.array([value or "unknown" for value in users[name].to_pylist()])[places]
+            columns |= {
                 f"{name} {value}": ((values == value) & is_known).astype(float) for value in np.unique(values[is_known])
             }
     for name in ("fans_num", "follows_num"):
         if name in users.schema.names:
-            numbers = users[name].fill_null(0).to_numpy()[at]
-            found[name] = np.where(is_known, np.log1p(np.maximum(numbers, 0)), 0)
-    return found
+            numbers = users[name].fill_null(0).to_numpy()[places]
+            columns[name] = np.where(is_known, np.log1p(np.maximum(numbers, 0)), 0)
+    return columns
 
 
 def _text_columns(queries: Sequence[str], seed: int) -> dict[str, Floats]:

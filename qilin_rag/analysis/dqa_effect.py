@@ -196,21 +196,23 @@ def _effect(
 
 def _compared(covariates: Covariates, outcomes: list[Outcome], treated: Bools, groups: Ints, seed: int) -> _Part:
     """Fit the models of outcomes that are known for the same searches, and make the searches comparable."""
-    here = np.flatnonzero(outcomes[0].chosen)
-    values, treated, groups = covariates.values[here], treated[here], groups[here]
-    kept, _ = distinct_columns(covariates.names, values)
-    functions = Functions([covariates.names[at] for at in kept], values[:, kept], covariates.latent)
+    rows_known = np.flatnonzero(outcomes[0].chosen)
+    values, treated, groups = covariates.values[rows_known], treated[rows_known], groups[rows_known]
+    kept_columns, _ = distinct_columns(covariates.names, values)
+    functions = Functions(
+        [covariates.names[column] for column in kept_columns], values[:, kept_columns], covariates.latent
+    )
     if refusal := refuse_groups(treated, groups):
-        return _Part(here, functions, None, None, None, refusal)
-    known = np.column_stack([outcome.values[here] for outcome in outcomes])
-    nuisances = fit_nuisances(functions, treated, known, groups, seed)
+        return _Part(rows_known, functions, None, None, None, refusal)
+    known_outcomes = np.column_stack([outcome.values[rows_known] for outcome in outcomes])
+    nuisances = fit_nuisances(functions, treated, known_outcomes, groups, seed)
     comparison = compare(functions, nuisances, [outcome.name for outcome in outcomes], treated, groups)
     if comparison.refusal:
-        return _Part(here, functions, nuisances, comparison, None, comparison.refusal)
+        return _Part(rows_known, functions, nuisances, comparison, None, comparison.refusal)
     rows = np.flatnonzero(comparison.kept)
     pairs = causal.match(nuisances.propensity[rows], treated[rows], seed)
     matches = Matches(rows[pairs.treated], rows[pairs.untreated])
-    return _Part(here, functions, nuisances, comparison, matches, None)
+    return _Part(rows_known, functions, nuisances, comparison, matches, None)
 
 
 def _of_outcome(outcome: Outcome, column: int, part: _Part, treated: Bools, groups: Ints) -> Effect:
@@ -295,8 +297,8 @@ def _listed(part: _Part, differences: list[Difference], outcomes: list[str], tre
         spread = causal.spread_within(values, treated)
         matched = causal.standardised_differences(values[both], treated[both], spread=spread).tolist()
     return [
-        Balance(covariate=each.name, before=each.before, weighted=each.weighted, matched=at)
-        for each, at in zip(listed, matched, strict=True)
+        Balance(covariate=each.name, before=each.before, weighted=each.weighted, matched=matched_difference)
+        for each, matched_difference in zip(listed, matched, strict=True)
     ]
 
 

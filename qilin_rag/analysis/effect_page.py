@@ -35,13 +35,13 @@ def as_csv(effects: Sequence[DqaEffect]) -> str:
     """Return one line per estimate; a refused one has the reason instead of figures."""
     rows: list[list[object]] = []
     for effect in effects:
-        for of in effect.effects:
-            row = [effect.population, of.outcome, of.of]
-            for method, estimate in (("naive", of.naive), ("matched", of.matched)):
+        for outcome in effect.effects:
+            row = [effect.population, outcome.outcome, outcome.of]
+            for method, estimate in (("naive", outcome.naive), ("matched", outcome.matched)):
                 if estimate:
                     rows.append([*row, method, *_cells(estimate), ""])
-            robust = of.doubly_robust
-            rows.append([*row, "doubly robust", *(_cells(robust) if robust else [""] * 5), of.refused or ""])
+            robust = outcome.doubly_robust
+            rows.append([*row, "doubly robust", *(_cells(robust) if robust else [""] * 5), outcome.refused or ""])
     figures = ["effect", "low", "high", "answered", "without_answer"]
     return csv_text(["population", "outcome", "of", "method", *figures, "refused"], rows)
 
@@ -121,24 +121,24 @@ CAVEATS = (
 def findings(effect: DqaEffect) -> list[str]:
     """Return the remarks beside the figures of a population: refusals, trimming, evidence and balance."""
     by_line: dict[str, list[str]] = {}
-    for of in effect.effects:
-        for line in _remarks(of):
-            by_line.setdefault(line, []).append(outcome_name(of))
+    for outcome in effect.effects:
+        for line in _remarks(outcome):
+            by_line.setdefault(line, []).append(outcome_name(outcome))
     n_outcomes = len(effect.effects)
-    found = []
+    lines = []
     for line, names in by_line.items():
         if len(names) < n_outcomes:
             line = f"{', '.join(names) if 2 * len(names) <= n_outcomes else 'The other figures'}: {line}"
-        found.append(line)
-    found.sort(key=lambda line: line.startswith("The other figures"))
-    worth = sorted(of.effective_users for of in effect.effects if of.effective_users is not None)
+        lines.append(line)
+    lines.sort(key=lambda line: line.startswith("The other figures"))
+    worth = sorted(outcome.effective_users for outcome in effect.effects if outcome.effective_users is not None)
     if worth:
         least, most = f"{worth[0]:,.0f}", f"{worth[-1]:,.0f}"
         equal = least if least == most else f"{least} to {most} (by outcome)"
-        found.append(
+        lines.append(
             f"The {effect.n_users:,} users are worth about {equal} equal ones: the intervals account for this."
         )
-    return found
+    return lines
 
 
 def _remarks(effect: Effect) -> Iterator[str]:

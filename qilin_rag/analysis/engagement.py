@@ -59,15 +59,15 @@ def _behaviour(log: Log, of_group: Bools) -> list[float | None]:
     depth = log.depth[of_group]
     first = log.first_click[of_group]
     clicks = log.n_clicks[of_group]
-    at = of_group[log.shown.request]
-    clicked = log.clicked & at
+    group = of_group[log.shown.request]
+    clicked = log.clicked & group
     with_click = log.shown.actions[clicked].sum(axis=0)
     return [
         int(of_group.sum()),
         _mean(depth[depth >= 0]),
         _mean(first[first >= 0]),
         _mean(clicks),
-        ratio(clicked.sum(), at.sum()),
+        ratio(clicked.sum(), group.sum()),
         *(ratio(with_click[i], clicked.sum()) for i in range(1, len(ACTIONS))),
     ]
 

@@ -60,17 +60,17 @@ class Functions:
 
     def __init__(self, names: Sequence[str], values: Floats, plain: Collection[str] = ()) -> None:
         self.n_columns = len(names)
-        found, titles, columns = list(values.T), list(names), list(range(len(names)))
+        shapes, titles, columns = list(values.T), list(names), list(range(len(names)))
         for column, name in enumerate(names):
             for title, function in [] if name in plain else _shapes(name, values[:, column]):
-                found.append(function)
+                shapes.append(function)
                 titles.append(title)
                 columns.append(column)
-        standard = np.stack([standardised(function) for function in found], axis=1)
-        kept = [at for at, first in enumerate(_first_alike(standard)) if first == at]
-        self.values = standard[:, kept].astype(np.float32)
-        self.names = [titles[at] for at in kept]
-        self.column = np.array([columns[at] for at in kept])
+        standard = np.stack([standardised(function) for function in shapes], axis=1)
+        kept_columns = [number for number, first in enumerate(_first_alike(standard)) if first == number]
+        self.values = standard[:, kept_columns].astype(np.float32)
+        self.names = [titles[number] for number in kept_columns]
+        self.column = np.array([columns[number] for number in kept_columns])
         self.is_plain = np.array([names[column] in plain for column in self.column])
 
     def name(self, function: Function) -> str:
@@ -102,12 +102,12 @@ class Functions:
 
     def moments(self, rows: Bools, weight: Floats, most: int | None = None) -> Moments:
         """Return mean and variance of all products of the first `most` functions over `rows`, weighted (n,)."""
-        at = np.flatnonzero(rows)
-        share = (weight[at] / weight[at].sum()).astype(np.float32)[:, None]
+        places = np.flatnonzero(rows)
+        share = (weight[places] / weight[places].sum()).astype(np.float32)[:, None]
         p = self.values[:, :most].shape[1]
         mean, square = np.zeros((p, p)), np.zeros((p, p))
-        for start in range(0, len(at), _BLOCK_ROWS):
-            block = self.values[at[start : start + _BLOCK_ROWS], :most]
+        for start in range(0, len(places), _BLOCK_ROWS):
+            block = self.values[places[start : start + _BLOCK_ROWS], :most]
             of_block = share[start : start + _BLOCK_ROWS]
             mean += block.T @ (block * of_block)
             block = block**2
@@ -125,8 +125,8 @@ def distinct_columns(names: Sequence[str], values: Floats) -> tuple[list[int], d
         return [], {}
     firsts = _first_alike(np.stack([standardised(column) for column in values.T], axis=1))
     reasons = ["constant" if first < 0 else f"same as {names[first]}" for first in firsts]
-    kept = [at for at, first in enumerate(firsts) if first == at]
-    return kept, {name: reasons[at] for at, name in enumerate(names) if at not in kept}
+    kept_columns = [column for column, first in enumerate(firsts) if first == column]
+    return kept_columns, {name: reasons[column] for column, name in enumerate(names) if column not in kept_columns}
 
 
 def standardised(values: Floats) -> Floats:
@@ -186,13 +186,13 @@ def _shapes(name: str, values: Floats) -> list[tuple[str, Floats]]:
     distinct = np.unique(values)
     if len(distinct) < 3:
         return []
-    found = [(f"{name} squared", standardised(values) ** 2)]
+    shapes = [(f"{name} squared", standardised(values) ** 2)]
     cuts = distinct[:-1] if len(distinct) <= _CUTS else np.unique(np.quantile(values, np.arange(1, _CUTS) / _CUTS))
     for cut in cuts:
         above = values > cut
         if min(above.sum(), (~above).sum()) >= FEWEST_ROWS:
-            found.append((f"{name} > {cut:.3g}", above.astype(float)))
-    return found
+            shapes.append((f"{name} > {cut:.3g}", above.astype(float)))
+    return shapes
 
 
 def _first_alike(standard: Floats) -> list[int]:

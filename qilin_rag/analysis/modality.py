@@ -77,12 +77,12 @@ def _predicted(covariates: Floats, target: Bools, groups: Ints, seed: int) -> Fl
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    found = np.zeros(len(target))
+    probabilities = np.zeros(len(target))
     for fit, rest in folds(target, groups, seed):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
         calibrated = CalibratedClassifierCV(model, cv=3).fit(covariates[fit], target[fit])
-        found[rest] = calibrated.predict_proba(covariates[rest])[:, 1]
-    return np.clip(found, 1e-6, 1 - 1e-6)
+        probabilities[rest] = calibrated.predict_proba(covariates[rest])[:, 1]
+    return np.clip(probabilities, 1e-6, 1 - 1e-6)
 
 
 def _by_query(log: Log, is_video: Bools, searched: Bools) -> FigureTable:

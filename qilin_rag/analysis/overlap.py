@@ -72,18 +72,20 @@ def compare(
 ) -> GroupsCompared:
     """Trim, weight and check the searches; `names` are those of the predicted outcomes."""
     propensity = nuisances.propensity
-    kept = propensity <= LARGEST_PROPENSITY
-    n_kept = int((kept & treated).sum()), int((kept & ~treated).sum())
+    is_kept = propensity <= LARGEST_PROPENSITY
+    n_kept = int((is_kept & treated).sum()), int((is_kept & ~treated).sum())
     checks = _Checks(functions, nuisances, names, treated)
     if refusal := _refuse_trimmed(propensity, treated, n_kept):
         nothing = np.zeros(len(treated))
-        return GroupsCompared(kept, nothing, *n_kept, 0.0, checks.differences(None), [], refusal)
-    odds = np.where(kept & ~treated, propensity / (1 - propensity), 0.0)
-    weight = _calibrated(checks, np.where(treated, kept.astype(float), odds))
+        return GroupsCompared(is_kept, nothing, *n_kept, 0.0, checks.differences(None), [], refusal)
+    odds = np.where(is_kept & ~treated, propensity / (1 - propensity), 0.0)
+    weight = _calibrated(checks, np.where(treated, is_kept.astype(float), odds))
     effective = worth_of(weight[~treated])
-    found = checks.differences(weight)
-    refusal = _refuse_weighted(weight[~treated], effective, groups[~treated], found)
-    return GroupsCompared(kept, weight, *n_kept, effective, found, checks.beyond_chance(weight, effective), refusal)
+    differences = checks.differences(weight)
+    refusal = _refuse_weighted(weight[~treated], effective, groups[~treated], differences)
+    return GroupsCompared(
+        is_kept, weight, *n_kept, effective, differences, checks.beyond_chance(weight, effective), refusal
+    )
 
 
 def refuse_groups(treated: Bools, groups: Ints) -> str | None:
@@ -186,14 +188,19 @@ class _Checks:
         most = max(LARGEST_BALANCED, by_chance * float(np.sqrt(1 / n_treated + 1 / effective)))
         size = np.divide(np.abs(now), spread, out=np.zeros_like(spread), where=allowed)
         size = np.where(allowed, size, 0)
-        found = []
+        differences = []
         for i, j in np.argwhere(size > most):
             pair = Function(int(i), int(j))
-            at = i, j
-            found.append(
-                Difference(self.functions.name(pair), float(gap[at] / spread[at]), float(now[at] / spread[at]), pair)
+            place = i, j
+            differences.append(
+                Difference(
+                    self.functions.name(pair),
+                    float(gap[place] / spread[place]),
+                    float(now[place] / spread[place]),
+                    pair,
+                )
             )
-        return sorted(found, key=lambda each: -abs(each.weighted or 0.0))
+        return sorted(differences, key=lambda each: -abs(each.weighted or 0.0))
 
     def columns(self, differences: list[Difference]) -> tuple[Floats, Floats]:
         """Return the values of these functions over their spreads, (n, k), and their largest differences, (k,)."""

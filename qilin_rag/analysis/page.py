@@ -69,14 +69,14 @@ def _rows(table: FigureTable) -> list[str]:
 def _cell(table: FigureTable, row: int, column: int) -> str:
     """Return the value with its interval; in brackets the paper's and the difference to it."""
     unit, value = table.columns[column], table.values[row][column]
-    own = "-" if value is None else written(value, unit)
+    text = "-" if value is None else written(value, unit)
     if interval := table.interval(row, column):
-        own += f" [{written(interval[0], unit)}, {written(interval[1], unit)}]"
+        text += f" [{written(interval[0], unit)}, {written(interval[1], unit)}]"
     printed = table.printed(table.rows[row], unit.name)
     if printed is None:
-        return own
+        return text
     difference = "" if value is None else f"; {written(value - printed, unit, signed=True)}"
-    return f"{own} ({written(printed, unit)}{difference})"
+    return f"{text} ({written(printed, unit)}{difference})"
 
 
 def written(value: float, column: Column, signed: bool = False) -> str:

@@ -89,10 +89,10 @@ def _lines(axes: Axes, table: FigureTable, shares: Sequence[int]) -> None:
     places = range(len(table.rows))
     for colour, marker, i in zip(COLOURS, "os^", shares, strict=False):
         values = [row[i] for row in table.values]
-        here = [(place, 100 * value) for place, value in zip(places, values, strict=True) if value is not None]
-        if here:
-            at, shown = zip(*here, strict=True)
-            axes.plot(at, shown, color=colour, marker=marker, label=table.columns[i].name)
+        points = [(place, 100 * value) for place, value in zip(places, values, strict=True) if value is not None]
+        if points:
+            positions, shown = zip(*points, strict=True)
+            axes.plot(positions, shown, color=colour, marker=marker, label=table.columns[i].name)
     axes.set_xticks(list(places), [plain(row) for row in table.rows])
     axes.set_xlabel("place in the session" if table.key.startswith("figure3b") else "position")
     axes.set_ylabel("%")

@@ -48,9 +48,14 @@ def table7(log: Log) -> FigureTable:
     bucket = np.clip(n_chars, 3, 11) - 3
     rows: dict[str, list[float | None]] = {}
     for i, name in enumerate(LENGTHS):
-        those = searches[bucket == i]
-        clicks, results = log.n_clicks[those].sum(), log.n_results[those].sum()
-        rows[name] = [ratio(len(those), len(searches)), ratio(clicks, results), ratio(clicks, len(those)), len(those)]
+        in_bucket = searches[bucket == i]
+        clicks, results = log.n_clicks[in_bucket].sum(), log.n_results[in_bucket].sum()
+        rows[name] = [
+            ratio(len(in_bucket), len(searches)),
+            ratio(clicks, results),
+            ratio(clicks, len(in_bucket)),
+            len(in_bucket),
+        ]
     return table(
         "table7",
         "Length of queries in characters (Table 7)",
@@ -65,19 +70,19 @@ def table7(log: Log) -> FigureTable:
 def table9(log: Log) -> FigureTable:
     """Return the shares of the sources of queries, among known ones."""
     sources = log.shown.source[log.shown.is_search]
-    known = sources[sources > 0]
-    counts = {f"{i} {name}": int((known == i).sum()) for i, name in enumerate(SOURCES, start=1)}
-    others = len(known) - sum(counts.values())
-    missing = len(sources) - len(known)
+    known_sources = sources[sources > 0]
+    counts = {f"{i} {name}": int((known_sources == i).sum()) for i, name in enumerate(SOURCES, start=1)}
+    n_others = len(known_sources) - sum(counts.values())
+    missing = len(sources) - len(known_sources)
     return table(
         "table9",
         "Sources of queries (Table 9)",
         [Column(name="share", unit="share"), Column(name="searches", unit="count")],
-        {name: [ratio(count, len(known)), count] for name, count in counts.items()},
+        {name: [ratio(count, len(known_sources)), count] for name, count in counts.items()},
         {name: {"share": share} for name, share in zip(counts, _PAPER9, strict=True)},
         [
-            f"Shares are of the {len(known)} searches whose source is known; {missing} have none.",
-            *([f"{others} have a source above 8, not shown here."] if others else []),
+            f"Shares are of the {len(known_sources)} searches whose source is known; {missing} have none.",
+            *([f"{n_others} have a source above 8, not shown here."] if n_others else []),
         ],
         why_missing="no search with a known source",
     )

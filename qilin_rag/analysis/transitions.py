@@ -28,9 +28,14 @@ def table6(log: Log) -> FigureTable:
     pair = np.char.add(np.char.add(kinds[second - 1], "-"), kinds[second])
     rows: dict[str, list[float | None]] = {}
     for name in _PAPER6:
-        those = second[pair == name]
-        clicks, results = log.n_clicks[those].sum(), log.n_results[those].sum()
-        rows[name] = [ratio(len(those), len(second)), ratio(clicks, len(those)), ratio(clicks, results), len(those)]
+        of_kind = second[pair == name]
+        clicks, results = log.n_clicks[of_kind].sum(), log.n_results[of_kind].sum()
+        rows[name] = [
+            ratio(len(of_kind), len(second)),
+            ratio(clicks, len(of_kind)),
+            ratio(clicks, results),
+            len(of_kind),
+        ]
     n_alone = int((log.pause_sessions.number < 0).sum())
     names = [column.name for column in _COLUMNS6]
     return table(

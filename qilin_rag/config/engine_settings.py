@@ -112,7 +112,7 @@ def _of_vllm(argument: str) -> str | None:
     name = name.removeprefix("no-")
     if name in _HARMLESS_ARGUMENTS:
         return None
-    is_beginning = any(known.startswith(name) for known in _ARGUMENTS)
+    is_beginning = any(argument_known.startswith(name) for argument_known in _ARGUMENTS)
     return flag if is_beginning or not _PARTS_OF_ARGUMENTS.isdisjoint(name.split("-")) else None
 
 

@@ -70,13 +70,13 @@ def _under_fields(cls: type) -> dict[str, str]:
         [node] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     except (OSError, TypeError, SyntaxError, ValueError):
         return {}
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     body = node.body if isinstance(node, ast.ClassDef) else []
     for field, text in pairwise(body):
         match field, text:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(said))):
-                found[name] = said
-    return found
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text_below))):
+                texts[name] = text_below
+    return texts
 
 
 def _entries(docstring: str) -> dict[str, str]:

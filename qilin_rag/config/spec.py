@@ -152,12 +152,12 @@ def _refuse_unwritable(settings: Mapping[str, Any]) -> None:
 def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any], dict[str, dict[str, Any]]]]:
     """Yield the components that a file names, with their settings, by kind; an LLM with those of its preset."""
     if "retriever" in settings:
-        its = _named(settings["retriever"], "retriever")
-        yield "retriever", RETRIEVERS, {its.pop("name"): its}
+        component = _named(settings["retriever"], "retriever")
+        yield "retriever", RETRIEVERS, {component.pop("name"): component}
     if "llm" in settings:
-        its = _named(settings["llm"], "llm")
-        its = named_llm(its.pop("name")) | its
-        yield "llm", LLMS, {its.pop("name"): its}
+        component = _named(settings["llm"], "llm")
+        component = named_llm(component.pop("name")) | component
+        yield "llm", LLMS, {component.pop("name"): component}
     if "metrics" in settings:
         yield "metrics", SCORERS, _metrics(settings["metrics"])
 
@@ -356,12 +356,12 @@ def _unknown_setting(name: str, retriever: str, llm: str, metrics: Iterable[str]
         "llm": (LLMS, llm),
         **{f"metrics.{metric}": (SCORERS, metric) for metric in metrics},
     }
-    of = [kind for kind, (table, component) in components.items() if name in table.resolve(component).model_fields]
-    known = [*_PLAIN_SETTINGS, "retriever.KEY", "llm.KEY", "metrics.NAME.KEY"]
-    if of:
-        meant = " or ".join(f"{kind}.{name}" for kind in of)
+    owners = [kind for kind, (table, component) in components.items() if name in table.resolve(component).model_fields]
+    known_names = [*_PLAIN_SETTINGS, "retriever.KEY", "llm.KEY", "metrics.NAME.KEY"]
+    if owners:
+        meant = " or ".join(f"{kind}.{name}" for kind in owners)
         return UsageError(f"unknown setting in --set {name!r}; did you mean {meant}? (qilin-rag list settings)")
-    return unknown_name("setting in --set", name, known, see="qilin-rag list settings")
+    return unknown_name("setting in --set", name, known_names, see="qilin-rag list settings")
 
 
 def _owner_of(retriever: str, llm: Mapping[str, Any]) -> Owner:
@@ -393,18 +393,18 @@ def _with_setting(engine: Any, keys: list[str], value: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {"name": engine} if isinstance(engine, str) else dict(engine or {})
     match keys:
         case ["allowed"] if isinstance(value, list):
-            named = value
+            engine_settings = value
         case [key]:
             settings |= {key: value}
-            named = named_by_flag(settings, key, value)
+            engine_settings = named_by_flag(settings, key, value)
         case ["environment", variable]:
             before = settings.get("environment")
             settings |= {"environment": {**(before if isinstance(before, dict) else {}), variable: value}}
-            named = risky_variables({variable: value})
+            engine_settings = risky_variables({variable: value})
         case _:
             raise unknown_name("setting in --set", ".".join(["llm.engine", *keys]), ["llm.engine.KEY"])
-    if named and isinstance(allowed := settings.get("allowed", []), list):
-        settings["allowed"] = [*allowed, *named]
+    if engine_settings and isinstance(allowed := settings.get("allowed", []), list):
+        settings["allowed"] = [*allowed, *engine_settings]
     return settings
 
 

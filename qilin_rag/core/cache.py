@@ -95,12 +95,12 @@ def limit_bytes() -> int:
     Raises:
         UsageError: if the variable is not a number, or is negative.
     """
-    given = os.environ.get(LIMIT, "").strip()
-    if not given:
+    value = os.environ.get(LIMIT, "").strip()
+    if not value:
         return int(_LIMIT_GB * 1e9)
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?|\.[0-9]+", given):
-        raise UsageError(f"{LIMIT}={given!r} must be a number of GB, such as 50")
-    return int(float(given) * 1e9)
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?|\.[0-9]+", value):
+        raise UsageError(f"{LIMIT}={value!r} must be a number of GB, such as 50")
+    return int(float(value) * 1e9)
 
 
 def entries(kinds: Iterable[KindName] = tuple(KINDS)) -> list[Entry]:
@@ -204,8 +204,8 @@ def _below(place: Path, names: str, depth: int = 2) -> Iterator[Path]:
     while waiting:
         folder, called = waiting.pop(0)
         for path in _listed(folder):
-            found = _lstat(path)
-            mode = found.st_mode if found else 0
+            status = _lstat(path)
+            mode = status.st_mode if status else 0
             name = f"{called}{path.name}{'/' * stat.S_ISDIR(mode)}"
             if (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) and re.fullmatch(names, name):
                 yield path

@@ -32,11 +32,11 @@ def is_as_recorded(path: Path, record: Mapping[str, Any]) -> bool:
     Raises:
         OSError: if the file can't be read.
     """
-    found = path.stat()
-    if (found.st_size, found.st_mtime_ns) == (record["n_bytes"], record["mtime_ns"]):
+    status = path.stat()
+    if (status.st_size, status.st_mtime_ns) == (record["n_bytes"], record["mtime_ns"]):
         return True
-    if found.st_size != record["n_bytes"] or file_digest(path) != record["sha256"]:
+    if status.st_size != record["n_bytes"] or file_digest(path) != record["sha256"]:
         return False
     with suppress(OSError):  # a read-only file is hashed each time
-        os.utime(path, ns=(found.st_atime_ns, record["mtime_ns"]))
+        os.utime(path, ns=(status.st_atime_ns, record["mtime_ns"]))
     return True

@@ -28,16 +28,16 @@ def find_directory(runs_dir: Path, names: Sequence[str], identity: dict[str, Any
         identity: The identity to find. A folder's name ends in the first eight digits of its fingerprint.
         manifest: The name of the JSON file in the folder whose key `fingerprint` is compared.
     """
-    own = runs_dir / "-".join([*map(slug, names), fingerprint(identity)[:8]])
-    if own.exists():
-        return own
-    for known in (fingerprint(identity), fingerprint(former(identity))):
-        for path in sorted(runs_dir.glob(f"*-{known[:8]}/{manifest}")):
+    new_path = runs_dir / "-".join([*map(slug, names), fingerprint(identity)[:8]])
+    if new_path.exists():
+        return new_path
+    for known_hash in (fingerprint(identity), fingerprint(former(identity))):
+        for path in sorted(runs_dir.glob(f"*-{known_hash[:8]}/{manifest}")):
             with suppress(UsageError):
-                kept = read_json(path).get("fingerprint")
-                if not path.parent.is_symlink() and kept in (fingerprint(identity), known):
+                kept_hash = read_json(path).get("fingerprint")
+                if not path.parent.is_symlink() and kept_hash in (fingerprint(identity), known_hash):
                     return path.parent
-    return own
+    return new_path
 
 
 @contextmanager

@@ -39,12 +39,12 @@ def git_commit() -> str | None:
     if not (checkout / ".git").exists():
         return None
     try:
-        asked = subprocess.run(
+        process = subprocess.run(
             ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return asked.stdout.strip() or None
+    return process.stdout.strip() or None
 
 
 def now() -> str:

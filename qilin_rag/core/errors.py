@@ -94,15 +94,15 @@ def unknown_name(kind: str, name: str, known: Iterable[str], see: str = "") -> U
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Return the first problem of a validation error in one line: the setting, the problem, the allowed values."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    setting = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return str(unknown_name("setting", where, model.model_fields))
+        return str(unknown_name("setting", setting, model.model_fields))
     if first["type"] == "missing":
-        return f"setting {where!r} is missing"
-    said = first["msg"].removeprefix("Value error, ")
-    if not where:  # the error concerns several settings together
-        return said
+        return f"setting {setting!r} is missing"
+    problem = first["msg"].removeprefix("Value error, ")
+    if not setting:  # the error concerns several settings together
+        return problem
     value = re.sub(r"//[^/@]*@|\?.*", "...", re.sub(r"\s+", " ", reprlib.repr(first["input"])))[
         :80
     ]  # an address may hold a key
-    return f"setting {where!r} is {value}: {said}"
+    return f"setting {setting!r} is {value}: {problem}"

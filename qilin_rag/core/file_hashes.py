@@ -31,9 +31,9 @@ def file_sha256(path: Path) -> str:
     state = _state(real)
     if state[0] < _KEPT_FROM_BYTES:
         return _read(real)
-    kept = _kept().get(str(real))
-    if isinstance(kept, list) and kept[:-1] == state:
-        return str(kept[-1])
+    record = _kept().get(str(real))
+    if isinstance(record, list) and record[:-1] == state:
+        return str(record[-1])
     if state[0] >= _SAID_FROM_BYTES:
         logger.info("hashing %s (%.0f GB), once", path, state[0] / 1e9)
     digest = _read(real)

@@ -279,9 +279,9 @@ def _start_of_last_line(file: IO[bytes], end: int) -> int:
     while block_end > 0:
         block_start = max(0, block_end - 65536)
         file.seek(block_start)
-        found = file.read(block_end - block_start).rfind(b"\n")
-        if found >= 0:
-            return block_start + found + 1
+        index = file.read(block_end - block_start).rfind(b"\n")
+        if index >= 0:
+            return block_start + index + 1
         block_end = block_start
     return 0
 

@@ -111,15 +111,17 @@ class Component(BaseModel):
     def own_settings(self) -> dict[str, Any]:
         """Return the fields that are needed to make this component again: all but those at their default."""
         cls = type(self)
-        given = self.model_dump(include=self.model_fields_set)
-        needed = {name: given[name] for name, field in cls.model_fields.items() if field.is_required()}
+        set_fields = self.model_dump(include=self.model_fields_set)
+        needed = {name: set_fields[name] for name, field in cls.model_fields.items() if field.is_required()}
         try:
             usual = cls(**needed).model_dump()
-            own = {name: value for name, value in given.items() if name in needed or value != usual.get(name, ...)}
-            is_whole = cls(**own).model_dump() == self.model_dump()
+            needed_settings = {
+                name: value for name, value in set_fields.items() if name in needed or value != usual.get(name, ...)
+            }
+            is_whole = cls(**needed_settings).model_dump() == self.model_dump()
         except ValueError:  # some settings are only valid together
-            return given
-        return own if is_whole else given
+            return set_fields
+        return needed_settings if is_whole else set_fields
 
     def named(self) -> Named:
         """Return this component by name and own settings; an argument that is not the default joins the name."""
@@ -209,11 +211,11 @@ class Registry(Generic[C]):
         if ":" not in path:
             raise unknown_name(self.kind, name, self.table())
         module_name, _, class_name = path.partition(":")
-        found = import_object(path, f"{self.kind} {name!r}", own=path == name)
+        resolved = import_object(path, f"{self.kind} {name!r}", own=path == name)
         base = self._base_class()
-        if not (isinstance(found, type) and issubclass(found, base)):
+        if not (isinstance(resolved, type) and issubclass(resolved, base)):
             raise UsageError(f"{self.kind} {name!r}: {module_name} has no {base.__name__} called {class_name!r}")
-        return found
+        return resolved
 
     def makes(self, value: object) -> bool:
         """Return whether this object is a component of this kind."""

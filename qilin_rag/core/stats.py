@@ -360,8 +360,8 @@ def _hall_t(first: Values, second: Values, third: Values, n: Values | int, skew:
     deviation = np.sqrt(variance)
     t = np.sqrt(n - 1) * mean / deviation
     a = skew / np.sqrt(n) * ((third - 3 * mean * second) / n + 2 * mean * mean * mean) / (variance * deviation)
-    at = a * t
-    transformed: Values = t * (1 + at * (1 / 3 + at / 27)) + a / 6
+    skewed_t = a * t
+    transformed: Values = t * (1 + skewed_t * (1 / 3 + skewed_t / 27)) + a / 6
     return transformed
 
 

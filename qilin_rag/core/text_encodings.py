@@ -48,9 +48,9 @@ def _share_frequent(content: bytes, name: str) -> float:
         text = decoder.decode(content)
     except UnicodeDecodeError:
         return 0.0
-    found = re.findall(r"[^\x00-\x7f\u3000-\u303f\uff00-\uffef\u2010-\u2027]", text)
-    frequent = sum(first <= character.encode(narrow, "replace")[0] <= last for character in found)
-    return frequent / len(found) if found else 0.0
+    characters = re.findall(r"[^\x00-\x7f\u3000-\u303f\uff00-\uffef\u2010-\u2027]", text)
+    frequent = sum(first <= character.encode(narrow, "replace")[0] <= last for character in characters)
+    return frequent / len(characters) if characters else 0.0
 
 
 def hint(path: Path) -> str:

@@ -139,10 +139,10 @@ def _kind(lines: Sequence[_Line]) -> str:
 def _parsed(fields: Sequence[str], note_number: Callable[[str], int | None]) -> tuple[str, _Line]:
     """Read the fields of one line; a ValueError names what is wrong."""
     if len(fields) != len(_FIELDS):
-        of = f"{len(fields)} fields instead of 6 ({' '.join(_FIELDS)})"
+        problem = f"{len(fields)} fields instead of 6 ({' '.join(_FIELDS)})"
         if len(fields) == len(_FIELDS) - 1:
-            of += f"; {_lacking(fields)} seems to be missing"
-        raise ValueError(of)
+            problem += f"; {_lacking(fields)} seems to be missing"
+        raise ValueError(problem)
     question_id, _, note, of_rank, of_score, _ = fields
     note_idx, rank, score = note_number(note), whole_number(of_rank), decimal_number(of_score)
     if note_idx is None:

@@ -76,16 +76,16 @@ class _Notebook:
     def used_by(self, sources: list[str]) -> list[str]:
         """Return the objects that these sources use, directly or through others, in the order of their names."""
         self._texts += sources
-        found: dict[str, str] = {}
+        described: dict[str, str] = {}
         changed: set[str] = set()
         while self._texts:
             used, changed_here = _names_in(self._texts.pop())
             changed |= changed_here
-            for name in used & self._names.keys() - found.keys():
-                found[name] = "" if _is_of_python(name) else self._describe(self._names[name])
+            for name in used & self._names.keys() - described.keys():
+                described[name] = "" if _is_of_python(name) else self._describe(self._names[name])
         return [
             f"\n{name} = {text}"
-            for name, text in sorted(found.items())
+            for name, text in sorted(described.items())
             if text
             and (isinstance(self._names[name], FunctionType | type) or not (name in changed or is_secret_name(name)))
         ]
@@ -132,8 +132,8 @@ class _Notebook:
         signature = ""  # no method was typed in: an enumeration, a dataclass or a named tuple
         with suppress(TypeError, ValueError):
             signature = _ADDRESS.sub("", str(inspect.signature(cls)))
-        own = {name: value for name, value in vars(cls).items() if not _is_of_python(name)}
-        return f"{cls.__name__}{signature} {describe(own)} {describe(cls.__bases__)}"
+        members = {name: value for name, value in vars(cls).items() if not _is_of_python(name)}
+        return f"{cls.__name__}{signature} {describe(members)} {describe(cls.__bases__)}"
 
     def _definition(self, function: FunctionType) -> str:
         """Return the statement of a cell that defines a function, or the class of a method."""

@@ -49,20 +49,20 @@ class ClockCheck(NamedTuple):
 
     def sentence(self) -> str:
         """Return the check in one or two sentences; empty if no request has a time."""
-        said = (
+        text = (
             f"Search timestamps are assumed to be {self.shift_s / 3600:g} h ahead of true time, those of "
             f"recommendations to be true (log.search_shift_s={self.shift_s}); the data does not document this."
         )
         if self.tests:
             late = ", ".join(f"{times.n_late} of {times.n} ({kind})" for kind, times in self.tests.items())
-            said += f" Test requests after {LATE_HOUR}:00 in Beijing, where the paper cuts: {late}."
+            text += f" Test requests after {LATE_HOUR}:00 in Beijing, where the paper cuts: {late}."
         if len(self.tests) == 2:
             first, second = (times.earliest_ms for times in self.tests.values())
-            said += f" The first of each kind are {abs(first - second) / _HOUR_MS:.1f} h apart."
+            text += f" The first of each kind are {abs(first - second) / _HOUR_MS:.1f} h apart."
         if self.ahead_h is not None:
-            said += f" Timestamps of searches are {self.ahead_h:.1f} h ahead of those of recommendations in the same"
-            said += f" session of the app (median of {self.n_sessions})."
-        return said
+            text += f" Timestamps of searches are {self.ahead_h:.1f} h ahead of those of recommendations in the same"
+            text += f" session of the app (median of {self.n_sessions})."
+        return text
 
 
 def check_clock(tables: Mapping[str, RequestColumns], settings: LogSettings) -> ClockCheck:
@@ -75,19 +75,21 @@ def check_clock(tables: Mapping[str, RequestColumns], settings: LogSettings) -> 
             tests[kind] = SplitTimes(len(times), int((hour >= LATE_HOUR).sum()), int(times.min()))
     columns = [(table.session_idx, table.time_ms, table.is_search) for table in tables.values()]
     session, time, is_search = (np.concatenate(each) for each in zip(*columns, strict=True))
-    known = (session >= 0) & (time >= 0)
-    found = _ahead_ms(session[known], time[known], is_search[known])
-    ahead_h = float(np.median(found)) / _HOUR_MS + settings.search_shift_s / 3600 if len(found) else None
-    return ClockCheck(settings.search_shift_s, tests, len(found), ahead_h)
+    has_session = (session >= 0) & (time >= 0)
+    ahead_ms = _ahead_ms(session[has_session], time[has_session], is_search[has_session])
+    ahead_h = float(np.median(ahead_ms)) / _HOUR_MS + settings.search_shift_s / 3600 if len(ahead_ms) else None
+    return ClockCheck(settings.search_shift_s, tests, len(ahead_ms), ahead_h)
 
 
 def _ahead_ms(session: Ints, time: Ints, is_search: Bools) -> Ints:
     """Return the mean time by which searches are later than recommendations, for each session with both kinds."""
-    names, of = np.unique(session, return_inverse=True)
-    n_searches, n_others = (np.bincount(of[kind], minlength=len(names)) for kind in (is_search, ~is_search))
+    names, session_numbers = np.unique(session, return_inverse=True)
+    n_searches, n_others = (
+        np.bincount(session_numbers[kind], minlength=len(names)) for kind in (is_search, ~is_search)
+    )
     both = (n_searches > 0) & (n_others > 0)
     searched, other = (
-        np.bincount(of[kind], time[kind], minlength=len(names))[both] for kind in (is_search, ~is_search)
+        np.bincount(session_numbers[kind], time[kind], minlength=len(names))[both] for kind in (is_search, ~is_search)
     )
     ahead: Ints = (searched / n_searches[both] - other / n_others[both]).astype(np.int64)
     return ahead

@@ -76,15 +76,15 @@ def _results(logs: Mapping[str, Exposures]) -> dict[str, int | float | str]:
 
 def _ids(logs: Mapping[str, Exposures]) -> dict[str, int | float | str]:
     """Return how well the id of a note alone separates the clicked results of a request from the others."""
-    found = np.concatenate([id_auc(log.request, log.note_idx, log.actions[:, 0]) for log in logs.values()])
-    if not len(found):
+    aucs = np.concatenate([id_auc(log.request, log.note_idx, log.actions[:, 0]) for log in logs.values()])
+    if not len(aucs):
         return {}
-    mean = float(found.mean())
+    mean = float(aucs.mean())
     figures: dict[str, int | float | str] = {
         "AUC within a request, mean": mean,
-        "requests with a click and a result without": len(found),
+        "requests with a click and a result without": len(aucs),
     }
-    [from_chance] = paired_tests(found[:, None] - 0.5, np.arange(len(found)))
+    [from_chance] = paired_tests(aucs[:, None] - 0.5, np.arange(len(aucs)))
     if interval := from_chance.interval:
         low, high = max(0.0, interval.low + 0.5), min(1.0, interval.high + 0.5)
         figures["its 95% interval"] = f"{low:.3f} to {high:.3f}"
@@ -138,15 +138,15 @@ def _sessions(logs: Mapping[str, Exposures], settings: LogSettings) -> dict[str,
 
 def _clock(logs: Mapping[str, Exposures], settings: LogSettings) -> dict[str, int | float | str]:
     """Return the assumed shift of the clock of searches, and the times in the data for or against it."""
-    found = check_clock(logs, settings)
-    figures: dict[str, int | float | str] = {"searches are stamped ahead by, hours (assumed)": found.shift_s / 3600}
-    for kind, times in found.tests.items():
+    check = check_clock(logs, settings)
+    figures: dict[str, int | float | str] = {"searches are stamped ahead by, hours (assumed)": check.shift_s / 3600}
+    for kind, times in check.tests.items():
         figures[f"{kind}_test requests with a time"] = times.n
         figures[f"{kind}_test requests after {LATE_HOUR}:00 in Beijing"] = times.n_late
         figures[f"{kind}_test, the earliest in Beijing"] = times.earliest
-    figures["sessions of the app with both kinds"] = found.n_sessions
-    if found.ahead_h is not None:
-        figures["in these, searches are stamped ahead by, hours (median)"] = found.ahead_h
+    figures["sessions of the app with both kinds"] = check.n_sessions
+    if check.ahead_h is not None:
+        figures["in these, searches are stamped ahead by, hours (median)"] = check.ahead_h
     return figures
 
 

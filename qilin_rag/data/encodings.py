@@ -63,10 +63,10 @@ def find_files(folder: Path, name: str) -> tuple[str, list[Path]] | None:
     """
     for encoding in ENCODINGS:
         single = folder / f"{name}.{encoding}"
-        if found := [single] if single.is_file() else _shards(folder / name, encoding):
-            if other := next((path for path in found if path.exists() and not path.is_file()), None):
+        if paths := [single] if single.is_file() else _shards(folder / name, encoding):
+            if other := next((path for path in paths if path.exists() and not path.is_file()), None):
                 raise UsageError(f"{other} is not a plain file")  # opening a pipe would wait forever
-            return encoding, found
+            return encoding, paths
     return None
 
 
@@ -181,9 +181,9 @@ def read_batches(
 
     Columns have the table's names. Values that are reported as defects are null.
     """
-    wanted = {name: table.readable[name] for name in columns or table.readable}
+    kinds = {name: table.readable[name] for name in columns or table.readable}
     with _reading(path, report):
-        yield from (_columnar if encoding in ("parquet", "arrow") else _rowwise)(encoding, path, table, wanted, report)
+        yield from (_columnar if encoding in ("parquet", "arrow") else _rowwise)(encoding, path, table, kinds, report)
 
 
 def _columnar(
@@ -366,8 +366,8 @@ def _rowwise(
         if NOTE_ID in columns and names_notes and is_named(row[table.key]):
             converted[NOTE_ID] = clean(row[table.key])
         if "extra" in columns and "extra" not in row:
-            others = {clean(key): value for key, value in row.items() if key not in names.values()}
-            plain = {key: value for key, value in others.items() if isinstance(value, _PLAIN)}
+            other_values = {clean(key): value for key, value in row.items() if key not in names.values()}
+            plain = {key: value for key, value in other_values.items() if isinstance(value, _PLAIN)}
             converted["extra"] = clean(json.dumps(plain, ensure_ascii=False)) if plain else None
         pending.append(converted)
         numbers.append(number)

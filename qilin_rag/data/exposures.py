@@ -79,8 +79,8 @@ class RequestColumns:
         """Return the requests at these positions, or those for which the mask is set."""
         chosen: Ints = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
         recent_offsets, recent_at = _gather(self.recent_offsets, chosen)
-        offsets, at = _gather(self.offsets, chosen)
-        taken: dict[str, Any] = {
+        offsets, places = _gather(self.offsets, chosen)
+        values: dict[str, Any] = {
             "ids": [self.ids[row] for row in chosen],
             "queries": [self.queries[row] for row in chosen],
             "recent_offsets": recent_offsets,
@@ -88,9 +88,9 @@ class RequestColumns:
             "offsets": offsets,
         }
         for field in fields(self):
-            if field.name not in taken:
-                taken[field.name] = getattr(self, field.name)[chosen if field.name in _PER_REQUEST else at]
-        return type(self)(**taken)
+            if field.name not in values:
+                values[field.name] = getattr(self, field.name)[chosen if field.name in _PER_REQUEST else places]
+        return type(self)(**values)
 
 
 @dataclass(frozen=True)

@@ -34,15 +34,15 @@ def parse_log_settings(assignments: Iterable[str]) -> LogSettings:
     Raises:
         UsageError: if a key or value is not one of `LogSettings`.
     """
-    given = {}
+    values = {}
     for path, value in parse_overrides(assignments):
         match path:
             case ["log", key] if key in LogSettings.model_fields:
-                given[key] = value
+                values[key] = value
             case _:
-                known = [f"log.{name}" for name in LogSettings.model_fields]
-                raise unknown_name("setting in --set", ".".join(path), known)
+                names = [f"log.{name}" for name in LogSettings.model_fields]
+                raise unknown_name("setting in --set", ".".join(path), names)
     try:
-        return LogSettings(**given)
+        return LogSettings(**values)
     except ValidationError as error:
         raise UsageError(f"log: {explain(error, LogSettings)}") from error

@@ -291,5 +291,5 @@ def _refuse_doubles(note_idxs: npt.NDArray[np.int64], encoding: str, files: Sequ
                 if first is None:
                     first = path, batch.place(row)
                 else:
-                    where = first[1] if first[0] == path else f"{first[1]} of {first[0].name}"
-                    stop(Defect(path, batch.place(row), "note_idx", f"{double} is already on {where}"))
+                    first_place = first[1] if first[0] == path else f"{first[1]} of {first[0].name}"
+                    stop(Defect(path, batch.place(row), "note_idx", f"{double} is already on {first_place}"))

@@ -67,8 +67,8 @@ def why_other_questions(n_notes: int, questions: Sequence[Question]) -> str | No
         questions: The questions of a run over all of the data.
     """
     by_id = {question.id: question for question in questions}
-    known = [_hash(by_id[i].query, _numbers(by_id[i].reference_notes)) for i in _ENGAGED if i in by_id]
-    return _why_other_size("notes", n_notes, N_NOTES) or _why_other_rows(known, list(_ENGAGED.values()))
+    hashes = [_hash(by_id[i].query, _numbers(by_id[i].reference_notes)) for i in _ENGAGED if i in by_id]
+    return _why_other_size("notes", n_notes, N_NOTES) or _why_other_rows(hashes, list(_ENGAGED.values()))
 
 
 def why_other_requests(table: str, queries: Mapping[str, str], is_part: bool = False) -> str | None:
@@ -79,12 +79,12 @@ def why_other_requests(table: str, queries: Mapping[str, str], is_part: bool = F
         queries: The query of each request by id.
         is_part: Whether these are only the first requests by id; then one known request is enough.
     """
-    known = _QUERIES[table]
+    known_hashes = _QUERIES[table]
     last = max(map(int, filter(str.isdecimal, queries)), default=-1)
-    expected = {i: digest for i, digest in known.items() if not is_part or int(i) <= last}
-    found = [_hash(queries[i]) for i in expected if i in queries]
+    expected = {i: digest for i, digest in known_hashes.items() if not is_part or int(i) <= last}
+    hashes = [_hash(queries[i]) for i in expected if i in queries]
     why = None if is_part else _why_other_size(f"requests in {table}", len(queries), N_ROWS[table])
-    return why or _why_other_rows(found, list(expected.values()))
+    return why or _why_other_rows(hashes, list(expected.values()))
 
 
 def why_other_data(source: Source, n_notes: int) -> str | None:
@@ -114,11 +114,11 @@ def _why_other_size(what: str, n: int, of_qilin: int) -> str | None:
     return None if n == of_qilin else f"{n:,} {what}, Qilin has {of_qilin:,}"
 
 
-def _why_other_rows(found: Sequence[str], known: Sequence[str]) -> str | None:
-    n_same = sum(digest in known for digest in found)
-    if n_same == len(known) and known:
+def _why_other_rows(hashes: Sequence[str], known_hashes: Sequence[str]) -> str | None:
+    n_same = sum(digest in known_hashes for digest in hashes)
+    if n_same == len(known_hashes) and known_hashes:
         return None
-    return f"{n_same} of {len(known)} known rows are as in Qilin"
+    return f"{n_same} of {len(known_hashes)} known rows are as in Qilin"
 
 
 def _numbers(numbers: Sequence[int]) -> str:

@@ -143,12 +143,12 @@ def content_sha256(requests: Requests, catalogue: Catalogue) -> str:
     All notes count with their text, and the notes of the requests with their other columns, too. Images count by path.
     """
     notes = catalogue.notes
-    named = np.union1d(requests.note_idx, requests.recent)
-    there = np.setdiff1d(named, notes.missing(named))
+    named_notes = np.union1d(requests.note_idx, requests.recent)
+    present = np.setdiff1d(named_notes, notes.missing(named_notes))
     columns = [name for name in notes.columns if name not in _UNREAD]
     total = hashlib.sha256(f"{requests.sha256} {notes.sha256}".encode())
-    for start in range(0, len(there) if columns else 0, _ROWS_HASHED):
-        _hash_table(total, notes.read(there[start : start + _ROWS_HASHED], columns))
+    for start in range(0, len(present) if columns else 0, _ROWS_HASHED):
+        _hash_table(total, notes.read(present[start : start + _ROWS_HASHED], columns))
     if catalogue.users is not None:
         _hash_table(total, catalogue.users)
     return total.hexdigest()

@@ -54,17 +54,17 @@ def pause_sessions(requests: RequestColumns, log: Sequence[RequestColumns], gap_
         The sessions of `requests`; a request without user_idx or time is in none.
     """
     user, time = _joined(log, "user_idx"), _joined(log, "time_ms")
-    known = (user >= 0) & (time >= 0)
-    order = np.lexsort((time[known], user[known]))
-    user, time = user[known][order], time[known][order]
+    has_user = (user >= 0) & (time >= 0)
+    order = np.lexsort((time[has_user], user[has_user]))
+    user, time = user[has_user][order], time[has_user][order]
     begins = np.ones(len(user), bool)
     begins[1:] = (np.diff(user) != 0) | (np.diff(time) > gap_s * 1000)
     session = np.cumsum(begins) - 1
-    own = np.full(len(requests), MISSING)
+    sessions_of_requests = np.full(len(requests), MISSING)
     has_both = (requests.user_idx >= 0) & (requests.time_ms >= 0)
     last = _last_not_later(user, time, requests.user_idx[has_both], requests.time_ms[has_both])
-    own[has_both] = session[last]
-    return _placed(session, time, own, requests.time_ms)
+    sessions_of_requests[has_both] = session[last]
+    return _placed(session, time, sessions_of_requests, requests.time_ms)
 
 
 def _joined(log: Sequence[RequestColumns], column: str) -> Ints:
@@ -72,16 +72,16 @@ def _joined(log: Sequence[RequestColumns], column: str) -> Ints:
     return joined
 
 
-def _last_not_later(keys: Ints, times: Ints, wanted: Ints, when: Ints) -> Ints:
+def _last_not_later(keys: Ints, times: Ints, wanted_keys: Ints, wanted_times: Ints) -> Ints:
     """Return the last row with the same key that is not later, for rows ordered by key and time."""
-    ranks = np.unique(np.concatenate([times, when]), return_inverse=True)[1]
-    names = np.unique(np.concatenate([keys, wanted]), return_inverse=True)[1]
+    ranks = np.unique(np.concatenate([times, wanted_times]), return_inverse=True)[1]
+    names = np.unique(np.concatenate([keys, wanted_keys]), return_inverse=True)[1]
     joint = names * (ranks.max(initial=0) + 1) + ranks
     last: Ints = np.searchsorted(joint[: len(keys)], joint[len(keys) :], side="right") - 1
     return last
 
 
-def _placed(session: Ints, time: Ints, own: Ints, own_time: Ints) -> Sessions:
+def _placed(session: Ints, time: Ints, request_session: Ints, own_time: Ints) -> Sessions:
     """Return sessions of requests, by how many times of the whole log (`session` and `time`) are earlier."""
     is_known = (session >= 0) & (time >= 0)
     sessions, times = np.unique(session[is_known]), np.unique(time[is_known])
@@ -92,8 +92,10 @@ def _placed(session: Ints, time: Ints, own: Ints, own_time: Ints) -> Sessions:
         return key
 
     keys = np.sort(key(session[is_known], time[is_known]))
-    has_both = (own >= 0) & (own_time >= 0)
-    first = key(own[has_both], np.full(has_both.sum(), MISSING))
-    ordinal = np.zeros(len(own), np.int64)
-    ordinal[has_both] = np.searchsorted(keys, key(own[has_both], own_time[has_both])) - np.searchsorted(keys, first) + 1
-    return Sessions(np.where(has_both, own, MISSING), ordinal)
+    has_both = (request_session >= 0) & (own_time >= 0)
+    first = key(request_session[has_both], np.full(has_both.sum(), MISSING))
+    ordinal = np.zeros(len(request_session), np.int64)
+    ordinal[has_both] = (
+        np.searchsorted(keys, key(request_session[has_both], own_time[has_both])) - np.searchsorted(keys, first) + 1
+    )
+    return Sessions(np.where(has_both, request_session, MISSING), ordinal)

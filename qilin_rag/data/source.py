@@ -36,8 +36,8 @@ class Source(NamedTuple):
         Raises:
             UsageError: if the table does not exist; the error names the files that were searched.
         """
-        if found := find_files(self.folder, table):
-            return found
+        if files := find_files(self.folder, table):
+            return files
         raise UsageError(
             f"data {str(self.folder)!r}: table {table} does not exist; "
             f"looked for {table}.{', .'.join(ENCODINGS)} and for shards in a folder {table}"

@@ -39,20 +39,20 @@ def stop(defect: Defect) -> NoReturn:
     raise UsageError(str(defect))
 
 
-def missing_columns(table: Table, there: Collection[str], wanted: Collection[str]) -> list[str]:
+def missing_columns(table: Table, present: Collection[str], needed: Collection[str]) -> list[str]:
     """Return which required columns a file or row lacks, and the unknown columns that it has instead."""
-    known = names_in(table, there)
-    missing = [name for name in table.required if name in wanted and name not in known]
-    is_generic = not any(name in there for name in table.aliases.values())
+    known = names_in(table, present)
+    missing = [name for name in table.required if name in needed and name not in known]
+    is_generic = not any(name in present for name in table.aliases.values())
     names = {own: alias for alias, own in table.aliases.items()} if is_generic else {}
-    others = [name for name in there if name not in known.values()]
-    found = f"; found instead: {_listed(others)}" if others else "" if there else "; it has none at all"
+    others = [name for name in present if name not in known.values()]
+    found = f"; found instead: {_listed(others)}" if others else "" if present else "; it has none at all"
     return [f"{names.get(name, name)!r} is missing{found}" for name in missing]
 
 
-def names_in(table: Table, there: Collection[str]) -> dict[str, str]:
+def names_in(table: Table, present: Collection[str]) -> dict[str, str]:
     """Return the table's columns that exist in a file, with their names there."""
-    aliases = {table.aliases.get(name, name): name for name in there}
+    aliases = {table.aliases.get(name, name): name for name in present}
     return {name: aliases[name] for name in table.readable if name in aliases}
 
 

@@ -108,9 +108,9 @@ class _Keys:
     def _sorted(self) -> npt.NDArray[np.generic]:
         return np.unique(self.values)
 
-    def hold(self, wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def hold(self, sought: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Return for each of these values whether it exists."""
-        return positions_in(self._sorted, wanted) >= 0
+        return positions_in(self._sorted, sought) >= 0
 
     def report_doubles(self, key: str, report: Report) -> None:
         """Report one defect for each value that occurred before."""
@@ -125,8 +125,8 @@ class _Keys:
 
         for i in again.tolist():
             (first, first_place), (batch, place) = stands(order[i]), stands(order[i + 1])
-            where = first_place if first.path == batch.path else f"{first_place} of {first.path.name}"
-            report(Defect(batch.path, place, key, f"{values[order[i]]} is already on {where}"))
+            other_place = first_place if first.path == batch.path else f"{first_place} of {first.path.name}"
+            report(Defect(batch.path, place, key, f"{values[order[i]]} is already on {other_place}"))
 
 
 def _problems(table: Table, batch: Batch, keys: dict[str, _Keys]) -> Iterator[tuple[int, str, str]]:

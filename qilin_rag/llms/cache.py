@@ -43,9 +43,9 @@ class ResponseCache:
         if self._ask_again:
             return None
         query = "SELECT completion FROM responses WHERE key = ?"
-        found = self._do(lambda connection: connection.execute(query, (key,)).fetchone())
+        row = self._do(lambda connection: connection.execute(query, (key,)).fetchone())
         try:
-            return Completion.model_validate_json(found[0]) if found else None
+            return Completion.model_validate_json(row[0]) if row else None
         except ValidationError:  # stored by another version of this program
             return None
 

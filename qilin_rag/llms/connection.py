@@ -80,11 +80,11 @@ def environment_for(address: str) -> Iterator[None]:
     foreign = () if is_openai(address) else OPENAI_VARIABLES
     hidden = [*foreign, *(PROXY_VARIABLES if is_local(address) else ())]
     with _one_at_a_time:
-        kept = {name: os.environ.pop(name) for name in hidden if name in os.environ}
+        hidden_values = {name: os.environ.pop(name) for name in hidden if name in os.environ}
         try:
             yield
         finally:
-            os.environ.update(kept)
+            os.environ.update(hidden_values)
 
 
 class Proxy(NamedTuple):
@@ -164,15 +164,15 @@ def no_answer(address: str, cause: str, model: str, has_engine: bool) -> FatalLL
     )
 
 
-def _tls_advice(address: str, said: str) -> str | None:
+def _tls_advice(address: str, reason: str) -> str | None:
     """Return advice on a connection that failed because of encryption; None for another failure."""
-    if "CERTIFICATE_VERIFY_FAILED" in said or "certificate verify failed" in said.lower():
+    if "CERTIFICATE_VERIFY_FAILED" in reason or "certificate verify failed" in reason.lower():
         return (
-            f"the certificate of {address} is not trusted ({said}); "
+            f"the certificate of {address} is not trusted ({reason}); "
             "name the file of the authority that signed it in the environment variable SSL_CERT_FILE"
         )
-    if any(words in said for words in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_MESSAGE")):
-        return f"{address} does not speak https ({said}); give its address as http://"
+    if any(words in reason for words in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNEXPECTED_MESSAGE")):
+        return f"{address} does not speak https ({reason}); give its address as http://"
     return None
 
 
@@ -305,10 +305,12 @@ def _refuse_redirect(address: str, response: httpx2.Response) -> None:
     if is_same_host and (request.method == "GET" or response.status_code in (307, 308)):
         return
     ending = request.url.path.removeprefix(urlsplit(address).path)
-    there = f"{to.scheme}://{to.netloc.decode('ascii', 'replace')}{to.path}"  # without a ?query, which may hold secrets
+    target = (
+        f"{to.scheme}://{to.netloc.decode('ascii', 'replace')}{to.path}"  # without a ?query, which may hold secrets
+    )
     why = "which drops the question" if is_same_host else "where no key is sent unasked"
     raise MovedError(
-        f"{address} redirects to {there.removesuffix('/').removesuffix(ending)} ({response.status_code}), {why}; "
+        f"{address} redirects to {target.removesuffix('/').removesuffix(ending)} ({response.status_code}), {why}; "
         "if that is right, set llm.base_url (--base-url) to it",
-        there.removesuffix("/").endswith(ending),
+        target.removesuffix("/").endswith(ending),
     )

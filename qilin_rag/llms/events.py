@@ -169,8 +169,8 @@ class _Reply:
         self._about: dict[str, Any] = {}
 
     def add(self, chunk: Mapping[str, Any]) -> None:
-        given = chunk.get("choices")
-        choices = [each for each in given if isinstance(each, Mapping)] if isinstance(given, list) else []
+        new_choices = chunk.get("choices")
+        choices = [each for each in new_choices if isinstance(each, Mapping)] if isinstance(new_choices, list) else []
         for place, choice in enumerate(choices):
             index = choice.get("index")
             self._add_choice(choice, index if isinstance(index, int) else place)
@@ -186,15 +186,15 @@ class _Reply:
             self._about["model"] = model
 
     def _add_choice(self, choice: Mapping[str, Any], index: int) -> None:
-        kept = self._choices.setdefault(index, {})
+        choice_so_far = self._choices.setdefault(index, {})
         if isinstance(delta := choice.get("delta"), Mapping) and delta:
-            _extend(kept.setdefault("message", {"content": None}), delta)
+            _extend(choice_so_far.setdefault("message", {"content": None}), delta)
         elif isinstance(message := choice.get("message"), Mapping):
-            kept["message"] = _own(message)  # the whole message, after its parts or instead of them
+            choice_so_far["message"] = _own(message)  # the whole message, after its parts or instead of them
         if isinstance(text := choice.get("text"), str):
-            _extend(kept, {"text": text})
+            _extend(choice_so_far, {"text": text})
         if (why := choice.get("finish_reason")) and str(why).lower() not in _NO_REASON:
-            kept["finish_reason"] = why
+            choice_so_far["finish_reason"] = why
 
     @property
     def has_begun(self) -> bool:
@@ -217,15 +217,15 @@ class _Reply:
 def _extend(message: dict[str, Any], more: Mapping[str, Any]) -> None:
     """Add a chunk: texts continue, lists grow, and other values stay."""
     for name, value in more.items():
-        kept = message.get(name)
+        current = message.get(name)
         if value is None:
             message.setdefault(name, None)
-        elif isinstance(kept, io.StringIO) and isinstance(value, str):
-            kept.write(value)
-        elif isinstance(kept, dict) and isinstance(value, Mapping):
-            _extend(kept, value)
-        elif isinstance(kept, list) or (kept is not None and isinstance(value, list)):
-            message[name] = blocks = kept if isinstance(kept, list) else [kept]
+        elif isinstance(current, io.StringIO) and isinstance(value, str):
+            current.write(value)
+        elif isinstance(current, dict) and isinstance(value, Mapping):
+            _extend(current, value)
+        elif isinstance(current, list) or (current is not None and isinstance(value, list)):
+            message[name] = blocks = current if isinstance(current, list) else [current]
             _extend_blocks(blocks, value if isinstance(value, list) else [value])
         else:
             message[name] = value if name in _SAID_ONCE else _own(value)

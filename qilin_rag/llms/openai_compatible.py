@@ -28,7 +28,7 @@ from qilin_rag.llms.base import LLM, FatalLLMError, LLMError, ThinkingMarkers
 from qilin_rag.llms.events import must_stream, read_body, refuses_usage
 from qilin_rag.llms.limiter import AdaptiveLimit
 from qilin_rag.llms.refusal_bodies import read_refusal, refusal_in_answer, without_echo
-from qilin_rag.llms.refusals import Caller, as_error, asked, refusal_error
+from qilin_rag.llms.refusals import Caller, as_error, ask_with_retries, refusal_error
 from qilin_rag.llms.replies import PASSING, read_again, read_ending, read_reply, read_usage
 from qilin_rag.llms.retry import TransientError
 
@@ -305,14 +305,14 @@ class OpenAICompatible(LLM):
     def _sent(self, prompt: RenderedPrompt) -> dict[str, Any]:
         """Return the body without fields that change no answer: streaming, and null fields."""
         streams = True if self._is_stream_only else self.stream
-        asked = {"stream_options": {"include_usage": True}} if streams and not self._refuses_usage else {}
-        body = {**self._body(prompt), "n": self.n, "stream": streams, **asked}
+        usage_options = {"stream_options": {"include_usage": True}} if streams and not self._refuses_usage else {}
+        body = {**self._body(prompt), "n": self.n, "stream": streams, **usage_options}
         return {name: value for name, value in body.items() if value is not None} | self.extra_body
 
     async def generate(self, prompt: RenderedPrompt) -> Completion:
         """Return one chat completion, with up to `max_tries` tries if repeating can help."""
         try:
-            return await asked(lambda: self._limited_call(prompt), self.max_tries, self._rng, self.model)
+            return await ask_with_retries(lambda: self._limited_call(prompt), self.max_tries, self._rng, self.model)
         except LLMError as error:
             import httpx2
             import openai
@@ -397,8 +397,8 @@ class OpenAICompatible(LLM):
         """Return whether the server refused the form of a request and the next one will differ; log it once."""
         if must_stream(refusal) and (self._is_stream_only or not self._has_answered):
             if body.get("stream"):
-                said = self._redacted(refusal)[:300]
-                raise FatalLLMError(f"{self.base_url} refuses {self.model!r} with a stream and without one ({said})")
+                reason = self._redacted(refusal)[:300]
+                raise FatalLLMError(f"{self.base_url} refuses {self.model!r} with a stream and without one ({reason})")
             if not self._is_stream_only:
                 logger.warning(
                     "%s can only be streamed, so its answers are read as a stream (reported once)", self.model

@@ -69,15 +69,15 @@ def read_refusal(status: int | None, headers: Mapping[str, Any], body: Any) -> R
     >>> read_refusal(200, {}, '[{"error": {"code": 429, "message": "slow down"}}]').status
     429
     """
-    said = _Said()
-    said.read(body)
+    collected = _Said()
+    collected.read(body)
     if status is None or status == 200:
-        status = next(iter(said.statuses), status)
-    words = in_one_line("; ".join(said.words))[:_MOST_WORDS]
-    told = {**said.headers, **{str(name).lower(): value for name, value in headers.items()}}
+        status = next(iter(collected.statuses), status)
+    words = in_one_line("; ".join(collected.words))[:_MOST_WORDS]
+    told = {**collected.headers, **{str(name).lower(): value for name, value in headers.items()}}
     if status not in _LIMITED:  # every response has the rest of a limit
         told = {name: value for name, value in told.items() if not name.startswith("x-ratelimit")}
-    return Refusal(status, frozenset(said.codes), words, said.is_page, told)
+    return Refusal(status, frozenset(collected.codes), words, collected.is_page, told)
 
 
 def without_echo(refusal: Refusal, sent_texts: Sequence[str]) -> Refusal:
@@ -86,19 +86,19 @@ def without_echo(refusal: Refusal, sent_texts: Sequence[str]) -> Refusal:
     >>> without_echo(read_refusal(400, {}, "bad input: '支付宝余额不足怎么办'"), ["支付宝余额不足怎么办"]).words
     "bad input: '…'"
     """
-    words, kept, at = refusal.words, "", 0
+    words, rest, position = refusal.words, "", 0
     prompt = in_one_line(" ".join(sent_texts))
-    while at < len(words):
-        n_chars = next((n for n in (_ECHO_OF_HAN, _ECHO) if _is_echo(words[at : at + n], n, prompt)), 0)
+    while position < len(words):
+        n_chars = next((n for n in (_ECHO_OF_HAN, _ECHO) if _is_echo(words[position : position + n], n, prompt)), 0)
         if not n_chars:
-            kept += words[at]
-            at += 1
+            rest += words[position]
+            position += 1
             continue
-        while at + n_chars < len(words) and words[at : at + n_chars + 1] in prompt:
+        while position + n_chars < len(words) and words[position : position + n_chars + 1] in prompt:
             n_chars += 1
-        kept += "…"
-        at += n_chars
-    return refusal._replace(words=kept)
+        rest += "…"
+        position += n_chars
+    return refusal._replace(words=rest)
 
 
 def _is_echo(part: str, n_chars: int, prompt: str) -> bool:
@@ -182,12 +182,12 @@ class _Said:
     def _read_text(self, text: str) -> None:
         if _PAGE.match(text):
             self.is_page = self.is_page or bool(_WHOLE_PAGE.search(text))
-            headlines = [found[2] for found in _HEADLINES.finditer(text)]
+            headlines = [match[2] for match in _HEADLINES.finditer(text)]
             text = "; ".join(dict.fromkeys(headlines)) or text
         if _MARKUP.match(text):
             text = _TAGS.sub(" ", text)
         text = html.unescape(text).strip() if self.is_page else text.strip()
-        if text and not any(text in known for known in self.words):
+        if text and not any(text in earlier for earlier in self.words):
             self.words.append(text)
 
     def _read_fields(self, fields: Mapping[str, Any], depth: int) -> None:
@@ -201,10 +201,10 @@ class _Said:
             self.headers |= {str(name).lower(): value for name, value in headers.items()}
         if "retrydelay" in fields:
             self.headers["retry-delay"] = fields["retrydelay"]
-        said = fields.get("msg", fields.get("type"))
-        if "loc" in fields and isinstance(said, str):  # FastAPI repeats the request beside it
-            where = fields["loc"] if isinstance(fields["loc"], list) else [fields["loc"]]
-            self.words.append(f"{'.'.join(map(str, where))}: {said}")
+        message = fields.get("msg", fields.get("type"))
+        if "loc" in fields and isinstance(message, str):  # FastAPI repeats the request beside it
+            location = fields["loc"] if isinstance(fields["loc"], list) else [fields["loc"]]
+            self.words.append(f"{'.'.join(map(str, location))}: {message}")
             return
         for name in _WORDS:
             if name in fields and not isinstance(fields[name], int | float):

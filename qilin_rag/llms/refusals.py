@@ -295,8 +295,8 @@ def meaning_of(refusal: Refusal) -> Meaning:
     """
     if refusal.is_page and refusal.status in _IN_200:
         return Meaning.WRONG_PATH
-    if found := next((row.meaning for row in TABLE if row.holds(refusal)), None):
-        return found
+    if meaning := next((row.meaning for row in TABLE if row.holds(refusal)), None):
+        return meaning
     return Meaning.PASSING if refusal.status and refusal.status >= 500 else Meaning.REFUSED
 
 
@@ -341,7 +341,7 @@ def filtered(error: FilteredError, model: str) -> Completion:
     return Completion(text="", raw="", model=model, finish_reason=FILTERED, why_empty=f"{FILTER_SAID}{error}")
 
 
-async def asked(
+async def ask_with_retries(
     call: Callable[[], Awaitable[Completion]], max_tries: int, rng: random.Random, model: str
 ) -> Completion:
     """Return the completion of a call that is repeated if that can help, with the number of repeats.

@@ -63,10 +63,10 @@ def read_ending(word: Any) -> str:
     >>> [read_ending(word) for word in ("MAX_TOKENS", "FinishReason.STOP", "endTurn", None, "tool_calls")]
     ['length', 'stop', 'stop', 'stop', 'tool_calls']
     """
-    said = " ".join(clean(str(word)[:_LONGEST_WORD]).split()) if word is not None else ""
-    if not said or said.lower() in ("null", "none"):
+    text = " ".join(clean(str(word)[:_LONGEST_WORD]).split()) if word is not None else ""
+    if not text or text.lower() in ("null", "none"):
         return STOP
-    last = said.rpartition(".")[2]
+    last = text.rpartition(".")[2]
     snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", last).lower().replace("-", "_").replace(" ", "_")
     return ENDINGS.get(snake.removeprefix("finish_reason_"), last)
 

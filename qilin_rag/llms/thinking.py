@@ -224,10 +224,10 @@ def seems_to_think(answer: str) -> bool:
     if any(pattern.match(head) for pattern in (_UNKNOWN_TAG, _SPECIAL_TOKEN, _HEADING)):
         return True
     folded = fold(answer) if _WIDE.search(answer) else answer
-    if any(not _is_quoted(folded, found) for found in _UNKNOWN_CLOSING.finditer(folded)):
+    if any(not _is_quoted(folded, closing) for closing in _UNKNOWN_CLOSING.finditer(folded)):
         return True
-    known = (family for family in _FAMILIES if family.marker.opens_in_prompt) if _may_hold_markers(answer) else ()
-    return any(found[1] for family in known for found in _tags(folded, 0, family))
+    families = (family for family in _FAMILIES if family.marker.opens_in_prompt) if _may_hold_markers(answer) else ()
+    return any(closing[1] for family in families for closing in _tags(folded, 0, family))
 
 
 def fold(text: str) -> str:
@@ -283,13 +283,13 @@ def _end_of_block(text: str, start: int, family: _Family) -> int | None:
     """Return the end of a block that begins at `start`, including blocks within it."""
     ends: list[int] = []
     depth, is_open_again = 0, False
-    for found in _tags(text, start, family):
-        depth += -1 if found[1] else 1
-        if found[1] and not is_open_again:
-            ends.append(found.end())
+    for marker in _tags(text, start, family):
+        depth += -1 if marker[1] else 1
+        if marker[1] and not is_open_again:
+            ends.append(marker.end())
         if depth == 0:
-            return found.end()
-        is_open_again = is_open_again or bool(ends and not found[1])
+            return marker.end()
+        is_open_again = is_open_again or bool(ends and not marker[1])
     return ends[-1] if ends else None  # some openings were only mentions
 
 
@@ -297,17 +297,17 @@ def _closing_of_opened_in_prompt(text: str, families: Sequence[_Family]) -> re.M
     """Return the marker that closes thinking opened before the text; None if a block opens first."""
     first = min(
         (
-            (found.start(), -found.end(), family, found)
+            (marker.start(), -marker.end(), family, marker)
             for family in families
-            if (found := next(_tags(text, 0, family), None))
+            if (marker := next(_tags(text, 0, family), None))
         ),
         key=lambda each: each[:2],
         default=None,
     )
     if first is None:
         return None
-    _, _, family, found = first
-    return found if found[1] and family.marker.opens_in_prompt else None
+    _, _, family, marker = first
+    return marker if marker[1] and family.marker.opens_in_prompt else None
 
 
 def _tags(text: str, start: int, family: _Family) -> Iterator[re.Match[str]]:
@@ -330,18 +330,18 @@ class _Place(NamedTuple):
 
 def _harmony_answer(text: str, start: int) -> _Place | None:
     """Return the final message of a text in harmony's channels, with or without special tokens; else None."""
-    at = skip_unseen(text, start)
-    is_in_channels = _IN_CHANNELS.match(text, at) is not None
-    finals = (_FINAL if is_in_channels else _FINAL_AFTER_THINKING).finditer(text, at)
+    position = skip_unseen(text, start)
+    is_in_channels = _IN_CHANNELS.match(text, position) is not None
+    finals = (_FINAL if is_in_channels else _FINAL_AFTER_THINKING).finditer(text, position)
     if final := next((each for each in finals if is_in_channels or not _is_quoted(text, each)), None):
         following = _NEXT_MESSAGE.search(text, final.end())
-        return _Place(final.end(), following.start() if following else None, final.start() > at or start > 0)
+        return _Place(final.end(), following.start() if following else None, final.start() > position or start > 0)
     if is_in_channels:
         return _Place(None, None, True)
-    if _BARE_ANALYSIS.match(text, at):
-        final = next((found for pattern in _BARE_FINAL if (found := pattern.search(text, at))), None)
+    if _BARE_ANALYSIS.match(text, position):
+        final = next((match for pattern in _BARE_FINAL if (match := pattern.search(text, position))), None)
         return _Place(final.end() if final else None, None, True)
-    if final := _BARE_FINAL_AFTER_THINKING.search(text, at):
+    if final := _BARE_FINAL_AFTER_THINKING.search(text, position):
         return _Place(final.end(), None, True)
     return None
 
@@ -351,8 +351,8 @@ def _within_edge_tokens(text: str, start: int, end: int) -> tuple[int, int]:
     first, last = start, end
     for token in (_EDGE_TOKEN, _EDGE_TOKEN_BUT_S):
         first, last = start, end
-        while found := token.match(text, skip_unseen(text, first), last):
-            first = found.end()
+        while match := token.match(text, skip_unseen(text, first), last):
+            first = match.end()
         while True:
             while last > first and text[last - 1].isspace():
                 last -= 1

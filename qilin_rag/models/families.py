@@ -110,9 +110,9 @@ def sentence_transformers_config(folder: Path) -> dict[str, Any]:
 
 def _names(folder: Path, name: str) -> list[str]:
     """Return the names that identify a model, the most reliable first."""
-    given = expanded(name)
-    place = (given if given.exists() else folder).resolve()
-    names = [place.name if given.exists() else name.rpartition("/")[2]]
+    path = expanded(name)
+    place = (path if path.exists() else folder).resolve()
+    names = [place.name if path.exists() else name.rpartition("/")[2]]
     names += [part.rpartition("--")[2] for part in place.parts if part.startswith("models--")]
     made_from = _config(folder).get("_name_or_path")
     if isinstance(made_from, str):

@@ -144,15 +144,15 @@ def _model_sha256(folder: Path, above: Sequence[Path]) -> str:
     """Return the hash; `above` are the folders of the adapters that led here."""
     total = _hash_files(folder)
     for config, base in adapted_models(folder):
-        found = find_model(base)
-        if found is None:
+        base_folder = find_model(base)
+        if base_folder is None:
             raise UsageError(
                 f"{config} adapts the model {base!r}, which is not on this machine; download it, or write its folder "
                 "there as base_model_name_or_path"
             )
-        if found.resolve() in (folder.resolve(), *above):
+        if base_folder.resolve() in (folder.resolve(), *above):
             raise UsageError(f"{config} names itself as its base model; correct base_model_name_or_path there")
-        total.update(f"base {_model_sha256(found, (*above, folder.resolve()))}\n".encode())
+        total.update(f"base {_model_sha256(base_folder, (*above, folder.resolve()))}\n".encode())
     digest: str = total.hexdigest()
     return digest
 
@@ -233,8 +233,8 @@ def why_not_loaded(error: Exception, messages: Sequence[str]) -> str:
         return "its tokenizer has no padding token; write one into its tokenizer_config.json as pad_token"
     logger.debug("%s: %s", type(error).__name__, text)
     for pattern, meaning in _LIBRARY_WORDS.items():
-        if found := re.search(pattern, text, re.IGNORECASE):
-            return found.expand(meaning)
+        if match := re.search(pattern, text, re.IGNORECASE):
+            return match.expand(meaning)
     plain = " ".join(sentence for sentence in re.split(r"(?<=[.!?])\s+", text) if not _ADVICE.search(sentence))
     return f"{type(error).__name__}: {plain or 'see the message of its library with --verbose'}"[:300]
 
@@ -333,8 +333,8 @@ def _snapshot(name: str, offline: bool) -> Path | None:
 
 
 def _fetch(name: str) -> Path:
-    if found := find_model(name):
-        return found
+    if folder := find_model(name):
+        return folder
     if expanded(name).exists():
         raise UsageError(f"model {name!r}: no config.json in this folder, so it is not a pretrained model")
     refuse_download(f"model {name!r}")

@@ -170,12 +170,12 @@ def batches(lengths: npt.NDArray[np.int64], budget: int) -> Iterator[npt.NDArray
     start = 0
     while start < len(order):
         longest = max(int(lengths[order[start]]), 1)
-        some = order[start : start + max(1, budget // longest)]
-        n_alike = int((lengths[some] == longest).sum())
+        batch = order[start : start + max(1, budget // longest)]
+        n_alike = int((lengths[batch] == longest).sum())
         if 2 * n_alike * longest >= budget:
-            some = some[:n_alike]
-        yield some
-        start += len(some)
+            batch = batch[:n_alike]
+        yield batch
+        start += len(batch)
 
 
 def _encode_distinct(
@@ -324,8 +324,8 @@ def _set_length(module: Any, max_length: int | None, name: str) -> None:
         limit = longest_input(module.model)
         if max_length is not None and limit is not None and limit < max_length:
             raise UsageError(f"max_length {max_length}: model {name!r} reads {limit} tokens at most")
-        wanted = max_length or module.max_seq_length
-        module.max_seq_length = wanted if limit is None else min(wanted or limit, limit)
+        length = max_length or module.max_seq_length
+        module.max_seq_length = length if limit is None else min(length or limit, limit)
     elif max_length is not None and type(module).__name__ == "StaticEmbedding":
         module.tokenizer.enable_truncation(max_length)
     elif max_length is not None:

@@ -50,8 +50,8 @@ def max_tokens(folder: Path) -> int:
     if "model_type" in config:
         with suppress(Exception):  # loading such a folder fails, too, and reports the reason
             limits.append(longest_input_of(folder))
-    known = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit <= _LONGEST_BELIEVED]
-    return min(known, default=DEFAULT_MAX_TOKENS)
+    limits_known = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit <= _LONGEST_BELIEVED]
+    return min(limits_known, default=DEFAULT_MAX_TOKENS)
 
 
 class Encoder:
@@ -114,10 +114,10 @@ class Encoder:
         lengths = torch.tensor([len(ids) for ids in batch])
         rows = [torch.tensor(ids) for ids in batch]
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
-        seen = torch.arange(padded.shape[1]) < lengths[:, None]
+        mask = torch.arange(padded.shape[1]) < lengths[:, None]
         with torch.inference_mode(), within_gpu_memory(_LESS):
             model = self._model.to(device)
-            hidden = model(padded.to(device), attention_mask=seen.long().to(device))[0]
+            hidden = model(padded.to(device), attention_mask=mask.long().to(device))[0]
         return [hidden[i, :n].clone() for i, n in enumerate(lengths.tolist())]
 
     def weighted(self, ids: Sequence[int], hidden: torch.Tensor, device: str) -> Encoded:

@@ -70,10 +70,10 @@ class Templates(Frozen):
             text, instruction = (
                 clean(_ENVIRONMENT.fill(self._templates[name], values).strip()) for name in (part, "system")
             )
-            asked: list[Message] = [{"role": "user", "content": text}]
+            user_messages: list[Message] = [{"role": "user", "content": text}]
         except Exception as error:  # a template may raise anything
             raise UsageError(f"prompt {self.name!r} can't be rendered: {error or type(error).__name__}") from error
-        return [{"role": "system", "content": instruction}, *asked] if instruction else asked
+        return [{"role": "system", "content": instruction}, *user_messages] if instruction else user_messages
 
 
 def estimated_tokens(messages: Sequence[Message]) -> int:

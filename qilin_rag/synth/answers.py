@@ -68,13 +68,13 @@ def _references(world: World, dice: Dice, shelf: Shelf, requests: Searches, show
     firsts, ends = shelf.concept_starts[concept], shelf.concept_starts[concept + 1]
     references: list[list[int]] = [[] for _ in requests.rows]
     for i in np.flatnonzero(requests.is_answered).tolist():
-        here = slice(starts[i], starts[i + 1])
-        fits = (shown.lexical[here] + shown.synonym[here]) > 0
-        notes = list(dict.fromkeys(shown.note[here][fits].tolist()))[:_MOST_REFERENCES]
+        of_request = slice(starts[i], starts[i + 1])
+        fits = (shown.lexical[of_request] + shown.synonym[of_request]) > 0
+        notes = list(dict.fromkeys(shown.note[of_request][fits].tolist()))[:_MOST_REFERENCES]
         if outside[i] or not notes:
-            others: Ints = shelf.note_at(np.arange(firsts[i], ends[i]))
-            there = set(shown.note[here].tolist())
-            notes += [note for note in others.tolist() if note not in there][:1]
+            concept_notes: Ints = shelf.note_at(np.arange(firsts[i], ends[i]))
+            shown_notes = set(shown.note[of_request].tolist())
+            notes += [note for note in concept_notes.tolist() if note not in shown_notes][:1]
         references[i] = notes
     return references
 

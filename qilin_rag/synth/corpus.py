@@ -148,20 +148,20 @@ class Users:
 
     def past_clicks(self, users: Ints, n: int) -> Ints:
         """Return `n` notes per user, mostly to the user's taste, that were clicked before this log began."""
-        at = np.arange(n)[None, :]
+        slots = np.arange(n)[None, :]
         world, shelf, who = self._world, self._shelf, users[:, None]
         liked = np.take_along_axis(
-            self.topics(users), self._dice.below(world.taste_topics, "past-topic", who, at), axis=1
+            self.topics(users), self._dice.below(world.taste_topics, "past-topic", who, slots), axis=1
         )
         starts, ends = shelf.topic_starts[liked], shelf.topic_starts[liked + 1]
         styles = self.styles(users)
-        chosen = shelf.note_at(starts + self._dice.below(ends - starts, "past/0", who, at))
+        chosen = shelf.note_at(starts + self._dice.below(ends - starts, "past/0", who, slots))
         for attempt in (1, 2, 3):  # prefer a style that the user likes
-            other = shelf.note_at(starts + self._dice.below(ends - starts, f"past/{attempt}", who, at))
+            other = shelf.note_at(starts + self._dice.below(ends - starts, f"past/{attempt}", who, slots))
             fits = (styles[:, None, :] == shelf.style(chosen)[:, :, None]).any(axis=2)
             chosen = np.where(fits, chosen, other)
-        anything = self._dice.below(shelf.n_notes, "past-any", who, at)
-        return np.where(self._dice.uniform("past-way", who, at) < world.recent_by_taste, chosen, anything)
+        anything = self._dice.below(shelf.n_notes, "past-any", who, slots)
+        return np.where(self._dice.uniform("past-way", who, slots) < world.recent_by_taste, chosen, anything)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the table user_feat."""

@@ -51,14 +51,14 @@ def expose(world: World, dice: Dice, shelf: Shelf, users: Users, requests: Searc
     starts = np.searchsorted(request, np.arange(len(requests.rows)))
     nth = np.arange(len(request)) - starts[request]
     note = _candidates(world, dice, shelf, users, requests, request, nth)
-    found = _matches(shelf, users, requests, request, note)
+    matches = _matches(shelf, users, requests, request, note)
     score = world.ranker_noise * dice.normal("ranker", requests.rows[request], nth)
     for name, weight in _RANKER_WEIGHTS.items():
-        score += weight * getattr(found, name)
+        score += weight * getattr(matches, name)
     best_first = np.lexsort((-score, request))
     again = (dice.uniform("repeated", requests.rows[request], nth) < world.repeated) & (nth > 0)
     best_first = np.where(again, np.roll(best_first, 1), best_first)
-    columns = {name: column[best_first] for name, column in found._asdict().items()}
+    columns = {name: column[best_first] for name, column in matches._asdict().items()}
     return ShownNotes(**columns | {"position": position})
 
 
@@ -131,15 +131,15 @@ def _doubles(request: Ints, note: Ints) -> Bools:
 
 def _matches(shelf: Shelf, users: Users, requests: Searches, request: Ints, note: Ints) -> ShownNotes:
     """Return how well each note fits its request; a recommendation has no query to fit."""
-    concept, asked = shelf.concept(note), requests.concept[request]
+    concept, asked_concept = shelf.concept(note), requests.concept[request]
     searched = requests.is_search[request]
-    same = searched & (concept == asked)
+    same = searched & (concept == asked_concept)
     same_form = shelf.form(note) == requests.form[request]
     return ShownNotes(
         request=request,
         note=note,
         position=np.zeros(len(note), np.int64),
-        topical=(searched & (concept // CONCEPTS_PER_TOPIC == asked // CONCEPTS_PER_TOPIC)).astype(float),
+        topical=(searched & (concept // CONCEPTS_PER_TOPIC == asked_concept // CONCEPTS_PER_TOPIC)).astype(float),
         lexical=(same & same_form).astype(float),
         synonym=(same & ~same_form).astype(float),
         taste=users.taste(requests.user[request], note),

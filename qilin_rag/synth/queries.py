@@ -127,11 +127,11 @@ class _Maker:
         """Return a query about this concept, or a reformulation of the query before."""
         if before is None:
             return self._fresh(concept, self._random.getrandbits(1))
-        [wanted] = self._random.choices(self._kinds, self._kind_shares)
+        [kind] = self._random.choices(self._kinds, self._kind_shares)
         old = self._text.of(before)
         for _ in range(_ATTEMPTS):
-            query = self._changed(wanted, before, concept)
-            if query is not None and reformulation(old, self._text.of(query)) == wanted:
+            query = self._changed(kind, before, concept)
+            if query is not None and reformulation(old, self._text.of(query)) == kind:
                 return query
         return self._fresh(concept, self._random.getrandbits(1))  # no part is left to remove or add
 

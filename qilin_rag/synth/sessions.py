@@ -69,20 +69,20 @@ def plan_requests(world: World, dice: Dice) -> SessionPlan:
 
 def _kinds(world: World, dice: Dice) -> tuple[Bools, Bools]:
     """Return whether each request is a search, and whether it begins a session."""
-    left = [world.counts.recommendations, world.counts.searches]
-    n = sum(left)
+    remaining = [world.counts.recommendations, world.counts.searches]
+    n = sum(remaining)
     goes_on = (dice.uniform("next", np.arange(n)) < world.next_request).tolist()
     turns = dice.uniform("turn", np.arange(n)).tolist()
     share_turning = [world.to_search, world.to_recommendation]
     is_search, begins = np.zeros(n, bool), np.ones(n, bool)
     kind = 0
     for i in range(n):
-        wanted = 1 - kind if turns[i] < share_turning[kind] else kind
-        if i and goes_on[i] and left[wanted]:
-            kind, begins[i] = wanted, False
+        next_kind = 1 - kind if turns[i] < share_turning[kind] else kind
+        if i and goes_on[i] and remaining[next_kind]:
+            kind, begins[i] = next_kind, False
         else:
-            kind = int(turns[i] * (left[0] + left[1]) < left[1])
-        left[kind] -= 1
+            kind = int(turns[i] * (remaining[0] + remaining[1]) < remaining[1])
+        remaining[kind] -= 1
         is_search[i] = kind
     return is_search, begins
 
@@ -98,8 +98,8 @@ def _begins_in_app(world: World, dice: Dice, user: Ints, time_s: Ints, begins: B
     beyond_h = np.diff(time_s, prepend=time_s[:1]).clip(SESSION_GAP_S) / 3600 - SESSION_GAP_S / 3600
     stays_open = dice.uniform("app-open", rows) < world.app_stays_open * 0.5**beyond_h
     restarts = dice.uniform("app-restart", rows) < world.app_restarts
-    found: Bools = is_first | np.where(begins, ~stays_open, restarts)
-    return found
+    begins_app: Bools = is_first | np.where(begins, ~stays_open, restarts)
+    return begins_app
 
 
 def _times(world: World, dice: Dice, user: Ints, begins: Bools) -> Ints:

@@ -96,10 +96,10 @@ class LogTables(NamedTuple):
 
 def truth(log: LogTables, plan: SessionPlan) -> pa.RecordBatch:
     """Return the true causes, one row per result."""
-    of, clicks = log.shown.request, log.clicks
+    request, clicks = log.shown.request, log.clicks
     columns: dict[str, object] = {
-        "table": pa.DictionaryArray.from_arrays(pa.array(log.table[of], pa.int8()), list(NAMES)),
-        "request": plan.idx[log.requests.rows[of]],
+        "table": pa.DictionaryArray.from_arrays(pa.array(log.table[request], pa.int8()), list(NAMES)),
+        "request": plan.idx[log.requests.rows[request]],
         "note_idx": log.shown.note,
         "position": log.shown.position,
         **clicks.values,
@@ -109,7 +109,7 @@ def truth(log: LogTables, plan: SessionPlan) -> pa.RecordBatch:
         "p_click": clicks.examination * clicks.attraction,
         "examined": clicks.examined,
         "click": clicks.actions["click"],
-        **{f"p_{name}": pa.array(p[of], from_pandas=True) for name, p in log.answers.probabilities.items()},
+        **{f"p_{name}": pa.array(p[request], from_pandas=True) for name, p in log.answers.probabilities.items()},
     }
     return _batch(TRUTH, columns)
 
@@ -195,11 +195,11 @@ def _recorded(kind: str, dice: Dice, shelf: Shelf, row: Ints, concept: Ints, for
     starts = shelf.concept_starts[concept]
     sizes = shelf.concept_starts[concept + 1] - starts
     first = starts + (dice.bits("recorded", row) >> np.uint64(2)).astype(np.int64) % sizes
-    at = np.arange(min(_RECORDED, shelf.n_notes))
-    note = shelf.note_at((first[:, None] + at[None, :]) % shelf.n_notes)
-    found = shelf.concept(note)
-    same = found == concept[:, None]
-    noise = dice.normal(kind, row[:, None], at[None, :])
+    ranks = np.arange(min(_RECORDED, shelf.n_notes))
+    note = shelf.note_at((first[:, None] + ranks[None, :]) % shelf.n_notes)
+    concepts = shelf.concept(note)
+    same = concepts == concept[:, None]
+    noise = dice.normal(kind, row[:, None], ranks[None, :])
     if kind == "bm25":
         score = 8.0 + 10.0 * (same & (shelf.form(note) == form[:, None])) + noise
     else:
@@ -207,7 +207,7 @@ def _recorded(kind: str, dice: Dice, shelf: Shelf, row: Ints, concept: Ints, for
     best_first = np.argsort(-score, axis=1, kind="stable")
     pairs = np.stack([np.take_along_axis(values, best_first, axis=1) for values in (note, score)], axis=2)
     inner = pa.ListArray.from_arrays(pa.array(np.arange(0, pairs.size + 1, 2, dtype=np.int32)), pairs.ravel())
-    return pa.ListArray.from_arrays(pa.array(_offsets(np.full(len(row), len(at)))), inner, type=PAIRS)
+    return pa.ListArray.from_arrays(pa.array(_offsets(np.full(len(row), len(ranks)))), inner, type=PAIRS)
 
 
 def _offsets(lengths: Ints) -> Ints:

@@ -152,8 +152,8 @@ class History:
             if user != self._user:
                 self._user, self._clicked = user, deque(past[user][: 1 + user % MOST_RECENT], maxlen=MOST_RECENT)
             recent.append(list(self._clicked))
-            here = slice(bounds[i], bounds[i + 1])
-            self._clicked.extendleft(shown.note[here][clicked[here]].tolist())
+            of_request = slice(bounds[i], bounds[i + 1])
+            self._clicked.extendleft(shown.note[of_request][clicked[of_request]].tolist())
         return recent
 
 

@@ -22,7 +22,7 @@ from qilin_rag.llms import connection
 from qilin_rag.llms.base import LLM, FatalLLMError, ThinkingMarkers
 from qilin_rag.llms.events import must_stream
 from qilin_rag.llms.langchain.replies import completion, ending_word, meaning
-from qilin_rag.llms.refusals import asked
+from qilin_rag.llms.refusals import ask_with_retries
 from qilin_rag.llms.retry import TransientError
 
 if TYPE_CHECKING:
@@ -112,12 +112,12 @@ class LangChain(LLM):
         """Return the tokens of the context that the answer leaves, if its length is known."""
         if self.context_length is None:
             return None
-        if (left := self.context_length - (self.max_tokens or 0)) <= 0:
+        if (budget := self.context_length - (self.max_tokens or 0)) <= 0:
             raise UsageError(
                 f"llm.max_tokens ({self.max_tokens}) leaves no room for a prompt in "
                 f"llm.context_length ({self.context_length})"
             )
-        return left
+        return budget
 
     @property
     def answer_budget(self) -> int | None:
@@ -146,7 +146,7 @@ class LangChain(LLM):
 
     async def generate(self, prompt: RenderedPrompt) -> Completion:
         """Return one answer, with up to `max_tries` tries if repeating can help."""
-        return await asked(lambda: self._call(prompt), self.max_tries, self._rng, self.spec)
+        return await ask_with_retries(lambda: self._call(prompt), self.max_tries, self._rng, self.spec)
 
     async def close(self) -> None:
         """Release the model: its connections belong to the event loop that used it."""
@@ -202,20 +202,23 @@ class LangChain(LLM):
 
     def _by_name(self) -> BaseChatModel:
         """Create the model twice: only an existing model shows which arguments its class takes."""
-        given = {**self._common(), **self.settings}
-        made = type(self._init(given))
-        taken = parameters(made)
-        if "max_tokens" in given and "max_tokens" not in taken:
-            name = next((name for name in _MAX_TOKENS_ELSEWHERE if name in taken), "max_tokens")
-            given[name] = given.pop("max_tokens")
-        if ignored := [name for name in _COMMON if name in given and name not in taken]:
+        arguments = {**self._common(), **self.settings}
+        model_class = type(self._init(arguments))
+        accepted = parameters(model_class)
+        if "max_tokens" in arguments and "max_tokens" not in accepted:
+            name = next((name for name in _MAX_TOKENS_ELSEWHERE if name in accepted), "max_tokens")
+            arguments[name] = arguments.pop("max_tokens")
+        if ignored := [name for name in _COMMON if name in arguments and name not in accepted]:
             raise UsageError(
-                f"{self._name}: {made.__name__} takes no {ignored[0]}; leave it out with --set llm.{ignored[0]}=null"
+                f"{self._name}: {model_class.__name__} takes no {ignored[0]}; "
+                f"leave it out with --set llm.{ignored[0]}=null"
             )
         ours: dict[str, Any] = {"timeout": self.timeout_s, "max_retries": 0}
-        if self._address and "http_async_client" in taken and not os.environ.get("OPENAI_PROXY"):  # a class of OpenAI's
+        if (
+            self._address and "http_async_client" in accepted and not os.environ.get("OPENAI_PROXY")
+        ):  # a class of OpenAI's
             ours["http_async_client"] = self._http = connection.open_async_http(self._address)
-        return self._init({**{name: value for name, value in ours.items() if name in taken}, **given})
+        return self._init({**{name: value for name, value in ours.items() if name in accepted}, **arguments})
 
     @property
     def _address(self) -> str:
@@ -224,8 +227,8 @@ class LangChain(LLM):
             return self.base_url
         match self.spec.split(":")[0] if ":" in self.spec else "openai":
             case "openai":
-                named = os.environ.get("OPENAI_API_BASE") or os.environ.get("OPENAI_BASE_URL")
-                return named or "https://api.openai.com/v1"
+                from_environment = os.environ.get("OPENAI_API_BASE") or os.environ.get("OPENAI_BASE_URL")
+                return from_environment or "https://api.openai.com/v1"
             case "azure_openai":
                 return str(self.settings.get("azure_endpoint") or os.environ.get("AZURE_OPENAI_ENDPOINT") or "")
         return ""

@@ -101,16 +101,16 @@ def _body(error: Exception) -> Any:
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):  # botocore
         return response.get("Error") or response
-    found = _text_of(response)
-    if found:
-        return found
+    text = _text_of(response)
+    if text:
+        return text
     places = [getattr(error, name, None) for name in ("body", "details", "errors", "error")]
-    found = next((each for each in places if each and isinstance(each, Mapping | list | str | bytes)), None)
+    text = next((each for each in places if each and isinstance(each, Mapping | list | str | bytes)), None)
     code = getattr(error, "code", None)
-    if found is not None and isinstance(code, str):
-        return [{"code": code}, found]
-    if found is not None:
-        return found
+    if text is not None and isinstance(code, str):
+        return [{"code": code}, text]
+    if text is not None:
+        return text
     if error.args and isinstance(error.args[0], Mapping):  # langchain-openai: an error inside a 200
         return error.args[0]
     return {"code": code, "message": str(error)} if isinstance(code, str) else None

@@ -143,7 +143,7 @@ class Engine(Component):
         """
         probe = [self.interpreter, "-c", _PROBE, self.module, *self.packages]
         try:
-            asked = subprocess.run(
+            process = subprocess.run(
                 probe, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False, env=self.variables()
             )
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -151,12 +151,12 @@ class Engine(Component):
                 f"{self.interpreter} can't be run ({getattr(error, 'strerror', None) or 'no answer'}); "
                 f"{self.python_variable} or llm.engine.python must name the Python that has {self.title}"
             ) from error
-        if asked.returncode:
+        if process.returncode:
             raise FatalLLMError(
                 f"{self.title} is not installed for {self.interpreter}; install {self.packages[0]} in an environment "
                 f"of its own, and name its Python: export {self.python_variable}=/path/to/bin/python"
             )
-        return asked.stdout.strip() or "unknown"
+        return process.stdout.strip() or "unknown"
 
     def check(self) -> None:
         """Raise a QilinError if it is known before the start that the server can't run."""
@@ -169,13 +169,15 @@ class Engine(Component):
         adapter) count by name and content.
         """
         model = _content_sha256(self.model, any_folder=True) if self.model else None
-        named = {
+        named_files = {
             name: digest
             for name in _values(self.extra_arguments)
             if (digest := _content_sha256(name, any_folder=False))
         }
         return (
-            super().identity() | ({"model": f"sha256:{model}"} if model else {}) | ({"files": named} if named else {})
+            super().identity()
+            | ({"model": f"sha256:{model}"} if model else {})
+            | ({"files": named_files} if named_files else {})
         )
 
 

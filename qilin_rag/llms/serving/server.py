@@ -148,11 +148,11 @@ class Server:
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest records: engine, version, settings, named environment variables."""
-        said = _get(f"http://{HOST}:{self._port}/version") or {}
+        version = _get(f"http://{HOST}:{self._port}/version") or {}
         served = [model for model in _models(self._port) if model.get("id") == self._name]
         return {
             "engine": self._engine.title,
-            "version": said.get("version") or self._engine.installed_version(),
+            "version": version.get("version") or self._engine.installed_version(),
             "model": self._name,
             "context_length": served[0].get("max_model_len", self._context_length) if served else None,
             "settings": self._engine.model_dump(mode="json", exclude={"python", "environment", "allowed"}),
@@ -161,7 +161,7 @@ class Server:
         }
 
     def _wait_until_ready(self) -> None:
-        started = said = time.monotonic()
+        started = reported = time.monotonic()
         while not self._is_ready():
             now = time.monotonic()
             if self.has_ended:
@@ -171,8 +171,8 @@ class Server:
                     f"{self._engine.title} was not ready after {self._engine.start_timeout_s:g} s "
                     f"(llm.engine.start_timeout_s); its log, {self.log}, ends with: {_reason(self.log)}"
                 )
-            if now - said >= SAY_EVERY_S:
-                said = now
+            if now - reported >= SAY_EVERY_S:
+                reported = now
                 logger.info("%s is starting, %.0f s: %s", self._engine.title, now - started, _last_line(self.log))
             self._follow()
             time.sleep(POLL_S)
@@ -256,16 +256,16 @@ def serving(llm: LLM, label: str, log: Path) -> Iterator[Served]:
         yield Served.by(server, llm)
 
 
-def _free_port(wanted: int | None) -> int:
+def _free_port(preferred: int | None) -> int:
     with socket.socket() as probe:
         probe.setsockopt(
             socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
         )  # a port counts as free right after a server left it
         try:
-            probe.bind((HOST, wanted or 0))
+            probe.bind((HOST, preferred or 0))
         except OSError as error:
             raise UsageError(
-                f"port {wanted} is taken ({error.strerror}); name another: --set llm.engine.port=N"
+                f"port {preferred} is taken ({error.strerror}); name another: --set llm.engine.port=N"
             ) from error
         return int(probe.getsockname()[1])
 
@@ -275,12 +275,12 @@ def _get(url: str) -> dict[str, Any] | None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=REQUEST_TIMEOUT_S) as response:
-            said = json.loads(response.read() or b"{}")
+            reply = json.loads(response.read() or b"{}")
     except ValueError:
         return {}
     except Exception:  # http.client has many error classes: refused, reset, cut off
         return None
-    return said if isinstance(said, dict) else {}
+    return reply if isinstance(reply, dict) else {}
 
 
 def _models(port: int) -> list[dict[str, Any]]:
@@ -313,8 +313,8 @@ def _reason(log: Path) -> str:
     """
     lines = log_lines(log)
     for number, line in enumerate(lines):
-        if found := _ERROR.search(line):
-            told = [line[found.end() :], *lines[number + 1 : number + _REASON_LINES]]
+        if match := _ERROR.search(line):
+            told = [line[match.end() :], *lines[number + 1 : number + _REASON_LINES]]
             break
     else:
         told = lines[-_REASON_LINES:]
