@@ -22,7 +22,7 @@ _SECRET_NAME = re.compile(
 _SECRET_VALUE = re.compile(r"^(Bearer |Basic |sk-)|^[a-z+]+://([^/@]*@|[^?]*\?)", re.IGNORECASE)
 _SECRET_VARIABLE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$", re.IGNORECASE)
 _SHORTEST_SECRET = 8
-_MOST_CHARS = 300  # of an error message
+_MOST_CHARS = 300  # characters of an error message
 
 
 def import_object(path: str, what: str, own: bool = True) -> Any:

@@ -31,7 +31,7 @@ from qilin_rag.data.text_files import Defect, stop
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2  # of the cached files; raise it when their content changes
+_VERSION = 2  # version of the cached files; raise it when their content changes
 _LARGEST_IN_MEMORY_BYTES = 16 * 2**20
 _GROUP_ROWS = 256  # few rows, so that the fields of a note are close together: reading it touches few pages
 _TABLE = TABLES["notes"]

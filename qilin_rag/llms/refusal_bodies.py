@@ -17,7 +17,7 @@ from qilin_rag.core.text import clean
 from qilin_rag.llms.retry import asked_wait_s
 
 _MOST_CHARS = 20_000  # characters of one body that are read; a reason is shorter
-_MOST_WORDS = 5_000  # characters
+_MOST_WORDS = 5_000  # characters of the words of a refusal
 _DEEPEST = 8
 _MOST_ITEMS = 10
 _ECHO_OF_HAN, _ECHO = 6, 24  # characters of a prompt that no server writes by itself

@@ -14,7 +14,7 @@ from qilin_rag.core.text import clean, has_words, is_blank, skip_unseen
 from qilin_rag.core.types import Completion, Mark, Usage, read_count
 from qilin_rag.llms.thinking import Markers, Split, fold, read_thinking, seems_to_think
 
-VERSION = 2  # of the rules that read a text from a reply
+VERSION = 2  # version of the rules that read a text from a reply
 STOP, LENGTH, FILTERED, REFUSED, PASSING = "stop", "length", "content_filter", "refusal", "passing"
 FILTER_SAID = "filtered: "  # prefix of the words of a filter
 # Servers' words for the end of a reply: lower case, `_` between words, without the part before a dot.
@@ -52,7 +52,7 @@ _CALL_TEXT = re.compile(
 )
 _TEXT_BLOCKS = ("", "text", "output_text")
 _LONGEST_WORD = 80
-_MOST_TOKENS = 10**9  # of one call; a larger number has another meaning, such as an unsigned -1
+_MOST_TOKENS = 10**9  # the most tokens of one call; a larger number has another meaning, such as an unsigned -1
 
 
 def read_ending(word: Any) -> str:
