@@ -12,7 +12,7 @@ from qilin_rag.cli import ui
 from tests.conftest import Cli
 
 WRONG = [
-    ("run --data ''", "data '' names nothing"),
+    ("run --data ''", "data '' is an empty name"),
     ("run --data f.txt", "is a file; give the folder that it is in: '.'"),
     ("run --data small/dqa.jsonl", "is a file; give the folder that it is in: 'small'"),
     ("run --data nowhere", "no such folder"),
@@ -45,7 +45,7 @@ WRONG = [
     ("reproduce f.txt", "f.txt/manifest.json can't be read"),
     ("sweep nowhere", "unknown config 'nowhere'"),
     ("serve extractive", "needs no server"),
-    ("retrieve --out folder", "--out 'folder' must be a file"),
+    ("retrieve --out folder", "'folder' (--out) must be a file"),
     ("index none --out x", "has no index to build"),
     ("compare folder folder", "manifest.json does not exist"),
     ("train bm25 --out x --data small", "is not trained"),
