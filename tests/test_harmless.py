@@ -97,7 +97,7 @@ def test_one_broken_prompt_does_not_hide_the_others(cli: Cli, tmp_path: Path) ->
     [
         ("[Hit(note_idx=10, score=1, rank=1), Hit(note_idx=11, score=1, rank=1)]", "ranks must be 1, 2"),
         ("[Hit(note_idx=10, score=1, rank=1), Hit(note_idx=10, score=1, rank=2)]", "a note is named twice"),
-        ("[Hit(note_idx=10 + i, score=1, rank=i + 1) for i in range(4)]", "4 notes where at most 3 were asked for"),
+        ("[Hit(note_idx=10 + i, score=1, rank=i + 1) for i in range(4)]", "4 notes, but at most 3"),
     ],
 )
 def test_a_retriever_that_breaks_the_rules_is_named(

@@ -1,4 +1,4 @@
-"""The interface of a retriever, and the one order in which hits are ranked."""
+"""Define the interface of a retriever, and the one order in which hits are ranked."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 
 
 class Retriever(Component):
-    """Finds notes for questions.
+    """A retriever finds notes for questions.
 
-    `ignores_k`: what it finds does not depend on how many are asked for. `nested`: the hits at k are the first k of
-    those at a larger k, so that one search does for both.
+    A subclass implements `search`. Its settings are pydantic fields; two class variables describe its rankings:
+
+    Attributes:
+        ignores_k: Whether the number of hits does not depend on `k`.
+        nested: Whether the hits at `k` are the first `k` of those at a larger `k`, so that one search serves both.
 
     Example:
         >>> class First(Retriever):
@@ -44,18 +47,37 @@ class Retriever(Component):
 
     @abstractmethod
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
-        """Up to `k` hits for each question, in the questions' order, each list best first.
+        """Return up to `k` hits for each question.
 
-        Ties are ordered by `ties.ranked` or `rank_hits`: in Qilin the ids of notes tell what was clicked.
+        A note that does not match is not a hit: for a retriever that matches terms, one that scores 0. Order ties by
+        `core.ties.ranked` or `rank_hits`, because the ids of Qilin's notes reveal which notes were clicked.
 
-        A note that does not match is no hit: where terms are matched, one that scores 0.
+        Args:
+            questions: The questions to search for.
+            notes: The corpus.
+            k: The most hits to return for a question.
+
+        Returns:
+            One ranking for each question, in the order of `questions`; the best hit first, with ranks 1, 2, ...
         """
 
     def as_langchain(self, notes: NoteStore, k: int = 5, questions: Sequence[Question] = ()) -> BaseRetriever:
-        """This retriever over these notes as one of LangChain's.
+        """Return this retriever as a LangChain retriever over these notes.
 
-        A document is title, line break and content of a note; its metadata has note_idx, title, score and rank.
-        A query that is one of `questions` is searched as that one: oracle, recorded and trec know no other.
+        The content of a document is the title of a note, a line break and its content. Its metadata holds `note_idx`,
+        `title`, `score` and `rank`.
+
+        Args:
+            notes: The corpus to search.
+            k: The most documents to return for a query.
+            questions: Queries equal to one of these are searched as that question. `oracle`, `recorded` and `trec` find
+                nothing for other queries.
+
+        Returns:
+            A `BaseRetriever` that can be used from several threads.
+
+        Raises:
+            UsageError: LangChain is not installed.
         """
         return note_retriever(self.search, notes, k, questions)
 
@@ -63,17 +85,18 @@ class Retriever(Component):
 def rank_hits(
     scores: npt.NDArray[np.floating], note_idxs: npt.NDArray[np.int64], k: int, query: str, above: float = 0.0
 ) -> tuple[list[Hit], int]:
-    """Rank the `k` best notes of a query: by falling score, ties by a hash of query and note (`ties`).
+    """Rank the `k` best notes of a query by falling score; order ties by a hash of query and note (`core.ties`).
 
     Args:
         scores: Shape (n_notes,).
-        note_idxs: Shape (n_notes,), each note once.
-        k: How many notes are wanted.
+        note_idxs: Shape (n_notes,), without duplicates.
+        k: The most hits to return.
         query: The text of the query.
-        above: Only a higher score is a hit; `-math.inf` where every score is one, as a similarity of vectors is.
+        above: Only a note with a higher score is a hit; `-math.inf` makes every note one, as for similarities of
+            vectors.
 
     Returns:
-        The hits, and how many notes were left out although they tie with the last hit: the hash decided which.
+        The hits, and the number of notes that tie with the last hit but were left out by the hash.
     """
     matching = np.flatnonzero(scores > above)
     if len(matching) > k:
@@ -88,9 +111,19 @@ def rank_hits(
 def checked_rankings(
     name: str, questions: Sequence[Question], found: Iterable[Iterable[Hit]], k: int | None
 ) -> list[list[Hit]]:
-    """What a retriever, perhaps of the user's own, found for these questions; a UsageError where that is no ranking.
+    """Validate the rankings that a retriever returned.
 
-    `k`: how many notes it was asked for, where that binds it.
+    Args:
+        name: The retriever in messages.
+        questions: The questions that it was asked.
+        found: One ranking for each question.
+        k: The most hits that a ranking may have; None if there is no limit.
+
+    Returns:
+        The rankings as lists.
+
+    Raises:
+        UsageError: The number of rankings is wrong, or a ranking has wrong ranks, duplicate notes or too many hits.
     """
     rankings = [list(hits) for hits in found]
     if len(rankings) != len(questions):
@@ -102,16 +135,16 @@ def checked_rankings(
 
 
 def _ranking_problem(hits: Sequence[Hit], k: int | None) -> str | None:
-    """What is wrong with one ranking."""
+    """Return what is wrong with a ranking; None if nothing is."""
     if [hit.rank for hit in hits] != list(range(1, len(hits) + 1)):
         return "ranks must be 1, 2, ... in this order"
     if len({hit.note_idx for hit in hits}) < len(hits):
         return "a note is named twice"
-    return f"{counted(len(hits), 'note')} where at most {k} were asked for" if k is not None and len(hits) > k else None
+    return f"{counted(len(hits), 'note')}, but at most {k} were asked for" if k is not None and len(hits) > k else None
 
 
 def min_max(hits: Sequence[Hit]) -> list[float]:
-    """Their scores between 0, the lowest of these hits, and 1, the highest; all 1 where they are the same."""
-    scores = [hit.score / 2 for hit in hits]  # halves, so that no difference is infinite
+    """Scale the scores of hits to 0 for the lowest and 1 for the highest; all are 1 if they are equal."""
+    scores = [hit.score / 2 for hit in hits]  # halves, so that no difference overflows
     low, high = min(scores, default=0.0), max(scores, default=0.0)
     return [1.0 if low == high else (score - low) / (high - low) for score in scores]

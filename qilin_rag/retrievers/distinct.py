@@ -1,4 +1,4 @@
-"""Which of many texts or vectors are the same, by 128-bit hashes of them."""
+"""Find duplicates among many texts or vectors by their 128-bit hashes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Digests = npt.NDArray[np.uint64]
 
 
 class Distinct(NamedTuple):
-    """The distinct things among `n`, ordered by hash: their order tells nothing of the order of the `n`."""
+    """The distinct items among `n`, ordered by hash: this order reveals nothing of the order of the `n`."""
 
     number: npt.NDArray[np.int64]
-    """(n,): which distinct thing each is."""
+    """(n,): the number of the distinct item that each item equals."""
     first: npt.NDArray[np.int64]
     """(n_distinct,): the first place of each."""
 
@@ -28,14 +28,14 @@ def text_digests(texts: Iterable[str]) -> Digests:
 
 
 def digests_of(contents: Iterable[bytes]) -> Digests:
-    """Hash each of some bytes."""
+    """Hash each of these contents."""
     joined = b"".join(hashlib.blake2b(content, digest_size=16).digest() for content in contents)
     return np.frombuffer(joined, "<u8").astype(np.uint64).reshape(-1, 2)
 
 
 def distinct(digests: Digests) -> Distinct:
-    """Tell by their digests which things are the same."""
-    order = np.lexsort(digests.T)  # of equal ones the earlier place comes first
+    """Number the distinct items by their digests."""
+    order = np.lexsort(digests.T)  # among equal items the earlier place comes first
     is_first = np.ones(len(order), bool)
     is_first[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
     number = np.empty(len(order), np.int64)

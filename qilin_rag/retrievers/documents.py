@@ -1,4 +1,4 @@
-"""What our retrievers find as LangChain documents, for chains of any kind."""
+"""Turn the hits of our retrievers into LangChain documents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Search = Callable[[Sequence[Question], NoteStore, int], list[list[Hit]]]
 
 
 def note_retriever(search: Search, notes: NoteStore, k: int, questions: Sequence[Question]) -> BaseRetriever:
-    """A BaseRetriever over `search`; see `Retriever.as_langchain`."""
+    """Return a BaseRetriever over `search`; see `Retriever.as_langchain`."""
     require("langchain", "langchain_core", what="as_langchain")
     from langchain_core.retrievers import BaseRetriever
 
@@ -39,7 +39,7 @@ def note_retriever(search: Search, notes: NoteStore, k: int, questions: Sequence
 
 
 def as_document(note: Note, hit: Hit) -> Document:
-    """Title, a line break and content (the content alone where there is no title), with what is known of the hit."""
+    """Make a document of title, line break and content (content alone if it has no title); add the hit as metadata."""
     from langchain_core.documents import Document
 
     return Document(

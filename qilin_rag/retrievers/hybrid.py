@@ -1,4 +1,4 @@
-"""Several retrievers as one: their rankings of each question fused, by places or by scores."""
+"""Fuse the rankings of several retrievers, by rank or by score."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _RRF_K = 60
 
 
 def _named(parts: Any) -> list[dict[str, Any]]:
-    """Each part as a mapping with `name` and its settings; a name alone is one without settings.
+    """Return each part as a mapping with `name` and its settings.
 
-    From Python a part may be a retriever.
+    A part may be a mapping, a name, or in Python a retriever.
     """
     if not isinstance(parts, list | tuple):
-        raise ValueError("expected a list of retrievers, [bm25, recorded:dpr] for one")
+        raise ValueError("expected a list of retrievers, such as [bm25, recorded:dpr]")
     parts = [{"name": part.called(), **part.own_settings()} if isinstance(part, Retriever) else part for part in parts]
     named = [{"name": part} if isinstance(part, str) else part for part in parts]
     if not all(isinstance(part, dict) and isinstance(part.get("name"), str) for part in named):
@@ -38,19 +38,18 @@ def _split(part: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _is_same(one: Retriever, other: Retriever) -> bool:
-    """Wherever their indexes lie."""
+    """Return whether two retrievers are the same, apart from the folder of their index."""
     return type(one) is type(other) and one.model_dump(exclude={"index"}) == other.model_dump(exclude={"index"})
 
 
 class Hybrid(Retriever):
-    """The rankings of several retrievers fused: by reciprocal rank, or by a weighted sum of their scores.
+    """The rankings of several retrievers, fused by reciprocal rank or by a weighted sum of scores.
 
-    `of`: the retrievers, each a name, a mapping with `name` and its settings, or in Python a retriever; each is asked
-    for its first `depth` notes, whatever number is wanted in the end. `weights`: one for each, all 1 where not given.
-    A note's score is the sum of what it gets from the retrievers that found it:
-    `rrf` (Cormack et al. 2009): weight / (rrf_k + rank);
-    `sum`: weight * (score - lowest) / (highest - lowest) over this retriever's hits of this question, 1 where all of
-    them score the same. So its last hit gets as little as a note that it did not find: nothing.
+    A note's score is the sum of what each retriever that found it adds:
+
+    - `rrf` (Cormack et al. 2009): weight / (rrf_k + rank);
+    - `sum`: weight * (score - lowest) / (highest - lowest), over this retriever's hits of the question. It is the
+    weight if all hits score the same. The last hit adds 0, as much as a note that was not found.
 
     Example:
         >>> import qilin_rag as qr
@@ -63,18 +62,23 @@ class Hybrid(Retriever):
     nested: ClassVar[bool] = True
 
     of: Annotated[list[Any], BeforeValidator(_named), Field(min_length=2)]
+    """The retrievers, two or more: each a name, a mapping with `name` and its settings, or in Python a retriever."""
     fusion: Literal["rrf", "sum"] = "rrf"
+    """How rankings are fused: rrf (reciprocal rank fusion), or sum (weighted sum of scaled scores)."""
     rrf_k: Annotated[int, Field(ge=0)] = _RRF_K
+    """The constant of rrf, an integer from 0: the higher, the less the first ranks stand out."""
     weights: list[Annotated[float, Field(gt=0, le=1e6)]] | None = None
+    """One number above 0 for each retriever. Default: 1 for each."""
     depth: PositiveInt = 100
+    """The number of notes that each retriever is asked for, at least the run's `top_k`."""
 
     _parts: list[tuple[str, Retriever]] = PrivateAttr(default_factory=list)
 
     @model_validator(mode="after")
     def _make_parts(self) -> Hybrid:
         for number, (name, settings) in enumerate(map(_split, self.of)):
-            if RETRIEVERS.resolve(name) is Hybrid:  # weights say what it would, in a line that can be read
-                raise ValueError("a part of hybrid can't be hybrid; name the parts of that one instead")
+            if RETRIEVERS.resolve(name) is Hybrid:  # weights can express the same on one readable line
+                raise ValueError("a part of hybrid can't be hybrid; list its parts instead")
             part = RETRIEVERS.create(name, settings, at=f"retriever.of.{number}")
             if any(_is_same(part, other) for _, other in self._parts):
                 raise ValueError(f"{name} is named twice; give it a weight instead")
@@ -87,35 +91,35 @@ class Hybrid(Retriever):
 
     @field_serializer("of")
     def _whole(self, of: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """With all settings of the parts, as they are used."""
+        """Serialise the parts with all their settings, as they are used."""
         return [{"name": name, **part.model_dump(mode="json")} for name, part in self._parts]
 
     @property
     def parts(self) -> list[Retriever]:
-        """The retrievers, in their order."""
+        """Return the retrievers in their order."""
         return [part for _, part in self._parts]
 
     @classmethod
     def names_code(cls, settings: Mapping[str, Any]) -> bool:
-        """Whether one of the parts does."""
+        """Return whether one of the parts names code."""
         try:
             return any(RETRIEVERS.names_code(*_split(part)) for part in _named(settings.get("of", [])))
-        except ValueError:  # nothing that can be made
+        except ValueError:  # not a list of retrievers, which is reported when it is made
             return False
 
     def identity(self) -> dict[str, Any]:
-        """That of each part, and how they are fused."""
+        """Return the identity of each part, and the settings of the fusion."""
         return super().identity() | {"of": [part.identity() for _, part in self._parts]}
 
     def changed(self, base: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-        """The parts as they are called in tables."""
+        """Return the changed settings, with the parts under their names in tables."""
         called = [
             describe(RETRIEVERS.label(name), part.changed(RETRIEVERS.implied(name))) for name, part in self._parts
         ]
         return super().changed(base) | {"of": f"({', '.join(called)})"}
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
-        """The best `k` notes of each question by the fused scores."""
+        """Return the best `k` notes of each question by the fused scores."""
         if k > self.depth:
             raise UsageError(
                 f"retriever hybrid: {k} notes are wanted of rankings of {self.depth}; raise retriever.depth, or ask "
@@ -135,7 +139,7 @@ class Hybrid(Retriever):
         ]
 
     def _shares(self, hits: Sequence[Hit]) -> list[float]:
-        """What each hit of one retriever gets, before its weight."""
+        """Return what each hit of one retriever adds to the fused score, before its weight."""
         if self.fusion == "rrf":
             return [1 / (self.rrf_k + hit.rank) for hit in hits]
         return min_max(hits)

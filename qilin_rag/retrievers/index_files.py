@@ -1,15 +1,15 @@
-"""Indexes on disk: built once and kept, written to a folder by name, and refused where they fit something else.
+"""Write indexes to disk once, keep them, and refuse them if they were made of something else.
 
-A folder of index files holds a manifest that says what the index was made of (retriever and settings, corpus, order
-of its notes, package versions) and the hash of each file. The cache folder is keyed by what an index is made of; an
-index named by its path is compared with it.
+A folder of index files holds a manifest with what the index was made of (retriever and settings, corpus, order of its
+notes, package versions) and the hash of each file. The cache folder is keyed by what an index is made of; an index that
+is named by its path is compared with it.
 
-A build goes on where it stopped. It is made in a folder beside its place, `.NAME-building`, which holds the manifest
-from the start; a build of the same thing finds what an earlier one left, one of something else removes it.
+A build resumes after a stop. It is made in a folder beside its place, `.NAME-building`, which holds the manifest from
+the start. A build of the same thing reuses what an earlier one left; a build of something else removes it.
 
-Opening takes the same time for any size: a file whose size and time of change are those in the manifest is not read.
-Whatever writes to a file changes its time, so what is not noticed is only what the disk itself lost; to hash gigabytes
-at every start would be the price of it. A file that was copied or touched has another time: it is hashed once, and
+Opening takes the same time for any size: a file is not read if its size and time of change are those in the manifest.
+Every write to a file changes its time, so that this misses only what the disk itself lost. Hashing gigabytes at every
+start would be the price of finding that. A file that was copied or touched has another time: it is hashed once, and
 gets its time back.
 """
 
@@ -42,14 +42,13 @@ from qilin_rag.retrievers.base import Retriever
 
 logger = logging.getLogger(__name__)
 MANIFEST = "qilin_rag.json"
-_MADE_SINCE = re.compile(r".*\.(faiss|tmp)|copies\.npy|(ivf|hnsw)\.json")  # of the vectors in a folder; hnsw: once
+_MADE_SINCE = re.compile(r".*\.(faiss|tmp)|copies\.npy|(ivf|hnsw)\.json")  # from the vectors; hnsw: earlier
 
 
 class IndexedRetriever(Retriever):
     """A retriever that searches files made of all the notes.
 
-    `index` names a folder written by the command `index`; without it an index is kept in the cache folder. Who
-    derives from this says how the files are written and read, and which `packages` change what is in them.
+    A subclass writes and reads the files. `packages` names the packages whose version changes their content.
     """
 
     operational: ClassVar[frozenset[str]] = frozenset({"index"})
@@ -58,30 +57,33 @@ class IndexedRetriever(Retriever):
     """Whether a model reads every note, so that an index takes minutes to hours."""
 
     index: Path | None = None
+    """A folder written by the command `index`. Default: the index is kept in the cache folder."""
 
     _opened: tuple[NoteStore, str, Any] | None = PrivateAttr(default=None)
 
     @abstractmethod
     def write_files(self, notes: NoteStore, folder: Path) -> None:
-        """Index the notes, of which there is at least one, into files in this folder.
+        """Index the notes, at least one, into files in this folder.
 
-        What an earlier build of the same index left there is found (`kept_part` says what of it is whole). What is
-        not part of the index is to be removed at the end.
+        The folder holds what an earlier build of the same index left (`kept_part` tells what of it is whole). At the
+        end, remove what is not part of the index.
         """
 
     @abstractmethod
     def read_files(self, folder: Path) -> Any:
-        """What `write_files` wrote, memory-mapped where it is large; the files may be deleted afterwards."""
+        """Open what `write_files` wrote, memory-mapped if it is large; the files may be deleted afterwards."""
 
     def index_identity(self) -> dict[str, Any]:
-        """The settings that an index depends on."""
+        """Return the settings that an index depends on."""
         return self.identity()
 
     def open_index(self, notes: NoteStore) -> Any:
-        """The index of these notes: from this object, else the folder named by `index`, else the cache folder.
+        """Return the index of these notes: from this object, else the folder `index`, else the cache folder.
 
-        In the cache a missing index is built and a damaged one built again; a named one that is damaged, or made
-        of something else, is a UsageError.
+        In the cache folder a missing index is built, and a damaged one is built again.
+
+        Raises:
+            UsageError: The folder `index` is damaged, or was made of something else.
         """
         if self._opened is None or self._opened[0] is not notes:
             made_of = self._made_of(notes)
@@ -94,20 +96,20 @@ class IndexedRetriever(Retriever):
         return self._opened[2]
 
     def has_index(self, notes: NoteStore) -> bool:
-        """Whether an index of these notes is named, open or kept, so that none has to be made."""
+        """Return whether an index of these notes is named, open or kept, so that none has to be made."""
         if self.index is not None or not len(notes) or (self._opened and self._opened[0] is notes):
             return True
         return (self._folder(self._made_of(notes)) / MANIFEST).is_file()
 
     def open_unkept(self, notes: NoteStore) -> None:
-        """Index the notes, of which there is at least one, for this object alone: nothing stays on disk."""
+        """Index the notes, at least one, for this object alone: nothing stays on disk."""
         with tempfile.TemporaryDirectory(prefix="qilin_rag-", ignore_cleanup_errors=True) as temporary:
             self.write_files(notes, Path(temporary))
             opened = self.read_files(Path(temporary))
         self._opened = notes, fingerprint(self._made_of(notes)), opened
 
     def _folder(self, made_of: dict[str, Any]) -> Path:
-        """Where in the cache folder such an index is kept."""
+        """Return the path of such an index in the cache folder."""
         now, earlier = (
             cache_dir() / "indexes" / f"{slug(self.called())}-{fingerprint(made)[:24]}"
             for made in (made_of, former(made_of))
@@ -115,20 +117,20 @@ class IndexedRetriever(Retriever):
         return now if now.exists() or not earlier.exists() else earlier
 
     def write_index(self, notes: NoteStore, folder: Path) -> None:
-        """Build an index and put it into `folder`, replacing an index that is there, and nothing else."""
+        """Build an index and put it into `folder`; replace an index that is there, but nothing else."""
         if not len(notes):
             raise UsageError("there is no note to index")
         if folder.exists() and not (folder / MANIFEST).is_file() and not (folder.is_dir() and _is_empty(folder)):
-            raise UsageError(f"{folder} is there and is no index of ours; name another folder, or remove it first")
+            raise UsageError(f"{folder} exists and is not an index; name another folder, or remove it first")
         if strangers := _strangers(folder):
-            raise UsageError(f"{folder} holds {strangers[0]}, which is no part of its index; move it away first")
+            raise UsageError(f"{folder} holds {strangers[0]}, which is not part of the index; move it away first")
         try:
             self._write(notes, self._made_of(notes), folder.resolve(), replace=True)
         except OSError as error:
             raise _unwritten(folder, error) from error
 
     def _made_of(self, notes: NoteStore) -> dict[str, Any]:
-        """What an index of these notes is made of; its rows are rows of the store, so their order counts."""
+        """Return what an index of these notes is made of; its rows are rows of the store, so their order counts."""
         return {
             "retriever": self.index_identity(),
             "notes": notes.sha256,
@@ -152,10 +154,10 @@ class IndexedRetriever(Retriever):
             raise UsageError(f"index {folder} is damaged ({error}); remove it and make it again: {command}") from error
 
     def _cached(self, notes: NoteStore, made_of: dict[str, Any]) -> Any:
-        """From the cache folder, built there first if need be.
+        """Open the index in the cache folder, and build it there first if it is missing.
 
-        A cache that can't be written to costs only the saving; where it is full in the middle of a build, that ends, so
-        that what is made is not made again.
+        If the cache can't be written to, the index is only not kept. If the disk fills up during a build, the build
+        ends with an error, so that its finished parts are not made again.
         """
         folder = self._folder(made_of)
         if folder.exists():
@@ -185,13 +187,13 @@ class IndexedRetriever(Retriever):
                 raise _unwritten(Path(temporary), error) from error
 
     def _write(self, notes: NoteStore, made_of: dict[str, Any], folder: Path, replace: bool) -> None:
-        """Build beside `folder`, then put it there in one step: nobody ever finds half an index.
+        """Build beside `folder`, then rename the index in one step: nobody ever sees half an index.
 
-        What a build that ended early has made stays for the next: so a device that was not free costs no shard.
+        The finished parts of a build that ended early stay for the next one.
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
         with parts.building(folder) as unfinished:
-            if folder.exists() and not replace:  # another process has built it meanwhile
+            if folder.exists() and not replace:  # another process has built it in the meantime
                 return
             if not _is_finished(unfinished, made_of):
                 _begin(unfinished, made_of)
@@ -200,7 +202,7 @@ class IndexedRetriever(Retriever):
                 except (UsageError, OSError) as error:
                     if any(path.name != MANIFEST for path in parts.files_of(unfinished)):
                         if isinstance(error, OSError):
-                            raise QilinError(f"{_unwritten(folder, error)}; the same command goes on") from error
+                            raise QilinError(f"{_unwritten(folder, error)}; the same command resumes") from error
                     else:
                         shutil.rmtree(unfinished, ignore_errors=True)
                     raise
@@ -222,25 +224,25 @@ class IndexedRetriever(Retriever):
             raise _DamagedIndexError(f"{type(error).__name__}: {error}") from error
 
     def _command(self, folder: Path) -> str:
-        """The command that makes this retriever's index."""
+        """Return the command that makes this retriever's index."""
         settings = [f"retriever.{name}={_as_yaml(value)}" for name, value in self.changed().items()]
         words = ["qilin-rag", "index", self.called(), "--data", "DATA", "--out", str(folder)]
         return shlex.join(words + [word for setting in settings for word in ("--set", setting)])
 
 
 class _DamagedIndexError(Exception):
-    """What is wrong with the files of an index."""
+    """Raised if the files of an index are damaged; says what is wrong."""
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise _DamagedIndexError(f"{MANIFEST} is not there") from None
+        raise _DamagedIndexError(f"{MANIFEST} does not exist") from None
     except (OSError, ValueError) as error:
         raise _DamagedIndexError(f"{MANIFEST}: {error}") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise _DamagedIndexError(f"{MANIFEST} is no manifest of an index")
+        raise _DamagedIndexError(f"{MANIFEST} is not the manifest of an index")
     return renewed(manifest)
 
 
@@ -249,7 +251,7 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _is_finished(unfinished: Path, made_of: dict[str, Any]) -> bool:
-    """Whether a build of the same thing has ended here, and was only not put in its place."""
+    """Return whether a build of the same thing has ended here and was only not renamed."""
     try:
         kept = _read_manifest(unfinished)
         if _differences(kept, made_of):
@@ -261,13 +263,13 @@ def _is_finished(unfinished: Path, made_of: dict[str, Any]) -> bool:
 
 
 def _begin(unfinished: Path, made_of: dict[str, Any]) -> None:
-    """Have a folder for this build: as an earlier one left it, or empty where that was of something else."""
+    """Prepare a folder for this build: keep what an earlier build of the same thing left, remove anything else."""
     try:
         goes_on = not _differences(_read_manifest(unfinished), made_of)
     except _DamagedIndexError:
         goes_on = False
     if goes_on:
-        logger.info("going on with the index that was begun in %s", unfinished)
+        logger.info("resuming the index build in %s", unfinished)
         parts.drop_temporary(unfinished)
     elif unfinished.exists():
         shutil.rmtree(unfinished)
@@ -276,18 +278,18 @@ def _begin(unfinished: Path, made_of: dict[str, Any]) -> None:
 
 
 def _check_files(folder: Path, manifest: dict[str, Any]) -> None:
-    """A _DamagedIndexError where a file is not the one of the manifest, or that names none yet."""
+    """Raise a _DamagedIndexError if a file is not as the manifest says, or the manifest lists no files yet."""
     if not manifest["files"]:
         raise _DamagedIndexError("its build has not ended")
     for name, record in manifest["files"].items():
         if Path(name).name != name:
-            raise _DamagedIndexError(f"{name!r} is no name of a file in it")
+            raise _DamagedIndexError(f"{name!r} is not the name of a file in it")
         if not is_as_recorded(folder / name, record):
             raise _DamagedIndexError(f"{name} is not what was written")
 
 
 def _differences(kept: dict[str, Any], made_of: dict[str, Any]) -> str:
-    """In words, what an index was made of other than this; empty where it fits."""
+    """Return in words in what an index differs from `made_of`; empty if it fits."""
     found = []
     if kept.get("notes") != made_of["notes"]:
         found.append("made for another corpus")
@@ -305,7 +307,7 @@ def _differences(kept: dict[str, Any], made_of: dict[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A setting in a message: a hash by its beginning, text with spaces around it (or none at all) in quotes."""
+    """Format a setting for a message: a hash by its first digits; text in quotes if it is empty or has outer spaces."""
     if isinstance(value, str) and value and value == value.strip():
         return value[:12] if len(value) == 64 else value
     return json.dumps(value, ensure_ascii=False)
@@ -318,7 +320,7 @@ def _as_yaml(value: Any) -> str:
 
 
 def _put(made: Path, folder: Path) -> None:
-    """Put `made` where an older index may lie, which is deleted only once the new one is there."""
+    """Rename `made` to `folder`; delete an older index there only once the new one is in place."""
     aside = made.with_name(f"{made.name}-old")
     shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():
@@ -337,7 +339,7 @@ def _unwritten(folder: Path, error: OSError) -> QilinError:
 
 
 def _strangers(folder: Path) -> list[str]:
-    """Return what in an index folder is neither in its manifest nor made of it since; none where nobody can say."""
+    """Return the files of an index folder that are not in its manifest nor made from it; empty if it can't be told."""
     try:
         files = _read_manifest(folder)["files"]
     except _DamagedIndexError:

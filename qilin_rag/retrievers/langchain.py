@@ -1,4 +1,4 @@
-"""Any retriever of LangChain as the retriever of a run."""
+"""Use any LangChain retriever as the retriever of a run."""
 
 from __future__ import annotations
 
@@ -30,11 +30,9 @@ logger = logging.getLogger(__name__)
 class LangChainRetriever(Retriever):
     """A LangChain retriever: `langchain:package.module:factory`.
 
-    `factory` is a BaseRetriever, or a class or function that makes one of `settings`; where it has parameters `k` and
-    `notes`, it gets the number of notes wanted and the run's notes. `id_key` is where a document's metadata has the
-    note_idx; of several documents of one note (chunks) the best counts. The order is the retriever's: scores are those
-    in metadata["score"] if all documents of a question have one, none is above the one before it, and they differ; else
-    the n documents score n, n-1, ..., 1. Up to `max_concurrency` questions are asked at once.
+    Hits keep the retriever's order. Of several documents of one note (chunks) the best counts. Scores are those in
+    metadata["score"] if all documents of a question have one, they never rise down the list, and they differ; else n
+    documents score n, n-1, ..., 1.
 
     Example:
         >>> LangChainRetriever(spec="my_rag:retriever", settings={"top": 3}).changed()
@@ -46,9 +44,15 @@ class LangChainRetriever(Retriever):
     operational: ClassVar[frozenset[str]] = frozenset({"max_concurrency"})
 
     spec: str
+    """`package.module:factory`, a BaseRetriever, or a class or function that makes one; it gets `k` and `notes` if it
+    has such parameters.
+    """
     settings: dict[str, Any] = {}
+    """The keyword arguments of the factory, a mapping without secrets."""
     id_key: str = "note_idx"
+    """The key of a document's metadata that holds the note_idx."""
     max_concurrency: PositiveInt = 16
+    """The most questions that are asked at once."""
 
     _made: tuple[NoteStore, int, BaseRetriever] | None = PrivateAttr(default=None)
 
@@ -61,23 +65,23 @@ class LangChainRetriever(Retriever):
 
     @classmethod
     def names_code(cls, settings: Mapping[str, Any]) -> bool:
-        """It always does."""
+        """Return whether a factory is named, which is always code."""
         return "spec" in settings
 
     def identity(self) -> dict[str, Any]:
-        """The file of the factory counts as well."""
+        """Add the hash of the factory's file."""
         import_object(self.spec, self._name)
         return super().identity() | source_hash(self.spec.partition(":")[0])
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
-        """The first `k` notes that the retriever finds for each question."""
+        """Return the first `k` notes that the retriever finds for each question."""
         found = self._retriever(notes, k).batch(
             [question.query for question in questions], config={"max_concurrency": self.max_concurrency}
         )
         rankings = [self._scored(documents) for documents in found]
         if n_unordered := sum(is_unordered for _, is_unordered in rankings):
             logger.warning(
-                "%s: in %d of %d rankings the scores rise down the list (distances?); ranked by place instead",
+                "%s: in %d of %d rankings the scores rise down the list (distances?); the order is used instead",
                 self._name,
                 n_unordered,
                 len(rankings),
@@ -89,7 +93,7 @@ class LangChainRetriever(Retriever):
         return f"retriever langchain:{self.spec}"
 
     def _retriever(self, notes: NoteStore, k: int) -> BaseRetriever:
-        """Made once for the same notes and k."""
+        """Return the LangChain retriever, made once for the same notes and k."""
         if self._made is None or self._made[0] is not notes or self._made[1] != k:
             require("langchain", "langchain_core", what=self._name)
             from langchain_core.retrievers import BaseRetriever
@@ -99,7 +103,7 @@ class LangChainRetriever(Retriever):
         return self._made[2]
 
     def _scored(self, documents: Sequence[Document]) -> tuple[list[tuple[int, float]], bool]:
-        """The notes with their scores, and whether the documents had scores in another order than their own."""
+        """Return the notes with their scores, and whether the documents were in another order than their scores."""
         note_idxs = [self._note_idx(document) for document in documents]
         scores = [_score(document) for document in documents]
         known = [score for score in scores if score is not None]
@@ -110,7 +114,7 @@ class LangChainRetriever(Retriever):
 
     def _note_idx(self, document: Document) -> int:
         value = document.metadata.get(self.id_key)
-        with suppress(TypeError, ValueError, OverflowError):  # not a whole number, so it is said below what it is
+        with suppress(TypeError, ValueError, OverflowError):  # not a whole number: the error below shows it
             if isinstance(value, str):
                 if (number := whole_number(value)) is not None:
                     return number
@@ -133,8 +137,8 @@ def _score(document: Document) -> float | None:
 
 
 def _hits(pairs: Sequence[tuple[int, float]], query: str, k: int) -> list[Hit]:
-    """Rank the `k` best notes, each once."""
+    """Rank the `k` best notes, without duplicates."""
     best: dict[int, float] = {}
     for note_idx, score in pairs:
-        best.setdefault(note_idx, score)  # scores fall
+        best.setdefault(note_idx, score)  # scores must fall
     return ranked(best, query, k)

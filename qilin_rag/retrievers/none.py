@@ -1,4 +1,4 @@
-"""No retrieval: the LLM answers from what it knows (the paper's condition NA)."""
+"""Retrieve nothing: the LLM answers from what it knows (the paper's condition NA)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qilin_rag.retrievers.base import Retriever
 
 
 class NoRetriever(Retriever):
-    """Gives no note to any question.
+    """No retrieval: the LLM answers from what it knows (the paper's condition NA).
 
     Example:
         >>> import qilin_rag as qr
@@ -22,5 +22,5 @@ class NoRetriever(Retriever):
     ignores_k: ClassVar[bool] = True
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
-        """An empty ranking for each question."""
+        """Return an empty ranking for each question."""
         return [[] for _ in questions]

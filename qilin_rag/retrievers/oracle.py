@@ -1,4 +1,4 @@
-"""The notes that the reference answer cites: the upper bound of retrieval (the paper's condition Oracle)."""
+"""Retrieve the notes that the reference answer cites: the upper bound of retrieval (the paper's condition Oracle)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from qilin_rag.retrievers.base import Retriever
 
 
 class Oracle(Retriever):
-    """All of a question's reference notes in the order they are cited; `k` does not cut them.
+    """All reference notes of a question in the order they are cited; `k` does not cut them.
+
+    These are the notes that the reference answer cites: the upper bound of retrieval.
 
     Example:
         >>> import qilin_rag as qr
@@ -22,7 +24,7 @@ class Oracle(Retriever):
     ignores_k: ClassVar[bool] = True
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
-        """The reference notes, scored n, n-1, ..., 1 so that every evaluator keeps their order."""
+        """Return the reference notes with the scores n, n-1, ..., 1, so that every evaluator keeps their order."""
         return [
             [
                 Hit(note_idx=note_idx, score=float(len(question.reference_notes) - rank + 1), rank=rank)
@@ -33,7 +35,7 @@ class Oracle(Retriever):
 
 
 class OracleTopK(Oracle):
-    """The first `k` of the reference notes: the upper bound for a retriever that is held to so many.
+    """The first `k` reference notes of a question: the upper bound of a retriever that is limited to `k` notes.
 
     Example:
         >>> import qilin_rag as qr
@@ -45,5 +47,5 @@ class OracleTopK(Oracle):
     nested: ClassVar[bool] = True
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
-        """The oracle's ranking, cut."""
+        """Return the first `k` hits of the oracle."""
         return [hits[:k] for hits in super().search(questions, notes, k)]

@@ -1,4 +1,4 @@
-"""Notes drawn at random: what an answer owes to notes that have nothing to do with the question."""
+"""Draw notes at random: a baseline with notes that have nothing to do with the question."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from qilin_rag.retrievers.base import Retriever
 
 
 class Random(Retriever):
-    """k different notes for each question, by `seed` and the question's id: the same whatever else is asked.
+    """`k` different notes drawn at random for each question.
+
+    The draw depends on `seed` and the id of the question only, not on the other questions.
 
     Example:
         >>> import qilin_rag as qr
@@ -22,7 +24,7 @@ class Random(Retriever):
     seed: int = 0
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
-        """The drawn notes, scored k, k-1, ..., 1 in the order drawn."""
+        """Return the drawn notes with the scores k, k-1, ..., 1 in the order they were drawn."""
         note_idxs = sorted(map(int, notes.note_idxs))
         rankings = []
         for question in questions:

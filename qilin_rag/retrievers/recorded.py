@@ -1,4 +1,4 @@
-"""The results that came with the data: the nearest there is to the conditions of the paper."""
+"""Retrieve the results that came with the data: the nearest there is to the conditions of the paper."""
 
 from __future__ import annotations
 
@@ -25,9 +25,14 @@ class Recorded(Retriever):
     nested: ClassVar[bool] = True
 
     results: str
+    """The name of the results: bm25 or dpr in Qilin."""
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
-        """The best `k` recorded notes of each question, each note once; a question without any is a UsageError."""
+        """Return the best `k` recorded notes of each question, without duplicates.
+
+        Raises:
+            UsageError: The data has no such results for a question.
+        """
         rankings = []
         for question in questions:
             if self.results not in question.recorded:

@@ -1,7 +1,7 @@
-"""Builds that go on where they stopped: a folder beside the one to be written, and parts with checksums in it.
+"""Resume builds after a stop: in a folder beside the one to be written, with a checksum for each part.
 
-One process at a time builds in the folder. What it leaves when it is killed, or the disk is full, is used by the next
-that builds the same.
+One process at a time builds in the folder. If it is killed, or the disk is full, the next build of the same thing uses
+what it left.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _CHECKSUM = ".sha256"
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
-    """The folder in which `folder` is built, for one process at a time: another waits until this one has ended.
+    """Yield the folder in which `folder` is built, for one process at a time: another waits until this one has ended.
 
-    The lock is free as soon as its process is dead (the system releases it).
+    The system releases the lock when the process dies.
     """
     unfinished = folder.with_name(f".{folder.name}-building")
     lock = filelock.FileLock(f"{unfinished}.lock")
@@ -37,21 +37,21 @@ def building(folder: Path) -> Iterator[Path]:
     try:
         yield unfinished
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: who waits for it sees that and makes another
+        Path(lock.lock_file).unlink(missing_ok=True)  # under lock: who waits sees it and makes another
         lock.release()
 
 
 def kept_part(folder: Path, name: str, write: Callable[[Path], object]) -> bool:
-    """Have the part `name` of a build whole in the folder: true where `write` wrote it, false where it was there.
+    """Write the part `name` of a build unless it is whole already; return whether it was written.
 
-    `write` gets a path to write to. The part has its name only once it is whole, and its checksum beside it; a part
-    whose content has changed since is written again. Several threads may write different parts.
+    `write` gets the path to write to. The part gets its name only when it is whole, and its checksum beside it; a part
+    that was changed since is written again. Several threads may write different parts.
     """
     return kept_parts(folder, [name], write)
 
 
 def kept_parts(folder: Path, names: Sequence[str], write: Callable[..., object]) -> bool:
-    """As `kept_part`, for files that are made together: `write` gets a path for each."""
+    """Do the same as `kept_part` for files that are made together: `write` gets a path for each."""
     if all(is_whole(folder, name) for name in names):
         return False
     with ExitStack() as stack:
@@ -62,7 +62,7 @@ def kept_parts(folder: Path, names: Sequence[str], write: Callable[..., object])
 
 
 def is_whole(folder: Path, name: str) -> bool:
-    """Whether this part is there as it was written."""
+    """Return whether a part exists as it was written."""
     try:
         return (folder / f"{name}{_CHECKSUM}").read_text(encoding="ascii") == file_digest(folder / name)
     except (FileNotFoundError, ValueError):
@@ -70,29 +70,29 @@ def is_whole(folder: Path, name: str) -> bool:
 
 
 def drop_part(folder: Path, name: str) -> None:
-    """Remove a part that is needed no more."""
+    """Remove a part that is not needed any more."""
     for path in (folder / f"{name}{_CHECKSUM}", folder / name):
         path.unlink(missing_ok=True)
 
 
 def drop_temporary(folder: Path) -> None:
-    """Remove what was half written by a process that was killed, or that has outlived the one it wrote for."""
+    """Remove half-written files of a process that was killed, or that outlived the process it wrote for."""
     for path in folder.glob(f"*{TEMPORARY}"):
         path.unlink(missing_ok=True)
 
 
 def drop_checksums(folder: Path) -> None:
-    """Remove the checksums of the parts, once something else vouches for them."""
+    """Remove the checksums of the parts, once another file holds them."""
     for path in folder.glob(f"*{_CHECKSUM}"):
         path.unlink(missing_ok=True)
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files of a build in order, without checksums."""
+    """Return the files of a build in order, without checksums."""
     return sorted(path for path in folder.iterdir() if path.suffix not in (_CHECKSUM, TEMPORARY))
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, taken from the checksum beside it where this build has just written both."""
+    """Return the SHA-256 of a file, from the checksum beside it if this build has just written both."""
     checksum = path.with_name(f"{path.name}{_CHECKSUM}")
     return checksum.read_text(encoding="ascii") if checksum.exists() else file_digest(path)

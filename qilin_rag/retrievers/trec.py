@@ -1,4 +1,4 @@
-"""The hits of a TREC run file: whatever another system retrieved."""
+"""Retrieve the hits of a TREC run file, which another system wrote."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Trec(Retriever):
-    """The first k hits of each question in the file at `path`; a question that is not in it gets no note.
+    """The first `k` hits of each question in a TREC run file; a question that is not in it gets no notes.
 
     Example:
         >>> import qilin_rag as qr
@@ -36,9 +36,10 @@ class Trec(Retriever):
     nested: ClassVar[bool] = True
 
     path: Path
+    """The run file: `question_id Q0 note_idx rank score tag` on each line."""
 
     def identity(self) -> dict[str, Any]:
-        """What the file says counts, not where it lies."""
+        """Identify the file by its content, not its path."""
         try:
             content = self.path.read_bytes()
         except OSError as error:
@@ -46,11 +47,11 @@ class Trec(Retriever):
         return super().identity() | {"run_sha256": hashlib.sha256(content).hexdigest()}
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
-        """The hits of each question by its id."""
+        """Return the hits of each question by its id."""
         run = read_trec(self.path, text_id_number if notes.has_text_ids else whole_number)
         absent = sum(trec_id(question.id) not in run for question in questions)
         if absent == len(questions) > 0:
-            raise UsageError(f"{self.path} has no hits for any of the {absent} questions; is it of other data?")
+            raise UsageError(f"{self.path} has no hits for any of the {absent} questions; is it a file for other data?")
         if absent:
             logger.warning("%s has no hits for %d of %d questions", self.path, absent, len(questions))
         return [run.get(trec_id(question.id), [])[:k] for question in questions]

@@ -1,4 +1,4 @@
-"""Work in processes of loky's: they don't import the user's script again, and all end when this process does."""
+"""Work in processes of loky, which don't import the user's script again and end with this process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qilin_rag.core.errors import QilinError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_UNDER_WAY = 2  # items a process: one that it works on, and one that waits for it
+_UNDER_WAY = 2  # items for each process: one that it works on, and one that waits
 
 
 def in_processes(
@@ -31,21 +31,21 @@ def in_processes(
     begin: Callable[..., object] | None = None,
     given: tuple[Any, ...] = (),
 ) -> Generator[Result, None, None]:
-    """Yield what `work` returns for each item, in the order in which they are done.
+    """Yield the result of `work` for each item, in the order in which they are done.
 
     Few items and results are in memory at a time. Close the generator to end the processes: `contextlib.closing`.
 
     Args:
-        n_processes: How many processes work.
-        work: Called in a process with one item; what it raises is raised here.
+        n_processes: The number of processes.
+        work: Called in a process with one item; its exceptions are raised here.
         items: Read as they are needed. Items and results are pickled.
         who: The processes in a message: "a process that indexes notes".
-        advice: What to do if one of them ends, beside running the command again.
+        advice: What to do if a process ends, besides running the command again.
         begin: Called once in each process with `given`, before its first item.
-        given: Arguments of `begin`; may hold queues of loky's.
+        given: Arguments of `begin`; may hold queues of loky.
 
     Raises:
-        QilinError: If a process ends before its work is done.
+        QilinError: A process ended before its work was done.
     """
     from loky import ProcessPoolExecutor
 
@@ -58,8 +58,8 @@ def in_processes(
             initargs=(alive, begin, given),
             env={
                 "PYTHONPATH": os.pathsep.join(path for path in sys.path if isinstance(path, str)),
-                "PYTHONSAFEPATH": "1",  # a module in the current folder is theirs only if it is ours
-                "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",  # a model or a dictionary is no leak
+                "PYTHONSAFEPATH": "1",  # a module in the current folder is importable there only if it is here
+                "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",  # a model or a dictionary is not a leak
             },
         )
         running: set[Future[Result]] = set()
@@ -73,14 +73,14 @@ def in_processes(
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
         except BrokenProcessPool as error:
-            raise QilinError(f"{who} ended{_status(error)}{advice}; the same command goes on") from error
+            raise QilinError(f"{who} ended{_status(error)}{advice}; the same command resumes") from error
         finally:
             pool.shutdown(wait=True, kill_workers=True)
 
 
 def _let_loky_kill() -> None:
-    """loky 3.7 ends processes by psutil or pgrep; if neither is installed, it warns and calls what it does not have."""
-    warnings.filterwarnings("ignore", "Failed to kill subprocesses")  # their children, which ours do not have
+    """Let loky 3.7 kill processes without psutil and pgrep; it would warn and call a program that is not installed."""
+    warnings.filterwarnings("ignore", "Failed to kill subprocesses")  # grandchildren, which ours do not have
     if os.name == "posix":
         from loky.backend.popen_loky_posix import Popen
 
@@ -89,7 +89,7 @@ def _let_loky_kill() -> None:
 
 
 def _begin(alive: Connection, begin: Callable[..., object] | None, given: tuple[Any, ...]) -> None:
-    """Ctrl-C is for the process that started this one; when that has ended, so does this one."""
+    """Ignore Ctrl-C, which is for the process that started this one, and end when that process has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
     if begin is not None:
@@ -97,13 +97,13 @@ def _begin(alive: Connection, begin: Callable[..., object] | None, given: tuple[
 
 
 def _end_with(alive: Connection) -> None:
-    """Nothing is ever sent: the other end is closed by whoever holds it, or by the system."""
+    """End this process when the other end is closed, by its owner or by the system; nothing is ever sent."""
     alive.poll(None)
     os._exit(1)
 
 
 def _status(error: BrokenProcessPool) -> str:
-    """How the first of the processes ended, as loky says it: `{EXIT(1)}`, `{SIGKILL(-9)}`."""
+    """Return how the first of the processes ended, in loky's words: `{EXIT(1)}`, `{SIGKILL(-9)}`."""
     found = re.search(r"\{(\w+)\((-?\d+)\)", str(error))
     if found is None:
         return ""

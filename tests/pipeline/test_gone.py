@@ -13,7 +13,7 @@ from qilin_rag.reports.leaderboard import leaderboard
 from tests.conftest import Cli
 
 WORDS = "is gone; write rouge_l with metrics.rouge_l.tokens=word"
-HNSW = "setting 'faiss' is 'hnsw': its graph was another in each build, so it is gone; set retriever.faiss=ivf, or flat"
+HNSW = "set retriever.faiss=ivf, or flat (retriever.faiss)"
 EF_SEARCH = "is gone; write retriever.faiss=ivf and retriever.n_probe"
 
 

@@ -132,7 +132,7 @@ def test_two_devices_write_the_same_bytes(
 
 def test_a_process_that_ends_is_one_line(many: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("qilin_rag.retrievers.dense.shards.SHARD_NOTES", 8)
-    with pytest.raises(QilinError, match=r"on one of here, there ended .*the same command goes on"):
+    with pytest.raises(QilinError, match=r"on one of here, there ended .*the same command resumes"):
         dense_shards.write_vectors(many.notes, tmp_path, end_at_once, ["here", "there"])
 
 

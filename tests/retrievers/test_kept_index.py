@@ -78,7 +78,7 @@ def test_a_damaged_named_index_is_refused_with_the_command_that_makes_it(
 
 @pytest.mark.parametrize(
     ("files", "why"),
-    [({}, "its build has not ended"), ({"../thesis.txt": {"n_bytes": 1}}, "is no name of a file in it")],
+    [({}, "its build has not ended"), ({"../thesis.txt": {"n_bytes": 1}}, "is not the name of a file")],
 )
 def test_a_manifest_vouches_for_files_of_its_folder(
     small: Dataset, folder: Path, files: dict[str, object], why: str
@@ -106,11 +106,11 @@ def test_only_an_index_is_replaced_and_in_one_step(
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("years of work")
     for path in (tmp_path / "other", tmp_path / "other" / "thesis.txt"):
-        with pytest.raises(UsageError, match="is no index of ours"):
+        with pytest.raises(UsageError, match="is not an index"):
             BM25().write_index(small.notes, path)
     assert (tmp_path / "other" / "thesis.txt").read_text() == "years of work"
     (folder / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match=r"holds thesis.txt, which is no part of its index"):
+    with pytest.raises(UsageError, match=r"holds thesis.txt, which is not part of the index"):
         BM25().write_index(small.notes, folder)
     (folder / "thesis.txt").unlink()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -188,7 +188,7 @@ def test_an_index_is_opened_without_reading_it_unless_it_was_copied_or_touched(
 def test_a_disk_that_fills_in_the_middle_costs_nothing_that_is_made(small: Dataset) -> None:
     asked = [Question(id="1", query="x", references=["x"])]
     Parts.before = failing("b", OSError(28, "No space left on device"))
-    with pytest.raises(QilinError, match=r"can't be written: No space left on device; the same command goes on$"):
+    with pytest.raises(QilinError, match=r"can't be written: No space left on device; the same command resumes$"):
         Parts().search(asked, small.notes, 5)
     Parts.before = lambda name: None
     Parts().search(asked, small.notes, 5)

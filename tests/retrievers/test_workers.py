@@ -83,7 +83,7 @@ def test_a_process_that_is_killed_is_named_with_what_to_do(script: subprocess.Po
     first, second = (int(path.read_text()) for path in workers_of(tmp_path))
     os.kill(first, signal.SIGKILL)  # as the system does where memory is short
     _, err = script.communicate(timeout=30)
-    assert err.splitlines()[-1].endswith("a process that works ended by SIGKILL; the same command goes on")
+    assert err.splitlines()[-1].endswith("a process that works ended by SIGKILL; the same command resumes")
     wait_until(lambda: not is_alive(second), timeout_s=10)
 
 
@@ -124,7 +124,7 @@ def test_without_psutil_and_pgrep_the_processes_are_ended_all_the_same(
     monkeypatch.setattr("loky.backend.utils.psutil", None)
     monkeypatch.setenv("PATH", str(tmp_path))
     started = time.monotonic()
-    with pytest.raises(QilinError, match="it ended with status 9, so do this; the same command goes on"):
+    with pytest.raises(QilinError, match="it ended with status 9, so do this; the same command resumes"):
         list(in_processes(2, _end, [9, 600], "it", ", so do this"))
     assert time.monotonic() - started < 60
 

@@ -1,1 +1,1 @@
-"""BM25 over an index on disk."""
+"""Retrieve with BM25 from an index on disk."""

@@ -1,7 +1,7 @@
-"""How text becomes index terms: `word` (jieba), `char`, and `cjk-bigram`, which mirrors Lucene's CJKAnalyzer.
+"""Turn text into index terms: `word` (jieba), `char`, or `cjk-bigram`, which mirrors Lucene's CJKAnalyzer.
 
-Text that is the same to a reader gives the same terms: `word` and `char` read normalised text, `cjk-bigram` visible one
-(Lucene has rules of its own for case and width).
+Texts that look the same to a reader give the same terms. `word` and `char` read normalised text; `cjk-bigram` reads
+text without invisible characters, because Lucene has its own rules for case and width.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ _WIDTH_FORMS = regex.compile(r"[！-～]+|[ウ-ヽ]?[･-ﾟ]+")
 
 
 def word_terms(text: str) -> list[str]:
-    """jieba's words that hold at least one letter or digit, normalised."""
+    """Return jieba's words that hold at least one letter or digit, normalised."""
     import rjieba
 
     return [word for word in rjieba.cut(normalise(text)) if word.isalnum() or any(map(str.isalnum, word))]
 
 
 def char_terms(text: str) -> list[str]:
-    """Every letter or digit on its own, normalised."""
+    """Return every letter and digit as its own term, normalised."""
     return [char for char in normalise(text) if char.isalnum()]
 
 
 @cache
 def _lucene_token() -> regex.Pattern[str]:
-    """StandardTokenizer's rules (UAX #29 word boundaries, with script and emoji classes).
+    """Compile the rules of StandardTokenizer (UAX #29 word boundaries, with script and emoji classes).
 
-    Group 1 is a run of adjacent <IDEOGRAPHIC>, <HIRAGANA>, <KATAKANA> and <HANGUL> tokens, which CJKBigramFilter
-    pairs; group 2 any other token. Where Katakana touches an underscore, or Hangul another script's letters, the
-    tokenizer makes one <ALPHANUM> word of both: the look-aheads leave these to the second group.
+    Group 1 is a run of adjacent <IDEOGRAPHIC>, <HIRAGANA>, <KATAKANA> and <HANGUL> tokens, which CJKBigramFilter pairs;
+    group 2 is any other token. The tokenizer makes one <ALPHANUM> word of Katakana next to an underscore, and of Hangul
+    next to letters of another script: the look-aheads leave these to group 2.
     """
     extend = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]"
     alpha = r"[\p{WB=ALetter}\p{WB=Hebrew_Letter}]"
@@ -61,7 +61,7 @@ def _lucene_token() -> regex.Pattern[str]:
     han = rf"[\p{{Han}}\p{{Hiragana}}--[々〻]](?:{extend})*"
     word_goes_on = rf"{alpha}|\p{{WB=Numeric}}|\p{{WB=ExtendNumLet}}|[\p{{WB=MidLetter}}\p{{WB=MidNumLet}}']{alpha}"
     hangul = rf"(?:\p{{Hangul}}{extend}*+)++(?!{word_goes_on})"
-    pictograph = r"[\p{Emoji_Presentation}\p{Extended_Pictographic}★]"  # ★ was one in Unicode 12.1
+    pictograph = r"[\p{Emoji_Presentation}\p{Extended_Pictographic}★]"  # Unicode 12.1 counts ★ as one
     emoji = rf"(?={pictograph})(?!\p{{RI}})\X|[#*]\ufe0f?\u20e3|\p{{RI}}{{2}}"
     return regex.compile(
         rf"((?:{han}|{katakana}(?!\p{{WB=ExtendNumLet}})|{hangul})+)"
@@ -71,10 +71,11 @@ def _lucene_token() -> regex.Pattern[str]:
 
 
 def cjk_bigram_terms(text: str) -> list[str]:
-    """The tokens of Lucene 9's CJKAnalyzer: bigrams of CJK characters (a lone one stays), words of other scripts.
+    """Return the tokens of Lucene 9's CJKAnalyzer: bigrams of CJK characters, and words of other scripts.
 
-    CJKWidthFilter and LowerCaseFilter are applied before the tokenizer: they move no boundary. What a reader doesn't
-    see is left out first; Lucene keeps it in a token, or begins another one there.
+    A CJK character without a neighbour stays alone. CJKWidthFilter and LowerCaseFilter are applied before the
+    tokenizer, because they move no boundary. Invisible characters are left out first; Lucene would keep them in a token
+    or split there.
     """
     text = visible(text)
     if not text.isascii():
@@ -97,7 +98,7 @@ _AS_IS: dict[Analyzer, Callable[[str], list[str]]] = {
 
 
 def analyzer_key(name: Analyzer, simplified: bool) -> str:
-    """Return the key in `ANALYZERS` of an analyzer, as it is or of simplified characters."""
+    """Return the key of an analyzer in `ANALYZERS`; `simplified` selects its variant for simplified characters."""
     return f"{name}, simplified" if simplified else name
 
 

@@ -1,6 +1,6 @@
-"""How a BM25 index is built: shards by several processes, then merged by term, a part of the terms at a time.
+"""Build a BM25 index: several processes write shards, which are then merged by term, some terms at a time.
 
-Its bytes depend neither on how many processes there were nor on where a build was stopped and went on.
+The bytes of the index depend neither on the number of processes nor on a build that stopped and resumed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from qilin_rag.retrievers.bm25.index import FILES, Scores
 from qilin_rag.retrievers.bm25.shards import IndexShard, read_shard, shard_names, write_shards
 from qilin_rag.retrievers.resumable import drop_part, is_whole, kept_parts
 
-BLOCK_POSTINGS = 1 << 25  # merged in memory at a time
+BLOCK_POSTINGS = 1 << 25  # postings that are merged in memory at a time
 
 
 def write_index(notes: NoteStore, folder: Path, analyzer: str, k1: float, b: float, n_processes: int) -> None:
-    """Write the files of the index, with what an earlier build of the same has left."""
+    """Write the files of the index; reuse the shards that an earlier build of the same index left."""
     shards = shard_names(len(notes))
     if not all(is_whole(folder, name) for name in FILES):
         with stage("indexing notes", len(notes)) as advance:
@@ -35,10 +35,10 @@ def write_index(notes: NoteStore, folder: Path, analyzer: str, k1: float, b: flo
 
 
 class _Merge:
-    """Shards that become one index."""
+    """The shards of an index, with all that can be computed of them without the postings."""
 
     def __init__(self, shards: Sequence[Path], k1: float, b: float) -> None:
-        """What can be said of the terms and the notes without the postings."""
+        """Number the terms of all shards, and compute idf and the length of each note."""
         self._shards = shards
         self._terms, self._ids = _number(shards)
         n_holding = np.zeros(len(self._terms), np.int64)
@@ -48,13 +48,13 @@ class _Merge:
             lengths.append(shard.lengths)
         self._firsts = np.cumsum([0, *map(len, lengths)])
         all_lengths = np.concatenate(lengths)
-        average = float(all_lengths.mean()) or 1.0  # 0 where no note holds a term, and there is nothing to divide
+        average = float(all_lengths.mean()) or 1.0  # 0 if no note holds a term: then there is nothing to divide
         self._norms = k1 * (1 - b + b * all_lengths / average)
         self._idf = np.log(1 + (len(all_lengths) - n_holding + 0.5) / (n_holding + 0.5))
         self._indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(n_holding)])
 
     def write(self, terms: Path, offsets: Path, indptr: Path, rows: Path, impacts: Path) -> None:
-        """All files of the index."""
+        """Write all files of the index."""
         ends = np.cumsum(pc.binary_length(self._terms).to_numpy(zero_copy_only=False), dtype=np.int64)
         _save(offsets, np.concatenate([np.zeros(1, np.int64), ends]))
         _save(terms, np.frombuffer(self._terms.buffers()[2] or b"", np.uint8)[: ends[-1] if len(ends) else 0])
@@ -67,11 +67,11 @@ class _Merge:
                 impact_file.write(block_impacts.data)
 
     def _each(self) -> Iterator[tuple[IndexShard, npt.NDArray[np.int32]]]:
-        """Each shard, with the numbers of its terms."""
+        """Yield each shard with the numbers of its terms."""
         return zip(map(read_shard, self._shards), self._ids, strict=True)
 
     def _blocks(self) -> Iterator[tuple[npt.NDArray[np.int32], Scores]]:
-        """The postings of all terms, those of some terms at a time."""
+        """Yield the postings of all terms in order, those of some terms at a time."""
         start, n_terms = 0, len(self._terms)
         with stage("merging terms", n_terms) as advance:
             while start < n_terms:
@@ -82,8 +82,8 @@ class _Merge:
                 start = end
 
     def _block(self, start: int, end: int) -> tuple[npt.NDArray[np.int32], Scores]:
-        """The postings of the terms from `start` to before `end`, gathered from all shards."""
-        free = self._indptr[start:end] - self._indptr[start]  # where the next posting of each term goes
+        """Gather the postings of the terms from `start` up to `end` from all shards."""
+        free = self._indptr[start:end] - self._indptr[start]  # the place of the next posting of each term
         size = int(self._indptr[end] - self._indptr[start])
         rows, impacts = np.empty(size, np.int32), np.empty(size, np.float32)
         for (shard, ids), first in zip(self._each(), self._firsts.tolist(), strict=False):
@@ -102,7 +102,7 @@ class _Merge:
 
 
 def _number(shards: Sequence[Path]) -> tuple[pa.StringArray, list[npt.NDArray[np.int32]]]:
-    """All terms in the order of their bytes, and for each shard the places of its terms in it, rising."""
+    """Return all terms in the order of their bytes, and for each shard the rising numbers of its terms."""
     by_shard = [read_shard(path).terms for path in shards]
     encoded = pa.chunked_array(by_shard, pa.string()).dictionary_encode()
     found = encoded.chunk(0).dictionary if encoded.num_chunks else pa.array([], pa.string())

@@ -1,7 +1,7 @@
-"""An index of BM25 scores by term, memory-mapped, and how it is searched.
+"""Search a memory-mapped index of BM25 scores by term.
 
-What a term adds to the score of a note was computed when the index was built (Lù 2024, BM25S), in double precision,
-and is kept in single. Scores are sums of these.
+What a term adds to the score of a note is computed when the index is built (Lù 2024, BM25S), in double precision, and
+stored in single precision. The score of a note is the sum over the terms of a query.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from qilin_rag.core.arrays import positions_in
 Scores = npt.NDArray[np.float32]
 
 
-# terms.npy: the UTF-8 of all terms in order; offsets.npy: where each begins; indptr.npy: where the postings of each
-# begin in rows.npy (places of notes in the store, rising) and impacts.npy (what the term adds to the note's score).
+# terms.npy: the UTF-8 of all terms in order; offsets.npy: the start of each; indptr.npy: the start of the postings
+# of each in rows.npy (places of notes in the store, rising) and impacts.npy (what the term adds to the note's score).
 FILES = ("terms.npy", "offsets.npy", "indptr.npy", "rows.npy", "impacts.npy")
 
 
@@ -30,7 +30,7 @@ BLOCK_POSTINGS = 65536  # postings that fit a core's cache
 
 
 class BM25Index(NamedTuple):
-    """Postings by term; those of term i stand at `indptr[i] : indptr[i + 1]`."""
+    """Postings by term; those of term i are at `indptr[i] : indptr[i + 1]`."""
 
     terms: memoryview
     offsets: npt.NDArray[np.int64]
@@ -39,9 +39,9 @@ class BM25Index(NamedTuple):
     impacts: Scores
 
     def postings(self, terms: Sequence[str]) -> list[tuple[npt.NDArray[np.int32], Scores]]:
-        """Notes and what is added to their scores, for each of these terms that a note holds.
+        """Return the notes of each term that the index holds, with what the term adds to their scores.
 
-        A term that stands there n times counts n times.
+        A term that is given n times counts n times.
         """
         found = []
         for term, n in Counter(terms).items():
@@ -53,9 +53,13 @@ class BM25Index(NamedTuple):
     def search(
         self, terms: Sequence[str], k: int, scores: Scores, threaded: bool = False
     ) -> tuple[npt.NDArray[np.intp], Scores]:
-        """Places and scores of some notes that share a term, among them the best `k` and all that tie with the last.
+        """Return places and scores of notes that share a term, among them the best `k` and all ties with the last.
 
-        `scores` is an array of a zero for each note, and is left so. `threaded`: others search at the same time.
+        Args:
+            terms: The terms of the query.
+            k: The number of best notes to include.
+            scores: Zeros, shape (n_notes,); they are zeros again afterwards.
+            threaded: Whether other threads search at the same time.
         """
         found = self.postings(terms)
         for rows, impacts in found:
@@ -70,7 +74,7 @@ class BM25Index(NamedTuple):
         return candidates, best
 
     def scores_of(self, terms: Sequence[str], places: npt.NDArray[np.int64]) -> Scores:
-        """The scores of the notes in these places; 0 where they share no term."""
+        """Return the scores of the notes in these places; 0 for a note that shares no term."""
         wanted = places.astype(np.int32)
         scores = np.zeros(len(places), np.float32)
         for rows, impacts in self.postings(terms):
@@ -88,14 +92,17 @@ class BM25Index(NamedTuple):
 
 
 def _add_beside(scores: Scores, rows: npt.NDArray[np.int32], impacts: Scores) -> None:
-    """`numpy.add.at` at 0.6 of its speed, but it lets other threads run, as that does not; each row is there once."""
+    """Add impacts like `numpy.add.at`, in a way that lets other threads run; each row occurs once.
+
+    Alone it has 0.6 of the speed of `numpy.add.at`, which holds the GIL.
+    """
     for start in range(0, len(rows), BLOCK_POSTINGS):
         some = rows[start : start + BLOCK_POSTINGS].astype(np.intp)
         scores[some] += impacts[start : start + BLOCK_POSTINGS]
 
 
 def _candidates(scores: Scores, k: int, found: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.intp]:
-    """Places of all notes that score at least as the k-th of some of them does."""
+    """Return the places of all notes that score at least as high as the k-th best of some of them."""
     enough = min((rows for rows in found if len(rows) >= k), key=len, default=None)
     if enough is None:
         return np.unique(np.concatenate([np.zeros(0, np.int32), *found])).astype(np.intp)
@@ -104,7 +111,7 @@ def _candidates(scores: Scores, k: int, found: Sequence[npt.NDArray[np.int32]]) 
 
 
 def read_index(folder: Path) -> BM25Index:
-    """The index in this folder, memory-mapped, not to be written to."""
+    """Open the index in this folder, memory-mapped and read-only."""
     mapped = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in FILES)
-    terms, *arrays = (array.view(np.ndarray) for array in mapped)  # numpy.memmap is slow to take slices of
+    terms, *arrays = (array.view(np.ndarray) for array in mapped)  # numpy.memmap is slow to slice
     return BM25Index(memoryview(terms), *arrays)

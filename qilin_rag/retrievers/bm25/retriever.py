@@ -1,4 +1,4 @@
-"""BM25 over title and content; the index is built once and kept, keyed by corpus and settings."""
+"""Retrieve with BM25 over title and content; the index is built once and kept, keyed by corpus and settings."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from qilin_rag.retrievers.bm25.index import BM25Index, Scores, read_index
 from qilin_rag.retrievers.index_files import IndexedRetriever
 
 logger = logging.getLogger(__name__)
-THREADED_NOTES = 1 << 18  # with fewer, threads take more time to take turns than they save
+THREADED_NOTES = 1 << 18  # with fewer, switching between threads takes more time than they save
 
 
 class BM25(IndexedRetriever):
-    """BM25 with Lucene's idf (Kamphuis et al. 2020, "accurate" variant); defaults are Anserini's k1 and b.
+    """BM25 with Lucene's idf over title and content of the notes.
 
-    `analyzer`: `word` (jieba), `char`, or `cjk-bigram` (Lucene's CJKAnalyzer, as the dataset's own BM25 column). With
-    `simplify` traditional characters of queries and notes are read as simplified ones (OpenCC).
+    The formula is the "accurate" variant of Kamphuis et al. 2020; the defaults of `k1` and `b` are Anserini's. A note
+    that shares no term with the question is not a hit.
 
     Example:
         >>> import qilin_rag as qr
@@ -46,14 +46,21 @@ class BM25(IndexedRetriever):
     only_if_set: ClassVar[frozenset[str]] = frozenset({"simplify"})
 
     k1: Annotated[float, Field(ge=0)] = 0.9
+    """Saturation of the term frequency, a number from 0: the higher, the more each further occurrence of a term counts.
+    """
     b: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """Normalisation by the length of the note, from 0 (none) to 1 (full)."""
     analyzer: Analyzer = "word"
+    """How text becomes terms: word (jieba), char, or cjk-bigram (Lucene's CJKAnalyzer, as in the dataset's own BM25
+    results).
+    """
     simplify: bool = False
+    """Whether traditional characters of questions and notes are read as simplified ones (OpenCC, extra `han`)."""
 
-    _zeros: list[Scores] = PrivateAttr(default_factory=list)  # a zero for each note: one a thread, used again
+    _zeros: list[Scores] = PrivateAttr(default_factory=list)  # zeros for each note, one array a thread, used again
 
     def index_identity(self) -> dict[str, Any]:
-        """The settings that an index depends on, and the version of the characters' table."""
+        """Return the settings that an index depends on, and the version of the table of characters."""
         if not self.simplify:
             return self.identity()
         require("han", "opencc", what="simplify")
@@ -64,7 +71,7 @@ class BM25(IndexedRetriever):
         return analyzer_key(self.analyzer, self.simplify)
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
-        """The best `k` notes of each question; those that share no term with it are no hits."""
+        """Return the best `k` notes of each question; a note that shares no term with it is not a hit."""
         if not len(notes) or not questions:
             return [[] for _ in questions]
         index: BM25Index = self.open_index(notes)
@@ -75,7 +82,7 @@ class BM25(IndexedRetriever):
         def rank(some: Sequence[Question]) -> list[tuple[list[Hit], int]]:
             try:
                 scores = self._zeros.pop()
-            except IndexError:  # not looked at first: another thread may take the last one
+            except IndexError:  # no check beforehand: another thread may take the last one
                 scores = np.zeros(0, np.float32)
             scores = scores if len(scores) == len(notes) else np.zeros(len(notes), np.float32)
             ranked = []
@@ -100,22 +107,22 @@ class BM25(IndexedRetriever):
     def scores(
         self, queries: Iterable[str], notes: NoteStore, places: Iterable[npt.NDArray[np.int64]]
     ) -> Iterator[Scores]:
-        """For each query the scores of the notes in these places of the store; 0 where they share no term."""
+        """Yield for each query the scores of the notes in these places of the store; 0 if they share no term."""
         index: BM25Index = self.open_index(notes)
         analyze = ANALYZERS[self._analyzer_key]
         for query, some in zip(queries, places, strict=True):
             yield index.scores_of(analyze(query), some)
 
     def write_files(self, notes: NoteStore, folder: Path) -> None:
-        """Five .npy files (`bm25_index`)."""
+        """Write the five .npy files of the index (`bm25.index`)."""
         logger.info("indexing %s (bm25, %s)", counted(len(notes), "note"), self._analyzer_key)
         write_index(notes, folder, self._analyzer_key, self.k1, self.b, _available_cores())
 
     def read_files(self, folder: Path) -> BM25Index:
-        """The index, memory-mapped."""
+        """Open the index, memory-mapped."""
         return read_index(folder)
 
 
 def _available_cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,7 +1,7 @@
-"""The shards of a BM25 index: which term stands how often in which of some thousand notes, sorted by term.
+"""Write and read the shards of a BM25 index: how often each term occurs in each of some thousand notes, by term.
 
-Several processes may write them. The one that started these gives the shards their names: what a process is still
-writing once nobody waits for it is no part of any build.
+Several processes may write shards. The process that started them gives the shards their names, so that what a process
+writes after nobody waits for it is not part of a build.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ SHARD_NOTES = 16384  # a row within a shard fits 16 bits
 
 
 class IndexShard(NamedTuple):
-    """Postings of some notes in a row. Those of term i stand at `indptr[i] : indptr[i + 1]`, by rising row."""
+    """Postings of consecutive notes; those of term i are at `indptr[i] : indptr[i + 1]`, by rising row."""
 
-    terms: pa.StringArray  # each once, by rising bytes
+    terms: pa.StringArray  # without duplicates, by rising bytes
     indptr: npt.NDArray[np.int32]
     rows: npt.NDArray[np.uint16]
     counts: npt.NDArray[np.unsignedinteger]
-    lengths: npt.NDArray[np.int32]  # how many terms each note has
+    lengths: npt.NDArray[np.int32]  # the number of terms of each note
 
 
 def shard_names(n_notes: int) -> dict[str, tuple[int, int]]:
-    """The shards of so many notes, each with its first note and the one after its last."""
+    """Return the names of the shards, each with its first note and the one after its last."""
     starts = range(0, n_notes, SHARD_NOTES)
     return {f"shard-{start:09}.npz": (start, min(start + SHARD_NOTES, n_notes)) for start in starts}
 
 
 def write_shards(notes: NoteStore, folder: Path, analyzer: str, n_processes: int, done: Callable[[int], None]) -> None:
-    """Have all shards in the folder, by so many processes; `done` is told of how many notes."""
+    """Write the missing shards into the folder with `n_processes`; call `done` with the number of notes of each."""
     missing = {}
     for name, (start, stop) in shard_names(len(notes)).items():
         if is_whole(folder, name):
@@ -66,7 +66,7 @@ def write_shards(notes: NoteStore, folder: Path, analyzer: str, n_processes: int
 
 
 def read_shard(path: Path) -> IndexShard:
-    """What was written."""
+    """Read a shard that `write_shards` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
         offsets, data = arrays["offsets"], arrays["data"]
         terms = pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))
@@ -74,7 +74,7 @@ def read_shard(path: Path) -> IndexShard:
 
 
 def analyze_notes(texts: pa.RecordBatch, analyzer: str) -> IndexShard:
-    """The shard of these notes, of which there are `SHARD_NOTES` at most."""
+    """Make the shard of these notes, at most `SHARD_NOTES`."""
     analyze = ANALYZERS[analyzer]
     ids: defaultdict[str, int] = defaultdict()
     ids.default_factory = ids.__len__
@@ -84,7 +84,7 @@ def analyze_notes(texts: pa.RecordBatch, analyzer: str) -> IndexShard:
         terms = analyze(Note(note_idx=row, title=title, content=content).text)
         found.extend(map(ids.__getitem__, terms))
         lengths[row] = len(terms)
-    ordered = sorted(ids)  # as their UTF-8 is
+    ordered = sorted(ids)  # in the order of their UTF-8
     places = np.empty(len(ids), np.int64)
     places[np.fromiter(map(ids.__getitem__, ordered), np.int64, len(ids))] = np.arange(len(ids))
     rows = np.repeat(np.arange(len(texts)), lengths)
@@ -111,7 +111,7 @@ def _write(texts: pa.RecordBatch, analyzer: str, path: Path) -> None:
 
 
 def _write_aside(folder: Path, analyzer: str, named: tuple[str, pa.RecordBatch]) -> tuple[str, Path]:
-    """In another process: the shard's name, and the file that is to get it."""
+    """Write a shard in another process; return its name, and the file that is to get this name."""
     name, texts = named
     path = folder / f"{name}.{secrets.token_hex(4)}{TEMPORARY}"
     _write(texts, analyzer, path)

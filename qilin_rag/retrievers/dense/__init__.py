@@ -1,1 +1,1 @@
-"""Dense retrieval: vectors of all notes, and the search among them."""
+"""Retrieve with dense vectors: encode all notes, and search among the vectors."""

@@ -1,4 +1,4 @@
-"""Dense retrieval: query and notes as vectors of one sentence-transformers model, the nearest found by faiss."""
+"""Retrieve with one sentence-transformers model: encode query and notes, and find the nearest notes by faiss."""
 
 from __future__ import annotations
 
@@ -52,26 +52,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _OF_QUERIES = ("query_prefix", "similarity", "faiss", "n_probe")
-_CHECKED_TEXTS = 32  # in bf16 against fp32
+_CHECKED_TEXTS = 32  # texts that are encoded in bf16 and in fp32 to compare
 LEAST_COSINE = 0.999
-_SAMPLED_NOTES, _QUERY_CHARS = 200, 32  # whose titles are the queries that recall is measured by
+_SAMPLED_NOTES, _QUERY_CHARS = 200, 32  # notes whose titles are the queries for recall, and the characters of each
 
 
 class BiEncoder(IndexedRetriever):
-    """Cosine similarity of sentence vectors, dot product, or Euclidean distance.
+    """Dense retrieval: the notes whose vectors are nearest to that of the question.
 
-    `model` is a folder or hub name of a sentence-transformers or transformers model, or what `train` wrote. A prefix
-    that is not given is the model's own: declared in its files, or documented for its family (bge, e5, Qwen3-Embedding
-    and others); "" is none. `pooling` and `max_length` (in tokens) that are not given are the model's own, or those of
-    its family. `normalize: true` compares by cosine, `false` by dot product; if it is not given, vectors are compared
-    as the model's files say (`similarity_fn_name`), else by cosine. A Euclidean score is the negative distance.
-
-    Notes are encoded in `precision`: auto is bf16 where the device has it natively and the first notes' vectors are
-    those of fp32 (cosine .999 at least), else fp32; queries always in fp32. `faiss` is how the nearest are found:
-    flat compares every note, ivf reads `n_probe` lists of them.
-    `batch_size` bounds a batch to as many texts of full length. `device` may name several, with commas between them, or
-    be `all` (GPUs): each encodes notes in a process of its own. With `engine: ray` the workers of a Ray cluster do,
-    which need the model where it is here.
+    Vectors are compared by cosine, dot product or Euclidean distance, as the model was trained; the score of a distance
+    is negative. Notes are encoded once, and kept in an index. Questions are always encoded in fp32.
 
     Example:
         >>> BiEncoder(model="BAAI/bge-small-zh-v1.5", device="cpu").changed()
@@ -82,21 +72,47 @@ class BiEncoder(IndexedRetriever):
     operational: ClassVar[frozenset[str]] = IndexedRetriever.operational | {"batch_size", "device", "engine"}
     version: ClassVar[int] = 3
     index_version: ClassVar[int] = 4
-    """Of the notes' vectors, which take long to make; raised when they change."""
+    """The version of the notes' vectors, which take long to make; raised when they change."""
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers")
 
     model: str = "BAAI/bge-base-zh-v1.5"
+    """A folder or a hub name of a sentence-transformers or transformers model, or a folder that `train` wrote."""
     query_prefix: str | None = None
+    """Text before each question; "" for none. Default: declared in the model's files, or documented for its family
+    (bge, e5, ...).
+    """
     passage_prefix: str | None = None
+    """Text before each note; "" for none. Default: declared in the model's files, or documented for its family (bge,
+    e5, ...).
+    """
     pooling: Pooling | None = None
+    """How token vectors become one: cls, mean or lasttoken. Default: that of the model's files, or of its family."""
     max_length: Annotated[int, Field(ge=3)] | None = None
+    """The most tokens of a text that are read, from 3. Default: that of the model's files, or of its family."""
     normalize: bool | None = None
+    """true compares by cosine, false by dot product. Default: as the model's files say (`similarity_fn_name`), else by
+    cosine.
+    """
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """How notes are encoded; auto is bf16 if the device has it and the first notes' vectors are close to those of fp32
+    (cosine 0.999), else fp32.
+    """
     faiss: Neighbours = "flat"
+    """How the nearest notes are found: flat compares every note, ivf only those in some lists (approximate, faster)."""
     n_probe: PositiveInt | None = None
+    """The number of lists that ivf reads for a question: more is slower and finds more. Default: by the number of
+    notes.
+    """
     batch_size: PositiveInt | None = None
+    """The most texts of full length that are encoded at a time. Default: by the memory of the device."""
     device: str | None = None
+    """A torch device, several with commas between them, or all (GPUs); each encodes notes in its own process. Default:
+    a GPU if there is one.
+    """
     engine: Literal["local", "ray"] = "local"
+    """Who encodes notes: local (this machine), or ray (the workers of a Ray cluster, which need the model at the same
+    path).
+    """
 
     encodes: ClassVar[bool] = True
 
@@ -107,24 +123,24 @@ class BiEncoder(IndexedRetriever):
     @classmethod
     def _check_faiss(cls, faiss: Any) -> Any:
         if faiss == "hnsw":
-            raise ValueError("its graph was another in each build, so it is gone; set retriever.faiss=ivf, or flat")
+            raise ValueError("hnsw is gone, because each build gave other results; set retriever.faiss=ivf, or flat")
         return faiss
 
     @model_validator(mode="after")
     def _check_settings(self) -> BiEncoder:
         if self.n_probe is not None and self.faiss != "ivf":
-            raise ValueError("n_probe is a setting of faiss ivf")
+            raise ValueError("n_probe is a setting of faiss ivf; set faiss=ivf, or leave n_probe out")
         if self.device is not None and self.engine == "ray":
             raise ValueError("device is a setting of engine local; a Ray cluster gives its workers theirs")
         return self
 
     @property
     def nested(self) -> bool:  # type: ignore[override]
-        """Whether all notes are compared; ivf sees more ties if more are asked for."""
+        """Return whether all notes are compared; ivf sees more ties if more notes are asked for."""
         return self.faiss == "flat"
 
     def identity(self) -> dict[str, Any]:
-        """What the model contains counts, not where it lies; prefixes and pooling as they are used."""
+        """Identify the model by its content, not its path; and prefixes and pooling by the values in use."""
         folder, sha256 = self._find_model()
         prefixes = self._prefixes()
         assumed = assumed_pooling(folder, self.model)
@@ -140,13 +156,13 @@ class BiEncoder(IndexedRetriever):
         }
 
     def index_identity(self) -> dict[str, Any]:
-        """All but what concerns queries: the notes' vectors don't depend on it."""
+        """Return the settings that the notes' vectors depend on: all but those of queries."""
         require("neural", "torch", "sentence_transformers", "faiss", what="retriever biencoder")
         identity = self.identity() | {"version": self.index_version}
         return {name: value for name, value in identity.items() if name not in _OF_QUERIES}
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
-        """The `k` notes nearest to each question, whatever their score."""
+        """Return the `k` notes nearest to each question, whatever their score."""
         if not len(notes) or not questions:
             return [[] for _ in questions]
         vectors, index = self.open_index(notes)
@@ -162,15 +178,15 @@ class BiEncoder(IndexedRetriever):
         return rankings
 
     def embed_queries(self, queries: Sequence[str]) -> Vectors:
-        """Their vectors, shape (n_queries, dimension)."""
+        """Encode queries; return vectors of shape (n_queries, dimension)."""
         return self._encode(queries, "query", [f"query {query!r}" for query in queries])
 
     def embed_notes(self, texts: Sequence[str]) -> Vectors:
-        """The vectors of notes by their texts (`Note.text`), shape (n_texts, dimension)."""
+        """Encode the texts of notes (`Note.text`); return vectors of shape (n_texts, dimension)."""
         return self._encode(texts, "document", [f"note {text[:50]!r}" for text in texts])
 
     def write_files(self, notes: NoteStore, folder: Path) -> None:
-        """The notes' vectors in the order of the store, and faiss' index of them with its recall."""
+        """Write the notes' vectors in the order of the store, and faiss' index of them with its recall."""
         precision = self._precision(notes)
         prefix = self._prefixes().passage
         logger.info(
@@ -191,9 +207,9 @@ class BiEncoder(IndexedRetriever):
             self._measure(texts, self.embed_queries(texts), vectors, index, folder)
 
     def read_files(self, folder: Path) -> tuple[Halves, Approximate | None]:
-        """Return the notes' vectors, memory-mapped, and the index of them (None: flat), which is made if need be.
+        """Open the notes' vectors, memory-mapped, and the index of them (None: flat), which is made if it is missing.
 
-        An index that finds too little of what flat finds is said, each time.
+        Warns each time if the index finds too few of the notes that flat finds.
         """
         vectors = open_vectors(folder)
         if self.faiss == "flat":
@@ -206,7 +222,7 @@ class BiEncoder(IndexedRetriever):
     def _measure(
         self, texts: Sequence[str], queries: Vectors, vectors: Halves, index: Approximate, folder: Path
     ) -> dict[str, Any]:
-        """Compare the index with flat over these queries, and keep and log what is found."""
+        """Compare the index with flat over these queries; log and store the result."""
         rows = np.arange(len(vectors))
 
         def search(texts: Sequence[str], some: Vectors, k: int) -> tuple[list[list[Hit]], int]:
@@ -216,12 +232,12 @@ class BiEncoder(IndexedRetriever):
         try:
             keep_recall(self.faiss, folder, measured)
         except OSError as error:
-            logger.warning("the recall of %s can't be kept in %s: %s", self.faiss, folder, error)
+            logger.warning("the recall of %s can't be written to %s: %s", self.faiss, folder, error)
         logger.info("%s against flat: %s", self.faiss, ", ".join(f"{key} {value}" for key, value in measured.items()))
         return measured
 
     def _n_probe(self, index: Approximate) -> int:
-        """How many lists are read."""
+        """Return the number of lists to read."""
         return self.n_probe or default_n_probe(int(index.index.ntotal))
 
     def _nearest(
@@ -239,7 +255,7 @@ class BiEncoder(IndexedRetriever):
         return search_approximately(texts, queries, vectors, notes.note_idxs, k, index, self._n_probe(index))
 
     def _devices(self) -> list[str | None]:
-        """Those that encode notes: `device` names one, several with commas between them, or `all` GPUs."""
+        """Return the devices that encode notes: `device` names one, several with commas between them, or `all` GPUs."""
         if self.device == "all":
             import torch
 
@@ -249,7 +265,7 @@ class BiEncoder(IndexedRetriever):
         return [None] if self.device is None else list(self.device.split(","))
 
     def _precision(self, notes: NoteStore) -> Precision:
-        """What notes are encoded in: bf16 where that was asked for, or the device has it, and it is close to fp32."""
+        """Choose the precision to encode notes in: bf16 if it is set, or the device has it and it is close to fp32."""
         if self.precision == "fp32" or (self.precision == "auto" and not has_native_bf16(self._model().device)):
             return "fp32"
         texts = [note.text for note in itertools.islice(notes, _CHECKED_TEXTS)]
@@ -265,7 +281,7 @@ class BiEncoder(IndexedRetriever):
         return "fp32"
 
     def _find_model(self) -> tuple[Path, str]:
-        """The model's folder and the hash of what it contains; fetched where it is not here."""
+        """Return the folder of the model and the hash of its content; fetch it if it is not on this machine."""
         if self._found is None:
             folder = fetch_model(self.model)
             self._found = folder, model_sha256(folder)
@@ -286,7 +302,11 @@ class BiEncoder(IndexedRetriever):
         return Prefixes(*(mine if text is None else text for text, mine in zip(given, own, strict=True)))
 
     def _encode(self, texts: Sequence[str], task: Task, names: Sequence[str], precision: Precision = "fp32") -> Vectors:
-        """Vectors of shape (n_texts, dimension); a UsageError names the first text whose vector is not finite."""
+        """Encode texts; return vectors of shape (n_texts, dimension).
+
+        Raises:
+            UsageError: A vector is not finite; the message names the first such text.
+        """
         prefixes = self._prefixes()
         return encode(
             self._model(),
@@ -300,7 +320,7 @@ class BiEncoder(IndexedRetriever):
         )
 
     def _model(self) -> SentenceTransformer:
-        """The model in full precision, with our pooling and length."""
+        """Load the model in full precision, with the pooling and length of the settings."""
         if self._encoder is None:
             folder, _ = self._find_model()
             self._encoder = load_encoder(folder, self.model, self._devices()[0], self.pooling, self.max_length)
@@ -308,7 +328,7 @@ class BiEncoder(IndexedRetriever):
 
 
 def _note_encoder(retriever: BiEncoder, precision: Precision) -> Callable[[Sequence[str], Sequence[str]], Halves]:
-    """What makes 16-bit vectors of notes' texts, which have names."""
+    """Return a function that makes 16-bit vectors of notes from their texts and names."""
 
     def encode_notes(texts: Sequence[str], names: Sequence[str]) -> Halves:
         with np.errstate(over="ignore"):
@@ -323,7 +343,7 @@ def _note_encoder(retriever: BiEncoder, precision: Precision) -> Callable[[Seque
 def _note_encoder_on(
     settings: Mapping[str, Any], precision: Precision, device: str | None
 ) -> Callable[[Sequence[str], Sequence[str]], Halves]:
-    """The same in another process, which loads the model onto a device of its own."""
+    """Do the same in another process, which loads the model onto its own device."""
     return _note_encoder(BiEncoder(**settings, device=device), precision)
 
 

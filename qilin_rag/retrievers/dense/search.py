@@ -1,8 +1,8 @@
-"""The nearest of millions of vectors: every one compared (flat), or by faiss' inverted lists (ivf).
+"""Find the nearest of millions of vectors: compare every one (flat), or use faiss' inverted lists (ivf).
 
-Vectors are 16-bit floats on disk and read block by block, so that memory doesn't grow with them. faiss finds
-candidates; their scores are computed again, so that equal vectors have equal scores wherever they stand. An index holds
-each distinct vector once: the copies of one would fill the candidates, and would hide all else.
+Vectors are 16-bit floats on disk and read block by block, so that memory does not grow with their number. faiss finds
+candidates; their scores are computed again, so that equal vectors have equal scores at any place. An index holds each
+distinct vector once, because copies of one would crowd out all other candidates.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ logger = logging.getLogger(__name__)
 Neighbours = Literal["flat", "ivf"]
 Ids = npt.NDArray[np.int64]
 Found = tuple[list[list[Hit]], int]
-BLOCK_ROWS = 65536  # of vectors, as 32-bit floats
-CHUNK_QUERIES = 1024  # compared with a block at a time
-MARGIN = 100  # notes asked of faiss beyond k, so that ties at the cut are seen
+BLOCK_ROWS = 65536  # bytes of vectors as 32-bit floats
+CHUNK_QUERIES = 1024  # vectors that are compared with a block at a time
+MARGIN = 100  # notes to ask of faiss beyond k, so that ties at the cut are seen
 _SEED = 0
-_TRAINED_BY = 64  # vectors a list of ivf
+_TRAINED_BY = 64  # vectors for each list of ivf
 _RECALL_AT = 100
 _LEAST_RECALL = 0.9
-_SAMPLED = 200  # vectors, as queries
+_SAMPLED = 200  # vectors to use as queries
 COPIES = "copies.npy"
 
 
@@ -48,32 +48,32 @@ class Approximate(NamedTuple):
     rows: npt.NDArray[np.int64]
     """(n_notes,): the rows of the first distinct vector, of the second, ..."""
     starts: npt.NDArray[np.int64]
-    """(n_distinct + 1,): where the rows of each begin."""
+    """(n_distinct + 1,): the start of the rows of each."""
 
 
 class _Products:
     """Closeness of a query and vectors as their dot product."""
 
     def nearest(self, queries: Vectors, block: Vectors, n: int) -> tuple[Vectors, Ids]:
-        """The closest `n` of a block by faiss, and how close they are; both (n_queries, n)."""
+        """Find the closest `n` of a block by faiss; return their closeness and rows, both (n_queries, n)."""
         import faiss
 
         found: tuple[Vectors, Ids] = faiss.knn(queries, block, n, metric=faiss.METRIC_INNER_PRODUCT)
         return found
 
     def all_of(self, queries: Vectors, block: Vectors) -> Vectors:
-        """How close all vectors of a block are, (n_queries, n_vectors), in single precision."""
+        """Return the closeness of all vectors of a block, (n_queries, n_vectors), in single precision."""
         products: Vectors = queries @ block.T
         return products
 
     def exact(self, vectors: npt.NDArray[Any], query: Vectors) -> Vectors:
-        """How close these vectors are, (n_vectors,); equal vectors are equally close."""
+        """Return the closeness of these vectors, (n_vectors,); equal vectors are equally close."""
         return dot(vectors, query)
 
     def errors(self, queries: Vectors, longest: float) -> Vectors:
-        """By how much the former may be off at most, (n_queries,).
+        """Return the largest error of `nearest` and `all_of`, (n_queries,).
 
-        That is dimension * 2^-24 * |query| * |vector| (Higham 2002, section 3.1), here taken twice.
+        The bound is dimension * 2^-24 * |query| * |vector| (Higham 2002, section 3.1), here doubled.
         """
         bounds: Vectors = 2 * queries.shape[1] * 2.0**-24 * longest * np.linalg.norm(queries, axis=1)
         return bounds
@@ -98,7 +98,7 @@ class _Distances(_Products):
         return -squares
 
     def errors(self, queries: Vectors, longest: float) -> Vectors:
-        """The squares of both lengths, and twice their product, are off like a product."""
+        """Return the largest error: that of both squared lengths and of twice the product."""
         bounds: Vectors = 4 * queries.shape[1] * 2.0**-24 * (longest + np.linalg.norm(queries, axis=1)) ** 2
         return bounds
 
@@ -111,18 +111,18 @@ def search_flat(
     k: int,
     by_distance: bool = False,
 ) -> Found:
-    """Rank the `k` notes nearest to each query by dot product or Euclidean distance, out of all; ties as `rank_hits`.
+    """Rank the `k` notes nearest to each query out of all; order ties as `rank_hits` does.
 
     Args:
-        texts: The queries' texts, by which ties are ordered.
+        texts: The texts of the queries, by which ties are ordered.
         queries: Shape (n_queries, dimension).
         vectors: Shape (n_notes, dimension).
         note_idxs: Shape (n_notes,).
-        k: How many notes are wanted.
-        by_distance: Whether a score is the negative Euclidean distance, not the dot product.
+        k: The number of notes to find.
+        by_distance: Whether a score is the negative Euclidean distance instead of the dot product.
 
     Returns:
-        The rankings, and how many of them had ties at the cut.
+        The rankings, and the number of those that had ties at the cut.
     """
     measure = _Distances() if by_distance else _Products()
     rankings: list[list[Hit]] = []
@@ -148,7 +148,7 @@ def search_approximately(
     index: Approximate,
     n_probe: int,
 ) -> Found:
-    """Rank as `search_flat`, but only the notes of the vectors that `index` finds in `n_probe` lists."""
+    """Rank as `search_flat` does, but only the notes of the vectors that `index` finds in `n_probe` lists."""
     import faiss
 
     n_wanted = min(k + MARGIN, index.index.ntotal)
@@ -175,7 +175,7 @@ def search_approximately(
 def opened_index(kind: Neighbours, vectors: npt.NDArray[Any], folder: Path) -> Approximate:
     """Open the index of these vectors that is kept in their folder; make it if it does not exist.
 
-    Lists are trained on a seeded sample.
+    The lists are trained on a seeded sample.
     """
     copies = _opened_copies(vectors, folder)
     rows = np.argsort(copies, kind="stable")
@@ -194,7 +194,7 @@ def _opened_copies(vectors: npt.NDArray[Any], folder: Path) -> npt.NDArray[np.in
     found = distinct(digests_of(row.tobytes() for block in blocks for row in block))
     copies = np.argsort(np.argsort(found.first))[found.number].astype(np.int32)
     if (n_copies := len(vectors) - len(found.first)) > 0:
-        logger.info("%d of %d notes have the vector of another; each vector is indexed once", n_copies, len(vectors))
+        logger.info("%d of %d notes share the vector of another; each vector is indexed once", n_copies, len(vectors))
     try:
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.save(file, copies, allow_pickle=False)
@@ -213,8 +213,8 @@ def _opened_faiss(kind: Neighbours, vectors: npt.NDArray[Any], rows: Ids, folder
             index = faiss.read_index(str(path))
             if (index.ntotal, index.d) == (len(rows), vectors.shape[1]):
                 return index
-            logger.warning("%s is of other vectors; it is made again", path)
-        except RuntimeError as error:  # of faiss
+            logger.warning("%s was made from other vectors; it is made again", path)
+        except RuntimeError as error:  # an error of faiss
             logger.warning("%s is damaged (%s); it is made again", path, str(error)[:200])
     started = time.monotonic()
     index = _made(vectors, rows)
@@ -222,13 +222,13 @@ def _opened_faiss(kind: Neighbours, vectors: npt.NDArray[Any], rows: Ids, folder
     try:
         with atomic_path(path) as temporary:
             faiss.write_index(index, str(temporary))
-    except (OSError, RuntimeError) as error:  # of faiss
+    except (OSError, RuntimeError) as error:  # an error of faiss
         logger.warning("%s can't be kept in %s (%s); it is made again next time", kind, folder, str(error)[:200])
     return index
 
 
 def default_n_probe(n_vectors: int) -> int:
-    """How many lists are read: recall@100 of .95 and more over e5's vectors."""
+    """Return how many lists to read: enough for recall@100 of .95 and more over e5's vectors."""
     return min(_n_lists(n_vectors), 5 * math.isqrt(_n_lists(n_vectors)) + 16)
 
 
@@ -239,7 +239,7 @@ def measured_recall(
     note_idxs: Ids,
     search: Callable[[Sequence[str], Vectors, int], Found],
 ) -> dict[str, Any]:
-    """Return the share of flat's first hundred that `search(texts, queries, k)` finds, and how much faster it is."""
+    """Measure the share of flat's first hundred that `search(texts, queries, k)` finds, and how long both take."""
     k = min(_RECALL_AT, len(vectors))
     started = time.perf_counter()
     exact, _ = search_flat(texts, queries, vectors, note_idxs, k)
@@ -259,18 +259,18 @@ def measured_recall(
 
 
 def sampled_queries(vectors: npt.NDArray[Any]) -> tuple[list[str], Vectors]:
-    """Return some of the vectors as queries with names, for an index that is made where no text can be encoded."""
+    """Return some of the vectors as queries with names, for an index that is made on a machine without the model."""
     rows = np.random.default_rng(_SEED).choice(len(vectors), min(_SAMPLED, len(vectors)), replace=False)
     return [f"row {row}" for row in rows], vectors[np.sort(rows)].astype(np.float32)
 
 
 def keep_recall(kind: Neighbours, folder: Path, measured: dict[str, Any]) -> None:
-    """Write what `measured_recall` found beside the index."""
+    """Write the result of `measured_recall` beside the index."""
     write_text(folder / f"{kind}.json", f"{json.dumps(measured, indent=2)}\n")
 
 
 def kept_recall(kind: Neighbours, folder: Path) -> dict[str, Any] | None:
-    """Return what `keep_recall` wrote; None where it can't be read."""
+    """Read what `keep_recall` wrote; return None if it can't be read."""
     with suppress(OSError, ValueError):
         measured = json.loads((folder / f"{kind}.json").read_text(encoding="utf-8"))
         return measured if isinstance(measured, dict) and isinstance(measured.get("breadth"), int) else None
@@ -278,11 +278,11 @@ def kept_recall(kind: Neighbours, folder: Path) -> dict[str, Any] | None:
 
 
 def warn_of_recall(kind: Neighbours, measured: dict[str, Any], n_probe: int) -> None:
-    """Say it where an index is known to miss much, or is searched less broadly than when its recall was measured."""
+    """Warn if an index misses many notes, or is searched less broadly than when its recall was measured."""
     name, recall = next((name, value) for name, value in measured.items() if name.startswith("recall@"))
     if n_probe < measured["breadth"]:
         logger.warning(
-            "%s: recall at n_probe %d was not measured (%s %.4f at %d); it may be lower",
+            "%s: recall at n_probe %d was not measured and may be lower (%s is %.4f at n_probe %d)",
             *(kind, n_probe, name, recall, measured["breadth"]),
         )
     elif recall < _LEAST_RECALL:
@@ -293,7 +293,7 @@ def warn_of_recall(kind: Neighbours, measured: dict[str, Any], n_probe: int) -> 
 
 
 def _n_lists(n_vectors: int) -> int:
-    """Four times the root, as faiss advises, but 39 vectors each, which it wants for training."""
+    """Return four times the root, as faiss advises, but at most a list for 39 vectors, which training needs."""
     return max(1, min(int(4 * math.sqrt(n_vectors)), n_vectors // 39))
 
 
@@ -311,7 +311,7 @@ def _made(vectors: npt.NDArray[Any], rows: Ids) -> Any:
 
 
 def _blocks(vectors: npt.NDArray[Any]) -> Iterator[tuple[int, Vectors]]:
-    """Blocks as 32-bit floats, each with its first row."""
+    """Yield blocks as 32-bit floats, each with its first row."""
     for start in range(0, len(vectors), BLOCK_ROWS):
         yield start, vectors[start : start + BLOCK_ROWS].astype(np.float32)
 
@@ -324,7 +324,7 @@ def _search_chunk(
     k: int,
     measure: _Products,
 ) -> Found:
-    """Where faiss may have cut among ties, all vectors are looked at once more."""
+    """Rank the nearest notes; look at all vectors once more if faiss may have cut among ties."""
     n_wanted = min(k + MARGIN, len(vectors))
     scores, rows = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     longest = 0.0
@@ -365,7 +365,7 @@ def _search_above(
     k: int,
     measure: _Products,
 ) -> Found:
-    """Of all vectors that are as close to a query as its cut or closer, of which there are k at least: the best."""
+    """Rank the best of all vectors that are at least as close as the cut of a query; at least k are."""
     kept = [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
     for start, block in _blocks(vectors):
         closeness = measure.all_of(queries, block)

@@ -1,10 +1,9 @@
-"""Vectors of all notes on disk: encoded shard by shard, here, on several devices or on a Ray cluster.
+"""Write vectors of all notes to disk, shard by shard: on this machine, on several devices or on a Ray cluster.
 
-A shard is a fixed range of notes, and its vectors depend on nothing else: who encoded it, when, and what was there
-before. Notes of one text have one vector, that of the first of them: encoded in another batch it would differ in its
-last bits, and which of them is nearest would be a matter of the shard, so of the id. Shards are kept with their
-checksums as they come, so that a build goes on where it was stopped, and joined to one file at the end. One shard a
-worker is all that is in memory.
+A shard is a fixed range of notes. Its vectors depend on nothing else: not on who encoded it, nor when, nor after what.
+Notes with the same text share the vector of the first of them, because another batch would change its last bits, and so
+the order of the notes. Finished shards are kept with their checksums, so that a build resumes after a stop; at the end
+they are joined to one file. Memory holds one shard for each worker.
 """
 
 from __future__ import annotations
@@ -31,15 +30,16 @@ from qilin_rag.retrievers.workers import in_processes
 
 SHARD_NOTES = 8192
 _VECTORS = "vectors.npy"
-_RAY_SHARDS = 32  # a pass of Ray Data: so many are in its memory at once
+_RAY_SHARDS = 32  # shards in one pass of Ray Data: all of them are in its memory at once
 Halves = npt.NDArray[np.float16]
 MakeEncoder = Callable[[str | None], Callable[[Sequence[str], Sequence[str]], Halves]]
-"""Loads the model on a device (None: the default one); what it returns encodes texts that have names. Pickled to
-workers."""
+"""Loads the model on a device (None: the default one) and returns a function that encodes texts with names. Pickled to
+workers.
+"""
 
 
 class VectorShard(NamedTuple):
-    """A range of notes: its number, and their texts and names in messages."""
+    """A range of notes: its number, their texts, and their names in messages."""
 
     number: int
     texts: list[str]
@@ -49,7 +49,7 @@ class VectorShard(NamedTuple):
 def write_vectors(
     notes: NoteStore, folder: Path, make_encoder: MakeEncoder, devices: Sequence[str | None], on_ray: bool = False
 ) -> None:
-    """The notes' vectors in the order of the store as `vectors.npy`: shape (n_notes, dimension), 16-bit floats."""
+    """Write the notes' vectors in the order of the store to `vectors.npy`: (n_notes, dimension), 16-bit floats."""
     n_shards = -(-len(notes) // SHARD_NOTES)
     if not is_whole(folder, _VECTORS):
         missing = [number for number in range(n_shards) if not is_whole(folder, _shard(number))]
@@ -71,7 +71,7 @@ def write_vectors(
 
 
 def open_vectors(folder: Path) -> Halves:
-    """What `write_vectors` wrote, memory-mapped."""
+    """Open the file that `write_vectors` wrote, memory-mapped."""
     vectors: Halves = np.load(folder / _VECTORS, mmap_mode="r", allow_pickle=False)
     return vectors
 
@@ -90,12 +90,12 @@ def _read_shard(notes: NoteStore, number: int) -> VectorShard:
 
 
 def _save(vectors: Halves, path: Path) -> None:
-    with path.open("wb") as file:  # np.save would append .npy to the name
+    with path.open("wb") as file:  # np.save would append .npy to a path
         np.save(file, np.ascontiguousarray(vectors, dtype="<f2"))
 
 
 def _join(notes: NoteStore, folder: Path, n_shards: int, path: Path) -> None:
-    """Write the shards as one file, with one vector for all notes of one text."""
+    """Write the shards as one file, with one vector for all notes with the same text."""
     with path.open("wb") as file:
         for number in range(n_shards):
             vectors = np.load(folder / _shard(number), allow_pickle=False)
@@ -125,7 +125,7 @@ def _here(
 def _on_devices(
     shards: Iterator[VectorShard], make_encoder: MakeEncoder, devices: Sequence[str | None]
 ) -> Generator[tuple[int, Halves], None, None]:
-    """By one process a device."""
+    """Encode in one process for each device."""
     from loky.backend import get_context
 
     waiting = get_context().SimpleQueue()
@@ -145,16 +145,16 @@ def _begin_worker(make_encoder: MakeEncoder, waiting: Any) -> None:
 
 
 def _encode_in_worker(shard: VectorShard) -> tuple[int, Halves]:
-    if "encode" not in _worker:  # what goes wrong in an initializer is not said to who waits for a shard
+    if "encode" not in _worker:  # an error in an initializer would not reach the process that waits for a shard
         _worker["encode"] = _worker["make"]()
     return shard.number, _worker["encode"](shard.texts, shard.names)
 
 
 def _on_ray(shards: Iterator[VectorShard], make_encoder: MakeEncoder) -> Generator[tuple[int, Halves], None, None]:
-    """By actors of Ray Data, one a GPU of the cluster, or one a CPU where it has none.
+    """Encode by actors of Ray Data, one for each GPU of the cluster, or for each CPU if there is no GPU.
 
-    The cluster is the one that this process is connected to, or that RAY_ADDRESS names, or else is started here, for
-    this build alone.
+    The cluster is the one that this process is connected to, else the one that RAY_ADDRESS names, else one that is
+    started here for this build alone.
     """
     require("ray", "ray", what="engine ray")
     import ray
@@ -163,7 +163,7 @@ def _on_ray(shards: Iterator[VectorShard], make_encoder: MakeEncoder) -> Generat
     if started and os.environ.get("RAY_ADDRESS"):
         try:
             ray.init(logging_level=logging.WARNING)
-        except ConnectionError as error:  # an OSError, which else would be said to be one of writing
+        except ConnectionError as error:  # an OSError, which would be reported as one of writing
             raise UsageError(f"engine ray: no cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {error}") from error
     elif started:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -194,13 +194,13 @@ def _on_ray(shards: Iterator[VectorShard], make_encoder: MakeEncoder) -> Generat
 
 
 class _RayWorker:
-    """What an actor does with a shard."""
+    """The work of an actor on a shard."""
 
     def __init__(self, make_encoder: MakeEncoder) -> None:
         self._encode = make_encoder(None)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The vectors as bytes, which no table of Ray's changes; what the user has to know, without Ray's trace."""
+        """Return the vectors as bytes, which Ray's tables don't change, or a usage error as text."""
         made = {"number": row["number"], "n_notes": len(row["texts"]), "vectors": b"", "error": ""}
         try:
             return made | {"vectors": self._encode(list(row["texts"]), list(row["names"])).tobytes()}
