@@ -1,4 +1,4 @@
-"""Scorers: how good an answer, or a ranking, is. Each metric carries a signature that says how it was made."""
+"""Scorers measure how good an answer or a ranking is. Each metric has a signature that says how it is computed."""
 
 from qilin_rag.scorers.base import AnswerScorer, Remarked, Scorer
 

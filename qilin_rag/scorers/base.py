@@ -1,8 +1,8 @@
-"""The interface of a scorer, and the rule which samples count.
+"""Define the interface of a scorer, and which samples count.
 
-Answers are scored, whole or cut off (`Exchange.is_answered`). A question without an answer, whatever the reason, is
-unscored: its value is None, never a silent 0. Only a reader that takes no tokens has empty answers, which score as the
-metric has it (0).
+Answers are scored, whole or cut off (`Exchange.is_answered`). A question without an answer is unscored for any reason:
+its value is None, never a silent 0. Only a reader that takes no tokens has empty answers, which score 0 or what the
+metric gives to an empty text.
 """
 
 from __future__ import annotations
@@ -18,52 +18,78 @@ from qilin_rag.core.text import normalise, simplify, strip_markup
 from qilin_rag.core.types import Question, Sample, Score
 
 NORMALISATION = "nfkc_casefold"
-"""How signatures call `text.normalise`."""
+"""The name of `text.normalise` in signatures."""
 
 
 class Scorer(Component):
-    """Scores samples against their questions, all of a run in one call."""
+    """A scorer computes one or more metrics for the samples of a run.
+
+    A subclass implements `signatures` and `score`; settings are pydantic fields. `AnswerScorer` is easier to write, for
+    a metric that needs the answer and its references only.
+
+    Example:
+        >>> from qilin_rag.core.types import Score
+        >>> class Found(Scorer):
+        ...     def signatures(self):
+        ...         return {"found": f"found|v{self.version}"}
+        ...
+        ...     def score(self, samples, questions):
+        ...         return [Score(question_id=s.question_id, metric="found", value=float(len(s.hits))) for s in samples]
+        >>> import qilin_rag as qr
+        >>> qr.run(retriever=qr.BM25(), metrics=[Found()], top_k=3, limit=20).metrics["found"].value
+        3.0
+    """
 
     @abstractmethod
     def signatures(self) -> dict[str, str]:
-        """The metrics this scorer gives, each with the signature that says exactly how it is computed.
+        """Return the metrics of this scorer, each with the signature that says exactly how it is computed.
 
-        Parts stand between `|`. One where the highest value is not the best says so, `best:lowest`: no value of it is
-        marked as the best of a table.
+        The parts of a signature are separated by `|`. The part `best:lowest` says that the highest value is not the
+        best: no value of such a metric is marked as the best of a table.
         """
 
     @abstractmethod
     def score(self, samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
-        """One score for each sample and metric; `questions[i]` belongs to `samples[i]`."""
+        """Score all samples of a run.
+
+        Args:
+            samples: The samples of a run.
+            questions: `questions[i]` belongs to `samples[i]`.
+
+        Returns:
+            One score for each sample and metric; its value is None if the sample is unscored.
+        """
 
     def unavailable(self) -> str | None:
-        """Why this can't be used as things stand (what would have to be installed or fetched); None where it can.
+        """Return why this scorer can't be used on this machine and what to install or fetch; None if it can.
 
-        Asked of metrics nobody named, so it must be quick and import nothing heavy.
+        It is called for metrics that were not named, so it must be fast and import nothing heavy.
         """
         return None
 
     def foresee(self, answers: Sequence[Iterable[str]]) -> None:
-        """The answers of each of several runs that are about to be scored one by one.
+        """Announce the answers of several runs that are about to be scored one after the other.
 
-        Who works hard on a text may keep what it made of one that comes again. Nothing has to be done here.
+        A hook for scorers that cache expensive work on a text. The default does nothing.
         """
 
     def for_run(self, top_k: int, ignores_k: bool) -> Self:
-        """Return the scorer of a run that asks its retriever for `top_k` notes a question.
+        """Return the scorer for a run, if its figures depend on how many notes the run asks for.
 
-        `ignores_k`: the retriever gives all it has, whatever it is asked for. For figures that depend on it.
+        Args:
+            top_k: The number of notes that the run asks its retriever for.
+            ignores_k: Whether the retriever returns all it has, whatever `top_k` is.
         """
         return self
 
     def prepare(self) -> None:
-        """Load what scoring needs. Called before the first question is asked, so that what is broken costs nothing."""
+        """Load what scoring needs. Called before the first question is asked, so that an error costs nothing."""
 
 
 class Remarked(NamedTuple):
-    """A value with something to say about it, which is counted in the summary: "cut to 512 tokens".
+    """A value with a remark that is counted in the summary: "cut to 512 tokens".
 
-    None: unscored, and the reason says why.
+    A value of None is unscored, for the reason given.
     """
 
     value: float | None
@@ -71,7 +97,9 @@ class Remarked(NamedTuple):
 
 
 class AnswerScorer(Scorer):
-    """A scorer with one metric that looks at the answer and its references only: the easy one to write.
+    """A scorer with one metric that depends on the answer and its references only.
+
+    A subclass sets `metric` and implements `signatures` and `score_answers`.
 
     Example:
         >>> import qilin_rag as qr
@@ -91,7 +119,15 @@ class AnswerScorer(Scorer):
 
     @abstractmethod
     def score_answers(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> Sequence[float | Remarked]:
-        """The value of each answer, given its reference answers; a `Remarked` one where there is more to say."""
+        """Score answers against their references.
+
+        Args:
+            answers: The answers of a run that count, as the LLM wrote them.
+            references: The reference answers of each.
+
+        Returns:
+            The value of each answer; a `Remarked` value if there is something to say about it.
+        """
 
     def score(self, samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
         """Score the answers that count; the others get None and the reason."""
@@ -110,35 +146,33 @@ class AnswerScorer(Scorer):
 
 
 class TextScorer(AnswerScorer):
-    """An answer scorer that compares the bare texts: without markup, in one width and case.
-
-    `strip_markup` removes citation markers and emphasis marks from both sides first. With `simplify` traditional
-    characters of both sides are read as simplified ones (OpenCC).
-    """
+    """An answer scorer that compares plain texts: without markup, in one width and case."""
 
     version: ClassVar[int] = 2
     only_if_set: ClassVar[frozenset[str]] = frozenset({"simplify"})
 
     strip_markup: bool = True
+    """Whether citation markers and emphasis marks are removed from answer and references first."""
     simplify: bool = False
+    """Whether traditional characters of both sides are read as simplified ones (OpenCC, extra `han`)."""
 
     def unavailable(self) -> str | None:
-        """OpenCC is needed for `simplify`."""
+        """Return that OpenCC is missing, if `simplify` needs it."""
         missing = self.simplify and missing_modules("opencc")
         return "opencc not installed, pip install 'qilin-rag[han]'" if missing else super().unavailable()
 
     def prepare(self) -> None:
-        """Refuse `simplify` where OpenCC is not installed, before anything is asked."""
+        """Raise an error if `simplify` is set and OpenCC is not installed, before any question is asked."""
         if self.simplify:
             require("han", "opencc", what="simplify")
 
     @property
     def treatment(self) -> str:
-        """The part of the signature that says what is done to texts."""
+        """Return the part of the signature that says how texts are prepared."""
         stripped = "citations+emphasis" if self.strip_markup else "nothing"
         return f"strip:{stripped}|norm:{NORMALISATION}{'|han:simplified' if self.simplify else ''}"
 
     def prepare_text(self, text: str) -> str:
-        """The text that is compared."""
+        """Return the text that is compared."""
         text = strip_markup(text) if self.strip_markup else text
         return normalise(simplify(text) if self.simplify else text)

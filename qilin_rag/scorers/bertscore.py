@@ -1,6 +1,6 @@
-"""BERTScore (Zhang et al. 2020): how well the tokens of answer and reference match in a pretrained encoder's space.
+"""BERTScore (Zhang et al. 2020): how well the tokens of answer and reference match in the space of an encoder.
 
-F1 as the package bert_score 0.3.13 computes it, without idf weights and without rescaling.
+F1 is computed as by the package bert_score 0.3.13, without idf weights and without rescaling.
 """
 
 from __future__ import annotations
@@ -33,11 +33,10 @@ T = TypeVar("T")
 
 
 class BertScore(TextScorer):
-    """BERTScore F1, the best over the references; 0 where a side is empty.
+    """BERTScore F1 (Zhang et al. 2020), the best over the references; 0 if a side is empty.
 
-    `model`: a hub name or a folder; `layer`: whose output is compared (1 is the first); `precision`: in which the model
-    computes. `device` None is cuda where there is one. Vectors of references stay in memory for as long as this
-    object lives; with `cache_gb` they are kept in the cache folder, those of all models together up to so many GB.
+    It is computed as by the package bert_score 0.3.13, without idf weights and without rescaling. Vectors of references
+    stay in memory as long as this object exists.
 
     Example:
         >>> import qilin_rag as qr
@@ -50,11 +49,17 @@ class BertScore(TextScorer):
     operational: ClassVar[frozenset[str]] = frozenset({"batch_size", "device", "cache_gb"})
 
     model: str = "bert-base-chinese"
+    """A hub name or a folder of a pretrained encoder."""
     layer: PositiveInt = 8
+    """The layer whose output is compared; 1 is the first."""
     batch_size: PositiveInt = 32
+    """The number of texts, and of pairs, that are computed at a time."""
     device: str | None = None
+    """A torch device. Default: cuda if there is one, else cpu."""
     precision: Precision = "fp32"
+    """The precision that the model computes in."""
     cache_gb: NonNegativeFloat = 0.0
+    """The most GB of vectors to keep in the cache folder, of all models together; 0 keeps none."""
 
     _found: tuple[Path, str] | None = PrivateAttr(default=None)
     _max_tokens: int | None = PrivateAttr(default=None)
@@ -63,7 +68,7 @@ class BertScore(TextScorer):
     _foreseen: set[str] = PrivateAttr(default_factory=set)
 
     def unavailable(self) -> str | None:
-        """What is missing: packages, or the model, which is then not on this machine."""
+        """Return what is missing: packages, or the model if it is not on this machine."""
         if missing_table := super().unavailable():
             return missing_table
         if missing := missing_modules(*_MODULES):
@@ -71,7 +76,7 @@ class BertScore(TextScorer):
         return None if find_model(self.model) else f"model {self.model!r} is not on this machine"
 
     def signatures(self) -> dict[str, str]:
-        """Model with the first digits of its content's hash, layer, weighting, limit, and what is done to texts."""
+        """Return the signature: model with the hash of its content, layer, weighting, limit, and treatment of texts."""
         folder, digest = self._find()
         name = slug(folder.resolve().name) if expanded(self.model).exists() else self.model
         precision = "" if self.precision == "fp32" else f"|precision:{self.precision}"
@@ -82,18 +87,18 @@ class BertScore(TextScorer):
         return {self.metric: f"bertscore|{made}|{self.treatment}|refs:max|v{self.version}"}
 
     def prepare(self) -> None:
-        """Load model and tokenizer, onto the CPU until scoring; a UsageError where they can't be used."""
+        """Load model and tokenizer onto the CPU; raise a UsageError if they can't be used."""
         super().prepare()
         self._load()
         if self.device is not None:
             _check_device(self.device)
 
     def prepare_text(self, text: str) -> str:
-        """The text that is compared."""
+        """Return the text that is compared."""
         return super().prepare_text(text).strip()
 
     def score_answers(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Remarked]:
-        """The best F1 over each answer's references, with a remark where one of these texts had to be cut."""
+        """Return the best F1 over each answer's references, with a remark if one of these texts was cut."""
         ours = [self.prepare_text(answer) for answer in answers]
         theirs = [[self.prepare_text(target) for target in targets] for targets in references]
         pairs = dict.fromkeys((a, t) for a, targets in zip(ours, theirs, strict=True) for t in targets)
@@ -117,15 +122,16 @@ class BertScore(TextScorer):
         ]
 
     def foresee(self, answers: Sequence[Iterable[str]]) -> None:
-        """Answers that more than one of these runs has are kept, as references are."""
+        """Keep the vectors of answers that more than one of these runs has, like those of references."""
         n_runs = Counter(text for of_run in answers for text in set(map(self.prepare_text, of_run)))
         self._foreseen = {text for text, n in n_runs.items() if n > 1}
 
     def _match(self, encoder: Encoder, pairs: Set[Pair]) -> Iterator[tuple[Pair, float]]:
-        """Each pair's F1, the shortest answers first.
+        """Yield the F1 of each pair, the shortest answers first.
 
-        References come from those kept, answers are made here and dropped, so that memory does not grow with either.
-        Neither is in a batch with the other: an answer's vectors don't depend on what was kept before.
+        The vectors of references are kept; those of answers are made here and dropped, so that memory grows with
+        neither. Answers and references are never in one batch: an answer's vectors do not depend on what was kept
+        before.
         """
         device, kept = self._device(), self._vectors()
         foreseen = {tuple(ids) for ids in encoder.tokenize(sorted(self._foreseen))[0]}
@@ -146,7 +152,7 @@ class BertScore(TextScorer):
                 yield from zip(some, _f1([encoded[answer] for answer, _ in some], theirs), strict=True)
 
     def _keep(self, encoder: Encoder, texts: Set[Ids], device: str) -> None:
-        """Make the vectors of those of these texts that are not kept yet."""
+        """Make the vectors of these texts that are not kept yet."""
         kept = self._vectors()
         kept.look(texts)
         new = sorted((ids for ids in texts if ids not in kept), key=lambda ids: (len(ids), ids))
@@ -164,7 +170,7 @@ class BertScore(TextScorer):
         return self._kept
 
     def _find(self) -> tuple[Path, str]:
-        """The model's folder and the hash of its content."""
+        """Return the folder of the model and the hash of its content."""
         if self._found is None:
             require("neural", *_MODULES, what="bertscore")
             folder = fetch_model(self.model)
@@ -183,10 +189,10 @@ class BertScore(TextScorer):
 
 
 def _f1(answers: Sequence[Encoded], references: Sequence[Encoded]) -> list[float]:
-    """F1 of each pair: every token goes with its most similar one of the other side, special tokens included.
+    """Return the F1 of each pair: every token matches its most similar one on the other side, special tokens included.
 
-    Padding is no partner. In bert_score it is one of similarity 0, so that its figures depend on the batch where a
-    token's best similarity is below 0, which trained encoders hardly know.
+    Padding tokens are masked. In bert_score they have a similarity of 0, so that its figures depend on the batch if the
+    best similarity of a token is below 0, which is rare in trained encoders.
     """
     import torch
 
@@ -201,7 +207,7 @@ def _f1(answers: Sequence[Encoded], references: Sequence[Encoded]) -> list[float
     recall = (similarity.amax(1) * their_weights).sum(1) / their_weights.sum(1)
     f1 = 2 * precision * recall / (precision + recall)
     is_empty = (our_weights.sum(1) == 0) | (their_weights.sum(1) == 0) | (precision + recall == 0)
-    found: list[float] = f1.masked_fill(is_empty, 0.0).tolist()  # 0 / 0; other NaNs are of broken weights, and stay
+    found: list[float] = f1.masked_fill(is_empty, 0.0).tolist()  # 0 / 0; NaNs of broken weights stay
     return found
 
 
@@ -210,7 +216,7 @@ def _batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def _watched(name: str, items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Batches, as a stage that is as far as they have been taken."""
+    """Yield batches, as a stage whose progress is what has been taken."""
     with stage(name, len(items)) as advance:
         for batch in _batches(items, size):
             yield batch
@@ -222,5 +228,5 @@ def _check_device(device: str) -> None:
 
     try:
         torch.empty(1, device=device)
-    except Exception as error:  # no such device, or none left on it: a class each
+    except Exception as error:  # no such device, or none left on it: one class each
         raise UsageError(f"bertscore can't use device {device!r}: {error}") from error

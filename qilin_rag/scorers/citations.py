@@ -1,7 +1,7 @@
-"""Which notes an answer cites: against the notes it was given, and the reference notes.
+"""Compare the notes that an answer cites with the notes it was given, and with the reference notes.
 
-Precision and recall of sets of notes, as in retrieval. ALCE's measures of the same names (Gao et al. 2023) ask an
-entailment model whether the note supports the sentence; these don't.
+Precision and recall are of sets of notes, as in retrieval. ALCE's measures of the same names (Gao et al. 2023) ask an
+entailment model whether the note supports the sentence; these do not.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ PRECISION, RECALL, INVALID = "citation_precision", "citation_recall", "citation_
 
 
 class Citations(Scorer):
-    """Precision and recall of the notes cited, against the reference notes; citations of notes that were not given.
+    """Precision and recall of the cited notes, and the share of invalid citations.
 
-    Number i names the i-th note of the prompt. Precision: of the numbers cited, each counted once, the share that names
-    a reference note; one that names no given note is wrong. Recall: the share of the reference notes that is cited,
-    retrieved or not. Invalid: of all citations, repeats included, the share that names no given note.
+    Number i is the i-th note of the prompt.
 
-    An answer that cites nothing has a recall of 0, and neither of the others. Numbers in reference answers are never
-    used: they count other notes.
+    - `citation_precision`: the share of the cited numbers, without duplicates, that are reference notes. A number
+    without a note counts as wrong.
+    - `citation_recall`: the share of the reference notes that are cited, whether they were retrieved or not.
+    - `citation_invalid`: the share of all citations, with duplicates, whose number has no note.
+
+    An answer without citations has a recall of 0, and is unscored in the other two. Numbers in reference answers are
+    never used, because they count other notes.
 
     Example:
         >>> import qilin_rag as qr
@@ -35,7 +38,7 @@ class Citations(Scorer):
     version: ClassVar[int] = 2
 
     def signatures(self) -> dict[str, str]:
-        """What is counted, how often, and what leaves an answer unscored."""
+        """Return the signatures: what is counted, how often, and what leaves an answer unscored."""
         numbers = "number:place in the prompt"
         return {
             PRECISION: f"{PRECISION}|{numbers}|of:cited, each once|not given:wrong|nothing:unscored|v{self.version}",
@@ -44,7 +47,7 @@ class Citations(Scorer):
         }
 
     def score(self, samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
-        """The three figures of each sample."""
+        """Return the three figures of each sample."""
         return [
             Score(question_id=sample.question_id, metric=metric, value=found.value, reason=found.reason)
             for sample, question in zip(samples, questions, strict=True)

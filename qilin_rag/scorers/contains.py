@@ -1,7 +1,7 @@
-"""Whether the answer contains a reference: for short reference answers, a name or a number, where ROUGE counts length.
+"""Check whether the answer contains a reference: for short references, a name or a number.
 
-SQuAD's and CMRC's exact match is too strict for answers in whole sentences; this is its cover form, also known as
-substring or cover exact match.
+ROUGE of such pairs mostly measures length. The exact match of SQuAD and CMRC is too strict for answers in whole
+sentences; this is its cover form, also called substring or cover exact match.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from qilin_rag.scorers.base import TextScorer
 
 
 class Contains(TextScorer):
-    """1 where the answer contains one of the references whole, else 0.
+    """1 if the answer contains one of the references as a whole, else 0.
 
-    Compared are whole tokens, a character or a run of Latin letters and digits: `312度` does not contain `12度`.
+    Whole tokens are compared, each a character or a run of Latin letters and digits: `312度` does not contain `12度`.
+    Other names of this measure are cover exact match and substring exact match.
 
     Example:
         >>> Contains().score_answers(["水温12度左右", "水温312度"], [["12度"], ["12度"]])
@@ -26,18 +27,18 @@ class Contains(TextScorer):
     metric: ClassVar[str] = "contains"
 
     def signatures(self) -> dict[str, str]:
-        """What is stripped, normalisation, treatment of several references."""
+        """Return the signature: what is stripped, normalisation, treatment of several references."""
         made = f"{self.treatment}|tok:mixed+alphanumeric|refs:any|v{self.version}"
         return {self.metric: f"contains|{made}"}
 
     def score_answers(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-        """1 or 0 for each answer."""
+        """Return 1 or 0 for each answer."""
         return [
             float(any(wanted in said for target in targets if (wanted := self._tokens(target))))
             for said, targets in zip(map(self._tokens, answers), references, strict=True)
         ]
 
     def _tokens(self, text: str) -> str:
-        """Return what is compared: tokens with a space on both sides, without punctuation."""
+        """Return the tokens to compare, without punctuation and with a space on both sides of each."""
         tokens = [token for token in mixed_tokens(self.prepare_text(text)) if token.isalnum()]
         return " ".join(["", *tokens, ""]) if tokens else ""

@@ -1,8 +1,9 @@
-"""Token vectors on disk, by the model and what it was given: made once, read by every run and process after that.
+"""Keep token vectors on disk, by model and text, so that later runs and other processes read them.
 
-They lie in shards, safetensors files that are memory-mapped and never changed. A shard is written beside its place and
-then renamed, so that neither a kill nor a second process leaves half of one; what two processes make at a time is
-there twice, and no harm. All shards of all models share one limit: the ones not used for the longest time go first.
+They are stored in shards, safetensors files that are memory-mapped and never changed. A shard is written beside its
+place and then renamed, so that neither a kill nor a second process leaves half a shard. Two processes that make the
+same vectors write duplicates, which do no harm. All shards of all models share one limit; the least recently used go
+first.
 """
 
 from __future__ import annotations
@@ -39,28 +40,31 @@ Ids = tuple[int, ...]
 class KeptVectors:
     """The vectors of texts, given as token ids, under one model, layer and precision.
 
-    What can't be written, or is more than the limit, is held in memory: asked again, this object has all it was given.
+    Vectors that can't be written or exceed the limit are held in memory: this object returns all it was given.
     """
 
     def __init__(self, name: str, made_of: Mapping[str, Any], most_bytes: int) -> None:
-        """`made_of` is all that decides a vector; the folder is called by it, and by `name` for people.
+        """Open the folder of these vectors; with a limit of 0 nothing is read or written.
 
-        With a limit of 0 nothing is read or written.
+        Args:
+            name: The readable part of the folder's name.
+            made_of: All that determines a vector; the folder is named by its hash.
+            most_bytes: The most bytes of all shards of all models.
         """
         self._root = cache_dir() / "vectors"
         self._folder = self._root / f"{slug(name)}-{fingerprint(dict(made_of))[:16]}"
         self._most_bytes = most_bytes
         self._shards: dict[Path, Any] = {}
-        self._used: set[Path] = set()  # of them: they stay where room is made
+        self._used: set[Path] = set()  # shards of these: they stay when room is made
         self._places: dict[str, Path] = {}
         self._unchecked: dict[str, str] = {}  # checksums of what was not read yet
         self._held: dict[str, torch.Tensor] = {}
         self._is_broken = False
 
     def look(self, texts: Iterable[Ids] = ()) -> None:
-        """Open the shards that are there and were not before; one that can't be read is removed.
+        """Open the shards that were added since the last call; remove one that can't be read.
 
-        Those that hold some of these texts are in use from now on.
+        Shards that hold some of these texts count as used from now on.
         """
         if not self._most_bytes:
             return
@@ -73,7 +77,7 @@ class KeptVectors:
                 os.utime(path)
             in_use(path, by=self)
         remove_leftovers(self._folder)
-        for path in self._folder.glob("*.part"):  # what versions before 0.2 left when they were killed
+        for path in self._folder.glob("*.part"):  # left by versions before 0.2 that were killed
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
                     path.unlink()
@@ -83,9 +87,10 @@ class KeptVectors:
         return key in self._held or key in self._places
 
     def get(self, ids: Ids) -> torch.Tensor:
-        """The vectors of a text that is there, (n_tokens, hidden size), on the CPU.
+        """Return the kept vectors of a text, (n_tokens, hidden size), on the CPU.
 
-        A QilinError where they are not what was written; the file is gone then, and the next run makes them again.
+        Raises:
+            QilinError: The vectors are damaged. Their file is removed, and the next run makes them again.
         """
         key = _key(ids)
         if key in self._held:
@@ -99,7 +104,7 @@ class KeptVectors:
         return vectors
 
     def put(self, texts: Sequence[Ids], vectors: Iterator[torch.Tensor]) -> None:
-        """Keep the vectors of these texts, written whenever there are enough of them for a shard."""
+        """Keep the vectors of these texts; write a shard whenever there are enough of them."""
         fresh: dict[str, torch.Tensor] = {}
         n_bytes = 0
         for ids, of_text in zip(texts, vectors, strict=True):
@@ -112,7 +117,7 @@ class KeptVectors:
             self._write(fresh, n_bytes)
 
     def _write(self, fresh: dict[str, torch.Tensor], n_bytes: int) -> None:
-        """One shard, or into memory where it can't be."""
+        """Write one shard; keep it in memory if it can't be written."""
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
@@ -153,9 +158,9 @@ class KeptVectors:
         return True
 
     def _has_room(self, n_bytes: int) -> bool:
-        """Whether so much more may be written, once what was not used for longest, and is not now, is gone.
+        """Return whether so many bytes may be written, after the least recently used shards are removed.
 
-        What is removed here can be read on by who has it open.
+        A process that has a removed shard open can still read it.
         """
         if self._is_broken or not self._most_bytes:
             return False
@@ -186,5 +191,5 @@ def _checksum(vectors: torch.Tensor) -> str:
 
 
 def _key(ids: Ids) -> str:
-    """A text as the model sees it: of the tokens, so that another version of the tokenizer is another text."""
+    """Return the key of a text: a hash of its tokens, so that another version of the tokenizer gives another key."""
     return hashlib.sha256(array("q", ids).tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""How long the answer is beside its reference: most metrics of overlap fall for answers that are too long or short."""
+"""Compare the length of answer and reference: most overlap metrics fall for answers that are too long or too short."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from qilin_rag.scorers.base import Remarked, TextScorer
 
 
 class LengthRatio(TextScorer):
-    """Tokens of the answer over those of the reference; of several, the one closest in length (the shorter on a tie).
+    """Tokens of the answer divided by those of the reference that is closest in length.
 
-    The closest reference is BLEU's (Papineni et al. 2002). Empty references are passed over: with none left, the answer
-    is unscored.
+    The closest reference is BLEU's (Papineni et al. 2002), the shorter one on a tie. Empty references are ignored; an
+    answer without other references is unscored.
 
     Example:
         >>> LengthRatio().score_answers(["水温92度"], [["92度"]])
@@ -23,16 +23,16 @@ class LengthRatio(TextScorer):
     metric: ClassVar[str] = "length_ratio"
 
     def signatures(self) -> dict[str, str]:
-        """Tokens, what is stripped, normalisation, treatment of several references."""
+        """Return the signature: tokens, what is stripped, normalisation, treatment of several references."""
         made = f"tokens:mixed|{self.treatment}|answer/reference|refs:closest|best:1|v{self.version}"
         return {self.metric: f"length_ratio|{made}"}
 
     def n_tokens(self, text: str) -> int:
-        """The length that is compared."""
+        """Return the number of tokens that are compared."""
         return len(mixed_tokens(self.prepare_text(text)))
 
     def score_answers(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Remarked]:
-        """The ratio of each answer."""
+        """Return the ratio of each answer."""
         return [
             self._ratio(self.n_tokens(answer), [n for target in targets if (n := self.n_tokens(target))])
             for answer, targets in zip(answers, references, strict=True)

@@ -1,7 +1,7 @@
-"""BLEU and chrF for Chinese, by sacreBLEU (Post 2018), which also says how they were made.
+"""Compute BLEU and chrF for Chinese by sacreBLEU (Post 2018), whose own signature is recorded.
 
-Each answer gets a sentence-level value, and a run's figure is their mean. That is not corpus BLEU or corpus chrF, which
-add up the counts of all answers before they divide: don't compare it with one.
+Each answer gets a sentence-level value, and the figure of a run is their mean. Do not compare it with corpus BLEU or
+corpus chrF, which add up the counts of all answers before they divide.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from qilin_rag.scorers.base import TextScorer
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
 
-_VARIABLE = -1  # sacreBLEU's own word for a number of references that is not the same everywhere
+_VARIABLE = -1  # sacreBLEU's word for a number of references that varies
 
 
 class SacreBleu(TextScorer):
-    """One metric of sacreBLEU, computed sentence by sentence, from 0 to 1 (sacreBLEU's own scale ends at 100)."""
+    """A metric of sacreBLEU for each sentence, from 0 to 1 (sacreBLEU's own scale ends at 100)."""
 
     @abstractmethod
     def build(self) -> Metric:
-        """The metric, as sacreBLEU configures it."""
+        """Return the metric as sacreBLEU configures it."""
 
     def signatures(self) -> dict[str, str]:
-        """Level, scale, what is done to texts, and sacreBLEU's own signature."""
+        """Return the signature: level, scale, treatment of texts, and sacreBLEU's own signature."""
         metric = self.build()
         metric.num_refs = _VARIABLE
         made = f"level:sentence, mean|scale:0-1|{self.treatment}|{metric.get_signature()}"
         return {self.metric: f"{self.metric}|{made}|v{self.version}"}
 
     def score_answers(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-        """The value of each answer, 0 where a side is empty.
+        """Return the value of each answer; 0 if a side is empty.
 
-        Empty references are passed over: to BLEU one would be the closest in length, and a short answer long enough.
+        Empty references are ignored: for BLEU an empty one would be the closest in length to a short answer, which
+        would then count as long enough.
         """
         metric = self.build()
         values = []
@@ -47,10 +48,10 @@ class SacreBleu(TextScorer):
 
 
 class Bleu(SacreBleu):
-    """Sentence BLEU (Papineni et al. 2002) by sacreBLEU: Chinese characters, exponential smoothing, effective order.
+    """Sentence BLEU (Papineni et al. 2002) by sacreBLEU: characters, exponential smoothing, effective order.
 
-    Of several references each n-gram counts as often as in the one that has most of it, and the length is compared with
-    the closest.
+    With several references, each n-gram counts up to its number in the reference that has most of it, and the length is
+    compared with the closest one. Values are from 0 to 1.
 
     Example:
         >>> [round(value, 3) for value in Bleu().score_answers(["水温92度"], [["水温92度"]])]
@@ -60,14 +61,16 @@ class Bleu(SacreBleu):
     metric: ClassVar[str] = "bleu"
 
     def build(self) -> Metric:
-        """BLEU up to 4-grams, or up to the answer's length where it is shorter."""
+        """Return BLEU of up to 4-grams, or of up to the answer's length if it is shorter."""
         from sacrebleu import BLEU
 
         return BLEU(tokenize="zh", smooth_method="exp", effective_order=True)
 
 
 class ChrF(SacreBleu):
-    """Sentence chrF2 (Popović 2015) by sacreBLEU: F2 of the 1- to 6-grams of characters; the best over references.
+    """Sentence chrF2 (Popović 2015) by sacreBLEU: F2 of the 1- to 6-grams of characters, the best over references.
+
+    Values are from 0 to 1.
 
     Example:
         >>> [round(value, 3) for value in ChrF().score_answers(["水温92度"], [["水温92度"]])]
@@ -77,7 +80,7 @@ class ChrF(SacreBleu):
     metric: ClassVar[str] = "chrf"
 
     def build(self) -> Metric:
-        """chrF2, which is sacreBLEU's default."""
+        """Return chrF2, sacreBLEU's default."""
         from sacrebleu import CHRF
 
         return CHRF()

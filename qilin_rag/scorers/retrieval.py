@@ -1,4 +1,4 @@
-"""How well the notes were found: recall, nDCG and reciprocal rank at k against the reference notes, by ir_measures."""
+"""Score the retrieved notes: recall, nDCG and reciprocal rank at k against the reference notes, by ir_measures."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ _RELEVANCE = "rel:reference notes"
 class Retrieval(Scorer):
     """recall@k, ndcg@k and mrr@k of the hits; a reference note is relevant (1), any other is not.
 
-    The figures are of the hits that were retrieved, whether or not the prompt had room for their notes. `k` is by
-    default the number of notes that a run asks for (`top_k`; 5 where there is no run), so that no figure is named @5
-    that is of two notes. A question is unscored if it has no reference notes, if the run asks for fewer than `k` notes,
-    or if fewer than `k` hits are left because the data lacks the notes of others. A shorter ranking for any other
-    reason (a small corpus, a retriever that finds no more) is whole, and an empty one scores 0.
+    The figures are of the retrieved hits, whether or not the prompt had room for their notes. An empty ranking scores
+    0. A question is unscored in three cases: it has no reference notes; the run asks for fewer than `k` notes; or fewer
+    than `k` hits are left, because the data lacks the notes of others. A ranking that is short for another reason, such
+    as a small corpus, counts.
 
-    The evaluator gets scores rewritten from our ranks, so that its own order of ties can't change a figure.
+    The evaluator gets scores made from our ranks, so that its own order of ties can't change a figure.
 
     Example:
         >>> import qilin_rag as qr
@@ -35,12 +34,15 @@ class Retrieval(Scorer):
 
     version: ClassVar[int] = 2
     k: PositiveInt | None = None
+    """The rank down to which hits are judged. Default: the number of notes that the run asks for (`top_k`), or 5
+    without a run.
+    """
     _most_hits: int | None = PrivateAttr(default=None)
 
     def for_run(self, top_k: int, ignores_k: bool) -> Self:
-        """Return the scorer with the run's `top_k` as its `k` where none was set, and as the most that can be judged.
+        """Return the scorer with the run's `top_k` as `k`, if `k` is not set, and as the most hits that can be judged.
 
-        A retriever that ignores k gives all it has, so any `k` is right for it.
+        A retriever that ignores k returns all it has, so that any `k` is right for it.
         """
         chosen = self.model_copy(update={"k": self.k or top_k})
         chosen._most_hits = None if ignores_k else top_k
@@ -48,7 +50,7 @@ class Retrieval(Scorer):
 
     @property
     def depth(self) -> int:
-        """The rank down to which hits are judged."""
+        """Return the rank down to which hits are judged."""
         return self.k or _USUAL_K
 
     def _measures(self) -> dict[str, Any]:
@@ -62,14 +64,14 @@ class Retrieval(Scorer):
         return {f"{name}@{self.depth}": measure for name, measure in measures.items()}
 
     def signatures(self) -> dict[str, str]:
-        """The measure as ir_measures writes it, relevance, whose hits, and how ties and empty rankings are treated."""
+        """Return the signatures: the measure in ir_measures, relevance, and treatment of ties and empty rankings."""
         return {
             metric: f"{measure!r}|ir_measures|{_RELEVANCE}|of:hits retrieved|ties:by rank|empty:0|v{self.version}"
             for metric, measure in self._measures().items()
         }
 
     def score(self, samples: Sequence[Sample], questions: Sequence[Question]) -> list[Score]:
-        """Each measure of each sample's hits, whatever became of the answer."""
+        """Return each measure of each sample's hits, with or without an answer."""
         return self.score_hits(
             [sample.hits if sample.has_known_hits else None for sample in samples],
             questions,
@@ -82,7 +84,13 @@ class Retrieval(Scorer):
         questions: Sequence[Question],
         n_missing: Sequence[int] | None = None,
     ) -> list[Score]:
-        """Each measure of each question's ranking (None: not known); `n_missing`: how many hits were left out of it."""
+        """Return each measure of each question's ranking.
+
+        Args:
+            rankings: The hits of each question; None if they are not known.
+            questions: `questions[i]` belongs to `rankings[i]`.
+            n_missing: The number of hits that were left out of each ranking. Default: none.
+        """
         import ir_measures
 
         measures = self._measures()
@@ -123,16 +131,16 @@ class Retrieval(Scorer):
 
 
 def is_about_hits(signature: str) -> bool:
-    """Whether a figure is of the retrieved notes and not of the answer; its signature then says `rel:`."""
+    """Return whether a figure is about the retrieved notes instead of the answer; its signature then has `rel:`."""
     return "|rel:" in signature
 
 
 def is_outdated(signature: str) -> bool:
-    """Whether version 1 made a figure, which was named @k also where a run asked for fewer than k notes."""
+    """Return whether version 1 made a figure, which was named @k even if a run asked for fewer than k notes."""
     return signature.endswith(f"|{_RELEVANCE}|ties:by rank|empty:0|v1")
 
 
 def cutoff(metric: str) -> int | None:
-    """The k of a metric's name (`recall@5`); None where it has none."""
+    """Return the k of a metric's name (`recall@5`); None if it has none."""
     found = re.search(r"@(\d+)$", metric)
     return int(found[1]) if found else None

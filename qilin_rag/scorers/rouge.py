@@ -1,9 +1,10 @@
-"""ROUGE (Lin 2004) for Chinese: rouge_score's F1, on tokens that keep Chinese.
+"""Compute ROUGE (Lin 2004) for Chinese: the F1 of rouge_score, on tokens that keep Chinese.
 
-rouge_score's own tokenizer drops every character outside a-z0-9, so a Chinese text would score 0 or by its digits.
+rouge_score's own tokenizer drops every character outside a-z0-9, so that a Chinese text would score 0, or by its
+digits.
 
-There is one process: of 20 runs x 2,932 answers the LCS takes a second, the tokens ten, and half of these are the
-references', which are kept from run to run. Starting processes would take longer than scoring a run does.
+Everything runs in one process. For 20 runs x 2,932 answers the LCS takes one second and the tokens ten; half of these
+are the references', which are kept from run to run. Starting processes would take longer than scoring a run.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ _TOKENIZERS: dict[str, Callable[[str], Sequence[str]]] = {"mixed": mixed_tokens,
 
 
 def lcs_f1(prediction: Sequence[Hashable], target: Sequence[Hashable]) -> float:
-    """F1 of the longest common subsequence, as rouge_score computes it, by rapidfuzz's bit-parallel LCS."""
+    """Return the F1 of the longest common subsequence, as rouge_score computes it, by rapidfuzz's bit-parallel LCS."""
     return _f1(LCSseq.similarity(prediction, target), len(prediction), len(target))
 
 
 def ngram_f1(prediction: Sequence[Hashable], target: Sequence[Hashable], n: int) -> float:
-    """F1 of the n-grams, each counted as often as it stands on both sides, as rouge_score computes it."""
+    """Return the F1 of the n-grams, each counted as often as it is on both sides, as rouge_score computes it."""
     ours, theirs = (Counter(zip(*(tokens[i:] for i in range(n)), strict=False)) for tokens in (prediction, target))
     return _f1((ours & theirs).total(), ours.total(), theirs.total())
 
 
 def _f1(n_common: int, n_prediction: int, n_target: int) -> float:
-    """The harmonic mean of precision and recall (beta 1); 0 where nothing is common."""
+    """Return the harmonic mean of precision and recall (beta 1); 0 if nothing is common."""
     if not n_common:
         return 0.0
     precision, recall = n_common / n_prediction, n_common / n_target
@@ -43,34 +44,33 @@ def _f1(n_common: int, n_prediction: int, n_target: int) -> float:
 
 
 class Rouge(TextScorer):
-    """One kind of ROUGE: F1, the best over the references.
-
-    `tokens`: `mixed` takes a run of Latin letters and digits as one token and any other character as one; `word`
-    takes jieba's words.
-    """
+    """One kind of ROUGE: F1, the best over the references."""
 
     kind: ClassVar[str]
     compared: ClassVar[str]
 
     tokens: Literal["mixed", "word"] = "mixed"
+    """What is compared: mixed (a run of Latin letters and digits, or any other single character) or word (jieba's
+    words).
+    """
 
     _known: dict[str, tuple[str, ...]] = PrivateAttr(default_factory=dict)
 
     @abstractmethod
     def f1(self, prediction: Sequence[str], target: Sequence[str]) -> float:
-        """How well these tokens agree; 0 where a side is empty."""
+        """Return the F1 of two lists of tokens; 0 if a side is empty."""
 
     def signatures(self) -> dict[str, str]:
-        """Tokens, what is stripped, normalisation, formula, treatment of several references."""
+        """Return the signature: tokens, what is stripped, normalisation, formula, treatment of several references."""
         made = f"tokens:{self.tokens}|{self.treatment}|f1:{self.compared}|refs:max|v{self.version}"
         return {self.metric: f"{self.kind}|{made}"}
 
     def tokenize(self, text: str) -> Sequence[str]:
-        """The tokens that are compared."""
+        """Return the tokens that are compared."""
         return _TOKENIZERS[self.tokens](self.prepare_text(text))
 
     def score_answers(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-        """The best F1 over each answer's references."""
+        """Return the best F1 over each answer's references."""
         values = []
         for answer, targets in zip(answers, references, strict=True):
             tokens = self.tokenize(answer)
@@ -78,14 +78,16 @@ class Rouge(TextScorer):
         return values
 
     def _tokens_of(self, reference: str) -> tuple[str, ...]:
-        """Its tokens, made once for all runs that this object scores; equal tokens are one object."""
+        """Return the tokens of a reference, made once for all runs of this object; equal tokens are one object."""
         if reference not in self._known:
             self._known[reference] = tuple(map(sys.intern, self.tokenize(reference)))
         return self._known[reference]
 
 
 class RougeL(Rouge):
-    """ROUGE-L (Lin 2004): F1 of the longest common subsequence, as rouge_score computes it.
+    """ROUGE-L (Lin 2004): F1 of the longest common subsequence, the best over the references.
+
+    The formula is that of rouge_score (`rougeL`); only the tokens differ.
 
     Example:
         >>> RougeL(tokens="mixed").score_answers(["冷藏12小时"], [["冷藏12小时后过滤", "92度"]])
@@ -97,22 +99,24 @@ class RougeL(Rouge):
     compared: ClassVar[str] = "lcs"
 
     def f1(self, prediction: Sequence[str], target: Sequence[str]) -> float:
-        """F1 of the longest common subsequence."""
+        """Return the F1 of the longest common subsequence."""
         return lcs_f1(prediction, target)
 
 
 class RougeN(Rouge):
-    """ROUGE-N (Lin 2004): F1 of the n-grams, as rouge_score computes it; 0 below n tokens."""
+    """ROUGE-N (Lin 2004): F1 of the n-grams, as rouge_score computes it; 0 for texts of fewer than n tokens."""
 
     n: ClassVar[int]
 
     def f1(self, prediction: Sequence[str], target: Sequence[str]) -> float:
-        """F1 of the n-grams."""
+        """Return the F1 of the n-grams."""
         return ngram_f1(prediction, target, self.n)
 
 
 class Rouge1(RougeN):
-    """ROUGE-1 (Lin 2004): F1 of the single tokens, as rouge_score computes it.
+    """ROUGE-1 (Lin 2004): F1 of single tokens, the best over the references.
+
+    The formula is that of rouge_score (`rouge1`); only the tokens differ.
 
     Example:
         >>> Rouge1().score_answers(["水温92度"], [["92度水温"]])
@@ -126,7 +130,9 @@ class Rouge1(RougeN):
 
 
 class Rouge2(RougeN):
-    """ROUGE-2 (Lin 2004): F1 of the pairs of neighbouring tokens, as rouge_score computes it; 0 below two tokens.
+    """ROUGE-2 (Lin 2004): F1 of pairs of neighbouring tokens, the best over the references.
+
+    The formula is that of rouge_score (`rouge2`); only the tokens differ. Texts of one token score 0.
 
     Example:
         >>> Rouge2().score_answers(["水温92度"], [["92度水温"]])

@@ -1,4 +1,4 @@
-"""The figures of a run from the scores of its questions, with what is remarkable about them."""
+"""Sum up the scores of a run: the figure of each metric, and what is remarkable about it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ H = TypeVar("H", bound=str)
 
 
 def can_exceed_1(signature: str) -> bool:
-    """Whether figures of a metric can be over 1: ratios of lengths, and judges' marks."""
+    """Return whether figures of a metric can be above 1: ratios of lengths, and judges' marks."""
     return signature.startswith("length_ratio|") or f"|{SCALE[0]}-{SCALE[1]}|" in signature
 
 
 def summarise_metrics(
     metrics: Mapping[str, Sequence[Score]], clusters: Clusters | None = None, seed: int = 0
 ) -> dict[str, MetricSummary]:
-    """Each metric over its scores, all of the same questions in the same order, `clusters` of them (n_questions,)."""
+    """Summarise each metric over its scores.
+
+    Args:
+        metrics: The scores by metric, all of the same questions in the same order.
+        clusters: The cluster of each question, (n_questions,); None if each is its own.
+        seed: Of the resamples.
+    """
     if not metrics:
         return {}
     values = as_values(list(metrics.values()))
@@ -57,7 +63,7 @@ MARKS: dict[Mark, str] = {
 
 
 def doubts(summary: Summary) -> list[str]:
-    """What to say beside the figures of a run: why replies were empty, and what is doubtful about answers."""
+    """Return remarks on the figures of a run: why replies were empty, and what is doubtful about answers."""
     why, endings = (
         ", ".join(f"{reason} ({n})" for reason, n in counts.items())
         for counts in (summary.why_empty, summary.odd_endings)
@@ -68,15 +74,15 @@ def doubts(summary: Summary) -> list[str]:
 
 
 def as_values(columns: Sequence[Sequence[Score]]) -> npt.NDArray[np.float64]:
-    """Scores as (n, n_columns), NaN where unscored."""
+    """Return scores as (n, n_columns), NaN for unscored ones."""
     nan = math.nan
     return np.array([[nan if score.value is None else score.value for score in scores] for scores in columns]).T
 
 
 def remarks(metrics: Mapping[str, MetricSummary]) -> list[str]:
-    """What to say beside the figures, "bertscore: cut to 512 tokens (3 of 60)"; metrics with the same remark share it.
+    """Return remarks on the figures, "bertscore: cut to 512 tokens (3 of 60)"; metrics with the same remark share it.
 
-    Statuses are left out: they are counted for the run as a whole (`doubts`).
+    Statuses are left out, because they are counted for the run as a whole (`doubts`).
     """
     said: dict[str, list[str]] = {}
     for name, metric in metrics.items():
@@ -89,5 +95,5 @@ def remarks(metrics: Mapping[str, MetricSummary]) -> list[str]:
 
 
 def counted_by_kind(found: Iterable[H]) -> dict[H, int]:
-    """How often each comes, in the order of their names."""
+    """Count items by kind, in the order of the kinds' names."""
     return dict(sorted(Counter(found).items()))
