@@ -22,6 +22,7 @@ class Random(Retriever):
     """
 
     seed: int = 0
+    """The seed of the draw, an integer."""
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """Return the drawn notes with the scores k, k-1, ..., 1 in the order they were drawn."""

@@ -57,7 +57,7 @@ class BertScore(TextScorer):
     device: str | None = None
     """A torch device. Default: cuda if there is one, else cpu."""
     precision: Precision = "fp32"
-    """The precision that the model computes in."""
+    """The precision that the model computes in: fp32 or bf16."""
     cache_gb: NonNegativeFloat = 0.0
     """The most GB of vectors to keep in the cache folder, of all models together; 0 keeps none."""
 

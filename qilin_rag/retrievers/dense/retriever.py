@@ -86,7 +86,7 @@ class BiEncoder(IndexedRetriever):
     e5, ...).
     """
     pooling: Pooling | None = None
-    """How token vectors become one: cls, mean or lasttoken. Default: that of the model's files, or of its family."""
+    """How token vectors become one: cls, mean, max or lasttoken. Default: that of the model's files, or of its family."""
     max_length: Annotated[int, Field(ge=3)] | None = None
     """The most tokens of a text that are read, from 3. Default: that of the model's files, or of its family."""
     normalize: bool | None = None
@@ -94,8 +94,8 @@ class BiEncoder(IndexedRetriever):
     cosine.
     """
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """How notes are encoded; auto is bf16 if the device has it and the first notes' vectors are close to those of fp32
-    (cosine 0.999), else fp32.
+    """fp32, bf16 or auto, for notes: auto is bf16 if the device has it and the first notes' vectors are close to those
+    of fp32 (cosine 0.999), else fp32.
     """
     faiss: Neighbours = "flat"
     """How the nearest notes are found: flat compares every note, ivf only those in some lists (approximate, faster)."""
