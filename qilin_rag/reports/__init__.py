@@ -1,1 +1,1 @@
-"""Reports: what many runs say together."""
+"""Reports: tables and pages about many runs."""

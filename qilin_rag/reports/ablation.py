@@ -1,4 +1,4 @@
-"""What the way of asking changes: one factor at a time around a default, and whether rankings outlast it.
+"""Measure what the way of asking changes: one factor at a time around a default, and whether rankings survive it.
 
 A factor is the prompt, the number of notes, their order or their length; its levels are the settings that were tried.
 Each level of a system (retriever and LLM) is compared with its default, question by question.
@@ -32,10 +32,10 @@ _FACTORS: dict[str, Callable[[Mapping[str, Any]], Setting]] = {
 
 
 class Level(Frozen):
-    """One run: its value, and for all but the default the mean difference to that over `n_paired` questions.
+    """One run: its value and, except at the default, its mean difference to the default over `n_paired` questions.
 
-    `p` and `ci95` are of one paired sign-flip test, of this difference alone: the interval excludes 0 if and only if p
-    is at most .05. `p_holm` is p adjusted for all differences of the factor. `no_interval`: why there is none.
+    `p` and `ci95` come from one paired sign-flip test of this difference alone: the interval excludes 0 if and only if
+    p is at most .05. `p_holm` is p adjusted for all differences of the factor. `no_interval` says why there is none.
     """
 
     level: str
@@ -51,7 +51,7 @@ class Level(Frozen):
 
 
 class SystemFactors(Frozen):
-    """A retriever with an LLM at each level, the default first; `spread`: the highest value less the lowest.
+    """A retriever with an LLM at each level, the default first; `spread` is the highest value minus the lowest.
 
     The spread is over the `n_spread` questions that are scored at every level.
     """
@@ -66,8 +66,8 @@ class SystemFactors(Frozen):
 class FactorRanking(Frozen):
     """Whether systems keep their order: Kendall's tau-b between levels, over questions scored for all at every level.
 
-    `by_default` is the default's order, best first. A tau is None where all on one side are equal. The least alike
-    pair of levels is that of the lowest tau.
+    `by_default` is the order at the default, best first. A tau is None if all values on one side are equal. The least
+    similar pair of levels is the one with the lowest tau.
     """
 
     of: str
@@ -82,7 +82,7 @@ class FactorRanking(Frozen):
 
 
 class Factor(Frozen):
-    """One factor: what its levels do to each system, and to the order of systems."""
+    """One factor: what its levels change in each system, and in the order of systems."""
 
     factor: str
     default: str
@@ -103,19 +103,19 @@ class Ablation(Frozen):
 
 
 class _Runs(NamedTuple):
-    """The runs of one system: that at the default, and those in which one factor has another setting."""
+    """The runs of one system: the one at the default, and those with another setting in one factor."""
 
     default: Measured
     others: dict[Key, Measured]
 
     def at(self, key: Key) -> Measured | None:
-        """The run at a setting of a factor; where the number of notes changes nothing, it is that at the default."""
+        """Return the run at a setting of a factor; the default's run if the number of notes changes nothing."""
         is_any_k = key[0] == "top_k" and self.default.manifest.identity["top_k"] is None
         return self.default if is_any_k else self.others.get(key)
 
 
 class _Pair(NamedTuple):
-    """A run at a setting, beside that of the same system at the default."""
+    """A run at a setting, with the run of the same system at the default."""
 
     system: tuple[str, str]
     setting: Setting
@@ -124,15 +124,15 @@ class _Pair(NamedTuple):
 
 
 def default_settings(config: RunConfig) -> dict[str, Setting]:
-    """The setting of each factor in this run."""
+    """Return the setting of each factor in this run."""
     settings: dict[str, Setting] = {factor: getattr(config, factor) for factor in _FACTORS}
     return {"prompt": config.prompt.name, **settings}
 
 
 def saved_runs(folders: Sequence[Path], wanted: Mapping[str, Iterable[Setting]]) -> tuple[list[Measured], list[str]]:
-    """The complete runs of these folders, and what is to be said of the others.
+    """Return the complete runs of these folders, and remarks on the others.
 
-    `wanted`: for retriever, llm or a factor the only ones to take.
+    `wanted` limits the retriever, the LLM or a factor to these values.
     """
     runs, left_out = read_runs(find_runs(folders))
     only = {
@@ -147,16 +147,19 @@ def saved_runs(folders: Sequence[Path], wanted: Mapping[str, Iterable[Setting]])
     if not chosen:
         why = f" ({left_out[0]})" if left_out else ""
         raise UsageError(
-            f"{', '.join(map(str, folders))} holds no such complete run{why}; ablate without --saved makes it"
+            f"{', '.join(map(str, folders))} holds no such complete run{why}; to make it, ablate without --saved"
         )
     return chosen, left_out
 
 
 def ablation(runs: Sequence[Measured], default: Mapping[str, Setting], metric: str) -> list[Ablation]:
-    """What came of these runs around `default` (a setting of every factor), a report for each set of questions.
+    """Compare these runs with `default`, a setting of every factor; return a report for each set of questions.
 
-    Runs that differ from it in more than one factor are left out, and so are sets of questions without two runs to
-    compare; a UsageError where none is left.
+    Leaves out runs that differ from the default in more than one factor, and sets of questions with fewer than two runs
+    to compare.
+
+    Raises:
+        UsageError: Nothing is left to compare.
     """
     groups: dict[tuple[str, str], list[Measured]] = defaultdict(list)
     for run in runs:
@@ -203,7 +206,7 @@ def _ablation(group: Sequence[Measured], default: Mapping[str, Setting], metric:
 
 
 def _settings(run: Measured) -> dict[str, Setting]:
-    """What a run has of each factor; a number of notes that changes nothing is None."""
+    """Return the setting of each factor in a run; None for a number of notes that changes nothing."""
     found = {factor: of(run.manifest.identity) for factor, of in _FACTORS.items()}
     return {"prompt": run.manifest.labels["prompt"], **found}
 
@@ -211,7 +214,7 @@ def _settings(run: Measured) -> dict[str, Setting]:
 def _placed(
     group: Sequence[Measured], default: Mapping[str, Setting]
 ) -> tuple[dict[tuple[str, str], _Runs], list[str]]:
-    """The runs by retriever and LLM, and what is to be said of those that have no place."""
+    """Return the runs by retriever and LLM, and remarks on the runs that have no place."""
     found: dict[tuple[str, str], dict[Key | None, Measured]] = defaultdict(dict)
     n_apart = 0
     for run in group:
@@ -238,7 +241,7 @@ def _placed(
 
 
 def _compared(systems: Mapping[tuple[str, str], _Runs], keys: Sequence[Key], default: Setting, metric: str) -> Factor:
-    """Each run beside its default, all differences of the factor in one matrix."""
+    """Compare each run with its default, all differences of the factor in one matrix."""
     pairs = [
         _Pair(system, setting, run, runs.default)
         for system, runs in systems.items()
@@ -283,7 +286,7 @@ def _level(setting: Setting, run: Measured, metric: str) -> Level:
 
 
 def _shared_means(runs: Sequence[Measured], metric: str) -> tuple[list[float], int]:
-    """The means of runs over the questions that are scored in all of them, and how many those are."""
+    """Return the means of runs over the questions that are scored in all of them, and the number of these questions."""
     values = values_of(runs, metric, list(runs[0].questions))
     shared = values[~np.isnan(values).any(axis=1)]
     return (shared.mean(axis=0).tolist() if len(shared) else []), len(shared)
@@ -292,7 +295,7 @@ def _shared_means(runs: Sequence[Measured], metric: str) -> tuple[list[float], i
 def _rankings(
     systems: Mapping[tuple[str, str], _Runs], keys: Sequence[Key], default: Setting, metric: str
 ) -> list[FactorRanking]:
-    """The order of LLMs with each retriever, and of all retrievers with all LLMs, from level to level."""
+    """Compare from level to level the order of LLMs with each retriever, and of retrievers with LLMs."""
     complete = {
         system: [runs.default, *(run for key in keys if (run := runs.at(key)))] for system, runs in systems.items()
     }
@@ -317,7 +320,14 @@ def _rankings(
 
 
 def ranking(of: str, systems: Sequence[str], means: Mapping[str, Sequence[float]], n_questions: int) -> FactorRanking:
-    """The stability of the order of `systems`, given each one's mean at every level, the default's level first."""
+    """Measure how stable the order of `systems` is.
+
+    Args:
+        of: The name of the ranking.
+        systems: The names of the systems.
+        means: The mean of each system at every level, the default's level first.
+        n_questions: The number of questions that the means are over.
+    """
     default = next(iter(means))
     pairs = {pair: kendall_tau(means[pair[0]], means[pair[1]]) for pair in combinations(means, 2)}
     known = {pair: tau for pair, tau in pairs.items() if tau is not None}
@@ -336,7 +346,7 @@ def ranking(of: str, systems: Sequence[str], means: Mapping[str, Sequence[float]
 
 
 def _order(key: Key) -> tuple[str, bool, float, str]:
-    """Numbers by size, then names; notes that are not cut come last."""
+    """Sort numbers by size, then names; notes that are not cut come last."""
     factor, setting = key
     return factor, setting is None, float(setting) if isinstance(setting, int) else 0.0, str(setting)
 
@@ -346,7 +356,7 @@ def _name(setting: Setting) -> str:
 
 
 def as_rows(reports: Sequence[Ablation]) -> list[dict[str, Any]]:
-    """One flat record a run and factor, for CSV."""
+    """Return one flat record for each run and factor, for CSV."""
     return [
         {
             "data": report.data,

@@ -1,4 +1,4 @@
-"""The figures of runs side by side: how sure each is, which is the best, and what is not significantly worse."""
+"""Compare the figures of runs: how certain each is, which is the best, and what is not significantly worse."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from qilin_rag.core.types import Cost, Frozen, Mark, Status
 from qilin_rag.reports.took import FirstAsked, Latency
 
 Kind = Literal["run", "control", "paper"]
-_EQUAL = 1e-9  # two sums closer than this are the same
+_EQUAL = 1e-9  # two sums closer than this are equal
 Key = tuple[Hashable, str]
-"""What a column of figures is of: block or metric, and the name of the run."""
+"""The key of a column of figures: block or metric, and the name of the run."""
 
 
 class Standing(Frozen):
     """How a figure compares with the best of its family.
 
-    `tied`: not the best, but not significantly worse. `p` is of the comparison with the best, adjusted for all pairs of
-    the family (see `stats.compare_all`): the chance that any run is marked worse though it is as good as the truly best
-    is at most .05. `untold`: why no difference can be detected in this pair, so that a tie says nothing.
+    `tied`: it is not the best, but not significantly worse. `p` is from the comparison with the best, adjusted for all
+    pairs of the family (see `stats.compare_all`): the chance that any run is marked worse although it is as good as the
+    truly best is at most .05. `untold`: why no difference can be detected in this pair, so that a tie says nothing.
     """
 
     best: bool = False
@@ -50,8 +50,8 @@ class Standing(Frozen):
 class Gain(Frozen):
     """The mean difference to a baseline over the `n` questions scored in both.
 
-    `p` and `ci95` are of this comparison alone, and one test: the interval excludes 0 if and only if p is at most .05.
-    `p_holm` is adjusted for all that is compared with the baseline. `no_interval`: why there is none.
+    `p` and `ci95` come from one test of this comparison alone: the interval excludes 0 if and only if p is at most .05.
+    `p_holm` is adjusted for all comparisons with the baseline. `no_interval` says why there is none.
     """
 
     difference: float
@@ -65,11 +65,11 @@ class Gain(Frozen):
 class Cell(Frozen):
     """One run under one metric.
 
-    `no_interval`: why it has none. `best`, `tied`, `p` and `untold` are its standing in its column, or in the only row;
-    `in_row` is that in one of several rows. `over_none`: the gain over the same LLM without notes.
-    `value_unscored_as_zero` counts what is unscored as 0, as the choice of the best does. `likely`: a figure of the
-    paper that most likely is of this retriever. `decimals`: as many are known. `also`: other runs with the same
-    figures.
+    `no_interval` says why there is no interval. `best`, `tied`, `p` and `untold` are its standing in its column, or in
+    the only row; `in_row` is its standing in one of several rows. `over_none` is the gain over the same LLM without
+    notes. `value_unscored_as_zero` counts unscored questions as 0, as the choice of the best does. `likely` marks a
+    figure of the paper that most likely is of this retriever. `decimals` is the number of known decimals. `also` lists
+    other runs with the same figures.
     """
 
     value: float | None
@@ -91,11 +91,11 @@ class Cell(Frozen):
 
 
 class Block(Frozen):
-    """One metric: `cells[row][column]` is None where there is no such run; `kinds` says what each row is.
+    """One metric: `cells[row][column]` is None if there is no such run; `kinds` says what each row is.
 
-    `detectable`: the smallest true difference that these questions would show four times in five (the median over what
-    was compared with the best); where there is none, `undetectable` says why. `axes`: what its rows and columns are, in
-    flat records. `signatures`: those of its columns, where each is a metric of its own.
+    `detectable` is the smallest true difference that these questions would show four times in five (the median over the
+    comparisons with the best); if there is none, `undetectable` says why. `axes` names rows and columns in flat
+    records. `signatures` are those of the columns, if each is a metric of its own.
     """
 
     metric: str
@@ -111,11 +111,11 @@ class Block(Frozen):
 
 
 class Spending(Frozen):
-    """Tokens of one run (without those of cached answers, nor of `uncounted` ones), their cost, and its statuses.
+    """The tokens of one run (without cached answers and `uncounted` ones), their cost, and its statuses.
 
-    `statuses` counts questions by status, `marks` what is doubtful about answers. `llm` is the label of its row;
-    `model`, `note`, `prompt` and the settings of its notes are what the label is made of. `first_asked`: what its
-    answers from the cache took when they were first asked. `note_order` null: not known, of an imported run.
+    `statuses` counts questions by status, `marks` counts doubts about answers. `llm` is the label of its row; the label
+    is made of `model`, `note`, `prompt` and the settings of its notes. `first_asked` is what its cached answers used
+    when they were first asked. `note_order` is null for an imported run, for which it is not known.
     """
 
     llm: str
@@ -138,7 +138,7 @@ class Spending(Frozen):
 
 
 class ResultTable(Frozen):
-    """All blocks over one set of questions (or of what else `unit` says), what each run took, and what judges say."""
+    """All blocks over one set of questions (or of what `unit` says), what each run used, and what judges say."""
 
     data: str
     unit: str = "questions"
@@ -151,7 +151,7 @@ class ResultTable(Frozen):
 
 
 class RivalPair(NamedTuple):
-    """The best of a family and another one, with `difference` = best - other by question."""
+    """The best of a family and another figure, with `difference` = best - other by question."""
 
     best: Key
     other: Key
@@ -164,9 +164,9 @@ def compared(
     clusters: Clusters,
     unbounded: Collection[Hashable] = (),
 ) -> tuple[dict[Key, Cell], list[RivalPair]]:
-    """A cell for each column of figures (n_questions,), marked where it is the best of its family, or tied with it.
+    """Return a cell for each column of figures, marked if it is the best of its family or tied with it.
 
-    `unbounded`: blocks whose figures can be over 1.
+    `columns` are of shape (n_questions,). `unbounded` are blocks whose figures can be above 1.
     """
     if not columns:
         return {}, []
@@ -183,9 +183,9 @@ def compared(
 def stand(
     columns: Mapping[Key, Values], families: Iterable[Collection[Key]], clusters: Clusters
 ) -> tuple[dict[Key, Standing], list[RivalPair]]:
-    """The standing of each column of figures in its family, as far as it was compared, and what was compared.
+    """Return the standing of each compared column of figures in its family, and the compared pairs.
 
-    A run with the best's own figure is as good as it is.
+    A run with exactly the figure of the best is as good as the best.
     """
     standings: dict[Key, Standing] = {}
     pairs: list[RivalPair] = []
@@ -198,7 +198,7 @@ def stand(
         pairs += of_family
         for pair in of_family:
             p = float(adjusted[rivals.index(pair.best), rivals.index(pair.other)])
-            if not math.isnan(p):  # else nothing is scored in both
+            if not math.isnan(p):  # else no question is scored in both
                 standings[pair.best] = Standing(best=True)
                 standings[pair.other] = _standing(pair, p, clusters)
     return standings, pairs
@@ -206,7 +206,7 @@ def stand(
 
 def _standing(pair: RivalPair, p: float, clusters: Clusters) -> Standing:
     is_shared = ~np.isnan(pair.difference)
-    if abs(pair.difference.sum()) < _EQUAL:  # never where a question is unscored: NaN
+    if abs(pair.difference.sum()) < _EQUAL:  # never if a question is unscored: NaN
         return Standing(best=True, p=p)
     is_worse = p <= ALPHA and pair.difference[is_shared].sum() > 0
     untold = None if is_worse else why_undetectable(pair.difference[is_shared], clusters[is_shared])
@@ -218,7 +218,7 @@ def _standing(pair: RivalPair, p: float, clusters: Clusters) -> Standing:
 def gains(
     columns: Mapping[Key, Values], baselines: Mapping[Key, Collection[Key]], clusters: Clusters
 ) -> dict[Key, Gain]:
-    """The gain of each column of figures over its baseline; of none where no question is scored in both."""
+    """Return the gain of each column over its baseline, if any question is scored in both."""
     compared_with = {other: baseline for baseline, others in baselines.items() for other in others}
     if not compared_with:
         return {}
@@ -255,9 +255,9 @@ def _cell(name: str, column: Values, bounds: Bounds, standing: Standing | None) 
 
 
 def _pairs(rivals: Sequence[Key], columns: Mapping[Key, Values]) -> list[RivalPair]:
-    """The best of a family with each other one.
+    """Pair the best of a family with each other figure.
 
-    What a run left unscored counts 0 in the choice of the best; where all are the same but for rounding, none is.
+    Unscored questions count 0 in the choice of the best. No pair is made if all figures are equal up to rounding.
     """
     sums = {key: float(np.nansum(columns[key])) for key in rivals}
     if not sums or max(sums.values()) - min(sums.values()) < _EQUAL:
@@ -267,14 +267,14 @@ def _pairs(rivals: Sequence[Key], columns: Mapping[Key, Values]) -> list[RivalPa
 
 
 class Detectable(NamedTuple):
-    """The smallest difference that could have been shown, or why it can't be said."""
+    """The smallest difference that could have been shown, or why it is not known."""
 
     difference: float | None
     why_not: str | None = None
 
 
 def detectable(pairs: Iterable[RivalPair], clusters: Clusters) -> Detectable:
-    """The smallest true difference that one test finds four times in five: the median over what was compared."""
+    """Return the smallest true difference that one test finds four times in five: the median over the pairs."""
     found, reasons = [], []
     for pair in pairs:
         is_shared = ~np.isnan(pair.difference)
@@ -287,7 +287,7 @@ def detectable(pairs: Iterable[RivalPair], clusters: Clusters) -> Detectable:
 
 
 def could_be_shown(differences: Values, clusters: Clusters) -> Detectable:
-    """The smallest true difference that paired differences (n,), none of them NaN, show four times in five."""
+    """Return the smallest true difference that paired differences (n,), without NaN, show four times in five."""
     if reason := why_undetectable(differences, clusters):
         return Detectable(None, reason)
     error = standard_error(differences, clusters)

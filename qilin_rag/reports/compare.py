@@ -1,4 +1,4 @@
-"""Two runs question by question: the difference of each metric, how sure it is, and the questions that moved most."""
+"""Compare two runs by question: the difference of each metric, its interval, and the questions that moved most."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Moved(Frozen):
 class MetricComparison(Frozen):
     """One metric over the `n` questions scored in both runs; `difference` is A's mean minus B's.
 
-    `p` and `ci95` are of one paired sign-flip test, of this metric alone: the interval excludes 0 if and only if p is
+    `p` and `ci95` come from one paired sign-flip test of this metric alone: the interval excludes 0 if and only if p is
     at most .05. `detectable` is the smallest true difference that these questions would show four times in five.
     `no_interval` and `undetectable` say why there is none.
     """
@@ -64,7 +64,18 @@ class MetricComparison(Frozen):
 
 
 class Comparison(Frozen):
-    """Two runs, joined by question; `better_a`, `better_b`: higher by metric `moved_by`, the largest change first.
+    """The comparison of two runs, A and B, question by question; `qilin_rag.compare` makes it.
+
+    Attributes:
+        run_a: The name of run A.
+        run_b: The name of run B.
+        n_questions: The number of questions that both runs have.
+        n_clusters: The number of clusters of these questions.
+        metrics: One `MetricComparison` for each metric that both runs have.
+        moved_by: The metric by which questions count as moved.
+        better_a: Questions in which A is higher, the largest change first.
+        better_b: Questions in which B is higher, the largest change first.
+        notes: Remarks on what was left out, and why.
 
     Example:
         >>> import qilin_rag as qr
@@ -98,7 +109,7 @@ class Comparison(Frozen):
         return as_frame(rows, numbers={"ci95_low", "ci95_high", "p", "detectable"})
 
     def _repr_html_(self) -> str:
-        """The differences as a table, for a notebook."""
+        """Return the differences as an HTML table, for a notebook."""
         header = ("metric", self.run_a, self.run_b, "difference", "95% interval", "p", "won/tied/lost")
         rows = [
             (
@@ -119,10 +130,19 @@ class Comparison(Frozen):
 def compare(
     path_a: Path, path_b: Path, metric: str | None = None, cluster_by: str | None = None, n_moved: int = 5
 ) -> Comparison:
-    """Compare two complete runs on the questions that both have, with the same text and the same references.
+    """Compare two complete runs on the questions that both have with the same text and the same references.
 
-    A question whose reference notes differ is left out of the figures that rest on them, and counted in `notes`.
-    `metric` is what the questions that moved are told by; the first that both runs have where it is not given.
+    A question whose reference notes differ is left out of the figures that depend on them, and counted in `notes`.
+
+    Args:
+        path_a: The run directory of A.
+        path_b: The run directory of B.
+        metric: The metric by which questions count as moved. Default: the first that both runs have.
+        cluster_by: The field of the questions' meta that makes clusters. Default: the query.
+        n_moved: The number of moved questions to list for each side.
+
+    Raises:
+        UsageError: The runs have no question or no metric in common.
     """
     is_one_name = path_a.name == path_b.name
     a, b = (read_run(path, str(path) if is_one_name else None) for path in (path_a, path_b))
@@ -167,7 +187,7 @@ def compare(
 
 
 def _joined(a: Measured, b: Measured) -> tuple[list[str], list[str]]:
-    """The questions that are the same in both runs, and what is to be said of the others."""
+    """Return the questions that are the same in both runs, and remarks on the others."""
     shared = [question_id for question_id in a.questions if question_id in b.questions]
     same = [
         question_id
@@ -191,10 +211,10 @@ def _joined(a: Measured, b: Measured) -> tuple[list[str], list[str]]:
 def _leave_out_other_reference_notes(
     a: Measured, b: Measured, ids: Sequence[str], metrics: Sequence[str], pairs: Sequence[Values]
 ) -> list[str]:
-    """Unscore questions whose reference notes differ between the runs, in the figures that rest on these notes.
+    """Unscore questions whose reference notes differ between the runs, in the figures that depend on these notes.
 
     Returns:
-        Remarks on how far the runs were not made on the same data.
+        Remarks on what shows that the runs were made on different data.
     """
     notes = []
     records = [run.manifest.data for run in (a, b)]
@@ -238,7 +258,7 @@ def _metric(name: str, signature: str, pair: Values, test: PairedTest, clusters:
 
 
 def _moved(a: Measured, ids: Sequence[str], pair: Values) -> list[Moved]:
-    """The questions scored in both, from A's largest gain to B's."""
+    """Return the questions scored in both, from A's largest gain to B's."""
     order = sorted(range(len(ids)), key=lambda i: (pair[i, 1] - pair[i, 0], ids[i]))
     return [
         Moved(

@@ -1,8 +1,8 @@
-"""What the report shows: an index that the page needs at once, and packed blocks that it opens when somebody looks.
+"""Collect what the report shows: an index that the page needs at once, and packed blocks that it opens on demand.
 
 A page of 20 runs x 2,932 questions holds some hundred megabytes of prompts and answers. So a block is gzip in base64,
-and there are two kinds: the answers of one run, and what a few questions' prompts are made of, for all runs. A prompt
-is kept as its lines, each once a block: the notes that runs share are there once, whatever the template did with them.
+in one of two kinds: the answers of one run, or the parts of the prompts of a few questions for all runs. A prompt is
+stored as its lines, each once for each block: the notes that runs share are stored once, whatever the template.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class Contents(NamedTuple):
 
 
 class _Sent(NamedTuple):
-    """What one run gave the LLM for one question."""
+    """What one run sent to the LLM for one question."""
 
     hits: list[Hit]
     messages: list[tuple[str, list[str]]]
 
 
 def find_runs(runs: Iterable[Path], runs_dirs: Sequence[Path]) -> list[Path]:
-    """The named runs, which must be complete, and those in these folders; each once."""
+    """Return the named runs, which must be complete, and those in these folders, without duplicates."""
     found = []
     for path in runs:
         RunDirectory(path).read_complete()
@@ -64,8 +64,8 @@ def find_runs(runs: Iterable[Path], runs_dirs: Sequence[Path]) -> list[Path]:
 
 
 def collect(paths: Sequence[Path]) -> Contents:
-    """Everything about these runs, in tables as the leaderboard makes them: one a set of questions."""
-    named = {path.name: path for path in paths} | {str(path): path for path in paths}  # as the leaderboard names them
+    """Collect everything about these runs, in one table for each set of questions, as the leaderboard does."""
+    named = {path.name: path for path in paths} | {str(path): path for path in paths}  # the names of the leaderboard
     tables, blocks = [], {}
     for number, board in enumerate(leaderboard_of(paths)):
         directories = {spending.run: RunDirectory(named[spending.run]) for spending in board.spending}
@@ -91,7 +91,7 @@ def collect(paths: Sequence[Path]) -> Contents:
 
 
 def _table(board: ResultTable, directories: Mapping[str, RunDirectory]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """One set of questions: its part of the index, and its blocks."""
+    """Return the part of the index and the blocks of one set of questions."""
     manifests = {name: directory.read_manifest() for name, directory in directories.items()}
     questions = next(iter(directories.values())).read_questions()
     metrics = [metric for block in board.blocks for metric in _metrics_of(block)]
@@ -152,7 +152,7 @@ def _table(board: ResultTable, directories: Mapping[str, RunDirectory]) -> tuple
 
 
 def _as_on_the_board(board: ResultTable) -> list[Spending]:
-    """What is known of each run, in the order of the leaderboard's rows and columns."""
+    """Return what each run used, in the order of the leaderboard's rows and columns."""
     order = [
         run for block in board.blocks for row in block.cells for cell in row if cell for run in (cell.run, *cell.also)
     ]
@@ -161,16 +161,16 @@ def _as_on_the_board(board: ResultTable) -> list[Spending]:
 
 
 def _metrics_of(block: Block) -> list[tuple[str, str]]:
-    """The metrics of a block with their signatures."""
+    """Return the metrics of a block with their signatures."""
     if block.signatures:
         return list(zip(block.columns, block.signatures, strict=True))
     return [(block.metric, block.signature)]
 
 
 def _figures(board: ResultTable, names: Iterable[str]) -> dict[str, list[dict[str, Any] | None]]:
-    """Each run's figures by metric, as the leaderboard has them.
+    """Return each run's figures by metric, as on the leaderboard.
 
-    A run that is in several rows has the marks of a row where they are the same in all.
+    A run in several rows has the marks of a row only if they are the same in all.
     """
     found: dict[str, list[Cell | None]] = {name: [] for name in names}
     for block in board.blocks:
@@ -192,7 +192,7 @@ def _figures(board: ResultTable, names: Iterable[str]) -> dict[str, list[dict[st
 
 
 def _shown(cell: Cell | None) -> dict[str, Any] | None:
-    """A figure with its marks, as the page has it."""
+    """Return a figure with its marks, in the form of the page."""
     if cell is None:
         return None
     figures = cell.model_dump(mode="json", exclude={"run", "also"}, exclude_defaults=True)
@@ -202,7 +202,7 @@ def _shown(cell: Cell | None) -> dict[str, Any] | None:
 def _told(
     sample: Sample, reasons: Sequence[str | None], is_cut: bool, judgements: Sequence[Judgement]
 ) -> dict[str, Any]:
-    """What a run's block says of one question; what is usual is left out."""
+    """Return what the block of a run says about one question, without what is usual."""
     facts = sample.model_dump(
         mode="json",
         exclude={"question_id", "query", "status", "hits", "messages", "raw", "usage", "short_count"},
@@ -225,12 +225,12 @@ def _told(
 
 
 def _shared(message: Message, lines: dict[str, str]) -> tuple[str, list[str]]:
-    """Role and lines of a message; equal lines of all runs are one string in memory."""
+    """Return role and lines of a message; equal lines of all runs share one string in memory."""
     return message["role"], [lines.setdefault(line, line) for line in message["content"].split("\n")]
 
 
 def _open_notes(manifests: Iterable[Manifest]) -> tuple[NoteStore | None, str]:
-    """The notes of the data that these runs are about, where it is still there and the same; else why not."""
+    """Open the notes that these runs are about, if their data still exists unchanged; else return why not."""
     why = ""
     seen = []
     for manifest in manifests:
@@ -249,7 +249,7 @@ def _open_notes(manifests: Iterable[Manifest]) -> tuple[NoteStore | None, str]:
 
 
 def _part(questions: Sequence[Question], asked: Sequence[Sequence[_Sent]], notes: NoteStore | None) -> dict[str, Any]:
-    """A block of questions: references, each run's hits and messages, notes, and the lines of all these texts."""
+    """Return a block of questions: references, each run's hits and messages, notes, and the lines of all texts."""
     lines: dict[str, int] = {}
 
     def numbered(text: Iterable[str]) -> list[int]:
@@ -283,7 +283,7 @@ def _part(questions: Sequence[Question], asked: Sequence[Sequence[_Sent]], notes
 
 
 def _rounded(value: float | None) -> float | None:
-    """Four decimals are shown; the rest would fill megabytes."""
+    """Round to four decimals, which are shown; more would fill megabytes."""
     return None if value is None else round(value, 4)
 
 

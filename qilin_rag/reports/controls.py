@@ -1,7 +1,7 @@
-"""Rows that tell what a figure is worth, from saved answers alone: the metric's floor, and figures at equal length.
+"""Add rows that show what a figure is worth, from saved answers alone: the metric's floor, and equal length.
 
 Two further controls need answers of their own and are retrievers: `random` (notes that have nothing to do with the
-question) and `oracle_top_k` (the right notes, no more of them than the other retrievers give).
+question) and `oracle_top_k` (the right notes, but no more than the other retrievers give).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ EQUAL_LENGTH = "equal length"
 def control_runs(
     runs: Sequence[Measured], question_ids: Sequence[str]
 ) -> tuple[list[tuple[str, Measured, Measured]], list[str]]:
-    """The controls of each run as runs of their own, with what they are; and the metrics that can't have any.
+    """Return the controls of each run as runs with their names, and remarks on metrics that can't have controls.
 
-    `references shuffled`: each answer against the references of another query, what a metric gives to any answer;
-    there is none where all questions are copies of one.
-    `equal length`: each answer cut to the number of tokens of the shortest that any run gives to the question.
+    - `references shuffled`: each answer against the references of another query, which is what a metric gives to any
+    answer. It does not exist if all questions are copies of one.
+    - `equal length`: each answer cut to the number of tokens of the shortest answer that any run gives to the question.
     """
     samples = {run.name: run.samples() for run in runs}
     shortest = _shortest(samples.values(), question_ids)
@@ -54,7 +54,7 @@ def control_runs(
 
 
 def _others(questions: Sequence[Question]) -> dict[str, str]:
-    """For each question one that asks something else, by id; empty where all are copies of one query."""
+    """Return for each question the id of another one with another query; empty if all are copies of one query."""
     clusters = query_clusters([question.query for question in questions])
     firsts = np.unique(clusters, return_index=True)[1].tolist()
     if len(firsts) < 2:
@@ -70,9 +70,9 @@ def _others(questions: Sequence[Question]) -> dict[str, str]:
 def _scorers(
     run: Measured, made: dict[tuple[str, str | None], AnswerScorer | None]
 ) -> tuple[list[AnswerScorer], set[tuple[str, str]]]:
-    """The scorers that made the run's figures of answers; which can't be had again, and why.
+    """Return the scorers that made the run's figures of answers, and which can't be made again and why.
 
-    Only registered ones: a run is a file, and a file must not name code to import.
+    Only registered scorers are used: a run is a file, and a file must not name code to import.
     """
     named: Mapping[str, Mapping[str, object]] = {
         **{metric: {} for metric in run.summary.metrics},
@@ -111,7 +111,7 @@ def _tokens(text: str) -> list[str]:
 
 
 def _shortest(runs: Iterable[Mapping[str, Sample]], question_ids: Iterable[str]) -> dict[str, int]:
-    """Tokens of the shortest answer to each question; one that says nothing is not counted."""
+    """Return the tokens of the shortest answer to each question; empty answers do not count."""
     found: dict[str, int] = {}
     for samples in runs:
         for question_id in question_ids:
@@ -122,7 +122,7 @@ def _shortest(runs: Iterable[Mapping[str, Sample]], question_ids: Iterable[str])
 
 
 def _cut(sample: Sample, n_tokens: int | None) -> Sample:
-    """The answer's beginning of so many tokens; markup is gone, as scorers take it away anyway."""
+    """Cut an answer to its first tokens, without markup, which scorers remove anyway."""
     text = normalise(strip_markup(sample.answer))
     if n_tokens is None or not sample.is_answered or len(mixed_tokens(text)) <= n_tokens:
         return sample
@@ -130,7 +130,7 @@ def _cut(sample: Sample, n_tokens: int | None) -> Sample:
 
 
 def _beginning(text: str, n_tokens: int) -> str:
-    """The shortest beginning of a text that has so many tokens."""
+    """Return the shortest beginning of a text that has this many tokens."""
     end = 0
     for token in mixed_tokens(text)[:n_tokens]:
         end = text.index(token, end) + len(token)

@@ -1,10 +1,10 @@
-"""A run in the answer format of the TREC RAG track: one JSON object a topic and line.
+"""Export a run in the answer format of the TREC RAG track: a JSON object for each topic, one a line.
 
-The format is that of the track of 2024 as Ragnarök writes it (Pradeep et al. 2024, arXiv:2406.16828; pyragnarok's
-docs/rag24.md), the constraints are those of the track's guidelines and of Ragnarök's check_trec_rag24_gen: at most 20
-references, none twice; citations are places in that list, from 0; at most 400 words. The check alone counts words
-between white space, after NFKC, so that a Chinese sentence is one word: `response_length` is what the check counts.
-The check takes only MS MARCO's document ids as references; ours are the notes' numbers.
+The format is that of the 2024 track as Ragnarök writes it (Pradeep et al. 2024, arXiv:2406.16828; pyragnarok's
+docs/rag24.md). The constraints are those of the track's guidelines and of Ragnarök's check_trec_rag24_gen: at most 20
+references without duplicates; citations are places in that list, from 0; at most 400 words. The check counts words
+between white space, after NFKC, so that a Chinese sentence is one word; `response_length` is this count. The check
+accepts only MS MARCO's document ids as references; ours are the numbers of notes.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ Name = Annotated[str, StringConstraints(pattern=r"^\S+$")]
 
 
 class CitedSentence(Frozen):
-    """A sentence, and which of the references it cites."""
+    """A sentence, with the references that it cites."""
 
     text: Annotated[str, StringConstraints(pattern=r"^\S(.*\S)?$")]
     citations: list[NonNegativeInt]
 
     @property
     def n_words(self) -> int:
-        """As the track's check counts them."""
+        """Return the number of words, as the track's check counts them."""
         return len(unicodedata.normalize("NFKC", self.text).split())
 
 
 class TrecRagAnswer(Frozen):
-    """One topic: a line of the file. A topic without an answer has none: the check warns of it, and goes on."""
+    """One topic: a line of the file. The check only warns of a topic without an answer."""
 
     run_id: Name
     topic_id: Name
@@ -59,14 +59,14 @@ class TrecRagAnswer(Frozen):
             if len(set(sentence.citations)) < len(sentence.citations):
                 raise ValueError("a sentence cites a document twice")
             if any(citation >= len(self.references) for citation in sentence.citations):
-                raise ValueError("a citation is no place in references")
+                raise ValueError("a citation is not a place in references")
         if self.response_length != sum(sentence.n_words for sentence in self.answer):
             raise ValueError("response_length is not the number of words of the answer")
         return self
 
 
 class Exported(NamedTuple):
-    """What was written; `remarks` counts what of the run is not in it, and what else is to be known."""
+    """What was written; `remarks` counts what of the run is not in it, and says what else to know."""
 
     topics: int
     citations: int
@@ -74,7 +74,11 @@ class Exported(NamedTuple):
 
 
 def export_trec_rag(path: Path, out: Path) -> Exported:
-    """Write a complete run's answers to the file `out`; what is dropped is counted."""
+    """Write the answers of a complete run to the file `out`, and count what is dropped.
+
+    Raises:
+        UsageError: The run has no answer to export.
+    """
     check_out(out)
     directory = RunDirectory(path)
     directory.read_complete()
@@ -91,7 +95,7 @@ def export_trec_rag(path: Path, out: Path) -> Exported:
 
 
 def _answer(path: Path, run_id: str, sample: Sample, remarks: Counter[str]) -> TrecRagAnswer | None:
-    """The line of one question, None where it has no answer."""
+    """Return the line of one question; None if it has no answer."""
     if not sample.is_answered:
         remarks[f"{sample.why_unanswered} questions have no line"] += 1
         return None
@@ -128,14 +132,14 @@ def _answer(path: Path, run_id: str, sample: Sample, remarks: Counter[str]) -> T
 
 
 def cite(answer: str) -> list[tuple[str, list[int]]]:
-    """The sentences of an answer without markup, each with the numbers it cites, in order.
+    """Split an answer without markup into sentences, each with the numbers it cites, in order.
 
-    A marker behind the end mark belongs to the sentence before it, and so does one that stands alone on its line.
+    A marker after the end mark belongs to the sentence before it, and so does a marker alone on its line.
     """
     found: list[tuple[str, list[int]]] = []
     marked, numbers = mark_citations(answer)
     left = iter(numbers)
-    waiting: list[int] = []  # of markers before the first sentence
+    waiting: list[int] = []  # markers before the first sentence
     for line in marked.splitlines():
         for place, piece in enumerate(sentences(line)):
             text = strip_markup(piece.replace(CITED, "")).strip()
@@ -151,7 +155,7 @@ def cite(answer: str) -> list[tuple[str, list[int]]]:
 
 
 def _prompt_notes(path: Path, sample: Sample, remarks: Counter[str]) -> list[int]:
-    """The notes of the prompt in its order: number i of a citation is the i-th of them. None, if nobody knows them."""
+    """Return the notes of the prompt in order, so that citation i is the i-th; None if they are not known."""
     if sample.known_prompt_notes is None and not sample.has_known_hits:
         remarks["answers have no references: it is not known which notes were found"] += 1
         return []
@@ -164,7 +168,7 @@ def _prompt_notes(path: Path, sample: Sample, remarks: Counter[str]) -> list[int
 
 
 def _references(notes: Sequence[int], cited: Sequence[int]) -> list[int]:
-    """The numbers of the notes that become references: all, or where they are too many the first that are cited."""
+    """Return the notes that become references: all, or the first that are cited if there are too many."""
     numbers = range(1, len(notes) + 1)
     if len(notes) > MOST_REFERENCES:
         return [number for number in numbers if number in cited][:MOST_REFERENCES]
@@ -172,12 +176,12 @@ def _references(notes: Sequence[int], cited: Sequence[int]) -> list[int]:
 
 
 def _sentence(text: str, numbers: Sequence[int], given: Sequence[int]) -> CitedSentence:
-    """A sentence with its citations as places in the references, each once; of others nothing is kept."""
+    """Return a sentence with its citations as places in the references, without duplicates and unknown notes."""
     return CitedSentence(text=text, citations=[given.index(n) for n in dict.fromkeys(numbers) if n in given])
 
 
 def _within_limit(answer: Sequence[CitedSentence]) -> list[CitedSentence]:
-    """Without the sentences at the end that are too many, as the track's check does it."""
+    """Drop sentences at the end until the answer is within the limit, as the track's check does."""
     kept = list(answer)
     while sum(sentence.n_words for sentence in kept) > MOST_WORDS:
         kept.pop()

@@ -1,4 +1,4 @@
-"""Find runs on disk: those of folders of runs, and the one that a part of a name means."""
+"""Find runs on disk: those in folders of runs, and the one that a part of a name stands for."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ DEFAULT_FOLDER = Path("runs")
 
 
 def find_runs(folders: Sequence[Path], manifest: str = MANIFEST, begin: str = "qilin-rag run") -> list[Path]:
-    """Return the run directories in folders of runs, each once.
+    """Return the run directories in folders of runs, without duplicates.
 
-    A folder that is a run itself stands for that run. Of a folder that holds none, the folders in it are looked into;
-    the log says so.
+    A folder that is a run itself stands for that run. If a folder holds no run, the folders in it are searched, and the
+    log says so.
 
     Args:
-        folders: folders of runs.
-        manifest: name of the file that makes a folder a run.
-        begin: the command that an error names.
+        folders: Folders of runs.
+        manifest: The name of the file that makes a folder a run.
+        begin: The command that an error names.
 
     Raises:
-        UsageError: if a folder does not exist.
+        UsageError: A folder does not exist.
     """
     if absent := next((folder for folder in folders if not folder.is_dir()), None):
         raise UsageError(f"{absent} is not a folder of runs; begin with: {begin}")
@@ -39,24 +39,24 @@ def find_runs(folders: Sequence[Path], manifest: str = MANIFEST, begin: str = "q
 
 
 def folders_below(folder: Path) -> dict[Path, int]:
-    """Return the folders in a folder of runs that hold runs of their own, with how many."""
+    """Return the subfolders of a folder of runs that hold runs of their own, with the number of runs."""
     return dict(Counter(path.parent for path in _one_level_down(folder)))
 
 
 def describe_rankings(folders: Sequence[Path]) -> str:
-    """Say how to see the rankings that folders without a run hold; empty if they hold none."""
+    """Return how to show the rankings in folders without a run; empty if they hold none."""
     n_rankings = sum(len(_inside(folder, RANKING)) for folder in folders)
     return f"; it holds {counted(n_rankings, 'ranking')}: qilin-rag leaderboard --task search" if n_rankings else ""
 
 
 def find_run(name: Path, folders: Sequence[Path] = ()) -> Path:
-    """Return the run directory that a path, or a part of a name, means.
+    """Return the run directory that a path, or a part of a name, stands for.
 
-    A path to a run is that run. Else it is the only run whose name begins so, or whose fingerprint at the end of the
-    name does: in the folder that the path names, or in `folders` (default: runs) and the folders in them.
+    A path to a run is that run. Else it is the only run whose name, or whose fingerprint at the end of the name, begins
+    so: in the folder that the path names, or in `folders` (default: runs) and their subfolders.
 
     Raises:
-        UsageError: if there is no such run, or several.
+        UsageError: There is no such run, or there are several.
     """
     if (name / MANIFEST).is_file():
         return name
@@ -76,18 +76,18 @@ def find_run(name: Path, folders: Sequence[Path] = ()) -> Path:
     if name.is_dir():
         return name  # the reader says what is missing in it
     raise UsageError(
-        f"{name} is not a finished run directory: {MANIFEST} is not there; to see the runs: qilin-rag list runs"
+        f"{name} is not a finished run directory: {MANIFEST} does not exist; to see the runs: qilin-rag list runs"
     )
 
 
 def _meant(part: str, runs: Sequence[Path]) -> list[Path]:
-    """The runs of this name, else those that it may be a part of the name of."""
+    """Return the runs of this name, else those whose name it may be a part of."""
     distinct = list({path.resolve(): path for path in runs}.values())
     return [path for path in distinct if path.name == part] or [path for path in distinct if is_meant(part, path.name)]
 
 
 def is_meant(part: str, name: str) -> bool:
-    """Whether a part of a name means the run of this name: its beginning, or that of its fingerprint."""
+    """Return whether a part of a name stands for a run: it begins the run's name or its fingerprint."""
     return name.startswith(part) or name.rpartition("-")[2].startswith(part)
 
 

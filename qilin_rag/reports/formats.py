@@ -1,4 +1,4 @@
-"""A leaderboard as Markdown, LaTeX, HTML, plain data and flat records; every name in it is taken for hostile text."""
+"""Format a leaderboard as Markdown, LaTeX, HTML, plain data and flat records; escape every name in it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LATEX = {
     "\r": " ",
     **{
         char: f"{{{char}}}" for char in "[*"
-    },  # at the beginning of a row, they would be arguments of what ends the last
+    },  # characters that at the start of a row would be read as arguments of the row end before it
     **{char: f"\\{char}" for char in "&%$#_"},
 }
 _STYLE = (
@@ -40,7 +40,7 @@ _STYLE = (
 
 
 def format_cell(cell: Cell | None) -> str:
-    """Four decimals; how many were scored where it was not all; `-` where there is no run."""
+    """Format a figure with four decimals, and the number of scored questions if not all are; `-` without a run."""
     if cell is None:
         return "-"
     value = "unscored" if cell.value is None else f"{'~' if cell.likely else ''}{cell.value:.{cell.decimals}f}"
@@ -48,7 +48,7 @@ def format_cell(cell: Cell | None) -> str:
 
 
 def marks_of(cell: Cell | None) -> str:
-    """How a figure stands: in its column (or the only row), in its row, and against no notes."""
+    """Return the marks of a figure: in its column (or the only row), in its row, and against no notes."""
     if cell is None:
         return ""
     in_row = cell.in_row or Standing()
@@ -63,17 +63,17 @@ def _mark(is_best: bool, is_tied: bool, marks: str) -> str:
 
 
 def is_best(cell: Cell | None) -> bool:
-    """Whether a figure is the best of its column or of its row."""
+    """Return whether a figure is the best of its column or of its row."""
     return cell is not None and (cell.best or bool(cell.in_row and cell.in_row.best))
 
 
 def is_tied(cell: Cell | None) -> bool:
-    """Whether a figure is tied with the best of its column or of its row, and is not the best of either."""
+    """Return whether a figure is tied with the best of its column or row, and is not the best of either."""
     return cell is not None and not is_best(cell) and (cell.tied or bool(cell.in_row and cell.in_row.tied))
 
 
 def format_interval(cell: Cell | None) -> str:
-    """The 95% interval, `.310–.364`; empty where there is none."""
+    """Format the 95% interval, `.310–.364`; empty if there is none."""
     if cell is None or cell.ci95 is None:
         return ""
     low, high = (f"{end:.3f}".replace("0.", ".", 1) if abs(end) < 0.9995 else f"{end:.3f}" for end in cell.ci95)
@@ -81,7 +81,7 @@ def format_interval(cell: Cell | None) -> str:
 
 
 def legend(block: Block) -> str:
-    """How the figures of a block were made, and what its questions can show."""
+    """Return how the figures of a block were made, and which differences its questions can show."""
     of = f" of {block.columns[0]}" if block.signatures else ""
     said = [f"smallest detectable difference{of}: {block.detectable:.3f}"] if block.detectable else []
     said += [block.undetectable] if block.undetectable else []
@@ -96,12 +96,12 @@ def legend(block: Block) -> str:
 
 
 def _compared_along(block: Block) -> str:
-    """What the figures marked * and = of a block are the best of."""
+    """Return what the figures marked * and = in a block are compared with."""
     return "only row" if block.axes[0] == "llm" and block.kinds.count("run") == 1 else "column"
 
 
 def marks(table: ResultTable) -> list[str]:
-    """What the marks of a table mean, as far as there are any, and what the comparisons are."""
+    """Return what the marks in a table mean, and how figures are compared."""
     used = {mark for block in table.blocks for row in block.cells for cell in row for mark in marks_of(cell)}
     places = {_compared_along(block) for block in table.blocks}
     meanings = [
@@ -121,7 +121,7 @@ def marks(table: ResultTable) -> list[str]:
 
 
 def column_names(block: Block) -> list[str]:
-    """The columns as they are shown: metrics of one name that were made in several ways are numbered."""
+    """Return the names of the columns; metrics of one name that were made in several ways are numbered."""
     return [
         name if block.columns.count(name) == 1 else f"{name} ({block.columns[: at + 1].count(name)})"
         for at, name in enumerate(block.columns)
@@ -129,18 +129,18 @@ def column_names(block: Block) -> list[str]:
 
 
 def title(table: ResultTable) -> str:
-    """The data set and how many questions (or requests) it is about."""
+    """Return the data set and the number of questions (or requests) of a table."""
     same = f" ({table.n_clusters} distinct)" if table.n_clusters < table.n_questions else ""
     return f"{table.data}, {table.n_questions} {table.unit}{same}"
 
 
 def as_json(tables: Sequence[ResultTable]) -> list[dict[str, Any]]:
-    """Plain data, for programs."""
+    """Return tables as plain data, for programs."""
     return [table.model_dump(mode="json") for table in tables]
 
 
 def as_rows(tables: Sequence[ResultTable]) -> list[dict[str, Any]]:
-    """One flat record a figure, for CSV."""
+    """Return one flat record for each figure, for CSV."""
     spending = {each.run: each for table in tables for each in table.spending}
     rows = []
     for table in tables:
@@ -193,7 +193,7 @@ def as_rows(tables: Sequence[ResultTable]) -> list[dict[str, Any]]:
 
 
 def _place(block: Block, row: str, column: str, spent: Spending | None) -> dict[str, Any]:
-    """Where a figure stands; for an LLM's, its name and what else its row's label says, each in a column of its own."""
+    """Return the place of a figure; for an LLM, its name and each setting of its row's label in its own column."""
     place: dict[str, Any] = dict(zip(block.axes, (row, column), strict=True))
     if block.axes[0] != "llm":
         return place
@@ -210,7 +210,7 @@ def _place(block: Block, row: str, column: str, spent: Spending | None) -> dict[
 
 
 def _calls(spent: Spending | None) -> dict[str, Any]:
-    """Answers from the cache with what they took when first asked, and seconds a call."""
+    """Return the cached answers with what they used when first asked, and the seconds for each call."""
     first, latency = (spent.first_asked, spent.latency) if spent else (None, None)
     return {
         "n_cached": (first.n if first else 0) if spent else None,
@@ -223,7 +223,7 @@ def _calls(spent: Spending | None) -> dict[str, Any]:
 
 
 def _outcomes(spent: Spending | None) -> dict[str, int | None]:
-    """How many questions had each status, and each mark."""
+    """Return the number of questions with each status, and with each mark."""
     return {
         **{f"n_{status}": spent.statuses[status] if spent else None for status in get_args(Status)},
         **{f"n_{mark}": spent.marks.get(mark, 0) if spent else None for mark in get_args(Mark)},
@@ -231,7 +231,7 @@ def _outcomes(spent: Spending | None) -> dict[str, int | None]:
 
 
 def as_markdown(tables: Sequence[ResultTable]) -> str:
-    """GitHub tables; the best figures in bold, tied ones underlined, and all with their marks."""
+    """Format GitHub tables; the best figures are bold, tied ones underlined, all with their marks."""
     lines: list[str] = []
     for table in tables:
         lines += [f"### {escape_md(title(table))}", ""]
@@ -254,7 +254,7 @@ def as_markdown(tables: Sequence[ResultTable]) -> str:
 
 
 def escape_md(text: str) -> str:
-    """Names come from files and flags: nothing in them may end a cell or begin markup."""
+    """Escape a name from files or flags, so that it can't end a cell or begin markup."""
     return "".join(f"\\{char}" if char in r"\|*_`<>[]$" else " " if char in "\r\n" else char for char in text)
 
 
@@ -265,10 +265,11 @@ def _md_cell(cell: Cell | None) -> str:
 
 
 def as_latex(tables: Sequence[ResultTable]) -> str:
-    """Tables of the booktabs package with short captions and labels; signatures and remarks are comments above them.
+    """Format tables for booktabs, with short captions and labels; signatures and remarks are comments above them.
 
-    Answers of a set of questions are one table: LLMs in rows, metrics x retrievers in columns. Retrieval, and rankers,
-    are tables of their own. The best figures are bold, tied ones underlined, with their marks and 95% intervals.
+    The answers of a set of questions are one table: LLMs in rows, metrics x retrievers in columns. Retrieval, and
+    rankers, are tables of their own. The best figures are bold, tied ones underlined, with their marks and 95%
+    intervals.
     """
     lines = [r"% needs \usepackage{booktabs}; for Chinese names also \usepackage{xeCJK} and xelatex"]
     for number, table in enumerate(tables, start=1):
@@ -285,7 +286,7 @@ def as_latex(tables: Sequence[ResultTable]) -> str:
 
 
 def _latex_table(table: ResultTable, blocks: Sequence[Block], label: str) -> list[str]:
-    """One table of blocks side by side, their metrics above their columns where there are several."""
+    """Format blocks side by side as one table, with their metrics above the columns if there are several."""
     rows = list(
         dict.fromkeys(zip((r for b in blocks for r in b.rows), (k for b in blocks for k in b.kinds), strict=True))
     )
@@ -324,7 +325,7 @@ def _latex_table(table: ResultTable, blocks: Sequence[Block], label: str) -> lis
 
 
 def _metric_name(block: Block, blocks: Sequence[Block]) -> str:
-    """The metric, numbered where blocks of one name were made in several ways."""
+    """Return the metric of a block, numbered if blocks of one name were made in several ways."""
     same = [other for other in blocks if other.metric == block.metric]
     return block.metric if len(same) == 1 else f"{block.metric} ({same.index(block) + 1})"
 
@@ -346,14 +347,14 @@ def _tex_cell(cell: Cell | None) -> str:
 
 
 def as_html(tables: Sequence[ResultTable]) -> str:
-    """One page without scripts; the best figures in bold, tied ones underlined, and all with their marks."""
+    """Format one page without scripts; the best figures are bold, tied ones underlined, all with their marks."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
     body = html_tables(tables)
     return f'<!doctype html>\n<html lang="en"><head>{head}<title>Leaderboard</title></head>\n<body>{body}</body></html>'
 
 
 def html_tables(tables: Sequence[ResultTable]) -> str:
-    """The tables of the page alone."""
+    """Format only the tables of the page."""
     parts = []
     for table in tables:
         parts.append(f"<h2>{html.escape(title(table))}</h2>")

@@ -1,8 +1,8 @@
-"""The report: one HTML file that opens from disk, asks no network for anything, and treats all it shows as text.
+"""Write the report: one HTML file that opens from disk, makes no network request, and shows all content as text.
 
-Three things keep hostile notes and answers harmless, each of which would do alone: data stands in blocks that a browser
-does not run and in which no tag can end, the page makes text nodes of it and never markup, and its policy allows no
-script and no style but its own two (by their hashes), and no request at all.
+Three things keep hostile notes and answers harmless, and each would do alone. Data is in blocks that a browser does not
+run and in which no tag can end. The page makes text nodes of it, never markup. Its policy allows only its own script
+and style (by their hashes), and no request at all.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def write_report(contents: Contents, out: Path) -> None:
 
 
 def as_html(contents: Contents) -> str:
-    """The whole page. The program stands before the blocks, so that it works while they are still read."""
+    """Return the whole page. The program comes before the blocks, so that it works while they are still being read."""
     script = '"use strict";\n(() => {\n' + "\n".join(_asset(f"{name}.js") for name in _SCRIPTS) + "})();\n"
     style = _asset("style.css")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_asset("page.html.j2"))
@@ -47,7 +47,7 @@ def as_html(contents: Contents) -> str:
 
 
 def as_json_block(value: Any) -> str:
-    """JSON that can stand in a script element: nothing in it ends the element or begins a comment."""
+    """Return JSON for a script element: nothing in it ends the element or begins a comment."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).translate(_ESCAPED)
 
 

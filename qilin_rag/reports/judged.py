@@ -1,4 +1,4 @@
-"""What judges said: of a run's answers with their reasons, and of runs against each other."""
+"""Read what judges said of a run's answers, with their reasons, and of runs against each other."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ RATINGS = "ratings.json"
 
 
 def judgements_of(directory: RunDirectory, question_ids: Collection[str]) -> dict[str, list[Judgement]]:
-    """Return the last word of each judge on a run's answers, and on pairs that it is in, by question.
+    """Return the latest judgements of a run's answers, and of pairs that the run is in, by question.
 
-    Pairs are those that a judge's folder holds, beside the run or one level up.
+    Pairs come from the folders of judges beside the run or one level up.
     """
     return judgements_of_runs([directory], question_ids)[directory.path]
 
@@ -47,12 +47,12 @@ def judgements_of_runs(
 
 
 def _own_first(judgements: Iterable[Judgement], name: str) -> list[Judgement]:
-    """In one order, whichever call ended first: of the run alone, then of pairs, where it was shown first before."""
+    """Sort judgements whatever call ended first: of the run alone, then of pairs, the run shown first before second."""
     return sorted(judgements, key=lambda each: (len(each.runs) > 1, each.judge, each.runs[0] != name, each.runs))
 
 
 def _read(folder: Path) -> Iterator[Judgement]:
-    """The judgements in a folder; of a damaged file those before the damage, which the log says."""
+    """Read the judgements in a folder; of a damaged file those before the damage, which the log reports."""
     try:
         for judgement in RunDirectory(folder).read_judgements():
             yield judgement.model_copy(update={"messages": []})
@@ -61,10 +61,10 @@ def _read(folder: Path) -> Iterator[Judgement]:
 
 
 def comparisons_of(run_directories: Iterable[Path]) -> list[JudgedComparison]:
-    """Return what judges made of these runs against each other, from folders beside the runs or one level up.
+    """Return the comparisons of these runs by judges, from folders beside the runs or one level up.
 
-    Unreadable ones are logged. A comparison counts if two of the runs or more are in it; other runs stay in it, since
-    ratings hang together.
+    Unreadable comparisons are logged. A comparison counts if at least two of the runs are in it; other runs stay in it,
+    because ratings depend on each other.
     """
     paths = [path.resolve() for path in run_directories]
     names = {path.name for path in paths}
@@ -84,7 +84,7 @@ def comparisons_of(run_directories: Iterable[Path]) -> list[JudgedComparison]:
 
 
 def win_share(pairs: Sequence[JudgedPair], run: str) -> float | None:
-    """Return the mean of what a run scored over all its judged questions, a tie counting half; None without any."""
+    """Return the mean score of a run over all its judged questions, a tie counting half; None if there are none."""
     scored = [
         (pair.score if pair.a == run else 1 - pair.score, _n_scored(pair))
         for pair in pairs
@@ -99,6 +99,6 @@ def _n_scored(pair: JudgedPair) -> int:
 
 
 def _judges_folders(runs: Iterable[Path]) -> list[Path]:
-    """The folders of judges that compared runs, beside these runs or one level up."""
+    """Return the folders of judges that compared runs, beside these runs or one level up."""
     places = dict.fromkeys(place for run in runs for place in run.parents[:2])
     return [folder for place in places for folder in sorted(place.glob("judged-*")) if folder.is_dir()]

@@ -1,9 +1,9 @@
-"""The leaderboard: answers as LLM x retriever, one block a metric, then retrievers by their figures; how sure it is.
+"""Make the leaderboard: answers as LLM x retriever, a block for each metric, then retrievers by their figures.
 
-Figures share a table only if they were measured on the same questions: each set of questions gets its own, unless
-`common` asks for those that all runs have. Every figure has its interval. The best LLM of a column and the best
-retriever of a row are compared with each other one, question by question, and what is not significantly worse is marked
-as tied; each retriever is compared with no notes as well.
+Figures share a table only if they were measured on the same questions: each set of questions has its own table, unless
+`common` asks for the questions that all runs have. Every figure has an interval. The best LLM of a column and the best
+retriever of a row are compared with each other one, by question; a figure that is not significantly worse is marked as
+tied. Each retriever is compared with no notes as well.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ At = tuple[str, str]  # row, column
 class Options(Frozen):
     """What a leaderboard shows.
 
-    `common`: all runs over the same data in one table, over the questions that all of them have; incomplete ones, too.
-    `controls`: rows that tell what a figure is worth (see `controls`). `paper`: the paper's figures as rows where the
-    questions are known to be the paper's, `paper_anyway`: beside any others as well, labelled so. `cluster_by`: the
-    field of the questions' meta that makes clusters, instead of the query. `narrowing`: which runs and metrics; `sort`:
-    the metric by which rows are sorted.
+    `common` puts all runs over the same data, even incomplete ones, into one table over the questions that all of them
+    have. `controls` adds rows that show what a figure is worth (see `controls`). `paper` adds the paper's figures if
+    the questions are known to be the paper's; `paper_anyway` adds them beside other questions as well, labelled so.
+    `cluster_by` is the field of the questions' meta that makes clusters, instead of the query. `narrowing` selects runs
+    and metrics; `sort` is the metric by which rows are sorted.
     """
 
     common: bool = False
@@ -80,11 +80,11 @@ class _Grid(NamedTuple):
 
     @property
     def has_one_row(self) -> bool:
-        """Whether no two LLMs compete."""
+        """Return whether no two LLMs compete."""
         return len({row for row, _ in self.competing}) == 1
 
     def lines(self, axis: int) -> list[list[At]]:
-        """The competing places of each row (axis 0) or column (1)."""
+        """Return the competing places of each row (axis 0) or column (1)."""
         found: dict[str, list[At]] = defaultdict(list)
         for at in sorted(self.competing):
             found[at[axis]].append(at)
@@ -92,14 +92,14 @@ class _Grid(NamedTuple):
 
 
 def leaderboard(*runs_dirs: Path, options: Options | None = None) -> list[ResultTable]:
-    """The tables of folders of runs, one for each data set and set of questions; largest first."""
+    """Return the tables of folders of runs, one for each data set and set of questions; largest first."""
     found = find_runs(runs_dirs)
     why = f"{', '.join(map(str, runs_dirs))} holds no complete run"
     return _tables(found, options or Options(), f"{why}{{}}{describe_rankings(runs_dirs)}; begin with: qilin-rag run")
 
 
 def leaderboard_of(run_directories: Sequence[Path], options: Options | None = None) -> list[ResultTable]:
-    """The tables of these runs alone; there must be a complete one among them."""
+    """Return the tables of these runs only; at least one of them must be complete."""
     return _tables(run_directories, options or Options(), "none of these runs is complete{}")
 
 
@@ -148,7 +148,7 @@ def _table(group: Sequence[Measured], options: Options) -> ResultTable:
 
 
 def _why_other_data(group: Sequence[Measured], n_questions: int) -> str | None:
-    """Why runs are not known to be over what the paper's Table 11 is over; None where they are."""
+    """Return why runs may not be over the questions of the paper's Table 11; None if they are."""
     for run in group:
         config = run.manifest.config
         if config["answers"] != "engaged":
@@ -159,7 +159,7 @@ def _why_other_data(group: Sequence[Measured], n_questions: int) -> str | None:
 
 
 def _shared_questions(group: Sequence[Measured]) -> tuple[list[str], list[str]]:
-    """The questions that all runs have, and what is to be said of those that are not the same in all."""
+    """Return the questions that all runs have, and remarks on those that are not the same in all."""
     first = group[0]
     shared = set(first.questions)
     for run in group[1:]:
@@ -183,7 +183,7 @@ def _asked(question: Question) -> tuple[str, list[str], list[int]]:
 def _grids(
     group: Sequence[Measured], rows: Mapping[str, Sequence[str]], controls: Sequence[tuple[str, Measured, Measured]]
 ) -> list[_Grid]:
-    """A grid for each metric of answers and signature."""
+    """Return a grid for each metric of answers and signature."""
     grids = []
     for metric in dict.fromkeys(metric for run in group for metric in run.summary.metrics):
         for signature in dict.fromkeys(found for run in group if (found := run.signature(metric))):
@@ -217,7 +217,7 @@ def _blocks(
     row_order: Sequence[str],
     quoted: Quoted,
 ) -> list[Block]:
-    """All blocks at once: figures of all metrics share their resamples, and comparisons their signs."""
+    """Make all blocks at once: figures of all metrics share their resamples, and comparisons their signs."""
     columns: dict[Key, Values] = {}
     for number, grid in enumerate(grids):
         runs = list({run.name: run for run in grid.runs.values()}.values())
@@ -252,14 +252,14 @@ def _blocks(
 
 
 def _grid_of(key: Key) -> Hashable:
-    """The number of the grid that a column of figures is in."""
+    """Return the number of the grid that a column of figures is in."""
     return key[0][0] if isinstance(key[0], tuple) else key[0]
 
 
 class _Rows(NamedTuple):
-    """What came of comparing the retrievers of each LLM: with the best of them, and with no notes.
+    """The comparisons of the retrievers of each LLM: with the best of them, and with no notes.
 
-    The only row of a grid has been compared in place of its columns. A key has the row as well as the grid, since a run
+    The only row of a grid is compared in place of its columns. A key holds the row as well as the grid, because a run
     that does not depend on the number of notes is in several rows.
     """
 
@@ -269,7 +269,7 @@ class _Rows(NamedTuple):
 
     @classmethod
     def of(cls, grids: Sequence[_Grid], columns: Mapping[Key, Values], clusters: Clusters) -> _Rows:
-        """Compare within the rows of all grids of which the highest figure is the best."""
+        """Compare within the rows of all grids whose highest figure is the best."""
         by_row: dict[Key, Values] = {}
         families: list[list[Key]] = []
         baselines: dict[Key, list[Key]] = {}
@@ -287,7 +287,7 @@ class _Rows(NamedTuple):
         return cls(standings, pairs, gains(by_row, baselines, clusters))
 
     def marks(self, number: int, at: At, run: Measured) -> dict[str, Standing | Gain | None]:
-        """The fields of a cell that say how it stands in its row."""
+        """Return the fields of a cell that give its standing in its row."""
         key = ((number, at[0]), run.name)
         return {"in_row": self.standings.get(key), "over_none": self.gains.get(key)}
 
@@ -347,7 +347,7 @@ def _spending(run: Measured, row: str) -> Spending:
 
 
 def _rule_of_unscored(blocks: Iterable[Block]) -> list[str]:
-    """How the best is chosen, where the runs of a block are scored on unlike numbers of questions."""
+    """Say how the best is chosen, if the runs of a block are scored on different numbers of questions."""
     unlike = [
         block.metric
         for block in blocks

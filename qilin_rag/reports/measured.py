@@ -1,4 +1,4 @@
-"""Finished runs as reports read them: their figures by question, side by side."""
+"""Read finished runs for reports: their figures by question, side by side."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FROM_THE_HIGHEST = "the highest is not the best by this metric: its orders and r
 
 
 class Measured(NamedTuple):
-    """One run: `scores[metric][question_id]`, of the questions it is about."""
+    """One run: `scores[metric][question_id]`, for the questions it is about."""
 
     name: str
     directory: RunDirectory
@@ -31,38 +31,38 @@ class Measured(NamedTuple):
     questions: dict[str, Question]
     scores: dict[str, dict[str, Score]]
     remarks: tuple[str, ...] = ()
-    """What is to be said of figures that are left out."""
+    """Remarks on figures that are left out."""
 
     @property
     def llm(self) -> str:
-        """The LLM in tables, with the run's note."""
+        """Return the LLM's name in tables, with the run's note."""
         note = self.manifest.config.get("note")
         return self.manifest.labels["llm"] + (f" ({note})" if note else "")
 
     def signature(self, metric: str) -> str | None:
-        """How this run's figures of a metric were made; None where it has none."""
+        """Return the signature of this run's figures of a metric; None if it has none."""
         found = self.summary.metrics.get(metric)
         return found.signature if found else None
 
     def samples(self) -> dict[str, Sample]:
-        """Its samples, read anew, one a question; a UsageError where one is gone."""
+        """Read the samples again, one for each question; raise a UsageError if one is missing."""
         return self.directory.read_samples_of(self.questions.values())
 
 
 def highest_is_best(signature: str) -> bool:
-    """Whether more of a metric is better; its signature says `best:` where not."""
+    """Return whether higher is better in a metric; its signature has `best:lowest` if not."""
     return "|best:" not in signature
 
 
 def rests_on_reference_notes(metric: str) -> bool:
-    """Tell whether a metric compares notes with the reference notes: retrieval figures, and citations."""
+    """Return whether a metric compares notes with the reference notes: retrieval figures, and citations."""
     return "@" in metric or metric in (PRECISION, RECALL)
 
 
 def read_runs(run_directories: Sequence[Path], with_incomplete: bool = False) -> tuple[list[Measured], list[str]]:
-    """The complete runs, and what is to be said of the others; a name that two folders hold stands with its folder.
+    """Return the complete runs, and remarks on the others; a name in two folders is given with its folder.
 
-    `with_incomplete` takes runs that have not ended, too, as far as they have come.
+    `with_incomplete` includes unfinished runs, as far as they are.
     """
     runs, left_out = [], []
     folders_with = Counter(path.name for path in run_directories)
@@ -82,7 +82,7 @@ def read_runs(run_directories: Sequence[Path], with_incomplete: bool = False) ->
 
 
 def read_run(path: Path, name: str | None = None) -> Measured:
-    """A complete run; a UsageError where it is none, or its scores are gone."""
+    """Read a complete run; raise a UsageError if it is not one, or its scores are missing."""
     directory = RunDirectory(path)
     manifest = directory.read_complete()
     questions = {question.id: question for question in directory.read_questions()}
@@ -102,7 +102,7 @@ def read_run(path: Path, name: str | None = None) -> Measured:
 
 
 def _read_incomplete(path: Path, name: str) -> Measured:
-    """What has an answer so far, scored here by the run's own metrics."""
+    """Read the answers of an incomplete run, and score them by the run's own metrics."""
     directory = RunDirectory(path)
     manifest = directory.read_manifest()
     finished, lines = directory.read_samples()
@@ -125,13 +125,13 @@ def _read_incomplete(path: Path, name: str) -> Measured:
 
 
 def values_of(runs: Sequence[Measured], metric: str, question_ids: Sequence[str]) -> Values:
-    """The figures (n_questions, n_runs) of runs under a metric that all of them have; NaN where unscored."""
+    """Return the figures (n_questions, n_runs) of runs under a metric that all of them have; NaN if unscored."""
     columns = [[run.scores[metric][question_id].value for question_id in question_ids] for run in runs]
     return np.array(columns, dtype=np.float64).T.reshape(len(question_ids), len(runs))
 
 
 def clusters_of(questions: Sequence[Question], by: str | None = None) -> Clusters:
-    """Clusters (n_questions,) of the same query, or of the same value of a field of the questions' `meta`."""
+    """Return clusters (n_questions,) of the same query, or of the same value of a field of the questions' `meta`."""
     if by is None:
         return query_clusters([question.query for question in questions])
     if lacking := next((question for question in questions if question.meta.get(by) is None), None):

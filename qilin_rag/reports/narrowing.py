@@ -15,11 +15,11 @@ from qilin_rag.scorers.retrieval import is_about_hits
 
 
 class Narrowing(Frozen):
-    """Which runs and metrics a leaderboard shows; an empty list is no limit.
+    """The runs and metrics that a leaderboard shows; an empty list is no limit.
 
-    Each entry is a name or a pattern with `*` and `?`, whatever the case. A run may be named by the beginning of its
-    name; a retriever and an LLM with or without the settings in its label; `recall` means `recall@` of every k, and
-    `retrieval` all figures of hits.
+    Each entry is a name or a pattern with `*` and `?`, in any case. A run may be named by the beginning of its name; a
+    retriever and an LLM with or without the settings in its label. `recall` means `recall@` of every k, and `retrieval`
+    all figures of hits.
     """
 
     runs: list[str] = []
@@ -30,10 +30,10 @@ class Narrowing(Frozen):
 
 
 def narrow_paths(paths: Sequence[Path], narrowing: Narrowing) -> list[Path]:
-    """Return the run directories that are asked for by name, before any is read.
+    """Return the run directories that are selected by name, before any is read.
 
     Raises:
-        UsageError: if a name or pattern fits no run.
+        UsageError: A name or pattern fits no run.
     """
     names = {path: [path.name, str(path)] for path in paths}
     fitting = _fitting("run", narrowing.runs, names.values(), by_beginning=True)
@@ -41,10 +41,10 @@ def narrow_paths(paths: Sequence[Path], narrowing: Narrowing) -> list[Path]:
 
 
 def narrow_runs(runs: Sequence[Measured], narrowing: Narrowing) -> list[Measured]:
-    """Return the runs of these LLMs, retrievers and prompts, with these metrics alone.
+    """Return the runs of these LLMs, retrievers and prompts, with only these metrics.
 
     Raises:
-        UsageError: if a name or pattern fits nothing in any run.
+        UsageError: A name or pattern fits nothing in any run.
     """
     named: list[tuple[str, list[str], Callable[[Measured], list[str]]]] = [
         ("llm", narrowing.llms, lambda run: _with_first_word(run.llm, run.manifest.labels["llm"])),
@@ -75,7 +75,7 @@ def _names_of(metric: str, signature: str) -> list[str]:
 def _fitting(
     kind: str, wanted: Sequence[str], known: Iterable[Collection[str]], by_beginning: bool = False
 ) -> Callable[[Collection[str]], bool]:
-    """Whether names of one thing fit what is wanted; a UsageError if something wanted fits nothing that is known."""
+    """Return a test whether names fit what is wanted; raise a UsageError if something wanted fits nothing known."""
     patterns = [pattern.lower() for pattern in wanted]
 
     def fits(names: Collection[str], pattern: str) -> bool:
@@ -94,11 +94,11 @@ def _fitting(
 def sort_rows(tables: Sequence[ResultTable], metric: str) -> list[ResultTable]:
     """Sort the rows of each table by a metric, the best first; runs before controls and the paper's rows.
 
-    Rows of answers go by the best figure of the row; those of retrieval, or of rankers, by that metric's column. Only
-    the blocks that have the metric set an order, and that of answers is the order of all blocks of answers.
+    Rows of answers are sorted by the best figure of the row; rows of retrieval or rankers by that metric's column. Only
+    blocks that have the metric determine an order; that of answers is used for all blocks of answers.
 
     Raises:
-        UsageError: if no table has the metric.
+        UsageError: No table has the metric.
     """
     known = {name for table in tables for block in table.blocks for name in _sortable(block)}
     fitting = {name.lower(): name for name in sorted(known, reverse=True)}
@@ -114,7 +114,7 @@ def _sortable(block: Block) -> list[str]:
 
 
 def _has_metric_columns(block: Block) -> bool:
-    """Whether each column is a metric of its own."""
+    """Return whether each column is a metric of its own."""
     return bool(block.signatures) or block.axes[0] != "llm"
 
 
@@ -135,7 +135,7 @@ def _sorted(table: ResultTable, metric: str) -> ResultTable:
 
 
 def _values(block: Block, cells: Sequence[Sequence[Cell | None]], column: int = 0) -> dict[str, float]:
-    """The best figure of each row, turned so that more is better."""
+    """Return the best figure of each row, turned so that higher is better."""
     signature = block.signatures[column] if block.signatures else block.signature
     sign = 1 if highest_is_best(signature) else -1
     found = {}

@@ -1,8 +1,8 @@
-"""What the Qilin paper (arXiv 2503.00501) prints for DQA and for rankers: Tables 11 and 10.
+"""Quote the figures that the Qilin paper (arXiv 2503.00501) prints for DQA and for rankers: Tables 11 and 10.
 
-In Table 11 three values stand in a row for four conditions: the first is of no notes, the second most likely of BM25;
-the third may be the bi-encoder's or the oracle's and is not repeated here. The paper names neither its tokenizer nor
-the model behind BERTScore nor the prompt, so no difference to these figures is a finding.
+Table 11 has three values in a row for four conditions. The first is for no notes, the second most likely for BM25; the
+third may be the bi-encoder's or the oracle's and is not repeated here. The paper names neither its tokenizer nor the
+model of BERTScore nor the prompt, so that a difference to these figures is not a finding.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class PaperFigures(NamedTuple):
-    """ROUGE-L and BERTScore of one LLM, with no notes (`none`) and most likely with BM25's (`bm25`)."""
+    """ROUGE-L and BERTScore of one LLM, without notes (`none`) and most likely with BM25's (`bm25`)."""
 
     llm: str
     rouge_l: dict[str, float]
@@ -32,7 +32,7 @@ REMARK = (
 
 
 class Quoted(NamedTuple):
-    """Whether the paper's rows are shown, the label they have, and what is said of them."""
+    """Whether the paper's rows are shown, their label, and the remark on them."""
 
     is_shown: bool = False
     label: str = "paper"
@@ -43,10 +43,10 @@ def quote(paper: bool, anyway: bool, why_other: str | None, remark: str) -> Quot
     """Decide whether a table quotes the paper: only beside Qilin, or as another data set's if told to.
 
     Args:
-        paper: whether the paper's rows are asked for.
-        anyway: whether they are to be shown beside any data.
-        why_other: why the table is not known to be of what the paper measured; None if it is.
-        remark: what is said of the paper's rows.
+        paper: Whether the paper's rows are asked for.
+        anyway: Whether to show them beside any data.
+        why_other: Why the table may not be of what the paper measured; None if it is.
+        remark: The remark on the paper's rows.
     """
     if not (paper or anyway):
         return Quoted()
@@ -58,7 +58,7 @@ def quote(paper: bool, anyway: bool, why_other: str | None, remark: str) -> Quot
 
 
 def paper_rows(metric: str, quoted: Quoted) -> dict[str, dict[str, float]]:
-    """The paper's figures of a metric: by row, by retriever; empty for metrics it does not have."""
+    """Return the paper's figures of a metric by row and retriever; empty for metrics it does not have."""
     if metric not in ("rouge_l", "bertscore") or not quoted.is_shown:
         return {}
     return {f"{figures.llm} ({quoted.label})": getattr(figures, metric) for figures in TABLE_11}
@@ -89,6 +89,6 @@ RANKERS_REMARK = (
 
 
 def paper_rankers(task: str, quoted: Quoted) -> dict[str, dict[str, float]]:
-    """Table 10 of a task: by row, by figure."""
+    """Return Table 10 of a task by row and figure."""
     of_task = TABLE_10[task].items() if quoted.is_shown else ()
     return {f"{ranker} ({quoted.label})": dict(zip(RANKER_FIGURES, values, strict=True)) for ranker, values in of_task}

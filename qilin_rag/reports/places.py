@@ -1,4 +1,4 @@
-"""Where runs stand in a leaderboard: the labels of rows, and the order of rows and columns."""
+"""Place runs in a leaderboard: the labels of rows, and the order of rows and columns."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ RETRIEVER_ORDER = {"none": 0, "random": 1, "bm25": 2, "oracle_top_k": 8, "oracle
 
 
 def row_labels(group: Sequence[Measured]) -> dict[str, list[str]]:
-    """LLM; with order and length of notes; prompt, number of notes, fingerprint, name, as needed to tell runs apart.
+    """Return row labels: the LLM, with as much of the settings as is needed to tell runs apart.
 
-    Of runs of one configuration (in two folders) the first keeps its row, the others are told apart by name.
+    In this order: order and length of notes, prompt, number of notes, fingerprint, name. If two folders hold runs of
+    one configuration, the first keeps its row and the others are told apart by name.
 
-    A run that does not depend on the number of notes stands in the row of each number its LLM was given.
+    A run that does not depend on the number of notes is in the row of each number its LLM was given.
     """
     with_prompt = len({run.manifest.labels["prompt"] for run in group if not run.manifest.imported}) > 1
     systems = {run.name: _system_label(run, with_prompt) for run in group}
@@ -44,7 +45,7 @@ def row_labels(group: Sequence[Measured]) -> dict[str, list[str]]:
 
 
 def copies(group: Sequence[Measured]) -> list[str]:
-    """What to say of runs of one configuration: the first keeps its row, the others have rows of their own."""
+    """Return remarks on runs of one configuration: the first keeps its row, the others have rows of their own."""
     notes = []
     for first, *others in _by_fingerprint(group):
         for run in others:
@@ -70,11 +71,11 @@ def _system_label(run: Measured, with_prompt: bool) -> str:
 
 
 def natural(row: str) -> list[tuple[bool, int, str]]:
-    """A sort key by which 7b stands before 72b."""
+    """Return a sort key that puts 7b before 72b."""
     parts = re.split(r"([0-9]+)", row)
     return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def column_order(column: str) -> tuple[int, str]:
-    """From no notes to the right notes; retrievers we don't know stand before the oracle."""
+    """Return the place of a column: no notes first, unknown retrievers before the oracle."""
     return RETRIEVER_ORDER.get(column.split(" ")[0], RETRIEVER_ORDER["oracle"] - 1), column

@@ -1,4 +1,4 @@
-"""Table 10: rankers by figures, over the same requests, with intervals and what is not significantly worse."""
+"""Make Table 10: rankers by figures over the same requests, with intervals and ties."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ COLUMNS = {
     "recall@10": "Recall@10",
     "precision@10": "Precision@10",
 } | {name: name.replace("map", "MAP") for name in RELEASED}
-"""What stands above each figure."""
+"""The heading of each figure."""
 
 CONTROLS = ("random", "production")
 SIGNATURE = "as ir_measures, relevance = click, mean over all orders of ties; of MRR@10"
 
 
 class _Ranked(NamedTuple):
-    """One run: its figures by request, of those that have a click."""
+    """One run: its figures by request, for requests with a click."""
 
     name: str
     manifest: RankingManifest
@@ -57,9 +57,10 @@ class _Ranked(NamedTuple):
 def ranking_board(
     *runs_dirs: Path, task: TaskName, with_paper: bool = False, paper_anyway: bool = False
 ) -> list[ResultTable]:
-    """The tables of a task, one for each set of requests; largest first.
+    """Return the tables of a task, one for each set of requests; largest first.
 
-    `with_paper`: rows of the paper where the requests are known to be Qilin's, `paper_anyway`: beside others as well.
+    `with_paper` adds rows of the paper if the requests are known to be Qilin's; `paper_anyway` adds them beside other
+    requests as well.
     """
     runs, left_out = _read(runs_dirs, task)
     if not runs:
@@ -80,10 +81,11 @@ def ranking_board(
 
 
 def labels_of(rankers: Sequence[tuple[str, RankingManifest]]) -> list[str]:
-    """A label for each run, by name and manifest, none twice.
+    """Return a label for each run, by name and manifest, without duplicates.
 
-    The ranker with what is not its default; of a trained one only what tells it apart from others of its kind here.
-    Where that does not, the folder of its checkpoint, the fingerprint, or the run's name does.
+    The label is the ranker with its settings that are not the default; for a trained ranker, only those that tell it
+    apart from others of its kind here. If that is not enough, the folder of its checkpoint, the fingerprint, or the
+    run's name is added.
     """
     kinds: dict[str, list[RankingManifest]] = defaultdict(list)
     for _, manifest in rankers:
@@ -115,7 +117,7 @@ def _label(manifest: RankingManifest, kind: Sequence[RankingManifest]) -> str:
 
 
 def _read(runs_dirs: Sequence[Path], task: TaskName) -> tuple[list[_Ranked], list[str]]:
-    """The complete runs of a task, and what is to be said of the others."""
+    """Return the complete runs of a task, and remarks on the others."""
     paths = find_runs(runs_dirs, MANIFEST, f"qilin-rag rank --task {task}")
     folders_with = Counter(path.name for path in paths)
     runs, left_out = [], []
@@ -132,7 +134,7 @@ def _read(runs_dirs: Sequence[Path], task: TaskName) -> tuple[list[_Ranked], lis
             lines = {line.id: line for line in directory.read_figures()}
             summary = directory.read_summary()
             if any(summary.metrics[name].signature != SIGNATURES[name] for name in FIGURES if name in summary.metrics):
-                raise UsageError(f"{path}: its figures were made in another way; rank again with --fresh")
+                raise UsageError(f"{path}: its figures were made in another way; rank again (--fresh)")
             if len(lines) != summary.counts["requests"]:
                 raise UsageError(f"{path}: figures.jsonl has {len(lines)} of {summary.counts['requests']} requests")
             runs.append(_Ranked(name, manifest, summary, lines))
@@ -183,7 +185,7 @@ def _table(group: Sequence[_Ranked], task: TaskName, with_paper: bool, paper_any
 
 
 def _why_other_data(run: _Ranked, task: TaskName) -> str | None:
-    """Why requests are not known to be those of the paper's Table 10; None where they are."""
+    """Return why requests may not be those of the paper's Table 10; None if they are."""
     if run.manifest.config.split != "test":
         return f"requests of the split {run.manifest.config.split}, the paper ranks those of test"
     queries = {line.id: line.query for line in run.lines.values()}
@@ -191,19 +193,19 @@ def _why_other_data(run: _Ranked, task: TaskName) -> str | None:
 
 
 def _place(run: _Ranked) -> int:
-    """Controls stand first, then the rankers by name."""
+    """Return the place of a run: controls first, then rankers by name."""
     name = run.manifest.ranker.name
     return CONTROLS.index(name) if name in CONTROLS else len(CONTROLS)
 
 
 def _what(manifest: RankingManifest) -> str:
-    """The data and the requests of it, for people."""
+    """Describe the data and its requests."""
     first = manifest.identity.get("first")
     return f"{manifest.label}, {manifest.config.split}" + (f" (the first {first:,} by id)" if first else "")
 
 
 def _ties(runs: Sequence[_Ranked], labels: Mapping[str, str]) -> list[str]:
-    """Say in one note how much of each run's MRR@10 hangs on ties."""
+    """Say in one note how much each run's MRR@10 depends on ties."""
     found = [
         f"{labels[run.name]} {hanging.lowest:.4f} to {hanging.highest:.4f} "
         f"({run.summary.counts['tied'] / run.summary.counts['requests']:.1%} of the requests)"
@@ -220,7 +222,7 @@ def _footnotes(group: Sequence[_Ranked]) -> list[str]:
     if counts["without_click"]:
         notes.append(f"{counts['without_click']:,} of {counts['requests']:,} requests have no click, and no figure")
     if counts["left_out"]:
-        notes.append(f"{counts['left_out']:,} candidates were left out: the data has not their notes")
+        notes.append(f"{counts['left_out']:,} candidates were left out: the data lacks their notes")
     options = [f"--task {config.task}", f"--data {shlex.quote(config.data)}"]
     options += [f"--split {config.split}"] if config.split != "test" else []
     options += [f"--first {config.first}"] if config.first else []

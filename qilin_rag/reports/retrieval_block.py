@@ -1,4 +1,4 @@
-"""The retrieval of a leaderboard in one block: a row a retriever, whichever LLMs and prompts it was used with."""
+"""Make the retrieval block of a leaderboard: a row for each retriever, whatever LLMs and prompts it was used with."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ Figure = tuple[str, str]
 
 
 class _Row(NamedTuple):
-    """A retriever with the runs that have its figures; of several under one figure all have the same hits."""
+    """A retriever with the runs that have its figures; the runs under one figure all have the same hits."""
 
     label: str
     runs: dict[Figure, list[Measured]]
 
 
 class RetrievalBlock:
-    """Retrievers by figures, to be compared with all other figures of a table.
+    """The retrievers by figures, to be compared with all other figures of a table.
 
-    Runs share a row if one retriever (and re-ranker) found their notes. Where runs of one row and one figure do not
-    have the same hits, they get rows of their own, and `notes` says so.
+    Runs share a row if the same retriever (and re-ranker) found their notes. If runs of one row and one figure have
+    different hits, they get rows of their own, and `notes` says so.
     """
 
     def __init__(self, group: Sequence[Measured], question_ids: Sequence[str]) -> None:
-        """Read which notes each run's retriever found, where a figure is of several runs."""
+        """Read the hits of each run, if a figure is of several runs."""
         self._ids = question_ids
         self._hits: dict[str, dict[str, list[int]]] = {}
         self.notes: list[str] = []
@@ -58,7 +58,7 @@ class RetrievalBlock:
         self.notes += filter(None, map(self._lacking, self._placed))
 
     def columns(self) -> dict[Key, Values]:
-        """The figures of each row by question, under the key that `families` and `block` know them by."""
+        """Return the figures of each row by question, under the keys that `families` and `block` use."""
         return {
             (figure, runs[0].name): values_of(runs[:1], figure[0], self._ids)[:, 0]
             for row in self._placed
@@ -66,7 +66,7 @@ class RetrievalBlock:
         }
 
     def families(self) -> list[list[Key]]:
-        """The retrievers that are compared with each other: those that have a figure."""
+        """Return the retrievers that are compared with each other: those that have a figure."""
         return [
             [(figure, row.runs[figure][0].name) for row in self._placed if figure in row.runs]
             for figure in self.figures
@@ -74,7 +74,7 @@ class RetrievalBlock:
         ]
 
     def block(self, cells: Mapping[Key, Cell], could_be_shown: Detectable) -> Block:
-        """The block, of the cells that came of `columns`; `could_be_shown` is of the first figure."""
+        """Return the block made of the cells of `columns`; `could_be_shown` is for the first figure."""
         return Block(
             metric=NAME,
             signature=_joined([signature for _, signature in self.figures]),
@@ -97,7 +97,7 @@ class RetrievalBlock:
         )
 
     def _lacking(self, row: _Row) -> str | None:
-        """How to add the figures that a row lacks though its retriever gives all it has, whatever k is."""
+        """Return how to add the figures that a row lacks although its retriever returns all it has for any k."""
         run = next(iter(row.runs.values()))[0]
         ks = sorted({k for figure in self.figures if figure not in row.runs and (k := cutoff(figure[0]))})
         known = {cutoff(metric) for metric, _ in row.runs}
@@ -108,7 +108,7 @@ class RetrievalBlock:
         return f"{row.label} has no figures at {', '.join(map(str, lacking))}; to add them: {again}{lacking[0]}"
 
     def _rows(self, label: str, runs: Sequence[Measured]) -> list[_Row]:
-        """One row, or as many as are needed so that no two runs under one figure differ in their hits."""
+        """Return one row, or as many as are needed so that no two runs under one figure differ in their hits."""
         tells: tuple[Callable[[Measured], str], ...] = (
             lambda run: "",
             lambda run: f" · top {run.manifest.identity['top_k']}",
@@ -133,7 +133,7 @@ class RetrievalBlock:
         return rows
 
     def _differing(self, row: _Row) -> tuple[Measured, Measured, int] | None:
-        """A pair of runs whose hits or figures differ, and for how many questions."""
+        """Return a pair of runs whose hits or figures differ, and the number of such questions."""
         for (metric, _), runs in row.runs.items():
             for other in runs[1:]:
                 if n := self._n_differing(metric, runs[0], other):
@@ -151,7 +151,7 @@ class RetrievalBlock:
         )
 
     def _hits_of(self, run: Measured) -> dict[str, list[int]]:
-        """The notes that each question got, best first: of run.trec, which is small, where it is there."""
+        """Read the notes of each question, best first: from run.trec, which is small, if it exists."""
         if run.name not in self._hits:
             path = run.directory.path / "run.trec"
             try:
@@ -167,7 +167,7 @@ class RetrievalBlock:
 
 
 def _figures(group: Sequence[Measured]) -> list[Figure]:
-    """The figures about hits that any run has: by their k, in the order of the runs."""
+    """Return the figures about hits that any run has: by their k, in the order of the runs."""
     found = dict.fromkeys(
         (metric, of.signature)
         for run in group
@@ -178,19 +178,19 @@ def _figures(group: Sequence[Measured]) -> list[Figure]:
 
 
 def _label(run: Measured) -> str:
-    """The retriever in tables; one that is not known goes by the system that it belongs to."""
+    """Return the retriever's name in tables; an unknown one is named after its system."""
     label = run.manifest.labels["retriever"]
     return f"{label} ({run.manifest.imported.name})" if run.manifest.imported else label
 
 
 def _retriever_of(run: Measured) -> str:
-    """What found a run's notes, and what put them in order."""
+    """Return what found a run's notes, and what ordered them."""
     identity = run.manifest.identity
     return json.dumps([identity["retriever"], identity.get("rerank")], sort_keys=True)
 
 
 def _joined(signatures: Sequence[str]) -> str:
-    """Signatures in one: the heads of those that share the rest, then the rest."""
+    """Join signatures: the heads of those that share the rest, then the rest."""
     heads: dict[str, list[str]] = defaultdict(list)
     for signature in signatures:
         head, _, rest = signature.partition("|")

@@ -1,4 +1,4 @@
-"""The state of runs: how far each is, who writes it, what became of its questions, and its figures."""
+"""List the state of runs: progress, whether a process writes it, the outcome of its questions, and its figures."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from qilin_rag.rankers.ranking_directory import RankingDirectory
 from qilin_rag.reports.finding import find_runs
 
 State = Literal["complete", "incomplete", "in use", "unreadable"]
-"""`complete`: every question was asked, whatever came of it, and what has an answer is scored. `in use`: a process
-writes the run at this moment. `incomplete`: none does, and questions are left; the same command resumes it."""
+"""`complete`: every question was asked, and every answer is scored. `in use`: a process writes the run at this moment.
+`incomplete`: no process does, and questions are left; the same command resumes it.
+"""
 
 
 class ListedRun(Frozen):
-    """A run in a list. `unit` is what `done` and `total` count; `figures` are the means of the scored ones."""
+    """A run in a list. `unit` is what `done` and `total` count; `figures` are means over the scored questions."""
 
     run: Path
     kind: Literal["run", "ranking"] = "run"
@@ -44,7 +45,7 @@ class ListedRun(Frozen):
 
     @property
     def progress(self) -> str:
-        """How many are done, and what became of them where not all are answered."""
+        """Describe how many are done, and the outcome if not all are answered."""
         done = f"{self.done} of {self.total}" if self.done < self.total else f"{self.total}"
         return f"{done} {self.unit}{describe_statuses(self.statuses)}"
 
@@ -59,7 +60,7 @@ class _RunOutcome(BaseModel):
 
 
 def describe_statuses(statuses: Mapping[str, int]) -> str:
-    """Say what became of questions: `: 57 ok, 3 failed`, or `: all failed`; empty if all are ok, or there are none."""
+    """Describe the outcome of questions: `: 57 ok, 3 failed`, or `: all failed`; empty if all are ok."""
     found = {status: n for status, n in statuses.items() if n}
     if not set(found) - {"ok"}:
         return ""
@@ -69,10 +70,10 @@ def describe_statuses(statuses: Mapping[str, int]) -> str:
 
 
 def list_runs(folders: Sequence[Path]) -> list[ListedRun]:
-    """Return the runs and rankings of folders of runs, those begun last first; unreadable ones say why.
+    """Return the runs and rankings in folders of runs, the latest first; unreadable ones say why.
 
     Raises:
-        UsageError: if a folder does not exist.
+        UsageError: A folder does not exist.
     """
     runs = [_listed(path) for path in find_runs(folders)]
     rankings = [_listed_ranking(path) for path in find_runs(folders, RANKING)]
@@ -87,9 +88,9 @@ def state_of(directory: RunDirectory, manifest: Manifest) -> State:
 
 
 def figures_of(directory: RunDirectory, manifest: Manifest) -> tuple[dict[str, MetricSummary], list[Score]]:
-    """Return the figures of a run, none if it has no summary, and the scores that they are of.
+    """Return the figures of a run, empty if it has no summary, and the scores that they are computed from.
 
-    What an earlier version named wrongly is left out.
+    Figures that an earlier version named wrongly are left out.
     """
     if (directory.path / SUMMARY).exists():
         summary, scores = directory.read_figures()

@@ -1,4 +1,4 @@
-"""Ablations and sensitivity as plain tables with lines below them, for a terminal or Markdown."""
+"""Show ablations and sensitivity as plain tables with lines below them, for a terminal or Markdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qilin_rag.reports.sensitivity import Sensitivity
 
 
 class Section(NamedTuple):
-    """A table; a row that has its first cell alone is a heading of those that follow."""
+    """A table; a row with only its first cell is a heading of the rows after it."""
 
     title: str
     header: list[str]
@@ -21,7 +21,7 @@ class Section(NamedTuple):
 
 
 def ablation_sections(reports: Sequence[Ablation]) -> Iterator[Section]:
-    """For each factor its differences, then how the order of systems changes."""
+    """Yield for each factor its differences, then how the order of systems changes."""
     for report in reports:
         queries = counted(report.n_clusters, "distinct query")
         about = f"{report.data}, {counted(report.n_questions, 'question')} ({queries})"
@@ -73,7 +73,7 @@ def _stability(factor: Factor, ranked: FactorRanking) -> Section:
 
 
 def sensitivity_sections(reports: Sequence[Sensitivity]) -> Iterator[Section]:
-    """For each metric the runs by its variants, with their ranks."""
+    """Yield for each metric the runs by its variants, with their ranks."""
     for report in reports:
         title = f"{report.data}, {report.n_scored} of {counted(report.n_questions, 'question')}: {report.metric}"
         rows = []
@@ -92,7 +92,7 @@ def sensitivity_sections(reports: Sequence[Sensitivity]) -> Iterator[Section]:
 
 
 def as_markdown(sections: Iterator[Section]) -> str:
-    """GitHub tables, the headings among rows in bold."""
+    """Format GitHub tables, with the headings among rows in bold."""
     lines: list[str] = []
     for title, header, rows, below in sections:
         lines += [f"## {escape_md(title)}", ""]

@@ -1,4 +1,4 @@
-"""What hangs on how a metric is made: runs ranked by its variants, from their saved answers. Nothing is written."""
+"""Show what depends on how a metric is made: rank runs by its variants, from saved answers. Nothing is written."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from qilin_rag.scorers.summary import as_values
 
 AS_IT_IS = "as it is"
 LAYER_STEPS = (-2, 2)
-"""BERTScore layers below and above the one in use that are tried where nobody names any."""
+"""The BERTScore layers below and above the one in use that are tried by default."""
 
 
 GROUPINGS: dict[str, Callable[[list[float]], float]] = {"references: mean": fmean, "references: first": itemgetter(0)}
-"""What becomes of the values of an answer against each reference alone; as it is, a metric takes all at once."""
+"""How to combine the values of an answer against each single reference; as it is, a metric takes all at once."""
 
 
 class Variant(Frozen):
-    """The metric made in one way: the mean of each run, and what becomes of their order.
+    """The metric made in one way: the mean of each run, and how the order of runs changes.
 
-    `tau`: Kendall's tau-b with the first variant, the metric as it is; None where all runs are equal under one of them.
+    `tau` is Kendall's tau-b with the first variant, the metric as it is; None if all runs are equal under one of them.
     `changes_best`: the best run of the metric as it is, is not the best here.
     """
 
@@ -43,7 +43,7 @@ class Variant(Frozen):
 
 
 class Sensitivity(Frozen):
-    """All variants of a metric over `n_scored` of the questions: those that are scored in every run."""
+    """All variants of a metric over the `n_scored` questions that are scored in every run."""
 
     data: str
     n_questions: int
@@ -56,9 +56,10 @@ class Sensitivity(Frozen):
 
 
 def sensitivity(runs: Sequence[Measured], scorers: Sequence[Scorer], layers: Sequence[int] = ()) -> list[Sensitivity]:
-    """Each of these metrics that compares answers with references, in all its variants.
+    """Rank runs by each of these metrics, in all its variants; skip metrics that do not read references.
 
-    A UsageError where the runs are about unlike questions, or none of the metrics is such a one.
+    Raises:
+        UsageError: The runs are about different questions, or no metric compares answers with references.
     """
     about = {(run.manifest.data["sha256"], run.manifest.question_set_sha256): run.name for run in runs}
     if len(about) > 1:
@@ -69,7 +70,7 @@ def sensitivity(runs: Sequence[Measured], scorers: Sequence[Scorer], layers: Seq
     if not chosen:
         raise UsageError("none of these metrics compares answers with references; rouge_l does")
     if layers and not any(getattr(scorer, "layer", None) for scorer in chosen):
-        raise UsageError("none of these metrics has layers; --metrics bertscore does")
+        raise UsageError("none of these metrics has layers; bertscore does (--metrics bertscore)")
     load_models(chosen)
     questions = list(runs[0].questions.values())
     finished = [run.samples() for run in runs]
@@ -119,7 +120,7 @@ def _sensitivity(
 
 
 def _variants(names: Sequence[str], means: Mapping[str, Sequence[float]]) -> list[Variant]:
-    """Orders, and how they agree with that of the first."""
+    """Return the orders, and how they agree with the first one."""
     base = next(iter(means.values()))
     best = int(np.argmax(base))
     return [
@@ -135,7 +136,7 @@ def _variants(names: Sequence[str], means: Mapping[str, Sequence[float]]) -> lis
 
 
 def _changes(scorer: AnswerScorer, layers: Sequence[int]) -> list[dict[str, Any]]:
-    """Other settings for this metric, one at a time: tokens, stripping, layer."""
+    """Return other settings for this metric, one at a time: tokens, stripping, layer."""
     settings = scorer.model_dump()
     changes: list[dict[str, Any]] = []
     if "tokens" in settings:
@@ -149,7 +150,7 @@ def _changes(scorer: AnswerScorer, layers: Sequence[int]) -> list[dict[str, Any]
 
 
 def _made_with(scorer: AnswerScorer, change: Mapping[str, Any]) -> AnswerScorer:
-    """The scorer with another setting, ready; a UsageError where there is no such one."""
+    """Return the scorer with another setting, ready to use; raise a UsageError if there is no such setting."""
     try:
         made = type(scorer)(**{**scorer.model_dump(), **change})
     except ValidationError as error:
@@ -159,13 +160,13 @@ def _made_with(scorer: AnswerScorer, change: Mapping[str, Any]) -> AnswerScorer:
 
 
 def _values(scorer: AnswerScorer, samples: Sequence[Sequence[Sample]], questions: Sequence[Question]) -> Values:
-    """(n_questions, n_runs), NaN where unscored."""
+    """Return values (n_questions, n_runs), NaN if unscored."""
     scorer.foresee([[sample.answer for sample in of_run if sample.is_answered] for of_run in samples])
     return as_values([score_samples([scorer], of_run, questions) for of_run in samples])
 
 
 def _by_reference(scorer: AnswerScorer, samples: Sequence[Sample], questions: Sequence[Question]) -> list[list[float]]:
-    """The value of each answer against each of its references alone; none where it is unscored."""
+    """Return the value of each answer against each single reference; empty if it is unscored."""
     alone = [
         (row, question.model_copy(update={"references": [reference]}))
         for row, question in enumerate(questions)
@@ -180,7 +181,7 @@ def _by_reference(scorer: AnswerScorer, samples: Sequence[Sample], questions: Se
 
 
 def _names(runs: Sequence[Measured]) -> list[str]:
-    """Retriever and LLM, with the prompt where there are several; the run's own name where that is not enough."""
+    """Return retriever and LLM, with the prompt if there are several; the run's own name if that is not enough."""
     several = len({run.manifest.labels["prompt"] for run in runs}) > 1
     labels = [run.manifest.labels for run in runs]
     names = [f"{of['retriever']} + {of['llm']}" + (f" · {of['prompt']}" if several else "") for of in labels]
@@ -189,7 +190,7 @@ def _names(runs: Sequence[Measured]) -> list[str]:
 
 
 def as_rows(reports: Sequence[Sensitivity]) -> list[dict[str, Any]]:
-    """One flat record a run and variant, for CSV."""
+    """Return one flat record for each run and variant, for CSV."""
     return [
         {
             "data": report.data,

@@ -1,4 +1,4 @@
-"""Tables that stand below the figures: tokens and cost, seconds a call, and ratings by judges; as rows of texts."""
+"""Make the tables below the figures as rows of texts: tokens and cost, seconds for each call, and judges' ratings."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from qilin_rag.reports.judged import win_share
 
 
 def has_cached(table: ResultTable) -> bool:
-    """Whether any answers came from the cache."""
+    """Return whether any answers came from the cache."""
     return any(each.first_asked for each in table.spending)
 
 
 def spending_rows(table: ResultTable) -> list[list[str]]:
-    """Tokens and cost of the runs that used any, under a header; empty where none did.
+    """Return tokens and cost of the runs that used any, under a header; empty if none did.
 
-    What answers from the cache took when they were first asked is in brackets.
+    In brackets is what cached answers used when they were first asked.
     """
     rows = [
         [each.llm, each.retriever, *_spent(each)]
@@ -46,7 +46,7 @@ def _spent(spending: Spending) -> list[str]:
 
 
 def latency_rows(table: ResultTable) -> list[list[str]]:
-    """Seconds a call of the runs that made any, under a header; empty where none did."""
+    """Return the seconds for each call of the runs that made any, under a header; empty if none did."""
     rows = [
         [each.llm, each.retriever, f"{of.median_s:.2f}", f"{of.p95_s:.2f}", f"{of.n:,}"]
         for each in table.spending
@@ -56,7 +56,7 @@ def latency_rows(table: ResultTable) -> list[list[str]]:
 
 
 def judged_rows(comparison: JudgedComparison) -> list[list[str]]:
-    """Ratings of runs by a judge that compared their answers, best first, under a header."""
+    """Return the ratings of runs by a judge that compared their answers, best first, under a header."""
     rows = []
     for rated in sorted(comparison.runs, key=lambda rated: -rated.rating.value if rated.rating else math.inf):
         ci95 = rated.rating.ci95 if rated.rating else None
@@ -73,7 +73,7 @@ def judged_rows(comparison: JudgedComparison) -> list[list[str]]:
 
 
 def judged_by(comparison: JudgedComparison) -> str:
-    """Who compared the answers of runs, over what, and how."""
+    """Describe who compared the answers of runs, over what, and how."""
     flipped = sum(pair.flipped for pair in comparison.pairs)
     turned = f"; {counted(flipped, 'verdict')} flipped with the order" if flipped else ""
     how = "in both orders; a tie or a flip is half a win"
@@ -86,9 +86,9 @@ def n_name_columns(header: Sequence[str]) -> int:
 
 
 def side_tables(table: ResultTable) -> list[list[list[str]]]:
-    """The tables below the blocks, as rows of texts under a header: one or two columns of names, then figures.
+    """Return the tables below the blocks, as rows of texts under a header: one or two columns of names, then figures.
 
-    Tokens and cost, seconds a call, and ratings of judges, as far as there are any.
+    These are tokens and cost, seconds for each call, and ratings of judges, as far as they exist.
     """
     return [rows for rows in (spending_rows(table), latency_rows(table), *map(judged_rows, table.judged)) if rows]
 

@@ -1,4 +1,4 @@
-"""What the calls of a run took: seconds a call, and what answers from the cache cost when they were first asked."""
+"""Sum up the calls of a run: seconds for each call, and what cached answers cost when they were first asked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Latency(Frozen):
-    """Seconds of the `n` calls that were made: their median and 95th percentile."""
+    """The seconds of the `n` calls that were made: their median and 95th percentile."""
 
     n: NonNegativeInt
     median_s: FiniteFloat
@@ -32,7 +32,7 @@ class Latency(Frozen):
 
 
 class FirstAsked(Frozen):
-    """Tokens and cost of the `n` answers from the cache, when they were asked the first time."""
+    """The tokens and cost of the `n` cached answers, when they were first asked."""
 
     n: NonNegativeInt
     prompt_tokens: NonNegativeInt | None
@@ -47,23 +47,23 @@ class FirstAsked(Frozen):
 
 
 class TimedCall(Protocol):
-    """What is read of a sample here."""
+    """What is read from a sample here."""
 
     @property
     def usage(self) -> Usage:
-        """Its tokens."""
+        """Return its tokens."""
 
     @property
     def latency_s(self) -> float | None:
-        """Seconds; 0 or None where none were measured."""
+        """Return its seconds; 0 or None if they were not measured."""
 
     @property
     def cached(self) -> bool:
-        """Whether it came from the cache."""
+        """Return whether it came from the cache."""
 
 
 class _Call(BaseModel):
-    """The part of a line of samples.jsonl that is read here; the rest, which is long, is passed over."""
+    """The part of a line of samples.jsonl that is read here; the rest, which is long, is skipped."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -74,7 +74,7 @@ class _Call(BaseModel):
 
 
 def read_calls(directory: RunDirectory) -> list[TimedCall]:
-    """Read the last call of each question of a run; of a damaged file none, which the log says."""
+    """Read the last call of each question of a run; none of a damaged file, which the log reports."""
     lines = read_lines(directory.path / SAMPLES, _Call, half_line_ok=True)
     try:
         return list({line.question_id: line for line in lines}.values())
@@ -84,7 +84,7 @@ def read_calls(directory: RunDirectory) -> list[TimedCall]:
 
 
 def latency_of(calls: Iterable[TimedCall]) -> Latency | None:
-    """Return the seconds a call, over those that were measured; None if none was."""
+    """Return the seconds for each call, over the measured ones; None if there are none."""
     seconds = [call.latency_s for call in calls if call.latency_s and call.latency_s > 0 and not call.cached]
     if not seconds:
         return None
@@ -93,7 +93,7 @@ def latency_of(calls: Iterable[TimedCall]) -> Latency | None:
 
 
 def first_asked(calls: Iterable[TimedCall], manifest: Manifest) -> FirstAsked | None:
-    """Return what a run's answers from the cache took at first, at the run's own price list; None without any."""
+    """Return what a run's cached answers used at first, at the run's own price list; None if there are none."""
     cached = [call.usage for call in calls if call.cached]
     if not cached:
         return None
