@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import qilin_rag as qr
-from qilin_rag.core.registry import LLMS, RETRIEVERS, SCORERS
+from qilin_rag.core.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
+from qilin_rag.rankers.base import Ranker
 from tests.fake_server import MODEL, FakeServer
 
 HEAVY = {"numpy", "pandas", "pydantic", "openai", "torch", "transformers", "pyarrow", "rich", "typer", "jinja2", "yaml"}
@@ -56,12 +57,24 @@ def test_every_component_that_can_be_named_is_exported() -> None:
 def test_examples(name: str, tmp_path: Path) -> None:
     if name == "LangChain":
         pytest.importorskip("langchain", reason="needs LangChain: pip install 'qilin-rag[langchain]'")
-    thing = getattr(qr, name)
+    _run_examples(getattr(qr, name), name, needed=name != "LLM")
+
+
+@pytest.mark.parametrize("name", RANKERS._builtin)
+def test_examples_of_rankers(name: str) -> None:
+    _run_examples(RANKERS.resolve(name), name)
+
+
+def test_example_of_a_new_ranker() -> None:
+    _run_examples(Ranker, "Ranker")
+
+
+def _run_examples(thing: Any, name: str, needed: bool = True) -> None:
+    """Run the examples in a docstring; with `needed` there must be one."""
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     namespace = dict(vars(sys.modules[thing.__module__]))
     examples = doctest.DocTestParser().get_doctest(inspect.getdoc(thing) or "", namespace, name, None, 0)
-    if name not in ("LLM", "Scorer"):  # abstract: AnswerScorer and Retriever show how one is written
-        assert examples.examples, f"{name} has no example"
+    assert examples.examples or not needed, f"{name} has no example"
     runner = doctest.DocTestRunner(optionflags=flags)
     said: list[str] = []
     runner.run(examples, out=said.append)

@@ -1,4 +1,4 @@
-"""Rankers: what puts the candidates of a search or recommendation request in order; four of them are trained."""
+"""Rankers order the candidates of a search or recommendation request; four of them are trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interface of a ranker."""
+"""Define the interface of a ranker."""
 
 from __future__ import annotations
 
@@ -10,12 +10,31 @@ from qilin_rag.data.requests import Floats, Requests
 
 
 class Ranker(Component):
-    """Scores the candidates of requests; the highest comes first, and those of one score have no order."""
+    """A ranker scores the candidates of requests.
+
+    The candidate with the highest score is first; candidates with equal scores have no order.
+
+    Example:
+        >>> import numpy as np
+        >>> class Shortest(Ranker):
+        ...     def score(self, requests, catalogue):
+        ...         texts = [catalogue.notes.get([note_idx])[0].text for note_idx in requests.note_idx.tolist()]
+        ...         return np.array([-len(text) for text in texts], np.float32)
+        >>> Shortest().changed()
+        {}
+    """
 
     @abstractmethod
     def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
-        """A finite score for each candidate, shape (n_candidates,), in their order.
+        """Score each candidate.
 
-        Neither `clicked` nor `position` may be looked at, nor which candidates stand beside one, nor how high a
-        note_idx is: in Qilin it tells what was clicked.
+        The score must not depend on `clicked`, on `position`, on the other candidates, or on the size of a note_idx,
+        which reveals in Qilin what was clicked.
+
+        Args:
+            requests: The requests with their candidates.
+            catalogue: The notes and users of the data.
+
+        Returns:
+            A finite score for each candidate, shape (n_candidates,), in their order.
         """

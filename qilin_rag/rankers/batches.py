@@ -1,4 +1,4 @@
-"""Examples in columns: torch's loader asks for a whole batch at once, and nothing is done a sample."""
+"""Hold examples in columns, so that torch's loader gets a whole batch at once without work for each sample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qilin_rag.rankers.features import Columns
 
 
 class Examples(Dataset):  # type: ignore[misc]
-    """A candidate each: its features, its label, and the bucket of its position where the model asks for it."""
+    """One example for each candidate: features, label, and the bucket of its position if the model asks for it."""
 
     def __init__(self, columns: Columns, labels: Floats, position: Ints | None) -> None:
         self.columns, self.labels, self.position = columns, labels, position
@@ -23,7 +23,7 @@ class Examples(Dataset):  # type: ignore[misc]
         return len(self.columns)
 
     def __getitems__(self, indices: list[int]) -> dict[str, Any]:
-        """The batch of these examples; a loader that finds this method calls nothing else."""
+        """Return the batch of these examples; a loader that finds this method calls no other."""
         rows = np.asarray(indices)
         batch = self.columns.batch(rows) | {"labels": self.labels[rows]}
         if self.position is not None:
@@ -32,5 +32,5 @@ class Examples(Dataset):  # type: ignore[misc]
 
 
 def as_one(batch: dict[str, Any]) -> dict[str, Any]:
-    """The collate function of what is a batch already."""
+    """Collate what is a batch already."""
     return batch

@@ -1,4 +1,4 @@
-"""A bi-encoder: query and note as vectors of one encoder, trained to tell a click from all other notes of a batch."""
+"""Train a bi-encoder, one encoder for query and note, to tell a click from all other notes of a batch."""
 
 from __future__ import annotations
 
@@ -25,18 +25,21 @@ from qilin_rag.rankers.trained import Recipe, TrainedRanker
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_CHUNK_TEXTS = 4096  # looked up and encoded at a time, in order of length
-_CHUNK_ROWS = 65536  # of candidates, in double precision
+_CHUNK_TEXTS = 4096  # candidates to look up and encode at a time, in order of length
+_CHUNK_ROWS = 65536  # candidates whose scores are computed in double precision at a time
 
 
 class BiEncoder(TrainedRanker):
-    """Dot product (or cosine) of the vectors of query and note, by one encoder for both.
+    """A bi-encoder: dot product or cosine of the vectors of query and note, by one encoder for both.
 
-    `model`, the prefixes, `pooling` and `max_length` are as the retriever's. An example is a click. Of all distinct
-    notes in the batch, on whichever device, the clicked one should score highest (cross-entropy of `scale` times the
-    similarity): against `n_negatives` results of its request that were not clicked, and against the notes of the other
-    examples. A note that any request of the same query clicked is never a negative. The folder that `train` writes
-    serves the retriever.
+    An example is a click. Of all distinct notes in the batch, on any device, the clicked one should score highest
+    (cross-entropy of `scale` times the similarity). The other notes are results of the request that were not clicked,
+    and the notes of the other examples. A note that any request of the same query clicked is never a negative. The
+    retriever can use the folder that `train` writes.
+
+    Example:
+        >>> BiEncoder(similarity="cosine", scale=20).changed()
+        {'similarity': 'cosine', 'scale': 20.0}
     """
 
     version: ClassVar[int] = 2
@@ -45,17 +48,25 @@ class BiEncoder(TrainedRanker):
     reads_text_only: ClassVar[bool] = True
 
     model: str = "bert-base-chinese"
+    """A folder or a hub name of a sentence-transformers or transformers model to start from."""
     query_prefix: str | None = None
+    """Text before each query; "" for none. Default: declared in the model's files, or documented for its family."""
     passage_prefix: str | None = None
+    """Text before each note; "" for none. Default: declared in the model's files, or documented for its family."""
     pooling: Pooling | None = None
+    """How token vectors become one: cls, mean, max or lasttoken. Default: that of the model's files, or of its family.
+    """
     max_length: Annotated[int, Field(ge=3)] = 256
+    """The most tokens of a text that are read."""
     similarity: Literal["dot", "cosine"] = "dot"
+    """How the vectors of query and note are compared: dot (product) or cosine."""
     scale: PositiveFloat = 1.0
-    """Cosines, which are 1 at most, need about 20."""
+    """The factor of the similarity in the loss; cosines, which are at most 1, need about 20."""
     n_negatives: NonNegativeInt = 6
+    """The number of results of the request, not clicked, beside each click."""
 
     def recipe(self, train: Requests, catalogue: Catalogue) -> Recipe:
-        """The pretrained encoder, and an example for each click."""
+        """Load the pretrained encoder, and make an example for each click."""
         from sentence_transformers import SentenceTransformerTrainingArguments
 
         from qilin_rag.rankers.click_contrast import ClickBatches, ClickContrast, ClickTrainer, example_rows
@@ -90,7 +101,7 @@ class BiEncoder(TrainedRanker):
         )
 
     def score_with(self, fitted: Any, requests: Requests, catalogue: Catalogue) -> Floats:
-        """Each distinct query and text of a note is encoded once: notes of one text have one score."""
+        """Score by encoding each distinct text once: notes with the same text have the same score."""
         texts, query = np.unique(np.array(requests.queries, dtype=object), return_inverse=True)
         notes, note = distinct_notes(catalogue, requests.note_idx)
         with stage("encoding", len(texts) + len(notes)) as advance:
@@ -110,7 +121,7 @@ class BiEncoder(TrainedRanker):
         texts_of: Callable[[npt.NDArray[Any]], list[str]],
         advance: Advance,
     ) -> Vectors:
-        """Of the texts behind the keys, which are looked up and encoded chunk by chunk; (n_keys, dimension)."""
+        """Encode the texts behind the keys, which are looked up chunk by chunk; return (n_keys, dimension)."""
         parts = []
         for start in range(0, len(keys), _CHUNK_TEXTS):
             some = keys[start : start + _CHUNK_TEXTS]
@@ -128,17 +139,17 @@ class BiEncoder(TrainedRanker):
         return np.concatenate(parts)
 
     def save(self, fitted: Any, folder: Path) -> None:
-        """As sentence-transformers does, with prefixes and similarity."""
+        """Save the encoder as sentence-transformers does, with prefixes and similarity."""
         with quiet_loading():
             fitted.save_pretrained(str(folder), create_model_card=False)
 
     def load(self, folder: Path) -> Any:
-        """What was saved says its own pooling and length."""
+        """Load the encoder, whose files give its pooling and length."""
         return load_encoder(folder, str(folder), self.device, None, None).eval()
 
 
 def trainable(encoder: SentenceTransformer) -> list[Any]:
-    """All parameters that have a part in the vectors: BERT's own pooler has none."""
+    """Return all parameters that affect the vectors: not those of BERT's own pooler."""
     for name, parameter in encoder.named_parameters():
         if ".pooler." in name:
             parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""BM25 of the retriever, for the candidates alone: the query's words in title and content, idf over the corpus."""
+"""Rank candidates by the retriever's BM25: the query's words in title and content, idf over the corpus."""
 
 from __future__ import annotations
 
@@ -15,18 +15,29 @@ from qilin_rag.retrievers.bm25.analyzers import Analyzer
 
 
 class BM25(Ranker):
-    """As the retriever of this name, with its index; a candidate that shares no term with the query scores 0."""
+    """BM25 as the retriever of this name computes it, with its index.
+
+    A candidate that shares no term with the query scores 0.
+
+    Example:
+        >>> BM25(k1=1.2).changed()
+        {'k1': 1.2}
+    """
 
     version: ClassVar[int] = 2
     only_if_set: ClassVar[frozenset[str]] = frozenset({"simplify"})
 
     k1: float = 0.9
+    """Saturation of the term frequency, a number from 0."""
     b: float = 0.4
+    """Normalisation by the length of the note, from 0 (none) to 1 (full)."""
     analyzer: Analyzer = "word"
+    """How text becomes terms: word (jieba), char, or cjk-bigram (Lucene's CJKAnalyzer)."""
     simplify: bool = False
+    """Whether traditional characters of queries and notes are read as simplified ones (OpenCC, extra `han`)."""
 
     def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
-        """BM25 of each candidate."""
+        """Return the BM25 score of each candidate."""
         retriever = bm25.BM25(k1=self.k1, b=self.b, analyzer=self.analyzer, simplify=self.simplify)
         slots = catalogue.notes.slots(requests.note_idx)
         scores: Floats = np.zeros(requests.n_candidates, np.float32)

@@ -1,4 +1,4 @@
-"""Which checkpoints are whole: transformers' Trainer takes a damaged one for whole, or passes over missing files."""
+"""Check whether checkpoints are whole: transformers' Trainer accepts damaged ones and ignores missing files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def saving_to(folder: Path) -> Iterator[None]:
     """Turn a failed write below `folder` into one line; torch and safetensors report it in words of their own.
 
     Raises:
-        QilinError: if a file below `folder` can't be written.
+        QilinError: A file below `folder` can't be written.
     """
     try:
         yield
@@ -46,12 +46,12 @@ def saving_to(folder: Path) -> Iterator[None]:
             raise
         why = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
         raise QilinError(
-            f"{folder} can't be written to ({why}); its checkpoints are kept: make room, and the same command goes on"
+            f"{folder} can't be written to ({why}); its checkpoints are kept: make room, and the same command resumes"
         ) from error
 
 
 def _is_of(folder: Path, error: OSError) -> bool:
-    """Whether the system refused a write to the folder; the error of a write to an open file names no file."""
+    """Return whether the system refused a write to the folder; the error of a write to an open file names no file."""
     if not isinstance(error.filename, str | bytes):
         return error.errno in _DISK_ERRORS
     return Path(os.fsdecode(error.filename)).absolute().is_relative_to(folder.absolute())
@@ -66,10 +66,10 @@ def _is_whole(path: Path) -> bool:
         if path.name == TRAINER_STATE:
             TrainerState.load_from_json(str(path)).stateful_callbacks["TrainerControl"]["args"]
         elif path.suffix == ".safetensors":
-            with safe_open(path, framework="pt"):  # checks the file's length against its header
+            with safe_open(path, framework="pt"):  # checks the length of the file against its header
                 pass
         elif path.suffix in _BY_TORCH:
-            with zipfile.ZipFile(path) as archive:  # as torch.save writes; each member has a checksum
+            with zipfile.ZipFile(path) as archive:  # written by torch.save; each member has a checksum
                 return archive.testzip() is None
         else:
             return path.stat().st_size > 0 or path.suffix != ".json"

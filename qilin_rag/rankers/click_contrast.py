@@ -1,4 +1,4 @@
-"""How a bi-encoder learns from clicks, for sentence-transformers' trainer: batches, loss, trainer."""
+"""Train a bi-encoder on clicks with sentence-transformers: batches, loss, trainer."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from qilin_rag.rankers.passages import note_texts
 
 
 def example_rows(n: int) -> Dataset:
-    """The numbers of examples, which is all that the trainer shuffles and deals out."""
+    """Return the numbers of examples: all that the trainer shuffles and distributes."""
     return Dataset.from_dict({"example": np.arange(n)})
 
 
 class ClickBatches(SentenceTransformerDataCollator):  # type: ignore[misc]
     """Looks up and tokenizes a batch: a query for each example, and each distinct note of the batch once.
 
-    The labels are ids of notes: `passages` (n_notes,), `positive` (n_examples,), and `clicked` (n_examples, n) with
-    all that was clicked under each query, by whichever request, -1 where there is no more.
+    The labels are ids of notes: `passages` (n_notes,), `positive` (n_examples,), and `clicked` (n_examples, n), which
+    holds all that any request clicked under each query, padded with -1.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ClickBatches(SentenceTransformerDataCollator):  # type: ignore[misc]
         self._clicked = ClickedNotes.of(requests)
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """The tokens of the rows of `example_rows`, with the labels."""
+        """Return the tokens of the rows of `example_rows`, with the labels."""
         rows = np.array([feature["example"] for feature in features])
         examples, requests = self._examples, self._requests
         request = examples.request[rows]
@@ -60,7 +60,7 @@ class ClickBatches(SentenceTransformerDataCollator):  # type: ignore[misc]
         }
 
     def _tokens(self, kind: Task, texts: Sequence[str]) -> dict[str, Any]:
-        """The tokens of queries or documents, and which they are: a model may have a route for each."""
+        """Tokenize queries or documents, and say which they are: a model may have a route for each."""
         encoder = self._encoder
         read = [readable(encoder, text) for text in texts]
         tokens = encoder.preprocess(read, prompt=encoder.prompts[kind], task=kind)
@@ -68,10 +68,10 @@ class ClickBatches(SentenceTransformerDataCollator):  # type: ignore[misc]
 
 
 class ClickContrast(torch.nn.Module):  # type: ignore[misc]
-    """Cross-entropy of each example's clicked note among all distinct notes of the batch, on whichever device.
+    """Cross-entropy of each example's clicked note among all distinct notes of the batch, on any device.
 
-    What else was clicked under the same query is left out. `most` is how many notes one device's batch can have: each
-    sends as many, so that they can be gathered.
+    Other notes clicked under the same query are left out. `most` is the largest number of notes in the batch of one
+    device: each device sends as many, so that they can be gathered.
     """
 
     def __init__(self, model: SentenceTransformer, similarity: str, scale: float, most: int) -> None:
@@ -80,22 +80,22 @@ class ClickContrast(torch.nn.Module):  # type: ignore[misc]
         self._similarity, self._scale, self._most = similarity, scale, most
 
     def forward(self, features: Iterable[dict[str, Tensor]], labels: dict[str, Tensor]) -> Tensor:
-        """The mean over this device's examples; `features` are of queries and notes."""
+        """Return the mean over this device's examples; `features` are of queries and notes."""
         queries, vectors = (self.model(of)["sentence_embedding"].float() for of in features)
         vectors, ids = self._gathered(vectors, labels["passages"])
         if self._similarity == "cosine":
             queries, vectors = (torch.nn.functional.normalize(of, dim=-1) for of in (queries, vectors))
-        with torch.autocast(queries.device.type, enabled=False):  # a dot product of 100 has no fraction in bf16
+        with torch.autocast(queries.device.type, enabled=False):  # a bf16 of 100 has no fraction
             logits = self._scale * queries @ vectors.T
         target = torch.searchsorted(ids, labels["positive"])
         logits = logits.masked_fill(_left_out(labels["clicked"], ids, target), -torch.inf)
         return torch.nn.functional.cross_entropy(logits, target)
 
     def _gathered(self, vectors: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The notes of all devices, each once, by id.
+        """Return the notes of all devices without duplicates, by id.
 
-        Gradients go back to the device that a note's vector is from. Each device's loss is a mean over its own
-        examples, and gradients are averaged over devices, so together they are those of one batch.
+        Gradients return to the device that a note's vector comes from. The loss of each device is a mean over its own
+        examples, and gradients are averaged over devices, so that together they are those of one batch.
         """
         if not (distributed.is_available() and distributed.is_initialized()):
             return vectors, ids
@@ -110,7 +110,7 @@ class ClickContrast(torch.nn.Module):  # type: ignore[misc]
 
 
 def _left_out(clicked: Tensor, ids: Tensor, target: Tensor) -> Tensor:
-    """Which of the notes `ids` each example is not compared with: clicked, but not its target."""
+    """Return which of the notes `ids` each example is not compared with: clicked, but not its target."""
     at = torch.searchsorted(ids, clicked).clamp(max=len(ids) - 1)
     example, nth = (ids[at] == clicked).nonzero(as_tuple=True)
     out = torch.zeros(len(clicked), len(ids), dtype=torch.bool, device=ids.device)
@@ -119,4 +119,4 @@ def _left_out(clicked: Tensor, ids: Tensor, target: Tensor) -> Tensor:
 
 
 class ClickTrainer(NoModelCardMixin, SentenceTransformerTrainer):  # type: ignore[misc]
-    """Of the bi-encoder."""
+    """The trainer of the bi-encoder."""

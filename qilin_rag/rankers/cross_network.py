@@ -1,4 +1,4 @@
-"""The network of DCN-V2 (Wang et al. 2021): cross layers beside a deep part, one logit a candidate."""
+"""Define the network of DCN-V2 (Wang et al. 2021): cross layers beside a deep part, one logit for each candidate."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch.nn import functional
 from qilin_rag.rankers.features import N_SOURCES, NOTE_IDS, USER_IDS
 from qilin_rag.rankers.propensity import N_POSITIONS
 
-_MOST = 10.0  # standard deviations that a number may lie from its mean
+_MOST = 10.0  # the most standard deviations of a number from its mean
 
 
 class Shape(NamedTuple):
-    """What makes a network; 0 stands for an input that is not there."""
+    """The shape of a network; 0 stands for an input that does not exist."""
 
     tables: Mapping[str, tuple[int, int]]
     """Buckets and width of each id's embeddings."""
@@ -35,12 +35,12 @@ class Shape(NamedTuple):
 
     @property
     def id_names(self) -> tuple[str, ...]:
-        """The ids that have embeddings."""
+        """Return the ids that have embeddings."""
         return (*NOTE_IDS, *(USER_IDS if self.n_user_numbers else ()))
 
     @property
     def width(self) -> int:
-        """Inputs in all."""
+        """Return the number of inputs."""
         ids = sum(self.tables[name][1] for name in self.id_names)
         history = self.tables["note_idx"][1] if self.has_history else 0
         source = N_SOURCES if self.has_source else 0
@@ -48,7 +48,7 @@ class Shape(NamedTuple):
 
 
 class CrossLayer(nn.Module):  # type: ignore[misc]
-    """x_{l+1} = x0 * (W x_l + b) + x_l; of low rank W = U V^T."""
+    """A cross layer: x_{l+1} = x0 * (W x_l + b) + x_l; with a low rank W = U V^T."""
 
     def __init__(self, width: int, rank: int | None) -> None:
         super().__init__()
@@ -56,12 +56,12 @@ class CrossLayer(nn.Module):  # type: ignore[misc]
         self.w = nn.Linear(width if rank is None else rank, width)
 
     def forward(self, x0: Any, x: Any) -> Any:
-        """The next layer's input."""
+        """Return the input of the next layer."""
         return x0 * self.w(self.v(x)) + x
 
 
 class Standardized(nn.Module):  # type: ignore[misc]
-    """Numbers less their mean over their standard deviation, both of train; the mean where one is missing."""
+    """Numbers minus their mean, divided by their standard deviation, both from train; a missing one is the mean."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -69,17 +69,17 @@ class Standardized(nn.Module):  # type: ignore[misc]
         self.register_buffer("std", torch.ones(n))
 
     def forward(self, numbers: Any) -> Any:
-        """Of shape (n_candidates, n), as given."""
+        """Standardize numbers of shape (n_candidates, n)."""
         return ((numbers - self.mean) / self.std).nan_to_num(0.0).clamp(-_MOST, _MOST)
 
 
 class CrossNetwork(nn.Module):  # type: ignore[misc]
-    """Embeddings of ids, numbers and vectors of texts, side by side; cross layers and deep part; a linear head.
+    """The network: embeddings of ids, numbers and vectors of texts; cross layers and deep part; a linear head.
 
-    No batch norm anywhere: a score depends on nothing else in the batch. Position goes through a tower of its own (a
-    number a bucket, for searches and recommendations apart), which adds to the logit in training and is left out of
-    `logits`. Notes that were not in train (not `knows_note`, by bucket) share the embedding of a missing id: one of
-    their own would be noise, and of a bucket that they share with others, somebody else's.
+    It has no batch norm: a score depends on nothing else in the batch. Position has its own tower (a number for each
+    bucket, separate for searches and recommendations), which adds to the logit in training and is left out of `logits`.
+    Notes that were not in train (not `knows_note`, by bucket) share the embedding of a missing id: an embedding of
+    their own would be noise, and a shared bucket would hold that of another note.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -87,7 +87,7 @@ class CrossNetwork(nn.Module):  # type: ignore[misc]
         self.shape = shape
         self.tables = nn.ModuleDict({name: nn.Embedding(*shape.tables[name]) for name in shape.id_names})
         for table in self.tables.values():
-            nn.init.normal_(table.weight, std=0.01)  # an id never seen stays near 0, which says nothing
+            nn.init.normal_(table.weight, std=0.01)  # an id that was never seen stays near 0, which says nothing
         self.register_buffer("knows_note", torch.ones(shape.tables["note_idx"][0], dtype=torch.bool))
         self.note_scale = Standardized(shape.n_note_numbers)
         self.user_scale = Standardized(shape.n_user_numbers)
@@ -103,14 +103,14 @@ class CrossNetwork(nn.Module):  # type: ignore[misc]
             nn.init.zeros_(self.tower.weight)
 
     def forward(self, labels: Any, position: Any = None, **features: Any) -> dict[str, Any]:
-        """The loss of these candidates; `position` are buckets, `labels` clicks, weighted or not."""
+        """Return the loss of these candidates; `position` are buckets, `labels` clicks, weighted or not."""
         logits = self.logits(features).float()
         if self.tower is not None:
             logits = logits + self.tower(position + N_POSITIONS * features["is_search"].long()).squeeze(-1)
         return {"loss": functional.binary_cross_entropy_with_logits(logits, labels)}
 
     def logits(self, features: Mapping[str, Any]) -> Any:
-        """A score for each candidate, (n_candidates,), whatever its position."""
+        """Return a score for each candidate, (n_candidates,), whatever its position."""
         x0 = self.inputs(features)
         x = x0
         for layer in self.cross:
@@ -118,7 +118,7 @@ class CrossNetwork(nn.Module):  # type: ignore[misc]
         return self.head(torch.cat([x, self.deep(x0)], dim=1)).squeeze(-1)
 
     def inputs(self, features: Mapping[str, Any]) -> Any:
-        """All inputs side by side, (n_candidates, width)."""
+        """Return all inputs side by side, (n_candidates, width)."""
         parts = [features["is_search"][:, None], self.note_scale(features["note_numbers"])]
         note_ids = dict(zip(NOTE_IDS, features["note_ids"].T, strict=True))
         note_ids["note_idx"] = self._known(note_ids["note_idx"])
@@ -136,13 +136,13 @@ class CrossNetwork(nn.Module):  # type: ignore[misc]
         return torch.cat(parts, dim=1)
 
     def _known(self, buckets: Any) -> Any:
-        """The buckets of notes, 0 for those that were not in train."""
+        """Return the buckets of notes, 0 for those that were not in train."""
         return buckets * self.knows_note[buckets.long()]
 
     def history(self, recent: Any) -> Any:
-        """The mean of the recently clicked notes' embeddings; 0 where there is none.
+        """Return the mean embedding of the recently clicked notes; 0 if there are none.
 
-        Padding and notes that were not in train count for nothing.
+        Padding and notes that were not in train are ignored.
         """
         recent = self._known(recent)
         is_there = (recent != 0).float().unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""A cross-encoder: query and note read together, by sentence-transformers."""
+"""Train a cross-encoder, which reads query and note together, by sentence-transformers."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from qilin_rag.rankers.trained import Recipe, TrainedRanker
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder as Encoder
 
-_CHUNK_PAIRS = 8192  # whose texts are held at a time, and read in order of length
-_MOST_TOKENS_PER_CHAR = 4  # one a byte
+_CHUNK_PAIRS = 8192  # candidates whose texts are held at a time, and read in order of length
+_MOST_TOKENS_PER_CHAR = 4  # characters; a token has at least one byte
 
 
 class CrossEncoder(TrainedRanker):
-    """One number for `query [SEP] title content`, by a linear head on the encoder's [CLS] (or as the model has it).
+    """A cross-encoder: one number for `query [SEP] title content`, by a linear head on an encoder.
 
-    With `pooling: mean` the head is on the mean of all tokens, which encoders that were trained to be pooled so (e5)
-    learn faster from.
+    It is trained by binary cross-entropy on each click and `n_negatives` results of its request. A negative was not
+    clicked, and was clicked in fewer than half of the requests of the same query that showed it. If the model has no
+    head, a random one is added. Of a pair with too many tokens the note is cut; a query is cut only beyond three
+    quarters of `max_length`.
 
-    Trained by binary cross-entropy on each click and `n_negatives` results of its request that were not clicked, nor in
-    half of the requests of the same query that showed them. `model` is a folder or hub name of an encoder; a head that
-    it has not begins at random. Of a pair beyond `max_length` tokens the note is cut; a query loses only what lies
-    beyond three quarters of that. With `passage_chars` a longer content is read only where it has most in common with
-    the query, in so many characters.
+    Example:
+        >>> CrossEncoder(pooling="mean", n_negatives=4).changed()
+        {'pooling': 'mean', 'n_negatives': 4}
     """
 
     version: ClassVar[int] = 2
@@ -46,19 +46,27 @@ class CrossEncoder(TrainedRanker):
     reads_text_only: ClassVar[bool] = True
 
     model: str = "bert-base-chinese"
+    """A folder or a hub name of an encoder to start from."""
     max_length: Annotated[int, Field(ge=32)] = 512
+    """The most tokens of a pair that are read."""
     pooling: Literal["cls", "mean"] = "cls"
+    """What the head reads: cls ([CLS], or as the model has it), or mean of all tokens (better for encoders such as e5).
+    """
     passage_chars: PositiveInt | None = None
+    """Of a longer content, so many characters are read that have most in common with the query. Default: the beginning
+    is read.
+    """
     n_negatives: PositiveInt = 10
+    """The number of results of the request, not clicked, beside each click."""
 
     def recipe(self, train: Requests, catalogue: Catalogue) -> Recipe:
-        """The pretrained encoder with a head, and an example a pair; their texts are looked up batch by batch."""
+        """Load the pretrained encoder with a head, and make an example for each pair; texts are looked up by batch."""
         from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
         from sentence_transformers.cross_encoder.data_collator import CrossEncoderDataCollator
         from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 
         class StrictTrainer(NoModelCardMixin, CrossEncoderTrainer):  # type: ignore[misc]
-            """As every trainer of sentence-transformers here."""
+            """The trainer, without a model card."""
 
         class Pairs(CrossEncoderDataCollator):  # type: ignore[misc]
             """Looks up the texts of a batch."""
@@ -79,12 +87,12 @@ class CrossEncoder(TrainedRanker):
             self._examples(train),
             [{"params": [parameter for parameter in encoder.parameters() if parameter.requires_grad]}],
             given={"loss": BinaryCrossEntropyLoss(encoder), "data_collator": Pairs(encoder.preprocess)},
-            # All of them are used; torch would look for others in an output that it can't read, and take all for such.
+            # All are used; torch would search for unused ones in an output that it can't read, and take all for unused.
             more_arguments={"ddp_find_unused_parameters": False},
         )
 
     def score_with(self, fitted: Any, requests: Requests, catalogue: Catalogue) -> Floats:
-        """The logit of each distinct pair of texts: notes of one text have one score."""
+        """Return the logit of each distinct pair of texts: notes with the same text have the same score."""
         texts, text = np.unique(np.array(requests.queries, dtype=object), return_inverse=True)
         notes, note = distinct_notes(catalogue, requests.note_idx)
         columns = np.stack([text[requests.request], note])
@@ -98,16 +106,16 @@ class CrossEncoder(TrainedRanker):
         return scores[pair.reshape(-1)]
 
     def save(self, fitted: Any, folder: Path) -> None:
-        """As sentence-transformers does, tokenizer and all."""
+        """Save model and tokenizer as sentence-transformers does."""
         with quiet_loading():
             fitted.save_pretrained(str(folder), create_model_card=False)
 
     def load(self, folder: Path) -> Any:
-        """All weights have to be there."""
+        """Load the model; all its weights must exist."""
         return self._load(folder, str(folder), is_new=False)
 
     def _examples(self, train: Requests) -> Any:
-        """A row a pair, of numbers alone."""
+        """Return a row of numbers for each pair."""
         from datasets import Dataset
 
         from qilin_rag.rankers.examples import with_negatives
@@ -119,7 +127,7 @@ class CrossEncoder(TrainedRanker):
     def _logits(
         self, encoder: Encoder, queries: list[str], note_idxs: Ints, catalogue: Catalogue, advance: Advance
     ) -> Floats:
-        """Of each query with its note, in batches of like length."""
+        """Return the logit of each query with its note, in batches of similar length."""
         import torch
 
         pairs = self._pairs(encoder, queries, note_idxs, catalogue)
@@ -137,7 +145,7 @@ class CrossEncoder(TrainedRanker):
     def _pairs(
         self, encoder: Encoder, queries: list[str], note_idxs: Ints, catalogue: Catalogue
     ) -> list[tuple[str, str]]:
-        """What is read of each query and its note; a note is looked up once."""
+        """Return what is read of each query and its note; a note is looked up once."""
         found, at = np.unique(note_idxs, return_inverse=True)
         if self.passage_chars is None:
             texts = note_texts(catalogue, found)
@@ -152,7 +160,7 @@ class CrossEncoder(TrainedRanker):
         ]
 
     def _fitting(self, encoder: Encoder, query: str) -> str:
-        """The query, without what would leave less than a quarter of the length for note and separators."""
+        """Cut a query that would leave less than a quarter of the length for note and separators."""
         most = self.max_length * 3 // 4
         if _MOST_TOKENS_PER_CHAR * len(query) <= most:
             return query
@@ -162,7 +170,7 @@ class CrossEncoder(TrainedRanker):
         return query if len(places) <= most else query[: places[most - 1][1]]
 
     def _load(self, folder: Path, name: str, is_new: bool) -> Encoder:
-        """The model in full precision; a head may be new only where training starts."""
+        """Load the model in full precision; a head may be new only at the start of training."""
         from sentence_transformers import CrossEncoder as Encoder
 
         messages: list[str] = []
@@ -173,10 +181,10 @@ class CrossEncoder(TrainedRanker):
                     **({"model_name_or_path": str(folder)} if has_own_head else {"modules": self._mean_pooled(folder)}),
                     num_labels=1,
                     max_length=self.max_length,
-                    device="cpu" if is_new else self.device,  # the trainer moves it
+                    device="cpu" if is_new else self.device,  # the trainer moves it to its device
                     local_files_only=True,
                 ).float()
-        except Exception as error:  # whatever unfit files make torch, transformers or their tokenizers raise
+        except Exception as error:  # any error of torch, transformers or tokenizers on unsuitable files
             raise UsageError(f"model {name!r} can't be loaded: {why_not_loaded(error, messages)}") from error
         if encoder.tokenizer.pad_token is None:
             raise UsageError(f"model {name!r} can't be used: its tokenizer has no padding token; name one like BERT")
@@ -190,7 +198,7 @@ class CrossEncoder(TrainedRanker):
         return encoder.eval()
 
     def _mean_pooled(self, folder: Path) -> list[Any]:
-        """An encoder, the mean of its tokens, and a new linear head."""
+        """Return the modules: an encoder, the mean of its tokens, and a new linear head."""
         import torch
         from sentence_transformers.base.modules import Dense, Transformer
         from sentence_transformers.sentence_transformer.modules import Pooling

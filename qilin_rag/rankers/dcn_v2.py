@@ -1,11 +1,11 @@
-"""DCN-V2 over what is known of user, context and note, with texts as vectors of a frozen bi-encoder.
+"""Train DCN-V2 on what is known of user, context and note, with texts as vectors of a frozen bi-encoder.
 
-Every exposed candidate of the train requests is an example (clicked or not), so an example that counts as not clicked
-was shown and not clicked by this user: no negative is drawn, at random or otherwise.
+Every exposed candidate of the train requests is an example, clicked or not. So a negative was shown to this user and
+not clicked; no negative is drawn, at random or otherwise.
 
-On the causes of `synth`: taste is a matter of user and note, and changes the order within a request. The source of a
-query adds the same to all candidates of a request, so no ranker can gain by it in MRR; what it is worth shows in how
-well the probabilities of clicks fit (log-likelihood), or in the order of candidates across requests.
+On the causes of `synth`: taste depends on user and note, and changes the order within a request. The source of a query
+adds the same to all candidates of a request, so that no ranker can gain by it in MRR. Its value shows in how well the
+probabilities of clicks fit (log-likelihood), or in the order of candidates across requests.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ Table = Annotated[tuple[Annotated[int, Field(ge=2)], PositiveInt], Field(descrip
 
 
 class Tables(Frozen):
-    """Buckets and width of the embeddings of each id; widths are the paper's.
+    """The buckets and width of the embeddings of each id; the widths are the paper's.
 
-    The ids of notes and users are row numbers: with a bucket for each and one for a missing id no two share one. The
-    other ids are texts; their buckets are several times the paper's numbers of values, since hashed texts may meet.
+    The ids of notes and users are row numbers: with a bucket for each, and one for a missing id, no two share one. The
+    other ids are texts; their buckets are several times the paper's numbers of values, because hashed texts may
+    collide.
     """
 
     gender: Table = (64, 8)
@@ -60,7 +61,7 @@ class Tables(Frozen):
     note_idx: Table = (1_983_940, 64)
 
     def n_buckets(self) -> dict[str, int]:
-        """By id."""
+        """Return the number of buckets by id."""
         return {name: table[0] for name, table in self}
 
 
@@ -70,23 +71,20 @@ class FittedDCN(NamedTuple):
     network: CrossNetwork
     encoder: BiEncoder | None
     exponent: float | None
-    """Of the position bias, where clicks were weighted by it."""
+    """The exponent of the position bias, if clicks were weighted by it."""
 
     @property
     def model(self) -> CrossNetwork:
-        """What is trained."""
+        """Return the network, which is trained."""
         return self.network
 
 
 class DCNV2(TrainedRanker):
-    """Deep and cross network, version 2: cross layers (of low `rank`, or full) beside a deep part.
+    """Deep and cross network, version 2 (Wang et al. 2021): cross layers beside a deep part.
 
-    `encoder` is the folder or hub name of the bi-encoder of queries and notes (as retriever biencoder takes it), or the
-    folder of a trained one; None is no text. `without` leaves inputs out, of query_source, history, counts, user, text,
-    position; counts carry no date and may hold the clicks of the test, so a whole run without them is
-    `without: [counts]`. `debias` is what is done about clicks that come by position: `tower` (learned with the model
-    and left out of its scores), `ipw` (clicks weighted by 1 / position^-eta, at most `most_weight`; eta is
-    `position_bias_exponent`, or estimated from the train clicks), or `none`, which `without: [position]` is too.
+    Example:
+        >>> DCNV2(without=["counts"], debias="ipw").changed()
+        {'without': ['counts'], 'debias': 'ipw'}
     """
 
     version: ClassVar[int] = 2
@@ -94,21 +92,36 @@ class DCNV2(TrainedRanker):
     built_on: ClassVar[frozenset[str]] = pretrained
 
     encoder: str | None = None
+    """A folder or a hub name of the bi-encoder of queries and notes, or the folder of a trained one. Default: no text.
+    """
     without: tuple[str, ...] = ()
+    """Inputs to leave out: query_source, history, counts (undated: may hold the test's clicks), user, text, position.
+    """
     debias: Literal["tower", "ipw", "none"] = "tower"
+    """Against position bias: tower (learned, left out of scores), ipw (clicks weighted by 1 / position^-eta), or none.
+    """
     position_bias_exponent: Annotated[float, Field(ge=0, le=5)] | None = None
+    """The eta of ipw, from 0 to 5. Default: estimated from the train clicks."""
     most_weight: Annotated[float, Field(ge=1)] = 10.0
+    """The largest weight of a click in ipw, from 1."""
 
     tables: Tables = Tables()
+    """Buckets and width of the embeddings of each id."""
     n_cross_layers: NonNegativeInt = 3
+    """The number of cross layers."""
     rank: PositiveInt | None = None
+    """The rank of the matrices of the cross layers. Default: full."""
     hidden: tuple[PositiveInt, ...] = (512, 512)
+    """The widths of the layers of the deep part."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """The share of units of the deep part that are dropped in training."""
     embedding_learning_rate: PositiveFloat = 0.1
+    """The learning rate of embeddings and of the tower."""
     batch_size: PositiveInt = 2048
     score_batch_size: PositiveInt = 8192
     warmup_steps: NonNegativeInt = 100
     gradient_checkpointing: Literal[False] = False
+    """Always false: the network has nothing to compute again."""
 
     _users: tuple[Any, UserColumns] | None = PrivateAttr(default=None)
     _columns: dict[str, tuple[NoteStore, Columns]] = PrivateAttr(default_factory=dict)
@@ -128,12 +141,12 @@ class DCNV2(TrainedRanker):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What the encoder contains counts, not where it lies."""
+        """Identify the encoder by its content, not its path."""
         encoder = self._open_encoder()
         return super().identity() | {"encoder": None if encoder is None else _sha256(encoder)}
 
     def recipe(self, train: Requests, catalogue: Catalogue) -> Recipe:
-        """A new network, its numbers scaled by train; an example a candidate."""
+        """Make a new network with numbers scaled by train, and an example for each candidate."""
         import torch
         from transformers import Trainer, TrainingArguments
 
@@ -163,7 +176,7 @@ class DCNV2(TrainedRanker):
         )
 
     def parameters(self, network: CrossNetwork) -> list[dict[str, Any]]:
-        """The optimizer's groups: embeddings (the tower's too) at their own learning rate, and all else."""
+        """Return the optimizer's groups: embeddings and tower at their own learning rate, and all else."""
         tables = [
             parameter
             for module in (network.tables, network.tower)
@@ -175,7 +188,7 @@ class DCNV2(TrainedRanker):
         return [{"params": tables, "lr": self.embedding_learning_rate}, {"params": others}]
 
     def score_with(self, fitted: FittedDCN, requests: Requests, catalogue: Catalogue) -> Floats:
-        """The logit of each candidate, whatever its position."""
+        """Return the logit of each candidate, whatever its position."""
         import torch
 
         columns = self._columns_of(requests, catalogue, fitted.encoder)
@@ -191,7 +204,7 @@ class DCNV2(TrainedRanker):
         return scores
 
     def save(self, fitted: FittedDCN, folder: Path) -> None:
-        """Weights and the scales of numbers, and what the encoder was."""
+        """Save weights and the scales of numbers, and which encoder was used."""
         from safetensors.torch import save_file
 
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in fitted.network.state_dict().items()}
@@ -208,7 +221,7 @@ class DCNV2(TrainedRanker):
         write_text(folder / _FEATURES, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
 
     def load(self, folder: Path) -> FittedDCN:
-        """What `save` wrote; a UsageError where the encoder is another one than in training."""
+        """Load what `save` wrote; raise a UsageError if the encoder is not the one of training."""
         from safetensors.torch import load_file
 
         from qilin_rag.rankers.cross_network import CrossNetwork
@@ -257,7 +270,7 @@ class DCNV2(TrainedRanker):
         )
 
     def _new(self, train: Requests, catalogue: Catalogue) -> tuple[FittedDCN, Columns]:
-        """A network that knows the scales of train, and the columns of train."""
+        """Return a network that knows the scales of train, and the columns of train."""
         import torch
 
         from qilin_rag.rankers.cross_network import CrossNetwork
@@ -278,7 +291,7 @@ class DCNV2(TrainedRanker):
         return FittedDCN(network, encoder, None), columns
 
     def _estimate(self, network: CrossNetwork, train: Requests, columns: Columns) -> float:
-        """The exponent of the position bias in the clicks of train: one pass over it by a network of its own."""
+        """Estimate the exponent of the position bias in the clicks of train, in one pass by a network of its own."""
         import torch
 
         from qilin_rag.rankers.propensity import estimate_exponent
@@ -302,7 +315,7 @@ class DCNV2(TrainedRanker):
         return estimate_exponent(network, groups, batches())
 
     def _columns_of(self, requests: Requests, catalogue: Catalogue, encoder: BiEncoder | None) -> Columns:
-        """The columns of these requests; those of the last ones are kept, since validation asks again and again."""
+        """Return the columns of these requests; the last ones are kept, because validation asks for them repeatedly."""
         kept = self._columns.get(requests.sha256)
         if kept is not None and kept[0] is catalogue.notes:
             return kept[1]
@@ -338,6 +351,6 @@ def _sha256(encoder: BiEncoder) -> str:
 
 
 def _scales(names: tuple[str, ...], scale: Any) -> dict[str, Any]:
-    """Mean and standard deviation by name, to be read by people; the network's own are in its weights."""
+    """Return mean and standard deviation by name, for people; the network's own are in its weights."""
     pairs = zip(names, scale.mean.tolist(), scale.std.tolist(), strict=False)
     return {name: {"mean": mean, "std": std} for name, mean, std in pairs}

@@ -1,7 +1,7 @@
-"""Training examples out of clicks: a click, and results of the same request that were not clicked.
+"""Make training examples from clicks: a click, and results of the same request that were not clicked.
 
-Requests of one query are looked at together: what two users did with one note would be both right and wrong to a model
-that reads query and note alone.
+Requests of one query are considered together: for a model that reads only query and note, two users' opposite behaviour
+towards one note would be both right and wrong.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from qilin_rag.data.requests import Requests
 
 
 class Contrasts(NamedTuple):
-    """Clicks, each beside results of its request that no request of its query clicked; one row a click."""
+    """Clicks, each with results of its request that no request of its query clicked; one row for each click."""
 
     request: Ints
     """(n,)"""
     positive: Ints
     """(n,), note_idx"""
     negatives: Ints
-    """(n, n_negatives), note_idx; -1 from where on the request has no further ones."""
+    """(n, n_negatives), note_idx; padded with -1"""
 
 
 def query_numbers(queries: Sequence[str]) -> Ints:
-    """Number the queries, (n,): those that read the same share a number, and an empty one is alone."""
+    """Number the queries, (n,): equal texts share a number, and each empty query has its own."""
     keys = [query_key(query) or f"\0{row}" for row, query in enumerate(queries)]
     _, numbers = np.unique(np.array(keys, dtype=object), return_inverse=True)
     return numbers
@@ -41,7 +41,7 @@ class ClickedNotes(NamedTuple):
     """(n_requests,): `query_numbers`."""
     offsets: Ints
     notes: Ints
-    """The notes of query q, ascending: offsets[q] to offsets[q + 1]."""
+    """The notes of query q, ascending: from offsets[q] to offsets[q + 1]."""
 
     @classmethod
     def of(cls, requests: Requests) -> ClickedNotes:
@@ -54,7 +54,7 @@ class ClickedNotes(NamedTuple):
         return cls(query, offsets_of(np.bincount(of_query, minlength=n_queries)), notes[at])
 
     def of_requests(self, rows: Ints) -> Ints:
-        """The notes clicked under the queries of these requests, (n_rows, the most of one), -1 behind each's last."""
+        """Return the notes clicked under the queries of these requests, (n_rows, the most of one), padded with -1."""
         query = self.query[rows]
         n = self.offsets[query + 1] - self.offsets[query]
         nth = np.arange(n.max(initial=1))
@@ -64,9 +64,9 @@ class ClickedNotes(NamedTuple):
 
 
 def contrasts(requests: Requests, n_negatives: int, seed: int) -> Contrasts:
-    """An example for every click of the requests, by notes.
+    """Make an example for every click of the requests, by notes.
 
-    What any request of the same query clicked is no negative: in the loss it would stand against clicks of the batch
+    What any request of the same query clicked is not a negative: the loss would compare it with clicks of the batch
     under which it was not even shown.
     """
     n_clicks, _ = _counts_of_query(requests)
@@ -76,10 +76,11 @@ def contrasts(requests: Requests, n_negatives: int, seed: int) -> Contrasts:
 
 
 def with_negatives(requests: Requests, n_negatives: int, seed: int) -> Ints:
-    """Examples one after another, as rows of candidates: a clicked one, and what it is told apart from.
+    """Return examples in sequence, as rows of candidates: a clicked one, and its negatives.
 
     A negative was shown to its request, not clicked, and clicked in fewer than half of the requests of its query that
-    showed it. To leave out whatever was clicked once would leave of a note with one stray click this click alone.
+    showed it. If every note that was clicked once were left out, a note with one stray click would keep only this
+    click.
     """
     n_clicks, n_shown = _counts_of_query(requests)
     clicks, others = _drawn(requests, 2 * n_clicks < n_shown, n_negatives, seed)
@@ -89,7 +90,7 @@ def with_negatives(requests: Requests, n_negatives: int, seed: int) -> Ints:
 
 
 def _counts_of_query(requests: Requests) -> tuple[Ints, Ints]:
-    """In how many requests of its query each candidate's note was clicked, and shown: (m,) both."""
+    """Return in how many requests of its query each candidate's note was clicked, and shown: (m,) both."""
     _, note = np.unique(requests.note_idx, return_inverse=True)
     pairs = query_numbers(requests.queries)[requests.request] * (int(note.max(initial=0)) + 1) + note
     _, pair = np.unique(pairs, return_inverse=True)
@@ -98,10 +99,10 @@ def _counts_of_query(requests: Requests) -> tuple[Ints, Ints]:
 
 
 def _drawn(requests: Requests, may_be: Bools, n_negatives: int, seed: int) -> tuple[Ints, Ints]:
-    """Rows of all clicks, (n,), and of negatives beside each, (n, n_negatives), -1 where there is no more.
+    """Return the rows of all clicks, (n,), and of the negatives of each, (n, n_negatives), padded with -1.
 
-    A request's results that were not clicked and `may_be` negatives are shuffled once, and each of its clicks takes
-    them in this order from a place of its own on: none comes twice beside a click.
+    The results of a request that were not clicked and that `may_be` negatives are shuffled once. Each of its clicks
+    takes them in this order from its own start, without duplicates.
     """
     rng = np.random.default_rng(seed)
     clicks = np.flatnonzero(requests.clicked)

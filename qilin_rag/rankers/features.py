@@ -1,8 +1,8 @@
-"""Columns of numbers for models of tables: what is known of a request's user, its context and its candidates.
+"""Make columns of numbers for models of tables: a request's user, its context and its candidates.
 
-Ids are hashed into buckets by a hash that is the same in every process; bucket 0 is what is missing. Counts are
-log1p(count); what scales them is fitted on train and kept with the model. Only notes that occur in the requests are
-read; their columns are memory-mapped, and a batch is gathered from all columns at once.
+Ids are hashed into buckets by a hash that is the same in every process; bucket 0 stands for a missing id. Counts are
+log1p(count); their scales are fitted on train and kept with the model. Only notes that occur in the requests are read;
+their columns are memory-mapped, and a batch is gathered from all columns at once.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.data.schema import TABLES
 
 N_RECENT = 10
-"""Clicked notes of a user's history that count, newest first."""
+"""The number of clicked notes of a user's history that count, newest first."""
 RECOMMENDATION_SOURCE = 9
 N_SOURCES = 16
-"""Classes of the query's source: 0 missing, 1 to 8, and 9 where there is no query; the paper's one-hot is this wide."""
+"""Classes of the query's source: 0 missing, 1 to 8, and 9 without a query; the paper's one-hot has this width."""
 
 NOTE_ATTRIBUTES = (
     "video_duration",
@@ -44,14 +44,14 @@ NOTE_COUNTS = tuple(
     for name, kind in TABLES["notes"].columns.items()
     if kind == pa.float64() and name not in (*NOTE_ATTRIBUTES, "note_type")
 )
-"""They carry no date, so they may hold the very clicks of the test."""
+"""Counts without a date, so that they may hold the clicks of the test."""
 USER_COUNTS = ("fans_num", "follows_num")
 USER_NUMBERS = tuple(name for name in TABLES["user_feat"].columns if name.startswith("dense_feat"))
 NOTE_IDS = ("note_type", "taxonomy1_id", "taxonomy2_id", "taxonomy3_id", "note_idx")
 USER_IDS = ("gender", "platform", "age", "location", "user_idx")
 
 _NO_VALUE = ("", "nan")
-_CHUNK_NOTES = 65536  # read at a time
+_CHUNK_NOTES = 65536  # rows that are read at a time
 
 Buckets = npt.NDArray[np.int32]
 Vectors = npt.NDArray[np.float16]
@@ -59,12 +59,12 @@ Batch = dict[str, npt.NDArray[Any]]
 
 
 def bucket_of_ids(ids: Ints, n_buckets: int) -> Buckets:
-    """Whole numbers from 0; a missing one is negative. No two of the first `n_buckets` - 1 share a bucket."""
+    """Return buckets of whole numbers from 0 (missing: negative); the first `n_buckets` - 1 share none."""
     return np.where(ids < 0, 0, 1 + ids % (n_buckets - 1)).astype(np.int32)
 
 
 def bucket_of_texts(name: str, texts: pa.ChunkedArray | pa.Array, n_buckets: int) -> Buckets:
-    """Texts of the column `name`, each distinct one hashed once; null, "" and "nan" are missing."""
+    """Return the buckets of texts of the column `name`, each hashed once; null, "" and "nan" are missing."""
     encoded = pa.chunked_array([texts]) if isinstance(texts, pa.Array) else texts
     encoded = pc.fill_null(encoded, "").combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
@@ -82,12 +82,12 @@ def _bucket_of_text(name: str, text: str, n_buckets: int) -> int:
 
 
 def log_counts(values: npt.NDArray[np.float64]) -> Floats:
-    """log(1 + count); NaN stays NaN."""
+    """Return log(1 + count); NaN stays NaN."""
     return np.log1p(np.maximum(values, 0)).astype(np.float32)
 
 
 def mean_and_std(values: Floats) -> tuple[Floats, Floats]:
-    """Of each column, NaN left out; a column without values, or with one value alone, keeps its scale."""
+    """Return both of each column, without NaN; a column with no value, or one value only, keeps its scale."""
     known = np.isfinite(values)
     n = np.maximum(known.sum(axis=0), 1)
     mean = np.where(known, values, 0).sum(axis=0, dtype=np.float64) / n
@@ -97,7 +97,7 @@ def mean_and_std(values: Floats) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True)
 class NoteColumns:
-    """Some notes: ids ascending; `numbers` (n_notes, n_numbers) by log1p, NaN where missing; `ids` (n_notes, 5)."""
+    """Some notes: ids ascending; `numbers` (n_notes, n_numbers) by log1p, NaN if missing; `ids` (n_notes, 5)."""
 
     note_idx: Ints
     numbers: Floats
@@ -106,25 +106,25 @@ class NoteColumns:
 
 @dataclass(frozen=True)
 class UserColumns:
-    """All users, and last one of whom nothing is known. `numbers` (n_users + 1, 42), `ids` (n_users + 1, 4)."""
+    """All users, and a last row for unknown ones. `numbers` (n_users + 1, 42), `ids` (n_users + 1, 4)."""
 
     user_idx: Ints
     numbers: Floats
     ids: Buckets
 
     def rows(self, user_idx: Ints) -> Ints:
-        """Where these users stand; the last row where one is not there."""
+        """Return the rows of these users; the last row for an unknown one."""
         places = positions_in(self.user_idx, user_idx)
         return np.where(places >= 0, places, len(self.user_idx))
 
 
 def note_numbers(with_counts: bool) -> tuple[str, ...]:
-    """The names of a note's numbers."""
+    """Return the names of a note's numbers."""
     return NOTE_ATTRIBUTES + (NOTE_COUNTS if with_counts else ())
 
 
 def read_note_columns(notes: NoteStore, note_idx: Ints, n_buckets: dict[str, int], with_counts: bool) -> NoteColumns:
-    """The columns of these notes (ascending ids, each once), read part by part."""
+    """Read the columns of these notes (ascending ids without duplicates), part by part."""
     names = note_numbers(with_counts)
     there = set(notes.columns)
     numbers: Floats = _mapped((len(note_idx), len(names)), np.float32)
@@ -141,7 +141,7 @@ def read_note_columns(notes: NoteStore, note_idx: Ints, n_buckets: dict[str, int
 
 
 def read_user_columns(users: pa.Table, n_buckets: dict[str, int]) -> UserColumns:
-    """The columns of all users; the id itself is not among `ids`, since a request may name a user who is not here."""
+    """Read the columns of all users; `ids` lacks the id itself, because a request may name an unknown user."""
     users = users.sort_by("user_idx")
     columns = [log_counts(_floats(users, name)) for name in USER_COUNTS]
     columns += [_floats(users, name).astype(np.float32) for name in USER_NUMBERS]
@@ -152,7 +152,7 @@ def read_user_columns(users: pa.Table, n_buckets: dict[str, int]) -> UserColumns
 
 @dataclass(frozen=True)
 class TextColumns:
-    """Vectors of texts, memory-mapped: (n_texts, width) of notes, (n_queries, width), and whose is whose."""
+    """Vectors of texts, memory-mapped, of notes (n_texts, width) and queries (n_queries, width), with their rows."""
 
     notes: Vectors
     text_of_note: Ints
@@ -164,13 +164,13 @@ class TextColumns:
 
 @dataclass(frozen=True)
 class Columns:
-    """All that is known of the candidates of some requests, but for clicks and positions; None is left out."""
+    """All that is known of the candidates of some requests except clicks and positions; None is left out."""
 
     request: Ints
-    """(n_candidates,), as the next."""
+    """(n_candidates,), like the next."""
     note_row: Ints
     is_search: Floats
-    """(n_requests,), as the next three."""
+    """(n_requests,), like the next three."""
     source: Buckets | None
     recent: Buckets | None
     """(n_requests, N_RECENT), padded with 0."""
@@ -184,7 +184,7 @@ class Columns:
         return len(self.request)
 
     def batch(self, rows: Ints) -> Batch:
-        """The features of these candidates."""
+        """Return the features of these candidates."""
         request, note = self.request[rows], self.note_row[rows]
         found: Batch = {
             "is_search": self.is_search[request],
@@ -213,7 +213,7 @@ def columns_of(
     users: UserColumns | None,
     text: TextColumns | None,
 ) -> Columns:
-    """The columns of these requests; `users` and `text` are None where the model has none."""
+    """Return the columns of these requests; `users` and `text` are None if the model has none."""
     note_idx, note_row = np.unique(requests.note_idx, return_inverse=True)
     source = np.where((requests.source >= 1) & (requests.source <= 8), requests.source, 0)
     return Columns(
@@ -233,7 +233,7 @@ def columns_of(
 
 
 def recent_buckets(requests: Requests, n_buckets: int) -> Buckets:
-    """The first recently clicked notes of each request, (n_requests, N_RECENT); 0 where there is none."""
+    """Return the first recently clicked notes of each request, (n_requests, N_RECENT), padded with 0."""
     starts, lengths = requests.recent_offsets[:-1], np.diff(requests.recent_offsets)
     nth = np.arange(N_RECENT)
     is_there = nth < lengths[:, None]
@@ -243,7 +243,7 @@ def recent_buckets(requests: Requests, n_buckets: int) -> Buckets:
 
 
 def _mapped(shape: tuple[int, int], kind: Any) -> Any:
-    """An array of zeros in a file that goes when the array does."""
+    """Return an array of zeros in a file that is deleted with the array."""
     if 0 in shape:
         return np.zeros(shape, kind)
     with tempfile.TemporaryFile() as file:
@@ -251,7 +251,7 @@ def _mapped(shape: tuple[int, int], kind: Any) -> Any:
 
 
 def _floats(rows: pa.Table, name: str) -> npt.NDArray[np.float64]:
-    """A column of numbers, NaN where one is missing."""
+    """Return a column of numbers, NaN for a missing one."""
     if name not in rows.schema.names:
         return np.full(len(rows), np.nan)
     column = pc.fill_null(rows.column(name).cast(pa.float64()), float("nan"))

@@ -1,7 +1,7 @@
-"""Figures of a ranking of candidates against clicks, as ir_measures and the paper's released code define them.
+"""Compute the figures of a ranking of candidates against clicks, like ir_measures and the paper's released code.
 
-Candidates that score the same have no order. So each figure is its mean over all orders of the ties, exactly, not over
-one that happens to be taken: no order of ids, of files or of exposure can enter it.
+Candidates with equal scores have no order. So each figure is its exact mean over all orders of the ties, not that of
+one order: no order of ids, files or exposure can change it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ MEASURES = {
     "recall@10": "R@10",
     "precision@10": "P@10",
 }
-"""The names of the paper's figures, and of ir_measures."""
+"""The names of the paper's figures, and of ir_measures' measures."""
 RELEASED = {"map@10 (released code)": 10, "map@100 (released code)": 100}
-"""MAP with the smaller of k and the number of clicked notes below the fraction."""
+"""MAP that divides by the smaller of k and the number of clicked notes."""
 FIGURES = (*MEASURES, *RELEASED)
 Values = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -33,11 +33,11 @@ Bools = npt.NDArray[np.bool_]
 
 
 class RankedGroups:
-    """The candidates of requests in groups of one score, best group first.
+    """The candidates of requests in groups of equal scores, best group first.
 
-    In a group of n candidates with r clicks all orders are alike. So each place holds a click with probability r / n,
-    and another place as well with (r - 1) / (n - 1): the linear figures and AP need no more. That none of the first
-    j - 1 places holds a click and the j-th does is the negative hypergeometric distribution, which RR needs.
+    In a group of n candidates with r clicks, all orders are equally likely. So each place holds a click with
+    probability r / n, and another place as well with (r - 1) / (n - 1), which is enough for the linear figures and AP.
+    RR needs the probability that the first click is at place j, which is negative hypergeometric.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class RankedGroups:
             offsets: (n_requests + 1,); the candidates of request i are the rows offsets[i] to offsets[i + 1].
             scores: (n_candidates,), finite.
             clicked: (n_candidates,).
-            split_by: (n_candidates,); of equal scores, those that have it come first, as a group of their own.
+            split_by: (n_candidates,); among equal scores, candidates that have it come first, as their own group.
         """
         n_requests = len(offsets) - 1
         request = np.repeat(np.arange(n_requests), np.diff(offsets))
@@ -65,19 +65,19 @@ class RankedGroups:
         self._rank = np.arange(len(order)) - offsets[of] + 1
         self._size = np.bincount(group)[group]
         self._hits = np.bincount(group, hit)[group]
-        self._nth = self._rank - self._rank[first][group]  # from 0
+        self._nth = self._rank - self._rank[first][group]  # counted from 0
         self._hits_before = (hits_until[first] - hits_until[offsets[of[first]]])[group]
         self.n_clicked = np.bincount(request, clicked, minlength=n_requests)
         """(n_requests,)"""
 
     @property
     def is_tied(self) -> Bools:
-        """Whether a clicked and an unclicked candidate of each request score the same, (n_requests,)."""
+        """Return whether a clicked and an unclicked candidate of each request have the same score, (n_requests,)."""
         is_mixed = (self._hits > 0) & (self._hits < self._size)
         return np.bincount(self._request, is_mixed, minlength=self._n_requests) > 0
 
     def figures(self) -> dict[str, Values]:
-        """Return each figure of each request, (n_requests,); NaN where nothing is clicked."""
+        """Return each figure of each request, (n_requests,); NaN if nothing is clicked."""
         made: dict[str, Callable[[int], Values]] = {
             "RR": self._reciprocal_rank,
             "AP": lambda k: self._precision_at_hits(k) / self.n_clicked,
@@ -96,12 +96,12 @@ class RankedGroups:
 
     @property
     def _chance(self) -> Values:
-        """The probability of a click at each place."""
+        """Return the probability of a click at each place."""
         chance: Values = self._hits / self._size
         return chance
 
     def _sum(self, values: Values, k: int) -> Values:
-        """Sum what stands at the first `k` places of each request."""
+        """Sum the values at the first `k` places of each request."""
         within = np.where(self._rank <= k, values, 0.0)
         return np.bincount(self._request, within, minlength=self._n_requests).astype(np.float64)
 
@@ -117,7 +117,7 @@ class RankedGroups:
         return self._sum(self._chance * (1 + self._hits_before + others) / self._rank, k)
 
     def _reciprocal_rank(self, k: int) -> Values:
-        """Sum 1 / rank times the probability that the first click stands there."""
+        """Sum 1 / rank times the probability that the first click is at that rank."""
         rows = np.flatnonzero((self._nth == 0) & (self._hits > 0) & (self._hits_before == 0))
         rank, n, r = (values[rows] for values in (self._rank, self._size, self._hits))
         total, none_yet = np.zeros(len(rows)), np.ones(len(rows))
@@ -131,19 +131,19 @@ class RankedGroups:
 
 
 class TieRange(NamedTuple):
-    """How far the order of tied candidates could move the figures, each (n_requests,) by name; NaN without a click."""
+    """The range of the figures over orders of tied candidates, each (n_requests,) by name; NaN without a click."""
 
     is_tied: Bools
-    """(n_requests,): a clicked and an unclicked candidate score the same."""
+    """(n_requests,): a clicked and an unclicked candidate have the same score."""
     lowest: dict[str, Values]
-    """The clicked ones last among those of their score."""
+    """The clicked ones are last among equal scores."""
     highest: dict[str, Values]
 
 
 def figures_of(requests: Requests, scores: Floats) -> list[dict[str, float] | None]:
-    """Return the figures of each request by name (see `ranking_metrics`), None where nothing was clicked.
+    """Return the figures of each request by name (see `ranking_metrics`); None if nothing was clicked.
 
-    Ties have no order: a figure is its mean over all orders of them.
+    Ties have no order: a figure is its mean over all their orders.
     """
     found = RankedGroups(requests.offsets, scores, requests.clicked).figures()
     columns = [values.tolist() for values in found.values()]

@@ -1,4 +1,4 @@
-"""The part of a long note that a query is about, as far as its characters tell."""
+"""Find the part of a long note that a query is about, by the characters they share."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _STEPS_PER_LENGTH = 4
 
 
 def matching_part(note: Note, query: str, n_chars: int) -> str:
-    """Title and the `n_chars` of the content that have most of the query's characters and pairs of them.
+    """Return title and the `n_chars` of the content that have most of the query's characters and pairs of them.
 
-    Of those that have as many the first; parts begin every quarter of their length.
+    Among equal parts the first is taken; parts begin every quarter of their length.
     """
     content = note.content
     if len(content) > n_chars:
@@ -34,11 +34,11 @@ def _pieces(text: str) -> set[str]:
     return {*text, *map("".join, pairwise(text))}
 
 
-_CHUNK_NOTES = 4096  # whose texts are held at a time
+_CHUNK_NOTES = 4096  # notes whose texts are held at a time
 
 
 def note_texts(catalogue: Catalogue, note_idxs: Ints) -> list[str]:
-    """Title and content of each of these notes, as retrievers read them; a UsageError names those that are missing."""
+    """Return title and content of each note, as retrievers read them; raise a UsageError for missing notes."""
     columns = catalogue.notes.read(note_idxs, ("note_idx", "note_title", "note_content")).to_pydict()
     rows = zip(*columns.values(), strict=True)
     return [Note(note_idx=note_idx, title=title, content=content).text for note_idx, title, content in rows]
@@ -47,12 +47,12 @@ def note_texts(catalogue: Catalogue, note_idxs: Ints) -> list[str]:
 def distinct_notes(catalogue: Catalogue, note_idxs: Ints) -> tuple[Ints, Ints]:
     """Find which of these notes have the same text.
 
-    A text that is encoded in another batch has another last bit, so notes of one text would be ordered by the batch,
-    and batches go by whatever orders the notes.
+    A text that is encoded in another batch has other last bits. So notes with the same text would be ordered by the
+    batch, and by the order of the notes that makes the batches.
 
     Returns:
-        A note of each distinct text, (n_texts,), in the order of a hash of the text, and the place in it of each of
-        the notes given.
+        A note of each distinct text, (n_texts,), in the order of a hash of the text, and for each given note the place
+            in it.
     """
     notes, of = np.unique(note_idxs, return_inverse=True)
     digests = [

@@ -1,8 +1,8 @@
-"""How likely a position is looked at: position^-eta, the exponent given or found in the clicks.
+"""Model how likely a position is looked at: position^-eta, with eta given or estimated from the clicks.
 
-A click at a place that few look at stands for the clicks that were not made there: weighted by 1 / propensity, clicks
-count as if every place were looked at (Joachims et al. 2017; Wang et al. 2018). For a loss a candidate this is
-Saito et al. (2020): cross-entropy against click / propensity, which is right on average wherever the note stood.
+A click at a place that few look at stands for clicks that were not made there. Weighted by 1 / propensity, clicks count
+as if every place were looked at (Joachims et al. 2017; Wang et al. 2018). For a loss of each candidate this is Saito et
+al. (2020): cross-entropy against click / propensity, which is right on average at any position.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def position_buckets(position: Ints) -> Ints:
 
 
 def click_weights(position: Ints, exponent: float, most: float) -> Floats:
-    """Return 1 / propensity, at most `most`: what is cut off is variance, and some bias stays.
+    """Return 1 / propensity, at most `most`: the limit removes variance, and leaves some bias.
 
-    An unknown position has the weight 1, and so has the top: 0 or 1.
+    An unknown position has the weight 1, like the top: 0 or 1.
     """
     weights: Floats = np.minimum(np.maximum(position, 1).astype(np.float64) ** exponent, most).astype(np.float32)
     return weights
@@ -43,11 +43,18 @@ def click_weights(position: Ints, exponent: float, most: float) -> Floats:
 def estimate_exponent(
     network: Any, groups: list[dict[str, Any]], batches: Iterable[tuple[dict[str, Any], Any, Any]]
 ) -> float:
-    """eta of P(click) = position^-eta sigmoid(f(x)) by maximum likelihood, f being `network`, which is trained.
+    """Estimate eta of P(click) = position^-eta sigmoid(f(x)) by maximum likelihood; `network`, which is trained, is f.
 
-    `groups` are parameters with their learning rates for AdamW, `batches` features, clicks and positions. The
-    relevance must be in the features: what of it they don't show, and the platform ranks by, counts as position. The
-    estimate is the mean over the last quarter of the steps.
+    The relevance must be in the features: if the platform ranks by something that they do not show, it counts as
+    position.
+
+    Args:
+        network: The network f.
+        groups: Its parameters with their learning rates for AdamW.
+        batches: Features, clicks and positions.
+
+    Returns:
+        The mean of eta over the last quarter of the steps.
     """
     exponent = torch.nn.Parameter(torch.tensor(0.5))
     optimizer = torch.optim.AdamW([*groups, {"params": [exponent], "lr": _EXPONENT_LEARNING_RATE}], weight_decay=0.0)
@@ -55,7 +62,7 @@ def estimate_exponent(
     for features, clicked, position in batches:
         log_examined = -exponent * torch.log(position.clamp(min=1).float()).to(exponent.device)
         log_click = log_examined.to(clicked.device) + functional.logsigmoid(network.logits(features))
-        log_click = log_click.clamp(max=-1e-6)  # on its way the exponent may be negative
+        log_click = log_click.clamp(max=-1e-6)  # during the search the exponent may be negative
         log_none = torch.log(-torch.expm1(log_click))
         loss = -(clicked * log_click + (1 - clicked) * log_none).mean()
         optimizer.zero_grad()

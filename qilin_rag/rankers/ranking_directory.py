@@ -1,4 +1,4 @@
-"""A ranking on disk: what was ranked by what, the figures of each request, and their means."""
+"""Read and write a ranking on disk: what ranked what, the figures of each request, and their means."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SIGNATURES = {
         for name, k in RELEASED.items()
     },
 }
-"""How each figure is made."""
+"""The signature of each figure."""
 
 
 class RankConfig(Frozen):
-    """What is to be ranked: `first` requests by id (default: all); `missing_notes` as for a run.
+    """What to rank: the `first` requests by id (default: all); `missing_notes` as for a run.
 
     `log` says how requests are read.
     """
@@ -53,7 +53,7 @@ class RankedBy(Frozen):
 
 
 class RankingManifest(Frozen):
-    """ranking.json: what was ranked by what."""
+    """ranking.json: what ranked what."""
 
     schema_version: int = SCHEMA_VERSION
     state: Literal["complete", "incomplete"]
@@ -64,7 +64,7 @@ class RankingManifest(Frozen):
     label: str
     """The data, for people."""
     requests_sha256: str
-    """Of what was ranked: requests, notes and users."""
+    """The hash of what was ranked: requests, notes and users."""
     packages: dict[str, str]
     python: str
     git_commit: str | None
@@ -75,7 +75,7 @@ class RankingManifest(Frozen):
 class RequestFigures(Frozen):
     """A line of figures.jsonl: a request's figures, or why it has none; `slices` are the parts it is in.
 
-    `tied`: a clicked and an unclicked candidate score the same, so its figures are means over orders of ties.
+    `tied`: a clicked and an unclicked candidate have the same score, so that its figures are means over orders of ties.
     """
 
     id: str
@@ -87,7 +87,7 @@ class RequestFigures(Frozen):
 
 
 class HangsOnTies(Frozen):
-    """How much of a figure hangs on ties: its mean with the worst and with the best order of them."""
+    """How much of a figure depends on ties: its mean with the worst and with the best order of them."""
 
     lowest: FiniteFloat
     highest: FiniteFloat
@@ -102,7 +102,7 @@ class SliceFigure(Frozen):
 
 
 class SliceSummary(Frozen):
-    """One part. `of`: whether requests are parted, or the candidates of each (and ranked among themselves)."""
+    """One part. `of`: whether requests are divided, or the candidates of each (and ranked among themselves)."""
 
     slice: str
     label: str
@@ -114,7 +114,7 @@ class SliceSummary(Frozen):
 class RankingSummary(Frozen):
     """summary.json: the figures over all requests with a click, and by parts.
 
-    `ties`: by figure, if there are tied requests (`counts["tied"]` of them). `remarks` say what the figures hang on.
+    `ties`: by figure, if there are tied requests (`counts["tied"]` of them). `remarks` say what the figures depend on.
     """
 
     metrics: dict[str, MetricSummary]
@@ -128,20 +128,20 @@ class RankingDirectory:
     """One ranking on disk."""
 
     def __init__(self, path: Path) -> None:
-        """Nothing is read yet."""
+        """Name the directory; nothing is read yet."""
         self.path = path
 
     def read_manifest(self) -> RankingManifest:
-        """The manifest; a UsageError where there is none that can be read."""
+        """Read the manifest; raise a UsageError if it does not exist or can't be read."""
         path = self.path / MANIFEST
         return validated(RankingManifest, path, renewed_manifest(read_json(path)))
 
     def read_summary(self) -> RankingSummary:
-        """The summary."""
+        """Read the summary."""
         return validated(RankingSummary, self.path / "summary.json", read_json(self.path / "summary.json"))
 
     def read_figures(self) -> list[RequestFigures]:
-        """The figures of all requests."""
+        """Read the figures of all requests."""
         return list(read_lines(self.path / "figures.jsonl", RequestFigures))
 
     def write_manifest(self, manifest: RankingManifest) -> None:
@@ -150,5 +150,5 @@ class RankingDirectory:
 
 
 def clusters_of(lines: Sequence[RequestFigures]) -> Clusters:
-    """Clusters of the same query; a request without one (a user without history) is on its own."""
+    """Return clusters of the same query; a request without a query (a user without history) is its own cluster."""
     return query_clusters([line.query if line.query.strip() else f"\0{line.id}" for line in lines])

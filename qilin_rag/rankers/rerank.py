@@ -1,4 +1,4 @@
-"""The second stage of a run: a trained ranker puts what a retriever found in its own order."""
+"""Re-rank the hits of a run: a trained ranker orders what a retriever found."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from qilin_rag.retrievers.base import min_max
 
 
 class Reranker(NamedTuple):
-    """A trained ranker, by its name, how many hits it is given of each question, and its weight beside the retriever.
+    """A trained ranker by its name, the number of hits it gets for each question, and its weight.
 
     Below weight 1 the order is by weight * ranker + (1 - weight) * retriever, the scores of each from 0 to 1 over the
-    hits of the question: a linear interpolation, as Birch has it (Akkalyoncu Yilmaz et al. 2019).
+    hits of the question: a linear interpolation, as in Birch (Akkalyoncu Yilmaz et al. 2019).
     """
 
     name: str
@@ -31,27 +31,27 @@ class Reranker(NamedTuple):
 
     @classmethod
     def open(cls, folder: Path, depth: int, weight: float = 1.0) -> Reranker:
-        """The ranker that `train` wrote; a UsageError where it needs more of a request than a question has."""
+        """Open the ranker that `train` wrote; raise a UsageError if it needs more of a request than a question has."""
         ranker = load_ranker(folder)
         name = ranker.called()
         if not ranker.reads_text_only:
-            raise UsageError(f"--rerank {folder}: {name} reads more than query and notes, and a question has no more")
+            raise UsageError(f"rerank {folder}: {name} reads more than query and notes, and a question has no more")
         return cls(name, ranker, depth, weight)
 
     @property
     def folder(self) -> Path | None:
-        """Where the ranker lies."""
+        """Return the folder of the ranker."""
         return self.ranker.checkpoint
 
     def identity(self) -> dict[str, Any]:
-        """What can change an order."""
+        """Return what can change an order."""
         beside = {} if self.weight == 1 else {"weight": self.weight}
         return {"version": 2, "ranker": self.ranker.identity(), "depth": self.depth, **beside}
 
     def rerank(
         self, questions: Sequence[Question], rankings: Sequence[Sequence[Hit]], notes: NoteStore
     ) -> list[list[Hit]]:
-        """The same hits, best first by the ranker, with its scores or the weighted ones."""
+        """Return the same hits, best first by the ranker, with its scores or the weighted ones."""
         requests = requests_of(questions, rankings)
         if not requests.n_candidates:
             return [[] for _ in questions]
@@ -69,7 +69,7 @@ class Reranker(NamedTuple):
         ]
 
     def beside(self, second: Sequence[Hit], first: Sequence[Hit], query: str) -> list[Hit]:
-        """Rank one question's hits by the scores of ranker and retriever, by their weights."""
+        """Rank the hits of one question by the weighted scores of ranker and retriever."""
         of_first = {hit.note_idx: share for hit, share in zip(first, min_max(first), strict=True)}
         of_second = {hit.note_idx: share for hit, share in zip(second, min_max(second), strict=True)}
         return ranked(

@@ -1,6 +1,6 @@
-"""Rankers on search and recommendation: trained on the train log, and judged on a split of it.
+"""Rank searches and recommendations: train rankers on the train log, and judge them on a split of it.
 
-A ranking lies in a folder of its own: `ranking.json` (what it is), `run.trec`, `figures.jsonl` (a line a request) and
+A ranking has its own folder: `ranking.json` (what it is), `run.trec`, `figures.jsonl` (a line for each request) and
 `summary.json`. The same ranker on the same requests is found again by its fingerprint, and nothing is done twice.
 """
 
@@ -69,7 +69,7 @@ _FINGERPRINT_VERSION = 2
 
 
 class Ranking(NamedTuple):
-    """A finished ranking: where it is, and its figures."""
+    """A finished ranking: its folder, and its figures."""
 
     directory: RankingDirectory
     manifest: RankingManifest
@@ -80,23 +80,23 @@ class SplitLog:
     """The request tables of a data set, each read once."""
 
     def __init__(self, source: Source, validation_share: float = VALIDATION_SHARE) -> None:
-        """Nothing is read yet; `validation_share` of the train table is its validation split."""
+        """Name the data; nothing is read yet. `validation_share` of the train table is its validation split."""
         self.source = source
         self._validation_share = validation_share
         self._tables: dict[str, Requests] = {}
 
     def table(self, name: str) -> Requests:
-        """All requests of a table."""
+        """Return all requests of a table."""
         if name not in self._tables:
             self._tables[name] = read_table(self.source, name)
         return self._tables[name]
 
     def split(self, task: TaskName, split: Split) -> Requests:
-        """As `read_requests`."""
+        """Return the requests of a split, as `read_requests` does."""
         return part_of(self.table(table_of(task, split)), split, self._validation_share)
 
     def all(self) -> dict[str, Requests]:
-        """Return all tables of requests by name; one that can't be read is left out with a warning."""
+        """Return all tables of requests by name; leave out one that can't be read, with a warning."""
         found = {}
         for name in self.source.tables():
             if name in REQUEST_TABLES:
@@ -108,22 +108,27 @@ class SplitLog:
 
 
 def make_ranker(name: str | None, checkpoint: Path | None, settings: Mapping[str, Any]) -> Ranker:
-    """A ranker by its name, or the trained one of a folder; a trained one without its folder is a UsageError."""
+    """Make a ranker by its name, or open the folder of a trained one.
+
+    Raises:
+        UsageError: Nothing is named, or a trained ranker is named without its folder.
+    """
     _refuse_checkpoint(settings.get("checkpoint"))
     if checkpoint is not None:
         return load_ranker(checkpoint, name, **settings)
     if name is None:
         raise UsageError(
-            "name a ranker with --ranker (see: list rankers), or the folder of a trained one: --checkpoint"
+            "no ranker is named; name one (--ranker; see: qilin-rag list rankers), "
+            "or the folder of a trained one (--checkpoint)"
         )
     ranker: Ranker = RANKERS.create(name, settings)
     if isinstance(ranker, TrainedRanker):
-        raise UsageError(f"ranker {name} is trained first: name the folder that `train` wrote with --checkpoint")
+        raise UsageError(f"ranker {name} has to be trained first; name the folder that `train` wrote (--checkpoint)")
     return ranker
 
 
 def rank(ranker: Ranker, config: RankConfig) -> Ranking:
-    """Rank the requests of a split and judge the order; a ranking that is there is not made again."""
+    """Rank the requests of a split and judge the order; a ranking that exists is not made again."""
     share = ranker.validation_share if isinstance(ranker, TrainedRanker) else VALIDATION_SHARE
     log = SplitLog(open_source(config.data, ("notes", "user_feat", *REQUEST_TABLES), log=config.log), share)
     asked = log.split(config.task, config.split)
@@ -141,7 +146,7 @@ def rank(ranker: Ranker, config: RankConfig) -> Ranking:
         "missing_notes": config.missing_notes,
     }
     if absent := [name for name in REQUEST_TABLES if name not in log.source.tables()]:
-        identity["absent"] = absent  # slices are of what these hold as well, so they are made anew when these come
+        identity["absent"] = absent  # slices depend on these tables, so that they are made again when one is added
     task = config.task if config.split == "test" else f"{config.task}-{config.split}"
     if changed := config.log.changed():
         identity["log"] = changed
@@ -151,9 +156,9 @@ def rank(ranker: Ranker, config: RankConfig) -> Ranking:
         if not config.fresh and (directory.path / MANIFEST).exists():
             manifest = directory.read_manifest()
             if manifest.identity != identity:
-                raise UsageError(f"{directory.path} belongs to another ranking; write elsewhere with --runs-dir")
+                raise UsageError(f"{directory.path} belongs to another ranking; name another folder (--runs-dir)")
             if manifest.state == "complete":
-                logger.info("%s is there already; --fresh ranks again", directory.path)
+                logger.info("%s exists already; to rank again: --fresh", directory.path)
                 return Ranking(directory, manifest, directory.read_summary())
         manifest = _begun(ranker, config, identity, log.source)
         directory.write_manifest(manifest)
@@ -177,10 +182,16 @@ def train(
     missing_notes: MissingNotes = "error",
     log: LogSettings | None = None,
 ) -> Trained:
-    """Train on the train tables of these tasks, whose latest requests are kept apart for validation; no other is read.
+    """Train on the train tables of these tasks; their latest requests are kept for validation, and no other is read.
 
-    `limit`: the first so many of a permutation of the train requests, by the ranker's seed. `log` says how requests are
-    read.
+    Args:
+        ranker: The ranker to train.
+        tasks: The tasks whose train tables are read.
+        data: The data set.
+        out: The folder to write.
+        limit: The first requests of a permutation of the train requests, by the ranker's seed. Default: all.
+        missing_notes: Whether candidates without a note are an error, or skipped.
+        log: How requests are read.
     """
     if not isinstance(ranker, TrainedRanker):
         raise UsageError(f"ranker {ranker.called()} is not trained; the command rank takes it as it is")
@@ -203,40 +214,40 @@ def train(
 
 
 def _refuse_checkpoint(set_to: object) -> None:
-    """As a setting it would have a model ranked by other settings than its own, and training begins anew."""
+    """Refuse a `checkpoint` in the settings: its model would be used with settings that it was not trained with."""
     if set_to is not None:
-        raise UsageError(f"checkpoint {set_to} is no setting; `rank --checkpoint` takes what `train` wrote")
+        raise UsageError(f"checkpoint {set_to} is not a setting; `rank --checkpoint` takes what `train` wrote")
 
 
 def parse_tasks(given: str) -> list[TaskName]:
-    """`search`, `recommendation`, or both with a comma between them."""
+    """Parse `search`, `recommendation`, or both with a comma between them."""
     names = [name.strip() for name in given.split(",")]
     if unknown := next((name for name in names if name not in TASKS), None):
-        raise UsageError(f"--task: {unknown!r} is none; there are {' and '.join(TASKS)}")
+        raise UsageError(f"task {unknown!r} does not exist; there are {' and '.join(TASKS)}")
     return [task for task in TASKS if task in names]
 
 
 def known_candidates(requests: Requests, catalogue: Catalogue, missing_notes: MissingNotes) -> Requests:
-    """The candidates whose note the data has; others are an error, or left out."""
+    """Keep the candidates whose note the data has; raise an error for the others, or leave them out."""
     is_missing = np.isin(requests.note_idx, catalogue.notes.missing(requests.note_idx))
     if not is_missing.any():
         return requests
     if missing_notes == "error":
         raise UsageError(
-            f"{is_missing.sum():,} of {requests.n_candidates:,} candidates are notes that the data has not, the first "
-            f"is {requests.note_idx[is_missing][0]}; --missing-notes skip goes on without them"
+            f"{is_missing.sum():,} of {requests.n_candidates:,} candidates are notes that the data lacks, the first "
+            f"is {requests.note_idx[is_missing][0]}; to leave them out: missing_notes=skip (--missing-notes skip)"
         )
     if is_missing.all():
         raise UsageError(
             f"of all {requests.n_candidates:,} candidates the data has no note, so there is nothing to rank"
         )
     counts = f"{is_missing.sum():,} of {requests.n_candidates:,}"
-    logger.info("%s candidates left out: the data has not their notes", counts)
+    logger.info("%s candidates left out: the data lacks their notes", counts)
     return requests.with_candidates(~is_missing)
 
 
 def score_candidates(ranker: Ranker, requests: Requests, catalogue: Catalogue) -> Floats:
-    """The ranker's scores; what it raises, another number of scores, and one that is no number, name the ranker."""
+    """Return the ranker's scores; an error of the ranker, and wrong or infinite scores, name the ranker."""
     what = f"ranker {ranker.called()}"
     with third_party(what):
         scores: Floats = np.asarray(ranker.score(requests, catalogue), np.float32)
@@ -253,7 +264,7 @@ def score_candidates(ranker: Ranker, requests: Requests, catalogue: Catalogue) -
 
 
 def _begun(ranker: Ranker, config: RankConfig, identity: dict[str, Any], source: Source) -> RankingManifest:
-    """The manifest of a ranking that begins now."""
+    """Return the manifest of a ranking that begins now."""
     name = ranker.called()
     checkpoint = ranker.checkpoint if isinstance(ranker, TrainedRanker) else None
     return RankingManifest(
@@ -280,7 +291,7 @@ def _begun(ranker: Ranker, config: RankConfig, identity: dict[str, Any], source:
 def _judged(
     asked: Requests, requests: Requests, scores: Floats, catalogue: Catalogue, log: SplitLog, config: RankConfig
 ) -> tuple[list[RequestFigures], RankingSummary]:
-    """The figures of each request, and their means; `asked` are the requests with candidates that were left out."""
+    """Return the figures of each request, and their means; `asked` still has the candidates that were left out."""
     found = figures_of(requests, scores)
     ties = tie_range(requests, scores)
     of_each = of_requests(requests, list(log.all().values()), config.log.session_gap_s)
@@ -323,7 +334,7 @@ def _judged(
 
 
 def _hanging(ties: TieRange) -> dict[str, HangsOnTies]:
-    """The mean of each figure with the worst and the best order of ties; empty where no order changes one."""
+    """Return the mean of each figure with the worst and the best order of ties; empty if no order changes one."""
     if not ties.is_tied.any():
         return {}
     return {
@@ -333,7 +344,7 @@ def _hanging(ties: TieRange) -> dict[str, HangsOnTies]:
 
 
 def _remarks(log: SplitLog, asked: Requests) -> list[str]:
-    """Say what was assumed of the log that the figures and slices hang on."""
+    """Return what was assumed of the log that figures and slices depend on."""
     settings = log.source.log
     n_zero = int((asked.position == 0).sum())
     at_top = [f"{n_zero:,} candidates are at position 0, taken for the top (log.position_zero)."] if n_zero else []
@@ -345,7 +356,7 @@ def _remarks(log: SplitLog, asked: Requests) -> list[str]:
 
 
 def _train_of(log: SplitLog, task: TaskName) -> Requests | None:
-    """The train split; None, which is said, where there is none."""
+    """Return the train split; None with a log message if there is none."""
     try:
         return log.split(task, "train")
     except UsageError as error:

@@ -1,4 +1,4 @@
-"""What every ranker should beat: chance, and the order in which the platform showed its results."""
+"""Rank by what every ranker should beat: chance, and the order in which the platform showed its results."""
 
 from __future__ import annotations
 
@@ -13,24 +13,37 @@ from qilin_rag.rankers.base import Ranker
 
 
 class Random(Ranker):
-    """A score by chance, from `seed`, request and note: the same whatever else is ranked."""
+    """A random score by `seed`, request and note, whatever else is ranked.
+
+    Example:
+        >>> Random(seed=1).changed()
+        {'seed': 1}
+    """
 
     version: ClassVar[int] = 2
 
     seed: int = 0
+    """The seed of the scores, an integer."""
 
     def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
-        """Uniform in [0, 1)."""
-        asked = text_hashes([f"random {request}" for request in requests.ids])  # not the order of ties
+        """Return scores uniform in [0, 1)."""
+        asked = text_hashes([f"random {request}" for request in requests.ids])  # unlike the order of ties
         bits = tie_keys(asked[requests.request], requests.note_idx, self.seed)
         scores: Floats = ((bits >> np.uint64(40)) / 2**24).astype(np.float32)
         return scores
 
 
 class Production(Ranker):
-    """As exposed: the only ranker that looks at positions. A note without a position comes last."""
+    """The order in which the platform showed the candidates; a note without a position comes last.
+
+    No other ranker reads positions.
+
+    Example:
+        >>> Production().changed()
+        {}
+    """
 
     def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
-        """Minus the position."""
+        """Return minus the position."""
         scores: Floats = -np.where(requests.position >= 0, requests.position, 2**20).astype(np.float32)
         return scores

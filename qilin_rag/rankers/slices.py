@@ -1,6 +1,6 @@
-"""The parts that figures are looked at by: kinds of requests, and kinds of candidates.
+"""Divide requests and candidates into the parts that figures are shown for.
 
-Everything here is about whole columns. A request or candidate of no kind (no time, no note type) is in no part.
+Everything here handles whole columns. A request or candidate of no kind (no time, no note type) is in no part.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NOTE_TYPES = {1.0: "image-text", 2.0: "video"}
 
 
 class Partition(NamedTuple):
-    """Kinds by name; `of` is the place in `labels` of each request (n,) or candidate (m,), -1 where it has none."""
+    """Kinds by name; `of` is the place in `labels` of each request (n,) or candidate (m,), -1 if it has none."""
 
     name: str
     labels: tuple[str, ...]
@@ -30,15 +30,15 @@ class Partition(NamedTuple):
 
 
 def of_requests(requests: Requests, log: Sequence[Requests], gap_s: int) -> list[Partition]:
-    """Part requests by what was asked and when.
+    """Divide requests by what was asked and when.
 
     Args:
-        requests: The requests to part.
+        requests: The requests to divide.
         log: All requests there are, searches and recommendations of every split, `requests` among them.
         gap_s: The longest pause within a session by the rule of pauses, in seconds.
 
     Returns:
-        Length and source of the query (searches alone), place in the session of both kinds (see `data.sessions`), and
+        Length and source of the query (searches only), place in the session of both kinds (see `data.sessions`), and
         whether an answer was shown (if one was shown for some).
     """
     places = {
@@ -66,8 +66,10 @@ def of_requests(requests: Requests, log: Sequence[Requests], gap_s: int) -> list
 
 
 def of_candidates(requests: Requests, catalogue: Catalogue, train: Requests | None) -> list[Partition]:
-    """By type of note (where the data says it), and by whether the note is in the train log: shown in one of the
-    requests `train`, or among their recent clicks."""
+    """Divide candidates by type of note, if the data has it, and by whether the note is in the train log.
+
+    A note is in the train log if a request of `train` showed it, or has it among its recent clicks.
+    """
     parts = []
     if train is not None:
         known = np.union1d(train.note_idx, train.recent)

@@ -1,6 +1,6 @@
-"""Vectors of queries and notes by a frozen bi-encoder: each distinct text encoded once, kept in the cache folder.
+"""Encode queries and notes by a frozen bi-encoder: each distinct text once, kept in the cache folder.
 
-Vectors are kept as float16 by what they are made of (the encoder's files, the texts), and memory-mapped.
+Vectors are kept as float16, keyed by what they are made of (the encoder's files, the texts), and memory-mapped.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ _CHUNK = 4096  # texts encoded at a time, in order of length
 
 
 def open_encoder(name: str, device: str | None) -> BiEncoder:
-    """The bi-encoder of a folder or hub name, or what `train biencoder` wrote; its vectors are made as long as 1.
+    """Open the bi-encoder of a folder or hub name, or what `train biencoder` wrote; its vectors get length 1.
 
-    Those that are compared by dot product may be of any length, and cross layers multiply lengths.
+    Vectors that are compared by dot product may be of any length, and cross layers multiply lengths.
     """
     require("neural", "torch", "sentence_transformers", what="text in dcn-v2")
     return BiEncoder(model=name, device=device, normalize=True)
 
 
 def encoder_sha256(encoder: BiEncoder) -> str:
-    """Hash of all that can change a vector: the model's files, prefixes, pooling."""
+    """Hash all that can change a vector: the model's files, prefixes, pooling."""
     return fingerprint(encoder.identity())
 
 
 def is_encoder(encoder: BiEncoder, sha256: str) -> bool:
-    """Whether this is the hash of an encoder, also as a version before 0.2 wrote it down."""
+    """Return whether this is the hash of an encoder, also in the form of versions before 0.2."""
     return sha256 in (encoder_sha256(encoder), fingerprint(former(encoder.identity())))
 
 
 def text_columns(encoder: BiEncoder, requests: Requests, catalogue: Catalogue) -> TextColumns:
-    """The vectors of the requests' queries and of their candidates, each distinct text once."""
+    """Return the vectors of the requests' queries and of their candidates, each distinct text once."""
     queries, query_row = np.unique(np.array(requests.queries, dtype=object), return_inverse=True)
     note_idx = np.unique(requests.note_idx)
     notes, text_of_note = distinct_notes(catalogue, note_idx)
@@ -80,7 +80,7 @@ def _parts(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
 
 
 def kept_vectors(made_of: list[str], n: int, encode: Callable[[], Iterable[Floats]]) -> Vectors:
-    """The array of `n` vectors that is made of this, made where it is not there; one process makes it at a time."""
+    """Return the `n` vectors made of this; make them if they do not exist, in one process at a time."""
     path = cache_dir() / "vectors" / f"{json_hash(made_of, sort_keys=False, ensure_ascii=True)[:24]}.npy"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def _opened(path: Path) -> Vectors:
 
 
 def _is_whole(path: Path, n: int) -> bool:
-    """Whether the file is as it was written; one of a version before 0.2, which has no record, if it has `n` rows."""
+    """Return whether the file is as it was written; one of a version before 0.2 has no record, only `n` rows."""
     try:
         if len(_opened(path)) != n:
             return False
@@ -129,7 +129,7 @@ def _record_of(path: Path) -> Path:
 
 
 def _write(path: Path, n: int, parts: Iterable[Floats]) -> None:
-    """Part by part beside `path`, then there in one step."""
+    """Write part by part beside `path`, then rename."""
     with atomic_path(path) as temporary:
         out, done = None, 0
         for part in parts:

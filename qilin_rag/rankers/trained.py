@@ -1,7 +1,7 @@
-"""A trained ranker: its settings, the model it makes of clicks, and the folder that keeps it.
+"""Define a trained ranker: its settings, the model it makes of clicks, and the folder that keeps it.
 
 The folder holds `ranker.json` (settings, how it was trained, versions), the model's own files in `model/`, and
-`log.jsonl`; while it is trained, `training.json` (what is trained on what) and `checkpoints/`.
+`log.jsonl`; during training also `training.json` (what is trained on what) and `checkpoints/`.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Trained(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What a ranker hands to transformers' Trainer: its class, and what it takes beside what all of them get.
+    """What a ranker gives to transformers' Trainer: its class, and arguments beyond the common ones.
 
-    `fitted` is what `score_with` takes; it holds `model`. `parameters` are the optimizer's groups (`lr` where it is not
-    the ranker's learning rate). `given` goes to the trainer, `more_arguments` to its arguments.
+    `fitted` is the argument of `score_with`; it holds `model`. `parameters` are the optimizer's groups (with `lr` if it
+    is not the ranker's learning rate). `given` goes to the trainer, `more_arguments` to its arguments.
     """
 
     trainer: type[Trainer]
@@ -62,56 +62,74 @@ class Recipe(NamedTuple):
 
 
 class TrainedRanker(Ranker):
-    """A ranker with a model of its own, trained on clicks; `checkpoint` is the folder that `train` wrote.
+    """A ranker with its own model, trained on clicks.
 
-    The learning rate rises linearly from a third over `warmup_steps`, then stays, or falls linearly to 0. Training ends
-    after `epochs` (or `max_steps`), or when MRR@10 on the validation requests has not risen in `patience` evaluations,
-    one every `evaluate_every` steps (default: ten an epoch); the best model is kept. `batch_size` is of one device.
+    Training ends after `epochs` (or `max_steps`), or when MRR@10 on the validation requests has not risen in `patience`
+    evaluations. The best model is kept.
     """
 
     operational: ClassVar[frozenset[str]] = frozenset({"checkpoint", "device", "score_batch_size", "log"})
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     pretrained: ClassVar[frozenset[str]] = frozenset()
-    """Settings that name a model which training starts from: what it contains counts, not where it lies."""
+    """Settings that name a model to start training from; they are identified by its content, not its path."""
     built_on: ClassVar[frozenset[str]] = frozenset()
-    """Those of them that the trained ranker needs as well, and whose content `load` checks."""
+    """Those of `pretrained` that the trained ranker needs as well; `load` checks their content."""
     reads_text_only: ClassVar[bool] = False
-    """It looks at queries and notes alone, so it can rank what a retriever found for a question (`run --rerank`)."""
+    """Whether it reads only queries and notes, so that it can rank the hits of a question (`run --rerank`)."""
 
     checkpoint: Path | None = None
+    """The folder of a trained ranker, which `train` wrote; `rank --checkpoint` sets it."""
     device: str | None = None
+    """A torch device. Default: the GPU of this process, else cpu."""
     score_batch_size: PositiveInt = 64
+    """The number of candidates that are scored at a time."""
     log: Literal["jsonl", "tensorboard"] = "jsonl"
+    """The training log: jsonl (`log.jsonl`), or tensorboard as well."""
 
     optimizer: Literal["lamb", "adamw"] = "lamb"
+    """lamb (You et al. 2020) or adamw, both with betas .9 and .999."""
     learning_rate: PositiveFloat = 1e-3
+    """The highest learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """The weight decay of the optimizer."""
     warmup_steps: NonNegativeInt = 10
+    """The steps in which the learning rate rises linearly from a third."""
     schedule: Literal["constant", "linear"] = "constant"
+    """The learning rate after warm-up: constant, or linear to 0."""
     max_grad_norm: PositiveFloat = 1.0
+    """The largest norm of a gradient; longer ones are clipped."""
     batch_size: PositiveInt = 32
+    """The number of examples in a batch of one device."""
     gradient_accumulation: PositiveInt = 1
+    """The number of batches in a step."""
     gradient_checkpointing: bool = False
+    """Whether activations are computed again to save memory."""
     epochs: PositiveFloat = 1.0
+    """The number of passes over the examples; may be a fraction."""
     max_steps: PositiveInt | None = None
+    """The number of steps, instead of `epochs`. Default: `epochs` counts."""
     evaluate_every: PositiveInt | None = None
+    """The number of steps between evaluations. Default: ten evaluations in an epoch."""
     patience: PositiveInt = 5
+    """The number of evaluations without a higher MRR@10 after which training ends."""
     log_every: PositiveInt = 10
+    """The number of steps between lines of the log."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """`auto`: bf16 on a GPU that has it, else fp32."""
+    """The precision of the model: bf16, fp32, or auto (bf16 on a GPU that has it, else fp32)."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = VALIDATION_SHARE
-    """The latest of the train table, on which the best model is chosen, and what `rank --split validation` ranks."""
+    """The latest share of the train table: it chooses the best model, and is what `rank --split validation` ranks."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """The seed of weights, examples and their order, an integer from 0."""
 
     _fitted: Any = PrivateAttr(default=None)
 
     @abstractmethod
     def recipe(self, train: Requests, catalogue: Catalogue) -> Recipe:
-        """A new model and the examples made from these requests; torch's seed is set."""
+        """Return a new model and the examples of these requests; torch's seed is set."""
 
     @abstractmethod
     def score_with(self, fitted: Any, requests: Requests, catalogue: Catalogue) -> Floats:
-        """As `score`, by this model, which may be in training; it is in evaluation mode, and no gradient is kept."""
+        """Score by this model, which may be in training; it is in evaluation mode, without gradients."""
 
     @abstractmethod
     def save(self, fitted: Any, folder: Path) -> None:
@@ -119,23 +137,23 @@ class TrainedRanker(Ranker):
 
     @abstractmethod
     def load(self, folder: Path) -> Any:
-        """What `save` wrote, on the ranker's device, in evaluation mode."""
+        """Load what `save` wrote onto the ranker's device, in evaluation mode."""
 
     def score(self, requests: Requests, catalogue: Catalogue) -> Floats:
-        """By the model in `checkpoint`."""
+        """Score by the model in `checkpoint`."""
         require("rankers", "torch", "transformers", what="a trained ranker")
         import torch
 
         if self._fitted is None:
             if self.checkpoint is None:
-                raise UsageError("this ranker is not trained; name the folder that `train` wrote with --checkpoint")
+                raise UsageError("this ranker is not trained; name the folder that `train` wrote (--checkpoint)")
             self.torch_device()
             self._fitted = self.load(self.checkpoint / MODEL)
         with torch.no_grad(), within_gpu_memory(LESS_TO_SCORE):
             return self.score_with(self._fitted, requests, catalogue)
 
     def torch_device(self) -> Any:
-        """Where the model is: `device`, else this process's GPU, else the CPU; a UsageError where there is no such."""
+        """Return the device of the model; raise a UsageError if this machine does not have it."""
         import torch
 
         has_gpu = torch.cuda.is_available()
@@ -144,13 +162,13 @@ class TrainedRanker(Ranker):
         try:
             device = torch.device(self.device or "cpu")
         except RuntimeError:
-            raise UsageError(f"device {self.device!r} is none that torch knows; there are cpu, cuda, cuda:1") from None
+            raise UsageError(f"device {self.device!r} is not a torch device; there are cpu, cuda, cuda:1") from None
         if device.type == "cuda" and (device.index or 0) >= (torch.cuda.device_count() if has_gpu else 0):
             raise UsageError(f"device {self.device}: torch sees no such GPU here")
         return device
 
     def identity(self) -> dict[str, Any]:
-        """What the checkpoint contains counts (so, of what it is built on, the hash), not where anything lies."""
+        """Identify the checkpoint by its content and by the hash of what it is built on, not by paths."""
         if self.checkpoint is None:
             return super().identity()
         settings = {name: value for name, value in super().identity().items() if name not in self.built_on}
@@ -160,7 +178,7 @@ class TrainedRanker(Ranker):
 def save_ranker(ranker: TrainedRanker, out: Path, trained: dict[str, Any]) -> None:
     """Write the manifest of a trained ranker: its settings, how it was trained, and the versions it needs.
 
-    It comes last: a folder that has one is complete.
+    It is written last: a folder that has one is complete.
     """
     content = {
         "ranker": ranker.known_as(),
@@ -173,7 +191,7 @@ def save_ranker(ranker: TrainedRanker, out: Path, trained: dict[str, Any]) -> No
 
 
 def read_ranker(folder: Path) -> dict[str, Any]:
-    """What `save_ranker` wrote; a UsageError where there is none."""
+    """Read what `save_ranker` wrote; raise a UsageError if there is none."""
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -182,33 +200,31 @@ def read_ranker(folder: Path) -> dict[str, Any]:
             raise UsageError(
                 f"{folder} holds no trained ranker: no such folder; give the one that the command train wrote"
             ) from None
-        raise UsageError(
-            f"{folder} holds no trained ranker: no {MANIFEST}; the command train goes on with it"
-        ) from None
+        raise UsageError(f"{folder} holds no trained ranker: no {MANIFEST}; the command train resumes it") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} can't be read: {error}") from error
     kinds = {"ranker": str, "settings": dict, "trained": dict}
     if not isinstance(content, dict) or not all(isinstance(content.get(name), kind) for name, kind in kinds.items()):
-        raise UsageError(f"{path} is no manifest of a trained ranker")
+        raise UsageError(f"{path} is not the manifest of a trained ranker")
     return content | {"ranker": renewed_name(content["ranker"])}
 
 
 def load_ranker(folder: Path, named: str | None = None, **settings: Any) -> TrainedRanker:
-    """The trained ranker of a folder; `settings` (device, score_batch_size) go over those it was trained with.
+    """Open the trained ranker of a folder.
 
-    `named` is the ranker that the caller takes it for; code of the user's own must be named so, as a file can't name
-    any.
+    `settings` (device, score_batch_size) replace those it was trained with. `named` is the ranker that the caller
+    expects; the user's own code must be named there, because a file can't name code.
     """
     content = read_ranker(folder)
     kept = RANKERS.name_of_known(content["ranker"])
     name = named or kept
     if name is None:
-        raise UsageError(f"{folder}: {content['ranker']!r} is no registered ranker, so it must be named: --ranker")
+        raise UsageError(f"{folder}: {content['ranker']!r} is not a registered ranker, so it must be named (--ranker)")
     cls = RANKERS.resolve(name)
     if cls.known_as() != content["ranker"]:
         raise UsageError(f"{folder} holds the ranker {kept or content['ranker']}, not {name}")
     if not issubclass(cls, TrainedRanker):
-        raise UsageError(f"{folder}: {name} is no ranker that is trained")
+        raise UsageError(f"{folder}: {name} is not a ranker that is trained")
     may_be_set = (cls.operational | cls.built_on) - {"checkpoint"}
     if fixed := sorted(settings.keys() - may_be_set):
         free = ", ".join(sorted(may_be_set))

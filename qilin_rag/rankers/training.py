@@ -1,8 +1,8 @@
-"""How rankers are trained: transformers' Trainer, with our schedule, optimizers by name, and validation by MRR@10.
+"""Train rankers by transformers' Trainer, with our schedule, optimizers by name, and validation by MRR@10.
 
-Several GPUs and machines are accelerate's and torchrun's matter: the same command under `accelerate launch` or
-`torchrun`. A checkpoint holds model, optimizer, schedule and random states, so that training that was killed goes on as
-if it had not been.
+accelerate and torchrun provide several GPUs and machines: run the same command under `accelerate launch` or `torchrun`.
+A checkpoint holds model, optimizer, schedule and random states, so that a killed training resumes as if it had not been
+stopped.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ logger = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
 BEGUN = "training.json"
-_HALF_BEGUN = f".{BEGUN}.*.tmp"  # what a process leaves that was killed while it wrote that
+_HALF_BEGUN = f".{BEGUN}.*.tmp"  # left by a process that was killed while it wrote this
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 _LESS_TO_TRAIN = "in a new folder, lower ranker.batch_size, or set ranker.gradient_checkpointing=true"
-_PROCESSES = "n_processes"  # each takes a batch of its own in a step
+_PROCESSES = "n_processes"  # each takes its own batch in a step
 METRIC = "mrr@10"
 
 
@@ -72,8 +72,11 @@ def train_ranker(
 ) -> Trained:
     """Train on `train`, and write the best model by MRR@10 on `validation` to the folder `out`.
 
-    Where `out` holds checkpoints of the same training, it goes on from the last one; where that is complete, nothing
-    is done. A UsageError where the folder is of another training, or the requests have nothing to learn from.
+    If `out` holds checkpoints of the same training, it resumes from the last one; if that training is complete, nothing
+    is done.
+
+    Raises:
+        UsageError: The folder holds another training, or the requests have nothing to learn from.
     """
     for name, requests in (("train", train), ("validation", validation)):
         if not requests.clicked.any() or requests.clicked.all():
@@ -95,10 +98,10 @@ def train_ranker(
     is_first = os.environ.get("RANK", "0") == "0"
     if (out / MANIFEST).is_file():
         trained = _trained_before(out, begun, ranker.pretrained)
-        if is_first and (out / BEGUN).is_file():  # its process was killed before it had cleared up
+        if is_first and (out / BEGUN).is_file():  # its process was killed before it had cleaned up
             _clear_up(out)
         return trained
-    if not is_first:  # it would meet the folder half made
+    if not is_first:  # it would find the folder half made
         return _train(ranker, train, validation, catalogue, out, begun)
     with saving_to(out):
         _begin(out, begun, ranker.pretrained)
@@ -114,7 +117,7 @@ def _train(
     out: Path,
     begun: dict[str, Any],
 ) -> Trained:
-    """From the beginning or the last checkpoint to the folder of the trained ranker."""
+    """Train from the beginning or the last checkpoint, and write the folder of the trained ranker."""
     set_seed(ranker.seed)
     recipe = ranker.recipe(train, catalogue)
     with quiet_loading():
@@ -130,7 +133,7 @@ def _train(
             else:
                 trainer.train(resume_from_checkpoint=str(last) if last else None)
     trainer.accelerator.wait_for_everyone()  # each loads the best checkpoint, and the first process removes it below
-    state = trainer.state  # validated at least once: an evaluation comes no later than the last step
+    state = trainer.state  # validated at least once: the first evaluation is no later than the last step
     trained = Trained(out, _step(Path(state.best_model_checkpoint)), state.global_step, float(state.best_metric))
     if trainer.is_world_process_zero():
         shutil.rmtree(out / MODEL, ignore_errors=True)
@@ -146,7 +149,7 @@ def _train(
 
 
 def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalogue: Catalogue, out: Path) -> Trainer:
-    judged = validation.take(validation.n_clicked > 0)  # once: what rankers keep of them is found again by their hash
+    judged = validation.take(validation.n_clicked > 0)  # once: what rankers keep of them is found by their hash
 
     class Validated(recipe.trainer):  # type: ignore[name-defined, misc]
         """The ranker's trainer, validated by MRR@10."""
@@ -157,7 +160,7 @@ def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalo
             with (
                 torch.no_grad(),
                 without_autocast(recipe.model),
-                within_gpu_memory(f"{LESS_TO_SCORE}; the same command goes on"),
+                within_gpu_memory(f"{LESS_TO_SCORE}; the same command resumes"),
             ):
                 found = mean_reciprocal_rank(ranker, recipe.fitted, judged, catalogue)
             recipe.model.train(was_training)
@@ -175,12 +178,12 @@ def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalo
         model=recipe.model,
         args=arguments,
         train_dataset=recipe.train_dataset,
-        eval_dataset=recipe.train_dataset,  # asked for, and never looked at
+        eval_dataset=recipe.train_dataset,  # requested, but never read
         optimizers=(optimizer, warm_up(optimizer, ranker.warmup_steps, n_steps)),
         callbacks=[EarlyStoppingCallback(ranker.patience), _TrainingLog(out / LOG)],
         **recipe.given,
     )
-    trainer.model_accepts_loss_kwargs = False  # else losses are taken to be divided by accumulated batches already
+    trainer.model_accepts_loss_kwargs = False  # else losses count as divided by accumulated batches already
     trainer.remove_callback(PrinterCallback)
     if ranker.log == "tensorboard":
         from torch.utils.tensorboard import SummaryWriter
@@ -194,7 +197,7 @@ def training_arguments(ranker: TrainedRanker, recipe: Recipe, out: Path) -> Trai
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     per_step = ranker.batch_size * ranker.gradient_accumulation * n_processes
     n_examples = len(recipe.train_dataset)
-    is_whole = n_examples >= per_step  # then the rest of an epoch is dropped, else there would be no step at all
+    is_whole = n_examples >= per_step  # then the rest of an epoch is dropped; else there would be no step at all
     an_epoch = n_examples // per_step if is_whole else 1
     n_steps = ranker.max_steps or math.ceil(ranker.epochs * an_epoch)
     every = min(ranker.evaluate_every or max(1, an_epoch // 10), n_steps)
@@ -235,7 +238,7 @@ def training_arguments(ranker: TrainedRanker, recipe: Recipe, out: Path) -> Trai
 
 
 def make_optimizer(ranker: TrainedRanker, parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Lamb (You et al. 2020) by pytorch_optimizer, or AdamW by torch, with betas .9 and .999 and eps 1e-8."""
+    """Make Lamb (You et al. 2020) by pytorch_optimizer, or AdamW by torch, with betas .9 and .999 and eps 1e-8."""
     settings: dict[str, Any] = {
         "lr": ranker.learning_rate,
         "betas": (0.9, 0.999),
@@ -245,7 +248,7 @@ def make_optimizer(ranker: TrainedRanker, parameters: list[dict[str, Any]]) -> t
     if ranker.optimizer == "lamb":
         from pytorch_optimizer import Lamb
 
-        # Its step is else divided by 1 - beta1^t after the trust ratio is taken: ten times too long at first.
+        # Else its step is divided by 1 - beta1^t after the trust ratio is taken: ten times too long at first.
         return Lamb(parameters, adam_debias=True, **settings)
     return torch.optim.AdamW(parameters, **settings)
 
@@ -253,7 +256,7 @@ def make_optimizer(ranker: TrainedRanker, parameters: list[dict[str, Any]]) -> t
 def warm_up(
     optimizer: torch.optim.Optimizer, n_warm_up: int, n_steps: int | None = None
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """A third of each learning rate, rising linearly to all of it; then constant, or linearly to 0 at `n_steps`."""
+    """Schedule each learning rate: linear from a third to all of it; then constant, or linear to 0 at `n_steps`."""
 
     def share(step: int) -> float:
         if step < n_warm_up:
@@ -264,7 +267,7 @@ def warm_up(
 
 
 def mean_reciprocal_rank(ranker: TrainedRanker, fitted: Any, requests: Requests, catalogue: Catalogue) -> float:
-    """MRR@10 of the requests, which all have a click; each process scores its share, and all get the mean."""
+    """Return MRR@10 of requests that all have a click; each process scores its share, and all get the mean."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return float(np.mean(_reciprocal_ranks(requests, ranker, fitted, catalogue)))
     rows = np.arange(distributed.get_rank(), len(requests), distributed.get_world_size())
@@ -274,13 +277,13 @@ def mean_reciprocal_rank(ranker: TrainedRanker, fitted: Any, requests: Requests,
 
 def _reciprocal_ranks(requests: Requests, ranker: TrainedRanker, fitted: Any, catalogue: Catalogue) -> list[float]:
     scores = ranker.score_with(fitted, requests, catalogue)
-    if not np.isfinite(scores).all():  # sorted, they would have an MRR as well, and a good one by chance
-        raise UsageError("training went astray: the model's scores are no numbers; a lower learning_rate may help")
+    if not np.isfinite(scores).all():  # sorted, they would have an MRR as well, and a high one by chance
+        raise UsageError("training failed: the model's scores are not numbers; a lower learning_rate may help")
     return [figures[METRIC] for figures in figures_of(requests, scores) if figures]
 
 
 class _Steps(TrainerCallback):  # type: ignore[misc]
-    """Tells how far training is."""
+    """Reports the progress of training."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
@@ -291,7 +294,7 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
 
 class _TrainingLog(TrainerCallback):  # type: ignore[misc]
-    """One JSON object a line: step, loss, learning rate; step and MRR@10."""
+    """Writes a JSON object a line: step, loss, learning rate; step and MRR@10."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -323,7 +326,7 @@ def _trained_before(out: Path, begun: dict[str, Any], pretrained: Set[str]) -> T
 
 
 def _begin(out: Path, begun: dict[str, Any], pretrained: Set[str]) -> None:
-    """Make the folder, or make sure that it is of this training."""
+    """Make the folder, or check that it is of this training."""
     path = out / BEGUN
     if out.is_dir() and (link := next((each for each in out.rglob("*") if each.is_symlink()), None)):
         raise UsageError(f"{link} is a link, which could lead anywhere; remove it, or name a new folder")
@@ -331,13 +334,13 @@ def _begin(out: Path, begun: dict[str, Any], pretrained: Set[str]) -> None:
         _refuse_other(out, _read_begun(path), begun, pretrained)
         return
     if out.exists() and not (out.is_dir() and all(each.match(_HALF_BEGUN) for each in out.iterdir())):
-        raise UsageError(f"{out} is there and no training of ours; name a new folder")
+        raise UsageError(f"{out} exists and is not a training; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(begun, ensure_ascii=False, indent=2) + "\n")
 
 
 def _clear_up(out: Path) -> None:
-    """Remove what only a training that is not complete needs."""
+    """Remove what only an incomplete training needs."""
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     (out / BEGUN).unlink(missing_ok=True)
 
@@ -354,7 +357,7 @@ def _read_begun(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Hold the folder: two trainings in it would remove each other's checkpoints. The system frees a dead one's."""
+    """Lock the folder, in which two trainings would remove each other's checkpoints, until the process ends."""
     lock = filelock.FileLock(out / LOCK, timeout=0)
     try:
         lock.acquire()
@@ -368,9 +371,9 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _refuse_other(out: Path, there: dict[str, Any], begun: dict[str, Any], pretrained: Set[str]) -> None:
-    """Name what differs; of pretrained models that is their content, not their name.
+    """Raise a UsageError that names what differs; pretrained models are compared by content, not by name.
 
-    A step takes a batch of each process: by another number of them the steps that are left would be others.
+    A step takes a batch of each process: another number of processes would change the remaining steps.
     """
     begun_by, now_by = there.get(_PROCESSES, begun[_PROCESSES]), begun[_PROCESSES]
     if begun_by != now_by:
@@ -379,7 +382,7 @@ def _refuse_other(out: Path, there: dict[str, Any], begun: dict[str, Any], pretr
             f"{now_by} batches of {begun['settings']['batch_size']} examples instead of {begun_by}; start as many "
             f"(torchrun --nproc_per_node {begun_by}), or name a new folder"
         )
-    version = there.get("version") or begun["version"]  # which before 0.2 was not written down
+    version = there.get("version") or begun["version"]  # which was not recorded before 0.2
     there = {**there, _PROCESSES: now_by, "version": version}
     settings, given = ({**of["settings"], **dict.fromkeys(pretrained)} for of in (there, begun))
     different = [name for name in given if settings.get(name) != given[name]]
@@ -389,12 +392,12 @@ def _refuse_other(out: Path, there: dict[str, Any], begun: dict[str, Any], pretr
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The last one that is whole and whose best model is; others are removed, the damaged ones by name."""
+    """Return the last checkpoint that is whole, with its best model; remove others, and name damaged ones."""
     whole = []
     for path in sorted(folder.glob("checkpoint-*"), key=_step):
         if why := damage_of(path):
-            logger.warning("%s; the checkpoint is removed, and training goes on from an older one or anew", why)
-            shutil.rmtree(path, ignore_errors=True)  # another process may be at it
+            logger.warning("%s; the checkpoint is removed, and training resumes from an older one or starts again", why)
+            shutil.rmtree(path, ignore_errors=True)  # another process may do the same
         else:
             whole.append(path)
     return next((path for path in reversed(whole) if _best_beside(path) in whole), None)
@@ -406,14 +409,14 @@ def _best_beside(checkpoint: Path) -> Path:
 
 
 def _is_over(checkpoint: Path) -> bool:
-    """Whether training ended there: by its last step, or early. The trainer would take one more step at least."""
+    """Return whether training ended there, by its last step or early; the trainer would take at least one more step."""
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE))
     is_over: bool = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
     return is_over
 
 
 def _take_best(trainer: Trainer, last: Path) -> None:
-    """What the trainer does at the end of training."""
+    """Load the best model, as the trainer does at the end of training."""
     trainer.state = TrainerState.load_from_json(str(last / TRAINER_STATE))
     trainer.state.best_model_checkpoint = str(last.with_name(f"checkpoint-{trainer.state.best_global_step}"))
     load_best_model(trainer)

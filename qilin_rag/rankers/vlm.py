@@ -1,4 +1,4 @@
-"""A vision-language model that sees query, note and cover, adapted to clicks by LoRA."""
+"""Adapt a vision-language model, which sees query, note and cover, to clicks by LoRA."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 
 ADAPTER, HEAD, BASE = "adapter", "head.safetensors", "base.json"
 _ADAPTED = r".*language_model\.layers\.\d+\.self_attn\.[qkvo]_proj"
-_CHUNK = 512  # candidates sorted by length at a time: few enough that the pictures of their requests are kept
+_CHUNK = 512  # candidates sorted by length at a time: few enough to keep the pictures of their requests
 
 
 class FittedVLM(NamedTuple):
-    """A model, what it reads with, and the base that it was made from."""
+    """A model, its reader, and the base that it was made from."""
 
     model: Any
     reader: Reader
@@ -40,13 +40,14 @@ class FittedVLM(NamedTuple):
 
 
 class VLM(TrainedRanker):
-    """Query, note text and cover in one prompt; a linear head on the mean of the last layer, trained with LoRA.
+    """A vision-language model: query, note text and cover in one prompt, a linear head on the mean of the last layer.
 
-    `model` is a folder or hub name (Qwen2-VL and its kin). Binary cross-entropy of each click, and of `n_negatives`
-    candidates of its request that were not clicked, nor in half of the requests of the same query that showed them. A
-    prompt has `max_length` tokens at most, pictures included, each shrunk to `max_pixels`; recommendations show
-    `history_covers` covers of recently clicked notes. `four_bit` loads the language model in 4 bits, on a CUDA GPU
-    only. `workers` processes read ahead while it is trained.
+    It is trained with LoRA by binary cross-entropy on each click and `n_negatives` candidates of its request. A
+    negative was not clicked, and was clicked in fewer than half of the requests of the same query that showed it.
+
+    Example:
+        >>> VLM(four_bit=False, lora_r=8).changed()
+        {'four_bit': False, 'lora_r': 8}
     """
 
     version: ClassVar[int] = 2
@@ -56,16 +57,27 @@ class VLM(TrainedRanker):
     packages: ClassVar[tuple[str, ...]] = (*TrainedRanker.packages, "peft", "pillow")
 
     model: str = "Qwen/Qwen2-VL-2B-Instruct"
+    """A folder or a hub name of Qwen2-VL or a similar model."""
     four_bit: bool = True
+    """Whether the language model is loaded in 4 bits (NF4), on a CUDA GPU only."""
     lora_r: PositiveInt = 16
+    """The rank of the adapters."""
     lora_alpha: PositiveFloat = 32
+    """The scale of the adapters, divided by their rank."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """The share of inputs of the adapters that are dropped in training."""
     max_length: Annotated[int, Field(ge=32)] = 512
+    """The most tokens of a prompt, pictures included."""
     max_pixels: Annotated[int, Field(ge=28 * 28)] = 256 * 28 * 28
+    """The most pixels of a picture; larger ones are shrunk."""
     history_covers: NonNegativeInt = 10
+    """The number of covers of recently clicked notes that a recommendation shows."""
     n_negatives: PositiveInt = 1
+    """The number of candidates of the request, not clicked, beside each click."""
     without: list[Literal["image"]] = []
+    """Inputs to leave out: image."""
     workers: NonNegativeInt = 0
+    """The number of processes that read ahead in training."""
 
     optimizer: Literal["lamb", "adamw"] = "adamw"
     learning_rate: PositiveFloat = 1e-4
@@ -74,7 +86,7 @@ class VLM(TrainedRanker):
     score_batch_size: PositiveInt = 16
 
     def recipe(self, train: Requests, catalogue: Catalogue) -> Recipe:
-        """The base with new adapters and a new head; clicks and negatives as ids, read when a batch is made."""
+        """Make the base with new adapters and a new head; clicks and negatives are ids, read when a batch is made."""
         from transformers import Trainer, TrainingArguments
 
         fitted = self._new(fetch_model(self.model))
@@ -83,7 +95,7 @@ class VLM(TrainedRanker):
         trained = [parameter for parameter in fitted.model.parameters() if parameter.requires_grad]
 
         class TellingTrainer(Trainer):  # type: ignore[misc]
-            """Says in the end how many covers there were."""
+            """A trainer that reports at the end how many covers there were."""
 
             def train(self, *args: Any, **kwargs: Any) -> Any:
                 try:
@@ -107,7 +119,7 @@ class VLM(TrainedRanker):
         )
 
     def score_with(self, fitted: Any, requests: Requests, catalogue: Catalogue) -> Floats:
-        """The logit of a click."""
+        """Return the logit of a click."""
         prompts = self.prompts(fitted.reader, requests, catalogue)
         scores: Floats = np.zeros(requests.n_candidates, np.float32)
         device = next(fitted.model.parameters()).device
@@ -125,7 +137,7 @@ class VLM(TrainedRanker):
         return scores
 
     def save(self, fitted: Any, folder: Path) -> None:
-        """Adapters as peft has them, the head, and which base they belong to; not the base itself."""
+        """Save the adapters as peft does, the head, and which base they belong to; not the base itself."""
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
@@ -135,7 +147,7 @@ class VLM(TrainedRanker):
         with atomic_path(folder / ADAPTER / "adapter_model.safetensors") as weights:
             save_file({k: v.contiguous() for k, v in adapter.items()}, weights)
         config = copy(backbone.peft_config["default"])
-        config.base_model_name_or_path = self.model  # not where it lies
+        config.base_model_name_or_path = self.model  # not its path
         config.save_pretrained(folder / ADAPTER)
         with atomic_path(folder / HEAD) as weights:
             save_file(fitted.model.head.state_dict(), weights)
@@ -143,7 +155,7 @@ class VLM(TrainedRanker):
         write_text(folder / BASE, json.dumps(base, ensure_ascii=False, indent=2) + "\n")
 
     def load(self, folder: Path) -> Any:
-        """Onto the same base; a UsageError where `model` is another one now."""
+        """Load onto the same base; raise a UsageError if `model` is another one now."""
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
         from safetensors.torch import load_file
 
@@ -169,7 +181,7 @@ class VLM(TrainedRanker):
         return Prompts(reader, requests, catalogue, self.max_length, self.max_pixels, self.history_covers, with_images)
 
     def _new(self, folder: Path) -> FittedVLM:
-        """The base with adapters that change nothing yet and a random head, on the device."""
+        """Return the base with adapters that change nothing yet and a random head, on the device."""
         require("rankers", "torch", "transformers", "peft", "PIL", what="ranker vlm")
         import torch
         from peft import LoraConfig, get_peft_model
@@ -192,7 +204,7 @@ class VLM(TrainedRanker):
                 whole = AutoModelForImageTextToText.from_pretrained(
                     folder, dtype=dtype, device_map={"": device}, **more
                 )
-            except (OSError, ValueError, RuntimeError) as error:  # torch's full memory is one of the last
+            except (OSError, ValueError, RuntimeError) as error:  # torch raises one of the last when memory is full
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 reason = why_not_loaded(error, messages)
@@ -210,7 +222,7 @@ class VLM(TrainedRanker):
 
 
 def four_bits(dtype: Any) -> Any:
-    """The language model in 4 bits (NF4), computing in `dtype`; the vision tower, which is small, as it is."""
+    """Load the language model in 4 bits (NF4), computing in `dtype`; leave the small vision tower as it is."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(

@@ -1,4 +1,4 @@
-"""What a vision-language model is given: query, note and pictures in the model's own chat template, as tensors."""
+"""Make the input of a vision-language model: query, note and pictures in the model's own chat template, as tensors."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from qilin_rag.models.pretrained import quiet_loading, why_not_loaded
 from qilin_rag.models.sentence_encoder import MAX_CHARS_PER_TOKEN
 
 Part = list[int] | str
-"""Of a prompt: tokens, or the name of what stands there."""
+"""A part of a prompt: tokens, or the name of what is inserted there."""
 
 QUERY, NOTE, IMAGE = "query", "note", "image"
-_MARKS = {"\ue000": QUERY, "\ue001": NOTE}  # of no language, so that they are found again in what the template makes
+_MARKS = {"\ue000": QUERY, "\ue001": NOTE}  # in no language, so that they are found again in the output of the template
 _LEAST_TEXT = 16
 _MIN_PIXELS = 56 * 56
 _KEPT_TEXTS = 100_000
-_KEPT_BYTES = 2**28  # of pictures: recent covers are those of all candidates of a request
+_KEPT_BYTES = 2**28  # pictures: recent covers are those of all candidates of a request
 
 
 class Reader(NamedTuple):
@@ -39,21 +39,21 @@ class Reader(NamedTuple):
 
     @property
     def side_px(self) -> int:
-        """Of the square of pixels that is one token."""
+        """Return the side of the square of pixels that is one token."""
         side: int = self.images.patch_size * self.images.merge_size
         return side
 
 
 def read_with(folder: Path, name: str, max_pixels: int) -> Reader:
-    """The reader of a model in a folder; its images are shrunk to `max_pixels`.
+    """Return the reader of a model in a folder; its images are shrunk to `max_pixels`.
 
-    AutoProcessor would want a processor of videos as well, and that torchvision. Images always go by PIL, so that they
-    come out the same whether torchvision is there or not.
+    AutoProcessor would need a processor of videos, and that torchvision. Images always use PIL, so that they are the
+    same with and without torchvision.
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
     least = min(_MIN_PIXELS, max_pixels)
-    # Both ways to say it, since a model's own files may use either, and what they say in one would else hold.
+    # Both spellings, because a model's own files may use either, and that one would win.
     limits = {
         "size": {"shortest_edge": least, "longest_edge": max_pixels},
         "min_pixels": least,
@@ -73,8 +73,8 @@ def read_with(folder: Path, name: str, max_pixels: int) -> Reader:
 class Prompts:
     """Makes the model's input of candidates.
 
-    The text is cut to what `max_length` tokens leave beside pictures and template; the pictures are not. The query
-    gets half of it, or what the note leaves.
+    The text is cut to the tokens that `max_length` leaves beside pictures and template; pictures are not cut. The query
+    gets half of them, or what the note leaves.
     """
 
     def __init__(
@@ -109,17 +109,17 @@ class Prompts:
                 )
 
     def tell(self) -> None:
-        """One line in the log on the covers read so far."""
+        """Log one line about the covers read so far."""
         if self._covers:
             self._covers.tell()
 
     def text_length(self, row: int) -> int:
-        """Tokens of a candidate's text before it is cut."""
+        """Return the tokens of a candidate's text before it is cut."""
         query = self._requests.queries[self._requests.request[row]]
         return len(self._query_tokens(query)) + len(self._note_tokens(int(self._requests.note_idx[row])))
 
     def batch(self, rows: Sequence[int] | Ints) -> dict[str, Any]:
-        """The model's inputs for these candidates: tokens padded on the right, and the pictures of all of them."""
+        """Return the model's inputs for these candidates: tokens padded on the right, and all their pictures."""
         import torch
 
         made = [self._prompt(int(row)) for row in rows]
@@ -139,7 +139,7 @@ class Prompts:
         return inputs
 
     def _prompt(self, row: int) -> tuple[list[int], list[Any]]:
-        """The tokens of a candidate's prompt, and its pictures in their order."""
+        """Return the tokens of a candidate's prompt, and its pictures in their order."""
         requests, request = self._requests, self._requests.request[row]
         is_search, note = bool(requests.is_search[request]), int(requests.note_idx[row])
         cover = self._pixels(note) if self._covers else None
@@ -164,7 +164,7 @@ class Prompts:
         return tokens, pictures
 
     def _history(self, request: int) -> list[Any]:
-        """The pictures of the newest clicked notes that have one."""
+        """Return the pictures of the newest clicked notes that have one."""
         start, end = self._requests.recent_offsets[request : request + 2]
         notes = [note for note in self._requests.recent[start:end].tolist() if note not in self._unknown]
         found: list[Any] = []
@@ -176,7 +176,7 @@ class Prompts:
         return found
 
     def _read_pixels(self, note_idx: int) -> tuple[Any, Any] | None:
-        """The patches of a cover, (n_patches, n_values), and how many of them lie in (time, height, width)."""
+        """Return the patches of a cover, (n_patches, n_values), and their number in (time, height, width)."""
         assert self._covers is not None
         image = self._covers.read(note_idx)
         if image is None:
@@ -189,13 +189,13 @@ class Prompts:
         return self._tokens(f"{note.title}\n{note.content}")
 
     def _tokens(self, text: str) -> list[int]:
-        """Of a text from outside: what looks like a special token is text as well."""
+        """Tokenize a text from outside: what looks like a special token is text as well."""
         text = text[: self._max_length * MAX_CHARS_PER_TOKEN]
         tokens: list[int] = self._reader.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return tokens[: self._max_length]
 
     def _make_frame(self, is_search: bool, n_history: int, has_cover: bool) -> list[Part]:
-        """The prompt without the texts of the candidate and its pictures."""
+        """Return the prompt without the texts of the candidate and its pictures."""
         tokenizer = self._reader.tokenizer
         query, note = _MARKS
         image = {"type": "image"}
@@ -224,7 +224,7 @@ class Prompts:
 
 
 def _fits(images: Any, n_tokens: int, width: int, height: int) -> bool:
-    """Whether a picture takes no more tokens than it may: one that is long and narrow can't be shrunk so far."""
+    """Return whether a picture takes at most its tokens: a long and narrow one can't be shrunk far enough."""
     try:
         n_patches: int = images.get_number_of_image_patches(height, width)
     except ValueError:  # more than 200 times as long as wide
@@ -233,5 +233,5 @@ def _fits(images: Any, n_tokens: int, width: int, height: int) -> bool:
 
 
 def _size(frame: list[Part]) -> int:
-    """Tokens of the frame itself."""
+    """Return the tokens of the frame itself."""
     return sum(len(part) for part in frame if not isinstance(part, str))

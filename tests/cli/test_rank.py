@@ -42,20 +42,20 @@ def test_rank_prints_figures_and_the_folder(cli: Cli, world: Path) -> None:
     ("arguments", "message"),
     [
         (["rank", "--ranker", "bm52"], "unknown ranker 'bm52'; did you mean bm25?"),
-        (["rank"], "name a ranker with --ranker (see: list rankers)"),
+        (["rank"], "(--ranker; see: qilin-rag list rankers)"),
         (["rank", "--ranker", "bm25", "--set", "ranker.k2=1"], "unknown setting 'k2'; did you mean k1?"),
         (["rank", "--ranker", "bm25", "--set", "k1=1"], "unknown setting in --set 'k1'; known: ranker.KEY"),
         (["rank", "--ranker", "bm25", "--data", "nowhere"], "data 'nowhere': no such folder"),
         (["rank", "--ranker", "bm25", "--data", "sample"], "table search_test does not exist"),
         (["rank", "--checkpoint", "nowhere"], "nowhere holds no trained ranker"),
         (["rank", "--ranker", "bm25", "--task", "recommendation", "--split", "dqa"], "split dqa holds searches"),
-        (["rank", "--ranker", "tests.rankers.made:Toy"], "is trained first: name the folder that `train` wrote"),
+        (["rank", "--ranker", "tests.rankers.made:Toy"], "has to be trained first; name the folder that `train` wrote"),
         (["train", "bm25", "--out", "out"], "ranker bm25 is not trained; the command rank takes it as it is"),
         (["train", "bienc", "--out", "out"], "unknown ranker or configuration 'bienc'; did you mean biencoder"),
         (["train", "mine.yaml", "--out", "out"], "ranker bm25: unknown setting 'k2'; did you mean k1?"),
         (["train", "nameless.yaml", "--out", "out"], "nameless.yaml: name must be one of random, production, bm25"),
         (["train", "nowhere.yaml", "--out", "out"], "nowhere.yaml can't be read"),
-        (["train", "tests.rankers.made:Toy", "--out", "out", "--task", "search,dqa"], "--task: 'dqa' is none"),
+        (["train", "tests.rankers.made:Toy", "--out", "out", "--task", "search,dqa"], "task 'dqa' does not exist"),
         (["train", "tests.rankers.made:Toy", "--out", "out", "--without", "text"], "unknown setting 'without'"),
         (["train", "tests.rankers.made:Toy", "--out", "out", "--set", "ranker.validation_share=0"], "greater than 0"),
     ],
@@ -118,7 +118,7 @@ def test_verbose_shows_where_a_ranker_of_the_users_own_failed(cli: Cli, world: P
 def test_list_rankers(cli: Cli) -> None:
     listed = json.loads(cli("list", "rankers", "--json").out)
     assert list(listed)[:3] == ["random", "production", "bm25"]
-    assert listed["production"].startswith("As exposed")
+    assert all(listed.values())
 
 
 def test_leaderboard_of_a_task(cli: Cli, world: Path) -> None:

@@ -38,7 +38,7 @@ def test_train_then_rank(cli: Cli, world: Path) -> None:
     assert again.err == "" and json.loads(again.out)["out"] == "toy"
     other = cli("train", TOY, "--data", world, "--out", "toy", *SETTINGS)
     assert (other.code, "holds another training (other validation_share, train, validation)" in other.err) == (2, True)
-    assert "so it must be named: --ranker" in cli("rank", "--checkpoint", "toy", "--data", world).err
+    assert "so it must be named (--ranker)" in cli("rank", "--checkpoint", "toy", "--data", world).err
     ranked = cli("rank", "--checkpoint", "toy", "--ranker", TOY, "--data", world, "--json")
     assert ranked.code == 0, ranked.err
     of = {name: figure["value"] for name, figure in json.loads(ranked.out)["metrics"].items()}
@@ -46,7 +46,7 @@ def test_train_then_rank(cli: Cli, world: Path) -> None:
     assert of["mrr@10"] > chance["mrr@10"]["value"]  # popular notes are clicked more, whatever was asked
     Path("toy").rename("moved")
     shown = cli("rank", "--checkpoint", "moved", "--ranker", TOY, "--data", world)
-    assert f"{json.loads(ranked.out)['run']} is there already" in shown.err
+    assert f"{json.loads(ranked.out)['run']} exists already" in shown.err
     assert "may have seen the test clicks" not in shown.out and "trained: toy" in shown.out  # it reads no counts
 
 

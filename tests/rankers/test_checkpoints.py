@@ -50,7 +50,7 @@ def test_a_write_that_the_system_refuses_is_one_line(tmp_path: Path, write: Any,
     with pytest.raises(QilinError) as said, saving_to(tmp_path), no_file_beyond(0):
         write(tmp_path / "weights", {"a": torch.zeros(n_values)})
     assert str(said.value).startswith(f"{tmp_path} can't be written to (")
-    assert "the same command goes on" in str(said.value)
+    assert "the same command resumes" in str(said.value)
 
 
 @pytest.mark.parametrize(
