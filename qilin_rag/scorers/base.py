@@ -28,16 +28,20 @@ class Scorer(Component):
     a metric that needs the answer and its references only.
 
     Example:
-        >>> from qilin_rag.core.types import Score
-        >>> class Found(Scorer):
+        >>> import qilin_rag as qr
+        >>> class Answered(Scorer):
         ...     def signatures(self):
-        ...         return {"found": f"found|v{self.version}"}
+        ...         return {"answered": f"answered|v{self.version}"}
         ...
         ...     def score(self, samples, questions):
-        ...         return [Score(question_id=s.question_id, metric="found", value=float(len(s.hits))) for s in samples]
-        >>> import qilin_rag as qr
-        >>> qr.run(retriever=qr.BM25(), metrics=[Found()], top_k=3, limit=20).metrics["found"].value
-        3.0
+        ...         values = [(sample.question_id, float(sample.is_answered)) for sample in samples]
+        ...         return [Score(question_id=name, metric="answered", value=value) for name, value in values]
+        >>> directory = qr.run(metrics="rouge_l", limit=20).directory
+        >>> questions = directory.read_questions()
+        >>> samples = directory.read_samples_of(questions)
+        >>> scores = Answered().score([samples[question.id] for question in questions], questions)
+        >>> sum(score.value for score in scores)
+        20.0
     """
 
     @abstractmethod

@@ -86,7 +86,7 @@ class BiEncoder(IndexedRetriever):
     e5, ...).
     """
     pooling: Pooling | None = None
-    """How token vectors become one: cls, mean, max or lasttoken. Default: that of the model's files, or of its family."""
+    """How token vectors become one: cls, mean, max or lasttoken. Default: as the model's files or its family say."""
     max_length: Annotated[int, Field(ge=3)] | None = None
     """The most tokens of a text that are read, from 3. Default: that of the model's files, or of its family."""
     normalize: bool | None = None
