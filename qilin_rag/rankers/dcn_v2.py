@@ -121,7 +121,7 @@ class DCNV2(TrainedRanker):
     score_batch_size: PositiveInt = 8192
     warmup_steps: NonNegativeInt = 100
     gradient_checkpointing: Literal[False] = False
-    """Always false: the network has nothing to compute again."""
+    """Always false: dcn-v2 has no gradient checkpointing."""
 
     _users: tuple[Any, UserColumns] | None = PrivateAttr(default=None)
     _columns: dict[str, tuple[NoteStore, Columns]] = PrivateAttr(default_factory=dict)

@@ -104,7 +104,7 @@ class BiEncoder(IndexedRetriever):
     notes.
     """
     batch_size: PositiveInt | None = None
-    """The most texts of full length that are encoded at a time. Default: by the memory of the device."""
+    """The most texts of full length that are encoded at a time. Default: a fixed number of tokens."""
     device: str | None = None
     """A torch device, several with commas between them, or all (GPUs); each encodes notes in its own process. Default:
     a GPU if there is one.
