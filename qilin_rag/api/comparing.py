@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 class Leaderboard(Sequence[ResultTable]):
     """The tables of a leaderboard, one for each data set and set of questions.
 
+    Args:
+        tables: The tables, the largest set of questions first.
+
     Example:
         >>> import qilin_rag as qr
         >>> finished = qr.run(metrics="rouge_l", limit=20)

@@ -111,7 +111,10 @@ def run(
 
 
 class RunList(Sequence[Run]):
-    """The finished runs of folders.
+    """The finished runs of folders, as a sequence.
+
+    Args:
+        runs: The runs, in their order.
 
     Example:
         >>> import qilin_rag as qr

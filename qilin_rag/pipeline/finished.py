@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 class Run(NamedTuple):
     """A finished run: where it is, and its figures.
 
-    `directory` reads its files, `manifest` says how it was made, and `summary` has its figures and what became of its
-    questions.
+    Attributes:
+        directory: Reads the files of the run.
+        manifest: Describes how the run was made.
+        summary: Has its figures, and the status of its questions.
 
     Example:
         >>> import qilin_rag as qr

@@ -32,8 +32,10 @@ Metrics = str | Scorer | Sequence[str | Scorer] | Mapping[str, Mapping[str, Any]
 class AnswerScores(Frozen):
     """Figures of some answers.
 
-    `metrics` has the figure of each metric over all answers, with interval, n and signature. `values` has the value of
-    each answer by metric, None if it is unscored; `reasons` why it is, or what else is to be said of the value.
+    Attributes:
+        metrics: The figure of each metric over all answers, with interval, n and signature.
+        values: The value of each answer by metric, from 0 to 1 for most metrics; None if it is unscored.
+        reasons: By metric, why an answer is unscored, or a remark about its value; None if there is none.
 
     Example:
         >>> import qilin_rag as qr

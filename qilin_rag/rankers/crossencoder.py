@@ -50,11 +50,10 @@ class CrossEncoder(TrainedRanker):
     max_length: Annotated[int, Field(ge=32)] = 512
     """The most tokens of a pair that are read."""
     pooling: Literal["cls", "mean"] = "cls"
-    """What the head reads: cls ([CLS], or as the model has it), or mean of all tokens (better for encoders such as e5).
-    """
+    """The input of the head: cls ([CLS] or the like), or mean of all tokens (better for encoders such as e5)."""
     passage_chars: PositiveInt | None = None
-    """Of a longer content, so many characters are read that have most in common with the query. Default: the beginning
-    is read.
+    """The number of characters that are read of a longer content: those that have most in common with the query.
+    Default: the beginning is read.
     """
     n_negatives: PositiveInt = 10
     """The number of results of the request, not clicked, beside each click."""

@@ -252,7 +252,7 @@ class DCNV2(TrainedRanker):
         return open_encoder(self.encoder, self.device)
 
     def shape(self, text_width: int) -> Any:
-        """Of the network with these settings, where text vectors have so many numbers (0: no text)."""
+        """Return the shape of the network with these settings; text vectors have so many numbers (0: no text)."""
         from qilin_rag.rankers.cross_network import Shape
 
         return Shape(

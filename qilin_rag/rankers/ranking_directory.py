@@ -28,7 +28,7 @@ SIGNATURES = {
 
 
 class RankConfig(Frozen):
-    """What to rank: the `first` requests by id (default: all); `missing_notes` as for a run.
+    """The requests to rank: the `first` requests by id (default: all); `missing_notes` as for a run.
 
     `log` says how requests are read.
     """

@@ -45,7 +45,7 @@ class Trained(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What a ranker gives to transformers' Trainer: its class, and arguments beyond the common ones.
+    """The parts that a ranker gives to transformers' Trainer: its class, and arguments beyond the common ones.
 
     `fitted` is the argument of `score_with`; it holds `model`. `parameters` are the optimizer's groups (with `lr` if it
     is not the ranker's learning rate). `given` goes to the trainer, `more_arguments` to its arguments.

@@ -193,7 +193,7 @@ def _trainer(ranker: TrainedRanker, recipe: Recipe, validation: Requests, catalo
 
 
 def training_arguments(ranker: TrainedRanker, recipe: Recipe, out: Path) -> TrainingArguments:
-    """What transformers' Trainer is told: steps, batches, precision and device; checkpoints go below `out`."""
+    """Return the arguments of transformers' Trainer: steps, batches, precision, device; checkpoints go below `out`."""
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     per_step = ranker.batch_size * ranker.gradient_accumulation * n_processes
     n_examples = len(recipe.train_dataset)

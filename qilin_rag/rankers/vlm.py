@@ -176,7 +176,7 @@ class VLM(TrainedRanker):
         return fitted._replace(model=fitted.model.eval())
 
     def prompts(self, reader: Reader, requests: Requests, catalogue: Catalogue) -> Prompts:
-        """What the model is given for each candidate of these requests."""
+        """Return the input of the model for each candidate of these requests."""
         with_images = "image" not in self.without
         return Prompts(reader, requests, catalogue, self.max_length, self.max_pixels, self.history_covers, with_images)
 

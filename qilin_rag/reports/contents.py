@@ -44,7 +44,7 @@ class Contents(NamedTuple):
 
 
 class _Sent(NamedTuple):
-    """What one run sent to the LLM for one question."""
+    """The request of a run for one question."""
 
     hits: list[Hit]
     messages: list[tuple[str, list[str]]]

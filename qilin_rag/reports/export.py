@@ -66,7 +66,7 @@ class TrecRagAnswer(Frozen):
 
 
 class Exported(NamedTuple):
-    """What was written; `remarks` counts what of the run is not in it, and says what else to know."""
+    """The file that was written; `remarks` counts what of the run is not in it."""
 
     topics: int
     citations: int

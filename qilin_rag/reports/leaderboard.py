@@ -52,7 +52,7 @@ At = tuple[str, str]  # row, column
 
 
 class Options(Frozen):
-    """What a leaderboard shows.
+    """The choices of a leaderboard: which runs and metrics it shows.
 
     `common` puts all runs over the same data, even incomplete ones, into one table over the questions that all of them
     have. `controls` adds rows that show what a figure is worth (see `controls`). `paper` adds the paper's figures if

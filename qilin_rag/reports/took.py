@@ -47,7 +47,7 @@ class FirstAsked(Frozen):
 
 
 class TimedCall(Protocol):
-    """What is read from a sample here."""
+    """The fields of a sample that are read here."""
 
     @property
     def usage(self) -> Usage:

@@ -50,8 +50,8 @@ class Rouge(TextScorer):
     compared: ClassVar[str]
 
     tokens: Literal["mixed", "word"] = "mixed"
-    """What is compared: mixed (a run of Latin letters and digits, or any other single character) or word (jieba's
-    words).
+    """The units that are compared: mixed (a run of Latin letters and digits, or any other single character), or the
+    words of jieba (word).
     """
 
     _known: dict[str, tuple[str, ...]] = PrivateAttr(default_factory=dict)
