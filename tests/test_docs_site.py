@@ -255,7 +255,7 @@ def test_every_public_name_is_in_the_api(site: Path) -> None:
     names = set(qilin_rag.__all__) - {"__version__"}
     assert {f"qilin_rag.{name}" for name in names} <= page.ids
     assert "Examples:" in page.text and ">>>" in page.text
-    assert "How fast a repeated term stops counting" in page.text
+    assert "Saturation of the term frequency" in page.text
     with pytest.raises(KeyError, match=r"qilin_rag\.new is in no group"):
         api._group("qilin_rag.new")
 

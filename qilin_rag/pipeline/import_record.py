@@ -13,7 +13,13 @@ UNKNOWN: Literal["unknown"] = "unknown"
 
 
 class ImportRemark(Frozen):
-    """A kind of answers that could not be used as they are: their number, and the first of them."""
+    """A kind of answers that could not be used as they are.
+
+    Attributes:
+        n: The number of these answers.
+        what: What was not used of them.
+        first: The first of them, with its place.
+    """
 
     n: PositiveInt
     what: str
