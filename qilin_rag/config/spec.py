@@ -126,7 +126,9 @@ class RunSpec(PlainSettings):
     metrics: dict[str, dict[str, Any]] = {name: {} for name in _EVERY_RUN_METRICS + _DEFAULT_METRICS}
 
 
-_COMPOSED_SETTINGS = {"retriever", "llm", "llm_label", "llm_preset", "metrics", "optional_metrics"}
+_MADE_HERE = {"llm_label", "llm_preset", "optional_metrics"}
+"""Settings of a manifest that follow from the others; nobody gives them."""
+_COMPOSED_SETTINGS = {"retriever", "llm", "metrics", *_MADE_HERE}
 _REPEATED_SETTINGS = (
     "data",
     "ids",
@@ -147,6 +149,15 @@ def _refuse_unwritable(settings: Mapping[str, Any]) -> None:
                 f"{name} {ascii(str(value))[:80]} holds a character that is invalid in a name; "
                 "if the system's language is not UTF-8, set LANG=C.UTF-8"
             )
+
+
+def _expand_paths(settings: dict[str, Any]) -> None:
+    """Replace `~` in the paths of a run, whichever way they were given."""
+    for name in ("runs_dir", "ids", "rerank"):
+        if isinstance(settings.get(name), str | Path):
+            settings[name] = expanded(settings[name])
+    if isinstance(prompt := settings.get("prompt"), str | Path):
+        settings["prompt"] = str(expanded(prompt) if str(prompt).endswith((".yaml", ".yml")) else prompt)
 
 
 def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any], dict[str, dict[str, Any]]]]:
@@ -227,11 +238,12 @@ def resolve_spec(
                 f"{file}: {kind} must be a registered name; give code (package.module:NAME) as {kind} (--{kind})"
             )
     merged = {**from_file, **{key: value for key, value in flags.items() if value is not None}}
+    if made_here := next((name for name in sorted(_MADE_HERE) if name in merged), None):
+        raise UsageError(
+            f"{file or 'run'}: {unknown_name('setting', made_here, RunSpec.model_fields.keys() - _MADE_HERE)}"
+        )
     merged |= _components_as_written(merged)
     _refuse_unwritable(merged)
-    for name in ("runs_dir", "ids", "rerank"):
-        if isinstance(merged.get(name), str | Path):
-            merged[name] = expanded(merged[name])
     base_url, stream = merged.pop("base_url", None), merged.pop("stream", None)
     retriever = _named(merged.pop("retriever", "bm25"), "retriever")
     llm = _named(merged.pop("llm", "extractive"), "llm")
@@ -253,6 +265,7 @@ def resolve_spec(
             optional.remove(path[1])
             metrics[path[1]] = {}
         _override(path, value, merged, retriever, llm, metrics)
+    _expand_paths(merged)
     depths = [retriever.get("depth"), merged.get("rerank_depth", RERANK_DEPTH) if merged.get("rerank") else None]
     merged.setdefault("top_k", min([top_k, *(depth for depth in depths if isinstance(depth, int) and depth > 0)]))
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
@@ -299,7 +312,7 @@ def recorded_spec(
 ) -> RunSpec:
     """Return the configuration of a manifest, with `--set` assignments, an address, and settings of the caller.
 
-    What it allows its engine does not count: only flags can allow that.
+    What it allows its engine does not count: only flags can allow that. Code that it names is not imported.
     """
     try:
         values = RunSpec(**recorded).model_dump()
@@ -307,12 +320,13 @@ def recorded_spec(
         if isinstance(engine := llm.get("engine"), dict):
             llm["engine"] = {key: value for key, value in engine.items() if key != "allowed"}
         names = values["retriever"]["name"], {"name": values["llm"]["name"], **llm}
-        for path, value in parse_overrides(overrides, _owner_of(*names)):
+        for path, value in parse_overrides(overrides, _owner_of(*names, imports_code=False)):
             if path[0] not in _REPEATED_SETTINGS:
                 raise unknown_name("setting in --set", ".".join(path), _REPEATED_SETTINGS)
             _override(path, value, values, retriever, llm, values["metrics"])
         if base_url is not None:
             llm["base_url"] = base_url
+        _expand_paths(values)
         _refuse_unwritable({**values, "base_url": base_url})
         return RunSpec(**values | changes)
     except ValidationError as error:
@@ -346,7 +360,7 @@ def _override(
         case [key] if key in _PLAIN_SETTINGS:
             settings[key] = value
         case _:
-            raise _unknown_setting(".".join(path), retriever["name"], llm["name"], metrics)
+            raise _unknown_setting(".".join(path), retriever.get("name", ""), llm.get("name", ""), metrics)
 
 
 def _unknown_setting(name: str, retriever: str, llm: str, metrics: Iterable[str]) -> UsageError:
@@ -356,7 +370,11 @@ def _unknown_setting(name: str, retriever: str, llm: str, metrics: Iterable[str]
         "llm": (LLMS, llm),
         **{f"metrics.{metric}": (SCORERS, metric) for metric in metrics},
     }
-    owners = [kind for kind, (table, component) in components.items() if name in table.resolve(component).model_fields]
+    owners = [
+        kind
+        for kind, (table, component) in components.items()
+        if table.is_registered(component) and name in table.resolve(component).model_fields
+    ]
     known_names = [*_PLAIN_SETTINGS, "retriever.KEY", "llm.KEY", "metrics.NAME.KEY"]
     if owners:
         meant = " or ".join(f"{kind}.{name}" for kind in owners)
@@ -364,15 +382,18 @@ def _unknown_setting(name: str, retriever: str, llm: str, metrics: Iterable[str]
     return unknown_name("setting in --set", name, known_names, see="qilin-rag list settings")
 
 
-def _owner_of(retriever: str, llm: Mapping[str, Any]) -> Owner:
+def _owner_of(retriever: str, llm: Mapping[str, Any], imports_code: bool = True) -> Owner:
     """Return which model has the setting of a path, in a run with this retriever and LLM."""
+
+    def class_of(registry: Registry[Any], name: str) -> type[BaseModel] | None:
+        return registry.resolve(name) if imports_code or registry.is_registered(name) else None
 
     def owner(path: list[str]) -> type[BaseModel] | type[str] | None:
         match path:
             case ["retriever", _]:
-                return RETRIEVERS.resolve(retriever)
+                return class_of(RETRIEVERS, retriever)
             case ["llm", _]:
-                return LLMS.resolve(llm["name"])
+                return class_of(LLMS, llm["name"])
             case ["llm", "engine", "environment", _]:
                 return str
             case ["llm", "engine", _]:

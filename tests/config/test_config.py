@@ -6,8 +6,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from qilin_rag.config.resources import find_resource, resource_names
+from qilin_rag.config.resources import find_resource, resource_names, shipped_root
 from qilin_rag.config.run import RunConfig, resolve_run
+from qilin_rag.config.spec import recorded_spec, resolve_spec
 from qilin_rag.core.errors import UsageError
 from qilin_rag.llms.extractive import Extractive
 from qilin_rag.llms.serving.engines import build_engine
@@ -160,6 +161,8 @@ def test_the_working_directory_comes_first(tmp_path: Path) -> None:
         ({"metrics": "rouge_l"}, ["metrics.bertscore.model=x"], None, "unknown metric in this run 'bertscore'"),
         ({}, ["optional_metrics=[]"], None, "unknown setting in --set 'optional_metrics'"),
         ({}, [], "topk: 3", "unknown setting 'topk'; did you mean top_k?"),
+        ({}, [], "optional_metrics: [bleu]", "unknown setting 'optional_metrics'"),
+        ({"llm_label": "x"}, [], None, "run: unknown setting 'llm_label'"),
         ({}, [], "- a", "expected a mapping"),
         ({}, [], "a: [", "line 1: not valid YAML"),
         ({}, [], "retriever: 3", "expected a name"),
@@ -186,6 +189,26 @@ def test_wrong_settings_are_named(
     with pytest.raises(UsageError) as caught:
         resolve_run(flags, overrides, path if file else None)
     assert message in str(caught.value)
+
+
+def test_a_home_folder_is_found_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = {"runs_dir": "~/r", "ids": "~/i", "prompt": "~/p.yaml"}
+    file = tmp_path / "run.yaml"
+    file.write_text("".join(f"{name}: {value}\n" for name, value in names.items()))
+    (tmp_path / "p.yaml").write_text((shipped_root() / "prompts" / "concise.yaml").read_text(encoding="utf-8"))
+    by_set = resolve_run({}, [f"{name}={value}" for name, value in names.items()])
+    paths = {name: Path(value) for name, value in names.items()}
+    assert by_set == resolve_run(names) == resolve_run(paths) == resolve_run({}, file=file)
+    assert (by_set.runs_dir, by_set.ids, by_set.prompt.source) == (tmp_path / "r", tmp_path / "i", f"{tmp_path}/p.yaml")
+    assert resolve_spec({}, ["rerank=~/b"]).rerank == tmp_path / "b"
+    assert recorded_spec({}, ["ids=~/i"]).ids == tmp_path / "i"
+
+
+@pytest.mark.parametrize("setting", ["llm", "retriever", "metrics", "llm.name", "llm.a.b", "retriever.name"])
+def test_a_setting_that_no_recorded_run_has(setting: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown setting in --set '{setting}'"):
+        recorded_spec({}, [f"{setting}=x"])
 
 
 def test_a_preset_can_only_name_registered_classes(tmp_path: Path) -> None:
