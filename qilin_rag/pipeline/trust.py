@@ -63,8 +63,9 @@ def _outward_of_llm(
     """Yield the LLM's settings for addresses and keys that only the run names."""
     if (llm := _class_of(LLMS, config.llm.name)) is None:
         return
-    for name, value, expected in _outward_settings(llm, config.llm.settings, preset):
-        is_code = name == "spec" and allow_code and llm.names_code(config.llm.settings)
+    settings = LLMS.implied(config.llm.name) | config.llm.settings
+    for name, value, expected in _outward_settings(llm, settings, preset):
+        is_code = name == "spec" and allow_code and llm.names_code(settings)
         if value == expected or f"llm.{name}" in named or is_code or (name == "base_url" and config.serve):
             continue
         if name == "base_url" and isinstance(value, str) and is_loopback(value):
@@ -76,12 +77,28 @@ def _outward_of_llm(
 
 def _outward_of_others(config: RunSpec, named: set[str]) -> Iterator[tuple[str, Any]]:
     """Yield the same settings of retriever and metrics."""
-    others = [("retriever", _class_of(RETRIEVERS, config.retriever.name), config.retriever.settings)]
-    others += [(f"metrics.{name}", _class_of(SCORERS, name), settings) for name, settings in config.metrics.items()]
-    for prefix, component, settings in others:
+    others = [("retriever", RETRIEVERS, config.retriever.name, config.retriever.settings)]
+    others += [(f"metrics.{name}", SCORERS, name, settings) for name, settings in config.metrics.items()]
+    for prefix, registry, full_name, given in others:
+        settings = registry.implied(full_name) | given
+        component = _class_of(registry, full_name)
         for name, value, expected in _outward_settings(component, settings, {}) if component else ():
             if value != expected and f"{prefix}.{name}" not in named:
                 yield f"{prefix}.{name}", value
+    parts = config.retriever.settings.get("of")
+    if "retriever.of" not in named and any(map(_is_outward_part, parts if isinstance(parts, list) else ())):
+        yield "retriever.of", parts
+
+
+def _is_outward_part(part: Any) -> bool:
+    """Return whether a part of a hybrid retriever names an address or a key."""
+    settings = {"name": part} if isinstance(part, str) else dict(part) if isinstance(part, dict) else {}
+    name = str(settings.pop("name", ""))
+    component = _class_of(RETRIEVERS, name)
+    settings = RETRIEVERS.implied(name) | settings
+    return component is not None and any(
+        value != expected for _, value, expected in _outward_settings(component, settings, {})
+    )
 
 
 def _class_of(registry: Registry[Any], name: str) -> type[Component] | None:

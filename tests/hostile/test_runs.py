@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 
+from qilin_rag.config.spec import recorded_spec
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.registry import RETRIEVERS
+from qilin_rag.pipeline.trust import trusted
+from qilin_rag.retrievers.bm25.retriever import BM25
 from tests.conftest import Cli
 from tests.hostile.conftest import Scene, needs_langchain
 from tests.hostile.watch import SECRET, shown_in, watched
@@ -65,6 +70,14 @@ def module(name: str) -> Callable[[Scene], Path]:
         return path
 
     return prepare
+
+
+class Search(BM25):
+    """A retriever of an installed package that asks a server."""
+
+    argument: ClassVar[str | None] = "url"
+
+    url: str = "http://127.0.0.1:9200"
 
 
 SENDS_KEY = "sends a key of the user's to the stranger"
@@ -162,6 +175,43 @@ def test_a_run_of_a_stranger_does_no_harm(
     assert not Path("runs/reproduced").exists()
     assert (done.code, done.err.count("\n")) == (2, 1), done.err
     assert attack.says in done.err or needs_langchain(done.err)
+
+
+@pytest.mark.parametrize("setting", ["retriever.index=x", "retriever=x", "llm.base_url=http://127.0.0.1:1/v1"])
+@pytest.mark.parametrize("part", ["retriever", "llm"])
+def test_a_setting_does_not_import_what_the_run_names(part: str, setting: str, scene: Scene, cli: Cli) -> None:
+    """The type of a setting is asked of its class, before anybody trusts the run."""
+    module("strange_s")(scene)
+    scene.change("config", part, to={"name": "strange_s:X", "settings": {}})
+    done = cli("reproduce", scene.run, "--set", setting)
+    assert (scene.folder / "canary.txt").read_text(encoding="utf-8") == "untouched"
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert "strange_s:X" in done.err or "unknown setting" in done.err
+
+
+@pytest.mark.parametrize(
+    ("retriever", "flag"),
+    [
+        ({"name": "search", "settings": {"url": EVIL}}, f"retriever.url={EVIL}"),
+        ({"name": f"search:{EVIL}", "settings": {}}, f"retriever.url={EVIL}"),
+        ({"name": "hybrid", "settings": {"of": ["bm25", {"name": "search", "url": EVIL}]}}, "retriever.of="),
+        ({"name": "hybrid", "settings": {"of": ["bm25", f"search:{EVIL}"]}}, "retriever.of="),
+    ],
+)
+def test_an_address_is_found_wherever_it_stands(
+    retriever: dict[str, Any], flag: str, scene: Scene, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = RETRIEVERS.table()
+    monkeypatch.setattr(RETRIEVERS, "table", lambda: table | {"search": f"{__name__}:Search"})
+    scene.change("config", "retriever", to=retriever)
+    done = cli("reproduce", scene.run)
+    assert done.code == 2 and "alone names retriever." in done.err and flag in done.err
+
+
+def test_a_provider_in_the_name_of_an_llm_is_asked_about() -> None:
+    spec = recorded_spec({"llm": {"name": "langchain:openai:gpt-4o-mini", "settings": {}}})
+    with pytest.raises(UsageError, match=r"alone names llm\.spec openai:gpt-4o-mini"):
+        trusted(Path("run"), spec, set())
 
 
 def test_what_a_flag_names_is_used(scene: Scene, cli: Cli) -> None:
