@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +156,7 @@ def _scorers(metrics: Metrics | None) -> list[AnswerScorer]:
             metrics = [metrics]
         if isinstance(metrics, str):
             metrics = [name.strip() for name in metrics.split(",") if name.strip()]
-        named = metrics.items() if isinstance(metrics, Mapping) else [(each, {}) for each in metrics]
+        named = _with_settings(metrics)
         found = [each if isinstance(each, Scorer) else SCORERS.create(each, settings) for each, settings in named]
         if not found:
             raise UsageError("metrics names no metric")
@@ -166,6 +167,20 @@ def _scorers(metrics: Metrics | None) -> list[AnswerScorer]:
     check_names(found)
     load_models(found)
     return found
+
+
+def _with_settings(metrics: Any) -> list[tuple[str | Scorer, Mapping[str, Any]]]:
+    """Return each metric with its settings; a scorer has its own."""
+    if isinstance(metrics, Mapping):
+        named = list(metrics.items())
+    else:
+        named = [(each, {}) for each in metrics] if isinstance(metrics, Iterable) else [(None, {})]
+    for each, settings in named:
+        if not (isinstance(each, str | Scorer) and isinstance(settings, Mapping)):
+            raise UsageError(
+                f"metrics: expected names, scorers, or a mapping of names to settings; got {reprlib.repr(metrics)}"
+            )
+    return named
 
 
 def _listed(name: str, column: Iterable[Any]) -> list[Any]:

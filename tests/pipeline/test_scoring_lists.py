@@ -64,6 +64,12 @@ def test_metrics_are_names_settings_or_scorers() -> None:
     assert set(score(ANSWERS, REFERENCES).metrics) == {"rouge_l"}  # the model of bertscore is not here
 
 
+@pytest.mark.parametrize("wrong", [3, [3], {"rouge_l": None}, {"rouge_l": RougeL()}])
+def test_metrics_of_another_form_are_refused(wrong: Any) -> None:
+    with pytest.raises(UsageError, match="metrics: expected names"):
+        score(ANSWERS, REFERENCES, wrong)
+
+
 def test_equal_queries_are_one_cluster() -> None:
     answers, references = ["甲乙丙丁"[: 1 + number % 4] for number in range(80)], ["甲乙丙丁"] * 80
     alone = score(answers, references, ["rouge_l"]).metrics["rouge_l"]
