@@ -47,7 +47,7 @@ def index(
     ui.set_up_logs(quiet or as_json)
     settings = [*(settings or []), *(["retriever.engine=ray"] if engine is IndexEngine.ray else [])]
     with ui.progress_bars(quiet or as_json):
-        written = build_index(resolve_run({"retriever": retriever, "data": data}, settings), out)
+        written = build_index(resolve_run({"retriever": retriever, "data": data}, settings, with_prompt=False), out)
     if as_json:
         ui.print_json({"out": str(written.path), "n_notes": written.n_notes, "n_bytes": written.n_bytes})
         return

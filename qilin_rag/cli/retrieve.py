@@ -66,7 +66,7 @@ def retrieve(
         "seed": seed,
     }
     with ui.progress_bars(quiet or as_json):
-        figures = retrieve_only(resolve_run(flags, settings or [], top_k=_TOP_K), out)
+        figures = retrieve_only(resolve_run(flags, settings or [], top_k=_TOP_K, with_prompt=False), out)
     if as_json:
         ui.print_json({"out": str(out), "metrics": {name: figure.model_dump() for name, figure in figures.items()}})
         return

@@ -44,7 +44,7 @@ class RunConfig(PlainSettings, LLMConfig):
     Attributes:
         retriever: A `retrievers.Retriever`.
         rerank: A `rankers.rerank.Reranker`; None for no second stage.
-        prompt: A `prompts.answer.Prompt`.
+        prompt: A `prompts.answer.Prompt`; None if no LLM is asked.
         metrics: Scorers (`scorers.Scorer`) by component name; each must be usable.
     """
 
@@ -63,6 +63,11 @@ class RunConfig(PlainSettings, LLMConfig):
         for registry, field, component in of_kinds:
             if not registry.makes(component):
                 raise UsageError(f"{field}: {type(component).__name__} can't be used as {registry.kind}")
+            try:
+                component.model_dump_json()
+            except ValueError as error:
+                name = component.called()
+                raise UsageError(f"{field}: {name} has a setting that can't be stored: {error}") from error
         if self.rerank is not None and self.top_k > self.rerank.depth and not self.retriever.ignores_k:
             raise UsageError(
                 f"top_k {self.top_k} (--top-k): the second stage ranks only {self.rerank.depth} notes; "
@@ -92,6 +97,7 @@ def resolve_run(
     file: Path | None = None,
     top_k: int = TOP_K,
     from_file: Mapping[str, Any] | None = None,
+    with_prompt: bool = True,
 ) -> RunConfig:
     """Apply file, flags (None = not given) and `--set` assignments over the defaults, and build the components.
 
@@ -103,14 +109,15 @@ def resolve_run(
         file: A YAML file of settings.
         top_k: The default of that setting, lowered if the retriever or ranker returns fewer notes.
         from_file: The content of the file, if it was read before.
+        with_prompt: Whether an LLM is asked; else no prompt is read, and `prompt` is None.
 
     Raises:
         UsageError: if a setting is unknown or wrong; the error names it as `retriever.k1`.
     """
-    return build_run(resolve_spec(flags, overrides, file, top_k, from_file))
+    return build_run(resolve_spec(flags, overrides, file, top_k, from_file), with_prompt)
 
 
-def build_run(spec: RunSpec) -> RunConfig:
+def build_run(spec: RunSpec, with_prompt: bool = True) -> RunConfig:
     """Build the components that a spec names; a UsageError names the wrong setting."""
     retriever = RETRIEVERS.create(spec.retriever.name, spec.retriever.settings)
     llm = LLMS.create(spec.llm.name, spec.llm.settings)
@@ -123,7 +130,7 @@ def build_run(spec: RunSpec) -> RunConfig:
         retriever=retriever,
         rerank=rerank,
         llm=llm,
-        prompt=_load(_PROMPT)(spec.prompt),
+        prompt=_load(_PROMPT)(spec.prompt) if with_prompt else None,
         metrics=metrics,
     )
 

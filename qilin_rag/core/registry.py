@@ -7,6 +7,7 @@ the fingerprint all derive from that one definition. Heavy state is built lazily
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -53,11 +54,15 @@ class Component(BaseModel):
     def __eq__(self, other: object) -> bool:
         """Return whether both have one class and the same settings; opened files and models do not count."""
         return self is other or (
-            isinstance(other, Component) and type(self) is type(other) and self.model_dump() == other.model_dump()
+            isinstance(other, Component) and type(self) is type(other) and self._as_text() == other._as_text()
         )
 
     def __hash__(self) -> int:
-        return hash((type(self), self.model_dump_json()))
+        return hash((type(self), self._as_text()))
+
+    def _as_text(self) -> str:
+        """Return all settings as text in which the order of keys does not count."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
 
     @classmethod
     def class_path(cls) -> str:

@@ -159,7 +159,7 @@ def _check_name(name: str) -> None:
 
 def _prepare(flags: Mapping[str, Any], settings: Sequence[str]) -> _Ready:
     """Resolve the configuration, open the data, and load what scoring needs."""
-    config = resolve_run(flags, settings)
+    config = resolve_run(flags, settings, with_prompt=False)
     check_names(config.metrics.values())
     shared = Shared()
     dataset = shared.dataset(config)

@@ -237,3 +237,31 @@ def test_a_run_directory_that_is_a_link_is_not_written_through(cli: Cli, data_di
     done = cli(*command)
     assert done.code == 2 and "is a link" in done.err
     assert sorted((tmp_path / "elsewhere").iterdir()) == before
+
+
+def test_equal_components_have_one_hash() -> None:
+    one, other = (OpenAICompatible(model="m", extra_body=body) for body in ({"a": 1, "b": 2}, {"b": 2, "a": 1}))
+    assert one == other and hash(one) == hash(other)
+    one, other = (OpenAICompatible(model="m", extra_body={"a": value}) for value in (1, True))
+    assert one != other
+
+
+class WithAnObject(BM25):
+    """A component with a setting that no file can hold."""
+
+    thing: Any = object()
+
+
+def test_a_setting_that_no_file_can_hold_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"retriever: .*:WithAnObject has a setting that can't be stored"):
+        resolve_run({"retriever": WithAnObject()})
+
+
+def test_a_prompt_is_only_read_where_an_llm_is_asked(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "default.yaml").write_text("name: [")
+    (tmp_path / "answers.jsonl").write_text('{"question_id": "12", "answer": "a"}\n')
+    assert cli("run", "--limit", "2").code == 2
+    assert cli("retrieve", "--out", "x.trec", "--limit", "2").code == 0
+    assert cli("index", "bm25", "--out", "index").code == 0
+    assert "default.yaml" not in cli("import-answers", "answers.jsonl", "--name", "theirs").err
