@@ -227,8 +227,9 @@ def resolve_spec(
     file: Path | None = None,
     top_k: int = TOP_K,
     from_file: Mapping[str, Any] | None = None,
+    command: str = "run",
 ) -> RunSpec:
-    """Return the spec like `run.resolve_run`, without building components."""
+    """Return the spec like `run.resolve_run`, without building components; messages name the `command`."""
     if from_file is None:
         from_file = read_yaml(file) if file else {}
     overrides = list(overrides)
@@ -240,7 +241,7 @@ def resolve_spec(
     merged = {**from_file, **{key: value for key, value in flags.items() if value is not None}}
     if made_here := next((name for name in sorted(_MADE_HERE) if name in merged), None):
         raise UsageError(
-            f"{file or 'run'}: {unknown_name('setting', made_here, RunSpec.model_fields.keys() - _MADE_HERE)}"
+            f"{file or command}: {unknown_name('setting', made_here, RunSpec.model_fields.keys() - _MADE_HERE)}"
         )
     merged |= _components_as_written(merged)
     _refuse_unwritable(merged)
@@ -304,7 +305,7 @@ def resolve_spec(
     try:
         return RunSpec(**settings)
     except ValidationError as error:
-        raise UsageError(f"{file or 'run'}: {explain(error, RunSpec)}") from error
+        raise UsageError(f"{file or command}: {explain(error, RunSpec)}") from error
 
 
 def recorded_spec(

@@ -81,7 +81,7 @@ class FailedSamplesError(QilinError):
 
 def unknown_name(kind: str, name: str, known: Iterable[str], see: str = "") -> UsageError:
     """Return the error for a name that is not in a table, with the nearest names and the command `see`."""
-    names = sorted(known)
+    names = sorted(set(known))
     if (last := name.rpartition(".")[2]) in INSTEAD:
         return UsageError(f"{kind} {reprlib.repr(name)} is gone; write {INSTEAD[last]}")
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)

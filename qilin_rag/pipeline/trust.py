@@ -158,7 +158,8 @@ def _code_named(config: RunSpec, named: set[str]) -> Iterator[str]:
     components += [(SCORERS, name, settings) for name, settings in config.metrics.items()]
     for registry, name, settings in components:
         if registry.names_code(name, settings):
-            yield str(settings.get("spec", name))
+            parts = settings.get("of")
+            yield str(settings.get("spec", name)) if parts is None else f"{name} of {_short(parts)}"
     engine = config.llm.settings.get("engine")
     is_named = not named.isdisjoint({"llm.engine", "llm.engine.python"})
     if config.serve and isinstance(engine, dict) and engine.get("python") and not is_named:

@@ -208,6 +208,12 @@ def test_an_address_is_found_wherever_it_stands(
     assert done.code == 2 and "alone names retriever." in done.err and flag in done.err
 
 
+def test_the_code_of_a_part_is_shown() -> None:
+    spec = recorded_spec({"retriever": {"name": "hybrid", "settings": {"of": ["bm25", "strange_s:X"]}}})
+    with pytest.raises(UsageError, match=r"names code to run: hybrid of .*strange_s:X"):
+        trusted(Path("run"), spec, set())
+
+
 def test_a_provider_in_the_name_of_an_llm_is_asked_about() -> None:
     spec = recorded_spec({"llm": {"name": "langchain:openai:gpt-4o-mini", "settings": {}}})
     with pytest.raises(UsageError, match=r"alone names llm\.spec openai:gpt-4o-mini"):

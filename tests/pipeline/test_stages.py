@@ -160,6 +160,8 @@ def test_a_judge_has_a_configuration_of_its_own(server: FakeServer) -> None:
     assert not {"retriever", "prompt", "metrics", "top_k", "rerank"} & set(JudgeConfig.model_fields)
     with pytest.raises(UsageError, match="extractive can't judge"):
         resolve_judge({"llm": "extractive"})
+    with pytest.raises(UsageError, match=r"^data filter: setting 'limit' is 0"):
+        resolve_judge({"llm": "qwen-plus", "limit": 0}, command="data filter")
     with pytest.raises(UsageError, match="retriever is no setting of judge"):
         resolve_judge({"llm": "openai", "retriever": "bm25"})
     with pytest.raises(UsageError, match="only takes llm"):
