@@ -98,7 +98,7 @@ def run(
         "data": None if data is None else str(data),
         "retriever": dict(retriever) if isinstance(retriever, Mapping) else retriever,
         "llm": dict(llm) if isinstance(llm, Mapping) else llm,
-        "prompt": None if prompt is None else str(prompt),
+        "prompt": prompt,
         "metrics": dict(metrics) if isinstance(metrics, Mapping) else metrics,
         **settings,
     }

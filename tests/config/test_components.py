@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import model_validator
 
+import qilin_rag as qr
 from qilin_rag.config.run import RunConfig, resolve_run
 from qilin_rag.core.errors import UsageError
 from qilin_rag.llms.openai_compatible import OpenAICompatible
@@ -265,3 +266,12 @@ def test_a_prompt_is_only_read_where_an_llm_is_asked(cli: Cli, tmp_path: Path) -
     assert cli("retrieve", "--out", "x.trec", "--limit", "2").code == 0
     assert cli("index", "bm25", "--out", "index").code == 0
     assert "default.yaml" not in cli("import-answers", "answers.jsonl", "--name", "theirs").err
+
+
+def test_a_prompt_that_was_read_is_run_by_its_file() -> None:
+    prompt: Any = resolve_run({"prompt": "concise"}).prompt
+    settings: Any = {"data": "sample", "limit": 2, "metrics": "rouge_l", "progress": False}
+    paths = {qr.run(prompt=each, **settings).path for each in (prompt, "concise")}
+    assert len(paths) == 1
+    with pytest.raises(UsageError, match="setting 'prompt' is 3"):
+        qr.run(prompt=3, **settings)  # type: ignore[arg-type]
