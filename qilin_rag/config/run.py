@@ -25,8 +25,12 @@ def _by_name(metrics: Any) -> Any:
     """Return metrics by their names in a file."""
     if isinstance(metrics, Mapping):
         return dict(metrics)
+    if isinstance(metrics, Component):
+        metrics = [metrics]
     named: dict[str, Any] = {}
     for metric in metrics:
+        if not isinstance(metric, Component):
+            raise UsageError(f"metrics: expected scorers; got {type(metric).__name__} (resolve_run takes names)")
         if named.setdefault(name := metric.named().name, metric) != metric:
             raise UsageError(f"metrics: {name} is named twice, with other settings; leave one of them out")
     return named
@@ -60,6 +64,9 @@ class RunConfig(PlainSettings, LLMConfig):
         """Check the kind of each component, and that the second stage has enough hits for the prompt."""
         of_kinds = [(RETRIEVERS, "retriever", self.retriever), (LLMS, "llm", self.llm)]
         of_kinds += [(SCORERS, "metrics", scorer) for scorer in self.metrics.values()]
+        for field, part, needed in (("prompt", self.prompt, "source"), ("rerank", self.rerank, "folder")):
+            if part is not None and not hasattr(part, needed):
+                raise UsageError(f"{field}: expected an object; got {type(part).__name__} (resolve_run takes names)")
         for registry, field, component in of_kinds:
             if not registry.makes(component):
                 raise UsageError(f"{field}: {type(component).__name__} can't be used as {registry.kind}")
@@ -114,7 +121,21 @@ def resolve_run(
     Raises:
         UsageError: if a setting is unknown or wrong; the error names it as `retriever.k1`.
     """
-    return build_run(resolve_spec(flags, overrides, file, top_k, from_file), with_prompt)
+    config = build_run(resolve_spec(flags, overrides, file, top_k, from_file), with_prompt)
+    scorers = [*metrics] if isinstance(metrics := flags.get("metrics"), list | tuple) else [metrics]
+    return config.model_copy(
+        update={
+            "retriever": _own_object(config.retriever, flags.get("retriever")),
+            "llm": _own_object(config.llm, flags.get("llm")),
+            "metrics": {name: _own_object(scorer, *scorers) for name, scorer in config.metrics.items()},
+        }
+    )
+
+
+def _own_object(component: Component, *given: Any) -> Component:
+    """Return the object that the caller gave of a class of their own, which may hold more than its settings."""
+    is_ours = component.known_as() != component.class_path()
+    return component if is_ours else next((each for each in given if each == component), component)
 
 
 def build_run(spec: RunSpec, with_prompt: bool = True) -> RunConfig:

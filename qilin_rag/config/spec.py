@@ -201,7 +201,19 @@ def _named(layer: Any, kind: str) -> dict[str, Any]:
 def _named_component(component: Component, kind: str, registry: Registry[Any]) -> Named:
     if registry.name_of(type(component)) is None and ":" not in component.called():  # a name of another kind's
         raise UsageError(f"{kind}: {type(component).__name__} can't be used as {registry.kind}")
-    return component.named()
+    named = component.named()
+    again = registry.create(named.name, named.settings)
+    hidden = [name for name, field in type(component).model_fields.items() if field.exclude]
+    try:
+        is_same = again == component and all(getattr(again, name) == getattr(component, name) for name in hidden)
+    except ValueError as error:
+        raise UsageError(f"{kind}: {named.name} has a setting that can't be stored: {error}") from error
+    if not is_same:
+        raise UsageError(
+            f"{kind}: {type(component).__name__} can't be built again from its settings, so its run could not be "
+            "repeated; keep what it needs in fields that are written down and read back unchanged"
+        )
+    return named
 
 
 def _metrics(layer: Any) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr, field_validator
 
 from qilin_rag.config.run import RunConfig, build_run, resolve_metrics, resolve_run
 from qilin_rag.config.spec import RunSpec, recorded_spec
@@ -144,6 +144,51 @@ def test_components_are_equal_by_their_settings_alone() -> None:
     with pytest.raises(UsageError, match="rouge_l"):
         RunConfig(metrics=[RougeL(), RougeL(tokens="word")])
     assert RunConfig(metrics=[RougeL()]).metrics == {"rouge_l": RougeL()}
+
+
+class Holding(BM25):
+    """Holds more than its settings."""
+
+    _documents: list[str] = PrivateAttr(default_factory=list)
+
+
+class Growing(BM25):
+    """Is another one each time it is built."""
+
+    n: int = 1
+
+    @field_validator("n")
+    @classmethod
+    def _double(cls, n: int) -> int:
+        return 2 * n
+
+
+class Hiding(BM25):
+    """Does not write down all of its settings."""
+
+    n: int = Field(default=1, exclude=True)
+
+
+def test_an_object_of_another_class_is_used_as_it_is(data_dir: Path) -> None:
+    given = Holding(k1=1.2)
+    given._documents.append("x")
+    config = resolve_run({"data": str(data_dir), "retriever": given})
+    assert config.retriever is given and prepare(config).config.retriever._documents == ["x"]
+    changed = resolve_run({"retriever": given}, ["retriever.k1=0.5"]).retriever
+    assert (changed.k1, given.k1) == (0.5, 1.2)
+
+
+@pytest.mark.parametrize("given", [Growing(n=3), Hiding(n=3)])
+def test_an_object_that_its_settings_do_not_make_again_is_refused(given: BM25) -> None:
+    with pytest.raises(UsageError, match=f"{type(given).__name__} can't be built again"):
+        resolve_run({"retriever": given})
+
+
+@pytest.mark.parametrize("parts", [{"prompt": "default"}, {"rerank": "x"}, {"metrics": ["rouge_l"]}])
+def test_names_are_for_resolve_run(parts: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="resolve_run"):
+        RunConfig(**parts)
+    assert RunConfig(metrics=RougeL()).metrics == {"rouge_l": RougeL()}
 
 
 def test_two_names_of_one_metric_are_refused() -> None:
