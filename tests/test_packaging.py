@@ -26,13 +26,13 @@ reveal_type(qr.import_answers("a.jsonl", name="n"))
 """
 SEEN = [
     "qilin_rag.retrievers.bm25.retriever.BM25",
-    "qilin_rag.pipeline.run.Run",
+    "qilin_rag.pipeline.finished.Run",
     "float | None",
     "qilin_rag.api.runs.RunList",
     "qilin_rag.api.comparing.Leaderboard",
     "qilin_rag.reports.compare.Comparison",
     "dict[str, list[float | None]]",
-    "qilin_rag.pipeline.run.Run",
+    "qilin_rag.pipeline.finished.Run",
 ]
 REFUSED = {
     'qr.BM25(k1="abc")': "arg-type",

@@ -215,6 +215,7 @@ def test_the_code_of_a_part_is_shown() -> None:
 
 
 def test_a_provider_in_the_name_of_an_llm_is_asked_about() -> None:
+    pytest.importorskip("langchain", reason="needs LangChain: pip install 'qilin-rag[langchain]'")
     spec = recorded_spec({"llm": {"name": "langchain:openai:gpt-4o-mini", "settings": {}}})
     with pytest.raises(UsageError, match=r"alone names llm\.spec openai:gpt-4o-mini"):
         trusted(Path("run"), spec, set())
