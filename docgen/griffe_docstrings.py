@@ -10,8 +10,8 @@ from griffe import Docstring, Extension
 from pydantic import BaseModel
 
 import qilin_rag
-from docgen.models import meaning, type_name
-from qilin_rag.config.setting_docs import setting_docs
+from docgen.models import meaning
+from qilin_rag.config.setting_docs import setting_docs, type_name
 
 
 class Docstrings(Extension):  # type: ignore[misc]

@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from pydantic import BaseModel
-from typing_extensions import TypeAliasType, is_typeddict
+from typing_extensions import is_typeddict
 
 from docgen.html import code, inline, table
-from qilin_rag.config.setting_docs import SettingDoc, as_setting, setting_docs
+from qilin_rag.config.setting_docs import SettingDoc, setting_docs, type_name
 
 _WHOLE = 10_000
 """No meaning of a setting has so many characters."""
-
-
-def type_name(annotation: Any) -> str:
-    """Return a type as people write it, without constraints: `list[Hit]`, `int | null`, `ok | failed`."""
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if isinstance(annotation, TypeAliasType):
-        return type_name(annotation.__value__)
-    if origin is Annotated:
-        return type_name(parts[0])
-    if origin is Literal:
-        return " | ".join(as_setting(part) for part in parts)
-    if origin in (Union, types.UnionType):
-        return " | ".join(type_name(part) for part in parts)
-    if annotation in (None, type(None)):
-        return "null"
-    if annotation is Any:
-        return "any"
-    name = getattr(origin or annotation, "__name__", str(annotation))
-    return f"{name}[{', '.join(map(type_name, parts))}]" if origin else name
+_asked_for: set[str] = set()
 
 
 def models_in(annotation: Any) -> Iterator[type]:
@@ -52,9 +33,16 @@ def meaning(model: type, doc: SettingDoc, type_text: str) -> str:
     Texts of the code that begin with the field's own name lose it.
     """
     text = doc.meaning.removeprefix(f"`{doc.name}`: ")
-    if text not in (type_text, type_text.partition("[")[0]):
+    if text != type_text:
         return text
-    return _elsewhere().get(f"{model.__name__}.{doc.name}") or _elsewhere().get(doc.name, "")
+    key = next((key for key in (f"{model.__name__}.{doc.name}", doc.name) if key in _elsewhere()), "")
+    _asked_for.add(key)
+    return _elsewhere().get(key, "")
+
+
+def needless_meanings() -> set[str]:
+    """Return the names in meanings.yaml that no page has asked for: they are gone, or explained in the code."""
+    return _elsewhere().keys() - _asked_for
 
 
 @cache

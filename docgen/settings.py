@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from docgen.html import code, docstring, inline, table
 from docgen.models import settings_table
-from qilin_rag.cli.evaluate import run
+from qilin_rag.cli.catalogue import flag_help
 from qilin_rag.config.presets import read_preset
 from qilin_rag.config.resources import resource_names, shipped_root
 from qilin_rag.config.setting_docs import setting_docs
@@ -20,7 +20,7 @@ from qilin_rag.prompts.answer import load_prompt
 def run_settings() -> str:
     """Return the settings of a run that `--set` takes by their own name."""
     docs = [
-        doc._replace(meaning=help_of(doc.name) or doc.meaning)
+        doc._replace(meaning=flag_help(doc.name) or doc.meaning)
         for doc in setting_docs(RunSpec, 10_000)
         if doc.name in settable()
     ]
@@ -95,10 +95,3 @@ def _preset_rows() -> Iterator[tuple[str, ...]]:
         cost = f"{price['currency']} {price['prompt_per_mtok']:g}, {price['completion_per_mtok']:g}" if price else ""
         address = code(preset["base_url"]) if "base_url" in preset else where
         yield code(name), code(str(preset["model"])), address, cost
-
-
-def help_of(setting: str) -> str:
-    """Return the help of the flag of `run` that is this setting, without the default; empty if it has none."""
-    hint = get_type_hints(run, include_extras=True).get(setting)
-    helps = [str(option.help) for option in get_args(hint)[1:] if getattr(option, "help", None)]
-    return helps[0].partition(" [default")[0] if helps else ""

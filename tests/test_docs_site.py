@@ -25,11 +25,12 @@ from pydantic import BaseModel
 from typer.main import get_command
 
 import qilin_rag
-from docgen import api, columns, commands, files, hooks, metrics, models, settings
+from docgen import api, columns, commands, files, hooks, metrics, models
 from docgen.html import block, inline, paragraphs, table
-from docgen.models import meaning, type_name
+from docgen.models import meaning
 from qilin_rag.cli import app
-from qilin_rag.config.setting_docs import setting_docs
+from qilin_rag.cli.catalogue import flag_help
+from qilin_rag.config.setting_docs import setting_docs, type_name
 from qilin_rag.config.spec import RunSpec, settable
 from qilin_rag.core.registry import ENGINES, LLMS, RANKERS, RETRIEVERS, SCORERS
 from qilin_rag.data.log_settings import LogSettings
@@ -208,7 +209,7 @@ def test_every_component_has_all_its_settings(site: Path) -> None:
 
 def test_every_setting_says_what_it_means() -> None:
     of_run = [doc.name for doc in setting_docs(RunSpec) if doc.name in settable()]
-    silent = [name for name in of_run if not settings.help_of(name) and not _meaning(RunSpec, name)]
+    silent = [name for name in of_run if not flag_help(name) and not _meaning(RunSpec, name)]
     classes: list[type[BaseModel]] = [LogSettings]
     classes += [registry.resolve(name) for registry in REGISTRIES for name in registry.table()]
     for cls in classes:

@@ -110,7 +110,7 @@ def _list_settings(kind: ListKind, name: str | None, as_json: bool) -> None:
     }
     if kind is ListKind.settings and name is None:
         docs = [
-            doc._replace(meaning=_flag_help(doc.name) or doc.meaning)
+            doc._replace(meaning=flag_help(doc.name) or doc.meaning)
             for doc in setting_docs(RunSpec)
             if doc.name in settable()
         ]
@@ -145,7 +145,7 @@ def _registry(kind: ListKind) -> Registry[Any]:
     return tables[kind.value]
 
 
-def _flag_help(setting: str) -> str:
+def flag_help(setting: str) -> str:
     """Return the help of the option of `run` for this setting; empty if there is none."""
     from qilin_rag.cli.evaluate import run
 

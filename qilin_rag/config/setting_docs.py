@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel
+from typing_extensions import TypeAliasType
 
 _MOST_CHARS = 160
 
@@ -37,7 +38,7 @@ def setting_docs(model: type[BaseModel], most_chars: int = _MOST_CHARS) -> list[
     docs = []
     for name, field in model.model_fields.items():
         said = described.get(name) or next(filter(None, (_sentences(text, name) for text in texts)), "")
-        meaning = said or _type_name(field.annotation)
+        meaning = said or type_name(field.annotation)
         docs.append(SettingDoc(name, _default(field), textwrap.shorten(meaning, most_chars, placeholder=" ...")))
     return docs
 
@@ -51,16 +52,23 @@ def _default(field: Any) -> str:
     return "needed" if field.is_required() else as_setting(field.get_default(call_default_factory=True))
 
 
-def _type_name(annotation: Any) -> str:
-    """Return the types of a setting, without their constraints; literals are listed."""
+def type_name(annotation: Any) -> str:
+    """Return a type as people write it, without constraints: `list[Hit]`, `int | null`, `ok | failed`."""
     origin, parts = get_origin(annotation), get_args(annotation)
+    if isinstance(annotation, TypeAliasType):
+        return type_name(annotation.__value__)
     if origin is Annotated:
-        return _type_name(parts[0])
+        return type_name(parts[0])
     if origin is Literal:
-        return " | ".join(map(as_setting, parts))
+        return " | ".join(as_setting(part) for part in parts)
     if origin in (Union, types.UnionType):
-        return " | ".join(map(_type_name, parts))
-    return "null" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))
+        return " | ".join(type_name(part) for part in parts)
+    if annotation in (None, type(None)):
+        return "null"
+    if annotation is Any:
+        return "any"
+    name = getattr(origin or annotation, "__name__", str(annotation))
+    return f"{name}[{', '.join(map(type_name, parts))}]" if origin else name
 
 
 @cache
