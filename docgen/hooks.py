@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from docgen import api, columns, commands, metrics, models, settings
+from docgen import api, columns, commands, metrics, settings
 from docgen.files import fields
 
 _PART = re.compile(r"^<!-- (generated|fields): ([\w.:]+) -->$", re.MULTILINE)
@@ -59,14 +59,6 @@ def on_files(files: Any, config: Any) -> Any:
             for page in notebooks.pages(Path(file.abs_src_path), file.src_uri, config):
                 files.append(page)
     return files
-
-
-def on_post_build(**_: Any) -> None:
-    """Fail for meanings that no page needs, so that each is written in one place."""
-    from mkdocs.exceptions import PluginError
-
-    if needless := models.needless_meanings():
-        raise PluginError(f"meanings.yaml explains what no page asks for: {', '.join(sorted(needless))}")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

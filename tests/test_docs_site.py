@@ -26,6 +26,7 @@ from typer.main import get_command
 
 import qilin_rag
 from docgen import api, columns, commands, files, hooks, metrics, models
+from docgen.griffe_docstrings import with_fields
 from docgen.html import block, inline, paragraphs, table
 from docgen.models import meaning
 from qilin_rag.cli import app
@@ -224,6 +225,16 @@ def test_every_field_of_a_file_says_what_it_means() -> None:
     assert len(shown) > 30
     empty = [model.__name__ for model in shown if "<td></td></tr>" in models.fields_table(model)]
     assert not empty
+
+
+def test_a_meaning_has_one_place() -> None:
+    """In the code, if it has one there; else in meanings.yaml, which holds nothing that no page asks for."""
+    for page in REFERENCE.glob("*.md"):
+        hooks.filled(page.read_text(encoding="utf-8"))
+    for name in qilin_rag.__all__:
+        if isinstance(cls := getattr(qilin_rag, name), type):
+            with_fields("", cls)
+    assert models.needless_meanings() == set()
 
 
 def _meaning(model: Any, name: str) -> str:
