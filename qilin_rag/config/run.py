@@ -70,11 +70,7 @@ class RunConfig(PlainSettings, LLMConfig):
         for registry, field, component in of_kinds:
             if not registry.makes(component):
                 raise UsageError(f"{field}: {type(component).__name__} can't be used as {registry.kind}")
-            try:
-                component.model_dump_json()
-            except ValueError as error:
-                name = component.called()
-                raise UsageError(f"{field}: {name} has a setting that can't be stored: {error}") from error
+            component.as_text()
         if self.rerank is not None and self.top_k > self.rerank.depth and not self.retriever.ignores_k:
             raise UsageError(
                 f"top_k {self.top_k} (--top-k): the second stage ranks only {self.rerank.depth} notes; "

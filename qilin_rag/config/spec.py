@@ -204,11 +204,7 @@ def _named_component(component: Component, kind: str, registry: Registry[Any]) -
     named = component.named()
     again = registry.create(named.name, named.settings)
     hidden = [name for name, field in type(component).model_fields.items() if field.exclude]
-    try:
-        is_same = again == component and all(getattr(again, name) == getattr(component, name) for name in hidden)
-    except ValueError as error:
-        raise UsageError(f"{kind}: {named.name} has a setting that can't be stored: {error}") from error
-    if not is_same:
+    if again != component or any(getattr(again, name) != getattr(component, name) for name in hidden):
         raise UsageError(
             f"{kind}: {type(component).__name__} can't be built again from its settings, so its run could not be "
             "repeated; keep what it needs in fields that are written down and read back unchanged"
@@ -288,10 +284,8 @@ def resolve_spec(
     check_destination(label, {**llm, "name": llm_class}, by_flag, bool(merged.get("serve")))
     if file is not None and not merged.get("serve"):
         say_destination(file, from_file, {**llm, "name": llm_class}, by_flag)
-    if label.startswith(GGUF):
-        label = preset["model"]
-        if "base_url" not in llm:
-            merged.setdefault("serve", True)
+    if label.startswith(GGUF) and "base_url" not in llm:
+        merged.setdefault("serve", True)
     is_as_preset = all(llm.get(key) == preset.get(key) for key in ("model", "base_url"))
     if llm.get("price") is preset.get("price") and not is_as_preset:
         llm.pop("price", None)  # the price of another model or provider
@@ -299,12 +293,7 @@ def resolve_spec(
         raise UsageError(
             "serve (--serve) starts its own server, so it takes no base_url (--base-url); leave one of them out"
         )
-    if label == "openai" and isinstance(llm.get("model"), str):
-        model = llm["model"]  # an endpoint without a preset is named after its model
-        label, preset = short_path(model, hashlib.sha256(model.encode()).hexdigest()), {"model": model}
-    argument = LLMS.resolve(llm_class).argument
-    if LLMS.is_registered(label) and argument in llm:  # whichever way it was given
-        label, preset = f"{llm_class.partition(':')[0]}:{llm[argument]}", {argument: llm[argument]}
+    label, preset = _label_of(label, preset, llm_class, llm)
     settings = {
         **merged,
         "retriever": {"name": retriever_name, "settings": retriever},
@@ -318,6 +307,18 @@ def resolve_spec(
         return RunSpec(**settings)
     except ValidationError as error:
         raise UsageError(f"{file or command}: {explain(error, RunSpec)}") from error
+
+
+def _label_of(given: str, preset: dict[str, Any], llm_class: str, llm: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the label of an LLM, and the settings that it stands for: one label, whichever way the LLM was given."""
+    if given.startswith(GGUF):
+        return preset["model"], preset
+    if given == "openai" and isinstance(model := llm.get("model"), str):  # an endpoint is named after its model
+        return short_path(model, hashlib.sha256(model.encode()).hexdigest()), {"model": model}
+    argument = LLMS.resolve(llm_class).argument
+    if argument is not None and LLMS.is_registered(given) and argument in llm:
+        return f"{llm_class.partition(':')[0]}:{llm[argument]}", {argument: llm[argument]}
+    return given, preset
 
 
 def recorded_spec(

@@ -54,15 +54,23 @@ class Component(BaseModel):
     def __eq__(self, other: object) -> bool:
         """Return whether both have one class and the same settings; opened files and models do not count."""
         return self is other or (
-            isinstance(other, Component) and type(self) is type(other) and self._as_text() == other._as_text()
+            isinstance(other, Component) and type(self) is type(other) and self.as_text() == other.as_text()
         )
 
     def __hash__(self) -> int:
-        return hash((type(self), self._as_text()))
+        return hash((type(self), self.as_text()))
 
-    def _as_text(self) -> str:
-        """Return all settings as text in which the order of keys does not count."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+    def as_text(self) -> str:
+        """Return the settings as JSON, by which components are compared.
+
+        Raises:
+            UsageError: if a setting can't be stored.
+        """
+        try:
+            return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        except ValueError as error:
+            kind = next((each.kind for each in _REGISTRIES if each.makes(self)), "component")
+            raise UsageError(f"{kind}: {self.called()} has a setting that can't be stored: {error}") from error
 
     @classmethod
     def class_path(cls) -> str:

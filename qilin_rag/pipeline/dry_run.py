@@ -11,7 +11,7 @@ from qilin_rag.data import NoteStore
 from qilin_rag.llms import LLM
 from qilin_rag.pipeline.answering import Retrieved, calls_left, pending_questions, render
 from qilin_rag.pipeline.forecast import Call, Plan, _Asked, found_in_cache, priced, spread
-from qilin_rag.pipeline.identity import run_directory
+from qilin_rag.pipeline.identity import run_directory, run_identity
 from qilin_rag.pipeline.retrieval_work import work_before
 from qilin_rag.pipeline.scoring import check_names
 from qilin_rag.pipeline.selection import select_questions
@@ -44,7 +44,7 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
     questions = select_questions(dataset.askable, config.limit, config.seed, config.ids)
     shared.count_defects(config, questions)
     try:
-        directory = run_directory(config, dataset)
+        directory = run_directory(config, dataset, run_identity(config, dataset))
     except NotHereError as error:
         return _unplanned(llm, [*steps, str(error)], n_questions=len(questions))
     finished = {} if config.fresh else directory.read_samples()[0]

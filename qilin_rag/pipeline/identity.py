@@ -56,7 +56,7 @@ def changed_note_settings(config: RunConfig) -> dict[str, Any]:
     return changed | ({"seed": config.seed} if config.note_order == "shuffled" else {})
 
 
-def run_directory(config: RunConfig, dataset: Dataset) -> RunDirectory:
+def run_directory(config: RunConfig, dataset: Dataset, identity: dict[str, Any]) -> RunDirectory:
     """Return the directory of this run: the existing one, else a new name.
 
     Only the fingerprint tells runs apart; the name before it is for people. The same data under another name or in
@@ -64,7 +64,6 @@ def run_directory(config: RunConfig, dataset: Dataset) -> RunDirectory:
     """
     stages = [RETRIEVERS.short_name(config.retriever.named().name), *_second_stage(config)]
     names = (dataset.name, *stages, config.llm_label, Path(config.prompt.source).stem)
-    identity = run_identity(config, dataset)
     return RunDirectory(find_directory(config.runs_dir, names, identity, MANIFEST))
 
 

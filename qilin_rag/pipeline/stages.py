@@ -136,6 +136,7 @@ def prepare(config: RunConfig, shared: Shared | None = None) -> Prepared:
     optional = ("models", metrics, *config.optional_metrics)
     more, left_out = shared.once(optional, lambda: _load_models(config))
     config = config.model_copy(update={"metrics": config.metrics | more, "optional_metrics": []})
+    identity = run_identity(config, dataset)
     return Prepared(
         config=config,
         dataset=dataset,
@@ -145,8 +146,8 @@ def prepare(config: RunConfig, shared: Shared | None = None) -> Prepared:
         left_out=left_out,
         server=server,
         unreachable=unreachable,
-        identity=run_identity(config, dataset),
-        directory=run_directory(config, dataset),
+        identity=identity,
+        directory=run_directory(config, dataset, identity),
         shared=shared,
     )
 

@@ -110,8 +110,8 @@ class BiEncoder(IndexedRetriever):
     a GPU if there is one.
     """
     engine: Literal["local", "ray"] = "local"
-    """Who encodes notes: local (this machine), or ray (the workers of a Ray cluster, which need the model at the same
-    path).
+    """The encoders of notes: local (this machine), or ray (the workers of a Ray cluster, which need the model at the
+    same path).
     """
 
     encodes: ClassVar[bool] = True
