@@ -6,8 +6,10 @@ import difflib
 import re
 import reprlib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ValidationError
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
 
 _MOST_NAMES = 20
 INSTEAD = {

@@ -22,6 +22,7 @@ HEAVY = {
     "jinja2",
     "yaml",
     "sacrebleu",
+    "pydantic",
 }
 COMMANDS = [
     "import-answers",
