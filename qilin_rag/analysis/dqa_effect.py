@@ -119,8 +119,11 @@ def dqa_effects(
     populations = {"rows of the table dqa": searches & log.is_dqa, "all searches": searches}
     if (searches == populations["rows of the table dqa"]).all():
         del populations["all searches"]  # the same searches
+    from threadpoolctl import threadpool_limits
+
     effects = []
-    with stage("populations", len(populations)) as advance:
+    # The matrices are small: more threads of the algebra take longer than one.
+    with threadpool_limits(1, "blas"), stage("populations", len(populations)) as advance:
         for name, chosen in populations.items():
             answered = int((chosen & log.shown.answered).sum())
             if min(answered, int(chosen.sum()) - answered) >= FEWEST:

@@ -169,7 +169,7 @@ def test_only_the_first_process_begins_a_folder(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "half-written").touch()
     requests = made_requests(), made_requests(20, seed=5)
-    with watched_by(KillAt(1)), pytest.raises(UsageError, match="no training of ours"):
+    with watched_by(KillAt(1)), pytest.raises(UsageError, match="is not a training"):
         train_ranker(Toy(max_steps=2), *requests, catalogue, tmp_path / "out")
     monkeypatch.setenv("RANK", "1")
     with watched_by(KillAt(1)), pytest.raises(Killed):
@@ -213,7 +213,7 @@ def test_another_training_is_refused(catalogue: Catalogue, tmp_path: Path) -> No
         train_ranker(Toy(max_steps=9, seed=1), *requests, catalogue, tmp_path / "killed")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(UsageError, match="no training of ours"):
+    with pytest.raises(UsageError, match="is not a training"):
         train_ranker(Toy(), *requests, catalogue, tmp_path / "mine")
 
 
