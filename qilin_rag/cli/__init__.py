@@ -32,6 +32,7 @@ from qilin_rag.cli import (
     signals,
     sweep,
     synth,
+    view,
 )
 from qilin_rag.cli.help import App
 from qilin_rag.cli.numbers import read_strictly
@@ -53,6 +54,7 @@ _COMMANDS: dict[str, list[App | Callable[..., None]]] = {
         show.show,
         compare.compare,
         report.report,
+        view.view,
         ablate.sensitivity,
         export.export,
     ],

@@ -1,0 +1,1 @@
+"""The local web view: runs in a browser while they happen, and labels from people."""

@@ -1,0 +1,82 @@
+"""The runs that the view shows: looked up by key in folders of runs, links left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from qilin_rag.core.errors import UsageError
+from qilin_rag.pipeline.run_directory import MANIFEST
+from qilin_rag.rankers.ranking_directory import MANIFEST as RANKING
+
+
+class Folders:
+    """Folders of runs. What is in them is looked at anew by each call, since other processes write there.
+
+    Args:
+        folders: Folders of runs; the first is where new runs are expected.
+
+    Raises:
+        UsageError: if one is not a folder.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        if absent := next((folder for folder in folders if not folder.is_dir()), None):
+            raise UsageError(f"{absent} is not a folder of runs; begin with: qilin-rag run")
+        self.paths = list({folder.resolve(): folder for folder in folders}.values())
+
+    def runs(self) -> dict[str, Path]:
+        """Return the run directories of questions by key: the name, or the whole path if two have one name."""
+        return self._keyed(MANIFEST)
+
+    def rankings(self) -> dict[str, Path]:
+        """Return the directories of rankings by key."""
+        return self._keyed(RANKING)
+
+    def run(self, request: Request, name: str = "run") -> Path:
+        """Return the run directory that a field of an address names.
+
+        Raises:
+            HTTPException: if no run has this key: 404.
+        """
+        return self._found(self.runs(), request.query_params.get(name, ""))
+
+    def runs_of(self, request: Request, name: str = "run") -> list[Path]:
+        """Return the run directories that a repeated field names, all if it is not there.
+
+        Raises:
+            HTTPException: if no run has this key: 404.
+        """
+        known = self.runs()
+        named = request.query_params.getlist(name)
+        return [self._found(known, key) for key in named] if named else list(known.values())
+
+    @staticmethod
+    def _found(known: dict[str, Path], key: str) -> Path:
+        if key not in known:
+            raise HTTPException(404, "there is no such run")
+        return known[key]
+
+    def _keyed(self, manifest: str) -> dict[str, Path]:
+        found = [path for folder in self.paths for path in _inside(folder, manifest)]
+        names = [path.name for path in found]
+        return {path.name if names.count(path.name) == 1 else str(path): path for path in sorted(found)}
+
+
+def _inside(folder: Path, manifest: str) -> list[Path]:
+    """Return the run directories of a folder, of its subfolders if it holds none; the folder itself if it is a run."""
+    for places in ([folder], _subfolders([folder]), _subfolders(_subfolders([folder]))):
+        if found := [path for path in places if _is_file(path / manifest)]:
+            return found
+    return []
+
+
+def _subfolders(folders: Sequence[Path]) -> list[Path]:
+    return [path for folder in folders for path in sorted(folder.iterdir()) if path.is_dir() and not path.is_symlink()]
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()

@@ -1,0 +1,25 @@
+"""Put the parts of the view together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from starlette.applications import Starlette
+
+from qilin_rag.viewer import board
+from qilin_rag.viewer.app import build_app
+from qilin_rag.viewer.folders import Folders
+
+
+def site(runs_dirs: Sequence[Path]) -> Starlette:
+    """Return the application that shows the runs of these folders.
+
+    Args:
+        runs_dirs: Folders of runs.
+
+    Raises:
+        UsageError: if one is not a folder.
+    """
+    folders = Folders(runs_dirs)
+    return build_app([*board.routes(folders)])
