@@ -1,8 +1,10 @@
 """Collect what the report shows: an index that the page needs at once, and packed blocks that it opens on demand.
 
 A page of 20 runs x 2,932 questions holds some hundred megabytes of prompts and answers. So a block is gzip in base64,
-in one of two kinds: the answers of one run, or the parts of the prompts of a few questions for all runs. A prompt is
-stored as its lines, each once for each block: the notes that runs share are stored once, whatever the template.
+in one of three kinds: the scores of one run, the answers of one run, or the parts of the prompts of a few questions
+for all runs. A prompt is stored as its lines, each once for each block: the notes that runs share are stored once,
+whatever the template. A server sends the same, one run or question at a time: `columns_of`, `answers_of`,
+`question_of`.
 """
 
 from __future__ import annotations
@@ -12,27 +14,20 @@ import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
-from qilin_rag import __version__
-from qilin_rag.core.citation_markers import BETWEEN_MARKERS, MARKER, RANGE, WIDEST_RANGE, WRAPPER
-from qilin_rag.core.environment import now
-from qilin_rag.core.errors import QilinError, UsageError
-from qilin_rag.core.text import EMPHASIS, LOOKS_ALIKE, clean
-from qilin_rag.core.types import Hit, Judgement, Message, Question, Sample, Status, Usage
-from qilin_rag.data import NoteStore, load_dataset
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.text import clean
+from qilin_rag.core.types import Hit, Judgement, Message, Note, Question, Sample, Score, Usage
+from qilin_rag.data import NoteStore
 from qilin_rag.pipeline.cost import Tally
-from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
+from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.reports import finding
-from qilin_rag.reports.cells import Block, Cell, ResultTable, Spending
-from qilin_rag.reports.formats import is_best, marks, marks_of
+from qilin_rag.reports.cells import ResultTable
 from qilin_rag.reports.judged import judgements_of_runs
 from qilin_rag.reports.leaderboard import leaderboard_of
-from qilin_rag.reports.side_tables import judged_by, judged_rows
-from qilin_rag.scorers.retrieval import is_about_hits
-from qilin_rag.scorers.summary import MARKS
+from qilin_rag.reports.overview import STATUSES, directories_of, index_of, metrics_of, open_notes, table_of
 
-STATUSES = get_args(Status)
 QUESTIONS_PER_BLOCK = 32
 
 
@@ -41,6 +36,22 @@ class Contents(NamedTuple):
 
     overview: dict[str, Any]
     blocks: dict[str, str]
+
+
+class Answered(NamedTuple):
+    """A run's part in one question.
+
+    Attributes:
+        sample: its hits, prompt and answer.
+        scores: one for each metric of `metrics_of`; None if the run has no such figure.
+        is_cut: whether the server read only a part of the prompt (`Tally.is_cut`).
+        judgements: of judges, from `judgements_of`.
+    """
+
+    sample: Sample
+    scores: Sequence[Score | None]
+    is_cut: bool = False
+    judgements: Sequence[Judgement] = ()
 
 
 class _Sent(NamedTuple):
@@ -65,144 +76,117 @@ def find_runs(runs: Iterable[Path], runs_dirs: Sequence[Path]) -> list[Path]:
 
 def collect(paths: Sequence[Path]) -> Contents:
     """Collect everything about these runs, in one table for each set of questions, as the leaderboard does."""
-    named = {path.name: path for path in paths} | {str(path): path for path in paths}  # the names of the leaderboard
     tables, blocks = [], {}
     for number, board in enumerate(leaderboard_of(paths)):
-        directories = {spending.run: RunDirectory(named[spending.run]) for spending in board.spending}
-        table, packed = _table(board, directories)
+        table, packed = _table(board, directories_of(board, paths))
         tables.append(table)
         blocks.update({f"t{number}-{name}": block for name, block in packed})
-    index = {
-        "version": __version__,
-        "made": now(),
-        "statuses": STATUSES,
-        "doubts": MARKS,
-        "markup": {
-            "emphasis": EMPHASIS.pattern,
-            "markers": [MARKER, WRAPPER, WRAPPER, BETWEEN_MARKERS],
-            "range": RANGE,
-            "widestRange": WIDEST_RANGE,
-            "alike": LOOKS_ALIKE,
-        },
-        "questions_per_block": QUESTIONS_PER_BLOCK,
-        "tables": tables,
-    }
-    return Contents(index, blocks)
+    first = dict(sorted(blocks.items(), key=lambda block: "-columns" not in block[0]))  # what the page opens first
+    return Contents({**index_of(tables), "questions_per_block": QUESTIONS_PER_BLOCK}, first)
 
 
 def _table(board: ResultTable, directories: Mapping[str, RunDirectory]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Return the part of the index and the blocks of one set of questions."""
     manifests = {name: directory.read_manifest() for name, directory in directories.items()}
     questions = next(iter(directories.values())).read_questions()
-    metrics = [metric for block in board.blocks for metric in _metrics_of(block)]
+    metrics = metrics_of(board)
     asked: list[list[_Sent]] = []
     lines: dict[str, str] = {}
-    figures = _figures(board, directories)
     judged = judgements_of_runs(list(directories.values()), {question.id for question in questions})
-    runs, blocks = [], []
-    for spending in _as_on_the_board(board):
-        directory = directories[spending.run]
-        ordered = list(directory.read_samples_of(questions).values())
-        scores = {(score.question_id, score.metric, score.signature): score for score in directory.read_scores()}
-        columns = [[scores.get((question.id, *metric)) for question in questions] for metric in metrics]
-        runs.append(
-            {
-                **spending.model_dump(mode="json"),
-                "prompt": manifests[spending.run].labels["prompt"],
-                "figures": figures[spending.run],
-                "statuses": "".join(str(STATUSES.index(sample.status)) for sample in ordered),
-                "scores": [[score and _rounded(score.value) for score in column] for column in columns],
-            }
-        )
-        reasons = [[score.reason if score else None for score in row] for row in zip(*columns, strict=True)]
-        taken = Tally(ordered)
+    blocks = []
+    for number, directory in enumerate(directories.values()):
+        samples = list(directory.read_samples_of(questions).values())
+        scores = scores_of(directory.read_scores(), questions, metrics)
+        taken = Tally(samples)
         told = [
-            _told(sample, why, taken.is_cut(sample), judged[directory.path].get(sample.question_id, []))
-            for sample, why in zip(ordered, reasons or [[]] * len(ordered), strict=True)
+            _told(Answered(sample, row, taken.is_cut(sample), judged[directory.path].get(sample.question_id, [])))
+            for sample, row in zip(samples, scores, strict=True)
         ]
-        blocks.append((f"run{len(asked)}", _packed(told)))
+        blocks.append((f"columns{number}", _packed(columns_of(samples, scores))))
+        blocks.append((f"run{number}", _packed(told)))
         asked.append(
-            [_Sent(sample.hits, [_shared(message, lines) for message in sample.messages]) for sample in ordered]
+            [_Sent(sample.hits, [_shared(message, lines) for message in sample.messages]) for sample in samples]
         )
-    notes, why_no_notes = _open_notes(manifests.values())
+    notes, why_no_notes = open_notes(manifests.values())
     for start in range(0, len(questions), QUESTIONS_PER_BLOCK):
         part = slice(start, start + QUESTIONS_PER_BLOCK)
         content = _part(questions[part], [of_run[part] for of_run in asked], notes)
         blocks.append((f"part{start // QUESTIONS_PER_BLOCK}", _packed(content)))
-    table = {
-        "data": board.data,
-        "metrics": [
-            {"name": name, "signature": signature, "of_hits": is_about_hits(signature)} for name, signature in metrics
-        ],
-        "retrieval": [
-            {"retriever": row, "figures": list(map(_shown, cells))}
-            for block in board.blocks
-            if block.signatures
-            for row, cells in zip(block.rows, block.cells, strict=True)
-        ],
-        "judged": [{"by": judged_by(each), "rows": judged_rows(each)} for each in board.judged],
-        "legend": marks(board.model_copy(update={"judged": []})),
-        "runs": runs,
-        "notes": board.notes,
-        "why_no_notes": why_no_notes,
-        "ids": [question.id for question in questions],
-        "queries": [question.query for question in questions],
-    }
-    return table, blocks
+    return table_of(board, manifests, questions, why_no_notes), blocks
 
 
-def _as_on_the_board(board: ResultTable) -> list[Spending]:
-    """Return what each run used, in the order of the leaderboard's rows and columns."""
-    order = [
-        run for block in board.blocks for row in block.cells for cell in row if cell for run in (cell.run, *cell.also)
-    ]
-    places = {run: place for place, run in enumerate(dict.fromkeys(order))}
-    return sorted(board.spending, key=lambda spending: places.get(spending.run, len(places)))
+def scores_of(
+    scores: Iterable[Score], questions: Sequence[Question], metrics: Sequence[tuple[str, str]]
+) -> list[list[Score | None]]:
+    """Arrange a run's scores as a row for each question and a column for each metric; None if there is no such score.
 
+    Args:
+        scores: of one run.
+        questions: in the order of the page.
+        metrics: from `metrics_of`.
 
-def _metrics_of(block: Block) -> list[tuple[str, str]]:
-    """Return the metrics of a block with their signatures."""
-    if block.signatures:
-        return list(zip(block.columns, block.signatures, strict=True))
-    return [(block.metric, block.signature)]
-
-
-def _figures(board: ResultTable, names: Iterable[str]) -> dict[str, list[dict[str, Any] | None]]:
-    """Return each run's figures by metric, as on the leaderboard.
-
-    A run in several rows has the marks of a row only if they are the same in all.
+    Returns:
+        The rows; `columns_of` and `Answered` take them.
     """
-    found: dict[str, list[Cell | None]] = {name: [] for name in names}
-    for block in board.blocks:
-        of_run: dict[tuple[str, int], Cell] = {}
-        for row in block.cells:
-            for place, cell in enumerate(row):
-                if cell is None:
-                    continue
-                for run in (cell.run, *cell.also):
-                    if run is None:
-                        continue
-                    at = (run, place if block.signatures else 0)
-                    same = of_run.get(at, cell)
-                    is_one = marks_of(same) == marks_of(cell)
-                    of_run[at] = cell if is_one else cell.model_copy(update={"in_row": None, "over_none": None})
-        for name, cells in found.items():
-            cells += [of_run.get((name, place)) for place in range(len(_metrics_of(block)))]
-    return {name: list(map(_shown, cells)) for name, cells in found.items()}
+    known = {(score.question_id, score.metric, score.signature): score for score in scores}
+    return [[known.get((question.id, *metric)) for metric in metrics] for question in questions]
 
 
-def _shown(cell: Cell | None) -> dict[str, Any] | None:
-    """Return a figure with its marks, in the form of the page."""
-    if cell is None:
-        return None
-    figures = cell.model_dump(mode="json", exclude={"run", "also"}, exclude_defaults=True)
-    return {"value": cell.value, "n": cell.n, **figures, "marks": marks_of(cell), "is_best": is_best(cell)}
+def columns_of(samples: Iterable[Sample], scores: Sequence[Sequence[Score | None]]) -> dict[str, Any]:
+    """Return a run's statuses and scores, which the list of questions shows.
+
+    Args:
+        samples: one for each question, in the order of the page.
+        scores: from `scores_of`.
+
+    Returns:
+        `statuses`, a digit for each question: its place in the index's list of statuses; and `scores`, a list for each
+        metric with a number or null for each question.
+    """
+    return {
+        "statuses": "".join(str(STATUSES.index(sample.status)) for sample in samples),
+        "scores": [[score and _rounded(score.value) for score in column] for column in zip(*scores, strict=True)],
+    }
 
 
-def _told(
-    sample: Sample, reasons: Sequence[str | None], is_cut: bool, judgements: Sequence[Judgement]
-) -> dict[str, Any]:
+def answers_of(samples: Iterable[Sample]) -> list[str]:
+    """Return the texts that a search in the answers of a run looks through, in the order of the page."""
+    return [sample.answer for sample in samples]
+
+
+def question_of(question: Question, answered: Sequence[Answered], notes: NoteStore | None) -> dict[str, Any]:
+    """Return everything that the page shows of one question.
+
+    Args:
+        question: the question.
+        answered: what each chosen run has about it.
+        notes: from `open_notes`; None if their texts are not known.
+
+    Returns:
+        `references`, `reference_notes` (their numbers), `notes` by number (`title`, `text`, `name`), and `runs`, for
+        each chosen one `hits` (pairs of note and score), `messages` (pairs of role and text) and `told`.
+    """
+    shown = _notes_of([question], [[one.sample.hits] for one in answered], notes)
+    return {
+        "references": question.references,
+        "reference_notes": question.reference_notes,
+        "notes": {
+            note.note_idx: {"title": note.title, "text": note.content, "name": name} for note, name in shown.values()
+        },
+        "runs": [
+            {
+                "hits": _hits(one.sample.hits),
+                "messages": [[message["role"], message["content"]] for message in one.sample.messages],
+                "told": _told(one),
+            }
+            for one in answered
+        ],
+    }
+
+
+def _told(answered: Answered) -> dict[str, Any]:
     """Return what the block of a run says about one question, without what is usual."""
+    sample = answered.sample
     facts = sample.model_dump(
         mode="json",
         exclude={"question_id", "query", "status", "hits", "messages", "raw", "usage", "short_count"},
@@ -212,14 +196,15 @@ def _told(
         facts["raw"] = sample.raw
     if sample.usage != Usage():
         facts["usage"] = sample.usage.model_dump(mode="json")
-    if is_cut:
+    if answered.is_cut:
         facts["prompt_cut"] = True
+    reasons = [score.reason if score else None for score in answered.scores]
     if any(reasons):
         facts["reasons"] = reasons
-    if judgements:
+    if answered.judgements:
         facts["judgements"] = [
             {"judge": judgement.judge, "runs": judgement.runs, "text": judgement.answer or judgement.error or ""}
-            for judgement in judgements
+            for judgement in answered.judgements
         ]
     return facts
 
@@ -227,25 +212,6 @@ def _told(
 def _shared(message: Message, lines: dict[str, str]) -> tuple[str, list[str]]:
     """Return role and lines of a message; equal lines of all runs share one string in memory."""
     return message["role"], [lines.setdefault(line, line) for line in message["content"].split("\n")]
-
-
-def _open_notes(manifests: Iterable[Manifest]) -> tuple[NoteStore | None, str]:
-    """Open the notes that these runs are about, if their data still exists unchanged; else return why not."""
-    why = ""
-    seen = []
-    for manifest in manifests:
-        data, answers, references = (manifest.config[name] for name in ("data", "answers", "references"))
-        if (data, answers, references) in seen:
-            continue
-        seen.append((data, answers, references))
-        try:
-            dataset = load_dataset(data, answers, references, fetch=False)
-            if dataset.sha256 == manifest.data["sha256"]:
-                return dataset.notes, ""
-            why = f"data {data!r} has changed since the run"
-        except QilinError as error:
-            why = " ".join(str(error).split())
-    return None, why
 
 
 def _part(questions: Sequence[Question], asked: Sequence[Sequence[_Sent]], notes: NoteStore | None) -> dict[str, Any]:
@@ -260,26 +226,34 @@ def _part(questions: Sequence[Question], asked: Sequence[Sequence[_Sent]], notes
             "references": question.references,
             "reference_notes": question.reference_notes,
             "runs": [
-                {
-                    "hits": [[hit.note_idx, _rounded(hit.score)] for hit in one.hits],
-                    "messages": [[role, numbered(text)] for role, text in one.messages],
-                }
+                {"hits": _hits(one.hits), "messages": [[role, numbered(text)] for role, text in one.messages]}
                 for one in of_question
             ],
         }
         for question, of_question in zip(questions, zip(*asked, strict=True), strict=True)
     ]
-    shown: dict[int, list[Any]] = {}
-    if notes is not None:
-        wanted = {hit.note_idx for of_run in asked for one in of_run for hit in one.hits}
-        wanted.update(note_idx for question in questions for note_idx in question.reference_notes)
-        there = sorted(wanted - set(notes.missing(sorted(wanted))))
-        names = notes.text_ids(there)
-        shown = {
-            note.note_idx: [note.title, numbered(note.content.split("\n")), *filter(None, [names.get(note.note_idx)])]
-            for note in notes.get(there)
-        }
+    shown = {
+        note_idx: [note.title, numbered(note.content.split("\n")), *filter(None, [name])]
+        for note_idx, (note, name) in _notes_of(questions, [[one.hits for one in run] for run in asked], notes).items()
+    }
     return {"questions": rows, "notes": shown, "lines": list(lines)}
+
+
+def _notes_of(
+    questions: Sequence[Question], hits: Sequence[Sequence[list[Hit]]], notes: NoteStore | None
+) -> dict[int, tuple[Note, str | None]]:
+    """Return the notes that these questions refer to and these runs hit, with the names that they have in text ids."""
+    if notes is None:
+        return {}
+    wanted = {hit.note_idx for of_run in hits for found in of_run for hit in found}
+    wanted.update(note_idx for question in questions for note_idx in question.reference_notes)
+    there = sorted(wanted - set(notes.missing(sorted(wanted))))
+    names = notes.text_ids(there)
+    return {note.note_idx: (note, names.get(note.note_idx)) for note in notes.get(there)}
+
+
+def _hits(hits: Iterable[Hit]) -> list[tuple[int, float | None]]:
+    return [(hit.note_idx, _rounded(hit.score)) for hit in hits]
 
 
 def _rounded(value: float | None) -> float | None:

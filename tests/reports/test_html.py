@@ -16,8 +16,19 @@ import pytest
 from qilin_rag.config.run import resolve_run
 from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
-from qilin_rag.reports.contents import QUESTIONS_PER_BLOCK, collect, find_runs
+from qilin_rag.reports.contents import (
+    QUESTIONS_PER_BLOCK,
+    Answered,
+    answers_of,
+    collect,
+    columns_of,
+    find_runs,
+    question_of,
+    scores_of,
+)
 from qilin_rag.reports.html import as_html, as_json_block
+from qilin_rag.reports.leaderboard import leaderboard_of
+from qilin_rag.reports.overview import directories_of, metrics_of, open_notes
 from tests.conftest import Cli, write_jsonl
 from tests.reports.hostile import HOSTILE, hostile_run
 
@@ -57,17 +68,19 @@ def runs(data_dir: Path) -> list[Path]:
 
 
 def test_the_index_has_what_the_leaderboard_has(runs: list[Path]) -> None:
-    [table] = collect(runs).overview["tables"]
+    contents = collect(runs)
+    [table] = contents.overview["tables"]
     assert [run["retriever"] for run in table["runs"]] == ["none", "bm25", "oracle"]
     assert table["queries"] == ["冷萃咖啡怎么做", "多肉怎么养", "手冲水温"]
     assert [metric["name"] for metric in table["metrics"]] == ["rouge_l", "recall@5", "ndcg@5", "mrr@5"]
-    for path, shown in zip(runs, table["runs"], strict=True):
+    for number, (path, shown) in enumerate(zip(runs, table["runs"], strict=True)):
         directory = RunDirectory(path)
+        columns = unpacked(contents.blocks[f"t0-columns{number}"])
         summary = directory.read_summary()
         assert shown["run"] == path.name
-        assert shown["statuses"] == "000"
+        assert columns["statuses"] == "000"
         scores = {(score.metric, score.question_id): score.value for score in directory.read_scores()}
-        for metric, figure, column in zip(table["metrics"], shown["figures"], shown["scores"], strict=True):
+        for metric, figure, column in zip(table["metrics"], shown["figures"], columns["scores"], strict=True):
             known = summary.metrics[metric["name"]]
             assert (figure["value"], figure["n"]) == (known.value, known.n)
             assert figure.get("ci95") == (known.ci95 and list(known.ci95))
@@ -114,6 +127,41 @@ def test_blocks_hold_every_prompt_answer_and_note_word_for_word(runs: list[Path]
     assert title == "冷萃咖啡"
     assert "".join(part["lines"][at] for at in lines).startswith("粗研磨咖啡粉80克")
     assert len(part["lines"]) == len(set(part["lines"]))
+
+
+def test_a_question_served_alone_is_what_its_blocks_hold(runs: list[Path]) -> None:
+    contents = collect(runs)
+    [board] = leaderboard_of(runs)
+    directories = list(directories_of(board, runs).values())
+    assert [directory.path for directory in directories] == runs
+    questions = directories[0].read_questions()
+    notes, _ = open_notes(directory.read_manifest() for directory in directories)
+    part = unpacked(contents.blocks["t0-part0"])
+    chosen = (2, 1)
+    tables = [scores_of(directories[run].read_scores(), questions, metrics_of(board)) for run in chosen]
+    samples = [list(directories[run].read_samples_of(questions).values()) for run in chosen]
+    for run, own, scores in zip(chosen, samples, tables, strict=True):
+        assert answers_of(own) == [told["answer"] for told in unpacked(contents.blocks[f"t0-run{run}"])]
+        assert json.loads(json.dumps(columns_of(own, scores))) == unpacked(contents.blocks[f"t0-columns{run}"])
+    for place, question in enumerate(questions):
+        answered = [Answered(own[place], scores[place]) for own, scores in zip(samples, tables, strict=True)]
+        alone = json.loads(json.dumps(question_of(question, answered, notes)))
+        packed = part["questions"][place]
+        assert {name: alone[name] for name in ("references", "reference_notes")} == {
+            name: packed[name] for name in ("references", "reference_notes")
+        }
+        wanted = {*question.reference_notes, *(hit.note_idx for one in answered for hit in one.sample.hits)}
+        assert set(alone["notes"]) == set(map(str, wanted))
+        for note, shown in alone["notes"].items():
+            title, lines = part["notes"][note]
+            assert shown == {"title": title, "text": "\n".join(part["lines"][at] for at in lines), "name": None}
+        for run, one in zip(chosen, alone["runs"], strict=True):
+            assert one["hits"] == packed["runs"][run]["hits"]
+            assert one["told"] == unpacked(contents.blocks[f"t0-run{run}"])[place]
+            assert one["messages"] == [
+                [role, "\n".join(part["lines"][at] for at in lines)] for role, lines in packed["runs"][run]["messages"]
+            ]
+    assert question_of(questions[0], [], None)["notes"] == {}
 
 
 def test_questions_lie_in_blocks_of_a_fixed_number() -> None:
