@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from markupsafe import Markup
 from qilin_rag.core.files import write_text
 from qilin_rag.reports.contents import Contents
 
-_SCRIPTS = ("data", "dom", "shared_text", "plots", "leaderboard", "questions", "question", "address", "main")
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=(?:const|let|function|async function) )", re.MULTILINE)
 _ESCAPED = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 
@@ -31,7 +33,7 @@ def write_report(contents: Contents, out: Path) -> None:
 
 def as_html(contents: Contents) -> str:
     """Return the whole page. The program comes before the blocks, so that it works while they are still being read."""
-    script = '"use strict";\n(() => {\n' + "\n".join(_asset(f"{name}.js") for name in _SCRIPTS) + "})();\n"
+    script = bundle("report")
     style = _asset("style.css")
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_asset("page.html.j2"))
     policy = (
@@ -40,10 +42,33 @@ def as_html(contents: Contents) -> str:
     return template.render(
         policy=policy,
         style=Markup(style),
+        body=Markup(_asset("results.html")),
         script=Markup(script),
         index=Markup(as_json_block(contents.overview)),
         blocks=contents.blocks,
     )
+
+
+def bundle(entry: str) -> str:
+    """Return a module of the page and all that it imports as one plain script; a file on disk can load no modules.
+
+    Args:
+        entry: the name of the module that runs last.
+
+    Returns:
+        The script: each module after those that it imports. They share one scope, so no name is declared twice.
+    """
+    sources: dict[str, str] = {}
+    _add_module(entry, sources)
+    return '"use strict";\n(() => {\n' + "\n".join(sources.values()) + "})();\n"
+
+
+def _add_module(name: str, sources: dict[str, str]) -> None:
+    source = _asset(f"{name}.js")
+    for imported in _IMPORT.findall(source):
+        if imported not in sources:
+            _add_module(imported, sources)
+    sources[name] = _EXPORT.sub("", _IMPORT.sub("", source))
 
 
 def as_json_block(value: Any) -> str:

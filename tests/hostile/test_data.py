@@ -195,7 +195,8 @@ def test_changes_of_direction_do_nothing_to_the_terminal(scene: Scene, cli: Cli)
 TICKS = """
 const vm = require("vm"), fs = require("fs");
 const page = vm.createContext({});
-vm.runInContext(fs.readFileSync(process.argv[1], "utf8") + ";this.page = { ticks, range, fraction, tickText };", page);
+const source = fs.readFileSync(process.argv[1], "utf8").replace(/^export /gm, "");
+vm.runInContext(source + ";this.page = { ticks, range, fraction, tickText };", page);
 const { ticks, range, fraction, tickText } = page.page;
 const found = JSON.parse(process.argv[2]).map((values) => {
   const [low, high] = range(values);
@@ -218,7 +219,7 @@ def test_axes_of_any_range_have_a_few_ticks() -> None:
     ranges += [[1e-320, 1.0], [-1.7e308, 1.7e308], [1e308], [1e16, 1e16 + 2], [-5.0, -2.0], [0.1, 0.5], [0.0, 1e-13]]
     ranges += [[1e100, 1e100 * (1 + after)], [1e20, 2e20], [-1e-300, 1e-300], [1 / 3, 1 / 3 + 1e-17], [0.2, 0.2000002]]
     done = subprocess.run(
-        [node, "-e", TICKS, str(PAGE / "plots.js"), json.dumps(ranges)],
+        [node, "-e", TICKS, str(PAGE / "axes.js"), json.dumps(ranges)],
         capture_output=True,
         text=True,
         timeout=60,

@@ -206,7 +206,7 @@ def test_a_question_by_its_address_and_by_keyboard(visit: Visit) -> None:
     assert page.url.startswith(f"{visit.address}#q={questions[2].id}&")
     page.keyboard.press("Escape")
     sync_api.expect(page.locator("dialog")).to_be_hidden()
-    assert page.url == visit.address
+    sync_api.expect(page).to_have_url(visit.address)
 
 
 def test_the_marked_text_is_what_rouge_l_counts(visit: Visit) -> None:

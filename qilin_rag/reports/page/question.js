@@ -1,87 +1,120 @@
 // One question, opened: its references and notes, and for one or two runs hits, prompt, answer and scores.
-let openPlace = null;
+// @ts-check
+import { questionHash } from "./address.js";
+import { fullLabel, index, metricLabel, scoreOf, shown, statusOf, table } from "./data.js";
+import { buttonById, byId, dialogById, make } from "./dom.js";
+import { statusBadge } from "./questions.js";
+import { compareTexts } from "./shared_text.js";
+import { openQuestion } from "./source.js";
+import { chosenRuns, setState, state } from "./state.js";
+import { say } from "./words.js";
+
+/**
+ * @typedef {import("./types.js").Child} Child
+ * @typedef {import("./types.js").OpenedQuestion} OpenedQuestion
+ * @typedef {import("./types.js").Told} Told
+ * @typedef {import("./types.js").Judgement} Judgement
+ * @typedef {ReturnType<typeof compareTexts>[number]} Compared
+ */
+
 let latestOpening = 0;
 
-async function showQuestion(place) {
+/** Open a question for the chosen runs. @param {number} place */
+export async function showQuestion(place) {
   const turn = ++latestOpening;
-  openPlace = place;
-  const dialog = byId("question");
+  setState({ open: place });
+  const dialog = dialogById("question");
   if (!dialog.open) {
     byId("question-body").replaceChildren();
     dialog.showModal();
     byId("question-title").focus();
   }
-  byId("question-title").replaceChildren(make("span", { class: "text" }, table().queries[place]), make("small", { class: "text" }, ` question ${table().ids[place]}`));
+  byId("question-title").replaceChildren(make("span", { class: "text" }, table().queries[place]),
+    make("small", { class: "text" }, say(" question {id}", { id: table().ids[place] })));
   const at = state.order.indexOf(place);
-  byId("place").textContent = at < 0 ? "" : `${at + 1} of ${state.order.length}`;
-  byId("previous").disabled = at <= 0;
-  byId("next").disabled = at < 0 || at >= state.order.length - 1;
-  const runs = [state.a, state.b].filter((run) => run !== null);
+  byId("place").textContent = at < 0 ? "" : say("{n} of {all}", { n: at + 1, all: state.order.length });
+  buttonById("previous").disabled = at <= 0;
+  buttonById("next").disabled = at < 0 || at >= state.order.length - 1;
+  const runs = chosenRuns();
   try {
-    const [part, ...answers] = await Promise.all([openPart(place), ...runs.map(openRun)]);
+    const opened = await openQuestion(place, runs);
     if (turn !== latestOpening) return;
-    byId("question-body").replaceChildren(...questionBody(place, part, runs, answers));
+    byId("question-body").replaceChildren(...questionBody(place, runs, opened));
   } catch (error) {
     if (turn !== latestOpening) return;
     byId("question-body").replaceChildren(make("p", { class: "remark" },
-      `This question can't be opened: ${error.message}. It needs a browser of 2023 or later.`));
+      say("This question can't be opened: {why}. It needs a browser of 2023 or later.", { why: String(/** @type {Error} */ (error).message) })));
   }
   dialog.scrollTop = 0;
 }
 
-function questionBody(place, part, runs, answers) {
-  const question = part.questions[place % index.questions_per_block];
-  const columns = runs.map((run, at) =>
-    runColumn(place, run, "AB"[at], answers[at][place], question, part, runs.length === 1));
+/** @param {number} place @param {number[]} runs @param {OpenedQuestion} opened */
+function questionBody(place, runs, opened) {
+  const { reference_notes: referenceNotes } = opened;
   return [
-    make("p", { class: "hint" }, make("mark", {}, "Marked"), " text is shared with the reference: the longest common subsequence of tokens, which ROUGE-L counts."),
-    make("div", { class: `runs n${runs.length}` }, columns),
-    make("section", {}, make("h3", {}, `Reference notes (${question.reference_notes.length})`),
+    make("p", { class: "hint" }, make("mark", {}, say("Marked")),
+      say(" text is shared with the reference: the longest common subsequence of tokens, which ROUGE-L counts.")),
+    make("div", { class: `runs n${runs.length}` }, runs.map((run, at) => runColumn(place, run, at, opened))),
+    make("section", {}, make("h3", {}, say("Reference notes ({n})", { n: referenceNotes.length })),
       table().why_no_notes ? noNotes() : null,
-      question.reference_notes.length ? question.reference_notes.map((note) => noteItem(part, note, "")) : make("p", { class: "hint" }, "None are known.")),
+      referenceNotes.length ? referenceNotes.map((note) => noteItem(opened, note, "")) : make("p", { class: "hint" }, say("None are known."))),
   ];
 }
 
 const noNotes = () => make("p", { class: "remark text" },
-  `The texts of the notes are not in this report (${table().why_no_notes}); the prompt below an answer has what the LLM was given.`);
+  say("The texts of the notes are not in this report ({why}); the prompt below an answer has what the LLM was given.", { why: table().why_no_notes }));
 
-function runColumn(place, run, letter, told, question, part, isAlone) {
-  const { hits, messages } = question.runs[run];
-  const title = fullLabel(table().runs[run]);
-  const [best, ...others] = compareTexts(told.answer, question.references);
-  const pair = (found) => make("div", { class: isAlone ? "pair" : "" },
-    block("Answer", "answer", found ? found.answer : [told.answer]),
-    found ? block(question.references.length > 1 ? `Reference ${found.number + 1} of ${question.references.length}` : "Reference", "reference", found.reference) : null,
-    found?.isTooLong ? make("p", { class: "remark" }, "Too long to mark what is shared.") : null);
+/** @param {number} place @param {number} run @param {number} at @param {OpenedQuestion} opened */
+function runColumn(place, run, at, opened) {
+  const { hits, messages, told } = opened.runs[at];
+  const { references, reference_notes: referenceNotes } = opened;
+  const [best, ...others] = compareTexts(told.answer, references);
+  const pair = (/** @type {Compared | undefined} */ found) => make("div", { class: opened.runs.length === 1 ? "pair" : "" },
+    block(say("Answer"), "answer", found ? found.answer : [told.answer]),
+    found ? block(referenceLabel(found.number, references.length), "reference", found.reference) : null,
+    found?.isTooLong ? make("p", { class: "remark" }, say("Too long to mark what is shared.")) : null);
   return make("article", { class: "run" },
-    make("h3", {}, make("span", { class: "letter" }, letter), make("span", { class: "text" }, title)),
-    make("p", { class: "facts" }, statusBadge(statusOf(run, place)), ...scoreFacts(place, run, told)),
+    make("h3", {}, make("span", { class: "letter" }, "AB"[at]), make("span", { class: "text" }, fullLabel(table().runs[run]))),
+    make("p", { class: "facts" }, statusBadge(statusOf(run, place)), scoreFacts(place, run, told)),
     told.error ? make("p", { class: "remark text" }, told.error) : null,
-    told.prompt_cut ? make("p", { class: "remark" }, "The server read only a part of this prompt, by its own count of tokens.") : null,
-    ...(told.marks ?? []).map((mark) => make("p", { class: "remark" }, index.doubts[mark])),
+    told.prompt_cut ? make("p", { class: "remark" }, say("The server read only a part of this prompt, by its own count of tokens.")) : null,
+    (told.marks ?? []).map((mark) => make("p", { class: "remark" }, say(index.doubts[mark]))),
     pair(best),
-    others.length ? make("details", {}, make("summary", {}, `Other references (${others.length})`), others.map(pair)) : null,
-    told.raw ? make("details", {}, make("summary", {}, "What the model wrote, whole"), make("pre", { class: "text" }, told.raw)) : null,
+    others.length ? make("details", {}, make("summary", {}, say("Other references ({n})", { n: others.length })), others.map(pair)) : null,
+    told.raw ? make("details", {}, make("summary", {}, say("What the model wrote, whole")), make("pre", { class: "text" }, told.raw)) : null,
     make("details", { class: "hits", open: true },
-      make("summary", {}, told.notes_given === null ? "Notes found: not known" : `Notes found (${hits.length}), ${told.notes_used ?? "not known how many"} of ${told.notes_given} in the prompt`),
-      told.notes_missing ? make("p", { class: "remark" }, `${told.notes_missing} more hits are not in the data.`) : null,
-      hits.map(([note, score], at) => noteItem(part, note, `${at + 1}.`, score, question.reference_notes.includes(note)))),
-    ...(told.judgements ?? []).map(judgementItem),
-    make("details", { class: "prompt" }, make("summary", {}, messages.length ? "Prompt" : "Prompt: not known"),
-      messages.map(([role, lines]) => block(role, "message", [lines.map((line) => part.lines[line]).join("\n")]))),
+      make("summary", {}, hitsLabel(hits.length, told)),
+      told.notes_missing ? make("p", { class: "remark" }, say("{n} more hits are not in the data.", { n: told.notes_missing })) : null,
+      hits.map(([note, score], rank) => noteItem(opened, note, `${rank + 1}.`, score, referenceNotes.includes(note)))),
+    (told.judgements ?? []).map(judgementItem),
+    make("details", { class: "prompt" }, make("summary", {}, messages.length ? say("Prompt") : say("Prompt: not known")),
+      messages.map(([role, text]) => block(role, "message", [text]))),
     make("p", { class: "hint text" }, callFacts(told)));
 }
 
-const block = (title, kind, children) =>
-  make("div", { class: kind }, make("h4", { class: "text" }, title), children.join("") === "" ? make("p", { class: "hint" }, "(empty)") : make("div", { class: "body text" }, children));
+/** @param {number} number @param {number} n */
+const referenceLabel = (number, n) => (n > 1 ? say("Reference {number} of {n}", { number: number + 1, n }) : say("Reference"));
 
-/** What a judge said of the answer, or of a pair of answers that it is in. */
-function judgementItem({ judge, runs, text }) {
-  const about = runs.length > 1 ? `, answer A of ${runs[0]}, B of ${runs[1]}` : "";
-  return make("details", { class: "judgement", open: runs.length === 1 },
-    make("summary", { class: "text" }, `Judged by ${judge}${about}`), make("pre", { class: "text" }, text));
+/** How many notes were found, and how many of them the prompt holds. @param {number} n @param {Told} told */
+function hitsLabel(n, { notes_given: given, notes_used: used }) {
+  if (given === null) return say("Notes found: not known");
+  return say("Notes found ({n}), {used} of {given} in the prompt", { n, used: used ?? say("not known how many"), given });
 }
 
+/** @param {string} title @param {string} kind @param {Child[]} children */
+const block = (title, kind, children) => make("div", { class: kind }, make("h4", { class: "text" }, title),
+  children.join("") === "" ? make("p", { class: "hint" }, say("(empty)")) : make("div", { class: "body text" }, children));
+
+/** What a judge said of the answer, or of a pair of answers that it is in. @param {Judgement} judgement */
+function judgementItem({ judge, runs, text }) {
+  const title = runs.length > 1
+    ? say("Judged by {judge}, answer A of {a}, B of {b}", { judge, a: runs[0], b: runs[1] })
+    : say("Judged by {judge}", { judge });
+  return make("details", { class: "judgement", open: runs.length === 1 },
+    make("summary", { class: "text" }, title), make("pre", { class: "text" }, text));
+}
+
+/** @param {number} place @param {number} run @param {Told} told */
 function scoreFacts(place, run, told) {
   return table().metrics.map((_, number) => {
     const reason = told.reasons?.[number];
@@ -90,34 +123,42 @@ function scoreFacts(place, run, told) {
   });
 }
 
-function callFacts(told) {
-  const { usage } = told;
+/** What is known of the call. @param {Told} told */
+function callFacts({ model, finish_reason: reason, usage, latency_s: seconds, cached }) {
   return [
-    told.model && `answered as ${told.model}`,
-    told.finish_reason && `finish reason ${told.finish_reason}`,
-    usage && `${usage.prompt_tokens ?? "?"} + ${usage.completion_tokens ?? "?"} tokens`,
-    told.latency_s && `${told.latency_s.toFixed(2)} s`,
-    told.cached && "from the cache",
+    model && say("answered as {model}", { model }),
+    reason && say("finish reason {reason}", { reason }),
+    usage && say("{prompt} + {completion} tokens", { prompt: usage.prompt_tokens ?? "?", completion: usage.completion_tokens ?? "?" }),
+    seconds && say("{seconds} s", { seconds: seconds.toFixed(2) }),
+    cached && say("from the cache"),
   ].filter(Boolean).join(", ");
 }
 
-/** A note: the title to see, the text on opening. */
-function noteItem(part, note, rank, score = null, isReference = false) {
-  const [title, lines, name] = part.notes[note] ?? [null, null];
+/**
+ * A note: the title to see, the text on opening.
+ * @param {OpenedQuestion} opened
+ * @param {number} note
+ * @param {string} rank
+ * @param {number | null} score
+ * @param {boolean} isReference
+ */
+function noteItem({ notes }, note, rank, score = null, isReference = false) {
+  const known = Object.hasOwn(notes, note) ? notes[note] : null;
   const head = [
-    rank ? `${rank} ` : "", make("span", { class: "text" }, title === null ? "" : title || "(no title)"),
-    make("small", {}, ` note ${name ?? note}${score === null ? "" : `, ${shown(score)}`}`),
-    isReference ? make("span", { class: "badge reference" }, "reference note") : null,
+    rank ? `${rank} ` : "", make("span", { class: "text" }, known ? known.title || say("(no title)") : ""),
+    make("small", {}, say(" note {name}", { name: known?.name ?? note }), score === null ? "" : `, ${shown(score)}`),
+    isReference ? make("span", { class: "badge reference" }, say("reference note")) : null,
   ];
-  if (lines === null) return make("p", { class: isReference ? "note is-reference" : "note" }, head, table().why_no_notes ? "" : make("small", {}, " (not in the data)"));
-  return make("details", { class: isReference ? "note is-reference" : "note" }, make("summary", {}, head),
-    make("div", { class: "body text" }, lines.map((line) => part.lines[line]).join("\n")));
+  const kind = isReference ? "note is-reference" : "note";
+  if (!known) return make("p", { class: kind }, head, table().why_no_notes ? "" : make("small", {}, say(" (not in the data)")));
+  return make("details", { class: kind }, make("summary", {}, head), make("div", { class: "body text" }, known.text));
 }
 
-/** Go on in the order of the list, without filling the history. */
-function step(by) {
-  const place = state.order[state.order.indexOf(openPlace) + by];
-  if (openPlace === null || place === undefined || state.order.indexOf(openPlace) < 0) return;
+/** Go on in the order of the list, without filling the history. @param {number} by */
+export function step(by) {
+  const at = state.open === null ? -1 : state.order.indexOf(state.open);
+  const place = state.order[at + by];
+  if (at < 0 || place === undefined) return;
   history.replaceState(null, "", questionHash(place));
   showQuestion(place);
 }

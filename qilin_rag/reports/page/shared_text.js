@@ -1,14 +1,32 @@
 // The text that an answer shares with a reference: the longest common subsequence of tokens, which ROUGE-L counts.
+// @ts-check
+import { index } from "./data.js";
+import { make } from "./dom.js";
+import { caseless, UNSEEN } from "./folding.js";
+
+/**
+ * @typedef {import("./types.js").Child} Child
+ * @typedef {{ plain: string, places: number[] }} Placed
+ * @typedef {{ key: string, start: number, end: number }} Token
+ */
+
 const MOST_CELLS = 16_000_000;
 
-/** A text without what a pattern finds, each unit of it with its place in the whole text. */
+/**
+ * A text without what a pattern finds, each unit of it with its place in the whole text.
+ * @param {Placed} text
+ * @param {RegExp} pattern
+ * @returns {Placed}
+ */
 function without({ plain, places }, pattern) {
+  /** @type {[number, number][]} */
   const kept = [];
   let done = 0;
-  for (const found of [...plain.matchAll(pattern), { index: plain.length, 0: "" }]) {
+  for (const found of plain.matchAll(pattern)) {
     kept.push([done, found.index]);
     done = found.index + found[0].length;
   }
+  kept.push([done, plain.length]);
   return {
     plain: kept.map(([start, end]) => plain.slice(start, end)).join(""),
     places: kept.flatMap(([start, end]) => places.slice(start, end)),
@@ -16,9 +34,13 @@ function without({ plain, places }, pattern) {
 }
 
 // What NFKC may make one character of: a letter with its marks, the parts of a Korean syllable.
-const COMPOSED = /[\u1100-\u11ff\ua960-\ua97c\ud7b0-\ud7fb]+|[^][\p{Mn}\uff9e\uff9f]*/gu;
+const COMPOSED = /[\u1100-\u11ff\ua960-\ua97c\ud7b0-\ud7fb]+|[\s\S][\p{Mn}\uff9e\uff9f]*/gu;
 
-/** What stands between a digit and what NFKC would make a part of its number: 10² is no 102. */
+/**
+ * What stands between a digit and what NFKC would make a part of its number: 10² is no 102.
+ * @param {string} before
+ * @param {string} char
+ */
 function apart(before, char) {
   if (!/\p{Nd}$/u.test(before)) return "";
   if (/^[⁰¹²³⁴-⁹]/u.test(char)) return "^";
@@ -26,18 +48,23 @@ function apart(before, char) {
   return /^[¼-¾⅐-⅟↉①-⒛⓪]/u.test(char) ? " " : "";
 }
 
-/** Tokens as the scorer makes them (markup left out, NFKC, case folded), each with its place in the text. */
+/**
+ * Tokens as the scorer makes them (markup left out, NFKC, case folded), each with its place in the text.
+ * @param {string} text
+ * @returns {Token[]}
+ */
 function tokens(text) {
   const { emphasis, markers, range, widestRange, alike } = index.markup;
   const all = { plain: text, places: Array.from({ length: text.length }, (_, i) => i) };
   let { plain, places } = [...UNSEEN, new RegExp(emphasis, "gu")].reduce(without, all);
-  plain = plain.replace(/[^]/gu, (char) => alike[char] ?? char).replaceAll("\0", " ");
-  const isWide = ([, first, last]) => Math.abs(Number(caseless(last ?? first)) - Number(caseless(first))) > widestRange;
+  plain = plain.replace(/[\s\S]/gu, (char) => alike[char] ?? char).replaceAll("\0", " ");
+  const isWide = (/** @type {string[]} */ [, first, last]) => Math.abs(Number(caseless(last ?? first)) - Number(caseless(first))) > widestRange;
   for (const pattern of markers) {
     plain = plain.replace(new RegExp(pattern, "giu"), (found) =>
       [...found.split(/\]\(|†/u)[0].matchAll(new RegExp(range, "giu"))].some(isWide) ? found : "\0".repeat(found.length));
   }
   let [normal, before] = ["", ""];
+  /** @type {[number, number][]} */
   const ends = [];
   for (const { 0: char, index: at } of plain.replaceAll("\0", " ").matchAll(COMPOSED)) {
     const some = apart(before, char) + caseless(char);
@@ -53,13 +80,18 @@ function tokens(text) {
   }));
 }
 
-/** Which tokens of each text belong to their longest common subsequence; null where they are too long to tell. */
+/**
+ * Which tokens of each text belong to their longest common subsequence; null if they are too long to tell.
+ * @param {Token[]} one
+ * @param {Token[]} other
+ */
 function sharedTokens(one, other) {
   const [n, m] = [one.length, other.length];
   if ((n + 1) * (m + 1) > MOST_CELLS || Math.min(n, m) > 65535) return null;
+  /** @type {Map<string, number>} */
   const ids = new Map();
   const [left, right] = [one, other].map((list) =>
-    Uint32Array.from(list, ({ key }) => ids.get(key) ?? (ids.set(key, ids.size), ids.size - 1)));
+    Uint32Array.from(list, ({ key }) => ids.get(key) ?? ids.set(key, ids.size).size - 1));
   const width = m + 1;
   const longest = new Uint16Array((n + 1) * width); // of what is left from token i and token j on
   for (let i = n - 1; i >= 0; i--) {
@@ -79,8 +111,15 @@ function sharedTokens(one, other) {
   return { length: longest[0], isShared };
 }
 
-/** The text with the flagged tokens in <mark>; neighbours are one. */
+/**
+ * The text with the flagged tokens in <mark>; neighbours are one.
+ * @param {string} text
+ * @param {Token[]} list
+ * @param {Uint8Array} isShared
+ * @returns {Child[]}
+ */
 function marked(text, list, isShared) {
+  /** @type {Child[]} */
   const parts = [];
   let done = 0;
   for (let i = 0; i < list.length; i++) {
@@ -93,8 +132,12 @@ function marked(text, list, isShared) {
   return [...parts, text.slice(done)];
 }
 
-/** An answer beside each reference: the best matching first, with F1, and both texts marked. */
-function compareTexts(answer, references) {
+/**
+ * An answer beside each reference: the best matching first, with F1, and both texts marked.
+ * @param {string} answer
+ * @param {string[]} references
+ */
+export function compareTexts(answer, references) {
   const own = tokens(answer);
   return references
     .map((reference, number) => {

@@ -1,11 +1,11 @@
-// The words of the pages in English and Chinese: English is in the code, and the key of the Chinese below.
+// The words of the pages in English and Chinese: the English is in the code, and is the key of the Chinese.
 // @ts-check
+import { CHINESE } from "./chinese.js";
 
 /** @typedef {"en" | "zh"} Language */
 
 const REMEMBERED = "qilin-rag-language";
-/** @type {Map<string, string>} */
-const chinese = new Map();
+const chinese = new Map(Object.entries(CHINESE));
 
 /** The language from the address, else the one chosen before, else the browser's. */
 const language = chosenLanguage();
@@ -53,7 +53,7 @@ export function sayStatic(root) {
   for (const element of root.querySelectorAll("[data-say]")) {
     for (const node of element.childNodes) {
       const text = node.nodeType === Node.TEXT_NODE ? (node.nodeValue ?? "").trim() : "";
-      if (text) node.nodeValue = (node.nodeValue ?? "").replace(text, () => say(text));
+      if (/\p{L}/u.test(text)) node.nodeValue = (node.nodeValue ?? "").replace(text, () => say(text));
     }
     for (const name of (element.getAttribute("data-say") ?? "").split(" ").filter(Boolean)) {
       element.setAttribute(name, say(element.getAttribute(name) ?? ""));

@@ -1,0 +1,47 @@
+// The order of the leaderboard, which the plots have as well: its columns, and how it is sorted.
+// @ts-check
+import { isRetrieval, metricLabel, table } from "./data.js";
+import { compare } from "./dom.js";
+import { state } from "./state.js";
+import { say } from "./words.js";
+
+/** @typedef {import("./types.js").BoardColumn} BoardColumn */
+
+/** Columns of the leaderboard: key, heading, and what of a run stands there (for sorting). @returns {BoardColumn[]} */
+export function boardColumns() {
+  const { runs, metrics } = table();
+  /** @type {BoardColumn[]} */
+  const texts = [
+    { key: "llm", label: say("LLM"), isText: true, of: (run) => run.llm },
+    { key: "retriever", label: say("Retriever"), isText: true, of: (run) => run.retriever },
+  ];
+  if (new Set(runs.map((run) => run.prompt)).size > 1) {
+    texts.push({ key: "prompt", label: say("Prompt"), isText: true, of: (run) => run.prompt });
+  }
+  /** @type {BoardColumn[]} */
+  const figures = metrics.flatMap((metric, number) => (isRetrieval(metric) ? [] : [{
+    key: `m${number}`, label: metricLabel(number), number, of: (run) => run.figures[number]?.value ?? null,
+  }]));
+  const spent = runs.some((run) => run.completion_tokens || run.uncounted || run.first_asked);
+  /** @type {BoardColumn[]} */
+  const spending = !spent ? [] : [
+    { key: "tokens", label: say("Tokens"), of: (run) => (run.prompt_tokens === null && run.completion_tokens === null ? null : Number(run.prompt_tokens) + Number(run.completion_tokens)) },
+    { key: "cost", label: say("Cost"), of: (run) => run.cost.amount },
+  ];
+  /** @type {BoardColumn[]} */
+  const latency = !runs.some((run) => run.latency) ? [] : [
+    { key: "median", label: say("Median s"), title: say("seconds a call"), of: (run) => run.latency?.median_s ?? null },
+    { key: "p95", label: say("95th pct s"), title: say("seconds a call"), of: (run) => run.latency?.p95_s ?? null },
+  ];
+  return [...texts, ...figures, ...spending, ...latency];
+}
+
+/** The runs, as places in the table's list, in the order that is chosen; at first that of the leaderboard command. */
+export function boardOrder() {
+  const { runs } = table();
+  const places = runs.map((_, at) => at);
+  const sort = state.boardSort;
+  const column = sort && boardColumns().find(({ key }) => key === sort.key);
+  if (!column) return places;
+  return places.sort((one, other) => compare(column.of(runs[one]), column.of(runs[other]), sort.down) || one - other);
+}
