@@ -40,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: if the file does not exist, can't be read or is not a JSON object.
     """
-    _check_plain(path)
+    check_plain(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -294,7 +294,7 @@ def read_lines(path: Path, model: type[T], half_line_ok: bool = False) -> Iterat
     """
     if not path.exists():
         return
-    _check_plain(path)
+    check_plain(path)
     with path.open("rb") as file:
         yield from lines_of(path, file, model, half_line_ok)
 
@@ -323,7 +323,7 @@ def as_lines(rows: Iterable[BaseModel]) -> str:
     return "".join(f"{row.model_dump_json()}\n" for row in rows)
 
 
-def _check_plain(path: Path) -> None:
+def check_plain(path: Path) -> None:
     """Refuse a pipe or device, because opening a pipe would wait forever."""
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is not a plain file; move it away")

@@ -35,11 +35,10 @@ def as_html(contents: Contents) -> str:
     """Return the whole page. The program comes before the blocks, so that it works while they are still being read."""
     script = bundle("report")
     style = _asset("style.css")
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_asset("page.html.j2"))
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
     )
-    return template.render(
+    return _template("page.html.j2").render(
         policy=policy,
         style=Markup(style),
         body=Markup(_asset("results.html")),
@@ -47,6 +46,19 @@ def as_html(contents: Contents) -> str:
         index=Markup(as_json_block(contents.overview)),
         blocks=contents.blocks,
     )
+
+
+def served_html(index: dict[str, Any]) -> str:
+    """Return the page for a server that gives its scripts, its style and the questions when they are asked for.
+
+    Args:
+        index: The index of the page, as `overview.index_of` makes it.
+    """
+    return _template("served.html.j2").render(body=Markup(_asset("results.html")), index=Markup(as_json_block(index)))
+
+
+def _template(name: str) -> jinja2.Template:
+    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_asset(name))
 
 
 def bundle(entry: str) -> str:

@@ -7,6 +7,7 @@ Each part of the view is a module with a function `routes(folders)`. A run is na
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
@@ -15,10 +16,11 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from qilin_rag.core.errors import QilinError
+from qilin_rag.core.text import clean
 
 _TYPES = {".js": "text/javascript", ".css": "text/css"}
 MOST_BODY_BYTES = 1 << 20
@@ -51,9 +53,20 @@ def data(path: str, make: Callable[[Request], Any], methods: tuple[str, ...] = (
         if "POST" in methods:
             request.state.body = await _read_body(request)  # here: a thread can't wait for it
         value = await run_in_threadpool(make, request)
-        return value if isinstance(value, Response) else await run_in_threadpool(JSONResponse, value)
+        return value if isinstance(value, Response) else await run_in_threadpool(as_json, value)
 
     return Route(path, answer, methods=list(methods))
+
+
+def as_json(value: Any, status: int = 200) -> Response:
+    """Return an answer in JSON, whatever text is in the value.
+
+    Args:
+        value: Plain data.
+        status: The HTTP status.
+    """
+    text = clean(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    return Response(text.encode(), status, media_type="application/json")
 
 
 async def _read_body(request: Request) -> bytes:
@@ -105,5 +118,5 @@ async def _told(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 400
     text = error.detail if isinstance(error, HTTPException) else " ".join(str(error).split())
     if request.url.path.startswith("/api/"):
-        return JSONResponse({"error": text}, status)
+        return as_json({"error": text}, status)
     return PlainTextResponse(f"{text}\n", status)

@@ -2,10 +2,143 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.routing import BaseRoute
 
-from qilin_rag.viewer.app import data
+from qilin_rag.core.types import Judgement, Question, Sample, Score
+from qilin_rag.data import NoteStore
+from qilin_rag.pipeline.cost import Tally
+from qilin_rag.pipeline.run_directory import JUDGEMENTS, MANIFEST, SAMPLES, SCORES, SUMMARY, Manifest, RunDirectory
+from qilin_rag.reports.cells import ResultTable
+from qilin_rag.reports.contents import Answered, answers_of, columns_of, question_of, scores_of
+from qilin_rag.reports.html import served_html
+from qilin_rag.reports.judged import judgements_of_runs
+from qilin_rag.reports.leaderboard import leaderboard_of
+from qilin_rag.reports.overview import directories_of, index_of, metrics_of, open_notes, table_of
+from qilin_rag.viewer.app import data, page
 from qilin_rag.viewer.folders import Folders
+from qilin_rag.viewer.kept import Kept, State, state_of
+from qilin_rag.viewer.lines import LineFinder
+
+_FILES = (MANIFEST, SUMMARY, SCORES, "questions.jsonl")
+
+
+class _Table(NamedTuple):
+    """One set of questions: its leaderboard, its runs by the names of the board, and its notes."""
+
+    board: ResultTable
+    directories: dict[str, RunDirectory]
+    manifests: dict[str, Manifest]
+    questions: dict[str, Question]
+    notes: NoteStore | None
+    why_no_notes: str
+
+
+class _Board(NamedTuple):
+    """The tables of some runs; `version` changes if a run does."""
+
+    version: str
+    tables: list[_Table]
+
+
+class Boards:
+    """Leaderboards of runs, kept until a run changes.
+
+    Args:
+        folders: The runs.
+    """
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders = folders
+        self._boards: Kept[_Board] = Kept(4)
+        self._judgements: Kept[dict[Path, dict[str, list[Judgement]]]] = Kept(16)
+        self._tallies: Kept[Tally] = Kept(32)
+        self._finder = LineFinder()
+
+    def index(self, request: Request) -> dict[str, Any]:
+        """Return what the page needs at once: the tables without anything about single questions."""
+        board = self._board(request, "run")
+        tables = [
+            table_of(each.board, each.manifests, list(each.questions.values()), each.why_no_notes)
+            for each in board.tables
+        ]
+        return {**index_of(tables), "board": board.version}
+
+    def columns(self, request: Request) -> dict[str, Any]:
+        """Return statuses and scores of a run."""
+        table = self._table(request)
+        directory = _run(table, request.query_params.get("run", ""))
+        questions = list(table.questions.values())
+        samples = directory.read_samples_of(questions).values()
+        return columns_of(samples, scores_of(directory.read_scores(), questions, metrics_of(table.board)))
+
+    def answers(self, request: Request) -> list[str]:
+        """Return the answers of a run."""
+        table = self._table(request)
+        directory = _run(table, request.query_params.get("run", ""))
+        return answers_of(directory.read_samples_of(table.questions.values()).values())
+
+    def question(self, request: Request) -> dict[str, Any]:
+        """Return everything about one question, for the runs that are named."""
+        table = self._table(request)
+        question = table.questions.get(request.query_params.get("id", ""))
+        if question is None:
+            raise HTTPException(404, "there is no such question")
+        directories = [_run(table, name) for name in request.query_params.getlist("run")[:2]]
+        judged = self._judged(directories, table)
+        answered = [self._answered(each, question, table, judged[each.path]) for each in directories]
+        return question_of(question, answered, table.notes)
+
+    def _answered(
+        self, directory: RunDirectory, question: Question, table: _Table, judged: dict[str, list[Judgement]]
+    ) -> Answered:
+        samples = self._finder.find(directory.path / SAMPLES, question.id, Sample)
+        if not samples:
+            raise HTTPException(404, "the run has no answer to this question")
+        scores = self._finder.find(directory.path / SCORES, question.id, Score)
+        [row] = scores_of(scores, [question], metrics_of(table.board))
+        is_cut = samples[-1].short_count and self._tally(directory, table).is_cut(samples[-1])
+        return Answered(samples[-1], row, is_cut, judged.get(question.id, []))
+
+    def _tally(self, directory: RunDirectory, table: _Table) -> Tally:
+        """Return what tells whether a prompt was cut, which the counts of all questions decide."""
+        return self._tallies.get(
+            directory.path,
+            state_of([directory.path / SAMPLES]),
+            lambda: Tally(directory.read_samples_of(table.questions.values()).values()),
+        )
+
+    def _judged(self, directories: Sequence[RunDirectory], table: _Table) -> dict[Path, dict[str, list[Judgement]]]:
+        paths = [directory.path for directory in directories]
+        around = {folder for path in paths for folder in (path.parent, path.parent.parent)}
+        files = sorted(file for folder in around for file in folder.glob(f"*/{JUDGEMENTS}"))
+        state = (table.manifests[next(iter(table.manifests))].question_set_sha256, tuple(files), state_of(files))
+        return self._judgements.get(tuple(paths), state, lambda: judgements_of_runs(directories, table.questions))
+
+    def _table(self, request: Request) -> _Table:
+        """Return the table that a part of the page is about."""
+        board = self._board(request, "of")
+        if board.version != request.query_params.get("board"):
+            raise HTTPException(409, "the runs have changed since the page was loaded; load it again")
+        number = request.query_params.get("t", "")
+        if not number.isascii() or not number.isdecimal() or len(number) > 4 or int(number) >= len(board.tables):
+            raise HTTPException(404, "there is no such table")
+        return board.tables[int(number)]
+
+    def paths(self, request: Request, name: str = "run") -> list[Path]:
+        """Return the complete runs that a request names, all complete ones if it names none."""
+        return self._folders.runs_of(request, name)
+
+    def _board(self, request: Request, name: str) -> _Board:
+        paths = self.paths(request, name)
+        state = _state(paths)
+        return self._boards.get(tuple(paths), state, lambda: _make(paths, state))
 
 
 def routes(folders: Folders) -> list[BaseRoute]:
@@ -14,4 +147,31 @@ def routes(folders: Folders) -> list[BaseRoute]:
     Args:
         folders: The runs.
     """
-    return [data("/api/keys", lambda request: list(folders.runs()))]
+    boards = Boards(folders)
+    return [
+        page("/board", lambda request: served_html(boards.index(request))),
+        data("/api/board", boards.index),
+        data("/api/columns", boards.columns),
+        data("/api/answers", boards.answers),
+        data("/api/question", boards.question),
+    ]
+
+
+def _state(paths: Sequence[Path]) -> State:
+    return state_of(path / name for path in paths for name in _FILES)
+
+
+def _make(paths: Sequence[Path], state: State) -> _Board:
+    tables = []
+    for board in leaderboard_of(paths):
+        directories = directories_of(board, paths)
+        manifests = {name: directory.read_manifest() for name, directory in directories.items()}
+        questions = {question.id: question for question in next(iter(directories.values())).read_questions()}
+        tables.append(_Table(board, directories, manifests, questions, *open_notes(manifests.values())))
+    return _Board(hashlib.sha256(repr((paths, state)).encode()).hexdigest()[:16], tables)
+
+
+def _run(table: _Table, name: str) -> RunDirectory:
+    if name not in table.directories:
+        raise HTTPException(404, "there is no such run in this table")
+    return table.directories[name]

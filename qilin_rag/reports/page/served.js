@@ -12,9 +12,10 @@ import { index } from "./data.js";
  * @param {Record<string, string>} [more]
  */
 async function ask(what, t, runs, more = {}) {
-  const fields = new URLSearchParams({ t: String(t), ...more });
+  const fields = new URLSearchParams({ board: index.board ?? "", t: String(t), ...more });
+  for (const key of new URLSearchParams(location.search).getAll("run")) fields.append("of", key);
   for (const run of runs) fields.append("run", index.tables[t].runs[run].run);
-  const reply = await fetch(`api/${what}?${fields}`);
+  const reply = await fetch(`/api/${what}?${fields}`);
   if (!reply.ok) throw new Error(`${reply.status} ${(await reply.text()).slice(0, 300)}`);
   return reply.json();
 }

@@ -72,6 +72,8 @@ export interface Index {
   tables: Table[];
   /** The report alone has blocks. */
   questions_per_block?: number;
+  /** The viewer alone names the state of the runs that the index is of. */
+  board?: string;
 }
 
 /** A run's status (a digit: its place in the list of statuses) and scores by metric, for each question. */
