@@ -9,7 +9,6 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import RUN_HELP, NamedIn, find_runs_named
-from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
     from qilin_rag.reports.compare import Comparison
@@ -53,33 +52,20 @@ def _show(compared: Comparison, run_a: Path) -> None:
     from rich.text import Text
 
     from qilin_rag.reports.measured import highest_is_best
+    from qilin_rag.reports.sections import comparison_sections
 
     console = ui.console()
-    same = f" ({compared.n_clusters} distinct)" if compared.n_clusters < compared.n_questions else ""
-    console.print(f"A: {compared.run_a}\nB: {compared.run_b}\n{counted(compared.n_questions, 'question')}{same}\n")
+    [section] = comparison_sections(compared)
+    console.print(f"A: {compared.run_a}\nB: {compared.run_b}\n{section.title}\n")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("metric", overflow="fold")
-    for column in ("A", "B", "A - B", "95% interval", "p", "won/tied/lost"):
+    table.add_column(section.header[0], overflow="fold")
+    for column in section.header[1:]:
         table.add_column(column, justify="right")
-    for change in compared.metrics:
-        interval = f"{change.ci95[0]:+.4f} .. {change.ci95[1]:+.4f}" if change.ci95 else "-"
-        p = "-" if change.p is None else f"{change.p:.4f}"
-        counts = f"{change.wins}/{change.ties}/{change.losses}"
-        figures = (f"{change.value_a:.4f}", f"{change.value_b:.4f}", f"{change.difference:+.4f}")
-        table.add_row(Text(change.metric), *figures, interval, p, counts)
+    for row in section.rows:
+        table.add_row(*map(Text, row))
     console.print(table)
-    for change in compared.metrics:
-        if change.n < compared.n_questions:
-            console.print(f"{change.metric}: {counted(change.n, 'question')} scored in both", style="yellow")
-        if change.no_interval:
-            console.print(f"{change.metric}: no interval, {change.no_interval}", style="yellow")
-        if change.p is not None and change.p > 0.05:
-            shown = (
-                f"smallest detectable difference: {change.detectable:.4f}" if change.detectable else change.undetectable
-            )
-            console.print(f"{change.metric}: no difference shown; {shown}")
-    for note in compared.notes:
-        console.print(note, style="yellow")
+    for line in section.lines:
+        console.print(line, style="yellow")
     signatures = {change.metric: change.signature for change in compared.metrics}
     better = "better" if highest_is_best(signatures.get(compared.moved_by, "")) else "higher"
     for name, moved in (("A", compared.better_a), ("B", compared.better_b)):

@@ -6,7 +6,7 @@ Each level of a system (retriever and LLM) is compared with its default, questio
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -127,6 +127,15 @@ def default_settings(config: RunConfig) -> dict[str, Setting]:
     """Return the setting of each factor in this run."""
     settings: dict[str, Setting] = {factor: getattr(config, factor) for factor in _FACTORS}
     return {"prompt": config.prompt.name, **settings}
+
+
+def common_settings(runs: Sequence[Measured]) -> dict[str, Setting]:
+    """Return the setting of each factor that most of these runs have; of equally many, that of the first run."""
+    counts: dict[str, Counter[Setting]] = defaultdict(Counter)
+    for run in runs:
+        for factor, setting in _settings(run).items():
+            counts[factor][setting] += 1
+    return {factor: of_factor.most_common(1)[0][0] for factor, of_factor in counts.items()}
 
 
 def saved_runs(folders: Sequence[Path], wanted: Mapping[str, Iterable[Setting]]) -> tuple[list[Measured], list[str]]:

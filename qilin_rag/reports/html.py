@@ -48,15 +48,6 @@ def as_html(contents: Contents) -> str:
     )
 
 
-def served_html(index: dict[str, Any]) -> str:
-    """Return the page for a server that gives its scripts, its style and the questions when they are asked for.
-
-    Args:
-        index: The index of the page, as `overview.index_of` makes it.
-    """
-    return _template("served.html.j2").render(body=Markup(_asset("results.html")), index=Markup(as_json_block(index)))
-
-
 def _template(name: str) -> jinja2.Template:
     return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_asset(name))
 

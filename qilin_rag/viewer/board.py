@@ -17,7 +17,6 @@ from qilin_rag.pipeline.cost import Tally
 from qilin_rag.pipeline.run_directory import JUDGEMENTS, MANIFEST, SAMPLES, SCORES, SUMMARY, Manifest, RunDirectory
 from qilin_rag.reports.cells import ResultTable
 from qilin_rag.reports.contents import Answered, answers_of, columns_of, question_of, scores_of
-from qilin_rag.reports.html import served_html
 from qilin_rag.reports.judged import judgements_of_runs
 from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.reports.overview import directories_of, index_of, metrics_of, open_notes, table_of
@@ -25,6 +24,7 @@ from qilin_rag.viewer.app import data, page
 from qilin_rag.viewer.folders import Folders
 from qilin_rag.viewer.kept import Kept, State, state_of
 from qilin_rag.viewer.lines import LineFinder
+from qilin_rag.viewer.shell import markup, shell
 
 _FILES = (MANIFEST, SUMMARY, SCORES, "questions.jsonl")
 
@@ -149,12 +149,16 @@ def routes(folders: Folders) -> list[BaseRoute]:
     """
     boards = Boards(folders)
     return [
-        page("/board", lambda request: served_html(boards.index(request))),
+        page("/board", lambda request: _page(boards.index(request))),
         data("/api/board", boards.index),
         data("/api/columns", boards.columns),
         data("/api/answers", boards.answers),
         data("/api/question", boards.question),
     ]
+
+
+def _page(index: dict[str, Any]) -> str:
+    return shell("qilin-rag report", "board_page", markup("results.html", "qilin_rag.reports"), "/board", index)
 
 
 def _state(paths: Sequence[Path]) -> State:

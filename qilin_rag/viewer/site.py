@@ -7,7 +7,7 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 
-from qilin_rag.viewer import board
+from qilin_rag.viewer import board, tables
 from qilin_rag.viewer.app import build_app
 from qilin_rag.viewer.folders import Folders
 
@@ -22,4 +22,4 @@ def site(runs_dirs: Sequence[Path]) -> Starlette:
         UsageError: if one is not a folder.
     """
     folders = Folders(runs_dirs)
-    return build_app([*board.routes(folders)])
+    return build_app([*board.routes(folders), *tables.routes(folders)])

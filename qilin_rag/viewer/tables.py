@@ -1,0 +1,145 @@
+"""Tables of two runs, of an ablation and of rankers, as the commands print them; and results as files."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.spreadsheet import csv_text
+from qilin_rag.core.text import clean
+from qilin_rag.data.requests import TaskName
+from qilin_rag.reports import formats
+from qilin_rag.reports.ablation import ablation, common_settings
+from qilin_rag.reports.compare import Comparison, Moved, compare
+from qilin_rag.reports.contents import collect
+from qilin_rag.reports.html import as_html
+from qilin_rag.reports.leaderboard import leaderboard_of
+from qilin_rag.reports.measured import read_runs
+from qilin_rag.reports.ranking_board import ranking_board
+from qilin_rag.reports.sections import Section, ablation_sections, board_sections, comparison_sections
+from qilin_rag.viewer.app import data, page
+from qilin_rag.viewer.folders import Folders
+from qilin_rag.viewer.shell import markup, shell
+
+_MOST_MOVED = 20
+_FORMATS = {
+    "csv": ("text/csv", "leaderboard.csv"),
+    "json": ("application/json", "leaderboard.json"),
+    "md": ("text/markdown", "leaderboard.md"),
+    "latex": ("text/plain", "leaderboard.tex"),
+    "html": ("application/octet-stream", "report.html"),
+}
+
+
+def routes(folders: Folders) -> list[BaseRoute]:
+    """Return the routes of the tables and of the downloads.
+
+    Args:
+        folders: The runs.
+    """
+    pages = {"/compare": "Compare", "/ablation": "Ablation", "/rankings": "Rankings"}
+    return [
+        *(page(path, functools.partial(_page, path, title)) for path, title in pages.items()),
+        data("/api/compare", lambda request: _compare(folders, request)),
+        data("/api/ablation", lambda request: _ablation(folders, request)),
+        data("/api/rankings", lambda request: _rankings(folders, request)),
+        data("/api/download", lambda request: _download(folders, request)),
+    ]
+
+
+def _page(path: str, title: str, _: Request) -> str:
+    return shell(f"qilin-rag: {title}", "tables", markup("tables.html"), path)
+
+
+def _compare(folders: Folders, request: Request) -> dict[str, Any]:
+    """Return the comparison of two runs, and the names of all runs to choose from."""
+    chosen = request.query_params.getlist("run")
+    answer: dict[str, Any] = {"runs": list(folders.runs()), "sections": []}
+    if len(chosen) != 2:
+        return answer
+    path_a, path_b = folders.runs_of(request)
+    metric = request.query_params.get("metric") or None
+    compared = compare(path_a, path_b, metric, n_moved=_MOST_MOVED)
+    return answer | {
+        "sections": _plain(comparison_sections(compared)),
+        "metrics": [each.metric for each in compared.metrics],
+        "moved_by": compared.moved_by,
+        "moved": {"A": _moved(compared.better_a), "B": _moved(compared.better_b)},
+        "signatures": _signatures(compared),
+    }
+
+
+def _moved(questions: Iterable[Moved]) -> list[dict[str, Any]]:
+    return [question.model_dump(mode="json") for question in questions]
+
+
+def _signatures(compared: Comparison) -> dict[str, str]:
+    return {each.metric: each.signature for each in compared.metrics}
+
+
+def _ablation(folders: Folders, request: Request) -> dict[str, Any]:
+    """Return the ablation of the complete runs by one metric, around the settings that most of them have."""
+    runs, left_out = read_runs(list(folders.runs().values()))
+    metrics = sorted({name for each in runs for name in each.summary.metrics}, key=lambda name: ("@" in name, name))
+    metric = request.query_params.get("metric") or next(iter(metrics), "")
+    answer: dict[str, Any] = {"metrics": metrics, "metric": metric, "sections": []}
+    if not runs:
+        return answer | {"why": "no run is complete yet"}
+    with_metric = [each for each in runs if each.signature(metric) is not None]
+    try:
+        reports = ablation(with_metric, common_settings(with_metric), metric)
+    except UsageError as error:
+        return answer | {"why": str(error)}
+    without = [f"{each.name} is not scored by {metric}" for each in runs if each not in with_metric]
+    notes = Section("", [], [], [*without, *left_out])
+    return answer | {"sections": _plain([*ablation_sections(reports), notes])}
+
+
+def _rankings(folders: Folders, request: Request) -> dict[str, Any]:
+    """Return the tables of rankers for a task."""
+    tasks: tuple[TaskName, ...] = get_args(TaskName)
+    given = request.query_params.get("task") or tasks[0]
+    task = next((task for task in tasks if task == given), None)
+    if task is None:
+        raise HTTPException(404, "there is no such task")
+    answer: dict[str, Any] = {"tasks": tasks, "task": task, "sections": []}
+    try:
+        tables = ranking_board(*folders.rankings().values(), task=task)
+    except UsageError as error:
+        return answer | {"why": str(error) if folders.rankings() else "no ranking is complete yet"}
+    return answer | {"sections": _plain(board_sections(tables))}
+
+
+def _plain(sections: Iterable[Section]) -> list[dict[str, Any]]:
+    return [section._asdict() for section in sections]
+
+
+def _download(folders: Folders, request: Request) -> Response:
+    """Return the leaderboard or the report of the named runs, of all if none is named, as a file."""
+    kind = request.query_params.get("format", "")
+    if kind not in _FORMATS:
+        raise HTTPException(404, f"there is no such format; there are {', '.join(_FORMATS)}")
+    paths = folders.runs_of(request)
+    media_type, name = _FORMATS[kind]
+    if kind == "html":
+        text = as_html(collect(paths))
+    else:
+        tables = leaderboard_of(paths)
+        rows = formats.as_rows(tables)
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        text = {
+            "csv": lambda: csv_text(names, ([row.get(name) for name in names] for row in rows)),
+            "json": lambda: json.dumps(formats.as_json(tables), ensure_ascii=False, indent=2),
+            "md": lambda: formats.as_markdown(tables),
+            "latex": lambda: formats.as_latex(tables),
+        }[kind]()
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(clean(text).encode(), media_type=media_type, headers=headers)
