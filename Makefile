@@ -18,7 +18,7 @@ LLAMACPP_PIN = xllamacpp==2026.10.11549 gguf==0.19.0
 JOBS    ?= 2
 PARALLEL = --numprocesses $(JOBS) --dist loadfile
 
-.PHONY: help demo quick test test-all docs chromium vllm-env llamacpp-env lint format bench bench-neural release-check clean
+.PHONY: help demo quick test test-all docs chromium page-tools page-check vllm-env llamacpp-env lint format bench bench-neural release-check clean
 help:
 	@echo "make demo      the main job on the bundled sample, the leaderboard printed"
 	@echo "make quick     while you write: ruff, and the tests that take no time, with those you changed (half a minute)"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-all  all tests this machine can run, saying which were skipped and why"
 	@echo "make docs      the site of these pages, into site/; a broken link stops it"
 	@echo "make chromium  Chromium by apt, for the tests of the report (as root)"
+	@echo "make page-check  type check and lint of the pages' modules, by tools from npm; needs Node"
 	@echo "make vllm-env llamacpp-env  environments with vLLM (CPU, 3.5 GB) and llama.cpp, for the tests of serving"
 	@echo "make bench     the benchmarks: ratios to a peer in the same run"
 	@echo "make bench-neural  those that need torch; MODEL=FOLDER: an encoder, for those of dense retrieval"
@@ -92,6 +93,19 @@ chromium:
 	apt-get update -qq
 	apt-get install -qq --yes --no-install-recommends chromium fonts-noto-cjk
 
+# TypeScript and Biome read the pages' modules as they are; no user needs them, and nothing is built.
+PAGE_TOOLS = tests/page/node_modules/ready
+page-tools: $(PAGE_TOOLS)
+
+$(PAGE_TOOLS): tests/page/package-lock.json
+	npm ci --prefix tests/page --no-audit --no-fund --fetch-retries=1
+	touch $@
+
+page-check: $(PAGE_TOOLS)
+	cd tests/page && node_modules/.bin/tsc --noEmit --project .
+	cd tests/page && node_modules/.bin/biome lint --config-path=. --error-on-warnings \
+		$(addprefix ../../,$(wildcard qilin_rag/reports/page qilin_rag/viewer/page))
+
 vllm-env: $(VLLM)/ready
 llamacpp-env: $(LLAMACPP)/ready
 
@@ -143,4 +157,4 @@ release-check: $(VENV)/core
 	PYTHON=$(BIN)/python .ci/release
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(LLAMACPP) .bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build site
+	rm -rf $(VENV) $(VLLM) $(LLAMACPP) tests/page/node_modules .bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build site

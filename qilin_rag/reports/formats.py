@@ -47,6 +47,23 @@ def format_cell(cell: Cell | None) -> str:
     return f"{value} ({cell.n}/{cell.n + cell.n_unscored})" if cell.n is not None and cell.n_unscored else value
 
 
+LEGEND = {
+    "column": "Column: * best, = tied.",
+    "only row": "Only row: * best, = tied.",
+    "column or only row": "Column or only row: * best, = tied.",
+    "row": "Row: » best, › tied.",
+    "none": "+ better, - worse than none.",
+    "cached": "In brackets: what answers from the cache took when first asked.",
+    "how": (
+        "Tied: not significantly worse, by paired sign-flip tests adjusted for all pairs of the column or row (max-T); "
+        "in at most 5% of columns is any run without a mark as good as the best. Beside or under a figure: its 95% "
+        "interval. Smallest detectable difference: the true one of two runs that a test of these two alone finds four "
+        "times in five."
+    ),
+}
+"""The meaning of the marks beside figures, a sentence each; the report has them in Chinese as well."""
+
+
 def marks_of(cell: Cell | None) -> str:
     """Return the marks of a figure: in its column (or the only row), in its row, and against no notes."""
     if cell is None:
@@ -102,22 +119,23 @@ def _compared_along(block: Block) -> str:
 
 def marks(table: ResultTable) -> list[str]:
     """Return what the marks in a table mean, and how figures are compared."""
+    *meanings, how = legend_sentences(table)
+    judged = [f"{judged_by(comparison)}." for comparison in table.judged]
+    return [line for line in (" ".join(meanings), how, *judged) if line]
+
+
+def legend_sentences(table: ResultTable) -> list[str]:
+    """Return those sentences of `LEGEND` that a table needs, the last about how figures are compared."""
     used = {mark for block in table.blocks for row in block.cells for cell in row for mark in marks_of(cell)}
     places = {_compared_along(block) for block in table.blocks}
-    meanings = [
-        f"{' or '.join(sorted(places))}: * best, = tied.".capitalize() if used & set("*=") else "",
-        "Row: » best, › tied." if used & set("»›") else "",
-        "+ better, - worse than none." if used & set("+-") else "",
-        "In brackets: what answers from the cache took when first asked." if has_cached(table) else "",
-    ]
-    how = (
-        "Tied: not significantly worse, by paired sign-flip tests adjusted for all pairs of the column or row (max-T); "
-        "in at most 5% of columns is any run without a mark as good as the best. Beside or under a figure: its 95% "
-        "interval. Smallest detectable difference: the true one of two runs that a test of these two alone finds four "
-        "times in five."
-    )
-    judged = [f"{judged_by(comparison)}." for comparison in table.judged]
-    return [line for line in (" ".join(filter(None, meanings)), how, *judged) if line]
+    needed = {
+        " or ".join(sorted(places)): used & set("*="),
+        "row": used & set("»›"),
+        "none": used & set("+-"),
+        "cached": has_cached(table),
+        "how": True,
+    }
+    return [LEGEND[name] for name, is_needed in needed.items() if is_needed]
 
 
 def column_names(block: Block) -> list[str]:

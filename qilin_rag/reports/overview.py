@@ -15,7 +15,7 @@ from qilin_rag.core.types import Question, Status
 from qilin_rag.data import NoteStore, load_dataset
 from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
 from qilin_rag.reports.cells import Block, Cell, ResultTable, Spending
-from qilin_rag.reports.formats import is_best, marks, marks_of
+from qilin_rag.reports.formats import is_best, legend_sentences, marks_of
 from qilin_rag.reports.side_tables import judged_by, judged_rows
 from qilin_rag.scorers.retrieval import is_about_hits
 from qilin_rag.scorers.summary import MARKS
@@ -69,7 +69,7 @@ def table_of(
             for row, cells in zip(block.rows, block.cells, strict=True)
         ],
         "judged": [{"by": judged_by(each), "rows": judged_rows(each)} for each in board.judged],
-        "legend": marks(board.model_copy(update={"judged": []})),
+        "legend": legend_sentences(board),
         "runs": [
             {
                 **spending.model_dump(mode="json"),

@@ -138,11 +138,11 @@ def test_a_question_served_alone_is_what_its_blocks_hold(runs: list[Path]) -> No
     notes, _ = open_notes(directory.read_manifest() for directory in directories)
     part = unpacked(contents.blocks["t0-part0"])
     chosen = (2, 1)
-    tables = [scores_of(directories[run].read_scores(), questions, metrics_of(board)) for run in chosen]
-    samples = [list(directories[run].read_samples_of(questions).values()) for run in chosen]
-    for run, own, scores in zip(chosen, samples, tables, strict=True):
-        assert answers_of(own) == [told["answer"] for told in unpacked(contents.blocks[f"t0-run{run}"])]
-        assert json.loads(json.dumps(columns_of(own, scores))) == unpacked(contents.blocks[f"t0-columns{run}"])
+    tables = [scores_of(directories[number].read_scores(), questions, metrics_of(board)) for number in chosen]
+    samples = [list(directories[number].read_samples_of(questions).values()) for number in chosen]
+    for number, own, scores in zip(chosen, samples, tables, strict=True):
+        assert answers_of(own) == [told["answer"] for told in unpacked(contents.blocks[f"t0-run{number}"])]
+        assert json.loads(json.dumps(columns_of(own, scores))) == unpacked(contents.blocks[f"t0-columns{number}"])
     for place, question in enumerate(questions):
         answered = [Answered(own[place], scores[place]) for own, scores in zip(samples, tables, strict=True)]
         alone = json.loads(json.dumps(question_of(question, answered, notes)))
@@ -155,11 +155,12 @@ def test_a_question_served_alone_is_what_its_blocks_hold(runs: list[Path]) -> No
         for note, shown in alone["notes"].items():
             title, lines = part["notes"][note]
             assert shown == {"title": title, "text": "\n".join(part["lines"][at] for at in lines), "name": None}
-        for run, one in zip(chosen, alone["runs"], strict=True):
-            assert one["hits"] == packed["runs"][run]["hits"]
-            assert one["told"] == unpacked(contents.blocks[f"t0-run{run}"])[place]
+        for number, one in zip(chosen, alone["runs"], strict=True):
+            sent = packed["runs"][number]
+            assert one["hits"] == sent["hits"]
+            assert one["told"] == unpacked(contents.blocks[f"t0-run{number}"])[place]
             assert one["messages"] == [
-                [role, "\n".join(part["lines"][at] for at in lines)] for role, lines in packed["runs"][run]["messages"]
+                [role, "\n".join(part["lines"][at] for at in lines)] for role, lines in sent["messages"]
             ]
     assert question_of(questions[0], [], None)["notes"] == {}
 
