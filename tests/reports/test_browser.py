@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,56 +20,9 @@ from qilin_rag.reports.contents import collect
 from qilin_rag.reports.html import write_report
 from tests.conftest import write_jsonl
 from tests.reports.hostile import HOSTILE, hostile_run
+from tests.reports.visits import PHONE, WIDE, Visit, sync_api
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install 'qilin-rag[test-browser]'")
 pytestmark = pytest.mark.browser
-WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
-    if not found:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with sync_api.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=found[0], args=["--no-sandbox"])  # root has no sandbox
-        yield browser
-        browser.close()
-
-
-class Visit:
-    """A page, and whatever it said, ran into or asked for."""
-
-    def __init__(self, browser: Any, path: Path, viewport: dict[str, int]) -> None:
-        self.page = browser.new_page(viewport=viewport)
-        self.heard: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.heard.append(message.text))
-        self.page.on("pageerror", lambda error: self.heard.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.heard.append(dialog.message))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.address = path.resolve().as_uri()
-        self.open()
-
-    def open(self, fragment: str = "") -> None:
-        """Load the page anew, under this fragment of its address."""
-        self.page.goto("about:blank")
-        self.requests.clear()
-        self.page.goto(self.address + fragment)
-        self.page.wait_for_selector("html[data-ready]")
-
-    def column(self, table: str, number: int) -> list[str]:
-        """The texts of one column."""
-        texts: list[str] = self.page.locator(f"#{table} tbody td:nth-child({number})").all_inner_texts()
-        return [text.split("\n")[0].rstrip(" ★≈") for text in texts]
-
-    def wait_for(self, selector: str, text: str) -> None:
-        """Until an element's text begins like this; the page's policy lets nobody poll it by a script."""
-        sync_api.expect(self.page.locator(selector)).to_have_text(re.compile(f"^{text}"))
-
-    def n_found(self) -> int:
-        """How many questions are left, as the page says it."""
-        return int(self.page.inner_text("#found").split()[0])
 
 
 @pytest.fixture
@@ -348,4 +300,9 @@ def test_long_labels_are_told_apart_and_a_phone_shows_a_figure(data_dir: Path, c
     assert box["x"] + box["width"] <= 390
     name = visit.page.locator("#leaderboard tbody td.text").first.bounding_box()
     assert name["width"] >= 90  # no letter a line
+    visit.page.set_viewport_size(WIDE)
+    sync_api.expect(visit.page.locator("#scatter svg")).not_to_have_attribute("width", "366")
+    one, two = (item.bounding_box() for item in visit.page.locator(".legend li").all())
+    assert one["y"] == two["y"]  # two columns, and room for the number of the second
+    assert two["x"] - (one["x"] + one["width"]) >= 34
     visit.page.close()
