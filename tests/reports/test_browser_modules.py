@@ -96,7 +96,7 @@ class Server:
         self.index = index_of([table_of(self.board, manifests, self.questions, why_no_notes)])
         self.asked: list[str] = []
 
-    def answer(self, route: Any) -> None:
+    def answer(self, route: Any) -> Any:
         url = urlsplit(route.request.url)
         name = url.path.removeprefix("/")
         if name == "":
