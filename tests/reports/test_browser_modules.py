@@ -154,3 +154,28 @@ def test_the_same_modules_show_what_a_server_sends(runs: list[Path], chromium: A
     assert parse_qs(last.split(" ")[1]) == {"t": ["0"], "id": [opened], "run": [runs[0].name, strange.name]}
     assert heard == []
     page.close()
+
+
+def test_runs_of_a_long_leaderboard_are_filtered(data_dir: Path, chromium: Any) -> None:
+    for top_k in range(1, 6):
+        for retriever in ("bm25", "random"):
+            run(resolve_run({"data": str(data_dir), "retriever": retriever, "top_k": top_k}))
+    paths = sorted(Path("runs").iterdir())
+    write_report(collect(paths), Path("report.html"))
+    visit = Visit(chromium, Path("report.html"), WIDE)
+    page = visit.page
+    assert len(visit.column("leaderboard", 2)) == len(paths) >= 9
+    page.fill("#board-filter", " ＲＡＮＤＯＭ ")
+    n_random = len([path for path in paths if "-random-" in path.name])
+    assert [name.split()[0] for name in visit.column("leaderboard", 2)] == ["random"] * n_random
+    assert page.locator("#intervals circle").count() == n_random
+    assert page.inner_text("#board-found") == f"{n_random} of {len(paths)} runs"
+    page.fill("#board-filter", f"bm25 {paths[0].name}")
+    assert len(visit.column("leaderboard", 2)) == 1
+    address = page.url
+    visit.open(address.removeprefix(visit.address))
+    assert len(visit.column("leaderboard", 2)) == 1
+    page.fill("#board-filter", "")
+    assert len(visit.column("leaderboard", 2)) == len(paths)
+    assert visit.heard == []
+    page.close()

@@ -18,6 +18,7 @@ export const comparisons = () =>
 function filterFields() {
   /** @type {[string, string][]} */
   const fields = KEPT.flatMap(([name, key]) => (state[key] === "" || state[key] === null ? [] : [[name, String(state[key])]]));
+  if (state.boardFilter) fields.push(["lf", state.boardFilter]);
   if (state.inAnswers) fields.push(["in", "1"]);
   if (state.metric) fields.push(["m", String(state.metric)]);
   if (state.sort.key !== "place") fields.push(["sort", `${state.sort.down ? "-" : ""}${state.sort.key}`]);

@@ -2,10 +2,14 @@
 // @ts-check
 import { isRetrieval, metricLabel, table } from "./data.js";
 import { compare } from "./dom.js";
+import { folded } from "./folding.js";
 import { state } from "./state.js";
 import { say } from "./words.js";
 
-/** @typedef {import("./types.js").BoardColumn} BoardColumn */
+/**
+ * @typedef {import("./types.js").BoardColumn} BoardColumn
+ * @typedef {import("./types.js").Run} Run
+ */
 
 /** Columns of the leaderboard: key, heading, and what of a run stands there (for sorting). @returns {BoardColumn[]} */
 export function boardColumns() {
@@ -36,10 +40,20 @@ export function boardColumns() {
   return [...texts, ...figures, ...spending, ...latency];
 }
 
-/** The runs, as places in the table's list, in the order that is chosen; at first that of the leaderboard command. */
+/** Whether a run has all words of the filter. @param {Run} run @param {string[]} words */
+function isListed({ llm, retriever, prompt, run }, words) {
+  const text = folded([llm, retriever, prompt, run].join(" "));
+  return words.every((word) => text.includes(word));
+}
+
+/**
+ * The runs that the filter leaves, as places in the table's list, in the order that is chosen; at first that of the
+ * leaderboard command.
+ */
 export function boardOrder() {
   const { runs } = table();
-  const places = runs.map((_, at) => at);
+  const words = folded(state.boardFilter).split(/\s+/u).filter(Boolean);
+  const places = runs.flatMap((run, at) => (isListed(run, words) ? [at] : []));
   const sort = state.boardSort;
   const column = sort && boardColumns().find(({ key }) => key === sort.key);
   if (!column) return places;

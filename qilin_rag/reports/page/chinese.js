@@ -6,6 +6,8 @@ export const CHINESE = {
   // the page
   "qilin-rag report": "qilin-rag 报告",
   "Leaderboard": "排行榜",
+  "Runs with": "筛选运行",
+  "words of LLM, retriever or prompt": "大模型、检索器或提示词中的词",
   "Retrieval": "检索",
   "Click a heading to sort. A column of the marks is a retriever, a row an LLM.": "点击表头可排序。标记中的“列”指检索器，“行”指大模型。",
   "Remarks and signatures of the metrics": "备注与指标签名",
@@ -56,6 +58,7 @@ export const CHINESE = {
   "Median s": "耗时中位数（秒）",
   "95th pct s": "耗时 95 分位（秒）",
   "seconds a call": "每次调用的秒数",
+  "{n} of {all} runs": "{n} / {all} 次运行",
   "unscored": "未评分",
   "unknown": "未知",
   "no interval": "无区间",

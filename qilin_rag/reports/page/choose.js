@@ -2,9 +2,8 @@
 // @ts-check
 import { takeFilters } from "./address.js";
 import { index, isRetrieval, metricLabel, runLabel, table, useColumns } from "./data.js";
-import { byId, dialogById, make, selectById, setOptions } from "./dom.js";
-import { drawJudged, drawLeaderboard, drawRemarks, drawRetrieval } from "./leaderboard.js";
-import { drawIntervals, drawScatter } from "./plots.js";
+import { byId, dialogById, inputById, make, selectById, setOptions } from "./dom.js";
+import { drawBoard, drawJudged, drawRemarks, drawRetrieval, filterBoard } from "./leaderboard.js";
 import { showQuestion } from "./question.js";
 import { filterQuestions } from "./questions.js";
 import { openColumns } from "./source.js";
@@ -35,12 +34,10 @@ export async function chooseTable(t) {
   const runLabels = numbered(distinctLabels(runs.map(runLabel)));
   for (const id of ["run-a", "question-a"]) setOptions(selectById(id), runLabels, String(state.a));
   for (const id of ["run-b", "question-b"]) setOptions(selectById(id), [["", say("none")], ...runLabels], "");
-  drawLeaderboard();
+  drawBoard();
   drawRetrieval();
   drawJudged();
   drawRemarks();
-  drawIntervals();
-  drawScatter();
   await chooseRuns(state.a, null);
 }
 
@@ -100,6 +97,8 @@ export async function followAddress() {
   if (t !== state.t && index.tables[t]) await chooseTable(t);
   if (location.hash) {
     takeFilters(fields);
+    inputById("board-filter").value = fields.get("lf") ?? "";
+    if (inputById("board-filter").value !== state.boardFilter) filterBoard(inputById("board-filter").value);
     const [a, b] = ["a", "b"].map((key) => table().runs.findIndex(({ run }) => run === fields.get(key)));
     await chooseRuns(a < 0 ? state.a : a, b < 0 ? null : b);
   }

@@ -15,6 +15,8 @@ import { say } from "./words.js";
  * @typedef {import("./types.js").BoardColumn} BoardColumn
  */
 
+const FILTERED_FROM = 9; // runs: fewer are seen at once
+
 /** @param {Figure | null} figure */
 function figureCell(figure) {
   if (!figure) return make("td", { class: "figure" }, "–");
@@ -94,22 +96,37 @@ export function drawJudged() {
   ]));
 }
 
-export function drawLeaderboard() {
+/** Draw what has the order of the leaderboard. */
+export function drawBoard() {
+  drawLeaderboard();
+  drawIntervals();
+  drawScatter();
+}
+
+/** Show the runs that have these words alone. @param {string} boardFilter */
+export function filterBoard(boardFilter) {
+  setState({ boardFilter });
+  drawBoard();
+}
+
+function drawLeaderboard() {
   const columns = boardColumns();
   const sortBy = (/** @type {BoardColumn} */ column) => {
     const { boardSort } = state;
     setState({ boardSort: { key: column.key, down: boardSort?.key === column.key ? !boardSort.down : !column.isText } });
-    drawLeaderboard();
-    drawIntervals();
-    drawScatter();
+    drawBoard();
     const heading = byId("leaderboard").querySelectorAll("th")[columns.indexOf(column)];
     heading.querySelector("button")?.focus();
   };
+  const order = boardOrder();
+  const { runs } = table();
+  byId("board-filter-part").hidden = runs.length < FILTERED_FROM;
+  byId("board-found").textContent = order.length < runs.length ? say("{n} of {all} runs", { n: order.length, all: runs.length }) : "";
   byId("leaderboard").replaceChildren(
     make("thead", {}, make("tr", {}, columns.map((column) =>
       sortHeading(column.label, state.boardSort?.key === column.key ? state.boardSort.down : null, () => sortBy(column),
         { class: column.isText ? "text" : "figure", title: column.number === undefined ? column.title : table().metrics[column.number].signature })))),
-    make("tbody", {}, boardOrder().map((at) => {
+    make("tbody", {}, order.map((at) => {
       const run = table().runs[at];
       return make("tr", { title: run.run }, columns.map((column) => {
         if (column.number !== undefined) return figureCell(run.figures[column.number]);

@@ -7,6 +7,8 @@ import { byId, draw, make, selectById } from "./dom.js";
 import { say } from "./words.js";
 
 const COLOURS = 8;
+const TALLEST = 720; // .tall in style.css
+const SCROLLBAR = 16;
 
 /** The runs in the order of the leaderboard, with their figure under a metric. @param {number} metric */
 function plotted(metric) {
@@ -21,8 +23,9 @@ export function drawIntervals() {
   const metric = Number(selectById("interval-metric").value);
   const rows = plotted(metric);
   if (!rows.length) return box.replaceChildren(make("p", { class: "hint" }, say("No run has a figure under this metric.")));
-  const [width, rowHeight, left, right] = [box.clientWidth, 40, 12, 12];
+  const [rowHeight, left, right] = [40, 12, 12];
   const height = rows.length * rowHeight + 30;
+  const width = box.clientWidth - (height > TALLEST ? SCROLLBAR : 0);
   const [low, high] = range(rows.flatMap(({ figure }) => [figure.value, ...(figure.ci95 ?? [])]));
   const x = (/** @type {number} */ value) => left + fraction(value, low, high) * (width - left - right);
   const axis = ticks(low, high, width < 500 ? 4 : 8);
@@ -90,9 +93,9 @@ export function drawScatter() {
         draw("circle", { class: "point", cx: x(point.right), cy: y(point.up), r: 5 }))),
       points.map((point, at) =>
         draw("text", { class: "number", x: labels[at][0], y: labels[at][1] + 4, "text-anchor": "middle" }, String(point.number)))),
-    make("ol", { class: "legend" }, points.map((point) =>
+    make("div", { class: "tall" }, make("ol", { class: "legend" }, points.map((point) =>
       make("li", { class: colour(point.run) }, make("span", { class: "text" }, runLabel(table().runs[point.run])),
-        make("span", { class: "figures" }, `${shown(point.right)}, ${shown(point.up)}`)))));
+        make("span", { class: "figures" }, `${shown(point.right)}, ${shown(point.up)}`))))));
 }
 
 /**

@@ -4,6 +4,7 @@ import { comparisons, keepInAddress, questionHash, takeFilters } from "./address
 import { chooseRuns, chooseTable, followAddress, numbered } from "./choose.js";
 import { index } from "./data.js";
 import { buttonById, byId, dialogById, inputById, selectById, setOptions } from "./dom.js";
+import { filterBoard } from "./leaderboard.js";
 import { drawIntervals, drawScatter } from "./plots.js";
 import { showQuestion, step } from "./question.js";
 import { drawQuestions, filterQuestions } from "./questions.js";
@@ -57,6 +58,10 @@ function listenToChoices() {
 }
 
 function listenToFilters() {
+  byId("board-filter").addEventListener("input", () => {
+    filterBoard(inputById("board-filter").value);
+    keepInAddress();
+  });
   filterBy("search", "input", ({ value }) => ({ search: value }));
   filterBy("in-answers", "change", ({ checked }) => ({ inAnswers: checked }));
   filterBy("status", "change", ({ value }) => ({ status: value }));

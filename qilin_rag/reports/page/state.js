@@ -5,7 +5,7 @@
 
 /** @type {State} */
 const kept = {
-  t: 0, a: 0, b: null, metric: 0, boardSort: null,
+  t: 0, a: 0, b: null, metric: 0, boardSort: null, boardFilter: "",
   search: "", inAnswers: false, status: "", low: null, high: null, compare: "",
   sort: { key: "place", down: false }, page: 0, order: [], open: null, isFollowed: false,
 };

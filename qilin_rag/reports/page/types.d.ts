@@ -142,6 +142,8 @@ export interface State {
   b: number | null;
   metric: number;
   boardSort: Sort | null;
+  /** Words that the runs of the leaderboard and of the plots have. */
+  boardFilter: string;
   search: string;
   inAnswers: boolean;
   status: string;
