@@ -61,6 +61,16 @@ def test_retrieval_is_a_table_of_its_own_with_marks(visit: Visit) -> None:
     assert re.match(r"best of its column or only row; \+0\.\d{4} to none \(\+0", best.get_attribute("title") or "")
 
 
+def test_a_figure_leads_to_the_answers_behind_it(visit: Visit) -> None:
+    page = visit.page
+    page.fill("#search", "怎么")
+    page.click("#leaderboard tbody tr:nth-child(2) td.figure a")
+    sync_api.expect(page.locator("#run-a option:checked")).to_have_text("bm25")
+    assert (page.input_value("#metric"), page.input_value("#search"), visit.n_found()) == ("0", "", 60)
+    assert page.locator("#questions-title").bounding_box()["y"] < WIDE["height"] / 2
+    assert page.locator("#retrieval a").count() == 0
+
+
 def test_the_plots_show_each_run_at_its_figures(visit: Visit) -> None:
     assert visit.page.locator("#intervals circle").count() == visit.page.locator("#scatter circle").count() == 3
     means = [float(text) for text in visit.column("leaderboard", 3)]

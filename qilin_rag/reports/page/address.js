@@ -43,6 +43,10 @@ function runFields(runs) {
 export const questionHash = (place, runs = [state.a, state.b]) =>
   `#${new URLSearchParams([["q", table().ids[place]], ...runFields(runs), ...filterFields()])}`;
 
+/** The address of the answers behind a figure. @param {number} run @param {number} metric */
+export const figureHash = (run, metric) =>
+  `#${new URLSearchParams([...runFields([run]), ["m", String(metric)], ...(state.boardFilter ? [["lf", state.boardFilter]] : [])])}`;
+
 /** The address of the list of questions; empty if nothing is chosen. */
 function listHash() {
   const filters = filterFields();

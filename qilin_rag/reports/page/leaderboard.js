@@ -1,5 +1,6 @@
 // The leaderboard: answers, a row a run; below them retrieval, a row a retriever.
 // @ts-check
+import { figureHash } from "./address.js";
 import { boardColumns, boardOrder } from "./board.js";
 import { isRetrieval, metricLabel, shown, table } from "./data.js";
 import { byId, make, sortHeading } from "./dom.js";
@@ -17,16 +18,23 @@ import { say } from "./words.js";
 
 const FILTERED_FROM = 9; // runs: fewer are seen at once
 
-/** @param {Figure | null} figure */
-function figureCell(figure) {
+/**
+ * A figure with its marks and interval.
+ * @param {Figure | null} figure
+ * @param {string | null} href the answers behind it
+ */
+function figureCell(figure, href = null) {
   if (!figure) return make("td", { class: "figure" }, "–");
   if (figure.value === null) return make("td", { class: "figure" }, say("unscored"));
   return make("td", { class: figure.is_best ? "figure best" : "figure" },
-    make("span", { "data-marks": figure.marks, title: meaning(figure) }, shown(figure.value)),
+    make("span", { "data-marks": figure.marks, title: meaning(figure) },
+      href === null ? shown(figure.value) : make("a", { href, click: toQuestions }, shown(figure.value))),
     figure.ci95 ? make("small", {}, `${shown(figure.ci95[0])}–${shown(figure.ci95[1])}`)
       : figure.no_interval ? make("small", { title: figure.no_interval }, say("no interval")) : null,
     figure.n_unscored ? make("small", {}, say("{n} of {all} scored", { n: figure.n, all: figure.n + figure.n_unscored })) : null);
 }
+
+const toQuestions = () => byId("questions-title").scrollIntoView();
 
 /** A signed number. @param {number} value */
 const digits = (value) => (value > 0 ? "+" : "") + value.toFixed(4);
@@ -57,7 +65,7 @@ export function drawRetrieval() {
     make("thead", {}, make("tr", {}, make("th", { scope: "col", class: "text" }, say("Retriever")), columns.map((number) =>
       make("th", { scope: "col", class: "figure", title: metrics[number].signature }, metricLabel(number))))),
     make("tbody", {}, retrieval.map((row) =>
-      make("tr", {}, make("th", { scope: "row", class: "text" }, row.retriever), row.figures.map(figureCell)))));
+      make("tr", {}, make("th", { scope: "row", class: "text" }, row.retriever), row.figures.map((figure) => figureCell(figure))))));
   byId("legend").replaceChildren(...legend.map((line) => make("span", {}, `${say(line)} `)));
 }
 
@@ -129,7 +137,7 @@ function drawLeaderboard() {
     make("tbody", {}, order.map((at) => {
       const run = table().runs[at];
       return make("tr", { title: run.run }, columns.map((column) => {
-        if (column.number !== undefined) return figureCell(run.figures[column.number]);
+        if (column.number !== undefined) return figureCell(run.figures[column.number], figureHash(at, column.number));
         return column.isText ? make("td", { class: "text" }, column.of(run)) : spendingCell(column, run);
       }));
     })));
