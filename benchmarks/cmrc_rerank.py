@@ -6,7 +6,7 @@ reads the title and the 150 characters nearest to the question. Its order is tak
 scores, with the weight that is best on the validation questions.
 
 usage: python benchmarks/cmrc_rerank.py [OUT]
-OUT keeps the ranker, and a training that was stopped goes on there; with QILIN_RAG_SHARED the data is elsewhere than
+OUT keeps the ranker, and a training that was stopped resumes there; with QILIN_RAG_SHARED the data is elsewhere than
 in ../shared.
 """
 

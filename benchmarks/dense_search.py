@@ -2,7 +2,7 @@
 
 Flat reads random unit vectors of 16 bits, made once in FOLDER. ivf is measured over real encodings where
 --model names an encoder: windows of --chars characters of the notes of --data, made once in FOLDER (hours for large
---texts on a small machine; a build that was stopped goes on), and its questions as queries. Without --model they are
+--texts on a small machine; a build that was stopped resumes), and its questions as queries. Without --model they are
 measured over random clusters, which are no texts.
 
 usage: python benchmarks/dense_search.py FOLDER [--rows 2000000] [--model MODEL --data DATA --texts 50000]

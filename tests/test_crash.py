@@ -64,7 +64,7 @@ def check_kills(tmp_path: Path, n_questions: int, n_kills: int, latency_s: float
     data = make_data(tmp_path / "many", n_questions)
     answer = lambda body: f"泡{int(question_of(body)) % 7}分钟。"  # noqa: E731
     rng = random.Random(20261121)
-    n_calls = n_questions // n_kills - 1  # that are answered at a sitting, so that something is left for the last
+    n_calls = n_questions // n_kills - 1  # that are answered in a session, so that something is left for the last
 
     def kill_one(server: FakeServer) -> None:
         done_before, calls_before = finished_questions(tmp_path / "killed"), len(server.calls)

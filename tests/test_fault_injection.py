@@ -1,4 +1,4 @@
-"""SIGKILL, and a full disk, at the writes of every command that writes: the old figures or the new, and it goes on.
+"""SIGKILL, and a full disk, at the writes of every command that writes: the old figures or the new, and it resumes.
 
 The fast tests strike at a few of the writes; those marked slow at a number spread over all of them, or, with
 QILIN_RAG_ALL_STRIKES set, at every one (half an hour on two cores).

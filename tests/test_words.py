@@ -40,6 +40,7 @@ PACKAGES = [
     "cli",
 ]  # whose words are in house style
 MOST_WHERE = 20
+BANNED = re.compile(r"\b((go(es|ing)?|went) on|sittings?|(stands|lies) in)\b", re.IGNORECASE)
 EXPORTED = {name: getattr(qr, name) for name in qr.__all__ if name != "__version__"}
 COMPONENTS = {
     f"{registry.kind}/{name}": registry.resolve(name)
@@ -99,6 +100,18 @@ def test_no_docstring_begins_with_what_or_of() -> None:
         if re.match(r"\s*(What|Of)\b", text)
     ]
     assert begun == []
+
+
+def test_a_plain_word_is_used_where_there_is_one() -> None:
+    """For "goes on" and "sitting" the house says "resumes" and "session"; a text without a space is a name."""
+    used = [
+        f"{path.relative_to(PACKAGE)}:{line}: {phrase[0]}"
+        for path, source in sources()
+        for line, text in texts_in(source)
+        if " " in text
+        for phrase in BANNED.finditer(text)
+    ]
+    assert used == []
 
 
 def test_where_is_for_places() -> None:

@@ -202,7 +202,7 @@ def sensitivity(
 def _number(option: str, name: str) -> int:
     if name.isdecimal():
         return int(name)
-    raise UsageError(f"{option}: {name!r} is no number; write digits, such as 5")
+    raise UsageError(f"{option}: {name!r} is not a number; write digits, such as 5")
 
 
 def _check_comparable(configs: Sequence[RunConfig], metric: str) -> None:
@@ -230,7 +230,7 @@ def _sweep(configs: Sequence[RunConfig], quiet: bool) -> Swept:
         with ui.progress_bars(quiet):
             return sweep(configs)
     except KeyboardInterrupt:
-        raise Interrupted("every finished answer is kept, the same command goes on from here") from None
+        raise Interrupted("every finished answer is kept; the same command resumes") from None
 
 
 def _print(

@@ -144,7 +144,7 @@ def run(
             finished = run_pipeline(resolved)
     except KeyboardInterrupt:
         again = "the same command without --fresh" if fresh else "the same command"
-        raise Interrupted(f"every finished answer is kept, {again} goes on from here") from None
+        raise Interrupted(f"every finished answer is kept; {again} resumes") from None
     if as_json:
         ui.print_json(record_of(finished))
     else:
@@ -174,7 +174,7 @@ def score(
     ui.set_up_logs(quiet or as_json)
     others = [setting for setting in settings or [] if not setting.startswith("metrics.")]
     if others:
-        raise UsageError(f"--set {others[0]!r} is no setting of a metric; score takes --set metrics.NAME.KEY=VALUE")
+        raise UsageError(f"--set {others[0]!r} is not a setting of a metric; score takes --set metrics.NAME.KEY=VALUE")
     scorers, optional = resolve_metrics(metrics, settings or [])
     run_directories = find_runs_named(run_directories, runs_dir)
     scored: list[Run] = []

@@ -91,7 +91,7 @@ def filter_notes(
         with ui.progress_bars(quiet):
             filtered = run_filter(config, data, out, names, images, sample, labels)
     except KeyboardInterrupt:
-        raise Interrupted("every finished judgement is kept, the same command goes on from here") from None
+        raise Interrupted("every finished judgement is kept; the same command resumes") from None
     if as_json:
         ui.print_json({"out": str(out), **filtered.summary.model_dump(mode="json")})
     else:

@@ -50,7 +50,7 @@ def import_answers(
     others = [setting for setting in settings or [] if not setting.startswith("metrics.")]
     if others:
         raise UsageError(
-            f"--set {others[0]!r} is no setting of a metric; import-answers takes --set metrics.NAME.KEY=VALUE"
+            f"--set {others[0]!r} is not a setting of a metric; import-answers takes --set metrics.NAME.KEY=VALUE"
         )
     with ui.progress_bars(quiet or as_json):
         made = make_run(

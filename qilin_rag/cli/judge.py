@@ -89,7 +89,7 @@ def judge(
         else:
             _compare(runs, config, quiet, as_json)
     except KeyboardInterrupt:
-        raise Interrupted("every finished judgement is kept, the same command goes on from here") from None
+        raise Interrupted("every finished judgement is kept; the same command resumes") from None
 
 
 def _judge_one(path: Path, config: JudgeConfig, quiet: bool, as_json: bool) -> None:

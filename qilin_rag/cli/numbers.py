@@ -28,7 +28,7 @@ def _strict(kind: Any) -> Any:
 
     def convert(value: Any, parameter: Any, context: Any) -> Any:
         if isinstance(value, str) and (not value.isascii() or "_" in value):
-            kind.fail(f"{value!r} is no number in digits 0-9.", parameter, context)
+            kind.fail(f"{value!r} is not a number in digits 0-9.", parameter, context)
         return read(value, parameter, context)
 
     return convert

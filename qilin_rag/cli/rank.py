@@ -171,7 +171,7 @@ def train(
         with ui.progress_bars(quiet or as_json or not is_first):
             trained = train_on(ranker, parse_tasks(task), qilin_tables(data), out, limit, missing_notes.value, of_log)
     except KeyboardInterrupt:
-        raise Interrupted(f"the checkpoints in {out} are kept, the same command goes on from the last one") from None
+        raise Interrupted(f"the checkpoints in {out} are kept; the same command resumes from the last one") from None
     if not is_first:
         return
     if as_json:

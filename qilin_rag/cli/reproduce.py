@@ -68,7 +68,7 @@ def reproduce(
             )
     except KeyboardInterrupt:
         again = "the same command without --fresh" if fresh else "the same command"
-        raise Interrupted(f"every finished answer is kept, {again} goes on from here") from None
+        raise Interrupted(f"every finished answer is kept; {again} resumes") from None
     if as_json:
         ui.print_json(reproduction.model_dump(mode="json"))
     else:

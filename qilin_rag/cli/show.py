@@ -227,7 +227,7 @@ def _without_this_session(manifest: Manifest) -> Manifest:
     """Leave out the times of the current session, which are recorded as if it had been killed."""
     if (times := manifest.times) is None:
         return manifest
-    ended = {name: max(0, getattr(times, name) - 1) for name in ("sittings", "untimed", "cut_off")}
+    ended = {name: max(0, getattr(times, name) - 1) for name in ("sessions", "untimed", "cut_off")}
     return manifest.model_copy(update={"times": times.model_copy(update=ended)})
 
 

@@ -96,7 +96,7 @@ def sweep(
         with ui.progress_bars(quiet):
             swept = sweep_runs(configs)
     except KeyboardInterrupt:
-        raise Interrupted("every finished answer is kept, the same command goes on from here") from None
+        raise Interrupted("every finished answer is kept; the same command resumes") from None
     _print(swept, as_json)
     check_swept(swept, configs[0].fail_on_error)
 
@@ -122,7 +122,7 @@ def check_swept(swept: Swept, fail_on_error: float) -> None:
         typer.secho(f"not finished: {failure.run}: {failure.reason}", err=True, fg="red")
     if swept.failures:
         n_runs = len(swept.runs) + len(swept.failures)
-        raise QilinError(f"{len(swept.failures)} of {n_runs} runs are not finished; the same command goes on with them")
+        raise QilinError(f"{len(swept.failures)} of {n_runs} runs are not finished; the same command resumes them")
     failed = []
     for run in swept.runs:
         try:

@@ -148,7 +148,7 @@ class Bars:
 
 @contextmanager
 def progress_bars(quiet: bool) -> Iterator[None]:
-    """Draw bars for the work within, unless `quiet` is set or standard error is no terminal."""
+    """Draw bars for the work within, unless `quiet` is set or standard error is not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield
         return

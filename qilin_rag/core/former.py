@@ -1,4 +1,4 @@
-"""Identities in the form of versions before 0.2.
+"""Identities and manifests in the form of versions before 0.2.
 
 Those versions stored the import paths of component classes, which have moved since. Results of those versions are found
 by their former hashes and read as if they had been made now.
@@ -69,7 +69,9 @@ def renewed(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def renewed_manifest(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a manifest's content with the identity in its current form, and with its fingerprint."""
+    """Return a manifest's content with the identity and all fields in their current form, and with its fingerprint."""
+    if isinstance(times := content.get("times"), Mapping):
+        content = {**content, "times": {"sessions" if name == "sittings" else name: times[name] for name in times}}
     before = content.get("identity")
     try:
         identity = renewed(before) if isinstance(before, Mapping) else before

@@ -232,7 +232,7 @@ class Times(Frozen):
     """Wall-clock seconds of a run, over all its sessions.
 
     Attributes:
-        sittings: The number of sessions.
+        sessions: The number of sessions.
         untimed: Sessions that were killed or still run; the seconds do not include them.
         cut_off: Sessions that ended before all questions were answered. No figure includes the server's work on the
             calls in progress at that time.
@@ -241,7 +241,7 @@ class Times(Frozen):
     retrieval_s: Figure = 0.0
     generation_s: Figure = 0.0
     scoring_s: Figure = 0.0
-    sittings: NonNegativeInt = 0
+    sessions: NonNegativeInt = 0
     untimed: NonNegativeInt = 0
     cut_off: NonNegativeInt = 0
 

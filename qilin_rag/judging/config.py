@@ -39,7 +39,7 @@ def resolve_judge(flags: Mapping[str, Any], overrides: Iterable[str] = (), comma
         raise UsageError(f"--set {other}: {command} only takes llm.KEY=VALUE")
     known = {"llm", "base_url", "stream", *AskSettings.model_fields}
     if unknown := sorted(flags.keys() - known):
-        raise UsageError(f"{unknown[0]} is no setting of {command}")
+        raise UsageError(f"{unknown[0]} is not a setting of {command}")
     spec = resolve_spec(flags, overrides, command=command)
     plain = {name: getattr(spec, name) for name in AskSettings.model_fields}
     return JudgeConfig(**plain, llm=LLMS.create(spec.llm.name, spec.llm.settings))

@@ -130,11 +130,11 @@ def _label(row: Mapping[str, Any], names: Collection[str]) -> SafetyLabel:
         raise ValueError("a note can't be safe and something else")
     note_idx, weight = str(row.get("note_idx")), row.get("weight")
     if not note_idx.isascii() or not note_idx.isdigit() or int(note_idx) >= 2**63:
-        raise ValueError(f"note_idx {note_idx!r} is no whole number")
+        raise ValueError(f"note_idx {note_idx!r} is not a whole number")
     try:
         weight = 1.0 if weight in (None, "") else float(str(weight))
     except ValueError:
-        raise ValueError(f"weight {weight!r} is no number") from None
+        raise ValueError(f"weight {weight!r} is not a number") from None
     if not 0 < weight < math.inf:
         raise ValueError(f"weight {weight:g} must be above 0")
     return SafetyLabel(int(note_idx), found - {SAFE}, weight)
@@ -149,7 +149,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
     except (csv.Error, ValueError) as error:
-        raise UsageError(f"{path} is no table of comma-separated values in UTF-8: {error}") from error
+        raise UsageError(f"{path} is not a table of comma-separated values in UTF-8: {error}") from error
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

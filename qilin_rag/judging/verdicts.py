@@ -5,7 +5,7 @@ block, and a verdict that the judge copies out of an answer is a quotation, too.
 
 The last line that begins with a label (`正确性：`, `结论：`) decides. It is a verdict if nothing else stands on it;
 anything else is no verdict: a line of another form, two verdicts on a line, a number out of
-range or with a fraction, another scale, a word, what stands in quotation marks or in a fence of code.
+range or with a fraction, another scale, a word, text in quotation marks or in a fence of code.
 Full-width forms, invisible characters, emphasis, the marks of a list or a heading before the label, brackets
 around the label or the whole verdict, backticks around it, `分`, `/5` and a full stop make no difference.
 

@@ -73,7 +73,10 @@ def known_notes(rankings: Sequence[Sequence[Hit]], notes: NoteStore, missing_not
     missing = notes.missing(sorted({hit.note_idx for ranking in rankings for hit in ranking}))
     if missing and missing_notes == "error":
         shown = ", ".join(map(str, missing[:10])) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-        raise UsageError(f"the retriever names notes that are not in the data: {shown}; --missing-notes skip goes on")
+        raise UsageError(
+            f"the retriever names notes that are not in the data: {shown}; "
+            "to leave them out: missing_notes=skip (--missing-notes skip)"
+        )
     gone = set(missing)
     return [_without(gone, ranking) for ranking in rankings]
 

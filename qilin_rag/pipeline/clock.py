@@ -40,13 +40,13 @@ class Clock:
         `asks`: the session will call the LLM.
         """
         self._before, self._asks, self._is_on_record = before, asks, True
-        more = {"sittings": 1, "untimed": 1, "cut_off": int(asks)}
+        more = {"sessions": 1, "untimed": 1, "cut_off": int(asks)}
         return before.model_copy(update={name: getattr(before, name) + n for name, n in more.items()})
 
     def end(self) -> Times:
         """Return the times of the run with those of this session added."""
         took = {f"{stage}_s": self._seconds[stage] for stage in STAGES}
-        counted = {"sittings": 1, "cut_off": int(self._asks and "generation" not in self._finished)}
+        counted = {"sessions": 1, "cut_off": int(self._asks and "generation" not in self._finished)}
         return self._before.model_copy(
             update={name: round(getattr(self._before, name) + more, 3) for name, more in {**took, **counted}.items()}
         )

@@ -140,15 +140,15 @@ def describe(manifest: Manifest, summary: Summary) -> list[str]:
     times = manifest.times or Times()
     total_s = sum(getattr(times, f"{stage}_s") for stage in STAGES)
     lines = [say_tokens(summary, manifest.cost or Cost(unknown="not recorded"))]
-    if times.sittings > times.untimed:
+    if times.sessions > times.untimed:
         stages = ", ".join(f"{stage} {format_seconds(getattr(times, f'{stage}_s'))}" for stage in STAGES)
-        over = f" in {times.sittings} sittings" if times.sittings > 1 else ""
+        over = f" in {times.sessions} sessions" if times.sessions > 1 else ""
         calls = f"; all calls together {format_seconds(manifest.generation_s)}" if manifest.generation_s else ""
         lines.insert(0, f"{format_seconds(total_s)}{over}: {stages}{calls}")
     if times.untimed:
-        lines.append(f"{counted(times.untimed, 'sitting')} killed: not in these seconds")
+        lines.append(f"{counted(times.untimed, 'session')} killed: not in these seconds")
     if times.cut_off:
-        lines.append(f"{counted(times.cut_off, 'sitting')} cut off: the calls under way then are not in these tokens")
+        lines.append(f"{counted(times.cut_off, 'session')} cut off: the calls under way then are not in these tokens")
     return lines
 
 

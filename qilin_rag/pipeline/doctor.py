@@ -132,7 +132,8 @@ def _models(config: RunSpec) -> Iterator[Finding]:
         if folder := find_model(model):
             yield Finding(name, "ok", f"model {model}" + ("" if str(folder) == model else f", in {folder}"))
         elif expanded(model).exists():
-            yield Finding(name, "failed", f"{model} is no pretrained model", f"name another folder: --set {key}=FOLDER")
+            detail, advice = f"{model} is not a pretrained model", f"name another folder: --set {key}=FOLDER"
+            yield Finding(name, "failed", detail, advice)
         else:
             advice = f"fetched from the hub on first use; or --set {key}=FOLDER"
             yield Finding(name, "missing", f"model {model} is not on this machine", advice)

@@ -206,7 +206,7 @@ def _list_of(cell: str) -> Any:
     try:
         return parse_repr(cell)
     except (ValueError, SyntaxError):
-        return cell  # which is no list, and is refused as such
+        return cell  # which is not a list, and is refused as such
 
 
 def _first(values: Mapping[str, Any], kind: str) -> tuple[str, Any]:
@@ -293,7 +293,7 @@ def _sentence(number: int, item: Any, references: Sequence[Any]) -> tuple[str, l
     for citation in citations:
         is_place = isinstance(citation, int) and not isinstance(citation, bool) and 0 <= citation < len(references)
         if not is_place and citation not in references:
-            raise ValueError(f"answer[{number}] cites {shown(citation)}, which is no place in references")
+            raise ValueError(f"answer[{number}] cites {shown(citation)}, which is not a place in references")
         numbers.append(1 + (citation if is_place else references.index(citation)))
     return (strip_markup(text) if cited_numbers(text) else text).strip(), list(dict.fromkeys(numbers))
 

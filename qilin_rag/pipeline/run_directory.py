@@ -293,7 +293,7 @@ class RunDirectory:
         finished, _ = self.read_samples()
         ids = [question.id for question in questions]
         if unanswered := sum(question_id not in finished for question_id in ids):
-            raise UsageError(f"{self.path}: {unanswered} questions have no sample yet; run it again to go on")
+            raise UsageError(f"{self.path}: {unanswered} questions have no sample yet; run it again to resume")
         return {question_id: finished[question_id] for question_id in ids}
 
     def read_repeats(self) -> list[Sample]:

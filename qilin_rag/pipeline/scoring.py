@@ -113,7 +113,7 @@ def score_directory(
         raise UsageError(f"{directory.path}: questions.jsonl has {len(questions)} of its {n_questions} questions")
     unanswered = sum(question.id not in finished for question in questions)
     if unanswered:
-        raise UsageError(f"{directory.path}: {unanswered} questions have no sample yet; run it again to go on")
+        raise UsageError(f"{directory.path}: {unanswered} questions have no sample yet; run it again to resume")
     samples = [finished[question.id] for question in questions]
     return add_scores(directory, samples, lines, score_samples(scorers, samples, questions), seed)
 

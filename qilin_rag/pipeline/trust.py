@@ -175,7 +175,7 @@ def check_plain_files(path: Path, config: RunSpec) -> None:
         except (OSError, RuntimeError, ValueError):  # no path at all
             continue
         if is_other:
-            raise UsageError(f"{path} names {name} {_short(value)}, which is no plain file and no folder")
+            raise UsageError(f"{path} names {name} {_short(value)}, which is neither a plain file nor a folder")
 
 
 def _texts(name: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -58,10 +58,10 @@ WRONG = [
     ("list prompts default", "have no settings of their own"),
 ]
 OPTIONS = [
-    ("run --top-k ５", "'５' is no number in digits 0-9."),
-    ("run --limit 1_0", "'1_0' is no number in digits 0-9."),
-    ("run --fail-on-error ٠", "is no number in digits 0-9."),
-    ("rank --first １", "is no number in digits 0-9."),
+    ("run --top-k ５", "'５' is not a number in digits 0-9."),
+    ("run --limit 1_0", "'1_0' is not a number in digits 0-9."),
+    ("run --fail-on-error ٠", "is not a number in digits 0-9."),
+    ("rank --first １", "is not a number in digits 0-9."),
     ("run --top-k five", "'five' is not a valid int"),
     ("data validate small --show -1", "-1 is not in the range"),
     ("data convert small --to csv --out x", "'csv' is not one of"),

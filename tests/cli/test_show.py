@@ -45,7 +45,7 @@ def test_a_run_that_is_written_is_no_killed_one(data_dir: Path, server: FakeServ
         process.communicate()
     stopped = cli("show", path).out
     assert "state      incomplete: stopped or killed; the command that began it resumes it; 1 of 3" in stopped
-    assert "1 sitting killed" in stopped
+    assert "1 session killed" in stopped
     assert "incomplete, 1 of 3 questions" in cli("list", "runs").out
 
 

@@ -64,7 +64,7 @@ def test_training_that_is_interrupted_goes_on(cli: Cli, world: Path, monkeypatch
 
     monkeypatch.setattr(functional, "binary_cross_entropy_with_logits", stop_after_some)
     done = cli(*command)
-    assert (done.code, "the checkpoints in halted are kept, the same command goes on" in done.err) == (130, True)
+    assert (done.code, "the checkpoints in halted are kept; the same command resumes" in done.err) == (130, True)
     assert list(Path("halted/checkpoints").iterdir())
     left[0] = 10**9
     done = cli(*command, "--json")

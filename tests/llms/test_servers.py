@@ -219,7 +219,7 @@ def test_a_server_that_dies_in_a_sweep_costs_only_its_own_runs(
     assert done.code == 1
     assert done.err.count("not finished: ") == 2
     assert "not finished: bm25 + mine, prompt default, top 5: vLLM ended with exit code 9" in done.err
-    assert "2 of 6 runs are not finished; the same command goes on with them" in done.err
+    assert "2 of 6 runs are not finished; the same command resumes them" in done.err
     assert "extractive" in done.out
     assert processes.alive() == []
     monkeypatch.setenv("STANDIN", "")

@@ -136,7 +136,7 @@ def test_a_run_records_what_it_took(data_dir: Path, server: FakeServer, cli: Cli
     )
     times = done.manifest.times
     assert times is not None and done.manifest.generation_s is not None
-    assert (times.sittings, times.untimed, times.cut_off) == (1, 0, 0)
+    assert (times.sessions, times.untimed, times.cut_off) == (1, 0, 0)
     assert times.generation_s > 0
     assert times.scoring_s > 0
     assert done.directory.read_manifest() == done.manifest
@@ -185,7 +185,7 @@ def test_a_reader_without_an_llm_takes_no_tokens(data_dir: Path) -> None:
     assert describe(*done[1:])[-1] == "no tokens, no cost"
 
 
-def test_sittings_add_up_and_say_what_is_missing(data_dir: Path, server: FakeServer) -> None:
+def test_sessions_add_up_and_say_what_is_missing(data_dir: Path, server: FakeServer) -> None:
     server.latency_s = 0.05
     server.fault = lambda n, body: "401" if n == 3 else None
     with pytest.raises(QilinError, match="refused the key"):
@@ -198,18 +198,18 @@ def test_sittings_add_up_and_say_what_is_missing(data_dir: Path, server: FakeSer
     done = ask(data_dir, server, PRICED)
     times = done.manifest.times
     assert times is not None and done.manifest.generation_s is not None
-    assert (times.sittings, times.untimed, times.cut_off) == (2, 0, 1)
+    assert (times.sessions, times.untimed, times.cut_off) == (2, 0, 1)
     assert times.generation_s > stopped["times"]["generation_s"]
     assert done.manifest.generation_s >= 0.15  # all three calls
     said = describe(*done[1:])
-    assert " in 2 sittings: retrieval " in said[0]
-    assert said[2] == "1 sitting cut off: the calls under way then are not in these tokens"
+    assert " in 2 sessions: retrieval " in said[0]
+    assert said[2] == "1 session cut off: the calls under way then are not in these tokens"
     fresh = ask(data_dir, server, fresh=True).manifest.times
     assert fresh is not None
-    assert (fresh.sittings, fresh.cut_off) == (1, 0)
+    assert (fresh.sessions, fresh.cut_off) == (1, 0)
 
 
-def test_a_killed_sitting_is_counted_but_not_timed(data_dir: Path, server: FakeServer, cli: Cli) -> None:
+def test_a_killed_session_is_counted_but_not_timed(data_dir: Path, server: FakeServer, cli: Cli) -> None:
     server.fault = lambda n, body: "hang" if n == 3 else None
     command = ["run", "--data", data_dir, "--llm", "openai", "--base-url", server.url, "--concurrency", "1", "--json"]
     command += ["--set", f"llm.model={MODEL}", "--set", PRICED]
@@ -221,17 +221,17 @@ def test_a_killed_sitting_is_counted_but_not_timed(data_dir: Path, server: FakeS
     halfway = cli("show", path)
     assert "state      incomplete" in halfway.out
     assert " + 20 completion tokens, cost " in halfway.out
-    assert "1 sitting killed: not in these seconds" in halfway.out
+    assert "1 session killed: not in these seconds" in halfway.out
     assert "retrieval 0" not in halfway.out  # no seconds are known
     server.fault = lambda n, body: None
     done = json.loads(cli(*command).out)
-    assert (done["times"]["sittings"], done["times"]["untimed"], done["times"]["cut_off"]) == (2, 1, 1)
+    assert (done["times"]["sessions"], done["times"]["untimed"], done["times"]["cut_off"]) == (2, 1, 1)
     assert done["usage"]["completion_tokens"] == 30
     assert done["cost"]["currency"] == "USD"
     shown = cli("show", path).out
-    assert " in 2 sittings: " in shown
-    assert "1 sitting killed: not in these seconds" in shown
-    assert "1 sitting cut off: the calls under way then are not in these tokens" in shown
+    assert " in 2 sessions: " in shown
+    assert "1 session killed: not in these seconds" in shown
+    assert "1 session cut off: the calls under way then are not in these tokens" in shown
 
 
 def test_the_leaderboard_lists_tokens_and_cost(data_dir: Path, server: FakeServer, cli: Cli) -> None:

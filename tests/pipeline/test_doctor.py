@@ -81,7 +81,7 @@ def test_data_models_and_folders_of_the_run(examine: Callable[..., tuple[int, Fi
     code, found = examine(*settings, "--runs-dir", tmp_path / "file" / "runs")
     assert code == 1
     assert "no such folder" in found["data"]["detail"]
-    assert "is no pretrained model" in found["biencoder"]["detail"]
+    assert "is not a pretrained model" in found["biencoder"]["detail"]
     assert found["runs"]["state"] == "failed"
     (model / "config.json").write_text("{}")
     assert examine(*settings)[1]["biencoder"]["state"] == "ok"

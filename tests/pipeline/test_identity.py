@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from qilin_rag.core.former import former, renewed
+from qilin_rag.core.former import former, renewed, renewed_manifest
 from qilin_rag.core.hashing import fingerprint
 from qilin_rag.core.registry import ENGINES, LLMS, RANKERS, RETRIEVERS, SCORERS, Registry
 from qilin_rag.data import load_dataset
+from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.retrievers import IndexedRetriever
 from qilin_rag.retrievers.bm25.retriever import BM25
 from tests.conftest import Cli
@@ -137,6 +138,16 @@ def test_judgements_of_an_older_version_are_not_asked_for_again(
     Path("cache/responses.sqlite").unlink()
     assert cli(*judge).code == 0
     assert len(server.calls) == n_asked
+
+
+def test_a_field_with_a_former_name_is_read() -> None:
+    """Times counted `sittings` until they counted `sessions`; the bundled runs still do."""
+    [path] = (Path(__file__).parents[2] / "runs" / "examples").glob("sample-none-*")
+    written = json.loads((path / "manifest.json").read_text())["times"]
+    times = RunDirectory(path).read_manifest().times
+    assert times is not None and times.sessions == written["sittings"] == 2
+    for damaged in ({"times": None}, {"times": [1]}, {}):
+        assert renewed_manifest(damaged) == damaged
 
 
 def test_a_setting_that_is_gone_is_in_the_former_identity_alone() -> None:

@@ -207,7 +207,7 @@ def test_a_judge_has_a_configuration_of_its_own(server: FakeServer) -> None:
         resolve_judge({"llm": "extractive"})
     with pytest.raises(UsageError, match=r"^data filter: setting 'limit' is 0"):
         resolve_judge({"llm": "qwen-plus", "limit": 0}, command="data filter")
-    with pytest.raises(UsageError, match="retriever is no setting of judge"):
+    with pytest.raises(UsageError, match="retriever is not a setting of judge"):
         resolve_judge({"llm": "openai", "retriever": "bm25"})
     with pytest.raises(UsageError, match="only takes llm"):
         resolve_judge({"llm": "openai"}, ["top_k=3"])

@@ -265,7 +265,7 @@ def test_a_sweep_that_is_ended_goes_on(data_dir: Path, cli: Cli, server: FakeSer
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)
     if signum == signal.SIGINT:
-        assert (process.returncode, "the same command goes on" in err) == (130, True)
+        assert (process.returncode, "the same command resumes" in err) == (130, True)
     server.latency_s, server.fault = 0, lambda n, body: None
     finished = sum(len(path.read_text().splitlines()) for path in Path("runs").glob("*/samples.jsonl"))
     assert finished >= 4

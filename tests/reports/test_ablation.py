@@ -295,8 +295,8 @@ def test_a_run_that_is_not_finished_ends_it(data_dir: Path, cli: Cli, server: Fa
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--top-k", "5,x"], "--top-k: 'x' is no number"),
-        (["--note-chars", "40,some"], "--note-chars: 'some' is no number"),
+        (["--top-k", "5,x"], "--top-k: 'x' is not a number"),
+        (["--note-chars", "40,some"], "--note-chars: 'some' is not a number"),
         (["--note-order", "best_first,worst_first"], "note_order"),
         (["--prompts", "default,defualt"], "did you mean default"),
         (["--prompts", ","], "names nothing"),

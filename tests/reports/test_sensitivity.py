@@ -216,7 +216,7 @@ def test_wrong_use_is_one_line(data_dir: Path, cli: Cli) -> None:
         (paths, "are about different questions"),
         (paths[:1] * 2, "a ranking needs two runs or more"),
         (["runs"], "is not a finished run directory"),
-        ([paths[0], "--layers", "x"], "--layers: 'x' is no number"),
+        ([paths[0], "--layers", "x"], "--layers: 'x' is not a number"),
         ([paths[0], "--metrics", "rouge"], "unknown metric"),
     ):
         done = cli("sensitivity", *arguments)

@@ -154,7 +154,7 @@ function noteItem({ notes }, note, rank, score = null, isReference = false) {
   return make("details", { class: kind }, make("summary", {}, head), make("div", { class: "body text" }, known.text));
 }
 
-/** Go on in the order of the list, without filling the history. @param {number} by */
+/** Continue in the order of the list, without filling the history. @param {number} by */
 export function step(by) {
   const at = state.open === null ? -1 : state.order.indexOf(state.open);
   const place = state.order[at + by];
