@@ -23,9 +23,11 @@ def print_plan(plan: Plan, as_json: bool, subject: str = "question") -> None:
     console = ui.console()
     for step in plan.steps:
         console.print(f"first: {step}", style="yellow")
+    if plan.calls is None or plan.questions is None:
+        console.print("calls, tokens and cost: not known before that; nothing was done")
+        return
     if plan.prompt_tokens is None:
-        if plan.questions:
-            console.print(f"at most {counted(plan.calls, 'call')} for {counted(plan.questions, subject)}", style="bold")
+        console.print(f"at most {counted(plan.calls, 'call')} for {counted(plan.questions, subject)}", style="bold")
         console.print("tokens and cost: not known before that; nothing was done")
         return
     console.print(f"{counted(plan.calls, 'call')} for {counted(plan.questions, subject)}", style="bold")
@@ -66,8 +68,6 @@ def print_examples(plan: Plan, subject: str = "question") -> None:
 
 def print_plans(plans: list[Plan], as_json: bool) -> None:
     """Print a line for each run, the sums by currency, and examples of prompts of one run."""
-    from pathlib import Path
-
     from rich.table import Table
     from rich.text import Text
 
@@ -81,25 +81,54 @@ def print_plans(plans: list[Plan], as_json: bool) -> None:
         table.add_column(column, justify="right")
     for plan in plans:
         cost = _cost_range(plan.cost_from, plan.cost_to)
-        table.add_row(Text(Path(plan.run).name), f"{plan.calls:,}", _tokens(plan.prompt_tokens), cost)
+        table.add_row(Text(_name(plan)), _calls(plan), _number(plan.prompt_tokens), cost)
     console.print(table)
     for step in dict.fromkeys(step for plan in plans for step in plan.steps):
         console.print(f"first: {step}", style="yellow")
-    n_calls, n_tokens = sum(plan.calls for plan in plans), sum(plan.prompt_tokens or 0 for plan in plans)
-    console.print(
-        f"{counted(len(plans), 'run')}: {counted(n_calls, 'call')}, about {n_tokens:,} prompt tokens (a high estimate)",
-        style="bold",
-    )
+    console.print(f"{counted(len(plans), 'run')}: {_total_calls(plans)}, {_total_tokens(plans)}", style="bold")
     console.print(f"cost: {_total_cost(plans)}, without discounts")
     for why in dict.fromkeys(plan.cache_unknown for plan in plans if plan.cache_unknown):
         console.print(f"{_CACHE_UNKNOWN}: {why}", style="yellow")
     if first := next((plan for plan in plans if plan.examples), None):
-        console.print(f"\nfor example, {Path(first.run).name}:")
+        console.print(f"\nfor example, {_name(first)}:")
         print_examples(first)
 
 
-def _tokens(number: int | None) -> str:
+def _name(plan: Plan) -> str:
+    """Return the name of the run's directory; without the data it has none yet, and its label stands for it."""
+    from pathlib import Path
+
+    return Path(plan.run).name if plan.run else plan.label or ""
+
+
+def _calls(plan: Plan) -> str:
+    is_most = plan.calls is not None and plan.prompt_tokens is None
+    return f"{'at most ' * is_most}{_number(plan.calls)}"
+
+
+def _number(number: int | None) -> str:
     return "unknown" if number is None else f"{number:,}"
+
+
+def _total_calls(plans: list[Plan]) -> str:
+    known = [plan for plan in plans if plan.calls is not None]
+    if not known:
+        return "calls unknown"
+    most = "at most " if any(plan.prompt_tokens is None for plan in known) else ""
+    lacking = _unknown_for(len(plans) - len(known), plans)
+    return f"{most}{counted(sum(plan.calls or 0 for plan in known), 'call')}{lacking and f' ({lacking})'}"
+
+
+def _total_tokens(plans: list[Plan]) -> str:
+    known = [plan.prompt_tokens for plan in plans if plan.prompt_tokens is not None]
+    if not known:
+        return "prompt tokens unknown"
+    lacking = _unknown_for(len(plans) - len(known), plans)
+    return f"about {sum(known):,} prompt tokens ({'; '.join(['a high estimate', *filter(None, [lacking])])})"
+
+
+def _unknown_for(n_unknown: int, plans: list[Plan]) -> str:
+    return f"unknown for {n_unknown} of {counted(len(plans), 'run')}" if n_unknown else ""
 
 
 def _total_cost(plans: list[Plan]) -> str:
@@ -112,8 +141,8 @@ def _total_cost(plans: list[Plan]) -> str:
         low = sum(plan.cost_from.amount or 0 for plan in ours)
         high = sum(plan.cost_to.amount or 0 for plan in ours)
         parts.append(_cost_range(Cost(amount=low, currency=currency), Cost(amount=high, currency=currency)))
-    if unknown := sum(plan.cost_to.amount is None for plan in plans):
-        parts.append(f"unknown for {unknown} of {counted(len(plans), 'run')}")
+    if unknown := _unknown_for(sum(plan.cost_to.amount is None for plan in plans), plans):
+        parts.append(unknown)
     return " + ".join(parts) or "none"
 
 

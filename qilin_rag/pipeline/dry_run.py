@@ -11,7 +11,7 @@ from qilin_rag.data import NoteStore
 from qilin_rag.llms import LLM
 from qilin_rag.pipeline.answering import Retrieved, calls_left, pending_questions, render
 from qilin_rag.pipeline.forecast import Call, Plan, _Asked, found_in_cache, priced, spread
-from qilin_rag.pipeline.identity import run_directory, run_identity
+from qilin_rag.pipeline.identity import run_directory, run_identity, run_label
 from qilin_rag.pipeline.retrieval_work import work_before
 from qilin_rag.pipeline.scoring import check_names
 from qilin_rag.pipeline.selection import select_questions
@@ -40,18 +40,18 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
     try:
         dataset = shared.dataset(config)
     except NotHereError as error:
-        return _unplanned(llm, [*steps, str(error)])
+        return _unplanned(config, [*steps, str(error)])
     questions = select_questions(dataset.askable, config.limit, config.seed, config.ids)
     shared.count_defects(config, questions)
     try:
         directory = run_directory(config, dataset, run_identity(config, dataset))
     except NotHereError as error:
-        return _unplanned(llm, [*steps, str(error)], n_questions=len(questions))
+        return _unplanned(config, [*steps, str(error)], n_questions=len(questions))
     finished = {} if config.fresh else directory.read_samples()[0]
     pending = pending_questions(questions, finished)
     if pending and (before := work_before(config.retriever, config.rerank, dataset.notes, len(pending))):
         steps += before
-        return _unplanned(llm, steps, str(directory.path), len(questions), len(pending), config.repeat)
+        return _unplanned(config, steps, str(directory.path), len(questions), len(pending))
     asked = _rendered(config, dataset.notes, pending, shared.retrieve(config, pending))
     cached, cache_unknown = found_in_cache(config, [each.prompt for each in asked], shared)
     left = [each for each, is_cached in zip(asked, cached, strict=True) if not is_cached]
@@ -67,6 +67,7 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
     return Plan(
         **priced(llm, n_calls, sum(call.prompt_tokens * times[call.question_id] for call in calls)),
         run=str(directory.path),
+        label=run_label(config),
         steps=steps,
         questions=len(questions),
         answered=len(questions) - len(pending),
@@ -79,19 +80,26 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
 
 
 def _unplanned(
-    llm: LLM, steps: list[str], run: str = "", n_questions: int = 0, n_pending: int | None = None, repeat: int = 1
+    config: RunConfig,
+    steps: list[str],
+    run: str | None = None,
+    n_questions: int | None = None,
+    n_pending: int | None = None,
 ) -> Plan:
     """Make a plan without prompts, since these need work that a dry run does not do."""
+    llm: LLM = config.llm
     n_left = n_questions if n_pending is None else n_pending
+    n_calls = None if n_left is None else n_left * config.repeat
     free = priced(llm, 0, 0)
     unknown = Cost(unknown="known when the notes of each question are")
     costs = {} if llm.price is None and not llm.takes_tokens else {"cost_from": unknown, "cost_to": unknown}
     return Plan(
-        **{**free, "calls": n_left * repeat, "prompt_tokens": None, "answer_tokens": None, **costs},
+        **{**free, "calls": n_calls, "prompt_tokens": None, "answer_tokens": None, **costs},
         run=run,
+        label=run_label(config),
         steps=steps,
         questions=n_questions,
-        answered=n_questions - n_left,
+        answered=(n_questions or 0) - (n_left or 0),
         cached=0,
         cache_unknown=None,
         too_long=0,

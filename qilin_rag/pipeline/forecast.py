@@ -32,7 +32,8 @@ class Plan(Frozen):
     """The calls that a run, sweep or judge would make, and their cost.
 
     `steps` are what a run does first and a dry run does not: downloads, and encoding by a model. Without them prompts
-    can't be made: `prompt_tokens` and costs are then unknown, and `calls` the most there can be.
+    can't be made: `prompt_tokens` and costs are then unknown, and `calls` the most there can be. Without the data
+    `run`, `questions` and `calls` are unknown, too; `label` names the run all the same.
     Of `questions` (or judgements), `answered` ones have an answer in `run` already, `cached` ones in the response cache
     (or will, by an earlier run of the sweep), and `too_long` ones fail unasked; `calls` are left (with `--repeat`
     several to a question). `cache_unknown`: why it can't be told what is cached from before (then nothing is).
@@ -40,14 +41,15 @@ class Plan(Frozen):
     for answers of no length, `cost_to` for the longest. `examples`: the longest prompt, the middle, the shortest.
     """
 
-    run: str
+    run: str | None
+    label: str | None = None
     steps: list[str] = []
-    questions: int
+    questions: int | None
     answered: int
     cached: int
     cache_unknown: str | None
     too_long: int
-    calls: int
+    calls: int | None
     prompt_tokens: int | None
     answer_tokens: int | None
     cost_from: Cost

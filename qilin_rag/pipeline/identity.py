@@ -139,6 +139,14 @@ def llm_label(config: LLMConfig) -> str:
     return describe(config.llm_label, config.llm.changed(config.llm_preset))
 
 
+def run_label(config: RunConfig) -> str:
+    """Name a run for people, by what tells it apart from others of a sweep."""
+    names = (config.retriever.named().name, *_second_stage(config), config.llm_label)
+    of_notes = changed_note_settings(config)
+    notes = "".join(f", {name}={value}" for name, value in of_notes.items() if name != "seed")
+    return f"{' + '.join(names)}, prompt {config.prompt.source}, top {config.top_k}{notes}"
+
+
 def _second_stage(config: RunConfig) -> list[str]:
     return [] if config.rerank is None else [config.rerank.name]
 

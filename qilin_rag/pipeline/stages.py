@@ -27,12 +27,12 @@ from qilin_rag.pipeline.clock import Clock
 from qilin_rag.pipeline.cost import calls_s, cost_of
 from qilin_rag.pipeline.finished import Run
 from qilin_rag.pipeline.identity import (
-    changed_note_settings,
     continued,
     earlier_manifest,
     new_manifest,
     run_directory,
     run_identity,
+    run_label,
 )
 from qilin_rag.pipeline.note_names import write_note_names
 from qilin_rag.pipeline.run_directory import REPEATS, Manifest, RunDirectory
@@ -68,12 +68,7 @@ class Prepared(NamedTuple):
     @property
     def label(self) -> str:
         """Name the run for people, by what tells it apart from others."""
-        config = self.config
-        second = [] if config.rerank is None else [config.rerank.name]
-        labels = (config.retriever.named().name, *second, config.llm_label)
-        of_notes = changed_note_settings(config)
-        notes = "".join(f", {name}={value}" for name, value in of_notes.items() if name != "seed")
-        return f"{' + '.join(labels)}, prompt {config.prompt.source}, top {config.top_k}{notes}"
+        return run_label(self.config)
 
     def with_scorers_of(self, same: Prepared) -> Prepared:
         """Return this run with the scorers of another preparation added: its figures at another k."""

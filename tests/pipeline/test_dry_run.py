@@ -61,10 +61,10 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
             3,
             marks=pytest.mark.skipif(find_spec("torch") is None, reason="needs torch: pip install 'qilin-rag[neural]'"),
         ),
-        (["--data", "hub:a/b"], "data 'hub:a/b' is not on this machine", 0),
+        (["--data", "hub:a/b"], "data 'hub:a/b' is not on this machine", None),
     ],
 )
-def test_it_says_what_comes_first(data_dir: Path, cli: Cli, flags: list[str], step: str, calls: int) -> None:
+def test_it_says_what_comes_first(data_dir: Path, cli: Cli, flags: list[str], step: str, calls: int | None) -> None:
     command = ["run", "--data", data_dir, "--dry-run", *flags]
     done = cli(*command)
     assert (done.code, done.err.count("Traceback")) == (0, 0)
@@ -104,4 +104,14 @@ def test_each_run_of_a_sweep_without_its_data_is_planned(cli: Cli) -> None:
     pytest.importorskip("torch", reason="the metrics of the table need torch")
     done = cli("sweep", "table11", "--dry-run")
     assert done.code == 0, done.err
-    assert "20 runs" in done.out and done.out.count("hub:THUIR/Qilin") == 1
+    assert "20 runs: calls unknown, prompt tokens unknown" in done.out and done.out.count("hub:THUIR/Qilin") == 1
+    assert "none + gpt-4o-mini, prompt default, top 5" in done.out  # a row without a directory says which run it is
+
+
+def test_what_is_unknown_of_some_runs_is_no_nought(data_dir: Path, cli: Cli) -> None:
+    command = ["ablate", "--data", data_dir, "--retrievers", f"bm25,{OWN}", "--prompts", "default,concise", "--dry-run"]
+    done = cli(*command)
+    assert "4 runs: at most 12 calls, about 0 prompt tokens (a high estimate; unknown for 2 of 4 runs)" in done.out
+    assert done.out.count("at most 3") == 2
+    planned = json.loads(cli(*command, "--json").out)
+    assert [plan["label"].split(" + ")[0] for plan in planned] == ["bm25", "bm25", OWN, OWN]
