@@ -143,11 +143,13 @@ def _write(
         about_paper = {} if lead else {"paper": "Qilin", "why_not_qilin": why_other}
         ui.print_json({"out": str(out), **about_paper, "tables": [table.model_dump() for table in tables]})
         return
+    console = ui.console()
     if why_other and not quiet:
-        typer.echo(f"the paper's values are for Qilin, and this data is not known to be Qilin: {why_other}")
+        console.print(f"the paper's values are for Qilin, and this data is not known to be Qilin: {why_other}")
     for table in tables:
         if not quiet and (missing := table.missing()):
-            typer.echo(f"{table.key} lacks {sum(line.count(',') + 1 for line in missing)} figures: {table.why_missing}")
+            n_missing = sum(line.count(",") + 1 for line in missing)
+            console.print(f"{table.key} lacks {n_missing} figures: {table.why_missing}")
     typer.echo(out / PAGE)
 
 
@@ -190,7 +192,7 @@ def dqa_effect(
         for effect in effects:
             _print_effect(effect)
         _print_caveats()
-        typer.echo(log.clock)
+        ui.console().print(log.clock)
     typer.echo(out / PAGE)
 
 

@@ -63,9 +63,9 @@ def validate(
             if len(in_column) > show:
                 typer.echo(f"{path}: {len(in_column) - show} more of {column or 'these'}")
         for remark in remarks:
-            typer.echo(remark)
+            ui.console().print(remark)
         rows = ", ".join(f"{name} {n:,}" for name, n in n_rows.items())
-        typer.echo(f"{counted(len(defects), 'defect')} in {counted(sum(n_rows.values()), 'row')} ({rows})")
+        ui.console().print(f"{counted(len(defects), 'defect')} in {counted(sum(n_rows.values()), 'row')} ({rows})")
     if defects:
         raise typer.Exit(1)
 
@@ -125,5 +125,5 @@ def convert(
     ui.set_up_logs(quiet)
     written = convert_source(open_source(data, list(TABLES)), to, out)
     if not quiet:
-        typer.echo(", ".join(f"{name} {n:,}" for name, n in written.items()))
+        ui.console().print(", ".join(f"{name} {n:,}" for name, n in written.items()))
     typer.echo(out)

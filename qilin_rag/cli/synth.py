@@ -63,5 +63,5 @@ def synth(
         ui.print_json({"out": str(out), "rows": written})
         return
     if not quiet:
-        typer.echo(", ".join(f"{name} {n:,}" for name, n in written.items()))
+        ui.console().print(", ".join(f"{name} {n:,}" for name, n in written.items()))
     typer.echo(out)

@@ -22,13 +22,18 @@ if TYPE_CHECKING:
     from qilin_rag.core.types import MetricSummary
 
 PIPE_WIDTH_CHARS = 160
+TEXT_WIDTH_CHARS = 120  # at most: longer lines are hard to read
 WIDTH_CHARS = 80  # of tables that must fit every terminal
 
 
 def console() -> Console:
-    """Return a console on standard output; without a terminal, as wide as COLUMNS says or as tables need."""
+    """Return a console on standard output; without a terminal, as wide as COLUMNS says or as tables need.
+
+    A text on it is wrapped at `TEXT_WIDTH_CHARS` at the latest, unless `soft_wrap` leaves its lines as they are.
+    """
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
+    from rich.text import Text
 
     class Harmless(Console):
         """A console whose text can't steer the terminal."""
@@ -36,6 +41,11 @@ def console() -> Console:
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
             for text, style, control in super().render(renderable, options):
                 yield Segment(text if control else printable(text), style, control)
+
+        def print(self, *objects: Any, width: int | None = None, **options: Any) -> None:
+            if width is None and all(isinstance(each, str | Text) for each in objects):
+                width = min(self.width, TEXT_WIDTH_CHARS)
+            super().print(*objects, width=width, **options)
 
     has_width = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
     width = None if has_width else PIPE_WIDTH_CHARS
@@ -48,7 +58,7 @@ def print_hanging(to: Console, text: str, style: str = "", first: str = "", inde
     from rich.text import Text
 
     start = cell_len(first) if indent is None else indent
-    for number, line in enumerate(Text(text).wrap(to, max(10, to.width - start))):
+    for number, line in enumerate(Text(text).wrap(to, max(10, min(to.width, TEXT_WIDTH_CHARS) - start))):
         to.print(f"{' ' * start if number else first}{line.plain.rstrip()}", style=style)
 
 

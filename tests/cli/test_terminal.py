@@ -9,7 +9,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from qilin_rag.cli.ui import print_hanging
+from qilin_rag.cli.ui import TEXT_WIDTH_CHARS, print_hanging
+from qilin_rag.synth import resolve_world, synthesize
 from tests.conftest import QUESTIONS, Cli, write_jsonl
 
 NAME = "我们公司的问答系统第二版（含重排）"
@@ -42,6 +43,24 @@ def test_no_line_is_too_wide(runs: list[str], columns: int, cli: Cli, monkeypatc
             lines.pop()  # the folder, to be copied whole
         assert [line for line in lines if cell_len(line) > columns] == [], command
     assert NAME in "".join(cli("leaderboard").out.split())
+
+
+def test_texts_are_no_wider_where_tables_may_be(runs: list[str], cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # a pipe, in which a table may have 160 columns
+    counts = {"notes": 200, "searches": 60, "recommendations": 60, "dqa": 20, "users": 10}
+    synthesize(resolve_world(counts, 1), Path("w"))
+    for command in (
+        ["rank", "--ranker", "bm25", "--data", "w", "--slices"],
+        ["data", "validate", "w"],
+        ["leaderboard"],
+        ["list", "runs"],
+    ):
+        done = cli(*command)
+        assert done.code == 0
+        assert [line for line in done.out.splitlines() if cell_len(line) > TEXT_WIDTH_CHARS] == [], command
+    monkeypatch.setenv("COLUMNS", "400")
+    rows = cli("data", "validate", "w").out
+    assert "recommendation_test" in rows and len(rows.splitlines()) == 2
 
 
 def test_columns_are_aligned_over_chinese(runs: list[str], cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
