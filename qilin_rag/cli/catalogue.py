@@ -12,6 +12,7 @@ from qilin_rag.cli import ui
 from qilin_rag.core.errors import QilinError, UsageError
 
 if TYPE_CHECKING:
+    from qilin_rag.config.setting_docs import SettingDoc
     from qilin_rag.core.registry import Registry
 
 
@@ -124,6 +125,8 @@ def _list_settings(kind: ListKind, name: str | None, as_json: bool) -> None:
             )
             for doc in setting_docs(registry.resolve(component))
         ]
+        if any(doc.name == "llm.engine" for doc in docs):
+            docs += _engine_settings(given.get("engine"))
     else:
         raise UsageError(f"list {kind.value} {name}: {kind.value} have no settings of their own; leave {name} out")
     if as_json:
@@ -136,6 +139,28 @@ def _list_settings(kind: ListKind, name: str | None, as_json: bool) -> None:
     for doc in docs:
         table.add_row(*doc)
     ui.console().print(table)
+
+
+def _engine_settings(engine: Any) -> list[SettingDoc]:
+    """Return the settings of the engine that a preset names, or those of all engines if it names none."""
+    from qilin_rag.config.setting_docs import SettingDoc, as_setting, setting_docs
+    from qilin_rag.core.registry import ENGINES
+
+    given = {"name": engine} if isinstance(engine, str) else dict(engine or {})
+    names = [given["name"]] if given.get("name") in ENGINES.table() else list(ENGINES.table())
+    docs_by_engine = {name: setting_docs(ENGINES.resolve(name)) for name in names}
+    owners: dict[SettingDoc, list[str]] = {}
+    for name, docs in docs_by_engine.items():
+        for doc in docs:
+            owners.setdefault(doc, []).append(name)
+    return [
+        SettingDoc(
+            f"llm.engine.{doc.name}",
+            as_setting(given[doc.name]) if doc.name in given else doc.default,
+            doc.meaning if len(having) == len(names) else f"{', '.join(having)}: {doc.meaning}",
+        )
+        for doc, having in owners.items()
+    ]
 
 
 def _registry(kind: ListKind) -> Registry[Any]:

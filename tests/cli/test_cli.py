@@ -136,6 +136,20 @@ def test_list(cli: Cli) -> None:
     assert "zero-shot RAG in Chinese" in cli("list", "prompts").out
 
 
+def test_the_settings_of_an_llm_include_those_of_its_engine(cli: Cli) -> None:
+    def settings(name: str) -> dict[str, dict[str, str]]:
+        return {each["name"]: each for each in json.loads(cli("list", "llms", name, "--json").out)}
+
+    own = settings("qwen2.5-72b")
+    assert own["llm.engine.tensor_parallel_size"]["default"] == "4"  # the preset's, not the engine's
+    assert own["llm.engine.start_timeout_s"]["meaning"].startswith("The longest time")
+    assert "llm.engine.n_gpu_layers" not in own  # of an engine that the preset does not name
+    either = settings("openai")
+    assert either["llm.engine.n_gpu_layers"]["meaning"].startswith("llamacpp: ")
+    assert own.keys() < either.keys()
+    assert not [name for name in settings("extractive") if "engine" in name]
+
+
 def test_an_endpoint_without_a_preset(data_dir: Path, cli: Cli, server: FakeServer) -> None:
     done = cli("run", "--data", data_dir, "--llm", "openai", "--set", f"llm.model={MODEL}", "--base-url", server.url)
     assert done.code == 0
