@@ -183,7 +183,7 @@ def test_pandas_is_asked_for_where_it_is_used(data_dir: Path, monkeypatch: pytes
 
 
 def test_wrong_calls_are_named(data_dir: Path) -> None:
-    with pytest.raises(qr.UsageError, match=r"unknown setting 'topk'; did you mean top_k\?"):
+    with pytest.raises(qr.UsageError, match=r"setting 'topk' does not exist; did you mean 'top_k'\?"):
         qr.run(data=data_dir, topk=3)  # type: ignore[call-arg]
     with pytest.raises(qr.UsageError, match=r"retriever\.k1"):
         qr.run(data="no-such-folder", retriever={"name": "bm25", "k1": "abc"})

@@ -196,7 +196,7 @@ def _settings(assignments: Sequence[str] | None, ranker: str | None) -> tuple[di
             case ["ranker", key]:
                 ranker_settings[key] = value
             case _:
-                raise unknown_name("setting in --set", ".".join(path), ["ranker.KEY and log.KEY"])
+                raise unknown_name("setting", ".".join(path), ["ranker.KEY and log.KEY"])
     return ranker_settings, log_settings(log_assignments)
 
 
@@ -212,7 +212,7 @@ def _read_config(name: str) -> tuple[str, dict[str, Any]]:
     elif name in resource_names("configs/rankers"):
         path = find_resource("configs/rankers", name)
     else:
-        raise unknown_name("ranker or configuration", name, [*RANKERS.table(), *resource_names("configs/rankers")])
+        raise unknown_name("ranker", name, [*RANKERS.table(), *resource_names("configs/rankers")])
     settings = read_yaml(path)
     ranker = settings.pop("name", None)
     if ranker not in RANKERS.table():

@@ -53,7 +53,7 @@ def show(
         _show_run(directory, manifest, samples, lines, as_json, None if show_all else limit)
         return
     if question not in samples:
-        raise unknown_name("question in this run", question, samples)
+        raise unknown_name("question", question, samples, "is not in this run")
     _show_question(directory, manifest, samples[question], lines, as_json)
 
 
@@ -68,7 +68,7 @@ def _show_question(
 
     questions = {asked.id: asked for asked in directory.read_questions()}
     if sample.question_id not in questions:
-        raise unknown_name("question in this run", sample.question_id, questions)
+        raise unknown_name("question", sample.question_id, questions, "is not in this run")
     asked = questions[sample.question_id]
     scores = [score for score in figures_of(directory, manifest)[1] if score.question_id == asked.id]
     judgements = judgements_of(directory, {asked.id}).get(asked.id, [])

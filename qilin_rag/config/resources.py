@@ -38,7 +38,9 @@ def find_resource(kind: str, name: str) -> Path:
     """Return the file of a named prompt or preset; an error suggests the nearest names."""
     found = resource_names(kind)
     if name not in found:
-        raise unknown_name(Path(kind).name.removesuffix("s"), name, found)
+        folder, _, part = kind.partition("/")
+        words = [part, folder] if folder == "prompts" else [part or folder]  # `safety prompt`, `ranker`
+        raise unknown_name(" ".join(words).strip().removesuffix("s"), name, found)
     return found[name]
 
 

@@ -129,6 +129,7 @@ class RunSpec(PlainSettings):
 _MADE_HERE = {"llm_label", "llm_preset", "optional_metrics"}
 """Settings of a manifest that follow from the others; nobody gives them."""
 _COMPOSED_SETTINGS = {"retriever", "llm", "metrics", *_MADE_HERE}
+_LIST_SETTINGS = "qilin-rag list settings"
 _REPEATED_SETTINGS = (
     "data",
     "ids",
@@ -248,9 +249,7 @@ def resolve_spec(
             )
     merged = {**from_file, **{key: value for key, value in flags.items() if value is not None}}
     if made_here := next((name for name in sorted(_MADE_HERE) if name in merged), None):
-        raise UsageError(
-            f"{file or command}: {unknown_name('setting', made_here, RunSpec.model_fields.keys() - _MADE_HERE)}"
-        )
+        raise UsageError(f"{file or command}: {_no_setting(made_here, RunSpec.model_fields.keys() - _MADE_HERE)}")
     merged |= _components_as_written(merged)
     _refuse_unwritable(merged)
     base_url, stream = merged.pop("base_url", None), merged.pop("stream", None)
@@ -336,7 +335,9 @@ def recorded_spec(
         names = values["retriever"]["name"], {"name": values["llm"]["name"], **llm}
         for path, value in parse_overrides(overrides, _owner_of(*names, imports_code=False)):
             if path[0] not in _REPEATED_SETTINGS:
-                raise unknown_name("setting in --set", ".".join(path), _REPEATED_SETTINGS)
+                raise unknown_name(
+                    "setting", ".".join(path), _REPEATED_SETTINGS, "can't be changed when a run is repeated"
+                )
             _override(path, value, values, retriever, llm, values["metrics"])
         if base_url is not None:
             llm["base_url"] = base_url
@@ -369,7 +370,7 @@ def _override(
             llm["engine"] = _with_setting(llm.get("engine"), keys, value)
         case ["metrics", metric, key]:
             if metric not in metrics:
-                raise unknown_name("metric in this run", metric, metrics)
+                raise unknown_name("metric", metric, metrics, "is not in this run")
             metrics[metric][key] = value
         case [key] if key in _PLAIN_SETTINGS:
             settings[key] = value
@@ -391,9 +392,13 @@ def _unknown_setting(name: str, retriever: str, llm: str, metrics: Iterable[str]
     ]
     known_names = [*_PLAIN_SETTINGS, "retriever.KEY", "llm.KEY", "metrics.NAME.KEY"]
     if owners:
-        meant = " or ".join(f"{kind}.{name}" for kind in owners)
-        return UsageError(f"unknown setting in --set {name!r}; did you mean {meant}? (qilin-rag list settings)")
-    return unknown_name("setting in --set", name, known_names, see="qilin-rag list settings")
+        meant = " or ".join(repr(f"{kind}.{name}") for kind in owners)
+        return UsageError(f"setting {name!r} does not exist; did you mean {meant}? ({_LIST_SETTINGS})")
+    return _no_setting(name, known_names)
+
+
+def _no_setting(name: str, known: Iterable[str]) -> UsageError:
+    return unknown_name("setting", name, known, see=_LIST_SETTINGS)
 
 
 def _owner_of(retriever: str, llm: Mapping[str, Any], imports_code: bool = True) -> Owner:
@@ -437,7 +442,7 @@ def _with_setting(engine: Any, keys: list[str], value: Any) -> dict[str, Any]:
             settings |= {"environment": {**(before if isinstance(before, dict) else {}), variable: value}}
             engine_settings = risky_variables({variable: value})
         case _:
-            raise unknown_name("setting in --set", ".".join(["llm.engine", *keys]), ["llm.engine.KEY"])
+            raise unknown_name("setting", ".".join(["llm.engine", *keys]), ["llm.engine.KEY"])
     if engine_settings and isinstance(allowed := settings.get("allowed", []), list):
         settings["allowed"] = [*allowed, *engine_settings]
     return settings

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 _MOST_NAMES = 20
+_LISTED = ("retriever", "llm", "prompt", "metric", "ranker")
+"""Kinds of names that the command `list` prints."""
 INSTEAD = {
     "rouge_l_word": "rouge_l with metrics.rouge_l.tokens=word",
     "ef_search": "retriever.faiss=ivf and retriever.n_probe",  # a setting of hnsw
@@ -36,7 +38,7 @@ class QilinError(Exception):
         ...     run = qr.run(retriever="bm26")
         ... except qr.QilinError as error:
         ...     print(error)
-        unknown retriever 'bm26'; did you mean bm25?...
+        retriever 'bm26' does not exist; did you mean 'bm25'? (qilin-rag list retrievers)
     """
 
     exit_code = 1
@@ -81,16 +83,23 @@ class FailedSamplesError(QilinError):
     exit_code = 3
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], see: str = "") -> UsageError:
-    """Return the error for a name that is not in a table, with the nearest names and the command `see`."""
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], problem: str = "does not exist", see: str = ""
+) -> UsageError:
+    """Return the error for a name that is not in a table, with the nearest names and the command that lists all.
+
+    If the table is a part of what is registered, `problem` says which: `is not in this run`.
+    """
     names = sorted(set(known))
     if (last := name.rpartition(".")[2]) in INSTEAD:
         return UsageError(f"{kind} {reprlib.repr(name)} is gone; write {INSTEAD[last]}")
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = [repr(each) for each in difflib.get_close_matches(name, names, n=3, cutoff=0.5)]
+    if kind in _LISTED and problem == "does not exist":
+        see = see or f"qilin-rag list {kind}s"
     shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {shown or 'none'}"
     hint += f" ({see})" if see else ""
-    return UsageError(f"unknown {kind} {reprlib.repr(name)}; {hint}")
+    return UsageError(f"{kind} {reprlib.repr(name)} {problem}; {hint}")
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

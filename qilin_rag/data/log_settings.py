@@ -41,7 +41,7 @@ def parse_log_settings(assignments: Iterable[str]) -> LogSettings:
                 values[key] = value
             case _:
                 names = [f"log.{name}" for name in LogSettings.model_fields]
-                raise unknown_name("setting in --set", ".".join(path), names)
+                raise unknown_name("setting", ".".join(path), names)
     try:
         return LogSettings(**values)
     except ValidationError as error:

@@ -95,7 +95,7 @@ def _find_source(name: str, tables: Sequence[str], fetch: bool) -> Source:
         if table := _table_of(name):
             raise UsageError(f"data {name!r} is a file; give the folder that it is in: {str(table.parent)!r}")
         raise UsageError(
-            f"data {name!r}: no such folder; give a folder with the tables notes and dqa, sample, or hub:OWNER/NAME"
+            f"data {name!r} does not exist; give a folder with the tables notes and dqa, sample, or hub:OWNER/NAME"
         )
     label = folder.resolve().name
     return Source(folder, label, label)

@@ -85,7 +85,8 @@ def read_sweep(
             raise UsageError(f"{path}: a sweep has {axis} (a list), not {setting}")
     unknown = [key for key in settings if key not in RunSpec.model_fields]
     if unknown:
-        raise UsageError(f"{path}: {unknown_name('setting', unknown[0], [*AXES, *RunSpec.model_fields])}")
+        error = unknown_name("setting", unknown[0], [*AXES, *RunSpec.model_fields], see="qilin-rag list settings")
+        raise UsageError(f"{path}: {error}")
     of_file = {axis: values for axis, values in grid.items() if values and axis not in axes}
     of_flags = {axis: list(values) for axis, values in axes.items()}
     if controls:

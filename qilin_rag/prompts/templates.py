@@ -12,7 +12,7 @@ from jinja2 import meta
 from pydantic import ValidationError
 
 from qilin_rag.config.resources import read_yaml
-from qilin_rag.core.errors import QilinError, UsageError, explain
+from qilin_rag.core.errors import QilinError, UsageError, explain, unknown_name
 from qilin_rag.core.hashing import json_hash
 from qilin_rag.core.text import clean, estimate_tokens
 from qilin_rag.core.types import Frozen, Message
@@ -55,8 +55,7 @@ class Templates(Frozen):
             unknown = meta.find_undeclared_variables(_ENVIRONMENT.parse(source)) - set(self.variables)
             if unknown:
                 raise UsageError(
-                    f"prompt {self.name!r}, {part}: unknown variable {min(unknown)!r}; "
-                    f"known: {', '.join(self.variables)}"
+                    f"prompt {self.name!r}, {part}: {unknown_name('variable', min(unknown), self.variables)}"
                 )
             return _ENVIRONMENT.from_string(source)
         except jinja2.TemplateSyntaxError as error:

@@ -153,7 +153,7 @@ def compare(
     if not alike:
         raise UsageError(f"{path_a} and {path_b} have no metric in common; qilin-rag score adds metrics to a run")
     if metric is not None and metric not in alike:
-        raise unknown_name("metric of both runs", metric, alike)
+        raise unknown_name("metric", metric, alike, "is not in both runs")
     of_answers = sorted(alike, key=lambda name: "@" in name)
     clusters = clusters_of([a.questions[question_id] for question_id in ids], cluster_by)
     pairs = [values_of([a, b], name, ids) for name in of_answers]

@@ -135,5 +135,5 @@ def clusters_of(questions: Sequence[Question], by: str | None = None) -> Cluster
     if by is None:
         return query_clusters([question.query for question in questions])
     if lacking := next((question for question in questions if question.meta.get(by) is None), None):
-        raise unknown_name(f"field of question {lacking.id}", by, lacking.meta)
+        raise unknown_name("field", by, lacking.meta, f"is not in question {lacking.id}")
     return clusters_by([str(question.meta[by]) for question in questions])

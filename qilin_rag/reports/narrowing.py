@@ -52,10 +52,10 @@ def narrow_runs(runs: Sequence[Measured], narrowing: Narrowing) -> list[Measured
         ("prompt", narrowing.prompts, lambda run: [run.manifest.labels["prompt"]]),
     ]
     for kind, wanted, names_of in named:
-        fitting = _fitting(f"{kind} of these runs", wanted, map(names_of, runs))
+        fitting = _fitting(kind, wanted, map(names_of, runs))
         runs = [run for run in runs if fitting(names_of(run))]
     signatures = {(name, of.signature) for run in runs for name, of in run.summary.metrics.items()}
-    fitting = _fitting("metric of these runs", narrowing.metrics, (_names_of(*metric) for metric in signatures))
+    fitting = _fitting("metric", narrowing.metrics, (_names_of(*metric) for metric in signatures))
     return [_with_metrics(run, fitting) for run in runs]
 
 
@@ -76,6 +76,7 @@ def _fitting(
     kind: str, wanted: Sequence[str], known: Iterable[Collection[str]], by_beginning: bool = False
 ) -> Callable[[Collection[str]], bool]:
     """Return a test whether names fit what is wanted; raise a UsageError if something wanted fits nothing known."""
+    problem = "does not exist" if kind == "run" else "is not in these runs"
     patterns = [pattern.lower() for pattern in wanted]
 
     def fits(names: Collection[str], pattern: str) -> bool:
@@ -87,7 +88,7 @@ def _fitting(
         known = list(known)
         for given, pattern in zip(wanted, patterns, strict=True):
             if not any(fits(names, pattern) for names in known):
-                raise unknown_name(kind, given, {next(iter(names)) for names in known})
+                raise unknown_name(kind, given, {next(iter(names)) for names in known}, problem)
     return lambda names: not patterns or any(fits(names, pattern) for pattern in patterns)
 
 
@@ -105,7 +106,7 @@ def sort_rows(tables: Sequence[ResultTable], metric: str) -> list[ResultTable]:
     fitting |= {name.partition("@")[0]: name for name in sorted(known, reverse=True) if "@" in name} | fitting
     found = fitting.get(metric.lower())
     if found is None:
-        raise unknown_name("metric to sort by", metric, known)
+        raise unknown_name("metric", metric, known, "is not in these tables")
     return [_sorted(table, found) for table in tables]
 
 

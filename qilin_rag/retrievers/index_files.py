@@ -142,7 +142,7 @@ class IndexedRetriever(Retriever):
     def _named(self, folder: Path, made_of: dict[str, Any]) -> Any:
         command = self._command(folder)
         if not folder.is_dir():
-            raise UsageError(f"index {folder}: no such folder; make it with: {command}")
+            raise UsageError(f"index {folder} does not exist; make it with: {command}")
         try:
             kept = _read_manifest(folder)
             if differences := _differences(kept, made_of):

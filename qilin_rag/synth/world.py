@@ -269,8 +269,8 @@ def _assign(settings: dict[str, Any], path: list[str], value: Any) -> None:
     *groups, last = path
     for name in groups:
         if not isinstance(settings.get(name), dict):
-            raise unknown_name("setting in --set", ".".join(path), World.model_fields)
+            raise unknown_name("setting", ".".join(path), World.model_fields)
         settings = settings[name]
     if not groups and last not in settings:
-        raise unknown_name("setting in --set", last, settings)
+        raise unknown_name("setting", last, settings)
     settings[last] = value

@@ -126,7 +126,7 @@ def test_show_a_run_and_a_question_whole(data_dir: Path, cli: Cli) -> None:
     as_json = json.loads(cli("show", run, "--question", "2", "--json").out)
     assert as_json["sample"]["hits"][0]["note_idx"] == 12
     missing = cli("show", run, "--question", "22")
-    assert (missing.code, "unknown question in this run '22'" in missing.err) == (2, True)
+    assert (missing.code, "question '22' is not in this run" in missing.err) == (2, True)
 
 
 def test_list(cli: Cli) -> None:
@@ -134,6 +134,28 @@ def test_list(cli: Cli) -> None:
     assert {"extractive", "openai", "qwen2.5-72b"} <= set(json.loads(cli("list", "llms", "--json").out))
     assert {"rouge_l", "rouge_1", "bertscore", "retrieval"} <= set(json.loads(cli("list", "metrics", "--json").out))
     assert "zero-shot RAG in Chinese" in cli("list", "prompts").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (("run", "--retriever", "bm26"), "retriever"),
+        (("run", "--llm", "qwen-pls"), "llm"),
+        (("run", "--prompt", "concis"), "prompt"),
+        (("run", "--metrics", "rouge_x"), "metric"),
+        (("rank", "--ranker", "bm26"), "ranker"),
+        (("train", "bm26", "--out", "x"), "ranker"),
+        (("serve", "qwen"), "llm"),
+        (("list", "metrics", "blue"), "metric"),
+    ],
+)
+def test_an_unknown_name_points_to_the_list_that_has_it(arguments: tuple[str, ...], kind: str, cli: Cli) -> None:
+    done = cli(*arguments)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert f"{kind} '" in done.err and "' does not exist; did you mean '" in done.err
+    command = done.err.strip().rpartition("(qilin-rag ")[2].removesuffix(")").split()
+    assert command == ["list", f"{kind}s"]
+    assert cli(*command).code == 0  # the command exists
 
 
 def test_the_settings_of_an_llm_include_those_of_its_engine(cli: Cli) -> None:
@@ -179,19 +201,19 @@ def test_no_server_ends_with_code_1(data_dir: Path, cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "nowhere"], "data 'nowhere': no such folder"),
-        (["--retriever", "mb25"], "unknown retriever 'mb25'; did you mean bm25?"),
-        (["--llm", "lama3.3-70b"], "did you mean llama3.3-70b"),
-        (["--metrics", "rouge"], "unknown metric 'rouge'; did you mean rouge_l"),
-        (["--prompt", "defualt"], "unknown prompt 'defualt'; did you mean default?"),
-        (["--prompt", "bad.yaml"], "unknown variable 'nots'"),
-        (["--set", "retriever.k2=1"], "unknown setting 'k2'; did you mean k1?"),
-        (["--set", "retreiver.k1=1"], "unknown setting in --set 'retreiver.k1'"),
+        (["--data", "nowhere"], "data 'nowhere' does not exist"),
+        (["--retriever", "mb25"], "retriever 'mb25' does not exist; did you mean 'bm25'?"),
+        (["--llm", "lama3.3-70b"], "did you mean 'llama3.3-70b'"),
+        (["--metrics", "rouge"], "metric 'rouge' does not exist; did you mean 'rouge_l'"),
+        (["--prompt", "defualt"], "prompt 'defualt' does not exist; did you mean 'default'?"),
+        (["--prompt", "bad.yaml"], "variable 'nots' does not exist"),
+        (["--set", "retriever.k2=1"], "setting 'k2' does not exist; did you mean 'k1'?"),
+        (["--set", "retreiver.k1=1"], "setting 'retreiver.k1' does not exist"),
         (["--set", "k1"], "expected key=value"),
-        (["--set", "metrics.rouge_l.since={1: 2026-11-21, b: c}"], "unknown setting 'since'"),
+        (["--set", "metrics.rouge_l.since={1: 2026-11-21, b: c}"], "setting 'since' does not exist"),
         (["--top-k", "0"], "setting 'top_k' is 0"),
         (["--llm", "openai"], "setting 'model' is missing"),
-        (["--llm", "extractive", "--base-url", "http://127.0.0.1:1/v1"], "unknown setting 'base_url'"),
+        (["--llm", "extractive", "--base-url", "http://127.0.0.1:1/v1"], "setting 'base_url' does not exist"),
         (["--config", "nowhere.yaml"], "nowhere.yaml can't be read"),
         (["--data", "broken"], "notes.jsonl, line 2: not valid JSON"),
     ],

@@ -41,22 +41,22 @@ def test_rank_prints_figures_and_the_folder(cli: Cli, world: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rank", "--ranker", "bm52"], "unknown ranker 'bm52'; did you mean bm25?"),
+        (["rank", "--ranker", "bm52"], "ranker 'bm52' does not exist; did you mean 'bm25'?"),
         (["rank"], "(--ranker; see: qilin-rag list rankers)"),
-        (["rank", "--ranker", "bm25", "--set", "ranker.k2=1"], "unknown setting 'k2'; did you mean k1?"),
-        (["rank", "--ranker", "bm25", "--set", "k1=1"], "unknown setting in --set 'k1'; known: ranker.KEY"),
-        (["rank", "--ranker", "bm25", "--data", "nowhere"], "data 'nowhere': no such folder"),
+        (["rank", "--ranker", "bm25", "--set", "ranker.k2=1"], "setting 'k2' does not exist; did you mean 'k1'?"),
+        (["rank", "--ranker", "bm25", "--set", "k1=1"], "setting 'k1' does not exist; known: ranker.KEY"),
+        (["rank", "--ranker", "bm25", "--data", "nowhere"], "data 'nowhere' does not exist"),
         (["rank", "--ranker", "bm25", "--data", "sample"], "table search_test does not exist"),
         (["rank", "--checkpoint", "nowhere"], "nowhere holds no trained ranker"),
         (["rank", "--ranker", "bm25", "--task", "recommendation", "--split", "dqa"], "split dqa holds searches"),
         (["rank", "--ranker", "tests.rankers.made:Toy"], "has to be trained first; name the folder that `train` wrote"),
         (["train", "bm25", "--out", "out"], "ranker bm25 is not trained; the command rank takes it as it is"),
-        (["train", "bienc", "--out", "out"], "unknown ranker or configuration 'bienc'; did you mean biencoder"),
-        (["train", "mine.yaml", "--out", "out"], "ranker bm25: unknown setting 'k2'; did you mean k1?"),
+        (["train", "bienc", "--out", "out"], "ranker 'bienc' does not exist; did you mean 'biencoder'"),
+        (["train", "mine.yaml", "--out", "out"], "ranker bm25: setting 'k2' does not exist; did you mean 'k1'?"),
         (["train", "nameless.yaml", "--out", "out"], "nameless.yaml: name must be one of random, production, bm25"),
         (["train", "nowhere.yaml", "--out", "out"], "nowhere.yaml can't be read"),
         (["train", "tests.rankers.made:Toy", "--out", "out", "--task", "search,dqa"], "task 'dqa' does not exist"),
-        (["train", "tests.rankers.made:Toy", "--out", "out", "--without", "text"], "unknown setting 'without'"),
+        (["train", "tests.rankers.made:Toy", "--out", "out", "--without", "text"], "setting 'without' does not exist"),
         (["train", "tests.rankers.made:Toy", "--out", "out", "--set", "ranker.validation_share=0"], "greater than 0"),
     ],
 )
@@ -89,7 +89,7 @@ def test_a_configuration_by_name(cli: Cli, world: Path) -> None:
     assert "ranker bm25 is not trained" in cli("train", "mine", "--out", "out", "--data", world).err
     (folder / "code.yaml").write_text("name: tests.rankers.made:Toy\n")
     assert "name must be one of" in cli("train", "code", "--out", "out", "--data", world).err
-    assert "did you mean mine" in cli("train", "mien", "--out", "out", "--data", world).err
+    assert "did you mean 'mine'" in cli("train", "mien", "--out", "out", "--data", world).err
 
 
 def test_interrupted(cli: Cli, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

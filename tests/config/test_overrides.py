@@ -92,10 +92,10 @@ def test_what_is_no_text_must_still_be_yaml() -> None:
 @pytest.mark.parametrize(
     ("setting", "hint"),
     [
-        ("k1=1.2", "did you mean retriever.k1?"),
-        ("max_chars=5", "did you mean llm.max_chars?"),
-        ("tokens=word", "did you mean metrics.rouge_l.tokens?"),
-        ("topk=3", "did you mean top_k?"),
+        ("k1=1.2", "did you mean 'retriever.k1'?"),
+        ("max_chars=5", "did you mean 'llm.max_chars'?"),
+        ("tokens=word", "did you mean 'metrics.rouge_l.tokens'?"),
+        ("topk=3", "did you mean 'top_k'?"),
         ("zzzzzz=3", "(qilin-rag list settings)"),
     ],
 )

@@ -46,13 +46,13 @@ def test_operational_fields_are_no_part_of_the_identity() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("bm52", {}, "unknown retriever 'bm52'; did you mean bm25?"),
+        ("bm52", {}, "retriever 'bm52' does not exist; did you mean 'bm25'?"),
         (
             "zzz",
             {},
-            "unknown retriever 'zzz'; known: biencoder, bm25, hybrid, langchain, none, oracle",
+            "retriever 'zzz' does not exist; known: biencoder, bm25, hybrid, langchain, none, oracle",
         ),
-        ("bm25", {"k2": 1}, "unknown setting 'k2'; did you mean k1?"),
+        ("bm25", {"k2": 1}, "setting 'k2' does not exist; did you mean 'k1'?"),
         ("qilin_rag.llms.extractive:Extractive", {}, "has no Retriever called 'Extractive'"),
         ("bm25:x", {}, "bm25 takes no argument after a colon"),
         ("trec", {}, "setting 'path' is missing"),

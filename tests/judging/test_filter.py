@@ -242,7 +242,7 @@ def test_a_prompt_of_ones_own_is_one_more_category(data: Path, server: FakeServe
     assert list(summary(cli(*command(data, server)))["by_prompt"]) == ["ads", *TEXT_PROMPTS]
     own.write_text("language: zh\ndescription: x\nuser: '{{ self.__init__ }} {{ query }}'\n", encoding="utf-8")
     done = cli(*command(data, server))
-    assert (done.code, "unknown variable 'query'" in done.err) == (2, True)
+    assert (done.code, "variable 'query' does not exist" in done.err) == (2, True)
 
 
 def test_the_answers_of_another_folder_come_from_the_cache(data: Path, server: FakeServer, cli: Cli) -> None:
@@ -386,10 +386,10 @@ def test_wrong_use_is_one_line(data: Path, server: FakeServer, cli: Cli) -> None
         "can't be sent images": [*blind, "blind_llm:Blind", "--images", 1],
         "the notes of this data have no image_path": command(data, server, "--images", 1),
         "prompt portrait is about images": command(data, server, "--prompts", "portrait"),
-        "did you mean violent": command(data, server, "--prompts", "violnt"),
+        "did you mean 'violent'": command(data, server, "--prompts", "violnt"),
         "(--prompts) is empty": command(data, server, "--prompts", " , "),
         "data filter only takes llm.KEY=VALUE": command(data, server, "--set", "top_k=1"),
-        "no such folder": command("nowhere", server),
+        "data 'nowhere' does not exist": command("nowhere", server),
         "--out other is something else": command(data, server, "--out", "other"),
         "--out file is something else": command(data, server, "--out", "file"),
         "nowhere.csv can't be read": command(data, server, "--labels", "nowhere.csv"),

@@ -296,7 +296,7 @@ def test_a_judge_prompt_of_ones_own(kind: Any) -> None:
     assert own.render({"query": "a\nb"}).messages == [{"role": "user", "content": "judge: > a\n> b"}]
     assert own.sha256 != shipped.sha256
     file.write_text("language: en\ndescription: x\nuser: '{{ notes }}'\n", encoding="utf-8")
-    with pytest.raises(UsageError, match="unknown variable 'notes'; known: query, references"):
+    with pytest.raises(UsageError, match=r"variable 'notes' does not exist; known: answer.*, query, references"):
         load_judge_prompt(kind)
 
 

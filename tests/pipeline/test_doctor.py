@@ -80,7 +80,7 @@ def test_data_models_and_folders_of_the_run(examine: Callable[..., tuple[int, Fi
     settings = ("--retriever", "biencoder", "--set", f"retriever.model={model}", "--data", "nowhere")
     code, found = examine(*settings, "--runs-dir", tmp_path / "file" / "runs")
     assert code == 1
-    assert "no such folder" in found["data"]["detail"]
+    assert "does not exist" in found["data"]["detail"]
     assert "is not a pretrained model" in found["biencoder"]["detail"]
     assert found["runs"]["state"] == "failed"
     (model / "config.json").write_text("{}")

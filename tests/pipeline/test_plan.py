@@ -121,9 +121,9 @@ def test_notes_that_do_not_fit_and_prompts_that_never_do(data_dir: Path, server:
 @pytest.mark.parametrize(
     ("overrides", "flags", "message"),
     [
-        ([], {"prompt": "defualt"}, "unknown prompt"),
-        ([], {"metrics": "rouge"}, "unknown metric"),
-        ([], {"data": "nowhere"}, "no such folder"),
+        ([], {"prompt": "defualt"}, "prompt 'defualt' does not exist"),
+        ([], {"metrics": "rouge"}, "metric 'rouge' does not exist"),
+        ([], {"data": "nowhere"}, "data 'nowhere' does not exist"),
         (["llm.context_length=10"], {}, "leaves no room"),
         (["llm.price=3"], {}, "setting 'price' is 3"),
     ],

@@ -114,7 +114,7 @@ def test_what_changed_can_not_be_repeated(data_dir: Path, server: FakeServer, cl
         return done.err
 
     assert "llm.temperature was 0.0, is 0.5; --set takes only" in refused("--set", "llm.temperature=0.5")
-    assert "unknown setting in --set 'top_k'" in refused("--set", "top_k=1")
+    assert "setting 'top_k' can't be changed when a run is repeated" in refused("--set", "top_k=1")
     assert "--tolerance nan must be a number from 0" in refused("--tolerance", "nan")
     write_jsonl(data_dir / "dqa.jsonl", [QUESTIONS[0]])
     assert "can't be repeated as it was: data was " in refused()
@@ -122,9 +122,9 @@ def test_what_changed_can_not_be_repeated(data_dir: Path, server: FakeServer, cl
     prompt.write_text(prompt.read_text(encoding="utf-8").replace("x", "y"), encoding="utf-8")
     assert "can't be repeated as it was: prompt was " in refused()
     prompt.unlink()
-    assert "can't be repeated: unknown prompt 'mine'" in refused()
+    assert "can't be repeated: prompt 'mine' does not exist" in refused()
     changed_manifest(path, config={"retriever": {"name": "gone"}})
-    assert "can't be repeated: unknown retriever 'gone'" in refused()
+    assert "can't be repeated: retriever 'gone' does not exist" in refused()
     changed_manifest(path, config={"top_k": "many"})
     assert "its configuration can't be read: setting 'top_k' is 'many'" in refused()
     changed_manifest(path, state="incomplete")

@@ -114,7 +114,7 @@ def test_the_page_of_a_notebook_is_escaped() -> None:
         (["a"], ["b"], {"metrics": ["retrieval"]}, "import_answers"),
         (["a"], ["b"], {"metrics": ["citations"]}, "import_answers"),
         (["a"], ["b"], {"metrics": ["rouge_l", "rouge_l"]}, "two of the metrics"),
-        (["a"], ["b"], {"metrics": {"rouge_l": {"x": 1}}}, "unknown setting"),
+        (["a"], ["b"], {"metrics": {"rouge_l": {"x": 1}}}, "setting .x. does not exist"),
     ],
 )
 def test_wrong_use_is_one_line(answers: Any, references: Any, given: dict[str, Any], says: str) -> None:

@@ -98,11 +98,11 @@ def test_controls_join_the_retrievers(data_dir: Path, cli: Cli) -> None:
         ("retriever: bm25", "a sweep has retrievers"),
         ("retrievers: bm25", "retrievers must be a list"),
         ("llms: []", "llms must be a list with at least one"),
-        ("llms: [extractive]\nlimt: 3", "did you mean limit"),
+        ("llms: [extractive]\nlimt: 3", "did you mean 'limit'"),
         ("llms: ['os:system']", "must be a registered name"),
-        ("llms: [glm4]", "did you mean glm-4"),
+        ("llms: [glm4]", "did you mean 'glm-4'"),
         ("top_k: [0]", "top_k"),
-        ("prompts: [defualt]", "did you mean default"),
+        ("prompts: [defualt]", "did you mean 'default'"),
         ("- bm25", "expected a mapping"),
     ],
 )
@@ -131,7 +131,7 @@ def test_the_papers_table_has_a_file() -> None:
     assert {config.retriever.named().name for config in own} == {"none", "bm25", "biencoder", "oracle"}
     local = read_sweep("table11_local", {}, {"serve": True})
     assert [config.llm.engine["name"] for config in local] == ["vllm"] * 4
-    with pytest.raises(UsageError, match="did you mean table11"):
+    with pytest.raises(UsageError, match="did you mean 'table11'"):
         read_sweep("table12", {}, {})
 
 

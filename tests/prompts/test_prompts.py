@@ -109,7 +109,7 @@ def test_the_hash_covers_the_templates_only() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("with_notes: '{{ qurey }}'", "unknown variable 'qurey'; known: query, notes"),
+        ("with_notes: '{{ qurey }}'", "variable 'qurey' does not exist; did you mean 'query'"),
         ("with_notes: '{{ notes[0].tittle }}'", "has no attribute 'tittle'"),
         ("with_notes: '{% for %}'", "with_notes, line 1"),
         ('with_notes: "{{ query.__class__.__mro__ }}"', "unsafe"),
@@ -119,7 +119,7 @@ def test_the_hash_covers_the_templates_only() -> None:
         ("with_notes: '{{ 1 // 0 }}'", "can't be rendered"),
         ("with_notes: 3", "setting 'with_notes' is 3"),
         ("wiht_notes: x", "setting 'with_notes' is missing"),
-        ("with_notes: x\nextra: 1", "unknown setting 'extra'"),
+        ("with_notes: x\nextra: 1", "setting 'extra' does not exist"),
     ],
 )
 def test_a_wrong_prompt_is_refused_before_anything_is_spent(tmp_path: Path, text: str, message: str) -> None:
@@ -131,7 +131,7 @@ def test_a_wrong_prompt_is_refused_before_anything_is_spent(tmp_path: Path, text
 
 
 def test_unknown_prompt_names_get_suggestions() -> None:
-    with pytest.raises(UsageError, match="unknown prompt 'defualt'; did you mean default"):
+    with pytest.raises(UsageError, match="prompt 'defualt' does not exist; did you mean 'default'"):
         load_prompt("defualt")
     with pytest.raises(UsageError, match="can't be read"):
         load_prompt("nowhere.yaml")

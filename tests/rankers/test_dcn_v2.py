@@ -211,7 +211,7 @@ def test_what_is_left_out_is_not_there(made: Made, name: str, missing: str | Non
 
 
 def test_wrong_settings_are_named() -> None:
-    with pytest.raises(UsageError, match=r"unknown input 'conts'; did you mean counts\?"):
+    with pytest.raises(UsageError, match=r"input 'conts' does not exist; did you mean 'counts'\?"):
         RANKERS.create("dcn-v2", {"without": ["conts"]})
     with pytest.raises(UsageError, match="position_bias_exponent is for debias ipw, not tower"):
         RANKERS.create("dcn-v2", {"position_bias_exponent": 1.0})

@@ -298,7 +298,7 @@ def test_a_run_that_is_not_finished_ends_it(data_dir: Path, cli: Cli, server: Fa
         (["--top-k", "5,x"], "--top-k: 'x' is not a number"),
         (["--note-chars", "40,some"], "--note-chars: 'some' is not a number"),
         (["--note-order", "best_first,worst_first"], "note_order"),
-        (["--prompts", "default,defualt"], "did you mean default"),
+        (["--prompts", "default,defualt"], "did you mean 'default'"),
         (["--prompts", ","], "names nothing"),
         (["--prompts", "default,bare", "--metric", "bleu"], "'bleu' is not scored"),
         (["--top-k", "1,2", "--metric", "recall@2"], "is not scored by runs of top_k 1"),

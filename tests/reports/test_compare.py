@@ -72,7 +72,7 @@ def test_only_questions_that_are_the_same_and_scored_in_both_count(made: Path, c
 def test_what_can_not_be_compared_is_one_line(made: Path, cli: Cli) -> None:
     make_run(made, "a", [0.9, 0.1])
     make_run(made, "b", [0.1, 0.1])
-    with pytest.raises(UsageError, match="unknown metric of both runs 'rouge'"):
+    with pytest.raises(UsageError, match="metric 'rouge' is not in both runs"):
         compare(made / "a", made / "b", metric="rouge")
     directory = RunDirectory(made / "b")
     directory.write_questions([each.model_copy(update={"query": "x"}) for each in directory.read_questions()])

@@ -181,7 +181,7 @@ def test_without_the_data_the_page_says_why_there_are_no_notes(runs: list[Path],
     assert "has changed since the run" in changed.overview["tables"][0]["why_no_notes"]
     assert unpacked(changed.blocks["t0-part0"])["notes"] == {}
     data_dir.rename("elsewhere")
-    assert "no such folder" in collect(runs).overview["tables"][0]["why_no_notes"]
+    assert "does not exist" in collect(runs).overview["tables"][0]["why_no_notes"]
 
 
 def test_other_questions_are_another_table(runs: list[Path], data_dir: Path) -> None:

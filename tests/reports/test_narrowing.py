@@ -52,11 +52,11 @@ def test_rows_are_narrowed_by_names_and_patterns(board: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("runs", "unknown run 'qwem'"),
-        ("llms", "unknown llm of these runs 'qwem'; did you mean qwen-7b"),
-        ("retrievers", "unknown retriever of these runs 'qwem'"),
-        ("prompts", "unknown prompt of these runs 'qwem'; known: default"),
-        ("metrics", "unknown metric of these runs 'qwem'; known: m"),
+        ("runs", "run 'qwem' does not exist"),
+        ("llms", "llm 'qwem' is not in these runs; did you mean 'qwen-7b'"),
+        ("retrievers", "retriever 'qwem' is not in these runs"),
+        ("prompts", "prompt 'qwem' is not in these runs; known: default"),
+        ("metrics", "metric 'qwem' is not in these runs; known: m"),
     ],
 )
 def test_what_fits_nothing_is_an_error(board: Path, field: str, message: str) -> None:
@@ -71,7 +71,7 @@ def test_rows_are_sorted_by_their_best_figure(board: Path) -> None:
     lowest = table.blocks[0].model_copy(update={"signature": "m|best:lowest"})
     [turned] = sort_rows([table.model_copy(update={"blocks": [lowest]})], "m")
     assert turned.blocks[0].rows == ["qwen-72b", "llama-8b", "qwen-7b"]
-    with pytest.raises(UsageError, match="unknown metric to sort by 'n'; known: m"):
+    with pytest.raises(UsageError, match="metric 'n' is not in these tables; known: m"):
         rows_of(board, sort="n")
 
 

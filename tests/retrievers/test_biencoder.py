@@ -328,7 +328,7 @@ def test_a_named_index_of_anything_else_is_refused(
     manifest.write_text(now.replace(f'"version": {BiEncoder.index_version}', '"version": 1'))
     refused(f"version: 1 there, {BiEncoder.index_version} here")
     manifest.write_text(now)
-    refused("no such folder; make it with: qilin-rag index biencoder --data DATA --out nowhere", index=Path("nowhere"))
+    refused("does not exist; make it with: qilin-rag index biencoder --data DATA --out nowhere", index=Path("nowhere"))
     (folder / "vectors.npy").write_bytes((folder / "vectors.npy").read_bytes()[:-4] + b"oops")
     refused(f"damaged .vectors.npy is not what was written.*index biencoder .*--set retriever.model={model}")
     write_jsonl(data_dir / "notes.jsonl", [{"note_idx": 77, "title": "", "content": "冷萃"}])

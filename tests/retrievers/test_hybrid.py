@@ -153,8 +153,11 @@ def test_what_it_is_made_of_survives_being_written_down() -> None:
         ({"of": ["bm25"]}, "at least 2 items"),
         ({"of": ["bm25", 3]}, "a part is a name, or a mapping with 'name'"),
         ({"of": ["bm25", {"k1": 3}]}, "a part is a name, or a mapping with 'name'"),
-        ({"of": ["bm25", "bm52"]}, "unknown retriever 'bm52'; did you mean bm25?"),
-        ({"of": ["bm25", {"name": "bm25", "k2": 1}]}, "retriever bm25: unknown setting 'k2'; did you mean k1?"),
+        ({"of": ["bm25", "bm52"]}, "retriever 'bm52' does not exist; did you mean 'bm25'?"),
+        (
+            {"of": ["bm25", {"name": "bm25", "k2": 1}]},
+            "bm25: setting 'k2' does not exist; did you mean 'k1'?",
+        ),
         ({"of": ["bm25", {"name": "bm25", "b": 0.4}]}, "retriever hybrid: bm25 is named twice"),
         ({"of": ["bm25", {"name": "bm25", "index": "x"}]}, "retriever hybrid: bm25 is named twice"),
         ({"of": ["bm25", {"name": "hybrid", "of": ["bm25", "random"]}]}, "a part of hybrid can't be hybrid"),
@@ -214,7 +217,7 @@ def test_runs_sweeps_and_tables(data_dir: Path, cli: Cli) -> None:
     gone = cli(
         "run", "--data", data_dir, "--retriever", "hybrid", "--set", "retriever.of=[random,{name: bm25, index: x}]"
     )
-    assert (gone.code, gone.err.count("\n"), "index x: no such folder" in gone.err) == (2, 1, True)
+    assert (gone.code, gone.err.count("\n"), "index x does not exist" in gone.err) == (2, 1, True)
 
 
 def test_the_same_run_by_flags_and_by_a_part_with_its_defaults(data_dir: Path) -> None:

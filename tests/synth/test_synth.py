@@ -242,13 +242,13 @@ def test_no_dqa_is_an_empty_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--without", "tast"], "unknown cause 'tast'; did you mean taste?"),
+        (["--without", "tast"], "cause 'tast' does not exist; did you mean 'taste'?"),
         (["--searches", "10", "--dqa", "11"], "of 10 searches 11 can't have a row in dqa"),
         (["--notes", "3"], "setting 'counts.notes' is 3"),
-        (["--set", "causes.tast=1"], "unknown setting"),
+        (["--set", "causes.tast=1"], "setting 'causes.tast' does not exist"),
         (["--set", "search.actions.like=2"], "setting 'search.actions.like' is 2"),
         (["--set", "sources=[1, 1, 0, 0, 0, 0, 0, 0]"], "the shares of sources add up to 2.0000, not 1"),
-        (["--set", "nothing=1"], "unknown setting in --set 'nothing'"),
+        (["--set", "nothing=1"], "setting 'nothing' does not exist"),
         (["--set", "topics=100000"], "setting 'topics' is 100000"),
         (["--config", "nowhere.yaml"], "nowhere.yaml can't be read"),
     ],
