@@ -18,6 +18,7 @@ from typing import IO, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.plain_files import bounded_lines, open_plain, read_plain
 from qilin_rag.core.types import Exchange, Sample
 
 T = TypeVar("T", bound=BaseModel)
@@ -40,9 +41,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: if the file does not exist, can't be read or is not a JSON object.
     """
-    check_plain(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_plain(path).decode())
     except FileNotFoundError:
         raise UsageError(f"{path.parent} is not a finished run directory: {path.name} does not exist") from None
     except OSError as error:
@@ -287,21 +287,24 @@ def _start_of_last_line(file: IO[bytes], end: int) -> int:
 
 
 def read_lines(path: Path, model: type[T], half_line_ok: bool = False) -> Iterator[T]:
-    """Yield every line of a file as `model`.
+    """Yield every line of a file of a run directory as `model`; none if it does not exist.
 
     Raises:
-        UsageError: if a line is not valid; the error names its number.
+        UsageError: if the file is not a plain one, or a line is not valid or too long; the error names its number.
     """
-    if not path.exists():
+    try:
+        file = open_plain(path)
+    except (FileNotFoundError, NotADirectoryError):
         return
-    check_plain(path)
-    with path.open("rb") as file:
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
+    with file:
         yield from lines_of(path, file, model, half_line_ok)
 
 
 def lines_of(path: Path, file: IO[bytes], model: type[T], half_line_ok: bool = False) -> Iterator[T]:
     """Yield the lines of an open file like `read_lines`."""
-    for line_number, line in enumerate(file, start=1):
+    for line_number, line in enumerate(bounded_lines(path, file), start=1):
         try:
             yield model.model_validate_json(line)
         except ValidationError as error:
@@ -321,9 +324,3 @@ def _noun(path: Path) -> str:
 def as_lines(rows: Iterable[BaseModel]) -> str:
     """Return these rows as the text of a JSONL file."""
     return "".join(f"{row.model_dump_json()}\n" for row in rows)
-
-
-def check_plain(path: Path) -> None:
-    """Refuse a pipe or device, because opening a pipe would wait forever."""
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is not a plain file; move it away")

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import write_text
+from qilin_rag.core.plain_files import read_plain
 
 if TYPE_CHECKING:
     from qilin_rag.core.types import Question, Sample
@@ -31,9 +33,7 @@ def write_note_names(folder: Path, notes: NoteStore, questions: Iterable[Questio
 def read_note_names(folder: Path) -> dict[int, str]:
     """Return the text of ids by number, as `write_note_names` kept it; what can't be read is left out."""
     try:
-        if not (folder / _FILE).is_file():
-            return {}
-        content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        content = json.loads(read_plain(folder / _FILE))
         return {int(number): str(name) for number, name in content.items()}
-    except (OSError, ValueError, AttributeError, RecursionError):
+    except (OSError, UsageError, ValueError, AttributeError, RecursionError):
         return {}

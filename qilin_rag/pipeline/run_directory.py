@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import filelock
 from pydantic import BaseModel, ValidationError
@@ -43,6 +43,7 @@ from qilin_rag.core.files import (
     writing,
 )
 from qilin_rag.core.former import renewed_manifest
+from qilin_rag.core.plain_files import open_plain
 from qilin_rag.core.trec import format_trec
 from qilin_rag.core.types import (
     Cost,
@@ -194,13 +195,19 @@ class RunDirectory:
         Raises:
             UsageError: The scores are missing, or were not made as the summary says.
         """
+        last = None
         for _ in range(_MOST_LOOKS):
             summary, of_scores = self._read_summary()
             path = self._scores_path()
-            content = path.read_bytes() if path.is_file() else b""
-            if hashlib.sha256(content).hexdigest() == of_scores:
-                return summary, list(lines_of(path, io.BytesIO(content), Score))
-        scores = list(lines_of(path, io.BytesIO(content), Score))
+            with _opened(path) as file:  # stays what it is while another process replaces it
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                file.seek(0)
+                if digest == of_scores:
+                    return summary, list(lines_of(path, file, Score))
+            if (of_scores, digest) == last:  # nobody replaces them
+                break
+            last = of_scores, digest
+        scores = list(read_lines(path, Score))
         ids = {question.id for question in self.read_questions()}
         if not _belong_together(summary, scores, ids, has_hash=of_scores is not None):
             again = f"to make both again: qilin-rag score {self.path}"
@@ -224,12 +231,10 @@ class RunDirectory:
         """Return the file with the scores of summary.json; a crash may have left it without its final name."""
         new = self.path / NEW_SCORES
         try:
-            if not (self.path / SUMMARY).is_file():
-                return self.path / SCORES
-            of_scores = json.loads((self.path / SUMMARY).read_bytes())[_OF_SCORES]
-            if new.is_file() and hashlib.sha256(new.read_bytes()).hexdigest() == of_scores:
-                return new
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            with open_plain(new) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() == read_json(self.path / SUMMARY).get(_OF_SCORES):
+                    return new
+        except (OSError, UsageError):
             pass
         return self.path / SCORES
 
@@ -331,6 +336,14 @@ class RunDirectory:
 
     def _write(self, name: str, text: str) -> None:
         write_text(self.path / name, text)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """Open the scores of a run to read them; a run that has none yet has empty ones."""
+    try:
+        return open_plain(path)
+    except OSError:
+        return io.BytesIO()
 
 
 def _with_whole_config(manifest: Manifest, path: Path) -> Manifest:

@@ -51,7 +51,7 @@ def trusted(path: Path, config: RunSpec, named: set[str], allow_code: bool = Fal
         what = ", ".join(f"{name} {_short(value)}" for name, value in untrusted)
         flags = " ".join(as_flag(name, value) for name, value in untrusted)
         raise UsageError(f"{path} alone names {what}; if you trust it, name it yourself: {flags}")
-    check_plain_files(path, config)
+    _check_plain_files(path, config)
     if preset:
         check_destination(config.llm_label, {**config.llm.settings, "name": config.llm.name}, named, config.serve)
     return _without_key(config, preset, named)
@@ -166,7 +166,7 @@ def _code_named(config: RunSpec, named: set[str]) -> Iterator[str]:
         yield str(engine["python"])
 
 
-def check_plain_files(path: Path, config: RunSpec) -> None:
+def _check_plain_files(path: Path, config: RunSpec) -> None:
     """Raise a UsageError if the run names a pipe or a device, which would block or never end."""
     for name, value in _texts("", config.model_dump(mode="json")):
         try:

@@ -10,13 +10,12 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from qilin_rag.core.errors import UsageError
-from qilin_rag.core.files import check_plain, lines_of
+from qilin_rag.core.files import lines_of
+from qilin_rag.core.plain_files import bounded_lines, open_plain
 from qilin_rag.viewer.kept import Kept, state_of
 
 T = TypeVar("T", bound=BaseModel)
 
-MOST_LINE_BYTES = 1 << 26
 _ID_FIRST = re.compile(rb'\s*\{\s*"question_id"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
@@ -48,12 +47,11 @@ class LineFinder:
         Raises:
             UsageError: if the file is not a plain file, or a line is not of this type or too long.
         """
-        if not path.exists():
+        if not path.is_symlink() and not path.exists():
             return []
-        check_plain(path)
         places = self._places.get(path, state_of([path]), lambda: _places(path))
         found: list[T] = []
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             for start, length in places.get(question_id, []):
                 file.seek(start)
                 found += lines_of(path, io.BytesIO(file.read(length)), kind)
@@ -64,15 +62,10 @@ def _places(path: Path) -> dict[str, list[Span]]:
     """Return the places of all whole lines by question."""
     places: dict[str, list[Span]] = {}
     start = 0
-    with path.open("rb") as file:
-        while line := file.readline(MOST_LINE_BYTES):
-            if not line.endswith(b"\n"):
-                if len(line) == MOST_LINE_BYTES:
-                    raise UsageError(
-                        f"{path}: a line is longer than {MOST_LINE_BYTES} bytes, which the view doesn't read"
-                    )
-                break  # a line that is being written, or that a crash left
-            if (name := _question_of(line)) is not None:
+    with open_plain(path) as file:
+        for line in bounded_lines(path, file):
+            is_whole = line.endswith(b"\n")  # else it is being written, or a crash left it
+            if is_whole and (name := _question_of(line)) is not None:
                 places.setdefault(name, []).append(Span(start, len(line)))
             start += len(line)
     return places

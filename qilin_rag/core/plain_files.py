@@ -1,0 +1,90 @@
+"""Read files of a run directory, which may come from a stranger: no link is followed, nothing hangs, memory is bounded.
+
+A pipe or a device would make a reader wait or read forever, and a link could lead to any file of the machine. The check
+is of the opened file itself, so that nobody can exchange it in between.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from qilin_rag.core.errors import UsageError
+
+MOST_BYTES = 32 << 20
+"""The most bytes of a line, and of a file that is read whole: some ten times the largest prompt that an LLM reads."""
+_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """Open a file of a run directory to read it.
+
+    Args:
+        path: The file. The folders above it may be links: the user named them.
+
+    Raises:
+        UsageError: if it is a link, a folder, a pipe or a device.
+        OSError: if it does not exist or can't be read.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):  # a device may act when it is opened
+        raise _not_plain(path)
+    file = open(path, "rb", opener=lambda name, _: os.open(name, _FLAGS))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise _not_plain(path)
+    return file
+
+
+def read_plain(path: Path) -> bytes:
+    """Return the content of a file of a run directory.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UsageError: if it is not a plain file, or larger than `MOST_BYTES`.
+        OSError: if it does not exist or can't be read.
+    """
+    with open_plain(path) as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise UsageError(f"{path} is larger than {MOST_BYTES >> 20} MB, too large for its kind; move it away")
+    return content
+
+
+def is_plain(path: Path) -> bool:
+    """Return whether a path is a file that `open_plain` opens.
+
+    Args:
+        path: The file.
+    """
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def bounded_lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
+    """Yield the lines of an open file, none longer than `MOST_BYTES`.
+
+    Args:
+        path: The file's name, for the error.
+        file: The file.
+
+    Raises:
+        UsageError: if a line is longer; the error names its number.
+    """
+    number = 0
+    while line := file.readline(MOST_BYTES + 1):
+        number += 1
+        if len(line) > MOST_BYTES:
+            raise UsageError(f"{path}, line {number}: longer than {MOST_BYTES >> 20} MB; correct or remove the line")
+        yield line
+
+
+def _not_plain(path: Path) -> UsageError:
+    what = "a link" if path.is_symlink() else "not a plain file"
+    return UsageError(f"{path} is {what}, which is not read in a run directory; move it away")
