@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from qilin_rag.core.hashing import fingerprint
 from qilin_rag.core.text import slug
 
 _WRITTEN = (".json", ".jsonl", ".trec", ".log", ".csv")
+_LOCK = ".lock"
 _WAIT_S = 0.3
 
 
@@ -54,7 +56,7 @@ def locked(path: Path, option: str = "runs_dir (--runs-dir)") -> Iterator[None]:
         UsageError: if another process holds the lock, or the folder or a file to be written is a link (which could lead
             anywhere in a folder from somebody else) or a device.
     """
-    lock = filelock.FileLock(path / ".lock", timeout=0)
+    lock = filelock.FileLock(path / _LOCK, timeout=0)
     if path.is_symlink():
         raise UsageError(f"{path} is a link; move it away, or write elsewhere with {option}")
     with writing(path):
@@ -63,7 +65,7 @@ def locked(path: Path, option: str = "runs_dir (--runs-dir)") -> Iterator[None]:
             if file.is_symlink() or (file.suffix in _WRITTEN and not file.is_file()):
                 raise UsageError(f"{file} is a link or not a file; move it away, or write elsewhere with {option}")
         try:
-            lock.acquire(timeout=_WAIT_S, poll_interval=_WAIT_S / 10)  # `is_in_use` holds it for a moment
+            lock.acquire(timeout=_WAIT_S, poll_interval=_WAIT_S / 10)  # `is_locked` holds it for a moment
         except filelock.Timeout:
             raise UsageError(
                 f"{path} is in use by another process; wait for it, or write elsewhere with {option}"
@@ -72,3 +74,40 @@ def locked(path: Path, option: str = "runs_dir (--runs-dir)") -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock of a folder at this moment; nothing in the folder changes.
+
+    Args:
+        path: The folder.
+    """
+    lock = path / _LOCK
+    if lock.is_symlink() or not lock.is_file():
+        return False
+    if os.name != "posix":
+        return _is_held(filelock.FileLock(lock, timeout=0))
+    import fcntl
+
+    try:
+        descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # who may not read here can't tell
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError | PermissionError)
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _is_held(lock: filelock.BaseFileLock) -> bool:
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        return True
+    except OSError:
+        return False
+    lock.release()
+    return False

@@ -17,9 +17,7 @@ _SAME = 0.98  # counts at a limit are alike, but for characters that were cut in
 
 def spent_on(lines: Iterable[Exchange]) -> Summary:
     """Sum up the tokens, uncounted replies and cached answers of lines, in one pass."""
-    taken = Tally(lines)
-    counted = {"cached": taken.cached, "retries": taken.retries, "uncounted": taken.uncounted}
-    return Summary(metrics={}, counts={}, usage=taken.usage, **counted)
+    return Tally(lines).spent
 
 
 class Tally:
@@ -84,6 +82,12 @@ class Tally:
     def uncounted(self) -> int:
         """Return the number of replies that lack one of the two token counts."""
         return self._uncounted + (0 if self.has_limit else self._n_doubtful_calls)
+
+    @property
+    def spent(self) -> Summary:
+        """Return a summary of the tokens, uncounted replies and cached answers alone."""
+        counted = {"cached": self.cached, "retries": self.retries, "uncounted": self.uncounted}
+        return Summary(metrics={}, counts={}, usage=self.usage, **counted)
 
 
 def _was_read(line: Exchange) -> bool:

@@ -20,13 +20,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import IO, Any, Literal, TypeVar
 
-import filelock
 from pydantic import BaseModel, ValidationError
 from typing_extensions import TypedDict
 
 from qilin_rag.config.spec import RunSpec
-from qilin_rag.core.directories import locked
+from qilin_rag.core.directories import is_locked, locked
 from qilin_rag.core.errors import UsageError, explain
+from qilin_rag.core.file_hashes import file_sha256
 from qilin_rag.core.files import (
     _MOST_LOOKS,
     _TEMPORARY,
@@ -134,18 +134,7 @@ class RunDirectory:
     @property
     def is_in_use(self) -> bool:
         """Return whether a process holds the lock at this moment."""
-        path = self.path / ".lock"
-        if path.is_symlink() or not path.is_file():
-            return False
-        lock = filelock.FileLock(path, timeout=0)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            return True
-        except OSError:  # whoever may not write here can't tell
-            return False
-        lock.release()
-        return False
+        return is_locked(self.path)
 
     def _mend(self) -> None:
         """Complete what a crash interrupted between two writes, and remove half-written files."""
@@ -177,6 +166,18 @@ class RunDirectory:
     def read_summary(self) -> Summary:
         """Read the summary; raise a UsageError if the run has none yet."""
         return self._read_summary()[0]
+
+    def read_summary_of_scores(self) -> Summary:
+        """Read the summary if it is of the scores beside it, which are compared by their hash alone if that is enough.
+
+        Raises:
+            UsageError: The scores are missing, or were not made as the summary says.
+        """
+        summary, of_scores = self._read_summary()
+        path = self._scores_path()
+        if path.is_file() and file_sha256(path) == of_scores:
+            return summary
+        return self.read_figures()[0]
 
     def _read_summary(self) -> tuple[Summary, str | None]:
         """Read the summary, and the hash of its scores; None in older runs."""

@@ -1,0 +1,258 @@
+"""One run, or one ranking, that is watched: what is known of it, and which of its files changed since the last look."""
+
+from __future__ import annotations
+
+import stat
+from abc import abstractmethod
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from qilin_rag.core.directories import is_locked
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.types import Price, Summary
+from qilin_rag.pipeline.cost import cost_of, price_of
+from qilin_rag.pipeline.run_directory import (
+    MANIFEST,
+    NEW_SCORES,
+    REPEATS,
+    SAMPLES,
+    SCORES,
+    SUMMARY,
+    Labels,
+    RunDirectory,
+)
+from qilin_rag.pipeline.scoring import is_misnamed
+from qilin_rag.rankers.ranking_directory import MANIFEST as RANKING
+from qilin_rag.rankers.ranking_directory import RankingDirectory
+from qilin_rag.viewer.counting import STATUSES, Counting, Pace
+from qilin_rag.viewer.rows import Row, State
+
+QUESTIONS = "questions.jsonl"
+_MOST_BYTES = {MANIFEST: 64 << 20, RANKING: 64 << 20, SUMMARY: 64 << 20, QUESTIONS: 1 << 30}
+_DAMAGED = (QilinError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
+Stamp = tuple[int, int, int, int] | None
+"""The size, times and inode of a file; None if it does not exist."""
+
+
+class Budget(NamedTuple):
+    """The work that a look may do for a run: bytes of samples to read, and whether scores may be hashed."""
+
+    most_bytes: int
+    may_hash: bool
+
+
+class Watched:
+    """A directory that is watched. A look reads only what changed in it.
+
+    Args:
+        key: Its key in `Folders`.
+        path: The directory.
+    """
+
+    kind: ClassVar[Literal["run", "ranking"]]
+    names: ClassVar[Sequence[str]]
+
+    def __init__(self, key: str, path: Path) -> None:
+        self.id, self.path = f"{self.kind}/{key}", path
+        self._key = key
+        self._stamps: dict[str, Stamp] = {}
+        self._settled: Row | None = None
+        self._is_known = False
+
+    def look(self, now_s: float, budget: Budget) -> Row:
+        """Return the row at this moment.
+
+        Args:
+            now_s: The time in seconds since the epoch.
+            budget: The work that may be done.
+        """
+        stamps: dict[str, Stamp] = {}
+        try:
+            stamps = _stamps_of(self.path, self.names)
+            if self._settled is not None and stamps == self._stamps:
+                return self._settled
+            is_held = is_locked(self.path)  # before the manifest is read: whoever has ended by now has written it
+            stamps = _stamps_of(self.path, self.names)
+            changed = {name for name in self.names if not self._is_known or stamps[name] != self._stamps[name]}
+            self._stamps, self._is_known = stamps, True
+            row, is_settled = self._look(now_s, budget, changed, is_held)
+        except _DAMAGED as error:
+            self._is_known, self._stamps = False, stamps
+            row, is_settled = self._row("unreadable", why=" ".join(str(error).split()) or type(error).__name__), True
+        self._settled = row if is_settled else None
+        return row
+
+    @abstractmethod
+    def _look(self, now_s: float, budget: Budget, changed: set[str], is_held: bool) -> tuple[Row, bool]:
+        """Return the row, and whether it stays so as long as no file changes."""
+
+    def _row(self, state: State, **facts: Any) -> Row:
+        return Row(id=self.id, key=self._key, kind=self.kind, state=state, **facts)
+
+
+class _Facts(NamedTuple):
+    """The part of a manifest that is kept."""
+
+    labels: Labels
+    is_complete: bool
+    total: int
+    started: str
+    updated: str
+    price: Price | None
+    is_first_session: bool
+
+
+class WatchedRun(Watched):
+    """A run that is watched."""
+
+    kind = "run"
+    names = (MANIFEST, QUESTIONS, SAMPLES, REPEATS, SCORES, NEW_SCORES, SUMMARY)
+    _facts: _Facts
+    _summary: Summary | None
+    _figures: dict[str, float | None] | None
+
+    def __init__(self, key: str, path: Path) -> None:
+        super().__init__(key, path)
+        self._directory = RunDirectory(path)
+        self._counting = Counting(path)
+        self._pace = Pace()
+
+    def _look(self, now_s: float, budget: Budget, changed: set[str], is_held: bool) -> tuple[Row, bool]:
+        if MANIFEST in changed:
+            self._read_facts()
+        if QUESTIONS in changed:
+            self._counting.restart()
+        if changed & {MANIFEST, SCORES, NEW_SCORES, SUMMARY}:
+            self._summary = self._directory.read_summary() if self._stamps[SUMMARY] else None
+            self._figures = None if self._summary else {}
+        if self._figures is None and budget.may_hash:
+            self._check_figures()
+        facts = self._facts
+        row = {
+            **facts.labels,
+            "total": facts.total,
+            "started": facts.started,
+            "updated": facts.updated,
+            "figures": self._figures or {},
+        }
+        if facts.is_complete and self._summary is not None:
+            self._counting.restart()
+            row |= _counts_of(self._summary, facts.price)
+            is_read = self._figures is not None
+            return self._row("complete", **row, is_read=is_read), is_read
+        self._counting.read(budget.most_bytes)
+        row |= self._counts(facts.price)
+        is_read = self._counting.is_at_end and self._figures is not None
+        state: State = "complete" if facts.is_complete else "running" if is_held else "interrupted"
+        if state == "running":
+            row |= self._progress(now_s, facts)
+        else:
+            self._pace.stop()
+            if is_read:
+                self._counting.rest()
+        return self._row(state, **row, is_read=is_read), state == "complete" and is_read
+
+    def _read_facts(self) -> None:
+        manifest = self._directory.read_manifest()
+        self._facts = _Facts(
+            manifest.labels,
+            manifest.state == "complete",
+            manifest.n_questions,
+            manifest.started,
+            manifest.updated,
+            price_of(manifest),
+            manifest.times is not None and manifest.times.sittings == 1,
+        )
+
+    def _check_figures(self) -> None:
+        """Take the figures of the summary, if they are of the scores beside it."""
+        summary = self._directory.read_summary_of_scores()
+        manifest = self._directory.read_manifest()
+        self._figures = {
+            name: of.value for name, of in summary.metrics.items() if not is_misnamed(manifest, name, of.signature)
+        }
+
+    def _counts(self, price: Price | None) -> dict[str, Any]:
+        counting = self._counting
+        statuses = counting.statuses
+        written = self._stamps[SAMPLES]
+        return {
+            "done": sum(statuses.values()),
+            "statuses": statuses,
+            "failed": counting.failed,
+            "cost": counting.cost(price),
+            "remarks": counting.remarks,
+            "updated": self._facts.updated if written is None else max(self._facts.updated, _as_time(written)),
+        }
+
+    def _progress(self, now_s: float, facts: _Facts) -> dict[str, Any]:
+        """Return how fast the run is, and how long it takes if it stays so."""
+        if self._counting.is_at_end:
+            began = self._stamps[MANIFEST]
+            if not self._pace.is_known and facts.is_first_session and began is not None:
+                self._pace.add(min(now_s, began[1] / 1e9), 0)
+            self._pace.add(now_s, self._counting.n_asked)
+        rate = self._pace.rate
+        left = facts.total - sum(self._counting.statuses.values())
+        return {"rate": rate, "left_s": round(60 * left / rate) if rate and left > 0 else None}
+
+
+class WatchedRanking(Watched):
+    """A ranking that is watched. It writes no progress."""
+
+    kind = "ranking"
+    names = (RANKING, SUMMARY)
+
+    def _look(self, now_s: float, budget: Budget, changed: set[str], is_held: bool) -> tuple[Row, bool]:
+        directory = RankingDirectory(self.path)
+        manifest = directory.read_manifest()
+        facts: dict[str, Any] = {
+            "unit": "requests",
+            "data": f"{manifest.label}, {manifest.config.task}",
+            "retriever": manifest.ranker.name,
+            "started": manifest.started,
+            "updated": manifest.updated,
+        }
+        if manifest.state != "complete":
+            return self._row("running" if is_held else "interrupted", **facts), False
+        summary = directory.read_summary()
+        n_requests = summary.counts["requests"]
+        figures = {name: of.value for name, of in summary.metrics.items()}
+        return self._row("complete", **facts, done=n_requests, total=n_requests, figures=figures), True
+
+
+def _counts_of(summary: Summary, price: Price | None) -> dict[str, Any]:
+    statuses = {status: n for status in STATUSES if (n := summary.counts.get(status, 0))}
+    return {
+        "done": summary.counts.get("questions", sum(statuses.values())),
+        "statuses": statuses,
+        "failed": summary.lost,
+        "cost": cost_of(summary, price),
+    }
+
+
+def _as_time(stamp: tuple[int, int, int, int]) -> str:
+    return datetime.fromtimestamp(stamp[1] / 1e9, UTC).isoformat(timespec="seconds")
+
+
+def _stamps_of(path: Path, names: Sequence[str]) -> dict[str, Stamp]:
+    """Return the state of these files.
+
+    Raises:
+        UsageError: if one is a link, not a file, or so large that it must not be read whole.
+    """
+    return {name: _stamp_of(path / name) for name in names}
+
+
+def _stamp_of(path: Path) -> Stamp:
+    try:
+        state = path.lstat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(state.st_mode):
+        raise UsageError(f"{path.name} is a link or not a file; move it away")
+    if state.st_size > _MOST_BYTES.get(path.name, state.st_size):
+        raise UsageError(f"{path.name} has {state.st_size >> 20} MB, too much to be one of ours")
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
