@@ -20,7 +20,7 @@ _SECTIONS = {
     "fail_on_error allow_code",
     "Scoring": "metrics metric layers tolerance cluster_by common controls paper paper_anyway sort slices",
     "Output": "name out output_format runs_dir runs plots log show show_all question top show:limit quiet verbose "
-    "as_json label annotator host view:port",
+    "as_json label labels_dir export host view:port",
     "General": "config settings fresh dry_run saved older_than yes version help",
 }
 _SECTION_OF = {name: section for section, names in _SECTIONS.items() for name in names.split()}

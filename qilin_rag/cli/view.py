@@ -1,19 +1,41 @@
-"""`view`: look at runs in a browser while they happen."""
+"""`view`: look at runs in a browser while they happen, or let people label their answers."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import Quiet
+from qilin_rag.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from qilin_rag.viewer.labels import LabelStore
+
+logger = logging.getLogger(__name__)
 
 
 def view(
     runs_dir: Annotated[
         list[Path] | None, typer.Option(help="Folder of runs to show; repeatable. [default: runs]")
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK",
+            help="Ask people for labels, without saying which run an answer is from: a YAML file of a task, or "
+            "RUN,RUN to compare two runs, or RUN to rate one.",
+        ),
+    ] = None,
+    labels_dir: Annotated[Path | None, typer.Option(help="Folder of labels. [default: labels]")] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the labels of --label with the names of the runs (.csv or .jsonl), and serve nothing."
+        ),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen at; any other than loopback is open to the network.")
@@ -21,27 +43,37 @@ def view(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8765,
     quiet: Quiet = False,
 ) -> None:
-    """Look at runs in a browser while they happen.
+    """Look at runs in a browser while they happen, or label them.
 
-    Prints an address with a token, which the browser needs. The view only reads the runs.
+    Prints an address with a token, which the browser needs. The view only reads the runs. With --label it shows the
+    answers of a task for people to label, and nothing else.
 
     Examples:
-        qilin-rag view
         qilin-rag view --runs-dir runs/examples --port 0
+        qilin-rag view --label runs/RUN_A,runs/RUN_B
+        qilin-rag view --label task.yaml --export labels.csv
     """
     from qilin_rag.core.extras import require
 
+    if label is None and (export or labels_dir):
+        raise UsageError(f"{'--export' if export else '--labels-dir'} needs --label TASK")
     require("view", "starlette", "uvicorn", what="view")
     from qilin_rag.viewer.serving import is_loopback, serve
-    from qilin_rag.viewer.site import site
 
     ui.set_up_logs(quiet)
-    app = site(runs_dir or [Path("runs")])
+    if label is None:
+        from qilin_rag.viewer.site import site
+
+        app, shown = site(runs_dir or [Path("runs")]), "reads all runs, prompts and answers"
+    else:
+        store = _open_labels(label, labels_dir or Path("labels"), runs_dir)
+        if export:
+            return _export(store, export)
+        from qilin_rag.viewer.label_page import label_site
+
+        app, shown = label_site(store), "reads the answers of this task and labels them"
     if not is_loopback(host):
-        typer.echo(
-            f"warning: whoever reaches {host} and has the address reads all runs, prompts and answers, unencrypted",
-            err=True,
-        )
+        typer.echo(f"warning: whoever reaches {host} and has the address {shown}, unencrypted", err=True)
 
     def ready(address: str) -> None:
         typer.echo(address)
@@ -49,3 +81,29 @@ def view(
             typer.echo("open it in a browser; Ctrl-C ends the view", err=True)
 
     serve(app, host, port, ready)
+
+
+def _open_labels(label: str, labels_dir: Path, runs_dir: list[Path] | None) -> LabelStore:
+    """Read a task, its runs and its labels, and say what will be labelled."""
+    from qilin_rag.core.text import counted
+    from qilin_rag.viewer.label_task import open_task, read_task
+    from qilin_rag.viewer.labels import LabelStore
+
+    task = open_task(read_task(label), runs_dir or ())
+    store = LabelStore(task, labels_dir)
+    n_shared = sum(item.is_shared for item in task.items.values())
+    logger.info("%s, %d for each annotator; labels: %s", counted(len(task.items), "question"), n_shared, store.path)
+    for remark in task.remarks:
+        logger.info(remark)
+    return store
+
+
+def _export(store: LabelStore, out: Path) -> None:
+    """Write the labels, and say how many they are."""
+    from qilin_rag.core.text import counted
+    from qilin_rag.viewer.label_export import export_labels
+
+    labels = store.labels()
+    export_labels(store.task, labels, out)
+    annotators = counted(len({label.annotator for label in labels}), "annotator")
+    ui.console().print(f"{out}: {counted(len(labels), 'label')} by {annotators}")

@@ -20,6 +20,7 @@ from qilin_rag.reports.measured import (
     highest_is_best,
     read_run,
     rests_on_reference_notes,
+    same_questions,
     values_of,
 )
 from qilin_rag.reports.run_list import describe_statuses
@@ -189,12 +190,7 @@ def compare(
 def _joined(a: Measured, b: Measured) -> tuple[list[str], list[str]]:
     """Return the questions that are the same in both runs, and remarks on the others."""
     shared = [question_id for question_id in a.questions if question_id in b.questions]
-    same = [
-        question_id
-        for question_id in shared
-        if (a.questions[question_id].query, a.questions[question_id].references)
-        == (b.questions[question_id].query, b.questions[question_id].references)
-    ]
+    same = same_questions(a.questions, b.questions)
     if not same:
         raise UsageError(f"{a.name} and {b.name} have no question in common")
     notes = []

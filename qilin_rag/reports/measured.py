@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,6 +128,16 @@ def values_of(runs: Sequence[Measured], metric: str, question_ids: Sequence[str]
     """Return the figures (n_questions, n_runs) of runs under a metric that all of them have; NaN if unscored."""
     columns = [[run.scores[metric][question_id].value for question_id in question_ids] for run in runs]
     return np.array(columns, dtype=np.float64).T.reshape(len(question_ids), len(runs))
+
+
+def same_questions(a: Mapping[str, Question], b: Mapping[str, Question]) -> list[str]:
+    """Return the ids of the questions that have the same text and the same references in both runs, in A's order."""
+    return [
+        question_id
+        for question_id, question in a.items()
+        if question_id in b
+        and (question.query, question.references) == (b[question_id].query, b[question_id].references)
+    ]
 
 
 def clusters_of(questions: Sequence[Question], by: str | None = None) -> Clusters:

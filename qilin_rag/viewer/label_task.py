@@ -1,0 +1,233 @@
+"""A labelling task: its YAML file, and the questions and answers that it shows without their runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self
+
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+
+from qilin_rag.config.resources import read_yaml
+from qilin_rag.core.errors import UsageError, explain
+from qilin_rag.core.hashing import json_hash
+from qilin_rag.core.labels import SIDES, Choice, Side
+from qilin_rag.core.text import counted, visible
+from qilin_rag.core.types import Frozen, Question, Sample
+from qilin_rag.pipeline.run_directory import RunDirectory
+from qilin_rag.pipeline.selection import select_questions
+from qilin_rag.reports.finding import find_run
+from qilin_rag.reports.measured import same_questions
+from qilin_rag.reports.overview import open_notes
+
+_MOST_NAME_CHARS = 40
+_DEFAULT_CRITERIA = {"quality": (1, 5)}
+_MOST_STEPS = 10  # each rating has a digit of the keyboard
+
+
+def _one_line(text: str) -> str:
+    """Return a name in one spelling, without what nobody can see."""
+    return " ".join(visible(text).split())
+
+
+ShownName = Annotated[str, AfterValidator(_one_line), Field(min_length=1, max_length=_MOST_NAME_CHARS)]
+"""A name of 1 to 40 visible characters."""
+
+
+class Shown(Frozen):
+    """What is shown beside the answers.
+
+    Attributes:
+        references: Whether the references of the question are shown.
+        notes: Whether the notes that each answer was made from are shown; they may tell retrievers apart.
+    """
+
+    references: bool = True
+    notes: bool = False
+
+
+class LabelTask(Frozen):
+    """A labelling task, as its YAML file describes it.
+
+    Attributes:
+        name: The name of the file of labels, without `.jsonl`; default: the name of the YAML file.
+        runs: One run, whose answers are rated, or two, whose answers are compared: as paths, or parts of their names.
+        questions: How many questions, drawn with the seed; default: all.
+        seed: The seed of the questions, their order and the sides.
+        overlap: The share of the questions that every annotator gets; each of the others goes to one annotator.
+        criteria: The lowest and highest rating by criterion; two runs need none, one run has `quality` from 1 to 5.
+        show: What is shown beside the answers.
+    """
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,79}$")]
+    runs: Annotated[list[str], Field(min_length=1, max_length=2)]
+    questions: PositiveInt | None = None
+    seed: NonNegativeInt = 0
+    overlap: Annotated[float, Field(ge=0, le=1)] = 0.25
+    criteria: dict[ShownName, tuple[int, int]] = {}
+    show: Shown = Shown()
+
+    @model_validator(mode="after")
+    def _check_criteria(self) -> Self:
+        for name, (low, high) in self.criteria.items():
+            if not (0 <= low < high <= 10 and high - low < _MOST_STEPS):
+                raise ValueError(f"criteria.{name}: [{low}, {high}] is not a scale within 0 to 10 of at most 10 steps")
+        if not self.criteria and len(self.runs) == 1:
+            return self.model_copy(update={"criteria": _DEFAULT_CRITERIA})
+        return self
+
+
+class Item(NamedTuple):
+    """A question of a task with its answers, in the order of the task's runs."""
+
+    question: Question
+    answers: list[str]
+    prompt_notes: list[list[tuple[str, str]]]
+    """Title and text of the notes that each answer was made from; empty if the task does not show them."""
+    is_shared: bool
+    """Whether every annotator gets it."""
+
+
+class OpenTask(NamedTuple):
+    """A task with its questions, in the order in which they are shown."""
+
+    settings: LabelTask
+    run_names: list[str]
+    items: dict[str, Item]
+    sha256: str
+    remarks: list[str]
+
+    def sides(self, question_id: str, annotator: str) -> list[int]:
+        """Return the places of the runs that an annotator sees as A and B: drawn for each question and annotator."""
+        places = list(range(len(self.run_names)))
+        return places[::-1] if _drawn(self.settings.seed, "sides", question_id, annotator) % 2 else places
+
+    def check(self, choice: Choice | None, ratings: dict[Side, dict[str, int]]) -> None:
+        """Check that a label says all that the task asks, and no more.
+
+        Raises:
+            UsageError: if the choice or a rating is missing or is not one of the task's.
+        """
+        shown = SIDES[: len(self.run_names)]
+        if (choice is None) != (len(shown) == 1):
+            raise UsageError("the choice is missing" if choice is None else "a task of one run has no choice")
+        if ratings.keys() != (set(shown) if self.settings.criteria else set()):
+            raise UsageError(f"expected ratings of {' and '.join(shown) if self.settings.criteria else 'nothing'}")
+        for side, of_side in ratings.items():
+            if of_side.keys() != self.settings.criteria.keys():
+                raise UsageError(f"expected ratings of {side} by {', '.join(self.settings.criteria)}")
+            for name, value in of_side.items():
+                low, high = self.settings.criteria[name]
+                if not low <= value <= high:
+                    raise UsageError(f"{name} of {side} is {value}, not from {low} to {high}")
+
+
+def read_task(given: str) -> LabelTask:
+    """Return the task that a YAML file describes, or that compares two runs.
+
+    Args:
+        given: The path of a YAML file, a run, or two runs with a comma between them.
+
+    Raises:
+        UsageError: if the file can't be read, or a setting is wrong; the error names file and key.
+    """
+    path = Path(given)
+    if path.suffix not in (".yaml", ".yml"):
+        runs = [name.strip() for name in given.split(",") if name.strip()]
+        name = f"labels-{hashlib.sha256(' '.join(Path(run).name for run in runs).encode()).hexdigest()[:8]}"
+        return _task({"name": name, "runs": runs}, given)
+    return _task({"name": path.stem, **read_yaml(path)}, given)
+
+
+def _task(content: dict[str, Any], given: str) -> LabelTask:
+    try:
+        return LabelTask.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(f"{given}: {explain(error, LabelTask)}") from error
+
+
+def open_task(task: LabelTask, runs_dirs: Sequence[Path] = ()) -> OpenTask:
+    """Read the runs of a task, and draw its questions among those that all its runs answered.
+
+    Args:
+        task: The task.
+        runs_dirs: Folders to look for runs in, if they are named by a part of their name.
+
+    Raises:
+        UsageError: if a run is incomplete, or the runs have no answered question in common.
+    """
+    paths = [find_run(Path(name), runs_dirs) for name in task.runs]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError(f"{paths[0]} can't be compared with itself; name two runs")
+    directories = [RunDirectory(path) for path in paths]
+    manifests = [directory.read_complete() for directory in directories]
+    asked = [{question.id: question for question in directory.read_questions()} for directory in directories]
+    ids = same_questions(asked[0], asked[-1])
+    samples = [directory.read_samples_of(asked[0][each] for each in ids) for directory in directories]
+    answered = [each for each in ids if all(of_run[each].is_answered for of_run in samples)]
+    if not answered:
+        raise UsageError(f"{' and '.join(map(str, paths))} answered no question in common")
+    drawn = select_questions([asked[0][each] for each in answered], task.questions, task.seed)
+    order = sorted((question.id for question in drawn), key=lambda each: _drawn(task.seed, "order", each))
+    by_overlap = sorted(order, key=lambda each: _drawn(task.seed, "overlap", each))
+    shared = set(by_overlap[: round(task.overlap * len(order))])
+    notes, why = _notes(samples, order, manifests) if task.show.notes else ({}, "")
+    if why:
+        raise UsageError(f"show.notes: the texts of the notes can't be shown: {why}")
+    items = {
+        each: Item(
+            asked[0][each],
+            [of_run[each].answer for of_run in samples],
+            [[notes[n] for n in of_run[each].known_prompt_notes or [] if n in notes] for of_run in samples],
+            each in shared,
+        )
+        for each in order
+    }
+    names = [path.name if len({path.name for path in paths}) == len(paths) else str(path) for path in paths]
+    return OpenTask(task, names, items, _hash(task, items), _remarks(asked, ids, answered))
+
+
+def _notes(
+    samples: Sequence[dict[str, Sample]], ids: Sequence[str], manifests: Sequence[Any]
+) -> tuple[dict[int, tuple[str, str]], str]:
+    """Return title and text of the notes in the prompts, or why they are not there."""
+    store, why = open_notes(manifests)
+    if store is None:
+        return {}, why
+    wanted = sorted({n for of_run in samples for each in ids for n in of_run[each].known_prompt_notes or []})
+    there = sorted(set(wanted) - set(store.missing(wanted)))
+    return {note.note_idx: (note.title, note.content) for note in store.get(there)}, ""
+
+
+def _remarks(asked: Sequence[dict[str, Question]], ids: Sequence[str], answered: Sequence[str]) -> list[str]:
+    n_asked = len(set().union(*asked))
+    reasons = {
+        "not in both runs with the same text and references": n_asked - len(ids),
+        "not answered by each run": len(ids) - len(answered),
+    }
+    return [f"left out: {counted(n, 'question')}, {reason}" for reason, n in reasons.items() if n]
+
+
+def _hash(task: LabelTask, items: dict[str, Item]) -> str:
+    """Return the hash of all that a label depends on; where the runs are, and what they are called, is not of it."""
+    shown = [[each.question.id, each.question.query, each.question.references, each.answers] for each in items.values()]
+    settings = task.model_dump(mode="json", include={"seed", "overlap", "criteria", "show"})
+    return json_hash({"settings": settings, "items": shown}, sort_keys=False, ensure_ascii=True)
+
+
+def _drawn(seed: int, purpose: str, *parts: str) -> int:
+    """Return a number that is random, and the same for the same parts."""
+    return int(json_hash([seed, purpose, *parts], sort_keys=True, ensure_ascii=True)[:16], 16)
+
+
+def annotator_name(given: str) -> str:
+    """Return the name of an annotator in one spelling.
+
+    Raises:
+        UsageError: if it has no visible character, or more than 40.
+    """
+    name = _one_line(given)
+    if not 1 <= len(name) <= _MOST_NAME_CHARS:
+        raise UsageError(f"a name has 1 to {_MOST_NAME_CHARS} visible characters")
+    return name
