@@ -163,7 +163,7 @@ class WatchedRun(Watched):
             manifest.started,
             manifest.updated,
             price_of(manifest),
-            manifest.times is not None and manifest.times.sittings == 1,
+            manifest.times is not None and manifest.times.sessions == 1,
         )
 
     def _check_figures(self) -> None:

@@ -22,7 +22,7 @@ from tests.viewer.serving import client_of
 @pytest.fixture
 def runs(data_dir: Path) -> list[RunDirectory]:
     """The default, its two neighbours in an ablation, and another retriever."""
-    changed = ({}, {"top_k": 1}, {"top_k": 2}, {"retriever": "oracle"})
+    changed: tuple[dict[str, object], ...] = ({}, {"top_k": 1}, {"top_k": 2}, {"retriever": "oracle"})
     common = {"data": str(data_dir), "retriever": "bm25", "metrics": "rouge_l", "limit": 4}
     return [run(resolve_run({**common, **changes})).directory for changes in changed]
 
