@@ -16,9 +16,10 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path
 from statistics import fmean
-from typing import IO, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from typing_extensions import TypedDict
@@ -339,7 +340,7 @@ class RunDirectory:
         write_text(self.path / name, text)
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> BufferedReader | io.BytesIO:
     """Open the scores of a run to read them; a run that has none yet has empty ones."""
     try:
         return open_plain(path)
