@@ -108,6 +108,17 @@ def test_every_text_of_the_page_has_its_chinese_and_no_chinese_is_unused() -> No
         assert sorted(re.findall(r"\{\w+\}", chinese)) == sorted(re.findall(r"\{\w+\}", english)), english
 
 
+def test_pages_beside_the_report_have_their_chinese_as_well() -> None:
+    """Their modules add to that of the report, which they share."""
+    sources = [path.read_text(encoding="utf-8") for path in PAGE.parents[1].glob("*/page/*.js")]
+    chinese = {
+        english for source in sources for english, _ in re.findall(rf"^  {STRING}: {STRING},$", source, re.MULTILINE)
+    }
+    static = [Static(path.read_text(encoding="utf-8")) for path in PAGE.parents[1].glob("*/page/*.html")]
+    said = {text for source in sources for text in SAID.findall(source)}.union(*(page.said for page in static))
+    assert said - chinese == set()
+
+
 @pytest.mark.slow
 def test_the_modules_have_no_type_error_and_no_lint() -> None:
     if missing := [tool for tool in ("make", "node", "npm") if not shutil.which(tool)]:
