@@ -64,20 +64,28 @@ def read_trec(path: Path, note_number: Callable[[str], int | None] = whole_numbe
         UsageError: if the file can't be read, a line does not have six valid fields, a ranking names a note twice,
             or scores rise with the rank in most rankings but not in all.
     """
-    lines: dict[str, dict[int, _Line]] = {}
     try:
         with path.open(encoding="utf-8-sig") as file:
-            for line_number, text in enumerate(file, start=1):
-                if text.strip():
-                    try:
-                        question_id, line = _parsed(text.split(), note_number)
-                        if line.note_idx in lines.setdefault(question_id, {}):
-                            raise ValueError(f"note {line.note_idx} is ranked twice for {question_id}")
-                    except ValueError as error:
-                        raise UsageError(f"{path}, line {line_number}: {error}") from None
-                    lines[question_id][line.note_idx] = line
+            return trec_of(path, file, note_number)
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
+
+
+def trec_of(
+    path: Path, file: Iterable[str], note_number: Callable[[str], int | None] = whole_number
+) -> dict[str, list[Hit]]:
+    """Read the rankings of the lines of an open TREC run, as `read_trec` does; `path` is its name for errors."""
+    lines: dict[str, dict[int, _Line]] = {}
+    try:
+        for line_number, text in enumerate(file, start=1):
+            if text.strip():
+                try:
+                    question_id, line = _parsed(text.split(), note_number)
+                    if line.note_idx in lines.setdefault(question_id, {}):
+                        raise ValueError(f"note {line.note_idx} is ranked twice for {question_id}")
+                except ValueError as error:
+                    raise UsageError(f"{path}, line {line_number}: {error}") from None
+                lines[question_id][line.note_idx] = line
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} can't be read: not UTF-8 text{hint(path)}") from error
     return _rankings(path, {question_id: list(of_one.values()) for question_id, of_one in lines.items()})

@@ -62,7 +62,8 @@ from qilin_rag.pipeline.import_record import ImportRecord, ImportSettings
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
-SAMPLES, REPEATS, JUDGEMENTS = "samples.jsonl", "repeats.jsonl", "judgements.jsonl"
+QUESTIONS, SAMPLES, REPEATS, JUDGEMENTS = "questions.jsonl", "samples.jsonl", "repeats.jsonl", "judgements.jsonl"
+TREC_RUN = "run.trec"
 SCORES, SUMMARY = "scores.jsonl", "summary.json"
 NEW_SCORES = ".scores-new.jsonl"  # from the moment summary.json is of them until they are scores.jsonl
 _OF_SCORES = "scores_sha256"
@@ -248,12 +249,22 @@ class RunDirectory:
 
     def read_questions(self) -> list[Question]:
         """Read the questions of the run, with their references."""
-        return list(read_lines(self.path / "questions.jsonl", Question))
+        return list(read_lines(self.path / QUESTIONS, Question))
+
+    def read_questions_once(self, known: dict[str, dict[str, Question]]) -> dict[str, Question]:
+        """Read the questions by id, or find them among those `known` by the hash of their file, and add them there."""
+        path = self.path / QUESTIONS
+        with _opened(path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest not in known:
+                file.seek(0)
+                known[digest] = {question.id: question for question in lines_of(path, file, Question)}
+        return known[digest]
 
     def write_questions(self, questions: Iterable[Question]) -> None:
         """Replace questions.jsonl."""
         rows = (question.model_copy(update={"recorded": {}}) for question in questions)
-        self._write("questions.jsonl", as_lines(rows))
+        self._write(QUESTIONS, as_lines(rows))
 
     def read_scores(self) -> list[Score]:
         """Read all scores of the run; empty if there are none yet, or if the file is damaged, which a warning says."""
@@ -288,7 +299,7 @@ class RunDirectory:
     def write_trec_run(self, samples: Iterable[Sample]) -> None:
         """Replace run.trec; samples.jsonl keeps the retriever's own scores."""
         rankings = ((sample.question_id, sample.hits) for sample in samples)
-        self._write("run.trec", format_trec(rankings, tag=self.path.resolve().name))
+        self._write(TREC_RUN, format_trec(rankings, tag=self.path.resolve().name))
 
     def read_samples(self) -> tuple[dict[str, Sample], list[Sample]]:
         """Read the last sample of each question by id, and all samples ever written; skip a half last line."""
@@ -341,7 +352,7 @@ class RunDirectory:
 
 
 def _opened(path: Path) -> BufferedReader | io.BytesIO:
-    """Open the scores of a run to read them; a run that has none yet has empty ones."""
+    """Open a file of a run to read it; one that does not exist is empty."""
     try:
         return open_plain(path)
     except OSError:

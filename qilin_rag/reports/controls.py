@@ -15,7 +15,7 @@ from qilin_rag.core.registry import SCORERS
 from qilin_rag.core.stats import query_clusters
 from qilin_rag.core.text import mixed_tokens, normalise, strip_markup
 from qilin_rag.core.types import Question, Sample
-from qilin_rag.reports.measured import Measured
+from qilin_rag.reports.measured import Measured, figures_by
 from qilin_rag.scorers import AnswerScorer
 
 SHUFFLED = "references shuffled"
@@ -100,10 +100,8 @@ def _scorers(
 def _scored(
     run: Measured, what: str, scorers: Iterable[AnswerScorer], samples: Sequence[Sample], questions: Sequence[Question]
 ) -> Measured:
-    scores = {
-        scorer.metric: {score.question_id: score for score in scorer.score(samples, questions)} for scorer in scorers
-    }
-    return run._replace(name=f"{run.name} · {what}", scores=scores)
+    values = {scorer.metric: figures_by(run.questions, scorer.score(samples, questions)) for scorer in scorers}
+    return run._replace(name=f"{run.name} · {what}", values=values)
 
 
 def _tokens(text: str) -> list[str]:

@@ -39,12 +39,11 @@ from qilin_rag.reports.cells import (
 from qilin_rag.reports.controls import control_runs
 from qilin_rag.reports.finding import describe_rankings, find_runs
 from qilin_rag.reports.judged import comparisons_of
-from qilin_rag.reports.measured import Measured, clusters_of, highest_is_best, read_runs, values_of
+from qilin_rag.reports.measured import Measured, RunCache, clusters_of, highest_is_best, read_runs, values_of
 from qilin_rag.reports.narrowing import Narrowing, narrow_paths, narrow_runs, sort_rows
 from qilin_rag.reports.paper import REMARK, Quoted, paper_rows, quote
 from qilin_rag.reports.places import column_order, copies, natural, row_labels
 from qilin_rag.reports.retrieval_block import RetrievalBlock
-from qilin_rag.reports.took import first_asked, latency_of, read_calls
 from qilin_rag.scorers.retrieval import is_about_hits
 from qilin_rag.scorers.summary import can_exceed_1, doubts, remarks
 
@@ -98,14 +97,23 @@ def leaderboard(*runs_dirs: Path, options: Options | None = None) -> list[Result
     return _tables(found, options or Options(), f"{why}{{}}{describe_rankings(runs_dirs)}; begin with: qilin-rag run")
 
 
-def leaderboard_of(run_directories: Sequence[Path], options: Options | None = None) -> list[ResultTable]:
-    """Return the tables of these runs only; at least one of them must be complete."""
-    return _tables(run_directories, options or Options(), "none of these runs is complete{}")
+def leaderboard_of(
+    run_directories: Sequence[Path], options: Options | None = None, cache: RunCache | None = None
+) -> list[ResultTable]:
+    """Return the tables of these runs only; at least one of them must be complete.
+
+    `cache` keeps the runs and their comparisons, so that the next call reads only what has changed.
+    """
+    cache = cache or RunCache()
+    with cache.lock:
+        return _tables(run_directories, options or Options(), "none of these runs is complete{}", cache)
 
 
-def _tables(run_directories: Sequence[Path], options: Options, none_found: str) -> list[ResultTable]:
+def _tables(
+    run_directories: Sequence[Path], options: Options, none_found: str, cache: RunCache | None = None
+) -> list[ResultTable]:
     paths = narrow_paths(run_directories, options.narrowing) if run_directories else []
-    runs, left_out = read_runs(paths, with_incomplete=options.common)
+    runs, left_out = read_runs(paths, with_incomplete=options.common, cache=cache)
     if not runs:
         raise UsageError(none_found.format(f" ({left_out[0]})" if left_out else ""))
     runs = narrow_runs(runs, options.narrowing)
@@ -162,11 +170,12 @@ def _shared_questions(group: Sequence[Measured]) -> tuple[list[str], list[str]]:
     """Return the questions that all runs have, and remarks on those that are not the same in all."""
     first = group[0]
     shared = set(first.questions)
-    for run in group[1:]:
+    others = [run for run in group[1:] if run.questions is not first.questions]  # `RunCache` shares equal ones
+    for run in others:
         if not (shared := shared & set(run.questions)):
             raise UsageError(f"{first.name} and {run.name} have no question that all runs have; leave one out")
     notes = []
-    for run in group[1:]:
+    for run in others:
         unlike = {each for each in shared if _asked(run.questions[each]) != _asked(first.questions[each])}
         if unlike:
             what = f"other text or references in {run.name} than in {first.name}"
@@ -198,7 +207,7 @@ def _grids(
             of_controls = {
                 (f"{row} · {what}", _column(run)): control
                 for what, run, control in controls
-                if run.signature(metric) == signature and metric in control.scores
+                if run.signature(metric) == signature and metric in control.values
                 for row in rows[run.name]
             }
             grids.append(_Grid(metric, signature, places | of_controls, set(places)))
@@ -323,7 +332,7 @@ def _block(
 
 
 def _spending(run: Measured, row: str) -> Spending:
-    calls = read_calls(run.directory)
+    asked_before, latency = run.details.calls
     config = run.manifest.config
     return Spending(
         llm=row,
@@ -341,8 +350,8 @@ def _spending(run: Measured, row: str) -> Spending:
         top_k=run.manifest.identity.get("top_k"),
         note_order=config.get("note_order", "best_first"),
         note_chars=config.get("note_chars"),
-        first_asked=first_asked(calls, run.manifest),
-        latency=latency_of(calls),
+        first_asked=asked_before,
+        latency=latency,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,22 +15,35 @@ from qilin_rag.core.errors import UsageError, unknown_name
 from qilin_rag.core.registry import SCORERS
 from qilin_rag.core.stats import Clusters, Values, clusters_by, query_clusters
 from qilin_rag.core.types import Question, Sample, Score, Summary
-from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
+from qilin_rag.pipeline.run_directory import (
+    MANIFEST,
+    NEW_SCORES,
+    QUESTIONS,
+    SAMPLES,
+    SCORES,
+    SUMMARY,
+    TREC_RUN,
+    Manifest,
+    RunDirectory,
+)
 from qilin_rag.pipeline.scoring import check_names, is_misnamed, score_samples, scorers_for, summarise
+from qilin_rag.reports.details import Details, Hits
 from qilin_rag.scorers.citations import PRECISION, RECALL
 
 FROM_THE_HIGHEST = "the highest is not the best by this metric: its orders and ranks go from the highest"
+State = tuple[tuple[int, ...] | None, ...]
 
 
 class Measured(NamedTuple):
-    """One run: `scores[metric][question_id]`, for the questions it is about."""
+    """One run: `values[metric]` are its figures in the order of `questions`, NaN if unscored."""
 
     name: str
     directory: RunDirectory
     manifest: Manifest
     summary: Summary
     questions: dict[str, Question]
-    scores: dict[str, dict[str, Score]]
+    values: dict[str, Values]
+    details: Details
     remarks: tuple[str, ...] = ()
     """Remarks on figures that are left out."""
 
@@ -59,33 +73,108 @@ def rests_on_reference_notes(metric: str) -> bool:
     return "@" in metric or metric in (PRECISION, RECALL)
 
 
-def read_runs(run_directories: Sequence[Path], with_incomplete: bool = False) -> tuple[list[Measured], list[str]]:
+def read_runs(
+    run_directories: Sequence[Path], with_incomplete: bool = False, cache: RunCache | None = None
+) -> tuple[list[Measured], list[str]]:
     """Return the complete runs, and remarks on the others; a name in two folders is given with its folder.
 
-    `with_incomplete` includes unfinished runs, as far as they are.
+    `with_incomplete` includes unfinished runs, as far as they are. `cache` keeps the runs for the next call.
     """
+    cache = cache or RunCache()
     runs, left_out = [], []
     folders_with = Counter(path.name for path in run_directories)
     for path in run_directories:
         name = str(path) if folders_with[path.name] > 1 else path.name
         try:
-            manifest = RunDirectory(path).read_manifest()
-            if manifest.state == "complete":
-                runs.append(read_run(path, name))
-            elif with_incomplete:
-                runs.append(_read_incomplete(path, name))
-            else:
-                left_out.append(f"left out, {manifest.state}: {name}")
+            run = cache.read(path, with_incomplete)
         except UsageError as error:
             left_out.append(f"left out, unreadable: {error}")
+            continue
+        if isinstance(run, Measured):
+            runs.append(run._replace(name=name))
+        else:
+            left_out.append(f"left out, {run}: {name}")
     return runs, left_out
 
 
-def read_run(path: Path, name: str | None = None) -> Measured:
-    """Read a complete run; raise a UsageError if it is not one, or its scores are missing."""
+class RunCache:
+    """Runs as they were last read, so that a run is read again only if one of its files has changed.
+
+    Runs over the same questions share them in memory. `lock` is for those who use a cache from several threads.
+
+    Example:
+        >>> cache = RunCache()
+        >>> tables = [leaderboard_of(paths, cache=cache) for _ in range(2)]  # doctest: +SKIP
+    """
+
+    def __init__(self) -> None:
+        """Begin without any run."""
+        self.lock = threading.RLock()
+        self._runs: dict[tuple[Path, bool], tuple[State, Measured | str | UsageError]] = {}
+        self._questions: dict[str, dict[str, Question]] = {}
+        self._hits: dict[str, Hits] = {}
+
+    def read(self, path: Path, with_incomplete: bool = False) -> Measured | str:
+        """Return a run, or the state of one that is not complete.
+
+        Args:
+            path: The run directory.
+            with_incomplete: Whether to score an unfinished run as far as it is.
+
+        Raises:
+            UsageError: if it can't be read.
+        """
+        now = state_of_files(path)
+        known = self._runs.get((path, with_incomplete))
+        if known is None or known[0] != now:
+            known = now, self._read(path, with_incomplete)
+            self._runs[path, with_incomplete] = known
+        if isinstance(known[1], UsageError):
+            raise UsageError(str(known[1]))
+        return known[1]
+
+    def _read(self, path: Path, with_incomplete: bool) -> Measured | str | UsageError:
+        try:
+            state = RunDirectory(path).read_manifest().state
+            if state != "complete" and not with_incomplete:
+                return state
+            if state == "complete":
+                run = read_run(path, known_questions=self._questions)
+            else:
+                run = _read_incomplete(path, path.name)
+        except UsageError as error:
+            return UsageError(str(error))  # without its frames, which would hold all that was read
+        run.details.share(self._hits)
+        return run
+
+
+def state_of_files(path: Path) -> State:
+    """Return what tells whether a file of a run has changed: the inode, size and times of each.
+
+    Args:
+        path: The run directory.
+    """
+    return tuple(_state(path / name) for name in (MANIFEST, QUESTIONS, SAMPLES, SCORES, NEW_SCORES, SUMMARY, TREC_RUN))
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def read_run(
+    path: Path, name: str | None = None, known_questions: dict[str, dict[str, Question]] | None = None
+) -> Measured:
+    """Read a complete run; raise a UsageError if it is not one, or its scores are missing.
+
+    `known_questions` are shared by runs (see `RunDirectory.read_questions_once`).
+    """
     directory = RunDirectory(path)
     manifest = directory.read_complete()
-    questions = {question.id: question for question in directory.read_questions()}
+    questions = directory.read_questions_once({} if known_questions is None else known_questions)
     if len(questions) != manifest.n_questions:
         raise UsageError(f"{path}: questions.jsonl has {len(questions)} of its {manifest.n_questions} questions")
     summary, its_scores = directory.read_figures()
@@ -98,7 +187,18 @@ def read_run(path: Path, name: str | None = None) -> Measured:
         again = f"qilin-rag score {path} --metrics retrieval"
         remarks = (f"{', '.join(misnamed)} left out: {given}; to score them by their right names: {again}",)
     scores = directory.chosen_scores(its_scores, questions.values(), summary.metrics)
-    return Measured(name or path.name, directory, manifest, summary, questions, scores, remarks)
+    values = {
+        metric: figures_by(questions, [of_metric[question_id] for question_id in questions])
+        for metric, of_metric in scores.items()
+    }
+    details = Details(directory, manifest, questions)
+    return Measured(name or path.name, directory, manifest, summary, questions, values, details, remarks)
+
+
+def figures_by(question_ids: Iterable[str], scores: Iterable[Score]) -> Values:
+    """Return the figures of scores in the order of these questions, NaN for unscored and missing ones."""
+    by_id = {score.question_id: score.value for score in scores}
+    return np.array([by_id.get(question_id) for question_id in question_ids], dtype=np.float64)
 
 
 def _read_incomplete(path: Path, name: str) -> Measured:
@@ -117,16 +217,17 @@ def _read_incomplete(path: Path, name: str) -> Measured:
     check_names(scorers)
     scores = score_samples(scorers_for(manifest, scorers), samples, asked)
     questions = {question.id: question for question in asked}
-    by_metric: dict[str, dict[str, Score]] = defaultdict(dict)
+    by_metric: dict[str, list[Score]] = defaultdict(list)
     for score in scores:
-        by_metric[score.metric][score.question_id] = score
+        by_metric[score.metric].append(score)
+    values = {metric: figures_by(questions, of_metric) for metric, of_metric in by_metric.items()}
     summary = summarise(samples, lines, scores, manifest.seed)
-    return Measured(name, directory, manifest, summary, questions, by_metric)
+    return Measured(name, directory, manifest, summary, questions, values, Details(directory, manifest, questions))
 
 
 def values_of(runs: Sequence[Measured], metric: str, question_ids: Sequence[str]) -> Values:
     """Return the figures (n_questions, n_runs) of runs under a metric that all of them have; NaN if unscored."""
-    columns = [[run.scores[metric][question_id].value for question_id in question_ids] for run in runs]
+    columns = [_in_order(run, metric, question_ids) for run in runs]
     return np.array(columns, dtype=np.float64).T.reshape(len(question_ids), len(runs))
 
 
@@ -138,6 +239,13 @@ def same_questions(a: Mapping[str, Question], b: Mapping[str, Question]) -> list
         if question_id in b
         and (question.query, question.references) == (b[question_id].query, b[question_id].references)
     ]
+
+
+def _in_order(run: Measured, metric: str, question_ids: Sequence[str]) -> Values:
+    if list(run.questions) == question_ids:
+        return run.values[metric]
+    places = dict(zip(run.questions, range(len(run.questions)), strict=True))
+    return run.values[metric][[places[question_id] for question_id in question_ids]]
 
 
 def clusters_of(questions: Sequence[Question], by: str | None = None) -> Clusters:

@@ -6,6 +6,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+import numpy as np
+
 from qilin_rag.reports.measured import Measured
 
 RETRIEVER_ORDER = {"none": 0, "random": 1, "bm25": 2, "oracle_top_k": 8, "oracle": 9}
@@ -49,9 +51,18 @@ def copies(group: Sequence[Measured]) -> list[str]:
     notes = []
     for first, *others in _by_fingerprint(group):
         for run in others:
-            figures = "the same figures" if run.scores == first.scores else "other figures"
+            figures = "the same figures" if _have_same_figures(run, first) else "other figures"
             notes.append(f"{run.name}: the configuration of {first.name}, {figures}")
     return notes
+
+
+def _have_same_figures(first: Measured, other: Measured) -> bool:
+    signatures = [{metric: run.signature(metric) for metric in run.values} for run in (first, other)]
+    return (
+        list(first.questions) == list(other.questions)
+        and signatures[0] == signatures[1]
+        and all(np.array_equal(first.values[metric], other.values[metric], equal_nan=True) for metric in first.values)
+    )
 
 
 def _by_fingerprint(group: Sequence[Measured]) -> list[list[Measured]]:

@@ -10,9 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qilin_rag.core.errors import UsageError
 from qilin_rag.core.stats import Values
-from qilin_rag.core.trec import read_trec, trec_id
 from qilin_rag.reports.cells import Block, Cell, Detectable, Key
 from qilin_rag.reports.measured import Measured, highest_is_best, values_of
 from qilin_rag.reports.places import column_order
@@ -40,7 +38,6 @@ class RetrievalBlock:
     def __init__(self, group: Sequence[Measured], question_ids: Sequence[str]) -> None:
         """Read the hits of each run, if a figure is of several runs."""
         self._ids = question_ids
-        self._hits: dict[str, dict[str, list[int]]] = {}
         self.notes: list[str] = []
         self.figures = _figures(group)
         by_retriever: dict[str, list[Measured]] = defaultdict(list)
@@ -144,26 +141,11 @@ class RetrievalBlock:
         depth = cutoff(metric)
         pair = values_of([first, other], metric, self._ids)
         is_other_figure = ~((pair[:, 0] == pair[:, 1]) | np.isnan(pair).all(axis=1))
-        hits = [self._hits_of(run) for run in (first, other)]
+        hits = [run.details.hits for run in (first, other)]
         return sum(
             is_other or hits[0].get(question_id, [])[:depth] != hits[1].get(question_id, [])[:depth]
             for question_id, is_other in zip(self._ids, is_other_figure.tolist(), strict=True)
         )
-
-    def _hits_of(self, run: Measured) -> dict[str, list[int]]:
-        """Read the notes of each question, best first: from run.trec, which is small, if it exists."""
-        if run.name not in self._hits:
-            path = run.directory.path / "run.trec"
-            try:
-                if run.manifest.state != "complete" or not path.is_file():
-                    raise UsageError(f"{path} is not of all questions")
-                found = read_trec(path)
-                ranked = {question_id: found.get(trec_id(question_id), []) for question_id in self._ids}
-            except UsageError:
-                samples = run.samples()
-                ranked = {question_id: samples[question_id].hits for question_id in self._ids}
-            self._hits[run.name] = {name: [hit.note_idx for hit in hits] for name, hits in ranked.items()}
-        return self._hits[run.name]
 
 
 def _figures(group: Sequence[Measured]) -> list[Figure]:

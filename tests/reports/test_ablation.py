@@ -19,7 +19,7 @@ from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.llms import LLM
 from qilin_rag.pipeline.sweep import read_sweep, sweep
 from qilin_rag.reports.ablation import Ablation, ablation, default_settings, ranking, saved_runs
-from qilin_rag.reports.measured import read_run
+from qilin_rag.reports.measured import read_run, values_of
 from tests.conftest import QUESTIONS, Cli
 from tests.fake_server import MODEL, FakeServer
 
@@ -138,8 +138,8 @@ def test_an_ablation_over_prompts(data_dir: Path) -> None:
 def test_differences_are_those_of_the_statistics(data_dir: Path) -> None:
     [report] = done(data_dir, retrievers=["oracle"], llms=LLMS[:1], prompts=["default", "bare"])
     default, bare = report.factors[0].systems[0].levels
-    scores = [read_run(Path("runs") / level.run).scores["rouge_l"] for level in (default, bare)]
-    difference = np.array([[(scores[1][i].value or 0) - (scores[0][i].value or 0)] for i in ("1", "2", "3")])
+    values = values_of([read_run(Path("runs") / level.run) for level in (default, bare)], "rouge_l", ["1", "2", "3"])
+    difference = values[:, 1:] - values[:, :1]
     clusters = query_clusters([str(question["query"]) for question in QUESTIONS])
     assert [(bare.p, bare.ci95, bare.no_interval)] == paired_tests(difference, clusters)
     assert report.factors[0].rankings == []  # one system has no order
@@ -148,12 +148,11 @@ def test_differences_are_those_of_the_statistics(data_dir: Path) -> None:
 def test_questions_that_failed_at_one_level_are_paired_without_them(data_dir: Path) -> None:
     configs = read_sweep(None, {"llms": LLMS[:1], "prompts": ["default", "bare"]}, {"data": str(data_dir)})
     runs = [read_run(each.directory.path) for each in sweep(configs).runs]
-    failed = runs[1].scores["rouge_l"]["1"].model_copy(update={"value": None, "reason": "failed"})
-    runs[1].scores["rouge_l"]["1"] = failed
+    runs[1].values["rouge_l"][list(runs[1].questions).index("1")] = np.nan
     [report] = ablation(runs, default_settings(configs[0]), "rouge_l")
     system = report.factors[0].systems[0]
     assert (system.levels[1].n_paired, system.n_spread) == (2, 2)
-    values = [[run.scores["rouge_l"][i].value or 0 for i in ("2", "3")] for run in runs]
+    values = values_of(runs, "rouge_l", ["2", "3"]).T
     assert system.levels[1].difference == pytest.approx(np.mean(values[1]) - np.mean(values[0]))
     assert system.spread == pytest.approx(abs(np.mean(values[1]) - np.mean(values[0])))
 

@@ -109,8 +109,8 @@ def test_questions_that_failed_in_one_run_count_in_none(data_dir: Path) -> None:
     [report] = sensitivity(measured(whole, part), [RougeL()])
     assert (report.n_questions, report.n_scored) == (3, 2)
     answers = [
-        float(np.mean([s.value or 0 for i, s in scores.items() if i != "3"]))
-        for scores in (each.scores["rouge_l"] for each in measured(whole, part))
+        float(np.mean([value for i, value in zip(each.questions, each.values["rouge_l"], strict=True) if i != "3"]))
+        for each in measured(whole, part)
     ]
     assert report.variants[0].means == pytest.approx(answers)
 
