@@ -14,19 +14,18 @@ from starlette.routing import BaseRoute
 from qilin_rag.core.types import Judgement, Question, Sample, Score
 from qilin_rag.data import NoteStore
 from qilin_rag.pipeline.cost import Tally
-from qilin_rag.pipeline.run_directory import JUDGEMENTS, MANIFEST, SAMPLES, SCORES, SUMMARY, Manifest, RunDirectory
+from qilin_rag.pipeline.run_directory import JUDGEMENTS, SAMPLES, SCORES, Manifest, RunDirectory
 from qilin_rag.reports.cells import ResultTable
 from qilin_rag.reports.contents import Answered, answers_of, columns_of, question_of, scores_of
 from qilin_rag.reports.judged import judgements_of_runs
 from qilin_rag.reports.leaderboard import leaderboard_of
+from qilin_rag.reports.measured import RunCache, State, state_of_files
 from qilin_rag.reports.overview import directories_of, index_of, metrics_of, open_notes, table_of
 from qilin_rag.viewer.app import data, page
 from qilin_rag.viewer.folders import Folders
-from qilin_rag.viewer.kept import Kept, State, state_of
+from qilin_rag.viewer.kept import Kept, state_of
 from qilin_rag.viewer.lines import LineFinder
 from qilin_rag.viewer.shell import markup, shell
-
-_FILES = (MANIFEST, SUMMARY, SCORES, "questions.jsonl")
 
 
 class _Table(NamedTuple):
@@ -52,10 +51,11 @@ class Boards:
 
     Args:
         folders: The runs.
+        cache: Keeps what was read of each run.
     """
 
-    def __init__(self, folders: Folders) -> None:
-        self._folders = folders
+    def __init__(self, folders: Folders, cache: RunCache) -> None:
+        self._folders, self._cache = folders, cache
         self._boards: Kept[_Board] = Kept(4)
         self._judgements: Kept[dict[Path, dict[str, list[Judgement]]]] = Kept(16)
         self._tallies: Kept[Tally] = Kept(32)
@@ -137,17 +137,18 @@ class Boards:
 
     def _board(self, request: Request, name: str) -> _Board:
         paths = self.paths(request, name)
-        state = _state(paths)
-        return self._boards.get(tuple(paths), state, lambda: _make(paths, state))
+        states = tuple(state_of_files(path) for path in paths)
+        return self._boards.get(tuple(paths), states, lambda: _make(paths, states, self._cache))
 
 
-def routes(folders: Folders) -> list[BaseRoute]:
+def routes(folders: Folders, cache: RunCache) -> list[BaseRoute]:
     """Return the routes of the leaderboard.
 
     Args:
         folders: The runs.
+        cache: Keeps what was read of each run.
     """
-    boards = Boards(folders)
+    boards = Boards(folders, cache)
     return [
         page("/board", lambda request: _page(boards.index(request))),
         data("/api/board", boards.index),
@@ -161,18 +162,16 @@ def _page(index: dict[str, Any]) -> str:
     return shell("qilin-rag report", "board_page", markup("results.html", "qilin_rag.reports"), "/board", index)
 
 
-def _state(paths: Sequence[Path]) -> State:
-    return state_of(path / name for path in paths for name in _FILES)
-
-
-def _make(paths: Sequence[Path], state: State) -> _Board:
+def _make(paths: Sequence[Path], states: tuple[State, ...], cache: RunCache) -> _Board:
     tables = []
-    for board in leaderboard_of(paths):
+    with cache.lock:
+        boards = leaderboard_of(paths, cache=cache)
+    for board in boards:
         directories = directories_of(board, paths)
         manifests = {name: directory.read_manifest() for name, directory in directories.items()}
         questions = {question.id: question for question in next(iter(directories.values())).read_questions()}
         tables.append(_Table(board, directories, manifests, questions, *open_notes(manifests.values())))
-    return _Board(hashlib.sha256(repr((paths, state)).encode()).hexdigest()[:16], tables)
+    return _Board(hashlib.sha256(repr((paths, states)).encode()).hexdigest()[:16], tables)
 
 
 def _run(table: _Table, name: str) -> RunDirectory:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 
+from qilin_rag.reports.measured import RunCache
 from qilin_rag.viewer import board, tables
 from qilin_rag.viewer.app import build_app
 from qilin_rag.viewer.folders import Folders
@@ -21,5 +22,5 @@ def site(runs_dirs: Sequence[Path]) -> Starlette:
     Raises:
         UsageError: if one is not a folder.
     """
-    folders = Folders(runs_dirs)
-    return build_app([*board.routes(folders), *tables.routes(folders)])
+    folders, cache = Folders(runs_dirs), RunCache()
+    return build_app([*board.routes(folders, cache), *tables.routes(folders, cache)])

@@ -22,7 +22,7 @@ from qilin_rag.reports.compare import Comparison, Moved, compare
 from qilin_rag.reports.contents import collect
 from qilin_rag.reports.html import as_html
 from qilin_rag.reports.leaderboard import leaderboard_of
-from qilin_rag.reports.measured import read_runs
+from qilin_rag.reports.measured import RunCache, read_runs
 from qilin_rag.reports.ranking_board import ranking_board
 from qilin_rag.reports.sections import Section, ablation_sections, board_sections, comparison_sections
 from qilin_rag.viewer.app import data, page
@@ -39,19 +39,20 @@ _FORMATS = {
 }
 
 
-def routes(folders: Folders) -> list[BaseRoute]:
+def routes(folders: Folders, cache: RunCache) -> list[BaseRoute]:
     """Return the routes of the tables and of the downloads.
 
     Args:
         folders: The runs.
+        cache: Keeps what was read of each run.
     """
     pages = {"/compare": "Compare", "/ablation": "Ablation", "/rankings": "Rankings"}
     return [
         *(page(path, functools.partial(_page, path, title)) for path, title in pages.items()),
         data("/api/compare", lambda request: _compare(folders, request)),
-        data("/api/ablation", lambda request: _ablation(folders, request)),
+        data("/api/ablation", lambda request: _ablation(folders, cache, request)),
         data("/api/rankings", lambda request: _rankings(folders, request)),
-        data("/api/download", lambda request: _download(folders, request)),
+        data("/api/download", lambda request: _download(folders, cache, request)),
     ]
 
 
@@ -85,9 +86,10 @@ def _signatures(compared: Comparison) -> dict[str, str]:
     return {each.metric: each.signature for each in compared.metrics}
 
 
-def _ablation(folders: Folders, request: Request) -> dict[str, Any]:
+def _ablation(folders: Folders, cache: RunCache, request: Request) -> dict[str, Any]:
     """Return the ablation of the complete runs by one metric, around the settings that most of them have."""
-    runs, left_out = read_runs(list(folders.runs().values()))
+    with cache.lock:
+        runs, left_out = read_runs(list(folders.runs().values()), cache=cache)
     metrics = sorted({name for each in runs for name in each.summary.metrics}, key=lambda name: ("@" in name, name))
     metric = request.query_params.get("metric") or next(iter(metrics), "")
     answer: dict[str, Any] = {"metrics": metrics, "metric": metric, "sections": []}
@@ -122,7 +124,7 @@ def _plain(sections: Iterable[Section]) -> list[dict[str, Any]]:
     return [section._asdict() for section in sections]
 
 
-def _download(folders: Folders, request: Request) -> Response:
+def _download(folders: Folders, cache: RunCache, request: Request) -> Response:
     """Return the leaderboard or the report of the named runs, of all if none is named, as a file."""
     kind = request.query_params.get("format", "")
     if kind not in _FORMATS:
@@ -132,7 +134,8 @@ def _download(folders: Folders, request: Request) -> Response:
     if kind == "html":
         text = as_html(collect(paths))
     else:
-        tables = leaderboard_of(paths)
+        with cache.lock:
+            tables = leaderboard_of(paths, cache=cache)
         rows = formats.as_rows(tables)
         names = list(dict.fromkeys(name for row in rows for name in row))
         text = {
