@@ -80,7 +80,12 @@ def list_kept(as_json: AsJson = False) -> None:
 @app.command(name="clear")
 def clear_kept(
     kind: Annotated[
-        CacheKind | None, typer.Argument(help="Kind to remove. [default: all but responses]", show_default=False)
+        CacheKind | None,
+        typer.Argument(
+            metavar="[KIND]",
+            help="Kind to remove: notes, indexes, vectors, responses, hashes or servers. [default: all but responses]",
+            show_default=False,
+        ),
     ] = None,
     older_than: OlderThan = 0,
     yes: Annotated[bool, typer.Option("--yes", help="Confirm the removal of responses, which cost money.")] = False,

@@ -29,9 +29,17 @@ class ListKind(StrEnum):
 
 
 def list_names(
-    kind: Annotated[ListKind, typer.Argument(help="Kind to list; settings are those of a run.")],
+    kind: Annotated[
+        ListKind,
+        typer.Argument(
+            metavar="KIND", help="retrievers, llms, prompts, metrics, rankers, runs, or settings (those of a run)."
+        ),
+    ],
     name: Annotated[
-        str | None, typer.Argument(help="A component, to list its settings as --set takes them.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="A component, to list its settings as --set takes them.", show_default=False
+        ),
     ] = None,
     runs_dir: Annotated[
         list[Path] | None, typer.Option(help="With runs: a folder of runs; repeatable. [default: runs]")

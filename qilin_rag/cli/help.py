@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ _SECTIONS = {
     "General": "config settings fresh dry_run saved older_than yes version help",
 }
 _SECTION_OF = {name: section for section, names in _SECTIONS.items() for name in names.split()}
+_PLACEHOLDERS = {"str": "TEXT", "path": "PATH", "int": "INTEGER", "float": "FLOAT"}
 _N_UNDIVIDED = 5  # as few options need no sections
 _COLUMN_CHARS = 26  # what is longer than this stands on a line of its own
 _WIDTH_CHARS = 100  # at most: longer lines are hard to read
@@ -126,8 +128,7 @@ def _sections(command: Any, ctx: Any) -> Iterator[tuple[str, list[tuple[str, str
     options: list[tuple[str, tuple[str, str]]] = []
     for parameter in command.get_params(ctx):
         if record := parameter.get_help_record(ctx):
-            name = record[0].replace("<int range>", "<int>").replace("<float range>", "<float>")
-            row = name, record[1].replace("  [", " [")
+            row = re.sub(r"<(.+)>", _placeholder, record[0]), record[1].replace("  [", " [")
             if parameter.param_type_name == "argument":
                 arguments.append(row)
             else:
@@ -140,6 +141,12 @@ def _sections(command: Any, ctx: Any) -> Iterator[tuple[str, list[tuple[str, str
     for section in _SECTIONS:
         if rows := [row for name, row in options if section_of(command.name, name) == section]:
             yield section, rows
+
+
+def _placeholder(typer_s: re.Match[str]) -> str:
+    """Return the usual placeholder of a value: `TEXT` for Typer's `<str>`, `[a|b]` for choices."""
+    kind = typer_s[1].removesuffix(" range")
+    return _PLACEHOLDERS.get(kind, f"[{kind}]")
 
 
 def _write_examples(examples: str | None, formatter: Any) -> None:

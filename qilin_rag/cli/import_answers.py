@@ -17,6 +17,7 @@ def import_answers(
     file: Annotated[
         Path,
         typer.Argument(
+            metavar="FILE",
             help="JSONL, JSON, CSV or TSV with question_id or query, answer and, if known, note_ids and citations; or "
             "answers in the format of the TREC RAG track.",
             show_default=False,

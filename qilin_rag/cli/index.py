@@ -21,7 +21,9 @@ class IndexEngine(StrEnum):
 
 
 def index(
-    retriever: Annotated[str, typer.Argument(help="Retriever to build it for: bm25 or biencoder.")],
+    retriever: Annotated[
+        str, typer.Argument(metavar="RETRIEVER", help="Retriever to build it for: bm25 or biencoder.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write; replaces an index in it.")],
     data: Data = None,
     engine: Annotated[

@@ -6,12 +6,15 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import Any
 
 import pytest
 from typer.main import get_command
 
 from qilin_rag.cli import app
+from qilin_rag.cli.cache import CacheKind
+from qilin_rag.cli.catalogue import ListKind
 from qilin_rag.cli.help import _SECTION_OF, section_of
 from tests.conftest import Cli
 
@@ -58,6 +61,25 @@ def test_each_option_has_a_section_and_a_meaning(path: tuple[str, ...], cli: Cli
         if option.param_type_name == "option":
             assert section_of(path[-1], option.name)
             assert re.findall(rf"^  (?:-\w, )?{option.opts[0]}\b(?!-)", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", LEAVES, ids="-".join)
+def test_values_are_named_in_capitals(path: tuple[str, ...], cli: Cli) -> None:
+    """A placeholder is a word in capitals; only choices, and keys of --set, are written as they are typed."""
+    out = cli(*path, "--help").out
+    usage, *rest = re.split(r"\n\n", out)
+    program, _, pieces = usage.partition("[OPTIONS]")
+    assert program.split()[-len(path) :] == list(path)
+    assert re.fullmatch(r"( (\[?[A-Z_|]+\]?(\.\.\.)?))*", " ".join(["", *pieces.split()]))
+    named = re.findall(r"^  (?:-\w, )?--[\w-]+ (?! )(\S+)", "\n".join(rest), re.MULTILINE)
+    choices, keys = r"\[[\w-]+(\|[\w-]+)*\]", r"(log\.|metrics\.NAME\.)?KEY=VALUE"
+    assert [value for value in named if not re.fullmatch(rf"[A-Z]+|/|{choices}|{keys}", value)] == []
+
+
+@pytest.mark.parametrize(("path", "kinds"), [(("list",), ListKind), (("cache", "clear"), CacheKind)])
+def test_kinds_are_listed(path: tuple[str, ...], kinds: type[StrEnum], cli: Cli) -> None:
+    arguments = cli(*path, "--help").out.partition("\nArguments:\n")[2].partition("\n\n")[0]
+    assert all(kind.value in arguments for kind in kinds)
 
 
 def test_sections_name_no_option_that_is_gone() -> None:
