@@ -17,6 +17,14 @@ from docgen.files import fields
 
 _PART = re.compile(r"^<!-- (generated|fields): ([\w.:]+) -->$", re.MULTILINE)
 _NOTEBOOK_LINK = re.compile(r"(\]\((?!\w+:)[^)\s]*)\.ipynb(?=[)#])")
+_NEEDS = re.compile(r'title="needs ([^"]+)"')
+_CHINESE = {
+    "a GPU": "GPU",
+    "a model": "模型",
+    "an API key": "API key",
+    "the hub": "Hugging Face hub",
+    "the network": "网络",
+}
 PARTS: dict[str, Callable[[], str]] = {
     "api": api.api,
     "commands": commands.commands,
@@ -61,9 +69,31 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill the parts that a page asks for, and point links to notebooks at their pages."""
+def on_pre_page(page: Any, config: Any, **_: Any) -> Any:
+    """Have the links beside headings named in the language of the page."""
+    config.mdx_configs["toc"]["permalink_title"] = "本节的链接" if _is_chinese(page) else "Permanent link"
+    return page
+
+
+def on_page_markdown(markdown: str, page: Any = None, **_: Any) -> str:
+    """Fill the parts that a page asks for, point links to notebooks at their pages, and translate titles of blocks."""
+    if page and _is_chinese(page):
+        markdown = _NEEDS.sub(lambda found: f'title="需要 {_CHINESE.get(found[1], found[1])}"', markdown)
     return filled(_NOTEBOOK_LINK.sub(r"\1.md", markdown))
+
+
+def on_page_context(context: Any, page: Any, config: Any, **_: Any) -> Any:
+    """Have the theme's own words in the language of the page: the template reads the theme's setting for each."""
+    is_chinese = _is_chinese(page)
+    config.theme["language"] = "zh" if is_chinese else "en"
+    names = ("深色", "浅色") if is_chinese else ("Dark", "Light")
+    for palette, name in zip(config.theme["palette"], names, strict=True):
+        palette["toggle"]["name"] = name
+    return context
+
+
+def _is_chinese(page: Any) -> bool:
+    return str(page.file.src_uri).startswith("zh/")
 
 
 def filled(markdown: str) -> str:

@@ -96,6 +96,25 @@ def test_every_page_of_the_docs_is_built(site: Path) -> None:
             assert (site / path.relative_to(CHECKOUT / "docs").with_suffix(".html")).is_file()
 
 
+@pytest.mark.parametrize("page", ["index", "tutorials/table-11"])
+def test_the_words_of_the_site_are_in_the_language_of_the_page(site: Path, page: str) -> None:
+    """Those that a page shows, those read to the blind, and those that the script shows in the results of a search."""
+
+    def words(path: str) -> tuple[list[str], set[str]]:
+        content = (site / f"{path}.html").read_text(encoding="utf-8")
+        script = re.findall(r'<script id="__config"[^>]*>(.*?)</script>', content)[0]
+        said = re.findall(r'(?:aria-label|placeholder|title)="([^"]+)"', content)
+        said += json.loads(script)["translations"].values()
+        return re.findall(r'<html lang="(\w+)"', content), {text.partition(":")[0] for text in said}
+
+    (english, plain), (chinese, hanzi) = words(page), words(f"zh/{page}")
+    assert (english, chinese) == (["en"], ["zh"])
+    assert {"Table of contents", "Search", "Dark", "Permanent link", "Copy to clipboard"} <= plain
+    assert [text for text in hanzi if re.search(r"[A-Za-z]", text)] == ["qilin_rag"]
+    assert "needs the" not in (site / "zh" / f"{page}.html").read_text(encoding="utf-8")
+    assert "目录" in hanzi and not any(re.search(r"[\u4e00-\u9fff]", text) for text in plain)
+
+
 def test_nothing_is_fetched_from_another_host(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     fetched = {address for path in pages for address in Page(path.read_text(encoding="utf-8")).fetched}
