@@ -6,15 +6,17 @@ from collections import Counter, deque
 from pathlib import Path
 from typing import Final, get_args
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.files import read_lines
 from qilin_rag.core.text import counted
 from qilin_rag.core.types import Cost, Exchange, Price, Status
 from qilin_rag.pipeline.cost import Tally, cost_of
-from qilin_rag.pipeline.run_directory import REPEATS, SAMPLES, RunDirectory
+from qilin_rag.pipeline.run_directory import REPEATS, SAMPLES
 from qilin_rag.viewer.tail import MOST_LINE_BYTES, Line, Tail
 
+QUESTIONS = "questions.jsonl"
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
 _LOST = 0x80  # beside the number of the status
 _WINDOW_S, _LEAST_S = 60.0, 3.0
@@ -26,6 +28,14 @@ class Outcome(Exchange):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     question_id: str
+
+
+class Asked(BaseModel):
+    """The part of a line of questions.jsonl that is needed here."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str
 
 
 class Counting:
@@ -62,7 +72,7 @@ class Counting:
             self.restart()
         if self._places is None:
             self._places = {}
-            for question in RunDirectory(self._path).read_questions():
+            for question in read_lines(self._path / QUESTIONS, Asked):
                 self._places.setdefault(hash(question.id), len(self._places))
             self._outcomes.extend(bytes(len(self._places) - len(self._outcomes)))
         for line in self._samples.lines(most_bytes):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from qilin_rag.core.errors import UsageError
 
 MOST_LINE_BYTES = 16 << 20
-_PIECE_BYTES = 1 << 18
+_PIECE_BYTES = 1 << 16
 _KNOWN_BYTES = 64
 
 

@@ -16,7 +16,7 @@ from qilin_rag.viewer.watched import Budget, Watched, WatchedRanking, WatchedRun
 
 LOOK_S = 1.0
 _WORK_S = 0.7
-_AMPLE, _SCANT = Budget(64 << 20, True), Budget(1 << 18, False)
+_AMPLE, _SCANT = Budget(64 << 20, True), Budget(1 << 20, False)
 
 
 class Watcher:

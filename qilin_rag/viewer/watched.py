@@ -26,21 +26,24 @@ from qilin_rag.pipeline.run_directory import (
 from qilin_rag.pipeline.scoring import is_misnamed
 from qilin_rag.rankers.ranking_directory import MANIFEST as RANKING
 from qilin_rag.rankers.ranking_directory import RankingDirectory
-from qilin_rag.viewer.counting import STATUSES, Counting, Pace
+from qilin_rag.viewer.counting import QUESTIONS, STATUSES, Counting, Pace
 from qilin_rag.viewer.rows import Row, State
 
-QUESTIONS = "questions.jsonl"
 _MOST_BYTES = {MANIFEST: 64 << 20, RANKING: 64 << 20, SUMMARY: 64 << 20, QUESTIONS: 1 << 30}
 _DAMAGED = (QilinError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
+_MOST_TRIES = 3
 Stamp = tuple[int, int, int, int] | None
 """The size, times and inode of a file; None if it does not exist."""
 
 
 class Budget(NamedTuple):
-    """The work that a look may do for a run: bytes of samples to read, and whether scores may be hashed."""
+    """The work that a look may do for a run: about how many bytes of samples to read, and whether also of other files.
+
+    A run that is being written gets its bytes in any case.
+    """
 
     most_bytes: int
-    may_hash: bool
+    is_ample: bool
 
 
 class Watched:
@@ -68,21 +71,31 @@ class Watched:
             now_s: The time in seconds since the epoch.
             budget: The work that may be done.
         """
-        stamps: dict[str, Stamp] = {}
-        try:
-            stamps = _stamps_of(self.path, self.names)
-            if self._settled is not None and stamps == self._stamps:
-                return self._settled
-            is_held = is_locked(self.path)  # before the manifest is read: whoever has ended by now has written it
-            stamps = _stamps_of(self.path, self.names)
-            changed = {name for name in self.names if not self._is_known or stamps[name] != self._stamps[name]}
-            self._stamps, self._is_known = stamps, True
-            row, is_settled = self._look(now_s, budget, changed, is_held)
-        except _DAMAGED as error:
-            self._is_known, self._stamps = False, stamps
-            row, is_settled = self._row("unreadable", why=" ".join(str(error).split()) or type(error).__name__), True
+        for _ in range(_MOST_TRIES):
+            row, is_settled = self._try(now_s, budget)
+            if row.state != "unreadable" or self._is_as_seen():  # else a file was replaced while others were read
+                break
         self._settled = row if is_settled else None
         return row
+
+    def _try(self, now_s: float, budget: Budget) -> tuple[Row, bool]:
+        try:
+            if self._settled is not None and self._is_as_seen():
+                return self._settled, True
+            is_held = is_locked(self.path)  # before the manifest is read: whoever has ended by now has written it
+            before, self._stamps = self._stamps, _stamps_of(self.path, self.names)
+            changed = {name for name in self.names if not self._is_known or self._stamps[name] != before[name]}
+            self._is_known = True
+            return self._look(now_s, budget, changed, is_held)
+        except _DAMAGED as error:
+            self._is_known = False
+            return self._row("unreadable", why=" ".join(str(error).split()) or type(error).__name__), True
+
+    def _is_as_seen(self) -> bool:
+        try:
+            return _stamps_of(self.path, self.names) == self._stamps
+        except UsageError:
+            return False
 
     @abstractmethod
     def _look(self, now_s: float, budget: Budget, changed: set[str], is_held: bool) -> tuple[Row, bool]:
@@ -118,6 +131,7 @@ class WatchedRun(Watched):
         self._directory = RunDirectory(path)
         self._counting = Counting(path)
         self._pace = Pace()
+        self._is_behind = True
 
     def _look(self, now_s: float, budget: Budget, changed: set[str], is_held: bool) -> tuple[Row, bool]:
         if MANIFEST in changed:
@@ -127,7 +141,7 @@ class WatchedRun(Watched):
         if changed & {MANIFEST, SCORES, NEW_SCORES, SUMMARY}:
             self._summary = self._directory.read_summary() if self._stamps[SUMMARY] else None
             self._figures = None if self._summary else {}
-        if self._figures is None and budget.may_hash:
+        if self._figures is None and budget.is_ample:
             self._check_figures()
         facts = self._facts
         row = {
@@ -139,12 +153,16 @@ class WatchedRun(Watched):
         }
         if facts.is_complete and self._summary is not None:
             self._counting.restart()
+            self._is_behind = True
             row |= _counts_of(self._summary, facts.price)
             is_read = self._figures is not None
             return self._row("complete", **row, is_read=is_read), is_read
-        self._counting.read(budget.most_bytes)
+        self._is_behind |= bool(changed & {MANIFEST, QUESTIONS, SAMPLES, REPEATS})
+        if self._is_behind and (budget.is_ample or is_held):
+            self._counting.read(budget.most_bytes)
+            self._is_behind = not self._counting.is_at_end
         row |= self._counts(facts.price)
-        is_read = self._counting.is_at_end and self._figures is not None
+        is_read = not self._is_behind and self._figures is not None
         state: State = "complete" if facts.is_complete else "running" if is_held else "interrupted"
         if state == "running":
             row |= self._progress(now_s, facts)
@@ -189,7 +207,7 @@ class WatchedRun(Watched):
 
     def _progress(self, now_s: float, facts: _Facts) -> dict[str, Any]:
         """Return how fast the run is, and how long it takes if it stays so."""
-        if self._counting.is_at_end:
+        if not self._is_behind:
             began = self._stamps[MANIFEST]
             if not self._pace.is_known and facts.is_first_session and began is not None:
                 self._pace.add(min(now_s, began[1] / 1e9), 0)
