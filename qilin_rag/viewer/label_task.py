@@ -5,9 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from qilin_rag.config.resources import read_yaml
 from qilin_rag.core.errors import UsageError, explain
@@ -65,17 +73,16 @@ class LabelTask(Frozen):
     questions: PositiveInt | None = None
     seed: NonNegativeInt = 0
     overlap: Annotated[float, Field(ge=0, le=1)] = 0.25
-    criteria: dict[ShownName, tuple[int, int]] = {}
+    criteria: Annotated[dict[ShownName, tuple[int, int]], Field(validate_default=True)] = {}
     show: Shown = Shown()
 
-    @model_validator(mode="after")
-    def _check_criteria(self) -> Self:
-        for name, (low, high) in self.criteria.items():
+    @field_validator("criteria")
+    @classmethod
+    def _check_criteria(cls, criteria: dict[str, tuple[int, int]], info: ValidationInfo) -> dict[str, tuple[int, int]]:
+        for name, (low, high) in criteria.items():
             if not (0 <= low < high <= 10 and high - low < _MOST_STEPS):
-                raise ValueError(f"criteria.{name}: [{low}, {high}] is not a scale within 0 to 10 of at most 10 steps")
-        if not self.criteria and len(self.runs) == 1:
-            return self.model_copy(update={"criteria": _DEFAULT_CRITERIA})
-        return self
+                raise ValueError(f"{name} is no scale of at most {_MOST_STEPS} steps within 0 to 10")
+        return criteria if criteria or len(info.data.get("runs", [])) != 1 else _DEFAULT_CRITERIA
 
 
 class Item(NamedTuple):

@@ -1,8 +1,8 @@
 """Store labels: appended to one file by any number of annotators and processes, none lost, none twice.
 
-Whoever writes holds a lock between processes, reads first what others wrote, and has the line on disk before it is said to
-be stored. A question that goes to one annotator is held for them while they look at it; a label that comes late is kept
-nevertheless.
+Whoever writes holds a lock between processes and reads first what others wrote. The line is on disk before the page is
+told that it is stored. A question that goes to one annotator is held for them while they look at it. A label that comes
+late is kept nevertheless.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qilin_rag.core.labels import Label, parse_labels, standing
 from qilin_rag.viewer.label_task import Item, OpenTask
 
 HOLD_S = 30 * 60
-_WAIT_S = 10
+_WAIT_S, _POLL_S = 10, 0.005
 
 
 class ConflictError(QilinError):
@@ -117,9 +117,7 @@ class LabelStore:
         with self._locked():
             own = [each for each in standing(self._lines) if each.annotator == annotator]
             if not own or own[-1].id != label_id:
-                if any(
-                    (each.id, each.kind, each.annotator) == (label_id, "withdrawn", annotator) for each in self._lines
-                ):
+                if any((each.id, each.annotator) == (label_id, annotator) for each in self._withdrawn()):
                     return False
                 raise ConflictError("this is not your last label")
             self._append(own[-1].model_copy(update={"kind": "withdrawn", "at": now()}))
@@ -145,12 +143,15 @@ class LabelStore:
             "last": own[-1].id if own else None,
         }
 
+    def _withdrawn(self) -> list[Label]:
+        return [line for line in self._lines if line.kind == "withdrawn"]
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the lock between processes, with all that was written before mended and read."""
         with self._lock, writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self._lock_path, timeout=_WAIT_S):
+            with FileLock(self._lock_path, timeout=_WAIT_S, poll_interval=_POLL_S):
                 mend_last_line(self.path)
                 self._read()
                 yield
