@@ -13,6 +13,8 @@ from qilin_rag.cli.options import Quiet
 from qilin_rag.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
     from qilin_rag.viewer.labels import LabelStore
 
 logger = logging.getLogger(__name__)
@@ -26,8 +28,8 @@ def view(
         str | None,
         typer.Option(
             metavar="TASK",
-            help="Ask people for labels, without saying which run an answer is from: a YAML file of a task, or "
-            "RUN,RUN to compare two runs, or RUN to rate one.",
+            help="Ask people for labels, and do not say which run an answer is from: a YAML file of a task, or RUN,RUN "
+            "to compare two runs, or RUN to rate one.",
         ),
     ] = None,
     labels_dir: Annotated[Path | None, typer.Option(help="Folder of labels. [default: labels]")] = None,
@@ -58,22 +60,27 @@ def view(
     if label is None and (export or labels_dir):
         raise UsageError(f"{'--export' if export else '--labels-dir'} needs --label TASK")
     require("view", "starlette", "uvicorn", what="view")
-    from qilin_rag.viewer.serving import is_loopback, serve
-
     ui.set_up_logs(quiet)
     if label is None:
         from qilin_rag.viewer.site import site
 
-        app, shown = site(runs_dir or [Path("runs")]), "reads all runs, prompts and answers"
-    else:
-        store = _open_labels(label, labels_dir or Path("labels"), runs_dir)
-        if export:
-            return _export(store, export)
-        from qilin_rag.viewer.label_page import label_site
+        _serve(site(runs_dir or [Path("runs")]), "reads all runs, prompts and answers", host, port, quiet)
+        return
+    if export:
+        _export(export, label, labels_dir, runs_dir)
+        return
+    from qilin_rag.viewer.label_page import label_site
 
-        app, shown = label_site(store), "reads the answers of this task and labels them"
+    store = _open_labels(label, labels_dir, runs_dir)
+    _serve(label_site(store), "reads the answers of this task and labels them", host, port, quiet)
+
+
+def _serve(app: Starlette, what: str, host: str, port: int, quiet: bool) -> None:
+    """Serve until Ctrl-C, and say where."""
+    from qilin_rag.viewer.serving import is_loopback, serve
+
     if not is_loopback(host):
-        typer.echo(f"warning: whoever reaches {host} and has the address {shown}, unencrypted", err=True)
+        typer.echo(f"warning: whoever reaches {host} and has the address {what}, unencrypted", err=True)
 
     def ready(address: str) -> None:
         typer.echo(address)
@@ -83,14 +90,14 @@ def view(
     serve(app, host, port, ready)
 
 
-def _open_labels(label: str, labels_dir: Path, runs_dir: list[Path] | None) -> LabelStore:
+def _open_labels(label: str, labels_dir: Path | None, runs_dir: list[Path] | None) -> LabelStore:
     """Read a task, its runs and its labels, and say what will be labelled."""
     from qilin_rag.core.text import counted
     from qilin_rag.viewer.label_task import open_task, read_task
     from qilin_rag.viewer.labels import LabelStore
 
     task = open_task(read_task(label), runs_dir or ())
-    store = LabelStore(task, labels_dir)
+    store = LabelStore(task, labels_dir or Path("labels"))
     n_shared = sum(item.is_shared for item in task.items.values())
     logger.info("%s, %d for each annotator; labels: %s", counted(len(task.items), "question"), n_shared, store.path)
     for remark in task.remarks:
@@ -98,11 +105,13 @@ def _open_labels(label: str, labels_dir: Path, runs_dir: list[Path] | None) -> L
     return store
 
 
-def _export(store: LabelStore, out: Path) -> None:
+def _export(out: Path, label: str, labels_dir: Path | None, runs_dir: list[Path] | None) -> None:
     """Write the labels, and say how many they are."""
     from qilin_rag.core.text import counted
-    from qilin_rag.viewer.label_export import export_labels
+    from qilin_rag.viewer.label_export import check_format, export_labels
 
+    check_format(out)
+    store = _open_labels(label, labels_dir, runs_dir)
     labels = store.labels()
     export_labels(store.task, labels, out)
     annotators = counted(len({label.annotator for label in labels}), "annotator")

@@ -19,8 +19,8 @@ SIDES: tuple[Side, ...] = ("A", "B")
 class Label(Frozen):
     """What an annotator said about the answers to one question, which were shown as A and B without their runs.
 
-    A file of labels is only appended to. A label that its annotator takes back stays, and a later line with the same `id`
-    and the kind `withdrawn` says so.
+    A file of labels is only appended to. A label that its annotator takes back stays, and a later line with the same
+    `id` and the kind `withdrawn` says so.
 
     Attributes:
         id: A name that the annotator's page made: a label that is sent twice is stored once.
