@@ -299,7 +299,7 @@ def test_copies_of_one_query_are_one_piece_of_evidence(made: Path) -> None:
     assert cell_of(table, "b").p == pytest.approx(2 / 64)
     [table] = leaderboard(made, options=Options(cluster_by="user"))
     assert table.n_clusters == 21
-    with pytest.raises(UsageError, match="'usr'.*question 0.*'user'"):
+    with pytest.raises(UsageError, match=r"'usr'.*question 0.*'user'"):
         leaderboard(made, options=Options(cluster_by="usr"))
 
 

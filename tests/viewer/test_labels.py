@@ -197,7 +197,7 @@ def test_what_is_not_a_label_of_the_task_is_refused() -> None:
         ("runs: [a]\nname: .hidden", "name"),
         ("runs: [a]\nquestions: 0", "questions"),
         ("runs: [a]\noverlap: 1.5", "overlap"),
-        ("runs: [a]\nquestion: 3", "did you mean questions"),
+        ("runs: [a]\nquestion: 3", "did you mean 'questions'"),
         ("runs: [a]\ncriteria: {correct: [5, 1]}", "correct"),
         ("runs: [a]\ncriteria: {correct: [0, 10]}", "correct"),
         ("runs: [a]\ncriteria: {correct: 5}", "criteria.correct"),
