@@ -15,7 +15,7 @@ from qilin_rag.core.stats import (
     Bounds,
     Clusters,
     Values,
-    compare_all,
+    compare_families,
     detectable_difference,
     holm,
     mean_bounds,
@@ -189,12 +189,10 @@ def stand(
     """
     standings: dict[Key, Standing] = {}
     pairs: list[RivalPair] = []
-    for family in families:
-        rivals = [key for key in family if not np.isnan(columns[key]).all()]
-        of_family = _pairs(rivals, columns)
-        if not of_family:
-            continue
-        adjusted = compare_all(np.stack([columns[key] for key in rivals], axis=1), clusters)
+    scored = [[key for key in family if not np.isnan(columns[key]).all()] for family in families]
+    paired = [(rivals, of_family) for rivals in scored if (of_family := _pairs(rivals, columns))]
+    tested = compare_families([np.stack([columns[key] for key in rivals], axis=1) for rivals, _ in paired], clusters)
+    for (rivals, of_family), adjusted in zip(paired, tested, strict=True):
         pairs += of_family
         for pair in of_family:
             p = float(adjusted[rivals.index(pair.best), rivals.index(pair.other)])
