@@ -1,17 +1,20 @@
-"""Take the README's pictures again, in light and dark: the leaderboard in a terminal, and a question in the report.
+"""Take the pictures of the pages again, in light and dark: the leaderboard, a question in the report, the view of runs.
 
-Needs `pip install 'qilin-rag[test-browser]' pillow`, `make chromium` and the font DejaVu Sans Mono.
+Needs `pip install 'qilin-rag[test-browser,view]' pillow`, `make chromium` and the font DejaVu Sans Mono.
 Usage: python docs/images/take.py
 """
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +29,12 @@ LEADERBOARD = "leaderboard --runs-dir runs/examples"
 ROWS = 16  # of the leaderboard's output: answers and retrieval, without tokens, seconds and notes
 COLUMNS = 104
 QUESTION = "冷萃咖啡在家怎么做"
-WIDTH, HEIGHT, SCALE = 1026, 644, 1.4  # of the window; pictures are about 1,400 pixels wide, and their letters large
+WIDTH, HEIGHT, SCALE, PHONE = (
+    1026,
+    644,
+    1.4,
+    390,
+)  # of the window; pictures are about 1,400 pixels wide, and their letters large
 ANSI = [(0, 0, 0), (205, 49, 49), (13, 138, 80), (176, 122, 0), (36, 114, 200), (188, 63, 188), (17, 140, 170)]
 THEMES: dict[Literal["light", "dark"], TerminalTheme] = {
     "light": TerminalTheme((246, 248, 250), (31, 35, 40), [*ANSI, (110, 118, 129)]),
@@ -37,7 +45,7 @@ TERMINAL = """<body style="margin: 0; background: {background}">
 
 
 def main() -> None:
-    """Read the recorded runs in a temporary folder, and take the four pictures."""
+    """Read the recorded runs in a temporary folder, and take the pictures."""
     with tempfile.TemporaryDirectory() as name, sync_playwright() as driver:
         folder = Path(name)
         shutil.copytree(HERE.parents[1] / "runs" / "examples", folder / "runs" / "examples")
@@ -47,6 +55,10 @@ def main() -> None:
         for scheme in THEMES:
             _take_leaderboard(browser, scheme, printed)
             _take_report(browser, scheme, folder / "report.html")
+        with _view(folder) as address:
+            for scheme in THEMES:
+                _take_view(browser, scheme, address, f"view-{scheme}", WIDTH)
+            _take_view(browser, "light", address, "view-phone", PHONE)
         browser.close()
 
 
@@ -56,6 +68,40 @@ def _qilin_rag(arguments: str, folder: Path) -> str:
     environment.pop("NO_COLOR", None)
     command = [sys.executable, "-m", "qilin_rag", *arguments.split()]
     return subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+@contextmanager
+def _view(folder: Path) -> Iterator[str]:
+    """Start the view of the recorded runs and of one that is half done; its address."""
+    _half_done(folder)
+    command = [sys.executable, "-m", "qilin_rag", "view", "--port", "0", "--runs-dir", "runs/examples", "--quiet"]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process.stdout.readline().strip() if process.stdout else ""
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _half_done(folder: Path) -> None:
+    """Add a run that was interrupted after 20 questions."""
+    _qilin_rag("run --retriever bm25 --limit 60 --runs-dir runs/examples --quiet", folder)
+    [run] = (folder / "runs" / "examples").glob("*-extractive-*")
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({**manifest, "state": "incomplete"}))
+    lines = (run / "samples.jsonl").read_text().splitlines(keepends=True)
+    (run / "samples.jsonl").write_text("".join(lines[:20]))
+    for name in ("scores.jsonl", "summary.json"):
+        (run / name).unlink()
+
+
+def _take_view(browser: Browser, scheme: Literal["light", "dark"], address: str, name: str, width: int) -> None:
+    """Take the list of runs."""
+    page = browser.new_page(viewport={"width": width, "height": HEIGHT}, device_scale_factor=SCALE, color_scheme=scheme)
+    page.goto(address)
+    page.get_by_text("interrupted").first.wait_for()
+    _write(page.screenshot(), name)
+    page.close()
 
 
 def _take_leaderboard(browser: Browser, scheme: Literal["light", "dark"], printed: str) -> None:
