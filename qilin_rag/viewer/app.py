@@ -33,10 +33,21 @@ def build_app(routes: list[BaseRoute]) -> Starlette:
     Args:
         routes: The routes of the parts that are shown.
     """
-    return Starlette(
+    app = Starlette(
         routes=[*routes, Route("/page/{name}", _asset)],
         exception_handlers={QilinError: _told, HTTPException: _told, OSError: _told},
     )
+    app.state.is_ending = lambda: False
+    return app
+
+
+def is_ending(request: Request) -> bool:
+    """Return whether the server ends, so that an answer without an end must end now.
+
+    Args:
+        request: A request to the application.
+    """
+    return bool(request.app.state.is_ending())
 
 
 def data(path: str, make: Callable[[Request], Any], methods: tuple[str, ...] = ("GET",)) -> Route:

@@ -10,11 +10,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import read_lines
-from qilin_rag.core.text import counted
-from qilin_rag.core.types import Cost, Exchange, Price, Status
-from qilin_rag.pipeline.cost import Tally, cost_of
+from qilin_rag.core.types import Exchange, Status, Summary
+from qilin_rag.pipeline.cost import Tally
 from qilin_rag.pipeline.run_directory import REPEATS, SAMPLES
-from qilin_rag.viewer.tail import MOST_LINE_BYTES, Line, Tail
+from qilin_rag.viewer.tail import Line, Tail
 
 QUESTIONS = "questions.jsonl"
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
@@ -107,24 +106,9 @@ class Counting:
         return sum(code >= _LOST for code in self._outcomes)
 
     @property
-    def remarks(self) -> list[str]:
-        """Return what is left out of the counts."""
-        most = f"of more than {MOST_LINE_BYTES >> 20} MB left out"
-        return [
-            f"{tail.path.name}: {counted(tail.skipped, 'line')} {most}"
-            for tail in (self._samples, self._repeats)
-            if tail.skipped
-        ]
-
-    def cost(self, price: Price | None) -> Cost:
-        """Return the cost of all calls so far.
-
-        Args:
-            price: The price list of the run.
-        """
-        if self.remarks:
-            return Cost(unknown=self.remarks[0])
-        return cost_of(self._tally.spent, price)
+    def spent(self) -> Summary:
+        """Return the tokens of all calls so far, in a summary without figures."""
+        return self._tally.spent
 
 
 class Pace:

@@ -9,6 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.plain_files import is_plain
+from qilin_rag.core.text import clean
 from qilin_rag.pipeline.run_directory import MANIFEST
 from qilin_rag.rankers.ranking_directory import MANIFEST as RANKING
 
@@ -69,14 +71,22 @@ class Folders:
 def _inside(folder: Path, manifest: str) -> list[Path]:
     """Return the run directories of a folder, of its subfolders if it holds none; the folder itself if it is a run."""
     for places in ([folder], _subfolders([folder]), _subfolders(_subfolders([folder]))):
-        if found := [path for path in places if _is_file(path / manifest)]:
+        if found := [path for path in places if is_plain(path / manifest)]:
             return found
     return []
 
 
 def _subfolders(folders: Sequence[Path]) -> list[Path]:
-    return [path for folder in folders for path in sorted(folder.iterdir()) if path.is_dir() and not path.is_symlink()]
+    return [path for folder in folders for path in _folders_in(folder)]
 
 
-def _is_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
+def _folders_in(folder: Path) -> list[Path]:
+    """Return the folders in a folder; none of one that can't be read, or went meanwhile.
+
+    A name that is not UTF-8 can't be in an address.
+    """
+    try:
+        found = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+    except OSError:
+        return []
+    return sorted(path for path in found if path.name == clean(path.name))

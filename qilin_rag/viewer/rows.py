@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import FiniteFloat, NonNegativeInt
 
-from qilin_rag.core.types import Cost, Frozen
+from qilin_rag.core.types import Cost, Frozen, Usage
 
 State = Literal["running", "interrupted", "complete", "unreadable"]
 
@@ -26,10 +26,12 @@ class Row(Frozen):
         failed: Questions without an answer, but for those that a filter or a refusal held back.
         rate: Questions a minute over the last minute; None if it is not running, or not yet known.
         left_s: Seconds until all questions are asked, at this rate.
+        usage: The tokens of all calls so far.
+        cached: Answers that came from the cache.
+        retries: Tries beyond the first.
         cost: The cost of all calls so far.
         figures: The means of a run whose scores are those of its summary.
         is_read: Whether all that is written was read. If not, counts and figures are of a part.
-        remarks: What is left out of the counts.
     """
 
     id: str
@@ -48,9 +50,11 @@ class Row(Frozen):
     failed: NonNegativeInt = 0
     rate: FiniteFloat | None = None
     left_s: FiniteFloat | None = None
+    usage: Usage | None = None
+    cached: NonNegativeInt = 0
+    retries: NonNegativeInt = 0
     cost: Cost | None = None
     started: str | None = None
     updated: str | None = None
     figures: dict[str, FiniteFloat | None] = {}
     is_read: bool = True
-    remarks: list[str] = []

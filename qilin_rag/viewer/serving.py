@@ -61,8 +61,10 @@ def serve(app: Starlette, host: str, port: int, ready: Callable[[str], None], to
             limit_concurrency=200,
             ws="none",
         )
+        server = uvicorn.Server(config)
+        app.state.is_ending = lambda: server.should_exit
         ready(f"http://{shown}:{port}/?token={token}")
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -8,9 +8,10 @@ from pathlib import Path
 from starlette.applications import Starlette
 
 from qilin_rag.reports.measured import RunCache
-from qilin_rag.viewer import board, tables
+from qilin_rag.viewer import board, live, run_page, tables
 from qilin_rag.viewer.app import build_app
 from qilin_rag.viewer.folders import Folders
+from qilin_rag.viewer.watch import Watcher
 
 
 def site(runs_dirs: Sequence[Path]) -> Starlette:
@@ -23,4 +24,12 @@ def site(runs_dirs: Sequence[Path]) -> Starlette:
         UsageError: if one is not a folder.
     """
     folders, cache = Folders(runs_dirs), RunCache()
-    return build_app([*board.routes(folders, cache), *tables.routes(folders, cache)])
+    watcher = Watcher(folders)
+    return build_app(
+        [
+            *live.routes(watcher),
+            *run_page.routes(folders, watcher),
+            *board.routes(folders, cache),
+            *tables.routes(folders, cache),
+        ]
+    )

@@ -29,7 +29,7 @@ from qilin_rag.rankers.ranking_directory import RankingDirectory
 from qilin_rag.viewer.counting import QUESTIONS, STATUSES, Counting, Pace
 from qilin_rag.viewer.rows import Row, State
 
-_MOST_BYTES = {MANIFEST: 64 << 20, RANKING: 64 << 20, SUMMARY: 64 << 20, QUESTIONS: 1 << 30}
+_MOST_BYTES = {QUESTIONS: 256 << 20, SCORES: 1 << 30}  # other files are read in pieces, or not if they are large
 _DAMAGED = (QilinError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 _MOST_TRIES = 3
 Stamp = tuple[int, int, int, int] | None
@@ -200,8 +200,7 @@ class WatchedRun(Watched):
             "done": sum(statuses.values()),
             "statuses": statuses,
             "failed": counting.failed,
-            "cost": counting.cost(price),
-            "remarks": counting.remarks,
+            **_spent(counting.spent, price),
             "updated": self._facts.updated if written is None else max(self._facts.updated, _as_time(written)),
         }
 
@@ -247,6 +246,15 @@ def _counts_of(summary: Summary, price: Price | None) -> dict[str, Any]:
         "done": summary.counts.get("questions", sum(statuses.values())),
         "statuses": statuses,
         "failed": summary.lost,
+        **_spent(summary, price),
+    }
+
+
+def _spent(summary: Summary, price: Price | None) -> dict[str, Any]:
+    return {
+        "usage": summary.usage,
+        "cached": summary.cached,
+        "retries": summary.retries,
         "cost": cost_of(summary, price),
     }
 
