@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute
 from qilin_rag.core.types import Judgement, Question, Sample, Score
 from qilin_rag.data import NoteStore
 from qilin_rag.pipeline.cost import Tally
-from qilin_rag.pipeline.run_directory import JUDGEMENTS, SAMPLES, SCORES, Manifest, RunDirectory
+from qilin_rag.pipeline.run_directory import JUDGEMENTS, SAMPLES, SCORES, SUMMARY, Manifest, RunDirectory
 from qilin_rag.reports.cells import ResultTable
 from qilin_rag.reports.contents import Answered, answers_of, columns_of, question_of, scores_of
 from qilin_rag.reports.judged import judgements_of_runs
@@ -69,6 +69,10 @@ class Boards:
             for each in board.tables
         ]
         return {**index_of(tables), "board": board.version}
+
+    def version(self, request: Request) -> str:
+        """Return the version that the index would have now; nothing but the state of the files is read."""
+        return _version(*self._state(request, "run"))
 
     def columns(self, request: Request) -> dict[str, Any]:
         """Return statuses and scores of a run."""
@@ -131,14 +135,13 @@ class Boards:
             raise HTTPException(404, "there is no such table")
         return board.tables[int(number)]
 
-    def paths(self, request: Request, name: str = "run") -> list[Path]:
-        """Return the complete runs that a request names, all complete ones if it names none."""
-        return self._folders.runs_of(request, name)
-
     def _board(self, request: Request, name: str) -> _Board:
-        paths = self.paths(request, name)
-        states = tuple(state_of_files(path) for path in paths)
-        return self._boards.get(tuple(paths), states, lambda: _make(paths, states, self._cache))
+        paths, states = self._state(request, name)
+        return self._boards.get(paths, states, lambda: _make(paths, states, self._cache))
+
+    def _state(self, request: Request, name: str) -> tuple[tuple[Path, ...], tuple[State | None, ...]]:
+        paths = tuple(self._folders.runs_of(request, name))
+        return paths, tuple(map(_figures_state, paths))
 
 
 def routes(folders: Folders, cache: RunCache) -> list[BaseRoute]:
@@ -152,6 +155,7 @@ def routes(folders: Folders, cache: RunCache) -> list[BaseRoute]:
     return [
         page("/board", lambda request: _page(boards.index(request))),
         data("/api/board", boards.index),
+        data("/api/version", boards.version),
         data("/api/columns", boards.columns),
         data("/api/answers", boards.answers),
         data("/api/question", boards.question),
@@ -162,7 +166,7 @@ def _page(index: dict[str, Any]) -> str:
     return shell("qilin-rag report", "board_page", markup("results.html", "qilin_rag.reports"), "/board", index)
 
 
-def _make(paths: Sequence[Path], states: tuple[State, ...], cache: RunCache) -> _Board:
+def _make(paths: Sequence[Path], states: tuple[State | None, ...], cache: RunCache) -> _Board:
     tables = []
     with cache.lock:
         boards = leaderboard_of(paths, cache=cache)
@@ -171,7 +175,16 @@ def _make(paths: Sequence[Path], states: tuple[State, ...], cache: RunCache) -> 
         manifests = {name: directory.read_manifest() for name, directory in directories.items()}
         questions = {question.id: question for question in next(iter(directories.values())).read_questions()}
         tables.append(_Table(board, directories, manifests, questions, *open_notes(manifests.values())))
-    return _Board(hashlib.sha256(repr((paths, states)).encode()).hexdigest()[:16], tables)
+    return _Board(_version(paths, states), tables)
+
+
+def _figures_state(path: Path) -> State | None:
+    """Return what changes if the figures of a run do; None as long as it has none, however its answers grow."""
+    return state_of_files(path) if (path / SUMMARY).exists() else None
+
+
+def _version(paths: Sequence[Path], states: Sequence[State | None]) -> str:
+    return hashlib.sha256(repr((paths, states)).encode()).hexdigest()[:16]
 
 
 def _run(table: _Table, name: str) -> RunDirectory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,21 @@ def test_a_page_of_runs_that_have_changed_is_told_to_load_again(runs: list[RunDi
     assert client.get("/api/columns", params=old).status_code == 409
     renewed = client.get("/api/board").json()
     assert renewed["board"] != board and "renamed" in {each["llm"] for each in renewed["tables"][0]["runs"]}
+
+
+def test_a_run_that_goes_on_beside_them_does_not_change_the_page(runs: list[RunDirectory]) -> None:
+    client = client_of(site([Path("runs")]))
+    going = RunDirectory(Path("runs/going"))
+    shutil.copytree(runs[0].path, going.path)
+    going.write_manifest(going.read_manifest().model_copy(update={"state": "incomplete"}))
+    going.discard_scores([])
+    index = client.get("/api/board").json()
+    with (going.path / "samples.jsonl").open("a") as file:
+        file.write(going.read_samples()[1][0].model_dump_json() + "\n")
+    assert client.get("/api/version").json() == index["board"]
+    assert len(asked(client, "answers", index["board"], run=runs[0].path.name)) == len(index["tables"][0]["ids"])
+    shutil.copyfile(runs[0].path / "summary.json", going.path / "summary.json")
+    assert client.get("/api/version").json() != index["board"]
 
 
 @pytest.mark.parametrize(

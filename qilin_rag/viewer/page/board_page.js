@@ -1,8 +1,10 @@
 // The report in the viewer: its index inside, the rest from the server.
 // @ts-check
+import { ask } from "./ask.js";
 import "./chinese_view.js";
-import { useIndex } from "./data.js";
+import { index, useIndex } from "./data.js";
 import { byId, make } from "./dom.js";
+import { listen } from "./events.js";
 import { startResults } from "./results.js";
 import { served } from "./served.js";
 import { useSource } from "./source.js";
@@ -16,3 +18,14 @@ const here = new URLSearchParams(location.search).getAll("run").map((run) => ["r
 const downloads = [["csv", "CSV"], ["json", "JSON"], ["md", "Markdown"], ["latex", "LaTeX"], ["html", "HTML"]];
 byId("made").after(make("p", { class: "hint", id: "downloads" }, `${say("Download")}: `, downloads.map(([format, name]) =>
   [make("a", { href: `/api/download?${new URLSearchParams([["format", format], ...here])}`, download: true }, name), " "])));
+
+const changed = make("p", { class: "remark", role: "status", id: "changed", hidden: true }, `${say("The runs have changed.")} `,
+  make("button", { type: "button", click: () => location.reload() }, say("Load again")));
+byId("made").before(changed);
+
+/** Say it if a run of this page is another one now: its figures, or that it is complete. */
+listen({}, async ({ rows }) => {
+  if (!changed.hidden || !rows.some((row) => row.state === "complete")) return;
+  const version = await ask("/api/version", new URLSearchParams(here)).catch(() => index.board);
+  changed.hidden = version === index.board;
+}, () => {});
