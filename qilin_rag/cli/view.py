@@ -96,7 +96,7 @@ def _open_labels(label: str, labels_dir: Path | None, runs_dir: list[Path] | Non
     from qilin_rag.viewer.label_task import open_task, read_task
     from qilin_rag.viewer.labels import LabelStore
 
-    task = open_task(read_task(label), runs_dir or ())
+    task = open_task(read_task(label, runs_dir or ()), runs_dir or ())
     store = LabelStore(task, labels_dir or Path("labels"))
     n_shared = sum(item.is_shared for item in task.items.values())
     logger.info("%s, %d for each annotator; labels: %s", counted(len(task.items), "question"), n_shared, store.path)

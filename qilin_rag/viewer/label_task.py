@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -19,7 +18,7 @@ from pydantic import (
 
 from qilin_rag.config.resources import read_yaml
 from qilin_rag.core.errors import UsageError, explain
-from qilin_rag.core.hashing import json_hash
+from qilin_rag.core.hashing import fingerprint, json_hash
 from qilin_rag.core.labels import SIDES, Choice, Side
 from qilin_rag.core.text import counted, visible
 from qilin_rag.core.types import Frozen, Question, Sample
@@ -130,20 +129,21 @@ class OpenTask(NamedTuple):
                     raise UsageError(f"{name} of {side} is {value}, not from {low} to {high}")
 
 
-def read_task(given: str) -> LabelTask:
-    """Return the task that a YAML file describes, or that compares two runs.
+def read_task(given: str, runs_dirs: Sequence[Path] = ()) -> LabelTask:
+    """Return the task that a YAML file describes, or that some runs are enough to describe.
 
     Args:
         given: The path of a YAML file, a run, or two runs with a comma between them.
+        runs_dirs: Folders to look for runs in, if they are named by a part of their name.
 
     Raises:
-        UsageError: if the file can't be read, or a setting is wrong; the error names file and key.
+        UsageError: if the file can't be read, a setting is wrong (the error names file and key), or a run is not found.
     """
     path = Path(given)
     if path.suffix not in (".yaml", ".yml"):
         runs = [name.strip() for name in given.split(",") if name.strip()]
-        name = f"labels-{hashlib.sha256(' '.join(Path(run).name for run in runs).encode()).hexdigest()[:8]}"
-        return _task({"name": name, "runs": runs}, given)
+        names = [find_run(Path(run), runs_dirs).resolve().name for run in runs]
+        return _task({"name": f"labels-{fingerprint({'runs': names})[:8]}", "runs": runs}, given)
     return _task({"name": path.stem, **read_yaml(path)}, given)
 
 
@@ -155,7 +155,7 @@ def _task(content: dict[str, Any], given: str) -> LabelTask:
 
 
 def open_task(task: LabelTask, runs_dirs: Sequence[Path] = ()) -> OpenTask:
-    """Read the runs of a task, and draw its questions among those that all its runs answered.
+    """Read the runs of a task, and draw its questions: answered by each run, and not the same by both.
 
     Args:
         task: The task.
@@ -173,9 +173,10 @@ def open_task(task: LabelTask, runs_dirs: Sequence[Path] = ()) -> OpenTask:
     ids = same_questions(asked[0], asked[-1])
     samples = [directory.read_samples_of(asked[0][each] for each in ids) for directory in directories]
     answered = [each for each in ids if all(of_run[each].is_answered for of_run in samples)]
-    if not answered:
-        raise UsageError(f"{' and '.join(map(str, paths))} answered no question in common")
-    drawn = select_questions([asked[0][each] for each in answered], task.questions, task.seed)
+    differing = [each for each in answered if len(samples) == 1 or len({s[each].answer for s in samples}) > 1]
+    if not differing:
+        raise UsageError(f"{' and '.join(map(str, paths))} answered no question in common, each in its own way")
+    drawn = select_questions([asked[0][each] for each in differing], task.questions, task.seed)
     order = sorted((question.id for question in drawn), key=lambda each: _drawn(task.seed, "order", each))
     by_overlap = sorted(order, key=lambda each: _drawn(task.seed, "overlap", each))
     shared = set(by_overlap[: round(task.overlap * len(order))])
@@ -192,7 +193,7 @@ def open_task(task: LabelTask, runs_dirs: Sequence[Path] = ()) -> OpenTask:
         for each in order
     }
     names = [path.name if len({path.name for path in paths}) == len(paths) else str(path) for path in paths]
-    return OpenTask(task, names, items, _hash(task, items), _remarks(asked, ids, answered))
+    return OpenTask(task, names, items, _hash(task, items), _remarks(asked, ids, answered, differing))
 
 
 def _notes(
@@ -207,11 +208,14 @@ def _notes(
     return {note.note_idx: (note.title, note.content) for note in store.get(there)}, ""
 
 
-def _remarks(asked: Sequence[dict[str, Question]], ids: Sequence[str], answered: Sequence[str]) -> list[str]:
+def _remarks(
+    asked: Sequence[dict[str, Question]], ids: Sequence[str], answered: Sequence[str], differing: Sequence[str]
+) -> list[str]:
     n_asked = len(set().union(*asked))
     reasons = {
         "not in both runs with the same text and references": n_asked - len(ids),
         "not answered by each run": len(ids) - len(answered),
+        "with the same answer in both runs (ties)": len(answered) - len(differing),
     }
     return [f"left out: {counted(n, 'question')}, {reason}" for reason, n in reasons.items() if n]
 

@@ -149,7 +149,7 @@ def secret_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         patch.setenv("QILIN_RAG_CACHE", str(folder / "cache"))
         for name, retriever in (("secret-alpha", "bm25"), ("secret-omega", "oracle")):
-            made = run(resolve_run({"data": "sample", "retriever": retriever, "limit": 6, "seed": 0}))
+            made = run(resolve_run({"data": "sample", "retriever": retriever, "limit": 12}))
             made.path.rename(folder / name)
         yield folder
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,7 @@ from qilin_rag.viewer.label_agreement import cohens_kappa, label_agreement
 from qilin_rag.viewer.label_export import export_labels
 from qilin_rag.viewer.label_task import OpenTask, open_task, read_task
 from qilin_rag.viewer.labels import HOLD_S, ConflictError, LabelStore
-from tests.conftest import Cli
+from tests.conftest import Cli, write_jsonl
 from tests.viewer.labelling import label_all, made_label, made_task
 
 CHECKOUT = Path(__file__).parents[2]
@@ -48,8 +50,13 @@ def store(task: OpenTask, tmp_path: Path) -> LabelStore:
 
 @pytest.fixture
 def runs(data_dir: Path) -> list[Path]:
-    made = [run(resolve_run({"data": str(data_dir), "retriever": name})) for name in ("bm25", "oracle")]
-    return [each.path for each in made]
+    one, other = (run(resolve_run({"data": str(data_dir), "retriever": name})).path for name in ("bm25", "oracle"))
+    write_jsonl(other / "samples.jsonl", [each | {"answer": f"{each['answer']} 二"} for each in samples_of(other)])
+    return [one, other]
+
+
+def samples_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def test_labels_are_kept_and_resumed(task: OpenTask, tmp_path: Path) -> None:
@@ -214,14 +221,16 @@ def test_a_wrong_task_is_one_line_with_file_and_key(text: str, key: str) -> None
     assert "\n" not in str(raised.value)
 
 
-def test_a_task_is_a_file_or_runs() -> None:
+def test_a_task_is_a_file_or_runs(runs: list[Path]) -> None:
     Path("one.yaml").write_text("runs: [runs/A]\nquestions: 3\nshow: {references: false}")
     task = read_task("one.yaml")
     assert (task.name, task.criteria, task.show.references) == ("one", {"quality": (1, 5)}, False)
-    pair = read_task("runs/A, runs/B")
-    assert pair.runs == ["runs/A", "runs/B"] and pair.criteria == {}
-    assert pair.name == read_task("elsewhere/A,elsewhere/B").name != read_task("runs/A").name
-    assert "A" not in pair.name.removeprefix("labels")  # the name of the file tells an annotator nothing
+    pair = read_task(f"{runs[0]}, {runs[1]}")
+    assert pair.runs == [str(path) for path in runs] and pair.criteria == {}
+    assert read_task(str(runs[0])).criteria == {"quality": (1, 5)}
+    beginnings = [path.name[:15] for path in runs]
+    assert pair.name == read_task(",".join(beginnings)).name != read_task(beginnings[0]).name
+    assert re.fullmatch("labels-[0-9a-f]{8}", pair.name)  # the name of the file tells an annotator nothing
 
 
 def test_questions_are_drawn_from_those_that_both_runs_answered(runs: list[Path]) -> None:
@@ -232,13 +241,18 @@ def test_questions_are_drawn_from_those_that_both_runs_answered(runs: list[Path]
     ]
     again = open_task(read_task(",".join(path.name[:15] for path in runs)))
     assert again.sha256 == task.sha256 and list(again.items) == list(task.items)
-    lines = (runs[1] / "samples.jsonl").read_text(encoding="utf-8").splitlines()
-    samples = [json.loads(line) for line in lines]
-    samples[0] |= {"answer": "", "raw": "", "status": "empty"}
-    (runs[1] / "samples.jsonl").write_text("".join(json.dumps(each) + "\n" for each in samples), encoding="utf-8")
+    samples = samples_of(runs[1])
+    changes = [
+        {"answer": "", "raw": "", "status": "empty"},
+        {"answer": task.items[samples[1]["question_id"]].answers[0]},
+    ]
+    write_jsonl(runs[1] / "samples.jsonl", [old | new for old, new in zip(samples, [*changes, {}], strict=True)])
     fewer = open_task(read_task(",".join(map(str, runs))))
-    assert set(fewer.items) == set(task.items) - {samples[0]["question_id"]}
-    assert fewer.remarks == ["left out: 1 question, not answered by each run"]
+    assert set(fewer.items) == {samples[2]["question_id"]}
+    assert fewer.remarks == [
+        "left out: 1 question, not answered by each run",
+        "left out: 1 question, with the same answer in both runs (ties)",
+    ]
     assert fewer.sha256 != task.sha256
     with pytest.raises(UsageError, match="itself"):
         open_task(read_task(f"{runs[0]},{runs[0]}"))

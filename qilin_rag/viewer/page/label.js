@@ -27,6 +27,8 @@ function tell(text, isWrong = false) {
 /** @param {string} shown */
 function show(shown) {
   for (const id of ["who", "item", "done"]) byId(id).hidden = id !== shown;
+  byId("choices").hidden = buttonById("save").hidden = shown !== "item";
+  byId("actions").hidden = shown === "who";
 }
 
 function askName() {
@@ -69,7 +71,7 @@ function showProgress() {
   bar.max = Math.max(progress.total, 1);
   bar.value = progress.done;
   byId("count").textContent = say("{done} of {total}", { done: progress.done, total: progress.total });
-  buttonById("undo").disabled = buttonById("undo-done").disabled = progress.last === null;
+  buttonById("undo").disabled = progress.last === null;
 }
 
 /** @param {Next} next @param {Item} item */
@@ -140,14 +142,14 @@ function choose(choice) {
 function rate(number, value) {
   if (now.isBusy) return;
   now.rows[number].value = value;
-  now.marked = Math.min(number + 1, now.rows.length - 1);
-  mark();
+  markRow(number + 1);
 }
 
-/** @param {number} step */
-function markOther(step) {
-  now.marked = Math.max(0, Math.min(now.marked + step, now.rows.length - 1));
+/** Let the digits rate another criterion. @param {number} number */
+function markRow(number) {
+  now.marked = Math.max(0, Math.min(number, now.rows.length - 1));
   mark();
+  document.querySelector(".rating.is-next")?.scrollIntoView({ block: "nearest" });
 }
 
 /** Show what has been said, and which criterion the digits rate. */
@@ -264,8 +266,8 @@ const ACTIONS = {
   enter: save,
   c: () => comment.focus(),
   "?": showKeys,
-  arrowdown: () => markOther(1),
-  arrowup: () => markOther(-1),
+  arrowdown: () => markRow(now.marked + 1),
+  arrowup: () => markRow(now.marked - 1),
 };
 
 /** @param {KeyboardEvent} event */
@@ -297,7 +299,7 @@ switchBy(byId("language"));
 document.addEventListener("keydown", onKey);
 byId("begin").addEventListener("click", begin);
 byId("save").addEventListener("click", save);
-for (const id of ["undo", "undo-done"]) byId(id).addEventListener("click", takeBack);
+byId("undo").addEventListener("click", takeBack);
 byId("other-name").addEventListener("click", () => {
   if (now.isBusy) return;
   localStorage.removeItem(NAME);
