@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
 import json
@@ -10,15 +11,15 @@ import platform
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from qilin_rag.core.errors import QilinError, UsageError
-from qilin_rag.core.plain_files import bounded_lines, open_plain, read_plain
+from qilin_rag.core.plain_files import batches_of_lines, open_plain, read_plain
 from qilin_rag.core.types import Exchange, Sample
 
 T = TypeVar("T", bound=BaseModel)
@@ -304,16 +305,34 @@ def read_lines(path: Path, model: type[T], half_line_ok: bool = False) -> Iterat
 
 def lines_of(path: Path, file: IO[bytes], model: type[T], half_line_ok: bool = False) -> Iterator[T]:
     """Yield the lines of an open file like `read_lines`."""
-    for line_number, line in enumerate(bounded_lines(path, file), start=1):
+    line_number = 1
+    for lines, has_end in batches_of_lines(path, file):
+        try:  # all at once takes half the time
+            rows = _rows_of(model).validate_json(b"[%b]" % b",".join(lines))
+        except ValidationError:
+            rows = []
+        if len(rows) == len(lines):
+            yield from rows
+        else:
+            yield from _one_by_one(path, lines, line_number, model, half_line_ok and not has_end)
+        line_number += len(lines)
+
+
+@functools.cache
+def _rows_of(model: type[T]) -> TypeAdapter[list[T]]:
+    return TypeAdapter(list[model])  # type: ignore[valid-type]
+
+
+def _one_by_one(path: Path, lines: Sequence[bytes], number: int, model: type[T], half_line_ok: bool) -> Iterator[T]:
+    """Yield lines until one that is not valid; `number` is that of the first."""
+    for at, line in enumerate(lines, start=number):
         try:
             yield model.model_validate_json(line)
         except ValidationError as error:
-            if half_line_ok and not line.endswith(b"\n"):
+            if half_line_ok:
                 return
             hint = "; correct or remove the line, or start again with fresh (run --fresh)" if model is Sample else ""
-            raise UsageError(
-                f"{path}, line {line_number}: not a {_noun(path)}: {error.errors()[0]['msg']}{hint}"
-            ) from error
+            raise UsageError(f"{path}, line {at}: not a {_noun(path)}: {error.errors()[0]['msg']}{hint}") from error
 
 
 def _noun(path: Path) -> str:

@@ -17,6 +17,7 @@ from qilin_rag.core.errors import UsageError
 
 MOST_BYTES = 32 << 20
 """The most bytes of a line, and of a file that is read whole: some ten times the largest prompt that an LLM reads."""
+_BATCH_BYTES = 1 << 20
 _FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -68,22 +69,29 @@ def is_plain(path: Path) -> bool:
         return False
 
 
-def bounded_lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
-    """Yield the lines of an open file, none longer than `MOST_BYTES`.
+def batches_of_lines(path: Path, file: IO[bytes]) -> Iterator[tuple[list[bytes], bool]]:
+    """Yield the lines of an open file without their ends, many at a time, and whether the last of them has an end.
 
     Args:
         path: The file's name, for the error.
         file: The file.
 
     Raises:
-        UsageError: if a line is longer; the error names its number.
+        UsageError: if a line is longer than `MOST_BYTES`; the error names its number.
     """
-    number = 0
-    while line := file.readline(MOST_BYTES + 1):
-        number += 1
-        if len(line) > MOST_BYTES:
+    number, rest = 1, b""
+    while piece := file.read(_BATCH_BYTES):
+        whole, end, piece = piece.rpartition(b"\n")
+        if end:
+            lines = (rest + whole).split(b"\n")
+            yield lines, True
+            number, rest = number + len(lines), piece
+        else:
+            rest += piece
+        if len(rest) > MOST_BYTES:
             raise UsageError(f"{path}, line {number}: longer than {MOST_BYTES >> 20} MB; correct or remove the line")
-        yield line
+    if rest:
+        yield [rest], False
 
 
 def _not_plain(path: Path) -> UsageError:

@@ -41,6 +41,8 @@ _SKEW_DENSE, _SKEW_SPARSE = 1.45, 0.3
 _BLOCK_VALUES = 4_000_000
 _CHUNK_COLUMNS = 64
 _EQUAL, _ROUNDING = 1e-9, 1e-12
+_NEARLY_EQUAL = 1e-3
+"""The share of the largest figure below which a difference is too small to be taken of sums of figures."""
 _HALVINGS = 10
 _NORMAL = NormalDist()
 Values = npt.NDArray[np.float64]
@@ -453,23 +455,32 @@ class _Pairs:
         has_shared = (is_scored.T.astype(np.float64) @ is_scored)[first, second] > 0
         self._first, self._second = first[has_shared], second[has_shared]
         m = len(self._first)
-        self._skew, self._n, self._squares, self._of_data, self._n_unlike_0 = np.zeros((5, m))
+        self._skew, self._n, self._squares, self._of_data, self._n_unlike_0, self._largest = np.zeros((6, m))
         for chunk in _chunks(np.arange(m)):
             sums, sizes = self._sums(chunk)
-            part = _scaled(sums)
+            part, self._largest[chunk] = _scaled(sums), np.abs(sums).max(axis=0)
             self._skew[chunk], self._n[chunk] = _skew_weights(sums, sizes), (sizes > 0).sum(axis=0)
             self._squares[chunk], self._n_unlike_0[chunk] = (part**2).sum(axis=0), (part != 0).sum(axis=0)
             self._of_data[chunk] = np.abs(self._hall_t(chunk, part.sum(axis=0), (part**3).sum(axis=0)))
         self._order = np.argsort(self._of_data, kind="stable")
+        columns = _add_up(self._values, self._numbers, self.n_clusters)
+        unlike_0 = self._largest[self._largest > 0]
+        is_exact_enough = bool((unlike_0 > _NEARLY_EQUAL * np.abs(columns).max(initial=0.0)).all())  # never with NaN
+        self._columns = columns if is_exact_enough else None
         self._n_as_far, self._n_further, self._n_patterns = np.zeros(m), np.zeros(m), 0
 
     def count(self, signs: Values) -> None:
         """Count the patterns of `signs` (block, C) whose statistic is as far from 0 as that of each pair."""
         furthest: Values = np.zeros((len(signs), 1))
+        of_columns = None if self._columns is None else signs @ self._columns
         for chunk in _chunks(self._order):
             part = _scaled(self._sums(chunk)[0])
-            flipped = signs @ np.concatenate([part, part**3], axis=1)
-            of_flipped = np.abs(self._hall_t(chunk, flipped[:, : len(chunk)], flipped[:, len(chunk) :]))
+            if of_columns is None:
+                first = signs @ part
+            else:  # the sum of a difference is the difference of the sums
+                largest = np.where(self._largest[chunk] > 0, self._largest[chunk], np.inf)
+                first = (of_columns[:, self._first[chunk]] - of_columns[:, self._second[chunk]]) / largest
+            of_flipped = np.abs(self._hall_t(chunk, first, signs @ part**3))
             of_flipped[:, 0] = np.maximum(of_flipped[:, 0], furthest[:, -1])
             furthest = np.maximum.accumulate(of_flipped, axis=1)
             n_as_far, n_further = _count_as_far(furthest, self._of_data[chunk])
