@@ -9,18 +9,13 @@ usage: python benchmarks/viewer_size.py [--runs 300] [--questions 3000] [--in-pr
 
 from __future__ import annotations
 
-import argparse
 import os
-import resource
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from report_size import text_maker
 
-from benchmarks.report_size import text_maker
 from qilin_rag.core.types import Hit, MetricSummary, Question, Sample, Score, Usage
 from qilin_rag.pipeline.run_directory import DataRecord, Labels, Manifest, RunDirectory
 from qilin_rag.pipeline.scoring import summarise
