@@ -12,7 +12,7 @@ import typer
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import AsJson, QilinTables, Quiet, RunsDir, TaskOption, Verbose, log_settings, qilin_tables
 from qilin_rag.cli.signals import Interrupted
-from qilin_rag.core.errors import UsageError, unknown_name
+from qilin_rag.core.errors import UsageError, naming_file, unknown_name
 from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
@@ -161,12 +161,13 @@ def train(
 
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     ui.set_up_logs(quiet or as_json or not is_first, verbose)
-    name, of_config = _read_config(config)
+    name, of_config, path = _read_config(config)
     of_ranker, of_log = _settings(settings, name)
     given = of_config | of_ranker
     if without is not None:
         given["without"] = [each.strip() for each in without.split(",") if each.strip()]
-    ranker = RANKERS.create(name, given)
+    with naming_file(path, lambda: RANKERS.create(name, of_config)):
+        ranker = RANKERS.create(name, given)
     try:
         with ui.progress_bars(quiet or as_json or not is_first):
             trained = train_on(ranker, parse_tasks(task), qilin_tables(data), out, limit, missing_notes.value, of_log)
@@ -200,13 +201,13 @@ def _settings(assignments: Sequence[str] | None, ranker: str | None) -> tuple[di
     return ranker_settings, log_settings(log_assignments)
 
 
-def _read_config(name: str) -> tuple[str, dict[str, Any]]:
-    """Return the name of a ranker, and its settings if `name` is a YAML file or one of configs/rankers."""
+def _read_config(name: str) -> tuple[str, dict[str, Any], Path | None]:
+    """Return the name of a ranker; its settings and their file if `name` is a YAML file or one of configs/rankers."""
     from qilin_rag.config.resources import find_resource, read_yaml, resource_names
     from qilin_rag.core.registry import RANKERS
 
     if name in RANKERS.table() or (":" in name and not name.endswith((".yaml", ".yml"))):
-        return name, {}
+        return name, {}, None
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
     elif name in resource_names("configs/rankers"):
@@ -219,7 +220,7 @@ def _read_config(name: str) -> tuple[str, dict[str, Any]]:
         raise UsageError(f"{path}: name must be one of {', '.join(RANKERS.table())}; got {ranker!r}")
     if RANKERS.names_code(ranker, settings):
         raise UsageError(f"{path}: a file can't name code (package.module:NAME); name it on the command line instead")
-    return ranker, settings
+    return ranker, settings, path
 
 
 def _print(done: Ranking, with_slices: bool) -> None:

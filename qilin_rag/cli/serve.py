@@ -46,12 +46,12 @@ def _serve(config: RunSpec, name: str, log: Path | None, quiet: bool) -> None:
     import time
     from urllib.parse import urlsplit
 
+    from qilin_rag.config.run import build_llm
     from qilin_rag.core.cache import cache_dir
-    from qilin_rag.core.registry import LLMS
     from qilin_rag.core.text import slug
     from qilin_rag.llms.serving.server import POLL_S, Server, engine_of
 
-    client = LLMS.create(config.llm.name, config.llm.settings)
+    client = build_llm(config)
     engine = engine_of(client, config.llm_label)
     engine.check()
     path = log or cache_dir() / "servers" / f"{slug(config.llm_label)}.log"

@@ -54,6 +54,11 @@ def read_preset(path: Path) -> dict[str, Any]:
     return {**preset, "name": kind}
 
 
+def preset_file(name: str) -> Path | None:
+    """Return the file of the preset with this name; None if it is no preset's."""
+    return None if ":" in name or name in LLMS.table() else resource_names("configs/llms").get(name)
+
+
 def known_preset(name: str) -> dict[str, Any]:
     """Return the settings of the preset with this name, with its class under `name`; empty if there is none."""
     presets = resource_names("configs/llms")

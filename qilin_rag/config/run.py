@@ -13,8 +13,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from qilin_rag.config.presets import preset_file, preset_settings
 from qilin_rag.config.spec import RERANK_DEPTH, RERANK_WEIGHT, TOP_K, AskSettings, PlainSettings, RunSpec, resolve_spec
-from qilin_rag.core.errors import UsageError
+from qilin_rag.core.errors import UsageError, naming_file
 from qilin_rag.core.registry import LLMS, RETRIEVERS, SCORERS, Component, Named
 
 _PROMPT = "qilin_rag.prompts.answer:load_prompt"
@@ -117,7 +118,13 @@ def resolve_run(
     Raises:
         UsageError: if a setting is unknown or wrong; the error names it as `retriever.k1`.
     """
-    config = build_run(resolve_spec(flags, overrides, file, top_k, from_file), with_prompt)
+    overrides = list(overrides)
+
+    def build(flags: Mapping[str, Any], overrides: Iterable[str]) -> RunConfig:
+        return build_run(resolve_spec(flags, overrides, file, top_k, from_file), with_prompt)
+
+    with naming_file(file, lambda: build({}, ())):
+        config = build(flags, overrides)
     scorers = [*metrics] if isinstance(metrics := flags.get("metrics"), list | tuple) else [metrics]
     return config.model_copy(
         update={
@@ -137,7 +144,7 @@ def _own_object(component: Component, *given: Any) -> Component:
 def build_run(spec: RunSpec, with_prompt: bool = True) -> RunConfig:
     """Build the components that a spec names; a UsageError names the wrong setting."""
     retriever = RETRIEVERS.create(spec.retriever.name, spec.retriever.settings)
-    llm = LLMS.create(spec.llm.name, spec.llm.settings)
+    llm = build_llm(spec)
     metrics = build_scorers(spec.metrics)
     rerank = None
     if spec.rerank is not None:
@@ -150,6 +157,12 @@ def build_run(spec: RunSpec, with_prompt: bool = True) -> RunConfig:
         prompt=_load(_PROMPT)(spec.prompt) if with_prompt else None,
         metrics=metrics,
     )
+
+
+def build_llm(spec: RunSpec) -> Any:
+    """Build the LLM that a spec names; an error of a preset names its file."""
+    with naming_file(preset_file(spec.llm_label), lambda: LLMS.create(*preset_settings(spec.llm_label))):
+        return LLMS.create(spec.llm.name, spec.llm.settings)
 
 
 def build_scorers(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from qilin_rag.config.destinations import check_destination, say_destination
 from qilin_rag.config.engine_settings import named_by_flag, risky_variables
@@ -216,6 +225,8 @@ def _named_component(component: Component, kind: str, registry: Registry[Any]) -
 def _metrics(layer: Any) -> dict[str, dict[str, Any]]:
     if isinstance(layer, str):
         layer = [name.strip() for name in layer.split(",") if name.strip()]
+    if isinstance(layer, list | tuple | dict) and not layer:
+        raise UsageError("metrics names no metric; name one, or retrieval for the figures of the hits alone")
     if isinstance(layer, Component):
         layer = [layer]
     if isinstance(layer, list | tuple) and all(isinstance(each, str | Component) for each in layer):
@@ -274,10 +285,11 @@ def resolve_spec(
             metrics[path[1]] = {}
         _override(path, value, merged, retriever, llm, metrics)
     _expand_paths(merged)
-    depths = [retriever.get("depth"), merged.get("rerank_depth", RERANK_DEPTH) if merged.get("rerank") else None]
-    merged.setdefault("top_k", min([top_k, *(depth for depth in depths if isinstance(depth, int) and depth > 0)]))
+    merged |= {name: _typed(RunSpec, name, merged[name]) for name in _PLAIN_SETTINGS if name in merged}
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
-    RETRIEVERS.resolve(retriever_name)
+    depth = _typed(RETRIEVERS.resolve(retriever_name), "depth", retriever.get("depth"))
+    depths = [depth, merged.get("rerank_depth", RERANK_DEPTH) if merged.get("rerank") else None]
+    merged.setdefault("top_k", min([top_k, *(depth for depth in depths if isinstance(depth, int) and depth > 0)]))
     LLMS.resolve(llm_class)  # before the check of its destination
     by_flag = named_settings(overrides, flags.get("base_url"))
     check_destination(label, {**llm, "name": llm_class}, by_flag, bool(merged.get("serve")))
@@ -306,6 +318,20 @@ def resolve_spec(
         return RunSpec(**settings)
     except ValidationError as error:
         raise UsageError(f"{file or command}: {explain(error, RunSpec)}") from error
+
+
+def _typed(model: type[BaseModel], name: str, value: Any) -> Any:
+    """Return a value as the field takes it (`'3'` is 3), so that what follows from it sees no other type.
+
+    One that does not fit is returned as it is: building the model says what is wrong with it.
+    """
+    if (field := model.model_fields.get(name)) is None:
+        return value
+    kind: Any = Annotated[field.annotation, field]
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError:
+        return value
 
 
 def _label_of(given: str, preset: dict[str, Any], llm_class: str, llm: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

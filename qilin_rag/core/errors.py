@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -100,6 +102,32 @@ def unknown_name(
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {shown or 'none'}"
     hint += f" ({see})" if see else ""
     return UsageError(f"{kind} {reprlib.repr(name)} {problem}; {hint}")
+
+
+@contextmanager
+def naming_file(path: Path | None, alone: Callable[[], object]) -> Iterator[None]:
+    """Name a file in an error of its settings. `alone` reads it without other settings: the same error is the file's.
+
+    Example:
+        >>> def read() -> None:
+        ...     raise UsageError("setting 'k2' does not exist")
+        >>> with naming_file(Path("run.yaml"), read):
+        ...     read()
+        Traceback (most recent call last):
+            ...
+        qilin_rag.core.errors.UsageError: run.yaml: setting 'k2' does not exist
+    """
+    try:
+        yield
+    except UsageError as error:
+        if path is None or str(path) in str(error):
+            raise
+        try:
+            alone()
+        except UsageError as of_file:
+            if str(of_file) == str(error):
+                raise UsageError(f"{path}: {error}") from error
+        raise
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

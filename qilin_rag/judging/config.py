@@ -7,10 +7,9 @@ from typing import Any
 
 from pydantic import model_validator
 
-from qilin_rag.config.run import LLMConfig
+from qilin_rag.config.run import LLMConfig, build_llm
 from qilin_rag.config.spec import AskSettings, resolve_spec
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.registry import LLMS
 
 
 class JudgeConfig(LLMConfig):
@@ -42,4 +41,4 @@ def resolve_judge(flags: Mapping[str, Any], overrides: Iterable[str] = (), comma
         raise UsageError(f"{unknown[0]} is not a setting of {command}")
     spec = resolve_spec(flags, overrides, command=command)
     plain = {name: getattr(spec, name) for name in AskSettings.model_fields}
-    return JudgeConfig(**plain, llm=LLMS.create(spec.llm.name, spec.llm.settings))
+    return JudgeConfig(**plain, llm=build_llm(spec))

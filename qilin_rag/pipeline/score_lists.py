@@ -160,6 +160,7 @@ def _scorers(metrics: Metrics | None) -> list[AnswerScorer]:
         found = [each if isinstance(each, Scorer) else SCORERS.create(each, settings) for each, settings in named]
         if not found:
             raise UsageError("metrics names no metric")
+        found = [each for place, each in enumerate(found) if each not in found[:place]]
     for scorer in found:
         if not isinstance(scorer, AnswerScorer):
             name = type(scorer).__name__

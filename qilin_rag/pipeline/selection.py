@@ -33,13 +33,13 @@ def _named_questions(questions: Iterable[Question], path: Path) -> list[Question
     try:
         wanted = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except OSError as error:
-        raise UsageError(f"--ids {path} can't be read: {error.strerror or error}") from error
+        raise UsageError(f"ids {path} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"--ids {path} can't be read: not UTF-8 text{hint(path)}") from error
+        raise UsageError(f"ids {path} can't be read: not UTF-8 text{hint(path)}") from error
     by_id = {question.id: question for question in questions}
     unknown = [question_id for question_id in wanted if question_id not in by_id]
     if unknown:
-        raise UsageError(f"--ids {path}: no question {unknown[0]!r} ({len(unknown)} of {len(wanted)} ids are unknown)")
+        raise UsageError(f"ids {path}: no question {unknown[0]!r} ({len(unknown)} of {len(wanted)} ids are unknown)")
     if not wanted:
-        raise UsageError(f"--ids {path} names no question")
+        raise UsageError(f"ids {path} names no question")
     return [by_id[question_id] for question_id in dict.fromkeys(wanted)]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -189,6 +190,67 @@ def test_wrong_settings_are_named(
     with pytest.raises(UsageError) as caught:
         resolve_run(flags, overrides, path if file else None)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "retriever: mb25",
+        "retriever: {name: bm25, k2: 1}",
+        "retriever: {k1: 1}",
+        "llm: 5",
+        "llm: {name: openai, model: m, temperature: hot}",
+        "metrics: [rouge]",
+        "metrics: []",
+        "metrics: {rouge_l: {tokens: nope}}",
+        "prompt: nope",
+        "rerank: nowhere",
+        "top_k: many",
+    ],
+)
+def test_an_error_in_a_file_names_the_file(setting: str) -> None:
+    file = Path("run.yaml")
+    file.write_text(f"{setting}\nseed: 1\n")
+    for flags in ({}, {"note": "x"}):  # with flags that have nothing to do with it
+        with pytest.raises(UsageError, match=r"^run\.yaml: "):
+            resolve_run(flags, file=file)
+
+
+def test_an_error_of_a_flag_does_not_name_the_file() -> None:
+    file = Path("run.yaml")
+    file.write_text("retriever: {name: bm25, k1: 1.2}\n")
+    for flags, overrides in (({"retriever": "mb25"}, []), ({}, ["retriever.k2=1"]), ({"metrics": []}, [])):
+        with pytest.raises(UsageError) as raised:
+            resolve_run(flags, overrides, file)
+        assert "run.yaml" not in str(raised.value)
+
+
+def test_an_error_in_a_preset_names_its_file() -> None:
+    folder = Path("configs/llms")
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("class: openai\nmodel: m\ntemperature: hot\n")
+    with pytest.raises(UsageError, match=r"configs/llms/mine\.yaml: llm openai: setting 'temperature' is 'hot'"):
+        resolve_run({"llm": "mine"})
+    with pytest.raises(UsageError, match=r"^llm openai: setting 'temperature' is 'cold'"):
+        resolve_run({"llm": "mine"}, ["llm.temperature=cold"])
+
+
+@pytest.mark.parametrize("depth", [3, "3", " 3 ", 3.0])
+def test_settings_have_the_type_of_their_field_before_others_follow_from_them(depth: Any) -> None:
+    hybrid = {"name": "hybrid", "of": ["bm25", "random"], "depth": depth}
+    assert resolve_run({"retriever": hybrid}).top_k == 3
+    assert resolve_spec({"rerank": "folder", "rerank_depth": depth}).top_k == 3
+    flags = {"llm": "qwen2.5-7b", "base_url": "http://127.0.0.1:1/v1"}
+    assert not resolve_spec({**flags, "serve": "no"}).serve
+    with pytest.raises(UsageError, match="takes no base_url"):
+        resolve_spec({**flags, "serve": "yes"})
+
+
+@pytest.mark.parametrize("metrics", [[], (), {}, "", ","])
+def test_metrics_name_at_least_one(metrics: Any) -> None:
+    with pytest.raises(UsageError, match="metrics names no metric"):
+        resolve_run({"metrics": metrics})
+    assert list(resolve_run({"metrics": "retrieval"}).metrics) == ["retrieval"]
 
 
 def test_a_home_folder_is_found_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

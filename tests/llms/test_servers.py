@@ -268,7 +268,7 @@ def test_what_is_cheap_is_checked_first(data_dir: Path, processes: Processes, cl
         (["--llm", "openai", "--set", "llm.model=x", "--serve"], "names no engine"),
         ([*ENGINE, "--serve", "--base-url", "http://127.0.0.1:1/v1"], "takes no base_url (--base-url)"),
         ([*ENGINE, "--serve", "--set", "llm.engine.dtpye=x"], "did you mean"),
-        ([*ENGINE, "--serve", "--set", "llm.engine=os:system"], "unknown engine"),
+        ([*ENGINE, "--serve", "--set", "llm.engine=os:system"], "engine 'os' does not exist"),
         ([*ENGINE, "--serve", "--set", "llm.engine=vlm"], "did you mean"),
         ([*ENGINE, "--serve", "--set", "llm.engine.environment.HF_TOKEN=x"], "hold no keys"),
         ([*ENGINE, "--serve", "--set", "llm.engine.environment.LD_PRELOAD=x"], "run anything"),

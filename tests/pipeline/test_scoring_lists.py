@@ -113,7 +113,7 @@ def test_the_page_of_a_notebook_is_escaped() -> None:
         (["a"], ["b"], {"metrics": ["rouge"]}, "did you mean"),
         (["a"], ["b"], {"metrics": ["retrieval"]}, "import_answers"),
         (["a"], ["b"], {"metrics": ["citations"]}, "import_answers"),
-        (["a"], ["b"], {"metrics": ["rouge_l", "rouge_l"]}, "two of the metrics"),
+        (["a"], ["b"], {"metrics": [RougeL(), RougeL(tokens="word")]}, "two of the metrics"),
         (["a"], ["b"], {"metrics": {"rouge_l": {"x": 1}}}, "setting .x. does not exist"),
     ],
 )
@@ -121,6 +121,13 @@ def test_wrong_use_is_one_line(answers: Any, references: Any, given: dict[str, A
     with pytest.raises(UsageError, match=says) as raised:
         score(answers, references, **{"metrics": ["rouge_l"], **given})
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_metric_that_is_named_twice_is_scored_once() -> None:
+    """As in a run; with other settings it is another metric of that name, which is refused."""
+    for metrics in (["rouge_l", "rouge_l"], ["rouge_l", RougeL()], "rouge_l,rouge_l"):
+        assert list(score(["a"], ["a"], metrics=metrics).metrics) == ["rouge_l"]
+        assert set(resolve_run({"metrics": metrics}).metrics) == {"retrieval", "rouge_l"}
 
 
 def test_answers_without_a_query_are_no_copies_of_one() -> None:

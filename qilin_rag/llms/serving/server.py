@@ -23,8 +23,9 @@ from typing import Any, Self
 
 from pydantic import PrivateAttr
 
+from qilin_rag.config.presets import preset_file, preset_settings
 from qilin_rag.core.cache import in_use
-from qilin_rag.core.errors import UsageError
+from qilin_rag.core.errors import UsageError, naming_file
 from qilin_rag.core.files import open_new
 from qilin_rag.core.text import clean
 from qilin_rag.core.types import Completion, RenderedPrompt
@@ -244,7 +245,8 @@ def engine_of(llm: LLM, label: str) -> Engine:
     """
     if not isinstance(llm, OpenAICompatible):
         raise UsageError(f"llm {label} needs no server; leave out serve (--serve)")
-    return build_engine(llm.engine, label)
+    with naming_file(preset_file(label), lambda: build_engine(preset_settings(label)[1].get("engine"), label)):
+        return build_engine(llm.engine, label)
 
 
 @contextmanager
