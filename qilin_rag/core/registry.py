@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Secret, SecretBytes, SecretStr, ValidationError
 
 from qilin_rag.core.errors import UsageError, explain, unknown_name
 from qilin_rag.core.files import expanded
@@ -67,6 +67,9 @@ class Component(BaseModel):
             UsageError: if a setting can't be stored.
         """
         try:
+            for name, value in self.model_dump().items():
+                if _holds_secret(value):
+                    raise ValueError(f"{name} is a secret; name an environment variable instead, as api_key_env does")
             return json.dumps(self.model_dump(mode="json"), sort_keys=True)
         except ValueError as error:
             kind = next((each.kind for each in _REGISTRIES if each.makes(self)), "component")
@@ -152,6 +155,15 @@ class Component(BaseModel):
         expected = type(self).model_construct(**base).model_dump(mode="json", warnings=False)
         fields = self.model_dump(mode="json", exclude=set(self.operational))
         return {name: value for name, value in fields.items() if name not in expected or expected[name] != value}
+
+
+def _holds_secret(value: Any) -> bool:
+    """Return whether a value has a secret in it, which would be stored as asterisks."""
+    if isinstance(value, Mapping):
+        return any(map(_holds_secret, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(map(_holds_secret, value))
+    return isinstance(value, Secret | SecretStr | SecretBytes) and bool(value.get_secret_value())
 
 
 C = TypeVar("C", bound=Component)

@@ -122,6 +122,7 @@ def make_ranker(name: str | None, checkpoint: Path | None, settings: Mapping[str
             "or the folder of a trained one (--checkpoint)"
         )
     ranker: Ranker = RANKERS.create(name, settings)
+    ranker.as_text()
     if isinstance(ranker, TrainedRanker):
         raise UsageError(f"ranker {name} has to be trained first; name the folder that `train` wrote (--checkpoint)")
     return ranker
@@ -195,6 +196,7 @@ def train(
     """
     if not isinstance(ranker, TrainedRanker):
         raise UsageError(f"ranker {ranker.called()} is not trained; the command rank takes it as it is")
+    ranker.as_text()
     _refuse_checkpoint(ranker.checkpoint)
     require("rankers", "torch", "transformers", "accelerate", what="training")
     from qilin_rag.rankers.training import train_ranker

@@ -71,6 +71,21 @@ def test_bad_input_is_one_line_with_code_2(cli: Cli, world: Path, arguments: lis
     assert not Path("out").exists() and not Path("runs").exists()
 
 
+def test_a_secret_of_ones_own_ranker_is_refused(cli: Cli, world: Path) -> None:
+    Path("hidden.py").write_text(
+        "from pydantic import SecretStr\nfrom qilin_rag.rankers.base import Ranker\n"
+        "from tests.rankers.made import Toy\n"
+        "class R(Ranker):\n    token: SecretStr\n    def score(self, requests, catalogue): ...\n"
+        "class T(Toy):\n    token: SecretStr\n"
+    )
+    token = ("--set", "ranker.token=sk-1234567890", "--data", world)
+    for command in (("rank", "--ranker", "hidden:R"), ("train", "hidden:T", "--out", "out")):
+        done = cli(*command, *token)
+        assert (done.code, done.err.count("\n")) == (2, 1), done.err
+        assert "token is a secret" in done.err and "1234567890" not in done.err
+    assert not Path("out").exists() and not Path("runs").exists()
+
+
 def test_data_is_named_once(cli: Cli, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in (
         ["rank", "--ranker", "random"],

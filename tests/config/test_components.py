@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import model_validator
+from pydantic import Field, SecretStr, model_validator
 
 import qilin_rag as qr
 from qilin_rag.config.run import RunConfig, resolve_run
@@ -256,6 +257,39 @@ class WithAnObject(BM25):
 def test_a_setting_that_no_file_can_hold_is_refused() -> None:
     with pytest.raises(UsageError, match=r"retriever: .*:WithAnObject has a setting that can't be stored"):
         resolve_run({"retriever": WithAnObject()})
+
+
+class WithASecret(BM25):
+    """A component with secrets, one of which is not stored and comes from the environment each time."""
+
+    token: SecretStr = SecretStr("")
+    tokens: list[SecretStr] = []
+    from_environment: SecretStr = Field(default_factory=lambda: SecretStr(os.environ.get("TOKEN", "")), exclude=True)
+
+
+@pytest.mark.parametrize("setting", ["token", "tokens", "from_environment"])
+def test_a_secret_is_not_stored_as_asterisks(setting: str) -> None:
+    """A run that was stored with them could not be repeated."""
+    secret = SecretStr("sk-1234567890")
+    with pytest.raises(UsageError) as raised:
+        resolve_run({"retriever": WithASecret(**{setting: [secret] if setting == "tokens" else secret})})
+    assert setting in str(raised.value) or "can't be built again" in str(raised.value)
+    assert "sk-1234567890" not in str(raised.value)
+
+
+def test_a_secret_of_a_flag_is_refused_in_one_line(cli: Cli, data_dir: Path, own_folder: Path) -> None:
+    retriever = f"{__name__}:WithASecret"
+    done = cli("run", "--data", data_dir, "--retriever", retriever, "--set", "retriever.token=sk-1234567890")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "token is a secret; name an environment variable instead" in done.err and "1234567890" not in done.err
+    assert not (own_folder / "runs").exists()
+
+
+def test_a_secret_of_the_environment_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "sk-1234567890")
+    made = resolve_run({"retriever": WithASecret()})
+    assert made.retriever.from_environment.get_secret_value() == "sk-1234567890"
+    assert "1234567890" not in made.spec().model_dump_json() and "**" not in made.spec().model_dump_json()
 
 
 def test_a_prompt_is_only_read_where_an_llm_is_asked(cli: Cli, tmp_path: Path) -> None:
