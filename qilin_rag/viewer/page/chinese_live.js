@@ -44,6 +44,7 @@ addChinese({
   "The connection to the view is lost. If it was restarted, open the address that it printed.": "与查看服务的连接已断开。如果它已重启，请打开它输出的新地址。",
 
   // a run
+  "{n} questions": "{n} 个问题",
   "In the leaderboard": "在排行榜中打开",
   "Downloads": "下载",
   "Figures": "数值",

@@ -38,7 +38,7 @@ const COLUMNS = [
   { key: "retriever", label: "Retriever", of: (row) => row.retriever, draw: (row) => row.retriever },
   { key: "llm", label: "LLM", of: (row) => row.llm, draw: (row) => row.llm },
   { key: "prompt", label: "Prompt", of: (row) => row.prompt, draw: (row) => row.prompt },
-  { key: "started", label: "Started", of: (row) => row.started, isFirstDown: true, draw: (row) => timeText(row.started) },
+  { key: "started", label: "Started", of: (row) => row.started, isFirstDown: true, draw: drawStarted },
 ];
 const TEXTS = ["name", "data", "retriever", "llm", "prompt"];
 
@@ -55,11 +55,10 @@ function drawState(row) {
 
 /** @param {Row} row */
 function drawProgress(row) {
-  if (row.state === "unreadable") return null;
   return [
     row.state === "complete" ? null : progressBar(row),
     make("span", { class: "done" }, doneText(row)),
-    outcomesText(row) ? make("small", {}, ` ${outcomesText(row)}`) : null,
+    outcomesText(row) ? make("small", { class: "outcomes" }, outcomesText(row)) : null,
   ];
 }
 
@@ -68,16 +67,25 @@ function drawCost(row) {
   return row.cost === null ? null : make("span", { title: row.cost.unknown }, costText(row.cost));
 }
 
+/** @param {Row} row */
+function drawStarted(row) {
+  return timeText(row.started).split(" ").flatMap((part) => [make("span", { class: "whole" }, part), " "]);
+}
+
 /** The columns that are shown: that of a metric only if a run has figures. */
 const shownColumns = () => COLUMNS.filter((column) => column.key !== "metric" || metric !== "");
 
 /** @param {Row} row */
 function drawRow(row) {
   const known = drawn.get(row.id);
-  const cells = shownColumns().map((column) => {
+  const columns = shownColumns();
+  const told = row.state === "unreadable" ? columns.slice(0, 2) : columns;
+  const cells = told.map((column, at) => {
     const isText = TEXTS.includes(column.key);
     const label = column.key === "metric" ? metric : say(column.label);
-    return make("td", { class: `${column.key}${column.isFigure ? " figure" : ""}${isText ? " text" : ""}`, "data-label": label }, column.draw(row));
+    const span = at + 1 === told.length ? 1 + columns.length - told.length : 1;
+    return make("td", { class: `${column.key}${column.isFigure ? " figure" : ""}${isText ? " text" : ""}`, "data-label": label, colspan: span > 1 && span },
+      column.draw(row));
   });
   if (known === undefined) {
     const tr = make("tr", { class: row.state }, make("td", { class: "choice" }, checkBox(row)), cells);

@@ -34,7 +34,7 @@ function notice(text) {
 function drawState(now) {
   byId("state").replaceChildren(
     stateBadge(now),
-    ...[doneText(now), outcomesText(now), rateText(now), now.left_s === null ? "" : `${say("Time left")} ${leftText(now)}`,
+    ...[now.state === "complete" ? say("{n} questions", { n: doneText(now) }) : doneText(now), outcomesText(now), rateText(now), now.left_s === null ? "" : `${say("Time left")} ${leftText(now)}`,
       now.cost === null || now.cost.amount === null ? "" : `${say("Cost")} ${costText(now.cost)}`]
       .filter(Boolean).map((text) => make("span", {}, text)));
   byId("progress").replaceChildren(...(now.state === "unreadable" ? [] : [progressBar(now)]));
@@ -53,9 +53,9 @@ function drawLinks() {
 /** @param {Record<string, Figure>} figures */
 const drawTable = (figures) => make("div", { class: "scroll" }, make("table", { id: "figures-table" },
   make("thead", {}, make("tr", {}, ["Metric", "value", "95% interval", "scored", "signature"].map((name, at) =>
-    make("th", { scope: "col", class: at > 0 && at < 4 ? "figure" : null }, say(name))))),
+    make("th", { scope: "col", class: at === 4 ? "signature" : at > 0 ? "figure" : null }, say(name))))),
   make("tbody", {}, Object.entries(figures).map(([name, figure]) => make("tr", {},
-    make("th", { scope: "row", class: "text" }, name),
+    make("th", { scope: "row", class: "text", title: figure.signature }, name),
     make("td", { class: "figure" }, figure.value === null ? say("unscored") : figure.value.toFixed(4)),
     make("td", { class: "figure", title: figure.no_interval }, figure.ci95 === null ? "-" : figure.ci95.map((end) => end.toFixed(4)).join(" .. ")),
     make("td", { class: "figure" }, `${count(figure.n)}/${count(figure.n + figure.n_unscored)}`),
