@@ -17,7 +17,7 @@ SIDES: tuple[Side, ...] = ("A", "B")
 
 
 class Label(Frozen):
-    """What an annotator said about the answers to one question, which were shown as A and B without their runs.
+    """A person's word on the answers to one question, which were shown as A and B without their runs.
 
     A file of labels is only appended to. A label that its annotator takes back stays, and a later line with the same
     `id` and the kind `withdrawn` says so.

@@ -43,7 +43,7 @@ ShownName = Annotated[str, AfterValidator(_one_line), Field(min_length=1, max_le
 
 
 class Shown(Frozen):
-    """What is shown beside the answers.
+    """The things that are shown beside the answers.
 
     Attributes:
         references: Whether the references of the question are shown.

@@ -169,13 +169,24 @@ class LabelStore:
             content = file.read()
         content = content[: content.rfind(b"\n") + 1]  # what is after it may be half a line
         lines = parse_labels(self.path, content, first=len(self._lines) + 1)
-        if any(line.task_sha256 != self.task.sha256 for line in lines):
+        for number, line in enumerate(lines, start=len(self._lines) + 1):
+            self._check(line, number)
+        self._lines += lines
+        self._n_read += len(content)
+
+    def _check(self, line: Label, number: int) -> None:
+        """Check that a line is a label of this task."""
+        if line.task_sha256 != self.task.sha256:
             raise UsageError(
                 f"{self.path} holds labels of another task: its settings, questions or answers have changed; "
                 "give this task another name"
             )
-        self._lines += lines
-        self._n_read += len(content)
+        if line.question_id not in self.task.items or sorted(line.sides) != list(range(len(self.task.run_names))):
+            raise UsageError(f"{self.path}, line {number}: not a label of this task; remove the line")
+        try:
+            self.task.check(line.choice, line.ratings)
+        except UsageError as error:
+            raise UsageError(f"{self.path}, line {number}: {error}; remove the line") from error
 
     def _append(self, line: Label) -> None:
         """Append a line, on disk when this returns."""

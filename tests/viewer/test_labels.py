@@ -32,6 +32,8 @@ from tests.conftest import Cli, write_jsonl
 from tests.viewer.labelling import label_all, made_label, made_task
 
 CHECKOUT = Path(__file__).parents[2]
+CHANGES = [("question_id", "99"), ("sides", [0]), ("sides", [1, 1]), ("choice", None), ("ratings", {"A": {"x": 1}})]
+"""What an edited line may hold that is no label of the task."""
 
 
 def lines_of(folder: Path) -> list[dict[str, object]]:
@@ -163,9 +165,11 @@ def test_labels_of_another_task_are_refused(store: LabelStore) -> None:
     before = store.path.read_bytes()
     with pytest.raises(UsageError, match=r"made\.jsonl.*another task.*name"):
         LabelStore(made_task(9), store.path.parent)
-    store.path.write_bytes(before + b'{"id": 1}\n')
-    with pytest.raises(UsageError, match=r"made\.jsonl, line 2"):
-        LabelStore(store.task, store.path.parent)
+    changed = [made_label(store.task, "2", "An").model_copy(update={name: value}) for name, value in CHANGES]
+    for line in [b'{"id": 1}', *(each.model_dump_json().encode() for each in changed)]:
+        store.path.write_bytes(before + line + b"\n")
+        with pytest.raises(UsageError, match=r"made\.jsonl, line 2"):
+            LabelStore(store.task, store.path.parent)
     elsewhere = store.path.rename(store.path.with_name("elsewhere.jsonl"))
     store.path.symlink_to(elsewhere)
     with pytest.raises(UsageError, match="plain file"):

@@ -135,6 +135,7 @@ function choiceButtons() {
 function choose(choice) {
   if (now.isBusy || now.next?.item?.answers.length !== 2) return;
   now.choice = choice;
+  tell("");
   mark();
 }
 
@@ -142,6 +143,7 @@ function choose(choice) {
 function rate(number, value) {
   if (now.isBusy) return;
   now.rows[number].value = value;
+  tell("");
   markRow(number + 1);
 }
 
