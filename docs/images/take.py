@@ -1,4 +1,4 @@
-"""Take the pictures of the pages again, in light and dark: the leaderboard, a question in the report, the view of runs.
+"""Take the pictures of the pages again, in light and dark: the leaderboard, a question in the report, the view, labels.
 
 Needs `pip install 'qilin-rag[test-browser,view]' pillow`, `make chromium` and the font DejaVu Sans Mono.
 Usage: python docs/images/take.py
@@ -29,6 +29,7 @@ LEADERBOARD = "leaderboard --runs-dir runs/examples"
 ROWS = 16  # of the leaderboard's output: answers and retrieval, without tokens, seconds and notes
 COLUMNS = 104
 QUESTION = "冷萃咖啡在家怎么做"
+LABELLED = "sample-bm25,sample-oracle"
 WIDTH, HEIGHT, SCALE, PHONE = (
     1026,
     644,
@@ -55,10 +56,14 @@ def main() -> None:
         for scheme in THEMES:
             _take_leaderboard(browser, scheme, printed)
             _take_report(browser, scheme, folder / "report.html")
+        _half_done(folder)
         with _view(folder) as address:
             for scheme in THEMES:
                 _take_view(browser, scheme, address, f"view-{scheme}", WIDTH)
             _take_view(browser, "light", address, "view-phone", PHONE)
+        with _view(folder, "--label", LABELLED) as address:
+            for scheme in THEMES:
+                _take_labels(browser, scheme, address)
         browser.close()
 
 
@@ -71,11 +76,10 @@ def _qilin_rag(arguments: str, folder: Path) -> str:
 
 
 @contextmanager
-def _view(folder: Path) -> Iterator[str]:
-    """Start the view of the recorded runs and of one that is half done; its address."""
-    _half_done(folder)
+def _view(folder: Path, *arguments: str) -> Iterator[str]:
+    """Start the view of the runs in a folder; its address."""
     command = [sys.executable, "-m", "qilin_rag", "view", "--port", "0", "--runs-dir", "runs/examples", "--quiet"]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*command, *arguments], cwd=folder, stdout=subprocess.PIPE, text=True)
     try:
         yield process.stdout.readline().strip() if process.stdout else ""
     finally:
@@ -101,6 +105,18 @@ def _take_view(browser: Browser, scheme: Literal["light", "dark"], address: str,
     page.goto(address)
     page.get_by_text("interrupted").first.wait_for()
     _write(page.screenshot(), name)
+    page.close()
+
+
+def _take_labels(browser: Browser, scheme: Literal["light", "dark"], address: str) -> None:
+    """Take a question of the label page, with an answer chosen."""
+    page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=SCALE, color_scheme=scheme)
+    page.goto(address)
+    page.fill("#name", "Li")
+    page.press("#name", "Enter")
+    page.locator("#item").wait_for()
+    page.keyboard.press("b")
+    _write(page.screenshot(), f"label-{scheme}")
     page.close()
 
 
