@@ -14,7 +14,7 @@ CHECKOUT = Path(__file__).parents[1]
 PACKAGE = CHECKOUT / "qilin_rag"
 LAYERS = [  # of docs and the README, from the top; those of one line know nothing of each other
     {"cli"},
-    {"api"},
+    {"viewer", "api"},
     {"judging", "reports"},
     {"pipeline"},
     {"rankers"},

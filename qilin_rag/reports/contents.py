@@ -38,7 +38,7 @@ class Contents(NamedTuple):
     blocks: dict[str, str]
 
 
-class Answered(NamedTuple):
+class QuestionInRun(NamedTuple):
     """A run's part in one question.
 
     Attributes:
@@ -99,7 +99,7 @@ def _table(board: ResultTable, directories: Mapping[str, RunDirectory]) -> tuple
         scores = scores_of(directory.read_scores(), questions, metrics)
         taken = Tally(samples)
         told = [
-            _told(Answered(sample, row, taken.is_cut(sample), judged[directory.path].get(sample.question_id, [])))
+            _told(QuestionInRun(sample, row, taken.is_cut(sample), judged[directory.path].get(sample.question_id, [])))
             for sample, row in zip(samples, scores, strict=True)
         ]
         blocks.append((f"columns{number}", _packed(columns_of(samples, scores))))
@@ -126,7 +126,7 @@ def scores_of(
         metrics: from `metrics_of`.
 
     Returns:
-        The rows; `columns_of` and `Answered` take them.
+        The rows; `columns_of` and `QuestionInRun` take them.
     """
     known = {(score.question_id, score.metric, score.signature): score for score in scores}
     return [[known.get((question.id, *metric)) for metric in metrics] for question in questions]
@@ -154,7 +154,7 @@ def answers_of(samples: Iterable[Sample]) -> list[str]:
     return [sample.answer for sample in samples]
 
 
-def question_of(question: Question, answered: Sequence[Answered], notes: NoteStore | None) -> dict[str, Any]:
+def question_of(question: Question, answered: Sequence[QuestionInRun], notes: NoteStore | None) -> dict[str, Any]:
     """Return everything that the page shows of one question.
 
     Args:
@@ -184,7 +184,7 @@ def question_of(question: Question, answered: Sequence[Answered], notes: NoteSto
     }
 
 
-def _told(answered: Answered) -> dict[str, Any]:
+def _told(answered: QuestionInRun) -> dict[str, Any]:
     """Return what the block of a run says about one question, without what is usual."""
     sample = answered.sample
     facts = sample.model_dump(

@@ -16,7 +16,7 @@ from qilin_rag.data import NoteStore
 from qilin_rag.pipeline.cost import Tally
 from qilin_rag.pipeline.run_directory import JUDGEMENTS, SAMPLES, SCORES, SUMMARY, Manifest, RunDirectory
 from qilin_rag.reports.cells import ResultTable
-from qilin_rag.reports.contents import Answered, answers_of, columns_of, question_of, scores_of
+from qilin_rag.reports.contents import QuestionInRun, answers_of, columns_of, question_of, scores_of
 from qilin_rag.reports.judged import judgements_of_runs
 from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.reports.measured import RunCache, State, state_of_files
@@ -101,14 +101,14 @@ class Boards:
 
     def _answered(
         self, directory: RunDirectory, question: Question, table: _Table, judged: dict[str, list[Judgement]]
-    ) -> Answered:
+    ) -> QuestionInRun:
         samples = self._finder.find(directory.path / SAMPLES, question.id, Sample)
         if not samples:
             raise HTTPException(404, "the run has no answer to this question")
         scores = self._finder.find(directory.path / SCORES, question.id, Score)
         [row] = scores_of(scores, [question], metrics_of(table.board))
         is_cut = samples[-1].short_count and self._tally(directory, table).is_cut(samples[-1])
-        return Answered(samples[-1], row, is_cut, judged.get(question.id, []))
+        return QuestionInRun(samples[-1], row, is_cut, judged.get(question.id, []))
 
     def _tally(self, directory: RunDirectory, table: _Table) -> Tally:
         """Return what tells whether a prompt was cut, which the counts of all questions decide."""

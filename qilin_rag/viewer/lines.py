@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from qilin_rag.core.files import lines_of
-from qilin_rag.core.plain_files import bounded_lines, open_plain
+from qilin_rag.core.plain_files import batches_of_lines, open_plain
 from qilin_rag.viewer.kept import Kept, state_of
 
 T = TypeVar("T", bound=BaseModel)
@@ -63,11 +63,11 @@ def _places(path: Path) -> dict[str, list[Span]]:
     places: dict[str, list[Span]] = {}
     start = 0
     with open_plain(path) as file:
-        for line in bounded_lines(path, file):
-            is_whole = line.endswith(b"\n")  # else it is being written, or a crash left it
-            if is_whole and (name := _question_of(line)) is not None:
-                places.setdefault(name, []).append(Span(start, len(line)))
-            start += len(line)
+        for lines, has_end in batches_of_lines(path, file):
+            for line in lines if has_end else ():  # what has no end is being written, or a crash left it
+                if (name := _question_of(line)) is not None:
+                    places.setdefault(name, []).append(Span(start, len(line)))
+                start += len(line) + 1
     return places
 
 

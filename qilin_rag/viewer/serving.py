@@ -74,7 +74,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
-        raise UsageError(f"{host}:{port} can't be listened at: {error.strerror}; choose another port, or 0 for a free one") from None
+        raise UsageError(
+            f"{host}:{port} can't be listened at: {error.strerror}; choose another port, or 0 for a free one"
+        ) from None
     return listener
 
 

@@ -125,7 +125,8 @@ def test_wrong_use_is_one_line(answers: Any, references: Any, given: dict[str, A
 
 def test_a_metric_that_is_named_twice_is_scored_once() -> None:
     """As in a run; with other settings it is another metric of that name, which is refused."""
-    for metrics in (["rouge_l", "rouge_l"], ["rouge_l", RougeL()], "rouge_l,rouge_l"):
+    twice: tuple[Any, ...] = (["rouge_l", "rouge_l"], ["rouge_l", RougeL()], "rouge_l,rouge_l")
+    for metrics in twice:
         assert list(score(["a"], ["a"], metrics=metrics).metrics) == ["rouge_l"]
         assert set(resolve_run({"metrics": metrics}).metrics) == {"retrieval", "rouge_l"}
 

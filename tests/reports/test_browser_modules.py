@@ -13,7 +13,7 @@ import qilin_rag
 from qilin_rag.config.run import resolve_run
 from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
-from qilin_rag.reports.contents import Answered, answers_of, collect, columns_of, question_of, scores_of
+from qilin_rag.reports.contents import QuestionInRun, answers_of, collect, columns_of, question_of, scores_of
 from qilin_rag.reports.html import write_report
 from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.reports.overview import directories_of, index_of, metrics_of, open_notes, table_of
@@ -120,7 +120,7 @@ class Server:
         if name == "api/answers":
             return answers_of(samples[0])
         place = [question.id for question in self.questions].index(fields["id"][0])
-        answered = [Answered(own[place], row[place]) for own, row in zip(samples, scores, strict=True)]
+        answered = [QuestionInRun(own[place], row[place]) for own, row in zip(samples, scores, strict=True)]
         return question_of(self.questions[place], answered, self.notes)
 
 

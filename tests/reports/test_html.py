@@ -18,7 +18,7 @@ from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.reports.contents import (
     QUESTIONS_PER_BLOCK,
-    Answered,
+    QuestionInRun,
     answers_of,
     collect,
     columns_of,
@@ -144,7 +144,7 @@ def test_a_question_served_alone_is_what_its_blocks_hold(runs: list[Path]) -> No
         assert answers_of(own) == [told["answer"] for told in unpacked(contents.blocks[f"t0-run{number}"])]
         assert json.loads(json.dumps(columns_of(own, scores))) == unpacked(contents.blocks[f"t0-columns{number}"])
     for place, question in enumerate(questions):
-        answered = [Answered(own[place], scores[place]) for own, scores in zip(samples, tables, strict=True)]
+        answered = [QuestionInRun(own[place], scores[place]) for own, scores in zip(samples, tables, strict=True)]
         alone = json.loads(json.dumps(question_of(question, answered, notes)))
         packed = part["questions"][place]
         assert {name: alone[name] for name in ("references", "reference_notes")} == {
