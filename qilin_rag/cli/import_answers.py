@@ -9,7 +9,7 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.evaluate import print_run, record_of
-from qilin_rag.cli.options import Answers, AsJson, Data, Metrics, Quiet, References, RunsDir
+from qilin_rag.cli.options import Answers, AsJson, Data, Limit, Metrics, Quiet, References, RunsDir, Seed
 from qilin_rag.core.errors import UsageError
 
 
@@ -27,6 +27,8 @@ def import_answers(
     data: Data = None,
     answers: Answers = None,
     references: References = None,
+    limit: Limit = None,
+    seed: Seed = None,
     metrics: Metrics = None,
     settings: Annotated[
         list[str] | None,
@@ -63,6 +65,8 @@ def import_answers(
             selection=answers,
             references=references,
             settings=settings or [],
+            limit=limit,
+            seed=seed,
         )
     if as_json:
         ui.print_json(record_of(made))

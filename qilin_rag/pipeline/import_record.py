@@ -69,6 +69,6 @@ class ImportSettings(Frozen):
     metrics: dict[str, dict[str, Any]] = {}
     optional_metrics: list[str] = []
     seed: NonNegativeInt = 0
-    limit: None = None
+    limit: PositiveInt | None = None
     ids: None = None
     note: Literal[""] = ""

@@ -35,6 +35,7 @@ from qilin_rag.pipeline.run import say_left_out
 from qilin_rag.pipeline.run_directory import MANIFEST, SAMPLES, Manifest, RunDirectory
 from qilin_rag.pipeline.score_lists import sample_of
 from qilin_rag.pipeline.scoring import check_names, load_models, score_directory, scorers_for, usable_scorers
+from qilin_rag.pipeline.selection import select_questions
 from qilin_rag.pipeline.shared import Shared
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,8 @@ def import_answers(
     selection: str | None = None,
     references: str | None = None,
     settings: Sequence[str] = (),
+    limit: int | None = None,
+    seed: int | None = None,
 ) -> Run:
     """Make a run of the answers that another system gave to the questions of a data set.
 
@@ -99,6 +102,9 @@ def import_answers(
         selection: Which answers of the data make a question. Default: engaged.
         references: Whether the answers to the same query are references as well (`query`). Default: own.
         settings: Settings of metrics, as `metrics.rouge_l.tokens=word`.
+        limit: The number of questions, those that a run with this limit and seed asks; answers to others are left out.
+            Default: all.
+        seed: The seed for drawing them, and of the intervals. Default: 0.
 
     Returns:
         The run: its directory, manifest (`imported.remarks`: what did not fit the data), and summary.
@@ -118,10 +124,12 @@ def import_answers(
         raise UsageError(f"settings {other!r}: an import only takes metrics.NAME.KEY=VALUE")
     rows = read_rows(answers)
     named = {"answers": selection, "references": references, "metrics": metrics, "runs_dir": Path(runs_dir)}
+    named |= {"limit": limit, "seed": seed}
     ready = _prepare({"data": None if data is None else str(data), **named}, settings)
     config, dataset, questions = ready.config, ready.dataset, ready.questions
     remarks = _Remarks()
-    of_questions = _match(rows, questions, dataset.label, remarks)
+    of_questions = _match(rows, dataset.askable, dataset.label, remarks)
+    of_questions = {question.id: of_questions[question.id] for question in questions if question.id in of_questions}
     samples = _samples(questions, of_questions, dataset, remarks)
     record = ImportRecord(name=name, sha256=rows.sha256, source=rows.source, rows=len(rows.rows), remarks=remarks.all())
     if rows.unread:
@@ -163,7 +171,7 @@ def _prepare(flags: Mapping[str, Any], settings: Sequence[str]) -> _Ready:
     check_names(config.metrics.values())
     shared = Shared()
     dataset = shared.dataset(config)
-    questions = list(dataset.askable)
+    questions = select_questions(dataset.askable, config.limit, config.seed)
     defects = shared.count_defects(config, questions)
     load_models(config.metrics.values())
     more, left_out = usable_scorers(config.optional_metrics)
@@ -299,6 +307,8 @@ def _manifest(ready: _Ready, samples: Sequence[Sample], record: ImportRecord) ->
         "llm": system,
         "top_k": most_notes or None,
     }
+    if len(questions) < len(dataset.askable):
+        identity["questions"] = hash_questions(questions)
     settings = ImportSettings(
         data=config.data,
         answers=config.answers,
@@ -307,6 +317,7 @@ def _manifest(ready: _Ready, samples: Sequence[Sample], record: ImportRecord) ->
         top_k=most_notes or None,
         metrics={name: scorer.named().settings for name, scorer in config.metrics.items()},
         seed=config.seed,
+        limit=config.limit,
     )
     return Manifest(
         state="incomplete",

@@ -133,6 +133,23 @@ def test_a_run_and_the_import_of_its_answers_have_the_same_figures() -> None:
     assert figures(imported(rows, "sample", metrics="rouge_l,contains,citations")) == figures(own)
 
 
+def test_a_limit_takes_the_questions_of_a_run_with_it(tmp_path: Path, cli: Cli) -> None:
+    rows = answers_to(load_dataset("sample").questions)
+    whole = imported(rows, "sample")
+    part = imported(rows, "sample", limit=7, seed=3)
+    same = run(resolve_run({"data": "sample", "metrics": "rouge_l", "limit": 7, "seed": 3}))
+    assert part.directory.read_questions() == same.directory.read_questions()
+    assert part.manifest.n_questions == 7 and part.manifest.data_defects == same.manifest.data_defects
+    assert part.directory.path != whole.directory.path  # of other questions: neither takes the place of the other
+    assert remarks(part) == {}
+    assert part.directory.read_manifest().config["limit"] == 7
+    assert imported(rows, "sample", limit=7, seed=3).directory.path == part.directory.path
+    assert imported(rows, "sample", limit=1000).directory.path == whole.directory.path
+    file = write_jsonl(tmp_path / "a.jsonl", rows)
+    done = cli("import-answers", file, "--name", "other", "--limit", "7", "--seed", "3", "--json")
+    assert json.loads(done.out)["counts"]["questions"] == 7
+
+
 def test_an_export_imports_back_to_the_same_scores(data_dir: Path, server: FakeServer, tmp_path: Path) -> None:
     said = {
         "冷萃": "**先**粗研磨[第1篇](#)。\n\n- 加水800毫升[1][2]\n- [2]元的豆子也行！Cold brew\nis best [3]",
