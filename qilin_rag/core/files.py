@@ -43,7 +43,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UsageError: if the file does not exist, can't be read or is not a JSON object.
     """
     try:
-        content = json.loads(read_plain(path).decode())
+        content = json.loads(read_plain(path).decode(), parse_constant=_no_number)
     except FileNotFoundError:
         raise UsageError(f"{path.parent} is not a finished run directory: {path.name} does not exist") from None
     except OSError as error:
@@ -55,6 +55,10 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected a JSON object")
     return content
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def validated(model: type[T], path: Path, content: dict[str, Any]) -> T:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
@@ -274,12 +275,18 @@ class Completion(Frozen):
     reading: int = 0
 
 
+def _with_parts(message: Message) -> Message:
+    if not {"role", "content"} <= message.keys():
+        raise ValueError("a message has a role and a content")
+    return message
+
+
 class AboutQuestion(Frozen):
     """The question that an LLM was asked about, and the prompt that it was sent."""
 
     question_id: str
     query: str
-    messages: list[Message]
+    messages: list[Annotated[Message, AfterValidator(_with_parts)]]
 
 
 class Exchange(Frozen):
@@ -536,7 +543,7 @@ class Repeats(Frozen):
 def _with_all_statuses(counts: Any) -> Any:
     """Return counts by status; a status that an older version did not have counts 0."""
     known = dict.fromkeys(["questions", *get_args(Status)], 0)
-    return {**known, **counts} if isinstance(counts, dict) and counts else counts
+    return {**known, **counts} if isinstance(counts, dict) else counts
 
 
 class Summary(Frozen):

@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from typing_extensions import TypedDict
 
 from qilin_rag.config.spec import RunSpec
@@ -66,23 +66,32 @@ QUESTIONS, SAMPLES, REPEATS, JUDGEMENTS = "questions.jsonl", "samples.jsonl", "r
 TREC_RUN = "run.trec"
 SCORES, SUMMARY = "scores.jsonl", "summary.json"
 NEW_SCORES = ".scores-new.jsonl"  # from the moment summary.json is of them until they are scores.jsonl
+_MOST_OF_LABEL = 500
 _OF_SCORES = "scores_sha256"
 T = TypeVar("T", bound=BaseModel)
+
+
+def _cut(label: str) -> str:
+    return label if len(label) <= _MOST_OF_LABEL else f"{label[:_MOST_OF_LABEL]}…"
+
+
+Label = Annotated[str, AfterValidator(_cut)]
+"""A name in tables; one of a megabyte, which a stranger's run may have, is cut."""
 
 
 class Labels(TypedDict):
     """The names of a run's parts in tables."""
 
-    data: str
-    retriever: str
-    llm: str
-    prompt: str
+    data: Label
+    retriever: Label
+    llm: Label
+    prompt: Label
 
 
 class DataRecord(TypedDict):
     """The data that a run is about."""
 
-    label: str
+    label: Label
     sha256: str
     n_notes: int
 
@@ -103,7 +112,7 @@ class Manifest(Frozen):
     data_defects: QuestionDefects = QuestionDefects()
     prompt: dict[str, Any]
     question_set_sha256: str
-    n_questions: int
+    n_questions: Annotated[int, Field(ge=0, lt=2**53)]
     seed: int
     labels: Labels
     packages: dict[str, str]

@@ -101,4 +101,5 @@ def _n_scored(pair: JudgedPair) -> int:
 def _judges_folders(runs: Iterable[Path]) -> list[Path]:
     """Return the folders of judges that compared runs, beside these runs or one level up."""
     places = dict.fromkeys(place for run in runs for place in run.parents[:2])
-    return [folder for place in places for folder in sorted(place.glob("judged-*")) if folder.is_dir()]
+    found = [folder for place in places for folder in sorted(place.glob("judged-*"))]
+    return [folder for folder in found if folder.is_dir() and not folder.is_symlink()]
