@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
@@ -70,14 +71,17 @@ def data(path: str, make: Callable[[Request], Any], methods: tuple[str, ...] = (
 
 
 def as_json(value: Any, status: int = 200) -> Response:
-    """Return an answer in JSON, whatever text is in the value.
+    """Return an answer in JSON, whatever a run holds: half a surrogate pair becomes U+FFFD, and NaN null.
 
     Args:
         value: Plain data.
         status: The HTTP status.
     """
-    text = clean(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
-    return Response(text.encode(), status, media_type="application/json")
+    try:
+        text = _as_text(value)
+    except ValueError:
+        text = _as_text(_without_nan(value))
+    return Response(clean(text).encode(), status, media_type="application/json")
 
 
 async def _read_body(request: Request) -> bytes:
@@ -100,7 +104,7 @@ def page(path: str, make: Callable[[Request], str]) -> Route:
 
     async def answer(request: Request) -> Response:
         html = await run_in_threadpool(make, request)
-        return Response(html, media_type="text/html")
+        return Response(clean(html).encode(), media_type="text/html")
 
     return Route(path, answer)
 
@@ -110,8 +114,9 @@ def _assets() -> dict[str, bytes]:
     """Return the scripts and styles by name. A name of a request is looked up here, and never becomes a path."""
     return {
         each.name: each.read_bytes()
-        for package, folder in _PLACES
-        for each in (files(package) / folder).iterdir()
+        for package, name in _PLACES
+        if (folder := files(package) / name).is_dir()
+        for each in folder.iterdir()
         if each.name.endswith((".js", ".css"))
     }
 
@@ -130,4 +135,16 @@ async def _told(request: Request, error: Exception) -> Response:
     text = error.detail if isinstance(error, HTTPException) else " ".join(str(error).split())
     if request.url.path.startswith("/api/"):
         return as_json({"error": text}, status)
-    return PlainTextResponse(f"{text}\n", status)
+    return PlainTextResponse(clean(f"{text}\n"), status)
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.plain_files import is_plain
-from qilin_rag.core.text import clean
 from qilin_rag.pipeline.run_directory import MANIFEST
 from qilin_rag.rankers.ranking_directory import MANIFEST as RANKING
 
@@ -53,7 +54,7 @@ class Folders:
             HTTPException: if no run has this key: 404.
         """
         known = self.runs()
-        named = request.query_params.getlist(name)
+        named = dict.fromkeys(request.query_params.getlist(name))
         return [self._found(known, key) for key in named] if named else list(known.values())
 
     @staticmethod
@@ -64,29 +65,37 @@ class Folders:
 
     def _keyed(self, manifest: str) -> dict[str, Path]:
         found = [path for folder in self.paths for path in _inside(folder, manifest)]
-        names = [path.name for path in found]
-        return {path.name if names.count(path.name) == 1 else str(path): path for path in sorted(found)}
+        names = Counter(path.name for path in found)
+        return {_shown(path.name if names[path.name] == 1 else str(path)): path for path in sorted(found)}
 
 
 def _inside(folder: Path, manifest: str) -> list[Path]:
     """Return the run directories of a folder, of its subfolders if it holds none; the folder itself if it is a run."""
     for places in ([folder], _subfolders([folder]), _subfolders(_subfolders([folder]))):
-        if found := [path for path in places if is_plain(path / manifest)]:
+        if found := [path for path in places if _has_mode(path / manifest, stat.S_ISREG)]:
             return found
     return []
 
 
 def _subfolders(folders: Sequence[Path]) -> list[Path]:
-    return [path for folder in folders for path in _folders_in(folder)]
+    return [path for folder in folders for path in _entries(folder) if _has_mode(path, stat.S_ISDIR)]
 
 
-def _folders_in(folder: Path) -> list[Path]:
-    """Return the folders in a folder; none of one that can't be read, or went meanwhile.
-
-    A name that is not UTF-8 can't be in an address.
-    """
+def _entries(folder: Path) -> list[Path]:
     try:
-        found = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
-    except OSError:
+        return sorted(folder.iterdir())
+    except OSError:  # not ours to read, or gone in the meantime
         return []
-    return sorted(path for path in found if path.name == clean(path.name))
+
+
+def _has_mode(path: Path, is_kind: Callable[[int], bool]) -> bool:
+    """Return whether a path, not what it leads to, is a file of this kind."""
+    try:
+        return is_kind(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _shown(name: str) -> str:
+    """Return a name as text that can be sent: bytes that are not UTF-8 as escapes."""
+    return os.fsencode(name).decode(errors="backslashreplace")

@@ -50,12 +50,16 @@ def serve(app: Starlette, host: str, port: int, ready: Callable[[str], None], to
         if host in ("0.0.0.0", "::"):
             names |= {*_NAMES_OF_LOOPBACK, *_own_names()}
             shown = socket.gethostname()
-        guarded = Guard(app, token, {f"{name.lower()}:{port}" for name in names}, f"qilin-rag-view-{port}")
+        hosts = {f"{name.lower()}:{port}" for name in names}
+        if port == 80:  # which browsers leave out
+            hosts |= {name.lower() for name in names}
+        guarded = Guard(app, token, hosts, f"qilin-rag-view-{port}")
         config = uvicorn.Config(
             guarded,
             log_level="error",
             access_log=False,  # its lines would hold the token
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=1,
             timeout_keep_alive=30,
             limit_concurrency=200,

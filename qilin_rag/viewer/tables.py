@@ -64,7 +64,7 @@ def _compare(folders: Folders, request: Request) -> dict[str, Any]:
     """Return the comparison of two runs, and the names of all runs to choose from."""
     chosen = request.query_params.getlist("run")
     answer: dict[str, Any] = {"runs": list(folders.runs()), "sections": []}
-    if len(chosen) != 2:
+    if len(chosen) != 2 or len(set(chosen)) != 2:
         return answer
     path_a, path_b = folders.runs_of(request)
     metric = request.query_params.get("metric") or None

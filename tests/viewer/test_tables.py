@@ -39,6 +39,7 @@ def test_the_comparison_is_that_of_the_command(runs: list[RunDirectory]) -> None
     )
     moved = [each["question_id"] for each in shown["moved"]["A"] + shown["moved"]["B"]]
     assert moved == [each.question_id for each in [*compared.better_a, *compared.better_b]]
+    assert client.get("/api/compare", params={"run": names[:1] * 2}).json()["sections"] == []
     nothing = client.get("/api/compare").json()
     assert nothing["sections"] == [] and nothing["runs"] == sorted(each.path.name for each in runs)
     assert client.get("/api/compare", params={"run": [names[0], "../runs"]}).status_code == 404
