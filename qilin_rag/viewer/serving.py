@@ -77,6 +77,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen()  # who has the address may connect at once
     except OSError as error:
         raise UsageError(
             f"{host}:{port} can't be listened at: {error.strerror}; choose another port, or 0 for a free one"

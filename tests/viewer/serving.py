@@ -44,3 +44,4 @@ def started(*arguments: str | Path) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+            raise AssertionError("the view did not end") from None

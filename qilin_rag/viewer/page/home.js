@@ -57,7 +57,7 @@ function drawState(row) {
 function drawProgress(row) {
   return [
     row.state === "complete" ? null : progressBar(row),
-    make("span", { class: "done" }, doneText(row)),
+    make("span", { class: "done", title: row.is_read ? null : say("more is being read") }, doneText(row)),
     outcomesText(row) ? make("small", { class: "outcomes" }, outcomesText(row)) : null,
   ];
 }

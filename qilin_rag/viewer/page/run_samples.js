@@ -59,7 +59,7 @@ function draw() {
   byId("samples").querySelector("tbody")?.replaceChildren(...rows.map(drawBrief));
   buttonById("earlier").disabled = from === 0;
   buttonById("later").disabled = from + rows.length >= n;
-  buttonById("newest").hidden = n <= PAGE && isFollowing;
+  buttonById("newest").hidden = n <= PAGE || isFollowing;
   for (const id of ["earlier", "later"]) buttonById(id).hidden = n <= PAGE;
   if (isFollowing && isAtEnd) box.scrollTop = box.scrollHeight;
 }

@@ -1,0 +1,156 @@
+"""A run is watched in a real browser from start to end: what the pages show is what the files say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette", reason="needs Starlette: pip install 'qilin-rag[view]'")
+from qilin_rag.core.types import Price
+from qilin_rag.core.units import format_amount
+from tests.conftest import wait_until
+from tests.fake_server import MODEL, FakeServer
+from tests.test_crash import launch, make_data, question_of
+from tests.viewer.serving import started
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install 'qilin-rag[test-browser]'")
+pytestmark = pytest.mark.browser
+PRICE = Price(currency="CNY", prompt_per_mtok=40, completion_per_mtok=120, as_of="2026-11-01")
+N_QUESTIONS = 500
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
+    if not found:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox"])  # root has no sandbox
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """The list and the page of a run in a browser, and the run's files."""
+
+    def __init__(self, browser: Any, address: str, runs_dir: Path) -> None:
+        self.context = browser.new_context(viewport={"width": 1400, "height": 900}, locale="en")
+        self.heard: list[str] = []
+        self.listed, self.alone = self.context.new_page(), self.context.new_page()
+        for page in (self.listed, self.alone):
+            page.on("console", lambda message: self.heard.append(message.text))
+            page.on("pageerror", lambda error: self.heard.append(str(error)))
+        self.runs_dir = runs_dir
+        self.last = 0
+        self.listed.goto(address)
+        self.row = self.listed.locator("#runs tbody tr")
+
+    def wait_for(self, state: str) -> None:
+        for badge in (self.row.locator(".badge"), self.alone.locator("#state .badge")):
+            sync_api.expect(badge).to_have_text(state, timeout=20_000)
+
+    def samples(self) -> list[dict[str, Any]]:
+        [path] = self.runs_dir.glob("*/samples.jsonl")
+        return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+    def look(self, read: Callable[[], tuple[str, str]]) -> int:
+        """Compare what a page says of progress, outcomes and cost with the files, and return how many are done."""
+        n_before = len(self.samples())
+        wait_until(lambda: done_of(read()[0]) >= n_before, timeout_s=20)
+        progress, cost = read()
+        done, lines = done_of(progress), self.samples()
+        assert max(self.last, n_before) <= done <= len(lines)
+        self.last = done
+        statuses = Counter(line["status"] for line in lines[:done])
+        told = {status: int(n) for n, status in re.findall(r"(\d+) (failed|filtered|truncated|empty)", progress)}
+        assert told == {status: n for status, n in statuses.items() if status != "ok"}
+        used = [line["usage"] for line in lines[:done]]
+        amount = PRICE.of(sum(use["prompt_tokens"] for use in used), sum(use["completion_tokens"] for use in used))
+        assert f"{format_amount(amount)} CNY" in cost
+        return done
+
+    def look_at_both(self) -> int:
+        self.look(lambda: (self.row.locator(".progress").inner_text(), self.row.inner_text()))
+        self.last = 0
+        return self.look(lambda: (said := self.alone.locator("#state").inner_text(), said))
+
+
+def done_of(text: str) -> int:
+    found = re.search(r"(\d+) (?:of \d+|questions)|^(\d+)$", text, re.MULTILINE)
+    return int(found[1] or found[2]) if found else 0
+
+
+@pytest.mark.slow
+def test_a_run_is_watched_from_start_to_end(chromium: Any, tmp_path: Path) -> None:
+    data, runs_dir = make_data(tmp_path / "many", N_QUESTIONS), tmp_path / "runs"
+    runs_dir.mkdir()
+    llm = ["--llm", "openai", "--set", f"llm.model={MODEL}", "--set", f"llm.price={PRICE.model_dump_json()}"]
+    fault = lambda n, body: "length" if n % 17 == 0 else "filtered" if n % 41 == 0 else None  # noqa: E731
+    answer = lambda body: f"泡{int(question_of(body)) % 7}分钟。"  # noqa: E731
+    with FakeServer(0.12, fault, answer) as server, started("--runs-dir", runs_dir) as address:
+        watched = Watched(chromium, address, runs_dir)
+        sync_api.expect(watched.listed.locator("#found")).to_contain_text("qilin-rag run")
+        process = launch(data, runs_dir, *llm, "--base-url", server.url)
+        sync_api.expect(watched.row).to_have_count(1, timeout=20_000)
+        link = watched.row.locator("a.name").get_attribute("href")
+        watched.alone.goto(address.partition("/?")[0] + link)
+        watched.wait_for("running")
+        for n in (40, 120):
+            wait_until(lambda n=n: len(watched.samples()) >= n, process)  # type: ignore[misc]
+            watched.look_at_both()
+        process.kill()
+        process.communicate()
+        watched.wait_for("interrupted")
+        n_killed = len(watched.samples())
+        assert watched.look_at_both() == n_killed < N_QUESTIONS
+        assert re.search("/min", watched.row.inner_text()) is None
+
+        process = launch(data, runs_dir, *llm, "--base-url", server.url)
+        watched.wait_for("running")
+        for n in (n_killed + 60, n_killed + 160):
+            wait_until(lambda n=n: len(watched.samples()) >= n, process)  # type: ignore[misc]
+            watched.look_at_both()
+        sync_api.expect(watched.row.locator(".rate")).to_contain_text("/min", timeout=20_000)
+        told, _ = process.communicate(timeout=60)
+        watched.wait_for("complete")
+        assert watched.look_at_both() == N_QUESTIONS
+        figures = {name: of["value"] for name, of in json.loads(told)["metrics"].items()}
+        sync_api.expect(watched.row.locator(".metric")).to_have_text(f"{figures['rouge_l']:.4f}")
+        table = watched.alone.locator("#figures-table tbody tr")
+        sync_api.expect(table).to_have_count(len(figures))
+        shown = [text.split("\t")[:2] for text in table.all_inner_texts()]
+        assert shown == [[name, f"{value:.4f}"] for name, value in figures.items()]
+        assert watched.alone.locator("#samples tr").count() == 200
+        check_keys_and_width(watched)
+        assert watched.heard == []
+        watched.context.close()
+
+
+def check_keys_and_width(watched: Watched) -> None:
+    """The keyboard finds, chooses and opens a run; on a phone nothing reaches beyond the page."""
+    page, found = watched.listed, watched.listed.locator("#found")
+    for view in (page, watched.alone):
+        view.set_viewport_size({"width": 390, "height": 844})
+        assert view.evaluate("document.documentElement.scrollWidth") == 390
+    page.keyboard.press("/")
+    page.keyboard.type("no such run")
+    sync_api.expect(found).to_have_text("No run has these words.")
+    page.fill("#filter", "BM25 fake")
+    sync_api.expect(watched.row).to_have_count(1)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("x")
+    sync_api.expect(page.locator("#n-chosen")).to_have_text("1 chosen")
+    sync_api.expect(page.locator("#to-compare")).to_be_disabled()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/run?run=*")
+    page.locator("#samples button.link").last.click()
+    sync_api.expect(page.locator("#sample .answer")).to_contain_text("泡")
+    page.keyboard.press("ArrowLeft")
+    sync_api.expect(page.locator("#place")).to_have_text(f"{N_QUESTIONS - 1} of {N_QUESTIONS}")
