@@ -21,7 +21,7 @@ _LOST = 0x80  # beside the number of the status
 _WINDOW_S, _LEAST_S = 60.0, 3.0
 
 
-class Outcome(Exchange):
+class SampleOutcome(Exchange):
     """The part of a line of samples.jsonl that is counted."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -29,7 +29,7 @@ class Outcome(Exchange):
     question_id: str
 
 
-class Asked(BaseModel):
+class QuestionId(BaseModel):
     """The part of a line of questions.jsonl that is needed here."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -71,7 +71,7 @@ class Counting:
             self.restart()
         if self._places is None:
             self._places = {}
-            for question in read_lines(self._path / QUESTIONS, Asked):
+            for question in read_lines(self._path / QUESTIONS, QuestionId):
                 self._places.setdefault(hash(question.id), len(self._places))
             self._outcomes.extend(bytes(len(self._places) - len(self._outcomes)))
         for line in self._samples.lines(most_bytes):
@@ -149,7 +149,7 @@ class Pace:
         return None if took_s < _LEAST_S else round(60 * (n_asked - n_before) / took_s, 1)
 
 
-def read_outcome(name: str, line: Line) -> Outcome:
+def read_outcome(name: str, line: Line) -> SampleOutcome:
     """Return a line of samples as far as it is counted.
 
     Args:
@@ -160,6 +160,6 @@ def read_outcome(name: str, line: Line) -> Outcome:
         UsageError: if it is not a sample.
     """
     try:
-        return Outcome.model_validate_json(line.content)
+        return SampleOutcome.model_validate_json(line.content)
     except ValidationError as error:
         raise UsageError(f"{name}, line {line.number}: not a sample: {error.errors()[0]['msg']}") from None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.plain_files import is_plain
 from qilin_rag.pipeline.run_directory import MANIFEST
 from qilin_rag.rankers.ranking_directory import MANIFEST as RANKING
 
@@ -72,28 +72,24 @@ class Folders:
 def _inside(folder: Path, manifest: str) -> list[Path]:
     """Return the run directories of a folder, of its subfolders if it holds none; the folder itself if it is a run."""
     for places in ([folder], _subfolders([folder]), _subfolders(_subfolders([folder]))):
-        if found := [path for path in places if _has_mode(path / manifest, stat.S_ISREG)]:
+        if found := [path for path in places if is_plain(path / manifest)]:
             return found
     return []
 
 
 def _subfolders(folders: Sequence[Path]) -> list[Path]:
-    return [path for folder in folders for path in _entries(folder) if _has_mode(path, stat.S_ISDIR)]
+    return [path for folder in folders for path in _folders_in(folder)]
 
 
-def _entries(folder: Path) -> list[Path]:
+def _folders_in(folder: Path) -> list[Path]:
+    """Return the folders in a folder, no links; none of one that can't be read, or went meanwhile."""
     try:
-        return sorted(folder.iterdir())
-    except OSError:  # not ours to read, or gone in the meantime
-        return []
-
-
-def _has_mode(path: Path, is_kind: Callable[[int], bool]) -> bool:
-    """Return whether a path, not what it leads to, is a file of this kind."""
-    try:
-        return is_kind(path.lstat().st_mode)
+        with os.scandir(folder) as entries:
+            return [
+                folder / name for name in sorted(each.name for each in entries if each.is_dir(follow_symlinks=False))
+            ]
     except OSError:
-        return False
+        return []
 
 
 def _shown(name: str) -> str:

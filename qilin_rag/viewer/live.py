@@ -14,15 +14,15 @@ from starlette.responses import StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from qilin_rag.viewer.app import data, is_ending, page
-from qilin_rag.viewer.rows import Row
+from qilin_rag.viewer.rows import RunRow
 from qilin_rag.viewer.shell import markup, shell
-from qilin_rag.viewer.watch import LOOK_S, Watcher
+from qilin_rag.viewer.watch import LOOK_S, RunWatcher
 
 _STEP_S = 0.2
 _HEARTBEAT_S = 15.0
 
 
-def routes(watcher: Watcher) -> list[BaseRoute]:
+def routes(watcher: RunWatcher) -> list[BaseRoute]:
     """Return the routes of the list of runs.
 
     Args:
@@ -39,7 +39,7 @@ def routes(watcher: Watcher) -> list[BaseRoute]:
     ]
 
 
-async def _events(request: Request, watcher: Watcher) -> AsyncIterator[str]:
+async def _events(request: Request, watcher: RunWatcher) -> AsyncIterator[str]:
     """Yield the rows, then those that change, until the client leaves or the server ends.
 
     The field `run` of the address asks for one run alone.
@@ -61,9 +61,9 @@ async def _events(request: Request, watcher: Watcher) -> AsyncIterator[str]:
 class _Changes:
     """The rows that one client was sent."""
 
-    def __init__(self, watcher: Watcher, key: str | None) -> None:
+    def __init__(self, watcher: RunWatcher, key: str | None) -> None:
         self._watcher, self._key = watcher, key
-        self._sent: dict[str, Row] | None = None
+        self._sent: dict[str, RunRow] | None = None
 
     def next(self) -> str | None:
         """Return the event of what changed since the last call; None if nothing did."""

@@ -11,7 +11,7 @@ from qilin_rag.core.types import Cost, Frozen, Usage
 State = Literal["running", "interrupted", "complete", "unreadable"]
 
 
-class Row(Frozen):
+class RunRow(Frozen):
     """A run or a ranking in the list.
 
     Attributes:

@@ -28,7 +28,7 @@ from qilin_rag.viewer.app import data, page
 from qilin_rag.viewer.folders import Folders
 from qilin_rag.viewer.samples import Indices, in_full
 from qilin_rag.viewer.shell import markup, shell
-from qilin_rag.viewer.watch import Watcher
+from qilin_rag.viewer.watch import RunWatcher
 
 DOWNLOADS = (MANIFEST, SUMMARY, SCORES, SAMPLES, "run.trec")
 _LOG_BYTES = 256 << 10
@@ -46,7 +46,7 @@ class RunPages:
         watcher: Their state.
     """
 
-    def __init__(self, folders: Folders, watcher: Watcher) -> None:
+    def __init__(self, folders: Folders, watcher: RunWatcher) -> None:
         self._folders, self._watcher = folders, watcher
         self._indices = Indices()
 
@@ -107,7 +107,7 @@ class RunPages:
             raise HTTPException(404, f"the run has no {name} yet") from None
 
 
-def routes(folders: Folders, watcher: Watcher) -> list[BaseRoute]:
+def routes(folders: Folders, watcher: RunWatcher) -> list[BaseRoute]:
     """Return the routes of the page of a run.
 
     Args:

@@ -6,7 +6,7 @@ import threading
 from array import array
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,9 +15,10 @@ from qilin_rag.core.files import read_lines
 from qilin_rag.core.plain_files import MOST_BYTES, open_plain
 from qilin_rag.core.types import Question, Sample
 from qilin_rag.pipeline.run_directory import SAMPLES
-from qilin_rag.viewer.counting import QUESTIONS, Asked
+from qilin_rag.viewer.counting import QUESTIONS, QuestionId
 from qilin_rag.viewer.tail import Line, Tail
 
+T = TypeVar("T", bound=BaseModel)
 PAGE = 200
 _BEGINNING_CHARS = 200
 _MOST_CHARS = 200_000
@@ -86,7 +87,7 @@ class SampleIndex:
         if self._tail.was_replaced():
             self._restart()
         if self._asked is None:
-            self._asked = {question.id for question in read_lines(self._path / QUESTIONS, Asked)}
+            self._asked = {question.id for question in read_lines(self._path / QUESTIONS, QuestionId)}
         for line in self._tail.lines(most_bytes=1 << 62):
             question_id = _read(_About, line).question_id
             if question_id in self._asked:
@@ -166,7 +167,7 @@ def _text(text: str) -> dict[str, Any]:
     return {"text": text[:_MOST_CHARS], "n_left_out": max(0, len(text) - _MOST_CHARS)}
 
 
-def _read(kind: type[Any], line: Line) -> Any:
+def _read(kind: type[T], line: Line) -> T:
     try:
         return kind.model_validate_json(line.content)
     except ValidationError as error:

@@ -11,7 +11,7 @@ from qilin_rag.reports.measured import RunCache
 from qilin_rag.viewer import board, live, run_page, tables
 from qilin_rag.viewer.app import build_app
 from qilin_rag.viewer.folders import Folders
-from qilin_rag.viewer.watch import Watcher
+from qilin_rag.viewer.watch import RunWatcher
 
 
 def site(runs_dirs: Sequence[Path]) -> Starlette:
@@ -24,7 +24,7 @@ def site(runs_dirs: Sequence[Path]) -> Starlette:
         UsageError: if one is not a folder.
     """
     folders, cache = Folders(runs_dirs), RunCache()
-    watcher = Watcher(folders)
+    watcher = RunWatcher(folders)
     return build_app(
         [
             *live.routes(watcher),

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from qilin_rag.viewer.folders import Folders
-from qilin_rag.viewer.rows import Row
+from qilin_rag.viewer.rows import RunRow
 from qilin_rag.viewer.watched import Budget, Watched, WatchedRanking, WatchedRun
 
 LOOK_S = 1.0
@@ -19,7 +19,7 @@ _WORK_S = 0.7
 _AMPLE, _SCANT = Budget(64 << 20, True), Budget(1 << 20, False)
 
 
-class Watcher:
+class RunWatcher:
     """The state of all runs, for all who look at them: the folders are looked at once a second at most.
 
     Args:
@@ -31,10 +31,10 @@ class Watcher:
         self._folders, self._clock = folders, clock
         self._lock = threading.Lock()
         self._watched: dict[str, Watched] = {}
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, RunRow] = {}
         self._looked_s: float | None = None
 
-    def rows(self) -> dict[str, Row]:
+    def rows(self) -> dict[str, RunRow]:
         """Return the rows by id. A row that has not changed is the same object as before."""
         with self._lock:
             now_s = self._clock()
@@ -43,7 +43,7 @@ class Watcher:
                 self._looked_s = now_s
             return self._rows
 
-    def _look(self, now_s: float) -> dict[str, Row]:
+    def _look(self, now_s: float) -> dict[str, RunRow]:
         """Look at all runs. Those that come late are read in part, and the rest at later looks."""
         found: list[Watched] = [WatchedRun(*run) for run in self._folders.runs().items()]
         found += [WatchedRanking(*ranking) for ranking in self._folders.rankings().items()]

@@ -27,7 +27,7 @@ from qilin_rag.pipeline.scoring import is_misnamed
 from qilin_rag.rankers.ranking_directory import MANIFEST as RANKING
 from qilin_rag.rankers.ranking_directory import RankingDirectory
 from qilin_rag.viewer.counting import QUESTIONS, STATUSES, Counting, Pace
-from qilin_rag.viewer.rows import Row, State
+from qilin_rag.viewer.rows import RunRow, State
 
 _MOST_BYTES = {QUESTIONS: 256 << 20, SCORES: 1 << 30}  # other files are read in pieces, or not if they are large
 _DAMAGED = (QilinError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
@@ -61,10 +61,10 @@ class Watched:
         self.id, self.path = f"{self.kind}/{key}", path
         self._key = key
         self._stamps: dict[str, Stamp] = {}
-        self._settled: Row | None = None
+        self._settled: RunRow | None = None
         self._is_known = False
 
-    def look(self, now_s: float, budget: Budget) -> Row:
+    def look(self, now_s: float, budget: Budget) -> RunRow:
         """Return the row at this moment.
 
         Args:
@@ -78,7 +78,7 @@ class Watched:
         self._settled = row if is_settled else None
         return row
 
-    def _try(self, now_s: float, budget: Budget) -> tuple[Row, bool]:
+    def _try(self, now_s: float, budget: Budget) -> tuple[RunRow, bool]:
         try:
             if self._settled is not None and self._is_as_seen():
                 return self._settled, True
@@ -98,11 +98,11 @@ class Watched:
             return False
 
     @abstractmethod
-    def _look(self, now_s: float, budget: Budget, changed: set[str], is_held: bool) -> tuple[Row, bool]:
+    def _look(self, now_s: float, budget: Budget, changed: set[str], is_held: bool) -> tuple[RunRow, bool]:
         """Return the row, and whether it stays so as long as no file changes."""
 
-    def _row(self, state: State, **facts: Any) -> Row:
-        return Row(id=self.id, key=self._key, kind=self.kind, state=state, **facts)
+    def _row(self, state: State, **facts: Any) -> RunRow:
+        return RunRow(id=self.id, key=self._key, kind=self.kind, state=state, **facts)
 
 
 class _Facts(NamedTuple):
@@ -133,7 +133,7 @@ class WatchedRun(Watched):
         self._pace = Pace()
         self._is_behind = True
 
-    def _look(self, now_s: float, budget: Budget, changed: set[str], is_held: bool) -> tuple[Row, bool]:
+    def _look(self, now_s: float, budget: Budget, changed: set[str], is_held: bool) -> tuple[RunRow, bool]:
         if MANIFEST in changed:
             self._read_facts()
         if QUESTIONS in changed:
@@ -222,7 +222,7 @@ class WatchedRanking(Watched):
     kind = "ranking"
     names = (RANKING, SUMMARY)
 
-    def _look(self, now_s: float, budget: Budget, changed: set[str], is_held: bool) -> tuple[Row, bool]:
+    def _look(self, now_s: float, budget: Budget, changed: set[str], is_held: bool) -> tuple[RunRow, bool]:
         directory = RankingDirectory(self.path)
         manifest = directory.read_manifest()
         facts: dict[str, Any] = {

@@ -72,9 +72,10 @@ class Stream:
         raise EOFError
 
     def ends(self) -> bool:
+        """Whether the server closed the stream, and did not leave it open."""
         try:
-            while self.next():
-                pass
+            while True:
+                self.next()
         except EOFError:
             return True
         except TimeoutError:

@@ -21,8 +21,8 @@ from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.pipeline.scoring import summarise
 from qilin_rag.reports.run_list import list_runs
 from qilin_rag.viewer.folders import Folders
-from qilin_rag.viewer.rows import Row
-from qilin_rag.viewer.watch import Watcher
+from qilin_rag.viewer.rows import RunRow
+from qilin_rag.viewer.watch import RunWatcher
 from qilin_rag.viewer.watched import Budget, WatchedRun
 from tests.reports.conftest import made
 from tests.reports.made_runs import make_run
@@ -43,18 +43,18 @@ class Look:
 
     def __init__(self, *folders: Path) -> None:
         self.now_s = 1e9
-        self._watcher = Watcher(Folders(folders or [RUNS]), lambda: self.now_s)
+        self._watcher = RunWatcher(Folders(folders or [RUNS]), lambda: self.now_s)
 
-    def __call__(self) -> dict[str, Row]:
+    def __call__(self) -> dict[str, RunRow]:
         self.now_s += 1
         return self._watcher.rows()
 
-    def one(self) -> Row:
+    def one(self) -> RunRow:
         [row] = self().values()
         return row
 
 
-def as_listed(rows: dict[str, Row]) -> dict[str, tuple[Any, ...]]:
+def as_listed(rows: dict[str, RunRow]) -> dict[str, tuple[Any, ...]]:
     return {
         row.key: (row.state, row.done, row.total, row.statuses, row.figures, row.why is None) for row in rows.values()
     }
@@ -302,7 +302,8 @@ def test_rate_and_time_left(directory: RunDirectory) -> None:
     followed = Look()
     with directory.locked():
         row = followed.one()  # 21 seconds after the first session began
-        assert (row.rate, row.left_s) == (pytest.approx(60 / 21, abs=0.1), pytest.approx(42, abs=1))
+        assert row.rate == pytest.approx(60 / 21, abs=0.1)
+        assert row.left_s == pytest.approx(42, abs=1)
         write(directory, lines[:2])
         followed.now_s += 60
         assert followed.one().rate == pytest.approx(60 / 61, abs=0.1)  # since the look before

@@ -10,7 +10,7 @@ export interface Cost {
 
 export type RunState = "running" | "interrupted" | "complete" | "unreadable";
 
-/** A row of the list of runs: `Row` in rows.py. */
+/** A row of the list of runs: `RunRow` in rows.py. */
 export interface Row {
   id: string;
   key: string;
