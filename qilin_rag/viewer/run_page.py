@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,7 +35,7 @@ from qilin_rag.viewer.watch import RunWatcher
 DOWNLOADS = (MANIFEST, SUMMARY, SCORES, SAMPLES, "run.trec")
 _LOG_BYTES = 256 << 10
 _PIECE_BYTES = 1 << 20
-_MOST_FILES = 200
+_MOST_FILES, _MOST_ENTRIES = 200, 10_000
 _MOST_CHARS = 200_000
 _MOST_CALLS_BYTES = 256 << 20
 
@@ -151,7 +153,7 @@ def _files_in(path: Path) -> list[dict[str, Any]]:
     with os.scandir(path) as entries:
         found = [
             {"name": entry.name, "n_bytes": entry.stat(follow_symlinks=False).st_size}
-            for entry in entries
+            for entry in itertools.islice(entries, _MOST_ENTRIES)
             if entry.is_file(follow_symlinks=False) and not entry.name.startswith(".") and entry.name.isprintable()
         ]
     return sorted(found, key=lambda file: str(file["name"]))[:_MOST_FILES]
@@ -208,4 +210,8 @@ def _results_of(directory: RunDirectory, manifest: Manifest) -> dict[str, Any]:
 
 
 def _as_yaml(value: Any) -> str:
-    return yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=100)[:_MOST_CHARS]
+    """Return a value as YAML; a very long one as the beginning of JSON, which is written faster."""
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
+    if len(text) > _MOST_CHARS:
+        return f"{text[:_MOST_CHARS]} …"
+    return str(yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=100))

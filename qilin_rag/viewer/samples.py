@@ -23,6 +23,7 @@ PAGE = 200
 _BEGINNING_CHARS = 200
 _MOST_CHARS = 200_000
 _MOST_RUNS = 16
+_MOST_BYTES = 256 << 20  # that are read for one request
 
 
 class _About(BaseModel):
@@ -65,8 +66,8 @@ class SampleIndex:
             self._update()
             n = len(self._starts)
             first = max(0, n - PAGE) if first is None else first
-            with_places = [self._sample(place) for place in range(first, min(first + PAGE, n))]
-            return {"n": n, "from": first, "rows": [self._brief(first + i, each) for i, each in enumerate(with_places)]}
+            rows = [self._brief(place) for place in range(first, min(first + PAGE, n))]
+            return {"n": n, "from": first, "rows": rows, "is_read": self._tail.is_at_end}
 
     def last(self, question_id: str) -> Sample | None:
         """Return the last sample of a question; None if it has none.
@@ -88,7 +89,7 @@ class SampleIndex:
             self._restart()
         if self._asked is None:
             self._asked = {question.id for question in read_lines(self._path / QUESTIONS, QuestionId)}
-        for line in self._tail.lines(most_bytes=1 << 62):
+        for line in self._tail.lines(_MOST_BYTES):
             question_id = _read(_About, line).question_id
             if question_id in self._asked:
                 self._last[question_id] = len(self._starts)
@@ -100,7 +101,8 @@ class SampleIndex:
             content = file.readline(MOST_BYTES + 1)
         return _read(Sample, Line(place + 1, self._starts[place], content))
 
-    def _brief(self, place: int, sample: Sample) -> dict[str, Any]:
+    def _brief(self, place: int) -> dict[str, Any]:
+        sample = self._sample(place)
         said = sample.answer if sample.is_answered else sample.error or sample.answer
         return {
             "place": place,

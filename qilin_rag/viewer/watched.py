@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import stat
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -20,7 +21,6 @@ from qilin_rag.pipeline.run_directory import (
     SAMPLES,
     SCORES,
     SUMMARY,
-    Labels,
     RunDirectory,
 )
 from qilin_rag.pipeline.scoring import is_misnamed
@@ -32,6 +32,7 @@ from qilin_rag.viewer.rows import RunRow, State
 _MOST_BYTES = {QUESTIONS: 256 << 20, SCORES: 1 << 30}  # other files are read in pieces, or not if they are large
 _DAMAGED = (QilinError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 _MOST_TRIES = 3
+_MOST_CHARS, _MOST_FIGURES = 1000, 200  # of a row; only a stranger's run has more
 Stamp = tuple[int, int, int, int] | None
 """The size, times and inode of a file; None if it does not exist."""
 
@@ -89,7 +90,7 @@ class Watched:
             return self._look(now_s, budget, changed, is_held)
         except _DAMAGED as error:
             self._is_known = False
-            return self._row("unreadable", why=" ".join(str(error).split()) or type(error).__name__), True
+            return self._row("unreadable", why=_short(" ".join(str(error).split()) or type(error).__name__)), True
 
     def _is_as_seen(self) -> bool:
         try:
@@ -108,7 +109,7 @@ class Watched:
 class _Facts(NamedTuple):
     """The part of a manifest that is kept."""
 
-    labels: Labels
+    labels: dict[str, str]
     is_complete: bool
     total: int
     started: str
@@ -175,11 +176,11 @@ class WatchedRun(Watched):
     def _read_facts(self) -> None:
         manifest = self._directory.read_manifest()
         self._facts = _Facts(
-            manifest.labels,
+            {name: _short(str(label)) for name, label in manifest.labels.items()},
             manifest.state == "complete",
             manifest.n_questions,
-            manifest.started,
-            manifest.updated,
+            _short(manifest.started),
+            _short(manifest.updated),
             price_of(manifest),
             manifest.times is not None and manifest.times.sessions == 1,
         )
@@ -188,9 +189,10 @@ class WatchedRun(Watched):
         """Take the figures of the summary, if they are of the scores beside it."""
         summary = self._directory.read_summary_of_scores()
         manifest = self._directory.read_manifest()
-        self._figures = {
+        known = {
             name: of.value for name, of in summary.metrics.items() if not is_misnamed(manifest, name, of.signature)
         }
+        self._figures = _few(known)
 
     def _counts(self, price: Price | None) -> dict[str, Any]:
         counting = self._counting
@@ -227,16 +229,16 @@ class WatchedRanking(Watched):
         manifest = directory.read_manifest()
         facts: dict[str, Any] = {
             "unit": "requests",
-            "data": f"{manifest.label}, {manifest.config.task}",
-            "retriever": manifest.ranker.name,
-            "started": manifest.started,
-            "updated": manifest.updated,
+            "data": _short(f"{manifest.label}, {manifest.config.task}"),
+            "retriever": _short(manifest.ranker.name),
+            "started": _short(manifest.started),
+            "updated": _short(manifest.updated),
         }
         if manifest.state != "complete":
             return self._row("running" if is_held else "interrupted", **facts), False
         summary = directory.read_summary()
         n_requests = summary.counts["requests"]
-        figures = {name: of.value for name, of in summary.metrics.items()}
+        figures = _few({name: of.value for name, of in summary.metrics.items()})
         return self._row("complete", **facts, done=n_requests, total=n_requests, figures=figures), True
 
 
@@ -257,6 +259,14 @@ def _spent(summary: Summary, price: Price | None) -> dict[str, Any]:
         "retries": summary.retries,
         "cost": cost_of(summary, price),
     }
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_CHARS else f"{text[:_MOST_CHARS]} …"
+
+
+def _few(figures: dict[str, float | None]) -> dict[str, float | None]:
+    return {_short(name): value for name, value in itertools.islice(figures.items(), _MOST_FIGURES)}
 
 
 def _as_time(stamp: tuple[int, int, int, int]) -> str:

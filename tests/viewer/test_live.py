@@ -156,7 +156,7 @@ def test_questions_are_paged_as_they_come(client: Any, directory: RunDirectory) 
         return found
 
     path.write_bytes(b"")
-    assert page() == {"n": 0, "from": 0, "rows": []}
+    assert page() == {"n": 0, "from": 0, "rows": [], "is_read": True}
     path.write_bytes(b"".join(line(i, "a" * i) for i in range(430)) + line(9999, "elsewhere"))
     newest = page()
     assert (newest["n"], newest["from"], len(newest["rows"])) == (430, 230, 200)
@@ -222,6 +222,15 @@ def test_a_run_that_cannot_be_read_says_why(client: Any, directory: RunDirectory
     told = client.get("/api/run", params={"run": directory.path.name}).json()
     assert told["row"]["state"] == "unreadable" and "manifest.json" in told["row"]["why"]
     assert "settings" not in told and client.get("/api/run", params={"run": "x"}).status_code == 404
+
+
+def test_a_strangers_run_of_long_names_is_cut(client: Any, directory: RunDirectory) -> None:
+    manifest, long = directory.read_manifest(), "x" * 1_000_000
+    labels: Any = dict.fromkeys(manifest.labels, long)
+    config = {**manifest.config, "note": long}
+    directory.write_manifest(manifest.model_copy(update={"labels": labels, "config": config, "packages": {long: long}}))
+    assert len(client.get("/api/runs").content) < 20_000
+    assert len(client.get("/api/run", params={"run": directory.path.name}).content) < 500_000
 
 
 def test_a_hostile_run_is_data(data_dir: Path) -> None:

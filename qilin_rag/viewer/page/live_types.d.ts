@@ -103,6 +103,8 @@ export interface Briefs {
   n: number;
   from: number;
   rows: Brief[];
+  /** Whether all samples were read; if not, there are more. */
+  is_read: boolean;
 }
 
 export interface Text {

@@ -14,9 +14,10 @@ import { say } from "./words.js";
  */
 
 const PAGE = 200;
+const PAUSE_MS = 300;
 let key = "";
 /** @type {Briefs} */
-let shown = { n: 0, from: 0, rows: [] };
+let shown = { n: 0, from: 0, rows: [], is_read: true };
 /** Whether the page shows the newest questions, and goes on to newer ones. */
 let isFollowing = true;
 let nKnown = -1;
@@ -43,6 +44,8 @@ async function show(from) {
     shown = await ask("/api/samples", from === null ? { run: key } : { run: key, from: String(from) });
     isFollowing = from === null;
     draw();
+    const part = shown;
+    if (!part.is_read) setTimeout(() => part === shown && show(from), PAUSE_MS);
   } catch (error) {
     byId("range").textContent = error instanceof Error ? error.message : String(error);
   } finally {
