@@ -105,22 +105,22 @@ class Manifest(Frozen):
 
     schema_version: int = SCHEMA_VERSION
     state: Literal["complete", "incomplete"]
-    fingerprint: str
+    fingerprint: Label
     identity: dict[str, Any]
     config: dict[str, Any]
     data: DataRecord
     data_defects: QuestionDefects = QuestionDefects()
     prompt: dict[str, Any]
-    question_set_sha256: str
+    question_set_sha256: Label
     n_questions: Annotated[int, Field(ge=0, lt=2**53)]
     seed: int
     labels: Labels
     packages: dict[str, str]
-    python: str
-    git_commit: str | None
+    python: Label
+    git_commit: Label | None
     server: dict[str, Any]
-    started: str
-    updated: str
+    started: Label
+    updated: Label
     generation_s: float | None = 0.0
     times: Times | None = Times()
     cost: Cost | None = None

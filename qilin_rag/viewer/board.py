@@ -153,7 +153,7 @@ def routes(folders: Folders, cache: RunCache) -> list[BaseRoute]:
     """
     boards = Boards(folders, cache)
     return [
-        page("/board", lambda request: _page(boards.index(request))),
+        page("/board", _page),
         data("/api/board", boards.index),
         data("/api/version", boards.version),
         data("/api/columns", boards.columns),
@@ -162,8 +162,8 @@ def routes(folders: Folders, cache: RunCache) -> list[BaseRoute]:
     ]
 
 
-def _page(index: dict[str, Any]) -> str:
-    return shell("qilin-rag report", "board_page", markup("results.html", "qilin_rag.reports"), "/board", index)
+def _page(_: Request) -> str:
+    return shell("qilin-rag report", "board_page", markup("results.html", "qilin_rag.reports"), "/board")
 
 
 def _make(paths: Sequence[Path], states: tuple[State | None, ...], cache: RunCache) -> _Board:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import functools
 from importlib.resources import files
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
-
-from qilin_rag.reports.html import as_json_block
 
 _VIEWS = (
     ("/", "Runs"),
@@ -20,7 +17,7 @@ _VIEWS = (
 )
 
 
-def shell(title: str, script: str, body: str, here: str | None = None, index: dict[str, Any] | None = None) -> str:
+def shell(title: str, script: str, body: str, here: str | None = None) -> str:
     """Return a page.
 
     Args:
@@ -28,7 +25,6 @@ def shell(title: str, script: str, body: str, here: str | None = None, index: di
         script: The name of the module that fills the page.
         body: The markup of the page, written by us: nothing of a run is in it.
         here: The path of this page among the links; None leaves the links out.
-        index: Data that the script finds in the element `index`.
     """
     return _template().render(
         title=title,
@@ -36,7 +32,6 @@ def shell(title: str, script: str, body: str, here: str | None = None, index: di
         body=Markup(body),
         here=here,
         views=_VIEWS if here is not None else (),
-        index=None if index is None else Markup(as_json_block(index)),
     )
 
 

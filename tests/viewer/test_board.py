@@ -117,10 +117,10 @@ def test_what_does_not_exist_is_not_found(runs: list[RunDirectory], what: str, f
     assert client.get("/api/board", params={"run": "nobody"}).status_code == 404
 
 
-def test_the_page_holds_the_index_and_asks_for_its_scripts(runs: list[RunDirectory]) -> None:
+def test_the_page_is_ours_alone_and_asks_for_its_scripts(runs: list[RunDirectory]) -> None:
     client = client_of(site([Path("runs")]))
     page = client.get("/board").text
-    assert 'type="module" src="/page/board_page.js"' in page and runs[0].path.name in page
+    assert 'type="module" src="/page/board_page.js"' in page and runs[0].path.name not in page
     for name in ("board_page.js", "served.js", "results.js", "style.css"):
         assert client.get(f"/page/{name}").status_code == 200
 

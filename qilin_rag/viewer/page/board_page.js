@@ -1,4 +1,4 @@
-// The report in the viewer: its index inside, the rest from the server.
+// The report in the viewer: its index and all else from the server.
 // @ts-check
 import { ask } from "./ask.js";
 import "./chinese_view.js";
@@ -10,11 +10,24 @@ import { served } from "./served.js";
 import { useSource } from "./source.js";
 import { say } from "./words.js";
 
-useIndex(JSON.parse(byId("index").textContent ?? ""));
+const here = new URLSearchParams(location.search).getAll("run").map((run) => ["run", run]);
+useIndex(await openIndex());
 useSource(served);
 startResults();
 
-const here = new URLSearchParams(location.search).getAll("run").map((run) => ["run", run]);
+/** The index of the runs in the address; what is wrong with them is said in its place. */
+async function openIndex() {
+  byId("made").textContent = say("Loading…");
+  try {
+    return await ask("/api/board", new URLSearchParams(here));
+  } catch (error) {
+    byId("made").className = "remark text";
+    byId("made").textContent = error instanceof Error ? error.message : String(error);
+    for (const part of document.querySelectorAll("main > *")) /** @type {HTMLElement} */ (part).hidden = true;
+    throw error;
+  }
+}
+
 const downloads = [["csv", "CSV"], ["json", "JSON"], ["md", "Markdown"], ["latex", "LaTeX"], ["html", "HTML"]];
 byId("made").after(make("p", { class: "hint", id: "downloads" }, `${say("Download")}: `, downloads.map(([format, name]) =>
   [make("a", { href: `/api/download?${new URLSearchParams([["format", format], ...here])}`, download: true }, name), " "])));

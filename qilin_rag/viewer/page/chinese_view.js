@@ -8,6 +8,7 @@ addChinese({
   "Ablation": "消融",
   "Rankings": "排序模型",
   "Task": "任务",
+  "Loading…": "载入中…",
   "Choose two runs.": "请选择两个运行。",
   "Questions in which {letter} is higher by {metric}": "{letter} 的 {metric} 更高的问题",
   "The view has ended; start it again: qilin-rag view": "查看服务已结束；请重新启动：qilin-rag view",
