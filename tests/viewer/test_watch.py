@@ -19,6 +19,7 @@ from qilin_rag.pipeline.cost import cost_of, price_of
 from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.pipeline.scoring import summarise
+from qilin_rag.rankers.ranking_directory import RankConfig, RankedBy, RankingDirectory, RankingManifest, RankingSummary
 from qilin_rag.reports.run_list import list_runs
 from qilin_rag.viewer.folders import Folders
 from qilin_rag.viewer.rows import RunRow
@@ -228,6 +229,38 @@ def test_many_runs_and_those_that_go(made: Path) -> None:
     make_run(made, "run9", [0.3])
     assert as_listed(followed()) == listed(made)
     assert {row.state for row in followed().values()} == {"interrupted", "complete", "unreadable"}
+
+
+def test_a_ranking_is_followed_as_well(directory: RunDirectory) -> None:
+    ranking = RankingDirectory(RUNS / directory.path.name.upper())
+    ranking.path.mkdir()
+    manifest = RankingManifest(
+        state="incomplete",
+        fingerprint="0" * 64,
+        identity={},
+        config=RankConfig(data="qilin", task="search"),
+        ranker=RankedBy(name="bm25", settings={}, changed={}),
+        label="qilin",
+        requests_sha256="0",
+        packages={},
+        python="3.11",
+        git_commit=None,
+        started="2026-11-30T00:00:00+00:00",
+        updated="2026-11-30T00:00:00+00:00",
+    )
+    ranking.write_manifest(manifest)
+    followed = Look()
+    assert as_listed(followed()) == listed()
+    with RunDirectory(ranking.path).locked():
+        assert as_listed(followed()) == listed()
+    figure = next(iter(directory.read_summary().metrics.values()))
+    summary = RankingSummary(metrics={"MRR@10": figure}, counts={"requests": 7}, slices=[])
+    (ranking.path / "summary.json").write_text(summary.model_dump_json())
+    ranking.write_manifest(manifest.model_copy(update={"state": "complete"}))
+    rows = followed()
+    assert as_listed(rows) == listed()
+    row = rows[f"ranking/{ranking.path.name}"]
+    assert (row.done, row.unit, row.retriever) == (7, "requests", "bm25")
 
 
 def test_what_does_not_change_is_not_read_again(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
