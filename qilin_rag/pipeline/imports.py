@@ -123,7 +123,7 @@ def import_answers(
     if other := next((setting for setting in settings if not setting.startswith("metrics.")), None):
         raise UsageError(f"settings {other!r}: an import only takes metrics.NAME.KEY=VALUE")
     rows = read_rows(answers)
-    named = {"answers": selection, "references": references, "metrics": metrics, "runs_dir": Path(runs_dir)}
+    named: dict[str, Any] = {"answers": selection, "references": references, "metrics": metrics, "runs_dir": Path(runs_dir)}
     named |= {"limit": limit, "seed": seed}
     ready = _prepare({"data": None if data is None else str(data), **named}, settings)
     config, dataset, questions = ready.config, ready.dataset, ready.questions

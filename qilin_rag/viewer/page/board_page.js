@@ -23,7 +23,7 @@ async function openIndex() {
   } catch (error) {
     byId("made").className = "remark text";
     byId("made").textContent = error instanceof Error ? error.message : String(error);
-    for (const part of document.querySelectorAll("main > *")) /** @type {HTMLElement} */ (part).hidden = true;
+    for (const part of document.querySelectorAll("main > *, #language")) /** @type {HTMLElement} */ (part).hidden = true;
     throw error;
   }
 }
