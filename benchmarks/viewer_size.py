@@ -84,8 +84,8 @@ def _figures(metric: str, ease: np.ndarray, llm: int, retriever: int) -> list[fl
     of_hits = "@" in metric
     rng = np.random.default_rng([METRICS.index(metric), retriever, 0 if of_hits else llm + 1])
     figures = ease + rng.normal(0.01 * retriever + (0 if of_hits else 0.005 * llm), 0.1, len(ease))
-    figures = np.round(np.clip(figures, 0, 1), 4)
-    return (np.round(figures * 5) / 5 if of_hits else figures).tolist()
+    rounded = np.clip(figures, 0, 1).round(4)
+    return [float(figure) for figure in (np.round(rounded * 5) / 5 if of_hits else rounded)]
 
 
 def _means(scores: list[Score]) -> dict[str, MetricSummary]:

@@ -123,8 +123,8 @@ def import_answers(
     if other := next((setting for setting in settings if not setting.startswith("metrics.")), None):
         raise UsageError(f"settings {other!r}: an import only takes metrics.NAME.KEY=VALUE")
     rows = read_rows(answers)
-    named: dict[str, Any] = {"answers": selection, "references": references, "metrics": metrics, "runs_dir": Path(runs_dir)}
-    named |= {"limit": limit, "seed": seed}
+    named: dict[str, Any] = {"answers": selection, "references": references, "limit": limit, "seed": seed}
+    named |= {"metrics": metrics, "runs_dir": Path(runs_dir)}
     ready = _prepare({"data": None if data is None else str(data), **named}, settings)
     config, dataset, questions = ready.config, ready.dataset, ready.questions
     remarks = _Remarks()

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -268,7 +269,7 @@ def test_folders_of_any_name_are_shown_by_it(runs: Path) -> None:
     honest = next(runs.glob("small-bm25*"))
     for name in NAMES:
         shutil.copytree(honest, runs / name)
-    shutil.copytree(os.fsencode(honest), os.fsencode(runs) + b"/\xff\xfe-no-utf-8")
+    shutil.copytree(honest, runs / os.fsdecode(b"\xff\xfe-no-utf-8"))
     view = View(runs)
     assert set(NAMES) < set(view.keys) and r"\xff\xfe-no-utf-8" in view.keys
     for path, answer in view.look_everywhere():
@@ -311,7 +312,7 @@ def test_a_damaged_run_is_told_and_hides_no_other(damage: str, runs: Path) -> No
         answer.body.decode()
 
 
-FIELDS = {
+FIELDS: dict[str, list[Any]] = {
     "n_questions": [-1, 10**30, "3", None, 2.5],
     "started": ["never", "", "9999-99-99T99:99:99", "<script>", None, 5],
     "updated": ["never", "9999999-01-01", None],
