@@ -203,7 +203,7 @@ sayStatic(document);
 switchBy(byId("language"));
 byId("title").textContent = key;
 load().then(() => {
-  openSamples(key);
+  openSamples(key, row);
   document.documentElement.dataset.ready = "";
   const lost = say("The connection to the view is lost. If it was restarted, open the address that it printed.");
   listen({ run: key }, update, (isConnected) => {

@@ -22,17 +22,21 @@ let shown = { n: 0, from: 0, rows: [], is_read: true };
 let isFollowing = true;
 let nKnown = -1;
 let isAsking = false;
+/** Whether the leaderboard has this run. */
+let isComplete = false;
 /** @type {number | null} */
 let open = null;
 
-/** Show the questions of a run. @param {string} run */
-export function openSamples(run) {
+/** Show the questions of a run. @param {string} run @param {Row | null} row */
+export function openSamples(run, row) {
   key = run;
+  isComplete = row?.state === "complete";
   show(null);
 }
 
 /** Show newer questions when they come. @param {Row} row */
 export function followRun(row) {
+  isComplete = row.state === "complete";
   const n = row.done + row.failed; // grows or falls when a question is asked again, too
   if (n !== nKnown && !isAsking && (isFollowing || shown.rows.length < PAGE)) show(isFollowing ? null : shown.from).then(() => (nKnown = n));
 }
@@ -113,7 +117,8 @@ function drawAsked(asked) {
   return [
     make("p", { class: "facts" }, make("span", { class: `badge ${asked.status}` }, say(asked.status)),
       make("span", { class: "fact text" }, say(" question {id}", { id: asked.id }).trim()),
-      facts.map((fact) => make("span", { class: "fact text" }, fact))),
+      facts.map((fact) => make("span", { class: "fact text" }, fact)),
+      isComplete ? make("a", { href: `/board?${new URLSearchParams({ run: key })}#${new URLSearchParams({ q: asked.id })}` }, say("In the leaderboard")) : null),
     asked.error.text ? make("p", { class: "remark text" }, asked.error.text) : null,
     make("div", { class: "pair" },
       make("div", { class: "answer" }, make("h4", {}, say("Answer")), body(asked.answer)),
