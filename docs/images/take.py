@@ -30,12 +30,8 @@ ROWS = 16  # of the leaderboard's output: answers and retrieval, without tokens,
 COLUMNS = 104
 QUESTION = "冷萃咖啡在家怎么做"
 LABELLED = "sample-bm25,sample-oracle"
-WIDTH, HEIGHT, SCALE, PHONE = (
-    1026,
-    644,
-    1.4,
-    390,
-)  # of the window; pictures are about 1,400 pixels wide, and their letters large
+WIDTH, HEIGHT, SCALE = 1026, 644, 1.4  # of the window; pictures are about 1,400 pixels wide, and their letters large
+LIST, PHONE = 1320, 390  # widths of the windows with the list of runs
 ANSI = [(0, 0, 0), (205, 49, 49), (13, 138, 80), (176, 122, 0), (36, 114, 200), (188, 63, 188), (17, 140, 170)]
 THEMES: dict[Literal["light", "dark"], TerminalTheme] = {
     "light": TerminalTheme((246, 248, 250), (31, 35, 40), [*ANSI, (110, 118, 129)]),
@@ -59,7 +55,7 @@ def main() -> None:
         _half_done(folder)
         with _view(folder) as address:
             for scheme in THEMES:
-                _take_view(browser, scheme, address, f"view-{scheme}", WIDTH)
+                _take_view(browser, scheme, address, f"view-{scheme}", LIST)
             _take_view(browser, "light", address, "view-phone", PHONE)
         with _view(folder, "--label", LABELLED) as address:
             for scheme in THEMES:
@@ -89,7 +85,7 @@ def _view(folder: Path, *arguments: str) -> Iterator[str]:
 
 def _half_done(folder: Path) -> None:
     """Add a run that was interrupted after 20 questions."""
-    _qilin_rag("run --retriever bm25 --limit 60 --runs-dir runs/examples --quiet", folder)
+    _qilin_rag("run --retriever random --limit 60 --runs-dir runs/examples --quiet", folder)
     [run] = (folder / "runs" / "examples").glob("*-extractive-*")
     manifest = json.loads((run / "manifest.json").read_text())
     (run / "manifest.json").write_text(json.dumps({**manifest, "state": "incomplete"}))
