@@ -16,6 +16,7 @@ from qilin_rag.core.plain_files import MOST_BYTES, open_plain
 from qilin_rag.core.types import Question, Sample
 from qilin_rag.pipeline.run_directory import SAMPLES
 from qilin_rag.viewer.counting import QUESTIONS, QuestionId
+from qilin_rag.viewer.kept import State, state_of
 from qilin_rag.viewer.tail import Line, Tail
 
 T = TypeVar("T", bound=BaseModel)
@@ -51,7 +52,8 @@ class SampleIndex:
         self._tail.restart()
         self._starts = array("q")
         self._last: dict[str, int] = {}
-        self._asked: set[str] | None = None
+        self._asked: set[str] = set()
+        self._questions: State | None = None
 
     def page(self, first: int | None) -> dict[str, Any]:
         """Return some samples in short, and how many there are.
@@ -85,9 +87,10 @@ class SampleIndex:
 
     def _update(self) -> None:
         """Note the places of new lines. A line about a question that is not of the run is left out."""
-        if self._tail.was_replaced():
+        questions = state_of([self._path / QUESTIONS])
+        if questions != self._questions or self._tail.was_replaced():
             self._restart()
-        if self._asked is None:
+            self._questions = questions
             self._asked = {question.id for question in read_lines(self._path / QUESTIONS, QuestionId)}
         for line in self._tail.lines(_MOST_BYTES):
             question_id = _read(_About, line).question_id

@@ -171,6 +171,10 @@ def test_questions_are_paged_as_they_come(client: Any, directory: RunDirectory) 
     assert [message["text"] for message in whole["messages"]] == [each["content"] for each in sample.messages]
     path.write_bytes(line(7, "anew"))
     assert [row["id"] for row in page()["rows"]] == ["q7"]
+    (directory.path / "questions.jsonl").rename("kept")  # a run that begins has none yet
+    assert page()["n"] == 0
+    directory.write_questions(questions[:8])
+    assert [row["id"] for row in page()["rows"]] == ["q7"]
     for wrong in ("-1", "x", "1e3", "9" * 40, "²"):
         assert client.get("/api/samples", params={"run": directory.path.name, "from": wrong}).status_code == 400
     assert client.get("/api/sample", params={"run": directory.path.name, "id": "q6"}).status_code == 404

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,38 +87,58 @@ def done_of(text: str) -> int:
     return int(found[1]) if found else 0
 
 
+class Gate:
+    """A slow server's faults, and how many calls it answers: it holds the others back."""
+
+    def __init__(self) -> None:
+        self.server = FakeServer(0.12, self._fault, lambda body: f"泡{int(question_of(body)) % 7}分钟。")
+        self._allowed = 0
+
+    def let_pass(self, n: int) -> None:
+        """Answer this many more calls; those that a killed run left behind are not among them."""
+        self._allowed = len(self.server.calls) + n
+
+    def _fault(self, n: int, body: dict[str, Any]) -> str | None:
+        while n > self._allowed and not self.server.stopping.wait(0.02):
+            pass
+        return "length" if n % 17 == 0 else "filtered" if n % 41 == 0 else None
+
+
 @pytest.mark.slow
 def test_a_run_is_watched_from_start_to_end(chromium: Any, tmp_path: Path) -> None:
-    data, runs_dir = make_data(tmp_path / "many", N_QUESTIONS), tmp_path / "runs"
+    data, runs_dir, gate = make_data(tmp_path / "many", N_QUESTIONS), tmp_path / "runs", Gate()
     runs_dir.mkdir()
     llm = ["--llm", "openai", "--set", f"llm.model={MODEL}", "--set", f"llm.price={PRICE.model_dump_json()}"]
-    fault = lambda n, body: "length" if n % 17 == 0 else "filtered" if n % 41 == 0 else None  # noqa: E731
-    answer = lambda body: f"泡{int(question_of(body)) % 7}分钟。"  # noqa: E731
-    with FakeServer(0.12, fault, answer) as server, started("--runs-dir", runs_dir) as address:
+    with gate.server, started("--runs-dir", runs_dir) as address:
         watched = Watched(chromium, address, runs_dir)
-        sync_api.expect(watched.listed.locator("#found")).to_contain_text("qilin-rag run")
-        process = launch(data, runs_dir, *llm, "--base-url", server.url)
-        sync_api.expect(watched.row).to_have_count(1, timeout=20_000)
-        link = watched.row.locator("a.name").get_attribute("href")
-        watched.alone.goto(address.partition("/?")[0] + link)
-        watched.wait_for("running")
-        for n in (40, 120):
-            wait_until(lambda n=n: len(watched.samples()) >= n, process)  # type: ignore[misc]
-            watched.look_at_both()
-        process.kill()
-        process.communicate()
-        watched.wait_for("interrupted")
-        n_killed = len(watched.samples())
-        assert watched.look_at_both() == n_killed < N_QUESTIONS
-        assert re.search("/min", watched.row.inner_text()) is None
 
-        process = launch(data, runs_dir, *llm, "--base-url", server.url)
-        watched.wait_for("running")
-        for n in (n_killed + 60, n_killed + 160):
-            wait_until(lambda n=n: len(watched.samples()) >= n, process)  # type: ignore[misc]
+        def follow(n_before: int, n: int) -> subprocess.Popen[str]:
+            """Go on with the run until it has this many samples, and look at it on the way."""
+            gate.let_pass(n - n_before)
+            process = launch(data, runs_dir, *llm, "--base-url", gate.server.url)
+            sync_api.expect(watched.row).to_have_count(1, timeout=30_000)
+            if not n_before:
+                link = watched.row.locator("a.name").get_attribute("href")
+                watched.alone.goto(address.partition("/?")[0] + link)
+            watched.wait_for("running")
+            wait_until(lambda: len(watched.samples()) >= n_before + 40, process)
             watched.look_at_both()
+            wait_until(lambda: len(watched.samples()) == n, process)
+            assert watched.look_at_both() == n
+            return process
+
+        sync_api.expect(watched.listed.locator("#found")).to_contain_text("qilin-rag run")
+        killed = follow(0, 150)
         sync_api.expect(watched.row.locator(".rate")).to_contain_text("/min", timeout=20_000)
-        told, _ = process.communicate(timeout=60)
+        killed.kill()
+        killed.communicate()
+        watched.wait_for("interrupted")
+        assert watched.look_at_both() == 150
+        assert "/min" not in watched.row.inner_text()
+
+        resumed = follow(150, 350)
+        gate.let_pass(N_QUESTIONS)
+        told, _ = resumed.communicate(timeout=60)
         watched.wait_for("complete")
         assert watched.look_at_both() == N_QUESTIONS
         figures = {name: of["value"] for name, of in json.loads(told)["metrics"].items()}
@@ -126,7 +147,7 @@ def test_a_run_is_watched_from_start_to_end(chromium: Any, tmp_path: Path) -> No
         sync_api.expect(table).to_have_count(len(figures))
         shown = [text.split("\t")[:2] for text in table.all_inner_texts()]
         assert shown == [[name, f"{value:.4f}"] for name, value in figures.items()]
-        assert watched.alone.locator("#samples tr").count() == 200
+        sync_api.expect(watched.alone.locator("#samples tr")).to_have_count(200)
         check_keys_and_width(watched)
         assert watched.heard == []
         watched.context.close()
