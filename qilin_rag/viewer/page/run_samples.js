@@ -20,6 +20,8 @@ let key = "";
 let shown = { n: 0, from: 0, rows: [], is_read: true };
 /** Whether the page shows the newest questions, and goes on to newer ones. */
 let isFollowing = true;
+/** How many there are by the last event, and by the last answer. */
+let nWanted = -1;
 let nKnown = -1;
 let isAsking = false;
 /** Whether the leaderboard has this run. */
@@ -35,15 +37,20 @@ export function openSamples(run, row) {
 }
 
 /** Show newer questions when they come. @param {Row} row */
-export function followRun(row) {
+export async function followRun(row) {
   isComplete = row.state === "complete";
-  const n = row.done + row.failed; // grows or falls when a question is asked again, too
-  if (n !== nKnown && !isAsking && (isFollowing || shown.rows.length < PAGE)) show(isFollowing ? null : shown.from).then(() => (nKnown = n));
+  nWanted = row.done + row.failed; // changes when a question is asked again, too
+  if (isAsking) return;
+  isAsking = true;
+  while (nKnown !== nWanted && (isFollowing || shown.rows.length < PAGE)) {
+    nKnown = nWanted;
+    await show(isFollowing ? null : shown.from);
+  }
+  isAsking = false;
 }
 
 /** @param {number | null} from */
 async function show(from) {
-  isAsking = true;
   try {
     shown = await ask("/api/samples", from === null ? { run: key } : { run: key, from: String(from) });
     isFollowing = from === null;
@@ -52,8 +59,6 @@ async function show(from) {
     if (!part.is_read) setTimeout(() => part === shown && show(from), PAUSE_MS);
   } catch (error) {
     byId("range").textContent = error instanceof Error ? error.message : String(error);
-  } finally {
-    isAsking = false;
   }
 }
 
