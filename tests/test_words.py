@@ -38,6 +38,7 @@ PACKAGES = [
     "reports",
     "api",
     "cli",
+    "viewer",
 ]  # whose words are in house style
 MOST_WHERE = 20
 BANNED = re.compile(r"\b((go(es|ing)?|went) on|sittings?|(stands|lies) in)\b", re.IGNORECASE)
