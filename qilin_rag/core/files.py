@@ -14,9 +14,9 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Annotated, Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, FailFast, TypeAdapter, ValidationError
 
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.plain_files import batches_of_lines, open_plain, read_plain
@@ -26,6 +26,7 @@ T = TypeVar("T", bound=BaseModel)
 SCHEMA_VERSION = 1
 _TEMPORARY = ".tmp"
 _MOST_LOOKS = 5
+_MOST_DEPTH = 100
 
 
 def expanded(path: str | Path) -> Path:
@@ -54,7 +55,20 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected a JSON object")
+    if _is_deep(content):
+        raise UsageError(f"{path}: more than {_MOST_DEPTH} lists or objects in each other; move it away")
     return content
+
+
+def _is_deep(value: Any) -> bool:
+    """Return whether a value is nested so deeply that a program which walks through it may fail."""
+    values = [value]
+    for _ in range(_MOST_DEPTH):
+        nested = (each.values() if isinstance(each, dict) else each for each in values)
+        values = [inner for each in nested for inner in each if isinstance(inner, dict | list)]
+        if not values:
+            return False
+    return True
 
 
 def _no_number(name: str) -> None:
@@ -324,7 +338,8 @@ def lines_of(path: Path, file: IO[bytes], model: type[T], half_line_ok: bool = F
 
 @functools.cache
 def _rows_of(model: type[T]) -> TypeAdapter[list[T]]:
-    return TypeAdapter(list[model])  # type: ignore[valid-type]
+    rows = list[model]  # type: ignore[valid-type]
+    return TypeAdapter(Annotated[rows, FailFast()])  # else the errors of a million lines would take gigabytes
 
 
 def _one_by_one(path: Path, lines: Sequence[bytes], number: int, model: type[T], half_line_ok: bool) -> Iterator[T]:

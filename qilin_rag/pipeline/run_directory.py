@@ -48,6 +48,7 @@ from qilin_rag.core.plain_files import open_plain
 from qilin_rag.core.trec import format_trec
 from qilin_rag.core.types import (
     Cost,
+    Figure,
     Frozen,
     Judgement,
     Price,
@@ -121,7 +122,7 @@ class Manifest(Frozen):
     server: dict[str, Any]
     started: Label
     updated: Label
-    generation_s: float | None = 0.0
+    generation_s: Figure | None = 0.0
     times: Times | None = Times()
     cost: Cost | None = None
     imported: ImportRecord | None = None
@@ -317,8 +318,10 @@ class RunDirectory:
 
     def read_samples_of(self, questions: Iterable[Question]) -> dict[str, Sample]:
         """Read the last sample of each of these questions, in their order; raise a UsageError if one has none."""
-        finished, _ = self.read_samples()
         ids = [question.id for question in questions]
+        wanted = set(ids)
+        lines = read_lines(self.path / SAMPLES, Sample, half_line_ok=True)
+        finished = {sample.question_id: sample for sample in lines if sample.question_id in wanted}
         if unanswered := sum(question_id not in finished for question_id in ids):
             raise UsageError(f"{self.path}: {unanswered} questions have no sample yet; run it again to resume")
         return {question_id: finished[question_id] for question_id in ids}

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qilin_rag.core import stats
+from qilin_rag.core.memo import Memo
 
 Values = npt.NDArray[np.float64]
 NAN = float("nan")
@@ -24,6 +25,12 @@ SAMPLES: dict[str, Callable[[np.random.Generator, int], Values]] = {
     "skewed": lambda rng, n: rng.exponential(1, n),
     "bounded": lambda rng, n: rng.beta(2, 5, n),
 }
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "_FAMILIES", Memo(most=0))
+    monkeypatch.setattr(stats, "_TESTS", Memo(most=0))
 
 
 def assess(values: stats.Values, clusters: stats.Clusters | None = None, seed: int = 0) -> stats.PairedTest:
@@ -318,6 +325,32 @@ def test_adjusted_p_is_at_least_the_tests_own_and_blocks_change_nothing(monkeypa
         assert own <= adjusted[i, j] + 0.01  # signs of their own where rows are missing
     monkeypatch.setattr(stats, "_CHUNK_COLUMNS", 4)
     assert stats.compare_all(values, clusters) == pytest.approx(adjusted, nan_ok=True)
+
+
+@pytest.mark.parametrize("n", [9, 60])
+def test_families_are_compared_as_if_each_was_alone(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    families = [rng(seed).normal(0, 1, (n, 2 + seed)) + np.linspace(0, 1, 2 + seed) for seed in range(4)]
+    families[1][: n // 3, 0] = NAN
+    families.append(np.full((n, 2), NAN))
+    families.append(families[0])
+    clusters = np.arange(n) // 2
+    alone = [stats.compare_all(values, clusters) for values in families]
+    together = stats.compare_families(families, clusters)
+    monkeypatch.setattr(stats, "_FAMILIES", Memo(most=10))
+    remembered = [stats.compare_families(families, clusters) for _ in range(2)][1]
+    for expected, *found in zip(alone, together, remembered, strict=True):
+        assert all(each == pytest.approx(expected, abs=1e-12, nan_ok=True) for each in found)
+    assert stats.compare_families([]) == []
+
+
+def test_differences_that_are_tiny_beside_the_figures_are_compared_as_well() -> None:
+    """Sums of figures would be too coarse to take them from each other."""
+    values = np.round(rng(5).random((80, 4)), 3)
+    values[:, 3] = values[:, 0]
+    assert stats.compare_all(values + 4096) == pytest.approx(stats.compare_all(values), abs=1e-12, nan_ok=True)
+    nearly = np.stack([values[:, 0], values[:, 0] + 1e-14 * (np.arange(80) % 2), values[:, 1]], axis=1)
+    [own] = stats.permutation_test(nearly[:, :1] - nearly[:, 1:2])
+    assert own is not None and own <= stats.compare_all(nearly)[0, 1] <= 1
 
 
 def test_columns_that_share_no_row_are_not_compared() -> None:
