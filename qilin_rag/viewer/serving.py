@@ -47,13 +47,14 @@ def serve(app: Starlette, host: str, port: int, ready: Callable[[str], None], to
         token = token or secrets.token_urlsafe(24)
         shown = f"[{host}]" if ":" in host else host
         names = {shown, *(_NAMES_OF_LOOPBACK if is_loopback(host) else ())}
-        if host in ("0.0.0.0", "::"):
+        is_any = host in ("0.0.0.0", "::")
+        if is_any:
             names |= {*_NAMES_OF_LOOPBACK, *_own_names()}
             shown = socket.gethostname()
         hosts = {f"{name.lower()}:{port}" for name in names}
         if port == 80:  # which browsers leave out
             hosts |= {name.lower() for name in names}
-        guarded = Guard(app, token, hosts, f"qilin-rag-view-{port}")
+        guarded = Guard(app, token, hosts, f"qilin-rag-view-{port}", ip_port=port if is_any else None)
         config = uvicorn.Config(
             guarded,
             log_level="error",

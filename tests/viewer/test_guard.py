@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("starlette", reason="needs Starlette: pip install 'qilin-rag[view]'")
+from starlette.testclient import TestClient
+
 from qilin_rag.core.errors import UsageError
 from qilin_rag.viewer.app import MOST_BODY_BYTES, build_app, data
 from qilin_rag.viewer.folders import Folders
+from qilin_rag.viewer.guard import Guard
 from qilin_rag.viewer.serving import is_loopback
 from tests.viewer.serving import HOST, TOKEN, client_of
 
@@ -50,6 +53,40 @@ def test_another_token_opens_nothing(given: str) -> None:
 @pytest.mark.parametrize("host", ["evil.example:8765", "127.0.0.1", "127.0.0.1:80", "localhost.evil.example:8765", ""])
 def test_another_host_is_refused(host: str) -> None:
     assert client_of(APP).get("/api/read", headers={"host": host}).status_code == 421
+
+
+@pytest.mark.parametrize("port", [8765, 80])
+def test_a_server_of_all_addresses_is_each_address_but_no_other_name(port: int) -> None:
+    end = "" if port == 80 else f":{port}"
+    guarded = TestClient(Guard(APP, TOKEN, {f"own{end}"}, "view", ip_port=port), base_url="http://own")
+    given = {"authorization": f"Bearer {TOKEN}"}
+    for host in (f"192.0.2.2{end}", f"[2001:db8::1]{end}", f"own{end}"):
+        assert guarded.get("/api/read", headers={"host": host, **given}).status_code == 200
+        assert guarded.get("/api/read", headers={"host": host}).status_code == 403
+        assert (
+            guarded.get("/api/read", headers={"host": host, "origin": "http://evil.example", **given}).status_code
+            == 403
+        )
+    for host in (
+        "192.0.2.2:81",
+        f"evil.example{end}",
+        f"192.0.2.2.evil.example{end}",
+        f"[::1{end}",
+        f"::1{end}",
+        "[]",
+        "",
+    ):
+        assert guarded.get("/api/read", headers={"host": host, **given}).status_code == 421, host
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_link_to_the_address_on_another_site_opens_the_view(site: str) -> None:
+    client = client_of(APP, with_token=False)
+    link = {"sec-fetch-site": site, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    opened = client.get(f'/api/read?a="><b>&token={TOKEN}', headers=link)
+    assert opened.status_code == 200 and "samesite=strict" in opened.headers["set-cookie"].lower()
+    assert "0; url=/api/read?a=%22%3E%3Cb%3E" in opened.text and TOKEN not in opened.text
+    assert client.get(f'//evil.example/"><b>?token={TOKEN}', headers=link).text.count("<") == 2
 
 
 @pytest.mark.parametrize(
