@@ -30,15 +30,15 @@ class Details:
 
     def __init__(self, directory: RunDirectory, manifest: Manifest, questions: dict[str, Question]) -> None:
         self._directory, self._manifest, self._questions = directory, manifest, questions
-        self._known_hits: dict[str, Hits] = {}
+        self._shared_hits: dict[str, Hits] = {}
 
-    def share(self, known_hits: dict[str, Hits]) -> None:
+    def share(self, shared_hits: dict[str, Hits]) -> None:
         """Share equal hits with other runs.
 
         Args:
-            known_hits: The hits of other runs by the hash of the file they were read from.
+            shared_hits: The hits of other runs by the hash of the file they were read from.
         """
-        self._known_hits = known_hits
+        self._shared_hits = shared_hits
 
     @cached_property
     def calls(self) -> tuple[FirstAsked | None, Latency | None]:
@@ -59,6 +59,11 @@ class Details:
             samples = self._directory.read_samples_of(self._questions.values())
             return {question_id: _numbers(sample.hits) for question_id, sample in samples.items()}
 
+    @property
+    def known_hits(self) -> Hits | None:
+        """Return `hits` if they were asked for before."""
+        return vars(self).get("hits")
+
     def _hits_of_trec(self) -> Hits:
         path = self._directory.path / TREC_RUN
         if self._manifest.state != "complete":
@@ -69,12 +74,12 @@ class Details:
             raise UsageError(f"{path} is too large")
         tag = trec_id(self._directory.path.resolve().name)
         digest = hashlib.sha256(content.replace(f" {tag}\n".encode(errors="surrogateescape"), b"\n")).hexdigest()
-        if digest not in self._known_hits:
-            text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig")
-            found = trec_of(path, text)
-            hits = {question_id: _numbers(found.get(trec_id(question_id), [])) for question_id in self._questions}
-            self._known_hits[digest] = hits
-        return self._known_hits[digest]
+        if (shared := self._shared_hits.get(digest)) is not None:
+            return shared
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig")
+        found = trec_of(path, text)
+        hits = {question_id: _numbers(found.get(trec_id(question_id), [])) for question_id in self._questions}
+        return self._shared_hits.setdefault(digest, hits)
 
 
 def _numbers(hits: Iterable[Hit]) -> list[int]:

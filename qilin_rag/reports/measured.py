@@ -6,7 +6,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from qilin_rag.reports.details import Details, Hits
 from qilin_rag.scorers.citations import PRECISION, RECALL
 
 FROM_THE_HIGHEST = "the highest is not the best by this metric: its orders and ranks go from the highest"
+V = TypeVar("V")
 State = tuple[tuple[int, ...] | None, ...]
 
 
@@ -94,6 +95,7 @@ def read_runs(
             runs.append(run._replace(name=name))
         else:
             left_out.append(f"left out, {run}: {name}")
+    cache.forget_deleted()
     return runs, left_out
 
 
@@ -133,6 +135,13 @@ class RunCache:
             raise UsageError(str(known[1]))
         return known[1]
 
+    def forget_deleted(self) -> None:
+        """Forget the runs whose folder is gone, and the questions and notes that no other run has."""
+        self._runs = {key: known for key, known in self._runs.items() if key[0].exists()}
+        runs = [run for _, run in self._runs.values() if isinstance(run, Measured)]
+        _keep_used(self._questions, (run.questions for run in runs))
+        _keep_used(self._hits, (run.details.known_hits for run in runs))
+
     def _read(self, path: Path, with_incomplete: bool) -> Measured | str | UsageError:
         try:
             state = RunDirectory(path).read_manifest().state
@@ -146,6 +155,13 @@ class RunCache:
             return UsageError(str(error))  # without its frames, which would hold all that was read
         run.details.share(self._hits)
         return run
+
+
+def _keep_used(known: dict[str, V], used: Iterable[V | None]) -> None:
+    used_ids = set(map(id, used))
+    for name, value in list(known.items()):  # at once: another thread may add one
+        if id(value) not in used_ids:
+            del known[name]
 
 
 def state_of_files(path: Path) -> State:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from qilin_rag.core.types import Sample
 from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.reports.leaderboard import leaderboard_of
+from qilin_rag.reports.measured import RunCache, read_runs
 from qilin_rag.viewer.lines import LineFinder
 from qilin_rag.viewer.site import site
 from tests.viewer.serving import client_of
@@ -45,6 +48,24 @@ def test_the_board_is_that_of_the_command(runs: list[RunDirectory]) -> None:
         for name, figure in zip(names, each["figures"], strict=True):
             assert figure["value"] == pytest.approx(summary.metrics[name].value, abs=1e-12)
     assert table["data"] == board.data and "scores" not in table["runs"][0]
+
+
+def test_a_view_that_stays_open_forgets_deleted_runs(data_dir: Path, runs: list[RunDirectory]) -> None:
+    settings = {"data": str(data_dir), "top_k": 1, "metrics": "rouge_l", "limit": 2}
+    third = run(resolve_run(settings)).directory
+    cache = RunCache()
+    kept, _ = read_runs([each.path for each in runs], cache=cache)
+    gone, _ = read_runs([third.path], cache=cache)
+    of_kept = [each.details.hits for each in kept]
+    left = [weakref.ref(each) for each in (gone[0].details, *gone[0].questions.values())]
+    n_hits = len(gone[0].details.hits)
+    del gone
+    shutil.rmtree(third.path)
+    again, _ = read_runs([each.path for each in runs], cache=cache)
+    gc.collect()
+    assert n_hits == 2 and [reference() for reference in left] == [None] * 3
+    assert all(one.questions is other.questions for one, other in zip(kept, again, strict=True))
+    assert all(hits is each.details.hits for hits, each in zip(of_kept, again, strict=True))
 
 
 def test_a_question_is_what_the_files_hold(runs: list[RunDirectory]) -> None:
