@@ -141,12 +141,12 @@ class Pace:
 
     @property
     def rate(self) -> float | None:
-        """Return the questions a minute; None if the time is too short."""
+        """Return the questions a minute, not rounded; None if the time is too short."""
         if not self._points:
             return None
         (began_s, n_before), (now_s, n_asked) = self._points[0], self._points[-1]
         took_s = now_s - began_s
-        return None if took_s < _LEAST_S else round(60 * (n_asked - n_before) / took_s, 1)
+        return None if took_s < _LEAST_S else 60 * (n_asked - n_before) / took_s
 
 
 def read_outcome(name: str, line: Line) -> SampleOutcome:

@@ -215,7 +215,10 @@ class WatchedRun(Watched):
             self._pace.add(now_s, self._counting.n_asked)
         rate = self._pace.rate
         left = facts.total - sum(self._counting.statuses.values())
-        return {"rate": rate, "left_s": round(60 * left / rate) if rate and left > 0 else None}
+        return {
+            "rate": None if rate is None else round(rate, 2),
+            "left_s": round(60 * left / rate) if rate and left > 0 else None,
+        }
 
 
 class WatchedRanking(Watched):

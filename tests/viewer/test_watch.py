@@ -352,6 +352,15 @@ def test_rate_and_time_left(directory: RunDirectory) -> None:
         assert row.left_s is None and row.done == 3
 
 
+def test_the_time_left_of_a_slow_run_is_not_of_a_rounded_rate(directory: RunDirectory) -> None:
+    reopen(directory)
+    write(directory, lines_of(directory)[:1])
+    os.utime(directory.path / "manifest.json", (1e9 - 999, 1e9 - 999))
+    with directory.locked():
+        row = Look().one()  # one question in 1000 seconds, two left
+    assert (row.rate, row.left_s) == (0.06, 2000)
+
+
 def test_a_resumed_run_has_a_rate_once_it_was_watched(directory: RunDirectory) -> None:
     reopen(directory)
     manifest = directory.read_manifest()
