@@ -25,6 +25,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: 
 pytestmark = pytest.mark.browser
 PRICE = Price(currency="CNY", prompt_per_mtok=40, completion_per_mtok=120, as_of="2026-11-01")
 N_QUESTIONS = 500
+EXAMPLES = Path(__file__).parents[2] / "runs" / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +151,19 @@ def test_a_run_is_watched_from_start_to_end(chromium: Any, tmp_path: Path) -> No
         assert shown == [[name, f"{value:.4f}"] for name, value in figures.items()]
         sync_api.expect(watched.alone.locator("#range")).to_have_text("301 to 500 of 500")
         check_keys_and_width(watched)
+        check_move(watched, runs_dir)
         assert watched.heard == []
         watched.context.close()
+
+
+def check_move(watched: Watched, runs_dir: Path) -> None:
+    """The page of a run says that its folder is gone, until it is back."""
+    notice, moved = watched.alone.locator("#notice"), runs_dir / "moved"
+    [folder] = [path.parent for path in runs_dir.glob("*/manifest.json")]
+    folder.rename(moved)
+    sync_api.expect(notice).to_have_text("There is no such run any more.")
+    moved.rename(folder)
+    sync_api.expect(notice).to_be_hidden()
 
 
 def check_keys_and_width(watched: Watched) -> None:
@@ -177,3 +189,23 @@ def check_keys_and_width(watched: Watched) -> None:
     sync_api.expect(page.locator("#place")).to_have_text(f"{N_QUESTIONS - 1} of {N_QUESTIONS}")
     page.locator("#sample a").click()
     sync_api.expect(page.locator("#question-title")).to_contain_text("号怎么做")
+
+
+def test_a_link_elsewhere_opens_the_view_and_a_wrong_address_leaves_its_choices(chromium: Any) -> None:
+    page = chromium.new_page()
+    with started("--runs-dir", EXAMPLES) as address:
+        page.set_content(f'<a href="{address}">a terminal in a browser</a>')  # another origin than the view
+        page.locator("a").click()
+        sync_api.expect(page.locator("#runs tbody tr")).to_have_count(4)
+        assert "token" not in page.url
+        names = page.locator("#runs a.name").all_inner_texts()
+        base = address.partition("/?")[0]
+        page.goto(f"{base}/compare?run={names[0]}&run={names[1]}&metric=bleu")
+        sync_api.expect(page.locator("#why")).to_contain_text("bleu")
+        page.get_by_label("Run B").select_option(names[2])
+        sync_api.expect(page.locator("#sections table")).to_be_visible()
+        page.goto(f"{base}/compare?run={names[0]}&run=gone")
+        sync_api.expect(page.locator("#why")).to_contain_text("no such run")
+        page.get_by_label("Run B").select_option(names[3])
+        sync_api.expect(page.locator("#sections table")).to_be_visible()
+    page.close()

@@ -97,6 +97,8 @@ async function start() {
     }
   } catch (error) {
     byId("why").textContent = error instanceof Error ? error.message : String(error);
+    fields.delete("metric"); // which may be what is wrong
+    drawChoices(await ask(`/api${location.pathname}`).catch(() => ({})));
   }
   document.documentElement.dataset.ready = "";
 }
