@@ -187,10 +187,12 @@ async function load() {
 /** @param {import("./live_types.js").Changes} changes */
 async function update(changes) {
   const [now] = changes.rows;
+  const gone = say("There is no such run any more.");
   if (now === undefined) {
-    if (changes.gone.length || changes.is_first) notice(say("There is no such run any more."));
+    if (changes.gone.length || changes.is_first) notice(gone);
     return;
   }
+  if (byId("notice").textContent === gone) notice(""); // its folder was moved, and is back
   const before = row;
   row = now;
   drawState(now);
