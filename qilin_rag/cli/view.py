@@ -99,7 +99,9 @@ def _open_labels(label: str, labels_dir: Path | None, runs_dir: list[Path] | Non
     task = open_task(read_task(label, runs_dir or ()), runs_dir or ())
     store = LabelStore(task, labels_dir or Path("labels"))
     n_shared = sum(item.is_shared for item in task.items.values())
-    logger.info("%s, %d for each annotator; labels: %s", counted(len(task.items), "question"), n_shared, store.path)
+    logger.info(
+        "%s, %d of them for every annotator; labels: %s", counted(len(task.items), "question"), n_shared, store.path
+    )
     for remark in task.remarks:
         logger.info(remark)
     return store
