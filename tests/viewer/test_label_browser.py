@@ -133,6 +133,9 @@ def test_a_label_outlives_its_server(chromium: Any) -> None:
     with started("--label", named) as address:
         an = Person(chromium, address, "An")
         port = re.findall(r":(\d+)/", address)[0]
+        an.page.click("#show-keys", timeout=5_000)  # no other button is above it
+        expect(an.page.locator("#keys")).to_be_visible()
+        an.page.keyboard.press("Escape")
         an.page.keyboard.press("b")
     an.page.keyboard.press("Enter")
     expect(an.page.locator("#status")).to_have_text(re.compile("^Not saved yet: the server does not answer"))
