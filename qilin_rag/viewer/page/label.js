@@ -309,6 +309,8 @@ byId("other-name").addEventListener("click", () => {
 });
 byId("show-keys").addEventListener("click", showKeys);
 byId("close-keys").addEventListener("click", () => dialogById("keys").close());
+// else the button that opened it has the focus, and Enter opens it again instead of saving
+dialogById("keys").addEventListener("close", () => byId("question-title").focus({ preventScroll: true }));
 byId("all").addEventListener("toggle", showAll);
 if (localStorage.getItem(NAME)) showNext();
 else askName();
