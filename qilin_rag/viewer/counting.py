@@ -12,10 +12,9 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import read_lines
 from qilin_rag.core.types import Exchange, Status, Summary
 from qilin_rag.pipeline.cost import Tally
-from qilin_rag.pipeline.run_directory import REPEATS, SAMPLES
+from qilin_rag.pipeline.run_directory import QUESTIONS, REPEATS, SAMPLES
 from qilin_rag.viewer.tail import Line, Tail
 
-QUESTIONS = "questions.jsonl"
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
 _LOST = 0x80  # beside the number of the status
 _WINDOW_S, _LEAST_S = 60.0, 3.0

@@ -14,8 +14,8 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import read_lines
 from qilin_rag.core.plain_files import MOST_BYTES, open_plain
 from qilin_rag.core.types import Question, Sample
-from qilin_rag.pipeline.run_directory import SAMPLES
-from qilin_rag.viewer.counting import QUESTIONS, QuestionId
+from qilin_rag.pipeline.run_directory import QUESTIONS, SAMPLES
+from qilin_rag.viewer.counting import QuestionId
 from qilin_rag.viewer.kept import State, state_of
 from qilin_rag.viewer.tail import Line, Tail
 

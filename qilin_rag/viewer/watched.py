@@ -17,6 +17,7 @@ from qilin_rag.pipeline.cost import cost_of, price_of
 from qilin_rag.pipeline.run_directory import (
     MANIFEST,
     NEW_SCORES,
+    QUESTIONS,
     REPEATS,
     SAMPLES,
     SCORES,
@@ -26,7 +27,7 @@ from qilin_rag.pipeline.run_directory import (
 from qilin_rag.pipeline.scoring import is_misnamed
 from qilin_rag.rankers.ranking_directory import MANIFEST as RANKING
 from qilin_rag.rankers.ranking_directory import RankingDirectory
-from qilin_rag.viewer.counting import QUESTIONS, STATUSES, Counting, Pace
+from qilin_rag.viewer.counting import STATUSES, Counting, Pace
 from qilin_rag.viewer.rows import RunRow, State
 
 _MOST_BYTES = {QUESTIONS: 256 << 20, SCORES: 1 << 30}  # other files are read in pieces, or not if they are large

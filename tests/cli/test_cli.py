@@ -37,6 +37,7 @@ COMMANDS = [
     "leaderboard",
     "compare",
     "report",
+    "view",
     "show",
     "list",
     "cache",
