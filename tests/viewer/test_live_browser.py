@@ -209,3 +209,16 @@ def test_a_link_elsewhere_opens_the_view_and_a_wrong_address_leaves_its_choices(
         page.get_by_label("Run B").select_option(names[3])
         sync_api.expect(page.locator("#sections table")).to_be_visible()
     page.close()
+
+
+def test_the_leaderboard_says_that_a_run_of_it_is_gone(chromium: Any, tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES, tmp_path / "runs")
+    page = chromium.new_page()
+    with started("--runs-dir", tmp_path / "runs") as address:
+        page.goto(address)
+        page.goto(address.partition("/?")[0] + "/board")
+        sync_api.expect(page.locator("#downloads")).to_be_visible()
+        sync_api.expect(page.locator("#changed")).to_be_hidden()
+        shutil.rmtree(next((tmp_path / "runs").glob("sample-none-*")))
+        sync_api.expect(page.locator("#changed")).to_be_visible()
+    page.close()

@@ -36,9 +36,9 @@ const changed = make("p", { class: "remark", role: "status", id: "changed", hidd
   make("button", { type: "button", click: () => location.reload() }, say("Load again")));
 byId("made").before(changed);
 
-/** Say it if a run of this page is another one now: its figures, or that it is complete. */
-listen({}, async ({ rows }) => {
-  if (!changed.hidden || !rows.some((row) => row.state === "complete")) return;
+/** Say it if a run of this page is another one now: its figures, that it is complete, or that it is gone. */
+listen({}, async ({ rows, gone }) => {
+  if (!changed.hidden || !(gone.length || rows.some((row) => row.state !== "running"))) return;
   const version = await ask("/api/version", new URLSearchParams(here)).catch(() => index.board);
   changed.hidden = version === index.board;
 }, () => {});
