@@ -10,12 +10,14 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
+from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import lines_of
 from qilin_rag.core.plain_files import batches_of_lines, open_plain
 from qilin_rag.viewer.kept import Kept, state_of
 
 T = TypeVar("T", bound=BaseModel)
 
+_MOST_LINES = 1_000_000
 _ID_FIRST = re.compile(rb'\s*\{\s*"question_id"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
@@ -61,10 +63,13 @@ class LineFinder:
 def _places(path: Path) -> dict[str, list[Span]]:
     """Return the places of all whole lines by question."""
     places: dict[str, list[Span]] = {}
-    start = 0
+    start = number = 0
     with open_plain(path) as file:
         for lines, has_end in batches_of_lines(path, file):
             for line in lines if has_end else ():  # what has no end is being written, or a crash left it
+                number += 1
+                if number > _MOST_LINES:
+                    raise UsageError(f"{path} has more than {_MOST_LINES:,} lines, too many to look through")
                 if (name := _question_of(line)) is not None:
                     places.setdefault(name, []).append(Span(start, len(line)))
                 start += len(line) + 1

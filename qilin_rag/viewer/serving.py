@@ -60,6 +60,7 @@ def serve(app: Starlette, host: str, port: int, ready: Callable[[str], None], to
             log_level="error",
             access_log=False,  # its lines would hold the token
             server_header=False,
+            http="h11",  # which bounds the size of headers
             proxy_headers=False,
             timeout_graceful_shutdown=1,
             timeout_keep_alive=30,

@@ -71,19 +71,23 @@ class Tail:
         """
         with suppress(FileNotFoundError), open_plain(self.path) as file:
             self._inode = os.fstat(file.fileno()).st_ino
-            began, left, rest = self._offset, most_bytes, b""
+            began, left, parts, n_bytes = self._offset, most_bytes, [b""], 0
             file.seek(began)
             while piece := file.read(_PIECE_BYTES):
                 left -= len(piece)
-                *complete, rest = (rest + piece).split(b"\n")
-                for content in complete:
-                    yield from self._whole(content)
-                if len(rest) > MOST_BYTES:
+                part, *more = piece.split(b"\n")
+                parts.append(part)
+                n_bytes += len(part)
+                for following in more:
+                    yield from self._whole(b"".join(parts))
+                    parts, n_bytes = [following], len(following)
+                if n_bytes > MOST_BYTES:
                     most = f"longer than {MOST_BYTES >> 20} MB"
                     raise UsageError(f"{self.path}, line {self._n_lines + 1}: {most}; correct or remove the line")
                 if left <= 0 and self._offset > began:
                     self.is_at_end = False
                     return
+            rest = b"".join(parts)
             if rest and _is_json(rest):  # a crash took its line break
                 self._lacks_break = True
                 yield self._pass(rest, rest)

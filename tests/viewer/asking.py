@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Message
 from tests.viewer.serving import HOST, TOKEN
 
 OWN = (("host", HOST), ("authorization", f"Bearer {TOKEN}"))
-LONGEST_S = 30.0
+LONGEST_S = 60.0
+_MOST_PIECES = 100
 Pairs = Sequence[tuple[str, str]]
 
 
@@ -43,7 +44,8 @@ async def _ask(app: ASGIApp, path: str, fields: Pairs, headers: Pairs, method: s
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
-        sent.append(message)
+        if len(sent) < _MOST_PIECES:
+            sent.append(message)
         if message.get("body"):
             is_enough.set()
 
