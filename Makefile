@@ -134,6 +134,7 @@ bench: $(VENV)/dev
 	$(BIN)/python benchmarks/pairwise_tests.py
 	$(BIN)/python benchmarks/notes_memory.py
 	$(BIN)/python benchmarks/report_size.py
+	$(BIN)/python benchmarks/viewer_size.py
 	$(BIN)/python benchmarks/harness_overhead.py
 	$(BIN)/python benchmarks/full_size.py --share 0.1 --only-write
 	$(BIN)/python -m pip install --quiet jieba rank_bm25
