@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, get_args
 
 from starlette.exceptions import HTTPException
@@ -16,6 +17,7 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.spreadsheet import csv_text
 from qilin_rag.core.text import clean
 from qilin_rag.data.requests import TaskName
+from qilin_rag.pipeline.run_directory import SAMPLES
 from qilin_rag.reports import formats
 from qilin_rag.reports.ablation import ablation, common_settings
 from qilin_rag.reports.compare import Comparison, Moved, compare
@@ -30,6 +32,7 @@ from qilin_rag.viewer.folders import Folders
 from qilin_rag.viewer.shell import markup, shell
 
 _MOST_MOVED = 20
+_MOST_REPORT_BYTES = 300 << 20
 _FORMATS = {
     "csv": ("text/csv", "leaderboard.csv"),
     "json": ("application/json", "leaderboard.json"),
@@ -132,6 +135,7 @@ def _download(folders: Folders, cache: RunCache, request: Request) -> Response:
     paths = folders.runs_of(request)
     media_type, name = _FORMATS[kind]
     if kind == "html":
+        _check_size(paths)
         text = as_html(collect(paths))
     else:
         with cache.lock:
@@ -146,3 +150,13 @@ def _download(folders: Folders, cache: RunCache, request: Request) -> Response:
         }[kind]()
     headers = {"content-disposition": f'attachment; filename="{name}"'}
     return Response(clean(text).encode(), media_type=media_type, headers=headers)
+
+
+def _check_size(paths: Iterable[Path]) -> None:
+    """Refuse a report that no browser could open, and that would take all memory of this process."""
+    sizes = [file.lstat().st_size for path in paths if (file := path / SAMPLES).is_file()]
+    if sum(sizes) > _MOST_REPORT_BYTES:
+        held = f"{len(sizes)} runs hold {sum(sizes) >> 20} MB of prompts and answers"
+        raise HTTPException(
+            400, f"{held}, more than the {_MOST_REPORT_BYTES >> 20} MB of a report; choose some of them"
+        )

@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from qilin_rag.config.run import resolve_run
 from qilin_rag.pipeline.run import run
+from qilin_rag.viewer import tables
 from qilin_rag.viewer.folders import Folders
 from qilin_rag.viewer.guard import Guard
 from qilin_rag.viewer.site import site
@@ -339,6 +340,14 @@ FIELDS: dict[str, list[Any]] = {
 }
 
 
+def test_a_report_that_no_browser_could_open_is_not_made(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = View(made)
+    assert view.ask("/api/download", [("format", "html"), ("run", view.keys[0])]).status == 200
+    monkeypatch.setattr(tables, "_MOST_REPORT_BYTES", 1_000)
+    answer = view.ask("/api/download", [("format", "html")])
+    assert answer.status == 400 and "report" in answer.body.decode() and b"\n" not in answer.body.strip()
+
+
 @pytest.mark.slow
 def test_any_value_of_a_manifest_is_told_or_shown(runs: Path) -> None:
     honest = next(runs.glob("small-bm25*"))
@@ -403,7 +412,7 @@ def test_files_of_a_gigabyte_are_refused_in_little_memory(fill: str, runs: Path)
             if fill == "one line":
                 file.seek(0, os.SEEK_END)
                 file.write(b'{"question_id": "')
-                file.truncate(1 << 30)
+                file.truncate(1 << 30 if name != "scores.jsonl" else 1 << 26)  # scores are hashed as well
             else:
                 file.write(b"{}\n" * 5_000_000)
     command = [sys.executable, "-c", LOOK, str(runs)]
