@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import doctest
+import html
 import inspect
+import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +18,9 @@ import pytest
 import qilin_rag as qr
 from qilin_rag.core.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
 from qilin_rag.rankers.base import Ranker
+from qilin_rag.reports.formats import format_cell, format_interval, marks, marks_of
+from qilin_rag.reports.sections import comparison_sections
+from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 
 HEAVY = {"numpy", "pandas", "pydantic", "openai", "torch", "transformers", "pyarrow", "rich", "typer", "jinja2", "yaml"}
@@ -148,6 +154,25 @@ def test_nothing_in_a_cell_is_markup(data_dir: Path) -> None:
     for result in results:
         assert "<script" not in result._repr_html_()
     assert any("&lt;script" in result._repr_html_() for result in results)
+
+
+def test_a_notebook_shows_what_a_terminal_shows(data_dir: Path, cli: Cli) -> None:
+    """The cells, marks, intervals and remarks of the tables."""
+    runs = [qr.run(data=data_dir, retriever=name, metrics="rouge_l") for name in ("none", "bm25", "oracle")]
+    boards = qr.leaderboard("runs")
+    shown = html.unescape(re.sub("<[^>]+>", " ", boards._repr_html_()))
+    for block in boards[0].blocks:
+        for cell in itertools.chain(*block.cells):
+            assert all(part in shown for part in (format_cell(cell), marks_of(cell), format_interval(cell)))
+    assert all(line in shown for line in [*marks(boards[0]), *boards[0].notes])
+    assert any(marks_of(cell) for block in boards[0].blocks for cells in block.cells for cell in cells)
+    compared = qr.compare(runs[0], runs[1])
+    shown = html.unescape(re.sub("<[^>]+>", " ", compared._repr_html_()))
+    printed = " ".join(cli("compare", runs[0].path, runs[1].path).out.split())
+    [section] = comparison_sections(compared)
+    assert section.lines
+    for text in [*itertools.chain(*section.rows), *section.lines]:
+        assert text in shown and text in printed
 
 
 def test_frames(data_dir: Path) -> None:

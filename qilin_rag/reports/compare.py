@@ -110,22 +110,13 @@ class Comparison(Frozen):
         return as_frame(rows, numbers={"ci95_low", "ci95_high", "p", "detectable"})
 
     def _repr_html_(self) -> str:
-        """Return the differences as an HTML table, for a notebook."""
-        header = ("metric", self.run_a, self.run_b, "difference", "95% interval", "p", "won/tied/lost")
-        rows = [
-            (
-                each.metric,
-                f"{each.value_a:.4f}",
-                f"{each.value_b:.4f}",
-                f"{each.difference:+.4f}",
-                f"{each.ci95[0]:+.4f} .. {each.ci95[1]:+.4f}" if each.ci95 else f"none: {each.no_interval}",
-                "-" if each.p is None else f"{each.p:.4f}",
-                f"{each.wins}/{each.ties}/{each.losses}",
-            )
-            for each in self.metrics
-        ]
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        return as_html(header, rows) + (f"<ul>{notes}</ul>" if notes else "")
+        """Return the differences as an HTML table with the lines below it, as `compare` prints them, for a notebook."""
+        from qilin_rag.reports.sections import comparison_sections  # which is about this class
+
+        [section] = comparison_sections(self)
+        header = [{"A": self.run_a, "B": self.run_b}.get(name, name) for name in section.header]
+        lines = "".join(f"<li>{html.escape(line)}</li>" for line in section.lines)
+        return as_html(header, section.rows) + (f"<ul>{lines}</ul>" if lines else "")
 
 
 def compare(
