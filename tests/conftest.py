@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,3 +161,16 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"needs the shared data folder: {folder} is not there (set QILIN_RAG_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """The system's Chromium."""
+    found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
+    if not found:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: qilin-rag[test-browser]")
+    with sync_api.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=found[0], args=["--no-sandbox"])  # root has no sandbox
+        yield browser
+        browser.close()

@@ -17,7 +17,8 @@ from qilin_rag.viewer.tail import Line, Tail
 
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
 _LOST = 0x80  # beside the number of the status
-_WINDOW_S, _LEAST_S = 60.0, 3.0
+_WINDOW_S, _LONGEST_S, _LEAST_S = 60.0, 1800.0, 3.0
+_FEWEST_ANSWERS = 5
 
 
 class SampleOutcome(Exchange):
@@ -111,7 +112,7 @@ class Counting:
 
 
 class Pace:
-    """Questions a minute, over at least the last minute if that long is known."""
+    """Questions a minute: over the last minute, or longer until five answers came, at most half an hour."""
 
     def __init__(self) -> None:
         self._points: deque[tuple[float, int]] = deque()
@@ -130,8 +131,12 @@ class Pace:
         if self._points and (n_asked < self._points[-1][1] or now_s < self._points[-1][0]):
             self._points.clear()
         self._points.append((now_s, n_asked))
-        while len(self._points) > 1 and now_s - self._points[1][0] >= _WINDOW_S:
+        while len(self._points) > 1 and self._is_enough(now_s - self._points[1][0], n_asked - self._points[1][1]):
             self._points.popleft()
+
+    @staticmethod
+    def _is_enough(took_s: float, n_answers: int) -> bool:
+        return took_s >= _LONGEST_S or (took_s >= _WINDOW_S and n_answers >= _FEWEST_ANSWERS)
 
     @property
     def is_known(self) -> bool:

@@ -99,6 +99,8 @@ def _ablation(folders: Folders, cache: RunCache, request: Request) -> dict[str, 
     if not runs:
         return answer | {"why": "no run is complete yet"}
     with_metric = [each for each in runs if each.signature(metric) is not None]
+    if not with_metric:
+        return answer | {"why": f"no complete run is scored by {metric!r}"}
     try:
         reports = ablation(with_metric, common_settings(with_metric), metric)
     except UsageError as error:

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,6 @@ pytestmark = pytest.mark.browser
 PRICE = Price(currency="CNY", prompt_per_mtok=40, completion_per_mtok=120, as_of="2026-11-01")
 N_QUESTIONS = 500
 EXAMPLES = Path(__file__).parents[2] / "runs" / "examples"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
-    if not found:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox"])  # root has no sandbox
-        yield browser
-        browser.close()
 
 
 class Watched:

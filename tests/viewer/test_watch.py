@@ -339,10 +339,13 @@ def test_rate_and_time_left(directory: RunDirectory) -> None:
         assert row.left_s == pytest.approx(42, abs=1)
         write(directory, lines[:2])
         followed.now_s += 60
-        assert followed.one().rate == pytest.approx(60 / 61, abs=0.1)  # since the look before
+        assert followed.one().rate == pytest.approx(120 / 81, abs=0.1)
         followed.now_s += 60
+        row = followed.one()  # nothing came in the last minute, so it is over a longer time
+        assert row.rate == pytest.approx(120 / 141, abs=0.1) and row.left_s == pytest.approx(70, abs=3)
+        followed.now_s += 3600
         row = followed.one()
-        assert (row.rate, row.left_s) == (0.0, None)  # in the last minute nothing came
+        assert (row.rate, row.left_s) == (0.0, None)
     row = followed.one()
     assert (row.state, row.rate, row.left_s) == ("interrupted", None, None)
     with directory.locked():

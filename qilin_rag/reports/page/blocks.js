@@ -1,6 +1,7 @@
 // The source of data of the report: packed blocks of its own file, opened when somebody looks.
 // @ts-check
 import { index } from "./data.js";
+import { say } from "./words.js";
 
 /**
  * @typedef {import("./types.js").Source} Source
@@ -29,6 +30,7 @@ async function unpack(name) {
   }
   const packed = document.getElementById(name)?.textContent;
   if (packed === undefined) throw new Error(`the file has no block ${name}; it may be cut off`);
+  if (typeof DecompressionStream === "undefined") throw new Error(say("the browser is older than 2023"));
   const bytes = Uint8Array.from(atob(packed ?? ""), (char) => char.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).json();

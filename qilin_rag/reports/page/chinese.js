@@ -46,7 +46,8 @@ export const CHINESE = {
   "{n} runs": "{n} 次运行",
   "{data}, {n} questions": "{data}，{n} 个问题",
   ", {n} questions. Made {when} by qilin-rag {version}.": "，{n} 个问题。由 qilin-rag {version} 于 {when} 生成。",
-  "The scores can't be opened: {why}. They need a browser of 2023 or later.": "得分打不开：{why}。需要 2023 年或更新的浏览器。",
+  "The scores can't be opened: {why}.": "得分打不开：{why}。",
+  "the browser is older than 2023": "浏览器版本早于 2023 年",
   "There is no question {id} in this report.": "本报告中没有问题 {id}。",
 
   // the leaderboard
@@ -110,7 +111,7 @@ export const CHINESE = {
   // one question
   " question {id}": " 问题 {id}",
   "{n} of {all}": "第 {n} / {all} 个",
-  "This question can't be opened: {why}. It needs a browser of 2023 or later.": "这个问题打不开：{why}。需要 2023 年或更新的浏览器。",
+  "This question can't be opened: {why}.": "这个问题打不开：{why}。",
   "Marked": "标出",
   " text is shared with the reference: the longest common subsequence of tokens, which ROUGE-L counts.": "的文字与参考答案相同：即 ROUGE-L 所计的最长公共子序列。",
   "Reference notes ({n})": "参考笔记（{n}）",

@@ -85,7 +85,7 @@ export async function chooseRuns(a, b) {
     await filterQuestions();
   } catch (error) {
     if (turn !== latestChoice) return;
-    byId("found").textContent = say("The scores can't be opened: {why}. They need a browser of 2023 or later.", { why: /** @type {Error} */ (error).message });
+    byId("found").textContent = say("The scores can't be opened: {why}.", { why: /** @type {Error} */ (error).message });
   }
   if (turn === latestChoice) byId("questions").removeAttribute("aria-busy");
 }

@@ -43,7 +43,7 @@ export async function showQuestion(place) {
   } catch (error) {
     if (turn !== latestOpening) return;
     byId("question-body").replaceChildren(make("p", { class: "remark" },
-      say("This question can't be opened: {why}. It needs a browser of 2023 or later.", { why: String(/** @type {Error} */ (error).message) })));
+      say("This question can't be opened: {why}.", { why: String(/** @type {Error} */ (error).message) })));
   }
   dialog.scrollTop = 0;
 }

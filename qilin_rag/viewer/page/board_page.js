@@ -11,7 +11,16 @@ import { useSource } from "./source.js";
 import { say } from "./words.js";
 
 const here = new URLSearchParams(location.search).getAll("run").map((run) => ["run", run]);
+const changed = make("p", { class: "remark", role: "status", id: "changed", hidden: true }, `${say("The runs have changed.")} `,
+  make("button", { type: "button", click: () => location.reload() }, say("Load again")));
+byId("made").before(changed);
+
+/** @type {string | undefined} */
+let version;
+let isOpening = true;
+followRuns();
 useIndex(await openIndex());
+version = index.board;
 useSource(served);
 startResults();
 
@@ -25,6 +34,8 @@ async function openIndex() {
     byId("made").textContent = error instanceof Error ? error.message : String(error);
     for (const part of document.querySelectorAll("main > *, #language")) /** @type {HTMLElement} */ (part).hidden = true;
     throw error;
+  } finally {
+    isOpening = false;
   }
 }
 
@@ -32,13 +43,11 @@ const downloads = [["csv", "CSV"], ["json", "JSON"], ["md", "Markdown"], ["latex
 byId("made").after(make("p", { class: "hint", id: "downloads" }, `${say("Download")}: `, downloads.map(([format, name]) =>
   [make("a", { href: `/api/download?${new URLSearchParams([["format", format], ...here])}`, download: true }, name), " "])));
 
-const changed = make("p", { class: "remark", role: "status", id: "changed", hidden: true }, `${say("The runs have changed.")} `,
-  make("button", { type: "button", click: () => location.reload() }, say("Load again")));
-byId("made").before(changed);
-
 /** Say it if a run of this page is another one now: its figures, that it is complete, or that it is gone. */
-listen({}, async ({ rows, gone }) => {
-  if (!changed.hidden || !(gone.length || rows.some((row) => row.state !== "running"))) return;
-  const version = await ask("/api/version", new URLSearchParams(here)).catch(() => index.board);
-  changed.hidden = version === index.board;
-}, () => {});
+function followRuns() {
+  listen({}, async ({ is_first: isFirst, rows, gone }) => {
+    if (!changed.hidden || isOpening || (isFirst && version === undefined) || !(gone.length || rows.some((row) => row.state !== "running"))) return;
+    const now = await ask("/api/version", new URLSearchParams(here)).catch(() => version);
+    changed.hidden = now === version;
+  }, () => {});
+}
