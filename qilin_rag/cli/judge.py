@@ -26,8 +26,9 @@ from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
     from qilin_rag.judging.config import JudgeConfig
+    from qilin_rag.judging.docket import Hearing
     from qilin_rag.judging.pairwise import Compared
-    from qilin_rag.judging.pointwise import Hearing, Judged
+    from qilin_rag.judging.pointwise import Judged
 
 
 def judge(
@@ -102,7 +103,7 @@ def _judge_one(path: Path, config: JudgeConfig, quiet: bool, as_json: bool) -> N
         ui.print_json({"run": str(path), "judge": judged.judge, "metrics": metrics, **_took(judged.hearing)})
     else:
         _print_judged(judged)
-    judged.hearing.check_failures(path, config.fail_on_error)
+    judged.hearing.check_failures(config.fail_on_error)
 
 
 def _print_judged(judged: Judged) -> None:
@@ -122,7 +123,7 @@ def _compare(paths: list[Path], config: JudgeConfig, quiet: bool, as_json: bool)
         ui.print_json({"path": str(compared.path), **comparison, **_took(compared.hearing)})
     else:
         _print_compared(compared)
-    compared.hearing.check_failures(compared.path, config.fail_on_error)
+    compared.hearing.check_failures(config.fail_on_error)
 
 
 def _print_compared(compared: Compared) -> None:

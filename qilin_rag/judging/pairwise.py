@@ -23,12 +23,12 @@ from qilin_rag.core.text import slug
 from qilin_rag.core.types import Judgement, Question, Sample
 from qilin_rag.judging.bradley_terry import rate
 from qilin_rag.judging.config import JudgeConfig
-from qilin_rag.judging.pointwise import Case, Docket, Hearing, Judge, hear, plan_hearing, why_unread
-from qilin_rag.judging.verdicts import Preference, read_preference, shown_texts
+from qilin_rag.judging.docket import Case, Docket, Hearing, Judge, hear, plan_hearing, why_unread
+from qilin_rag.judging.verdicts import Preference, read_preference
 from qilin_rag.pipeline.forecast import Plan
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.pipeline.selection import select_questions
-from qilin_rag.prompts.judge import PairwisePrompt, load_judge_prompt
+from qilin_rag.prompts.judge import PairwisePrompt, PromptValues, load_judge_prompt
 
 _SCORES = {"A": 1.0, "B": 0.0, "tie": 0.5}  # of the answer that is shown first
 _KINDS: dict[tuple[Preference, Preference], str] = {
@@ -91,7 +91,7 @@ def compare_runs(paths: Sequence[Path], config: JudgeConfig) -> Compared:
                 or _outcome(
                     hearing.said.get(keys[i, j, question.id][0]),
                     hearing.said.get(keys[i, j, question.id][1]),
-                    shown_texts(docket.cases[keys[i, j, question.id][0]].values.values()),
+                    docket.cases[keys[i, j, question.id][0]].shown,
                 )
                 for question in questions
             ]
@@ -178,7 +178,7 @@ def _unasked(a: _Entrant, b: _Entrant, question: Question) -> _PairOutcome | Non
 
 
 def _case(question: Question, first: _Entrant, second: _Entrant) -> Case:
-    values: Mapping[str, str | Sequence[str]] = {
+    values: PromptValues = {
         "query": question.query,
         "references": question.references,
         "answer_a": first.samples[question.id].answer,

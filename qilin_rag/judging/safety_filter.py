@@ -32,7 +32,7 @@ from qilin_rag.data.note_images import NoteImages
 from qilin_rag.data.notes import open_notes
 from qilin_rag.data.source import open_source
 from qilin_rag.judging.config import JudgeConfig
-from qilin_rag.judging.pointwise import check_judged
+from qilin_rag.judging.docket import check_judged
 from qilin_rag.judging.safety_labels import Agreement, SafetyLabel, agreements, read_labels, write_review
 from qilin_rag.judging.safety_states import (
     UNCERTAIN,
@@ -72,7 +72,7 @@ class Filtered(NamedTuple):
         counts = self.summary.by_prompt.values()
         failed = sum(each.failed + each.empty for each in counts)
         total = failed + sum(each.true + each.false + sum(each.uncertain.values()) for each in counts)
-        check_judged(failed, total, self.path, fail_on_error, self._lost())
+        check_judged(failed, total, self.path / JUDGEMENTS, fail_on_error, self._lost())
 
     def _lost(self) -> Iterator[NoteJudgement]:
         """Yield the lost judgements that no later one replaced."""

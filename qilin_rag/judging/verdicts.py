@@ -113,6 +113,7 @@ def _without_own_fences(reply: str, label: str, shown: Iterable[str] | None) -> 
     return whole[2] if whole and "\n" in whole[2].strip() else reply
 
 
-def shown_texts(values: Iterable[str | Sequence[str]]) -> list[str]:
+def shown_texts(values: Iterable[str | int | Sequence[str]]) -> list[str]:
     """Return all texts that a judge's prompt was filled with."""
-    return [text for value in values for text in ([value] if isinstance(value, str) else value)]
+    texts = (value for value in values if not isinstance(value, int))
+    return [text for value in texts for text in ([value] if isinstance(value, str) else value)]

@@ -330,9 +330,9 @@ class RunDirectory:
         """Read the samples of repeated questions, any number a question; skip a half last line."""
         return list(read_lines(self.path / REPEATS, Sample, half_line_ok=True))
 
-    def read_judgements(self) -> Iterator[Judgement]:
-        """Read all judgements ever written; skip a half last line."""
-        return read_lines(self.path / JUDGEMENTS, Judgement, half_line_ok=True)
+    def read_judgements(self, file_name: str = JUDGEMENTS) -> Iterator[Judgement]:
+        """Read all judgements ever written to a file; skip a half last line."""
+        return read_lines(self.path / file_name, Judgement, half_line_ok=True)
 
     @contextmanager
     def line_writer(self, file_name: str = SAMPLES) -> Iterator[LineWriter]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from qilin_rag.config.resources import find_resource, resource_names
 from qilin_rag.core.errors import UsageError
@@ -13,14 +13,19 @@ from qilin_rag.core.types import RenderedPrompt
 from qilin_rag.prompts.templates import PromptTooLongError, Templates, estimated_tokens, read_templates
 
 
+PromptValues = Mapping[str, str | int | Sequence[str]]
+"""The values that fill a judge's prompt. Texts and lists of texts are under test; a number is the caller's own."""
+
+
 class JudgePrompt(Templates):
-    """A prompt for a judge."""
+    """A prompt for a judge. `lists` are those of its variables that hold several texts."""
 
     parts = ("system", "user")
+    lists: ClassVar[tuple[str, ...]] = ("references",)
 
     user: str
 
-    def render(self, values: Mapping[str, str | Sequence[str]], budget: int | None = None) -> RenderedPrompt:
+    def render(self, values: PromptValues, budget: int | None = None) -> RenderedPrompt:
         """Fill the templates with the quoted values, leaving nothing out.
 
         Raises:
@@ -47,6 +52,20 @@ class PairwisePrompt(JudgePrompt):
     variables = ("query", "references", "answer_a", "answer_b")
 
 
+class NuggetMakerPrompt(JudgePrompt):
+    """A prompt that asks for the facts in some `sources`, at most `limit` of them."""
+
+    variables = ("query", "sources", "limit")
+    lists = ("sources",)
+
+
+class NuggetAssignerPrompt(JudgePrompt):
+    """A judge's prompt about which facts an answer holds."""
+
+    variables = ("query", "answer", "nuggets")
+    lists = ("nuggets",)
+
+
 class SafetyPrompt(JudgePrompt):
     """A prompt about whether a note holds unsafe content.
 
@@ -58,8 +77,10 @@ class SafetyPrompt(JudgePrompt):
     needs_images: bool = False
 
 
-def _quoted(value: str | Sequence[str]) -> str | list[str]:
+def _quoted(value: str | int | Sequence[str]) -> str | int | list[str]:
     """Apply `quote`; an empty value stays empty, so that a template can test it."""
+    if isinstance(value, int):
+        return value
     if isinstance(value, str):
         return quote(value) if value else ""
     return [quote(each) for each in value]
@@ -68,9 +89,13 @@ def _quoted(value: str | Sequence[str]) -> str | list[str]:
 J = TypeVar("J", bound=JudgePrompt)
 
 
-def load_judge_prompt(kind: type[J]) -> J:
-    """Return the judge's prompt of this kind (`prompts/judge/`, working directory first), tried on an example."""
-    return _load_filled(find_resource("prompts/judge", kind.__name__.removesuffix("Prompt").lower()), kind)
+def load_judge_prompt(kind: type[J], language: str = "zh") -> J:
+    """Return the judge's prompt of this kind (`prompts/judge/`, working directory first), tried on an example.
+
+    Prompts in another language than Chinese have its code in their name, as in `nuggetmaker-en.yaml`.
+    """
+    name = kind.__name__.removesuffix("Prompt").lower()
+    return _load_filled(find_resource("prompts/judge", name if language == "zh" else f"{name}-{language}"), kind)
 
 
 def load_safety_prompts(names: Sequence[str] | None = None) -> dict[str, SafetyPrompt]:
@@ -84,7 +109,7 @@ def load_safety_prompts(names: Sequence[str] | None = None) -> dict[str, SafetyP
 def _load_filled(path: Path, kind: type[J]) -> J:
     prompt = read_templates(path, kind)
     for filled in ("文字", ""):
-        prompt.render(dict.fromkeys(kind.variables, filled) | {"references": [filled]})
+        prompt.render({name: [filled] if name in kind.lists else filled for name in kind.variables})
     return prompt
 
 

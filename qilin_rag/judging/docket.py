@@ -1,0 +1,230 @@
+"""Ask an LLM about a docket of cases: nothing twice, each judgement on disk as soon as it is made, priced beforehand.
+
+A judgement is kept under a hash of the judge and of all it was asked: the same command resumes, and a case that has
+changed is judged again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from qilin_rag.core.errors import FailedSamplesError
+from qilin_rag.core.former import former
+from qilin_rag.core.hashing import fingerprint, json_hash
+from qilin_rag.core.progress import stage
+from qilin_rag.core.types import Cost, Exchange, Judgement, LeftOut, Question, Status, Summary
+from qilin_rag.judging.config import JudgeConfig
+from qilin_rag.judging.verdicts import shown_texts
+from qilin_rag.pipeline.asking import (
+    Asked,
+    Reply,
+    as_line,
+    ask_all,
+    complete,
+    is_too_many,
+    most_frequent_reason,
+    opened,
+)
+from qilin_rag.pipeline.cost import Tally, cost_of, spent_on
+from qilin_rag.pipeline.forecast import Call, Plan, found_in_cache, priced, spread
+from qilin_rag.pipeline.identity import llm_identity, llm_label
+from qilin_rag.pipeline.run_directory import JUDGEMENTS, RunDirectory
+from qilin_rag.pipeline.scoring import doubts_of
+from qilin_rag.pipeline.shared import Shared
+from qilin_rag.prompts.judge import JudgePrompt, PromptValues
+from qilin_rag.prompts.templates import PromptTooLongError, estimated_tokens
+
+logger = logging.getLogger(__name__)
+VERSION = 2  # of how grades and preferences are read and scored
+
+
+class Case(NamedTuple):
+    """A question with the answers of these runs, and the values that fill the judge's prompt."""
+
+    question: Question
+    runs: list[str]
+    values: PromptValues
+
+    @property
+    def shown(self) -> list[str]:
+        """Return all texts under test that the judge is shown."""
+        return shown_texts(self.values.values())
+
+
+class Judge:
+    """A judging LLM with its prompt."""
+
+    def __init__(self, config: JudgeConfig, prompt: JudgePrompt) -> None:
+        """Set up the judge; its server is not asked yet."""
+        self.config, self.llm = config, config.llm
+        self.prompt = prompt
+        self.label = llm_label(config)
+        self.identity = {**llm_identity(config), "prompt": prompt.sha256}
+        self.sha256 = fingerprint(self.identity)
+        self.former_sha256 = fingerprint(former(self.identity))
+
+    def key(self, case: Case) -> str:
+        """Return the key by which a judgement of this case is found again."""
+        return self._key(case, self.sha256)
+
+    def former_key(self, case: Case) -> str:
+        """Return the key that versions before 0.2 gave it."""
+        return self._key(case, self.former_sha256)
+
+    def _key(self, case: Case, sha256: str) -> str:
+        asked = [sha256, self.prompt.render(case.values).messages]
+        return json_hash(asked, sort_keys=False, ensure_ascii=False)
+
+    def signature(self, metric: str, said: Mapping[str, Judgement], version: int = VERSION) -> str:
+        """Return the signature of a metric: the judge, the model names that it answered with, and its prompt."""
+        models = ",".join(sorted({judgement.model for judgement in said.values() if judgement.model})) or "none"
+        made = f"judge:{self.label}|model:{models}|settings:{self.sha256[:8]}|prompt:{self.prompt.sha256[:8]}"
+        return f"{metric}|{made}|v{version}"
+
+
+class Docket(NamedTuple):
+    """The cases to judge by key, the keys that are wanted now, and the file that keeps the judgements."""
+
+    judge: Judge
+    cases: Mapping[str, Case]
+    wanted: set[str]
+    directory: RunDirectory
+    file_name: str = JUDGEMENTS
+
+    @property
+    def path(self) -> Path:
+        """Return the path of the judgements."""
+        return self.directory.path / self.file_name
+
+    def left(self) -> list[str]:
+        """Return the wanted keys without a settled judgement."""
+        said = _read(self)[0]
+        return [key for key in self.cases if key in self.wanted and (key not in said or not said[key].is_settled)]
+
+
+class Hearing(NamedTuple):
+    """The last judgement of each case by key, and the tokens and cost of all judgements, which are in the file `path`."""
+
+    path: Path
+    said: dict[str, Judgement]
+    counts: dict[Status, int]
+    spent: Summary
+    cost: Cost
+
+    def check_failures(self, fail_on_error: float) -> None:
+        """Raise a FailedSamplesError if too many replies failed or are empty."""
+        lost = [each for each in self.said.values() if each.is_lost]
+        check_judged(len(lost), len(self.said), self.path, fail_on_error, lost)
+
+
+def plan_hearing(docket: Docket) -> Plan:
+    """Plan the calls and the cost of `hear`."""
+    judge = docket.judge
+    prompts, subjects = [], []
+    left = docket.left()
+    for key in left:
+        case = docket.cases[key]
+        try:
+            prompts.append(judge.prompt.render(case.values, judge.llm.prompt_budget))
+        except PromptTooLongError:
+            continue
+        subjects.append(", ".join([case.question.id, *case.runs]))
+    cached, cache_unknown = found_in_cache(judge.config, prompts, Shared())
+    calls = [
+        Call(question_id=subject, prompt_tokens=estimated_tokens(prompt.messages), messages=prompt.messages)
+        for subject, prompt, is_cached in zip(subjects, prompts, cached, strict=True)
+        if not is_cached
+    ]
+    calls.sort(key=lambda call: -call.prompt_tokens)
+    return Plan(
+        **priced(judge.llm, len(calls), sum(call.prompt_tokens for call in calls)),
+        run=str(docket.directory.path),
+        questions=len(docket.wanted),
+        answered=len(docket.wanted) - len(left),
+        cached=sum(cached),
+        cache_unknown=cache_unknown,
+        too_long=len(left) - len(prompts),
+        left_out=LeftOut(),
+        examples=spread(calls),
+    )
+
+
+def hear(docket: Docket) -> Hearing:
+    """Ask about the wanted cases without a judgement on disk, and read all judgements."""
+    if left := docket.left():
+        n_wanted = len(docket.wanted)
+        if len(left) < n_wanted:
+            logger.info("%d of %d judgements are in %s", n_wanted - len(left), n_wanted, docket.path)
+        _ask(docket, left)
+    said, lines = _read(docket)
+    taken = Tally(lines)
+    if n_cut := sum(map(taken.is_cut, said.values())):
+        logger.warning("%d judgements: by its own count the judge's server read only a part of the prompt", n_cut)
+    statuses = Counter(judgement.status for judgement in said.values())
+    counts: dict[Status, int] = {status: statuses[status] for status in get_args(Status)}
+    spent = spent_on(lines).model_copy(update=doubts_of(said.values()))
+    return Hearing(docket.path, said, counts, spent, cost_of(spent, docket.judge.llm.price))
+
+
+def check_judged(failed: int, total: int, path: Path, fail_on_error: float, lost: Iterable[Exchange]) -> None:
+    """Raise a FailedSamplesError if too many of the judgements in the file `path` failed or are empty.
+
+    `lost` has these judgements; it is iterated only to raise.
+    """
+    if is_too_many(failed, total, fail_on_error):
+        raise FailedSamplesError(
+            f"{failed} of {total} judgements failed or are empty (--fail-on-error {fail_on_error:g}); the same command "
+            f"asks those again; the reasons: {path}{most_frequent_reason(lost)}"
+        )
+
+
+def why_unread(judgement: Judgement | None) -> str | None:
+    """Return why a judgement holds no verdict; a truncated reply may lack the end of its last line."""
+    if judgement is None:
+        return "not judged"
+    if judgement.status == "ok" and judgement.is_answered:
+        return None
+    return f"judge {judgement.status if judgement.is_answered else judgement.why_unanswered}"
+
+
+def _ask(docket: Docket, keys: Sequence[str]) -> None:
+    judge, directory = docket.judge, docket.directory
+    with opened(judge.config, directory.path / "judge-server.log") as asking:
+
+        async def ask(key: str) -> Asked[Judgement]:
+            case = docket.cases[key]
+            line: dict[str, Any] = {
+                "question_id": case.question.id,
+                "query": case.question.query,
+                "messages": [],
+                "key": key,
+                "judge": judge.label,
+                "runs": case.runs,
+            }
+
+            async def reply() -> Reply:
+                prompt = judge.prompt.render(case.values, asking.llm.prompt_budget)
+                line["messages"] = prompt.messages
+                return await complete(asking, prompt)
+
+            return await as_line(Judgement, line, reply)
+
+        with stage("judging", len(keys)) as advance:
+            ask_all(asking, keys, ask, directory, advance, docket.file_name)
+
+
+def _read(docket: Docket) -> tuple[dict[str, Judgement], list[Judgement]]:
+    """Read the last judgement of each case, and all of them; without the messages, which are long."""
+    lines = [
+        judgement.model_copy(update={"messages": []})
+        for judgement in docket.directory.read_judgements(docket.file_name)
+    ]
+    if any(judgement.key not in docket.cases for judgement in lines):
+        now = {docket.judge.former_key(case): key for key, case in docket.cases.items()}
+        lines = [line.model_copy(update={"key": now.get(line.key, line.key)}) for line in lines]
+    lines = [judgement for judgement in lines if judgement.key in docket.cases]
+    return {judgement.key: judgement for judgement in lines}, lines

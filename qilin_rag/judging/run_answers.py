@@ -1,0 +1,50 @@
+"""Put the answers of a finished run on a docket, each as one or more cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.types import Judgement, Question, Sample
+from qilin_rag.judging.docket import Case, Docket, Judge
+from qilin_rag.pipeline.run_directory import JUDGEMENTS, RunDirectory
+from qilin_rag.pipeline.selection import select_questions
+
+
+class RunAnswers(NamedTuple):
+    """A run's samples (the last of each question, and all lines), and the keys of its cases by question id."""
+
+    samples: list[Sample]
+    lines: list[Sample]
+    keys: dict[str, list[str]]
+    docket: Docket
+
+    def judged(self, sample: Sample, said: Mapping[str, Judgement]) -> Iterator[tuple[Judgement | None, list[str]]]:
+        """Yield the judgement of each case of a sample, and all texts that the judge was shown with it."""
+        for key in self.keys.get(sample.question_id, []):
+            yield said.get(key), self.docket.cases[key].shown
+
+
+def read_answers(
+    judge: Judge,
+    directory: RunDirectory,
+    cases_of: Callable[[Question, Sample], Sequence[Case]],
+    file_name: str = JUDGEMENTS,
+) -> RunAnswers:
+    """Read a run's answers, and make the cases of each; the judge's limit and seed choose the questions to judge."""
+    finished, lines = directory.read_samples()
+    questions = directory.read_questions()
+    if missing := sum(question.id not in finished for question in questions):
+        raise UsageError(f"{directory.path}: {missing} questions have no sample; finish the run first")
+    samples = [finished[question.id] for question in questions]
+    cases: dict[str, Case] = {}
+    keys: dict[str, list[str]] = {}
+    for question, sample in zip(questions, samples, strict=True):
+        if sample.is_answered:
+            of_sample = {judge.key(case): case for case in cases_of(question, sample)}
+            keys[question.id] = list(of_sample)
+            cases |= of_sample
+    chosen = select_questions(questions, judge.config.limit, judge.config.seed)
+    wanted = {key for question in chosen for key in keys.get(question.id, [])}
+    return RunAnswers(samples, lines, keys, Docket(judge, cases, wanted, directory, file_name))
