@@ -9,7 +9,7 @@ from typing import NamedTuple
 from docgen.html import code, docstring, inline, table
 from qilin_rag.core.registry import SCORERS
 from qilin_rag.core.types import SCALE
-from qilin_rag.judging.pointwise import VERSION
+from qilin_rag.judging.docket import VERSION
 from qilin_rag.judging.verdicts import ASPECTS
 from qilin_rag.rankers.ranking_directory import SIGNATURES
 from qilin_rag.scorers.base import Scorer

@@ -107,7 +107,7 @@ class Docket(NamedTuple):
 
 
 class Hearing(NamedTuple):
-    """The last judgement of each case by key, and the tokens and cost of all judgements, which are in the file `path`."""
+    """The last judgement of each case by key, and the tokens and cost of all judgements in the file `path`."""
 
     path: Path
     said: dict[str, Judgement]

@@ -42,9 +42,9 @@ def read_answers(
     keys: dict[str, list[str]] = {}
     for question, sample in zip(questions, samples, strict=True):
         if sample.is_answered:
-            of_sample = {judge.key(case): case for case in cases_of(question, sample)}
-            keys[question.id] = list(of_sample)
-            cases |= of_sample
+            of_sample = cases_of(question, sample)
+            keys[question.id] = [judge.key(case) for case in of_sample]
+            cases |= dict(zip(keys[question.id], of_sample, strict=True))
     chosen = select_questions(questions, judge.config.limit, judge.config.seed)
     wanted = {key for question in chosen for key in keys.get(question.id, [])}
     return RunAnswers(samples, lines, keys, Docket(judge, cases, wanted, directory, file_name))

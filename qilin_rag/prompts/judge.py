@@ -12,7 +12,6 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.types import RenderedPrompt
 from qilin_rag.prompts.templates import PromptTooLongError, Templates, estimated_tokens, read_templates
 
-
 PromptValues = Mapping[str, str | int | Sequence[str]]
 """The values that fill a judge's prompt. Texts and lists of texts are under test; a number is the caller's own."""
 

@@ -131,7 +131,7 @@ def test_judgements_of_an_older_version_are_not_asked_for_again(
     server.answer = lambda body: "很好。\n\n正确性：4\n完整性：3\n忠实性：5"
     judge = ("judge", run, "--llm", "openai", "--base-url", server.url, f"--set=llm.model={MODEL}")
     with monkeypatch.context() as older:
-        older.setattr("qilin_rag.judging.pointwise.fingerprint", lambda identity: fingerprint(former(identity)))
+        older.setattr("qilin_rag.judging.docket.fingerprint", lambda identity: fingerprint(former(identity)))
         assert cli(*judge).code == 0
     n_asked = len(server.calls)
     assert n_asked >= 3
