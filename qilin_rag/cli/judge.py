@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from qilin_rag.judging.config import JudgeConfig
     from qilin_rag.judging.docket import Hearing
     from qilin_rag.judging.pairwise import Compared
-    from qilin_rag.judging.pointwise import Judged
+    from qilin_rag.judging.run_answers import Judged
 
 
 def judge(
@@ -100,7 +100,7 @@ def _judge_one(path: Path, config: JudgeConfig, quiet: bool, as_json: bool) -> N
         judged = judge_run(path, config)
     if as_json:
         metrics = {name: metric.model_dump(mode="json") for name, metric in judged.metrics.items()}
-        ui.print_json({"run": str(path), "judge": judged.judge, "metrics": metrics, **_took(judged.hearing)})
+        ui.print_json({"run": str(path), "judge": judged.judge, "metrics": metrics, **took(judged.hearing)})
     else:
         _print_judged(judged)
     judged.hearing.check_failures(config.fail_on_error)
@@ -109,7 +109,7 @@ def _judge_one(path: Path, config: JudgeConfig, quiet: bool, as_json: bool) -> N
 def _print_judged(judged: Judged) -> None:
     ui.console().print(f"judged by {judged.judge}, 1 to 5", style="bold")
     ui.print_metrics(judged.metrics)
-    _print_took(judged.hearing)
+    print_took(judged.hearing)
     typer.echo(judged.directory.path)
 
 
@@ -120,7 +120,7 @@ def _compare(paths: list[Path], config: JudgeConfig, quiet: bool, as_json: bool)
         compared = compare_runs(paths, config)
     if as_json:
         comparison = compared.comparison.model_dump(mode="json")
-        ui.print_json({"path": str(compared.path), **comparison, **_took(compared.hearing)})
+        ui.print_json({"path": str(compared.path), **comparison, **took(compared.hearing)})
     else:
         _print_compared(compared)
     compared.hearing.check_failures(config.fail_on_error)
@@ -157,7 +157,7 @@ def _print_compared(compared: Compared) -> None:
     console.print(pairs)
     for line in _remarks(compared):
         console.print(line, style="yellow")
-    _print_took(compared.hearing)
+    print_took(compared.hearing)
     typer.echo(compared.path)
 
 
@@ -184,7 +184,8 @@ def _remarks(compared: Compared) -> list[str]:
     return lines
 
 
-def _took(hearing: Hearing) -> dict[str, object]:
+def took(hearing: Hearing) -> dict[str, object]:
+    """Return the counts, tokens and cost of judgements as JSON values."""
     return {
         "judgements": dict(hearing.counts) | {"cached": hearing.spent.cached},
         "usage": hearing.spent.usage.model_dump(mode="json"),
@@ -192,7 +193,8 @@ def _took(hearing: Hearing) -> dict[str, object]:
     }
 
 
-def _print_took(hearing: Hearing) -> None:
+def print_took(hearing: Hearing) -> None:
+    """Print the counts, tokens and cost of judgements."""
     from qilin_rag.pipeline.cost import say_tokens
     from qilin_rag.scorers.summary import doubts
 

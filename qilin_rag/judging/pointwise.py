@@ -7,26 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-from qilin_rag.core.types import SCALE, Judgement, MetricSummary, Question, Sample, Score
+from qilin_rag.core.types import SCALE, Judgement, Question, Sample, Score
 from qilin_rag.judging.config import JudgeConfig
-from qilin_rag.judging.docket import Case, Hearing, Judge, hear, plan_hearing, why_unread
-from qilin_rag.judging.run_answers import RunAnswers, read_answers
+from qilin_rag.judging.docket import Case, Hearing, Judge, why_unread
+from qilin_rag.judging.run_answers import Judged, RunAnswers, judge_answers, plan_answers, read_answers
 from qilin_rag.judging.verdicts import ASPECTS, read_score
 from qilin_rag.pipeline.forecast import Plan
 from qilin_rag.pipeline.run_directory import RunDirectory
-from qilin_rag.pipeline.scoring import add_scores
 from qilin_rag.prompts.judge import PointwisePrompt, PromptValues, load_judge_prompt
-
-
-class Judged(NamedTuple):
-    """A judged run: its figures by the judge, and their tokens and cost."""
-
-    directory: RunDirectory
-    judge: str
-    metrics: dict[str, MetricSummary]
-    hearing: Hearing
 
 
 def judge_run(path: Path, config: JudgeConfig) -> Judged:
@@ -35,29 +24,22 @@ def judge_run(path: Path, config: JudgeConfig) -> Judged:
     `config.limit` bounds how many answers are judged, counting those that were judged before.
     """
     judge = Judge(config, load_judge_prompt(PointwisePrompt))
-    directory = RunDirectory(path)
-    directory.read_complete()
-    with directory.locked():
-        manifest = directory.read_complete()
-        answers = _answers(judge, directory)
-        hearing = hear(answers.docket)
+
+    def scores_of(answers: RunAnswers, hearing: Hearing) -> list[Score]:
         signatures = {_metric(aspect): _signature(judge, aspect, hearing.said) for aspect in ASPECTS}
-        scores = [
+        return [
             score.model_copy(update={"signature": signatures[score.metric]})
             for sample in answers.samples
             for score in _scores(sample, answers, hearing.said)
         ]
-        summary = add_scores(directory, answers.samples, answers.lines, scores, manifest.seed)
-    metrics = {name: summary.metrics[name] for name in map(_metric, ASPECTS)}
-    return Judged(directory, judge.label, metrics, hearing)
+
+    return judge_answers(path, judge, lambda directory: _answers(judge, directory), scores_of)
 
 
 def plan_judge(path: Path, config: JudgeConfig) -> Plan:
     """Plan the calls and the cost of `judge_run`; write nothing."""
     judge = Judge(config, load_judge_prompt(PointwisePrompt))
-    directory = RunDirectory(path)
-    directory.read_complete()
-    return plan_hearing(_answers(judge, directory).docket)
+    return plan_answers(path, lambda directory: _answers(judge, directory))
 
 
 def _answers(judge: Judge, directory: RunDirectory) -> RunAnswers:

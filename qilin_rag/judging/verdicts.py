@@ -32,7 +32,7 @@ _PREFERENCE_LABEL = "结论"
 _PREFERENCES: dict[str, Preference] = {"a": "A", "b": "B", "平局": "tie"}
 _SCORE = re.compile(r"([1-5])(?:\s*/\s*5)?\s*分?\s*[。.]?", re.ASCII)
 _PREFERRED = re.compile(r"(?:回答\s*)?(a|b)\s*[。.]?|(平局)\s*[。.]?")
-_BRACKETS = re.compile(r"<([^<>]*)>|\[([^\[\]]*)\]|【([^【】]*)】|`([^`]*)`")
+BRACKETS = re.compile(r"<([^<>]*)>|\[([^\[\]]*)\]|【([^【】]*)】|`([^`]*)`")
 
 
 # Half a quotation ends with the text: what stands behind its mark may be quoted.
@@ -41,12 +41,12 @@ _QUOTED = re.compile(
 )
 
 
-_EMPHASIS = re.compile(r"\*\*|__")
+EMPHASIS = re.compile(r"\*\*|__")
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n`~]*$", re.MULTILINE)
-_WHOLE_FENCE = re.compile(r"\s*(```|~~~)\w*\n((?:(?!```|~~~).)*)\n\1\s*", re.DOTALL)
+WHOLE_FENCE = re.compile(r"\s*(```|~~~)\w*\n((?:(?!```|~~~).)*)\n\1\s*", re.DOTALL)
 _MARK_BEFORE_LABEL = re.compile(r"(?:#{1,6}\s+)?(?:[-*•]\s+|\d{1,2}[.、)]\s*|\(\d{1,2}\)\s*)?", re.ASCII)
 _TRUE_FALSE = re.compile(r"[*_`]{0,2}(true|false)[.。]?[*_`]{0,2}[.。]?")
-_THINKING = re.compile(r"<\s*/?\s*think")
+THINKING = re.compile(r"<\s*/?\s*think")
 
 
 def read_score(reply: str, label: str, shown: Iterable[str] | None = None) -> int | None:
@@ -80,7 +80,7 @@ def read_true_false(reply: str) -> bool | None:
     """Return whether an LLM says True or False; None if it says neither, or not in this form."""
     reply = normalise(reply)
     lines = list(filter(None, map(str.strip, _own_lines(reply))))
-    if not lines or _THINKING.search(reply):
+    if not lines or THINKING.search(reply):
         return None
     said = {line: found[1] == "true" for line in lines if (found := _TRUE_FALSE.fullmatch(line))}
     return said.get(lines[-1]) if len(set(said.values())) == 1 else None
@@ -89,7 +89,7 @@ def read_true_false(reply: str) -> bool | None:
 def _own_lines(reply: str) -> list[str]:
     """Return the lines of a normalised reply without emphasis; quotations become `…`."""
     own = _QUOTED.sub("…", reply)
-    return [_EMPHASIS.sub("", line).strip() for line in own.splitlines()]
+    return [EMPHASIS.sub("", line).strip() for line in own.splitlines()]
 
 
 def _last_under(label: str, reply: str, shown: Iterable[str] | None) -> str:
@@ -99,7 +99,7 @@ def _last_under(label: str, reply: str, shown: Iterable[str] | None) -> str:
     labelled = re.compile(rf"(?:{label}|【{label}】|\[{label}\])\s*:(.*)")
     under = [found[1].strip() for line in lines if (found := labelled.fullmatch(line))]
     verdict = under[-1] if under else ""
-    inside = _BRACKETS.fullmatch(verdict)
+    inside = BRACKETS.fullmatch(verdict)
     return next(filter(None, inside.groups()), "").strip() if inside else verdict
 
 
@@ -109,7 +109,7 @@ def _without_own_fences(reply: str, label: str, shown: Iterable[str] | None) -> 
         return reply
     if shown is not None:
         return reply if any(label in normalise(text) for text in shown) else _FENCE.sub("", reply)
-    whole = _WHOLE_FENCE.fullmatch(reply)
+    whole = WHOLE_FENCE.fullmatch(reply)
     return whole[2] if whole and "\n" in whole[2].strip() else reply
 
 

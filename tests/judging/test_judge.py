@@ -12,7 +12,8 @@ import pytest
 from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.judging.config import resolve_judge
-from qilin_rag.judging.pointwise import Judged, judge_run
+from qilin_rag.judging.pointwise import judge_run
+from qilin_rag.judging.run_answers import Judged
 from qilin_rag.llms import retry
 from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory

@@ -1,0 +1,216 @@
+"""Let an LLM judge which nuggets of a bank the answers of a run hold, and score the answers by it.
+
+The nuggets of a question are shown in batches, in the order of the bank and with numbers. An answer is unscored if the
+verdict on one of its batches is missing or can't be read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from qilin_rag.core.files import as_lines, read_lines, write_text
+from qilin_rag.core.types import Frozen, Judgement, Question, Sample, Score
+from qilin_rag.judging.config import JudgeConfig
+from qilin_rag.judging.docket import Case, Hearing, Judge, why_unread
+from qilin_rag.judging.nugget_bank import AssignedNugget, Bank, Nugget, in_batches, read_bank
+from qilin_rag.judging.nugget_scores import NO_VITAL, NUGGET_METRICS, nugget_scores
+from qilin_rag.judging.nugget_verdicts import read_support
+from qilin_rag.judging.run_answers import Judged, RunAnswers, judge_answers, plan_answers, read_answers
+from qilin_rag.pipeline.forecast import Plan
+from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
+from qilin_rag.prompts.judge import NuggetAssignerPrompt, load_judge_prompt
+
+logger = logging.getLogger(__name__)
+VERSION = 1  # of how verdicts are read and scored
+REPLIES, ASSIGNED = "nugget_judgements.jsonl", "nuggets.jsonl"
+
+
+class AssignerSettings(Frozen):
+    """Settings of an assignment.
+
+    Attributes:
+        batch: The most nuggets that are shown at once.
+        language: The language of the prompt: zh or en.
+    """
+
+    batch: int = 10
+    language: str = "zh"
+
+
+class AssignedAnswer(Frozen):
+    """An answer with its nuggets: a line of nuggets.jsonl, in the form of nuggetizer.
+
+    Attributes:
+        bank: The hash of the bank.
+        judge: The name of the judge.
+    """
+
+    qid: str
+    query: str
+    run_id: str
+    answer_text: str
+    nuggets: list[AssignedNugget]
+    bank: str
+    judge: str
+
+
+class AssignedRun(NamedTuple):
+    """A run judged by nuggets, and the warnings about its figures."""
+
+    judged: Judged
+    bank: Bank
+    warnings: list[str]
+
+
+class _Assigning(NamedTuple):
+    judge: Judge
+    path: Path
+    bank: Bank
+    bank_path: Path
+    batch: int
+
+    def answers(self, directory: RunDirectory) -> RunAnswers:
+        self.bank.check_questions(directory.read_questions(), self.bank_path)
+        return read_answers(self.judge, directory, self._cases, REPLIES)
+
+    def _cases(self, question: Question, sample: Sample) -> list[Case]:
+        nuggets = [nugget.text for nugget in self.nuggets(question.id)]
+        name = self.path.resolve().name
+        return [
+            Case(question, [name], {"query": question.query, "answer": sample.answer, "nuggets": batch})
+            for batch in in_batches(nuggets, self.batch)
+        ]
+
+    def nuggets(self, question_id: str) -> list[Nugget]:
+        return self.bank.questions[question_id].nuggets if question_id in self.bank.questions else []
+
+    def signature(self, metric: str, said: Mapping[str, Judgement]) -> str:
+        made = f"bank:{self.bank.sha256[:8]}|maker:{self.bank.maker}|maker_prompt:{self.bank.prompts}"
+        return self.judge.signature(f"{metric}|{made}|batch:{self.batch}", said, VERSION)
+
+    def assigned(
+        self, sample: Sample, answers: RunAnswers, said: Mapping[str, Judgement]
+    ) -> list[AssignedNugget] | str:
+        """Return the nuggets of an answer with their support, or why it has none."""
+        nuggets = self.nuggets(sample.question_id)
+        if not sample.is_answered:
+            return sample.why_unanswered
+        if not nuggets:
+            return "no nuggets in the bank"
+        assigned: list[AssignedNugget] = []
+        batches = in_batches(nuggets, self.batch)
+        for batch, (judgement, shown) in zip(batches, answers.judged(sample, said), strict=True):
+            if reason := why_unread(judgement):
+                return reason
+            assert judgement
+            supports = read_support(judgement.answer, len(batch), shown)
+            if supports is None:
+                return "no verdict"
+            assigned += [
+                AssignedNugget(**nugget.model_dump(), assignment=support)
+                for nugget, support in zip(batch, supports, strict=True)
+            ]
+        return assigned
+
+
+def assign_nuggets(path: Path, bank_path: Path, config: JudgeConfig, settings: AssignerSettings) -> AssignedRun:
+    """Judge which nuggets the answers of a finished run hold, and add the scores to the run.
+
+    Args:
+        path: The run directory.
+        bank_path: The file of the bank.
+        config: The judge; `limit` bounds how many answers are judged, counting those that were judged before.
+        settings: How the nuggets are shown.
+
+    Raises:
+        UsageError: The bank is about other questions, or can't be read.
+    """
+    assigning = _prepare(path, bank_path, config, settings)
+    warnings = _warn(assigning)
+
+    def scores_of(answers: RunAnswers, hearing: Hearing) -> list[Score]:
+        signatures = {metric: assigning.signature(metric, hearing.said) for metric in NUGGET_METRICS}
+        scores, lines = [], []
+        for sample in answers.samples:
+            assigned = assigning.assigned(sample, answers, hearing.said)
+            if not isinstance(assigned, str):
+                lines.append(_line(assigning, sample, assigned))
+            scores += [
+                score.model_copy(update={"signature": signatures[score.metric]})
+                for score in _scores(sample.question_id, assigned)
+            ]
+        write_text(path / ASSIGNED, as_lines(lines))
+        return scores
+
+    return AssignedRun(judge_answers(path, assigning.judge, assigning.answers, scores_of), assigning.bank, warnings)
+
+
+def plan_assignment(path: Path, bank_path: Path, config: JudgeConfig, settings: AssignerSettings) -> Plan:
+    """Plan the calls and the cost of `assign_nuggets`; write nothing."""
+    assigning = _prepare(path, bank_path, config, settings)
+    _warn(assigning)
+    return plan_answers(path, assigning.answers)
+
+
+def read_assigned(path: Path) -> dict[str, AssignedAnswer]:
+    """Read the last assignment of a run, by the id of the question; empty if there is none."""
+    return {line.qid: line for line in read_lines(path / ASSIGNED, AssignedAnswer)}
+
+
+def _prepare(path: Path, bank_path: Path, config: JudgeConfig, settings: AssignerSettings) -> _Assigning:
+    judge = Judge(config, load_judge_prompt(NuggetAssignerPrompt, settings.language))
+    return _Assigning(judge, path, read_bank(bank_path), bank_path, settings.batch)
+
+
+def _warn(assigning: _Assigning) -> list[str]:
+    """Log and return a warning if the maker of the bank is the model under test."""
+    directory = RunDirectory(assigning.path)
+    samples = directory.read_samples()[0].values()
+    tested = _names_of(directory.read_manifest(), samples)
+    made = {name.casefold() for maker in assigning.bank.makers for name in (maker.llm, *maker.models)}
+    if not (same := sorted(tested & made)):
+        return []
+    warning = (
+        f"the model under test, {same[0]}, has made the bank: its nuggets may favour its own answers; "
+        "make the bank with another LLM (nuggets create --llm)"
+    )
+    logger.warning(warning)
+    return [warning]
+
+
+def _names_of(manifest: Manifest, samples: Iterable[Sample]) -> set[str]:
+    """Return the names of the model under test: that of its settings, and those that its server reported."""
+    configured = manifest.identity.get("llm", {})
+    model = configured.get("model") if isinstance(configured, dict) else None
+    names = [manifest.labels["llm"], model, *(sample.model for sample in samples)]
+    return {name.casefold() for name in names if isinstance(name, str) and name}
+
+
+def _scores(question_id: str, assigned: list[AssignedNugget] | str) -> list[Score]:
+    if isinstance(assigned, str):
+        return [Score(question_id=question_id, metric=name, value=None, reason=assigned) for name in NUGGET_METRICS]
+    has_vital = any(nugget.importance == "vital" for nugget in assigned)
+    return [
+        Score(
+            question_id=question_id,
+            metric=name,
+            value=value,
+            reason=NO_VITAL if "_vital" in name and not has_vital else None,
+        )
+        for name, value in nugget_scores(assigned).items()
+    ]
+
+
+def _line(assigning: _Assigning, sample: Sample, nuggets: list[AssignedNugget]) -> AssignedAnswer:
+    return AssignedAnswer(
+        qid=sample.question_id,
+        query=sample.query,
+        run_id=assigning.path.resolve().name,
+        answer_text=sample.answer,
+        nuggets=nuggets,
+        bank=assigning.bank.sha256,
+        judge=assigning.judge.label,
+    )
