@@ -1,0 +1,319 @@
+"""Nuggets from end to end: banks are made, edited and assigned, figures are exact, and nothing is asked twice."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qilin_rag.judging.nugget_bank import BankedQuestion, read_bank
+from qilin_rag.llms import retry
+from qilin_rag.pipeline.run_directory import RunDirectory
+from tests.conftest import Cli, launch, wait_until
+from tests.fake_server import MODEL, FakeServer
+from tests.judging.substring_judge import Constructed, construct, substring_judge
+
+METRICS = ["nugget_all", "nugget_strict_all", "nugget_vital", "nugget_strict_vital", "nugget_weighted"]
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "BASE_S", 0.001)
+
+
+@pytest.fixture
+def judge(server: FakeServer) -> FakeServer:
+    """The server, as a judge that answers by substring."""
+    server.answer = substring_judge
+    return server
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Constructed:
+    return construct(tmp_path / "twenty")
+
+
+def asking(server: FakeServer) -> list[object]:
+    return ["--llm", "openai", "--base-url", server.url, f"--set=llm.model={MODEL}"]
+
+
+def import_run(cli: Cli, made: Constructed, system: str = "a") -> Path:
+    done = cli("import-answers", made.answers[system], "--name", system, "--data", made.data, "--metrics", "rouge_l")
+    assert done.code == 0, done.err
+    return Path(done.out.splitlines()[-1])
+
+
+def create(cli: Cli, server: FakeServer, made: Constructed, *arguments: object) -> Path:
+    done = cli("nuggets", "create", "--data", made.data, *asking(server), *arguments)
+    assert done.code == 0, done.err
+    return Path(done.out.splitlines()[-1])
+
+
+def assign(cli: Cli, server: FakeServer, run: Path, bank: Path, *arguments: object) -> dict[str, Any]:
+    done = cli("nuggets", "assign", run, "--bank", bank, *asking(server), "--json", *arguments)
+    assert done.code == 0, done.err
+    said: dict[str, Any] = json.loads(done.out)
+    return said
+
+
+def figures_of(run: Path) -> dict[str, dict[str, float | None]]:
+    figures: dict[str, dict[str, float | None]] = {}
+    for score in RunDirectory(run).read_scores():
+        if score.metric in METRICS:
+            figures.setdefault(score.question_id, {})[score.metric] = score.value
+    return figures
+
+
+@pytest.mark.parametrize("batch", [pytest.param(10, marks=pytest.mark.slow), 3])
+def test_sixty_answers_get_exactly_their_figures(made: Constructed, judge: FakeServer, cli: Cli, batch: int) -> None:
+    bank_path = create(cli, judge, made)
+    assert len(judge.calls) == 20
+    bank = read_bank(bank_path)
+    assert {qid: len(line.nuggets) for qid, line in bank.questions.items()} == made.n_nuggets
+    judge.calls.clear()
+    runs = {system: import_run(cli, made, system) for system in made.answers}
+    for system, run in runs.items():
+        said = assign(cli, judge, run, bank_path, "--batch", batch)
+        assert figures_of(run) == {
+            qid: {name: pytest.approx(value) for name, value in of.items()} for qid, of in made.expected[system].items()
+        }
+        for name in METRICS:
+            mean = sum(of[name] for of in made.expected[system].values()) / 20
+            figure = said["metrics"][name]
+            assert (figure["value"], figure["n"]) == (pytest.approx(mean), 20) and figure["ci95"]
+        assert said["metrics"]["nugget_vital"]["reasons"] == {"no vital nuggets": 1}
+    assert len(judge.calls) == 3 * sum(-(-n // batch) for n in made.n_nuggets.values())
+    signature = said["metrics"]["nugget_all"]["signature"]
+    prompt = read_bank(bank_path).makers[0].prompt[:8]
+    for part in (f"bank:{bank.sha256[:8]}", f"maker:{MODEL}", f"maker_prompt:{prompt}", f"batch:{batch}", "judge:"):
+        assert f"|{part}" in signature
+    board = cli("leaderboard", "--metrics", "nugget_all,nugget_weighted")
+    assert board.code == 0 and "nugget_weighted" in board.out
+    assert cli("report", "--out", "r.html").code == 0 and "nugget_weighted" in Path("r.html").read_text(
+        encoding="utf-8"
+    )
+    compared = cli("compare", runs["a"], runs["b"], "--metric", "nugget_all")
+    assert compared.code == 0 and "nugget_all" in compared.out
+
+
+def test_what_is_planned_is_what_is_asked(made: Constructed, judge: FakeServer, cli: Cli) -> None:
+    run = import_run(cli, made)
+
+    def planned(*command: object) -> dict[str, Any]:
+        done = cli("nuggets", *command, *asking(judge), "--dry-run", "--json")
+        assert done.code == 0, done.err
+        plan: dict[str, Any] = json.loads(done.out)
+        return plan
+
+    def asked() -> tuple[int, list[Any]]:
+        longest = max((body["messages"] for body in judge.calls), key=lambda each: len(each[-1]["content"]), default=[])
+        n_calls = len(judge.calls)
+        judge.calls.clear()
+        return n_calls, longest
+
+    of_seven = planned("create", "--data", made.data, "--batch", 1, "--limit", 7)
+    assert judge.calls == [] and not list(Path("runs").glob("nuggets-*"))
+    create(cli, judge, made, "--batch", 1, "--limit", 7)
+    n_calls, longest = asked()
+    assert (n_calls, longest) == (of_seven["calls"], of_seven["examples"][0]["messages"])
+    of_all = planned("create", "--data", made.data, "--batch", 1)
+    assert (of_all["answered"], of_all["questions"]) == (n_calls, of_all["calls"] + n_calls)
+    bank = create(cli, judge, made, "--batch", 1)
+    assert asked()[0] == of_all["calls"]
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
+    of_run = planned("assign", run, "--bank", bank, "--batch", 4)
+    assert judge.calls == [] and sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
+    assign(cli, judge, run, bank, "--batch", 4)
+    n_calls, longest = asked()
+    assert (n_calls, longest) == (of_run["calls"], of_run["examples"][0]["messages"])
+    assert planned("assign", run, "--bank", bank, "--batch", 4)["calls"] == 0
+    for path in run.glob("nugget_judgements.jsonl"):
+        path.unlink()
+    again = planned("assign", run, "--bank", bank, "--batch", 4)
+    assert (again["calls"], again["cached"]) == (0, n_calls)
+
+
+def test_a_question_with_an_unreadable_reply_is_unscored_with_the_reason(
+    made: Constructed, judge: FakeServer, cli: Cli
+) -> None:
+    """A doubled number in the second batch, prose around verdicts, a failed call; the others stay exact."""
+    bank, run = create(cli, judge, made), import_run(cli, made)
+    large = next(qid for qid, n in made.n_nuggets.items() if n > 5)
+    others = iter(qid for qid in made.n_nuggets if qid != large)
+    prosy, lost = next(others), next(others)
+
+    def answer(body: dict[str, Any]) -> str:
+        text, said = str(body["messages"][-1]["content"]), substring_judge(body)
+        if f"> 题{large}怎么做\n" in text and f"题{large}的第0步" not in text.split("## 要点1")[1].split("## 要点2")[0]:
+            return said + "\n1：支持"
+        return f"以下是结论：\n{said}" if f"> 题{prosy}怎么做\n" in text else said
+
+    judge.answer = answer
+    judge.fault = lambda n, body: "400" if f"> 题{lost}怎么做\n" in body["messages"][-1]["content"] else None
+    done = cli("nuggets", "assign", run, "--bank", bank, *asking(judge), "--batch", 5, "--json")
+    assert done.code == 3 and "nugget_judgements.jsonl" in done.err
+    reasons = json.loads(done.out)["metrics"]["nugget_all"]["reasons"]
+    assert reasons == {"no verdict": 2, "judge failed": 1}
+    figures = figures_of(run)
+    assert {qid for qid, of in figures.items() if of["nugget_all"] is None} == {large, prosy, lost}
+    judge.fault = lambda n, body: None
+    n_before = len(judge.calls)
+    said = assign(cli, judge, run, bank, "--batch", 5)
+    assert said["metrics"]["nugget_all"]["reasons"] == {"no verdict": 2}
+    assert len(judge.calls) - n_before == -(-made.n_nuggets[lost] // 5)  # only what had failed
+    assert figures_of(run)[lost] == pytest.approx(made.expected["a"][lost])
+
+
+def test_an_edited_bank_is_another_bank(made: Constructed, judge: FakeServer, cli: Cli) -> None:
+    bank_path, run = create(cli, judge, made), import_run(cli, made)
+    assign(cli, judge, run, bank_path)
+    before = read_bank(bank_path)
+    lines = [json.loads(line) for line in bank_path.read_text(encoding="utf-8").splitlines()]
+    edited = next(line for line in lines if line["nuggets"][0]["importance"] == "vital")
+    edited["nuggets"][0]["importance"] = "okay"
+    own = Path("own.jsonl")
+    own.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in reversed(lines)), encoding="utf-8")
+    after = read_bank(own)
+    assert (before.maker, after.maker) == (MODEL, f"{MODEL} + edited") and before.sha256 != after.sha256
+    n_before = len(judge.calls)
+    signature = assign(cli, judge, run, own)["metrics"]["nugget_all"]["signature"]
+    assert f"|bank:{after.sha256[:8]}|maker:{MODEL} + edited|" in signature
+    assert len(judge.calls) == n_before  # the judge sees no importance
+    expected = made.expected["a"][edited["qid"]]
+    assert figures_of(run)[edited["qid"]]["nugget_all"] == pytest.approx(expected["nugget_all"])
+    edited["nuggets"][0]["importance"] = "vital"
+    own.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert read_bank(own).sha256 == before.sha256 and read_bank(own).maker == MODEL
+
+
+def test_a_bank_of_the_model_under_test_is_warned_about(made: Constructed, judge: FakeServer, cli: Cli) -> None:
+    done = cli("run", "--data", made.data, *asking(judge), "--metrics", "rouge_l", "--limit", 2)
+    tested, bank = Path(done.out.splitlines()[-1]), create(cli, judge, made, "--limit", 2)
+    done = cli("nuggets", "assign", tested, "--bank", bank, *asking(judge), "--json")
+    [warning] = json.loads(done.out)["warnings"]
+    assert MODEL in warning and warning in " ".join(done.err.split())
+    assert assign(cli, judge, import_run(cli, made), bank)["warnings"] == []
+
+
+def test_limits_notes_and_missing_questions(made: Constructed, judge: FakeServer, cli: Cli) -> None:
+    run = import_run(cli, made)
+    bank_path = create(cli, judge, made, "--limit", 5, "--notes", "--max-nuggets", 2)
+    bank = read_bank(bank_path)
+    assert len(bank.questions) == 5 and all(len(line.nuggets) <= 2 for line in bank.questions.values())
+    assert {line.made_by.sources for line in bank.questions.values() if line.made_by} == {"answers and notes"}
+    said = assign(cli, judge, run, bank_path, "--limit", 3)
+    assert said["metrics"]["nugget_all"]["reasons"] == {"no nuggets in the bank": 15, "not judged": 2}
+    whole = read_bank(create(cli, judge, made, "--notes"))
+    nuggets = [nugget for line in whole.questions.values() for nugget in line.nuggets]
+    origins = Counter(origin for nugget in nuggets for origin in nugget.provenance)
+    assert origins["note 0"] == 20 and origins["answer 1"] == 40
+    shared = next(each for each in whole.questions["1"].nuggets if len(each.provenance) > 1)
+    assert shared.provenance == ["answer 1", "answer 2"]
+
+
+def test_batches_of_sources_are_merged(made: Constructed, judge: FakeServer, cli: Cli) -> None:
+    def texts(path: Path) -> dict[str, set[tuple[str, ...]]]:
+        return {
+            qid: {(each.text, each.importance, *each.provenance) for each in line.nuggets}
+            for qid, line in read_bank(path).questions.items()
+        }
+
+    assert texts(create(cli, judge, made, "--batch", 1)) == texts(create(cli, judge, made))
+
+
+def test_a_bank_of_a_run_and_what_show_says(made: Constructed, judge: FakeServer, cli: Cli) -> None:
+    run = import_run(cli, made)
+    done = cli("nuggets", "create", run, *asking(judge), "--json")
+    told = json.loads(done.out)
+    assert (told["questions"], told["without_nuggets"], told["maker"]) == (20, {}, MODEL)
+    assert told["vital"] + told["okay"] == sum(made.n_nuggets.values())
+    none = cli("nuggets", "show", run)
+    assert none.code == 2 and "nuggets assign" in none.err
+    assign(cli, judge, run, Path(told["bank"]))
+    listed = cli("nuggets", "show", told["bank"]).out
+    assert f"made by {MODEL}" in listed and listed.count("题") == 20
+    shown = cli("nuggets", "show", run, "--question", "1").out
+    [line] = json.loads(cli("nuggets", "show", run, "--question", "1", "--json").out)
+    for nugget in line["nuggets"]:
+        assert nugget["text"] in shown and nugget["assignment"] in shown
+    assert line["answer_text"] in shown
+    assert cli("nuggets", "show", run, "--question", "99").code == 2
+
+
+def test_english_prompts_are_read_as_well(made: Constructed, judge: FakeServer, cli: Cli) -> None:
+    def answer(body: dict[str, Any]) -> str:
+        text = str(body["messages"][-1]["content"])
+        if "## Material 1\n" in text:
+            return "vital [1] 备料\nokay [1] 做事"
+        return "1: Support\n2: not_support."
+
+    judge.answer = answer
+    bank = create(cli, judge, made, "--language", "en")
+    metrics = assign(cli, judge, import_run(cli, made), bank, "--language", "en")["metrics"]
+    assert [metrics[name]["value"] for name in METRICS] == [0.5, 0.5, 1.0, 1.0, pytest.approx(2 / 3)]
+
+
+def test_wrong_use_is_one_line(made: Constructed, judge: FakeServer, cli: Cli) -> None:
+    run, other = import_run(cli, made), Path("other.jsonl")
+    foreign = BankedQuestion(qid="1", query="别的问题", nuggets=[{"text": "x", "importance": "vital"}])  # type: ignore[list-item]
+    other.write_text(foreign.model_dump_json() + "\n", encoding="utf-8")
+    cases = {
+        "either a RUN or --data": ["create", *asking(judge)],
+        "--notes needs the data": ["create", run, "--notes", *asking(judge)],
+        "别的问题": ["assign", run, "--bank", other, *asking(judge)],
+        "is not a file": ["assign", run, "--bank", "nowhere.jsonl", *asking(judge)],
+        "can't judge": ["create", run, "--llm", "extractive"],
+    }
+    for message, arguments in cases.items():
+        done = cli("nuggets", *arguments)
+        assert (done.code, message in done.err, done.err.count("\n")) == (2, True, 1), done.err
+    judge.answer = lambda body: "我不知道"
+    done = cli("nuggets", "create", run, *asking(judge))
+    assert done.code == 1 and "unreadable reply (20)" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["create", "assign"])
+def test_killed_five_times_nothing_is_asked_twice(made: Constructed, judge: FakeServer, cli: Cli, command: str) -> None:
+    """What is on disk is not asked for again; the figures are those of an uninterrupted run."""
+    run = import_run(cli, made)
+    target = ["create", run] if command == "create" else ["assign", run, "--bank", create(cli, judge, made)]
+    line = ["nuggets", *target, *asking(judge), "--set=llm.max_tries=1", "--concurrency", 2]
+    judge.calls.clear()
+    judge.latency_s = 0.02
+    dice = random.Random(7)
+
+    def on_disk() -> set[str]:
+        kept = "nuggets-*/judgements.jsonl" if command == "create" else f"{run.name}/nugget_judgements.jsonl"
+        files = list(Path("runs").glob(kept))
+        content = files[0].read_bytes() if files else b""
+        lines = [json.loads(each) for each in content.splitlines(keepends=True) if each.endswith(b"\n")]
+        return {each["messages"][-1]["content"] for each in lines}
+
+    def kill_after(n_calls: int) -> None:
+        known, n_before = on_disk(), len(judge.calls)
+        judge.fault = lambda n, body: "hang" if n > n_before + 3 else None
+        process = launch(*line)
+        wait_until(lambda: len(judge.calls) > n_before + n_calls, process)
+        time.sleep(dice.uniform(0, 0.1))
+        process.kill()
+        process.communicate()
+        assert not {body["messages"][-1]["content"] for body in judge.calls[n_before:]} & known
+
+    for n_calls in (0, 1, 2, 1, 0):
+        kill_after(n_calls)
+    judge.fault = lambda n, body: None
+    known, n_before = on_disk(), len(judge.calls)
+    done = cli(*line, "--json")
+    assert done.code == 0, done.err
+    asked_last = [body["messages"][-1]["content"] for body in judge.calls[n_before:]]
+    assert known and not set(asked_last) & known and len(set(asked_last)) == len(asked_last)
+    if command == "assign":
+        assert figures_of(run) == {qid: pytest.approx(of) for qid, of in made.expected["a"].items()}
+    else:
+        assert read_bank(Path(json.loads(done.out)["bank"])).questions.keys() == made.n_nuggets.keys()
