@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,7 @@ from qilin_rag.core.errors import UsageError, unknown_name
 from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
+    from qilin_rag.core.types import MetricSummary
     from qilin_rag.judging.nugget_assigner import AssignedAnswer, AssignedRun
     from qilin_rag.judging.nugget_bank import AssignedNugget, BankedQuestion, Nugget
     from qilin_rag.judging.nugget_maker import MadeBank, NuggetSources
@@ -110,6 +112,14 @@ def assign(
     llm: Annotated[
         str, typer.Option(help="The judge: a preset (see: list llms), openai, gguf:FILE or langchain:SPEC.")
     ],
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls",
+            help="Judge controls, too: the reference itself, an answer to another question, an answer stuffed with "
+            "the nuggets, an empty one.",
+        ),
+    ] = False,
     batch: Annotated[int, typer.Option(min=1, help="The most nuggets a call.")] = 10,
     language: Language = PromptLanguage.zh,
     limit: Limit = None,
@@ -130,7 +140,7 @@ def assign(
 
     Examples:
         qilin-rag nuggets assign runs/RUN --bank BANK.jsonl --llm qwen-plus --dry-run
-        qilin-rag nuggets assign runs/RUN --bank BANK.jsonl --llm qwen-plus --batch 5
+        qilin-rag nuggets assign runs/RUN --bank BANK.jsonl --llm qwen-plus --controls
     """
     from qilin_rag.judging.config import resolve_judge
     from qilin_rag.judging.nugget_assigner import AssignerSettings, assign_nuggets, plan_assignment
@@ -139,7 +149,7 @@ def assign(
     flags = _asking(llm, limit, concurrency, base_url, serve, runs_dir, fail_on_error)
     config = resolve_judge(flags, settings or [], "nuggets assign")
     [path] = find_runs_named([run], [config.runs_dir, Path("runs")])
-    how = AssignerSettings(batch=batch, language=language.value)
+    how = AssignerSettings(batch=batch, language=language.value, controls=controls)
     if dry_run:
         from qilin_rag.cli.plan import print_plan
 
@@ -250,16 +260,24 @@ def _print_made(made: MadeBank, as_json: bool) -> None:
 def _print_assigned(assigned: AssignedRun, as_json: bool) -> None:
     judged, bank = assigned.judged, assigned.bank
     if as_json:
-        metrics = {name: metric.model_dump(mode="json") for name, metric in judged.metrics.items()}
+        metrics = _as_json(judged.metrics)
+        controls = {control: _as_json(figures) for control, figures in assigned.controls.items()}
         made = {"bank": bank.sha256, "maker": bank.maker, "warnings": assigned.warnings}
         named = {"run": str(judged.directory.path), "judge": judged.judge}
-        ui.print_json({**named, **made, "metrics": metrics, **took(judged.hearing)})
+        ui.print_json({**named, **made, "metrics": metrics, "controls": controls, **took(judged.hearing)})
         return
     title = f"nuggets of bank {bank.sha256[:8]} (made by {bank.maker}), judged by {judged.judge}"
     ui.console().print(title, style="bold")
     ui.print_metrics(judged.metrics)
+    for control, figures in assigned.controls.items():
+        ui.console().print(f"\ncontrol: {control}", style="bold")
+        ui.print_metrics(figures)
     print_took(judged.hearing)
     typer.echo(judged.directory.path)
+
+
+def _as_json(figures: Mapping[str, MetricSummary]) -> dict[str, Any]:
+    return {name: figure.model_dump(mode="json") for name, figure in figures.items()}
 
 
 def _print_question(line: BankedQuestion | AssignedAnswer, in_full: bool) -> None:

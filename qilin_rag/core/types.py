@@ -443,6 +443,16 @@ class Score(Frozen):
     signature: str = ""
 
 
+class ControlScore(Score):
+    """A score of an answer that is known to be good or bad, which shows what a metric is worth.
+
+    Attributes:
+        control: The name of the control, such as `empty answer`.
+    """
+
+    control: str
+
+
 class MetricSummary(Frozen):
     """A metric over all questions of a run.
 

@@ -7,18 +7,28 @@ verdict on one of its batches is missing or can't be read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from qilin_rag.core.files import as_lines, read_lines, write_text
-from qilin_rag.core.types import Frozen, Judgement, Question, Sample, Score
+from qilin_rag.core.types import ControlScore, Frozen, Judgement, MetricSummary, Question, Sample, Score
 from qilin_rag.judging.config import JudgeConfig
 from qilin_rag.judging.docket import Case, Hearing, Judge, why_unread
 from qilin_rag.judging.nugget_bank import AssignedNugget, Bank, Nugget, in_batches, read_bank
+from qilin_rag.judging.nugget_controls import nugget_controls
 from qilin_rag.judging.nugget_scores import NO_VITAL, NUGGET_METRICS, nugget_scores
 from qilin_rag.judging.nugget_verdicts import read_support
-from qilin_rag.judging.run_answers import Judged, RunAnswers, judge_answers, plan_answers, read_answers
+from qilin_rag.judging.run_answers import (
+    OWN,
+    Answers,
+    Judged,
+    RunAnswers,
+    judge_answers,
+    plan_answers,
+    read_answers,
+    summarise_scores,
+)
 from qilin_rag.pipeline.forecast import Plan
 from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
 from qilin_rag.prompts.judge import NuggetAssignerPrompt, load_judge_prompt
@@ -34,10 +44,12 @@ class AssignerSettings(Frozen):
     Attributes:
         batch: The most nuggets that are shown at once.
         language: The language of the prompt: zh or en.
+        controls: Whether to judge controls as well (see `nugget_controls`).
     """
 
     batch: int = 10
     language: str = "zh"
+    controls: bool = False
 
 
 class AssignedAnswer(Frozen):
@@ -58,10 +70,11 @@ class AssignedAnswer(Frozen):
 
 
 class AssignedRun(NamedTuple):
-    """A run judged by nuggets, and the warnings about its figures."""
+    """A run judged by nuggets, the figures of its controls by name, and the warnings about its figures."""
 
     judged: Judged
     bank: Bank
+    controls: dict[str, dict[str, MetricSummary]]
     warnings: list[str]
 
 
@@ -70,18 +83,21 @@ class _Assigning(NamedTuple):
     path: Path
     bank: Bank
     bank_path: Path
-    batch: int
+    settings: AssignerSettings
 
     def answers(self, directory: RunDirectory) -> RunAnswers:
         self.bank.check_questions(directory.read_questions(), self.bank_path)
-        return read_answers(self.judge, directory, self._cases, REPLIES)
+        return read_answers(self.judge, directory, self._cases, REPLIES, self._controls)
+
+    def _controls(self, questions: Sequence[Question], samples: Answers) -> Mapping[str, Answers]:
+        return nugget_controls(questions, samples, self.bank) if self.settings.controls else {}
 
     def _cases(self, question: Question, sample: Sample) -> list[Case]:
         nuggets = [nugget.text for nugget in self.nuggets(question.id)]
         name = self.path.resolve().name
         return [
             Case(question, [name], {"query": question.query, "answer": sample.answer, "nuggets": batch})
-            for batch in in_batches(nuggets, self.batch)
+            for batch in in_batches(nuggets, self.settings.batch)
         ]
 
     def nuggets(self, question_id: str) -> list[Nugget]:
@@ -89,10 +105,10 @@ class _Assigning(NamedTuple):
 
     def signature(self, metric: str, said: Mapping[str, Judgement]) -> str:
         made = f"bank:{self.bank.sha256[:8]}|maker:{self.bank.maker}|maker_prompt:{self.bank.prompts}"
-        return self.judge.signature(f"{metric}|{made}|batch:{self.batch}", said, VERSION)
+        return self.judge.signature(f"{metric}|{made}|batch:{self.settings.batch}", said, VERSION)
 
     def assigned(
-        self, sample: Sample, answers: RunAnswers, said: Mapping[str, Judgement]
+        self, sample: Sample, answers: RunAnswers, said: Mapping[str, Judgement], control: str = OWN
     ) -> list[AssignedNugget] | str:
         """Return the nuggets of an answer with their support, or why it has none."""
         nuggets = self.nuggets(sample.question_id)
@@ -101,8 +117,8 @@ class _Assigning(NamedTuple):
         if not nuggets:
             return "no nuggets in the bank"
         assigned: list[AssignedNugget] = []
-        batches = in_batches(nuggets, self.batch)
-        for batch, (judgement, shown) in zip(batches, answers.judged(sample, said), strict=True):
+        batches = in_batches(nuggets, self.settings.batch)
+        for batch, (judgement, shown) in zip(batches, answers.judged(sample, said, control), strict=True):
             if reason := why_unread(judgement):
                 return reason
             assert judgement
@@ -131,21 +147,36 @@ def assign_nuggets(path: Path, bank_path: Path, config: JudgeConfig, settings: A
     assigning = _prepare(path, bank_path, config, settings)
     warnings = _warn(assigning)
 
-    def scores_of(answers: RunAnswers, hearing: Hearing) -> list[Score]:
-        signatures = {metric: assigning.signature(metric, hearing.said) for metric in NUGGET_METRICS}
-        scores, lines = [], []
-        for sample in answers.samples:
-            assigned = assigning.assigned(sample, answers, hearing.said)
-            if not isinstance(assigned, str):
-                lines.append(_line(assigning, sample, assigned))
-            scores += [
-                score.model_copy(update={"signature": signatures[score.metric]})
-                for score in _scores(sample.question_id, assigned)
-            ]
-        write_text(path / ASSIGNED, as_lines(lines))
-        return scores
+    controls: dict[str, dict[str, MetricSummary]] = {}
 
-    return AssignedRun(judge_answers(path, assigning.judge, assigning.answers, scores_of), assigning.bank, warnings)
+    def scores_of(answers: RunAnswers, hearing: Hearing) -> list[Score]:
+        assigned = {
+            (control, sample.question_id): assigning.assigned(sample, answers, hearing.said, control)
+            for control, samples in answers.samples.items()
+            for sample in samples
+        }
+        signatures = {metric: assigning.signature(metric, hearing.said) for metric in NUGGET_METRICS}
+        scores: dict[str, list[Score]] = {control: [] for control in answers.samples}
+        for (control, question_id), nuggets in assigned.items():
+            scores[control] += [
+                score.model_copy(update={"signature": signatures[score.metric]})
+                for score in _scores(question_id, nuggets)
+            ]
+        lines = [
+            _line(assigning, sample, nuggets)
+            for sample in answers.own
+            if not isinstance(nuggets := assigned[OWN, sample.question_id], str)
+        ]
+        write_text(path / ASSIGNED, as_lines(lines))
+        own = scores.pop(OWN)
+        RunDirectory(path).write_control_scores(
+            [ControlScore(**score.model_dump(), control=name) for name, of in scores.items() for score in of]
+        )
+        controls.update({name: summarise_scores(of, answers.own) for name, of in scores.items()})
+        return own
+
+    judged = judge_answers(path, assigning.judge, assigning.answers, scores_of)
+    return AssignedRun(judged, assigning.bank, controls, warnings)
 
 
 def plan_assignment(path: Path, bank_path: Path, config: JudgeConfig, settings: AssignerSettings) -> Plan:
@@ -162,7 +193,7 @@ def read_assigned(path: Path) -> dict[str, AssignedAnswer]:
 
 def _prepare(path: Path, bank_path: Path, config: JudgeConfig, settings: AssignerSettings) -> _Assigning:
     judge = Judge(config, load_judge_prompt(NuggetAssignerPrompt, settings.language))
-    return _Assigning(judge, path, read_bank(bank_path), bank_path, settings.batch)
+    return _Assigning(judge, path, read_bank(bank_path), bank_path, settings)
 
 
 def _warn(assigning: _Assigning) -> list[str]:

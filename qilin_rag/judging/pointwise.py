@@ -29,7 +29,7 @@ def judge_run(path: Path, config: JudgeConfig) -> Judged:
         signatures = {_metric(aspect): _signature(judge, aspect, hearing.said) for aspect in ASPECTS}
         return [
             score.model_copy(update={"signature": signatures[score.metric]})
-            for sample in answers.samples
+            for sample in answers.own
             for score in _scores(sample, answers, hearing.said)
         ]
 

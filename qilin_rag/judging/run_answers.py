@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.stats import query_clusters
 from qilin_rag.core.types import Judgement, MetricSummary, Question, Sample, Score
 from qilin_rag.judging.docket import Case, Docket, Hearing, Judge, hear, plan_hearing
 from qilin_rag.pipeline.forecast import Plan
 from qilin_rag.pipeline.run_directory import JUDGEMENTS, RunDirectory
 from qilin_rag.pipeline.scoring import add_scores
 from qilin_rag.pipeline.selection import select_questions
+from qilin_rag.scorers.summary import summarise_metrics
 
 
 class Judged(NamedTuple):
@@ -24,18 +26,39 @@ class Judged(NamedTuple):
     hearing: Hearing
 
 
-class RunAnswers(NamedTuple):
-    """A run's samples (the last of each question, and all lines), and the keys of its cases by question id."""
+OWN = ""  # the run's own answers, in place of the name of a control
+Answers = list[Sample]
 
-    samples: list[Sample]
-    lines: list[Sample]
-    keys: dict[str, list[str]]
+
+class RunAnswers(NamedTuple):
+    """The answers of a run on a docket, and those of controls.
+
+    Attributes:
+        samples: The last sample of each question by the name of the control; `OWN` for those of the run.
+        lines: All samples of the run ever written.
+        keys: The keys of the cases by control and question id.
+    """
+
+    samples: Mapping[str, Answers]
+    lines: Answers
+    keys: Mapping[tuple[str, str], list[str]]
     docket: Docket
 
-    def judged(self, sample: Sample, said: Mapping[str, Judgement]) -> Iterator[tuple[Judgement | None, list[str]]]:
+    @property
+    def own(self) -> Answers:
+        """Return the samples of the run itself."""
+        return self.samples[OWN]
+
+    def judged(
+        self, sample: Sample, said: Mapping[str, Judgement], control: str = OWN
+    ) -> Iterator[tuple[Judgement | None, list[str]]]:
         """Yield the judgement of each case of a sample, and all texts that the judge was shown with it."""
-        for key in self.keys.get(sample.question_id, []):
+        for key in self.keys.get((control, sample.question_id), []):
             yield said.get(key), self.docket.cases[key].shown
+
+
+def _no_controls(questions: Sequence[Question], samples: Answers) -> Mapping[str, Answers]:
+    return {}
 
 
 def read_answers(
@@ -43,22 +66,33 @@ def read_answers(
     directory: RunDirectory,
     cases_of: Callable[[Question, Sample], Sequence[Case]],
     file_name: str = JUDGEMENTS,
+    controls_of: Callable[[Sequence[Question], Answers], Mapping[str, Answers]] = _no_controls,
 ) -> RunAnswers:
-    """Read a run's answers, and make the cases of each; the judge's limit and seed choose the questions to judge."""
+    """Read a run's answers, and make the cases of each; the judge's limit and seed choose the questions to judge.
+
+    Args:
+        judge: The judge.
+        directory: The run directory.
+        cases_of: Returns the cases of an answer.
+        file_name: The file that keeps the judgements.
+        controls_of: Returns the samples of controls by name, in the order of the questions and samples that it gets.
+    """
     finished, lines = directory.read_samples()
     questions = directory.read_questions()
     if missing := sum(question.id not in finished for question in questions):
         raise UsageError(f"{directory.path}: {missing} questions have no sample; finish the run first")
-    samples = [finished[question.id] for question in questions]
+    own = [finished[question.id] for question in questions]
+    samples = {OWN: own, **controls_of(questions, own)}
     cases: dict[str, Case] = {}
-    keys: dict[str, list[str]] = {}
-    for question, sample in zip(questions, samples, strict=True):
-        if sample.is_answered:
-            of_sample = cases_of(question, sample)
-            keys[question.id] = [judge.key(case) for case in of_sample]
-            cases |= dict(zip(keys[question.id], of_sample, strict=True))
-    chosen = select_questions(questions, judge.config.limit, judge.config.seed)
-    wanted = {key for question in chosen for key in keys.get(question.id, [])}
+    keys: dict[tuple[str, str], list[str]] = {}
+    for control, of_control in samples.items():
+        for question, sample in zip(questions, of_control, strict=True):
+            if sample.is_answered:
+                of_sample = cases_of(question, sample)
+                keys[control, question.id] = [judge.key(case) for case in of_sample]
+                cases |= dict(zip(keys[control, question.id], of_sample, strict=True))
+    chosen = {question.id for question in select_questions(questions, judge.config.limit, judge.config.seed)}
+    wanted = {key for (_, question_id), of_sample in keys.items() if question_id in chosen for key in of_sample}
     return RunAnswers(samples, lines, keys, Docket(judge, cases, wanted, directory, file_name))
 
 
@@ -83,9 +117,17 @@ def judge_answers(
         answers = answers_of(directory)
         hearing = hear(answers.docket)
         scores = scores_of(answers, hearing)
-        summary = add_scores(directory, answers.samples, answers.lines, scores, manifest.seed)
+        summary = add_scores(directory, answers.own, answers.lines, scores, manifest.seed)
     metrics = {name: summary.metrics[name] for name in dict.fromkeys(score.metric for score in scores)}
     return Judged(directory, judge.label, metrics, hearing)
+
+
+def summarise_scores(scores: Iterable[Score], samples: Answers) -> dict[str, MetricSummary]:
+    """Summarise the scores of these samples by metric."""
+    by_metric: dict[str, list[Score]] = {}
+    for score in scores:
+        by_metric.setdefault(score.metric, []).append(score)
+    return summarise_metrics(by_metric, query_clusters([sample.query for sample in samples]))
 
 
 def plan_answers(path: Path, answers_of: Callable[[RunDirectory], RunAnswers]) -> Plan:

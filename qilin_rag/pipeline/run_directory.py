@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import BufferedReader
@@ -47,6 +47,7 @@ from qilin_rag.core.former import renewed_manifest
 from qilin_rag.core.plain_files import open_plain
 from qilin_rag.core.trec import format_trec
 from qilin_rag.core.types import (
+    ControlScore,
     Cost,
     Figure,
     Frozen,
@@ -66,6 +67,7 @@ MANIFEST = "manifest.json"
 QUESTIONS, SAMPLES, REPEATS, JUDGEMENTS = "questions.jsonl", "samples.jsonl", "repeats.jsonl", "judgements.jsonl"
 TREC_RUN = "run.trec"
 SCORES, SUMMARY = "scores.jsonl", "summary.json"
+CONTROL_SCORES = "control_scores.jsonl"
 NEW_SCORES = ".scores-new.jsonl"  # from the moment summary.json is of them until they are scores.jsonl
 _MOST_OF_LABEL = 500
 _OF_SCORES = "scores_sha256"
@@ -305,6 +307,15 @@ class RunDirectory:
     def write_scores(self, scores: Iterable[Score]) -> None:
         """Replace scores.jsonl alone."""
         self._write(SCORES, as_lines(scores))
+
+    def read_control_scores(self) -> list[ControlScore]:
+        """Read the scores of controls; empty if there are none."""
+        return list(read_lines(self.path / CONTROL_SCORES, ControlScore))
+
+    def write_control_scores(self, scores: Sequence[ControlScore]) -> None:
+        """Replace the scores of controls."""
+        if scores or (self.path / CONTROL_SCORES).exists():
+            self._write(CONTROL_SCORES, as_lines(scores))
 
     def write_trec_run(self, samples: Iterable[Sample]) -> None:
         """Replace run.trec; samples.jsonl keeps the retriever's own scores."""

@@ -1,4 +1,4 @@
-"""Select the questions of a run: all, the first of a permutation, or those that a file names."""
+"""Select the questions of a run: all, the first of a permutation, those that a file names; or another for each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.stats import query_clusters
 from qilin_rag.core.text_encodings import hint
 from qilin_rag.core.types import Question
 
@@ -27,6 +30,20 @@ def select_questions(
         random.Random(seed).shuffle(chosen)
         chosen = chosen[:limit]
     return chosen
+
+
+def other_questions(questions: Sequence[Question]) -> dict[str, str]:
+    """Return for each question the id of another one with another query; empty if all are copies of one query."""
+    clusters = query_clusters([question.query for question in questions])
+    firsts = np.unique(clusters, return_index=True)[1].tolist()
+    if len(firsts) < 2:
+        return {}
+    order = np.random.default_rng(0).permutation(len(firsts))
+    following = dict(zip(order.tolist(), np.roll(order, -1).tolist(), strict=True))
+    return {
+        question.id: questions[firsts[following[cluster]]].id
+        for question, cluster in zip(questions, clusters.tolist(), strict=True)
+    }
 
 
 def _named_questions(questions: Iterable[Question], path: Path) -> list[Question]:

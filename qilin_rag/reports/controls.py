@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.registry import SCORERS
-from qilin_rag.core.stats import query_clusters
 from qilin_rag.core.text import mixed_tokens, normalise, strip_markup
-from qilin_rag.core.types import Question, Sample
+from qilin_rag.core.types import ControlScore, Question, Sample
+from qilin_rag.pipeline.selection import other_questions
 from qilin_rag.reports.measured import Measured, figures_by
 from qilin_rag.scorers import AnswerScorer
 
@@ -30,10 +28,11 @@ def control_runs(
     - `references shuffled`: each answer against the references of another query, which is what a metric gives to any
     answer. It does not exist if all questions are copies of one.
     - `equal length`: each answer cut to the number of tokens of the shortest answer that any run gives to the question.
+    - Those that a judge has scored (`nuggets assign --controls`).
     """
     samples = {run.name: run.samples() for run in runs}
     shortest = _shortest(samples.values(), question_ids)
-    other = _others([runs[0].questions[question_id] for question_id in question_ids])
+    other = other_questions([runs[0].questions[question_id] for question_id in question_ids])
     controls, lacking = [], set()
     scorers: dict[tuple[str, str | None], AnswerScorer | None] = {}
     for run in runs:
@@ -49,22 +48,9 @@ def control_runs(
             ]
             controls.append((SHUFFLED, run, _scored(run, SHUFFLED, usable, answered, shuffled)))
         controls.append((EQUAL_LENGTH, run, _scored(run, EQUAL_LENGTH, usable, cut, asked)))
+        controls += _judged(run)
     notes = [f"no controls for {metric}: {why}" for metric, why in sorted(lacking)]
     return controls, notes if other else [f"no row {SHUFFLED}: there is no other query", *notes]
-
-
-def _others(questions: Sequence[Question]) -> dict[str, str]:
-    """Return for each question the id of another one with another query; empty if all are copies of one query."""
-    clusters = query_clusters([question.query for question in questions])
-    firsts = np.unique(clusters, return_index=True)[1].tolist()
-    if len(firsts) < 2:
-        return {}
-    order = np.random.default_rng(0).permutation(len(firsts))
-    following = dict(zip(order.tolist(), np.roll(order, -1).tolist(), strict=True))
-    return {
-        question.id: questions[firsts[following[cluster]]].id
-        for question, cluster in zip(questions, clusters.tolist(), strict=True)
-    }
 
 
 def _scorers(
@@ -102,6 +88,23 @@ def _scored(
 ) -> Measured:
     values = {scorer.metric: figures_by(run.questions, scorer.score(samples, questions)) for scorer in scorers}
     return run._replace(name=f"{run.name} · {what}", values=values)
+
+
+def _judged(run: Measured) -> list[tuple[str, Measured, Measured]]:
+    """Return the controls that a judge has scored in the same way as the run."""
+    by_control: dict[str, list[ControlScore]] = {}
+    for score in run.directory.read_control_scores():
+        if score.signature == run.signature(score.metric) and score.question_id in run.questions:
+            by_control.setdefault(score.control, []).append(score)
+    controls = []
+    for control, scores in by_control.items():
+        metrics = dict.fromkeys(score.metric for score in scores)
+        values = {
+            metric: figures_by(run.questions, [score for score in scores if score.metric == metric])
+            for metric in metrics
+        }
+        controls.append((control, run, run._replace(name=f"{run.name} · {control}", values=values)))
+    return controls
 
 
 def _tokens(text: str) -> list[str]:

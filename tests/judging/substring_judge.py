@@ -29,7 +29,7 @@ def _make(sources: list[str]) -> str:
 
 
 def _assign(text: str) -> str:
-    [answer] = _blocks(text, "待评回答")
+    answer = next(iter(_blocks(text, "待评回答")), "")  # an empty one is not quoted
     lines = []
     for number, nugget in enumerate(_blocks(text, "要点"), start=1):
         half = nugget.partition("，")[0]
@@ -74,16 +74,16 @@ def construct(folder: Path, systems: str = "abc", n_questions: int = 20) -> Cons
     files, expected = {}, {}
     for system in systems:
         rows, figures = [], {}
-        for q, of_question in nuggets.items():
+        for qid, of_question in nuggets.items():
             held = [dice.choice(list(HELD)) for _ in of_question]
             said = {"whole": "{0}", "half": "{1}", "none": ""}
             pairs = zip(held, of_question, strict=True)
             parts = [said[how].format(text, text.partition("，")[0]) for how, (text, _) in pairs]
-            rows.append({"question_id": q, "answer": "；".join(["答", *filter(None, parts)])})
-            figures[q] = expected_scores(held, [kind for _, kind in of_question])
+            rows.append({"question_id": qid, "answer": "；".join(["答", *filter(None, parts)])})
+            figures[qid] = expected_scores(held, [kind for _, kind in of_question])
         files[system] = write_jsonl(folder / f"answers-{system}.jsonl", rows)
         expected[system] = figures
-    return Constructed(folder, files, expected, {q: len(of_question) for q, of_question in nuggets.items()})
+    return Constructed(folder, files, expected, {qid: len(of_question) for qid, of_question in nuggets.items()})
 
 
 def expected_scores(held: list[str], kinds: list[str]) -> dict[str, float]:

@@ -43,7 +43,7 @@ LINES = [
 
 
 def assigned(*pairs: tuple[str, str]) -> list[AssignedNugget]:
-    return [AssignedNugget(text="x", importance=kind, assignment=said) for kind, said in pairs]  # type: ignore[arg-type]
+    return [AssignedNugget(text="x", importance=kind, assignment=said) for kind, said in pairs]
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,12 @@ def figures_of(run: Path) -> dict[str, dict[str, float | None]]:
     return figures
 
 
-@pytest.mark.parametrize("batch", [pytest.param(10, marks=pytest.mark.slow), 3])
-def test_sixty_answers_get_exactly_their_figures(made: Constructed, judge: FakeServer, cli: Cli, batch: int) -> None:
+@pytest.mark.parametrize(("systems", "batch"), [("ab", 3), pytest.param("abc", 10, marks=pytest.mark.slow)])
+def test_answers_get_exactly_their_figures(
+    tmp_path: Path, judge: FakeServer, cli: Cli, systems: str, batch: int
+) -> None:
+    """20 questions, and 40 or 60 constructed answers."""
+    made = construct(tmp_path / "twenty", systems)
     bank_path = create(cli, judge, made)
     assert len(judge.calls) == 20
     bank = read_bank(bank_path)
@@ -87,7 +91,7 @@ def test_sixty_answers_get_exactly_their_figures(made: Constructed, judge: FakeS
             figure = said["metrics"][name]
             assert (figure["value"], figure["n"]) == (pytest.approx(mean), 20) and figure["ci95"]
         assert said["metrics"]["nugget_vital"]["reasons"] == {"no vital nuggets": 1}
-    assert len(judge.calls) == 3 * sum(-(-n // batch) for n in made.n_nuggets.values())
+    assert len(judge.calls) == len(systems) * sum(-(-n // batch) for n in made.n_nuggets.values())
     signature = said["metrics"]["nugget_all"]["signature"]
     prompt = read_bank(bank_path).makers[0].prompt[:8]
     for part in (f"bank:{bank.sha256[:8]}", f"maker:{MODEL}", f"maker_prompt:{prompt}", f"batch:{batch}", "judge:"):
@@ -110,9 +114,11 @@ def test_what_is_planned_is_what_is_asked(made: Constructed, judge: FakeServer, 
         plan: dict[str, Any] = json.loads(done.out)
         return plan
 
+    def length(messages: list[dict[str, str]]) -> int:
+        return len(messages[-1]["content"])
+
     def asked() -> tuple[int, list[Any]]:
-        longest = max((body["messages"] for body in judge.calls), key=lambda each: len(each[-1]["content"]), default=[])
-        n_calls = len(judge.calls)
+        n_calls, longest = len(judge.calls), max((body["messages"] for body in judge.calls), key=length)
         judge.calls.clear()
         return n_calls, longest
 
@@ -226,6 +232,32 @@ def test_batches_of_sources_are_merged(made: Constructed, judge: FakeServer, cli
     assert texts(create(cli, judge, made, "--batch", 1)) == texts(create(cli, judge, made))
 
 
+def test_controls_have_rows_of_their_own(made: Constructed, judge: FakeServer, cli: Cli) -> None:
+    """The favoured answers hold every nugget, and so does a stuffed answer; the other two hold none."""
+    bank, run = create(cli, judge, made), import_run(cli, made)
+    plan = json.loads(
+        cli("nuggets", "assign", run, "--bank", bank, *asking(judge), "--controls", "--dry-run", "--json").out
+    )
+    n_before = len(judge.calls)
+    said = assign(cli, judge, run, bank, "--controls")
+    assert len(judge.calls) - n_before == plan["calls"]
+    figures = {control: [figure["value"] for figure in of.values()] for control, of in said["controls"].items()}
+    whole = [1.0, 1.0, 19 / 20, 19 / 20, 1.0]  # one of the questions has no vital nuggets
+    assert figures == {
+        "reference itself": pytest.approx(whole),
+        "answer to another question": [0.0] * 5,
+        "stuffed with nuggets": pytest.approx(whole),
+        "empty answer": [0.0] * 5,
+    }
+    assert figures_of(run) == {qid: pytest.approx(of) for qid, of in made.expected["a"].items()}
+    board = cli("leaderboard", "--controls", "--metrics", "nugget_all").out
+    assert all(f"· {control}" in " ".join(board.split()) for control in figures)
+    assert "· empty answer" not in cli("leaderboard").out
+    n_before = len(judge.calls)
+    assert assign(cli, judge, run, bank)["controls"] == {} and len(judge.calls) == n_before
+    assert "· empty answer" not in cli("leaderboard", "--controls").out
+
+
 def test_a_bank_of_a_run_and_what_show_says(made: Constructed, judge: FakeServer, cli: Cli) -> None:
     run = import_run(cli, made)
     done = cli("nuggets", "create", run, *asking(judge), "--json")
@@ -260,7 +292,7 @@ def test_english_prompts_are_read_as_well(made: Constructed, judge: FakeServer, 
 
 def test_wrong_use_is_one_line(made: Constructed, judge: FakeServer, cli: Cli) -> None:
     run, other = import_run(cli, made), Path("other.jsonl")
-    foreign = BankedQuestion(qid="1", query="别的问题", nuggets=[{"text": "x", "importance": "vital"}])  # type: ignore[list-item]
+    foreign = BankedQuestion(qid="1", query="别的问题", nuggets=[{"text": "x", "importance": "vital"}])
     other.write_text(foreign.model_dump_json() + "\n", encoding="utf-8")
     cases = {
         "either a RUN or --data": ["create", *asking(judge)],
