@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from qilin_rag.core.types import MetricSummary
     from qilin_rag.judging.nugget_assigner import AssignedAnswer, AssignedRun
     from qilin_rag.judging.nugget_bank import AssignedNugget, BankedQuestion, Nugget
-    from qilin_rag.judging.nugget_maker import MadeBank, NuggetSources
+    from qilin_rag.judging.nugget_maker import MadeBank, SourcedQuestions
 
 app = App("nuggets", help="Make nugget banks, and score answers by them.", no_args_is_help=True)
 
@@ -225,7 +225,7 @@ def _asking(
     }
 
 
-def _sources(run: Path | None, data: str | None, notes: bool, folders: list[Path]) -> NuggetSources:
+def _sources(run: Path | None, data: str | None, notes: bool, folders: list[Path]) -> SourcedQuestions:
     from qilin_rag.judging.nugget_maker import sources_of_data, sources_of_run
 
     if (run is None) == (data is None):

@@ -44,19 +44,19 @@ class MakerSettings(Frozen):
     language: str = "zh"
 
 
-class Source(NamedTuple):
+class SourceText(NamedTuple):
     """A text that nuggets are made from, and its name in their provenance."""
 
     name: str
     text: str
 
 
-class NuggetSources(NamedTuple):
+class SourcedQuestions(NamedTuple):
     """The questions that nuggets are made for, and the sources of each by its id; `kind` says which texts they are."""
 
     label: str
     questions: Sequence[Question]
-    sources: Mapping[str, Sequence[Source]]
+    sources: Mapping[str, Sequence[SourceText]]
     kind: str
 
 
@@ -70,30 +70,30 @@ class MadeBank(NamedTuple):
     hearing: Hearing
 
 
-def sources_of_run(path: Path) -> NuggetSources:
+def sources_of_run(path: Path) -> SourcedQuestions:
     """Return the questions of a run, and their favoured answers."""
     directory = RunDirectory(path)
     label = directory.read_manifest().labels["data"]
     questions = directory.read_questions()
-    return NuggetSources(label, questions, {each.id: _answers(each) for each in questions}, "answers")
+    return SourcedQuestions(label, questions, {each.id: _answers(each) for each in questions}, "answers")
 
 
-def sources_of_data(name: str, with_notes: bool = False) -> NuggetSources:
+def sources_of_data(name: str, with_notes: bool = False) -> SourcedQuestions:
     """Return the questions of data, and their favoured answers; with their reference notes, if wanted."""
     dataset = load_dataset(name)
     questions = dataset.askable
     if not with_notes:
-        return NuggetSources(dataset.name, questions, {each.id: _answers(each) for each in questions}, "answers")
+        return SourcedQuestions(dataset.name, questions, {each.id: _answers(each) for each in questions}, "answers")
     missing = set(dataset.notes.missing([idx for question in questions for idx in question.reference_notes]))
     sources = {}
     for question in questions:
         there = [idx for idx in dict.fromkeys(question.reference_notes) if idx not in missing]
-        notes = [Source(f"note {note.note_idx}", note.text) for note in dataset.notes.get(there)]
+        notes = [SourceText(f"note {note.note_idx}", note.text) for note in dataset.notes.get(there)]
         sources[question.id] = [*_answers(question), *notes]
-    return NuggetSources(dataset.name, questions, sources, "answers and notes")
+    return SourcedQuestions(dataset.name, questions, sources, "answers and notes")
 
 
-def make_bank(given: NuggetSources, config: JudgeConfig, settings: MakerSettings) -> MadeBank:
+def make_bank(given: SourcedQuestions, config: JudgeConfig, settings: MakerSettings) -> MadeBank:
     """Make a bank in a folder of `config.runs_dir`; the same questions, LLM and settings resume there.
 
     `config.limit` takes the first of a seeded permutation of the questions.
@@ -113,7 +113,7 @@ def make_bank(given: NuggetSources, config: JudgeConfig, settings: MakerSettings
     return MadeBank(path, read_bank(path), unmade, making.judge.label, hearing)
 
 
-def plan_bank(given: NuggetSources, config: JudgeConfig, settings: MakerSettings) -> Plan:
+def plan_bank(given: SourcedQuestions, config: JudgeConfig, settings: MakerSettings) -> Plan:
     """Plan the calls and the cost of `make_bank`; write nothing."""
     return plan_hearing(_Making(given, config, settings).docket)
 
@@ -121,7 +121,7 @@ def plan_bank(given: NuggetSources, config: JudgeConfig, settings: MakerSettings
 class _Making:
     """A bank that is made: the batches of sources of each chosen question, and their keys."""
 
-    def __init__(self, given: NuggetSources, config: JudgeConfig, settings: MakerSettings) -> None:
+    def __init__(self, given: SourcedQuestions, config: JudgeConfig, settings: MakerSettings) -> None:
         self.given, self.settings = given, settings
         self.judge = Judge(config, load_judge_prompt(NuggetMakerPrompt, settings.language))
         self.question_set = hash_questions(given.questions)
@@ -145,7 +145,7 @@ class _Making:
         names = ("nuggets", slug(self.given.label), slug(self.judge.config.llm_label), fingerprint(identity)[:8])
         return "-".join(names)
 
-    def _case(self, question: Question, batch: Sequence[Source]) -> Case:
+    def _case(self, question: Question, batch: Sequence[SourceText]) -> Case:
         sources = [source.text for source in batch]
         return Case(question, [], {"query": question.query, "sources": sources, "limit": self.settings.max_nuggets})
 
@@ -211,7 +211,7 @@ def merge_facts(found: Iterable[tuple[Fact, Sequence[str]]]) -> list[Nugget]:
     return sorted(merged.values(), key=lambda nugget: nugget.importance != "vital")
 
 
-def _answers(question: Question) -> list[Source]:
+def _answers(question: Question) -> list[SourceText]:
     """Return the favoured answers of a question, each once."""
     texts = dict.fromkeys(filter(has_words, question.references))
-    return [Source(f"answer {number}", text) for number, text in enumerate(texts, start=1)]
+    return [SourceText(f"answer {number}", text) for number, text in enumerate(texts, start=1)]
