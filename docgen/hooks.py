@@ -36,6 +36,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "metric_settings": settings.metrics,
     "metrics": metrics.metrics,
     "note_columns": columns.note_columns,
+    "nugget_metrics": metrics.nugget_metrics,
     "presets": settings.presets,
     "prompts": settings.prompts,
     "qilin_tables": columns.qilin_tables,

@@ -9,7 +9,9 @@ from typing import NamedTuple
 from docgen.html import code, docstring, inline, table
 from qilin_rag.core.registry import SCORERS
 from qilin_rag.core.types import SCALE
+from qilin_rag.judging import nugget_assigner
 from qilin_rag.judging.docket import VERSION
+from qilin_rag.judging.nugget_scores import NUGGET_METRICS
 from qilin_rag.judging.verdicts import ASPECTS
 from qilin_rag.rankers.ranking_directory import SIGNATURES
 from qilin_rag.scorers.base import Scorer
@@ -113,6 +115,14 @@ JUDGED = {
     "faithfulness": "Is each statement backed by the notes that the model was sent?",
 }
 
+NUGGETS = {
+    "nugget_all": "Mean over all nuggets: support 1, partial_support 0.5, not_support 0.",
+    "nugget_strict_all": "Mean over all nuggets: support 1, anything else 0.",
+    "nugget_vital": "As nugget_all, over the vital nuggets; 0 if there are none.",
+    "nugget_strict_vital": "As nugget_strict_all, over the vital nuggets; 0 if there are none.",
+    "nugget_weighted": "As nugget_all, weighted: a vital nugget weighs 1, an okay one 0.5.",
+}
+
 
 def metrics() -> str:
     """Return the section of each scorer, with each of its figures."""
@@ -131,6 +141,16 @@ def judge_metrics() -> str:
     made = f"{scale}|judge:NAME|model:NAMES|settings:HASH|prompt:HASH|v{VERSION}"
     rows = [(code(f"judge_{aspect}"), inline(JUDGED[aspect]), code(f"judge_{aspect}|{made}")) for aspect in ASPECTS]
     return table(("Metric", "What the judge is asked", "Signature"), rows)
+
+
+def nugget_metrics() -> str:
+    """Return the figures of answers by the nuggets that they hold."""
+    made = "bank:HASH|maker:NAME|maker_prompt:HASH|batch:N|judge:NAME|model:NAMES|settings:HASH|prompt:HASH"
+    rows = [
+        (code(name), inline(NUGGETS[name]), code(f"{name}|{made}|v{nugget_assigner.VERSION}"))
+        for name in NUGGET_METRICS
+    ]
+    return table(("Metric", "Formula", "Signature"), rows)
 
 
 def _scorer(name: str) -> list[str]:

@@ -79,7 +79,7 @@ def create(
     you can edit. The same command resumes after a stop.
 
     Examples:
-        qilin-rag nuggets create --data sample --llm qwen-plus --dry-run
+        qilin-rag nuggets create --data sample --llm gpt-4o-mini --dry-run
         qilin-rag nuggets create runs/RUN --llm qwen-plus
         qilin-rag nuggets create --data sample --notes --llm qwen-plus
     """
@@ -173,12 +173,10 @@ def show(
 ) -> None:
     """Show a bank, or which nuggets the answers of a run hold.
 
-    Lists the questions. With --question, prints its nuggets, and for a run also its answer.
+    Lists the questions. With --question, prints its nuggets, and for a run also its answer and what it holds.
 
     Examples:
-        qilin-rag nuggets show BANK.jsonl
-        qilin-rag nuggets show BANK.jsonl --question ID
-        qilin-rag nuggets show runs/RUN --question ID
+        qilin-rag nuggets show runs/nuggets-sample-qwen-plus-HASH/bank-HASH.jsonl
     """
     from qilin_rag.judging.nugget_assigner import read_assigned
     from qilin_rag.judging.nugget_bank import read_bank

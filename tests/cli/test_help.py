@@ -30,7 +30,7 @@ LEAVES = {path: command for path, command in COMMANDS.items() if not hasattr(com
 EXAMPLES = [line.strip() for command in COMMANDS.values() for line in (command.epilog or "").strip().splitlines()]
 NEEDS_MORE = re.compile(  # a model, a server, the hub, a file of the user's, or minutes
     r"qwen|HOST|127\.0\.0\.1|gguf:|bertscore|serve|biencoder|train |--checkpoint|hub:|\bmine\b|answers\.(jsonl|csv) --"
-    r"|nuggets|grid\.yaml|--without|set data=|plots|analyze|view "
+    r"|grid\.yaml|--without|set data=|plots|analyze|view "
 )
 
 
@@ -141,7 +141,7 @@ def test_examples_work(cli: Cli) -> None:
         done = cli(*shlex.split(command)[1:])
         assert done.code == 0, f"{example}\n{done.err}"
     ran = {shlex.split(example)[1] for example in examples}
-    left_out = {"judge", "nuggets", "import-answers", "train", "serve", "analyze", "view"}
+    left_out = {"judge", "import-answers", "train", "serve", "analyze", "view"}
     assert ran == {path[0] for path in LEAVES} - left_out
 
 
