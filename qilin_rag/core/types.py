@@ -447,6 +447,7 @@ class ControlScore(Score):
     """A score of an answer that is known to be good or bad, which shows what a metric is worth.
 
     Attributes:
+        metric: The metric.
         control: The name of the control, such as `empty answer`.
     """
 

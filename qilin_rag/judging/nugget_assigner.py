@@ -56,6 +56,11 @@ class AssignedAnswer(Frozen):
     """An answer with its nuggets: a line of nuggets.jsonl, in the form of nuggetizer.
 
     Attributes:
+        qid: The id of the question.
+        query: The text of the question.
+        run_id: The name of the run directory.
+        answer_text: The answer.
+        nuggets: The nuggets of the question, each with its assignment.
         bank: The hash of the bank.
         judge: The name of the judge.
     """

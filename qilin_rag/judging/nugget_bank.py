@@ -38,6 +38,8 @@ class Nugget(Frozen):
     """A fact that a good answer must hold (`vital`) or may hold (`okay`).
 
     Attributes:
+        text: The fact.
+        importance: `vital` or `okay`.
         provenance: The sources that hold it, as `answer 1` or `note 12`; empty if they are not known.
     """
 
@@ -49,7 +51,11 @@ class Nugget(Frozen):
 
 
 class AssignedNugget(Nugget):
-    """A nugget, and how far an answer supports it."""
+    """A nugget, and how far an answer supports it.
+
+    Attributes:
+        assignment: `support`, `partial_support` or `not_support`.
+    """
 
     assignment: Support
 
@@ -80,6 +86,9 @@ class BankedQuestion(Frozen):
     """A question with its nuggets: a line of a bank.
 
     Attributes:
+        qid: The id of the question.
+        query: Its text.
+        nuggets: Its nuggets, in the order in which a judge is asked about them.
         made_by: The maker; null in a bank of other people's.
         sha256: The hash of the rest of the line, as its maker wrote it.
     """
