@@ -7,7 +7,7 @@ verdict on one of its batches is missing or can't be read.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,6 +136,30 @@ class _Assigning(NamedTuple):
             ]
         return assigned
 
+    def scores(self, control: str, answers: RunAnswers, said: Mapping[str, Judgement]) -> list[Score]:
+        """Return the scores of the run's own answers, or of a control."""
+        signatures = {metric: self.signature(metric, said) for metric in NUGGET_METRICS}
+        return [
+            score.model_copy(update={"signature": signatures[score.metric]})
+            for sample in answers.samples[control]
+            for score in _scores(sample.question_id, self.assigned(sample, answers, said, control))
+        ]
+
+    def lines(self, answers: RunAnswers, said: Mapping[str, Judgement]) -> Iterator[AssignedAnswer]:
+        """Yield the answers of the run whose verdicts can be read, with their nuggets."""
+        for sample in answers.own:
+            nuggets = self.assigned(sample, answers, said)
+            if not isinstance(nuggets, str):
+                yield AssignedAnswer(
+                    qid=sample.question_id,
+                    query=sample.query,
+                    run_id=self.path.resolve().name,
+                    answer_text=sample.answer,
+                    nuggets=nuggets,
+                    bank=self.bank.sha256,
+                    judge=self.judge.label,
+                )
+
 
 def assign_nuggets(path: Path, bank_path: Path, config: JudgeConfig, settings: AssignerSettings) -> AssignedRun:
     """Judge which nuggets the answers of a finished run hold, and add the scores to the run.
@@ -151,33 +175,20 @@ def assign_nuggets(path: Path, bank_path: Path, config: JudgeConfig, settings: A
     """
     assigning = _prepare(path, bank_path, config, settings)
     warnings = _warn(assigning)
-
     controls: dict[str, dict[str, MetricSummary]] = {}
 
     def scores_of(answers: RunAnswers, hearing: Hearing) -> list[Score]:
-        assigned = {
-            (control, sample.question_id): assigning.assigned(sample, answers, hearing.said, control)
-            for control, samples in answers.samples.items()
-            for sample in samples
-        }
-        signatures = {metric: assigning.signature(metric, hearing.said) for metric in NUGGET_METRICS}
-        scores: dict[str, list[Score]] = {control: [] for control in answers.samples}
-        for (control, question_id), nuggets in assigned.items():
-            scores[control] += [
-                score.model_copy(update={"signature": signatures[score.metric]})
-                for score in _scores(question_id, nuggets)
-            ]
-        lines = [
-            _line(assigning, sample, nuggets)
-            for sample in answers.own
-            if not isinstance(nuggets := assigned[OWN, sample.question_id], str)
-        ]
-        write_text(path / ASSIGNED, as_lines(lines))
-        own = scores.pop(OWN)
+        write_text(path / ASSIGNED, as_lines(assigning.lines(answers, hearing.said)))
+        own, *others = (assigning.scores(control, answers, hearing.said) for control in answers.samples)
+        by_control = dict(zip(answers.controls, others, strict=True))
+        controls.update({control: summarise_scores(scores, answers.own) for control, scores in by_control.items()})
         RunDirectory(path).write_control_scores(
-            [ControlScore(**score.model_dump(), control=name) for name, of in scores.items() for score in of]
+            [
+                ControlScore(**score.model_dump(), control=control)
+                for control, scores in by_control.items()
+                for score in scores
+            ]
         )
-        controls.update({name: summarise_scores(of, answers.own) for name, of in scores.items()})
         return own
 
     judged = judge_answers(path, assigning.judge, assigning.answers, scores_of)
@@ -238,15 +249,3 @@ def _scores(question_id: str, assigned: list[AssignedNugget] | str) -> list[Scor
         )
         for name, value in nugget_scores(assigned).items()
     ]
-
-
-def _line(assigning: _Assigning, sample: Sample, nuggets: list[AssignedNugget]) -> AssignedAnswer:
-    return AssignedAnswer(
-        qid=sample.question_id,
-        query=sample.query,
-        run_id=assigning.path.resolve().name,
-        answer_text=sample.answer,
-        nuggets=nuggets,
-        bank=assigning.bank.sha256,
-        judge=assigning.judge.label,
-    )

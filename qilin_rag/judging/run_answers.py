@@ -49,6 +49,11 @@ class RunAnswers(NamedTuple):
         """Return the samples of the run itself."""
         return self.samples[OWN]
 
+    @property
+    def controls(self) -> list[str]:
+        """Return the names of the controls."""
+        return [name for name in self.samples if name != OWN]
+
     def judged(
         self, sample: Sample, said: Mapping[str, Judgement], control: str = OWN
     ) -> Iterator[tuple[Judgement | None, list[str]]]:

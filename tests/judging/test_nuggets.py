@@ -232,6 +232,19 @@ def test_batches_of_sources_are_merged(made: Constructed, judge: FakeServer, cli
     assert texts(create(cli, judge, made, "--batch", 1)) == texts(create(cli, judge, made))
 
 
+def test_nuggetizer_reads_an_assignment(tmp_path: Path, judge: FakeServer, cli: Cli) -> None:
+    metrics = pytest.importorskip(
+        "nuggetizer.core.metrics", reason="the oracle is not installed: pip install nuggetizer"
+    )
+    made = construct(tmp_path / "five", "a", n_questions=5)
+    run = import_run(cli, made)
+    said = assign(cli, judge, run, create(cli, judge, made))
+    lines = [json.loads(line) for line in (run / "nuggets.jsonl").read_text(encoding="utf-8").splitlines()]
+    theirs = metrics.calculate_global_metrics(lines)
+    for name in ("all", "strict_all", "vital", "strict_vital"):
+        assert said["metrics"][f"nugget_{name}"]["value"] == pytest.approx(theirs[f"{name}_score"])
+
+
 def test_controls_have_rows_of_their_own(made: Constructed, judge: FakeServer, cli: Cli) -> None:
     """The favoured answers hold every nugget, and so does a stuffed answer; the other two hold none."""
     bank, run = create(cli, judge, made), import_run(cli, made)
