@@ -35,6 +35,7 @@ from qilin_rag.prompts.judge import NuggetAssignerPrompt, load_judge_prompt
 
 logger = logging.getLogger(__name__)
 VERSION = 1  # of how verdicts are read and scored
+OWN_BANK = "the bank is by the model under test"
 REPLIES, ASSIGNED = "nugget_judgements.jsonl", "nuggets.jsonl"
 
 
@@ -89,6 +90,16 @@ class _Assigning(NamedTuple):
     bank: Bank
     bank_path: Path
     settings: AssignerSettings
+    tested_maker: str | None
+
+    @property
+    def warnings(self) -> list[str]:
+        if self.tested_maker is None:
+            return []
+        return [
+            f"the model under test, {self.tested_maker}, has made the bank: its nuggets may favour its own answers; "
+            "make the bank with another LLM (nuggets create --llm)"
+        ]
 
     def answers(self, directory: RunDirectory) -> RunAnswers:
         self.bank.check_questions(directory.read_questions(), self.bank_path)
@@ -142,8 +153,20 @@ class _Assigning(NamedTuple):
         return [
             score.model_copy(update={"signature": signatures[score.metric]})
             for sample in answers.samples[control]
-            for score in _scores(sample.question_id, self.assigned(sample, answers, said, control))
+            for score in self._scores(sample.question_id, self.assigned(sample, answers, said, control))
         ]
+
+    def _scores(self, question_id: str, assigned: list[AssignedNugget] | str) -> list[Score]:
+        """Return the scores of an answer; those that need a remark have it."""
+        if isinstance(assigned, str):
+            return [Score(question_id=question_id, metric=name, value=None, reason=assigned) for name in NUGGET_METRICS]
+        has_vital = any(nugget.importance == "vital" for nugget in assigned)
+        scores = []
+        for name, value in nugget_scores(assigned).items():
+            remarks = [NO_VITAL] if "_vital" in name and not has_vital else []
+            remarks += [OWN_BANK] if self.tested_maker else []
+            scores.append(Score(question_id=question_id, metric=name, value=value, reason="; ".join(remarks) or None))
+        return scores
 
     def lines(self, answers: RunAnswers, said: Mapping[str, Judgement]) -> Iterator[AssignedAnswer]:
         """Yield the answers of the run whose verdicts can be read, with their nuggets."""
@@ -174,7 +197,6 @@ def assign_nuggets(path: Path, bank_path: Path, config: JudgeConfig, settings: A
         UsageError: The bank is about other questions, or can't be read.
     """
     assigning = _prepare(path, bank_path, config, settings)
-    warnings = _warn(assigning)
     controls: dict[str, dict[str, MetricSummary]] = {}
 
     def scores_of(answers: RunAnswers, hearing: Hearing) -> list[Score]:
@@ -192,13 +214,12 @@ def assign_nuggets(path: Path, bank_path: Path, config: JudgeConfig, settings: A
         return own
 
     judged = judge_answers(path, assigning.judge, assigning.answers, scores_of)
-    return AssignedRun(judged, assigning.bank, controls, warnings)
+    return AssignedRun(judged, assigning.bank, controls, assigning.warnings)
 
 
 def plan_assignment(path: Path, bank_path: Path, config: JudgeConfig, settings: AssignerSettings) -> Plan:
     """Plan the calls and the cost of `assign_nuggets`; write nothing."""
     assigning = _prepare(path, bank_path, config, settings)
-    _warn(assigning)
     return plan_answers(path, assigning.answers)
 
 
@@ -209,23 +230,18 @@ def read_assigned(path: Path) -> dict[str, AssignedAnswer]:
 
 def _prepare(path: Path, bank_path: Path, config: JudgeConfig, settings: AssignerSettings) -> _Assigning:
     judge = Judge(config, load_judge_prompt(NuggetAssignerPrompt, settings.language))
-    return _Assigning(judge, path, read_bank(bank_path), bank_path, settings)
+    bank = read_bank(bank_path)
+    assigning = _Assigning(judge, path, bank, bank_path, settings, _tested_maker(RunDirectory(path), bank))
+    for warning in assigning.warnings:
+        logger.warning(warning)
+    return assigning
 
 
-def _warn(assigning: _Assigning) -> list[str]:
-    """Log and return a warning if the maker of the bank is the model under test."""
-    directory = RunDirectory(assigning.path)
-    samples = directory.read_samples()[0].values()
-    tested = _names_of(directory.read_manifest(), samples)
-    made = {name.casefold() for maker in assigning.bank.makers for name in (maker.llm, *maker.models)}
-    if not (same := sorted(tested & made)):
-        return []
-    warning = (
-        f"the model under test, {same[0]}, has made the bank: its nuggets may favour its own answers; "
-        "make the bank with another LLM (nuggets create --llm)"
-    )
-    logger.warning(warning)
-    return [warning]
+def _tested_maker(directory: RunDirectory, bank: Bank) -> str | None:
+    """Return the name of the maker of a bank that is the model under test."""
+    tested = _names_of(directory.read_manifest(), directory.read_samples()[0].values())
+    made = {name for maker in bank.makers for name in (maker.llm, *maker.models)}
+    return next((name for name in sorted(made) if name.casefold() in tested), None)
 
 
 def _names_of(manifest: Manifest, samples: Iterable[Sample]) -> set[str]:
@@ -234,18 +250,3 @@ def _names_of(manifest: Manifest, samples: Iterable[Sample]) -> set[str]:
     model = configured.get("model") if isinstance(configured, dict) else None
     names = [manifest.labels["llm"], model, *(sample.model for sample in samples)]
     return {name.casefold() for name in names if isinstance(name, str) and name}
-
-
-def _scores(question_id: str, assigned: list[AssignedNugget] | str) -> list[Score]:
-    if isinstance(assigned, str):
-        return [Score(question_id=question_id, metric=name, value=None, reason=assigned) for name in NUGGET_METRICS]
-    has_vital = any(nugget.importance == "vital" for nugget in assigned)
-    return [
-        Score(
-            question_id=question_id,
-            metric=name,
-            value=value,
-            reason=NO_VITAL if "_vital" in name and not has_vital else None,
-        )
-        for name, value in nugget_scores(assigned).items()
-    ]

@@ -27,7 +27,7 @@ _SUPPORTS: dict[str, Support] = {
 }
 _ASSIGNED = re.compile(r"(?:[-*•]\s+)?(?:要点|nugget|fact)?\s*([1-9]\d{0,2})\s*[:.、)]\s*(\S.*?)\s*[。.]?", re.ASCII)
 _FACT = re.compile(
-    r"(?:[-*•]\s+|\d{1,3}[.、)]\s*)?(核心|次要|vital|okay)\s*[\[【［]\s*(\d+(?:\s*[,，、]\s*\d+)*)\s*[\]】］]\s*[:：]?\s*(\S.*)",
+    r"(?:[-*•]\s+|[0-9]{1,3}[.、)]\s*)?(核心|次要|vital|okay)\s*[\[【［]\s*([0-9]{1,3}(?:\s*[,，、]\s*[0-9]{1,3})*)\s*[\]】］]\s*[:：]?\s*(\S.*)",
     re.IGNORECASE,
 )
 _NO_FACTS = re.compile(r"(?:无|没有|none)[。.]?")
@@ -86,7 +86,7 @@ def read_facts(reply: str, n_sources: int, shown: Iterable[str] | None = None) -
 def _fact(found: re.Match[str] | None, n_sources: int) -> Fact | None:
     if not found:
         return None
-    sources = sorted({int(number) for number in re.findall(r"\d+", found[2])})
+    sources = sorted({int(number) for number in re.findall("[0-9]+", found[2])})
     text = found[3].strip()
     if not 1 <= sources[0] <= sources[-1] <= n_sources or not has_words(text) or len(text) > MOST_CHARS:
         return None

@@ -114,29 +114,28 @@ def test_what_is_planned_is_what_is_asked(made: Constructed, judge: FakeServer, 
         plan: dict[str, Any] = json.loads(done.out)
         return plan
 
-    def length(messages: list[dict[str, str]]) -> int:
-        return len(messages[-1]["content"])
-
-    def asked() -> tuple[int, list[Any]]:
-        n_calls, longest = len(judge.calls), max((body["messages"] for body in judge.calls), key=length)
+    def asked(plan: dict[str, Any]) -> int:
+        """Return the number of calls since the last look; what the plan shows is among them."""
+        messages = [body["messages"] for body in judge.calls]
+        assert plan["examples"] and all(each["messages"] in messages for each in plan["examples"])
         judge.calls.clear()
-        return n_calls, longest
+        return len(messages)
 
     of_seven = planned("create", "--data", made.data, "--batch", 1, "--limit", 7)
     assert judge.calls == [] and not list(Path("runs").glob("nuggets-*"))
     create(cli, judge, made, "--batch", 1, "--limit", 7)
-    n_calls, longest = asked()
-    assert (n_calls, longest) == (of_seven["calls"], of_seven["examples"][0]["messages"])
+    n_calls = asked(of_seven)
+    assert n_calls == of_seven["calls"]
     of_all = planned("create", "--data", made.data, "--batch", 1)
     assert (of_all["answered"], of_all["questions"]) == (n_calls, of_all["calls"] + n_calls)
     bank = create(cli, judge, made, "--batch", 1)
-    assert asked()[0] == of_all["calls"]
+    assert asked(of_all) == of_all["calls"]
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
     of_run = planned("assign", run, "--bank", bank, "--batch", 4)
     assert judge.calls == [] and sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
     assign(cli, judge, run, bank, "--batch", 4)
-    n_calls, longest = asked()
-    assert (n_calls, longest) == (of_run["calls"], of_run["examples"][0]["messages"])
+    n_calls = asked(of_run)
+    assert n_calls == of_run["calls"]
     assert planned("assign", run, "--bank", bank, "--batch", 4)["calls"] == 0
     for path in run.glob("nugget_judgements.jsonl"):
         path.unlink()
@@ -198,10 +197,15 @@ def test_an_edited_bank_is_another_bank(made: Constructed, judge: FakeServer, cl
 
 
 def test_a_bank_of_the_model_under_test_is_warned_about(made: Constructed, judge: FakeServer, cli: Cli) -> None:
+    judge.answer = lambda body: "我不清楚"
     done = cli("run", "--data", made.data, *asking(judge), "--metrics", "rouge_l", "--limit", 2)
+    judge.answer = substring_judge
     tested, bank = Path(done.out.splitlines()[-1]), create(cli, judge, made, "--limit", 2)
     done = cli("nuggets", "assign", tested, "--bank", bank, *asking(judge), "--json")
-    [warning] = json.loads(done.out)["warnings"]
+    told = json.loads(done.out)
+    [warning] = told["warnings"]
+    assert told["metrics"]["nugget_all"]["reasons"] == {"the bank is by the model under test": 2}
+    assert "the bank is by the model under test" in " ".join(cli("leaderboard").out.split())
     assert MODEL in warning and warning in " ".join(done.err.split())
     assert assign(cli, judge, import_run(cli, made), bank)["warnings"] == []
 
