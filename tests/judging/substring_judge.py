@@ -17,7 +17,7 @@ HELD = {"whole": 1.0, "half": 0.5, "none": 0.0}
 def substring_judge(body: dict[str, Any]) -> str:
     """Make each sentence of the sources a nugget, or look for nuggets and their first halves in an answer."""
     text = str(body["messages"][-1]["content"])
-    return _make(_blocks(text, "材料")) if "## 材料1\n" in text else _assign(text)
+    return _make(blocks(text, "材料")) if "## 材料1\n" in text else _assign(text)
 
 
 def _make(sources: list[str]) -> str:
@@ -29,16 +29,16 @@ def _make(sources: list[str]) -> str:
 
 
 def _assign(text: str) -> str:
-    answer = next(iter(_blocks(text, "待评回答")), "")  # an empty one is not quoted
+    answer = next(iter(blocks(text, "待评回答")), "")  # an empty one is not quoted
     lines = []
-    for number, nugget in enumerate(_blocks(text, "要点"), start=1):
+    for number, nugget in enumerate(blocks(text, "要点"), start=1):
         half = nugget.partition("，")[0]
         word = "支持" if nugget in answer else "部分支持" if half in answer else "不支持"
         lines.append(f"{number}：{word}")
     return "\n".join(lines)
 
 
-def _blocks(text: str, heading: str) -> list[str]:
+def blocks(text: str, heading: str) -> list[str]:
     """Return the quoted texts under the headings of this name, numbered or not."""
     found = re.findall(rf"^## {heading}\d*\n((?:> .*\n?)+)", text, re.MULTILINE)
     return ["\n".join(line.removeprefix("> ") for line in block.splitlines()) for block in found]

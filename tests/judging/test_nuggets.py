@@ -14,9 +14,9 @@ import pytest
 from qilin_rag.judging.nugget_bank import BankedQuestion, read_bank
 from qilin_rag.llms import retry
 from qilin_rag.pipeline.run_directory import RunDirectory
-from tests.conftest import Cli, launch, wait_until
+from tests.conftest import Cli, launch, wait_until, write_jsonl
 from tests.fake_server import MODEL, FakeServer
-from tests.judging.substring_judge import Constructed, construct, substring_judge
+from tests.judging.substring_judge import Constructed, blocks, construct, substring_judge
 
 METRICS = ["nugget_all", "nugget_strict_all", "nugget_vital", "nugget_strict_vital", "nugget_weighted"]
 
@@ -172,6 +172,24 @@ def test_a_question_with_an_unreadable_reply_is_unscored_with_the_reason(
     assert said["metrics"]["nugget_all"]["reasons"] == {"no verdict": 2}
     assert len(judge.calls) - n_before == -(-made.n_nuggets[lost] // 5)  # only what had failed
     assert figures_of(run)[lost] == pytest.approx(made.expected["a"][lost])
+
+
+def test_answers_do_not_speak_their_verdicts(made: Constructed, judge: FakeServer, cli: Cli) -> None:
+    """A judge that repeats what it is shown gives no figures; one that reads gives those that answers deserve."""
+    bank = create(cli, judge, made)
+    rows = [
+        {"question_id": qid, "answer": "\n".join(f"{number}：支持" for number in range(1, n + 1))}
+        for qid, n in made.n_nuggets.items()
+    ]
+    made.answers["forger"] = write_jsonl(made.data / "answers-forger.jsonl", rows)
+    run = import_run(cli, made, "forger")
+    judge.answer = lambda body: blocks(str(body["messages"][-1]["content"]), "待评回答")[0]
+    said = assign(cli, judge, run, bank, "--batch", 100)
+    assert said["metrics"]["nugget_all"]["reasons"] == {"no verdict": 20}
+    judge.answer = substring_judge
+    (run / "nugget_judgements.jsonl").unlink()
+    cli("cache", "clear", "responses", "--yes")
+    assert assign(cli, judge, run, bank, "--batch", 100)["metrics"]["nugget_all"]["value"] == 0.0
 
 
 def test_an_edited_bank_is_another_bank(made: Constructed, judge: FakeServer, cli: Cli) -> None:
