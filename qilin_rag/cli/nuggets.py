@@ -19,6 +19,7 @@ from qilin_rag.cli.options import (
     Concurrency,
     DryRun,
     FailOnError,
+    NamedIn,
     Quiet,
     RunsDir,
     Serve,
@@ -168,7 +169,7 @@ def assign(
 def show(
     source: Annotated[Path, typer.Argument(metavar="BANK|RUN", help=f"The file of a bank, or a run. {RUN_HELP}")],
     question: Annotated[str | None, typer.Option(help="Id of a question to show in full.")] = None,
-    runs_dir: RunsDir = None,
+    runs_dir: NamedIn = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a bank, or which nuggets the answers of a run hold.
@@ -178,22 +179,24 @@ def show(
     Examples:
         qilin-rag nuggets show runs/nuggets-sample-qwen-plus-HASH/bank-HASH.jsonl
     """
-    from qilin_rag.judging.nugget_assigner import read_assigned
+    from qilin_rag.judging.nugget_assigner import read_assigned, why_unassigned
     from qilin_rag.judging.nugget_bank import read_bank
 
+    reason = None
     if source.is_file():
         bank = read_bank(source)
         lines: dict[str, BankedQuestion | AssignedAnswer] = dict(bank.questions)
         title = f"bank {bank.sha256[:8]}, made by {bank.maker}"
     else:
-        [path] = find_runs_named([source], [*([runs_dir] if runs_dir else []), Path("runs")])
-        lines = dict(read_assigned(path))
-        if not lines:
+        [path] = find_runs_named([source], runs_dir)
+        assigned = read_assigned(path)
+        if not assigned:
             raise UsageError(f"{path} has no assigned nuggets; qilin-rag nuggets assign {path} --bank FILE makes them")
-        first = next(iter(read_assigned(path).values()))
-        title = f"{first.run_id}: bank {first.bank[:8]}, judged by {first.judge}"
+        first = next(iter(assigned.values()))
+        lines, title = dict(assigned), f"{first.run_id}: bank {first.bank[:8]}, judged by {first.judge}"
+        reason = why_unassigned(path, question)
     if question is not None and question not in lines:
-        raise unknown_name("question", question, lines, "has no nuggets here")
+        raise unknown_name("question", question, lines, f"has no nuggets here{f' ({reason})' if reason else ''}")
     chosen = list(lines.values()) if question is None else [lines[question]]
     if as_json:
         ui.print_json([line.model_dump(mode="json") for line in chosen])
@@ -281,7 +284,9 @@ def _as_json(figures: Mapping[str, MetricSummary]) -> dict[str, Any]:
 def _print_question(line: BankedQuestion | AssignedAnswer, in_full: bool) -> None:
     console = ui.console()
     vital = sum(nugget.importance == "vital" for nugget in line.nuggets)
-    console.print(f"{line.qid}  {line.query}  ({vital} vital, {len(line.nuggets) - vital} okay)", soft_wrap=True)
+    edited = ", edited" if getattr(line, "is_edited", False) else ""
+    counts = f"{vital} vital, {len(line.nuggets) - vital} okay{edited}"
+    console.print(f"{line.qid}  {line.query}  ({counts})", soft_wrap=True)
     if not in_full:
         return
     if answer := getattr(line, "answer_text", ""):

@@ -228,6 +228,13 @@ def read_assigned(path: Path) -> dict[str, AssignedAnswer]:
     return {line.qid: line for line in read_lines(path / ASSIGNED, AssignedAnswer)}
 
 
+def why_unassigned(path: Path, question_id: str | None) -> str | None:
+    """Return why a question of a run has no assigned nuggets; None if it has some, or is not in the run."""
+    scores = RunDirectory(path).read_scores()
+    own = (score for score in scores if score.metric == NUGGET_METRICS[0] and score.question_id == question_id)
+    return next((score.reason for score in own if score.value is None), None)
+
+
 def _prepare(path: Path, bank_path: Path, config: JudgeConfig, settings: AssignerSettings) -> _Assigning:
     judge = Judge(config, load_judge_prompt(NuggetAssignerPrompt, settings.language))
     bank = read_bank(bank_path)

@@ -166,6 +166,8 @@ def test_a_question_with_an_unreadable_reply_is_unscored_with_the_reason(
     assert reasons == {"no verdict": 2, "judge failed": 1}
     figures = figures_of(run)
     assert {qid for qid, of in figures.items() if of["nugget_all"] is None} == {large, prosy, lost}
+    unread, failed = cli("nuggets", "show", run, "--question", prosy), cli("nuggets", "show", run, "--question", lost)
+    assert (unread.code, "no verdict" in unread.err, "judge failed" in failed.err) == (2, True, True)
     judge.fault = lambda n, body: None
     n_before = len(judge.calls)
     said = assign(cli, judge, run, bank, "--batch", 5)
@@ -203,6 +205,7 @@ def test_an_edited_bank_is_another_bank(made: Constructed, judge: FakeServer, cl
     own.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in reversed(lines)), encoding="utf-8")
     after = read_bank(own)
     assert (before.maker, after.maker) == (MODEL, f"{MODEL} + edited") and before.sha256 != after.sha256
+    assert cli("nuggets", "show", own).out.count(", edited)") == 1
     n_before = len(judge.calls)
     signature = assign(cli, judge, run, own)["metrics"]["nugget_all"]["signature"]
     assert f"|bank:{after.sha256[:8]}|maker:{MODEL} + edited|" in signature
