@@ -18,8 +18,8 @@ import pytest
 import qilin_rag as qr
 from qilin_rag.core.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
 from qilin_rag.rankers.base import Ranker
+from qilin_rag.reports.compare import section_of
 from qilin_rag.reports.formats import format_cell, format_interval, marks, marks_of
-from qilin_rag.reports.sections import comparison_sections
 from tests.conftest import Cli
 from tests.fake_server import MODEL, FakeServer
 
@@ -169,7 +169,7 @@ def test_a_notebook_shows_what_a_terminal_shows(data_dir: Path, cli: Cli) -> Non
     compared = qr.compare(runs[0], runs[1])
     shown = html.unescape(re.sub("<[^>]+>", " ", compared._repr_html_()))
     printed = " ".join(cli("compare", runs[0].path, runs[1].path).out.split())
-    [section] = comparison_sections(compared)
+    section = section_of(compared)
     assert section.lines
     for text in [*itertools.chain(*section.rows), *section.lines]:
         assert text in shown and text in printed

@@ -51,11 +51,11 @@ def _show(compared: Comparison, run_a: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from qilin_rag.reports.compare import section_of
     from qilin_rag.reports.measured import highest_is_best
-    from qilin_rag.reports.sections import comparison_sections
 
     console = ui.console()
-    [section] = comparison_sections(compared)
+    section = section_of(compared)
     console.print(f"A: {compared.run_a}\nB: {compared.run_b}\n{section.title}\n")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(section.header[0], overflow="fold")

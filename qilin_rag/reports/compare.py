@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qilin_rag.core.errors import UsageError, unknown_name
-from qilin_rag.core.stats import Clusters, PairedTest, Values, paired_tests
+from qilin_rag.core.stats import ALPHA, Clusters, PairedTest, Values, paired_tests
 from qilin_rag.core.tables import as_frame, as_html
+from qilin_rag.core.text import counted
 from qilin_rag.core.types import Frozen
 from qilin_rag.reports.cells import could_be_shown
 from qilin_rag.reports.measured import (
@@ -24,6 +25,7 @@ from qilin_rag.reports.measured import (
     values_of,
 )
 from qilin_rag.reports.run_list import describe_statuses
+from qilin_rag.reports.sections import Section
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -111,12 +113,30 @@ class Comparison(Frozen):
 
     def _repr_html_(self) -> str:
         """Return the differences as an HTML table with the lines below it, as `compare` prints them, for a notebook."""
-        from qilin_rag.reports.sections import comparison_sections  # which is about this class
-
-        [section] = comparison_sections(self)
+        section = section_of(self)
         header = [{"A": self.run_a, "B": self.run_b}.get(name, name) for name in section.header]
         lines = "".join(f"<li>{html.escape(line)}</li>" for line in section.lines)
         return as_html(header, section.rows) + (f"<ul>{lines}</ul>" if lines else "")
+
+
+def section_of(compared: Comparison) -> Section:
+    """Return the differences of two runs by metric as a table, with lines below it."""
+    rows, lines = [], []
+    for each in compared.metrics:
+        interval = f"{each.ci95[0]:+.4f} .. {each.ci95[1]:+.4f}" if each.ci95 else "-"
+        counts = f"{each.wins}/{each.ties}/{each.losses}"
+        figures = [f"{each.value_a:.4f}", f"{each.value_b:.4f}", f"{each.difference:+.4f}"]
+        rows.append([each.metric, *figures, interval, "-" if each.p is None else f"{each.p:.4f}", counts])
+        if each.n < compared.n_questions:
+            lines.append(f"{each.metric}: {counted(each.n, 'question')} scored in both")
+        if each.no_interval:
+            lines.append(f"{each.metric}: no interval, {each.no_interval}")
+        if each.p is not None and each.p > ALPHA:
+            limit = f"smallest detectable difference: {each.detectable:.4f}" if each.detectable else each.undetectable
+            lines.append(f"{each.metric}: no difference shown; {limit}")
+    same = f" ({compared.n_clusters} distinct)" if compared.n_clusters < compared.n_questions else ""
+    header = ["metric", "A", "B", "A - B", "95% interval", "p", "won/tied/lost"]
+    return Section(f"{counted(compared.n_questions, 'question')}{same}", header, rows, [*lines, *compared.notes])
 
 
 def compare(

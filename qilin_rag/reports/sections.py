@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from qilin_rag.core.stats import ALPHA
 from qilin_rag.core.text import counted
 from qilin_rag.reports import formats
 from qilin_rag.reports.ablation import Ablation, Factor, FactorRanking, Level
 from qilin_rag.reports.cells import Cell, ResultTable
-from qilin_rag.reports.compare import Comparison
 from qilin_rag.reports.formats import (
     column_names,
     escape_md,
@@ -101,26 +99,6 @@ def sensitivity_sections(reports: Sequence[Sensitivity]) -> Iterator[Section]:
         ]
         lines = [f"the best as it is: {best}", *report.notes, report.signature]
         yield Section(f"{report.metric}: variants against it as it is", ["variant", "tau", "best"], agreement, lines)
-
-
-def comparison_sections(compared: Comparison) -> Iterator[Section]:
-    """Yield the differences of two runs by metric."""
-    rows, lines = [], []
-    for each in compared.metrics:
-        interval = f"{each.ci95[0]:+.4f} .. {each.ci95[1]:+.4f}" if each.ci95 else "-"
-        counts = f"{each.wins}/{each.ties}/{each.losses}"
-        figures = [f"{each.value_a:.4f}", f"{each.value_b:.4f}", f"{each.difference:+.4f}"]
-        rows.append([each.metric, *figures, interval, "-" if each.p is None else f"{each.p:.4f}", counts])
-        if each.n < compared.n_questions:
-            lines.append(f"{each.metric}: {counted(each.n, 'question')} scored in both")
-        if each.no_interval:
-            lines.append(f"{each.metric}: no interval, {each.no_interval}")
-        if each.p is not None and each.p > ALPHA:
-            limit = f"smallest detectable difference: {each.detectable:.4f}" if each.detectable else each.undetectable
-            lines.append(f"{each.metric}: no difference shown; {limit}")
-    same = f" ({compared.n_clusters} distinct)" if compared.n_clusters < compared.n_questions else ""
-    header = ["metric", "A", "B", "A - B", "95% interval", "p", "won/tied/lost"]
-    yield Section(f"{counted(compared.n_questions, 'question')}{same}", header, rows, [*lines, *compared.notes])
 
 
 def board_sections(tables: Sequence[ResultTable]) -> Iterator[Section]:

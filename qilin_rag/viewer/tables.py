@@ -20,13 +20,13 @@ from qilin_rag.data.requests import TaskName
 from qilin_rag.pipeline.run_directory import SAMPLES
 from qilin_rag.reports import formats
 from qilin_rag.reports.ablation import ablation, common_settings
-from qilin_rag.reports.compare import Comparison, Moved, compare
+from qilin_rag.reports.compare import Comparison, Moved, compare, section_of
 from qilin_rag.reports.contents import collect
 from qilin_rag.reports.html import as_html
 from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.reports.measured import RunCache, read_runs
 from qilin_rag.reports.ranking_board import ranking_board
-from qilin_rag.reports.sections import Section, ablation_sections, board_sections, comparison_sections
+from qilin_rag.reports.sections import Section, ablation_sections, board_sections
 from qilin_rag.viewer.app import data, page
 from qilin_rag.viewer.folders import Folders
 from qilin_rag.viewer.shell import markup, shell
@@ -73,7 +73,7 @@ def _compare(folders: Folders, request: Request) -> dict[str, Any]:
     metric = request.query_params.get("metric") or None
     compared = compare(path_a, path_b, metric, n_moved=_MOST_MOVED)
     return answer | {
-        "sections": _plain(comparison_sections(compared)),
+        "sections": _plain([section_of(compared)]),
         "metrics": [each.metric for each in compared.metrics],
         "moved_by": compared.moved_by,
         "moved": {"A": _moved(compared.better_a), "B": _moved(compared.better_b)},
