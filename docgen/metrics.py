@@ -90,6 +90,13 @@ METRICS = {
     "citation_invalid": Metric(
         "Citations of notes that were not given / citations.", "0 to 1, lower is better", _SETS, _ALCE
     ),
+    "refusal": Metric(
+        "1 if a clause of the answer refuses the question, by the prompt's own sentence or a pattern, and no clause "
+        "answers; else 0.",
+        "0 or 1; 1 is best for notes without the answer (`unanswerable`), 0 for others",
+        "As the rejection rate of RGB (Chen et al. 2024), which looks for one fixed sentence",
+        "https://arxiv.org/abs/2309.01431",
+    ),
     "recall@k": Metric("Reference notes among the first k hits / reference notes.", _UP, "ir_measures", _IR_MEASURES),
     "ndcg@k": Metric(
         "DCG / DCG of the best order. DCG = sum of 1 / log2(rank + 1) over the reference notes among the first k hits.",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from qilin_rag.retrievers.dense.retriever import BiEncoder
     from qilin_rag.retrievers.hybrid import Hybrid
     from qilin_rag.retrievers.langchain import LangChainRetriever
+    from qilin_rag.retrievers.mixed import Mixed, Unanswerable
     from qilin_rag.retrievers.none import NoRetriever
     from qilin_rag.retrievers.oracle import Oracle, OracleTopK
     from qilin_rag.retrievers.random import Random
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from qilin_rag.scorers.contains import Contains
     from qilin_rag.scorers.length import LengthRatio
     from qilin_rag.scorers.overlap import Bleu, ChrF
+    from qilin_rag.scorers.refusal import RefusalRate
     from qilin_rag.scorers.retrieval import Retrieval
     from qilin_rag.scorers.rouge import Rouge1, Rouge2, RougeL
 
@@ -61,6 +63,7 @@ _NAMES = {
     "retrievers.dense.retriever": ("BiEncoder",),
     "retrievers.hybrid": ("Hybrid",),
     "retrievers.langchain": ("LangChainRetriever",),
+    "retrievers.mixed": ("Mixed", "Unanswerable"),
     "retrievers.none": ("NoRetriever",),
     "retrievers.oracle": ("Oracle", "OracleTopK"),
     "retrievers.random": ("Random",),
@@ -72,6 +75,7 @@ _NAMES = {
     "scorers.contains": ("Contains",),
     "scorers.length": ("LengthRatio",),
     "scorers.overlap": ("Bleu", "ChrF"),
+    "scorers.refusal": ("RefusalRate",),
     "scorers.retrieval": ("Retrieval",),
     "scorers.rouge": ("Rouge1", "Rouge2", "RougeL"),
 }
@@ -97,6 +101,7 @@ __all__ = [
     "LangChainRetriever",
     "Leaderboard",
     "LengthRatio",
+    "Mixed",
     "NoRetriever",
     "Note",
     "OpenAICompatible",
@@ -106,6 +111,7 @@ __all__ = [
     "Question",
     "Random",
     "Recorded",
+    "RefusalRate",
     "Retrieval",
     "Retriever",
     "Rouge1",
@@ -115,6 +121,7 @@ __all__ = [
     "RunList",
     "Scorer",
     "Trec",
+    "Unanswerable",
     "UsageError",
     "__version__",
     "compare",

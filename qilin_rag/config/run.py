@@ -77,6 +77,7 @@ class RunConfig(PlainSettings, LLMConfig):
                 f"top_k {self.top_k} (--top-k): the second stage ranks only {self.rerank.depth} notes; "
                 "raise rerank_depth (--rerank-depth)"
             )
+        self.retriever.check_k(self.top_k if self.rerank is None else self.rerank.depth)
         return self
 
     def spec(self) -> RunSpec:

@@ -241,6 +241,12 @@ def _metrics(layer: Any) -> dict[str, dict[str, Any]]:
     raise UsageError(f"metrics: expected names, or a mapping of names to settings; got {reprlib.repr(layer)}")
 
 
+def _usual_top_k(retriever: Any, settings: Mapping[str, Any]) -> int | None:
+    """Return the `top_k` that the settings of this class of retrievers fix, if they do."""
+    found: int | None = retriever.usual_top_k(settings)
+    return found
+
+
 def resolve_spec(
     flags: Mapping[str, Any],
     overrides: Iterable[str] = (),
@@ -287,9 +293,13 @@ def resolve_spec(
     _expand_paths(merged)
     merged |= {name: _typed(RunSpec, name, merged[name]) for name in _PLAIN_SETTINGS if name in merged}
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
-    depth = _typed(RETRIEVERS.resolve(retriever_name), "depth", retriever.get("depth"))
+    retriever_class = RETRIEVERS.resolve(retriever_name)
+    depth = _typed(retriever_class, "depth", retriever.get("depth"))
     depths = [depth, merged.get("rerank_depth", RERANK_DEPTH) if merged.get("rerank") else None]
-    merged.setdefault("top_k", min([top_k, *(depth for depth in depths if isinstance(depth, int) and depth > 0)]))
+    usual = _usual_top_k(retriever_class, retriever) or min(
+        [top_k, *(depth for depth in depths if isinstance(depth, int) and depth > 0)]
+    )
+    merged.setdefault("top_k", usual)
     LLMS.resolve(llm_class)  # before the check of its destination
     by_flag = named_settings(overrides, flags.get("base_url"))
     check_destination(label, {**llm, "name": llm_class}, by_flag, bool(merged.get("serve")))

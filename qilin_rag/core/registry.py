@@ -142,7 +142,8 @@ class Component(BaseModel):
     def named(self) -> Named:
         """Return this component by name and own settings; an argument that is not the default joins the name."""
         name, settings = self.called(), self.own_settings()
-        if self.argument in settings and ":" not in name and (given := str(settings[self.argument])).strip():
+        given = settings.get(self.argument or "", "")
+        if not isinstance(given, dict) and ":" not in name and str(given).strip():
             name = f"{name}:{given}"
             del settings[self.argument]
         return Named(name=name, settings=settings)
@@ -325,11 +326,13 @@ RETRIEVERS: Registry[Any] = Registry(
         "biencoder": "qilin_rag.retrievers.dense.retriever:BiEncoder",
         "hybrid": "qilin_rag.retrievers.hybrid:Hybrid",
         "langchain": "qilin_rag.retrievers.langchain:LangChainRetriever",
+        "mixed": "qilin_rag.retrievers.mixed:Mixed",
         "oracle": "qilin_rag.retrievers.oracle:Oracle",
         "oracle_top_k": "qilin_rag.retrievers.oracle:OracleTopK",
         "random": "qilin_rag.retrievers.random:Random",
         "recorded": "qilin_rag.retrievers.recorded:Recorded",
         "trec": "qilin_rag.retrievers.trec:Trec",
+        "unanswerable": "qilin_rag.retrievers.mixed:Unanswerable",
     },
 )
 LLMS: Registry[Any] = Registry(
@@ -375,6 +378,7 @@ SCORERS: Registry[Any] = Registry(
         "contains": "qilin_rag.scorers.contains:Contains",
         "length_ratio": "qilin_rag.scorers.length:LengthRatio",
         "citations": "qilin_rag.scorers.citations:Citations",
+        "refusal": "qilin_rag.scorers.refusal:RefusalRate",
         "retrieval": "qilin_rag.scorers.retrieval:Retrieval",
     },
 )

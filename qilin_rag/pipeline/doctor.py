@@ -27,7 +27,7 @@ from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.llms.serving.engines import Engine
 from qilin_rag.models.pretrained import find_model
 from qilin_rag.retrievers.dense.retriever import BiEncoder
-from qilin_rag.retrievers.hybrid import Hybrid
+from qilin_rag.retrievers.parts import leaves
 
 EXTRAS = {
     "neural": "biencoder and bertscore",
@@ -125,8 +125,7 @@ def _models(config: RunSpec) -> Iterator[Finding]:
     except QilinError as error:
         yield Finding("settings", "failed", str(error))
         return
-    parts = retriever.parts if isinstance(retriever, Hybrid) else [retriever]
-    bi_encoders = [part for part in parts if isinstance(part, BiEncoder)] or [BiEncoder()]
+    bi_encoders = [part for part in leaves(retriever) if isinstance(part, BiEncoder)] or [BiEncoder()]
     named = [("biencoder", each.model, "retriever.model") for each in bi_encoders]
     for name, model, key in (*named, ("bertscore", bert_score.model, "metrics.bertscore.model")):
         if folder := find_model(model):

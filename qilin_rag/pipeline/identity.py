@@ -101,7 +101,12 @@ def new_manifest(
         config=config.spec().model_dump(mode="json"),
         data={"label": dataset.label, "sha256": dataset.sha256, "n_notes": len(dataset.notes)},
         data_defects=defects,
-        prompt={"name": prompt.name, "version": prompt.version, "sha256": prompt.sha256},
+        prompt={
+            "name": prompt.name,
+            "version": prompt.version,
+            "sha256": prompt.sha256,
+            **({"refusal": prompt.refusal} if prompt.refusal else {}),
+        },
         question_set_sha256=hash_questions(questions),
         n_questions=len(questions),
         seed=config.seed,

@@ -6,7 +6,7 @@ from qilin_rag.core.text import counted
 from qilin_rag.data import NoteStore
 from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.retrievers import IndexedRetriever, Retriever
-from qilin_rag.retrievers.hybrid import Hybrid
+from qilin_rag.retrievers.parts import leaves
 
 _MOST_NOTES = 50_000  # that are indexed by their words in seconds
 _MOST_TEXTS = 2_000  # that a model reads in about as many
@@ -18,7 +18,7 @@ def work_before(retriever: Retriever, reranker: Reranker | None, notes: NoteStor
     A small index of words needs neither a model nor time: it is built here, and not kept.
     """
     steps = []
-    for part in retriever.parts if isinstance(retriever, Hybrid) else [retriever]:
+    for part in leaves(retriever):
         if not isinstance(part, IndexedRetriever):
             continue
         name = type(part).__name__

@@ -71,8 +71,11 @@ def foresee(scorers: Iterable[Scorer], directories: Iterable[RunDirectory]) -> N
 
 def scorers_for(manifest: Manifest, scorers: Iterable[Scorer]) -> list[Scorer]:
     """Return the scorers as they score this run."""
+    refusals = manifest.prompt.get("refusal")
+    own = [each for each in refusals if isinstance(each, str)] if isinstance(refusals, list) else []
+    scorers = [scorer.for_prompt(own) for scorer in scorers]
     if manifest.config["top_k"] is None:  # of an imported run without notes
-        return list(scorers)
+        return scorers
     return [scorer.for_run(manifest.config["top_k"], manifest.identity["top_k"] is None) for scorer in scorers]
 
 

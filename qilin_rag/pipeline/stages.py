@@ -137,7 +137,10 @@ def prepare(config: RunConfig, shared: Shared | None = None) -> Prepared:
         dataset=dataset,
         questions=questions,
         defects=defects,
-        scorers=[each.for_run(config.top_k, config.retriever.ignores_k) for each in config.metrics.values()],
+        scorers=[
+            each.for_run(config.top_k, config.retriever.ignores_k).for_prompt(config.prompt.refusal)
+            for each in config.metrics.values()
+        ],
         left_out=left_out,
         server=server,
         unreachable=unreachable,

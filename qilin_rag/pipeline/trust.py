@@ -15,6 +15,7 @@ from qilin_rag.config.presets import known_preset
 from qilin_rag.config.spec import RunSpec
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.registry import LLMS, RETRIEVERS, SCORERS, Component, Registry
+from qilin_rag.retrievers.parts import Composite, parts_in
 
 logger = logging.getLogger(__name__)
 _PUBLIC_DATA = "hub:THUIR/Qilin"
@@ -85,19 +86,24 @@ def _outward_of_others(config: RunSpec, named: set[str]) -> Iterator[tuple[str, 
         for name, value, expected in _outward_settings(component, settings, {}) if component else ():
             if value != expected and f"{prefix}.{name}" not in named:
                 yield f"{prefix}.{name}", value
-    parts = config.retriever.settings.get("of")
-    if "retriever.of" not in named and any(map(_is_outward_part, parts if isinstance(parts, list) else ())):
-        yield "retriever.of", parts
+    retriever = _class_of(RETRIEVERS, config.retriever.name)
+    if retriever is not None and issubclass(retriever, Composite):
+        parts = parts_in(retriever, RETRIEVERS.implied(config.retriever.name) | config.retriever.settings)
+        if f"retriever.{retriever.part_setting}" not in named and any(map(_is_outward_part, parts)):
+            yield f"retriever.{retriever.part_setting}", parts
 
 
 def _is_outward_part(part: Any) -> bool:
-    """Return whether a part of a hybrid retriever names an address or a key."""
+    """Return whether a part of a retriever, or a part of that, names an address or a key."""
     settings = {"name": part} if isinstance(part, str) else dict(part) if isinstance(part, dict) else {}
     name = str(settings.pop("name", ""))
     component = _class_of(RETRIEVERS, name)
+    if component is None:
+        return False
     settings = RETRIEVERS.implied(name) | settings
-    return component is not None and any(
-        value != expected for _, value, expected in _outward_settings(component, settings, {})
+    own = _outward_settings(component, settings, {})
+    return any(value != expected for _, value, expected in own) or any(
+        map(_is_outward_part, parts_in(component, settings))
     )
 
 
@@ -158,8 +164,8 @@ def _code_named(config: RunSpec, named: set[str]) -> Iterator[str]:
     components += [(SCORERS, name, settings) for name, settings in config.metrics.items()]
     for registry, name, settings in components:
         if registry.names_code(name, settings):
-            parts = settings.get("of")
-            yield str(settings.get("spec", name)) if parts is None else f"{name} of {_short(parts)}"
+            parts = parts_in(registry.resolve(name), settings) if registry.is_registered(name) else []
+            yield f"{name} of {_short(parts)}" if parts else str(settings.get("spec", name))
     engine = config.llm.settings.get("engine")
     is_named = not named.isdisjoint({"llm.engine", "llm.engine.python"})
     if config.serve and isinstance(engine, dict) and engine.get("python") and not is_named:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import PrivateAttr
+from pydantic import BeforeValidator, PrivateAttr, model_validator
 
 from qilin_rag.config.resources import find_resource
 from qilin_rag.config.run import RunConfig
+from qilin_rag.core.text import query_key
 from qilin_rag.core.types import Message, Note, NoteOrder, RenderedPrompt
 from qilin_rag.prompts.templates import PromptTooLongError, Templates, estimated_tokens, read_templates
 
@@ -53,16 +54,36 @@ class NoteForm(NamedTuple):
 BEST_FIRST = NoteForm()
 
 
+def _listed(texts: Any) -> Any:
+    return [texts] if isinstance(texts, str) else texts
+
+
 class Prompt(Templates):
-    """A prompt for the LLM under test. `notes` come in the run's note_order; each has title and content."""
+    """A prompt for the LLM under test. `notes` come in the run's note_order; each has title and content.
+
+    Attributes:
+        refusal: The sentences by which the templates tell the LLM to refuse, for the metric `refusal`. The hash of the
+            templates covers them, since each must occur there.
+    """
 
     parts = ("system", "with_notes", "without_notes")
     variables = ("query", "notes")
 
     with_notes: str
     without_notes: str
+    refusal: Annotated[list[str], BeforeValidator(_listed)] = []
 
     _source: str = PrivateAttr(default="")
+
+    @model_validator(mode="after")
+    def _names_its_refusals(self) -> Prompt:
+        said = query_key(self.system + self.with_notes + self.without_notes)
+        for sentence in self.refusal:
+            if not any(map(str.isalnum, sentence)) or query_key(sentence) not in said:
+                raise ValueError(
+                    f"refusal {sentence!r} is not in the templates; write it as they tell the LLM to say it"
+                )
+        return self
 
     @property
     def source(self) -> str:

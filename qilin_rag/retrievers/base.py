@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,19 @@ class Retriever(Component):
         Returns:
             One ranking for each question, in the order of `questions`; the best hit first, with ranks 1, 2, ...
         """
+
+    @property
+    def most_hits(self) -> int | None:
+        """Return the most hits that it can be asked for; None if there is no limit."""
+        return None
+
+    @classmethod
+    def usual_top_k(cls, settings: Mapping[str, Any]) -> int | None:
+        """Return the number of notes that these settings fix, the default of `top_k`; None if they fix none."""
+        return None
+
+    def check_k(self, k: int) -> None:
+        """Raise a UsageError if the settings contradict a search for `k` hits. The default accepts any `k`."""
 
     def as_langchain(self, notes: NoteStore, k: int = 5, questions: Sequence[Question] = ()) -> BaseRetriever:
         """Return this retriever as a LangChain retriever over these notes.

@@ -7,34 +7,23 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, PrivateAttr, field_serializer, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, field_serializer, model_validator
 
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.registry import RETRIEVERS, describe
+from qilin_rag.core.registry import RETRIEVERS
 from qilin_rag.core.ties import ranked
 from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore
 from qilin_rag.retrievers.base import Retriever, checked_rankings, min_max
+from qilin_rag.retrievers.parts import Composite, named_part, split_part
 
 _RRF_K = 60
 
 
 def _named(parts: Any) -> list[dict[str, Any]]:
-    """Return each part as a mapping with `name` and its settings.
-
-    A part may be a mapping, a name, or in Python a retriever.
-    """
     if not isinstance(parts, list | tuple):
         raise ValueError("expected a list of retrievers, such as [bm25, recorded:dpr]")
-    parts = [{"name": part.called(), **part.own_settings()} if isinstance(part, Retriever) else part for part in parts]
-    named = [{"name": part} if isinstance(part, str) else part for part in parts]
-    if not all(isinstance(part, dict) and isinstance(part.get("name"), str) for part in named):
-        raise ValueError("a part is a name, or a mapping with 'name' and its settings")
-    return named
-
-
-def _split(part: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    return part["name"], {key: value for key, value in part.items() if key != "name"}
+    return [named_part(part) for part in parts]
 
 
 def _is_same(one: Retriever, other: Retriever) -> bool:
@@ -42,7 +31,7 @@ def _is_same(one: Retriever, other: Retriever) -> bool:
     return type(one) is type(other) and one.model_dump(exclude={"index"}) == other.model_dump(exclude={"index"})
 
 
-class Hybrid(Retriever):
+class Hybrid(Composite):
     """The rankings of several retrievers, fused by reciprocal rank or by a weighted sum of scores.
 
     A note's score is the sum of what each retriever that found it adds:
@@ -58,6 +47,7 @@ class Hybrid(Retriever):
         20
     """
 
+    part_setting: ClassVar[str] = "of"
     version: ClassVar[int] = 2
     nested: ClassVar[bool] = True
 
@@ -72,11 +62,9 @@ class Hybrid(Retriever):
     depth: PositiveInt = 100
     """The number of notes that each retriever is asked for, at least the run's `top_k`."""
 
-    _parts: list[tuple[str, Retriever]] = PrivateAttr(default_factory=list)
-
     @model_validator(mode="after")
     def _make_parts(self) -> Hybrid:
-        for number, (name, settings) in enumerate(map(_split, self.of)):
+        for number, (name, settings) in enumerate(map(split_part, self.of)):
             if RETRIEVERS.resolve(name) is Hybrid:  # weights can express the same on one readable line
                 raise ValueError("a part of hybrid can't be hybrid; list its parts instead")
             part = RETRIEVERS.create(name, settings, at=f"retriever.of.{number}")
@@ -92,31 +80,20 @@ class Hybrid(Retriever):
     @field_serializer("of")
     def _whole(self, of: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Serialise the parts with all their settings, as they are used."""
-        return [{"name": name, **part.model_dump(mode="json")} for name, part in self._parts]
+        return self.in_full()
 
     @property
-    def parts(self) -> list[Retriever]:
-        """Return the retrievers in their order."""
-        return [part for _, part in self._parts]
-
-    @classmethod
-    def names_code(cls, settings: Mapping[str, Any]) -> bool:
-        """Return whether one of the parts names code."""
-        try:
-            return any(RETRIEVERS.names_code(*_split(part)) for part in _named(settings.get("of", [])))
-        except ValueError:  # not a list of retrievers, which is reported when it is made
-            return False
+    def most_hits(self) -> int:
+        """Return `depth`: rankings are fused of so many hits."""
+        return self.depth
 
     def identity(self) -> dict[str, Any]:
         """Return the identity of each part, and the settings of the fusion."""
-        return super().identity() | {"of": [part.identity() for _, part in self._parts]}
+        return super().identity() | {"of": [part.identity() for part in self.parts]}
 
     def changed(self, base: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
         """Return the changed settings, with the parts under their names in tables."""
-        called = [
-            describe(RETRIEVERS.label(name), part.changed(RETRIEVERS.implied(name))) for name, part in self._parts
-        ]
-        return super().changed(base) | {"of": f"({', '.join(called)})"}
+        return super().changed(base) | {"of": self.called_parts()}
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """Return the best `k` notes of each question by the fused scores."""

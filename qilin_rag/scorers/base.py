@@ -86,6 +86,14 @@ class Scorer(Component):
         """
         return self
 
+    def for_prompt(self, refusals: Sequence[str]) -> Self:
+        """Return the scorer for a run, if its figures depend on how the prompt tells the LLM to refuse.
+
+        Args:
+            refusals: The sentences that the prompt's file names as `refusal`; often none.
+        """
+        return self
+
     def prepare(self) -> None:
         """Load what scoring needs. Called before the first question is asked, so that an error costs nothing."""
 

@@ -196,6 +196,13 @@ def test_a_setting_does_not_import_what_the_run_names(part: str, setting: str, s
         ({"name": f"search:{EVIL}", "settings": {}}, f"retriever.url={EVIL}"),
         ({"name": "hybrid", "settings": {"of": ["bm25", {"name": "search", "url": EVIL}]}}, "retriever.of="),
         ({"name": "hybrid", "settings": {"of": ["bm25", f"search:{EVIL}"]}}, "retriever.of="),
+        ({"name": "mixed", "settings": {"wrong": {"name": "search", "url": EVIL}}}, "retriever.wrong="),
+        ({"name": f"mixed:search:{EVIL}", "settings": {}}, "retriever.wrong="),
+        (
+            {"name": "mixed", "settings": {"wrong": {"name": "hybrid", "of": ["bm25", f"search:{EVIL}"]}}},
+            "retriever.wrong=",
+        ),
+        ({"name": f"unanswerable:search:{EVIL}", "settings": {}}, "retriever.of="),
     ],
 )
 def test_an_address_is_found_wherever_it_stands(
@@ -208,9 +215,22 @@ def test_an_address_is_found_wherever_it_stands(
     assert done.code == 2 and "alone names retriever." in done.err and flag in done.err
 
 
-def test_the_code_of_a_part_is_shown() -> None:
-    spec = recorded_spec({"retriever": {"name": "hybrid", "settings": {"of": ["bm25", "strange_s:X"]}}})
-    with pytest.raises(UsageError, match=r"names code to run: hybrid of .*strange_s:X"):
+@pytest.mark.parametrize(
+    ("retriever", "shown"),
+    [
+        ({"name": "hybrid", "settings": {"of": ["bm25", "strange_s:X"]}}, "hybrid of .*strange_s:X"),
+        ({"name": "mixed", "settings": {"wrong": "strange_s:X"}}, "mixed of .*strange_s:X"),
+        ({"name": "mixed:strange_s:X", "settings": {}}, "mixed:strange_s:X"),
+        ({"name": "unanswerable", "settings": {"of": {"name": "strange_s:X"}}}, "unanswerable of .*strange_s:X"),
+        (
+            {"name": "mixed", "settings": {"wrong": {"name": "hybrid", "of": ["bm25", "strange_s:X"]}}},
+            "mixed of .*strange_s:X",
+        ),
+    ],
+)
+def test_the_code_of_a_part_is_shown(retriever: dict[str, Any], shown: str) -> None:
+    spec = recorded_spec({"retriever": retriever})
+    with pytest.raises(UsageError, match=rf"names code to run: {shown}"):
         trusted(Path("run"), spec, set())
 
 

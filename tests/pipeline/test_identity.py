@@ -98,6 +98,7 @@ def test_what_was_written_down_before_is_read_as_now() -> None:
     assert now["other"] == {"class": "mine:M"}
     assert (former(now), renewed(now)) == (before, now)
     every = {f"{table.kind}/{name}" for table in (RETRIEVERS, LLMS, ENGINES, RANKERS) for name in table.table()}
+    every -= {"retriever/mixed", "retriever/unanswerable"}  # which no older version had
     assert {former({"component": name}).get("class", name).count(":") for name in every} == {1}
 
 
