@@ -142,8 +142,9 @@ class Component(BaseModel):
     def named(self) -> Named:
         """Return this component by name and own settings; an argument that is not the default joins the name."""
         name, settings = self.called(), self.own_settings()
-        given = settings.get(self.argument or "", "")
-        if not isinstance(given, dict) and ":" not in name and str(given).strip():
+        given = settings.get(self.argument) if self.argument else None
+        is_text = given is not None and not isinstance(given, dict)
+        if self.argument and is_text and ":" not in name and str(given).strip():
             name = f"{name}:{given}"
             del settings[self.argument]
         return Named(name=name, settings=settings)

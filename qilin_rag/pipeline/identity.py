@@ -105,7 +105,7 @@ def new_manifest(
             "name": prompt.name,
             "version": prompt.version,
             "sha256": prompt.sha256,
-            **({"refusal": prompt.refusal} if prompt.refusal else {}),
+            **({"refusal": list(prompt.refusal)} if prompt.refusal else {}),
         },
         question_set_sha256=hash_questions(questions),
         n_questions=len(questions),

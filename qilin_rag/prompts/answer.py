@@ -71,7 +71,7 @@ class Prompt(Templates):
 
     with_notes: str
     without_notes: str
-    refusal: Annotated[list[str], BeforeValidator(_listed)] = []
+    refusal: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
 
     _source: str = PrivateAttr(default="")
 

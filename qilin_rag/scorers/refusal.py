@@ -18,10 +18,10 @@ _CONDITION = patterns.compiled(patterns.CONDITIONS)
 _OPENING = patterns.compiled(patterns.OPENINGS)
 _ASIDE = patterns.compiled(*patterns.ASIDES)
 _CONTRAST = patterns.compiled(patterns.CONTRASTS)
-_QUOTES = ("“”", "「」", "『』", "‘’", "«»", '""')
+_QUOTES = [("“", "”"), ("「", "」"), ("『", "』"), ("‘", "’"), ("«", "»"), ('"', '"')]
 _QUOTED = re.compile("|".join(f"{first}[^{first}{last}]*{last}" for first, last in _QUOTES))
 _LIST_MARK = re.compile(r"^[ \t]*(?:(?:>|#{1,6}[ \t]|[-*•][ \t]|[(（]?\d{1,2}[.)、）])[ \t]*)+", re.MULTILINE)
-_CLAUSE_END = re.compile(r"[,，]|(?<!\d)[.](?:\s|$)|:(?=\s*\w{8,})")
+_CLAUSE_END = re.compile(r"[,，]|[.](?:\s|$)|:(?=\s*\w{8,})")
 _EDGE = " \t\n.。!！?？;；…~～,，、:："
 
 

@@ -18,7 +18,7 @@ _PAIRS = (
     "認认 誤误 說说 請请 諒谅 論论 諮咨 講讲 謝谢 證证 讀读 變变 讓让 資资 載载 這这 過过 遺遗 還还 醫医 錄录 錯错 "
     "鑑鉴 長长 開开 間间 閱阅 關关 際际 雖虽 難难 題题 類类 顯显 餘余 麼么 點点"
 )
-_TABLE = str.maketrans(dict(tuple(pair) for pair in _PAIRS.split()))
+_TABLE = str.maketrans({pair[0]: pair[1] for pair in _PAIRS.split()})
 
 
 def as_simplified(text: str) -> str:

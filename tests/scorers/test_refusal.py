@@ -88,9 +88,9 @@ def test_its_signature_names_the_patterns_and_marks_nothing_best() -> None:
 
 def test_a_prompt_names_its_sentence() -> None:
     strict = load_prompt("strict")
-    assert strict.refusal == ["根据这些笔记无法回答。"]
+    assert strict.refusal == ("根据这些笔记无法回答。",)
     assert strict.sha256.startswith("30713e137f72")  # as before the sentence was named
-    assert load_prompt("default").refusal == []
+    assert load_prompt("default").refusal == ()
     for refusal in ("没有呢", "['没有呢。']"):
         Path("own.yaml").write_text(f"{BODY}refusal: {refusal}\n", encoding="utf-8")
         assert len(load_prompt("own.yaml").refusal) == 1
