@@ -68,6 +68,9 @@ def ablate(
     note_chars: Annotated[
         str | None, typer.Option(help="Characters of each note, the default first: whole,200,100.")
     ] = None,
+    noise: Annotated[
+        str | None, typer.Option(help="Numbers of wrong notes (retriever mixed), the default first: 0,1,2,4.")
+    ] = None,
     metric: Annotated[str, typer.Option(help="Metric to compare.")] = "rouge_l",
     saved: Annotated[
         bool, typer.Option("--saved", help="Report on the complete runs of --runs-dir; ask no LLM, read no data.")
@@ -92,9 +95,10 @@ def ablate(
     Examples:
         qilin-rag ablate --retrievers bm25 --prompts default,concise --limit 5
         qilin-rag ablate --retrievers bm25 --llms extractive --top-k 5,1,3 --dry-run
+        qilin-rag ablate --retrievers mixed:bm25 --noise 0,1,2,4 --limit 5
         qilin-rag ablate --prompts default,concise --saved --format md
     """
-    from qilin_rag.pipeline.sweep import AXES, FACTORS, plan_sweep, read_sweep
+    from qilin_rag.pipeline.sweep import AXES, FACTORS, NOISE, plan_sweep, read_sweep
     from qilin_rag.reports.ablation import ablation, as_rows, default_settings, saved_runs
     from qilin_rag.reports.measured import read_runs
     from qilin_rag.reports.sections import ablation_sections
@@ -109,6 +113,10 @@ def ablate(
     if note_chars is not None:
         named = listed("note-chars", note_chars)
         axes["note_chars"] = [None if name == "whole" else _number("--note-chars", name) for name in named]
+    if noise is not None:
+        axes[NOISE] = [_number("--noise", name) for name in listed("noise", noise)]
+        if retrievers is None and config is None and not saved:
+            axes["retrievers"] = ["mixed"]
     if saved:
         of_new_runs = {
             "CONFIG": config,
@@ -125,7 +133,10 @@ def ablate(
         swept = None
         wanted = {AXES[axis]: values for axis, values in axes.items()}
         runs, left_out = saved_runs([runs_dir or Path("runs")], wanted)
-        [default, *_] = read_sweep(None, {axis: values[:1] for axis, values in axes.items() if axis in FACTORS}, {})
+        plain = {axis: values[:1] for axis, values in axes.items() if axis in FACTORS and axis != NOISE}
+        settings_at_default = default_settings(read_sweep(None, plain, {})[0])
+        if NOISE in axes:
+            settings_at_default |= {NOISE: axes[NOISE][0]}
     else:
         flags = {
             "data": data,
@@ -145,14 +156,14 @@ def ablate(
         if swept.failures:
             check_swept(swept, configs[0].fail_on_error)
         runs, left_out = read_runs([run.directory.path for run in swept.runs])
-        default = configs[0]
-    reports = ablation(runs, default_settings(default), metric)
+        settings_at_default = default_settings(configs[0])
+    reports = ablation(runs, settings_at_default, metric)
     if left_out:
         last = reports[-1]
         reports[-1] = last.model_copy(update={"notes": [*last.notes, *left_out]})
     _print(reports, ablation_sections(reports), as_rows(reports), output_format, as_json)
     if swept:
-        check_swept(swept, default.fail_on_error)
+        check_swept(swept, configs[0].fail_on_error)
 
 
 def sensitivity(
@@ -208,10 +219,12 @@ def _number(option: str, name: str) -> int:
 def _check_comparable(configs: Sequence[RunConfig], metric: str) -> None:
     """Raise UsageError, before any question is asked, if there would be nothing to compare."""
     from qilin_rag.pipeline.scoring import check_names
-    from qilin_rag.pipeline.sweep import FACTORS
+    from qilin_rag.pipeline.sweep import FACTORS, factor_setting
 
-    if len({tuple(getattr(config, factor) for factor in FACTORS.values()) for config in configs}) == 1:
-        raise UsageError("nothing to compare: name two or more in --prompts, --top-k, --note-order or --note-chars")
+    if len({tuple(factor_setting(config, factor) for factor in FACTORS.values()) for config in configs}) == 1:
+        raise UsageError(
+            "nothing to compare: name two or more in --prompts, --top-k, --note-order, --note-chars or --noise"
+        )
     scorers = configs[0].metrics.values()
     check_names(scorers)
     for top_k in sorted({config.top_k for config in configs}):

@@ -23,11 +23,22 @@ from qilin_rag.pipeline.forecast import Plan
 from qilin_rag.pipeline.run import say_left_out
 from qilin_rag.pipeline.shared import Shared
 from qilin_rag.pipeline.stages import Answered, Prepared, Work, ask, find_work, finish, prepare
+from qilin_rag.retrievers.mixed import Mixed
 
 logger = logging.getLogger(__name__)
-FACTORS = {"prompts": "prompt", "top_k": "top_k", "note_order": "note_order", "note_chars": "note_chars"}
+NOISE = "noise"
+FACTORS = {
+    "prompts": "prompt",
+    "top_k": "top_k",
+    "note_order": "note_order",
+    "note_chars": "note_chars",
+    NOISE: NOISE,
+}
 AXES = {"retrievers": "retriever", "llms": "llm", **FACTORS}
-"""The lists of a grid, and the setting of a run that each is of; the factors are how a system is asked."""
+"""The lists of a grid, and the setting of a run that each is of; the factors are how a system is asked.
+
+`noise` lists numbers of wrong notes, `k_wrong` of the retriever mixed.
+"""
 CONTROLS = ("random", "oracle_top_k")
 """Retrievers to compare others with: notes that have nothing to do with the question, and the right ones."""
 
@@ -94,18 +105,56 @@ def read_sweep(
         named = own.get("retrievers", [RunSpec.model_fields["retriever"].default.name])
         own["retrievers"] = [*named, *(control for control in CONTROLS if control not in named)]
     chosen = of_file | of_flags
+    overrides = list(overrides)
+    if NOISE in chosen:
+        named = chosen.get("retrievers", [settings.get("retriever", flags.get("retriever") or "bm25")])
+        if not any(map(_is_mixed, named)):
+            raise UsageError(
+                "noise is a factor of the retriever mixed, which is not among the retrievers; name it: retrievers mixed"
+            )
     configs = []
     for combination in itertools.product(*chosen.values()):
         at = dict(zip(chosen, combination, strict=True))
         if one_factor and sum(at[axis] != chosen[axis][0] for axis in FACTORS if axis in at) > 1:
             continue
-        from_file = {AXES[axis]: value for axis, value in at.items() if axis in of_file}
-        from_flags = {AXES[axis]: value for axis, value in at.items() if axis in of_flags}
-        config = resolve_run({**flags, **from_flags}, overrides, path, from_file={**settings, **from_file})
+        noise = at.pop(NOISE, None)
+        from_file = {**settings, **{AXES[axis]: value for axis, value in at.items() if axis in of_file}}
+        from_flags = {**flags, **{AXES[axis]: value for axis, value in at.items() if axis in of_flags}}
+        assigned = overrides
+        if noise is not None:
+            if _is_mixed(from_flags.get("retriever") or from_file.get("retriever", "bm25")):
+                assigned = [*overrides, f"retriever.k_wrong={noise}"]
+                if from_flags.get("top_k") is None and "top_k" not in from_file:  # one number for all levels
+                    most = [f"retriever.k_wrong={_most(path, chosen[NOISE])}"]
+                    from_flags["top_k"] = resolve_run(from_flags, [*overrides, *most], path, from_file=from_file).top_k
+            elif noise != chosen[NOISE][0]:
+                continue
+        config = resolve_run(from_flags, assigned, path, from_file=from_file)
         # An LLM that names no engine is somebody else's server, whatever is asked of the others.
         can_serve = bool(getattr(config.llm, "engine", None))
         configs.append(config if can_serve else config.model_copy(update={"serve": False}))
     return configs
+
+
+def _is_mixed(retriever: Any) -> bool:
+    """Return whether a retriever, by name, mapping or object, is mixed."""
+    if isinstance(retriever, Mapping):
+        retriever = retriever.get("name")
+    return isinstance(retriever, Mixed) or (isinstance(retriever, str) and retriever.partition(":")[0] == "mixed")
+
+
+def _most(path: Path | None, levels: Sequence[Any]) -> int:
+    """Return the highest number of wrong notes."""
+    if wrong := next((level for level in levels if not isinstance(level, int) or level < 0), None):
+        raise UsageError(f"{path or 'ablate'}: noise must list numbers of wrong notes from 0; got {wrong!r}")
+    return max(levels)
+
+
+def factor_setting(config: RunConfig, factor: str) -> Any:
+    """Return the setting of a factor (a value of `FACTORS`) in a run; None if the factor does not apply to it."""
+    if factor == NOISE:
+        return config.retriever.k_wrong if isinstance(config.retriever, Mixed) else None
+    return config.prompt.name if factor == "prompt" else getattr(config, factor)
 
 
 def _listed(path: Path | None, axis: str, values: Any) -> list[Any]:

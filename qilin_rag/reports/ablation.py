@@ -1,6 +1,7 @@
 """Measure what the way of asking changes: one factor at a time around a default, and whether rankings survive it.
 
-A factor is the prompt, the number of notes, their order or their length; its levels are the settings that were tried.
+A factor is the prompt, the number of notes, their order, their length, or the number of wrong ones (`noise`); its
+levels are the settings that were tried.
 Each level of a system (retriever and LLM) is compared with its default, question by question.
 """
 
@@ -18,8 +19,10 @@ from qilin_rag.config.run import RunConfig
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.stats import holm, kendall_tau, paired_tests
 from qilin_rag.core.types import Frozen
+from qilin_rag.pipeline.sweep import NOISE, factor_setting
 from qilin_rag.reports.finding import find_runs
 from qilin_rag.reports.measured import FROM_THE_HIGHEST, Measured, clusters_of, highest_is_best, read_runs, values_of
+from qilin_rag.reports.noise import noise_level, share_of_wrong, without_level
 
 Setting = str | int | None
 Key = tuple[str, Setting]  # factor, setting
@@ -28,14 +31,18 @@ _FACTORS: dict[str, Callable[[Mapping[str, Any]], Setting]] = {
     "top_k": lambda identity: identity["top_k"],
     "note_order": lambda identity: identity.get("note_order", RunConfig.model_fields["note_order"].default),
     "note_chars": lambda identity: identity.get("note_chars"),
+    NOISE: noise_level,
 }
+_NOT_FOR_ALL = ("top_k", NOISE)
+"""Factors that do not apply to every system; their setting is then None."""
 
 
 class Level(Frozen):
     """One run: its value and, except at the default, its mean difference to the default over `n_paired` questions.
 
-    `p` and `ci95` come from one paired sign-flip test of this difference alone: the interval excludes 0 if and only if
-    p is at most .05. `p_holm` is p adjusted for all differences of the factor. `no_interval` says why there is none.
+    `noise` is the share of wrong notes, if the retriever is mixed. `p` and `ci95` come from one paired sign-flip test
+    of this difference alone: the interval excludes 0 if and only if p is at most .05. `p_holm` is p adjusted for all
+    differences of the factor. `no_interval` says why there is none.
     """
 
     level: str
@@ -48,6 +55,7 @@ class Level(Frozen):
     p: float | None = None
     p_holm: float | None = None
     no_interval: str | None = None
+    noise: float | None = None
 
 
 class SystemFactors(Frozen):
@@ -110,8 +118,8 @@ class _Runs(NamedTuple):
 
     def at(self, key: Key) -> Measured | None:
         """Return the run at a setting of a factor; the default's run if the number of notes changes nothing."""
-        is_any_k = key[0] == "top_k" and self.default.manifest.identity["top_k"] is None
-        return self.default if is_any_k else self.others.get(key)
+        is_same = key[0] in _NOT_FOR_ALL and _settings(self.default)[key[0]] is None
+        return self.default if is_same else self.others.get(key)
 
 
 class _Pair(NamedTuple):
@@ -125,8 +133,7 @@ class _Pair(NamedTuple):
 
 def default_settings(config: RunConfig) -> dict[str, Setting]:
     """Return the setting of each factor in this run."""
-    settings: dict[str, Setting] = {factor: getattr(config, factor) for factor in _FACTORS}
-    return {"prompt": config.prompt.name, **settings}
+    return {factor: factor_setting(config, factor) for factor in ("prompt", *_FACTORS)}
 
 
 def common_settings(runs: Sequence[Measured]) -> dict[str, Setting]:
@@ -135,6 +142,8 @@ def common_settings(runs: Sequence[Measured]) -> dict[str, Setting]:
     for run in runs:
         for factor, setting in _settings(run).items():
             counts[factor][setting] += 1
+    if len(counts[NOISE]) > 1:
+        del counts[NOISE][None]  # of other retrievers
     return {factor: of_factor.most_common(1)[0][0] for factor, of_factor in counts.items()}
 
 
@@ -151,7 +160,7 @@ def saved_runs(folders: Sequence[Path], wanted: Mapping[str, Iterable[Setting]])
     for run in runs:
         config = run.manifest.config
         has = {**_settings(run), "retriever": config["retriever"]["name"], "llm": config["llm_label"]}
-        if all(has[what] in names or (what, has[what]) == ("top_k", None) for what, names in only.items()):
+        if all(has[what] in names or (what in _NOT_FOR_ALL and has[what] is None) for what, names in only.items()):
             chosen.append(run)
     if not chosen:
         why = f" ({left_out[0]})" if left_out else ""
@@ -228,12 +237,13 @@ def _placed(
     n_apart = 0
     for run in group:
         has = _settings(run)
-        moved = [(f, has[f]) for f in default if has[f] != default[f] and (f, has[f]) != ("top_k", None)]
+        moved = [(f, has[f]) for f in default if has[f] != default[f] and _applies(f, has[f], default[f])]
         if len(moved) > 1:
             n_apart += 1
             continue
         at = moved[0] if moved else None
-        its = found[run.manifest.labels["retriever"], run.llm]
+        label = run.manifest.labels["retriever"]
+        its = found[label if default.get(NOISE) is None else without_level(label), run.llm]
         if at in its:
             raise UsageError(f"{its[at].name} and {run.name} differ in nothing that is compared; keep one elsewhere")
         its[at] = run
@@ -247,6 +257,11 @@ def _placed(
         ]
         notes += [f"{name}: the number of notes changes nothing" for name in any_k]
     return systems, notes
+
+
+def _applies(factor: str, setting: Setting, default: Setting) -> bool:
+    """Return whether a run can differ from the default in this factor."""
+    return factor not in _NOT_FOR_ALL or (setting is not None and (factor != NOISE or default is not None))
 
 
 def _compared(systems: Mapping[tuple[str, str], _Runs], keys: Sequence[Key], default: Setting, metric: str) -> Factor:
@@ -291,7 +306,9 @@ def _compared(systems: Mapping[tuple[str, str], _Runs], keys: Sequence[Key], def
 
 def _level(setting: Setting, run: Measured, metric: str) -> Level:
     summary = run.summary.metrics[metric]
-    return Level(level=_name(setting), value=summary.value, n=summary.n, run=run.name)
+    is_mixed = noise_level(run.manifest.identity) is not None
+    noise = share_of_wrong(run.details.hits, run.questions) if is_mixed else None
+    return Level(level=_name(setting), value=summary.value, n=summary.n, run=run.name, noise=noise)
 
 
 def _shared_means(runs: Sequence[Measured], metric: str) -> tuple[list[float], int]:

@@ -26,6 +26,7 @@ from qilin_rag.reports import finding
 from qilin_rag.reports.cells import ResultTable
 from qilin_rag.reports.judged import judgements_of_runs
 from qilin_rag.reports.leaderboard import leaderboard_of
+from qilin_rag.reports.noise import noise_of
 from qilin_rag.reports.overview import STATUSES, directories_of, index_of, metrics_of, open_notes, table_of
 
 QUESTIONS_PER_BLOCK = 32
@@ -112,7 +113,8 @@ def _table(board: ResultTable, directories: Mapping[str, RunDirectory]) -> tuple
         part = slice(start, start + QUESTIONS_PER_BLOCK)
         content = _part(questions[part], [of_run[part] for of_run in asked], notes)
         blocks.append((f"part{start // QUESTIONS_PER_BLOCK}", _packed(content)))
-    return table_of(board, manifests, questions, why_no_notes), blocks
+    noise = noise_of(directories, manifests, {question.id: question for question in questions})
+    return table_of(board, manifests, questions, why_no_notes, noise), blocks
 
 
 def scores_of(

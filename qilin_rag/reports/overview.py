@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 from qilin_rag import __version__
@@ -42,7 +43,11 @@ def index_of(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def table_of(
-    board: ResultTable, manifests: Mapping[str, Manifest], questions: Sequence[Question], why_no_notes: str
+    board: ResultTable,
+    manifests: Mapping[str, Manifest],
+    questions: Sequence[Question],
+    why_no_notes: str,
+    noise: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return the part of the index about one set of questions.
 
@@ -51,6 +56,7 @@ def table_of(
         manifests: of the runs, by the names that the board gives them.
         questions: in the order in which every list of the page has them.
         why_no_notes: from `open_notes`.
+        noise: from `noise_of`; runs that it lacks are on no noise curve.
 
     Returns:
         The table; its runs are in the order of `runs_of`, its metrics in that of `metrics_of`.
@@ -75,6 +81,7 @@ def table_of(
                 **spending.model_dump(mode="json"),
                 "prompt": manifests[spending.run].labels["prompt"],
                 "figures": figures[spending.run],
+                **({"noise": noise[spending.run]} if spending.run in noise else {}),
             }
             for spending in runs_of(board)
         ],

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from qilin_rag.core.text import counted
+from qilin_rag.pipeline.sweep import NOISE
 from qilin_rag.reports import formats
 from qilin_rag.reports.ablation import Ablation, Factor, FactorRanking, Level
 from qilin_rag.reports.cells import Cell, ResultTable
@@ -37,9 +38,13 @@ def ablation_sections(reports: Sequence[Ablation]) -> Iterator[Section]:
         about = f"{report.data}, {counted(report.n_questions, 'question')} ({queries})"
         yield Section(about, [], [], [report.signature, *report.notes])
         for factor in report.factors:
-            title = f"{report.metric} by {factor.factor}, compared with {factor.default}"
+            title = f"{report.metric} by {_named(factor)}, compared with {factor.default}"
             yield _differences(title, factor, report.n_questions)
             yield from (_stability(factor, ranked) for ranked in factor.rankings)
+
+
+def _named(factor: Factor) -> str:
+    return "number of wrong notes (share of all)" if factor.factor == NOISE else factor.factor
 
 
 def _differences(title: str, factor: Factor, n_questions: int) -> Section:
@@ -48,7 +53,7 @@ def _differences(title: str, factor: Factor, n_questions: int) -> Section:
     for system in factor.systems:
         name = f"{system.retriever} + {system.llm}"
         rows.append([name, *[""] * 5])
-        rows += [_level_row(level) for level in system.levels]
+        rows += [_level_row(level, factor.factor == NOISE) for level in system.levels]
         rows.append([f"  spread over {len(system.levels)}", _figure(system.spread), *[""] * 4])
         lines += [
             f"{name}, {level.level}: {level.n} of {counted(n_questions, 'question')} are scored"
@@ -62,11 +67,12 @@ def _differences(title: str, factor: Factor, n_questions: int) -> Section:
     return Section(title, header, rows, lines)
 
 
-def _level_row(level: Level) -> list[str]:
+def _level_row(level: Level, is_noise: bool) -> list[str]:
     interval = f"{level.ci95[0]:+.4f} .. {level.ci95[1]:+.4f}" if level.ci95 else ""
     compared = ["" if p is None else f"{p:.4f}" for p in (level.p, level.p_holm)]
     difference = "" if level.difference is None else f"{level.difference:+.4f}"
-    return [f"  {level.level}", _figure(level.value), difference, interval, *compared]
+    name = level.level if level.noise is None or not is_noise else f"{level.level} ({level.noise:.2f})"
+    return [f"  {name}", _figure(level.value), difference, interval, *compared]
 
 
 def _stability(factor: Factor, ranked: FactorRanking) -> Section:

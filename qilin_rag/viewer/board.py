@@ -20,6 +20,7 @@ from qilin_rag.reports.contents import QuestionInRun, answers_of, columns_of, qu
 from qilin_rag.reports.judged import judgements_of_runs
 from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.reports.measured import RunCache, State, state_of_files
+from qilin_rag.reports.noise import noise_of
 from qilin_rag.reports.overview import directories_of, index_of, metrics_of, open_notes, table_of
 from qilin_rag.viewer.app import data, page
 from qilin_rag.viewer.folders import Folders
@@ -29,12 +30,13 @@ from qilin_rag.viewer.shell import markup, shell
 
 
 class _Table(NamedTuple):
-    """One set of questions: its leaderboard, its runs by the names of the board, and its notes."""
+    """One set of questions: its leaderboard, its runs by the names of the board, its noise curves, and its notes."""
 
     board: ResultTable
     directories: dict[str, RunDirectory]
     manifests: dict[str, Manifest]
     questions: dict[str, Question]
+    noise: dict[str, dict[str, Any]]
     notes: NoteStore | None
     why_no_notes: str
 
@@ -65,7 +67,7 @@ class Boards:
         """Return what the page needs at once: the tables without anything about single questions."""
         board = self._board(request, "run")
         tables = [
-            table_of(each.board, each.manifests, list(each.questions.values()), each.why_no_notes)
+            table_of(each.board, each.manifests, list(each.questions.values()), each.why_no_notes, each.noise)
             for each in board.tables
         ]
         return {**index_of(tables), "board": board.version}
@@ -174,7 +176,8 @@ def _make(paths: Sequence[Path], states: tuple[State | None, ...], cache: RunCac
         directories = directories_of(board, paths)
         manifests = {name: directory.read_manifest() for name, directory in directories.items()}
         questions = {question.id: question for question in next(iter(directories.values())).read_questions()}
-        tables.append(_Table(board, directories, manifests, questions, *open_notes(manifests.values())))
+        noise = noise_of(directories, manifests, questions)
+        tables.append(_Table(board, directories, manifests, questions, noise, *open_notes(manifests.values())))
     return _Board(_version(paths, states), tables)
 
 

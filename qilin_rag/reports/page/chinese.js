@@ -94,6 +94,9 @@ export const CHINESE = {
   "{metric}: mean and 95% interval of each run": "{metric}：每次运行的均值与 95% 置信区间",
   "{value} ({low} to {high})": "{value}（{low} 至 {high}）",
   "{x} against {y}, a point a run": "{x} 与 {y}，每点是一次运行",
+  "Wrong notes": "无关笔记",
+  "{metric} against the share of wrong notes, with 95% intervals": "{metric} 随无关笔记占比的变化，附 95% 置信区间",
+  "share of wrong notes": "无关笔记占比",
   "{metric} (retrieval)": "{metric}（检索）",
   "{metric} (answers)": "{metric}（回答）",
 

@@ -4,6 +4,7 @@ import { takeFilters } from "./address.js";
 import { index, isRetrieval, metricLabel, runLabel, table, useColumns } from "./data.js";
 import { byId, dialogById, inputById, make, selectById, setOptions } from "./dom.js";
 import { drawBoard, drawJudged, drawRemarks, drawRetrieval, filterBoard } from "./leaderboard.js";
+import { hasNoise } from "./noise.js";
 import { showQuestion } from "./question.js";
 import { filterQuestions } from "./questions.js";
 import { openColumns } from "./source.js";
@@ -30,6 +31,8 @@ export async function chooseTable(t) {
   setOptions(selectById("scatter-x"), retrieval, retrieval[0] && String(preferredRetrieval()));
   setOptions(selectById("scatter-y"), answers, answers[0]?.[0]);
   byId("scatter-part").hidden = !retrieval.length || !answers.length;
+  setOptions(selectById("noise-metric"), answers, answers[0]?.[0]);
+  byId("noise-part").hidden = !answers.length || !hasNoise();
   drawMade();
   const runLabels = numbered(distinctLabels(runs.map(runLabel)));
   for (const id of ["run-a", "question-a"]) setOptions(selectById(id), runLabels, String(state.a));

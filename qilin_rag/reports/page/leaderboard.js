@@ -4,6 +4,7 @@ import { figureHash } from "./address.js";
 import { boardColumns, boardOrder } from "./board.js";
 import { isRetrieval, metricLabel, shown, table } from "./data.js";
 import { byId, make, sortHeading } from "./dom.js";
+import { drawNoise } from "./noise.js";
 import { drawIntervals, drawScatter } from "./plots.js";
 import { setState, state } from "./state.js";
 import { say } from "./words.js";
@@ -109,6 +110,7 @@ export function drawBoard() {
   drawLeaderboard();
   drawIntervals();
   drawScatter();
+  drawNoise();
 }
 
 /** Show the runs that have these words alone. @param {string} boardFilter */

@@ -5,6 +5,7 @@ import { chooseRuns, chooseTable, followAddress, numbered } from "./choose.js";
 import { index } from "./data.js";
 import { buttonById, byId, dialogById, inputById, selectById, setOptions } from "./dom.js";
 import { filterBoard } from "./leaderboard.js";
+import { drawNoise } from "./noise.js";
 import { drawIntervals, drawScatter } from "./plots.js";
 import { showQuestion, step } from "./question.js";
 import { drawQuestions, filterQuestions } from "./questions.js";
@@ -44,6 +45,7 @@ function runsIn(prefix) {
 function listenToChoices() {
   selectById("table").addEventListener("change", () => chooseTable(Number(selectById("table").value)));
   byId("interval-metric").addEventListener("change", drawIntervals);
+  byId("noise-metric").addEventListener("change", drawNoise);
   for (const id of ["scatter-x", "scatter-y"]) byId(id).addEventListener("change", drawScatter);
   for (const key of ["a", "b"]) {
     byId(`run-${key}`).addEventListener("change", () => chooseRuns(...runsIn("run")));
@@ -103,6 +105,7 @@ function listenToWindow() {
     drawnWidth = window.innerWidth;
     drawIntervals();
     drawScatter();
+    drawNoise();
   });
 }
 

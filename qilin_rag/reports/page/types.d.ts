@@ -40,6 +40,8 @@ export interface Run extends Tokens {
   uncounted: number;
   first_asked: (Tokens & { n: number; cost: Money }) | null;
   latency: { median_s: number; p95_s: number; n: number } | null;
+  /** The share of its notes that are wrong, and the noise curve it is on; only of the retriever mixed. */
+  noise?: { share: number; line: string };
 }
 
 export interface Metric {
