@@ -10,6 +10,7 @@ from qilin_rag.core.types import Question
 from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
 from qilin_rag.reports.details import Details, Hits
 
+_BESIDE = ("prompt", "top_k", "note_order", "note_chars")
 _LEVEL = re.compile(r" k_wrong=\d+\b")
 
 
@@ -51,15 +52,22 @@ def noise_of(
         questions: Their questions, by id.
 
     Returns:
-        By name: `share`, and `line`, which is equal for runs that differ in LLM and number of wrong notes alone.
+        By name: `share`, and `line`, the name of the curve: equal for runs that differ in LLM and number of wrong notes
+        alone.
     """
+    mixed = {name: manifests[name] for name in directories if noise_level(manifests[name].identity) is not None}
+    told = {name: _told(manifest) for name, manifest in mixed.items()}
+    differing = [what for what in _BESIDE if len({str(each[what]) for each in told.values()}) > 1]
     places = {}
-    for name, directory in directories.items():
-        manifest = manifests[name]
-        if noise_level(manifest.identity) is None:
-            continue
-        share = share_of_wrong(Details(directory, manifest, dict(questions)).hits, questions)
+    for name, manifest in mixed.items():
+        share = share_of_wrong(Details(directories[name], manifest, dict(questions)).hits, questions)
         if share is not None:
-            line = f"{without_level(manifest.labels['retriever'])}, {manifest.labels['prompt']}"
+            beside = [f"{what} {told[name][what]}" for what in differing]
+            line = ", ".join([without_level(manifest.labels["retriever"]), *beside])
             places[name] = {"share": round(share, 4), "line": line}
     return places
+
+
+def _told(manifest: Manifest) -> dict[str, Any]:
+    """Return the settings beside retriever and LLM that tell curves apart."""
+    return {"prompt": manifest.labels["prompt"], **{what: manifest.identity.get(what) for what in _BESIDE[1:]}}
