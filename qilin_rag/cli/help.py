@@ -15,7 +15,7 @@ _EXAMPLES = "\nExamples:\n"  # of a docstring: what follows is printed as it is,
 _SECTIONS = {
     "Data": "data answers references missing_notes limit seed ids images sample labels to task split first "
     "notes searches recommendations dqa users synth:without",
-    "Retrieval": "retriever retrievers top_k note_order note_chars rerank rerank_depth rerank_weight engine "
+    "Retrieval": "retriever retrievers top_k note_order note_chars noise rerank rerank_depth rerank_weight engine "
     "sweep:controls",
     "Model": "llm llms prompt prompts ranker checkpoint without concurrency base_url stream serve port repeat no_cache "
     "fail_on_error allow_code",
