@@ -95,7 +95,6 @@ def ablate(
     Examples:
         qilin-rag ablate --retrievers bm25 --prompts default,concise --limit 5
         qilin-rag ablate --retrievers bm25 --llms extractive --top-k 5,1,3 --dry-run
-        qilin-rag ablate --retrievers mixed:bm25 --noise 0,1,2,4 --limit 5
         qilin-rag ablate --prompts default,concise --saved --format md
     """
     from qilin_rag.pipeline.sweep import AXES, FACTORS, NOISE, plan_sweep, read_sweep
