@@ -13,7 +13,15 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BeforeValidator, Field, NonNegativeInt, field_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    TypeAdapter,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.registry import RETRIEVERS
@@ -27,6 +35,7 @@ from qilin_rag.retrievers.parts import Composite, named_part, split_part
 
 logger = logging.getLogger(__name__)
 RANDOM = "random"
+_NUMBER = TypeAdapter(NonNegativeInt)
 
 
 class WithoutReferences(Composite):
@@ -110,9 +119,11 @@ class Mixed(WithoutReferences):
     @classmethod
     def usual_top_k(cls, settings: Mapping[str, Any]) -> int | None:
         """Return the number of notes, if both numbers are set."""
-        numbers = [settings.get("k_right"), settings.get("k_wrong", cls.model_fields["k_wrong"].default)]
-        is_known = all(isinstance(number, int) and number >= 0 for number in numbers)
-        return (sum(numbers) or None) if is_known else None
+        numbers = (settings.get("k_right"), settings.get("k_wrong", cls.model_fields["k_wrong"].default))
+        try:
+            return sum(map(_NUMBER.validate_python, numbers)) or None
+        except ValidationError:  # one is not set, or wrong, which is reported when the retriever is made
+            return None
 
     def check_k(self, k: int) -> None:
         """Raise a UsageError if the notes are more than `k`."""

@@ -235,6 +235,7 @@ def test_what_cannot_be_is_said_in_one_line(name: str, settings: dict[str, Any],
     [
         (["k_right=1", "k_wrong=9"], None, 10),  # both numbers are the number of notes
         (["k_right=1"], None, 3),
+        (["k_right='1'", "k_wrong='9'"], None, 10),
         (["k_wrong=4"], None, 5),
         ([], None, 5),
         (["k_right=1", "k_wrong=2"], 5, 5),
