@@ -147,7 +147,7 @@ def _most(path: Path | None, levels: Sequence[Any]) -> int:
     """Return the highest number of wrong notes."""
     if wrong := next((level for level in levels if not isinstance(level, int) or level < 0), None):
         raise UsageError(f"{path or 'ablate'}: noise must list numbers of wrong notes from 0; got {wrong!r}")
-    return max(levels)
+    return max(map(int, levels))
 
 
 def factor_setting(config: RunConfig, factor: str) -> Any:

@@ -65,8 +65,11 @@ class Hybrid(Composite):
     @model_validator(mode="after")
     def _make_parts(self) -> Hybrid:
         for number, (name, settings) in enumerate(map(split_part, self.of)):
-            if RETRIEVERS.resolve(name) is Hybrid:  # weights can express the same on one readable line
+            cls = RETRIEVERS.resolve(name)
+            if cls is Hybrid:  # weights can express the same on one readable line
                 raise ValueError("a part of hybrid can't be hybrid; list its parts instead")
+            if issubclass(cls, Composite):
+                raise ValueError(f"a part of hybrid can't be {name}, which knows the reference notes")
             part = RETRIEVERS.create(name, settings, at=f"retriever.of.{number}")
             if any(_is_same(part, other) for _, other in self._parts):
                 raise ValueError(f"{name} is named twice; give it a weight instead")

@@ -68,7 +68,7 @@ class Composite(Retriever):
         try:
             named = [split_part(named_part(part)) for part in parts_in(cls, settings)]
             return any(RETRIEVERS.names_code(*part) for part in named)
-        except ValueError:  # not a part, which is reported when it is made
+        except (ValueError, RecursionError):  # no part, or parts in parts: reported when it is made
             return False
 
     def in_full(self) -> list[dict[str, Any]]:

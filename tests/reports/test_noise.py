@@ -68,7 +68,8 @@ def test_the_runs_of_a_noise_curve(axes: dict[str, list[int]], overrides: list[s
 def test_other_retrievers_have_no_noise() -> None:
     configs = read_sweep(None, {"retrievers": ["bm25", "mixed:bm25"], "noise": [0, 2]}, {}, one_factor=True)
     assert [config.retriever.named().name for config in configs] == ["bm25", "mixed", "mixed"]
-    for wrong in ({"noise": [0, 1]}, {"noise": [0, 1], "retrievers": ["bm25", "none"]}):
+    without: list[dict[str, list[Any]]] = [{"noise": [0, 1]}, {"noise": [0, 1], "retrievers": ["bm25", "none"]}]
+    for wrong in without:
         with pytest.raises(UsageError, match="noise is a factor of the retriever mixed"):
             read_sweep(None, wrong, {})
     for levels in ([0, "x"], [-1], [0.5]):

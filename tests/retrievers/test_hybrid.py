@@ -161,6 +161,8 @@ def test_what_it_is_made_of_survives_being_written_down() -> None:
         ({"of": ["bm25", {"name": "bm25", "b": 0.4}]}, "retriever hybrid: bm25 is named twice"),
         ({"of": ["bm25", {"name": "bm25", "index": "x"}]}, "retriever hybrid: bm25 is named twice"),
         ({"of": ["bm25", {"name": "hybrid", "of": ["bm25", "random"]}]}, "a part of hybrid can't be hybrid"),
+        ({"of": ["bm25", "mixed"]}, "a part of hybrid can't be mixed"),
+        ({"of": ["bm25", "unanswerable:bm25"]}, "a part of hybrid can't be unanswerable:bm25"),
         ({"of": ["bm25", "random"], "weights": [1]}, "1 weights for 2 retrievers"),
         ({"of": ["bm25", "random"], "weights": [1, 0]}, "setting 'weights.1' is 0"),
         ({"of": ["bm25", "random"], "weights": [1, float("nan")]}, "setting 'weights.1' is nan"),

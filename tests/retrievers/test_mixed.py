@@ -278,6 +278,14 @@ def test_all_that_looks_for_parts_sees_them(data_dir: Path, cli: Cli) -> None:
     assert not Path("runs").exists() and not Path("cache").exists()
 
 
+def test_parts_in_parts_are_refused_at_any_depth(cli: Cli) -> None:
+    for depth in (3, 280, 5000):
+        nested = '{"name": "mixed", "wrong": ' * depth + '"bm25"' + "}" * depth
+        Path("deep.yaml").write_text(f"retriever: {nested}\n")
+        done = cli("run", "--config", "deep.yaml")
+        assert (done.code, done.err.count("\n")) == (2, 1), done.err
+
+
 def test_the_whole_command_line(data_dir: Path, cli: Cli) -> None:
     Path("hits").write_text("\n".join(HITS))
     for settings in (["k_wrong=0"], ["k_wrong=2"], ["k_wrong=2", "seed=1"]):
