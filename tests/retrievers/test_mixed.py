@@ -278,6 +278,7 @@ def test_all_that_looks_for_parts_sees_them(data_dir: Path, cli: Cli) -> None:
     assert not Path("runs").exists() and not Path("cache").exists()
 
 
+@pytest.mark.slow
 def test_parts_in_parts_are_refused_at_any_depth(cli: Cli) -> None:
     nested = '{"name": "mixed", "wrong": ' * 280 + "bm25" + "}" * 280
     Path("deep.yaml").write_text(f"retriever: {nested}\n")
