@@ -85,8 +85,8 @@ def _blinded(make: Callable[[LabelStore, Request], Any], store: LabelStore, requ
         ) from error
 
 
-def _annotator(request: Request) -> str:
-    return _checked(lambda: annotator_name(request.query_params.get("annotator", "")))
+def _annotator(store: LabelStore, given: str) -> str:
+    return store.spelling(_checked(lambda: annotator_name(given)))
 
 
 def _sent(model: type[M], request: Request) -> M:
@@ -105,7 +105,7 @@ def _checked(make: Callable[[], V]) -> V:
 
 
 def _next(store: LabelStore, request: Request) -> dict[str, Any]:
-    annotator = _annotator(request)
+    annotator = _annotator(store, request.query_params.get("annotator", ""))
     item = store.next_item(annotator)
     settings = store.task.settings
     return {
@@ -135,7 +135,10 @@ def _shown(task: OpenTask, item: Item, annotator: str) -> dict[str, Any]:
 
 def _progress(store: LabelStore, request: Request) -> dict[str, Any]:
     found = label_agreement(store.labels())
-    return {**store.progress(_annotator(request)), "agreement": [each.model_dump() for each in found]}
+    return {
+        **store.progress(_annotator(store, request.query_params.get("annotator", ""))),
+        "agreement": [each.model_dump() for each in found],
+    }
 
 
 def _add(store: LabelStore, request: Request) -> dict[str, Any]:
@@ -144,7 +147,7 @@ def _add(store: LabelStore, request: Request) -> dict[str, Any]:
         raise HTTPException(409, "this label is of another task; load the page again")
     if sent.question_id not in store.task.items:
         raise HTTPException(400, "there is no such question")
-    with_name = _checked(lambda: annotator_name(sent.annotator))
+    with_name = _annotator(store, sent.annotator)
     _checked(lambda: store.task.check(sent.choice, sent.ratings))
     label = _checked(
         lambda: Label(
@@ -159,6 +162,6 @@ def _add(store: LabelStore, request: Request) -> dict[str, Any]:
 
 def _undo(store: LabelStore, request: Request) -> dict[str, Any]:
     sent = _sent(SentUndo, request)
-    annotator = _checked(lambda: annotator_name(sent.annotator))
+    annotator = _annotator(store, sent.annotator)
     is_new = store.withdraw(annotator, sent.id)
     return {"is_new": is_new, "progress": store.progress(annotator)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -238,7 +239,7 @@ def annotator_name(given: str) -> str:
     Raises:
         UsageError: if it has no visible character, or more than 40.
     """
-    name = _one_line(given)
+    name = _one_line(unicodedata.normalize("NFKC", given))
     if not 1 <= len(name) <= _MOST_NAME_CHARS:
         raise UsageError(f"a name has 1 to {_MOST_NAME_CHARS} visible characters")
     return name

@@ -65,6 +65,15 @@ class LabelStore:
             self._read()
             return standing(self._lines)
 
+    def spelling(self, annotator: str) -> str:
+        """Return a name as its owner wrote it first: `an` is who labelled as `An`.
+
+        Args:
+            annotator: The name, from `annotator_name`.
+        """
+        known = [*(each.annotator for each in self.labels()), *self._read_held()]
+        return next((name for name in known if name.casefold() == annotator.casefold()), annotator)
+
     def next_item(self, annotator: str) -> Item | None:
         """Return the next question for an annotator, and hold it; None if there is none left.
 

@@ -26,7 +26,7 @@ from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.viewer.label_agreement import cohens_kappa, label_agreement
 from qilin_rag.viewer.label_export import export_labels
-from qilin_rag.viewer.label_task import OpenTask, open_task, read_task
+from qilin_rag.viewer.label_task import OpenTask, annotator_name, open_task, read_task
 from qilin_rag.viewer.labels import HOLD_S, ConflictError, LabelStore
 from tests.conftest import Cli, write_jsonl
 from tests.viewer.labelling import label_all, made_label, made_task
@@ -106,6 +106,16 @@ def test_what_is_withdrawn_comes_back_and_stays_in_the_file(store: LabelStore) -
     assert store.add(made_label(store.task, "4", "An", choice="A"))
     assert [(each.question_id, each.choice) for each in store.labels()] == [("3", "tie"), ("4", "A")]
     assert [line["kind"] for line in lines_of(store.path.parent)] == ["label", "label", "withdrawn", "label"]
+
+
+@pytest.mark.parametrize("typed", ["An", "an", "AN", "Ａｎ", " An ", "A\u200bn"])
+def test_a_name_is_one_however_it_is_typed(typed: str, task: OpenTask, tmp_path: Path) -> None:
+    store = LabelStore(task, tmp_path)
+    item = store.next_item(annotator_name("An"))
+    assert item is not None and store.spelling(annotator_name(typed)) == "An"  # who looks at a question has a name, too
+    store.add(made_label(task, item.question.id, "An"))
+    assert LabelStore(task, tmp_path).spelling(annotator_name(typed)) == "An"
+    assert store.spelling(annotator_name("Ann")) == "Ann" and store.spelling(annotator_name("安")) == "安"
 
 
 def test_questions_that_are_not_shared_go_to_one_annotator(task: OpenTask, tmp_path: Path) -> None:
