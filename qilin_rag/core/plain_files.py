@@ -18,6 +18,7 @@ from qilin_rag.core.errors import UsageError
 MOST_BYTES = 32 << 20
 """The most bytes of a line, and of a file that is read whole: some ten times the largest prompt that an LLM reads."""
 _BATCH_BYTES = 1 << 20
+FileState = tuple[int, ...] | None
 _FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -55,6 +56,19 @@ def read_plain(path: Path) -> bytes:
     if len(content) > MOST_BYTES:
         raise UsageError(f"{path} is larger than {MOST_BYTES >> 20} MB, too large for its kind; move it away")
     return content
+
+
+def file_state(path: Path) -> FileState:
+    """Return what changes if a file does: its inode, size and times; None if it does not exist.
+
+    Args:
+        path: The file. A link is not followed.
+    """
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def is_plain(path: Path) -> bool:

@@ -152,7 +152,7 @@ class RunDirectory:
 
     def _mend(self) -> None:
         """Complete what a crash interrupted between two writes, and remove half-written files."""
-        if (scores := self._scores_path()).name == NEW_SCORES:
+        if (scores := self.scores_path()).name == NEW_SCORES:
             scores.replace(self.path / SCORES)
         for path in (self.path / NEW_SCORES, *self.path.glob(f".*{_TEMPORARY}")):
             path.unlink(missing_ok=True)
@@ -188,7 +188,7 @@ class RunDirectory:
             UsageError: The scores are missing, or were not made as the summary says.
         """
         summary, of_scores = self._read_summary()
-        path = self._scores_path()
+        path = self.scores_path()
         if path.is_file() and file_sha256(path) == of_scores:
             return summary
         return self.read_figures()[0]
@@ -213,7 +213,7 @@ class RunDirectory:
         last = None
         for _ in range(_MOST_LOOKS):
             summary, of_scores = self._read_summary()
-            path = self._scores_path()
+            path = self.scores_path()
             with _opened(path) as file:  # stays what it is while another process replaces it
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 file.seek(0)
@@ -242,7 +242,7 @@ class RunDirectory:
         with writing(self.path / SCORES):
             (self.path / NEW_SCORES).replace(self.path / SCORES)
 
-    def _scores_path(self) -> Path:
+    def scores_path(self) -> Path:
         """Return the file with the scores of summary.json; a crash may have left it without its final name."""
         new = self.path / NEW_SCORES
         try:
@@ -281,7 +281,7 @@ class RunDirectory:
     def read_scores(self) -> list[Score]:
         """Read all scores of the run; empty if there are none yet, or if the file is damaged, which a warning says."""
         try:
-            return list(read_lines(self._scores_path(), Score))
+            return list(read_lines(self.scores_path(), Score))
         except UsageError as error:
             logger.warning("%s; its scores are made again when they are asked for", error)
             return []

@@ -12,6 +12,7 @@ import numpy as np
 
 from qilin_rag.config.run import build_scorers
 from qilin_rag.core.errors import UsageError, unknown_name
+from qilin_rag.core.plain_files import FileState, file_state
 from qilin_rag.core.registry import SCORERS
 from qilin_rag.core.stats import Clusters, Values, clusters_by, query_clusters
 from qilin_rag.core.types import Question, Sample, Score, Summary
@@ -32,7 +33,7 @@ from qilin_rag.scorers.citations import PRECISION, RECALL
 
 FROM_THE_HIGHEST = "the highest is not the best by this metric: its orders and ranks go from the highest"
 V = TypeVar("V")
-State = tuple[tuple[int, ...] | None, ...]
+State = tuple[FileState, ...]
 
 
 class Measured(NamedTuple):
@@ -170,15 +171,9 @@ def state_of_files(path: Path) -> State:
     Args:
         path: The run directory.
     """
-    return tuple(_state(path / name) for name in (MANIFEST, QUESTIONS, SAMPLES, SCORES, NEW_SCORES, SUMMARY, TREC_RUN))
-
-
-def _state(path: Path) -> tuple[int, ...] | None:
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return tuple(
+        file_state(path / name) for name in (MANIFEST, QUESTIONS, SAMPLES, SCORES, NEW_SCORES, SUMMARY, TREC_RUN)
+    )
 
 
 def read_run(

@@ -11,10 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 
+from qilin_rag.core.plain_files import file_state
 from qilin_rag.core.types import Judgement, Question, Sample, Score
 from qilin_rag.data import NoteStore
 from qilin_rag.pipeline.cost import Tally
-from qilin_rag.pipeline.run_directory import JUDGEMENTS, SAMPLES, SCORES, SUMMARY, Manifest, RunDirectory
+from qilin_rag.pipeline.run_directory import JUDGEMENTS, SAMPLES, SUMMARY, Manifest, RunDirectory
 from qilin_rag.reports.cells import ResultTable
 from qilin_rag.reports.contents import QuestionInRun, answers_of, columns_of, question_of, scores_of
 from qilin_rag.reports.judged import judgements_of_runs
@@ -24,7 +25,7 @@ from qilin_rag.reports.noise import noise_of
 from qilin_rag.reports.overview import directories_of, index_of, metrics_of, open_notes, table_of
 from qilin_rag.viewer.app import data, page
 from qilin_rag.viewer.folders import Folders
-from qilin_rag.viewer.kept import Kept, state_of
+from qilin_rag.viewer.kept import Kept
 from qilin_rag.viewer.lines import LineFinder
 from qilin_rag.viewer.shell import markup, shell
 
@@ -107,7 +108,7 @@ class Boards:
         samples = self._finder.find(directory.path / SAMPLES, question.id, Sample)
         if not samples:
             raise HTTPException(404, "the run has no answer to this question")
-        scores = self._finder.find(directory.path / SCORES, question.id, Score)
+        scores = self._finder.find(directory.scores_path(), question.id, Score)
         [row] = scores_of(scores, [question], metrics_of(table.board))
         is_cut = samples[-1].short_count and self._tally(directory, table).is_cut(samples[-1])
         return QuestionInRun(samples[-1], row, is_cut, judged.get(question.id, []))
@@ -116,7 +117,7 @@ class Boards:
         """Return what tells whether a prompt was cut, which the counts of all questions decide."""
         return self._tallies.get(
             directory.path,
-            state_of([directory.path / SAMPLES]),
+            file_state(directory.path / SAMPLES),
             lambda: Tally(directory.read_samples_of(table.questions.values()).values()),
         )
 
@@ -124,7 +125,11 @@ class Boards:
         paths = [directory.path for directory in directories]
         around = {folder for path in paths for folder in (path.parent, path.parent.parent)}
         files = sorted(file for folder in around for file in folder.glob(f"*/{JUDGEMENTS}"))
-        state = (table.manifests[next(iter(table.manifests))].question_set_sha256, tuple(files), state_of(files))
+        state = (
+            table.manifests[next(iter(table.manifests))].question_set_sha256,
+            tuple(files),
+            tuple(map(file_state, files)),
+        )
         return self._judgements.get(tuple(paths), state, lambda: judgements_of_runs(directories, table.questions))
 
     def _table(self, request: Request) -> _Table:

@@ -4,25 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-State = tuple[tuple[int, int, int] | None, ...]
-
-
-def state_of(paths: Iterable[Path]) -> State:
-    """Return what changes if one of these files does: its inode, size and time; None for one that does not exist."""
-    return tuple(_state(path) for path in paths)
-
-
-def _state(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class Kept(Generic[T]):

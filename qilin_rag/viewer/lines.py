@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import lines_of
-from qilin_rag.core.plain_files import batches_of_lines, open_plain
-from qilin_rag.viewer.kept import Kept, state_of
+from qilin_rag.core.plain_files import batches_of_lines, file_state, open_plain
+from qilin_rag.viewer.kept import Kept
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -51,7 +51,7 @@ class LineFinder:
         """
         if not path.is_symlink() and not path.exists():
             return []
-        places = self._places.get(path, state_of([path]), lambda: _places(path))
+        places = self._places.get(path, file_state(path), lambda: _places(path))
         found: list[T] = []
         with open_plain(path) as file:
             for start, length in places.get(question_id, []):

@@ -12,11 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import read_lines
-from qilin_rag.core.plain_files import MOST_BYTES, open_plain
+from qilin_rag.core.plain_files import MOST_BYTES, FileState, file_state, open_plain
 from qilin_rag.core.types import Question, Sample
 from qilin_rag.pipeline.run_directory import QUESTIONS, SAMPLES
 from qilin_rag.viewer.counting import QuestionId
-from qilin_rag.viewer.kept import State, state_of
 from qilin_rag.viewer.tail import Line, Tail
 
 T = TypeVar("T", bound=BaseModel)
@@ -53,7 +52,7 @@ class SampleIndex:
         self._starts = array("q")
         self._last: dict[str, int] = {}
         self._asked: set[str] = set()
-        self._questions: State | None = None
+        self._questions: FileState | None = None
 
     def page(self, first: int | None) -> dict[str, Any]:
         """Return some samples in short, and how many there are.
@@ -87,7 +86,7 @@ class SampleIndex:
 
     def _update(self) -> None:
         """Note the places of new lines. A line about a question that is not of the run is left out."""
-        questions = state_of([self._path / QUESTIONS])
+        questions = file_state(self._path / QUESTIONS)
         if questions != self._questions or self._tail.was_replaced():
             self._restart()
             self._questions = questions

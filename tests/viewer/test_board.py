@@ -117,6 +117,23 @@ def test_a_run_that_goes_on_beside_them_does_not_change_the_page(runs: list[RunD
     assert client.get("/api/version").json() != index["board"]
 
 
+def test_scores_that_a_crash_left_without_their_name_are_those_of_the_question(runs: list[RunDirectory]) -> None:
+    path = runs[0].path
+    question = runs[0].read_questions()[0].id
+    value = next(
+        score.value for score in runs[0].read_scores() if (score.question_id, score.metric) == (question, "rouge_l")
+    )
+    old = [score.model_copy(update={"value": 0.125}) for score in runs[0].read_scores()]
+    (path / "scores.jsonl").rename(path / ".scores-new.jsonl")
+    runs[0].write_scores(old)
+    client = client_of(site([Path("runs")]))
+    index = client.get("/api/board").json()
+    number = [metric["name"] for metric in index["tables"][0]["metrics"]].index("rouge_l")
+    columns = asked(client, "columns", index["board"], run=path.name)
+    assert columns["scores"][number][0] == pytest.approx(value, abs=5e-5) != 0.125
+    assert runs[0].scores_path().name == ".scores-new.jsonl"
+
+
 @pytest.mark.parametrize(
     ("what", "fields"),
     [
