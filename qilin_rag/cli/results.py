@@ -239,7 +239,6 @@ def board_as_text(tables: list[Board], to_file: bool = False) -> str:
 
 def as_csv(rows: list[dict[str, object]]) -> str:
     """Write flat records as CSV with a header."""
-    from qilin_rag.core.spreadsheet import csv_text
+    from qilin_rag.core.spreadsheet import csv_of_records
 
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return csv_text(names, ([row.get(name) for name in names] for row in rows))
+    return csv_of_records(rows)

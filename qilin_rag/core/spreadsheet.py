@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from qilin_rag.core.text import clean, decimal_number, skip_unseen
 
@@ -18,6 +18,12 @@ def csv_text(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([_written(cell) for cell in row] for row in (header, *rows))
     return text.getvalue()
+
+
+def csv_of_records(records: Sequence[Mapping[str, object]]) -> str:
+    """Write flat records with a header of all their names; what a record lacks is empty."""
+    names = list(dict.fromkeys(name for record in records for name in record))
+    return csv_text(names, ([record.get(name) for name in names] for record in records))
 
 
 def _written(cell: object) -> object:

@@ -111,19 +111,9 @@ def board_sections(tables: Sequence[ResultTable]) -> Iterator[Section]:
     """Yield the blocks of a board, the figures with their marks and intervals."""
     for table in tables:
         for number, block in enumerate(table.blocks):
-            rows = [
-                [
-                    row,
-                    *(
-                        " ".join(filter(None, (format_cell(cell), marks_of(cell), format_interval(cell))))
-                        for cell in cells
-                    ),
-                ]
-                for row, cells in zip(block.rows, block.cells, strict=True)
-            ]
-            yield Section(
-                "" if number else formats.title(table), [block.metric, *column_names(block)], rows, [legend(block)]
-            )
+            rows = [[row, *map(_marked, cells)] for row, cells in zip(block.rows, block.cells, strict=True)]
+            title = "" if number else formats.title(table)
+            yield Section(title, [block.metric, *column_names(block)], rows, [legend(block)])
         yield Section("", [], [], [*marks(table), *table.notes])
 
 

@@ -110,7 +110,7 @@ def _caused_elsewhere(headers: Headers, method: str) -> str | None:
     A browser sends Origin with every POST and with every request to another origin, and Sec-Fetch-Site with all.
     """
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-    if origin is not None and origin.lower() not in {f"http://{headers['host'].lower()}"}:
+    if origin is not None and origin.lower() != f"http://{headers['host'].lower()}":
         return "a page of another origin sent this"
     if site is not None and site not in {"same-origin", "none"} and not (method == "GET" and _is_navigation(headers)):
         return "a page of another site sent this"

@@ -14,13 +14,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.spreadsheet import csv_text
+from qilin_rag.core.spreadsheet import csv_of_records
 from qilin_rag.core.text import clean
 from qilin_rag.data.requests import TaskName
 from qilin_rag.pipeline.run_directory import SAMPLES
 from qilin_rag.reports import formats
 from qilin_rag.reports.ablation import ablation, common_settings
-from qilin_rag.reports.compare import Comparison, Moved, compare, section_of
+from qilin_rag.reports.compare import Moved, compare, section_of
 from qilin_rag.reports.contents import collect
 from qilin_rag.reports.html import as_html
 from qilin_rag.reports.leaderboard import leaderboard_of
@@ -77,16 +77,11 @@ def _compare(folders: Folders, request: Request) -> dict[str, Any]:
         "metrics": [each.metric for each in compared.metrics],
         "moved_by": compared.moved_by,
         "moved": {"A": _moved(compared.better_a), "B": _moved(compared.better_b)},
-        "signatures": _signatures(compared),
     }
 
 
 def _moved(questions: Iterable[Moved]) -> list[dict[str, Any]]:
     return [question.model_dump(mode="json") for question in questions]
-
-
-def _signatures(compared: Comparison) -> dict[str, str]:
-    return {each.metric: each.signature for each in compared.metrics}
 
 
 def _ablation(folders: Folders, cache: RunCache, request: Request) -> dict[str, Any]:
@@ -142,10 +137,8 @@ def _download(folders: Folders, cache: RunCache, request: Request) -> Response:
     else:
         with cache.lock:
             tables = leaderboard_of(paths, cache=cache)
-        rows = formats.as_rows(tables)
-        names = list(dict.fromkeys(name for row in rows for name in row))
         text = {
-            "csv": lambda: csv_text(names, ([row.get(name) for name in names] for row in rows)),
+            "csv": lambda: csv_of_records(formats.as_rows(tables)),
             "json": lambda: json.dumps(formats.as_json(tables), ensure_ascii=False, indent=2),
             "md": lambda: formats.as_markdown(tables),
             "latex": lambda: formats.as_latex(tables),
