@@ -16,7 +16,7 @@ from qilin_rag.core.errors import FailedSamplesError
 from qilin_rag.core.former import former
 from qilin_rag.core.hashing import fingerprint, json_hash
 from qilin_rag.core.progress import stage
-from qilin_rag.core.types import Cost, Exchange, Judgement, LeftOut, Question, Status, Summary
+from qilin_rag.core.types import Cost, Exchange, Judgement, LeftOut, Question, RenderedPrompt, Status, Summary
 from qilin_rag.judging.config import JudgeConfig
 from qilin_rag.judging.verdicts import shown_texts
 from qilin_rag.pipeline.asking import (
@@ -43,11 +43,12 @@ VERSION = 2  # of how grades and preferences are read and scored
 
 
 class Case(NamedTuple):
-    """A question with the answers of these runs, and the values that fill the judge's prompt."""
+    """A question with the answers of these runs, and the values that fill the prompt; by default the judge's first."""
 
     question: Question
     runs: list[str]
     values: PromptValues
+    prompt: JudgePrompt | None = None
 
     @property
     def shown(self) -> list[str]:
@@ -56,33 +57,49 @@ class Case(NamedTuple):
 
 
 class Judge:
-    """A judging LLM with its prompt."""
+    """A judging LLM with its prompts; each judgement depends on the LLM and on one of them."""
 
-    def __init__(self, config: JudgeConfig, prompt: JudgePrompt) -> None:
+    def __init__(self, config: JudgeConfig, *prompts: JudgePrompt) -> None:
         """Set up the judge; its server is not asked yet."""
         self.config, self.llm = config, config.llm
-        self.prompt = prompt
+        self.prompts = prompts
         self.label = llm_label(config)
-        self.identity = {**llm_identity(config), "prompt": prompt.sha256}
-        self.sha256 = fingerprint(self.identity)
-        self.former_sha256 = fingerprint(former(self.identity))
+        self._llm = llm_identity(config)
+        self.sha256, self.former_sha256 = self._hashes(*prompts)
+        self._of_prompt = {prompt.sha256: self._hashes(prompt) for prompt in prompts}
+
+    def render(self, case: Case, budget: int | None = None) -> RenderedPrompt:
+        """Fill the prompt of a case.
+
+        Raises:
+            PromptTooLongError: The prompt exceeds the budget.
+        """
+        return self._prompt(case).render(case.values, budget)
 
     def key(self, case: Case) -> str:
         """Return the key by which a judgement of this case is found again."""
-        return self._key(case, self.sha256)
+        return self._key(case, self._of_prompt[self._prompt(case).sha256][0])
 
     def former_key(self, case: Case) -> str:
         """Return the key that versions before 0.2 gave it."""
-        return self._key(case, self.former_sha256)
+        return self._key(case, self._of_prompt[self._prompt(case).sha256][1])
+
+    def _prompt(self, case: Case) -> JudgePrompt:
+        return case.prompt or self.prompts[0]
+
+    def _hashes(self, *prompts: JudgePrompt) -> tuple[str, str]:
+        """Return the hash of the judge with these prompts, and the one that versions before 0.2 gave it."""
+        identity = {**self._llm, "prompt": "+".join(prompt.sha256 for prompt in prompts)}
+        return fingerprint(identity), fingerprint(former(identity))
 
     def _key(self, case: Case, sha256: str) -> str:
-        asked = [sha256, self.prompt.render(case.values).messages]
-        return json_hash(asked, sort_keys=False, ensure_ascii=False)
+        return json_hash([sha256, self.render(case).messages], sort_keys=False, ensure_ascii=False)
 
     def signature(self, metric: str, said: Mapping[str, Judgement], version: int = VERSION) -> str:
         """Return the signature of a metric: the judge, the model names that it answered with, and its prompt."""
         models = ",".join(sorted({judgement.model for judgement in said.values() if judgement.model})) or "none"
-        made = f"judge:{self.label}|model:{models}|settings:{self.sha256[:8]}|prompt:{self.prompt.sha256[:8]}"
+        prompts = "+".join(prompt.sha256[:8] for prompt in self.prompts)
+        made = f"judge:{self.label}|model:{models}|settings:{self.sha256[:8]}|prompt:{prompts}"
         return f"{metric}|{made}|v{version}"
 
 
@@ -99,6 +116,10 @@ class Docket(NamedTuple):
     def path(self) -> Path:
         """Return the path of the judgements."""
         return self.directory.path / self.file_name
+
+    def with_cases(self, other: Docket) -> Docket:
+        """Return a docket with the cases of both, which are kept in the same file."""
+        return self._replace(cases={**self.cases, **other.cases}, wanted=self.wanted | other.wanted)
 
     def left(self) -> list[str]:
         """Return the wanted keys without a settled judgement."""
@@ -129,7 +150,7 @@ def plan_hearing(docket: Docket) -> Plan:
     for key in left:
         case = docket.cases[key]
         try:
-            prompts.append(judge.prompt.render(case.values, judge.llm.prompt_budget))
+            prompts.append(judge.render(case, judge.llm.prompt_budget))
         except PromptTooLongError:
             continue
         subjects.append(", ".join([case.question.id, *case.runs]))
@@ -207,7 +228,7 @@ def _ask(docket: Docket, keys: Sequence[str]) -> None:
             }
 
             async def reply() -> Reply:
-                prompt = judge.prompt.render(case.values, asking.llm.prompt_budget)
+                prompt = judge.render(case, asking.llm.prompt_budget)
                 line["messages"] = prompt.messages
                 return await complete(asking, prompt)
 

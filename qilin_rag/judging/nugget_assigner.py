@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qilin_rag.core.files import as_lines, read_lines, write_text
-from qilin_rag.core.types import ControlScore, Frozen, Judgement, MetricSummary, Question, Sample, Score
+from qilin_rag.core.types import Frozen, Judgement, MetricSummary, Question, Sample, Score
 from qilin_rag.judging.config import JudgeConfig
 from qilin_rag.judging.docket import Case, Hearing, Judge, why_unread
 from qilin_rag.judging.nugget_bank import AssignedNugget, Bank, Nugget, in_batches, read_bank
@@ -28,6 +28,7 @@ from qilin_rag.judging.run_answers import (
     plan_answers,
     read_answers,
     summarise_scores,
+    write_control_scores,
 )
 from qilin_rag.pipeline.forecast import Plan
 from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
@@ -204,13 +205,7 @@ def assign_nuggets(path: Path, bank_path: Path, config: JudgeConfig, settings: A
         own, *others = (assigning.scores(control, answers, hearing.said) for control in answers.samples)
         by_control = dict(zip(answers.controls, others, strict=True))
         controls.update({control: summarise_scores(scores, answers.own) for control, scores in by_control.items()})
-        RunDirectory(path).write_control_scores(
-            [
-                ControlScore(**score.model_dump(), control=control)
-                for control, scores in by_control.items()
-                for score in scores
-            ]
-        )
+        write_control_scores(RunDirectory(path), by_control, NUGGET_METRICS)
         return own
 
     judged = judge_answers(path, assigning.judge, assigning.answers, scores_of)

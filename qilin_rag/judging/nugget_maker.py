@@ -183,7 +183,7 @@ class _Making:
             llm=self.judge.label,
             models=sorted(filter(None, models)),
             settings=self.judge.sha256,
-            prompt=self.judge.prompt.sha256,
+            prompt=self.judge.prompts[0].sha256,
             sources=self.given.kind,
             max_nuggets=self.settings.max_nuggets,
             question_set=self.question_set,

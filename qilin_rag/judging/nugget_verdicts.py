@@ -1,10 +1,7 @@
 """Read an LLM's replies about nuggets: the facts that it found in sources, and which of them an answer holds.
 
-A reply is read whole or not at all: each of its lines has the asked form, and nothing else is there. Full-width forms,
-invisible characters, emphasis, the mark of a list, brackets around a word and a full stop make no difference. A fence
-of code around the whole reply makes none either, unless the judge was shown a line of the asked form.
-
-A reply whose lines are all among the texts that the judge was shown is a quotation, with or without marks.
+A reply is read whole or not at all (see `reply_lines`): each of its lines has the asked form, and nothing else is
+there. Full-width forms, the mark of a list, brackets around a word and a full stop make no difference.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
 from qilin_rag.core.text import has_words, normalise, visible
-from qilin_rag.judging.verdicts import BRACKETS, EMPHASIS, THINKING, WHOLE_FENCE
+from qilin_rag.judging.reply_lines import own_lines, unwrapped
 
 Importance = Literal["vital", "okay"]
 Support = Literal["support", "partial_support", "not_support"]
@@ -42,26 +39,29 @@ class Fact(NamedTuple):
     sources: list[int]
 
 
-def read_support(reply: str, n_nuggets: int, shown: Iterable[str] | None = None) -> list[Support] | None:
-    """Return how far an answer supports each nugget, in the order of their numbers; None if that can't be read.
+def read_support(
+    reply: str, n_asked: int, shown: Iterable[str] | None = None, partial: bool = True
+) -> list[Support] | None:
+    """Return how far a text supports each numbered statement, in the order of the numbers; None if it can't be read.
 
     Args:
         reply: what the judge wrote.
-        n_nuggets: the number of nuggets that the judge was asked about.
+        n_asked: the number of statements that the judge was asked about.
         shown: all texts under test that the judge was shown; None if they are not known.
+        partial: whether the judge may say that a statement is supported in part.
 
     >>> read_support("1：支持\\n2：不支持", 2)
     ['support', 'not_support']
     >>> read_support("1：支持", 2) is None
     True
     """
-    lines = _own_lines(normalise(reply), shown)
+    lines = own_lines(normalise(reply), shown, _ASSIGNED)
     found = [_ASSIGNED.fullmatch(line) for line in lines]
-    by_number = {int(each[1]): _SUPPORTS.get(_unwrapped(each[2])) for each in found if each}
-    supports = [by_number.get(number) for number in range(1, n_nuggets + 1)]
-    is_whole = all(found) and len(lines) == len(by_number) == n_nuggets
-    known = [support for support in supports if support is not None]
-    return known if is_whole and len(known) == n_nuggets else None
+    by_number = {int(each[1]): _SUPPORTS.get(unwrapped(each[2])) for each in found if each}
+    supports = [by_number.get(number) for number in range(1, n_asked + 1)]
+    is_whole = all(found) and len(lines) == len(by_number) == n_asked
+    known = [each for each in supports if each is not None and (partial or each != "partial_support")]
+    return known if is_whole and len(known) == n_asked else None
 
 
 def read_facts(reply: str, n_sources: int, shown: Iterable[str] | None = None) -> list[Fact] | None:
@@ -75,7 +75,7 @@ def read_facts(reply: str, n_sources: int, shown: Iterable[str] | None = None) -
     >>> read_facts("核心 [1,2] 水温92度\\n次要 [2] 闷蒸30秒", 2)[1]
     Fact(text='闷蒸30秒', importance='okay', sources=[2])
     """
-    lines = _own_lines(visible(reply), shown)
+    lines = own_lines(visible(reply), shown, _FACT)
     if len(lines) == 1 and _NO_FACTS.fullmatch(normalise(lines[0])):
         return []
     facts = [_fact(found, n_sources) for found in map(_FACT.fullmatch, lines)]
@@ -91,25 +91,3 @@ def _fact(found: re.Match[str] | None, n_sources: int) -> Fact | None:
     if not 1 <= sources[0] <= sources[-1] <= n_sources or not has_words(text) or len(text) > MOST_CHARS:
         return None
     return Fact(text, _IMPORTANCES[found[1].lower()], sources)
-
-
-def _own_lines(reply: str, shown: Iterable[str] | None) -> list[str]:
-    """Return the lines of a reply that are not empty, without emphasis; none if they may be a quotation."""
-    if THINKING.search(reply):
-        return []
-    seen = {line for text in shown or () for line in _lines(normalise(text))}
-    if fenced := WHOLE_FENCE.fullmatch(reply):
-        if any(_ASSIGNED.fullmatch(line) or _FACT.fullmatch(line) for line in seen):
-            return []
-        reply = fenced[2]
-    lines = _lines(reply)
-    return [] if lines and all(normalise(line) in seen for line in lines) else lines
-
-
-def _lines(text: str) -> list[str]:
-    return list(filter(None, (EMPHASIS.sub("", line).strip() for line in text.splitlines())))
-
-
-def _unwrapped(word: str) -> str:
-    inside = BRACKETS.fullmatch(word)
-    return next(filter(None, inside.groups()), "").strip() if inside else word

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.stats import query_clusters
-from qilin_rag.core.types import Judgement, MetricSummary, Question, Sample, Score
+from qilin_rag.core.types import ControlScore, Judgement, MetricSummary, Question, Sample, Score
 from qilin_rag.judging.docket import Case, Docket, Hearing, Judge, hear, plan_hearing
 from qilin_rag.pipeline.forecast import Plan
 from qilin_rag.pipeline.run_directory import JUDGEMENTS, RunDirectory
@@ -133,6 +133,18 @@ def summarise_scores(scores: Iterable[Score], samples: Answers) -> dict[str, Met
     for score in scores:
         by_metric.setdefault(score.metric, []).append(score)
     return summarise_metrics(by_metric, query_clusters([sample.query for sample in samples]))
+
+
+def write_control_scores(
+    directory: RunDirectory, by_control: Mapping[str, Iterable[Score]], metrics: Container[str]
+) -> None:
+    """Replace the scores of a run's controls by these metrics."""
+    scores = [
+        ControlScore(**score.model_dump(), control=control)
+        for control, of_control in by_control.items()
+        for score in of_control
+    ]
+    directory.write_control_scores(scores, metrics)
 
 
 def plan_answers(path: Path, answers_of: Callable[[RunDirectory], RunAnswers]) -> Plan:

@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import BufferedReader
@@ -312,10 +312,12 @@ class RunDirectory:
         """Read the scores of controls; empty if there are none."""
         return list(read_lines(self.path / CONTROL_SCORES, ControlScore))
 
-    def write_control_scores(self, scores: Sequence[ControlScore]) -> None:
-        """Replace the scores of controls."""
-        if scores or (self.path / CONTROL_SCORES).exists():
-            self._write(CONTROL_SCORES, as_lines(scores))
+    def write_control_scores(self, scores: Sequence[ControlScore], metrics: Container[str]) -> None:
+        """Replace the scores of controls by these metrics, and keep those by others."""
+        before = self.read_control_scores()
+        if scores or before:
+            kept = [score for score in before if score.metric not in metrics]
+            self._write(CONTROL_SCORES, as_lines([*kept, *scores]))
 
     def write_trec_run(self, samples: Iterable[Sample]) -> None:
         """Replace run.trec; samples.jsonl keeps the retriever's own scores."""

@@ -22,12 +22,13 @@ from qilin_rag.core.types import Hit, Judgement, Message, Note, Question, Sample
 from qilin_rag.data import NoteStore
 from qilin_rag.pipeline.cost import Tally
 from qilin_rag.pipeline.run_directory import RunDirectory
+from qilin_rag.pipeline.run_notes import open_notes
 from qilin_rag.reports import finding
 from qilin_rag.reports.cells import ResultTable
 from qilin_rag.reports.judged import judgements_of_runs
 from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.reports.noise import noise_of
-from qilin_rag.reports.overview import STATUSES, directories_of, index_of, metrics_of, open_notes, table_of
+from qilin_rag.reports.overview import STATUSES, directories_of, index_of, metrics_of, table_of
 
 QUESTIONS_PER_BLOCK = 32
 

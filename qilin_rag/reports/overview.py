@@ -10,10 +10,8 @@ from typing import Any, get_args
 from qilin_rag import __version__
 from qilin_rag.core.citation_markers import BETWEEN_MARKERS, MARKER, RANGE, WIDEST_RANGE, WRAPPER
 from qilin_rag.core.environment import now
-from qilin_rag.core.errors import QilinError
 from qilin_rag.core.text import EMPHASIS, LOOKS_ALIKE
 from qilin_rag.core.types import Question, Status
-from qilin_rag.data import NoteStore, load_dataset
 from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
 from qilin_rag.reports.cells import Block, Cell, ResultTable, Spending
 from qilin_rag.reports.formats import is_best, legend_sentences, marks_of
@@ -110,32 +108,6 @@ def runs_of(board: ResultTable) -> list[Spending]:
 def metrics_of(board: ResultTable) -> list[tuple[str, str]]:
     """Return the metrics of a board as pairs of name and signature."""
     return [metric for block in board.blocks for metric in _metrics_of_block(block)]
-
-
-def open_notes(manifests: Iterable[Manifest]) -> tuple[NoteStore | None, str]:
-    """Open the notes that these runs are about.
-
-    Args:
-        manifests: of the runs, which are about one set of questions.
-
-    Returns:
-        The notes and "", or None and why they are not shown: their data is gone or has changed.
-    """
-    why = ""
-    seen = []
-    for manifest in manifests:
-        data, answers, references = (manifest.config[name] for name in ("data", "answers", "references"))
-        if (data, answers, references) in seen:
-            continue
-        seen.append((data, answers, references))
-        try:
-            dataset = load_dataset(data, answers, references, fetch=False)
-            if dataset.sha256 == manifest.data["sha256"]:
-                return dataset.notes, ""
-            why = f"data {data!r} has changed since the run"
-        except QilinError as error:
-            why = " ".join(str(error).split())
-    return None, why
 
 
 def _metrics_of_block(block: Block) -> list[tuple[str, str]]:

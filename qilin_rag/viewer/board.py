@@ -16,13 +16,14 @@ from qilin_rag.core.types import Judgement, Question, Sample, Score
 from qilin_rag.data import NoteStore
 from qilin_rag.pipeline.cost import Tally
 from qilin_rag.pipeline.run_directory import JUDGEMENTS, SAMPLES, SUMMARY, Manifest, RunDirectory
+from qilin_rag.pipeline.run_notes import open_notes
 from qilin_rag.reports.cells import ResultTable
 from qilin_rag.reports.contents import QuestionInRun, answers_of, columns_of, question_of, scores_of
 from qilin_rag.reports.judged import judgements_of_runs
 from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.reports.measured import RunCache, State, state_of_files
 from qilin_rag.reports.noise import noise_of
-from qilin_rag.reports.overview import directories_of, index_of, metrics_of, open_notes, table_of
+from qilin_rag.reports.overview import directories_of, index_of, metrics_of, table_of
 from qilin_rag.viewer.app import data, page
 from qilin_rag.viewer.folders import Folders
 from qilin_rag.viewer.kept import Kept

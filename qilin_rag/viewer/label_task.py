@@ -24,10 +24,10 @@ from qilin_rag.core.labels import SIDES, Choice, Side
 from qilin_rag.core.text import counted, visible
 from qilin_rag.core.types import Frozen, Question, Sample
 from qilin_rag.pipeline.run_directory import RunDirectory
+from qilin_rag.pipeline.run_notes import open_notes
 from qilin_rag.pipeline.selection import select_questions
 from qilin_rag.reports.finding import find_run
 from qilin_rag.reports.measured import same_questions
-from qilin_rag.reports.overview import open_notes
 
 _MOST_NAME_CHARS = 40
 _DEFAULT_CRITERIA = {"quality": (1, 5)}

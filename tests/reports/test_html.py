@@ -16,6 +16,7 @@ import pytest
 from qilin_rag.config.run import resolve_run
 from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
+from qilin_rag.pipeline.run_notes import open_notes
 from qilin_rag.reports.contents import (
     QUESTIONS_PER_BLOCK,
     QuestionInRun,
@@ -28,7 +29,7 @@ from qilin_rag.reports.contents import (
 )
 from qilin_rag.reports.html import as_html, as_json_block
 from qilin_rag.reports.leaderboard import leaderboard_of
-from qilin_rag.reports.overview import directories_of, metrics_of, open_notes
+from qilin_rag.reports.overview import directories_of, metrics_of
 from tests.conftest import Cli, write_jsonl
 from tests.reports.hostile import HOSTILE, hostile_run
 
