@@ -31,9 +31,10 @@ from qilin_rag.core.errors import UsageError, unknown_name
 from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
+    from qilin_rag.core.judged_answers import AssignedAnswer, AssignedNugget, Nugget
     from qilin_rag.core.types import MetricSummary
-    from qilin_rag.judging.nugget_assigner import AssignedAnswer, AssignedRun
-    from qilin_rag.judging.nugget_bank import AssignedNugget, BankedQuestion, Nugget
+    from qilin_rag.judging.nugget_assigner import AssignedRun
+    from qilin_rag.judging.nugget_bank import BankedQuestion
     from qilin_rag.judging.nugget_maker import MadeBank, SourcedQuestions
 
 app = App("nuggets", help="Make nugget banks, and score answers by them.", no_args_is_help=True)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qilin_rag.core.files import as_lines, read_lines, write_text
+from qilin_rag.core.judged_answers import ASSIGNED, AssignedAnswer, AssignedNugget, Nugget
 from qilin_rag.core.types import Frozen, Judgement, MetricSummary, Question, Sample, Score
 from qilin_rag.judging.config import JudgeConfig
 from qilin_rag.judging.docket import Case, Hearing, Judge, why_unread
-from qilin_rag.judging.nugget_bank import AssignedNugget, Bank, Nugget, in_batches, read_bank
+from qilin_rag.judging.nugget_bank import Bank, in_batches, read_bank
 from qilin_rag.judging.nugget_controls import nugget_controls
 from qilin_rag.judging.nugget_scores import NO_VITAL, NUGGET_METRICS, nugget_scores
 from qilin_rag.judging.nugget_verdicts import read_support
@@ -37,7 +38,7 @@ from qilin_rag.prompts.judge import NuggetAssignerPrompt, load_judge_prompt
 logger = logging.getLogger(__name__)
 VERSION = 1  # of how verdicts are read and scored
 OWN_BANK = "the bank is by the model under test"
-REPLIES, ASSIGNED = "nugget_judgements.jsonl", "nuggets.jsonl"
+REPLIES = "nugget_judgements.jsonl"
 
 
 class AssignerSettings(Frozen):
@@ -52,28 +53,6 @@ class AssignerSettings(Frozen):
     batch: int = 10
     language: str = "zh"
     controls: bool = False
-
-
-class AssignedAnswer(Frozen):
-    """An answer with its nuggets: a line of nuggets.jsonl, in the form of nuggetizer.
-
-    Attributes:
-        qid: The id of the question.
-        query: The text of the question.
-        run_id: The name of the run directory.
-        answer_text: The answer.
-        nuggets: The nuggets of the question, each with its assignment.
-        bank: The hash of the bank.
-        judge: The name of the judge.
-    """
-
-    qid: str
-    query: str
-    run_id: str
-    answer_text: str
-    nuggets: list[AssignedNugget]
-    bank: str
-    judge: str
 
 
 class AssignedRun(NamedTuple):

@@ -16,48 +16,15 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import as_lines, read_lines, write_text
 from qilin_rag.core.hashing import json_hash
-from qilin_rag.core.text import has_words, query_key
+from qilin_rag.core.judged_answers import Nugget
+from qilin_rag.core.text import query_key
 from qilin_rag.core.types import Frozen, Question
-from qilin_rag.judging.nugget_verdicts import Importance, Support
 
 T = TypeVar("T")
 
 
-def _one_line(text: Any) -> Any:
-    """Return a text without line breaks, which nobody can number; a text without words is an error."""
-    if isinstance(text, str) and not has_words(text):
-        raise ValueError("a nugget without text")
-    return " ".join(text.split()) if isinstance(text, str) else text
-
-
 def _as_text(qid: Any) -> Any:
     return str(qid) if isinstance(qid, int) and not isinstance(qid, bool) else qid
-
-
-class Nugget(Frozen):
-    """A fact that a good answer must hold (`vital`) or may hold (`okay`).
-
-    Attributes:
-        text: The fact.
-        importance: `vital` or `okay`.
-        provenance: The sources that hold it, as `answer 1` or `note 12`; empty if they are not known.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    text: Annotated[str, BeforeValidator(_one_line)]
-    importance: Importance
-    provenance: list[str] = []
-
-
-class AssignedNugget(Nugget):
-    """A nugget, and how far an answer supports it.
-
-    Attributes:
-        assignment: `support`, `partial_support` or `not_support`.
-    """
-
-    assignment: Support
 
 
 class BankMaker(Frozen):

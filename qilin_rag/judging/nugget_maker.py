@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.hashing import fingerprint
+from qilin_rag.core.judged_answers import Nugget
 from qilin_rag.core.text import has_words, query_key, slug
 from qilin_rag.core.types import Frozen, Judgement, Question
 from qilin_rag.data import load_dataset
 from qilin_rag.data.dataset import hash_questions
 from qilin_rag.judging.config import JudgeConfig
 from qilin_rag.judging.docket import Case, Docket, Hearing, Judge, hear, plan_hearing, why_unread
-from qilin_rag.judging.nugget_bank import Bank, BankedQuestion, BankMaker, Nugget, in_batches, read_bank, write_bank
+from qilin_rag.judging.nugget_bank import Bank, BankedQuestion, BankMaker, in_batches, read_bank, write_bank
 from qilin_rag.judging.nugget_verdicts import Fact, read_facts
 from qilin_rag.pipeline.forecast import Plan
 from qilin_rag.pipeline.run_directory import RunDirectory

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from qilin_rag.judging.nugget_bank import AssignedNugget
-from qilin_rag.judging.nugget_verdicts import Importance, Support
+from qilin_rag.core.judged_answers import AssignedNugget, Importance, Support
 
 NUGGET_METRICS = ("nugget_all", "nugget_strict_all", "nugget_vital", "nugget_strict_vital", "nugget_weighted")
 NO_VITAL = "no vital nuggets"

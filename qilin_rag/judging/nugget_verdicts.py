@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
+from qilin_rag.core.judged_answers import Importance, Support
 from qilin_rag.core.text import has_words, normalise, visible
 from qilin_rag.judging.reply_lines import own_lines, unwrapped
 
-Importance = Literal["vital", "okay"]
-Support = Literal["support", "partial_support", "not_support"]
 _IMPORTANCES: dict[str, Importance] = {"核心": "vital", "次要": "okay", "vital": "vital", "okay": "okay"}
 _SUPPORTS: dict[str, Support] = {
     "支持": "support",

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.judged_answers import AssignedNugget, Nugget
 from qilin_rag.core.types import Question
-from qilin_rag.judging.nugget_bank import AssignedNugget, BankedQuestion, BankMaker, Nugget, read_bank, write_bank
+from qilin_rag.judging.nugget_bank import BankedQuestion, BankMaker, read_bank, write_bank
 from qilin_rag.judging.nugget_maker import merge_facts
 from qilin_rag.judging.nugget_scores import NUGGET_METRICS, nugget_scores
 from qilin_rag.judging.nugget_verdicts import Fact

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qilin_rag.judging.nugget_verdicts import MOST_CHARS, Support, read_facts, read_support
+from qilin_rag.core.judged_answers import Support
+from qilin_rag.judging.nugget_verdicts import MOST_CHARS, read_facts, read_support
 from qilin_rag.prompts.judge import quote
 
 YES, HALF, NO = "support", "partial_support", "not_support"
