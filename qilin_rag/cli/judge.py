@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
+from qilin_rag.cli.judge_measures import Measure, Shown, claims_of, print_judged, print_took, took
 from qilin_rag.cli.options import (
     RUN_HELP,
     AsJson,
@@ -15,6 +16,8 @@ from qilin_rag.cli.options import (
     Concurrency,
     DryRun,
     FailOnError,
+    Language,
+    PromptLanguage,
     Quiet,
     RunsDir,
     Serve,
@@ -22,11 +25,11 @@ from qilin_rag.cli.options import (
     find_runs_named,
 )
 from qilin_rag.cli.signals import Interrupted
+from qilin_rag.core.errors import UsageError
 from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
     from qilin_rag.judging.config import JudgeConfig
-    from qilin_rag.judging.docket import Hearing
     from qilin_rag.judging.pairwise import Compared
     from qilin_rag.judging.run_answers import Judged
 
@@ -38,6 +41,21 @@ def judge(
     llm: Annotated[
         str, typer.Option(help="The judge: a preset (see: list llms), openai, gguf:FILE or langchain:SPEC.")
     ],
+    claims: Annotated[
+        bool, typer.Option("--claims", help="Split one run's answers and references into claims, and check each.")
+    ] = False,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            "--controls",
+            help="Judge controls, too: the reference itself, an answer to another question, an empty one.",
+        ),
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, max=100, help="The most claims a call.")] = 10,
+    language: Language = PromptLanguage.zh,
+    data: Annotated[
+        str | None, typer.Option(help="Data with the notes of the prompts; default: what the run names.")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Judge only N questions, drawn with a seed; a larger N keeps them.")
     ] = None,
@@ -54,12 +72,13 @@ def judge(
     """Grade or compare answers with an LLM judge.
 
     One run: grades of correctness, completeness and faithfulness to the notes, from 1 to 5, become metrics of the run.
-    Several runs: the judge sees every pair of answers in both orders, and runs get ratings. The same command resumes
-    after a stop.
+    Several runs: the judge sees every pair of answers in both orders, and runs get ratings. --claims asks for facts
+    in place of grades: which claims are right, and in which notes. The same command resumes after a stop.
 
     Examples:
         qilin-rag judge runs/RUN --llm qwen-plus --dry-run
         qilin-rag judge runs/RUN --llm qwen2.5-72b --serve
+        qilin-rag judge runs/RUN --claims --llm qwen-plus
         qilin-rag judge runs/RUN_A runs/RUN_B --llm qwen-plus --limit 200
     """
     from qilin_rag.judging.config import resolve_judge
@@ -76,21 +95,38 @@ def judge(
     }
     config = resolve_judge(flags, settings or [])
     runs = find_runs_named(runs, [config.runs_dir, Path("runs")])
+    measure = claims_of(runs[0], config, Shown(batch, language.value, controls, data)) if claims else None
+    if measure and len(runs) > 1:
+        raise UsageError("--claims judges one run; name one RUN")
+    if controls and not measure:
+        raise UsageError("--controls needs a measure that has some: --claims")
     if dry_run:
         from qilin_rag.cli.plan import print_plan
         from qilin_rag.judging.pairwise import plan_comparison
         from qilin_rag.judging.pointwise import plan_judge
 
-        planned = plan_judge(runs[0], config) if len(runs) == 1 else plan_comparison(runs, config)
+        if measure:
+            planned = measure.plan()
+        else:
+            planned = plan_judge(runs[0], config) if len(runs) == 1 else plan_comparison(runs, config)
         print_plan(planned, as_json, subject="judgement")
         return
     try:
-        if len(runs) == 1:
+        if measure:
+            _judge_by(measure, config, quiet, as_json)
+        elif len(runs) == 1:
             _judge_one(runs[0], config, quiet, as_json)
         else:
             _compare(runs, config, quiet, as_json)
     except KeyboardInterrupt:
         raise Interrupted("every finished judgement is kept; the same command resumes") from None
+
+
+def _judge_by(measure: Measure, config: JudgeConfig, quiet: bool, as_json: bool) -> None:
+    with ui.progress_bars(quiet):
+        judged, controls = measure.judge()
+    print_judged(measure.title, judged, controls, as_json, {})
+    judged.hearing.check_failures(config.fail_on_error)
 
 
 def _judge_one(path: Path, config: JudgeConfig, quiet: bool, as_json: bool) -> None:
@@ -182,24 +218,3 @@ def _remarks(compared: Compared) -> list[str]:
     if any(rated.rating is None for rated in comparison.runs):
         lines.append("no ratings: the judged pairs do not connect all runs; judge more questions (--limit)")
     return lines
-
-
-def took(hearing: Hearing) -> dict[str, object]:
-    """Return the counts, tokens and cost of judgements as JSON values."""
-    return {
-        "judgements": dict(hearing.counts) | {"cached": hearing.spent.cached},
-        "usage": hearing.spent.usage.model_dump(mode="json"),
-        "cost": hearing.cost.model_dump(mode="json"),
-    }
-
-
-def print_took(hearing: Hearing) -> None:
-    """Print the counts, tokens and cost of judgements."""
-    from qilin_rag.pipeline.cost import say_tokens
-    from qilin_rag.scorers.summary import doubts
-
-    counts = ", ".join(f"{n} {status}" for status, n in hearing.counts.items() if n) or "none"
-    ui.console().print(f"{counted(len(hearing.said), 'judgement')}: {counts}")
-    for line in doubts(hearing.spent):
-        ui.console().print(line, style="yellow")
-    ui.console().print(say_tokens(hearing.spent, hearing.cost), style="dim")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +9,7 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.help import App
-from qilin_rag.cli.judge import print_took, took
+from qilin_rag.cli.judge_measures import print_judged, print_took, took
 from qilin_rag.cli.options import (
     RUN_HELP,
     AsJson,
@@ -19,7 +17,9 @@ from qilin_rag.cli.options import (
     Concurrency,
     DryRun,
     FailOnError,
+    Language,
     NamedIn,
+    PromptLanguage,
     Quiet,
     RunsDir,
     Serve,
@@ -32,7 +32,6 @@ from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
     from qilin_rag.core.judged_answers import AssignedAnswer, AssignedNugget, Nugget
-    from qilin_rag.core.types import MetricSummary
     from qilin_rag.judging.nugget_assigner import AssignedRun
     from qilin_rag.judging.nugget_bank import BankedQuestion
     from qilin_rag.judging.nugget_maker import MadeBank, SourcedQuestions
@@ -40,14 +39,6 @@ if TYPE_CHECKING:
 app = App("nuggets", help="Make nugget banks, and score answers by them.", no_args_is_help=True)
 
 
-class PromptLanguage(StrEnum):
-    """Languages of the prompts about nuggets."""
-
-    zh = "zh"
-    en = "en"
-
-
-Language = Annotated[PromptLanguage, typer.Option(help="Language of the prompt.")]
 Limit = Annotated[int | None, typer.Option(help="Only N questions, drawn with a seed; a larger N keeps them.")]
 
 
@@ -260,26 +251,10 @@ def _print_made(made: MadeBank, as_json: bool) -> None:
 
 
 def _print_assigned(assigned: AssignedRun, as_json: bool) -> None:
-    judged, bank = assigned.judged, assigned.bank
-    if as_json:
-        metrics = _as_json(judged.metrics)
-        controls = {control: _as_json(figures) for control, figures in assigned.controls.items()}
-        made = {"bank": bank.sha256, "maker": bank.maker, "warnings": assigned.warnings}
-        named = {"run": str(judged.directory.path), "judge": judged.judge}
-        ui.print_json({**named, **made, "metrics": metrics, "controls": controls, **took(judged.hearing)})
-        return
-    title = f"nuggets of bank {bank.sha256[:8]} (made by {bank.maker}), judged by {judged.judge}"
-    ui.console().print(title, style="bold")
-    ui.print_metrics(judged.metrics)
-    for control, figures in assigned.controls.items():
-        ui.console().print(f"\ncontrol: {control}", style="bold")
-        ui.print_metrics(figures)
-    print_took(judged.hearing)
-    typer.echo(judged.directory.path)
-
-
-def _as_json(figures: Mapping[str, MetricSummary]) -> dict[str, Any]:
-    return {name: figure.model_dump(mode="json") for name, figure in figures.items()}
+    bank = assigned.bank
+    title = f"nuggets of bank {bank.sha256[:8]} (made by {bank.maker})"
+    made = {"bank": bank.sha256, "maker": bank.maker, "warnings": assigned.warnings}
+    print_judged(title, assigned.judged, assigned.controls, as_json, made)
 
 
 def _print_question(line: BankedQuestion | AssignedAnswer, in_full: bool) -> None:

@@ -26,6 +26,16 @@ class TaskOption(StrEnum):
     recommendation = "recommendation"
 
 
+class PromptLanguage(StrEnum):
+    """Languages of a judge's prompts."""
+
+    zh = "zh"
+    en = "en"
+
+
+Language = Annotated[PromptLanguage, typer.Option(help="Language of the prompt.")]
+
+
 def find_runs_named(names: Iterable[Path], folders: Sequence[Path] | None) -> list[Path]:
     """Return the run directories that the names mean (see `reports.finding.find_run`)."""
     from qilin_rag.reports.finding import find_run

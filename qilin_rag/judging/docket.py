@@ -117,13 +117,13 @@ class Docket(NamedTuple):
         """Return the path of the judgements."""
         return self.directory.path / self.file_name
 
-    def with_cases(self, other: Docket) -> Docket:
-        """Return a docket with the cases of both, which are kept in the same file."""
-        return self._replace(cases={**self.cases, **other.cases}, wanted=self.wanted | other.wanted)
+    def said(self) -> dict[str, Judgement]:
+        """Read the last judgement of each case by key."""
+        return _read(self)[0]
 
     def left(self) -> list[str]:
         """Return the wanted keys without a settled judgement."""
-        said = _read(self)[0]
+        said = self.said()
         return [key for key in self.cases if key in self.wanted and (key not in said or not said[key].is_settled)]
 
 

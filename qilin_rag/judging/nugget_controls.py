@@ -1,49 +1,26 @@
-"""Answers that are known to be good or bad, to see what the figures of nuggets are worth.
+"""Controls of nuggets: those of all judges, and an answer that repeats the nuggets of the bank.
 
-The reference must get about 1, the answer to another question and an empty one about 0. What an answer gains by
-repeating the nuggets of the bank shows how far the figures can be stuffed.
+What an answer gains by repeating the nuggets shows how far the figures can be stuffed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qilin_rag.core.text import has_words
-from qilin_rag.core.types import NO_TOKENS, Question, Sample
+from qilin_rag.core.types import Question, Sample
+from qilin_rag.judging.controls import answer_controls, saying
 from qilin_rag.judging.nugget_bank import Bank
 from qilin_rag.judging.run_answers import Answers
-from qilin_rag.pipeline.selection import other_questions
 
-REFERENCE, STUFFED = "reference itself", "stuffed with nuggets"
-OTHER, EMPTY = "answer to another question", "empty answer"
+STUFFED = "stuffed with nuggets"
 
 
 def nugget_controls(questions: Sequence[Question], samples: Answers, bank: Bank) -> dict[str, Answers]:
-    """Return the samples of each control, in the order of the questions.
+    """Return the samples of each control: those of `answer_controls`, and `stuffed with nuggets`.
 
-    - `reference itself`: all favoured answers of the question.
-    - `answer to another question`: the run's answer to a question with another query; left out if there is none.
-    - `stuffed with nuggets`: the run's answer, and behind it the nuggets of the bank.
-    - `empty answer`: nothing.
+    The stuffed answer is the run's answer, and behind it the nuggets of the bank.
     """
-    own = {sample.question_id: sample for sample in samples}
-    pairs = list(zip(questions, samples, strict=True))
-    controls = {REFERENCE: [_saying(sample, "\n\n".join(question.references)) for question, sample in pairs]}
-    if other := other_questions(questions):
-        controls[OTHER] = [_instead(sample, own[other[question.id]]) for question, sample in pairs]
-    controls[STUFFED] = [_stuffed(sample, bank) for sample in samples]
-    controls[EMPTY] = [_saying(sample, "", is_answered=True) for sample in samples]
-    return controls
-
-
-def _saying(sample: Sample, text: str, is_answered: bool | None = None) -> Sample:
-    """Return the sample with another text as its answer; by default only a text with words is an answer."""
-    status = "ok" if (has_words(text) if is_answered is None else is_answered) else "empty"
-    return sample.model_copy(update={"answer": text, "raw": text, "status": status, "usage": NO_TOKENS, "error": None})
-
-
-def _instead(sample: Sample, other: Sample) -> Sample:
-    return _saying(sample, other.answer) if other.is_answered else _saying(sample, "")
+    return {**answer_controls(questions, samples), STUFFED: [_stuffed(sample, bank) for sample in samples]}
 
 
 def _stuffed(sample: Sample, bank: Bank) -> Sample:
@@ -51,4 +28,4 @@ def _stuffed(sample: Sample, bank: Bank) -> Sample:
     if not sample.is_answered or sample.question_id not in bank.questions:
         return sample
     nuggets = [nugget.text for nugget in bank.questions[sample.question_id].nuggets]
-    return _saying(sample, "\n".join([sample.answer, *nuggets]))
+    return saying(sample, "\n".join([sample.answer, *nuggets]))

@@ -65,6 +65,20 @@ class NuggetAssignerPrompt(JudgePrompt):
     lists = ("nuggets",)
 
 
+class ClaimSplitterPrompt(JudgePrompt):
+    """A prompt that asks for the claims in some `sources`: an answer, or references."""
+
+    variables = ("query", "sources")
+    lists = ("sources",)
+
+
+class ClaimCheckerPrompt(JudgePrompt):
+    """A judge's prompt about which claims some `sources` state: references, an answer, or a note."""
+
+    variables = ("query", "sources", "claims")
+    lists = ("sources", "claims")
+
+
 class SafetyPrompt(JudgePrompt):
     """A prompt about whether a note holds unsafe content.
 

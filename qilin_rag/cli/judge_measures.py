@@ -1,0 +1,93 @@
+"""The measures of `judge` that take an answer apart, and how the figures of any judge are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import typer
+
+from qilin_rag.cli import ui
+from qilin_rag.core.text import counted
+
+if TYPE_CHECKING:
+    from qilin_rag.core.types import MetricSummary
+    from qilin_rag.judging.config import JudgeConfig
+    from qilin_rag.judging.docket import Hearing
+    from qilin_rag.judging.run_answers import Judged
+    from qilin_rag.pipeline.forecast import Plan
+
+Controls = Mapping[str, Mapping[str, "MetricSummary"]]
+
+
+class Shown(NamedTuple):
+    """How a measure shows an answer to the judge: the settings that measures share."""
+
+    batch: int
+    language: str
+    controls: bool
+    data: str | None
+
+
+class Measure(NamedTuple):
+    """A measure of one run: what it is called, how it is planned, and how it is judged."""
+
+    title: str
+    plan: Callable[[], Plan]
+    judge: Callable[[], tuple[Judged, Controls]]
+
+
+def claims_of(path: Path, config: JudgeConfig, shown: Shown) -> Measure:
+    """Return the measure by claims."""
+    from qilin_rag.judging.claims import ClaimSettings, judge_claims, plan_claims
+
+    settings = ClaimSettings(**shown._asdict())
+    return Measure(
+        "claims, by RAGChecker's definitions",
+        lambda: plan_claims(path, config, settings),
+        lambda: judge_claims(path, config, settings),
+    )
+
+
+def print_judged(title: str, judged: Judged, controls: Controls, as_json: bool, more: Mapping[str, Any]) -> None:
+    """Print the figures of a run and of its controls, and what the judge took; `more` is for JSON only."""
+    if as_json:
+        of_controls = {control: _as_json(of_control) for control, of_control in controls.items()}
+        named = {"run": str(judged.directory.path), "judge": judged.judge}
+        ui.print_json(
+            {**named, **more, "metrics": _as_json(judged.metrics), "controls": of_controls} | took(judged.hearing)
+        )
+        return
+    ui.console().print(f"{title}, judged by {judged.judge}", style="bold")
+    ui.print_metrics(judged.metrics)
+    for control, figures in controls.items():
+        ui.console().print(f"\ncontrol: {control}", style="bold")
+        ui.print_metrics(figures)
+    print_took(judged.hearing)
+    typer.echo(judged.directory.path)
+
+
+def took(hearing: Hearing) -> dict[str, object]:
+    """Return the counts, tokens and cost of judgements as JSON values."""
+    return {
+        "judgements": dict(hearing.counts) | {"cached": hearing.spent.cached},
+        "usage": hearing.spent.usage.model_dump(mode="json"),
+        "cost": hearing.cost.model_dump(mode="json"),
+    }
+
+
+def print_took(hearing: Hearing) -> None:
+    """Print the counts, tokens and cost of judgements."""
+    from qilin_rag.pipeline.cost import say_tokens
+    from qilin_rag.scorers.summary import doubts
+
+    counts = ", ".join(f"{n} {status}" for status, n in hearing.counts.items() if n) or "none"
+    ui.console().print(f"{counted(len(hearing.said), 'judgement')}: {counts}")
+    for line in doubts(hearing.spent):
+        ui.console().print(line, style="yellow")
+    ui.console().print(say_tokens(hearing.spent, hearing.cost), style="dim")
+
+
+def _as_json(figures: Mapping[str, MetricSummary]) -> dict[str, Any]:
+    return {name: figure.model_dump(mode="json") for name, figure in figures.items()}
