@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,9 @@ import pytest
 from qilin_rag.judging.nugget_bank import BankedQuestion, read_bank
 from qilin_rag.llms import retry
 from qilin_rag.pipeline.run_directory import RunDirectory
-from tests.conftest import Cli, launch, wait_until, write_jsonl
+from tests.conftest import Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
+from tests.judging.killing import kill_and_finish
 from tests.judging.substring_judge import Constructed, blocks, construct, substring_judge
 
 METRICS = ["nugget_all", "nugget_strict_all", "nugget_vital", "nugget_strict_vital", "nugget_weighted"]
@@ -350,40 +349,18 @@ def test_wrong_use_is_one_line(made: Constructed, judge: FakeServer, cli: Cli) -
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["create", "assign"])
 def test_killed_five_times_nothing_is_asked_twice(made: Constructed, judge: FakeServer, cli: Cli, command: str) -> None:
-    """What is on disk is not asked for again; the figures are those of an uninterrupted run."""
-    run = import_run(cli, made)
-    target = ["create", run] if command == "create" else ["assign", run, "--bank", create(cli, judge, made)]
-    line = ["nuggets", *target, *asking(judge), "--set=llm.max_tries=1", "--concurrency", 2]
-    judge.calls.clear()
-    judge.latency_s = 0.02
-    dice = random.Random(7)
-
-    def on_disk() -> set[str]:
-        kept = "nuggets-*/judgements.jsonl" if command == "create" else f"{run.name}/nugget_judgements.jsonl"
-        files = list(Path("runs").glob(kept))
-        content = files[0].read_bytes() if files else b""
-        lines = [json.loads(each) for each in content.splitlines(keepends=True) if each.endswith(b"\n")]
-        return {each["messages"][-1]["content"] for each in lines}
-
-    def kill_after(n_calls: int) -> None:
-        known, n_before = on_disk(), len(judge.calls)
-        judge.fault = lambda n, body: "hang" if n > n_before + 3 else None
-        process = launch(*line)
-        wait_until(lambda: len(judge.calls) > n_before + n_calls, process)
-        time.sleep(dice.uniform(0, 0.1))
-        process.kill()
-        process.communicate()
-        assert not {body["messages"][-1]["content"] for body in judge.calls[n_before:]} & known
-
-    for n_calls in (0, 1, 2, 1, 0):
-        kill_after(n_calls)
-    judge.fault = lambda n, body: None
-    known, n_before = on_disk(), len(judge.calls)
-    done = cli(*line, "--json")
-    assert done.code == 0, done.err
-    asked_last = [body["messages"][-1]["content"] for body in judge.calls[n_before:]]
-    assert known and not set(asked_last) & known and len(set(asked_last)) == len(asked_last)
-    if command == "assign":
-        assert figures_of(run) == {qid: pytest.approx(of) for qid, of in made.expected["a"].items()}
-    else:
-        assert read_bank(Path(json.loads(done.out)["bank"])).questions.keys() == made.n_nuggets.keys()
+    """What is on disk is not asked for again; bank and figures are those of an uninterrupted command."""
+    whole = create(cli, judge, made, "--runs-dir", "whole")
+    if command == "create":
+        cli("cache", "clear", "responses", "--yes")
+        line = ["nuggets", "create", "--data", made.data, *asking(judge)]
+        said = kill_and_finish(cli, judge, line, "runs/nuggets-*/judgements.jsonl", n_kills=5)
+        assert Path(said["bank"]).read_bytes() == whole.read_bytes()
+        return
+    made.answers["same"] = made.answers["a"]
+    run, same = import_run(cli, made), import_run(cli, made, "same")
+    line = ["nuggets", "assign", run, "--bank", whole, *asking(judge), "--batch", 5]
+    said = kill_and_finish(cli, judge, line, f"runs/{run.name}/nugget_judgements.jsonl", n_kills=5)
+    cli("cache", "clear", "responses", "--yes")
+    assert said["metrics"] == assign(cli, judge, same, whole, "--batch", 5)["metrics"]
+    assert figures_of(run) == figures_of(same) == {qid: pytest.approx(of) for qid, of in made.expected["a"].items()}
