@@ -35,4 +35,16 @@ def read_claims(reply: str, shown: Iterable[str] | None = None) -> list[str] | N
     is_whole = len(found) == len(lines) > 0 and numbers == list(range(1, len(lines) + 1))
     if not is_whole or not all(has_words(claim) and len(claim) <= MOST_CHARS for claim in claims):
         return None
-    return list({query_key(claim): claim for claim in reversed(claims)}.values())[::-1]
+    return without_repeats(claims)
+
+
+def without_repeats(claims: Iterable[str]) -> list[str]:
+    """Return the claims without those that repeat the words of an earlier one.
+
+    >>> without_repeats(["水温92度。", "闷蒸。", "水温 92度。"])
+    ['水温92度。', '闷蒸。']
+    """
+    first: dict[str, str] = {}
+    for claim in claims:
+        first.setdefault(query_key(claim), claim)
+    return list(first.values())

@@ -16,7 +16,7 @@ from qilin_rag.core.judged_answers import CHECKED, CheckedAnswer, CheckedClaim
 from qilin_rag.core.text import has_words, sentences, strip_markup
 from qilin_rag.core.types import Frozen, Judgement, MetricSummary, Note, Question, Sample, Score
 from qilin_rag.judging.claim_scores import BEST, CLAIM_METRICS, Figure, claim_scores
-from qilin_rag.judging.claim_verdicts import read_claims
+from qilin_rag.judging.claim_verdicts import read_claims, without_repeats
 from qilin_rag.judging.config import JudgeConfig
 from qilin_rag.judging.controls import answer_controls
 from qilin_rag.judging.docket import Case, Hearing, Judge, hear, why_unread
@@ -138,7 +138,7 @@ class _Claiming:
             if case is None:
                 found.append([])
             elif foresee and (judgement is None or not judgement.is_settled):
-                found.append([each for text in texts for each in sentences(text)])
+                found.append(without_repeats(each for text in texts for each in sentences(text)))
             elif reason := why_unread(judgement):
                 found.append(None)
                 reasons.append(reason)
