@@ -87,7 +87,8 @@ def test_answers_get_exactly_their_figures(tmp_path: Path, judge: FakeServer, cl
     for name in CLAIM_METRICS:
         figure = said["metrics"][name]
         mean = sum(made.expected(qid)[name] for qid in made.answers) / len(made.answers)
-        assert (figure["value"], figure["n"]) == (pytest.approx(mean), len(made.answers)) and figure["ci95"]
+        assert (figure["value"], figure["n"]) == (pytest.approx(mean), len(made.answers))
+        assert figure["ci95"] or figure["no_interval"]
         assert f"{name}|RAGChecker|" in figure["signature"] and f"|batch:{batch}" in figure["signature"]
     lines = [json.loads(line) for line in (run / "claims.jsonl").read_text(encoding="utf-8").splitlines()]
     for line in lines:
