@@ -17,9 +17,10 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field, NonNegativeInt, StringConstraints, model_validator
 
+from qilin_rag.core.cited_sentences import cited_sentences
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import check_out, write_text
-from qilin_rag.core.text import CITED, mark_citations, normalise, sentences, strip_markup, words
+from qilin_rag.core.text import normalise, words
 from qilin_rag.core.trec import trec_id
 from qilin_rag.core.types import Frozen, Sample
 from qilin_rag.pipeline.run_directory import RunDirectory
@@ -103,7 +104,7 @@ def _answer(path: Path, run_id: str, sample: Sample, remarks: Counter[str]) -> T
     notes = list(dict.fromkeys(numbered))  # an imported answer may count a note twice
     cited = [
         (text, [notes.index(numbered[n - 1]) + 1 if 1 <= n <= len(numbered) else n for n in its])
-        for text, its in cite(sample.answer)
+        for text, its in cited_sentences(sample.answer)
     ]
     numbers = [number for _, its in cited for number in its]
     given = _references(notes, numbers)
@@ -129,29 +130,6 @@ def _answer(path: Path, run_id: str, sample: Sample, remarks: Counter[str]) -> T
         response_length=sum(sentence.n_words for sentence in kept),
         answer=kept,
     )
-
-
-def cite(answer: str) -> list[tuple[str, list[int]]]:
-    """Split an answer without markup into sentences, each with the numbers it cites, in order.
-
-    A marker after the end mark belongs to the sentence before it, and so does a marker alone on its line.
-    """
-    found: list[tuple[str, list[int]]] = []
-    marked, numbers = mark_citations(answer)
-    left = iter(numbers)
-    waiting: list[int] = []  # markers before the first sentence
-    for line in marked.splitlines():
-        for place, piece in enumerate(sentences(line)):
-            text = strip_markup(piece.replace(CITED, "")).strip()
-            n_leading = len(piece) - len(piece.lstrip(f"{CITED} \t\u3000"))
-            n_before = piece.count(CITED, 0, n_leading) if place or not text else 0
-            before = [number for _ in range(n_before) for number in next(left)]
-            (found[-1][1] if found else waiting).extend(before)
-            own = [number for _ in range(piece.count(CITED) - n_before) for number in next(left)]
-            if text:
-                found.append((text, waiting + own))
-                waiting = []
-    return found
 
 
 def _prompt_notes(path: Path, sample: Sample, remarks: Counter[str]) -> list[int]:

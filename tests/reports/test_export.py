@@ -11,31 +11,9 @@ from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import UsageError
 from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
-from qilin_rag.reports.export import TrecRagAnswer, cite, export_trec_rag
+from qilin_rag.reports.export import TrecRagAnswer, export_trec_rag
 from tests.conftest import Cli, write_jsonl
 from tests.fake_server import MODEL, FakeServer
-
-
-@pytest.mark.parametrize(
-    ("answer", "sentences"),
-    [
-        ("水温92度[1]。闷蒸30秒[第2篇](#)。", [("水温92度。", [1]), ("闷蒸30秒。", [2])]),
-        ("水温92度。[1]闷蒸30秒。[2][3]", [("水温92度。", [1]), ("闷蒸30秒。", [2, 3])]),
-        ("先遮阴[1, 3]，再断水[2-4]！", [("先遮阴，再断水！", [1, 3, 2, 3, 4])]),
-        ("先遮阴[1;2]。断水（第3篇；第4篇）。", [("先遮阴。", [1, 2]), ("断水。", [3, 4])]),
-        ("[1] 先遮阴\n[2] 再断水", [("先遮阴", [1]), ("再断水", [2])]),
-        ("先遮阴\n[2]\n再断水", [("先遮阴", [2]), ("再断水", [])]),
-        ("[2]\n先遮阴", [("先遮阴", [2])]),
-        ("**先遮阴**【第十二篇】。", [("先遮阴。", [12])]),
-        ("见[笑哭R][a][2024](x)(#)。", [("见[笑哭R][a][2024](x)(#)。", [])]),
-        ("nul\0 [1] is no marker", [("nul is no marker", [1])]),
-        ("[1][2]", []),
-        ("", []),
-    ],
-)
-def test_markers_become_citations_of_their_sentence(answer: str, sentences: list[tuple[str, list[int]]]) -> None:
-    assert cite(answer) == sentences
-
 
 GOOD: dict[str, Any] = {
     "run_id": "r",
