@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.judge_measures import Measure, Shown, claims_of, print_judged, print_took, took
+from qilin_rag.cli.judge_measures import MEASURES, Measure, Shown, grades_of, print_judged, print_took, took
 from qilin_rag.cli.options import (
     RUN_HELP,
     AsJson,
@@ -31,7 +32,8 @@ from qilin_rag.core.text import counted
 if TYPE_CHECKING:
     from qilin_rag.judging.config import JudgeConfig
     from qilin_rag.judging.pairwise import Compared
-    from qilin_rag.judging.run_answers import Judged
+
+BATCH = 10
 
 
 def judge(
@@ -44,14 +46,13 @@ def judge(
     claims: Annotated[
         bool, typer.Option("--claims", help="Split one run's answers and references into claims, and check each.")
     ] = False,
-    controls: Annotated[
-        bool,
-        typer.Option(
-            "--controls",
-            help="Judge controls, too: the reference itself, an answer to another question, an empty one.",
-        ),
+    support: Annotated[
+        bool, typer.Option("--support", help="Check whether the notes that each sentence of one run cites support it.")
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, max=100, help="The most claims a call.")] = 10,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Judge answers, too, that are known to be good or bad.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, max=100, help="The most claims or sentences a call.")] = BATCH,
     language: Language = PromptLanguage.zh,
     data: Annotated[
         str | None, typer.Option(help="Data with the notes of the prompts; default: what the run names.")
@@ -72,13 +73,13 @@ def judge(
     """Grade or compare answers with an LLM judge.
 
     One run: grades of correctness, completeness and faithfulness to the notes, from 1 to 5, become metrics of the run.
-    Several runs: the judge sees every pair of answers in both orders, and runs get ratings. --claims asks for facts
-    in place of grades: which claims are right, and in which notes. The same command resumes after a stop.
+    --claims and --support give other metrics in place of grades. Several runs: the judge sees every pair of answers in
+    both orders, and runs get ratings. The same command resumes after a stop.
 
     Examples:
         qilin-rag judge runs/RUN --llm qwen-plus --dry-run
         qilin-rag judge runs/RUN --llm qwen2.5-72b --serve
-        qilin-rag judge runs/RUN --claims --llm qwen-plus
+        qilin-rag judge runs/RUN --llm qwen-plus --claims --controls
         qilin-rag judge runs/RUN_A runs/RUN_B --llm qwen-plus --limit 200
     """
     from qilin_rag.judging.config import resolve_judge
@@ -95,31 +96,43 @@ def judge(
     }
     config = resolve_judge(flags, settings or [])
     runs = find_runs_named(runs, [config.runs_dir, Path("runs")])
-    measure = claims_of(runs[0], config, Shown(batch, language.value, controls, data)) if claims else None
-    if measure and len(runs) > 1:
-        raise UsageError("--claims judges one run; name one RUN")
-    if controls and not measure:
-        raise UsageError("--controls needs a measure that has some: --claims")
+    given = [name for name, is_given in {"claims": claims, "support": support}.items() if is_given]
+    shown = Shown(batch, language.value, controls, data)
+    _check_flags(given, shown, len(runs))
+    measure = None
+    if len(runs) == 1:
+        measure = MEASURES[given[0]](runs[0], config, shown) if given else grades_of(runs[0], config)
     if dry_run:
         from qilin_rag.cli.plan import print_plan
         from qilin_rag.judging.pairwise import plan_comparison
-        from qilin_rag.judging.pointwise import plan_judge
 
-        if measure:
-            planned = measure.plan()
-        else:
-            planned = plan_judge(runs[0], config) if len(runs) == 1 else plan_comparison(runs, config)
-        print_plan(planned, as_json, subject="judgement")
+        print_plan(measure.plan() if measure else plan_comparison(runs, config), as_json, subject="judgement")
         return
     try:
         if measure:
             _judge_by(measure, config, quiet, as_json)
-        elif len(runs) == 1:
-            _judge_one(runs[0], config, quiet, as_json)
         else:
             _compare(runs, config, quiet, as_json)
     except KeyboardInterrupt:
         raise Interrupted("every finished judgement is kept; the same command resumes") from None
+
+
+def _check_flags(given: Sequence[str], shown: Shown, n_runs: int) -> None:
+    """Raise a UsageError if two measures are asked for, or one of several runs, or a flag has no effect."""
+    named = " and ".join(f"--{name}" for name in given)
+    if len(given) > 1:
+        raise UsageError(f"{named} are two measures; ask for one at a time")
+    if given and n_runs > 1:
+        raise UsageError(f"{named} judges one run; name one RUN, or leave {named} out to compare them")
+    unheeded = {
+        "--controls": shown.controls,
+        "--batch": shown.batch != BATCH,
+        "--language": shown.language != PromptLanguage.zh,
+        "--data": shown.data is not None,
+    }
+    if not given and (flag := next((name for name, is_given in unheeded.items() if is_given), None)):
+        measures = " or ".join(f"--{name}" for name in MEASURES)
+        raise UsageError(f"{flag} has no effect on grades and comparisons; add {measures}, or leave {flag} out")
 
 
 def _judge_by(measure: Measure, config: JudgeConfig, quiet: bool, as_json: bool) -> None:
@@ -127,26 +140,6 @@ def _judge_by(measure: Measure, config: JudgeConfig, quiet: bool, as_json: bool)
         judged, controls = measure.judge()
     print_judged(measure.title, judged, controls, as_json, {})
     judged.hearing.check_failures(config.fail_on_error)
-
-
-def _judge_one(path: Path, config: JudgeConfig, quiet: bool, as_json: bool) -> None:
-    from qilin_rag.judging.pointwise import judge_run
-
-    with ui.progress_bars(quiet):
-        judged = judge_run(path, config)
-    if as_json:
-        metrics = {name: metric.model_dump(mode="json") for name, metric in judged.metrics.items()}
-        ui.print_json({"run": str(path), "judge": judged.judge, "metrics": metrics, **took(judged.hearing)})
-    else:
-        _print_judged(judged)
-    judged.hearing.check_failures(config.fail_on_error)
-
-
-def _print_judged(judged: Judged) -> None:
-    ui.console().print(f"judged by {judged.judge}, 1 to 5", style="bold")
-    ui.print_metrics(judged.metrics)
-    print_took(judged.hearing)
-    typer.echo(judged.directory.path)
 
 
 def _compare(paths: list[Path], config: JudgeConfig, quiet: bool, as_json: bool) -> None:

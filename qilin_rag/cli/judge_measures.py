@@ -22,7 +22,7 @@ Controls = Mapping[str, Mapping[str, "MetricSummary"]]
 
 
 class Shown(NamedTuple):
-    """How a measure shows an answer to the judge: the settings that measures share."""
+    """What a measure shows to the judge: the settings that measures share."""
 
     batch: int
     language: str
@@ -31,11 +31,18 @@ class Shown(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """A measure of one run: what it is called, how it is planned, and how it is judged."""
+    """A measure of one run: what its figures are, how it is planned, and how it is judged."""
 
     title: str
     plan: Callable[[], Plan]
     judge: Callable[[], tuple[Judged, Controls]]
+
+
+def grades_of(path: Path, config: JudgeConfig) -> Measure:
+    """Return the measure by grades."""
+    from qilin_rag.judging.pointwise import judge_run, plan_judge
+
+    return Measure("grades, 1 to 5", lambda: plan_judge(path, config), lambda: (judge_run(path, config), {}))
 
 
 def claims_of(path: Path, config: JudgeConfig, shown: Shown) -> Measure:
@@ -48,6 +55,21 @@ def claims_of(path: Path, config: JudgeConfig, shown: Shown) -> Measure:
         lambda: plan_claims(path, config, settings),
         lambda: judge_claims(path, config, settings),
     )
+
+
+def support_of(path: Path, config: JudgeConfig, shown: Shown) -> Measure:
+    """Return the measure by support."""
+    from qilin_rag.judging.support import SupportSettings, judge_support, plan_support
+
+    settings = SupportSettings(**shown._asdict())
+    return Measure(
+        "support of sentences by the notes that they cite",
+        lambda: plan_support(path, config, settings),
+        lambda: judge_support(path, config, settings),
+    )
+
+
+MEASURES: Mapping[str, Callable[[Path, JudgeConfig, Shown], Measure]] = {"claims": claims_of, "support": support_of}
 
 
 def print_judged(title: str, judged: Judged, controls: Controls, as_json: bool, more: Mapping[str, Any]) -> None:

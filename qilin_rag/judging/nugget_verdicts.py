@@ -21,7 +21,9 @@ _SUPPORTS: dict[str, Support] = {
     "不支持": "not_support",
     **{word: word for word in get_args(Support)},
 }
-_ASSIGNED = re.compile(r"(?:[-*•]\s+)?(?:要点|nugget|fact)?\s*([1-9]\d{0,2})\s*[:.、)]\s*(\S.*?)\s*[。.]?", re.ASCII)
+_ASSIGNED = re.compile(
+    r"(?:[-*•]\s+)?(?:要点|句子|nugget|fact|sentence)?\s*([1-9]\d{0,2})\s*[:.、)]\s*(\S.*?)\s*[。.]?", re.ASCII
+)
 _FACT = re.compile(
     r"(?:[-*•]\s+|[0-9]{1,3}[.、)]\s*)?(核心|次要|vital|okay)\s*[\[【［]\s*([0-9]{1,3}(?:\s*[,，、]\s*[0-9]{1,3})*)\s*[\]】］]\s*[:：]?\s*(\S.*)",
     re.IGNORECASE,

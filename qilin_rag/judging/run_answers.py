@@ -37,12 +37,14 @@ class RunAnswers(NamedTuple):
         samples: The last sample of each question by the name of the control; `OWN` for those of the run.
         lines: All samples of the run ever written.
         keys: The keys of the cases by control and question id.
+        chosen: The ids of the questions that the judge's limit and seed choose.
     """
 
     samples: Mapping[str, Answers]
     lines: Answers
     keys: Mapping[tuple[str, str], list[str]]
     docket: Docket
+    chosen: Container[str]
 
     @property
     def own(self) -> Answers:
@@ -98,7 +100,7 @@ def read_answers(
                 cases |= dict(zip(keys[control, question.id], of_sample, strict=True))
     chosen = {question.id for question in select_questions(questions, judge.config.limit, judge.config.seed)}
     wanted = {key for (_, question_id), of_sample in keys.items() if question_id in chosen for key in of_sample}
-    return RunAnswers(samples, lines, keys, Docket(judge, cases, wanted, directory, file_name))
+    return RunAnswers(samples, lines, keys, Docket(judge, cases, wanted, directory, file_name), chosen)
 
 
 def judge_answers(

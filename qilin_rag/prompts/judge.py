@@ -79,6 +79,13 @@ class ClaimCheckerPrompt(JudgePrompt):
     lists = ("sources", "claims")
 
 
+class SupportPrompt(JudgePrompt):
+    """A judge's prompt about how far a note supports the sentences that cite it."""
+
+    variables = ("title", "content", "sentences")
+    lists = ("sentences",)
+
+
 class SafetyPrompt(JudgePrompt):
     """A prompt about whether a note holds unsafe content.
 
