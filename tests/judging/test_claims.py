@@ -287,7 +287,8 @@ def test_wrong_use_is_one_line(made: Claimed, judge: FakeServer, cli: Cli) -> No
     a, b = import_run(cli, made), import_run(cli, made, "b")
     cases: dict[str, Callable[[], Any]] = {
         "--claims judges one run": lambda: cli("judge", a, b, *asking(judge)),
-        "--controls needs": lambda: cli("judge", a, "--controls", *asking(judge)[1:]),
+        "--claims and --support": lambda: cli("judge", a, "--support", *asking(judge)),
+        "--controls has no effect": lambda: cli("judge", a, "--controls", *asking(judge)[1:]),
     }
     for message, call in cases.items():
         done = call()
