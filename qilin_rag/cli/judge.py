@@ -49,6 +49,7 @@ def judge(
     support: Annotated[
         bool, typer.Option("--support", help="Check whether the notes that each sentence of one run cites support it.")
     ] = False,
+    refusal: Annotated[bool, typer.Option("--refusal", help="Ask whether the answers of one run refuse.")] = False,
     controls: Annotated[
         bool, typer.Option("--controls", help="Judge answers, too, that are known to be good or bad.")
     ] = False,
@@ -73,8 +74,8 @@ def judge(
     """Grade or compare answers with an LLM judge.
 
     One run: grades of correctness, completeness and faithfulness to the notes, from 1 to 5, become metrics of the run.
-    --claims and --support give other metrics in place of grades. Several runs: the judge sees every pair of answers in
-    both orders, and runs get ratings. The same command resumes after a stop.
+    --claims, --support and --refusal give other metrics in place of grades. Several runs: the judge sees every pair of
+    answers in both orders, and runs get ratings. The same command resumes after a stop.
 
     Examples:
         qilin-rag judge runs/RUN --llm qwen-plus --dry-run
@@ -96,7 +97,8 @@ def judge(
     }
     config = resolve_judge(flags, settings or [])
     runs = find_runs_named(runs, [config.runs_dir, Path("runs")])
-    given = [name for name, is_given in {"claims": claims, "support": support}.items() if is_given]
+    flagged = {"claims": claims, "support": support, "refusal": refusal}
+    given = [name for name, is_given in flagged.items() if is_given]
     shown = Shown(batch, language.value, controls, data)
     _check_flags(given, shown, len(runs))
     measure = None
@@ -124,15 +126,17 @@ def _check_flags(given: Sequence[str], shown: Shown, n_runs: int) -> None:
         raise UsageError(f"{named} are two measures; ask for one at a time")
     if given and n_runs > 1:
         raise UsageError(f"{named} judges one run; name one RUN, or leave {named} out to compare them")
-    unheeded = {
+    flags = {
+        "--language": shown.language != PromptLanguage.zh,
         "--controls": shown.controls,
         "--batch": shown.batch != BATCH,
-        "--language": shown.language != PromptLanguage.zh,
         "--data": shown.data is not None,
     }
-    if not given and (flag := next((name for name, is_given in unheeded.items() if is_given), None)):
-        measures = " or ".join(f"--{name}" for name in MEASURES)
-        raise UsageError(f"{flag} has no effect on grades and comparisons; add {measures}, or leave {flag} out")
+    heeded = [] if not given else ["--language"] if given == ["refusal"] else list(flags)
+    if flag := next((name for name, is_given in flags.items() if is_given and name not in heeded), None):
+        measured = named or "grades and comparisons"
+        others = f"--claims or --support{' or --refusal' * (flag == '--language')}"
+        raise UsageError(f"{flag} has no effect on {measured}; add {others}, or leave {flag} out")
 
 
 def _judge_by(measure: Measure, config: JudgeConfig, quiet: bool, as_json: bool) -> None:

@@ -69,7 +69,22 @@ def support_of(path: Path, config: JudgeConfig, shown: Shown) -> Measure:
     )
 
 
-MEASURES: Mapping[str, Callable[[Path, JudgeConfig, Shown], Measure]] = {"claims": claims_of, "support": support_of}
+def refusal_of(path: Path, config: JudgeConfig, shown: Shown) -> Measure:
+    """Return the measure of refusals."""
+    from qilin_rag.judging.refusals import judge_refusals, plan_refusals
+
+    return Measure(
+        "1 if the answer refuses the question",
+        lambda: plan_refusals(path, config, shown.language),
+        lambda: (judge_refusals(path, config, shown.language), {}),
+    )
+
+
+MEASURES: Mapping[str, Callable[[Path, JudgeConfig, Shown], Measure]] = {
+    "claims": claims_of,
+    "support": support_of,
+    "refusal": refusal_of,
+}
 
 
 def print_judged(title: str, judged: Judged, controls: Controls, as_json: bool, more: Mapping[str, Any]) -> None:

@@ -21,14 +21,17 @@ _SUPPORTS: dict[str, Support] = {
     "不支持": "not_support",
     **{word: word for word in get_args(Support)},
 }
-_ASSIGNED = re.compile(
-    r"(?:[-*•]\s+)?(?:要点|句子|nugget|fact|sentence)?\s*([1-9]\d{0,2})\s*[:.、)]\s*(\S.*?)\s*[。.]?", re.ASCII
+_NUMBER = r"(?:[-*•]\s+)?(?:要点|句子|陈述|nugget|fact|sentence|claim)?\s*([1-9]\d{0,2})\s*[:.、)]\s*"
+_ASSIGNED = re.compile(rf"{_NUMBER}(\S.*?)\s*[。.]?", re.ASCII)
+_GAINED = re.compile(  # by the answer; a copied line that says the opposite can only lower its score
+    rf"{_NUMBER}[<\[【`]?\s*((?:部分)?支持|(?:partial_)?support)\s*[>\]】`]?\s*[。.]?", re.ASCII
 )
 _FACT = re.compile(
     r"(?:[-*•]\s+|[0-9]{1,3}[.、)]\s*)?(核心|次要|vital|okay)\s*[\[【［]\s*([0-9]{1,3}(?:\s*[,，、]\s*[0-9]{1,3})*)\s*[\]】］]\s*[:：]?\s*(\S.*)",
     re.IGNORECASE,
 )
 _NO_FACTS = re.compile(r"(?:无|没有|none)[。.]?")
+_FOUND = re.compile(f"{_FACT.pattern}|{_NO_FACTS.pattern}", re.IGNORECASE)
 MOST_CHARS = 200  # of a fact: a longer one is not atomic
 
 
@@ -56,7 +59,7 @@ def read_support(
     >>> read_support("1：支持", 2) is None
     True
     """
-    lines = own_lines(normalise(reply), shown, _ASSIGNED)
+    lines = own_lines(normalise(reply), shown, _GAINED)
     found = [_ASSIGNED.fullmatch(line) for line in lines]
     by_number = {int(each[1]): _SUPPORTS.get(unwrapped(each[2])) for each in found if each}
     supports = [by_number.get(number) for number in range(1, n_asked + 1)]
@@ -76,7 +79,7 @@ def read_facts(reply: str, n_sources: int, shown: Iterable[str] | None = None) -
     >>> read_facts("核心 [1,2] 水温92度\\n次要 [2] 闷蒸30秒", 2)[1]
     Fact(text='闷蒸30秒', importance='okay', sources=[2])
     """
-    lines = own_lines(visible(reply), shown, _FACT)
+    lines = own_lines(visible(reply), shown, _FOUND)
     if len(lines) == 1 and _NO_FACTS.fullmatch(normalise(lines[0])):
         return []
     facts = [_fact(found, n_sources) for found in map(_FACT.fullmatch, lines)]

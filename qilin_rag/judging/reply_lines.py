@@ -1,8 +1,8 @@
 """Take the lines of a reply that has nothing but lines of an asked form, unless they may be a quotation.
 
-Invisible characters and emphasis make no difference. A fence of code around the whole reply makes none either, unless
-the judge was shown a line of the asked form. A reply whose lines are all among the texts that the judge was shown is a
-quotation, with or without marks.
+Invisible characters and emphasis make no difference. A reply with a line of the asked form that a text under test has,
+too, is a quotation, with or without marks, so that no answer speaks its own verdict. A fence of code around the whole
+reply makes no difference, unless the judge was shown a line of the asked form.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ import re
 from collections.abc import Iterable
 
 from qilin_rag.core.text import normalise
-from qilin_rag.judging.verdicts import BRACKETS, EMPHASIS, THINKING, WHOLE_FENCE
+
+BRACKETS = re.compile(r"<([^<>]*)>|\[([^\[\]]*)\]|【([^【】]*)】|`([^`]*)`")
+EMPHASIS = re.compile(r"\*\*|__")
+WHOLE_FENCE = re.compile(r"\s*(```|~~~)\w*\n((?:(?!```|~~~).)*)\n\1\s*", re.DOTALL)
+THINKING = re.compile(r"<\s*/?\s*think")
 
 
 def own_lines(reply: str, shown: Iterable[str] | None, form: re.Pattern[str]) -> list[str]:
@@ -20,17 +24,16 @@ def own_lines(reply: str, shown: Iterable[str] | None, form: re.Pattern[str]) ->
     Args:
         reply: The reply, in one spelling (`visible` or `normalise`).
         shown: All texts under test that the judge was shown; None if they are not known.
-        form: The asked form of a line.
+        form: The form of the lines that may not be quoted; lines with equal groups say the same.
     """
     if THINKING.search(reply):
         return []
-    seen = {line for text in shown or () for line in _lines(normalise(text))}
+    seen = {found.groups() for text in shown or () for found in _of_form(text, form)}
     if fenced := WHOLE_FENCE.fullmatch(reply):
-        if any(form.fullmatch(line) for line in seen):
+        if seen:
             return []
         reply = fenced[2]
-    lines = _lines(reply)
-    return [] if lines and all(normalise(line) in seen for line in lines) else lines
+    return [] if any(found.groups() in seen for found in _of_form(reply, form)) else plain_lines(reply)
 
 
 def unwrapped(word: str) -> str:
@@ -39,5 +42,10 @@ def unwrapped(word: str) -> str:
     return next(filter(None, inside.groups()), "").strip() if inside else word
 
 
-def _lines(text: str) -> list[str]:
+def plain_lines(text: str) -> list[str]:
+    """Return the lines of a text that are not empty, without emphasis."""
     return list(filter(None, (EMPHASIS.sub("", line).strip() for line in text.splitlines())))
+
+
+def _of_form(text: str, form: re.Pattern[str]) -> list[re.Match[str]]:
+    return list(filter(None, map(form.fullmatch, plain_lines(normalise(text)))))

@@ -51,6 +51,13 @@ class PairwisePrompt(JudgePrompt):
     variables = ("query", "references", "answer_a", "answer_b")
 
 
+class RefusalPrompt(JudgePrompt):
+    """A judge's prompt about whether an answer refuses its question."""
+
+    variables = ("query", "answer")
+    lists = ()
+
+
 class NuggetMakerPrompt(JudgePrompt):
     """A prompt that asks for the facts in some `sources`, at most `limit` of them."""
 
