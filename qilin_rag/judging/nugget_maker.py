@@ -172,7 +172,8 @@ class _Making:
             if reason := why_unread(judgement):
                 return reason
             assert judgement
-            facts = read_facts(judgement.answer, len(batch), self.docket.cases[key].shown)
+            shown = [*self.docket.cases[key].shown, self.judge.prompts[0].user]  # whose example is no fact
+            facts = read_facts(judgement.answer, len(batch), shown)
             if facts is None:
                 return "unreadable reply"
             found += [(fact, [batch[number - 1].name for number in fact.sources]) for fact in facts]

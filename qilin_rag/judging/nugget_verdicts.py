@@ -24,14 +24,19 @@ _SUPPORTS: dict[str, Support] = {
 _NUMBER = r"(?:[-*•]\s+)?(?:要点|句子|陈述|nugget|fact|sentence|claim)?\s*([1-9]\d{0,2})\s*[:.、)]\s*"
 _ASSIGNED = re.compile(rf"{_NUMBER}(\S.*?)\s*[。.]?", re.ASCII)
 _GAINED = re.compile(  # by the answer; a copied line that says the opposite can only lower its score
-    rf"{_NUMBER}[<\[【`]?\s*((?:部分)?支持|(?:partial_)?support)\s*[>\]】`]?\s*[。.]?", re.ASCII
+    rf"{_NUMBER}[<\[【`]?\s*(部分|partial_)?(?:支持|support)\s*[>\]】`]?\s*[。.]?", re.ASCII
 )
-_FACT = re.compile(
-    r"(?:[-*•]\s+|[0-9]{1,3}[.、)]\s*)?(核心|次要|vital|okay)\s*[\[【［]\s*([0-9]{1,3}(?:\s*[,，、]\s*[0-9]{1,3})*)\s*[\]】］]\s*[:：]?\s*(\S.*)",
-    re.IGNORECASE,
-)
+_NUMBERS = r"[0-9]{1,3}(?:\s*[,，、]\s*[0-9]{1,3})*"
 _NO_FACTS = re.compile(r"(?:无|没有|none)[。.]?")
-_FOUND = re.compile(f"{_FACT.pattern}|{_NO_FACTS.pattern}", re.IGNORECASE)
+_FACT, _STATED = (  # the second without importance, sources and full stop, which a copy may change
+    re.compile(
+        rf"(?:[-*•]\s+|[0-9]{{1,3}}[.、)]\s*)?({of}核心|次要|vital|okay)\s*[\[【［]\s*({of}{_NUMBERS})\s*[\]】］]\s*[:：]?\s*{text}",
+        re.IGNORECASE,
+    )
+    for of, text in (("", r"(\S.*)"), ("?:", r"(\S.*?)\s*[。.]?"))
+)
+_SAID = re.compile(f"{_STATED.pattern}|{_NO_FACTS.pattern}", re.IGNORECASE)
+_NOT_A_FACT = re.compile(r"^(?:>|[\[【［]\s*[0-9]|\W*$)|(?:核心|次要|vital|okay)\s*[\[【［]\s*[0-9]", re.IGNORECASE)
 MOST_CHARS = 200  # of a fact: a longer one is not atomic
 
 
@@ -79,7 +84,7 @@ def read_facts(reply: str, n_sources: int, shown: Iterable[str] | None = None) -
     >>> read_facts("核心 [1,2] 水温92度\\n次要 [2] 闷蒸30秒", 2)[1]
     Fact(text='闷蒸30秒', importance='okay', sources=[2])
     """
-    lines = own_lines(visible(reply), shown, _FOUND)
+    lines = own_lines(visible(reply), shown, _SAID)
     if len(lines) == 1 and _NO_FACTS.fullmatch(normalise(lines[0])):
         return []
     facts = [_fact(found, n_sources) for found in map(_FACT.fullmatch, lines)]
@@ -92,6 +97,7 @@ def _fact(found: re.Match[str] | None, n_sources: int) -> Fact | None:
         return None
     sources = sorted({int(number) for number in re.findall("[0-9]+", found[2])})
     text = found[3].strip()
-    if not 1 <= sources[0] <= sources[-1] <= n_sources or not has_words(text) or len(text) > MOST_CHARS:
+    is_fact = has_words(text) and len(text) <= MOST_CHARS and not _NOT_A_FACT.search(text)
+    if not is_fact or not 1 <= sources[0] <= sources[-1] <= n_sources:
         return None
     return Fact(text, _IMPORTANCES[found[1].lower()], sources)

@@ -1,8 +1,8 @@
 """Take the lines of a reply that has nothing but lines of an asked form, unless they may be a quotation.
 
-Invisible characters and emphasis make no difference. A reply with a line of the asked form that a text under test has,
-too, is a quotation, with or without marks, so that no answer speaks its own verdict. A fence of code around the whole
-reply makes no difference, unless the judge was shown a line of the asked form.
+Invisible characters, emphasis and a fence of code around the whole reply make no difference. A reply with a line of the
+asked form that a text under test has, too, is a quotation, with or without marks, so that no answer speaks its own
+verdict.
 """
 
 from __future__ import annotations
@@ -24,15 +24,13 @@ def own_lines(reply: str, shown: Iterable[str] | None, form: re.Pattern[str]) ->
     Args:
         reply: The reply, in one spelling (`visible` or `normalise`).
         shown: All texts under test that the judge was shown; None if they are not known.
-        form: The form of the lines that may not be quoted; lines with equal groups say the same.
+        form: The form of the lines that may not be copied; lines with equal groups say the same.
     """
     if THINKING.search(reply):
         return []
-    seen = {found.groups() for text in shown or () for found in _of_form(text, form)}
     if fenced := WHOLE_FENCE.fullmatch(reply):
-        if seen:
-            return []
         reply = fenced[2]
+    seen = {found.groups() for text in shown or () for found in _of_form(text, form)}
     return [] if any(found.groups() in seen for found in _of_form(reply, form)) else plain_lines(reply)
 
 

@@ -14,7 +14,7 @@ nothing to quote (the caller has to say what was shown), or the fence is around 
 not known that the label was shown.
 
 Whether an answer is a refusal is said on the last line, once. A reply that has no line but those that the judge was
-shown is a quotation, too, with or without marks.
+shown is a quotation, with or without marks.
 
 A prompt may ask for True or False. Then the last line that is not empty is the verdict, if it is that word and nothing
 else (apart from case, width, emphasis, backticks and a full stop). Everything else is no verdict: a word of another
@@ -27,7 +27,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from qilin_rag.core.text import normalise
+from qilin_rag.core.text import normalise, query_key
 from qilin_rag.judging.reply_lines import EMPHASIS, THINKING, WHOLE_FENCE, plain_lines, unwrapped
 
 Preference = Literal["A", "B", "tie"]
@@ -126,9 +126,10 @@ def _labelled(labels: Sequence[str], reply: str, shown: Iterable[str] | None) ->
 
 
 def _is_copied(reply: str, shown: Iterable[str]) -> bool:
-    """Return whether all lines of a reply are among those of the texts that the judge was shown."""
-    seen = {line for text in shown for line in plain_lines(normalise(text))}
-    return all(line in seen for line in plain_lines(normalise(reply)))
+    """Return whether the judge was shown all lines of a reply, apart from white space and marks around them."""
+    seen = [query_key(EMPHASIS.sub("", text)) for text in shown]
+    lines = (_MARK_BEFORE_LABEL.sub("", line, count=1).strip("-*•。. ") for line in plain_lines(normalise(reply)))
+    return all(any(query_key(line) in text for text in seen) for line in lines)
 
 
 def _without_own_fences(reply: str, labels: Sequence[str], shown: Iterable[str] | None) -> str:
