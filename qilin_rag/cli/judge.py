@@ -135,7 +135,7 @@ def _check_flags(given: Sequence[str], shown: Shown, n_runs: int) -> None:
     heeded = [] if not given else ["--language"] if given == ["refusal"] else list(flags)
     if flag := next((name for name, is_given in flags.items() if is_given and name not in heeded), None):
         measured = named or "grades and comparisons"
-        others = f"--claims or --support{' or --refusal' * (flag == '--language')}"
+        others = "--claims, --support or --refusal" if flag == "--language" else "--claims or --support"
         raise UsageError(f"{flag} has no effect on {measured}; add {others}, or leave {flag} out")
 
 

@@ -152,7 +152,7 @@ def test_wrong_use_is_one_line(run: Path, server: FakeServer, cli: Cli) -> None:
     without = [each for each in asking(server, run) if each != "--refusal"]
     for message, arguments in {
         "--refusal judges one run": [*asking(server, run), run],
-        "add --refusal": [*without, "--language", "en"],
+        "or --refusal": [*without, "--language", "en"],
     }.items():
         done = cli(*arguments)
         assert (done.code, message in done.err, done.err.count("\n")) == (2, True, 1), done.err
