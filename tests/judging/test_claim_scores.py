@@ -106,8 +106,8 @@ BY_HAND: list[tuple[list[Said], list[Said], int, list[float]]] = [
     ([(NO, [])], [(NO, [1, 2]), (NO, [1, 2])], 2, [0, 0, 0, 1, 1, 0, 0, 1, 0, 0, 0]),
     # many claims: 7 of 8 right, 3 of 4 found, both from the one relevant note of two
     (
-        [(YES, [1])] * 7 + [(NO, [1])],
-        [(YES, [1])] * 3 + [(NO, [1])],
+        [*[(YES, [1])] * 7, (NO, [1])],
+        [*[(YES, [1])] * 3, (NO, [1])],
         2,
         [7 / 8, 3 / 4, 21 / 26, 0.5, 1, 0.75, 1, 0, 0, 1 / 8, 0],
     ),

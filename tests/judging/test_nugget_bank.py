@@ -57,6 +57,12 @@ def assigned(*pairs: tuple[str, str]) -> list[AssignedNugget]:
         ([("vital", "partial_support")] * 2 + [("okay", "support")] * 2, (0.75, 0.5, 0.5, 0.0, 2 / 3)),
         ([("vital", "support"), ("vital", "not_support"), ("okay", "partial_support")], (0.5, 1 / 3, 0.5, 0.5, 0.5)),
         ([("okay", "support"), ("okay", "partial_support")], (0.75, 0.5, 0.0, 0.0, 0.75)),
+        ([("vital", "not_support")] + [("okay", "support")] * 3, (0.75, 0.75, 0.0, 0.0, 1.5 / 2.5)),
+        ([("vital", "support")] * 3 + [("okay", "not_support")], (0.75, 0.75, 1.0, 1.0, 3 / 3.5)),
+        (
+            [("vital", "support"), ("vital", "partial_support"), ("okay", "partial_support"), ("okay", "not_support")],
+            (0.5, 0.25, 0.75, 0.5, (1 + 0.5 + 0.5 * 0.5) / (2 + 0.5 * 2)),
+        ),
     ],
 )
 def test_figures_by_hand(nuggets: list[tuple[str, str]], expected: tuple[float, ...]) -> None:
@@ -76,6 +82,9 @@ def test_figures_are_those_of_nuggetizer() -> None:
         ours = nugget_scores(nuggets)
         for name in ("all", "strict_all", "vital", "strict_vital"):
             assert ours[f"nugget_{name}"] == getattr(theirs, f"{name}_score")
+        twice = [nugget for nugget in nuggets for _ in range(2 if nugget.importance == "vital" else 1)]
+        theirs = metrics.calculate_nugget_scores("q", [nugget.model_dump() for nugget in twice])
+        assert ours["nugget_weighted"] == pytest.approx(theirs.all_score)  # two to one, as 1 to 0.5
 
 
 @pytest.fixture

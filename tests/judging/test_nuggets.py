@@ -68,12 +68,9 @@ def figures_of(run: Path) -> dict[str, dict[str, float | None]]:
     return figures
 
 
-@pytest.mark.parametrize(("systems", "batch"), [("ab", 3), pytest.param("abc", 10, marks=pytest.mark.slow)])
-def test_answers_get_exactly_their_figures(
-    tmp_path: Path, judge: FakeServer, cli: Cli, systems: str, batch: int
-) -> None:
-    """20 questions, and 40 or 60 constructed answers."""
-    made = construct(tmp_path / "twenty", systems)
+@pytest.mark.parametrize("batch", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_answers_get_exactly_their_figures(made: Constructed, judge: FakeServer, cli: Cli, batch: int) -> None:
+    """20 questions, and 60 constructed answers."""
     bank_path = create(cli, judge, made)
     assert len(judge.calls) == 20
     bank = read_bank(bank_path)
@@ -90,7 +87,7 @@ def test_answers_get_exactly_their_figures(
             figure = said["metrics"][name]
             assert (figure["value"], figure["n"]) == (pytest.approx(mean), 20) and figure["ci95"]
         assert said["metrics"]["nugget_vital"]["reasons"] == {"no vital nuggets": 1}
-    assert len(judge.calls) == len(systems) * sum(-(-n // batch) for n in made.n_nuggets.values())
+    assert len(judge.calls) == len(runs) * sum(-(-n // batch) for n in made.n_nuggets.values())
     signature = said["metrics"]["nugget_all"]["signature"]
     prompt = read_bank(bank_path).makers[0].prompt[:8]
     for part in (f"bank:{bank.sha256[:8]}", f"maker:{MODEL}", f"maker_prompt:{prompt}", f"batch:{batch}", "judge:"):
