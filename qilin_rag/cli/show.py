@@ -10,6 +10,7 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import RUN_HELP, NamedIn, find_runs_named
+from qilin_rag.cli.show_parts import print_parts
 
 if TYPE_CHECKING:
     from qilin_rag.core.types import Judgement, MetricSummary, Sample, Summary
@@ -35,7 +36,7 @@ def show(
     """Show a run, or one of its questions in full.
 
     Prints state, settings, figures, time and cost, then the questions in the order of the data. With --question, prints
-    its hits, messages, answer, references, scores and judgements.
+    its hits, messages, answer, references, scores, judgements, nuggets, claims and cited sentences.
 
     Examples:
         qilin-rag show runs/RUN
@@ -64,6 +65,7 @@ def _show_question(
     from qilin_rag.pipeline.cost import Tally
     from qilin_rag.pipeline.note_names import read_note_names
     from qilin_rag.reports.judged import judgements_of
+    from qilin_rag.reports.judged_parts import NO_PARTS, read_judged_parts
     from qilin_rag.reports.run_list import figures_of
 
     questions = {asked.id: asked for asked in directory.read_questions()}
@@ -72,6 +74,7 @@ def _show_question(
     asked = questions[sample.question_id]
     scores = [score for score in figures_of(directory, manifest)[1] if score.question_id == asked.id]
     judgements = judgements_of(directory, {asked.id}).get(asked.id, [])
+    parts = read_judged_parts(directory.path, [sample]).get(asked.id, NO_PARTS)
     if as_json:
         ui.print_json(
             {
@@ -79,6 +82,7 @@ def _show_question(
                 "sample": sample.model_dump(mode="json"),
                 "scores": [score.model_dump(mode="json") for score in scores],
                 "judgements": [judgement.model_dump(mode="json", exclude={"messages"}) for judgement in judgements],
+                "parts": parts.as_json(),
             }
         )
         return
@@ -99,6 +103,7 @@ def _show_question(
     for number, reference in enumerate(asked.references, start=1):
         console.print(f"\nreference {number}", style="bold")
         console.print(reference, soft_wrap=True)
+    print_parts(parts)
     for judgement in judgements:
         _print_judgement(judgement)
     console.print("\nscores", style="bold")

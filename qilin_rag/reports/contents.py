@@ -26,6 +26,7 @@ from qilin_rag.pipeline.run_notes import open_notes
 from qilin_rag.reports import finding
 from qilin_rag.reports.cells import ResultTable
 from qilin_rag.reports.judged import judgements_of_runs
+from qilin_rag.reports.judged_parts import NO_PARTS, JudgedParts, read_judged_parts
 from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.reports.noise import noise_of
 from qilin_rag.reports.overview import STATUSES, directories_of, index_of, metrics_of, table_of
@@ -48,12 +49,14 @@ class QuestionInRun(NamedTuple):
         scores: one for each metric of `metrics_of`; None if the run has no such figure.
         is_cut: whether the server read only a part of the prompt (`Tally.is_cut`).
         judgements: of judges, from `judgements_of`.
+        parts: into which judges took the answer apart, from `read_judged_parts`.
     """
 
     sample: Sample
     scores: Sequence[Score | None]
     is_cut: bool = False
     judgements: Sequence[Judgement] = ()
+    parts: JudgedParts = NO_PARTS
 
 
 class _Sent(NamedTuple):
@@ -99,10 +102,11 @@ def _table(board: ResultTable, directories: Mapping[str, RunDirectory]) -> tuple
     for number, directory in enumerate(directories.values()):
         samples = list(directory.read_samples_of(questions).values())
         scores = scores_of(directory.read_scores(), questions, metrics)
-        taken = Tally(samples)
+        taken, said = Tally(samples), judged[directory.path]
+        parts = read_judged_parts(directory.path, samples)
         told = [
-            _told(QuestionInRun(sample, row, taken.is_cut(sample), judged[directory.path].get(sample.question_id, [])))
-            for sample, row in zip(samples, scores, strict=True)
+            _told(QuestionInRun(sample, row, taken.is_cut(sample), said.get(name, []), parts.get(name, NO_PARTS)))
+            for name, sample, row in zip((question.id for question in questions), samples, scores, strict=True)
         ]
         blocks.append((f"columns{number}", _packed(columns_of(samples, scores))))
         blocks.append((f"run{number}", _packed(told)))
@@ -209,6 +213,8 @@ def _told(answered: QuestionInRun) -> dict[str, Any]:
             {"judge": judgement.judge, "runs": judgement.runs, "text": judgement.answer or judgement.error or ""}
             for judgement in answered.judgements
         ]
+    if parts := answered.parts.as_json():
+        facts["parts"] = parts
     return facts
 
 

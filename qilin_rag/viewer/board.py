@@ -27,7 +27,7 @@ from qilin_rag.reports.overview import directories_of, index_of, metrics_of, tab
 from qilin_rag.viewer.app import data, page
 from qilin_rag.viewer.folders import Folders
 from qilin_rag.viewer.kept import Kept
-from qilin_rag.viewer.lines import LineFinder
+from qilin_rag.viewer.lines import LineFinder, find_parts
 from qilin_rag.viewer.shell import markup, shell
 
 
@@ -112,7 +112,8 @@ class Boards:
         scores = self._finder.find(directory.scores_path(), question.id, Score)
         [row] = scores_of(scores, [question], metrics_of(table.board))
         is_cut = samples[-1].short_count and self._tally(directory, table).is_cut(samples[-1])
-        return QuestionInRun(samples[-1], row, is_cut, judged.get(question.id, []))
+        parts = find_parts(self._finder, directory.path, samples[-1])
+        return QuestionInRun(samples[-1], row, is_cut, judged.get(question.id, []), parts)
 
     def _tally(self, directory: RunDirectory, table: _Table) -> Tally:
         """Return what tells whether a prompt was cut, which the counts of all questions decide."""

@@ -6,19 +6,21 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import lines_of
 from qilin_rag.core.plain_files import batches_of_lines, file_state, open_plain
+from qilin_rag.core.types import Sample
+from qilin_rag.reports.judged_parts import NO_PARTS, JudgedParts, read_judged_parts
 from qilin_rag.viewer.kept import Kept
 
 T = TypeVar("T", bound=BaseModel)
 
 _MOST_LINES = 1_000_000
-_ID_FIRST = re.compile(rb'\s*\{\s*"question_id"\s*:\s*("(?:[^"\\]|\\.)*")')
+_ID_FIRST = re.compile(rb'\s*\{\s*"(?:question_id|qid)"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 class Span(NamedTuple):
@@ -42,7 +44,7 @@ class LineFinder:
         """Return the lines about a question, in the order of the file.
 
         Args:
-            path: The file of JSON lines, each with a `question_id`; without it there are no lines.
+            path: The file of JSON lines, each with a `question_id` or `qid`; without it there are no lines.
             question_id: The question.
             kind: The type of a line.
 
@@ -58,6 +60,18 @@ class LineFinder:
                 file.seek(start)
                 found += lines_of(path, io.BytesIO(file.read(length)), kind)
         return found
+
+
+def find_parts(finder: LineFinder, path: Path, sample: Sample) -> JudgedParts:
+    """Return the parts into which judges took an answer apart.
+
+    Args:
+        finder: Finds the lines about it.
+        path: The run directory.
+        sample: The answer.
+    """
+    parts = read_judged_parts(path, [sample], lambda file, kind: finder.find(file, sample.question_id, kind))
+    return parts.get(sample.question_id, NO_PARTS)
 
 
 def _places(path: Path) -> dict[str, list[Span]]:
@@ -80,7 +94,11 @@ def _question_of(line: bytes) -> str | None:
     """Return the question that a line is about; None if it does not say it."""
     first = _ID_FIRST.match(line)
     try:
-        name = json.loads(first.group(1)) if first else json.loads(line)["question_id"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        name = json.loads(first.group(1)) if first else _named_in(json.loads(line))
+    except (ValueError, RecursionError):
         return None
     return name if isinstance(name, str) else None
+
+
+def _named_in(line: Any) -> Any:
+    return line.get("question_id", line.get("qid")) if isinstance(line, dict) else None

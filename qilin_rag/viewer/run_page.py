@@ -28,6 +28,7 @@ from qilin_rag.reports.took import first_asked, latency_of, read_calls
 from qilin_rag.scorers.summary import doubts, remarks
 from qilin_rag.viewer.app import data, page
 from qilin_rag.viewer.folders import Folders
+from qilin_rag.viewer.lines import LineFinder, find_parts
 from qilin_rag.viewer.samples import Indices, in_full
 from qilin_rag.viewer.shell import markup, shell
 from qilin_rag.viewer.watch import RunWatcher
@@ -50,7 +51,7 @@ class RunPages:
 
     def __init__(self, folders: Folders, watcher: RunWatcher) -> None:
         self._folders, self._watcher = folders, watcher
-        self._indices = Indices()
+        self._indices, self._finder = Indices(), LineFinder()
 
     def run(self, request: Request) -> dict[str, Any]:
         """Return what is known of a run apart from its questions."""
@@ -83,7 +84,7 @@ class RunPages:
         sample = self._indices.of(path).last(request.query_params.get("id", ""))
         if sample is None:
             raise HTTPException(404, "there is no answer to this question yet")
-        return in_full(path, sample)
+        return in_full(path, sample, find_parts(self._finder, path, sample))
 
     def log(self, request: Request) -> dict[str, Any]:
         """Return the end of a log."""

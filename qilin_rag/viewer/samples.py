@@ -15,6 +15,7 @@ from qilin_rag.core.files import read_lines
 from qilin_rag.core.plain_files import MOST_BYTES, FileState, file_state, open_plain
 from qilin_rag.core.types import Question, Sample
 from qilin_rag.pipeline.run_directory import QUESTIONS, SAMPLES
+from qilin_rag.reports.judged_parts import JudgedParts
 from qilin_rag.viewer.counting import QuestionId
 from qilin_rag.viewer.tail import Line, Tail
 
@@ -138,12 +139,13 @@ class Indices:
             return index
 
 
-def in_full(path: Path, sample: Sample) -> dict[str, Any]:
+def in_full(path: Path, sample: Sample, parts: JudgedParts) -> dict[str, Any]:
     """Return a question as the page shows it. Texts of more than 200,000 characters are cut.
 
     Args:
         path: The run directory.
         sample: Its sample.
+        parts: Into which judges took its answer apart.
     """
     asked = next((each for each in read_lines(path / QUESTIONS, Question) if each.id == sample.question_id), None)
     return {
@@ -164,6 +166,7 @@ def in_full(path: Path, sample: Sample) -> dict[str, Any]:
         "retries": sample.retries,
         "notes_used": sample.notes_used,
         "notes_given": sample.notes_given,
+        "parts": parts.as_json(),
     }
 
 

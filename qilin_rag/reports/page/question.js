@@ -3,6 +3,7 @@
 import { questionHash } from "./address.js";
 import { fullLabel, index, metricLabel, scoreOf, shown, statusOf, table } from "./data.js";
 import { buttonById, byId, dialogById, make } from "./dom.js";
+import { judgedParts } from "./judged_parts.js";
 import { statusBadge } from "./questions.js";
 import { compareTexts } from "./shared_text.js";
 import { openQuestion } from "./source.js";
@@ -81,6 +82,7 @@ function runColumn(place, run, at, opened) {
     (told.marks ?? []).map((mark) => make("p", { class: "remark" }, say(index.doubts[mark]))),
     pair(best),
     others.length ? make("details", {}, make("summary", {}, say("Other references ({n})", { n: others.length })), others.map(pair)) : null,
+    judgedParts(told.parts),
     told.raw ? make("details", {}, make("summary", {}, say("What the model wrote, whole")), make("pre", { class: "text" }, told.raw)) : null,
     make("details", { class: "hits", open: true },
       make("summary", {}, hitsLabel(hits.length, told)),

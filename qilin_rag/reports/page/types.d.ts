@@ -101,6 +101,35 @@ export interface Told {
   usage?: Tokens;
   reasons?: (string | null)[];
   judgements?: Judgement[];
+  parts?: JudgedParts;
+}
+
+export type Support = "support" | "partial_support" | "not_support";
+
+/** An answer as judges took it apart; a verdict that is null was not given, or can't be read. */
+export interface JudgedParts {
+  nuggets?: { judge: string; bank: string; nuggets: AssignedNugget[] };
+  claims?: { judge: string; answer_claims: CheckedClaim[] | null; reference_claims: CheckedClaim[] | null; n_notes: number | null };
+  support?: { judge: string; sentences: JudgedSentence[] };
+}
+
+export interface AssignedNugget {
+  text: string;
+  importance: "vital" | "okay";
+  assignment: Support;
+}
+
+/** `notes` are numbers of notes in the prompt that state the claim, from 1. */
+export interface CheckedClaim {
+  text: string;
+  is_supported: boolean | null;
+  notes: number[] | null;
+}
+
+/** `note_idx` is null if the prompt has no note of the number. */
+export interface JudgedSentence {
+  text: string;
+  citations: { number: number; note_idx: number | null; support: Support | null }[];
 }
 
 export interface Judgement {

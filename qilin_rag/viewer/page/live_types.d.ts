@@ -131,4 +131,5 @@ export interface Asked {
   retries: number;
   notes_used: number | null;
   notes_given: number | null;
+  parts: import("./types.js").JudgedParts;
 }

@@ -2,6 +2,7 @@
 // @ts-check
 import { ask } from "./ask.js";
 import { buttonById, byId, dialogById, make } from "./dom.js";
+import { judgedParts } from "./judged_parts.js";
 import { count } from "./shown.js";
 import { say } from "./words.js";
 
@@ -131,6 +132,7 @@ function drawAsked(asked) {
         make("h4", {}, asked.references.length === 1 ? say("Reference") : say("Reference {number} of {n}", { number: at + 1, n: asked.references.length })),
         body(reference),
       ]) : make("h4", {}, say("Reference")))),
+    judgedParts(asked.parts),
     asked.raw ? make("details", {}, make("summary", {}, say("What the model wrote, whole")), body(asked.raw)) : null,
     make("h3", {}, say("Prompt sent")),
     asked.messages.map((message) => make("div", { class: "message" }, make("h4", {}, say(message.role)), body(message))),
