@@ -62,7 +62,7 @@ def _print_claims(
 def _notes(claim: CheckedClaim) -> str:
     if claim.notes is None:
         return "notes: not judged"
-    return f"notes {', '.join(map(str, claim.notes))}" if claim.notes else "no note"
+    return f"notes: {', '.join(map(str, claim.notes)) or 'none'}"
 
 
 def _print_sentences(supported: SupportedAnswer) -> None:

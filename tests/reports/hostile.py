@@ -8,6 +8,7 @@ from qilin_rag.config.run import resolve_run
 from qilin_rag.core.types import Score
 from qilin_rag.pipeline.run import run
 from tests.conftest import write_jsonl
+from tests.reports.apart import write_parts
 
 HOSTILE = [
     "<script>window.hacked=1</script>",
@@ -19,7 +20,10 @@ HOSTILE = [
 
 
 def hostile_run() -> Path:
-    """Run `runs/<hostile name>`: two questions, three notes, one failed answer, and a metric of a hostile name."""
+    """Run `runs/<hostile name>`: two questions, three notes, one failed answer, and a metric of a hostile name.
+
+    A judge took the first answer apart.
+    """
     everything = " ".join(HOSTILE)
     folder = Path("hostile")
     folder.mkdir()
@@ -56,4 +60,5 @@ def hostile_run() -> Path:
     known = next(iter(summary.metrics.values())).model_copy(update={"signature": everything})
     directory.write_summary(summary.model_copy(update={"metrics": {**summary.metrics, name: known}}))
     assert len(lines) == 2
+    write_parts(directory.path, list(directory.read_samples()[0].values()), [everything, *HOSTILE[:2]], HOSTILE[0])
     return directory.path.rename(directory.path.with_name("<b>&\"'run"))

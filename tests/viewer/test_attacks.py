@@ -20,6 +20,7 @@ pytest.importorskip("starlette", reason="needs Starlette: pip install 'qilin-rag
 from starlette.routing import Route
 
 from qilin_rag.config.run import resolve_run
+from qilin_rag.core.judged_answers import ASSIGNED, CHECKED, SUPPORTED
 from qilin_rag.pipeline.run import run
 from qilin_rag.viewer import tables
 from qilin_rag.viewer.folders import Folders
@@ -35,6 +36,7 @@ ROOT = str(Path(__file__).parents[2])
 CANARY = "the-content-of-another-file"
 FURTHER = [("name", "server.log"), ("name", "samples.jsonl"), ("format", "csv"), ("metric", "rouge_l"), ("from", "0")]
 FILES = ["manifest.json", "questions.jsonl", "samples.jsonl", "scores.jsonl", "summary.json", "judgements.jsonl"]
+FILES += [ASSIGNED, CHECKED, SUPPORTED]
 READ_ONLY = [name for name in FILES if name != "manifest.json"]
 
 

@@ -12,13 +12,16 @@ import pytest
 
 pytest.importorskip("starlette", reason="needs Starlette: pip install 'qilin-rag[view]'")
 from qilin_rag.config.run import resolve_run
+from qilin_rag.core.judged_answers import ASSIGNED, CHECKED
 from qilin_rag.core.types import Sample
 from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
+from qilin_rag.reports.judged_parts import read_judged_parts
 from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.reports.measured import RunCache, read_runs
 from qilin_rag.viewer.lines import LineFinder
 from qilin_rag.viewer.site import site
+from tests.reports.apart import write_parts
 from tests.viewer.serving import client_of
 
 
@@ -86,6 +89,29 @@ def test_a_question_is_what_the_files_hold(runs: list[RunDirectory]) -> None:
         scores = {(score.question_id, score.metric): score.value for score in runs[0].read_scores()}
         for metric, column in zip(table["metrics"], columns["scores"], strict=True):
             assert column[place] == pytest.approx(scores[question_id, metric["name"]], abs=5e-5)
+
+
+def test_a_question_has_the_parts_of_its_answer_in_each_run(runs: list[RunDirectory]) -> None:
+    """Also beside a file that is damaged."""
+    samples = [list(each.read_samples()[0].values()) for each in runs]
+    for each, own in zip(runs, samples, strict=True):
+        write_parts(each.path, own, judge=f"judge of {each.path.name}")
+    (runs[1].path / ASSIGNED).write_text('{"qid": "1"}\n' * 3)
+    client = client_of(site([Path("runs")]))
+    board = client.get("/api/board").json()["board"]
+    names = [each.path.name for each in runs]
+    for sample, other in zip(*samples, strict=True):
+        shown = asked(client, "question", board, id=sample.question_id, run=names)
+        parts = [one["told"]["parts"] for one in shown["runs"]]
+        assert parts[0] == read_judged_parts(runs[0].path, [sample])[sample.question_id].as_json()
+        assert parts[1] == read_judged_parts(runs[1].path, [other])[sample.question_id].as_json()
+        assert [set(each) for each in parts] == [{"nuggets", "claims", "support"}, {"claims", "support"}]
+        assert parts[1]["claims"]["judge"] == f"judge of {names[1]}"
+        alone = client.get("/api/sample", params={"run": names[0], "id": sample.question_id}).json()
+        assert alone["parts"] == parts[0]
+    (runs[0].path / CHECKED).unlink()
+    alone = client.get("/api/sample", params={"run": names[0], "id": samples[0][0].question_id}).json()
+    assert set(alone["parts"]) == {"nuggets", "support"}
 
 
 def test_a_page_of_runs_that_have_changed_is_told_to_load_again(runs: list[RunDirectory]) -> None:

@@ -27,14 +27,14 @@ export function judgedParts({ nuggets, claims, support } = {}) {
 function nuggetsPart({ judge, bank, nuggets }) {
   const [n, partial] = ["support", "partial_support"].map((kind) => nuggets.filter(({ assignment }) => assignment === kind).length);
   return partOf(say("Nuggets: {n} of {all} supported, {partial} in part", { n, all: nuggets.length, partial }), nuggets,
-    ({ text, importance, assignment }) => [supportMark(assignment), words(text), make("small", {}, importance === "vital" ? say("vital") : say("okay"))],
+    ({ text, importance, assignment }) => [supportMark(assignment), words(text, importance === "vital" ? say("vital") : say("okay"))],
     say("judged by {judge}, bank {bank}", { judge, bank: bank.slice(0, 8) }));
 }
 
 /** @param {NonNullable<JudgedParts["claims"]>} judged */
 function claimsPart({ judge, answer_claims: own, reference_claims: ofReferences, n_notes: nNotes }) {
   const by = nNotes === null ? say("judged by {judge}; it is not known which notes the prompt held", { judge }) : say("judged by {judge}", { judge });
-  const draw = (/** @type {CheckedClaim} */ claim) => [statedMark(claim.is_supported), words(claim.text), nNotes ? make("small", {}, notesOf(claim)) : null];
+  const draw = (/** @type {CheckedClaim} */ claim) => [statedMark(claim.is_supported), words(claim.text, nNotes ? notesOf(claim) : "")];
   const [n, m] = [own, ofReferences].map((claims) => claims?.filter((claim) => claim.is_supported).length ?? 0);
   return [
     own ? partOf(say("Claims of the answer: {n} of {all} stated by the references", { n, all: own.length }), own, draw, by)
@@ -47,7 +47,7 @@ function claimsPart({ judge, answer_claims: own, reference_claims: ofReferences,
 /** The notes that state a claim. @param {CheckedClaim} claim */
 function notesOf({ notes }) {
   if (notes === null) return say("notes: not judged");
-  return notes.length ? say("in note {numbers}", { numbers: notes.join(", ") }) : say("in no note");
+  return notes.length ? say("notes: {numbers}", { numbers: notes.join(", ") }) : say("notes: none");
 }
 
 /** @param {NonNullable<JudgedParts["support"]>} judged */
@@ -60,7 +60,7 @@ function sentencesPart({ judge, sentences }) {
     citations: citations.length,
   };
   return partOf(say("Sentences: {n} of {all} cite notes, {full} of {citations} citations supported", counts), sentences,
-    (sentence) => make("div", {}, words(sentence.text), make("div", { class: "citations" }, citationsOf(sentence))),
+    (sentence) => [words(sentence.text), make("div", { class: "citations" }, citationsOf(sentence))],
     say("judged by {judge}", { judge }));
 }
 
@@ -89,8 +89,9 @@ const partOf = (title, items, draw, by) => make("details", { class: "judged", op
 /** @param {number} n */
 const leftOut = (n) => (n > MOST_SHOWN ? make("p", { class: "hint" }, say("{n} more are not shown.", { n: n - MOST_SHOWN })) : null);
 
-/** @param {string} text */
-const words = (text) => make("span", { class: "words text" }, text);
+/** A text, and a remark behind it. @param {string} text @param {string} [remark] */
+const words = (text, remark = "") => make("div", { class: "words" },
+  make("span", { class: "text" }, text), remark ? make("small", {}, ` ${remark}`) : null);
 
 /** How far a text supports another. @param {Support | null} support */
 function supportMark(support) {
