@@ -13,6 +13,7 @@ TYPE_CHECKING = False  # typing's, which takes as long to import as Python to st
 
 if TYPE_CHECKING:
     from qilin_rag.api.comparing import Leaderboard, compare, leaderboard
+    from qilin_rag.api.judging import judge
     from qilin_rag.api.runs import RunList, load_runs, run
     from qilin_rag.core.errors import FailedSamplesError, QilinError, UsageError
     from qilin_rag.core.types import Hit, Note, Question
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "api.comparing": ("Leaderboard", "compare", "leaderboard"),
+    "api.judging": ("judge",),
     "api.runs": ("RunList", "load_runs", "run"),
     "core.errors": ("FailedSamplesError", "QilinError", "UsageError"),
     "core.types": ("Hit", "Note", "Question"),
@@ -126,6 +128,7 @@ __all__ = [
     "__version__",
     "compare",
     "import_answers",
+    "judge",
     "leaderboard",
     "load_runs",
     "run",

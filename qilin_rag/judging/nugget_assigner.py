@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import PositiveInt
+
 from qilin_rag.core.files import as_lines, read_lines, write_text
 from qilin_rag.core.judged_answers import ASSIGNED, AssignedAnswer, AssignedNugget, Nugget
 from qilin_rag.core.types import Frozen, Judgement, MetricSummary, Question, Sample, Score
@@ -50,7 +52,7 @@ class AssignerSettings(Frozen):
         controls: Whether to judge controls as well (see `nugget_controls`).
     """
 
-    batch: int = 10
+    batch: PositiveInt = 10
     language: str = "zh"
     controls: bool = False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -56,18 +56,22 @@ def read_judged_parts(path: Path, samples: Iterable[Sample], lines_of: LinesOf =
         lines_of: Reads the lines of a file as a type.
     """
     answers = {sample.question_id: sample.answer for sample in samples if sample.is_answered}
-    nuggets, claims, support = (
-        {line.qid: line for line in _read(path / name, kind, lines_of) if answers.get(line.qid) == line.answer_text}
-        for name, kind in ((ASSIGNED, AssignedAnswer), (CHECKED, CheckedAnswer), (SUPPORTED, SupportedAnswer))
-    )
+    nuggets = _last(lines_of, path / ASSIGNED, AssignedAnswer, answers)
+    claims = _last(lines_of, path / CHECKED, CheckedAnswer, answers)
+    support = _last(lines_of, path / SUPPORTED, SupportedAnswer, answers)
     return {
         question_id: JudgedParts(nuggets.get(question_id), claims.get(question_id), support.get(question_id))
         for question_id in {**nuggets, **claims, **support}
     }
 
 
-def _read(path: Path, kind: type[L], lines_of: LinesOf) -> Iterator[L]:
+def _last(lines_of: LinesOf, path: Path, kind: type[L], answers: Mapping[str, str]) -> dict[str, L]:
+    """Return the last line about each of these answers, which are given by the id of the question."""
+    found: dict[str, L] = {}
     try:
-        yield from lines_of(path, kind)
+        for line in lines_of(path, kind):
+            if answers.get(line.qid) == line.answer_text:
+                found[line.qid] = line
     except (UsageError, OSError) as error:
         logger.warning("%s", error)
+    return found
