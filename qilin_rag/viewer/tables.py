@@ -14,6 +14,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.judged_answers import ASSIGNED, CHECKED, SUPPORTED
+from qilin_rag.core.plain_files import file_state
 from qilin_rag.core.spreadsheet import csv_of_records
 from qilin_rag.core.text import clean
 from qilin_rag.data.requests import TaskName
@@ -149,9 +151,10 @@ def _download(folders: Folders, cache: RunCache, request: Request) -> Response:
 
 def _check_size(paths: Iterable[Path]) -> None:
     """Refuse a report that no browser could open, and that would take all memory of this process."""
-    sizes = [file.lstat().st_size for path in paths if (file := path / SAMPLES).is_file()]
-    if sum(sizes) > _MOST_REPORT_BYTES:
-        held = f"{len(sizes)} runs hold {sum(sizes) >> 20} MB of prompts and answers"
+    runs, names = list(paths), (SAMPLES, ASSIGNED, CHECKED, SUPPORTED)
+    n_bytes = sum(state[1] for path in runs for name in names if (state := file_state(path / name)))
+    if n_bytes > _MOST_REPORT_BYTES:
+        held = f"{len(runs)} runs hold {n_bytes >> 20} MB of prompts, answers and their parts"
         raise HTTPException(
             400, f"{held}, more than the {_MOST_REPORT_BYTES >> 20} MB of a report; choose some of them"
         )

@@ -13,7 +13,13 @@ from tests.conftest import write_jsonl
 TEXTS = ("冷藏12小时", "粗研磨咖啡粉80克", "冷水800毫升")
 
 
-def write_parts(path: Path, samples: Sequence[Sample], texts: Sequence[str] = TEXTS, judge: str = "referee") -> None:
+def write_parts(
+    path: Path,
+    samples: Sequence[Sample],
+    texts: Sequence[str] = TEXTS,
+    judge: str = "referee",
+    bank: str = "0123456789abcdef",
+) -> None:
     """Write the three files of a run about these answers; every field of text holds one of `texts`."""
     a, b, c = texts
     rows = [_about(path, sample, judge) for sample in samples]
@@ -36,7 +42,7 @@ def write_parts(path: Path, samples: Sequence[Sample], texts: Sequence[str] = TE
     ]
     sentences = [{"text": a, "citations": citations}, {"text": b, "citations": []}]
     more = {"answer_claims": claims, "reference_claims": None, "n_notes": 3}
-    write_jsonl(path / ASSIGNED, [{**row, "nuggets": nuggets, "bank": "0123456789abcdef"} for row in rows])
+    write_jsonl(path / ASSIGNED, [{**row, "nuggets": nuggets, "bank": bank} for row in rows])
     write_jsonl(path / CHECKED, [{**row, **more} for row in rows])
     write_jsonl(path / SUPPORTED, [{**row, "sentences": sentences} for row in rows])
 

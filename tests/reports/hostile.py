@@ -60,5 +60,5 @@ def hostile_run() -> Path:
     known = next(iter(summary.metrics.values())).model_copy(update={"signature": everything})
     directory.write_summary(summary.model_copy(update={"metrics": {**summary.metrics, name: known}}))
     assert len(lines) == 2
-    write_parts(directory.path, list(directory.read_samples()[0].values()), [everything, *HOSTILE[:2]], HOSTILE[0])
+    write_parts(directory.path, list(directory.read_samples()[0].values()), [everything, *HOSTILE[:2]], *HOSTILE[:2])
     return directory.path.rename(directory.path.with_name("<b>&\"'run"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -12,6 +13,7 @@ pytest.importorskip("starlette", reason="needs Starlette: pip install 'qilin-rag
 from qilin_rag.config.run import resolve_run
 from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
+from tests.reports.apart import write_parts
 from tests.reports.visits import WIDE, sync_api
 from tests.viewer.serving import started
 
@@ -20,10 +22,11 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def runs(data_dir: Path) -> list[Path]:
-    """Two runs, one of an odd name."""
+    """Two runs, one of an odd name, whose answers a judge took apart."""
     first, second = (
         run(resolve_run({"data": str(data_dir), "retriever": name})).directory.path for name in ("bm25", "oracle")
     )
+    write_parts(second, list(RunDirectory(second).read_samples()[0].values()))
     return [first, second.rename(second.with_name("奇怪 & run+1?#"))]
 
 
@@ -47,6 +50,13 @@ def test_the_leaderboard_of_the_view_shows_what_the_files_hold(runs: list[Path],
         opened = page.inner_text("#question-title small").split()[-1]
         assert page.locator(".run").nth(1).locator(".answer .body").first.text_content() == samples[opened].answer
         assert page.locator(".run").nth(1).locator(".hits .note").count() == len(samples[opened].hits)
+        parts = [
+            "Nuggets: 1 of 3 supported, 1 in part",
+            "Claims of the answer: 1 of 3 stated by the references",
+            "Sentences: 1 of 2 cite notes, 1 of 5 citations supported",
+        ]
+        assert page.locator(".run").nth(1).locator(".judged summary").all_inner_texts() == parts
+        assert page.locator(".run").nth(0).locator(".judged").count() == 0
         page.keyboard.press("Escape")
         assert page.locator("#changed").is_hidden()
         manifest = RunDirectory(runs[0]).read_manifest()
@@ -54,6 +64,9 @@ def test_the_leaderboard_of_the_view_shows_what_the_files_hold(runs: list[Path],
         RunDirectory(runs[0]).write_manifest(manifest.model_copy(update={"labels": labels}))
         page.click("#changed button")  # it says so by itself
         sync_api.expect(page.locator("#leaderboard")).to_contain_text("renamed")
+        page.goto(address.replace("/?", f"/run?{urlencode({'run': runs[1].name})}&"))
+        page.locator("#samples button.link").first.click()
+        sync_api.expect(page.locator("#sample .judged summary")).to_have_text(parts)
     assert heard == []
     page.close()
 

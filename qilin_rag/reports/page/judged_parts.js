@@ -91,7 +91,7 @@ const leftOut = (n) => (n > MOST_SHOWN ? make("p", { class: "hint" }, say("{n} m
 
 /** A text, and a remark behind it. @param {string} text @param {string} [remark] */
 const words = (text, remark = "") => make("div", { class: "words" },
-  make("span", { class: "text" }, text), remark ? make("small", {}, ` ${remark}`) : null);
+  make("span", { class: "text" }, text), remark ? [" ", make("small", {}, remark)] : null);
 
 /** How far a text supports another. @param {Support | null} support */
 function supportMark(support) {
