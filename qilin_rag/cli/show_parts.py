@@ -29,7 +29,8 @@ def print_parts(parts: JudgedParts) -> None:
     if parts.nuggets:
         _print_nuggets(parts.nuggets)
     if parts.claims:
-        by = f" (judged by {parts.claims.judge})"
+        unknown = "; it is not known which notes the prompt held" if parts.claims.n_notes is None else ""
+        by = f" (judged by {parts.claims.judge}{unknown})"
         _print_claims("claims of the answer", "the references", parts.claims.answer_claims, by, parts.claims)
         _print_claims("claims of the references", "the answer", parts.claims.reference_claims, by, parts.claims)
     if parts.support:

@@ -119,3 +119,7 @@ def test_show_prints_each_part_with_its_verdict(directory: RunDirectory, cli: Cl
     as_json = json.loads(cli("show", directory.path, "--question", ids[0], "--json").out)
     assert as_json["parts"] == unpacked(collect([directory.path]).blocks["t0-run0"])[0]["parts"]
     assert json.loads(cli("show", directory.path, "--question", ids[2], "--json").out)["parts"] == {}
+    claims = directory.path / CHECKED
+    claims.write_text(claims.read_text("utf-8").replace('"n_notes": 3', '"n_notes": null'), "utf-8")
+    shown = cli("show", directory.path, "--question", ids[0])
+    assert "it is not known which notes" in shown.out and "notes: 1, 3" not in shown.out

@@ -96,7 +96,7 @@ const words = (text, remark = "") => make("div", { class: "words" },
 /** How far a text supports another. @param {Support | null} support */
 function supportMark(support) {
   if (support === "support") return verdict("yes", "✓", say("support"));
-  if (support === "partial_support") return verdict("part", "◐", say("partial"));
+  if (support === "partial_support") return verdict("partial", "◐", say("partial"));
   if (support === "not_support") return verdict("no", "✗", say("no support"));
   return verdict("none", "?", say("not judged"));
 }
