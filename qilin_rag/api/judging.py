@@ -11,10 +11,13 @@ from pydantic import BaseModel, ValidationError
 from qilin_rag.api.progress import shown_progress
 from qilin_rag.core.errors import UsageError, explain, unknown_name
 from qilin_rag.core.types import Frozen
+from qilin_rag.judging.claims import ClaimSettings, judge_claims
 from qilin_rag.judging.config import JudgeConfig, resolve_judge
 from qilin_rag.judging.nugget_assigner import AssignerSettings, assign_nuggets
 from qilin_rag.judging.pointwise import judge_run
+from qilin_rag.judging.refusals import judge_refusals
 from qilin_rag.judging.run_answers import Judged
+from qilin_rag.judging.support import SupportSettings, judge_support
 from qilin_rag.llms import LLM
 from qilin_rag.pipeline.finished import Run
 from qilin_rag.reports.finding import find_run
@@ -27,6 +30,7 @@ class JudgeSettings(TypedDict, total=False):
     batch: int
     language: str
     controls: bool
+    data: str
     base_url: str
     seed: int
     limit: int
@@ -44,6 +48,10 @@ class _NuggetSettings(AssignerSettings):
     bank: Path
 
 
+class _RefusalSettings(Frozen):
+    language: str = "zh"
+
+
 class _Measure(NamedTuple):
     """A measure by which runs are judged, and the settings that are its own."""
 
@@ -55,6 +63,11 @@ _MEASURES = {
     "grades": _Measure(lambda path, config, _: judge_run(path, config), _NoSettings),
     "nuggets": _Measure(
         lambda path, config, settings: assign_nuggets(path, settings.bank, config, settings).judged, _NuggetSettings
+    ),
+    "claims": _Measure(lambda *given: judge_claims(*given).judged, ClaimSettings),
+    "support": _Measure(lambda *given: judge_support(*given).judged, SupportSettings),
+    "refusal": _Measure(
+        lambda path, config, settings: judge_refusals(path, config, settings.language), _RefusalSettings
     ),
 }
 
@@ -74,8 +87,8 @@ def judge(
     Args:
         run: A run, its path, or the beginning of its name in `runs`.
         llm: The judge: a component such as `OpenAICompatible(model=...)`, the name of a preset, or a mapping.
-        measure: `grades` (correctness, completeness, faithfulness, 1 to 5), or `nuggets` of the bank in the file
-            `bank`.
+        measure: `grades` (correctness, completeness, faithfulness, 1 to 5), `nuggets` of the bank in the file `bank`,
+            `claims`, `support` (of sentences by the notes that they cite), or `refusal`.
         progress: Whether a line of standard error shows how far it is. Default: in a terminal and in a notebook.
         **settings: Further settings by name, such as `limit=100`.
 
@@ -96,7 +109,7 @@ def judge(
         >>> qr.judge(run, llm, measure="nuggets", bank="bank.jsonl")  # doctest: +SKIP
         >>> qr.judge(run, llm, measure="nugets")
         Traceback (most recent call last):
-        qilin_rag.core.errors.UsageError: measure 'nugets' does not exist; did you mean 'nuggets' or 'grades'?
+        qilin_rag.core.errors.UsageError: measure 'nugets' does not exist; did you mean 'nuggets'?
     """
     if measure not in _MEASURES:
         raise unknown_name("measure", measure, _MEASURES)

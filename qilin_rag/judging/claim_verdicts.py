@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from qilin_rag.core.text import has_words, normalise, query_key, visible
+from qilin_rag.core.text import normalise, query_key, visible
 from qilin_rag.judging.nugget_verdicts import MOST_CHARS
 from qilin_rag.judging.reply_lines import own_lines
 
-_CLAIM = re.compile(r"(?:[-*•]\s+)?(?:陈述|claim)\s*([1-9]\d{0,2})\s*[:：.、)]\s*(\S.*)", re.IGNORECASE)
+_CLAIM = re.compile(
+    r"(?:[-*•]\s+)?(?:陈述|claim)\s*([1-9１-９][0-9０-９]{0,2})\s*[:：.．、)）]\s*(.*\w.*)", re.IGNORECASE
+)
 _NO_CLAIMS = re.compile(r"(?:无|没有|none)[。.]?")
 
 
@@ -33,7 +35,7 @@ def read_claims(reply: str, shown: Iterable[str] | None = None) -> list[str] | N
     found = [each for each in map(_CLAIM.fullmatch, lines) if each]
     numbers, claims = [int(each[1]) for each in found], [each[2].strip() for each in found]
     is_whole = len(found) == len(lines) > 0 and numbers == list(range(1, len(lines) + 1))
-    if not is_whole or not all(has_words(claim) and len(claim) <= MOST_CHARS for claim in claims):
+    if not is_whole or any(len(claim) > MOST_CHARS for claim in claims):
         return None
     return without_repeats(claims)
 
