@@ -109,7 +109,7 @@ def judge(
         >>> qr.judge(run, llm, measure="nuggets", bank="bank.jsonl")  # doctest: +SKIP
         >>> qr.judge(run, llm, measure="nugets")
         Traceback (most recent call last):
-        qilin_rag.core.errors.UsageError: measure 'nugets' does not exist; did you mean 'nuggets'?
+        qilin_rag.core.errors.UsageError: measure 'nugets' does not exist; did you mean 'nuggets' or 'grades'?
     """
     if measure not in _MEASURES:
         raise unknown_name("measure", measure, _MEASURES)
