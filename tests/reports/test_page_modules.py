@@ -117,6 +117,18 @@ def test_pages_beside_the_report_have_their_chinese_as_well() -> None:
     assert said - chinese == set()
 
 
+def test_no_class_of_the_report_has_another_style_in_the_view() -> None:
+    """The pages of the view show parts of the report, such as judged parts, and have both styles."""
+    styles = [path.read_text(encoding="utf-8") for path in PAGE.parents[1].glob("viewer/page/*.css")]
+    restyled = {
+        name for style in styles for name in re.findall(r"(?:^|[},]\s*)\.([\w-]+)\s*[{,:]", style, re.MULTILINE)
+    }
+    values = re.findall(r'class: ["`]([^"`]+)|verdict\("(\w+)"', "".join(MODULES.values()))
+    used = {name for value in values for name in re.findall(r"[\w-]+", " ".join(value))}
+    assert {"meter", "part"} <= restyled and {"judged", "partial"} <= used
+    assert restyled & used == set()
+
+
 @pytest.mark.slow
 def test_the_modules_have_no_type_error_and_no_lint() -> None:
     if missing := [tool for tool in ("make", "node", "npm") if not shutil.which(tool)]:
