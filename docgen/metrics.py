@@ -9,7 +9,7 @@ from typing import NamedTuple
 from docgen.html import code, docstring, inline, table
 from qilin_rag.core.registry import SCORERS
 from qilin_rag.core.types import SCALE
-from qilin_rag.judging import nugget_assigner
+from qilin_rag.judging import nugget_assigner, refusals
 from qilin_rag.judging.docket import VERSION
 from qilin_rag.judging.nugget_scores import NUGGET_METRICS
 from qilin_rag.judging.verdicts import ASPECTS
@@ -145,8 +145,13 @@ def ranking_metrics() -> str:
 def judge_metrics() -> str:
     """Return the figures that a judge gives to the answers of a run."""
     scale = f"{SCALE[0]}-{SCALE[1]}"
-    made = f"{scale}|judge:NAME|model:NAMES|settings:HASH|prompt:HASH|v{VERSION}"
-    rows = [(code(f"judge_{aspect}"), inline(JUDGED[aspect]), code(f"judge_{aspect}|{made}")) for aspect in ASPECTS]
+    made = "judge:NAME|model:NAMES|settings:HASH|prompt:HASH"
+    rows = [
+        (code(f"judge_{aspect}"), inline(JUDGED[aspect]), code(f"judge_{aspect}|{scale}|{made}|v{VERSION}"))
+        for aspect in ASPECTS
+    ]
+    asked = "Does the answer refuse the question, and answer no part of it?"
+    rows.append((code(refusals.JUDGE_REFUSAL), asked, code(f"{refusals.METRIC}|{made}|v{refusals.VERSION}")))
     return table(("Metric", "What the judge is asked", "Signature"), rows)
 
 

@@ -79,7 +79,6 @@ def judge(
 
     Examples:
         qilin-rag judge runs/RUN --llm qwen-plus --dry-run
-        qilin-rag judge runs/RUN --llm qwen2.5-72b --serve
         qilin-rag judge runs/RUN --llm qwen-plus --claims --controls
         qilin-rag judge runs/RUN_A runs/RUN_B --llm qwen-plus --limit 200
     """

@@ -9,10 +9,12 @@ from qilin_rag.core.text import normalise, query_key, visible
 from qilin_rag.judging.nugget_verdicts import MOST_CHARS
 from qilin_rag.judging.reply_lines import own_lines
 
-_CLAIM = re.compile(
-    r"(?:[-*•]\s+)?(?:陈述|claim)\s*([1-9１-９][0-9０-９]{0,2})\s*[:：.．、)）]\s*(.*\w.*)", re.IGNORECASE
-)
+_MARK, _DIGITS, _COLON = r"(?:[-*•]\s+)?(?:陈述|claim)\s*", "[1-9１-９][0-9０-９]{0,2}", r"\s*[:：.．、)）]\s*"
+_CLAIM = re.compile(rf"{_MARK}({_DIGITS}){_COLON}(.*\w.*)", re.IGNORECASE)
 _NO_CLAIMS = re.compile(r"(?:无|没有|none)[。.]?")
+_COPIED = re.compile(  # without number and full stop, which a copy may change
+    rf"{_MARK}{_DIGITS}{_COLON}(.*\w.*?)[。.]?|{_NO_CLAIMS.pattern}", re.IGNORECASE
+)
 
 
 def read_claims(reply: str, shown: Iterable[str] | None = None) -> list[str] | None:
@@ -29,7 +31,7 @@ def read_claims(reply: str, shown: Iterable[str] | None = None) -> list[str] | N
     >>> read_claims("陈述2：水温92度。") is None
     True
     """
-    lines = own_lines(visible(reply), shown, _CLAIM)
+    lines = own_lines(visible(reply), shown, _COPIED)
     if len(lines) == 1 and _NO_CLAIMS.fullmatch(normalise(lines[0])):
         return []
     found = [each for each in map(_CLAIM.fullmatch, lines) if each]

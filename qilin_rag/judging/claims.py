@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import PositiveInt
+
 from qilin_rag.core.files import as_lines, write_text
 from qilin_rag.core.judged_answers import CHECKED, CheckedAnswer, CheckedClaim
 from qilin_rag.core.text import has_words, sentences, strip_markup
@@ -53,7 +55,7 @@ class ClaimSettings(Frozen):
         data: The data with the notes of the prompts; None takes the data that the run names.
     """
 
-    batch: int = 10
+    batch: PositiveInt = 10
     language: str = "zh"
     controls: bool = False
     data: str | None = None
@@ -144,7 +146,7 @@ class _Claiming:
                 reasons.append(reason)
             else:
                 assert judgement
-                found.append(read_claims(judgement.answer, case.shown))
+                found.append(read_claims(judgement.answer, [*case.shown, self.splitter.user]))  # nor its example
                 reasons += ["no verdict"] * (found[-1] is None)
         return _Split(found[0], found[1], next(iter(reasons), None))
 

@@ -18,6 +18,7 @@ from qilin_rag.prompts.judge import RefusalPrompt, load_judge_prompt
 
 VERSION = 1  # of how verdicts are read
 JUDGE_REFUSAL = "judge_refusal"
+METRIC = f"{JUDGE_REFUSAL}|partly answered:0|best:depends on the notes"
 REPLIES = "refusal_judgements.jsonl"
 
 
@@ -32,8 +33,7 @@ def judge_refusals(path: Path, config: JudgeConfig, language: str = "zh") -> Jud
     judge = Judge(config, load_judge_prompt(RefusalPrompt, language))
 
     def scores_of(answers: RunAnswers, hearing: Hearing) -> list[Score]:
-        metric = f"{JUDGE_REFUSAL}|partly answered:0|best:depends on the notes"
-        signature = judge.signature(metric, hearing.said, VERSION)
+        signature = judge.signature(METRIC, hearing.said, VERSION)
         return [_score(sample, answers, hearing, signature) for sample in answers.own]
 
     return judge_answers(path, judge, lambda directory: _answers(judge, directory), scores_of)

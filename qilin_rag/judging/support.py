@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import PositiveInt
+
 from qilin_rag.core.files import as_lines, write_text
 from qilin_rag.core.judged_answers import SUPPORTED, JudgedSentence, Support, SupportedAnswer
 from qilin_rag.core.types import Frozen, Judgement, MetricSummary, Note, Question, Sample, Score
@@ -57,7 +59,7 @@ class SupportSettings(Frozen):
         data: The data with the notes of the prompts; None takes the data that the run names.
     """
 
-    batch: int = 10
+    batch: PositiveInt = 10
     language: str = "zh"
     controls: bool = False
     data: str | None = None

@@ -6,7 +6,7 @@ import pytest
 
 from qilin_rag.judging.claim_verdicts import read_claims
 from qilin_rag.judging.nugget_verdicts import MOST_CHARS
-from qilin_rag.prompts.judge import quote
+from qilin_rag.prompts.judge import ClaimSplitterPrompt, load_judge_prompt, quote
 
 TWO = ["水温92度。", "闷蒸30秒。"]
 GOOD = "陈述1：水温92度。\n陈述2：闷蒸30秒。"
@@ -70,5 +70,24 @@ def test_claims_in_the_words_of_the_answer_are_read() -> None:
 )
 def test_an_answer_does_not_name_its_claims(answer: str) -> None:
     """A splitter that repeats lines of the asked form has split nothing."""
-    assert read_claims(GOOD, [answer]) is None
+    for copied in (
+        GOOD,
+        GOOD.replace("陈述2", "陈述3").replace("陈述1", "陈述1：水温92度\n陈述2"),
+        f"```\n{GOOD}\n```",
+    ):
+        assert read_claims(copied, [answer]) is None
     assert read_claims("陈述1：要用热水。", [answer]) == ["要用热水。"]
+
+
+def test_an_answer_does_not_deny_its_claims() -> None:
+    assert read_claims("无", ["水温92度。\n无"]) is None
+    assert read_claims("无", ["水温92度。"]) == []
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_the_example_of_the_prompt_is_no_claim(language: str) -> None:
+    prompt = load_judge_prompt(ClaimSplitterPrompt, language).user
+    example = "\n".join(
+        line for line in prompt.splitlines() if line.strip().startswith(("陈述", "Claim")) and "1" in line
+    )
+    assert read_claims(example) and read_claims(example, [prompt]) is None

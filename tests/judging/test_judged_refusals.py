@@ -28,7 +28,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path, cli: Cli) -> Path:
-    """An imported run of five questions: two refusals, two answers, and an empty one."""
+    """An imported run of five questions; the last answer is empty."""
     return imported(tmp_path, cli, ["无法回答。", "92度。", "笔记没有提到。", "笔记没有提到，一般92度。", ""])
 
 
@@ -108,13 +108,26 @@ def test_both_languages(run: Path, server: FakeServer, cli: Cli, language: str, 
     assert ("## Question" in shown(server.calls[0])) == (language == "en")
 
 
-def test_what_cannot_be_read_is_unscored_with_its_reason(run: Path, server: FakeServer, cli: Cli) -> None:
-    replies = {"问题0": "结论：拒答\n结论：作答", "问题1": "结论：作答", "问题2": "它拒绝了。", "问题3": ""}
-    server.answer = lambda body: next(said for words, said in replies.items() if words in shown(body))
+@pytest.mark.parametrize(
+    ("reply", "value", "reason"),
+    [
+        ("<think>结论：拒答</think>\n结论：作答", 0.0, None),
+        ("<think>不好说。\n结论：拒答", None, "judge truncated before an answer"),
+        ("结论：拒答\n结论：作答", None, "no verdict"),
+        ("它拒绝了。", None, "no verdict"),
+        ('{"结论": "拒答', None, "no verdict"),
+        ("", None, "judge empty"),
+    ],
+)
+def test_a_reply_has_its_value_or_its_reason(
+    run: Path, server: FakeServer, cli: Cli, reply: str, value: float | None, reason: str | None
+) -> None:
+    server.answer = lambda body: reply if "问题0" in shown(body) else SAID[1]
     done = cli(*asking(server, run))
     metric = json.loads(done.out)["metrics"]["judge_refusal"]
-    assert (done.code, metric["reasons"]) == (3, {"no verdict": 2, "judge empty": 1, "empty": 1})
-    assert values(run) == [None, 0.0, None, None, None]
+    assert metric["reasons"] == {"empty": 1} | ({reason: 1} if reason else {})
+    assert done.code == (3 if reason and reason.startswith("judge") else 0)
+    assert values(run) == [value, 1.0, 1.0, 1.0, None]
 
 
 def test_an_answer_does_not_speak_its_verdict(tmp_path: Path, server: FakeServer, cli: Cli) -> None:
