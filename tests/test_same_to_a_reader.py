@@ -17,7 +17,7 @@ from qilin_rag.core.stats import query_clusters
 from qilin_rag.core.text import cited_numbers, mixed_tokens, normalise, query_key, sentences, simplify, visible, words
 from qilin_rag.core.types import Note, Question
 from qilin_rag.data import load_dataset
-from qilin_rag.judging.verdicts import read_preference, read_score, read_true_false
+from qilin_rag.judging.verdicts import read_preference, read_refusal, read_score, read_true_false
 from qilin_rag.rankers.passages import matching_part
 from qilin_rag.retrievers.bm25.analyzers import ANALYZERS
 from qilin_rag.retrievers.bm25.retriever import BM25
