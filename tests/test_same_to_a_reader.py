@@ -17,6 +17,7 @@ from qilin_rag.core.stats import query_clusters
 from qilin_rag.core.text import cited_numbers, mixed_tokens, normalise, query_key, sentences, simplify, visible, words
 from qilin_rag.core.types import Note, Question
 from qilin_rag.data import load_dataset
+from qilin_rag.judging.nugget_verdicts import read_facts, read_support
 from qilin_rag.judging.verdicts import read_preference, read_refusal, read_score, read_true_false
 from qilin_rag.rankers.passages import matching_part
 from qilin_rag.retrievers.bm25.analyzers import ANALYZERS
@@ -184,6 +185,15 @@ def test_invisible_code_points_change_no_verdict(reply: str, said: str) -> None:
     assert (read_score(reply.replace("\n结论：A", ""), "正确性") or 4) == 4
     assert read_preference(reply) == "A"
     assert read_true_false(said) is True
+
+
+@given(spoiled("理由：好。\n结论：拒答"), spoiled("1：支持\n2：不支持"), spoiled("核心 [1] 水温92度"))
+def test_invisible_code_points_change_no_refusal_and_no_nugget(refusal: str, support: str, fact: str) -> None:
+    assert read_refusal(refusal) is True and read_refusal(refusal, ["理由：好。\n结论：拒答"]) is None
+    assert read_support(support, 2) == ["support", "not_support"]
+    assert read_support(support, 2, ["1：支持"]) is read_support("1：支持\n2：不支持", 2, [support]) is None
+    assert [each.text for each in read_facts(fact, 1) or []] == ["水温92度"]
+    assert read_facts(fact, 1, ["核心 [1] 水温92度"]) is read_facts("核心 [1] 水温92度", 1, [fact]) is None
 
 
 @pytest.mark.parametrize("spoil", ["\u200b", "\ufeff", "\u00ad", "\u2060", "\U000e0101", "\u180b", "\ufe0f"])
