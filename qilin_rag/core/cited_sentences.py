@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from qilin_rag.core.text import CITED, mark_citations, sentences, strip_markup
 
 _BELONGS_BEFORE = re.compile(rf"(?:[\W_]*{CITED})?[\s”’」』）】》〉]*")
+_FULL_STOP = re.compile(rf"\.[\"”’)\]{CITED}]*\s+(?=[\"“'(]?[A-Z\u4e00-\u9fff])")
+_ABBREVIATION = re.compile(r"[A-Z]|(?:\w\.)+\w|(?i:approx|ca|cf|dr|eq|etc|fig|mr|mrs|ms|no|nos|pp?|prof|st|vs)")
+_LABEL = re.compile(r"(?:\w+\s)?\w*\d")  # 1, Step 2
 
 
 def cited_sentences(answer: str) -> list[tuple[str, list[int]]]:
     """Split an answer into sentences without markup, each with the numbers it cites, in order and with repeats.
 
-    A marker after the end mark belongs to the sentence before it, and so does a marker alone on its line. Closing
-    quotation marks and brackets, and text without letters or digits, stay with the sentence before them on their line.
+    A marker after the end mark belongs to the sentence before it, and so does a marker on a line without letters and
+    digits. Closing quotation marks and brackets stay with the sentence before them, and so does text without letters
+    and digits on the same line.
+    A full stop ends a sentence before a space and a capital or Chinese letter, except after an abbreviation or a label.
 
     >>> cited_sentences("先晾干[1]。再浇水。[2]")
     [('先晾干。', [1]), ('再浇水。', [2])]
@@ -22,15 +28,17 @@ def cited_sentences(answer: str) -> list[tuple[str, list[int]]]:
     marked, numbers = mark_citations(answer)
     left = iter(numbers)
     waiting: list[int] = []  # numbers before the first sentence
+    own = waiting
     for line in marked.splitlines():
         for piece in _pieces(line):
             text = strip_markup(piece.replace(CITED, "")).strip()
             cited = [number for _ in range(piece.count(CITED)) for number in next(left)]
-            if text:
-                found.append((text, waiting + cited))
-                waiting = []
+            if has_letters(text):
+                own, waiting = waiting + cited, []
+                found.append((text, own))
             else:
-                (found[-1][1] if found else waiting).extend(cited)
+                own.extend(cited)
+                found += [(text, [])] if text else []
     return found
 
 
@@ -46,7 +54,7 @@ def has_letters(text: str) -> bool:
 def _pieces(line: str) -> list[str]:
     """Split a line at the ends of sentences, with what belongs to a sentence but follows its end mark."""
     pieces: list[str] = []
-    for piece in sentences(line):
+    for piece in (part for sentence in sentences(line) for part in _at_full_stops(sentence)):
         end = 0
         if pieces and (before := _BELONGS_BEFORE.match(piece)):
             end = before.end() if has_letters(piece) else len(piece)
@@ -54,3 +62,14 @@ def _pieces(line: str) -> list[str]:
         if end < len(piece):
             pieces.append(piece[end:])
     return pieces
+
+
+def _at_full_stops(text: str) -> Iterator[str]:
+    start = 0
+    for stop in _FULL_STOP.finditer(text):
+        before = text[start : stop.start()].replace(CITED, "")
+        word = before.rpartition(" ")[2].lstrip("(\"“'")
+        if not _ABBREVIATION.fullmatch(word) and not _LABEL.fullmatch(before):
+            yield text[start : stop.end()].rstrip()
+            start = stop.end()
+    yield text[start:]

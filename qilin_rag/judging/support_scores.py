@@ -22,7 +22,7 @@ _WEIGHTS: Mapping[Support | None, float] = {"support": 1.0, "partial_support": 0
 def split_citations(answer: str, prompt_notes: Sequence[int]) -> list[JudgedSentence]:
     """Split an answer into sentences with the notes that each cites, which are not judged yet.
 
-    A line without letters and citations, such as `---`, is not a sentence.
+    A line without letters and digits, such as `---`, is not a sentence.
 
     Args:
         answer: The answer.
@@ -34,7 +34,7 @@ def split_citations(answer: str, prompt_notes: Sequence[int]) -> list[JudgedSent
     return [
         JudgedSentence(text=text, citations=_citations(numbers, prompt_notes))
         for text, numbers in cited_sentences(answer)
-        if numbers or has_letters(text)
+        if has_letters(text)
     ]
 
 

@@ -27,7 +27,22 @@ from qilin_rag.core.cited_sentences import cited_sentences
         ("先遮阴！😊[1] 再断水", [("先遮阴！😊", [1]), ("再断水", [])]),
         ("先遮阴。😊😊[1]", [("先遮阴。😊😊", [1])]),
         ("先遮阴[1]\n---\n", [("先遮阴", [1]), ("---", [])]),
+        ("先遮阴\n😊[1]\n---\n[2]", [("先遮阴", [1, 2]), ("😊", []), ("---", [])]),
+        ("---\n[1]\n先遮阴", [("---", []), ("先遮阴", [1])]),
         ("“先遮阴”。“再断水”。[2]", [("“先遮阴”。", []), ("“再断水”。", [2])]),
+        ("Dry it [1]. Water it. [2] Wait.", [("Dry it.", [1]), ("Water it.", [2]), ("Wait.", [])]),
+        (
+            "It takes 30 s [1]. 再浇水. Then “rest.” Go.",
+            [("It takes 30 s.", [1]), ("再浇水.", []), ("Then “rest.”", []), ("Go.", [])],
+        ),
+        (
+            "1. Dry it[1]\nStep 2. Water 1.5 l, e.g. Tap water [2]",
+            [("1. Dry it", [1]), ("Step 2. Water 1.5 l, e.g. Tap water", [2])],
+        ),
+        (
+            "Ask Dr. Li of U.S. Tea Co. at 92. Then (J. Smith) wait.",
+            [("Ask Dr. Li of U.S. Tea Co. at 92.", []), ("Then (J. Smith) wait.", [])],
+        ),
         ("[1][2]", []),
         ("", []),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,16 +80,12 @@ def construct_cited(folder: Path, cases: list[Case] = CASES) -> Cited:
                 continue
             numbers.append(len(notes))
             notes.append({"note_idx": len(notes), "title": f"笔记{len(notes)}", "content": _content(q, spec)})
-        answer = re.sub(r"\{(\d)\}", partial(_statement, q), case.answer)
+        answer = case.answer.format("", *(statement(q, number) for number in "1234"))
         rows.append({"question_id": str(q), "answer": answer, "notes": numbers})
         questions.append({"search_idx": q, "query": f"题{q}怎么做", "answers": ["照做。"], "ref_note_idx_list": [0]})
     write_jsonl(folder / "notes.jsonl", notes)
     write_jsonl(folder / "dqa.jsonl", questions)
     return Cited(folder, write_jsonl(folder / "answers.jsonl", rows))
-
-
-def _statement(q: int, found: re.Match[str]) -> str:
-    return statement(q, found[1])
 
 
 def statement(question: int, number: str) -> str:

@@ -25,6 +25,7 @@ READ = [  # of two nuggets
     ("**1：支持**\n**2**：不支持", [YES, NO]),
     ("要点1：支持\n要点 2：不支持", [YES, NO]),
     ("Nugget 1: support\nFact 2: not_support.", [YES, NO]),
+    ("句子1：支持\nSentence 2: not_support", [YES, NO]),
     ("1：<支持>\n2：【不支持】", [YES, NO]),
     ("1：`支持`\n2：[不支持]", [YES, NO]),
     ("\n1：支持\n\n\n2：不支持\n", [YES, NO]),
