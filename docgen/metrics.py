@@ -9,9 +9,10 @@ from typing import NamedTuple
 from docgen.html import code, docstring, inline, table
 from qilin_rag.core.registry import SCORERS
 from qilin_rag.core.types import SCALE
-from qilin_rag.judging import nugget_assigner, refusals
+from qilin_rag.judging import nugget_assigner, refusals, support
 from qilin_rag.judging.docket import VERSION
 from qilin_rag.judging.nugget_scores import NUGGET_METRICS
+from qilin_rag.judging.support_scores import SUPPORT_METRICS, UNCITED
 from qilin_rag.judging.verdicts import ASPECTS
 from qilin_rag.rankers.ranking_directory import SIGNATURES
 from qilin_rag.scorers.base import Scorer
@@ -129,6 +130,12 @@ NUGGETS = {
     "nugget_strict_vital": "As nugget_strict_all, over the vital nuggets; 0 if there are none.",
     "nugget_weighted": "As nugget_all, weighted: a vital nugget weighs 1, an okay one 0.5.",
 }
+SUPPORT = {
+    "support_precision": "Mean over all citations of sentences: support 1, partial_support 0.5, not_support 0; a "
+    "number without a note 0.",
+    "support_recall": "Mean over all sentences of the same for their best citation; 0 without one.",
+    "support_uncited": "Sentences without a citation / sentences; lower is better.",
+}
 
 
 def metrics() -> str:
@@ -162,6 +169,16 @@ def nugget_metrics() -> str:
         (code(name), inline(NUGGETS[name]), code(f"{name}|{made}|v{nugget_assigner.VERSION}"))
         for name in NUGGET_METRICS
     ]
+    return table(("Metric", "Formula", "Signature"), rows)
+
+
+def support_metrics() -> str:
+    """Return the figures of answers by the notes that their sentences cite."""
+    judge = "batch:N|judge:NAME|model:NAMES|settings:HASH|prompt:HASH|"
+    rows = []
+    for name in SUPPORT_METRICS:
+        made = f"{support.MADE[name]}|{'' if name == UNCITED else judge}v{support.VERSION}"
+        rows.append((code(name), inline(SUPPORT[name]), code(f"{name}|{made}")))
     return table(("Metric", "Formula", "Signature"), rows)
 
 

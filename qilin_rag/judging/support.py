@@ -47,6 +47,11 @@ from qilin_rag.scorers.base import Remarked
 
 VERSION = 1  # of how sentences and verdicts are read and scored
 REPLIES = "support_judgements.jsonl"
+MADE = {
+    PRECISION: "of:citations|not given:0|nothing:unscored",
+    RECALL: "of:sentences|by:best citation|nothing:0",
+    UNCITED: "of:sentences|best:lowest",
+}
 
 
 class SupportSettings(Frozen):
@@ -163,13 +168,11 @@ class _Supporting:
 
     def _signatures(self, said: Mapping[str, Judgement]) -> dict[str, str]:
         """Return the signature of each metric; the share of sentences without a citation needs no judge."""
-        precision = f"{PRECISION}|of:citations|not given:0|nothing:unscored|batch:{self.settings.batch}"
-        recall = f"{RECALL}|of:sentences|by:best citation|nothing:0|batch:{self.settings.batch}"
-        return {
-            PRECISION: self.judge.signature(precision, said, VERSION),
-            RECALL: self.judge.signature(recall, said, VERSION),
-            UNCITED: f"{UNCITED}|of:sentences|best:lowest|v{VERSION}",
+        judged = {
+            metric: self.judge.signature(f"{metric}|{MADE[metric]}|batch:{self.settings.batch}", said, VERSION)
+            for metric in (PRECISION, RECALL)
         }
+        return {**judged, UNCITED: f"{UNCITED}|{MADE[UNCITED]}|v{VERSION}"}
 
     def lines(self, answers: RunAnswers, said: Mapping[str, Judgement]) -> Iterator[SupportedAnswer]:
         """Yield the chosen answers of the run that have sentences, with the verdicts."""
