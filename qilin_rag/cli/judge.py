@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.judge_measures import MEASURES, Measure, Shown, grades_of, print_judged, print_took, took
+from qilin_rag.cli.judge_measures import MEASURES, Measure, MeasureSettings, grades_of, print_judged, print_took, took
 from qilin_rag.cli.options import (
     RUN_HELP,
     AsJson,
@@ -98,7 +98,7 @@ def judge(
     runs = find_runs_named(runs, [config.runs_dir, Path("runs")])
     flagged = {"claims": claims, "support": support, "refusal": refusal}
     given = [name for name, is_given in flagged.items() if is_given]
-    shown = Shown(batch, language.value, controls, data)
+    shown = MeasureSettings(batch, language.value, controls, data)
     _check_flags(given, shown, len(runs))
     measure = None
     if len(runs) == 1:
@@ -118,7 +118,7 @@ def judge(
         raise Interrupted("every finished judgement is kept; the same command resumes") from None
 
 
-def _check_flags(given: Sequence[str], shown: Shown, n_runs: int) -> None:
+def _check_flags(given: Sequence[str], shown: MeasureSettings, n_runs: int) -> None:
     """Raise a UsageError if two measures are asked for, or one of several runs, or a flag has no effect."""
     named = " and ".join(f"--{name}" for name in given)
     if len(given) > 1:

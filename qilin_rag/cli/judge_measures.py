@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Controls = Mapping[str, Mapping[str, "MetricSummary"]]
 
 
-class Shown(NamedTuple):
+class MeasureSettings(NamedTuple):
     """What a measure shows to the judge: the settings that measures share."""
 
     batch: int
@@ -45,7 +45,7 @@ def grades_of(path: Path, config: JudgeConfig) -> Measure:
     return Measure("grades, 1 to 5", lambda: plan_judge(path, config), lambda: (judge_run(path, config), {}))
 
 
-def claims_of(path: Path, config: JudgeConfig, shown: Shown) -> Measure:
+def claims_of(path: Path, config: JudgeConfig, shown: MeasureSettings) -> Measure:
     """Return the measure by claims."""
     from qilin_rag.judging.claims import ClaimSettings, judge_claims, plan_claims
 
@@ -57,7 +57,7 @@ def claims_of(path: Path, config: JudgeConfig, shown: Shown) -> Measure:
     )
 
 
-def support_of(path: Path, config: JudgeConfig, shown: Shown) -> Measure:
+def support_of(path: Path, config: JudgeConfig, shown: MeasureSettings) -> Measure:
     """Return the measure by support."""
     from qilin_rag.judging.support import SupportSettings, judge_support, plan_support
 
@@ -69,7 +69,7 @@ def support_of(path: Path, config: JudgeConfig, shown: Shown) -> Measure:
     )
 
 
-def refusal_of(path: Path, config: JudgeConfig, shown: Shown) -> Measure:
+def refusal_of(path: Path, config: JudgeConfig, shown: MeasureSettings) -> Measure:
     """Return the measure of refusals."""
     from qilin_rag.judging.refusals import judge_refusals, plan_refusals
 
@@ -80,7 +80,7 @@ def refusal_of(path: Path, config: JudgeConfig, shown: Shown) -> Measure:
     )
 
 
-MEASURES: Mapping[str, Callable[[Path, JudgeConfig, Shown], Measure]] = {
+MEASURES: Mapping[str, Callable[[Path, JudgeConfig, MeasureSettings], Measure]] = {
     "claims": claims_of,
     "support": support_of,
     "refusal": refusal_of,
