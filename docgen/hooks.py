@@ -45,6 +45,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "request_columns": columns.request_columns,
     "retrievers": settings.retrievers,
     "run_settings": settings.run_settings,
+    "claim_metrics": metrics.claim_metrics,
     "support_metrics": metrics.support_metrics,
     "user_columns": columns.user_columns,
 }

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from docgen.html import code, docstring, inline, table
 from qilin_rag.core.registry import SCORERS
 from qilin_rag.core.types import SCALE
-from qilin_rag.judging import nugget_assigner, refusals, support
+from qilin_rag.judging import claims, nugget_assigner, refusals, support
 from qilin_rag.judging.docket import VERSION
 from qilin_rag.judging.nugget_scores import NUGGET_METRICS
 from qilin_rag.judging.support_scores import SUPPORT_METRICS, UNCITED
@@ -130,6 +130,22 @@ NUGGETS = {
     "nugget_strict_vital": "As nugget_strict_all, over the vital nuggets; 0 if there are none.",
     "nugget_weighted": "As nugget_all, weighted: a vital nugget weighs 1, an okay one 0.5.",
 }
+CLAIMS = {
+    "claim_precision": "Claims of the answer that the references state / claims of the answer.",
+    "claim_recall": "Claims of the references that the answer states / claims of the references.",
+    "claim_f1": "Harmonic mean of the two.",
+    "context_precision": "Notes that state a claim of the references (relevant notes) / notes.",
+    "context_recall": "Claims of the references that a note states / claims of the references.",
+    "context_utilization": "Of the references' claims that a note states, those that the answer states; 0 if there are "
+    "none.",
+    "faithfulness": "Claims of the answer that a note states / claims of the answer.",
+    "hallucination": "Claims of the answer that neither references nor notes state / claims of the answer.",
+    "noise_sensitivity_irrelevant": "Claims of the answer that the references do not state, but irrelevant notes alone "
+    "/ claims of the answer.",
+    "noise_sensitivity_relevant": "Claims of the answer that the references do not state, but a relevant note / claims "
+    "of the answer.",
+    "self_knowledge": "Claims of the answer that the references state and no note / claims of the answer.",
+}
 SUPPORT = {
     "support_precision": "Mean over all citations of sentences: support 1, partial_support 0.5, not_support 0; a "
     "number without a note 0.",
@@ -168,6 +184,15 @@ def nugget_metrics() -> str:
     rows = [
         (code(name), inline(NUGGETS[name]), code(f"{name}|{made}|v{nugget_assigner.VERSION}"))
         for name in NUGGET_METRICS
+    ]
+    return table(("Metric", "Formula", "Signature"), rows)
+
+
+def claim_metrics() -> str:
+    """Return the figures of answers by the claims in them."""
+    made = "batch:N|judge:NAME|model:NAMES|settings:HASH|prompt:HASH+HASH"
+    rows = [
+        (code(name), inline(CLAIMS[name]), code(f"{claims.METRIC[name]}|{made}|v{claims.VERSION}")) for name in CLAIMS
     ]
     return table(("Metric", "Formula", "Signature"), rows)
 

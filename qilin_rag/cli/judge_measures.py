@@ -22,7 +22,7 @@ Controls = Mapping[str, Mapping[str, "MetricSummary"]]
 
 
 class MeasureSettings(NamedTuple):
-    """What a measure shows to the judge: the settings that measures share."""
+    """The settings that measures share, which say how an answer is shown to the judge."""
 
     batch: int
     language: str

@@ -42,6 +42,11 @@ from qilin_rag.prompts.judge import ClaimCheckerPrompt, ClaimSplitterPrompt, loa
 
 VERSION = 1  # of how claims and verdicts are read and scored
 REPLIES = "claim_judgements.jsonl"
+METRIC = {
+    name: f"{name}|RAGChecker|claims of:answer+references{f'|best:{BEST[name]}' if name in BEST else ''}"
+    for name in CLAIM_METRICS
+}
+"""The beginning of each metric's signature."""
 FORESEEN = "the judge splits texts into claims; until then the plan counts a sentence as a claim"
 
 
@@ -169,9 +174,7 @@ class _Claiming:
         return Case(self.questions[sample.question_id], [self.path.resolve().name], values, self.checker)
 
     def signature(self, metric: str, said: Mapping[str, Judgement]) -> str:
-        best = f"|best:{BEST[metric]}" if metric in BEST else ""
-        made = f"{metric}|RAGChecker|claims of:answer+references|batch:{self.settings.batch}{best}"
-        return self.judge.signature(made, said, VERSION)
+        return self.judge.signature(f"{METRIC[metric]}|batch:{self.settings.batch}", said, VERSION)
 
     def answer(
         self, sample: Sample, answers: RunAnswers, said: Mapping[str, Judgement], control: str = OWN
