@@ -45,6 +45,10 @@ def print_plan(plan: Plan, as_json: bool, subject: str = "question") -> None:
         console.print(left_out, style="yellow")
     answers = "any number" if plan.answer_tokens is None else f"0 to {plan.answer_tokens:,}"
     console.print(f"tokens: about {plan.prompt_tokens:,} in prompts (a high estimate), {answers} in answers")
+    if plan.judged_answers and plan.calls:
+        calls, tokens = (n / plan.judged_answers for n in (plan.calls, plan.prompt_tokens))
+        answered = counted(plan.judged_answers, "answer")
+        console.print(f"{answered} to judge: {calls:.1f} calls and about {tokens:,.0f} prompt tokens each")
     if plan.cost_to.amount is None:
         console.print(f"cost: unknown ({plan.cost_to.unknown})")
     elif plan.cost_to.currency is None:

@@ -153,4 +153,7 @@ def plan_answers(path: Path, answers_of: Callable[[RunDirectory], RunAnswers]) -
     """Plan the calls and the cost of `judge_answers`; write nothing."""
     directory = RunDirectory(path)
     directory.read_complete()
-    return plan_hearing(answers_of(directory).docket)
+    answers = answers_of(directory)
+    left = set(answers.docket.left())
+    n_answers = sum(not left.isdisjoint(keys) for keys in answers.keys.values())
+    return plan_hearing(answers.docket).model_copy(update={"judged_answers": n_answers})

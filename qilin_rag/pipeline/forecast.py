@@ -39,6 +39,7 @@ class Plan(Frozen):
     several to a question). `cache_unknown`: why it can't be told what is cached from before (then nothing is).
     `prompt_tokens` is an estimate, on the long side, `answer_tokens` the most that the answers may have: `cost_from` is
     for answers of no length, `cost_to` for the longest. `examples`: the longest prompt, the middle, the shortest.
+    `judged_answers`: the number of answers that a judge would be asked about; None if this is no plan of a judge.
     """
 
     run: str | None
@@ -56,6 +57,7 @@ class Plan(Frozen):
     cost_to: Cost
     left_out: LeftOut
     examples: list[Call]
+    judged_answers: int | None = None
 
 
 class _Asked(NamedTuple):

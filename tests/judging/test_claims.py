@@ -121,6 +121,7 @@ def test_calls_and_tokens_are_those_of_the_plan(made: Claimed, judge: FakeServer
     plan = planned(cli, judge, run, "--batch", 3, "--controls")
     assert judge.calls == [] and sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
     assert "counts a sentence as a claim" in plan["steps"][0]
+    assert plan["judged_answers"] == 4 * len(made.answers)
     judged(cli, judge, run, "--batch", 3, "--controls")
     tokens = sum(estimated_tokens(body["messages"]) for body in judge.calls)
     assert (len(judge.calls), tokens) == (plan["calls"], plan["prompt_tokens"])
