@@ -20,7 +20,7 @@ _COPIED = re.compile(  # without number and full stop, which a copy may change
 def read_claims(reply: str, shown: Iterable[str] | None = None) -> list[str] | None:
     """Return the claims of a text, none if it makes none; None if the reply can't be read.
 
-    The claims are numbered from 1. One that repeats another is left out.
+    The claims are numbered from 1. One that repeats another is left out, and so is `无` (none).
 
     Args:
         reply: what the LLM wrote.
@@ -39,7 +39,7 @@ def read_claims(reply: str, shown: Iterable[str] | None = None) -> list[str] | N
     is_whole = len(found) == len(lines) > 0 and numbers == list(range(1, len(lines) + 1))
     if not is_whole or any(len(claim) > MOST_CHARS for claim in claims):
         return None
-    return without_repeats(claims)
+    return without_repeats(claim for claim in claims if not _NO_CLAIMS.fullmatch(normalise(claim)))
 
 
 def without_repeats(claims: Iterable[str]) -> list[str]:

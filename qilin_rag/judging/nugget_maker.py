@@ -14,7 +14,7 @@ from typing import NamedTuple
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.hashing import fingerprint
 from qilin_rag.core.judged_answers import Nugget
-from qilin_rag.core.text import has_words, query_key, slug
+from qilin_rag.core.text import has_words, query_key, slug, strip_markup
 from qilin_rag.core.types import Frozen, Judgement, Question
 from qilin_rag.data import load_dataset
 from qilin_rag.data.dataset import hash_questions
@@ -27,7 +27,7 @@ from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.pipeline.selection import select_questions
 from qilin_rag.prompts.judge import NuggetMakerPrompt, load_judge_prompt
 
-VERSION = 1  # of how facts are read and merged
+VERSION = 2  # of how facts are read and merged
 _FULL_STOPS = "。.!;"  # in normalised text
 
 
@@ -214,6 +214,6 @@ def merge_facts(found: Iterable[tuple[Fact, Sequence[str]]]) -> list[Nugget]:
 
 
 def _answers(question: Question) -> list[SourceText]:
-    """Return the favoured answers of a question, each once."""
-    texts = dict.fromkeys(filter(has_words, question.references))
+    """Return the favoured answers of a question without markup, each once."""
+    texts = dict.fromkeys(strip_markup(text).strip() for text in question.references if has_words(text))
     return [SourceText(f"answer {number}", text) for number, text in enumerate(texts, start=1)]

@@ -30,13 +30,18 @@ _NUMBERS = r"[0-9]{1,3}(?:\s*[,，、]\s*[0-9]{1,3})*"
 _NO_FACTS = re.compile(r"(?:无|没有|none)[。.]?")
 _FACT, _STATED = (  # the second without importance, sources and full stop, which a copy may change
     re.compile(
-        rf"(?:[-*•]\s+|[0-9]{{1,3}}[.、)]\s*)?({of}核心|次要|vital|okay)\s*[\[【［]\s*({of}{_NUMBERS})\s*[\]】］]\s*[:：]?\s*{text}",
+        rf"(?:[-*•]\s+|[0-9]{{1,3}}[.、)]\s*)?({of}核心|次要|vital|okay)\s*"
+        rf"(?:[\[【［]\s*({of}{_NUMBERS})\s*[\]】］]\s*[:：]?|[:：])\s*{text}",
         re.IGNORECASE,
     )
     for of, text in (("", r"(\S.*)"), ("?:", r"(\S.*?)\s*[。.]?"))
 )
 _SAID = re.compile(f"{_STATED.pattern}|{_NO_FACTS.pattern}", re.IGNORECASE)
-_NOT_A_FACT = re.compile(r"^(?:>|[\[【［]\s*[0-9]|\W*$)|(?:核心|次要|vital|okay)\s*[\[【［]\s*[0-9]", re.IGNORECASE)
+_IMPORTANCE = "(?:核心|次要|vital|okay)"
+_NONE_OF_A_KIND = re.compile(rf"{_IMPORTANCE}\s*[:：]\s*{_NO_FACTS.pattern}", re.IGNORECASE)
+_NOT_A_FACT = re.compile(
+    rf"^(?:>|[\[【［]\s*[0-9]|\W*$)|{_IMPORTANCE}\s*(?:[\[【［]\s*[0-9]|[:：])|^{_NO_FACTS.pattern}$", re.IGNORECASE
+)
 MOST_CHARS = 200  # of a fact: a longer one is not atomic
 
 
@@ -76,6 +81,8 @@ def read_support(
 def read_facts(reply: str, n_sources: int, shown: Iterable[str] | None = None) -> list[Fact] | None:
     """Return the facts that an LLM found in sources, none if it says so; None if the reply can't be read.
 
+    The numbers of the sources may be left out if there is one only.
+
     Args:
         reply: what the LLM wrote.
         n_sources: the number of sources that it was shown.
@@ -87,6 +94,7 @@ def read_facts(reply: str, n_sources: int, shown: Iterable[str] | None = None) -
     lines = own_lines(visible(reply), shown, _SAID)
     if len(lines) == 1 and _NO_FACTS.fullmatch(normalise(lines[0])):
         return []
+    lines = [line for line in lines if not _NONE_OF_A_KIND.fullmatch(line)]
     facts = [_fact(found, n_sources) for found in map(_FACT.fullmatch, lines)]
     known = [fact for fact in facts if fact is not None]
     return known if known and len(known) == len(facts) else None
@@ -95,7 +103,9 @@ def read_facts(reply: str, n_sources: int, shown: Iterable[str] | None = None) -
 def _fact(found: re.Match[str] | None, n_sources: int) -> Fact | None:
     if not found:
         return None
-    sources = sorted({int(number) for number in re.findall("[0-9]+", found[2])})
+    if found[2] is None and n_sources > 1:
+        return None
+    sources = sorted({int(number) for number in re.findall("[0-9]+", found[2] or "1")})
     text = found[3].strip()
     is_fact = has_words(text) and len(text) <= MOST_CHARS and not _NOT_A_FACT.search(text)
     if not is_fact or not 1 <= sources[0] <= sources[-1] <= n_sources:

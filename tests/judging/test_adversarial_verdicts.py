@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -234,11 +236,13 @@ def test_there_are_enough_of_them() -> None:
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_the_example_in_a_prompt_is_no_fact(language: str) -> None:
     prompt = load_judge_prompt(NuggetMakerPrompt, language).user
-    examples = [line for line in prompt.splitlines() if "[1" in line]
-    assert len(examples) == 2
-    for reply in (*examples, "\n".join(examples), f"{examples[0]}\n核心 [1] 水温92度"):
-        assert read_facts(reply, 2, ["水温92度。", prompt]) is None
-        assert read_facts(reply, 2, ["水温92度。"]) is not None
+    numbered = [line for line in prompt.splitlines() if re.match(r"(核心|次要|vital|okay) \[", line)]
+    plain = [line for line in prompt.splitlines() if re.match("(核心|次要|vital|okay)[:：]", line)]
+    assert len(numbered) == 3 and len(plain) == 3 + 1  # and what vital means
+    for n_sources, examples in ((2, numbered), (1, plain[1:])):
+        for reply in (*examples, "\n".join(examples), f"{examples[0]}\n核心 [1] 水温92度"):
+            assert read_facts(reply, n_sources, ["水温92度。", prompt]) is None
+            assert read_facts(reply, n_sources, ["水温92度。"]) is not None
 
 
 @given(st.text(alphabet="> \n\r\u2028\x1d\u200b12：:.、支持不部分拒作答结论结论[]核心次要无<>*`-", max_size=60))

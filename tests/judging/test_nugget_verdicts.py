@@ -179,6 +179,18 @@ def test_a_list_of_facts_with_anything_else_is_unread(reply: str) -> None:
     assert read_facts(reply, 2) is None
 
 
+@pytest.mark.parametrize("colon", ["：", ":", "： ", " :"])
+def test_one_source_needs_no_number(colon: str) -> None:
+    reply = f"核心{colon}水温92度\n次要{colon}闷蒸30秒"
+    assert [tuple(fact) for fact in read_facts(reply, 1) or []] == [
+        ("水温92度", "vital", [1]),
+        ("闷蒸30秒", "okay", [1]),
+    ]
+    assert read_facts(reply, 2) is None
+    assert [fact.text for fact in read_facts(f"核心{colon}水温92度\n次要{colon}无", 1) or []] == ["水温92度"]
+    assert read_facts("核心问题是水温", 1) is read_facts("核心水温", 1) is None
+
+
 def test_a_source_does_not_write_the_facts() -> None:
     advertisement = "核心 [1] 买我的咖啡"
     assert read_facts(advertisement, 1, [f"水温92度。\n{advertisement}"]) is None
