@@ -1,4 +1,4 @@
-"""Answers to searches: written from reference notes, with citations, and the feedback of users."""
+"""Answers to searches: sentences of their references and of other notes, by quality, and the feedback of users."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ from qilin_rag.synth.texts import Writer
 from qilin_rag.synth.words import CONCEPTS_PER_TOPIC, Lexicon
 from qilin_rag.synth.world import World
 
-_MOST_REFERENCES = 3
-_SENTENCES = 2
+SENTENCES = 8
+"""The sentences of an answer."""
+FEWEST_FACTS = 4
+"""The sentences from the references in the worst answer: one for each of the most references that it may have."""
+USUAL_LENGTH = 210
+"""The length in characters at which the length bias is 0, near the median."""
+_MOST_RESULTS = 3
+_OTHER_NOTES = 4
 _SENTENCE = re.compile(r"[^。！？\n#]+[。！？]")
+_PHRASE = re.compile(r"[^。！？，～\n#]+[。！？，～\n]")
 
 
 class Answers(NamedTuple):
@@ -26,38 +33,56 @@ class Answers(NamedTuple):
 
     texts: list[str]
     references: list[list[int]]
+    quality: Floats
+    """From 0 to 1; NaN if no answer was shown."""
+    length: Floats
+    """The binary logarithm of the length over the usual one; NaN if no answer was shown."""
     probabilities: dict[str, Floats]
     """The probability of each kind of feedback; NaN if no answer was shown."""
     feedback: dict[str, Floats]
     """1 or 0; -1 if no answer was shown."""
 
 
+def draw_quality(dice: Dice, rows: Ints) -> Floats:
+    """Return the latent quality of the answers to these rows of the plan: one of evenly spaced values from 0 to 1.
+
+    It depends on seed and row alone, so that no size of its effects changes it.
+    """
+    steps = SENTENCES - FEWEST_FACTS
+    return dice.below(steps + 1, "answer-quality", rows) / steps
+
+
 def write_answers(
     world: World, dice: Dice, shelf: Shelf, writer: Writer, lexicon: Lexicon, requests: Searches, shown: ShownNotes
 ) -> Answers:
     """Return answers to the requests that get one, written from results about the query's concept."""
-    n = len(requests.rows)
     references = _references(world, dice, shelf, requests, shown)
-    flat = np.array([note for notes in references for note in notes], np.int64)
-    bodies = iter(writer.bodies(flat).to_pylist() if len(flat) else [])
-    by_query = iter((shelf.form(flat) == np.repeat(requests.form, [len(notes) for notes in references])).tolist())
-    texts = [NO_ANSWER[1]] * n
-    quality = np.full(n, np.nan)
-    for request, notes in enumerate(references):
-        if notes:
-            name = lexicon.tokens[lexicon.concepts[requests.concept[request], requests.form[request]]]
-            topic = int(requests.concept[request]) // CONCEPTS_PER_TOPIC
-            flavour = lexicon.tokens[lexicon.flavours[topic, 0]]
-            texts[request] = _text(name, flavour, [next(bodies) for _ in notes])
-            quality[request] = np.mean([next(by_query) for _ in notes])
+    answered = np.flatnonzero([bool(notes) for notes in references])
+    rows, concept = requests.rows[answered], requests.concept[answered]
+    quality, length = np.full((2, len(requests.rows)), np.nan)
+    quality[answered] = draw_quality(dice, rows)
+    n_facts = FEWEST_FACTS + np.rint(quality[answered] * (SENTENCES - FEWEST_FACTS)).astype(np.int64)
+    others = _notes_of_other_topics(dice, shelf, rows, concept)
+    names = lexicon.concepts[concept, requests.form[answered]].tolist()
+    flavours = lexicon.flavours[concept // CONCEPTS_PER_TOPIC, 0].tolist()
+
+    notes = np.array([note for i in answered.tolist() for note in references[i]], np.int64)
+    bodies = iter(writer.bodies(np.concatenate([notes, others.ravel()])).to_pylist() if len(answered) else [])
+    cited_by = [[next(bodies) for _ in references[i]] for i in answered.tolist()]
+    texts = [NO_ANSWER[1]] * len(requests.rows)
+    for i, n, cited, name, flavour in zip(answered.tolist(), n_facts.tolist(), cited_by, names, flavours, strict=True):
+        items = _items(cited, [next(bodies) for _ in range(_OTHER_NOTES)], n)
+        texts[i] = f"关于**{lexicon.tokens[name]}**和{lexicon.tokens[flavour]}，笔记里这样说：\n" + "\n".join(items)
+    length[answered] = np.log2([len(texts[i]) / USUAL_LENGTH for i in answered.tolist()])
     probabilities: dict[str, Floats] = {
-        name: 1 / (1 + np.exp(-(getattr(world.feedback, name) + world.quality * quality))) for name in FEEDBACK
+        name: 1 / (1 + np.exp(-(getattr(world.feedback, name) + world.quality * quality + world.length_bias * length)))
+        for name in FEEDBACK
     }
     feedback: dict[str, Floats] = {
         name: np.where(np.isnan(quality), -1.0, dice.uniform(name, requests.rows) < probabilities[name])
         for name in FEEDBACK
     }
-    return Answers(texts, references, probabilities, feedback)
+    return Answers(texts, references, quality, length, probabilities, feedback)
 
 
 def _references(world: World, dice: Dice, shelf: Shelf, requests: Searches, shown: ShownNotes) -> list[list[int]]:
@@ -70,7 +95,7 @@ def _references(world: World, dice: Dice, shelf: Shelf, requests: Searches, show
     for i in np.flatnonzero(requests.is_answered).tolist():
         of_request = slice(starts[i], starts[i + 1])
         fits = (shown.lexical[of_request] + shown.synonym[of_request]) > 0
-        notes = list(dict.fromkeys(shown.note[of_request][fits].tolist()))[:_MOST_REFERENCES]
+        notes = list(dict.fromkeys(shown.note[of_request][fits].tolist()))[:_MOST_RESULTS]
         if outside[i] or not notes:
             concept_notes: Ints = shelf.note_at(np.arange(firsts[i], ends[i]))
             shown_notes = set(shown.note[of_request].tolist())
@@ -79,11 +104,42 @@ def _references(world: World, dice: Dice, shelf: Shelf, requests: Searches, show
     return references
 
 
-def _text(name: str, flavour: str, bodies: list[str]) -> str:
-    """Return a line, and an item with its citation for each reference."""
-    items = []
-    for i, body in enumerate(bodies, start=1):
-        sentences = [sentence.strip("，～ ") for sentence in _SENTENCE.findall(body)]
-        told = "".join(sentences[:_SENTENCES]) or body[:40]
-        items.append(f"{i}. {told}[第{i}篇](#)")
-    return f"关于**{name}**和{flavour}，笔记里这样说：\n" + "\n".join(items)
+def _notes_of_other_topics(dice: Dice, shelf: Shelf, rows: Ints, concept: Ints) -> Ints:
+    """Return some notes for each row that are not of its concept's topic."""
+    topic = concept // CONCEPTS_PER_TOPIC
+    start, end = (shelf.topic_starts[topic + i][:, None] for i in (0, 1))
+    further = dice.below(shelf.n_notes - (end - start), "other-notes", rows[:, None], np.arange(_OTHER_NOTES)[None, :])
+    return shelf.note_at((end + further) % shelf.n_notes)
+
+
+def _items(cited: list[str], others: list[str], n_facts: int) -> list[str]:
+    """Return an item with its citation for each reference: `SENTENCES` sentences, of which `n_facts` are theirs.
+
+    Each item begins with a fact of its reference. References that have too few sentences for the best answer give
+    phrases instead, and so do the other notes. A sentence of another note replaces one that is as deep in its note, so
+    that the length of an answer does not depend on its quality.
+    """
+    pattern = _SENTENCE
+    facts = _in_turn(cited, pattern)
+    if len(facts) < SENTENCES:
+        pattern = _PHRASE
+        facts = _in_turn(cited, pattern)
+    items: list[list[str]] = [[] for _ in cited]
+    for i, fact in facts[:n_facts]:
+        items[i].append(fact)
+    for _, sentence in _in_turn(others, pattern)[min(n_facts, len(facts)) : SENTENCES]:
+        min(items, key=len).append(sentence)
+    return [f"{i}. {''.join(sentences)}[第{i}篇](#)" for i, sentences in enumerate(items, start=1)]
+
+
+def _in_turn(bodies: list[str], pattern: re.Pattern[str]) -> list[tuple[int, str]]:
+    """Return the first piece of each body, then the second ones, and so on, each with the number of its body.
+
+    The last piece of a body is left out if there are others: it ends where the note does, so that it is shorter.
+    """
+    pieces = []
+    for number, body in enumerate(bodies):
+        found = [piece.lstrip("，～ ").replace("\n", "，") for piece in pattern.findall(body)]
+        of_body = [piece for piece in found if piece] or [body[:40]]
+        pieces += [(depth, number, piece) for depth, piece in enumerate(of_body[: max(1, len(of_body) - 1)])]
+    return [(number, piece) for _, number, piece in sorted(pieces)]

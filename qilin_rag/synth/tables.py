@@ -14,6 +14,7 @@ from qilin_rag.synth.clicks import LOGIT_CAUSES, Clicks
 from qilin_rag.synth.dice import Bools, Dice, Floats, Ints
 from qilin_rag.synth.exposures import Searches, ShownNotes
 from qilin_rag.synth.queries import Queries
+from qilin_rag.synth.re_search import ReSearch
 from qilin_rag.synth.sessions import SessionPlan
 from qilin_rag.synth.shelf import Shelf
 from qilin_rag.synth.world import World
@@ -76,7 +77,11 @@ TRUTH = pa.schema(
         ("p_click", pa.float64()),
         ("examined", pa.bool_()),
         ("click", pa.bool_()),
+        ("answer_quality", pa.float64()),
+        ("answer_length", pa.float64()),
         *((f"p_{name}", pa.float64()) for name in FEEDBACK),
+        ("p_re_search", pa.float64()),
+        ("re_search", pa.bool_()),
     ]
 )
 
@@ -89,6 +94,7 @@ class LogTables(NamedTuple):
     shown: ShownNotes
     clicks: Clicks
     answers: Answers
+    re_search: ReSearch
     recent: Sequence[Sequence[int]]
     query: Sequence[str]
     source: Floats
@@ -109,9 +115,21 @@ def truth(log: LogTables, plan: SessionPlan) -> pa.RecordBatch:
         "p_click": clicks.examination * clicks.attraction,
         "examined": clicks.examined,
         "click": clicks.actions["click"],
-        **{f"p_{name}": pa.array(p[request], from_pandas=True) for name, p in log.answers.probabilities.items()},
+        **{name: values.take(pa.array(request)) for name, values in truth_of_answers(log).items()},
     }
     return _batch(TRUTH, columns)
+
+
+def truth_of_answers(log: LogTables) -> dict[str, pa.Array]:
+    """Return the true causes of feedback and re-search, one value per request; null if no answer was shown."""
+    answers, (p_re_search, re_search) = log.answers, log.re_search
+    return {
+        "answer_quality": pa.array(answers.quality, from_pandas=True),
+        "answer_length": pa.array(answers.length, from_pandas=True),
+        **{f"p_{name}": pa.array(p, from_pandas=True) for name, p in answers.probabilities.items()},
+        "p_re_search": pa.array(p_re_search, from_pandas=True),
+        "re_search": pa.array(re_search, mask=np.isnan(p_re_search)),
+    }
 
 
 def rows(name: str, log: LogTables, plan: SessionPlan, dice: Dice, shelf: Shelf) -> pa.RecordBatch:

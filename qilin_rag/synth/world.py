@@ -36,6 +36,10 @@ class Causes(Frozen):
     answer: Size = -0.35
 
 
+ANSWER_CAUSES = ("quality", "length_bias", "re_search")
+"""The settings of `World` that are sizes of causes of feedback on an answer, and of what the user asks next."""
+
+
 class Actions(Frozen):
     """The share of clicks with each action."""
 
@@ -46,7 +50,7 @@ class Actions(Frozen):
 
 
 class Feedback(Frozen):
-    """The logits of each kind of feedback on an answer of no quality."""
+    """The logits of each kind of feedback on an answer of the lowest quality and the usual length."""
 
     is_like_clk: FiniteFloat = -3.5
     is_content_clk: FiniteFloat = -0.7
@@ -204,8 +208,16 @@ class World(Frozen):
     """The factors of the mean depth; if both conditions hold, both apply."""
     outside_references: Share = 0.08
     feedback: Feedback = Feedback()
-    quality: FiniteFloat = 1.0
-    """The effect on those logits of the share of references that hold the query's own word."""
+    quality: Size = 1.0
+    """The effect on those logits of the quality of the answer, from 0 to 1."""
+    length_bias: Size = 0.5
+    """The effect on those logits of twice the length, whatever the quality."""
+    re_search: Share = 0.0
+    """The share of searches soon after a worst answer that ask for the same need again because of it."""
+
+    def sizes(self) -> dict[str, float]:
+        """Return the size of each cause of clicks, feedback and re-search."""
+        return self.causes.model_dump() | {name: getattr(self, name) for name in ANSWER_CAUSES}
 
     @model_validator(mode="after")
     def _shares_make_a_whole(self) -> World:
@@ -233,7 +245,7 @@ def resolve_world(
     Args:
         counts: The numbers of rows, by table.
         seed: The seed of all draws.
-        without: Causes that are left out, by name.
+        without: Causes of clicks, feedback or re-search that are left out, by name.
         overrides: Assignments such as `causes.position=1`.
         file: A YAML file of settings.
 
@@ -246,9 +258,12 @@ def resolve_world(
     for path, value in [*assigned, *parse_overrides(overrides)]:
         _assign(settings, path, value)
     for cause in without:
-        if cause not in Causes.model_fields:
-            raise unknown_name("cause", cause, Causes.model_fields)
-        _assign(settings, ["causes", cause], 0.0)
+        if cause in ANSWER_CAUSES:
+            _assign(settings, [cause], 0.0)
+        elif cause in Causes.model_fields:
+            _assign(settings, ["causes", cause], 0.0)
+        else:
+            raise unknown_name("cause", cause, [*Causes.model_fields, *ANSWER_CAUSES])
     try:
         return World(**settings)
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def test_answers_cite_their_references(searches: Any, synthetic: Path) -> None:
         assert len(items) == len(references) > 0
         for i, (item, note) in enumerate(zip(items, references, strict=True), start=1):
             assert item.endswith(f"[第{i}篇](#)")
-            first = item.removeprefix(f"{i}. ").split("[第")[0][:10]
+            first = re.split("[。！？，～]|\\[第", item.removeprefix(f"{i}. "))[0][:10]
             assert first in bodies[note]
         outside.append(bool(set(references) - {one["note_idx"] for one in details}))
     assert 0.02 < np.mean(outside) < 0.3
