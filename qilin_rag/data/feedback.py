@@ -84,8 +84,7 @@ def read_feedback(source: Source) -> AnswerFeedback:
     present = set(present_columns(encoding, files, table))
     flags = [name for name in FEEDBACK if name in present]
     if not flags or "dqa_output" not in present:
-        needed = ", ".join(("dqa_output", *FEEDBACK))
-        raise UsageError(f"{files[0]} has no feedback on answers; it needs dqa_output and a flag ({needed})")
+        raise UsageError(f"{files[0]} has no feedback on answers; it needs dqa_output and one of {', '.join(FEEDBACK)}")
     names = [name for name in _COLUMNS if name in present]
     parts = [
         _shown_answers(pa.table({name: batch.rows.column(name) for name in names}))
@@ -117,7 +116,8 @@ def read_re_searches(
         1 or 0 by the rule of this module; -1 if the user or the time is not known.
 
     Raises:
-        UsageError: if the data has no table dqa with the results shown (they have the times), or a limit is out of range.
+        UsageError: if the data has no table dqa with the results shown, which have the times, or if a limit is out of
+            range.
     """
     if minutes * 60 > source.log.session_gap_s:
         raise UsageError(
