@@ -30,8 +30,9 @@ def synth(
         list[str] | None,
         typer.Option(
             metavar="CAUSE",
-            help="Cause of clicks to switch off, repeatable: topical, lexical, synonym, cover, taste, source, "
-            "popularity, position, fatigue, factoid, answer.",
+            help="Cause to switch off, repeatable. Of clicks: topical, lexical, synonym, cover, taste, source, "
+            "popularity, position, fatigue, factoid, answer. Of feedback on answers: quality, length_bias. Of another "
+            "search: re_search.",
         ),
     ] = None,
     config: Annotated[
@@ -46,11 +47,12 @@ def synth(
 ) -> None:
     """Write a synthetic Qilin with known causes of clicks.
 
-    Writes all seven tables, truth.parquet with the cause of each click, and README.md with the model in formulas.
+    Writes all seven tables, truth.parquet with the causes of clicks and feedback, and README.md with the model.
 
     Examples:
         qilin-rag synth --out world --notes 300 --searches 60 --dqa 20 --users 30
         qilin-rag synth --out flat --without position --without taste --seed 7
+        qilin-rag synth --out judged --set quality=3 --without length_bias
     """
     from qilin_rag.synth import resolve_world, synthesize
 

@@ -1,4 +1,4 @@
-"""What users did after an answer, from the log alone: the feedback flags of dqa, and whether they searched again.
+"""Feedback on answers, from the log alone: the flags of dqa, and whether the user searched again soon after.
 
 **Re-search.** An answer has one if its user made another search for the same need soon after: at most `minutes` after
 the answer, and in other words whose similarity to the query is at least `similarity`. The similarity of two queries is
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.text import mixed_tokens, query_key
+from qilin_rag.core.text import mixed_tokens, normalise, query_key
 from qilin_rag.data.encodings import present_columns, read_batches
 from qilin_rag.data.exposures import MISSING, Bools, Ints, RequestColumns, concat, read_exposures
 from qilin_rag.data.questions import NO_ANSWER
@@ -180,23 +180,16 @@ def query_similarity(first: str, second: str) -> float:
     >>> query_similarity("龙的种类", "iPhone 15")
     0.0
     """
-    return _dice(_tokens(first), _tokens(second))
-
-
-def _tokens(query: str) -> frozenset[str]:
-    return frozenset(mixed_tokens(query_key(query)))
-
-
-def _dice(first: frozenset[str], second: frozenset[str]) -> float:
-    return 2 * len(first & second) / (len(first) + len(second)) if first and second else 0.0
+    old, new = (set(mixed_tokens(normalise(query))) for query in (first, second))
+    return 2 * len(old & new) / (len(old) + len(new)) if old and new else 0.0
 
 
 def _same_need(queries: Sequence[str], before: Ints, after: Ints, similarity: float) -> Bools:
     """Return whether each pair of queries is similar enough, and not the same query."""
     same = np.zeros(len(before), bool)
     for i, (first, second) in enumerate(zip(before.tolist(), after.tolist(), strict=True)):
-        old, new = query_key(queries[first]), query_key(queries[second])
-        same[i] = old != new and query_similarity(old, new) >= similarity
+        old, new = queries[first], queries[second]
+        same[i] = query_similarity(old, new) >= similarity and query_key(old) != query_key(new)
     return same
 
 
