@@ -21,11 +21,12 @@ import pyarrow.compute as pc
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.text import mixed_tokens, normalise, query_key
-from qilin_rag.data.encodings import present_columns, read_batches
+from qilin_rag.data.encodings import Batch, present_columns, read_batches
 from qilin_rag.data.exposures import MISSING, Bools, Ints, RequestColumns, concat, read_exposures
 from qilin_rag.data.questions import NO_ANSWER
 from qilin_rag.data.schema import FEEDBACK, TABLES
 from qilin_rag.data.source import Source
+from qilin_rag.data.text_files import Defect, stop
 
 RE_SEARCH_MINUTES = 10
 """The most minutes between an answer and a search for the same need."""
@@ -77,7 +78,7 @@ def read_feedback(source: Source) -> AnswerFeedback:
     """Return the feedback flags of all answers that were shown, read in batches.
 
     Raises:
-        UsageError: if the data has no table dqa, or its table has none of the flags.
+        UsageError: if the data has no table dqa, its table has none of the flags, or a row has no search_idx.
     """
     encoding, files = source.files("dqa")
     table = TABLES["dqa"]
@@ -86,11 +87,7 @@ def read_feedback(source: Source) -> AnswerFeedback:
     if not flags or "dqa_output" not in present:
         raise UsageError(f"{files[0]} has no feedback on answers; it needs dqa_output and one of {', '.join(FEEDBACK)}")
     names = [name for name in _COLUMNS if name in present]
-    parts = [
-        _shown_answers(pa.table({name: batch.rows.column(name) for name in names}))
-        for path in files
-        for batch in read_batches(encoding, path, table, names)
-    ]
+    parts = [_shown_answers(batch, names) for path in files for batch in read_batches(encoding, path, table, names)]
     empty = pa.schema([(name, table.readable[name]) for name in names]).empty_table()
     rows = pa.concat_tables(parts) if parts else empty
     return AnswerFeedback(
@@ -193,7 +190,11 @@ def _same_need(queries: Sequence[str], before: Ints, after: Ints, similarity: fl
     return same
 
 
-def _shown_answers(rows: pa.Table) -> pa.Table:
+def _shown_answers(batch: Batch, names: Sequence[str]) -> pa.Table:
+    rows = pa.table({name: batch.rows.column(name) for name in names})
+    is_missing = batch.rows.column("search_idx").is_null()
+    if (row := is_missing.index(True).as_py()) >= 0:
+        stop(Defect(batch.path, batch.place(row), "search_idx", "is missing"))
     output = pc.utf8_trim_whitespace(pc.fill_null(rows.column("dqa_output"), ""))
     return rows.filter(pc.invert(pc.is_in(output, pa.array(NO_ANSWER))))
 

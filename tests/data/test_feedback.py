@@ -47,6 +47,9 @@ def test_what_is_not_recorded_is_not_0(tmp_path: Path) -> None:
     none = open_source(str(write_jsonl(tmp_path / "three", columns(TABLES, "dqa", FEEDBACK))))
     with pytest.raises(UsageError, match=r"has no feedback on answers; it needs dqa_output and one of is_like_clk"):
         read_feedback(none)
+    nameless = open_source(str(write_jsonl(tmp_path / "four", changed("dqa", 1, search_idx=None))))
+    with pytest.raises(UsageError, match="line 4: search_idx is missing"):
+        read_feedback(nameless)
 
 
 def asked(*rows: tuple[int, float, str, bool]) -> Requests:

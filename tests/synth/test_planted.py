@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from qilin_rag.core.errors import UsageError
-from qilin_rag.data.feedback import find_re_searches
+from qilin_rag.data.feedback import find_re_searches, read_re_searches
 from qilin_rag.data.schema import FEEDBACK
+from qilin_rag.data.source import open_source
 from qilin_rag.synth import PlantedAnswers, plant_answers, planted, planted_auc, resolve_world, synthesize
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -88,6 +89,9 @@ def test_it_is_the_table_of_the_files(tmp_path: Path, monkeypatch: pytest.Monkey
     kept = {row.pop("search_idx"): row for row in answers.truth.drop(["same_need"]).to_pylist()}
     assert written == kept
     assert 0 < answers.truth.column("answer_quality").null_count < len(answers.truth)
+    read = read_re_searches(open_source(str(tmp_path / "out")))
+    assert set(read.values()) == {0, 1}
+    assert read == {name: label for name, label in found_in(answers).items() if label >= 0 and name in read}
     monkeypatch.setattr(planted, "_BATCH", 37)
     again = plant_answers(world)
     assert repr(again.dqa.to_pylist()) == repr(answers.dqa.to_pylist()) and again.truth.equals(answers.truth)
@@ -153,9 +157,14 @@ def test_worlds_without_quality_differ_by_chance_alone() -> None:
     assert np.mean(np.abs(z) > 1.96) < 0.2
 
 
+def found_in(answers: PlantedAnswers) -> dict[str, int]:
+    """The labels that the rule finds in the log, by search_idx."""
+    return dict(zip(answers.searches.ids, find_re_searches(answers.searches).label.tolist(), strict=True))
+
+
 def labels_of(answers: PlantedAnswers) -> Floats:
-    """The labels that the rule finds in the log, by the rows of the table."""
-    found = dict(zip(answers.searches.ids, find_re_searches(answers.searches).label.tolist(), strict=True))
+    """The labels by the rows of the table."""
+    found = found_in(answers)
     return np.array([found[str(i)] for i in answers.truth.column("search_idx").to_pylist()])
 
 
