@@ -15,6 +15,7 @@ PACKAGE = CHECKOUT / "qilin_rag"
 LAYERS = [  # of docs and the README, from the top; those of one line know nothing of each other
     {"cli"},
     {"viewer", "api"},
+    {"agreement"},
     {"judging", "reports"},
     {"pipeline"},
     {"rankers"},

@@ -36,6 +36,7 @@ PACKAGES = [
     "pipeline",
     "judging",
     "reports",
+    "agreement",
     "api",
     "cli",
     "viewer",

@@ -11,6 +11,7 @@ from typer.main import get_command
 
 from qilin_rag.cli import (
     ablate,
+    agreement,
     analyze,
     cache,
     catalogue,
@@ -48,6 +49,7 @@ _COMMANDS: dict[str, list[App | Callable[..., None]]] = {
         evaluate.score,
         judge.judge,
         nuggets.app,
+        agreement.app,
         import_answers.import_answers,
         reproduce.reproduce,
     ],

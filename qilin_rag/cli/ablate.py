@@ -261,24 +261,4 @@ def _print(
     elif output_format is TextFormat.md:
         typer.echo(printable(as_markdown(sections)).rstrip("\n"))
     else:
-        _draw(sections)
-
-
-def _draw(sections: Iterator[Section]) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    console = ui.console()
-    for title, header, rows, lines in sections:
-        console.print(Text(title), style="bold", width=ui.WIDTH_CHARS)
-        if rows:
-            table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
-            for number, name in enumerate(header):
-                table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
-            for first, *others in rows:
-                table.add_row(Text(first, style="" if any(others) else "bold"), *map(Text, others))
-            console.print(table, width=ui.WIDTH_CHARS)
-        for line in lines:
-            console.print(Text(line), style="dim", width=ui.WIDTH_CHARS)
-        console.print()
+        ui.print_sections(sections)

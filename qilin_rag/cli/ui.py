@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from qilin_rag.core.types import MetricSummary
+    from qilin_rag.reports.sections import Section
 
 PIPE_WIDTH_CHARS = 160
 TEXT_WIDTH_CHARS = 120  # at most: longer lines are hard to read
@@ -60,6 +61,27 @@ def print_hanging(to: Console, text: str, style: str = "", first: str = "", inde
     start = cell_len(first) if indent is None else indent
     for number, line in enumerate(Text(text).wrap(to, max(10, min(to.width, TEXT_WIDTH_CHARS) - start))):
         to.print(f"{' ' * start if number else first}{line.plain.rstrip()}", style=style)
+
+
+def print_sections(sections: Iterable[Section]) -> None:
+    """Print tables with lines below them, in 80 columns; a row with only its first cell is a heading."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    to = console()
+    for title, header, rows, lines in sections:
+        to.print(Text(title), style="bold", width=WIDTH_CHARS)
+        if rows:
+            table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+            for number, name in enumerate(header):
+                table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
+            for first, *others in rows:
+                table.add_row(Text(first, style="" if any(others) else "bold"), *map(Text, others))
+            to.print(table, width=WIDTH_CHARS)
+        for line in lines:
+            to.print(Text(line), style="dim", width=WIDTH_CHARS)
+        to.print()
 
 
 def print_json(value: Any) -> None:

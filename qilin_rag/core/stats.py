@@ -200,7 +200,7 @@ def compare_families(families: Sequence[Values], clusters: Clusters | None = Non
     for pairs in new.values():
         alike.setdefault(pairs.n_clusters, []).append(pairs)
     for n, of_one_size in alike.items():
-        for signs in _signs(n, seed) if n else ():
+        for signs in sign_patterns(n, seed) if n else ():
             for pairs in of_one_size:
                 pairs.count(signs)
     for key, pairs in new.items():
@@ -286,15 +286,20 @@ def share95(values: Values, clusters: Clusters | None = None) -> tuple[float, fl
         return wilson95(share, len(sizes))
     of_one, of_share = share * (1 - share), float(((sums[:, 0] - sizes * share) ** 2).sum()) / len(values) ** 2
     n_draws = min(len(values), of_one / of_share) if of_share > _ROUNDING * of_one else worth
-    few = _NORMAL.inv_cdf(1 - ALPHA / 2) / _t_critical(worth, ALPHA)
+    few = _NORMAL.inv_cdf(1 - ALPHA / 2) / t_critical(worth, ALPHA)
     return wilson95(share, n_draws * few**2)
 
 
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Return Kendall's tau-b of two paired sequences of values; None if either has one distinct value only."""
-    signs = [np.sign(np.subtract.outer(np.asarray(each), np.asarray(each))) for each in (first, second)]
-    scale = math.sqrt((signs[0] ** 2).sum() * (signs[1] ** 2).sum())
-    return float((signs[0] * signs[1]).sum() / scale) if scale else None
+    x, y = (np.asarray(values, dtype=np.float64) for values in (first, second))
+    both, of_first, of_second = 0.0, 0.0, 0.0
+    block = max(1, _BLOCK_VALUES // max(1, len(x)))
+    for rows in (slice(start, start + block) for start in range(0, len(x), block)):
+        signs = np.sign(x[rows, None] - x), np.sign(y[rows, None] - y)
+        both += (signs[0] * signs[1]).sum()
+        of_first, of_second = of_first + np.abs(signs[0]).sum(), of_second + np.abs(signs[1]).sum()
+    return float(both / math.sqrt(of_first * of_second)) if of_first * of_second else None
 
 
 class _Columns(NamedTuple):
@@ -342,7 +347,7 @@ def _add_up(values: Values, numbers: Clusters, n: int) -> Values:
     return sums
 
 
-def _signs(n: int, seed: int) -> Iterator[Values]:
+def sign_patterns(n: int, seed: int) -> Iterator[Values]:
     """Yield sign patterns for n clusters in blocks (block, n): all of them up to 12 clusters, else random ones."""
     if n <= EXACT_UP_TO:
         yield 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(np.float64)
@@ -356,7 +361,7 @@ def _signs(n: int, seed: int) -> Iterator[Values]:
 
 def _flipped(sums: Values, seed: int) -> Values:
     """Return the sums of the rows of `sums` (n, m) under each sign pattern, shape (patterns, m)."""
-    return np.concatenate([signs @ sums for signs in _signs(len(sums), seed)])
+    return np.concatenate([signs @ sums for signs in sign_patterns(len(sums), seed)])
 
 
 def _is_informative(sums: Values, sizes: Values) -> Booleans:
@@ -638,12 +643,12 @@ def _noncentrality(n: int, power: float, alpha: float) -> float:
     if n <= EXACT_UP_TO:  # p is a multiple of 2 / 2^n
         alpha, margin = math.floor(alpha * 2 ** (n - 1) + _EQUAL) / 2 ** (n - 1), 3 / (4 * n)
     s, weights = _errors(n)
-    critical = _t_critical(n, alpha)
+    critical = t_critical(n, alpha)
     return (1 + margin) * _root(lambda d: power - float(weights @ _normal_cdf(d - critical * s)), 0.0, 1e4)
 
 
 @cache
-def _t_critical(n: float, alpha: float) -> float:
+def t_critical(n: float, alpha: float) -> float:
     """Return the two-sided critical value of t of n values at level alpha."""
     s, weights = _errors(n)
     return _root(lambda c: 2 * float(weights @ _normal_cdf(-c * s)) - alpha, 0.0, 1e3)

@@ -318,16 +318,19 @@ def _latex_table(table: ResultTable, blocks: Sequence[Block], label: str) -> lis
         for block, of_block in zip(blocks, names, strict=True):
             spans.append((at, at + len(of_block) - 1, _metric_name(block, blocks)))
             at += len(of_block)
-        heads = [rf"\multicolumn{{{end - start + 1}}}{{c}}{{{_tex(name)}}}" for start, end, name in spans]
+        heads = [rf"\multicolumn{{{end - start + 1}}}{{c}}{{{escape_tex(name)}}}" for start, end, name in spans]
         lines.append(" & ".join(["", *heads]).strip() + r" \\")
         lines.append(" ".join(rf"\cmidrule(lr){{{start}-{end}}}" for start, end, _ in spans))
-    lines += [" & ".join(map(_tex, [corner, *(name for of_block in names for name in of_block)])) + r" \\", r"\midrule"]
+    lines += [
+        " & ".join(map(escape_tex, [corner, *(name for of_block in names for name in of_block)])) + r" \\",
+        r"\midrule",
+    ]
     for number, (row, kind) in enumerate(rows):
         if number and kind != rows[number - 1][1]:
             lines.append(r"\midrule")
         cells = [cell for block in blocks for cell in _cells_of(block, row)]
-        lines.append(" & ".join([_tex(row), *map(_tex_cell, cells)]) + r" \\")
-        if any(intervals := [_tex(format_interval(cell)) for cell in cells]):
+        lines.append(" & ".join([escape_tex(row), *map(_tex_cell, cells)]) + r" \\")
+        if any(intervals := [escape_tex(format_interval(cell)) for cell in cells]):
             small = [rf"{{\scriptsize {interval}}}" if interval else "" for interval in intervals]
             lines.append(" & ".join(["", *small]).strip() + r" \\")
     what = ", ".join(dict.fromkeys(block.metric for block in blocks))
@@ -336,7 +339,7 @@ def _latex_table(table: ResultTable, blocks: Sequence[Block], label: str) -> lis
         *lines,
         r"\bottomrule",
         r"\end{tabular}",
-        rf"\caption{{{_tex(caption)}}}",
+        rf"\caption{{{escape_tex(caption)}}}",
         rf"\label{{{label}}}",
         r"\end{table}",
     ]
@@ -352,15 +355,16 @@ def _cells_of(block: Block, row: str) -> list[Cell | None]:
     return block.cells[block.rows.index(row)] if row in block.rows else [None] * len(block.columns)
 
 
-def _tex(text: str) -> str:
+def escape_tex(text: str) -> str:
+    """Escape a name from files or flags for LaTeX."""
     return "".join(_LATEX.get(char, char) for char in text)
 
 
 def _tex_cell(cell: Cell | None) -> str:
-    text = _tex(format_cell(cell))
+    text = escape_tex(format_cell(cell))
     marked = rf"\textbf{{{text}}}" if is_best(cell) else rf"\underline{{{text}}}" if is_tied(cell) else text
     if found := marks_of(cell):
-        marked += rf"\textsuperscript{{{_tex(found)}}}"
+        marked += rf"\textsuperscript{{{escape_tex(found)}}}"
     return marked
 
 

@@ -1,8 +1,8 @@
-"""Show ablations and sensitivity as plain tables with lines below them, for a terminal or Markdown."""
+"""Show ablations and sensitivity as plain tables with lines below them, for a terminal, Markdown or LaTeX."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from qilin_rag.core.text import counted
@@ -13,6 +13,7 @@ from qilin_rag.reports.cells import Cell, ResultTable
 from qilin_rag.reports.formats import (
     column_names,
     escape_md,
+    escape_tex,
     format_cell,
     format_interval,
     legend,
@@ -117,7 +118,7 @@ def board_sections(tables: Sequence[ResultTable]) -> Iterator[Section]:
         yield Section("", [], [], [*marks(table), *table.notes])
 
 
-def as_markdown(sections: Iterator[Section]) -> str:
+def as_markdown(sections: Iterable[Section]) -> str:
     """Format GitHub tables, with the headings among rows in bold."""
     lines: list[str] = []
     for title, header, rows, below in sections:
@@ -130,6 +131,22 @@ def as_markdown(sections: Iterator[Section]) -> str:
                 lines.append("| " + " | ".join(cells) + " |")
             lines.append("")
         lines += [*(f"- {escape_md(line)}" for line in below), ""]
+    return "\n".join(lines)
+
+
+def as_latex(sections: Iterable[Section]) -> str:
+    """Format tables for booktabs, the title as caption, the lines below as comments above."""
+    lines = [r"% needs \usepackage{booktabs}"]
+    for title, header, rows, below in sections:
+        lines += ["", *(f"% {' '.join(line.split())}" for line in below)]
+        if rows:
+            lines += ["", r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"]
+            lines += [r"\toprule", " & ".join(map(escape_tex, header)) + r" \\", r"\midrule"]
+            for first, *others in rows:
+                name = escape_tex(first.strip())
+                cells = [*map(escape_tex, others)] if any(others) else []
+                lines.append(" & ".join([name, *cells] if cells else [rf"\emph{{{name}}}"]) + r" \\")
+            lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{escape_tex(title)}}}", r"\end{table}"]
     return "\n".join(lines)
 
 

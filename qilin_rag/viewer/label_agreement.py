@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from itertools import combinations
 
-import numpy as np
-
+from qilin_rag.agreement.annotators import cohens_kappa
 from qilin_rag.core.labels import Label
 from qilin_rag.core.types import Frozen
 
@@ -62,28 +61,3 @@ def label_agreement(labels: Iterable[Label]) -> list[LabelAgreement]:
                     LabelAgreement(annotators=(one, other), criterion=criterion, n=len(pairs), share=share, kappa=kappa)
                 )
     return found
-
-
-def cohens_kappa(pairs: Sequence[tuple[str | int, str | int]], is_ordinal: bool = False) -> float | None:
-    """Return Cohen's kappa (1960), or the weighted kappa (1968) with quadratic weights for numbers.
-
-    Args:
-        pairs: What two annotators said about each unit.
-        is_ordinal: Whether disagreement counts by the square of the difference.
-
-    Returns:
-        The kappa; None if chance alone would give full agreement.
-
-    >>> cohens_kappa([("a", "a"), ("b", "b"), ("a", "b"), ("b", "b")])
-    0.5
-    """
-    values: list[str | int] = sorted({value for pair in pairs for value in pair})
-    counts = np.zeros((len(values), len(values)))
-    for one, other in pairs:
-        counts[values.index(one), values.index(other)] += 1
-    weights = 1 - np.eye(len(values))
-    if is_ordinal:
-        weights = np.square(np.subtract.outer(np.array(values, float), np.array(values, float)))
-    by_chance = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
-    disagreement = float((weights * by_chance).sum())
-    return None if disagreement == 0 else 1 - float((weights * counts).sum()) / disagreement

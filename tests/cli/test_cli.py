@@ -34,6 +34,8 @@ COMMANDS = [
     "nuggets create",
     "nuggets assign",
     "nuggets show",
+    "agreement",
+    "agreement pairs",
     "reproduce",
     "serve",
     "retrieve",

@@ -1,0 +1,1 @@
+"""Which measure agrees with people: correlations with labels, sentinels that must not win, and the table of both."""

@@ -1,0 +1,184 @@
+"""Test whether one measure agrees better with people than another, and rank measures in clusters.
+
+The test is PERM-BOTH (Deutsch, Dror and Roth 2021, arXiv 2104.00054), as in WMT's metrics task: both measures are brought
+to one scale, and their scores are exchanged at random, all of a cluster together. The difference in correlation is
+compared with those after such exchanges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from qilin_rag.agreement.correlations import correlation_of_sums, ranks
+from qilin_rag.agreement.tie_calibration import is_right, tie_calibrated
+from qilin_rag.core.stats import ALPHA, EXACT_UP_TO, Clusters, Values, holm, paired_tests, sign_patterns
+
+Statistic = Literal["pearson", "spearman", "accuracy"]
+_EQUAL = 1e-9
+
+
+class _Exchange(NamedTuple):
+    """Two measures of one scale as sums by cluster: half their total, half their difference, and what is common."""
+
+    total: Values
+    difference: Values
+    n: float
+    y: float
+    yy: float
+
+    def gain(self, signs: Values) -> Values:
+        """Return the correlation of the first less that of the second, after each pattern of exchanges."""
+        flipped = signs @ self.difference
+        first, second = (
+            correlation_of_sums(
+                np.full(len(signs), self.n),
+                sums[:, 0],
+                np.full(len(signs), self.y),
+                sums[:, 1],
+                np.full(len(signs), self.yy),
+                sums[:, 2],
+            )
+            for sums in (self.total + flipped, self.total - flipped)
+        )
+        return first - second
+
+
+def compare_measures(
+    scores: Sequence[Values], labels: Values, clusters: Clusters, statistic: Statistic = "pearson", seed: int = 0
+) -> Values:
+    """Return the two-sided p of no difference in agreement, for each two measures, shape (measures, measures).
+
+    Args:
+        scores: The scores of each measure, shape (n,); NaN for unscored rows. Two measures are compared on the rows
+            that both score.
+        labels: The labels of the rows, shape (n,).
+        clusters: The cluster of each row; its scores are exchanged together.
+        statistic: What is compared: `pearson`, `spearman` (ranks are exchanged), or `accuracy`, which is tested by
+            flipping signs of the pairs that one measure alone gets right, each with its own epsilon.
+        seed: Draws the exchanges; up to 12 clusters, all of them are made.
+
+    Returns:
+        A symmetric array; NaN for measures that are the same, constant, or share no row.
+    """
+    found = np.full((len(scores), len(scores)), np.nan)
+    by_size: dict[int, list[tuple[tuple[int, int], _Exchange]]] = {}
+    for pair in combinations(range(len(scores)), 2):
+        one, other = scores[pair[0]], scores[pair[1]]
+        rows = ~np.isnan(one) & ~np.isnan(other)
+        if not rows.any() or _is_same(one[rows], other[rows]):
+            continue
+        if statistic == "accuracy":
+            p = _p_of_accuracy(one[rows], other[rows], labels[rows], clusters[rows], seed)
+            found[pair] = found[pair[::-1]] = np.nan if p is None else p
+            continue
+        exchange = _exchange(one[rows], other[rows], labels[rows], clusters[rows], statistic)
+        by_size.setdefault(len(exchange.difference), []).append((pair, exchange))
+    for n_clusters, exchanges in by_size.items():
+        for (pair, _), p in zip(exchanges, _p_values([each for _, each in exchanges], n_clusters, seed), strict=True):
+            found[pair] = found[pair[::-1]] = p
+    return found
+
+
+def _is_same(one: Values, other: Values) -> bool:
+    """Return whether two measures can't differ: equal scores, or one that is constant."""
+    return bool(np.array_equal(one, other) or np.ptp(one) == 0 or np.ptp(other) == 0)
+
+
+def _exchange(one: Values, other: Values, labels: Values, clusters: Clusters, statistic: Statistic) -> _Exchange:
+    if statistic == "spearman":
+        one, other, labels = ranks(one), ranks(other), ranks(labels)
+    y = labels - labels.mean()
+    found, numbers = np.unique(clusters, return_inverse=True)
+    sums = []
+    for values in (one, other):
+        z = (values - values.mean()) / values.std()
+        of_clusters = np.zeros((len(found), 3))
+        np.add.at(of_clusters, numbers, np.stack([z, z * z, z * y], axis=1))
+        sums.append(of_clusters)
+    total, difference = (sums[0] + sums[1]).sum(axis=0) / 2, (sums[0] - sums[1]) / 2
+    return _Exchange(total, difference, float(len(y)), float(y.sum()), float((y * y).sum()))
+
+
+def _p_values(exchanges: Sequence[_Exchange], n_clusters: int, seed: int) -> list[float]:
+    """Return the share of patterns as far from 0 as the data; of random ones with the data among them."""
+    of_data = [float(abs(each.gain(np.ones((1, n_clusters)))[0])) for each in exchanges]
+    n_as_far, n_patterns = [0] * len(exchanges), 0
+    for signs in sign_patterns(n_clusters, seed):
+        n_patterns += len(signs)
+        for place, (each, far) in enumerate(zip(exchanges, of_data, strict=True)):
+            n_as_far[place] += int((np.abs(each.gain(signs)) >= far - _EQUAL).sum())
+    one = 0 if n_clusters <= EXACT_UP_TO else 1
+    return [
+        (n + one) / (n_patterns + one) if not np.isnan(far) else np.nan
+        for n, far in zip(n_as_far, of_data, strict=True)
+    ]
+
+
+def _p_of_accuracy(one: Values, other: Values, labels: Values, clusters: Clusters, seed: int) -> float | None:
+    right = []
+    for scores in (one, other):
+        calibrated = tie_calibrated(scores, labels)
+        assert calibrated  # there are rows
+        right.append(is_right(scores, labels, calibrated.epsilon))
+    return paired_tests((right[0] - right[1])[:, None], clusters, seed)[0].p
+
+
+def holm_matrix(p: Values) -> Values:
+    """Return Holm's adjusted p over all pairs of a symmetric array, NaN kept."""
+    adjusted = np.full_like(p, np.nan)
+    first, second = np.triu_indices(len(p), 1)
+    is_known = ~np.isnan(p[first, second])
+    first, second = first[is_known], second[is_known]
+    adjusted[first, second] = adjusted[second, first] = holm(p[first, second].tolist())
+    return adjusted
+
+
+def rank_clusters(values: Sequence[float | None], p: Values) -> list[int | None]:
+    """Return the rank of each measure: measures not significantly worse than the best of their cluster share it.
+
+    The best measure leads the first cluster. Down the order of values, the first measure that is significantly worse
+    than the leader leads the next one, as in WMT's metrics task.
+
+    Args:
+        values: The agreement of each measure; None has no rank.
+        p: The adjusted p of each two measures.
+
+    >>> rank_clusters([0.2, 0.7, None, 0.6], np.where(np.eye(4) == 1, np.nan, [[1, .01, 1, .01]] * 4))
+    [2, 1, None, 1]
+    """
+    found: list[int | None] = [None] * len(values)
+    order = sorted((-value, place) for place, value in enumerate(values) if value is not None)
+    leader, rank = None, 0
+    for _, place in order:
+        if leader is None or p[leader, place] <= ALPHA:
+            leader, rank = place, rank + 1
+        found[place] = rank
+    return found
+
+
+def beats_all(values: Sequence[float | None], rivals: Sequence[float | None], p: Values) -> list[float | None]:
+    """Return Holm's p of each measure agreeing better than every rival; None for one that does not.
+
+    A measure must be better than each single rival, so its p is the highest of those (an intersection-union test,
+    Berger 1982), and only the number of measures needs Holm's adjustment.
+
+    Args:
+        values: The agreement of each measure.
+        rivals: The agreement of each rival; one without a value can't be beaten and is left out.
+        p: The p of each measure against each rival, shape (measures, rivals); NaN counts as 1.
+
+    Returns:
+        None for every measure if no rival has a value.
+    """
+    known = [place for place, rival in enumerate(rivals) if rival is not None]
+    if not known:
+        return [None] * len(values)
+    strongest = max(rival for rival in rivals if rival is not None)
+    is_better = [value is not None and value > strongest for value in values]
+    highest = np.where(np.isnan(p), 1.0, p)[:, known].max(axis=1)
+    adjusted = holm(np.where(is_better, highest, 1.0).tolist())
+    return [mine if better else None for mine, better in zip(adjusted, is_better, strict=True)]

@@ -1,0 +1,112 @@
+"""95% intervals of agreement: clusters are drawn with replacement, rows of one cluster together.
+
+The interval is that of t with the standard error of the resamples, on the scale on which the figure is closest to
+normal: Fisher's z of a correlation, the log odds of a share. Rows that are clustered in two ways that cross, such as by
+user and by question, have the sum of both variances less that of the pairs (Cameron, Gelbach and Miller 2011).
+`benchmarks/agreement_coverage.py` simulates how often the interval holds the truth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from qilin_rag.core.stats import ALPHA, Clusters, Values, t_critical, why_too_few
+from qilin_rag.core.types import Frozen
+
+N_RESAMPLES = 1_000
+MOST_UNDEFINED = 0.05
+"""The share of resamples without a figure above which there is no interval."""
+_BLOCK_VALUES = 2_000_000
+Scale = Literal["correlation", "share"]
+Resampled = Callable[[Values, Clusters], Values]
+"""Maps weights of clusters (resamples, clusters) and the cluster of each row to one figure a resample."""
+
+
+class Agreement(Frozen):
+    """A figure of agreement with its 95% interval.
+
+    Attributes:
+        value: The figure; None if it is undefined.
+        ci95: The interval; None if there is none.
+        reason: Why there is no figure, or no interval.
+    """
+
+    value: float | None
+    ci95: tuple[float, float] | None = None
+    reason: str | None = None
+
+
+def resample(figure: Resampled, clusters: Clusters, seed: int = 0) -> Values:
+    """Return a figure of `N_RESAMPLES` draws of clusters, NaN for each draw in which it is undefined.
+
+    Args:
+        figure: The figure of weighted clusters.
+        clusters: The cluster of each row, shape (n,).
+        seed: Draws the clusters.
+    """
+    found, numbers = np.unique(clusters, return_inverse=True)
+    draws = _draws(len(found), seed)
+    block = max(1, _BLOCK_VALUES // max(1, len(clusters)))
+    starts = range(0, N_RESAMPLES, block)
+    return np.concatenate([figure(draws[start : start + block].astype(np.float64), numbers) for start in starts])
+
+
+@lru_cache(maxsize=4)
+def _draws(n: int, seed: int) -> npt.NDArray[np.uint8]:
+    """Return how often each of n clusters is drawn, shape (resamples, n); the figures of a table share their draws."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES).astype(np.uint8)
+
+
+def by_row(figure: Callable[[Values], Values]) -> Resampled:
+    """Return a figure of weighted clusters from one of weighted rows."""
+    return lambda weights, clusters: figure(weights[:, clusters])
+
+
+def with_interval(
+    value: float | None, figure: Resampled, scale: Scale, *clusters: Clusters, seed: int = 0, why: str = "undefined"
+) -> Agreement:
+    """Return a figure with its 95% interval, or with the reason why it has none.
+
+    Args:
+        value: The figure of the rows as they are.
+        figure: The same figure of weighted clusters.
+        scale: `correlation`, from -1 to 1, or `share`, from 0 to 1.
+        *clusters: The cluster of each row, shape (n,), in one way or in two that cross.
+        seed: Draws the clusters.
+        why: The reason if there is no figure.
+    """
+    if value is None:
+        return Agreement(value=None, reason=why)
+    sizes = [np.unique(each, return_counts=True)[1].astype(np.float64) for each in clusters]
+    if too_few := next(filter(None, map(why_too_few, sizes)), None):
+        return Agreement(value=value, reason=too_few)
+    if abs(value) >= 1 or (scale == "share" and value <= 0):
+        return Agreement(value=value, reason="at its limit, from where no resample leads away")
+    ways = [*clusters, _crossed(*clusters)] if len(clusters) == 2 else clusters
+    variances = []
+    for way in ways:
+        draws = resample(figure, way, seed)
+        draws = draws[~np.isnan(draws)]
+        if len(draws) < (1 - MOST_UNDEFINED) * N_RESAMPLES:
+            return Agreement(value=value, reason=f"undefined in {N_RESAMPLES - len(draws)} of {N_RESAMPLES} resamples")
+        variances.append(float(draws.var(ddof=1)))
+    variance = max(variances[0] + variances[1] - variances[2], *variances[:2]) if len(ways) == 3 else variances[0]
+    half = t_critical(min(map(len, sizes)), ALPHA) * math.sqrt(variance)
+    if scale == "correlation":
+        middle, half = math.atanh(value), half / (1 - value**2)
+        ends = math.tanh(middle - half), math.tanh(middle + half)
+    else:
+        middle, half = math.log(value / (1 - value)), half / (value * (1 - value))
+        ends = 1 / (1 + math.exp(half - middle)), 1 / (1 + math.exp(-half - middle))
+    return Agreement(value=value, ci95=ends)
+
+
+def _crossed(first: Clusters, second: Clusters) -> Clusters:
+    """Return the cluster of each row by both ways together."""
+    return np.unique(np.stack([first, second]), axis=1, return_inverse=True)[1].reshape(-1)

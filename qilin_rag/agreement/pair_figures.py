@@ -1,0 +1,177 @@
+"""The figures of one measure, and of the judges among themselves, on judged pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from qilin_rag.agreement.annotators import krippendorff_alpha
+from qilin_rag.agreement.comparing import Statistic
+from qilin_rag.agreement.correlations import KendallSums, pearson, pearsons, spearman, spearmans
+from qilin_rag.agreement.intervals import Agreement, Resampled, by_row, resample, with_interval
+from qilin_rag.agreement.tie_calibration import is_right, tie_calibrated, tie_calibrated_accuracies
+from qilin_rag.core.stats import Clusters, Values, kendall_tau
+from qilin_rag.core.types import Frozen
+
+_CONSTANT = "the same for every pair"
+_RESAMPLED: dict[Statistic, Callable[[Values, Values, Values], Values]] = {
+    "pearson": pearsons,
+    "spearman": spearmans,
+    "accuracy": tie_calibrated_accuracies,
+}
+
+
+class Judgements(NamedTuple):
+    """The judgements of one aspect: the pair and the label of each, and the query of that pair."""
+
+    pairs: Clusters
+    labels: Values
+    queries: Clusters
+
+
+class Figures(NamedTuple):
+    """The agreement of one measure with judgements; `n` is how many it scores."""
+
+    n: int
+    pearson: Agreement
+    spearman: Agreement
+    kendall: Agreement
+    accuracy: Agreement
+    epsilon: float | None
+
+
+class Ceiling(Frozen):
+    """How far two judges agree with each other; of more than two, the mean over all two of them.
+
+    Attributes:
+        n: The number of pairs of answers that two judges judged.
+        pearson: Pearson's correlation.
+        spearman: Spearman's correlation.
+        kendall: Kendall's tau-b.
+        accuracy: The share of pairs of which both say the same: a is better, b is better, or a tie.
+        alpha: Krippendorff's alpha for ordinal ratings.
+    """
+
+    n: int
+    pearson: Agreement
+    spearman: Agreement
+    kendall: Agreement
+    accuracy: Agreement
+    alpha: float | None
+
+
+def figures_of(gains: Values, rows: Judgements, seed: int) -> Figures:
+    """Return the figures of a measure, with intervals by draws of queries.
+
+    Args:
+        gains: The score of b less that of a, for each judgement; NaN if either is unscored.
+        rows: The judgements.
+        seed: Draws the queries.
+    """
+    is_scored = ~np.isnan(gains)
+    x, y, queries = gains[is_scored], rows.labels[is_scored], rows.queries[is_scored]
+    why = (
+        "nothing is scored" if not len(x) else _CONSTANT if np.ptp(x) == 0 else "the judges say the same of every pair"
+    )
+
+    def taus(weights: Values, clusters: Clusters) -> Values:
+        return KendallSums(x, y, clusters).taus(weights)
+
+    calibrated = tie_calibrated(x, y)
+    return Figures(
+        n=len(x),
+        pearson=with_interval(pearson(x, y), _drawn("pearson", x, y), "correlation", queries, seed=seed, why=why),
+        spearman=with_interval(spearman(x, y), _drawn("spearman", x, y), "correlation", queries, seed=seed, why=why),
+        kendall=with_interval(kendall_tau(x.tolist(), y.tolist()), taus, "correlation", queries, seed=seed, why=why),
+        accuracy=with_interval(
+            calibrated and calibrated.accuracy, _drawn("accuracy", x, y), "share", queries, seed=seed, why=why
+        ),
+        epsilon=calibrated and calibrated.epsilon,
+    )
+
+
+def difference_error(one: Values, other: Values, rows: Judgements, by: Statistic, seed: int) -> float | None:
+    """Return the standard error of the difference in agreement of two measures; None if it is unknown."""
+    is_scored = ~np.isnan(one) & ~np.isnan(other)
+    labels, queries = rows.labels[is_scored], rows.queries[is_scored]
+    if len(np.unique(queries)) < 2:
+        return None
+    draws = [resample(_drawn(by, gains[is_scored], labels), queries, seed) for gains in (one, other)]
+    differences = draws[0] - draws[1]
+    differences = differences[~np.isnan(differences)]
+    return float(differences.std(ddof=1)) if len(differences) > 1 else None
+
+
+def ceiling_of(said: Values, queries: Clusters, seed: int) -> Ceiling | None:
+    """Return the agreement of the judges; None if no pair has two.
+
+    Args:
+        said: The judgement of each judge of each pair, shape (pairs, judges); NaN if there is none.
+        queries: The query of each pair.
+        seed: Draws the queries.
+    """
+    both = [(one, other, rows) for one, other, rows in _two_judges(said) if rows.any()]
+    if not both:
+        return None
+    is_judged = np.any([rows for _, _, rows in both], axis=0)
+
+    def mean(figure: Callable[[Values, Values], float | None]) -> float | None:
+        found = [value for one, other, rows in both if (value := figure(one[rows], other[rows])) is not None]
+        return float(np.mean(found)) if found else None
+
+    def drawn(figure: Callable[[Values, Values], Resampled]) -> Resampled:
+        def mean_of_draws(weights: Values, clusters: Clusters) -> Values:
+            found = np.stack(
+                [figure(one[rows], other[rows])(weights, clusters[rows[is_judged]]) for one, other, rows in both]
+            )
+            n_known = (~np.isnan(found)).sum(axis=0)
+            total = np.nansum(found, axis=0)
+            return np.divide(total, n_known, out=np.full(len(weights), np.nan), where=n_known > 0)
+
+        return mean_of_draws
+
+    def kendalls(x: Values, y: Values) -> Resampled:
+        return lambda weights, clusters: _taus_within(x, y, weights, clusters)
+
+    def same(x: Values, y: Values) -> float:
+        return float(is_right(x, y, 0.0).mean())
+
+    def sames(x: Values, y: Values) -> Resampled:
+        right = is_right(x, y, 0.0)
+        return by_row(lambda weights: _share(weights @ right, weights.sum(axis=1)))
+
+    of, why = queries[is_judged], "one of two judges says the same of every pair"
+    correlations = {
+        "pearson": (mean(pearson), drawn(lambda x, y: _drawn("pearson", x, y))),
+        "spearman": (mean(spearman), drawn(lambda x, y: _drawn("spearman", x, y))),
+        "kendall": (mean(lambda x, y: kendall_tau(x.tolist(), y.tolist())), drawn(kendalls)),
+    }
+    found = {
+        name: with_interval(value, figure, "correlation", of, seed=seed, why=why)
+        for name, (value, figure) in correlations.items()
+    }
+    accuracy = with_interval(mean(same), drawn(sames), "share", of, seed=seed, why=why)
+    return Ceiling(n=int(is_judged.sum()), accuracy=accuracy, alpha=krippendorff_alpha(said.T, "ordinal"), **found)
+
+
+def _two_judges(said: Values) -> Iterator[tuple[Values, Values, Values]]:
+    """Yield what each two judges said, and the pairs that both judged."""
+    for one, other in combinations(said.T, 2):
+        yield one, other, ~np.isnan(one) & ~np.isnan(other)
+
+
+def _drawn(by: Statistic, scores: Values, labels: Values) -> Resampled:
+    return by_row(lambda weights: _RESAMPLED[by](scores, labels, weights))
+
+
+def _taus_within(x: Values, y: Values, weights: Values, clusters: Clusters) -> Values:
+    """Return tau-b of rows whose clusters may be some of those that have weights."""
+    there = np.unique(clusters)
+    return KendallSums(x, y, np.searchsorted(there, clusters)).taus(weights[:, there])
+
+
+def _share(right: Values, total: Values) -> Values:
+    return np.divide(right, total, out=np.full(len(total), np.nan), where=total > 0)

@@ -1,0 +1,82 @@
+"""Show the table of judged pairs for a terminal, Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qilin_rag.agreement.intervals import Agreement
+from qilin_rag.agreement.pair_table import AspectAgreement, PairAgreement
+from qilin_rag.agreement.verdict import verdict
+from qilin_rag.core.text import counted
+from qilin_rag.reports.sections import Section
+
+_COLUMNS = ("pearson", "spearman", "kendall", "accuracy")
+_HEADER = ["measure", "rank", "Pearson", "Spearman", "Kendall", "accuracy"]
+_HOW = (
+    "Each figure compares the score of b less that of a with what each judge said; below or beside it is its 95% "
+    "interval, from draws of queries.",
+    "accuracy: pairwise, with the threshold for ties that makes it highest. rank: measures of one rank can't be told "
+    "apart (permutation tests, Holm).",
+    "Sentinels see nothing that makes an answer good: a measure has to agree with people significantly better than each.",
+)
+
+
+def pair_sections(table: PairAgreement, between: str = " ") -> Iterator[Section]:
+    """Yield a section for each aspect, then how it was made.
+
+    Args:
+        table: The table.
+        between: The text between a figure and its interval.
+    """
+    for aspect in table.aspects:
+        title = (
+            f"{aspect.aspect}: {counted(table.n_pairs, 'pair')}, {counted(aspect.n_judgements, 'judgement')}, "
+            f"{counted(table.n_queries, 'query', 'queries')}"
+        )
+        yield Section(title, _HEADER, list(_rows(aspect, between)), verdict(aspect, table.by))
+    yield Section("", [], [], list(_HOW))
+
+
+def _rows(aspect: AspectAgreement, between: str) -> Iterator[list[str]]:
+    if aspect.ceiling:
+        yield ["one judge, another", "", *(_cell(getattr(aspect.ceiling, name), between) for name in _COLUMNS)]
+    kind = "measure"
+    for row in aspect.rows:
+        if row.kind != kind:
+            kind = row.kind
+            yield ["sentinels", *[""] * (len(_HEADER) - 1)]
+        rank = "" if row.rank is None else str(row.rank)
+        yield [row.measure, rank, *(_cell(getattr(row, name), between) for name in _COLUMNS)]
+
+
+def _cell(figure: Agreement, between: str) -> str:
+    if figure.value is None:
+        return "-"
+    shown = f"{figure.value:.4f}"
+    if figure.ci95 is None:
+        return shown
+    low, high = (f"{end:.2f}".replace("0.", ".", 1) for end in figure.ci95)
+    return f"{shown}{between}{low}–{high}"
+
+
+def pair_records(table: PairAgreement) -> list[dict[str, object]]:
+    """Return one flat record for each aspect and measure, for CSV; the judges among themselves are a row as well."""
+    records: list[dict[str, object]] = []
+    for aspect in table.aspects:
+        if aspect.ceiling:
+            about = {"measure": "one judge, another", "kind": "ceiling", "n": aspect.ceiling.n}
+            records.append({"aspect": aspect.aspect, **about, **_figures(aspect.ceiling)})
+        for row in aspect.rows:
+            about = {"measure": row.measure, "kind": row.kind, "n": row.n, "rank": row.rank}
+            about |= {"epsilon": row.epsilon, "p_beyond_sentinels": row.p_beyond_sentinels}
+            records.append({"aspect": aspect.aspect, **about, **_figures(row)})
+    return records
+
+
+def _figures(of: object) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name in _COLUMNS:
+        figure: Agreement = getattr(of, name)
+        low, high = figure.ci95 or (None, None)
+        found |= {name: figure.value, f"{name}_low": low, f"{name}_high": high, f"{name}_reason": figure.reason}
+    return found

@@ -1,0 +1,194 @@
+"""Make the table of judged pairs: how far each measure's preferences correlate with people's, by aspect.
+
+A measure prefers b by its score of b less that of a. This difference is compared with what each judge said of the pair, so
+a pair counts as often as it was judged. Intervals and tests draw and exchange queries, with all of their judgements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import NormalDist
+from typing import Literal, get_args
+
+import numpy as np
+
+from qilin_rag.agreement.comparing import Statistic, beats_all, compare_measures, holm_matrix, rank_clusters
+from qilin_rag.agreement.intervals import Agreement
+from qilin_rag.agreement.pair_figures import Ceiling, Judgements, ceiling_of, difference_error, figures_of
+from qilin_rag.agreement.pairs import JudgedPairs
+from qilin_rag.core.progress import stage
+from qilin_rag.core.stats import ALPHA, Values
+from qilin_rag.core.types import Frozen
+
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
+_POWER = 0.8
+
+
+class MeasureAgreement(Frozen):
+    """How far one measure agrees with people on one aspect.
+
+    Attributes:
+        measure: Its name.
+        kind: `measure`, or `sentinel`.
+        n: The number of judgements of pairs that it scores.
+        pearson: Pearson's correlation.
+        spearman: Spearman's correlation.
+        kendall: Kendall's tau-b.
+        accuracy: Pairwise accuracy with tie calibration.
+        epsilon: The largest difference in score that counts as a tie.
+        rank: The rank of its cluster among the measures; None if it can't be ranked, and for a sentinel.
+        p_beyond_sentinels: Holm's p of agreeing better than every sentinel; None if it does not agree better.
+    """
+
+    measure: str
+    kind: Literal["measure", "sentinel"]
+    n: int
+    pearson: Agreement
+    spearman: Agreement
+    kendall: Agreement
+    accuracy: Agreement
+    epsilon: float | None
+    rank: int | None
+    p_beyond_sentinels: float | None
+
+    @property
+    def is_beyond_sentinels(self) -> bool:
+        """Whether people agree with it beyond the sentinels."""
+        return self.p_beyond_sentinels is not None and self.p_beyond_sentinels <= ALPHA
+
+
+class AspectAgreement(Frozen):
+    """The agreement of all measures with people on one aspect.
+
+    Attributes:
+        aspect: What was judged.
+        n_judgements: The number of judgements.
+        ceiling: The agreement of the judges; None if no pair has two.
+        rows: The measures, best first, then the sentinels.
+        strongest_sentinel: The sentinel that agrees most, with whatever sign; None if none can be said to agree.
+        detectable: The smallest difference of the best measure to that sentinel that is found four times in five.
+    """
+
+    aspect: str
+    n_judgements: int
+    ceiling: Ceiling | None
+    rows: list[MeasureAgreement]
+    strongest_sentinel: str | None
+    detectable: float | None
+
+
+class PairAgreement(Frozen):
+    """The table of all aspects.
+
+    Attributes:
+        n_pairs: The number of pairs.
+        n_queries: The number of distinct queries, which are drawn for the intervals.
+        by: The statistic by which measures are compared and ranked.
+        seed: The seed of draws and exchanges.
+        aspects: The table of each aspect.
+    """
+
+    n_pairs: int
+    n_queries: int
+    by: Statistic
+    seed: int
+    aspects: list[AspectAgreement]
+
+
+def pair_agreement(
+    judged: JudgedPairs,
+    measures: Mapping[str, Values],
+    sentinels: Mapping[str, Values],
+    by: Statistic = "pearson",
+    seed: int = 0,
+) -> PairAgreement:
+    """Compare measures and sentinels with people's judgements of pairs.
+
+    Args:
+        judged: The pairs.
+        measures: The scores of both answers of each pair, shape (pairs, 2), by measure; NaN for unscored ones.
+        sentinels: Likewise, of scores that must not win.
+        by: The statistic by which measures are compared and ranked.
+        seed: Draws the resamples and exchanges.
+
+    Returns:
+        A table for each aspect.
+    """
+    gains = {name: values[:, 1] - values[:, 0] for name, values in {**measures, **sentinels}.items()}
+    aspects = [_aspect(judged, aspect, gains, set(sentinels), by, seed) for aspect in judged.aspects]
+    n_queries = len(set(judged.queries.tolist()))
+    return PairAgreement(n_pairs=len(judged.pairs), n_queries=n_queries, by=by, seed=seed, aspects=aspects)
+
+
+def _aspect(
+    judged: JudgedPairs, aspect: str, gains: Mapping[str, Values], sentinels: set[str], by: Statistic, seed: int
+) -> AspectAgreement:
+    said = judged.judgements(aspect)
+    pairs, judges = np.nonzero(~np.isnan(said))
+    rows = Judgements(pairs, said[pairs, judges], judged.queries[pairs])
+    of_rows = {name: gain[pairs] for name, gain in gains.items()}
+    found = {}
+    with stage(f"agreement on {aspect}", len(gains)) as advance:
+        for name, gain in of_rows.items():
+            found[name] = figures_of(gain, rows, seed)
+            advance()
+    values = {name: getattr(each, by).value for name, each in found.items()}
+    beyond, strongest = _beyond(of_rows, values, sentinels, rows, by, seed)
+    measures = [name for name in gains if name not in sentinels]
+    p = holm_matrix(compare_measures([of_rows[name] for name in measures], rows.labels, rows.queries, by, seed))
+    ranks = dict(zip(measures, rank_clusters([values[name] for name in measures], p), strict=True))
+    table = [
+        MeasureAgreement(
+            measure=name,
+            kind="sentinel" if name in sentinels else "measure",
+            rank=ranks.get(name),
+            p_beyond_sentinels=beyond.get(name),
+            **each._asdict(),
+        )
+        for name, each in found.items()
+    ]
+    table.sort(key=lambda row: (row.kind == "sentinel", _order(values[row.measure])))
+    best = next((row.measure for row in table if row.kind == "measure" and values[row.measure] is not None), None)
+    error = difference_error(of_rows[best], of_rows[strongest], rows, by, seed) if best and strongest else None
+    normal = NormalDist()
+    n_errors = normal.inv_cdf(1 - ALPHA / 2) + normal.inv_cdf(_POWER)
+    return AspectAgreement(
+        aspect=aspect,
+        n_judgements=len(pairs),
+        ceiling=ceiling_of(said, judged.queries, seed),
+        rows=table,
+        strongest_sentinel=strongest,
+        detectable=None if error is None else n_errors * error,
+    )
+
+
+def _order(value: float | None) -> float:
+    return np.inf if value is None else -value
+
+
+def _beyond(
+    gains: Mapping[str, Values],
+    values: Mapping[str, float | None],
+    sentinels: set[str],
+    rows: Judgements,
+    by: Statistic,
+    seed: int,
+) -> tuple[dict[str, float | None], str | None]:
+    """Return Holm's p of each measure being better than all sentinels, and the strongest sentinel.
+
+    A sentinel that people disagree with could be turned round by anybody, so its correlation counts without its sign.
+    """
+    measures = [name for name in gains if name not in sentinels]
+    rivals = [name for name in gains if name in sentinels]
+    is_signed = by != "accuracy"
+    turned = {
+        name: -1.0 if is_signed and value is not None and value < 0 else 1.0
+        for name in rivals
+        for value in (values[name],)
+    }
+    strength = {name: None if (value := values[name]) is None else turned[name] * value for name in rivals}
+    scores = [gains[name] for name in measures] + [gains[name] * turned[name] for name in rivals]
+    p = compare_measures(scores, rows.labels, rows.queries, by, seed)[: len(measures), len(measures) :]
+    found = beats_all([values[name] for name in measures], list(strength.values()), p)
+    known = {name: value for name, value in strength.items() if value is not None}
+    return dict(zip(measures, found, strict=True)), max(known, key=lambda name: known[name]) if known else None

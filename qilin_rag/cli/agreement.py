@@ -1,0 +1,107 @@
+"""`agreement`: which measures agree with people."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qilin_rag.cli import ui
+from qilin_rag.cli.help import App
+from qilin_rag.cli.options import AsJson, Quiet
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.text import printable
+
+app = App("agreement", help="Find out which measures agree with people.", no_args_is_help=True)
+
+
+class AgreementFormat(StrEnum):
+    """Formats of the table."""
+
+    table = "table"
+    md = "md"
+    csv = "csv"
+    latex = "latex"
+
+
+class AgreementStatistic(StrEnum):
+    """Statistics by which measures are compared."""
+
+    pearson = "pearson"
+    spearman = "spearman"
+    accuracy = "accuracy"
+
+
+@app.callback()
+def _agreement() -> None:
+    """Find out which measures agree with people."""
+
+
+@app.command()
+def pairs(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A JSONL file of pairs: query, reference, a, b, people.")
+    ],
+    encoder: Annotated[
+        str | None, typer.Option(help="Score BERTScore, too, with this encoder: a hub name or a folder.")
+    ] = None,
+    layer: Annotated[int | None, typer.Option(min=1, help="Layer of the encoder. [default: 8]")] = None,
+    by: Annotated[
+        AgreementStatistic, typer.Option(help="Statistic by which measures are compared and ranked.")
+    ] = AgreementStatistic.pearson,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals, tests and permuted answers.")] = 0,
+    output_format: Annotated[AgreementFormat, typer.Option("--format", help="Format of the table.")] = (
+        AgreementFormat.table
+    ),
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare measures with people's preferences of pairs.
+
+    Correlates what each measure says of two answers with what judges said, for the measures in the file, for ROUGE,
+    chrF, BLEU and contains, and for sentinels that must not win. Says which measures agree with people beyond the
+    sentinels, and how far below the judges they stay.
+
+    Examples:
+        qilin-rag agreement pairs pairs.jsonl
+        qilin-rag agreement pairs pairs.jsonl --by spearman --format md
+    """
+    from qilin_rag.agreement.pair_scores import measure_scores, sentinel_scores
+    from qilin_rag.agreement.pair_sections import pair_records, pair_sections
+    from qilin_rag.agreement.pair_table import pair_agreement
+    from qilin_rag.agreement.pairs import read_pairs
+
+    ui.set_up_logs(quiet or as_json)
+    if layer is not None and encoder is None:
+        raise UsageError("--layer is a layer of the encoder; name one with --encoder, or leave --layer out")
+    judged = read_pairs(file)
+    with ui.progress_bars(quiet):
+        measures = measure_scores(judged, encoder, layer)
+        table = pair_agreement(judged, measures, sentinel_scores(judged, seed), by.value, seed)
+    if as_json:
+        from qilin_rag.agreement.verdict import verdict
+
+        document = table.model_dump(mode="json")
+        for aspect, shown in zip(table.aspects, document["aspects"], strict=True):
+            shown["verdict"] = verdict(aspect, table.by)
+        ui.print_json(document)
+        return
+    match output_format:
+        case AgreementFormat.table:
+            ui.print_sections(pair_sections(table, between="\n"))
+            return
+        case AgreementFormat.csv:
+            from qilin_rag.core.spreadsheet import csv_of_records
+
+            text = csv_of_records(pair_records(table))
+        case AgreementFormat.md:
+            from qilin_rag.reports.sections import as_markdown
+
+            text = as_markdown(pair_sections(table))
+        case AgreementFormat.latex:
+            from qilin_rag.reports.sections import as_latex
+
+            text = as_latex(pair_sections(table))
+    typer.echo(printable(text).rstrip("\n"))
