@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qilin_rag.agreement.correlations import plain, sorted_groups
-from qilin_rag.agreement.intervals import Agreement, by_row, with_interval
+from qilin_rag.agreement.correlations import plain, ratio, sorted_groups
+from qilin_rag.agreement.intervals import AgreementFigure, by_row, with_interval
 from qilin_rag.core.stats import ALPHA, Booleans, Clusters, Values
 
 _NORMAL = NormalDist()
@@ -29,7 +29,7 @@ class DetectableAuc(NamedTuple):
 
 def auc(
     scores: Values, flags: Booleans, users: Clusters | None = None, strata: Clusters | None = None, seed: int = 0
-) -> Agreement:
+) -> AgreementFigure:
     """Return the AUC, within strata if given, with a 95% interval by draws of users.
 
     Args:
@@ -66,7 +66,7 @@ def aucs(scores: Values, flags: Booleans, weights: Values, strata: Clusters) -> 
         others = np.add.reduceat(weights[:, rows] * ~flags[rows], starts, axis=1)
         right += (flagged * (others.cumsum(axis=1) - others / 2)).sum(axis=1)
         pairs += flagged.sum(axis=1) * others.sum(axis=1)
-    return np.divide(right, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+    return ratio(right, pairs)
 
 
 def quantile_strata(values: Sequence[float], n: int = 5) -> Clusters:

@@ -1,15 +1,15 @@
 """Test whether one measure agrees better with people than another, and rank measures in clusters.
 
-The test is PERM-BOTH (Deutsch, Dror and Roth 2021, arXiv 2104.00054), as in WMT's metrics task: both measures are brought
-to one scale, and their scores are exchanged at random, all of a cluster together. The difference in correlation is
-compared with those after such exchanges.
+The test is PERM-BOTH (Deutsch, Dror and Roth 2021, arXiv 2104.00054), as in WMT's metrics task: both measures are
+brought to one scale, and their scores are exchanged at random, all of a cluster together. The difference in correlation
+is compared with those after such exchanges.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from qilin_rag.agreement.tie_calibration import is_right, tie_calibrated
 from qilin_rag.core.stats import ALPHA, EXACT_UP_TO, Clusters, Values, holm, paired_tests, sign_patterns
 
 Statistic = Literal["pearson", "spearman", "accuracy"]
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 _EQUAL = 1e-9
 
 
@@ -62,14 +63,15 @@ def compare_measures(
         seed: Draws the exchanges; up to 12 clusters, all of them are made.
 
     Returns:
-        A symmetric array; NaN for measures that are the same, constant, or share no row.
+        A symmetric array; NaN for measures that are the same, share no row, or (but for accuracy) are constant.
     """
     found = np.full((len(scores), len(scores)), np.nan)
     by_size: dict[int, list[tuple[tuple[int, int], _Exchange]]] = {}
     for pair in combinations(range(len(scores)), 2):
         one, other = scores[pair[0]], scores[pair[1]]
         rows = ~np.isnan(one) & ~np.isnan(other)
-        if not rows.any() or _is_same(one[rows], other[rows]):
+        is_constant = statistic != "accuracy" and any(np.ptp(each[rows]) == 0 for each in (one, other) if rows.any())
+        if not rows.any() or is_constant or np.array_equal(one[rows], other[rows]):
             continue
         if statistic == "accuracy":
             p = _p_of_accuracy(one[rows], other[rows], labels[rows], clusters[rows], seed)
@@ -81,11 +83,6 @@ def compare_measures(
         for (pair, _), p in zip(exchanges, _p_values([each for _, each in exchanges], n_clusters, seed), strict=True):
             found[pair] = found[pair[::-1]] = p
     return found
-
-
-def _is_same(one: Values, other: Values) -> bool:
-    """Return whether two measures can't differ: equal scores, or one that is constant."""
-    return bool(np.array_equal(one, other) or np.ptp(one) == 0 or np.ptp(other) == 0)
 
 
 def _exchange(one: Values, other: Values, labels: Values, clusters: Clusters, statistic: Statistic) -> _Exchange:

@@ -1,7 +1,7 @@
 """Correlations of scores with people's labels, of the values as they are and of any number of weightings at once.
 
-A function in the plural takes weights of the rows, shape (resamples, rows), and returns one figure for each resample, NaN
-if it is undefined. A function in the singular returns the figure of the rows as they are, None if it is undefined.
+A function in the plural takes weights of the rows, shape (resamples, rows), and returns one figure for each resample,
+NaN if it is undefined. One in the singular returns the figure of the rows as they are, None if it is undefined.
 """
 
 from __future__ import annotations
@@ -51,9 +51,15 @@ def pearsons(scores: Values, labels: Values, weights: Values) -> Values:
     """Return Pearson's correlation under each row of weights, shape (resamples,)."""
     if not len(scores):
         return np.full(len(weights), np.nan)
-    x, y = scores - scores.mean(), labels - labels.mean()
+    x, y = (_scaled(values) for values in (scores, labels))
     sums = weights @ np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
     return correlation_of_sums(*sums.T)
+
+
+def _scaled(values: Values) -> Values:
+    """Return values around 0 of a size that can be squared."""
+    scaled = values / (np.abs(values).max() or 1.0)
+    return np.asarray(scaled - scaled.mean())
 
 
 def correlation_of_sums(n: Values, x: Values, y: Values, xx: Values, yy: Values, xy: Values) -> Values:
@@ -63,7 +69,8 @@ def correlation_of_sums(n: Values, x: Values, y: Values, xx: Values, yy: Values,
         variances = [square - mean**2 for square, mean in ((xx, x), (yy, y))]
         is_constant = (variances[0] <= _CONSTANT * xx) | (variances[1] <= _CONSTANT * yy)
         found = (xy - x * y) / np.sqrt(variances[0] * variances[1])
-    return np.where(is_constant, np.nan, np.clip(found, -1.0, 1.0))
+    correlations: Values = np.where(is_constant, np.nan, np.clip(found, -1.0, 1.0))
+    return correlations
 
 
 def spearmans(scores: Values, labels: Values, weights: Values) -> Values:
@@ -84,14 +91,16 @@ def spearmans(scores: Values, labels: Values, weights: Values) -> Values:
 
 def ranks(values: Values) -> Values:
     """Return ranks around 0, shape (n,); tied values have the mean of their ranks."""
-    return _centred_ranks(values, np.ones((1, len(values))))[0]
+    [found] = _centred_ranks(values, np.ones((1, len(values))))
+    return np.asarray(found)
 
 
 def _centred_ranks(values: Values, weights: Values) -> Values:
     order, starts, numbers = sorted_groups(values)
     sizes = np.add.reduceat(weights[:, order], starts, axis=1)
     middles = sizes.cumsum(axis=1) - sizes / 2 - weights.sum(axis=1, keepdims=True) / 2
-    return middles[:, numbers]
+    found: Values = middles[:, numbers]
+    return found
 
 
 def sorted_groups(values: Values) -> tuple[Clusters, Clusters, Clusters]:
@@ -131,8 +140,13 @@ class KendallSums:
     def taus(self, weights: Values) -> Values:
         """Return tau-b under each row of cluster weights (resamples, clusters); NaN if it is undefined."""
         both, of_scores, of_labels = (np.einsum("rc,rc->r", weights @ total, weights) for total in self._sums)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(of_scores * of_labels > 0, both / np.sqrt(of_scores * of_labels), np.nan)
+        return ratio(both, np.sqrt(of_scores * of_labels))
+
+
+def ratio(part: Values, whole: Values) -> Values:
+    """Return part / whole, NaN if the whole is not above 0."""
+    found: Values = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    return found
 
 
 def plain(figures: Values) -> float | None:

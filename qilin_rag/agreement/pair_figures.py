@@ -10,8 +10,8 @@ import numpy as np
 
 from qilin_rag.agreement.annotators import krippendorff_alpha
 from qilin_rag.agreement.comparing import Statistic
-from qilin_rag.agreement.correlations import KendallSums, pearson, pearsons, spearman, spearmans
-from qilin_rag.agreement.intervals import Agreement, Resampled, by_row, resample, with_interval
+from qilin_rag.agreement.correlations import KendallSums, pearson, pearsons, ratio, spearman, spearmans
+from qilin_rag.agreement.intervals import AgreementFigure, Resampled, by_row, resample, with_interval
 from qilin_rag.agreement.tie_calibration import is_right, tie_calibrated, tie_calibrated_accuracies
 from qilin_rag.core.stats import Clusters, Values, kendall_tau
 from qilin_rag.core.types import Frozen
@@ -36,10 +36,10 @@ class Figures(NamedTuple):
     """The agreement of one measure with judgements; `n` is how many it scores."""
 
     n: int
-    pearson: Agreement
-    spearman: Agreement
-    kendall: Agreement
-    accuracy: Agreement
+    pearson: AgreementFigure
+    spearman: AgreementFigure
+    kendall: AgreementFigure
+    accuracy: AgreementFigure
     epsilon: float | None
 
 
@@ -56,10 +56,10 @@ class Ceiling(Frozen):
     """
 
     n: int
-    pearson: Agreement
-    spearman: Agreement
-    kendall: Agreement
-    accuracy: Agreement
+    pearson: AgreementFigure
+    spearman: AgreementFigure
+    kendall: AgreementFigure
+    accuracy: AgreementFigure
     alpha: float | None
 
 
@@ -73,9 +73,9 @@ def figures_of(gains: Values, rows: Judgements, seed: int) -> Figures:
     """
     is_scored = ~np.isnan(gains)
     x, y, queries = gains[is_scored], rows.labels[is_scored], rows.queries[is_scored]
-    why = (
-        "nothing is scored" if not len(x) else _CONSTANT if np.ptp(x) == 0 else "the judges say the same of every pair"
-    )
+    why = "nothing is scored"
+    if len(x):
+        why = _CONSTANT if np.ptp(x) == 0 else "the judges say the same of every pair"
 
     def taus(weights: Values, clusters: Clusters) -> Values:
         return KendallSums(x, y, clusters).taus(weights)
@@ -127,9 +127,7 @@ def ceiling_of(said: Values, queries: Clusters, seed: int) -> Ceiling | None:
             found = np.stack(
                 [figure(one[rows], other[rows])(weights, clusters[rows[is_judged]]) for one, other, rows in both]
             )
-            n_known = (~np.isnan(found)).sum(axis=0)
-            total = np.nansum(found, axis=0)
-            return np.divide(total, n_known, out=np.full(len(weights), np.nan), where=n_known > 0)
+            return ratio(np.nansum(found, axis=0), (~np.isnan(found)).sum(axis=0))
 
         return mean_of_draws
 
@@ -141,7 +139,7 @@ def ceiling_of(said: Values, queries: Clusters, seed: int) -> Ceiling | None:
 
     def sames(x: Values, y: Values) -> Resampled:
         right = is_right(x, y, 0.0)
-        return by_row(lambda weights: _share(weights @ right, weights.sum(axis=1)))
+        return by_row(lambda weights: ratio(weights @ right, weights.sum(axis=1)))
 
     of, why = queries[is_judged], "one of two judges says the same of every pair"
     correlations = {
@@ -171,7 +169,3 @@ def _taus_within(x: Values, y: Values, weights: Values, clusters: Clusters) -> V
     """Return tau-b of rows whose clusters may be some of those that have weights."""
     there = np.unique(clusters)
     return KendallSums(x, y, np.searchsorted(there, clusters)).taus(weights[:, there])
-
-
-def _share(right: Values, total: Values) -> Values:
-    return np.divide(right, total, out=np.full(len(total), np.nan), where=total > 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qilin_rag.agreement.intervals import Agreement
+from qilin_rag.agreement.intervals import AgreementFigure
 from qilin_rag.agreement.pair_table import AspectAgreement, PairAgreement
 from qilin_rag.agreement.verdict import verdict
 from qilin_rag.core.text import counted
@@ -17,7 +17,7 @@ _HOW = (
     "interval, from draws of queries.",
     "accuracy: pairwise, with the threshold for ties that makes it highest. rank: measures of one rank can't be told "
     "apart (permutation tests, Holm).",
-    "Sentinels see nothing that makes an answer good: a measure has to agree with people significantly better than each.",
+    "Sentinels see nothing that makes an answer good: a measure must agree with people significantly better than each.",
 )
 
 
@@ -34,7 +34,7 @@ def pair_sections(table: PairAgreement, between: str = " ") -> Iterator[Section]
             f"{counted(table.n_queries, 'query', 'queries')}"
         )
         yield Section(title, _HEADER, list(_rows(aspect, between)), verdict(aspect, table.by))
-    yield Section("", [], [], list(_HOW))
+    yield Section("how to read it", [], [], list(_HOW))
 
 
 def _rows(aspect: AspectAgreement, between: str) -> Iterator[list[str]]:
@@ -49,7 +49,7 @@ def _rows(aspect: AspectAgreement, between: str) -> Iterator[list[str]]:
         yield [row.measure, rank, *(_cell(getattr(row, name), between) for name in _COLUMNS)]
 
 
-def _cell(figure: Agreement, between: str) -> str:
+def _cell(figure: AgreementFigure, between: str) -> str:
     if figure.value is None:
         return "-"
     shown = f"{figure.value:.4f}"
@@ -76,7 +76,7 @@ def pair_records(table: PairAgreement) -> list[dict[str, object]]:
 def _figures(of: object) -> dict[str, object]:
     found: dict[str, object] = {}
     for name in _COLUMNS:
-        figure: Agreement = getattr(of, name)
+        figure: AgreementFigure = getattr(of, name)
         low, high = figure.ci95 or (None, None)
         found |= {name: figure.value, f"{name}_low": low, f"{name}_high": high, f"{name}_reason": figure.reason}
     return found

@@ -1,27 +1,28 @@
 """Make the table of judged pairs: how far each measure's preferences correlate with people's, by aspect.
 
-A measure prefers b by its score of b less that of a. This difference is compared with what each judge said of the pair, so
-a pair counts as often as it was judged. Intervals and tests draw and exchange queries, with all of their judgements.
+A measure prefers b by its score of b less that of a. This difference is compared with what each judge said of the pair,
+so a pair counts as often as it was judged. Intervals and tests draw and exchange queries, with all judgements of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import NormalDist
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from qilin_rag.agreement.comparing import Statistic, beats_all, compare_measures, holm_matrix, rank_clusters
-from qilin_rag.agreement.intervals import Agreement
+from qilin_rag.agreement.intervals import AgreementFigure
 from qilin_rag.agreement.pair_figures import Ceiling, Judgements, ceiling_of, difference_error, figures_of
 from qilin_rag.agreement.pairs import JudgedPairs
 from qilin_rag.core.progress import stage
 from qilin_rag.core.stats import ALPHA, Values
 from qilin_rag.core.types import Frozen
 
-STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 _POWER = 0.8
+_DECIMALS = 12
+"""Differences of scores are ties if they differ by rounding alone."""
 
 
 class MeasureAgreement(Frozen):
@@ -43,10 +44,10 @@ class MeasureAgreement(Frozen):
     measure: str
     kind: Literal["measure", "sentinel"]
     n: int
-    pearson: Agreement
-    spearman: Agreement
-    kendall: Agreement
-    accuracy: Agreement
+    pearson: AgreementFigure
+    spearman: AgreementFigure
+    kendall: AgreementFigure
+    accuracy: AgreementFigure
     epsilon: float | None
     rank: int | None
     p_beyond_sentinels: float | None
@@ -114,7 +115,8 @@ def pair_agreement(
     Returns:
         A table for each aspect.
     """
-    gains = {name: values[:, 1] - values[:, 0] for name, values in {**measures, **sentinels}.items()}
+    scores = {**measures, **sentinels}
+    gains = {name: np.round(values[:, 1] - values[:, 0], _DECIMALS) for name, values in scores.items()}
     aspects = [_aspect(judged, aspect, gains, set(sentinels), by, seed) for aspect in judged.aspects]
     n_queries = len(set(judged.queries.tolist()))
     return PairAgreement(n_pairs=len(judged.pairs), n_queries=n_queries, by=by, seed=seed, aspects=aspects)

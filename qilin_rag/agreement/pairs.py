@@ -1,7 +1,7 @@
 """Read pairs of answers that people compared: one JSON object a line, in the form of RAGChecker's meta-evaluation.
 
-`query`, `reference` (a text or several), `a` and `b` (`answer`, and `system` if known), `people` (a list of judges, each
-a mapping of aspects to numbers: above 0 if b is better). Any other mapping with `a` and `b` holds the scores of a
+`query`, `reference` (a text or several), `a` and `b` (`answer`, and `system` if known), `people` (a list of judges,
+each a mapping of aspects to numbers: above 0 if b is better). Any other mapping with `a` and `b` holds the scores of a
 measure: a number for each, or a number by name.
 """
 
@@ -23,10 +23,10 @@ from qilin_rag.data.text_files import json_lines, stop
 
 MOST_BYTES = 2**30
 """The largest file that is read."""
-_TEXTS = "query reference a b people".split()
+_FIELDS = "query, reference, a, b, people"
 
 
-class JudgedAnswer(BaseModel):
+class ComparedAnswer(BaseModel):
     """One of two answers; `system` names who gave it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -34,14 +34,14 @@ class JudgedAnswer(BaseModel):
     system: str | None = None
 
 
-class JudgedPair(BaseModel):
+class ComparedPair(BaseModel):
     """Two answers to a query, and by how much judges find b better than a, by aspect."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     query: str
     reference: str | Annotated[list[str], Field(min_length=1)]
-    a: JudgedAnswer
-    b: JudgedAnswer
+    a: ComparedAnswer
+    b: ComparedAnswer
     people: Annotated[list[dict[str, FiniteFloat | None]], Field(min_length=1)]
 
     @property
@@ -56,7 +56,7 @@ class JudgedPair(BaseModel):
         Raises:
             ValueError: if one is not a number, or only one answer has it.
         """
-        found = {}
+        found: dict[str, tuple[float | None, float | None]] = {}
         for name, sides in (self.model_extra or {}).items():
             if isinstance(sides, dict) and {"a", "b"} <= sides.keys():
                 a, b = (_by_name(name, sides[side]) for side in "ab")
@@ -74,7 +74,7 @@ class JudgedPairs:
         measures: The scores of each measure of the file, of a and b of each pair; NaN for unscored ones, shape (n, 2).
     """
 
-    def __init__(self, pairs: list[JudgedPair], measures: Mapping[str, Values]) -> None:
+    def __init__(self, pairs: list[ComparedPair], measures: Mapping[str, Values]) -> None:
         """Hold the pairs, and number their queries."""
         self.pairs = pairs
         self.measures = dict(measures)
@@ -108,7 +108,7 @@ def read_pairs(path: Path) -> JudgedPairs:
     pairs, scores = [], []
     for number, row in json_lines(path, stop):
         try:
-            pairs.append(JudgedPair.model_validate(row))
+            pairs.append(ComparedPair.model_validate(row))
             scores.append(pairs[-1].scores)
         except ValidationError as error:
             raise UsageError(f"{path}, line {number}: {_problem(error)}") from None
@@ -146,5 +146,5 @@ def _problem(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     if first["type"] == "missing":
-        return f"{place} is missing; a pair has {', '.join(_TEXTS)}"
+        return f"{place} is missing; a pair has {_FIELDS}"
     return f"{place}: {first['msg']}"

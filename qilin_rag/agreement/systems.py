@@ -1,4 +1,4 @@
-"""Agreement on whole systems: soft pairwise accuracy, and the rank correlation that looks at the top."""
+"""AgreementFigure on whole systems: soft pairwise accuracy, and the rank correlation that looks at the top."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Pairwise accuracy with tie calibration (Deutsch, Foster and Freitag 2023, arXiv 2305.14324).
 
-People often find two answers equally good, a measure hardly ever gives two equal scores. So a pair whose scores differ by
-at most epsilon counts as a tie of the measure, and epsilon is the one that makes the accuracy highest.
+People often find two answers equally good, a measure hardly ever gives two equal scores. So a pair whose scores differ
+by at most epsilon counts as a tie of the measure, and epsilon is the one that makes the accuracy highest.
 """
 
 from __future__ import annotations
@@ -55,12 +55,14 @@ def tie_calibrated_accuracies(scores: Values, labels: Values, weights: Values) -
     """Return the accuracy under each row of weights (resamples, n), each with an epsilon of its own."""
     if not len(scores):
         return np.full(len(weights), np.nan)
-    return _by_epsilon(scores, labels, weights)[1].max(axis=1)
+    shares: Values = _by_epsilon(scores, labels, weights)[1].max(axis=1)
+    return shares
 
 
 def is_right(scores: Values, labels: Values, epsilon: float) -> Values:
     """Return 1 for each pair on which measure and people agree at this epsilon, else 0, shape (n,)."""
-    return (np.where(np.abs(scores) <= epsilon, 0.0, np.sign(scores)) == np.sign(labels)).astype(np.float64)
+    right: Values = (np.where(np.abs(scores) <= epsilon, 0.0, np.sign(scores)) == np.sign(labels)).astype(np.float64)
+    return right
 
 
 def _by_epsilon(scores: Values, labels: Values, weights: Values) -> tuple[Values, Values]:

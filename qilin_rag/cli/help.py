@@ -17,8 +17,8 @@ _SECTIONS = {
     "notes searches recommendations dqa users synth:without",
     "Retrieval": "retriever retrievers top_k note_order note_chars noise rerank rerank_depth rerank_weight engine "
     "sweep:controls",
-    "Model": "encoder layer llm llms prompt prompts ranker checkpoint without concurrency base_url stream serve port repeat no_cache "
-    "fail_on_error allow_code",
+    "Model": "llm llms prompt prompts ranker checkpoint without concurrency base_url stream serve port repeat no_cache "
+    "fail_on_error allow_code encoder layer",
     "Scoring": "metrics metric layers tolerance cluster_by common controls paper paper_anyway sort slices "
     "bank max_nuggets claims support refusal batch language by",
     "Output": "name out output_format runs_dir runs plots log show show_all question top show:limit quiet verbose "

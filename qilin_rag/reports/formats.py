@@ -321,10 +321,8 @@ def _latex_table(table: ResultTable, blocks: Sequence[Block], label: str) -> lis
         heads = [rf"\multicolumn{{{end - start + 1}}}{{c}}{{{escape_tex(name)}}}" for start, end, name in spans]
         lines.append(" & ".join(["", *heads]).strip() + r" \\")
         lines.append(" ".join(rf"\cmidrule(lr){{{start}-{end}}}" for start, end, _ in spans))
-    lines += [
-        " & ".join(map(escape_tex, [corner, *(name for of_block in names for name in of_block)])) + r" \\",
-        r"\midrule",
-    ]
+    header = [corner, *(name for of_block in names for name in of_block)]
+    lines += [" & ".join(map(escape_tex, header)) + r" \\", r"\midrule"]
     for number, (row, kind) in enumerate(rows):
         if number and kind != rows[number - 1][1]:
             lines.append(r"\midrule")

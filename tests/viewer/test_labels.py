@@ -10,21 +10,18 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
 
 pytest.importorskip("starlette", reason="needs Starlette: pip install 'qilin-rag[view]'")
-import numpy as np
-from statsmodels.stats.inter_rater import cohens_kappa as their_kappa
 
 from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.labels import Choice, Side
 from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
-from qilin_rag.viewer.label_agreement import cohens_kappa, label_agreement
+from qilin_rag.viewer.label_agreement import label_agreement
 from qilin_rag.viewer.label_export import export_labels
 from qilin_rag.viewer.label_task import OpenTask, annotator_name, open_task, read_task
 from qilin_rag.viewer.labels import HOLD_S, ConflictError, LabelStore
@@ -289,19 +286,6 @@ def test_sides_are_even_and_differ_between_annotators() -> None:
     assert 160 < sum(a == b for a, b in zip(*first.values(), strict=True)) < 240
     assert [task.sides(each, "An")[0] for each in task.items] == first["An"]
     assert made_task(n_runs=1).sides("0", "An") == [0]
-
-
-@pytest.mark.parametrize("is_ordinal", [False, True])
-def test_kappa_is_that_of_statsmodels(is_ordinal: bool) -> None:
-    random = Random(1)
-    for n_values in (2, 3, 5):
-        pairs = [(random.randrange(n_values), random.choice([0, random.randrange(n_values)])) for _ in range(60)]
-        table = np.zeros((n_values, n_values))
-        for one, other in pairs:
-            table[one, other] += 1
-        theirs = their_kappa(table, weights=np.arange(n_values), wt="quadratic") if is_ordinal else their_kappa(table)
-        assert cohens_kappa(pairs, is_ordinal) == pytest.approx(theirs.kappa, abs=1e-9)
-    assert cohens_kappa([(1, 1), (1, 1)], is_ordinal) is None
 
 
 def test_agreement_is_on_runs_and_not_on_sides() -> None:

@@ -1,0 +1,184 @@
+"""How often intervals of agreement hold the truth, and tests of two measures find nothing if there is nothing.
+
+Made-up worlds, in which scores and labels of one user, and of one question, have something in common. `holds`: how
+often the interval held the true figure; `below` and `above`: how often it was below and above it. `rejects`: how often
+the test of two equally good measures had p at most .05.
+
+usage: python benchmarks/agreement_coverage.py [worlds]
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from qilin_rag.agreement.auc import auc, aucs
+from qilin_rag.agreement.comparing import STATISTICS, compare_measures
+from qilin_rag.agreement.correlations import pearsons, plain, spearmans
+from qilin_rag.agreement.intervals import AgreementFigure, by_row, with_interval
+from qilin_rag.agreement.pair_figures import Judgements, figures_of
+from qilin_rag.agreement.tie_calibration import tie_calibrated, tie_calibrated_accuracies
+
+N_WORLDS = 1_000
+RHO = 0.5
+"""The true correlation of score and latent label."""
+CLUSTERED = {"little": 0.1, "much": 0.4}
+"""The share of variance that belongs to the user, and to the question."""
+
+Floats = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.intp]
+
+
+class World(NamedTuple):
+    """Scores and latent labels of rows, each of one user and one question."""
+
+    scores: Floats
+    labels: Floats
+    users: Numbers
+    questions: Numbers
+
+
+def world(rng: np.random.Generator, share: float, n_users: int, n_questions: int, n_rows: int) -> World:
+    """Draw a world: users ask unequally often, questions are unequally common."""
+    users = rng.permutation(np.concatenate([np.arange(n_users), rng.choice(n_users, n_rows - n_users)]))
+    questions = rng.permutation(np.concatenate([np.arange(n_questions), rng.choice(n_questions, n_rows - n_questions)]))
+    parts = [(share, users, n_users), (share, questions, n_questions), (1 - 2 * share, np.arange(n_rows), n_rows)]
+    drawn = np.zeros((n_rows, 2))
+    for variance, numbers, n in parts:
+        pairs = rng.multivariate_normal([0, 0], [[1, RHO], [RHO, 1]], size=n)
+        drawn += math.sqrt(variance) * pairs[numbers]
+    return World(drawn[:, 0], drawn[:, 1], users, questions)
+
+
+def graded(labels: Floats) -> Floats:
+    """Return what a person says of a latent label: -2 to 2, with many ties."""
+    return np.clip(np.round(labels * 1.2), -2, 2)
+
+
+@cache
+def truths() -> dict[str, float]:
+    """Return the true figures: known ones of a bivariate normal, the others from a million rows."""
+    rng = np.random.default_rng(0)
+    x, y = rng.multivariate_normal([0, 0], [[1, RHO], [RHO, 1]], size=1_000_000).T
+    calibrated = tie_calibrated(x, graded(y))
+    assert calibrated
+    return {
+        "pearson": RHO,
+        "spearman": 6 / math.pi * math.asin(RHO / 2),
+        "kendall": 2 / math.pi * math.asin(RHO),
+        "accuracy": calibrated.accuracy,
+        "auc": plain(aucs(x, y > 0.5, np.ones((1, len(x))), np.zeros(len(x), dtype=np.intp))) or 0.0,
+    }
+
+
+def one_way(of: World, clusters: Numbers) -> dict[str, AgreementFigure]:
+    """Return the figures with intervals by one kind of cluster."""
+    rows = Judgements(np.arange(len(of.scores)), of.labels, clusters)
+    exact = figures_of(of.scores, rows, seed=0)
+    found = {name: getattr(exact, name) for name in ("pearson", "spearman", "kendall")}
+    found["accuracy"] = figures_of(of.scores, rows._replace(labels=graded(of.labels)), seed=0).accuracy
+    return found | {"auc": auc(of.scores, of.labels > 0.5, clusters)}
+
+
+def two_ways(of: World) -> dict[str, AgreementFigure]:
+    """Return the figures with intervals by user and by question."""
+    x, y, said = of.scores, of.labels, graded(of.labels)
+    strata = np.zeros(len(x), dtype=np.intp)
+    calibrated = tie_calibrated(x, said)
+    figures: dict[str, tuple[float | None, Callable[[Floats], Floats]]] = {
+        "pearson": (plain(pearsons(x, y, np.ones((1, len(x))))), lambda weights: pearsons(x, y, weights)),
+        "spearman": (plain(spearmans(x, y, np.ones((1, len(x))))), lambda weights: spearmans(x, y, weights)),
+        "accuracy": (
+            calibrated and calibrated.accuracy,
+            lambda weights: tie_calibrated_accuracies(x, said, weights),
+        ),
+        "auc": (
+            plain(aucs(x, y > 0.5, np.ones((1, len(x))), strata)),
+            lambda weights: aucs(x, y > 0.5, weights, strata),
+        ),
+    }
+    return {
+        name: with_interval(
+            value, by_row(figure), "share" if name in ("accuracy", "auc") else "correlation", of.users, of.questions
+        )
+        for name, (value, figure) in figures.items()
+    }
+
+
+class Coverage(NamedTuple):
+    """The shares of worlds whose interval held the truth, was below it, and above it."""
+
+    holds: float
+    below: float
+    above: float
+
+
+def coverage(clusters: str, share: float, n_worlds: int, seed: int = 0, n_rows: int = 300) -> dict[str, Coverage]:
+    """Return how often the intervals hold, by figure.
+
+    Args:
+        clusters: `user`, `question` or `both`.
+        share: The share of variance of each kind of cluster; one kind alone has the share of both.
+        n_worlds: The number of worlds.
+        seed: Draws the worlds.
+        n_rows: The number of rows of each.
+    """
+    rng = np.random.default_rng(seed)
+    ends: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(n_worlds):
+        if clusters == "both":
+            found = two_ways(world(rng, share, 60, 80, n_rows))
+        else:
+            n_clusters = {"user": 60, "question": 140}[clusters]
+            of = world(rng, share, n_clusters, n_rows, n_rows)
+            found = one_way(of, of.users)
+        for name, figure in found.items():
+            ends.setdefault(name, []).append(figure.ci95 or (math.nan, math.nan))
+    return {name: _coverage(np.array(each), truths()[name]) for name, each in ends.items()}
+
+
+def _coverage(ends: Floats, truth: float) -> Coverage:
+    ends = ends[~np.isnan(ends[:, 0])]
+    below, above = float((ends[:, 1] < truth).mean()), float((ends[:, 0] > truth).mean())
+    return Coverage(1 - below - above, below, above)
+
+
+def level(n_worlds: int, seed: int = 0, n_questions: int = 120) -> dict[str, float]:
+    """Return how often two measures that agree equally well are told apart, by statistic.
+
+    Each question has two judgements. Both measures see the latent label with noise of their own, one is of another
+    scale and shape.
+    """
+    rng = np.random.default_rng(seed)
+    questions = np.repeat(np.arange(n_questions), 2)
+    rejected = dict.fromkeys(STATISTICS, 0)
+    for _ in range(n_worlds):
+        latent = rng.normal(size=n_questions)
+        said = graded(latent[questions] + rng.normal(0, 0.6, len(questions)))
+        measures = [(latent + rng.normal(0, 1, n_questions))[questions] for _ in "ab"]
+        for statistic in STATISTICS:
+            p = compare_measures([measures[0], 3 * measures[1] + 1], said, questions, statistic)[0, 1]
+            rejected[statistic] += bool(p <= 0.05)
+    return {statistic: n / n_worlds for statistic, n in rejected.items()}
+
+
+def main(n_worlds: int) -> None:
+    """Print both tables."""
+    print(f"{'clusters':10} {'shared':8} {'figure':10} {'holds':>6} {'below':>6} {'above':>6}")
+    for clusters in ("user", "question", "both"):
+        for name, share in CLUSTERED.items():
+            for figure, found in coverage(clusters, share, n_worlds).items():
+                shares = " ".join(f"{each:6.3f}" for each in found)
+                print(f"{clusters:10} {name:8} {figure:10} {shares}", flush=True)
+    for statistic, share in level(n_worlds).items():
+        print(f"two equal measures, by {statistic}: rejects {share:.3f}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else N_WORLDS)

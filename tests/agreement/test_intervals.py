@@ -1,0 +1,86 @@
+"""Intervals of agreement hold the truth in clustered worlds, and say why there is none."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qilin_rag.agreement.correlations import pearson, pearsons
+from qilin_rag.agreement.intervals import AgreementFigure, by_row, with_interval
+from qilin_rag.core.stats import Clusters, Values
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "agreement_coverage.py"
+
+
+def of_pearson(x: Values, y: Values, *clusters: Clusters) -> AgreementFigure:
+    return with_interval(pearson(x, y), by_row(lambda weights: pearsons(x, y, weights)), "correlation", *clusters)
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> dict[str, Any]:
+    return runpy.run_path(str(BENCHMARK))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clusters", ["user", "both"])
+def test_they_hold_the_truth_in_clustered_worlds(clusters: str, benchmark: dict[str, Any]) -> None:
+    """The benchmark has 1,000 worlds of each kind; these few show that nothing is broken."""
+    for found in benchmark["coverage"](clusters, 0.25, 60).values():
+        assert found.holds >= 0.85
+
+
+@pytest.mark.slow
+def test_equal_measures_are_seldom_told_apart(benchmark: dict[str, Any]) -> None:
+    assert max(benchmark["level"](100).values()) <= 0.12
+
+
+def test_copies_of_a_question_add_no_certainty() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=60)
+    y = x + rng.normal(size=60)
+    alone = of_pearson(x, y, np.arange(60))
+    copied = of_pearson(np.tile(x, 5), np.tile(y, 5), np.tile(np.arange(60), 5))
+    assert alone.ci95 is not None and copied.ci95 == pytest.approx(alone.ci95, abs=1e-9)
+    ignored = of_pearson(np.tile(x, 5), np.tile(y, 5), np.arange(300))
+    assert ignored.ci95 is not None and ignored.ci95[1] - ignored.ci95[0] < (alone.ci95[1] - alone.ci95[0]) * 0.6
+
+
+def test_the_interval_is_about_fishers_for_independent_normal_rows() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=400)
+    y = x + rng.normal(size=400)
+    found = of_pearson(x, y, np.arange(400))
+    assert found.value is not None and found.ci95 is not None
+    z, half = np.arctanh(found.value), 1.96 / np.sqrt(397)
+    assert found.ci95 == pytest.approx((np.tanh(z - half), np.tanh(z + half)), abs=0.02)
+
+
+def test_two_ways_are_at_least_as_wide_as_each() -> None:
+    rng = np.random.default_rng(2)
+    users, questions = rng.integers(0, 30, 200), rng.integers(0, 40, 200)
+    x = rng.normal(size=30)[users] + rng.normal(size=40)[questions]
+    y = x + rng.normal(size=30)[users] + rng.normal(size=40)[questions]
+
+    def width(*clusters: Clusters) -> float:
+        ends = of_pearson(x, y, *clusters).ci95
+        assert ends is not None
+        return ends[1] - ends[0]
+
+    assert width(users, questions) >= max(width(users), width(questions)) * 0.99
+
+
+def test_without_an_interval_there_is_a_reason() -> None:
+    x = np.arange(30.0)
+    noise = np.random.default_rng(3).normal(size=30)
+    few = of_pearson(x[:10], noise[:10], np.arange(10))
+    assert few.value is not None and few.ci95 is None and "10 independent" in str(few.reason)
+    perfect = of_pearson(x, x, np.arange(30))
+    assert (perfect.value, perfect.ci95) == (pytest.approx(1.0), None) and perfect.reason
+    rare = of_pearson((x == 3).astype(float), noise, np.arange(30))
+    assert rare.ci95 is None and "resamples" in str(rare.reason)
+    constant = of_pearson(np.ones(30), noise, np.arange(30))
+    assert (constant.value, constant.ci95) == (None, None) and constant.reason
