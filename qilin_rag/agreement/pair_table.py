@@ -21,8 +21,6 @@ from qilin_rag.core.stats import ALPHA, Values
 from qilin_rag.core.types import Frozen
 
 _POWER = 0.8
-_DECIMALS = 12
-"""Differences of scores are ties if they differ by rounding alone."""
 
 
 class MeasureAgreement(Frozen):
@@ -115,8 +113,7 @@ def pair_agreement(
     Returns:
         A table for each aspect.
     """
-    scores = {**measures, **sentinels}
-    gains = {name: np.round(values[:, 1] - values[:, 0], _DECIMALS) for name, values in scores.items()}
+    gains = {name: values[:, 1] - values[:, 0] for name, values in {**measures, **sentinels}.items()}
     aspects = [_aspect(judged, aspect, gains, set(sentinels), by, seed) for aspect in judged.aspects]
     n_queries = len(set(judged.queries.tolist()))
     return PairAgreement(n_pairs=len(judged.pairs), n_queries=n_queries, by=by, seed=seed, aspects=aspects)
