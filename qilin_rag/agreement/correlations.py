@@ -67,9 +67,7 @@ def mean_by_item(
     1.0
     """
     numbers = clusters_by(items)
-    found = [
-        correlation(scores[numbers == item], labels[numbers == item]) for item in range(numbers.max(initial=-1) + 1)
-    ]
+    found = [correlation(scores[numbers == item], labels[numbers == item]) for item in np.unique(numbers)]
     known = [value for value in found if value is not None]
     return float(np.mean(known)) if known else None
 

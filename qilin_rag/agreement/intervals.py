@@ -16,17 +16,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from qilin_rag.core.stats import ALPHA, Clusters, Values, t_critical, why_too_few
+from qilin_rag.core.stats import ALPHA, Clusters, Values, why_too_few
 from qilin_rag.core.types import Frozen
 
 N_RESAMPLES = 1_000
 MOST_UNDEFINED = 0.05
 """The share of resamples without a figure above which there is no interval."""
+MOST_LEFT_OUT = 500
+"""Most clusters that are left out one by one; with more, the critical value of t is that of the normal."""
+FEWEST_FREE = 8
+"""The fewest degrees of freedom of the critical value of t."""
 _BLOCK_VALUES = 2_000_000
 _ALMOST = 1 - 1e-12
 Scale = Literal["correlation", "share"]
@@ -95,7 +100,7 @@ def with_interval(
     if abs(value) >= 1 or (scale == "share" and value <= 0):
         return AgreementFigure(value=value, reason="at its limit, from where no resample leads away")
     ways = [*clusters, _crossed(*clusters)] if len(clusters) == 2 else clusters
-    variances, biases = [], []
+    variances, biases, freedoms = [], [], []
     for way in ways:
         draws = resample(figure, way, seed)
         draws = draws[~np.isnan(draws)]
@@ -104,12 +109,36 @@ def with_interval(
         n = len(np.unique(way))
         variances.append(float(draws.var(ddof=1)) * n / (n - 1))
         biases.append(float(draws.mean()) - value)
+        freedoms.append(_degrees_of_freedom(figure, way))
     variance, bias = variances[0], biases[0]
     if len(ways) == 3:
         variance = max(variances[0] + variances[1] - variances[2], *variances[:2])
         bias = biases[0] + biases[1] - biases[2]
-    half = t_critical(min(map(len, sizes)), ALPHA) * math.hypot(math.sqrt(variance), bias)
+    half = _t_critical(min(freedoms[: len(clusters)])) * math.hypot(math.sqrt(variance), bias)
     return AgreementFigure(value=value, ci95=_ends(value, value - bias, half, scale))
+
+
+def _degrees_of_freedom(figure: Resampled, clusters: Clusters) -> float:
+    """Return how many equal clusters, less one, would know the variance as well (Satterthwaite 1946).
+
+    A few clusters that move the figure much make its variance uncertain. How much each does is seen by leaving it out.
+    """
+    found, numbers = np.unique(clusters, return_inverse=True)
+    n = len(found)
+    if n > MOST_LEFT_OUT:
+        return n - 1
+    moves = figure(1.0 - np.eye(n), numbers)
+    moves = np.square(moves - np.nanmean(moves))
+    total = np.nansum(moves)
+    relative_variance = np.nansum(moves**2) / total**2 - 1 / n if total > 0 else 0.0
+    return float(np.clip(2 / relative_variance, FEWEST_FREE, n - 1)) if relative_variance > 0 else n - 1.0
+
+
+def _t_critical(freedom: float) -> float:
+    """Return the two-sided critical value of t by its expansion around the normal (Abramowitz and Stegun 26.7.5)."""
+    z = NormalDist().inv_cdf(1 - ALPHA / 2)
+    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
 
 
 def _ends(value: float, middle: float, half: float, scale: Scale) -> tuple[float, float]:

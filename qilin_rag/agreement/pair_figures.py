@@ -13,7 +13,7 @@ from qilin_rag.agreement.comparing import Statistic
 from qilin_rag.agreement.correlations import KendallSums, pearson, pearsons, ratio, spearman, spearmans
 from qilin_rag.agreement.intervals import AgreementFigure, Resampled, by_row, resample, with_interval
 from qilin_rag.agreement.tie_calibration import is_right, tie_calibrated, tie_calibrated_accuracies
-from qilin_rag.core.stats import Clusters, Values, kendall_tau
+from qilin_rag.core.stats import Clusters, Values, kendall_tau, why_too_few
 from qilin_rag.core.types import Frozen
 
 _CONSTANT = "the same for every pair"
@@ -94,10 +94,10 @@ def figures_of(gains: Values, rows: Judgements, seed: int) -> Figures:
 
 
 def difference_error(one: Values, other: Values, rows: Judgements, by: Statistic, seed: int) -> float | None:
-    """Return the standard error of the difference in agreement of two measures; None if it is unknown."""
+    """Return the standard error of the difference in agreement of two measures; None for too few queries."""
     is_scored = ~np.isnan(one) & ~np.isnan(other)
     labels, queries = rows.labels[is_scored], rows.queries[is_scored]
-    if len(np.unique(queries)) < 2:
+    if why_too_few(np.unique(queries, return_counts=True)[1].astype(np.float64)):
         return None
     draws = [resample(_drawn(by, gains[is_scored], labels), queries, seed) for gains in (one, other)]
     differences = draws[0] - draws[1]

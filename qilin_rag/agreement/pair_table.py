@@ -65,7 +65,8 @@ class AspectAgreement(Frozen):
         ceiling: The agreement of the judges; None if no pair has two.
         rows: The measures, best first, then the sentinels.
         strongest_sentinel: The sentinel that agrees most, with whatever sign; None if none can be said to agree.
-        detectable: The smallest difference of the best measure to that sentinel that is found four times in five.
+        detectable: The smallest difference of the best measure to that sentinel that is found four times in five;
+            None if there are too few queries to say.
     """
 
     aspect: str

@@ -286,7 +286,7 @@ def share95(values: Values, clusters: Clusters | None = None) -> tuple[float, fl
         return wilson95(share, len(sizes))
     of_one, of_share = share * (1 - share), float(((sums[:, 0] - sizes * share) ** 2).sum()) / len(values) ** 2
     n_draws = min(len(values), of_one / of_share) if of_share > _ROUNDING * of_one else worth
-    few = _NORMAL.inv_cdf(1 - ALPHA / 2) / t_critical(worth, ALPHA)
+    few = _NORMAL.inv_cdf(1 - ALPHA / 2) / _t_critical(worth, ALPHA)
     return wilson95(share, n_draws * few**2)
 
 
@@ -643,12 +643,12 @@ def _noncentrality(n: int, power: float, alpha: float) -> float:
     if n <= EXACT_UP_TO:  # p is a multiple of 2 / 2^n
         alpha, margin = math.floor(alpha * 2 ** (n - 1) + _EQUAL) / 2 ** (n - 1), 3 / (4 * n)
     s, weights = _errors(n)
-    critical = t_critical(n, alpha)
+    critical = _t_critical(n, alpha)
     return (1 + margin) * _root(lambda d: power - float(weights @ _normal_cdf(d - critical * s)), 0.0, 1e4)
 
 
 @cache
-def t_critical(n: float, alpha: float) -> float:
+def _t_critical(n: float, alpha: float) -> float:
     """Return the two-sided critical value of t of n values at level alpha."""
     s, weights = _errors(n)
     return _root(lambda c: 2 * float(weights @ _normal_cdf(-c * s)) - alpha, 0.0, 1e3)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from qilin_rag.agreement.correlations import pearson, pearsons
-from qilin_rag.agreement.intervals import AgreementFigure, by_row, with_interval
+from qilin_rag.agreement.intervals import AgreementFigure, _t_critical, by_row, with_interval
 from qilin_rag.core.stats import Clusters, Values
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "agreement_coverage.py"
@@ -71,6 +72,24 @@ def test_two_ways_are_at_least_as_wide_as_each() -> None:
         return ends[1] - ends[0]
 
     assert width(users, questions) >= max(width(users), width(questions)) * 0.99
+
+
+def test_a_few_clusters_that_move_the_figure_make_the_interval_wider() -> None:
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(2, 60))
+    even = np.array([*x, 2.0, -2.0]), np.array([*y, 2.0, 2.0])
+    uneven = np.array([*x, 12.0, -12.0]), np.array([*y, 12.0, 12.0])
+    widths = []
+    for scores, labels in (even, uneven):
+        ends = of_pearson(scores, labels, np.arange(62)).ci95
+        assert ends is not None
+        widths.append(ends[1] - ends[0])
+    assert widths[1] > 1.5 * widths[0]
+
+
+def test_the_critical_value_is_that_of_t() -> None:
+    for freedom in (8, 12.5, 30, 400):
+        assert _t_critical(freedom) == pytest.approx(t.ppf(0.975, freedom), abs=1e-3)
 
 
 def test_without_an_interval_there_is_a_reason() -> None:
