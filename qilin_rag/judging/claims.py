@@ -182,8 +182,8 @@ class _Claiming:
         """Return an answer with its claims, and why a verdict is not known."""
         split = self._claims(sample, said)
         checks = [check for check, _ in self._checks(sample, split)]
-        heard = list(answers.judged(sample, said, control))
-        heard = heard[len(heard) - len(checks) :]
+        n_splits = len(self._splits(self.questions[sample.question_id], sample))
+        heard = list(answers.judged(sample, said, control))[n_splits:]
         verdicts: dict[tuple[str | int, int], bool] = {}
         why = split.why
         for check, (judgement, shown) in zip(checks, heard, strict=True):
@@ -235,14 +235,14 @@ class _Claiming:
     ) -> dict[str, Figure]:
         if not sample.is_answered:
             return dict.fromkeys(CLAIM_METRICS, Figure(None, sample.why_unanswered))
-        if (control, sample.question_id) not in answers.keys:
-            return dict.fromkeys(CLAIM_METRICS, Figure(None, "not judged"))
+        if sample.question_id not in answers.chosen:  # also not an empty answer, which needs no verdict
+            return dict.fromkeys(CLAIM_METRICS, Figure(None, why_unread(None)))
         return claim_scores(*self.answer(sample, answers, said, control))
 
     def lines(self, answers: RunAnswers, said: Mapping[str, Judgement]) -> Iterator[CheckedAnswer]:
-        """Yield the answers of the run that were split, with their claims."""
+        """Yield the chosen answers of the run that were split, with their claims."""
         for sample in answers.own:
-            if not sample.is_answered:
+            if not sample.is_answered or sample.question_id not in answers.chosen:
                 continue
             checked = self.answer(sample, answers, said)
             if checked.answer is not None or checked.references is not None:
@@ -272,7 +272,7 @@ def judge_claims(path: Path, config: JudgeConfig, settings: ClaimSettings) -> Ju
 
     Args:
         path: The run directory.
-        config: The judge; `limit` bounds how many answers are judged, counting those that were judged before.
+        config: The judge; `limit` bounds how many answers are judged and scored.
         settings: How the claims are shown.
 
     Raises:
@@ -282,7 +282,10 @@ def judge_claims(path: Path, config: JudgeConfig, settings: ClaimSettings) -> Ju
     controls: dict[str, dict[str, MetricSummary]] = {}
 
     def answers_of(directory: RunDirectory) -> RunAnswers:
-        return claiming.checked(directory, hear(claiming.split(directory).docket).said)
+        splits = claiming.split(directory).docket
+        answers = claiming.checked(directory, hear(splits).said)
+        docket = answers.docket._replace(wanted=answers.docket.wanted - splits.wanted)  # a failed split has no checks
+        return answers._replace(docket=docket)
 
     def scores_of(answers: RunAnswers, hearing: Hearing) -> list[Score]:
         write_text(path / CHECKED, as_lines(claiming.lines(answers, hearing.said)))
