@@ -172,7 +172,7 @@ def assign_nuggets(path: Path, bank_path: Path, config: JudgeConfig, settings: A
     Args:
         path: The run directory.
         bank_path: The file of the bank.
-        config: The judge; `limit` bounds how many answers are judged, counting those that were judged before.
+        config: The judge; `limit` bounds how many answers are judged and scored.
         settings: How the nuggets are shown.
 
     Raises:

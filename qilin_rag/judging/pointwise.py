@@ -21,7 +21,7 @@ from qilin_rag.prompts.judge import PointwisePrompt, PromptValues, load_judge_pr
 def judge_run(path: Path, config: JudgeConfig) -> Judged:
     """Judge the answers of a finished run, one by one, without its data.
 
-    `config.limit` bounds how many answers are judged, counting those that were judged before.
+    `config.limit` bounds how many answers are judged and scored.
     """
     judge = Judge(config, load_judge_prompt(PointwisePrompt))
 

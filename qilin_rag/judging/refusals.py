@@ -27,7 +27,7 @@ def judge_refusals(path: Path, config: JudgeConfig, language: str = "zh") -> Jud
 
     Args:
         path: The run directory.
-        config: The judge; `limit` bounds how many answers are judged, counting those that were judged before.
+        config: The judge; `limit` bounds how many answers are judged and scored.
         language: The language of the prompt: zh or en.
     """
     judge = Judge(config, load_judge_prompt(RefusalPrompt, language))

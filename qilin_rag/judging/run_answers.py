@@ -59,9 +59,14 @@ class RunAnswers(NamedTuple):
     def judged(
         self, sample: Sample, said: Mapping[str, Judgement], control: str = OWN
     ) -> Iterator[tuple[Judgement | None, list[str]]]:
-        """Yield the judgement of each case of a sample, and all texts that the judge was shown with it."""
+        """Yield the judgement of each case of a sample, and all texts that the judge was shown with it.
+
+        A question that is not chosen has none, also if it was judged before: else figures would be of the questions
+        whose cases have not changed since, which are not drawn at random.
+        """
+        is_chosen = sample.question_id in self.chosen
         for key in self.keys.get((control, sample.question_id), []):
-            yield said.get(key), self.docket.cases[key].shown
+            yield said.get(key) if is_chosen else None, self.docket.cases[key].shown
 
 
 def _no_controls(questions: Sequence[Question], samples: Answers) -> Mapping[str, Answers]:

@@ -243,6 +243,15 @@ def test_limits_notes_and_missing_questions(made: Constructed, judge: FakeServer
     assert shared.provenance == ["answer 1", "answer 2"]
 
 
+def test_a_limit_scores_what_it_chooses_alone(made: Constructed, judge: FakeServer, cli: Cli) -> None:
+    """Of the others, those with few nuggets have a verdict that another batch size does not change."""
+    run, bank = import_run(cli, made), create(cli, judge, made)
+    assign(cli, judge, run, bank)
+    for arguments in (["--limit", 4], ["--limit", 4, "--batch", 3]):
+        said = assign(cli, judge, run, bank, *arguments)["metrics"]["nugget_all"]
+        assert (said["n"], said["reasons"]) == (4, {"not judged": len(made.n_nuggets) - 4})
+
+
 def test_batches_of_sources_are_merged(made: Constructed, judge: FakeServer, cli: Cli) -> None:
     def texts(path: Path) -> dict[str, set[tuple[str, ...]]]:
         return {
