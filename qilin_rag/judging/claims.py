@@ -284,8 +284,7 @@ def judge_claims(path: Path, config: JudgeConfig, settings: ClaimSettings) -> Ju
     def answers_of(directory: RunDirectory) -> RunAnswers:
         splits = claiming.split(directory).docket
         answers = claiming.checked(directory, hear(splits).said)
-        docket = answers.docket._replace(wanted=answers.docket.wanted - splits.wanted)  # a failed split has no checks
-        return answers._replace(docket=docket)
+        return answers._replace(docket=answers.docket._replace(heard=splits.wanted))  # a failed split has no checks
 
     def scores_of(answers: RunAnswers, hearing: Hearing) -> list[Score]:
         write_text(path / CHECKED, as_lines(claiming.lines(answers, hearing.said)))

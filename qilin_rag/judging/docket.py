@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -104,13 +104,17 @@ class Judge:
 
 
 class Docket(NamedTuple):
-    """The cases to judge by key, the keys that are wanted now, and the file that keeps the judgements."""
+    """The cases to judge by key, the keys that are wanted now, and the file that keeps the judgements.
+
+    Those of `heard` are wanted, but were asked about by this command already: a failed one is not asked again.
+    """
 
     judge: Judge
     cases: Mapping[str, Case]
-    wanted: set[str]
+    wanted: Set[str]
     directory: RunDirectory
     file_name: str = JUDGEMENTS
+    heard: Set[str] = frozenset()
 
     @property
     def path(self) -> Path:
@@ -118,17 +122,18 @@ class Docket(NamedTuple):
         return self.directory.path / self.file_name
 
     def said(self) -> dict[str, Judgement]:
-        """Read the last judgement of each case by key."""
+        """Read the last judgement of each wanted case by key."""
         return _read(self)[0]
 
     def left(self) -> list[str]:
-        """Return the wanted keys without a settled judgement."""
+        """Return the wanted keys without a settled judgement that this command has not asked about yet."""
         said = self.said()
-        return [key for key in self.cases if key in self.wanted and (key not in said or not said[key].is_settled)]
+        asked = self.wanted - self.heard
+        return [key for key in self.cases if key in asked and (key not in said or not said[key].is_settled)]
 
 
 class Hearing(NamedTuple):
-    """The last judgement of each case by key, and the tokens and cost of all judgements in the file `path`."""
+    """The last judgement of each wanted case by key, and the tokens and cost of all about them in the file `path`."""
 
     path: Path
     said: dict[str, Judgement]
@@ -175,7 +180,7 @@ def plan_hearing(docket: Docket) -> Plan:
 
 
 def hear(docket: Docket) -> Hearing:
-    """Ask about the wanted cases without a judgement on disk, and read all judgements."""
+    """Ask about the wanted cases without a judgement on disk, and read all judgements about wanted cases."""
     if left := docket.left():
         n_wanted = len(docket.wanted)
         if len(left) < n_wanted:
@@ -239,7 +244,7 @@ def _ask(docket: Docket, keys: Sequence[str]) -> None:
 
 
 def _read(docket: Docket) -> tuple[dict[str, Judgement], list[Judgement]]:
-    """Read the last judgement of each case, and all of them; without the messages, which are long."""
+    """Read the last judgement of each wanted case, and all about them; without the messages, which are long."""
     lines = [
         judgement.model_copy(update={"messages": []})
         for judgement in docket.directory.read_judgements(docket.file_name)
@@ -247,5 +252,5 @@ def _read(docket: Docket) -> tuple[dict[str, Judgement], list[Judgement]]:
     if any(judgement.key not in docket.cases for judgement in lines):
         now = {docket.judge.former_key(case): key for key, case in docket.cases.items()}
         lines = [line.model_copy(update={"key": now.get(line.key, line.key)}) for line in lines]
-    lines = [judgement for judgement in lines if judgement.key in docket.cases]
+    lines = [judgement for judgement in lines if judgement.key in docket.wanted]
     return {judgement.key: judgement for judgement in lines}, lines

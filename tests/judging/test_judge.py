@@ -172,6 +172,19 @@ def test_a_larger_limit_asks_only_what_is_new(data_dir: Path, server: FakeServer
     assert len(server.calls) == 3
 
 
+def test_a_limit_leaves_out_what_failed_beyond_it(data_dir: Path, server: FakeServer, cli: Cli) -> None:
+    server.answer = lambda body: GOOD
+    directory = make_run(data_dir)
+    judge_with(server, directory.path, limit=1)
+    chosen = server.calls[0]["messages"]
+    server.fault = lambda n, body: None if body["messages"] == chosen else "400"
+    assert cli(*command(server, directory.path)).code == 3
+    done = cli(*command(server, directory.path), "--limit", 1, "--json")
+    said = json.loads(done.out)
+    assert (done.code, said["judgements"]["ok"], said["judgements"]["failed"]) == (0, 1, 0)
+    assert said["metrics"]["judge_correctness"]["reasons"] == {"not judged": 2}
+
+
 def test_what_is_planned_is_what_is_asked(data_dir: Path, server: FakeServer, cli: Cli) -> None:
     directory = make_run(data_dir)
     priced = "--set=llm.price={currency: USD, prompt_per_mtok: 10, completion_per_mtok: 20, as_of: 2026-11}"
