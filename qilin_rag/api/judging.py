@@ -11,13 +11,13 @@ from pydantic import BaseModel, ValidationError
 from qilin_rag.api.progress import shown_progress
 from qilin_rag.core.errors import UsageError, explain, unknown_name
 from qilin_rag.core.types import Frozen
-from qilin_rag.judging.claims import ClaimSettings, judge_claims
-from qilin_rag.judging.config import JudgeConfig, resolve_judge
+from qilin_rag.judging.claims import judge_claims
+from qilin_rag.judging.config import JudgeConfig, PartSettings, resolve_judge
 from qilin_rag.judging.nugget_assigner import AssignerSettings, assign_nuggets
 from qilin_rag.judging.pointwise import judge_run
 from qilin_rag.judging.refusals import judge_refusals
 from qilin_rag.judging.run_answers import Judged
-from qilin_rag.judging.support import SupportSettings, judge_support
+from qilin_rag.judging.support import judge_support
 from qilin_rag.llms import LLM
 from qilin_rag.pipeline.finished import Run
 from qilin_rag.reports.finding import find_run
@@ -64,8 +64,8 @@ _MEASURES = {
     "nuggets": _Measure(
         lambda path, config, settings: assign_nuggets(path, settings.bank, config, settings).judged, _NuggetSettings
     ),
-    "claims": _Measure(lambda *given: judge_claims(*given).judged, ClaimSettings),
-    "support": _Measure(lambda *given: judge_support(*given).judged, SupportSettings),
+    "claims": _Measure(lambda *given: judge_claims(*given).judged, PartSettings),
+    "support": _Measure(lambda *given: judge_support(*given).judged, PartSettings),
     "refusal": _Measure(
         lambda path, config, settings: judge_refusals(path, config, settings.language), _RefusalSettings
     ),

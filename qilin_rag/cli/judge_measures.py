@@ -47,9 +47,10 @@ def grades_of(path: Path, config: JudgeConfig) -> Measure:
 
 def claims_of(path: Path, config: JudgeConfig, shown: MeasureSettings) -> Measure:
     """Return the measure by claims."""
-    from qilin_rag.judging.claims import ClaimSettings, judge_claims, plan_claims
+    from qilin_rag.judging.claims import judge_claims, plan_claims
+    from qilin_rag.judging.config import PartSettings
 
-    settings = ClaimSettings(**shown._asdict())
+    settings = PartSettings(**shown._asdict())
     return Measure(
         "claims, by RAGChecker's definitions",
         lambda: plan_claims(path, config, settings),
@@ -59,9 +60,10 @@ def claims_of(path: Path, config: JudgeConfig, shown: MeasureSettings) -> Measur
 
 def support_of(path: Path, config: JudgeConfig, shown: MeasureSettings) -> Measure:
     """Return the measure by support."""
-    from qilin_rag.judging.support import SupportSettings, judge_support, plan_support
+    from qilin_rag.judging.config import PartSettings
+    from qilin_rag.judging.support import judge_support, plan_support
 
-    settings = SupportSettings(**shown._asdict())
+    settings = PartSettings(**shown._asdict())
     return Measure(
         "support of sentences by the notes that they cite",
         lambda: plan_support(path, config, settings),

@@ -11,29 +11,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import PositiveInt
-
-from qilin_rag.core.files import as_lines, write_text
 from qilin_rag.core.judged_answers import CHECKED, CheckedAnswer, CheckedClaim
 from qilin_rag.core.text import has_words, sentences, strip_markup
-from qilin_rag.core.types import Frozen, Judgement, MetricSummary, Note, Question, Sample, Score
+from qilin_rag.core.types import Judgement, Note, Question, Sample, Score
 from qilin_rag.judging.claim_scores import BEST, CLAIM_METRICS, Figure, claim_scores
 from qilin_rag.judging.claim_verdicts import read_claims, without_repeats
-from qilin_rag.judging.config import JudgeConfig
+from qilin_rag.judging.config import JudgeConfig, PartSettings
 from qilin_rag.judging.controls import answer_controls
-from qilin_rag.judging.docket import Case, Hearing, Judge, hear, why_unread
+from qilin_rag.judging.docket import Case, Judge, hear, why_unread
 from qilin_rag.judging.nugget_bank import in_batches
 from qilin_rag.judging.nugget_verdicts import read_support
 from qilin_rag.judging.run_answers import (
     OWN,
     Answers,
-    Judged,
+    JudgedWithControls,
     RunAnswers,
-    judge_answers,
+    judge_with_controls,
     plan_answers,
     read_answers,
-    summarise_scores,
-    write_control_scores,
 )
 from qilin_rag.pipeline.forecast import Plan
 from qilin_rag.pipeline.run_directory import RunDirectory
@@ -48,29 +43,6 @@ METRIC = {
 }
 """The beginning of each metric's signature."""
 FORESEEN = "the judge splits texts into claims; until then the plan counts a sentence as a claim"
-
-
-class ClaimSettings(Frozen):
-    """Settings of a judge of claims.
-
-    Attributes:
-        batch: The most claims that are shown at once.
-        language: The language of the prompts: zh or en.
-        controls: Whether to judge controls as well (see `answer_controls`).
-        data: The data with the notes of the prompts; None takes the data that the run names.
-    """
-
-    batch: PositiveInt = 10
-    language: str = "zh"
-    controls: bool = False
-    data: str | None = None
-
-
-class JudgedClaims(NamedTuple):
-    """A run judged by claims, and the figures of its controls by name."""
-
-    judged: Judged
-    controls: dict[str, dict[str, MetricSummary]]
 
 
 class _Split(NamedTuple):
@@ -99,7 +71,7 @@ _REFERENCES, _ANSWER = "references", "answer"
 class _Claiming:
     """A run whose claims are judged."""
 
-    def __init__(self, path: Path, config: JudgeConfig, settings: ClaimSettings) -> None:
+    def __init__(self, path: Path, config: JudgeConfig, settings: PartSettings) -> None:
         self.path, self.settings = path, settings
         self.splitter = load_judge_prompt(ClaimSplitterPrompt, settings.language)
         self.checker = load_judge_prompt(ClaimCheckerPrompt, settings.language)
@@ -267,7 +239,7 @@ class _Checked(NamedTuple):
     why: str
 
 
-def judge_claims(path: Path, config: JudgeConfig, settings: ClaimSettings) -> JudgedClaims:
+def judge_claims(path: Path, config: JudgeConfig, settings: PartSettings) -> JudgedWithControls:
     """Judge the claims of the answers of a finished run, and add the scores to the run.
 
     Args:
@@ -279,25 +251,16 @@ def judge_claims(path: Path, config: JudgeConfig, settings: ClaimSettings) -> Ju
         UsageError: The notes of the prompts can't be read.
     """
     claiming = _Claiming(path, config, settings)
-    controls: dict[str, dict[str, MetricSummary]] = {}
 
     def answers_of(directory: RunDirectory) -> RunAnswers:
         splits = claiming.split(directory).docket
         answers = claiming.checked(directory, hear(splits).said)
         return answers._replace(docket=answers.docket._replace(heard=splits.wanted))  # a failed split has no checks
 
-    def scores_of(answers: RunAnswers, hearing: Hearing) -> list[Score]:
-        write_text(path / CHECKED, as_lines(claiming.lines(answers, hearing.said)))
-        own, *others = (claiming.scores(control, answers, hearing.said) for control in answers.samples)
-        by_control = dict(zip(answers.controls, others, strict=True))
-        controls.update({control: summarise_scores(scores, answers.own) for control, scores in by_control.items()})
-        write_control_scores(RunDirectory(path), by_control, CLAIM_METRICS)
-        return own
-
-    return JudgedClaims(judge_answers(path, claiming.judge, answers_of, scores_of), controls)
+    return judge_with_controls(path, claiming.judge, answers_of, claiming.scores, claiming.lines, CHECKED)
 
 
-def plan_claims(path: Path, config: JudgeConfig, settings: ClaimSettings) -> Plan:
+def plan_claims(path: Path, config: JudgeConfig, settings: PartSettings) -> Plan:
     """Plan the calls and the cost of `judge_claims`; write nothing.
 
     A text that was not split yet counts with its sentences as claims.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import PositiveInt, model_validator
 
 from qilin_rag.config.run import LLMConfig, build_llm
 from qilin_rag.config.spec import AskSettings, resolve_spec
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.types import Frozen
 
 
 class JudgeConfig(LLMConfig):
@@ -20,6 +21,22 @@ class JudgeConfig(LLMConfig):
         if not self.llm.takes_tokens:
             raise UsageError(f"llm {self.llm_label} can't judge: it reads no instructions; name another with --llm")
         return self
+
+
+class PartSettings(Frozen):
+    """Settings of a judge that takes answers apart, into claims or sentences.
+
+    Attributes:
+        batch: The most claims or sentences that are shown at once.
+        language: The language of the prompts: zh or en.
+        controls: Whether to judge controls as well (see `answer_controls` and `support_controls`).
+        data: The data with the notes of the prompts; None takes the data that the run names.
+    """
+
+    batch: PositiveInt = 10
+    language: str = "zh"
+    controls: bool = False
+    data: str | None = None
 
 
 def resolve_judge(flags: Mapping[str, Any], overrides: Iterable[str] = (), command: str = "judge") -> JudgeConfig:

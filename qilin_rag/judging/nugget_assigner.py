@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from pydantic import PositiveInt
 
-from qilin_rag.core.files import as_lines, read_lines, write_text
+from qilin_rag.core.files import read_lines
 from qilin_rag.core.judged_answers import ASSIGNED, AssignedAnswer, AssignedNugget, Nugget
 from qilin_rag.core.types import Frozen, Judgement, MetricSummary, Question, Sample, Score
 from qilin_rag.judging.config import JudgeConfig
-from qilin_rag.judging.docket import Case, Hearing, Judge, why_unread
+from qilin_rag.judging.docket import Case, Judge, why_unread
 from qilin_rag.judging.nugget_bank import Bank, in_batches, read_bank
 from qilin_rag.judging.nugget_controls import nugget_controls
 from qilin_rag.judging.nugget_scores import NO_VITAL, NUGGET_METRICS, nugget_scores
@@ -27,11 +27,9 @@ from qilin_rag.judging.run_answers import (
     Answers,
     Judged,
     RunAnswers,
-    judge_answers,
+    judge_with_controls,
     plan_answers,
     read_answers,
-    summarise_scores,
-    write_control_scores,
 )
 from qilin_rag.pipeline.forecast import Plan
 from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
@@ -179,17 +177,9 @@ def assign_nuggets(path: Path, bank_path: Path, config: JudgeConfig, settings: A
         UsageError: The bank is about other questions, or can't be read.
     """
     assigning = _prepare(path, bank_path, config, settings)
-    controls: dict[str, dict[str, MetricSummary]] = {}
-
-    def scores_of(answers: RunAnswers, hearing: Hearing) -> list[Score]:
-        write_text(path / ASSIGNED, as_lines(assigning.lines(answers, hearing.said)))
-        own, *others = (assigning.scores(control, answers, hearing.said) for control in answers.samples)
-        by_control = dict(zip(answers.controls, others, strict=True))
-        controls.update({control: summarise_scores(scores, answers.own) for control, scores in by_control.items()})
-        write_control_scores(RunDirectory(path), by_control, NUGGET_METRICS)
-        return own
-
-    judged = judge_answers(path, assigning.judge, assigning.answers, scores_of)
+    judged, controls = judge_with_controls(
+        path, assigning.judge, assigning.answers, assigning.scores, assigning.lines, ASSIGNED
+    )
     return AssignedRun(judged, assigning.bank, controls, assigning.warnings)
 
 

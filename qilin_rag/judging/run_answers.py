@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.files import as_lines, write_text
+from qilin_rag.core.judged_answers import JudgedAnswer
 from qilin_rag.core.stats import query_clusters
 from qilin_rag.core.types import ControlScore, Judgement, MetricSummary, Question, Sample, Score
 from qilin_rag.judging.docket import Case, Docket, Hearing, Judge, hear, plan_hearing
@@ -24,6 +26,13 @@ class Judged(NamedTuple):
     judge: str
     metrics: dict[str, MetricSummary]
     hearing: Hearing
+
+
+class JudgedWithControls(NamedTuple):
+    """A judged run, and the figures of its controls by name."""
+
+    judged: Judged
+    controls: dict[str, dict[str, MetricSummary]]
 
 
 OWN = ""  # the run's own answers, in place of the name of a control
@@ -134,24 +143,48 @@ def judge_answers(
     return Judged(directory, judge.label, metrics, hearing)
 
 
-def summarise_scores(scores: Iterable[Score], samples: Answers) -> dict[str, MetricSummary]:
+def judge_with_controls(
+    path: Path,
+    judge: Judge,
+    answers_of: Callable[[RunDirectory], RunAnswers],
+    scores_of: Callable[[str, RunAnswers, Mapping[str, Judgement]], list[Score]],
+    lines_of: Callable[[RunAnswers, Mapping[str, Judgement]], Iterable[JudgedAnswer]],
+    file_name: str,
+) -> JudgedWithControls:
+    """Judge the answers of a finished run, and those of its controls; write down how the judge took the run's apart.
+
+    Args:
+        path: The run directory, which is locked meanwhile.
+        judge: The judge.
+        answers_of: Reads the answers of the run and of the controls.
+        scores_of: Returns the scores of a control, or of `OWN`; they replace earlier ones by the same metrics.
+        lines_of: Returns the answers of the run as the judge took them apart.
+        file_name: The file of the run directory that gets these lines.
+    """
+    controls: dict[str, dict[str, MetricSummary]] = {}
+
+    def own_scores(answers: RunAnswers, hearing: Hearing) -> list[Score]:
+        write_text(path / file_name, as_lines(lines_of(answers, hearing.said)))
+        by_control = {control: scores_of(control, answers, hearing.said) for control in answers.samples}
+        own = by_control.pop(OWN)
+        controls.update({control: _summarise(scores, answers.own) for control, scores in by_control.items()})
+        of_controls = [
+            ControlScore(**score.model_dump(), control=control)
+            for control, scores in by_control.items()
+            for score in scores
+        ]
+        RunDirectory(path).write_control_scores(of_controls, {score.metric for score in own})
+        return own
+
+    return JudgedWithControls(judge_answers(path, judge, answers_of, own_scores), controls)
+
+
+def _summarise(scores: Iterable[Score], samples: Answers) -> dict[str, MetricSummary]:
     """Summarise the scores of these samples by metric."""
     by_metric: dict[str, list[Score]] = {}
     for score in scores:
         by_metric.setdefault(score.metric, []).append(score)
     return summarise_metrics(by_metric, query_clusters([sample.query for sample in samples]))
-
-
-def write_control_scores(
-    directory: RunDirectory, by_control: Mapping[str, Iterable[Score]], metrics: Container[str]
-) -> None:
-    """Replace the scores of a run's controls by these metrics."""
-    scores = [
-        ControlScore(**score.model_dump(), control=control)
-        for control, of_control in by_control.items()
-        for score in of_control
-    ]
-    directory.write_control_scores(scores, metrics)
 
 
 def plan_answers(path: Path, answers_of: Callable[[RunDirectory], RunAnswers]) -> Plan:

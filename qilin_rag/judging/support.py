@@ -8,27 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from pydantic import PositiveInt
-
-from qilin_rag.core.files import as_lines, write_text
 from qilin_rag.core.judged_answers import SUPPORTED, JudgedSentence, Support, SupportedAnswer
-from qilin_rag.core.types import Frozen, Judgement, MetricSummary, Note, Question, Sample, Score
-from qilin_rag.judging.config import JudgeConfig
-from qilin_rag.judging.docket import Case, Hearing, Judge, why_unread
+from qilin_rag.core.types import Judgement, Note, Question, Sample, Score
+from qilin_rag.judging.config import JudgeConfig, PartSettings
+from qilin_rag.judging.docket import Case, Judge, why_unread
 from qilin_rag.judging.nugget_bank import in_batches
 from qilin_rag.judging.nugget_verdicts import read_support
 from qilin_rag.judging.run_answers import (
     OWN,
     Answers,
-    Judged,
+    JudgedWithControls,
     RunAnswers,
-    judge_answers,
+    judge_with_controls,
     plan_answers,
     read_answers,
-    summarise_scores,
-    write_control_scores,
 )
 from qilin_rag.judging.support_controls import support_controls
 from qilin_rag.judging.support_scores import (
@@ -54,33 +48,10 @@ MADE = {
 }
 
 
-class SupportSettings(Frozen):
-    """Settings of a judge of support.
-
-    Attributes:
-        batch: The most sentences that are shown at once.
-        language: The language of the prompt: zh or en.
-        controls: Whether to judge controls as well (see `support_controls`).
-        data: The data with the notes of the prompts; None takes the data that the run names.
-    """
-
-    batch: PositiveInt = 10
-    language: str = "zh"
-    controls: bool = False
-    data: str | None = None
-
-
-class JudgedSupport(NamedTuple):
-    """A run judged by support, and the figures of its controls by name."""
-
-    judged: Judged
-    controls: dict[str, dict[str, MetricSummary]]
-
-
 class _Supporting:
     """A run whose citations are judged."""
 
-    def __init__(self, path: Path, config: JudgeConfig, settings: SupportSettings) -> None:
+    def __init__(self, path: Path, config: JudgeConfig, settings: PartSettings) -> None:
         self.path, self.settings = path, settings
         self.judge = Judge(config, load_judge_prompt(SupportPrompt, settings.language))
         self.notes: Mapping[int, Note] = {}
@@ -189,7 +160,7 @@ class _Supporting:
                 )
 
 
-def judge_support(path: Path, config: JudgeConfig, settings: SupportSettings) -> JudgedSupport:
+def judge_support(path: Path, config: JudgeConfig, settings: PartSettings) -> JudgedWithControls:
     """Judge the citations in the answers of a finished run, and add the scores to the run.
 
     Args:
@@ -201,20 +172,12 @@ def judge_support(path: Path, config: JudgeConfig, settings: SupportSettings) ->
         UsageError: The notes of the prompts can't be read.
     """
     supporting = _Supporting(path, config, settings)
-    controls: dict[str, dict[str, MetricSummary]] = {}
-
-    def scores_of(answers: RunAnswers, hearing: Hearing) -> list[Score]:
-        write_text(path / SUPPORTED, as_lines(supporting.lines(answers, hearing.said)))
-        own, *others = (supporting.scores(control, answers, hearing.said) for control in answers.samples)
-        by_control = dict(zip(answers.controls, others, strict=True))
-        controls.update({control: summarise_scores(scores, answers.own) for control, scores in by_control.items()})
-        write_control_scores(RunDirectory(path), by_control, SUPPORT_METRICS)
-        return own
-
-    return JudgedSupport(judge_answers(path, supporting.judge, supporting.answers, scores_of), controls)
+    return judge_with_controls(
+        path, supporting.judge, supporting.answers, supporting.scores, supporting.lines, SUPPORTED
+    )
 
 
-def plan_support(path: Path, config: JudgeConfig, settings: SupportSettings) -> Plan:
+def plan_support(path: Path, config: JudgeConfig, settings: PartSettings) -> Plan:
     """Plan the calls and the cost of `judge_support`; write nothing."""
     return plan_answers(path, _Supporting(path, config, settings).answers)
 
