@@ -101,31 +101,33 @@ class _Claiming:
     def _splits(self, question: Question, sample: Sample) -> list[Case]:
         """Return the cases that split the answer and the references, those of them that have words."""
         both = (_answer_texts(sample), _reference_texts(question))
-        name = [self.path.resolve().name]
-        return [
-            Case(question, name, {"query": question.query, "sources": texts}, self.splitter) for texts in both if texts
-        ]
+        return [self._split_case(question, texts) for texts in both if texts]
+
+    def _split_case(self, question: Question, texts: Sequence[str]) -> Case:
+        values = {"query": question.query, "sources": texts}
+        return Case(question, [self.path.resolve().name], values, self.splitter)
 
     def _claims(self, sample: Sample, said: Mapping[str, Judgement], foresee: bool = False) -> _Split:
         question = self.questions[sample.question_id]
-        by_texts = {tuple(case.values["sources"]): case for case in self._splits(question, sample)}  # type: ignore[arg-type]
-        found: list[list[str] | None] = []
-        reasons: list[str] = []
-        for texts in (_answer_texts(sample), _reference_texts(question)):
-            case = by_texts.get(tuple(texts))
-            judgement = said.get(self.judge.key(case)) if case else None
-            if case is None:
-                found.append([])
-            elif foresee and (judgement is None or not judgement.is_settled):
-                found.append(without_repeats(each for text in texts for each in sentences(text)))
-            elif reason := why_unread(judgement):
-                found.append(None)
-                reasons.append(reason)
-            else:
-                assert judgement
-                found.append(read_claims(judgement.answer, [*case.shown, self.splitter.user]))  # nor its example
-                reasons += ["no verdict"] * (found[-1] is None)
-        return _Split(found[0], found[1], next(iter(reasons), None))
+        answer, why = self._claims_of(question, _answer_texts(sample), said, foresee)
+        references, why_references = self._claims_of(question, _reference_texts(question), said, foresee)
+        return _Split(answer, references, why or why_references)
+
+    def _claims_of(
+        self, question: Question, texts: Sequence[str], said: Mapping[str, Judgement], foresee: bool
+    ) -> tuple[list[str] | None, str | None]:
+        """Return the claims of texts, or None and why they are not known; a plan foresees each sentence as a claim."""
+        if not texts:
+            return [], None
+        case = self._split_case(question, texts)
+        judgement = said.get(self.judge.key(case))
+        if foresee and (judgement is None or not judgement.is_settled):
+            return without_repeats(sentence for text in texts for sentence in sentences(text)), None
+        if reason := why_unread(judgement):
+            return None, reason
+        assert judgement
+        claims = read_claims(judgement.answer, [*case.shown, self.splitter.user])  # its example is no claim
+        return claims, "no verdict" if claims is None else None
 
     def _checks(self, sample: Sample, split: _Split) -> Iterator[tuple[_Check, list[str]]]:
         """Yield the checks of an answer, each with its claims."""
@@ -153,24 +155,8 @@ class _Claiming:
     ) -> _Checked:
         """Return an answer with its claims, and why a verdict is not known."""
         split = self._claims(sample, said)
-        checks = [check for check, _ in self._checks(sample, split)]
         n_splits = len(self._splits(self.questions[sample.question_id], sample))
-        heard = list(answers.judged(sample, said, control))[n_splits:]
-        verdicts: dict[tuple[str | int, int], bool] = {}
-        why = split.why
-        for check, (judgement, shown) in zip(checks, heard, strict=True):
-            reason = why_unread(judgement)
-            n_asked = len(check.places)
-            found = read_support(judgement.answer, n_asked, shown, partial=False) if judgement and not reason else None
-            if found is None:
-                why = why or reason or "no verdict"
-                continue
-            of_batch = {
-                (check.where, place): each == "support" for place, each in zip(check.places, found, strict=True)
-            }
-            verdicts |= of_batch
-        if not _answer_texts(sample):  # an empty answer states nothing
-            verdicts |= {(_ANSWER, place): False for place in range(len(split.claims))}
+        verdicts, why = self._verdicts(sample, split, list(answers.judged(sample, said, control))[n_splits:])
         notes = self.notes.get(sample.question_id)
         numbers = None if notes is None else range(1, len(notes) + 1)
 
@@ -184,8 +170,33 @@ class _Claiming:
             None if split.answer is None else [claim(place, _REFERENCES) for place in range(n_own)],
             None if split.references is None else [claim(place, _ANSWER) for place in range(n_own, len(split.claims))],
             None if notes is None else len(notes),
-            why or "no verdict",
+            split.why or why or "no verdict",
         )
+
+    def _verdicts(
+        self, sample: Sample, split: _Split, heard: Sequence[tuple[Judgement | None, list[str]]]
+    ) -> tuple[dict[tuple[str | int, int], bool], str | None]:
+        """Return which texts state which claims, both by their places, and why a verdict is not known.
+
+        Args:
+            sample: The answer.
+            split: Its claims.
+            heard: The judgement of each check, and all texts that the judge was shown with it.
+        """
+        verdicts: dict[tuple[str | int, int], bool] = {}
+        if not _answer_texts(sample):  # an empty answer states nothing
+            verdicts = {(_ANSWER, place): False for place in range(len(split.claims))}
+        why = None
+        for (check, _), (judgement, shown) in zip(self._checks(sample, split), heard, strict=True):
+            reason = why_unread(judgement)
+            n_asked = len(check.places)
+            found = read_support(judgement.answer, n_asked, shown, partial=False) if judgement and not reason else None
+            if found is None:
+                why = why or reason or "no verdict"
+            else:
+                are_stated = (support == "support" for support in found)
+                verdicts |= {(check.where, place): is_in for place, is_in in zip(check.places, are_stated, strict=True)}
+        return verdicts, why
 
     def scores(self, control: str, answers: RunAnswers, said: Mapping[str, Judgement]) -> list[Score]:
         """Return the scores of the run's own answers, or of a control."""
