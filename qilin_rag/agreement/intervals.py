@@ -62,10 +62,14 @@ def resample(figure: Resampled, clusters: Clusters, seed: int = 0) -> Values:
         seed: Draws the clusters.
     """
     found, numbers = np.unique(clusters, return_inverse=True)
-    draws = _draws(len(found), seed)
+    return _in_blocks(figure, _draws(len(found), seed), numbers)
+
+
+def _in_blocks(figure: Resampled, weights: npt.NDArray[np.uint8], clusters: Clusters) -> Values:
+    """Return the figure of each row of weights, of so many at a time as memory allows."""
     block = max(1, _BLOCK_VALUES // max(1, len(clusters)))
-    starts = range(0, N_RESAMPLES, block)
-    return np.concatenate([figure(draws[start : start + block].astype(np.float64), numbers) for start in starts])
+    starts = range(0, len(weights), block)
+    return np.concatenate([figure(weights[start : start + block].astype(np.float64), clusters) for start in starts])
 
 
 @lru_cache(maxsize=4)
@@ -127,7 +131,7 @@ def _degrees_of_freedom(figure: Resampled, clusters: Clusters) -> float:
     n = len(found)
     if n > MOST_LEFT_OUT:
         return n - 1
-    moves = figure(1.0 - np.eye(n), numbers)
+    moves = _in_blocks(figure, 1 - np.eye(n, dtype=np.uint8), numbers)
     moves = np.square(moves - np.nanmean(moves))
     total = np.nansum(moves)
     relative_variance = np.nansum(moves**2) / total**2 - 1 / n if total > 0 else 0.0

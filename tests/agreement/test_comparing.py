@@ -16,6 +16,7 @@ from qilin_rag.agreement.comparing import (
     holm_matrix,
     rank_clusters,
 )
+from qilin_rag.core.stats import Values
 
 NAN = np.nan
 
@@ -23,7 +24,7 @@ NAN = np.nan
 def slow_p(one: list[float], other: list[float], labels: list[float], clusters: list[int]) -> float:
     """Return the share of all exchanges of clusters whose difference in correlation is as far from 0."""
 
-    def gain(first: np.ndarray, second: np.ndarray) -> float:  # type: ignore[type-arg]
+    def gain(first: Values, second: Values) -> float:
         return float(pearsonr(first, labels).statistic - pearsonr(second, labels).statistic)
 
     a, b = zscore(one), zscore(other)
@@ -45,7 +46,7 @@ def test_it_is_perm_both(seed: int) -> None:
     assert p[0, 1] == p[1, 0] == pytest.approx(slow_p(one.tolist(), other.tolist(), labels.tolist(), clusters))
     of_ranks = compare_measures([one, other], labels, np.array(clusters), "spearman")[0, 1]
     ranked = [rankdata(values).tolist() for values in (one, other, labels)]
-    assert of_ranks == pytest.approx(slow_p(*ranked, clusters))
+    assert of_ranks == pytest.approx(slow_p(ranked[0], ranked[1], ranked[2], clusters))
 
 
 @pytest.mark.parametrize("statistic", STATISTICS)
