@@ -16,7 +16,7 @@ from qilin_rag.agreement.tie_calibration import is_right, tie_calibrated, tie_ca
 from qilin_rag.core.stats import Clusters, Values, kendall_tau, why_too_few
 from qilin_rag.core.types import Frozen
 
-_CONSTANT = "the same for every pair"
+_CONSTANT = "always the same"
 _RESAMPLED: dict[Statistic, Callable[[Values, Values, Values], Values]] = {
     "pearson": pearsons,
     "spearman": spearmans,
@@ -75,7 +75,7 @@ def figures_of(gains: Values, rows: Judgements, seed: int) -> Figures:
     x, y, queries = gains[is_scored], rows.labels[is_scored], rows.queries[is_scored]
     why = "nothing is scored"
     if len(x):
-        why = _CONSTANT if np.ptp(x) == 0 else "the judges say the same of every pair"
+        why = _CONSTANT if np.ptp(x) == 0 else "the judges always say the same"
 
     def taus(weights: Values, clusters: Clusters) -> Values:
         return KendallSums(x, y, clusters).taus(weights)
@@ -141,7 +141,7 @@ def ceiling_of(said: Values, queries: Clusters, seed: int) -> Ceiling | None:
         right = is_right(x, y, 0.0)
         return by_row(lambda weights: ratio(weights @ right, weights.sum(axis=1)))
 
-    of, why = queries[is_judged], "one of two judges says the same of every pair"
+    of, why = queries[is_judged], "one of two judges always says the same"
     correlations = {
         "pearson": (mean(pearson), drawn(lambda x, y: _drawn("pearson", x, y))),
         "spearman": (mean(spearman), drawn(lambda x, y: _drawn("spearman", x, y))),

@@ -15,7 +15,7 @@ import numpy as np
 
 from qilin_rag.agreement.pairs import JudgedPairs
 from qilin_rag.core.registry import SCORERS
-from qilin_rag.core.stats import Values
+from qilin_rag.core.stats import Clusters, Values
 from qilin_rag.core.text import cited_numbers, has_words
 from qilin_rag.scorers import AnswerScorer, Remarked
 from qilin_rag.scorers.bertscore import BertScore
@@ -49,7 +49,7 @@ def measure_scores(judged: JudgedPairs, encoder: str | None = None, layer: int |
         assert isinstance(scorer, AnswerScorer)
         scorer.prepare()
         name = scorer.metric if scorer.metric not in found else f"{scorer.metric} (qilin_rag)"
-        found[name] = _scored(scorer, answers, references)
+        found[name] = _as_pairs(_scored(scorer, answers, references))
     return found
 
 
@@ -61,13 +61,33 @@ def sentinel_scores(judged: JudgedPairs, seed: int = 0) -> dict[str, Values]:
         seed: Draws the permutation.
     """
     answers, references = _texts(judged)
+    systems = [side.system for pair in judged.pairs for side in (pair.a, pair.b)]
+    found = answer_sentinels(answers, references, systems, np.repeat(judged.queries, 2), seed)
+    return {name: _as_pairs(values) for name, values in found.items()}
+
+
+def answer_sentinels(
+    answers: Sequence[str],
+    references: Sequence[Sequence[str]],
+    systems: Sequence[str | None],
+    queries: Clusters,
+    seed: int = 0,
+) -> dict[str, Values]:
+    """Return the score of each answer by sentinel, shape (answers,); NaN for unscored ones.
+
+    Args:
+        answers: The answers.
+        references: The references of each.
+        systems: Who gave each answer; None if nobody knows.
+        queries: The number of the query of each answer.
+        seed: Draws the permutation.
+    """
     length = LengthRatio()
-    exchanged = _permuted(judged, seed)
     return {
-        "length": _as_pairs([float(length.n_tokens(answer)) for answer in answers]),
-        "citations": _as_pairs([float(len(cited_numbers(answer))) for answer in answers]),
-        "permuted": _scored(RougeL(), exchanged, references),
-        "constant": np.zeros((len(judged.pairs), 2)),
+        "length": np.array([float(length.n_tokens(answer)) for answer in answers]),
+        "citations": np.array([float(len(cited_numbers(answer))) for answer in answers]),
+        "permuted": _scored(RougeL(), _permuted(answers, systems, queries, seed), references),
+        "constant": np.zeros(len(answers)),
     }
 
 
@@ -86,23 +106,22 @@ def _scored(scorer: AnswerScorer, answers: Sequence[str | None], references: Seq
         for (place, _), each in zip(rows, found, strict=True):
             value = each.value if isinstance(each, Remarked) else each
             values[place] = math.nan if value is None or not math.isfinite(value) else value
-    return _as_pairs(values)
+    return values
 
 
-def _as_pairs(values: Sequence[float] | Values) -> Values:
-    return np.asarray(values, dtype=np.float64).reshape(-1, 2)
+def _as_pairs(values: Values) -> Values:
+    return values.reshape(-1, 2)
 
 
-def _permuted(judged: JudgedPairs, seed: int) -> list[str | None]:
+def _permuted(answers: Sequence[str], systems: Sequence[str | None], queries: Clusters, seed: int) -> list[str | None]:
     """Return for each answer one of the same system to another query; None if it gave no other."""
     by_system: dict[str | None, list[int]] = defaultdict(list)
-    sides = [(row, side) for row, pair in enumerate(judged.pairs) for side in (pair.a, pair.b)]
-    for place, (_, side) in enumerate(sides):
-        by_system[side.system].append(place)
-    exchanged: list[str | None] = [None] * len(sides)
+    for place, system in enumerate(systems):
+        by_system[system].append(place)
+    exchanged: list[str | None] = [None] * len(answers)
     for places in by_system.values():
         Random(seed).shuffle(places)
         for place, other in zip(places, places[1:] + places[:1], strict=True):
-            if judged.queries[sides[place][0]] != judged.queries[sides[other][0]]:
-                exchanged[place] = sides[other][1].answer
+            if queries[place] != queries[other]:
+                exchanged[place] = answers[other]
     return exchanged

@@ -39,17 +39,18 @@ def pair_sections(table: PairAgreement, between: str = " ") -> Iterator[Section]
 
 def _rows(aspect: AspectAgreement, between: str) -> Iterator[list[str]]:
     if aspect.ceiling:
-        yield ["one judge, another", "", *(_cell(getattr(aspect.ceiling, name), between) for name in _COLUMNS)]
+        yield ["one judge, another", "", *(figure_cell(getattr(aspect.ceiling, name), between) for name in _COLUMNS)]
     kind = "measure"
     for row in aspect.rows:
         if row.kind != kind:
             kind = row.kind
             yield ["sentinels", *[""] * (len(_HEADER) - 1)]
         rank = "" if row.rank is None else str(row.rank)
-        yield [row.measure, rank, *(_cell(getattr(row, name), between) for name in _COLUMNS)]
+        yield [row.measure, rank, *(figure_cell(getattr(row, name), between) for name in _COLUMNS)]
 
 
-def _cell(figure: AgreementFigure, between: str) -> str:
+def figure_cell(figure: AgreementFigure, between: str) -> str:
+    """Return a figure as a cell of a table, with its interval."""
     if figure.value is None:
         return "-"
     shown = f"{figure.value:.4f}"

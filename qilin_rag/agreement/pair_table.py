@@ -6,21 +6,39 @@ so a pair counts as often as it was judged. Intervals and tests draw and exchang
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
 from qilin_rag.agreement.comparing import Statistic, beats_all, compare_measures, holm_matrix, rank_clusters
 from qilin_rag.agreement.intervals import AgreementFigure
 from qilin_rag.agreement.pair_figures import Ceiling, Judgements, ceiling_of, difference_error, figures_of
-from qilin_rag.agreement.pairs import JudgedPairs
 from qilin_rag.core.progress import stage
-from qilin_rag.core.stats import ALPHA, Values
+from qilin_rag.core.stats import ALPHA, Clusters, Values
 from qilin_rag.core.types import Frozen
 
 _POWER = 0.8
+
+
+class Judged(Protocol):
+    """Things that people judged: pairs of answers (`JudgedPairs`), or answers (`RatedAnswers`)."""
+
+    @property
+    def pairs(self) -> Sized:
+        """The things."""
+
+    @property
+    def queries(self) -> Clusters:
+        """The number of the query of each."""
+
+    @property
+    def aspects(self) -> list[str]:
+        """The names of what was judged."""
+
+    def judgements(self, aspect: str) -> Values:
+        """Return what each judge said of each, shape (things, judges); NaN for what a judge did not say."""
 
 
 class MeasureAgreement(Frozen):
@@ -96,7 +114,7 @@ class PairAgreement(Frozen):
 
 
 def pair_agreement(
-    judged: JudgedPairs,
+    judged: Judged,
     measures: Mapping[str, Values],
     sentinels: Mapping[str, Values],
     by: Statistic = "pearson",
@@ -121,7 +139,7 @@ def pair_agreement(
 
 
 def _aspect(
-    judged: JudgedPairs, aspect: str, gains: Mapping[str, Values], sentinels: set[str], by: Statistic, seed: int
+    judged: Judged, aspect: str, gains: Mapping[str, Values], sentinels: set[str], by: Statistic, seed: int
 ) -> AspectAgreement:
     said = judged.judgements(aspect)
     pairs, judges = np.nonzero(~np.isnan(said))

@@ -50,7 +50,7 @@ def _remarks(aspect: AspectAgreement, by: Statistic) -> list[str]:
     remarks: dict[str, list[str]] = {}
     for row in aspect.rows:
         if row.n < aspect.n_judgements:
-            scored = f"{row.n} of {counted(aspect.n_judgements, 'judgement')} are of pairs with scores"
+            scored = f"{row.n} of {counted(aspect.n_judgements, 'judgement')} have scores"
             remarks.setdefault(scored, []).append(row.measure)
         figure = getattr(row, by)
         if figure.reason and row.n:
@@ -75,7 +75,7 @@ def _below_ceiling(best: MeasureAgreement, aspect: AspectAgreement, by: Statisti
     """Return how far the measure with the highest figure is below the judges."""
     ceiling = getattr(aspect.ceiling, by).value if aspect.ceiling else None
     if ceiling is None:
-        return "No two judges judged the same pairs, so there is no ceiling to compare with."
+        return "No two judges judged the same answers, so there is no ceiling to compare with."
     below = ceiling - getattr(best, by).value
     place = f"{below:.2f} below" if below >= 0 else f"{-below:.2f} above"
     return f"{best.measure} is {place} one judge against another ({ceiling:.2f})."

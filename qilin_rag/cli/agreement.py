@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from qilin_rag.cli import ui
+from qilin_rag.cli import agreement_labels, ui
+from qilin_rag.cli.agreement_formats import (
+    AgreementFormat,
+    AgreementStatistic,
+    ComparedBy,
+    TableFormat,
+    TableSeed,
+    print_table,
+)
 from qilin_rag.cli.help import App
 from qilin_rag.cli.options import AsJson, Quiet
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.text import printable
 
 app = App("agreement", help="Find out which measures agree with people.", no_args_is_help=True)
-
-
-class AgreementFormat(StrEnum):
-    """Formats of the table."""
-
-    table = "table"
-    md = "md"
-    csv = "csv"
-    latex = "latex"
-
-
-class AgreementStatistic(StrEnum):
-    """Statistics by which measures are compared."""
-
-    pearson = "pearson"
-    spearman = "spearman"
-    accuracy = "accuracy"
+app.command()(agreement_labels.runs)
+app.command()(agreement_labels.export)
+app.command("import")(agreement_labels.import_filled)
 
 
 @app.callback()
@@ -48,13 +40,9 @@ def pairs(
         str | None, typer.Option(help="Score BERTScore, too, with this encoder: a hub name or a folder.")
     ] = None,
     layer: Annotated[int | None, typer.Option(min=1, help="Layer of the encoder. [default: 8]")] = None,
-    by: Annotated[
-        AgreementStatistic, typer.Option(help="Statistic by which measures are compared and ranked.")
-    ] = AgreementStatistic.pearson,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals, tests and permuted answers.")] = 0,
-    output_format: Annotated[AgreementFormat, typer.Option("--format", help="Format of the table.")] = (
-        AgreementFormat.table
-    ),
+    by: ComparedBy = AgreementStatistic.pearson,
+    seed: TableSeed = 0,
+    output_format: TableFormat = AgreementFormat.table,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -88,20 +76,4 @@ def pairs(
             shown["verdict"] = verdict(aspect, table.by)
         ui.print_json(document)
         return
-    match output_format:
-        case AgreementFormat.table:
-            ui.print_sections(pair_sections(table, between="\n"))
-            return
-        case AgreementFormat.csv:
-            from qilin_rag.core.spreadsheet import csv_of_records
-
-            text = csv_of_records(pair_records(table))
-        case AgreementFormat.md:
-            from qilin_rag.reports.sections import as_markdown
-
-            text = as_markdown(pair_sections(table))
-        case AgreementFormat.latex:
-            from qilin_rag.reports.sections import as_latex
-
-            text = as_latex(pair_sections(table))
-    typer.echo(printable(text).rstrip("\n"))
+    print_table(output_format, lambda between: pair_sections(table, between), lambda: pair_records(table))

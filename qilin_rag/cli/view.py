@@ -109,8 +109,9 @@ def _open_labels(label: str, labels_dir: Path | None, runs_dir: list[Path] | Non
 
 def _export(out: Path, label: str, labels_dir: Path | None, runs_dir: list[Path] | None) -> None:
     """Write the labels, and say how many they are."""
+    from qilin_rag.agreement.label_rows import check_format
     from qilin_rag.core.text import counted
-    from qilin_rag.viewer.label_export import check_format, export_labels
+    from qilin_rag.viewer.label_export import export_labels
 
     check_format(out)
     store = _open_labels(label, labels_dir, runs_dir)
