@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from qilin_rag.agreement.systems import soft_pairwise_accuracy
 from qilin_rag.core.stats import Clusters, Values, kendall_tau
 from qilin_rag.core.types import Frozen
 
+Kind = Literal["measure", "sentinel"]
 FEWEST_RUNS = 3
 """The fewest runs whose order says anything."""
 _OF_PAIRS = AgreementFigure(value=None, reason="of pairs only")
@@ -59,6 +61,7 @@ class RunOrder(Frozen):
 
     Attributes:
         measure: Its name.
+        kind: `measure`, or `sentinel`.
         n_questions: The number of questions with answers of several runs that people and the measure tell apart.
         within: The mean over these questions of Kendall's tau-b.
         n_answers: The number of answers with ratings and scores.
@@ -67,6 +70,7 @@ class RunOrder(Frozen):
     """
 
     measure: str
+    kind: Kind
     n_questions: int
     within: AgreementFigure
     n_answers: int
@@ -127,12 +131,15 @@ def answer_agreement(
     return table.model_copy(update={"aspects": aspects})
 
 
-def run_orders(rated: RatedAnswers, scores: Mapping[str, Values], seed: int = 0) -> list[RatedAspect]:
+def run_orders(
+    rated: RatedAnswers, measures: Mapping[str, Values], sentinels: Mapping[str, Values], seed: int = 0
+) -> list[RatedAspect]:
     """Compare measures with people within questions and on the order of the runs, by the means of annotators.
 
     Args:
         rated: The answers.
-        scores: The score of each answer, shape (answers,), by measure or sentinel.
+        measures: The score of each answer, shape (answers,), by measure; NaN for unscored ones.
+        sentinels: Likewise, of scores that must not win.
         seed: Draws resamples and permutations.
 
     Returns:
@@ -145,13 +152,16 @@ def run_orders(rated: RatedAnswers, scores: Mapping[str, Values], seed: int = 0)
         labels = ratio(np.where(is_rated, said, 0.0).sum(axis=1), is_rated.sum(axis=1).astype(np.float64))
         runs = {run for (_, run), label in zip(rated.pairs, labels, strict=True) if not np.isnan(label)}
         if len(runs) > 1:
-            rows = [_order(rated, name, values, labels, seed) for name, values in scores.items()]
+            kinds: list[tuple[Kind, Mapping[str, Values]]] = [("measure", measures), ("sentinel", sentinels)]
+            rows = [
+                _order(rated, name, kind, values, labels, seed) for kind, of in kinds for name, values in of.items()
+            ]
             n_answers = int(is_rated.any(axis=1).sum())
             found.append(RatedAspect(aspect=aspect, n_answers=n_answers, n_runs=len(runs), rows=rows))
     return found
 
 
-def _order(rated: RatedAnswers, measure: str, scores: Values, labels: Values, seed: int) -> RunOrder:
+def _order(rated: RatedAnswers, measure: str, kind: Kind, scores: Values, labels: Values, seed: int) -> RunOrder:
     both = np.flatnonzero(~np.isnan(scores) & ~np.isnan(labels))
     questions: dict[str, list[int]] = defaultdict(list)
     for row in both.tolist():
@@ -176,6 +186,7 @@ def _order(rated: RatedAnswers, measure: str, scores: Values, labels: Values, se
         of_means = kendall_tau(*(np.nanmean(values, axis=1).tolist() for values in (measured, people)))
     return RunOrder(
         measure=measure,
+        kind=kind,
         n_questions=len(taus),
         within=with_interval(
             float(of_questions.mean()) if taus else None,

@@ -60,8 +60,7 @@ def run_agreement(
         pairs = pair_agreement(*joined.pairs, by, seed)
     if joined.answers:
         answers = answer_agreement(*joined.answers, by, seed)
-        scores = joined.answers.measures | joined.answers.sentinels
-        orders = run_orders(joined.answers.rated, scores, seed)
+        orders = run_orders(*joined.answers, seed)
     return RunAgreement(
         runs=[run.name for run in runs],
         n_labels=joined.n_labels,
@@ -107,8 +106,12 @@ def run_sections(found: RunAgreement, between: str = " ") -> Iterator[Section]:
 
 
 def _order_section(order: RatedAspect, between: str) -> Section:
-    rows, lines = [], []
+    rows: list[list[str]] = []
+    lines, kind = [], "measure"
     for row in order.rows:
+        if row.kind != kind:
+            kind = row.kind
+            rows.append(["sentinels", *[""] * 4])
         systems = ["-" if value is None else f"{value:.4f}" for value in (row.soft_accuracy, row.kendall)]
         rows.append([row.measure, str(row.n_questions), figure_cell(row.within, between), *systems])
         if row.within.reason:
@@ -131,7 +134,7 @@ def run_records(found: RunAgreement) -> list[dict[str, object]]:
     for order in found.orders:
         for row in order.rows:
             low, high = row.within.ci95 or (None, None)
-            about: dict[str, object] = {"of": "runs", "aspect": order.aspect, "measure": row.measure}
+            about: dict[str, object] = {"of": "runs", "aspect": order.aspect, "measure": row.measure, "kind": row.kind}
             within = {"within": row.within.value, "within_low": low, "within_high": high}
             counts = {"n": row.n_answers, "n_questions": row.n_questions, "within_reason": row.within.reason}
             records.append(about | counts | within | {"soft_accuracy": row.soft_accuracy, "kendall": row.kendall})
