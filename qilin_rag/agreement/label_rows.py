@@ -133,17 +133,18 @@ def read_label_rows(paths: Sequence[Path]) -> list[LabelRow]:
         UsageError: if a row can't be read, or an annotator labelled the same answers twice; the error names the row.
     """
     rows: list[LabelRow] = []
-    places: dict[tuple[str, str, frozenset[str]], str] = {}
+    places: dict[tuple[str, str, frozenset[str], str], str] = {}
     for path in paths:
         for place, cells in read_cells(path):
             row = _label_row(place, cells, path.stem)
-            key = row.annotator, row.question_id, frozenset(row.runs)
-            if key in places:
-                raise UsageError(
-                    f"{place}: {row.annotator} labelled these answers to question {row.question_id} before "
-                    f"({places[key]}); remove one of the two"
-                )
-            places[key] = place
+            for aspect in [*row.ratings, *(["choice"] if row.choice else [])]:
+                key = row.annotator, row.question_id, frozenset(row.runs), aspect
+                if key in places:
+                    raise UsageError(
+                        f"{place}: {row.annotator} labelled these answers to question {row.question_id} before "
+                        f"({places[key]}); remove one of the two"
+                    )
+                places[key] = place
             rows.append(row)
     if not rows:
         raise UsageError(f"{', '.join(map(str, paths))}: no label")

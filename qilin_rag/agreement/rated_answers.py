@@ -32,28 +32,27 @@ class RatedAnswers:
     Args:
         answers: The id of the question and the number of the run of each answer.
         queries: The number of the query of each answer, shape (answers,).
-        said: The ratings of each answer: a value by aspect, by annotator.
-        annotators: All annotators.
+        said: The ratings of each answer: a value by aspect, for each annotator.
     """
 
     def __init__(
         self,
         answers: list[tuple[str, int]],
         queries: Clusters,
-        said: Sequence[Mapping[str, Mapping[str, float]]],
-        annotators: Sequence[str],
+        said: Sequence[Sequence[Mapping[str, float | None]]],
     ) -> None:
         """Hold the ratings."""
         self.pairs = answers
         self.queries = queries
-        self.aspects = list(dict.fromkeys(aspect for each in said for of in each.values() for aspect in of))
+        self.aspects = list(dict.fromkeys(aspect for each in said for of in each for aspect in of))
         self._said = said
-        self._annotators = annotators
 
     def judgements(self, aspect: str) -> Values:
         """Return the rating by each annotator of each answer, shape (answers, annotators); NaN if there is none."""
-        rows = [[each.get(name, {}).get(aspect, np.nan) for name in self._annotators] for each in self._said]
-        return np.array(rows, dtype=np.float64)
+        found = np.full((len(self._said), max(map(len, self._said))), np.nan)
+        for row, each in enumerate(self._said):
+            found[row, : len(each)] = [of.get(aspect) for of in each]
+        return found
 
 
 class RunOrder(Frozen):

@@ -95,7 +95,11 @@ def run_sections(found: RunAgreement, between: str = " ") -> Iterator[Section]:
             title = f"{aspect.aspect} of single answers: {counted(table.n_pairs, 'answer')}, {ratings}"
             rows = [row[:-1] for row in section.rows]
             yield Section(title, section.header[:-1], rows, section.lines)
-        how = [*how, "Single answers: each figure compares scores with ratings, over the answers of all questions."]
+        how = [
+            *how,
+            "Single answers: each figure compares scores with ratings, over the answers of all questions; measures are "
+            f"ranked by {table.by}.",
+        ]
     if found.orders:
         yield from (_order_section(order, between) for order in found.orders)
         how.append(

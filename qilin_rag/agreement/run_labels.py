@@ -22,6 +22,8 @@ from qilin_rag.reports.measured import Measured
 
 CHOICE = "choice"
 """The aspect of a preference between two answers."""
+MOST_ANNOTATORS = 8
+"""The most annotators of whom each is compared with each other one."""
 _CHOSEN = {"A": -1.0, "B": 1.0, "tie": 0.0, "both_bad": 0.0}
 _LOWEST = "|best:lowest"
 Answer = tuple[str, int]
@@ -97,8 +99,7 @@ def join_labels(rows: Sequence[LabelRow], runs: Sequence[Measured], seed: int = 
         found_pairs = ScoredLabels(JudgedPairs(compared, {}), _taken(measures, both), _taken(sentinels, both))
     if ratings:
         of = np.array([number[answer] for answer in ratings], dtype=np.intp)
-        said = [{name: _means(by) for name, by in each.items()} for each in ratings.values()]
-        rated = RatedAnswers(list(ratings), queries[of], said, annotators)
+        rated = RatedAnswers(list(ratings), queries[of], [_judges(said, annotators) for said in ratings.values()])
         found_ratings = ScoredRatings(rated, _taken(measures, of), _taken(sentinels, of))
     return JoinedLabels(len(used), annotators, found_pairs, found_ratings, [*remarks, *about_measures])
 
@@ -126,7 +127,7 @@ def _of_runs(
 
 def _why_left_out(row: LabelRow, names: Mapping[str, list[int]], runs: Sequence[Measured]) -> str | None:
     if row.is_empty:
-        return "nothing said"
+        return "without a choice, or ratings in columns such as quality.a"
     if unknown := [name for name in row.runs if len(names.get(name, [])) != 1]:
         is_double = unknown[0] in names
         return f"of {unknown[0]}, which {'is the name of two runs' if is_double else 'is not one of the runs'}"
@@ -168,7 +169,7 @@ def _pairs(
                 if len(sides) == 2:
                     said[_aspect(criterion)] = [sign * (sides[1] - sides[0])]
             if said:
-                found.setdefault((row.question_id, first, second), {})[row.annotator] = said
+                found.setdefault((row.question_id, first, second), {}).setdefault(row.annotator, {}).update(said)
     by_question: dict[str, list[int]] = defaultdict(list)
     for question_id, place in alone:
         by_question[question_id].append(place)
@@ -192,20 +193,25 @@ def _aspect(criterion: str) -> str:
     return criterion if criterion != CHOICE else f"{CHOICE} (rating)"
 
 
-def _means(by_aspect: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {aspect: fmean(values) for aspect, values in by_aspect.items()}
+def _judges(said: Said, annotators: Sequence[str]) -> list[dict[str, float | None]]:
+    """Return what each annotator said, at the same place in each list, so that each is compared with each other one.
+
+    A crowd that labels a few answers each is compared as the first, the second ... annotator of an answer.
+    """
+    names = annotators if len(annotators) <= MOST_ANNOTATORS else [name for name in annotators if name in said]
+    return [{aspect: fmean(values) for aspect, values in said.get(name, {}).items()} for name in names]
 
 
 def _compared(
     question: Question, a: str, b: str, places: tuple[int, int], said: Said, annotators: Sequence[str]
 ) -> ComparedPair:
-    """Return a pair with one judge for each annotator, so that each is compared with each other one."""
+    """Return a pair of answers with what its annotators said."""
     return ComparedPair(
         query=question.query,
         reference=question.references or [""],
         a=ComparedAnswer(answer=a, system=str(places[0])),
         b=ComparedAnswer(answer=b, system=str(places[1])),
-        people=[dict(_means(said.get(name, {}))) for name in annotators],
+        people=_judges(said, annotators),
     )
 
 

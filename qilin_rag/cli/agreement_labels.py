@@ -18,6 +18,7 @@ from qilin_rag.cli.agreement_formats import (
     print_table,
 )
 from qilin_rag.cli.options import RUN_HELP, AsJson, NamedIn, Quiet, find_runs_named
+from qilin_rag.core.errors import UsageError
 from qilin_rag.core.text import counted
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,6 @@ def runs(
     from qilin_rag.agreement.blinded import run_names
     from qilin_rag.agreement.label_rows import read_label_rows
     from qilin_rag.agreement.run_agreement import run_agreement, run_document, run_records, run_sections
-    from qilin_rag.core.errors import UsageError
     from qilin_rag.reports.measured import read_run
 
     ui.set_up_logs(quiet or as_json)
@@ -131,6 +131,8 @@ def import_filled(
     ui.set_up_logs(quiet)
     check_format(out)
     check_out(out)
+    if out.resolve() in {path.resolve() for path in (key, *files)}:
+        raise UsageError(f"{out} is one of the files that are read; name another file with --out")
     found = import_labels(files, key)
     write_rows(out, found.columns, found.rows)
     if found.n_empty:

@@ -153,7 +153,7 @@ def test_what_is_not_in_the_runs_is_counted(rouge: dict[str, dict[str, float]], 
     document = document_of(cli, labels, BM25, ORACLE, NONE)
     assert document["n_labels"] == len(rows) - 4
     remarks = " | ".join(document["remarks"])
-    for part in ("not in the run", "another text", "some-other-run", "nothing said", f"{NONE.name}: no label"):
+    for part in ("not in the run", "another text", "some-other-run", "without a choice", f"{NONE.name}: no label"):
         assert part in remarks
     done = cli("agreement", "runs", NONE, "--labels", labels)
     assert done.code == 2 and len(done.err.strip().splitlines()) == 1 and "no label is of the runs" in done.err
@@ -354,3 +354,36 @@ def test_every_format_has_the_counts(rouge: dict[str, dict[str, float]], tmp_pat
     records = list(csv.DictReader(io.StringIO(cli(*typed, "--format", "csv").out)))
     assert {record["of"] for record in records} == {"pairs", "answers", "runs"}
     assert "an order of runs needs 3" in markdown
+
+
+def test_what_a_label_says_of_other_criteria_is_added(
+    rouge: dict[str, dict[str, float]], tmp_path: Path, cli: Cli
+) -> None:
+    choices = preferring(rouge, BM25, ORACLE)
+    ratings = [row | {"choice": None, "quality.a": 1, "quality.b": 3} for row in choices]
+    files = [write_jsonl(tmp_path / f"{n}.jsonl", rows) for n, rows in enumerate((choices, ratings))]
+    done = cli("agreement", "runs", BM25, ORACLE, "--labels", files[0], "--labels", files[1], "--json")
+    aspects = json.loads(done.out)["pairs"]["aspects"]
+    assert [(each["aspect"], each["n_judgements"]) for each in aspects] == [
+        ("choice", len(choices)),
+        ("quality", len(choices)),
+    ]
+
+
+def test_a_crowd_has_a_ceiling(rouge: dict[str, dict[str, float]], tmp_path: Path, cli: Cli) -> None:
+    """A hundred people with few labels each: each answer has two of them."""
+    rows = [
+        row | {"annotator": f"{number % 50}-{one}"}
+        for one in range(2)
+        for number, row in enumerate(rating(rouge, BM25, noise=1))
+    ]
+    [aspect] = document_of(cli, write_jsonl(tmp_path / "labels.jsonl", rows), BM25)["answers"]["aspects"]
+    assert aspect["ceiling"]["n"] == 60 and aspect["ceiling"]["pearson"]["value"] == pytest.approx(1.0)
+
+
+def test_no_file_that_is_read_is_written_over(tmp_path: Path, cli: Cli) -> None:
+    sheet, key = tmp_path / "sheet.csv", tmp_path / "sheet.key.json"
+    assert cli("agreement", "export", BM25, "--out", sheet).code == 0
+    before = sheet.read_bytes()
+    assert "another file" in one_line(cli, "import", sheet, "--key", key, "--out", sheet)
+    assert sheet.read_bytes() == before
