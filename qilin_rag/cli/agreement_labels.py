@@ -45,7 +45,7 @@ def runs(
 
     Examples:
         qilin-rag agreement runs runs/RUN_A runs/RUN_B --labels labels.csv
-        qilin-rag agreement runs runs/RUN_A runs/RUN_B --labels labels.csv --by spearman --format md
+        qilin-rag agreement runs runs/RUN_A --labels labels.csv --format md
     """
     from qilin_rag.agreement.blinded import run_names
     from qilin_rag.agreement.label_rows import read_label_rows
@@ -91,8 +91,8 @@ def export(
     answer is from is in a second file, the key: keep it, and keep it from the annotators.
 
     Examples:
-        qilin-rag agreement export runs/RUN_A runs/RUN_B --out sheet.csv --questions 40
-        qilin-rag agreement export runs/RUN_A --out sheet.csv --criterion fluent=1-5
+        qilin-rag agreement export runs/RUN_A runs/RUN_B --out pairs.csv
+        qilin-rag agreement export runs/RUN --out sheet.csv --criterion fluent=1-5
     """
     from qilin_rag.agreement.blinded import blind, parse_criteria, write_blinded
     from qilin_rag.agreement.label_rows import check_format
@@ -118,8 +118,8 @@ def import_filled(
 ) -> None:
     """Read labels back from files that people filled in.
 
-    Who labelled a row is in its column `annotator`; if it is empty, the name of the file counts. The labels have the
-    names of the runs, in the form of `view --label --export`.
+    The column `annotator` says who labelled a row; if it is empty, the name of the file counts. The labels are written
+    with the names of the runs, as `view --export` writes them.
 
     Examples:
         qilin-rag agreement import an.csv bo.csv --key sheet.key.json --out labels.csv
