@@ -119,7 +119,7 @@ def import_filled(
     """Read labels back from files that people filled in.
 
     The column `annotator` says who labelled a row; if it is empty, the name of the file counts. The labels are written
-    with the names of the runs, as `view --export` writes them.
+    with the names of the runs, in the form that the label page exports.
 
     Examples:
         qilin-rag agreement import an.csv bo.csv --key sheet.key.json --out labels.csv
