@@ -17,7 +17,7 @@ from qilin_rag.cli.agreement_formats import (
     print_table,
 )
 from qilin_rag.cli.help import App
-from qilin_rag.cli.options import AsJson, Quiet
+from qilin_rag.cli.options import AsJson, QilinTables, Quiet, SetLog, log_settings, qilin_tables
 from qilin_rag.core.errors import UsageError
 
 app = App("agreement", help="Find out which measures agree with people.", no_args_is_help=True)
@@ -77,3 +77,45 @@ def pairs(
         ui.print_json(document)
         return
     print_table(output_format, lambda between: pair_sections(table, between), lambda: pair_records(table))
+
+
+@app.command()
+def qilin(
+    data: QilinTables = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="The most minutes between an answer and another search. [default: 10]")
+    ] = None,
+    settings: SetLog = None,
+    seed: TableSeed = 0,
+    output_format: TableFormat = AgreementFormat.table,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare measures with what Qilin's users did.
+
+    Says which measures tell the answers that users favoured from the others, by each feedback flag and by whether the
+    user searched again, beyond sentinels that must not win. No answer is compared with itself. Labels with too few
+    answers are counted, and nothing else.
+
+    Examples:
+        qilin-rag agreement qilin --data data/Qilin
+        qilin-rag agreement qilin --data data/Qilin --minutes 5 --format md
+    """
+    from qilin_rag.agreement.qilin_answers import read_labelled_answers
+    from qilin_rag.agreement.qilin_sections import label_verdict, qilin_records, qilin_sections
+    from qilin_rag.agreement.qilin_table import qilin_agreement
+    from qilin_rag.data.feedback import RE_SEARCH_MINUTES
+    from qilin_rag.data.source import open_source
+
+    ui.set_up_logs(quiet or as_json)
+    tables = ("notes", "dqa", "search_train", "search_test")
+    source = open_source(qilin_tables(data), tables, log=log_settings(settings))
+    with ui.progress_bars(quiet):
+        found = qilin_agreement(read_labelled_answers(source, RE_SEARCH_MINUTES if minutes is None else minutes), seed)
+    if as_json:
+        document = found.model_dump(mode="json")
+        for label, shown in zip(found.labels, document["labels"], strict=True):
+            shown["verdict"] = label_verdict(label)
+        ui.print_json(document)
+        return
+    print_table(output_format, lambda between: qilin_sections(found), lambda: qilin_records(found))

@@ -1,0 +1,164 @@
+"""Show which measures users of Qilin agree with, for a terminal, Markdown, LaTeX and CSV, and say it in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qilin_rag.agreement.intervals import AgreementFigure
+from qilin_rag.agreement.qilin_answers import NO_RE_SEARCH
+from qilin_rag.agreement.qilin_scores import LENGTH, MEASURES, SENTINELS
+from qilin_rag.agreement.qilin_table import FEWEST_ANSWERS, FEWEST_USERS, LabelTable, MeasureAuc, QilinAgreement
+from qilin_rag.core.text import counted
+from qilin_rag.reports.sections import Section
+
+_COUNTS = ["label", "with it", "without", "unknown", "users", "AUC shown"]
+_HEADER = ["measure", "answers", "AUC", "95% interval", "of all", "p"]
+_NOISY = f"{NO_RE_SEARCH}: the user made no other search for the same need soon after. This label is noisy."
+_HOW_COUNTS = (
+    "AUC shown: the smallest one that so many answers show four times in five if they are independent. Answers to one "
+    "user are not, so it is somewhat higher.",
+)
+_HOW = (
+    "AUC: how often, of an answer with the label and one without, the first has the higher score; of two answers of "
+    f"about one length, but of any length in the row {LENGTH} and in the column 'of all'. Below one half the measure "
+    "disagrees. Intervals are from draws of users.",
+    "p: of a higher AUC than every sentinel (exchanges of users' placements, Holm over measures; none if it is not "
+    f"higher than each). The sentinel {LENGTH} is compared by the AUC 'of all'. A sentinel below one half counts as if "
+    "it were as far above.",
+    "No answer is compared with itself or a copy: measures use the query, the reference notes, or other favoured "
+    "answers to the query.",
+)
+
+
+def qilin_sections(found: QilinAgreement) -> Iterator[Section]:
+    """Yield the counts of the labels, then a section for each label that has enough answers, then how to read it.
+
+    Args:
+        found: The tables.
+    """
+    title = (
+        f"{counted(found.n_answers, 'answer')}, {counted(found.n_queries, 'query', 'queries')}, "
+        f"{counted(found.n_users, 'user')}"
+    )
+    rows = [_count_row(table) for table in found.labels]
+    yield Section(title, _COUNTS, rows, [*_stops(found), *_HOW_COUNTS, *_about(found)])
+    compared = [table for table in found.labels if table.why_stopped is None]
+    for table in compared:
+        yield Section(table.label, _HEADER, list(_rows(table)), label_verdict(table))
+    if compared:
+        named = dict.fromkeys(row.measure for table in compared for row in table.rows)
+        meanings = [f"{name}: {meaning}" for name, meaning in (MEASURES | SENTINELS).items() if name in named]
+        yield Section("how to read it", [], [], [*_HOW, *meanings])
+
+
+def _about(found: QilinAgreement) -> list[str]:
+    return [_NOISY] * any(table.label == NO_RE_SEARCH for table in found.labels) + found.remarks
+
+
+def _stops(found: QilinAgreement) -> Iterator[str]:
+    """Yield why labels were not compared with measures."""
+    reasons: dict[str, list[str]] = {}
+    for table in found.labels:
+        if table.why_stopped is not None:
+            reasons.setdefault(table.why_stopped, []).append(table.label)
+    for reason, labels in reasons.items():
+        yield f"{', '.join(labels)}: not compared, {reason}."
+    if found.labels and all(table.why_stopped for table in found.labels):
+        yield (
+            "These answers can't tell which measures users agree with: they give no AUC, no interval and no comparison "
+            f"with a sentinel. Each label needs at least {FEWEST_ANSWERS} answers with it, {FEWEST_ANSWERS} without "
+            f"it, and {FEWEST_USERS} users."
+        )
+
+
+def label_verdict(table: LabelTable) -> list[str]:
+    """Return what the table of a label says, a sentence each.
+
+    Args:
+        table: The table.
+    """
+    if table.why_stopped is not None:
+        return [f"Not compared: {table.why_stopped}."]
+    measures = [row for row in table.rows if row.kind == "measure"]
+    best = [row for row in measures if row.is_best]
+    rest = [row for row in measures if row.is_beyond_sentinels and not row.is_best]
+    said = []
+    if not best:
+        said.append(f"No measure agrees with {table.label} beyond the sentinels, so none is named the best.")
+    elif len(best) == 1:
+        said.append(f"{table.label} agrees most with {_named(best)}, beyond the sentinels.")
+    else:
+        said.append(
+            f"{table.label} agrees most with one of these, beyond the sentinels; the labels can't tell which: "
+            f"{_named(best)}."
+        )
+    if rest:
+        said.append(f"Beyond the sentinels, too: {_named(rest)}.")
+    blockers: dict[str, list[str]] = {}
+    for row in measures:
+        if row.hardest_sentinel and not row.is_beyond_sentinels:
+            blockers.setdefault(row.hardest_sentinel, []).append(row.measure)
+    said += [f"Not shown to be better than {name}: {', '.join(rows)}." for name, rows in blockers.items()]
+    if against := [row.measure for row in measures if row.auc.ci95 and row.auc.ci95[1] < 0.5]:
+        said.append(f"Below one half, so they disagree: {', '.join(against)}.")
+    return [*said, *_remarks(table)]
+
+
+def _remarks(table: LabelTable) -> Iterator[str]:
+    """Yield which measures lack a figure, an interval or a comparison, and why."""
+    reasons: dict[str, list[str]] = {}
+    for row in table.rows:
+        if row.auc.reason and row.measure != "constant":
+            missing = "no AUC" if row.auc.value is None else "no interval"
+            reasons.setdefault(f"{missing}, {row.auc.reason}", []).append(row.measure)
+        elif row.kind == "measure" and row.hardest_sentinel is None:
+            reasons.setdefault("no comparison, too few answers have the scores of a sentinel", []).append(row.measure)
+    for reason, names in reasons.items():
+        yield f"{', '.join(names)}: {reason}."
+
+
+def _named(rows: list[MeasureAuc]) -> str:
+    return ", ".join(f"{row.measure} (AUC {row.auc.value:.2f})" for row in rows)
+
+
+def _count_row(table: LabelTable) -> list[str]:
+    numbers = [table.n_positive, table.n_negative, table.n_unknown, table.n_users]
+    return [table.label, *map(str, numbers), "none" if table.detectable is None else f"{table.detectable:.3f}"]
+
+
+def _rows(table: LabelTable) -> Iterator[list[str]]:
+    kind = "measure"
+    for row in table.rows:
+        if row.kind != kind:
+            kind = row.kind
+            yield ["sentinels", *[""] * (len(_HEADER) - 1)]
+        p = "" if row.p_beyond_sentinels is None else f"{row.p_beyond_sentinels:.4f}"
+        yield [row.measure, str(row.n), *_cells(row.auc), _number(row.auc_of_all), p]
+
+
+def _cells(figure: AgreementFigure) -> tuple[str, str]:
+    return _number(figure.value), f"{figure.ci95[0]:.3f} .. {figure.ci95[1]:.3f}" if figure.ci95 else ""
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def qilin_records(found: QilinAgreement) -> list[dict[str, object]]:
+    """Return one flat record for each label and measure, for CSV; a label that was not compared has one without.
+
+    Args:
+        found: The tables.
+    """
+    records: list[dict[str, object]] = []
+    for table in found.labels:
+        about = table.model_dump(exclude={"rows"})
+        records += [{**about, **_record(row)} for row in table.rows or [None]]
+    return records
+
+
+def _record(row: MeasureAuc | None) -> dict[str, object]:
+    names = ("measure", "kind", "n", "auc_of_all", "hardest_sentinel", "p_beyond_sentinels", "is_best")
+    low, high = (row.auc.ci95 if row else None) or (None, None)
+    of_auc = {"auc": row.auc.value if row else None, "auc_low": low, "auc_high": high}
+    return {name: getattr(row, name, None) for name in names} | of_auc | {"auc_reason": row.auc.reason if row else None}

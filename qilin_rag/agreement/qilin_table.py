@@ -1,0 +1,289 @@
+"""Tell which measures separate the answers that users favoured from the others, label by label.
+
+The AUC of a measure is within strata of length, with draws of users for its interval. A measure is named only if its
+AUC is significantly higher than that of every sentinel: within strata of length, and for the length itself without
+strata on both sides. The sentinel `constant` has an AUC of one half, so a named measure is above one half, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from qilin_rag.agreement.auc import auc, aucs, detectable_auc, quantile_strata
+from qilin_rag.agreement.correlations import plain
+from qilin_rag.agreement.intervals import AgreementFigure
+from qilin_rag.agreement.placements import p_of_difference, placements
+from qilin_rag.agreement.qilin_answers import LabelledAnswers
+from qilin_rag.agreement.qilin_scores import LENGTH, score_measures, score_sentinels
+from qilin_rag.core.progress import stage
+from qilin_rag.core.stats import ALPHA, FEWEST_FOR_INTERVAL, Booleans, Clusters, Values, holm
+from qilin_rag.core.text import counted
+from qilin_rag.core.types import Frozen
+
+FEWEST_ANSWERS = 10
+"""The fewest answers with the label, and without it."""
+FEWEST_USERS = FEWEST_FOR_INTERVAL
+"""The fewest users."""
+N_STRATA = 5
+
+
+class MeasureAuc(Frozen):
+    """How well one measure separates the answers of a label from the others.
+
+    Attributes:
+        measure: Its name.
+        kind: `measure`, or `sentinel`.
+        n: The number of answers that it scores.
+        auc: The AUC within strata of length, of the length itself without strata. Below one half it disagrees.
+        auc_of_all: The AUC without strata.
+        hardest_sentinel: The sentinel that it is least clearly better than; None for a sentinel.
+        p_beyond_sentinels: Holm's p of a higher AUC than every sentinel; None if it is not higher.
+        is_best: Whether it is named: beyond the sentinels, and not significantly below the best one that is.
+    """
+
+    measure: str
+    kind: Literal["measure", "sentinel"]
+    n: int
+    auc: AgreementFigure
+    auc_of_all: float | None
+    hardest_sentinel: str | None = None
+    p_beyond_sentinels: float | None = None
+    is_best: bool = False
+
+    @property
+    def is_beyond_sentinels(self) -> bool:
+        """Whether it agrees with the label beyond the sentinels."""
+        return self.p_beyond_sentinels is not None and self.p_beyond_sentinels <= ALPHA
+
+
+class LabelTable(Frozen):
+    """What the answers of one label show.
+
+    Attributes:
+        label: Its name.
+        n_positive: The number of answers with it.
+        n_negative: The number of answers without it.
+        n_unknown: The number of answers for which it is not known.
+        n_users: The number of users with a known label.
+        detectable: The smallest AUC that so many independent answers show four times in five; None if none.
+        why_stopped: Why nothing was compared; None if the measures were.
+        rows: The measures, best first, then the sentinels.
+    """
+
+    label: str
+    n_positive: int
+    n_negative: int
+    n_unknown: int
+    n_users: int
+    detectable: float | None
+    why_stopped: str | None
+    rows: list[MeasureAuc] = []
+
+
+class QilinAgreement(Frozen):
+    """The tables of all labels.
+
+    Attributes:
+        n_answers: The number of answers that were shown.
+        n_queries: The number of distinct queries.
+        n_users: The number of users.
+        seed: The seed of the draws.
+        remarks: What the data lacks.
+        labels: The table of each label.
+    """
+
+    n_answers: int
+    n_queries: int
+    n_users: int
+    seed: int
+    remarks: list[str]
+    labels: list[LabelTable]
+
+
+class _Rows(NamedTuple):
+    """The answers whose label is known: whether they have it, their users, and their strata of length."""
+
+    flags: Booleans
+    users: Clusters
+    strata: Clusters
+
+    def where(self, rows: Booleans) -> _Rows:
+        return _Rows(*(each[rows] for each in self))
+
+    def too_few(self) -> str | None:
+        n_yes, n_no = int(self.flags.sum()), int((~self.flags).sum())
+        n_users = len(np.unique(self.users))
+        if min(n_yes, n_no) >= FEWEST_ANSWERS and n_users >= FEWEST_USERS:
+            return None
+        return (
+            f"{n_yes} with the label and {n_no} without, of {counted(n_users, 'user')}; "
+            f"at least {FEWEST_ANSWERS}, {FEWEST_ANSWERS} and {FEWEST_USERS} are needed"
+        )
+
+    def by(self, is_length: bool) -> _Rows:
+        """Return the rows with the strata of a comparison: with the length itself, none."""
+        return self._replace(strata=np.zeros_like(self.strata)) if is_length else self
+
+
+def qilin_agreement(answers: LabelledAnswers, seed: int = 0) -> QilinAgreement:
+    """Compare the measures of answers with what users did.
+
+    Args:
+        answers: The answers with their labels.
+        seed: Draws the users, the exchanges and the permuted answers.
+
+    Returns:
+        A table for each label; one with too few answers has its counts only.
+
+    >>> texts = ["冷藏12小时[第1篇](#)", "水温92度", "先晾干"]
+    >>> labels = {"engaged": np.array([1, 0, 1])}
+    >>> answers = LabelledAnswers(["冷萃", "手冲", "多肉"], texts, [[], [], []], np.arange(3), labels)
+    >>> qilin_agreement(answers).labels[0].why_stopped
+    '2 with the label and 1 without, of 3 users; at least 10, 10 and 20 are needed'
+    """
+    tables = [_counts(name, answers) for name in answers.labels]
+    if any(table.why_stopped is None for table in tables):
+        measures, sentinels = score_measures(answers, seed), score_sentinels(answers, seed)
+        with stage("agreement with labels", len(tables)) as advance:
+            for place, table in enumerate(tables):
+                if table.why_stopped is None:
+                    rows = label_rows(answers.labels[table.label], answers.users, measures, sentinels, seed)
+                    tables[place] = table.model_copy(update={"rows": rows})
+                advance()
+    return QilinAgreement(
+        n_answers=len(answers.texts),
+        n_queries=len(set(answers.queries)),
+        n_users=len(np.unique(answers.users)),
+        seed=seed,
+        remarks=list(answers.remarks),
+        labels=tables,
+    )
+
+
+def _counts(name: str, answers: LabelledAnswers) -> LabelTable:
+    label = answers.labels[name]
+    known = label >= 0
+    n_positive, n_negative = int((label == 1).sum()), int((label == 0).sum())
+    detectable = detectable_auc(n_positive, n_negative)
+    rows = _Rows(label[known] == 1, answers.users[known], np.zeros(int(known.sum()), dtype=np.intp))
+    return LabelTable(
+        label=name,
+        n_positive=n_positive,
+        n_negative=n_negative,
+        n_unknown=int((~known).sum()),
+        n_users=len(np.unique(rows.users)),
+        detectable=detectable.value,
+        why_stopped=rows.too_few() or detectable.reason,
+    )
+
+
+def label_rows(
+    label: Values | Clusters,
+    users: Clusters,
+    measures: Mapping[str, Values],
+    sentinels: Mapping[str, Values],
+    seed: int = 0,
+) -> list[MeasureAuc]:
+    """Compare measures and sentinels on one label.
+
+    Args:
+        label: 1 or 0 for each answer, -1 if it is not known, shape (n,).
+        users: The user of each answer.
+        measures: The score of each answer by measure; NaN for unscored ones.
+        sentinels: Likewise; one of them is the length.
+        seed: Draws the users and the exchanges.
+
+    Returns:
+        The measures, best first, then the sentinels.
+    """
+    known = label >= 0
+    strata = quantile_strata(sentinels[LENGTH][known].tolist(), N_STRATA)
+    rows = _Rows(label[known] == 1, users[known], strata)
+    scores = {name: values[known] for name, values in measures.items()}
+    rivals = {name: values[known] for name, values in sentinels.items()}
+    beyond = {name: _beyond(values, rivals, rows, seed) for name, values in scores.items()}
+    tested = [name for name, found in beyond.items() if found]
+    adjusted = holm([found.p if (found := beyond[name]) and found.is_higher else 1.0 for name in tested])
+    p = {name: p for name, p in zip(tested, adjusted, strict=True) if (found := beyond[name]) and found.is_higher}
+    table = [
+        MeasureAuc(
+            measure=name,
+            kind="measure",
+            hardest_sentinel=found.sentinel if (found := beyond[name]) else None,
+            p_beyond_sentinels=p.get(name),
+            **_figures(values, rows, seed),
+        )
+        for name, values in scores.items()
+    ]
+    table.sort(key=lambda row: np.inf if row.auc.value is None else -row.auc.value)
+    table = _with_best(table, scores, rows, seed)
+    return table + [
+        MeasureAuc(measure=name, kind="sentinel", **_figures(values, rows.by(name == LENGTH), seed))
+        for name, values in rivals.items()
+    ]
+
+
+def _figures(scores: Values, rows: _Rows, seed: int) -> dict[str, Any]:
+    scored = ~np.isnan(scores)
+    these, values = rows.where(scored), scores[scored]
+    if too_few := these.too_few():
+        return {"n": len(values), "auc": AgreementFigure(value=None, reason=too_few), "auc_of_all": None}
+    found = auc(values, these.flags, these.users, these.strata, seed)
+    return {"n": len(values), "auc": found, "auc_of_all": _auc(values, these.by(is_length=True))}
+
+
+def _auc(scores: Values, rows: _Rows) -> float | None:
+    return plain(aucs(scores, rows.flags, np.ones((1, len(scores))), rows.strata))
+
+
+class _Beyond(NamedTuple):
+    """Whether a measure is higher than every sentinel, and the p against the one that it is least clearly above."""
+
+    is_higher: bool
+    p: float
+    sentinel: str
+
+
+def _beyond(scores: Values, rivals: Mapping[str, Values], rows: _Rows, seed: int) -> _Beyond | None:
+    """Test a measure against each sentinel, on the answers that both score; None if these are too few.
+
+    A sentinel below one half could be turned round by anybody, so it counts as far above it. The measure must be higher
+    than each, so its p is the highest of those (an intersection-union test, Berger 1982).
+    """
+    found = []
+    for name, rival in rivals.items():
+        both = ~np.isnan(scores) & ~np.isnan(rival)
+        these, mine, theirs = rows.where(both).by(name == LENGTH), scores[both], rival[both]
+        if these.too_few():
+            if not np.isnan(rival).all():
+                return None
+            continue
+        of_rival = _auc(theirs, these)
+        if of_rival is None:
+            return None  # no stratum has both
+        if of_rival < 0.5:
+            theirs = -theirs
+        ours, others = (placements(each, these.flags, these.strata) for each in (mine, theirs))
+        is_higher = bool(ours.sum() > others.sum())
+        found.append(_Beyond(is_higher, p_of_difference(ours, others, these.users, seed), name))
+    if not found:
+        return None
+    return max(found, key=lambda each: (not each.is_higher, each.p if each.is_higher else -each.p))
+
+
+def _with_best(table: list[MeasureAuc], scores: Mapping[str, Values], rows: _Rows, seed: int) -> list[MeasureAuc]:
+    """Mark the best of the measures beyond the sentinels, and those that can't be told from it."""
+    beyond = [row.measure for row in table if row.is_beyond_sentinels]
+    if not beyond:
+        return table
+    p = []
+    for name in beyond[1:]:
+        both = ~np.isnan(scores[beyond[0]]) & ~np.isnan(scores[name])
+        these = rows.where(both)
+        ours, others = (placements(scores[each][both], these.flags, these.strata) for each in (beyond[0], name))
+        p.append(p_of_difference(ours, others, these.users, seed))
+    best = {beyond[0], *(name for name, each in zip(beyond[1:], holm(p), strict=True) if each > ALPHA)}
+    return [row.model_copy(update={"is_best": True}) if row.measure in best else row for row in table]
