@@ -1,8 +1,10 @@
-"""Test whether the AUC of one score is higher than that of another, from the placements of answers.
+"""Test whether the AUC of one score is higher than that of another, from what each answer adds to the AUC.
 
 The placement of a flagged answer is the share of the other answers that score lower, and that of another answer the
-share of the flagged ones that score higher (DeLong, DeLong and Clarke-Pearson 1988). If two scores are equally good,
-their placements of an answer can be exchanged, for all answers of a user together (Obuchowski 1997 has such clusters).
+share of the flagged ones that score higher (DeLong, DeLong and Clarke-Pearson 1988). Both kinds have the AUC as their
+mean, so half of it is taken off each placement: what is left adds up to the AUC, and varies as much as the AUC. If two
+scores are equally good, what an answer adds can be exchanged between them, for all answers of a user together
+(Obuchowski 1997 has such clusters).
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ import numpy as np
 from qilin_rag.core.stats import Booleans, Clusters, Values, paired_tests
 
 
-def placements(scores: Values, flags: Booleans, strata: Clusters) -> Values:
-    """Return what each answer adds to the AUC within strata, shape (n,); all together add up to twice the AUC.
+def additions(scores: Values, flags: Booleans, strata: Clusters) -> Values:
+    """Return what each answer adds to the AUC within strata, shape (n,).
 
     Args:
         scores: The score of each answer, shape (n,).
@@ -21,33 +23,44 @@ def placements(scores: Values, flags: Booleans, strata: Clusters) -> Values:
         strata: The stratum of each answer; only answers of one stratum are compared.
 
     Returns:
-        The pairs that each answer is in and that are in the right order, over the number of all pairs; a tie counts
-        half. All 0 if there is no pair.
+        Over the number of all pairs: the pairs of an answer that are in the right order, a tie counting half, less half
+        the AUC for each of its pairs. All 0 if there is no pair.
+
+    >>> additions(np.array([0.1, 0.9]), np.array([False, True]), np.zeros(2, dtype=np.intp)).tolist()
+    [0.5, 0.5]
     """
-    right, n_pairs = np.zeros(len(scores)), 0
+    right, n_of_answer, n_pairs = np.zeros(len(scores)), np.zeros(len(scores)), 0
     for stratum in np.unique(strata):
         rows = strata == stratum
-        flagged, others = np.sort(scores[rows & flags]), np.sort(scores[rows & ~flags])
+        flagged, others = scores[rows & flags], scores[rows & ~flags]
         n_pairs += len(flagged) * len(others)
-        of_flagged, of_others = scores[rows & flags], scores[rows & ~flags]
-        ends = [np.searchsorted(others, of_flagged, side) for side in ("left", "right")]
-        right[rows & flags] = (ends[0] + ends[1]) / 2
-        ends = [np.searchsorted(flagged, of_others, side) for side in ("left", "right")]
-        right[rows & ~flags] = len(flagged) - (ends[0] + ends[1]) / 2
-    return right / n_pairs if n_pairs else right
+        n_of_answer[rows & flags], n_of_answer[rows & ~flags] = len(others), len(flagged)
+        right[rows & flags] = _n_below(others, flagged)
+        right[rows & ~flags] = len(flagged) - _n_below(flagged, others)
+    if not n_pairs:
+        return right
+    auc = right[flags].sum() / n_pairs
+    added: Values = (right - n_of_answer * auc / 2) / n_pairs
+    return added
+
+
+def _n_below(values: Values, scores: Values) -> Values:
+    """Return how many values are below each score; equal ones count half."""
+    values = np.sort(values)
+    return (np.searchsorted(values, scores, "left") + np.searchsorted(values, scores, "right")) / 2
 
 
 def p_of_difference(one: Values, other: Values, clusters: Clusters, seed: int = 0) -> float:
     """Return the two-sided p of no difference between two AUCs.
 
     Args:
-        one: The placements by one score, shape (n,).
-        other: The placements of the same answers by the other score.
-        clusters: The cluster of each answer, whose placements are exchanged together.
+        one: What each answer adds to the AUC of one score, shape (n,).
+        other: What the same answers add to that of the other score.
+        clusters: The cluster of each answer, whose additions are exchanged together.
         seed: Draws the exchanges; up to 12 clusters, all of them are made.
 
     >>> flags, own = np.array([True, False] * 3), np.arange(6)
-    >>> same = placements(np.ones(6), flags, np.zeros(6, dtype=np.intp))
+    >>> same = additions(np.ones(6), flags, np.zeros(6, dtype=np.intp))
     >>> p_of_difference(same, same, own)
     1.0
     """

@@ -15,7 +15,7 @@ import numpy as np
 from qilin_rag.agreement.auc import auc, aucs, detectable_auc, quantile_strata
 from qilin_rag.agreement.correlations import plain
 from qilin_rag.agreement.intervals import AgreementFigure
-from qilin_rag.agreement.placements import p_of_difference, placements
+from qilin_rag.agreement.placements import additions, p_of_difference
 from qilin_rag.agreement.qilin_answers import LabelledAnswers
 from qilin_rag.agreement.qilin_scores import LENGTH, score_measures, score_sentinels
 from qilin_rag.core.progress import stage
@@ -205,14 +205,14 @@ def label_rows(
     scores = {name: values[known] for name, values in measures.items()}
     rivals = {name: values[known] for name, values in sentinels.items()}
     beyond = {name: _beyond(values, rivals, rows, seed) for name, values in scores.items()}
-    tested = [name for name, found in beyond.items() if found]
-    adjusted = holm([found.p if (found := beyond[name]) and found.is_higher else 1.0 for name in tested])
-    p = {name: p for name, p in zip(tested, adjusted, strict=True) if (found := beyond[name]) and found.is_higher}
+    tested = [name for name, each in beyond.items() if each]
+    adjusted = holm([each.p for each in beyond.values() if each])
+    p = {name: p for name, p in zip(tested, adjusted, strict=True) if (each := beyond[name]) and each.gain > 0}
     table = [
         MeasureAuc(
             measure=name,
             kind="measure",
-            hardest_sentinel=found.sentinel if (found := beyond[name]) else None,
+            hardest_sentinel=each.sentinel if (each := beyond[name]) else None,
             p_beyond_sentinels=p.get(name),
             **_figures(values, rows, seed),
         )
@@ -240,9 +240,9 @@ def _auc(scores: Values, rows: _Rows) -> float | None:
 
 
 class _Beyond(NamedTuple):
-    """Whether a measure is higher than every sentinel, and the p against the one that it is least clearly above."""
+    """By how much a measure is above the sentinel that it is least clearly better than, and the p of no difference."""
 
-    is_higher: bool
+    gain: float
     p: float
     sentinel: str
 
@@ -251,27 +251,21 @@ def _beyond(scores: Values, rivals: Mapping[str, Values], rows: _Rows, seed: int
     """Test a measure against each sentinel, on the answers that both score; None if these are too few.
 
     A sentinel below one half could be turned round by anybody, so it counts as far above it. The measure must be higher
-    than each, so its p is the highest of those (an intersection-union test, Berger 1982).
+    than each, so its p is the highest of those (an intersection-union test, Berger 1982), 1 if it is not higher.
     """
     found = []
     for name, rival in rivals.items():
+        if np.isnan(rival).all():
+            continue
         both = ~np.isnan(scores) & ~np.isnan(rival)
         these, mine, theirs = rows.where(both).by(name == LENGTH), scores[both], rival[both]
-        if these.too_few():
-            if not np.isnan(rival).all():
-                return None
-            continue
-        of_rival = _auc(theirs, these)
-        if of_rival is None:
-            return None  # no stratum has both
-        if of_rival < 0.5:
-            theirs = -theirs
-        ours, others = (placements(each, these.flags, these.strata) for each in (mine, theirs))
-        is_higher = bool(ours.sum() > others.sum())
-        found.append(_Beyond(is_higher, p_of_difference(ours, others, these.users, seed), name))
-    if not found:
-        return None
-    return max(found, key=lambda each: (not each.is_higher, each.p if each.is_higher else -each.p))
+        if these.too_few() or (of_rival := _auc(theirs, these)) is None:
+            return None
+        turned = -theirs if of_rival < 0.5 else theirs
+        ours, others = (additions(each, these.flags, these.strata) for each in (mine, turned))
+        gain = float((ours - others).sum())
+        found.append(_Beyond(gain, p_of_difference(ours, others, these.users, seed) if gain > 0 else 1.0, name))
+    return max(found, key=lambda each: (each.p, -each.gain), default=None)
 
 
 def _with_best(table: list[MeasureAuc], scores: Mapping[str, Values], rows: _Rows, seed: int) -> list[MeasureAuc]:
@@ -283,7 +277,7 @@ def _with_best(table: list[MeasureAuc], scores: Mapping[str, Values], rows: _Row
     for name in beyond[1:]:
         both = ~np.isnan(scores[beyond[0]]) & ~np.isnan(scores[name])
         these = rows.where(both)
-        ours, others = (placements(scores[each][both], these.flags, these.strata) for each in (beyond[0], name))
+        ours, others = (additions(scores[each][both], these.flags, these.strata) for each in (beyond[0], name))
         p.append(p_of_difference(ours, others, these.users, seed))
     best = {beyond[0], *(name for name, each in zip(beyond[1:], holm(p), strict=True) if each > ALPHA)}
     return [row.model_copy(update={"is_best": True}) if row.measure in best else row for row in table]
