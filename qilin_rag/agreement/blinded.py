@@ -44,7 +44,13 @@ _MOST_NAME_CHARS = 40
 
 
 class KeyItem(Frozen):
-    """The question of an item, and the runs of its answers A and B."""
+    """The question of an item, and the runs of its answers.
+
+    Attributes:
+        question_id: The id of the question.
+        query: The text of the question.
+        runs: The names of the runs of answers A and B; one for a single answer.
+    """
 
     question_id: str
     query: str
