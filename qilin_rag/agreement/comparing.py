@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from qilin_rag.agreement.correlations import correlation_of_sums, ranks
+from qilin_rag.agreement.correlations import correlation_of_sums, ranks, scaled
 from qilin_rag.agreement.tie_calibration import is_right, tie_calibrated
 from qilin_rag.core.stats import ALPHA, EXACT_UP_TO, Clusters, Values, holm, paired_tests, sign_patterns
 
@@ -88,11 +88,11 @@ def compare_measures(
 def _exchange(one: Values, other: Values, labels: Values, clusters: Clusters, statistic: Statistic) -> _Exchange:
     if statistic == "spearman":
         one, other, labels = ranks(one), ranks(other), ranks(labels)
-    y = labels - labels.mean()
+    y = scaled(labels)
     found, numbers = np.unique(clusters, return_inverse=True)
     sums = []
     for values in (one, other):
-        z = (values - values.mean()) / values.std()
+        z = scaled(values) / scaled(values).std()
         of_clusters = np.zeros((len(found), 3))
         np.add.at(of_clusters, numbers, np.stack([z, z * z, z * y], axis=1))
         sums.append(of_clusters)

@@ -76,12 +76,12 @@ def pearsons(scores: Values, labels: Values, weights: Values) -> Values:
     """Return Pearson's correlation under each row of weights, shape (resamples,)."""
     if not len(scores):
         return np.full(len(weights), np.nan)
-    x, y = (_scaled(values) for values in (scores, labels))
+    x, y = (scaled(values) for values in (scores, labels))
     sums = weights @ np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
     return correlation_of_sums(*sums.T)
 
 
-def _scaled(values: Values) -> Values:
+def scaled(values: Values) -> Values:
     """Return values around 0 of a size that can be squared."""
     scaled = values / (np.abs(values).max() or 1.0)
     return np.asarray(scaled - scaled.mean())

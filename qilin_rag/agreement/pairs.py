@@ -21,9 +21,14 @@ from qilin_rag.core.stats import Clusters, Values, query_clusters
 from qilin_rag.core.text import clean
 from qilin_rag.data.text_files import json_lines, stop
 
+LARGEST = 1e300
+"""The largest score and judgement, so that differences are finite."""
 MOST_BYTES = 2**30
 """The largest file that is read."""
 _FIELDS = "query, reference, a, b, people"
+
+
+Judgement = Annotated[FiniteFloat, Field(ge=-LARGEST, le=LARGEST)]
 
 
 class ComparedAnswer(BaseModel):
@@ -42,7 +47,7 @@ class ComparedPair(BaseModel):
     reference: str | Annotated[list[str], Field(min_length=1)]
     a: ComparedAnswer
     b: ComparedAnswer
-    people: Annotated[list[dict[str, FiniteFloat | None]], Field(min_length=1)]
+    people: Annotated[list[dict[str, Judgement | None]], Field(min_length=1)]
 
     @property
     def references(self) -> list[str]:
@@ -137,7 +142,7 @@ def _by_name(measure: str, side: Any) -> dict[str, float | None]:
 def _number(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         raise ValueError(f"{name} must be a number or null, not {value!r:.40}")
     return float(value)
 
