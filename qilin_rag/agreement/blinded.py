@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from qilin_rag.agreement.label_rows import (
     Cells,
@@ -27,7 +27,7 @@ from qilin_rag.agreement.label_rows import (
     write_rows,
 )
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.files import SCHEMA_VERSION, expanded, read_json, validated, write_text
+from qilin_rag.core.files import SCHEMA_VERSION, expanded, write_text
 from qilin_rag.core.hashing import json_hash
 from qilin_rag.core.labels import SIDES
 from qilin_rag.core.text import clean, counted, visible
@@ -253,10 +253,7 @@ def import_labels(paths: Sequence[Path], key_file: Path) -> Imported:
     Raises:
         UsageError: if a row has an unknown id, a value out of range, or is there twice; the error names file and row.
     """
-    key_file = expanded(key_file)
-    if not key_file.is_file():
-        raise UsageError(f"{key_file} is not a file; name the key that agreement export wrote beside its file")
-    key = validated(LabelKey, key_file, read_json(key_file))
+    key = _read_key(expanded(key_file))
     columns = label_columns(key.criteria, key.n_sides)
     expected = [name for name in columns if name == "choice" or "." in name]
     rows: list[Row] = []
@@ -278,6 +275,23 @@ def import_labels(paths: Sequence[Path], key_file: Path) -> Imported:
     if not rows:
         raise UsageError(f"{', '.join(map(str, paths))}: no row has a label")
     return Imported(columns, rows, n_empty, n_partial)
+
+
+def _read_key(path: Path) -> LabelKey:
+    wanted = "name the key that agreement export wrote beside its file"
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file; {wanted}")
+    try:
+        key = LabelKey.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(f"{path} is no key: {f'{where}: ' if where else ''}{first['msg']}; {wanted}") from error
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror or error}") from error
+    if key.schema_version != SCHEMA_VERSION:
+        raise UsageError(f"{path}: schema version {key.schema_version}, this program reads {SCHEMA_VERSION}")
+    return key
 
 
 def _label(place: str, cells: Cells, key: LabelKey, annotator: str) -> LabelRow:

@@ -28,6 +28,11 @@ MOST_BYTES = 2**30
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 _RATING = re.compile(r"(.+)\.([ab])", re.DOTALL)
 _LARGEST = 1e100
+_OTHER_FILES = {
+    "answer_a": "read a blinded file with agreement import first, which names the runs",
+    "task_sha256": "export the labels of a task with view --label TASK --export first, which names the runs",
+}
+"""Columns of files of labels that do not name the runs, each with what to do."""
 
 
 class LabelRow(NamedTuple):
@@ -152,6 +157,10 @@ def read_label_rows(paths: Sequence[Path]) -> list[LabelRow]:
 
 
 def _label_row(place: str, cells: Cells, annotator: str) -> LabelRow:
+    if "run_a" not in cells:
+        for column, instead in _OTHER_FILES.items():
+            if column in cells:
+                raise UsageError(f"{place}: run_a is missing; {instead}")
     names = [f"run_{side.lower()}" for side in SIDES]
     runs = tuple(_text(place, name, cells) for name in names[: 2 if cells.get(names[1]) is not None else 1])
     if len(set(runs)) < len(runs):

@@ -50,7 +50,7 @@ def _remarks(aspect: AspectAgreement, by: Statistic) -> list[str]:
     remarks: dict[str, list[str]] = {}
     for row in aspect.rows:
         if row.n < aspect.n_judgements:
-            scored = f"{row.n} of {counted(aspect.n_judgements, 'judgement')} have scores"
+            scored = f"{row.n} of {counted(aspect.n_judgements, 'judgement')} scored"
             remarks.setdefault(scored, []).append(row.measure)
         figure = getattr(row, by)
         if figure.reason and row.n:
