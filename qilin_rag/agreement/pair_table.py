@@ -22,7 +22,7 @@ from qilin_rag.core.types import Frozen
 _POWER = 0.8
 
 
-class Judged(Protocol):
+class Labelled(Protocol):
     """Things that people judged: pairs of answers (`JudgedPairs`), or answers (`RatedAnswers`)."""
 
     @property
@@ -114,7 +114,7 @@ class PairAgreement(Frozen):
 
 
 def pair_agreement(
-    judged: Judged,
+    judged: Labelled,
     measures: Mapping[str, Values],
     sentinels: Mapping[str, Values],
     by: Statistic = "pearson",
@@ -139,7 +139,7 @@ def pair_agreement(
 
 
 def _aspect(
-    judged: Judged, aspect: str, gains: Mapping[str, Values], sentinels: set[str], by: Statistic, seed: int
+    judged: Labelled, aspect: str, gains: Mapping[str, Values], sentinels: set[str], by: Statistic, seed: int
 ) -> AspectAgreement:
     said = judged.judgements(aspect)
     pairs, judges = np.nonzero(~np.isnan(said))
