@@ -28,7 +28,7 @@ from qilin_rag.data.schema import FEEDBACK
 from qilin_rag.synth import PlantedAnswers, plant_answers, resolve_world
 
 N_WORLDS = 200
-N_ANSWERS = 300
+N_ANSWERS = 200
 WORLDS = {
     "usual": (),
     "few queries": ("topics=2", "lengths={4: 1}", "length_bias=1.5"),

@@ -60,7 +60,7 @@ class MeasureAuc(Frozen):
 
 
 class LabelTable(Frozen):
-    """What the answers of one label show.
+    """The counts of one label, and the measures compared on it.
 
     Attributes:
         label: Its name.

@@ -39,6 +39,7 @@ COMMANDS = [
     "agreement runs",
     "agreement export",
     "agreement import",
+    "agreement qilin",
     "reproduce",
     "serve",
     "retrieve",
