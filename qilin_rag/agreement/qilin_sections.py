@@ -153,12 +153,12 @@ def qilin_records(found: QilinAgreement) -> list[dict[str, object]]:
     records: list[dict[str, object]] = []
     for table in found.labels:
         about = table.model_dump(exclude={"rows"})
-        records += [{**about, **_record(row)} for row in table.rows or [None]]
+        records += [{**about, **_record(row)} for row in table.rows] or [about]
     return records
 
 
-def _record(row: MeasureAuc | None) -> dict[str, object]:
+def _record(row: MeasureAuc) -> dict[str, object]:
     names = ("measure", "kind", "n", "auc_of_all", "hardest_sentinel", "p_beyond_sentinels", "is_best")
-    low, high = (row.auc.ci95 if row else None) or (None, None)
-    of_auc = {"auc": row.auc.value if row else None, "auc_low": low, "auc_high": high}
-    return {name: getattr(row, name, None) for name in names} | of_auc | {"auc_reason": row.auc.reason if row else None}
+    low, high = row.auc.ci95 or (None, None)
+    of_auc = {"auc": row.auc.value, "auc_low": low, "auc_high": high, "auc_reason": row.auc.reason}
+    return {name: getattr(row, name) for name in names} | of_auc

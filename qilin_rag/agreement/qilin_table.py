@@ -111,7 +111,7 @@ class _Rows(NamedTuple):
     strata: Clusters
 
     def where(self, rows: Booleans) -> _Rows:
-        return _Rows(*(each[rows] for each in self))
+        return _Rows(self.flags[rows], self.users[rows], self.strata[rows])
 
     def too_few(self) -> str | None:
         n_yes, n_no = int(self.flags.sum()), int((~self.flags).sum())

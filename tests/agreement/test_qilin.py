@@ -21,7 +21,7 @@ from qilin_rag.agreement.qilin_answers import (
 from qilin_rag.agreement.qilin_scores import score_sentinels
 from qilin_rag.agreement.qilin_sections import label_verdict
 from qilin_rag.agreement.qilin_table import LabelTable, MeasureAuc, label_rows, qilin_agreement
-from qilin_rag.core.stats import Values
+from qilin_rag.core.stats import Clusters, Values
 from qilin_rag.data.feedback import read_feedback
 from qilin_rag.data.schema import FEEDBACK
 from qilin_rag.data.source import open_source
@@ -43,10 +43,10 @@ def world_of(*settings: str, without: tuple[str, ...] = (), seed: int = 3, n: in
 
 
 @cache
-def made_up(seed: int = 0, n: int = 300) -> tuple[Values, Values, dict[str, Values]]:
+def made_up(seed: int = 0, n: int = 300) -> tuple[Clusters, Clusters, dict[str, Values]]:
     """Return a label, users, and sentinels that have nothing to do with it."""
     rng = np.random.default_rng(seed)
-    sentinels = {
+    sentinels: dict[str, Values] = {
         "length": rng.integers(80, 300, n).astype(float),
         "citations": rng.integers(0, 4, n).astype(float),
         "permuted": rng.random(n),

@@ -40,6 +40,7 @@ COMMANDS = [
     "agreement export",
     "agreement import",
     "agreement qilin",
+    "agreement calibrate",
     "reproduce",
     "serve",
     "retrieve",
