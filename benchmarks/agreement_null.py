@@ -2,8 +2,9 @@
 
 Without quality, users' feedback has to do with the length of an answer alone, so whatever measure is named better than
 the sentinels, on any label of a world, is an error. `few queries`: worlds in which many answers are to one query, so
-that answers are compared with other favoured ones, too. With quality, `holds` is how often the interval of a measure
-holds the AUC that was planted for the scores that it gave, and `named` how often the measure is named best.
+that answers are compared with other favoured ones, too, and length matters three times as much. With quality, `holds`
+is how often the interval of a measure holds the AUC that was planted for its scores within strata of length, and `best`
+how often the measure is named.
 
 usage: python benchmarks/agreement_null.py [worlds]
 """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qilin_rag.agreement.calibration import calibrate, fold_of
-from qilin_rag.agreement.pairs import ComparedPair, JudgedPairs
+from qilin_rag.agreement.pairs import ComparedPair, JudgedPairs, read_pairs
 from qilin_rag.agreement.tie_calibration import tie_calibrated
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.stats import Values
@@ -93,6 +93,18 @@ def test_an_unscored_pair_is_wrong() -> None:
 def test_no_judge_is_an_error() -> None:
     with pytest.raises(UsageError, match="no judge has scores"):
         calibrate(judged_of(np.ones(10), 10), {}, "liked")
+
+
+def test_of_real_labels_less_is_promised_than_was_fitted(shared: Path) -> None:
+    judged = read_pairs(shared / "data" / "human_pairs" / "pairs.jsonl")
+    for aspect in judged.aspects:
+        found = calibrate(judged, judged.measures, aspect)
+        said = judged.judgements(aspect)
+        pairs, people = np.nonzero(~np.isnan(said))
+        scores = np.diff(judged.measures[found.judge][pairs], axis=1)[:, 0]
+        fitted = tie_calibrated(scores, said[pairs, people])
+        assert found.is_shown and found.judge.startswith("ragchecker.")
+        assert fitted and found.held_out.value is not None and found.held_out.value < fitted.accuracy
 
 
 def test_the_command_prints_what_was_held_out(tmp_path: Path, cli: Cli) -> None:
