@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qilin_rag.cli import agreement_labels, ui
+from qilin_rag.cli import agreement_calibrate, agreement_labels, ui
 from qilin_rag.cli.agreement_formats import (
     AgreementFormat,
     AgreementStatistic,
@@ -16,7 +16,6 @@ from qilin_rag.cli.agreement_formats import (
     TableSeed,
     print_table,
 )
-from qilin_rag.cli import agreement_calibrate, ui
 from qilin_rag.cli.help import App
 from qilin_rag.cli.options import AsJson, QilinTables, Quiet, SetLog, log_settings, qilin_tables
 from qilin_rag.core.errors import UsageError
@@ -26,23 +25,6 @@ app.command()(agreement_labels.runs)
 app.command()(agreement_labels.export)
 app.command("import")(agreement_labels.import_filled)
 app.command()(agreement_calibrate.calibrate)
-
-
-class AgreementFormat(StrEnum):
-    """Formats of the table."""
-
-    table = "table"
-    md = "md"
-    csv = "csv"
-    latex = "latex"
-
-
-class AgreementStatistic(StrEnum):
-    """Statistics by which measures are compared."""
-
-    pearson = "pearson"
-    spearman = "spearman"
-    accuracy = "accuracy"
 
 
 @app.callback()
