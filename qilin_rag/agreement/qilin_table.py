@@ -103,15 +103,15 @@ class QilinAgreement(Frozen):
     labels: list[LabelTable]
 
 
-class _Rows(NamedTuple):
+class _LabelledRows(NamedTuple):
     """The answers whose label is known: whether they have it, their users, and their strata of length."""
 
     flags: Booleans
     users: Clusters
     strata: Clusters
 
-    def where(self, rows: Booleans) -> _Rows:
-        return _Rows(self.flags[rows], self.users[rows], self.strata[rows])
+    def where(self, rows: Booleans) -> _LabelledRows:
+        return _LabelledRows(self.flags[rows], self.users[rows], self.strata[rows])
 
     def too_few(self) -> str | None:
         n_yes, n_no = int(self.flags.sum()), int((~self.flags).sum())
@@ -123,7 +123,7 @@ class _Rows(NamedTuple):
             f"at least {FEWEST_ANSWERS}, {FEWEST_ANSWERS} and {FEWEST_USERS} are needed"
         )
 
-    def by(self, is_length: bool) -> _Rows:
+    def by(self, is_length: bool) -> _LabelledRows:
         """Return the rows with the strata of a comparison: with the length itself, none."""
         return self._replace(strata=np.zeros_like(self.strata)) if is_length else self
 
@@ -168,7 +168,7 @@ def _counts(name: str, answers: LabelledAnswers) -> LabelTable:
     known = label >= 0
     n_positive, n_negative = int((label == 1).sum()), int((label == 0).sum())
     detectable = detectable_auc(n_positive, n_negative)
-    rows = _Rows(label[known] == 1, answers.users[known], np.zeros(int(known.sum()), dtype=np.intp))
+    rows = _LabelledRows(label[known] == 1, answers.users[known], np.zeros(int(known.sum()), dtype=np.intp))
     return LabelTable(
         label=name,
         n_positive=n_positive,
@@ -201,7 +201,7 @@ def label_rows(
     """
     known = label >= 0
     strata = quantile_strata(sentinels[LENGTH][known].tolist(), N_STRATA)
-    rows = _Rows(label[known] == 1, users[known], strata)
+    rows = _LabelledRows(label[known] == 1, users[known], strata)
     scores = {name: values[known] for name, values in measures.items()}
     rivals = {name: values[known] for name, values in sentinels.items()}
     beyond = {name: _beyond(values, rivals, rows, seed) for name, values in scores.items()}
@@ -226,7 +226,7 @@ def label_rows(
     ]
 
 
-def _figures(scores: Values, rows: _Rows, seed: int) -> dict[str, Any]:
+def _figures(scores: Values, rows: _LabelledRows, seed: int) -> dict[str, Any]:
     scored = ~np.isnan(scores)
     these, values = rows.where(scored), scores[scored]
     if too_few := these.too_few():
@@ -235,7 +235,7 @@ def _figures(scores: Values, rows: _Rows, seed: int) -> dict[str, Any]:
     return {"n": len(values), "auc": found, "auc_of_all": _auc(values, these.by(is_length=True))}
 
 
-def _auc(scores: Values, rows: _Rows) -> float | None:
+def _auc(scores: Values, rows: _LabelledRows) -> float | None:
     return plain(aucs(scores, rows.flags, np.ones((1, len(scores))), rows.strata))
 
 
@@ -247,7 +247,7 @@ class _Beyond(NamedTuple):
     sentinel: str
 
 
-def _beyond(scores: Values, rivals: Mapping[str, Values], rows: _Rows, seed: int) -> _Beyond | None:
+def _beyond(scores: Values, rivals: Mapping[str, Values], rows: _LabelledRows, seed: int) -> _Beyond | None:
     """Test a measure against each sentinel, on the answers that both score; None if these are too few.
 
     A sentinel below one half could be turned round by anybody, so it counts as far above it. The measure must be higher
@@ -268,7 +268,9 @@ def _beyond(scores: Values, rivals: Mapping[str, Values], rows: _Rows, seed: int
     return max(found, key=lambda each: (each.p, -each.gain), default=None)
 
 
-def _with_best(table: list[MeasureAuc], scores: Mapping[str, Values], rows: _Rows, seed: int) -> list[MeasureAuc]:
+def _with_best(
+    table: list[MeasureAuc], scores: Mapping[str, Values], rows: _LabelledRows, seed: int
+) -> list[MeasureAuc]:
     """Mark the best of the measures beyond the sentinels, and those that can't be told from it."""
     beyond = [row.measure for row in table if row.is_beyond_sentinels]
     if not beyond:
