@@ -40,10 +40,6 @@ class JudgeSettings(TypedDict, total=False):
     fail_on_error: float
 
 
-class _NoSettings(Frozen):
-    pass
-
-
 class _NuggetSettings(AssignerSettings):
     bank: Path
 
@@ -60,7 +56,7 @@ class _Measure(NamedTuple):
 
 
 _MEASURES = {
-    "grades": _Measure(lambda path, config, _: judge_run(path, config), _NoSettings),
+    "grades": _Measure(lambda path, config, _: judge_run(path, config), Frozen),
     "nuggets": _Measure(
         lambda path, config, settings: assign_nuggets(path, settings.bank, config, settings).judged, _NuggetSettings
     ),

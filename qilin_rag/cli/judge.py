@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.judge_measures import MEASURES, Measure, MeasureSettings, grades_of, print_judged, print_took, took
+from qilin_rag.cli.judge_measures import MEASURES, Measure, grades_of, print_judged, print_took, took
 from qilin_rag.cli.options import (
     RUN_HELP,
     AsJson,
@@ -30,7 +30,7 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
-    from qilin_rag.judging.config import JudgeConfig
+    from qilin_rag.judging.config import JudgeConfig, PartSettings
     from qilin_rag.judging.pairwise import Compared
 
 BATCH = 10
@@ -82,7 +82,7 @@ def judge(
         qilin-rag judge runs/RUN --llm qwen-plus --claims --controls
         qilin-rag judge runs/RUN_A runs/RUN_B --llm qwen-plus --limit 200
     """
-    from qilin_rag.judging.config import resolve_judge
+    from qilin_rag.judging.config import PartSettings, resolve_judge
 
     ui.set_up_logs(quiet or as_json)
     flags = {
@@ -98,7 +98,7 @@ def judge(
     runs = find_runs_named(runs, [config.runs_dir, Path("runs")])
     flagged = {"claims": claims, "support": support, "refusal": refusal}
     given = [name for name, is_given in flagged.items() if is_given]
-    shown = MeasureSettings(batch, language.value, controls, data)
+    shown = PartSettings(batch=batch, language=language.value, controls=controls, data=data)
     _check_flags(given, shown, len(runs))
     measure = None
     if len(runs) == 1:
@@ -118,7 +118,7 @@ def judge(
         raise Interrupted("every finished judgement is kept; the same command resumes") from None
 
 
-def _check_flags(given: Sequence[str], shown: MeasureSettings, n_runs: int) -> None:
+def _check_flags(given: Sequence[str], shown: PartSettings, n_runs: int) -> None:
     """Raise a UsageError if two measures are asked for, or one of several runs, or a flag has no effect."""
     named = " and ".join(f"--{name}" for name in given)
     if len(given) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,21 +14,12 @@ from qilin_rag.core.text import counted
 
 if TYPE_CHECKING:
     from qilin_rag.core.types import MetricSummary
-    from qilin_rag.judging.config import JudgeConfig
+    from qilin_rag.judging.config import JudgeConfig, PartSettings
     from qilin_rag.judging.docket import Hearing
     from qilin_rag.judging.run_answers import Judged
     from qilin_rag.pipeline.forecast import Plan
 
 Controls = Mapping[str, Mapping[str, "MetricSummary"]]
-
-
-class MeasureSettings(NamedTuple):
-    """The settings that measures share, which say how an answer is shown to the judge."""
-
-    batch: int
-    language: str
-    controls: bool
-    data: str | None
 
 
 class Measure(NamedTuple):
@@ -45,44 +37,35 @@ def grades_of(path: Path, config: JudgeConfig) -> Measure:
     return Measure("grades, 1 to 5", lambda: plan_judge(path, config), lambda: (judge_run(path, config), {}))
 
 
-def claims_of(path: Path, config: JudgeConfig, shown: MeasureSettings) -> Measure:
+def claims_of(path: Path, config: JudgeConfig, settings: PartSettings) -> Measure:
     """Return the measure by claims."""
     from qilin_rag.judging.claims import judge_claims, plan_claims
-    from qilin_rag.judging.config import PartSettings
 
-    settings = PartSettings(**shown._asdict())
-    return Measure(
-        "claims, by RAGChecker's definitions",
-        lambda: plan_claims(path, config, settings),
-        lambda: judge_claims(path, config, settings),
-    )
+    given = (path, config, settings)
+    return Measure("claims, by RAGChecker's definitions", partial(plan_claims, *given), partial(judge_claims, *given))
 
 
-def support_of(path: Path, config: JudgeConfig, shown: MeasureSettings) -> Measure:
+def support_of(path: Path, config: JudgeConfig, settings: PartSettings) -> Measure:
     """Return the measure by support."""
-    from qilin_rag.judging.config import PartSettings
     from qilin_rag.judging.support import judge_support, plan_support
 
-    settings = PartSettings(**shown._asdict())
-    return Measure(
-        "support of sentences by the notes that they cite",
-        lambda: plan_support(path, config, settings),
-        lambda: judge_support(path, config, settings),
-    )
+    given = (path, config, settings)
+    title = "support of sentences by the notes that they cite"
+    return Measure(title, partial(plan_support, *given), partial(judge_support, *given))
 
 
-def refusal_of(path: Path, config: JudgeConfig, shown: MeasureSettings) -> Measure:
+def refusal_of(path: Path, config: JudgeConfig, settings: PartSettings) -> Measure:
     """Return the measure of refusals."""
     from qilin_rag.judging.refusals import judge_refusals, plan_refusals
 
     return Measure(
         "1 if the answer refuses the question",
-        lambda: plan_refusals(path, config, shown.language),
-        lambda: (judge_refusals(path, config, shown.language), {}),
+        lambda: plan_refusals(path, config, settings.language),
+        lambda: (judge_refusals(path, config, settings.language), {}),
     )
 
 
-MEASURES: Mapping[str, Callable[[Path, JudgeConfig, MeasureSettings], Measure]] = {
+MEASURES: Mapping[str, Callable[[Path, JudgeConfig, PartSettings], Measure]] = {
     "claims": claims_of,
     "support": support_of,
     "refusal": refusal_of,

@@ -8,11 +8,12 @@ missing or can't be read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from qilin_rag.core.judged_answers import CHECKED, CheckedAnswer, CheckedClaim
-from qilin_rag.core.text import has_words, sentences, strip_markup
+from qilin_rag.core.text import is_blank, sentences, strip_markup
 from qilin_rag.core.types import Judgement, Note, Question, Sample, Score
 from qilin_rag.judging.claim_scores import BEST, CLAIM_METRICS, Figure, claim_scores
 from qilin_rag.judging.claim_verdicts import read_claims, without_repeats
@@ -77,6 +78,7 @@ class _Claiming:
         self.checker = load_judge_prompt(ClaimCheckerPrompt, settings.language)
         self.judge = Judge(config, self.splitter, self.checker)
         self.questions: dict[str, Question] = {}
+        self._plain = cache(lambda text: strip_markup(text).strip())  # each text is looked at many times
         self.notes: Mapping[str, list[Note]] = {}
 
     def split(self, directory: RunDirectory) -> RunAnswers:
@@ -98,9 +100,19 @@ class _Claiming:
     def _controls(self, questions: Sequence[Question], samples: Answers) -> Mapping[str, Answers]:
         return answer_controls(questions, samples) if self.settings.controls else {}
 
+    def _answer_texts(self, sample: Sample) -> list[str]:
+        return self._with_words([sample.answer])
+
+    def _reference_texts(self, question: Question) -> list[str]:
+        return self._with_words(question.references)
+
+    def _with_words(self, texts: Sequence[str]) -> list[str]:
+        """Return the texts without markup and repeats, those of them that have words."""
+        return [text for text in dict.fromkeys(map(self._plain, texts)) if not is_blank(text)]
+
     def _splits(self, question: Question, sample: Sample) -> list[Case]:
         """Return the cases that split the answer and the references, those of them that have words."""
-        both = (_answer_texts(sample), _reference_texts(question))
+        both = (self._answer_texts(sample), self._reference_texts(question))
         return [self._split_case(question, texts) for texts in both if texts]
 
     def _split_case(self, question: Question, texts: Sequence[str]) -> Case:
@@ -109,8 +121,8 @@ class _Claiming:
 
     def _claims(self, sample: Sample, said: Mapping[str, Judgement], foresee: bool = False) -> _Split:
         question = self.questions[sample.question_id]
-        answer, why = self._claims_of(question, _answer_texts(sample), said, foresee)
-        references, why_references = self._claims_of(question, _reference_texts(question), said, foresee)
+        answer, why = self._claims_of(question, self._answer_texts(sample), said, foresee)
+        references, why_references = self._claims_of(question, self._reference_texts(question), said, foresee)
         return _Split(answer, references, why or why_references)
 
     def _claims_of(
@@ -134,8 +146,8 @@ class _Claiming:
         question = self.questions[sample.question_id]
         n_own, n_claims = len(split.answer or []), len(split.claims)
         searched: list[tuple[str | int, Sequence[str], range]] = [
-            (_REFERENCES, _reference_texts(question), range(n_own if split.references != [] else 0)),
-            (_ANSWER, _answer_texts(sample), range(n_own, n_claims)),
+            (_REFERENCES, self._reference_texts(question), range(n_own if split.references != [] else 0)),
+            (_ANSWER, self._answer_texts(sample), range(n_own, n_claims)),
         ]
         for number, note in enumerate(self.notes.get(sample.question_id, []), start=1):
             searched.append((number, [f"{note.title}\n{note.content}"], range(n_claims)))
@@ -184,7 +196,7 @@ class _Claiming:
             heard: The judgement of each check, and all texts that the judge was shown with it.
         """
         verdicts: dict[tuple[str | int, int], bool] = {}
-        if not _answer_texts(sample):  # an empty answer states nothing
+        if not self._answer_texts(sample):  # an empty answer states nothing
             verdicts = {(_ANSWER, place): False for place in range(len(split.claims))}
         why = None
         for (check, _), (judgement, shown) in zip(self._checks(sample, split), heard, strict=True):
@@ -286,16 +298,3 @@ def plan_claims(path: Path, config: JudgeConfig, settings: PartSettings) -> Plan
 
     plan = plan_answers(path, answers_of)
     return plan.model_copy(update={"steps": [FORESEEN]}) if left else plan
-
-
-def _answer_texts(sample: Sample) -> list[str]:
-    return _with_words([sample.answer])
-
-
-def _reference_texts(question: Question) -> list[str]:
-    return _with_words(question.references)
-
-
-def _with_words(texts: Sequence[str]) -> list[str]:
-    """Return the texts without markup and repeats, those of them that have words."""
-    return list(dict.fromkeys(strip_markup(text).strip() for text in texts if has_words(text)))
