@@ -1,1 +1,1 @@
-"""Generates the reference pages from the code, and the pages of notebooks, when mkdocs builds the site."""
+"""Generates the reference pages and the pages of notebooks for the site, and the bundled sample with images."""

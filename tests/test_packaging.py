@@ -59,6 +59,8 @@ def test_the_wheel_works_outside_of_a_checkout(tmp_path: Path) -> None:
         "qilin_rag/resources/prompts/safety/portrait.yaml",
         "qilin_rag/resources/configs/llms/qwen2.5-72b.yaml",
         "qilin_rag/data/sample/notes.jsonl",
+        "qilin_rag/data/sample_images/dqa.jsonl",
+        "qilin_rag/data/sample_images/image/part_0/1_0.png",
         "qilin_rag/reports/page/page.html.j2",
         "qilin_rag/synth/model.md",
         "qilin_rag/py.typed",

@@ -1,4 +1,4 @@
-"""Sources of data: the bundled sample, a folder, or the Hugging Face hub, each found as a folder of tables."""
+"""Sources of data: the bundled samples, a folder, or the Hugging Face hub, each found as a folder of tables."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from qilin_rag.data.schema import TABLES
 logger = logging.getLogger(__name__)
 
 SAMPLE_LABEL = "bundled sample, not Qilin"
-_SAMPLE = Path(__file__).parent / "sample"
+SAMPLE_IMAGES_LABEL = "bundled sample with images, not Qilin"
+_BUNDLED = {"sample": SAMPLE_LABEL, "sample-images": SAMPLE_IMAGES_LABEL}
 _HUB = "hub:"
+_CHOICES = f"give a folder with the tables notes and dqa, {', '.join(_BUNDLED)}, or {_HUB}OWNER/NAME"
 
 
 class Source(NamedTuple):
@@ -63,7 +65,7 @@ class Source(NamedTuple):
 def open_source(
     name: str, tables: Sequence[str] = ("notes", "dqa"), fetch: bool = True, log: LogSettings | None = None
 ) -> Source:
-    """Open `sample` (bundled), the path of a folder, or `hub:OWNER/NAME`.
+    """Open `sample` or `sample-images` (bundled), the path of a folder, or `hub:OWNER/NAME`.
 
     Args:
         name: The name of the source.
@@ -79,11 +81,9 @@ def open_source(
 
 def _find_source(name: str, tables: Sequence[str], fetch: bool) -> Source:
     if not name.strip():
-        raise UsageError(
-            "data '' is an empty name; give a folder with the tables notes and dqa, sample, or hub:OWNER/NAME"
-        )
-    if name == "sample":
-        return Source(_SAMPLE, "sample", SAMPLE_LABEL)
+        raise UsageError(f"data '' is an empty name; {_CHOICES}")
+    if name in _BUNDLED:
+        return Source(Path(__file__).parent / name.replace("-", "_"), name, _BUNDLED[name])
     if name.startswith(_HUB):
         return _from_hub(name.removeprefix(_HUB), tables, fetch)
     try:
@@ -94,9 +94,7 @@ def _find_source(name: str, tables: Sequence[str], fetch: bool) -> Source:
     if not is_there:
         if table := _table_of(name):
             raise UsageError(f"data {name!r} is a file; give the folder that it is in: {str(table.parent)!r}")
-        raise UsageError(
-            f"data {name!r} does not exist; give a folder with the tables notes and dqa, sample, or hub:OWNER/NAME"
-        )
+        raise UsageError(f"data {name!r} does not exist; {_CHOICES}")
     label = folder.resolve().name
     return Source(folder, label, label)
 
