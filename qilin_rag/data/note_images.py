@@ -17,21 +17,30 @@ NARROWEST = 100  # the longest ratio of sides; servers refuse narrower images
 
 
 class NoteImages(Covers):
-    """Images of notes as a vision model receives them: JPEG, at most 1024 pixels a side."""
+    """Reads images of notes as a vision model receives them: JPEG, in RGB, of bounded size."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, longest_side: int = LONGEST_SIDE) -> None:
         """Set the notes.
 
+        Args:
+            catalogue: The notes, and the folder of their images.
+            longest_side: The most pixels of the longer side; larger images are shrunk.
+
         Raises:
-            UsageError: if the notes have no images.
+            UsageError: if the notes have no images, or Pillow is not installed.
         """
         if "image_path" not in catalogue.notes.columns:
             raise UsageError("images (--images): the notes of this data have no image_path")
         require("rankers", "PIL", what="images (--images)")
         super().__init__(catalogue, lambda width, height: max(width, height) <= NARROWEST * min(width, height))
+        self._longest_side = longest_side
 
     def read_all(self, paths: Sequence[str]) -> tuple[list[Image], Counter[str]]:
-        """Return the images that can be read, and the number of the others by reason."""
+        """Return the images that can be read, and the number of the others by reason.
+
+        Args:
+            paths: Names of images, as the table of notes has them.
+        """
         images: list[Image] = []
         left_out: Counter[str] = Counter()
         for path in paths:
@@ -39,7 +48,20 @@ class NoteImages(Covers):
             if picture is None or state is not CoverState.READ:
                 left_out[state.name.lower().replace("_", " ")] += 1
                 continue
-            picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+            picture.thumbnail((self._longest_side, self._longest_side))
             picture.save(jpeg := BytesIO(), "JPEG", quality=90)
             images.append(Image(path, jpeg.getvalue()))
         return images, left_out
+
+    def of_notes(self, note_idxs: Sequence[int], n: int) -> dict[int, tuple[list[Image], Counter[str]]]:
+        """Return the first images of each note that can be read, and the number of the others by reason.
+
+        Args:
+            note_idxs: The notes. One that the data does not have has no images.
+            n: The most images of a note. An image that can't be read counts: the next one does not replace it.
+        """
+        missing = set(self._notes.missing(note_idxs))
+        there = [note_idx for note_idx in dict.fromkeys(note_idxs) if note_idx not in missing]
+        names = self._notes.read(there, ["image_path"])["image_path"].to_pylist()
+        read = {note_idx: self.read_all((each or [])[:n]) for note_idx, each in zip(there, names, strict=True)}
+        return {note_idx: read.get(note_idx) or ([], Counter()) for note_idx in note_idxs}
