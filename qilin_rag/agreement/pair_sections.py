@@ -1,9 +1,12 @@
-"""Show the table of judged pairs for a terminal, Markdown, LaTeX and CSV."""
+"""Show the table of judged pairs as sections, flat records and plain data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+from qilin_rag.agreement.figure_cells import figure_cell
+from qilin_rag.agreement.forests import JUDGES, plot_aspect
 from qilin_rag.agreement.intervals import AgreementFigure
 from qilin_rag.agreement.pair_table import AspectAgreement, PairAgreement
 from qilin_rag.agreement.verdict import verdict
@@ -33,13 +36,14 @@ def pair_sections(table: PairAgreement, between: str = " ") -> Iterator[Section]
             f"{aspect.aspect}: {counted(table.n_pairs, 'pair')}, {counted(aspect.n_judgements, 'judgement')}, "
             f"{counted(table.n_queries, 'query', 'queries')}"
         )
-        yield Section(title, _HEADER, list(_rows(aspect, between)), verdict(aspect, table.by))
+        plot = plot_aspect(aspect, table.by)
+        yield Section(title, _HEADER, list(_rows(aspect, between)), verdict(aspect, table.by), plot)
     yield Section("how to read it", [], [], list(_HOW))
 
 
 def _rows(aspect: AspectAgreement, between: str) -> Iterator[list[str]]:
     if aspect.ceiling:
-        yield ["one judge, another", "", *(figure_cell(getattr(aspect.ceiling, name), between) for name in _COLUMNS)]
+        yield [JUDGES, "", *(figure_cell(getattr(aspect.ceiling, name), between) for name in _COLUMNS)]
     kind = "measure"
     for row in aspect.rows:
         if row.kind != kind:
@@ -49,15 +53,12 @@ def _rows(aspect: AspectAgreement, between: str) -> Iterator[list[str]]:
         yield [row.measure, rank, *(figure_cell(getattr(row, name), between) for name in _COLUMNS)]
 
 
-def figure_cell(figure: AgreementFigure, between: str) -> str:
-    """Return a figure as a cell of a table, with its interval."""
-    if figure.value is None:
-        return "-"
-    shown = f"{figure.value:.4f}"
-    if figure.ci95 is None:
-        return shown
-    low, high = (f"{end:.2f}".replace("0.", ".", 1) for end in figure.ci95)
-    return f"{shown}{between}{low}–{high}"
+def pair_document(table: PairAgreement) -> dict[str, Any]:
+    """Return the table as plain data, with the verdict of each aspect."""
+    document = table.model_dump(mode="json")
+    for aspect, shown in zip(table.aspects, document["aspects"], strict=True):
+        shown["verdict"] = verdict(aspect, table.by)
+    return document
 
 
 def pair_records(table: PairAgreement) -> list[dict[str, object]]:
@@ -65,7 +66,7 @@ def pair_records(table: PairAgreement) -> list[dict[str, object]]:
     records: list[dict[str, object]] = []
     for aspect in table.aspects:
         if aspect.ceiling:
-            about = {"measure": "one judge, another", "kind": "ceiling", "n": aspect.ceiling.n}
+            about = {"measure": JUDGES, "kind": "ceiling", "n": aspect.ceiling.n}
             records.append({"aspect": aspect.aspect, **about, **_figures(aspect.ceiling)})
         for row in aspect.rows:
             about = {"measure": row.measure, "kind": row.kind, "n": row.n, "rank": row.rank}

@@ -1,10 +1,12 @@
-"""Show which measures users of Qilin agree with, for a terminal, Markdown, LaTeX and CSV, and say it in words."""
+"""Show which measures users of Qilin agree with, as sections, flat records and plain data, and say it in words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from qilin_rag.agreement.intervals import AgreementFigure
+from qilin_rag.agreement.figure_cells import share_cell, share_cells
+from qilin_rag.agreement.forests import plot_label
 from qilin_rag.agreement.qilin_answers import NO_RE_SEARCH
 from qilin_rag.agreement.qilin_scores import LENGTH, MEASURES, SENTINELS
 from qilin_rag.agreement.qilin_table import FEWEST_ANSWERS, FEWEST_USERS, LabelTable, MeasureAuc, QilinAgreement
@@ -44,7 +46,7 @@ def qilin_sections(found: QilinAgreement) -> Iterator[Section]:
     yield Section(title, _COUNTS, rows, [*_stops(found), *_HOW_COUNTS, *_about(found)])
     compared = [table for table in found.labels if table.why_stopped is None]
     for table in compared:
-        yield Section(table.label, _HEADER, list(_rows(table)), label_verdict(table))
+        yield Section(table.label, _HEADER, list(_rows(table)), label_verdict(table), plot_label(table))
     if compared:
         named = dict.fromkeys(row.measure for table in compared for row in table.rows)
         meanings = [f"{name}: {meaning}" for name, meaning in (MEASURES | SENTINELS).items() if name in named]
@@ -133,15 +135,19 @@ def _rows(table: LabelTable) -> Iterator[list[str]]:
             kind = row.kind
             yield ["sentinels", *[""] * (len(_HEADER) - 1)]
         p = "" if row.p_beyond_sentinels is None else f"{row.p_beyond_sentinels:.4f}"
-        yield [row.measure, str(row.n), *_cells(row.auc), _number(row.auc_of_all), p]
+        yield [row.measure, str(row.n), *share_cells(row.auc), share_cell(row.auc_of_all), p]
 
 
-def _cells(figure: AgreementFigure) -> tuple[str, str]:
-    return _number(figure.value), f"{figure.ci95[0]:.3f} .. {figure.ci95[1]:.3f}" if figure.ci95 else ""
+def qilin_document(found: QilinAgreement) -> dict[str, Any]:
+    """Return the tables as plain data, with the verdict of each label.
 
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    Args:
+        found: The tables.
+    """
+    document = found.model_dump(mode="json")
+    for table, shown in zip(found.labels, document["labels"], strict=True):
+        shown["verdict"] = label_verdict(table)
+    return document
 
 
 def qilin_records(found: QilinAgreement) -> list[dict[str, object]]:

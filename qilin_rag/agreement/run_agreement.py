@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from qilin_rag.agreement.comparing import Statistic
+from qilin_rag.agreement.figure_cells import figure_cell
+from qilin_rag.agreement.forests import plot_order
 from qilin_rag.agreement.label_rows import LabelRow
-from qilin_rag.agreement.pair_sections import figure_cell, pair_records, pair_sections
+from qilin_rag.agreement.pair_sections import pair_document, pair_records, pair_sections
 from qilin_rag.agreement.pair_table import PairAgreement, pair_agreement
 from qilin_rag.agreement.rated_answers import FEWEST_RUNS, RatedAspect, answer_agreement, run_orders
 from qilin_rag.agreement.run_labels import join_labels
-from qilin_rag.agreement.verdict import verdict
 from qilin_rag.core.text import counted
 from qilin_rag.core.types import Frozen
 from qilin_rag.reports.measured import Measured
@@ -85,16 +86,18 @@ def run_sections(found: RunAgreement, between: str = " ") -> Iterator[Section]:
     for table, is_pairs in ((found.pairs, True), (found.answers, False)):
         if table is None:
             continue
-        *aspects, [_, _, _, lines] = pair_sections(table, between)
-        how = how or lines
+        *aspects, last = pair_sections(table, between)
+        how = how or last.lines
         if is_pairs:
             yield from aspects
             continue
         for aspect, section in zip(table.aspects, aspects, strict=True):
+            name = f"{aspect.aspect} of single answers"
             ratings = f"{counted(aspect.n_judgements, 'rating')}, {counted(table.n_queries, 'query', 'queries')}"
-            title = f"{aspect.aspect} of single answers: {counted(table.n_pairs, 'answer')}, {ratings}"
+            title = f"{name}: {counted(table.n_pairs, 'answer')}, {ratings}"
             rows = [row[:-1] for row in section.rows]
-            yield Section(title, section.header[:-1], rows, section.lines)
+            plot = section.plot and section.plot._replace(name=name)
+            yield Section(title, section.header[:-1], rows, section.lines, plot)
         how = [
             *how,
             "Single answers: each figure compares scores with ratings, over the answers of all questions; measures are "
@@ -128,7 +131,9 @@ def _order_section(order: RatedAspect, between: str) -> Section:
     else:
         lines.append(f"The order of {counted(order.n_runs, 'run')} rests on as many points; it has no interval.")
     title = f"{order.aspect}, order of answers and runs: {counted(order.n_answers, 'answer')}"
-    return Section(title, ["measure", "questions", "within", "soft accuracy", "Kendall"], rows, lines)
+    return Section(
+        title, ["measure", "questions", "within", "soft accuracy", "Kendall"], rows, lines, plot_order(order)
+    )
 
 
 def run_records(found: RunAgreement) -> list[dict[str, object]]:
@@ -147,9 +152,7 @@ def run_records(found: RunAgreement) -> list[dict[str, object]]:
 
 def run_document(found: RunAgreement) -> dict[str, Any]:
     """Return the tables as plain data, with the verdict of each."""
-    document = found.model_dump(mode="json")
-    for name, table in (("pairs", found.pairs), ("answers", found.answers)):
-        if table is not None:
-            for aspect, shown in zip(table.aspects, document[name]["aspects"], strict=True):
-                shown["verdict"] = verdict(aspect, table.by)
-    return document
+    tables = {
+        name: pair_document(table) for name, table in (("pairs", found.pairs), ("answers", found.answers)) if table
+    }
+    return found.model_dump(mode="json") | tables

@@ -6,7 +6,7 @@ from qilin_rag.agreement.comparing import Statistic
 from qilin_rag.agreement.pair_table import AspectAgreement, MeasureAgreement
 from qilin_rag.core.text import counted
 
-_NAMES: dict[Statistic, str] = {"pearson": "Pearson", "spearman": "Spearman", "accuracy": "accuracy"}
+STATISTIC_NAMES: dict[Statistic, str] = {"pearson": "Pearson", "spearman": "Spearman", "accuracy": "accuracy"}
 
 
 def verdict(aspect: AspectAgreement, by: Statistic) -> list[str]:
@@ -54,7 +54,7 @@ def _remarks(aspect: AspectAgreement, by: Statistic) -> list[str]:
             remarks.setdefault(scored, []).append(row.measure)
         figure = getattr(row, by)
         if figure.reason and row.n:
-            missing = f"no {_NAMES[by]}" if figure.value is None else "no interval"
+            missing = f"no {STATISTIC_NAMES[by]}" if figure.value is None else "no interval"
             remarks.setdefault(f"{missing}, {figure.reason}", []).append(row.measure)
     return [f"{', '.join(names)}: {remark}." for remark, names in remarks.items()]
 
@@ -68,7 +68,7 @@ def _named(best: list[MeasureAgreement], by: Statistic) -> str:
 
 
 def _listed(rows: list[MeasureAgreement], by: Statistic) -> str:
-    return ", ".join(f"{row.measure} ({_NAMES[by]} {getattr(row, by).value:.2f})" for row in rows)
+    return ", ".join(f"{row.measure} ({STATISTIC_NAMES[by]} {getattr(row, by).value:.2f})" for row in rows)
 
 
 def _below_ceiling(best: MeasureAgreement, aspect: AspectAgreement, by: Statistic) -> str:

@@ -9,15 +9,17 @@ import typer
 
 from qilin_rag.cli import agreement_calibrate, agreement_labels, ui
 from qilin_rag.cli.agreement_formats import (
-    AgreementFormat,
     AgreementStatistic,
     ComparedBy,
-    TableFormat,
+    PlotOption,
+    Result,
     TableSeed,
-    print_table,
+    set_up_output,
+    show_result,
 )
 from qilin_rag.cli.help import App
 from qilin_rag.cli.options import AsJson, QilinTables, Quiet, SetLog, log_settings, qilin_tables
+from qilin_rag.cli.table_formats import FormatOption, OutOption, TableFormat
 from qilin_rag.core.errors import UsageError
 
 app = App("agreement", help="Find out which measures agree with people.", no_args_is_help=True)
@@ -43,7 +45,9 @@ def pairs(
     layer: Annotated[int | None, typer.Option(min=1, help="Layer of the encoder. [default: 8]")] = None,
     by: ComparedBy = AgreementStatistic.pearson,
     seed: TableSeed = 0,
-    output_format: TableFormat = AgreementFormat.table,
+    output_format: FormatOption = TableFormat.table,
+    out: OutOption = None,
+    plot: PlotOption = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -58,26 +62,24 @@ def pairs(
         qilin-rag agreement pairs pairs.jsonl --by spearman --format md
     """
     from qilin_rag.agreement.pair_scores import measure_scores, sentinel_scores
-    from qilin_rag.agreement.pair_sections import pair_records, pair_sections
+    from qilin_rag.agreement.pair_sections import pair_document, pair_records, pair_sections
     from qilin_rag.agreement.pair_table import pair_agreement
     from qilin_rag.agreement.pairs import read_pairs
 
-    ui.set_up_logs(quiet or as_json)
+    output = set_up_output(output_format, as_json, out, plot, quiet)
     if layer is not None and encoder is None:
         raise UsageError("--layer is a layer of the encoder; name one with --encoder, or leave --layer out")
     judged = read_pairs(file)
     with ui.progress_bars(quiet):
         measures = measure_scores(judged, encoder, layer)
         table = pair_agreement(judged, measures, sentinel_scores(judged, seed), by.value, seed)
-    if as_json:
-        from qilin_rag.agreement.verdict import verdict
-
-        document = table.model_dump(mode="json")
-        for aspect, shown in zip(table.aspects, document["aspects"], strict=True):
-            shown["verdict"] = verdict(aspect, table.by)
-        ui.print_json(document)
-        return
-    print_table(output_format, lambda between: pair_sections(table, between), lambda: pair_records(table))
+    found = Result(
+        "Which measures agree with people",
+        lambda between: pair_sections(table, between),
+        lambda: pair_records(table),
+        lambda: pair_document(table),
+    )
+    show_result(found, output)
 
 
 @app.command()
@@ -88,7 +90,9 @@ def qilin(
     ] = None,
     settings: SetLog = None,
     seed: TableSeed = 0,
-    output_format: TableFormat = AgreementFormat.table,
+    output_format: FormatOption = TableFormat.table,
+    out: OutOption = None,
+    plot: PlotOption = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -103,20 +107,20 @@ def qilin(
         qilin-rag agreement qilin --data data/Qilin --minutes 5 --format md
     """
     from qilin_rag.agreement.qilin_answers import read_labelled_answers
-    from qilin_rag.agreement.qilin_sections import label_verdict, qilin_records, qilin_sections
+    from qilin_rag.agreement.qilin_sections import qilin_document, qilin_records, qilin_sections
     from qilin_rag.agreement.qilin_table import qilin_agreement
     from qilin_rag.data.feedback import RE_SEARCH_MINUTES
     from qilin_rag.data.source import open_source
 
-    ui.set_up_logs(quiet or as_json)
+    output = set_up_output(output_format, as_json, out, plot, quiet)
     tables = ("notes", "dqa", "search_train", "search_test")
     source = open_source(qilin_tables(data), tables, log=log_settings(settings))
     with ui.progress_bars(quiet):
         found = qilin_agreement(read_labelled_answers(source, RE_SEARCH_MINUTES if minutes is None else minutes), seed)
-    if as_json:
-        document = found.model_dump(mode="json")
-        for label, shown in zip(found.labels, document["labels"], strict=True):
-            shown["verdict"] = label_verdict(label)
-        ui.print_json(document)
-        return
-    print_table(output_format, lambda between: qilin_sections(found), lambda: qilin_records(found))
+    shown = Result(
+        "Which measures agree with Qilin's users",
+        lambda between: qilin_sections(found),
+        lambda: qilin_records(found),
+        lambda: qilin_document(found),
+    )
+    show_result(shown, output)

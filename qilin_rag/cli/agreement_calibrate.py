@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from qilin_rag.cli import ui
+from qilin_rag.cli.agreement_formats import PlotOption, Result, set_up_output, show_result
 from qilin_rag.cli.options import AsJson, Quiet, listed
+from qilin_rag.cli.table_formats import FormatOption, OutOption, TableFormat
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.text import counted
-
-if TYPE_CHECKING:
-    from qilin_rag.agreement.calibration import Calibration
-    from qilin_rag.agreement.intervals import AgreementFigure
-    from qilin_rag.reports.sections import Section
 
 
 def calibrate(
@@ -28,6 +22,9 @@ def calibrate(
     ] = None,
     folds: Annotated[int, typer.Option(min=2, max=100, help="Number of folds.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the folds and intervals.")] = 0,
+    output_format: FormatOption = TableFormat.table,
+    out: OutOption = None,
+    plot: PlotOption = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -38,12 +35,13 @@ def calibrate(
 
     Examples:
         qilin-rag agreement calibrate pairs.jsonl
-        qilin-rag agreement calibrate pairs.jsonl --judges strict,kind --folds 10
+        qilin-rag agreement calibrate pairs.jsonl --judges strict,kind --folds 10 --format html --out judges.html
     """
     from qilin_rag.agreement.calibration import calibrate as chosen
+    from qilin_rag.agreement.calibration_sections import calibration_records, calibration_sections
     from qilin_rag.agreement.pairs import read_pairs
 
-    ui.set_up_logs(quiet or as_json)
+    output = set_up_output(output_format, as_json, out, plot, quiet)
     judged = read_pairs(file)
     names = list(judged.measures) if judges is None else listed("judges", judges)
     if unknown := [name for name in names if name not in judged.measures]:
@@ -52,44 +50,10 @@ def calibrate(
         )
     measures = {name: judged.measures[name] for name in names}
     found = [chosen(judged, measures, aspect, folds, seed) for aspect in judged.aspects]
-    if as_json:
-        ui.print_json([each.model_dump(mode="json") for each in found])
-        return
-    ui.print_sections(map(_section, found))
-
-
-def _section(found: Calibration) -> Section:
-    from qilin_rag.reports.sections import Section
-
-    title = (
-        f"{found.aspect}: {counted(found.n_judgements, 'judgement')}, {counted(found.n_queries, 'query', 'queries')}, "
-        f"{found.n_folds} folds"
+    shown = Result(
+        "Which judge agrees with people",
+        lambda between: calibration_sections(found),
+        lambda: calibration_records(found),
+        lambda: [each.model_dump(mode="json") for each in found],
     )
-    rows = [
-        ["the best of the other folds", "", *_cells(found.held_out)],
-        ["what people say most", "", *_cells(found.most_frequent)],
-        ["each judge alone", "", "", ""],
-        *([each.judge, str(each.n_chosen), *_cells(each.held_out)] for each in found.judges),
-    ]
-    return Section(title, ["", "folds won", "held out", "95% interval"], rows, list(_lines(found)))
-
-
-def _lines(found: Calibration) -> Iterator[str]:
-    if found.is_shown:
-        yield (
-            f"Use {found.judge}, and call a pair a tie if its scores differ by at most {found.epsilon:g}. Expect it to "
-            f"agree with {found.held_out.value:.3f} of the judgements."
-        )
-    else:
-        yield "No judge is shown to agree better than always saying what people say most, so none is recommended."
-    yield (
-        "held out: the share of judgements that judge and threshold get right if both were chosen on the other folds. "
-        "An unscored pair counts as wrong. The highest of the judges alone looks better than it is: it was picked here."
-    )
-    if found.held_out.reason:
-        yield f"No interval, {found.held_out.reason}."
-
-
-def _cells(figure: AgreementFigure) -> tuple[str, str]:
-    low_high = "" if figure.ci95 is None else f"{figure.ci95[0]:.3f} .. {figure.ci95[1]:.3f}"
-    return "-" if figure.value is None else f"{figure.value:.3f}", low_high
+    show_result(shown, output)

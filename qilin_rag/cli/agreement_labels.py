@@ -10,14 +10,16 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.agreement_formats import (
-    AgreementFormat,
     AgreementStatistic,
     ComparedBy,
-    TableFormat,
+    PlotOption,
+    Result,
     TableSeed,
-    print_table,
+    set_up_output,
+    show_result,
 )
 from qilin_rag.cli.options import RUN_HELP, AsJson, NamedIn, Quiet, find_runs_named
+from qilin_rag.cli.table_formats import FormatOption, OutOption, TableFormat
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.text import counted
 
@@ -33,7 +35,9 @@ def runs(
     by: ComparedBy = AgreementStatistic.pearson,
     seed: TableSeed = 0,
     runs_dir: NamedIn = None,
-    output_format: TableFormat = AgreementFormat.table,
+    output_format: FormatOption = TableFormat.table,
+    out: OutOption = None,
+    plot: PlotOption = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -52,7 +56,7 @@ def runs(
     from qilin_rag.agreement.run_agreement import run_agreement, run_document, run_records, run_sections
     from qilin_rag.reports.measured import read_run
 
-    ui.set_up_logs(quiet or as_json)
+    output = set_up_output(output_format, as_json, out, plot, quiet)
     paths = find_runs_named(names, runs_dir)
     if len({path.resolve() for path in paths}) < len(paths):
         raise UsageError("a run is named twice; name each run once")
@@ -60,10 +64,13 @@ def runs(
     with ui.progress_bars(quiet):
         measured = [read_run(path, name) for path, name in zip(paths, run_names(paths), strict=True)]
         found = run_agreement(rows, measured, by.value, seed)
-    if as_json:
-        ui.print_json(run_document(found))
-    else:
-        print_table(output_format, lambda between: run_sections(found, between), lambda: run_records(found))
+    shown = Result(
+        "Which measures agree with labels",
+        lambda between: run_sections(found, between),
+        lambda: run_records(found),
+        lambda: run_document(found),
+    )
+    show_result(shown, output)
 
 
 def export(

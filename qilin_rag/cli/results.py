@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import TaskOption, listed
+from qilin_rag.cli.table_formats import FormatOption, OutOption, TableFormat, put_out
 from qilin_rag.core.text import printable
 
 if TYPE_CHECKING:
@@ -21,17 +21,6 @@ if TYPE_CHECKING:
 _INTERVAL_WIDTH = 9  # `.310–.364` must not be broken over two lines
 _GAP = 3  # between two columns
 _LABEL_WIDTH = 24  # of rows, at most, if columns are split into several tables
-
-
-class TableFormat(StrEnum):
-    """Formats of the leaderboard."""
-
-    table = "table"
-    md = "md"
-    csv = "csv"
-    json = "json"
-    latex = "latex"
-    html = "html"
 
 
 def leaderboard(
@@ -81,8 +70,8 @@ def leaderboard(
     task: Annotated[
         TaskOption | None, typer.Option(help="Compare the rankers of a task instead, as in the paper's Table 10.")
     ] = None,
-    output_format: Annotated[TableFormat, typer.Option("--format", help="Format of the table.")] = TableFormat.table,
-    out: Annotated[Path | None, typer.Option(help="File to write instead of the terminal.")] = None,
+    output_format: FormatOption = TableFormat.table,
+    out: OutOption = None,
 ) -> None:
     """Compare all complete runs in one table.
 
@@ -94,8 +83,7 @@ def leaderboard(
         qilin-rag leaderboard --llms 'qwen*' --retrievers none,bm25 --sort rouge_l
         qilin-rag leaderboard --format latex --out table.tex
     """
-    from qilin_rag.core.errors import QilinError, UsageError
-    from qilin_rag.core.files import write_text
+    from qilin_rag.core.errors import UsageError
     from qilin_rag.reports import formats
     from qilin_rag.reports import leaderboard as board
     from qilin_rag.reports.narrowing import Narrowing, sort_rows
@@ -140,15 +128,7 @@ def leaderboard(
             text = formats.as_latex(tables)
         case TableFormat.html:
             text = formats.as_html(tables)
-    if output_format is not TableFormat.table:
-        text = printable(text)
-    if out is None:
-        typer.echo(text.rstrip("\n"))
-        return
-    try:
-        write_text(out, text.rstrip("\n") + "\n")
-    except QilinError as error:
-        raise UsageError(f"--out {error}") from error
+    put_out(text if output_format is TableFormat.table else printable(text), out)
 
 
 def board_as_text(tables: list[Board], to_file: bool = False) -> str:

@@ -65,12 +65,25 @@ def print_hanging(to: Console, text: str, style: str = "", first: str = "", inde
 
 def print_sections(sections: Iterable[Section]) -> None:
     """Print tables with lines below them, in 80 columns; a row with only its first cell is a heading."""
+    _print_sections(sections, console())
+
+
+def sections_as_text(sections: Iterable[Section]) -> str:
+    """Return tables as `print_sections` prints them, without colours."""
+    from rich.text import Text
+
+    to = console()
+    with to.capture() as capture:
+        _print_sections(sections, to)
+    return Text.from_ansi(capture.get()).plain
+
+
+def _print_sections(sections: Iterable[Section], to: Console) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    to = console()
-    for title, header, rows, lines in sections:
+    for title, header, rows, lines, _ in sections:
         to.print(Text(title), style="bold", width=WIDTH_CHARS)
         if rows:
             table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
@@ -84,9 +97,14 @@ def print_sections(sections: Iterable[Section]) -> None:
         to.print()
 
 
+def as_json(value: Any) -> str:
+    """Return a value as one JSON document."""
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
 def print_json(value: Any) -> None:
     """Print a value as one JSON document."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    typer.echo(as_json(value))
 
 
 def print_metrics(metrics: Mapping[str, MetricSummary], beside: Mapping[str, Mapping[str, str]] | None = None) -> None:

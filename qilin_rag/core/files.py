@@ -127,14 +127,18 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_out(path: Path) -> None:
+def check_out(path: Path, option: str = "--out") -> None:
     """Check, before any work is done, that an output file can be written.
+
+    Args:
+        path: The file.
+        option: The option that names it.
 
     Raises:
         UsageError: if the path is a folder, or its folder does not exist.
     """
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UsageError(f"{str(path)!r} (--out) must be a file in a folder that exists")
+        raise UsageError(f"{str(path)!r} ({option}) must be a file in a folder that exists")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -34,22 +34,22 @@ def write_report(contents: Contents, out: Path) -> None:
 def as_html(contents: Contents) -> str:
     """Return the whole page. The program comes before the blocks, so that it works while they are still being read."""
     script = bundle("report")
-    style = _asset("style.css")
-    policy = (
-        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
-    )
-    return _template("page.html.j2").render(
+    style = asset("style.css")
+    sources = f"script-src {source_hash(script)}; style-src {source_hash(style)}"
+    policy = f"default-src 'none'; {sources}; base-uri 'none'; form-action 'none'"
+    return template("page.html.j2").render(
         policy=policy,
         style=Markup(style),
-        body=Markup(_asset("results.html")),
+        body=Markup(asset("results.html")),
         script=Markup(script),
         index=Markup(as_json_block(contents.overview)),
         blocks=contents.blocks,
     )
 
 
-def _template(name: str) -> jinja2.Template:
-    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_asset(name))
+def template(name: str) -> jinja2.Template:
+    """Return a file of the folder `page` as a template that escapes what it is given."""
+    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(asset(name))
 
 
 def bundle(entry: str) -> str:
@@ -67,7 +67,7 @@ def bundle(entry: str) -> str:
 
 
 def _add_module(name: str, sources: dict[str, str]) -> None:
-    source = _asset(f"{name}.js")
+    source = asset(f"{name}.js")
     for imported in _IMPORT.findall(source):
         if imported not in sources:
             _add_module(imported, sources)
@@ -79,9 +79,11 @@ def as_json_block(value: Any) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":")).translate(_ESCAPED)
 
 
-def _hash(source: str) -> str:
+def source_hash(source: str) -> str:
+    """Return a script or style as the policy of a page names it."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return the text of a file of the folder `page`."""
     return (files("qilin_rag.reports") / "page" / name).read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from qilin_rag.pipeline.sweep import NOISE
 from qilin_rag.reports import formats
 from qilin_rag.reports.ablation import Ablation, Factor, FactorRanking, Level
 from qilin_rag.reports.cells import Cell, ResultTable
+from qilin_rag.reports.forest import Forest
 from qilin_rag.reports.formats import (
     column_names,
     escape_md,
@@ -24,12 +25,16 @@ from qilin_rag.reports.sensitivity import Sensitivity
 
 
 class Section(NamedTuple):
-    """A table; a row with only its first cell is a heading of the rows after it."""
+    """A table; a row with only its first cell is a heading of the rows after it.
+
+    A line break in a cell stands between a figure and its interval. `plot` shows the figures for pages and files.
+    """
 
     title: str
     header: list[str]
     rows: list[list[str]]
     lines: list[str]
+    plot: Forest | None = None
 
 
 def ablation_sections(reports: Sequence[Ablation]) -> Iterator[Section]:
@@ -121,7 +126,7 @@ def board_sections(tables: Sequence[ResultTable]) -> Iterator[Section]:
 def as_markdown(sections: Iterable[Section]) -> str:
     """Format GitHub tables, with the headings among rows in bold."""
     lines: list[str] = []
-    for title, header, rows, below in sections:
+    for title, header, rows, below, _ in sections:
         lines += [f"## {escape_md(title)}", ""]
         if rows:
             lines += ["| " + " | ".join(map(escape_md, header)) + " |", "|---|" + "---:|" * (len(header) - 1)]
@@ -135,19 +140,28 @@ def as_markdown(sections: Iterable[Section]) -> str:
 
 
 def as_latex(sections: Iterable[Section]) -> str:
-    """Format tables for booktabs, the title as caption, the lines below as comments above."""
-    lines = [r"% needs \usepackage{booktabs}"]
-    for title, header, rows, below in sections:
+    """Format tables for booktabs, the title as caption, the lines below as comments above, intervals below figures."""
+    lines = [r"% needs \usepackage{booktabs}; for Chinese names also \usepackage{xeCJK} and xelatex"]
+    for title, header, rows, below, _ in sections:
         lines += ["", *(f"% {' '.join(line.split())}" for line in below)]
         if rows:
             lines += ["", r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"]
             lines += [r"\toprule", " & ".join(map(escape_tex, header)) + r" \\", r"\midrule"]
             for first, *others in rows:
-                name = escape_tex(first.strip())
-                cells = [*map(escape_tex, others)] if any(others) else []
-                lines.append(" & ".join([name, *cells] if cells else [rf"\emph{{{name}}}"]) + r" \\")
+                lines += _latex_row(escape_tex(first.strip()), others)
             lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{escape_tex(title)}}}", r"\end{table}"]
     return "\n".join(lines)
+
+
+def _latex_row(name: str, others: Sequence[str]) -> Iterator[str]:
+    if not any(others):
+        yield rf"\emph{{{name}}} \\"
+        return
+    figures, intervals = zip(*(cell.partition("\n")[::2] for cell in others), strict=True)
+    yield " & ".join([name, *map(escape_tex, figures)]) + r" \\"
+    if any(intervals):
+        small = [rf"{{\scriptsize {escape_tex(interval)}}}" if interval else "" for interval in intervals]
+        yield " & ".join(["", *small]).strip() + r" \\"
 
 
 def _marked(cell: Cell | None) -> str:

@@ -1,0 +1,36 @@
+"""Write sections as one HTML page that opens from disk: no script, no request, and all content as text.
+
+Its policy allows only its own style, by its hash, so that markup in a name could do nothing if it got through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from markupsafe import Markup
+
+from qilin_rag.core.text import clean, printable
+from qilin_rag.reports.drawing import as_svg
+from qilin_rag.reports.forest import forest_drawing
+from qilin_rag.reports.html import asset, source_hash, template
+from qilin_rag.reports.sections import Section
+
+
+def as_page(title: str, sections: Iterable[Section]) -> str:
+    """Return the page: in each section its lines, its plot, and its table.
+
+    Args:
+        title: The title of the page.
+        sections: The sections; with several plots, the first line of each of them is above them all.
+    """
+    shown = list(sections)
+    style = asset("style.css") + asset("sections.css")
+    page = template("sections.html.j2").render(
+        policy=f"default-src 'none'; style-src {source_hash(style)}; base-uri 'none'; form-action 'none'",
+        style=Markup(style),
+        title=title,
+        sections=shown,
+        summary=[(at, each) for at, each in enumerate(shown, start=1) if each.plot and each.lines],
+        drawings=[Markup(as_svg(forest_drawing(each.plot))) if each.plot else "" for each in shown],
+    )
+    return printable(clean(page))
