@@ -19,9 +19,10 @@ JUDGES = "one judge, another"
 CHOICE, MOST_FREQUENT = "the best of the other folds", "what people say most"
 """The names of a choice by cross-validation, and of what it must beat."""
 _SENTINELS = "sentinels"
+_BETWEEN = "\u2002"
 _MEANINGS: Mapping[RowLook, str] = {
-    "ceiling": "the ceiling: how far one judge agrees with another",
-    "named": "filled: agrees with people beyond every sentinel",
+    "ceiling": "bar and band: one judge against another, the ceiling",
+    "named": "filled: agrees beyond every sentinel",
     "measure": "hollow: not shown to be beyond the sentinels",
     "sentinel": "square: a sentinel, which must not win",
 }
@@ -53,15 +54,11 @@ def plot_label(table: LabelTable) -> Forest:
     Args:
         table: The table.
     """
-    meanings: Mapping[RowLook, str] = _MEANINGS | {
-        "named": "filled: beyond every sentinel",
-        "sentinel": "square: a sentinel, which must not win (length: over all answers)",
-    }
     rows = [
         _row(row.measure, row.auc, _look(row.kind, row.is_beyond_sentinels), _group(row.kind), is_share=True)
         for row in table.rows
     ]
-    return Forest(table.label, _axis("AUC"), rows, 0.5, meanings)
+    return Forest(table.label, _axis("AUC"), rows, 0.5, _MEANINGS)
 
 
 def plot_order(order: RatedAspect) -> Forest:
@@ -88,15 +85,15 @@ def plot_calibration(found: Calibration) -> Forest:
         *(_row(each.judge, each.held_out, "measure", "each judge alone", is_share=True) for each in found.judges),
     ]
     meanings: Mapping[RowLook, str] = {
-        "named": "filled: the choice, shown to agree better than always saying the same",
-        "measure": "hollow: a judge alone, or a choice not shown to be better",
+        "named": "filled: the choice, shown to beat the square",
+        "measure": "hollow: a judge alone, or a choice not shown to",
         "sentinel": "square: always saying what people say most",
     }
     return Forest(found.aspect, _axis("share of held-out judgements"), rows, None, meanings)
 
 
 def _row(name: str, figure: AgreementFigure, look: RowLook, group: str = "", is_share: bool = False) -> ForestRow:
-    shown = " ".join(share_cells(figure)) if is_share else figure_cell(figure, " ")
+    shown = _BETWEEN.join(filter(None, share_cells(figure))) if is_share else figure_cell(figure, _BETWEEN)
     return ForestRow(
         name, figure.value, figure.ci95, figure.reason or shown if figure.value is None else shown, look, group
     )

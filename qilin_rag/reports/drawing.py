@@ -24,9 +24,11 @@ INKS: dict[Look, str] = {
 """Colours on white; the style of a page may give others to the classes of these names."""
 WIDTH_PX = 640
 _FONT_PX = 12
-_MARK_PX = 10
+_MARKS = {"dot": (10, 10), "square": (9, 9), "bar": (2, 16)}
+"""Width and height in pixels."""
 _DPI = 96  # pixels of the layout
 _PAPER = "#ffffff"
+_NOT_IN_XML = dict.fromkeys((0xFFFE, 0xFFFF), "\ufffd")
 _SVG = "http://www.w3.org/2000/svg"
 
 
@@ -54,11 +56,11 @@ class Band(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A filled or hollow dot or square around a point."""
+    """A filled or hollow dot or square around a point, or an upright bar through it."""
 
     x: float
     y: float
-    shape: Literal["dot", "square"]
+    shape: Literal["dot", "square", "bar"]
     look: Look
     is_filled: bool = True
 
@@ -151,15 +153,15 @@ def _add(place: ElementTree.Element, shape: Shape, width: int | None) -> None:
         case Mark():
             look = {"class": shape.look + ("" if shape.is_filled else " hollow"), "stroke": ink, "stroke-width": "2"}
             look |= {"fill": ink if shape.is_filled else _PAPER}
-            half = _MARK_PX / 2
+            width_px, height_px = _MARKS[shape.shape]
             if shape.shape == "dot":
-                centre = {"cx": across(shape.x), "cy": _number(shape.y), "r": _number(half)}
+                centre = {"cx": across(shape.x), "cy": _number(shape.y), "r": _number(width_px / 2)}
                 ElementTree.SubElement(place, "circle", centre | look)
             else:
-                side = _number(_MARK_PX - 1)
-                corner = {"x": across(shape.x), "y": _number(shape.y), "width": side, "height": side}
-                moved = {"transform": f"translate(-{_number(half)} -{_number(half)})"}
-                ElementTree.SubElement(place, "rect", corner | moved | look)
+                size = {"width": _number(width_px), "height": _number(height_px)}
+                moved = {"transform": f"translate(-{_number(width_px / 2)} -{_number(height_px / 2)})"}
+                corner = {"x": across(shape.x), "y": _number(shape.y)}
+                ElementTree.SubElement(place, "rect", corner | size | moved | look)
         case Words():
             start = {"x": across(shape.x), "y": _number(shape.y), "text-anchor": shape.anchor}
             look = {"class": shape.look, "fill": ink} | ({"font-weight": "bold"} if shape.is_bold else {})
@@ -167,7 +169,8 @@ def _add(place: ElementTree.Element, shape: Shape, width: int | None) -> None:
 
 
 def _safe(text: str) -> str:
-    return printable(clean(text))
+    """Return a text that XML can hold."""
+    return printable(clean(text)).translate(_NOT_IN_XML)
 
 
 def _number(value: float) -> str:
@@ -216,10 +219,11 @@ def _plot(axes: Any, top: float, shape: Shape, order: int) -> None:
             corner, size = (shape.x1, top + shape.y1), (shape.x2 - shape.x1, shape.y2 - shape.y1)
             axes.add_patch(Rectangle(corner, *size, facecolor=ink, alpha=shape.opacity, linewidth=0, zorder=order))
         case Mark():
-            size = _MARK_PX * points_per_px * (1.0 if shape.shape == "dot" else 0.9)
-            fill = ink if shape.is_filled else _PAPER
-            look = {"color": ink, "markerfacecolor": fill, "markersize": size, "markeredgewidth": 1.5}
-            axes.plot([shape.x], [top + shape.y], marker="o" if shape.shape == "dot" else "s", zorder=order, **look)
+            size = max(_MARKS[shape.shape]) * points_per_px
+            fill, edge = ink if shape.is_filled else _PAPER, 3 if shape.shape == "bar" else 1.5
+            look = {"color": ink, "markerfacecolor": fill, "markersize": size, "markeredgewidth": edge}
+            marker = {"dot": "o", "square": "s", "bar": "|"}[shape.shape]
+            axes.plot([shape.x], [top + shape.y], marker=marker, zorder=order, **look)
         case Words():
             align = {"start": "left", "middle": "center", "end": "right"}[shape.anchor]
             weight = "bold" if shape.is_bold else "normal"

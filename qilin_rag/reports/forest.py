@@ -12,9 +12,10 @@ from qilin_rag.reports.drawing import Band, Drawing, Group, Line, Look, Mark, Sh
 RowLook = Literal["named", "measure", "sentinel", "ceiling"]
 _LEFT, _RIGHT = 0.03, 0.97
 _ROW_PX, _TEXT_PX, _GAP_PX = 40, 20, 10
-_LABEL_Y, _POINT_Y = 15, 28
+_LABEL_Y, _STRIP_Y, _POINT_Y = 15, 20, 29
 _MOST_TICKS = 7
-_MOST_LABEL_CHARS, _MOST_FIGURE_CHARS, _MOST_TITLE_CHARS = 28, 31, 84
+_NARROWEST = 0.05  # between the ends of the axis
+_MOST_LABEL_CHARS, _MOST_REASON_CHARS, _MOST_TITLE_CHARS = 28, 31, 84
 
 
 class ForestRow(NamedTuple):
@@ -25,7 +26,7 @@ class ForestRow(NamedTuple):
         value: Its figure; None draws no point.
         ci95: The interval of the figure; None draws none.
         shown: The figure as a text, or why there is none.
-        look: How it is drawn: `named` filled, `measure` hollow, `sentinel` as a square.
+        look: How it is drawn: `named` filled, `measure` hollow, `sentinel` as a square, `ceiling` as a bar.
         group: The heading that it is below, together with its neighbours of the same one; empty for none.
     """
 
@@ -68,6 +69,7 @@ def forest_drawing(forest: Forest, title: str = "") -> Drawing:
         Rows with their labels above the intervals, so that the plot can be as narrow as a phone.
     """
     place = _Axis(forest)
+    through = list(_through(forest, place))
     groups, top = [], 0.0
     if title:
         groups.append(Group(top, [Words(_LEFT, 16, _cut(title, _MOST_TITLE_CHARS), is_bold=True)]))
@@ -76,7 +78,7 @@ def forest_drawing(forest: Forest, title: str = "") -> Drawing:
     rows: list[Group] = []
     shades: list[Shape] = []
     if forest.ceiling:
-        rows.append(_row(forest.ceiling, top, place))
+        rows.append(_row(forest.ceiling, top, place, through))
         top += _ROW_PX
     for number, (heading, members) in enumerate(groupby(forest.rows, key=lambda row: row.group)):
         start = top
@@ -84,14 +86,18 @@ def forest_drawing(forest: Forest, title: str = "") -> Drawing:
             rows.append(Group(top, [Words(_LEFT, 15, heading, "soft")]))
             top += _TEXT_PX
         for row in members:
-            rows.append(_row(row, top, place))
+            rows.append(_row(row, top, place, through))
             top += _ROW_PX
         if heading and number % 2 == 0:
             shades.append(Band(0, start, 1, top, "shade"))
-    behind = [*shades, *_lines(forest, place, first, top)]
+    bands = [
+        Band(place.of(row.ci95[0]), first, place.of(row.ci95[1]), top, "ceiling", opacity=0.12)
+        for row in _ceilings(forest)
+        if row.ci95
+    ]
     axis: list[Shape] = [Words(place.of(value), 16, text, "soft", "middle") for value, text in place.ticks]
     axis.append(Words(0.5, 16 + _TEXT_PX, forest.axis, "soft", "middle"))
-    groups += [Group(0, behind), *rows, Group(top, axis)]
+    groups += [Group(0, [*shades, *bands]), *rows, Group(top, axis)]
     top += 2 * _TEXT_PX + _GAP_PX
     for look, meaning in forest.meanings.items():
         if any(row.look == look and row.value is not None for row in [*forest.rows, *_ceilings(forest)]):
@@ -108,7 +114,7 @@ class _Axis:
         values = [end for row in rows if row.value is not None for end in (row.value, *(row.ci95 or ()))]
         values += [] if forest.reference is None else [forest.reference]
         low, high = min(values, default=0.0), max(values, default=1.0)
-        room = (high - low) * 0.04 or 0.1
+        room = max((high - low) * 0.04, (_NARROWEST - (high - low)) / 2)
         self._low, self._high = low - room, high + room
         self.ticks = list(self._ticks())
 
@@ -129,41 +135,42 @@ def _ceilings(forest: Forest) -> list[ForestRow]:
     return [forest.ceiling] if forest.ceiling else []
 
 
-def _lines(forest: Forest, place: _Axis, top: float, bottom: float) -> Iterator[Shape]:
-    """Yield what runs through all rows: the grid, the ceiling, and the value that says nothing."""
+def _through(forest: Forest, place: _Axis) -> Iterator[Shape]:
+    """Yield the parts in one row of what runs through all rows: the grid, the ceiling, the value that says nothing.
+
+    They leave out the label, so that it can be read.
+    """
     for value, _ in place.ticks:
-        yield Line(place.of(value), top, place.of(value), bottom, "grid")
-    for row in _ceilings(forest):
-        if row.ci95:
-            yield Band(place.of(row.ci95[0]), top, place.of(row.ci95[1]), bottom, "ceiling", opacity=0.12)
-        if row.value is not None:
-            yield Line(place.of(row.value), top, place.of(row.value), bottom, "ceiling", is_dashed=True)
+        yield Line(place.of(value), _STRIP_Y, place.of(value), _ROW_PX, "grid")
     if forest.reference is not None:
-        yield Line(place.of(forest.reference), top, place.of(forest.reference), bottom, "soft", width=1.5)
+        at = place.of(forest.reference)
+        yield Line(at, _STRIP_Y, at, _ROW_PX, "soft", width=1.5)
+    for row in _ceilings(forest):
+        if row.value is not None:
+            yield Line(place.of(row.value), _STRIP_Y, place.of(row.value), _ROW_PX, "ceiling", is_dashed=True)
 
 
-def _row(row: ForestRow, top: float, place: _Axis) -> Group:
-    is_bold = row.look == "named"
-    look: Look = "named" if is_bold else "text"
-    shapes: list[Shape] = [
-        Words(_LEFT, _LABEL_Y, _cut(row.label, _MOST_LABEL_CHARS), look, is_bold=is_bold),
-        Words(_RIGHT, _LABEL_Y, _cut(row.shown, _MOST_FIGURE_CHARS), look if row.value is not None else "soft", "end"),
-    ]
-    tip = f"{row.label}: {row.shown}"
+def _row(row: ForestRow, top: float, place: _Axis, behind: list[Shape]) -> Group:
+    is_named = row.look == "named"
+    look: Look = "named" if is_named else "text"
+    shapes = [*behind, Words(_LEFT, _LABEL_Y, _cut(row.label, _MOST_LABEL_CHARS), look, is_bold=is_named)]
+    if row.value is None:
+        reason = row.shown if len(row.shown) <= _MOST_REASON_CHARS else "no figure"
+        shapes.append(Words(_RIGHT, _LABEL_Y, reason, "soft", "end"))
+        return Group(top, shapes, f"{row.label}: {row.shown}")
+    shapes.append(Words(_RIGHT, _LABEL_Y, row.shown, look, "end"))
+    tip = f"{row.label}: {row.value:.4f}"
     if row.ci95:
-        low, high = row.ci95
-        tip = f"{row.label}: {row.value:.4f} ({low:.4f} to {high:.4f})"
-        shapes.append(Line(place.of(low), _POINT_Y, place.of(high), _POINT_Y, row.look, width=2))
-        shapes += [
-            Line(place.of(end), _POINT_Y - 5, place.of(end), _POINT_Y + 5, row.look, width=2) for end in row.ci95
-        ]
-    if row.value is not None:
-        shapes.append(_mark(row.look, place.of(row.value), _POINT_Y))
-    return Group(top, shapes, tip)
+        low, high = map(place.of, row.ci95)
+        shapes.append(Line(low, _POINT_Y, high, _POINT_Y, row.look, width=2))
+        shapes += [Line(end, _POINT_Y - 5, end, _POINT_Y + 5, row.look, width=2) for end in (low, high)]
+        tip += f" ({row.ci95[0]:.4f} to {row.ci95[1]:.4f})"
+    return Group(top, [*shapes, _mark(row.look, place.of(row.value), _POINT_Y)], tip)
 
 
 def _mark(look: RowLook, x: float, y: float) -> Mark:
-    return Mark(x, y, "square" if look == "sentinel" else "dot", look, is_filled=look != "measure")
+    shape: Literal["dot", "square", "bar"] = "square" if look == "sentinel" else "bar" if look == "ceiling" else "dot"
+    return Mark(x, y, shape, look, is_filled=look != "measure")
 
 
 def _cut(text: str, room: int) -> str:

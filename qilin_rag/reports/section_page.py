@@ -21,7 +21,7 @@ def as_page(title: str, sections: Iterable[Section]) -> str:
 
     Args:
         title: The title of the page.
-        sections: The sections; with several plots, the first line of each of them is above them all.
+        sections: The sections. If several have plots that can name a row, their first lines are above them all.
     """
     shown = list(sections)
     style = asset("style.css") + asset("sections.css")
@@ -30,7 +30,7 @@ def as_page(title: str, sections: Iterable[Section]) -> str:
         style=Markup(style),
         title=title,
         sections=shown,
-        summary=[(at, each) for at, each in enumerate(shown, start=1) if each.plot and each.lines],
+        summary=[(at, each) for at, each in enumerate(shown, start=1) if each.plot and "named" in each.plot.meanings],
         drawings=[Markup(as_svg(forest_drawing(each.plot))) if each.plot else "" for each in shown],
     )
     return printable(clean(page))
