@@ -16,9 +16,12 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, ValidationError
 
 from qilin_rag.agreement.label_rows import (
+    HASH,
+    ONE_OF_TWO,
     Cells,
     LabelRow,
     Row,
+    annotator_of,
     check_format,
     choice_of,
     label_columns,
@@ -29,18 +32,15 @@ from qilin_rag.agreement.label_rows import (
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import SCHEMA_VERSION, expanded, write_text
 from qilin_rag.core.hashing import json_hash
+from qilin_rag.core.label_rules import DEFAULT_CRITERIA, Annotators, Criteria, answers_hash, check_criteria
 from qilin_rag.core.labels import SIDES
-from qilin_rag.core.text import clean, counted, visible
+from qilin_rag.core.text import counted
 from qilin_rag.core.types import Frozen, Question
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.pipeline.selection import select_questions
 from qilin_rag.reports.measured import same_questions
 
-Criteria = dict[str, tuple[int, int]]
-HIGHEST = 100
-"""The highest rating of a scale."""
-_CRITERION = re.compile(r"\s*([^=]+?)\s*=\s*([0-9]{1,3})\s*-\s*([0-9]{1,3})\s*")
-_MOST_NAME_CHARS = 40
+_CRITERION = re.compile(r"(.*)=\s*([0-9]{1,3})\s*-\s*([0-9]{1,3})\s*", re.DOTALL)
 
 
 class KeyItem(Frozen):
@@ -50,11 +50,13 @@ class KeyItem(Frozen):
         question_id: The id of the question.
         query: The text of the question.
         runs: The names of the runs of answers A and B; one for a single answer.
+        answers_sha256: The hash of the answers; null in keys of earlier versions.
     """
 
     question_id: str
     query: str
     runs: Annotated[list[str], Field(min_length=1, max_length=2)]
+    answers_sha256: str | None = None
 
 
 class LabelKey(Frozen):
@@ -88,12 +90,16 @@ class Blinded(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """Labels by the names of the runs, and the number of rows without a label, or with only a part of one."""
+    """Labels by the names of the runs, and the number of rows without a label, or with only a part of one.
+
+    `n_changed` rows are left out: their answers are not those of the key any more, so nobody knows what was labelled.
+    """
 
     columns: list[str]
     rows: list[Row]
     n_empty: int
     n_partial: int
+    n_changed: int
 
 
 def parse_criteria(given: Iterable[str]) -> Criteria:
@@ -108,19 +114,16 @@ def parse_criteria(given: Iterable[str]) -> Criteria:
     >>> parse_criteria(["fluent=1-5"])
     {'fluent': (1, 5)}
     """
-    criteria: Criteria = {}
+    scales = []
     for text in given:
-        found = _CRITERION.fullmatch(text)
-        name = " ".join(visible(found[1]).split()) if found else ""
-        if not found or not 1 <= len(name) <= _MOST_NAME_CHARS:
+        if not (found := _CRITERION.fullmatch(text)):
             raise UsageError(f"criterion {text!r:.60} is not of the form fluent=1-5")
-        low, high = int(found[2]), int(found[3])
-        if not 0 <= low < high <= HIGHEST:
-            raise UsageError(f"criterion {text!r:.60}: expected a scale from 0 to {HIGHEST}, the lowest rating first")
-        if name in criteria:
-            raise UsageError(f"criterion {name!r} is named twice")
-        criteria[name] = (low, high)
-    return criteria
+        scales.append((found[1], (int(found[2]), int(found[3]))))
+        try:
+            criteria = check_criteria(scales)
+        except ValueError as error:
+            raise UsageError(f"criterion {text!r:.60}: {error}") from None
+    return criteria if scales else {}
 
 
 def key_path(out: Path) -> Path:
@@ -157,7 +160,7 @@ def blind(
     if len({path.resolve() for path in paths}) < len(paths):
         raise UsageError("a run is named twice; name each run once")
     n_sides = 1 if one_by_one or len(paths) == 1 else 2
-    scales = criteria or ({"quality": (1, 5)} if n_sides == 1 else {})
+    scales = criteria or (DEFAULT_CRITERIA if n_sides == 1 else {})
     names = run_names(paths)
     answered, answers, remarks = _answered(paths)
     questions = [each for each in answered if len({of_run[each.id] for of_run in answers}) >= n_sides]
@@ -184,7 +187,12 @@ def blind(
     to_fill = ["annotator", *(["choice"] if n_sides == 2 else []), *(f"{c}.{side}" for c in scales for side in sides)]
     for number, (question, of, shown) in enumerate(items, start=1):
         name = f"{prefix[:6]}-{number:0{len(str(len(items)))}}"
-        keys[name] = KeyItem(question_id=question.id, query=question.query, runs=[names[place] for place in of])
+        keys[name] = KeyItem(
+            question_id=question.id,
+            query=question.query,
+            runs=[names[place] for place in of],
+            answers_sha256=answers_hash(shown),
+        )
         about = {"id": name, "query": question.query, "references": "\n\n".join(question.references)}
         texts = {f"answer_{side}": text for side, text in zip(sides, shown, strict=True)}
         rows.append({**about, **texts, **dict.fromkeys([*to_fill, "comment"])})
@@ -258,23 +266,39 @@ def import_labels(paths: Sequence[Path], key_file: Path) -> Imported:
     expected = [name for name in columns if name == "choice" or "." in name]
     rows: list[Row] = []
     places: dict[tuple[str, str], str] = {}
-    n_empty = n_partial = 0
+    annotators = Annotators()
+    n_empty = n_partial = n_changed = 0
     for path in paths:
         for place, cells in read_cells(path):
-            label, name = _label(place, cells, key, path.stem), str(cells.get("id"))
+            label, name = _label(place, cells, key, annotator_of(place, cells, path, annotators)), _id(cells)
             if label.is_empty:
                 n_empty += 1
                 continue
+            if _is_changed(cells, key.items[name]):
+                n_changed += 1
+                continue
             if (label.annotator, name) in places:
                 before = places[label.annotator, name]
-                raise UsageError(f"{place}: {label.annotator} labelled {name} before ({before}); remove one of the two")
+                raise UsageError(f"{place}: {label.annotator} labelled {name} before ({before}); {ONE_OF_TWO}")
             places[label.annotator, name] = place
             row = _row(label, columns, cells.get("comment"))
             n_partial += any(row[name] is None for name in expected)
             rows.append(row)
     if not rows:
-        raise UsageError(f"{', '.join(map(str, paths))}: no row has a label")
-    return Imported(columns, rows, n_empty, n_partial)
+        changed = f" of the answers of the key: {counted(n_changed, 'row')} with other answers" if n_changed else ""
+        raise UsageError(f"{', '.join(map(str, paths))}: no row has a label{changed}")
+    return Imported(columns, rows, n_empty, n_partial, n_changed)
+
+
+def _id(cells: Cells) -> str:
+    return str(cells.get("id")).strip()
+
+
+def _is_changed(cells: Cells, item: KeyItem) -> bool:
+    """Return whether the row shows other answers than the key knows; a row without its answers shows none."""
+    shown = [cells.get(f"answer_{side.lower()}") for side in SIDES[: len(item.runs)]]
+    texts = [str(text) for text in shown if text is not None]
+    return item.answers_sha256 is not None and len(texts) == len(shown) and answers_hash(texts) != item.answers_sha256
 
 
 def _read_key(path: Path) -> LabelKey:
@@ -297,7 +321,7 @@ def _read_key(path: Path) -> LabelKey:
 def _label(place: str, cells: Cells, key: LabelKey, annotator: str) -> LabelRow:
     if "id" not in cells:
         raise UsageError(f"{place}: id is missing; it has {', '.join(f'{name!r:.40}' for name in [*cells][:12])}")
-    name = str(cells["id"]).strip()
+    name = _id(cells)
     if name not in key.items:
         raise UsageError(f"{place}: id {name!r:.40} is not in the key; is it the key of another file?")
     item = key.items[name]
@@ -313,9 +337,8 @@ def _label(place: str, cells: Cells, key: LabelKey, annotator: str) -> LabelRow:
             if not value.is_integer() or not low <= value <= high:
                 column = f"{criterion}.{'ab'[side]}"
                 raise UsageError(f"{place}: {column} is {value:g}, not a whole number from {low} to {high}")
-    by = cells.get("annotator")
-    by = annotator if by is None else clean(str(by)).strip()
-    return LabelRow(place, item.question_id, item.query, by, tuple(item.runs), choice, ratings)
+    runs, answers = tuple(item.runs), item.answers_sha256
+    return LabelRow(place, item.question_id, item.query, annotator, runs, choice, ratings, answers)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -331,6 +354,7 @@ def _row(label: LabelRow, columns: Sequence[str], comment: Any) -> Row:
         "annotator": label.annotator,
         **{f"run_{side.lower()}": run for side, run in zip(SIDES, label.runs, strict=False)},
         "comment": None if comment is None else str(comment),
+        HASH: label.answers_sha256,
     }
     if "choice" in row:
         row |= {"choice": label.choice, "preferred": preferred.get(label.choice, label.choice)}

@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import expanded, write_text
+from qilin_rag.core.label_rules import Annotators
 from qilin_rag.core.labels import SIDES, Choice
 from qilin_rag.core.spreadsheet import csv_text, read_back
 from qilin_rag.core.text import clean, decimal_number
@@ -26,6 +28,9 @@ Cells = dict[str, Any]
 MOST_BYTES = 2**30
 """The largest file that is read."""
 CHOICES: tuple[Choice, ...] = get_args(Choice)
+HASH = "answers_sha256"
+"""The column of the hash of the answers that were shown (`label_rules.answers_hash`)."""
+ONE_OF_TWO = "remove one of the two rows, or name their annotators apart"
 _RATING = re.compile(r"(.+)\.([ab])", re.DOTALL)
 _LARGEST = 1e100
 _OTHER_FILES = {
@@ -38,7 +43,8 @@ _OTHER_FILES = {
 class LabelRow(NamedTuple):
     """A person's label of one answer, or of two.
 
-    `runs` are the names of the runs shown as A and B, `ratings` the value of each side by criterion.
+    `runs` are the names of the runs shown as A and B, `ratings` the value of each side by criterion. `answers_sha256`
+    is the hash of the answers that were shown; None in files of earlier versions.
     """
 
     place: str
@@ -48,6 +54,7 @@ class LabelRow(NamedTuple):
     runs: tuple[str, ...]
     choice: Choice | None
     ratings: dict[str, dict[int, float]]
+    answers_sha256: str | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -66,7 +73,7 @@ def label_columns(criteria: Iterable[str], n_sides: int) -> list[str]:
     ratings = [f"{name}.{side}" for name in criteria for side in sides]
     compared = ["choice", "preferred"] if n_sides == 2 else []
     runs = [f"run_{side}" for side in sides]
-    return ["question_id", "query", "annotator", *runs, *compared, *ratings, "comment", "seconds", "at"]
+    return ["question_id", "query", "annotator", *runs, *compared, *ratings, "comment", "seconds", "at", HASH]
 
 
 def check_format(out: Path) -> None:
@@ -110,22 +117,33 @@ def read_cells(path: Path) -> Iterator[tuple[str, Cells]]:
         raise UsageError(f"{path} is larger than {MOST_BYTES >> 30} GB; split it")
     try:
         with path.open("rb") as file:
-            is_json = file.read(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
-        if is_json:
+            first = file.read(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+        if first == b"[":
+            raise UsageError(f"{path} is a JSON array; write one label a line (.jsonl)")
+        if first == b"{":
             for number, row in json_lines(path, stop):
                 if any(value not in (None, "") for value in row.values()):
                     yield f"{path}, line {number}", {n: None if value == "" else value for n, value in row.items()}
             return
-        table = CsvFile(path, strict=True)
+        table = _open_csv(path)
         if problem := table.problem():
             raise UsageError(f"{path}: {problem}")
         for number, cells in table.rows(stop):
             if any(cell.strip() for cell in cells.values()):
-                yield f"{path}, row {number}", {name: read_back(cell.strip()) or None for name, cell in cells.items()}
+                yield (
+                    f"{path}, row {number}",
+                    {read_back(name.strip()): read_back(cell.strip()) or None for name, cell in cells.items()},
+                )
     except UnicodeDecodeError:
         raise UsageError(f"{path} can't be read: not UTF-8 text{hint(path)}") from None
     except (OSError, csv.Error) as error:
         raise UsageError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _open_csv(path: Path) -> CsvFile:
+    """Return a table with commas, or else with semicolons or tabs, which the spreadsheets of some countries write."""
+    tables = [CsvFile(path, delimiter, strict=True) for delimiter in ",;\t"]
+    return next((table for table in tables if len(table.header) > 1), tables[0])
 
 
 def read_label_rows(paths: Sequence[Path]) -> list[LabelRow]:
@@ -139,15 +157,16 @@ def read_label_rows(paths: Sequence[Path]) -> list[LabelRow]:
     """
     rows: list[LabelRow] = []
     places: dict[tuple[str, str, frozenset[str], str], str] = {}
+    annotators = Annotators()
     for path in paths:
         for place, cells in read_cells(path):
-            row = _label_row(place, cells, path.stem)
+            row = _label_row(place, cells, annotator_of(place, cells, path, annotators))
             for aspect in [*row.ratings, *(["choice"] if row.choice else [])]:
                 key = row.annotator, row.question_id, frozenset(row.runs), aspect
                 if key in places:
                     raise UsageError(
                         f"{place}: {row.annotator} labelled these answers to question {row.question_id} before "
-                        f"({places[key]}); remove one of the two"
+                        f"({places[key]}); {ONE_OF_TWO}"
                     )
                 places[key] = place
             rows.append(row)
@@ -173,11 +192,28 @@ def _label_row(place: str, cells: Cells, annotator: str) -> LabelRow:
         place,
         _text(place, "question_id", cells),
         None if query is None else str(query),
-        annotator if cells.get("annotator") is None else _text(place, "annotator", cells),
+        annotator,
         runs,
         choice,
         ratings_of(place, cells, len(runs)),
+        None if cells.get(HASH) is None else _text(place, HASH, cells),
     )
+
+
+def annotator_of(place: str, cells: Cells, path: Path, annotators: Annotators) -> str:
+    """Return the annotator of a row in the first spelling: whom its cell names, or else the name of its file.
+
+    Args:
+        place: The file and row, for the error.
+        cells: The row.
+        path: The file.
+        annotators: The names so far.
+
+    Raises:
+        UsageError: if the cell is not text.
+    """
+    named = None if cells.get("annotator") is None else _text(place, "annotator", cells)
+    return annotators.spelling(named or "") or annotators.spelling(path.stem)
 
 
 def _text(place: str, name: str, cells: Cells) -> str:
@@ -205,7 +241,7 @@ def choice_of(place: str, given: object) -> Choice | None:
     """
     if given is None:
         return None
-    typed = re.sub(r"[\s_-]+", "_", str(given).strip()).casefold()
+    typed = re.sub(r"[\s_-]+", "_", unicodedata.normalize("NFKC", str(given)).strip()).casefold()
     for choice in CHOICES:
         if typed == choice.casefold():
             return choice
@@ -227,7 +263,7 @@ def ratings_of(place: str, cells: Cells, n_sides: int) -> dict[str, dict[int, fl
     for name, value in cells.items():
         if value is None or not (of := _RATING.fullmatch(name)):
             continue
-        number = decimal_number(value) if isinstance(value, str) else value
+        number = decimal_number(unicodedata.normalize("NFKC", value)) if isinstance(value, str) else value
         is_number = isinstance(number, int | float) and not isinstance(number, bool)
         if number is None or not is_number or not abs(number) <= _LARGEST:
             raise UsageError(f"{place}: {name} must be a number, not {value!r:.40}")

@@ -15,6 +15,7 @@ from qilin_rag.agreement.pair_scores import SENTINELS, answer_sentinels
 from qilin_rag.agreement.pairs import ComparedAnswer, ComparedPair, JudgedPairs
 from qilin_rag.agreement.rated_answers import RatedAnswers
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.label_rules import answers_hash
 from qilin_rag.core.stats import Clusters, Values, query_clusters
 from qilin_rag.core.text import counted
 from qilin_rag.core.types import Question
@@ -71,7 +72,8 @@ def join_labels(rows: Sequence[LabelRow], runs: Sequence[Measured], seed: int = 
     Raises:
         UsageError: if no label is of these runs.
     """
-    used, remarks = _of_runs(rows, runs)
+    texts = [{qid: sample.answer for qid, sample in run.samples().items()} for run in runs]
+    used, remarks = _of_runs(rows, runs, texts)
     if not used:
         raise UsageError(f"no label is of the runs: {'; '.join(remarks)}")
     annotators = list(dict.fromkeys(row.annotator for row, _ in used))
@@ -80,7 +82,6 @@ def join_labels(rows: Sequence[LabelRow], runs: Sequence[Measured], seed: int = 
     questions = [runs[place].questions[qid] for qid, place in answers]
     queries = query_clusters([question.query for question in questions])
     measures, about_measures = _measures(runs, answers)
-    texts = [{qid: sample.answer for qid, sample in run.samples().items()} for run in runs]
     sentinels = answer_sentinels(
         [texts[place][qid] for qid, place in answers],
         [question.references for question in questions],
@@ -105,7 +106,7 @@ def join_labels(rows: Sequence[LabelRow], runs: Sequence[Measured], seed: int = 
 
 
 def _of_runs(
-    rows: Sequence[LabelRow], runs: Sequence[Measured]
+    rows: Sequence[LabelRow], runs: Sequence[Measured], texts: Sequence[Mapping[str, str]]
 ) -> tuple[list[tuple[LabelRow, tuple[int, ...]]], list[str]]:
     """Return the labels of these runs with the places of their runs, and remarks on the others."""
     names: dict[str, list[int]] = defaultdict(list)
@@ -115,27 +116,42 @@ def _of_runs(
             names[name].append(place)
     used, left_out = [], Counter[str]()
     for row in rows:
-        if why := _why_left_out(row, names, runs):
+        places, why = _places(row, names, texts)
+        if why := why or _why_left_out(row, places, runs, texts):
             left_out[why] += 1
         else:
-            used.append((row, tuple(names[name][0] for name in row.runs)))
+            used.append((row, places))
     remarks = [f"left out: {counted(n, 'label')}, {why}" for why, n in left_out.items()]
     with_labels = {place for _, places in used for place in places}
     remarks += [f"{run.name}: no label" for place, run in enumerate(runs) if used and place not in with_labels]
     return used, remarks
 
 
-def _why_left_out(row: LabelRow, names: Mapping[str, list[int]], runs: Sequence[Measured]) -> str | None:
+def _places(
+    row: LabelRow, names: Mapping[str, list[int]], texts: Sequence[Mapping[str, str]]
+) -> tuple[tuple[int, ...], str | None]:
+    """Return the places of the runs of a label, or why they are unknown; of copies of a run, the first counts."""
+    places = []
+    for name in row.runs:
+        found = names.get(name, [])
+        if len({texts[place].get(row.question_id) for place in found}) != 1:
+            return (), f"of {name}, which {'is the name of two runs' if found else 'is not one of the runs'}"
+        places.append(found[0])
+    return tuple(places), None
+
+
+def _why_left_out(
+    row: LabelRow, places: Sequence[int], runs: Sequence[Measured], texts: Sequence[Mapping[str, str]]
+) -> str | None:
     if row.is_empty:
         return "without a choice, or ratings in columns such as quality.a"
-    if unknown := [name for name in row.runs if len(names.get(name, [])) != 1]:
-        is_double = unknown[0] in names
-        return f"of {unknown[0]}, which {'is the name of two runs' if is_double else 'is not one of the runs'}"
-    asked = [runs[names[name][0]].questions.get(row.question_id) for name in row.runs]
+    asked = [runs[place].questions.get(row.question_id) for place in places]
     if not all(asked):
         return "of questions that are not in the run"
     if any(row.query is not None and question and question.query.strip() != row.query.strip() for question in asked):
         return "of questions that have another text in the run"
+    if row.answers_sha256 not in (None, answers_hash([texts[place][row.question_id] for place in places])):
+        return "of answers that have another text in the run"
     return None if _are_same(asked[0], asked[-1]) else "of questions that differ between the runs"
 
 

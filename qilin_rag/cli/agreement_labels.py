@@ -144,6 +144,8 @@ def import_filled(
     write_rows(out, found.columns, found.rows)
     if found.n_empty:
         logger.info("left out: %s without a label", counted(found.n_empty, "row"))
+    if found.n_changed:
+        logger.info("left out: %s whose answers are not those of the key any more", counted(found.n_changed, "row"))
     if found.n_partial:
         logger.info("%s with a part of the labels only", counted(found.n_partial, "row"))
     annotators = counted(len({row["annotator"] for row in found.rows}), "annotator")

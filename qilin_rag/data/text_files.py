@@ -57,8 +57,8 @@ def names_in(table: Table, present: Collection[str]) -> dict[str, str]:
 
 
 def double_problem(names: Sequence[str]) -> str | None:
-    """Return which name occurs twice, so that its meaning is unclear."""
-    double = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    """Return which name occurs twice, so that its meaning is unclear; spreadsheets add columns without a name."""
+    double = next((name for i, name in enumerate(names) if name and name in names[:i]), None)
     return None if double is None else f"column {double!r} occurs twice"
 
 

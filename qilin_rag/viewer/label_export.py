@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from qilin_rag.agreement.label_rows import Row, label_columns, write_rows
+from qilin_rag.agreement.label_rows import HASH, Row, label_columns, write_rows
+from qilin_rag.core.label_rules import answers_hash
 from qilin_rag.core.labels import SIDES, Label
 from qilin_rag.viewer.label_task import OpenTask
 
@@ -33,15 +34,17 @@ def label_row(task: OpenTask, label: Label) -> Row:
         label: The label.
     """
     runs = dict(zip(SIDES, (task.run_names[place] for place in label.sides), strict=False))
+    item = task.items[label.question_id]
     row: dict[str, str | int | float | None] = {
         "question_id": label.question_id,
-        "query": task.items[label.question_id].question.query,
+        "query": item.question.query,
         "annotator": label.annotator,
         "choice": label.choice,
         "preferred": next((run for side, run in runs.items() if side == label.choice), label.choice),
         "comment": label.comment,
         "seconds": label.seconds,
         "at": label.at,
+        HASH: answers_hash([item.answers[place] for place in label.sides]),
     }
     row |= {f"run_{side.lower()}": run for side, run in runs.items()}
     row |= {f"{name}.{side.lower()}": value for side, of in label.ratings.items() for name, value in of.items()}

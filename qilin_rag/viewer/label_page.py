@@ -17,12 +17,13 @@ from starlette.routing import BaseRoute, Route
 
 from qilin_rag.core.environment import now
 from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.label_rules import annotator_name
 from qilin_rag.core.labels import SIDES, Choice, Label, Side
 from qilin_rag.core.text import clean
 from qilin_rag.core.types import Frozen
 from qilin_rag.viewer.app import build_app, data, page
 from qilin_rag.viewer.label_agreement import label_agreement
-from qilin_rag.viewer.label_task import Item, OpenTask, annotator_name
+from qilin_rag.viewer.label_task import Item, OpenTask
 from qilin_rag.viewer.labels import ConflictError, LabelStore
 
 logger = logging.getLogger(__name__)

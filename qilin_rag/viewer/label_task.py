@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, ValidationInfo, field_validator
 
 from qilin_rag.config.resources import read_yaml
 from qilin_rag.core.errors import UsageError, explain
 from qilin_rag.core.hashing import fingerprint, json_hash
+from qilin_rag.core.label_rules import DEFAULT_CRITERIA, Criteria
 from qilin_rag.core.labels import SIDES, Choice, Side
-from qilin_rag.core.text import counted, visible
+from qilin_rag.core.text import counted
 from qilin_rag.core.types import Frozen, Question, Sample
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.pipeline.run_notes import open_notes
@@ -29,18 +21,7 @@ from qilin_rag.pipeline.selection import select_questions
 from qilin_rag.reports.finding import find_run
 from qilin_rag.reports.measured import same_questions
 
-_MOST_NAME_CHARS = 40
-_DEFAULT_CRITERIA = {"quality": (1, 5)}
 _MOST_STEPS = 10  # each rating has a digit of the keyboard
-
-
-def _one_line(text: str) -> str:
-    """Return a name in one spelling, without what nobody can see."""
-    return " ".join(visible(text).split())
-
-
-ShownName = Annotated[str, AfterValidator(_one_line), Field(min_length=1, max_length=_MOST_NAME_CHARS)]
-"""A name of 1 to 40 visible characters."""
 
 
 class Shown(Frozen):
@@ -73,16 +54,16 @@ class LabelTask(Frozen):
     questions: PositiveInt | None = None
     seed: NonNegativeInt = 0
     overlap: Annotated[float, Field(ge=0, le=1)] = 0.25
-    criteria: Annotated[dict[ShownName, tuple[int, int]], Field(validate_default=True)] = {}
+    criteria: Annotated[Criteria, Field(validate_default=True)] = {}
     show: Shown = Shown()
 
     @field_validator("criteria")
     @classmethod
     def _check_criteria(cls, criteria: dict[str, tuple[int, int]], info: ValidationInfo) -> dict[str, tuple[int, int]]:
         for name, (low, high) in criteria.items():
-            if not (0 <= low < high <= 10 and high - low < _MOST_STEPS):
-                raise ValueError(f"{name} is no scale of at most {_MOST_STEPS} steps within 0 to 10")
-        return criteria if criteria or len(info.data.get("runs", [])) != 1 else _DEFAULT_CRITERIA
+            if high > _MOST_STEPS or high - low >= _MOST_STEPS:
+                raise ValueError(f"{name} is no scale of at most {_MOST_STEPS} steps within 0 to {_MOST_STEPS}")
+        return criteria if criteria or len(info.data.get("runs", [])) != 1 else DEFAULT_CRITERIA
 
 
 class Item(NamedTuple):
@@ -231,15 +212,3 @@ def _hash(task: LabelTask, items: dict[str, Item]) -> str:
 def _drawn(seed: int, purpose: str, *parts: str) -> int:
     """Return a number that is random, and the same for the same parts."""
     return int(json_hash([seed, purpose, *parts], sort_keys=True, ensure_ascii=True)[:16], 16)
-
-
-def annotator_name(given: str) -> str:
-    """Return the name of an annotator in one spelling.
-
-    Raises:
-        UsageError: if it has no visible character, or more than 40.
-    """
-    name = _one_line(unicodedata.normalize("NFKC", given))
-    if not 1 <= len(name) <= _MOST_NAME_CHARS:
-        raise UsageError(f"a name has 1 to {_MOST_NAME_CHARS} visible characters")
-    return name

@@ -18,12 +18,13 @@ pytest.importorskip("starlette", reason="needs Starlette: pip install 'qilin-rag
 
 from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.label_rules import annotator_name, answers_hash
 from qilin_rag.core.labels import Choice, Side
 from qilin_rag.pipeline.run import run
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.viewer.label_agreement import label_agreement
 from qilin_rag.viewer.label_export import export_labels
-from qilin_rag.viewer.label_task import OpenTask, annotator_name, open_task, read_task
+from qilin_rag.viewer.label_task import OpenTask, open_task, read_task
 from qilin_rag.viewer.labels import HOLD_S, ConflictError, LabelStore
 from tests.conftest import Cli, write_jsonl
 from tests.viewer.labelling import label_all, made_label, made_task
@@ -220,6 +221,8 @@ def test_what_is_not_a_label_of_the_task_is_refused() -> None:
         ("runs: [a]\ncriteria: {correct: [0, 10]}", "correct"),
         ("runs: [a]\ncriteria: {correct: 5}", "criteria.correct"),
         ('runs: [a]\ncriteria: {"\\u200b": [1, 5]}', "criteria"),
+        ('runs: [a]\ncriteria: {"fluent": [1, 5], "fluent ": [1, 3]}', "'fluent' is named twice"),
+        (f"runs: [a]\ncriteria: {{{'x' * 41}: [1, 5]}}", "1 to 40 visible characters"),
         ("runs: [a]\nshow: {answers: true}", "show.answers"),
         ("- a", "mapping"),
     ],
@@ -346,6 +349,7 @@ def test_an_export_names_the_runs(tmp_path: Path) -> None:
         "comment": "=1+1",
         "seconds": 1.5,
         "at": made[0].at,
+        "answers_sha256": answers_hash(["answer 1 of 1", "answer 1 of 0"]),
     }
     export_labels(task, made, tmp_path / "out.csv")
     table = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
