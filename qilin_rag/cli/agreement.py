@@ -17,12 +17,13 @@ from qilin_rag.cli.agreement_formats import (
     set_up_output,
     show_result,
 )
+from qilin_rag.cli.agreement_group import RunsGroup
 from qilin_rag.cli.help import App
 from qilin_rag.cli.options import AsJson, QilinTables, Quiet, SetLog, log_settings, qilin_tables
 from qilin_rag.cli.table_formats import FormatOption, OutOption, TableFormat
 from qilin_rag.core.errors import UsageError
 
-app = App("agreement", help="Find out which measures agree with people.", no_args_is_help=True)
+app = App("agreement", cls=RunsGroup, no_args_is_help=True)
 app.command()(agreement_labels.runs)
 app.command()(agreement_labels.export)
 app.command("import")(agreement_labels.import_filled)
@@ -31,7 +32,10 @@ app.command()(agreement_calibrate.calibrate)
 
 @app.callback()
 def _agreement() -> None:
-    """Find out which measures agree with people."""
+    """Find out which measures agree with people.
+
+    `agreement RUN... --labels FILE` is short for `agreement runs RUN... --labels FILE`.
+    """
 
 
 @app.command()

@@ -92,10 +92,9 @@ class App(typer.Typer):
     def __init__(self, name: str, **kwargs: Any) -> None:
         super().__init__(
             name=name,
-            cls=HelpGroup,
             rich_markup_mode=None,  # plain help starts in half the time
             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": _WIDTH_CHARS},
-            **kwargs,
+            **{"cls": HelpGroup, **kwargs},
         )
 
     def command(self, name: str | None = None, **kwargs: Any) -> Callable[[_Function], _Function]:

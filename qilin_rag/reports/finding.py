@@ -62,12 +62,7 @@ def find_run(name: Path, folders: Sequence[Path] = ()) -> Path:
         return name
     if name.name in ("", "..") or name.is_file():
         return name
-    places = folders or [DEFAULT_FOLDER]
-    if len(name.parts) > 1:
-        places = [name.parent, *(folder / name.parent for folder in places)]
-    matching = _meant(name.name, [path for place in places for path in _inside(place)]) or _meant(
-        name.name, [path for place in places for path in _one_level_down(place)]
-    )
+    matching = runs_meant(name, folders)
     if len(matching) > 1:
         shown = ", ".join(str(path) for path in matching[:5]) + (", ..." if len(matching) > 5 else "")
         raise UsageError(f"{name} may be any of {len(matching)} runs; write more of its name: {shown}")
@@ -77,6 +72,21 @@ def find_run(name: Path, folders: Sequence[Path] = ()) -> Path:
         return name  # the reader says what is missing in it
     raise UsageError(
         f"{name} is not a finished run directory: {MANIFEST} does not exist; to see the runs: qilin-rag list runs"
+    )
+
+
+def runs_meant(name: Path, folders: Sequence[Path] = ()) -> list[Path]:
+    """Return the runs that a part of a name may stand for (see `find_run`).
+
+    Args:
+        name: The part of a name, with or without a folder.
+        folders: Folders of runs. Default: runs.
+    """
+    places = folders or [DEFAULT_FOLDER]
+    if len(name.parts) > 1:
+        places = [name.parent, *(folder / name.parent for folder in places)]
+    return _meant(name.name, [path for place in places for path in _inside(place)]) or _meant(
+        name.name, [path for place in places for path in _one_level_down(place)]
     )
 
 
