@@ -9,6 +9,7 @@ from qilin_rag.agreement.figure_cells import figure_cell
 from qilin_rag.agreement.forests import JUDGES, plot_aspect
 from qilin_rag.agreement.intervals import AgreementFigure
 from qilin_rag.agreement.pair_table import AspectAgreement, PairAgreement
+from qilin_rag.agreement.system_order import HOW, order_figures, order_sections
 from qilin_rag.agreement.verdict import verdict
 from qilin_rag.core.text import counted
 from qilin_rag.reports.sections import Section
@@ -38,7 +39,8 @@ def pair_sections(table: PairAgreement, between: str = " ") -> Iterator[Section]
         )
         plot = plot_aspect(aspect, table.by)
         yield Section(title, _HEADER, list(_rows(aspect, between)), verdict(aspect, table.by), plot)
-    yield Section("how to read it", [], [], list(_HOW))
+    yield from order_sections(table.orders)
+    yield Section("how to read it", [], [], [*_HOW, *([HOW] if table.orders else [])])
 
 
 def _rows(aspect: AspectAgreement, between: str) -> Iterator[list[str]]:
@@ -64,6 +66,7 @@ def pair_document(table: PairAgreement) -> dict[str, Any]:
 def pair_records(table: PairAgreement) -> list[dict[str, object]]:
     """Return one flat record for each aspect and measure, for CSV; the judges among themselves are a row as well."""
     records: list[dict[str, object]] = []
+    of_systems = order_figures(table.orders)
     for aspect in table.aspects:
         if aspect.ceiling:
             about = {"measure": JUDGES, "kind": "ceiling", "n": aspect.ceiling.n}
@@ -71,7 +74,8 @@ def pair_records(table: PairAgreement) -> list[dict[str, object]]:
         for row in aspect.rows:
             about = {"measure": row.measure, "kind": row.kind, "n": row.n, "rank": row.rank}
             about |= {"epsilon": row.epsilon, "p_beyond_sentinels": row.p_beyond_sentinels}
-            records.append({"aspect": aspect.aspect, **about, **_figures(row)})
+            about |= _figures(row) | of_systems.get((aspect.aspect, row.measure), {})
+            records.append({"aspect": aspect.aspect, **about})
     return records
 
 

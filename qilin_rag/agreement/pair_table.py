@@ -15,6 +15,8 @@ import numpy as np
 from qilin_rag.agreement.comparing import Statistic, beats_all, compare_measures, holm_matrix, rank_clusters
 from qilin_rag.agreement.intervals import AgreementFigure
 from qilin_rag.agreement.pair_figures import Ceiling, Judgements, ceiling_of, difference_error, figures_of
+from qilin_rag.agreement.pairs import JudgedPairs
+from qilin_rag.agreement.system_order import SystemAspect, system_orders
 from qilin_rag.core.progress import stage
 from qilin_rag.core.stats import ALPHA, Clusters, Values
 from qilin_rag.core.types import Frozen
@@ -104,6 +106,7 @@ class PairAgreement(Frozen):
         by: The statistic by which measures are compared and ranked.
         seed: The seed of draws and exchanges.
         aspects: The table of each aspect.
+        orders: The order of the systems by aspect, if three or more have a name.
     """
 
     n_pairs: int
@@ -111,6 +114,7 @@ class PairAgreement(Frozen):
     by: Statistic
     seed: int
     aspects: list[AspectAgreement]
+    orders: list[SystemAspect] = []
 
 
 def pair_agreement(
@@ -130,12 +134,15 @@ def pair_agreement(
         seed: Draws the resamples and exchanges.
 
     Returns:
-        A table for each aspect.
+        A table for each aspect, and one of the order of systems.
     """
     gains = {name: values[:, 1] - values[:, 0] for name, values in {**measures, **sentinels}.items()}
     aspects = [_aspect(judged, aspect, gains, set(sentinels), by, seed) for aspect in judged.aspects]
     n_queries = len(set(judged.queries.tolist()))
-    return PairAgreement(n_pairs=len(judged.pairs), n_queries=n_queries, by=by, seed=seed, aspects=aspects)
+    orders = system_orders(judged, measures, sentinels, seed) if isinstance(judged, JudgedPairs) else []
+    return PairAgreement(
+        n_pairs=len(judged.pairs), n_queries=n_queries, by=by, seed=seed, aspects=aspects, orders=orders
+    )
 
 
 def _aspect(

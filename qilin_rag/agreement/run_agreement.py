@@ -13,6 +13,7 @@ from qilin_rag.agreement.pair_sections import pair_document, pair_records, pair_
 from qilin_rag.agreement.pair_table import PairAgreement, pair_agreement
 from qilin_rag.agreement.rated_answers import FEWEST_RUNS, RatedAspect, answer_agreement, run_orders
 from qilin_rag.agreement.run_labels import join_labels
+from qilin_rag.agreement.system_order import few_points
 from qilin_rag.core.text import counted
 from qilin_rag.core.types import Frozen
 from qilin_rag.reports.measured import Measured
@@ -62,6 +63,9 @@ def run_agreement(
     if joined.answers:
         answers = answer_agreement(*joined.answers, by, seed)
         orders = run_orders(*joined.answers, seed)
+    if pairs:
+        rated = {order.aspect for order in orders}
+        pairs = pairs.model_copy(update={"orders": [each for each in pairs.orders if each.aspect not in rated]})
     return RunAgreement(
         runs=[run.name for run in runs],
         n_labels=joined.n_labels,
@@ -129,7 +133,7 @@ def _order_section(order: RatedAspect, between: str) -> Section:
     if order.n_runs < FEWEST_RUNS:
         lines.append(f"{counted(order.n_runs, 'run')} with ratings: an order of runs needs {FEWEST_RUNS}.")
     else:
-        lines.append(f"The order of {counted(order.n_runs, 'run')} rests on as many points; it has no interval.")
+        lines.append(few_points(order.n_runs, "run"))
     title = f"{order.aspect}, order of answers and runs: {counted(order.n_answers, 'answer')}"
     return Section(
         title, ["measure", "questions", "within", "soft accuracy", "Kendall"], rows, lines, plot_order(order)

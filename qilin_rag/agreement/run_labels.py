@@ -93,7 +93,13 @@ def join_labels(rows: Sequence[LabelRow], runs: Sequence[Measured], seed: int = 
     found_pairs = found_ratings = None
     if pairs:
         compared = [
-            _compared(runs[i].questions[qid], texts[i][qid], texts[j][qid], (i, j), said, annotators)
+            _compared(
+                runs[i].questions[qid],
+                ComparedAnswer(answer=texts[i][qid], system=runs[i].name),
+                ComparedAnswer(answer=texts[j][qid], system=runs[j].name),
+                said,
+                annotators,
+            )
             for (qid, i, j), said in pairs.items()
         ]
         both = np.array([[number[qid, i], number[qid, j]] for qid, i, j in pairs], dtype=np.intp)
@@ -219,14 +225,14 @@ def _judges(said: Said, annotators: Sequence[str]) -> list[dict[str, float | Non
 
 
 def _compared(
-    question: Question, a: str, b: str, places: tuple[int, int], said: Said, annotators: Sequence[str]
+    question: Question, a: ComparedAnswer, b: ComparedAnswer, said: Said, annotators: Sequence[str]
 ) -> ComparedPair:
     """Return a pair of answers with what its annotators said."""
     return ComparedPair(
         query=question.query,
         reference=question.references or [""],
-        a=ComparedAnswer(answer=a, system=str(places[0])),
-        b=ComparedAnswer(answer=b, system=str(places[1])),
+        a=a,
+        b=b,
         people=_judges(said, annotators),
     )
 

@@ -1,4 +1,4 @@
-"""AgreementFigure on whole systems: soft pairwise accuracy, and the rank correlation that looks at the top."""
+"""Agreement on whole systems: soft pairwise accuracy, and the rank correlation that looks at the top."""
 
 from __future__ import annotations
 
@@ -50,14 +50,25 @@ def pairwise_p(values: Values, clusters: Clusters | None = None, seed: int = 0) 
     is_shared = ~np.isnan(differences)
     sums = np.zeros((n_clusters, len(first)))
     np.add.at(sums, numbers, np.where(is_shared, differences, 0.0).T)
+    p = np.full((n_systems, n_systems), np.nan)
+    p[first, second] = np.where(is_shared.any(axis=1), p_of_sums(sums, seed), np.nan)
+    return p
+
+
+def p_of_sums(sums: Values, seed: int = 0) -> Values:
+    """Return the share of exchanges of two systems after which the first is at least as far ahead, shape (columns,).
+
+    Args:
+        sums: By how much the first system is ahead in each cluster, shape (clusters, columns).
+        seed: Draws the exchanges; up to 12 clusters, all of them are made.
+    """
     scale = np.abs(sums).sum(axis=0)
-    as_far, n_patterns = np.zeros(len(first)), 0
-    for signs in sign_patterns(n_clusters, seed):
+    as_far, n_patterns = np.zeros(sums.shape[1]), 0
+    for signs in sign_patterns(len(sums), seed):
         as_far += (signs @ sums >= sums.sum(axis=0) - _EQUAL * scale).sum(axis=0)
         n_patterns += len(signs)
-    p = np.full((n_systems, n_systems), np.nan)
-    p[first, second] = np.where(is_shared.any(axis=1), as_far / max(n_patterns, 1), np.nan)
-    return p
+    found: Values = as_far / max(n_patterns, 1)
+    return found
 
 
 def tau_ap(first: Values, second: Values) -> float | None:

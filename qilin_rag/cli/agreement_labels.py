@@ -45,7 +45,7 @@ def runs(
 
     Every metric that has scores in all the runs is compared with what people said, and with sentinels that must not
     win. Choices and ratings side by side are pairs of answers. Ratings also say how far a measure agrees over single
-    answers, and, with three runs or more, on the order of the runs.
+    answers. Three runs or more also show how far it agrees on the order of the runs.
 
     Examples:
         qilin-rag agreement runs runs/RUN_A runs/RUN_B --labels labels.csv
