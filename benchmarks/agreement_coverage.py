@@ -4,14 +4,14 @@ Made-up worlds, in which scores and labels of one user, and of one question, hav
 often the interval held the true figure; `below` and `above`: how often it was below and above it. `rejects`: how often
 the test of two equally good measures had p at most .05.
 
-usage: python benchmarks/agreement_coverage.py [worlds]
+usage: python benchmarks/agreement_coverage.py [worlds] [user|question|both|tests ...]
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -30,6 +30,22 @@ RHO = 0.5
 """The true correlation of score and latent label."""
 CLUSTERED = {"little": 0.1, "much": 0.4}
 """The share of variance that belongs to the user, and to the question."""
+
+
+class Size(NamedTuple):
+    """The number of users, or of questions, or of both, and that of rows."""
+
+    n_clusters: tuple[int, ...]
+    n_rows: int
+
+
+SIZES = {
+    "user": [Size((20,), 100), Size((60,), 300), Size((200,), 400)],
+    "question": [Size((50,), 100), Size((140,), 300)],
+    "both": [Size((20, 30), 150), Size((60, 80), 300)],
+}
+
+TESTS = "tests"
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.intp]
@@ -119,24 +135,23 @@ class Coverage(NamedTuple):
     above: float
 
 
-def coverage(clusters: str, share: float, n_worlds: int, seed: int = 0, n_rows: int = 300) -> dict[str, Coverage]:
+def coverage(clusters: str, size: Size, share: float, n_worlds: int, seed: int = 0) -> dict[str, Coverage]:
     """Return how often the intervals hold, by figure.
 
     Args:
         clusters: `user`, `question` or `both`.
+        size: The numbers of clusters and rows of each world.
         share: The share of variance of each kind of cluster; one kind alone has the share of both.
         n_worlds: The number of worlds.
         seed: Draws the worlds.
-        n_rows: The number of rows of each.
     """
     rng = np.random.default_rng(seed)
     ends: dict[str, list[tuple[float, float]]] = {}
     for _ in range(n_worlds):
         if clusters == "both":
-            found = two_ways(world(rng, share, 60, 80, n_rows))
+            found = two_ways(world(rng, share, *size.n_clusters, size.n_rows))
         else:
-            n_clusters = {"user": 60, "question": 140}[clusters]
-            of = world(rng, share, n_clusters, n_rows, n_rows)
+            of = world(rng, share, *size.n_clusters, size.n_rows, size.n_rows)
             found = one_way(of, of.users)
         for name, figure in found.items():
             ends.setdefault(name, []).append(figure.ci95 or (math.nan, math.nan))
@@ -168,17 +183,19 @@ def level(n_worlds: int, seed: int = 0, n_questions: int = 120) -> dict[str, flo
     return {statistic: n / n_worlds for statistic, n in rejected.items()}
 
 
-def main(n_worlds: int) -> None:
-    """Print both tables."""
-    print(f"{'clusters':10} {'shared':8} {'figure':10} {'holds':>6} {'below':>6} {'above':>6}")
-    for clusters in ("user", "question", "both"):
+def main(n_worlds: int, kinds: Sequence[str]) -> None:
+    """Print the tables of these kinds of worlds."""
+    print(f"{'clusters':16} {'shared':8} {'figure':10} {'holds':>6} {'below':>6} {'above':>6}")
+    for kind, size in ((kind, size) for kind in SIZES if kind in kinds for size in SIZES[kind]):
+        clusters = f"{' x '.join(map(str, size.n_clusters))} {kind}"
         for name, share in CLUSTERED.items():
-            for figure, found in coverage(clusters, share, n_worlds).items():
+            for figure, found in coverage(kind, size, share, n_worlds).items():
                 shares = " ".join(f"{each:6.3f}" for each in found)
-                print(f"{clusters:10} {name:8} {figure:10} {shares}", flush=True)
-    for statistic, share in level(n_worlds).items():
-        print(f"two equal measures, by {statistic}: rejects {share:.3f}")
+                print(f"{clusters:16} {name:8} {figure:10} {shares}", flush=True)
+    if TESTS in kinds:
+        for statistic, share in level(n_worlds).items():
+            print(f"two equal measures, by {statistic}: rejects {share:.3f}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else N_WORLDS)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else N_WORLDS, sys.argv[2:] or [*SIZES, TESTS])

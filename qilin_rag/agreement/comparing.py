@@ -31,19 +31,12 @@ class _Exchange(NamedTuple):
     y: float
     yy: float
 
-    def gain(self, signs: Values) -> Values:
-        """Return the correlation of the first less that of the second, after each pattern of exchanges."""
-        flipped = signs @ self.difference
+    def gain(self, flipped: Values) -> Values:
+        """Return the correlation of the first less that of the second, for sums of flipped differences (3, patterns)."""
+        n, y, yy = (np.full(flipped.shape[1], total) for total in (self.n, self.y, self.yy))
         first, second = (
-            correlation_of_sums(
-                np.full(len(signs), self.n),
-                sums[:, 0],
-                np.full(len(signs), self.y),
-                sums[:, 1],
-                np.full(len(signs), self.yy),
-                sums[:, 2],
-            )
-            for sums in (self.total + flipped, self.total - flipped)
+            correlation_of_sums(n, sums[0], y, sums[1], yy, sums[2])
+            for sums in (self.total[:, None] + flipped, self.total[:, None] - flipped)
         )
         return first - second
 
@@ -102,12 +95,16 @@ def _exchange(one: Values, other: Values, labels: Values, clusters: Clusters, st
 
 def _p_values(exchanges: Sequence[_Exchange], n_clusters: int, seed: int) -> list[float]:
     """Return the share of patterns as far from 0 as the data; of random ones with the data among them."""
-    of_data = [float(abs(each.gain(np.ones((1, n_clusters)))[0])) for each in exchanges]
+    differences = np.stack([each.difference for each in exchanges]).transpose(0, 2, 1)
+    of_data = [
+        float(abs(each.gain(sums[:, None])[0])) for each, sums in zip(exchanges, differences.sum(axis=2), strict=True)
+    ]
     n_as_far, n_patterns = [0] * len(exchanges), 0
     for signs in sign_patterns(n_clusters, seed):
         n_patterns += len(signs)
-        for place, (each, far) in enumerate(zip(exchanges, of_data, strict=True)):
-            n_as_far[place] += int((np.abs(each.gain(signs)) >= far - _EQUAL).sum())
+        flipped = (differences.reshape(-1, n_clusters) @ signs.T).reshape(len(exchanges), 3, -1)
+        for place, (each, sums, far) in enumerate(zip(exchanges, flipped, of_data, strict=True)):
+            n_as_far[place] += int((np.abs(each.gain(sums)) >= far - _EQUAL).sum())
     one = 0 if n_clusters <= EXACT_UP_TO else 1
     return [
         (n + one) / (n_patterns + one) if not np.isnan(far) else np.nan

@@ -30,7 +30,8 @@ def benchmark() -> dict[str, Any]:
 @pytest.mark.parametrize("clusters", ["user", "both"])
 def test_they_hold_the_truth_in_clustered_worlds(clusters: str, benchmark: dict[str, Any]) -> None:
     """The benchmark has 1,000 worlds of each kind; these few show that nothing is broken."""
-    for found in benchmark["coverage"](clusters, 0.25, 60).values():
+    size = benchmark["SIZES"][clusters][0]
+    for found in benchmark["coverage"](clusters, size, 0.25, 60).values():
         assert found.holds >= 0.85
 
 
