@@ -186,7 +186,7 @@ def level(n_worlds: int, seed: int = 0, n_questions: int = 120) -> dict[str, flo
 def main(n_worlds: int, kinds: Sequence[str]) -> None:
     """Print the tables of these kinds of worlds."""
     print(f"{'clusters':16} {'shared':8} {'figure':10} {'holds':>6} {'below':>6} {'above':>6}")
-    for kind, size in ((kind, size) for kind in SIZES if kind in kinds for size in SIZES[kind]):
+    for kind, size in [(kind, size) for kind, sizes in SIZES.items() if kind in kinds for size in sizes]:
         clusters = f"{' x '.join(map(str, size.n_clusters))} {kind}"
         for name, share in CLUSTERED.items():
             for figure, found in coverage(kind, size, share, n_worlds).items():

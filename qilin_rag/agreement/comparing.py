@@ -32,7 +32,7 @@ class _Exchange(NamedTuple):
     yy: float
 
     def gain(self, flipped: Values) -> Values:
-        """Return the correlation of the first less that of the second, for sums of flipped differences (3, patterns)."""
+        """Return the gain in correlation of the first measure for sums of flipped differences, shape (3, patterns)."""
         n, y, yy = (np.full(flipped.shape[1], total) for total in (self.n, self.y, self.yy))
         first, second = (
             correlation_of_sums(n, sums[0], y, sums[1], yy, sums[2])
@@ -60,6 +60,7 @@ def compare_measures(
     """
     found = np.full((len(scores), len(scores)), np.nan)
     by_size: dict[int, list[tuple[tuple[int, int], _Exchange]]] = {}
+    of_accuracy: dict[tuple[int, int], Values] = {}
     for pair in combinations(range(len(scores)), 2):
         one, other = scores[pair[0]], scores[pair[1]]
         rows = ~np.isnan(one) & ~np.isnan(other)
@@ -67,14 +68,18 @@ def compare_measures(
         if not rows.any() or is_constant or np.array_equal(one[rows], other[rows]):
             continue
         if statistic == "accuracy":
-            p = _p_of_accuracy(one[rows], other[rows], labels[rows], clusters[rows], seed)
-            found[pair] = found[pair[::-1]] = np.nan if p is None else p
+            of_accuracy[pair] = np.full(len(rows), np.nan)
+            of_accuracy[pair][rows] = _gain_in_accuracy(one[rows], other[rows], labels[rows])
             continue
         exchange = _exchange(one[rows], other[rows], labels[rows], clusters[rows], statistic)
         by_size.setdefault(len(exchange.difference), []).append((pair, exchange))
     for n_clusters, exchanges in by_size.items():
         for (pair, _), p in zip(exchanges, _p_values([each for _, each in exchanges], n_clusters, seed), strict=True):
             found[pair] = found[pair[::-1]] = p
+    if of_accuracy:
+        tests = paired_tests(np.stack(list(of_accuracy.values()), axis=1), clusters, seed)
+        for pair, test in zip(of_accuracy, tests, strict=True):
+            found[pair] = found[pair[::-1]] = np.nan if test.p is None else test.p
     return found
 
 
@@ -112,13 +117,14 @@ def _p_values(exchanges: Sequence[_Exchange], n_clusters: int, seed: int) -> lis
     ]
 
 
-def _p_of_accuracy(one: Values, other: Values, labels: Values, clusters: Clusters, seed: int) -> float | None:
+def _gain_in_accuracy(one: Values, other: Values, labels: Values) -> Values:
+    """Return 1 for each pair that only the first measure gets right, -1 for each that only the second does, else 0."""
     right = []
     for scores in (one, other):
         calibrated = tie_calibrated(scores, labels)
         assert calibrated  # there are rows
         right.append(is_right(scores, labels, calibrated.epsilon))
-    return paired_tests((right[0] - right[1])[:, None], clusters, seed)[0].p
+    return np.asarray(right[0] - right[1])
 
 
 def holm_matrix(p: Values) -> Values:

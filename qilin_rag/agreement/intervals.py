@@ -1,15 +1,15 @@
 """95% intervals of agreement: clusters are drawn with replacement, rows of one cluster together.
 
 The interval is that of t with a standard error, on the scale on which the figure is closest to normal: Fisher's z of a
-correlation, the log odds of a share. Resamples of n clusters vary too little, by (n - 1) / n, and the normal quantile is
-too small for few clusters, so that percentiles of resamples hold the truth too seldom (Hesterberg 2015, What Teachers
-Should Know About the Bootstrap). So the variance is multiplied by n / (n - 1), the quantile is that of t, and if the
-jackknife, which leaves out each cluster, has a larger variance, that one counts. It is never too small on average (Efron
-and Stein 1981), and holds best for few clusters of unequal sizes (MacKinnon, Nielsen and Webb 2023).
+correlation, the log odds of a share. Percentiles of resamples hold the truth too seldom: resamples of n clusters vary
+less by (n - 1) / n, and few clusters need t (Hesterberg 2015, What Teachers Should Know About the Bootstrap). So the
+variance of the resamples is multiplied by n / (n - 1). If that of the jackknife, which leaves out each cluster, is
+larger, it counts instead: it is never too small on average (Efron and Stein 1981), and the safest one for few clusters
+of unequal sizes (MacKinnon, Nielsen and Webb 2023, Journal of Applied Econometrics 38).
 
 The middle is the figure less its bias, which is by how much the resamples are higher than the figure: a threshold that
-is fitted to the data makes an accuracy look too high. The bias is uncertain as well, so that it also makes the interval
-wider.
+is fitted to the data makes an accuracy look too high. The bias is uncertain as well, so it makes the interval wider,
+too.
 
 Rows that are clustered in two ways that cross, such as by user and by question, have the sum of both variances less
 that of the pairs (Cameron, Gelbach and Miller 2011).

@@ -158,10 +158,9 @@ def _aspect(
             found[name] = figures_of(gain, rows, seed)
             advance()
     values = {name: getattr(each, by).value for name, each in found.items()}
-    beyond, strongest = _beyond(of_rows, values, sentinels, rows, by, seed)
+    beyond, strongest, p = _beyond(of_rows, values, sentinels, rows, by, seed)
     measures = [name for name in gains if name not in sentinels]
-    p = holm_matrix(compare_measures([of_rows[name] for name in measures], rows.labels, rows.queries, by, seed))
-    ranks = dict(zip(measures, rank_clusters([values[name] for name in measures], p), strict=True))
+    ranks = dict(zip(measures, rank_clusters([values[name] for name in measures], holm_matrix(p)), strict=True))
     table = [
         MeasureAgreement(
             measure=name,
@@ -198,8 +197,8 @@ def _beyond(
     rows: Judgements,
     by: Statistic,
     seed: int,
-) -> tuple[dict[str, float | None], str | None]:
-    """Return Holm's p of each measure being better than all sentinels, and the strongest sentinel.
+) -> tuple[dict[str, float | None], str | None, Values]:
+    """Return Holm's p of each measure being better than all sentinels, the strongest one, and the p between measures.
 
     A sentinel that people disagree with could be turned round by anybody, so its correlation counts without its sign.
     """
@@ -213,7 +212,9 @@ def _beyond(
     }
     strength = {name: None if (value := values[name]) is None else turned[name] * value for name in rivals}
     scores = [gains[name] for name in measures] + [gains[name] * turned[name] for name in rivals]
-    p = compare_measures(scores, rows.labels, rows.queries, by, seed)[: len(measures), len(measures) :]
-    found = beats_all([values[name] for name in measures], list(strength.values()), p)
+    n = len(measures)
+    p = compare_measures(scores, rows.labels, rows.queries, by, seed)
+    found = beats_all([values[name] for name in measures], list(strength.values()), p[:n, n:])
     known = {name: value for name, value in strength.items() if value is not None}
-    return dict(zip(measures, found, strict=True)), max(known, key=lambda name: known[name]) if known else None
+    strongest = max(known, key=lambda name: known[name]) if known else None
+    return dict(zip(measures, found, strict=True)), strongest, p[:n, :n]

@@ -50,20 +50,18 @@ def _n_below(values: Values, scores: Values) -> Values:
     return (np.searchsorted(values, scores, "left") + np.searchsorted(values, scores, "right")) / 2
 
 
-def p_of_difference(one: Values, other: Values, clusters: Clusters, seed: int = 0) -> float:
-    """Return the two-sided p of no difference between two AUCs.
+def p_of_differences(differences: Values, clusters: Clusters, seed: int = 0) -> list[float]:
+    """Return the two-sided p of no difference between two AUCs, for each column.
 
     Args:
-        one: What each answer adds to the AUC of one score, shape (n,).
-        other: What the same answers add to that of the other score.
+        differences: What each answer adds to the AUC of one score less what it adds to that of the other, shape (n, m);
+            NaN for an answer that is not compared.
         clusters: The cluster of each answer, whose additions are exchanged together.
         seed: Draws the exchanges; up to 12 clusters, all of them are made.
 
     >>> flags, own = np.array([True, False] * 3), np.arange(6)
     >>> same = additions(np.ones(6), flags, np.zeros(6, dtype=np.intp))
-    >>> p_of_difference(same, same, own)
-    1.0
+    >>> p_of_differences((same - same)[:, None], own)
+    [1.0]
     """
-    p = paired_tests((one - other)[:, None], clusters, seed)[0].p
-    assert p is not None  # there are answers
-    return p
+    return [1.0 if test.p is None else test.p for test in paired_tests(differences, clusters, seed)]

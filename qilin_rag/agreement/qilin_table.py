@@ -7,7 +7,7 @@ strata on both sides. The sentinel `constant` has an AUC of one half, so a named
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from qilin_rag.agreement.auc import auc, aucs, detectable_auc, quantile_strata
 from qilin_rag.agreement.correlations import plain
 from qilin_rag.agreement.intervals import AgreementFigure
-from qilin_rag.agreement.placements import additions, p_of_difference
+from qilin_rag.agreement.placements import additions, p_of_differences
 from qilin_rag.agreement.qilin_answers import LabelledAnswers
 from qilin_rag.agreement.qilin_scores import LENGTH, score_measures, score_sentinels
 from qilin_rag.core.progress import stage
@@ -204,7 +204,7 @@ def label_rows(
     rows = _LabelledRows(label[known] == 1, users[known], strata)
     scores = {name: values[known] for name, values in measures.items()}
     rivals = {name: values[known] for name, values in sentinels.items()}
-    beyond = {name: _beyond(values, rivals, rows, seed) for name, values in scores.items()}
+    beyond = _beyond({name: _rivalries(values, rivals, rows) for name, values in scores.items()}, rows.users, seed)
     tested = [name for name, each in beyond.items() if each]
     adjusted = holm([each.p for each in beyond.values() if each])
     p = {name: p for name, p in zip(tested, adjusted, strict=True) if (each := beyond[name]) and each.gain > 0}
@@ -239,6 +239,14 @@ def _auc(scores: Values, rows: _LabelledRows) -> float | None:
     return plain(aucs(scores, rows.flags, np.ones((1, len(scores))), rows.strata))
 
 
+class _Rivalry(NamedTuple):
+    """A measure against a sentinel: its gain in AUC, and what each answer adds to it, NaN where one is unscored."""
+
+    sentinel: str
+    gain: float
+    differences: Values
+
+
 class _Beyond(NamedTuple):
     """By how much a measure is above the sentinel that it is least clearly better than, and the p of no difference."""
 
@@ -247,11 +255,10 @@ class _Beyond(NamedTuple):
     sentinel: str
 
 
-def _beyond(scores: Values, rivals: Mapping[str, Values], rows: _LabelledRows, seed: int) -> _Beyond | None:
-    """Test a measure against each sentinel, on the answers that both score; None if these are too few.
+def _rivalries(scores: Values, rivals: Mapping[str, Values], rows: _LabelledRows) -> list[_Rivalry]:
+    """Compare a measure with each sentinel on the answers that both score; with none if these are too few for one.
 
-    A sentinel below one half could be turned round by anybody, so it counts as far above it. The measure must be higher
-    than each, so its p is the highest of those (an intersection-union test, Berger 1982), 1 if it is not higher.
+    A sentinel below one half could be turned round by anybody, so it counts as far above it.
     """
     found = []
     for name, rival in rivals.items():
@@ -260,12 +267,31 @@ def _beyond(scores: Values, rivals: Mapping[str, Values], rows: _LabelledRows, s
         both = ~np.isnan(scores) & ~np.isnan(rival)
         these, mine, theirs = rows.where(both).by(name == LENGTH), scores[both], rival[both]
         if these.too_few() or (of_rival := _auc(theirs, these)) is None:
-            return None
+            return []
         turned = -theirs if of_rival < 0.5 else theirs
-        ours, others = (additions(each, these.flags, these.strata) for each in (mine, turned))
-        gain = float((ours - others).sum())
-        found.append(_Beyond(gain, p_of_difference(ours, others, these.users, seed) if gain > 0 else 1.0, name))
-    return max(found, key=lambda each: (each.p, -each.gain), default=None)
+        differences = np.full(len(both), np.nan)
+        differences[both] = _added(mine, these) - _added(turned, these)
+        found.append(_Rivalry(name, float(np.nansum(differences)), differences))
+    return found
+
+
+def _added(scores: Values, rows: _LabelledRows) -> Values:
+    return additions(scores, rows.flags, rows.strata)
+
+
+def _beyond(rivalries: Mapping[str, Sequence[_Rivalry]], users: Clusters, seed: int) -> dict[str, _Beyond | None]:
+    """Return by how much each measure is beyond the sentinels; None if it can't be compared.
+
+    The measure must be higher than each, so its p is the highest of those (an intersection-union test, Berger 1982), 1
+    if it is not higher.
+    """
+    tested = [each for several in rivalries.values() for each in several if each.gain > 0]
+    p = iter(p_of_differences(np.stack([each.differences for each in tested], axis=1), users, seed) if tested else [])
+    found = {
+        name: [_Beyond(each.gain, next(p) if each.gain > 0 else 1.0, each.sentinel) for each in several]
+        for name, several in rivalries.items()
+    }
+    return {name: max(several, key=lambda each: (each.p, -each.gain), default=None) for name, several in found.items()}
 
 
 def _with_best(
@@ -275,11 +301,12 @@ def _with_best(
     beyond = [row.measure for row in table if row.is_beyond_sentinels]
     if not beyond:
         return table
-    p = []
-    for name in beyond[1:]:
-        both = ~np.isnan(scores[beyond[0]]) & ~np.isnan(scores[name])
+    first, others = beyond[0], beyond[1:]
+    differences = np.full((len(rows.flags), len(others)), np.nan)
+    for column, name in enumerate(others):
+        both = ~np.isnan(scores[first]) & ~np.isnan(scores[name])
         these = rows.where(both)
-        ours, others = (additions(scores[each][both], these.flags, these.strata) for each in (beyond[0], name))
-        p.append(p_of_difference(ours, others, these.users, seed))
-    best = {beyond[0], *(name for name, each in zip(beyond[1:], holm(p), strict=True) if each > ALPHA)}
+        differences[both, column] = _added(scores[first][both], these) - _added(scores[name][both], these)
+    p = holm(p_of_differences(differences, rows.users, seed))
+    best = {first, *(name for name, each in zip(others, p, strict=True) if each > ALPHA)}
     return [row.model_copy(update={"is_best": True}) if row.measure in best else row for row in table]

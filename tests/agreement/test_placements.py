@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from qilin_rag.agreement.auc import auc
-from qilin_rag.agreement.placements import additions, p_of_difference
+from qilin_rag.agreement.placements import additions, p_of_differences
 from qilin_rag.core.stats import Booleans, Clusters, Values
 
 
@@ -40,7 +40,8 @@ def delong(one: Values, other: Values, flags: Booleans) -> float:
 def test_p_is_about_delongs(seed: int, gain: float) -> None:
     one, other, flags, _ = two_scores(seed, 300, gain)
     ours, theirs = (additions(x, flags, np.zeros(300, dtype=np.intp)) for x in (one, other))
-    assert p_of_difference(ours, theirs, np.arange(300)) == pytest.approx(delong(one, other, flags), abs=0.03)
+    [p] = p_of_differences((ours - theirs)[:, None], np.arange(300))
+    assert p == pytest.approx(delong(one, other, flags), abs=0.03)
 
 
 @pytest.mark.slow
@@ -53,5 +54,17 @@ def test_equally_good_scores_are_told_apart_in_5_of_100() -> None:
         scores = [latent + 0.8 * rng.normal(size=60)[users] + 0.6 * rng.normal(size=240) for _ in "ab"]
         flags = latent + rng.normal(size=240) > 0.3
         ours, theirs = (additions(x, flags, np.zeros(240, dtype=np.intp)) for x in scores)
-        n_rejected += p_of_difference(ours, theirs, users) <= 0.05
+        n_rejected += p_of_differences((ours - theirs)[:, None], users)[0] <= 0.05
     assert 0.015 < n_rejected / 200 < 0.1
+
+
+def test_columns_are_tested_as_if_each_were_alone() -> None:
+    columns = []
+    for seed, n_left_out in ((0, 0), (1, 40), (2, 40)):
+        one, other, flags, strata = two_scores(seed, gain=0.3)
+        column = additions(one, flags, strata) - additions(other, flags, strata)
+        column[:n_left_out] = np.nan
+        columns.append(column)
+    users = np.arange(160) // 2
+    alone = [p_of_differences(column[:, None], users, seed=4)[0] for column in columns]
+    assert p_of_differences(np.stack(columns, axis=1), users, seed=4) == pytest.approx(alone, abs=1e-12)
