@@ -1,12 +1,12 @@
 """How often `agreement qilin` names a measure in worlds without quality, and finds the planted AUC in worlds with it.
 
 Without quality, users' feedback has to do with the length of an answer alone, so whatever measure is named better than
-the sentinels, on any label of a world, is an error. `few queries`: worlds in which many answers are to one query, so
+the sentinels, on any label of a world, is an error. `few-queries`: worlds in which many answers are to one query, so
 that answers are compared with other favoured ones, too, and length matters three times as much. With quality, `holds`
 is how often the interval of a measure holds the AUC that was planted for its scores within strata of length, and `best`
 how often the measure is named.
 
-usage: python benchmarks/agreement_null.py [worlds]
+usage: python benchmarks/agreement_null.py [worlds] [usual|few-queries|quality ...]
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ N_WORLDS = 200
 N_ANSWERS = 200
 WORLDS = {
     "usual": (),
-    "few queries": ("topics=2", "lengths={4: 1}", "length_bias=1.5"),
+    "few-queries": ("topics=2", "lengths={4: 1}", "length_bias=1.5"),
 }
 SEEN = "notes_overlap"
 """The measure that sees the quality."""
+QUALITY = "quality"
 _SHOWN = ("shown_if_factoid=1", "shown_if_not=1")
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -108,7 +109,15 @@ class Found(NamedTuple):
     @property
     def holds(self) -> bool:
         """Whether the interval holds the planted AUC."""
-        return self.ci95[0] <= self.planted <= self.ci95[1]
+        return not self.is_below() and not self.is_above()
+
+    def is_below(self) -> bool:
+        """Whether the interval is below the planted AUC."""
+        return self.ci95[1] < self.planted
+
+    def is_above(self) -> bool:
+        """Whether the interval is above the planted AUC."""
+        return self.ci95[0] > self.planted
 
 
 def found_and_planted(planted: PlantedAnswers, seed: int = 0) -> dict[str, Found]:
@@ -139,21 +148,24 @@ def errors(n_worlds: int, settings: Sequence[str] = (), first_seed: int = 0) -> 
     return Share(n_wrong, n_worlds), which
 
 
-def main(n_worlds: int) -> None:
+def main(n_worlds: int, kinds: Sequence[str]) -> None:
     """Print the errors without quality, then what is found with it."""
-    for name, settings in WORLDS.items():
-        share, which = errors(n_worlds, settings)
+    for name in (name for name in WORLDS if name in kinds):
+        share, which = errors(n_worlds, WORLDS[name])
         said = ", ".join(f"{measure} on {label} {n}" for (label, measure), n in which.most_common(4))
         print(f"without quality, {name}: a measure is named in {share}{said and f' ({said})'}", flush=True)
-    holds: Counter[str] = Counter()
-    best: Counter[str] = Counter()
-    for seed in range(n_worlds):
-        for flag, found in found_and_planted(plant(seed, ("quality=2.5",)), seed).items():
-            holds[flag] += found.holds
-            best[flag] += found.is_best
+    if QUALITY not in kinds:
+        return
+    found = [found_and_planted(plant(seed, ("quality=2.5",)), seed) for seed in range(n_worlds)]
     for flag in FEEDBACK:
-        print(f"with quality, {SEEN} on {flag}: holds {Share(holds[flag], n_worlds)}, best {best[flag] / n_worlds:.1%}")
+        holds = Share(sum(each[flag].holds for each in found), n_worlds)
+        best = sum(each[flag].is_best for each in found) / n_worlds
+        print(f"with quality, {SEEN} on {flag}: holds {holds}, best {best:.1%}")
+    every = [each[flag] for each in found for flag in FEEDBACK]
+    below, above = (sum(ends(each) for each in every) / len(every) for ends in (Found.is_below, Found.is_above))
+    holds = Share(sum(each.holds for each in every), len(every))
+    print(f"with quality, all flags: holds {holds}, below {below:.1%}, above {above:.1%}")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else N_WORLDS)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else N_WORLDS, sys.argv[2:] or [*WORLDS, QUALITY])

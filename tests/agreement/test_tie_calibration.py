@@ -1,4 +1,4 @@
-"""Tie-calibrated accuracy is that of a direct, slow reading of the paper (arXiv 2305.14324, section 5)."""
+"""Tie-calibrated accuracy is that of a direct, slow reading of the paper (arXiv 2305.14324, section 5), and of WMT."""
 
 from __future__ import annotations
 
@@ -11,6 +11,27 @@ import pytest
 from qilin_rag.agreement.tie_calibration import pairs_of, tie_calibrated, tie_calibrated_accuracies
 
 Groups = list[tuple[list[int], list[int]]]
+NO = np.nan
+# Scores, labels, accuracy and epsilon by mt-metrics-eval (github.com/google-research/mt-metrics-eval, commit 0b82d96,
+# which is not on PyPI): the expected figures of its tau_optimization_test.py and stats_test.py, and a random case that
+# its tau_optimization was run on.
+WMT = {
+    "no tie": ([[0, 2, 6, 8]], [[1, 2, 3, 4]], 1.0, 0),
+    "ties": ([[0, 2, 6, 8]], [[1, 1, 1, 4]], 4 / 6, 4),
+    "ties opt": ([[2, 1, 1.5, 5, 3]], [[1, 2, 2, 3, 4]], 0.7, 0.5),
+    "regression": (
+        [[0, 5, 2, 3, 2], [NO, 2, 1, 5, 3], [9, 1, 5, 3, 8], [9, 3, 4, 4, 1], [NO, NO, NO, NO, NO]],
+        [[1, 5, 2, 1, 1], [4, 2, 2, 1, 4], [5, 9, 2, 8, 7], [7, 6, NO, 3, 2], [NO, NO, NO, NO, NO]],
+        0.4916666666666668,
+        1,
+    ),
+    "random": (
+        [[7, 1, 5, 4, -1, 6], [5, -1, 3, 0, 6, 1], [5, 4, 4, 0, 3, NO], [-2, 6, 3, 3, NO, 4]],
+        [[2, 2, 2, 2, 0, 2], [2, 0, NO, 0, 2, 2], [1, 1, 2, 0, 2, 2], [NO, 2, 2, 0, 1, 2]],
+        0.5833333333333333,
+        3,
+    ),
+}
 
 
 def accuracy_at(epsilon: int, groups: Groups) -> Fraction:
@@ -49,6 +70,16 @@ def test_it_is_the_papers(seed: int, is_grouped: bool) -> None:
     assert found is not None
     assert found.accuracy == pytest.approx(float(accuracy), abs=1e-9)
     assert found.epsilon == epsilon
+
+
+@pytest.mark.parametrize("case", WMT)
+def test_it_is_that_of_mt_metrics_eval(case: str) -> None:
+    scores, labels = (np.array(rows, dtype=np.float64) for rows in WMT[case][:2])
+    is_known = ~np.isnan(scores) & ~np.isnan(labels)
+    items = np.nonzero(is_known)[0]
+    found = tie_calibrated(*pairs_of(scores[is_known], labels[is_known], items.tolist()))
+    assert found is not None
+    assert (found.accuracy, found.epsilon) == pytest.approx(WMT[case][2:], abs=1e-9)
 
 
 def test_each_weighting_is_calibrated_anew() -> None:
