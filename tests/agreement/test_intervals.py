@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from qilin_rag.agreement.correlations import pearson, pearsons
-from qilin_rag.agreement.intervals import AgreementFigure, _t_critical, by_row, with_interval
-from qilin_rag.core.stats import Clusters, Values
+from qilin_rag.agreement.correlations import pearson, pearsons, ratio
+from qilin_rag.agreement.intervals import AgreementFigure, _jackknife, _t_critical, by_row, resample, with_interval
+from qilin_rag.agreement.pair_figures import Judgements, difference_error
+from qilin_rag.core.stats import Clusters, Values, standard_error
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "agreement_coverage.py"
 
@@ -86,6 +87,48 @@ def test_a_few_clusters_that_move_the_figure_make_the_interval_wider() -> None:
         assert ends is not None
         widths.append(ends[1] - ends[0])
     assert widths[1] > 1.5 * widths[0]
+
+
+def test_the_jackknife_leaves_out_whole_clusters() -> None:
+    x, y = np.random.default_rng(6).normal(size=(2, 90))
+    clusters = np.arange(90) // 3 * 7
+    without = np.array([pearson(x[clusters != each], y[clusters != each]) for each in np.unique(clusters)], float)
+    found = _jackknife(by_row(lambda weights: pearsons(x, y, weights)), clusters)
+    assert found.variance == pytest.approx(29 / 30 * np.square(without - without.mean()).sum(), abs=1e-12)
+    of_mean = _jackknife(by_row(lambda weights: ratio(weights @ x, weights.sum(axis=1))), clusters)
+    assert of_mean.variance**0.5 == pytest.approx(standard_error(x, clusters), abs=1e-12)
+
+
+def test_few_clusters_of_unequal_sizes_have_the_variance_of_the_jackknife() -> None:
+    """Resamples vary less there."""
+    rng = np.random.default_rng(7)
+    clusters = np.repeat(np.arange(20), np.arange(1, 21))
+    x, y = rng.normal(size=(2, 20))[:, clusters] + 0.5 * rng.normal(size=(2, 210))
+
+    def figure(weights: Values) -> Values:
+        return pearsons(x, y, weights)
+
+    of_draws = resample(by_row(figure), clusters).var(ddof=1) * 20 / 19
+    jackknife = _jackknife(by_row(figure), clusters)
+    assert jackknife.variance > 1.1 * of_draws
+    found = of_pearson(x, y, clusters)
+    assert found.value is not None and found.ci95 is not None
+    half = (np.arctanh(found.ci95[1]) - np.arctanh(found.ci95[0])) / 2
+    of_jackknife = t.ppf(0.975, jackknife.freedom) * jackknife.variance**0.5 / (1 - found.value**2)
+    assert of_jackknife * 0.999 < half < of_jackknife * 1.02
+
+
+def test_the_error_of_a_difference_is_its_spread_over_worlds() -> None:
+    """The smallest difference that labels show is 2.8 of these errors."""
+    rng = np.random.default_rng(8)
+    differences, errors = [], []
+    rows = Judgements(np.arange(120), np.zeros(120), np.arange(120) // 2)
+    for _ in range(60):
+        latent = rng.normal(size=60)[rows.queries]
+        labels, one, other = (latent + rng.normal(0, 1, 120) for _ in "abc")
+        differences.append((pearson(one, labels) or 0) - (pearson(other, labels) or 0))
+        errors.append(difference_error(one, other, rows._replace(labels=labels), "pearson", seed=0))
+    assert np.sqrt(np.mean(np.square(np.array(errors, float)))) == pytest.approx(np.std(differences), rel=0.25)
 
 
 def test_the_critical_value_is_that_of_t() -> None:
