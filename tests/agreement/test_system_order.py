@@ -68,10 +68,7 @@ def test_few_pairs_are_a_direct_reading_of_the_formulas(seed: int) -> None:
     scores = rng.integers(0, 3, (24, 2)).astype(float)
     scores[3, 0] = np.nan
     judged = JudgedPairs(
-        [
-            pair_of(f"q{q}", systems[a], systems[b], *map(float, row))
-            for (q, a, b), row in zip(drawn, said, strict=True)
-        ],
+        [pair_of(f"q{q}", f"s{a}", f"s{b}", *map(float, row)) for (q, a, b), row in zip(drawn, said, strict=True)],
         {},
     )
     [row] = order_of(judged, ours=scores).rows
