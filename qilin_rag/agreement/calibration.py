@@ -95,7 +95,8 @@ def calibrate(
     """
     if not measures:
         raise UsageError(
-            "no judge has scores of these pairs; add some to the lines, such as my_judge: {a: 0.4, b: 0.9}"
+            "no judge has scores of these pairs; judge the runs, or add scores to the lines of the file, such as "
+            "my_judge: {a: 0.4, b: 0.9}"
         )
     said = judged.judgements(aspect)
     pairs, people = np.nonzero(~np.isnan(said))
@@ -137,6 +138,33 @@ def calibrate(
     )
 
 
+def calibrate_aspects(
+    judged: JudgedPairs, measures: Mapping[str, Values], n_folds: int = N_FOLDS, seed: int = 0
+) -> tuple[list[Calibration], list[str]]:
+    """Choose a judge and its threshold on each aspect; say which aspects have too few queries.
+
+    Args:
+        judged: The pairs, with what people said of them.
+        measures: The scores of both answers of each pair by judge, shape (pairs, 2); NaN for unscored ones.
+        n_folds: The number of folds.
+        seed: Draws the folds and the intervals.
+
+    Raises:
+        UsageError: if there are no judges, or each aspect has fewer queries than folds.
+    """
+    found, remarks = [], []
+    for aspect in judged.aspects:
+        is_judged = ~np.isnan(judged.judgements(aspect)).all(axis=1)
+        n_queries = len(np.unique(judged.queries[is_judged]))
+        if n_queries < n_folds:
+            remarks.append(f"{aspect} left out: {_too_few(n_queries, n_folds)}")
+        else:
+            found.append(calibrate(judged, measures, aspect, n_folds, seed))
+    if not found:
+        raise UsageError("; ".join(remarks))
+    return found, remarks
+
+
 def fold_of(queries: Clusters, n_folds: int, seed: int = 0) -> Clusters:
     """Return the fold of each row, from 0, shape (n,): rows of a query share one, and folds have about as many queries.
 
@@ -153,10 +181,14 @@ def fold_of(queries: Clusters, n_folds: int, seed: int = 0) -> Clusters:
     """
     found, numbers = np.unique(queries, return_inverse=True)
     if len(found) < n_folds:
-        raise UsageError(f"{counted(len(found), 'query', 'queries')} can't make {n_folds} folds; label more queries")
+        raise UsageError(_too_few(len(found), n_folds))
     order = np.random.default_rng(seed).permutation(len(found))
     folds: Clusters = (order % n_folds)[numbers]
     return folds
+
+
+def _too_few(n_queries: int, n_folds: int) -> str:
+    return f"{counted(n_queries, 'query', 'queries')} can't make {n_folds} folds; label more queries"
 
 
 def _fit(gains: Values, labels: Values) -> tuple[float, float]:

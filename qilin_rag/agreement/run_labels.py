@@ -19,14 +19,13 @@ from qilin_rag.core.label_rules import answers_hash
 from qilin_rag.core.stats import Clusters, Values, query_clusters
 from qilin_rag.core.text import counted
 from qilin_rag.core.types import Question
-from qilin_rag.reports.measured import Measured
+from qilin_rag.reports.measured import Measured, highest_is_best
 
 CHOICE = "choice"
 """The aspect of a preference between two answers."""
 MOST_ANNOTATORS = 8
 """The most annotators of whom each is compared with each other one."""
 _CHOSEN = {"A": -1.0, "B": 1.0, "tie": 0.0, "both_bad": 0.0}
-_LOWEST = "|best:lowest"
 Answer = tuple[str, int]
 """The id of a question, and the place of the run that answered it."""
 Said = dict[str, dict[str, list[float]]]
@@ -59,15 +58,54 @@ class JoinedLabels(NamedTuple):
     remarks: list[str]
 
 
-def join_labels(rows: Sequence[LabelRow], runs: Sequence[Measured], seed: int = 0) -> JoinedLabels:
-    """Join labels with the runs that they are of.
+class MatchedLabels(NamedTuple):
+    """Labels with the answers that they are of.
+
+    Attributes:
+        n_labels: The number of labels of the runs.
+        annotators: The annotators.
+        ratings: What was said of each answer alone.
+        pairs: What was said of each two answers to a question: by how much that of the later run is better.
+        texts: The answers of each run by question.
+        unlabelled: The places of the runs without a label.
+        remarks: Remarks on labels that were left out.
+    """
+
+    n_labels: int
+    annotators: list[str]
+    ratings: dict[Answer, Said]
+    pairs: dict[tuple[str, int, int], Said]
+    texts: list[dict[str, str]]
+    unlabelled: list[int]
+    remarks: list[str]
+
+    def judged(self, runs: Sequence[Measured]) -> JudgedPairs:
+        """Return the pairs with what people said of them; there must be one.
+
+        Args:
+            runs: The runs that the labels were matched with.
+        """
+        compared = [
+            ComparedPair(
+                query=(question := runs[i].questions[qid]).query,
+                reference=question.references or [""],
+                a=ComparedAnswer(answer=self.texts[i][qid], system=runs[i].name),
+                b=ComparedAnswer(answer=self.texts[j][qid], system=runs[j].name),
+                people=_judges(said, self.annotators),
+            )
+            for (qid, i, j), said in self.pairs.items()
+        ]
+        return JudgedPairs(compared, {})
+
+
+def match_labels(rows: Sequence[LabelRow], runs: Sequence[Measured]) -> MatchedLabels:
+    """Find the answers that labels are of.
 
     Ratings of two answers to a question become a pair: by one row side by side, or by the same annotator one by one.
 
     Args:
         rows: The labels.
         runs: The runs, in the order in which the answers of a pair are compared.
-        seed: Draws the permuted answers.
 
     Raises:
         UsageError: if no label is of these runs.
@@ -77,13 +115,30 @@ def join_labels(rows: Sequence[LabelRow], runs: Sequence[Measured], seed: int = 
     if not used:
         raise UsageError(f"no label is of the runs: {'; '.join(remarks)}")
     annotators = list(dict.fromkeys(row.annotator for row, _ in used))
-    ratings, pairs = _ratings(used), _pairs(used, runs)
+    with_labels = {place for _, places in used for place in places}
+    unlabelled = [place for place in range(len(runs)) if place not in with_labels]
+    return MatchedLabels(len(used), annotators, _ratings(used), _pairs(used, runs), texts, unlabelled, remarks)
+
+
+def join_labels(rows: Sequence[LabelRow], runs: Sequence[Measured], seed: int = 0) -> JoinedLabels:
+    """Join labels with the scores of the answers that they are of, and with those of sentinels.
+
+    Args:
+        rows: The labels.
+        runs: The runs, in the order in which the answers of a pair are compared.
+        seed: Draws the permuted answers.
+
+    Raises:
+        UsageError: if no label is of these runs.
+    """
+    matched = match_labels(rows, runs)
+    ratings, pairs = matched.ratings, matched.pairs
     answers = list(dict.fromkeys([*ratings, *((qid, place) for qid, *both in pairs for place in both)]))
     questions = [runs[place].questions[qid] for qid, place in answers]
     queries = query_clusters([question.query for question in questions])
     measures, about_measures = _measures(runs, answers)
     sentinels = answer_sentinels(
-        [texts[place][qid] for qid, place in answers],
+        [matched.texts[place][qid] for qid, place in answers],
         [question.references for question in questions],
         [str(place) for _, place in answers],
         queries,
@@ -92,23 +147,15 @@ def join_labels(rows: Sequence[LabelRow], runs: Sequence[Measured], seed: int = 
     number = {answer: position for position, answer in enumerate(answers)}
     found_pairs = found_ratings = None
     if pairs:
-        compared = [
-            _compared(
-                runs[i].questions[qid],
-                ComparedAnswer(answer=texts[i][qid], system=runs[i].name),
-                ComparedAnswer(answer=texts[j][qid], system=runs[j].name),
-                said,
-                annotators,
-            )
-            for (qid, i, j), said in pairs.items()
-        ]
         both = np.array([[number[qid, i], number[qid, j]] for qid, i, j in pairs], dtype=np.intp)
-        found_pairs = ScoredLabels(JudgedPairs(compared, {}), _taken(measures, both), _taken(sentinels, both))
+        found_pairs = ScoredLabels(matched.judged(runs), _taken(measures, both), _taken(sentinels, both))
     if ratings:
         of = np.array([number[answer] for answer in ratings], dtype=np.intp)
-        rated = RatedAnswers(list(ratings), queries[of], [_judges(said, annotators) for said in ratings.values()])
+        said = [_judges(each, matched.annotators) for each in ratings.values()]
+        rated = RatedAnswers(list(ratings), queries[of], said)
         found_ratings = ScoredRatings(rated, _taken(measures, of), _taken(sentinels, of))
-    return JoinedLabels(len(used), annotators, found_pairs, found_ratings, [*remarks, *about_measures])
+    remarks = [*matched.remarks, *(f"{runs[place].name}: no label" for place in matched.unlabelled), *about_measures]
+    return JoinedLabels(matched.n_labels, matched.annotators, found_pairs, found_ratings, remarks)
 
 
 def _of_runs(
@@ -127,10 +174,7 @@ def _of_runs(
             left_out[why] += 1
         else:
             used.append((row, places))
-    remarks = [f"left out: {counted(n, 'label')}, {why}" for why, n in left_out.items()]
-    with_labels = {place for _, places in used for place in places}
-    remarks += [f"{run.name}: no label" for place, run in enumerate(runs) if used and place not in with_labels]
-    return used, remarks
+    return used, [f"left out: {counted(n, 'label')}, {why}" for why, n in left_out.items()]
 
 
 def _places(
@@ -224,19 +268,6 @@ def _judges(said: Said, annotators: Sequence[str]) -> list[dict[str, float | Non
     return [{aspect: fmean(values) for aspect, values in said.get(name, {}).items()} for name in names]
 
 
-def _compared(
-    question: Question, a: ComparedAnswer, b: ComparedAnswer, said: Said, annotators: Sequence[str]
-) -> ComparedPair:
-    """Return a pair of answers with what its annotators said."""
-    return ComparedPair(
-        query=question.query,
-        reference=question.references or [""],
-        a=a,
-        b=b,
-        people=_judges(said, annotators),
-    )
-
-
 def _measures(runs: Sequence[Measured], answers: Sequence[Answer]) -> tuple[dict[str, Values], list[str]]:
     """Return the scores of answers by each metric that all runs have, and remarks on the other metrics."""
     found, remarks = {}, []
@@ -249,7 +280,7 @@ def _measures(runs: Sequence[Measured], answers: Sequence[Answer]) -> tuple[dict
             remarks.append(f"{metric} left out: made in several ways (qilin-rag score RUN makes it anew)")
         else:
             values = np.array(list(_values(runs, metric, answers)), dtype=np.float64)
-            is_lowest = _LOWEST in str(signatures.pop())
+            is_lowest = not highest_is_best(str(signatures.pop()))
             name = metric if metric not in SENTINELS else f"{metric} (metric)"
             found[name] = -values if is_lowest else values
             if is_lowest:

@@ -147,13 +147,15 @@ def _rows(
         soft = 1 - np.abs(p[:, 1:] - p[:, :1]).mean(axis=0) if len(p) else np.full(len(names), np.nan)
         people, *measured = (_standings(rows, column) for column in columns.T)
         for name, accuracy, standings in zip(names, soft.tolist(), measured, strict=True):
-            is_order = people is not None and standings is not None and len(people) >= FEWEST_SYSTEMS
+            kendall = None
+            if people is not None and standings is not None and len(people) >= FEWEST_SYSTEMS:
+                kendall = kendall_tau(standings.tolist(), people.tolist())
             found[name] = SystemOrder(
                 measure=name,
                 kind="sentinel" if name in sentinels else "measure",
                 n_pairs=len(columns),
                 soft_accuracy=None if np.isnan(accuracy) else accuracy,
-                kendall=kendall_tau(standings.tolist(), people.tolist()) if is_order else None,
+                kendall=kendall,
             )
     yield from (found[name] for name in gains)
 

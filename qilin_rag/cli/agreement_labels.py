@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +23,10 @@ from qilin_rag.cli.options import RUN_HELP, AsJson, NamedIn, Quiet, find_runs_na
 from qilin_rag.cli.table_formats import FormatOption, OutOption, TableFormat
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.text import counted
+
+if TYPE_CHECKING:
+    from qilin_rag.agreement.label_rows import LabelRow
+    from qilin_rag.reports.measured import Measured
 
 logger = logging.getLogger(__name__)
 
@@ -51,19 +56,11 @@ def runs(
         qilin-rag agreement runs runs/RUN_A runs/RUN_B --labels labels.csv
         qilin-rag agreement runs runs/RUN_A --labels labels.csv --format md
     """
-    from qilin_rag.agreement.blinded import run_names
-    from qilin_rag.agreement.label_rows import read_label_rows
     from qilin_rag.agreement.run_agreement import run_agreement, run_document, run_records, run_sections
-    from qilin_rag.reports.measured import read_run
 
     output = set_up_output(output_format, as_json, out, plot, quiet)
-    paths = find_runs_named(names, runs_dir)
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise UsageError("a run is named twice; name each run once")
-    rows = read_label_rows(labels)
     with ui.progress_bars(quiet):
-        measured = [read_run(path, name) for path, name in zip(paths, run_names(paths), strict=True)]
-        found = run_agreement(rows, measured, by.value, seed)
+        found = run_agreement(*read_labelled(names, labels, runs_dir), by.value, seed)
     shown = Result(
         "Which measures agree with labels",
         lambda between: run_sections(found, between),
@@ -71,6 +68,21 @@ def runs(
         lambda: run_document(found),
     )
     show_result(shown, output)
+
+
+def read_labelled(
+    names: Iterable[Path], labels: Sequence[Path], folders: Sequence[Path] | None
+) -> tuple[list[LabelRow], list[Measured]]:
+    """Read labels, and runs under the names that labels have for them; UsageError if a run is named twice."""
+    from qilin_rag.agreement.blinded import run_names
+    from qilin_rag.agreement.label_rows import read_label_rows
+    from qilin_rag.reports.measured import read_run
+
+    paths = find_runs_named(names, folders)
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError("a run is named twice; name each run once")
+    rows = read_label_rows(labels)
+    return rows, [read_run(path, name) for path, name in zip(paths, run_names(paths), strict=True)]
 
 
 def export(
