@@ -12,6 +12,7 @@ import pytest
 from qilin_rag.agreement.judge_variants import _told_apart
 from tests.agreement.labelled import BM25, ORACLE, one_line, preferring, rating, rouge_of_examples
 from tests.conftest import Cli, write_jsonl
+from tests.fake_server import MODEL, FakeServer
 
 
 @pytest.fixture
@@ -83,6 +84,34 @@ def test_what_can_not_be_calibrated_is_one_line(labels: Path, tmp_path: Path, cl
     assert "--labels" in one_line(cli, "calibrate", BM25)
     assert "--labels" in one_line(cli, "calibrate", labels, labels)
     assert "twice" in one_line(cli, "calibrate", BM25, BM25, "--labels", labels)
+
+
+@pytest.mark.slow
+def test_two_prompts_of_a_judge_are_told_apart(data_dir: Path, server: FakeServer, tmp_path: Path, cli: Cli) -> None:
+    for name, text in (("one", "好"), ("two", "坏")):
+        answers = write_jsonl(tmp_path / f"{name}.jsonl", [{"question_id": n, "answer": text + n} for n in "123"])
+        where = ("--data", data_dir, "--name", name, "--runs-dir", tmp_path / "runs", "--metrics", "rouge_l")
+        assert cli("import-answers", answers, *where).code == 0
+    runs = sorted((tmp_path / "runs").iterdir())
+    copies = [Path(shutil.copytree(path, tmp_path / "other" / path.name)) for path in runs]
+    prompt = Path("prompts/judge/pointwise.yaml")
+    bundled = (Path(__file__).parents[2] / prompt).read_text(encoding="utf-8")
+    prompt.parent.mkdir(parents=True)
+    for paths, worst in ((runs, 5), (copies, 1)):
+        server.answer = lambda body, worst=worst: (
+            f"正确性：{worst if '> 坏' in body['messages'][-1]['content'] else 5}\n完整性：3\n忠实性：3"
+        )
+        for path in paths:
+            done = cli("judge", path, "--llm", "openai", "--base-url", server.url, f"--set=llm.model={MODEL}")
+            assert done.code == 0, done.err
+        prompt.write_text(bundled.replace("严格", "十分严格", 1), encoding="utf-8")
+    label = {"annotator": "An", "run_a": runs[0].name, "run_b": runs[1].name, "choice": "A"}
+    labels = write_jsonl(tmp_path / "labels.jsonl", [label | {"question_id": n} for n in "123"])
+    options = ("--labels", labels, "--judges", "judge_correctness", "--folds", 3)
+    [found], said = calibrated(cli, *runs, *copies, *options)
+    held_out = {each["judge"]: each["held_out"]["value"] for each in found["judges"]}
+    assert list(held_out.values()) == [1.0, 0.0] and all("[prompt:" in name for name in held_out)
+    assert f"{found['judge']}: scores of {copies[0]}, {copies[1]}" in said
 
 
 def test_a_variant_has_the_name_of_what_differs() -> None:
