@@ -14,7 +14,6 @@ from qilin_rag.cli import ui
 from qilin_rag.cli.table_formats import TableFormat, put_out
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import require
-from qilin_rag.core.files import check_out
 from qilin_rag.core.text import printable
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class Output(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a command found, in the forms that it can be shown in.
+    """The findings of a command in all forms in which they can be shown.
 
     Attributes:
         title: The title of a page.
@@ -67,6 +66,8 @@ class Result(NamedTuple):
 
 def set_up_output(form: TableFormat, as_json: bool, out: Path | None, plot: Path | None, quiet: bool) -> Output:
     """Check, before any work is done, how a table is to be shown, and set up the logs."""
+    from qilin_rag.core.files import check_out
+
     if as_json and form not in (TableFormat.table, TableFormat.json):
         raise UsageError(f"--json and --format {form.value} are two formats; leave one out")
     form = TableFormat.json if as_json else form
@@ -79,6 +80,8 @@ def set_up_output(form: TableFormat, as_json: bool, out: Path | None, plot: Path
 
 
 def _check_plot(plot: Path, out: Path | None) -> None:
+    from qilin_rag.core.files import check_out
+
     suffix = plot.suffix.lower().lstrip(".")
     if suffix not in _PLOTS:
         raise UsageError(f"--plot {plot} must end in {', '.join(f'.{each}' for each in _PLOTS)}")

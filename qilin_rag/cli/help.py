@@ -21,7 +21,7 @@ _SECTIONS = {
     "fail_on_error allow_code encoder layer",
     "Scoring": "metrics metric layers tolerance cluster_by common controls paper paper_anyway sort slices "
     "bank max_nuggets claims support refusal batch language by criterion one_by_one",
-    "Output": "name out output_format runs_dir runs plots log show show_all question top show:limit quiet verbose "
+    "Output": "name out output_format plot runs_dir runs plots log show show_all question top show:limit quiet verbose "
     "as_json label labels_dir export host view:port",
     "General": "config settings fresh dry_run saved older_than yes version help",
 }

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from qilin_rag.core.errors import QilinError, UsageError
-from qilin_rag.core.files import write_text
 
 
 class TableFormat(StrEnum):
@@ -29,6 +28,8 @@ OutOption = Annotated[Path | None, typer.Option("--out", help="File to write ins
 
 def put_out(text: str, out: Path | None) -> None:
     """Print a table, or write it to a file."""
+    from qilin_rag.core.files import write_text
+
     text = text.rstrip("\n")
     if out is None:
         typer.echo(text)

@@ -32,7 +32,7 @@ _NOT_IN_XML = dict.fromkeys((0xFFFE, 0xFFFF), "\ufffd")
 _SVG = "http://www.w3.org/2000/svg"
 
 
-class Line(NamedTuple):
+class Stroke(NamedTuple):
     """A line. In all shapes x is a share of the width from 0 to 1, and y is in pixels below the top of the group."""
 
     x1: float
@@ -76,7 +76,7 @@ class Words(NamedTuple):
     is_bold: bool = False
 
 
-Shape = Line | Band | Mark | Words
+Shape = Stroke | Band | Mark | Words
 
 
 class Group(NamedTuple):
@@ -100,7 +100,7 @@ def stacked(drawings: list[Drawing]) -> Drawing:
 
     >>> two = stacked([Drawing("one", 10, [Group(0, [])]), Drawing("two", 20, [Group(5, [])])])
     >>> two.height, [group.top for group in two.groups]
-    (30, [0, 15])
+    (30.0, [0.0, 15.0])
     """
     groups: list[Group] = []
     height = 0.0
@@ -140,7 +140,7 @@ def _add(place: ElementTree.Element, shape: Shape, width: int | None) -> None:
 
     ink = INKS[shape.look]
     match shape:
-        case Line():
+        case Stroke():
             ends = {"x1": across(shape.x1), "x2": across(shape.x2), "y1": _number(shape.y1), "y2": _number(shape.y2)}
             stroke = {"class": shape.look, "stroke": ink, "stroke-width": _number(shape.width)}
             dashes = {"stroke-dasharray": "5 4"} if shape.is_dashed else {}
@@ -209,19 +209,20 @@ def _plot(axes: Any, top: float, shape: Shape, order: int) -> None:
 
     ink, points_per_px = INKS[shape.look], 72 / _DPI
     match shape:
-        case Line():
+        case Stroke():
             style = {"linestyle": (0, (4, 3)) if shape.is_dashed else "-", "solid_capstyle": "butt", "zorder": order}
             ends = [shape.x1, shape.x2], [top + shape.y1, top + shape.y2]
             axes.plot(*ends, color=ink, linewidth=shape.width * points_per_px, **style)
         case Band():
             from matplotlib.patches import Rectangle
 
-            corner, size = (shape.x1, top + shape.y1), (shape.x2 - shape.x1, shape.y2 - shape.y1)
-            axes.add_patch(Rectangle(corner, *size, facecolor=ink, alpha=shape.opacity, linewidth=0, zorder=order))
+            corner, across, down = (shape.x1, top + shape.y1), shape.x2 - shape.x1, shape.y2 - shape.y1
+            fill = {"facecolor": ink, "alpha": shape.opacity, "linewidth": 0, "zorder": order}
+            axes.add_patch(Rectangle(corner, across, down, **fill))
         case Mark():
             size = max(_MARKS[shape.shape]) * points_per_px
-            fill, edge = ink if shape.is_filled else _PAPER, 3 if shape.shape == "bar" else 1.5
-            look = {"color": ink, "markerfacecolor": fill, "markersize": size, "markeredgewidth": edge}
+            inside, edge = ink if shape.is_filled else _PAPER, 3 if shape.shape == "bar" else 1.5
+            look = {"color": ink, "markerfacecolor": inside, "markersize": size, "markeredgewidth": edge}
             marker = {"dot": "o", "square": "s", "bar": "|"}[shape.shape]
             axes.plot([shape.x], [top + shape.y], marker=marker, zorder=order, **look)
         case Words():

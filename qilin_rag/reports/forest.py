@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Literal, NamedTuple
 
-from qilin_rag.reports.drawing import Band, Drawing, Group, Line, Look, Mark, Shape, Words
+from qilin_rag.reports.drawing import Band, Drawing, Group, Look, Mark, Shape, Stroke, Words
 
 RowLook = Literal["named", "measure", "sentinel", "ceiling"]
 _LEFT, _RIGHT = 0.03, 0.97
@@ -141,13 +141,13 @@ def _through(forest: Forest, place: _Axis) -> Iterator[Shape]:
     They leave out the label, so that it can be read.
     """
     for value, _ in place.ticks:
-        yield Line(place.of(value), _STRIP_Y, place.of(value), _ROW_PX, "grid")
+        yield Stroke(place.of(value), _STRIP_Y, place.of(value), _ROW_PX, "grid")
     if forest.reference is not None:
         at = place.of(forest.reference)
-        yield Line(at, _STRIP_Y, at, _ROW_PX, "soft", width=1.5)
+        yield Stroke(at, _STRIP_Y, at, _ROW_PX, "soft", width=1.5)
     for row in _ceilings(forest):
         if row.value is not None:
-            yield Line(place.of(row.value), _STRIP_Y, place.of(row.value), _ROW_PX, "ceiling", is_dashed=True)
+            yield Stroke(place.of(row.value), _STRIP_Y, place.of(row.value), _ROW_PX, "ceiling", is_dashed=True)
 
 
 def _row(row: ForestRow, top: float, place: _Axis, behind: list[Shape]) -> Group:
@@ -162,8 +162,8 @@ def _row(row: ForestRow, top: float, place: _Axis, behind: list[Shape]) -> Group
     tip = f"{row.label}: {row.value:.4f}"
     if row.ci95:
         low, high = map(place.of, row.ci95)
-        shapes.append(Line(low, _POINT_Y, high, _POINT_Y, row.look, width=2))
-        shapes += [Line(end, _POINT_Y - 5, end, _POINT_Y + 5, row.look, width=2) for end in (low, high)]
+        shapes.append(Stroke(low, _POINT_Y, high, _POINT_Y, row.look, width=2))
+        shapes += [Stroke(end, _POINT_Y - 5, end, _POINT_Y + 5, row.look, width=2) for end in (low, high)]
         tip += f" ({row.ci95[0]:.4f} to {row.ci95[1]:.4f})"
     return Group(top, [*shapes, _mark(row.look, place.of(row.value), _POINT_Y)], tip)
 
