@@ -63,7 +63,7 @@ def pairs(
 
     Examples:
         qilin-rag agreement pairs pairs.jsonl
-        qilin-rag agreement pairs pairs.jsonl --by spearman --format md
+        qilin-rag agreement pairs pairs.jsonl --by spearman --format html --out page.html
     """
     from qilin_rag.agreement.pair_scores import measure_scores, sentinel_scores
     from qilin_rag.agreement.pair_sections import pair_document, pair_records, pair_sections
@@ -108,7 +108,7 @@ def qilin(
 
     Examples:
         qilin-rag agreement qilin --data data/Qilin
-        qilin-rag agreement qilin --data data/Qilin --minutes 5 --format md
+        qilin-rag agreement qilin --data data/Qilin --minutes 5 --plot auc.pdf
     """
     from qilin_rag.agreement.qilin_answers import read_labelled_answers
     from qilin_rag.agreement.qilin_sections import qilin_document, qilin_records, qilin_sections
