@@ -18,12 +18,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qilin_rag.agreement.auc import auc, aucs
+from qilin_rag.agreement.auc import aucs
 from qilin_rag.agreement.comparing import STATISTICS, compare_measures
-from qilin_rag.agreement.correlations import pearsons, plain, spearmans
-from qilin_rag.agreement.intervals import AgreementFigure, by_row, with_interval
-from qilin_rag.agreement.pair_figures import Judgements, figures_of
+from qilin_rag.agreement.correlations import KendallSums, pearsons, plain, spearmans
+from qilin_rag.agreement.intervals import AgreementFigure, Scale, by_row, with_interval
 from qilin_rag.agreement.tie_calibration import tie_calibrated, tie_calibrated_accuracies
+from qilin_rag.core.stats import kendall_tau
 
 N_WORLDS = 1_000
 RHO = 0.5
@@ -93,38 +93,25 @@ def truths() -> dict[str, float]:
     }
 
 
-def one_way(of: World, clusters: Numbers) -> dict[str, AgreementFigure]:
-    """Return the figures with intervals by one kind of cluster."""
-    rows = Judgements(np.arange(len(of.scores)), of.labels, clusters)
-    exact = figures_of(of.scores, rows, seed=0)
-    found = {name: getattr(exact, name) for name in ("pearson", "spearman", "kendall")}
-    found["accuracy"] = figures_of(of.scores, rows._replace(labels=graded(of.labels)), seed=0).accuracy
-    return found | {"auc": auc(of.scores, of.labels > 0.5, clusters)}
-
-
-def two_ways(of: World) -> dict[str, AgreementFigure]:
-    """Return the figures with intervals by user and by question."""
-    x, y, said = of.scores, of.labels, graded(of.labels)
-    strata = np.zeros(len(x), dtype=np.intp)
-    calibrated = tie_calibrated(x, said)
-    figures: dict[str, tuple[float | None, Callable[[Floats], Floats]]] = {
-        "pearson": (plain(pearsons(x, y, np.ones((1, len(x))))), lambda weights: pearsons(x, y, weights)),
-        "spearman": (plain(spearmans(x, y, np.ones((1, len(x))))), lambda weights: spearmans(x, y, weights)),
-        "accuracy": (
-            calibrated and calibrated.accuracy,
-            lambda weights: tie_calibrated_accuracies(x, said, weights),
-        ),
-        "auc": (
-            plain(aucs(x, y > 0.5, np.ones((1, len(x))), strata)),
-            lambda weights: aucs(x, y > 0.5, weights, strata),
-        ),
+def figures(of: World, *clusters: Numbers) -> dict[str, AgreementFigure]:
+    """Return the figures with intervals by one kind of cluster, or by two that cross."""
+    x, y, said, is_high = of.scores, of.labels, graded(of.labels), of.labels > 0.5
+    strata, one = np.zeros(len(x), dtype=np.intp), np.ones((1, len(x)))
+    by_weights: dict[str, Callable[[Floats], Floats]] = {
+        "pearson": lambda weights: pearsons(x, y, weights),
+        "spearman": lambda weights: spearmans(x, y, weights),
+        "accuracy": lambda weights: tie_calibrated_accuracies(x, said, weights),
+        "auc": lambda weights: aucs(x, is_high, weights, strata),
     }
-    return {
-        name: with_interval(
-            value, by_row(figure), "share" if name in ("accuracy", "auc") else "correlation", of.users, of.questions
-        )
-        for name, (value, figure) in figures.items()
-    }
+    found = {}
+    for name, figure in by_weights.items():
+        scale: Scale = "share" if name in ("accuracy", "auc") else "correlation"
+        found[name] = with_interval(plain(figure(one)), by_row(figure), scale, *clusters)
+    if len(clusters) == 1:
+        taus = KendallSums(x, y, clusters[0]).taus
+        value = kendall_tau(x.tolist(), y.tolist())
+        found["kendall"] = with_interval(value, lambda weights, _: taus(weights), "correlation", *clusters)
+    return found
 
 
 class Coverage(NamedTuple):
@@ -149,10 +136,11 @@ def coverage(clusters: str, size: Size, share: float, n_worlds: int, seed: int =
     ends: dict[str, list[tuple[float, float]]] = {}
     for _ in range(n_worlds):
         if clusters == "both":
-            found = two_ways(world(rng, share, *size.n_clusters, size.n_rows))
+            of = world(rng, share, *size.n_clusters, size.n_rows)
+            found = figures(of, of.users, of.questions)
         else:
             of = world(rng, share, *size.n_clusters, size.n_rows, size.n_rows)
-            found = one_way(of, of.users)
+            found = figures(of, of.users)
         for name, figure in found.items():
             ends.setdefault(name, []).append(figure.ci95 or (math.nan, math.nan))
     return {name: _coverage(np.array(each), truths()[name]) for name, each in ends.items()}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qilin_rag.agreement.correlations import plain, ratio, sorted_groups
+from qilin_rag.agreement.correlations import plain, ratio, sorted_groups, sums_of_groups
 from qilin_rag.agreement.intervals import AgreementFigure, by_row, with_interval
 from qilin_rag.core.stats import ALPHA, Booleans, Clusters, Values
 
@@ -62,8 +62,7 @@ def aucs(scores: Values, flags: Booleans, weights: Values, strata: Clusters) -> 
         rows = np.flatnonzero(strata == stratum)
         order, starts, _ = sorted_groups(scores[rows])
         rows = rows[order]
-        flagged = np.add.reduceat(weights[:, rows] * flags[rows], starts, axis=1)
-        others = np.add.reduceat(weights[:, rows] * ~flags[rows], starts, axis=1)
+        flagged, others = (sums_of_groups(weights[:, rows] * these[rows], starts) for these in (flags, ~flags))
         right += (flagged * (others.cumsum(axis=1) - others / 2)).sum(axis=1)
         pairs += flagged.sum(axis=1) * others.sum(axis=1)
     return ratio(right, pairs)

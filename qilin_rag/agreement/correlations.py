@@ -122,7 +122,7 @@ def ranks(values: Values) -> Values:
 
 def _centred_ranks(values: Values, weights: Values) -> Values:
     order, starts, numbers = sorted_groups(values)
-    sizes = np.add.reduceat(weights[:, order], starts, axis=1)
+    sizes = sums_of_groups(weights[:, order], starts)
     middles = sizes.cumsum(axis=1) - sizes / 2 - weights.sum(axis=1, keepdims=True) / 2
     found: Values = middles[:, numbers]
     return found
@@ -135,6 +135,12 @@ def sorted_groups(values: Values) -> tuple[Clusters, Clusters, Clusters]:
     numbers = np.empty(len(values), dtype=np.intp)
     numbers[order] = is_new.cumsum() - 1
     return order, np.flatnonzero(is_new), numbers
+
+
+def sums_of_groups(weights: Values, starts: Clusters) -> Values:
+    """Return the sums of the columns of each group that begins at `starts`, shape (resamples, groups)."""
+    sums: Values = weights if len(starts) == weights.shape[1] else np.add.reduceat(weights, starts, axis=1)
+    return sums
 
 
 class KendallSums:
