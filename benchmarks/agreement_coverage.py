@@ -40,11 +40,10 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "user": [Size((20,), 100), Size((60,), 300), Size((200,), 400)],
-    "question": [Size((50,), 100), Size((140,), 300)],
+    "user": [Size((20,), 100), Size((50,), 250), Size((200,), 400)],
+    "question": [Size((140,), 300)],
     "both": [Size((20, 30), 150), Size((60, 80), 300)],
 }
-
 TESTS = "tests"
 
 Floats = npt.NDArray[np.float64]
@@ -136,10 +135,11 @@ def coverage(clusters: str, size: Size, share: float, n_worlds: int, seed: int =
     ends: dict[str, list[tuple[float, float]]] = {}
     for _ in range(n_worlds):
         if clusters == "both":
-            of = world(rng, share, *size.n_clusters, size.n_rows)
+            n_users, n_questions = size.n_clusters
+            of = world(rng, share, n_users, n_questions, size.n_rows)
             found = figures(of, of.users, of.questions)
         else:
-            of = world(rng, share, *size.n_clusters, size.n_rows, size.n_rows)
+            of = world(rng, share, size.n_clusters[0], size.n_rows, size.n_rows)
             found = figures(of, of.users)
         for name, figure in found.items():
             ends.setdefault(name, []).append(figure.ci95 or (math.nan, math.nan))

@@ -78,7 +78,7 @@ def _in_blocks(figure: Resampled, weights: npt.NDArray[np.uint8], clusters: Clus
     return np.concatenate([figure(weights[start : start + block].astype(np.float64), clusters) for start in starts])
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _draws(n: int, seed: int) -> npt.NDArray[np.uint8]:
     """Return how often each of n clusters is drawn, shape (resamples, n); the figures of a table share their draws."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES).astype(np.uint8)

@@ -63,9 +63,9 @@ def test_spa_is_that_of_mt_metrics_eval() -> None:
         [3, 0, 2, 0, 0, 0, 1, 1, 2, 1],
     ]
     theirs = [0.13652, 0.01595, 0.0156525, 0.038765, 0.058915, 0.5705675]
-    ours = [np.array(rows, dtype=np.float64) for rows in (people, scores)]
-    assert pairwise_p(ours[0])[np.triu_indices(4, 1)] == pytest.approx(theirs, abs=0.003)
-    assert soft_pairwise_accuracy(*ours) == pytest.approx(0.92145875, abs=0.001)
+    labels, of_measure = (np.array(rows, dtype=np.float64) for rows in (people, scores))
+    assert pairwise_p(labels)[np.triu_indices(4, 1)] == pytest.approx(theirs, abs=0.003)
+    assert soft_pairwise_accuracy(labels, of_measure) == pytest.approx(0.92145875, abs=0.001)
 
 
 def test_many_items_come_close_to_all_permutations() -> None:
