@@ -101,7 +101,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("QILIN_RAG_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it
-    for name in ("QILIN_RAG_DATA", "OPENAI_API_KEY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+    for name in ("QILIN_RAG_DATA", "QILIN_RAG_IMAGES", "OPENAI_API_KEY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     return tmp_path

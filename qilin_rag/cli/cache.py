@@ -25,6 +25,7 @@ class CacheKind(StrEnum):
     notes = "notes"
     indexes = "indexes"
     vectors = "vectors"
+    archives = "archives"
     responses = "responses"
     hashes = "hashes"
     servers = "servers"

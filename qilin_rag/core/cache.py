@@ -39,7 +39,7 @@ _UNFINISHED_AFTER_S = 3600.0  # a younger file may still be written, unless a lo
 _WAIT_S = 30.0  # how long to wait for another process that writes
 _LOOK_S = 0.01
 _MOST_LOOKS = 20
-KindName = Literal["notes", "indexes", "vectors", "responses", "hashes", "servers"]
+KindName = Literal["notes", "indexes", "vectors", "archives", "responses", "hashes", "servers"]
 
 
 class Kind(NamedTuple):
@@ -60,6 +60,7 @@ KINDS: dict[KindName, Kind] = {
         r"[^/]+-[0-9a-f]{16}/\.?[0-9a-f]{16}\.(safetensors|part)(\..+)?"
         r"|\.?[0-9a-f]{24}(-[0-9a-f]+)?\.(npy|lock)(\..+tmp)?",
     ),
+    "archives": Kind("archives", "indexes of archives of images", r"\.?[0-9a-f]{24}(\.\S+\.tmp)?/|[0-9a-f]{24}\.lock"),
     "responses": Kind("responses.sqlite", "answers of LLMs, which cost money", costs_money=True),
     "hashes": Kind("file_hashes.json", "hashes of large files"),
     "servers": Kind("servers", "logs of model servers", r"(?![.-])[\w.-]{1,48}(?<![.-])\.log"),

@@ -10,13 +10,13 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import require
 from qilin_rag.core.types import Image
 from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.data.covers import Covers, CoverState
+from qilin_rag.data.image_files import ImageFiles
 
 LONGEST_SIDE = 1024
 NARROWEST = 100  # the longest ratio of sides; servers refuse narrower images
 
 
-class NoteImages(Covers):
+class NoteImages:
     """Reads images of notes as a vision model receives them: JPEG, in RGB, of bounded size."""
 
     def __init__(self, catalogue: Catalogue, longest_side: int = LONGEST_SIDE) -> None:
@@ -27,12 +27,12 @@ class NoteImages(Covers):
             longest_side: The most pixels of the longer side; larger images are shrunk.
 
         Raises:
-            UsageError: if the notes have no images, or Pillow is not installed.
+            UsageError: if the notes have no images, or a package that reads them is not installed.
         """
-        if "image_path" not in catalogue.notes.columns:
+        if catalogue.images is None or "image_path" not in catalogue.notes.columns:
             raise UsageError("images (--images): the notes of this data have no image_path")
-        require("rankers", "PIL", what="images (--images)")
-        super().__init__(catalogue, lambda width, height: max(width, height) <= NARROWEST * min(width, height))
+        require("images", "PIL", what="images (--images)")
+        self._notes, self._files = catalogue.notes, ImageFiles(catalogue.images)
         self._longest_side = longest_side
 
     def read_all(self, paths: Sequence[str]) -> tuple[list[Image], Counter[str]]:
@@ -44,11 +44,10 @@ class NoteImages(Covers):
         images: list[Image] = []
         left_out: Counter[str] = Counter()
         for path in paths:
-            picture, state = self._open(path)
-            if picture is None or state is not CoverState.READ:
-                left_out[state.name.lower().replace("_", " ")] += 1
+            picture, state = self._files.picture(path, _fits, self._longest_side)
+            if picture is None:
+                left_out[state.reason] += 1
                 continue
-            picture.thumbnail((self._longest_side, self._longest_side))
             picture.save(jpeg := BytesIO(), "JPEG", quality=90)
             images.append(Image(path, jpeg.getvalue()))
         return images, left_out
@@ -65,3 +64,7 @@ class NoteImages(Covers):
         names = self._notes.read(there, ["image_path"])["image_path"].to_pylist()
         read = {note_idx: self.read_all((each or [])[:n]) for note_idx, each in zip(there, names, strict=True)}
         return {note_idx: read.get(note_idx) or ([], Counter()) for note_idx in note_idxs}
+
+
+def _fits(width: int, height: int) -> bool:
+    return max(width, height) <= NARROWEST * min(width, height)

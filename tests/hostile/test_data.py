@@ -244,7 +244,7 @@ SVG = '<?xml version="1.0"?><!DOCTYPE s [<!ENTITY x SYSTEM "file:///etc/passwd">
         *(("../outside.png", "OUTSIDE"), ("link.png", "OUTSIDE"), ("/etc/passwd", "OUTSIDE"), ("~/x.png", "MISSING")),
         *(("http://127.0.0.1:9/x.png", "MISSING"), ("file:///etc/passwd", "MISSING"), ("pipe.png", "MISSING")),
         *(("zero.png", "OUTSIDE"), ("x.svg", "DAMAGED"), ("half.png", "DAMAGED"), ("folder.png", "MISSING")),
-        *(("a\0b.png", "OUTSIDE"), ("x" * 5000, "MISSING"), ("gif.png", "DAMAGED"), ("huge.png", "TOO_LARGE")),
+        *(("a\0b.png", "OUTSIDE"), ("x" * 5000, "MISSING"), ("bmp.png", "DAMAGED"), ("huge.png", "TOO_LARGE")),
         *(("link", "OUTSIDE"), ("./../outside.png", "OUTSIDE"), ("..\\outside.png", "MISSING"), (" ", "MISSING")),
     ],
 )
@@ -262,7 +262,7 @@ def test_a_cover_is_read_from_the_data_alone(name: str, state: str, data_dir: Pa
     (data_dir / "x.svg").write_text(SVG, encoding="utf-8")
     Image.new("RGB", (400, 300), (1, 2, 3)).save(data_dir / "whole.png")
     (data_dir / "half.png").write_bytes((data_dir / "whole.png").read_bytes()[:200])
-    Image.new("P", (40, 30)).save(data_dir / "gif.png", "gif")
+    Image.new("P", (40, 30)).save(data_dir / "bmp.png", "bmp")
     (data_dir / "huge.png").write_bytes(png_header(60_000, 60_000))
     row = {"note_idx": 1, "title": "t", "content": "c", "image_path": [name]}
     (data_dir / "notes.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")

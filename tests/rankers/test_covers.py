@@ -18,7 +18,8 @@ from tests.conftest import write_jsonl
 
 Image = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'qilin-rag[rankers]'")
 
-from qilin_rag.data.covers import MAX_FILE_BYTES, Covers, CoverState  # noqa: E402
+from qilin_rag.data.covers import Covers  # noqa: E402
+from qilin_rag.data.pictures import MAX_FILE_BYTES, ImageState  # noqa: E402
 
 
 def catalogue_of(folder: Path, *covers: str | None) -> Catalogue:
@@ -46,21 +47,21 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def state_of(folder: Path, cover: str | None) -> CoverState:
+def state_of(folder: Path, cover: str | None) -> ImageState:
     covers = Covers(catalogue_of(folder, cover), short)
     image = covers.read(0)
     (state,) = [state for state, n in covers.counts().items() if n]
-    assert (image is not None) == (state is CoverState.READ)
+    assert (image is not None) == (state is ImageState.READ)
     return state
 
 
-@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif"])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK"])
-def test_the_three_formats_are_read_as_rgb(tmp_path: Path, kind: str, mode: str) -> None:
+def test_the_formats_are_read_as_rgb(tmp_path: Path, kind: str, mode: str) -> None:
     catalogue = catalogue_of(tmp_path, "image/part_0/0/0.file")
     (tmp_path / "data/image/part_0/0").mkdir(parents=True)
     picture = Image.new("RGB", (40, 30), (200, 100, 50)).convert(mode)
-    if (kind, mode) in {("png", "CMYK"), ("jpeg", "RGBA"), ("jpeg", "P"), ("webp", "CMYK")}:
+    if (kind, mode) in {("png", "CMYK"), ("jpeg", "RGBA"), ("jpeg", "P"), ("webp", "CMYK"), ("gif", "CMYK")}:
         picture = picture.convert("RGB")  # the format has no such pictures
     picture.save(tmp_path / "data/image/part_0/0/0.file", kind)
     image = Covers(catalogue, short).read(0)
@@ -78,10 +79,10 @@ def test_names_that_lead_out_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (40, 30)).save(tmp_path / "data/own.png")
     (tmp_path / "data/inner.png").symlink_to("own.png")
     for name in ("../secret.png", str(tmp_path / "secret.png"), "link.png", "up/secret.png", "image/../../secret.png"):
-        assert state_of(tmp_path, name) is CoverState.OUTSIDE, name
-    assert state_of(tmp_path, "inner.png") is CoverState.READ
-    assert state_of(tmp_path, "loop") in (CoverState.OUTSIDE, CoverState.MISSING)
-    assert state_of(tmp_path, "a\0b") is CoverState.OUTSIDE
+        assert state_of(tmp_path, name) is ImageState.OUTSIDE, name
+    assert state_of(tmp_path, "inner.png") is ImageState.READ
+    assert state_of(tmp_path, "loop") in (ImageState.OUTSIDE, ImageState.MISSING)
+    assert state_of(tmp_path, "a\0b") is ImageState.OUTSIDE
 
 
 def test_what_is_no_sound_picture_is_passed_over(tmp_path: Path) -> None:
@@ -92,17 +93,17 @@ def test_what_is_no_sound_picture_is_passed_over(tmp_path: Path) -> None:
         Image.fromarray(noise).save(data / f"whole.{kind}")
         content = (data / f"whole.{kind}").read_bytes()
         (data / f"cut.{kind}").write_bytes(content[: len(content) // 2])
-        assert state_of(tmp_path, f"cut.{kind}") is CoverState.DAMAGED
-    Image.fromarray(noise).save(data / "a.gif")
+        assert state_of(tmp_path, f"cut.{kind}") is ImageState.DAMAGED
+    Image.fromarray(noise).save(data / "a.bmp")
     (data / "empty.png").touch()
     (data / "text.png").write_text("<svg onload='x'/>")
-    for name in ("a.gif", "empty.png", "text.png"):
-        assert state_of(tmp_path, name) is CoverState.DAMAGED, name
+    for name in ("a.bmp", "empty.png", "text.png"):
+        assert state_of(tmp_path, name) is ImageState.DAMAGED, name
     os.mkfifo(data / "pipe.png")  # opening it would wait for ever
     (data / "folder.png").mkdir()
     for name in ("pipe.png", "folder.png", "nothing.png", "x" * 5000, "whole.png/more.png"):
-        assert state_of(tmp_path, name) is CoverState.MISSING, name
-    assert state_of(tmp_path, None) is CoverState.NONE
+        assert state_of(tmp_path, name) is ImageState.MISSING, name
+    assert state_of(tmp_path, None) is ImageState.NONE
 
 
 def test_bombs_are_not_decoded(tmp_path: Path) -> None:
@@ -113,9 +114,9 @@ def test_bombs_are_not_decoded(tmp_path: Path) -> None:
     with (data / "long.png").open("wb") as file:
         file.truncate(MAX_FILE_BYTES + 1)
     for name in ("warned.png", "refused.png", "long.png"):
-        assert state_of(tmp_path, name) is CoverState.TOO_LARGE, name
+        assert state_of(tmp_path, name) is ImageState.TOO_LARGE, name
     Image.new("RGB", (1000, 3)).save(data / "thread.png")
-    assert state_of(tmp_path, "thread.png") is CoverState.TOO_NARROW
+    assert state_of(tmp_path, "thread.png") is ImageState.TOO_NARROW
 
 
 def test_the_log_says_how_many_have_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
