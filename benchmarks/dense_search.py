@@ -89,7 +89,7 @@ def real_encodings(folder: Path, model: str, data: str, n: int, chars: int) -> t
     index = corpus / "index"
     if not index.is_dir():
         encoder.write_index(open_notes("jsonl", [corpus / "notes.jsonl"]), index)
-    vectors, _ = encoder.read_files(index)
+    vectors = encoder.read_files(index).vectors
     return vectors, encoder.embed_queries([question.query for question in dataset.questions[:1000]])
 
 

@@ -30,6 +30,6 @@ def load_dataset(
     return Dataset(
         name=source.name,
         label=source.label,
-        notes=open_notes(*notes),
+        notes=open_notes(*notes, images=source.folder),
         questions=read_questions(*dqa, answers, references),
     )

@@ -35,7 +35,7 @@ class Catalogue(NamedTuple):
 
 def open_catalogue(source: Source) -> Catalogue:
     """Return the notes and users of a source, and the folder that its image paths are relative to."""
-    return Catalogue(open_notes(*source.files("notes")), read_users(source), source.folder)
+    return Catalogue(open_notes(*source.files("notes"), images=source.folder), read_users(source), source.folder)
 
 
 def read_users(source: Source) -> pa.Table | None:

@@ -39,7 +39,13 @@ _TEXT = ("note_idx", "note_title", "note_content")
 
 
 class NoteStore:
-    """All notes of a corpus, without holding them as Python objects."""
+    """All notes of a corpus, without holding them as Python objects.
+
+    Attributes:
+        images: The folder that the notes' image paths are relative to; None if it is not known.
+    """
+
+    images: Path | None = None
 
     def __init__(
         self,
@@ -180,8 +186,20 @@ def note_digest(note_idx: int, title: str, content: str) -> bytes:
     return json_digest([note_idx, title, content], sort_keys=False, ensure_ascii=False)
 
 
-def open_notes(encoding: str, files: Sequence[Path]) -> NoteStore:
-    """Open the notes of these files; a UsageError names the first defect, with file, row and column."""
+def open_notes(encoding: str, files: Sequence[Path], images: Path | None = None) -> NoteStore:
+    """Open the notes of these files; a UsageError names the first defect, with file, row and column.
+
+    Args:
+        encoding: The encoding of the files.
+        files: The files of the table notes.
+        images: The folder that image paths are relative to.
+    """
+    store = _open(encoding, files)
+    store.images = images
+    return store
+
+
+def _open(encoding: str, files: Sequence[Path]) -> NoteStore:
     try:
         stats = [path.stat() for path in files]
     except OSError as error:

@@ -57,13 +57,13 @@ class NoModelCardMixin:
         self._load_from_checkpoint(self.state.best_model_checkpoint)  # type: ignore[attr-defined]
 
 
-def route_of(router: Any, task: str) -> str:
-    """Return the name of the route for texts of a task (`Router._resolve_route`, sentence-transformers 6.2).
+def route_of(router: Any, task: str, modality: str = "text") -> str:
+    """Return the name of the route for inputs of a task (`Router._resolve_route`, sentence-transformers 6.2).
 
     Raises:
         ValueError: if the router has no route for the task.
     """
-    route: str = router._resolve_route(task=task, modality="text")
+    route: str = router._resolve_route(task=task, modality=modality)
     return route
 
 

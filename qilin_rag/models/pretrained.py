@@ -33,6 +33,7 @@ _MARKS = ("config.json", "modules.json", "adapter_config.json")
 # Error texts of libraries that can't load a model, and their meaning for a user.
 _LIBRARY_WORDS = {
     r"\b(sentencepiece|tiktoken|protobuf)\b": r"its tokenizer needs the package \1; install that into this environment",
+    r"\b(torchvision|pillow)\b": r"it reads images by the package \1, which is not installed here; install that",
     r"weights_only|CVE-2025-32434": (
         "its weights are pickled (.bin), which this torch does not read safely; choose a model with safetensors"
     ),

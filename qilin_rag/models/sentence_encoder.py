@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -13,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.progress import stage
 from qilin_rag.core.text import visible
+from qilin_rag.models.batches import batches, run_batches
 from qilin_rag.models.families import (
     Assumed,
     Pooling,
@@ -48,7 +47,12 @@ _LONGEST_BELIEVED = 1_000_000  # tokenizers without a limit report 1e30
 
 
 def load_encoder(
-    folder: Path, name: str, device: str | None, pooling: Pooling | None, max_length: int | None
+    folder: Path,
+    name: str,
+    device: str | None,
+    pooling: Pooling | None,
+    max_length: int | None,
+    with_images: bool = False,
 ) -> SentenceTransformer:
     """Return the model of a folder in full precision.
 
@@ -61,6 +65,7 @@ def load_encoder(
         device: The torch device; None lets sentence-transformers choose.
         pooling: How token vectors are pooled.
         max_length: The most tokens of a text.
+        with_images: Whether it reads images; by a chat template, if that is how the model reads them.
 
     Raises:
         UsageError: if the model can't be loaded or used with these settings.
@@ -70,7 +75,7 @@ def load_encoder(
     messages: list[str] = []
     try:
         with quiet_loading() as messages:
-            encoder = _load(folder, device).float()
+            encoder = _load(folder, device, with_images).float()
     except Exception as error:  # unfit files make torch, transformers or tokenizers raise anything
         raise UsageError(f"model {name!r} can't be loaded: {why_not_loaded(error, messages)}") from error
     check_all_loaded(name, messages)
@@ -82,8 +87,10 @@ def load_encoder(
     return encoder
 
 
-def routed(encoder: SentenceTransformer, task: Task, name: str) -> SentenceTransformer:
-    """Return the modules that encode texts of one task: those of its route if the model has routes, else all.
+def routed(
+    encoder: SentenceTransformer, task: Task, name: str, kind: Literal["text", "image"] = "text"
+) -> SentenceTransformer:
+    """Return the modules that encode texts (or images) of one task: those of its route if the model has routes.
 
     Raises:
         UsageError: if the model has routes, and none for this task.
@@ -94,7 +101,7 @@ def routed(encoder: SentenceTransformer, task: Task, name: str) -> SentenceTrans
     if type(router).__name__ != "Router":
         return encoder
     try:
-        route = route_of(router, task)
+        route = route_of(router, task, kind)
     except ValueError as error:
         routes = ", ".join(router.sub_modules)
         raise UsageError(f"model {name!r} has routes for {routes}, and none for {task}; name another model") from error
@@ -141,15 +148,19 @@ def encode(
         distinct_vectors = _encode_distinct(encoder.eval(), distinct, prefix, task, normalize, batch_size, precision)
     place = {text: i for i, text in enumerate(distinct)}
     vectors: Vectors = distinct_vectors[[place[text] for text in readable_texts]]
+    check_finite(vectors, *named)
+    return vectors
+
+
+def check_finite(vectors: Vectors, model: str, names: Sequence[str]) -> None:
+    """Raise a UsageError if a vector is not finite; it names the model and the first such text."""
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):
-        model, names = named
         raise UsageError(
             f"model {model!r} makes vectors that are not finite ({names[broken[0]]}"
             + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
             + "); its weights are damaged, or it is not a text model"
         )
-    return vectors
 
 
 def has_native_bf16(device: Any) -> bool:
@@ -159,23 +170,6 @@ def has_native_bf16(device: Any) -> bool:
     if device.type == "cuda":  # torch.cuda.is_bf16_supported checks the current GPU, perhaps another one
         return bool(torch.version.hip) or bool(torch.cuda.get_device_properties(device).major >= 8)
     return device.type == "cpu" and cpu_computes_bf16()
-
-
-def batches(lengths: npt.NDArray[np.int64], budget: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield positions of texts in batches of at most `budget` tokens, longest first, given their lengths in tokens.
-
-    If texts of one length fill half a batch, the batch holds no others, so that it needs neither padding nor a mask.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        longest = max(int(lengths[order[start]]), 1)
-        batch = order[start : start + max(1, budget // longest)]
-        n_alike = int((lengths[batch] == longest).sum())
-        if 2 * n_alike * longest >= budget:
-            batch = batch[:n_alike]
-        yield batch
-        start += len(batch)
 
 
 def _encode_distinct(
@@ -189,15 +183,13 @@ def _encode_distinct(
 ) -> Vectors:
     """Return the vectors of distinct texts: tokenized once, and encoded in batches of similar length.
 
-    The result is that of sentence-transformers' own `encode`, in another order. On a CPU each core has its own batches:
-    small batches stay in its caches, and one thread per batch makes the vectors independent of the number of cores.
+    The result is that of sentence-transformers' own `encode`, in another order.
     """
-    import torch
-
     on_cpu = encoder.device.type == "cpu"
+    inputs = [as_text(encoder, text) for text in texts]
     if type(encoder[0]).__name__ != "Transformer" or not texts:  # static vectors have no lengths to order by
         plain: Vectors = encoder.encode(
-            texts,
+            inputs,
             prompt=prefix,
             task=task,
             batch_size=batch_size or _STATIC_TEXTS,
@@ -206,43 +198,63 @@ def _encode_distinct(
         )
         return plain
     unpadded = {"text": {"padding": False}, "common": {"return_tensors": None}}
-    features = encoder.preprocess(texts, prompt=prefix, task=task, processing_kwargs=unpadded)
+    features = encoder.preprocess(inputs, prompt=prefix, task=task, processing_kwargs=unpadded)
     columns = {name: values for name, values in features.items() if isinstance(values, list)}
     common = {name: value for name, value in features.items() if name not in columns}
     lengths = np.array([len(ids) for ids in columns["input_ids"]])
     budget = _TOKENS_CPU if on_cpu else _TOKENS_GPU
     if batch_size is not None:
         budget = min(budget, batch_size * (_longest(encoder) or int(lengths.max())))
-    n_threads = torch.get_num_threads()
 
-    def run(rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Vectors]:
+    def prepare(rows: npt.NDArray[np.int64]) -> dict[str, Any]:
+        longest = int(lengths[rows].max())
         padded = encoder.tokenizer.pad(
-            {name: [values[i] for i in rows] for name, values in columns.items()},
+            {name: [_widened(name, values[i], longest) for i in rows] for name, values in columns.items()},
             padding_side="right",  # gives a token the same position in any batch
             return_tensors="pt",
-        ).to(encoder.device)
-        with torch.inference_mode(), torch.autocast(encoder.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            whole = encoder({**common, **padded}, task=task)["sentence_embedding"].float()
-            vectors = whole[:, : encoder.truncate_dim]  # None keeps all dimensions
-            if normalize:
-                vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
-            return rows, vectors.cpu().numpy()
+        )
+        return {**common, **padded}
 
-    result = np.empty((len(texts), 0), np.float32)
-    try:
-        n_workers = n_threads if on_cpu else 1
-        with (
-            stage("encoding texts", len(texts)) as advance,
-            ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-        ):
-            for rows, vectors in pool.map(run, batches(lengths, budget)):
-                if not result.size:
-                    result = np.empty((len(texts), vectors.shape[1]), np.float32)
-                result[rows] = vectors
-                advance(len(rows))
-    finally:
-        torch.set_num_threads(n_threads)  # for new threads: those of the pool changed it
-    return result
+    def run(features: dict[str, Any]) -> Vectors:
+        return embed(encoder, features, task, normalize, precision)
+
+    return run_batches(encoder, len(texts), batches(lengths, budget), prepare, run, "encoding texts")
+
+
+def embed(encoder: SentenceTransformer, features: Any, task: Task, normalize: bool, precision: Precision) -> Vectors:
+    """Return the vectors of a batch that sentence-transformers has preprocessed, as its own `encode` makes them."""
+    import torch
+    from sentence_transformers.util import batch_to_device
+
+    features = batch_to_device(features, encoder.device)
+    with torch.inference_mode(), torch.autocast(encoder.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        whole = encoder(features, task=task)["sentence_embedding"].float()
+        vectors = whole[:, : encoder.truncate_dim]  # None keeps all dimensions
+        if normalize:
+            vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
+        made: Vectors = vectors.cpu().numpy()
+    return made
+
+
+def as_text(encoder: SentenceTransformer, text: str) -> Any:
+    """Return the text as an input that a model of several kinds of input takes for nothing else.
+
+    sentence-transformers would read the file or fetch the address that a text names, if the model takes images, and
+    processors would look for the image of a placeholder in a text.
+    """
+    if list(encoder.modalities) == ["text"]:
+        return text
+    processor = getattr(encoder[0], "processor", None)
+    for kind in ("image_token", "video_token", "audio_token"):
+        token = getattr(processor, kind, None)
+        if isinstance(token, str) and len(token) > 1:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return {"text": text}
+
+
+def _widened(name: str, values: list[int], n: int) -> list[int]:
+    """Return the values of a column that `pad` of transformers passes over, with zeros up to `n`."""
+    return values + [0] * (n - len(values)) if name == "mm_token_type_ids" else values
 
 
 def readable(encoder: SentenceTransformer, text: str) -> str:
@@ -294,7 +306,7 @@ def _reads_pairs(folder: Path) -> bool:
     return is_classifier or sentence_transformers_config(folder).get("model_type") == "CrossEncoder"
 
 
-def _load(folder: Path, device: str | None) -> SentenceTransformer:
+def _load(folder: Path, device: str | None, with_images: bool) -> SentenceTransformer:
     """Load the model as sentence-transformers does, except for folders with too little information."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
@@ -307,7 +319,8 @@ def _load(folder: Path, device: str | None) -> SentenceTransformer:
         return SentenceTransformer(modules=[static, *([Normalize()] if config.get("normalize") else [])], device=device)
     encoder = SentenceTransformer(str(folder), device=device, local_files_only=True)
     kinds = encoder[0].modality_config
-    if "text" in kinds and kinds.pop("message", None):  # the chat template of its base model
+    needs_template = with_images and "image" in kinds
+    if "text" in kinds and not needs_template and kinds.pop("message", None):  # the chat template of its base model
         encoder[0].input_formatter.supported_modalities = list(kinds)
     return encoder
 

@@ -77,6 +77,14 @@ class IndexedRetriever(Retriever):
         """Return the settings that an index depends on."""
         return self.identity()
 
+    def images_made_of(self, notes: NoteStore) -> str | None:
+        """Return a hash of the image paths that an index depends on; None if it depends on texts alone."""
+        return None
+
+    def changed_since(self, notes: NoteStore, opened: Any) -> str:
+        """Return in words what has changed since an index was made, if it is no fact of its manifest; often empty."""
+        return ""
+
     def open_index(self, notes: NoteStore) -> Any:
         """Return the index of these notes: from this object, else the folder `index`, else the cache folder.
 
@@ -91,7 +99,7 @@ class IndexedRetriever(Retriever):
             if self._opened and self._opened[1] == key:
                 opened = self._opened[2]
             else:
-                opened = self._named(self.index, made_of) if self.index else self._cached(notes, made_of)
+                opened = self._named(notes, made_of, self.index) if self.index else self._cached(notes, made_of)
             self._opened = notes, key, opened
         return self._opened[2]
 
@@ -137,9 +145,10 @@ class IndexedRetriever(Retriever):
             "order": hashlib.sha256(notes.note_idxs.tobytes()).hexdigest(),
             "n_notes": len(notes),
             "packages": {package: version(package) for package in self.packages},
+            **({} if (images := self.images_made_of(notes)) is None else {"images": images}),
         }
 
-    def _named(self, folder: Path, made_of: dict[str, Any]) -> Any:
+    def _named(self, notes: NoteStore, made_of: dict[str, Any], folder: Path) -> Any:
         command = self._command(folder)
         if not folder.is_dir():
             raise UsageError(f"index {folder} does not exist; make it with: {command}")
@@ -149,9 +158,11 @@ class IndexedRetriever(Retriever):
                 raise UsageError(f"index {folder} does not fit: {differences}; name another, or make it: {command}")
             if cache_dir().resolve() in folder.resolve().parents:
                 in_use(folder, by=self)
-            return self._read(folder, kept)
+            return self._read(notes, folder, kept)
         except _DamagedIndexError as error:
-            raise UsageError(f"index {folder} is damaged ({error}); remove it and make it again: {command}") from error
+            raise UsageError(
+                f"index {folder} is {error.state} ({error}); remove it and make it again: {command}"
+            ) from error
 
     def _cached(self, notes: NoteStore, made_of: dict[str, Any]) -> Any:
         """Open the index in the cache folder, and build it there first if it is missing.
@@ -166,9 +177,9 @@ class IndexedRetriever(Retriever):
                 kept = _read_manifest(folder)
                 if _differences(kept, made_of):
                     raise _DamagedIndexError("it was made for another corpus or other settings")
-                opened = self._read(folder, kept)
+                opened = self._read(notes, folder, kept)
             except _DamagedIndexError as error:
-                logger.warning("the index %s is damaged (%s); building it again", folder, error)
+                logger.warning("the index %s is %s (%s); building it again", folder, error.state, error)
                 shutil.rmtree(folder, ignore_errors=True)
             else:
                 return opened
@@ -216,12 +227,15 @@ class IndexedRetriever(Retriever):
             parts.drop_temporary(unfinished)
             _put(unfinished, folder)
 
-    def _read(self, folder: Path, manifest: dict[str, Any]) -> Any:
+    def _read(self, notes: NoteStore, folder: Path, manifest: dict[str, Any]) -> Any:
         try:
             _check_files(folder, manifest)
-            return self.read_files(folder)
+            opened = self.read_files(folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _DamagedIndexError(f"{type(error).__name__}: {error}") from error
+        if changed := self.changed_since(notes, opened):
+            raise _OutdatedIndexError(changed)
+        return opened
 
     def _command(self, folder: Path) -> str:
         """Return the command that makes this retriever's index."""
@@ -232,6 +246,14 @@ class IndexedRetriever(Retriever):
 
 class _DamagedIndexError(Exception):
     """Raised if the files of an index are damaged; says what is wrong."""
+
+    state = "damaged"
+
+
+class _OutdatedIndexError(_DamagedIndexError):
+    """Raised if an index is whole, but was made of something that has changed; says what."""
+
+    state = "out of date"
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -295,6 +317,8 @@ def _differences(kept: dict[str, Any], made_of: dict[str, Any]) -> str:
         found.append("made for another corpus")
     elif kept.get("order") != made_of["order"] or kept.get("n_notes") != made_of["n_notes"]:
         found.append("made for the same notes in another order")
+    if kept.get("images") != made_of.get("images"):
+        found.append("made for other image paths")
     for group in ("retriever", "packages"):
         there, here = kept.get(group), made_of[group]
         there = there if isinstance(there, dict) else {}

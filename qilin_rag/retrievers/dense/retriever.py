@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -17,7 +17,9 @@ from qilin_rag.core.extras import require
 from qilin_rag.core.text import counted
 from qilin_rag.core.types import Hit, Note, Question
 from qilin_rag.data import NoteStore
+from qilin_rag.data.note_images import LONGEST_SIDE
 from qilin_rag.models.families import Pooling, assumed_last_token, assumed_pooling
+from qilin_rag.models.picture_encoder import check_takes_images
 from qilin_rag.models.prefixes import Prefixes, model_prefixes
 from qilin_rag.models.pretrained import fetch_model, model_sha256
 from qilin_rag.models.sentence_encoder import (
@@ -30,20 +32,19 @@ from qilin_rag.models.sentence_encoder import (
     load_encoder,
     similarity_of,
 )
+from qilin_rag.retrievers.dense.note_input import NoteInput, check_has_processor, encode_notes, in_halves
+from qilin_rag.retrievers.dense.opened import OpenedIndex, probed, rows_with_image
+from qilin_rag.retrievers.dense.pictures import Pictures, tell
+from qilin_rag.retrievers.dense.recall import measure_recall
 from qilin_rag.retrievers.dense.search import (
     Approximate,
     Neighbours,
-    default_n_probe,
-    keep_recall,
     kept_recall,
-    measured_recall,
     opened_index,
     sampled_queries,
-    search_approximately,
-    search_flat,
     warn_of_recall,
 )
-from qilin_rag.retrievers.dense.shards import Halves, open_vectors, write_vectors
+from qilin_rag.retrievers.dense.shards import Encode, Halves, open_images, open_vectors, write_vectors
 from qilin_rag.retrievers.index_files import IndexedRetriever
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class BiEncoder(IndexedRetriever):
     index_version: ClassVar[int] = 4
     """The version of the notes' vectors, which take long to make; raised when they change."""
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers")
+    only_if_set: ClassVar[frozenset[str]] = frozenset({"note_input", "images", "image_size"})
 
     model: str = "BAAI/bge-base-zh-v1.5"
     """A folder or a hub name of a sentence-transformers or transformers model, or a folder that `train` wrote."""
@@ -93,6 +95,15 @@ class BiEncoder(IndexedRetriever):
     """true compares by cosine, false by dot product. Default: as the model's files say (`similarity_fn_name`), else by
     cosine.
     """
+    note_input: NoteInput = "text"
+    """The input of the model for a note: text, image, or both. Questions are text. A note without an image that can be
+    read is never found with image, and is encoded by its text with both.
+    """
+    images: PositiveInt = 1
+    """The number of images of a note that are read, from the first (the cover) on. Needs note_input image or both."""
+    image_size: Annotated[int, Field(ge=28)] = LONGEST_SIDE
+    """The most pixels of the longer side of an image, from 28; larger ones are shrunk. Needs note_input image or both.
+    """
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """fp32, bf16 or auto, for notes: auto is bf16 if the device has it and the first notes' vectors are close to those
     of fp32 (cosine 0.999), else fp32.
@@ -104,7 +115,9 @@ class BiEncoder(IndexedRetriever):
     notes.
     """
     batch_size: PositiveInt | None = None
-    """The most texts of full length that are encoded at a time. Default: a fixed number of tokens."""
+    """The most texts of full length, or images, that are encoded at a time. Default: a fixed number of tokens, or of
+    images.
+    """
     device: str | None = None
     """A torch device, several with commas between them, or all (GPUs); each encodes notes in its own process. Default:
     a GPU if there is one.
@@ -117,6 +130,7 @@ class BiEncoder(IndexedRetriever):
     encodes: ClassVar[bool] = True
 
     _found: tuple[Path, str] | None = PrivateAttr(default=None)
+    _named_images: tuple[NoteStore, str] | None = PrivateAttr(default=None)
     _encoder: SentenceTransformer | None = PrivateAttr(default=None)
 
     @field_validator("faiss", mode="before")
@@ -130,6 +144,10 @@ class BiEncoder(IndexedRetriever):
     def _check_settings(self) -> BiEncoder:
         if self.n_probe is not None and self.faiss != "ivf":
             raise ValueError("n_probe is a setting of faiss ivf; set faiss=ivf, or leave n_probe out")
+        if self.note_input == "text":
+            for name in self.only_if_set - {"note_input"}:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is a setting of note_input image or both; set one, or leave {name} out")
         if self.device is not None and self.engine == "ray":
             raise ValueError("device is a setting of engine local; a Ray cluster gives its workers theirs")
         return self
@@ -145,6 +163,8 @@ class BiEncoder(IndexedRetriever):
         prefixes = self._prefixes()
         assumed = assumed_pooling(folder, self.model)
         similarity = self._similarity()
+        if pictured := self.note_input != "text":
+            check_has_processor(folder, self.model)
         return super().identity() | {
             "model": sha256,
             "query_prefix": prefixes.query,
@@ -153,11 +173,13 @@ class BiEncoder(IndexedRetriever):
             "last_token": assumed_last_token(folder, self.model),
             "normalize": similarity == "cosine",
             "similarity": similarity,
+            **({name: getattr(self, name) for name in sorted(self.only_if_set)} if pictured else {}),
         }
 
     def index_identity(self) -> dict[str, Any]:
         """Return the settings that the notes' vectors depend on: all but those of queries."""
-        require("neural", "torch", "sentence_transformers", "faiss", what="retriever biencoder")
+        of_images = ["PIL"] if self.note_input != "text" else []
+        require("neural", "torch", "sentence_transformers", "faiss", *of_images, what="retriever biencoder")
         identity = self.identity() | {"version": self.index_version}
         return {name: value for name, value in identity.items() if name not in _OF_QUERIES}
 
@@ -165,12 +187,13 @@ class BiEncoder(IndexedRetriever):
         """Return the `k` notes nearest to each question, whatever their score."""
         if not len(notes) or not questions:
             return [[] for _ in questions]
-        vectors, index = self.open_index(notes)
+        opened: OpenedIndex = self.open_index(notes)
         prefix = self._prefixes().query
         logger.info("encoding %s, prefix %r", counted(len(questions), "query"), prefix)
         texts = [question.query for question in questions]
         queries = self._encode(texts, "query", [f"query {question.id}" for question in questions])
-        rankings, n_tied = self._nearest(texts, queries, vectors, index, notes, k)
+        by_distance = self._similarity() == "euclidean"
+        rankings, n_tied = opened.nearest(texts, queries, notes, k, self.n_probe, by_distance)
         if n_tied:
             logger.info(
                 "%d of %d rankings had ties at rank %d; a hash decided which notes stayed", n_tied, len(questions), k
@@ -187,72 +210,70 @@ class BiEncoder(IndexedRetriever):
 
     def write_files(self, notes: NoteStore, folder: Path) -> None:
         """Write the notes' vectors in the order of the store, and faiss' index of them with its recall."""
-        precision = self._precision(notes)
+        pictures = self._pictures(notes)
+        precision = self._precision(notes, pictures)
         prefix = self._prefixes().passage
         logger.info(
-            "indexing %s (biencoder, %s, passage prefix %r, %s)",
+            "indexing %s (biencoder, %s, passage prefix %r, %s%s)",
             *(counted(len(notes), "note"), self.model, prefix, precision),
+            f", note_input {self.note_input}" if pictures else "",
         )
         devices = self._devices()
+        write = partial(write_vectors, notes, folder, pictures=pictures, alone=self.note_input == "image")
         if len(devices) == 1 and self.engine == "local":
-            write_vectors(notes, folder, lambda _: _note_encoder(self, precision), devices)
+            if pictures:
+                self._model()  # refused now, or never
+            write(lambda _: in_halves(partial(self._encode_notes, precision=precision), self.model), devices)
         else:
             settings = self.model_dump(exclude={"index", "device"})
             make_encoder = partial(_note_encoder_on, settings, precision)
-            write_vectors(notes, folder, make_encoder, devices, on_ray=self.engine == "ray")
+            write(make_encoder, devices, on_ray=self.engine == "ray")
         if self.faiss != "flat":
             vectors = open_vectors(folder)
             index = opened_index(self.faiss, vectors, folder)
             texts = [note.title or note.content[:_QUERY_CHARS] for note in _sample(notes)]
             self._measure(texts, self.embed_queries(texts), vectors, index, folder)
 
-    def read_files(self, folder: Path) -> tuple[Halves, Approximate | None]:
-        """Open the notes' vectors, memory-mapped, and the index of them (None: flat), which is made if it is missing.
+    def read_files(self, folder: Path) -> OpenedIndex:
+        """Open the notes' vectors, memory-mapped, and the index of them, which is made if it is missing.
 
         Warns each time if the index finds too few of the notes that flat finds.
         """
         vectors = open_vectors(folder)
+        opened = OpenedIndex(vectors)
+        if self.note_input != "text":
+            images = open_images(folder)
+            tell(len(images.digests), len(with_image := rows_with_image(images)), images.left_out, self.note_input)
+            opened = OpenedIndex(vectors, images=images, rows=with_image if self.note_input == "image" else None)
         if self.faiss == "flat":
-            return vectors, None
+            return opened
         index = opened_index(self.faiss, vectors, folder)
         measured = kept_recall(self.faiss, folder) or self._measure(*sampled_queries(vectors), vectors, index, folder)
-        warn_of_recall(self.faiss, measured, self._n_probe(index))
-        return vectors, index
+        warn_of_recall(self.faiss, measured, probed(self.n_probe, index))
+        return opened._replace(approximate=index)
+
+    def images_made_of(self, notes: NoteStore) -> str | None:
+        """Return a hash of the image paths in the table; None if texts alone are encoded."""
+        pictures = self._pictures(notes)
+        if pictures is None:
+            return None
+        if self._named_images is None or self._named_images[0] is not notes:
+            self._named_images = notes, pictures.names_sha256()
+        return self._named_images[1]
+
+    def changed_since(self, notes: NoteStore, opened: OpenedIndex) -> str:
+        """Compare a few of the images with what the index was made of."""
+        pictures = self._pictures(notes)
+        return pictures.changed(notes.note_idxs, opened.images.digests) if pictures and opened.images else ""
 
     def _measure(
         self, texts: Sequence[str], queries: Vectors, vectors: Halves, index: Approximate, folder: Path
-    ) -> dict[str, Any]:
-        """Compare the index with flat over these queries; log and store the result."""
-        rows = np.arange(len(vectors))
+    ) -> Any:
+        return measure_recall(self.faiss, texts, queries, vectors, index, probed(self.n_probe, index), folder)
 
-        def search(texts: Sequence[str], some: Vectors, k: int) -> tuple[list[list[Hit]], int]:
-            return search_approximately(texts, some, vectors, rows, k, index, self._n_probe(index))
-
-        measured = measured_recall(texts, queries, vectors, rows, search) | {"breadth": self._n_probe(index)}
-        try:
-            keep_recall(self.faiss, folder, measured)
-        except OSError as error:
-            logger.warning("the recall of %s can't be written to %s: %s", self.faiss, folder, error)
-        logger.info("%s against flat: %s", self.faiss, ", ".join(f"{key} {value}" for key, value in measured.items()))
-        return measured
-
-    def _n_probe(self, index: Approximate) -> int:
-        """Return the number of lists to read."""
-        return self.n_probe or default_n_probe(int(index.index.ntotal))
-
-    def _nearest(
-        self,
-        texts: Sequence[str],
-        queries: Vectors,
-        vectors: Halves,
-        index: Approximate | None,
-        notes: NoteStore,
-        k: int,
-    ) -> tuple[list[list[Hit]], int]:
-        if index is None:
-            is_euclidean = self._similarity() == "euclidean"
-            return search_flat(texts, queries, vectors, notes.note_idxs, k, by_distance=is_euclidean)
-        return search_approximately(texts, queries, vectors, notes.note_idxs, k, index, self._n_probe(index))
+    def _pictures(self, notes: NoteStore) -> Pictures | None:
+        """Return the reader of the notes' images; None if texts alone are encoded."""
+        return None if self.note_input == "text" else Pictures(notes, self.images, self.image_size)
 
     def _devices(self) -> list[str | None]:
         """Return the devices that encode notes: `device` names one, several with commas between them, or `all` GPUs."""
@@ -264,12 +285,18 @@ class BiEncoder(IndexedRetriever):
             return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         return [None] if self.device is None else list(self.device.split(","))
 
-    def _precision(self, notes: NoteStore) -> Precision:
+    def _precision(self, notes: NoteStore, pictures: Pictures | None) -> Precision:
         """Choose the precision to encode notes in: bf16 if it is set, or the device has it and it is close to fp32."""
         if self.precision == "fp32" or (self.precision == "auto" and not has_native_bf16(self._model().device)):
             return "fp32"
-        texts = [note.text for note in itertools.islice(notes, _CHECKED_TEXTS)]
-        full, half = (self._encode(texts, "document", texts, precision) for precision in ("fp32", "bf16"))
+        some = list(itertools.islice(notes, _CHECKED_TEXTS))
+        images = pictures.read([note.note_idx for note in some]).images if pictures else []
+        if self.note_input == "image":
+            some, images = [note for note, its in zip(some, images, strict=True) if its], [its for its in images if its]
+        if not some:
+            return "fp32"
+        texts = [note.text for note in some]
+        full, half = (self._encode_notes(texts, texts, images, precision) for precision in ("fp32", "bf16"))
         norms = np.linalg.norm(full, axis=1) * np.linalg.norm(half, axis=1)
         least = float(((full * half).sum(axis=1) / norms).min())
         if least >= LEAST_COSINE:
@@ -319,32 +346,42 @@ class BiEncoder(IndexedRetriever):
             precision=precision,
         )
 
+    def _encode_notes(
+        self, texts: Sequence[str], names: Sequence[str], images: Sequence[Sequence[bytes]], precision: Precision
+    ) -> Vectors:
+        """Encode notes by their texts, their images (not empty) or both, as `note_input` says."""
+
+        def encode_texts(texts: Sequence[str], names: Sequence[str]) -> Vectors:
+            return self._encode(texts, "document", names, precision)
+
+        if self.note_input == "text":
+            return encode_texts(texts, names)
+        return encode_notes(
+            *(self._model(), self.note_input, texts, names, images, encode_texts),
+            model=self.model,
+            prefix=self._prefixes().passage,
+            normalize=self._similarity() == "cosine",
+            batch_size=self.batch_size,
+            precision=precision,
+        )
+
     def _model(self) -> SentenceTransformer:
         """Load the model in full precision, with the pooling and length of the settings."""
         if self._encoder is None:
             folder, _ = self._find_model()
-            self._encoder = load_encoder(folder, self.model, self._devices()[0], self.pooling, self.max_length)
+            pictured = self.note_input != "text"
+            device = self._devices()[0]
+            encoder = load_encoder(folder, self.model, device, self.pooling, self.max_length, with_images=pictured)
+            if pictured:
+                check_takes_images(encoder, self.model, with_text=self.note_input == "both")
+            self._encoder = encoder
         return self._encoder
 
 
-def _note_encoder(retriever: BiEncoder, precision: Precision) -> Callable[[Sequence[str], Sequence[str]], Halves]:
-    """Return a function that makes 16-bit vectors of notes from their texts and names."""
-
-    def encode_notes(texts: Sequence[str], names: Sequence[str]) -> Halves:
-        with np.errstate(over="ignore"):
-            halves = retriever._encode(texts, "document", names, precision).astype(np.float16)
-        if not np.isfinite(halves).all():
-            raise UsageError(f"vectors of model {retriever.model!r} don't fit 16-bit floats; set normalize: true")
-        return halves
-
-    return encode_notes
-
-
-def _note_encoder_on(
-    settings: Mapping[str, Any], precision: Precision, device: str | None
-) -> Callable[[Sequence[str], Sequence[str]], Halves]:
-    """Do the same in another process, which loads the model onto its own device."""
-    return _note_encoder(BiEncoder(**settings, device=device), precision)
+def _note_encoder_on(settings: Mapping[str, Any], precision: Precision, device: str | None) -> Encode:
+    """Return the encoder of notes in another process, which loads the model onto its own device."""
+    retriever = BiEncoder(**settings, device=device)
+    return in_halves(partial(retriever._encode_notes, precision=precision), retriever.model)
 
 
 def _sample(notes: NoteStore) -> list[Note]:
