@@ -25,15 +25,15 @@ class OpenedIndex(NamedTuple):
 
     Attributes:
         vectors: Shape (n_vectors, dimension).
-        approximate: faiss' index of them; None to compare all.
         images: The images that they were made of; None if they were made of texts.
         rows: The positions in the store of the notes that have a vector; None if all have.
+        approximate: faiss' index of them; None to compare all.
     """
 
     vectors: Halves
-    approximate: Approximate | None = None
-    images: ImagesOfIndex | None = None
+    images: ImagesOfIndex | None
     rows: Ids | None = None
+    approximate: Approximate | None = None
 
     def nearest(
         self, texts: Sequence[str], queries: Vectors, notes: NoteStore, k: int, n_probe: int | None, by_distance: bool

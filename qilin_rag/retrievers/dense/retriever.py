@@ -44,7 +44,7 @@ from qilin_rag.retrievers.dense.search import (
     sampled_queries,
     warn_of_recall,
 )
-from qilin_rag.retrievers.dense.shards import Encode, Halves, open_images, open_vectors, write_vectors
+from qilin_rag.retrievers.dense.shards import Encode, Halves, ImagesOfIndex, open_images, open_vectors, write_vectors
 from qilin_rag.retrievers.index_files import IndexedRetriever
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ class BiEncoder(IndexedRetriever):
     encodes: ClassVar[bool] = True
 
     _found: tuple[Path, str] | None = PrivateAttr(default=None)
+    _is_told: bool = PrivateAttr(default=False)
     _named_images: tuple[NoteStore, str] | None = PrivateAttr(default=None)
     _encoder: SentenceTransformer | None = PrivateAttr(default=None)
 
@@ -228,6 +229,8 @@ class BiEncoder(IndexedRetriever):
             settings = self.model_dump(exclude={"index", "device"})
             make_encoder = partial(_note_encoder_on, settings, precision)
             write(make_encoder, devices, on_ray=self.engine == "ray")
+        if pictures:
+            self._tell(open_images(folder))
         if self.faiss != "flat":
             vectors = open_vectors(folder)
             index = opened_index(self.faiss, vectors, folder)
@@ -240,11 +243,12 @@ class BiEncoder(IndexedRetriever):
         Warns each time if the index finds too few of the notes that flat finds.
         """
         vectors = open_vectors(folder)
-        opened = OpenedIndex(vectors)
+        opened = OpenedIndex(vectors, None)
         if self.note_input != "text":
-            images = open_images(folder)
-            tell(len(images.digests), len(with_image := rows_with_image(images)), images.left_out, self.note_input)
-            opened = OpenedIndex(vectors, images=images, rows=with_image if self.note_input == "image" else None)
+            opened = OpenedIndex(vectors, images := open_images(folder))
+            if self.note_input == "image":
+                opened = opened._replace(rows=rows_with_image(images))
+            self._tell(images)
         if self.faiss == "flat":
             return opened
         index = opened_index(self.faiss, vectors, folder)
@@ -265,6 +269,12 @@ class BiEncoder(IndexedRetriever):
         """Compare a few of the images with what the index was made of."""
         pictures = self._pictures(notes)
         return pictures.changed(notes.note_idxs, opened.images.digests) if pictures and opened.images else ""
+
+    def _tell(self, images: ImagesOfIndex) -> None:
+        """Say once which notes have images."""
+        if not self._is_told:
+            tell(len(images.digests), len(rows_with_image(images)), images.left_out, self.note_input)
+        self._is_told = True
 
     def _measure(
         self, texts: Sequence[str], queries: Vectors, vectors: Halves, index: Approximate, folder: Path
