@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from tests.conftest import write_jsonl
-from tests.retrievers.tiny_models import HIDDEN, SPECIAL, plain_tokenizer, save
-from tests.retrievers.tiny_models import words as plain_words
+from tests.retrievers.tiny_models import HIDDEN, SPECIAL, save, words
 
 SIDE, PATCH = 16, 8
 IMAGE = "<mask>"  # the placeholder of an image
@@ -42,31 +41,33 @@ def _image_processor() -> Any:
     return CLIPImageProcessorPil(size=shortest, crop_size=size, image_mean=half, image_std=half)
 
 
-def _tokenizer(words: list[str], marks: str = "<s> $A <|endoftext|>", **more: Any) -> Any:
+def _tokenizer(tokens: list[str], marks: str = "<s> $A <|endoftext|>", **more: Any) -> Any:
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    if words == plain_words():
-        tokenizer = plain_tokenizer(marks)
-    else:
-        numbers = {word: number for number, word in enumerate(words)}
-        tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=marks, special_tokens=[(word, numbers[word]) for word in SPECIAL if word in marks]
-        )
+    numbers = {word: number for number, word in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=marks, special_tokens=[(word, numbers[word]) for word in SPECIAL if word in marks]
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="<|endoftext|>", pad_token="<pad>", unk_token="<unk>", **more
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="<|endoftext|>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        **more,
     )
 
 
-def _clip_config(words: list[str], n_layers: int = 2) -> Any:
+def _clip_config(tokens: list[str], n_layers: int = 2) -> Any:
     from transformers import CLIPConfig
 
     ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": SPECIAL.index("<|endoftext|>")}
     size = _size() | {"num_hidden_layers": n_layers, "initializer_range": 0.5}
     return CLIPConfig(
-        text_config={**size, **ids, "vocab_size": len(words), "max_position_embeddings": 32},
+        text_config={**size, **ids, "vocab_size": len(tokens), "max_position_embeddings": 32},
         vision_config={**size, "image_size": SIDE, "patch_size": PATCH},
         projection_dim=HIDDEN,
     )
@@ -78,8 +79,8 @@ def write_clip(folder: Path) -> Path:
     from transformers import CLIPModel, CLIPProcessor
 
     torch.manual_seed(0)
-    CLIPModel(_clip_config(plain_words())).save_pretrained(folder)
-    CLIPProcessor(_image_processor(), _tokenizer(plain_words())).save_pretrained(folder)
+    CLIPModel(_clip_config(words())).save_pretrained(folder)
+    CLIPProcessor(_image_processor(), _tokenizer(words())).save_pretrained(folder)
     return folder
 
 
@@ -92,8 +93,8 @@ def write_colour_clip(folder: Path) -> Path:
     import torch
     from transformers import CLIPModel, CLIPProcessor
 
-    words = [*SPECIAL, *COLOURS]
-    model = CLIPModel(_clip_config(words, n_layers=1))
+    tokens = [*SPECIAL, *COLOURS]
+    model = CLIPModel(_clip_config(tokens, n_layers=1))
     of_channels = torch.eye(3, HIDDEN) - torch.eye(3, HIDDEN).roll(3, dims=1)
     with torch.no_grad():
         for name, weights in model.named_parameters():
@@ -107,7 +108,7 @@ def write_colour_clip(folder: Path) -> Path:
             channels = torch.tensor(colour) / 127.5 - 1
             model.text_model.embeddings.token_embedding.weight[number] = channels @ of_channels
     model.save_pretrained(folder)
-    CLIPProcessor(_image_processor(), _tokenizer(words)).save_pretrained(folder)
+    CLIPProcessor(_image_processor(), _tokenizer(tokens)).save_pretrained(folder)
     return folder
 
 
@@ -118,17 +119,17 @@ def write_llava(folder: Path, pooling: str = "lasttoken") -> Path:
     from transformers import LlavaConfig, LlavaModel, LlavaProcessor
 
     torch.manual_seed(0)
-    words = plain_words()
-    text = {"model_type": "qwen2", "vocab_size": len(words), "num_key_value_heads": 1, "pad_token_id": 1}
+    tokens = words()
+    text = {"model_type": "qwen2", "vocab_size": len(tokens), "num_key_value_heads": 1, "pad_token_id": 1}
     config = LlavaConfig(
         vision_config={"model_type": "clip_vision_model", **_size(), "image_size": SIDE, "patch_size": PATCH},
         text_config={**_size(), **text, "max_position_embeddings": 256, "initializer_range": 0.5},
-        image_token_index=words.index(IMAGE),
+        image_token_index=tokens.index(IMAGE),
         vision_feature_layer=-1,
     )
     plain = folder / "plain"
     LlavaModel(config).save_pretrained(plain)
-    tokenizer = _tokenizer(words, marks="", extra_special_tokens=[IMAGE])
+    tokenizer = _tokenizer(tokens, marks="$A", extra_special_tokens=[IMAGE])
     LlavaProcessor(
         _image_processor(),
         tokenizer,
