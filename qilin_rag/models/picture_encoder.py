@@ -77,7 +77,10 @@ def encode_pictures(
     reading = threading.Lock() if by_message else None
 
     def prepare(rows: npt.NDArray[np.int64]) -> Any:
-        inputs = [_input(reader, items[i][1], joint and joint[items[i][0]]) for i in rows]
+        inputs = [
+            _input(reader, images, None if joint is None else joint[row])
+            for row, images in map(items.__getitem__, rows)
+        ]
         try:
             if reading is None:
                 return reader.preprocess(inputs, prompt=prefix, task="document")
@@ -159,7 +162,7 @@ def _means(vectors: Vectors, owners: npt.NDArray[np.int64], n: int, normalize: b
         return vectors
     sums = np.zeros((n, vectors.shape[1]), np.float32)
     np.add.at(sums, owners, vectors)
-    return _unit(sums / np.bincount(owners, minlength=n)[:, None].astype(np.float32), normalize)
+    return _unit((sums / np.bincount(owners, minlength=n)[:, None]).astype(np.float32), normalize)
 
 
 def _unit(vectors: Vectors, normalize: bool) -> Vectors:

@@ -21,11 +21,14 @@ from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.files import expanded
 from qilin_rag.core.registry import ENGINES, LLMS, RETRIEVERS, SCORERS
+from qilin_rag.data.notes import open_notes
 from qilin_rag.data.source import open_source
 from qilin_rag.llms.connection import is_local
 from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.llms.serving.engines import Engine
 from qilin_rag.models.pretrained import find_model
+from qilin_rag.retrievers.dense.note_input import check_has_processor
+from qilin_rag.retrievers.dense.pictures import Pictures
 from qilin_rag.retrievers.dense.retriever import BiEncoder
 from qilin_rag.retrievers.parts import leaves
 
@@ -37,6 +40,7 @@ EXTRAS = {
 }
 _ELSEWHERE = {"runs": "name another folder: --runs-dir", "cache": "name another folder: QILIN_RAG_CACHE"}
 _PROBE_TIMEOUT_S = 1.0
+_LOOKED_AT = 100  # notes whose images are read
 
 
 class Finding(NamedTuple):
@@ -136,6 +140,30 @@ def _models(config: RunSpec) -> Iterator[Finding]:
         else:
             advice = f"fetched from the hub on first use; or --set {key}=FOLDER"
             yield Finding(name, "missing", f"model {model} is not on this machine", advice)
+    yield from (_images(part, config.data) for part in bi_encoders if part.note_input != "text")
+
+
+def _images(retriever: BiEncoder, data: str) -> Finding:
+    """Check that the model of a retriever takes images, and that a few of the first notes have some."""
+    subject = f"note_input {retriever.note_input}"
+    try:
+        if folder := find_model(retriever.model):
+            check_has_processor(folder, retriever.model)
+        source = open_source(data, fetch=False)
+        notes = open_notes(*source.files("notes"), images=source.folder)
+        some = notes.note_idxs[:_LOOKED_AT].tolist()
+        found = Pictures(notes, retriever.images, retriever.image_size).read(some)
+    except QilinError as error:
+        detail, _, advice = str(error).partition("; ")
+        return Finding(subject, "failed", detail, advice)
+    n_with = sum(map(bool, found.images))
+    detail = f"{n_with} of the first {len(some)} notes have an image that can be read"
+    if n_with:
+        return Finding(subject, "ok", detail)
+    reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(found.left_out.items()))
+    return Finding(
+        subject, "failed", f"{detail}: {reasons}", f"put the images into {notes.images}, as image_path names them"
+    )
 
 
 def _llm(config: RunSpec) -> Finding:

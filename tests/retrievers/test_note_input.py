@@ -235,7 +235,9 @@ def test_killed_or_on_two_devices_the_bytes_are_the_same(data: Dataset, clip: Pa
         words = map(str, (clip, tmp_path / "pictured", tmp_path / out, device, n_before))
         return subprocess.Popen(
             [sys.executable, "-c", BUILD, *words],
-            **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             preexec_fn=hear_signals,
         )

@@ -179,8 +179,7 @@ class BiEncoder(IndexedRetriever):
 
     def index_identity(self) -> dict[str, Any]:
         """Return the settings that the notes' vectors depend on: all but those of queries."""
-        of_images = ["PIL"] if self.note_input != "text" else []
-        require("neural", "torch", "sentence_transformers", "faiss", *of_images, what="retriever biencoder")
+        require("neural", "torch", "sentence_transformers", "faiss", what="retriever biencoder")
         identity = self.identity() | {"version": self.index_version}
         return {name: value for name, value in identity.items() if name not in _OF_QUERIES}
 

@@ -100,8 +100,8 @@ class _Build(NamedTuple):
             return shard, None
         pictured = self.pictures.read(self.ids(number))
         rows = [row for row, images in enumerate(pictured.images) if images or not self.alone]
-        chosen = ([values[row] for row in rows] for values in (shard.texts, shard.names, pictured.images))
-        return VectorShard(number, *chosen), pictured
+        texts, names = ([values[row] for row in rows] for values in (shard.texts, shard.names))
+        return VectorShard(number, texts, names, [pictured.images[row] for row in rows]), pictured
 
 
 def write_vectors(
