@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from qilin_rag.core.processes import in_processes
 from qilin_rag.core.types import Note
 from qilin_rag.data import NoteStore
 from qilin_rag.retrievers.bm25.analyzers import ANALYZERS
 from qilin_rag.retrievers.resumable import TEMPORARY, is_whole, kept_part
-from qilin_rag.retrievers.workers import in_processes
 
 SHARD_NOTES = 16384  # a row within a shard fits 16 bits
 

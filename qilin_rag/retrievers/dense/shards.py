@@ -29,13 +29,13 @@ import numpy.typing as npt
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import require
 from qilin_rag.core.files import write_text
+from qilin_rag.core.processes import in_processes
 from qilin_rag.core.progress import stage
 from qilin_rag.data import NoteStore
 from qilin_rag.models.batches import ahead
 from qilin_rag.retrievers.dense.pictures import Pictured, Pictures
 from qilin_rag.retrievers.distinct import Digests, digests_of, distinct, text_digests
 from qilin_rag.retrievers.resumable import drop_part, is_whole, kept_part
-from qilin_rag.retrievers.workers import in_processes
 
 logger = logging.getLogger(__name__)
 SHARD_NOTES = 8192

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qilin_rag.core.errors import QilinError
-from qilin_rag.retrievers.workers import in_processes
+from qilin_rag.core.processes import in_processes
 from tests.conftest import hear_signals, is_alive, wait_until
 
 # Two processes that say who they are, and work for ten minutes; imported once more, it would say so.
@@ -22,7 +22,7 @@ SCRIPT = """
 import os, time
 from contextlib import closing
 from pathlib import Path
-from qilin_rag.retrievers.workers import in_processes
+from qilin_rag.core.processes import in_processes
 
 with open("imported.txt", "a") as file:
     print(os.getpid(), file=file)
