@@ -36,8 +36,11 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Return the hash of the notes, the questions and the results recorded with them."""
-        parts = [self.notes.sha256, hash_questions(self.questions)]
+        """Return the hash of the notes, the questions and the results recorded with them.
+
+        It is that of the data, whichever fields of the notes are read; `notes.sha256` is that of the texts read.
+        """
+        parts = [self.notes.data_sha256, hash_questions(self.questions)]
         if any(question.recorded for question in self.questions):
             parts.append(_hash_of_set([question.id, question.recorded] for question in self.questions))
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()

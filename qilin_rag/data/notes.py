@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +25,10 @@ from qilin_rag.core.cache import cache_dir, in_use, make_room
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.files import atomic_folder
 from qilin_rag.core.hashing import json_digest, json_hash
+from qilin_rag.core.note_fields import TITLE_AND_CONTENT, NoteField
 from qilin_rag.core.types import Note
 from qilin_rag.data.encodings import present_columns, read_batches, with_columns
+from qilin_rag.data.note_texts import NoteTexts, refuse_doubles
 from qilin_rag.data.schema import NOTE_ID, TABLES
 from qilin_rag.data.text_files import Defect, stop
 
@@ -36,6 +39,7 @@ _LARGEST_IN_MEMORY_BYTES = 16 * 2**20
 _GROUP_ROWS = 256  # few rows, so that the fields of a note are close together: reading it touches few pages
 _TABLE = TABLES["notes"]
 _TEXT = ("note_idx", "note_title", "note_content")
+_DATA_SHA256 = "data_sha256.txt"
 
 
 class NoteStore:
@@ -52,6 +56,7 @@ class NoteStore:
         open_file: Callable[[bool], pa.NativeFile],
         note_idxs: npt.NDArray[np.int64],
         digests: npt.NDArray[np.void],
+        data_sha256: str | None = None,
     ) -> None:
         """Set the file and the ids.
 
@@ -60,10 +65,12 @@ class NoteStore:
                 groups have equal lengths, except the last.
             note_idxs: The ids in the order of the file, shape (n_notes,).
             digests: The digests in the order of the file, shape (n_notes,).
+            data_sha256: The hash of the data's own titles and contents; None if these are what is read.
         """
         self._open_file = open_file
         self._note_idxs = note_idxs
         self._digests = digests
+        self._data_sha256 = data_sha256
         self._order = np.argsort(note_idxs, kind="stable")
         self._sorted = note_idxs[self._order]
         self._text = self._reader(_TEXT)
@@ -83,8 +90,13 @@ class NoteStore:
 
     @cached_property
     def sha256(self) -> str:
-        """Return the hash of the notes' texts, independent of their layout and order in storage."""
-        return hashlib.sha256(self._digests[self._order].tobytes()).hexdigest()
+        """Return the hash of the notes' texts as they are read, independent of their layout and order in storage."""
+        return _hash(self._digests, self._order)
+
+    @property
+    def data_sha256(self) -> str:
+        """Return the hash of the data's own titles and contents, whichever fields are read."""
+        return self._data_sha256 or self.sha256
 
     @cached_property
     def columns(self) -> list[str]:
@@ -186,42 +198,59 @@ def note_digest(note_idx: int, title: str, content: str) -> bytes:
     return json_digest([note_idx, title, content], sort_keys=False, ensure_ascii=False)
 
 
-def open_notes(encoding: str, files: Sequence[Path], images: Path | None = None) -> NoteStore:
-    """Open the notes of these files; a UsageError names the first defect, with file, row and column.
+def _hash(digests: npt.NDArray[np.void], order: npt.NDArray[np.int64]) -> str:
+    return hashlib.sha256(digests[order].tobytes()).hexdigest()
+
+
+def open_notes(
+    encoding: str,
+    files: Sequence[Path],
+    images: Path | None = None,
+    fields: Sequence[NoteField] = TITLE_AND_CONTENT,
+    image_text: tuple[str, Sequence[Path]] = ("", ()),
+) -> NoteStore:
+    """Open the notes of these files.
 
     Args:
         encoding: The encoding of the files.
         files: The files of the table notes.
         images: The folder that image paths are relative to.
+        fields: The fields that make the text of a note.
+        image_text: The encoding and files of the table image_text, if it is read and not a column of the notes.
+
+    Raises:
+        UsageError: if the files have a defect; the error names the first one with file, row and column.
     """
-    store = _open(encoding, files)
+    store = _open(_Tables(encoding, files, tuple(fields), image_text))
     store.images = images
     return store
 
 
-def _open(encoding: str, files: Sequence[Path]) -> NoteStore:
+def _open(tables: _Tables) -> NoteStore:
     try:
-        stats = [path.stat() for path in files]
+        stats = [path.stat() for path in tables.all_files]
     except OSError as error:
         raise UsageError(f"{error.filename} can't be read: {error.strerror}") from error
     if sum(stat.st_size for stat in stats) <= _LARGEST_IN_MEMORY_BYTES:
         sink = pa.BufferOutputStream()
-        note_idxs, digests = _convert(encoding, files, sink)
+        note_idxs, digests, data_sha256 = _convert(tables, sink)
         buffer = sink.getvalue()
-        return NoteStore(lambda mapped: pa.BufferReader(buffer), note_idxs, digests)
+        return NoteStore(lambda mapped: pa.BufferReader(buffer), note_idxs, digests, data_sha256)
     file_facts = [
-        [str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in zip(files, stats, strict=True)
+        [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+        for path, stat in zip(tables.all_files, stats, strict=True)
     ]
-    key = json_hash([_VERSION, file_facts], sort_keys=False, ensure_ascii=True)
+    made_of = [_VERSION, file_facts, *([list(tables.fields)] if tables.is_composing else [])]
+    key = json_hash(made_of, sort_keys=False, ensure_ascii=True)
     folder = cache_dir() / "notes" / key[:24]
     try:
         return _open_kept(folder)
     except FileNotFoundError:
-        logger.info("converting the notes of %s for random access, once", files[0].parent)
+        logger.info("converting the notes of %s for random access, once", tables.files[0].parent)
     except (pa.ArrowException, OSError, ValueError) as error:
         logger.warning("%s is damaged (%s); converting the notes again", folder, str(error).splitlines()[0])
     try:
-        _keep(encoding, files, folder)
+        _keep(tables, folder)
         store = _open_kept(folder)
         make_room()
         return store
@@ -237,48 +266,87 @@ def _open_kept(folder: Path) -> NoteStore:
     path = str(folder / "notes.arrow")
     note_idxs = np.load(folder / "note_idxs.npy", allow_pickle=False)
     digests = np.load(folder / "sha256.npy", mmap_mode="r", allow_pickle=False)
-    store = NoteStore(lambda mapped: pa.memory_map(path) if mapped else pa.OSFile(path), note_idxs, digests)
+    of_data = folder / _DATA_SHA256
+    data_sha256 = of_data.read_text(encoding="ascii") if of_data.exists() else None
+    store = NoteStore(
+        lambda mapped: pa.memory_map(path) if mapped else pa.OSFile(path), note_idxs, digests, data_sha256
+    )
     in_use(folder, by=store)
     return store
 
 
-def _keep(encoding: str, files: Sequence[Path], folder: Path) -> None:
+def _keep(tables: _Tables, folder: Path) -> None:
     """Convert to a temporary folder and rename it, so that another process finds all of it, or nothing."""
     with atomic_folder(folder) as temporary:
         with pa.OSFile(str(temporary / "notes.arrow"), "wb") as sink:
-            note_idxs, digests = _convert(encoding, files, sink)
+            note_idxs, digests, data_sha256 = _convert(tables, sink)
         np.save(temporary / "note_idxs.npy", note_idxs)
         np.save(temporary / "sha256.npy", digests)
+        if data_sha256 is not None:
+            (temporary / _DATA_SHA256).write_text(data_sha256, encoding="ascii")
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _convert(
-    encoding: str, files: Sequence[Path], sink: pa.NativeFile
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.void]]:
-    """Write all notes as one Arrow file; return their ids and digests, shape (n_notes,) each."""
-    columns = present_columns(encoding, files, _TABLE)
+class _Tables(NamedTuple):
+    """The files that notes are read from.
+
+    Attributes:
+        fields: The fields that make the text of a note.
+        image_text: The encoding and files of the table image_text, if it is read.
+    """
+
+    encoding: str
+    files: Sequence[Path]
+    fields: tuple[NoteField, ...]
+    image_text: tuple[str, Sequence[Path]]
+
+    @property
+    def all_files(self) -> list[Path]:
+        """Return the files that are read."""
+        return [*self.files, *self.image_text[1]]
+
+    @property
+    def is_composing(self) -> bool:
+        """Return whether the text of a note is not simply its title and content."""
+        return self.fields != TITLE_AND_CONTENT
+
+
+def _convert(tables: _Tables, sink: pa.NativeFile) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.void], str | None]:
+    """Write the file; return ids and digests, shape (n_notes,) each, and the hash of the data's own texts."""
+    columns = present_columns(tables.encoding, tables.files, _TABLE)
     schema = pa.schema([(name, _TABLE.readable[name]) for name in dict.fromkeys([*_TEXT, *columns])])
+    texts = NoteTexts(tables.fields, *tables.image_text) if tables.is_composing else None
     note_idxs: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
-    digests = bytearray()
+    digests, own_digests = bytearray(), bytearray()
 
     def checked() -> Iterator[pa.RecordBatch]:
-        for path in files:
-            for batch in read_batches(encoding, path, _TABLE):
+        for path in tables.files:
+            for batch in read_batches(tables.encoding, path, _TABLE):
                 rows = with_columns(batch.rows, schema)
                 if (missing := rows.column(0).is_null()).true_count:
                     stop(Defect(path, batch.place(missing.index(True).as_py()), "note_idx", "is missing"))
-                texts = [pc.fill_null(column, "") for column in rows.columns[1:3]]
-                lines = zip(*(column.to_pylist() for column in (rows.column(0), *texts)), strict=True)
-                digests.extend(b"".join(note_digest(*line) for line in lines))
+                read = [rows.column(0), *(pc.fill_null(column, "") for column in rows.columns[1:3])]
+                if texts is not None:
+                    own_digests.extend(_digests(read))
+                    own = pa.RecordBatch.from_arrays([*read, *rows.columns[3:]], schema=schema)
+                    read = [rows.column(0), *texts.compose(own)]
+                digests.extend(_digests(read))
                 note_idxs.append(rows.column(0).to_numpy().copy())
-                yield pa.RecordBatch.from_arrays([rows.column(0), *texts, *rows.columns[3:]], schema=schema)
+                yield pa.RecordBatch.from_arrays([*read, *rows.columns[3:]], schema=schema)
 
     with pa.ipc.new_file(sink, schema) as writer:
         for group in _regrouped(checked(), _GROUP_ROWS):
             writer.write_batch(group)
     all_idxs = np.concatenate(note_idxs)
-    _refuse_doubles(all_idxs, encoding, files)
-    return all_idxs, np.frombuffer(bytes(digests), "V32")
+    refuse_doubles(all_idxs, tables.encoding, tables.files, _TABLE)
+    own = np.frombuffer(bytes(own_digests), "V32")
+    of_data = _hash(own, np.argsort(all_idxs)) if texts is not None else None
+    return all_idxs, np.frombuffer(bytes(digests), "V32"), of_data
+
+
+def _digests(columns: Sequence[pa.Array]) -> bytes:
+    """Return the digests of notes, one after the other, from their ids, titles and contents."""
+    return b"".join(note_digest(*line) for line in zip(*(column.to_pylist() for column in columns), strict=True))
 
 
 def _regrouped(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
@@ -294,20 +362,3 @@ def _regrouped(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Reco
             rest = table.slice(whole).to_batches()
     if rest:
         yield from pa.Table.from_batches(rest).combine_chunks().to_batches(max_chunksize=size)
-
-
-def _refuse_doubles(note_idxs: npt.NDArray[np.int64], encoding: str, files: Sequence[Path]) -> None:
-    """Raise a UsageError that names both places of a duplicate id."""
-    ids, counts = np.unique(note_idxs, return_counts=True)
-    if not (counts > 1).any():
-        return
-    double = int(ids[counts > 1][0])
-    first: tuple[Path, str] | None = None
-    for path in files:
-        for batch in read_batches(encoding, path, _TABLE, ["note_idx"]):
-            for row in np.flatnonzero(batch.rows.column(0).to_numpy() == double).tolist():
-                if first is None:
-                    first = path, batch.place(row)
-                else:
-                    first_place = first[1] if first[0] == path else f"{first[1]} of {first[0].name}"
-                    stop(Defect(path, batch.place(row), "note_idx", f"{double} is already on {first_place}"))

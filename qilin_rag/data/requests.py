@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.note_fields import IMAGE_TEXT
 from qilin_rag.core.text import counted
 from qilin_rag.core.ties import Hashes, text_hashes, tie_keys
 from qilin_rag.core.types import Hit, Question
@@ -35,7 +36,13 @@ VALIDATION_SHARE = 0.05
 Floats = npt.NDArray[np.float32]
 
 _PER_CANDIDATE = ("note_idx", "clicked", "position")
-_UNREAD = ("note_idx", "note_title", "note_content", "note_embedding")  # part of the hash of the notes, or unused
+_UNREAD = (
+    "note_idx",
+    "note_title",
+    "note_content",
+    IMAGE_TEXT,
+    "note_embedding",
+)  # part of the hash of the notes, or unused
 _ROWS_HASHED = 65_536  # notes hashed at a time
 
 

@@ -1,7 +1,8 @@
-"""The seven tables of Qilin: names, keys, columns and types, independent of the encoding of the files.
+"""The tables of Qilin, and our own: names, keys, columns and types, independent of the encoding of the files.
 
 A missing column is a defect only if it is required; a missing value is null. Whole numbers count from 0. The generic
-layout has the same tables with shorter names (`title`) and with its own reference answers (`answers`).
+layout has the same tables with shorter names (`title`) and with its own reference answers (`answers`). The table
+image_text, which Qilin does not have, holds what the images of notes say.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import pyarrow as pa
+
+from qilin_rag.core.note_fields import IMAGE_TEXT
 
 _NOTE_NUMBERS = """
     note_type video_duration video_height video_width image_num content_length commercial_flag
@@ -116,6 +119,13 @@ TABLES = {
             },
             required=("note_idx", "note_title", "note_content"),
             aliases={"title": "note_title", "content": "note_content"},
+            own={NOTE_ID: pa.string(), IMAGE_TEXT: pa.string()},
+        ),
+        Table(
+            IMAGE_TEXT,
+            "note_idx",
+            {"note_idx": pa.int64(), IMAGE_TEXT: pa.string()},
+            required=("note_idx", IMAGE_TEXT),
             own={NOTE_ID: pa.string()},
         ),
         Table(
