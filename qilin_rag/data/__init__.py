@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from qilin_rag.core.note_fields import IMAGE_TEXT, TITLE_AND_CONTENT, NoteField
 from qilin_rag.core.types import AnswerSelection, ReferenceSelection
 from qilin_rag.data.dataset import Dataset
-from qilin_rag.data.notes import NoteStore, open_notes
+from qilin_rag.data.notes import NoteStore, open_notes_of
 from qilin_rag.data.questions import read_questions
 from qilin_rag.data.source import SAMPLE_LABEL, open_source
 
@@ -12,7 +15,11 @@ __all__ = ["SAMPLE_LABEL", "Dataset", "NoteStore", "load_dataset"]
 
 
 def load_dataset(
-    name: str, answers: AnswerSelection = "engaged", references: ReferenceSelection = "own", fetch: bool = True
+    name: str,
+    answers: AnswerSelection = "engaged",
+    references: ReferenceSelection = "own",
+    fetch: bool = True,
+    note_fields: Sequence[NoteField] = TITLE_AND_CONTENT,
 ) -> Dataset:
     """Open a dataset.
 
@@ -21,15 +28,16 @@ def load_dataset(
         answers: Which answers make a question.
         references: Whether answers to the same query are references, too.
         fetch: Whether a dataset of the hub may be downloaded.
+        note_fields: The fields that make the text of a note: title, content, image_text.
 
     Raises:
         UsageError: if the dataset can't be read, or was not downloaded before and `fetch` is false.
     """
-    source = open_source(name, fetch=fetch)
-    notes, dqa = source.files("notes"), source.files("dqa")
+    source = open_source(name, ["notes", "dqa", *({IMAGE_TEXT} & {*note_fields})], fetch=fetch)
+    notes, dqa = open_notes_of(source, note_fields), source.files("dqa")
     return Dataset(
         name=source.name,
         label=source.label,
-        notes=open_notes(*notes, images=source.folder),
+        notes=notes,
         questions=read_questions(*dqa, answers, references),
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.note_fields import TITLE_AND_CONTENT, NoteField
 from qilin_rag.data.encodings import read_batches
-from qilin_rag.data.notes import NoteStore, open_notes
+from qilin_rag.data.notes import NoteStore, open_notes_of
 from qilin_rag.data.schema import TABLES
 from qilin_rag.data.source import Source
 
@@ -33,9 +35,9 @@ class Catalogue(NamedTuple):
         return self.users
 
 
-def open_catalogue(source: Source) -> Catalogue:
-    """Return the notes and users of a source, and the folder that its image paths are relative to."""
-    return Catalogue(open_notes(*source.files("notes"), images=source.folder), read_users(source), source.folder)
+def open_catalogue(source: Source, note_fields: Sequence[NoteField] = TITLE_AND_CONTENT) -> Catalogue:
+    """Return the notes (with the text of these fields) and users of a source, and the folder of its image paths."""
+    return Catalogue(open_notes_of(source, note_fields), read_users(source), source.folder)
 
 
 def read_users(source: Source) -> pa.Table | None:

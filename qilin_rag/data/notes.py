@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -25,11 +26,12 @@ from qilin_rag.core.cache import cache_dir, in_use, make_room
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.files import atomic_folder
 from qilin_rag.core.hashing import json_digest, json_hash
-from qilin_rag.core.note_fields import TITLE_AND_CONTENT, NoteField
+from qilin_rag.core.note_fields import IMAGE_TEXT, TITLE_AND_CONTENT, NoteField
 from qilin_rag.core.types import Note
 from qilin_rag.data.encodings import present_columns, read_batches, with_columns
 from qilin_rag.data.note_texts import NoteTexts, refuse_doubles
 from qilin_rag.data.schema import NOTE_ID, TABLES
+from qilin_rag.data.source import Source
 from qilin_rag.data.text_files import Defect, stop
 
 logger = logging.getLogger(__name__)
@@ -259,6 +261,30 @@ def _open(tables: _Tables) -> NoteStore:
             f"the notes can't be converted in {folder.parent}: {os.strerror(error.errno) if error.errno else error}; "
             "name a folder with space for them in QILIN_RAG_CACHE"
         ) from error
+
+
+def open_notes_of(source: Source, fields: Sequence[NoteField] = TITLE_AND_CONTENT) -> NoteStore:
+    """Open the notes of a source, whose text is made of these fields.
+
+    Raises:
+        UsageError: if the data does not have a field, or a file has a defect.
+    """
+    notes = source.files("notes")
+    if IMAGE_TEXT not in fields:
+        return open_notes(*notes, source.folder, fields)
+    is_column = IMAGE_TEXT in present_columns(*notes, _TABLE)
+    is_table = IMAGE_TEXT in source.tables()
+    if is_column and is_table:
+        raise UsageError(
+            f"data {source.given!r} has {IMAGE_TEXT} twice, as a table and as a column of notes; remove one of them"
+        )
+    if not (is_column or is_table):
+        raise UsageError(
+            f"data {source.given!r} has no {IMAGE_TEXT}, which note_fields (--note-fields) names; "
+            f"to read it from the images: qilin-rag data ocr {shlex.quote(source.given)}"
+            f"{' --out FOLDER, then --data FOLDER' if source.is_bundled and not source.beside else ''}"
+        )
+    return open_notes(*notes, source.folder, fields, source.files(IMAGE_TEXT) if is_table else ("", ()))
 
 
 def _open_kept(folder: Path) -> NoteStore:

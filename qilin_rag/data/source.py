@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from qilin_rag.core.downloads import is_forbidden, refuse_download
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.files import expanded
+from qilin_rag.core.files import expanded, read_json
+from qilin_rag.core.note_fields import IMAGE_TEXT
 from qilin_rag.data.encodings import ENCODINGS, SAVED_FILES, find_files
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.near_miss import near_miss
@@ -20,17 +21,26 @@ logger = logging.getLogger(__name__)
 SAMPLE_LABEL = "bundled sample, not Qilin"
 SAMPLE_IMAGES_LABEL = "bundled sample with images, not Qilin"
 _BUNDLED = {"sample": SAMPLE_LABEL, "sample-images": SAMPLE_IMAGES_LABEL}
+_BUNDLED_IN = Path(__file__).parent
 _HUB = "hub:"
+IMAGE_TEXT_MANIFEST = "image_text.manifest.json"
 _CHOICES = f"give a folder with the tables notes and dqa, {', '.join(_BUNDLED)}, or {_HUB}OWNER/NAME"
 
 
 class Source(NamedTuple):
-    """A folder of tables, under a name (for paths) and a label (for people); `log` sets how requests are read."""
+    """A folder of tables, under a name (for paths) and a label (for people); `log` sets how requests are read.
+
+    Attributes:
+        given: The name by which it was opened.
+        beside: A folder beside the data that holds its table image_text; None if that is with the others.
+    """
 
     folder: Path
     name: str
     label: str
     log: LogSettings = LogSettings()
+    given: str = ""
+    beside: Path | None = None
 
     def files(self, table: str) -> tuple[str, list[Path]]:
         """Return the encoding and the files of a table.
@@ -38,13 +48,21 @@ class Source(NamedTuple):
         Raises:
             UsageError: if the table does not exist; the error names the files that were searched.
         """
-        if files := find_files(self.folder, table):
+        if files := self._found(table):
             return files
         raise UsageError(
             f"data {str(self.folder)!r}: table {table} does not exist; "
             f"looked for {table}.{', .'.join(ENCODINGS)} and for shards in a folder {table}"
             f"{near_miss(self.folder, [table]) or self._saved_hint()}"
         )
+
+    @property
+    def is_bundled(self) -> bool:
+        """Return whether the data comes with this package."""
+        return self.folder.parent == _BUNDLED_IN
+
+    def _found(self, table: str) -> tuple[str, list[Path]] | None:
+        return find_files(self.beside if self.beside and table == IMAGE_TEXT else self.folder, table)
 
     def _saved_hint(self) -> str:
         """Return the advice for a dataset that the datasets library saved and that is not a folder of tables."""
@@ -54,7 +72,7 @@ class Source(NamedTuple):
 
     def tables(self) -> list[str]:
         """Return the tables that exist; raise UsageError if there are none."""
-        found = [name for name in TABLES if find_files(self.folder, name)]
+        found = [name for name in TABLES if self._found(name)]
         if not found:
             known = ", ".join(TABLES)
             hint = near_miss(self.folder, list(TABLES)) or self._saved_hint()
@@ -76,14 +94,14 @@ def open_source(
     Raises:
         UsageError: if the source does not exist, or was not downloaded before and `fetch` is false.
     """
-    return _find_source(name, tables, fetch)._replace(log=log or LogSettings())
+    return _find_source(name, tables, fetch)._replace(log=log or LogSettings(), given=name)
 
 
 def _find_source(name: str, tables: Sequence[str], fetch: bool) -> Source:
     if not name.strip():
         raise UsageError(f"data '' is an empty name; {_CHOICES}")
     if name in _BUNDLED:
-        return Source(Path(__file__).parent / name.replace("-", "_"), name, _BUNDLED[name])
+        return Source(_BUNDLED_IN / name.replace("-", "_"), name, _BUNDLED[name])
     if name.startswith(_HUB):
         return _from_hub(name.removeprefix(_HUB), tables, fetch)
     try:
@@ -95,8 +113,24 @@ def _find_source(name: str, tables: Sequence[str], fetch: bool) -> Source:
         if table := _table_of(name):
             raise UsageError(f"data {name!r} is a file; give the folder that it is in: {str(table.parent)!r}")
         raise UsageError(f"data {name!r} does not exist; {_CHOICES}")
+    if other := data_of(folder):
+        return _find_source(other, tables, fetch)._replace(beside=folder)
     label = folder.resolve().name
     return Source(folder, label, label)
+
+
+def data_of(folder: Path) -> str | None:
+    """Return the data whose table image_text this folder holds beside it; None if it is data itself.
+
+    Raises:
+        UsageError: if the folder names such a folder, or its manifest can't be read.
+    """
+    if not (manifest := folder / IMAGE_TEXT_MANIFEST).is_file():
+        return None
+    named = read_json(manifest).get("data")
+    if isinstance(named, str) and not named.startswith(_HUB) and data_of(expanded(named)) is not None:
+        raise UsageError(f"{manifest}: data {named!r} is itself only a folder of image texts; read the images again")
+    return named if isinstance(named, str) else None
 
 
 def _table_of(name: str) -> Path | None:

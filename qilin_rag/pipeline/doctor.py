@@ -21,7 +21,7 @@ from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.files import expanded
 from qilin_rag.core.registry import ENGINES, LLMS, RETRIEVERS, SCORERS
-from qilin_rag.data.notes import open_notes
+from qilin_rag.data.notes import open_notes_of
 from qilin_rag.data.source import open_source
 from qilin_rag.llms.connection import is_local
 from qilin_rag.llms.openai_compatible import OpenAICompatible
@@ -150,7 +150,7 @@ def _images(retriever: BiEncoder, data: str) -> Finding:
         if folder := find_model(retriever.model):
             check_has_processor(folder, retriever.model)
         source = open_source(data, fetch=False)
-        notes = open_notes(*source.files("notes"), images=source.folder)
+        notes = open_notes_of(source)
         some = notes.note_idxs[:_LOOKED_AT].tolist()
         found = Pictures(notes, retriever.images, retriever.image_size).read(some)
     except QilinError as error:
