@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 from qilin_rag.api.progress import shown_progress
 from qilin_rag.config.run import resolve_run
+from qilin_rag.core.note_fields import NoteField
 from qilin_rag.core.tables import FIGURE_COLUMNS, FIGURES, as_frame, as_html, figure_cells, figure_record
 from qilin_rag.core.types import AnswerSelection, MissingNotes, NoteOrder, ReferenceSelection
 from qilin_rag.llms import LLM
@@ -36,6 +37,7 @@ class RunSettings(TypedDict, total=False):
     rerank_depth: int
     rerank_weight: float
     top_k: int
+    note_fields: str | Sequence[NoteField]
     note_order: NoteOrder
     note_chars: int
     base_url: str

@@ -32,6 +32,7 @@ from qilin_rag.cli.signals import Interrupted
 from qilin_rag.cli.sweep import check_swept
 from qilin_rag.core.downloads import no_downloads
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.note_fields import note_fields_label
 from qilin_rag.core.text import printable
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ def ablate(
     llms: Annotated[str | None, typer.Option(help="LLMs, separated by commas; two or more are also ranked.")] = None,
     prompts: Annotated[str | None, typer.Option(help="Prompts, the default first: default,concise,cite.")] = None,
     top_k: Annotated[str | None, typer.Option(help="Numbers of notes, the default first: 5,1,3,10.")] = None,
+    note_fields: Annotated[
+        str | None,
+        typer.Option(help="Fields of notes, the default first: title+content,title+content+image_text."),
+    ] = None,
     note_order: Annotated[
         str | None, typer.Option(help="Orders of notes, the default first: best_first,best_last,shuffled.")
     ] = None,
@@ -107,6 +112,8 @@ def ablate(
     axes: dict[str, list[Any]] = {axis: listed(axis, names) for axis, names in given.items() if names is not None}
     if top_k is not None:
         axes["top_k"] = [_number("--top-k", name) for name in listed("top-k", top_k)]
+    if note_fields is not None:
+        axes["note_fields"] = [_fields(name) for name in listed("note-fields", note_fields)]
     if note_order is not None:
         axes["note_order"] = list(listed("note-order", note_order))
     if note_chars is not None:
@@ -209,6 +216,13 @@ def sensitivity(
     _print(reports, sensitivity_sections(reports), as_rows(reports), output_format, as_json)
 
 
+def _fields(name: str) -> str:
+    try:
+        return note_fields_label(name)
+    except ValueError as error:
+        raise UsageError(f"--note-fields: {error}") from error
+
+
 def _number(option: str, name: str) -> int:
     if name.isdecimal():
         return int(name)
@@ -222,7 +236,8 @@ def _check_comparable(configs: Sequence[RunConfig], metric: str) -> None:
 
     if len({tuple(factor_setting(config, factor) for factor in FACTORS.values()) for config in configs}) == 1:
         raise UsageError(
-            "nothing to compare: name two or more in --prompts, --top-k, --note-order, --note-chars or --noise"
+            "nothing to compare: name two or more in --prompts, --top-k, --note-fields, --note-order, --note-chars or "
+            "--noise"
         )
     scorers = configs[0].metrics.values()
     check_names(scorers)

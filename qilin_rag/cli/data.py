@@ -1,4 +1,4 @@
-"""`data`: validate, describe, convert and filter data sets."""
+"""`data`: validate, describe, convert and filter data sets, and read their images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import typer
 from qilin_rag.cli import filter, ui
 from qilin_rag.cli.help import App
 from qilin_rag.cli.options import AsJson, DataArgument, Quiet, SetLog, log_settings
+from qilin_rag.cli.signals import Interrupted
 from qilin_rag.core.text import counted, printable
 
-app = App("data", help="Validate, describe, convert and filter data sets.", no_args_is_help=True)
+app = App("data", help="Check, convert and filter data sets, and read images.", no_args_is_help=True)
 app.command("filter")(filter.filter_notes)
 
 
@@ -127,3 +128,44 @@ def convert(
     if not quiet:
         ui.console().print(", ".join(f"{name} {n:,}" for name, n in written.items()))
     typer.echo(out)
+
+
+@app.command()
+def ocr(
+    data: DataArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of its own for the texts, to use as --data. [default: the folder of the data]"),
+    ] = None,
+    images_per_note: Annotated[
+        int | None, typer.Option(min=1, help="Read only the first N images of each note. [default: all]")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that read images.")] = 1,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read what the images of notes say.
+
+    Writes image_text.jsonl beside the tables; `--note-fields title,content,image_text` then reads it with the notes.
+    Needs no network and no GPU: pip install 'qilin-rag[ocr]'. The same command resumes after a stop.
+
+    Examples:
+        qilin-rag data ocr mine --jobs 8
+        qilin-rag data ocr sample-images --out cards
+    """
+    from qilin_rag.data.image_text import read_images
+
+    ui.set_up_logs(quiet or as_json)
+    try:
+        with ui.progress_bars(quiet or as_json):
+            done = read_images(data, out, jobs, images_per_note)
+    except KeyboardInterrupt:
+        raise Interrupted("every finished note is kept; the same command resumes") from None
+    if as_json:
+        ui.print_json({**done._asdict(), "folder": str(done.folder)})
+        return
+    reasons = ", ".join(f"{n:,} {reason}" for reason, n in done.left_out.items())
+    counts = f"{counted(done.notes, 'note')} with images: {counted(done.images, 'image')} read"
+    left_out = f", {sum(done.left_out.values()):,} left out ({reasons})" if reasons else ""
+    ui.console().print(f"{counts}{left_out}; {counted(done.characters, 'character')} of text")
+    typer.echo(done.folder)

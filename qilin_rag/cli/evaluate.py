@@ -21,6 +21,7 @@ from qilin_rag.cli.options import (
     Metrics,
     MissingNotes,
     NamedIn,
+    NoteFields,
     Quiet,
     References,
     Rerank,
@@ -60,6 +61,7 @@ def run(
     top_k: Annotated[
         int | None, typer.Option(help="Notes in each prompt; oracle gives all reference notes. [default: 5]")
     ] = None,
+    note_fields: NoteFields = None,
     metrics: Metrics = None,
     limit: Limit = None,
     seed: Seed = None,
@@ -121,6 +123,7 @@ def run(
         "missing_notes": missing_notes,
         "prompt": prompt,
         "top_k": top_k,
+        "note_fields": note_fields,
         "metrics": metrics,
         "limit": limit,
         "seed": seed,

@@ -13,17 +13,17 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _EXAMPLES = "\nExamples:\n"  # of a docstring: what follows is printed as it is, at the end of the help
 _SECTIONS = {
-    "Data": "data answers references missing_notes limit seed ids images sample labels to task split first "
-    "notes searches recommendations dqa users questions key synth:without minutes judges folds",
-    "Retrieval": "retriever retrievers top_k note_order note_chars noise rerank rerank_depth rerank_weight engine "
-    "sweep:controls",
+    "Data": "data answers references missing_notes limit seed ids images images_per_note sample labels to task split "
+    "first notes searches recommendations dqa users questions key synth:without minutes judges folds",
+    "Retrieval": "retriever retrievers top_k note_fields note_order note_chars noise rerank rerank_depth "
+    "rerank_weight engine sweep:controls",
     "Model": "llm llms prompt prompts ranker checkpoint without concurrency base_url stream serve port repeat no_cache "
     "fail_on_error allow_code encoder layer",
     "Scoring": "metrics metric layers tolerance cluster_by common controls paper paper_anyway sort slices "
     "bank max_nuggets claims support refusal batch language by criterion one_by_one",
     "Output": "name out output_format plot runs_dir runs plots log show show_all question top show:limit quiet verbose "
     "as_json label labels_dir export host view:port",
-    "General": "config settings fresh dry_run saved older_than yes version help",
+    "General": "jobs config settings fresh dry_run saved older_than yes version help",
 }
 _SECTION_OF = {name: section for section, names in _SECTIONS.items() for name in names.split()}
 _PLACEHOLDERS = {"str": "TEXT", "path": "PATH", "int": "INTEGER", "float": "FLOAT"}

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, Data, Quiet, Settings
+from qilin_rag.cli.options import AsJson, Data, NoteFields, Quiet, Settings
 from qilin_rag.core.text import counted
 
 
@@ -26,6 +26,7 @@ def index(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; replaces an index in it.")],
     data: Data = None,
+    note_fields: NoteFields = None,
     engine: Annotated[
         IndexEngine,
         typer.Option(help="With biencoder: encode notes on this machine, or on a Ray cluster (RAY_ADDRESS)."),
@@ -48,8 +49,9 @@ def index(
 
     ui.set_up_logs(quiet or as_json)
     settings = [*(settings or []), *(["retriever.engine=ray"] if engine is IndexEngine.ray else [])]
+    flags = {"retriever": retriever, "data": data, "note_fields": note_fields}
     with ui.progress_bars(quiet or as_json):
-        written = build_index(resolve_run({"retriever": retriever, "data": data}, settings, with_prompt=False), out)
+        written = build_index(resolve_run(flags, settings, with_prompt=False), out)
     if as_json:
         ui.print_json({"out": str(written.path), "n_notes": written.n_notes, "n_bytes": written.n_bytes})
         return

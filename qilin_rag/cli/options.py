@@ -136,6 +136,13 @@ MissingNotes = Annotated[
     str | None,
     typer.Option(help="Hits whose note is not in the data: error, or skip (leave out and count). [default: error]"),
 ]
+NoteFields = Annotated[
+    str | None,
+    typer.Option(
+        help="Fields of a note to read, separated by commas: title, content, image_text (see: data ocr). "
+        "[default: title,content]"
+    ),
+]
 Limit = Annotated[int | None, typer.Option(help="Only N questions, drawn with --seed; a larger N keeps them.")]
 Seed = Annotated[
     int | None,

@@ -13,6 +13,7 @@ from qilin_rag.cli.options import (
     Data,
     Limit,
     MissingNotes,
+    NoteFields,
     Quiet,
     Rerank,
     RerankDepth,
@@ -36,6 +37,7 @@ def retrieve(
     top_k: Annotated[
         int | None, typer.Option(help="Notes to find for each question. [default: 100, or --rerank-depth]")
     ] = None,
+    note_fields: NoteFields = None,
     limit: Limit = None,
     seed: Seed = None,
     settings: Settings = None,
@@ -62,6 +64,7 @@ def retrieve(
         "data": data,
         "missing_notes": missing_notes,
         "top_k": top_k,
+        "note_fields": note_fields,
         "limit": limit,
         "seed": seed,
     }

@@ -11,6 +11,7 @@ import typer
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import RUN_HELP, NamedIn, find_runs_named
 from qilin_rag.cli.show_parts import print_parts
+from qilin_rag.core.note_fields import TITLE_AND_CONTENT, note_fields_label, recorded_note_fields
 
 if TYPE_CHECKING:
     from qilin_rag.core.types import Judgement, MetricSummary, Sample, Summary
@@ -202,6 +203,8 @@ def _settings(config: Mapping[str, Any]) -> str:
     named = ["top_k", "limit", "seed", "answers", "references", "note_order", "note_chars"]
     named += ["rerank_depth", "rerank_weight"] if config.get("rerank") else []
     chosen = [f"{name} {config[name]}" for name in named if config.get(name) is not None]
+    if (fields := recorded_note_fields(config)) not in (None, note_fields_label(TITLE_AND_CONTENT)):
+        chosen.append(f"note_fields {fields}")
     settings = {name: value for name, value in config["llm"]["settings"].items() if value is not None}
     of_llm = [f"{name} {settings[name]}" for name in ("model", "temperature", "max_tokens", "seed") if name in settings]
     return ", ".join(chosen) + (f"; llm: {', '.join(of_llm)}" if of_llm else "")

@@ -14,6 +14,7 @@ from qilin_rag.cli.options import (
     DryRun,
     Limit,
     Metrics,
+    NoteFields,
     Quiet,
     Rerank,
     RerankDepth,
@@ -48,6 +49,7 @@ def sweep(
     rerank: Rerank = None,
     rerank_depth: RerankDepth = None,
     rerank_weight: RerankWeight = None,
+    note_fields: NoteFields = None,
     data: Data = None,
     metrics: Metrics = None,
     limit: Limit = None,
@@ -62,7 +64,8 @@ def sweep(
 ) -> None:
     """Run a grid of retrievers, LLMs, prompts and more.
 
-    A grid has a run for each combination of retriever, LLM, prompt, top-k, note order and note length. Each retriever
+    A grid has a run for each combination of retriever, LLM, prompt, top-k, and fields, order and
+    length of notes. Each retriever
     searches once, LLMs are asked one after another, and the same command resumes the grid.
 
     Examples:
@@ -76,6 +79,8 @@ def sweep(
     ui.set_up_logs(quiet or as_json)
     named = {"retrievers": retrievers, "llms": llms, "prompts": prompts}
     axes = {axis: listed(axis, given) for axis, given in named.items() if given is not None}
+    if note_fields is not None:
+        axes["note_fields"] = [note_fields]
     flags = {
         "rerank": rerank,
         "rerank_depth": rerank_depth,

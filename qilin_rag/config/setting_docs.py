@@ -45,6 +45,8 @@ def setting_docs(model: type[BaseModel], most_chars: int = _MOST_CHARS) -> list[
 
 def as_setting(value: Any) -> str:
     """Return a value as `--set` takes it."""
+    if isinstance(value, tuple):
+        return ",".join(map(as_setting, value))
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

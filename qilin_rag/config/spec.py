@@ -32,6 +32,7 @@ from qilin_rag.config.presets import GGUF, named_llm
 from qilin_rag.config.resources import read_yaml
 from qilin_rag.core.errors import UsageError, explain, unknown_name
 from qilin_rag.core.files import expanded
+from qilin_rag.core.note_fields import TITLE_AND_CONTENT, NoteFields
 from qilin_rag.core.registry import ENGINES, LLMS, RETRIEVERS, SCORERS, Component, Named, Registry
 from qilin_rag.core.text import clean, short_path
 from qilin_rag.core.types import AnswerSelection, Frozen, MissingNotes, NoteOrder, ReferenceSelection
@@ -90,6 +91,8 @@ class PlainSettings(AskSettings):
         references: `own`: the question's own answers; `query`: those to the same query as well.
         missing_notes: What to do with hits that the data has no note for: `error`, or `skip` (leave out and count).
         top_k: The number of notes a question gets; oracle gives all references.
+        note_fields: The fields of a note that retrievers and prompts read: title, content, and image_text (what its
+            images say; `qilin-rag data ocr` reads it), which is added to the content.
         note_order: The order of the notes in the prompt (`shuffled` depends on `seed` and question).
         note_chars: The most characters of each note's content in the prompt; null means no limit.
         optional_metrics: Metrics that are scored only if this machine has what they need.
@@ -104,6 +107,7 @@ class PlainSettings(AskSettings):
     references: ReferenceSelection = "own"
     missing_notes: MissingNotes = "error"
     top_k: PositiveInt = TOP_K
+    note_fields: NoteFields = TITLE_AND_CONTENT
     note_order: NoteOrder = "best_first"
     note_chars: PositiveInt | None = None
     optional_metrics: list[str] = list(_OPTIONAL_METRICS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator
@@ -41,6 +42,15 @@ def read_note_fields(fields: Any) -> tuple[NoteField, ...]:
 def note_fields_label(fields: Any) -> str:
     """Return the fields as one word for tables, which `read_note_fields` reads: `title+content+image_text`."""
     return "+".join(read_note_fields(fields))
+
+
+def recorded_note_fields(config: Mapping[str, Any]) -> str | None:
+    """Return the fields that a recorded configuration names, as one word; None if it is not known what was read."""
+    fields = config.get("note_fields", TITLE_AND_CONTENT)
+    try:
+        return None if fields is None else note_fields_label(fields)
+    except ValueError:
+        return None
 
 
 NoteFields = Annotated[tuple[NoteField, ...], BeforeValidator(read_note_fields)]

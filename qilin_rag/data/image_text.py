@@ -31,13 +31,12 @@ from qilin_rag.data.encodings import present_columns
 from qilin_rag.data.note_ids import text_id_number
 from qilin_rag.data.note_images import NoteImages
 from qilin_rag.data.notes import NoteStore
-from qilin_rag.data.ocr import Engine, engine_identity
+from qilin_rag.data.ocr import LONGEST_SIDE, Engine, engine_identity
 from qilin_rag.data.schema import TABLES
 from qilin_rag.data.source import IMAGE_TEXT_MANIFEST, Source, data_of, open_source
 
 logger = logging.getLogger(__name__)
 VERSION = 1  # raise it when other text is read of the same images
-LONGEST_SIDE = 1600
 TABLE, PARTIAL = f"{IMAGE_TEXT}.jsonl", f"{IMAGE_TEXT}.partial.jsonl"
 _BATCH_NOTES = 4  # what a killed process has to read again
 _GROUP_NOTES = 4096
@@ -87,12 +86,7 @@ def read_images(data: str, out: Path | None = None, n_processes: int = 1, per_no
         UsageError: if the data has no images, the folder holds something else, or the table was begun with another
             engine or other settings.
     """
-    identity = {
-        **engine_identity(),
-        "version": VERSION,
-        "longest_side": LONGEST_SIDE,
-        "images_per_note": per_note,
-    }
+    identity = {**engine_identity(), "version": VERSION, "images_per_note": per_note}
     source = open_source(data, ("notes",))
     folder, base = _place(source, out)
     catalogue = open_catalogue(source)

@@ -15,6 +15,8 @@ from qilin_rag.core.extras import require
 from qilin_rag.core.text import clean
 from qilin_rag.core.types import Image
 
+LONGEST_SIDE = 1600
+"""The most pixels of the longer side of an image that is read; what is smaller is not enlarged."""
 _PACKAGES = ("rapidocr", "onnxruntime")
 _TASKS = ("Det", "Cls", "Rec")
 
@@ -27,7 +29,8 @@ def engine_identity() -> dict[str, Any]:
     """
     require("ocr", *_PACKAGES, what="reading the text of images")
     models = {path.name: file_digest(path) for path in _models().values()}
-    return {"engine": "rapidocr", **{package: version(package) for package in _PACKAGES}, "models": models}
+    versions = {package: version(package) for package in _PACKAGES}
+    return {"engine": "rapidocr", **versions, "models": models, "longest_side": LONGEST_SIDE}
 
 
 class Engine:
@@ -41,6 +44,7 @@ class Engine:
         settings: dict[str, Any] = {f"{task}.model_path": str(path) for task, path in _models().items()}
         for threads in ("intra_op_num_threads", "inter_op_num_threads"):
             settings[f"EngineConfig.onnxruntime.{threads}"] = 1
+        settings |= {"Det.limit_type": "max", "Det.limit_side_len": LONGEST_SIDE}
         self._read = RapidOCR(params={"Global.log_level": "critical", **settings})
 
     def read(self, image: Image) -> str:

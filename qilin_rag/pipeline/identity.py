@@ -12,6 +12,7 @@ from qilin_rag.core.directories import find_directory
 from qilin_rag.core.environment import git_commit, installed_packages, now
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.hashing import fingerprint
+from qilin_rag.core.note_fields import TITLE_AND_CONTENT, note_fields_label
 from qilin_rag.core.registry import RETRIEVERS, describe
 from qilin_rag.core.text import short_path
 from qilin_rag.core.types import Question, QuestionDefects
@@ -36,6 +37,7 @@ def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         "prompt": config.prompt.sha256,
         **llm_identity(config),
         **changed_note_settings(config),
+        **({} if config.note_fields == TITLE_AND_CONTENT else {"note_texts": dataset.notes.sha256}),
         **({} if config.rerank is None else {"rerank": config.rerank.identity()}),
     }
 
@@ -51,8 +53,10 @@ def changed_note_settings(config: RunConfig) -> dict[str, Any]:
 
     `shuffled` adds the seed, which then changes answers.
     """
-    settings: dict[str, Any] = {name: getattr(config, name) for name in ("note_order", "note_chars")}
+    settings: dict[str, Any] = {name: getattr(config, name) for name in ("note_fields", "note_order", "note_chars")}
     changed = {name: value for name, value in settings.items() if value != RunConfig.model_fields[name].default}
+    if "note_fields" in changed:
+        changed["note_fields"] = note_fields_label(config.note_fields)
     return changed | ({"seed": config.seed} if config.note_order == "shuffled" else {})
 
 

@@ -64,6 +64,7 @@ class ImportSettings(Frozen):
     llm_label: str
     prompt: Literal["unknown"] = UNKNOWN
     top_k: PositiveInt | None = None
+    note_fields: None = None
     note_order: None = None
     note_chars: None = None
     metrics: dict[str, dict[str, Any]] = {}

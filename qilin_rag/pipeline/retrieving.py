@@ -54,7 +54,7 @@ def build_index(config: RunConfig, out: Path) -> Index:
     retriever: Retriever = config.retriever
     if not isinstance(retriever, IndexedRetriever):
         raise UsageError(f"retriever {retriever.named().name} has no index to build; bm25 and biencoder have one")
-    notes = load_dataset(config.data).notes
+    notes = load_dataset(config.data, note_fields=config.note_fields).notes
     with third_party(f"retriever {retriever.called()}"):
         retriever.write_index(notes, out)
     return Index(out, len(notes), sum(path.stat().st_size for path in out.iterdir()))

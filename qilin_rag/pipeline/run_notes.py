@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.note_fields import TITLE_AND_CONTENT, read_note_fields
 from qilin_rag.core.types import Note, Sample
 from qilin_rag.data import NoteStore, load_dataset
 from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
@@ -58,14 +59,21 @@ def open_notes(manifests: Iterable[Manifest]) -> tuple[NoteStore | None, str]:
     seen = []
     for manifest in manifests:
         data, answers, references = (manifest.config[name] for name in ("data", "answers", "references"))
-        if (data, answers, references) in seen:
+        fields = manifest.config.get("note_fields") or TITLE_AND_CONTENT
+        texts = manifest.identity.get("note_texts")
+        if (data, answers, references, fields, texts) in seen:
             continue
-        seen.append((data, answers, references))
+        seen.append((data, answers, references, fields, texts))
         try:
-            dataset = load_dataset(data, answers, references, fetch=False)
-            if dataset.sha256 == manifest.data["sha256"]:
+            dataset = load_dataset(data, answers, references, False, read_note_fields(fields))
+            if dataset.sha256 != manifest.data["sha256"]:
+                why = f"data {data!r} has changed since the run"
+            elif texts not in (None, dataset.notes.sha256):
+                why = f"the image_text of data {data!r} has changed since the run"
+            else:
                 return dataset.notes, ""
-            why = f"data {data!r} has changed since the run"
+        except ValueError as error:
+            why = f"note_fields: {error}"
         except QilinError as error:
             why = " ".join(str(error).split())
     return None, why

@@ -38,8 +38,8 @@ class Shared:
 
     def dataset(self, config: RunConfig) -> Dataset:
         """Load the data of a run."""
-        selection = (config.data, config.answers, config.references)
-        return self.once(("data", selection), lambda: load_dataset(*selection))
+        selection = (config.data, config.answers, config.references, config.note_fields)
+        return self.once(("data", selection), lambda: load_dataset(*selection[:3], note_fields=config.note_fields))
 
     def count_defects(self, config: RunConfig, questions: Sequence[Question]) -> QuestionDefects:
         """Count the defects of a run's questions, and log them before anything is spent.
@@ -90,7 +90,7 @@ class Shared:
         found = known_notes(hits, dataset.notes, config.missing_notes)
         if reranker is None:
             return found
-        named = (retriever, reranker, dataset.sha256)
+        named = (retriever, reranker, *_read_of(dataset))
         known = self._reranked.setdefault(named, {})
         new = [(question, its) for question, its in zip(questions, found, strict=True) if question.id not in known]
         rankings = reranker.rerank([question for question, _ in new], [its.hits for _, its in new], dataset.notes)
@@ -105,7 +105,7 @@ class Shared:
         A retriever whose rankings are `nested` is not asked for 5 hits after it was asked for 10.
         """
         any_k = retriever.nested or retriever.ignores_k
-        named = (retriever, dataset.sha256, None if any_k else k)
+        named = (retriever, *_read_of(dataset), None if any_k else k)
         found = self._found.setdefault(named, {})
         unknown = [
             question
@@ -117,3 +117,8 @@ class Shared:
             found.update((question.id, (k, ranking)) for question, ranking in zip(unknown, hits, strict=True))
         rankings = [found[question.id][1] for question in questions]
         return rankings if retriever.ignores_k else [ranking[:k] for ranking in rankings]
+
+
+def _read_of(dataset: Dataset) -> tuple[str, str]:
+    """Return the hashes of all that a search reads: the data, and the texts of its notes as they are read."""
+    return dataset.sha256, dataset.notes.sha256

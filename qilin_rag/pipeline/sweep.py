@@ -14,6 +14,7 @@ from qilin_rag.config.resources import find_resource, read_yaml
 from qilin_rag.config.run import RunConfig, resolve_run
 from qilin_rag.config.spec import RunSpec
 from qilin_rag.core.errors import QilinError, UsageError, unknown_name
+from qilin_rag.core.note_fields import note_fields_label
 from qilin_rag.core.progress import Advance, stage
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.serving.server import serving
@@ -30,6 +31,7 @@ NOISE = "noise"
 FACTORS = {
     "prompts": "prompt",
     "top_k": "top_k",
+    "note_fields": "note_fields",
     "note_order": "note_order",
     "note_chars": "note_chars",
     NOISE: NOISE,
@@ -154,6 +156,8 @@ def factor_setting(config: RunConfig, factor: str) -> Any:
     """Return the setting of a factor (a value of `FACTORS`) in a run; None if the factor does not apply to it."""
     if factor == NOISE:
         return config.retriever.k_wrong if isinstance(config.retriever, Mixed) else None
+    if factor == "note_fields":
+        return note_fields_label(config.note_fields)
     return config.prompt.name if factor == "prompt" else getattr(config, factor)
 
 

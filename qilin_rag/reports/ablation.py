@@ -17,6 +17,7 @@ import numpy as np
 
 from qilin_rag.config.run import RunConfig
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.note_fields import TITLE_AND_CONTENT, note_fields_label
 from qilin_rag.core.stats import holm, kendall_tau, paired_tests
 from qilin_rag.core.types import Frozen
 from qilin_rag.pipeline.sweep import NOISE, factor_setting
@@ -29,6 +30,7 @@ Key = tuple[str, Setting]  # factor, setting
 
 _FACTORS: dict[str, Callable[[Mapping[str, Any]], Setting]] = {
     "top_k": lambda identity: identity["top_k"],
+    "note_fields": lambda identity: identity.get("note_fields", note_fields_label(TITLE_AND_CONTENT)),
     "note_order": lambda identity: identity.get("note_order", RunConfig.model_fields["note_order"].default),
     "note_chars": lambda identity: identity.get("note_chars"),
     NOISE: noise_level,

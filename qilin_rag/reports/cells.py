@@ -115,7 +115,8 @@ class Spending(Frozen):
 
     `statuses` counts questions by status, `marks` counts doubts about answers. `llm` is the label of its row; the label
     is made of `model`, `note`, `prompt` and the settings of its notes. `first_asked` is what its cached answers used
-    when they were first asked. `note_order` is null for an imported run, for which it is not known.
+    when they were first asked. `note_fields` and `note_order` are null for an imported run, for
+    which they are not known.
     """
 
     llm: str
@@ -131,6 +132,7 @@ class Spending(Frozen):
     note: str | None = None
     prompt: str
     top_k: int | None = None
+    note_fields: str | None = None
     note_order: str | None
     note_chars: int | None = None
     first_asked: FirstAsked | None = None

@@ -222,6 +222,7 @@ def _place(block: Block, row: str, column: str, spent: Spending | None) -> dict[
         "note": spent and spent.note,
         "prompt": spent and spent.prompt,
         "top_k": spent and spent.top_k,
+        "note_fields": spent and spent.note_fields,
         "note_order": spent and spent.note_order,
         "note_chars": spent and spent.note_chars,
     }

@@ -17,6 +17,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.note_fields import recorded_note_fields
 from qilin_rag.core.stats import Clusters, Values
 from qilin_rag.core.types import Cost, Frozen, Question, Status
 from qilin_rag.data.released import why_other_questions
@@ -348,6 +349,7 @@ def _spending(run: Measured, row: str) -> Spending:
         note=config.get("note"),
         prompt=run.manifest.labels["prompt"],
         top_k=run.manifest.identity.get("top_k"),
+        note_fields=None if run.manifest.imported else recorded_note_fields(config),
         note_order=config.get("note_order", "best_first"),
         note_chars=config.get("note_chars"),
         first_asked=asked_before,

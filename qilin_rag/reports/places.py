@@ -16,8 +16,8 @@ RETRIEVER_ORDER = {"none": 0, "random": 1, "bm25": 2, "oracle_top_k": 8, "oracle
 def row_labels(group: Sequence[Measured]) -> dict[str, list[str]]:
     """Return row labels: the LLM, with as much of the settings as is needed to tell runs apart.
 
-    In this order: order and length of notes, prompt, number of notes, fingerprint, name. If two folders hold runs of
-    one configuration, the first keeps its row and the others are told apart by name.
+    In this order: fields, order and length of notes, prompt, number of notes, fingerprint, name. If two folders hold
+    runs of one configuration, the first keeps its row and the others are told apart by name.
 
     A run that does not depend on the number of notes is in the row of each number its LLM was given.
     """
@@ -74,6 +74,8 @@ def _by_fingerprint(group: Sequence[Measured]) -> list[list[Measured]]:
 
 def _system_label(run: Measured, with_prompt: bool) -> str:
     label = run.llm
+    if (fields := run.manifest.identity.get("note_fields")) is not None:
+        label += f" · {fields}"
     if (order := run.manifest.config.get("note_order")) not in ("best_first", None):
         label += f" · {order}"
     if chars := run.manifest.config.get("note_chars"):

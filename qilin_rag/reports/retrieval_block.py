@@ -160,15 +160,17 @@ def _figures(group: Sequence[Measured]) -> list[Figure]:
 
 
 def _label(run: Measured) -> str:
-    """Return the retriever's name in tables; an unknown one is named after its system."""
+    """Return the retriever's name in tables, with the fields it read; an unknown one is named after its system."""
     label = run.manifest.labels["retriever"]
+    if (fields := run.manifest.identity.get("note_fields")) is not None:
+        label += f" · {fields}"
     return f"{label} ({run.manifest.imported.name})" if run.manifest.imported else label
 
 
 def _retriever_of(run: Measured) -> str:
-    """Return what found a run's notes, and what ordered them."""
+    """Return what found a run's notes, what ordered them, and the texts that both read."""
     identity = run.manifest.identity
-    return json.dumps([identity["retriever"], identity.get("rerank")], sort_keys=True)
+    return json.dumps([identity["retriever"], identity.get("rerank"), identity.get("note_texts")], sort_keys=True)
 
 
 def _joined(signatures: Sequence[str]) -> str:
