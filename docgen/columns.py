@@ -7,7 +7,8 @@ import re
 import pyarrow as pa
 
 from docgen.html import code, inline, table
-from qilin_rag.data.schema import NOTE_ID, TABLES, Table
+from qilin_rag.core.note_fields import IMAGE_TEXT
+from qilin_rag.data.schema import NOTE_ID, REQUEST_TABLES, TABLES, Table
 
 ROWS = {
     "notes": 1_983_938,
@@ -57,6 +58,7 @@ MEANINGS = {
         "image_path": "Paths of the images, the cover first; the images are distributed apart. May be empty.",
         "note_embedding": "Vector of the note, 768 numbers. Absent from the hub's copy.",
         NOTE_ID: "Id of the note where it is text. Not Qilin's: of your own data.",
+        IMAGE_TEXT: "What its images say. Not Qilin's: of your own data, or the table `image_text` (`data ocr`).",
     },
     "user_feat": {
         "user_idx": "Id of the user, 0 to 15,481.",
@@ -116,7 +118,7 @@ MEANINGS = {
 def qilin_tables() -> str:
     """Return the tables of Qilin with their rows and keys."""
     return table(
-        ("Table", "Rows", "Key"), [(code(name), f"{ROWS[name]:,}", code(of.key)) for name, of in TABLES.items()]
+        ("Table", "Rows", "Key"), [(code(name), f"{ROWS[name]:,}", code(of.key)) for name, of in TABLES.items() if name in ROWS]
     )
 
 
@@ -132,7 +134,7 @@ def user_columns() -> str:
 
 def request_columns() -> str:
     """Return the columns of the five tables of requests, with the tables that have each."""
-    requests = {name: of for name, of in TABLES.items() if name not in ("notes", "user_feat")}
+    requests = {name: of for name, of in TABLES.items() if name in REQUEST_TABLES}
     columns = {column: kind for of in requests.values() for column, kind in of.columns.items()}
     rows = []
     for column, kind in columns.items():

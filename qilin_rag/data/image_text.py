@@ -46,7 +46,14 @@ Slots = npt.NDArray[np.int64]
 
 
 class NoteText(Frozen):
-    """What the images of a note say, with the images that were read and the others by reason."""
+    """What the images of a note say.
+
+    Attributes:
+        note_idx: The id of the note, as the table notes has it.
+        image_text: The text, a line for each line of text in the images; empty if they have none.
+        images: The number of images that were read.
+        left_out: The number of images that could not be read, by reason.
+    """
 
     note_idx: NonNegativeInt | str
     image_text: str

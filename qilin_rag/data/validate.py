@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qilin_rag.core.arrays import positions_in
+from qilin_rag.core.note_fields import IMAGE_TEXT
 from qilin_rag.core.text import BLANK_PATTERN, has_words, is_blank, query_key
 from qilin_rag.data.encodings import Batch, read_batches
 from qilin_rag.data.near_miss import near_miss
@@ -137,6 +138,10 @@ def _problems(table: Table, batch: Batch, keys: dict[str, _Keys]) -> Iterator[tu
             yield from ((row, name, "is missing") for row in _rows(columns[name].is_null()))
     if "query" in columns:
         yield from ((row, "query", "is empty") for row in _rows(_is_blank(columns["query"])))
+    if table.name == IMAGE_TEXT and "notes" in keys:
+        outside = ~keys["notes"].hold(pc.fill_null(columns["note_idx"], -1).to_numpy())
+        for row in np.flatnonzero(outside & columns["note_idx"].is_valid().to_numpy(zero_copy_only=False)).tolist():
+            yield row, "note_idx", f"{columns['note_idx'][row]} is not in the table notes"
     if {"note_title", "note_content"} <= columns.keys():
         title, content = (pc.fill_null(columns[name], "") for name in ("note_title", "note_content"))
         no_text = pc.and_(_is_blank(title), _is_blank(content))

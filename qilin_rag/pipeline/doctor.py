@@ -37,6 +37,7 @@ EXTRAS = {
     "langchain": "LangChain's models and retrievers",
     "rankers": "training the rankers",
     "analysis": "tables and plots of the data",
+    "ocr": "reading the text of images",
 }
 _ELSEWHERE = {"runs": "name another folder: --runs-dir", "cache": "name another folder: QILIN_RAG_CACHE"}
 _PROBE_TIMEOUT_S = 1.0
