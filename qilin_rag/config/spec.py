@@ -95,6 +95,8 @@ class PlainSettings(AskSettings):
             images say; `qilin-rag data ocr` reads it), which is added to the content.
         note_order: The order of the notes in the prompt (`shuffled` depends on `seed` and question).
         note_chars: The most characters of each note's content in the prompt; null means no limit.
+        note_images: The most images of each note that go with its text, the cover first; 0 sends no image.
+        image_size: The most pixels of an image's longer side; larger images are shrunk.
         optional_metrics: Metrics that are scored only if this machine has what they need.
         ids: A file with the ids of the questions to ask, one a line; null asks all.
         fresh: Whether to ask every question again; earlier answers are set aside.
@@ -110,6 +112,8 @@ class PlainSettings(AskSettings):
     note_fields: NoteFields = TITLE_AND_CONTENT
     note_order: NoteOrder = "best_first"
     note_chars: PositiveInt | None = None
+    note_images: NonNegativeInt = 0
+    image_size: Annotated[int, Field(ge=28, le=8192)] = 1024
     optional_metrics: list[str] = list(_OPTIONAL_METRICS)
     ids: Path | None = None
     fresh: bool = False

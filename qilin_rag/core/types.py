@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import operator
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
@@ -46,7 +47,9 @@ class RenderedPrompt(NamedTuple):
 
     Attributes:
         notes: The notes that the messages hold, in their order.
-        images: The images that go with the last message.
+        images: The images that go with the last message, in the order of sending.
+        image_places: After how many characters of the last message each image goes; empty if all go after its end.
+        image_notes: The note_idx of each image; empty if they are of no particular note.
     """
 
     messages: list[Message]
@@ -54,6 +57,8 @@ class RenderedPrompt(NamedTuple):
     notes: list[Note]
     notes_given: int
     images: Sequence[Image] = ()
+    image_places: Sequence[int] = ()
+    image_notes: Sequence[int] = ()
 
 
 SCALE = (1, 5)
@@ -349,6 +354,19 @@ class Exchange(Frozen):
         return "empty" if self.status == "ok" else self.status
 
 
+class SentImage(Frozen):
+    """An image that went with a prompt: its path in the data, and the hash of the bytes that were sent."""
+
+    path: str
+    sha256: str
+
+
+class SentNoteImage(SentImage):
+    """An image that went with its note."""
+
+    note_idx: int
+
+
 class Sample(Exchange, AboutQuestion):
     """One answered question: a line of samples.jsonl.
 
@@ -358,6 +376,8 @@ class Sample(Exchange, AboutQuestion):
     Attributes:
         notes_missing: The number of hits without text in the data, which were left out; `hits` are the others.
         prompt_notes: The `notes_used` notes in the prompt, in its order; None in older runs.
+        images: The images that went with these notes, in the order of sending; absent if there are none.
+        images_left_out: The number of their images that could not be sent, by reason; absent if there are none.
     """
 
     hits: list[Hit]
@@ -365,6 +385,8 @@ class Sample(Exchange, AboutQuestion):
     notes_given: int | None
     notes_used: int | None
     prompt_notes: list[int] | None = None
+    images: Annotated[list[SentNoteImage], Field(exclude_if=operator.not_)] = []
+    images_left_out: Annotated[dict[str, NonNegativeInt], Field(exclude_if=operator.not_)] = {}
 
     @model_validator(mode="after")
     def _not_more_than_given(self) -> Self:
@@ -397,13 +419,6 @@ class Judgement(Exchange, AboutQuestion):
     key: str
     judge: str
     runs: list[str]
-
-
-class SentImage(Frozen):
-    """An image that went with a prompt: its path in the data, and the hash of the bytes that were sent."""
-
-    path: str
-    sha256: str
 
 
 class AboutNote(Frozen):
@@ -485,12 +500,14 @@ class LeftOut(Frozen):
 
     Attributes:
         cut_by_server: Prompts of which the server read only a part, by its own token count (see `cost.Tally`).
+        images: Images of the notes in prompts that could not be sent, by reason; absent if there are none.
     """
 
     not_in_data: NonNegativeInt = 0
     too_long: NonNegativeInt = 0
     questions_without_notes: NonNegativeInt = 0
     cut_by_server: NonNegativeInt = 0
+    images: Annotated[dict[str, NonNegativeInt], Field(exclude_if=operator.not_)] = {}
 
     def __str__(self) -> str:
         parts = {
@@ -498,6 +515,7 @@ class LeftOut(Frozen):
             "notes too long for the prompt": self.too_long,
             "questions left without notes": self.questions_without_notes,
             "prompts cut by the server (by its own count of tokens)": self.cut_by_server,
+            **{f"images left out ({reason})": n for reason, n in self.images.items()},
         }
         return ", ".join(f"{n} {name}" for name, n in parts.items() if n)
 

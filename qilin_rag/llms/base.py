@@ -10,6 +10,7 @@ from pydantic import StringConstraints
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.registry import Component
 from qilin_rag.core.types import Completion, Price, RenderedPrompt
+from qilin_rag.llms.image_tokens import Rule
 
 _Marker = Annotated[str, StringConstraints(min_length=1)]
 ThinkingMarkers = list[tuple[_Marker, _Marker]]
@@ -78,6 +79,16 @@ class LLM(Component):
     @property
     def answer_budget(self) -> int | None:
         """Return the most tokens of an answer; None if it is not known."""
+        return None
+
+    @property
+    def sends_images(self) -> bool:
+        """Return whether the images of a prompt are sent; the default is `takes_images`."""
+        return self.takes_images
+
+    @property
+    def image_rule(self) -> Rule | None:
+        """Return the rule by which images are counted as tokens; None if it is not known."""
         return None
 
     def check(self) -> dict[str, Any]:

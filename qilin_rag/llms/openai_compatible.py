@@ -22,10 +22,12 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, PrivateAttr, 
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.plugins import refuse_secrets
-from qilin_rag.core.types import Completion, RenderedPrompt
+from qilin_rag.core.types import Completion, Image, RenderedPrompt
 from qilin_rag.llms import connection
 from qilin_rag.llms.base import LLM, FatalLLMError, LLMError, ThinkingMarkers
 from qilin_rag.llms.events import must_stream, read_body, refuses_usage
+from qilin_rag.llms.image_parts import messages_in_parts
+from qilin_rag.llms.image_tokens import Rule, rule_of
 from qilin_rag.llms.limiter import AdaptiveLimit
 from qilin_rag.llms.refusal_bodies import read_refusal, refusal_in_answer, without_echo
 from qilin_rag.llms.refusals import Caller, as_error, ask_with_retries, refusal_error
@@ -91,6 +93,9 @@ class OpenAICompatible(LLM):
             only counts for these.
         thinking_markers (list of pairs): Texts around the model's thinking, such as `[[<cot>, </cot>]]`, in addition to
             the known ones.
+        images (bool): Whether the model reads images; one that does not is not asked with images.
+        image_tokens (str): How the model counts the tokens of an image: `qwen2-vl`, `qwen3-vl`, `openai-tiles`,
+            `anthropic` or `gemini`; null goes by the model's name.
         price (Price): What the provider charges; null if it is not known.
 
     Raises:
@@ -103,7 +108,9 @@ class OpenAICompatible(LLM):
     """
 
     version: ClassVar[int] = 2
+    only_if_set: ClassVar[frozenset[str]] = frozenset({"image_tokens"})
     operational: ClassVar[frozenset[str]] = LLM.operational | {
+        "images",
         "base_url",
         "api_key_env",
         "timeout_s",
@@ -137,6 +144,8 @@ class OpenAICompatible(LLM):
     max_tries: PositiveInt = 10
     engine: dict[str, Any] | None = None
     thinking_markers: ThinkingMarkers = []
+    images: bool = True
+    image_tokens: Rule | None = None
 
     _client: openai.AsyncOpenAI | None = PrivateAttr(default=None)
     _limit: AdaptiveLimit | None = PrivateAttr(default=None)
@@ -203,6 +212,16 @@ class OpenAICompatible(LLM):
     def answer_budget(self) -> int:
         """Return `max_tokens`, which is sent."""
         return self.max_tokens
+
+    @property
+    def sends_images(self) -> bool:
+        """Return whether the model reads images, as far as it is known."""
+        return self.images
+
+    @property
+    def image_rule(self) -> Rule | None:
+        """Return how images are counted: as set, or by the model's name."""
+        return self.image_tokens or rule_of(self.model)
 
     @property
     def _is_local(self) -> bool:
@@ -279,7 +298,11 @@ class OpenAICompatible(LLM):
         """Return the address, the server's facts of the model and the body, without the mode of delivery."""
         extra = {"extra_body": self.extra_body or None, **({"query": self.query} if self.query else {})}
         markers = {"thinking_markers": self.thinking_markers} if self.thinking_markers else {}
-        return {"base_url": self.base_url, "served": self._served, **self._body(prompt), **extra, **markers}
+        body = self._body(prompt._replace(images=()))
+        # Keys of requests whose images have no places hold them whole, as in earlier versions.
+        image_part = _image_by_hash if prompt.image_places else _image_part
+        messages = {"messages": messages_in_parts(prompt, image_part)}
+        return {"base_url": self.base_url, "served": self._served, **body, **messages, **extra, **markers}
 
     def read_again(self, kept: Completion) -> Completion:
         """Read the text of a stored answer of an older version by the rules of this one."""
@@ -296,7 +319,7 @@ class OpenAICompatible(LLM):
         }
         return {
             "model": self.model,
-            "messages": _with_images(prompt),
+            "messages": messages_in_parts(prompt, _image_part),
             **{name: value for name, value in sampling.items() if value is not None},
             "n": 1,
             "stream": False,
@@ -459,13 +482,12 @@ def _is_same_model(requested: str, answered: str) -> bool:
     return requested in (answered, _VERSION.sub("", answered)) or _VERSION.sub("", requested) == answered
 
 
-def _with_images(prompt: RenderedPrompt) -> list[dict[str, Any]]:
-    """Return the messages as they are sent; with images, the last one is in parts."""
-    *before, last = prompt.messages
-    if not prompt.images:
-        return [*before, last]
-    parts = [{"type": "image_url", "image_url": {"url": image.data_url}} for image in prompt.images]
-    return [*before, {**last, "content": [{"type": "text", "text": last["content"]}, *parts]}]
+def _image_part(image: Image) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": image.data_url}}
+
+
+def _image_by_hash(image: Image) -> dict[str, Any]:
+    return {"type": "image", "sha256": image.sha256}
 
 
 def _response(error: openai.APIStatusError) -> tuple[int, Mapping[str, str], bytes]:

@@ -7,7 +7,7 @@ judge or the safety filter has one template, which quotes everything it shows.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -16,7 +16,8 @@ from pydantic import BeforeValidator, PrivateAttr, model_validator
 from qilin_rag.config.resources import find_resource
 from qilin_rag.config.run import RunConfig
 from qilin_rag.core.text import query_key
-from qilin_rag.core.types import Message, Note, NoteOrder, RenderedPrompt
+from qilin_rag.core.types import Image, Message, Note, NoteOrder, RenderedPrompt
+from qilin_rag.prompts.image_places import find_places
 from qilin_rag.prompts.templates import PromptTooLongError, Templates, estimated_tokens, read_templates
 
 
@@ -52,6 +53,16 @@ class NoteForm(NamedTuple):
 
 
 BEST_FIRST = NoteForm()
+
+
+class Pictures(NamedTuple):
+    """The images of a note that go with its text, and the tokens that they add to the prompt."""
+
+    images: Sequence[Image] = ()
+    n_tokens: int = 0
+
+
+NO_PICTURES: Mapping[int, Pictures] = {}
 
 
 def _listed(texts: Any) -> Any:
@@ -101,11 +112,12 @@ class Prompt(Templates):
         budget: int | None = None,
         form: NoteForm = BEST_FIRST,
         question_id: str = "",
+        pictures: Mapping[int, Pictures] = NO_PICTURES,
     ) -> RenderedPrompt:
-        """Fill the templates with notes.
+        """Fill the templates with notes, and place the images of each note behind its text.
 
-        If the estimate exceeds the budget, whole notes that do not fit are left out. A note stays if it fits beside the
-        better ones, whatever its place in the prompt. The question is never cut.
+        If the estimate exceeds the budget, whole notes that do not fit are left out, with their images. A note stays if
+        it fits beside the better ones, whatever its place in the prompt. The question is never cut.
 
         Args:
             query: The text of the question.
@@ -113,6 +125,7 @@ class Prompt(Templates):
             budget: The most tokens of the prompt, by estimate; None means no limit.
             form: The form of the notes in the prompt.
             question_id: The id of the question, which seeds a shuffled order.
+            pictures: The images of notes, by note_idx.
 
         Raises:
             PromptTooLongError: if the question does not fit, even without notes.
@@ -122,18 +135,36 @@ class Prompt(Templates):
             arranged = form.arrange(chosen, question_id)
             return RenderedPrompt(self._messages(query, arranged), query, arranged, len(notes))
 
+        def tokens(prompt: RenderedPrompt) -> int:
+            of_images = sum(pictures[note.note_idx].n_tokens for note in prompt.notes if note.note_idx in pictures)
+            return estimated_tokens(prompt.messages) + of_images
+
         prompt = rendered(notes)
-        if budget is None or estimated_tokens(prompt.messages) <= budget:
-            return prompt
+        if budget is None or tokens(prompt) <= budget:
+            return self._with_images(prompt, pictures)
         prompt = rendered([])
-        if (n_tokens := estimated_tokens(prompt.messages)) > budget:
+        if (n_tokens := tokens(prompt)) > budget:
             raise PromptTooLongError(f"about {n_tokens} prompt tokens without any note; the budget is {budget}")
         fitting: list[Note] = []
         for note in notes:
             longer = rendered([*fitting, note])
-            if estimated_tokens(longer.messages) <= budget:
+            if tokens(longer) <= budget:
                 prompt, fitting = longer, [*fitting, note]
-        return prompt
+        return self._with_images(prompt, pictures)
+
+    def _with_images(self, prompt: RenderedPrompt, pictures: Mapping[int, Pictures]) -> RenderedPrompt:
+        """Add the images of the notes in the prompt, each behind the text of its note."""
+        images = {i: of.images for i, note in enumerate(prompt.notes) if (of := pictures.get(note.note_idx))}
+        wanted = [i for i, of_note in images.items() if of_note]
+        if not wanted:
+            return prompt
+        places = find_places(lambda notes: self._messages(prompt.query, notes)[-1]["content"], prompt.notes, wanted)
+        order = sorted(wanted, key=places.__getitem__)  # stable: notes that end at one place keep their order
+        return prompt._replace(
+            images=[image for i in order for image in images[i]],
+            image_places=[places[i] for i in order for _ in images[i]],
+            image_notes=[prompt.notes[i].note_idx for i in order for _ in images[i]],
+        )
 
 
 def load_prompt(name: str) -> Prompt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import os
 import random
@@ -17,10 +18,12 @@ from pydantic import PositiveFloat, PositiveInt, PrivateAttr, ValidationError, m
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.extras import require
 from qilin_rag.core.plugins import import_object, make_object, one_line, parameters, refuse_secrets, source_hash
-from qilin_rag.core.types import Completion, RenderedPrompt
+from qilin_rag.core.types import Completion, Image, RenderedPrompt
 from qilin_rag.llms import connection
 from qilin_rag.llms.base import LLM, FatalLLMError, ThinkingMarkers
 from qilin_rag.llms.events import must_stream
+from qilin_rag.llms.image_parts import messages_in_parts
+from qilin_rag.llms.image_tokens import Rule, rule_of
 from qilin_rag.llms.langchain.replies import completion, ending_word, meaning
 from qilin_rag.llms.refusals import ask_with_retries
 from qilin_rag.llms.retry import TransientError
@@ -56,6 +59,9 @@ class LangChain(LLM):
             is streamed automatically.
         thinking_markers (list of pairs): Texts around the model's thinking, such as `[[<cot>, </cot>]]`, in addition to
             the known ones.
+        images (bool): Whether the model reads images; one that does not is not asked with images.
+        image_tokens (str): How the model counts the tokens of an image: `qwen2-vl`, `qwen3-vl`, `openai-tiles`,
+            `anthropic` or `gemini`; null goes by the model's name.
         price (Price): What the provider charges; null if it is not known.
 
     Raises:
@@ -70,7 +76,9 @@ class LangChain(LLM):
     version: ClassVar[int] = 2
 
     argument: ClassVar[str | None] = "spec"
-    operational: ClassVar[frozenset[str]] = LLM.operational | {"base_url", "timeout_s", "max_tries", "stream"}
+    only_if_set: ClassVar[frozenset[str]] = frozenset({"image_tokens"})
+    operational: ClassVar[frozenset[str]] = LLM.operational | {"base_url", "timeout_s", "max_tries", "stream", "images"}
+    takes_images: ClassVar[bool] = True
     outward: ClassVar[frozenset[str]] = frozenset({"spec", "base_url", "settings"})
 
     spec: str
@@ -83,6 +91,8 @@ class LangChain(LLM):
     max_tries: PositiveInt = 10
     stream: bool = False
     thinking_markers: ThinkingMarkers = []
+    images: bool = True
+    image_tokens: Rule | None = None
 
     _made: BaseChatModel | None = PrivateAttr(default=None)
     _rng: random.Random = PrivateAttr(default_factory=random.Random)
@@ -124,6 +134,16 @@ class LangChain(LLM):
         """Return the requested limit; a provider's own limit is not known."""
         return self.max_tokens
 
+    @property
+    def sends_images(self) -> bool:
+        """Return whether the model reads images, as far as it is known."""
+        return self.images
+
+    @property
+    def image_rule(self) -> Rule | None:
+        """Return how images are counted: as set, or by the model's name."""
+        return self.image_tokens or rule_of(self.spec)
+
     def identity(self) -> dict[str, Any]:
         """Return the identity, which includes the file of a user's own factory."""
         if not _is_factory(self.spec):
@@ -160,7 +180,8 @@ class LangChain(LLM):
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self.timeout_s):
-                message = await (_streamed(model, prompt.messages) if streams else model.ainvoke(prompt.messages))
+                messages = messages_in_parts(prompt, _image_block)
+                message = await (_streamed(model, messages) if streams else model.ainvoke(messages))
         except TimeoutError as error:
             raise TransientError(f"no answer within {self.timeout_s:g} s") from error
         except (QilinError, TransientError):
@@ -247,6 +268,11 @@ class LangChain(LLM):
             reason = f"{self._name} can't be set up: {one_line(error)}"
             is_unknown = isinstance(error, ValueError) and not isinstance(error, ValidationError)
             raise (UsageError if is_unknown else FatalLLMError)(reason) from error
+
+
+def _image_block(image: Image) -> dict[str, Any]:
+    """Return LangChain's own block of an image, which it translates for each provider."""
+    return {"type": "image", "base64": base64.b64encode(image.jpeg).decode(), "mime_type": "image/jpeg"}
 
 
 async def _streamed(model: BaseChatModel, messages: Any) -> Any:
