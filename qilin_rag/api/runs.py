@@ -40,6 +40,8 @@ class RunSettings(TypedDict, total=False):
     note_fields: str | Sequence[NoteField]
     note_order: NoteOrder
     note_chars: int
+    note_images: int
+    image_size: int
     base_url: str
     stream: bool
     seed: int

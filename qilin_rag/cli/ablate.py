@@ -73,6 +73,9 @@ def ablate(
     note_chars: Annotated[
         str | None, typer.Option(help="Characters of each note, the default first: whole,200,100.")
     ] = None,
+    note_images: Annotated[
+        str | None, typer.Option(help="Numbers of images of each note, the default first: 0,1,3.")
+    ] = None,
     noise: Annotated[
         str | None, typer.Option(help="Numbers of wrong notes (retriever mixed), the default first: 0,1,2,4.")
     ] = None,
@@ -119,6 +122,8 @@ def ablate(
     if note_chars is not None:
         named = listed("note-chars", note_chars)
         axes["note_chars"] = [None if name == "whole" else _number("--note-chars", name) for name in named]
+    if note_images is not None:
+        axes["note_images"] = [_number("--note-images", name) for name in listed("note-images", note_images)]
     if noise is not None:
         axes[NOISE] = [_number("--noise", name) for name in listed("noise", noise)]
         if retrievers is None and config is None and not saved:
@@ -236,8 +241,8 @@ def _check_comparable(configs: Sequence[RunConfig], metric: str) -> None:
 
     if len({tuple(factor_setting(config, factor) for factor in FACTORS.values()) for config in configs}) == 1:
         raise UsageError(
-            "nothing to compare: name two or more in --prompts, --top-k, --note-fields, --note-order, --note-chars or "
-            "--noise"
+            "nothing to compare: name two or more in --prompts, --top-k, --note-fields, --note-order, --note-chars, "
+            "--note-images or --noise"
         )
     scorers = configs[0].metrics.values()
     check_names(scorers)

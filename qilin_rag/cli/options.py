@@ -143,6 +143,16 @@ NoteFields = Annotated[
         "[default: title,content]"
     ),
 ]
+NoteImages = Annotated[
+    int | None,
+    typer.Option(
+        help="Images of each note to send with its text, the cover first, to an LLM that reads images. [default: 0]"
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(metavar="PX", help="Longer side of images, in pixels; larger ones are shrunk. [default: 1024]"),
+]
 Limit = Annotated[int | None, typer.Option(help="Only N questions, drawn with --seed; a larger N keeps them.")]
 Seed = Annotated[
     int | None,

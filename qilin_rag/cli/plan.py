@@ -26,7 +26,7 @@ def print_plan(plan: Plan, as_json: bool, subject: str = "question") -> None:
     if plan.calls is None or plan.questions is None:
         console.print("calls, tokens and cost: not known before that; nothing was done")
         return
-    if plan.prompt_tokens is None:
+    if not plan.is_rendered:
         console.print(f"at most {counted(plan.calls, 'call')} for {counted(plan.questions, subject)}", style="bold")
         console.print("tokens and cost: not known before that; nothing was done")
         return
@@ -44,8 +44,14 @@ def print_plan(plan: Plan, as_json: bool, subject: str = "question") -> None:
     if left_out := str(plan.left_out):
         console.print(left_out, style="yellow")
     answers = "any number" if plan.answer_tokens is None else f"0 to {plan.answer_tokens:,}"
-    console.print(f"tokens: about {plan.prompt_tokens:,} in prompts (a high estimate), {answers} in answers")
-    if plan.judged_answers and plan.calls:
+    if plan.images:
+        console.print(f"at most {counted(plan.images, 'image')}")
+    if plan.prompt_tokens is None:
+        text = f"about {plan.text_tokens or 0:,} in the texts of prompts (a high estimate)"
+        console.print(f"tokens: {text}, of images unknown ({plan.tokens_unknown}), {answers} in answers")
+    else:
+        console.print(f"tokens: about {plan.prompt_tokens:,} in prompts (a high estimate), {answers} in answers")
+    if plan.judged_answers and plan.calls and plan.prompt_tokens is not None:
         calls, tokens = (n / plan.judged_answers for n in (plan.calls, plan.prompt_tokens))
         answered = counted(plan.judged_answers, "answer")
         console.print(f"{answered} to judge: {calls:.1f} calls and about {tokens:,.0f} prompt tokens each")
@@ -64,7 +70,9 @@ def print_examples(plan: Plan, subject: str = "question") -> None:
     console = ui.console()
     which = ("the longest", "in the middle", "the shortest") if len(plan.examples) == 3 else ("a prompt",) * 3
     for label, call in zip(which, plan.examples, strict=False):
-        console.print(f"\n{label}: {subject} {call.question_id}, about {call.prompt_tokens:,} tokens", style="bold")
+        images = f", at most {counted(call.images, 'image')}" if call.images else ""
+        tokens = f"about {call.prompt_tokens:,} tokens{' of text' if plan.tokens_unknown else ''}{images}"
+        console.print(f"\n{label}: {subject} {call.question_id}, {tokens}", style="bold")
         for message in call.messages:
             console.print(message["role"], style="bold")
             console.print(message["content"], soft_wrap=True)
@@ -91,6 +99,8 @@ def print_plans(plans: list[Plan], as_json: bool) -> None:
         console.print(f"first: {step}", style="yellow")
     console.print(f"{counted(len(plans), 'run')}: {_total_calls(plans)}, {_total_tokens(plans)}", style="bold")
     console.print(f"cost: {_total_cost(plans)}, without discounts")
+    for why in dict.fromkeys(plan.tokens_unknown for plan in plans if plan.tokens_unknown):
+        console.print(f"tokens of images: {why}", style="yellow")
     for why in dict.fromkeys(plan.cache_unknown for plan in plans if plan.cache_unknown):
         console.print(f"{_CACHE_UNKNOWN}: {why}", style="yellow")
     if first := next((plan for plan in plans if plan.examples), None):
@@ -106,7 +116,7 @@ def _name(plan: Plan) -> str:
 
 
 def _calls(plan: Plan) -> str:
-    is_most = plan.calls is not None and plan.prompt_tokens is None
+    is_most = plan.calls is not None and not plan.is_rendered
     return f"{'at most ' * is_most}{_number(plan.calls)}"
 
 
@@ -118,7 +128,7 @@ def _total_calls(plans: list[Plan]) -> str:
     known = [plan for plan in plans if plan.calls is not None]
     if not known:
         return "calls unknown"
-    most = "at most " if any(plan.prompt_tokens is None for plan in known) else ""
+    most = "at most " if any(not plan.is_rendered for plan in known) else ""
     lacking = _unknown_for(len(plans) - len(known), plans)
     return f"{most}{counted(sum(plan.calls or 0 for plan in known), 'call')}{lacking and f' ({lacking})'}"
 

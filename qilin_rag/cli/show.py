@@ -201,6 +201,7 @@ def _print_facts(path: Path, manifest: Manifest, state: State, summary: Summary)
 def _settings(config: Mapping[str, Any]) -> str:
     """List the settings that determine answers, beyond those in the labels."""
     named = ["top_k", "limit", "seed", "answers", "references", "note_order", "note_chars"]
+    named += ["note_images", "image_size"] if config.get("note_images") else []
     named += ["rerank_depth", "rerank_weight"] if config.get("rerank") else []
     chosen = [f"{name} {config[name]}" for name in named if config.get(name) is not None]
     if (fields := recorded_note_fields(config)) not in (None, note_fields_label(TITLE_AND_CONTENT)):

@@ -40,4 +40,5 @@ def load_dataset(
         label=source.label,
         notes=notes,
         questions=read_questions(*dqa, answers, references),
+        folder=source.folder,
     )

@@ -13,10 +13,12 @@ from qilin_rag.core.progress import Advance
 from qilin_rag.core.third_party import third_party
 from qilin_rag.core.types import Hit, MissingNotes, Note, Question, RenderedPrompt, Sample
 from qilin_rag.data import NoteStore
+from qilin_rag.data.note_images import NoteImages
 from qilin_rag.llms import ContextOverflowError
 from qilin_rag.pipeline.asking import Asked, Asking, Reply, as_line, ask_all, complete
+from qilin_rag.pipeline.note_pictures import PictureReader
 from qilin_rag.pipeline.run_directory import SAMPLES, RunDirectory
-from qilin_rag.prompts.answer import NoteForm, Prompt
+from qilin_rag.prompts.answer import NO_PICTURES, NoteForm, Pictures, Prompt
 from qilin_rag.retrievers import Retriever, checked_rankings
 
 logger = logging.getLogger(__name__)
@@ -41,10 +43,12 @@ def pending_questions(questions: Sequence[Question], finished: dict[str, Sample]
     return [question for question in questions if question.id not in finished or not finished[question.id].is_settled]
 
 
-def render(config: RunConfig, question: Question, notes: Sequence[Note]) -> RenderedPrompt:
-    """Render the prompt of a question from its notes, which are given best first."""
+def render(
+    config: RunConfig, question: Question, notes: Sequence[Note], pictures: Mapping[int, Pictures] = NO_PICTURES
+) -> RenderedPrompt:
+    """Render the prompt of a question from its notes, which are given best first, and their pictures by note_idx."""
     prompt: Prompt = config.prompt
-    return prompt.render(question.query, notes, config.llm.prompt_budget, NoteForm.of(config), question.id)
+    return prompt.render(question.query, notes, config.llm.prompt_budget, NoteForm.of(config), question.id, pictures)
 
 
 def answer(
@@ -55,9 +59,11 @@ def answer(
     directory: RunDirectory,
     advance: Advance,
     file_name: str = SAMPLES,
+    images: NoteImages | None = None,
 ) -> None:
     """Answer questions from what was retrieved for them; write each sample to disk as soon as it is complete."""
-    ask_all(asking, jobs, lambda job: _answer(asking, config, notes, job), directory, advance, file_name)
+    reader = PictureReader(images, config)
+    ask_all(asking, jobs, lambda job: _answer(asking, config, notes, reader, job), directory, advance, file_name)
 
 
 def search(retriever: Retriever, notes: NoteStore, questions: Sequence[Question], k: int) -> list[list[Hit]]:
@@ -102,7 +108,9 @@ def calls_left(
     }
 
 
-async def _answer(asking: Asking, config: RunConfig, store: NoteStore, job: Job) -> Asked[Sample]:
+async def _answer(
+    asking: Asking, config: RunConfig, store: NoteStore, reader: PictureReader, job: Job
+) -> Asked[Sample]:
     """Ask one question; drop the worst note and ask again as long as the prompt is too long for the LLM."""
     question, found = job
     sample: dict[str, Any] = {
@@ -117,12 +125,14 @@ async def _answer(asking: Asking, config: RunConfig, store: NoteStore, job: Job)
 
     async def ask() -> Reply:
         notes = store.get([hit.note_idx for hit in found.hits])
+        read = await reader.read([note.note_idx for note in notes])
         while True:
-            prompt = render(config, question, notes)
+            prompt = render(config, question, notes, read.pictures)
             sample.update(
                 messages=prompt.messages,
                 notes_used=len(prompt.notes),
                 prompt_notes=[note.note_idx for note in prompt.notes],
+                **read.sent_with(prompt),
             )
             try:
                 return await complete(asking, prompt)

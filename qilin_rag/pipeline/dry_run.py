@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from qilin_rag.config.run import RunConfig
 from qilin_rag.core.downloads import NotHereError, no_downloads
@@ -10,8 +11,9 @@ from qilin_rag.core.types import Cost, LeftOut, Question
 from qilin_rag.data import NoteStore
 from qilin_rag.llms import LLM
 from qilin_rag.pipeline.answering import Retrieved, calls_left, pending_questions, render
-from qilin_rag.pipeline.forecast import Call, Plan, _Asked, found_in_cache, priced, spread
+from qilin_rag.pipeline.forecast import Call, Plan, _Asked, found_in_cache, priced, spread, uses_cache
 from qilin_rag.pipeline.identity import run_directory, run_identity, run_label
+from qilin_rag.pipeline.note_pictures import check_reader, foresee_pictures
 from qilin_rag.pipeline.retrieval_work import work_before
 from qilin_rag.pipeline.scoring import check_names
 from qilin_rag.pipeline.selection import select_questions
@@ -33,6 +35,7 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
     steps = []
     config = shared.joined(config)
     llm: LLM = config.llm
+    check_reader(config)
     try:
         check_names(config.metrics.values())
     except NotHereError as error:
@@ -41,6 +44,7 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
         dataset = shared.dataset(config)
     except NotHereError as error:
         return _unplanned(config, [*steps, str(error)])
+    shared.images(config)
     questions = select_questions(dataset.askable, config.limit, config.seed, config.ids)
     shared.count_defects(config, questions)
     try:
@@ -53,7 +57,7 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
         steps += before
         return _unplanned(config, steps, str(directory.path), len(questions), len(pending))
     asked = _rendered(config, dataset.notes, pending, shared.retrieve(config, pending))
-    cached, cache_unknown = found_in_cache(config, [each.prompt for each in asked], shared)
+    cached, cache_unknown = _found_in_cache(config, asked, shared)
     left = [each for each, is_cached in zip(asked, cached, strict=True) if not is_cached]
     times = {question.id: config.repeat for question in pending}
     if finished:
@@ -64,8 +68,9 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
         times |= again
     calls = sorted((_call(each) for each in left), key=lambda call: -call.prompt_tokens)
     n_calls = sum(times[call.question_id] for call in calls)
+    n_images = sum(call.images * times[call.question_id] for call in calls)
     return Plan(
-        **priced(llm, n_calls, sum(call.prompt_tokens * times[call.question_id] for call in calls)),
+        **_priced(llm, n_calls, sum(call.prompt_tokens * times[call.question_id] for call in calls), n_images),
         run=str(directory.path),
         label=run_label(config),
         steps=steps,
@@ -113,18 +118,42 @@ def _rendered(
 ) -> list[_Asked]:
     """Render the prompts; leave out those that are too long even without a note."""
     asked = []
+    foreseen = foresee_pictures(config, store, (hit.note_idx for each in found for hit in each.hits))
+    pictures = {note_idx: of_note for note_idx, (_, of_note) in foreseen.items()}
     for question, retrieved in zip(questions, found, strict=True):
         notes = store.get([hit.note_idx for hit in retrieved.hits])
         try:
-            asked.append(_Asked(question, retrieved, render(config, question, notes)))
+            prompt = render(config, question, notes, pictures)
         except PromptTooLongError:
             continue
+        of_prompt = [foreseen[note.note_idx] for note in prompt.notes if note.note_idx in foreseen]
+        image_tokens = sum(of_note.n_tokens for _, of_note in of_prompt) if config.llm.image_rule else 0
+        asked.append(_Asked(question, retrieved, prompt, sum(n for n, _ in of_prompt), image_tokens))
     return asked
 
 
 def _call(asked: _Asked) -> Call:
     messages = asked.prompt.messages
-    return Call(question_id=asked.question.id, prompt_tokens=estimated_tokens(messages), messages=messages)
+    n_tokens = estimated_tokens(messages) + asked.image_tokens
+    return Call(question_id=asked.question.id, prompt_tokens=n_tokens, images=asked.n_images, messages=messages)
+
+
+def _found_in_cache(config: RunConfig, asked: Sequence[_Asked], shared: Shared) -> tuple[list[bool], str | None]:
+    """Return for each prompt whether the cache holds its answer, or why this is unknown: no image is read here."""
+    if any(each.n_images for each in asked) and uses_cache(config):
+        return [False] * len(asked), "a plan reads no images, which are a part of the request"
+    return found_in_cache(config, [each.prompt for each in asked], shared)
+
+
+def _priced(llm: LLM, n_calls: int, prompt_tokens: int, n_images: int) -> dict[str, Any]:
+    """Return the fields of a plan that say what the calls use and cost; unknown if it is not known for images."""
+    fields = priced(llm, n_calls, prompt_tokens) | {"images": n_images}
+    if not n_images or llm.image_rule or not llm.takes_tokens:
+        return fields
+    why = f"how {llm.called()} counts images is not known; --set llm.image_tokens= names a rule"
+    unknown = Cost(unknown=why)
+    costs = {} if llm.price is None else {"cost_from": unknown, "cost_to": unknown}
+    return fields | costs | {"prompt_tokens": None, "text_tokens": prompt_tokens, "tokens_unknown": why}
 
 
 def _left_out(asked: Sequence[_Asked]) -> LeftOut:

@@ -21,10 +21,15 @@ T = TypeVar("T")
 
 
 class Call(Frozen):
-    """One call that would be made; `prompt_tokens` is our estimate."""
+    """One call that would be made; `prompt_tokens` is our estimate, without images if their tokens are not known.
+
+    Attributes:
+        images: The most images that go with it.
+    """
 
     question_id: str
     prompt_tokens: int
+    images: int = 0
     messages: list[Message]
 
 
@@ -39,6 +44,8 @@ class Plan(Frozen):
     several to a question). `cache_unknown`: why it can't be told what is cached from before (then nothing is).
     `prompt_tokens` is an estimate, on the long side, `answer_tokens` the most that the answers may have: `cost_from` is
     for answers of no length, `cost_to` for the longest. `examples`: the longest prompt, the middle, the shortest.
+    `images` is the most that all calls send. Where it is not known what they take, `tokens_unknown` says why; then
+    `text_tokens` is the estimate without them, and `prompt_tokens` and costs are unknown.
     `judged_answers`: the number of answers that a judge would be asked about; None if this is no plan of a judge.
     """
 
@@ -58,12 +65,22 @@ class Plan(Frozen):
     left_out: LeftOut
     examples: list[Call]
     judged_answers: int | None = None
+    images: int = 0
+    text_tokens: int | None = None
+    tokens_unknown: str | None = None
+
+    @property
+    def is_rendered(self) -> bool:
+        """Return whether the prompts are known, so that `calls` is no upper limit."""
+        return self.prompt_tokens is not None or self.tokens_unknown is not None
 
 
 class _Asked(NamedTuple):
     question: Question
     found: Retrieved
     prompt: RenderedPrompt
+    n_images: int = 0
+    image_tokens: int = 0
 
 
 def priced(llm: LLM, n_calls: int, prompt_tokens: int) -> dict[str, Any]:
@@ -94,7 +111,7 @@ def found_in_cache(
     The key contains what the server says about its model, so the server is asked once, which is free.
     """
     path, llm = cache_dir() / "responses.sqlite", shared.same(config.llm)
-    if not prompts or not _uses_cache(config) or _key(prompts[0], llm) is None:
+    if not prompts or not uses_cache(config) or _key(prompts[0], llm) is None:
         return [False] * len(prompts), None
     unknown = shared.once(("check", llm), lambda: _why_not_there(llm)) if path.exists() else None
     by_earlier_runs: set[str | None] = shared.once("planned requests", set)
@@ -110,7 +127,7 @@ def found_in_cache(
     return found, unknown
 
 
-def _uses_cache(config: LLMConfig) -> bool:
+def uses_cache(config: LLMConfig) -> bool:
     """Return whether the run or judge would use the cache; answers of a server that we start are not kept."""
     asks_again = isinstance(config, RunConfig) and (config.fresh or config.repeat > 1)
     return config.cache and not config.serve and not asks_again

@@ -19,6 +19,7 @@ from qilin_rag.core.types import Question, QuestionDefects
 from qilin_rag.data import Dataset
 from qilin_rag.data.dataset import hash_questions
 from qilin_rag.llms.serving.server import engine_of
+from qilin_rag.pipeline.note_pictures import sends_images
 from qilin_rag.pipeline.run_directory import MANIFEST, Manifest, RunDirectory
 from qilin_rag.prompts.answer import Prompt
 from qilin_rag.retrievers import Retriever
@@ -51,9 +52,10 @@ def llm_identity(config: LLMConfig) -> dict[str, Any]:
 def changed_note_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings of notes in the prompt that are not the default, so that older runs keep their identity.
 
-    `shuffled` adds the seed, which then changes answers.
+    `shuffled` adds the seed, which then changes answers; the size of images counts if there are any.
     """
-    settings: dict[str, Any] = {name: getattr(config, name) for name in ("note_fields", "note_order", "note_chars")}
+    names = ("note_fields", "note_order", "note_chars", "note_images", "image_size")
+    settings: dict[str, Any] = {name: getattr(config, name) for name in (names if sends_images(config) else names[:3])}
     changed = {name: value for name, value in settings.items() if value != RunConfig.model_fields[name].default}
     if "note_fields" in changed:
         changed["note_fields"] = note_fields_label(config.note_fields)

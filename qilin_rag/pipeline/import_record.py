@@ -67,6 +67,7 @@ class ImportSettings(Frozen):
     note_fields: None = None
     note_order: None = None
     note_chars: None = None
+    note_images: Literal[0] = 0
     metrics: dict[str, dict[str, Any]] = {}
     optional_metrics: list[str] = []
     seed: NonNegativeInt = 0

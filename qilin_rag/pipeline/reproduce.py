@@ -191,7 +191,7 @@ def compare(old: RunDirectory, again: Run, tolerance: float | None = None) -> Re
         tolerance=tolerance,
         questions=len(ids),
         hits_changed=sum([h.note_idx for h in a.hits] != [h.note_idx for h in b.hits] for a, b in pairs),
-        prompts_changed=sum(a.messages != b.messages for a, b in pairs),
+        prompts_changed=sum((a.messages, a.images) != (b.messages, b.images) for a, b in pairs),
         answers_changed=sum((a.answer, a.status) != (b.answer, b.status) for a, b in pairs),
         failed=again.summary.lost,
         metrics=metrics,

@@ -182,12 +182,21 @@ def summarise(
                 if sample.status != "failed"
             ),
             cut_by_server=sum(map(taken.is_cut, samples)),
+            images=_images_left_out(samples),
         ),
         retries=taken.retries,
         usage=taken.usage,
         uncounted=taken.uncounted,
         repeats=_compare_repeats(samples, repeats),
     )
+
+
+def _images_left_out(samples: Iterable[Sample]) -> dict[str, int]:
+    """Count the images that prompts lack, by reason."""
+    counts: Counter[str] = Counter()
+    for sample in samples:
+        counts.update(sample.images_left_out if sample.status != "failed" else {})
+    return dict(sorted(counts.items()))
 
 
 def doubts_of(lines: Iterable[Exchange]) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from qilin_rag.core.registry import Component
 from qilin_rag.core.types import Hit, Question, QuestionDefects
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.data.defects import count_defects
+from qilin_rag.data.note_images import NoteImages
 from qilin_rag.pipeline.answering import Retrieved, known_notes, search
+from qilin_rag.pipeline.note_pictures import open_images, sends_images
 from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.retrievers import Retriever
 
@@ -40,6 +42,11 @@ class Shared:
         """Load the data of a run."""
         selection = (config.data, config.answers, config.references, config.note_fields)
         return self.once(("data", selection), lambda: load_dataset(*selection[:3], note_fields=config.note_fields))
+
+    def images(self, config: RunConfig) -> NoteImages | None:
+        """Open the images of a run's notes; None if it sends none."""
+        key = ("images", config.data, config.image_size) if sends_images(config) else ("no images",)
+        return self.once(key, lambda: open_images(config, self.dataset(config)))
 
     def count_defects(self, config: RunConfig, questions: Sequence[Question]) -> QuestionDefects:
         """Count the defects of a run's questions, and log them before anything is spent.

@@ -18,6 +18,7 @@ from qilin_rag.core.text import slug
 from qilin_rag.core.third_party import third_party
 from qilin_rag.core.types import Question, QuestionDefects, Sample, Times
 from qilin_rag.data import Dataset
+from qilin_rag.data.note_images import NoteImages
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.cache import ResponseCache
 from qilin_rag.llms.serving.server import engine_of
@@ -35,7 +36,8 @@ from qilin_rag.pipeline.identity import (
     run_label,
 )
 from qilin_rag.pipeline.note_names import write_note_names
-from qilin_rag.pipeline.run_directory import REPEATS, Manifest, RunDirectory
+from qilin_rag.pipeline.note_pictures import check_reader, check_unchanged
+from qilin_rag.pipeline.run_directory import REPEATS, SAMPLES, Manifest, RunDirectory
 from qilin_rag.pipeline.scoring import check_names, load_models, score_directory, usable_scorers
 from qilin_rag.pipeline.selection import select_questions
 from qilin_rag.pipeline.shared import Shared
@@ -50,7 +52,8 @@ class Prepared(NamedTuple):
 
     `config` has the components that the runs of a sweep share; `scorers` are those of `config` as they score this run;
     `left_out`: which optional metrics can't be used, and why. `server` is what the LLM's server says of itself, or
-    `unreachable` why there is none: an error only if a question is left to ask.
+    `unreachable` why there is none: an error only if a question is left to ask. `images` are those of the notes, if the
+    run sends any.
     """
 
     config: RunConfig
@@ -64,6 +67,7 @@ class Prepared(NamedTuple):
     identity: dict[str, Any]
     directory: RunDirectory
     shared: Shared
+    images: NoteImages | None = None
 
     @property
     def label(self) -> str:
@@ -118,6 +122,7 @@ def prepare(config: RunConfig, shared: Shared | None = None) -> Prepared:
     shared = shared or Shared()
     limit_bytes()
     config = shared.joined(config)
+    check_reader(config)
     metrics = tuple(config.metrics.items())
     shared.once(("metrics", metrics), lambda: check_names(config.metrics.values()))
     for scorer in config.metrics.values():
@@ -126,6 +131,7 @@ def prepare(config: RunConfig, shared: Shared | None = None) -> Prepared:
     chosen_llm = ("server", config.llm, config.llm_label, config.serve)
     server, unreachable = shared.once(chosen_llm, lambda: _ask_server(config))
     dataset = shared.dataset(config)
+    images = shared.images(config)
     questions = select_questions(dataset.askable, config.limit, config.seed, config.ids)
     defects = shared.count_defects(config, questions)
     optional = ("models", metrics, *config.optional_metrics)
@@ -147,6 +153,7 @@ def prepare(config: RunConfig, shared: Shared | None = None) -> Prepared:
         identity=identity,
         directory=run_directory(config, dataset, identity),
         shared=shared,
+        images=images,
     )
 
 
@@ -160,6 +167,8 @@ def find_work(prepared: Prepared) -> Work:
     n_repeats_left = (config.repeat - 1) * len(pending) + sum(repeats.values())
     if prepared.unreachable and (pending or n_repeats_left):
         raise prepared.unreachable
+    if pending or n_repeats_left:
+        check_unchanged(prepared.images, config.note_images, list(finished.values()))
     with clock.stage("retrieval"):
         found = prepared.shared.retrieve(config, pending)
     jobs = [Job(*pair) for pair in zip(pending, found, strict=True)]
@@ -219,7 +228,7 @@ def finish(answered: Answered) -> Run:
 
 def _answer(work: Work, llm: LLM, label: str) -> None:
     prepared = work.prepared
-    config, directory, notes = prepared.config, prepared.directory, prepared.dataset.notes
+    config, directory, notes, images = prepared.config, prepared.directory, prepared.dataset.notes, prepared.images
     if work.jobs:
         n_done = len(prepared.questions) - len(work.jobs)
         if n_done:
@@ -229,10 +238,12 @@ def _answer(work: Work, llm: LLM, label: str) -> None:
         asks_again = config.fresh or config.repeat > 1
         cache = ResponseCache(cache_dir() / "responses.sqlite", asks_again) if config.cache else None
         with stage(f"{label}answering", len(prepared.questions), n_done) as advance:
-            answer(Asking(llm, config.concurrency, cache), config, notes, work.jobs, directory, advance)
+            answer(
+                Asking(llm, config.concurrency, cache), config, notes, work.jobs, directory, advance, SAMPLES, images
+            )
     if config.repeat > 1 and (jobs := _repeated_jobs(prepared)):
         with stage(f"{label}repeating", len(jobs)) as advance:
-            answer(Asking(llm, config.concurrency), config, notes, jobs, directory, advance, REPEATS)
+            answer(Asking(llm, config.concurrency), config, notes, jobs, directory, advance, REPEATS, images)
 
 
 def _repeated_jobs(prepared: Prepared) -> list[Job]:

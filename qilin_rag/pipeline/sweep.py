@@ -28,12 +28,14 @@ from qilin_rag.retrievers.mixed import Mixed
 
 logger = logging.getLogger(__name__)
 NOISE = "noise"
+NOTE_IMAGES = "note_images"
 FACTORS = {
     "prompts": "prompt",
     "top_k": "top_k",
     "note_fields": "note_fields",
     "note_order": "note_order",
     "note_chars": "note_chars",
+    NOTE_IMAGES: NOTE_IMAGES,
     NOISE: NOISE,
 }
 AXES = {"retrievers": "retriever", "llms": "llm", **FACTORS}

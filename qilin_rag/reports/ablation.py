@@ -1,7 +1,7 @@
 """Measure what the way of asking changes: one factor at a time around a default, and whether rankings survive it.
 
-A factor is the prompt, the number of notes, their order, their length, or the number of wrong ones (`noise`); its
-levels are the settings that were tried.
+A factor is the prompt, the number of notes, their order, their length, the number of their images, or the number of
+wrong ones (`noise`); its levels are the settings that were tried.
 Each level of a system (retriever and LLM) is compared with its default, question by question.
 """
 
@@ -20,7 +20,7 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.note_fields import TITLE_AND_CONTENT, note_fields_label
 from qilin_rag.core.stats import holm, kendall_tau, paired_tests
 from qilin_rag.core.types import Frozen
-from qilin_rag.pipeline.sweep import NOISE, factor_setting
+from qilin_rag.pipeline.sweep import NOISE, NOTE_IMAGES, factor_setting
 from qilin_rag.reports.finding import find_runs
 from qilin_rag.reports.measured import FROM_THE_HIGHEST, Measured, clusters_of, highest_is_best, read_runs, values_of
 from qilin_rag.reports.noise import noise_level, share_of_wrong, without_level
@@ -28,14 +28,25 @@ from qilin_rag.reports.noise import noise_level, share_of_wrong, without_level
 Setting = str | int | None
 Key = tuple[str, Setting]  # factor, setting
 
+
+def _images_level(identity: Mapping[str, Any]) -> Setting:
+    """Return the number of images of each note that a run sends; None if its questions have no notes."""
+    retriever = identity.get("retriever")
+    if isinstance(retriever, Mapping) and retriever.get("component") == "retriever/none":
+        return None
+    level = identity.get(NOTE_IMAGES, 0)
+    return level if isinstance(level, int) else None
+
+
 _FACTORS: dict[str, Callable[[Mapping[str, Any]], Setting]] = {
     "top_k": lambda identity: identity["top_k"],
     "note_fields": lambda identity: identity.get("note_fields", note_fields_label(TITLE_AND_CONTENT)),
     "note_order": lambda identity: identity.get("note_order", RunConfig.model_fields["note_order"].default),
     "note_chars": lambda identity: identity.get("note_chars"),
+    NOTE_IMAGES: _images_level,
     NOISE: noise_level,
 }
-_NOT_FOR_ALL = ("top_k", NOISE)
+_NOT_FOR_ALL = ("top_k", NOTE_IMAGES, NOISE)
 """Factors that do not apply to every system; their setting is then None."""
 
 
@@ -144,8 +155,9 @@ def common_settings(runs: Sequence[Measured]) -> dict[str, Setting]:
     for run in runs:
         for factor, setting in _settings(run).items():
             counts[factor][setting] += 1
-    if len(counts[NOISE]) > 1:
-        del counts[NOISE][None]  # of other retrievers
+    for factor in (NOTE_IMAGES, NOISE):
+        if len(counts[factor]) > 1:
+            del counts[factor][None]  # of other retrievers
     return {factor: of_factor.most_common(1)[0][0] for factor, of_factor in counts.items()}
 
 

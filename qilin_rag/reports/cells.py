@@ -135,6 +135,7 @@ class Spending(Frozen):
     note_fields: str | None = None
     note_order: str | None
     note_chars: int | None = None
+    note_images: int | None = None
     first_asked: FirstAsked | None = None
     latency: Latency | None = None
 

@@ -225,6 +225,7 @@ def _place(block: Block, row: str, column: str, spent: Spending | None) -> dict[
         "note_fields": spent and spent.note_fields,
         "note_order": spent and spent.note_order,
         "note_chars": spent and spent.note_chars,
+        "note_images": spent and spent.note_images,
     }
 
 

@@ -352,6 +352,7 @@ def _spending(run: Measured, row: str) -> Spending:
         note_fields=None if run.manifest.imported else recorded_note_fields(config),
         note_order=config.get("note_order", "best_first"),
         note_chars=config.get("note_chars"),
+        note_images=run.manifest.identity.get("note_images"),
         first_asked=asked_before,
         latency=latency,
     )

@@ -10,7 +10,7 @@ from qilin_rag.core.types import Question
 from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
 from qilin_rag.reports.details import Details, Hits
 
-_BESIDE = ("prompt", "top_k", "note_fields", "note_order", "note_chars")
+_BESIDE = ("prompt", "top_k", "note_fields", "note_order", "note_chars", "note_images")
 _LEVEL = re.compile(r" k_wrong=\d+\b")
 
 

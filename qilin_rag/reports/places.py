@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qilin_rag.core.text import counted
 from qilin_rag.reports.measured import Measured
 
 RETRIEVER_ORDER = {"none": 0, "random": 1, "bm25": 2, "oracle_top_k": 8, "oracle": 9}
@@ -80,6 +81,8 @@ def _system_label(run: Measured, with_prompt: bool) -> str:
         label += f" · {order}"
     if chars := run.manifest.config.get("note_chars"):
         label += f" · notes of {chars} characters"
+    if n_images := run.manifest.identity.get("note_images"):
+        label += f" · {counted(n_images, 'image')} a note"
     return f"{label} · {run.manifest.labels['prompt']}" if with_prompt and not run.manifest.imported else label
 
 
