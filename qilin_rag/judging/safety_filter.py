@@ -103,7 +103,7 @@ class Filter:
         """Set up the filter; nobody is asked yet, and nothing is written."""
         self.config, self.path, self.n_images = config, path, n_images
         self.llm = config.llm
-        if n_images and not self.llm.takes_images:
+        if n_images and not self.llm.sends_images:
             raise UsageError(f"llm {config.llm_label} can't be sent images here; leave out --images")
         prompts = load_safety_prompts(names)
         if names and not n_images and (blind := next((each for each in names if prompts[each].needs_images), None)):

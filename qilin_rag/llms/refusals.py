@@ -31,6 +31,8 @@ class Meaning(Enum):
     WRONG_KEY = "wrong key"
     FORBIDDEN = "forbidden"
     PROMPT_FORBIDDEN = "forbidden for this prompt"
+    NO_IMAGES = "images not read"
+    TOO_MANY_IMAGES = "too many images"
     NO_MODEL = "model unknown"
     WRONG_PATH = "wrong path"
     FIELD_REFUSED = "field refused"
@@ -154,6 +156,29 @@ TABLE = (
             safety (system|polic|filter|guideline)
             violat\w+ .{0,40}usage polic
             blocked by .{0,30}guardrail|guardrail (blocked|intervened)
+        """,
+    ),
+    _row(
+        Meaning.NO_IMAGES,
+        but=(401, 402, 429),
+        words=r"""
+            does ?n[o'’]t (support|accept) (any )?(image|vision|multi-?modal)s?\b(?! (format|size|type|larger))
+            (image|vision|multi-?modal)s?( inputs?| content| parts?)? (is|are) (not |un)(supported|available|allowed)
+            no endpoints found that support image
+            image_url is only supported by certain models
+            unknown variant .?image_url
+            is not a (multi-?modal|vision) model
+            at most 0 image
+            不支持(图片|图像|多模态|视觉)
+        """,
+    ),
+    _row(
+        Meaning.TOO_MANY_IMAGES,
+        statuses=(400, 422, *_IN_200),
+        words=r"""
+            at most \d+ image
+            too many images
+            limit-mm-per-prompt
         """,
     ),
     _row(Meaning.FIELD_REFUSED, words=r"no endpoints found that (support|can handle)"),
@@ -380,6 +405,16 @@ def as_error(refusal: Refusal, caller: Caller) -> Exception:
         case Meaning.FORBIDDEN:
             return FatalLLMError(
                 f"{caller.name} forbids the call ({reason}); check what the account and its key may use"
+            )
+        case Meaning.NO_IMAGES:
+            return FatalLLMError(
+                f"{caller.name}: the model reads no images ({reason}); name one that does, or ask without images "
+                "(run --note-images 0, data filter without --images)"
+            )
+        case Meaning.TOO_MANY_IMAGES:
+            return FatalLLMError(
+                f"{caller.name} takes fewer images at once ({reason}); send fewer (--note-images, --top-k), or raise "
+                "the limit of the server (vLLM: --limit-mm-per-prompt)"
             )
         case Meaning.NO_MODEL:
             return FatalLLMError(f"{caller.name}{caller.no_model} ({reason})")

@@ -41,9 +41,10 @@ def check_reader(config: RunConfig) -> None:
     """Raise a UsageError if the LLM can't be sent the images that the configuration asks for."""
     llm: LLM = config.llm
     if sends_images(config) and not llm.sends_images:
+        hint = " (if it does read images: --set llm.images=true)" if llm.takes_images else ""
         raise UsageError(
             f"{_NAME} {config.note_images}: llm {config.llm_label} reads no images; name one that does as llm (--llm), "
-            "or ask it with --note-images 0"
+            f"or ask it with --note-images 0{hint}"
         )
 
 

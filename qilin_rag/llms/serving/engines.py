@@ -242,12 +242,14 @@ class LlamaCpp(Engine):
         parallel (int): The number of concurrent requests, each with `max_model_len` tokens of context.
         n_threads (int): The number of CPU threads; null lets llama.cpp choose.
         n_gpu_layers (int): The number of layers on the GPU; -1 lets llama.cpp choose.
+        mmproj (str): The GGUF file of the projector with which the model reads images; null serves text alone.
 
     Example:
         >>> LlamaCpp(model="qwen.gguf", parallel=4).n_gpu_layers
         -1
     """
 
+    only_if_set: ClassVar[frozenset[str]] = frozenset({"mmproj"})
     operational: ClassVar[frozenset[str]] = Engine.operational | {"parallel", "n_threads", "n_gpu_layers"}
     title = "xllamacpp"
     module = "xllamacpp"
@@ -258,6 +260,7 @@ class LlamaCpp(Engine):
     parallel: PositiveInt = 4
     n_threads: PositiveInt | None = None
     n_gpu_layers: int = Field(default=-1, ge=-1)
+    mmproj: str | None = None
 
     @classmethod
     def risky_arguments(cls, arguments: Sequence[str]) -> list[str]:
@@ -270,6 +273,7 @@ class LlamaCpp(Engine):
             raise UsageError("llm.engine.model must name a GGUF file; or set llm (--llm) to gguf:FILE")
         flags = {
             "--model": expanded(self.model),
+            "--mmproj": expanded(self.mmproj) if self.mmproj else None,
             "--name": name,
             "--port": port,
             "--context-length": self.max_model_len or context_length,
@@ -280,16 +284,28 @@ class LlamaCpp(Engine):
         return [str(Path(__file__).with_name("llamacpp.py")), *_as_arguments(flags)]
 
     def check(self) -> None:
-        """Check the engine, and that the file exists."""
-        path = expanded(self.model or "")
-        try:
-            with path.open("rb") as file:
-                magic = file.read(4)
-        except OSError as error:
-            raise UsageError(f"the GGUF file {path} can't be read: {error.strerror}") from error
-        if magic != b"GGUF":
-            raise UsageError(f"{path} is not a GGUF file; give another as llm (--llm gguf:FILE) or llm.engine.model")
+        """Check the engine, and that its files exist."""
+        _check_gguf(self.model or "", "llm (--llm gguf:FILE) or llm.engine.model")
+        if self.mmproj:
+            _check_gguf(self.mmproj, "llm.engine.mmproj")
         super().check()
+
+    def identity(self) -> dict[str, Any]:
+        """Return the identity of the engine, in which the projector counts by its content."""
+        projector = _content_sha256(self.mmproj, any_folder=False) if self.mmproj else None
+        return super().identity() | ({"mmproj": f"sha256:{projector}"} if projector else {})
+
+
+def _check_gguf(name: str, setting: str) -> None:
+    """Raise a UsageError if this is not a GGUF file."""
+    path = expanded(name)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise UsageError(f"the GGUF file {path} can't be read: {error.strerror}") from error
+    if magic != b"GGUF":
+        raise UsageError(f"{path} is not a GGUF file; give another as {setting}")
 
 
 def build_engine(settings: Mapping[str, Any] | None, label: str) -> Engine:

@@ -18,6 +18,7 @@ def main() -> None:
         parser.add_argument(flag, required=True)
     for flag in ("--port", "--context-length"):
         parser.add_argument(flag, type=int, required=True)
+    parser.add_argument("--mmproj")
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--gpu-layers", type=int, default=-1)
@@ -28,6 +29,8 @@ def main() -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = arguments.model
+    if arguments.mmproj:
+        params.mmproj.path = arguments.mmproj
     params.model_alias = {arguments.name}
     params.hostnames = ["127.0.0.1"]
     params.port = arguments.port
