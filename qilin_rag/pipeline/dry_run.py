@@ -70,7 +70,7 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
     n_calls = sum(times[call.question_id] for call in calls)
     n_images = sum(call.images * times[call.question_id] for call in calls)
     return Plan(
-        **_priced(llm, n_calls, sum(call.prompt_tokens * times[call.question_id] for call in calls), n_images),
+        **_priced(config, n_calls, sum(call.prompt_tokens * times[call.question_id] for call in calls), n_images),
         run=str(directory.path),
         label=run_label(config),
         steps=steps,
@@ -145,12 +145,13 @@ def _found_in_cache(config: RunConfig, asked: Sequence[_Asked], shared: Shared) 
     return found_in_cache(config, [each.prompt for each in asked], shared)
 
 
-def _priced(llm: LLM, n_calls: int, prompt_tokens: int, n_images: int) -> dict[str, Any]:
+def _priced(config: RunConfig, n_calls: int, prompt_tokens: int, n_images: int) -> dict[str, Any]:
     """Return the fields of a plan that say what the calls use and cost; unknown if it is not known for images."""
+    llm: LLM = config.llm
     fields = priced(llm, n_calls, prompt_tokens) | {"images": n_images}
     if not n_images or llm.image_rule or not llm.takes_tokens:
         return fields
-    why = f"how {llm.called()} counts images is not known; --set llm.image_tokens= names a rule"
+    why = f"how {config.llm_label} counts images is not known; --set llm.image_tokens= names a rule"
     unknown = Cost(unknown=why)
     costs = {} if llm.price is None else {"cost_from": unknown, "cost_to": unknown}
     return fields | costs | {"prompt_tokens": None, "text_tokens": prompt_tokens, "tokens_unknown": why}
