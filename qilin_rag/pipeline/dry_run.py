@@ -34,7 +34,6 @@ def plan(config: RunConfig, shared: Shared | None = None) -> Plan:
 def _plan(config: RunConfig, shared: Shared) -> Plan:
     steps = []
     config = shared.joined(config)
-    llm: LLM = config.llm
     check_reader(config)
     try:
         check_names(config.metrics.values())

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from qilin_rag.config.run import RunConfig
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import require
@@ -70,8 +68,8 @@ def open_images(config: RunConfig, dataset: Dataset) -> NoteImages | None:
 
 def _check_images_exist(images: NoteImages, notes: NoteStore, folder: Path) -> None:
     """Raise a UsageError if none of many images is where the table says."""
-    chosen = np.unique(np.linspace(0, len(notes) - 1, _MOST_LOOKED_FOR).astype(int)) if len(notes) else []
-    named = [names[0] for names in image_names(notes, notes.note_idxs[chosen].tolist(), 1).values() if names]
+    chosen = notes.note_idxs[:: max(1, len(notes) // _MOST_LOOKED_FOR)].tolist()
+    named = [names[0] for names in image_names(notes, chosen, 1).values() if names]
     if not named:
         raise UsageError(f"{_NAME}: no note of the data names an image in {_COLUMN}; leave out --note-images")
     for name in named:

@@ -140,3 +140,25 @@ def test_variables_that_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {"VLLM_BATCH_INVARIANT": "1", "VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": "4"}
     assert engine.recorded_variables() == expected
     assert "VLLM_API_KEY" not in engine.variables()
+
+
+def test_a_projector_of_llamacpp_is_checked_served_and_a_part_of_the_identity(tmp_path: Path) -> None:
+    model, projector = tmp_path / "m.gguf", tmp_path / "mmproj.gguf"
+    for path in (model, projector):
+        path.write_bytes(b"GGUF" + path.name.encode())
+    plain = build_engine({"name": "llamacpp", "model": str(model)}, "x")
+    seeing = build_engine({"name": "llamacpp", "model": str(model), "mmproj": str(projector)}, "x")
+    assert "--mmproj" not in plain.command("m", 4096, 8000) and "mmproj" not in plain.identity()
+    assert flags(seeing.command("m", 4096, 8000))["--mmproj"] == str(projector)
+    before = seeing.identity()["mmproj"]
+    projector.rename(projector := tmp_path / "other.gguf")
+    moved = seeing.model_copy(update={"mmproj": str(projector)})
+    assert before.startswith("sha256:") and moved.identity()["mmproj"] == before
+    projector.write_bytes(b"GGUF, another")
+    assert moved.identity()["mmproj"] != before
+    projector.write_bytes(b"PK")
+    with pytest.raises(UsageError, match=r"other\.gguf is not a GGUF file.*llm\.engine\.mmproj"):
+        moved.check()
+    projector.unlink()
+    with pytest.raises(UsageError, match=r"other\.gguf can't be read"):
+        moved.check()

@@ -13,7 +13,7 @@ from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.plugins import refuse_secrets
 from qilin_rag.core.registry import LLMS
-from qilin_rag.core.types import Completion, RenderedPrompt
+from qilin_rag.core.types import Completion, Image, RenderedPrompt
 from qilin_rag.llms import LLM, FatalLLMError, LLMError, retry
 from qilin_rag.llms.langchain.chat_model import LangChain
 from qilin_rag.llms.langchain.replies import completion, ending, meaning
@@ -69,10 +69,10 @@ def module(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     sys.modules.pop(name, None)
 
 
-def ask(llm: LLM) -> Completion:
+def ask(llm: LLM, prompt: RenderedPrompt = PROMPT) -> Completion:
     async def once() -> Completion:
         try:
-            return await llm.generate(PROMPT)
+            return await llm.generate(prompt)
         finally:
             await llm.close()
 
@@ -108,6 +108,20 @@ def test_without_langchain_nothing_is_imported_and_the_line_says_what_to_install
         with pytest.raises(UsageError, match=r"needs langchain, .* not installed here: pip install 'qilin-rag"):
             LLMS.create(f"langchain:{spec}", {})
     assert module not in sys.modules
+
+
+def test_images_go_where_they_belong(server: FakeServer, openai_key: str) -> None:
+    images = [Image("a", b"first"), Image("b", b"second")]
+    prompt = PROMPT._replace(images=images, image_places=[2, 3], image_notes=[1, 2])
+    llm = LLMS.create(f"langchain:{OPENAI}", {"base_url": server.url})
+    server.answer = lambda body: "答"
+    assert llm.sends_images and not LLMS.create(f"langchain:{OPENAI}", {"images": False}).sends_images
+    assert ask(llm, prompt).text == "答"
+    [content] = [body["messages"][-1]["content"] for body in server.calls]
+    urls = [{"type": "image_url", "image_url": {"url": image.data_url}} for image in images]
+    assert content == [{"type": "text", "text": "怎么"}, urls[0], {"type": "text", "text": "做"}, urls[1]]
+    assert LLMS.create("langchain:anthropic:claude-sonnet-4-5", {}).image_rule == "anthropic"
+    assert LLMS.create(f"langchain:{OPENAI}", {"image_tokens": "gemini"}).image_rule == "gemini"
 
 
 def test_a_model_by_name_is_asked_with_every_setting(server: FakeServer, openai_key: str) -> None:
