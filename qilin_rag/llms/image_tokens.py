@@ -59,7 +59,7 @@ def tokens_of(rule: Rule | None, image: Image) -> int:
 
 def _qwen(width: int, height: int, side: int, least_pixels: int, most_pixels: int) -> int:
     """Count as Qwen's `smart_resize`: a token for each square of `side` pixels, and one before and after them."""
-    columns, rows = max(1, round(width / side)), max(1, round(height / side))
+    columns, rows = round(width / side), round(height / side)
     if columns * rows * side**2 > most_pixels:
         shrink = sqrt(width * height / most_pixels)
         columns, rows = (max(1, int(length / shrink / side)) for length in (width, height))
