@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.note_fields import TITLE_AND_CONTENT, read_note_fields
 from qilin_rag.core.types import Note, Sample
-from qilin_rag.data import NoteStore, load_dataset
+from qilin_rag.data import Dataset, NoteStore, load_dataset
 from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
 
 
@@ -55,6 +55,19 @@ def open_notes(manifests: Iterable[Manifest]) -> tuple[NoteStore | None, str]:
     Returns:
         The notes and "", or None and why they are not shown: their data is gone or has changed.
     """
+    dataset, why = open_data(manifests)
+    return dataset and dataset.notes, why
+
+
+def open_data(manifests: Iterable[Manifest]) -> tuple[Dataset | None, str]:
+    """Open the data that these runs are about.
+
+    Args:
+        manifests: of the runs, which are about one set of questions.
+
+    Returns:
+        The data and "", or None and why it can't be read: it is gone or has changed.
+    """
     why = ""
     seen = []
     for manifest in manifests:
@@ -71,7 +84,7 @@ def open_notes(manifests: Iterable[Manifest]) -> tuple[NoteStore | None, str]:
             elif texts not in (None, dataset.notes.sha256):
                 why = f"the image_text of data {data!r} has changed since the run"
             else:
-                return dataset.notes, ""
+                return dataset, ""
         except ValueError as error:
             why = f"note_fields: {error}"
         except QilinError as error:

@@ -22,7 +22,7 @@ from qilin_rag.core.types import Hit, Judgement, Message, Note, Question, Sample
 from qilin_rag.data import NoteStore
 from qilin_rag.pipeline.cost import Tally
 from qilin_rag.pipeline.run_directory import RunDirectory
-from qilin_rag.pipeline.run_notes import open_notes
+from qilin_rag.pipeline.run_notes import open_data
 from qilin_rag.reports import finding
 from qilin_rag.reports.cells import ResultTable
 from qilin_rag.reports.judged import judgements_of_runs
@@ -30,15 +30,28 @@ from qilin_rag.reports.judged_parts import NO_PARTS, JudgedParts, read_judged_pa
 from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.reports.noise import noise_of
 from qilin_rag.reports.overview import STATUSES, directories_of, index_of, metrics_of, table_of
+from qilin_rag.reports.thumbnails import Album, ImageMode, NoteThumbnails, open_thumbnails, with_counts
 
 QUESTIONS_PER_BLOCK = 32
 
 
 class Contents(NamedTuple):
-    """All data of a page: the overview, its index, and the blocks by name."""
+    """All data of a page.
+
+    Attributes:
+        overview: Its index.
+        blocks: The blocks by name.
+        album: The images of notes.
+    """
 
     overview: dict[str, Any]
     blocks: dict[str, str]
+    album: Album = Album("none")
+
+    def remarks(self) -> list[str]:
+        """Return what is to be said of the images of notes."""
+        why = dict.fromkeys(table["why_no_images"] for table in self.overview["tables"] if table["why_no_images"])
+        return [*why, *self.album.remarks()]
 
 
 class QuestionInRun(NamedTuple):
@@ -79,18 +92,27 @@ def find_runs(runs: Iterable[Path], runs_dirs: Sequence[Path]) -> list[Path]:
     return list({path.resolve(): path for path in found}.values())
 
 
-def collect(paths: Sequence[Path]) -> Contents:
-    """Collect everything about these runs, in one table for each set of questions, as the leaderboard does."""
+def collect(paths: Sequence[Path], images: ImageMode | None = None, images_folder: str = "") -> Contents:
+    """Collect everything about these runs, in one table for each set of questions, as the leaderboard does.
+
+    Args:
+        paths: The run directories.
+        images: How the page shows the images of notes; None embeds them if a run sent images.
+        images_folder: The name of the folder beside the page for the images that it links to.
+    """
     tables, blocks = [], {}
+    album = Album(images or "embed", images_folder)
     for number, board in enumerate(leaderboard_of(paths)):
-        table, packed = _table(board, directories_of(board, paths))
+        table, packed = _table(board, directories_of(board, paths), images, album)
         tables.append(table)
         blocks.update({f"t{number}-{name}": block for name, block in packed})
     first = dict(sorted(blocks.items(), key=lambda block: "-columns" not in block[0]))  # what the page opens first
-    return Contents({**index_of(tables), "questions_per_block": QUESTIONS_PER_BLOCK}, first)
+    return Contents({**index_of(tables), "questions_per_block": QUESTIONS_PER_BLOCK}, first, album)
 
 
-def _table(board: ResultTable, directories: Mapping[str, RunDirectory]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def _table(
+    board: ResultTable, directories: Mapping[str, RunDirectory], images: ImageMode | None, album: Album
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Return the part of the index and the blocks of one set of questions."""
     manifests = {name: directory.read_manifest() for name, directory in directories.items()}
     questions = next(iter(directories.values())).read_questions()
@@ -113,13 +135,19 @@ def _table(board: ResultTable, directories: Mapping[str, RunDirectory]) -> tuple
         asked.append(
             [_Sent(sample.hits, [_shared(message, lines) for message in sample.messages]) for sample in samples]
         )
-    notes, why_no_notes = open_notes(manifests.values())
+    dataset, why_no_notes = open_data(manifests.values())
+    thumbnails, why_no_images = (
+        (None, "") if images == "none" else open_thumbnails(dataset, manifests.values(), is_asked=images is not None)
+    )
+    notes = dataset and dataset.notes
     for start in range(0, len(questions), QUESTIONS_PER_BLOCK):
         part = slice(start, start + QUESTIONS_PER_BLOCK)
         content = _part(questions[part], [of_run[part] for of_run in asked], notes)
+        if thumbnails:
+            _add_images(content, thumbnails, album)
         blocks.append((f"part{start // QUESTIONS_PER_BLOCK}", _packed(content)))
     noise = noise_of(directories, manifests, {question.id: question for question in questions})
-    return table_of(board, manifests, questions, why_no_notes, noise), blocks
+    return table_of(board, manifests, questions, why_no_notes, noise, why_no_images), blocks
 
 
 def scores_of(
@@ -161,25 +189,33 @@ def answers_of(samples: Iterable[Sample]) -> list[str]:
     return [sample.answer for sample in samples]
 
 
-def question_of(question: Question, answered: Sequence[QuestionInRun], notes: NoteStore | None) -> dict[str, Any]:
+def question_of(
+    question: Question,
+    answered: Sequence[QuestionInRun],
+    notes: NoteStore | None,
+    thumbnails: NoteThumbnails | None = None,
+) -> dict[str, Any]:
     """Return everything that the page shows of one question.
 
     Args:
         question: the question.
         answered: what each chosen run has about it.
         notes: from `open_notes`; None if their texts are not known.
+        thumbnails: the images of the notes; None shows none.
 
     Returns:
-        `references`, `reference_notes` (their numbers), `notes` by number (`title`, `text`, `name`), and `runs`, for
-        each chosen one `hits` (pairs of note and score), `messages` (pairs of role and text) and `told`.
+        `references`, `reference_notes` (their numbers), `notes` by number (`title`, `text`, `name`, and `images`, an
+        empty entry for each), and `runs`, for each chosen one `hits` (pairs of note and score), `messages` (pairs of
+        role and text) and `told`.
     """
     shown = _notes_of([question], [[one.sample.hits] for one in answered], notes)
     return {
         "references": question.references,
         "reference_notes": question.reference_notes,
-        "notes": {
-            note.note_idx: {"title": note.title, "text": note.content, "name": name} for note, name in shown.values()
-        },
+        "notes": with_counts(
+            {note.note_idx: {"title": note.title, "text": note.content, "name": name} for note, name in shown.values()},
+            thumbnails,
+        ),
         "runs": [
             {
                 "hits": _hits(one.sample.hits),
@@ -246,6 +282,16 @@ def _part(questions: Sequence[Question], asked: Sequence[Sequence[_Sent]], notes
         for note_idx, (note, name) in _notes_of(questions, [[one.hits for one in run] for run in asked], notes).items()
     }
     return {"questions": rows, "notes": shown, "lines": list(lines)}
+
+
+def _add_images(part: dict[str, Any], thumbnails: NoteThumbnails, album: Album) -> None:
+    """Add to a block the images of its notes; a question beyond the limits of the album is marked."""
+    images: dict[int, list[dict[str, str]]] = {}
+    for row in part["questions"]:
+        hits = [note_idx for run in row["runs"] for note_idx, _ in run["hits"]]
+        if not album.add(images, [*row["reference_notes"], *hits], thumbnails):
+            row["images_left_out"] = True
+    part["images"] = images
 
 
 def _notes_of(

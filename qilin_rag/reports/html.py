@@ -2,7 +2,8 @@
 
 Three things keep hostile notes and answers harmless, and each would do alone. Data is in blocks that a browser does not
 run and in which no tag can end. The page makes text nodes of it, never markup. Its policy allows only its own script
-and style (by their hashes), and no request at all.
+and style (by their hashes), and no request at all. Images of notes, if it has any, were encoded anew, and are data in
+the page or files beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from qilin_rag.core.files import write_text
+from qilin_rag.core.files import atomic_path, write_text
 from qilin_rag.reports.contents import Contents
 
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
@@ -27,16 +28,28 @@ _ESCAPED = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
 
 def write_report(contents: Contents, out: Path) -> None:
-    """Write the page in one step."""
+    """Write the page in one step, after the images that it links to."""
+    if contents.album.files:
+        folder = images_folder(out)
+        folder.mkdir(exist_ok=True)
+        for name, content in contents.album.files.items():
+            with atomic_path(folder / name) as path:
+                path.write_bytes(content)
     write_text(out, as_html(contents))
+
+
+def images_folder(out: Path) -> Path:
+    """Return the folder of the images that a page links to: beside it, so that both can be moved together."""
+    return out.with_name(f"{out.stem}_images")
 
 
 def as_html(contents: Contents) -> str:
     """Return the whole page. The program comes before the blocks, so that it works while they are still being read."""
     script = bundle("report")
     style = asset("style.css")
+    images = f"img-src {contents.album.policy}; " if contents.album.policy else ""
     sources = f"script-src {source_hash(script)}; style-src {source_hash(style)}"
-    policy = f"default-src 'none'; {sources}; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; {sources}; {images}base-uri 'none'; form-action 'none'"
     return template("page.html.j2").render(
         policy=policy,
         style=Markup(style),

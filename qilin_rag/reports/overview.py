@@ -46,6 +46,7 @@ def table_of(
     questions: Sequence[Question],
     why_no_notes: str,
     noise: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    why_no_images: str = "",
 ) -> dict[str, Any]:
     """Return the part of the index about one set of questions.
 
@@ -55,6 +56,7 @@ def table_of(
         questions: in the order in which every list of the page has them.
         why_no_notes: from `open_notes`.
         noise: from `noise_of`; runs that it lacks are on no noise curve.
+        why_no_images: from `open_thumbnails`.
 
     Returns:
         The table; its runs are in the order of `runs_of`, its metrics in that of `metrics_of`.
@@ -85,6 +87,7 @@ def table_of(
         ],
         "notes": board.notes,
         "why_no_notes": why_no_notes,
+        "why_no_images": why_no_images,
         "ids": [question.id for question in questions],
         "queries": [question.query for question in questions],
     }

@@ -17,6 +17,7 @@ from qilin_rag.reports.formats import LEGEND
 from qilin_rag.reports.html import bundle
 from qilin_rag.reports.overview import STATUSES
 from qilin_rag.reports.side_tables import judged_rows
+from qilin_rag.reports.thumbnails import REASONS
 from qilin_rag.scorers.summary import MARKS
 
 CHECKOUT = Path(__file__).parents[2]
@@ -99,7 +100,7 @@ def test_every_text_of_the_page_has_its_chinese_and_no_chinese_is_unused() -> No
     assert static.untold == set()
     in_code = {text for source in MODULES.values() for text in SAID.findall(source)}
     unrated: Any = SimpleNamespace(runs=[], pairs=[])
-    from_python = {*STATUSES, *MARKS.values(), *LEGEND.values(), *judged_rows(unrated)[0][1:]}
+    from_python = {*STATUSES, *MARKS.values(), *LEGEND.values(), *judged_rows(unrated)[0][1:], *REASONS}
     assert set(pairs) == in_code | static.said | from_python
     for english, chinese in pairs.items():
         assert re.search(r"[\u4e00-\u9fff]", re.sub(r"\{\w+\}", "", chinese)), english

@@ -49,7 +49,7 @@ export const blocks = {
     const size = index.questions_per_block ?? 1;
     const [part, ...told] = await Promise.all(
       [`part${Math.floor(place / size)}`, ...runs.map((run) => `run${run}`)].map((name) => openBlock(`t${t}-${name}`)));
-    const { references, reference_notes, runs: asked } = part.questions[place % size];
+    const { references, reference_notes, runs: asked, images_left_out } = part.questions[place % size];
     const text = (/** @type {number[]} */ lines) => lines.map((line) => part.lines[line]).join("\n");
     /** @type {Set<number>} */
     const wanted = new Set(reference_notes);
@@ -67,8 +67,8 @@ export const blocks = {
     for (const note of wanted) {
       if (!(note in part.notes)) continue;
       const [title, lines, name] = part.notes[note];
-      notes[note] = { title, text: text(lines), name: name ?? null };
+      notes[note] = { title, text: text(lines), name: name ?? null, images: part.images?.[note] };
     }
-    return { references, reference_notes, notes, runs: ofRuns };
+    return { references, reference_notes, notes, runs: ofRuns, images_left_out };
   },
 };

@@ -77,6 +77,16 @@ export const CHINESE = {
   "rating": "评分",
   "95% interval": "95% 置信区间",
   "win share": "胜率",
+  "Image {number} of {n} of note {note}": "笔记 {note} 的第 {number} 张图片，共 {n} 张",
+  "{image}: not shown, {why}": "{image}：无法显示，{why}",
+  "{image}: not shown": "{image}：无法显示",
+  "missing": "文件缺失",
+  "outside": "在数据文件夹之外",
+  "too large": "过大",
+  "too narrow": "过窄",
+  "damaged": "已损坏或格式不支持",
+  "The images of the notes are not shown: {why}": "不显示笔记的图片：{why}",
+  "The images of this question are left out: the report holds no more.": "本问题的图片未收入：报告已达上限。",
   "The texts of the notes are not in this report: {why}": "本报告不含笔记正文：{why}",
 
   // the marks of the leaderboard

@@ -4,6 +4,7 @@ import { questionHash } from "./address.js";
 import { fullLabel, index, metricLabel, scoreOf, shown, statusOf, table } from "./data.js";
 import { buttonById, byId, dialogById, make } from "./dom.js";
 import { judgedParts } from "./judged_parts.js";
+import { noteImages } from "./note_images.js";
 import { statusBadge } from "./questions.js";
 import { compareTexts } from "./shared_text.js";
 import { openQuestion } from "./source.js";
@@ -58,6 +59,8 @@ function questionBody(place, runs, opened) {
     make("div", { class: `runs n${runs.length}` }, runs.map((run, at) => runColumn(place, run, at, opened))),
     make("section", {}, make("h3", {}, say("Reference notes ({n})", { n: referenceNotes.length })),
       table().why_no_notes ? noNotes() : null,
+      table().why_no_images ? make("p", { class: "remark text" }, say("The images of the notes are not shown: {why}", { why: table().why_no_images })) : null,
+      opened.images_left_out ? make("p", { class: "remark" }, say("The images of this question are left out: the report holds no more.")) : null,
       referenceNotes.length ? referenceNotes.map((note) => noteItem(opened, note, "")) : make("p", { class: "hint" }, say("None are known."))),
   ];
 }
@@ -137,7 +140,7 @@ function callFacts({ model, finish_reason: reason, usage, latency_s: seconds, ca
 }
 
 /**
- * A note: the title to see, the text on opening.
+ * A note: the title and the images to see, the text on opening.
  * @param {OpenedQuestion} opened
  * @param {number} note
  * @param {string} rank
@@ -153,7 +156,10 @@ function noteItem({ notes }, note, rank, score = null, isReference = false) {
   ];
   const kind = isReference ? "note is-reference" : "note";
   if (!known) return make("p", { class: kind }, head, table().why_no_notes ? "" : make("small", {}, say(" (not in the data)")));
-  return make("details", { class: kind }, make("summary", {}, head), make("div", { class: "body text" }, known.text));
+  return [
+    make("details", { class: kind }, make("summary", {}, head), make("div", { class: "body text" }, known.text)),
+    noteImages(known.images, known.name ?? note),
+  ];
 }
 
 /** Continue in the order of the list, without filling the history. @param {number} by */

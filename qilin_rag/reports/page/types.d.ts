@@ -60,6 +60,7 @@ export interface Table {
   runs: Run[];
   notes: string[];
   why_no_notes: string;
+  why_no_images: string;
   ids: string[];
   queries: string[];
 }
@@ -138,10 +139,17 @@ export interface Judgement {
   text: string;
 }
 
+/** A small copy of an image of a note, or why there is none. */
+export interface NoteImage {
+  src?: string;
+  why?: string;
+}
+
 export interface Note {
   title: string;
   text: string;
   name: string | null;
+  images?: NoteImage[];
 }
 
 export type Hits = [note: number, score: number | null][];
@@ -152,6 +160,8 @@ export interface OpenedQuestion {
   reference_notes: number[];
   notes: Record<string, Note>;
   runs: { hits: Hits; messages: [role: string, text: string][]; told: Told }[];
+  /** Whether the images of its notes are beyond the limits of the report. */
+  images_left_out?: boolean;
 }
 
 /** Where data comes from that is too much for the index. Tables, runs and questions are named by their places. */
