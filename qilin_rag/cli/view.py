@@ -43,6 +43,9 @@ def view(
         str, typer.Option(help="Address to listen at; any other than loopback is open to the network.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8765,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Show small copies of the images of a question's notes.")
+    ] = True,
     quiet: Quiet = False,
 ) -> None:
     """Look at runs in a browser while they happen, or label them.
@@ -64,7 +67,7 @@ def view(
     if label is None:
         from qilin_rag.viewer.site import site
 
-        _serve(site(runs_dir or [Path("runs")]), "reads all runs, prompts and answers", host, port, quiet)
+        _serve(site(runs_dir or [Path("runs")], images), "reads all runs, prompts and answers", host, port, quiet)
         return
     if export:
         _export(export, label, labels_dir, runs_dir)

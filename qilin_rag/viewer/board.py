@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from qilin_rag.core.plain_files import file_state
+from qilin_rag.core.text import whole_number
 from qilin_rag.core.types import Judgement, Question, Sample, Score
 from qilin_rag.data import NoteStore
 from qilin_rag.pipeline.cost import Tally
 from qilin_rag.pipeline.run_directory import JUDGEMENTS, SAMPLES, SUMMARY, Manifest, RunDirectory
-from qilin_rag.pipeline.run_notes import open_notes
+from qilin_rag.pipeline.run_notes import open_data
 from qilin_rag.reports.cells import ResultTable
 from qilin_rag.reports.contents import QuestionInRun, answers_of, columns_of, question_of, scores_of
 from qilin_rag.reports.judged import judgements_of_runs
@@ -24,6 +26,7 @@ from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.reports.measured import RunCache, State, state_of_files
 from qilin_rag.reports.noise import noise_of
 from qilin_rag.reports.overview import directories_of, index_of, metrics_of, table_of
+from qilin_rag.reports.thumbnails import MEDIA_TYPE, NoteThumbnails, images_sent, open_thumbnails
 from qilin_rag.viewer.app import data, page
 from qilin_rag.viewer.folders import Folders
 from qilin_rag.viewer.kept import Kept
@@ -32,7 +35,7 @@ from qilin_rag.viewer.shell import markup, shell
 
 
 class _Table(NamedTuple):
-    """One set of questions: its leaderboard, its runs by the names of the board, its noise curves, and its notes."""
+    """One set of questions: its leaderboard, its runs by the names of the board, noise curves, notes and images."""
 
     board: ResultTable
     directories: dict[str, RunDirectory]
@@ -41,6 +44,8 @@ class _Table(NamedTuple):
     noise: dict[str, dict[str, Any]]
     notes: NoteStore | None
     why_no_notes: str
+    thumbnails: NoteThumbnails | None
+    why_no_images: str
 
 
 class _Board(NamedTuple):
@@ -56,10 +61,11 @@ class Boards:
     Args:
         folders: The runs.
         cache: Keeps what was read of each run.
+        images: Whether the images of notes are shown.
     """
 
-    def __init__(self, folders: Folders, cache: RunCache) -> None:
-        self._folders, self._cache = folders, cache
+    def __init__(self, folders: Folders, cache: RunCache, images: bool = True) -> None:
+        self._folders, self._cache, self._images = folders, cache, images
         self._boards: Kept[_Board] = Kept(4)
         self._judgements: Kept[dict[Path, dict[str, list[Judgement]]]] = Kept(16)
         self._tallies: Kept[Tally] = Kept(32)
@@ -69,7 +75,14 @@ class Boards:
         """Return what the page needs at once: the tables without anything about single questions."""
         board = self._board(request, "run")
         tables = [
-            table_of(each.board, each.manifests, list(each.questions.values()), each.why_no_notes, each.noise)
+            table_of(
+                each.board,
+                each.manifests,
+                list(each.questions.values()),
+                each.why_no_notes,
+                each.noise,
+                each.why_no_images,
+            )
             for each in board.tables
         ]
         return {**index_of(tables), "board": board.version}
@@ -101,7 +114,18 @@ class Boards:
         directories = [_run(table, name) for name in request.query_params.getlist("run")[:2]]
         judged = self._judged(directories, table)
         answered = [self._answered(each, question, table, judged[each.path]) for each in directories]
-        return question_of(question, answered, table.notes)
+        return question_of(question, answered, table.notes, table.thumbnails)
+
+    def thumbnail(self, request: Request) -> Response:
+        """Return a small copy of an image of a note, encoded anew; the address has numbers only, never a path."""
+        table = self._table(request)
+        note_idx, place = (whole_number(request.query_params.get(name, "")) for name in ("note", "n"))
+        if table.thumbnails is None or note_idx is None or place is None:
+            raise HTTPException(404, "there is no such image")
+        images = table.thumbnails.of_note(note_idx)
+        if place >= len(images) or images[place].why:
+            raise HTTPException(404, f"there is no such image: {images[place].why if place < len(images) else 'none'}")
+        return Response(images[place].content, media_type=MEDIA_TYPE)
 
     def _answered(
         self, directory: RunDirectory, question: Question, table: _Table, judged: dict[str, list[Judgement]]
@@ -146,21 +170,22 @@ class Boards:
 
     def _board(self, request: Request, name: str) -> _Board:
         paths, states = self._state(request, name)
-        return self._boards.get(paths, states, lambda: _make(paths, states, self._cache))
+        return self._boards.get(paths, states, lambda: _make(paths, states, self._cache, self._images))
 
     def _state(self, request: Request, name: str) -> tuple[tuple[Path, ...], tuple[State | None, ...]]:
         paths = tuple(self._folders.runs_of(request, name))
         return paths, tuple(map(_figures_state, paths))
 
 
-def routes(folders: Folders, cache: RunCache) -> list[BaseRoute]:
+def routes(folders: Folders, cache: RunCache, images: bool = True) -> list[BaseRoute]:
     """Return the routes of the leaderboard.
 
     Args:
         folders: The runs.
         cache: Keeps what was read of each run.
+        images: Whether the images of notes are shown.
     """
-    boards = Boards(folders, cache)
+    boards = Boards(folders, cache, images)
     return [
         page("/board", _page),
         data("/api/board", boards.index),
@@ -168,6 +193,7 @@ def routes(folders: Folders, cache: RunCache) -> list[BaseRoute]:
         data("/api/columns", boards.columns),
         data("/api/answers", boards.answers),
         data("/api/question", boards.question),
+        data("/api/thumbnail", boards.thumbnail),
     ]
 
 
@@ -175,7 +201,7 @@ def _page(_: Request) -> str:
     return shell("qilin-rag report", "board_page", markup("results.html", "qilin_rag.reports"), "/board")
 
 
-def _make(paths: Sequence[Path], states: tuple[State | None, ...], cache: RunCache) -> _Board:
+def _make(paths: Sequence[Path], states: tuple[State | None, ...], cache: RunCache, images: bool) -> _Board:
     tables = []
     with cache.lock:
         boards = leaderboard_of(paths, cache=cache)
@@ -184,7 +210,13 @@ def _make(paths: Sequence[Path], states: tuple[State | None, ...], cache: RunCac
         manifests = {name: directory.read_manifest() for name, directory in directories.items()}
         questions = {question.id: question for question in next(iter(directories.values())).read_questions()}
         noise = noise_of(directories, manifests, questions)
-        tables.append(_Table(board, directories, manifests, questions, noise, *open_notes(manifests.values())))
+        dataset, why_no_notes = open_data(manifests.values())
+        thumbnails, why = open_thumbnails(dataset, manifests.values(), is_asked=images) if images else (None, "")
+        why_no_images = why if images_sent(manifests.values()) else ""
+        notes = dataset and dataset.notes
+        tables.append(
+            _Table(board, directories, manifests, questions, noise, notes, why_no_notes, thumbnails, why_no_images)
+        )
     return _Board(_version(paths, states), tables)
 
 

@@ -14,11 +14,12 @@ from qilin_rag.viewer.folders import Folders
 from qilin_rag.viewer.watch import RunWatcher
 
 
-def site(runs_dirs: Sequence[Path]) -> Starlette:
+def site(runs_dirs: Sequence[Path], images: bool = True) -> Starlette:
     """Return the application that shows the runs of these folders.
 
     Args:
         runs_dirs: Folders of runs.
+        images: Whether the images of notes are shown.
 
     Raises:
         UsageError: if one is not a folder.
@@ -29,7 +30,7 @@ def site(runs_dirs: Sequence[Path]) -> Starlette:
         [
             *live.routes(watcher),
             *run_page.routes(folders, watcher),
-            *board.routes(folders, cache),
+            *board.routes(folders, cache, images),
             *tables.routes(folders, cache),
         ]
     )

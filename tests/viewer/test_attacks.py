@@ -34,7 +34,15 @@ from tests.viewer.serving import HOST, TOKEN
 
 ROOT = str(Path(__file__).parents[2])
 CANARY = "the-content-of-another-file"
-FURTHER = [("name", "server.log"), ("name", "samples.jsonl"), ("format", "csv"), ("metric", "rouge_l"), ("from", "0")]
+FURTHER = [
+    ("note", "1"),
+    ("n", "0"),
+    ("name", "server.log"),
+    ("name", "samples.jsonl"),
+    ("format", "csv"),
+    ("metric", "rouge_l"),
+    ("from", "0"),
+]
 FILES = ["manifest.json", "questions.jsonl", "samples.jsonl", "scores.jsonl", "summary.json", "judgements.jsonl"]
 FILES += [ASSIGNED, CHECKED, SUPPORTED]
 READ_ONLY = [name for name in FILES if name != "manifest.json"]
