@@ -73,7 +73,7 @@ def run(
     notebook, too.
 
     Args:
-        data: `sample`, a folder, or `hub:OWNER/NAME`. Default: $QILIN_RAG_DATA, else `sample`.
+        data: `sample`, `sample-images`, a folder, or `hub:OWNER/NAME`. Default: $QILIN_RAG_DATA, else `sample`.
         retriever: A component such as `BM25(k1=1.2)`, a name, or a mapping with `name` and settings. Default: bm25.
         llm: A component such as `OpenAICompatible(model=...)`, the name of a preset, or a mapping. Default: extractive.
         prompt: The name of a prompt, or the path of a prompt file. Default: default.

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from qilin_rag.cli import ui
 from qilin_rag.cli.options import RUN_HELP, find_runs_named
 from qilin_rag.core.text import counted
-
-
-class Images(StrEnum):
-    """How a page shows the images of notes."""
-
-    NONE = "none"
-    EMBED = "embed"
-    LINK = "link"
 
 
 def report(
@@ -29,7 +20,7 @@ def report(
     ] = None,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("report.html"),
     images: Annotated[
-        Images | None,
+        Literal["none", "embed", "link"] | None,
         typer.Option(
             help="Small copies of the notes' images: embed them in the page, or link to files in a folder beside it. "
             "[default: embed if a run sent images, else none]",
@@ -39,7 +30,7 @@ def report(
     """Write runs as one HTML page that opens from disk.
 
     The page has the leaderboard, plots, and every question with its notes, prompt, answer and reference, two runs side
-    by side.
+    by side. It embeds the images of at most 200 questions, 10 MB in all, and links to ten times as many.
 
     Examples:
         qilin-rag report
@@ -54,12 +45,14 @@ def report(
     if out.is_dir() or not out.parent.is_dir():
         reason = "it is a folder; name a file" if out.is_dir() else f"there is no folder {out.parent}; make it first"
         raise UsageError(f"--out {str(out)!r} can't be written: {reason}")
-    if images and images != Images.NONE:
+    if images == "link" and images_folder(out).exists() and not images_folder(out).is_dir():
+        raise UsageError(f"--images link: {str(images_folder(out))!r} is a file; name another page with --out")
+    if images not in (None, "none"):
         require("rankers", "PIL", what=f"--images {images}")
     ui.set_up_logs(quiet=False)
     named = find_runs_named(run_directories or [], runs_dir)
     paths = find_runs(named, runs_dir or ([] if run_directories else [Path("runs")]))
-    contents = collect(paths, images and images.value, images_folder(out).name)
+    contents = collect(paths, images, images_folder(out).name)
     write_report(contents, out)
     n_runs = sum(len(table["runs"]) for table in contents.overview["tables"])
     for remark in contents.remarks():

@@ -86,7 +86,8 @@ class PlainSettings(AskSettings):
     """The settings of a run that are not components.
 
     Attributes:
-        data: `sample`, `hub:OWNER/NAME`, or a folder with the tables notes and dqa as parquet, arrow, csv or jsonl.
+        data: `sample`, `sample-images`, `hub:OWNER/NAME`, or a folder with the tables notes and dqa as parquet, arrow,
+            csv or jsonl.
         answers: Which answers make a question: engaged (any feedback), liked, content, citation, experience, shown.
         references: `own`: the question's own answers; `query`: those to the same query as well.
         missing_notes: What to do with hits that the data has no note for: `error`, or `skip` (leave out and count).

@@ -24,7 +24,7 @@ def load_dataset(
     """Open a dataset.
 
     Args:
-        name: `sample` (bundled), a folder with the tables notes and dqa, or `hub:OWNER/NAME`.
+        name: `sample` or `sample-images` (bundled), a folder with the tables notes and dqa, or `hub:OWNER/NAME`.
         answers: Which answers make a question.
         references: Whether answers to the same query are references, too.
         fetch: Whether a dataset of the hub may be downloaded.

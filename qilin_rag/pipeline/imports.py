@@ -96,7 +96,7 @@ def import_answers(
             `citations`, the ids of the notes that the answer cites. `docs/how-to/score-answers-you-have.md` has further
             names.
         name: What the system is called in tables.
-        data: `sample`, a folder, or `hub:OWNER/NAME`. Default: $QILIN_RAG_DATA, else `sample`.
+        data: `sample`, `sample-images`, a folder, or `hub:OWNER/NAME`. Default: $QILIN_RAG_DATA, else `sample`.
         runs_dir: The folder of runs.
         metrics: As of a run. Default: rouge_l, and bertscore if its model is there.
         selection: Which answers of the data make a question. Default: engaged.

@@ -56,7 +56,7 @@ def open_notes(manifests: Iterable[Manifest]) -> tuple[NoteStore | None, str]:
         The notes and "", or None and why they are not shown: their data is gone or has changed.
     """
     dataset, why = open_data(manifests)
-    return dataset and dataset.notes, why
+    return dataset.notes if dataset else None, why
 
 
 def open_data(manifests: Iterable[Manifest]) -> tuple[Dataset | None, str]:

@@ -139,7 +139,7 @@ def _table(
     thumbnails, why_no_images = (
         (None, "") if images == "none" else open_thumbnails(dataset, manifests.values(), is_asked=images is not None)
     )
-    notes = dataset and dataset.notes
+    notes = dataset.notes if dataset else None
     for start in range(0, len(questions), QUESTIONS_PER_BLOCK):
         part = slice(start, start + QUESTIONS_PER_BLOCK)
         content = _part(questions[part], [of_run[part] for of_run in asked], notes)

@@ -213,7 +213,7 @@ def _make(paths: Sequence[Path], states: tuple[State | None, ...], cache: RunCac
         dataset, why_no_notes = open_data(manifests.values())
         thumbnails, why = open_thumbnails(dataset, manifests.values(), is_asked=images) if images else (None, "")
         why_no_images = why if images_sent(manifests.values()) else ""
-        notes = dataset and dataset.notes
+        notes = dataset.notes if dataset else None
         tables.append(
             _Table(board, directories, manifests, questions, noise, notes, why_no_notes, thumbnails, why_no_images)
         )

@@ -131,7 +131,7 @@ def difference(one: Drawn, other: Drawn) -> float:
     from PIL import ImageChops
 
     shrunk = [image.convert("RGB").reduce(8) for image in (one, other)]
-    return max(largest for _, largest in ImageChops.difference(*shrunk).getextrema())
+    return float(max(largest for _, largest in ImageChops.difference(*shrunk).getextrema()))
 
 
 def of_kind(sample: Dataset, kind: str) -> list[Question]:

@@ -18,7 +18,7 @@ from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.reports import thumbnails
 from qilin_rag.reports.contents import Contents, collect
 from qilin_rag.reports.html import as_html, images_folder, write_report
-from qilin_rag.reports.thumbnails import LONGEST_SIDE, MOST_IMAGE_BYTES, MOST_PER_NOTE, Limits, images_sent
+from qilin_rag.reports.thumbnails import LONGEST_SIDE, MOST_IMAGE_BYTES, MOST_PER_NOTE, ImageMode, Limits, images_sent
 from tests.conftest import Cli
 from tests.reports.pictured import CANARY, NAMES, ODD_NAME, REASONS, pictured_run
 
@@ -74,8 +74,9 @@ def test_a_page_links_to_copies_beside_it(pictured: RunDirectory, tmp_path: Path
 def test_images_are_shown_if_a_run_sent_some_and_as_many(
     pictured: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for images in (None, "none"):
-        contents = collect([pictured.path], images)  # type: ignore[arg-type] - a literal
+    shows_none: tuple[ImageMode | None, ...] = (None, "none")
+    for images in shows_none:
+        contents = collect([pictured.path], images)
         assert "images" not in part_of(contents)
         assert "img-src" not in policy_of(as_html(contents))
         assert contents.remarks() == []
@@ -99,7 +100,7 @@ def test_what_is_beyond_the_limits_is_left_out_and_said(
     sources = [image["src"] for images in whole.values() for image in images if "src" in image]
     n_bytes = sum(len(base64.b64decode(source.partition(",")[2])) for source in sources)
     for limits, n in ((Limits(2, 10**9), 2), (Limits(10, n_bytes), 1), (Limits(10, n_bytes - 1), 0)):
-        monkeypatch.setitem(thumbnails.LIMITS, "embed", limits)  # type: ignore[arg-type] - a dict in fact
+        monkeypatch.setattr(thumbnails, "LIMITS", {"embed": limits})
         contents = collect([pictured.path], "embed")
         parts = [part_of(contents, number) for number in range(4)]
         left_out = [part["questions"][0].get("images_left_out", False) for part in parts]
@@ -115,6 +116,9 @@ def test_the_command_says_what_it_left_out(pictured: RunDirectory, cli: Cli, mon
     assert done.err.splitlines() == ["1 image of notes", "1 image not shown: damaged", *TWO_MORE]
     assert cli("report", pictured.path, "--images", "link", "--out", "linked.html").code == 0
     assert len(list(Path("linked_images").iterdir())) == 1
+    Path("file_images").touch()
+    in_the_way = cli("report", pictured.path, "--images", "link", "--out", "file.html")
+    assert (in_the_way.code, in_the_way.err.count("\n")) == (2, 1)
     monkeypatch.setattr(extras, "missing_modules", lambda *modules: [name for name in modules if name == "PIL"])
     refused = cli("report", pictured.path, "--images", "embed", "--out", "none.html")
     assert (refused.code, refused.err.count("\n")) == (2, 1)

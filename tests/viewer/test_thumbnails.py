@@ -14,7 +14,7 @@ pytest.importorskip("starlette", reason="needs Starlette: pip install 'qilin-rag
 from starlette.testclient import TestClient
 
 from qilin_rag.core import extras
-from qilin_rag.reports.thumbnails import LONGEST_SIDE, MOST_IMAGE_BYTES
+from qilin_rag.reports.thumbnails import LONGEST_SIDE, MOST_IMAGE_BYTES, ImageMode
 from qilin_rag.viewer.site import site
 from tests.reports.pictured import CANARY, NAMES, pictured_run
 from tests.reports.visits import PHONE, WIDE, sync_api
@@ -104,9 +104,10 @@ def test_images_really_show_in_the_view_and_in_reports(runs: Path, chromium: Any
     from qilin_rag.reports.html import images_folder, write_report
 
     paths = list(runs.iterdir())
-    for mode in ("embed", "link"):
+    modes: tuple[ImageMode, ...] = ("embed", "link")
+    for mode in modes:
         out = tmp_path / f"{mode} #1.html"
-        write_report(collect(paths, mode, images_folder(out).name), out)  # type: ignore[arg-type] - a literal
+        write_report(collect(paths, mode, images_folder(out).name), out)
         with visited(chromium, out.as_uri(), PHONE, dark=mode == "embed") as page:
             check_images(page)
     with started("--runs-dir", runs) as address, visited(chromium, address.replace("/?", "/board?"), WIDE) as page:

@@ -3,7 +3,10 @@
 import { ask } from "./ask.js";
 import { index } from "./data.js";
 
-/** @typedef {import("./types.js").Source} Source */
+/**
+ * @typedef {import("./types.js").Source} Source
+ * @typedef {import("./types.js").OpenedQuestion} OpenedQuestion
+ */
 
 /**
  * What names runs of a table in an address.
@@ -35,6 +38,7 @@ export const served = {
   openAnswers: (t, run) => askOf("answers", t, [run]),
 
   async openQuestion(t, place, runs) {
+    /** @type {OpenedQuestion} */
     const opened = await askOf("question", t, runs, { id: index.tables[t].ids[place] });
     for (const [note, { images }] of Object.entries(opened.notes)) {
       images?.forEach((image, n) => { image.src = `/api/thumbnail?${fieldsOf(t, [], { note, n: String(n) })}`; });
