@@ -118,7 +118,8 @@ MEANINGS = {
 def qilin_tables() -> str:
     """Return the tables of Qilin with their rows and keys."""
     return table(
-        ("Table", "Rows", "Key"), [(code(name), f"{ROWS[name]:,}", code(of.key)) for name, of in TABLES.items() if name in ROWS]
+        ("Table", "Rows", "Key"),
+        [(code(name), f"{ROWS[name]:,}", code(of.key)) for name, of in TABLES.items() if name in ROWS],
     )
 
 

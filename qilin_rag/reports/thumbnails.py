@@ -17,8 +17,8 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.text import counted
 from qilin_rag.data import Dataset
 from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.data.covers import CoverState
 from qilin_rag.data.note_images import NoteImages
+from qilin_rag.data.pictures import ImageState
 from qilin_rag.pipeline.run_directory import Manifest
 
 ImageMode = Literal["none", "embed", "link"]
@@ -32,9 +32,7 @@ _QUALITIES = (70, 40, 10)
 _NOTES_KEPT = 512
 _TOO_LARGE = "too large"
 REASONS = frozenset(
-    state.name.lower().replace("_", " ")
-    for state in CoverState
-    if state not in (CoverState.UNREAD, CoverState.READ, CoverState.NONE)
+    state.reason for state in ImageState if state not in (ImageState.UNREAD, ImageState.READ, ImageState.NONE)
 )
 """Why an image may not be shown."""
 _reading = threading.Lock()  # Pillow's warnings, which tell of bombs, are those of the process
