@@ -97,7 +97,7 @@ def show_result(found: Result, output: Output) -> None:
 
     Args:
         found: What is shown.
-        output: How and where.
+        output: The form and the files.
     """
     if output.plot is not None:
         _draw(found.sections(" "), output.plot)

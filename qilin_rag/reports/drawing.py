@@ -80,7 +80,7 @@ Shape = Stroke | Band | Mark | Words
 
 
 class Group(NamedTuple):
-    """Shapes that belong together; `tip` is shown for them where a reader can point at things."""
+    """Shapes that belong together; `tip` is shown to a reader who points at them."""
 
     top: float
     shapes: list[Shape]
