@@ -12,7 +12,7 @@ from qilin_rag.agreement.label_rows import LabelRow
 from qilin_rag.agreement.pair_sections import pair_document, pair_records, pair_sections
 from qilin_rag.agreement.pair_table import PairAgreement, pair_agreement
 from qilin_rag.agreement.rated_answers import FEWEST_RUNS, RatedAspect, answer_agreement, run_orders
-from qilin_rag.agreement.run_labels import join_labels
+from qilin_rag.agreement.run_labels import join_labels, pair_aspect
 from qilin_rag.agreement.system_order import few_points
 from qilin_rag.core.text import counted
 from qilin_rag.core.types import Frozen
@@ -64,7 +64,7 @@ def run_agreement(
         answers = answer_agreement(*joined.answers, by, seed)
         orders = run_orders(*joined.answers, seed)
     if pairs:
-        rated = {order.aspect for order in orders}
+        rated = {pair_aspect(order.aspect) for order in orders}
         pairs = pairs.model_copy(update={"orders": [each for each in pairs.orders if each.aspect not in rated]})
     return RunAgreement(
         runs=[run.name for run in runs],

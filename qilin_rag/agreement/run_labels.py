@@ -233,7 +233,7 @@ def _pairs(
             said = {} if row.choice is None else {CHOICE: [sign * _CHOSEN[row.choice]]}
             for criterion, sides in row.ratings.items():
                 if len(sides) == 2:
-                    said[_aspect(criterion)] = [sign * (sides[1] - sides[0])]
+                    said[pair_aspect(criterion)] = [sign * (sides[1] - sides[0])]
             if said:
                 found.setdefault((row.question_id, first, second), {}).setdefault(row.annotator, {}).update(said)
     by_question: dict[str, list[int]] = defaultdict(list)
@@ -246,7 +246,7 @@ def _pairs(
             one, other = alone[question_id, first], alone[question_id, second]
             for annotator in one.keys() & other.keys():
                 gains = {
-                    _aspect(name): [fmean(other[annotator][name]) - fmean(one[annotator][name])]
+                    pair_aspect(name): [fmean(other[annotator][name]) - fmean(one[annotator][name])]
                     for name in one[annotator].keys() & other[annotator].keys()
                 }
                 if gains:
@@ -255,7 +255,12 @@ def _pairs(
     return found
 
 
-def _aspect(criterion: str) -> str:
+def pair_aspect(criterion: str) -> str:
+    """Return the aspect of pairs that ratings by a criterion give; the choice keeps its name.
+
+    >>> pair_aspect("fluent"), pair_aspect("choice")
+    ('fluent', 'choice (rating)')
+    """
     return criterion if criterion != CHOICE else f"{CHOICE} (rating)"
 
 

@@ -27,6 +27,7 @@ from qilin_rag.reports.sections import Section
 
 FEWEST_SYSTEMS = 3
 """The fewest systems whose order says anything."""
+_MOST_NAMED = 20
 _DECIMALS = 9
 """Standings are equal if they differ by rounding alone."""
 HOW = (
@@ -117,7 +118,8 @@ def system_orders(
             continue
         labels = labels[~np.isnan(labels)]
         gains = {name: np.subtract(*values[rows.places].T[::-1]) for name, values in {**measures, **sentinels}.items()}
-        standings = _standings(rows, labels)
+        fitted = _standings(rows, labels[:, None])
+        standings = None if fitted is None else fitted[:, 0]
         order = np.arange(len(there)) if standings is None else np.argsort(-standings, kind="stable")
         found.append(
             SystemAspect(
@@ -145,57 +147,71 @@ def _rows(
         columns = np.stack([labels, *(gains[name] for name in names)], axis=1)[is_scored]
         p = _pairwise_p(rows, columns, seed)
         soft = 1 - np.abs(p[:, 1:] - p[:, :1]).mean(axis=0) if len(p) else np.full(len(names), np.nan)
-        people, *measured = (_standings(rows, column) for column in columns.T)
-        for name, accuracy, standings in zip(names, soft.tolist(), measured, strict=True):
-            kendall = None
-            if people is not None and standings is not None and len(people) >= FEWEST_SYSTEMS:
-                kendall = kendall_tau(standings.tolist(), people.tolist())
+        standings = _standings(rows, columns)
+        taus: list[float | None] = [None] * len(names)
+        if standings is not None and len(standings) >= FEWEST_SYSTEMS:
+            people, *measured = standings.T.tolist()
+            taus = [kendall_tau(each, people) for each in measured]
+        for name, accuracy, tau in zip(names, soft.tolist(), taus, strict=True):
             found[name] = SystemOrder(
                 measure=name,
                 kind="sentinel" if name in sentinels else "measure",
                 n_pairs=len(columns),
                 soft_accuracy=None if np.isnan(accuracy) else accuracy,
-                kendall=kendall,
+                kendall=tau,
             )
     yield from (found[name] for name in gains)
 
 
 def _pairwise_p(pairs: _Compared, columns: Values, seed: int) -> Values:
     """Return the p of the first of each two systems being better by each column, shape (pairs of systems, columns)."""
-    is_turned = pairs.first > pairs.second
-    turned = np.where(is_turned[:, None], -columns, columns)
-    numbers = np.sort(np.stack([pairs.first, pairs.second]), axis=0)
+    turned = np.where((pairs.first > pairs.second)[:, None], -columns, columns)
+    both = np.sort(np.stack([pairs.first, pairs.second]), axis=0)
+    numbers = np.unique(both, axis=1, return_inverse=True)[1].reshape(-1)
+    order = np.argsort(numbers, kind="stable")
     found = []
-    for one, other in np.unique(numbers, axis=1).T:
-        is_theirs = (numbers[0] == one) & (numbers[1] == other)
-        clusters = clusters_by(pairs.queries[is_theirs].tolist())
+    for rows in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else []:
+        clusters = clusters_by(pairs.queries[rows].tolist())
         sums = np.zeros((int(clusters.max()) + 1, columns.shape[1]))
-        np.add.at(sums, clusters, turned[is_theirs])
+        np.add.at(sums, clusters, turned[rows])
         found.append(p_of_sums(sums, seed))
     return np.array(found).reshape(-1, columns.shape[1])
 
 
-def _standings(pairs: _Compared, gains: Values) -> Values | None:
-    """Return the standing of each system of the pairs, 0 on average; None if the pairs do not connect all of them.
+def _standings(pairs: _Compared, columns: Values) -> Values | None:
+    """Return the standing of each system of the pairs, 0 on average, shape (systems, columns).
 
     Args:
         pairs: The pairs.
-        gains: By how much the first system of each pair is better.
+        columns: By how much the first system of each pair is better, shape (pairs, columns).
+
+    Returns:
+        None if the pairs do not connect all systems.
     """
     there, numbers = np.unique([pairs.first, pairs.second], return_inverse=True)
     first, second = numbers.reshape(2, -1)
     n = len(there)
-    laplacian, sums = np.zeros((n, n)), np.zeros(n)
+    if not n or not _is_connected(first, second, n):
+        return None
+    laplacian, sums = np.full((n, n), 1 / n), np.zeros((n, columns.shape[1]))  # 1/n makes the mean 0
     for one, other, sign in ((first, second, 1.0), (second, first, -1.0)):
         np.add.at(laplacian, (one, one), 1.0)
         np.add.at(laplacian, (one, other), -1.0)
-        np.add.at(sums, one, sign * gains)
-    if n and np.linalg.matrix_rank(laplacian) < n - 1:
-        return None
-    standings = np.linalg.pinv(laplacian, hermitian=True) @ sums
-    scale = np.abs(gains).max(initial=0.0) or 1.0
-    rounded: Values = np.round(standings / scale, _DECIMALS) * scale
-    return rounded
+        np.add.at(sums, one, sign * columns)
+    scale = np.abs(columns).max(axis=0)
+    scale[scale == 0] = 1.0
+    standings: Values = np.round(np.linalg.solve(laplacian, sums) / scale, _DECIMALS) * scale
+    return standings
+
+
+def _is_connected(first: Clusters, second: Clusters, n: int) -> bool:
+    """Return whether a chain of pairs leads from each system to each other one."""
+    is_reached, n_reached = np.arange(n) == 0, 0
+    while n_reached < is_reached.sum():
+        n_reached = int(is_reached.sum())
+        is_touched = is_reached[first] | is_reached[second]
+        is_reached[first[is_touched]] = is_reached[second[is_touched]] = True
+    return n_reached == n
 
 
 def order_sections(orders: list[SystemAspect]) -> Iterator[Section]:
@@ -216,8 +232,9 @@ def order_sections(orders: list[SystemAspect]) -> Iterator[Section]:
         if order.standings is None:
             lines = ["The pairs do not connect all systems, so people give them no common order."]
         else:
-            named = zip(order.systems, order.standings, strict=True)
-            lines = [f"By people, best first: {', '.join(f'{name} ({value:+.2f})' for name, value in named)}."]
+            named = [f"{name} ({value:+.2f})" for name, value in zip(order.systems, order.standings, strict=True)]
+            more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
+            lines = [f"By people, best first: {', '.join(named[:_MOST_NAMED])}{more}."]
         lines.append(few_points(len(order.systems), "system"))
         title = f"{order.aspect}, order of {counted(len(order.systems), 'system')}: {counted(order.n_pairs, 'pair')}"
         yield Section(title, ["measure", "pairs", "soft accuracy", "Kendall"], rows, lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,10 @@ def test_what_can_not_be_calibrated_is_one_line(labels: Path, tmp_path: Path, cl
     assert "twice" in one_line(cli, "calibrate", BM25, BM25, "--labels", labels)
 
 
+def graded(worst: int, body: dict[str, Any]) -> str:
+    return f"正确性：{worst if '> 坏' in body['messages'][-1]['content'] else 5}\n完整性：3\n忠实性：3"
+
+
 @pytest.mark.slow
 def test_two_prompts_of_a_judge_are_told_apart(data_dir: Path, server: FakeServer, tmp_path: Path, cli: Cli) -> None:
     for name, text in (("one", "好"), ("two", "坏")):
@@ -98,9 +103,7 @@ def test_two_prompts_of_a_judge_are_told_apart(data_dir: Path, server: FakeServe
     bundled = (Path(__file__).parents[2] / prompt).read_text(encoding="utf-8")
     prompt.parent.mkdir(parents=True)
     for paths, worst in ((runs, 5), (copies, 1)):
-        server.answer = lambda body, worst=worst: (
-            f"正确性：{worst if '> 坏' in body['messages'][-1]['content'] else 5}\n完整性：3\n忠实性：3"
-        )
+        server.answer = partial(graded, worst)
         for path in paths:
             done = cli("judge", path, "--llm", "openai", "--base-url", server.url, f"--set=llm.model={MODEL}")
             assert done.code == 0, done.err

@@ -166,3 +166,10 @@ def test_real_labels_order_eight_systems(shared: Path) -> None:
             means[str(pair.b.system)] += said / 80  # 70 pairs a system; the other 10 are with itself
             means[str(pair.a.system)] -= said / 80
         assert dict(zip(order.systems, order.standings or [], strict=True)) == pytest.approx(means, abs=1e-6)
+
+
+def test_thousands_of_systems_take_no_longer(tmp_path: Path) -> None:
+    """An answer's own id as its system: nothing connects them, and no figure is made up."""
+    judged = JudgedPairs([pair_of(f"q{n}", f"a{n}", f"b{n}", n % 3 - 1) for n in range(3_000)], {})
+    order = order_of(judged, ours=np.random.default_rng(0).normal(size=(3_000, 2)))
+    assert (len(order.systems), order.standings, order.rows[0].kendall) == (6_000, None, None)
