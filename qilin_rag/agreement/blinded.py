@@ -246,7 +246,7 @@ def write_blinded(blinded: Blinded, out: Path) -> Path:
     if existing := next((path for path in (key, out) if path.exists()), None):
         raise UsageError(f"{existing} exists; name another file with --out, or move it away")
     write_text(key, json.dumps(blinded.key.model_dump(mode="json"), ensure_ascii=False, indent=1) + "\n")
-    write_rows(out, blinded.columns, blinded.rows)
+    write_rows(out, blinded.columns, blinded.rows, with_mark=True)
     return key
 
 

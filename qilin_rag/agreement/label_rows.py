@@ -31,6 +31,8 @@ CHOICES: tuple[Choice, ...] = get_args(Choice)
 HASH = "answers_sha256"
 """The column of the hash of the answers that were shown (`label_rules.answers_hash`)."""
 ONE_OF_TWO = "remove one of the two rows, or name their annotators apart"
+_ARCHIVE = b"PK\x03\x04"
+"""The first bytes of .xlsx and .ods."""
 _RATING = re.compile(r"(.+)\.([ab])", re.DOTALL)
 _LARGEST = 1e100
 _OTHER_FILES = {
@@ -86,19 +88,21 @@ def check_format(out: Path) -> None:
         raise UsageError(f"{out} is neither .csv nor .jsonl; the ending says what is written")
 
 
-def write_rows(out: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+def write_rows(out: Path, columns: Sequence[str], rows: Iterable[Row], with_mark: bool = False) -> None:
     """Write rows to a .jsonl file, or else to a CSV file.
 
     Args:
         out: The file.
         columns: The columns, in their order.
         rows: The rows, with these columns.
+        with_mark: Whether CSV begins with a byte order mark, without which Excel does not read Chinese.
     """
     if out.suffix == ".jsonl":
         lines = ({name: row[name] for name in columns} for row in rows)
         write_text(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     else:
-        write_text(out, csv_text(columns, ([row[name] for name in columns] for row in rows)))
+        text = csv_text(columns, ([row[name] for name in columns] for row in rows))
+        write_text(out, f"\ufeff{text}" if with_mark else text)
 
 
 def read_cells(path: Path) -> Iterator[tuple[str, Cells]]:
@@ -117,7 +121,10 @@ def read_cells(path: Path) -> Iterator[tuple[str, Cells]]:
         raise UsageError(f"{path} is larger than {MOST_BYTES >> 30} GB; split it")
     try:
         with path.open("rb") as file:
-            first = file.read(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+            begin = file.read(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip()
+        if begin.startswith(_ARCHIVE):
+            raise UsageError(f"{path} is a workbook or an archive; save its table as CSV (UTF-8)")
+        first = begin[:1]
         if first == b"[":
             raise UsageError(f"{path} is a JSON array; write one label a line (.jsonl)")
         if first == b"{":

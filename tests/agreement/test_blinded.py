@@ -33,7 +33,7 @@ def rouge() -> Scores:
 
 def filled(sheet: Path, out: Path, fill: Callable[[dict[str, Any]], Mapping[str, object]]) -> Path:
     """A copy of a blinded CSV file in which somebody has filled in cells."""
-    rows = list(csv.DictReader(io.StringIO(sheet.read_text(encoding="utf-8"))))
+    rows = list(csv.DictReader(io.StringIO(sheet.read_text(encoding="utf-8-sig"))))
     with out.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

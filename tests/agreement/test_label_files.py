@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qilin_rag.agreement.blinded import blind, import_labels, parse_criteria, write_blinded
-from qilin_rag.agreement.label_rows import read_label_rows
+from qilin_rag.agreement.label_rows import read_label_rows, write_rows
 from qilin_rag.core.errors import UsageError
 from qilin_rag.viewer.label_export import export_labels
 from tests.agreement.labelled import BM25, ORACLE, document_of, one_line, preferring, rouge_of_examples
@@ -39,7 +39,7 @@ def sheet(tmp_path: Path) -> Path:
 
 
 def rows_of(sheet: Path) -> Rows:
-    return list(csv.DictReader(io.StringIO(sheet.read_text(encoding="utf-8"))))
+    return list(csv.DictReader(io.StringIO(sheet.read_text(encoding="utf-8-sig"))))
 
 
 def test_no_spreadsheet_changes_what_is_read(tmp_path: Path) -> None:
@@ -70,6 +70,18 @@ def test_a_file_without_a_row_is_named(tmp_path: Path, sheet: Path) -> None:
     empty.write_text(json.dumps([LABEL]), encoding="utf-8")
     with pytest.raises(UsageError, match="JSON array"):
         read_label_rows([empty])
+    empty.write_bytes(b"PK\x03\x04 a workbook")
+    with pytest.raises(UsageError, match="save its table as CSV"):
+        read_label_rows([empty])
+
+
+def test_a_sheet_is_read_by_excel_and_labels_by_programs(sheet: Path) -> None:
+    """Excel takes CSV for UTF-8 if it begins with a byte order mark."""
+    assert sheet.read_bytes().startswith(b"\xef\xbb\xbfid,")
+    sheet.write_text(table([{**row, "choice": "A"} for row in rows_of(sheet)]), encoding="utf-8")
+    found = import_labels([sheet], sheet.with_suffix(".key.json"))
+    write_rows(sheet, found.columns, found.rows)
+    assert sheet.read_bytes().startswith(b"question_id,")
 
 
 @pytest.mark.parametrize("other", ["an", " An", "AN", "Ａｎ", "A\u200bn"])
