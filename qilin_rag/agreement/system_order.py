@@ -44,7 +44,7 @@ class SystemOrder(Frozen):
         measure: Its name.
         kind: `measure`, or `sentinel`.
         n_pairs: The number of pairs that people judged and the measure scores.
-        soft_accuracy: Soft pairwise accuracy; None without such pairs.
+        soft_accuracy: Soft pairwise accuracy; None if people or the measure tell no two answers of these pairs apart.
         kendall: Kendall's tau-b of the standings; None if either ranks nothing, or these pairs don't connect three
             systems or more.
     """
@@ -146,7 +146,9 @@ def _rows(
         rows = pairs.some(is_scored)
         columns = np.stack([labels, *(gains[name] for name in names)], axis=1)[is_scored]
         p = _pairwise_p(rows, columns, seed)
+        is_apart = columns.any(axis=0)
         soft = 1 - np.abs(p[:, 1:] - p[:, :1]).mean(axis=0) if len(p) else np.full(len(names), np.nan)
+        soft[~(is_apart[1:] & is_apart[0])] = np.nan
         standings = _standings(rows, columns)
         taus: list[float | None] = [None] * len(names)
         if standings is not None and len(standings) >= FEWEST_SYSTEMS:

@@ -24,12 +24,15 @@ def soft_pairwise_accuracy(
         seed: Draws the permutations, the same ones for people and measure.
 
     Returns:
-        A value from 0 to 1; None if no two systems share an item.
+        A value from 0 to 1; None if no two systems share an item, or if people or the measure tell no two apart: each p
+        would be 1, and the figure would follow from the order in which the systems are named.
 
     >>> made = np.array([[1.0, 2.0, 3.0], [0.0, 1.0, 1.0]])
     >>> soft_pairwise_accuracy(made, made * 2)
     1.0
     """
+    if not all((np.abs(values[:, None] - values) > 0).any() for values in (people, scores)):
+        return None
     of_people, of_scores = (pairwise_p(values, clusters, seed) for values in (people, scores))
     differences = np.abs(of_people - of_scores)[np.triu_indices(len(people), 1)]
     differences = differences[~np.isnan(differences)]

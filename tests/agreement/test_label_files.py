@@ -15,7 +15,7 @@ from qilin_rag.agreement.blinded import blind, import_labels, parse_criteria, wr
 from qilin_rag.agreement.label_rows import read_label_rows, write_rows
 from qilin_rag.core.errors import UsageError
 from qilin_rag.viewer.label_export import export_labels
-from tests.agreement.labelled import BM25, ORACLE, document_of, one_line, preferring, rouge_of_examples
+from tests.agreement.labelled import BM25, ORACLE, document_of, one_line, preferring, rating, rouge_of_examples
 from tests.conftest import Cli, write_jsonl
 from tests.viewer.labelling import made_label, made_task
 
@@ -168,8 +168,16 @@ def test_labels_of_answers_that_have_changed_are_left_out(tmp_path: Path, sheet:
     assert "of answers that have another text" in one_line(cli, "runs", BM25, ORACLE, "--labels", out)
 
 
-def test_labels_of_one_run_and_of_one_annotator(tmp_path: Path, cli: Cli) -> None:
-    """No order, no ceiling, and a criterion of some files has as many judgements as they have."""
+def test_ratings_of_one_of_two_runs(tmp_path: Path, cli: Cli) -> None:
+    """One annotator, one run: no pair, no order of runs, no ceiling; the other run is named."""
+    labels = write_jsonl(tmp_path / "labels.jsonl", rating(rouge_of_examples(), BM25, noise=1))
+    document = document_of(cli, labels, BM25, ORACLE)
+    [aspect] = document["answers"]["aspects"]
+    assert (document["pairs"], document["orders"], aspect["ceiling"]) == (None, [], None)
+    assert document["remarks"] == [f"{ORACLE.name}: no label"]
+
+
+def test_a_criterion_of_some_files_has_their_judgements(tmp_path: Path, cli: Cli) -> None:
     rouge = rouge_of_examples()
     choices = preferring(rouge, BM25, ORACLE)
     rated = [row | {"choice": None, "clear.a": 1, "clear.b": 2 + n % 3} for n, row in enumerate(choices[:25])]

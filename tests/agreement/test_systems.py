@@ -88,6 +88,14 @@ def test_items_that_nobody_labelled_are_left_out() -> None:
     assert soft_pairwise_accuracy(people, nothing) is None
 
 
+def test_a_measure_that_tells_nothing_apart_has_no_accuracy() -> None:
+    """By the formula each p is 1, so that it would agree with whoever ranks the systems as they are named."""
+    people = np.arange(12.0).reshape(3, 4)
+    per_item = np.tile([1.0, 2.0, 3.0, 4.0], (3, 1))
+    assert soft_pairwise_accuracy(people, np.zeros((3, 4))) is None
+    assert soft_pairwise_accuracy(people, per_item) is soft_pairwise_accuracy(per_item, people) is None
+
+
 @pytest.fixture
 def autojudge(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module of rank correlations alone: the package imports what only its commands need."""
