@@ -2,9 +2,8 @@
 
 Without quality, users' feedback has to do with the length of an answer alone, so whatever measure is named better than
 the sentinels, on any label of a world, is an error. `few-queries`: worlds in which many answers are to one query, so
-that answers are compared with other favoured ones, too, and length matters three times as much. With quality, `holds`
-is how often the interval of a measure holds the AUC that was planted for its scores within strata of length, and `best`
-how often the measure is named.
+that answers are compared with other favoured ones, too, and length matters three times as much. With quality, it prints
+how often the interval of a measure holds the AUC that was planted for its scores within strata of length.
 
 usage: python benchmarks/agreement_null.py [worlds] [usual|few-queries|quality ...]
 """
@@ -19,10 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qilin_rag.agreement.auc import quantile_strata
+from qilin_rag.agreement.auc import auc, quantile_strata
 from qilin_rag.agreement.qilin_answers import ENGAGED, NO_RE_SEARCH, LabelledAnswers, no_re_search, user_clusters
-from qilin_rag.agreement.qilin_scores import LENGTH, score_measures, score_sentinels
-from qilin_rag.agreement.qilin_table import N_STRATA, QilinAgreement, label_rows, qilin_agreement
+from qilin_rag.agreement.qilin_scores import LENGTH, notes_overlaps, score_sentinels
+from qilin_rag.agreement.qilin_table import N_STRATA, QilinAgreement, qilin_agreement
 from qilin_rag.core.stats import wilson95
 from qilin_rag.data.feedback import find_re_searches
 from qilin_rag.data.schema import FEEDBACK
@@ -99,41 +98,38 @@ def planted_within(scores: Floats, p: Floats, strata: npt.NDArray[np.intp]) -> f
 
 
 class Found(NamedTuple):
-    """The AUC of a measure on a flag, its interval, and the AUC that was planted."""
+    """The interval of the AUC of a measure on a flag, and the AUC that was planted."""
 
-    auc: float
     ci95: tuple[float, float]
     planted: float
-    is_best: bool
 
     @property
-    def holds(self) -> bool:
-        """Whether the interval holds the planted AUC."""
-        return not self.is_below() and not self.is_above()
-
     def is_below(self) -> bool:
         """Whether the interval is below the planted AUC."""
         return self.ci95[1] < self.planted
 
+    @property
     def is_above(self) -> bool:
         """Whether the interval is above the planted AUC."""
         return self.ci95[0] > self.planted
+
+    @property
+    def holds(self) -> bool:
+        """Whether the interval holds the planted AUC."""
+        return not self.is_below and not self.is_above
 
 
 def found_and_planted(planted: PlantedAnswers, seed: int = 0) -> dict[str, Found]:
     """Return what is found of the measure that sees the quality, by flag."""
     answers = labelled(planted)
-    measures, sentinels = score_measures(answers, seed), score_sentinels(answers, seed)
-    strata = quantile_strata(sentinels[LENGTH].tolist(), N_STRATA)
+    scores = notes_overlaps(answers.texts, answers.notes)
+    strata = quantile_strata(score_sentinels(answers, seed)[LENGTH].tolist(), N_STRATA)
     found = {}
     for flag in FEEDBACK:
-        rows = label_rows(answers.labels[flag], answers.users, measures, sentinels, seed)
-        row = next(row for row in rows if row.measure == SEEN)
+        ci95 = auc(scores, answers.labels[flag] == 1, answers.users, strata, seed).ci95
+        assert ci95 is not None
         p = np.array(planted.truth.column(f"p_{flag}").to_pylist(), float)
-        assert row.auc.value is not None
-        assert row.auc.ci95 is not None
-        wanted = planted_within(measures[SEEN], p, strata)
-        found[flag] = Found(row.auc.value, row.auc.ci95, wanted, row.is_best)
+        found[flag] = Found(ci95, planted_within(scores, p, strata))
     return found
 
 
@@ -157,14 +153,16 @@ def main(n_worlds: int, kinds: Sequence[str]) -> None:
     if QUALITY not in kinds:
         return
     found = [found_and_planted(plant(seed, ("quality=2.5",)), seed) for seed in range(n_worlds)]
-    for flag in FEEDBACK:
-        holds = Share(sum(each[flag].holds for each in found), n_worlds)
-        best = sum(each[flag].is_best for each in found) / n_worlds
-        print(f"with quality, {SEEN} on {flag}: holds {holds}, best {best:.1%}")
-    every = [each[flag] for each in found for flag in FEEDBACK]
-    below, above = (sum(ends(each) for each in every) / len(every) for ends in (Found.is_below, Found.is_above))
-    holds = Share(sum(each.holds for each in every), len(every))
-    print(f"with quality, all flags: holds {holds}, below {below:.1%}, above {above:.1%}")
+    for name, flags in [*((flag, [flag]) for flag in FEEDBACK), ("all flags", FEEDBACK)]:
+        these = [each[flag] for each in found for flag in flags]
+        holds, below, above = (
+            Share(sum(getattr(each, what) for each in these), len(these)) for what in ("holds", "is_below", "is_above")
+        )
+        mean = sum(each.planted for each in these) / len(these)
+        print(
+            f"with quality, {SEEN} on {name}: planted {mean:.3f}, the interval holds it in {holds}, "
+            f"is below it in {below.n}, above it in {above.n}"
+        )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from qilin_rag.agreement.intervals import AgreementFigure, by_row, with_interval
 from qilin_rag.agreement.pairs import JudgedPairs
 from qilin_rag.agreement.tie_calibration import is_right, tie_calibrated
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.stats import ALPHA, Clusters, Values, paired_tests
+from qilin_rag.core.stats import ALPHA, Clusters, Values, permutation_test
 from qilin_rag.core.text import counted
 from qilin_rag.core.types import Frozen
 
@@ -133,7 +133,7 @@ def calibrate(
         epsilon=of_all[best][1],
         held_out=_figure(chosen, queries, seed),
         most_frequent=_figure(frequent, queries, seed),
-        p_beyond_most_frequent=paired_tests((chosen - frequent)[:, None], queries, seed)[0].p if is_higher else None,
+        p_beyond_most_frequent=permutation_test((chosen - frequent)[:, None], queries, seed)[0] if is_higher else None,
         judges=sorted(judges, key=lambda each: -(each.held_out.value or 0)),
     )
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from qilin_rag.agreement.correlations import correlation_of_sums, ranks, scaled
 from qilin_rag.agreement.tie_calibration import is_right, tie_calibrated
-from qilin_rag.core.stats import ALPHA, EXACT_UP_TO, Clusters, Values, holm, paired_tests, sign_patterns
+from qilin_rag.core.stats import ALPHA, EXACT_UP_TO, Clusters, Values, holm, permutation_test, sign_patterns
 
 Statistic = Literal["pearson", "spearman", "accuracy"]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
@@ -77,9 +77,9 @@ def compare_measures(
         for (pair, _), p in zip(exchanges, _p_values([each for _, each in exchanges], n_clusters, seed), strict=True):
             found[pair] = found[pair[::-1]] = p
     if of_accuracy:
-        tests = paired_tests(np.stack(list(of_accuracy.values()), axis=1), clusters, seed)
-        for pair, test in zip(of_accuracy, tests, strict=True):
-            found[pair] = found[pair[::-1]] = np.nan if test.p is None else test.p
+        of_pairs = permutation_test(np.stack(list(of_accuracy.values()), axis=1), clusters, seed)
+        for pair, p in zip(of_accuracy, of_pairs, strict=True):
+            found[pair] = found[pair[::-1]] = np.nan if p is None else p
     return found
 
 

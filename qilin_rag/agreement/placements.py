@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qilin_rag.core.stats import Booleans, Clusters, Values, paired_tests
+from qilin_rag.core.stats import Booleans, Clusters, Values, permutation_test
 
 
 def additions(scores: Values, flags: Booleans, strata: Clusters) -> Values:
@@ -64,4 +64,4 @@ def p_of_differences(differences: Values, clusters: Clusters, seed: int = 0) -> 
     >>> p_of_differences((same - same)[:, None], own)
     [1.0]
     """
-    return [1.0 if test.p is None else test.p for test in paired_tests(differences, clusters, seed)]
+    return [1.0 if p is None else p for p in permutation_test(differences, clusters, seed)]

@@ -51,6 +51,7 @@ SENTINELS = {
 
 _Tokens = Sequence[str]
 _Bigrams = frozenset[tuple[str, str]]
+_Tokenizer = tuple[Callable[[str], _Tokens], Callable[[str], _Bigrams]]
 
 
 def score_measures(answers: LabelledAnswers, seed: int = 0) -> dict[str, Values]:
@@ -60,18 +61,18 @@ def score_measures(answers: LabelledAnswers, seed: int = 0) -> dict[str, Values]
         answers: The answers.
         seed: Draws the references that are left out.
     """
-    tokens, bigrams = _tokenizer()
-    found: dict[str, list[float]] = {name: [] for name in ("query_overlap", "notes_overlap", "cited_overlap")}
+    tokens, bigrams = grams = _tokenizer()
+    found: dict[str, list[float]] = {name: [] for name in ("query_overlap", "cited_overlap")}
     with stage("measures of answers and notes", len(answers.texts)) as advance:
         for query, text, notes in zip(answers.queries, answers.texts, answers.notes, strict=True):
             found["query_overlap"].append(_share(sorted(set(tokens(query))), frozenset(tokens(text))))
-            found["notes_overlap"].append(_share(list(pairwise(tokens(text))), _all(bigrams, notes)))
             found["cited_overlap"].append(_cited_overlap(text, notes, tokens, bigrams))
             advance()
     references = [[note for note in notes if note is not None] for notes in answers.notes]
     rouge_l = np.array(RougeL().score_answers(answers.texts, references))
     rouge_l[[not notes for notes in references]] = np.nan
     scores = {name: np.array(values) for name, values in found.items()} | {"notes_rouge_l": rouge_l}
+    scores["notes_overlap"] = notes_overlaps(answers.texts, answers.notes, grams)
     scores |= _against_others(answers, seed)
     return {name: scores[name] for name in MEASURES}
 
@@ -83,20 +84,40 @@ def score_sentinels(answers: LabelledAnswers, seed: int = 0) -> dict[str, Values
         answers: The answers.
         seed: Draws the permutation.
     """
-    tokens, bigrams = _tokenizer()
+    tokens, _ = grams = _tokenizer()
     n = len(answers.texts)
-    permuted = np.full(n, np.nan)
     order = np.random.default_rng(seed).permutation(n)
-    keys = [query_key(query) for query in answers.queries]
-    for row, other in zip(order.tolist(), np.roll(order, 1).tolist(), strict=True):
-        if keys[row] != keys[other]:
-            permuted[row] = _share(list(pairwise(tokens(answers.texts[other]))), _all(bigrams, answers.notes[row]))
+    others = np.empty_like(order)
+    others[order] = np.roll(order, 1)
+    keys = np.array([query_key(query) for query in answers.queries])
+    permuted = notes_overlaps([answers.texts[other] for other in others.tolist()], answers.notes, grams)
+    permuted[keys == keys[others]] = np.nan
     return {
         LENGTH: np.array([float(len(tokens(text))) for text in answers.texts]),
         CITATIONS: np.array([float(len(cited_numbers(text))) for text in answers.texts]),
         PERMUTED: permuted,
         CONSTANT: np.zeros(n),
     }
+
+
+def notes_overlaps(
+    texts: Sequence[str], notes: Sequence[Sequence[str | None]], grams: _Tokenizer | None = None
+) -> Values:
+    """Return the share of each text's token bigrams that are in its notes, shape (n,); NaN for unscored ones.
+
+    Args:
+        texts: The texts.
+        notes: The notes of each; None for one whose text is not known.
+        grams: The tokens and bigrams of a text. Default: those of ROUGE.
+    """
+    tokens, bigrams = grams or _tokenizer()
+    return np.array(
+        [
+            _share(list(pairwise(tokens(text))), _all(bigrams, of_text))
+            for text, of_text in zip(texts, notes, strict=True)
+        ],
+        dtype=np.float64,
+    )
 
 
 def other_favoured(answers: LabelledAnswers, seed: int = 0) -> list[list[str]]:
@@ -146,7 +167,7 @@ def _tokens(text: str) -> _Tokens:
     return RougeL().tokenize(text)
 
 
-def _tokenizer() -> tuple[Callable[[str], _Tokens], Callable[[str], _Bigrams]]:
+def _tokenizer() -> _Tokenizer:
     """Return functions for the tokens and the bigrams of a text, which are made once a text."""
     rouge = RougeL()
 

@@ -130,20 +130,36 @@ def paired_tests(differences: Values, clusters: Clusters | None = None, seed: in
 
 def _paired_tests(differences: Values, clusters: Clusters | None, seed: int) -> list[PairedTest]:
     tests = [PairedTest(None, None, "nothing is scored")] * differences.shape[1]
+    for numbers, sums, sizes in _sums_alike(differences, clusters):
+        for which, test in zip(numbers, _tests(sums, sizes, seed), strict=True):
+            tests[which] = test
+    return tests
+
+
+def _sums_alike(differences: Values, clusters: Clusters | None) -> Iterator[tuple[Sequence[int], Values, Values]]:
+    """Yield the numbers of columns scored for the same rows, with their cluster sums (C, m) and sizes (C,)."""
     for columns in _alike(differences, clusters):
         sums, sizes = _cluster_sums(columns)
         if not len(sizes):
             continue
         for start in range(0, len(columns.numbers), _CHUNK_COLUMNS):
             chunk = slice(start, start + _CHUNK_COLUMNS)
-            for which, test in zip(columns.numbers[chunk], _tests(sums[:, chunk], sizes, seed), strict=True):
-                tests[which] = test
-    return tests
+            yield columns.numbers[chunk], sums[:, chunk], sizes
 
 
 def permutation_test(differences: Values, clusters: Clusters | None = None, seed: int = 0) -> list[float | None]:
-    """Return the two-sided p of `paired_tests` for the mean of each column of `differences` (n, m)."""
-    return [test.p for test in paired_tests(differences, clusters, seed)]
+    """Return the two-sided p of `paired_tests` for the mean of each column of `differences` (n, m), without intervals.
+
+    Args:
+        differences: One column per comparison, NaN for unscored values.
+        clusters: The cluster number of each row; None means that each row is its own cluster.
+        seed: The seed of the random signs.
+    """
+    found: list[float | None] = [None] * differences.shape[1]
+    for numbers, sums, sizes in _sums_alike(differences, clusters):
+        for which, p in zip(numbers, _p_values(sums, _skew_weights(sums, sizes), seed).tolist(), strict=True):
+            found[which] = p
+    return found
 
 
 def intervals95(values: Values, clusters: Clusters | None = None, seed: int = 0) -> list[Interval | None]:
