@@ -78,8 +78,8 @@ def compare_measures(
             found[pair] = found[pair[::-1]] = p
     if of_accuracy:
         of_pairs = permutation_test(np.stack(list(of_accuracy.values()), axis=1), clusters, seed)
-        for pair, p in zip(of_accuracy, of_pairs, strict=True):
-            found[pair] = found[pair[::-1]] = np.nan if p is None else p
+        for pair, of_pair in zip(of_accuracy, of_pairs, strict=True):
+            found[pair] = found[pair[::-1]] = np.nan if of_pair is None else of_pair
     return found
 
 
