@@ -3,7 +3,8 @@
 Without quality, users' feedback has to do with the length of an answer alone, so whatever measure is named better than
 the sentinels, on any label of a world, is an error. `few-queries`: worlds in which many answers are to one query, so
 that answers are compared with other favoured ones, too, and length matters three times as much. With quality, it prints
-how often the interval of a measure holds the AUC that was planted for its scores within strata of length.
+how often the interval of a measure holds the AUC that was planted within strata of length: the mean over all worlds, to
+which draws of users refer, and that of the very answers of the world, which varies less.
 
 usage: python benchmarks/agreement_null.py [worlds] [usual|few-queries|quality ...]
 """
@@ -98,25 +99,22 @@ def planted_within(scores: Floats, p: Floats, strata: npt.NDArray[np.intp]) -> f
 
 
 class Found(NamedTuple):
-    """The interval of the AUC of a measure on a flag, and the AUC that was planted."""
+    """The interval of the AUC of a measure on a flag, and the AUC that was planted for the same answers."""
 
     ci95: tuple[float, float]
     planted: float
 
-    @property
-    def is_below(self) -> bool:
-        """Whether the interval is below the planted AUC."""
-        return self.ci95[1] < self.planted
+    def is_below(self, auc: float) -> bool:
+        """Whether the interval is below an AUC."""
+        return self.ci95[1] < auc
 
-    @property
-    def is_above(self) -> bool:
-        """Whether the interval is above the planted AUC."""
-        return self.ci95[0] > self.planted
+    def is_above(self, auc: float) -> bool:
+        """Whether the interval is above an AUC."""
+        return self.ci95[0] > auc
 
-    @property
-    def holds(self) -> bool:
-        """Whether the interval holds the planted AUC."""
-        return not self.is_below and not self.is_above
+    def holds(self, auc: float) -> bool:
+        """Whether the interval holds an AUC."""
+        return not self.is_below(auc) and not self.is_above(auc)
 
 
 def found_and_planted(planted: PlantedAnswers, seed: int = 0) -> dict[str, Found]:
@@ -153,16 +151,22 @@ def main(n_worlds: int, kinds: Sequence[str]) -> None:
     if QUALITY not in kinds:
         return
     found = [found_and_planted(plant(seed, ("quality=2.5",)), seed) for seed in range(n_worlds)]
-    for name, flags in [*((flag, [flag]) for flag in FEEDBACK), ("all flags", FEEDBACK)]:
-        these = [each[flag] for each in found for flag in flags]
-        holds, below, above = (
-            Share(sum(getattr(each, what) for each in these), len(these)) for what in ("holds", "is_below", "is_above")
-        )
-        mean = sum(each.planted for each in these) / len(these)
-        print(
-            f"with quality, {SEEN} on {name}: planted {mean:.3f}, the interval holds it in {holds}, "
-            f"is below it in {below.n}, above it in {above.n}"
-        )
+    every: list[tuple[Found, float]] = []
+    for flag in FEEDBACK:
+        of_flag = [each[flag] for each in found]
+        planted = sum(each.planted for each in of_flag) / n_worlds
+        _print_planted(f"{flag} (AUC {planted:.3f})", [(each, planted) for each in of_flag])
+        every += [(each, planted) for each in of_flag]
+    _print_planted("all flags", every)
+
+
+def _print_planted(name: str, found: Sequence[tuple[Found, float]]) -> None:
+    """Print how many intervals hold the AUC of all worlds, with which each is given."""
+    holds = Share(sum(each.holds(planted) for each, planted in found), len(found))
+    n_below, n_above = (sum(side(*each) for each in found) for side in (Found.is_below, Found.is_above))
+    of_these = Share(sum(each.holds(each.planted) for each, _ in found), len(found))
+    print(f"with quality, {SEEN} on {name}: holds in {holds}, {n_below} below and {n_above} above it")
+    print(f"    the AUC of the very answers: in {of_these}")
 
 
 if __name__ == "__main__":

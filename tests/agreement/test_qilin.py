@@ -66,7 +66,7 @@ def test_the_planted_auc_is_within_its_interval() -> None:
     found = benchmark()["found_and_planted"](planted)
     assert set(found) == set(FEEDBACK)
     for flag, each in found.items():
-        assert each.holds, flag
+        assert each.holds(each.planted), flag
         assert each.planted > 0.65, flag
     table = next(
         each for each in qilin_agreement(benchmark()["labelled"](planted)).labels if each.label == "is_content_clk"
