@@ -37,6 +37,7 @@ class Family(NamedTuple):
 # The first match counts. E5's instruct models need a description of the task, which is unknown here.
 FAMILIES = (
     Family("Qwen3-Embedding", r"qwen3-embedding", "lasttoken", _SEARCH_TASK, last_token="<|endoftext|>"),
+    Family("Qwen3-VL-Embedding", r"qwen3-vl-embedding", "lasttoken"),
     Family("bge", r"(^|[-_])bge-(small|base|large)-zh", "cls", _SEARCH_ZH),
     Family("bge", r"(^|[-_])bge-(small|base|large)-en", "cls", _SEARCH_EN),
     Family("bge", r"(^|[-_])bge-(?!.*(gemma|icl|reranker))", "cls"),
