@@ -117,10 +117,8 @@ MEANINGS = {
 
 def qilin_tables() -> str:
     """Return the tables of Qilin with their rows and keys."""
-    return table(
-        ("Table", "Rows", "Key"),
-        [(code(name), f"{ROWS[name]:,}", code(of.key)) for name, of in TABLES.items() if name in ROWS],
-    )
+    rows = [(code(name), f"{n_rows:,}", code(TABLES[name].key)) for name, n_rows in ROWS.items()]
+    return table(("Table", "Rows", "Key"), rows)
 
 
 def note_columns() -> str:

@@ -25,6 +25,7 @@ from qilin_rag.cli.options import (
     Settings,
     find_runs_named,
     listed,
+    note_fields_of,
 )
 from qilin_rag.cli.plan import print_plans
 from qilin_rag.cli.results import as_csv
@@ -116,7 +117,7 @@ def ablate(
     if top_k is not None:
         axes["top_k"] = [_number("--top-k", name) for name in listed("top-k", top_k)]
     if note_fields is not None:
-        axes["note_fields"] = [_fields(name) for name in listed("note-fields", note_fields)]
+        axes["note_fields"] = [note_fields_label(note_fields_of(name)) for name in listed("note-fields", note_fields)]
     if note_order is not None:
         axes["note_order"] = list(listed("note-order", note_order))
     if note_chars is not None:
@@ -219,13 +220,6 @@ def sensitivity(
     optional, _ = usable_scorers(named_optional)
     reports = sensitivity_of(runs, [*scorers.values(), *optional.values()], tried)
     _print(reports, sensitivity_sections(reports), as_rows(reports), output_format, as_json)
-
-
-def _fields(name: str) -> str:
-    try:
-        return note_fields_label(name)
-    except ValueError as error:
-        raise UsageError(f"--note-fields: {error}") from error
 
 
 def _number(option: str, name: str) -> int:

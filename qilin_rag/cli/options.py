@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.core.note_fields import TITLE_AND_CONTENT, NoteField, read_note_fields
 
 if TYPE_CHECKING:
     from qilin_rag.data.log_settings import LogSettings
@@ -48,6 +49,14 @@ def listed(axis: str, given: str) -> list[str]:
     if names := [name.strip() for name in given.split(",") if name.strip()]:
         return names
     raise UsageError(f"--{axis} {given!r} names nothing; name at least one, or leave --{axis} out")
+
+
+def note_fields_of(given: str | None) -> tuple[NoteField, ...]:
+    """Return the fields that `--note-fields` names; UsageError if it names none, or one that does not exist."""
+    try:
+        return TITLE_AND_CONTENT if given is None else read_note_fields(given)
+    except ValueError as error:
+        raise UsageError(f"--note-fields: {error}") from error
 
 
 def qilin_tables(given: str | None) -> str:

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, QilinTables, Quiet, RunsDir, TaskOption, Verbose, log_settings, qilin_tables
+from qilin_rag.cli.options import (
+    AsJson,
+    NoteFields,
+    QilinTables,
+    Quiet,
+    RunsDir,
+    TaskOption,
+    Verbose,
+    log_settings,
+    note_fields_of,
+    qilin_tables,
+)
 from qilin_rag.cli.signals import Interrupted
 from qilin_rag.core.errors import UsageError, naming_file, unknown_name
 from qilin_rag.core.text import counted
@@ -71,6 +82,7 @@ def rank(
     ] = None,
     settings: RankerSettings = None,
     missing_notes: MissingNotes = Missing.error,
+    note_fields: NoteFields = None,
     runs_dir: RunsDir = None,
     slices: Annotated[
         bool,
@@ -104,6 +116,7 @@ def rank(
         split=split.value,
         first=first,
         missing_notes=missing_notes.value,
+        note_fields=note_fields_of(note_fields),
         log=of_log,
         runs_dir=runs_dir or Path("runs"),
         fresh=fresh,
@@ -141,6 +154,7 @@ def train(
         int | None, typer.Option(min=1, help="Train on only N requests, drawn with a seed; a larger N keeps them.")
     ] = None,
     missing_notes: MissingNotes = Missing.error,
+    note_fields: NoteFields = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
     as_json: AsJson = False,
@@ -161,6 +175,7 @@ def train(
 
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     ui.set_up_logs(quiet or as_json or not is_first, verbose)
+    fields = note_fields_of(note_fields)
     name, of_config, path = _read_config(config)
     of_ranker, of_log = _settings(settings, name)
     given = of_config | of_ranker
@@ -170,7 +185,9 @@ def train(
         ranker = RANKERS.create(name, given)
     try:
         with ui.progress_bars(quiet or as_json or not is_first):
-            trained = train_on(ranker, parse_tasks(task), qilin_tables(data), out, limit, missing_notes.value, of_log)
+            trained = train_on(
+                ranker, parse_tasks(task), qilin_tables(data), out, limit, missing_notes.value, of_log, fields
+            )
     except KeyboardInterrupt:
         raise Interrupted(f"the checkpoints in {out} are kept; the same command resumes from the last one") from None
     if not is_first:

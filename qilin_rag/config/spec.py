@@ -32,10 +32,10 @@ from qilin_rag.config.presets import GGUF, named_llm
 from qilin_rag.config.resources import read_yaml
 from qilin_rag.core.errors import UsageError, explain, unknown_name
 from qilin_rag.core.files import expanded
-from qilin_rag.core.note_fields import TITLE_AND_CONTENT, NoteFields
+from qilin_rag.core.note_fields import TITLE_AND_CONTENT
 from qilin_rag.core.registry import ENGINES, LLMS, RETRIEVERS, SCORERS, Component, Named, Registry
 from qilin_rag.core.text import clean, short_path
-from qilin_rag.core.types import AnswerSelection, Frozen, MissingNotes, NoteOrder, ReferenceSelection
+from qilin_rag.core.types import AnswerSelection, Frozen, MissingNotes, NoteFields, NoteOrder, ReferenceSelection
 
 logger = logging.getLogger(__name__)
 _EVERY_RUN_METRICS = ("retrieval",)

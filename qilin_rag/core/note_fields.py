@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
-
-from pydantic import BeforeValidator
+from typing import Any, Literal, get_args
 
 NoteField = Literal["title", "content", "image_text"]
 IMAGE_TEXT = "image_text"
@@ -51,6 +49,3 @@ def recorded_note_fields(config: Mapping[str, Any]) -> str | None:
         return None if fields is None else note_fields_label(fields)
     except ValueError:
         return None
-
-
-NoteFields = Annotated[tuple[NoteField, ...], BeforeValidator(read_note_fields)]

@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from qilin_rag.core.note_fields import NoteField, read_note_fields
 from qilin_rag.core.text import counted, decimal_number, is_blank
 
 
@@ -80,6 +81,7 @@ AnswerSelection = Literal["engaged", "liked", "content", "citation", "experience
 ReferenceSelection = Literal["own", "query"]
 MissingNotes = Literal["error", "skip"]
 NoteOrder = Literal["best_first", "best_last", "shuffled"]
+NoteFields = Annotated[tuple[NoteField, ...], BeforeValidator(read_note_fields)]
 
 
 class Frozen(BaseModel):

@@ -31,7 +31,7 @@ from qilin_rag.data.encodings import present_columns
 from qilin_rag.data.note_ids import text_id_number
 from qilin_rag.data.note_images import NoteImages
 from qilin_rag.data.notes import NoteStore
-from qilin_rag.data.ocr import LONGEST_SIDE, Engine, engine_identity
+from qilin_rag.data.ocr import LONGEST_SIDE, OcrEngine, engine_identity
 from qilin_rag.data.schema import TABLES
 from qilin_rag.data.source import IMAGE_TEXT_MANIFEST, Source, data_of, open_source
 
@@ -46,7 +46,7 @@ Slots = npt.NDArray[np.int64]
 
 
 class NoteText(Frozen):
-    """What the images of a note say.
+    """The text in the images of a note.
 
     Attributes:
         note_idx: The id of the note, as the table notes has it.
@@ -61,9 +61,10 @@ class NoteText(Frozen):
     left_out: dict[str, NonNegativeInt] = {}
 
     @property
-    def number(self) -> int | None:
-        """Return the note_idx; None if it is not an id."""
-        return text_id_number(self.note_idx) if isinstance(self.note_idx, str) else self.note_idx
+    def number(self) -> int:
+        """Return the note_idx as a number; -1, which no note has, if it is not an id."""
+        number = text_id_number(self.note_idx) if isinstance(self.note_idx, str) else self.note_idx
+        return -1 if number is None else number
 
     def is_of(self, paths: Sequence[str]) -> bool:
         """Return whether these images were read, except for files that may be there by now."""
@@ -128,9 +129,7 @@ def _place(source: Source, out: Path | None) -> tuple[Path, str | None]:
     if folder.resolve() == source.folder.resolve():
         return folder, None
     is_folder = not (source.is_bundled or source.given.startswith("hub:"))
-    base = str(source.folder.resolve()) if is_folder else source.given
-    if source.beside is not None:
-        base = data_of(source.beside)
+    base = data_of(source.beside) if source.beside else str(source.folder.resolve()) if is_folder else source.given
     if folder.exists() and not (folder / IMAGE_TEXT_MANIFEST).is_file():
         if not folder.is_dir() or any(folder.iterdir()):
             raise UsageError(f"{folder} (--out) exists and is not empty; name a new folder, or that of an earlier call")
@@ -203,10 +202,9 @@ class _Todo:
         """Find the lines on disk, a later one in place of an earlier one of the same note."""
         for number, path in enumerate(self.files):
             for group in _grouped(_lines(path)):
-                known = [(start, text) for start, text in group if text.number is not None]
-                gone = set(self._notes.missing([text.number for _, text in known]))
-                there = [(start, text) for start, text in known if text.number not in gone]
-                numbers = [text.number for _, text in there if text.number is not None]
+                gone = set(self._notes.missing([text.number for _, text in group]))
+                there = [(start, text) for start, text in group if text.number not in gone]
+                numbers = [text.number for _, text in there]
                 slots = self._notes.slots(numbers)
                 paths = self._notes.read(numbers, ["image_path"])["image_path"].to_pylist()
                 for slot, names, (start, text) in zip(slots.tolist(), paths, there, strict=True):
@@ -290,7 +288,7 @@ def _locked(folder: Path) -> Generator[None, None, None]:
 
 
 class _Jobs(NamedTuple):
-    """What a process needs to read the images of notes by their ids."""
+    """The data that a process opens, and the most images of a note that it reads."""
 
     data: str
     n_images: int
@@ -302,7 +300,7 @@ class _Reader:
     def __init__(self, catalogue: Catalogue, n_images: int) -> None:
         self._notes, self._n_images = catalogue.notes, n_images
         self._images = NoteImages(catalogue, longest_side=LONGEST_SIDE)
-        self._engine = Engine()
+        self._engine = OcrEngine()
 
     def read(self, note_idxs: Sequence[int]) -> list[NoteText]:
         """Return what the images of these notes say."""

@@ -33,7 +33,7 @@ def engine_identity() -> dict[str, Any]:
     return {"engine": "rapidocr", **versions, "models": models, "longest_side": LONGEST_SIDE}
 
 
-class Engine:
+class OcrEngine:
     """A loaded engine; one thread reads one image at a time."""
 
     def __init__(self) -> None:

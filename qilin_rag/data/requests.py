@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.note_fields import IMAGE_TEXT
+from qilin_rag.core.note_fields import IMAGE_TEXT, TITLE_AND_CONTENT, NoteField, note_fields_label
 from qilin_rag.core.text import counted
 from qilin_rag.core.ties import Hashes, text_hashes, tie_keys
 from qilin_rag.core.types import Hit, Question
@@ -147,18 +147,26 @@ def split_by_time(requests: Requests, validation_share: float) -> tuple[Requests
 def content_sha256(requests: Requests, catalogue: Catalogue) -> str:
     """Return the hash of everything that a ranker may read: requests, notes and users.
 
-    All notes count with their text, and the notes of the requests with their other columns, too. Images count by path.
+    All notes count with their own title and content, whichever fields are read, and the notes of the requests with
+    their other columns, too. Images count by path.
     """
     notes = catalogue.notes
     named_notes = np.union1d(requests.note_idx, requests.recent)
     present = np.setdiff1d(named_notes, notes.missing(named_notes))
     columns = [name for name in notes.columns if name not in _UNREAD]
-    total = hashlib.sha256(f"{requests.sha256} {notes.sha256}".encode())
+    total = hashlib.sha256(f"{requests.sha256} {notes.data_sha256}".encode())
     for start in range(0, len(present) if columns else 0, _ROWS_HASHED):
         _hash_table(total, notes.read(present[start : start + _ROWS_HASHED], columns))
     if catalogue.users is not None:
         _hash_table(total, catalogue.users)
     return total.hexdigest()
+
+
+def fields_read(catalogue: Catalogue, note_fields: Sequence[NoteField]) -> dict[str, str]:
+    """Return what an identity says of the fields that are read: nothing of the default, else also their hash."""
+    if tuple(note_fields) == TITLE_AND_CONTENT:
+        return {}
+    return {"note_fields": note_fields_label(note_fields), "note_texts": catalogue.notes.sha256}
 
 
 def _hash_table(total: hashlib._Hash, table: pa.Table) -> None:

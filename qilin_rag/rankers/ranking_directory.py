@@ -10,8 +10,9 @@ from pydantic import FiniteFloat, NonNegativeInt, PositiveInt
 
 from qilin_rag.core.files import SCHEMA_VERSION, read_json, read_lines, validated, write_text
 from qilin_rag.core.former import renewed_manifest
+from qilin_rag.core.note_fields import TITLE_AND_CONTENT
 from qilin_rag.core.stats import Clusters, query_clusters
-from qilin_rag.core.types import Frozen, MetricSummary, MissingNotes
+from qilin_rag.core.types import Frozen, MetricSummary, MissingNotes, NoteFields
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.requests import Split, TaskName
 from qilin_rag.rankers.metrics import MEASURES, RELEASED
@@ -30,7 +31,7 @@ SIGNATURES = {
 class RankConfig(Frozen):
     """The requests to rank: the `first` requests by id (default: all); `missing_notes` as for a run.
 
-    `log` says how requests are read.
+    `note_fields` are the fields of a note that rankers read; `log` says how requests are read.
     """
 
     data: str
@@ -38,6 +39,7 @@ class RankConfig(Frozen):
     split: Split = "test"
     first: PositiveInt | None = None
     missing_notes: MissingNotes = "error"
+    note_fields: NoteFields = TITLE_AND_CONTENT
     log: LogSettings = LogSettings()
     runs_dir: Path = Path("runs")
     fresh: bool = False

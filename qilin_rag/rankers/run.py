@@ -20,6 +20,7 @@ from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.extras import require
 from qilin_rag.core.files import write_text
 from qilin_rag.core.hashing import fingerprint
+from qilin_rag.core.note_fields import IMAGE_TEXT, TITLE_AND_CONTENT, NoteField
 from qilin_rag.core.registry import RANKERS
 from qilin_rag.core.stats import Clusters, standard_error
 from qilin_rag.core.third_party import third_party
@@ -37,6 +38,7 @@ from qilin_rag.data.requests import (
     Split,
     TaskName,
     content_sha256,
+    fields_read,
     part_of,
     read_table,
     split_by_time,
@@ -131,11 +133,12 @@ def make_ranker(name: str | None, checkpoint: Path | None, settings: Mapping[str
 def rank(ranker: Ranker, config: RankConfig) -> Ranking:
     """Rank the requests of a split and judge the order; a ranking that exists is not made again."""
     share = ranker.validation_share if isinstance(ranker, TrainedRanker) else VALIDATION_SHARE
-    log = SplitLog(open_source(config.data, ("notes", "user_feat", *REQUEST_TABLES), log=config.log), share)
+    tables = ("notes", IMAGE_TEXT, "user_feat", *REQUEST_TABLES)
+    log = SplitLog(open_source(config.data, tables, log=config.log), share)
     asked = log.split(config.task, config.split)
     first = config.first if config.first is not None and config.first < len(asked) else None
     asked = asked.take(np.arange(len(asked))[:first])
-    catalogue = open_catalogue(log.source)
+    catalogue = open_catalogue(log.source, config.note_fields)
     requests = known_candidates(asked, catalogue, config.missing_notes)
     identity = {
         "fingerprint_version": _FINGERPRINT_VERSION,
@@ -145,6 +148,7 @@ def rank(ranker: Ranker, config: RankConfig) -> Ranking:
         "split": config.split,
         "first": first,
         "missing_notes": config.missing_notes,
+        **fields_read(catalogue, config.note_fields),
     }
     if absent := [name for name in REQUEST_TABLES if name not in log.source.tables()]:
         identity["absent"] = absent  # slices depend on these tables, so that they are made again when one is added
@@ -182,6 +186,7 @@ def train(
     limit: int | None = None,
     missing_notes: MissingNotes = "error",
     log: LogSettings | None = None,
+    note_fields: Sequence[NoteField] = TITLE_AND_CONTENT,
 ) -> Trained:
     """Train on the train tables of these tasks; their latest requests are kept for validation, and no other is read.
 
@@ -193,6 +198,7 @@ def train(
         limit: The first requests of a permutation of the train requests, by the ranker's seed. Default: all.
         missing_notes: Whether candidates without a note are an error, or skipped.
         log: How requests are read.
+        note_fields: The fields of a note that the ranker reads.
     """
     if not isinstance(ranker, TrainedRanker):
         raise UsageError(f"ranker {ranker.called()} is not trained; the command rank takes it as it is")
@@ -201,18 +207,20 @@ def train(
     require("rankers", "torch", "transformers", "accelerate", what="training")
     from qilin_rag.rankers.training import train_ranker
 
-    source = open_source(data, ("notes", "user_feat", *(table_of(task, "train") for task in tasks)), log=log)
+    tables = ("notes", IMAGE_TEXT, "user_feat", *(table_of(task, "train") for task in tasks))
+    source = open_source(data, tables, log=log)
     cut = [split_by_time(read_table(source, table_of(task, "train")), ranker.validation_share) for task in tasks]
     train_requests, validation = (concat([both[which] for both in cut]) for which in (0, 1))
     if limit is not None and limit < len(train_requests):
         rows = np.random.default_rng(ranker.seed).permutation(len(train_requests))[:limit]
         train_requests = train_requests.take(np.sort(rows))
-    catalogue = open_catalogue(source)
+    catalogue = open_catalogue(source, note_fields)
     train_requests, validation = (
         known_candidates(requests, catalogue, missing_notes) for requests in (train_requests, validation)
     )
     with third_party(f"ranker {ranker.called()}"):
-        return train_ranker(ranker, train_requests, validation, catalogue, out)
+        read = fields_read(catalogue, note_fields)
+        return train_ranker(ranker, train_requests, validation, catalogue, out, read)
 
 
 def _refuse_checkpoint(set_to: object) -> None:

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +69,7 @@ def train_ranker(
     validation: Requests,
     catalogue: Catalogue,
     out: Path,
+    fields_read: Mapping[str, str] | None = None,
 ) -> Trained:
     """Train on `train`, and write the best model by MRR@10 on `validation` to the folder `out`.
 
@@ -93,6 +94,7 @@ def train_ranker(
         "settings": ranker.model_dump(mode="json", exclude=set(ranker.operational)),
         "train": content_sha256(train, catalogue),
         "validation": content_sha256(validation, catalogue),
+        **(fields_read or {}),
         "pretrained": {name: _model_sha256(getattr(ranker, name)) for name in sorted(ranker.pretrained)},
     }
     is_first = os.environ.get("RANK", "0") == "0"
@@ -140,7 +142,7 @@ def _train(
         (out / MODEL).mkdir()
         recipe.model.eval()
         ranker.save(recipe.fitted, out / MODEL)
-        of_what = {name: begun[name] for name in (_PROCESSES, "train", "validation", "pretrained")}
+        of_what = {name: begun[name] for name in begun if name not in ("ranker", "version", "settings")}
         how = {"step": trained.step, "n_steps": trained.n_steps, METRIC: trained.mrr_at_10}
         save_ranker(ranker, out, of_what | how)
         _clear_up(out)
@@ -386,7 +388,8 @@ def _refuse_other(out: Path, there: dict[str, Any], begun: dict[str, Any], pretr
     there = {**there, _PROCESSES: now_by, "version": version}
     settings, given = ({**of["settings"], **dict.fromkeys(pretrained)} for of in (there, begun))
     different = [name for name in given if settings.get(name) != given[name]]
-    different += [name for name in begun if name != "settings" and there.get(name) != begun[name]]
+    of_both = {**begun, **dict.fromkeys(("note_fields", "note_texts"))}
+    different += [name for name in of_both if name != "settings" and there.get(name) != begun.get(name)]
     if different:
         raise UsageError(f"{out} holds another training (other {', '.join(different)}); name a new folder")
 

@@ -107,13 +107,15 @@ def labels_of(rankers: Sequence[tuple[str, RankingManifest]]) -> list[str]:
 
 def _label(manifest: RankingManifest, kind: Sequence[RankingManifest]) -> str:
     ranker = manifest.ranker
+    fields = manifest.identity.get("note_fields")
+    read = "" if fields is None else f" · {fields}"
     if ranker.checkpoint is None:
-        return describe(ranker.name, ranker.changed)
+        return describe(ranker.name, ranker.changed) + read
     others = [other.ranker.settings for other in kind]
     differing = {
         name: value for name, value in ranker.changed.items() if any(settings.get(name) != value for settings in others)
     }
-    return describe(ranker.name, differing)
+    return describe(ranker.name, differing) + read
 
 
 def _read(runs_dirs: Sequence[Path], task: TaskName) -> tuple[list[_Ranked], list[str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qilin_rag.synth import resolve_world, synthesize
-from tests.conftest import Cli
+from tests.conftest import Cli, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +172,24 @@ def test_a_narrow_terminal_breaks_the_columns_over_several_tables(
         "VLM",
         "random",
     ]  # the paper has no figure in the last
+
+
+def test_rank_reads_the_fields_that_are_named(cli: Cli, world: Path, tmp_path: Path) -> None:
+    data = tmp_path / "qilin"
+    data.mkdir()
+    for part in world.iterdir():
+        (data / part.name).symlink_to(part)
+    write_jsonl(data / "image_text.jsonl", [{"note_idx": 0, "image_text": "咖啡"}])
+    shown = {}
+    for fields in (None, "title", "title,content,image_text"):
+        named = [] if fields is None else ["--note-fields", fields]
+        done = cli("rank", "--ranker", "bm25", "--data", data, *named, "--json")
+        assert done.code == 0, done.err
+        manifest = json.loads((Path(json.loads(done.out)["run"]) / "ranking.json").read_text())
+        shown[fields] = manifest["requests_sha256"], manifest["identity"].get("note_fields")
+    assert [fields for _, fields in shown.values()] == [None, "title", "title+content+image_text"]
+    assert len({requests for requests, _ in shown.values()}) == 1
+    board = cli("leaderboard", "--task", "search").out
+    assert "bm25 · title+content+image_text" in board
+    wrong = cli("rank", "--ranker", "bm25", "--data", data, "--note-fields", "text")
+    assert (wrong.code, "'text' is not a field of notes" in wrong.err) == (2, True)

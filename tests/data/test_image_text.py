@@ -17,7 +17,7 @@ import qilin_rag as qr
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.note_fields import NoteField
 from qilin_rag.data import load_dataset
-from qilin_rag.data.source import open_source
+from qilin_rag.data.source import IMAGE_TEXT_MANIFEST, open_source
 from tests.conftest import Cli, launch, wait_until, write_jsonl
 
 pytest.importorskip("rapidocr", reason="needs RapidOCR: pip install 'qilin-rag[ocr]'")
@@ -72,7 +72,7 @@ def test_only_the_text_of_images_answers_what_images_say(cards: Path, tmp_path: 
     figures = {}
     for fields in ("title,content", "title,content,image_text"):
         done = qr.run(data=cards, retriever="bm25", llm="extractive", note_fields=fields, metrics="contains", ids=ids)
-        figures[fields] = [done.metrics[name].value for name in ("recall@5", "contains")]
+        figures[fields] = [done.metrics[name].value or 0.0 for name in ("recall@5", "contains")]
         assert done.metrics["contains"].n == 20
     assert max(figures["title,content"]) <= 0.1
     assert min(figures["title,content,image_text"]) >= 0.9
@@ -93,7 +93,7 @@ def test_texts_are_those_of_the_pictures(cards: Path) -> None:
 
 @pytest.mark.slow
 def test_the_manifest_names_engine_and_models(cards: Path, cli: Cli) -> None:
-    manifest = json.loads((cards / image_text.IMAGE_TEXT_MANIFEST).read_text())
+    manifest = json.loads((cards / IMAGE_TEXT_MANIFEST).read_text())
     identity = manifest["identity"]
     assert manifest["data"] == "sample-images"
     assert identity["engine"] == "rapidocr"
@@ -155,7 +155,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
                 raise ZeroDivisionError(image.path)
             return str(len(image.jpeg))
 
-    monkeypatch.setattr(image_text, "Engine", Sizes)
+    monkeypatch.setattr(image_text, "OcrEngine", Sizes)
     yield given
 
 

@@ -57,7 +57,8 @@ def test_title_and_content_of_each_choice(
     write(data_dir)
     own = {int(str(note["note_idx"])): (str(note["title"]), str(note["content"])) for note in NOTES}
     seen = set()
-    for fields in [("title",), ("content",), ("image_text",), ("title", "content"), ("title", "image_text"), ALL]:
+    choices: list[tuple[NoteField, ...]] = [("title",), ("content",), ("image_text",), ("title", "content")]
+    for fields in [*choices, ("title", "image_text"), ALL]:
         expected = {}
         for number, (title, content) in own.items():
             parts = [

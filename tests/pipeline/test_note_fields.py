@@ -36,8 +36,9 @@ def shop(tmp_path: Path) -> Path:
         {"search_idx": 1, "query": "拿铁咖啡售价", "answers": ["售价32元"], "ref_note_idx_list": [1]},
         {"search_idx": 2, "query": "红烧牛肉面多少钱一碗", "answers": ["一碗28元"], "ref_note_idx_list": [2]},
     ]
-    for name, rows in {"notes": notes, "image_text": texts, "dqa": questions}.items():
-        write_jsonl(folder / f"{name}.jsonl", rows)
+    write_jsonl(folder / "notes.jsonl", notes)
+    write_jsonl(folder / "image_text.jsonl", texts)
+    write_jsonl(folder / "dqa.jsonl", questions)
     return folder
 
 
