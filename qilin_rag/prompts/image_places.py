@@ -1,7 +1,7 @@
-"""Find where the images of notes go in a rendered prompt, without a word about images in its template.
+"""Find the place of each note's images in a rendered prompt, without a word about images in its template.
 
-A marker is put behind the content of a note and the template is filled again: where the marker comes out, the note's
-text ends. The text with markers is used for nothing else.
+A marker is put behind the content of a note and the template is filled again: the note's text ends before the marker
+in the result. The text with markers is used for nothing else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from qilin_rag.core.types import Note
 
 Fill = Callable[[Sequence[Note]], str]
 _FIELDS = ("content", "title")
-"""Where a note ends: with its content, or with its title if a template leaves out an empty content."""
+"""The fields with which a note may end: its title only if a template leaves out an empty content."""
 
 
 def find_places(fill: Fill, notes: Sequence[Note], wanted: Sequence[int]) -> dict[int, int]:
