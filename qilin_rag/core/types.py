@@ -364,7 +364,13 @@ class SentImage(Frozen):
 
 
 class SentNoteImage(SentImage):
-    """An image that went with its note."""
+    """An image that went with its note.
+
+    Attributes:
+        note_idx: The note that it is of.
+        path: The name of the image in the data.
+        sha256: The hash of the bytes that were sent.
+    """
 
     note_idx: int
 

@@ -78,7 +78,7 @@ def _check_images_exist(images: NoteImages, notes: NoteStore, folder: Path) -> N
             return
     raise UsageError(
         f"{_NAME}: the images of the notes are missing; looked for {len(named):,} of them, such as "
-        f"{folder / named[0]}; put them there, or leave out --note-images"
+        f"{folder / named[0]}; put them there, unpacked or as the archives part_N.tar.gz, or leave out --note-images"
     )
 
 
