@@ -26,6 +26,14 @@ def synth(
     images: Annotated[
         bool, typer.Option("--images", help="Also write the covers of all notes that users saw.")
     ] = False,
+    cards: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of notes with two images or more whose second one is a text card: facts that no text tells, "
+            "and that answers repeat. Implies --images, and needs Pillow and the font of mplfonts. [default: 0]",
+        ),
+    ] = None,
     without: Annotated[
         list[str] | None,
         typer.Option(
@@ -52,15 +60,17 @@ def synth(
     Examples:
         qilin-rag synth --out world --notes 300 --searches 60 --dqa 20 --users 30
         qilin-rag synth --out flat --without position --without taste --seed 7
+        qilin-rag synth --out pictured --cards 0.5
         qilin-rag synth --out judged --set quality=3 --without length_bias
     """
     from qilin_rag.synth import resolve_world, synthesize
 
     ui.set_up_logs(quiet or as_json)
     counts = {"notes": notes, "searches": searches, "recommendations": recommendations, "dqa": dqa, "users": users}
-    world = resolve_world(counts, seed, without or [], settings or [], config)
+    share = [] if cards is None else [f"cards={cards!r}"]
+    world = resolve_world(counts, seed, without or [], [*share, *(settings or [])], config)
     with ui.progress_bars(quiet or as_json):
-        written = synthesize(world, out, images)
+        written = synthesize(world, out, images or bool(cards))
     if as_json:
         ui.print_json({"out": str(out), "rows": written})
         return

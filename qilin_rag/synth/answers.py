@@ -9,8 +9,10 @@ import numpy as np
 
 from qilin_rag.data.questions import NO_ANSWER
 from qilin_rag.data.schema import FEEDBACK
+from qilin_rag.synth.cards import Cards, CardFact
 from qilin_rag.synth.dice import Dice, Floats, Ints
 from qilin_rag.synth.exposures import Searches, ShownNotes
+from qilin_rag.synth.queries import ENDINGS
 from qilin_rag.synth.shelf import Shelf
 from qilin_rag.synth.texts import Writer
 from qilin_rag.synth.words import CONCEPTS_PER_TOPIC, Lexicon
@@ -41,6 +43,8 @@ class Answers(NamedTuple):
     """The probability of each kind of feedback; NaN if no answer was shown."""
     feedback: dict[str, Floats]
     """1 or 0; -1 if no answer was shown."""
+    facts: list[CardFact | None]
+    """The fact in each answer that is on a card alone."""
 
 
 def draw_quality(dice: Dice, rows: Ints) -> Floats:
@@ -53,7 +57,14 @@ def draw_quality(dice: Dice, rows: Ints) -> Floats:
 
 
 def write_answers(
-    world: World, dice: Dice, shelf: Shelf, writer: Writer, lexicon: Lexicon, requests: Searches, shown: ShownNotes
+    world: World,
+    dice: Dice,
+    shelf: Shelf,
+    writer: Writer,
+    lexicon: Lexicon,
+    cards: Cards,
+    requests: Searches,
+    shown: ShownNotes,
 ) -> Answers:
     """Return answers to the requests that get one, written from results about the query's concept."""
     references = _references(world, dice, shelf, requests, shown)
@@ -70,8 +81,11 @@ def write_answers(
     bodies = iter(writer.bodies(np.concatenate([notes, others.ravel()])).to_pylist() if len(answered) else [])
     cited_by = [[next(bodies) for _ in references[i]] for i in answered.tolist()]
     texts = [NO_ANSWER[1]] * len(requests.rows)
+    facts: list[CardFact | None] = [None] * len(requests.rows)
     for i, n, cited, name, flavour in zip(answered.tolist(), n_facts.tolist(), cited_by, names, flavours, strict=True):
-        items = _items(cited, [next(bodies) for _ in range(_OTHER_NOTES)], n)
+        facts[i] = fact = cards.fact(references[i], ENDINGS[requests.ending[i]])
+        about = (references[i].index(fact.note), fact.text) if fact else None
+        items = _items(cited, [next(bodies) for _ in range(_OTHER_NOTES)], n, about)
         texts[i] = f"关于**{lexicon.tokens[name]}**和{lexicon.tokens[flavour]}，笔记里这样说：\n" + "\n".join(items)
     length[answered] = np.log2([len(texts[i]) / USUAL_LENGTH for i in answered.tolist()])
     probabilities: dict[str, Floats] = {
@@ -82,7 +96,7 @@ def write_answers(
         name: np.where(np.isnan(quality), -1.0, dice.uniform(name, requests.rows) < probabilities[name])
         for name in FEEDBACK
     }
-    return Answers(texts, references, quality, length, probabilities, feedback)
+    return Answers(texts, references, quality, length, probabilities, feedback, facts)
 
 
 def _references(world: World, dice: Dice, shelf: Shelf, requests: Searches, shown: ShownNotes) -> list[list[int]]:
@@ -112,12 +126,13 @@ def _notes_of_other_topics(dice: Dice, shelf: Shelf, rows: Ints, concept: Ints) 
     return shelf.note_at((end + further) % shelf.n_notes)
 
 
-def _items(cited: list[str], others: list[str], n_facts: int) -> list[str]:
+def _items(cited: list[str], others: list[str], n_facts: int, of_card: tuple[int, str] | None) -> list[str]:
     """Return an item with its citation for each reference: `SENTENCES` sentences, of which `n_facts` are theirs.
 
     Each item begins with a fact of its reference. References that have too few sentences for the best answer give
     phrases instead, and so do the other notes. A sentence of another note replaces one that is as deep in its note, so
-    that the length of an answer does not depend on its quality.
+    that the length of an answer does not depend on its quality. A fact on the card of a reference (its number and the
+    text) begins the item of that reference.
     """
     pattern = _SENTENCE
     facts = _in_turn(cited, pattern)
@@ -125,6 +140,8 @@ def _items(cited: list[str], others: list[str], n_facts: int) -> list[str]:
         pattern = _PHRASE
         facts = _in_turn(cited, pattern)
     items: list[list[str]] = [[] for _ in cited]
+    if of_card:
+        items[of_card[0]].append(f"{of_card[1]}。")
     for i, fact in facts[:n_facts]:
         items[i].append(fact)
     for _, sentence in _in_turn(others, pattern)[min(n_facts, len(facts)) : SENTENCES]:

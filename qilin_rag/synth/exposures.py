@@ -29,6 +29,8 @@ class Searches(NamedTuple):
     form: Ints
     is_factoid: Bools
     is_answered: Bools
+    ending: Ints
+    """The position of the query's ending among those of queries."""
 
 
 class ShownNotes(NamedTuple):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from qilin_rag.synth.answers import write_answers
+from qilin_rag.synth.cards import Cards
 from qilin_rag.synth.clicks import click
 from qilin_rag.synth.corpus import Users
 from qilin_rag.synth.dice import Bools, Dice, Floats
@@ -32,6 +33,7 @@ class Corpus:
         self.shelf = Shelf(world, self.dice)
         self.lexicon = Lexicon(self.dice, self.shelf.n_topics)
         self.writer = Writer(world, self.dice, self.shelf, self.lexicon)
+        self.cards = Cards(world, self.dice, self.shelf, self.lexicon)
         self.users = Users(world, self.dice, self.shelf)
 
 
@@ -64,11 +66,12 @@ class Simulation:
                 form=np.where(searched, queries.form[number], -1),
                 is_factoid=searched & queries.is_factoid[number],
                 is_answered=self.answered[rows],
+                ending=np.where(searched, queries.ending[number], 0),
             )
             source: Floats = np.where(searched, queries.source[number], np.nan)
             shown = expose(world, dice, shelf, corpus.users, requests)
             clicks = click(world, dice, shelf, requests, plan.ordinal[rows], source, shown)
-            answers = write_answers(world, dice, shelf, corpus.writer, corpus.lexicon, requests, shown)
+            answers = write_answers(world, dice, shelf, corpus.writer, corpus.lexicon, corpus.cards, requests, shown)
             recent = history.read(requests, shown, clicks.actions["click"])
             pseudo = iter(_pseudo_queries(corpus.writer, [recent[i] for i in np.flatnonzero(~searched)]))
             query = [

@@ -51,10 +51,14 @@ class Queries(NamedTuple):
         return self.parts[:, 1]
 
     @property
+    def ending(self) -> Ints:
+        """Return the ending of each query, as its position in ENDINGS."""
+        return self.parts[:, 4]
+
+    @property
     def is_factoid(self) -> Bools:
         """Return whether each query asks for a fact."""
-        ending = self.parts[:, 4]
-        return (ending >= 1) & (ending <= len(QUESTIONS))
+        return (self.ending >= 1) & (self.ending <= len(QUESTIONS))
 
 
 def reformulation(before: str, after: str) -> Reformulation:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from qilin_rag.data.schema import ACTIONS, FEEDBACK, PAIRS, TABLES
 from qilin_rag.synth.answers import Answers
+from qilin_rag.synth.cards import CARD_ANSWERS
 from qilin_rag.synth.clicks import LOGIT_CAUSES, Clicks
 from qilin_rag.synth.dice import Bools, Dice, Floats, Ints
 from qilin_rag.synth.exposures import Searches, ShownNotes
@@ -130,6 +131,17 @@ def truth_of_answers(log: LogTables) -> dict[str, pa.Array]:
         "p_re_search": pa.array(p_re_search, from_pandas=True),
         "re_search": pa.array(re_search, mask=np.isnan(p_re_search)),
     }
+
+
+def card_answers(log: LogTables, plan: SessionPlan) -> pa.RecordBatch:
+    """Return the answers that tell what a card alone says, with the note of the card."""
+    told = [(i, fact) for i, fact in enumerate(log.answers.facts) if fact]
+    columns: dict[str, object] = {
+        "search_idx": plan.idx[log.requests.rows[[i for i, _ in told]]],
+        "note_idx": [fact.note for _, fact in told],
+        "fact": [fact.text for _, fact in told],
+    }
+    return _batch(CARD_ANSWERS, columns)
 
 
 def rows(name: str, log: LogTables, plan: SessionPlan, dice: Dice, shelf: Shelf) -> pa.RecordBatch:

@@ -119,6 +119,8 @@ class World(Frozen):
     cover_cue: Share = 0.3
     mean_images: Annotated[FiniteFloat, Field(ge=1)] = 2.53
     no_images: Share = 0.02
+    cards: Share = 0.0
+    """The share of notes with two images or more whose second one is a text card, with facts that no text tells."""
     no_taxonomy: Annotated[list[Share], Field(min_length=3, max_length=3)] = [0.01, 0.03, 0.12]
 
     # Users

@@ -14,10 +14,12 @@ import yaml
 
 from qilin_rag.core.files import new_folder
 from qilin_rag.core.progress import stage
+from qilin_rag.synth.cards import CARD_ANSWERS, CARDS, write_cards
 from qilin_rag.synth.corpus import NOTES_BATCH, note_batches
 from qilin_rag.synth.covers import write_covers
 from qilin_rag.synth.log import Corpus, Simulation
-from qilin_rag.synth.tables import NAMES, TRUTH, rows, schema, truth
+from qilin_rag.synth.tables import NAMES, TRUTH, card_answers, rows, schema, truth
+from qilin_rag.synth.text_cards import check_drawing
 from qilin_rag.synth.world import World
 
 REQUESTS_BATCH = 4096
@@ -32,11 +34,16 @@ def synthesize(world: World, out: Path, images: bool = False) -> dict[str, int]:
     Args:
         world: The settings.
         out: A new or empty folder.
-        images: Whether to write the covers of shown notes.
+        images: Whether to write the covers and the text cards of shown notes.
 
     Returns:
         The number of rows by table.
+
+    Raises:
+        UsageError: if cards must be drawn, and Pillow or the font is not installed.
     """
+    if images and world.cards:
+        check_drawing("drawing text cards (cards above 0)")
     with new_folder(out) as folder:
         return _write(world, folder, images)
 
@@ -51,9 +58,14 @@ def _write(world: World, out: Path, images: bool) -> dict[str, int]:
     (out / "world.yaml").write_text(settings, encoding="utf-8")
 
     n_batches = -(-shelf.n_notes // NOTES_BATCH)
-    with stage("notes", n_batches) as advance, Shards(out, "notes", shelf.n_notes) as notes:
+    with ExitStack() as stack:
+        advance = stack.enter_context(stage("notes", n_batches))
+        notes = stack.enter_context(Shards(out, "notes", shelf.n_notes))
+        cards = stack.enter_context(_table_of(out / "cards.parquet", CARDS)) if world.cards else None
         for batch in note_batches(world, corpus.dice, shelf, corpus.writer):
             notes.add(batch)
+            if cards:
+                cards.write_batch(corpus.cards.rows(batch.column("note_idx").to_numpy()))
             advance()
     with Shards(out, "user_feat", users.n) as user_feat:
         for batch in users.batches():
@@ -63,19 +75,29 @@ def _write(world: World, out: Path, images: bool) -> dict[str, int]:
     simulation = Simulation(corpus)
     plan, table = simulation.plan, simulation.table
     counts |= {name: int((table == i).sum()) for i, name in enumerate(NAMES)}
-    covered = np.zeros(shelf.n_notes if images else 0, bool)
+    covered, drawn = np.zeros((2, shelf.n_notes if images else 0), bool)
     with ExitStack() as stack:
         advance = stack.enter_context(stage("requests", -(-len(table) // REQUESTS_BATCH)))
         shards = {name: stack.enter_context(Shards(out, name, counts[name], schema(name))) for name in NAMES}
-        causes = stack.enter_context(pq.ParquetWriter(out / "truth.parquet", TRUTH, compression="zstd"))
+        causes = stack.enter_context(_table_of(out / "truth.parquet", TRUTH))
+        told = stack.enter_context(_table_of(out / "card_answers.parquet", CARD_ANSWERS)) if world.cards else None
         for log in simulation.batches(REQUESTS_BATCH):
             causes.write_batch(truth(log, plan))
             for name in NAMES:
                 shards[name].add(rows(name, log, plan, corpus.dice, shelf))
+            if told:
+                told.write_batch(card_answers(log, plan))
             if images:
                 write_covers(out, corpus.dice, shelf, log.shown.note, covered)
+            if images and world.cards:
+                cited = [note for notes in log.answers.references for note in notes]
+                write_cards(out, corpus.cards, np.array([*log.shown.note.tolist(), *cited], np.int64), drawn)
             advance()
     return counts
+
+
+def _table_of(path: Path, fields: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, fields, compression="zstd")
 
 
 class Shards:
