@@ -9,7 +9,7 @@ import numpy as np
 
 from qilin_rag.data.questions import NO_ANSWER
 from qilin_rag.data.schema import FEEDBACK
-from qilin_rag.synth.cards import Cards, CardFact
+from qilin_rag.synth.cards import CardFact, Cards
 from qilin_rag.synth.dice import Dice, Floats, Ints
 from qilin_rag.synth.exposures import Searches, ShownNotes
 from qilin_rag.synth.queries import ENDINGS

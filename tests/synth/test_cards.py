@@ -70,7 +70,8 @@ def test_a_reader_answers_with_the_text_of_the_card_alone(carded: Path) -> None:
         ]
         n_without += row["fact"] in Extractive().read(question.query, notes)
         n_with += row["fact"] in Extractive().read(question.query, read)
-    assert (n_without, n_with) == (0, pytest.approx(len(told), abs=0.1 * len(told)))
+    assert n_without == 0
+    assert n_with >= 0.9 * len(told)
 
 
 def test_a_card_shows_its_text(carded: Path) -> None:
