@@ -140,7 +140,7 @@ def rank(ranker: Ranker, config: RankConfig) -> Ranking:
     asked = asked.take(np.arange(len(asked))[:first])
     catalogue = open_catalogue(log.source, config.note_fields)
     requests = known_candidates(asked, catalogue, config.missing_notes)
-    identity = {
+    identity: dict[str, Any] = {
         "fingerprint_version": _FINGERPRINT_VERSION,
         "ranker": ranker.identity(),
         "data": content_sha256(requests, catalogue),
