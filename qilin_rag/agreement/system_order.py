@@ -146,7 +146,7 @@ def _rows(
         rows = pairs.some(is_scored)
         columns = np.stack([labels, *(gains[name] for name in names)], axis=1)[is_scored]
         p = _pairwise_p(rows, columns, seed)
-        is_apart = np.atleast_1d(columns.any(axis=0))
+        is_apart = (columns != 0).sum(axis=0) > 0
         soft = 1 - np.abs(p[:, 1:] - p[:, :1]).mean(axis=0) if len(p) else np.full(len(names), np.nan)
         soft[~(is_apart[1:] & is_apart[0])] = np.nan
         standings = _standings(rows, columns)

@@ -63,7 +63,7 @@ def pairs(
 
     Examples:
         qilin-rag agreement pairs pairs.jsonl
-        qilin-rag agreement pairs pairs.jsonl --by spearman --format html --out page.html
+        qilin-rag agreement pairs pairs.jsonl --format html --out page.html
     """
     from qilin_rag.agreement.pair_scores import measure_scores, sentinel_scores
     from qilin_rag.agreement.pair_sections import pair_document, pair_records, pair_sections

@@ -52,7 +52,7 @@ def calibrate(
 
     Examples:
         qilin-rag agreement calibrate pairs.jsonl
-        qilin-rag agreement calibrate pairs.jsonl --judges strict,kind --folds 10 --format html --out judges.html
+        qilin-rag agreement calibrate pairs.jsonl --judges strict,kind --folds 10
         qilin-rag agreement calibrate runs/RUN_A runs/RUN_B --labels labels.csv
     """
     from qilin_rag.agreement.calibration import calibrate_aspects
