@@ -42,14 +42,14 @@ def validate(
         qilin-rag data validate sample
         qilin-rag data validate mine --show 20
     """
-    from qilin_rag.data.schema import TABLES
+    from qilin_rag.data.schema import ALL_TABLES
     from qilin_rag.data.source import open_source
     from qilin_rag.data.text_files import Defect
     from qilin_rag.data.validate import validate as validate_source
 
     defects: list[Defect] = []
     remarks: list[str] = []
-    source = open_source(data, list(TABLES), log=log_settings(settings))
+    source = open_source(data, list(ALL_TABLES), log=log_settings(settings))
     n_rows = validate_source(source, defects.append, remarks.append)
     if as_json:
         records = [defect._replace(path=str(defect.path))._asdict() for defect in defects]  # type: ignore[arg-type]
@@ -83,11 +83,11 @@ def stats(data: DataArgument, settings: SetLog = None, as_json: AsJson = False) 
         qilin-rag data stats hub:THUIR/Qilin --json
     """
     from qilin_rag.data.describe import describe
-    from qilin_rag.data.schema import TABLES
+    from qilin_rag.data.schema import ALL_TABLES
     from qilin_rag.data.source import open_source
 
     ui.set_up_logs(as_json)
-    figures = describe(open_source(data, list(TABLES), log=log_settings(settings)))
+    figures = describe(open_source(data, list(ALL_TABLES), log=log_settings(settings)))
     if as_json:
         ui.print_json(figures)
         return
@@ -120,11 +120,11 @@ def convert(
         qilin-rag data convert hub:THUIR/Qilin --to arrow --out data/Qilin
     """
     from qilin_rag.data.convert import convert as convert_source
-    from qilin_rag.data.schema import TABLES
+    from qilin_rag.data.schema import ALL_TABLES
     from qilin_rag.data.source import open_source
 
     ui.set_up_logs(quiet)
-    written = convert_source(open_source(data, list(TABLES)), to, out)
+    written = convert_source(open_source(data, list(ALL_TABLES)), to, out)
     if not quiet:
         ui.console().print(", ".join(f"{name} {n:,}" for name, n in written.items()))
     typer.echo(out)

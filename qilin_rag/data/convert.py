@@ -12,7 +12,7 @@ import pyarrow as pa
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.files import new_folder
 from qilin_rag.data.encodings import present_columns, read_batches, with_columns
-from qilin_rag.data.schema import TABLES
+from qilin_rag.data.schema import ALL_TABLES
 from qilin_rag.data.source import Source
 
 WRITTEN = ("parquet", "arrow", "jsonl")
@@ -38,7 +38,7 @@ def convert(source: Source, encoding: str, out: Path) -> dict[str, int]:
 
 
 def _convert_table(source: Source, name: str, encoding: str, folder: Path) -> int:
-    table = TABLES[name]
+    table = ALL_TABLES[name]
     source_encoding, files = source.files(name)
     columns = present_columns(source_encoding, files, table)
     schema = pa.schema([(column, table.readable[column]) for column in columns])

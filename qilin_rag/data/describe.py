@@ -17,7 +17,7 @@ from qilin_rag.data.exposures import Exposures, read_exposures
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.notes import open_notes
 from qilin_rag.data.questions import FLAGS, read_questions
-from qilin_rag.data.schema import REQUEST_TABLES, TABLES, details_column
+from qilin_rag.data.schema import ALL_TABLES, REQUEST_TABLES, TABLES, details_column
 from qilin_rag.data.sessions import app_sessions, pause_sessions
 from qilin_rag.data.source import Source
 
@@ -36,9 +36,9 @@ def describe(source: Source) -> Figures:
     figures: Figures = {}
     for name in tables:
         encoding, files = source.files(name)
-        key = [TABLES[name].key]
-        n_rows = sum(len(batch.rows) for path in files for batch in read_batches(encoding, path, TABLES[name], key))
-        figures[f"table {name}"] = {"rows": n_rows, "columns": len(present_columns(encoding, files, TABLES[name]))}
+        key = [ALL_TABLES[name].key]
+        n_rows = sum(len(batch.rows) for path in files for batch in read_batches(encoding, path, ALL_TABLES[name], key))
+        figures[f"table {name}"] = {"rows": n_rows, "columns": len(present_columns(encoding, files, ALL_TABLES[name]))}
     if "notes" in tables:
         figures["notes"] = _notes(source)
     if "dqa" in tables:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from qilin_rag.core.arrays import positions_in
 from qilin_rag.core.note_fields import IMAGE_TEXT, NoteField
 from qilin_rag.data.encodings import read_batches
-from qilin_rag.data.schema import TABLES, Table
+from qilin_rag.data.schema import ALL_TABLES, Table
 from qilin_rag.data.text_files import Defect, stop
 
 Ids = npt.NDArray[np.int64]
@@ -57,7 +57,7 @@ class NoteTexts:
 
 def _read(encoding: str, files: Sequence[Path]) -> tuple[Ids, pa.LargeStringArray]:
     """Return the ids of the table image_text, rising, and the text of each."""
-    table = TABLES[IMAGE_TEXT]
+    table = ALL_TABLES[IMAGE_TEXT]
     ids, texts = [np.zeros(0, np.int64)], [pa.array([], pa.large_string())]
     for path in files:
         for batch in read_batches(encoding, path, table):

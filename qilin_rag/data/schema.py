@@ -1,4 +1,4 @@
-"""The tables of Qilin, and our own: names, keys, columns and types, independent of the encoding of the files.
+"""The tables: names, keys, columns and types, independent of the encoding of the files. Seven are Qilin's, one is ours.
 
 A missing column is a defect only if it is required; a missing value is null. Whole numbers count from 0. The generic
 layout has the same tables with shorter names (`title`) and with its own reference answers (`answers`). The table
@@ -122,13 +122,6 @@ TABLES = {
             own={NOTE_ID: pa.string(), IMAGE_TEXT: pa.string()},
         ),
         Table(
-            IMAGE_TEXT,
-            "note_idx",
-            {"note_idx": pa.int64(), IMAGE_TEXT: pa.string()},
-            required=("note_idx", IMAGE_TEXT),
-            own={NOTE_ID: pa.string()},
-        ),
-        Table(
             "user_feat",
             "user_idx",
             {
@@ -163,3 +156,14 @@ TABLES = {
         ),
     )
 }
+"""The seven tables of Qilin."""
+
+_IMAGE_TEXT = Table(
+    IMAGE_TEXT,
+    "note_idx",
+    {"note_idx": pa.int64(), IMAGE_TEXT: pa.string()},
+    required=("note_idx", IMAGE_TEXT),
+    own={NOTE_ID: pa.string()},
+)
+ALL_TABLES = {**TABLES, IMAGE_TEXT: _IMAGE_TEXT}
+"""All tables that data may have."""

@@ -14,7 +14,7 @@ from qilin_rag.core.note_fields import IMAGE_TEXT
 from qilin_rag.data.encodings import ENCODINGS, SAVED_FILES, find_files
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.near_miss import near_miss
-from qilin_rag.data.schema import TABLES
+from qilin_rag.data.schema import ALL_TABLES, TABLES
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Source(NamedTuple):
 
     def tables(self) -> list[str]:
         """Return the tables that exist; raise UsageError if there are none."""
-        found = [name for name in TABLES if self._found(name)]
+        found = [name for name in ALL_TABLES if self._found(name)]
         if not found:
             known = ", ".join(TABLES)
             hint = near_miss(self.folder, list(TABLES)) or self._saved_hint()

@@ -17,7 +17,7 @@ from qilin_rag.core.text import BLANK_PATTERN, has_words, is_blank, query_key
 from qilin_rag.data.encodings import Batch, read_batches
 from qilin_rag.data.near_miss import near_miss
 from qilin_rag.data.questions import NO_ANSWER, pairs_problem
-from qilin_rag.data.schema import ACTIONS, FEEDBACK, NOTES, PAIRS, TABLES, Table
+from qilin_rag.data.schema import ACTIONS, ALL_TABLES, FEEDBACK, NOTES, PAIRS, Table
 from qilin_rag.data.source import Source
 from qilin_rag.data.text_files import Defect, Report
 
@@ -52,7 +52,7 @@ def validate(source: Source, report: Report, remark: Callable[[str], None] = lam
             report(defect)
 
     for name in source.tables():  # notes and users first
-        table, table_keys = TABLES[name], _Keys()
+        table, table_keys = ALL_TABLES[name], _Keys()
         n_zero = n_with_zero = n_repeated = n_reported = 0
         seen_questions: set[tuple[str, ...]] = set()
         encoding, files = source.files(name)
