@@ -140,6 +140,9 @@ def ocr(
     images_per_note: Annotated[
         int | None, typer.Option(min=1, help="Read only the first N images of each note. [default: all]")
     ] = None,
+    retrieved: Annotated[
+        Path | None, typer.Option(help="TREC run (retrieve --out); read only the notes that it names.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that read images.")] = 1,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -152,13 +155,14 @@ def ocr(
     Examples:
         qilin-rag data ocr mine --jobs 8
         qilin-rag data ocr sample-images --out cards
+        qilin-rag data ocr mine --retrieved bm25.trec
     """
     from qilin_rag.data.image_text import read_images
 
     ui.set_up_logs(quiet or as_json)
     try:
         with ui.progress_bars(quiet or as_json):
-            done = read_images(data, out, jobs, images_per_note)
+            done = read_images(data, out, jobs, images_per_note, retrieved)
     except KeyboardInterrupt:
         raise Interrupted("every finished note is kept; the same command resumes") from None
     if as_json:

@@ -23,7 +23,7 @@ _SECTIONS = {
     "bank max_nuggets claims support refusal batch language by criterion one_by_one",
     "Output": "name out output_format plot runs_dir runs plots log show show_all question top show:limit quiet verbose "
     "as_json label labels_dir export host view:port",
-    "General": "jobs config settings fresh dry_run saved older_than yes version help",
+    "General": "jobs retrieved config settings fresh dry_run saved older_than yes version help",
 }
 _SECTION_OF = {name: section for section, names in _SECTIONS.items() for name in names.split()}
 _PLACEHOLDERS = {"str": "TEXT", "path": "PATH", "int": "INTEGER", "float": "FLOAT"}

@@ -25,6 +25,7 @@ from qilin_rag.core.note_fields import IMAGE_TEXT
 from qilin_rag.core.plain_files import open_plain
 from qilin_rag.core.processes import in_processes
 from qilin_rag.core.progress import stage
+from qilin_rag.core.trec import read_trec
 from qilin_rag.core.types import Frozen
 from qilin_rag.data.catalogue import Catalogue, open_catalogue
 from qilin_rag.data.encodings import present_columns
@@ -81,7 +82,13 @@ class ReadImages(NamedTuple):
     characters: int
 
 
-def read_images(data: str, out: Path | None = None, n_processes: int = 1, per_note: int | None = None) -> ReadImages:
+def read_images(
+    data: str,
+    out: Path | None = None,
+    n_processes: int = 1,
+    per_note: int | None = None,
+    retrieved: Path | None = None,
+) -> ReadImages:
     """Read the images of all notes that are not read yet, and write the table image_text.
 
     Args:
@@ -89,6 +96,7 @@ def read_images(data: str, out: Path | None = None, n_processes: int = 1, per_no
         out: A folder of its own for the table, which is then data, too; None for the folder of the data.
         n_processes: The number of processes that read images.
         per_note: The most images of a note; None for all.
+        retrieved: A TREC run; only the notes that it names are read now, and those read before stay in the table.
 
     Raises:
         UsageError: if the data has no images, the folder holds something else, or the table was begun with another
@@ -99,9 +107,10 @@ def read_images(data: str, out: Path | None = None, n_processes: int = 1, per_no
     folder, base = _place(source, out)
     catalogue = open_catalogue(source)
     _check(source, catalogue.notes)
+    named = None if retrieved is None else _slots_named(retrieved, catalogue.notes)
     with _locked(folder):
         _begin(folder, {"data": base, "identity": identity})
-        todo = _Todo(folder, catalogue.notes, per_note or _ALL)
+        todo = _Todo(folder, catalogue.notes, per_note or _ALL, named)
         jobs = _Jobs(data, per_note or _ALL)
         with (
             writing(folder / PARTIAL),
@@ -152,6 +161,12 @@ def _check(source: Source, notes: NoteStore) -> None:
             raise UsageError(f"{file} was not made by this command; move it away, or use it as it is")
 
 
+def _slots_named(run: Path, notes: NoteStore) -> Slots:
+    """Return the places of the notes that a TREC run names; raise a UsageError if one does not exist."""
+    rankings = read_trec(run, text_id_number)
+    return notes.slots(sorted({hit.note_idx for ranking in rankings.values() for hit in ranking}))
+
+
 def _begin(folder: Path, manifest: dict[str, Any]) -> None:
     """Write a manifest before the first image is read; refuse to resume what was begun in another way."""
     path = folder / IMAGE_TEXT_MANIFEST
@@ -176,15 +191,18 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 class _Todo:
     """The notes with images, and the line on disk of each that was read."""
 
-    def __init__(self, folder: Path, notes: NoteStore, n_images: int) -> None:
+    def __init__(self, folder: Path, notes: NoteStore, n_images: int, named: Slots | None = None) -> None:
         self._notes, self._n_images = notes, n_images
         self.files = (folder / TABLE, folder / PARTIAL)
         mend_last_line(folder / PARTIAL)
         self.file = np.full(len(notes), -1, np.int8)  # index into `files` of the note's last line
         self.start = np.zeros(len(notes), np.int64)
-        self._is_left = self._with_images()
-        self.n_notes = int(self._is_left.sum())
-        self.has_images = self._is_left.copy()
+        self._has_images = self._with_images()
+        self._wanted = self._has_images
+        if named is not None:
+            self._wanted = self._has_images & np.isin(np.arange(len(notes)), named)
+        self._is_left = self._wanted.copy()
+        self.n_notes = int(self._wanted.sum())
         self.look()
 
     @property
@@ -198,6 +216,10 @@ class _Todo:
         for start in range(0, len(left), _BATCH_NOTES):
             yield self._notes.note_idxs[left[start : start + _BATCH_NOTES]].tolist()
 
+    def read(self) -> list[int]:
+        """Return the slots of the notes that have images and a line, in the order of the notes."""
+        return np.flatnonzero(self._has_images & (self.file >= 0)).tolist()
+
     def look(self) -> None:
         """Find the lines on disk, a later one in place of an earlier one of the same note."""
         for number, path in enumerate(self.files):
@@ -210,7 +232,7 @@ class _Todo:
                 for slot, names, (start, text) in zip(slots.tolist(), paths, there, strict=True):
                     self.file[slot], self.start[slot] = number, start
                     self._is_left[slot] = not text.is_of((names or [])[: self._n_images])
-        self._is_left &= self.has_images
+        self._is_left &= self._wanted
 
     def _with_images(self) -> npt.NDArray[np.bool_]:
         has = [np.zeros(0, bool)]
@@ -252,11 +274,11 @@ def _finish(folder: Path, todo: _Todo) -> ReadImages:
     todo.look()
     n_images, n_characters = 0, 0
     left_out: Counter[str] = Counter()
-    slots = np.flatnonzero(todo.has_images)
+    slots = todo.read()
     sources = [open_plain(path) if path.exists() else None for path in todo.files]
     try:
         with writing(folder / TABLE), atomic_path(folder / TABLE) as temporary, temporary.open("wb") as file:
-            for slot in slots.tolist():
+            for slot in slots:
                 source = sources[todo.file[slot]]
                 assert source is not None
                 source.seek(int(todo.start[slot]))

@@ -250,3 +250,29 @@ def test_ids_that_are_text_stay_text(data: Path, counted: list[str]) -> None:
     counted.clear()
     read_images(str(data))
     assert not counted
+
+
+def test_only_the_notes_of_a_run(data: Path, counted: list[str], tmp_path: Path, cli: Cli) -> None:
+    run = tmp_path / "run.trec"
+    notes = [N_NOTES - i for i in (4, 2, 9)]  # the last has no images
+    run.write_text("".join(f"q Q0 {note} {rank} {-rank} t\n" for rank, note in enumerate(notes, start=1)))
+    done = cli("data", "ocr", data, "--retrieved", run, "--json")
+    assert done.code == 0, done.err
+    assert counted == ["2.png", "4.png"]
+    assert json.loads(done.out)["notes"] == len(rows_in(data)) == 2
+    counted.clear()
+    run.write_text(f"q Q0 {N_NOTES} 1 1 t\n")
+    assert cli("data", "ocr", data, "--retrieved", run).code == 0
+    assert counted == ["0.png"]
+    assert [row["note_idx"] for row in rows_in(data)] == [N_NOTES, N_NOTES - 2, N_NOTES - 4]
+    counted.clear()
+    assert read_images(str(data)).notes == 27
+    assert len(counted) == 24
+    by_parts = (data / TABLE).read_bytes()
+    for path in data.glob("image_text*"):
+        path.unlink()
+    read_images(str(data))
+    assert (data / TABLE).read_bytes() == by_parts
+    run.write_text("q Q0 12345 1 1 t\n")
+    wrong = cli("data", "ocr", data, "--retrieved", run)
+    assert (wrong.code, "12345" in wrong.err) == (2, True)
