@@ -121,7 +121,7 @@ def read_images(
             for texts in results:
                 write_all(file, "".join(f"{each.model_dump_json()}\n" for each in texts).encode())
                 advance(len(texts))
-        done = _finish(folder, todo)
+        done = _finish(folder, todo, source.folder)
         figures = {name: value for name, value in done._asdict().items() if name != "folder"}
         _write_manifest(folder, {"data": base, "identity": identity, **figures})
         (folder / PARTIAL).unlink(missing_ok=True)
@@ -269,8 +269,8 @@ def _grouped(lines: Iterator[tuple[int, NoteText]]) -> Iterator[list[tuple[int, 
         yield group
 
 
-def _finish(folder: Path, todo: _Todo) -> ReadImages:
-    """Write the table in the order of the notes, and sum it up."""
+def _finish(folder: Path, todo: _Todo, images: Path) -> ReadImages:
+    """Write the table in the order of the notes, and sum it up; raise a UsageError if `images` holds none of them."""
     todo.look()
     n_images, n_characters = 0, 0
     left_out: Counter[str] = Counter()
@@ -287,6 +287,11 @@ def _finish(folder: Path, todo: _Todo) -> ReadImages:
                 n_images, n_characters = n_images + text.images, n_characters + len(text.image_text)
                 left_out.update(text.left_out)
                 file.write(line)
+            if left_out and not n_images and set(left_out) == {_MISSING}:
+                raise UsageError(
+                    f"none of the {left_out.total():,} images is in {images}; put them there, unpacked or as the "
+                    "archives part_N.tar.gz, and give the same command again"
+                )
     finally:
         for source in filter(None, sources):
             source.close()

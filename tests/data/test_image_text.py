@@ -276,3 +276,17 @@ def test_only_the_notes_of_a_run(data: Path, counted: list[str], tmp_path: Path,
     run.write_text("q Q0 12345 1 1 t\n")
     wrong = cli("data", "ocr", data, "--retrieved", run)
     assert (wrong.code, "12345" in wrong.err) == (2, True)
+
+
+def test_without_any_image_there_is_no_table(data: Path, counted: list[str], cli: Cli) -> None:
+    away = data.parent / "away"
+    away.mkdir()
+    for path in data.glob("*.png"):
+        path.rename(away / path.name)
+    done = cli("data", "ocr", data)
+    assert done.code == 2
+    assert f"none of the 27 images is in {data}" in done.err
+    assert not (data / TABLE).exists()
+    for path in away.iterdir():
+        path.rename(data / path.name)
+    assert read_images(str(data)).images == len(counted) == 27

@@ -216,3 +216,10 @@ def test_wrong_fields(given: Any, problem: str) -> None:
 def test_questions_are_those_of_the_data(data_dir: Path) -> None:
     as_jsonl(data_dir)
     assert len(load_dataset(str(data_dir), note_fields=ALL).questions) == len(QUESTIONS)
+
+
+def test_without_the_engine_the_extra_is_named(data_dir: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qilin_rag.core.extras.find_spec", lambda module: None)
+    done = cli("data", "ocr", data_dir)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "pip install 'qilin-rag[ocr]'" in done.err
