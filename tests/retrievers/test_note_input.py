@@ -258,6 +258,23 @@ def test_killed_or_on_two_devices_the_bytes_are_the_same(
         assert len({(tmp_path / out / name).read_bytes() for out in ("killed", "two", "whole")}) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own
+def test_the_workers_of_ray_are_sent_the_images(
+    data: Dataset, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of the shards has no note with an image."""
+    pytest.importorskip("ray", reason="needs ray (make test-all installs it)")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(dense_shards, "SHARD_PICTURED", 7)
+    for engine in ("local", "ray"):
+        retriever = BiEncoder(model=str(clip), note_input="image", engine=engine, precision="fp32")
+        retriever.write_index(data.notes, tmp_path / engine)
+    for name in ("vectors.npy", "images.npy", "images.json"):
+        assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes()
+
+
 def test_images_that_changed_since_are_noticed(
     data: Dataset, clip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -333,7 +333,7 @@ def _on_ray(shards: Iterator[VectorShard], make_encoder: MakeEncoder) -> Generat
             for row in encoded.iter_rows():
                 if row["error"]:
                     raise UsageError(row["error"])
-                yield row["number"], np.frombuffer(row["vectors"], np.float16).reshape(row["n_notes"], -1)
+                yield row["number"], np.frombuffer(row["vectors"], np.float16).reshape(row["n_notes"], row["dimension"])
     finally:
         if started:
             ray.shutdown()
@@ -351,9 +351,10 @@ class _RayWorker:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the vectors as bytes, which Ray's tables don't change, or a usage error as text."""
-        made = {"number": row["number"], "n_notes": len(row["texts"]), "vectors": b"", "error": ""}
+        made = {"number": row["number"], "n_notes": len(row["texts"]), "dimension": 0, "vectors": b"", "error": ""}
         try:
             images = [[bytes(image) for image in of_note] for of_note in row.get("images", ())]
-            return made | {"vectors": self._encode(list(row["texts"]), list(row["names"]), images).tobytes()}
+            vectors = self._encode(list(row["texts"]), list(row["names"]), images)
+            return made | {"dimension": vectors.shape[1], "vectors": vectors.tobytes()}
         except UsageError as error:
             return made | {"error": str(error)}
