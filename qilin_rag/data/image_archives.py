@@ -146,8 +146,9 @@ class ImageArchive:
     def _build(self, folder: Path, size: int) -> None:
         """Read the archive once; write the places of its files, and the checkpoints."""
         counts = Counter({FILES: 0})
+        source: Any = self._open_compressed(_INDEXING_BYTES) if is_compressed(self._path) else open_plain(self._path)
         with (
-            self._open_compressed(_INDEXING_BYTES) if is_compressed(self._path) else open_plain(self._path) as file,
+            source as file,
             closing(sqlite3.connect(folder / _MEMBERS)) as database,
             stage(f"indexing {self._path.name}, MiB", -(-size // 2**20)) as advance,
         ):

@@ -34,6 +34,7 @@ from qilin_rag.retrievers.parts import leaves
 
 EXTRAS = {
     "neural": "biencoder and bertscore",
+    "images": "images of notes",
     "langchain": "LangChain's models and retrievers",
     "rankers": "training the rankers",
     "analysis": "tables and plots of the data",

@@ -279,15 +279,20 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_kill_9_and_two_processes(tmp_path: Path) -> None:
     """A process that is killed in the middle of indexing leaves nothing; two that want one index make one."""
     noise = random.Random(0).randbytes(3 * 2**20)
     write(tmp_path / "data/part_7.tar.gz", tarred(member("1/noise", noise), member("1/a.webp", b"A")))
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    killed = subprocess.Popen([sys.executable, "-c", READ, "hang"], **pipes)
+
+    def reading(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", READ, *arguments]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    killed = reading("hang")
     assert killed.stdout is not None
     assert killed.stdout.readline() == "in the middle\n"
-    waiting = [subprocess.Popen([sys.executable, "-c", READ], **pipes) for _ in range(2)]
+    waiting = [reading() for _ in range(2)]
     killed.kill()
     killed.wait()
     outs = [process.communicate(timeout=60)[0] for process in waiting]
