@@ -6,6 +6,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from enum import IntEnum
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -20,7 +21,8 @@ MAX_FILE_BYTES = 64 * 2**20
 MAX_PIXELS = 2**25
 """The most pixels of a picture, 33 million; twice as many of a JPEG. The worst takes 0.8 GB to decode."""
 _ORIENTATION = 0x0112  # the EXIF tag
-_one_at_a_time = threading.Lock()  # bounds memory; and Python's filters of warnings belong to the whole process
+_LARGE_PIXELS = 2**22
+_one_large = threading.Lock()  # at a time: many threads must not take many times the memory
 
 
 class ImageState(IntEnum):
@@ -60,6 +62,34 @@ _IN_WORDS = {
 }
 
 
+class _Quiet:
+    """Ignores warnings while any thread decodes: about odd metadata, and about sizes that are checked here.
+
+    Python's filters belong to the whole process, so that the first thread sets them and the last one resets them.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._n = threading.Lock(), 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._n += 1
+            if self._n == 1:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._n -= 1
+            if not self._n:
+                self._filters.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
+
+
 def decode(
     content: bytes, fits: Callable[[int, int], bool], longest_side: int | None = None
 ) -> tuple[Image | None, ImageState]:
@@ -75,8 +105,7 @@ def decode(
     """
     from PIL import Image
 
-    with _one_at_a_time, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about odd metadata, and sizes that are checked here
+    with _quiet:
         try:
             with Image.open(BytesIO(content), formats=FORMATS) as file:
                 width, height = file.size
@@ -84,7 +113,8 @@ def decode(
                     return None, ImageState.TOO_LARGE
                 if not fits(width, height):
                     return None, ImageState.TOO_NARROW
-                return _upright_rgb(file, longest_side), ImageState.READ
+                with _one_large if width * height > _LARGE_PIXELS else nullcontext():
+                    return _upright_rgb(file, longest_side), ImageState.READ
         except (Image.DecompressionBombError, MemoryError):
             return None, ImageState.TOO_LARGE
         except Exception as error:  # decoders raise any error on damaged files

@@ -93,7 +93,7 @@ class Tape:
         return self._block
 
     def seek(self, position: int) -> None:
-        """Go on to the next header, for tarfile.
+        """Move to the next header, for tarfile.
 
         Args:
             position: The byte to go to. It may be the last one that was read, which tarfile checks to exist.

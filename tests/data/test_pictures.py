@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,15 @@ def test_no_warning_passes() -> None:
         warnings.simplefilter("error")
         assert decode(png(12_000, 12_000), any_shape)[1] is ImageState.TOO_LARGE
         decode(encoded(corners(mode="P"), "PNG", transparency=bytes(range(256))), any_shape)
+
+
+def test_threads_read_at_once() -> None:
+    contents = [encoded(corners(40 + i, 40), "PNG") for i in range(40)]
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        found = [picture for picture, _ in pool.map(lambda content: decode(content, any_shape), contents)]
+    assert [picture.width for picture in found if picture] == [40 + i for i in range(40)]
+    assert list(warnings.filters) == before
 
 
 @settings(max_examples=150, deadline=None)
