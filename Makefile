@@ -112,15 +112,19 @@ page-check: $(PAGE_TOOLS)
 vllm-env: $(VLLM)/ready
 llamacpp-env: $(LLAMACPP)/ready
 
-# torch first: vLLM's own range fetches CUDA libraries; and its three companions don't fit the CPU build.
+# torch first: vLLM's own range fetches CUDA libraries; and its three companions don't fit the CPU build. Models that see
+# need torchvision's resizing alone: of its operators, which don't load here, two have to be declared to import it.
 $(VLLM)/ready: export PIP_CONSTRAINT =
 $(VLLM)/ready:
 	rm -rf $(VLLM)
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet $(TORCH_PIN)
 	$(VLLM)/bin/python -m pip install --quiet $(VLLM_PIN)
-	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(VLLM)/bin/python -c 'import vllm'
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	for name in nms qnms; do \
+		echo "torch.library.define('torchvision::$$name', '(Tensor boxes, Tensor scores, float threshold) -> Tensor')"; \
+	done >> $$(echo $(VLLM)/lib/python*/site-packages/torchvision/extension.py)
+	$(VLLM)/bin/python -c 'import vllm, torchvision'
 	touch $@
 
 $(LLAMACPP)/ready: export PIP_CONSTRAINT =

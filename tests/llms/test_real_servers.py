@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
+import qilin_rag
+from qilin_rag.llms.image_tokens import count_tokens
 from tests.conftest import is_alive, launch, wait_until
 
 TINY_MODELS = Path(__file__).with_name("tiny_models.py")
 CHECKOUT = Path(__file__).parents[2]
+SAMPLE_IMAGES = Path(qilin_rag.__file__).parent / "data/sample_images"
 DEADLINE_S = 400
 N_QUESTIONS = 20
 RUN = ["run", "--data=sample", f"--limit={N_QUESTIONS}", "--concurrency=2", "--metrics=rouge_l", "--json"]
@@ -32,14 +35,10 @@ def python_with(variable: str, folder: str, *modules: str) -> str:
     pytest.skip(f"no Python with {' and '.join(modules)}: `make {folder[1:]}-env` makes {folder}, or set {variable}")
 
 
-@pytest.fixture(scope="module")
-def vllm(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The options that name a tiny random Qwen2 and the vLLM that serves it."""
-    python = python_with("QILIN_RAG_VLLM_PYTHON", ".vllm", "vllm", "transformers")
-    model = tmp_path_factory.mktemp("models") / "tiny-qwen2"
-    subprocess.run([python, TINY_MODELS, "qwen2", model], check=True, capture_output=True)
+def options_of(python: str, model: Path, extra_arguments: str) -> list[str]:
+    """The options that name a model in a folder and the vLLM that serves it."""
     settings = {
-        "model": "tiny-qwen2",
+        "model": model.name,
         "context_length": 8192,
         "max_tokens": 64,
         "engine": "vllm",
@@ -47,9 +46,29 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "engine.python": python,
         "engine.dtype": "bfloat16",
         "engine.environment.VLLM_CPU_KVCACHE_SPACE": 1,
-        "engine.extra_arguments": "[--enforce-eager]",  # starts in half the time
+        "engine.extra_arguments": extra_arguments,
     }
     return [f"--set=llm.{name}={value}" for name, value in settings.items()]
+
+
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The options that name a tiny random Qwen2 and the vLLM that serves it."""
+    python = python_with("QILIN_RAG_VLLM_PYTHON", ".vllm", "vllm", "transformers")
+    model = tmp_path_factory.mktemp("models") / "tiny-qwen2"
+    subprocess.run([python, TINY_MODELS, "qwen2", model], check=True, capture_output=True)
+    return options_of(python, model, "[--enforce-eager]")  # starts in half the time
+
+
+@pytest.fixture(scope="module")
+def seeing_vllm(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The options that name a tiny random Qwen2-VL and the vLLM that serves it."""
+    python = python_with("QILIN_RAG_VLLM_PYTHON", ".vllm", "vllm", "transformers", "torchvision")
+    model = tmp_path_factory.mktemp("models") / "tiny-qwen2-vl"
+    command = [python, "-m", "tests.rankers.random_vlm", model]
+    subprocess.run(command, check=True, capture_output=True, cwd=CHECKOUT)
+    only_images = '--limit-mm-per-prompt={"image": 9, "video": 0}'
+    return options_of(python, model, f"[--enforce-eager, --skip-mm-profiling, '{only_images}']")
 
 
 def descendants(pid: int) -> list[int]:
@@ -145,6 +164,35 @@ def test_vllm_around_a_run_killed_half_way_and_one_interrupted(vllm: list[str]) 
     assert (server["engine"], server["version"][0].isdigit(), server["context_length"]) == ("vLLM", True, 8192)
     assert server["settings"]["dtype"] == "bfloat16"
     assert server["environment"]["VLLM_CPU_KVCACHE_SPACE"] == "1"
+
+
+@pytest.mark.vllm
+def test_vllm_sees_the_images_of_notes(seeing_vllm: list[str]) -> None:
+    """One server answers with and without images, and each image takes the tokens that our rule says."""
+    pillow = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'qilin-rag[images]'")
+    serve = launch("serve", "openai", *seeing_vllm, "--log", "server.log", "--quiet")
+    assert serve.stdout is not None
+    address = serve.stdout.readline().strip()
+    assert address.startswith("http"), serve.communicate()[1]
+    lines: list[dict[str, Any]] = []
+    for n in (0, 1):
+        command = ["run", "--data=sample-images", "--retriever=oracle", "--limit=3", "--concurrency=2", "--json"]
+        options = ["--llm=openai", *seeing_vllm, f"--base-url={address}", "--metrics=rouge_l", f"--note-images={n}"]
+        out, err = launch(*command, *options).communicate(timeout=DEADLINE_S)
+        assert out, err
+        samples = (Path(json.loads(out)["run"]) / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+        lines += sorted(map(json.loads, samples), key=lambda line: str(line["question_id"]))
+    serve.send_signal(signal.SIGINT)
+    serve.communicate(timeout=60)
+    assert serve.returncode == 130
+    blind, seeing = lines[:3], lines[3:]
+    assert {line["status"] for line in lines} <= {"ok", "truncated"}
+    for without, line in zip(blind, seeing, strict=True):
+        [image] = line["images"]
+        with pillow.open(SAMPLE_IMAGES / image["path"]) as picture:
+            n_tokens = count_tokens("qwen2-vl", *picture.size)
+        assert line["usage"]["prompt_tokens"] - without["usage"]["prompt_tokens"] == n_tokens
+    assert [line["raw"] for line in blind] != [line["raw"] for line in seeing]
 
 
 @pytest.mark.slow

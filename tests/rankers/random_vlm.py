@@ -1,8 +1,12 @@
-"""Qwen2-VL with random weights, as a folder like those of the hub: a tiny one for tests, or of any shape."""
+"""Qwen2-VL with random weights, as a folder like those of the hub: a tiny one for tests, or of any shape.
+
+python -m tests.rankers.random_vlm OUT writes one that vLLM serves.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +106,16 @@ def write_vlm(
     )
     Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
     return folder
+
+
+def write_served_vlm(folder: Path) -> Path:
+    """A tiny one for vLLM on a CPU, whose kernels need attention heads of 32 numbers."""
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    return write_vlm(folder, {**TINY_TEXT, "num_attention_heads": 2, "num_key_value_heads": 1}, TINY_VISION)
+
+
+if __name__ == "__main__":
+    write_served_vlm(Path(sys.argv[1]))
