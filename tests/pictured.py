@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import NOTES, QUESTIONS, write_jsonl
 
-Pillow = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'qilin-rag[rankers]'")
+Pillow = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'qilin-rag[images]'")
 
 IMAGES: dict[int, list[str]] = {10: ["a.png", "b.png"], 11: ["c.png"], 12: [], 13: ["gone.png", "d.png"], 14: ["a.png"]}
 SIZES = {"a.png": (60, 40), "b.png": (40, 60), "c.png": (2000, 1000), "d.png": (30, 30)}

@@ -30,6 +30,7 @@ class Covers:
                 "the data has no images: the notes have no image_path; rank without image (--without image)"
             )
         self._files = ImageFiles(catalogue.images)
+        self._files.check_readable()
         self._notes = catalogue.notes
         self._fits = fits
         # Shared with the processes that read ahead; each sets the bytes of the notes that it read.

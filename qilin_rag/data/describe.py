@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from qilin_rag.data.clock import LATE_HOUR, check_clock
 from qilin_rag.data.defects import count_defects, has_query
 from qilin_rag.data.encodings import present_columns, read_batches
 from qilin_rag.data.exposures import Exposures, read_exposures
+from qilin_rag.data.image_files import ImageFiles
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.notes import open_notes
 from qilin_rag.data.questions import FLAGS, read_questions
@@ -23,6 +25,7 @@ from qilin_rag.data.source import Source
 
 Figures = dict[str, dict[str, int | float | str]]
 Values = npt.NDArray[np.float64]
+_MOST_LOOKED_FOR = 10_000
 
 
 def describe(source: Source) -> Figures:
@@ -41,6 +44,8 @@ def describe(source: Source) -> Figures:
         figures[f"table {name}"] = {"rows": n_rows, "columns": len(present_columns(encoding, files, ALL_TABLES[name]))}
     if "notes" in tables:
         figures["notes"] = _notes(source)
+        if images := _images(source):
+            figures["images"] = images
     if "dqa" in tables:
         figures["answers"] = _answers(source)
     if logs := _logs(source):
@@ -163,6 +168,34 @@ def _notes(source: Source) -> dict[str, int | float | str]:
         "without text": sum(not title and not content for title, content in zip(titles, contents, strict=True)),
         **_lengths("title", titles),
         **_lengths("content", contents),
+    }
+
+
+def _images(source: Source) -> dict[str, int | float | str]:
+    """Return how many images the notes name, and the places of some of them, spread over all."""
+    encoding, files = source.files("notes")
+    if "image_path" not in present_columns(encoding, files, TABLES["notes"]):
+        return {}
+    n_notes = n_names = 0
+    looked_for: list[str] = []
+    step = 1
+    for path in files:
+        for batch in read_batches(encoding, path, TABLES["notes"], ["image_path"]):
+            lists = batch.rows.column(0)
+            n_notes += pc.sum(pc.greater(pc.fill_null(pc.list_value_length(lists), 0), 0)).as_py() or 0
+            names = pc.list_flatten(lists)
+            looked_for += names.take(list(range(-n_names % step, len(names), step))).to_pylist()
+            n_names += len(names)
+            while len(looked_for) > _MOST_LOOKED_FOR:
+                looked_for, step = looked_for[::2], 2 * step
+    images = ImageFiles(source.folder)
+    places = Counter(images.kind_of_place(name) for name in looked_for if name)
+    return {
+        "notes with images": n_notes,
+        "named": n_names,
+        "archives": sum(1 for _ in images.archives()),
+        "looked for": len(looked_for),
+        **dict(sorted(places.items())),
     }
 
 

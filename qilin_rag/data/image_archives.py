@@ -170,7 +170,7 @@ class ImageArchive:
             database.commit()
             if is_compressed(self._path):
                 with suppress(Exception):  # the archive is damaged here: errors of several libraries
-                    file.raw.seek(tape.tell())  # checkpoints are made up to where a read begins
+                    file.raw.seek(tape.tell())  # checkpoints are made up to the start of a read
                 file.export_index(str(folder / _CHECKPOINTS))
         if others := ", ".join(f"{n} {what}" for what, n in sorted(counts.items()) if what not in (FILES, CUT_OFF)):
             logger.warning("%s: %d files; never read: %s", self._path, counts[FILES], others)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import require
@@ -24,6 +24,13 @@ ELSEWHERE = "QILIN_RAG_IMAGES"
 _MOST_OPEN = 8  # archives; the index of one of 4 GB takes 16 MB
 
 
+class _ImagePlace(NamedTuple):
+    """A file that is an image, or an archive with the name of a member; no path leads outside."""
+
+    path: Path | None
+    member: str
+
+
 class ImageFiles:
     """Reads image files by their names in the table of notes.
 
@@ -38,7 +45,7 @@ class ImageFiles:
             folder: The folder.
 
         Raises:
-            UsageError: if QILIN_RAG_IMAGES names no folder, or there are archives that this Python can't read.
+            UsageError: if QILIN_RAG_IMAGES names no folder.
         """
         self._roots = [folder.resolve()]
         if named := os.environ.get(ELSEWHERE):
@@ -49,6 +56,9 @@ class ImageFiles:
                 )
             self._roots.append(elsewhere.resolve())
         self._archive = lru_cache(_MOST_OPEN)(ImageArchive)
+
+    def check_readable(self) -> None:
+        """Raise a UsageError if a package that reads the archives is not installed, before any is needed."""
         for archive in self.archives():
             if is_compressed(archive) and not archive.with_name(archive.name.partition(".")[0]).is_dir():
                 require("images", "indexed_gzip", what=f"reading {archive.name} without unpacking it")
@@ -81,32 +91,49 @@ class ImageFiles:
         Args:
             name: The name in the table of notes.
         """
-        for root in self._roots:
-            for spelling in spellings(name):
-                content, state = _read_file(root, spelling)
-                if state is not ImageState.MISSING:
-                    return content, state
-            content, state = self._read_archived(root, name)
+        for place in self._places(name):
+            if place.path is None:
+                return b"", ImageState.OUTSIDE
+            content, state = self._read_archived(place.path, place.member) if place.member else _read_file(place.path)
             if state is not ImageState.MISSING:
                 return content, state
         return b"", ImageState.MISSING
 
-    def _read_archived(self, root: Path, name: str) -> tuple[bytes, ImageState]:
-        if (place := place_in_archive(name)) is None:
+    def kind_of_place(self, name: str) -> str:
+        """Return the kind of an image's place, without a look into archives: in folders, in archives, missing, outside.
+
+        Args:
+            name: The name in the table of notes.
+        """
+        place = next(self._places(name), None)
+        if place is None:
+            return ImageState.MISSING.reason
+        if place.path is None:
+            return ImageState.OUTSIDE.reason
+        return "in archives" if place.member else "in folders"
+
+    def _places(self, name: str) -> Iterator[_ImagePlace]:
+        """Yield the plain files that may be an image or hold it, until one leads outside."""
+        archived = place_in_archive(name)
+        names = [(spelling, "") for spelling in spellings(name)]
+        if archived:
+            suffixes = [f"{base}{archived.archive}{suffix}" for base in ("", f"{FOLDER}/") for suffix in SUFFIXES]
+            names += [(each, archived.member) for each in suffixes]
+        for root in self._roots:
+            for each, member in names:
+                path = _below(root, each)
+                if path is None or is_plain(path):
+                    yield _ImagePlace(path, member)
+
+    def _read_archived(self, path: Path, member: str) -> tuple[bytes, ImageState]:
+        try:
+            found = path.stat()
+        except OSError:  # it was removed just now
             return b"", ImageState.MISSING
-        for base in ("", f"{FOLDER}/"):
-            for suffix in SUFFIXES:
-                if (path := _below(root, f"{base}{place.archive}{suffix}")) is None:
-                    return b"", ImageState.OUTSIDE
-                if is_plain(path):
-                    found = path.stat()
-                    return self._archive(path, found.st_size, found.st_mtime_ns).read(place.member)
-        return b"", ImageState.MISSING
+        return self._archive(path, found.st_size, found.st_mtime_ns).read(member)
 
 
-def _read_file(root: Path, name: str) -> tuple[bytes, ImageState]:
-    if (path := _below(root, name)) is None:
-        return b"", ImageState.OUTSIDE
+def _read_file(path: Path) -> tuple[bytes, ImageState]:
     try:
         with open_plain(path) as file:
             content = file.read(MAX_FILE_BYTES + 1)

@@ -33,6 +33,7 @@ class NoteImages:
             raise UsageError("images (--images): the notes of this data have no image_path")
         require("images", "PIL", what="images (--images)")
         self._notes, self._files = catalogue.notes, ImageFiles(catalogue.images)
+        self._files.check_readable()
         self._longest_side = longest_side
 
     def read_all(self, paths: Sequence[str]) -> tuple[list[Image], Counter[str]]:

@@ -60,7 +60,7 @@ def open_images(config: RunConfig, dataset: Dataset) -> NoteImages | None:
             f"{_NAME}: the notes of data {dataset.label!r} have no column {_COLUMN}; name data with images (--data), "
             "or leave out --note-images"
         )
-    require("rankers", "PIL", what=_NAME)
+    require("images", "PIL", what=_NAME)
     images = NoteImages(Catalogue(notes, images=folder), config.image_size)
     _check_images_exist(images, notes, folder)
     return images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import logging
 import os
 import random
@@ -28,6 +29,7 @@ from qilin_rag.data.image_names import name_in_index, place_in_archive, spelling
 from qilin_rag.data.pictures import MAX_FILE_BYTES, ImageState
 
 pytest.importorskip("indexed_gzip", reason="needs indexed-gzip: pip install 'qilin-rag[images]'")
+from tests.conftest import Cli, write_jsonl
 
 Member = tuple[tarfile.TarInfo, bytes]
 SUFFIXES = ["tar.gz", "tgz", "tar"]
@@ -90,6 +92,20 @@ def test_folders_and_archives_of_two_places(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("QILIN_RAG_IMAGES", str(elsewhere / "nowhere"))
     with pytest.raises(UsageError, match="QILIN_RAG_IMAGES="):
         ImageFiles(data)
+
+
+def test_data_stats_say_where_images_are(tmp_path: Path, cli: Cli) -> None:
+    write(tmp_path / "image/part_1.tar.gz", tarred(member("1/a", b"A")))
+    (tmp_path / "image/b.png").write_bytes(b"B")
+    names = [["image/part_1/1/a", "image/b.png"], None, [], ["image/part_2/c", "../d", "image/part_1/2/e"]]
+    rows = [{"note_idx": i, "title": "t", "content": "c", "image_path": each} for i, each in enumerate(names)]
+    write_jsonl(tmp_path / "notes.jsonl", rows)
+    found = json.loads(cli("data", "stats", tmp_path, "--json").out)["images"]
+    assert found == {
+        **{"notes with images": 2, "named": 5, "archives": 1, "looked for": 5},
+        **{"in archives": 2, "in folders": 1, "missing": 1, "outside": 1},
+    }
+    assert not (tmp_path / "cache/archives").exists()  # no archive was indexed
 
 
 def test_archives_behind_links_that_lead_outside_are_not_opened(tmp_path: Path) -> None:

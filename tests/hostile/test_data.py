@@ -234,7 +234,7 @@ def test_axes_of_any_range_have_a_few_ticks() -> None:
         assert all(0 < at < 1 for at in axis["at"]), (values, axis)
 
 
-Image = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'qilin-rag[rankers]'")
+Image = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'qilin-rag[images]'")
 SVG = '<?xml version="1.0"?><!DOCTYPE s [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>'
 
 

@@ -16,7 +16,7 @@ from qilin_rag.data.catalogue import Catalogue, open_catalogue
 from qilin_rag.data.source import open_source
 from tests.conftest import write_jsonl
 
-Image = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'qilin-rag[rankers]'")
+Image = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'qilin-rag[images]'")
 
 from qilin_rag.data.covers import Covers  # noqa: E402
 from qilin_rag.data.pictures import MAX_FILE_BYTES, ImageState  # noqa: E402

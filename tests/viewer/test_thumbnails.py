@@ -20,7 +20,7 @@ from tests.reports.pictured import CANARY, NAMES, pictured_run
 from tests.reports.visits import PHONE, WIDE, sync_api
 from tests.viewer.serving import client_of, started
 
-Image = pytest.importorskip("PIL.Image", reason="needs Pillow: pip install 'qilin-rag[rankers]'")
+Image = pytest.importorskip("PIL.Image", reason="needs Pillow: pip install 'qilin-rag[images]'")
 SHOWN = {(0, 0), (0, 1), (0, 2), (4, 1)}
 
 
