@@ -1,7 +1,7 @@
 """Names of images: how a name in the table of notes is looked for in folders and archives, defined once.
 
-Qilin's names are `image/part_<k>/<note>/<file>`. The folder `image` may be absent, an archive
-`part_<k>` may hold its files with or without `image/` and `part_<k>/` before them, and any name may begin with `./`.
+Qilin's names are `image/part_<k>/<note>/<file>`. The folder `image` may be absent, an archive `part_<k>` may hold its
+files with or without `image/` and `part_<k>/` before them, and any name may begin with `./`.
 """
 
 from __future__ import annotations

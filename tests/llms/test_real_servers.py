@@ -65,7 +65,7 @@ def seeing_vllm(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The options that name a tiny random Qwen2-VL and the vLLM that serves it."""
     python = python_with("QILIN_RAG_VLLM_PYTHON", ".vllm", "vllm", "transformers", "torchvision")
     model = tmp_path_factory.mktemp("models") / "tiny-qwen2-vl"
-    command = [python, "-m", "tests.rankers.random_vlm", model]
+    command = [python, "-m", "tests.rankers.random_vlm", str(model)]
     subprocess.run(command, check=True, capture_output=True, cwd=CHECKOUT)
     only_images = '--limit-mm-per-prompt={"image": 9, "video": 0}'
     return options_of(python, model, f"[--enforce-eager, --skip-mm-profiling, '{only_images}']")
