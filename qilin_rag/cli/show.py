@@ -98,6 +98,7 @@ def _show_question(
     for message in sample.messages:
         console.print(f"\n{message['role']}", style="bold")
         console.print(message["content"], soft_wrap=True)
+    _print_images(sample)
     is_cut = Tally(lines).is_cut(sample)
     console.print(f"\nanswer ({_status(sample, is_cut)}{f': {sample.error}' if sample.error else ''})", style="bold")
     console.print(sample.answer, soft_wrap=True)
@@ -111,6 +112,19 @@ def _show_question(
     for score in scores:
         value = "unscored" if score.value is None else f"{score.value:.4f}"
         console.print(f"  {score.metric}  {value}{f': {score.reason}' if score.reason else ''}")
+
+
+def _print_images(sample: Sample) -> None:
+    """Print the images that went with the last message, and why others did not."""
+    from qilin_rag.core.types import LeftOut
+
+    console = ui.console()
+    if sample.images:
+        console.print("\nimages", style="bold")
+    for image in sample.images:
+        console.print(f"  note {image.note_idx}  {image.path}  sha256 {image.sha256[:12]}", soft_wrap=True)
+    if sample.images_left_out:
+        console.print(str(LeftOut(images=sample.images_left_out)), style="yellow")
 
 
 def _say_notes(sample: Sample) -> str:
@@ -222,6 +236,8 @@ def _print_taken(manifest: Manifest, state: State, summary: Summary, samples: Ma
             console.print(str(remark), style="yellow")
     if summary.repeats:
         console.print(str(summary.repeats))
+    if left_out := str(summary.left_out):
+        console.print(left_out, style="yellow")
     for line in doubts(summary):
         console.print(line, style="yellow")
     for line in describe(_without_this_session(manifest) if state == "in use" else manifest, summary):

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import random
+import re
 import time
 from collections import Counter
 from itertools import pairwise
@@ -287,7 +288,13 @@ def test_images_left_out_are_counted_on_the_last_lines(data: Path, pictures: Fak
     llm = ["--llm", "openai", "--base-url", pictures.url, "--set", MODEL_SET]
     shown = cli("run", "--data", data, *llm, "--retriever", f"trec:{data / 'ranking.trec'}", "--note-images", 2)
     assert shown.code == 0, shown.err
-    assert "3 images left out (damaged), 2 images left out (missing)" in " ".join(shown.out.split())
+    left_out = "3 images left out (damaged), 2 images left out (missing)"
+    assert left_out in " ".join(shown.out.split())
+    [run_path] = Path("runs").iterdir()
+    assert left_out in " ".join(cli("show", run_path).out.split())
+    asked = cli("show", run_path, "--question", "2").out
+    assert re.search(r"^  note 13  image/d\.png  sha256 [0-9a-f]{12}$", asked, re.MULTILINE)
+    assert "1 images left out (damaged), 1 images left out (missing)" in asked
 
 
 def test_from_python(data: Path, pictures: FakeServer) -> None:
@@ -295,6 +302,25 @@ def test_from_python(data: Path, pictures: FakeServer) -> None:
     done = qr.run(data=data, llm=llm, metrics="rouge_l", note_images=1, image_size=64, limit=1)
     [sample] = done.directory.read_samples()[1]
     assert sample.images and len(images_of(pictures.calls)) == len(sample.images)
+
+
+def test_images_are_read_when_their_question_has_its_turn(
+    data: Path, pictures: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = [
+        {"search_idx": i, "query": f"问题{i}", "answers": ["答"], "ref_note_idx_list": [10]} for i in range(12)
+    ]
+    write_jsonl(data / "dqa.jsonl", questions)
+    asked_before, read = [], NoteImages.of_notes
+
+    def watched(images: NoteImages, note_idxs: Any, n: int) -> Any:
+        asked_before.append(len(pictures.calls))
+        return read(images, note_idxs, n)
+
+    monkeypatch.setattr(NoteImages, "of_notes", watched)
+    assert ask(data, pictures, retriever="oracle", concurrency=2, cache=False).summary.counts["ok"] == 12
+    assert len(asked_before) == 12
+    assert all(n_asked >= i - 2 for i, n_asked in enumerate(asked_before))
 
 
 @pytest.mark.slow
