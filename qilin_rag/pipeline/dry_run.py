@@ -43,7 +43,6 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
         dataset = shared.dataset(config)
     except NotHereError as error:
         return _unplanned(config, [*steps, str(error)])
-    shared.images(config)
     questions = select_questions(dataset.askable, config.limit, config.seed, config.ids)
     shared.count_defects(config, questions)
     try:
@@ -52,6 +51,8 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
         return _unplanned(config, [*steps, str(error)], n_questions=len(questions))
     finished = {} if config.fresh else directory.read_samples()[0]
     pending = pending_questions(questions, finished)
+    if pending:
+        shared.images(config)
     if pending and (before := work_before(config.retriever, config.rerank, dataset.notes, len(pending))):
         steps += before
         return _unplanned(config, steps, str(directory.path), len(questions), len(pending))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from qilin_rag.config.run import LLMConfig, RunConfig
 from qilin_rag.core.cache import cache_dir, limit_bytes
 from qilin_rag.core.environment import now
+from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.progress import stage
 from qilin_rag.core.text import slug
 from qilin_rag.core.third_party import third_party
@@ -52,8 +53,8 @@ class Prepared(NamedTuple):
 
     `config` has the components that the runs of a sweep share; `scorers` are those of `config` as they score this run;
     `left_out`: which optional metrics can't be used, and why. `server` is what the LLM's server says of itself, or
-    `unreachable` why there is none: an error only if a question is left to ask. `images` are those of the notes, if the
-    run sends any.
+    `unreachable` why there is none, or why there are no images: an error only if a question is left to ask. `images`
+    are those of the notes, if the run sends any.
     """
 
     config: RunConfig
@@ -63,7 +64,7 @@ class Prepared(NamedTuple):
     scorers: list[Scorer]
     left_out: dict[str, str]
     server: dict[str, Any]
-    unreachable: FatalLLMError | None
+    unreachable: QilinError | None
     identity: dict[str, Any]
     directory: RunDirectory
     shared: Shared
@@ -131,13 +132,14 @@ def prepare(config: RunConfig, shared: Shared | None = None) -> Prepared:
     chosen_llm = ("server", config.llm, config.llm_label, config.serve)
     server, unreachable = shared.once(chosen_llm, lambda: _ask_server(config))
     dataset = shared.dataset(config)
-    images = shared.images(config)
     questions = select_questions(dataset.askable, config.limit, config.seed, config.ids)
     defects = shared.count_defects(config, questions)
     optional = ("models", metrics, *config.optional_metrics)
     more, left_out = shared.once(optional, lambda: _load_models(config))
     config = config.model_copy(update={"metrics": config.metrics | more, "optional_metrics": []})
     identity = run_identity(config, dataset)
+    directory = run_directory(config, dataset, identity)
+    images, no_images = _open_images(config, shared, directory)
     return Prepared(
         config=config,
         dataset=dataset,
@@ -149,9 +151,9 @@ def prepare(config: RunConfig, shared: Shared | None = None) -> Prepared:
         ],
         left_out=left_out,
         server=server,
-        unreachable=unreachable,
+        unreachable=unreachable or no_images,
         identity=identity,
-        directory=run_directory(config, dataset, identity),
+        directory=directory,
         shared=shared,
         images=images,
     )
@@ -256,6 +258,21 @@ def _repeated_jobs(prepared: Prepared) -> list[Job]:
 
 def _repeats_left(prepared: Prepared, finished: Mapping[str, Sample]) -> dict[str, int]:
     return calls_left(prepared.questions, finished, prepared.directory.read_repeats(), prepared.config.repeat)
+
+
+def _open_images(
+    config: RunConfig, shared: Shared, directory: RunDirectory
+) -> tuple[NoteImages | None, UsageError | None]:
+    """Return the images that the run sends, and the error if there are none.
+
+    The error matters only if a question is left to ask, so it is raised at once unless there are answers.
+    """
+    try:
+        return shared.images(config), None
+    except UsageError as error:
+        if not (directory.path / SAMPLES).exists():
+            raise
+        return None, error
 
 
 def _load_models(config: RunConfig) -> tuple[dict[str, Scorer], dict[str, str]]:

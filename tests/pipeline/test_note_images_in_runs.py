@@ -156,6 +156,11 @@ def test_a_run_is_not_continued_with_other_images(data: Path, pictures: FakeServ
     Pillow.new("RGB", (60, 40), "white").save(data / "image/a.png")
     assert ask(data, pictures, cache=False).summary.counts["ok"] == 3  # nothing is left to ask
     assert (len(pictures.calls), ask(data, pictures, fresh=True).summary.counts["ok"]) == (0, 3)
+    (data / "image").rename(data / "moved")
+    assert (ask(data, pictures).summary.counts["ok"], plan(config_of(data, pictures)).calls) == (3, 0)
+    with pytest.raises(UsageError, match="images of the notes are missing"):
+        ask(data, pictures, fresh=True)
+    assert pictures.calls == []
 
 
 @pytest.mark.parametrize(
