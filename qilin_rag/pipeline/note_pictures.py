@@ -148,10 +148,11 @@ def foresee_pictures(config: RunConfig, notes: NoteStore, note_idxs: Iterable[in
 
 def check_unchanged(images: NoteImages | None, n: int, finished: Sequence[Sample]) -> None:
     """Raise a UsageError if images that were sent with some of these answers are not the same any more."""
+    if images is None:
+        return
     pictured = [sample for sample in finished if sample.images or sample.images_left_out]
-    step = max(1, len(pictured) // _MOST_COMPARED)
-    for sample in pictured[::step][:_MOST_COMPARED] if images else []:
-        found = images.of_notes(sample.known_prompt_notes or [], n) if images else {}
+    for sample in pictured[:: 1 + len(pictured) // _MOST_COMPARED]:
+        found = images.of_notes(sample.known_prompt_notes or [], n)
         now = [sent for note_idx, (of_note, _) in found.items() for sent in _sent(of_note, [note_idx] * len(of_note))]
         if changed := {sent.path for sent in set(now) ^ set(sample.images)}:
             raise UsageError(
