@@ -60,7 +60,6 @@ def synth(
     Examples:
         qilin-rag synth --out world --notes 300 --searches 60 --dqa 20 --users 30
         qilin-rag synth --out flat --without position --without taste --seed 7
-        qilin-rag synth --out pictured --cards 0.5
         qilin-rag synth --out judged --set quality=3 --without length_bias
     """
     from qilin_rag.synth import resolve_world, synthesize

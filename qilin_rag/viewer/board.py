@@ -13,7 +13,6 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from qilin_rag.core.plain_files import file_state
-from qilin_rag.core.text import whole_number
 from qilin_rag.core.types import Judgement, Question, Sample, Score
 from qilin_rag.data import NoteStore
 from qilin_rag.pipeline.cost import Tally
@@ -26,9 +25,10 @@ from qilin_rag.reports.leaderboard import leaderboard_of
 from qilin_rag.reports.measured import RunCache, State, state_of_files
 from qilin_rag.reports.noise import noise_of
 from qilin_rag.reports.overview import directories_of, index_of, metrics_of, table_of
-from qilin_rag.reports.thumbnails import MEDIA_TYPE, NoteThumbnails, images_sent, open_thumbnails
+from qilin_rag.reports.thumbnails import NoteThumbnails, images_sent, open_thumbnails
 from qilin_rag.viewer.app import data, page
 from qilin_rag.viewer.folders import Folders
+from qilin_rag.viewer.images import image_of
 from qilin_rag.viewer.kept import Kept
 from qilin_rag.viewer.lines import LineFinder, find_parts
 from qilin_rag.viewer.shell import markup, shell
@@ -117,15 +117,8 @@ class Boards:
         return question_of(question, answered, table.notes, table.thumbnails)
 
     def thumbnail(self, request: Request) -> Response:
-        """Return a small copy of an image of a note, encoded anew; the address has numbers only, never a path."""
-        table = self._table(request)
-        note_idx, place = (whole_number(request.query_params.get(name, "")) for name in ("note", "n"))
-        if table.thumbnails is None or note_idx is None or place is None:
-            raise HTTPException(404, "there is no such image")
-        images = table.thumbnails.of_note(note_idx)
-        if place >= len(images) or images[place].why:
-            raise HTTPException(404, f"there is no such image: {images[place].why if place < len(images) else 'none'}")
-        return Response(images[place].content, media_type=MEDIA_TYPE)
+        """Return a small copy of an image of a note."""
+        return image_of(self._table(request).thumbnails, request)
 
     def _answered(
         self, directory: RunDirectory, question: Question, table: _Table, judged: dict[str, list[Judgement]]

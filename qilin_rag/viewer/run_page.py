@@ -22,12 +22,16 @@ from qilin_rag.config.resources import resource_names
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.plain_files import open_plain
 from qilin_rag.pipeline.run_directory import MANIFEST, SAMPLES, SCORES, SUMMARY, Manifest, RunDirectory
+from qilin_rag.pipeline.run_notes import open_data
 from qilin_rag.pipeline.scoring import is_misnamed
 from qilin_rag.prompts.answer import load_prompt
+from qilin_rag.reports.thumbnails import NoteThumbnails, images_sent, open_thumbnails
 from qilin_rag.reports.took import first_asked, latency_of, read_calls
 from qilin_rag.scorers.summary import doubts, remarks
 from qilin_rag.viewer.app import data, page
 from qilin_rag.viewer.folders import Folders
+from qilin_rag.viewer.images import image_of
+from qilin_rag.viewer.kept import Kept
 from qilin_rag.viewer.lines import LineFinder, find_parts
 from qilin_rag.viewer.samples import Indices, in_full
 from qilin_rag.viewer.shell import markup, shell
@@ -47,10 +51,12 @@ class RunPages:
     Args:
         folders: The runs.
         watcher: Their state.
+        images: Whether the images of notes are shown.
     """
 
-    def __init__(self, folders: Folders, watcher: RunWatcher) -> None:
-        self._folders, self._watcher = folders, watcher
+    def __init__(self, folders: Folders, watcher: RunWatcher, images: bool = True) -> None:
+        self._folders, self._watcher, self._images = folders, watcher, images
+        self._thumbnails: Kept[tuple[NoteThumbnails | None, str]] = Kept(4)
         self._indices, self._finder = Indices(), LineFinder()
 
     def run(self, request: Request) -> dict[str, Any]:
@@ -86,6 +92,34 @@ class RunPages:
             raise HTTPException(404, "there is no answer to this question yet")
         return in_full(path, sample, find_parts(self._finder, path, sample))
 
+    def sample_images(self, request: Request) -> dict[str, Any]:
+        """Return the notes in the prompt of one question with the number of their images, if the run sent images."""
+        path = self._folders.run(request)
+        thumbnails, why = self._thumbnails_of(path)
+        sample = self._indices.of(path).last(request.query_params.get("id", "")) if thumbnails else None
+        if thumbnails is None or sample is None:
+            return {"why": why, "notes": []}
+        counts = thumbnails.counts(notes := sample.known_prompt_notes or [])
+        return {"why": "", "notes": [{"note": note, "n": counts[note]} for note in notes if counts.get(note)]}
+
+    def thumbnail(self, request: Request) -> Response:
+        """Return a small copy of an image of a note."""
+        thumbnails, _ = self._thumbnails_of(self._folders.run(request))
+        return image_of(thumbnails, request)
+
+    def _thumbnails_of(self, path: Path) -> tuple[NoteThumbnails | None, str]:
+        """Return the images of the notes of a run that sent images, or why there are none."""
+        manifest = RunDirectory(path).read_manifest()
+        if not self._images or not images_sent([manifest]):
+            return None, ""
+
+        def opened() -> tuple[NoteThumbnails | None, str]:
+            dataset, why_no_notes = open_data([manifest])
+            thumbnails, why = open_thumbnails(dataset, [manifest], is_asked=False)
+            return thumbnails, why_no_notes or why
+
+        return self._thumbnails.get(path, manifest.fingerprint, opened)
+
     def log(self, request: Request) -> dict[str, Any]:
         """Return the end of a log."""
         path = self._folders.run(request)
@@ -110,14 +144,15 @@ class RunPages:
             raise HTTPException(404, f"the run has no {name} yet") from None
 
 
-def routes(folders: Folders, watcher: RunWatcher) -> list[BaseRoute]:
+def routes(folders: Folders, watcher: RunWatcher, images: bool = True) -> list[BaseRoute]:
     """Return the routes of the page of a run.
 
     Args:
         folders: The runs.
         watcher: Their state.
+        images: Whether the images of notes are shown.
     """
-    pages = RunPages(folders, watcher)
+    pages = RunPages(folders, watcher, images)
 
     async def download(request: Request) -> Response:
         file = await run_in_threadpool(pages.opened, request)
@@ -136,6 +171,8 @@ def routes(folders: Folders, watcher: RunWatcher) -> list[BaseRoute]:
         data("/api/run", pages.run),
         data("/api/samples", pages.samples),
         data("/api/sample", pages.sample),
+        data("/api/sample_images", pages.sample_images),
+        data("/api/sample_thumbnail", pages.thumbnail),
         data("/api/log", pages.log),
         Route("/api/file", download),
     ]

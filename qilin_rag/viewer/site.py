@@ -29,7 +29,7 @@ def site(runs_dirs: Sequence[Path], images: bool = True) -> Starlette:
     return build_app(
         [
             *live.routes(watcher),
-            *run_page.routes(folders, watcher),
+            *run_page.routes(folders, watcher, images),
             *board.routes(folders, cache, images),
             *tables.routes(folders, cache),
         ]

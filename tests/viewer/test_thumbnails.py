@@ -98,6 +98,26 @@ def image(client: TestClient, index: dict[str, Any], note: object, place: object
     return client.get("/api/thumbnail", params=fields)
 
 
+def test_the_page_of_a_run_shows_the_images_of_prompts_that_had_some(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [run] = [path.name for path in runs.iterdir()]
+    client = client_of(site([runs]))
+    asked = {"run": run, "id": "0"}
+    assert client.get("/api/sample_images", params=asked).json() == {"why": "", "notes": []}
+    assert client.get("/api/sample_thumbnail", params={"run": run, "note": "0", "n": "0"}).status_code == 404
+    monkeypatch.setattr("qilin_rag.viewer.run_page.images_sent", lambda manifests: 2)
+    monkeypatch.setattr("qilin_rag.reports.thumbnails.images_sent", lambda manifests: 2)
+    told = client.get("/api/sample_images", params=asked).json()
+    assert {row["note"]: row["n"] for row in told["notes"]} == {0: 2, 2: 2, 3: 2, 4: 2}
+    for note, n, status in (("0", "0", 200), ("0", "2", 404), ("2", "0", 404), ("9", "0", 404), ("0", "../0", 404)):
+        answer = client.get("/api/sample_thumbnail", params={"run": run, "note": note, "n": n})
+        assert answer.status_code == status, (note, n)
+    assert client.get("/api/sample_images", params={"run": run, "id": "none"}).json()["notes"] == []
+    off = client_of(site([runs], images=False))
+    assert off.get("/api/sample_images", params=asked).json()["notes"] == []
+
+
 @pytest.mark.browser
 def test_images_really_show_in_the_view_and_in_reports(runs: Path, chromium: Any, tmp_path: Path) -> None:
     from qilin_rag.reports.contents import collect

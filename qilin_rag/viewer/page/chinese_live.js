@@ -89,6 +89,7 @@ addChinese({
   "{n} earlier bytes are left out.": "省略了较早的 {n} 字节。",
   "{n} more characters are left out; download samples.jsonl to read them.": "省略了 {n} 个字符；可下载 samples.jsonl 查看。",
   "Prompt sent": "发送的提示词",
+  "Images of the notes in the prompt": "提示词中笔记的图片",
   "{used} of {given} notes in the prompt": "{given} 篇笔记中有 {used} 篇写入提示词",
   "← Earlier": "← 更早",
   "Later →": "更晚 →",

@@ -112,6 +112,12 @@ export interface Text {
   n_left_out: number;
 }
 
+/** The notes in the prompt of a question that have images, and how many. */
+export interface PromptImages {
+  why: string;
+  notes: { note: number; n: number }[];
+}
+
 /** A question of a run in full. */
 export interface Asked {
   id: string;

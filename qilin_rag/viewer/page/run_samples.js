@@ -3,11 +3,13 @@
 import { ask } from "./ask.js";
 import { buttonById, byId, dialogById, make } from "./dom.js";
 import { judgedParts } from "./judged_parts.js";
+import { noteImages } from "./note_images.js";
 import { count } from "./shown.js";
 import { say } from "./words.js";
 
 /**
  * @typedef {import("./live_types.js").Asked} Asked
+ * @typedef {import("./live_types.js").PromptImages} PromptImages
  * @typedef {import("./live_types.js").Brief} Brief
  * @typedef {import("./live_types.js").Briefs} Briefs
  * @typedef {import("./live_types.js").Row} Row
@@ -102,7 +104,10 @@ async function openSample(place) {
   byId("sample-title").focus();
   try {
     const asked = await ask("/api/sample", { run: key, id: brief.id });
-    if (open === place) byId("sample-body").replaceChildren(make("div", {}, drawAsked(asked)));
+    if (open !== place) return;
+    byId("sample-body").replaceChildren(make("div", {}, drawAsked(asked)));
+    const images = await ask("/api/sample_images", { run: key, id: brief.id });
+    if (open === place) byId("sample-body").append(make("div", {}, drawImages(images)));
   } catch (error) {
     byId("sample-body").replaceChildren(make("p", { class: "remark text" }, error instanceof Error ? error.message : String(error)));
   }
@@ -137,6 +142,18 @@ function drawAsked(asked) {
     make("h3", {}, say("Prompt sent")),
     asked.messages.map((message) => make("div", { class: "message" }, make("h4", {}, say(message.role)), body(message))),
   ];
+}
+
+/** The images of the notes in the prompt. @param {PromptImages} images */
+function drawImages({ why, notes }) {
+  if (why) return make("p", { class: "remark text" }, say("The images of the notes are not shown: {why}", { why }));
+  if (!notes.length) return null;
+  const address = (/** @type {number} */ note, /** @type {number} */ n) =>
+    `/api/sample_thumbnail?${new URLSearchParams({ run: key, note: String(note), n: String(n) })}`;
+  return [make("h3", {}, say("Images of the notes in the prompt")), notes.map(({ note, n }) => [
+    make("h4", {}, say(" note {name}", { name: note }).trim()),
+    noteImages(Array.from({ length: n }, (_, at) => ({ src: address(note, at) })), note),
+  ])];
 }
 
 /** @param {Text} text */
