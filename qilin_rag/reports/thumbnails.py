@@ -29,7 +29,7 @@ USUAL_PER_NOTE = 3
 """The most images of a note that are shown if no run sent any."""
 MOST_PER_NOTE = 10
 _QUALITIES = (70, 40, 10)
-_NOTES_KEPT = 512
+_NOTES_KEPT = 128
 _TOO_LARGE = "too large"
 REASONS = frozenset(
     state.reason for state in ImageState if state not in (ImageState.UNREAD, ImageState.READ, ImageState.NONE)

@@ -31,6 +31,6 @@ def site(runs_dirs: Sequence[Path], images: bool = True) -> Starlette:
             *live.routes(watcher),
             *run_page.routes(folders, watcher, images),
             *board.routes(folders, cache, images),
-            *tables.routes(folders, cache),
+            *tables.routes(folders, cache, images),
         ]
     )

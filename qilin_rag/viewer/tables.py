@@ -44,12 +44,13 @@ _FORMATS = {
 }
 
 
-def routes(folders: Folders, cache: RunCache) -> list[BaseRoute]:
+def routes(folders: Folders, cache: RunCache, images: bool = True) -> list[BaseRoute]:
     """Return the routes of the tables and of the downloads.
 
     Args:
         folders: The runs.
         cache: Keeps what was read of each run.
+        images: Whether a report has the images of notes, if a run sent images.
     """
     pages = {"/compare": "Compare", "/ablation": "Ablation", "/rankings": "Rankings"}
     return [
@@ -57,7 +58,7 @@ def routes(folders: Folders, cache: RunCache) -> list[BaseRoute]:
         data("/api/compare", lambda request: _compare(folders, request)),
         data("/api/ablation", lambda request: _ablation(folders, cache, request)),
         data("/api/rankings", lambda request: _rankings(folders, request)),
-        data("/api/download", lambda request: _download(folders, cache, request)),
+        data("/api/download", lambda request: _download(folders, cache, images, request)),
     ]
 
 
@@ -126,7 +127,7 @@ def _plain(sections: Iterable[Section]) -> list[dict[str, Any]]:
     return [section._asdict() for section in sections]
 
 
-def _download(folders: Folders, cache: RunCache, request: Request) -> Response:
+def _download(folders: Folders, cache: RunCache, images: bool, request: Request) -> Response:
     """Return the leaderboard or the report of the named runs, of all if none is named, as a file."""
     kind = request.query_params.get("format", "")
     if kind not in _FORMATS:
@@ -135,7 +136,7 @@ def _download(folders: Folders, cache: RunCache, request: Request) -> Response:
     media_type, name = _FORMATS[kind]
     if kind == "html":
         _check_size(paths)
-        text = as_html(collect(paths))
+        text = as_html(collect(paths, None if images else "none"))
     else:
         with cache.lock:
             tables = leaderboard_of(paths, cache=cache)

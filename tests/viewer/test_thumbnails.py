@@ -114,7 +114,9 @@ def test_the_page_of_a_run_shows_the_images_of_prompts_that_had_some(
         answer = client.get("/api/sample_thumbnail", params={"run": run, "note": note, "n": n})
         assert answer.status_code == status, (note, n)
     assert client.get("/api/sample_images", params={"run": run, "id": "none"}).json()["notes"] == []
+    assert b"img-src data:;" in client.get("/api/download?format=html").content
     off = client_of(site([runs], images=False))
+    assert b"img-src" not in off.get("/api/download?format=html").content.partition(b"</head>")[0]
     assert off.get("/api/sample_images", params=asked).json()["notes"] == []
 
 
@@ -158,8 +160,7 @@ def check_images(page: Any) -> None:
     """Those that can be read are seen, with a text for those who see none; the others are told of."""
     hits = page.locator(".hits .thumbs")
     sync_api.expect(hits).to_have_count(4)
-    for thumb in page.locator(".hits .thumb").all():
-        thumb.scroll_into_view_if_needed()
+    page.evaluate("for (const image of document.querySelectorAll('.hits img')) image.loading = 'eager'")
     sync_api.expect(page.locator(".hits .thumb")).to_have_count(len(SHOWN))
     sync_api.expect(page.locator(".hits .absent")).to_have_count(sum(map(len, NAMES)) - len(SHOWN))
     for shown in page.locator(".hits .thumb img").all():
