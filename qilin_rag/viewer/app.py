@@ -23,13 +23,13 @@ from starlette.routing import BaseRoute, Route
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.text import clean
 
-_TYPES = {".js": "text/javascript", ".css": "text/css"}
+_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 MOST_BODY_BYTES = 1 << 20
 _PLACES = (("qilin_rag.viewer", "page"), ("qilin_rag.reports", "page"))
 
 
 def build_app(routes: list[BaseRoute]) -> Starlette:
-    """Return the application of these routes, with the scripts and styles of all pages.
+    """Return the application of these routes, with the scripts, the styles and the icon of all pages.
 
     Args:
         routes: The routes of the parts that are shown.
@@ -111,13 +111,13 @@ def page(path: str, make: Callable[[Request], str]) -> Route:
 
 @functools.cache
 def _assets() -> dict[str, bytes]:
-    """Return the scripts and styles by name. A name of a request is looked up here, and never becomes a path."""
+    """Return scripts, styles and the icon by name. A name of a request is looked up here, and never becomes a path."""
     return {
         each.name: each.read_bytes()
         for package, name in _PLACES
         if (folder := files(package) / name).is_dir()
         for each in folder.iterdir()
-        if each.name.endswith((".js", ".css"))
+        if each.name.endswith(tuple(_TYPES))
     }
 
 
@@ -125,7 +125,7 @@ async def _asset(request: Request) -> Response:
     name = request.path_params["name"]
     content = _assets().get(name)
     if content is None:
-        raise HTTPException(404, "no such script or style")
+        raise HTTPException(404, "there is no such script, style or icon")
     return Response(content, media_type=_TYPES["." + name.rpartition(".")[2]])
 
 
