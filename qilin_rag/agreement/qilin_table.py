@@ -240,7 +240,7 @@ def _auc(scores: Values, rows: _LabelledRows) -> float | None:
 
 
 class _Rivalry(NamedTuple):
-    """A measure against a sentinel: its gain in AUC, and what each answer adds to it, NaN where one is unscored."""
+    """A measure against a sentinel: its gain in AUC, and what each answer adds to it, NaN if one is unscored."""
 
     sentinel: str
     gain: float

@@ -84,7 +84,8 @@ def clear_kept(
         CacheKind | None,
         typer.Argument(
             metavar="[KIND]",
-            help="Kind to remove: notes, indexes, vectors, responses, hashes or servers. [default: all but responses]",
+            help="Kind to remove: notes, indexes, vectors, archives, responses, hashes or servers. "
+            "[default: all but responses]",
             show_default=False,
         ),
     ] = None,

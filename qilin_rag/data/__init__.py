@@ -40,5 +40,4 @@ def load_dataset(
         label=source.label,
         notes=notes,
         questions=read_questions(*dqa, answers, references),
-        folder=source.folder,
     )

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.hashing import json_digest
@@ -18,13 +17,12 @@ from qilin_rag.data.notes import NoteStore
 
 @dataclass(frozen=True)
 class Dataset:
-    """Notes and questions under a name (for paths) and a label (for tables), and the folder that they are from."""
+    """Notes and questions under a name (for paths) and a label (for tables)."""
 
     name: str
     label: str
     notes: NoteStore
     questions: tuple[Question, ...]
-    folder: Path | None = None
 
     @cached_property
     def askable(self) -> tuple[Question, ...]:

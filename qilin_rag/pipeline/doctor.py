@@ -28,7 +28,7 @@ from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.llms.serving.engines import Engine
 from qilin_rag.models.pretrained import find_model
 from qilin_rag.retrievers.dense.note_input import check_has_processor
-from qilin_rag.retrievers.dense.pictures import Pictures
+from qilin_rag.retrievers.dense.pictures import NotePictures
 from qilin_rag.retrievers.dense.retriever import BiEncoder
 from qilin_rag.retrievers.parts import leaves
 
@@ -154,7 +154,7 @@ def _images(retriever: BiEncoder, data: str) -> Finding:
         source = open_source(data, fetch=False)
         notes = open_notes_of(source)
         some = notes.note_idxs[:_LOOKED_AT].tolist()
-        found = Pictures(notes, retriever.images, retriever.image_size).read(some)
+        found = NotePictures(notes, retriever.images, retriever.image_size).read(some)
     except QilinError as error:
         detail, _, advice = str(error).partition("; ")
         return Finding(subject, "failed", detail, advice)

@@ -54,7 +54,7 @@ def open_images(config: RunConfig, dataset: Dataset) -> NoteImages | None:
     """
     if not sends_images(config):
         return None
-    notes, folder = dataset.notes, dataset.folder
+    notes, folder = dataset.notes, dataset.notes.images
     if _COLUMN not in notes.columns or folder is None:
         raise UsageError(
             f"{_NAME}: the notes of data {dataset.label!r} have no column {_COLUMN}; name data with images (--data), "
@@ -67,7 +67,7 @@ def open_images(config: RunConfig, dataset: Dataset) -> NoteImages | None:
 
 
 def _check_images_exist(images: NoteImages, notes: NoteStore, folder: Path) -> None:
-    """Raise a UsageError if none of many images is where the table says."""
+    """Raise a UsageError if none of many images that the table names is there."""
     chosen = notes.note_idxs[:: max(1, len(notes) // _MOST_LOOKED_FOR)].tolist()
     named = [names[0] for names in image_names(notes, chosen, 1).values() if names]
     if not named:

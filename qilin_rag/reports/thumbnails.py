@@ -72,7 +72,7 @@ class NoteThumbnails:
 
     def __init__(self, dataset: Dataset, n: int) -> None:
         self._notes, self._n = dataset.notes, n
-        self._images = NoteImages(Catalogue(dataset.notes, images=dataset.folder), LONGEST_SIDE)
+        self._images = NoteImages(Catalogue(dataset.notes, images=dataset.notes.images), LONGEST_SIDE)
         self._read = lru_cache(_NOTES_KEPT)(self._make)
 
     def counts(self, note_idxs: Iterable[int]) -> dict[int, int]:

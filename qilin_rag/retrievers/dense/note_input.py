@@ -67,7 +67,7 @@ def encode_notes(
     batch_size: int | None,
     precision: Precision,
 ) -> Vectors:
-    """Return a vector for each note, shape (n_notes, dimension): of images, or of both where a note has any.
+    """Return a vector for each note, shape (n_notes, dimension): of images, or of both if a note has any.
 
     Args:
         encoder: The model.

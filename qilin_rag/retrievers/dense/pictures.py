@@ -47,7 +47,7 @@ class Pictured(NamedTuple):
     left_out: Counter[str]
 
 
-class Pictures:
+class NotePictures:
     """Reads the first images of notes."""
 
     def __init__(self, notes: NoteStore, n: int, longest_side: int) -> None:
@@ -59,7 +59,7 @@ class Pictures:
             longest_side: The most pixels of the longer side of an image.
 
         Raises:
-            UsageError: if the notes name no images, or it is not known where these are.
+            UsageError: if the notes name no images, or their folder is not known.
         """
         if "image_path" not in notes.columns:
             raise UsageError("note_input: the notes of this data have no image_path; set note_input to text")

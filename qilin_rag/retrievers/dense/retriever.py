@@ -34,7 +34,7 @@ from qilin_rag.models.sentence_encoder import (
 )
 from qilin_rag.retrievers.dense.note_input import NoteInput, check_has_processor, encode_notes, in_halves
 from qilin_rag.retrievers.dense.opened import OpenedIndex, probed, rows_with_image
-from qilin_rag.retrievers.dense.pictures import Pictures, tell
+from qilin_rag.retrievers.dense.pictures import NotePictures, tell
 from qilin_rag.retrievers.dense.recall import measure_recall
 from qilin_rag.retrievers.dense.search import (
     Approximate,
@@ -280,9 +280,9 @@ class BiEncoder(IndexedRetriever):
     ) -> Any:
         return measure_recall(self.faiss, texts, queries, vectors, index, probed(self.n_probe, index), folder)
 
-    def _pictures(self, notes: NoteStore) -> Pictures | None:
+    def _pictures(self, notes: NoteStore) -> NotePictures | None:
         """Return the reader of the notes' images; None if texts alone are encoded."""
-        return None if self.note_input == "text" else Pictures(notes, self.images, self.image_size)
+        return None if self.note_input == "text" else NotePictures(notes, self.images, self.image_size)
 
     def _devices(self) -> list[str | None]:
         """Return the devices that encode notes: `device` names one, several with commas between them, or `all` GPUs."""
@@ -294,7 +294,7 @@ class BiEncoder(IndexedRetriever):
             return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         return [None] if self.device is None else list(self.device.split(","))
 
-    def _precision(self, notes: NoteStore, pictures: Pictures | None) -> Precision:
+    def _precision(self, notes: NoteStore, pictures: NotePictures | None) -> Precision:
         """Choose the precision to encode notes in: bf16 if it is set, or the device has it and it is close to fp32."""
         if self.precision == "fp32" or (self.precision == "auto" and not has_native_bf16(self._model().device)):
             return "fp32"

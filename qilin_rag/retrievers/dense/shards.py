@@ -33,7 +33,7 @@ from qilin_rag.core.processes import in_processes
 from qilin_rag.core.progress import stage
 from qilin_rag.data import NoteStore
 from qilin_rag.models.batches import ahead
-from qilin_rag.retrievers.dense.pictures import Pictured, Pictures
+from qilin_rag.retrievers.dense.pictures import NotePictures, Pictured
 from qilin_rag.retrievers.distinct import Digests, digests_of, distinct, text_digests
 from qilin_rag.retrievers.resumable import drop_part, is_whole, kept_part
 
@@ -69,7 +69,7 @@ class _Build(NamedTuple):
     """The notes to encode, with their images (None: by text), or by their images alone."""
 
     notes: NoteStore
-    pictures: Pictures | None
+    pictures: NotePictures | None
     alone: bool
 
     @property
@@ -110,7 +110,7 @@ def write_vectors(
     make_encoder: MakeEncoder,
     devices: Sequence[str | None],
     on_ray: bool = False,
-    pictures: Pictures | None = None,
+    pictures: NotePictures | None = None,
     alone: bool = False,
 ) -> None:
     """Write the notes' vectors in the order of the store to `vectors.npy`: (n_notes, dimension), 16-bit floats.
