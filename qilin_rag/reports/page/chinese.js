@@ -84,6 +84,7 @@ export const CHINESE = {
   "outside": "在数据文件夹之外",
   "too large": "过大",
   "too narrow": "过窄",
+  "damaged archive": "压缩包已损坏",
   "damaged": "已损坏或格式不支持",
   "The images of the notes are not shown: {why}": "不显示笔记的图片：{why}",
   "The images of this question are left out: the report holds no more.": "本问题的图片未收入：报告已达上限。",
