@@ -232,9 +232,11 @@ def _told(answered: QuestionInRun) -> dict[str, Any]:
     sample = answered.sample
     facts = sample.model_dump(
         mode="json",
-        exclude={"question_id", "query", "status", "hits", "messages", "raw", "usage", "short_count"},
+        exclude={"question_id", "query", "status", "hits", "messages", "raw", "usage", "short_count", "images"},
         exclude_defaults=True,
     )
+    if sample.images:
+        facts["n_images"] = len(sample.images)
     if sample.raw != sample.answer:
         facts["raw"] = sample.raw
     if sample.usage != Usage():

@@ -166,6 +166,8 @@ def in_full(path: Path, sample: Sample, parts: JudgedParts) -> dict[str, Any]:
         "retries": sample.retries,
         "notes_used": sample.notes_used,
         "notes_given": sample.notes_given,
+        "n_images": len(sample.images),
+        "images_left_out": sample.images_left_out,
         "parts": parts.as_json(),
     }
 

@@ -25,13 +25,13 @@ NAMES = [
     ["script.png", "cut.png", "page.webp"],
     ["bomb.png", "noise.png"],
 ]
-"""The images of notes 0 to 4; eight can't be shown, for the reasons above."""
+"""The images of notes 0 to 4; seven can't be shown, for the reasons above."""
 
 
-def pictured_run(folder: Path, n_questions: int = 4) -> RunDirectory:
-    """Make data with images, and a run over it that finds all notes for each question."""
+def pictured_run(folder: Path, n_questions: int = 4, *overrides: str, **flags: object) -> RunDirectory:
+    """Make data with images, and a run over it that finds all notes for each question; the rest are its settings."""
     data = folder / "pictured"
-    (data / "deep").mkdir(parents=True)
+    data.mkdir(parents=True)
     for name, content in _files().items():
         (data / name).write_bytes(content)
     (folder / "secret.png").write_bytes(_files()["card.png"])
@@ -50,8 +50,8 @@ def pictured_run(folder: Path, n_questions: int = 4) -> RunDirectory:
             for at in range(n_questions)
         ],
     )
-    settings = {"data": str(data), "retriever": "bm25", "metrics": "rouge_l", "runs_dir": folder / "runs"}
-    return run(resolve_run(settings)).directory
+    settings = {"data": str(data), "retriever": "bm25", "metrics": "rouge_l", "runs_dir": folder / "runs", **flags}
+    return run(resolve_run(settings, overrides)).directory
 
 
 def _files() -> dict[str, bytes]:

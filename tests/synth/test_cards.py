@@ -92,7 +92,9 @@ def test_without_cards_all_is_as_before(tmp_path: Path, cli: Cli) -> None:
         "synth", "--out", "a", "--notes", 300, "--searches", 20, "--recommendations", 5, "--dqa", 9, "--users", 3
     )
     assert done.code == 0
-    assert {path.name for path in Path("a").iterdir()} == {*TABLES, "truth.parquet", "world.yaml", "README.md"} - {"image_text"}
+    assert {path.name for path in Path("a").iterdir()} == {*TABLES, "truth.parquet", "world.yaml", "README.md"} - {
+        "image_text"
+    }
 
 
 def test_the_command_needs_the_font_for_cards_alone(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,11 @@ pytest.importorskip("starlette", reason="needs Starlette: pip install 'qilin-rag
 from starlette.testclient import TestClient
 
 from qilin_rag.core import extras
+from qilin_rag.reports.contents import collect
+from qilin_rag.reports.html import images_folder, write_report
 from qilin_rag.reports.thumbnails import LONGEST_SIDE, MOST_IMAGE_BYTES, ImageMode
 from qilin_rag.viewer.site import site
+from tests.fake_server import MODEL, FakeServer
 from tests.reports.pictured import CANARY, NAMES, pictured_run
 from tests.reports.visits import PHONE, WIDE, sync_api
 from tests.viewer.serving import client_of, started
@@ -122,9 +125,6 @@ def test_the_page_of_a_run_shows_the_images_of_prompts_that_had_some(
 
 @pytest.mark.browser
 def test_images_really_show_in_the_view_and_in_reports(runs: Path, chromium: Any, tmp_path: Path) -> None:
-    from qilin_rag.reports.contents import collect
-    from qilin_rag.reports.html import images_folder, write_report
-
     paths = list(runs.iterdir())
     modes: tuple[ImageMode, ...] = ("embed", "link")
     for mode in modes:
@@ -134,6 +134,29 @@ def test_images_really_show_in_the_view_and_in_reports(runs: Path, chromium: Any
             check_images(page)
     with started("--runs-dir", runs) as address, visited(chromium, address.replace("/?", "/board?"), WIDE) as page:
         check_images(page)
+
+
+@pytest.mark.browser
+def test_what_went_with_a_prompt_is_on_the_page_of_its_run_and_in_its_report(
+    server: FakeServer, chromium: Any, tmp_path: Path
+) -> None:
+    directory = pictured_run(tmp_path, 1, f"llm.model={MODEL}", llm="openai", base_url=server.url, note_images=2)
+    sent = "3 images in the prompt, images left out: "
+    with started("--runs-dir", directory.path.parent) as address:
+        page = chromium.new_page(viewport=PHONE)
+        page.goto(address.replace("/?", f"/run?run={directory.path.name}&"))
+        page.locator("#samples button.link").click()
+        sync_api.expect(page.locator("#sample .facts")).to_contain_text(sent)
+        sync_api.expect(page.locator("#sample .thumb, #sample .absent")).to_have_count(8)
+        page.locator("#sample .thumb img").first.scroll_into_view_if_needed()
+        sync_api.expect(page.locator("#sample .thumb img").first).to_have_js_property("complete", True)
+        assert page.locator("#sample .thumb img").first.evaluate("image => image.naturalWidth") > 0
+        page.close()
+    contents = collect([directory.path])
+    write_report(contents, tmp_path / "report.html")
+    with visited(chromium, (tmp_path / "report.html").as_uri(), WIDE) as page:
+        sync_api.expect(page.locator(".hits > .hint")).to_contain_text(sent)
+        sync_api.expect(page.locator(".hits .thumb")).to_have_count(3)
 
 
 @contextmanager

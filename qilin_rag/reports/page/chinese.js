@@ -77,6 +77,8 @@ export const CHINESE = {
   "rating": "评分",
   "95% interval": "95% 置信区间",
   "win share": "胜率",
+  "{n} images in the prompt": "提示词中有 {n} 张图片",
+  "images left out: {reasons}": "未发送的图片：{reasons}",
   "Image {number} of {n} of note {note}": "笔记 {note} 的第 {number} 张图片，共 {n} 张",
   "{image}: not shown, {why}": "{image}：无法显示，{why}",
   "{image}: not shown": "{image}：无法显示",

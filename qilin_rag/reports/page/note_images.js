@@ -18,6 +18,19 @@ export function noteImages(images, note) {
   }));
 }
 
+/**
+ * How many images went with a prompt, and why others did not.
+ * @param {number | null | undefined} n
+ * @param {Record<string, number> | undefined} leftOut
+ */
+export function imagesSent(n, leftOut) {
+  const reasons = Object.entries(leftOut ?? {}).map(([why, count]) => `${count} ${say(why)}`).join(", ");
+  return [
+    n ? say("{n} images in the prompt", { n }) : "",
+    reasons ? say("images left out: {reasons}", { reasons }) : "",
+  ].filter(Boolean).join(", ");
+}
+
 /** @param {string} src @param {string} label */
 function thumbnail(src, label) {
   const image = make("img", { src, alt: label, loading: "lazy", decoding: "async", error: () => button.replaceWith(absent(label, "")) });

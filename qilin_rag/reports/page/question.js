@@ -4,7 +4,7 @@ import { questionHash } from "./address.js";
 import { fullLabel, index, metricLabel, scoreOf, shown, statusOf, table } from "./data.js";
 import { buttonById, byId, dialogById, make } from "./dom.js";
 import { judgedParts } from "./judged_parts.js";
-import { noteImages } from "./note_images.js";
+import { imagesSent, noteImages } from "./note_images.js";
 import { statusBadge } from "./questions.js";
 import { compareTexts } from "./shared_text.js";
 import { openQuestion } from "./source.js";
@@ -89,6 +89,7 @@ function runColumn(place, run, at, opened) {
     told.raw ? make("details", {}, make("summary", {}, say("What the model wrote, whole")), make("pre", { class: "text" }, told.raw)) : null,
     make("details", { class: "hits", open: true },
       make("summary", {}, hitsLabel(hits.length, told)),
+      told.n_images || told.images_left_out ? make("p", { class: "hint text" }, imagesSent(told.n_images, told.images_left_out)) : null,
       told.notes_missing ? make("p", { class: "remark" }, say("{n} more hits are not in the data.", { n: told.notes_missing })) : null,
       hits.map(([note, score], rank) => noteItem(opened, note, `${rank + 1}.`, score, referenceNotes.includes(note)))),
     (told.judgements ?? []).map(judgementItem),

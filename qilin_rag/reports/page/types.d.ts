@@ -98,6 +98,9 @@ export interface Told {
   notes_given: number | null;
   notes_used: number | null;
   notes_missing?: number;
+  /** The images that were sent, and the number of those that were not, by reason. */
+  n_images?: number;
+  images_left_out?: Record<string, number>;
   prompt_cut?: boolean;
   usage?: Tokens;
   reasons?: (string | null)[];

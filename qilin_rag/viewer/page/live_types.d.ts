@@ -137,5 +137,7 @@ export interface Asked {
   retries: number;
   notes_used: number | null;
   notes_given: number | null;
+  n_images: number;
+  images_left_out: Record<string, number>;
   parts: import("./types.js").JudgedParts;
 }

@@ -3,7 +3,7 @@
 import { ask } from "./ask.js";
 import { buttonById, byId, dialogById, make } from "./dom.js";
 import { judgedParts } from "./judged_parts.js";
-import { noteImages } from "./note_images.js";
+import { imagesSent, noteImages } from "./note_images.js";
 import { count } from "./shown.js";
 import { say } from "./words.js";
 
@@ -124,6 +124,7 @@ function drawAsked(asked) {
     asked.cached ? say("from the cache") : "",
     asked.notes_used === null || asked.notes_given === null ? ""
       : say("{used} of {given} notes in the prompt", { used: asked.notes_used, given: asked.notes_given }),
+    imagesSent(asked.n_images, asked.images_left_out),
   ].filter(Boolean);
   return [
     make("p", { class: "facts" }, make("span", { class: `badge ${asked.status}` }, say(asked.status)),
