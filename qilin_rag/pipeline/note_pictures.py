@@ -21,6 +21,7 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.note_images import NoteImages
 from qilin_rag.llms import LLM
 from qilin_rag.llms.image_tokens import Rule, most_tokens, tokens_of
+from qilin_rag.llms.serving.server import engine_of
 from qilin_rag.prompts.answer import Pictures
 from qilin_rag.retrievers.none import NoRetriever
 
@@ -38,11 +39,18 @@ def sends_images(config: RunConfig) -> bool:
 def check_reader(config: RunConfig) -> None:
     """Raise a UsageError if the LLM can't be sent the images that the configuration asks for."""
     llm: LLM = config.llm
-    if sends_images(config) and not llm.sends_images:
+    if not sends_images(config):
+        return
+    if not llm.sends_images:
         hint = " (if it does read images: --set llm.images=true)" if llm.takes_images else ""
         raise UsageError(
             f"{_NAME} {config.note_images}: llm {config.llm_label} reads no images; name one that does as llm (--llm), "
             f"or ask it with --note-images 0{hint}"
+        )
+    if config.serve and (lacking := engine_of(llm, config.llm_label).lacks_for_images):
+        raise UsageError(
+            f"{_NAME} {config.note_images}: llm {config.llm_label} needs llm.engine.{lacking} to read images; name "
+            f"the file with --set llm.engine.{lacking}=FILE, or ask it with --note-images 0"
         )
 
 

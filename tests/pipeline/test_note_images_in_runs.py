@@ -168,6 +168,7 @@ def test_a_run_is_not_continued_with_other_images(data: Path, pictures: FakeServ
     [
         ({"llm": "extractive", "base_url": None}, "llm extractive reads no images"),
         ({"llm": "qwen2.5-7b"}, "llm qwen2.5-7b reads no images.*llm.images=true"),
+        ({"llm": "gguf:model.gguf", "base_url": None}, "llm model needs llm.engine.mmproj to read images"),
         ({"data": "plain"}, "'plain' have no column image_path"),
         ({"data": "unnamed"}, "no note of the data names an image"),
         ({"data": "unfetched"}, "images of the notes are missing; looked for 4 of them, such as .*unfetched/image/"),

@@ -158,6 +158,11 @@ class Engine(Component):
             )
         return process.stdout.strip() or "unknown"
 
+    @property
+    def lacks_for_images(self) -> str | None:
+        """Return the setting without which the server reads no images; None if none is known to be missing."""
+        return None
+
     def check(self) -> None:
         """Raise a QilinError if it is known before the start that the server can't run."""
         self.installed_version()
@@ -282,6 +287,11 @@ class LlamaCpp(Engine):
             "--gpu-layers": self.n_gpu_layers,
         }
         return [str(Path(__file__).with_name("llamacpp.py")), *_as_arguments(flags)]
+
+    @property
+    def lacks_for_images(self) -> str | None:
+        """Return `mmproj` if it is not set."""
+        return None if self.mmproj else "mmproj"
 
     def check(self) -> None:
         """Check the engine, and that its files exist."""
