@@ -22,6 +22,7 @@ CHECKOUT = Path(__file__).parents[2]
 SAMPLE_IMAGES = Path(qilin_rag.__file__).parent / "data/sample_images"
 DEADLINE_S = 400
 N_QUESTIONS = 20
+PICTURED = ["run", "--data=sample-images", "--retriever=oracle", "--limit=3", "--concurrency=2", "--metrics=rouge_l"]
 RUN = ["run", "--data=sample", f"--limit={N_QUESTIONS}", "--concurrency=2", "--metrics=rouge_l", "--json"]
 
 
@@ -166,6 +167,16 @@ def test_vllm_around_a_run_killed_half_way_and_one_interrupted(vllm: list[str]) 
     assert server["environment"]["VLLM_CPU_KVCACHE_SPACE"] == "1"
 
 
+def answered(*options: object) -> list[dict[str, Any]]:
+    """The answers of a run over notes with images, in the order of their questions."""
+    out, err = launch(*PICTURED, "--json", *options).communicate(timeout=DEADLINE_S)
+    assert out, err
+    text = (Path(json.loads(out)["run"]) / "samples.jsonl").read_text(encoding="utf-8")
+    lines = sorted(map(json.loads, text.splitlines()), key=lambda line: str(line["question_id"]))
+    assert {line["status"] for line in lines} <= {"ok", "truncated"}
+    return lines
+
+
 @pytest.mark.vllm
 def test_vllm_sees_the_images_of_notes(seeing_vllm: list[str]) -> None:
     """One server answers with and without images, and each image takes the tokens that our rule says."""
@@ -174,19 +185,11 @@ def test_vllm_sees_the_images_of_notes(seeing_vllm: list[str]) -> None:
     assert serve.stdout is not None
     address = serve.stdout.readline().strip()
     assert address.startswith("http"), serve.communicate()[1]
-    lines: list[dict[str, Any]] = []
-    for n in (0, 1):
-        command = ["run", "--data=sample-images", "--retriever=oracle", "--limit=3", "--concurrency=2", "--json"]
-        options = ["--llm=openai", *seeing_vllm, f"--base-url={address}", "--metrics=rouge_l", f"--note-images={n}"]
-        out, err = launch(*command, *options).communicate(timeout=DEADLINE_S)
-        assert out, err
-        samples = (Path(json.loads(out)["run"]) / "samples.jsonl").read_text(encoding="utf-8").splitlines()
-        lines += sorted(map(json.loads, samples), key=lambda line: str(line["question_id"]))
+    options = ["--llm=openai", *seeing_vllm, f"--base-url={address}"]
+    blind, seeing = (answered(*options, f"--note-images={n}") for n in (0, 1))
     serve.send_signal(signal.SIGINT)
     serve.communicate(timeout=60)
     assert serve.returncode == 130
-    blind, seeing = lines[:3], lines[3:]
-    assert {line["status"] for line in lines} <= {"ok", "truncated"}
     for without, line in zip(blind, seeing, strict=True):
         [image] = line["images"]
         with pillow.open(SAMPLE_IMAGES / image["path"]) as picture:
@@ -209,3 +212,16 @@ def test_a_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert server["model"] == "tiny"
     assert server["settings"]["model"] == "tiny.gguf"
     assert not list(filter(is_alive, started))
+
+
+@pytest.mark.slow
+def test_a_gguf_file_with_a_projector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'qilin-rag[images]'")
+    python = python_with("QILIN_RAG_LLAMACPP_PYTHON", ".llamacpp", "xllamacpp", "gguf")
+    for kind in ("gguf", "mmproj"):
+        subprocess.run([python, TINY_MODELS, kind, tmp_path / f"{kind}.gguf"], check=True, capture_output=True)
+    monkeypatch.setenv("QILIN_RAG_LLAMACPP_PYTHON", python)
+    options = ["--llm=gguf:gguf.gguf", "--set=llm.engine.mmproj=mmproj.gguf", "--set=llm.max_tokens=8"]
+    for without, line in zip(*(answered(*options, f"--note-images={n}") for n in (0, 1)), strict=True):
+        assert len(line["images"]) == 1
+        assert line["usage"]["prompt_tokens"] - without["usage"]["prompt_tokens"] == 16  # 56 / 14 pixels, squared

@@ -1,6 +1,6 @@
-"""Random models of a few hundred kB, made by the Python of the engine that serves them: tiny_models.py qwen2|gguf OUT
+"""Random models of a few hundred kB, made by the Python of the engine that serves them.
 
-Their tokens are bytes, so that any text can be read; what they answer is noise.
+tiny_models.py qwen2|gguf|mmproj OUT. Their tokens are bytes, so that any text can be read; what they answer is noise.
 """
 
 from __future__ import annotations
@@ -104,5 +104,56 @@ def gguf(out: str) -> None:
     writer.close()
 
 
+def mmproj(out: str) -> None:
+    """A projector by which llama.cpp shows images to the model of `gguf`: a CLIP of two layers, as LLaVA has it."""
+    import gguf as format
+    import numpy as np
+
+    width, inner, layers, patch, side = 32, 64, 2, 14, 56
+    writer = format.GGUFWriter(out, "clip")
+    writer.add_bool("clip.has_vision_encoder", True)
+    writer.add_string("clip.projector_type", "mlp")
+    writer.add_bool("clip.use_gelu", True)
+    for name, value in {
+        "image_size": side,
+        "patch_size": patch,
+        "embedding_length": width,
+        "feed_forward_length": inner,
+        "projection_dim": WIDTH,
+        "attention.head_count": HEADS,
+        "block_count": layers,
+    }.items():
+        writer.add_uint32(f"clip.vision.{name}", value)
+    writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)
+    for name in ("image_mean", "image_std"):
+        writer.add_array(f"clip.vision.{name}", [0.5, 0.5, 0.5])
+    rng = np.random.default_rng(0)
+
+    def add(name: str, *shape: int) -> None:
+        writer.add_tensor(name, (rng.standard_normal(shape) * 0.1).astype(np.float32))
+
+    def add_linear(name: str, out: int, *given: int) -> None:
+        add(f"{name}.weight", out, *given)
+        add(f"{name}.bias", out)
+
+    add("v.class_embd", width)
+    add("v.patch_embd.weight", width, 3, patch, patch)
+    add("v.position_embd.weight", (side // patch) ** 2 + 1, width)
+    add_linear("v.pre_ln", width)
+    for layer in range(layers):
+        for norm in ("ln1", "ln2"):
+            add_linear(f"v.blk.{layer}.{norm}", width)
+        for part in ("q", "k", "v", "out"):
+            add_linear(f"v.blk.{layer}.attn_{part}", width, width)
+        add_linear(f"v.blk.{layer}.ffn_up", inner, width)
+        add_linear(f"v.blk.{layer}.ffn_down", width, inner)
+    add_linear("mm.0", WIDTH, width)
+    add_linear("mm.2", WIDTH, WIDTH)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 if __name__ == "__main__":
-    {"qwen2": qwen2, "gguf": gguf}[sys.argv[1]](sys.argv[2])
+    {"qwen2": qwen2, "gguf": gguf, "mmproj": mmproj}[sys.argv[1]](sys.argv[2])
