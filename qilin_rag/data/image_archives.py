@@ -73,7 +73,6 @@ class ImageArchive:
                 f"{path} can't be indexed in {self._folder.parent}: {error.strerror or error}; "
                 "name a folder with space for the index in QILIN_RAG_CACHE"
             ) from error
-        in_use(self._folder, by=self)
 
     def read(self, name: str) -> tuple[bytes, ImageState]:
         """Return the content of a file, or nothing and the reason.
@@ -127,6 +126,7 @@ class ImageArchive:
             self.counts = Counter(dict(database.execute("SELECT what, n FROM counts")))
         if FILES not in self.counts:
             raise ValueError("it is not complete")
+        in_use(self._folder, by=self)
         if not is_compressed(self._path):
             return None
         return self._open_compressed(2**16, index_file=str(self._folder / _CHECKPOINTS))

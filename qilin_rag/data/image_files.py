@@ -73,15 +73,17 @@ class ImageFiles:
                 yield from (path for path in paths if path and is_plain(path))
 
     def picture(
-        self, name: str, fits: Callable[[int, int], bool], longest_side: int | None = None
+        self, name: str | None, fits: Callable[[int, int], bool], longest_side: int | None = None
     ) -> tuple[Image | None, ImageState]:
         """Return an image in RGB as `decode` does, or None and the reason.
 
         Args:
-            name: The name in the table of notes.
+            name: The name in the table of notes; None if that has none.
             fits: `fits(width, height)` returns whether a picture of this shape is wanted.
             longest_side: The most pixels of the longer side.
         """
+        if name is None:
+            return None, ImageState.NONE
         content, state = self.read(name)
         return decode(content, fits, longest_side) if state is ImageState.READ else (None, state)
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 FOLDER = "image"
 _PART = re.compile(r"part_[0-9]{1,9}", re.ASCII)
 _MOST_CHARS = 4096
+_NOT_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, and bytes that are not UTF-8
 
 
 class PlaceInArchive(NamedTuple):
@@ -72,7 +73,7 @@ def name_in_index(member: str, archive: str) -> str | None:
 
 def _parts(name: str) -> tuple[str, ...]:
     """Return the parts of a name below the folder of images; none if it leads outside or is no name of a file."""
-    if len(name) > _MOST_CHARS or not name.isprintable():
+    if len(name) > _MOST_CHARS or _NOT_IN_NAMES.search(name):
         return ()
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:

@@ -36,17 +36,17 @@ class NoteImages:
         self._files.check_readable()
         self._longest_side = longest_side
 
-    def read_all(self, paths: Sequence[str]) -> tuple[list[Image], Counter[str]]:
+    def read_all(self, paths: Sequence[str | None]) -> tuple[list[Image], Counter[str]]:
         """Return the images that can be read, and the number of the others by reason.
 
         Args:
-            paths: Names of images, as the table of notes has them.
+            paths: Names of images, as the table of notes has them; None is counted as well.
         """
         images: list[Image] = []
         left_out: Counter[str] = Counter()
         for path in paths:
             picture, state = self._files.picture(path, _fits, self._longest_side)
-            if picture is None:
+            if path is None or picture is None:
                 left_out[state.reason] += 1
                 continue
             picture.save(jpeg := BytesIO(), "JPEG", quality=90)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ pillow = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'qil
 from qilin_rag.data.note_images import NoteImages  # noqa: E402
 
 
-def catalogue_of(folder: Path, *names: list[str] | None) -> Catalogue:
+def catalogue_of(folder: Path, *names: Sequence[str | None] | None) -> Catalogue:
     """Notes 0, 1, ... with these images, below `folder`."""
     folder.mkdir(exist_ok=True)
     rows = [{"note_idx": i, "note_title": "t", "note_content": "c", "image_path": each} for i, each in enumerate(names)]
@@ -40,3 +41,11 @@ def test_the_first_images_of_each_note(tmp_path: Path) -> None:
     assert sizes == [(20, 30), (100, 67)]
     assert images.of_notes([0], 0) == {0: ([], Counter())}
     assert images.read_all(["a.png"])[0] == found[0][0]
+
+
+def test_an_empty_place_in_the_list_is_counted(tmp_path: Path) -> None:
+    catalogue = catalogue_of(tmp_path, [None, "a.png", ""])
+    pillow.new("RGB", (20, 30), "red").save(tmp_path / "a.png")
+    [(images, left_out)] = NoteImages(catalogue).of_notes([0], 3).values()
+    assert [image.path for image in images] == ["a.png"]
+    assert left_out == Counter({"none": 1, "missing": 1})
