@@ -138,7 +138,9 @@ class ImageFiles:
 def _read_file(path: Path) -> tuple[bytes, ImageState]:
     try:
         with open_plain(path) as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+            if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+                return b"", ImageState.TOO_LARGE
+            content = file.read(MAX_FILE_BYTES + 1)  # it may grow
     except (OSError, UsageError):  # a name that is too long, a failing disk; a folder, a pipe
         return b"", ImageState.MISSING
     return (content, ImageState.READ) if len(content) <= MAX_FILE_BYTES else (b"", ImageState.TOO_LARGE)
