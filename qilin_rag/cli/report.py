@@ -48,7 +48,7 @@ def report(
     if images == "link" and images_folder(out).exists() and not images_folder(out).is_dir():
         raise UsageError(f"--images link: {str(images_folder(out))!r} is a file; name another page with --out")
     if images not in (None, "none"):
-        require("rankers", "PIL", what=f"--images {images}")
+        require("images", "PIL", what=f"--images {images}")
     ui.set_up_logs(quiet=False)
     named = find_runs_named(run_directories or [], runs_dir)
     paths = find_runs(named, runs_dir or ([] if run_directories else [Path("runs")]))

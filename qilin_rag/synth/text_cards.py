@@ -30,7 +30,7 @@ _PALETTE_COLOURS = 16
 
 def check_drawing(what: str) -> None:
     """Raise UsageError if Pillow or the font is not installed; `what` is the thing that needs them."""
-    require("rankers", "PIL", what=what)
+    require("images", "PIL", what=what)
     font_path(what)
 
 
