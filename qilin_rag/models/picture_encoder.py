@@ -72,6 +72,7 @@ def encode_pictures(
     joint = texts if by_message else None
     owners = np.array([row for row, _ in items], np.int64)
     n_images = batch_size or (_IMAGES_CPU if reader.device.type == "cpu" else _IMAGES_GPU)
+    n_items = max(1, n_images // max((len(images) for _, images in items), default=1))
     at_most = f"batch_size is {n_images}, set a lower one, or a lower image_size"
     # Tokenizers of transformers are used by one thread at a time; a model of images alone has none to use.
     reading = threading.Lock() if by_message else None
@@ -97,7 +98,7 @@ def encode_pictures(
         return embed(reader, features, "document", normalize, precision)
 
     with quiet_loading(), within_gpu_memory(f"model {named[0]!r} on {reader.device}: {at_most}"):
-        found = run_batches(reader, len(items), _batches(owners, joint, n_images), prepare, run, "encoding images")
+        found = run_batches(reader, len(items), _batches(owners, joint, n_items), prepare, run, "encoding images")
     check_finite(found, named[0], [named[1][row] for row in owners.tolist()])
     parts = [found if by_message else _means(found, owners, len(pictures), normalize)]
     if texts is not None and joint is None:
@@ -149,11 +150,11 @@ def _input(encoder: SentenceTransformer, images: Sequence[bytes], text: str | No
     return item if text is None else item | as_text(encoder, readable(encoder, text))
 
 
-def _batches(owners: npt.NDArray[np.int64], texts: Sequence[str] | None, n_images: int) -> list[npt.NDArray[np.int64]]:
+def _batches(owners: npt.NDArray[np.int64], texts: Sequence[str] | None, n: int) -> list[npt.NDArray[np.int64]]:
     """Return positions of items in batches, those with the longest texts first, so that texts of a batch are alike."""
     lengths = np.array([0 if texts is None else len(texts[row]) for row in owners.tolist()], np.int64)
     order = np.argsort(-lengths, kind="stable")
-    return [order[start : start + n_images] for start in range(0, len(order), n_images)]
+    return [order[start : start + n] for start in range(0, len(order), n)]
 
 
 def _means(vectors: Vectors, owners: npt.NDArray[np.int64], n: int, normalize: bool) -> Vectors:

@@ -22,7 +22,8 @@ from qilin_rag.llms.serving.server import engine_of
 from qilin_rag.pipeline.note_pictures import sends_images
 from qilin_rag.pipeline.run_directory import MANIFEST, Manifest, RunDirectory
 from qilin_rag.prompts.answer import Prompt
-from qilin_rag.retrievers import Retriever
+from qilin_rag.retrievers import IndexedRetriever, Retriever
+from qilin_rag.retrievers.parts import leaves
 
 FINGERPRINT_VERSION = 1
 
@@ -40,7 +41,15 @@ def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         **changed_note_settings(config),
         **({} if config.note_fields == TITLE_AND_CONTENT else {"note_texts": dataset.notes.sha256}),
         **({} if config.rerank is None else {"rerank": config.rerank.identity()}),
+        **_image_paths(config.retriever, dataset),
     }
+
+
+def _image_paths(retriever: Retriever, dataset: Dataset) -> dict[str, Any]:
+    """Return the hash of the image paths of the notes, if a part of the retriever reads images."""
+    indexed = [part for part in leaves(retriever) if isinstance(part, IndexedRetriever)]
+    found = {paths for part in indexed if (paths := part.images_made_of(dataset.notes)) is not None}
+    return {"image_paths": sorted(found)} if found else {}
 
 
 def llm_identity(config: LLMConfig) -> dict[str, Any]:

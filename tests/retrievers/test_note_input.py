@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.types import Question
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.note_images import NoteImages
 from qilin_rag.models.picture_encoder import encode_pictures
+from qilin_rag.pipeline.identity import run_identity
 from qilin_rag.retrievers.bm25.retriever import BM25
 from qilin_rag.retrievers.dense import shards as dense_shards
 from qilin_rag.retrievers.dense.retriever import BiEncoder
@@ -306,6 +308,25 @@ def test_images_that_changed_since_are_noticed(
     with pytest.raises(UsageError, match="made for other image paths"):
         search(index=tmp_path / "index")
     assert 27 in search()
+
+
+def test_other_image_paths_are_another_run_if_the_retriever_reads_images(data: Dataset, clip: Path) -> None:
+    folder = Path("pictured")
+
+    def identities(*retrievers: Any) -> list[dict[str, Any]]:
+        now = load_dataset(str(folder))
+        return [
+            run_identity(resolve_run({"data": str(folder), "retriever": retriever}), now) for retriever in retrievers
+        ]
+
+    seeing = {"name": "biencoder", "model": str(clip), "note_input": "image"}
+    retrievers = [seeing, {"name": "hybrid", "of": ["bm25", seeing]}, "bm25"]
+    before = identities(*retrievers)
+    rows = [json.loads(line) for line in (folder / "notes.jsonl").read_text().splitlines()]
+    rows[0]["image_path"] = ["image/5.png"]
+    write_jsonl(folder / "notes.jsonl", rows)
+    assert [one == other for one, other in zip(before, identities(*retrievers), strict=True)] == [False, False, True]
+    assert "image_paths" not in before[2]
 
 
 def test_without_any_image_the_build_says_so_and_the_next_one_looks_again(

@@ -48,7 +48,11 @@ class Pictured(NamedTuple):
 
 
 class NotePictures:
-    """Reads the first images of notes."""
+    """Reads the first images of notes.
+
+    Attributes:
+        n: The most images of a note.
+    """
 
     def __init__(self, notes: NoteStore, n: int, longest_side: int) -> None:
         """Set the notes.
@@ -66,7 +70,7 @@ class NotePictures:
         if notes.images is None:
             raise UsageError("note_input: these notes have no folder of images; open them with load_dataset")
         self._notes = notes
-        self._n = n
+        self.n = n
         self._reader = NoteImages(Catalogue(notes, images=notes.images), longest_side)
 
     def read(self, note_idxs: Sequence[int]) -> Pictured:
@@ -74,7 +78,7 @@ class NotePictures:
         parts = [note_idxs[i : i + _NOTES_OF_A_THREAD] for i in range(0, len(note_idxs), _NOTES_OF_A_THREAD)]
         with ThreadPoolExecutor(_THREADS) as pool:
             found: dict[int, tuple[list[Image], Counter[str]]] = {}
-            for of_part in pool.map(lambda part: self._reader.of_notes(part, self._n), parts):
+            for of_part in pool.map(lambda part: self._reader.of_notes(part, self.n), parts):
                 found |= of_part
         left_out: Counter[str] = Counter()
         images: list[list[bytes]] = []
@@ -92,7 +96,7 @@ class NotePictures:
         for start in range(0, len(self._notes), _NAMED_AT_ONCE):
             rows = self._notes.note_idxs[start : start + _NAMED_AT_ONCE]
             paths = self._notes.read(rows, ["image_path"])["image_path"].combine_chunks()
-            first = pc.list_slice(paths, 0, self._n)
+            first = pc.list_slice(paths, 0, self.n)
             flat = pc.list_flatten(first).cast(pa.large_string()).fill_null("")
             for numbers in (pc.list_value_length(first).fill_null(0), pc.binary_length(flat)):
                 total.update(numbers.to_numpy(zero_copy_only=False).astype(np.int64).tobytes())

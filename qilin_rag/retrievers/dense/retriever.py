@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -115,9 +116,7 @@ class BiEncoder(IndexedRetriever):
     notes.
     """
     batch_size: PositiveInt | None = None
-    """The most texts of full length, or images, that are encoded at a time. Default: a fixed number of tokens, or of
-    images.
-    """
+    """The most texts of full length, or images, encoded at a time. Default: a fixed number of tokens or images."""
     device: str | None = None
     """A torch device, several with commas between them, or all (GPUs); each encodes notes in its own process. Default:
     a GPU if there is one.
@@ -181,6 +180,8 @@ class BiEncoder(IndexedRetriever):
         """Return the settings that the notes' vectors depend on: all but those of queries."""
         require("neural", "torch", "sentence_transformers", "faiss", what="retriever biencoder")
         identity = self.identity() | {"version": self.index_version}
+        if self.note_input != "text":
+            identity["pillow"] = version("pillow")  # whose JPEGs are encoded and hashed
         return {name: value for name, value in identity.items() if name not in _OF_QUERIES}
 
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
@@ -219,10 +220,11 @@ class BiEncoder(IndexedRetriever):
             f", note_input {self.note_input}" if pictures else "",
         )
         devices = self._devices()
-        write = partial(write_vectors, notes, folder, pictures=pictures, alone=self.note_input == "image")
+        images: dict[str, Any] = {"pictures": pictures, "alone": self.note_input == "image"} if pictures else {}
+        write = partial(write_vectors, notes, folder, **images)
         if len(devices) == 1 and self.engine == "local":
             if pictures:
-                self._model()  # refused now, or never
+                self._model()  # refused at once, if it takes no images
             write(lambda _: in_halves(partial(self._encode_notes, precision=precision), self.model), devices)
         else:
             settings = self.model_dump(exclude={"index", "device"})
@@ -270,7 +272,6 @@ class BiEncoder(IndexedRetriever):
         return pictures.changed(notes.note_idxs, opened.images.digests) if pictures and opened.images else ""
 
     def _tell(self, images: ImagesOfIndex) -> None:
-        """Say once which notes have images."""
         if not self._is_told:
             tell(len(images.digests), len(rows_with_image(images)), images.left_out, self.note_input)
         self._is_told = True

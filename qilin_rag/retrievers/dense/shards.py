@@ -39,9 +39,9 @@ from qilin_rag.retrievers.resumable import drop_part, is_whole, kept_part
 
 logger = logging.getLogger(__name__)
 SHARD_NOTES = 8192
-SHARD_PICTURED = 512  # notes with images, all of which are in memory at once
+SHARD_PICTURED = 512  # images, all of which are in memory at once
 _VECTORS, _IMAGES, _LEFT_OUT = "vectors.npy", "images.npy", "images.json"
-_RAY_SHARDS = 32  # shards in one pass of Ray Data: all of them are in its memory at once
+_RAY_SHARDS, _RAY_PICTURED = 32, 8  # shards in one pass of Ray Data: all of them are in its memory at once
 Halves = npt.NDArray[np.float16]
 Encode = Callable[[Sequence[str], Sequence[str], Sequence[Sequence[bytes]]], Halves]
 """Returns the vectors of notes by their texts, their names and their images (none: empty)."""
@@ -78,7 +78,7 @@ class _Build(NamedTuple):
 
     @property
     def shard_notes(self) -> int:
-        return SHARD_NOTES if self.pictures is None else SHARD_PICTURED
+        return SHARD_NOTES if self.pictures is None else max(1, SHARD_PICTURED // self.pictures.n)
 
     def files(self, number: int | None = None) -> list[str]:
         """Return the names of the files of a shard, or of the whole, in the order of writing."""
@@ -133,7 +133,7 @@ def write_vectors(
         read: dict[int, Pictured] = {}
         to_encode = _read_all(build, missing, read)
         if on_ray:
-            encoded = _on_ray(to_encode, make_encoder)
+            encoded = _on_ray(to_encode, make_encoder, _RAY_SHARDS if pictures is None else _RAY_PICTURED)
         elif len(devices) > 1 and len(missing) > 1:
             encoded = _on_devices(to_encode, make_encoder, devices)
         else:
@@ -296,7 +296,9 @@ def _encode_in_worker(shard: VectorShard) -> tuple[int, Halves]:
     return shard.number, _worker["encode"](shard.texts, shard.names, shard.images)
 
 
-def _on_ray(shards: Iterator[VectorShard], make_encoder: MakeEncoder) -> Generator[tuple[int, Halves], None, None]:
+def _on_ray(
+    shards: Iterator[VectorShard], make_encoder: MakeEncoder, n_at_once: int
+) -> Generator[tuple[int, Halves], None, None]:
     """Encode by actors of Ray Data, one for each GPU of the cluster, or for each CPU if there is no GPU.
 
     The cluster is the one that this process is connected to, else the one that RAY_ADDRESS names, else one that is
@@ -323,7 +325,7 @@ def _on_ray(shards: Iterator[VectorShard], make_encoder: MakeEncoder) -> Generat
         cluster = ray.cluster_resources()
         n_gpus = int(cluster.get("GPU", 0))
         workers = ray.data.ActorPoolStrategy(size=n_gpus or max(1, int(cluster["CPU"])))
-        while some := list(itertools.islice(shards, _RAY_SHARDS)):
+        while some := list(itertools.islice(shards, n_at_once)):
             encoded = ray.data.from_items([_as_row(shard) for shard in some], override_num_blocks=len(some)).map(
                 _RayWorker,
                 fn_constructor_args=(make_encoder,),
