@@ -221,15 +221,15 @@ class BiEncoder(IndexedRetriever):
         )
         devices = self._devices()
         images: dict[str, Any] = {"pictures": pictures, "alone": self.note_input == "image"} if pictures else {}
-        write = partial(write_vectors, notes, folder, **images)
         if len(devices) == 1 and self.engine == "local":
             if pictures:
                 self._model()  # refused at once, if it takes no images
-            write(lambda _: in_halves(partial(self._encode_notes, precision=precision), self.model), devices)
+            encode = in_halves(partial(self._encode_notes, precision=precision), self.model)
+            write_vectors(notes, folder, lambda _: encode, devices, **images)
         else:
             settings = self.model_dump(exclude={"index", "device"})
             make_encoder = partial(_note_encoder_on, settings, precision)
-            write(make_encoder, devices, on_ray=self.engine == "ray")
+            write_vectors(notes, folder, make_encoder, devices, on_ray=self.engine == "ray", **images)
         if pictures:
             self._tell(open_images(folder))
         if self.faiss != "flat":
