@@ -166,7 +166,7 @@ def level(n_worlds: int, seed: int = 0, n_questions: int = 120) -> dict[str, flo
         said = graded(latent[questions] + rng.normal(0, 0.6, len(questions)))
         measures = [(latent + rng.normal(0, 1, n_questions))[questions] for _ in "ab"]
         for statistic in STATISTICS:
-            p = compare_measures([measures[0], 3 * measures[1] + 1], said, questions, statistic)[0, 1]
+            p = compare_measures([measures[0], 3 * measures[1] + 1], said, questions, statistic).p[0, 1]
             rejected[statistic] += bool(p <= 0.05)
     return {statistic: n / n_worlds for statistic, n in rejected.items()}
 

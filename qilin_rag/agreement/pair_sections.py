@@ -21,7 +21,8 @@ _HOW = (
     "interval, from draws of queries.",
     "accuracy: pairwise, with the threshold for ties that makes it highest. rank: measures of one rank can't be told "
     "apart (permutation tests, Holm).",
-    "Sentinels see nothing that makes an answer good: a measure must agree with people significantly better than each.",
+    "Sentinels see nothing that makes an answer good: a measure must agree with people significantly better than each. "
+    "Any two are compared on the judgements that both score.",
 )
 
 

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from qilin_rag.agreement.comparing import Statistic, beats_all, compare_measures, holm_matrix, rank_clusters
+from qilin_rag.agreement.comparing import Compared, Statistic, beats_all, compare_measures, holm_matrix, rank_clusters
 from qilin_rag.agreement.intervals import AgreementFigure
 from qilin_rag.agreement.pair_figures import Ceiling, Judgements, ceiling_of, difference_error, figures_of
 from qilin_rag.agreement.pairs import JudgedPairs
@@ -56,7 +56,8 @@ class MeasureAgreement(Frozen):
         accuracy: Pairwise accuracy with tie calibration.
         epsilon: The largest difference in score that counts as a tie.
         rank: The rank of its cluster among the measures; None if it can't be ranked, and for a sentinel.
-        p_beyond_sentinels: Holm's p of agreeing better than every sentinel; None if it does not agree better.
+        p_beyond_sentinels: Holm's p of agreeing better than every sentinel, on the judgements that both score; None
+            if it does not agree better.
     """
 
     measure: str
@@ -158,9 +159,10 @@ def _aspect(
             found[name] = figures_of(gain, rows, seed)
             advance()
     values = {name: getattr(each, by).value for name, each in found.items()}
-    beyond, strongest, p = _beyond(of_rows, values, sentinels, rows, by, seed)
+    beyond, strongest, compared = _beyond(of_rows, values, sentinels, rows, by, seed)
     measures = [name for name in gains if name not in sentinels]
-    ranks = dict(zip(measures, rank_clusters([values[name] for name in measures], holm_matrix(p)), strict=True))
+    of_measures = rank_clusters([values[name] for name in measures], compared.gains, holm_matrix(compared.p))
+    ranks = dict(zip(measures, of_measures, strict=True))
     table = [
         MeasureAgreement(
             measure=name,
@@ -173,7 +175,10 @@ def _aspect(
     ]
     table.sort(key=lambda row: (row.kind == "sentinel", _order(values[row.measure])))
     best = next((row.measure for row in table if row.kind == "measure" and values[row.measure] is not None), None)
-    error = difference_error(of_rows[best], of_rows[strongest], rows, by, seed) if best and strongest else None
+    error = None
+    if best and strongest:
+        sign = -1.0 if (values[strongest] or 0.0) < 0 else 1.0
+        error = difference_error(of_rows[best], sign * of_rows[strongest], rows, by, seed)
     normal = NormalDist()
     n_errors = normal.inv_cdf(1 - ALPHA / 2) + normal.inv_cdf(_POWER)
     return AspectAgreement(
@@ -197,24 +202,18 @@ def _beyond(
     rows: Judgements,
     by: Statistic,
     seed: int,
-) -> tuple[dict[str, float | None], str | None, Values]:
-    """Return Holm's p of each measure being better than all sentinels, the strongest one, and the p between measures.
+) -> tuple[dict[str, float | None], str | None, Compared]:
+    """Return Holm's p of each measure being better than all sentinels, the strongest one, and the measures compared.
 
     A sentinel that people disagree with could be turned round by anybody, so its correlation counts without its sign.
+    One without a figure is left out.
     """
     measures = [name for name in gains if name not in sentinels]
-    rivals = [name for name in gains if name in sentinels]
-    is_signed = by != "accuracy"
-    turned = {
-        name: -1.0 if is_signed and value is not None and value < 0 else 1.0
-        for name in rivals
-        for value in (values[name],)
-    }
-    strength = {name: None if (value := values[name]) is None else turned[name] * value for name in rivals}
-    scores = [gains[name] for name in measures] + [gains[name] * turned[name] for name in rivals]
+    strength = {name: abs(value) for name in sentinels if (value := values[name]) is not None}
+    rivals = [name for name in gains if name in strength]
+    scores = [gains[name] for name in [*measures, *rivals]]
     n = len(measures)
-    p = compare_measures(scores, rows.labels, rows.queries, by, seed)
-    found = beats_all([values[name] for name in measures], list(strength.values()), p[:n, n:])
-    known = {name: value for name, value in strength.items() if value is not None}
-    strongest = max(known, key=lambda name: known[name]) if known else None
-    return dict(zip(measures, found, strict=True)), strongest, p[:n, :n]
+    compared = compare_measures(scores, rows.labels, rows.queries, by, seed, unsigned=range(n, len(scores)))
+    found = beats_all(compared.gains[:n, n:], compared.p[:n, n:])
+    strongest = max(rivals, key=lambda name: strength[name], default=None)
+    return dict(zip(measures, found, strict=True)), strongest, Compared(*(each[:n, :n] for each in compared))

@@ -27,7 +27,7 @@ def verdict(aspect: AspectAgreement, by: Statistic) -> list[str]:
             "is named the best."
         )
     else:
-        best = [row for row in beyond if row.rank == 1] or beyond[:1]
+        best = [row for row in beyond if row.rank == beyond[0].rank]
         rest = [row for row in beyond if row not in best]
         said.append(_named(best, by))
         if rest:

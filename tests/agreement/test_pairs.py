@@ -79,6 +79,24 @@ def test_the_readmes_figures_on_real_labels(shared: Path) -> None:
             assert (pearson(*figures), spearman(*figures)) == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_measure_of_some_pairs_must_beat_the_sentinels_on_these(world: Callable[[bool], Path], sign: float) -> None:
+    """Length tells little over all pairs, and more than the measure on the pairs that the measure scores."""
+    judged = read_pairs(world(True))
+    labels = np.nan_to_num(judged.judgements("overall")).mean(axis=1)
+    rng = np.random.default_rng(0)
+    n = len(labels)
+    is_first = np.arange(n) < n / 2
+    own = np.where(is_first, labels + rng.normal(0, 1.2, n), np.nan)
+    length = np.where(is_first, sign * labels, -sign * labels) + rng.normal(0, 0.3, n)
+    as_pairs = {name: np.stack([np.zeros(n), each], axis=1) for name, each in (("own", own), ("length", length))}
+    for by in ("pearson", "spearman"):
+        table = pair_agreement(judged, {"own": as_pairs["own"]}, {"length": as_pairs["length"]}, by)
+        measure, sentinel = table.aspects[0].rows
+        assert abs(getattr(sentinel, by).value) < 0.3 < 0.4 < getattr(measure, by).value
+        assert not measure.is_beyond_sentinels
+
+
 @pytest.mark.slow
 def test_the_table_on_real_labels(shared: Path) -> None:
     table = table_of(read_pairs(shared / "data" / "human_pairs" / "pairs.jsonl"))
