@@ -168,6 +168,10 @@ class KendallSums:
                 np.add.at(total, number[rows], np.add.reduceat(pairs, starts, axis=1))
             first += n_rows
 
+    def tau(self) -> float | None:
+        """Return tau-b of the rows as they are; None if it is undefined."""
+        return plain(self.taus(np.ones((1, self._sums.shape[1]))))
+
     def taus(self, weights: Values) -> Values:
         """Return tau-b under each row of cluster weights (resamples, clusters); NaN if it is undefined."""
         both, of_scores, of_labels = (np.einsum("rc,rc->r", weights @ total, weights) for total in self._sums)

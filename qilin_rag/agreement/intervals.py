@@ -36,6 +36,8 @@ MOST_UNDEFINED = 0.05
 """The share of resamples without a figure above which there is no interval."""
 MOST_LEFT_OUT = 500
 """Most clusters that are left out one by one; with more, the resamples and the normal quantile are close enough."""
+MOST_BUNDLES = 1_000
+"""Most clusters that are drawn for a figure whose work grows with their square; more are drawn in bundles."""
 FEWEST_FREE = 8
 """The fewest degrees of freedom of the critical value of t."""
 _BLOCK_VALUES = 2_000_000
@@ -82,6 +84,20 @@ def _in_blocks(figure: Resampled, weights: npt.NDArray[np.uint8], clusters: Clus
 def _draws(n: int, seed: int) -> npt.NDArray[np.uint8]:
     """Return how often each of n clusters is drawn, shape (resamples, n); the figures of a table share their draws."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES).astype(np.uint8)
+
+
+def bundled(clusters: Clusters, most: int = MOST_BUNDLES) -> Clusters:
+    """Return the bundle of each row, shape (n,): independent clusters can be drawn in bundles of about one number.
+
+    Args:
+        clusters: The cluster of each row, shape (n,).
+        most: The most bundles.
+
+    >>> bundled(np.array([4, 4, 7, 9]), 2).tolist()
+    [0, 0, 1, 0]
+    """
+    numbers: Clusters = np.unique(clusters, return_inverse=True)[1] % most
+    return numbers
 
 
 def by_row(figure: Callable[[Values], Values]) -> Resampled:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from qilin_rag.agreement.annotators import krippendorff_alpha
 from qilin_rag.agreement.comparing import Statistic
 from qilin_rag.agreement.correlations import KendallSums, pearson, pearsons, ratio, spearman, spearmans
-from qilin_rag.agreement.intervals import AgreementFigure, Resampled, by_row, resample, with_interval
+from qilin_rag.agreement.intervals import AgreementFigure, Resampled, bundled, by_row, resample, with_interval
 from qilin_rag.agreement.tie_calibration import is_right, tie_calibrated, tie_calibrated_accuracies
 from qilin_rag.core.stats import Clusters, Values, kendall_tau, why_too_few
 from qilin_rag.core.types import Frozen
@@ -76,16 +76,16 @@ def figures_of(gains: Values, rows: Judgements, seed: int) -> Figures:
     why = "nothing is scored"
     if len(x):
         why = _CONSTANT if np.ptp(x) == 0 else "the judges always say the same"
-
-    def taus(weights: Values, clusters: Clusters) -> Values:
-        return KendallSums(x, y, clusters).taus(weights)
-
+    bundles = bundled(queries)
+    sums = KendallSums(x, y, bundles)
     calibrated = tie_calibrated(x, y)
     return Figures(
         n=len(x),
         pearson=with_interval(pearson(x, y), _drawn("pearson", x, y), "correlation", queries, seed=seed, why=why),
         spearman=with_interval(spearman(x, y), _drawn("spearman", x, y), "correlation", queries, seed=seed, why=why),
-        kendall=with_interval(kendall_tau(x.tolist(), y.tolist()), taus, "correlation", queries, seed=seed, why=why),
+        kendall=with_interval(
+            sums.tau(), lambda weights, _: sums.taus(weights), "correlation", bundles, seed=seed, why=why
+        ),
         accuracy=with_interval(
             calibrated and calibrated.accuracy, _drawn("accuracy", x, y), "share", queries, seed=seed, why=why
         ),
@@ -117,22 +117,26 @@ def ceiling_of(said: Values, queries: Clusters, seed: int) -> Ceiling | None:
     if not both:
         return None
     is_judged = np.any([rows for _, _, rows in both], axis=0)
+    of = queries[is_judged]
+    bundles = bundled(of)
+    of_two = [(one[rows], other[rows], rows[is_judged]) for one, other, rows in both]
 
     def mean(figure: Callable[[Values, Values], float | None]) -> float | None:
-        found = [value for one, other, rows in both if (value := figure(one[rows], other[rows])) is not None]
+        found = [value for one, other, _ in of_two if (value := figure(one, other)) is not None]
         return float(np.mean(found)) if found else None
 
-    def drawn(figure: Callable[[Values, Values], Resampled]) -> Resampled:
+    def drawn(figures: Sequence[Resampled]) -> Resampled:
         def mean_of_draws(weights: Values, clusters: Clusters) -> Values:
             found = np.stack(
-                [figure(one[rows], other[rows])(weights, clusters[rows[is_judged]]) for one, other, rows in both]
+                [figure(weights, clusters[rows]) for figure, (_, _, rows) in zip(figures, of_two, strict=True)]
             )
             return ratio(np.nansum(found, axis=0), (~np.isnan(found)).sum(axis=0))
 
         return mean_of_draws
 
-    def kendalls(x: Values, y: Values) -> Resampled:
-        return lambda weights, clusters: _taus_within(x, y, weights, clusters)
+    def correlation(value: float | None, figures: Sequence[Resampled], clusters: Clusters) -> AgreementFigure:
+        why = "one of two judges always says the same"
+        return with_interval(value, drawn(figures), "correlation", clusters, seed=seed, why=why)
 
     def same(x: Values, y: Values) -> float:
         return float(is_right(x, y, 0.0).mean())
@@ -141,18 +145,18 @@ def ceiling_of(said: Values, queries: Clusters, seed: int) -> Ceiling | None:
         right = is_right(x, y, 0.0)
         return by_row(lambda weights: ratio(weights @ right, weights.sum(axis=1)))
 
-    of, why = queries[is_judged], "one of two judges always says the same"
-    correlations = {
-        "pearson": (mean(pearson), drawn(lambda x, y: _drawn("pearson", x, y))),
-        "spearman": (mean(spearman), drawn(lambda x, y: _drawn("spearman", x, y))),
-        "kendall": (mean(lambda x, y: kendall_tau(x.tolist(), y.tolist())), drawn(kendalls)),
-    }
-    found = {
-        name: with_interval(value, figure, "correlation", of, seed=seed, why=why)
-        for name, (value, figure) in correlations.items()
-    }
-    accuracy = with_interval(mean(same), drawn(sames), "share", of, seed=seed, why=why)
-    return Ceiling(n=int(is_judged.sum()), accuracy=accuracy, alpha=krippendorff_alpha(said.T, "ordinal"), **found)
+    return Ceiling(
+        n=int(is_judged.sum()),
+        pearson=correlation(mean(pearson), [_drawn("pearson", x, y) for x, y, _ in of_two], of),
+        spearman=correlation(mean(spearman), [_drawn("spearman", x, y) for x, y, _ in of_two], of),
+        kendall=correlation(
+            mean(lambda x, y: kendall_tau(x.tolist(), y.tolist())),
+            [_drawn_taus(x, y, bundles[rows]) for x, y, rows in of_two],
+            bundles,
+        ),
+        accuracy=with_interval(mean(same), drawn([sames(x, y) for x, y, _ in of_two]), "share", of, seed=seed),
+        alpha=krippendorff_alpha(said.T, "ordinal"),
+    )
 
 
 def _two_judges(said: Values) -> Iterator[tuple[Values, Values, Values]]:
@@ -165,7 +169,8 @@ def _drawn(by: Statistic, scores: Values, labels: Values) -> Resampled:
     return by_row(lambda weights: _RESAMPLED[by](scores, labels, weights))
 
 
-def _taus_within(x: Values, y: Values, weights: Values, clusters: Clusters) -> Values:
-    """Return tau-b of rows whose clusters may be some of those that have weights."""
-    there = np.unique(clusters)
-    return KendallSums(x, y, np.searchsorted(there, clusters)).taus(weights[:, there])
+def _drawn_taus(x: Values, y: Values, clusters: Clusters) -> Resampled:
+    """Return tau-b of rows whose clusters, numbered from 0, may be some of those that have weights."""
+    there, numbers = np.unique(clusters, return_inverse=True)
+    sums = KendallSums(x, y, numbers)
+    return lambda weights, _: sums.taus(weights[:, there])

@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from qilin_rag.agreement.correlations import pearson, pearsons, ratio
-from qilin_rag.agreement.intervals import AgreementFigure, _jackknife, _t_critical, by_row, resample, with_interval
+from qilin_rag.agreement.correlations import KendallSums, pearson, pearsons, ratio
+from qilin_rag.agreement.intervals import (
+    AgreementFigure,
+    _jackknife,
+    _t_critical,
+    bundled,
+    by_row,
+    resample,
+    with_interval,
+)
 from qilin_rag.agreement.pair_figures import Judgements, difference_error
 from qilin_rag.core.stats import Clusters, Values, standard_error
 
@@ -50,6 +58,21 @@ def test_copies_of_a_question_add_no_certainty() -> None:
     assert alone.ci95 is not None and copied.ci95 == pytest.approx(alone.ci95, abs=1e-9)
     ignored = of_pearson(np.tile(x, 5), np.tile(y, 5), np.arange(300))
     assert ignored.ci95 is not None and ignored.ci95[1] - ignored.ci95[0] < (alone.ci95[1] - alone.ci95[0]) * 0.6
+
+
+def test_bundles_of_questions_give_about_the_same_interval() -> None:
+    rng = np.random.default_rng(2)
+    questions = np.repeat(np.arange(300), 2)
+    x = rng.normal(size=600)
+    y = x + rng.normal(size=300)[questions] + rng.normal(size=600)
+    widths = []
+    for clusters in (questions, bundled(questions, 100)):
+        sums = KendallSums(x, y, clusters)
+        found = with_interval(sums.tau(), lambda weights, _, sums=sums: sums.taus(weights), "correlation", clusters)
+        assert found.ci95 is not None
+        widths.append(found.ci95[1] - found.ci95[0])
+    assert widths[1] == pytest.approx(widths[0], rel=0.2)
+    assert np.array_equal(bundled(questions), questions) and bundled(np.arange(5_000)).max() < 1_000
 
 
 def test_the_interval_is_about_fishers_for_independent_normal_rows() -> None:
