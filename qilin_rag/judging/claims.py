@@ -15,7 +15,7 @@ from typing import NamedTuple
 from qilin_rag.core.judged_answers import CHECKED, CheckedAnswer, CheckedClaim
 from qilin_rag.core.text import is_blank, sentences, strip_markup
 from qilin_rag.core.types import Judgement, Note, Question, Sample, Score
-from qilin_rag.judging.claim_scores import BEST, CLAIM_METRICS, Figure, claim_scores
+from qilin_rag.judging.claim_scores import BEST, CLAIM_METRICS, OF_NOTES, Figure, claim_scores
 from qilin_rag.judging.claim_verdicts import read_claims, without_repeats
 from qilin_rag.judging.config import JudgeConfig, PartSettings
 from qilin_rag.judging.controls import answer_controls
@@ -27,9 +27,11 @@ from qilin_rag.judging.run_answers import (
     Answers,
     JudgedWithControls,
     RunAnswers,
+    images_unseen,
     judge_with_controls,
     plan_answers,
     read_answers,
+    warn_of_images,
 )
 from qilin_rag.pipeline.forecast import Plan
 from qilin_rag.pipeline.run_directory import RunDirectory
@@ -80,11 +82,15 @@ class _Claiming:
         self.questions: dict[str, Question] = {}
         self._plain = cache(lambda text: strip_markup(text).strip())  # each text is looked at many times
         self.notes: Mapping[str, list[Note]] = {}
+        self.unseen = ""
 
     def split(self, directory: RunDirectory) -> RunAnswers:
         """Read the answers of the run, with the cases that split each."""
         self.questions = {question.id: question for question in directory.read_questions()}
-        self.notes = read_prompt_notes(directory, list(directory.read_samples()[0].values()), self.settings.data)
+        samples = list(directory.read_samples()[0].values())
+        self.notes = read_prompt_notes(directory, samples, self.settings.data)
+        warn_of_images(samples, ", ".join(OF_NOTES))
+        self.unseen = images_unseen(samples)
         return read_answers(self.judge, directory, self._splits, REPLIES, self._controls)
 
     def checked(self, directory: RunDirectory, said: Mapping[str, Judgement], foresee: bool = False) -> RunAnswers:
@@ -160,7 +166,8 @@ class _Claiming:
         return Case(self.questions[sample.question_id], [self.path.resolve().name], values, self.checker)
 
     def signature(self, metric: str, said: Mapping[str, Judgement]) -> str:
-        return self.judge.signature(f"{METRIC[metric]}|batch:{self.settings.batch}", said, VERSION)
+        unseen = self.unseen if metric in OF_NOTES else ""
+        return self.judge.signature(f"{METRIC[metric]}{unseen}|batch:{self.settings.batch}", said, VERSION)
 
     def answer(
         self, sample: Sample, answers: RunAnswers, said: Mapping[str, Judgement], control: str = OWN

@@ -11,11 +11,21 @@ from pathlib import Path
 from qilin_rag.core.types import SCALE, Judgement, Question, Sample, Score
 from qilin_rag.judging.config import JudgeConfig
 from qilin_rag.judging.docket import Case, Hearing, Judge, why_unread
-from qilin_rag.judging.run_answers import Judged, RunAnswers, judge_answers, plan_answers, read_answers
+from qilin_rag.judging.run_answers import (
+    Judged,
+    RunAnswers,
+    images_unseen,
+    judge_answers,
+    plan_answers,
+    read_answers,
+    warn_of_images,
+)
 from qilin_rag.judging.verdicts import ASPECTS, read_score
 from qilin_rag.pipeline.forecast import Plan
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.prompts.judge import PointwisePrompt, PromptValues, load_judge_prompt
+
+_OF_NOTES = "faithfulness"  # the aspect that compares answers with notes
 
 
 def judge_run(path: Path, config: JudgeConfig) -> Judged:
@@ -26,7 +36,7 @@ def judge_run(path: Path, config: JudgeConfig) -> Judged:
     judge = Judge(config, load_judge_prompt(PointwisePrompt))
 
     def scores_of(answers: RunAnswers, hearing: Hearing) -> list[Score]:
-        signatures = {_metric(aspect): _signature(judge, aspect, hearing.said) for aspect in ASPECTS}
+        signatures = {_metric(aspect): _signature(judge, aspect, answers, hearing.said) for aspect in ASPECTS}
         return [
             score.model_copy(update={"signature": signatures[score.metric]})
             for sample in answers.own
@@ -43,7 +53,9 @@ def plan_judge(path: Path, config: JudgeConfig) -> Plan:
 
 
 def _answers(judge: Judge, directory: RunDirectory) -> RunAnswers:
-    return read_answers(judge, directory, lambda question, sample: [_case(directory.path, question, sample)])
+    answers = read_answers(judge, directory, lambda question, sample: [_case(directory.path, question, sample)])
+    warn_of_images(answers.own, _metric(_OF_NOTES))
+    return answers
 
 
 def _case(path: Path, question: Question, sample: Sample) -> Case:
@@ -62,8 +74,9 @@ def _metric(aspect: str) -> str:
     return f"judge_{aspect}"
 
 
-def _signature(judge: Judge, aspect: str, said: Mapping[str, Judgement]) -> str:
-    return judge.signature(f"{_metric(aspect)}|{SCALE[0]}-{SCALE[1]}", said)
+def _signature(judge: Judge, aspect: str, answers: RunAnswers, said: Mapping[str, Judgement]) -> str:
+    unseen = images_unseen(answers.own) if aspect == _OF_NOTES else ""
+    return judge.signature(f"{_metric(aspect)}|{SCALE[0]}-{SCALE[1]}{unseen}", said)
 
 
 def _scores(sample: Sample, answers: RunAnswers, said: Mapping[str, Judgement]) -> list[Score]:
@@ -74,7 +87,7 @@ def _scores(sample: Sample, answers: RunAnswers, said: Mapping[str, Judgement]) 
         value = None
         if not sample.is_answered:
             reason: str | None = sample.why_unanswered
-        elif aspect == "faithfulness" and not sample.notes_used:
+        elif aspect == _OF_NOTES and not sample.notes_used:
             is_known = sample.notes_used is not None
             reason = "no notes to be faithful to" if is_known else "not known which notes the prompt held"
         elif not (reason := why_unread(judgement)) and judgement:

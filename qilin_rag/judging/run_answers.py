@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from qilin_rag.pipeline.run_directory import JUDGEMENTS, RunDirectory
 from qilin_rag.pipeline.scoring import add_scores
 from qilin_rag.pipeline.selection import select_questions
 from qilin_rag.scorers.summary import summarise_metrics
+
+logger = logging.getLogger(__name__)
 
 
 class Judged(NamedTuple):
@@ -115,6 +118,30 @@ def read_answers(
     chosen = {question.id for question in select_questions(questions, judge.config.limit, judge.config.seed)}
     wanted = {key for (_, question_id), of_sample in keys.items() if question_id in chosen for key in of_sample}
     return RunAnswers(samples, lines, keys, Docket(judge, cases, wanted, directory, file_name), chosen)
+
+
+def images_unseen(samples: Answers) -> str:
+    """Return the part of a signature that says that the judge did not see images that answers were given with.
+
+    Args:
+        samples: The samples of a run; without any image the part is empty.
+    """
+    return "|images:unseen" if any(sample.images for sample in samples) else ""
+
+
+def warn_of_images(samples: Answers, metrics: str) -> None:
+    """Warn of figures that count what an image says as absent from its note.
+
+    Args:
+        samples: The samples of a run.
+        metrics: The metrics that compare answers with notes, in words.
+    """
+    if n_pictured := sum(bool(sample.images) for sample in samples):
+        logger.warning(
+            "%d of %d questions were asked with images of notes, which the judge does not see; what an image says "
+            "counts as absent from its note in %s (a run with image_text in note_fields has it in the text)",
+            *(n_pictured, len(samples), metrics),
+        )
 
 
 def judge_answers(

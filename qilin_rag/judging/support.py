@@ -20,9 +20,11 @@ from qilin_rag.judging.run_answers import (
     Answers,
     JudgedWithControls,
     RunAnswers,
+    images_unseen,
     judge_with_controls,
     plan_answers,
     read_answers,
+    warn_of_images,
 )
 from qilin_rag.judging.support_controls import support_controls
 from qilin_rag.judging.support_scores import (
@@ -55,12 +57,15 @@ class _Supporting:
         self.path, self.settings = path, settings
         self.judge = Judge(config, load_judge_prompt(SupportPrompt, settings.language))
         self.notes: Mapping[int, Note] = {}
+        self.unseen = ""
 
     def answers(self, directory: RunDirectory) -> RunAnswers:
         """Read the answers of the run and the notes of its prompts."""
         samples = list(directory.read_samples()[0].values())
         of_prompts = read_prompt_notes(directory, samples, self.settings.data).values()
         self.notes = {note.note_idx: note for notes in of_prompts for note in notes}
+        warn_of_images(samples, f"{PRECISION} and {RECALL}")
+        self.unseen = images_unseen(samples)
         return read_answers(self.judge, directory, self._cases, REPLIES, self._controls)
 
     def _controls(self, questions: Sequence[Question], samples: Answers) -> Mapping[str, Answers]:
@@ -139,11 +144,12 @@ class _Supporting:
 
     def _signatures(self, said: Mapping[str, Judgement]) -> dict[str, str]:
         """Return the signature of each metric; the share of sentences without a citation needs no judge."""
+        made = {metric: f"{metric}|{MADE[metric]}" for metric in (PRECISION, RECALL, UNCITED)}
         judged = {
-            metric: self.judge.signature(f"{metric}|{MADE[metric]}|batch:{self.settings.batch}", said, VERSION)
+            metric: self.judge.signature(f"{made[metric]}{self.unseen}|batch:{self.settings.batch}", said, VERSION)
             for metric in (PRECISION, RECALL)
         }
-        return {**judged, UNCITED: f"{UNCITED}|{MADE[UNCITED]}|v{VERSION}"}
+        return {**judged, UNCITED: f"{made[UNCITED]}|v{VERSION}"}
 
     def lines(self, answers: RunAnswers, said: Mapping[str, Judgement]) -> Iterator[SupportedAnswer]:
         """Yield the chosen answers of the run that have sentences, with the verdicts."""
