@@ -13,6 +13,8 @@ from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.image_files import ImageFiles
 
 LONGEST_SIDE = 1024
+THREADS = 8
+"""The most threads of a caller that read images at once."""
 NARROWEST = 100  # the longest ratio of sides; servers refuse narrower images
 
 

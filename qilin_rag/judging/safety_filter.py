@@ -28,7 +28,7 @@ from qilin_rag.core.hashing import fingerprint
 from qilin_rag.core.progress import stage
 from qilin_rag.core.types import NO_TOKENS, Image, LeftOut, NoteJudgement, RenderedPrompt, SentImage, Summary
 from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.data.note_images import NoteImages
+from qilin_rag.data.note_images import THREADS, NoteImages
 from qilin_rag.data.notes import open_notes
 from qilin_rag.data.source import open_source
 from qilin_rag.judging.config import JudgeConfig
@@ -93,6 +93,7 @@ class _Note:
         self.values: dict[str, str] = {"title": row["note_title"], "content": row["note_content"]}
         self.paths: list[str] = (row.get("image_path") or [])[:n_images]
         self.images: list[Image] | None = None
+        self.reading = asyncio.Lock()
         self.left_out: Counter[str] = Counter()
 
 
@@ -114,7 +115,7 @@ class Filter:
         self.label = source.label
         self.notes = open_notes(*source.files("notes"))
         self._images = NoteImages(Catalogue(self.notes, images=source.folder)) if n_images else None
-        self._decoding = asyncio.Lock()
+        self._reading = asyncio.Semaphore(THREADS)
         shared = {**llm_identity(config), "version": VERSION, "images": n_images}
         identities = {name: {**shared, "prompt": each.sha256} for name, each in self.prompts.items()}
         self._sha256 = {name: fingerprint(identity) for name, identity in identities.items()}
@@ -197,10 +198,10 @@ class Filter:
         return asked._replace(line=asked.line.model_copy(update={"verdict": verdict_of(asked.line)}))
 
     async def _images_of(self, note: _Note) -> list[Image]:
-        """Read a note's images in a thread, one note at a time: Pillow's warnings are process-wide."""
+        """Read a note's images in a thread, once; those of few notes at the same time, so that memory is bounded."""
         if self._images is None:
             return []
-        async with self._decoding:
+        async with note.reading, self._reading:
             if note.images is None:
                 note.images, note.left_out = await asyncio.to_thread(self._images.read_all, note.paths)
             return note.images or []

@@ -18,7 +18,7 @@ from qilin_rag.core.extras import require
 from qilin_rag.core.types import Image, RenderedPrompt, Sample, SentNoteImage
 from qilin_rag.data import Dataset, NoteStore
 from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.data.note_images import NoteImages
+from qilin_rag.data.note_images import THREADS, NoteImages
 from qilin_rag.llms import LLM
 from qilin_rag.llms.image_tokens import Rule, most_tokens, tokens_of
 from qilin_rag.llms.serving.server import engine_of
@@ -111,15 +111,15 @@ class PicturesRead(NamedTuple):
 
 
 class PictureReader:
-    """Reads the images of the notes of one question after another."""
+    """Reads the images of the notes of questions."""
 
     def __init__(self, images: NoteImages | None, config: RunConfig) -> None:
         """Set the images; None reads none."""
         self._images, self._n, self._rule = images, config.note_images, image_rule(config)
-        self._reading = asyncio.Lock()
+        self._reading = asyncio.Semaphore(THREADS)
 
     async def read(self, note_idxs: Sequence[int]) -> PicturesRead:
-        """Read images in a thread, for one question at a time: Pillow's warnings are process-wide."""
+        """Read the images of these notes in a thread; few questions at once, so that memory is bounded."""
         if self._images is None or not note_idxs:
             return PicturesRead()
         async with self._reading:

@@ -35,7 +35,6 @@ REASONS = frozenset(
     state.reason for state in ImageState if state not in (ImageState.UNREAD, ImageState.READ, ImageState.NONE)
 )
 """Why an image may not be shown."""
-_reading = threading.Lock()  # Pillow's warnings, which tell of bombs, are those of the process
 
 
 class Thumbnail(NamedTuple):
@@ -74,6 +73,7 @@ class NoteThumbnails:
         self._notes, self._n = dataset.notes, n
         self._images = NoteImages(Catalogue(dataset.notes, images=dataset.notes.images), LONGEST_SIDE)
         self._read = lru_cache(_NOTES_KEPT)(self._make)
+        self._reading = threading.Lock()  # a page asks for all images of a note at once, which are made once
 
     def counts(self, note_idxs: Iterable[int]) -> dict[int, int]:
         """Return how many images notes of the data name, at most `n` each; no image is read."""
@@ -81,17 +81,18 @@ class NoteThumbnails:
 
     def of_note(self, note_idx: int) -> Sequence[Thumbnail]:
         """Return the thumbnails of a note, in the order of its images; none if the data has no such note."""
-        return self._read(note_idx)
+        with self._reading:
+            return self._read(note_idx)
 
     def _names(self, note_idxs: Iterable[int]) -> dict[int, list[str]]:
         wanted = sorted(set(note_idxs))
         there = sorted(set(wanted) - set(self._notes.missing(wanted)))
         names = self._notes.read(there, ["image_path"])["image_path"].to_pylist()
-        return {note_idx: (of_note or [])[: self._n] for note_idx, of_note in zip(there, names, strict=True)}
+        first = {note_idx: (of_note or [])[: self._n] for note_idx, of_note in zip(there, names, strict=True)}
+        return {note_idx: [name for name in of_note if name is not None] for note_idx, of_note in first.items()}
 
     def _make(self, note_idx: int) -> tuple[Thumbnail, ...]:
-        with _reading:
-            return tuple(map(self._thumbnail, self._names([note_idx]).get(note_idx, [])))
+        return tuple(map(self._thumbnail, self._names([note_idx]).get(note_idx, [])))
 
     def _thumbnail(self, name: str) -> Thumbnail:
         images, left_out = self._images.read_all([name])

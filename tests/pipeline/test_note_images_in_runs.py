@@ -9,6 +9,7 @@ import io
 import json
 import random
 import re
+import threading
 import time
 from collections import Counter
 from itertools import pairwise
@@ -22,7 +23,7 @@ from qilin_rag.config.run import RunConfig, resolve_run
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.types import LeftOut
 from qilin_rag.data.catalogue import open_catalogue
-from qilin_rag.data.note_images import NoteImages
+from qilin_rag.data.note_images import THREADS, NoteImages
 from qilin_rag.data.source import open_source
 from qilin_rag.llms.image_tokens import most_tokens
 from qilin_rag.pipeline.dry_run import plan
@@ -327,6 +328,33 @@ def test_images_are_read_when_their_question_has_its_turn(
     assert ask(data, pictures, retriever="oracle", concurrency=2, cache=False).summary.counts["ok"] == 12
     assert len(asked_before) == 12
     assert all(n_asked >= i - 2 for i, n_asked in enumerate(asked_before))
+
+
+def test_images_of_several_questions_are_read_at_once_but_not_of_all(
+    data: Path, pictures: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = [
+        {"search_idx": i, "query": f"问题{i}", "answers": ["答"], "ref_note_idx_list": [10]} for i in range(3 * THREADS)
+    ]
+    write_jsonl(data / "dqa.jsonl", questions)
+    read, lock, together = NoteImages.of_notes, threading.Lock(), threading.Barrier(2)
+    now = most = 0
+
+    def watched(images: NoteImages, note_idxs: Any, n: int) -> Any:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        together.wait(20)  # for another thread that reads
+        found = read(images, note_idxs, n)
+        with lock:
+            now -= 1
+        return found
+
+    monkeypatch.setattr(NoteImages, "of_notes", watched)
+    done = ask(data, pictures, retriever="oracle", concurrency=3 * THREADS, cache=False)
+    assert done.summary.counts["ok"] == 3 * THREADS
+    assert 2 <= most <= THREADS
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ import base64
 import gzip
 import json
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,22 @@ from urllib.parse import unquote
 import pytest
 
 from qilin_rag.core import extras
+from qilin_rag.data import load_dataset
+from qilin_rag.data.note_images import NoteImages
 from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.reports import thumbnails
 from qilin_rag.reports.contents import Contents, collect
 from qilin_rag.reports.html import as_html, images_folder, write_report
-from qilin_rag.reports.thumbnails import LONGEST_SIDE, MOST_IMAGE_BYTES, MOST_PER_NOTE, ImageMode, Limits, images_sent
-from tests.conftest import Cli
+from qilin_rag.reports.thumbnails import (
+    LONGEST_SIDE,
+    MOST_IMAGE_BYTES,
+    MOST_PER_NOTE,
+    ImageMode,
+    Limits,
+    NoteThumbnails,
+    images_sent,
+)
+from tests.conftest import Cli, write_jsonl
 from tests.reports.pictured import CANARY, NAMES, ODD_NAME, REASONS, pictured_run
 
 Image = pytest.importorskip("PIL.Image", reason="needs Pillow: pip install 'qilin-rag[rankers]'")
@@ -107,6 +119,31 @@ def test_what_is_beyond_the_limits_is_left_out_and_said(
         assert left_out == [False] * n + [True] * (4 - n)
         assert [bool(part["images"]) for part in parts] == [True] * n + [False] * (4 - n)
         assert contents.remarks()[-1].startswith(f"the images of {4 - n} of 4 questions are left out")
+
+
+def test_the_images_of_a_note_are_made_once_also_for_requests_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, n_read = NoteImages.read_all, 0
+
+    def watched(images: NoteImages, paths: list[str]) -> Any:
+        nonlocal n_read
+        n_read += 1
+        time.sleep(0.02)
+        return read(images, paths)
+
+    monkeypatch.setattr(NoteImages, "read_all", watched)
+    note = {"note_idx": 7, "title": "题", "content": "文", "image_path": [None, "a.png", "none.png"]}
+    write_jsonl(tmp_path / "notes.jsonl", [note])
+    question = {"search_idx": 1, "query": "问", "answers": ["答"], "ref_note_idx_list": [7]}
+    write_jsonl(tmp_path / "dqa.jsonl", [question])
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    images = NoteThumbnails(load_dataset(str(tmp_path)), 3)
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(images.of_note, [7] * 8))
+    assert n_read == images.counts([7])[7] == 2  # a name that is null is none
+    assert made == [made[0]] * 8
+    assert [(bool(each.content), each.why) for each in made[0]] == [(True, ""), (False, "missing")]
 
 
 def test_the_command_says_what_it_left_out(pictured: RunDirectory, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

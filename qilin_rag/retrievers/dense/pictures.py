@@ -23,11 +23,10 @@ from qilin_rag.core.text import counted
 from qilin_rag.core.types import Image
 from qilin_rag.data import NoteStore
 from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.data.note_images import NoteImages
+from qilin_rag.data.note_images import THREADS, NoteImages
 from qilin_rag.retrievers.distinct import Digests, digests_of
 
 logger = logging.getLogger(__name__)
-_THREADS = 8
 _NOTES_OF_A_THREAD = 16
 _COMPARED = 32  # notes whose images are read when an index is opened
 _NAMED_AT_ONCE = 65536  # notes whose image paths are hashed at a time
@@ -76,7 +75,7 @@ class NotePictures:
     def read(self, note_idxs: Sequence[int]) -> Pictured:
         """Return the images of these notes, read in threads."""
         parts = [note_idxs[i : i + _NOTES_OF_A_THREAD] for i in range(0, len(note_idxs), _NOTES_OF_A_THREAD)]
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             found: dict[int, tuple[list[Image], Counter[str]]] = {}
             for of_part in pool.map(lambda part: self._reader.of_notes(part, self.n), parts):
                 found |= of_part
