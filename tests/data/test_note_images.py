@@ -13,7 +13,7 @@ from qilin_rag.data.catalogue import Catalogue, open_catalogue
 from qilin_rag.data.source import open_source
 from tests.conftest import write_jsonl
 
-pillow = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'qilin-rag[rankers]'")
+pillow = pytest.importorskip("PIL.Image", reason="needs pillow: pip install 'qilin-rag[images]'")
 
 from qilin_rag.data.note_images import NoteImages  # noqa: E402
 

@@ -34,7 +34,7 @@ from qilin_rag.reports.thumbnails import (
 from tests.conftest import Cli, write_jsonl
 from tests.reports.pictured import CANARY, NAMES, ODD_NAME, REASONS, pictured_run
 
-Image = pytest.importorskip("PIL.Image", reason="needs Pillow: pip install 'qilin-rag[rankers]'")
+Image = pytest.importorskip("PIL.Image", reason="needs Pillow: pip install 'qilin-rag[images]'")
 
 TWO_MORE = ["1 image not shown: outside", "1 image not shown: too large"]
 

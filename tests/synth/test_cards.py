@@ -75,7 +75,7 @@ def test_a_reader_answers_with_the_text_of_the_card_alone(carded: Path) -> None:
 
 
 def test_a_card_shows_its_text(carded: Path) -> None:
-    image = pytest.importorskip("PIL.Image", reason="needs Pillow: pip install 'qilin-rag[rankers]'")
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow: pip install 'qilin-rag[images]'")
     for row in pq.read_table(carded / "cards.parquet").to_pylist():
         if not (path := carded / row["image_path"]).exists():
             continue
