@@ -91,7 +91,7 @@ def detectable_auc(n_flagged: int, n_others: int, power: float = 0.8, alpha: flo
         alpha: The two-sided level of the test.
 
     >>> round(detectable_auc(50, 50).value, 3)
-    0.656
+    0.659
     """
     if min(n_flagged, n_others) < 1:
         return DetectableAuc(None, "nothing can be shown without flagged and other answers")

@@ -1,8 +1,9 @@
-"""Show how well a judge chosen by people's labels agrees with others of them, as sections and flat records."""
+"""Show how well a judge that people's labels chose agrees with others of them: sections, flat records, plain data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from qilin_rag.agreement.calibration import Calibration
 from qilin_rag.agreement.figure_cells import share_cells
@@ -49,6 +50,15 @@ def _lines(found: Calibration) -> Iterator[str]:
     yield _HOW
     if found.held_out.reason:
         yield f"No interval, {found.held_out.reason}."
+
+
+def calibration_document(found: Sequence[Calibration]) -> list[dict[str, Any]]:
+    """Return the choices as plain data, with the verdict on each aspect.
+
+    Args:
+        found: The choice on each aspect.
+    """
+    return [each.model_dump(mode="json") | {"is_shown": each.is_shown, "verdict": list(_lines(each))} for each in found]
 
 
 def calibration_records(found: Sequence[Calibration]) -> list[dict[str, object]]:

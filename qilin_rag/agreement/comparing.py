@@ -15,7 +15,7 @@ import numpy as np
 
 from qilin_rag.agreement.correlations import correlation_of_sums, pearson, ranks, scaled
 from qilin_rag.agreement.tie_calibration import is_right, tie_calibrated
-from qilin_rag.core.stats import ALPHA, EXACT_UP_TO, Clusters, Values, holm, permutation_test, sign_patterns
+from qilin_rag.core.stats import ALPHA, EXACT_UP_TO, Booleans, Clusters, Values, holm, permutation_test, sign_patterns
 
 Statistic = Literal["pearson", "spearman", "accuracy"]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
@@ -205,6 +205,6 @@ def beats_all(gains: Values, p: Values) -> list[float | None]:
     """
     if not gains.shape[1]:
         return [None] * len(gains)
-    is_better = (gains > 0).all(axis=1)
+    is_better: Booleans = np.all(gains > 0, axis=1)
     adjusted = holm(np.where(is_better, p.max(axis=1), 1.0).tolist())
     return [mine if better else None for mine, better in zip(adjusted, is_better.tolist(), strict=True)]

@@ -1,6 +1,8 @@
-"""Format figures of agreement and their intervals as cells of tables."""
+"""Format figures of agreement as cells and rows of tables, and say below a table why some are missing."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 
 from qilin_rag.agreement.intervals import AgreementFigure
 
@@ -18,13 +20,23 @@ def figure_cell(figure: AgreementFigure, between: str) -> str:
     >>> figure_cell(AgreementFigure(value=0.5, ci95=(-0.25, 1.0)), " ")
     '0.5000 -.25–1.00'
     """
-    if figure.value is None:
-        return "-"
-    shown = f"{figure.value:.4f}"
-    if figure.ci95 is None:
+    shown = value_cell(figure.value)
+    if figure.value is None or figure.ci95 is None:
         return shown
     low, high = (f"{end:.2f}".replace("0.", ".", 1) for end in figure.ci95)
     return f"{shown}{between}{low}–{high}"
+
+
+def value_cell(value: float | None) -> str:
+    """Return a value with four decimals, or a dash.
+
+    Args:
+        value: The value.
+
+    >>> value_cell(0.5), value_cell(None)
+    ('0.5000', '-')
+    """
+    return "-" if value is None else f"{value:.4f}"
 
 
 def share_cells(figure: AgreementFigure) -> tuple[str, str]:
@@ -46,3 +58,37 @@ def share_cell(share: float | None) -> str:
     '-'
     """
     return "-" if share is None else f"{share:.3f}"
+
+
+def with_heading(rows: Iterable[tuple[str, Sequence[str]]]) -> list[list[str]]:
+    """Return rows with a heading above the sentinels, which come last.
+
+    Args:
+        rows: The kind of each row, `measure` or `sentinel`, and its cells.
+
+    >>> with_heading([("measure", ["chrf", "0.5"]), ("sentinel", ["length", "0.1"])])
+    [['chrf', '0.5'], ['sentinels', ''], ['length', '0.1']]
+    """
+    found: list[list[str]] = []
+    before = "measure"
+    for kind, cells in rows:
+        if kind != before:
+            found.append(["sentinels", *[""] * (len(cells) - 1)])
+        found.append([*cells])
+        before = kind
+    return found
+
+
+def lines_by_remark(remarks: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each remark, with the names that it is about.
+
+    Args:
+        remarks: Names, each with a remark.
+
+    >>> lines_by_remark([("chrf", "no interval"), ("bleu", "no interval")])
+    ['chrf, bleu: no interval.']
+    """
+    names: dict[str, list[str]] = {}
+    for name, remark in remarks:
+        names.setdefault(remark, []).append(name)
+    return [f"{', '.join(of_remark)}: {remark}." for remark, of_remark in names.items()]

@@ -135,7 +135,7 @@ def read_cells(path: Path) -> Iterator[tuple[str, Cells]]:
         table = _open_csv(path)
         if problem := table.problem():
             raise UsageError(f"{path}: {problem}")
-        for number, cells in table.rows(stop):
+        for number, cells in table.rows(stop, first=2):  # as spreadsheets count, below the header
             if any(cell.strip() for cell in cells.values()):
                 yield (
                     f"{path}, row {number}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from qilin_rag.agreement.figure_cells import figure_cell
+from qilin_rag.agreement.figure_cells import figure_cell, with_heading
 from qilin_rag.agreement.forests import JUDGES, plot_aspect
 from qilin_rag.agreement.intervals import AgreementFigure
 from qilin_rag.agreement.pair_table import AspectAgreement, PairAgreement
@@ -47,13 +47,17 @@ def pair_sections(table: PairAgreement, between: str = " ") -> Iterator[Section]
 def _rows(aspect: AspectAgreement, between: str) -> Iterator[list[str]]:
     if aspect.ceiling:
         yield [JUDGES, "", *(figure_cell(getattr(aspect.ceiling, name), between) for name in _COLUMNS)]
-    kind = "measure"
-    for row in aspect.rows:
-        if row.kind != kind:
-            kind = row.kind
-            yield ["sentinels", *[""] * (len(_HEADER) - 1)]
-        rank = "" if row.rank is None else str(row.rank)
-        yield [row.measure, rank, *(figure_cell(getattr(row, name), between) for name in _COLUMNS)]
+    yield from with_heading(
+        (
+            row.kind,
+            [
+                row.measure,
+                "" if row.rank is None else str(row.rank),
+                *(figure_cell(getattr(row, name), between) for name in _COLUMNS),
+            ],
+        )
+        for row in aspect.rows
+    )
 
 
 def pair_document(table: PairAgreement) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from qilin_rag.agreement.figure_cells import share_cell, share_cells
+from qilin_rag.agreement.figure_cells import lines_by_remark, share_cell, share_cells, with_heading
 from qilin_rag.agreement.forests import plot_label
 from qilin_rag.agreement.qilin_answers import NO_RE_SEARCH
-from qilin_rag.agreement.qilin_scores import LENGTH, MEASURES, SENTINELS
+from qilin_rag.agreement.qilin_scores import CONSTANT, LENGTH, MEASURES, SENTINELS
 from qilin_rag.agreement.qilin_table import FEWEST_ANSWERS, FEWEST_USERS, LabelTable, MeasureAuc, QilinAgreement
 from qilin_rag.core.text import counted
 from qilin_rag.reports.sections import Section
@@ -46,7 +46,7 @@ def qilin_sections(found: QilinAgreement) -> Iterator[Section]:
     yield Section(title, _COUNTS, rows, [*_stops(found), *_HOW_COUNTS, *_about(found)])
     compared = [table for table in found.labels if table.why_stopped is None]
     for table in compared:
-        yield Section(table.label, _HEADER, list(_rows(table)), label_verdict(table), plot_label(table))
+        yield Section(table.label, _HEADER, _rows(table), label_verdict(table), plot_label(table))
     if compared:
         named = dict.fromkeys(row.measure for table in compared for row in table.rows)
         meanings = [f"{name}: {meaning}" for name, meaning in (MEASURES | SENTINELS).items() if name in named]
@@ -59,12 +59,9 @@ def _about(found: QilinAgreement) -> list[str]:
 
 def _stops(found: QilinAgreement) -> Iterator[str]:
     """Yield why labels were not compared with measures."""
-    reasons: dict[str, list[str]] = {}
-    for table in found.labels:
-        if table.why_stopped is not None:
-            reasons.setdefault(table.why_stopped, []).append(table.label)
-    for reason, labels in reasons.items():
-        yield f"{', '.join(labels)}: not compared, {reason}."
+    yield from lines_by_remark(
+        (table.label, f"not compared, {table.why_stopped}") for table in found.labels if table.why_stopped is not None
+    )
     if found.labels and all(table.why_stopped for table in found.labels):
         yield (
             "These answers can't tell which measures users agree with: they give no AUC, no interval and no comparison "
@@ -103,20 +100,16 @@ def label_verdict(table: LabelTable) -> list[str]:
     said += [f"Not shown to be better than {name}: {', '.join(rows)}." for name, rows in blockers.items()]
     if against := [row.measure for row in measures if row.auc.ci95 and row.auc.ci95[1] < 0.5]:
         said.append(f"Below one half, so they disagree: {', '.join(against)}.")
-    return [*said, *_remarks(table)]
+    return [*said, *lines_by_remark(_remarks(table))]
 
 
-def _remarks(table: LabelTable) -> Iterator[str]:
+def _remarks(table: LabelTable) -> Iterator[tuple[str, str]]:
     """Yield which measures lack a figure, an interval or a comparison, and why."""
-    reasons: dict[str, list[str]] = {}
     for row in table.rows:
-        if row.auc.reason and row.measure != "constant":
-            missing = "no AUC" if row.auc.value is None else "no interval"
-            reasons.setdefault(f"{missing}, {row.auc.reason}", []).append(row.measure)
+        if row.auc.reason and row.measure != CONSTANT:
+            yield row.measure, f"{'no AUC' if row.auc.value is None else 'no interval'}, {row.auc.reason}"
         elif row.kind == "measure" and row.hardest_sentinel is None:
-            reasons.setdefault("no comparison, too few answers have the scores of a sentinel", []).append(row.measure)
-    for reason, names in reasons.items():
-        yield f"{', '.join(names)}: {reason}."
+            yield row.measure, "no comparison, too few answers have the scores of a sentinel"
 
 
 def _named(rows: list[MeasureAuc]) -> str:
@@ -128,14 +121,13 @@ def _count_row(table: LabelTable) -> list[str]:
     return [table.label, *map(str, numbers), "none" if table.detectable is None else f"{table.detectable:.3f}"]
 
 
-def _rows(table: LabelTable) -> Iterator[list[str]]:
-    kind = "measure"
-    for row in table.rows:
-        if row.kind != kind:
-            kind = row.kind
-            yield ["sentinels", *[""] * (len(_HEADER) - 1)]
-        p = "" if row.p_beyond_sentinels is None else f"{row.p_beyond_sentinels:.4f}"
-        yield [row.measure, str(row.n), *share_cells(row.auc), share_cell(row.auc_of_all), p]
+def _rows(table: LabelTable) -> list[list[str]]:
+    return with_heading((row.kind, _cells(row)) for row in table.rows)
+
+
+def _cells(row: MeasureAuc) -> list[str]:
+    p = "" if row.p_beyond_sentinels is None else f"{row.p_beyond_sentinels:.4f}"
+    return [row.measure, str(row.n), *share_cells(row.auc), share_cell(row.auc_of_all), p]
 
 
 def qilin_document(found: QilinAgreement) -> dict[str, Any]:

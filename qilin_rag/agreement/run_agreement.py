@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from qilin_rag.agreement.comparing import Statistic
-from qilin_rag.agreement.figure_cells import figure_cell
+from qilin_rag.agreement.figure_cells import figure_cell, lines_by_remark, value_cell, with_heading
 from qilin_rag.agreement.forests import plot_order
 from qilin_rag.agreement.label_rows import LabelRow
 from qilin_rag.agreement.pair_sections import pair_document, pair_records, pair_sections
 from qilin_rag.agreement.pair_table import PairAgreement, pair_agreement
-from qilin_rag.agreement.rated_answers import FEWEST_RUNS, RatedAspect, answer_agreement, run_orders
+from qilin_rag.agreement.rated_answers import FEWEST_RUNS, RatedAspect, RunOrder, answer_agreement, run_orders
 from qilin_rag.agreement.run_labels import join_labels, pair_aspect
 from qilin_rag.agreement.system_order import few_points
+from qilin_rag.agreement.verdict import STATISTIC_NAMES
 from qilin_rag.core.text import counted
 from qilin_rag.core.types import Frozen
 from qilin_rag.reports.measured import Measured
@@ -105,7 +106,7 @@ def run_sections(found: RunAgreement, between: str = " ") -> Iterator[Section]:
         how = [
             *how,
             "Single answers: each figure compares scores with ratings, over the answers of all questions; measures are "
-            f"ranked by {table.by}.",
+            f"ranked by {STATISTIC_NAMES[table.by]}.",
         ]
     if found.orders:
         yield from (_order_section(order, between) for order in found.orders)
@@ -117,19 +118,15 @@ def run_sections(found: RunAgreement, between: str = " ") -> Iterator[Section]:
 
 
 def _order_section(order: RatedAspect, between: str) -> Section:
-    rows: list[list[str]] = []
-    lines, kind = [], "measure"
-    for row in order.rows:
-        if row.kind != kind:
-            kind = row.kind
-            rows.append(["sentinels", *[""] * 4])
-        systems = ["-" if value is None else f"{value:.4f}" for value in (row.soft_accuracy, row.kendall)]
-        rows.append([row.measure, str(row.n_questions), figure_cell(row.within, between), *systems])
-        if row.within.reason:
-            lines.append(
-                f"{row.measure}: no {'figure' if row.within.value is None else 'interval'} within questions, "
-                f"{row.within.reason}."
-            )
+    rows = with_heading((row.kind, _order_cells(row, between)) for row in order.rows)
+    lines = lines_by_remark(
+        (
+            row.measure,
+            f"no {'figure' if row.within.value is None else 'interval'} within questions, {row.within.reason}",
+        )
+        for row in order.rows
+        if row.within.reason
+    )
     if order.n_runs < FEWEST_RUNS:
         lines.append(f"{counted(order.n_runs, 'run')} with ratings: an order of runs needs {FEWEST_RUNS}.")
     else:
@@ -138,6 +135,11 @@ def _order_section(order: RatedAspect, between: str) -> Section:
     return Section(
         title, ["measure", "questions", "within", "soft accuracy", "Kendall"], rows, lines, plot_order(order)
     )
+
+
+def _order_cells(row: RunOrder, between: str) -> list[str]:
+    of_runs = map(value_cell, (row.soft_accuracy, row.kendall))
+    return [row.measure, str(row.n_questions), figure_cell(row.within, between), *of_runs]
 
 
 def run_records(found: RunAgreement) -> list[dict[str, object]]:
@@ -150,7 +152,8 @@ def run_records(found: RunAgreement) -> list[dict[str, object]]:
             about: dict[str, object] = {"of": "runs", "aspect": order.aspect, "measure": row.measure, "kind": row.kind}
             within = {"within": row.within.value, "within_low": low, "within_high": high}
             counts = {"n": row.n_answers, "n_questions": row.n_questions, "within_reason": row.within.reason}
-            records.append(about | counts | within | {"soft_accuracy": row.soft_accuracy, "kendall": row.kendall})
+            of_runs = {"soft_accuracy": row.soft_accuracy, "kendall_of_systems": row.kendall}
+            records.append(about | counts | within | of_runs)
     return records
 
 

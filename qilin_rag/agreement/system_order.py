@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from qilin_rag.agreement.correlations import ratio
+from qilin_rag.agreement.figure_cells import value_cell, with_heading
 from qilin_rag.agreement.pairs import JudgedPairs
 from qilin_rag.agreement.systems import p_of_sums
 from qilin_rag.core.stats import Booleans, Clusters, Values, clusters_by, kendall_tau
@@ -223,14 +224,10 @@ def order_sections(orders: list[SystemAspect]) -> Iterator[Section]:
         orders: The tables.
     """
     for order in orders:
-        rows: list[list[str]] = []
-        kind = "measure"
-        for row in order.rows:
-            if row.kind != kind:
-                kind = row.kind
-                rows.append(["sentinels", *[""] * 3])
-            figures = ["-" if value is None else f"{value:.4f}" for value in (row.soft_accuracy, row.kendall)]
-            rows.append([row.measure, str(row.n_pairs), *figures])
+        rows = with_heading(
+            (row.kind, [row.measure, str(row.n_pairs), *map(value_cell, (row.soft_accuracy, row.kendall))])
+            for row in order.rows
+        )
         if order.standings is None:
             lines = ["The pairs do not connect all systems, so people give them no common order."]
         else:

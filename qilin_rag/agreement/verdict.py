@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from qilin_rag.agreement.comparing import Statistic
+from qilin_rag.agreement.figure_cells import lines_by_remark
 from qilin_rag.agreement.pair_table import AspectAgreement, MeasureAgreement
 from qilin_rag.core.text import counted
 
@@ -42,21 +45,18 @@ def verdict(aspect: AspectAgreement, by: Statistic) -> list[str]:
         )
     if aspect.ceiling and aspect.ceiling.alpha is not None:
         said.append(f"The judges among themselves: Krippendorff's alpha {aspect.ceiling.alpha:.2f} (ordinal).")
-    return [*said, *_remarks(aspect, by)]
+    return [*said, *lines_by_remark(_remarks(aspect, by))]
 
 
-def _remarks(aspect: AspectAgreement, by: Statistic) -> list[str]:
-    """Return which measures lack scores, a figure or an interval, and why."""
-    remarks: dict[str, list[str]] = {}
+def _remarks(aspect: AspectAgreement, by: Statistic) -> Iterator[tuple[str, str]]:
+    """Yield which measures lack scores, a figure or an interval, and why."""
     for row in aspect.rows:
         if row.n < aspect.n_judgements:
-            scored = f"{row.n} of {counted(aspect.n_judgements, 'judgement')} scored"
-            remarks.setdefault(scored, []).append(row.measure)
+            yield row.measure, f"{row.n} of {counted(aspect.n_judgements, 'judgement')} scored"
         figure = getattr(row, by)
         if figure.reason and row.n:
             missing = f"no {STATISTIC_NAMES[by]}" if figure.value is None else "no interval"
-            remarks.setdefault(f"{missing}, {figure.reason}", []).append(row.measure)
-    return [f"{', '.join(names)}: {remark}." for remark, names in remarks.items()]
+            yield row.measure, f"{missing}, {figure.reason}"
 
 
 def _named(best: list[MeasureAgreement], by: Statistic) -> str:

@@ -56,7 +56,11 @@ def calibrate(
         qilin-rag agreement calibrate runs/RUN_A runs/RUN_B --labels labels.csv
     """
     from qilin_rag.agreement.calibration import calibrate_aspects
-    from qilin_rag.agreement.calibration_sections import calibration_records, calibration_sections
+    from qilin_rag.agreement.calibration_sections import (
+        calibration_document,
+        calibration_records,
+        calibration_sections,
+    )
     from qilin_rag.agreement.judge_variants import chosen_measures
 
     output = set_up_output(output_format, as_json, out, plot, quiet)
@@ -78,7 +82,7 @@ def calibrate(
         "Which judge agrees with people",
         lambda between: calibration_sections(found),
         lambda: calibration_records(found),
-        lambda: [each.model_dump(mode="json") for each in found],
+        lambda: calibration_document(found),
     )
     show_result(shown, output)
 

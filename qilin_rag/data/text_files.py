@@ -92,13 +92,13 @@ class CsvFile:
                 return f"its columns are separated by {name}; separate them by commas (found: {self.header[0]!r:.80})"
         return double_problem(self.header)
 
-    def rows(self, report: Report) -> Iterator[tuple[int, dict[str, str]]]:
-        """Yield every record after the header by column; empty lines are skipped."""
+    def rows(self, report: Report, first: int = 0) -> Iterator[tuple[int, dict[str, str]]]:
+        """Yield every record after the header by column, with its number from `first`; empty lines are skipped."""
         header = self.header
         with self._path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=self._delimiter, strict=self._strict)
             next(reader, None)
-            for number, cells in enumerate(reader):
+            for number, cells in enumerate(reader, first):
                 if not cells:
                     continue
                 if len(cells) != len(header):

@@ -159,4 +159,4 @@ def test_files_of_another_kind_are_named(tmp_path: Path, cli: Cli) -> None:
         assert "is no key" in one_line(cli, "import", sheet, "--key", key, "--out", tmp_path / "out.csv")
     filled(sheet, sheet, lambda row: {"quality.a": 7})
     wrong = one_line(cli, "import", sheet, "--key", sheet.with_suffix(".key.json"), "--out", tmp_path / "out.csv")
-    assert "sheet.csv, row 0: quality.a is 7" in wrong
+    assert "sheet.csv, row 2: quality.a is 7" in wrong

@@ -246,6 +246,7 @@ def test_one_command_gives_one_figure_in_every_format(tmp_path: Path, cli: Cli) 
     command = ("agreement", "calibrate", write_jsonl(tmp_path / "pairs.jsonl", lines))
     [found] = json.loads(cli(*command, "--format", "json").out)
     assert [found] == json.loads(cli(*command, "--json").out)
+    assert found["is_shown"] and found["verdict"][0].startswith("Use strict")
     shown = f"{found['held_out']['value']:.3f}"
     for form in ("table", "md", "latex", "html"):
         out = tmp_path / f"calibrated.{form}"

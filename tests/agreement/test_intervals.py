@@ -13,6 +13,7 @@ from scipy.stats import t
 from qilin_rag.agreement.correlations import KendallSums, pearson, pearsons, ratio
 from qilin_rag.agreement.intervals import (
     AgreementFigure,
+    Resampled,
     _jackknife,
     _t_critical,
     bundled,
@@ -28,6 +29,10 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "agreement_coverage.py"
 
 def of_pearson(x: Values, y: Values, *clusters: Clusters) -> AgreementFigure:
     return with_interval(pearson(x, y), by_row(lambda weights: pearsons(x, y, weights)), "correlation", *clusters)
+
+
+def by_cluster(sums: KendallSums) -> Resampled:
+    return lambda weights, clusters: sums.taus(weights)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +73,7 @@ def test_bundles_of_questions_give_about_the_same_interval() -> None:
     widths = []
     for clusters in (questions, bundled(questions, 100)):
         sums = KendallSums(x, y, clusters)
-        found = with_interval(sums.tau(), lambda weights, _, sums=sums: sums.taus(weights), "correlation", clusters)
+        found = with_interval(sums.tau(), by_cluster(sums), "correlation", clusters)
         assert found.ci95 is not None
         widths.append(found.ci95[1] - found.ci95[0])
     assert widths[1] == pytest.approx(widths[0], rel=0.2)

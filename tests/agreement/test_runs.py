@@ -198,6 +198,8 @@ def test_every_format_has_the_counts(rouge: Scores, tmp_path: Path, cli: Cli) ->
         assert "80 labels by 1 annotator" in text and "quality of single answers: 80 answers, 80 ratings" in text
     records = list(csv.DictReader(io.StringIO(cli(*typed, "--format", "csv").out)))
     assert {record["of"] for record in records} == {"pairs", "answers", "runs"}
+    assert all(record["within"] or record["within_reason"] for record in records if record["of"] == "runs")
+    assert not any(record["kendall"] for record in records if record["of"] == "runs")
     assert "an order of runs needs 3" in markdown
 
 
