@@ -10,6 +10,7 @@ from qilin_rag.agreement.forests import plot_label
 from qilin_rag.agreement.qilin_answers import NO_RE_SEARCH
 from qilin_rag.agreement.qilin_scores import CONSTANT, LENGTH, MEASURES, SENTINELS
 from qilin_rag.agreement.qilin_table import FEWEST_ANSWERS, FEWEST_USERS, LabelTable, MeasureAuc, QilinAgreement
+from qilin_rag.agreement.verdict import best_named
 from qilin_rag.core.text import counted
 from qilin_rag.reports.sections import Section
 
@@ -84,13 +85,8 @@ def label_verdict(table: LabelTable) -> list[str]:
     said = []
     if not best:
         said.append(f"No measure agrees with {table.label} beyond the sentinels, so none is named the best.")
-    elif len(best) == 1:
-        said.append(f"{table.label} agrees most with {_named(best)}, beyond the sentinels.")
     else:
-        said.append(
-            f"{table.label} agrees most with one of these, beyond the sentinels; the labels can't tell which: "
-            f"{_named(best)}."
-        )
+        said.append(best_named(f"{table.label} agrees", _named(best), len(best), is_highest=best[0] is measures[0]))
     if rest:
         said.append(f"Beyond the sentinels, too: {_named(rest)}.")
     blockers: dict[str, list[str]] = {}

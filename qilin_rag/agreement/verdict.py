@@ -32,7 +32,7 @@ def verdict(aspect: AspectAgreement, by: Statistic) -> list[str]:
     else:
         best = [row for row in beyond if row.rank == beyond[0].rank]
         rest = [row for row in beyond if row not in best]
-        said.append(_named(best, by))
+        said.append(best_named("People agree", _listed(best, by), len(best), is_highest=beyond[0] is measures[0]))
         if rest:
             said.append(f"Beyond the sentinels, too: {_listed(rest, by)}.")
         said.append(_below_ceiling(beyond[0], aspect, by))
@@ -59,12 +59,24 @@ def _remarks(aspect: AspectAgreement, by: Statistic) -> Iterator[tuple[str, str]
             yield row.measure, f"{missing}, {figure.reason}"
 
 
-def _named(best: list[MeasureAgreement], by: Statistic) -> str:
-    if len(best) == 1:
-        return f"People agree most with {_listed(best, by)}, beyond the sentinels."
-    return (
-        f"People agree most with one of these, beyond the sentinels; the labels can't tell which: {_listed(best, by)}."
-    )
+def best_named(subject: str, best: str, n: int, is_highest: bool) -> str:
+    """Return the sentence that names the best measures beyond the sentinels.
+
+    Args:
+        subject: Who agrees, with the verb.
+        best: The measures.
+        n: The number of these measures.
+        is_highest: Whether the first of them has the highest figure of all measures. A higher one may not be shown to
+            be beyond the sentinels, such as that of a measure of few answers.
+
+    >>> best_named("People agree", "chrf", 1, is_highest=True)
+    'People agree most with chrf, beyond the sentinels.'
+    """
+    most = " most" if is_highest else ""
+    said = f"{subject}{most} with {best}, beyond the sentinels."
+    if n > 1:
+        said = f"{subject}{most} with one of these, beyond the sentinels; the labels can't tell which: {best}."
+    return said if is_highest else f"{said} A higher figure is not shown to be beyond them."
 
 
 def _listed(rows: list[MeasureAgreement], by: Statistic) -> str:

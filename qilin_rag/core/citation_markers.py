@@ -173,7 +173,7 @@ def find_markers(text: str) -> list[CitationMarker]:
     A range names all its numbers, and repeated numbers are kept. A link to nowhere without a number names none.
 
     >>> find_markers("先晾干[1][2-3]。")
-    [Marker(start=3, end=11, numbers=[1, 2, 3])]
+    [CitationMarker(start=3, end=11, numbers=[1, 2, 3])]
     """
     patterns = _patterns()
     cited: list[tuple[int, list[int]]] = []

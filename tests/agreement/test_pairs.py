@@ -125,6 +125,16 @@ def test_a_measure_that_people_agree_with_is_named(world: Callable[[bool], Path]
     assert constant.accuracy.value == pytest.approx(said.count(0) / len(said))
 
 
+def test_a_measure_below_another_is_not_what_people_agree_with_most(informed: PairAgreement) -> None:
+    """The highest figure may not be shown to be beyond the sentinels, such as that of few answers."""
+    [aspect] = informed.aspects
+    first, second, *others = aspect.rows
+    rows = [first.model_copy(update={"p_beyond_sentinels": 0.2}), second, *others]
+    assert second.is_beyond_sentinels and "agree most" in verdict(aspect, "pearson")[0]
+    said = verdict(aspect.model_copy(update={"rows": rows}), "pearson")[0]
+    assert "agree most" not in said and second.measure in said and "A higher figure is not shown" in said
+
+
 def test_labels_that_follow_nothing_name_no_measure(world: Callable[[bool], Path]) -> None:
     table = table_of(read_pairs(world(False)))
     [aspect] = table.aspects
