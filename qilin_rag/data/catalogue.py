@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -20,13 +19,12 @@ class Catalogue(NamedTuple):
     """The features of notes and users.
 
     Attributes:
+        notes: The notes, which know the folder of their images.
         users: The table user_feat by user_idx; None if the data has none.
-        images: The folder that image paths are relative to.
     """
 
     notes: NoteStore
     users: pa.Table | None = None
-    images: Path | None = None
 
     def need_users(self, what: str) -> pa.Table:
         """Return the users; raise UsageError if the data has none."""
@@ -36,8 +34,8 @@ class Catalogue(NamedTuple):
 
 
 def open_catalogue(source: Source, note_fields: Sequence[NoteField] = TITLE_AND_CONTENT) -> Catalogue:
-    """Return the notes (with the text of these fields) and users of a source, and the folder of its image paths."""
-    return Catalogue(open_notes_of(source, note_fields), read_users(source), source.folder)
+    """Return the notes (with the text of these fields) and users of a source."""
+    return Catalogue(open_notes_of(source, note_fields), read_users(source))
 
 
 def read_users(source: Source) -> pa.Table | None:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qilin_rag.core.errors import UsageError
 from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.data.image_files import ImageFiles
+from qilin_rag.data.image_files import IMAGE_PATH, open_image_files
 from qilin_rag.data.pictures import ImageState
 
 if TYPE_CHECKING:
@@ -25,12 +24,7 @@ class Covers:
 
     def __init__(self, catalogue: Catalogue, fits: Callable[[int, int], bool]) -> None:
         """Set the notes; `fits(width, height)` returns whether the model accepts a picture of this shape."""
-        if catalogue.images is None or "image_path" not in catalogue.notes.columns:
-            raise UsageError(
-                "the data has no images: the notes have no image_path; rank without image (--without image)"
-            )
-        self._files = ImageFiles(catalogue.images)
-        self._files.check_readable()
+        self._files = open_image_files(catalogue.notes, "rank without image (--without image)")
         self._notes = catalogue.notes
         self._fits = fits
         # Shared with the processes that read ahead; each sets the bytes of the notes that it read.
@@ -38,7 +32,7 @@ class Covers:
 
     def read(self, note_idx: int) -> Image | None:
         """Return the cover in RGB."""
-        paths = self._notes.read([note_idx], ["image_path"])["image_path"][0].as_py()
+        paths = self._notes.read([note_idx], [IMAGE_PATH])[IMAGE_PATH][0].as_py()
         image, state = self._files.picture(paths[0], self._fits) if paths else (None, ImageState.NONE)
         self._states[self._notes.slots([note_idx])[0]] = state
         return image

@@ -14,12 +14,15 @@ from qilin_rag.core.files import expanded
 from qilin_rag.core.plain_files import is_plain, open_plain
 from qilin_rag.data.image_archives import ImageArchive
 from qilin_rag.data.image_names import FOLDER, place_in_archive, spellings
+from qilin_rag.data.notes import NoteStore
 from qilin_rag.data.pictures import MAX_FILE_BYTES, ImageState, decode
 from qilin_rag.data.tape import SUFFIXES, is_compressed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+IMAGE_PATH = "image_path"
+"""The column of the notes that names their images."""
 ELSEWHERE = "QILIN_RAG_IMAGES"
 _MOST_OPEN = 8  # archives; the index of one of 4 GB takes 16 MB
 
@@ -133,6 +136,24 @@ class ImageFiles:
         except OSError:  # it was removed just now
             return b"", ImageState.MISSING
         return self._archive(path, found.st_size, found.st_mtime_ns).read(member)
+
+
+def open_image_files(notes: NoteStore, advice: str = "name data with images") -> ImageFiles:
+    """Open the image files that notes name.
+
+    Args:
+        notes: The notes, which know the folder of their images.
+        advice: What to do if they have none, for the error.
+
+    Raises:
+        UsageError: if the notes have no images, or a package that reads them is not installed.
+    """
+    if notes.images is None or IMAGE_PATH not in notes.columns:
+        raise UsageError(f"the notes of this data have no {IMAGE_PATH}; {advice}")
+    require("images", "PIL", what="reading images of notes")
+    files = ImageFiles(notes.images)
+    files.check_readable()
+    return files
 
 
 def _read_file(path: Path) -> tuple[bytes, ImageState]:

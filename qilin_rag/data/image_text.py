@@ -326,7 +326,7 @@ class _Reader:
 
     def __init__(self, catalogue: Catalogue, n_images: int) -> None:
         self._notes, self._n_images = catalogue.notes, n_images
-        self._images = NoteImages(catalogue, longest_side=LONGEST_SIDE)
+        self._images = NoteImages(catalogue.notes, longest_side=LONGEST_SIDE)
         self._engine = OcrEngine()
 
     def read(self, note_idxs: Sequence[int]) -> list[NoteText]:

@@ -27,7 +27,6 @@ from qilin_rag.core.former import former
 from qilin_rag.core.hashing import fingerprint
 from qilin_rag.core.progress import stage
 from qilin_rag.core.types import NO_TOKENS, Image, LeftOut, NoteJudgement, RenderedPrompt, SentImage, Summary
-from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.note_images import THREADS, NoteImages
 from qilin_rag.data.notes import open_notes
 from qilin_rag.data.source import open_source
@@ -113,8 +112,8 @@ class Filter:
         self.names = list(self.prompts)
         source = open_source(data, ["notes"])
         self.label = source.label
-        self.notes = open_notes(*source.files("notes"))
-        self._images = NoteImages(Catalogue(self.notes, images=source.folder)) if n_images else None
+        self.notes = open_notes(*source.files("notes"), source.folder)
+        self._images = NoteImages(self.notes, advice="leave out --images") if n_images else None
         self._reading = asyncio.Semaphore(THREADS)
         shared = {**llm_identity(config), "version": VERSION, "images": n_images}
         identities = {name: {**shared, "prompt": each.sha256} for name, each in self.prompts.items()}

@@ -17,8 +17,8 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import require
 from qilin_rag.core.types import Image, RenderedPrompt, Sample, SentNoteImage
 from qilin_rag.data import Dataset, NoteStore
-from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.data.note_images import THREADS, NoteImages
+from qilin_rag.data.image_files import IMAGE_PATH
+from qilin_rag.data.note_images import THREADS, NoteImages, image_names
 from qilin_rag.llms import LLM
 from qilin_rag.llms.image_tokens import Rule, most_tokens, tokens_of
 from qilin_rag.llms.serving.server import engine_of
@@ -26,7 +26,6 @@ from qilin_rag.prompts.answer import Pictures
 from qilin_rag.retrievers.none import NoRetriever
 
 _NAME = "note_images (--note-images)"
-_COLUMN = "image_path"
 _MOST_LOOKED_FOR = 1_000
 _MOST_COMPARED = 8
 
@@ -63,13 +62,13 @@ def open_images(config: RunConfig, dataset: Dataset) -> NoteImages | None:
     if not sends_images(config):
         return None
     notes, folder = dataset.notes, dataset.notes.images
-    if _COLUMN not in notes.columns or folder is None:
+    if IMAGE_PATH not in notes.columns or folder is None:
         raise UsageError(
-            f"{_NAME}: the notes of data {dataset.label!r} have no column {_COLUMN}; name data with images (--data), "
-            "or leave out --note-images"
+            f"{_NAME}: the notes of data {dataset.label!r} have no column {IMAGE_PATH}; name data with images "
+            "(--data), or leave out --note-images"
         )
     require("images", "PIL", what=_NAME)
-    images = NoteImages(Catalogue(notes, images=folder), config.image_size)
+    images = NoteImages(notes, config.image_size)
     _check_images_exist(images, notes, folder)
     return images
 
@@ -77,9 +76,9 @@ def open_images(config: RunConfig, dataset: Dataset) -> NoteImages | None:
 def _check_images_exist(images: NoteImages, notes: NoteStore, folder: Path) -> None:
     """Raise a UsageError if none of many images that the table names is there."""
     chosen = notes.note_idxs[:: max(1, len(notes) // _MOST_LOOKED_FOR)].tolist()
-    named = [names[0] for names in image_names(notes, chosen, 1).values() if names]
+    named = [name for names in image_names(notes, chosen, 1).values() for name in names if name is not None]
     if not named:
-        raise UsageError(f"{_NAME}: no note of the data names an image in {_COLUMN}; leave out --note-images")
+        raise UsageError(f"{_NAME}: no note of the data names an image in {IMAGE_PATH}; leave out --note-images")
     for name in named:
         _, left_out = images.read_all([name])
         if set(left_out) != {"missing"}:
@@ -88,12 +87,6 @@ def _check_images_exist(images: NoteImages, notes: NoteStore, folder: Path) -> N
         f"{_NAME}: the images of the notes are missing; looked for {len(named):,} of them, such as "
         f"{folder / named[0]}; put them there, unpacked or as the archives part_N.tar.gz, or leave out --note-images"
     )
-
-
-def image_names(notes: NoteStore, note_idxs: Sequence[int], n: int) -> dict[int, list[str]]:
-    """Return the names of the first `n` images of these notes, by note_idx."""
-    names = notes.read(note_idxs, [_COLUMN])[_COLUMN].to_pylist()
-    return {note_idx: (of_note or [])[:n] for note_idx, of_note in zip(note_idxs, names, strict=True)}
 
 
 class PicturesRead(NamedTuple):

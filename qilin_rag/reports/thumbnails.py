@@ -16,8 +16,7 @@ from urllib.parse import quote
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.text import counted
 from qilin_rag.data import Dataset
-from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.data.note_images import NoteImages
+from qilin_rag.data.note_images import NoteImages, image_names
 from qilin_rag.data.pictures import ImageState
 from qilin_rag.pipeline.run_directory import Manifest
 
@@ -71,7 +70,7 @@ class NoteThumbnails:
 
     def __init__(self, dataset: Dataset, n: int) -> None:
         self._notes, self._n = dataset.notes, n
-        self._images = NoteImages(Catalogue(dataset.notes, images=dataset.notes.images), LONGEST_SIDE)
+        self._images = NoteImages(dataset.notes, LONGEST_SIDE)
         self._read = lru_cache(_NOTES_KEPT)(self._make)
         self._reading = threading.Lock()  # a page asks for all images of a note at once, which are made once
 
@@ -85,14 +84,11 @@ class NoteThumbnails:
             return self._read(note_idx)
 
     def _names(self, note_idxs: Iterable[int]) -> dict[int, list[str]]:
-        wanted = sorted(set(note_idxs))
-        there = sorted(set(wanted) - set(self._notes.missing(wanted)))
-        names = self._notes.read(there, ["image_path"])["image_path"].to_pylist()
-        first = {note_idx: (of_note or [])[: self._n] for note_idx, of_note in zip(there, names, strict=True)}
-        return {note_idx: [name for name in of_note if name is not None] for note_idx, of_note in first.items()}
+        named = image_names(self._notes, sorted(set(note_idxs)), self._n)
+        return {note_idx: [name for name in of_note if name is not None] for note_idx, of_note in named.items()}
 
     def _make(self, note_idx: int) -> tuple[Thumbnail, ...]:
-        return tuple(map(self._thumbnail, self._names([note_idx]).get(note_idx, [])))
+        return tuple(map(self._thumbnail, self._names([note_idx])[note_idx]))
 
     def _thumbnail(self, name: str) -> Thumbnail:
         images, left_out = self._images.read_all([name])

@@ -30,7 +30,7 @@ def test_the_first_images_of_each_note(tmp_path: Path) -> None:
     catalogue = catalogue_of(tmp_path, ["a.png", "gone.png", "b.png"], ["b.png", "a.png"], None, [])
     pillow.new("RGB", (300, 200), "red").save(tmp_path / "a.png")
     pillow.new("RGB", (20, 30), "blue").save(tmp_path / "b.png")
-    images = NoteImages(catalogue, longest_side=100)
+    images = NoteImages(catalogue.notes, longest_side=100)
     found = images.of_notes([1, 0, 2, 3, 77, 0], 2)
     assert list(found) == [1, 0, 2, 3, 77]
     assert [image.path for image in found[1][0]] == ["b.png", "a.png"]
@@ -46,6 +46,6 @@ def test_the_first_images_of_each_note(tmp_path: Path) -> None:
 def test_an_empty_place_in_the_list_is_counted(tmp_path: Path) -> None:
     catalogue = catalogue_of(tmp_path, [None, "a.png", ""])
     pillow.new("RGB", (20, 30), "red").save(tmp_path / "a.png")
-    [(images, left_out)] = NoteImages(catalogue).of_notes([0], 3).values()
+    [(images, left_out)] = NoteImages(catalogue.notes).of_notes([0], 3).values()
     assert [image.path for image in images] == ["a.png"]
     assert left_out == Counter({"none": 1, "missing": 1})

@@ -172,7 +172,7 @@ from qilin_rag.data.source import open_source
 
 catalogue = open_catalogue(open_source("data"))
 n = len(catalogue.notes)
-images = NoteImages(catalogue)
+images = NoteImages(catalogue.notes)
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 found = [images.of_notes([i], 1)[i] for i in range(n)]
 status = Path("/proc/self/status").read_text()  # ru_maxrss is also of the process that began this one

@@ -58,7 +58,7 @@ def test_every_image_can_be_read_and_none_is_left_over() -> None:
     pytest.importorskip("PIL")
     catalogue = open_catalogue(open_source("sample-images"))
     named = [path for _, _, path in all_paths()]
-    images, left_out = NoteImages(catalogue).read_all(named)
+    images, left_out = NoteImages(catalogue.notes).read_all(named)
     assert len(images) == len(named) == len(set(named))
     assert not left_out
     assert set(named) == {file.relative_to(OUT).as_posix() for file in OUT.glob("image/**/*.*")}

@@ -22,8 +22,8 @@ import qilin_rag as qr
 from qilin_rag.config.run import RunConfig, resolve_run
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.types import LeftOut
-from qilin_rag.data.catalogue import open_catalogue
 from qilin_rag.data.note_images import THREADS, NoteImages
+from qilin_rag.data.notes import open_notes_of
 from qilin_rag.data.source import open_source
 from qilin_rag.llms.image_tokens import most_tokens
 from qilin_rag.pipeline.dry_run import plan
@@ -68,7 +68,7 @@ def ask(data: Path, server: FakeServer, *overrides: str, **flags: Any) -> Run:
 
 def jpegs(data: Path, n: int, size: int = 1024) -> dict[int, list[bytes]]:
     """Return the images of each note as they are sent."""
-    images = NoteImages(open_catalogue(open_source(str(data), ["notes"])), size)
+    images = NoteImages(open_notes_of(open_source(str(data), ["notes"])), size)
     return {note_idx: [image.jpeg for image in images.of_notes([note_idx], n)[note_idx][0]] for note_idx in IMAGES}
 
 

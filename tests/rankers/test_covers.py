@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from qilin_rag.core.errors import UsageError
+from qilin_rag.data import load_dataset
 from qilin_rag.data.catalogue import Catalogue, open_catalogue
 from qilin_rag.data.source import open_source
 from tests.conftest import write_jsonl
@@ -136,3 +137,10 @@ def test_data_without_images_is_said(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "notes.jsonl", [{"note_idx": 0, "note_title": "t", "note_content": "c"}])
     with pytest.raises(UsageError, match="no image_path"):
         Covers(open_catalogue(open_source(str(tmp_path))), short)
+
+
+def test_a_run_that_reranks_sees_the_covers_of_its_notes(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "notes.jsonl", [{"note_idx": 0, "title": "t", "content": "c", "image_path": ["a.png"]}])
+    write_jsonl(tmp_path / "dqa.jsonl", [{"search_idx": 1, "query": "q", "answers": ["a"], "ref_note_idx_list": [0]}])
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    assert Covers(Catalogue(load_dataset(str(tmp_path)).notes), short).read(0) is not None

@@ -20,7 +20,6 @@ from qilin_rag.config.run import resolve_run
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.types import Question
 from qilin_rag.data import Dataset, load_dataset
-from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.note_images import NoteImages
 from qilin_rag.models.picture_encoder import encode_pictures
 from qilin_rag.pipeline.identity import run_identity
@@ -57,7 +56,7 @@ def data(tmp_path: Path) -> Dataset:
 
 def images_of(data: Dataset, n: int = 1) -> list[list[bytes]]:
     """The images of each note, in the order of the store."""
-    reader = NoteImages(Catalogue(data.notes, images=data.notes.images))
+    reader = NoteImages(data.notes)
     found = reader.of_notes(data.notes.note_idxs.tolist(), n)
     return [[image.jpeg for image in found[note_idx][0]] for note_idx in data.notes.note_idxs.tolist()]
 
@@ -379,7 +378,7 @@ def test_a_smaller_image_size_is_what_the_model_sees(clip: Path, tmp_path: Path)
         tiny.draw(folder / "image" / f"{n}.png", n, (400, 300))
     data = load_dataset(str(folder))
     BiEncoder(model=str(clip), note_input="image", image_size=28).write_index(data.notes, tmp_path / "index")
-    reader = NoteImages(Catalogue(data.notes, images=data.notes.images), longest_side=28)
+    reader = NoteImages(data.notes, longest_side=28)
     small = [opened([reader.of_notes([note_idx], 1)[note_idx][0][0].jpeg]) for note_idx in WITH_IMAGE]
     assert {max(image.size) for image in small} == {28}
     assert np.abs(vectors_of(tmp_path / "index") - theirs(clip, small)).max() < 1e-3

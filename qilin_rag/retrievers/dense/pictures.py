@@ -18,11 +18,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qilin_rag.core.errors import UsageError
 from qilin_rag.core.text import counted
 from qilin_rag.core.types import Image
 from qilin_rag.data import NoteStore
-from qilin_rag.data.catalogue import Catalogue
+from qilin_rag.data.image_files import IMAGE_PATH
 from qilin_rag.data.note_images import THREADS, NoteImages
 from qilin_rag.retrievers.distinct import Digests, digests_of
 
@@ -64,13 +63,9 @@ class NotePictures:
         Raises:
             UsageError: if the notes name no images, or their folder is not known.
         """
-        if "image_path" not in notes.columns:
-            raise UsageError("note_input: the notes of this data have no image_path; set note_input to text")
-        if notes.images is None:
-            raise UsageError("note_input: these notes have no folder of images; open them with load_dataset")
         self._notes = notes
         self.n = n
-        self._reader = NoteImages(Catalogue(notes, images=notes.images), longest_side)
+        self._reader = NoteImages(notes, longest_side, "set note_input to text")
 
     def read(self, note_idxs: Sequence[int]) -> Pictured:
         """Return the images of these notes, read in threads."""
@@ -94,7 +89,7 @@ class NotePictures:
         total = hashlib.sha256()
         for start in range(0, len(self._notes), _NAMED_AT_ONCE):
             rows = self._notes.note_idxs[start : start + _NAMED_AT_ONCE]
-            paths = self._notes.read(rows, ["image_path"])["image_path"].combine_chunks()
+            paths = self._notes.read(rows, [IMAGE_PATH])[IMAGE_PATH].combine_chunks()
             first = pc.list_slice(paths, 0, self.n)
             flat = pc.list_flatten(first).cast(pa.large_string()).fill_null("")
             for numbers in (pc.list_value_length(first).fill_null(0), pc.binary_length(flat)):
