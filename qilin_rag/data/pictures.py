@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
+from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,6 @@ MAX_PIXELS = 2**25
 """The most pixels of a picture, 33 million; twice as many of a JPEG. The worst takes 0.8 GB to decode."""
 _ORIENTATION = 0x0112  # the EXIF tag
 _LARGE_PIXELS = 2**22
-_one_large = threading.Lock()  # at a time: many threads must not take many times the memory
 
 
 class ImageState(IntEnum):
@@ -113,13 +114,25 @@ def decode(
                     return None, ImageState.TOO_LARGE
                 if not fits(width, height):
                     return None, ImageState.TOO_NARROW
-                with _one_large if width * height > _LARGE_PIXELS else nullcontext():
+                if width * height <= _LARGE_PIXELS:
                     return _upright_rgb(file, longest_side), ImageState.READ
+                decoding = _thread_for_large(os.getpid()).submit(_upright_rgb, file, longest_side)
+                return decoding.result(), ImageState.READ
         except (Image.DecompressionBombError, MemoryError):
             return None, ImageState.TOO_LARGE
         except Exception as error:  # decoders raise any error on damaged files
             logger.debug("a picture can't be decoded: %s", error)
             return None, ImageState.DAMAGED
+
+
+@lru_cache(1)
+def _thread_for_large(process_id: int) -> ThreadPoolExecutor:
+    """Return the one thread of a process that decodes large pictures, one by one.
+
+    A lock is not enough: the C library keeps the memory that a thread freed for that thread, so that each of many would
+    hold what its largest picture took.
+    """
+    return ThreadPoolExecutor(1, f"large-pictures-{process_id}")
 
 
 def _upright_rgb(file: Image, longest_side: int | None) -> Image:

@@ -181,6 +181,39 @@ print(json.dumps({"peak": peak, "states": [["read"] if image else list(reasons) 
 """
 
 
+DECODE_IN_THREADS = """
+import json, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from qilin_rag.data.pictures import decode
+
+content = Path("large.png").read_bytes()
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) >> 10
+
+def size_of(_):
+    return decode(content, lambda width, height: True, 100)[0].size
+
+first, alone = size_of(0), peak()
+with ThreadPoolExecutor(4) as pool:
+    sizes = [first, *pool.map(size_of, range(6))]
+print(json.dumps({"alone": alone, "together": peak(), "sizes": sizes}))
+"""
+
+
+@pytest.mark.slow
+def test_threads_take_no_more_memory_for_large_pictures_than_one(tmp_path: Path) -> None:
+    pillow.new("RGB", (5600, 5600), (200, 30, 30)).save(tmp_path / "large.png", compress_level=1)
+    done = subprocess.run(
+        [sys.executable, "-c", DECODE_IN_THREADS], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    found = json.loads(done.stdout)
+    assert found["sizes"] == [[100, 100]] * 7
+    assert found["together"] < 1.3 * found["alone"], found
+
+
 @pytest.mark.slow
 def test_two_hundred_hostile_images(tmp_path: Path) -> None:
     """From folders and from an archive: none stops the reader, each has its reason, and memory stays bounded."""
