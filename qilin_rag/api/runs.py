@@ -34,6 +34,7 @@ class RunSettings(TypedDict, total=False):
     references: ReferenceSelection
     missing_notes: MissingNotes
     rerank: str | Path
+    rerank_settings: Mapping[str, Any]
     rerank_depth: int
     rerank_weight: float
     top_k: int

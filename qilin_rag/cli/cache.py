@@ -27,6 +27,7 @@ class CacheKind(StrEnum):
     vectors = "vectors"
     archives = "archives"
     responses = "responses"
+    scores = "scores"
     hashes = "hashes"
     servers = "servers"
 
@@ -84,8 +85,8 @@ def clear_kept(
         CacheKind | None,
         typer.Argument(
             metavar="[KIND]",
-            help="Kind to remove: notes, indexes, vectors, archives, responses, hashes or servers. "
-            "[default: all but responses]",
+            help="Kind to remove: notes, indexes, vectors, archives, responses, scores, hashes or servers. "
+            "[default: all but responses and scores]",
             show_default=False,
         ),
     ] = None,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, BaseUrl, Data, LlmName, Metrics, RetrieverName, RunsDir, Settings
+from qilin_rag.cli.options import AsJson, BaseUrl, Data, LlmName, Metrics, Rerank, RetrieverName, RunsDir, Settings
 
 
 def doctor(
     retriever: RetrieverName = None,
+    rerank: Rerank = None,
     llm: LlmName = None,
     data: Data = None,
     metrics: Metrics = None,
@@ -34,6 +35,7 @@ def doctor(
     ui.set_up_logs(quiet=True)
     flags = {
         "retriever": retriever,
+        "rerank": rerank,
         "llm": llm,
         "data": data,
         "metrics": metrics,

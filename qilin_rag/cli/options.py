@@ -105,8 +105,12 @@ RetrieverName = Annotated[
     str | None, typer.Option(help="A retriever (see: list retrievers), or package.module:Class. [default: bm25]")
 ]
 Rerank = Annotated[
-    Path | None,
-    typer.Option(help="Folder of a trained ranker (crossencoder, biencoder) that reorders the hits."),
+    str | None,
+    typer.Option(
+        metavar="NAME|FOLDER",
+        help="What reorders the hits: a pretrained reranker (BAAI/bge-reranker-v2-m3, or its folder), or a folder that "
+        "train wrote. Settings: --set rerank.KEY=VALUE (see: list rankers pretrained).",
+    ),
 ]
 RerankDepth = Annotated[int | None, typer.Option(help="Hits of each question to reorder. [default: 20]")]
 RerankWeight = Annotated[

@@ -33,6 +33,15 @@ def say_destination(file: Path, from_file: Mapping[str, Any], llm: Mapping[str, 
         logger.warning("%s names the address: the key in %s goes to %s", file, variable, address)
 
 
+def is_address(name: str) -> bool:
+    """Return whether a name is the address of a server.
+
+    >>> is_address("http://127.0.0.1:8000/v1/rerank"), is_address("BAAI/bge-reranker-v2-m3")
+    (True, False)
+    """
+    return name.startswith(("http://", "https://"))
+
+
 def is_loopback(address: str) -> bool:
     """Return whether an address is on this machine only."""
     try:

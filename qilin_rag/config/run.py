@@ -65,7 +65,7 @@ class RunConfig(PlainSettings, LLMConfig):
         """Check the kind of each component, and that the second stage has enough hits for the prompt."""
         of_kinds = [(RETRIEVERS, "retriever", self.retriever), (LLMS, "llm", self.llm)]
         of_kinds += [(SCORERS, "metrics", scorer) for scorer in self.metrics.values()]
-        for field, part, needed in (("prompt", self.prompt, "source"), ("rerank", self.rerank, "folder")):
+        for field, part, needed in (("prompt", self.prompt, "source"), ("rerank", self.rerank, "source")):
             if part is not None and not hasattr(part, needed):
                 raise UsageError(f"{field}: expected an object; got {type(part).__name__} (resolve_run takes names)")
         for registry, field, component in of_kinds:
@@ -82,13 +82,17 @@ class RunConfig(PlainSettings, LLMConfig):
 
     def spec(self) -> RunSpec:
         """Return this run as a manifest records it: retriever and LLM with all settings, defaults included."""
-        second = {}
+        second: dict[str, Any] = {}
         if self.rerank is not None:
-            second = {"rerank_depth": self.rerank.depth, "rerank_weight": self.rerank.weight}
+            second = {
+                "rerank_settings": self.rerank.settings(),
+                "rerank_depth": self.rerank.depth,
+                "rerank_weight": self.rerank.weight,
+            }
         return RunSpec(
             **{name: getattr(self, name) for name in PlainSettings.model_fields},
             retriever=_in_full(self.retriever),
-            rerank=None if self.rerank is None else self.rerank.folder,
+            rerank=None if self.rerank is None else self.rerank.source,
             **second,
             llm=_in_full(self.llm),
             prompt=self.prompt.source,
@@ -149,7 +153,7 @@ def build_run(spec: RunSpec, with_prompt: bool = True) -> RunConfig:
     metrics = build_scorers(spec.metrics)
     rerank = None
     if spec.rerank is not None:
-        rerank = _load(_RERANKER).open(spec.rerank, spec.rerank_depth, spec.rerank_weight)
+        rerank = _load(_RERANKER).open(spec.rerank, spec.rerank_depth, spec.rerank_weight, spec.rerank_settings)
     return RunConfig(
         **{name: getattr(spec, name) for name in PlainSettings.model_fields},
         retriever=retriever,

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from qilin_rag.config.destinations import check_destination, say_destination
+from qilin_rag.config.destinations import check_destination, is_address, say_destination
 from qilin_rag.config.engine_settings import named_by_flag, risky_variables
 from qilin_rag.config.overrides import Owner, named_settings, parse_overrides
 from qilin_rag.config.presets import GGUF, named_llm
@@ -33,7 +33,7 @@ from qilin_rag.config.resources import read_yaml
 from qilin_rag.core.errors import UsageError, explain, unknown_name
 from qilin_rag.core.files import expanded
 from qilin_rag.core.note_fields import TITLE_AND_CONTENT
-from qilin_rag.core.registry import ENGINES, LLMS, RETRIEVERS, SCORERS, Component, Named, Registry
+from qilin_rag.core.registry import ENGINES, LLMS, RANKERS, RETRIEVERS, SCORERS, Component, Named, Registry
 from qilin_rag.core.text import clean, short_path
 from qilin_rag.core.types import AnswerSelection, Frozen, MissingNotes, NoteFields, NoteOrder, ReferenceSelection
 
@@ -127,7 +127,9 @@ class RunSpec(PlainSettings):
 
     Attributes:
         retriever: The retriever by name and settings.
-        rerank: The folder of a trained ranker that reorders the hits (crossencoder, biencoder); null for none.
+        rerank: What reorders the hits: a folder that `train` wrote (crossencoder, biencoder), a pretrained reranker by
+            folder or hub name; null for none.
+        rerank_settings: The settings of a pretrained reranker, which `--set rerank.KEY=VALUE` sets.
         rerank_depth: The number of hits of a question that are reordered.
         rerank_weight: The weight of the ranker's score in the new order; the rest is the retriever's.
         llm: The LLM by name and settings.
@@ -136,7 +138,8 @@ class RunSpec(PlainSettings):
     """
 
     retriever: Named = Named(name="bm25")
-    rerank: Path | None = None
+    rerank: Path | str | None = None
+    rerank_settings: dict[str, Any] = {}
     rerank_depth: PositiveInt = RERANK_DEPTH
     rerank_weight: Annotated[float, Field(gt=0, le=1)] = RERANK_WEIGHT
     llm: Named = Named(name="extractive")
@@ -154,6 +157,7 @@ _REPEATED_SETTINGS = (
     "concurrency",
     "retriever",
     "rerank",
+    "rerank_settings",
     "llm",
     "metrics",
 )  # their paths may differ in the next session
@@ -173,7 +177,8 @@ def _refuse_unwritable(settings: Mapping[str, Any]) -> None:
 def _expand_paths(settings: dict[str, Any]) -> None:
     """Replace `~` in the paths of a run, whichever way they were given."""
     for name in ("runs_dir", "ids", "rerank"):
-        if isinstance(settings.get(name), str | Path):
+        is_path = name != "rerank" or str(settings.get(name)).startswith("~")
+        if isinstance(settings.get(name), str | Path) and is_path:
             settings[name] = expanded(settings[name])
     if isinstance(prompt := settings.get("prompt"), str | Path):
         settings["prompt"] = str(expanded(prompt) if str(prompt).endswith((".yaml", ".yml")) else prompt)
@@ -199,9 +204,18 @@ def _components_as_written(settings: Mapping[str, Any]) -> dict[str, Any]:
         if not source:
             raise UsageError("prompt: a prompt without a file can't be asked again; write it into a file")
         written["prompt"] = source
-    if (folder := getattr(settings.get("rerank"), "folder", None)) is not None:
-        second = settings["rerank"]
-        written |= {"rerank": folder, "rerank_depth": second.depth, "rerank_weight": second.weight}
+    second = settings.get("rerank")
+    if (source := getattr(second, "source", None)) is not None:
+        written = {
+            **written,
+            "rerank": source,
+            "rerank_settings": second.settings(),
+            "rerank_depth": second.depth,
+            "rerank_weight": second.weight,
+        }
+    elif isinstance(second, dict):
+        named = _named(second, "rerank")
+        written |= {"rerank": named.pop("name"), "rerank_settings": named}
     return written
 
 
@@ -215,6 +229,12 @@ def _named(layer: Any, kind: str) -> dict[str, Any]:
     if isinstance(layer, dict) and isinstance(layer.get("name"), str):
         return dict(layer)
     raise UsageError(f"{kind}: expected a name, or a mapping with 'name' and its settings; got {reprlib.repr(layer)}")
+
+
+def _set_value(overrides: Iterable[str], name: str) -> str | None:
+    """Return the value that `--set` gives a setting; None if it gives none."""
+    values = [value for key, _, value in (assignment.partition("=") for assignment in overrides) if key == name]
+    return values[-1] if values else None
 
 
 def _named_component(component: Component, kind: str, registry: Registry[Any]) -> Named:
@@ -294,11 +314,14 @@ def resolve_spec(
         for key, action in (("python", "name a program"), ("allowed", "allow itself anything")):
             if key in engine:
                 raise UsageError(f"a file can't {action} (engine.{key}); give it with --set llm.engine.{key}=")
-    for path, value in parse_overrides(overrides, _owner_of(retriever["name"], llm)):
+    owner = _owner_of(retriever["name"], llm, rerank=_set_value(overrides, "rerank") or merged.get("rerank"))
+    for path, value in parse_overrides(overrides, owner):
         if path[0] == "metrics" and len(path) == 3 and path[1] in optional:  # a metric that is set is wanted
             optional.remove(path[1])
             metrics[path[1]] = {}
         _override(path, value, merged, retriever, llm, metrics)
+    if merged.get("rerank") is None and (unused := merged.get("rerank_settings")):
+        raise UsageError(f"rerank.{next(iter(unused))}: this run has no reranker; name one (--rerank)")
     _expand_paths(merged)
     merged |= {name: _typed(RunSpec, name, merged[name]) for name in _PLAIN_SETTINGS if name in merged}
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
@@ -372,13 +395,15 @@ def recorded_spec(
 
     What it allows its engine does not count: only flags can allow that. Code that it names is not imported.
     """
+    overrides = list(overrides)
     try:
         values = RunSpec(**recorded).model_dump()
         retriever, llm = values["retriever"]["settings"], values["llm"]["settings"]
         if isinstance(engine := llm.get("engine"), dict):
             llm["engine"] = {key: value for key, value in engine.items() if key != "allowed"}
         names = values["retriever"]["name"], {"name": values["llm"]["name"], **llm}
-        for path, value in parse_overrides(overrides, _owner_of(*names, imports_code=False)):
+        rerank = _set_value(overrides, "rerank") or values["rerank"]
+        for path, value in parse_overrides(overrides, _owner_of(*names, imports_code=False, rerank=rerank)):
             if path[0] not in _REPEATED_SETTINGS:
                 raise unknown_name(
                     "setting", ".".join(path), _REPEATED_SETTINGS, "can't be changed when a run is repeated"
@@ -409,6 +434,8 @@ def _override(
             llm["engine"] = {}
             for setting, setting_value in sorted(value.items(), key=lambda item: item[0] != "name"):
                 llm["engine"] = _with_setting(llm["engine"], [str(setting)], setting_value)
+        case ["rerank", key]:
+            settings["rerank_settings"] = {**settings.get("rerank_settings", {}), key: value}
         case ["llm", key] if key != "name":
             llm[key] = value
         case ["llm", "engine", *keys]:
@@ -435,7 +462,7 @@ def _unknown_setting(name: str, retriever: str, llm: str, metrics: Iterable[str]
         for kind, (table, component) in components.items()
         if table.is_registered(component) and name in table.resolve(component).model_fields
     ]
-    known_names = [*_PLAIN_SETTINGS, "retriever.KEY", "llm.KEY", "metrics.NAME.KEY"]
+    known_names = [*_PLAIN_SETTINGS, "retriever.KEY", "rerank.KEY", "llm.KEY", "metrics.NAME.KEY"]
     if owners:
         meant = " or ".join(repr(f"{kind}.{name}") for kind in owners)
         return UsageError(f"setting {name!r} does not exist; did you mean {meant}? ({_LIST_SETTINGS})")
@@ -446,8 +473,8 @@ def _no_setting(name: str, known: Iterable[str]) -> UsageError:
     return unknown_name("setting", name, known, see=_LIST_SETTINGS)
 
 
-def _owner_of(retriever: str, llm: Mapping[str, Any], imports_code: bool = True) -> Owner:
-    """Return which model has the setting of a path, in a run with this retriever and LLM."""
+def _owner_of(retriever: str, llm: Mapping[str, Any], imports_code: bool = True, rerank: Any = None) -> Owner:
+    """Return which model has the setting of a path, in a run with this retriever, LLM and reranker."""
 
     def class_of(registry: Registry[Any], name: str) -> type[BaseModel] | None:
         return registry.resolve(name) if imports_code or registry.is_registered(name) else None
@@ -456,6 +483,8 @@ def _owner_of(retriever: str, llm: Mapping[str, Any], imports_code: bool = True)
         match path:
             case ["retriever", _]:
                 return class_of(RETRIEVERS, retriever)
+            case ["rerank", _]:
+                return RANKERS.resolve("served" if is_address(str(rerank)) else "pretrained")
             case ["llm", _]:
                 return class_of(LLMS, llm["name"])
             case ["llm", "engine", "environment", _]:

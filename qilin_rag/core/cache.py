@@ -39,7 +39,8 @@ _UNFINISHED_AFTER_S = 3600.0  # a younger file may still be written, unless a lo
 _WAIT_S = 30.0  # how long to wait for another process that writes
 _LOOK_S = 0.01
 _MOST_LOOKS = 20
-KindName = Literal["notes", "indexes", "vectors", "archives", "responses", "hashes", "servers"]
+_TABLES = ("responses", "scores", "probes")  # of what costs money
+KindName = Literal["notes", "indexes", "vectors", "archives", "responses", "scores", "hashes", "servers"]
 
 
 class Kind(NamedTuple):
@@ -62,6 +63,7 @@ KINDS: dict[KindName, Kind] = {
     ),
     "archives": Kind("archives", "indexes of archives of images", r"\.?[0-9a-f]{24}(\.\S+\.tmp)?/|[0-9a-f]{24}\.lock"),
     "responses": Kind("responses.sqlite", "answers of LLMs, which cost money", costs_money=True),
+    "scores": Kind("scores.sqlite", "scores of rerankers, which cost money or time", costs_money=True),
     "hashes": Kind("file_hashes.json", "hashes of large files"),
     "servers": Kind("servers", "logs of model servers", r"(?![.-])[\w.-]{1,48}(?<![.-])\.log"),
 }
@@ -325,7 +327,9 @@ def _is_being_written(path: Path) -> bool:
 def _empty_database(path: Path) -> None:
     """Remove all rows and free the space; other processes can still use the file."""
     with closing(sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None)) as connection:
-        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'responses'").fetchone():
-            connection.execute("DELETE FROM responses")
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        for (table,) in tables:
+            if table in _TABLES:
+                connection.execute(f"DELETE FROM {table}")
         connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -364,6 +364,7 @@ RANKERS: Registry[Any] = Registry(
         "crossencoder": "qilin_rag.rankers.crossencoder:CrossEncoder",
         "dcn-v2": "qilin_rag.rankers.dcn_v2:DCNV2",
         "vlm": "qilin_rag.rankers.vlm:VLM",
+        "pretrained": "qilin_rag.rankers.pretrained:Pretrained",
     },
 )
 SCORERS: Registry[Any] = Registry(

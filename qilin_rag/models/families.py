@@ -1,4 +1,4 @@
-"""Documented properties of encoder families that model files may not state: pooling, prefixes, a last token."""
+"""Documented properties of model families that model files may not state: pooling, prefixes, prompts of rerankers."""
 
 from __future__ import annotations
 
@@ -57,6 +57,72 @@ FAMILIES = (
 )
 
 
+class RerankerFamily(NamedTuple):
+    """A family of generative rerankers, recognised by model names, with the prompt that its model cards document.
+
+    Attributes:
+        template: A chat template of messages with the roles query, document and, for an instruction, system.
+        relevant: The token whose logit is the score.
+        irrelevant: The token whose logit is subtracted from it; None if none is.
+    """
+
+    name: str
+    pattern: str
+    template: str
+    relevant: str
+    irrelevant: str | None = None
+
+
+def _content(role: str, default: str = "") -> str:
+    """Return the template of the content of the first message with this role."""
+    choose = f" | default({default!r}, true)" if default else ""
+    return f'{{{{ messages | selectattr("role", "eq", "{role}") | map(attribute="content") | first{choose} }}}}'
+
+
+def _ending(text: str) -> str:
+    """Return the template of a text that ends a prompt; Jinja would drop a line break at its end."""
+    return f"{{{{ {text!r} }}}}"
+
+
+_QUERY, _DOCUMENT = _content("query"), _content("document")
+_INSTRUCTION = '{% for message in messages if message.role == "system" %}{{ "instruction: " ~ message.content ~ "\\n" }}{% endfor %}'
+RERANKER_FAMILIES = (
+    RerankerFamily(
+        "Qwen3-Reranker",
+        r"qwen3-reranker",
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+        'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n<Instruct>: '
+        + _content("system", "Given a web search query, retrieve relevant passages that answer the query")
+        + f"\n<Query>: {_QUERY}\n<Document>: {_DOCUMENT}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>"
+        + _ending("\n\n"),
+        "yes",
+        "no",
+    ),
+    RerankerFamily(
+        "bge-reranker-v2-gemma",
+        r"bge-reranker-v2-gemma",
+        f"{{{{ bos_token }}}}A: {_QUERY}\nB: {_DOCUMENT}\n"
+        + _content(
+            "system",
+            "Given a query A and a passage B, determine whether the passage contains an answer to the query by "
+            "providing a prediction of either 'Yes' or 'No'.",
+        ),
+        "Yes",
+    ),
+    RerankerFamily(
+        "mxbai-rerank-v2",
+        r"mxbai-rerank-.*v2",
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+        f"<|im_start|>user\n{_INSTRUCTION}query: {_QUERY}\ndocument: {_DOCUMENT}\nYou are a search relevance expert who evaluates "
+        "how well documents match search queries. For each query-document pair, carefully analyze the semantic "
+        "relationship between them, then provide your binary relevance judgment (0 for not relevant, 1 for relevant)."
+        "\nRelevance:<|im_end|>\n<|im_start|>assistant" + _ending("\n"),
+        "1",
+        "0",
+    ),
+)
+
+
 class Assumed(NamedTuple):
     """A pooling that a model's files do not state, and the reason for it."""
 
@@ -76,6 +142,22 @@ def family_of(folder: Path, name: str) -> Family | None:
             if re.search(family.pattern, known_as.lower()):
                 return family
     return None
+
+
+def reranker_family_of(folder: Path, name: str) -> RerankerFamily | None:
+    """Return the family of the generative reranker in `folder`, recognised as by `family_of`; None if it has none.
+
+    A model that sentence-transformers saved (`modules.json`) has its prompt in its files, so that no family counts.
+    """
+    if (folder / "modules.json").is_file():
+        return None
+    known_as = [each.lower() for each in _names(folder, name)]
+    return next((each for each in RERANKER_FAMILIES if any(re.search(each.pattern, name) for name in known_as)), None)
+
+
+def is_language_model(folder: Path) -> bool:
+    """Return whether a model's files are a language model's (`...ForCausalLM`), whose next token is its answer."""
+    return any(str(name).endswith("ForCausalLM") for name in _config(folder).get("architectures") or [])
 
 
 def assumed_pooling(folder: Path, name: str) -> Assumed | None:

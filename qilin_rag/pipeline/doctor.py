@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from qilin_rag.config.resources import read_yaml, resource_names
 from qilin_rag.config.spec import RunSpec
 from qilin_rag.core.cache import cache_dir
+from qilin_rag.core.downloads import NotHereError, no_downloads
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.files import expanded
 from qilin_rag.core.registry import ENGINES, LLMS, RETRIEVERS, SCORERS
@@ -27,6 +28,8 @@ from qilin_rag.llms.connection import is_local
 from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.llms.serving.engines import Engine
 from qilin_rag.models.pretrained import find_model
+from qilin_rag.rankers.pairs import PairRanker
+from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.retrievers.dense.note_input import check_has_processor
 from qilin_rag.retrievers.dense.pictures import NotePictures
 from qilin_rag.retrievers.dense.retriever import BiEncoder
@@ -64,6 +67,8 @@ def examine(config: RunSpec) -> Iterator[Finding]:
         yield _engine(name)
     yield _data(config.data)
     yield from _models(config)
+    if config.rerank is not None:
+        yield _reranker(config, config.rerank)
     yield _llm(config)
     yield from _presets(except_for=config.llm_label)
     for subject, folder in (("runs", config.runs_dir), ("cache", cache_dir())):
@@ -143,6 +148,23 @@ def _models(config: RunSpec) -> Iterator[Finding]:
             advice = f"fetched from the hub on first use; or --set {key}=FOLDER"
             yield Finding(name, "missing", f"model {model} is not on this machine", advice)
     yield from (_images(part, config.data) for part in bi_encoders if part.note_input != "text")
+
+
+def _reranker(config: RunSpec, source: str | Path) -> Finding:
+    """Check that the second stage of the run is here, or answers."""
+    try:
+        ranker = Reranker.open(source, config.rerank_depth, settings=config.rerank_settings).ranker
+        if isinstance(ranker, PairRanker):
+            with no_downloads():
+                return Finding("reranker", "ok", ranker.check())
+    except NotHereError:
+        return Finding(
+            "reranker", "missing", f"model {source} is not on this machine", "fetched from the hub on first use"
+        )
+    except QilinError as error:
+        detail, _, advice = str(error).partition("; ")
+        return Finding("reranker", "failed", detail, advice)
+    return Finding("reranker", "ok", f"{ranker.called()}, trained in {source}")
 
 
 def _images(retriever: BiEncoder, data: str) -> Finding:

@@ -24,7 +24,7 @@ from qilin_rag.pipeline.trust import trusted
 REPRODUCED = Path("runs") / "reproduced"
 _NOT_COMPARED = (
     *("runs_dir", "fresh", "cache", "repeat", "note", "fail_on_error", "llm_label", "llm_preset"),
-    *("rerank_depth", "rerank_weight"),  # of the identity, which is the same; older runs lack them
+    *("rerank_depth", "rerank_weight", "rerank_settings"),  # of the identity, which is the same; older runs lack them
 )
 _MOST_DIFFERENCES = 5
 

@@ -154,18 +154,7 @@ class TrainedRanker(Ranker):
 
     def torch_device(self) -> Any:
         """Return the device of the model; raise a UsageError if this machine does not have it."""
-        import torch
-
-        has_gpu = torch.cuda.is_available()
-        if has_gpu and self.device in (None, "cuda"):
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        try:
-            device = torch.device(self.device or "cpu")
-        except RuntimeError:
-            raise UsageError(f"device {self.device!r} is not a torch device; there are cpu, cuda, cuda:1") from None
-        if device.type == "cuda" and (device.index or 0) >= (torch.cuda.device_count() if has_gpu else 0):
-            raise UsageError(f"device {self.device}: torch sees no such GPU here")
-        return device
+        return torch_device(self.device)
 
     def identity(self) -> dict[str, Any]:
         """Identify the checkpoint by its content and by the hash of what it is built on, not by paths."""
@@ -173,6 +162,26 @@ class TrainedRanker(Ranker):
             return super().identity()
         settings = {name: value for name, value in super().identity().items() if name not in self.built_on}
         return settings | {"model": model_sha256(self.checkpoint / MODEL)}
+
+
+def torch_device(name: str | None) -> Any:
+    """Return a device by its name, None for the GPU of this process or else cpu.
+
+    Raises:
+        UsageError: if this machine does not have it.
+    """
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    if has_gpu and name in (None, "cuda"):
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        device = torch.device(name or "cpu")
+    except RuntimeError:
+        raise UsageError(f"device {name!r} is not a torch device; there are cpu, cuda, cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= (torch.cuda.device_count() if has_gpu else 0):
+        raise UsageError(f"device {name}: torch sees no such GPU here")
+    return device
 
 
 def save_ranker(ranker: TrainedRanker, out: Path, trained: dict[str, Any]) -> None:
