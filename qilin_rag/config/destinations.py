@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 from qilin_rag.config.presets import read_preset
 from qilin_rag.config.resources import shipped_root
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.registry import LLMS
+from qilin_rag.core.registry import LLMS, RANKERS
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,14 @@ def say_destination(file: Path, from_file: Mapping[str, Any], llm: Mapping[str, 
         return
     variable = str(llm.get("api_key_env", key.default if key else ""))
     if not is_loopback(address) and os.environ.get(variable, "").strip():
+        logger.warning("%s names the address: the key in %s goes to %s", file, variable, address)
+
+
+def say_rerank_destination(file: Path, address: str, settings: Mapping[str, Any]) -> None:
+    """Log that a key goes to the reranker whose address a file of settings names."""
+    field = RANKERS.resolve("served").model_fields["api_key_env"]
+    variable = str(settings.get("api_key_env", field.default))
+    if is_address(address) and not is_loopback(address) and os.environ.get(variable, "").strip():
         logger.warning("%s names the address: the key in %s goes to %s", file, variable, address)
 
 

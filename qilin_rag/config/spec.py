@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from qilin_rag.config.destinations import check_destination, is_address, say_destination
+from qilin_rag.config.destinations import check_destination, is_address, say_destination, say_rerank_destination
 from qilin_rag.config.engine_settings import named_by_flag, risky_variables
 from qilin_rag.config.overrides import Owner, named_settings, parse_overrides
 from qilin_rag.config.presets import GGUF, named_llm
@@ -204,7 +204,7 @@ def _components_as_written(settings: Mapping[str, Any]) -> dict[str, Any]:
         if not source:
             raise UsageError("prompt: a prompt without a file can't be asked again; write it into a file")
         written["prompt"] = source
-    second = settings.get("rerank")
+    second: Any = settings.get("rerank")
     if (source := getattr(second, "source", None)) is not None:
         written = {
             **written,
@@ -337,6 +337,8 @@ def resolve_spec(
     check_destination(label, {**llm, "name": llm_class}, by_flag, bool(merged.get("serve")))
     if file is not None and not merged.get("serve"):
         say_destination(file, from_file, {**llm, "name": llm_class}, by_flag)
+    if file is not None and "rerank" in from_file and flags.get("rerank") is None and "rerank" not in by_flag:
+        say_rerank_destination(file, str(merged.get("rerank")), merged.get("rerank_settings", {}))
     if label.startswith(GGUF) and "base_url" not in llm:
         merged.setdefault("serve", True)
     is_as_preset = all(llm.get(key) == preset.get(key) for key in ("model", "base_url"))

@@ -85,7 +85,8 @@ def _ending(text: str) -> str:
 
 
 _QUERY, _DOCUMENT = _content("query"), _content("document")
-_INSTRUCTION = '{% for message in messages if message.role == "system" %}{{ "instruction: " ~ message.content ~ "\\n" }}{% endfor %}'
+_SYSTEM = '{% for message in messages if message.role == "system" %}'
+_INSTRUCTION = _SYSTEM + '{{ "instruction: " ~ message.content ~ "\\n" }}{% endfor %}'
 RERANKER_FAMILIES = (
     RerankerFamily(
         "Qwen3-Reranker",
@@ -113,10 +114,11 @@ RERANKER_FAMILIES = (
         "mxbai-rerank-v2",
         r"mxbai-rerank-.*v2",
         "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
-        f"<|im_start|>user\n{_INSTRUCTION}query: {_QUERY}\ndocument: {_DOCUMENT}\nYou are a search relevance expert who evaluates "
-        "how well documents match search queries. For each query-document pair, carefully analyze the semantic "
-        "relationship between them, then provide your binary relevance judgment (0 for not relevant, 1 for relevant)."
-        "\nRelevance:<|im_end|>\n<|im_start|>assistant" + _ending("\n"),
+        f"<|im_start|>user\n{_INSTRUCTION}query: {_QUERY}\ndocument: {_DOCUMENT}\n"
+        "You are a search relevance expert who evaluates how well documents match search queries. For each "
+        "query-document pair, carefully analyze the semantic relationship between them, then provide your binary "
+        "relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:<|im_end|>\n<|im_start|>assistant"
+        + _ending("\n"),
         "1",
         "0",
     ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,6 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from qilin_rag.config.run import LLMConfig
 from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.errors import QilinError
+from qilin_rag.core.event_loops import run_async
 from qilin_rag.core.progress import Advance
 from qilin_rag.core.text import clean, fewest_tokens, has_words
 from qilin_rag.core.third_party import third_party
@@ -100,7 +100,7 @@ def ask_all(
             return await ask(job)
 
         try:
-            _run_async(lambda: _ask_all(asking, jobs, ask_in_turn, finish))
+            run_async(lambda: _ask_all(asking, jobs, ask_in_turn, finish))
         finally:
             if asking.cache:
                 asking.cache.close()
@@ -114,28 +114,6 @@ def opened(config: LLMConfig, log: Path) -> Iterator[Asking]:
         with third_party(f"llm {served.called()}"):
             served.check()
         yield Asking(served, config.concurrency, cache)
-
-
-def _run_async(work: Callable[[], Any]) -> None:
-    """Run a coroutine to its end; in a thread of its own if an event loop is already running (a notebook)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(work())
-        return
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            asyncio.run(work())
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if raised:
-        raise raised[0]
 
 
 async def _ask_all(

@@ -31,6 +31,6 @@ def work_before(retriever: Retriever, reranker: Reranker | None, notes: NoteStor
                 part.open_unkept(notes)
         elif part.encodes and n_questions > _MOST_TEXTS:
             steps.append(f"encode {counted(n_questions, 'query')} by {name}")
-    if reranker is not None and n_questions * reranker.depth > _MOST_TEXTS:
+    if reranker is not None and (reranker.asks_server or n_questions * reranker.depth > _MOST_TEXTS):
         steps.append(f"rank {counted(n_questions * reranker.depth, 'hit')} again by {reranker.name}")
     return steps

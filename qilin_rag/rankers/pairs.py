@@ -25,7 +25,7 @@ Keep = Callable[[Sequence[int], Sequence[float]], None]
 class PairRanker(Ranker):
     """A ranker whose score depends on the texts of query and note alone.
 
-    Scores are kept on disk by ranker, query and note, so that an interrupted run goes on where it was.
+    Scores are kept on disk by ranker, query and note, so that an interrupted run scores only the rest.
     """
 
     @abstractmethod

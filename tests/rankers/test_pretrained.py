@@ -25,6 +25,7 @@ from qilin_rag.pipeline.run import run  # noqa: E402
 from qilin_rag.rankers.pretrained import Pretrained  # noqa: E402
 from qilin_rag.rankers.rerank import Reranker  # noqa: E402
 from tests.conftest import NOTES, QUESTIONS, Cli  # noqa: E402
+from tests.rankers.rerank_server import RerankServer  # noqa: E402
 from tests.rankers.tiny_rerankers import write_cross_encoder, write_generative  # noqa: E402
 
 TEXTS = [str(note) for note in NOTES] + [str(q["query"]) for q in QUESTIONS]
@@ -143,6 +144,19 @@ def test_each_family_has_its_prompt_and_its_answer(models: Path, notes: NoteStor
         assert score == pytest.approx(float(torch.sigmoid(logit)), abs=1e-5)
 
 
+def test_a_served_model_gives_the_scores_of_its_folder(models: Path, notes: NoteStore) -> None:
+    from sentence_transformers import CrossEncoder
+
+    encoder = CrossEncoder(str(models / "cross"), device="cpu", max_length=64)
+    local = scores_of(notes, models / "cross")
+    with RerankServer(score=lambda query, texts: encoder.predict([(query, text) for text in texts]).tolist()) as server:
+        for path in ("/v1/rerank", "/rerank", "/v1/score"):
+            served = scores_of(notes, server.root + path, model=path)
+            assert served == pytest.approx(local, abs=1e-6)
+            assert list(served) == list(local)
+        assert len(server.pairs) == 3 * len(local)
+
+
 def test_a_long_note_is_cut_and_the_prompt_stays_whole(models: Path) -> None:
     ranker = Pretrained(model=str(models / "Qwen3-Reranker-0.6B"), max_length=600)
     encoder = ranker._model()
@@ -179,7 +193,12 @@ def test_no_pair_is_scored_twice(
     from qilin_rag.rankers.score_store import ScoreStore
 
     put = ScoreStore.put
-    monkeypatch.setattr(ScoreStore, "put", lambda self, pairs, scores: (killed(pairs), put(self, pairs, scores)))
+
+    def put_until_killed(self: ScoreStore, pairs: Any, scores: Any) -> None:
+        killed(pairs)
+        put(self, pairs, scores)
+
+    monkeypatch.setattr(ScoreStore, "put", put_until_killed)
     with pytest.raises(KeyboardInterrupt):
         scores_of(notes, models / "cross", batch_size=3)
     assert len(scored) == 9

@@ -1,0 +1,76 @@
+"""Read and write the forms of rerank servers: Cohere's (Jina, vLLM, llama.cpp), TEI's, and vLLM's scores.
+
+All answer with a score for each text by its place; only the names of the fields differ.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+FormName = Literal["cohere", "tei", "score"]
+
+
+class ReplyError(ValueError):
+    """A reply that is not one finite score for each text."""
+
+
+def forms_of(address: str) -> list[FormName]:
+    """Return the forms that a server may have at an address, the likelier first; none if the path is another.
+
+    >>> forms_of("http://127.0.0.1:8000/v1/rerank"), forms_of("http://127.0.0.1:8000/rerank")
+    (['cohere'], ['tei', 'cohere'])
+    """
+    path = urlsplit(address).path.rstrip("/")
+    if path.endswith("/score"):
+        return ["score"]
+    if path == "/rerank":  # TEI's, but vLLM and llama.cpp have it, too
+        return ["tei", "cohere"]
+    return ["cohere"] if path.endswith(("/rerank", "/reranking")) else []
+
+
+def request_body(form: FormName, model: str | None, query: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Return the body of a request for the scores of all texts."""
+    texts = [text or " " for text in texts]  # some servers refuse an empty one
+    named = {} if model is None else {"model": model}
+    if form == "tei":
+        return {"query": query, "texts": texts, "raw_scores": False, "truncate": True}
+    if form == "score":
+        return {**named, "text_1": query, "text_2": texts}
+    return {**named, "query": query, "documents": texts, "top_n": len(texts), "return_documents": False}
+
+
+def read_scores(content: bytes, n_texts: int) -> list[float]:
+    """Return the score of each text, in the order of the texts.
+
+    Raises:
+        ReplyError: if the reply is not JSON of a known form, or not one finite score for each text.
+    """
+    try:
+        reply = json.loads(content)
+    except ValueError:
+        raise ReplyError("it is not JSON") from None
+    rows = next((reply[key] for key in ("results", "data") if key in reply), None) if _is_object(reply) else reply
+    if not isinstance(rows, list) or not all(map(_is_object, rows)):
+        raise ReplyError("it has no list of scores (results, data)")
+    scores: list[float | None] = [None] * n_texts
+    for row in rows:
+        place, score = row.get("index"), row.get("relevance_score", row.get("score"))
+        if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < n_texts:
+            raise ReplyError(f"the index {place!r} is that of no text, of {n_texts}")
+        if scores[place] is not None:
+            raise ReplyError(f"the index {place} comes twice")
+        if not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score):
+            raise ReplyError(f"the score of index {place} is {score!r}, not a finite number")
+        scores[place] = float(score)
+    found = [score for score in scores if score is not None]
+    if len(found) < n_texts:
+        raise ReplyError(f"it has {len(found)} scores for {n_texts} texts")
+    return found
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, Mapping)

@@ -1,0 +1,263 @@
+"""Rank by a reranker behind an address: vLLM, TEI, llama.cpp, or a provider such as Jina and Cohere."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
+
+from pydantic import PositiveFloat, PositiveInt, PrivateAttr, field_validator
+
+from qilin_rag.core.errors import QilinError, UsageError
+from qilin_rag.core.event_loops import run_async
+from qilin_rag.core.plugins import refuse_secrets
+from qilin_rag.llms import connection
+from qilin_rag.llms.base import ContextOverflowError, FatalLLMError, LLMError
+from qilin_rag.llms.limiter import AdaptiveLimit
+from qilin_rag.llms.refusal_bodies import Refusal, read_refusal, without_echo
+from qilin_rag.llms.refusals import Caller, as_error
+from qilin_rag.llms.retry import TransientError, with_retries
+from qilin_rag.rankers.pairs import Keep, PairRanker
+from qilin_rag.rankers.rerank_forms import FormName, ReplyError, forms_of, read_scores, request_body
+from qilin_rag.rankers.score_store import Pair, known_probe
+
+if TYPE_CHECKING:
+    import httpx2
+
+logger = logging.getLogger(__name__)
+_PROBE_QUERY = "手冲咖啡的水温"
+_PROBE_TEXTS = ("手冲咖啡的水温在九十二度左右。", "The office is closed on public holidays.", "多肉夏天要少浇水。")
+_PROBE_TOLERANCE = 0.01  # of a score; a model in bf16 differs by less between batches
+_OTHER_FORM = (400, 404, 405, 415, 422)  # statuses of a server that knows the path and not the form
+
+
+class Served(PairRanker):
+    """A reranker behind an address that ends in `/rerank` or `/score`.
+
+    The path names the form: `/v1/rerank` is Cohere's (Jina, vLLM, llama.cpp), `/rerank` TEI's if the server takes it,
+    and else Cohere's, `/score` vLLM's. A reply must have one finite score for each text.
+
+    Args:
+        url (str): The address.
+        model (str): The name of the model at the server; null is not sent, and the address then stands for the model.
+        api_key_env (str): The environment variable that holds the key; without a key none is sent.
+        extra_body (dict): More fields of the request, such as vLLM's `{truncate_prompt_tokens: -1}`.
+        batch_size (int): The most notes in a request, all of one query.
+        concurrency (int): The most requests at once.
+        timeout_s (float): The longest time of one request, in seconds.
+        max_tries (int): The most tries of one request.
+
+    Raises:
+        UsageError: if the address has another path, or a setting holds a key.
+
+    Example:
+        >>> Served(url="http://127.0.0.1:8000/v1/rerank", model="BAAI/bge-reranker-v2-m3").title
+        'bge-reranker-v2-m3'
+    """
+
+    argument: ClassVar[str | None] = "url"
+    operational: ClassVar[frozenset[str]] = frozenset(
+        {"url", "api_key_env", "batch_size", "concurrency", "timeout_s", "max_tries"}
+    )
+    outward: ClassVar[frozenset[str]] = frozenset({"url", "api_key_env"})
+
+    url: str
+    model: str | None = None
+    api_key_env: str = "RERANK_API_KEY"
+    extra_body: dict[str, Any] = {}
+    batch_size: PositiveInt = 32
+    concurrency: PositiveInt = 8
+    timeout_s: PositiveFloat = 60.0
+    max_tries: PositiveInt = 8
+
+    _form: FormName | None = PrivateAttr(default=None)
+    _number: int | None = PrivateAttr(default=None)
+    _rng: random.Random = PrivateAttr(default_factory=random.Random)
+
+    @field_validator("url")
+    @classmethod
+    def _plain_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or not forms_of(url):
+            raise ValueError(
+                "expected an address that ends in /rerank or /score, such as http://127.0.0.1:8000/v1/rerank"
+            )
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError(
+                "an address is stored with every run, so it can't hold a password or ?query; a key goes to the "
+                "variable that api_key_env names"
+            )
+        return url.rstrip("/")
+
+    @field_validator("extra_body")
+    @classmethod
+    def _plain_body(cls, extra_body: dict[str, Any]) -> dict[str, Any]:
+        refuse_secrets(extra_body, "rerank.extra_body")
+        return extra_body
+
+    @property
+    def title(self) -> str:
+        """Return the model's name, else the host."""
+        return self.model.rpartition("/")[2] if self.model else str(urlsplit(self.url).netloc)
+
+    def identity(self) -> dict[str, Any]:
+        """Identify the model by its name, wherever it is served; without a name by its address."""
+        return super().identity() | ({} if self.model else {"url": self.url})
+
+    def check(self) -> str:
+        """Ask for the scores of a few fixed texts."""
+        self._probe()
+        return f"{self.url} answers in the form of {self._form}"
+
+    def store_identity(self) -> dict[str, Any]:
+        """Return the identity, and which model the server has under its name: another one has other scores."""
+        if self._number is None:
+            probed = known_probe(self.identity(), self._probe(), _PROBE_TOLERANCE)
+            if probed.is_other:
+                logger.warning(
+                    "%s: %s scores fixed texts otherwise than before, so it is another model; no earlier score is used",
+                    *(self.url, self.model or "the server"),
+                )
+            self._number = probed.number
+        return self.identity() | {"number": self._number}
+
+    def score_pairs(self, pairs: Sequence[Pair], keep: Keep) -> None:
+        """Ask for the notes of each query, many requests at once."""
+        batches: list[list[int]] = []
+        for _, places in itertools.groupby(range(len(pairs)), key=lambda place: pairs[place][0]):
+            of_query = list(places)
+            batches += [of_query[i : i + self.batch_size] for i in range(0, len(of_query), self.batch_size)]
+        run_async(lambda: self._ask_all(pairs, batches, keep))
+
+    async def _ask_all(self, pairs: Sequence[Pair], batches: Sequence[Sequence[int]], keep: Keep) -> None:
+        """Ask for all batches; the first error cancels the requests in flight, and what was kept stays."""
+        queue, limit = iter(batches), AdaptiveLimit()
+        async with connection.open_async_http(self.url) as http:
+
+            async def worker() -> None:
+                for places in queue:
+                    texts = [pairs[place][1] for place in places]
+                    keep(places, await self._ask(http, limit, pairs[places[0]][0], texts, self.max_tries))
+
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(self.concurrency, len(batches))):
+                        group.create_task(worker())
+            except BaseExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+
+    def _probe(self) -> list[float]:
+        """Return the scores of the fixed texts, and learn the form of the server.
+
+        Raises:
+            QilinError: if no server answers, or none of the forms is taken.
+        """
+        scores: list[float] = []
+
+        async def ask() -> None:
+            async with connection.open_async_http(self.url) as http:
+                forms = forms_of(self.url)
+                for form in forms:
+                    self._form = form
+                    try:
+                        scores[:] = await self._ask(http, AdaptiveLimit(), _PROBE_QUERY, _PROBE_TEXTS, 2)
+                        return
+                    except _RefusedError:
+                        if form == forms[-1]:
+                            raise
+
+        run_async(ask)
+        return scores
+
+    async def _ask(
+        self, http: httpx2.AsyncClient, limit: AdaptiveLimit, query: str, texts: Sequence[str], max_tries: int
+    ) -> list[float]:
+        """Return the scores of one request, repeated if that can help."""
+
+        async def call() -> list[float]:
+            async with limit.call() as begun_in:
+                try:
+                    scores = await self._call(http, query, texts)
+                except TransientError as error:
+                    if error.is_overload:
+                        limit.slow_down(begun_in)
+                    raise
+                limit.speed_up()
+                return scores
+
+        try:
+            return await with_retries(call, max_tries, self._rng)
+        except TransientError as error:
+            raise QilinError(
+                f"{self.url}: {error} ({max_tries} tries); the scores so far are kept: start the server again, and "
+                "the same command resumes"
+            ) from error
+
+    async def _call(self, http: httpx2.AsyncClient, query: str, texts: Sequence[str]) -> list[float]:
+        import httpx2
+
+        body = request_body(self._form or forms_of(self.url)[0], self.model, query, texts) | self.extra_body
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                response = await http.post(self.url, json=body, headers=self._headers(), timeout=None)
+        except TimeoutError as error:
+            raise TransientError(f"no answer within {self.timeout_s:g} s") from error
+        except connection.MovedError as error:
+            raise UsageError(f"{str(error).partition('; ')[0]}; if that is right, name that address") from error
+        except (httpx2.RequestError, OSError) as error:
+            raise TransientError(self._redacted(f"no server answers ({error.__cause__ or error})")) from error
+        if response.status_code == 200:
+            try:
+                return read_scores(response.content, len(texts))
+            except ReplyError as error:
+                raise TransientError(f"unusable reply: {error}") from error
+        refusal = read_refusal(response.status_code, response.headers, response.content)
+        raise self._error(without_echo(refusal, [query, *texts]))
+
+    def _error(self, refusal: Refusal) -> Exception:
+        """Return the error to raise for a refusal, in words about a reranker."""
+        error = as_error(refusal, self._caller)
+        if isinstance(error, TransientError):
+            return error
+        if isinstance(error, ContextOverflowError):
+            return QilinError(
+                f"{self.url} takes no text of this length ({error}); have the server cut texts, such as vLLM by "
+                "--set 'rerank.extra_body={truncate_prompt_tokens: -1}', or lower rerank.batch_size"
+            )
+        message = str(error) if isinstance(error, FatalLLMError) else f"{self.url}: {error}"
+        is_of_form = refusal.status in _OTHER_FORM or isinstance(error, LLMError)
+        return _RefusedError(message) if is_of_form else QilinError(message)
+
+    @property
+    def _caller(self) -> Caller:
+        return Caller(
+            name=self.url,
+            no_model=f" knows no model {self.model!r} or no such path",
+            key=f" refused the key in {self.api_key_env}" if self._key() else f" needs a key in {self.api_key_env}",
+            check="set or check that variable",
+            redact=self._redacted,
+            fields={},
+        )
+
+    def _key(self) -> str:
+        """Return the key that is sent; empty if there is none."""
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise UsageError(f"the key in {self.api_key_env} has characters that are invalid in a key; set it again")
+        return key
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {key}"} if (key := self._key()) else {}
+
+    def _redacted(self, text: str) -> str:
+        key = self._key()
+        return text.replace(key, "***") if len(key) >= 8 else text
+
+
+class _RefusedError(QilinError):
+    """A refusal of the request as it is, such as one in the form of another server."""
