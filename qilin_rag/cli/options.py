@@ -107,9 +107,10 @@ RetrieverName = Annotated[
 Rerank = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME|FOLDER",
-        help="What reorders the hits: a pretrained reranker (BAAI/bge-reranker-v2-m3, or its folder), or a folder that "
-        "train wrote. Settings: --set rerank.KEY=VALUE (see: list rankers pretrained).",
+        metavar="NAME|FOLDER|URL",
+        help="What reorders the hits: a pretrained reranker (BAAI/bge-reranker-v2-m3, or its folder), the address of a "
+        "served one (http://HOST/v1/rerank), or a folder that train wrote. Its settings: --set rerank.KEY=VALUE (see: "
+        "list rankers pretrained, list rankers served).",
     ),
 ]
 RerankDepth = Annotated[int | None, typer.Option(help="Hits of each question to reorder. [default: 20]")]

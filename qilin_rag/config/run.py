@@ -152,6 +152,8 @@ def build_run(spec: RunSpec, with_prompt: bool = True) -> RunConfig:
     llm = build_llm(spec)
     metrics = build_scorers(spec.metrics)
     rerank = None
+    if spec.rerank is None and spec.rerank_settings:
+        raise UsageError(f"rerank.{next(iter(spec.rerank_settings))}: this run has no reranker; name one (--rerank)")
     if spec.rerank is not None:
         rerank = _load(_RERANKER).open(spec.rerank, spec.rerank_depth, spec.rerank_weight, spec.rerank_settings)
     return RunConfig(

@@ -128,8 +128,8 @@ class RunSpec(PlainSettings):
     Attributes:
         retriever: The retriever by name and settings.
         rerank: What reorders the hits: a folder that `train` wrote (crossencoder, biencoder), a pretrained reranker by
-            folder or hub name; null for none.
-        rerank_settings: The settings of a pretrained reranker, which `--set rerank.KEY=VALUE` sets.
+            folder or hub name, or the address of a served one; null for none.
+        rerank_settings: The settings of a pretrained or served reranker, which `--set rerank.KEY=VALUE` sets.
         rerank_depth: The number of hits of a question that are reordered.
         rerank_weight: The weight of the ranker's score in the new order; the rest is the retriever's.
         llm: The LLM by name and settings.
@@ -320,8 +320,6 @@ def resolve_spec(
             optional.remove(path[1])
             metrics[path[1]] = {}
         _override(path, value, merged, retriever, llm, metrics)
-    if merged.get("rerank") is None and (unused := merged.get("rerank_settings")):
-        raise UsageError(f"rerank.{next(iter(unused))}: this run has no reranker; name one (--rerank)")
     _expand_paths(merged)
     merged |= {name: _typed(RunSpec, name, merged[name]) for name in _PLAIN_SETTINGS if name in merged}
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qilin_rag.config.destinations import as_flag, check_destination, is_loopback
+from qilin_rag.config.destinations import as_flag, check_destination, is_address, is_loopback
 from qilin_rag.config.presets import known_preset
 from qilin_rag.config.spec import RunSpec
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.registry import LLMS, RETRIEVERS, SCORERS, Component, Registry
+from qilin_rag.core.registry import LLMS, RANKERS, RETRIEVERS, SCORERS, Component, Registry
 from qilin_rag.retrievers.parts import Composite, parts_in
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def _outward_of_llm(
 
 
 def _outward_of_others(config: RunSpec, named: set[str]) -> Iterator[tuple[str, Any]]:
-    """Yield the same settings of retriever and metrics."""
+    """Yield the same settings of retriever, second stage and metrics."""
     others = [("retriever", RETRIEVERS, config.retriever.name, config.retriever.settings)]
     others += [(f"metrics.{name}", SCORERS, name, settings) for name, settings in config.metrics.items()]
     for prefix, registry, full_name, given in others:
@@ -86,11 +86,26 @@ def _outward_of_others(config: RunSpec, named: set[str]) -> Iterator[tuple[str, 
         for name, value, expected in _outward_settings(component, settings, {}) if component else ():
             if value != expected and f"{prefix}.{name}" not in named:
                 yield f"{prefix}.{name}", value
+    yield from _outward_of_reranker(config, named)
     retriever = _class_of(RETRIEVERS, config.retriever.name)
     if retriever is not None and issubclass(retriever, Composite):
         parts = parts_in(retriever, RETRIEVERS.implied(config.retriever.name) | config.retriever.settings)
         if f"retriever.{retriever.part_setting}" not in named and any(map(_is_outward_part, parts)):
             yield f"retriever.{retriever.part_setting}", parts
+
+
+def _outward_of_reranker(config: RunSpec, named: set[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the address and the key's variable of a served reranker; without a key, one on this machine is allowed."""
+    address = str(config.rerank)
+    if not is_address(address):
+        return
+    default = RANKERS.resolve("served").model_fields["api_key_env"].default
+    variable = config.rerank_settings.get("api_key_env", default)
+    has_key = bool(os.environ.get(str(variable), "").strip())
+    if "rerank" not in named and (has_key or not is_loopback(address)):
+        yield "rerank", address
+    if variable != default and has_key and "rerank.api_key_env" not in named:
+        yield "rerank.api_key_env", variable
 
 
 def _is_outward_part(part: Any) -> bool:

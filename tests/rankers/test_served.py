@@ -16,6 +16,7 @@ from qilin_rag.data import load_dataset
 from qilin_rag.data.notes import NoteStore
 from qilin_rag.llms import retry
 from qilin_rag.pipeline.dry_run import plan
+from qilin_rag.pipeline.reproduce import reproduce
 from qilin_rag.pipeline.run import run
 from qilin_rag.rankers.rerank import Reranker
 from tests.conftest import Cli
@@ -161,6 +162,31 @@ def test_a_run_keeps_its_name_wherever_the_model_is_served(server: RerankServer,
     assert one == identity("https://elsewhere.example/rerank", *named, "rerank.concurrency=2", "rerank.timeout_s=3")
     assert one != identity("http://127.0.0.1:1/v1/rerank", "rerank.model=n")
     assert identity("http://127.0.0.1:1/v1/rerank") != identity("http://127.0.0.1:2/v1/rerank")
+
+
+def test_a_strangers_run_sends_no_key_unasked(
+    server: RerankServer, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{server.root}/v1/rerank"
+    done = run(resolve_run({"data": str(data_dir), "metrics": "retrieval", "rerank": url}, ["rerank.model=m"]))
+    again = reproduce(done.directory.path, overrides=[f"rerank={url}"])
+    assert (again.agrees, again.hits_changed) == (True, 0)
+    monkeypatch.setenv("RERANK_API_KEY", KEY)
+    with pytest.raises(UsageError, match=rf"alone names rerank {url}; .* --set rerank={url}"):
+        reproduce(done.directory.path)
+    assert set(server.keys) == {None}
+
+
+def test_a_file_that_names_the_address_of_a_key_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("run.yaml").write_text("rerank: {name: 'https://rerank.example/v1/rerank', model: m}\n")
+    monkeypatch.setenv("RERANK_API_KEY", KEY)
+    resolve_run({}, file=Path("run.yaml"))
+    assert "the key in RERANK_API_KEY goes to https://rerank.example/v1/rerank" in caplog.text
+    caplog.clear()
+    resolve_run({"rerank": "http://127.0.0.1:1/rerank"}, file=Path("run.yaml"))
+    assert "RERANK_API_KEY" not in caplog.text
 
 
 def test_a_dry_run_asks_no_server(server: RerankServer, data_dir: Path) -> None:
