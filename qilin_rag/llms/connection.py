@@ -144,7 +144,7 @@ def _unreadable(variable: str, place: str | None, reason: str) -> UsageError:
     )
 
 
-def no_answer(address: str, cause: str, model: str, has_engine: bool) -> FatalLLMError:
+def no_answer(address: str, cause: str, model: str, has_engine: bool, section: str = "llm") -> FatalLLMError:
     """Return the error for a server that can't be reached, with advice: start one, or reach it otherwise."""
     if advice := _tls_advice(address, cause):
         return FatalLLMError(advice)
@@ -160,7 +160,8 @@ def no_answer(address: str, cause: str, model: str, has_engine: bool) -> FatalLL
     port = urlsplit(address).port or 80
     return FatalLLMError(
         f"no server answers at {address} ({cause}); start one in an environment that has vLLM: "
-        f"vllm serve {model} --port {port}, or set another base_url (--base-url)"
+        f"vllm serve {model}{'' if section == 'llm' else ' --runner pooling'} --port {port}, "
+        f"or set another base_url ({'--base-url' if section == 'llm' else f'{section}.base_url'})"
     )
 
 
@@ -184,34 +185,38 @@ def headers_for(address: str, key: str) -> dict[str, Any]:
     return {"api-key": key, "Authorization": openai.omit} if is_azure(address) and not is_token else {}
 
 
-def open_client(address: str, key: str, query: Mapping[str, str], timeout_s: float) -> openai.OpenAI:
+def open_client(
+    address: str, key: str, query: Mapping[str, str], timeout_s: float, section: str = "llm"
+) -> openai.OpenAI:
     """Open a client for a few requests about a server; it stops connecting after `CONNECT_TIMEOUT_S`."""
     import httpx2
     import openai
 
-    hook = partial(_refuse_redirect, address)
+    hook = partial(_refuse_redirect, address, section)
     http = openai.DefaultHttpxClient(**_route(address), event_hooks={"response": [hook]})
     timeout = httpx2.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
     with environment_for(address):
         return openai.OpenAI(**_settings(address, key, query), timeout=timeout, http_client=http)
 
 
-def open_async_client(address: str, key: str, query: Mapping[str, str], timeout_s: float) -> openai.AsyncOpenAI:
+def open_async_client(
+    address: str, key: str, query: Mapping[str, str], timeout_s: float, section: str = "llm"
+) -> openai.AsyncOpenAI:
     """Open a client for the questions of a run."""
     import openai
 
-    http = open_async_http(address)
+    http = open_async_http(address, section)
     with environment_for(address):
         return openai.AsyncOpenAI(**_settings(address, key, query), timeout=timeout_s, http_client=http)
 
 
-def open_async_http(address: str) -> httpx2.AsyncClient:
+def open_async_http(address: str, section: str = "llm") -> httpx2.AsyncClient:
     """Open the connections of a client with aiohttp, since httpx searches all its connections for each call."""
     import httpx2
     import openai
 
     async def hook(response: httpx2.Response) -> None:
-        _refuse_redirect(address, response)
+        _refuse_redirect(address, section, response)
 
     limits = httpx2.Limits(max_connections=0)  # 0 is no limit for aiohttp: concurrency is the limit
     return openai.DefaultAioHttpClient(**_route(address), limits=limits, event_hooks={"response": [hook]})
@@ -232,7 +237,9 @@ def _route(address: str) -> dict[str, Any]:
     }
 
 
-def list_models(client: openai.OpenAI, options: Any, timeout_s: float) -> dict[str, dict[str, Any]]:
+def list_models(
+    client: openai.OpenAI, options: Any, timeout_s: float, section: str = "llm"
+) -> dict[str, dict[str, Any]]:
     """Ask a server for its models, by name.
 
     Raises:
@@ -244,8 +251,8 @@ def list_models(client: openai.OpenAI, options: Any, timeout_s: float) -> dict[s
     import openai
 
     address = str(client.base_url).rstrip("/")
-    words = "waiting for the list of models of %s, for up to %g s (llm.timeout_s)"
-    timer = threading.Timer(SILENT_S, logger.warning, (words, address, timeout_s))
+    words = "waiting for the list of models of %s, for up to %g s (%s.timeout_s)"
+    timer = threading.Timer(SILENT_S, logger.warning, (words, address, timeout_s, section))
     timer.daemon = True
     timer.start()
     content, deadline = b"", time.monotonic() + timeout_s
@@ -266,7 +273,7 @@ def list_models(client: openai.OpenAI, options: Any, timeout_s: float) -> dict[s
         if isinstance(error.__cause__ or error, httpx2.ConnectTimeout):
             raise
         raise FatalLLMError(
-            f"{address} has not listed its models within {timeout_s:g} s; to wait longer, raise llm.timeout_s"
+            f"{address} has not listed its models within {timeout_s:g} s; to wait longer, raise {section}.timeout_s"
         ) from error
     finally:
         timer.cancel()
@@ -290,7 +297,7 @@ class MovedError(FatalLLMError):
         self.has_same_ending = has_same_ending
 
 
-def _refuse_redirect(address: str, response: httpx2.Response) -> None:
+def _refuse_redirect(address: str, section: str, response: httpx2.Response) -> None:
     """Follow a redirect only if nothing is lost: to the same host, with the same request."""
     import httpx2
 
@@ -311,6 +318,6 @@ def _refuse_redirect(address: str, response: httpx2.Response) -> None:
     why = "which drops the question" if is_same_host else "where no key is sent unasked"
     raise MovedError(
         f"{address} redirects to {target.removesuffix('/').removesuffix(ending)} ({response.status_code}), {why}; "
-        "if that is right, set llm.base_url (--base-url) to it",
+        f"if that is right, set {section}.base_url{' (--base-url)' if section == 'llm' else ''} to it",
         target.removesuffix("/").endswith(ending),
     )

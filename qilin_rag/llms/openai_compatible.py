@@ -8,34 +8,26 @@ model refuses is left out, by a null in its preset.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import random
 import re
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, PrivateAttr, field_validator, model_validator
 
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.plugins import refuse_secrets
 from qilin_rag.core.types import Completion, Image, RenderedPrompt
-from qilin_rag.llms import connection
 from qilin_rag.llms.base import LLM, FatalLLMError, LLMError, ThinkingMarkers
-from qilin_rag.llms.events import must_stream, read_body, refuses_usage
+from qilin_rag.llms.endpoint import Endpoint, RefusedError, lost_connection, plain_address, plain_query
+from qilin_rag.llms.events import must_stream, refuses_usage
 from qilin_rag.llms.image_parts import messages_in_parts
 from qilin_rag.llms.image_tokens import Rule, rule_of
-from qilin_rag.llms.limiter import AdaptiveLimit
-from qilin_rag.llms.refusal_bodies import read_refusal, refusal_in_answer, without_echo
-from qilin_rag.llms.refusals import Caller, as_error, ask_with_retries, refusal_error
+from qilin_rag.llms.refusal_bodies import refusal_in_answer
+from qilin_rag.llms.refusals import as_error, ask_with_retries
 from qilin_rag.llms.replies import PASSING, read_again, read_ending, read_reply, read_usage
 from qilin_rag.llms.retry import TransientError
-
-if TYPE_CHECKING:
-    import openai
 
 logger = logging.getLogger(__name__)
 
@@ -147,8 +139,7 @@ class OpenAICompatible(LLM):
     images: bool = True
     image_tokens: Rule | None = None
 
-    _client: openai.AsyncOpenAI | None = PrivateAttr(default=None)
-    _limit: AdaptiveLimit | None = PrivateAttr(default=None)
+    _endpoint: Endpoint | None = PrivateAttr(default=None)
     _served: dict[str, Any] = PrivateAttr(default_factory=dict)
     _rng: random.Random = PrivateAttr(default_factory=random.Random)
     _is_model_said: bool = PrivateAttr(default=False)
@@ -171,27 +162,12 @@ class OpenAICompatible(LLM):
     @field_validator("base_url")
     @classmethod
     def _plain_address(cls, base_url: str) -> str:
-        parts = urlsplit(base_url)
-        if (
-            parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
-        ):  # reading a wrong port raises
-            raise ValueError("expected an address like http://127.0.0.1:8000/v1")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError(
-                "an address is stored with every run, so it can't hold a password or ?query; a key goes to the "
-                "variable that api_key_env names, any other query to llm.query, such as {api-version: 2024-10-21}"
-            )
-        return base_url.rstrip("/")
+        return plain_address(base_url)
 
     @field_validator("query", mode="before")
     @classmethod
     def _plain_query(cls, query: Any) -> Any:
-        if not isinstance(query, Mapping):
-            return query
-        refuse_secrets(query, "llm.query")
-        if secret := next((name for name in query if str(name).lower() in ("key", "code", "sig", "signature")), None):
-            raise ValueError(f"{secret} holds a key, and settings are stored with every run; use api_key_env")
-        return {name: str(value) if isinstance(value, int | float) else value for name, value in query.items()}
+        return plain_query(query)
 
     @field_validator("engine", mode="before")
     @classmethod
@@ -224,8 +200,18 @@ class OpenAICompatible(LLM):
         return self.image_tokens or rule_of(self.model)
 
     @property
-    def _is_local(self) -> bool:
-        return connection.is_local(self.base_url)
+    def _server(self) -> Endpoint:
+        """Return the client of the server, which is made once."""
+        if self._endpoint is None:
+            self._endpoint = Endpoint(
+                self.base_url,
+                self.model,
+                api_key_env=self.api_key_env,
+                query=self.query,
+                timeout_s=self.timeout_s,
+                left_out=_LEFT_OUT,
+            )
+        return self._endpoint
 
     def api_key(self) -> str:
         """Return the key that is sent.
@@ -233,66 +219,19 @@ class OpenAICompatible(LLM):
         Raises:
             UsageError: if an address that needs a key has none, or the key has invalid characters.
         """
-        key = os.environ.get(self.api_key_env, "").strip()
-        if not (key.isascii() and key.isprintable()):
-            raise UsageError(f"the key in {self.api_key_env} has characters that are invalid in a key; set it again")
-        if key or self._is_local:
-            return key or "none"
-        raise UsageError(f"{self.base_url} needs a key: set the environment variable {self.api_key_env}")
-
-    def _options(self) -> Any:
-        """Return what goes with each request beside its body."""
-        return {"headers": connection.headers_for(self.base_url, self.api_key())}
+        return self._server.api_key()
 
     def check(self) -> dict[str, Any]:
         """Ask the server for its models; fail within seconds if there is no server, no such model, or a wrong key.
 
         A slow server is waited for, up to `timeout_s`.
         """
-        import httpx2
-        import openai
-
-        client = connection.open_client(self.base_url, self.api_key(), self.query, self.timeout_s)
-        try:
-            listed = connection.list_models(client, self._options(), self.timeout_s)
-            served = list(listed)
-        except (openai.APIConnectionError, httpx2.RequestError) as error:
-            cause = self._redacted(str(error.__cause__ or error))
-            raise connection.no_answer(self.base_url, cause, self.model, bool(self.engine)) from error
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            refused = refusal_error(*_response(error), self._caller)
-            if isinstance(refused, FatalLLMError) and "scope" not in str(
-                refused
-            ):  # a key may lack the permission to list models
-                raise refused from error
+        listed = self._server.models(has_engine=bool(self.engine))
+        if listed is None:
             return {"base_url": self.base_url}
-        except connection.MovedError as error:
-            if error.has_same_ending:
-                raise
-            return {"base_url": self.base_url}  # to a page about it, or a login; the first question will tell
-        except (openai.OpenAIError, AttributeError, TypeError, ValueError):
-            return {"base_url": self.base_url}  # some servers answer chats but do not list models
-        finally:
-            client.close()
-        if served and self.model not in served and self._is_local:
-            raise UsageError(
-                f"{self.base_url} serves {', '.join(map(repr, served[:5]))}, not {self.model!r}; "
-                "name one of them with --set llm.model=NAME"
-            )
         details = listed.get(self.model, {})
         self._served = {key: details[key] for key in _SERVED if key in details}
-        return {"base_url": self.base_url, "models": [model for model in served if model == self.model], **self._served}
-
-    @property
-    def _caller(self) -> Caller:
-        return Caller(
-            name=self.base_url,
-            no_model=f" knows no model {self.model!r} or no such path",
-            key=f" refused the key in {self.api_key_env}",
-            check="check that variable",
-            redact=self._redacted,
-            fields=_LEFT_OUT,
-        )
+        return {"base_url": self.base_url, "models": [model for model in listed if model == self.model], **self._served}
 
     def request(self, prompt: RenderedPrompt) -> dict[str, Any]:
         """Return the address, the server's facts of the model and the body, without the mode of delivery."""
@@ -334,87 +273,36 @@ class OpenAICompatible(LLM):
 
     async def generate(self, prompt: RenderedPrompt) -> Completion:
         """Return one chat completion, with up to `max_tries` tries if repeating can help."""
+        server = self._server
         try:
-            return await ask_with_retries(lambda: self._limited_call(prompt), self.max_tries, self._rng, self.model)
+            return await ask_with_retries(
+                lambda: server.in_limit(lambda: self._call(prompt)), self.max_tries, self._rng, self.model
+            )
         except LLMError as error:
-            import httpx2
-            import openai
-
-            if isinstance(error.__cause__, TransientError) and isinstance(
-                error.__cause__.__cause__, openai.APIConnectionError | httpx2.RequestError
-            ):
+            if lost_connection(error):
                 await asyncio.to_thread(self.check)  # stops the whole run if the server is gone
             raise
 
-    async def _limited_call(self, prompt: RenderedPrompt) -> Completion:
-        """Make one try, once the server can be expected to accept it."""
-        if self._limit is None:
-            self._limit = AdaptiveLimit()
-        async with self._limit.call() as begun_in:
-            try:
-                completion = await self._call(prompt)
-            except TransientError as error:
-                if error.is_overload:
-                    self._limit.slow_down(begun_in)
-                raise
-            self._limit.speed_up()
-            return completion
-
     async def _call(self, prompt: RenderedPrompt) -> Completion:
         """Make one call, and repeat it at once in another form if the server asks for one."""
-        import httpx2
-        import openai
-
         body = self._sent(prompt)
         started = time.perf_counter()
-        refused: tuple[int, Mapping[str, Any], Any] | None = None
         try:
-            async with asyncio.timeout(self.timeout_s):
-                content = await self._post(body)
+            value = await self._server.post("/chat/completions", body)
             latency_s = time.perf_counter() - started
-            value = _parsed(content)
             if (error_part := refusal_in_answer(value)) is not None:
-                refused = (200, {}, error_part)
-            else:
-                reply = ChatCompletion.model_validate(value)
-        except TimeoutError as error:
-            raise TransientError(f"no answer within {self.timeout_s:g} s") from error
-        except (openai.APIConnectionError, httpx2.RequestError, OSError) as error:
-            raise TransientError(self._redacted(f"connection failed: {error.__cause__ or error}")) from error
-        except openai.APIStatusError as error:
-            refused = _response(error)
-        except (openai.OpenAIError, ValueError) as error:
-            raise TransientError(f"unreadable answer: {self._redacted(' '.join(str(error).split()))[:200]}") from error
-        if refused is not None:
-            refusal = without_echo(
-                read_refusal(*refused), [prompt.query, *(message["content"] for message in prompt.messages)]
-            )
+                raise RefusedError(200, {}, error_part)
+            reply = ChatCompletion.model_validate(value)
+        except RefusedError as error:
+            refusal = error.read([prompt.query, *(message["content"] for message in prompt.messages)])
             if self._adapts_to(refusal.words, body):
                 return await self._call(prompt)
-            raise as_error(refusal, self._caller)
+            raise as_error(refusal, self._server.caller) from error
+        except ValueError as error:
+            raise self._server.unreadable(error) from error
         completion = self._completion(reply, latency_s)
         self._has_answered = True
         return completion
-
-    async def _post(self, body: dict[str, Any]) -> bytes | dict[str, Any]:
-        import httpx2
-        import openai
-
-        if self._client is None:
-            self._client = connection.open_async_client(self.base_url, self.api_key(), self.query, self.timeout_s)
-        # Not chat.completions.create: walking through its types takes longer than the call itself.
-        response: Any = await self._client.post(
-            "/chat/completions",
-            cast_to=httpx2.Response,
-            body=body,
-            options=self._options(),
-            stream=True,  # we read it as it arrives
-            stream_cls=openai.AsyncStream[Any],
-        )
-        try:
-            return await read_body(response.aiter_bytes())
-        finally:
-            await response.aclose()
 
     def _adapts_to(self, refusal: str, body: Mapping[str, Any]) -> bool:
         """Return whether the server refused the form of a request and the next one will differ; log it once."""
@@ -436,8 +324,7 @@ class OpenAICompatible(LLM):
         return False
 
     def _redacted(self, text: str) -> str:
-        key = os.environ.get(self.api_key_env, "").strip()
-        return text.replace(key, "***") if len(key) >= 8 else text
+        return self._server.redacted(text)
 
     def _completion(self, reply: ChatCompletion, latency_s: float) -> Completion:
         choice = reply.choices[0]
@@ -470,10 +357,8 @@ class OpenAICompatible(LLM):
 
     async def close(self) -> None:
         """Close the connections, and forget what was learnt on this event loop."""
-        self._limit = None
-        if self._client is not None:
-            await self._client.close()
-            self._client = None
+        if self._endpoint is not None:
+            await self._endpoint.close()
 
 
 def _is_same_model(requested: str, answered: str) -> bool:
@@ -488,15 +373,3 @@ def _image_part(image: Image) -> dict[str, Any]:
 
 def _image_by_hash(image: Image) -> dict[str, Any]:
     return {"type": "image", "sha256": image.sha256}
-
-
-def _response(error: openai.APIStatusError) -> tuple[int, Mapping[str, str], bytes]:
-    return error.status_code, error.response.headers, error.response.content
-
-
-def _parsed(content: bytes | dict[str, Any]) -> Any:
-    """Return a body as JSON; a body that is not JSON is unchanged."""
-    try:
-        return json.loads(content) if isinstance(content, bytes) else content
-    except ValueError:
-        return content

@@ -214,6 +214,7 @@ TABLE = (
             longer than the (maximum )?(model|context)
             max_(model|seq)_len
             (prompt|input|request|messages?|query)( token)?( (count|length))?s?( (is|are|was|were))? too (long|large)
+            input \(\d+ tokens\) is too large
             too many (input |prompt )?tokens
             (token|prompt|input) (length|count).{0,20}too long
             range of input length

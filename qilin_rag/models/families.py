@@ -139,11 +139,16 @@ def family_of(folder: Path, name: str) -> Family | None:
     The family is recognised by that name, by the hub name of a folder in the hub's cache, or by the base model in the
     model's configuration.
     """
-    for known_as in _names(folder, name):
-        for family in FAMILIES:
-            if re.search(family.pattern, known_as.lower()):
-                return family
-    return None
+    return next((family for known_as in _names(folder, name) if (family := family_named(known_as))), None)
+
+
+def family_named(name: str) -> Family | None:
+    """Return the family of a model by its name alone, without an owner.
+
+    >>> family_named("multilingual-e5-small-Q8_0.gguf").query
+    'query: '
+    """
+    return next((family for family in FAMILIES if re.search(family.pattern, name.lower())), None)
 
 
 def reranker_family_of(folder: Path, name: str) -> RerankerFamily | None:

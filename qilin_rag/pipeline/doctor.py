@@ -137,7 +137,8 @@ def _models(config: RunSpec) -> Iterator[Finding]:
         yield Finding("settings", "failed", str(error))
         return
     bi_encoders = [part for part in leaves(retriever) if isinstance(part, BiEncoder)] or [BiEncoder()]
-    named = [("biencoder", each.model, "retriever.model") for each in bi_encoders]
+    yield from (_served(each) for each in bi_encoders if each.base_url)
+    named = [("biencoder", each.model, "retriever.model") for each in bi_encoders if not each.base_url]
     for name, model, key in (*named, ("bertscore", bert_score.model, "metrics.bertscore.model")):
         if folder := find_model(model):
             yield Finding(name, "ok", f"model {model}" + ("" if str(folder) == model else f", in {folder}"))
@@ -165,6 +166,17 @@ def _reranker(config: RunSpec, source: str | Path) -> Finding:
         detail, _, advice = str(error).partition("; ")
         return Finding("reranker", "failed", detail, advice)
     return Finding("reranker", "ok", f"{ranker.called()}, trained in {source}")
+
+
+def _served(retriever: BiEncoder) -> Finding:
+    """Ask the server of a retriever for one vector."""
+    try:
+        facts = retriever.check_server()
+    except QilinError as error:
+        detail, _, advice = str(error).partition("; ")
+        return Finding("biencoder", "failed", detail, advice)
+    detail = f"model {retriever.model} at {retriever.base_url} makes vectors of {facts['dimensions']} dimensions"
+    return Finding("biencoder", "ok", detail)
 
 
 def _images(retriever: BiEncoder, data: str) -> Finding:

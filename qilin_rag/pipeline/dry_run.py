@@ -53,7 +53,7 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
     pending = pending_questions(questions, finished)
     if pending:
         shared.images(config)
-    if pending and (before := work_before(config.retriever, config.rerank, dataset.notes, len(pending))):
+    if pending and (before := work_before(config.retriever, config.rerank, dataset.notes, pending)):
         steps += before
         return _unplanned(config, steps, str(directory.path), len(questions), len(pending))
     asked = _rendered(config, dataset.notes, pending, shared.retrieve(config, pending))

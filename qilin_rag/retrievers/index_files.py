@@ -77,6 +77,11 @@ class IndexedRetriever(Retriever):
         """Return the settings that an index depends on."""
         return self.identity()
 
+    @property
+    def packages_used(self) -> tuple[str, ...]:
+        """Return the packages whose version changes this index."""
+        return self.packages
+
     def images_made_of(self, notes: NoteStore) -> str | None:
         """Return a hash of the image paths that an index depends on; None if it depends on texts alone."""
         return None
@@ -144,7 +149,7 @@ class IndexedRetriever(Retriever):
             "notes": notes.sha256,
             "order": hashlib.sha256(notes.note_idxs.tobytes()).hexdigest(),
             "n_notes": len(notes),
-            "packages": {package: version(package) for package in self.packages},
+            "packages": {package: version(package) for package in self.packages_used},
             **({} if (images := self.images_made_of(notes)) is None else {"images": images}),
         }
 

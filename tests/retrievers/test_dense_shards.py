@@ -244,11 +244,11 @@ def test_bf16_is_taken_where_it_is_close_to_fp32(
         BiEncoder(model=str(made_model), **settings).write_index(many.notes, tmp_path / name)
         return np.load(tmp_path / name / "vectors.npy", allow_pickle=False).astype(np.float32)
 
-    monkeypatch.setattr("qilin_rag.retrievers.dense.retriever.LEAST_COSINE", 0.9)
+    monkeypatch.setattr("qilin_rag.retrievers.dense.precision.LEAST_COSINE", 0.9)
     full, half, auto = vectors("full", precision="fp32"), vectors("half", precision="bf16"), vectors("auto")
     assert (half != full).any() and (half == auto).all()
     assert (full * half).sum(axis=1).min() > 0.9
-    monkeypatch.setattr("qilin_rag.retrievers.dense.retriever.LEAST_COSINE", 1.1)
+    monkeypatch.setattr("qilin_rag.retrievers.dense.precision.LEAST_COSINE", 1.1)
     assert (vectors("far") == full).all()
     with pytest.raises(UsageError, match=r"other vectors than fp32 .*leave the setting precision out"):
         vectors("refused", precision="bf16")

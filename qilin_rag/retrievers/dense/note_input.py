@@ -33,6 +33,23 @@ def check_has_processor(folder: Path, name: str) -> None:
         )
 
 
+def to_halves(vectors: Vectors, model: str) -> Halves:
+    """Return vectors in 16 bits.
+
+    Args:
+        vectors: Shape (n_notes, dimension).
+        model: The name of the model, for errors.
+
+    Raises:
+        UsageError: if one does not fit.
+    """
+    with np.errstate(over="ignore"):
+        halves = vectors.astype(np.float16)
+    if not np.isfinite(halves).all():
+        raise UsageError(f"vectors of model {model!r} don't fit 16-bit floats; set normalize: true")
+    return halves
+
+
 def in_halves(encode: Callable[[Texts, Texts, Images], Vectors], model: str) -> Encode:
     """Return a function that makes 16-bit vectors of notes from their texts, names and images.
 
@@ -44,11 +61,7 @@ def in_halves(encode: Callable[[Texts, Texts, Images], Vectors], model: str) -> 
     def encode_halves(texts: Texts, names: Texts, images: Images) -> Halves:
         if not texts:
             return np.empty((0, 0), np.float16)
-        with np.errstate(over="ignore"):
-            halves = encode(texts, names, images).astype(np.float16)
-        if not np.isfinite(halves).all():
-            raise UsageError(f"vectors of model {model!r} don't fit 16-bit floats; set normalize: true")
-        return halves
+        return to_halves(encode(texts, names, images), model)
 
     return encode_halves
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from qilin_rag.core.types import Hit
+from qilin_rag.data import NoteStore
 from qilin_rag.models.sentence_encoder import Vectors
 from qilin_rag.retrievers.dense.search import (
     Approximate,
@@ -21,6 +22,7 @@ from qilin_rag.retrievers.dense.search import (
 from qilin_rag.retrievers.dense.shards import Halves
 
 logger = logging.getLogger(__name__)
+_SAMPLED_NOTES, _QUERY_CHARS = 200, 32  # notes whose titles are the queries, and the characters without a title
 
 
 def measure_recall(
@@ -55,3 +57,10 @@ def measure_recall(
         logger.warning("the recall of %s can't be written to %s: %s", kind, folder, error)
     logger.info("%s against flat: %s", kind, ", ".join(f"{key} {value}" for key, value in measured.items()))
     return measured
+
+
+def titles_of_some(notes: NoteStore) -> list[str]:
+    """Return queries for `measure_recall`: the titles of a few notes, always the same."""
+    n = min(_SAMPLED_NOTES, len(notes))
+    sample = notes.get(np.random.default_rng(0).choice(notes.note_idxs, n, replace=False).tolist())
+    return [note.title or note.content[:_QUERY_CHARS] for note in sample]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -10,13 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field, PositiveInt, PrivateAttr, field_validator, model_validator
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import require
 from qilin_rag.core.text import counted
-from qilin_rag.core.types import Hit, Note, Question
+from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore
 from qilin_rag.data.note_images import LONGEST_SIDE
 from qilin_rag.models.families import Pooling, assumed_last_token, assumed_pooling
@@ -36,7 +34,8 @@ from qilin_rag.models.sentence_encoder import (
 from qilin_rag.retrievers.dense.note_input import NoteInput, check_has_processor, encode_notes, in_halves
 from qilin_rag.retrievers.dense.opened import OpenedIndex, probed, rows_with_image
 from qilin_rag.retrievers.dense.pictures import NotePictures, tell
-from qilin_rag.retrievers.dense.recall import measure_recall
+from qilin_rag.retrievers.dense.precision import closest_precision
+from qilin_rag.retrievers.dense.recall import measure_recall, titles_of_some
 from qilin_rag.retrievers.dense.search import (
     Approximate,
     Neighbours,
@@ -45,21 +44,19 @@ from qilin_rag.retrievers.dense.search import (
     sampled_queries,
     warn_of_recall,
 )
+from qilin_rag.retrievers.dense.served import ServedEncoder, unit
 from qilin_rag.retrievers.dense.shards import Encode, Halves, ImagesOfIndex, open_images, open_vectors, write_vectors
-from qilin_rag.retrievers.index_files import IndexedRetriever
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
 logger = logging.getLogger(__name__)
-_OF_QUERIES = ("query_prefix", "similarity", "faiss", "n_probe")
-_CHECKED_TEXTS = 32  # texts that are encoded in bf16 and in fp32 to compare
-LEAST_COSINE = 0.999
-_SAMPLED_NOTES, _QUERY_CHARS = 200, 32  # notes whose titles are the queries for recall, and the characters of each
+_OF_QUERIES = ("query_prefix", "similarity", "faiss", "n_probe", "query_fields")
+_OF_IMAGES = ("images", "image_size")
 
 
-class BiEncoder(IndexedRetriever):
+class BiEncoder(ServedEncoder):
     """Dense retrieval: the notes whose vectors are nearest to that of the question.
 
     Vectors are compared by cosine, dot product or Euclidean distance, as the model was trained; the score of a distance
@@ -71,12 +68,12 @@ class BiEncoder(IndexedRetriever):
     """
 
     argument: ClassVar[str | None] = "model"
-    operational: ClassVar[frozenset[str]] = IndexedRetriever.operational | {"batch_size", "device", "engine"}
+    operational: ClassVar[frozenset[str]] = ServedEncoder.operational | {"batch_size", "device", "engine"}
     version: ClassVar[int] = 3
     index_version: ClassVar[int] = 4
     """The version of the notes' vectors, which take long to make; raised when they change."""
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers")
-    only_if_set: ClassVar[frozenset[str]] = frozenset({"note_input", "images", "image_size"})
+    only_if_set: ClassVar[frozenset[str]] = ServedEncoder.only_if_set | {"note_input", *_OF_IMAGES}
 
     model: str = "BAAI/bge-base-zh-v1.5"
     """A folder or a hub name of a sentence-transformers or transformers model, or a folder that `train` wrote."""
@@ -145,7 +142,7 @@ class BiEncoder(IndexedRetriever):
         if self.n_probe is not None and self.faiss != "ivf":
             raise ValueError("n_probe is a setting of faiss ivf; set faiss=ivf, or leave n_probe out")
         if self.note_input == "text":
-            for name in self.only_if_set - {"note_input"}:
+            for name in _OF_IMAGES:
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} is a setting of note_input image or both; set one, or leave {name} out")
         if self.device is not None and self.engine == "ray":
@@ -159,6 +156,8 @@ class BiEncoder(IndexedRetriever):
 
     def identity(self) -> dict[str, Any]:
         """Identify the model by its content, not its path; and prefixes and pooling by the values in use."""
+        if self.base_url:
+            return self.served_identity(super().identity(), self._prefixes(), self._similarity())
         folder, sha256 = self._find_model()
         prefixes = self._prefixes()
         assumed = assumed_pooling(folder, self.model)
@@ -173,12 +172,20 @@ class BiEncoder(IndexedRetriever):
             "last_token": assumed_last_token(folder, self.model),
             "normalize": similarity == "cosine",
             "similarity": similarity,
-            **({name: getattr(self, name) for name in sorted(self.only_if_set)} if pictured else {}),
+            **({name: getattr(self, name) for name in ("note_input", *_OF_IMAGES)} if pictured else {}),
         }
+
+    @property
+    def packages_used(self) -> tuple[str, ...]:
+        """Return the packages that encode on this machine."""
+        return () if self.base_url else self.packages
 
     def index_identity(self) -> dict[str, Any]:
         """Return the settings that the notes' vectors depend on: all but those of queries."""
-        require("neural", "torch", "sentence_transformers", "faiss", what="retriever biencoder")
+        if self.base_url:
+            require("neural", "faiss", what="retriever biencoder")
+        else:
+            require("neural", "torch", "sentence_transformers", "faiss", what="retriever biencoder")
         identity = self.identity() | {"version": self.index_version}
         if self.note_input != "text":
             identity["pillow"] = version("pillow")  # whose JPEGs are encoded and hashed
@@ -211,6 +218,18 @@ class BiEncoder(IndexedRetriever):
 
     def write_files(self, notes: NoteStore, folder: Path) -> None:
         """Write the notes' vectors in the order of the store, and faiss' index of them with its recall."""
+        if self.base_url:
+            normalize = self._similarity() == "cosine"
+            self.write_served(notes, folder, self._prefixes().passage, self.batch_size, normalize)
+        else:
+            self._write_local(notes, folder)
+        if self.faiss != "flat":
+            vectors = open_vectors(folder)
+            index = opened_index(self.faiss, vectors, folder)
+            texts = titles_of_some(notes)
+            self._measure(texts, self.embed_queries(texts), vectors, index, folder)
+
+    def _write_local(self, notes: NoteStore, folder: Path) -> None:
         pictures = self._pictures(notes)
         precision = self._precision(notes, pictures)
         prefix = self._prefixes().passage
@@ -232,17 +251,14 @@ class BiEncoder(IndexedRetriever):
             write_vectors(notes, folder, make_encoder, devices, on_ray=self.engine == "ray", **images)
         if pictures:
             self._tell(open_images(folder))
-        if self.faiss != "flat":
-            vectors = open_vectors(folder)
-            index = opened_index(self.faiss, vectors, folder)
-            texts = [note.title or note.content[:_QUERY_CHARS] for note in _sample(notes)]
-            self._measure(texts, self.embed_queries(texts), vectors, index, folder)
 
     def read_files(self, folder: Path) -> OpenedIndex:
         """Open the notes' vectors, memory-mapped, and the index of them, which is made if it is missing.
 
         Warns each time if the index finds too few of the notes that flat finds.
         """
+        if self.base_url:
+            self.check_probe(folder, "the index was made with")
         vectors = open_vectors(folder)
         opened = OpenedIndex(vectors, None)
         if self.note_input != "text":
@@ -299,23 +315,10 @@ class BiEncoder(IndexedRetriever):
         """Choose the precision to encode notes in: bf16 if it is set, or the device has it and it is close to fp32."""
         if self.precision == "fp32" or (self.precision == "auto" and not has_native_bf16(self._model().device)):
             return "fp32"
-        some = list(itertools.islice(notes, _CHECKED_TEXTS))
-        images = pictures.read([note.note_idx for note in some]).images if pictures else []
-        if self.note_input == "image":
-            some, images = [note for note, its in zip(some, images, strict=True) if its], [its for its in images if its]
-        if not some:
-            return "fp32"
-        texts = [note.text for note in some]
-        full, half = (self._encode_notes(texts, texts, images, precision) for precision in ("fp32", "bf16"))
-        norms = np.linalg.norm(full, axis=1) * np.linalg.norm(half, axis=1)
-        least = float(((full * half).sum(axis=1) / norms).min())
-        if least >= LEAST_COSINE:
-            return "bf16"
-        found = f"bf16 makes other vectors than fp32 of model {self.model!r}: cosine {least:.4f}, under {LEAST_COSINE}"
-        if self.precision == "bf16":
-            raise UsageError(f"{found}; leave the setting precision out")
-        logger.info("%s; fp32 it is", found)
-        return "fp32"
+        images_alone = self.note_input == "image"
+        return closest_precision(
+            self._encode_notes, notes, pictures, images_alone, self.model, must_be_bf16=self.precision == "bf16"
+        )
 
     def _find_model(self) -> tuple[Path, str]:
         """Return the folder of the model and the hash of its content; fetch it if it is not on this machine."""
@@ -325,6 +328,8 @@ class BiEncoder(IndexedRetriever):
         return self._found
 
     def _similarity(self) -> Similarity:
+        if self.base_url:
+            return "dot" if self.normalize is False else "cosine"
         similarity = similarity_of(self._find_model()[0], self.model, self.normalize)
         if similarity == "euclidean" and self.faiss != "flat":
             raise UsageError(
@@ -334,7 +339,8 @@ class BiEncoder(IndexedRetriever):
         return similarity
 
     def _prefixes(self) -> Prefixes:
-        own = model_prefixes(self._find_model()[0], self.model)
+        is_served = self.base_url is not None
+        own = self.served_prefixes() if is_served else model_prefixes(self._find_model()[0], self.model)
         given = (self.query_prefix, self.passage_prefix)
         return Prefixes(*(mine if text is None else text for text, mine in zip(given, own, strict=True)))
 
@@ -345,10 +351,14 @@ class BiEncoder(IndexedRetriever):
             UsageError: A vector is not finite; the message names the first such text.
         """
         prefixes = self._prefixes()
+        prefix = prefixes.query if task == "query" else prefixes.passage
+        if self.base_url:
+            vectors = self.served_vectors(texts, prefix, task, names, self.batch_size)
+            return unit(vectors) if self._similarity() == "cosine" else vectors
         return encode(
             self._model(),
             texts,
-            prefixes.query if task == "query" else prefixes.passage,
+            prefix,
             task=task,
             normalize=self._similarity() == "cosine",
             batch_size=self.batch_size,
@@ -392,8 +402,3 @@ def _note_encoder_on(settings: Mapping[str, Any], precision: Precision, device: 
     """Return the encoder of notes in another process, which loads the model onto its own device."""
     retriever = BiEncoder(**settings, device=device)
     return in_halves(partial(retriever._encode_notes, precision=precision), retriever.model)
-
-
-def _sample(notes: NoteStore) -> list[Note]:
-    n = min(_SAMPLED_NOTES, len(notes))
-    return notes.get(np.random.default_rng(0).choice(notes.note_idxs, n, replace=False).tolist())
