@@ -30,12 +30,13 @@ class EmbeddingServer:
     """Answers `/v1/embeddings` and TEI's `/embed`.
 
     `seed` is the model that answers. `refuse(n, texts)` gives a status, a body and headers in place of the n-th answer
-    (from 1); `change(n, items)` changes the items of an answer; `longest` is the most characters of a text; `latency_s`
-    is spent on each answer.
+    (from 1); `change(n, items)` changes the items of an answer; `longest` is the most characters of a text, `reads` the
+    most that count as tokens; `latency_s` is spent on each answer.
     """
 
     def __init__(self) -> None:
-        self.seed, self.dimension, self.longest, self.latency_s = 0, DIMENSION, 10**9, 0.0
+        self.seed, self.dimension, self.latency_s = 0, DIMENSION, 0.0
+        self.longest = self.reads = 10**9
         self.refuse: Callable[[int, list[str]], tuple[int, Any, dict[str, str]] | None] = lambda n, texts: None
         self.change: Callable[[int, Items], Any] = lambda n, items: items
         self.bodies: list[dict[str, Any]] = []
@@ -100,7 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
             items = [{"index": i, "embedding": row} for i, row in enumerate(vectors)]
             content = vectors if is_tei else {"data": served.change(n, items), "model": MODEL}
             if served.counts_tokens and isinstance(content, dict):
-                content["usage"] = {"prompt_tokens": sum(map(len, texts)), "total_tokens": sum(map(len, texts))}
+                n_tokens = sum(min(len(text), served.reads) for text in texts)
+                content["usage"] = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
             self._send(200, content)
             with served.lock:
                 served.answered.extend(texts)

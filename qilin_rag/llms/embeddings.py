@@ -52,7 +52,9 @@ class Embedded(NamedTuple):
 class EmbeddingServer:
     """A model behind an address that makes vectors, asked in batches on one event loop."""
 
-    def __init__(self, endpoint: Endpoint, *, concurrency: int, max_tries: int, fields: Mapping[str, Any]) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, concurrency: int, max_tries: int, fields: Mapping[str, Any], prefix: str
+    ) -> None:
         """Set how the server is asked.
 
         Args:
@@ -60,11 +62,13 @@ class EmbeddingServer:
             concurrency: The most requests at a time.
             max_tries: The most tries of one request.
             fields: More fields of each request.
+            prefix: The beginning of each text, which is not cut.
         """
         self._endpoint = endpoint
         self._concurrency = concurrency
         self._max_tries = max_tries
         self._fields = fields
+        self._prefix = prefix
         self._rng = random.Random()
 
     def embed(
@@ -119,12 +123,14 @@ class EmbeddingServer:
 
     async def _cut(self, text: str, name: str, error: LLMError) -> Embedded:
         """Embed the longest beginning of a text that the server takes, among a few lengths."""
+        rest = text.removeprefix(self._prefix)
+        prefix = text[: len(text) - len(rest)]
         for _ in range(_MOST_CUTS):
-            text = text[: int(len(text) * _KEPT)]
-            if not text.strip():
+            rest = rest[: int(len(rest) * _KEPT)]
+            if not rest.strip():
                 break
             try:
-                return (await self._ask([text], [name]))._replace(cut=1)
+                return (await self._ask([prefix + rest], [name]))._replace(cut=1)
             except ContextOverflowError:
                 continue
             except LLMError as other:

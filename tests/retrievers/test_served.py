@@ -112,7 +112,7 @@ def of_one(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[int,
         (lambda n, items: [*items, items[0]], r"\d vectors for \d texts"),
         (lambda n, items: [item | {"index": 0} for item in items], "numbered"),
         (lambda n, items: [item | {"index": "0"} for item in items], "numbered"),
-        (lambda n, items: "vectors", "HTTP 200"),
+        (lambda n, items: "vectors", "unreadable answer: vectors"),
         (of_one(lambda item: item | {"embedding": [float("nan")] * DIMENSION}), "not finite .*note "),
         (of_one(lambda item: item | {"embedding": [None] * DIMENSION}), "not finite .*note "),
         (of_one(lambda item: item | {"embedding": [1e39] * DIMENSION}), "not finite .*note "),
@@ -211,16 +211,15 @@ def test_texts_that_are_too_long_are_cut_at_the_same_place_and_counted(
     retriever(served, max_chars=12).write_index(dataset.notes, tmp_path / "three")
     assert "cut to 12 characters (max_chars)" in caplog.text
     assert max(map(len, served.answered[-N_NOTES:])) <= max(len("passage: ") + 12, 30)
-    served.longest = 3
+    served.longest = len("query: ")
     with pytest.raises(UsageError, match="too long, however short"):
         retriever(served).embed_queries(["咖啡"])
 
 
 def test_a_server_that_reads_only_a_part_is_told_by_its_count(
-    served: EmbeddingServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    served: EmbeddingServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     served.counts_tokens = False
-    served.change = lambda n, items: items
     caplog.set_level("INFO")
     mine = retriever(served, price={"currency": "USD", "prompt_per_mtok": 20, "as_of": "2026-11"})
     mine.embed_queries(["咖啡" * 300])
@@ -228,7 +227,7 @@ def test_a_server_that_reads_only_a_part_is_told_by_its_count(
     served.counts_tokens = True
     mine.embed_queries(["咖啡" * 300])
     assert "607 tokens, cost 0.01" in caplog.text and "only a part" not in caplog.text
-    monkeypatch.setattr("tests.embedding_server.len", lambda text: 9, raising=False)
+    served.reads = 9
     mine.embed_queries(["".join(map(chr, range(0x4E00, 0x4E00 + 600)))])
     assert "read only a part of texts, by its count of tokens (among 1 text)" in caplog.text
 
@@ -346,8 +345,8 @@ def test_it_works_in_all_commands(served: EmbeddingServer, data: Path, cli: Cli,
                  "--llm", "extractive", "--metrics", "retrieval", *runs)  # fmt: skip
     assert hybrid.code == 0
     assert sum(text.startswith("passage: ") for text in served.answered) == n_notes  # by the same index
-    again = cli("run", *common, "--limit", "3", "--llm", "extractive", "--dry-run")
-    assert "encode 3 queries" in again.out
+    again = cli("run", *common, "--top-k", "3", "--llm", "extractive", "--dry-run")
+    assert "encode 12 queries" in again.out and "note" not in again.out.splitlines()[0]
     found = cli("doctor", *common)
     assert f"model {MODEL} at {served.url} makes vectors of {DIMENSION} dimensions" in " ".join(found.out.split())
     gone = cli(

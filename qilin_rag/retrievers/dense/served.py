@@ -184,7 +184,7 @@ class ServedEncoder(IndexedRetriever):
             parts[number] = embedded.vectors
             used.add(embedded)
 
-        self._server(task).embed(batches.batches, keep)
+        self._server(task, prefix).embed(batches.batches, keep)
         used.tell(f"model {self.model!r} at {self.base_url}", self.price)
         vectors: Vectors = np.concatenate([parts[number] for number in range(len(parts))])[batches.places]
         return vectors
@@ -229,7 +229,7 @@ class ServedEncoder(IndexedRetriever):
             if missing:
                 to_send = [batches.batches[number] for number in missing]
                 with_probe = [([*sent, _PROBES[0]], [*named, "the probe"]) for sent, named in to_send]
-                self._server("document").embed(with_probe, keep)
+                self._server("document", prefix).embed(with_probe, keep)
             used.tell(f"model {self.model!r} at {self.base_url}", self.price)
             return np.concatenate([done[key] for key in keys])[batches.places]
 
@@ -284,12 +284,13 @@ class ServedEncoder(IndexedRetriever):
             self._is_key_said = True
         return endpoint
 
-    def _server(self, task: Task) -> EmbeddingServer:
+    def _server(self, task: Task, prefix: str = "") -> EmbeddingServer:
         return EmbeddingServer(
             self._endpoint(),
             concurrency=self.concurrency,
             max_tries=self.max_tries,
             fields=self.query_fields if task == "query" else self.passage_fields,
+            prefix=prefix,
         )
 
     def _as_sent(self, texts: Sequence[str], prefix: str) -> list[str]:
