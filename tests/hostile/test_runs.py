@@ -145,6 +145,22 @@ ATTACKS = [
     Attack("a model of LangChain", SENDS_KEY, langchain("openai:gpt-4o"), "llm.spec=openai:gpt-4o"),
     Attack("an address for LangChain", SENDS_KEY, langchain("openai:gpt-4o", base_url=EVIL), f"--base-url {EVIL}"),
     Attack("settings for LangChain", SENDS_KEY, langchain("openai:g", settings={"openai_proxy": EVIL}), "llm.settings"),
+    Attack(
+        "an address for embeddings",
+        SENDS_KEY,
+        lambda s: s.change("config", "retriever", to={"name": "biencoder", "settings": {"base_url": EVIL}}),
+        "retriever.base_url",
+    ),
+    Attack(
+        "an address for the embeddings of a part",
+        SENDS_KEY,
+        lambda s: s.change(
+            "config",
+            "retriever",
+            to={"name": "hybrid", "settings": {"of": ["bm25", {"name": "biencoder", "base_url": EVIL}]}},
+        ),
+        "retriever.of",
+    ),
     Attack("data of the hub", "asks the hub for it", lambda s: s.change("config", "data", to="hub:evil/x"), "data=hub"),
     Attack("ids in a pipe", "waits for ever", pipe("ids"), "plain file"),
     Attack("a prompt in a pipe", "waits for ever", pipe("prompt"), "plain file"),

@@ -301,6 +301,7 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
         BiEncoder(**settings)
 
 
+@pytest.mark.slow
 def test_a_build_that_is_killed_resumes_to_the_same_bytes(
     served: EmbeddingServer, data: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -327,6 +328,7 @@ def test_a_build_that_is_killed_resumes_to_the_same_bytes(
     assert sum(sent.values()) - len(sent) <= 8 and n_before >= 6  # the one batch under way
 
 
+@pytest.mark.slow
 def test_it_works_in_all_commands(served: EmbeddingServer, data: Path, cli: Cli, tmp_path: Path) -> None:
     flags = [f"--set=retriever.base_url={served.url}", f"--set=retriever.model={MODEL}"]
     common = ["--data", str(data), "--retriever", "biencoder", *flags]

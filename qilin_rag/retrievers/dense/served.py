@@ -94,7 +94,7 @@ class ServedEncoder(IndexedRetriever):
     max_tries: Annotated[int, Field(ge=1)] = 10
     """The most tries of a request to `base_url`."""
     price: EmbeddingPrice | None = None
-    """What the provider of `base_url` charges: {currency: USD, prompt_per_mtok: 0.02, as_of: 2026-11}."""
+    """The price list of `base_url`: {currency: USD, prompt_per_mtok: 0.02, as_of: 2026-11}."""
 
     _is_key_said: bool = PrivateAttr(default=False)
 
