@@ -6,11 +6,9 @@ NaN if it is undefined. One in the singular returns the figure of the rows as th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-
 import numpy as np
 
-from qilin_rag.core.stats import Clusters, Values, clusters_by
+from qilin_rag.core.stats import Clusters, Values
 
 _CONSTANT = 1e-10
 """The share of the mean square below which a variance is rounding."""
@@ -47,29 +45,6 @@ def spearman(scores: Values, labels: Values) -> float | None:
     1.0
     """
     return plain(spearmans(scores, labels, np.ones((1, len(scores)))))
-
-
-def mean_by_item(
-    correlation: Callable[[Values, Values], float | None], scores: Values, labels: Values, items: Sequence[Hashable]
-) -> float | None:
-    """Return the mean over items of a correlation among the rows of each, as WMT groups segments by item.
-
-    Args:
-        correlation: A function of scores and labels, such as `pearson`.
-        scores: The scores of a measure, shape (n,).
-        labels: The labels of the same rows, shape (n,).
-        items: The item of each row (a question).
-
-    Returns:
-        The mean over the items that have a correlation; None if none has.
-
-    >>> mean_by_item(pearson, np.array([1.0, 2.0, 5.0]), np.array([0.0, 1.0, 1.0]), ["q1", "q1", "q2"])
-    1.0
-    """
-    numbers = clusters_by(items)
-    found = [correlation(scores[numbers == item], labels[numbers == item]) for item in np.unique(numbers)]
-    known = [value for value in found if value is not None]
-    return float(np.mean(known)) if known else None
 
 
 def pearsons(scores: Values, labels: Values, weights: Values) -> Values:

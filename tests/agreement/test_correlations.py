@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from qilin_rag.agreement.correlations import KendallSums, mean_by_item, pearson, pearsons, ranks, spearman, spearmans
+from qilin_rag.agreement.correlations import KendallSums, pearson, pearsons, ranks, spearman, spearmans
 from qilin_rag.core.stats import Values, kendall_tau
 
 
@@ -53,14 +53,3 @@ def test_nothing_to_correlate_is_none(scores: list[float], labels: list[float]) 
 def test_large_values_far_from_0_keep_their_correlation() -> None:
     scores, labels = tied(1)
     assert pearson(1e9 + scores, labels) == pytest.approx(pearson(scores, labels), abs=1e-6)
-
-
-def test_by_item_is_the_mean_over_items_that_have_one() -> None:
-    scores, labels = tied(7, 40)
-    items = [number % 7 for number in range(40)]
-    labels[[number for number in range(40) if items[number] == 3]] = 1.0
-    rows = [[number for number in range(40) if items[number] == item] for item in range(7) if item != 3]
-    expected = np.mean([scipy_stats.spearmanr(scores[each], labels[each]).statistic for each in rows])
-    assert mean_by_item(spearman, scores, labels, items) == pytest.approx(expected, abs=1e-9)
-    assert mean_by_item(pearson, scores[:3], labels[:3], ["a", "b", "c"]) is None
-    assert mean_by_item(pearson, scores[:0], labels[:0], []) is None
