@@ -35,6 +35,7 @@ _WHOLE_PAGE = re.compile(r"<(?!/?html\b)[!a-z]", re.IGNORECASE)  # more than one
 _HEADLINES = re.compile(r"<(title|h1)\b[^>]*>(.{0,300}?)</\1>", re.IGNORECASE | re.DOTALL)
 _MARKUP = re.compile(r"\s*<[a-z!?/]", re.IGNORECASE)
 _TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+_ENCODED = re.compile(r"(data:image/[\w.+-]+;base64,)?[A-Za-z0-9+/]{76,}={0,2}")  # an image that is repeated
 _EVENT = re.compile(r"^data:\s*(.+)$", re.MULTILINE)
 
 
@@ -68,12 +69,14 @@ def read_refusal(status: int | None, headers: Mapping[str, Any], body: Any) -> R
     'body.top_p: too large'
     >>> read_refusal(200, {}, '[{"error": {"code": 429, "message": "slow down"}}]').status
     429
+
+    An image of the request that the body repeats is left out.
     """
     collected = _Said()
     collected.read(body)
     if status is None or status == 200:
         status = next(iter(collected.statuses), status)
-    words = in_one_line("; ".join(collected.words))[:_MOST_WORDS]
+    words = _ENCODED.sub("…", in_one_line("; ".join(collected.words)))[:_MOST_WORDS]
     told = {**collected.headers, **{str(name).lower(): value for name, value in headers.items()}}
     if status not in _LIMITED:  # every response has the rest of a limit
         told = {name: value for name, value in told.items() if not name.startswith("x-ratelimit")}

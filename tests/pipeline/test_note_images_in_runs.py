@@ -119,6 +119,21 @@ def test_nothing_is_written_but_names_and_hashes(data: Path, pictures: FakeServe
     assert set(line["images"][0]) == {"note_idx", "path", "sha256"}
 
 
+def test_an_image_that_a_refusal_repeats_is_not_written(data: Path, pictures: FakeServer) -> None:
+    def echo(n: int, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
+        sent = next(part for part in body["messages"][-1]["content"] if part["type"] == "image_url")
+        url = sent["image_url"]["url"]
+        return 400, {"error": {"message": f"can't read {url}, nor {url.partition(',')[2]}: too dark"}}, {}
+
+    pictures.refuse = echo
+    done = ask(data, pictures, note_images=1, fail_on_error=9, cache=False)
+    sent = [base64.b64encode(jpeg).decode() for jpeg in images_of(pictures.calls)]
+    text = (done.path / "samples.jsonl").read_text(encoding="utf-8")
+    assert len(sent) == 5
+    assert "can't read …, nor …: too dark" in text
+    assert not any(jpeg[place : place + 20] in text for jpeg in sent for place in (0, 40, len(jpeg) // 2, -30))
+
+
 def test_without_images_nothing_is_as_if_there_were_some(data: Path, pictures: FakeServer) -> None:
     done = ask(data, pictures, note_images=0)
     assert not {"note_images", "image_size"} & done.manifest.identity.keys()
