@@ -107,7 +107,7 @@ RetrieverName = Annotated[
 Rerank = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME|FOLDER|URL",
+        metavar="RERANKER",
         help="What reorders the hits: a pretrained reranker (BAAI/bge-reranker-v2-m3, or its folder), the address of a "
         "served one (http://HOST/v1/rerank), or a folder that train wrote. Its settings: --set rerank.KEY=VALUE (see: "
         "list rankers pretrained, list rankers served).",

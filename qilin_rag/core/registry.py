@@ -365,7 +365,7 @@ RANKERS: Registry[Any] = Registry(
         "dcn-v2": "qilin_rag.rankers.dcn_v2:DCNV2",
         "vlm": "qilin_rag.rankers.vlm:VLM",
         "pretrained": "qilin_rag.rankers.pretrained:Pretrained",
-        "served": "qilin_rag.rankers.served:Served",
+        "served": "qilin_rag.rankers.served:ServedReranker",
     },
 )
 SCORERS: Registry[Any] = Registry(

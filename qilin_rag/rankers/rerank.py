@@ -19,7 +19,7 @@ from qilin_rag.data.notes import NoteStore
 from qilin_rag.data.requests import requests_of
 from qilin_rag.models.pretrained import find_model, is_model
 from qilin_rag.rankers.pairs import PairRanker
-from qilin_rag.rankers.served import Served
+from qilin_rag.rankers.served import ServedReranker
 from qilin_rag.rankers.trained import MANIFEST, MODEL, TrainedRanker, load_ranker
 from qilin_rag.retrievers.base import min_max
 
@@ -86,7 +86,7 @@ class Reranker(NamedTuple):
     @property
     def asks_server(self) -> bool:
         """Return whether its scores come from a server, which a dry run does not ask."""
-        return isinstance(self.ranker, Served)
+        return isinstance(self.ranker, ServedReranker)
 
     def identity(self) -> dict[str, Any]:
         """Return what can change an order."""

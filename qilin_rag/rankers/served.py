@@ -36,7 +36,7 @@ _PROBE_TOLERANCE = 0.01  # of a score; a model in bf16 differs by less between b
 _OTHER_FORM = (400, 404, 405, 415, 422)  # statuses of a server that knows the path and not the form
 
 
-class Served(PairRanker):
+class ServedReranker(PairRanker):
     """A reranker behind an address that ends in `/rerank` or `/score`.
 
     The path names the form: `/v1/rerank` is Cohere's (Jina, vLLM, llama.cpp), `/rerank` TEI's if the server takes it,
@@ -56,7 +56,7 @@ class Served(PairRanker):
         UsageError: if the address has another path, or a setting holds a key.
 
     Example:
-        >>> Served(url="http://127.0.0.1:8000/v1/rerank", model="BAAI/bge-reranker-v2-m3").title
+        >>> ServedReranker(url="http://127.0.0.1:8000/v1/rerank", model="BAAI/bge-reranker-v2-m3").title
         'bge-reranker-v2-m3'
     """
 
