@@ -47,7 +47,7 @@ def url() -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_real_server_gives_the_vectors_of_the_local_folder_and_the_same_hits(
+def test_a_real_server_gives_the_vectors_of_the_local_folder_and_the_same_first_hits(
     url: str, shared: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("sentence_transformers")
@@ -80,5 +80,6 @@ def test_a_real_server_gives_the_vectors_of_the_local_folder_and_the_same_hits(
     local.write_index(notes, tmp_path / "local")
     vectors = [np.load(tmp_path / name / "vectors.npy").astype(np.float32) for name in ("served", "local")]
     assert (vectors[0] * vectors[1]).sum(axis=1).min() > LEAST_COSINE_OF_NOTES
-    found = [[[hit.note_idx for hit in hits] for hits in each.search(questions, notes, 5)] for each in (served, local)]
-    assert found[0] == found[1]
+    for ours, theirs in zip(*(each.search(questions, notes, 5) for each in (served, local)), strict=True):
+        assert ours[0].note_idx == theirs[0].note_idx  # further down, notes are nearly as far as their neighbours
+        assert np.allclose([hit.score for hit in ours], [hit.score for hit in theirs], atol=0.01)
