@@ -32,8 +32,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "README.zh.md") if (ROOT / name).is_file()]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
 NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
-EXTRAS = {"needs qilin-rag[langchain]": "langchain_core", "needs qilin-rag[pandas]": "pandas"}
-"""Python that needs an extra is run where the extra is installed."""
+EXTRA_MODULES = {"images": "PIL", "langchain": "langchain_core", "pandas": "pandas"}
+EXTRAS = {f"needs qilin-rag[{extra}]": module for extra, module in EXTRA_MODULES.items()}
+"""What needs an extra is run where the extra is installed."""
 LONG = ("prompt-ablation", "train-a-ranker")
 
 BLOCK = re.compile(r"^( *)(`{3,})(\w+)([^\n`]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
@@ -245,7 +246,7 @@ def run_page(blocks: Sequence[Block], cli: Cli, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(str(Path.cwd()))
     namespace: dict[str, Any] = {"__name__": "page"}
     for block in blocks:
-        if block.needs and not (block.kind == "python" and find_spec(EXTRAS.get(block.title, "no_such_module"))):
+        if block.needs and not find_spec(EXTRAS.get(block.title, "no_such_module")):
             continue
         if block.file:
             write_files([block])

@@ -49,9 +49,11 @@ class NoteStore:
 
     Attributes:
         images: The folder that the notes' image paths are relative to; None if it is not known.
+        fields: The fields that make the text of a note.
     """
 
     images: Path | None = None
+    fields: tuple[NoteField, ...] = TITLE_AND_CONTENT
 
     def __init__(
         self,
@@ -224,7 +226,7 @@ def open_notes(
         UsageError: if the files have a defect; the error names the first one with file, row and column.
     """
     store = _open(_Tables(encoding, files, tuple(fields), image_text))
-    store.images = images
+    store.images, store.fields = images, tuple(fields)
     return store
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.note_fields import IMAGE_TEXT, TITLE_AND_CONTENT, NoteField, note_fields_label
+from qilin_rag.core.note_fields import IMAGE_TEXT, TITLE_AND_CONTENT, note_fields_label
 from qilin_rag.core.text import counted
 from qilin_rag.core.ties import Hashes, text_hashes, tie_keys
 from qilin_rag.core.types import Hit, Question
@@ -162,11 +162,12 @@ def content_sha256(requests: Requests, catalogue: Catalogue) -> str:
     return total.hexdigest()
 
 
-def fields_read(catalogue: Catalogue, note_fields: Sequence[NoteField]) -> dict[str, str]:
+def fields_read(catalogue: Catalogue) -> dict[str, str]:
     """Return what an identity says of the fields that are read: nothing of the default, else also their hash."""
-    if tuple(note_fields) == TITLE_AND_CONTENT:
+    fields = catalogue.notes.fields
+    if fields == TITLE_AND_CONTENT:
         return {}
-    return {"note_fields": note_fields_label(note_fields), "note_texts": catalogue.notes.sha256}
+    return {"note_fields": note_fields_label(fields), "note_texts": catalogue.notes.sha256}
 
 
 def _hash_table(total: hashlib._Hash, table: pa.Table) -> None:

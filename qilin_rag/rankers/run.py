@@ -148,7 +148,7 @@ def rank(ranker: Ranker, config: RankConfig) -> Ranking:
         "split": config.split,
         "first": first,
         "missing_notes": config.missing_notes,
-        **fields_read(catalogue, config.note_fields),
+        **fields_read(catalogue),
     }
     if absent := [name for name in REQUEST_TABLES if name not in log.source.tables()]:
         identity["absent"] = absent  # slices depend on these tables, so that they are made again when one is added
@@ -219,8 +219,7 @@ def train(
         known_candidates(requests, catalogue, missing_notes) for requests in (train_requests, validation)
     )
     with third_party(f"ranker {ranker.called()}"):
-        read = fields_read(catalogue, note_fields)
-        return train_ranker(ranker, train_requests, validation, catalogue, out, read)
+        return train_ranker(ranker, train_requests, validation, catalogue, out)
 
 
 def _refuse_checkpoint(set_to: object) -> None:

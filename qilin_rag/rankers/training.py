@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from qilin_rag.core.files import write_text
 from qilin_rag.core.former import renewed_name
 from qilin_rag.core.progress import Advance, stage
 from qilin_rag.data.catalogue import Catalogue
-from qilin_rag.data.requests import Requests, content_sha256
+from qilin_rag.data.requests import Requests, content_sha256, fields_read
 from qilin_rag.models.hf_compat import load_best_model, use_one_gpu, without_autocast
 from qilin_rag.models.pretrained import fetch_model, model_sha256, quiet_loading, within_gpu_memory
 from qilin_rag.models.sentence_encoder import has_native_bf16
@@ -69,7 +69,6 @@ def train_ranker(
     validation: Requests,
     catalogue: Catalogue,
     out: Path,
-    fields_read: Mapping[str, str] | None = None,
 ) -> Trained:
     """Train on `train`, and write the best model by MRR@10 on `validation` to the folder `out`.
 
@@ -94,7 +93,7 @@ def train_ranker(
         "settings": ranker.model_dump(mode="json", exclude=set(ranker.operational)),
         "train": content_sha256(train, catalogue),
         "validation": content_sha256(validation, catalogue),
-        **(fields_read or {}),
+        **fields_read(catalogue),
         "pretrained": {name: _model_sha256(getattr(ranker, name)) for name in sorted(ranker.pretrained)},
     }
     is_first = os.environ.get("RANK", "0") == "0"
