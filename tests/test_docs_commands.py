@@ -155,8 +155,11 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
 def check_names(read: dict[str, Any]) -> None:
     """A run of these arguments has the components and settings that they name."""
     if read.get("command", "").split()[-1:] == ["run"] and not _is_unknown(read):
-        keys = ("retriever", "llm", "data", "prompt", "metrics", "top_k", "base_url", "serve")
-        resolve_run({key: read[key] or None for key in keys}, read["settings"] or [])
+        keys: tuple[str, ...] = ("retriever", "llm", "data", "prompt", "metrics", "top_k", "base_url", "serve")
+        settings = read["settings"] or []
+        if any(setting.startswith("rerank.") for setting in settings):  # a folder that train wrote may not be here
+            keys += ("rerank",)
+        resolve_run({key: read[key] or None for key in keys}, settings)
 
 
 def _is_unknown(read: dict[str, Any]) -> bool:
