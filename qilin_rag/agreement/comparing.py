@@ -22,7 +22,7 @@ STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 _EQUAL = 1e-9
 
 
-class Compared(NamedTuple):
+class Comparisons(NamedTuple):
     """The agreement of each two measures on the rows that both score, shape (measures, measures).
 
     Attributes:
@@ -62,7 +62,7 @@ def compare_measures(
     statistic: Statistic = "pearson",
     seed: int = 0,
     unsigned: Collection[int] = (),
-) -> Compared:
+) -> Comparisons:
     """Compare the agreement of each two measures.
 
     Args:
@@ -75,7 +75,7 @@ def compare_measures(
         seed: Draws the exchanges; up to 12 clusters, all of them are made.
         unsigned: The places of measures whose correlation counts without its sign, since anybody could turn it round.
     """
-    gains, p_values = (np.full((len(scores), len(scores)), np.nan) for _ in Compared._fields)
+    gains, p_values = (np.full((len(scores), len(scores)), np.nan) for _ in Comparisons._fields)
     by_size: dict[int, list[tuple[tuple[int, int], _Exchange]]] = {}
     of_accuracy: dict[tuple[int, int], Values] = {}
     for pair in combinations(range(len(scores)), 2):
@@ -102,7 +102,7 @@ def compare_measures(
             gains[pair] = np.nanmean(of_rows)
             gains[pair[::-1]] = -gains[pair]
             p_values[pair] = p_values[pair[::-1]] = np.nan if of_pair is None else of_pair
-    return Compared(gains, p_values)
+    return Comparisons(gains, p_values)
 
 
 def _exchange(

@@ -12,7 +12,14 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from qilin_rag.agreement.comparing import Compared, Statistic, beats_all, compare_measures, holm_matrix, rank_clusters
+from qilin_rag.agreement.comparing import (
+    Comparisons,
+    Statistic,
+    beats_all,
+    compare_measures,
+    holm_matrix,
+    rank_clusters,
+)
 from qilin_rag.agreement.intervals import AgreementFigure
 from qilin_rag.agreement.pair_figures import Ceiling, Judgements, ceiling_of, difference_error, figures_of
 from qilin_rag.agreement.pairs import JudgedPairs
@@ -202,7 +209,7 @@ def _beyond(
     rows: Judgements,
     by: Statistic,
     seed: int,
-) -> tuple[dict[str, float | None], str | None, Compared]:
+) -> tuple[dict[str, float | None], str | None, Comparisons]:
     """Return Holm's p of each measure being better than all sentinels, the strongest one, and the measures compared.
 
     A sentinel that people disagree with could be turned round by anybody, so its correlation counts without its sign.
@@ -216,4 +223,4 @@ def _beyond(
     compared = compare_measures(scores, rows.labels, rows.queries, by, seed, unsigned=range(n, len(scores)))
     found = beats_all(compared.gains[:n, n:], compared.p[:n, n:])
     strongest = max(rivals, key=lambda name: strength[name], default=None)
-    return dict(zip(measures, found, strict=True)), strongest, Compared(*(each[:n, :n] for each in compared))
+    return dict(zip(measures, found, strict=True)), strongest, Comparisons(*(each[:n, :n] for each in compared))
