@@ -20,7 +20,7 @@ from qilin_rag.data import Dataset, NoteStore
 from qilin_rag.data.image_files import IMAGE_PATH
 from qilin_rag.data.note_images import THREADS, NoteImages, image_names
 from qilin_rag.llms import LLM
-from qilin_rag.llms.image_tokens import Rule, most_tokens, tokens_of
+from qilin_rag.llms.image_tokens import most_tokens, tokens_of
 from qilin_rag.llms.serving.server import engine_of
 from qilin_rag.prompts.answer import Pictures
 from qilin_rag.retrievers.none import NoRetriever
@@ -108,7 +108,7 @@ class PictureReader:
 
     def __init__(self, images: NoteImages | None, config: RunConfig) -> None:
         """Set the images; None reads none."""
-        self._images, self._n, self._rule = images, config.note_images, image_rule(config)
+        self._images, self._n, self._rule = images, config.note_images, config.llm.image_rule
         self._reading = asyncio.Semaphore(THREADS)
 
     async def read(self, note_idxs: Sequence[int]) -> PicturesRead:
@@ -127,18 +127,12 @@ class PictureReader:
         return PicturesRead(pictures, {note_idx: left_out for note_idx, (_, left_out) in found.items()})
 
 
-def image_rule(config: RunConfig) -> Rule | None:
-    """Return the rule by which the LLM of a run counts images; None if it is not known."""
-    llm: LLM = config.llm
-    return llm.image_rule
-
-
 def foresee_pictures(config: RunConfig, notes: NoteStore, note_idxs: Iterable[int]) -> dict[int, tuple[int, Pictures]]:
     """Return how many images notes may have and the most tokens that these take, by note_idx; no image is read."""
     wanted = sorted(set(note_idxs))
     if not sends_images(config) or not wanted:
         return {}
-    each = most_tokens(image_rule(config), config.image_size)
+    each = most_tokens(config.llm.image_rule, config.image_size)
     names = image_names(notes, wanted, config.note_images)
     return {
         note_idx: (len(of_note), Pictures(n_tokens=each * len(of_note)))
