@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 _DIGIT, _CHINESE, _SUPERSCRIPT = "[0-9０-９]", "[一二三四五六七八九]", "[⁰¹²³⁴-⁹]"
@@ -129,9 +129,9 @@ _WRAPPERS = (
     rf"\$\^\{{{_FILLED}\}}\$",
 )
 MARKER = rf"(?=[\[［【〔(（<^$#\\⁰¹²³⁴-⁹①-⑳])(?:{'|'.join(form.pattern for form in FORMS)})"
-WRAPPER = "|".join(_WRAPPERS)
+WRAPPER = rf"(?=[(（\[［【〔<^$])(?:{'|'.join(_WRAPPERS)})"
 """Brackets that hold nothing but markers, whose characters were replaced by NULs."""
-BETWEEN_MARKERS = r"(?<=\0)[ \t\u3000,，、;；]{1,3}(?=\0)"
+BETWEEN_MARKERS = r"\0[ \t\u3000,，、;；]{1,3}(?=\0)"
 RANGE = _range(f"({_NUMBER})")
 """The numbers in a marker, and the last number of a range, which is at most `WIDEST_RANGE` above its first."""
 WIDEST_RANGE = 10
@@ -176,21 +176,24 @@ def find_markers(text: str) -> list[CitationMarker]:
     [CitationMarker(start=3, end=11, numbers=[1, 2, 3])]
     """
     patterns = _patterns()
-    cited: list[tuple[int, list[int]]] = []
+    cited: list[tuple[int, tuple[int, ...]]] = []
 
     def blank(match: re.Match[str]) -> str:
-        ranges = _ranges(match[0])
-        if any(high - low > WIDEST_RANGE for low, high in ranges):
+        numbers = _numbers(match[0])
+        if numbers is None:
             return match[0]
-        cited.append((match.start(), [number for low, high in ranges for number in range(low, high + 1)]))
-        return _BLANK * len(match[0])
+        cited.append((match.start(), numbers))
+        return _blanks(match)
 
     blanked = patterns.marker.sub(blank, text)
     if not cited:
         return []
-    for pattern in (patterns.wrapper, patterns.wrapper, patterns.between):  # ([[1]])
-        blanked = pattern.sub(lambda match: _BLANK * len(match[0]), blanked)
-    markers, remaining = [], iter([*cited, (len(text), [])])
+    blanked, n_wrapped = patterns.wrapper.subn(_blanks, blanked)
+    if n_wrapped:  # ([[1]])
+        blanked = patterns.wrapper.sub(_blanks, blanked)
+    if len(cited) > 1:
+        blanked = patterns.between.sub(_blanks, blanked)
+    markers, remaining = [], iter([*cited, (len(text), ())])
     start, numbers = next(remaining)
     for run in _BLANKS.finditer(blanked):
         together: list[int] = []
@@ -199,6 +202,19 @@ def find_markers(text: str) -> list[CitationMarker]:
             start, numbers = next(remaining)
         markers.append(CitationMarker(run.start(), run.end(), together))
     return markers
+
+
+def _blanks(match: re.Match[str]) -> str:
+    return _BLANK * len(match[0])
+
+
+@lru_cache(maxsize=4096)  # most texts have the same few
+def _numbers(marker: str) -> tuple[int, ...] | None:
+    """Return the numbers that a marker names; None if one of its ranges is too wide for a marker."""
+    ranges = _ranges(marker)
+    if any(high - low > WIDEST_RANGE for low, high in ranges):
+        return None
+    return tuple(number for low, high in ranges for number in range(low, high + 1))
 
 
 def _ranges(marker: str) -> list[tuple[int, int]]:

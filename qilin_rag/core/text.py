@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 from qilin_rag.core.citation_markers import CitationMarker, find_markers
@@ -49,8 +49,7 @@ _LOOKS_ALIKE = str.maketrans(LOOKS_ALIKE)
 _MAY_CHANGE = re.compile(
     f"[\r\x85\u2028\u2029\u200d{_ALWAYS_IGNORED}{_TAGS}{_TAG_ENDS}{re.escape(''.join(LOOKS_ALIKE))}]"
 )
-_NARROW = {chr(ord(char) + 0xFEE0): char for char in map(chr, range(0x21, 0x7F))} | {"\u3000": " "}
-_WIDE = re.compile("[\u3000！-～]")
+_COMPATIBLE = re.compile("[…℃℉①-⒛\u3000㌀-㏿！-～]")  # often in Chinese text; no neighbour changes their NFKC
 
 
 # After a digit, NFKC would turn these into another number: 10² is not 102.
@@ -59,10 +58,12 @@ _APART = (
     (re.compile(r"(?<=\d)(?=[₀-₉])"), "_"),
     (re.compile(r"(?<=\d)(?=[¼-¾⅐-⅟↉①-⒛⓪])"), " "),
 )
+_MAY_BE_APART = re.compile("[⁰¹²³⁴-⁹₀-₉¼-¾⅐-⅟↉①-⒛⓪]")
 
 
 CITED = "\0"  # replaces a citation marker
 EMPHASIS = re.compile(r"\*\*|__|`+")
+_MARKS = ("**", "__", "`")
 _TAG_OR_STICKER = re.compile(r"#[^#\s\[\]]{1,40}\[话题\]#|\[[^\[\]\s]{1,8}R\]")
 _MIXED_TOKEN = re.compile(r"[a-z0-9]+|\S(?:[\U0001f3fb-\U0001f3ff]?\u200d\S|[\U000e0020-\U000e007f])*")
 _SENTENCE = re.compile(r"[^。！？!?；;…\r\n\x85\u2028\u2029]+[。！？!?；;…]*")
@@ -146,9 +147,11 @@ def normalise(text: str) -> str:
     text = visible(text)
     if text.isascii():
         return text.lower()
-    for place, sign in _APART:
-        text = place.sub(sign, text)
-    text = _WIDE.sub(lambda found: _NARROW[found[0]], text)  # else NFKC is slow on Chinese text
+    if _MAY_BE_APART.search(text):
+        for place, sign in _APART:
+            text = place.sub(sign, text)
+    for char in set(_COMPATIBLE.findall(text)):  # else NFKC is slow
+        text = text.replace(char, unicodedata.normalize("NFKC", char))
     while (folded := unicodedata.normalize("NFKC", text.casefold())) != text:
         text = folded
     return text
@@ -189,8 +192,15 @@ def strip_markup(text: str) -> str:
     >>> strip_markup("**先**晾干 [1]。")
     '先晾干。'
     """
-    plain = _plain(text)
-    return _with_sign(plain, find_markers(plain), "")
+    [stripped] = strip_markups([text])
+    return stripped
+
+
+def strip_markups(texts: Iterable[str]) -> list[str]:
+    """Remove the markup of each text, like `strip_markup`; one step after the other for all texts is faster."""
+    plain = [_plain(text) for text in texts]
+    markers = [find_markers(text) for text in plain]
+    return [_with_sign(text, of_text, "") for text, of_text in zip(plain, markers, strict=True)]
 
 
 def has_words(text: str) -> bool:
@@ -231,7 +241,12 @@ def _with_sign(plain: str, markers: Sequence[CitationMarker], sign: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return EMPHASIS.sub("", visible(text).replace(CITED, ""))
+    """Return the text as a reader sees it, without emphasis marks."""
+    text = visible(text).replace(CITED, "")
+    marks = [mark for mark in _MARKS if mark in text]
+    if len(marks) == 1:
+        return text.replace(marks[0], "")  # quicker than the pattern, and the same
+    return EMPHASIS.sub("", text) if marks else text
 
 
 def strip_tags(text: str) -> str:

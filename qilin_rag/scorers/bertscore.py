@@ -93,14 +93,14 @@ class BertScore(TextScorer):
         if self.device is not None:
             _check_device(self.device)
 
-    def prepare_text(self, text: str) -> str:
-        """Return the text that is compared."""
-        return super().prepare_text(text).strip()
+    def prepare_texts(self, texts: Iterable[str]) -> list[str]:
+        """Return the texts that are compared."""
+        return [text.strip() for text in super().prepare_texts(texts)]
 
     def score_answers(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[Remarked]:
         """Return the best F1 over each answer's references, with a remark if one of these texts was cut."""
-        ours = [self.prepare_text(answer) for answer in answers]
-        theirs = [[self.prepare_text(target) for target in targets] for targets in references]
+        ours = self.prepare_texts(answers)
+        theirs = [self.prepare_texts(targets) for targets in references]
         pairs = dict.fromkeys((a, t) for a, targets in zip(ours, theirs, strict=True) for t in targets)
         if not pairs:
             return [Remarked(0.0) for _ in answers]
@@ -123,7 +123,7 @@ class BertScore(TextScorer):
 
     def foresee(self, answers: Sequence[Iterable[str]]) -> None:
         """Keep the vectors of answers that more than one of these runs has, like those of references."""
-        n_runs = Counter(text for of_run in answers for text in set(map(self.prepare_text, of_run)))
+        n_runs = Counter(text for of_run in answers for text in set(self.prepare_texts(of_run)))
         self._foreseen = {text for text, n in n_runs.items() if n > 1}
 
     def _match(self, encoder: Encoder, pairs: Set[Pair]) -> Iterator[tuple[Pair, float]]:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,3 +133,13 @@ def test_token_estimate_is_on_the_long_side() -> None:
     assert text.estimate_tokens("") == 0
     assert text.estimate_tokens("多肉夏天怎么浇水") >= 8
     assert text.estimate_tokens("three words here") >= 3
+
+
+@given(st.text(alphabet="a1カハ\u3099\u309aſİ℃㎡㌀㏿…①⒛Ａ５％～\u3000²½", max_size=12))
+def test_normalise_is_nfkc_casefold_without_shortcuts(value: str) -> None:
+    wanted = text.visible(value)
+    for apart, sign in (("⁰¹²³⁴-⁹", "^"), ("₀-₉", "_"), ("¼-¾⅐-⅟↉①-⒛⓪", " ")):
+        wanted = re.sub(rf"(?<=\d)(?=[{apart}])", sign, wanted)
+    while (folded := unicodedata.normalize("NFKC", wanted.casefold())) != wanted:
+        wanted = folded
+    assert text.normalise(value) == wanted

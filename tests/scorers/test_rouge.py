@@ -10,6 +10,7 @@ from rouge_score import rouge_scorer
 
 from qilin_rag.core.text import clean, mixed_tokens, normalise, strip_markup
 from qilin_rag.core.types import Question, Sample
+from qilin_rag.scorers import token_strings
 from qilin_rag.scorers.rouge import Rouge, Rouge1, Rouge2, RougeL, lcs_f1
 
 CHINESE = "冷萃咖啡怎么做多肉夏天浇水的了一是不我有在这个上们来到时大地为子中你说生国年着就那和要她出也得里后自以会"
@@ -167,3 +168,27 @@ def test_which_answers_are_scored(status: Any, value: float | None, reason: str 
 def test_an_empty_answer_scores_zero() -> None:
     assert RougeL().score_answers(["", "  "], [["好"], ["好"]]) == [0.0, 0.0]
     assert mixed_tokens("  ") == []
+
+
+odd = "冷萃a1b \u200d\U0001f468\U0001f3f4\U000e0067\U000e007f\U000f0000\U000f0001\U0010ffff"
+odd_tokens = st.text(alphabet=odd, max_size=20)
+
+
+@given(odd_tokens, st.lists(odd_tokens, min_size=1, max_size=3))
+def test_private_and_joined_characters_equal_rouge_score(answer: str, targets: list[str]) -> None:
+    """Ours writes a token of several characters as one of private use."""
+    wanted = theirs(RougeL()).score_multi(targets, answer)
+    for kind, scorer in KINDS.items():
+        [mine] = scorer.score_answers([answer], [targets])
+        assert abs(mine - wanted[kind].fmeasure) <= 1e-12
+
+
+@pytest.mark.parametrize("kind", ["mixed", "word"])
+def test_more_words_than_private_characters(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_strings, "_LAST", token_strings._FIRST + 2)
+    reference, answer = "one two three four 五五", "one three four six 五五"
+    strings = token_strings.TokenStrings(reference, kind)
+    assert not isinstance(strings.first, str)
+    scorer = RougeL(tokens=kind)
+    [mine] = scorer.score_answers([answer], [[reference]])
+    assert mine == theirs(scorer).score(reference, answer)["rougeL"].fmeasure > 0.5
