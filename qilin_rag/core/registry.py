@@ -10,7 +10,9 @@ import importlib
 import json
 import sys
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoints
+from importlib.metadata import entry_points as scan_entry_points
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -21,6 +23,17 @@ from qilin_rag.core.files import expanded
 from qilin_rag.core.plugins import import_object, source_hash
 from qilin_rag.core.typed_in import typed_in_hash
 from qilin_rag.core.types import Frozen
+
+
+@lru_cache(maxsize=8)  # a scan reads a file of each installed package
+def _scanned(path: tuple[str, ...]) -> EntryPoints:
+    """Return the entry points of all packages on this path of imports."""
+    return scan_entry_points()
+
+
+def entry_points(group: str) -> EntryPoints:
+    """Return the entry points of a group."""
+    return _scanned(tuple(sys.path)).select(group=group)
 
 
 class Named(Frozen):
