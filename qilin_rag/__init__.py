@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from qilin_rag.retrievers.hybrid import Hybrid
     from qilin_rag.retrievers.langchain import LangChainRetriever
     from qilin_rag.retrievers.mixed import Mixed, Unanswerable
+    from qilin_rag.retrievers.multivector.retriever import MultiVector
     from qilin_rag.retrievers.none import NoRetriever
     from qilin_rag.retrievers.oracle import Oracle, OracleTopK
     from qilin_rag.retrievers.random import Random
@@ -66,6 +67,7 @@ _NAMES = {
     "retrievers.hybrid": ("Hybrid",),
     "retrievers.langchain": ("LangChainRetriever",),
     "retrievers.mixed": ("Mixed", "Unanswerable"),
+    "retrievers.multivector.retriever": ("MultiVector",),
     "retrievers.none": ("NoRetriever",),
     "retrievers.oracle": ("Oracle", "OracleTopK"),
     "retrievers.random": ("Random",),
@@ -104,6 +106,7 @@ __all__ = [
     "Leaderboard",
     "LengthRatio",
     "Mixed",
+    "MultiVector",
     "NoRetriever",
     "Note",
     "OpenAICompatible",

@@ -22,7 +22,7 @@ class IndexEngine(StrEnum):
 
 def index(
     retriever: Annotated[
-        str, typer.Argument(metavar="RETRIEVER", help="Retriever to build it for: bm25 or biencoder.")
+        str, typer.Argument(metavar="RETRIEVER", help="Retriever to build it for: bm25, biencoder or multivector.")
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; replaces an index in it.")],
     data: Data = None,

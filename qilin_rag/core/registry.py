@@ -340,6 +340,7 @@ RETRIEVERS: Registry[Any] = Registry(
         "biencoder": "qilin_rag.retrievers.dense.retriever:BiEncoder",
         "hybrid": "qilin_rag.retrievers.hybrid:Hybrid",
         "langchain": "qilin_rag.retrievers.langchain:LangChainRetriever",
+        "multivector": "qilin_rag.retrievers.multivector.retriever:MultiVector",
         "mixed": "qilin_rag.retrievers.mixed:Mixed",
         "oracle": "qilin_rag.retrievers.oracle:Oracle",
         "oracle_top_k": "qilin_rag.retrievers.oracle:OracleTopK",

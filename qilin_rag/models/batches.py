@@ -13,7 +13,7 @@ import numpy.typing as npt
 from qilin_rag.core.progress import stage
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base import BaseModel
 
 Rows = npt.NDArray[np.int64]
 Features = TypeVar("Features")
@@ -40,7 +40,7 @@ def batches(lengths: npt.NDArray[np.int64], budget: int) -> Iterator[npt.NDArray
 
 
 def run_batches(
-    encoder: SentenceTransformer,
+    encoder: BaseModel,
     n: int,
     batches: Iterable[Rows],
     prepare: Callable[[Rows], Features],
@@ -60,30 +60,45 @@ def run_batches(
         run: Returns their vectors.
         name: The work in a progress bar.
     """
+    result = np.empty((n, 0), np.float32)
+    with stage(name, n) as advance:
+        for rows, vectors in each_batch(encoder, batches, prepare, run):
+            if not result.size:
+                result = np.empty((n, vectors.shape[1]), np.float32)
+            result[rows] = vectors
+            advance(len(rows))
+    return result
+
+
+def each_batch(
+    encoder: BaseModel,
+    batches: Iterable[Rows],
+    prepare: Callable[[Rows], Features],
+    run: Callable[[Features], Result],
+) -> Iterator[tuple[Rows, Result]]:
+    """Yield each batch with what `run` makes of it, in order, for `run_batches` and for results of unlike sizes.
+
+    Args:
+        encoder: The model, whose device decides.
+        batches: The positions of the inputs in each batch.
+        prepare: Returns what the model reads of the inputs at these positions.
+        run: Returns the result; on a CPU it is called in several threads at once.
+    """
     import torch
 
     n_threads = torch.get_num_threads()
     on_cpu = encoder.device.type == "cpu"
-    result = np.empty((n, 0), np.float32)
     try:
-        with (
-            stage(name, n) as advance,
-            ThreadPoolExecutor(
-                n_threads if on_cpu else _PREPARING, initializer=torch.set_num_threads, initargs=(1,)
-            ) as pool,
-        ):
+        with ThreadPoolExecutor(
+            n_threads if on_cpu else _PREPARING, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             if on_cpu:
-                made = pool.map(lambda rows: (rows, run(prepare(rows))), batches)
+                yield from ahead(pool, lambda rows: run(prepare(rows)), batches, 2 * n_threads)
             else:
-                made = ((rows, run(features)) for rows, features in ahead(pool, prepare, batches, 2 * _PREPARING))
-            for rows, vectors in made:
-                if not result.size:
-                    result = np.empty((n, vectors.shape[1]), np.float32)
-                result[rows] = vectors
-                advance(len(rows))
+                for rows, features in ahead(pool, prepare, batches, 2 * _PREPARING):
+                    yield rows, run(features)
     finally:
         torch.set_num_threads(n_threads)  # for new threads: those of the pool changed it
-    return result
 
 
 def ahead(

@@ -167,6 +167,16 @@ def is_language_model(folder: Path) -> bool:
     return any(str(name).endswith("ForCausalLM") for name in _config(folder).get("architectures") or [])
 
 
+def is_late_interaction(folder: Path) -> bool:
+    """Return whether a model's files say that it has a vector for each token, compared by MaxSim.
+
+    They do so as saved by sentence-transformers (MultiVectorEncoder), PyLate, or Stanford's ColBERT.
+    """
+    if kind := sentence_transformers_config(folder).get("model_type"):
+        return kind in ("MultiVectorEncoder", "ColBERT")
+    return "HF_ColBERT" in (_config(folder).get("architectures") or [])
+
+
 def assumed_pooling(folder: Path, name: str) -> Assumed | None:
     """Return the pooling of token vectors if the model's own files do not state it; None if they do."""
     config = _config(folder)

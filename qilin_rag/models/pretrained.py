@@ -110,7 +110,7 @@ def adapted_models(folder: Path) -> list[tuple[Path, str]]:
     found = []
     for place in _loaded_folders(folder):
         path = place / "adapter_config.json"
-        base = _json_object(path).get("base_model_name_or_path")
+        base = json_object(path).get("base_model_name_or_path")
         if isinstance(base, str) and base:
             found.append((path, base))
     return found
@@ -180,7 +180,7 @@ def _loaded_folders(folder: Path) -> list[Path]:
     for module in modules if isinstance(modules, list) else []:
         if isinstance(module, dict) and isinstance(module.get("path"), str):
             place = folder / module["path"]
-            routed = _json_object(place / "router_config.json").get("types")
+            routed = json_object(place / "router_config.json").get("types")
             places |= {place: None, **{place / name: None for name in routed or []}}
     return list(places)
 
@@ -193,7 +193,8 @@ def _json(path: Path) -> Any:
         return None
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file; empty if it can't be read or is not an object."""
     content = _json(path)
     return content if isinstance(content, dict) else {}
 

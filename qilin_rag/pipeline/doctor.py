@@ -33,10 +33,11 @@ from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.retrievers.dense.note_input import check_has_processor
 from qilin_rag.retrievers.dense.pictures import NotePictures
 from qilin_rag.retrievers.dense.retriever import BiEncoder
+from qilin_rag.retrievers.multivector.retriever import MultiVector
 from qilin_rag.retrievers.parts import leaves
 
 EXTRAS = {
-    "neural": "biencoder and bertscore",
+    "neural": "biencoder, multivector and bertscore",
     "images": "images of notes",
     "langchain": "LangChain's models and retrievers",
     "rankers": "training the rankers",
@@ -148,7 +149,21 @@ def _models(config: RunSpec) -> Iterator[Finding]:
         else:
             advice = f"fetched from the hub on first use; or --set {key}=FOLDER"
             yield Finding(name, "missing", f"model {model} is not on this machine", advice)
+    yield from (_late_interaction(part) for part in leaves(retriever) if isinstance(part, MultiVector))
     yield from (_images(part, config.data) for part in bi_encoders if part.note_input != "text")
+
+
+def _late_interaction(retriever: MultiVector) -> Finding:
+    """Check that the model of a retriever is here, and compares token vectors."""
+    try:
+        with no_downloads():
+            return Finding("multivector", "ok", retriever.check())
+    except NotHereError:
+        advice = "fetched from the hub on first use; or --set retriever.model=FOLDER"
+        return Finding("multivector", "missing", f"model {retriever.model} is not on this machine", advice)
+    except QilinError as error:
+        detail, _, advice = str(error).partition("; ")
+        return Finding("multivector", "failed", detail, advice)
 
 
 def _reranker(config: RunSpec, source: str | Path) -> Finding:

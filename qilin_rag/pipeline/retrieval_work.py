@@ -35,7 +35,8 @@ def work_before(
             steps += _served_work(part, notes, questions)
         elif not part.has_index(notes):
             if part.encodes:
-                steps.append(f"encode {counted(len(notes), 'note')} by {name}: there is no index yet")
+                about = part.about_build(notes)
+                steps.append(f"encode {counted(len(notes), 'note')} by {name}: there is no index yet{about}")
             elif len(notes) > _MOST_NOTES:
                 steps.append(f"index {counted(len(notes), 'note')} for {name}: there is no index yet")
             else:

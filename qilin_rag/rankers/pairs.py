@@ -28,12 +28,17 @@ class PairRanker(Ranker):
     Scores are kept on disk by ranker, query and note, so that an interrupted run scores only the rest.
     """
 
+    @property
+    def by_note(self) -> bool:
+        """Return whether the pairs of one note follow each other, instead of those of one query."""
+        return False
+
     @abstractmethod
     def score_pairs(self, pairs: Sequence[Pair], keep: Keep) -> None:
         """Score each pair, and give the scores to `keep` as soon as there are some.
 
         Args:
-            pairs: Queries with the texts of notes; those of one query follow each other.
+            pairs: Queries with the texts of notes; those of one query follow each other (or of one note: `by_note`).
             keep: A function of the places of some pairs, and of their scores.
         """
 
@@ -54,8 +59,9 @@ class PairRanker(Ranker):
         """Score each distinct pair of texts; notes with the same text have the same score."""
         queries, query = np.unique(np.array(requests.queries, dtype=object), return_inverse=True)
         notes, note = distinct_notes(catalogue, requests.note_idx)
-        columns = np.stack([query[requests.request], note])
+        columns = np.stack([query[requests.request], note])[self._column_order]
         distinct, pair = np.unique(columns, axis=1, return_inverse=True)
+        distinct = distinct[self._column_order]
         store = ScoreStore(self.store_identity())
         scores = np.empty(distinct.shape[1], np.float64)
         with stage("reranking", len(scores)) as advance:
@@ -68,6 +74,11 @@ class PairRanker(Ranker):
                 scores[chunk] = self._with_store(pairs, store, advance)
         # In double precision, in which a sigmoid near 1 still tells two notes apart.
         return cast(Floats, scores[pair.reshape(-1)])
+
+    @property
+    def _column_order(self) -> list[int]:
+        """Return the order of query and note by which pairs are sorted."""
+        return [1, 0] if self.by_note else [0, 1]
 
     def _with_store(self, pairs: Sequence[Pair], store: ScoreStore, advance: Callable[[int], None]) -> Scores:
         """Return the score of each pair, and have those scored that no earlier run has scored."""

@@ -1,4 +1,4 @@
-"""Rank by a pretrained reranker as it is, without training: a cross-encoder or a generative one."""
+"""Rank by a pretrained reranker as it is, without training: a cross-encoder, a generative or a late-interaction one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import require
 from qilin_rag.core.files import expanded
 from qilin_rag.core.text import short_path
-from qilin_rag.models.families import RerankerFamily, is_language_model, reranker_family_of
+from qilin_rag.models.families import RerankerFamily, is_language_model, is_late_interaction, reranker_family_of
+from qilin_rag.models.late_interaction import load_multi_vector
 from qilin_rag.models.pretrained import (
     check_all_loaded,
     fetch_model,
@@ -24,6 +25,7 @@ from qilin_rag.models.pretrained import (
     why_not_loaded,
     within_gpu_memory,
 )
+from qilin_rag.rankers.late_interaction import TokenScorer
 from qilin_rag.rankers.pairs import Keep, PairRanker
 from qilin_rag.rankers.score_store import Pair
 from qilin_rag.rankers.trained import torch_device
@@ -31,22 +33,26 @@ from qilin_rag.rankers.trained import torch_device
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
 
+_OF_LATE_INTERACTION = ("query_prefix", "passage_prefix")
 _LENGTH = 1024  # tokens, unless the model reads fewer
 
 
 class Pretrained(PairRanker):
-    """A pretrained reranker: any CrossEncoder of sentence-transformers, or a generative one such as Qwen3-Reranker.
+    """A pretrained reranker: any CrossEncoder of sentence-transformers, a generative or a late-interaction one.
 
     Its scores are those of `CrossEncoder.predict`. A generative reranker whose files do not hold its prompt is asked in
-    the words that its family documents (Qwen3-Reranker, bge-reranker-v2-gemma, mxbai-rerank v2).
+    the words that its family documents (Qwen3-Reranker, bge-reranker-v2-gemma, mxbai-rerank v2). The scores of a
+    late-interaction model (ColBERT), which its files tell, are those of `MultiVectorEncoder.similarity`.
 
     Args:
         model (str): A folder or a hub name of a reranker.
         instruction (str): The task, for models that take one. Default: that of the model or of its family.
+        query_prefix (str): Text before each query, for late-interaction models; "" for none. Default: the model's own.
+        passage_prefix (str): Text before each note, for late-interaction models; "" for none. Default: the model's own.
         max_length (int): The most tokens of a pair with its prompt; the note is cut. Default: 1024, or the model's
-            limit.
+            limit. Of a late-interaction model: the most tokens of a note. Default: as its files say.
         precision (str): The precision of the model, fp32 or bf16.
-        batch_size (int): The number of pairs that are scored at a time.
+        batch_size (int): The number of pairs, or of notes, that are read at a time.
         device (str): A torch device. Default: the GPU of this process, else cpu.
 
     Raises:
@@ -59,9 +65,12 @@ class Pretrained(PairRanker):
 
     argument: ClassVar[str | None] = "model"
     operational: ClassVar[frozenset[str]] = frozenset({"batch_size", "device"})
+    only_if_set: ClassVar[frozenset[str]] = frozenset(_OF_LATE_INTERACTION)
 
     model: str = "BAAI/bge-reranker-v2-m3"
     instruction: str | None = None
+    query_prefix: str | None = None
+    passage_prefix: str | None = None
     max_length: Annotated[int, Field(ge=8)] | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_size: PositiveInt = 32
@@ -69,6 +78,7 @@ class Pretrained(PairRanker):
 
     _found: tuple[Path, str] | None = PrivateAttr(default=None)
     _encoder: CrossEncoder | None = PrivateAttr(default=None)
+    _token_scorer: TokenScorer | None = PrivateAttr(default=None)
 
     @property
     def title(self) -> str:
@@ -81,6 +91,7 @@ class Pretrained(PairRanker):
         folder = self._find()[0]
         family = reranker_family_of(folder, self.model)
         asked = f", asked in the words of {family.name}" if family else ""
+        asked = ", which compares token vectors" if is_late_interaction(folder) else asked
         return f"model {self.model}" + ("" if str(folder) == self.model else f", in {folder}") + asked
 
     def identity(self) -> dict[str, Any]:
@@ -90,8 +101,16 @@ class Pretrained(PairRanker):
         asked = {} if family is None else {"template": family.template}
         return super().identity() | {"model": sha256, **asked}
 
+    @property
+    def by_note(self) -> bool:
+        """Return whether it is a late-interaction model, which encodes each note once."""
+        return is_late_interaction(self._find()[0])
+
     def score_pairs(self, pairs: Sequence[Pair], keep: Keep) -> None:
         """Score in batches of similar length."""
+        if self.by_note:
+            self._late_interaction().score_pairs(pairs, keep)
+            return
         import torch
 
         encoder = self._model()
@@ -113,8 +132,32 @@ class Pretrained(PairRanker):
         """Return the model's folder and the hash of its content."""
         if self._found is None:
             folder = fetch_model(self.model)
+            self._check_settings(is_late_interaction(folder))
             self._found = folder, model_sha256(folder)
         return self._found
+
+    def _check_settings(self, compares_tokens: bool) -> None:
+        """Raise a UsageError for a setting that a model of this kind does not have."""
+        others = ("instruction",) if compares_tokens else _OF_LATE_INTERACTION
+        for name in others:
+            if getattr(self, name) is not None:
+                kind = "a late-interaction model" if compares_tokens else "no late-interaction model"
+                raise UsageError(f"rerank.{name}: model {self.model!r} is {kind}, without such a setting; leave it out")
+
+    def _late_interaction(self) -> TokenScorer:
+        """Load a late-interaction model."""
+        require("neural", "torch", "sentence_transformers", what="a pretrained reranker")
+        if self._token_scorer is None:
+            import torch
+
+            device = str(torch_device(self.device))
+            encoder = load_multi_vector(
+                self._find()[0], self.model, device, self.max_length, where="rerank.max_length"
+            )
+            encoder = encoder.to(torch.bfloat16 if self.precision == "bf16" else torch.float32)
+            prefixes = self.query_prefix, self.passage_prefix
+            self._token_scorer = TokenScorer(encoder, self.model, *prefixes, self.batch_size)
+        return self._token_scorer
 
     def _model(self) -> CrossEncoder:
         require("neural", "torch", "sentence_transformers", what="a pretrained reranker")

@@ -82,6 +82,14 @@ class IndexedRetriever(Retriever):
         """Return the packages whose version changes this index."""
         return self.packages
 
+    def about_build(self, notes: NoteStore) -> str:
+        """Return in words what a build needs beside time, such as disk; often empty.
+
+        Raises:
+            UsageError: if it needs more than the settings allow.
+        """
+        return ""
+
     def images_made_of(self, notes: NoteStore) -> str | None:
         """Return a hash of the image paths that an index depends on; None if it depends on texts alone."""
         return None
