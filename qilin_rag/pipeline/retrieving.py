@@ -53,7 +53,9 @@ def build_index(config: RunConfig, out: Path) -> Index:
     """Build the index of the run's retriever in the folder `out`, for its setting `index`."""
     retriever: Retriever = config.retriever
     if not isinstance(retriever, IndexedRetriever):
-        raise UsageError(f"retriever {retriever.named().name} has no index to build; bm25, biencoder and multivector have one")
+        raise UsageError(
+            f"retriever {retriever.named().name} has no index to build; bm25, biencoder and multivector have one"
+        )
     notes = load_dataset(config.data, note_fields=config.note_fields).notes
     with third_party(f"retriever {retriever.called()}"):
         retriever.write_index(notes, out)

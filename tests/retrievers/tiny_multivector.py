@@ -21,7 +21,7 @@ def write_multi_vector(folder: Path, kind: str = "bert", seed: int = 0, **more: 
         folder: The folder to write.
         kind: The model type of transformers.
         seed: The seed of all weights.
-        **more: Settings of the Transformer module, of `MultiVectorEncoder`, or `normalize`.
+        **more: `marks` around a text, `skiplist`, `normalize`, or settings of the Transformer module and the encoder.
     """
     import torch
     from sentence_transformers import MultiVectorEncoder
@@ -29,15 +29,15 @@ def write_multi_vector(folder: Path, kind: str = "bert", seed: int = 0, **more: 
     from sentence_transformers.base.modules.dense import Dense
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
-    base = write_kind(folder.with_name(f"{folder.name}-base"), kind, seed=seed)
+    base = write_kind(folder.with_name(f"{folder.name}-base"), kind, seed=seed, marks=more.pop("marks", "<s> $A </s>"))
     of_model = {name: more.pop(name) for name in ("prompts", "similarity_fn_name") if name in more}
-    is_normal = more.pop("normalize", True)
+    is_normal, skiplist = more.pop("normalize", True), more.pop("skiplist", PUNCTUATION)
     of_tokens = {"query_expansion": {"strategy": "fixed", "length": QUERY_LENGTH}, "document_length": NOTE_LENGTH}
     torch.manual_seed(seed)
     modules = [
         Transformer(str(base), **of_tokens | more),
         Dense(HIDDEN, WIDTH, bias=False, activation_function=torch.nn.Identity(), module_input_name="token_embeddings"),
-        MultiVectorMask(skiplist_words=PUNCTUATION),
+        MultiVectorMask(skiplist_words=skiplist),
         *([Normalize(module_input_name="token_embeddings")] if is_normal else []),
     ]
     marked = {"prompts": {"query": "Q:", "document": "D:"}} | of_model

@@ -121,7 +121,9 @@ class MultiVector(IndexedRetriever):
         folder = self._find_model()[0]
         shape = token_shape(folder, self.max_length)
         place = "" if str(folder) == self.model else f", in {folder}"
-        return f"model {self.model}{place}: {shape.dimension} dimensions a token, at most {shape.n_tokens} tokens a note"
+        return (
+            f"model {self.model}{place}: {shape.dimension} dimensions a token, at most {shape.n_tokens} tokens a note"
+        )
 
     def about_build(self, notes: NoteStore) -> str:
         """Say how many gigabytes of token vectors the notes need, estimated without loading the model.
@@ -136,8 +138,8 @@ class MultiVector(IndexedRetriever):
         size = f"{gigabytes:,.1f} GB" if gigabytes >= 1 else f"{1000 * gigabytes:,.1f} MB"
         if gigabytes > self.max_gb:
             raise UsageError(
-                f"retriever multivector: {len(notes):,} notes need about {size} of token vectors, more than max_gb "
-                f"{self.max_gb:g}; let the model rerank what another retriever finds (--rerank), or raise retriever.max_gb"
+                f"{len(notes):,} notes need about {size} of token vectors, more than max_gb {self.max_gb:g}; let the "
+                "model rerank what another retriever finds (--rerank), or raise retriever.max_gb"
             )
         return f", about {size} of token vectors"
 
