@@ -66,7 +66,7 @@ def token_shape(folder: Path, max_length: int | None = None) -> TokenShape:
         max_length: The most tokens of a text, if that is set.
     """
     places = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())]
-    widths = [json_object(place / "config.json").get("out_features") for place in places]
+    widths = [json_object(place / "config.json").get("out_features") for place in reversed(places)]  # the last layer
     hidden = json_object(folder / "config.json").get("hidden_size")
     metadata = json_object(folder / "artifact.metadata")
     dimension = next((width for width in (*widths, metadata.get("dim"), hidden) if isinstance(width, int)), None)

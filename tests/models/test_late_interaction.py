@@ -31,8 +31,8 @@ from tests.retrievers.tiny_multivector import (  # noqa: E402
 )
 
 TEXTS = ["冷萃咖啡怎么做，粗研磨。", "hello world, 冷水 coffee", "", "多肉养" * 40, "水温92度:abc", "a", "😭" * 3]
-NO_EXPANSION = {"query_expansion": None, "query_length": 9}
-AT_LEAST = {"query_expansion": {"strategy": "min", "length": 10, "attend": True}}
+NO_EXPANSION: dict[str, Any] = {"query_expansion": None, "query_length": 9}
+AT_LEAST: dict[str, Any] = {"query_expansion": {"strategy": "min", "length": 10, "attend": True}}
 FORMS: dict[str, Callable[[Path], Path]] = {
     "saved": write_multi_vector,
     "stanford": write_stanford,

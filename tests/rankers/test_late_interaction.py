@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from qilin_rag.core.errors import UsageError  # noqa: E402
 from qilin_rag.core.types import Hit, Question  # noqa: E402
 from qilin_rag.data import load_dataset  # noqa: E402
 from qilin_rag.data.notes import NoteStore  # noqa: E402
+from qilin_rag.models.late_interaction import encode_tokens  # noqa: E402
 from qilin_rag.pipeline.run import run  # noqa: E402
-from qilin_rag.rankers import late_interaction, pairs  # noqa: E402
 from qilin_rag.rankers.rerank import Reranker  # noqa: E402
 from tests.conftest import NOTES, QUESTIONS, Cli, write_jsonl  # noqa: E402
 from tests.retrievers.tiny_multivector import write_multi_vector, write_stanford  # noqa: E402
@@ -52,17 +51,16 @@ def notes(tmp_path: Path) -> NoteStore:
 
 
 @pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[tuple[str, str]]]:
+def encoded(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
     """How often each text was encoded as a query or a document."""
     count: Counter[tuple[str, str]] = Counter()
-    encode = late_interaction.encode_tokens
 
-    def counted(encoder: Any, texts: Any, task: str, **others: Any) -> Any:
+    def counted(encoder: Any, texts: Any, task: Any, **others: Any) -> Any:
         count.update((task, text) for text in texts)
-        return encode(encoder, texts, task, **others)  # type: ignore[arg-type]
+        return encode_tokens(encoder, texts, task, **others)
 
-    monkeypatch.setattr(late_interaction, "encode_tokens", counted)
-    return iter([count])
+    monkeypatch.setattr("qilin_rag.rankers.late_interaction.encode_tokens", counted)
+    return count
 
 
 def reranked(notes: NoteStore, source: Path, **settings: Any) -> list[list[Hit]]:
@@ -94,20 +92,19 @@ def test_scores_are_those_of_sentence_transformers(models: Path, notes: NoteStor
 
 
 def test_each_text_is_encoded_once(
-    models: Path, notes: NoteStore, encoded: Iterator[Counter[tuple[str, str]]], monkeypatch: pytest.MonkeyPatch
+    models: Path, notes: NoteStore, encoded: Counter[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Although the pairs are scored some at a time; and a second run encodes nothing."""
-    monkeypatch.setattr(pairs, "_CHUNK_PAIRS", 4)
+    monkeypatch.setattr("qilin_rag.rankers.pairs._CHUNK_PAIRS", 4)
     scores = scores_of(notes, models / "colbert")
-    [count] = encoded
-    n_queries, n_texts = (sum(task == kind for task, _ in count) for kind in ("query", "document"))
+    n_queries, n_texts = (sum(task == kind for task, _ in encoded) for kind in ("query", "document"))
     assert (n_queries, n_texts) == (len(QUERIES), len(notes) - 1)
-    assert sum(n for (task, _), n in count.items() if task == "query") == n_queries
-    again = [n for (task, _), n in count.items() if task == "document" and n > 1]
+    assert sum(n for (task, _), n in encoded.items() if task == "query") == n_queries
+    again = [n for (task, _), n in encoded.items() if task == "document" and n > 1]
     assert len(again) <= len(scores) // 4 and set(again) <= {2}  # a note at the end of four pairs
-    count.clear()
+    encoded.clear()
     assert scores_of(notes, models / "colbert", batch_size=2) == scores
-    assert not count
+    assert not encoded
 
 
 def test_what_was_scored_before_a_stop_stays(models: Path, notes: NoteStore, monkeypatch: pytest.MonkeyPatch) -> None:

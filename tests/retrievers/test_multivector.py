@@ -119,7 +119,7 @@ def test_notes_with_the_same_text_tie(many: Dataset, model: Path) -> None:
 
 def test_a_note_without_tokens_is_never_found(many: Dataset, tmp_path: Path) -> None:
     """This model has no marks around a text, and skips spaces and commas."""
-    bare = {"marks": "$A", "prompts": {}, "query_expansion": None, "skiplist": [" ", "，"]}
+    bare: dict[str, Any] = {"marks": "$A", "prompts": {}, "query_expansion": None, "skiplist": [" ", "，"]}
     folder = write_multi_vector(tmp_path / "bare", **bare)
     found = MultiVector(model=str(folder)).search(ask("冷萃"), many.notes, 50)[0]
     empty = {note.note_idx for note in many.notes if not note.text.strip(" ，")}

@@ -58,7 +58,12 @@ def write_stanford(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     weights["linear.weight"] = torch.randn(WIDTH, HIDDEN)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    said = {"query_maxlen": QUERY_LENGTH, "doc_maxlen": NOTE_LENGTH, "dim": WIDTH, "mask_punctuation": True}
+    said: dict[str, Any] = {
+        "query_maxlen": QUERY_LENGTH,
+        "doc_maxlen": NOTE_LENGTH,
+        "dim": WIDTH,
+        "mask_punctuation": True,
+    }
     said |= {"query_token_id": "Q", "doc_token_id": "D", "attend_to_mask_tokens": False}
     (folder / "artifact.metadata").write_text(json.dumps(said))
     return folder
