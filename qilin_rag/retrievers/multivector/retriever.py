@@ -12,6 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, PrivateAttr
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import require
+from qilin_rag.core.progress import stage
 from qilin_rag.core.text import counted, estimate_tokens
 from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore
@@ -162,8 +163,10 @@ class MultiVector(IndexedRetriever):
             batch_size=self.batch_size,
             named=(self.model, names),
         )
-        for rows, vectors in encoded:
-            found.update(zip(rows.tolist(), vectors, strict=True))
+        with stage("encoding texts", len(texts)) as advance:
+            for rows, vectors in encoded:
+                found.update(zip(rows.tolist(), vectors, strict=True))
+                advance(len(rows))
         return [found[row] for row in range(len(texts))]
 
     def _encode_notes(self, texts: Sequence[str], names: Sequence[str]) -> list[TokenVectors]:
