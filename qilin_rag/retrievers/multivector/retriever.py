@@ -48,8 +48,8 @@ class MultiVector(IndexedRetriever):
     a note, so that this is for small corpora; in large ones, use the model as a reranker.
 
     Example:
-        >>> MultiVector(model="lightonai/mLateOn", device="cpu").changed()
-        {'device': 'cpu'}
+        >>> MultiVector(model="lightonai/mLateOn", max_length=300).changed()
+        {'max_length': 300}
     """
 
     argument: ClassVar[str | None] = "model"
