@@ -78,7 +78,7 @@ def token_shape(folder: Path, max_length: int | None = None) -> TokenShape:
 
 
 def load_multi_vector(
-    folder: Path, name: str, device: str | None, max_length: int | None, where: str = "max_length"
+    folder: Path, name: str, device: str | None, max_length: int | None, setting: str = "max_length"
 ) -> MultiVectorEncoder:
     """Return the late-interaction model of a folder in full precision.
 
@@ -87,7 +87,7 @@ def load_multi_vector(
         name: The name of the model, for errors.
         device: The torch device; None lets sentence-transformers choose.
         max_length: The most tokens of a text (not of a query). None: as the model's files say.
-        where: The name of this setting, for errors.
+        setting: The name of `max_length`, for errors.
 
     Raises:
         UsageError: if it is no late-interaction model, or can't be loaded or used with these settings.
@@ -108,7 +108,7 @@ def load_multi_vector(
         raise UsageError(f"model {name!r} can't be loaded: {why_not_loaded(error, messages)}") from error
     check_all_loaded(name, messages)
     for module in _input_modules(encoder):
-        _set_lengths(module, max_length, name, where)
+        _set_lengths(module, max_length, name, setting)
     return encoder
 
 
@@ -192,16 +192,16 @@ def _input_modules(encoder: MultiVectorEncoder) -> list[Any]:
     return [route[0] for route in first.sub_modules.values()] if type(first).__name__ == "Router" else [first]
 
 
-def _set_lengths(module: Any, max_length: int | None, name: str, where: str) -> None:
+def _set_lengths(module: Any, max_length: int | None, name: str, setting: str) -> None:
     """Limit the tokens of texts to `max_length`, and those of queries and texts to the positions of the model."""
     if type(module).__name__ != "Transformer":
         if max_length is not None:
-            raise UsageError(f"{where} {max_length}: model {name!r} has no such limit; leave it out")
+            raise UsageError(f"{setting} {max_length}: model {name!r} has no such limit; leave it out")
         return
     most = longest_input(module.model)
     if max_length is not None:
         if most is not None and most < max_length:
-            raise UsageError(f"{where} {max_length}: model {name!r} reads {most} tokens at most")
+            raise UsageError(f"{setting} {max_length}: model {name!r} reads {most} tokens at most")
         module.document_length = max_length
     if most is not None:
         module.max_seq_length = min(module.max_seq_length or most, most)

@@ -151,7 +151,9 @@ class Pretrained(PairRanker):
             import torch
 
             device = str(torch_device(self.device))
-            encoder = load_multi_vector(self._find()[0], self.model, device, self.max_length, where="rerank.max_length")
+            encoder = load_multi_vector(
+                self._find()[0], self.model, device, self.max_length, setting="rerank.max_length"
+            )
             encoder = encoder.to(torch.bfloat16 if self.precision == "bf16" else torch.float32)
             prefixes = self.query_prefix, self.passage_prefix
             self._token_scorer = TokenScorer(encoder, self.model, *prefixes, self.batch_size)

@@ -113,7 +113,7 @@ def test_its_length_is_the_files_or_a_given_one(models: Path, caplog: pytest.Log
     assert token_shape(models / "stanford") == token_shape(models / "pylate") == (NOTE_LENGTH, WIDTH)
     limit = load_multi_vector(models / "long-vectors", "m", "cpu", None)[0].max_seq_length
     with pytest.raises(UsageError, match=rf"rerank.max_length {limit + 1}: model 'm' reads {limit} tokens at most"):
-        load_multi_vector(models / "long-vectors", "m", "cpu", limit + 1, where="rerank.max_length")
+        load_multi_vector(models / "long-vectors", "m", "cpu", limit + 1, setting="rerank.max_length")
     vectors_of(encoder, [text, "短", text], "query")
     assert "model m reads 9 tokens of a query; cut: 2 longer queries" in caplog.text
 
