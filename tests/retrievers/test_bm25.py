@@ -21,6 +21,7 @@ from qilin_rag.core.ties import ranked
 from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import Dataset, NoteStore, load_dataset
 from qilin_rag.data.notes import note_digest
+from qilin_rag.retrievers import postings
 from qilin_rag.retrievers.bm25 import build as bm25_build
 from qilin_rag.retrievers.bm25 import shards as bm25_shards
 from qilin_rag.retrievers.bm25.analyzers import ANALYZERS, Analyzer
@@ -84,7 +85,7 @@ def test_scores_are_those_of_bm25s(
     retriever = BM25(k1=k1, b=b, analyzer="char")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bm25_shards, "SHARD_NOTES", 7)
-        patch.setattr(bm25_build, "BLOCK_POSTINGS", block)
+        patch.setattr(postings, "BLOCK_POSTINGS", block)
         patch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
         rankings = retriever.search([Question(id=q, query=q, references=["x"]) for q in queries], notes, k)
         of_all = list(retriever.scores(queries, notes, [np.arange(len(texts))] * len(queries)))
@@ -128,7 +129,7 @@ def test_the_same_object_searches_again_and_in_threads(monkeypatch: pytest.Monke
     monkeypatch.setattr("qilin_rag.retrievers.bm25.index.BLOCK_POSTINGS", 100)
     retriever = BM25(analyzer="char")
     one = retriever.search(questions, notes, 10)
-    monkeypatch.setattr("qilin_rag.retrievers.bm25.retriever.THREADED_NOTES", 0)
+    monkeypatch.setattr("qilin_rag.retrievers.postings.THREADED_NOTES", 0)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
     assert retriever.search(questions, notes, 10) == one
     assert retriever.search([], notes, 10) == []

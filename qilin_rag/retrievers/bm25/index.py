@@ -16,16 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from qilin_rag.core.arrays import positions_in
+from qilin_rag.retrievers import postings
+from qilin_rag.retrievers.postings import Candidates, Rows, Scores, best_sums, open_arrays
 
-Scores = npt.NDArray[np.float32]
+# terms.npy: the UTF-8 of all terms in order; offsets.npy: the start of each; and the files of the postings, whose
+# impacts are what a term adds to the score of a note.
+FILES = ("terms.npy", "offsets.npy", *postings.FILES)
 
 
-# terms.npy: the UTF-8 of all terms in order; offsets.npy: the start of each; indptr.npy: the start of the postings
-# of each in rows.npy (places of notes in the store, rising) and impacts.npy (what the term adds to the note's score).
-FILES = ("terms.npy", "offsets.npy", "indptr.npy", "rows.npy", "impacts.npy")
-
-
-_SAMPLE_NOTES = 16384
 BLOCK_POSTINGS = 65536  # postings that fit a core's cache
 
 
@@ -35,10 +33,10 @@ class BM25Index(NamedTuple):
     terms: memoryview
     offsets: npt.NDArray[np.int64]
     indptr: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.int32]
+    rows: Rows
     impacts: Scores
 
-    def postings(self, terms: Sequence[str]) -> list[tuple[npt.NDArray[np.int32], Scores]]:
+    def postings(self, terms: Sequence[str]) -> list[tuple[Rows, Scores]]:
         """Return the notes of each term that the index holds, with what the term adds to their scores.
 
         A term that is given n times counts n times.
@@ -50,9 +48,7 @@ class BM25Index(NamedTuple):
                 found.append((self.rows[some], self.impacts[some] if n == 1 else self.impacts[some] * np.float32(n)))
         return found
 
-    def search(
-        self, terms: Sequence[str], k: int, scores: Scores, threaded: bool = False
-    ) -> tuple[npt.NDArray[np.intp], Scores]:
+    def search(self, terms: Sequence[str], k: int, scores: Scores, threaded: bool = False) -> Candidates:
         """Return places and scores of notes that share a term, among them the best `k` and all ties with the last.
 
         Args:
@@ -61,17 +57,7 @@ class BM25Index(NamedTuple):
             scores: Zeros, shape (n_notes,); they are zeros again afterwards.
             threaded: Whether other threads search at the same time.
         """
-        found = self.postings(terms)
-        for rows, impacts in found:
-            (_add_beside if threaded else np.add.at)(scores, rows, impacts)
-        candidates = _candidates(scores, k, [rows for rows, _ in found])
-        best = scores[candidates]
-        if sum(len(rows) for rows, _ in found) > len(scores) // 4:
-            scores.fill(0)
-        else:
-            for rows, _ in found:
-                scores[rows] = 0
-        return candidates, best
+        return best_sums(self.postings(terms), k, scores, _add_beside if threaded else np.add.at)
 
     def scores_of(self, terms: Sequence[str], places: npt.NDArray[np.int64]) -> Scores:
         """Return the scores of the notes in these places; 0 for a note that shares no term."""
@@ -91,7 +77,7 @@ class BM25Index(NamedTuple):
         return i if i < n_terms and spelled(i) == wanted else None
 
 
-def _add_beside(scores: Scores, rows: npt.NDArray[np.int32], impacts: Scores) -> None:
+def _add_beside(scores: Scores, rows: Rows, impacts: Scores) -> None:
     """Add impacts like `numpy.add.at`, in a way that lets other threads run; each row occurs once.
 
     Alone it has 0.6 of the speed of `numpy.add.at`, which holds the GIL.
@@ -101,17 +87,7 @@ def _add_beside(scores: Scores, rows: npt.NDArray[np.int32], impacts: Scores) ->
         scores[some] += impacts[start : start + BLOCK_POSTINGS]
 
 
-def _candidates(scores: Scores, k: int, found: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.intp]:
-    """Return the places of all notes that score at least as high as the k-th best of some of them."""
-    enough = min((rows for rows in found if len(rows) >= k), key=len, default=None)
-    if enough is None:
-        return np.unique(np.concatenate([np.zeros(0, np.int32), *found])).astype(np.intp)
-    some = scores[enough[:: max(1, len(enough) // max(k, _SAMPLE_NOTES))]]
-    return np.flatnonzero(scores >= np.partition(some, -k)[-k])
-
-
 def read_index(folder: Path) -> BM25Index:
     """Open the index in this folder, memory-mapped and read-only."""
-    mapped = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in FILES)
-    terms, *arrays = (array.view(np.ndarray) for array in mapped)  # numpy.memmap is slow to slice
-    return BM25Index(memoryview(terms), *arrays)
+    terms, *arrays = open_arrays(folder, FILES)
+    return BM25Index(terms.data, *arrays)

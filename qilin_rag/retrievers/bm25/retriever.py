@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -18,14 +16,13 @@ from qilin_rag.core.extras import require
 from qilin_rag.core.text import counted
 from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore
-from qilin_rag.retrievers.base import rank_hits
 from qilin_rag.retrievers.bm25.analyzers import ANALYZERS, Analyzer, analyzer_key
 from qilin_rag.retrievers.bm25.build import write_index
-from qilin_rag.retrievers.bm25.index import BM25Index, Scores, read_index
+from qilin_rag.retrievers.bm25.index import BM25Index, read_index
 from qilin_rag.retrievers.index_files import IndexedRetriever
+from qilin_rag.retrievers.postings import Candidates, ScoreArrays, Scores, available_cores, rank_questions
 
 logger = logging.getLogger(__name__)
-THREADED_NOTES = 1 << 18  # with fewer, switching between threads takes more time than they save
 
 
 class BM25(IndexedRetriever):
@@ -57,7 +54,7 @@ class BM25(IndexedRetriever):
     simplify: bool = False
     """Whether traditional characters of questions and notes are read as simplified ones (OpenCC, extra `han`)."""
 
-    _zeros: list[Scores] = PrivateAttr(default_factory=list)  # zeros for each note, one array a thread, used again
+    _arrays: ScoreArrays = PrivateAttr(default_factory=ScoreArrays)
 
     def index_identity(self) -> dict[str, Any]:
         """Return the settings that an index depends on, and the version of the table of characters."""
@@ -77,32 +74,10 @@ class BM25(IndexedRetriever):
         index: BM25Index = self.open_index(notes)
         analyze = ANALYZERS[self._analyzer_key]
 
-        n_threads = min(_available_cores(), len(questions)) if len(notes) >= THREADED_NOTES else 1
+        def find(number: int, scores: Scores, threaded: bool) -> Candidates:
+            return index.search(analyze(questions[number].query), k, scores, threaded)
 
-        def rank(some: Sequence[Question]) -> list[tuple[list[Hit], int]]:
-            try:
-                scores = self._zeros.pop()
-            except IndexError:  # no check beforehand: another thread may take the last one
-                scores = np.zeros(0, np.float32)
-            scores = scores if len(scores) == len(notes) else np.zeros(len(notes), np.float32)
-            ranked = []
-            for question in some:
-                places, found = index.search(analyze(question.query), k, scores, threaded=n_threads > 1)
-                ranked.append(rank_hits(found, notes.note_idxs[places], k, question.query))
-            self._zeros.append(scores)
-            return ranked
-
-        if n_threads == 1:
-            ranked = rank(questions)
-        else:
-            with ThreadPoolExecutor(n_threads) as threads:
-                by_thread = list(threads.map(rank, (questions[i::n_threads] for i in range(n_threads))))
-            ranked = [by_thread[i % n_threads][i // n_threads] for i in range(len(questions))]
-        if n_tied := sum(left_out > 0 for _, left_out in ranked):
-            logger.info(
-                "%d of %d rankings had ties at rank %d; a hash decided which notes stayed", n_tied, len(questions), k
-            )
-        return [hits for hits, _ in ranked]
+        return rank_questions(find, questions, notes, k, self._arrays, len(notes))
 
     def scores(
         self, queries: Iterable[str], notes: NoteStore, places: Iterable[npt.NDArray[np.int64]]
@@ -116,13 +91,8 @@ class BM25(IndexedRetriever):
     def write_files(self, notes: NoteStore, folder: Path) -> None:
         """Write the five .npy files of the index (`bm25.index`)."""
         logger.info("indexing %s (bm25, %s)", counted(len(notes), "note"), self._analyzer_key)
-        write_index(notes, folder, self._analyzer_key, self.k1, self.b, _available_cores())
+        write_index(notes, folder, self._analyzer_key, self.k1, self.b, available_cores())
 
     def read_files(self, folder: Path) -> BM25Index:
         """Open the index, memory-mapped."""
         return read_index(folder)
-
-
-def _available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
