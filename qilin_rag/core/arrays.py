@@ -1,4 +1,4 @@
-"""Look-ups in sorted arrays."""
+"""Look-ups in sorted arrays, and in arrays that hold many short ones."""
 
 from __future__ import annotations
 
@@ -20,3 +20,14 @@ def positions_in(ascending: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> npt.N
         return np.full(len(wanted), -1, np.int64)
     positions = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1).astype(np.int64, copy=False)
     return np.where(ascending[positions] == wanted, positions, -1)
+
+
+def ranges(starts: npt.NDArray[np.integer], sizes: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Return the numbers from each start on, as many as its size, shape (sum of sizes,).
+
+    >>> ranges(np.array([5, 0, 9]), np.array([2, 0, 3]))
+    array([ 5,  6,  9, 10, 11])
+    """
+    ends = np.cumsum(sizes, dtype=np.int64)
+    before = np.concatenate([np.zeros(1, np.int64), ends[:-1]])[: len(sizes)]
+    return np.repeat(starts - before, sizes) + np.arange(ends[-1] if len(ends) else 0)

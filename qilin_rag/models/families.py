@@ -164,7 +164,7 @@ def reranker_family_of(folder: Path, name: str) -> RerankerFamily | None:
 
 def is_language_model(folder: Path) -> bool:
     """Return whether a model's files are a language model's (`...ForCausalLM`), whose next token is its answer."""
-    return any(str(name).endswith("ForCausalLM") for name in _config(folder).get("architectures") or [])
+    return any(str(name).endswith("ForCausalLM") for name in model_config(folder).get("architectures") or [])
 
 
 def is_late_interaction(folder: Path) -> bool:
@@ -174,12 +174,12 @@ def is_late_interaction(folder: Path) -> bool:
     """
     if kind := sentence_transformers_config(folder).get("model_type"):
         return kind in ("MultiVectorEncoder", "ColBERT")
-    return "HF_ColBERT" in (_config(folder).get("architectures") or [])
+    return "HF_ColBERT" in (model_config(folder).get("architectures") or [])
 
 
 def assumed_pooling(folder: Path, name: str) -> Assumed | None:
     """Return the pooling of token vectors if the model's own files do not state it; None if they do."""
-    config = _config(folder)
+    config = model_config(folder)
     if (folder / "modules.json").is_file() or config.get("model_type") == "model2vec":
         return None
     family = family_of(folder, name)
@@ -214,13 +214,13 @@ def _names(folder: Path, name: str) -> list[str]:
     place = (path if path.exists() else folder).resolve()
     names = [place.name if path.exists() else name.rpartition("/")[2]]
     names += [part.rpartition("--")[2] for part in place.parts if part.startswith("models--")]
-    made_from = _config(folder).get("_name_or_path")
+    made_from = model_config(folder).get("_name_or_path")
     if isinstance(made_from, str):
         names.append(re.split(r"[\\/]", made_from.rstrip("\\/"))[-1])
     return names
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def model_config(folder: Path) -> dict[str, Any]:
     """Return the configuration of transformers (of an adapter: its base model's); empty if it can't be read.
 
     The code that loads the model reports the error.

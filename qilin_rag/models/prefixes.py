@@ -19,13 +19,18 @@ class Prefixes(NamedTuple):
 
 def model_prefixes(folder: Path, name: str) -> Prefixes:
     """Return the prefixes of the model in `folder`, given under `name` (a hub name, or the folder itself)."""
-    declared = _declared(folder)
-    passage = next((text for prompt in _PASSAGE_PROMPTS if (text := declared.get(prompt))), "")
-    query = declared.get("query") or ""
-    if query or passage or (declared and _is_trained_here(folder)):
-        return Prefixes(query, passage)
+    own = declared_prefixes(folder)
+    if any(own) or (_declared(folder) and _is_trained_here(folder)):
+        return own
     family = family_of(folder, name)
     return Prefixes(family.query, family.passage) if family else Prefixes("", "")
+
+
+def declared_prefixes(folder: Path) -> Prefixes:
+    """Return the prefixes that the model's files declare."""
+    declared = _declared(folder)
+    passage = next((text for prompt in _PASSAGE_PROMPTS if (text := declared.get(prompt))), "")
+    return Prefixes(declared.get("query") or "", passage)
 
 
 def _is_trained_here(folder: Path) -> bool:

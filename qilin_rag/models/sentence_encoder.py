@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from qilin_rag.models.pretrained import (
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.model import BaseModel
 
 
 logger = logging.getLogger(__name__)
@@ -40,8 +41,8 @@ Similarity = Literal["cosine", "dot", "euclidean"]
 Task = Literal["query", "document"]
 Vectors = npt.NDArray[np.float32]
 MAX_CHARS_PER_TOKEN = 64  # longer text is cut before tokenizing, which takes seconds for megabytes
-_TOKENS_CPU = 4096  # per batch: activations fit the CPU caches, and malloc keeps their memory
-_TOKENS_GPU = 65536
+TOKENS_CPU = 4096  # per batch: activations fit the CPU caches, and malloc keeps their memory
+TOKENS_GPU = 65536
 _STATIC_TEXTS = 1024  # per batch, for a model that looks vectors up
 _LONGEST_BELIEVED = 1_000_000  # tokenizers without a limit report 1e30
 
@@ -70,7 +71,7 @@ def load_encoder(
     Raises:
         UsageError: if the model can't be loaded or used with these settings.
     """
-    if _reads_pairs(folder):
+    if reads_pairs(folder):
         raise UsageError(f"model {name!r} is a cross-encoder: it reads two texts at once, and has no vector of one")
     messages: list[str] = []
     try:
@@ -79,12 +80,17 @@ def load_encoder(
     except Exception as error:  # unfit files make torch, transformers or tokenizers raise anything
         raise UsageError(f"model {name!r} can't be loaded: {why_not_loaded(error, messages)}") from error
     check_all_loaded(name, messages)
+    complete_inputs(encoder, folder, name, max_length)
+    _pool(encoder, pooling, assumed_pooling(folder, name), name)
+    return encoder
+
+
+def complete_inputs(encoder: BaseModel, folder: Path, name: str, max_length: int | None) -> None:
+    """Limit the length of what a model reads, and complete its tokenizer."""
     for module in _input_modules(encoder):
         _set_length(module, max_length, name)
         if type(module).__name__ == "Transformer" and module.tokenizer is not None:
             _complete_tokenizer(module.tokenizer, folder, name)
-    _pool(encoder, pooling, assumed_pooling(folder, name), name)
-    return encoder
 
 
 def routed(
@@ -97,20 +103,29 @@ def routed(
     """
     from sentence_transformers import SentenceTransformer
 
+    if (modules := route_modules(encoder, task, name, kind)) is None:
+        return encoder
+    with quiet_loading():
+        return SentenceTransformer(modules=modules, device=str(encoder.device), truncate_dim=encoder.truncate_dim)
+
+
+def route_modules(
+    encoder: BaseModel, task: Task, name: str, kind: Literal["text", "image"] = "text"
+) -> list[Any] | None:
+    """Return the modules of a task; None if the model has no routes, so that all its modules encode both.
+
+    Raises:
+        UsageError: if the model has routes, and none for this task.
+    """
     router = encoder[0]
     if type(router).__name__ != "Router":
-        return encoder
+        return None
     try:
         route = route_of(router, task, kind)
     except ValueError as error:
         routes = ", ".join(router.sub_modules)
         raise UsageError(f"model {name!r} has routes for {routes}, and none for {task}; name another model") from error
-    with quiet_loading():
-        return SentenceTransformer(
-            modules=[*router.sub_modules[route], *list(encoder)[1:]],
-            device=str(encoder.device),
-            truncate_dim=encoder.truncate_dim,
-        )
+    return [*router.sub_modules[route], *list(encoder)[1:]]
 
 
 def encode(
@@ -142,7 +157,7 @@ def encode(
     encoder = routed(encoder, task, named[0])
     readable_texts = [readable(encoder, text) for text in texts]
     distinct = list(dict.fromkeys(readable_texts))
-    n_texts = batch_size or max(1, _TOKENS_GPU // (_longest(encoder) or _TOKENS_GPU))
+    n_texts = batch_size or max(1, TOKENS_GPU // (longest_text(encoder) or TOKENS_GPU))
     advice = f"batch_size (score_batch_size of a ranker) is {n_texts}, set a lower one"
     with quiet_loading(), within_gpu_memory(f"model {named[0]!r} on {encoder.device}: {advice}"):
         distinct_vectors = _encode_distinct(encoder.eval(), distinct, prefix, task, normalize, batch_size, precision)
@@ -156,11 +171,16 @@ def check_finite(vectors: Vectors, model: str, names: Sequence[str]) -> None:
     """Raise a UsageError if a vector is not finite; it names the model and the first such text."""
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):
-        raise UsageError(
-            f"model {model!r} makes vectors that are not finite ({names[broken[0]]}"
-            + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
-            + "); its weights are damaged, or it is not a text model"
-        )
+        raise not_finite(model, names[broken[0]], len(broken))
+
+
+def not_finite(model: str, first: str, n_texts: int, what: str = "vectors") -> UsageError:
+    """Return the error of a model that makes vectors (or weights) that are not finite of `n_texts`, `first` for one."""
+    return UsageError(
+        f"model {model!r} makes {what} that are not finite ({first}"
+        + (f" and {n_texts - 1} more" if n_texts > 1 else "")
+        + "); its weights are damaged, or it is not a text model"
+    )
 
 
 def has_native_bf16(device: Any) -> bool:
@@ -197,14 +217,32 @@ def _encode_distinct(
             show_progress_bar=False,
         )
         return plain
+    tokenized = tokenize(encoder, inputs, prefix, task)
+    budget = TOKENS_CPU if on_cpu else TOKENS_GPU
+    if batch_size is not None:
+        budget = min(budget, batch_size * (longest_text(encoder) or int(tokenized.lengths.max())))
+
+    def run(features: dict[str, Any]) -> Vectors:
+        return embed(encoder, features, task, normalize, precision)
+
+    made = batches(tokenized.lengths, budget)
+    return run_batches(encoder, len(texts), made, tokenized.prepare, run, "encoding texts")
+
+
+class TokenizedTexts(NamedTuple):
+    """The length of each text in tokens, and a function that returns a batch of some texts as the model reads it."""
+
+    lengths: npt.NDArray[np.int64]
+    prepare: Callable[[npt.NDArray[np.int64]], dict[str, Any]]
+
+
+def tokenize(encoder: BaseModel, inputs: Sequence[Any], prefix: str, task: Task) -> TokenizedTexts:
+    """Tokenize texts once, for a model whose first module is a transformer."""
     unpadded = {"text": {"padding": False}, "common": {"return_tensors": None}}
     features = encoder.preprocess(inputs, prompt=prefix, task=task, processing_kwargs=unpadded)
     columns = {name: values for name, values in features.items() if isinstance(values, list)}
     common = {name: value for name, value in features.items() if name not in columns}
     lengths = np.array([len(ids) for ids in columns["input_ids"]])
-    budget = _TOKENS_CPU if on_cpu else _TOKENS_GPU
-    if batch_size is not None:
-        budget = min(budget, batch_size * (_longest(encoder) or int(lengths.max())))
 
     def prepare(rows: npt.NDArray[np.int64]) -> dict[str, Any]:
         longest = int(lengths[rows].max())
@@ -215,10 +253,7 @@ def _encode_distinct(
         )
         return {**common, **padded}
 
-    def run(features: dict[str, Any]) -> Vectors:
-        return embed(encoder, features, task, normalize, precision)
-
-    return run_batches(encoder, len(texts), batches(lengths, budget), prepare, run, "encoding texts")
+    return TokenizedTexts(lengths, prepare)
 
 
 def embed(encoder: SentenceTransformer, features: Any, task: Task, normalize: bool, precision: Precision) -> Vectors:
@@ -236,7 +271,7 @@ def embed(encoder: SentenceTransformer, features: Any, task: Task, normalize: bo
     return made
 
 
-def as_text(encoder: SentenceTransformer, text: str) -> Any:
+def as_text(encoder: BaseModel, text: str) -> Any:
     """Return the text as an input that a model of several kinds of input takes for nothing else.
 
     sentence-transformers would read the file or fetch the address that a text names, if the model takes images, and
@@ -257,9 +292,9 @@ def _widened(name: str, values: list[int], n: int) -> list[int]:
     return values + [0] * (n - len(values)) if name == "mm_token_type_ids" else values
 
 
-def readable(encoder: SentenceTransformer, text: str) -> str:
+def readable(encoder: BaseModel, text: str) -> str:
     """Return the text as a reader sees it, cut far beyond the model's length; "" becomes a space, to have a token."""
-    longest = _longest(encoder)
+    longest = longest_text(encoder)
     text = visible(text)
     return (text if longest is None else text[: longest * MAX_CHARS_PER_TOKEN]) or " "
 
@@ -295,7 +330,7 @@ def similarity_of(folder: Path, name: str, normalize: bool | None) -> Similarity
     return cast(Similarity, declared)
 
 
-def _reads_pairs(folder: Path) -> bool:
+def reads_pairs(folder: Path) -> bool:
     """Return whether the model is a cross-encoder.
 
     Loaded as an encoder, it would give vectors for which it was never trained.
@@ -325,7 +360,7 @@ def _load(folder: Path, device: str | None, with_images: bool) -> SentenceTransf
     return encoder
 
 
-def _input_modules(encoder: SentenceTransformer) -> list[Any]:
+def _input_modules(encoder: BaseModel) -> list[Any]:
     """Return the modules that read text: one, or the first of each route."""
     first = encoder[0]
     return [route[0] for route in first.sub_modules.values()] if type(first).__name__ == "Router" else [first]
@@ -341,6 +376,8 @@ def _set_length(module: Any, max_length: int | None, name: str) -> None:
         module.max_seq_length = length if limit is None else min(length or limit, limit)
     elif max_length is not None and type(module).__name__ == "StaticEmbedding":
         module.tokenizer.enable_truncation(max_length)
+    elif max_length is not None and type(module).__name__ == "SparseStaticEmbedding":
+        module.tokenizer.model_max_length = module.max_seq_length = max_length
     elif max_length is not None:
         try:
             module.max_seq_length = max_length
@@ -348,7 +385,7 @@ def _set_length(module: Any, max_length: int | None, name: str) -> None:
             raise UsageError(f"max_length {max_length}: model {name!r} has no such limit; leave it out") from error
 
 
-def _longest(encoder: SentenceTransformer) -> int | None:
+def longest_text(encoder: BaseModel) -> int | None:
     """Return the most tokens that a model reads; None if there is no limit."""
     longest = encoder.max_seq_length
     return int(longest) if longest and longest < _LONGEST_BELIEVED else None
