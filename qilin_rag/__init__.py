@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from qilin_rag.retrievers.oracle import Oracle, OracleTopK
     from qilin_rag.retrievers.random import Random
     from qilin_rag.retrievers.recorded import Recorded
+    from qilin_rag.retrievers.sparse.retriever import LearnedSparse
     from qilin_rag.retrievers.trec import Trec
     from qilin_rag.scorers.base import AnswerScorer, Scorer
     from qilin_rag.scorers.bertscore import BertScore
@@ -72,6 +73,7 @@ _NAMES = {
     "retrievers.oracle": ("Oracle", "OracleTopK"),
     "retrievers.random": ("Random",),
     "retrievers.recorded": ("Recorded",),
+    "retrievers.sparse.retriever": ("LearnedSparse",),
     "retrievers.trec": ("Trec",),
     "scorers.base": ("AnswerScorer", "Scorer"),
     "scorers.bertscore": ("BertScore",),
@@ -104,6 +106,7 @@ __all__ = [
     "LangChain",
     "LangChainRetriever",
     "Leaderboard",
+    "LearnedSparse",
     "LengthRatio",
     "Mixed",
     "MultiVector",

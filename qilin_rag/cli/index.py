@@ -22,7 +22,8 @@ class IndexEngine(StrEnum):
 
 def index(
     retriever: Annotated[
-        str, typer.Argument(metavar="RETRIEVER", help="Retriever to build it for: bm25, biencoder or multivector.")
+        str,
+        typer.Argument(metavar="RETRIEVER", help="Retriever to build it for: bm25, biencoder, sparse or multivector."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; replaces an index in it.")],
     data: Data = None,

@@ -338,6 +338,7 @@ RETRIEVERS: Registry[Any] = Registry(
         "none": "qilin_rag.retrievers.none:NoRetriever",
         "bm25": "qilin_rag.retrievers.bm25.retriever:BM25",
         "biencoder": "qilin_rag.retrievers.dense.retriever:BiEncoder",
+        "sparse": "qilin_rag.retrievers.sparse.retriever:LearnedSparse",
         "hybrid": "qilin_rag.retrievers.hybrid:Hybrid",
         "langchain": "qilin_rag.retrievers.langchain:LangChainRetriever",
         "multivector": "qilin_rag.retrievers.multivector.retriever:MultiVector",

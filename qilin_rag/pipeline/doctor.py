@@ -35,9 +35,10 @@ from qilin_rag.retrievers.dense.pictures import NotePictures
 from qilin_rag.retrievers.dense.retriever import BiEncoder
 from qilin_rag.retrievers.multivector.retriever import MultiVector
 from qilin_rag.retrievers.parts import leaves
+from qilin_rag.retrievers.sparse.retriever import LearnedSparse
 
 EXTRAS = {
-    "neural": "biencoder, multivector and bertscore",
+    "neural": "biencoder, sparse, multivector and bertscore",
     "images": "images of notes",
     "langchain": "LangChain's models and retrievers",
     "rankers": "training the rankers",
@@ -130,7 +131,7 @@ def _data(name: str) -> Finding:
 
 
 def _models(config: RunSpec) -> Iterator[Finding]:
-    """Check the pretrained models of the run, else the default models of biencoder and bertscore."""
+    """Check the pretrained models of the run, or the default models of biencoder and bertscore."""
     try:
         retriever = RETRIEVERS.create(config.retriever.name, config.retriever.settings)
         bert_score = SCORERS.create("bertscore", config.metrics.get("bertscore", {}))
@@ -149,21 +150,22 @@ def _models(config: RunSpec) -> Iterator[Finding]:
         else:
             advice = f"fetched from the hub on first use; or --set {key}=FOLDER"
             yield Finding(name, "missing", f"model {model} is not on this machine", advice)
-    yield from (_late_interaction(part) for part in leaves(retriever) if isinstance(part, MultiVector))
+    yield from (_encoder(part) for part in leaves(retriever) if isinstance(part, LearnedSparse | MultiVector))
     yield from (_images(part, config.data) for part in bi_encoders if part.note_input != "text")
 
 
-def _late_interaction(retriever: MultiVector) -> Finding:
-    """Check that the model of a retriever is here, and compares token vectors."""
+def _encoder(retriever: LearnedSparse | MultiVector) -> Finding:
+    """Check that the model of a retriever is here, and makes sparse vectors, or vectors of tokens."""
+    name = retriever.called()
     try:
         with no_downloads():
-            return Finding("multivector", "ok", retriever.check())
+            return Finding(name, "ok", retriever.check())
     except NotHereError:
         advice = "fetched from the hub on first use; or --set retriever.model=FOLDER"
-        return Finding("multivector", "missing", f"model {retriever.model} is not on this machine", advice)
+        return Finding(name, "missing", f"model {retriever.model} is not on this machine", advice)
     except QilinError as error:
         detail, _, advice = str(error).partition("; ")
-        return Finding("multivector", "failed", detail, advice)
+        return Finding(name, "failed", detail, advice)
 
 
 def _reranker(config: RunSpec, source: str | Path) -> Finding:

@@ -54,7 +54,7 @@ def build_index(config: RunConfig, out: Path) -> Index:
     retriever: Retriever = config.retriever
     if not isinstance(retriever, IndexedRetriever):
         raise UsageError(
-            f"retriever {retriever.named().name} has no index to build; bm25, biencoder and multivector have one"
+            f"retriever {retriever.named().name} has no index to build; bm25, biencoder, sparse and multivector do"
         )
     notes = load_dataset(config.data, note_fields=config.note_fields).notes
     with third_party(f"retriever {retriever.called()}"):

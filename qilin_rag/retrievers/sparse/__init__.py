@@ -1,0 +1,1 @@
+"""Retrieve by learned sparse vectors from an index on disk."""
