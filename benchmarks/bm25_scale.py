@@ -10,35 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bm25_corpus import queries_of, synthetic
+from peak_memory import in_a_process
 
 from qilin_rag.core.types import Question
 from qilin_rag.data import load_dataset
 from qilin_rag.retrievers.bm25.retriever import BM25
-
-
-def tree_bytes(pid: int) -> int:
-    """The memory of a process and all below it, shared pages divided among those that share them."""
-    total = 0
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total = int(line.split()[1]) * 1024
-        children = [
-            child for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
-        ]
-    except OSError:  # it has ended
-        return total
-    return total + sum(tree_bytes(int(child)) for child in children)
 
 
 def measure(corpus: Path, folder: Path, n_queries: int) -> dict[str, float]:
@@ -78,24 +61,7 @@ def measure(corpus: Path, folder: Path, n_queries: int) -> dict[str, float]:
 
 def measured(corpus: Path, folder: Path, n_queries: int) -> dict[str, Any]:
     """One size, in a process of its own."""
-    command = [sys.executable, __file__, "--measure", str(corpus), str(folder), "--queries", str(n_queries)]
-    peak = 0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        ended = threading.Event()
-
-        def watch() -> None:
-            nonlocal peak
-            while not ended.wait(0.2):
-                peak = max(peak, tree_bytes(child.pid))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        out, _ = child.communicate()
-        ended.set()
-        watcher.join()
-    if child.returncode:
-        raise SystemExit(f"{corpus.name}: status {child.returncode}")
-    return {**json.loads(out), "peak_bytes": peak}
+    return in_a_process(__file__, "--measure", str(corpus), str(folder), "--queries", str(n_queries))
 
 
 def main() -> None:
