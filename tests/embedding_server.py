@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import json
-import threading
 import time
 import zlib
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
+
+from tests.loopback import LoopbackHandler, LoopbackServer
 
 MODEL = "tiny-e5-zh"
 DIMENSION = 48
@@ -26,7 +25,7 @@ def vector(text: str, seed: int = 0, dimension: int = DIMENSION) -> list[float]:
     return [float(count) for count in np.sqrt(counts) + 0.01]
 
 
-class EmbeddingServer:
+class EmbeddingServer(LoopbackServer):
     """Answers `/v1/embeddings` and TEI's `/embed`.
 
     `seed` is the model that answers. `refuse(n, texts)` gives a status, a body and headers in place of the n-th answer
@@ -35,6 +34,7 @@ class EmbeddingServer:
     """
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.seed, self.dimension, self.latency_s = 0, DIMENSION, 0.0
         self.longest = self.reads = 10**9
         self.refuse: Callable[[int, list[str]], tuple[int, Any, dict[str, str]] | None] = lambda n, texts: None
@@ -44,35 +44,15 @@ class EmbeddingServer:
         self.answered: list[str] = []
         self.counts_tokens = True
         self.n_at_once = self.most_at_once = 0
-        self.lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"served": self}))
-        self._http.daemon_threads = True
-        self.root = f"http://127.0.0.1:{self._http.server_address[1]}"
         self.url = f"{self.root}/v1"
 
-    def __enter__(self) -> EmbeddingServer:
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    served: EmbeddingServer
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def log_message(self, *arguments: object) -> None:
-        """Quiet."""
-
+class _Handler(LoopbackHandler):
     def do_GET(self) -> None:
         self._send(200, {"data": [{"id": MODEL}]}) if self.path == "/v1/models" else self._send(404, {"error": "no"})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        served = self.served
+        body, served = self.read_json(), self.fake
         is_tei = self.path == "/embed"
         texts = body["inputs"] if is_tei else body["input"]
         with served.lock:
@@ -91,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
                 served.n_at_once -= 1
 
     def _answer(self, n: int, texts: list[str], is_tei: bool) -> None:
-        served = self.served
+        served = self.fake
         if (refusal := served.refuse(n, texts)) is not None:
             self._send(*refusal)
         elif any(len(text) > served.longest for text in texts):
@@ -111,12 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
         if status == 0:  # dies
             self.close_connection = True
             return
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in {**(headers or {}), "Content-Length": str(len(data))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
+        self.send(status, content, headers)
 
 
 def as_base64(items: Items) -> Items:

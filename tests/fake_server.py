@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import struct
-import sys
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.loopback import LoopbackHandler, LoopbackServer
 
 Fault = str | None
 MODEL = "fake-model"
@@ -21,7 +20,7 @@ def echo(body: dict[str, Any]) -> str:
     return f"关于“{body['messages'][-1]['content'][-40:]}”的回答"
 
 
-class FakeServer:
+class FakeServer(LoopbackServer):
     """`fault(n, body)` says what goes wrong with the n-th chat call (from 1), None for nothing.
 
     Faults: an HTTP status such as "500", "429 2" (with Retry-After: 2), "reset", "hang", "broken json", "not json",
@@ -37,6 +36,7 @@ class FakeServer:
         fault: Callable[[int, dict[str, Any]], Fault] = lambda n, body: None,
         answer: Callable[[dict[str, Any]], str] = echo,
     ) -> None:
+        super().__init__(_Handler)
         self.latency_s, self.fault, self.answer = latency_s, fault, answer
         self.reply: Callable[[int, dict[str, Any]], dict[str, Any] | None] = lambda n, body: None
         self.refuse: Callable[[int, dict[str, Any]], tuple[int, Any, dict[str, str]] | None] = lambda n, body: None
@@ -46,19 +46,7 @@ class FakeServer:
         self.details: dict[str, Any] = {}  # of each of them
         self.models_status, self.models_words = 200, "no"
         self.n_at_once = self.most_at_once = 0
-        self.lock = threading.Lock()
-        self.stopping = threading.Event()
-        self._http = _HTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"fake": self}))
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-
-    def __enter__(self) -> FakeServer:
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stopping.set()
-        self._http.shutdown()
-        self._http.server_close()
+        self.url = f"{self.root}/v1"
 
     def completion(self, text: str | None, finish_reason: str = "stop", prompt_tokens: int = 100) -> dict[str, Any]:
         return {
@@ -77,24 +65,7 @@ class FakeServer:
         }
 
 
-class _HTTPServer(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 1024  # connections that come at once
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is none: its test would find our traceback in its output."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    fake: FakeServer
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def log_message(self, *arguments: object) -> None:
-        """Quiet."""
-
+class _Handler(LoopbackHandler):
     def do_GET(self) -> None:
         if self.path == "/v1/models" and self.fake.models_status != 200:
             self._send(
@@ -108,8 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, {"error": {"message": "no such path"}})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        fake = self.fake
+        body, fake = self.read_json(), self.fake
         with fake.lock:
             fake.calls.append(body)
             fake.authorizations.append(self.headers["Authorization"])
@@ -208,8 +178,4 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_raw(status, json.dumps(value, ensure_ascii=False).encode(), "application/json", headers)
 
     def _send_raw(self, status: int, content: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
+        self.send(status, content, {"Content-Type": kind, **(headers or {})})

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import ssl
 import subprocess
-import sys
-import threading
 from collections.abc import Callable, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tests.loopback import LoopbackHandler, LoopbackServer
 
 MODEL = "raw-model"
 
@@ -67,81 +66,54 @@ def certify(folder: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-class RawServer:
+class RawServer(LoopbackServer):
     """`answer` says what a request gets; without one, or where it says None, a GET gets the list of models."""
 
     def __init__(self, answer: Callable[[Request], Answer | None], signed: tuple[Path, Path] | None = None) -> None:
-        self.answer = answer
-        self.requests: list[Request] = []
-        self.stopping = threading.Event()
-        self._http = _HTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"raw": self}))
+        context = None
         if signed:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*signed)
-            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
-        self.host = f"127.0.0.1:{self._http.server_address[1]}"
-        self.url = f"{'https' if signed else 'http'}://{self.host}/v1"
-
-    def __enter__(self) -> RawServer:
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stopping.set()
-        self._http.shutdown()
-        self._http.server_close()
+        super().__init__(_Handler, context)
+        self.answer = answer
+        self.requests: list[Request] = []
+        self.url = f"{self.root}/v1"
 
     @property
     def posted(self) -> list[dict[str, Any]]:
         return [request.body for request in self.requests if request.body is not None]
 
 
-class _HTTPServer(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away, or trusts no certificate, is none."""
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    raw: RawServer
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def log_message(self, *arguments: object) -> None:
-        """Quiet."""
-
+class _Handler(LoopbackHandler):
     def do_GET(self) -> None:
         self._do(None)
 
     def do_POST(self) -> None:
-        self._do(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self._do(self.read_json())
 
     def _do(self, body: dict[str, Any] | None) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(self.command, self.path, headers, body)
-        self.raw.requests.append(request)
+        self.fake.requests.append(request)
         models = as_json({"object": "list", "data": [{"id": MODEL}]})
-        answer = self.raw.answer(request) or (models if body is None else Answer(status=404))
+        answer = self.fake.answer(request) or (models if body is None else Answer(status=404))
         try:
             self._send(answer)
         except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
             self.close_connection = True
 
     def _send(self, answer: Answer) -> None:
-        self.raw.stopping.wait(answer.wait_s)
+        self.fake.stopping.wait(answer.wait_s)
         self.send_response(answer.status)
         for name, value in {**answer.headers, "transfer-encoding": "chunked"}.items():
             self.send_header(name, value)
         self.end_headers()
         for part in answer.parts:
-            self.raw.stopping.wait(answer.wait_s)
+            self.fake.stopping.wait(answer.wait_s)
             self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
             self.wfile.flush()
         if answer.hangs:
-            self.raw.stopping.wait(30)
+            self.fake.stopping.wait(30)
         if answer.is_whole and not answer.hangs:
             self.wfile.write(b"0\r\n\r\n")
         else:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import time
 from collections.abc import Callable, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.loopback import LoopbackHandler, LoopbackServer
 
 Score = Callable[[str, Sequence[str]], Sequence[float]]
 
@@ -17,25 +16,15 @@ def by_length(query: str, texts: Sequence[str]) -> list[float]:
     return [len(set(query) & set(text)) / (1 + len(text)) for text in texts]
 
 
-class RerankServer:
+class RerankServer(LoopbackServer):
     """`fault(n, rows)` gives other rows, a status with a body, or "hang"; None for nothing. `takes` are its forms."""
 
     def __init__(self, takes: Sequence[str] = ("cohere", "tei", "score"), score: Score = by_length) -> None:
+        super().__init__(_Handler)
         self.takes, self.score = takes, score
         self.fault: Callable[[int, list[dict[str, Any]]], Any] = lambda n, rows: None
         self.calls: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
-        self.lock = threading.Lock()
-        self._http = _HTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"fake": self}))
-        self.root = f"http://127.0.0.1:{self._http.server_address[1]}"
-
-    def __enter__(self) -> RerankServer:
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -44,30 +33,16 @@ class RerankServer:
         return [(str(query), text) for query, texts in asked for text in texts if "水温在九十二度" not in texts[0]]
 
 
-class _HTTPServer(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is none."""
-
-
 def _texts(body: dict[str, Any]) -> list[str]:
     return body.get("documents") or body.get("texts") or body.get("text_2") or []
 
 
-class _Handler(BaseHTTPRequestHandler):
-    fake: RerankServer
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *arguments: object) -> None:
-        """Quiet."""
-
+class _Handler(LoopbackHandler):
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        fake = self.fake
+        body, fake = self.read_json(), self.fake
         form = "tei" if "texts" in body else "score" if "text_1" in body else "cohere"
         if form not in fake.takes:
-            self._send(422, {"detail": [{"loc": ["body", "documents"], "msg": "Field required", "type": "missing"}]})
+            self.send(422, {"detail": [{"loc": ["body", "documents"], "msg": "Field required", "type": "missing"}]})
             return
         with fake.lock:
             fake.calls.append(body)
@@ -81,17 +56,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "hang":
             time.sleep(1.5)
         elif isinstance(fault, tuple):
-            self._send(*fault)
+            self.send(*fault)
             return
         elif fault is not None:
             rows = fault
-        self._send(200, rows if form == "tei" else {"results" if form == "cohere" else "data": rows})
-
-    def _send(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
-        content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        self.send(200, rows if form == "tei" else {"results" if form == "cohere" else "data": rows})
