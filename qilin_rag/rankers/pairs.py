@@ -62,9 +62,8 @@ class PairRanker(Ranker):
         columns = np.stack([query[requests.request], note])[self._column_order]
         distinct, pair = np.unique(columns, axis=1, return_inverse=True)
         distinct = distinct[self._column_order]
-        store = ScoreStore(self.store_identity())
         scores = np.empty(distinct.shape[1], np.float64)
-        with stage("reranking", len(scores)) as advance:
+        with ScoreStore(self.store_identity()) as store, stage("reranking", len(scores)) as advance:
             for start in range(0, len(scores), _CHUNK_PAIRS):
                 chunk = slice(start, start + _CHUNK_PAIRS)
                 of_pairs = distinct[1, chunk]

@@ -7,10 +7,11 @@ import json
 import logging
 import sqlite3
 import struct
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import filelock
 import numpy as np
@@ -31,6 +32,9 @@ _MOST_KEYS = 500  # in one query; SQLite allows 999 variables in old builds
 class ScoreStore:
     """Scores of pairs by one ranker, in one SQLite file for all rankers of this machine.
 
+    Use it in a `with` block: the file is opened by the first read or write, and closed at the end. Several threads and
+    processes may use one file.
+
     If the file can't be read or written, this is logged once; scores are then not kept, and nothing else is lost.
     """
 
@@ -38,6 +42,17 @@ class ScoreStore:
         """Set what decides a score beside its pair: the identity of the ranker."""
         self._ranker = bytes.fromhex(json_hash(identity, sort_keys=True, ensure_ascii=False))[:16]
         self._is_broken = False
+        self._connection: sqlite3.Connection | None = None
+        self._one_at_a_time = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._one_at_a_time:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def get(self, pairs: Sequence[Pair]) -> Scores:
         """Return the score of each pair, NaN if it is not known: (n_pairs,)."""
@@ -64,15 +79,18 @@ class ScoreStore:
         return hashlib.blake2b(self._ranker + struct.pack("<Q", len(query)) + query + text, digest_size=16).digest()
 
     def _do(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
-        if self._is_broken:
-            return None
-        try:
-            with closing(_connect()) as connection, connection:
-                return work(connection)
-        except (sqlite3.Error, OSError) as error:
-            self._is_broken = True
-            logger.warning("scores can't be kept in %s: %s; the run continues without them", _path(), error)
-            return None
+        with self._one_at_a_time:
+            if self._is_broken:
+                return None
+            try:
+                if self._connection is None:
+                    self._connection = _connect()
+                with self._connection:  # commits, so that a killed run loses nothing
+                    return work(self._connection)
+            except (sqlite3.Error, OSError) as error:
+                self._is_broken = True
+                logger.warning("scores can't be kept in %s: %s; the run continues without them", _path(), error)
+                return None
 
 
 class Probed(NamedTuple):
@@ -113,12 +131,18 @@ def _path() -> Path:
 def _connect() -> sqlite3.Connection:
     path = _path()
     path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=_WAIT_S)
-    with filelock.FileLock(f"{path}.lock", timeout=_WAIT_S):  # SQLite doesn't wait if two processes turn on WAL
-        connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, score REAL NOT NULL) WITHOUT ROWID")
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS probes (name TEXT, number INTEGER, scores TEXT, PRIMARY KEY (name, number))"
-    )
+    connection = sqlite3.connect(path, timeout=_WAIT_S, check_same_thread=False)
+    try:
+        with filelock.FileLock(f"{path}.lock", timeout=_WAIT_S):  # SQLite doesn't wait if two processes turn on WAL
+            connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, score REAL NOT NULL) WITHOUT ROWID"
+        )
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS probes (name TEXT, number INTEGER, scores TEXT, PRIMARY KEY (name, number))"
+        )
+    except BaseException:
+        connection.close()
+        raise
     return connection
