@@ -1,11 +1,13 @@
-"""Run coroutines from code that is not asynchronous, also in a notebook."""
+"""Run coroutines from code that is not asynchronous, also in a notebook, and many of them at a time."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def run_async(work: Callable[[], Any]) -> None:
@@ -28,3 +30,29 @@ def run_async(work: Callable[[], Any]) -> None:
     thread.join()
     if raised:
         raise raised[0]
+
+
+async def for_each(jobs: Iterable[T], work: Callable[[T], Awaitable[None]], concurrency: int) -> None:
+    """Do the work of all jobs, `concurrency` of them at a time; the first error cancels those in progress.
+
+    Args:
+        jobs: A job is taken from them when its turn comes.
+        work: What keeps its own results, so that an error loses none of them.
+        concurrency: The most jobs at a time.
+
+    Raises:
+        Exception: The first error of a job.
+    """
+    queue = iter(jobs)
+
+    async def worker() -> None:
+        for job in queue:
+            await work(job)
+            await asyncio.sleep(0)  # work that never waits must not keep Ctrl-C waiting either
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(concurrency):
+                group.create_task(worker())
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None

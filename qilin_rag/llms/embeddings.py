@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qilin_rag.core.errors import QilinError, UsageError
-from qilin_rag.core.event_loops import run_async
+from qilin_rag.core.errors import UsageError
+from qilin_rag.core.event_loops import for_each, run_async
 from qilin_rag.core.text import fewest_tokens
 from qilin_rag.llms.base import ContextOverflowError, FatalLLMError, LLMError
 from qilin_rag.llms.endpoint import Endpoint, RefusedError, lost_connection
@@ -89,18 +89,12 @@ class EmbeddingServer:
     async def _embed_all(
         self, batches: Sequence[tuple[Sequence[str], Sequence[str]]], keep: Callable[[int, Embedded], None]
     ) -> None:
-        queue = iter(enumerate(batches))
-
-        async def worker() -> None:
-            for number, (texts, names) in queue:
-                keep(number, await self._batch(list(texts), list(names)))
+        async def embed(job: tuple[int, tuple[Sequence[str], Sequence[str]]]) -> None:
+            number, (texts, names) = job
+            keep(number, await self._batch(list(texts), list(names)))
 
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._concurrency, len(batches))):
-                    group.create_task(worker())
-        except* QilinError as errors:
-            raise errors.exceptions[0] from None
+            await for_each(enumerate(batches), embed, self._concurrency)
         finally:
             await self._endpoint.close()
 

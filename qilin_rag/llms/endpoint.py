@@ -40,30 +40,41 @@ class RefusedError(Exception):
         return without_echo(read_refusal(self.status, self.headers, self.body), sent_texts)
 
 
+class NoConnectionError(TransientError):
+    """A call that did not reach the server, or was cut off."""
+
+    def __init__(self, cause: str) -> None:
+        """Set the cause in the words of the network."""
+        super().__init__(f"connection failed: {cause}")
+        self.cause = cause
+
+
 class Endpoint:
     """A server and how it is asked, for one event loop."""
 
     def __init__(
         self,
         base_url: str,
-        model: str,
+        model: str | None,
         *,
         api_key_env: str,
         query: Mapping[str, str] = MappingProxyType({}),
         timeout_s: float,
         section: str = "llm",
         left_out: Mapping[str, str] = MappingProxyType({}),
+        needs_key: bool = True,
     ) -> None:
         """Set the server; nothing is sent yet.
 
         Args:
-            base_url: The address.
-            model: The name of the model there.
+            base_url: The address, or the whole one of the only path that is posted to.
+            model: The name of the model there; None if the server has only one.
             api_key_env: The environment variable that holds the key.
             query: Parameters after each address.
             timeout_s: The longest time of one request.
             section: The section of the configuration that names the server, for messages.
             left_out: How to leave out a field that a server may refuse, by its name.
+            needs_key: Whether an address on another machine needs a key; without one, no key is sent.
         """
         self.base_url = base_url
         self.model = model
@@ -72,6 +83,7 @@ class Endpoint:
         self._timeout_s = timeout_s
         self._section = section
         self._left_out = left_out
+        self._needs_key = needs_key
         self._client: openai.AsyncOpenAI | None = None
         self._limit: AdaptiveLimit | None = None
 
@@ -83,17 +95,18 @@ class Endpoint:
     @property
     def caller(self) -> Caller:
         """Return this client as messages about refusals name it."""
+        has_key = self._needs_key or bool(self.api_key())
         return Caller(
             name=self.base_url,
             no_model=f" knows no model {self.model!r} or no such path",
-            key=f" refused the key in {self._api_key_env}",
-            check="check that variable",
+            key=f" refused the key in {self._api_key_env}" if has_key else f" needs a key in {self._api_key_env}",
+            check="check that variable" if self._needs_key else "set or check that variable",
             redact=self.redacted,
             fields=self._left_out,
         )
 
     def api_key(self) -> str:
-        """Return the key that is sent.
+        """Return the key that is sent; empty if none is.
 
         Raises:
             UsageError: if an address that needs a key has none, or the key has invalid characters.
@@ -101,8 +114,10 @@ class Endpoint:
         key = os.environ.get(self._api_key_env, "").strip()
         if not (key.isascii() and key.isprintable()):
             raise UsageError(f"the key in {self._api_key_env} has characters that are invalid in a key; set it again")
-        if key or self.is_local:
-            return key or "none"
+        if key or not self._needs_key:
+            return key
+        if self.is_local:
+            return "none"
         raise UsageError(f"{self.base_url} needs a key: set the environment variable {self._api_key_env}")
 
     def redacted(self, text: str) -> str:
@@ -128,7 +143,9 @@ class Endpoint:
             listed = connection.list_models(client, self._options(), self._timeout_s, self._section)
         except (openai.APIConnectionError, httpx2.RequestError) as error:
             cause = self.redacted(str(error.__cause__ or error))
-            raise connection.no_answer(self.base_url, cause, self.model, has_engine, self._section) from error
+            raise connection.no_answer(
+                self.base_url, cause, self.model or "MODEL", has_engine, self._section
+            ) from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             refused = refusal_error(error.status_code, error.response.headers, error.response.content, self.caller)
             if isinstance(refused, FatalLLMError) and "scope" not in str(
@@ -168,7 +185,7 @@ class Endpoint:
         except TimeoutError as error:
             raise TransientError(f"no answer within {self._timeout_s:g} s") from error
         except (openai.APIConnectionError, httpx2.RequestError, OSError) as error:
-            raise TransientError(self.redacted(f"connection failed: {error.__cause__ or error}")) from error
+            raise NoConnectionError(self.redacted(str(error.__cause__ or error))) from error
         except openai.APIStatusError as error:
             raise RefusedError(error.status_code, error.response.headers, error.response.content) from error
         except (openai.OpenAIError, ValueError) as error:
@@ -201,7 +218,11 @@ class Endpoint:
 
     def _options(self) -> Any:
         """Return what goes with each request beside its body."""
-        return {"headers": connection.headers_for(self.base_url, self.api_key())}
+        import openai
+
+        if not (key := self.api_key()):
+            return {"headers": {"Authorization": openai.omit}}
+        return {"headers": connection.headers_for(self.base_url, key)}
 
     async def _content(self, path: str, body: Mapping[str, Any]) -> bytes | dict[str, Any]:
         import httpx2
@@ -209,7 +230,7 @@ class Endpoint:
 
         if self._client is None:
             self._client = connection.open_async_client(
-                self.base_url, self.api_key(), self._query, self._timeout_s, self._section
+                self.base_url, self.api_key() or "none", self._query, self._timeout_s, self._section
             )
         # Not chat.completions.create: walking through its types takes longer than the call itself.
         response: Any = await self._client.post(
@@ -237,19 +258,28 @@ def lost_connection(error: BaseException) -> bool:
     )
 
 
-def plain_address(base_url: str, section: str = "llm") -> str:
+def plain_address(
+    base_url: str, section: str = "llm", expected: str = "like http://127.0.0.1:8000/v1", has_query: bool = True
+) -> str:
     """Return an address of a configuration without a slash at its end.
+
+    Args:
+        base_url: The address.
+        section: The section of the configuration that holds it.
+        expected: The form of an address, for the error.
+        has_query: Whether the section has a setting `query`.
 
     Raises:
         ValueError: if it is not an address, or holds a password or a ?query.
     """
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:  # reading a wrong port raises
-        raise ValueError("expected an address like http://127.0.0.1:8000/v1")
+        raise ValueError(f"expected an address {expected}")
     if parts.username or parts.password or parts.query or parts.fragment:
+        query = f", any other query to {section}.query, such as {{api-version: 2024-10-21}}" if has_query else ""
         raise ValueError(
             "an address is stored with every run, so it can't hold a password or ?query; a key goes to the "
-            f"variable that api_key_env names, any other query to {section}.query, such as {{api-version: 2024-10-21}}"
+            f"variable that api_key_env names{query}"
         )
     return base_url.rstrip("/")
 

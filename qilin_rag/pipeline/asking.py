@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -13,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from qilin_rag.config.run import LLMConfig
 from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.errors import QilinError
-from qilin_rag.core.event_loops import run_async
+from qilin_rag.core.event_loops import for_each, run_async
 from qilin_rag.core.progress import Advance
 from qilin_rag.core.text import clean, fewest_tokens, has_words
 from qilin_rag.core.third_party import third_party
@@ -119,23 +118,16 @@ def opened(config: LLMConfig, log: Path) -> Iterator[Asking]:
 async def _ask_all(
     asking: Asking, jobs: Iterable[T], ask: Callable[[T], Awaitable[Asked[E]]], finish: Callable[[Asked[E]], None]
 ) -> None:
-    """Run the workers; the first error that stops the run cancels the calls in flight."""
-    queue = iter(jobs)
+    """Ask about all jobs; the first error that stops the run cancels the calls in flight."""
 
-    async def worker() -> None:
-        for job in queue:
-            asked = await ask(job)
-            finish(asked)
-            if asked.kept and asking.cache:  # after the line, so that a cached answer is never one of this run's own
-                asking.cache.put(*asked.kept)
-            await asyncio.sleep(0)  # a reader that never waits must not keep Ctrl-C waiting either
+    async def do(job: T) -> None:
+        asked = await ask(job)
+        finish(asked)
+        if asked.kept and asking.cache:  # after the line, so that a cached answer is never one of this run's own
+            asking.cache.put(*asked.kept)
 
     try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(asking.concurrency):
-                group.create_task(worker())
-    except* QilinError as errors:
-        raise errors.exceptions[0] from None
+        await for_each(jobs, do, asking.concurrency)
     finally:
         try:
             await asking.llm.close()

@@ -5,7 +5,6 @@ All answer with a score for each text by its place; only the names of the fields
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -43,16 +42,18 @@ def request_body(form: FormName, model: str | None, query: str, texts: Sequence[
     return {**named, "query": query, "documents": texts, "top_n": len(texts), "return_documents": False}
 
 
-def read_scores(content: bytes, n_texts: int) -> list[float]:
+def read_scores(reply: Any, n_texts: int) -> list[float]:
     """Return the score of each text, in the order of the texts.
+
+    Args:
+        reply: The JSON of a reply; its bytes if they are not JSON.
+        n_texts: The number of texts.
 
     Raises:
         ReplyError: if the reply is not JSON of a known form, or not one finite score for each text.
     """
-    try:
-        reply = json.loads(content)
-    except ValueError:
-        raise ReplyError("it is not JSON") from None
+    if isinstance(reply, bytes):
+        raise ReplyError("it is not JSON")
     rows = next((reply[key] for key in ("results", "data") if key in reply), None) if _is_object(reply) else reply
     if not isinstance(rows, list) or not all(map(_is_object, rows)):
         raise ReplyError("it has no list of scores (results, data)")

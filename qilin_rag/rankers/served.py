@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
-import os
 import random
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import PositiveFloat, PositiveInt, PrivateAttr, field_validator
 
 from qilin_rag.core.errors import QilinError, UsageError
-from qilin_rag.core.event_loops import run_async
+from qilin_rag.core.event_loops import for_each, run_async
 from qilin_rag.core.plugins import refuse_secrets
 from qilin_rag.llms import connection
 from qilin_rag.llms.base import ContextOverflowError, FatalLLMError, LLMError
-from qilin_rag.llms.limiter import AdaptiveLimit
-from qilin_rag.llms.refusal_bodies import Refusal, read_refusal, without_echo
-from qilin_rag.llms.refusals import Caller, as_error
+from qilin_rag.llms.endpoint import Endpoint, NoConnectionError, RefusedError, plain_address
+from qilin_rag.llms.refusal_bodies import Refusal
+from qilin_rag.llms.refusals import as_error
 from qilin_rag.llms.retry import TransientError, with_retries
 from qilin_rag.rankers.pairs import Keep, PairRanker
 from qilin_rag.rankers.rerank_forms import FormName, ReplyError, forms_of, read_scores, request_body
 from qilin_rag.rankers.score_store import Pair, known_probe
-
-if TYPE_CHECKING:
-    import httpx2
 
 logger = logging.getLogger(__name__)
 _PROBE_QUERY = "手冲咖啡的水温"
@@ -77,28 +72,37 @@ class ServedReranker(PairRanker):
 
     _form: FormName | None = PrivateAttr(default=None)
     _number: int | None = PrivateAttr(default=None)
+    _endpoint: Endpoint | None = PrivateAttr(default=None)
     _rng: random.Random = PrivateAttr(default_factory=random.Random)
 
     @field_validator("url")
     @classmethod
     def _plain_address(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or not forms_of(url):
-            raise ValueError(
-                "expected an address that ends in /rerank or /score, such as http://127.0.0.1:8000/v1/rerank"
-            )
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError(
-                "an address is stored with every run, so it can't hold a password or ?query; a key goes to the "
-                "variable that api_key_env names"
-            )
-        return url.rstrip("/")
+        expected = "that ends in /rerank or /score, such as http://127.0.0.1:8000/v1/rerank"
+        plain = plain_address(url, "rerank", expected, has_query=False)
+        if not forms_of(plain):
+            raise ValueError(f"expected an address {expected}")
+        return plain
 
     @field_validator("extra_body")
     @classmethod
     def _plain_body(cls, extra_body: dict[str, Any]) -> dict[str, Any]:
         refuse_secrets(extra_body, "rerank.extra_body")
         return extra_body
+
+    @property
+    def _server(self) -> Endpoint:
+        """Return the client of the server, which is made once."""
+        if self._endpoint is None:
+            self._endpoint = Endpoint(
+                self.url,
+                self.model,
+                api_key_env=self.api_key_env,
+                timeout_s=self.timeout_s,
+                section="rerank",
+                needs_key=False,
+            )
+        return self._endpoint
 
     @property
     def title(self) -> str:
@@ -132,24 +136,23 @@ class ServedReranker(PairRanker):
         for _, places in itertools.groupby(range(len(pairs)), key=lambda place: pairs[place][0]):
             of_query = list(places)
             batches += [of_query[i : i + self.batch_size] for i in range(0, len(of_query), self.batch_size)]
-        run_async(lambda: self._ask_all(pairs, batches, keep))
 
-    async def _ask_all(self, pairs: Sequence[Pair], batches: Sequence[Sequence[int]], keep: Keep) -> None:
-        """Ask for all batches; the first error cancels the requests in flight, and what was kept stays."""
-        queue, limit = iter(batches), AdaptiveLimit()
-        async with connection.open_async_http(self.url) as http:
+        async def ask(places: Sequence[int]) -> None:
+            texts = [pairs[place][1] for place in places]
+            keep(places, await self._ask(pairs[places[0]][0], texts, self.max_tries))
 
-            async def worker() -> None:
-                for places in queue:
-                    texts = [pairs[place][1] for place in places]
-                    keep(places, await self._ask(http, limit, pairs[places[0]][0], texts, self.max_tries))
+        self._run(lambda: for_each(batches, ask, self.concurrency))
 
+    def _run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do some work with the server's client, which is closed at the end."""
+
+        async def run() -> None:
             try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(min(self.concurrency, len(batches))):
-                        group.create_task(worker())
-            except BaseExceptionGroup as errors:
-                raise errors.exceptions[0] from None
+                await work()
+            finally:
+                await self._server.close()
+
+        run_async(run)
 
     def _probe(self) -> list[float]:
         """Return the scores of the fixed texts, and learn the form of the server.
@@ -160,68 +163,44 @@ class ServedReranker(PairRanker):
         scores: list[float] = []
 
         async def ask() -> None:
-            async with connection.open_async_http(self.url) as http:
-                forms = forms_of(self.url)
-                for form in forms:
-                    self._form = form
-                    try:
-                        scores[:] = await self._ask(http, AdaptiveLimit(), _PROBE_QUERY, _PROBE_TEXTS, 2)
-                        return
-                    except _RefusedError:
-                        if form == forms[-1]:
-                            raise
+            forms = forms_of(self.url)
+            for form in forms:
+                self._form = form
+                try:
+                    scores[:] = await self._ask(_PROBE_QUERY, _PROBE_TEXTS, 2)
+                    return
+                except _RefusedError:
+                    if form == forms[-1]:
+                        raise
 
-        run_async(ask)
+        self._run(ask)
         return scores
 
-    async def _ask(
-        self, http: httpx2.AsyncClient, limit: AdaptiveLimit, query: str, texts: Sequence[str], max_tries: int
-    ) -> list[float]:
+    async def _ask(self, query: str, texts: Sequence[str], max_tries: int) -> list[float]:
         """Return the scores of one request, repeated if that can help."""
-
-        async def call() -> list[float]:
-            async with limit.call() as begun_in:
-                try:
-                    scores = await self._call(http, query, texts)
-                except TransientError as error:
-                    if error.is_overload:
-                        limit.slow_down(begun_in)
-                    raise
-                limit.speed_up()
-                return scores
-
+        server = self._server
         try:
-            return await with_retries(call, max_tries, self._rng)
+            return await with_retries(lambda: server.in_limit(lambda: self._call(query, texts)), max_tries, self._rng)
         except TransientError as error:
             raise QilinError(
-                f"{self.url}: {error} ({max_tries} tries); the scores so far are kept: start the server again, and "
-                "the same command resumes"
+                f"{self.url}: {_in_words(error)} ({max_tries} tries); the scores so far are kept: start the server "
+                "again, and the same command resumes"
             ) from error
-
-    async def _call(self, http: httpx2.AsyncClient, query: str, texts: Sequence[str]) -> list[float]:
-        import httpx2
-
-        body = request_body(self._form or forms_of(self.url)[0], self.model, query, texts) | self.extra_body
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                response = await http.post(self.url, json=body, headers=self._headers(), timeout=None)
-        except TimeoutError as error:
-            raise TransientError(f"no answer within {self.timeout_s:g} s") from error
         except connection.MovedError as error:
             raise UsageError(f"{str(error).partition('; ')[0]}; if that is right, name that address") from error
-        except (httpx2.RequestError, OSError) as error:
-            raise TransientError(self._redacted(f"no server answers ({error.__cause__ or error})")) from error
-        if response.status_code == 200:
-            try:
-                return read_scores(response.content, len(texts))
-            except ReplyError as error:
-                raise TransientError(f"unusable reply: {error}") from error
-        refusal = read_refusal(response.status_code, response.headers, response.content)
-        raise self._error(without_echo(refusal, [query, *texts]))
+
+    async def _call(self, query: str, texts: Sequence[str]) -> list[float]:
+        body = request_body(self._form or forms_of(self.url)[0], self.model, query, texts) | self.extra_body
+        try:
+            return read_scores(await self._server.post(self.url, body), len(texts))
+        except RefusedError as error:
+            raise self._error(error.read([query, *texts])) from error
+        except ReplyError as error:
+            raise TransientError(f"unusable reply: {error}") from error
 
     def _error(self, refusal: Refusal) -> Exception:
         """Return the error to raise for a refusal, in words about a reranker."""
-        error = as_error(refusal, self._caller)
+        error = as_error(refusal, self._server.caller)
         if isinstance(error, TransientError):
             return error
         if isinstance(error, ContextOverflowError):
@@ -233,30 +212,9 @@ class ServedReranker(PairRanker):
         is_of_form = refusal.status in _OTHER_FORM or isinstance(error, LLMError)
         return _RefusedError(message) if is_of_form else QilinError(message)
 
-    @property
-    def _caller(self) -> Caller:
-        return Caller(
-            name=self.url,
-            no_model=f" knows no model {self.model!r} or no such path",
-            key=f" refused the key in {self.api_key_env}" if self._key() else f" needs a key in {self.api_key_env}",
-            check="set or check that variable",
-            redact=self._redacted,
-            fields={},
-        )
 
-    def _key(self) -> str:
-        """Return the key that is sent; empty if there is none."""
-        key = os.environ.get(self.api_key_env, "").strip()
-        if not (key.isascii() and key.isprintable()):
-            raise UsageError(f"the key in {self.api_key_env} has characters that are invalid in a key; set it again")
-        return key
-
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {key}"} if (key := self._key()) else {}
-
-    def _redacted(self, text: str) -> str:
-        key = self._key()
-        return text.replace(key, "***") if len(key) >= 8 else text
+def _in_words(error: TransientError) -> str:
+    return f"no server answers ({error.cause})" if isinstance(error, NoConnectionError) else str(error)
 
 
 class _RefusedError(QilinError):
