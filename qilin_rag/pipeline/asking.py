@@ -14,12 +14,13 @@ from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.event_loops import for_each, run_async
 from qilin_rag.core.progress import Advance
-from qilin_rag.core.text import clean, fewest_tokens, has_words
+from qilin_rag.core.text import clean, fewest_tokens
 from qilin_rag.core.third_party import third_party
-from qilin_rag.core.types import NO_TOKENS, Completion, Exchange, Mark, RenderedPrompt, Status
+from qilin_rag.core.types import Completion, Exchange, RenderedPrompt, Status
 from qilin_rag.llms import LLM, LLMError
-from qilin_rag.llms.cache import ResponseCache, request_key
-from qilin_rag.llms.replies import FILTER_SAID, FILTERED, LENGTH, PASSING, REFUSED, STOP, read_ending
+from qilin_rag.llms.cache import ResponseCache
+from qilin_rag.llms.cached_answers import cached_completion, has_answer, status_of
+from qilin_rag.llms.replies import FILTER_SAID, FILTERED, REFUSED, STOP, read_ending
 from qilin_rag.llms.same_refusals import SameRefusals, without_numbers
 from qilin_rag.llms.serving.server import serving
 from qilin_rag.pipeline.run_directory import RunDirectory
@@ -159,20 +160,7 @@ async def as_line(kind: type[E], fields: dict[str, Any], ask: Callable[[], Await
 
 async def complete(asking: Asking, prompt: RenderedPrompt) -> Reply:
     """Return the LLM's answer, from the response cache if it holds one for the same request."""
-    request = asking.llm.request(prompt) if asking.cache else None
-    if request is None or asking.cache is None:
-        return Reply(prompt, await asking.llm.generate(prompt), None)
-    key = request_key(request)
-    if found := kept_answer(asking.llm, asking.cache, key):
-        return Reply(prompt, found.model_copy(update={"cached": True, "latency_s": 0.0, "retries": 0}), None)
-    return Reply(prompt, await asking.llm.generate(prompt), key)
-
-
-def kept_answer(llm: LLM, cache: ResponseCache, key: str) -> Completion | None:
-    """Return the cached answer to a request; None if there is none, or it holds no usable answer."""
-    kept = cache.get(key)
-    read = kept and llm.read_again(kept)
-    return read if read and _status(read)[0] in ("ok", "truncated") and _has_answer(read) else None
+    return Reply(prompt, *await cached_completion(asking.llm, asking.cache, prompt))
 
 
 def _is_short(prompt: RenderedPrompt, completion: Completion) -> bool:
@@ -185,7 +173,7 @@ def _is_short(prompt: RenderedPrompt, completion: Completion) -> bool:
 
 def _outcome(completion: Completion) -> dict[str, Any]:
     """Return the fields of a sample that come from the completion."""
-    status, marks = _status(completion)
+    status, marks = status_of(completion)
     return {
         "answer": clean(completion.text),
         "raw": clean(completion.raw),
@@ -201,24 +189,6 @@ def _outcome(completion: Completion) -> dict[str, Any]:
     }
 
 
-def _status(completion: Completion) -> tuple[Status, list[Mark]]:
-    """Return the status of a completion, and the marks that say what is doubtful about it."""
-    ended = read_ending(completion.finish_reason)
-    if ended in (REFUSED, FILTERED):
-        return "filtered", []
-    if ended == PASSING:
-        return "failed", []
-    if ended == LENGTH:
-        return "truncated", completion.marks
-    if not _has_answer(completion):
-        return "empty", []
-    return "ok", completion.marks if ended == STOP else [*completion.marks, "odd_ending"]
-
-
-def _has_answer(completion: Completion) -> bool:
-    return has_words(completion.text) or completion.usage == NO_TOKENS
-
-
 def _why_unanswered(status: Status, completion: Completion) -> str | None:
     """Return why there is no answer; None if there is one, or if a filter withheld it without a reason."""
     if status == "failed":
@@ -227,7 +197,7 @@ def _why_unanswered(status: Status, completion: Completion) -> str | None:
         return clean(completion.why_empty or "")
     if read_ending(completion.finish_reason) == REFUSED:
         return clean(completion.why_empty or "refused")
-    if _has_answer(completion) or completion.finish_reason == FILTERED:
+    if has_answer(completion) or completion.finish_reason == FILTERED:
         return None
     why = completion.why_empty or "there is nothing to be seen in the answer"
     is_odd = status == "empty" and read_ending(completion.finish_reason) != STOP
