@@ -109,8 +109,8 @@ Rerank = Annotated[
     typer.Option(
         metavar="RERANKER",
         help="What reorders the hits: a pretrained reranker (BAAI/bge-reranker-v2-m3, or its folder), the address of a "
-        "served one (http://HOST/v1/rerank), or a folder that train wrote. Its settings: --set rerank.KEY=VALUE (see: "
-        "list rankers pretrained, list rankers served).",
+        "served one (http://HOST/v1/rerank), an LLM (llm:PRESET), or a folder that train wrote. Its settings: --set "
+        "rerank.KEY=VALUE (see: list rankers pretrained, list rankers served, list rankers llm).",
     ),
 ]
 RerankDepth = Annotated[int | None, typer.Option(help="Hits of each question to reorder. [default: 20]")]

@@ -161,7 +161,7 @@ def _show_run(
     as_json: bool,
     limit: int | None,
 ) -> None:
-    from qilin_rag.pipeline.cost import calls_s, cost_of, price_of
+    from qilin_rag.pipeline.cost import calls_s, cost_of, price_of, total_cost
     from qilin_rag.pipeline.scoring import summarise
     from qilin_rag.reports.run_list import figures_of, state_of
 
@@ -170,7 +170,8 @@ def _show_run(
     repeats = directory.read_repeats()
     summary = summarise(list(samples.values()), lines, [], repeats=repeats)
     state = state_of(directory, manifest)
-    so_far = {"generation_s": calls_s([*lines, *repeats]), "cost": cost_of(summary, price_of(manifest))}
+    cost = total_cost(cost_of(summary, price_of(manifest)), manifest.rerank)
+    so_far = {"generation_s": calls_s([*lines, *repeats]), "cost": cost}
     manifest = manifest.model_copy(update=so_far)
     figures, all_scores = figures_of(directory, manifest)
     scores: dict[str, dict[str, float | None]] = {}

@@ -22,11 +22,13 @@ from qilin_rag.core.registry import LLMS, RANKERS
 logger = logging.getLogger(__name__)
 
 
-def say_destination(file: Path, from_file: Mapping[str, Any], llm: Mapping[str, Any], by_flag: Collection[str]) -> None:
-    """Log that a key goes to an address that a file of settings names."""
+def say_destination(
+    file: Path, from_file: Mapping[str, Any], llm: Mapping[str, Any], by_flag: Collection[str], at: str = "llm"
+) -> None:
+    """Log that a key goes to an address that a file of settings names for the LLM at the path `at`."""
     named = {*from_file, *(from_file["llm"] if isinstance(from_file.get("llm"), dict) else ())}
     address, key = llm.get("base_url"), LLMS.resolve(llm["name"]).model_fields.get("api_key_env")
-    if named.isdisjoint({"base_url", "api_key_env"}) or not isinstance(address, str) or "llm.base_url" in by_flag:
+    if named.isdisjoint({"base_url", "api_key_env"}) or not isinstance(address, str) or f"{at}.base_url" in by_flag:
         return
     variable = str(llm.get("api_key_env", key.default if key else ""))
     if not is_loopback(address) and os.environ.get(variable, "").strip():
@@ -67,7 +69,9 @@ def as_flag(name: str, value: Any) -> str:
     return f"--set {shlex.quote(f'{name}={text}')}"
 
 
-def check_destination(label: str, llm: Mapping[str, Any], by_flag: Collection[str], serve: bool = False) -> None:
+def check_destination(
+    label: str, llm: Mapping[str, Any], by_flag: Collection[str], serve: bool = False, at: str = "llm"
+) -> None:
     """Check an LLM that has the name of a shipped preset, but another address or key.
 
     A preset of the working folder, or a file of settings, may replace a shipped one. The change is logged.
@@ -77,6 +81,7 @@ def check_destination(label: str, llm: Mapping[str, Any], by_flag: Collection[st
         llm: The LLM's settings, with its class under `name`.
         by_flag: The settings that flags name, such as `llm.base_url`.
         serve: Whether the run starts its own server, so that no other address counts.
+        at: The path of the LLM's settings in a configuration.
 
     Raises:
         UsageError: if a key would go there.
@@ -92,7 +97,7 @@ def check_destination(label: str, llm: Mapping[str, Any], by_flag: Collection[st
         name: (expected.get(name, default), value)
         for name, default in fields.items()
         if (value := llm.get(name, default)) != expected.get(name, default) or is_other_class
-        if f"llm.{name}" not in by_flag
+        if f"{at}.{name}" not in by_flag
     }
     addresses = changed.get("base_url", ())
     if not changed or (set(changed) == {"base_url"} and all(is_loopback(str(address)) for address in addresses)):
@@ -105,6 +110,6 @@ def check_destination(label: str, llm: Mapping[str, Any], by_flag: Collection[st
     message = f"{source} changes the preset {label}: {changes}"
     variable = llm.get("api_key_env", fields.get("api_key_env"))
     if variable is None or os.environ.get(str(variable), "").strip():
-        flags = " ".join(as_flag(f"llm.{name}", value) for name, (_, value) in changed.items())
+        flags = " ".join(as_flag(f"{at}.{name}", value) for name, (_, value) in changed.items())
         raise UsageError(f"{message}; a key would go there, so confirm it if you mean it: {flags}")
     logger.warning("%s", message)

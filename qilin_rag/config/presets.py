@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from qilin_rag.config.resources import read_yaml, resource_names
 from qilin_rag.core.errors import UsageError, unknown_name
 from qilin_rag.core.registry import LLMS
+from qilin_rag.core.text import short_path
 
 GGUF = "gguf:"
 _GGUF_CONTEXT_LENGTH = 8192
@@ -63,3 +66,17 @@ def known_preset(name: str) -> dict[str, Any]:
     """Return the settings of the preset with this name, with its class under `name`; empty if there is none."""
     presets = resource_names("configs/llms")
     return read_preset(presets[name]) if name in presets else {}
+
+
+def llm_label_of(
+    given: str, preset: dict[str, Any], llm_class: str, llm: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Return the label of an LLM, and the settings that it stands for: one label, whichever way the LLM was given."""
+    if given.startswith(GGUF):
+        return preset["model"], preset
+    if given == "openai" and isinstance(model := llm.get("model"), str):  # an endpoint is named after its model
+        return short_path(model, hashlib.sha256(model.encode()).hexdigest()), {"model": model}
+    argument = LLMS.resolve(llm_class).argument
+    if argument is not None and LLMS.is_registered(given) and argument in llm:
+        return f"{llm_class.partition(':')[0]}:{llm[argument]}", {argument: llm[argument]}
+    return given, preset

@@ -6,7 +6,6 @@ Layers, each over the one before: defaults < file < flags < `--set key=value`. F
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import reprlib
@@ -25,16 +24,23 @@ from pydantic import (
     model_validator,
 )
 
-from qilin_rag.config.destinations import check_destination, is_address, say_destination, say_rerank_destination
+from qilin_rag.config.destinations import check_destination, say_destination, say_rerank_destination
 from qilin_rag.config.engine_settings import named_by_flag, risky_variables
 from qilin_rag.config.overrides import Owner, named_settings, parse_overrides
-from qilin_rag.config.presets import GGUF, named_llm
+from qilin_rag.config.presets import GGUF, llm_label_of, named_llm
+from qilin_rag.config.rerank_llm import (
+    check_rerank_destination,
+    rerank_llm,
+    rerank_settings,
+    reranker_class,
+    with_llm_setting,
+)
 from qilin_rag.config.resources import read_yaml
 from qilin_rag.core.errors import UsageError, explain, unknown_name
 from qilin_rag.core.files import expanded
 from qilin_rag.core.note_fields import TITLE_AND_CONTENT
-from qilin_rag.core.registry import ENGINES, LLMS, RANKERS, RETRIEVERS, SCORERS, Component, Named, Registry
-from qilin_rag.core.text import clean, short_path
+from qilin_rag.core.registry import ENGINES, LLMS, RETRIEVERS, SCORERS, Component, Named, Registry
+from qilin_rag.core.text import clean
 from qilin_rag.core.types import AnswerSelection, Frozen, MissingNotes, NoteFields, NoteOrder, ReferenceSelection
 
 logger = logging.getLogger(__name__)
@@ -128,8 +134,9 @@ class RunSpec(PlainSettings):
     Attributes:
         retriever: The retriever by name and settings.
         rerank: What reorders the hits: a folder that `train` wrote (crossencoder, biencoder), a pretrained reranker by
-            folder or hub name, or the address of a served one; null for none.
-        rerank_settings: The settings of a pretrained or served reranker, which `--set rerank.KEY=VALUE` sets.
+            folder or hub name, the address of a served one, or an LLM (`llm:PRESET`); null for none.
+        rerank_settings: The settings of a pretrained or served reranker, or of an LLM, which `--set rerank.KEY=VALUE`
+            sets.
         rerank_depth: The number of hits of a question that are reordered.
         rerank_weight: The weight of the ranker's score in the new order; the rest is the retriever's.
         llm: The LLM by name and settings.
@@ -195,6 +202,15 @@ def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any],
         yield "llm", LLMS, {component.pop("name"): component}
     if "metrics" in settings:
         yield "metrics", SCORERS, _metrics(settings["metrics"])
+    second = settings.get("rerank")
+    named = _named(second, "rerank") if isinstance(second, dict) else {"name": second}
+    of_second = rerank_settings(named) if isinstance(second, dict) else _mapping(settings.get("rerank_settings"))
+    if of_llm := rerank_llm(named["name"], of_second):
+        yield "rerank", LLMS, {of_llm.pop("name"): of_llm}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _components_as_written(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,7 +231,7 @@ def _components_as_written(settings: Mapping[str, Any]) -> dict[str, Any]:
         }
     elif isinstance(second, dict):
         named = _named(second, "rerank")
-        written |= {"rerank": named.pop("name"), "rerank_settings": named}
+        written |= {"rerank": named["name"], "rerank_settings": rerank_settings(named)}
     return written
 
 
@@ -337,6 +353,7 @@ def resolve_spec(
         say_destination(file, from_file, {**llm, "name": llm_class}, by_flag)
     if file is not None and "rerank" in from_file and flags.get("rerank") is None and "rerank" not in by_flag:
         say_rerank_destination(file, str(merged.get("rerank")), merged.get("rerank_settings", {}))
+    check_rerank_destination(merged.get("rerank"), _mapping(merged.get("rerank_settings")), by_flag, file)
     if label.startswith(GGUF) and "base_url" not in llm:
         merged.setdefault("serve", True)
     is_as_preset = all(llm.get(key) == preset.get(key) for key in ("model", "base_url"))
@@ -346,7 +363,7 @@ def resolve_spec(
         raise UsageError(
             "serve (--serve) starts its own server, so it takes no base_url (--base-url); leave one of them out"
         )
-    label, preset = _label_of(label, preset, llm_class, llm)
+    label, preset = llm_label_of(label, preset, llm_class, llm)
     settings = {
         **merged,
         "retriever": {"name": retriever_name, "settings": retriever},
@@ -374,18 +391,6 @@ def _typed(model: type[BaseModel], name: str, value: Any) -> Any:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError:
         return value
-
-
-def _label_of(given: str, preset: dict[str, Any], llm_class: str, llm: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the label of an LLM, and the settings that it stands for: one label, whichever way the LLM was given."""
-    if given.startswith(GGUF):
-        return preset["model"], preset
-    if given == "openai" and isinstance(model := llm.get("model"), str):  # an endpoint is named after its model
-        return short_path(model, hashlib.sha256(model.encode()).hexdigest()), {"model": model}
-    argument = LLMS.resolve(llm_class).argument
-    if argument is not None and LLMS.is_registered(given) and argument in llm:
-        return f"{llm_class.partition(':')[0]}:{llm[argument]}", {argument: llm[argument]}
-    return given, preset
 
 
 def recorded_spec(
@@ -436,6 +441,8 @@ def _override(
                 llm["engine"] = _with_setting(llm["engine"], [str(setting)], setting_value)
         case ["rerank", key]:
             settings["rerank_settings"] = {**settings.get("rerank_settings", {}), key: value}
+        case ["rerank", "llm", key] if key != "name":
+            settings["rerank_settings"] = with_llm_setting(settings.get("rerank_settings", {}), key, value)
         case ["llm", key] if key != "name":
             llm[key] = value
         case ["llm", "engine", *keys]:
@@ -484,7 +491,10 @@ def _owner_of(retriever: str, llm: Mapping[str, Any], imports_code: bool = True,
             case ["retriever", _]:
                 return class_of(RETRIEVERS, retriever)
             case ["rerank", _]:
-                return RANKERS.resolve("served" if is_address(str(rerank)) else "pretrained")
+                return reranker_class(rerank)
+            case ["rerank", "llm", _]:
+                of_llm = rerank_llm(rerank, {})
+                return class_of(LLMS, of_llm["name"]) if of_llm else None
             case ["llm", _]:
                 return class_of(LLMS, llm["name"])
             case ["llm", "engine", "environment", _]:

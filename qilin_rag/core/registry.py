@@ -381,6 +381,7 @@ RANKERS: Registry[Any] = Registry(
         "vlm": "qilin_rag.rankers.vlm:VLM",
         "pretrained": "qilin_rag.rankers.pretrained:Pretrained",
         "served": "qilin_rag.rankers.served:ServedReranker",
+        "llm": "qilin_rag.rankers.listwise:LLMReranker",
     },
 )
 SCORERS: Registry[Any] = Registry(

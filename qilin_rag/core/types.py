@@ -177,6 +177,10 @@ Figure = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)]
 """A finite number so small that its square, and its sum over any number of questions, are finite, too."""
 
 
+def _sum(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else one + other
+
+
 class Usage(Frozen):
     """The tokens of one call; None for unknown numbers.
 
@@ -191,6 +195,10 @@ class Usage(Frozen):
     completion_tokens: Count = None
     cached_tokens: Count = None
     cache_write_tokens: Count = None
+
+    def plus(self, other: Usage) -> Usage:
+        """Return the sum of both; what one does not know is that of the other."""
+        return Usage(**{name: _sum(n, getattr(other, name)) for name, n in self})
 
 
 NO_TOKENS = Usage(prompt_tokens=0, completion_tokens=0)
@@ -220,6 +228,37 @@ class Price(Frozen):
         return (amount + n_cached * (self.cached_per_mtok or 0.0)) / 1e6
 
 
+class RerankPrice(Frozen):
+    """The price of a reranker behind an address, by the provider's price list of the day `as_of`.
+
+    Providers charge for tokens (Jina, Voyage) or for searches (Cohere), so one of the two prices is given.
+
+    Attributes:
+        per_mtok: The price of a million tokens.
+        per_1k_searches: The price of a thousand searches.
+        as_of: The day of the price list: `2026`, `2026-11` or `2026-11-29`.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")]
+    per_mtok: NonNegativeFloat | None = None
+    per_1k_searches: NonNegativeFloat | None = None
+    as_of: Annotated[str, BeforeValidator(str), Field(pattern=r"^\d{4}(-\d\d){0,2}$")]
+
+    @model_validator(mode="after")
+    def _one_price(self) -> Self:
+        if (self.per_mtok is None) == (self.per_1k_searches is None):
+            raise ValueError("expected one of per_mtok and per_1k_searches")
+        return self
+
+    def of(self, n_tokens: int, n_searches: float) -> float:
+        """Return the price of these tokens, or of these searches."""
+        if self.per_mtok is not None:
+            return n_tokens * self.per_mtok / 1e6
+        return n_searches * (self.per_1k_searches or 0.0) / 1e3
+
+
 class Cost(Frozen):
     """The cost of answers by the price list of `as_of`; if the amount is not known, `unknown` gives the reason.
 
@@ -234,6 +273,51 @@ class Cost(Frozen):
     currency: str | None = None
     as_of: str | None = None
     unknown: str | None = None
+
+
+class RerankUse(Frozen):
+    """What the second stage of a run asked for, over all its sessions.
+
+    Attributes:
+        requests: The number of requests that a server or an LLM answered, and charges for.
+        cached: The number of an LLM's replies from the response cache, at no cost.
+        usage: The tokens of the requests, except for `uncounted` ones whose numbers are not known.
+        searches: The searches that a server charges for: as many as it says, else one a request.
+        windows: The number of windows that an LLM was asked to order (see `rankers.windows`).
+        kept: The number of these that kept their order, because no reply could be used, by reason.
+        missing: The number of notes that usable replies left out.
+        repeated: The number of notes that usable replies named again.
+        outside: The number of notes that usable replies named and that do not exist.
+        cost: What the requests cost.
+    """
+
+    requests: NonNegativeInt = 0
+    cached: NonNegativeInt = 0
+    uncounted: NonNegativeInt = 0
+    usage: Usage = Usage()
+    searches: NonNegativeFloat = 0.0
+    windows: NonNegativeInt = 0
+    kept: dict[str, NonNegativeInt] = {}
+    missing: NonNegativeInt = 0
+    repeated: NonNegativeInt = 0
+    outside: NonNegativeInt = 0
+    cost: Cost = Cost()
+
+    def plus(self, other: RerankUse) -> RerankUse:
+        """Return the sum of both, without a cost."""
+        names = ("requests", "cached", "uncounted", "windows", "missing", "repeated", "outside")
+        reasons = [*self.kept, *(reason for reason in other.kept if reason not in self.kept)]
+        return RerankUse(
+            **{name: getattr(self, name) + getattr(other, name) for name in names},
+            usage=self.usage.plus(other.usage),
+            searches=self.searches + other.searches,
+            kept={reason: self.kept.get(reason, 0) + other.kept.get(reason, 0) for reason in reasons},
+        )
+
+    def again(self) -> RerankUse:
+        """Return what a run that shares these rankings used: nothing that costs."""
+        names = ("windows", "kept", "missing", "repeated", "outside")
+        return RerankUse(**{name: getattr(self, name) for name in names}, cached=self.cached + self.requests)
 
 
 class Times(Frozen):

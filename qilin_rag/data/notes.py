@@ -265,6 +265,21 @@ def _open(tables: _Tables) -> NoteStore:
         ) from error
 
 
+def hold_notes(notes: Sequence[Note]) -> NoteStore:
+    """Return a store of notes that are in no file."""
+    schema = pa.schema([(name, _TABLE.readable[name]) for name in _TEXT])
+    lines = [(note.note_idx, note.title, note.content) for note in notes]
+    columns = [pa.array([line[i] for line in lines], field.type) for i, field in enumerate(schema)]
+    rows = pa.table(columns, schema=schema)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as writer:
+        for group in rows.to_batches(max_chunksize=_GROUP_ROWS):
+            writer.write_batch(group)
+    buffer = sink.getvalue()
+    digests = np.frombuffer(b"".join(note_digest(*line) for line in lines), "V32")
+    return NoteStore(lambda mapped: pa.BufferReader(buffer), rows.column(0).to_numpy(), digests)
+
+
 def open_notes_of(source: Source, fields: Sequence[NoteField] = TITLE_AND_CONTENT) -> NoteStore:
     """Open the notes of a source, whose text is made of these fields.
 

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable
 
 from qilin_rag.core.text import counted
-from qilin_rag.core.types import Cost, Exchange, Price, Summary, Times, Usage
+from qilin_rag.core.types import Cost, Exchange, Price, RerankPrice, RerankUse, Summary, Times, Usage
 from qilin_rag.core.units import format_amount, format_seconds
 from qilin_rag.pipeline.clock import STAGES
 from qilin_rag.pipeline.run_directory import Manifest
+from qilin_rag.rankers.rerank import Reranker
 
 _LEAST_LIMIT = 16  # tokens: a server that counts only what was not in its cache is left with fewer of a known prompt
 _SAME = 0.98  # counts at a limit are alike, but for characters that were cut in two
@@ -133,6 +134,42 @@ def tokens_cost(prompt_tokens: int, completion_tokens: int | None, price: Price 
     return Cost(amount=amount, at_most=is_most, currency=price.currency, as_of=price.as_of)
 
 
+def rerank_cost(use: RerankUse, reranker: Reranker) -> Cost:
+    """Price what a second stage asked for; unknown as soon as a part of it is."""
+    price = reranker.price
+    if price is None and use.requests:
+        at = "rerank.llm.price" if use.windows else "rerank.price"
+        return Cost(amount=0.0) if reranker.is_free else Cost(unknown=f"no price is known; --set {at}= gives one")
+    if not isinstance(price, RerankPrice):
+        spent = {name: getattr(use, name) for name in ("cached", "uncounted", "usage")}
+        return cost_of(Summary(metrics={}, counts={}, **spent), price)
+    if not use.requests:
+        return Cost(amount=0.0)
+    if price.per_mtok is not None and use.uncounted:
+        return Cost(unknown=f"{counted(use.uncounted, 'request')} without a count of tokens")
+    amount = price.of(use.usage.prompt_tokens or 0, use.searches)
+    return Cost(amount=amount, currency=price.currency, as_of=price.as_of)
+
+
+def total_cost(answers: Cost, reranked: RerankUse | None) -> Cost:
+    """Return the cost of a run: that of its answers, and of its second stage if that has one."""
+    return answers if reranked is None else add_costs(answers, reranked.cost)
+
+
+def add_costs(one: Cost, other: Cost) -> Cost:
+    """Add two costs; the sum is unknown if one is, or if their currencies differ."""
+    for first, second in ((one, other), (other, one)):
+        if first.amount is None or (first.amount == 0 and first.currency is None):
+            return first if first.amount is None else second
+    if one.currency != other.currency:
+        return Cost(unknown=f"in two currencies, {one.currency} and {other.currency}")
+    amount = (one.amount or 0.0) + (other.amount or 0.0)
+    dates = sorted({each.as_of for each in (one, other) if each.as_of})
+    return Cost(
+        amount=amount, at_most=one.at_most or other.at_most, currency=one.currency, as_of=", ".join(dates) or None
+    )
+
+
 def price_of(manifest: Manifest) -> Price | None:
     """Return the price list that a run was started with."""
     price = manifest.config["llm"]["settings"].get("price")
@@ -143,7 +180,12 @@ def describe(manifest: Manifest, summary: Summary) -> list[str]:
     """Describe a run in a line of seconds, if they are known, and a line of tokens and their cost."""
     times = manifest.times or Times()
     total_s = sum(getattr(times, f"{stage}_s") for stage in STAGES)
-    lines = [say_tokens(summary, manifest.cost or Cost(unknown="not recorded"))]
+    cost = manifest.cost or Cost(unknown="not recorded")
+    if manifest.rerank is None:
+        lines = [say_tokens(summary, cost)]
+    else:
+        lines = [f"answers: {say_tokens(summary, cost_of(summary, price_of(manifest)))}", say_rerank(manifest.rerank)]
+        lines += [f"altogether: cost {format_cost(cost)}"] if cost.currency else []
     if times.sessions > times.untimed:
         stages = ", ".join(f"{stage} {format_seconds(getattr(times, f'{stage}_s'))}" for stage in STAGES)
         over = f" in {times.sessions} sessions" if times.sessions > 1 else ""
@@ -169,6 +211,25 @@ def say_tokens(summary: Summary, cost: Cost) -> str:
     else:
         tokens = " + ".join(f"{'unknown' if n is None else format(n, ',')} {kind}" for kind, n in counts.items())
     return f"{tokens}, cost {format_cost(cost)}{free}"
+
+
+def say_rerank(use: RerankUse) -> str:
+    """Describe what a second stage asked for, what was wrong with an LLM's replies, and the cost."""
+    parts = []
+    if use.windows:
+        n_kept = sum(use.kept.values())
+        kept = f", {n_kept} kept in the retriever's order ({n_kept / use.windows:.1%})" if n_kept else ""
+        parts.append(f"{counted(use.windows, 'window')} of notes{kept}")
+    parts.append(counted(use.requests, "request"))
+    if use.cached:
+        parts.append(f"{counted(use.cached, 'reply', 'replies')} from the cache, at no cost")
+    usage, is_whole = use.usage, not use.uncounted
+    if is_whole and usage.prompt_tokens is not None:
+        written = f" + {usage.completion_tokens:,} completion" if usage.completion_tokens is not None else ""
+        parts.append(
+            f"{usage.prompt_tokens:,} prompt{written} tokens" if written else f"{usage.prompt_tokens:,} tokens"
+        )
+    return f"reranking: {'; '.join(parts)}; cost {format_cost(use.cost)}"
 
 
 def format_cost(cost: Cost) -> str:

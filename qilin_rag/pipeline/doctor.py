@@ -28,6 +28,7 @@ from qilin_rag.llms.connection import is_local
 from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.llms.serving.engines import Engine
 from qilin_rag.models.pretrained import find_model
+from qilin_rag.rankers.listwise import LLMReranker
 from qilin_rag.rankers.pairs import PairRanker
 from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.retrievers.dense.note_input import check_has_processor
@@ -172,7 +173,7 @@ def _reranker(config: RunSpec, source: str | Path) -> Finding:
     """Check that the second stage of the run is here, or answers."""
     try:
         ranker = Reranker.open(source, config.rerank_depth, settings=config.rerank_settings).ranker
-        if isinstance(ranker, PairRanker):
+        if isinstance(ranker, PairRanker | LLMReranker):
             with no_downloads():
                 return Finding("reranker", "ok", ranker.check())
     except NotHereError:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qilin_rag.core.text import counted, estimate_tokens
-from qilin_rag.core.types import Question
+from qilin_rag.core.types import Cost, Question
 from qilin_rag.data import NoteStore
 from qilin_rag.pipeline.cost import format_cost, tokens_cost
+from qilin_rag.rankers.listwise import LLMReranker
 from qilin_rag.rankers.rerank import Reranker
+from qilin_rag.rankers.served import ServedReranker
+from qilin_rag.rankers.windows import count_windows
 from qilin_rag.retrievers import IndexedRetriever, Retriever
 from qilin_rag.retrievers.dense.served import ServedEncoder
 from qilin_rag.retrievers.parts import leaves
@@ -44,8 +47,40 @@ def work_before(
         elif part.encodes and n_questions > _MOST_TEXTS:
             steps.append(f"encode {counted(n_questions, 'query')} by {name}")
     if reranker is not None and (reranker.asks_server or n_questions * reranker.depth > _MOST_TEXTS):
-        steps.append(f"rank {counted(n_questions * reranker.depth, 'hit')} again by {reranker.name}")
+        ranked = f"rank {counted(n_questions * reranker.depth, 'hit')} again by {reranker.name}"
+        steps.append(ranked + _most_asked(reranker, notes, questions))
     return steps
+
+
+def _most_asked(reranker: Reranker, notes: NoteStore, questions: Sequence[Question]) -> str:
+    """Describe what a second stage asks at most, if nothing is kept from before, and the estimated cost."""
+    ranker, n_questions = reranker.ranker, len(questions)
+    depth = min(reranker.depth, len(notes))
+    sample = notes.get(notes.note_idxs[:: max(1, len(notes) // _SAMPLED)].tolist())
+    if isinstance(ranker, LLMReranker):
+        of_question = count_windows(depth, ranker.window, ranker.moves)
+        n_windows = n_questions * of_question
+        queries = [question.query for question in questions]
+        n_tokens = of_question * ranker.prompt_tokens(queries, sample, min(depth, ranker.window))
+        costs = [tokens_cost(n_tokens, n, ranker.price) for n in (0, _most_answered(ranker, n_windows))]
+        unknown = "cost unknown: --set rerank.llm.price= gives a price"
+        cost = unknown if ranker.price is None else f"cost {' to '.join(dict.fromkeys(map(format_cost, costs)))}"
+        return f" (at most {counted(n_windows, 'window')}, about {n_tokens:,} prompt tokens, {cost})"
+    if not isinstance(ranker, ServedReranker) or ranker.price is None:
+        return ""
+    n_requests = n_questions * -(-depth // ranker.batch_size)
+    of_notes = sum(estimate_tokens(note.text) for note in sample) * depth // max(1, len(sample))
+    n_tokens = sum(of_notes + depth * estimate_tokens(question.query) for question in questions)
+    amount = Cost(
+        amount=ranker.price.of(n_tokens, n_requests), currency=ranker.price.currency, as_of=ranker.price.as_of
+    )
+    what = f"about {n_tokens:,} tokens" if ranker.price.per_mtok is not None else counted(n_requests, "search")
+    return f" (at most {what}, cost {format_cost(amount)})"
+
+
+def _most_answered(ranker: LLMReranker, n_windows: int) -> int | None:
+    """Return the most tokens of all replies; None if nothing bounds them."""
+    return None if ranker.answer_budget is None else n_windows * ranker.answer_budget
 
 
 def _served_work(part: ServedEncoder, notes: NoteStore, questions: Sequence[Question]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +14,15 @@ from qilin_rag.core.third_party import third_party
 from qilin_rag.core.trec import format_trec
 from qilin_rag.core.types import MetricSummary, Score
 from qilin_rag.data import load_dataset
+from qilin_rag.pipeline.cost import rerank_cost, say_rerank
 from qilin_rag.pipeline.identity import retriever_label
 from qilin_rag.pipeline.selection import select_questions
 from qilin_rag.pipeline.shared import Shared
 from qilin_rag.retrievers import IndexedRetriever, Retriever
 from qilin_rag.scorers.retrieval import Retrieval
 from qilin_rag.scorers.summary import summarise_metrics
+
+logger = logging.getLogger(__name__)
 
 
 class Index(NamedTuple):
@@ -36,6 +40,8 @@ def retrieve_only(config: RunConfig, out: Path) -> dict[str, MetricSummary]:
     questions = select_questions(shared.dataset(config).askable, config.limit, config.seed, config.ids)
     shared.count_defects(config, questions)
     retrieved = shared.retrieve(config, questions)
+    if use := shared.take_rerank_use(config):
+        logger.info(say_rerank(use.model_copy(update={"cost": rerank_cost(use, config.rerank)})))
     rankings = [found.hits for found in retrieved]
     tag = retriever_label(config)
     write_text(out, format_trec(zip((question.id for question in questions), rankings, strict=True), tag))

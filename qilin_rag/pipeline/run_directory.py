@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import math
+import operator
 import os
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,6 +56,7 @@ from qilin_rag.core.types import (
     Price,
     Question,
     QuestionDefects,
+    RerankUse,
     Sample,
     Score,
     Summary,
@@ -103,6 +105,7 @@ class Manifest(Frozen):
     """manifest.json: everything needed to identify a run and to repeat it.
 
     `generation_s` is the sum over all calls, `times` what the clock said; `cost` is there when the run is complete.
+    `rerank`: what a second stage asked a server or an LLM for, at a cost that is a part of `cost`; absent without one.
     `imported`: whose answers these are, if another system gave them; then no seconds are known.
     """
 
@@ -127,6 +130,7 @@ class Manifest(Frozen):
     generation_s: Figure | None = 0.0
     times: Times | None = Times()
     cost: Cost | None = None
+    rerank: Annotated[RerankUse | None, Field(exclude_if=operator.not_)] = None
     imported: ImportRecord | None = None
 
 

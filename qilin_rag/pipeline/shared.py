@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from qilin_rag.config.run import RunConfig
 from qilin_rag.core.registry import Component
-from qilin_rag.core.types import Hit, Question, QuestionDefects
+from qilin_rag.core.types import Hit, Question, QuestionDefects, RerankUse
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.data.defects import count_defects
 from qilin_rag.data.note_images import NoteImages
@@ -30,6 +30,8 @@ class Shared:
         self._made: dict[Hashable, Any] = {}
         self._found: dict[Hashable, dict[str, tuple[int, list[Hit]]]] = {}
         self._reranked: dict[Hashable, dict[str, Retrieved]] = {}
+        self._uses: dict[Hashable, RerankUse] = {}
+        self._taken: set[Hashable] = set()
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what `make` returned for this key the first time."""
@@ -97,14 +99,31 @@ class Shared:
         found = known_notes(hits, dataset.notes, config.missing_notes)
         if reranker is None:
             return found
-        named = (retriever, reranker, *_read_of(dataset))
+        named = self._second_stage(config)
         known = self._reranked.setdefault(named, {})
         new = [(question, its) for question, its in zip(questions, found, strict=True) if question.id not in known]
-        rankings = reranker.rerank([question for question, _ in new], [its.hits for _, its in new], dataset.notes)
+        rankings = reranker.rerank(
+            [question for question, _ in new], [its.hits for _, its in new], dataset.notes, config.cache
+        )
+        if (use := reranker.take_use()) is not None:
+            self._uses[named] = self._uses[named].plus(use) if named in self._uses else use
         for (question, its), ranking in zip(new, rankings, strict=True):
             known[question.id] = Retrieved(ranking, its.n_missing)
         most = None if retriever.ignores_k else config.top_k
         return [Retrieved(known[question.id].hits[:most], known[question.id].n_missing) for question in questions]
+
+    def take_rerank_use(self, config: RunConfig) -> RerankUse | None:
+        """Return what the second stage of a run asked for; costs count for the first run that takes them."""
+        named = self._second_stage(config) if config.rerank is not None else None
+        if (use := self._uses.get(named)) is None:
+            return None
+        if named in self._taken:
+            return use.again()
+        self._taken.add(named)
+        return use
+
+    def _second_stage(self, config: RunConfig) -> Hashable:
+        return (self.same(config.retriever), config.rerank, *_read_of(self.dataset(config)))
 
     def search(self, retriever: Retriever, dataset: Dataset, questions: Sequence[Question], k: int) -> list[list[Hit]]:
         """Return the hits of each question; search only for those that no earlier search has found.

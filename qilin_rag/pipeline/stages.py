@@ -17,7 +17,7 @@ from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.progress import stage
 from qilin_rag.core.text import slug
 from qilin_rag.core.third_party import third_party
-from qilin_rag.core.types import Question, QuestionDefects, Sample, Times
+from qilin_rag.core.types import Question, QuestionDefects, RerankUse, Sample, Times
 from qilin_rag.data import Dataset
 from qilin_rag.data.note_images import NoteImages
 from qilin_rag.llms import LLM, FatalLLMError
@@ -26,7 +26,7 @@ from qilin_rag.llms.serving.server import engine_of
 from qilin_rag.pipeline.answering import Job, Retrieved, answer, calls_left, pending_questions
 from qilin_rag.pipeline.asking import Asking
 from qilin_rag.pipeline.clock import Clock
-from qilin_rag.pipeline.cost import calls_s, cost_of
+from qilin_rag.pipeline.cost import calls_s, cost_of, rerank_cost, total_cost
 from qilin_rag.pipeline.finished import Run
 from qilin_rag.pipeline.identity import (
     continued,
@@ -83,13 +83,17 @@ class Prepared(NamedTuple):
 
 
 class Work(NamedTuple):
-    """The work that is left: the questions to ask, with their notes, and the number of repetitions."""
+    """The work that is left: the questions to ask, with their notes, and the number of repetitions.
+
+    `reranked` is what the second stage has asked a server or an LLM for, in all sessions of the run.
+    """
 
     prepared: Prepared
     earlier: Manifest | None
     jobs: list[Job]
     n_repeats_left: int
     clock: Clock
+    reranked: RerankUse | None = None
 
     @property
     def is_asking(self) -> bool:
@@ -174,7 +178,15 @@ def find_work(prepared: Prepared) -> Work:
     with clock.stage("retrieval"):
         found = prepared.shared.retrieve(config, pending)
     jobs = [Job(*pair) for pair in zip(pending, found, strict=True)]
-    return Work(prepared, earlier, jobs, n_repeats_left, clock)
+    now = prepared.shared.take_rerank_use(config) if pending else None
+    reranked = _reranked(config, now, None if config.fresh or earlier is None else earlier.rerank)
+    return Work(prepared, earlier, jobs, n_repeats_left, clock, reranked)
+
+
+def _reranked(config: RunConfig, now: RerankUse | None, before: RerankUse | None) -> RerankUse | None:
+    """Return what the second stage has used in all sessions, and what that costs."""
+    use = now or before if now is None or before is None else before.plus(now)
+    return use and use.model_copy(update={"cost": rerank_cost(use, config.rerank)})
 
 
 def ask(work: Work, llm: LLM, label: str = "") -> Answered:
@@ -197,7 +209,7 @@ def ask(work: Work, llm: LLM, label: str = "") -> Answered:
         times = Times() if earlier is None or config.fresh else earlier.times or Times()
         is_done = earlier is not None and earlier.state == "complete" and not work.is_asking
         begun = times if is_done else clock.begin(times, asks=work.is_asking)
-        manifest = manifest.model_copy(update={"times": begun})
+        manifest = manifest.model_copy(update={"times": begun, "rerank": work.reranked})
         if work.is_asking or is_other_set:
             directory.write_manifest(manifest)  # incomplete, until all is scored
             if config.fresh and (aside := directory.set_aside_samples()):
@@ -220,7 +232,7 @@ def finish(answered: Answered) -> Run:
     took = {
         "generation_s": calls_s([*lines, *directory.read_repeats()]),
         "times": clock.end() if answered.times is None else answered.times,
-        "cost": cost_of(summary, prepared.config.llm.price),
+        "cost": total_cost(cost_of(summary, prepared.config.llm.price), answered.work.reranked),
     }
     write_note_names(directory.path, prepared.dataset.notes, prepared.questions, finished.values())
     manifest = answered.manifest.model_copy(update={"state": "complete", "updated": now(), **took})

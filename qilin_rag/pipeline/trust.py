@@ -12,6 +12,7 @@ from typing import Any
 
 from qilin_rag.config.destinations import as_flag, check_destination, is_address, is_loopback
 from qilin_rag.config.presets import known_preset
+from qilin_rag.config.rerank_llm import LLM, check_rerank_destination, rerank_llm
 from qilin_rag.config.spec import RunSpec
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.registry import LLMS, RANKERS, RETRIEVERS, SCORERS, Component, Registry
@@ -44,6 +45,7 @@ def trusted(path: Path, config: RunSpec, named: set[str], allow_code: bool = Fal
     if preset.get("name") != config.llm.name:
         preset = {}
     untrusted = [*_outward_of_llm(config, preset, named, allow_code), *_outward_of_others(config, named)]
+    untrusted += _outward_of_rerank_llm(config, named, allow_code)
     if config.serve:
         untrusted += _of_engine(config.llm.settings.get("engine"), preset.get("engine"), named)
     if config.data.startswith("hub:") and config.data != _PUBLIC_DATA and "data" not in named:
@@ -55,6 +57,7 @@ def trusted(path: Path, config: RunSpec, named: set[str], allow_code: bool = Fal
     _check_plain_files(path, config)
     if preset:
         check_destination(config.llm_label, {**config.llm.settings, "name": config.llm.name}, named, config.serve)
+    check_rerank_destination(config.rerank, config.rerank_settings, named)
     return _without_key(config, preset, named)
 
 
@@ -106,6 +109,21 @@ def _outward_of_reranker(config: RunSpec, named: set[str]) -> Iterator[tuple[str
         yield "rerank", address
     if variable != default and has_key and "rerank.api_key_env" not in named:
         yield "rerank.api_key_env", variable
+
+
+def _outward_of_rerank_llm(config: RunSpec, named: set[str], allow_code: bool) -> Iterator[tuple[str, Any]]:
+    """Yield the addresses and keys of an LLM that reranks; without a key, an address on this machine is allowed."""
+    settings = rerank_llm(config.rerank, config.rerank_settings)
+    if not settings or (llm := _class_of(LLMS, kind := settings.pop("name"))) is None:
+        return
+    preset = known_preset(str(config.rerank).removeprefix(LLM))
+    for name, value, expected in _outward_settings(llm, settings, preset if preset.get("name") == kind else {}):
+        variable = settings.get("api_key_env", llm.model_fields["api_key_env"].default if llm.outward else None)
+        has_key = bool(os.environ.get(str(variable), "").strip())
+        is_code = name == "spec" and allow_code and llm.names_code(settings)
+        is_harmless = not has_key and (name == "api_key_env" or (name == "base_url" and is_loopback(str(value))))
+        if value != expected and f"rerank.llm.{name}" not in named and not is_code and not is_harmless:
+            yield f"rerank.llm.{name}", value
 
 
 def _is_outward_part(part: Any) -> bool:
@@ -177,6 +195,8 @@ def _code_named(config: RunSpec, named: set[str]) -> Iterator[str]:
     components = [(RETRIEVERS, config.retriever.name, config.retriever.settings)]
     components += [(LLMS, config.llm.name, config.llm.settings)]
     components += [(SCORERS, name, settings) for name, settings in config.metrics.items()]
+    if of_llm := rerank_llm(config.rerank, config.rerank_settings):
+        components.append((LLMS, of_llm.pop("name"), of_llm))
     for registry, name, settings in components:
         if registry.names_code(name, settings):
             parts = parts_in(registry.resolve(name), settings) if registry.is_registered(name) else []

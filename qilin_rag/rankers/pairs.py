@@ -11,6 +11,7 @@ import numpy as np
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.progress import stage
 from qilin_rag.core.text import visible
+from qilin_rag.core.types import RerankUse
 from qilin_rag.data.catalogue import Catalogue
 from qilin_rag.data.requests import Floats, Requests
 from qilin_rag.rankers.base import Ranker
@@ -50,6 +51,10 @@ class PairRanker(Ranker):
     @abstractmethod
     def check(self) -> str:
         """Say what there is; raise a QilinError if the ranker can't be used here."""
+
+    def take_use(self) -> RerankUse | None:
+        """Return what was asked of a server since the last call; None if there is no server."""
+        return None
 
     def store_identity(self) -> dict[str, Any]:
         """Return all that decides a score beside its pair."""

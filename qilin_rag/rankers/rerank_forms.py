@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
+
+from qilin_rag.core.types import read_count
 
 FormName = Literal["cohere", "tei", "score"]
 
 
 class ReplyError(ValueError):
     """A reply that is not one finite score for each text."""
+
+
+class Billed(NamedTuple):
+    """What a request is charged for; None for what the server does not say."""
+
+    tokens: int | None
+    searches: int | None
 
 
 def forms_of(address: str) -> list[FormName]:
@@ -71,6 +80,24 @@ def read_scores(reply: Any, n_texts: int) -> list[float]:
     if len(found) < n_texts:
         raise ReplyError(f"it has {len(found)} scores for {n_texts} texts")
     return found
+
+
+def read_billed(reply: Any) -> Billed:
+    """Return what a server says it charges for: `usage` (Jina, Voyage, vLLM), `meta.billed_units` (Cohere).
+
+    Example:
+        >>> read_billed({"results": [], "meta": {"billed_units": {"search_units": 2}}})
+        Billed(tokens=None, searches=2)
+    """
+    usage, meta = (_object(_object(reply).get(name)) for name in ("usage", "meta"))
+    billed = _object(meta.get("billed_units"))
+    counts = (usage.get("total_tokens"), usage.get("prompt_tokens"), billed.get("input_tokens"))
+    tokens = next((n for n in map(read_count, counts) if n is not None), None)
+    return Billed(tokens, read_count(billed.get("search_units")))
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if _is_object(value) else {}
 
 
 def _is_object(value: Any) -> bool:

@@ -14,6 +14,7 @@ from pydantic import PositiveFloat, PositiveInt, PrivateAttr, field_validator
 from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.event_loops import for_each, run_async
 from qilin_rag.core.plugins import refuse_secrets
+from qilin_rag.core.types import RerankPrice, RerankUse, Usage
 from qilin_rag.llms import connection
 from qilin_rag.llms.base import ContextOverflowError, FatalLLMError, LLMError
 from qilin_rag.llms.endpoint import Endpoint, NoConnectionError, RefusedError, plain_address
@@ -21,7 +22,15 @@ from qilin_rag.llms.refusal_bodies import Refusal
 from qilin_rag.llms.refusals import as_error
 from qilin_rag.llms.retry import TransientError, with_retries
 from qilin_rag.rankers.pairs import Keep, PairRanker
-from qilin_rag.rankers.rerank_forms import FormName, ReplyError, forms_of, read_scores, request_body
+from qilin_rag.rankers.rerank_forms import (
+    Billed,
+    FormName,
+    ReplyError,
+    forms_of,
+    read_billed,
+    read_scores,
+    request_body,
+)
 from qilin_rag.rankers.score_store import Pair, known_probe
 
 logger = logging.getLogger(__name__)
@@ -46,6 +55,8 @@ class ServedReranker(PairRanker):
         concurrency (int): The most requests at once.
         timeout_s (float): The longest time of one request, in seconds.
         max_tries (int): The most tries of one request.
+        price (RerankPrice): What the provider charges, for a million tokens or for a thousand searches:
+            `{currency: USD, per_1k_searches: 2, as_of: 2026-11}`.
 
     Raises:
         UsageError: if the address has another path, or a setting holds a key.
@@ -57,7 +68,7 @@ class ServedReranker(PairRanker):
 
     argument: ClassVar[str | None] = "url"
     operational: ClassVar[frozenset[str]] = frozenset(
-        {"url", "api_key_env", "batch_size", "concurrency", "timeout_s", "max_tries"}
+        {"url", "api_key_env", "batch_size", "concurrency", "timeout_s", "max_tries", "price"}
     )
     outward: ClassVar[frozenset[str]] = frozenset({"url", "api_key_env"})
 
@@ -69,10 +80,12 @@ class ServedReranker(PairRanker):
     concurrency: PositiveInt = 8
     timeout_s: PositiveFloat = 60.0
     max_tries: PositiveInt = 8
+    price: RerankPrice | None = None
 
     _form: FormName | None = PrivateAttr(default=None)
     _number: int | None = PrivateAttr(default=None)
     _endpoint: Endpoint | None = PrivateAttr(default=None)
+    _use: RerankUse | None = PrivateAttr(default=None)
     _rng: random.Random = PrivateAttr(default_factory=random.Random)
 
     @field_validator("url")
@@ -192,11 +205,27 @@ class ServedReranker(PairRanker):
     async def _call(self, query: str, texts: Sequence[str]) -> list[float]:
         body = request_body(self._form or forms_of(self.url)[0], self.model, query, texts) | self.extra_body
         try:
-            return read_scores(await self._server.post(self.url, body), len(texts))
+            reply = await self._server.post(self.url, body)
+            self._count(read_billed(reply))
+            return read_scores(reply, len(texts))
         except RefusedError as error:
             raise self._error(error.read([query, *texts])) from error
         except ReplyError as error:
             raise TransientError(f"unusable reply: {error}") from error
+
+    def _count(self, billed: Billed) -> None:
+        use = RerankUse(
+            requests=1,
+            usage=Usage(prompt_tokens=billed.tokens),
+            uncounted=int(billed.tokens is None),
+            searches=1 if billed.searches is None else billed.searches,
+        )
+        self._use = use if self._use is None else self._use.plus(use)
+
+    def take_use(self) -> RerankUse | None:
+        """Return what the server answered since the last call."""
+        use, self._use = self._use, None
+        return use
 
     def _error(self, refusal: Refusal) -> Exception:
         """Return the error to raise for a refusal, in words about a reranker."""

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from qilin_rag.core.directories import is_locked
 from qilin_rag.core.errors import QilinError, UsageError
-from qilin_rag.core.types import Price, Summary
-from qilin_rag.pipeline.cost import cost_of, price_of
+from qilin_rag.core.types import Price, RerankUse, Summary
+from qilin_rag.pipeline.cost import cost_of, price_of, total_cost
 from qilin_rag.pipeline.run_directory import (
     MANIFEST,
     NEW_SCORES,
@@ -117,6 +117,7 @@ class _Facts(NamedTuple):
     updated: str
     price: Price | None
     is_first_session: bool
+    reranked: RerankUse | None
 
 
 class WatchedRun(Watched):
@@ -156,14 +157,14 @@ class WatchedRun(Watched):
         if facts.is_complete and self._summary is not None:
             self._counting.restart()
             self._is_behind = True
-            row |= _counts_of(self._summary, facts.price)
+            row |= _counts_of(self._summary, facts)
             is_read = self._figures is not None
             return self._row("complete", **row, is_read=is_read), is_read
         self._is_behind |= bool(changed & {MANIFEST, QUESTIONS, SAMPLES, REPEATS})
         if self._is_behind and (budget.is_ample or is_held):
             self._counting.read(budget.most_bytes)
             self._is_behind = not self._counting.is_at_end
-        row |= self._counts(facts.price)
+        row |= self._counts(facts)
         is_read = not self._is_behind and self._figures is not None
         state: State = "complete" if facts.is_complete else "running" if is_held else "interrupted"
         if state == "running":
@@ -184,6 +185,7 @@ class WatchedRun(Watched):
             _short(manifest.updated),
             price_of(manifest),
             manifest.times is not None and manifest.times.sessions == 1,
+            manifest.rerank,
         )
 
     def _check_figures(self) -> None:
@@ -195,7 +197,7 @@ class WatchedRun(Watched):
         }
         self._figures = _few(known)
 
-    def _counts(self, price: Price | None) -> dict[str, Any]:
+    def _counts(self, facts: _Facts) -> dict[str, Any]:
         counting = self._counting
         statuses = counting.statuses
         written = self._stamps[SAMPLES]
@@ -203,7 +205,7 @@ class WatchedRun(Watched):
             "done": sum(statuses.values()),
             "statuses": statuses,
             "failed": counting.failed,
-            **_spent(counting.spent, price),
+            **_spent(counting.spent, facts),
             "updated": self._facts.updated if written is None else max(self._facts.updated, _as_time(written)),
         }
 
@@ -246,22 +248,22 @@ class WatchedRanking(Watched):
         return self._row("complete", **facts, done=n_requests, total=n_requests, figures=figures), True
 
 
-def _counts_of(summary: Summary, price: Price | None) -> dict[str, Any]:
+def _counts_of(summary: Summary, facts: _Facts) -> dict[str, Any]:
     statuses = {status: n for status in STATUSES if (n := summary.counts.get(status, 0))}
     return {
         "done": summary.counts.get("questions", sum(statuses.values())),
         "statuses": statuses,
         "failed": summary.lost,
-        **_spent(summary, price),
+        **_spent(summary, facts),
     }
 
 
-def _spent(summary: Summary, price: Price | None) -> dict[str, Any]:
+def _spent(summary: Summary, facts: _Facts) -> dict[str, Any]:
     return {
         "usage": summary.usage,
         "cached": summary.cached,
         "retries": summary.retries,
-        "cost": cost_of(summary, price),
+        "cost": total_cost(cost_of(summary, facts.price), facts.reranked),
     }
 
 
