@@ -23,6 +23,7 @@ class RerankServer(LoopbackServer):
         super().__init__(_Handler)
         self.takes, self.score = takes, score
         self.fault: Callable[[int, list[dict[str, Any]]], Any] = lambda n, rows: None
+        self.billed: Callable[[int], dict[str, Any]] = lambda n_texts: {}  # what a reply says of tokens and searches
         self.calls: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
 
@@ -60,4 +61,5 @@ class _Handler(LoopbackHandler):
             return
         elif fault is not None:
             rows = fault
-        self.send(200, rows if form == "tei" else {"results" if form == "cohere" else "data": rows})
+        beside = fake.billed(len(rows))
+        self.send(200, rows if form == "tei" else {"results" if form == "cohere" else "data": rows, **beside})
