@@ -150,7 +150,7 @@ def retriever_label(config: RunConfig) -> str:
     first = describe(RETRIEVERS.label(name), differs)
     if config.rerank is None:
         return first
-    changed = changed_rerank_settings(config.rerank.depth, config.rerank.weight)
+    changed = changed_rerank_settings(config.rerank.depth, config.rerank.weight) | config.rerank.changed()
     return f"{first} + {describe(config.rerank.name, changed)}"
 
 

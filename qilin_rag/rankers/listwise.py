@@ -112,6 +112,12 @@ class LLMReranker(Ranker):
         asked = {"llm": self._llm.identity(), "prompt": self._prompt.sha256}
         return super().identity() | {"step": self.moves, **asked}
 
+    def differences(self) -> dict[str, Any]:
+        """Return the settings that change an order and are not those of the name alone, for tables."""
+        language = {} if self.language == "zh" else {"language": self.language}
+        preset = {**named_llm(self.llm), "model": getattr(self._llm, "model", None)}
+        return {**self.changed(), **language, **self._llm.changed(preset)}
+
     def recorded(self) -> dict[str, Any]:
         """Return the settings for a manifest: with all settings of the LLM, since a preset may change."""
         of_llm = self._llm.model_dump(

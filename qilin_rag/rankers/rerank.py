@@ -94,6 +94,10 @@ class Reranker(NamedTuple):
             return self.ranker.recorded()
         return self.ranker.model_dump(mode="json", exclude={str(self.ranker.argument)})
 
+    def changed(self) -> dict[str, Any]:
+        """Return the settings of an LLM that differ from its name, which tell runs apart in tables."""
+        return self.ranker.differences() if isinstance(self.ranker, LLMReranker) else {}
+
     @property
     def asks_server(self) -> bool:
         """Return whether its scores come from a server, which a dry run does not ask."""

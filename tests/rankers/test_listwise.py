@@ -15,6 +15,7 @@ from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import load_dataset
 from qilin_rag.data.notes import NoteStore
 from qilin_rag.llms import retry
+from qilin_rag.pipeline.identity import retriever_label
 from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.rankers.windows import UnreadableOrderError, count_windows, read_order, windows
 from tests.conftest import write_jsonl
@@ -306,3 +307,13 @@ def test_what_changes_an_order_is_in_the_identity_and_nothing_else(server: Perfe
 def test_a_wrong_setting_is_refused_when_it_is_read(name: str, overrides: list[str], said: str) -> None:
     with pytest.raises(UsageError, match=said.replace(".", r"\.")):
         resolve_run({"rerank": name}, overrides)
+
+
+def test_tables_tell_settings_apart() -> None:
+    def label(*overrides: str) -> str:
+        return retriever_label(resolve_run({"rerank": "llm:qwen2.5-72b"}, overrides))
+
+    assert label() == "bm25 + llm:qwen2.5-72b"
+    assert label("rerank.window=10", "rerank.language=en") == "bm25 + llm:qwen2.5-72b window=10 language=en"
+    assert label("rerank.llm.temperature=0.5", "rerank.concurrency=2") == "bm25 + llm:qwen2.5-72b temperature=0.5"
+    assert label("rerank_depth=50") == "bm25 + llm:qwen2.5-72b depth=50"
