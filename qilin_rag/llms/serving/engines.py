@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -24,6 +25,8 @@ from qilin_rag.core.file_hashes import file_sha256
 from qilin_rag.core.files import expanded
 from qilin_rag.core.registry import ENGINES, Component
 from qilin_rag.llms.base import FatalLLMError
+from qilin_rag.llms.serving.gguf_header import context_length_of
+from qilin_rag.llms.serving.tasks import GENERATE, Task
 from qilin_rag.models.pretrained import files_sha256, is_model
 
 _PROBE_TIMEOUT_S = 60.0
@@ -36,6 +39,11 @@ for name in names:
     try: print(m.version(name)); break
     except m.PackageNotFoundError: pass
 """
+
+
+_CONVERT = {"embed": "embed", "rerank": "classify"}
+_POOLING_OF_VLLM = {"mean": "MEAN", "cls": "CLS", "lasttoken": "LAST"}
+_MOST_BATCH_TOKENS = 8192  # llama.cpp reads a text that it embeds in one batch, whose memory it takes at the start
 
 
 class Engine(Component):
@@ -113,12 +121,19 @@ class Engine(Component):
         return risky_arguments(arguments)
 
     @abstractmethod
-    def arguments(self, name: str, context_length: int, port: int) -> list[str]:
-        """Return the arguments after the interpreter, to serve the model as `name`."""
+    def arguments(self, name: str, context_length: int | None, port: int, task: Task = GENERATE) -> list[str]:
+        """Return the arguments after the interpreter, to serve the model as `name`.
 
-    def command(self, name: str, context_length: int, port: int) -> list[str]:
-        """Return the whole command line."""
-        return [self.interpreter, *self.arguments(name, context_length, port), *self.extra_arguments]
+        Args:
+            name: The model's name at the server.
+            context_length: The most tokens of a request, if the engine sets none; None takes the model's own.
+            port: The port to listen on.
+            task: What the server makes of texts.
+        """
+
+    def command(self, name: str, context_length: int | None, port: int, task: Task = GENERATE) -> list[str]:
+        """Return the whole command line; see `arguments`."""
+        return [self.interpreter, *self.arguments(name, context_length, port, task), *self.extra_arguments]
 
     @property
     def interpreter(self) -> str:
@@ -222,8 +237,10 @@ class VLLM(Engine):
     quantization: str | None = None
     distributed_executor_backend: Literal["mp", "ray", "uni", "external_launcher"] | None = None
 
-    def arguments(self, name: str, context_length: int, port: int) -> list[str]:
+    def arguments(self, name: str, context_length: int | None, port: int, task: Task = GENERATE) -> list[str]:
         """Return the arguments; the module is used because `vllm serve` fails in builds with another package name."""
+        convert = _CONVERT.get(task.name)
+        pooling = {"seq_pooling_type": _POOLING_OF_VLLM[task.pooling]} if task.pooling in _POOLING_OF_VLLM else None
         flags = {
             "--model": self.model or name,
             "--served-model-name": name,
@@ -236,6 +253,9 @@ class VLLM(Engine):
             "--dtype": self.dtype,
             "--quantization": self.quantization,
             "--distributed-executor-backend": self.distributed_executor_backend,
+            "--runner": "pooling" if convert else None,
+            "--convert": convert,
+            "--pooler-config": json.dumps(pooling) if pooling else None,
         }
         return ["-m", "vllm.entrypoints.openai.api_server", *_as_arguments(flags)]
 
@@ -272,16 +292,18 @@ class LlamaCpp(Engine):
         """Return the names of the parameters that do more than tune the engine."""
         return risky_arguments(arguments, "llamacpp")
 
-    def arguments(self, name: str, context_length: int, port: int) -> list[str]:
+    def arguments(self, name: str, context_length: int | None, port: int, task: Task = GENERATE) -> list[str]:
         """Return the arguments of our own small program, which the Python with xllamacpp runs."""
         if not self.model:
             raise UsageError("llm.engine.model must name a GGUF file; or set llm (--llm) to gguf:FILE")
+        own = context_length or min(context_length_of(expanded(self.model)), _MOST_BATCH_TOKENS)
         flags = {
             "--model": expanded(self.model),
             "--mmproj": expanded(self.mmproj) if self.mmproj else None,
             "--name": name,
             "--port": port,
-            "--context-length": self.max_model_len or context_length,
+            "--context-length": self.max_model_len or own,
+            "--task": None if task == GENERATE else task.name,
             "--parallel": self.parallel,
             "--threads": self.n_threads,
             "--gpu-layers": self.n_gpu_layers,

@@ -19,6 +19,7 @@ def main() -> None:
     for flag in ("--port", "--context-length"):
         parser.add_argument(flag, type=int, required=True)
     parser.add_argument("--mmproj")
+    parser.add_argument("--task", choices=("embed", "rerank"))
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--gpu-layers", type=int, default=-1)
@@ -40,6 +41,11 @@ def main() -> None:
     params.sampling.seed = 0
     if arguments.threads:
         params.cpuparams.n_threads = arguments.threads
+    if arguments.task:
+        params.embedding = True
+        params.n_batch = params.n_ubatch = arguments.context_length  # a text that is embedded is read in one batch
+    if arguments.task == "rerank":
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     for parameter in arguments.parameters:
         name, equals, value = parameter.partition("=")
         if not equals or not hasattr(params, name):

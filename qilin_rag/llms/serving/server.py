@@ -32,6 +32,7 @@ from qilin_rag.core.types import Completion, RenderedPrompt
 from qilin_rag.llms.base import LLM, FatalLLMError
 from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.llms.serving.engines import Engine, build_engine
+from qilin_rag.llms.serving.tasks import GENERATE, Task
 
 logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
@@ -54,40 +55,42 @@ class Server:
     Args:
         engine: The engine.
         name: The model's name at the server.
-        context_length: The most tokens of prompt and answer.
+        context_length: The most tokens of prompt and answer; None takes the model's own.
         log: The file for the server's output.
         port: The port if the engine sets none; None takes a free one.
         follow: A function that is called repeatedly while the server starts (`serve` shows the log with it).
+        task: What the server makes of texts.
     """
 
     def __init__(
         self,
         engine: Engine,
         name: str,
-        context_length: int,
+        context_length: int | None,
         log: Path,
         port: int | None = None,
         follow: Callable[[], None] = lambda: None,
+        task: Task = GENERATE,
     ) -> None:
         """Set the server without starting it."""
         if os.name != "posix":
             raise UsageError(
                 "servers can be started on Linux and macOS only; start one elsewhere and set base_url (--base-url)"
             )
-        if engine.max_model_len and engine.max_model_len < context_length:
+        if context_length and engine.max_model_len and engine.max_model_len < context_length:
             raise UsageError(
                 f"llm.context_length ({context_length}) is more than the server's llm.engine.max_model_len "
                 f"({engine.max_model_len}); set both: --set llm.context_length={engine.max_model_len}"
             )
         self._engine, self._name, self._context_length, self.log = engine, name, context_length, log
-        self._follow = follow
+        self._follow, self._task = follow, task
         self._wanted_port = engine.port or port
         self._keeper: subprocess.Popen[bytes] | None = None
         self.start_s = 0.0
 
     def __enter__(self) -> Self:
         self._port = _free_port(self._wanted_port)
-        command = self._engine.command(self._name, self._context_length, self._port)
+        command = self._engine.command(self._name, self._context_length, self._port, self._task)
         keeper = Path(__file__).with_name("keeper.py")
         logger.info("starting %s, log: %s", self._engine.title, self.log)
         try:
