@@ -36,8 +36,8 @@ def serve(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="A setting of the model, whatever it is for: llm.model=NAME (as it is served), llm.engine.dtype=float32. "
-            "See: list llms openai.",
+            help="A setting of the model, whatever it is for: llm.model=NAME (as it is served), "
+            "llm.engine.dtype=float32. See: list llms openai.",
         ),
     ] = None,
     quiet: Quiet = False,

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_tiny_bert(folder: Path, texts: Iterable[str], width: int = 32, dropout: float = 0.0) -> Path:
+def write_tiny_bert(
+    folder: Path, texts: Iterable[str], width: int = 32, dropout: float = 0.0, positions: int = 64
+) -> Path:
     """A transformers folder with two layers, whose vocabulary is the characters of these texts."""
     import torch
     import transformers
@@ -23,7 +25,7 @@ def write_tiny_bert(folder: Path, texts: Iterable[str], width: int = 32, dropout
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=2 * width,
-        max_position_embeddings=64,
+        max_position_embeddings=positions,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
     )

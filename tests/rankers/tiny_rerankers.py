@@ -8,12 +8,12 @@ from pathlib import Path
 from tests.rankers.tiny_bert import write_tiny_bert
 
 
-def write_cross_encoder(folder: Path, texts: Iterable[str], n_labels: int = 1) -> Path:
+def write_cross_encoder(folder: Path, texts: Iterable[str], n_labels: int = 1, positions: int = 64) -> Path:
     """A BERT with a head that gives `n_labels` scores, wide enough for scores to differ."""
     import torch
     import transformers
 
-    write_tiny_bert(folder, texts)
+    write_tiny_bert(folder, texts, positions=positions)
     config = transformers.BertConfig.from_pretrained(folder, num_labels=n_labels, initializer_range=0.5)
     torch.manual_seed(1)
     transformers.BertForSequenceClassification(config).save_pretrained(folder)
