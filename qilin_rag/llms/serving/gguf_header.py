@@ -46,20 +46,20 @@ def _text(file: BinaryIO) -> str:
 
 def _value(file: BinaryIO, kind: int) -> object:
     """Read a number; skip a text or an array."""
+    n_skipped = 0
     if kind == _STRING:
-        return _skip(file, *struct.unpack("<Q", file.read(8)))
-    if kind == _ARRAY:
+        (n_skipped,) = struct.unpack("<Q", file.read(8))
+    elif kind == _ARRAY:
         of, n_items = struct.unpack("<IQ", file.read(12))
         if of == _ARRAY:
             raise ValueError("no known key holds arrays of arrays")
-        if of in _SCALARS:
-            return _skip(file, n_items * struct.calcsize(f"<{_SCALARS[of]}"))
-        for _ in range(n_items):
-            _value(file, of)
-        return None
-    form = f"<{_SCALARS[kind]}"
-    return struct.unpack(form, file.read(struct.calcsize(form)))[0]
-
-
-def _skip(file: BinaryIO, n_bytes: int) -> None:
-    file.seek(n_bytes, 1)
+        if of == _STRING:
+            for _ in range(n_items):
+                _value(file, of)
+        else:
+            n_skipped = n_items * struct.calcsize(f"<{_SCALARS[of]}")
+    else:
+        form = f"<{_SCALARS[kind]}"
+        return struct.unpack(form, file.read(struct.calcsize(form)))[0]
+    file.seek(n_skipped, 1)
+    return None
