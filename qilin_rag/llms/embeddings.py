@@ -2,7 +2,8 @@
 
 A reply is checked before any of it counts: one vector for each text, in the order of the texts whatever the order of
 the reply, of one dimension, finite and not zero. A batch that a server refuses is split, so that one text costs no
-other its vector; a text that is too long alone is cut until the server takes it, always at the same place.
+other its vector; a text that is too long alone is cut until the server takes it, always at the same place. A batch that
+is not answered in time is split too, and fewer are asked for at once, so that a slow server makes progress.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class EmbeddingServer:
             await self._endpoint.close()
 
     async def _batch(self, texts: list[str], names: list[str]) -> Embedded:
-        """Embed one batch; split it if the server refuses it, down to the text that is the reason."""
+        """Embed one batch; split it if the server refuses it or is late, down to the text that is the reason."""
         try:
             return await self._ask(texts, names)
         except LLMError as error:
@@ -132,11 +133,18 @@ class EmbeddingServer:
         raise UsageError(f"{self._name} finds {name} too long, however short it is: {error}") from error
 
     async def _ask(self, texts: list[str], names: list[str]) -> Embedded:
-        """Make one request, with up to `max_tries` tries."""
+        """Make one request, with up to `max_tries` tries; one of several texts is not repeated if it was late."""
+
+        async def one_try() -> Embedded:
+            try:
+                return await self._endpoint.in_limit(lambda: self._call(texts, names))
+            except TransientError as error:
+                if _is_late(error) and len(texts) > 1:
+                    raise _LateError(str(error)) from error
+                raise
+
         try:
-            return await with_retries(
-                lambda: self._endpoint.in_limit(lambda: self._call(texts, names)), self._max_tries, self._rng
-            )
+            return await with_retries(one_try, self._max_tries, self._rng)
         except TransientError as error:
             failed = FatalLLMError(f"{self._name}: {error} ({self._max_tries} tries); the same command resumes")
             failed.__cause__ = error
@@ -158,6 +166,9 @@ class EmbeddingServer:
             if refusal.status == _NO_EMBEDDINGS:
                 raise FatalLLMError(f"{self._name} makes no vectors: {refusal.words}") from error
             raise as_error(refusal, self._endpoint.caller) from error
+        except TransientError as error:
+            error.is_overload = error.is_overload or _is_late(error)
+            raise
         try:
             vectors = _vectors(items, len(texts))
         except ValueError as error:
@@ -173,6 +184,15 @@ class EmbeddingServer:
     @property
     def _name(self) -> str:
         return f"model {self._endpoint.model!r} at {self._endpoint.base_url}"
+
+
+class _LateError(LLMError):
+    """A batch had no answer in time; its halves may have one."""
+
+
+def _is_late(error: TransientError) -> bool:
+    """Return whether there was no answer in time."""
+    return isinstance(error.__cause__, TimeoutError)
 
 
 def check_vectors(vectors: Vectors, name: str, names: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -361,3 +362,27 @@ def test_langchain_searches_the_served_index(served: EmbeddingServer, dataset: D
     pytest.importorskip("langchain_core")
     documents = retriever(served).as_langchain(dataset.notes, k=3).invoke(dataset.notes.get([5])[0].text)
     assert documents[0].metadata["note_idx"] == 5
+
+
+def test_a_slow_server_gets_smaller_batches_until_it_is_in_time(
+    served: EmbeddingServer, dataset: Dataset, tmp_path: Path
+) -> None:
+    """A request takes its time for each text, so that a whole batch is never in time."""
+
+    def refuse(n: int, texts: list[str]) -> None:
+        time.sleep(0.1 * len(texts))
+
+    served.refuse = refuse
+    few = dataset.notes.note_idxs[:16].tolist()
+    texts = [note.text for note in dataset.notes.get(few)]
+    mine = retriever(served, concurrency=2, timeout_s=0.45)
+    vectors = mine.embed_queries(texts)
+    rows = np.array([vector(f"query: {text}") for text in texts])
+    assert np.abs(vectors - rows / np.linalg.norm(rows, axis=1, keepdims=True)).max() < 1e-3
+    assert {len(body["input"]) for body in served.bodies} <= {8, 7, 4, 3, 2, 1}
+
+
+def test_a_server_that_never_answers_ends_the_build(served: EmbeddingServer, dataset: Dataset, tmp_path: Path) -> None:
+    served.latency_s = 1.0
+    with pytest.raises(QilinError, match=r"no answer within 0\.05 s"):
+        retriever(served, timeout_s=0.05).write_index(dataset.notes, tmp_path / "index")
