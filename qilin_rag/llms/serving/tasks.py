@@ -77,10 +77,12 @@ def with_pooling(task: TaskName, model: str) -> Task:
         task: The task.
         model: A folder or a hub name; a model that is not on this machine is left to the engine.
     """
-    folder = find_model(model) if task == "embed" and not expanded(model).is_file() else None
+    if task != "embed" or expanded(model).is_file():
+        return Task(task)
     try:
+        folder = find_model(model)
         assumed = assumed_pooling(folder, model) if folder else None
-    except ImportError:  # transformers, which knows more architectures than the files say
+    except ImportError:  # of transformers, without which less is known of the model
         assumed = None
     if assumed is None:
         return Task(task)
