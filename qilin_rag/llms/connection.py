@@ -158,10 +158,14 @@ def no_answer(address: str, cause: str, model: str, has_engine: bool, section: s
             "(--serve), or for several runs with the command serve; or set another base_url (--base-url)"
         )
     port = urlsplit(address).port or 80
+    if section != "llm":
+        return FatalLLMError(
+            f"no server answers at {address} ({cause}); start one: qilin-rag serve embed:{model} --port {port}, or set "
+            f"another {section}.base_url"
+        )
     return FatalLLMError(
         f"no server answers at {address} ({cause}); start one in an environment that has vLLM: "
-        f"vllm serve {model}{'' if section == 'llm' else ' --runner pooling'} --port {port}, "
-        f"or set another base_url ({'--base-url' if section == 'llm' else f'{section}.base_url'})"
+        f"vllm serve {model} --port {port}, or set another base_url (--base-url)"
     )
 
 
