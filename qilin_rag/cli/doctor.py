@@ -5,11 +5,23 @@ from __future__ import annotations
 import typer
 
 from qilin_rag.cli import ui
-from qilin_rag.cli.options import AsJson, BaseUrl, Data, LlmName, Metrics, Rerank, RetrieverName, RunsDir, Settings
+from qilin_rag.cli.options import (
+    AsJson,
+    BaseUrl,
+    Data,
+    LlmName,
+    Metrics,
+    QueryStage,
+    Rerank,
+    RetrieverName,
+    RunsDir,
+    Settings,
+)
 
 
 def doctor(
     retriever: RetrieverName = None,
+    query: QueryStage = None,
     rerank: Rerank = None,
     llm: LlmName = None,
     data: Data = None,
@@ -35,6 +47,7 @@ def doctor(
     ui.set_up_logs(quiet=True)
     flags = {
         "retriever": retriever,
+        "query": query,
         "rerank": rerank,
         "llm": llm,
         "data": data,

@@ -24,6 +24,7 @@ from qilin_rag.cli.options import (
     NamedIn,
     NoteFields,
     NoteImages,
+    QueryStage,
     Quiet,
     References,
     Rerank,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 def run(
     retriever: RetrieverName = None,
+    query: QueryStage = None,
     rerank: Rerank = None,
     rerank_depth: RerankDepth = None,
     rerank_weight: RerankWeight = None,
@@ -117,6 +119,7 @@ def run(
     ui.set_up_logs(quiet or as_json, verbose)
     flags = {
         "retriever": retriever,
+        "query": query,
         "rerank": rerank,
         "rerank_depth": rerank_depth,
         "rerank_weight": rerank_weight,

@@ -104,6 +104,14 @@ Settings = Annotated[
 RetrieverName = Annotated[
     str | None, typer.Option(help="A retriever (see: list retrievers), or package.module:Class. [default: bm25]")
 ]
+QueryStage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STAGE",
+        help="What an LLM writes for each question, to search with as well: rewrite, hyde or multi (see: list "
+        "queries). Its LLM, if not the run's own: --set query.llm=PRESET. [default: none]",
+    ),
+]
 Rerank = Annotated[
     str | None,
     typer.Option(

@@ -14,6 +14,7 @@ from qilin_rag.cli.options import (
     Limit,
     MissingNotes,
     NoteFields,
+    QueryStage,
     Quiet,
     Rerank,
     RerankDepth,
@@ -29,6 +30,7 @@ _TOP_K = 100  # usual in evaluations of retrieval
 def retrieve(
     out: Annotated[Path, typer.Option(help="TREC run to write.")],
     retriever: RetrieverName = None,
+    query: QueryStage = None,
     rerank: Rerank = None,
     rerank_depth: RerankDepth = None,
     rerank_weight: RerankWeight = None,
@@ -58,6 +60,7 @@ def retrieve(
     ui.set_up_logs(quiet or as_json)
     flags = {
         "retriever": retriever,
+        "query": query,
         "rerank": rerank,
         "rerank_depth": rerank_depth,
         "rerank_weight": rerank_weight,
@@ -69,9 +72,14 @@ def retrieve(
         "seed": seed,
     }
     with ui.progress_bars(quiet or as_json):
-        figures = retrieve_only(resolve_run(flags, settings or [], top_k=_TOP_K, with_prompt=False), out)
+        figures, queries = retrieve_only(resolve_run(flags, settings or [], top_k=_TOP_K, with_prompt=False), out)
     if as_json:
-        ui.print_json({"out": str(out), "metrics": {name: figure.model_dump() for name, figure in figures.items()}})
+        printed = {"out": str(out), "metrics": {name: figure.model_dump() for name, figure in figures.items()}}
+        ui.print_json(printed | ({"queries": queries.model_dump(mode="json")} if queries else {}))
         return
     ui.print_metrics(figures)
+    if queries:
+        from qilin_rag.pipeline.cost import say_queries
+
+        ui.console().print(say_queries(queries), style="dim")
     typer.echo(out)

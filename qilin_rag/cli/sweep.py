@@ -15,6 +15,7 @@ from qilin_rag.cli.options import (
     Limit,
     Metrics,
     NoteFields,
+    QueryStage,
     Quiet,
     Rerank,
     RerankDepth,
@@ -46,6 +47,7 @@ def sweep(
     controls: Annotated[
         bool, typer.Option("--controls", help="Add the retrievers random and oracle_top_k to compare with.")
     ] = False,
+    query: QueryStage = None,
     rerank: Rerank = None,
     rerank_depth: RerankDepth = None,
     rerank_weight: RerankWeight = None,
@@ -82,6 +84,7 @@ def sweep(
     if note_fields is not None:
         axes["note_fields"] = [note_fields]
     flags = {
+        "query": query,
         "rerank": rerank,
         "rerank_depth": rerank_depth,
         "rerank_weight": rerank_weight,

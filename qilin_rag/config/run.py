@@ -14,9 +14,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from qilin_rag.config.presets import preset_file, preset_settings
+from qilin_rag.config.query_llm import build_query_llm, query_llm_of
 from qilin_rag.config.spec import RERANK_DEPTH, RERANK_WEIGHT, TOP_K, AskSettings, PlainSettings, RunSpec, resolve_spec
 from qilin_rag.core.errors import UsageError, naming_file
-from qilin_rag.core.registry import LLMS, RETRIEVERS, SCORERS, Component, Named
+from qilin_rag.core.registry import LLMS, QUERIES, RETRIEVERS, SCORERS, Component, Named
 
 _PROMPT = "qilin_rag.prompts.answer:load_prompt"
 _RERANKER = "qilin_rag.rankers.rerank:Reranker"
@@ -48,12 +49,14 @@ class RunConfig(PlainSettings, LLMConfig):
 
     Attributes:
         retriever: A `retrievers.Retriever`.
+        query: A `retrievers.query_stage.QueryStage`; None for none.
         rerank: A `rankers.rerank.Reranker`; None for no second stage.
         prompt: A `prompts.answer.Prompt`; None if no LLM is asked.
         metrics: Scorers (`scorers.Scorer`) by component name; each must be usable.
     """
 
     retriever: Any = Field(default_factory=lambda: RETRIEVERS.create("bm25", {}))
+    query: Any = None
     rerank: Any = None
     prompt: Any = Field(default_factory=lambda: _load(_PROMPT)("default"))
     metrics: Annotated[dict[str, Any], BeforeValidator(_by_name)] = Field(
@@ -64,6 +67,7 @@ class RunConfig(PlainSettings, LLMConfig):
     def _check_components(self) -> RunConfig:
         """Check the kind of each component, and that the second stage has enough hits for the prompt."""
         of_kinds = [(RETRIEVERS, "retriever", self.retriever), (LLMS, "llm", self.llm)]
+        of_kinds += [] if self.query is None else [(QUERIES, "query", self.query)]
         of_kinds += [(SCORERS, "metrics", scorer) for scorer in self.metrics.values()]
         for field, part, needed in (("prompt", self.prompt, "source"), ("rerank", self.rerank, "source")):
             if part is not None and not hasattr(part, needed):
@@ -77,8 +81,21 @@ class RunConfig(PlainSettings, LLMConfig):
                 f"top_k {self.top_k} (--top-k): the second stage ranks only {self.rerank.depth} notes; "
                 "raise rerank_depth (--rerank-depth)"
             )
+        if self.query is not None:
+            self.query.check_retriever(self.retriever)
+            build_query_llm(self.query.llm, self.llm)
         self.retriever.check_k(self.top_k if self.rerank is None else self.rerank.depth)
         return self
+
+    @property
+    def query_config(self) -> LLMConfig | None:
+        """Return the LLM of the query stage and how it is asked, as this run asks its own; None without a stage."""
+        if self.query is None:
+            return None
+        label, _ = query_llm_of(self.query.llm, self.llm_label, {"name": self.llm.called()})
+        settings = {name: getattr(self, name) for name in AskSettings.model_fields}
+        settings |= {"llm_label": label, "serve": self.serve and self.query.asks_own_llm}
+        return LLMConfig(**settings, llm=build_query_llm(self.query.llm, self.llm))
 
     def spec(self) -> RunSpec:
         """Return this run as a manifest records it: retriever and LLM with all settings, defaults included."""
@@ -92,6 +109,7 @@ class RunConfig(PlainSettings, LLMConfig):
         return RunSpec(
             **{name: getattr(self, name) for name in PlainSettings.model_fields},
             retriever=_in_full(self.retriever),
+            query=None if self.query is None else _in_full(self.query),
             rerank=None if self.rerank is None else self.rerank.source,
             **second,
             llm=_in_full(self.llm),
@@ -134,6 +152,7 @@ def resolve_run(
     return config.model_copy(
         update={
             "retriever": _own_object(config.retriever, flags.get("retriever")),
+            "query": config.query and _own_object(config.query, flags.get("query")),
             "llm": _own_object(config.llm, flags.get("llm")),
             "metrics": {name: _own_object(scorer, *scorers) for name, scorer in config.metrics.items()},
         }
@@ -159,6 +178,7 @@ def build_run(spec: RunSpec, with_prompt: bool = True) -> RunConfig:
     return RunConfig(
         **{name: getattr(spec, name) for name in PlainSettings.model_fields},
         retriever=retriever,
+        query=None if spec.query is None else QUERIES.create(spec.query.name, spec.query.settings),
         rerank=rerank,
         llm=llm,
         prompt=_load(_PROMPT)(spec.prompt) if with_prompt else None,

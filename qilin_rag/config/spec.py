@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,7 @@ from qilin_rag.config.destinations import check_destination, say_destination, sa
 from qilin_rag.config.engine_settings import named_by_flag, risky_variables
 from qilin_rag.config.overrides import Owner, named_settings, parse_overrides
 from qilin_rag.config.presets import GGUF, llm_label_of, named_llm
+from qilin_rag.config.query_llm import named_query_llm, query_llm_of
 from qilin_rag.config.rerank_llm import (
     check_rerank_destination,
     rerank_llm,
@@ -39,7 +40,16 @@ from qilin_rag.config.resources import read_yaml
 from qilin_rag.core.errors import UsageError, explain, unknown_name
 from qilin_rag.core.files import expanded
 from qilin_rag.core.note_fields import TITLE_AND_CONTENT
-from qilin_rag.core.registry import ENGINES, LLMS, RETRIEVERS, SCORERS, Component, Named, Registry
+from qilin_rag.core.registry import (
+    ENGINES,
+    LLMS,
+    QUERIES,
+    RETRIEVERS,
+    SCORERS,
+    Component,
+    Named,
+    Registry,
+)
 from qilin_rag.core.text import clean
 from qilin_rag.core.types import AnswerSelection, Frozen, MissingNotes, NoteFields, NoteOrder, ReferenceSelection
 
@@ -48,6 +58,8 @@ _EVERY_RUN_METRICS = ("retrieval",)
 _DEFAULT_METRICS = ("rouge_l",)
 _OPTIONAL_METRICS = ("bertscore",)
 TOP_K = 5
+NO_QUERY = "none"
+"""The name under which a sweep lists runs without a query stage."""
 RERANK_DEPTH, RERANK_WEIGHT = 20, 1.0
 
 
@@ -133,6 +145,8 @@ class RunSpec(PlainSettings):
 
     Attributes:
         retriever: The retriever by name and settings.
+        query: What an LLM writes for each question before the search (rewrite, hyde, multi), by name and settings; null
+            for nothing.
         rerank: What reorders the hits: a folder that `train` wrote (crossencoder, biencoder), a pretrained reranker by
             folder or hub name, the address of a served one, or an LLM (`llm:PRESET`); null for none.
         rerank_settings: The settings of a pretrained or served reranker, or of an LLM, which `--set rerank.KEY=VALUE`
@@ -145,6 +159,7 @@ class RunSpec(PlainSettings):
     """
 
     retriever: Named = Named(name="bm25")
+    query: Named | None = None
     rerank: Path | str | None = None
     rerank_settings: dict[str, Any] = {}
     rerank_depth: PositiveInt = RERANK_DEPTH
@@ -156,13 +171,14 @@ class RunSpec(PlainSettings):
 
 _MADE_HERE = {"llm_label", "llm_preset", "optional_metrics"}
 """Settings of a manifest that follow from the others; nobody gives them."""
-_COMPOSED_SETTINGS = {"retriever", "llm", "metrics", *_MADE_HERE}
+_COMPOSED_SETTINGS = {"retriever", "query", "llm", "metrics", *_MADE_HERE}
 _LIST_SETTINGS = "qilin-rag list settings"
 _REPEATED_SETTINGS = (
     "data",
     "ids",
     "concurrency",
     "retriever",
+    "query",
     "rerank",
     "rerank_settings",
     "llm",
@@ -196,6 +212,8 @@ def _names_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, Registry[Any],
     if "retriever" in settings:
         component = _named(settings["retriever"], "retriever")
         yield "retriever", RETRIEVERS, {component.pop("name"): component}
+    if (query := _named_query(settings.get("query"))) is not None:
+        yield "query", QUERIES, {query.pop("name"): query}
     if "llm" in settings:
         component = _named(settings["llm"], "llm")
         component = named_llm(component.pop("name")) | component
@@ -238,13 +256,20 @@ def _components_as_written(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _named(layer: Any, kind: str) -> dict[str, Any]:
     """Return a component of a file, flag or Python: a name, a mapping with `name` and settings, or an object."""
     if isinstance(layer, Component):
-        named = _named_component(layer, kind, RETRIEVERS if kind == "retriever" else LLMS)
+        named = _named_component(layer, kind, {"retriever": RETRIEVERS, "query": QUERIES}.get(kind, LLMS))
         return {"name": named.name, **named.settings}
     if isinstance(layer, str):
         return {"name": layer}
     if isinstance(layer, dict) and isinstance(layer.get("name"), str):
         return dict(layer)
     raise UsageError(f"{kind}: expected a name, or a mapping with 'name' and its settings; got {reprlib.repr(layer)}")
+
+
+def _named_query(layer: Any) -> dict[str, Any] | None:
+    """Return a query stage as `_named` does; None for none."""
+    if layer is None or layer == NO_QUERY:
+        return None
+    return _named(layer, "query")
 
 
 def _set_value(overrides: Iterable[str], name: str) -> str | None:
@@ -316,6 +341,7 @@ def resolve_spec(
     _refuse_unwritable(merged)
     base_url, stream = merged.pop("base_url", None), merged.pop("stream", None)
     retriever = _named(merged.pop("retriever", "bm25"), "retriever")
+    query = _named_query(merged.pop("query", None))
     llm = _named(merged.pop("llm", "extractive"), "llm")
     optional = [] if "metrics" in merged else list(_OPTIONAL_METRICS)
     components = _metrics(merged.pop("metrics", list(_DEFAULT_METRICS)))
@@ -330,12 +356,13 @@ def resolve_spec(
         for key, action in (("python", "name a program"), ("allowed", "allow itself anything")):
             if key in engine:
                 raise UsageError(f"a file can't {action} (engine.{key}); give it with --set llm.engine.{key}=")
-    owner = _owner_of(retriever["name"], llm, rerank=_set_value(overrides, "rerank") or merged.get("rerank"))
+    rerank = _set_value(overrides, "rerank") or merged.get("rerank")
+    owner = _owner_of(retriever["name"], llm, rerank=rerank, query=query, overrides=overrides)
     for path, value in parse_overrides(overrides, owner):
         if path[0] == "metrics" and len(path) == 3 and path[1] in optional:  # a metric that is set is wanted
             optional.remove(path[1])
             metrics[path[1]] = {}
-        _override(path, value, merged, retriever, llm, metrics)
+        _override(path, value, merged, retriever, llm, metrics, query)
     _expand_paths(merged)
     merged |= {name: _typed(RunSpec, name, merged[name]) for name in _PLAIN_SETTINGS if name in merged}
     retriever_name, llm_class = retriever.pop("name"), llm.pop("name")
@@ -351,6 +378,12 @@ def resolve_spec(
     check_destination(label, {**llm, "name": llm_class}, by_flag, bool(merged.get("serve")))
     if file is not None and not merged.get("serve"):
         say_destination(file, from_file, {**llm, "name": llm_class}, by_flag)
+    if query is not None:
+        _check_query_llm(query, label, {**llm, "name": llm_class}, by_flag, bool(merged.get("serve")))
+        of_file = _named_query(from_file.get("query")) or {}
+        if file is not None and isinstance(of_llm := of_file.get("llm"), dict):
+            _, query_llm = query_llm_of(query.get("llm"), label, {**llm, "name": llm_class})
+            say_destination(file, {"llm": of_llm}, query_llm, by_flag, at="query.llm")
     if file is not None and "rerank" in from_file and flags.get("rerank") is None and "rerank" not in by_flag:
         say_rerank_destination(file, str(merged.get("rerank")), merged.get("rerank_settings", {}))
     check_rerank_destination(merged.get("rerank"), _mapping(merged.get("rerank_settings")), by_flag, file)
@@ -367,6 +400,7 @@ def resolve_spec(
     settings = {
         **merged,
         "retriever": {"name": retriever_name, "settings": retriever},
+        "query": None if query is None else {"name": query.pop("name"), "settings": query},
         "llm": {"name": llm_class, "settings": llm},
         "llm_label": label,
         "llm_preset": {key: value for key, value in preset.items() if key != "name"},
@@ -377,6 +411,19 @@ def resolve_spec(
         return RunSpec(**settings)
     except ValidationError as error:
         raise UsageError(f"{file or command}: {explain(error, RunSpec)}") from error
+
+
+def _check_query_llm(
+    query: Mapping[str, Any], label: str, llm: Mapping[str, Any], by_flag: Collection[str], serve: bool
+) -> None:
+    """Check where the prompts of the query stage go, as for the run's own LLM, whose flags count for it as well."""
+    query_label, query_llm = query_llm_of(query.get("llm"), label, llm)
+    if query_llm == llm:
+        return
+    LLMS.resolve(query_llm["name"])
+    is_own = query_label == label
+    flags = {*by_flag, *(f"query.{name}" for name in by_flag if is_own)}
+    check_destination(query_label, query_llm, flags, serve and is_own, at="query.llm")
 
 
 def _typed(model: type[BaseModel], name: str, value: Any) -> Any:
@@ -408,14 +455,18 @@ def recorded_spec(
             llm["engine"] = {key: value for key, value in engine.items() if key != "allowed"}
         names = values["retriever"]["name"], {"name": values["llm"]["name"], **llm}
         rerank = _set_value(overrides, "rerank") or values["rerank"]
-        for path, value in parse_overrides(overrides, _owner_of(*names, imports_code=False, rerank=rerank)):
+        query = None if values["query"] is None else {"name": values["query"]["name"], **values["query"]["settings"]}
+        owner = _owner_of(*names, imports_code=False, rerank=rerank, query=query, overrides=overrides)
+        for path, value in parse_overrides(overrides, owner):
             if path[0] not in _REPEATED_SETTINGS:
                 raise unknown_name(
                     "setting", ".".join(path), _REPEATED_SETTINGS, "can't be changed when a run is repeated"
                 )
-            _override(path, value, values, retriever, llm, values["metrics"])
+            _override(path, value, values, retriever, llm, values["metrics"], query)
         if base_url is not None:
             llm["base_url"] = base_url
+        if query is not None:
+            values["query"] = {"name": query.pop("name"), "settings": query}
         _expand_paths(values)
         _refuse_unwritable({**values, "base_url": base_url})
         return RunSpec(**values | changes)
@@ -430,9 +481,19 @@ def _override(
     retriever: dict[str, Any],
     llm: dict[str, Any],
     metrics: dict[str, dict[str, Any]],
+    query: dict[str, Any] | None = None,
 ) -> None:
     """Apply one `--set` assignment."""
     match path:
+        case ["query", *_] if query is None:
+            raise UsageError(f"{'.'.join(path)}: this run has no query stage; name one (--query)")
+        case ["query", "llm", key] if query is not None and key not in ("name", "label"):
+            query["llm"] = {**_as_mapping(query.get("llm")), key: value}
+        case ["query", "llm"] if query is not None and isinstance(value, str):
+            changes = _as_mapping(query.get("llm"))
+            query["llm"] = {"name": value} if "name" in changes else {"name": value, **changes}
+        case ["query", key] if query is not None and key != "name":
+            query[key] = value
         case ["retriever", key] if key != "name":
             retriever[key] = value
         case ["llm", "engine"] if isinstance(value, dict):
@@ -457,6 +518,11 @@ def _override(
             raise _unknown_setting(".".join(path), retriever.get("name", ""), llm.get("name", ""), metrics)
 
 
+def _as_mapping(named: Any) -> dict[str, Any]:
+    """Return a component that is given by name, or as a mapping, as a mapping."""
+    return {"name": named} if isinstance(named, str) else dict(named or {})
+
+
 def _unknown_setting(name: str, retriever: str, llm: str, metrics: Iterable[str]) -> UsageError:
     """Return the error for an unknown setting in `--set`, naming the component that has a setting of this name."""
     components = {
@@ -469,7 +535,7 @@ def _unknown_setting(name: str, retriever: str, llm: str, metrics: Iterable[str]
         for kind, (table, component) in components.items()
         if table.is_registered(component) and name in table.resolve(component).model_fields
     ]
-    known_names = [*_PLAIN_SETTINGS, "retriever.KEY", "rerank.KEY", "llm.KEY", "metrics.NAME.KEY"]
+    known_names = [*_PLAIN_SETTINGS, "retriever.KEY", "query.KEY", "rerank.KEY", "llm.KEY", "metrics.NAME.KEY"]
     if owners:
         meant = " or ".join(repr(f"{kind}.{name}") for kind in owners)
         return UsageError(f"setting {name!r} does not exist; did you mean {meant}? ({_LIST_SETTINGS})")
@@ -480,8 +546,15 @@ def _no_setting(name: str, known: Iterable[str]) -> UsageError:
     return unknown_name("setting", name, known, see=_LIST_SETTINGS)
 
 
-def _owner_of(retriever: str, llm: Mapping[str, Any], imports_code: bool = True, rerank: Any = None) -> Owner:
-    """Return which model has the setting of a path, in a run with this retriever, LLM and reranker."""
+def _owner_of(
+    retriever: str,
+    llm: Mapping[str, Any],
+    imports_code: bool = True,
+    rerank: Any = None,
+    query: Mapping[str, Any] | None = None,
+    overrides: Iterable[str] = (),
+) -> Owner:
+    """Return which model has the setting of a path, in a run with this retriever, LLM, reranker and query stage."""
 
     def class_of(registry: Registry[Any], name: str) -> type[BaseModel] | None:
         return registry.resolve(name) if imports_code or registry.is_registered(name) else None
@@ -490,6 +563,11 @@ def _owner_of(retriever: str, llm: Mapping[str, Any], imports_code: bool = True,
         match path:
             case ["retriever", _]:
                 return class_of(RETRIEVERS, retriever)
+            case ["query", _] if query is not None:
+                return class_of(QUERIES, query["name"])
+            case ["query", "llm", _] if query is not None:
+                named = _set_value(overrides, "query.llm") or query.get("llm")
+                return class_of(LLMS, (named_query_llm(named) or {}).get("name", llm["name"]))
             case ["rerank", _]:
                 return reranker_class(rerank)
             case ["rerank", "llm", _]:

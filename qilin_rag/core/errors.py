@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 _MOST_NAMES = 20
-_LISTED = ("retriever", "llm", "prompt", "metric", "ranker")
+_LISTED = ("retriever", "query", "llm", "prompt", "metric", "ranker")
 """Kinds of names that the command `list` prints."""
 INSTEAD = {
     "rouge_l_word": "rouge_l with metrics.rouge_l.tokens=word",
@@ -97,7 +97,7 @@ def unknown_name(
         return UsageError(f"{kind} {reprlib.repr(name)} is gone; write {INSTEAD[last]}")
     near = [repr(each) for each in difflib.get_close_matches(name, names, n=3, cutoff=0.5)]
     if kind in _LISTED and problem == "does not exist":
-        see = see or f"qilin-rag list {kind}s"
+        see = see or f"qilin-rag list {'queries' if kind == 'query' else f'{kind}s'}"
     shown = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {shown or 'none'}"
     hint += f" ({see})" if see else ""

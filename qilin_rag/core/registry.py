@@ -1,4 +1,4 @@
-"""Components and the tables that name them: retrievers, LLMs and scorers, ours and third parties'.
+"""Components and the tables that name them: retrievers, query stages, LLMs and scorers, ours and third parties'.
 
 A component *is* its configuration: a frozen model whose fields are its parameters. Validation, YAML, the manifest and
 the fingerprint all derive from that one definition. Heavy state is built lazily and kept private.
@@ -183,7 +183,7 @@ def _holds_secret(value: Any) -> bool:
 
 C = TypeVar("C", bound=Component)
 _NOT_OF_USERS = {"qilin_rag", "pydantic", "pydantic_core", *sys.stdlib_module_names} - {"__main__"}
-_SET_AS = {"retriever": "retriever", "llm": "llm", "metric": "metrics.{}", "ranker": "ranker"}
+_SET_AS = {"retriever": "retriever", "query": "query", "llm": "llm", "metric": "metrics.{}", "ranker": "ranker"}
 
 
 class Registry(Generic[C]):
@@ -351,6 +351,15 @@ RETRIEVERS: Registry[Any] = Registry(
         "unanswerable": "qilin_rag.retrievers.mixed:Unanswerable",
     },
 )
+QUERIES: Registry[Any] = Registry(
+    "query",
+    "qilin_rag.retrievers.query_stage:QueryStage",
+    {
+        "rewrite": "qilin_rag.retrievers.query_stage:Rewrite",
+        "hyde": "qilin_rag.retrievers.query_stage:HyDE",
+        "multi": "qilin_rag.retrievers.query_stage:MultiQuery",
+    },
+)
 LLMS: Registry[Any] = Registry(
     "llm",
     "qilin_rag.llms.base:LLM",
@@ -401,7 +410,7 @@ SCORERS: Registry[Any] = Registry(
         "retrieval": "qilin_rag.scorers.retrieval:Retrieval",
     },
 )
-_REGISTRIES: tuple[Registry[Any], ...] = (RETRIEVERS, LLMS, ENGINES, RANKERS, SCORERS)
+_REGISTRIES: tuple[Registry[Any], ...] = (RETRIEVERS, QUERIES, LLMS, ENGINES, RANKERS, SCORERS)
 
 
 def describe(name: str, changes: Mapping[str, Any]) -> str:

@@ -138,6 +138,16 @@ class Question(Frozen):
     meta: dict[str, Any] = {}
 
 
+class Wording(Question):
+    """A question whose `query` is another text, which is searched for it.
+
+    Attributes:
+        is_passage: Whether the text is a passage like those of notes, which a dense retriever encodes as such.
+    """
+
+    is_passage: bool = False
+
+
 class Hit(Frozen):
     """A retrieved note with its score and rank.
 
@@ -511,6 +521,45 @@ class Judgement(Exchange, AboutQuestion):
     key: str
     judge: str
     runs: list[str]
+
+
+class QueryReply(Exchange, AboutQuestion):
+    """What an LLM wrote before the search for a question: a line of queries.jsonl.
+
+    Attributes:
+        key: The hash of the query stage, its LLM and its prompt, by which the reply is found again.
+        texts: The texts that are searched, without the question itself; empty if the question is searched alone.
+        alone: The reason why the reply gave no text; None if it gave some.
+    """
+
+    key: str
+    texts: list[str] = []
+    alone: str | None = None
+
+
+class QueryUse(Frozen):
+    """What the query stage of a run did and used.
+
+    Attributes:
+        questions: The number of questions that it was asked about.
+        texts: The number of texts that were searched beside the questions.
+        alone: The number of questions that were searched alone, since the reply gave no text, by reason.
+        failed: The number of questions whose call failed, which were not searched.
+        cached: The number of replies from the response cache.
+        retries: The number of repeated requests.
+        usage: The tokens of the other replies, except for `uncounted` ones whose token numbers are not both known.
+        cost: What these replies cost.
+    """
+
+    questions: NonNegativeInt
+    texts: NonNegativeInt
+    alone: dict[str, NonNegativeInt] = {}
+    failed: NonNegativeInt = 0
+    cached: NonNegativeInt = 0
+    retries: NonNegativeInt = 0
+    usage: Usage = Usage()
+    uncounted: NonNegativeInt = 0
+    cost: Cost = Cost()
 
 
 class AboutNote(Frozen):

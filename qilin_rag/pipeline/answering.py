@@ -32,10 +32,11 @@ class Retrieved(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A question to ask, with the notes that were retrieved for it."""
+    """A question to ask, with the notes that were retrieved for it; `lost` says why it can't be asked."""
 
     question: Question
     found: Retrieved
+    lost: str | None = None
 
 
 def pending_questions(questions: Sequence[Question], finished: dict[str, Sample]) -> list[Question]:
@@ -112,7 +113,7 @@ async def _answer(
     asking: Asking, config: RunConfig, store: NoteStore, reader: PictureReader, job: Job
 ) -> Asked[Sample]:
     """Ask one question; drop the worst note and ask again as long as the prompt is too long for the LLM."""
-    question, found = job
+    question, found, lost = job
     sample: dict[str, Any] = {
         "question_id": question.id,
         "query": question.query,
@@ -122,6 +123,9 @@ async def _answer(
         "notes_given": len(found.hits),
         "notes_used": 0,
     }
+
+    if lost is not None:
+        return Asked(Sample(**sample, answer="", raw="", status="failed", error=lost))
 
     async def ask() -> Reply:
         notes = store.get([hit.note_idx for hit in found.hits])

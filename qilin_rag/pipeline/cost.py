@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from qilin_rag.core.text import counted
-from qilin_rag.core.types import Cost, Exchange, Price, RerankPrice, RerankUse, Summary, Times, Usage
+from qilin_rag.core.types import Cost, Exchange, Price, QueryUse, RerankPrice, RerankUse, Summary, Times, Usage
 from qilin_rag.core.units import format_amount, format_seconds
 from qilin_rag.pipeline.clock import STAGES
 from qilin_rag.pipeline.run_directory import Manifest
@@ -151,9 +151,11 @@ def rerank_cost(use: RerankUse, reranker: Reranker) -> Cost:
     return Cost(amount=amount, currency=price.currency, as_of=price.as_of)
 
 
-def total_cost(answers: Cost, reranked: RerankUse | None) -> Cost:
-    """Return the cost of a run: that of its answers, and of its second stage if that has one."""
-    return answers if reranked is None else add_costs(answers, reranked.cost)
+def total_cost(answers: Cost, *stages: QueryUse | RerankUse | None) -> Cost:
+    """Return the cost of a run: that of its answers, and of its query stage and its second stage if it has them."""
+    for stage in stages:
+        answers = answers if stage is None else add_costs(answers, stage.cost)
+    return answers
 
 
 def add_costs(one: Cost, other: Cost) -> Cost:
@@ -181,10 +183,12 @@ def describe(manifest: Manifest, summary: Summary) -> list[str]:
     times = manifest.times or Times()
     total_s = sum(getattr(times, f"{stage}_s") for stage in STAGES)
     cost = manifest.cost or Cost(unknown="not recorded")
-    if manifest.rerank is None:
+    said = [] if manifest.queries is None else [say_queries(manifest.queries)]
+    said += [] if manifest.rerank is None else [say_rerank(manifest.rerank)]
+    if not said:
         lines = [say_tokens(summary, cost)]
     else:
-        lines = [f"answers: {say_tokens(summary, cost_of(summary, price_of(manifest)))}", say_rerank(manifest.rerank)]
+        lines = [f"answers: {say_tokens(summary, cost_of(summary, price_of(manifest)))}", *said]
         lines += [f"altogether: cost {format_cost(cost)}"] if cost.currency else []
     if times.sessions > times.untimed:
         stages = ", ".join(f"{stage} {format_seconds(getattr(times, f'{stage}_s'))}" for stage in STAGES)
@@ -196,6 +200,17 @@ def describe(manifest: Manifest, summary: Summary) -> list[str]:
     if times.cut_off:
         lines.append(f"{counted(times.cut_off, 'session')} cut off: the calls under way then are not in these tokens")
     return lines
+
+
+def say_queries(queries: QueryUse) -> str:
+    """Describe what a query stage wrote, how many questions were searched alone and why, its tokens and cost."""
+    reasons = ", ".join(f"{n} {reason}" for reason, n in queries.alone.items())
+    alone = f", {sum(queries.alone.values())} searched alone ({reasons})" if reasons else ""
+    failed = f", {queries.failed} failed" if queries.failed else ""
+    names = ("usage", "cached", "retries", "uncounted")
+    spent = Summary(metrics={}, counts={}, **{name: getattr(queries, name) for name in names})
+    what = f"{counted(queries.texts, 'text')} written for {counted(queries.questions, 'question')}{alone}{failed}"
+    return f"queries: {what}; {say_tokens(spent, queries.cost)}"
 
 
 def say_tokens(summary: Summary, cost: Cost) -> str:

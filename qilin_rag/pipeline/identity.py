@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from qilin_rag.config.query_llm import changed_query_llm
 from qilin_rag.config.run import LLMConfig, RunConfig, changed_rerank_settings
 from qilin_rag.core.directories import find_directory
 from qilin_rag.core.environment import git_commit, installed_packages, now
@@ -18,12 +19,14 @@ from qilin_rag.core.text import short_path
 from qilin_rag.core.types import Question, QuestionDefects
 from qilin_rag.data import Dataset
 from qilin_rag.data.dataset import hash_questions
+from qilin_rag.llms import LLM
 from qilin_rag.llms.serving.server import engine_of
 from qilin_rag.pipeline.note_pictures import sends_images
 from qilin_rag.pipeline.run_directory import MANIFEST, Manifest, RunDirectory
 from qilin_rag.prompts.answer import Prompt
 from qilin_rag.retrievers import IndexedRetriever, Retriever
 from qilin_rag.retrievers.parts import leaves
+from qilin_rag.scorers.refusal_patterns import VERSION as REFUSAL_PATTERNS
 
 FINGERPRINT_VERSION = 1
 
@@ -40,9 +43,18 @@ def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
         **llm_identity(config),
         **changed_note_settings(config),
         **({} if config.note_fields == TITLE_AND_CONTENT else {"note_texts": dataset.notes.sha256}),
+        **query_identity(config),
         **({} if config.rerank is None else {"rerank": config.rerank.identity()}),
         **_image_paths(config.retriever, dataset),
     }
+
+
+def query_identity(config: RunConfig) -> dict[str, Any]:
+    """Return what can change the texts that are searched; empty without a query stage."""
+    if config.query is None:
+        return {}
+    llm: LLM = config.query_config.llm  # type: ignore[union-attr]
+    return {"query": {**config.query.identity(), "llm": llm.identity(), "refusals": REFUSAL_PATTERNS}}
 
 
 def _image_paths(retriever: Retriever, dataset: Dataset) -> dict[str, Any]:
@@ -77,7 +89,8 @@ def run_directory(config: RunConfig, dataset: Dataset, identity: dict[str, Any])
     Only the fingerprint tells runs apart; the name before it is for people. The same data under another name or in
     another encoding is the same run in the same directory.
     """
-    stages = [RETRIEVERS.short_name(config.retriever.named().name), *_second_stage(config)]
+    first = "+".join([RETRIEVERS.short_name(config.retriever.named().name), *_query_stage(config)])
+    stages = [first, *_second_stage(config)]
     names = (dataset.name, *stages, config.llm_label, Path(config.prompt.source).stem)
     return RunDirectory(find_directory(config.runs_dir, names, identity, MANIFEST))
 
@@ -148,6 +161,10 @@ def retriever_label(config: RunConfig) -> str:
     if isinstance(model := differs.get("model"), str):
         differs |= {"model": short_path(model, str(retriever.identity().get("model")))}
     first = describe(RETRIEVERS.label(name), differs)
+    if config.query is not None:
+        its_llm = {} if config.query.asks_own_llm else {"llm": config.query_config.llm_label}  # type: ignore[union-attr]
+        changes = {**config.query.changed(), **its_llm, **changed_query_llm(config.query.llm, config.query_config.llm)}
+        first = f"{first} + {describe(config.query.called(), changes)}"
     if config.rerank is None:
         return first
     changed = changed_rerank_settings(config.rerank.depth, config.rerank.weight) | config.rerank.changed()
@@ -161,10 +178,14 @@ def llm_label(config: LLMConfig) -> str:
 
 def run_label(config: RunConfig) -> str:
     """Name a run for people, by what tells it apart from others of a sweep."""
-    names = (config.retriever.named().name, *_second_stage(config), config.llm_label)
+    names = (config.retriever.named().name, *_query_stage(config), *_second_stage(config), config.llm_label)
     of_notes = changed_note_settings(config)
     notes = "".join(f", {name}={value}" for name, value in of_notes.items() if name != "seed")
     return f"{' + '.join(names)}, prompt {config.prompt.source}, top {config.top_k}{notes}"
+
+
+def _query_stage(config: RunConfig) -> list[str]:
+    return [] if config.query is None else [config.query.called()]
 
 
 def _second_stage(config: RunConfig) -> list[str]:

@@ -54,6 +54,8 @@ from qilin_rag.core.types import (
     Frozen,
     Judgement,
     Price,
+    QueryReply,
+    QueryUse,
     Question,
     QuestionDefects,
     RerankUse,
@@ -67,6 +69,7 @@ from qilin_rag.pipeline.import_record import ImportRecord, ImportSettings
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 QUESTIONS, SAMPLES, REPEATS, JUDGEMENTS = "questions.jsonl", "samples.jsonl", "repeats.jsonl", "judgements.jsonl"
+QUERIES = "queries.jsonl"
 TREC_RUN = "run.trec"
 SCORES, SUMMARY = "scores.jsonl", "summary.json"
 CONTROL_SCORES = "control_scores.jsonl"
@@ -105,7 +108,8 @@ class Manifest(Frozen):
     """manifest.json: everything needed to identify a run and to repeat it.
 
     `generation_s` is the sum over all calls, `times` what the clock said; `cost` is there when the run is complete.
-    `rerank`: what a second stage asked a server or an LLM for, at a cost that is a part of `cost`; absent without one.
+    `queries`: what a query stage did and used, and `rerank`: what a second stage asked a server or an LLM for, at costs
+    that are a part of `cost`; absent without one.
     `imported`: whose answers these are, if another system gave them; then no seconds are known.
     """
 
@@ -132,6 +136,7 @@ class Manifest(Frozen):
     cost: Cost | None = None
     rerank: Annotated[RerankUse | None, Field(exclude_if=operator.not_)] = None
     imported: ImportRecord | None = None
+    queries: Annotated[QueryUse | None, Field(exclude_if=operator.not_)] = None
 
 
 class RunDirectory:
@@ -351,6 +356,10 @@ class RunDirectory:
         """Read all judgements ever written to a file; skip a half last line."""
         return read_lines(self.path / file_name, Judgement, half_line_ok=True)
 
+    def read_queries(self, file_name: str = QUERIES) -> Iterator[QueryReply]:
+        """Read all replies to the query stage ever written to a file; skip a half last line."""
+        return read_lines(self.path / file_name, QueryReply, half_line_ok=True)
+
     @contextmanager
     def line_writer(self, file_name: str = SAMPLES) -> Iterator[LineWriter]:
         """Open a file of samples or judgements to append to, after repairing a half line at its end."""
@@ -366,10 +375,10 @@ class RunDirectory:
                 file.close()
 
     def set_aside_samples(self) -> Path | None:
-        """Rename samples.jsonl and repeats.jsonl for a fresh start, so that paid answers stay on disk."""
+        """Rename the files of samples, repeats and queries for a fresh start, so that paid answers stay on disk."""
         now = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
         kept = None
-        for path in (self.path / REPEATS, self.path / SAMPLES):
+        for path in (self.path / QUERIES, self.path / REPEATS, self.path / SAMPLES):
             if path.exists():
                 kept = path.with_name(f"{path.stem}-until-{now}.jsonl")
                 with writing(path):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from qilin_rag.config.run import RunConfig
 from qilin_rag.core.registry import Component
-from qilin_rag.core.types import Hit, Question, QuestionDefects, RerankUse
+from qilin_rag.core.types import Hit, QueryReply, Question, QuestionDefects, RerankUse, Wording
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.data.defects import count_defects
 from qilin_rag.data.note_images import NoteImages
@@ -16,8 +17,11 @@ from qilin_rag.pipeline.answering import Retrieved, known_notes, search
 from qilin_rag.pipeline.note_pictures import open_images, sends_images
 from qilin_rag.rankers.rerank import Reranker
 from qilin_rag.retrievers import Retriever
+from qilin_rag.retrievers.fusion import fuse_by_rank
+from qilin_rag.retrievers.query_stage import FUSED_DEPTH
 
 logger = logging.getLogger(__name__)
+NO_TEXTS: Mapping[str, Sequence[str]] = MappingProxyType({})
 T = TypeVar("T")
 C = TypeVar("C", bound=Component)
 
@@ -26,12 +30,13 @@ class Shared:
     """Values that the first run makes and all later runs reuse; a single run has a `Shared` of its own."""
 
     def __init__(self) -> None:
-        """Begin empty."""
+        """Begin empty. `replies` are those of query stages, by key, for runs that ask the same."""
         self._made: dict[Hashable, Any] = {}
-        self._found: dict[Hashable, dict[str, tuple[int, list[Hit]]]] = {}
-        self._reranked: dict[Hashable, dict[str, Retrieved]] = {}
+        self._found: dict[Hashable, dict[Hashable, tuple[int, list[Hit]]]] = {}
+        self._reranked: dict[Hashable, dict[Hashable, Retrieved]] = {}
         self._uses: dict[Hashable, RerankUse] = {}
         self._taken: set[Hashable] = set()
+        self.replies: dict[str, QueryReply] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what `make` returned for this key the first time."""
@@ -79,6 +84,7 @@ class Shared:
         return config.model_copy(
             update={
                 "retriever": self.same(config.retriever),
+                "query": config.query and self.same(config.query),
                 "rerank": rerank,
                 "llm": self.same(config.llm),
                 "metrics": {name: self.same(scorer) for name, scorer in config.metrics.items()},
@@ -89,28 +95,67 @@ class Shared:
         """Log a warning once, for all runs that share it."""
         self.once(("warning", message), lambda: logger.warning(message))
 
-    def retrieve(self, config: RunConfig, questions: Sequence[Question]) -> list[Retrieved]:
-        """Return the hits of each question that the data has a note for, in the order of the run's last stage."""
+    def prepare_search(self, config: RunConfig, questions: Sequence[Question]) -> None:
+        """Search for the questions themselves before a query stage, so that index and models are opened by then."""
+        if questions:
+            retriever: Retriever = self.same(config.retriever)
+            self.search(retriever, self.dataset(config), questions, _fused_depth(config))
+
+    def retrieve(
+        self, config: RunConfig, questions: Sequence[Question], texts: Mapping[str, Sequence[str]] = NO_TEXTS
+    ) -> list[Retrieved]:
+        """Return the hits of each question that the data has a note for, in the order of the run's last stage.
+
+        Args:
+            config: The run.
+            questions: The questions to search for.
+            texts: What the query stage wrote for each question, by id; a question without texts is searched alone.
+        """
         retriever: Retriever = self.same(config.retriever)
         reranker: Reranker | None = config.rerank
         dataset = self.dataset(config)
-        k = config.top_k if reranker is None else reranker.depth
-        hits = self.search(retriever, dataset, questions, k) if questions else []
+        k = _n_hits(config)
+        if config.query is None or not questions:
+            hits = self.search(retriever, dataset, questions, k) if questions else []
+        else:
+            hits = self._search_texts(config, retriever, dataset, questions, texts)
         found = known_notes(hits, dataset.notes, config.missing_notes)
         if reranker is None:
             return found
         named = self._second_stage(config)
         known = self._reranked.setdefault(named, {})
-        new = [(question, its) for question, its in zip(questions, found, strict=True) if question.id not in known]
+        keys = [(question.id, *texts.get(question.id, ())) for question in questions]
+        new = [each for each in zip(keys, questions, found, strict=True) if each[0] not in known]
         rankings = reranker.rerank(
-            [question for question, _ in new], [its.hits for _, its in new], dataset.notes, config.cache
+            [question for _, question, _ in new], [its.hits for *_, its in new], dataset.notes, config.cache
         )
         if (use := reranker.take_use()) is not None:
             self._uses[named] = self._uses[named].plus(use) if named in self._uses else use
-        for (question, its), ranking in zip(new, rankings, strict=True):
-            known[question.id] = Retrieved(ranking, its.n_missing)
+        for (key, _, its), ranking in zip(new, rankings, strict=True):
+            known[key] = Retrieved(ranking, its.n_missing)
         most = None if retriever.ignores_k else config.top_k
-        return [Retrieved(known[question.id].hits[:most], known[question.id].n_missing) for question in questions]
+        return [Retrieved(known[key].hits[:most], known[key].n_missing) for key in keys]
+
+    def _search_texts(
+        self,
+        config: RunConfig,
+        retriever: Retriever,
+        dataset: Dataset,
+        questions: Sequence[Question],
+        texts: Mapping[str, Sequence[str]],
+    ) -> list[list[Hit]]:
+        """Search for questions and the texts that were written for them, and fuse the rankings of each question."""
+        wordings = [config.query.wordings(question, texts.get(question.id, ())) for question in questions]
+        searched = [
+            [*([question] if config.query.with_question or not of_question else []), *of_question]
+            for question, of_question in zip(questions, wordings, strict=True)
+        ]
+        depth = _fused_depth(config)
+        hits = iter(self.search(retriever, dataset, [each for of_question in searched for each in of_question], depth))
+        return [
+            fuse_by_rank([next(hits) for _ in of_question], question.query, _n_hits(config))
+            for question, of_question in zip(questions, searched, strict=True)
+        ]
 
     def take_rerank_use(self, config: RunConfig) -> RerankUse | None:
         """Return what the second stage of a run asked for; costs count for the first run that takes them."""
@@ -123,7 +168,7 @@ class Shared:
         return use
 
     def _second_stage(self, config: RunConfig) -> Hashable:
-        return (self.same(config.retriever), config.rerank, *_read_of(self.dataset(config)))
+        return (self.same(config.retriever), config.query, config.rerank, *_read_of(self.dataset(config)))
 
     def search(self, retriever: Retriever, dataset: Dataset, questions: Sequence[Question], k: int) -> list[list[Hit]]:
         """Return the hits of each question; search only for those that no earlier search has found.
@@ -133,16 +178,34 @@ class Shared:
         any_k = retriever.nested or retriever.ignores_k
         named = (retriever, *_read_of(dataset), None if any_k else k)
         found = self._found.setdefault(named, {})
-        unknown = [
-            question
-            for question in questions
-            if question.id not in found or (found[question.id][0] < k and not retriever.ignores_k)
-        ]
+        keys = [_key(question) for question in questions]
+        unknown = {
+            key: question
+            for key, question in zip(keys, questions, strict=True)
+            if key not in found or (found[key][0] < k and not retriever.ignores_k)
+        }
         if unknown:
-            hits = search(retriever, dataset.notes, unknown, k)
-            found.update((question.id, (k, ranking)) for question, ranking in zip(unknown, hits, strict=True))
-        rankings = [found[question.id][1] for question in questions]
+            hits = search(retriever, dataset.notes, list(unknown.values()), k)
+            found.update((key, (k, ranking)) for key, ranking in zip(unknown, hits, strict=True))
+        rankings = [found[key][1] for key in keys]
         return rankings if retriever.ignores_k else [ranking[:k] for ranking in rankings]
+
+
+def _key(question: Question) -> Hashable:
+    """Return what tells questions, and texts that are searched for one, apart."""
+    return (question.id, question.query, question.is_passage) if isinstance(question, Wording) else question.id
+
+
+def _n_hits(config: RunConfig) -> int:
+    """Return the number of hits that a run needs of each question, for the prompt or for its second stage."""
+    return config.top_k if config.rerank is None else config.rerank.depth
+
+
+def _fused_depth(config: RunConfig) -> int:
+    """Return the number of hits of each ranking that are fused."""
+    depth = max(_n_hits(config), FUSED_DEPTH)
+    most: int | None = config.retriever.most_hits
+    return depth if most is None else max(_n_hits(config), min(depth, most))
 
 
 def _read_of(dataset: Dataset) -> tuple[str, str]:

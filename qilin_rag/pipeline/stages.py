@@ -22,7 +22,7 @@ from qilin_rag.data import Dataset
 from qilin_rag.data.note_images import NoteImages
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.cache import ResponseCache
-from qilin_rag.llms.serving.server import engine_of
+from qilin_rag.llms.serving.server import Served, engine_of
 from qilin_rag.pipeline.answering import Job, Retrieved, answer, calls_left, pending_questions
 from qilin_rag.pipeline.asking import Asking
 from qilin_rag.pipeline.clock import Clock
@@ -38,6 +38,7 @@ from qilin_rag.pipeline.identity import (
 )
 from qilin_rag.pipeline.note_names import write_note_names
 from qilin_rag.pipeline.note_pictures import check_reader, check_unchanged
+from qilin_rag.pipeline.queries import QueryWork, use_of_run, write_queries
 from qilin_rag.pipeline.run_directory import REPEATS, SAMPLES, Manifest, RunDirectory
 from qilin_rag.pipeline.scoring import check_names, load_models, score_directory, usable_scorers
 from qilin_rag.pipeline.selection import select_questions
@@ -54,7 +55,7 @@ class Prepared(NamedTuple):
     `config` has the components that the runs of a sweep share; `scorers` are those of `config` as they score this run;
     `left_out`: which optional metrics can't be used, and why. `server` is what the LLM's server says of itself, or
     `unreachable` why there is none, or why there are no images: an error only if a question is left to ask. `images`
-    are those of the notes, if the run sends any.
+    are those of the notes, if the run sends any; `queries` is its query stage, if it has one.
     """
 
     config: RunConfig
@@ -69,6 +70,7 @@ class Prepared(NamedTuple):
     directory: RunDirectory
     shared: Shared
     images: NoteImages | None = None
+    queries: QueryWork | None = None
 
     @property
     def label(self) -> str:
@@ -143,6 +145,7 @@ def prepare(config: RunConfig, shared: Shared | None = None) -> Prepared:
     config = config.model_copy(update={"metrics": config.metrics | more, "optional_metrics": []})
     identity = run_identity(config, dataset)
     directory = run_directory(config, dataset, identity)
+    queries, no_queries = _open_queries(config, shared, directory)
     images, no_images = _open_images(config, shared, directory)
     return Prepared(
         config=config,
@@ -155,16 +158,20 @@ def prepare(config: RunConfig, shared: Shared | None = None) -> Prepared:
         ],
         left_out=left_out,
         server=server,
-        unreachable=unreachable or no_images,
+        unreachable=unreachable or no_queries or no_images,
         identity=identity,
         directory=directory,
         shared=shared,
         images=images,
+        queries=queries,
     )
 
 
 def find_work(prepared: Prepared) -> Work:
-    """Read what is done, and retrieve for the questions that are left; call it with the directory locked."""
+    """Read what is done, and retrieve for the questions that are left; call it with the directory locked.
+
+    With a query stage, whose LLM may have no server yet, the search of its texts follows in `ask`.
+    """
     config, directory, clock = prepared.config, prepared.directory, Clock()
     earlier = earlier_manifest(directory, prepared.identity)
     finished = {} if config.fresh else directory.read_samples()[0]
@@ -176,17 +183,22 @@ def find_work(prepared: Prepared) -> Work:
     if pending or n_repeats_left:
         check_unchanged(prepared.images, config.note_images, list(finished.values()))
     with clock.stage("retrieval"):
-        found = prepared.shared.retrieve(config, pending)
+        if prepared.queries is None:
+            found = prepared.shared.retrieve(config, pending)
+        else:
+            prepared.shared.prepare_search(config, pending)
+            found = [Retrieved([])] * len(pending)
     jobs = [Job(*pair) for pair in zip(pending, found, strict=True)]
-    now = prepared.shared.take_rerank_use(config) if pending else None
-    reranked = _reranked(config, now, None if config.fresh or earlier is None else earlier.rerank)
-    return Work(prepared, earlier, jobs, n_repeats_left, clock, reranked)
+    work = Work(prepared, earlier, jobs, n_repeats_left, clock, None if config.fresh or not earlier else earlier.rerank)
+    return _with_rerank_use(work) if pending and prepared.queries is None else work
 
 
-def _reranked(config: RunConfig, now: RerankUse | None, before: RerankUse | None) -> RerankUse | None:
-    """Return what the second stage has used in all sessions, and what that costs."""
+def _with_rerank_use(work: Work) -> Work:
+    """Add what the second stage has asked for in this session, and what all of that costs."""
+    config, before = work.prepared.config, work.reranked
+    now = work.prepared.shared.take_rerank_use(config)
     use = now or before if now is None or before is None else before.plus(now)
-    return use and use.model_copy(update={"cost": rerank_cost(use, config.rerank)})
+    return work._replace(reranked=use and use.model_copy(update={"cost": rerank_cost(use, config.rerank)}))
 
 
 def ask(work: Work, llm: LLM, label: str = "") -> Answered:
@@ -215,6 +227,11 @@ def ask(work: Work, llm: LLM, label: str = "") -> Answered:
             if config.fresh and (aside := directory.set_aside_samples()):
                 logger.info("the earlier samples are kept in %s", aside)
             directory.write_questions(prepared.questions)
+        if work.jobs and prepared.queries is not None:
+            with clock.stage("retrieval"):
+                work = _with_rerank_use(work._replace(jobs=_search_queries(work, prepared.queries, llm)))
+            manifest = manifest.model_copy(update={"rerank": work.reranked})
+            directory.write_manifest(manifest)
         if work.is_asking:
             with clock.stage("generation"):
                 _answer(work, llm, label)
@@ -229,10 +246,12 @@ def finish(answered: Answered) -> Run:
         finished, lines = directory.read_samples()
         with clock.stage("scoring"):
             summary = score_directory(directory, finished, lines, prepared.scorers, prepared.config.seed)
+    queries = use_of_run(directory, answered.manifest.config)
     took = {
         "generation_s": calls_s([*lines, *directory.read_repeats()]),
         "times": clock.end() if answered.times is None else answered.times,
-        "cost": total_cost(cost_of(summary, prepared.config.llm.price), answered.work.reranked),
+        "cost": total_cost(cost_of(summary, prepared.config.llm.price), queries, answered.work.reranked),
+        "queries": queries,
     }
     write_note_names(directory.path, prepared.dataset.notes, prepared.questions, finished.values())
     manifest = answered.manifest.model_copy(update={"state": "complete", "updated": now(), **took})
@@ -260,6 +279,19 @@ def _answer(work: Work, llm: LLM, label: str) -> None:
             answer(Asking(llm, config.concurrency), config, notes, jobs, directory, advance, REPEATS, images)
 
 
+def _search_queries(work: Work, queries: QueryWork, llm: LLM) -> list[Job]:
+    """Return the jobs with the notes that are found by the texts of the query stage."""
+    prepared, config = work.prepared, work.prepared.config
+    questions = [job.question for job in work.jobs]
+    served = llm.with_client(queries.config.llm) if isinstance(llm, Served) and queries.config.serve else None
+    written = write_queries(queries, questions, prepared.shared, served, config.fresh)
+    searched = [question for question in questions if question.id not in written.failed]
+    found = prepared.shared.retrieve(config, searched, written.texts)
+    by_id = dict(zip((question.id for question in searched), found, strict=True))
+    lost = {id: f"query {queries.stage.called()}: {reason}" for id, reason in written.failed.items()}
+    return [Job(each, by_id.get(each.id, Retrieved([])), lost.get(each.id)) for each in questions]
+
+
 def _repeated_jobs(prepared: Prepared) -> list[Job]:
     """Return the repetitions that are left, each with the notes of its first answer."""
     finished, _ = prepared.directory.read_samples()
@@ -285,6 +317,19 @@ def _open_images(
         if not (directory.path / SAMPLES).exists():
             raise
         return None, error
+
+
+def _open_queries(
+    config: RunConfig, shared: Shared, directory: RunDirectory
+) -> tuple[QueryWork | None, FatalLLMError | None]:
+    """Return the query stage of a run, if it has one, and the error if no server of its LLM answers."""
+    queries = QueryWork.of(config, shared, directory)
+    if queries is None:
+        return None, None
+    chosen = ("server", queries.config.llm, queries.config.llm_label, queries.config.serve, config.llm_label)
+    found_by = queries.config.model_copy(update={"llm_label": config.llm_label}) if not queries.config.serve else config
+    _, unreachable = shared.once(chosen, lambda: _ask_server(found_by))
+    return queries, unreachable
 
 
 def _load_models(config: RunConfig) -> tuple[dict[str, Scorer], dict[str, str]]:

@@ -62,6 +62,11 @@ class Retriever(Component):
         """
 
     @property
+    def reads_query(self) -> bool:
+        """Return whether the text of the question decides the hits; one that looks hits up does not search by it."""
+        return True
+
+    @property
     def most_hits(self) -> int | None:
         """Return the most hits that it can be asked for; None if there is no limit."""
         return None

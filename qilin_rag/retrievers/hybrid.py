@@ -15,9 +15,8 @@ from qilin_rag.core.ties import ranked
 from qilin_rag.core.types import Hit, Question
 from qilin_rag.data import NoteStore
 from qilin_rag.retrievers.base import Retriever, checked_rankings, min_max
+from qilin_rag.retrievers.fusion import RRF_K, reciprocal_ranks
 from qilin_rag.retrievers.parts import Composite, named_part, split_part
-
-_RRF_K = 60
 
 
 def _named(parts: Any) -> list[dict[str, Any]]:
@@ -55,7 +54,7 @@ class Hybrid(Composite):
     """The retrievers, two or more: each a name, a mapping with `name` and its settings, or in Python a retriever."""
     fusion: Literal["rrf", "sum"] = "rrf"
     """How rankings are fused: rrf (reciprocal rank fusion), or sum (weighted sum of scaled scores)."""
-    rrf_k: Annotated[int, Field(ge=0)] = _RRF_K
+    rrf_k: Annotated[int, Field(ge=0)] = RRF_K
     """The constant of rrf, an integer from 0: the higher, the less the first ranks stand out."""
     weights: list[Annotated[float, Field(gt=0, le=1e6)]] | None = None
     """One number above 0 for each retriever. Default: 1 for each."""
@@ -76,7 +75,7 @@ class Hybrid(Composite):
             self._parts.append((name, part))
         if self.weights is not None and len(self.weights) != len(self._parts):
             raise ValueError(f"{len(self.weights)} weights for {len(self._parts)} retrievers")
-        if self.fusion != "rrf" and self.rrf_k != _RRF_K:
+        if self.fusion != "rrf" and self.rrf_k != RRF_K:
             raise ValueError("rrf_k is a setting of fusion rrf")
         return self
 
@@ -121,5 +120,5 @@ class Hybrid(Composite):
     def _shares(self, hits: Sequence[Hit]) -> list[float]:
         """Return what each hit of one retriever adds to the fused score, before its weight."""
         if self.fusion == "rrf":
-            return [1 / (self.rrf_k + hit.rank) for hit in hits]
+            return reciprocal_ranks(hits, self.rrf_k)
         return min_max(hits)

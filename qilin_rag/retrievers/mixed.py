@@ -135,6 +135,11 @@ class Mixed(WithoutReferences):
                 f"set top_k to {n_notes}, or ask for fewer"
             )
 
+    @property
+    def reads_query(self) -> bool:
+        """Return False: which of its notes are right and wrong is set."""
+        return False
+
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """Return the notes of each question with the scores n, n-1, ..., 1 in their order."""
         self.check_k(k)

@@ -21,6 +21,11 @@ class NoRetriever(Retriever):
 
     ignores_k: ClassVar[bool] = True
 
+    @property
+    def reads_query(self) -> bool:
+        """Return False: it has no hits."""
+        return False
+
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """Return an empty ranking for each question."""
         return [[] for _ in questions]

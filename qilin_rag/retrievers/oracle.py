@@ -23,6 +23,11 @@ class Oracle(Retriever):
 
     ignores_k: ClassVar[bool] = True
 
+    @property
+    def reads_query(self) -> bool:
+        """Return False: its hits are the reference notes."""
+        return False
+
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """Return the reference notes with the scores n, n-1, ..., 1, so that every evaluator keeps their order."""
         return [

@@ -62,6 +62,11 @@ class Composite(Retriever):
         """Return the retrievers in their order."""
         return [part for _, part in self._parts]
 
+    @property
+    def reads_query(self) -> bool:
+        """Return whether a part does."""
+        return any(part.reads_query for part in self.parts)
+
     @classmethod
     def names_code(cls, settings: Mapping[str, Any]) -> bool:
         """Return whether one of the parts names code."""

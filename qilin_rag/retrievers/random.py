@@ -24,6 +24,11 @@ class Random(Retriever):
     seed: int = 0
     """The seed of the draw, an integer."""
 
+    @property
+    def reads_query(self) -> bool:
+        """Return False: its hits are drawn by the id of the question."""
+        return False
+
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """Return the drawn notes with the scores k, k-1, ..., 1 in the order they were drawn."""
         note_idxs = sorted(map(int, notes.note_idxs))

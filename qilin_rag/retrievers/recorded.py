@@ -27,6 +27,11 @@ class Recorded(Retriever):
     results: str
     """The name of the results: bm25 or dpr in Qilin."""
 
+    @property
+    def reads_query(self) -> bool:
+        """Return False: its hits are those that came with the question."""
+        return False
+
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """Return the best `k` recorded notes of each question, without duplicates.
 

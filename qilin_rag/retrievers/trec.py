@@ -46,6 +46,11 @@ class Trec(Retriever):
             raise UsageError(f"{self.path} can't be read: {error.strerror or error}") from error
         return super().identity() | {"run_sha256": hashlib.sha256(content).hexdigest()}
 
+    @property
+    def reads_query(self) -> bool:
+        """Return False: its hits are looked up by the id of the question."""
+        return False
+
     def search(self, questions: Sequence[Question], notes: NoteStore, k: int) -> list[list[Hit]]:
         """Return the hits of each question by its id."""
         run = read_trec(self.path, text_id_number if notes.has_text_ids else whole_number)

@@ -204,6 +204,10 @@ class Served(LLM):
         served._server = server
         return served
 
+    def with_client(self, client: OpenAICompatible) -> Self:
+        """Return another client of the same server, with other settings."""
+        return type(self).by(self._server, client)
+
     @property
     def prompt_budget(self) -> int | None:
         """Return the client's budget."""

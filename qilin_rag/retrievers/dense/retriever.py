@@ -9,12 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, PositiveInt, PrivateAttr, field_validator, model_validator
 
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.extras import require
 from qilin_rag.core.text import counted
-from qilin_rag.core.types import Hit, Question
+from qilin_rag.core.types import Hit, Question, Wording
 from qilin_rag.data import NoteStore
 from qilin_rag.data.note_images import LONGEST_SIDE
 from qilin_rag.models.families import Pooling, assumed_last_token, assumed_pooling
@@ -199,7 +200,7 @@ class BiEncoder(ServedEncoder):
         prefix = self._prefixes().query
         logger.info("encoding %s, prefix %r", counted(len(questions), "query"), prefix)
         texts = [question.query for question in questions]
-        queries = self._encode(texts, "query", [f"query {question.id}" for question in questions])
+        queries = self._encode_questions(questions)
         by_distance = self._similarity() == "euclidean"
         rankings, n_tied = opened.nearest(texts, queries, notes, k, self.n_probe, by_distance)
         if n_tied:
@@ -207,6 +208,19 @@ class BiEncoder(ServedEncoder):
                 "%d of %d rankings had ties at rank %d; a hash decided which notes stayed", n_tied, len(questions), k
             )
         return rankings
+
+    def _encode_questions(self, questions: Sequence[Question]) -> Vectors:
+        """Encode the texts of questions; a hypothetical passage is encoded as notes are (HyDE)."""
+        is_passage = [isinstance(question, Wording) and question.is_passage for question in questions]
+        tasks: list[Task] = ["document" if each else "query" for each in is_passage]
+        parts: dict[int, Vectors] = {}
+        for task in dict.fromkeys(tasks):
+            rows = [row for row, its in enumerate(tasks) if its == task]
+            chosen = [questions[row] for row in rows]
+            names = [f"query {question.id}" for question in chosen]
+            vectors = self._encode([question.query for question in chosen], task, names)
+            parts |= zip(rows, vectors, strict=True)
+        return np.stack([parts[row] for row in range(len(questions))])
 
     def embed_queries(self, queries: Sequence[str]) -> Vectors:
         """Encode queries; return vectors of shape (n_queries, dimension)."""
