@@ -19,6 +19,7 @@ from qilin_rag.pipeline.run import run as run_pipeline
 from qilin_rag.reports.finding import find_runs
 from qilin_rag.reports.measured import read_runs
 from qilin_rag.retrievers import Retriever
+from qilin_rag.retrievers.query_stage import QueryStage
 from qilin_rag.scorers import Scorer
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class RunSettings(TypedDict, total=False):
     answers: AnswerSelection
     references: ReferenceSelection
     missing_notes: MissingNotes
+    query: str | Mapping[str, Any] | QueryStage
     rerank: str | Path
     rerank_settings: Mapping[str, Any]
     rerank_depth: int

@@ -77,6 +77,7 @@ def ablate(
     note_images: Annotated[
         str | None, typer.Option(help="Numbers of images of each note, the default first: 0,1,3.")
     ] = None,
+    query: Annotated[str | None, typer.Option(help="Query stages, the default first: none,rewrite,hyde,multi.")] = None,
     noise: Annotated[
         str | None, typer.Option(help="Numbers of wrong notes (retriever mixed), the default first: 0,1,2,4.")
     ] = None,
@@ -106,13 +107,13 @@ def ablate(
         qilin-rag ablate --retrievers bm25 --llms extractive --top-k 5,1,3 --dry-run
         qilin-rag ablate --prompts default,concise --saved --format md
     """
-    from qilin_rag.pipeline.sweep import AXES, FACTORS, NOISE, plan_sweep, read_sweep
+    from qilin_rag.pipeline.sweep import AXES, FACTORS, NOISE, QUERY, plan_sweep, read_sweep
     from qilin_rag.reports.ablation import ablation, as_rows, default_settings, saved_runs
     from qilin_rag.reports.measured import read_runs
     from qilin_rag.reports.sections import ablation_sections
 
     ui.set_up_logs(quiet or as_json)
-    given = {"retrievers": retrievers, "llms": llms, "prompts": prompts}
+    given = {"retrievers": retrievers, "llms": llms, "prompts": prompts, QUERY: query}
     axes: dict[str, list[Any]] = {axis: listed(axis, names) for axis, names in given.items() if names is not None}
     if top_k is not None:
         axes["top_k"] = [_number("--top-k", name) for name in listed("top-k", top_k)]
@@ -145,10 +146,10 @@ def ablate(
         swept = None
         wanted = {AXES[axis]: values for axis, values in axes.items()}
         runs, left_out = saved_runs([runs_dir or Path("runs")], wanted)
-        plain = {axis: values[:1] for axis, values in axes.items() if axis in FACTORS and axis != NOISE}
+        of_their_own = (NOISE, QUERY)  # their runs need a retriever or an LLM of a kind
+        plain = {axis: values[:1] for axis, values in axes.items() if axis in FACTORS and axis not in of_their_own}
         settings_at_default = default_settings(read_sweep(None, plain, {})[0])
-        if NOISE in axes:
-            settings_at_default |= {NOISE: axes[NOISE][0]}
+        settings_at_default |= {axis: axes[axis][0] for axis in of_their_own if axis in axes}
     else:
         flags = {
             "data": data,
@@ -236,7 +237,7 @@ def _check_comparable(configs: Sequence[RunConfig], metric: str) -> None:
     if len({tuple(factor_setting(config, factor) for factor in FACTORS.values()) for config in configs}) == 1:
         raise UsageError(
             "nothing to compare: name two or more in --prompts, --top-k, --note-fields, --note-order, --note-chars, "
-            "--note-images or --noise"
+            "--note-images, --query or --noise"
         )
     scorers = configs[0].metrics.values()
     check_names(scorers)

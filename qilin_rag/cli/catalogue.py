@@ -20,6 +20,7 @@ class ListKind(StrEnum):
     """Kinds of names."""
 
     retrievers = "retrievers"
+    queries = "queries"
     llms = "llms"
     prompts = "prompts"
     metrics = "metrics"
@@ -32,7 +33,8 @@ def list_names(
     kind: Annotated[
         ListKind,
         typer.Argument(
-            metavar="KIND", help="retrievers, llms, prompts, metrics, rankers, runs, or settings (those of a run)."
+            metavar="KIND",
+            help="retrievers, queries, llms, prompts, metrics, rankers, runs, or settings (those of a run).",
         ),
     ],
     name: Annotated[
@@ -113,6 +115,7 @@ def _list_settings(kind: ListKind, name: str | None, as_json: bool) -> None:
 
     prefixes = {
         ListKind.retrievers: "retriever",
+        ListKind.queries: "query",
         ListKind.llms: "llm",
         ListKind.metrics: f"metrics.{name}",
         ListKind.rankers: "ranker",
@@ -172,9 +175,9 @@ def _engine_settings(engine: Any) -> list[SettingDoc]:
 
 
 def _registry(kind: ListKind) -> Registry[Any]:
-    from qilin_rag.core.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
+    from qilin_rag.core.registry import LLMS, QUERIES, RANKERS, RETRIEVERS, SCORERS
 
-    tables = {"retrievers": RETRIEVERS, "llms": LLMS, "metrics": SCORERS, "rankers": RANKERS}
+    tables = {"retrievers": RETRIEVERS, "queries": QUERIES, "llms": LLMS, "metrics": SCORERS, "rankers": RANKERS}
     return tables[kind.value]
 
 

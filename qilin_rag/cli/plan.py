@@ -44,6 +44,8 @@ def print_plan(plan: Plan, as_json: bool, subject: str = "question") -> None:
     if left_out := str(plan.left_out):
         console.print(left_out, style="yellow")
     answers = "any number" if plan.answer_tokens is None else f"0 to {plan.answer_tokens:,}"
+    if (queries := plan.queries) is not None:
+        console.print(f"{_say_queries(queries)}, among these calls, tokens and cost")
     if plan.images:
         console.print(f"at most {counted(plan.images, 'image')}")
     if plan.prompt_tokens is None:
@@ -63,6 +65,14 @@ def print_plan(plan: Plan, as_json: bool, subject: str = "question") -> None:
         priced = f"prices of {plan.cost_to.as_of}, without discounts"
         console.print(f"cost: {_cost_range(plan.cost_from, plan.cost_to)} ({priced})")
     print_examples(plan, subject)
+
+
+def _say_queries(queries: Plan) -> str:
+    """Describe the calls of a query stage, and what needs none."""
+    known = f", {queries.answered + queries.cached:,} written or in the cache" * bool(queries.answered + queries.cached)
+    tokens = f"about {queries.prompt_tokens or 0:,} tokens in prompts, 0 to {queries.answer_tokens or 0:,} in replies"
+    cost = _cost_range(queries.cost_from, queries.cost_to)
+    return f"{queries.label}: {counted(queries.calls or 0, 'call')}{known}; {tokens}, cost {cost}"
 
 
 def print_examples(plan: Plan, subject: str = "question") -> None:

@@ -14,7 +14,7 @@ from qilin_rag.cli.show_parts import print_parts
 from qilin_rag.core.note_fields import TITLE_AND_CONTENT, note_fields_label, recorded_note_fields
 
 if TYPE_CHECKING:
-    from qilin_rag.core.types import Judgement, MetricSummary, Sample, Summary
+    from qilin_rag.core.types import Judgement, MetricSummary, QueryReply, Sample, Summary
     from qilin_rag.pipeline.run_directory import Manifest, RunDirectory
     from qilin_rag.reports.run_list import State
 
@@ -75,12 +75,14 @@ def _show_question(
     asked = questions[sample.question_id]
     scores = [score for score in figures_of(directory, manifest)[1] if score.question_id == asked.id]
     judgements = judgements_of(directory, {asked.id}).get(asked.id, [])
+    queries = [line for line in directory.read_queries() if line.question_id == asked.id][-1:]
     parts = read_judged_parts(directory.path, [sample]).get(asked.id, NO_PARTS)
     if as_json:
         ui.print_json(
             {
                 "question": asked.model_dump(mode="json"),
                 "sample": sample.model_dump(mode="json"),
+                **({"queries": queries[0].model_dump(mode="json")} if queries else {}),
                 "scores": [score.model_dump(mode="json") for score in scores],
                 "judgements": [judgement.model_dump(mode="json", exclude={"messages"}) for judgement in judgements],
                 "parts": parts.as_json(),
@@ -90,6 +92,8 @@ def _show_question(
     console = ui.console()
     console.print(f"question {asked.id}: {asked.query}", style="bold")
     console.print(f"{manifest.labels['retriever']} + {manifest.labels['llm']}, prompt {manifest.labels['prompt']}\n")
+    for line in queries:
+        _print_queries(line)
     console.print(f"hits ({_say_notes(sample)})", style="bold")
     names = read_note_names(directory.path)
     for hit in sample.hits:
@@ -112,6 +116,16 @@ def _show_question(
     for score in scores:
         value = "unscored" if score.value is None else f"{score.value:.4f}"
         console.print(f"  {score.metric}  {value}{f': {score.reason}' if score.reason else ''}")
+
+
+def _print_queries(line: QueryReply) -> None:
+    """Print the texts that were searched beside the question, or why there are none."""
+    console = ui.console()
+    why = line.error if line.status == "failed" else line.alone
+    console.print(f"searched as well{f': nothing ({why})' if why else ''}", style="bold")
+    for text in line.texts:
+        console.print(f"  {text}", soft_wrap=True)
+    console.print()
 
 
 def _print_images(sample: Sample) -> None:
@@ -162,6 +176,7 @@ def _show_run(
     limit: int | None,
 ) -> None:
     from qilin_rag.pipeline.cost import calls_s, cost_of, price_of, total_cost
+    from qilin_rag.pipeline.queries import use_of_run
     from qilin_rag.pipeline.scoring import summarise
     from qilin_rag.reports.run_list import figures_of, state_of
 
@@ -170,8 +185,9 @@ def _show_run(
     repeats = directory.read_repeats()
     summary = summarise(list(samples.values()), lines, [], repeats=repeats)
     state = state_of(directory, manifest)
-    cost = total_cost(cost_of(summary, price_of(manifest)), manifest.rerank)
-    so_far = {"generation_s": calls_s([*lines, *repeats]), "cost": cost}
+    queries = use_of_run(directory, manifest.config)
+    cost = total_cost(cost_of(summary, price_of(manifest)), queries, manifest.rerank)
+    so_far = {"generation_s": calls_s([*lines, *repeats]), "cost": cost, "queries": queries}
     manifest = manifest.model_copy(update=so_far)
     figures, all_scores = figures_of(directory, manifest)
     scores: dict[str, dict[str, float | None]] = {}

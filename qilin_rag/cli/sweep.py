@@ -15,7 +15,6 @@ from qilin_rag.cli.options import (
     Limit,
     Metrics,
     NoteFields,
-    QueryStage,
     Quiet,
     Rerank,
     RerankDepth,
@@ -47,7 +46,9 @@ def sweep(
     controls: Annotated[
         bool, typer.Option("--controls", help="Add the retrievers random and oracle_top_k to compare with.")
     ] = False,
-    query: QueryStage = None,
+    query: Annotated[
+        str | None, typer.Option(help="Query stages, separated by commas, such as none,hyde (see: list queries).")
+    ] = None,
     rerank: Rerank = None,
     rerank_depth: RerankDepth = None,
     rerank_weight: RerankWeight = None,
@@ -79,12 +80,11 @@ def sweep(
     from qilin_rag.pipeline.sweep import sweep as sweep_runs
 
     ui.set_up_logs(quiet or as_json)
-    named = {"retrievers": retrievers, "llms": llms, "prompts": prompts}
+    named = {"retrievers": retrievers, "llms": llms, "prompts": prompts, "query": query}
     axes = {axis: listed(axis, given) for axis, given in named.items() if given is not None}
     if note_fields is not None:
         axes["note_fields"] = [note_fields]
     flags = {
-        "query": query,
         "rerank": rerank,
         "rerank_depth": rerank_depth,
         "rerank_weight": rerank_weight,

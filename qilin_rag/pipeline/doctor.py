@@ -15,13 +15,14 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
+from qilin_rag.config.query_llm import build_query_llm, query_llm_of
 from qilin_rag.config.resources import read_yaml, resource_names
 from qilin_rag.config.spec import RunSpec
 from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.downloads import NotHereError, no_downloads
 from qilin_rag.core.errors import QilinError
 from qilin_rag.core.files import expanded
-from qilin_rag.core.registry import ENGINES, LLMS, RETRIEVERS, SCORERS
+from qilin_rag.core.registry import ENGINES, LLMS, QUERIES, RETRIEVERS, SCORERS, Named
 from qilin_rag.data.notes import open_notes_of
 from qilin_rag.data.source import open_source
 from qilin_rag.llms.connection import is_local
@@ -36,6 +37,7 @@ from qilin_rag.retrievers.dense.pictures import NotePictures
 from qilin_rag.retrievers.dense.retriever import BiEncoder
 from qilin_rag.retrievers.multivector.retriever import MultiVector
 from qilin_rag.retrievers.parts import leaves
+from qilin_rag.retrievers.query_stage import QueryStage
 from qilin_rag.retrievers.sparse.retriever import LearnedSparse
 
 EXTRAS = {
@@ -73,6 +75,8 @@ def examine(config: RunSpec) -> Iterator[Finding]:
     if config.rerank is not None:
         yield _reranker(config, config.rerank)
     yield _llm(config)
+    if config.query is not None:
+        yield _query(config, config.query)
     yield from _presets(except_for=config.llm_label)
     for subject, folder in (("runs", config.runs_dir), ("cache", cache_dir())):
         yield _folder(subject, folder)
@@ -228,6 +232,23 @@ def _llm(config: RunSpec) -> Finding:
         return Finding(f"llm {config.llm_label}", "failed", str(error))
     details = ", ".join(f"{key} {value}" for key, value in said.items() if value) or "needs no server"
     return Finding(f"llm {config.llm_label}", "ok", details)
+
+
+def _query(config: RunSpec, query: Named) -> Finding:
+    """Check that the LLM of the query stage follows instructions, and is ready."""
+    subject = f"query {query.name}"
+    try:
+        stage: QueryStage = QUERIES.create(query.name, query.settings)
+        llm = build_query_llm(stage.llm, LLMS.create(config.llm.name, config.llm.settings))
+        stage.check_retriever(RETRIEVERS.create(config.retriever.name, config.retriever.settings))
+        said = llm.check()
+    except QilinError as error:
+        detail, _, advice = str(error).partition("; ")
+        return Finding(subject, "failed", detail, advice)
+    label, _ = query_llm_of(stage.llm, config.llm_label, {"name": config.llm.name})
+    return Finding(
+        subject, "ok", ", ".join([f"by {label}", *(f"{key} {value}" for key, value in said.items() if value)])
+    )
 
 
 def _presets(except_for: str) -> Iterator[Finding]:

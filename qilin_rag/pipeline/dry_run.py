@@ -14,6 +14,8 @@ from qilin_rag.pipeline.answering import Retrieved, calls_left, pending_question
 from qilin_rag.pipeline.forecast import Call, Plan, _Asked, found_in_cache, priced, spread, uses_cache
 from qilin_rag.pipeline.identity import run_directory, run_identity, run_label
 from qilin_rag.pipeline.note_pictures import check_reader, foresee_pictures
+from qilin_rag.pipeline.queries import QueryWork
+from qilin_rag.pipeline.query_plan import NOT_WRITTEN, plan_queries, with_queries
 from qilin_rag.pipeline.retrieval_work import work_before
 from qilin_rag.pipeline.scoring import check_names
 from qilin_rag.pipeline.selection import select_questions
@@ -53,11 +55,20 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
     pending = pending_questions(questions, finished)
     if pending:
         shared.images(config)
+    work = QueryWork.of(config, shared, directory) if pending else None
+    queries = work and plan_queries(work, pending, shared, config.fresh)
     if pending and (before := work_before(config.retriever, config.rerank, dataset.notes, pending)):
         steps += before
-        return _unplanned(config, steps, str(directory.path), len(questions), len(pending))
-    asked = _rendered(config, dataset.notes, pending, shared.retrieve(config, pending))
+        unplanned = _unplanned(config, steps, str(directory.path), len(questions), len(pending))
+        return with_queries(unplanned, queries) if queries else unplanned
+    texts: dict[str, list[str]] = {}
+    if work and queries and queries.answered == len(pending):
+        texts = {question_id: reply.texts for question_id, reply in work.read(pending).items()}
+    asked = _rendered(config, dataset.notes, pending, shared.retrieve(config, pending, texts))
     cached, cache_unknown = _found_in_cache(config, asked, shared)
+    if queries and queries.answered < len(pending):
+        steps.append(NOT_WRITTEN)
+        cached, cache_unknown = [False] * len(asked), "the notes are not known before the queries"
     left = [each for each, is_cached in zip(asked, cached, strict=True) if not is_cached]
     times = {question.id: config.repeat for question in pending}
     if finished:
@@ -69,7 +80,7 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
     calls = sorted((_call(each) for each in left), key=lambda call: -call.prompt_tokens)
     n_calls = sum(times[call.question_id] for call in calls)
     n_images = sum(call.images * times[call.question_id] for call in calls)
-    return Plan(
+    planned = Plan(
         **_priced(config, n_calls, sum(call.prompt_tokens * times[call.question_id] for call in calls), n_images),
         run=str(directory.path),
         label=run_label(config),
@@ -82,6 +93,7 @@ def _plan(config: RunConfig, shared: Shared) -> Plan:
         left_out=_left_out(asked),
         examples=spread(calls),
     )
+    return with_queries(planned, queries) if queries else planned
 
 
 def _unplanned(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from pydantic import Field
 
 from qilin_rag.config.run import LLMConfig, RunConfig
 from qilin_rag.core.cache import cache_dir
@@ -46,6 +49,7 @@ class Plan(Frozen):
     for answers of no length, `cost_to` for the longest. `examples`: the longest prompt, the middle, the shortest.
     `images` is the most that all calls send. Where it is not known what they take, `tokens_unknown` says why; then
     `text_tokens` is the estimate without them, and `prompt_tokens` and costs are unknown.
+    `queries`: the calls of the run's query stage, which calls, tokens and costs include; absent without one.
     `judged_answers`: the number of answers that a judge would be asked about; None if this is no plan of a judge.
     """
 
@@ -68,6 +72,7 @@ class Plan(Frozen):
     images: int = 0
     text_tokens: int | None = None
     tokens_unknown: str | None = None
+    queries: Annotated[Plan | None, Field(exclude_if=operator.not_)] = None
 
     @property
     def is_rendered(self) -> bool:

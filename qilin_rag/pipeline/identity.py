@@ -19,7 +19,6 @@ from qilin_rag.core.text import short_path
 from qilin_rag.core.types import Question, QuestionDefects
 from qilin_rag.data import Dataset
 from qilin_rag.data.dataset import hash_questions
-from qilin_rag.llms import LLM
 from qilin_rag.llms.serving.server import engine_of
 from qilin_rag.pipeline.note_pictures import sends_images
 from qilin_rag.pipeline.run_directory import MANIFEST, Manifest, RunDirectory
@@ -51,10 +50,10 @@ def run_identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
 
 def query_identity(config: RunConfig) -> dict[str, Any]:
     """Return what can change the texts that are searched; empty without a query stage."""
-    if config.query is None:
+    asked = config.query_config
+    if asked is None:
         return {}
-    llm: LLM = config.query_config.llm  # type: ignore[union-attr]
-    return {"query": {**config.query.identity(), "llm": llm.identity(), "refusals": REFUSAL_PATTERNS}}
+    return {"query": {**config.query.identity(), "llm": asked.llm.identity(), "refusals": REFUSAL_PATTERNS}}
 
 
 def _image_paths(retriever: Retriever, dataset: Dataset) -> dict[str, Any]:
@@ -161,9 +160,9 @@ def retriever_label(config: RunConfig) -> str:
     if isinstance(model := differs.get("model"), str):
         differs |= {"model": short_path(model, str(retriever.identity().get("model")))}
     first = describe(RETRIEVERS.label(name), differs)
-    if config.query is not None:
-        its_llm = {} if config.query.asks_own_llm else {"llm": config.query_config.llm_label}  # type: ignore[union-attr]
-        changes = {**config.query.changed(), **its_llm, **changed_query_llm(config.query.llm, config.query_config.llm)}
+    if (asked := config.query_config) is not None:
+        llm = {} if config.query.asks_own_llm else {"llm": asked.llm_label}
+        changes = {**config.query.changed(), **llm, **changed_query_llm(config.query.llm, asked.llm)}
         first = f"{first} + {describe(config.query.called(), changes)}"
     if config.rerank is None:
         return first

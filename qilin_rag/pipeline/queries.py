@@ -93,7 +93,7 @@ def write_queries(
         fresh: Whether to ask past the response cache.
     """
     if left := work.left(questions):
-        _ask(work, left, shared, llm or work.config.llm, fresh)
+        _ask(work, left, len(questions) - len(left), shared, llm or work.config.llm, fresh)
     replies = work.read(questions)
     failed = {id: line.error or line.why_unanswered for id, line in replies.items() if line.status == "failed"}
     alone = Counter(line.alone for line in replies.values() if line.alone and line.alone != SAME)
@@ -104,7 +104,7 @@ def write_queries(
     return Written({id: line.texts for id, line in replies.items() if line.texts}, failed)
 
 
-def _ask(work: QueryWork, questions: Sequence[Question], shared: Shared, llm: LLM, fresh: bool) -> None:
+def _ask(work: QueryWork, questions: Sequence[Question], n_known: int, shared: Shared, llm: LLM, fresh: bool) -> None:
     config, writing_stage = work.config, work.stage
     cache = ResponseCache(cache_dir() / "responses.sqlite", fresh) if config.cache else None
     asking = Asking(llm, config.concurrency, cache)
@@ -127,8 +127,7 @@ def _ask(work: QueryWork, questions: Sequence[Question], shared: Shared, llm: LL
             shared.replies[key] = read
         return asked._replace(line=read)
 
-    n_known = 0
-    with stage(f"writing queries ({writing_stage.called()})", len(questions), n_known) as advance:
+    with stage(f"writing queries ({writing_stage.called()})", n_known + len(questions), n_known) as advance:
         ask_all(asking, questions, ask, work.directory, advance, work.file_name)
 
 

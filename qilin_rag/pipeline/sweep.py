@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from qilin_rag.config.resources import find_resource, read_yaml
 from qilin_rag.config.run import RunConfig, resolve_run
-from qilin_rag.config.spec import RunSpec
+from qilin_rag.config.spec import NO_QUERY, RunSpec
 from qilin_rag.core.errors import QilinError, UsageError, unknown_name
 from qilin_rag.core.note_fields import note_fields_label
 from qilin_rag.core.progress import Advance, stage
+from qilin_rag.core.registry import QUERIES, describe
 from qilin_rag.llms import LLM, FatalLLMError
 from qilin_rag.llms.serving.server import serving
 from qilin_rag.pipeline.dry_run import plan
@@ -29,6 +30,7 @@ from qilin_rag.retrievers.mixed import Mixed
 logger = logging.getLogger(__name__)
 NOISE = "noise"
 NOTE_IMAGES = "note_images"
+QUERY = "query"
 FACTORS = {
     "prompts": "prompt",
     "top_k": "top_k",
@@ -36,6 +38,7 @@ FACTORS = {
     "note_order": "note_order",
     "note_chars": "note_chars",
     NOTE_IMAGES: NOTE_IMAGES,
+    QUERY: QUERY,
     NOISE: NOISE,
 }
 AXES = {"retrievers": "retriever", "llms": "llm", **FACTORS}
@@ -133,11 +136,50 @@ def read_sweep(
                     from_flags["top_k"] = resolve_run(from_flags, [*overrides, *most], path, from_file=from_file).top_k
             elif noise != chosen[NOISE][0]:
                 continue
-        config = resolve_run(from_flags, assigned, path, from_file=from_file)
+        config = _with_query(from_flags, assigned, path, from_file, chosen.get(QUERY))
+        if config is None:
+            continue
         # An LLM that names no engine is somebody else's server, whatever is asked of the others.
         can_serve = bool(getattr(config.llm, "engine", None))
         configs.append(config if can_serve else config.model_copy(update={"serve": False}))
     return configs
+
+
+def _with_query(
+    flags: Mapping[str, Any],
+    overrides: Sequence[str],
+    path: Path | None,
+    from_file: Mapping[str, Any],
+    levels: Sequence[Any] | None,
+) -> RunConfig | None:
+    """Return the run with its query stage; None if it is the same as the run at the first of the `levels`.
+
+    A retriever that does not search by the text of the question has one run, without a stage. A setting of one stage
+    does not count for the others.
+    """
+    named = flags.get(QUERY) or from_file.get(QUERY) or NO_QUERY
+    if named == NO_QUERY and not levels:
+        return resolve_run(flags, overrides, path, from_file=from_file)
+    plain = [each for each in overrides if not each.startswith(f"{QUERY}.")]
+    others = {name: value for name, value in from_file.items() if name != QUERY}
+    alone = resolve_run({**flags, QUERY: NO_QUERY}, plain, path, from_file=others)
+    if not alone.retriever.reads_query:
+        if levels and named != levels[0]:
+            return None
+        logger.info("%s runs without a query stage: it does not search by the text", alone.retriever.called())
+        return alone
+    if named == NO_QUERY:
+        return alone
+    its = _settings_of(named)
+    foreign = {name for each in levels or () if each != NO_QUERY for name in _settings_of(each)} - its
+    kept = [each for each in overrides if each.partition("=")[0].removeprefix(f"{QUERY}.") not in foreign]
+    return resolve_run(flags, kept, path, from_file=from_file)
+
+
+def _settings_of(stage: Any) -> set[str]:
+    """Return the names of the settings of a query stage, which is given by name, mapping or object."""
+    name = str(stage.get("name")) if isinstance(stage, Mapping) else stage
+    return set((QUERIES.resolve(name) if isinstance(name, str) else type(stage)).model_fields)
 
 
 def _is_mixed(retriever: Any) -> bool:
@@ -158,6 +200,10 @@ def factor_setting(config: RunConfig, factor: str) -> Any:
     """Return the setting of a factor (a value of `FACTORS`) in a run; None if the factor does not apply to it."""
     if factor == NOISE:
         return config.retriever.k_wrong if isinstance(config.retriever, Mixed) else None
+    if factor == QUERY:
+        if not config.retriever.reads_query:
+            return None
+        return NO_QUERY if config.query is None else describe(config.query.called(), config.query.changed())
     if factor == "note_fields":
         return note_fields_label(config.note_fields)
     return config.prompt.name if factor == "prompt" else getattr(config, factor)

@@ -12,10 +12,11 @@ from typing import Any
 
 from qilin_rag.config.destinations import as_flag, check_destination, is_address, is_loopback
 from qilin_rag.config.presets import known_preset
+from qilin_rag.config.query_llm import query_llm_of
 from qilin_rag.config.rerank_llm import LLM, check_rerank_destination, rerank_llm
 from qilin_rag.config.spec import RunSpec
 from qilin_rag.core.errors import UsageError
-from qilin_rag.core.registry import LLMS, RANKERS, RETRIEVERS, SCORERS, Component, Registry
+from qilin_rag.core.registry import LLMS, QUERIES, RANKERS, RETRIEVERS, SCORERS, Component, Named, Registry
 from qilin_rag.retrievers.parts import Composite, parts_in
 
 logger = logging.getLogger(__name__)
@@ -41,13 +42,18 @@ def trusted(path: Path, config: RunSpec, named: set[str], allow_code: bool = Fal
     """
     if (code := sorted(_code_named(config, named))) and not allow_code:
         raise UsageError(f"{path} names code to run: {', '.join(code)}; --allow-code does so, if you trust it")
-    preset = known_preset(config.llm_label)
-    if preset.get("name") != config.llm.name:
-        preset = {}
+    preset = _preset_of(config)
     untrusted = [*_outward_of_llm(config, preset, named, allow_code), *_outward_of_others(config, named)]
     untrusted += _outward_of_rerank_llm(config, named, allow_code)
     if config.serve:
         untrusted += _of_engine(config.llm.settings.get("engine"), preset.get("engine"), named)
+    of_query = _with_query_llm(config)
+    of_query_named = {each.removeprefix("query.") for each in named if each.startswith("query.llm.")}
+    if of_query is not None:
+        if of_query.llm_label == config.llm_label:
+            of_query_named |= named
+        its = _outward_of_llm(of_query, _preset_of(of_query), of_query_named, allow_code)
+        untrusted += [(f"query.{name}", value) for name, value in its if (name, value) not in untrusted]
     if config.data.startswith("hub:") and config.data != _PUBLIC_DATA and "data" not in named:
         untrusted.append(("data", config.data))
     if untrusted:
@@ -58,7 +64,39 @@ def trusted(path: Path, config: RunSpec, named: set[str], allow_code: bool = Fal
     if preset:
         check_destination(config.llm_label, {**config.llm.settings, "name": config.llm.name}, named, config.serve)
     check_rerank_destination(config.rerank, config.rerank_settings, named)
+    if of_query is not None:
+        if preset_of_query := _preset_of(of_query):
+            settings = {**of_query.llm.settings, "name": of_query.llm.name}
+            flags = {f"query.{each}" for each in of_query_named}
+            check_destination(of_query.llm_label, settings, flags, of_query.serve, at="query.llm")
+        if _without_key(of_query, preset_of_query, of_query_named) is not of_query:
+            config = _without_query_key(config)
     return _without_key(config, preset, named)
+
+
+def _preset_of(config: RunSpec) -> dict[str, Any]:
+    """Return the preset with the label of a run's LLM; empty if there is none of its class."""
+    preset = known_preset(config.llm_label)
+    return preset if preset.get("name") == config.llm.name else {}
+
+
+def _with_query_llm(config: RunSpec) -> RunSpec | None:
+    """Return the run with the LLM of its query stage in place of its own; None if it has no other settings."""
+    if config.query is None or not (given := config.query.settings.get("llm")):
+        return None
+    own = {"name": config.llm.name, **config.llm.settings}
+    label, settings = query_llm_of(given, config.llm_label, own)
+    llm = Named(name=settings["name"], settings={name: value for name, value in settings.items() if name != "name"})
+    is_own = label == config.llm_label
+    return config.model_copy(update={"llm": llm, "llm_label": label, "serve": config.serve and is_own})
+
+
+def _without_query_key(config: RunSpec) -> RunSpec:
+    """Remove the key of the query stage's LLM."""
+    assert config.query is not None
+    llm = {**config.query.settings["llm"], "api_key_env": _NO_KEY}
+    query = config.query.model_copy(update={"settings": {**config.query.settings, "llm": llm}})
+    return config.model_copy(update={"query": query})
 
 
 def _outward_of_llm(
@@ -194,12 +232,15 @@ def _code_named(config: RunSpec, named: set[str]) -> Iterator[str]:
     """Yield the code and programs, other than registered components, that this configuration would run."""
     components = [(RETRIEVERS, config.retriever.name, config.retriever.settings)]
     components += [(LLMS, config.llm.name, config.llm.settings)]
+    components += [(QUERIES, config.query.name, config.query.settings)] if config.query else []
     components += [(SCORERS, name, settings) for name, settings in config.metrics.items()]
     if of_llm := rerank_llm(config.rerank, config.rerank_settings):
         components.append((LLMS, of_llm.pop("name"), of_llm))
     for registry, name, settings in components:
         if registry.names_code(name, settings):
             parts = parts_in(registry.resolve(name), settings) if registry.is_registered(name) else []
+            if registry is QUERIES and registry.is_registered(name):
+                name = str(settings["llm"]["name"])
             yield f"{name} of {_short(parts)}" if parts else str(settings.get("spec", name))
     engine = config.llm.settings.get("engine")
     is_named = not named.isdisjoint({"llm.engine", "llm.engine.python"})

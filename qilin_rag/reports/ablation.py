@@ -1,7 +1,7 @@
 """Measure what the way of asking changes: one factor at a time around a default, and whether rankings survive it.
 
-A factor is the prompt, the number of notes, their order, their length, the number of their images, or the number of
-wrong ones (`noise`); its levels are the settings that were tried.
+A factor is the prompt, the number of notes, their order, their length, the number of their images, the query stage,
+or the number of wrong notes (`noise`); its levels are the settings that were tried.
 Each level of a system (retriever and LLM) is compared with its default, question by question.
 """
 
@@ -20,10 +20,11 @@ from qilin_rag.core.errors import UsageError
 from qilin_rag.core.note_fields import TITLE_AND_CONTENT, note_fields_label
 from qilin_rag.core.stats import holm, kendall_tau, paired_tests
 from qilin_rag.core.types import Frozen
-from qilin_rag.pipeline.sweep import NOISE, NOTE_IMAGES, factor_setting
+from qilin_rag.pipeline.sweep import NOISE, NOTE_IMAGES, QUERY, factor_setting
 from qilin_rag.reports.finding import find_runs
 from qilin_rag.reports.measured import FROM_THE_HIGHEST, Measured, clusters_of, highest_is_best, read_runs, values_of
 from qilin_rag.reports.noise import noise_level, share_of_wrong, without_level
+from qilin_rag.reports.query_levels import query_level, without_query
 
 Setting = str | int | None
 Key = tuple[str, Setting]  # factor, setting
@@ -44,9 +45,10 @@ _FACTORS: dict[str, Callable[[Mapping[str, Any]], Setting]] = {
     "note_order": lambda identity: identity.get("note_order", RunConfig.model_fields["note_order"].default),
     "note_chars": lambda identity: identity.get("note_chars"),
     NOTE_IMAGES: _images_level,
+    QUERY: query_level,
     NOISE: noise_level,
 }
-_NOT_FOR_ALL = ("top_k", NOTE_IMAGES, NOISE)
+_NOT_FOR_ALL = ("top_k", NOTE_IMAGES, QUERY, NOISE)
 """Factors that do not apply to every system; their setting is then None."""
 
 
@@ -155,7 +157,7 @@ def common_settings(runs: Sequence[Measured]) -> dict[str, Setting]:
     for run in runs:
         for factor, setting in _settings(run).items():
             counts[factor][setting] += 1
-    for factor in (NOTE_IMAGES, NOISE):
+    for factor in (NOTE_IMAGES, QUERY, NOISE):
         if len(counts[factor]) > 1:
             del counts[factor][None]  # of other retrievers
     return {factor: of_factor.most_common(1)[0][0] for factor, of_factor in counts.items()}
@@ -249,6 +251,7 @@ def _placed(
     """Return the runs by retriever and LLM, and remarks on the runs that have no place."""
     found: dict[tuple[str, str], dict[Key | None, Measured]] = defaultdict(dict)
     n_apart = 0
+    varies_query = len({query_level(run.manifest.identity) for run in group} - {None}) > 1
     for run in group:
         has = _settings(run)
         moved = [(f, has[f]) for f in default if has[f] != default[f] and _applies(f, has[f], default[f])]
@@ -257,6 +260,8 @@ def _placed(
             continue
         at = moved[0] if moved else None
         label = run.manifest.labels["retriever"]
+        if varies_query:
+            label = without_query(label, run.manifest.identity)
         its = found[label if default.get(NOISE) is None else without_level(label), run.llm]
         if at in its:
             raise UsageError(f"{its[at].name} and {run.name} differ in nothing that is compared; keep one elsewhere")

@@ -170,7 +170,8 @@ def _label(run: Measured) -> str:
 def _retriever_of(run: Measured) -> str:
     """Return what found a run's notes, what ordered them, and the texts that both read."""
     identity = run.manifest.identity
-    return json.dumps([identity["retriever"], identity.get("rerank"), identity.get("note_texts")], sort_keys=True)
+    named = [identity["retriever"], identity.get("rerank"), identity.get("note_texts"), identity.get("query")]
+    return json.dumps(named, sort_keys=True)
 
 
 def _joined(signatures: Sequence[str]) -> str:

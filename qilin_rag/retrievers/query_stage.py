@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field
 from qilin_rag.config.query_llm import named_query_llm
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.registry import LLMS, Component
-from qilin_rag.core.text import has_words, query_key, visible
+from qilin_rag.core.text import query_key, visible
 from qilin_rag.core.types import Question, RenderedPrompt, Wording
 from qilin_rag.prompts.query import QueryPrompt, load_query_prompt
 from qilin_rag.retrievers.base import Retriever
@@ -28,7 +28,7 @@ _THINKING = re.compile(r"<\s*/?\s*think", re.IGNORECASE)
 _FENCE = re.compile(r"\s*(```|~~~)\w*\n(.*)\n\1\s*", re.DOTALL)
 _QUOTES = ("“”", "「」", "『』", '""', "''", "``")
 _LABEL = re.compile(r"(?:搜索词|检索词|关键词|查询|段落|(?:search )?query|passage)\s*[:：]\s*", re.IGNORECASE)
-_NUMBERED = re.compile(r"[(（]?([0-9]{1,2})(?:[.、．:：)）]+)\s*(.+)")
+_NUMBERED = re.compile(r"[(（]?([0-9]{1,2})(?:[.．](?![0-9])|[、:：)）])+\s*(.+)")
 
 
 class QueryStage(Component):
@@ -198,4 +198,4 @@ def _texts(parts: Sequence[str]) -> list[str]:
         if text[:1] + text[-1:] in _QUOTES and text[0] not in text[1:-1]:
             text = text[1:-1].strip()
         texts.append(text)
-    return [text for text in texts if has_words(text)]
+    return [text for text in texts if any(map(str.isalnum, text))]
