@@ -12,7 +12,7 @@ from qilin_rag.config.presets import read_preset
 from qilin_rag.config.resources import resource_names, shipped_root
 from qilin_rag.config.setting_docs import setting_docs
 from qilin_rag.config.spec import RunSpec, settable
-from qilin_rag.core.registry import ENGINES, LLMS, RANKERS, RETRIEVERS, SCORERS, Registry
+from qilin_rag.core.registry import ENGINES, LLMS, QUERIES, RANKERS, RETRIEVERS, SCORERS, Registry
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.prompts.answer import load_prompt
 
@@ -30,6 +30,11 @@ def run_settings() -> str:
 def retrievers() -> str:
     """Return the section of each retriever."""
     return _components(RETRIEVERS, "retriever.")
+
+
+def queries() -> str:
+    """Return the section of each query stage."""
+    return _components(QUERIES, "query.")
 
 
 def llms() -> str:

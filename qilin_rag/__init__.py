@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from qilin_rag.retrievers.multivector.retriever import MultiVector
     from qilin_rag.retrievers.none import NoRetriever
     from qilin_rag.retrievers.oracle import Oracle, OracleTopK
+    from qilin_rag.retrievers.query_stage import HyDE, MultiQuery, Rewrite
     from qilin_rag.retrievers.random import Random
     from qilin_rag.retrievers.recorded import Recorded
     from qilin_rag.retrievers.sparse.retriever import LearnedSparse
@@ -71,6 +72,7 @@ _NAMES = {
     "retrievers.multivector.retriever": ("MultiVector",),
     "retrievers.none": ("NoRetriever",),
     "retrievers.oracle": ("Oracle", "OracleTopK"),
+    "retrievers.query_stage": ("HyDE", "MultiQuery", "Rewrite"),
     "retrievers.random": ("Random",),
     "retrievers.recorded": ("Recorded",),
     "retrievers.sparse.retriever": ("LearnedSparse",),
@@ -102,6 +104,7 @@ __all__ = [
     "Extractive",
     "FailedSamplesError",
     "Hit",
+    "HyDE",
     "Hybrid",
     "LangChain",
     "LangChainRetriever",
@@ -109,6 +112,7 @@ __all__ = [
     "LearnedSparse",
     "LengthRatio",
     "Mixed",
+    "MultiQuery",
     "MultiVector",
     "NoRetriever",
     "Note",
@@ -122,6 +126,7 @@ __all__ = [
     "RefusalRate",
     "Retrieval",
     "Retriever",
+    "Rewrite",
     "Rouge1",
     "Rouge2",
     "RougeL",

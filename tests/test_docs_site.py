@@ -33,14 +33,14 @@ from qilin_rag.cli import app
 from qilin_rag.cli.catalogue import flag_help
 from qilin_rag.config.setting_docs import setting_docs, type_name
 from qilin_rag.config.spec import RunSpec, settable
-from qilin_rag.core.registry import ENGINES, LLMS, RANKERS, RETRIEVERS, SCORERS
+from qilin_rag.core.registry import ENGINES, LLMS, QUERIES, RANKERS, RETRIEVERS, SCORERS
 from qilin_rag.data.log_settings import LogSettings
 from qilin_rag.data.schema import TABLES
 from qilin_rag.rankers.ranking_directory import SIGNATURES as RANKING_SIGNATURES
 
 CHECKOUT = Path(__file__).parents[1]
 REFERENCE = CHECKOUT / "docs" / "reference"
-REGISTRIES = (RETRIEVERS, LLMS, ENGINES, RANKERS, SCORERS)
+REGISTRIES = (RETRIEVERS, QUERIES, LLMS, ENGINES, RANKERS, SCORERS)
 
 
 class Page(HTMLParser):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import qilin_rag as qr
-from qilin_rag.core.registry import LLMS, RANKERS, RETRIEVERS, SCORERS
+from qilin_rag.core.registry import LLMS, QUERIES, RANKERS, RETRIEVERS, SCORERS
 from qilin_rag.rankers.base import Ranker
 from qilin_rag.reports.compare import section_of
 from qilin_rag.reports.formats import format_cell, format_interval, marks, marks_of
@@ -54,7 +54,8 @@ def test_what_type_checkers_see_is_what_there_is() -> None:
 
 
 def test_every_component_that_can_be_named_is_exported() -> None:
-    classes = {registry.resolve(name) for registry in (RETRIEVERS, LLMS, SCORERS) for name in registry._builtin}
+    registries = (RETRIEVERS, QUERIES, LLMS, SCORERS)
+    classes = {registry.resolve(name) for registry in registries for name in registry._builtin}
     exported = {getattr(qr, name) for name in NAMES}
     assert {cls.__name__ for cls in classes - exported} == set()
 

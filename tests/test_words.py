@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 import qilin_rag as qr
 from qilin_rag.config.setting_docs import setting_docs
-from qilin_rag.core.registry import ENGINES, LLMS, RANKERS, RETRIEVERS, SCORERS
+from qilin_rag.core.registry import ENGINES, LLMS, QUERIES, RANKERS, RETRIEVERS, SCORERS
 
 PACKAGE = Path(qr.__file__).parent
 PACKAGES = [
@@ -46,7 +46,7 @@ BANNED = re.compile(r"\b((go(es|ing)?|went) on|sittings?|(stands|lies) in)\b", r
 EXPORTED = {name: getattr(qr, name) for name in qr.__all__ if name != "__version__"}
 COMPONENTS = {
     f"{registry.kind}/{name}": registry.resolve(name)
-    for registry in (RETRIEVERS, LLMS, ENGINES, RANKERS, SCORERS)
+    for registry in (RETRIEVERS, QUERIES, LLMS, ENGINES, RANKERS, SCORERS)
     for name in registry._builtin
 }
 DOCUMENTED = {

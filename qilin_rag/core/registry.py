@@ -189,7 +189,7 @@ _SET_AS = {"retriever": "retriever", "query": "query", "llm": "llm", "metric": "
 class Registry(Generic[C]):
     """The names of the components of one kind, each mapped to a lazy `"module:Class"` string.
 
-    Third parties register through the entry-point group `qilin_rag.<kind>s`, or are named `package.module:Class`.
+    Third parties register through the entry-point group `qilin_rag.<kind in the plural>`, or are named `package.module:Class`.
     The text after a registered name and a colon is that component's `argument`: `trec:run.trec`.
     """
 
@@ -199,6 +199,11 @@ class Registry(Generic[C]):
         self._base = base
         self._builtin = dict(table)
 
+    @property
+    def plural(self) -> str:
+        """Return the kind in the plural: `queries`."""
+        return f"{self.kind[:-1]}ies" if self.kind.endswith("y") else f"{self.kind}s"
+
     def table(self) -> dict[str, str]:
         """Return all names with their `"module:Class"`.
 
@@ -206,7 +211,7 @@ class Registry(Generic[C]):
             UsageError: if two packages define the same name.
         """
         table = dict(self._builtin)
-        for entry in entry_points(group=f"qilin_rag.{self.kind}s"):
+        for entry in entry_points(group=f"qilin_rag.{self.plural}"):
             if table.get(entry.name, entry.value) != entry.value:
                 raise UsageError(
                     f"two {self.kind}s are called {entry.name!r}: {table[entry.name]} and {entry.value}; "

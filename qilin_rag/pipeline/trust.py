@@ -67,8 +67,8 @@ def trusted(path: Path, config: RunSpec, named: set[str], allow_code: bool = Fal
     if of_query is not None:
         if preset_of_query := _preset_of(of_query):
             settings = {**of_query.llm.settings, "name": of_query.llm.name}
-            flags = {f"query.{each}" for each in of_query_named}
-            check_destination(of_query.llm_label, settings, flags, of_query.serve, at="query.llm")
+            by_flag = {f"query.{each}" for each in of_query_named}
+            check_destination(of_query.llm_label, settings, by_flag, of_query.serve, at="query.llm")
         if _without_key(of_query, preset_of_query, of_query_named) is not of_query:
             config = _without_query_key(config)
     return _without_key(config, preset, named)

@@ -319,7 +319,11 @@ def test_the_stage_is_a_factor(data_dir: Path, writer: FakeServer, cli: Cli) -> 
 
 def test_a_sweep_gives_a_stage_to_retrievers_that_search_by_text_alone(data_dir: Path, writer: FakeServer) -> None:
     flags = {"data": str(data_dir), "llm": "openai", "base_url": writer.url, "metrics": "rouge_l", "cache": False}
-    axes = {"retrievers": ["bm25", "oracle"], "query": ["none", "multi", "rewrite"], "top_k": [1, 3]}
+    axes: dict[str, list[Any]] = {
+        "retrievers": ["bm25", "oracle"],
+        "query": ["none", "multi", "rewrite"],
+        "top_k": [1, 3],
+    }
     settings = [f"llm.model={MODEL}", "query.n=2"]
     configs = read_sweep(None, axes, flags, settings)
     assert [(each.retriever.called(), each.query and each.query.called()) for each in configs[::2]] == [
