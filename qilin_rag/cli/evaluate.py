@@ -205,7 +205,7 @@ def score(
 def record_of(finished: Run) -> dict[str, Any]:
     """Return the JSON record of a run."""
     directory, manifest, summary = finished
-    more = {"imported"} if manifest.imported else set()
+    more = {name for name in ("imported", "queries") if getattr(manifest, name)}
     took = manifest.model_dump(mode="json", include={"generation_s", "times", "cost", "data_defects"} | more)
     return {"run": str(directory.path), **summary.model_dump(mode="json"), **took}
 

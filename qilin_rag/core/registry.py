@@ -189,8 +189,8 @@ _SET_AS = {"retriever": "retriever", "query": "query", "llm": "llm", "metric": "
 class Registry(Generic[C]):
     """The names of the components of one kind, each mapped to a lazy `"module:Class"` string.
 
-    Third parties register through the entry-point group `qilin_rag.<kind in the plural>`, or are named `package.module:Class`.
-    The text after a registered name and a colon is that component's `argument`: `trec:run.trec`.
+    Third parties register through the entry-point group `qilin_rag.<plural>`, or are named `package.module:Class`. The
+    text after a registered name and a colon is that component's `argument`: `trec:run.trec`.
     """
 
     def __init__(self, kind: str, base: str, table: Mapping[str, str]) -> None:

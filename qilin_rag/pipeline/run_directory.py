@@ -410,7 +410,8 @@ def _with_whole_config(manifest: Manifest, path: Path) -> Manifest:
             Price.model_validate(price)
     except ValidationError as error:
         raise UsageError(f"{path}: its configuration can't be read: {explain(error, RunSpec)}") from error
-    config = {**known, **manifest.config, "retriever": known["retriever"], "llm": known["llm"]}
+    checked = {name: known[name] for name in ("retriever", "llm", "query")}
+    config = {**known, **manifest.config, **checked}
     return manifest.model_copy(update={"config": config})
 
 

@@ -22,6 +22,11 @@ EVIL = "https://llm.evil.example/v1"
 KEY = "CLOUD_SECRET_KEY"
 
 
+def query(**llm: Any) -> Callable[[Scene], None]:
+    """A query stage that names an LLM, or changes the run's own."""
+    return lambda scene: scene.change("config", "query", to={"name": "hyde", "settings": {"llm": llm}})
+
+
 class Attack(NamedTuple):
     name: str
     could: str
@@ -161,6 +166,30 @@ ATTACKS = [
         ),
         "retriever.of",
     ),
+    Attack("an address for the queries", SENDS, query(base_url=EVIL), f"query.llm.base_url={EVIL}"),
+    Attack("a key for the queries", SENDS_KEY, query(api_key_env=KEY), f"query.llm.api_key_env={KEY}"),
+    Attack("another LLM for the queries", SENDS, query(name="openai", model="m", base_url=EVIL), "query.llm.base_url"),
+    Attack(
+        "an address for the queries under the name of a preset",
+        SENDS_KEY,
+        query(name="openai", label="gpt-4o-mini", model="gpt-4o-mini", base_url=EVIL),
+        f"query.llm.base_url={EVIL}",
+    ),
+    Attack(
+        "a class that writes the queries",
+        RUNS,
+        both(module("strange_q"), query(name="strange_q:L", label="strange_q:L")),
+        "names code to run: strange_q:L",
+    ),
+    Attack(
+        "a class as query stage",
+        RUNS,
+        both(module("strange_r"), lambda s: s.change("config", "query", to={"name": "strange_r:Q", "settings": {}})),
+        "names code to run: strange_r:Q",
+    ),
+    Attack(
+        "a model of LangChain for the queries", SENDS_KEY, query(name="langchain", spec="openai:g"), "query.llm.spec"
+    ),
     Attack("data of the hub", "asks the hub for it", lambda s: s.change("config", "data", to="hub:evil/x"), "data=hub"),
     Attack("ids in a pipe", "waits for ever", pipe("ids"), "plain file"),
     Attack("a prompt in a pipe", "waits for ever", pipe("prompt"), "plain file"),
@@ -291,6 +320,11 @@ def test_reading_runs_no_code_and_sends_nothing(command: str, scene: Scene, cli:
     scene.engine(python=str(scene.program()), environment={"LD_PRELOAD": "x"}, extra_arguments=["--host=0.0.0.0"])
     scene.llm(base_url=EVIL, api_key_env=KEY)
     scene.change("config", "retriever", "name", to="strange_e:R")
+    scene.change("config", "query", to={"name": "strange_e:Q", "settings": {"llm": {"name": "strange_e:L"}}})
+    queries = (
+        '{"question_id": "1", "query": "q", "messages": [], "status": "ok", "answer": "a", "raw": "a", "key": "k"}'
+    )
+    (scene.run / "queries.jsonl").write_text(f"{queries}\n", encoding="utf-8")
     scene.change("config", "metrics", to={"strange_e:M": {}, "retrieval": {}, "rouge_l": {}})
     lines: dict[str, list[object]] = {
         "leaderboard": ["leaderboard", "--controls"],

@@ -182,6 +182,16 @@ def test_a_run_with_its_server(data_dir: Path, processes: Processes, cli: Cli) -
     assert json.loads((run / "manifest.json").read_text())["server"] == manifest["server"]
 
 
+def test_the_server_of_a_run_writes_its_queries_as_well(data_dir: Path, processes: Processes, cli: Cli) -> None:
+    done = cli("run", "--data", data_dir, *ENGINE, "--serve", "--query", "hyde", "--json")
+    assert done.code == 0, done.err
+    record = json.loads(done.out)
+    queries = [json.loads(line) for line in (Path(record["run"]) / "queries.jsonl").read_text().splitlines()]
+    assert [len(line["texts"]) for line in queries] == [1, 1, 1]
+    assert (record["queries"]["texts"], record["counts"]["ok"]) == (3, 3)
+    assert (processes.n_started(), processes.alive()) == (1, [])
+
+
 def test_runs_of_a_sweep_share_a_server(data_dir: Path, processes: Processes, cli: Cli) -> None:
     presets = Path("configs/llms")
     presets.mkdir(parents=True)
