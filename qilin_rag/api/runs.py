@@ -34,7 +34,7 @@ class RunSettings(TypedDict, total=False):
     answers: AnswerSelection
     references: ReferenceSelection
     missing_notes: MissingNotes
-    query: str | Mapping[str, Any] | QueryStage
+    query: str | dict[str, Any] | QueryStage
     rerank: str | Path
     rerank_settings: Mapping[str, Any]
     rerank_depth: int

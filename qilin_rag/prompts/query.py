@@ -8,7 +8,7 @@ from qilin_rag.config.resources import find_resource
 from qilin_rag.core.types import RenderedPrompt
 from qilin_rag.prompts.templates import PromptTooLongError, Templates, estimated_tokens, read_templates
 
-PromptLanguage = Literal["zh", "en"]
+QueryLanguage = Literal["zh", "en"]
 
 
 class QueryPrompt(Templates):
@@ -31,7 +31,7 @@ class QueryPrompt(Templates):
         return RenderedPrompt(messages, query, [], 0)
 
 
-def load_query_prompt(name: str, language: PromptLanguage) -> QueryPrompt:
+def load_query_prompt(name: str, language: QueryLanguage) -> QueryPrompt:
     """Return a prompt of the query stage (`prompts/query/`, working directory first), tried on an example.
 
     Prompts in another language than Chinese have its code in their name, as in `hyde-en.yaml`.

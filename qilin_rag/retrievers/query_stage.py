@@ -11,14 +11,14 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PrivateAttr
 
 from qilin_rag.config.query_llm import named_query_llm
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.registry import LLMS, Component
 from qilin_rag.core.text import query_key, visible
 from qilin_rag.core.types import Question, RenderedPrompt, Wording
-from qilin_rag.prompts.query import QueryPrompt, load_query_prompt
+from qilin_rag.prompts.query import QueryLanguage, QueryPrompt, load_query_prompt
 from qilin_rag.retrievers.base import Retriever
 
 FUSED_DEPTH = 100
@@ -49,6 +49,8 @@ class QueryStage(Component):
     with_question: bool = True
     """Whether the question's own ranking is fused with the others; false searches with what the LLM wrote alone."""
 
+    _prompts: dict[str, QueryPrompt] = PrivateAttr(default_factory=dict)
+
     @classmethod
     def names_code(cls, settings: Any) -> bool:
         """Return whether its LLM names code."""
@@ -71,8 +73,8 @@ class QueryStage(Component):
 
     def identity(self) -> dict[str, Any]:
         """Return the settings, and the hashes of the prompts that may be used."""
-        languages: list[Literal["zh", "en"]] = ["zh", "en"] if self.language == "auto" else [self.language]
-        prompts = "+".join(load_query_prompt(self.prompt, language).sha256 for language in languages)
+        languages: list[QueryLanguage] = ["zh", "en"] if self.language == "auto" else [self.language]
+        prompts = "+".join(self._prompt_in(language).sha256 for language in languages)
         return super().identity() | {"prompt": prompts, "depth": FUSED_DEPTH}
 
     def check_retriever(self, retriever: Retriever) -> None:
@@ -90,8 +92,13 @@ class QueryStage(Component):
             PromptTooLongError: if it exceeds the budget.
         """
         language = self.language if self.language != "auto" else "zh" if _HAN.search(query) else "en"
-        prompt: QueryPrompt = load_query_prompt(self.prompt, language)
-        return prompt.render(query, self.n_texts, budget)
+        return self._prompt_in(language).render(query, self.n_texts, budget)
+
+    def _prompt_in(self, language: QueryLanguage) -> QueryPrompt:
+        """Return the prompt in a language, which is read once."""
+        if language not in self._prompts:
+            self._prompts[language] = load_query_prompt(self.prompt, language)
+        return self._prompts[language]
 
     @abstractmethod
     def read(self, reply: str, is_cut: bool = False) -> list[str]:

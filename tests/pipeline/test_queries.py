@@ -359,3 +359,25 @@ def test_retrieve_keeps_the_replies_beside_its_ranking(data_dir: Path, writer: F
     assert failed.code == 1
     assert "3 of 3 calls failed" in failed.err
     assert cli("retrieve", "--data", data_dir, "--query", "multi", "--out", "b.trec").code == 2
+
+
+def test_a_file_of_settings_names_no_address_for_the_queries_unseen(
+    data_dir: Path, writer: FakeServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A key would go with them: said for an address, refused under the name of a shipped preset."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    file = Path("run.yaml")
+    file.write_text("query: {name: hyde, llm: {name: openai, model: m, base_url: 'https://llm.evil.example/v1'}}\n")
+    resolve_run({}, file=file)
+    assert "the key in OPENAI_API_KEY goes to https://llm.evil.example/v1" in caplog.text
+    file.write_text("query: {name: hyde, llm: {name: gpt-4o-mini, base_url: 'https://llm.evil.example/v1'}}\n")
+    with pytest.raises(UsageError, match=r"--set query\.llm\.base_url=https://llm\.evil\.example/v1"):
+        resolve_run({}, file=file)
+    named = resolve_run({}, ["query.llm.base_url=https://llm.evil.example/v1"], file)
+    assert named.query_config.llm.base_url == "https://llm.evil.example/v1"
+    file.write_text("query: {name: hyde, llm: {name: 'os:path'}}\n")
+    with pytest.raises(UsageError, match="must be a registered name"):
+        resolve_run({}, file=file)
+    file.write_text("query: {name: multi, n: 2, llm: {max_tokens: 40}}\nllm: {name: openai, model: m}\n")
+    read = resolve_run({}, file=file)
+    assert (read.query.n, read.query_config.llm.max_tokens, read.llm.max_tokens) == (2, 40, 1024)

@@ -14,7 +14,7 @@ import pytest
 from qilin_rag.core.errors import UsageError
 from qilin_rag.core.registry import RETRIEVERS
 from qilin_rag.core.ties import rank_order
-from qilin_rag.core.types import Question
+from qilin_rag.core.types import Question, Wording
 from qilin_rag.data import Dataset, load_dataset
 from qilin_rag.data.notes import open_notes
 from qilin_rag.retrievers.dense.retriever import BiEncoder
@@ -113,6 +113,16 @@ def test_prefixes_and_length_are_what_the_model_reads(small: Dataset, model: Pat
     queries = encode(model, [f"query：{question.query}" for question in small.questions], max_length=7)
     notes = encode(model, [f"冷冷{note.text}" for note in small.notes], max_length=7)
     check(small, retriever.search(small.questions, small.notes, 5), unit(queries) @ unit(notes).T, 5)
+
+
+def test_a_hypothetical_passage_is_encoded_as_notes_are(small: Dataset, model: Path) -> None:
+    """HyDE's texts between questions; the hits are still in the order of the questions."""
+    retriever = BiEncoder(model=str(model), query_prefix="query：", passage_prefix="冷冷")
+    first, second, third = small.questions
+    mixed = [Wording(**dict(first), is_passage=True), second, Wording(**dict(third), is_passage=True)]
+    queries = encode(model, [f"冷冷{first.query}", f"query：{second.query}", f"冷冷{third.query}"])
+    notes = encode(model, [f"冷冷{note.text}" for note in small.notes])
+    check(small, retriever.search(mixed, small.notes, 5), unit(queries) @ unit(notes).T, 5)
 
 
 def test_a_models_own_pooling_and_half_precision(small: Dataset, tmp_path: Path) -> None:

@@ -197,8 +197,6 @@ class BiEncoder(ServedEncoder):
         if not len(notes) or not questions:
             return [[] for _ in questions]
         opened: OpenedIndex = self.open_index(notes)
-        prefix = self._prefixes().query
-        logger.info("encoding %s, prefix %r", counted(len(questions), "query"), prefix)
         texts = [question.query for question in questions]
         queries = self._encode_questions(questions)
         by_distance = self._similarity() == "euclidean"
@@ -217,6 +215,8 @@ class BiEncoder(ServedEncoder):
         for task in dict.fromkeys(tasks):
             rows = [row for row, its in enumerate(tasks) if its == task]
             chosen = [questions[row] for row in rows]
+            kind = "query" if task == "query" else "passage"
+            logger.info("encoding %s, prefix %r", counted(len(rows), kind), getattr(self._prefixes(), kind))
             names = [f"query {question.id}" for question in chosen]
             vectors = self._encode([question.query for question in chosen], task, names)
             parts |= zip(rows, vectors, strict=True)
