@@ -26,14 +26,15 @@ from qilin_rag.core.types import Frozen
 
 
 @lru_cache(maxsize=8)  # a scan reads a file of each installed package
-def _scanned(path: tuple[str, ...]) -> EntryPoints:
-    """Return the entry points of all packages on this path of imports."""
+def _scanned(path: tuple[str, ...]) -> Any:
+    """Return the entry points of all packages on this path of imports, in the type of this Python."""
     return scan_entry_points()
 
 
 def entry_points(group: str) -> EntryPoints:
     """Return the entry points of a group."""
-    return _scanned(tuple(sys.path)).select(group=group)
+    found: EntryPoints = _scanned(tuple(sys.path)).select(group=group)
+    return found
 
 
 class Named(Frozen):
