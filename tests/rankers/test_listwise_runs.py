@@ -56,7 +56,7 @@ def test_a_run_has_the_llms_order_its_figures_and_its_cost(server: PerfectCompar
     for sample in done.directory.read_samples()[0].values():
         assert [hit.note_idx for hit in sample.hits] == sorted(length, key=length.__getitem__)[:2]
         assert [hit.score for hit in sample.hits] == [5.0, 4.0]
-    assert done.manifest.labels["retriever"] == f"random + llm:{MODEL} depth=20".removesuffix(" depth=20")
+    assert done.manifest.labels["retriever"] == f"random + llm:{MODEL} window=3 step=2"
     assert f"-random-llm-{MODEL}-" in done.directory.path.name
     use = done.manifest.rerank
     assert use is not None and (use.windows, use.requests, use.cached, use.kept) == (6, 6, 0, {})
