@@ -48,12 +48,9 @@ def serve(
     hub names, llama.cpp serves GGUF files.
 
     Examples:
-        qilin-rag serve qwen2.5-72b
-        qilin-rag serve gguf:models/qwen2.5-7b-q4.gguf --port 8123
         qilin-rag serve qwen2.5-7b --set llm.engine.quantization=fp8
         qilin-rag serve embed:BAAI/bge-m3
-        qilin-rag serve rerank:BAAI/bge-reranker-v2-m3
-        qilin-rag serve embed:gguf:models/bge-m3-Q8_0.gguf
+        qilin-rag serve rerank:gguf:models/bge-reranker-v2-m3-Q8_0.gguf --port 8123
     """
     from qilin_rag.config.spec import resolve_spec
     from qilin_rag.llms.serving.tasks import pooling_model, task_of
