@@ -416,7 +416,7 @@ def resolve_spec(
 def _check_query_llm(
     query: Mapping[str, Any], label: str, llm: Mapping[str, Any], by_flag: Collection[str], serve: bool
 ) -> None:
-    """Check where the prompts of the query stage go, as for the run's own LLM, whose flags count for it as well."""
+    """Check the destination of the query stage's prompts, as for the run's own LLM, whose flags count for it, too."""
     query_label, query_llm = query_llm_of(query.get("llm"), label, llm)
     if query_llm == llm:
         return

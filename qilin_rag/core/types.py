@@ -524,7 +524,7 @@ class Judgement(Exchange, AboutQuestion):
 
 
 class QueryReply(Exchange, AboutQuestion):
-    """What an LLM wrote before the search for a question: a line of queries.jsonl.
+    """A reply with texts to search for a question: a line of queries.jsonl.
 
     Attributes:
         key: The hash of the query stage, its LLM and its prompt, by which the reply is found again.
@@ -538,7 +538,7 @@ class QueryReply(Exchange, AboutQuestion):
 
 
 class QueryUse(Frozen):
-    """What the query stage of a run did and used.
+    """The work of a run's query stage, and the tokens and cost of it.
 
     Attributes:
         questions: The number of questions that it was asked about.

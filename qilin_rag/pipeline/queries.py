@@ -35,7 +35,7 @@ NOT_READ, REFUSED, SAME = "not in the form that was asked for", "refused", "the 
 
 
 class Written(NamedTuple):
-    """What the query stage wrote: the texts of questions, and why others have no reply, by question id."""
+    """The texts that a query stage wrote, and why other questions have no reply, by question id."""
 
     texts: dict[str, list[str]]
     failed: dict[str, str]

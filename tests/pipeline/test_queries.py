@@ -374,10 +374,12 @@ def test_a_file_of_settings_names_no_address_for_the_queries_unseen(
     with pytest.raises(UsageError, match=r"--set query\.llm\.base_url=https://llm\.evil\.example/v1"):
         resolve_run({}, file=file)
     named = resolve_run({}, ["query.llm.base_url=https://llm.evil.example/v1"], file)
+    assert named.query_config is not None
     assert named.query_config.llm.base_url == "https://llm.evil.example/v1"
     file.write_text("query: {name: hyde, llm: {name: 'os:path'}}\n")
     with pytest.raises(UsageError, match="must be a registered name"):
         resolve_run({}, file=file)
     file.write_text("query: {name: multi, n: 2, llm: {max_tokens: 40}}\nllm: {name: openai, model: m}\n")
     read = resolve_run({}, file=file)
+    assert read.query_config is not None
     assert (read.query.n, read.query_config.llm.max_tokens, read.llm.max_tokens) == (2, 40, 1024)
