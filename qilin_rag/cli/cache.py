@@ -26,6 +26,7 @@ class CacheKind(StrEnum):
     indexes = "indexes"
     vectors = "vectors"
     archives = "archives"
+    exports = "exports"
     responses = "responses"
     scores = "scores"
     hashes = "hashes"

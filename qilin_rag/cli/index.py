@@ -54,7 +54,10 @@ def index(
     with ui.progress_bars(quiet or as_json):
         written = build_index(resolve_run(flags, settings, with_prompt=False), out)
     if as_json:
-        ui.print_json({"out": str(written.path), "n_notes": written.n_notes, "n_bytes": written.n_bytes})
+        facts = {"out": str(written.path), "n_notes": written.n_notes, "n_bytes": written.n_bytes}
+        ui.print_json(facts | ({"encoding": written.encoding._asdict()} if written.encoding else {}))
         return
     ui.console().print(f"{retriever} index of {counted(written.n_notes, 'note')}, {written.n_bytes / 1e6:.1f} MB")
+    if written.encoding:
+        ui.console().print(f"notes encoded by {written.encoding.told()}", soft_wrap=True)
     typer.echo(written.path)

@@ -40,7 +40,7 @@ _WAIT_S = 30.0  # how long to wait for another process that writes
 _LOOK_S = 0.01
 _MOST_LOOKS = 20
 _TABLES = ("responses", "scores", "probes")  # of what costs money
-KindName = Literal["notes", "indexes", "vectors", "archives", "responses", "scores", "hashes", "servers"]
+KindName = Literal["notes", "indexes", "vectors", "archives", "exports", "responses", "scores", "hashes", "servers"]
 
 
 class Kind(NamedTuple):
@@ -62,6 +62,9 @@ KINDS: dict[KindName, Kind] = {
         r"|\.?[0-9a-f]{24}(-[0-9a-f]+)?\.(npy|lock)(\..+tmp)?",
     ),
     "archives": Kind("archives", "indexes of archives of images", r"\.?[0-9a-f]{24}(\.\S+\.tmp)?/|[0-9a-f]{24}\.lock"),
+    "exports": Kind(
+        "exports", "models exported for faster encoding", r"\.?[0-9a-f]{24}(\.\S+\.tmp)?/|[0-9a-f]{24}\.lock"
+    ),
     "responses": Kind("responses.sqlite", "answers of LLMs, which cost money", costs_money=True),
     "scores": Kind("scores.sqlite", "scores of rerankers, which cost money or time", costs_money=True),
     "hashes": Kind("file_hashes.json", "hashes of large files"),

@@ -218,7 +218,7 @@ def _encode_distinct(
         )
         return plain
     tokenized = tokenize(encoder, inputs, prefix, task)
-    budget = TOKENS_CPU if on_cpu else TOKENS_GPU
+    budget = getattr(encoder[0].model, "batch_tokens", TOKENS_CPU) if on_cpu else TOKENS_GPU
     if batch_size is not None:
         budget = min(budget, batch_size * (longest_text(encoder) or int(tokenized.lengths.max())))
 

@@ -20,7 +20,7 @@ from qilin_rag.config.resources import read_yaml, resource_names
 from qilin_rag.config.spec import RunSpec
 from qilin_rag.core.cache import cache_dir
 from qilin_rag.core.downloads import NotHereError, no_downloads
-from qilin_rag.core.errors import QilinError
+from qilin_rag.core.errors import QilinError, UsageError
 from qilin_rag.core.files import expanded
 from qilin_rag.core.registry import ENGINES, LLMS, QUERIES, RETRIEVERS, SCORERS, Named
 from qilin_rag.data.notes import open_notes_of
@@ -28,10 +28,12 @@ from qilin_rag.data.source import open_source
 from qilin_rag.llms.connection import is_local
 from qilin_rag.llms.openai_compatible import OpenAICompatible
 from qilin_rag.llms.serving.engines import Engine
+from qilin_rag.models.exported import PACKAGES, require_backend
 from qilin_rag.models.pretrained import find_model
 from qilin_rag.rankers.listwise import LLMReranker
 from qilin_rag.rankers.pairs import PairRanker
 from qilin_rag.rankers.rerank import Reranker
+from qilin_rag.retrievers.dense.backends import kept_encoding
 from qilin_rag.retrievers.dense.note_input import check_has_processor
 from qilin_rag.retrievers.dense.pictures import NotePictures
 from qilin_rag.retrievers.dense.retriever import BiEncoder
@@ -42,6 +44,8 @@ from qilin_rag.retrievers.sparse.retriever import LearnedSparse
 
 EXTRAS = {
     "neural": "biencoder, sparse, multivector and bertscore",
+    "onnx": "encoding notes by ONNX Runtime",
+    "openvino": "encoding notes by OpenVINO",
     "images": "images of notes",
     "langchain": "LangChain's models and retrievers",
     "rankers": "training the rankers",
@@ -157,6 +161,7 @@ def _models(config: RunSpec) -> Iterator[Finding]:
             yield Finding(name, "missing", f"model {model} is not on this machine", advice)
     yield from (_encoder(part) for part in leaves(retriever) if isinstance(part, LearnedSparse | MultiVector))
     yield from (_images(part, config.data) for part in bi_encoders if part.note_input != "text")
+    yield from (_backend(part) for part in bi_encoders if part.backend != "torch")
 
 
 def _encoder(retriever: LearnedSparse | MultiVector) -> Finding:
@@ -199,6 +204,20 @@ def _served(retriever: BiEncoder) -> Finding:
         return Finding("biencoder", "failed", detail, advice)
     detail = f"model {retriever.model} at {retriever.base_url} makes vectors of {facts['dimensions']} dimensions"
     return Finding("biencoder", "ok", detail)
+
+
+def _backend(retriever: BiEncoder) -> Finding:
+    """Check the packages of another library than torch, and tell what the index of a retriever was encoded by."""
+    subject = f"backend {retriever.backend}"
+    try:
+        assert retriever.backend != "torch"
+        require_backend(retriever.backend)
+    except UsageError as error:
+        detail, _, advice = str(error).partition(": ")
+        return Finding(subject, "failed", detail, advice)
+    installed = ", ".join(f"{package} {_version(package)}" for package in PACKAGES[retriever.backend])
+    encoding = retriever.index and kept_encoding(expanded(retriever.index))
+    return Finding(subject, "ok", f"{installed}; index: {encoding.told()}" if encoding else installed)
 
 
 def _images(retriever: BiEncoder, data: str) -> Finding:

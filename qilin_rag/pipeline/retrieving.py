@@ -23,6 +23,7 @@ from qilin_rag.pipeline.run_directory import RunDirectory
 from qilin_rag.pipeline.selection import select_questions
 from qilin_rag.pipeline.shared import Shared
 from qilin_rag.retrievers import IndexedRetriever, Retriever
+from qilin_rag.retrievers.dense.backends import NoteEncoding, kept_encoding
 from qilin_rag.scorers.retrieval import Retrieval
 from qilin_rag.scorers.summary import summarise_metrics
 
@@ -30,11 +31,12 @@ logger = logging.getLogger(__name__)
 
 
 class Index(NamedTuple):
-    """An index on disk: its folder, the number of its notes, and its size."""
+    """An index on disk: its folder, the number of its notes, its size, and the encoder that it records, if any."""
 
     path: Path
     n_notes: int
     n_bytes: int
+    encoding: NoteEncoding | None
 
 
 class RetrievedRun(NamedTuple):
@@ -110,4 +112,4 @@ def build_index(config: RunConfig, out: Path) -> Index:
     notes = load_dataset(config.data, note_fields=config.note_fields).notes
     with third_party(f"retriever {retriever.called()}"):
         retriever.write_index(notes, out)
-    return Index(out, len(notes), sum(path.stat().st_size for path in out.iterdir()))
+    return Index(out, len(notes), sum(path.stat().st_size for path in out.iterdir()), kept_encoding(out))

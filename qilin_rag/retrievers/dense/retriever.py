@@ -18,6 +18,7 @@ from qilin_rag.core.text import counted
 from qilin_rag.core.types import Hit, Question, Wording
 from qilin_rag.data import NoteStore
 from qilin_rag.data.note_images import LONGEST_SIDE
+from qilin_rag.models.exported import PACKAGES, ExportedPrecision, require_backend, run_exported
 from qilin_rag.models.families import Pooling, assumed_last_token, assumed_pooling
 from qilin_rag.models.picture_encoder import check_takes_images
 from qilin_rag.models.prefixes import Prefixes, model_prefixes
@@ -30,8 +31,10 @@ from qilin_rag.models.sentence_encoder import (
     encode,
     has_native_bf16,
     load_encoder,
+    readable,
     similarity_of,
 )
+from qilin_rag.retrievers.dense.backends import check_backend, chosen_encoder
 from qilin_rag.retrievers.dense.note_input import NoteInput, check_has_processor, encode_notes, in_halves
 from qilin_rag.retrievers.dense.opened import OpenedIndex, probed, rows_with_image
 from qilin_rag.retrievers.dense.pictures import NotePictures, tell
@@ -74,7 +77,7 @@ class BiEncoder(ServedEncoder):
     index_version: ClassVar[int] = 4
     """The version of the notes' vectors, which take long to make; raised when they change."""
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers")
-    only_if_set: ClassVar[frozenset[str]] = ServedEncoder.only_if_set | {"note_input", *_OF_IMAGES}
+    only_if_set: ClassVar[frozenset[str]] = ServedEncoder.only_if_set | {"note_input", *_OF_IMAGES, "backend"}
 
     model: str = "BAAI/bge-base-zh-v1.5"
     """A folder or a hub name of a sentence-transformers or transformers model, or a folder that `train` wrote."""
@@ -103,9 +106,11 @@ class BiEncoder(ServedEncoder):
     image_size: Annotated[int, Field(ge=28)] = LONGEST_SIDE
     """The most pixels of the longer side of an image, from 28; larger ones are shrunk. Needs note_input image or both.
     """
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """fp32, bf16 or auto, for notes: auto is bf16 if the device has it and the first notes' vectors are close to those
-    of fp32 (cosine 0.999), else fp32.
+    backend: Literal["torch", "onnx", "openvino"] = "torch"
+    """The library that computes the vectors of notes: torch, or onnx (ONNX Runtime) or openvino, which are for CPUs."""
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    """fp32, bf16, int8 or auto, for notes: auto is bf16 with backend torch if the device has it, int8 with the others,
+    and fp32 if the first notes' vectors are not close to those of fp32 (cosine 0.999 for bf16, 0.99 for int8).
     """
     faiss: Neighbours = "flat"
     """How the nearest notes are found: flat compares every note, ivf only those in some lists (approximate, faster)."""
@@ -146,6 +151,7 @@ class BiEncoder(ServedEncoder):
             for name in _OF_IMAGES:
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} is a setting of note_input image or both; set one, or leave {name} out")
+        check_backend(self.backend, self.precision, self.note_input, self.device, self.engine)
         if self.device is not None and self.engine == "ray":
             raise ValueError("device is a setting of engine local; a Ray cluster gives its workers theirs")
         return self
@@ -179,7 +185,9 @@ class BiEncoder(ServedEncoder):
     @property
     def packages_used(self) -> tuple[str, ...]:
         """Return the packages that encode on this machine."""
-        return () if self.base_url else self.packages
+        if self.base_url:
+            return ()
+        return self.packages if self.backend == "torch" else (*self.packages, *PACKAGES[self.backend])
 
     def index_identity(self) -> dict[str, Any]:
         """Return the settings that the notes' vectors depend on: all but those of queries."""
@@ -187,6 +195,8 @@ class BiEncoder(ServedEncoder):
             require("neural", "faiss", what="retriever biencoder")
         else:
             require("neural", "torch", "sentence_transformers", "faiss", what="retriever biencoder")
+        if self.backend != "torch":
+            require_backend(self.backend)
         identity = self.identity() | {"version": self.index_version}
         if self.note_input != "text":
             identity["pillow"] = version("pillow")  # whose JPEGs are encoded and hashed
@@ -244,6 +254,8 @@ class BiEncoder(ServedEncoder):
             self._measure(texts, self.embed_queries(texts), vectors, index, folder)
 
     def _write_local(self, notes: NoteStore, folder: Path) -> None:
+        if self.backend != "torch":
+            return self._write_exported(notes, folder)
         pictures = self._pictures(notes)
         precision = self._precision(notes, pictures)
         prefix = self._prefixes().passage
@@ -265,6 +277,38 @@ class BiEncoder(ServedEncoder):
             write_vectors(notes, folder, make_encoder, devices, on_ray=self.engine == "ray", **images)
         if pictures:
             self._tell(open_images(folder))
+        return None
+
+    def _write_exported(self, notes: NoteStore, folder: Path) -> None:
+        """Write the notes' vectors by the transformer of the backend, and what it is to `encoding.json`."""
+        assert self.backend != "torch"
+        assert self.precision != "bf16"
+        prefix = self._prefixes().passage
+        encoder, encoding = chosen_encoder(
+            *(folder, notes, self.backend, self.precision, self.model),
+            load=self._exported,
+            encode=lambda encoder, texts: self._encode_by(encoder, texts, "document", texts),
+        )
+        logger.info(
+            "indexing %s (biencoder, %s, passage prefix %r, %s)",
+            *(counted(len(notes), "note"), self.model, prefix, encoding.told()),
+        )
+
+        def encode_texts(texts: Sequence[str], names: Sequence[str], images: Sequence[Sequence[bytes]]) -> Vectors:
+            return self._encode_by(encoder, texts, "document", names)
+
+        write_vectors(notes, folder, lambda _: in_halves(encode_texts, self.model), ["cpu"])
+
+    def _exported(self, precision: ExportedPrecision | None, typical: Sequence[str]) -> SentenceTransformer:
+        """Load the model for notes on the CPU: by torch in fp32 (None), or exported in a precision."""
+        folder, sha256 = self._find_model()
+        encoder = load_encoder(folder, self.model, "cpu", self.pooling, self.max_length)
+        if precision is not None:
+            assert self.backend != "torch"
+            prefix = self._prefixes().passage
+            texts = [f"{prefix}{readable(encoder, text)}" for text in typical]
+            run_exported(encoder, self.backend, precision, sha256, self.model, texts)
+        return encoder
 
     def read_files(self, folder: Path) -> OpenedIndex:
         """Open the notes' vectors, memory-mapped, and the index of them, which is made if it is missing.
@@ -364,15 +408,26 @@ class BiEncoder(ServedEncoder):
         Raises:
             UsageError: A vector is not finite; the message names the first such text.
         """
-        prefixes = self._prefixes()
-        prefix = prefixes.query if task == "query" else prefixes.passage
         if self.base_url:
+            prefixes = self._prefixes()
+            prefix = prefixes.query if task == "query" else prefixes.passage
             vectors = self.served_vectors(texts, prefix, task, names, self.batch_size)
             return unit(vectors) if self._similarity() == "cosine" else vectors
+        return self._encode_by(self._model(), texts, task, names, precision)
+
+    def _encode_by(
+        self,
+        encoder: SentenceTransformer,
+        texts: Sequence[str],
+        task: Task,
+        names: Sequence[str],
+        precision: Precision = "fp32",
+    ) -> Vectors:
+        prefixes = self._prefixes()
         return encode(
-            self._model(),
+            encoder,
             texts,
-            prefix,
+            prefixes.query if task == "query" else prefixes.passage,
             task=task,
             normalize=self._similarity() == "cosine",
             batch_size=self.batch_size,

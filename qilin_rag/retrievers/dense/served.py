@@ -43,7 +43,8 @@ _PROBES = (
     "How do I renew a passport that has expired?",
     "敏感肌换季泛红，要不要停用 A 醇 0.3%？",
 )
-_OF_TORCH = ("pooling", "max_length", "note_input", "precision", "device", "engine")  # what a server decides itself
+# What a server decides itself.
+_OF_TORCH = ("pooling", "max_length", "note_input", "backend", "precision", "device", "engine")
 _BATCH_TEXTS = 32
 
 
