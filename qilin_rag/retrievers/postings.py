@@ -31,7 +31,7 @@ Candidates = tuple[npt.NDArray[np.intp], Scores]
 FILES = ("indptr.npy", "rows.npy", "impacts.npy")
 THREADED_NOTES = 1 << 18  # with fewer, switching between threads takes more time than they save
 BLOCK_POSTINGS = 1 << 25  # postings that are merged in memory at a time
-_SAMPLE_NOTES = 16384
+_SAMPLE_NOTES, _SPREAD_NOTES = 16384, 131072
 
 
 class PostingShard(NamedTuple):
@@ -113,9 +113,10 @@ def best_sums(
     """
     for rows, impacts in found:
         add(scores, rows, impacts)
-    candidates = _candidates(scores, k, [rows for rows, _ in found])
+    has_many = sum(len(rows) for rows, _ in found) > len(scores) // 4
+    candidates = _candidates(scores, k, [rows for rows, _ in found], has_many)
     best = scores[candidates]
-    if sum(len(rows) for rows, _ in found) > len(scores) // 4:
+    if has_many:
         scores.fill(0)
     else:
         for rows, _ in found:
@@ -123,13 +124,21 @@ def best_sums(
     return candidates, best
 
 
-def _candidates(scores: Scores, k: int, found: Sequence[Rows]) -> npt.NDArray[np.intp]:
-    """Return the places of all notes that score at least as high as the k-th best of some of them."""
+def _candidates(scores: Scores, k: int, found: Sequence[Rows], has_many: bool) -> npt.NDArray[np.intp]:
+    """Return the places of all notes that score at least as high as the k-th best of some of them.
+
+    These are notes of the rarest term; if terms have many postings, also notes of the whole corpus, since a rare term
+    then says little about the best notes.
+    """
     enough = min((rows for rows in found if len(rows) >= k), key=len, default=None)
     if enough is None:
         return np.unique(np.concatenate([np.zeros(0, np.int32), *found])).astype(np.intp)
     some = scores[enough[:: max(1, len(enough) // max(k, _SAMPLE_NOTES))]]
-    return np.flatnonzero(scores >= np.partition(some, -k)[-k])
+    least = np.partition(some, -k)[-k]
+    spread = scores[:: max(1, len(scores) // _SPREAD_NOTES)]
+    if has_many and len(spread) >= k:
+        least = max(least, np.partition(spread, -k)[-k])
+    return np.flatnonzero(scores >= least)
 
 
 class ScoreArrays:
